@@ -110,7 +110,7 @@ class ValkeyServer:
         return self._process is not None and self._process.poll() is None
 
     def prepare(self) -> list[str]:
-        """Write the configuration file; return the command that runs the server in the foreground, logging to stdout."""
+        """Write the configuration file; return the command that runs the server in the foreground, log on stdout."""
         self.directory.mkdir(parents=True, exist_ok=True)
         self.port = self.port or free_port()
         path = self.directory / "valkey.conf"
