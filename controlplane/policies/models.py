@@ -1,0 +1,293 @@
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+from django.core.exceptions import ValidationError
+from django.core.validators import MinValueValidator
+from django.db import models
+from django.utils import timezone
+from enforcement.limits import ALGORITHMS, CALENDARS, CONSISTENCIES, MODES, STORE_FAILURES, InvalidLimit
+from enforcement.limits import Limit as LimitValue
+
+from controlplane.ids import new_id
+from controlplane.projects.models import SLUG_RULE, Project, Token, isoformat
+
+# The names that a limit's match has in JSON, and the columns that hold it.
+MATCH_FIELDS = {"methods": "match_methods", "path": "match_path", "attributes": "match_attributes"}
+
+
+def choices(names: tuple[str, ...]) -> list[tuple[str, str]]:
+    return [(name, name.replace("_", " ")) for name in names]
+
+
+class Policy(models.Model):
+    id = models.CharField(primary_key=True, max_length=40, default=partial(new_id, "pol"), editable=False)
+    slug = models.CharField(max_length=63, unique=True, validators=[SLUG_RULE])
+    name = models.CharField(max_length=200)
+    description = models.TextField(blank=True, max_length=4000)
+    project = models.ForeignKey(
+        Project,
+        models.CASCADE,
+        null=True,
+        blank=True,
+        related_name="policies",
+        help_text="The project that owns it; empty: shared by all.",
+    )
+    is_global = models.BooleanField(default=False, editable=False)
+    version = models.PositiveIntegerField(default=1, editable=False)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    updated_at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        ordering = ["slug"]
+        verbose_name_plural = "policies"
+        constraints = [
+            models.UniqueConstraint(
+                fields=["is_global"], condition=models.Q(is_global=True), name="policies_one_global_policy"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return self.slug
+
+    def clean(self) -> None:
+        if self.is_global and self.project_id:
+            raise ValidationError({"project": "The global policy falls on every project: none can own it."})
+
+    def as_record(self) -> dict[str, Any]:
+        fields = {"slug": self.slug, "name": self.name, "description": self.description, "project": self.project_id}
+        limits = [limit.as_value().to_json() for limit in self.limits.all()]
+        return {"id": self.pk, **fields, "is_global": self.is_global, "version": self.version, "limits": limits}
+
+    def touches(self) -> Iterator[tuple[str, str]]:
+        yield "policy", self.pk
+
+
+class Limit(models.Model):
+    id = models.CharField(primary_key=True, max_length=40, default=partial(new_id, "lim"), editable=False)
+    policy = models.ForeignKey(Policy, models.CASCADE, related_name="limits")
+    position = models.PositiveIntegerField(default=0)
+    name = models.CharField(max_length=64)
+    algorithm = models.CharField(max_length=20, choices=choices(ALGORITHMS), default="fixed_window")
+    quota = models.BigIntegerField()
+    window_seconds = models.BigIntegerField(null=True, blank=True)
+    calendar = models.CharField(max_length=10, choices=choices(CALENDARS), blank=True)
+    time_zone = models.CharField(max_length=64, default="UTC")
+    anchor = models.CharField(max_length=10, blank=True)
+    burst = models.BigIntegerField(null=True, blank=True)
+    unit = models.CharField(max_length=64, default="requests")
+    partition_by = models.JSONField(default=list, blank=True)
+    match_methods = models.JSONField(default=list, blank=True)
+    match_path = models.CharField(max_length=1024, blank=True)
+    match_attributes = models.JSONField(default=dict, blank=True)
+    mode = models.CharField(max_length=10, choices=choices(MODES), default="enforce")
+    consistency = models.CharField(max_length=10, choices=choices(CONSISTENCIES), default="strict")
+    on_store_failure = models.CharField(max_length=10, choices=choices(STORE_FAILURES), default="local")
+    charge_on = models.JSONField(default=list, blank=True)
+
+    class Meta:
+        ordering = ["position", "id"]
+        constraints = [models.UniqueConstraint(fields=["policy", "name"], name="policies_limit_name_once_a_policy")]
+
+    def __str__(self) -> str:
+        return f"{self.policy.slug}/{self.name}"
+
+    def clean(self) -> None:
+        """Refuse what an enforcer could not enforce: the rules are the value's own."""
+        try:
+            self.as_value()
+        except InvalidLimit as exc:
+            raise ValidationError({column_of(exc.field): exc.reason}) from exc
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the limit as its document spells it, defaults left out."""
+        match = {"methods": self.match_methods, "path": self.match_path, "attributes": self.match_attributes}
+        # Of months and weeks the anchor is a number; the column holds text for all of them.
+        anchor = int(self.anchor) if self.anchor.isdecimal() else self.anchor
+        fields = {
+            "name": self.name,
+            "algorithm": self.algorithm,
+            "quota": self.quota,
+            "window_seconds": self.window_seconds,
+            "calendar": self.calendar,
+            "time_zone": self.time_zone,
+            "anchor": anchor,
+            "burst": self.burst,
+            "unit": self.unit,
+            "partition_by": self.partition_by,
+            "match": {name: value for name, value in match.items() if value not in ("", [], {})},
+            "mode": self.mode,
+            "consistency": self.consistency,
+            "on_store_failure": self.on_store_failure,
+            "charge_on": self.charge_on,
+        }
+        return {name: value for name, value in fields.items() if value not in (None, "", [], {})}
+
+    def as_value(self, **changed: Any) -> LimitValue:
+        """
+        Return the value that enforcers work with, optionally with another quota or burst.
+
+        Raises:
+            InvalidLimit: The fields make no valid limit; ``field`` and ``reason`` say why.
+        """
+        return LimitValue.from_json({**self.as_json(), **changed})
+
+    def assign(self, value: LimitValue) -> None:
+        """Take every field from *value*; position and policy stay."""
+        fields = value.to_json()
+        match = fields.pop("match", {})
+        for field in LIMIT_COLUMNS:
+            default = self._meta.get_field(field).get_default()
+            setattr(self, field, fields.get(field, default))
+        self.anchor = str(fields.get("anchor", ""))
+        for name, column in MATCH_FIELDS.items():
+            setattr(self, column, match.get(name, self._meta.get_field(column).get_default()))
+
+    def as_record(self) -> dict[str, Any]:
+        return {"id": self.pk, "policy": self.policy_id, "position": self.position, **self.as_json()}
+
+    def touches(self) -> Iterator[tuple[str, str]]:
+        yield "policy", self.policy_id
+
+
+LIMIT_COLUMNS = (
+    "name",
+    "algorithm",
+    "quota",
+    "window_seconds",
+    "calendar",
+    "time_zone",
+    "burst",
+    "unit",
+    "partition_by",
+    "mode",
+    "consistency",
+    "on_store_failure",
+    "charge_on",
+)
+
+
+def column_of(field: str) -> str:
+    """Name the column that holds *field* of the value: ``match.path`` is ``match_path``."""
+    head, _, rest = field.partition(".")
+    if head == "match":
+        return MATCH_FIELDS.get(rest.partition(".")[0], "match_attributes")
+    return head if head in {*LIMIT_COLUMNS, "anchor"} else "__all__"
+
+
+class OverrideQuerySet(models.QuerySet):
+    def of_limits(self, limits: models.QuerySet) -> "OverrideQuerySet":
+        return self.filter(limit__in=limits).select_related("token")
+
+
+class Override(models.Model):
+    id = models.CharField(primary_key=True, max_length=40, default=partial(new_id, "ovr"), editable=False)
+    limit = models.ForeignKey(Limit, models.CASCADE, related_name="overrides")
+    token = models.ForeignKey(Token, models.CASCADE, null=True, blank=True, related_name="overrides")
+    project = models.ForeignKey(Project, models.CASCADE, null=True, blank=True, related_name="overrides")
+    quota = models.BigIntegerField(validators=[MinValueValidator(0)])
+    burst = models.BigIntegerField(null=True, blank=True)
+    reason = models.CharField(max_length=500)
+    ends_at = models.DateTimeField(null=True, blank=True)
+    created_by = models.CharField(max_length=200, blank=True, editable=False)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    objects = OverrideQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["-created_at", "-id"]
+        constraints = [
+            models.CheckConstraint(
+                condition=models.Q(token=None, project__isnull=False) | models.Q(token__isnull=False, project=None),
+                name="policies_override_of_a_token_or_a_project",
+                violation_error_message="Choose a token or a project, one of the two.",
+            ),
+            models.UniqueConstraint(fields=["limit", "token"], name="policies_override_once_a_token"),
+            models.UniqueConstraint(fields=["limit", "project"], name="policies_override_once_a_project"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.limit} for {self.token or self.project}"
+
+    def clean(self) -> None:
+        if (self.token_id is None) == (self.project_id is None):
+            raise ValidationError("Choose a token or a project, one of the two.")
+        if not Limit.objects.filter(pk=self.limit_id).exists() or self.quota is None:
+            return  # the fields' own errors say it already
+        owner, holder = self.limit.policy.project_id, self.project_id or self.token.project_id
+        if owner not in (None, holder):
+            raise ValidationError({"limit": "This limit's policy belongs to another project."})
+        try:
+            self.limit.as_value(**self.changes())
+        except InvalidLimit as exc:
+            raise ValidationError({exc.field if exc.field in ("quota", "burst") else "limit": exc.reason}) from exc
+
+    def changes(self) -> dict[str, int]:
+        """Return the fields of the limit that this override replaces."""
+        return {"quota": self.quota} if self.burst is None else {"quota": self.quota, "burst": self.burst}
+
+    def copy_to(self, token: Token) -> "Override":
+        """Save the same override for *token*, which takes over from this one's."""
+        names = ("limit", "quota", "burst", "reason", "ends_at", "created_by")
+        return Override.objects.create(token=token, **{name: getattr(self, name) for name in names})
+
+    def as_record(self) -> dict[str, Any]:
+        holder = {"token": self.token_id, "project": self.project_id}
+        fields = {"limit": str(self.limit), "quota": self.quota, "burst": self.burst, "reason": self.reason}
+        return {"id": self.pk, **holder, **fields, "ends_at": isoformat(self.ends_at)}
+
+    def touches(self) -> Iterator[tuple[str, str]]:
+        yield from (self.token or self.project).touches()
+
+
+class AppendOnly(TypeError):
+    """An audit entry was to be changed or deleted."""
+
+
+class AuditQuerySet(models.QuerySet):
+    def update(self, **fields: Any) -> int:
+        raise AppendOnly("Audit entries are never changed.")
+
+    def delete(self) -> tuple[int, dict[str, int]]:
+        raise AppendOnly("Audit entries are never deleted.")
+
+
+class AuditEntry(models.Model):
+    CHANNELS = (("admin", "admin"), ("api", "API"), ("command", "command"), ("task", "task"))
+
+    id = models.CharField(primary_key=True, max_length=40, default=partial(new_id, "aud"), editable=False)
+    at = models.DateTimeField(default=timezone.now, db_index=True)
+    actor = models.CharField(max_length=200)
+    channel = models.CharField(max_length=10, choices=CHANNELS)
+    action = models.CharField(max_length=64)
+    object_type = models.CharField(max_length=32)
+    object_id = models.CharField(max_length=64)
+    object_label = models.CharField(max_length=300)
+    before = models.JSONField(null=True, blank=True)
+    after = models.JSONField(null=True, blank=True)
+    reason = models.CharField(max_length=500, blank=True)
+    request_id = models.CharField(max_length=128, blank=True)
+
+    objects = AuditQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["-at", "-id"]
+        verbose_name_plural = "audit entries"
+        indexes = [models.Index(fields=["object_type", "object_id", "-at"])]
+
+    def __str__(self) -> str:
+        return f"{self.action} {self.object_label}"
+
+    def save(self, *args: Any, **options: Any) -> None:
+        """
+        Insert the entry.
+
+        Raises:
+            AppendOnly: It was saved before.
+        """
+        if not self._state.adding:
+            raise AppendOnly("Audit entries are never changed.")
+        super().save(*args, **{**options, "force_insert": True})
+
+    def delete(self, *args: Any, **options: Any) -> tuple[int, dict[str, int]]:
+        raise AppendOnly("Audit entries are never deleted.")

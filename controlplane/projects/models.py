@@ -1,0 +1,228 @@
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any
+
+from django.core.exceptions import ValidationError
+from django.core.validators import RegexValidator
+from django.db import models
+from django.utils import timezone
+
+from controlplane.ids import new_id
+from enforcement import tokens
+
+SLUG_RULE = RegexValidator(
+    r"\A[a-z0-9][a-z0-9-]{0,62}\Z",
+    "Use 1 to 63 lower-case letters, digits and hyphens, starting with a letter or digit.",
+)
+
+SCOPES = (
+    "projects:read",
+    "projects:write",
+    "tokens:read",
+    "tokens:write",
+    "policies:read",
+    "policies:write",
+    "overrides:write",
+    "counters:read",
+    "counters:reset",
+    "usage:read",
+    "audit:read",
+    "instances:read",
+    "revisions:read",
+    "revisions:write",
+    "*",
+)
+
+
+def isoformat(instant: datetime | None) -> str | None:
+    return instant.isoformat() if instant else None
+
+
+class Project(models.Model):
+    id = models.CharField(primary_key=True, max_length=40, default=partial(new_id, "proj"), editable=False)
+    slug = models.CharField(max_length=63, unique=True, validators=[SLUG_RULE])
+    name = models.CharField(max_length=200)
+    policy = models.ForeignKey("policies.Policy", models.PROTECT, null=True, blank=True, related_name="+")
+    active = models.BooleanField(default=True, help_text="The tokens of an inactive project are refused everywhere.")
+    version = models.PositiveIntegerField(default=1, editable=False)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        ordering = ["slug"]
+
+    def __str__(self) -> str:
+        return self.slug
+
+    def clean(self) -> None:
+        if self.policy and self.policy.project_id not in (None, self.pk):
+            raise ValidationError({"policy": "This policy belongs to another project."})
+
+    def as_record(self) -> dict[str, Any]:
+        """Return what an audit entry keeps of this row."""
+        fields = {"slug": self.slug, "name": self.name, "policy": self.policy_id, "active": self.active}
+        return {"id": self.pk, **fields, "version": self.version}
+
+    def touches(self) -> Iterator[tuple[str, str]]:
+        """Yield the outbox entries, (kind, object id), that a change of this row asks for."""
+        yield "project", self.pk
+
+
+class CredentialQuerySet(models.QuerySet):
+    def live(self, now: datetime) -> "CredentialQuerySet":
+        return self.filter(revoked_at=None).exclude(expires_at__lte=now)
+
+
+class Credential(models.Model):
+    """A secret known by its digest alone."""
+
+    name = models.CharField(max_length=200)
+    digest = models.CharField(max_length=64, unique=True, editable=False)
+    prefix = models.CharField(max_length=tokens.PREFIX_LENGTH, editable=False)
+    expires_at = models.DateTimeField(null=True, blank=True)
+    revoked_at = models.DateTimeField(null=True, blank=True, editable=False)
+    last_used_at = models.DateTimeField(null=True, blank=True, editable=False)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        abstract = True
+        ordering = ["-created_at", "-id"]
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.prefix}…)"
+
+    @property
+    def status(self) -> str:
+        """Say "active", "revoked" or "expired"; a token that is both was revoked."""
+        if self.revoked_at:
+            return "revoked"
+        if self.expires_at and self.expires_at <= timezone.now():
+            return "expired"
+        return "active"
+
+    @property
+    def is_live(self) -> bool:
+        return self.status == "active"
+
+    def set_secret(self, kind: str) -> str:
+        """Give this credential a new secret and return it: nobody can read it again."""
+        secret = tokens.mint(kind)
+        self.digest, self.prefix = tokens.digest(secret), secret[: tokens.PREFIX_LENGTH]
+        return secret
+
+
+class TokenManager(models.Manager.from_queryset(CredentialQuerySet)):
+    def issue(self, **fields: Any) -> tuple["Token", str]:
+        """
+        Save a new token (project=, name=, policy=, expires_at=) and return it with its secret.
+
+        Raises:
+            ValidationError: A field breaks a rule of the model; nothing is saved.
+        """
+        token = self.model(**fields)
+        secret = token.set_secret("live")
+        token.full_clean()
+        token.save(force_insert=True)
+        return token, secret
+
+    def rotate(self, token: "Token", overlap_seconds: int) -> tuple["Token", str]:
+        """
+        Issue a token of the same name, policy, overrides and life span; the old one ends after *overlap_seconds*.
+
+        With an overlap of 0 the old one is revoked at once.
+
+        Raises:
+            ValidationError: The token is revoked or expired, or the overlap is not 0 to 30 days.
+        """
+        if not 0 <= overlap_seconds <= 30 * 24 * 3600:
+            raise ValidationError({"overlap_seconds": "Must be 0 to 2592000 seconds (30 days)."})
+        if not token.is_live:
+            raise ValidationError(f"This token is {token.status}: only a live one can be rotated.")
+        now = timezone.now()
+        expires_at = token.expires_at and now + (token.expires_at - token.created_at)
+        issued = self.issue(project=token.project, name=token.name, policy=token.policy, expires_at=expires_at)
+        for override in token.overrides.all():
+            override.copy_to(issued[0])
+        token.retire(now, now + timedelta(seconds=overlap_seconds))
+        return issued
+
+
+class Token(Credential):
+    id = models.CharField(primary_key=True, max_length=40, default=partial(new_id, "tok"), editable=False)
+    project = models.ForeignKey(Project, models.CASCADE, related_name="tokens")
+    policy = models.ForeignKey("policies.Policy", models.PROTECT, null=True, blank=True, related_name="+")
+
+    objects = TokenManager()
+
+    class Meta(Credential.Meta):
+        indexes = [models.Index(fields=["project", "-created_at"])]
+
+    def clean(self) -> None:
+        if self.policy and self.policy.project_id not in (None, self.project_id):
+            raise ValidationError({"policy": "This policy belongs to another project."})
+
+    def retire(self, now: datetime, end: datetime) -> None:
+        """Let this token end at *end*, never later than it would have; revoke it if that is now."""
+        if end <= now:
+            self.revoked_at = now
+        else:
+            self.expires_at = min(end, self.expires_at or end)
+        self.save(update_fields=["revoked_at", "expires_at"])
+
+    def as_record(self) -> dict[str, Any]:
+        fields = {"project": self.project_id, "name": self.name, "prefix": self.prefix, "policy": self.policy_id}
+        ends = {"expires_at": isoformat(self.expires_at), "revoked_at": isoformat(self.revoked_at)}
+        return {"id": self.pk, **fields, **ends}
+
+    def touches(self) -> Iterator[tuple[str, str]]:
+        # By digest: after a deletion nobody could tell which key of the store the id had.
+        yield "token", self.digest
+
+
+class ManagementKeyManager(models.Manager.from_queryset(CredentialQuerySet)):
+    def issue(self, *, projects: list[Project] | None = None, **fields: Any) -> tuple["ManagementKey", str]:
+        """
+        Save a new key (name=, scopes=, expires_at=; no projects: all of them) and return it with its secret.
+
+        Raises:
+            ValidationError: A scope is unknown or a field breaks a rule; nothing is saved.
+        """
+        key = self.model(**fields)
+        secret = key.set_secret("mgmt")
+        key.full_clean()
+        key.save(force_insert=True)
+        key.projects.set(projects or [])
+        return key, secret
+
+
+class ManagementKey(Credential):
+    """What a program shows at the REST API."""
+
+    id = models.CharField(primary_key=True, max_length=40, default=partial(new_id, "mgk"), editable=False)
+    scopes = models.JSONField(default=list, help_text="What the key may do, for example projects:read.")
+    projects = models.ManyToManyField(Project, blank=True, help_text="None chosen: every project.")
+
+    objects = ManagementKeyManager()
+
+    def clean(self) -> None:
+        if not isinstance(self.scopes, list) or not self.scopes:
+            raise ValidationError({"scopes": "Name at least one scope, in a list."})
+        unknown = [scope for scope in self.scopes if scope not in SCOPES]
+        if unknown:
+            raise ValidationError({"scopes": f"Unknown: {', '.join(map(str, unknown))}. Known: {', '.join(SCOPES)}."})
+
+    def allows(self, scope: str) -> bool:
+        return "*" in self.scopes or scope in self.scopes
+
+    def revoke(self, now: datetime) -> None:
+        self.revoked_at = now
+        self.save(update_fields=["revoked_at"])
+
+    def as_record(self) -> dict[str, Any]:
+        fields = {"name": self.name, "prefix": self.prefix, "scopes": self.scopes}
+        ends = {"expires_at": isoformat(self.expires_at), "revoked_at": isoformat(self.revoked_at)}
+        return {"id": self.pk, **fields, **ends, "projects": [project.slug for project in self.projects.all()]}
+
+    def touches(self) -> Iterator[tuple[str, str]]:
+        """Yield nothing: enforcers do not know management keys."""
+        yield from ()

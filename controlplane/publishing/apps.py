@@ -1,0 +1,8 @@
+from django.apps import AppConfig
+
+
+class PublishingConfig(AppConfig):
+    name = "controlplane.publishing"
+    label = "publishing"
+    verbose_name = "Publishing"
+    default_auto_field = "django.db.models.BigAutoField"

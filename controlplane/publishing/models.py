@@ -1,0 +1,43 @@
+from django.db import models
+from django.utils import timezone
+
+
+class Revision(models.Model):
+    """One published state. Its number is also the fencing token: the store refuses an older one."""
+
+    number = models.BigIntegerField(primary_key=True)
+    at = models.DateTimeField(default=timezone.now)
+    by = models.CharField(max_length=200, blank=True)
+    channel = models.CharField(max_length=10, blank=True)
+    changes = models.JSONField(default=dict)
+    published_at = models.DateTimeField(null=True)
+    note = models.CharField(max_length=500, blank=True)
+
+    class Meta:
+        ordering = ["-number"]
+
+    def __str__(self) -> str:
+        return f"revision {self.number}"
+
+
+class OutboxEntry(models.Model):
+    """What a committed change has still to bring to the store: the object, not its state."""
+
+    KINDS = tuple((kind, kind) for kind in ("policy", "project", "token", "global", "all", "reset"))
+
+    id = models.BigAutoField(primary_key=True)
+    kind = models.CharField(max_length=10, choices=KINDS)
+    # Of a policy or project its id, of a token its digest, of a reset the JSON that enforcers read.
+    object_id = models.CharField(max_length=1000, blank=True)
+    by = models.CharField(max_length=200, blank=True)
+    channel = models.CharField(max_length=10, blank=True)
+    created_at = models.DateTimeField(default=timezone.now)
+    revision = models.ForeignKey(Revision, models.CASCADE, null=True, related_name="outbox")
+
+    class Meta:
+        ordering = ["id"]
+        verbose_name_plural = "outbox entries"
+        indexes = [models.Index(fields=["id"], condition=models.Q(revision=None), name="publishing_outbox_pending")]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.object_id}"

@@ -1,0 +1,66 @@
+from django.db import models
+from django.utils import timezone
+
+
+class UsageBatch(models.Model):
+    """A drained entry of the usage stream: its unique id is what makes the drain exactly-once."""
+
+    batch_id = models.CharField(max_length=200, unique=True)
+    instance = models.CharField(max_length=128, blank=True)
+    received_at = models.DateTimeField(default=timezone.now, db_index=True)
+
+    class Meta:
+        verbose_name_plural = "usage batches"
+
+    def __str__(self) -> str:
+        return self.batch_id
+
+
+class UsageRow(models.Model):
+    """What one token did under one limit in one period. Plain ids: history outlives the objects."""
+
+    PERIODS = (("minute", "minute"), ("hour", "hour"), ("day", "day"))
+    KEY = ("period", "at", "project_id", "token_id", "policy_id", "limit_name", "unit")
+
+    period = models.CharField(max_length=6, choices=PERIODS)
+    at = models.DateTimeField()
+    project_id = models.CharField(max_length=40)
+    token_id = models.CharField(max_length=40, blank=True)
+    policy_id = models.CharField(max_length=40, blank=True)
+    limit_name = models.CharField(max_length=64, blank=True)
+    unit = models.CharField(max_length=64)
+    allowed = models.BigIntegerField(default=0)
+    denied = models.BigIntegerField(default=0)
+    would_deny = models.BigIntegerField(default=0)
+    cost = models.BigIntegerField(default=0)
+
+    class Meta:
+        ordering = ["at", "id"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["period", "at", "project_id", "token_id", "policy_id", "limit_name", "unit"],
+                name="usage_row_once_a_key",
+            )
+        ]
+        indexes = [
+            models.Index(fields=["period", "at"]),
+            models.Index(fields=["project_id", "period", "at"]),
+            models.Index(fields=["token_id", "period", "at"]),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.period} {self.at:%Y-%m-%d %H:%M} {self.token_id or self.project_id}"
+
+
+class DailyReport(models.Model):
+    day = models.DateField(unique=True)
+    created_at = models.DateTimeField(default=timezone.now)
+    csv = models.TextField()
+    html = models.TextField()
+    summary = models.JSONField(default=dict)
+
+    class Meta:
+        ordering = ["-day"]
+
+    def __str__(self) -> str:
+        return f"report of {self.day}"

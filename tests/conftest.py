@@ -1,0 +1,36 @@
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+from enforcement.embedded import ValkeyServer
+
+
+@pytest.fixture(scope="session")
+def valkey() -> Iterator[ValkeyServer]:
+    """One real server a test run; take ``store`` instead, which is empty and known to the settings."""
+    with ValkeyServer(persistent=False) as server:
+        yield server
+
+
+@pytest.fixture
+def store(valkey: ValkeyServer, settings) -> Iterator[ValkeyServer]:
+    """An empty store that the control plane uses; a test may freeze, kill or restart it."""
+    if not valkey.running:
+        valkey.start()
+    with redis.Redis.from_url(valkey.url) as client:
+        client.flushall()
+        client.function_flush()
+    settings.REDIS_URL = valkey.url
+    yield valkey
+    if valkey.running:
+        valkey.thaw()
+    else:
+        valkey.start()
+
+
+@pytest.fixture
+def client_of_store(store: ValkeyServer) -> Iterator[redis.Redis]:
+    """A plain client that sees what is really in the store."""
+    with redis.Redis.from_url(store.url, decode_responses=True, protocol=2) as client:
+        yield client

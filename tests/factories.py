@@ -1,0 +1,145 @@
+"""One factory a model. Each row passes full_clean(), as at every door."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import factory
+from django.utils import timezone
+
+from controlplane.fleet.models import Instance
+from controlplane.policies.models import Limit, Override, Policy
+from controlplane.projects.models import ManagementKey, Project, Token
+from controlplane.usage.models import UsageRow
+
+
+class CleanFactory(factory.django.DjangoModelFactory):
+    class Meta:
+        abstract = True
+
+    @classmethod
+    def _create(cls, model_class: type, *args: Any, **fields: Any) -> Any:
+        row = model_class(*args, **fields)
+        row.full_clean()
+        row.save()
+        return row
+
+
+class PolicyFactory(CleanFactory):
+    class Meta:
+        model = Policy
+
+    class Params:
+        everywhere = factory.Trait(is_global=True)
+
+    slug = factory.Sequence(lambda n: f"policy-{n}")
+    name = factory.Sequence(lambda n: f"Policy {n}")
+
+
+class LimitFactory(CleanFactory):
+    class Meta:
+        model = Limit
+
+    policy = factory.SubFactory(PolicyFactory)
+    position = factory.Sequence(int)
+    name = factory.Sequence(lambda n: f"limit-{n}")
+    algorithm = "fixed_window"
+    quota = 100
+    window_seconds = 60
+
+
+class ProjectFactory(CleanFactory):
+    class Meta:
+        model = Project
+
+    slug = factory.Sequence(lambda n: f"project-{n}")
+    name = factory.Sequence(lambda n: f"Project {n}")
+
+
+class CredentialFactory(CleanFactory):
+    """The secret of a built row is its attribute ``secret``."""
+
+    class Meta:
+        abstract = True
+
+    class Params:
+        revoked = factory.Trait(revoked_at=factory.LazyFunction(timezone.now))
+        expired = factory.Trait(expires_at=factory.LazyFunction(lambda: timezone.now() - timedelta(minutes=1)))
+
+    KIND = ""
+
+    @classmethod
+    def _create(cls, model_class: type, *args: Any, **fields: Any) -> Any:
+        row = model_class(*args, **fields)
+        row.secret = row.set_secret(cls.KIND)
+        row.full_clean()
+        row.save()
+        return row
+
+
+class TokenFactory(CredentialFactory):
+    class Meta:
+        model = Token
+
+    KIND = "live"
+
+    project = factory.SubFactory(ProjectFactory)
+    name = factory.Sequence(lambda n: f"token-{n}")
+
+
+class ManagementKeyFactory(CredentialFactory):
+    class Meta:
+        model = ManagementKey
+        skip_postgeneration_save = True
+
+    KIND = "mgmt"
+
+    name = factory.Sequence(lambda n: f"key-{n}")
+    scopes = factory.LazyFunction(lambda: ["*"])
+
+    @factory.post_generation
+    def projects(self, create: bool, chosen: list[Project] | None, **_: Any) -> None:
+        if create and chosen:
+            self.projects.set(chosen)
+
+
+class OverrideFactory(CleanFactory):
+    """For a token of its own, unless ``for_project=True`` or a holder is passed."""
+
+    class Meta:
+        model = Override
+
+    class Params:
+        for_project = factory.Trait(token=None, project=factory.SubFactory(ProjectFactory))
+        ended = factory.Trait(ends_at=factory.LazyFunction(lambda: timezone.now() - timedelta(minutes=1)))
+
+    limit = factory.SubFactory(LimitFactory)
+    token = factory.SubFactory(TokenFactory)
+    quota = 500
+    reason = "A launch"
+
+
+class InstanceFactory(CleanFactory):
+    class Meta:
+        model = Instance
+
+    id = factory.Sequence(lambda n: f"proxy-{n}")
+    host = "proxy.example"
+    pid = 4242
+    version = "0.1.0"
+    state = "ok"
+    started_at = factory.LazyFunction(timezone.now)
+    seen_at = factory.LazyFunction(timezone.now)
+    decisions = factory.LazyFunction(lambda: {"allowed": 0, "denied": 0, "fallback": 0})
+
+
+class UsageRowFactory(CleanFactory):
+    class Meta:
+        model = UsageRow
+
+    period = "minute"
+    at = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
+    project_id = "proj_1"
+    token_id = "tok_1"
+    unit = "requests"
+    allowed = 1
+    cost = 1
