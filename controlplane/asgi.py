@@ -5,3 +5,8 @@ from django.core.asgi import get_asgi_application
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "controlplane.settings")
 
 application = get_asgi_application()
+
+# An ASGI server runs no system checks by itself.
+from controlplane.checks import refuse_unsafe_settings  # noqa: E402  (needs the settings)
+
+refuse_unsafe_settings()

@@ -1,9 +1,25 @@
 import os
+from typing import Any
 
 from celery import Celery
+from celery.signals import beat_init, setup_logging, worker_init
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "controlplane.settings")
 
 app = Celery("controlplane")
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
+
+
+@worker_init.connect
+@beat_init.connect
+def check_settings(**_: Any) -> None:
+    """Celery runs Django's checks and does not look at what they say."""
+    from controlplane.checks import refuse_unsafe_settings
+
+    refuse_unsafe_settings()
+
+
+@setup_logging.connect
+def keep_logging(**_: Any) -> None:
+    """Leave logging as the settings configured it: with a receiver here, Celery does not replace the handlers."""

@@ -5,3 +5,8 @@ from django.core.wsgi import get_wsgi_application
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "controlplane.settings")
 
 application = get_wsgi_application()
+
+# A WSGI server runs no system checks by itself.
+from controlplane.checks import refuse_unsafe_settings  # noqa: E402  (needs the settings)
+
+refuse_unsafe_settings()

@@ -10,7 +10,7 @@ from enforcement.limits import ALGORITHMS, CALENDARS, CONSISTENCIES, MODES, STOR
 from enforcement.limits import Limit as LimitValue
 
 from controlplane.ids import new_id
-from controlplane.projects.models import SLUG_RULE, Project, Token, isoformat
+from controlplane.projects.models import SLUG_RULE, Project, Token, Versioned, isoformat
 
 # The names that a limit's match has in JSON, and the columns that hold it.
 MATCH_FIELDS = {"methods": "match_methods", "path": "match_path", "attributes": "match_attributes"}
@@ -20,7 +20,7 @@ def choices(names: tuple[str, ...]) -> list[tuple[str, str]]:
     return [(name, name.replace("_", " ")) for name in names]
 
 
-class Policy(models.Model):
+class Policy(Versioned):
     id = models.CharField(primary_key=True, max_length=40, default=partial(new_id, "pol"), editable=False)
     slug = models.CharField(max_length=63, unique=True, validators=[SLUG_RULE])
     name = models.CharField(max_length=200)
@@ -34,7 +34,6 @@ class Policy(models.Model):
         help_text="The project that owns it; empty: shared by all.",
     )
     is_global = models.BooleanField(default=False, editable=False)
-    version = models.PositiveIntegerField(default=1, editable=False)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
     updated_at = models.DateTimeField(auto_now=True)
 
@@ -60,7 +59,17 @@ class Policy(models.Model):
         return {"id": self.pk, **fields, "is_global": self.is_global, "version": self.version, "limits": limits}
 
     def touches(self) -> Iterator[tuple[str, str]]:
+        """Yield the outbox entries, (kind, object id), that a change of this row asks for."""
         yield "policy", self.pk
+
+    def dependents(self) -> Iterator[models.Model]:
+        """Yield the rows that enforcers know and that are deleted together with this one."""
+        for limit in self.limits.all():
+            yield from limit.dependents()
+
+    def advance(self) -> None:
+        super().advance()
+        self.save(update_fields=["updated_at"])
 
 
 class Limit(models.Model):
@@ -148,6 +157,14 @@ class Limit(models.Model):
 
     def touches(self) -> Iterator[tuple[str, str]]:
         yield "policy", self.policy_id
+
+    def dependents(self) -> Iterator[models.Model]:
+        yield from self.overrides.select_related("token", "project")
+
+    @property
+    def whole(self) -> Policy:
+        """The policy, whose version counts the changes of its limits too."""
+        return self.policy
 
 
 LIMIT_COLUMNS = (
@@ -238,6 +255,9 @@ class Override(models.Model):
 
     def touches(self) -> Iterator[tuple[str, str]]:
         yield from (self.token or self.project).touches()
+
+    def dependents(self) -> Iterator[models.Model]:
+        yield from ()
 
 
 class AppendOnly(TypeError):

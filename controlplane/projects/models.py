@@ -39,13 +39,26 @@ def isoformat(instant: datetime | None) -> str | None:
     return instant.isoformat() if instant else None
 
 
-class Project(models.Model):
+class Versioned(models.Model):
+    """A row that counts its changes; change() moves the number, nobody else."""
+
+    version = models.PositiveIntegerField(default=1, editable=False)
+
+    class Meta:
+        abstract = True
+
+    def advance(self) -> None:
+        # In SQL, not from the row as it was read: two changes at once must not share a version.
+        type(self).objects.filter(pk=self.pk).update(version=models.F("version") + 1)
+        self.refresh_from_db(fields=["version"])
+
+
+class Project(Versioned):
     id = models.CharField(primary_key=True, max_length=40, default=partial(new_id, "proj"), editable=False)
     slug = models.CharField(max_length=63, unique=True, validators=[SLUG_RULE])
     name = models.CharField(max_length=200)
-    policy = models.ForeignKey("policies.Policy", models.PROTECT, null=True, blank=True, related_name="+")
+    policy = models.ForeignKey("policies.Policy", models.RESTRICT, null=True, blank=True, related_name="+")
     active = models.BooleanField(default=True, help_text="The tokens of an inactive project are refused everywhere.")
-    version = models.PositiveIntegerField(default=1, editable=False)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
     class Meta:
@@ -66,6 +79,13 @@ class Project(models.Model):
     def touches(self) -> Iterator[tuple[str, str]]:
         """Yield the outbox entries, (kind, object id), that a change of this row asks for."""
         yield "project", self.pk
+
+    def dependents(self) -> Iterator[models.Model]:
+        """Yield the rows that enforcers know and that are deleted together with this one."""
+        yield from self.tokens.all()
+        for policy in self.policies.all():
+            yield policy
+            yield from policy.dependents()
 
 
 class CredentialQuerySet(models.QuerySet):
@@ -150,7 +170,7 @@ class TokenManager(models.Manager.from_queryset(CredentialQuerySet)):
 class Token(Credential):
     id = models.CharField(primary_key=True, max_length=40, default=partial(new_id, "tok"), editable=False)
     project = models.ForeignKey(Project, models.CASCADE, related_name="tokens")
-    policy = models.ForeignKey("policies.Policy", models.PROTECT, null=True, blank=True, related_name="+")
+    policy = models.ForeignKey("policies.Policy", models.RESTRICT, null=True, blank=True, related_name="+")
 
     objects = TokenManager()
 
@@ -177,6 +197,10 @@ class Token(Credential):
     def touches(self) -> Iterator[tuple[str, str]]:
         # By digest: after a deletion nobody could tell which key of the store the id had.
         yield "token", self.digest
+
+    def dependents(self) -> Iterator[models.Model]:
+        """Yield nothing: its overrides stand in its own document."""
+        yield from ()
 
 
 class ManagementKeyManager(models.Manager.from_queryset(CredentialQuerySet)):
@@ -226,3 +250,5 @@ class ManagementKey(Credential):
     def touches(self) -> Iterator[tuple[str, str]]:
         """Yield nothing: enforcers do not know management keys."""
         yield from ()
+
+    dependents = touches

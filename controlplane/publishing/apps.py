@@ -6,3 +6,6 @@ class PublishingConfig(AppConfig):
     label = "publishing"
     verbose_name = "Publishing"
     default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        from controlplane import checks  # noqa: F401  (registers them)

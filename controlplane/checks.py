@@ -1,0 +1,70 @@
+"""What would fail at night fails at start."""
+
+from typing import Any
+
+import redis
+from django.conf import settings
+from django.core import checks
+from django.core.exceptions import ImproperlyConfigured
+
+MAKE_A_KEY = "python -c 'import secrets; print(secrets.token_urlsafe(50))'"
+# Django's own measure, which it applies to deployments only.
+KEY_LENGTH = 50
+KEY_CHARACTERS = 5
+# Documents never expire and must never be evicted; counters expire, and lost ones over-admit.
+SAFE_EVICTION = ("noeviction", "volatile-ttl")
+
+
+def refuse_unsafe_settings() -> None:
+    """
+    Stop a server or worker that is about to start with settings under which it must not run.
+
+    Raises:
+        ImproperlyConfigured: With each error and its remedy.
+    """
+    errors = [*debug_is_off(), *secret_key_is_secret(), *hosts_are_named()]
+    if errors:
+        raise ImproperlyConfigured("\n".join(f"{error.id}: {error.msg} {error.hint}" for error in errors))
+
+
+@checks.register(checks.Tags.security)
+def debug_is_off(**_: Any) -> list[checks.CheckMessage]:
+    if not settings.DEBUG or settings.ALLOW_DEBUG:
+        return []
+    hint = "Unset DEBUG. On a machine that only you can reach, set SLUICEGATE_ALLOW_DEBUG=1 beside it."
+    return [checks.Error("DEBUG is on: every error page shows settings and code.", hint, id="sluicegate.E001")]
+
+
+@checks.register(checks.Tags.security)
+def secret_key_is_secret(**_: Any) -> list[checks.CheckMessage]:
+    try:
+        key = settings.SECRET_KEY
+    except ImproperlyConfigured:  # what Django says of an empty one
+        key = ""
+    if len(key) >= KEY_LENGTH and len(set(key)) >= KEY_CHARACTERS and not key.startswith("django-insecure-"):
+        return []
+    message = "SECRET_KEY is missing, a default, or too short: sessions could be forged."
+    return [checks.Error(message, f"Set SECRET_KEY to the output of: {MAKE_A_KEY}", id="sluicegate.E002")]
+
+
+@checks.register(checks.Tags.security)
+def hosts_are_named(**_: Any) -> list[checks.CheckMessage]:
+    if "*" not in settings.ALLOWED_HOSTS:
+        return []
+    hint = "Set ALLOWED_HOSTS to the names under which people reach this server, separated by commas."
+    return [checks.Error("ALLOWED_HOSTS allows every host name.", hint, id="sluicegate.E003")]
+
+
+@checks.register("store", deploy=True)
+def store_keeps_documents(**_: Any) -> list[checks.CheckMessage]:
+    from controlplane.publishing import store
+
+    try:
+        policy = store.connection(settings.PUBLISH_TIMEOUT_SECONDS).info("memory").get("maxmemory_policy")
+    except redis.RedisError as exc:
+        hint = "Set SLUICEGATE_REDIS_URL, and see that the server runs. Changes are kept until it answers."
+        return [checks.Warning(f"The store does not answer: {exc}", hint, id="sluicegate.W005")]
+    if policy in SAFE_EVICTION:
+        return []
+    message = f"The store may evict what it holds (maxmemory-policy {policy}): lost counters admit too much."
+    return [checks.Warning(message, "Set maxmemory-policy to noeviction, or volatile-ttl.", id="sluicegate.W004")]

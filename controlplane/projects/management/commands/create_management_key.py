@@ -1,0 +1,25 @@
+from argparse import ArgumentParser
+from typing import Any
+
+from django.core.exceptions import ValidationError
+from django.core.management.base import BaseCommand, CommandError
+
+from controlplane.publishing.changes import Actor, change
+from controlplane.publishing.verbs import issue_management_key
+
+
+class Command(BaseCommand):
+    help = "Create a key for the REST API and print it, once."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("--name", required=True, help="who or what will use it")
+        parser.add_argument("--scopes", required=True, help="comma-separated, for example projects:read,tokens:write")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        scopes = [scope.strip() for scope in options["scopes"].split(",") if scope.strip()]
+        try:
+            with change(actor=Actor("create_management_key", "command")) as tx:
+                _, secret = issue_management_key(tx, name=options["name"], scopes=scopes)
+        except ValidationError as exc:
+            raise CommandError("; ".join(exc.messages)) from exc
+        self.stdout.write(secret)

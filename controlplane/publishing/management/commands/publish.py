@@ -1,0 +1,30 @@
+from argparse import ArgumentParser
+from typing import Any
+
+import redis
+from django.core.management.base import BaseCommand, CommandError
+
+from controlplane.publishing import publisher
+from controlplane.publishing.reconcile import queue_unknown_tokens
+
+
+class Command(BaseCommand):
+    help = "Publish what is pending. With --all, write every document anew: rebuilds a store."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("--all", action="store_true", help="every document and token, not only what changed")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        try:
+            revision = self._publish(options["all"])
+        except (redis.RedisError, publisher.Refused) as exc:
+            raise CommandError(f"Not published, it stays pending: {exc}") from exc
+        self.stdout.write(f"Published revision {revision}." if revision else "Nothing was pending.")
+
+    def _publish(self, everything: bool) -> int | None:
+        if not everything:
+            return publisher.publish_pending()
+        unknown = queue_unknown_tokens()
+        if unknown:
+            self.stdout.write(f"Removing {unknown} tokens that SQL does not know.")
+        return publisher.publish_all(by="publish --all", channel="command")

@@ -1,0 +1,188 @@
+"""
+From the outbox to the store.
+
+One publisher works at a time, under a lock that may fail. What keeps two from mixing is the revision: each reads the
+store's, then compiles, then publishes the next number, which the store accepts once. Whoever is refused compiled too
+early and does it again; whoever is accepted compiled after everything that the store already had.
+"""
+
+import logging
+import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import redis
+from django.conf import settings
+from django.db import transaction
+from django.db.models import Max
+from django.utils import timezone
+from enforcement.publishing import Publication, publish_call
+from enforcement.store import load_library
+
+from controlplane.projects.models import Token
+from controlplane.publishing import compile, store
+from controlplane.publishing.locks import hold
+from controlplane.publishing.models import OutboxEntry, Revision
+
+logger = logging.getLogger(__name__)
+
+LOCK = "publish"
+# A publisher that was killed holds up the others for so long. One that is slower than this is stopped by its revision.
+LOCK_TTL_MS = 5000
+LOCK_WAIT_MS = 250
+BATCH = 5000
+ATTEMPTS = 5
+
+
+class Refused(RuntimeError):
+    """Other publishers were faster, several times in a row; the outbox keeps what is pending."""
+
+
+@dataclass(slots=True)
+class Work:
+    """The outbox entries of one publication, and what they ask for."""
+
+    entries: list[OutboxEntry]
+    wanted: set[tuple[str, str]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.wanted = {(entry.kind, entry.object_id) for entry in self.entries}
+
+    @classmethod
+    def pending(cls) -> "Work":
+        return cls(list(OutboxEntry.objects.filter(revision=None).order_by("pk")[:BATCH]))
+
+    def ids(self, kind: str) -> list[str]:
+        return [object_id for wanted, object_id in self.wanted if wanted == kind]
+
+    @property
+    def by(self) -> str:
+        return ", ".join(dict.fromkeys(entry.by for entry in self.entries if entry.by))[:200]
+
+    @property
+    def channel(self) -> str:
+        return self.entries[-1].channel if self.entries else ""
+
+
+def publish_promptly() -> None:
+    """Publish from a request: within the short time that a person waits, else leave it to Celery."""
+    try:
+        publish_pending(store.connection(settings.PUBLISH_TIMEOUT_SECONDS))
+    except redis.RedisError as exc:
+        logger.warning("The store is away, the change is published later: %s", exc)
+    except Refused as exc:
+        logger.warning("The change is published later: %s", exc)
+
+
+def publish_pending(client: redis.Redis | None = None) -> int | None:
+    """
+    Publish everything in the outbox and return the last revision, or None: nothing to do, or another is at it.
+
+    Raises:
+        redis.RedisError: The store is away; everything stays pending.
+        Refused: Other publishers came first too often.
+    """
+    client = client or store.connection()
+    revision = None
+    with hold(client, LOCK, ttl_ms=LOCK_TTL_MS, wait_ms=LOCK_WAIT_MS) as fence:
+        while fence and (published := publish_next(client)):
+            revision = published
+    return revision
+
+
+def publish_all(*, by: str = "", channel: str = "task") -> int | None:
+    """
+    Write every document anew, so that the store holds what SQL holds; return the revision, or None as above.
+
+    Raises:
+        redis.RedisError: The store is away; the publication is pending.
+    """
+    OutboxEntry.objects.create(kind="all", by=by, channel=channel)
+    return publish_pending()
+
+
+def revision_of(entries: Iterable[int]) -> int | None:
+    """Return the revision that carries all these outbox entries, None while one is pending."""
+    numbers = list(OutboxEntry.objects.filter(pk__in=entries).values_list("revision", flat=True))
+    return None if None in numbers else max(numbers, default=None)
+
+
+def last_revision() -> int:
+    return Revision.objects.aggregate(last=Max("number"))["last"] or 0
+
+
+def publish_next(client: redis.Redis) -> int | None:
+    """Publish one batch of the outbox and return its revision, None when there is none. The caller holds the lock."""
+    for _ in range(ATTEMPTS):
+        # Before anything is read from SQL: see the head of this module.
+        state = store.StoreState.read(client)
+        work = Work.pending()
+        if not work.entries:
+            return None
+        publication = _compile(work, state)
+        if _send(client, publication):
+            return _mark(work, publication)
+    raise Refused(f"{ATTEMPTS} attempts were overtaken by other publishers.")
+
+
+def _compile(work: Work, state: store.StoreState) -> Publication:
+    """A store at another revision than SQL's was emptied or set back: pieces would not make it whole, so all is sent."""
+    last, now = last_revision(), timezone.now()
+    full = state.is_empty or state.revision != last or ("all", "") in work.wanted
+    documents = compile.all_documents() if full else compile.documents(work.wanted)
+    tokens = dict(compile.all_tokens(now)) if full else {}
+    return Publication(
+        revision=max(last, state.revision) + 1,
+        now_us=compile.microseconds(now),
+        documents=documents,
+        # Also in a full publication: a deleted token's key is not among all tokens.
+        tokens=compile.tokens(work.ids("token"), now) | tokens,
+        resets=compile.resets(work.ids("reset")),
+        full=full,
+        store_id=state.store_id or secrets.token_hex(16),
+        replace_all=full,
+    )
+
+
+def _send(client: redis.Redis, publication: Publication) -> bool:
+    """Tell whether the store took the publication; False: it has this revision or a later one."""
+    function, names, arguments = publish_call(publication, store.keys())
+    try:
+        reply = client.fcall(function, len(names), *names, *arguments)
+    except redis.ResponseError as exc:
+        if "function not found" not in str(exc).lower():
+            raise
+        load_library(client)
+        reply = client.fcall(function, len(names), *names, *arguments)
+    return bool(reply[0])
+
+
+def _mark(work: Work, publication: Publication) -> int:
+    """Write down what the store has taken. A crash before this publishes the same state again, as the next revision."""
+    now = timezone.now()
+    with transaction.atomic():
+        revision = Revision.objects.create(
+            number=publication.revision,
+            at=now,
+            by=work.by,
+            channel=work.channel,
+            changes=_changes(publication),
+            published_at=now,
+        )
+        # Entries that a second publisher has marked meanwhile keep its revision, which carried them too.
+        OutboxEntry.objects.filter(pk__in=[entry.pk for entry in work.entries], revision=None).update(revision=revision)
+    logger.info("Published revision %d", revision.number)
+    return revision.number
+
+
+def _changes(publication: Publication) -> dict[str, Any]:
+    """What people may read of a publication: tokens by id and prefix, no digest, and of a full one their number."""
+    digests = [] if publication.full else list(publication.tokens)
+    return {
+        "full": publication.full,
+        "documents": publication.documents,
+        "tokens": list(Token.objects.filter(digest__in=digests).order_by("pk").values("id", "prefix")),
+        "token_count": len(publication.tokens),
+        "resets": publication.resets,
+    }

@@ -1,0 +1,84 @@
+"""Back to what enforcers were told at an earlier revision: as a new change, with a new number."""
+
+from typing import Any
+
+from django.core.exceptions import ObjectDoesNotExist
+from enforcement.limits import Limit as LimitValue
+
+from controlplane.policies.models import Policy
+from controlplane.projects.models import Project
+from controlplane.publishing import verbs
+from controlplane.publishing.changes import Change
+from controlplane.publishing.models import Revision
+
+
+def rollback(tx: Change, number: int) -> None:
+    """
+    Restore policies with their limits, each project's policy and active flag, and the global policy.
+
+    Policies and projects that were made since stay, for deleting them is a decision of its own; so do tokens and
+    overrides. A policy that was deleted comes back under its id; a project that was deleted does not, since its tokens
+    are gone.
+
+    Raises:
+        Revision.DoesNotExist: There is no such revision.
+        ValidationError: A slug of that time is now another policy's; nothing is changed.
+    """
+    documents = documents_at(number)
+    for name, document in documents.items():
+        if name.startswith("policy:") and document:
+            _restore_policy(tx, document)
+    for name, document in documents.items():
+        if name.startswith("project:") and document:
+            _restore_project(tx, document)
+    chosen = (documents.get("global") or {}).get("policy")
+    verbs.set_global_policy(tx, Policy.objects.filter(pk=chosen).first())
+
+
+def documents_at(number: int) -> dict[str, dict[str, Any] | None]:
+    """
+    Return every document as it was at revision *number*; None: deleted by then.
+
+    Raises:
+        Revision.DoesNotExist: There is no such revision.
+    """
+    Revision.objects.get(pk=number)
+    known = Revision.objects.filter(number__lte=number)
+    # A full publication holds them all: nothing before it matters.
+    full = known.filter(changes__full=True).order_by("-number").values_list("number", flat=True).first() or 0
+    documents: dict[str, dict[str, Any] | None] = {}
+    for revision in known.filter(number__gte=full).order_by("number").iterator():
+        documents.update(revision.changes["documents"])
+    return documents
+
+
+def _restore_policy(tx: Change, document: dict[str, Any]) -> None:
+    policy = Policy.objects.filter(pk=document["id"]).first()
+    before = policy and policy.as_record()
+    policy = policy or Policy(pk=document["id"])
+    if before and _as_published(before) == _as_published(document):
+        return
+    policy.slug, policy.name = document["slug"], document["name"]
+    policy.full_clean()
+    policy.save()
+    verbs.replace_limits(tx, policy, [LimitValue.from_json(limit) for limit in document["limits"]])
+    policy = Policy.objects.get(pk=policy.pk)
+    tx.record("policy.rollback", policy, before=before, after=policy.as_record())
+
+
+def _as_published(record: dict[str, Any]) -> tuple[Any, ...]:
+    return record["slug"], record["name"], record["limits"]
+
+
+def _restore_project(tx: Change, document: dict[str, Any]) -> None:
+    try:
+        project = Project.objects.get(pk=document["id"])
+    except ObjectDoesNotExist:
+        return
+    if (project.policy_id, project.active) == (document["policy"], document["active"]):
+        return
+    before = project.as_record()
+    project.policy_id, project.active = document["policy"], document["active"]
+    project.full_clean()
+    project.save()
+    tx.record("project.rollback", project, before=before, after=project.as_record())
