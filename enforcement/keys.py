@@ -1,0 +1,66 @@
+"""
+Every key of the store, spelled once.
+
+A hash tag keeps together what one atomic call touches: all documents, all instances, all usage, and each project's
+counters. Tags are made of ids and digests, never of what a tenant typed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from base64 import urlsafe_b64encode
+from collections.abc import Iterable
+from typing import Final
+
+DEFAULT_PREFIX: Final = "sg:"
+MAX_KEY_BYTES: Final = 128
+
+
+class Keys:
+    """The keys below one prefix; several fleets may share a store under different ones."""
+
+    __slots__ = ("documents", "instances", "log", "prefix", "usage")
+
+    def __init__(self, prefix: str = DEFAULT_PREFIX) -> None:
+        if not prefix.isascii() or not 1 <= len(prefix) <= 16 or set(prefix) & set("{} \r\n"):
+            raise ValueError("prefix: must be 1 to 16 ASCII characters without braces or blanks.")
+        self.prefix = prefix
+        self.documents = f"{prefix}{{doc}}:documents"
+        self.log = f"{prefix}{{doc}}:log"
+        self.instances = f"{prefix}{{fleet}}:instances"
+        self.usage = f"{prefix}{{usage}}:stream"
+
+    def token(self, digest: str) -> str:
+        """Return the key of a token's document; *digest* is 64 hexadecimal characters."""
+        return f"{self.prefix}{{doc}}:token:{digest}"
+
+    def instance(self, instance_id: str) -> str:
+        """Return the key of an instance's heartbeat."""
+        return f"{self.prefix}{{fleet}}:instance:{instance_id}"
+
+    def lock(self, name: str) -> str:
+        """Return the key of a named lock of the control plane."""
+        return f"{self.prefix}{{lock}}:{name}"
+
+    def fence(self, name: str) -> str:
+        """Return the key of the fencing counter of a named lock."""
+        return f"{self.prefix}{{lock}}:{name}:fence"
+
+    def scope(self, tag: str) -> str:
+        """Return what all counters of one hash tag begin with: a project id, or the digest of a key in code."""
+        return f"{self.prefix}{{{tag}}}:"
+
+
+def fingerprint(parts: Iterable[str]) -> str:
+    """
+    Return 22 characters that stand for a sequence of texts, and for no other sequence.
+
+    Each text is preceded by its length, so ``("a", "bc")`` and ``("ab", "c")`` differ; 128 bits of BLAKE2b keep
+    a key short whatever a tenant puts into an attribute.
+    """
+    hashed = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        encoded = part.encode("utf-8", "surrogatepass")
+        hashed.update(b"%d:" % len(encoded))
+        hashed.update(encoded)
+    return urlsafe_b64encode(hashed.digest())[:22].decode()
