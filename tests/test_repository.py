@@ -1,0 +1,81 @@
+"""What the repository as a whole promises: where things lie, and where packages come from."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.repository import ROOT, registry_lines, tracked_files
+
+TOP_LEVEL = {
+    ".ci",
+    ".gitignore",
+    "LICENSE",
+    "Makefile",
+    "README.md",
+    "benchmarks",
+    "controlplane",
+    "docker",
+    "enforcement",
+    "manage.py",
+    "pyproject.toml",
+    "templates",
+    "tests",
+}
+REQUIREMENTS = sorted((ROOT / "docker" / "requirements").glob("*.txt"))
+
+
+def test_top_level_holds_what_the_layout_names() -> None:
+    """A newcomer finds each thing at its place; nothing else lies about."""
+    assert {path.relative_to(ROOT).parts[0] for path in tracked_files()} <= TOP_LEVEL
+
+
+def test_no_tracked_file_names_a_registry() -> None:
+    """Packages come from wherever the machine is told to take them."""
+    assert registry_lines(tracked_files()) == []
+
+
+@pytest.mark.parametrize(
+    "address", ["https://PyPI.org/simple", "https://registry.npmjs.org/x", "index-url = https://host"]
+)
+def test_registry_is_recognised(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check finds what it is there for."""
+    monkeypatch.setattr("tests.repository.ROOT", tmp_path)
+    (tmp_path / "file").write_text(f"first\nsee {address}\n")
+
+    assert registry_lines([tmp_path / "file"]) == [f"file:2: see {address}"]
+
+
+@pytest.mark.parametrize("path", REQUIREMENTS, ids=lambda path: path.name)
+def test_requirements_are_pinned_and_hashed(path: Path) -> None:
+    """Every requirement is one exact version with at least one hash, and carries no address."""
+    entries = re.sub(r"\\\n\s*", "", path.read_text()).splitlines()
+
+    assert entries
+    assert [
+        entry
+        for entry in entries
+        if not re.fullmatch(r"[\w.\[\],-]+==\S+( ; [^\\]+?)?( *--hash=sha256:\w{64})+", entry)
+    ] == []
+
+
+def test_requirement_files_agree_on_every_version() -> None:
+    """What the tests ran with is what the images install."""
+    pinned = {path.name: dict(re.findall(r"^([\w.-]+)==(\S+)", path.read_text(), re.M)) for path in REQUIREMENTS}
+    tested = pinned["dev.txt"]
+
+    differing = [
+        (name, package)
+        for name, pins in pinned.items()
+        for package, version in pins.items()
+        if tested.get(package, version) != version
+    ]
+
+    assert differing == []
+
+
+def test_sets_of_requirements_are_complete() -> None:
+    """One file for each thing that is installed."""
+    assert [path.name for path in REQUIREMENTS] == ["base.txt", "controlplane.txt", "dev.txt", "proxy.txt"]
