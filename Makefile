@@ -47,7 +47,7 @@ up: install
 
 test: install
 	$(BIN)/python -m pytest -q -n 2
-	$(BIN)/python -m tests.postgres -- $(BIN)/python -m pytest -q -n 2 tests/controlplane
+	$(BIN)/python -m tests.postgres $(BIN)/python -m pytest -q -n 2 tests/controlplane
 
 bench: install
 	@$(BIN)/python -m benchmarks

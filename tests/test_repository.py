@@ -38,7 +38,7 @@ def test_no_tracked_file_names_a_registry() -> None:
     assert registry_lines(tracked_files()) == []
 
 
-@pytest.mark.parametrize("address", [*REGISTRIES, "INDEX_URL=host", "index-url = host"])
+@pytest.mark.parametrize("address", REGISTRIES)
 def test_registry_is_recognised(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The check finds what it is there for."""
     monkeypatch.setattr("tests.repository.ROOT", tmp_path)
