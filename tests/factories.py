@@ -65,12 +65,10 @@ class CredentialFactory(CleanFactory):
         revoked = factory.Trait(revoked_at=factory.LazyFunction(timezone.now))
         expired = factory.Trait(expires_at=factory.LazyFunction(lambda: timezone.now() - timedelta(minutes=1)))
 
-    KIND = ""
-
     @classmethod
     def _create(cls, model_class: type, *args: Any, **fields: Any) -> Any:
         row = model_class(*args, **fields)
-        row.secret = row.set_secret(cls.KIND)
+        row.secret = row.set_secret("live" if model_class is Token else "mgmt")
         row.full_clean()
         row.save()
         return row
@@ -80,8 +78,6 @@ class TokenFactory(CredentialFactory):
     class Meta:
         model = Token
 
-    KIND = "live"
-
     project = factory.SubFactory(ProjectFactory)
     name = factory.Sequence(lambda n: f"token-{n}")
 
@@ -90,8 +86,6 @@ class ManagementKeyFactory(CredentialFactory):
     class Meta:
         model = ManagementKey
         skip_postgeneration_save = True
-
-    KIND = "mgmt"
 
     name = factory.Sequence(lambda n: f"key-{n}")
     scopes = factory.LazyFunction(lambda: ["*"])

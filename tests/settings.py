@@ -1,9 +1,17 @@
-"""The control plane's settings as they are, with a key of their own and no store."""
+"""The control plane's settings as they are, with a key of their own, no store, and a database in a file."""
 
 import os
+import tempfile
+from pathlib import Path
 
 os.environ.setdefault("SECRET_KEY", "only-for-tests-" + "0123456789abcdef" * 4)
 # A port where nothing listens: a test that wants the store asks for it.
 os.environ["SLUICEGATE_REDIS_URL"] = "redis://127.0.0.1:1/0"
 
 from controlplane.settings import *  # noqa: F403  (the key must be there before the settings are read)
+from controlplane.settings import DATABASES
+
+if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
+    # Not in memory: threads and other processes of a test see the same rows.
+    name = Path(tempfile.gettempdir()) / f"sluicegate-test-{os.getpid()}.sqlite3"
+    DATABASES["default"]["TEST"] = {"NAME": str(name)}

@@ -6,11 +6,19 @@ from django.core.exceptions import ValidationError
 from django.core.validators import MinValueValidator
 from django.db import models
 from django.utils import timezone
-from enforcement.limits import ALGORITHMS, CALENDARS, CONSISTENCIES, MODES, STORE_FAILURES, InvalidLimit
-from enforcement.limits import Limit as LimitValue
 
 from controlplane.ids import new_id
 from controlplane.projects.models import SLUG_RULE, Project, Token, Versioned, isoformat
+from enforcement.limits import (
+    ALGORITHMS,
+    CALENDARS,
+    CONSISTENCIES,
+    MAX_LIMITS_PER_POLICY,
+    MODES,
+    STORE_FAILURES,
+    InvalidLimit,
+)
+from enforcement.limits import Limit as LimitValue
 
 # The names that a limit's match has in JSON, and the columns that hold it.
 MATCH_FIELDS = {"methods": "match_methods", "path": "match_path", "attributes": "match_attributes"}
@@ -107,12 +115,12 @@ class Limit(models.Model):
             self.as_value()
         except InvalidLimit as exc:
             raise ValidationError({column_of(exc.field): exc.reason}) from exc
+        if Limit.objects.filter(policy=self.policy_id).exclude(pk=self.pk).count() >= MAX_LIMITS_PER_POLICY:
+            raise ValidationError(f"A policy holds at most {MAX_LIMITS_PER_POLICY} limits.")
 
     def as_json(self) -> dict[str, Any]:
         """Return the limit as its document spells it, defaults left out."""
         match = {"methods": self.match_methods, "path": self.match_path, "attributes": self.match_attributes}
-        # Of months and weeks the anchor is a number; the column holds text for all of them.
-        anchor = int(self.anchor) if self.anchor.isdecimal() else self.anchor
         fields = {
             "name": self.name,
             "algorithm": self.algorithm,
@@ -120,7 +128,7 @@ class Limit(models.Model):
             "window_seconds": self.window_seconds,
             "calendar": self.calendar,
             "time_zone": self.time_zone,
-            "anchor": anchor,
+            "anchor": self.anchor,
             "burst": self.burst,
             "unit": self.unit,
             "partition_by": self.partition_by,

@@ -1,4 +1,4 @@
-"""From rows to the documents that enforcers read: always the present state, so that order and repetition do not matter."""
+"""From rows to the documents that enforcers read: the present state, so that order and repetition do not matter."""
 
 import json
 import logging
@@ -7,11 +7,11 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.db.models import Prefetch, QuerySet
-from enforcement.limits import InvalidLimit
 
 from controlplane.policies.models import Override, Policy
 from controlplane.projects.models import Project, Token
 from controlplane.publishing.models import Revision
+from enforcement.limits import InvalidLimit
 
 logger = logging.getLogger(__name__)
 

@@ -171,7 +171,8 @@ def _mark(work: Work, publication: Publication) -> int:
             published_at=now,
         )
         # Entries that a second publisher has marked meanwhile keep its revision, which carried them too.
-        OutboxEntry.objects.filter(pk__in=[entry.pk for entry in work.entries], revision=None).update(revision=revision)
+        ids = [entry.pk for entry in work.entries]
+        OutboxEntry.objects.filter(pk__in=ids, revision=None).update(revision=revision)
     logger.info("Published revision %d", revision.number)
     return revision.number
 

@@ -3,13 +3,13 @@
 from typing import Any
 
 from django.core.exceptions import ObjectDoesNotExist
-from enforcement.limits import Limit as LimitValue
 
 from controlplane.policies.models import Policy
 from controlplane.projects.models import Project
 from controlplane.publishing import verbs
 from controlplane.publishing.changes import Change
 from controlplane.publishing.models import Revision
+from enforcement.limits import Limit as LimitValue
 
 
 def rollback(tx: Change, number: int) -> None:

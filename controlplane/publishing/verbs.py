@@ -12,11 +12,13 @@ from typing import Any
 
 from django.core.exceptions import ValidationError
 from django.utils import timezone
-from enforcement.limits import Limit as LimitValue
 
 from controlplane.policies.models import Limit, Override, Policy
 from controlplane.projects.models import ManagementKey, Project, Token
 from controlplane.publishing.changes import Change
+from enforcement.limits import InvalidLimit
+from enforcement.limits import Limit as LimitValue
+from enforcement.limits import Policy as PolicyValue
 
 
 def issue_token(tx: Change, **fields: Any) -> tuple[Token, str]:
@@ -102,13 +104,15 @@ def replace_limits(tx: Change, policy: Policy, values: Sequence[LimitValue]) -> 
     ``tx.created`` afterwards.
 
     Raises:
-        ValidationError: Two limits have one name, or a limit breaks a rule of the model.
+        ValidationError: There are more than 32, two have one name, or a limit breaks a rule of the model.
     """
-    names = [value.name for value in values]
-    if len(set(names)) < len(names):
-        raise ValidationError({"limits": "Two limits of a policy cannot have one name."})
+    try:
+        PolicyValue(policy.pk, policy.slug, tuple(values))
+    except InvalidLimit as exc:
+        raise ValidationError({exc.field: exc.reason}) from exc
+    names = {value.name for value in values}
     kept = {limit.name: limit for limit in policy.limits.all()}
-    for name in kept.keys() - set(names):
+    for name in kept.keys() - names:
         _remove_limit(tx, kept[name])
     for position, value in enumerate(values):
         limit = kept.get(value.name) or Limit(policy=policy)
@@ -155,7 +159,7 @@ def end_overrides(tx: Change, now: datetime) -> int:
 
 
 def reset_counters(tx: Change, holder: Token | Project, limit: Limit | None = None) -> None:
-    """Forget what *holder* has used, of one limit or of all, at every enforcer: through the change log, like any change."""
+    """Forget what *holder* has used, of one limit or of all; enforcers are told through the change log."""
     project = holder.project_id if isinstance(holder, Token) else holder.pk
     token = holder.pk if isinstance(holder, Token) else None
     named = {"policy": limit.policy_id, "limit": limit.name} if limit else {"policy": None, "limit": None}

@@ -1,0 +1,183 @@
+import pytest
+from django.core.exceptions import ValidationError
+from django.db import IntegrityError, transaction
+
+from controlplane.policies.models import AppendOnly, AuditEntry, Limit, Override, Policy
+from enforcement.limits import Limit as LimitValue
+from tests.factories import LimitFactory, OverrideFactory, PolicyFactory, ProjectFactory, TokenFactory
+
+pytestmark = pytest.mark.django_db
+
+VALUES = [
+    {"name": "a", "algorithm": "fixed_window", "quota": 100, "window_seconds": 60},
+    {"name": "b", "algorithm": "token_bucket", "quota": 100, "window_seconds": 60, "burst": 20},
+    {"name": "c", "algorithm": "sliding_window", "quota": 5, "window_seconds": 1, "unit": "tokens", "mode": "shadow"},
+    {
+        "name": "d",
+        "algorithm": "fixed_window",
+        "quota": 5,
+        "calendar": "month",
+        "time_zone": "Europe/Berlin",
+        "anchor": 15,
+        "partition_by": ["ip"],
+        "match": {"methods": ["POST"], "path": "/v1/*", "attributes": {"model": ["a", "b"]}},
+        "consistency": "leased",
+        "on_store_failure": "deny",
+    },
+    {"name": "e", "algorithm": "fixed_window", "quota": 5, "calendar": "day", "anchor": "06:30"},
+]
+
+
+@pytest.mark.parametrize("fields", VALUES, ids=lambda fields: fields["name"])
+def test_a_row_holds_every_limit_that_can_be_enforced(fields):
+    """What goes into a row comes out as it was."""
+    value = LimitValue.from_json(fields)
+    row = Limit(policy=PolicyFactory())
+
+    row.assign(value)
+    row.full_clean()
+    row.save()
+
+    assert Limit.objects.get().as_value() == value
+
+
+def test_assigning_a_value_leaves_nothing_of_the_former():
+    """A limit that is replaced keeps no field of the one before."""
+    row = LimitFactory(name="x", match_path="/v1/*", partition_by=["ip"], unit="tokens", window_seconds=60)
+    value = LimitValue.from_json({"name": "x", "algorithm": "fixed_window", "quota": 5, "calendar": "day"})
+
+    row.assign(value)
+
+    assert row.as_value() == value
+
+
+def test_a_window_of_zero_is_refused_by_its_field():
+    """No row holds a limit that an enforcer could not enforce."""
+    with pytest.raises(ValidationError) as refused:
+        LimitFactory(window_seconds=0)
+
+    assert list(refused.value.message_dict) == ["window_seconds"]
+    assert not Limit.objects.exists()
+
+
+@pytest.mark.parametrize(
+    ("fields", "column"),
+    [
+        ({"quota": -1}, "quota"),
+        ({"match_methods": "POST"}, "match_methods"),
+        ({"match_attributes": ["model"]}, "match_attributes"),
+        ({"calendar": "day"}, "window_seconds"),
+        ({"time_zone": "Mars/Olympus"}, "time_zone"),
+        ({"partition_by": ["ip", "ip"]}, "partition_by"),
+        ({"name": ""}, "name"),
+    ],
+)
+def test_an_invalid_field_is_named(fields, column):
+    """The error stands at the field that the form shows."""
+    with pytest.raises(ValidationError) as refused:
+        LimitFactory(**fields)
+
+    assert column in refused.value.message_dict
+
+
+def test_a_name_stands_once_in_a_policy():
+    """Two limits of one name would share counters."""
+    limit = LimitFactory(name="minute")
+
+    with pytest.raises(ValidationError, match="already exists"):
+        LimitFactory(policy=limit.policy, name="minute")
+
+
+def test_a_policy_has_at_most_32_limits():
+    """What one request has to be held against is bounded."""
+    policy = PolicyFactory()
+    LimitFactory.create_batch(32, policy=policy)
+
+    with pytest.raises(ValidationError, match="at most 32"):
+        LimitFactory(policy=policy)
+
+
+def test_one_policy_is_global():
+    """At most one policy falls on everything, also when two requests say so at once."""
+    PolicyFactory(everywhere=True)
+
+    with pytest.raises(IntegrityError), transaction.atomic():
+        Policy.objects.create(slug="other", name="Other", is_global=True)
+
+
+def test_the_global_policy_has_no_owner():
+    """What one project owns cannot fall on the others."""
+    with pytest.raises(ValidationError) as refused:
+        PolicyFactory(everywhere=True, project=ProjectFactory())
+
+    assert list(refused.value.message_dict) == ["project"]
+
+
+@pytest.mark.parametrize("both", [True, False])
+def test_an_override_has_one_holder(both):
+    """An override is a token's or a project's: not both, not neither."""
+    holders = {"token": TokenFactory(), "project": ProjectFactory()} if both else {"token": None}
+
+    with pytest.raises(ValidationError, match="one of the two"):
+        OverrideFactory(**holders)
+
+
+def test_the_database_refuses_an_override_without_holder():
+    """The row itself settles it, whoever writes."""
+    limit = LimitFactory()
+
+    with pytest.raises(IntegrityError), transaction.atomic():
+        Override.objects.create(limit=limit, quota=1, reason="none")
+
+
+def test_a_token_has_one_override_a_limit():
+    """Two quotas for one limit would leave the choice to chance."""
+    override = OverrideFactory()
+
+    with pytest.raises(ValidationError, match="already exists"):
+        OverrideFactory(limit=override.limit, token=override.token)
+
+
+def test_an_override_is_judged_with_its_limit():
+    """A burst is refused where the limit's algorithm has none."""
+    with pytest.raises(ValidationError) as refused:
+        OverrideFactory(limit=LimitFactory(algorithm="fixed_window"), burst=10)
+
+    assert list(refused.value.message_dict) == ["burst"]
+
+
+def test_an_override_of_another_projects_limit_is_refused():
+    """It could never take effect."""
+    limit = LimitFactory(policy=PolicyFactory(project=ProjectFactory()))
+
+    with pytest.raises(ValidationError, match="another project"):
+        OverrideFactory(limit=limit)
+
+
+@pytest.fixture
+def entry() -> AuditEntry:
+    return AuditEntry.objects.create(
+        actor="ann", channel="admin", action="policy.create", object_type="policy", object_id="1", object_label="x"
+    )
+
+
+def test_an_audit_entry_is_not_changed(entry):
+    """What happened, happened."""
+    entry.actor = "bob"
+
+    with pytest.raises(AppendOnly):
+        entry.save()
+    with pytest.raises(AppendOnly):
+        AuditEntry.objects.update(actor="bob")
+
+    assert AuditEntry.objects.get().actor == "ann"
+
+
+def test_an_audit_entry_is_not_deleted(entry):
+    """No door removes a trace."""
+    with pytest.raises(AppendOnly):
+        entry.delete()
+    with pytest.raises(AppendOnly):
+        AuditEntry.objects.all().delete()
+
+    assert AuditEntry.objects.count() == 1

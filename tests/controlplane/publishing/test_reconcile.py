@@ -1,0 +1,141 @@
+import pytest
+
+from controlplane.projects.models import Token
+from controlplane.publishing import publisher
+from controlplane.publishing.models import OutboxEntry, Revision
+from controlplane.publishing.reconcile import reconcile
+from enforcement.lua import LIBRARY_NAME
+from tests.factories import LimitFactory, PolicyFactory, ProjectFactory, TokenFactory
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def published(store):
+    """A store that holds what SQL holds: a policy, a project and a token."""
+    LimitFactory()
+    TokenFactory()
+    publisher.publish_all()
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_store_that_is_right_is_left_alone(published, full):
+    """Without a difference nothing is published."""
+    assert reconcile(full=full) == []
+    assert Revision.objects.count() == 1
+
+
+def test_an_emptied_store_is_refilled(published, client_of_store, document, token_document):
+    """A store that lost everything gets documents, tokens and functions back, by the cheap look already."""
+    client_of_store.flushall()
+    client_of_store.function_flush()
+
+    assert reconcile() == ["the function library was missing", "the store was empty"]
+    assert token_document(Token.objects.get().digest)["id"] == Token.objects.get().pk
+    assert document("global") == {"schema": 1, "policy": None}
+
+
+def test_a_store_that_never_had_anything_is_filled(store, document):
+    """A new store is usable without a first change: enforcers find a revision."""
+    assert reconcile() == ["the function library was missing", "nothing was ever published"]
+    assert document("global") == {"schema": 1, "policy": None}
+
+
+def test_a_missing_function_library_is_loaded(published, client_of_store):
+    """Enforcers with few rights cannot load it themselves."""
+    client_of_store.function_flush()
+
+    assert reconcile() == ["the function library was missing"]
+    assert client_of_store.function_list(library=LIBRARY_NAME)
+
+
+def test_a_store_that_was_set_back_is_brought_forward(published, client_of_store):
+    """A back-up of the store, restored, is older than SQL."""
+    publisher.publish_all()
+    client_of_store.hset("sg:{doc}:documents", "revision", 1)
+
+    assert reconcile() == ["the store was at revision 1, SQL at 2"]
+    assert client_of_store.hget("sg:{doc}:documents", "revision") == "3"
+
+
+def test_sql_that_was_set_back_wins_over_the_store(published, client_of_store):
+    """A back-up of SQL, restored, is the truth; the revision still goes up."""
+    client_of_store.hset("sg:{doc}:documents", "revision", 40)
+
+    assert reconcile() == ["the store was at revision 40, SQL at 1"]
+    assert client_of_store.hget("sg:{doc}:documents", "revision") == "41"
+
+
+def test_a_missing_document_is_noticed_at_once(published, client_of_store, document):
+    """A policy less is a limit less: counting them is cheap."""
+    name = f"policy:{LimitFactory._meta.model.objects.get().policy_id}"
+    client_of_store.hdel("sg:{doc}:documents", name)
+
+    assert reconcile() == ["the store had 2 documents, SQL 3"]
+    assert document(name) is not None
+
+
+@pytest.mark.parametrize("text", ['{"schema":1,"limits":[]}', "no JSON", "[]"])
+def test_a_document_that_was_tampered_with_is_repaired(published, client_of_store, document, text):
+    """Somebody wrote to the store: the full comparison finds it and says which."""
+    project = ProjectFactory()
+    publisher.publish_all()
+    client_of_store.hset("sg:{doc}:documents", f"project:{project.pk}", text)
+
+    assert reconcile(full=True) == [f"the document project:{project.pk} differed"]
+    assert document(f"project:{project.pk}")["slug"] == project.slug
+
+
+def test_a_document_that_nobody_published_is_removed(published, client_of_store, document):
+    """A policy of somebody else's making does not stay."""
+    client_of_store.hset("sg:{doc}:documents", "policy:pol_ghost", "{}")
+
+    reconcile(full=True)
+
+    assert document("policy:pol_ghost") is None
+
+
+def test_a_lost_token_is_brought_back(published, client_of_store, token_document):
+    """A token that the store lost would be refused everywhere."""
+    token = Token.objects.get()
+    client_of_store.delete(f"sg:{{doc}}:token:{token.digest}")
+
+    assert reconcile(full=True) == [f"the token {token.pk} differed"]
+    assert token_document(token.digest)["id"] == token.pk
+
+
+def test_a_revoked_token_does_not_come_back_with_a_backup(published, client_of_store, token_document):
+    """Revoked in SQL is revoked, whatever an older store says."""
+    token = Token.objects.get()
+    Token.objects.update(revoked_at=token.created_at)
+
+    reconcile(full=True)
+
+    assert token_document(token.digest)["revoked"] is True
+
+
+def test_a_pending_change_is_published_and_no_difference(published, document):
+    """What is only late is not reported as an error."""
+    project = ProjectFactory()
+    OutboxEntry.objects.create(kind="project", object_id=project.pk)
+
+    assert reconcile(full=True) == []
+    assert document(f"project:{project.pk}")["slug"] == project.slug
+
+
+def test_a_publisher_at_work_is_no_difference(published, client_of_store):
+    """Between the store's write and SQL's mark the two differ, and nothing is wrong."""
+    client_of_store.set("sg:{lock}:publish", "another")
+    PolicyFactory()
+
+    assert reconcile(full=True) == []
+
+
+def test_repairs_are_revisions_with_a_name(published, client_of_store):
+    """In the list of revisions one sees that it was the reconciler."""
+    client_of_store.flushall()
+
+    reconcile()
+
+    revision = Revision.objects.first()
+    assert (revision.number, revision.by, revision.channel) == (2, "reconcile", "task")
