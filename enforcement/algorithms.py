@@ -1,0 +1,385 @@
+"""
+The algorithms in pure Python: the reference that the store's functions are tested against, and the local fallback.
+
+Each class holds the state of one counter, and speaks of microseconds and permits. The arithmetic is the one of
+``lua/algorithms.lua``, line by line where a line can be the same: doubles that are whole and exact below 2**53. An
+instant before the last charge of a counter counts as the instant of that charge.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from copy import copy
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+HOPELESS: Final = -1
+"""In place of a wait: the cost exceeds the capacity."""
+NEVER: Final = -2
+"""In place of a span: no wait helps, until someone gives back or resets."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """
+    A limit as the store's functions see it: an algorithm by its letter, a capacity in permits, and two parameters.
+
+    ====== ================== ================================== =====================================
+    letter algorithm          a                                  b
+    ====== ================== ================================== =====================================
+    f      fixed_window       length, us; 0 with a calendar      boundaries of a calendar, us, or ()
+    s, l   sliding_*          length, us
+    b      token_bucket       units that come back each us       units of a permit, as a tuple of one
+    c      concurrency        lifetime of a slot, us
+    ====== ================== ================================== =====================================
+    """
+
+    letter: str
+    capacity: int
+    a: int
+    b: tuple[int, ...] = ()
+    shadow: bool = False
+
+
+class OutOfCalendar(Exception):
+    """The boundaries given do not hold the time."""
+
+
+class Counter(Protocol):
+    """What every algorithm can do; see the head of ``lua/algorithms.lua`` for the meaning of each."""
+
+    def read(self, now: int, spec: Spec) -> None: ...
+    def room(self) -> float: ...
+    def wait(self, cost: int) -> int: ...
+    def reset(self) -> int: ...
+    def mark(self) -> int: ...
+    def add(self, cost: int, ident: str) -> None: ...
+    def amend(self, delta: int, mark: int, ident: str) -> bool: ...
+
+
+class FixedWindow:
+    """Permits used in the window that ends at ``ends``; 0: it never ends."""
+
+    def __init__(self) -> None:
+        self.used, self.ends, self.last = 0, -1, 0
+
+    def read(self, now: int, spec: Spec) -> None:
+        self.cap = spec.capacity
+        self.now = max(now, self.last)
+        if self.ends == 0 or self.now < self.ends:
+            return
+        self.used, self.ends = 0, _window_end(self.now, spec)
+
+    def room(self) -> float:
+        return self.cap - self.used
+
+    def reset(self) -> int:
+        return NEVER if self.ends == 0 else self.ends - self.now
+
+    def wait(self, cost: int) -> int:
+        return self.reset()
+
+    def mark(self) -> int:
+        return self.ends
+
+    def add(self, cost: int, ident: str) -> None:
+        self.used += cost
+        self.last = self.now
+
+    def amend(self, delta: int, mark: int, ident: str) -> bool:
+        if mark != self.ends:
+            return False
+        self.used = max(0, self.used + delta)
+        self.last = self.now
+        return True
+
+
+def _window_end(now: int, spec: Spec) -> int:
+    if not spec.b:
+        return now - now % spec.a + spec.a if spec.a else 0
+    found = bisect_right(spec.b, now)
+    if not 0 < found < len(spec.b):
+        raise OutOfCalendar
+    return spec.b[found]
+
+
+class SlidingWindow:
+    """Permits of the current window, and of the previous one, which fades."""
+
+    def __init__(self) -> None:
+        self.current, self.previous, self.last = 0, 0, 0
+
+    def read(self, now: int, spec: Spec) -> None:
+        self.cap, self.length = spec.capacity, spec.a
+        self.now = max(now, self.last)
+        self.start = self.now - self.now % self.length
+        passed = self.start - (self.last - self.last % self.length)
+        if passed:
+            self.current, self.previous = 0, self.current if passed == self.length else 0
+
+    def room(self) -> float:
+        felt = float(self.previous * (self.length - (self.now - self.start))) / self.length
+        return self.cap - self.current - felt
+
+    def wait(self, cost: int) -> int:
+        at, fading, room = self.start, self.previous, self.cap - cost - self.current
+        if room < 0:
+            at, fading, room = self.start + self.length, self.current, self.cap - cost
+        if fading > room:
+            at += math.ceil(self.length - float(room * self.length) / fading)
+        return at - self.now
+
+    def reset(self) -> int:
+        if self.current > 0:
+            return self.start + 2 * self.length - self.now
+        return self.start + self.length - self.now if self.previous > 0 else 0
+
+    def mark(self) -> int:
+        return self.start
+
+    def add(self, cost: int, ident: str) -> None:
+        self.current += cost
+        self.last = self.now
+
+    def amend(self, delta: int, mark: int, ident: str) -> bool:
+        if mark == self.start:
+            self.current = max(0, self.current + delta)
+        elif mark == self.start - self.length:
+            self.previous = max(0, self.previous + delta)
+        else:
+            return False
+        self.last = self.now
+        return True
+
+
+class SlidingLog:
+    """Every charge with its instant; the totals before each make any sum a difference."""
+
+    def __init__(self) -> None:
+        self.instants: list[int] = []
+        self.totals: list[int] = [0]  # one more than instants: totals[i] is the sum before entry i
+
+    def read(self, now: int, spec: Spec) -> None:
+        self.cap, self.length = spec.capacity, spec.a
+        self.now = max(now, self.instants[-1]) if self.instants else now
+        gone = bisect_right(self.instants, self.now - self.length)
+        self.instants, self.totals = self.instants[gone:], self.totals[gone:]
+
+    @property
+    def used(self) -> int:
+        return self.totals[-1] - self.totals[0]
+
+    def room(self) -> float:
+        return self.cap - self.used
+
+    def wait(self, cost: int) -> int:
+        needed = self.totals[-1] + cost - self.cap
+        leaving = max(0, bisect_left(self.totals, needed, 1) - 1)
+        return self.instants[leaving] + self.length - self.now
+
+    def reset(self) -> int:
+        return self.instants[-1] + self.length - self.now if self.used else 0
+
+    def mark(self) -> int:
+        return self.now
+
+    def add(self, cost: int, ident: str) -> None:
+        self.instants.append(self.now)
+        self.totals.append(self.totals[-1] + cost)
+
+    def amend(self, delta: int, mark: int, ident: str) -> bool:
+        if mark <= self.now - self.length:
+            return False
+        costs = [self.totals[i + 1] - self.totals[i] for i in range(len(self.instants))]
+        at = bisect_left(self.instants, mark)
+        if delta > 0 and (at == len(costs) or self.instants[at] != mark):
+            self.instants.insert(at, mark)
+            costs.insert(at, 0)
+        while delta and at < len(costs) and self.instants[at] == mark:
+            changed = max(0, costs[at] + delta)
+            delta -= changed - costs[at]
+            costs[at] = changed
+            at += 1
+        kept = [(instant, cost) for instant, cost in zip(self.instants, costs, strict=True) if cost]
+        self.instants = [instant for instant, _ in kept]
+        self.totals = [0]
+        for _, cost in kept:
+            self.totals.append(self.totals[-1] + cost)
+        return True
+
+
+class TokenBucket:
+    """What is taken out of a bucket, in units; ``since`` is the instant from which it has not been full."""
+
+    def __init__(self) -> None:
+        self.level, self.unit, self.last, self.since = 0.0, 0, 0, 0
+        self.idle = math.inf
+
+    def read(self, now: int, spec: Spec) -> None:
+        self.cap, self.rate, unit = spec.capacity, spec.a, spec.b[0]
+        self.now = max(now, self.last)
+        if not self.unit:
+            self.level, self.since, self.idle = 0.0, now, math.inf
+        else:
+            if unit != self.unit:
+                self.level = float(math.ceil(self.level * unit / self.unit))
+            self.level -= (self.now - self.last) * self.rate
+            if self.level <= 0:
+                self.idle, self.level, self.since = -self.level, 0.0, self.now
+        self.unit = unit
+
+    def room(self) -> float:
+        return (self.cap * self.unit - self.level) / self.unit
+
+    def wait(self, cost: int) -> int:
+        if self.rate == 0:
+            return NEVER
+        return math.ceil((self.level + cost * self.unit - self.cap * self.unit) / self.rate)
+
+    def reset(self) -> int:
+        if self.level == 0:
+            return 0
+        return math.ceil(self.level / self.rate) if self.rate else NEVER
+
+    def mark(self) -> int:
+        return self.now
+
+    def add(self, cost: int, ident: str) -> None:
+        self.level += cost * self.unit
+        self.last = self.now
+
+    def amend(self, delta: int, mark: int, ident: str) -> bool:
+        units = float(delta * self.unit)
+        if delta < 0:
+            if mark < self.since or self.level == 0:
+                return False
+            self.level = max(0.0, self.level + units)
+        else:
+            if self.level == 0:
+                units -= min(self.idle, max(0, self.now - mark) * self.rate)
+            if units <= 0:
+                return False
+            if self.level == 0:
+                self.since = min(mark, self.now)
+            self.level += units
+        self.last = self.now
+        return True
+
+
+class Concurrency:
+    """Slots by owner, each with the instant at which it ends."""
+
+    def __init__(self) -> None:
+        self.slots: dict[str, int] = {}
+
+    def read(self, now: int, spec: Spec) -> None:
+        self.cap, self.life, self.now = spec.capacity, spec.a, now
+        self.held = sum(ends > now for ends in self.slots.values())
+
+    def room(self) -> float:
+        return self.cap - self.held
+
+    def _spans(self) -> list[int]:
+        return [ends - self.now for ends in self.slots.values() if ends > self.now] or [self.life]
+
+    def wait(self, cost: int) -> int:
+        return max(1_000_000, min(self._spans()))
+
+    def reset(self) -> int:
+        return max(self._spans()) if self.held else 0
+
+    def mark(self) -> int:
+        return 0
+
+    def add(self, cost: int, ident: str) -> None:
+        self.slots = {slot: ends for slot, ends in self.slots.items() if ends > self.now}
+        self.slots.update({f"{ident}:{number}": self.now + self.life for number in range(1, cost + 1)})
+        self.held += cost
+
+    def amend(self, delta: int, mark: int, ident: str) -> bool:
+        for number in range(1, -delta + 1):
+            self.slots.pop(f"{ident}:{number}", None)
+        return True
+
+
+ALGORITHMS: Final[dict[str, type[Counter]]] = {
+    "f": FixedWindow,
+    "s": SlidingWindow,
+    "l": SlidingLog,
+    "b": TokenBucket,
+    "c": Concurrency,
+}
+
+Charge = tuple[str, Spec, int]
+"""Key of a counter, what it means, and the cost in permits."""
+
+
+class Reference:
+    """
+    A store of counters in this process that answers as the store's functions do.
+
+    Args:
+        max_counters: How many counters are kept; beyond it the one not charged for longest is forgotten.
+    """
+
+    def __init__(self, max_counters: int = 50_000) -> None:
+        self.max_counters = max_counters
+        self.counters: dict[str, Counter] = {}
+
+    def decide(self, now: int, charges: Sequence[Charge], *, charge: bool = True, ident: str = "") -> list[int]:
+        """Decide as ``sg1_decide`` does; its head in ``lua/decide.lua`` tells what is returned."""
+        try:
+            rows = [(self._read(key, now, spec), spec, cost) for key, spec, cost in charges]
+        except OutOfCalendar:
+            return [-1, now]
+        waits = [_wait_for(counter, spec, cost) for counter, spec, cost in rows]
+        passed = all(wait == 0 or spec.shadow for wait, (_, spec, _) in zip(waits, rows, strict=True))
+        if passed and charge:
+            for wait, (counter, _, cost), (key, _, _) in zip(waits, rows, charges, strict=True):
+                if wait == 0 and cost > 0:
+                    counter.add(cost, ident)
+                    self._write(key, counter)
+        reply = [int(passed), now]
+        for wait, (counter, spec, _) in zip(waits, rows, strict=True):
+            remaining = math.floor(counter.room())
+            more = 0 if remaining >= spec.capacity else counter.wait(max(remaining, 0) + 1)
+            reply += [remaining, counter.reset(), wait, more]
+            if ident:
+                reply.append(counter.mark())
+        return reply
+
+    def amend(self, now: int, key: str, spec: Spec, delta: int, mark: int, ident: str = "") -> bool:
+        """Correct one charge as ``sg1_settle`` does."""
+        counter = self._read(key, now, spec)
+        changed = counter.amend(delta, mark, ident)
+        if changed:
+            self._write(key, counter)
+        return changed
+
+    def forget(self, keys: Sequence[str]) -> None:
+        """Forget counters as ``sg1_reset`` does."""
+        for key in keys:
+            self.counters.pop(key, None)
+
+    def _read(self, key: str, now: int, spec: Spec) -> Counter:
+        """Return a counter brought forward to *now*: a copy, for only a charge may change what is kept."""
+        kept = self.counters.get(key)
+        counter = ALGORITHMS[spec.letter]() if kept is None else copy(kept)
+        counter.read(now, spec)
+        return counter
+
+    def _write(self, key: str, counter: Counter) -> None:
+        self.counters.pop(key, None)
+        if len(self.counters) >= self.max_counters:
+            del self.counters[next(iter(self.counters))]
+        self.counters[key] = counter
+
+
+def _wait_for(counter: Counter, spec: Spec, cost: int) -> int:
+    if cost == 0:
+        return 0
+    if cost > spec.capacity:
+        return HOPELESS
+    return 0 if cost <= counter.room() else counter.wait(cost)

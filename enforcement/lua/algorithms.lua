@@ -1,0 +1,365 @@
+-- The algorithms, each a table of the same small functions over a state:
+--   read(key, now, cap, a, b)  the state of a counter, brought forward to `now`, or nil: `now` lies outside the boundaries in b
+--   room(s)                    permits that fit now; may be a fraction, and negative after an overdraft
+--   wait(s, cost)              microseconds until `cost` <= cap fits, if nothing else is charged; -2: never
+--   reset(s)                   microseconds until nothing of what was charged is felt any more; -2: never
+--   mark(s)                    what names the window that a charge falls into, for a later settlement
+--   add(s, cost, id)           charges the state; cost >= 1
+--   amend(s, delta, mark, id)  corrects an earlier charge by `delta` permits; false: nothing of it is felt any more
+--   write(key, s, slack)       stores the state, with a time to live of what the window needs + slack milliseconds
+-- The same functions stand in enforcement/algorithms.py; a property test holds the two together. Numbers are doubles, exact to
+-- 2^53. An instant before the last charge of a counter counts as the instant of that charge (s.now).
+
+local NEVER = -2
+local TEN_YEARS_MS = 315360000000
+
+local function put(key, text, ttl_us, slack)
+  redis.call('SET', key, text, 'PX', string.format('%.0f', math.ceil(ttl_us / 1000) + slack))
+end
+
+-- fixed_window. a: length in us, 0 for a lifetime. b: '' or four boundaries of a calendar 'b0,b1,b2,b3'.
+-- Value: 'used end last'; end 0 for a lifetime.
+local fixed = {}
+
+local function window_end(now, a, b)
+  if b == '' then
+    if a == 0 then return 0 end
+    return now - now % a + a
+  end
+  local first = true
+  for text in string.gmatch(b, '%d+') do
+    local boundary = tonumber(text)
+    if now < boundary then
+      if first then return nil end
+      return boundary
+    end
+    first = false
+  end
+  return nil
+end
+
+function fixed.read(key, now, cap, a, b)
+  local s = {now = now, used = 0, cap = cap}
+  local value = redis.call('GET', key)
+  if value then
+    local used, ends, last = string.match(value, '^(%S+) (%S+) (%S+)$')
+    last, ends = tonumber(last), tonumber(ends)
+    if now < last then s.now = last end
+    if ends == 0 or s.now < ends then
+      s.used, s.ends = tonumber(used), ends
+      return s
+    end
+  end
+  s.ends = window_end(s.now, a, b)
+  if not s.ends then return nil end
+  return s
+end
+
+function fixed.room(s) return s.cap - s.used end
+
+function fixed.reset(s)
+  if s.ends == 0 then return NEVER end
+  return s.ends - s.now
+end
+
+fixed.wait = fixed.reset
+
+function fixed.mark(s) return s.ends end
+
+function fixed.add(s, cost) s.used = s.used + cost end
+
+function fixed.amend(s, delta, mark)
+  if s.ends ~= mark then return false end
+  s.used = math.max(0, s.used + delta)
+  return true
+end
+
+function fixed.write(key, s, slack)
+  local text = string.format('%.0f %.0f %.0f', s.used, s.ends, s.now)
+  if s.ends == 0 then
+    put(key, text, 0, TEN_YEARS_MS)
+  else
+    put(key, text, s.ends - s.now, slack)
+  end
+end
+
+-- sliding_window. a: length in us. Value: 'current previous last'.
+local sliding = {}
+
+function sliding.read(key, now, cap, a)
+  local s = {now = now, current = 0, previous = 0, length = a, cap = cap}
+  local value = redis.call('GET', key)
+  if value then
+    local current, previous, last = string.match(value, '^(%S+) (%S+) (%S+)$')
+    last = tonumber(last)
+    if now < last then s.now = last end
+    local passed = (s.now - s.now % a) - (last - last % a)
+    if passed == 0 then
+      s.current, s.previous = tonumber(current), tonumber(previous)
+    elseif passed == a then
+      s.previous = tonumber(current)
+    end
+  end
+  s.start = s.now - s.now % a
+  return s
+end
+
+function sliding.room(s)
+  local felt = s.previous * (s.length - (s.now - s.start)) / s.length
+  return s.cap - s.current - felt
+end
+
+function sliding.wait(s, cost)
+  local at, fading, room = s.start, s.previous, s.cap - cost - s.current
+  if room < 0 then -- not in this window: in the next one, when what is current now fades
+    at, fading, room = s.start + s.length, s.current, s.cap - cost
+  end
+  if fading > room then
+    at = at + math.ceil(s.length - room * s.length / fading)
+  end
+  return at - s.now
+end
+
+function sliding.reset(s)
+  if s.current > 0 then return s.start + 2 * s.length - s.now end
+  if s.previous > 0 then return s.start + s.length - s.now end
+  return 0
+end
+
+function sliding.mark(s) return s.start end
+
+function sliding.add(s, cost) s.current = s.current + cost end
+
+function sliding.amend(s, delta, mark)
+  if mark == s.start then
+    s.current = math.max(0, s.current + delta)
+  elseif mark == s.start - s.length then
+    s.previous = math.max(0, s.previous + delta)
+  else
+    return false
+  end
+  return true
+end
+
+function sliding.write(key, s, slack)
+  put(key, string.format('%.0f %.0f %.0f', s.current, s.previous, s.now), s.start + 2 * s.length - s.now, slack)
+end
+
+-- sliding_log. a: length in us. A sorted set of instants; a member is 'total:cost', total being the running sum of costs
+-- with this one, in 16 digits. The sum of any stretch is a difference of two totals, so a decision reads three members.
+local log = {}
+
+local function entry(member)
+  local total, cost = string.match(member, '^(%d+):(%d+)$')
+  return tonumber(total), tonumber(cost)
+end
+
+local function after(instant) return '(' .. string.format('%.0f', instant) end
+
+function log.read(key, now, cap, a)
+  local s = {key = key, now = now, used = 0, total = 0, length = a, cap = cap}
+  local newest = redis.call('ZREVRANGE', key, 0, 0, 'WITHSCORES')
+  if newest[1] then
+    s.last = tonumber(newest[2])
+    if now < s.last then s.now = s.last end
+    local oldest = redis.call('ZRANGEBYSCORE', key, after(s.now - a), '+inf', 'LIMIT', 0, 1)
+    if oldest[1] then
+      local total, cost = entry(oldest[1])
+      s.total = entry(newest[1])
+      s.used = s.total - total + cost
+    end
+  end
+  return s
+end
+
+function log.room(s) return s.cap - s.used end
+
+-- Search the rank of the first live entry whose leaving makes enough room; totals grow with the rank.
+function log.wait(s, cost)
+  local needed = s.total + cost - s.cap
+  local low = redis.call('ZCOUNT', s.key, '-inf', string.format('%.0f', s.now - s.length))
+  local high = redis.call('ZCARD', s.key) - 1
+  while low < high do
+    local middle = math.floor((low + high) / 2)
+    if entry(redis.call('ZRANGE', s.key, middle, middle)[1]) >= needed then high = middle else low = middle + 1 end
+  end
+  return tonumber(redis.call('ZRANGE', s.key, low, low, 'WITHSCORES')[2]) + s.length - s.now
+end
+
+function log.reset(s)
+  if s.used == 0 then return 0 end
+  return s.last + s.length - s.now
+end
+
+function log.mark(s) return s.now end
+
+function log.add(s, cost)
+  s.pending = cost
+  s.used = s.used + cost
+  s.last = s.now
+end
+
+local function log_put(key, at, total, cost)
+  redis.call('ZADD', key, string.format('%.0f', at), string.format('%016.0f:%.0f', total, cost))
+end
+
+-- Write anew all entries from `from` on, the one at `from` changed by `delta`. Costs what has been charged since.
+local function log_rewrite(key, from, delta, total)
+  local entries = redis.call('ZRANGEBYSCORE', key, string.format('%.0f', from), '+inf', 'WITHSCORES')
+  redis.call('ZREMRANGEBYSCORE', key, string.format('%.0f', from), '+inf')
+  if not entries[1] or tonumber(entries[2]) > from then
+    if delta > 0 then
+      total = total + delta
+      log_put(key, from, total, delta)
+    end
+    delta = 0
+  end
+  for i = 1, #entries, 2 do
+    local _, cost = entry(entries[i])
+    local at = tonumber(entries[i + 1])
+    if at == from and delta ~= 0 then
+      local changed = math.max(0, cost + delta)
+      delta = delta - (changed - cost)
+      cost = changed
+    end
+    if cost > 0 then
+      total = total + cost
+      log_put(key, at, total, cost)
+    end
+  end
+end
+
+function log.amend(s, delta, mark)
+  if mark <= s.now - s.length then return false end
+  s.delta, s.from = delta, mark
+  return true
+end
+
+function log.write(key, s, slack)
+  redis.call('ZREMRANGEBYSCORE', key, '-inf', string.format('%.0f', s.now - s.length))
+  if s.delta then
+    local before = redis.call('ZREVRANGEBYSCORE', key, after(s.from), '-inf', 'LIMIT', 0, 1)
+    log_rewrite(key, s.from, s.delta, before[1] and entry(before[1]) or 0)
+  else
+    if s.total + s.pending > 9000000000000000 then -- totals are about to leave the exact numbers: count anew
+      log_rewrite(key, 0, 0, 0)
+      s.total = s.used - s.pending
+    end
+    s.total = s.total + s.pending
+    log_put(key, s.now, s.total, s.pending)
+  end
+  redis.call('PEXPIRE', key, string.format('%.0f', math.ceil(s.length / 1000) + slack))
+end
+
+-- token_bucket. cap: capacity in permits. a: units that come back each us. b: units a permit has. With both cut down by their
+-- common divisor every amount is a whole number. Value: 'level unit last since', level being what is taken out of the bucket,
+-- in units, and since the instant from which it has not been full.
+local bucket = {}
+
+function bucket.read(key, now, cap, a, b)
+  local s = {now = now, level = 0, cap = cap, rate = a, unit = tonumber(b)}
+  s.since = now
+  local value = redis.call('GET', key)
+  if value then
+    local level, unit, last, since = string.match(value, '^(%S+) (%S+) (%S+) (%S+)$')
+    level, unit, last = tonumber(level), tonumber(unit), tonumber(last)
+    if now < last then s.now = last end
+    if unit ~= s.unit then level = math.ceil(level * s.unit / unit) end
+    s.level = level - (s.now - last) * a
+    s.since = tonumber(since)
+    if s.level <= 0 then
+      s.idle = -s.level
+      s.level, s.since = 0, s.now
+    end
+  end
+  return s
+end
+
+function bucket.room(s) return (s.cap * s.unit - s.level) / s.unit end
+
+function bucket.wait(s, cost)
+  if s.rate == 0 then return NEVER end
+  return math.ceil((s.level + cost * s.unit - s.cap * s.unit) / s.rate)
+end
+
+function bucket.reset(s)
+  if s.level == 0 then return 0 end
+  if s.rate == 0 then return NEVER end
+  return math.ceil(s.level / s.rate)
+end
+
+function bucket.mark(s) return s.now end
+
+function bucket.add(s, cost) s.level = s.level + cost * s.unit end
+
+-- A refund gives back nothing that time has given back already; a late debt has been paid for as long as the bucket stood full.
+function bucket.amend(s, delta, mark)
+  local units = delta * s.unit
+  if delta < 0 then
+    if mark < s.since or s.level == 0 then return false end
+    s.level = math.max(0, s.level + units)
+    return true
+  end
+  if s.level == 0 then
+    units = units - math.min(s.idle or math.huge, math.max(0, s.now - mark) * s.rate)
+  end
+  if units <= 0 then return false end
+  if s.level == 0 then s.since = math.min(mark, s.now) end
+  s.level = s.level + units
+  return true
+end
+
+function bucket.write(key, s, slack)
+  local text = string.format('%.0f %.0f %.0f %.0f', s.level, s.unit, s.now, s.since)
+  put(key, text, math.max(s.rate == 0 and 86400000000 or s.level / s.rate, 1000), slack)
+end
+
+-- concurrency. a: lifetime of a slot in us. A sorted set of slots 'id:number' by the instant at which they end.
+local slots = {}
+
+function slots.read(key, now, cap, a)
+  local held = redis.call('ZCOUNT', key, after(now), '+inf')
+  return {key = key, now = now, held = held, cap = cap, life = a}
+end
+
+function slots.room(s) return s.cap - s.held end
+
+local function ends_in(s, found, default)
+  if not found[2] then return default end
+  return tonumber(found[2]) - s.now
+end
+
+function slots.wait(s)
+  local first = redis.call('ZRANGEBYSCORE', s.key, after(s.now), '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
+  return math.max(1000000, ends_in(s, first, s.life))
+end
+
+function slots.reset(s)
+  if s.held == 0 then return 0 end
+  return ends_in(s, redis.call('ZREVRANGE', s.key, 0, 0, 'WITHSCORES'), s.life)
+end
+
+function slots.mark() return 0 end
+
+function slots.add(s, cost, id)
+  s.held = s.held + cost
+  s.cost, s.id = cost, id
+end
+
+function slots.amend(s, delta, _, id)
+  s.cost, s.id = delta, id
+  return true
+end
+
+function slots.write(key, s, slack)
+  if s.cost < 0 then
+    for number = 1, -s.cost do redis.call('ZREM', key, s.id .. ':' .. number) end
+    return
+  end
+  redis.call('ZREMRANGEBYSCORE', key, '-inf', string.format('%.0f', s.now))
+  local ends = string.format('%.0f', s.now + s.life)
+  for number = 1, s.cost do redis.call('ZADD', key, ends, s.id .. ':' .. number) end
+  redis.call('PEXPIRE', key, string.format('%.0f', math.ceil(s.life / 1000) + slack))
+end
+
+local ALGORITHMS = {f = fixed, s = sliding, l = log, b = bucket, c = slots}

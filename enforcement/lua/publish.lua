@@ -1,0 +1,61 @@
+-- Publish a state: documents, tokens and an entry in the change log, in one step that refuses an older revision.
+-- KEYS[1]    documents (hash); KEYS[2] change log (stream); KEYS[2+i] document of token i.
+-- ARGV[1]    revision, greater than the store's.
+-- ARGV[2]    time in microseconds, told to readers.
+-- ARGV[3]    identity for a store that has none.
+-- ARGV[4]    changes (JSON) for the log.
+-- ARGV[5]    '1': the documents given are all there are; others are removed.
+-- ARGV[6]    number of documents d; then d pairs of field and JSON ('' removes); then a pair for each token: JSON ('' removes),
+--            instant in milliseconds at which it expires ('' never).
+-- Returns    {1, revision}, or {0, the store's revision}: nothing was written.
+local LOG_LENGTH = 1000
+
+local function publish(keys, args)
+  local revision = tonumber(args[1])
+  local present = tonumber(redis.call('HGET', keys[1], 'revision') or '0')
+  if present >= revision then return {0, present} end
+  local identity = redis.call('HGET', keys[1], 'store_id') or args[3]
+  local id = string.format('%.0f-0', revision)
+  local logged = redis.pcall('XADD', keys[2], 'MAXLEN', '~', LOG_LENGTH, id, 'changes', args[4])
+  if type(logged) == 'table' and logged.err then -- a log that outlived its documents
+    redis.call('UNLINK', keys[2])
+    redis.call('XADD', keys[2], id, 'changes', args[4])
+  end
+  if args[5] == '1' then redis.call('UNLINK', keys[1]) end
+  local at = 7
+  for _ = 1, tonumber(args[6]) do
+    if args[at + 1] == '' then
+      redis.call('HDEL', keys[1], args[at])
+    else
+      redis.call('HSET', keys[1], args[at], args[at + 1])
+    end
+    at = at + 2
+  end
+  for i = 3, #keys do
+    if args[at] == '' then
+      redis.call('UNLINK', keys[i])
+    elseif args[at + 1] == '' then
+      redis.call('SET', keys[i], args[at])
+    else
+      redis.call('SET', keys[i], args[at], 'PXAT', args[at + 1])
+    end
+    at = at + 2
+  end
+  redis.call('HSET', keys[1], 'revision', args[1], 'published_at_us', args[2], 'store_id', identity)
+  return {1, revision}
+end
+
+-- Say that an instance lives.
+-- KEYS[1]    its heartbeat; KEYS[2] all instances (sorted set, last seen in microseconds).
+-- ARGV[1]    time, as in decide.lua; ARGV[2] id; ARGV[3] JSON; ARGV[4] milliseconds it is believed.
+-- Returns    {time, instances alive}
+local FORGET_AFTER_US = 600000000
+
+local function heartbeat(keys, args)
+  local now = instant(args[1])
+  redis.call('SET', keys[1], args[3], 'PX', args[4])
+  redis.call('ZADD', keys[2], string.format('%.0f', now), args[2])
+  redis.call('ZREMRANGEBYSCORE', keys[2], '-inf', string.format('%.0f', now - FORGET_AFTER_US))
+  local alive = string.format('(%.0f', now - tonumber(args[4]) * 1000)
+  return {now, redis.call('ZCOUNT', keys[2], alive, '+inf')}
+end
