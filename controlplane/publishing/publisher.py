@@ -127,7 +127,7 @@ def publish_next(client: redis.Redis) -> int | None:
 
 
 def _compile(work: Work, state: store.StoreState) -> Publication:
-    """A store at another revision than SQL's was emptied or set back: pieces would not make it whole, so all is sent."""
+    """A store at another revision than SQL's was emptied or set back: pieces would not mend it, so all is sent."""
     last, now = last_revision(), timezone.now()
     full = state.is_empty or state.revision != last or ("all", "") in work.wanted
     documents = compile.all_documents() if full else compile.documents(work.wanted)

@@ -1,9 +1,11 @@
 import os
 import subprocess
 import sys
+import time
 
 import pytest
-from django.db import RestrictedError, connection
+from django.db import connection, transaction
+from django.db.models import RestrictedError
 
 from controlplane.policies.models import AuditEntry, Limit, Override, Policy
 from controlplane.projects.models import Project, Token
@@ -35,9 +37,10 @@ def test_a_change_writes_rows_audit_and_outbox(actor):
 
 def test_a_change_that_fails_leaves_nothing(actor):
     """Nothing is half done: an error in the block takes rows, audit and outbox back."""
-    with pytest.raises(ZeroDivisionError), change(actor=actor) as tx:
-        tx.created(ProjectFactory())
-        1 / 0  # noqa: B018
+    with pytest.raises(ZeroDivisionError):  # noqa: PT012  (the block is what is tested)
+        with change(actor=actor) as tx:
+            tx.created(ProjectFactory())
+            1 / 0  # noqa: B018
 
     assert not Project.objects.exists()
     assert not AuditEntry.objects.exists()
@@ -75,15 +78,16 @@ def test_a_store_that_is_away_delays_the_change_and_never_loses_it(actor, store,
     assert document(f"project:{project.pk}")["slug"] == project.slug
 
 
-def test_a_frozen_store_does_not_hold_a_change_up(actor, store, monotonic):
+def test_a_frozen_store_does_not_hold_a_change_up(actor, store):
     """A person who saves waits for a store that hangs, but not for long."""
     store.freeze()
+    started = time.monotonic()
 
     with change(actor=actor) as tx:
         tx.created(ProjectFactory())
 
     assert tx.revision is None
-    assert monotonic() < 1.5
+    assert time.monotonic() - started < 1
 
 
 def test_an_error_while_publishing_is_not_the_callers(actor, monkeypatch):
@@ -110,11 +114,11 @@ with change(actor=Actor("ann", "api")) as tx:
 """
 
 
-def test_a_crash_between_commit_and_publication_loses_nothing(store, document):
+def test_a_crash_between_commit_and_publication_loses_nothing(store, document, settings):
     """The process dies after the commit: what it left in the outbox is published by the next one."""
     environment = {**os.environ, "DATABASE_URL": database_url(), "DJANGO_SETTINGS_MODULE": "tests.settings"}
 
-    died = subprocess.run([sys.executable, "-c", CRASH], env=environment, check=False)
+    died = subprocess.run([sys.executable, "-c", CRASH], env=environment, cwd=settings.BASE_DIR, check=False)
 
     assert died.returncode == 17
     assert not Revision.objects.exists()
@@ -139,8 +143,6 @@ def test_a_change_inside_a_transaction_waits_for_its_end(actor, store):
 
 
 def fail_after_a_change(actor: Actor) -> None:
-    from django.db import transaction
-
     with transaction.atomic():
         with change(actor=actor) as tx:
             tx.created(ProjectFactory())

@@ -1,0 +1,56 @@
+from io import StringIO
+
+import pytest
+from django.core.management import CommandError, call_command
+
+from controlplane.publishing.models import OutboxEntry
+from tests.factories import ProjectFactory, TokenFactory
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def publish(*options: str) -> str:
+    output = StringIO()
+    call_command("publish", *options, stdout=output)
+    return output.getvalue()
+
+
+def test_pending_changes_are_published(store, document):
+    """Without options the command does what Celery does."""
+    project = ProjectFactory()
+    OutboxEntry.objects.create(kind="project", object_id=project.pk)
+
+    assert publish() == "Published revision 1.\n"
+    assert document(f"project:{project.pk}")["slug"] == project.slug
+
+
+def test_nothing_pending_is_no_error(store):
+    """It may run at any time."""
+    assert publish() == "Nothing was pending.\n"
+
+
+def test_all_rebuilds_the_store(store, document, token_document):
+    """One command fills an empty store from SQL."""
+    token = TokenFactory()
+
+    assert publish("--all") == "Published revision 1.\n"
+    assert token_document(token.digest)["id"] == token.pk
+    assert document(f"project:{token.project_id}")["id"] == token.project_id
+
+
+def test_all_removes_tokens_that_sql_does_not_know(store, client_of_store, token_document):
+    """A back-up of the store brings back a token of a deleted project: it must not work."""
+    token = TokenFactory()
+    publish("--all")
+    token.project.delete()
+
+    assert publish("--all") == "Removing 1 tokens that SQL does not know.\nPublished revision 2.\n"
+    assert token_document(token.digest) is None
+
+
+def test_a_store_that_is_away_is_an_error(store):
+    """The command fails, and what it should have done stays pending."""
+    store.kill()
+
+    with pytest.raises(CommandError, match="it stays pending"):
+        publish()

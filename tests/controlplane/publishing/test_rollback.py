@@ -1,0 +1,150 @@
+import pytest
+from django.core.exceptions import ValidationError
+
+from controlplane.policies.models import AuditEntry, Limit, Policy
+from controlplane.projects.models import Project
+from controlplane.publishing import verbs
+from controlplane.publishing.changes import change
+from controlplane.publishing.models import Revision
+from controlplane.publishing.rollback import rollback
+from tests.factories import LimitFactory, OverrideFactory, PolicyFactory, ProjectFactory
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def published(store, actor):
+    """Revision 1: a policy of 100 a minute, attached to an active project, and global."""
+    limit = LimitFactory(policy__slug="standard", name="minute", quota=100)
+    project = ProjectFactory(policy=limit.policy)
+    with change(actor=actor) as tx:
+        tx.created(limit.policy)
+        tx.created(project)
+        verbs.set_global_policy(tx, limit.policy)
+    assert tx.revision == 1
+    return project
+
+
+def roll_back(actor, number: int) -> int | None:
+    with change(actor=actor, reason="too tight") as tx:
+        rollback(tx, number)
+    return tx.revision
+
+
+def test_a_policy_is_restored_with_its_limits(published, actor, document):
+    """What enforcers were told then they are told again, under a new number."""
+    policy = Policy.objects.get()
+    before = policy.as_record()
+    with change(actor=actor) as tx:
+        policy.name = "Tight"
+        policy.save()
+        Limit.objects.update(quota=1)
+        tx.updated(policy, before)
+
+    assert roll_back(actor, 1) == 3
+    assert Limit.objects.get().quota == 100
+    assert document(f"policy:{policy.pk}")["name"] != "Tight"
+    assert document(f"policy:{policy.pk}")["version"] == 4
+
+
+def test_a_project_gets_its_policy_and_state_back(published, actor):
+    """Detached and switched off since, it is attached and active again."""
+    before = published.as_record()
+    with change(actor=actor) as tx:
+        published.policy, published.active = None, False
+        published.save()
+        tx.updated(published, before)
+
+    roll_back(actor, 1)
+
+    project = Project.objects.get()
+    assert (project.policy.slug, project.active) == ("standard", True)
+
+
+def test_the_global_policy_is_restored(published, actor, document):
+    """It falls on everything again."""
+    with change(actor=actor) as tx:
+        verbs.set_global_policy(tx, None)
+
+    roll_back(actor, 1)
+
+    assert document("global")["policy"] == Policy.objects.get().pk
+
+
+def test_a_deleted_policy_comes_back_under_its_id(published, actor):
+    """Counters are kept by policy id: they go on where they were."""
+    policy, before = Policy.objects.get(), published.as_record()
+    with change(actor=actor) as tx:
+        published.policy = None
+        published.save()
+        tx.updated(published, before)
+        tx.delete(policy)
+
+    roll_back(actor, 1)
+
+    assert Policy.objects.get().pk == Project.objects.get().policy_id
+    assert Limit.objects.get().name == "minute"
+
+
+def test_a_deleted_project_does_not_come_back(published, actor):
+    """Its tokens are gone, so it would be an empty shell."""
+    with change(actor=actor) as tx:
+        tx.delete(published)
+
+    roll_back(actor, 1)
+
+    assert not Project.objects.exists()
+
+
+def test_what_was_made_since_stays(published, actor):
+    """Deleting is a decision of its own."""
+    with change(actor=actor) as tx:
+        tx.created(PolicyFactory(slug="newer"))
+
+    roll_back(actor, 1)
+
+    assert set(Policy.objects.values_list("slug", flat=True)) == {"standard", "newer"}
+
+
+def test_overrides_outlive_a_rollback(published, actor):
+    """What was granted to one token is not taken away with the quota of all."""
+    override = OverrideFactory(limit=Limit.objects.get())
+    before = override.limit.policy.as_record()
+    with change(actor=actor) as tx:
+        Limit.objects.update(quota=1)
+        tx.updated(override.limit.policy, before)
+
+    roll_back(actor, 1)
+
+    override.refresh_from_db()
+    assert override.limit.quota == 100
+
+
+def test_a_rollback_to_the_present_changes_nothing(published, actor):
+    """No new version, no new revision."""
+    assert roll_back(actor, 1) is None
+    assert Policy.objects.get().version == 2
+    assert not AuditEntry.objects.filter(action__endswith="rollback").exists()
+
+
+def test_a_slug_that_is_taken_meanwhile_stops_the_rollback(published, actor):
+    """Nothing is restored by half."""
+    policy = Policy.objects.get()
+    before = policy.as_record()
+    with change(actor=actor) as tx:
+        policy.slug = "renamed"
+        policy.save()
+        Limit.objects.update(quota=1)
+        tx.updated(policy, before)
+        tx.created(PolicyFactory(slug="standard"))
+
+    with pytest.raises(ValidationError, match="slug"):
+        roll_back(actor, 1)
+
+    assert Limit.objects.get().quota == 1
+
+
+def test_an_unknown_revision_is_refused(published, actor):
+    """There is nothing to go back to."""
+    with pytest.raises(Revision.DoesNotExist):
+        roll_back(actor, 99)

@@ -1,0 +1,90 @@
+import os
+import subprocess
+import sys
+
+import pytest
+from django.core.checks import run_checks
+from django.core.exceptions import ImproperlyConfigured
+
+from controlplane import checks
+
+
+def ids(found: list) -> list[str]:
+    return [message.id for message in found if message.id.startswith("sluicegate.")]
+
+
+def test_safe_settings_raise_nothing(settings):
+    """The settings as they come are safe."""
+    checks.refuse_unsafe_settings()
+
+    assert ids(run_checks()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("DEBUG", True, "sluicegate.E001"),
+        ("SECRET_KEY", "", "sluicegate.E002"),
+        ("SECRET_KEY", "short", "sluicegate.E002"),
+        ("SECRET_KEY", "a" * 60, "sluicegate.E002"),
+        ("SECRET_KEY", "django-insecure-" + "0123456789" * 5, "sluicegate.E002"),
+        ("ALLOWED_HOSTS", ["*"], "sluicegate.E003"),
+    ],
+)
+def test_an_unsafe_setting_is_an_error_with_a_remedy(settings, name, value, expected):
+    """A server does not start with it, and says what to do."""
+    setattr(settings, name, value)
+
+    with pytest.raises(ImproperlyConfigured, match=expected):
+        checks.refuse_unsafe_settings()
+
+    found = [message for message in run_checks() if message.id == expected]
+    assert found[0].hint
+
+
+def test_debug_can_be_allowed(settings):
+    """Whoever works on the code says so."""
+    settings.DEBUG = settings.ALLOW_DEBUG = True
+
+    checks.refuse_unsafe_settings()
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [
+        ("noeviction", []),
+        ("volatile-ttl", []),
+        ("allkeys-lru", ["sluicegate.W004"]),
+        ("volatile-lru", ["sluicegate.W004"]),
+    ],
+)
+def test_a_store_that_evicts_is_warned_of(store, client_of_store, policy, expected):
+    """Evicted counters admit too much, evicted documents lift limits."""
+    client_of_store.config_set("maxmemory-policy", policy)
+    try:
+        assert ids(checks.store_keeps_documents()) == expected
+    finally:
+        client_of_store.config_set("maxmemory-policy", "noeviction")
+
+
+def test_a_store_that_is_away_is_a_warning_only(settings):
+    """The control plane works without it, and says that it is not there."""
+    assert ids(checks.store_keeps_documents()) == ["sluicegate.W005"]
+
+
+@pytest.mark.parametrize("module", ["controlplane.wsgi", "controlplane.asgi"])
+def test_a_server_refuses_to_start(settings, module):
+    """No WSGI or ASGI server runs Django's checks: the module does."""
+    environment = {**os.environ, "SECRET_KEY": "short", "DJANGO_SETTINGS_MODULE": "controlplane.settings"}
+
+    done = subprocess.run(
+        [sys.executable, "-c", f"import {module}"],
+        env=environment,
+        cwd=settings.BASE_DIR,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 1
+    assert "sluicegate.E002" in done.stderr
