@@ -12,6 +12,9 @@ BASE_DIR = Path(__file__).resolve().parent.parent
 VAR_DIR = BASE_DIR / "var"
 
 env = environ.Env()
+# What `manage.py up` chose in this checkout, so that other commands reach the same stack; the environment comes first.
+if (VAR_DIR / "stack.env").is_file():
+    env.read_env(VAR_DIR / "stack.env")
 
 # What a site sets -----------------------------------------------------------------------------------------------------
 
@@ -50,6 +53,7 @@ INSTALLED_APPS = [
     "controlplane.publishing",
     "controlplane.fleet",
     "controlplane.usage",
+    "controlplane.stack",
 ]
 
 MIDDLEWARE = [

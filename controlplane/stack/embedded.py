@@ -1,0 +1,234 @@
+"""The whole platform on one machine: which processes it has, and what each is told."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from controlplane.stack.locks import StackError
+from controlplane.stack.supervisor import Service
+from enforcement.embedded import ValkeyServer, free_port
+
+WEB_PORT = 8000
+UPSTREAM_PORT = 8100
+FIRST_PROXY_PORT = 8101
+VALKEY_PORT = 6390
+PROXIES = 3
+# Read by settings.py, so that every manage.py command in this checkout reaches the stack that runs in it.
+ENVIRONMENT_FILE = "stack.env"
+
+
+@dataclass(frozen=True)
+class Stack:
+    """What is to run, and where it will be found."""
+
+    services: tuple[Service, ...]
+    environment: Mapping[str, str]
+    web_url: str
+    redis_url: str
+    upstream_url: str
+    proxy_urls: tuple[str, ...]
+
+
+def build(base: Path, var: Path, environ: Mapping[str, str]) -> Stack:
+    """
+    Describe the stack whose code is in *base* and whose data is in *var*.
+
+    A store or a database that *environ* names (SLUICEGATE_REDIS_URL or REDIS_URL, DATABASE_URL) is used as it is;
+    without one, a Valkey server is started and SQLite used, both in *var*. Ports that are taken are replaced by free
+    ones.
+
+    Raises:
+        StackError: SLUICEGATE_PORT is not a port.
+    """
+    var.mkdir(parents=True, exist_ok=True)
+    ports = Ports()
+    store, redis_url = _store(var, environ, ports)
+    environment = {
+        **environ,
+        "PYTHONUNBUFFERED": "1",
+        "DJANGO_SETTINGS_MODULE": "controlplane.settings",
+        "SECRET_KEY": environ.get("SECRET_KEY") or kept_secret(var / "secret_key"),
+        "SLUICEGATE_REDIS_URL": redis_url,
+    }
+    web, upstream = ports.take(_wanted_port(environ)), ports.take(UPSTREAM_PORT)
+    proxies = [ports.take(FIRST_PROXY_PORT + index) for index in range(PROXIES)]
+    make = _Maker(base, environment, needs=("valkey",) if store else ())
+    services = [*store, *make.control_plane(web, var), make.upstream(upstream)]
+    services += [make.proxy(index, port, _local(upstream)) for index, port in enumerate(proxies, start=1)]
+    return Stack(
+        services=tuple(services),
+        environment=environment,
+        web_url=_local(web),
+        redis_url=redis_url,
+        upstream_url=_local(upstream),
+        proxy_urls=tuple(map(_local, proxies)),
+    )
+
+
+def remember(stack: Stack, var: Path) -> None:
+    """Write down what other commands need in order to reach the stack."""
+    names = ("SECRET_KEY", "SLUICEGATE_REDIS_URL")
+    _write_private(var / ENVIRONMENT_FILE, "".join(f"{name}={stack.environment[name]}\n" for name in names))
+
+
+def kept_secret(path: Path) -> str:
+    """Return the secret in *path*; the first time, make one that nobody else can read."""
+    if not path.exists():
+        _write_private(path, secrets.token_urlsafe(50) + "\n")
+    return path.read_text().strip()
+
+
+def answers(url: str) -> Callable[[], bool]:
+    """Return a question: does *url* answer with success within a second?"""
+
+    def ask() -> bool:
+        try:
+            with urllib.request.urlopen(url, timeout=1.0) as response:
+                return bool(response.status < 300)
+        except (OSError, urllib.error.URLError):
+            return False
+
+    return ask
+
+
+def accepts(port: int) -> Callable[[], bool]:
+    """Return a question: does a loopback port take connections?"""
+
+    def ask() -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1.0).close()
+        except OSError:
+            return False
+        return True
+
+    return ask
+
+
+class Ports:
+    """Hands out each port once."""
+
+    def __init__(self) -> None:
+        self._taken: set[int] = set()
+
+    def take(self, wanted: int) -> int:
+        """Return *wanted* if nothing listens there, else a free port."""
+        port = wanted
+        while port in self._taken or not _can_bind(port):
+            port = free_port()
+        self._taken.add(port)
+        return port
+
+
+@dataclass(frozen=True)
+class _Maker:
+    base: Path
+    environment: Mapping[str, str]
+    needs: tuple[str, ...]
+
+    def control_plane(self, port: int, var: Path) -> list[Service]:
+        celery = ("-m", "celery", "-A", "controlplane.celery")
+        bind = f"127.0.0.1:{port}"
+        return [
+            self._service("migrate", "-m", "django", "migrate", "--no-input", "-v", "0", after=self.needs, once=True),
+            self._service(
+                "web",
+                *("-m", "gunicorn", "controlplane.wsgi", "--bind", bind, "--workers", "2", "--threads", "4"),
+                after=("migrate", *self.needs),
+                ready=answers(f"{_local(port)}/healthz"),
+            ),
+            self._service(
+                "worker", *celery, "worker", "--concurrency", "2", "--loglevel", "INFO", after=("migrate", *self.needs)
+            ),
+            self._service(
+                "beat",
+                *(*celery, "beat", "--pidfile", "", "--schedule", str(var / "celerybeat-schedule")),
+                after=("migrate", *self.needs),
+            ),
+        ]
+
+    def upstream(self, port: int) -> Service:
+        return self._uvicorn(
+            "upstream", "controlplane.stack.upstream:create_app", port, answers(f"{_local(port)}/healthz")
+        )
+
+    def proxy(self, index: int, port: int, upstream_url: str) -> Service:
+        name = f"proxy-{index}"
+        told = {"SLUICEGATE_INSTANCE": name, "SLUICEGATE_UPSTREAM_URL": upstream_url}
+        after = ("upstream", *self.needs)
+        return self._uvicorn(name, "enforcement.doors.proxy:create_app", port, accepts(port), told=told, after=after)
+
+    def _uvicorn(
+        self,
+        name: str,
+        factory: str,
+        port: int,
+        ready: Callable[[], bool],
+        told: Mapping[str, str] | None = None,
+        after: tuple[str, ...] = (),
+    ) -> Service:
+        command = ("-m", "uvicorn", factory, "--factory", "--host", "127.0.0.1", "--port", str(port), "--no-access-log")
+        return self._service(name, *command, ready=ready, after=after, told=told)
+
+    def _service(
+        self,
+        name: str,
+        *arguments: str,
+        after: tuple[str, ...] = (),
+        once: bool = False,
+        ready: Callable[[], bool] | None = None,
+        told: Mapping[str, str] | None = None,
+    ) -> Service:
+        return Service(
+            name=name,
+            command=(sys.executable, *arguments),
+            environment={**self.environment, **(told or {})},
+            directory=self.base,
+            ready=ready,
+            after=after,
+            once=once,
+        )
+
+
+def _store(var: Path, environ: Mapping[str, str], ports: Ports) -> tuple[list[Service], str]:
+    given = environ.get("SLUICEGATE_REDIS_URL") or environ.get("REDIS_URL")
+    if given:
+        return [], given
+    server = ValkeyServer(var / "valkey", port=ports.take(VALKEY_PORT))
+    command = server.prepare()
+    return [Service("valkey", command, dict(environ), directory=server.directory, ready=server.answers)], server.url
+
+
+def _wanted_port(environ: Mapping[str, str]) -> int:
+    text = environ.get("SLUICEGATE_PORT", str(WEB_PORT))
+    if not text.isdigit() or not 0 < int(text) < 65536:
+        raise StackError(f"SLUICEGATE_PORT is {text!r}: it must be a port between 1 and 65535.")
+    return int(text)
+
+
+def _can_bind(port: int) -> bool:
+    with socket.socket() as probe:
+        # As the servers do: a port that only waits for the last packets of old connections is free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def _local(port: int) -> str:
+    return f"http://127.0.0.1:{port}"
+
+
+def _write_private(path: Path, text: str) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)

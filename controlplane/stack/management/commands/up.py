@@ -1,0 +1,43 @@
+import asyncio
+import os
+import sys
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError
+
+from controlplane.stack import embedded
+from controlplane.stack.locks import StackError
+from controlplane.stack.supervisor import Supervisor, serve
+
+
+class Command(BaseCommand):
+    help = "Run the whole platform on this machine until Ctrl-C: store, control plane, workers, three proxies."
+    # The processes check their own settings; those of this one lack what it is about to choose.
+    requires_system_checks = []
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        try:
+            stack = embedded.build(settings.BASE_DIR, settings.VAR_DIR, os.environ)
+            supervisor = Supervisor(stack.services, settings.VAR_DIR / "run", self.show)
+            asyncio.run(serve(supervisor, lambda: self.announce(stack)))
+        except StackError as exc:
+            raise CommandError(str(exc)) from exc
+
+    def show(self, name: str, line: str) -> None:
+        self.stdout.write(f"{name:<9} {line}")
+
+    def announce(self, stack: embedded.Stack) -> None:
+        embedded.remember(stack, settings.VAR_DIR)
+        database = "SQLite" if "sqlite" in settings.DATABASES["default"]["ENGINE"] else "the database in DATABASE_URL"
+        python = os.path.relpath(sys.executable)
+        self.stdout.write(
+            self.style.SUCCESS(
+                f"\nSluicegate is up, on {database}.\n"
+                f"  Admin and REST  {stack.web_url}/admin/  {stack.web_url}/api/v1/\n"
+                f"  Store           {stack.redis_url}\n"
+                f"  Proxies         {'  '.join(stack.proxy_urls)}  (to {stack.upstream_url})\n"
+                f"  First admin     {python} manage.py createsuperuser\n"
+                f"  Stop            Ctrl-C\n"
+            )
+        )
