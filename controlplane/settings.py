@@ -12,22 +12,31 @@ BASE_DIR = Path(__file__).resolve().parent.parent
 VAR_DIR = BASE_DIR / "var"
 
 env = environ.Env()
-# What `manage.py up` chose in this checkout, so that other commands reach the same stack; the environment comes first.
-if (VAR_DIR / "stack.env").is_file():
-    env.read_env(VAR_DIR / "stack.env")
+
+
+def _kept(name: str) -> str:
+    """What `manage.py up` chose in this checkout, so that other commands reach the same stack."""
+    path = VAR_DIR / name
+    return path.read_text().strip() if path.is_file() else ""
+
 
 # What a site sets -----------------------------------------------------------------------------------------------------
 
 DEBUG = env.bool("DEBUG", default=False)
 ALLOW_DEBUG = env.bool("SLUICEGATE_ALLOW_DEBUG", default=False)
 # No default: a secret that is published with the code is none. checks.py says how to make one.
-SECRET_KEY = env.str("SECRET_KEY", default="")
+SECRET_KEY = env.str("SECRET_KEY", default="") or _kept("secret_key")
 ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
 CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", default=[])
 # True where visitors come over TLS, also when a proxy in front ends it and says so in X-Forwarded-Proto.
 HTTPS = env.bool("SLUICEGATE_HTTPS", default=False)
 
-REDIS_URL = env.str("SLUICEGATE_REDIS_URL", default="") or env.str("REDIS_URL", default="redis://127.0.0.1:6379/0")
+REDIS_URL = (
+    env.str("SLUICEGATE_REDIS_URL", default="")
+    or env.str("REDIS_URL", default="")
+    or _kept("redis_url")
+    or "redis://127.0.0.1:6379/0"
+)
 STORE_PREFIX = env.str("SLUICEGATE_PREFIX", default="sg:")
 ENVIRONMENT_NAME = env.str("SLUICEGATE_ENVIRONMENT", default="")
 

@@ -21,8 +21,6 @@ UPSTREAM_PORT = 8100
 FIRST_PROXY_PORT = 8101
 VALKEY_PORT = 6390
 PROXIES = 3
-# Read by settings.py, so that every manage.py command in this checkout reaches the stack that runs in it.
-ENVIRONMENT_FILE = "stack.env"
 
 
 @dataclass(frozen=True)
@@ -74,9 +72,8 @@ def build(base: Path, var: Path, environ: Mapping[str, str]) -> Stack:
 
 
 def remember(stack: Stack, var: Path) -> None:
-    """Write down what other commands need in order to reach the stack."""
-    names = ("SECRET_KEY", "SLUICEGATE_REDIS_URL")
-    _write_private(var / ENVIRONMENT_FILE, "".join(f"{name}={stack.environment[name]}\n" for name in names))
+    """Write down where the store is: settings.py reads it, so that other commands reach the stack that runs here."""
+    _write_private(var / "redis_url", stack.redis_url + "\n")
 
 
 def kept_secret(path: Path) -> str:
