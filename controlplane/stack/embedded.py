@@ -198,7 +198,7 @@ def _store(var: Path, environ: Mapping[str, str], ports: Ports) -> tuple[list[Se
     given = environ.get("SLUICEGATE_REDIS_URL") or environ.get("REDIS_URL")
     if given:
         return [], given
-    server = ValkeyServer(var / "valkey", port=ports.take(VALKEY_PORT))
+    server = ValkeyServer(var / "valkey", port=ports.take(VALKEY_PORT), config={"loglevel": "warning"})
     command = server.prepare()
     return [Service("valkey", command, dict(environ), directory=server.directory, ready=server.answers)], server.url
 

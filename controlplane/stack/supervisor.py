@@ -124,14 +124,16 @@ class Supervisor:
 
     async def _until_all_ready(self) -> None:
         keepers = [member.keeper for member in self._members.values() if member.keeper]
-        everything = asyncio.gather(*(member.ready.wait() for member in self._members.values()))
-        # A keeper ends only by failing: whoever is first decides.
-        await asyncio.wait([everything, *keepers], return_when=asyncio.FIRST_COMPLETED)
-        if not everything.done():
-            everything.cancel()
-            for keeper in keepers:
-                if keeper.done():
-                    await keeper
+        waiting = {asyncio.create_task(member.ready.wait()) for member in self._members.values()}
+        try:
+            while waiting:
+                done, _ = await asyncio.wait([*waiting, *keepers], return_when=asyncio.FIRST_COMPLETED)
+                waiting -= done
+                for failed in done.intersection(keepers):  # a keeper ends only by failing
+                    await failed
+        finally:
+            for task in waiting:
+                task.cancel()
 
     def _stop_after_dependants(self, name: str, stopping: dict[str, asyncio.Task[None]]) -> asyncio.Task[None]:
         if name not in stopping:
