@@ -147,6 +147,7 @@ DJANGO_REDIS_LOG_IGNORED_EXCEPTIONS = True
 
 CELERY_BROKER_URL = REDIS_URL
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_BROKER_CONNECTION_MAX_RETRIES = None  # however long the store is away
 CELERY_BROKER_CONNECTION_TIMEOUT = 2
 CELERY_BROKER_TRANSPORT_OPTIONS = {
     "global_keyprefix": f"{STORE_PREFIX}celery:",
@@ -160,6 +161,7 @@ CELERY_BROKER_TRANSPORT_OPTIONS = {
     "interval_start": 0,
     "interval_max": 1,
 }
+CELERY_WORKER_CONSUMER = "controlplane.worker:Consumer"
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_TASK_SOFT_TIME_LIMIT = 50
 CELERY_TASK_TIME_LIMIT = 60
@@ -187,6 +189,16 @@ CELERY_BEAT_SCHEDULE = {
         "task": "controlplane.publishing.tasks.reconcile_fully",
         "schedule": timedelta(minutes=1),
         "options": {"expires": 60},
+    },
+    "end-overrides": {
+        "task": "controlplane.publishing.tasks.end_overrides",
+        "schedule": timedelta(minutes=1),
+        "options": {"expires": 60},
+    },
+    "prune-outbox": {
+        "task": "controlplane.publishing.tasks.prune_outbox",
+        "schedule": timedelta(hours=1),
+        "options": {"expires": 3600},
     },
 }
 

@@ -1,3 +1,4 @@
+import json
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -9,6 +10,7 @@ from django.utils import timezone
 
 from controlplane.ids import new_id
 from controlplane.projects.models import SLUG_RULE, Project, Token, Versioned, isoformat
+from enforcement.documents import MAX_DOCUMENT_BYTES
 from enforcement.limits import (
     ALGORITHMS,
     CALENDARS,
@@ -19,6 +21,11 @@ from enforcement.limits import (
     InvalidLimit,
 )
 from enforcement.limits import Limit as LimitValue
+
+# Leaves room in the document for the policy's own fields, of which the name may be the longest.
+MAX_POLICY_BYTES = MAX_DOCUMENT_BYTES - 4096
+# Of one token or project: at 250 bytes each they fit into its document.
+MAX_OVERRIDES = 200
 
 # The names that a limit's match has in JSON, and the columns that hold it.
 MATCH_FIELDS = {"methods": "match_methods", "path": "match_path", "attributes": "match_attributes"}
@@ -115,8 +122,15 @@ class Limit(models.Model):
             self.as_value()
         except InvalidLimit as exc:
             raise ValidationError({column_of(exc.field): exc.reason}) from exc
-        if Limit.objects.filter(policy=self.policy_id).exclude(pk=self.pk).count() >= MAX_LIMITS_PER_POLICY:
+        self._check_policy()
+
+    def _check_policy(self) -> None:
+        """Refuse a limit with which its policy would be more than one document can hold."""
+        others = list(Limit.objects.filter(policy=self.policy_id).exclude(pk=self.pk))
+        if len(others) >= MAX_LIMITS_PER_POLICY:
             raise ValidationError(f"A policy holds at most {MAX_LIMITS_PER_POLICY} limits.")
+        if len(json.dumps([limit.as_json() for limit in (*others, self)])) > MAX_POLICY_BYTES:
+            raise ValidationError(f"The limits of a policy have at most {MAX_POLICY_BYTES} characters of JSON.")
 
     def as_json(self) -> dict[str, Any]:
         """Return the limit as its document spells it, defaults left out."""
@@ -242,6 +256,9 @@ class Override(models.Model):
         owner, holder = self.limit.policy.project_id, self.project_id or self.token.project_id
         if owner not in (None, holder):
             raise ValidationError({"limit": "This limit's policy belongs to another project."})
+        same_holder = Override.objects.filter(token=self.token_id, project=self.project_id)
+        if same_holder.exclude(pk=self.pk).count() >= MAX_OVERRIDES:
+            raise ValidationError(f"A token or project holds at most {MAX_OVERRIDES} overrides.")
         try:
             self.limit.as_value(**self.changes())
         except InvalidLimit as exc:

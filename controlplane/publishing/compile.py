@@ -3,24 +3,36 @@
 import json
 import logging
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any
 
+from django.db import connection, transaction
 from django.db.models import Prefetch, QuerySet
 
 from controlplane.policies.models import Override, Policy
 from controlplane.projects.models import Project, Token
 from controlplane.publishing.models import Revision
-from enforcement.limits import InvalidLimit
+from enforcement.documents import SCHEMA, InvalidDocument, dumps, parse_policy
 
 logger = logging.getLogger(__name__)
 
-SCHEMA = 1
 EPOCH = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
 # An expired token stays known for a day, so that its holder is told "expired" and not "unknown".
 EXPIRED_FOR = timedelta(days=1)
 
 Document = dict[str, Any]
+
+
+@contextmanager
+def snapshot() -> Iterator[None]:
+    """Let all reads of the block see one moment: a change that is committed meanwhile is in all of them, or in none."""
+    outermost = not connection.in_atomic_block
+    with transaction.atomic():
+        if outermost and connection.vendor == "postgresql":
+            with connection.cursor() as cursor:
+                cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        yield
 
 
 def documents(wanted: Iterable[tuple[str, str]]) -> dict[str, Document | None]:
@@ -64,14 +76,16 @@ def _policies(policies: QuerySet[Policy]) -> dict[str, Document]:
 
 
 def _policy(policy: Policy) -> Document | None:
+    limits = [limit.as_json() for limit in policy.limits.all()]
+    fields = {"id": policy.pk, "slug": policy.slug, "name": policy.name, "version": policy.version}
+    document = {"schema": SCHEMA, **fields, "limits": limits}
     try:
-        limits = [limit.as_value().to_json() for limit in policy.limits.all()]
-    except InvalidLimit as exc:
+        read = parse_policy(dumps(document))
+    except InvalidDocument as exc:
         # Every door refuses such a limit, so somebody wrote to the tables. Enforcers keep what they have.
         logger.error("The policy %s cannot be published, its last good state stays: %s", policy.slug, exc)
         return _last_published(f"policy:{policy.pk}")
-    fields = {"id": policy.pk, "slug": policy.slug, "name": policy.name, "version": policy.version}
-    return {"schema": SCHEMA, **fields, "limits": limits}
+    return {**document, "limits": [limit.to_json() for limit in read.limits]}
 
 
 def _last_published(name: str) -> Document | None:

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 import redis
 
 from controlplane.publishing.store import keys
+from enforcement.store import STORE_ERRORS
 
 POLL_SECONDS = 0.005
 
@@ -38,7 +39,7 @@ def hold(client: redis.Redis, name: str, *, ttl_ms: int, wait_ms: int = 0) -> It
         ttl_ms: When a holder that died loses the lock.
         wait_ms: How long to ask again for a lock that another holds.
     Raises:
-        redis.RedisError: The store is away. It is not raised when only the release fails.
+        One of STORE_ERRORS: The store is away. None is raised when only the release fails.
     """
     owner = secrets.token_hex(16)
     fence = _acquire(client, name, owner, ttl_ms, time.monotonic() + wait_ms / 1000)
@@ -46,7 +47,7 @@ def hold(client: redis.Redis, name: str, *, ttl_ms: int, wait_ms: int = 0) -> It
         yield fence
     finally:
         if fence is not None:
-            with suppress(redis.RedisError):
+            with suppress(*STORE_ERRORS):
                 client.eval(RELEASE, 1, keys().lock(name), owner)
 
 

@@ -17,13 +17,13 @@ from django.conf import settings
 from django.db import transaction
 from django.db.models import Max
 from django.utils import timezone
-from enforcement.publishing import Publication, publish_call
-from enforcement.store import load_library
 
 from controlplane.projects.models import Token
 from controlplane.publishing import compile, store
 from controlplane.publishing.locks import hold
 from controlplane.publishing.models import OutboxEntry, Revision
+from enforcement.publishing import Publication, publish_call, refused_by
+from enforcement.store import STORE_ERRORS, is_unknown_function, load_library
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ def publish_promptly() -> None:
     """Publish from a request: within the short time that a person waits, else leave it to Celery."""
     try:
         publish_pending(store.connection(settings.PUBLISH_TIMEOUT_SECONDS))
-    except redis.RedisError as exc:
+    except STORE_ERRORS as exc:
         logger.warning("The store is away, the change is published later: %s", exc)
     except Refused as exc:
         logger.warning("The change is published later: %s", exc)
@@ -80,7 +80,7 @@ def publish_pending(client: redis.Redis | None = None) -> int | None:
     Publish everything in the outbox and return the last revision, or None: nothing to do, or another is at it.
 
     Raises:
-        redis.RedisError: The store is away; everything stays pending.
+        One of STORE_ERRORS: The store is away; everything stays pending.
         Refused: Other publishers came first too often.
     """
     client = client or store.connection()
@@ -96,7 +96,7 @@ def publish_all(*, by: str = "", channel: str = "task") -> int | None:
     Write every document anew, so that the store holds what SQL holds; return the revision, or None as above.
 
     Raises:
-        redis.RedisError: The store is away; the publication is pending.
+        One of STORE_ERRORS: The store is away; the publication is pending.
     """
     OutboxEntry.objects.create(kind="all", by=by, channel=channel)
     return publish_pending()
@@ -117,10 +117,11 @@ def publish_next(client: redis.Redis) -> int | None:
     for _ in range(ATTEMPTS):
         # Before anything is read from SQL: see the head of this module.
         state = store.StoreState.read(client)
-        work = Work.pending()
-        if not work.entries:
-            return None
-        publication = _compile(work, state)
+        with compile.snapshot():
+            work = Work.pending()
+            if not work.entries:
+                return None
+            publication = _compile(work, state)
         if _send(client, publication):
             return _mark(work, publication)
     raise Refused(f"{ATTEMPTS} attempts were overtaken by other publishers.")
@@ -151,11 +152,11 @@ def _send(client: redis.Redis, publication: Publication) -> bool:
     try:
         reply = client.fcall(function, len(names), *names, *arguments)
     except redis.ResponseError as exc:
-        if "function not found" not in str(exc).lower():
+        if not is_unknown_function(exc):
             raise
         load_library(client)
         reply = client.fcall(function, len(names), *names, *arguments)
-    return bool(reply[0])
+    return refused_by(reply) is None
 
 
 def _mark(work: Work, publication: Publication) -> int:

@@ -7,13 +7,13 @@ from itertools import batched
 
 import redis
 from django.utils import timezone
-from enforcement.store import load_library
 
 from controlplane.projects.models import Token
 from controlplane.publishing import compile, publisher, store
 from controlplane.publishing.locks import hold
 from controlplane.publishing.models import OutboxEntry
 from enforcement.lua import LIBRARY_NAME
+from enforcement.store import load_library
 
 logger = logging.getLogger(__name__)
 
@@ -30,13 +30,14 @@ def reconcile(*, full: bool = False, client: redis.Redis | None = None) -> list[
     revision, the number of documents. With it every document and token is read.
 
     Raises:
-        redis.RedisError: The store is away.
+        One of STORE_ERRORS: The store is away.
     """
     client = client or store.connection()
     with hold(client, publisher.LOCK, ttl_ms=publisher.LOCK_TTL_MS) as fence:
         if fence is None:
             return []  # a publisher is at work, and what is half done is no difference
-        repairs = [*_restore_library(client), *_publish_what_is_pending(client)]
+        repairs = [*_restore_library(client), *_remove_nonsense(client)]
+        _publish_what_is_pending(client)
         differences = _emptied_or_set_back(client) or (list(_differing(client)) if full else [])
         repairs += _repair(client, differences)
     for repair in repairs:
@@ -51,11 +52,23 @@ def _restore_library(client: redis.Redis) -> list[str]:
     return ["the function library was missing"]
 
 
-def _publish_what_is_pending(client: redis.Redis) -> list[str]:
+def _remove_nonsense(client: redis.Redis) -> list[str]:
+    """A revision that is no number would make every publication fail."""
+    documents = store.keys().documents
+    if client.type(documents) not in ("hash", "none"):
+        client.delete(documents)
+        return ["the documents were no hash"]
+    revision = client.hget(documents, "revision")
+    if revision is None or revision.isdecimal():
+        return []
+    client.hdel(documents, "revision")
+    return ["the revision was no number"]
+
+
+def _publish_what_is_pending(client: redis.Redis) -> None:
     """Pending changes are no difference, only late: they are published first, and not reported."""
     while publisher.publish_next(client):
         pass
-    return []
 
 
 Difference = tuple[str, str, str]  # kind and object id of an outbox entry, and what people are told
@@ -77,8 +90,9 @@ def _emptied_or_set_back(client: redis.Redis) -> list[Difference]:
 
 def _differing(client: redis.Redis) -> Iterator[Difference]:
     # The store before SQL: a change that comes between is then newer in SQL, and has its own outbox entry.
-    found = _decoded(client.hgetall(store.keys().documents))
-    expected = compile.all_documents()
+    found = client.hgetall(store.keys().documents)
+    with compile.snapshot():
+        expected = compile.all_documents()
     for name in sorted((found.keys() | expected.keys()) - set(OWN_FIELDS)):
         if _parsed(found.get(name)) != expected.get(name):
             kind, _, object_id = name.partition(":")
@@ -109,15 +123,7 @@ def _repair(client: redis.Redis, differences: list[Difference]) -> list[str]:
     return [told for _, _, told in differences]
 
 
-def _decoded(fields: dict) -> dict[str, str]:
-    return {_text(name): _text(value) for name, value in fields.items()}
-
-
-def _text(value: bytes | str) -> str:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
-
-
-def _parsed(text: bytes | str | None) -> object:
+def _parsed(text: str | None) -> object:
     """Read a document; what is no JSON equals no document."""
     if text is None:
         return None
@@ -134,12 +140,12 @@ def queue_unknown_tokens() -> int:
     A back-up of the store that was restored brings them back. The whole key space is walked, so only a person asks.
 
     Raises:
-        redis.RedisError: The store is away.
+        One of STORE_ERRORS: The store is away.
     """
     queued = 0
     found = store.connection().scan_iter(match=store.keys().token("*"), count=TOKEN_BATCH)
     for batch in batched(found, TOKEN_BATCH):
-        digests = {_text(key).rpartition(":")[2] for key in batch}
+        digests = {key.rpartition(":")[2] for key in batch}
         unknown = digests - set(Token.objects.filter(digest__in=digests).values_list("digest", flat=True))
         OutboxEntry.objects.bulk_create(
             OutboxEntry(kind="token", object_id=digest, by="publish --all", channel="command") for digest in unknown

@@ -4,9 +4,9 @@ from typing import Self
 
 import redis
 from django.conf import settings
-from enforcement.store import connect
 
 from enforcement.keys import Keys
+from enforcement.store import connect
 
 # A task may wait: nobody is looking at it, and a full publication takes its time.
 TASK_TIMEOUT_SECONDS = 10.0
@@ -19,7 +19,8 @@ def connection(timeout: float = TASK_TIMEOUT_SECONDS) -> redis.Redis:
 
 @lru_cache(maxsize=8)
 def _connection(url: str, timeout: float) -> redis.Redis:
-    return connect(url, timeout=timeout)
+    # What somebody else wrote into the store may be no text: it is read as a wrong one, and repaired.
+    return connect(url, timeout=timeout, encoding_errors="replace")
 
 
 def keys() -> Keys:
@@ -28,7 +29,7 @@ def keys() -> Keys:
 
 @dataclass(frozen=True, slots=True)
 class StoreState:
-    """What the store says of itself: revision 0 and no id when it is empty."""
+    """What the store says of itself: revision 0 and no id when it is empty, or when it has no proper revision."""
 
     revision: int
     store_id: str
@@ -41,12 +42,8 @@ class StoreState:
             pipe.hmget(documents, "revision", "store_id")
             pipe.hlen(documents)
             (revision, store_id), fields = pipe.execute()
-        return cls(int(revision or 0), _text(store_id), fields)
+        return cls(int(revision) if revision and revision.isdecimal() else 0, store_id or "", fields)
 
     @property
     def is_empty(self) -> bool:
         return not self.revision or not self.store_id
-
-
-def _text(value: bytes | str | None) -> str:
-    return value.decode() if isinstance(value, bytes) else value or ""

@@ -162,6 +162,6 @@ def reset_counters(tx: Change, holder: Token | Project, limit: Limit | None = No
     """Forget what *holder* has used, of one limit or of all; enforcers are told through the change log."""
     project = holder.project_id if isinstance(holder, Token) else holder.pk
     token = holder.pk if isinstance(holder, Token) else None
-    named = {"policy": limit.policy_id, "limit": limit.name} if limit else {"policy": None, "limit": None}
-    tx.record("counters.reset", holder, before=None, after=named)
-    tx.touch("reset", json.dumps({"project": project, "token": token, **named}, sort_keys=True))
+    tx.record("counters.reset", holder, before=None, after={"limit": limit and str(limit)})
+    told = {"project": project, "token": token} if token else {"project": project}
+    tx.touch("reset", json.dumps(told, sort_keys=True))

@@ -10,7 +10,7 @@ from django.db.models import RestrictedError
 from controlplane.policies.models import AuditEntry, Limit, Override, Policy
 from controlplane.projects.models import Project, Token
 from controlplane.publishing import publisher
-from controlplane.publishing.changes import Actor, change
+from controlplane.publishing.changes import Actor, Change, change
 from controlplane.publishing.models import OutboxEntry, Revision
 from tests.factories import LimitFactory, OverrideFactory, PolicyFactory, ProjectFactory, TokenFactory
 
@@ -37,14 +37,17 @@ def test_a_change_writes_rows_audit_and_outbox(actor):
 
 def test_a_change_that_fails_leaves_nothing(actor):
     """Nothing is half done: an error in the block takes rows, audit and outbox back."""
-    with pytest.raises(ZeroDivisionError):  # noqa: PT012  (the block is what is tested)
-        with change(actor=actor) as tx:
-            tx.created(ProjectFactory())
-            1 / 0  # noqa: B018
+    with pytest.raises(ZeroDivisionError), change(actor=actor) as tx:
+        create_and_fail(tx)
 
     assert not Project.objects.exists()
     assert not AuditEntry.objects.exists()
     assert not OutboxEntry.objects.exists()
+
+
+def create_and_fail(tx: Change) -> None:
+    tx.created(ProjectFactory())
+    1 / 0  # noqa: B018
 
 
 def test_a_change_is_published_before_the_caller_goes_on(actor, store, document):

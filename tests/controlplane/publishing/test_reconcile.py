@@ -86,6 +86,30 @@ def test_a_document_that_was_tampered_with_is_repaired(published, client_of_stor
     assert document(f"project:{project.pk}")["slug"] == project.slug
 
 
+def test_bytes_that_are_no_text_are_repaired(published, client_of_store, document):
+    """Whatever somebody wrote, the comparison goes on and replaces it."""
+    client_of_store.hset("sg:{doc}:documents", "global", b"\xff\xfe")
+
+    assert reconcile(full=True) == ["the document global differed"]
+    assert document("global") == {"schema": 1, "policy": None}
+
+
+def test_a_revision_that_is_no_number_is_repaired(published, client_of_store):
+    """It would make every publication fail, for ever."""
+    client_of_store.hset("sg:{doc}:documents", "revision", "eleven")
+
+    assert reconcile() == ["the revision was no number", "the store was empty"]
+    assert client_of_store.hget("sg:{doc}:documents", "revision") == "2"
+
+
+def test_documents_that_are_no_hash_are_repaired(published, client_of_store, document):
+    """A key of another type in their place is removed and they are written anew."""
+    client_of_store.set("sg:{doc}:documents", "x")
+
+    assert reconcile() == ["the documents were no hash", "the store was empty"]
+    assert document("global") == {"schema": 1, "policy": None}
+
+
 def test_a_document_that_nobody_published_is_removed(published, client_of_store, document):
     """A policy of somebody else's making does not stay."""
     client_of_store.hset("sg:{doc}:documents", "policy:pol_ghost", "{}")

@@ -1,9 +1,13 @@
+from datetime import timedelta
+
 import pytest
+from django.utils import timezone
 
 from controlplane.celery import app
+from controlplane.policies.models import AuditEntry, Override
 from controlplane.publishing import tasks
 from controlplane.publishing.models import OutboxEntry, Revision
-from tests.factories import ProjectFactory
+from tests.factories import OverrideFactory, ProjectFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -55,3 +59,24 @@ def test_a_tampered_document_is_repaired_by_the_task_of_the_minute(store, client
 
     assert tasks.reconcile() == []
     assert tasks.reconcile_fully() == ["the document global differed"]
+
+
+def test_ended_overrides_are_removed(store):
+    """The usual quota is shown again, and the trace says that it was the task."""
+    OverrideFactory(ended=True)
+
+    assert tasks.end_overrides() == 1
+    assert not Override.objects.exists()
+    assert AuditEntry.objects.get().channel == "task"
+
+
+def test_the_outbox_is_pruned_after_a_month(store):
+    """What was published long ago goes; what is pending stays, however old."""
+    month_ago = timezone.now() - timedelta(days=31)
+    old = Revision.objects.create(number=1, published_at=month_ago)
+    new = Revision.objects.create(number=2, published_at=timezone.now())
+    for revision in (old, new, None):
+        OutboxEntry.objects.create(kind="global", revision=revision, created_at=month_ago)
+
+    assert tasks.prune_outbox() == 1
+    assert set(OutboxEntry.objects.values_list("revision", flat=True)) == {2, None}

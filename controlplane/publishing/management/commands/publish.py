@@ -1,11 +1,11 @@
 from argparse import ArgumentParser
 from typing import Any
 
-import redis
 from django.core.management.base import BaseCommand, CommandError
 
 from controlplane.publishing import publisher
 from controlplane.publishing.reconcile import queue_unknown_tokens
+from enforcement.store import STORE_ERRORS
 
 
 class Command(BaseCommand):
@@ -17,7 +17,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         try:
             revision = self._publish(options["all"])
-        except (redis.RedisError, publisher.Refused) as exc:
+        except (*STORE_ERRORS, publisher.Refused) as exc:
             raise CommandError(f"Not published, it stays pending: {exc}") from exc
         self.stdout.write(f"Published revision {revision}." if revision else "Nothing was pending.")
 

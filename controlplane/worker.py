@@ -1,0 +1,17 @@
+from functools import partial
+from typing import Any
+
+from celery.worker.consumer import Consumer as CeleryConsumer
+
+
+class Consumer(CeleryConsumer):
+    """
+    Come back soon after the broker does.
+
+    Celery waits two seconds longer after each failure, up to half a minute. The broker is the store, and a store that
+    came back empty is to be refilled within ten seconds.
+    """
+
+    def ensure_connected(self, conn: Any) -> Any:
+        conn.ensure_connection = partial(conn.ensure_connection, interval_start=1, interval_step=0, interval_max=1)
+        return super().ensure_connected(conn)
