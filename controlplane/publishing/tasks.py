@@ -23,7 +23,7 @@ def publish_pending() -> int | None:
     """Publish what a request could not; the next run is its own retry."""
     try:
         return publisher.publish_pending()
-    except (*STORE_ERRORS, publisher.Refused) as exc:
+    except (*STORE_ERRORS, publisher.Postponed) as exc:
         logger.warning("Nothing was published: %s", exc)
         return None
 
@@ -41,7 +41,7 @@ def reconcile_fully() -> list[str]:
 def _reconcile(*, full: bool) -> list[str]:
     try:
         return reconciler.reconcile(full=full)
-    except (*STORE_ERRORS, publisher.Refused) as exc:
+    except (*STORE_ERRORS, publisher.Postponed) as exc:
         logger.warning("Nothing was reconciled: %s", exc)
         return []
 

@@ -153,6 +153,18 @@ def test_a_publisher_that_was_overtaken_compiles_again(store, document, monkeypa
     assert document(f"policy:{limit.policy_id}")["limits"][0]["quota"] == 200
 
 
+def test_a_request_does_not_write_the_whole_store_when_that_takes_long(store, actor, monkeypatch):
+    """A person who saves one policy does not wait for a hundred thousand tokens: Celery refills the store."""
+    monkeypatch.setattr(publisher, "TOKENS_IN_A_REQUEST", 0)
+    token = TokenFactory()
+
+    with change(actor=actor) as tx:
+        tx.created(token)
+
+    assert tx.revision is None
+    assert publisher.publish_pending() == 1
+
+
 def test_two_publishers_at_once_do_not_mix(store, document, client_of_store, monkeypatch, actor):
     """Even when the lock fails, the highest revision wins, and it holds what SQL holds."""
     monkeypatch.setattr(publisher, "hold", lambda *_, **__: nullcontext(1))

@@ -17,7 +17,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         try:
             revision = self._publish(options["all"])
-        except (*STORE_ERRORS, publisher.Refused) as exc:
+        except (*STORE_ERRORS, publisher.Postponed) as exc:
             raise CommandError(f"Not published, it stays pending: {exc}") from exc
         self.stdout.write(f"Published revision {revision}." if revision else "Nothing was pending.")
 
