@@ -204,8 +204,8 @@ def _store(var: Path, environ: Mapping[str, str], ports: Ports) -> tuple[list[Se
 
 
 def _wanted_port(environ: Mapping[str, str]) -> int:
-    text = environ.get("SLUICEGATE_PORT", str(WEB_PORT))
-    if not text.isdigit() or not 0 < int(text) < 65536:
+    text = environ.get("SLUICEGATE_PORT") or str(WEB_PORT)
+    if not (text.isascii() and text.isdigit()) or not 0 < int(text) < 65536:
         raise StackError(f"SLUICEGATE_PORT is {text!r}: it must be a port between 1 and 65535.")
     return int(text)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,12 +63,13 @@ def read_dockerfile(path: Path) -> dict[str, Stage]:
 
 
 def assemble(stage: Stage, target: Path) -> None:
-    """Lay the files that a stage copies from the repository into *target*, which stands for its /app."""
+    """Copy what a stage copies from the repository into *target*, which stands for its /app."""
     target.mkdir()
     for source, destination in stage.copies:
-        place = target / destination
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.symlink_to(ROOT / source)
+        if (ROOT / source).is_dir():
+            shutil.copytree(ROOT / source, target / destination, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(ROOT / source, target / destination)
 
 
 def _instructions(path: Path) -> list[tuple[str, str]]:
