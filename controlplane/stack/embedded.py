@@ -21,6 +21,7 @@ UPSTREAM_PORT = 8100
 FIRST_PROXY_PORT = 8101
 VALKEY_PORT = 6390
 PROXIES = 3
+CELERY = "celery --quiet -A controlplane.celery"
 
 
 @dataclass(frozen=True)
@@ -131,52 +132,40 @@ class _Maker:
     needs: tuple[str, ...]
 
     def control_plane(self, port: int, var: Path) -> list[Service]:
-        celery = ("-m", "celery", "-A", "controlplane.celery")
-        bind = f"127.0.0.1:{port}"
+        migrated = ("migrate", *self.needs)
+        listen = f"--bind 127.0.0.1:{port} --workers 2 --threads 4 --no-control-socket"
+        # One worker has no neighbours to look for, which would take it a second.
+        alone = "--without-mingle --without-gossip"
+        schedule = str(var / "celerybeat-schedule")
         return [
-            self._service("migrate", "-m", "django", "migrate", "--no-input", "-v", "0", after=self.needs, once=True),
+            self._service("migrate", "django migrate --no-input -v 0", after=self.needs, once=True),
             self._service(
                 "web",
-                *("-m", "gunicorn", "controlplane.wsgi", "--bind", bind, "--workers", "2", "--threads", "4"),
-                after=("migrate", *self.needs),
+                f"gunicorn controlplane.wsgi {listen}",
+                after=migrated,
                 ready=answers(f"{_local(port)}/healthz"),
             ),
-            self._service(
-                "worker", *celery, "worker", "--concurrency", "2", "--loglevel", "INFO", after=("migrate", *self.needs)
-            ),
-            self._service(
-                "beat",
-                *(*celery, "beat", "--pidfile", "", "--schedule", str(var / "celerybeat-schedule")),
-                after=("migrate", *self.needs),
-            ),
+            self._service("worker", f"{CELERY} worker --concurrency 2 {alone}", after=migrated),
+            self._service("beat", f"{CELERY} beat --pidfile= --schedule", schedule, after=migrated),
         ]
 
     def upstream(self, port: int) -> Service:
-        return self._uvicorn(
-            "upstream", "controlplane.stack.upstream:create_app", port, answers(f"{_local(port)}/healthz")
-        )
+        ready = answers(f"{_local(port)}/healthz")
+        return self._service("upstream", f"{_uvicorn(port)} controlplane.stack.upstream:create_app", ready=ready)
 
     def proxy(self, index: int, port: int, upstream_url: str) -> Service:
-        name = f"proxy-{index}"
-        told = {"SLUICEGATE_INSTANCE": name, "SLUICEGATE_UPSTREAM_URL": upstream_url}
-        after = ("upstream", *self.needs)
-        return self._uvicorn(name, "enforcement.doors.proxy:create_app", port, accepts(port), told=told, after=after)
-
-    def _uvicorn(
-        self,
-        name: str,
-        factory: str,
-        port: int,
-        ready: Callable[[], bool],
-        told: Mapping[str, str] | None = None,
-        after: tuple[str, ...] = (),
-    ) -> Service:
-        command = ("-m", "uvicorn", factory, "--factory", "--host", "127.0.0.1", "--port", str(port), "--no-access-log")
-        return self._service(name, *command, ready=ready, after=after, told=told)
+        return self._service(
+            f"proxy-{index}",
+            f"{_uvicorn(port)} enforcement.doors.proxy:create_app",
+            after=("upstream", *self.needs),
+            ready=accepts(port),
+            told={"SLUICEGATE_INSTANCE": f"proxy-{index}", "SLUICEGATE_UPSTREAM_URL": upstream_url},
+        )
 
     def _service(
         self,
         name: str,
+        module: str,
         *arguments: str,
         after: tuple[str, ...] = (),
         once: bool = False,
@@ -185,13 +174,17 @@ class _Maker:
     ) -> Service:
         return Service(
             name=name,
-            command=(sys.executable, *arguments),
+            command=(sys.executable, "-m", *module.split(), *arguments),
             environment={**self.environment, **(told or {})},
             directory=self.base,
             ready=ready,
             after=after,
             once=once,
         )
+
+
+def _uvicorn(port: int) -> str:
+    return f"uvicorn --factory --host 127.0.0.1 --port {port} --no-access-log --log-level warning"
 
 
 def _store(var: Path, environ: Mapping[str, str], ports: Ports) -> tuple[list[Service], str]:

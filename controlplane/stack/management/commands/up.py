@@ -30,7 +30,7 @@ class Command(BaseCommand):
     def announce(self, stack: embedded.Stack) -> None:
         embedded.remember(stack, settings.VAR_DIR)
         database = "SQLite" if "sqlite" in settings.DATABASES["default"]["ENGINE"] else "the database in DATABASE_URL"
-        python = os.path.relpath(sys.executable)
+        python = min(sys.executable, os.path.relpath(sys.executable), key=len)
         self.stdout.write(
             self.style.SUCCESS(
                 f"\nSluicegate is up, on {database}.\n"
