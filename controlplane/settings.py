@@ -200,6 +200,11 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": timedelta(hours=1),
         "options": {"expires": 3600},
     },
+    "collect-heartbeats": {
+        "task": "controlplane.fleet.tasks.collect_heartbeats",
+        "schedule": timedelta(seconds=2),
+        "options": {"expires": 2},
+    },
 }
 
 # Who may come in ------------------------------------------------------------------------------------------------------

@@ -1,0 +1,130 @@
+"""Who runs, and at which revision: what the enforcers say of themselves in the store."""
+
+import logging
+from collections.abc import Iterable, Iterator
+from datetime import datetime, timedelta
+from itertools import batched
+from typing import Any
+
+import redis
+from django.core.exceptions import ValidationError
+
+from controlplane.fleet.models import Instance
+from controlplane.publishing import store
+from controlplane.publishing.compile import EPOCH, microseconds
+from enforcement.documents import InvalidDocument, loads
+
+logger = logging.getLogger(__name__)
+
+# A heartbeat expires after this in the store; an instance that has none is gone, or cannot reach the store.
+ALIVE = timedelta(seconds=15)
+# A gone instance is shown for a day: whoever looks for it finds when it was last seen.
+KEPT = timedelta(days=1)
+MOST_INSTANCES = 10_000
+READ_AT_ONCE = 500
+COUNTERS = ("allowed", "denied", "fallback")
+FIELDS = tuple(field.name for field in Instance._meta.concrete_fields if not field.primary_key)
+
+
+def live_instances(client: redis.Redis | None = None) -> list[Instance]:
+    """
+    Return the instances with a heartbeat in the store, by id, as rows that are not saved.
+
+    Raises:
+        One of STORE_ERRORS: The store is away; the saved rows say what was last known.
+    """
+    client = client or store.connection()
+    ids = sorted(client.zrevrange(store.keys().instances, 0, MOST_INSTANCES - 1))
+    return [instance for some in batched(ids, READ_AT_ONCE) for instance in _read(client, some)]
+
+
+def is_live(instance: Instance, now: datetime) -> bool:
+    return instance.seen_at > now - ALIVE
+
+
+def acknowledged(revision: int, instances: Iterable[Instance]) -> tuple[int, int]:
+    """Return how many of *instances* run *revision* or a later one, and how many there are."""
+    instances = list(instances)
+    return sum(instance.revision >= revision for instance in instances), len(instances)
+
+
+def collect(now: datetime, client: redis.Redis | None = None) -> int:
+    """
+    Save the present heartbeats, forget who was not seen for a day, and return how many instances are live.
+
+    Two that run at once write the same rows; should the slower one write the older heartbeat, the next run mends it.
+
+    Raises:
+        One of STORE_ERRORS: The store is away, and the rows stay as they are.
+    """
+    client = client or store.connection()
+    live = live_instances(client)
+    Instance.objects.bulk_create(
+        live, batch_size=READ_AT_ONCE, update_conflicts=True, unique_fields=["id"], update_fields=FIELDS
+    )
+    client.zremrangebyscore(store.keys().instances, "-inf", microseconds(now - KEPT))
+    Instance.objects.filter(seen_at__lt=now - KEPT).delete()
+    return len(live)
+
+
+def _read(client: redis.Redis, ids: Iterable[str]) -> Iterator[Instance]:
+    ids = list(ids)
+    for instance_id, text in zip(ids, client.mget(map(store.keys().instance, ids)), strict=True):
+        if text is None:
+            continue  # it expired: the set remembers ids for longer
+        try:
+            yield _parse(instance_id, loads(text))
+        except (InvalidDocument, ValidationError) as exc:
+            logger.warning("The heartbeat of %r cannot be read: %s", instance_id[:128], exc)
+
+
+def _parse(instance_id: str, fields: dict[str, Any]) -> Instance:
+    """
+    Read a heartbeat. Fields that this version does not know are left alone: enforcers may be newer.
+
+    Raises:
+        InvalidDocument: It is not the heartbeat of this instance, or an instant or a counter is no number.
+        ValidationError: Another field is not what the row can hold.
+    """
+    if fields.get("id") != instance_id:
+        raise InvalidDocument("it names another instance")
+    instance = Instance(
+        id=instance_id,
+        host=fields.get("host", ""),
+        pid=fields.get("pid"),
+        version=fields.get("version", ""),
+        revision=fields.get("revision", 0),
+        state=fields.get("state"),
+        started_at=_instant(fields, "started_at_us"),
+        seen_at=_instant(fields, "seen_at_us"),
+        degraded_since=_instant(fields, "degraded_since_us"),
+        store_id=fields.get("store_id") or "",
+        decisions=_counters(fields.get("decisions", {})),
+    )
+    instance.clean_fields(exclude=_maybe_empty(instance))
+    return instance
+
+
+def _maybe_empty(instance: Instance) -> list[str]:
+    # Null in a heartbeat where the column has no blank=True is no error; seen_at must be there.
+    optional = ("pid", "started_at", "degraded_since", "decisions", "store_id")
+    return [name for name in optional if getattr(instance, name) in (None, {}, "")]
+
+
+def _instant(fields: dict[str, Any], name: str) -> datetime | None:
+    value = fields.get(name)
+    if value is None:
+        return None
+    try:
+        return EPOCH + timedelta(microseconds=value)
+    except (TypeError, OverflowError) as exc:
+        raise InvalidDocument(f"{name} is no instant") from exc
+
+
+def _counters(value: Any) -> dict[str, int]:
+    if not isinstance(value, dict):
+        raise InvalidDocument("decisions is no object")
+    counters = {name: value.get(name, 0) for name in COUNTERS}
+    if not all(type(number) is int and number >= 0 for number in counters.values()):
+        raise InvalidDocument("decisions holds what is no number")
+    return counters

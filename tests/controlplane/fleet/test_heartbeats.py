@@ -1,0 +1,184 @@
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from controlplane.fleet import heartbeats, tasks
+from controlplane.fleet.models import Instance
+from enforcement.store import STORE_ERRORS
+from tests.factories import InstanceFactory
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+NOON = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
+NOON_US = 1_795_521_600_000_000
+
+HEARTBEAT = {
+    "id": "proxy-1",
+    "host": "proxy.example",
+    "pid": 4242,
+    "version": "0.1.0",
+    "revision": 7,
+    "state": "ok",
+    "started_at_us": NOON_US - 3_600_000_000,
+    "seen_at_us": NOON_US,
+    "store_id": "5f3a",
+    "decisions": {"allowed": 90, "denied": 10, "fallback": 0},
+    "degraded_since_us": None,
+}
+
+
+@pytest.fixture
+def beat(client_of_store):
+    """Write a heartbeat as an enforcer does; ``beat(revision=8)`` changes a field of it."""
+
+    def write(**changed) -> None:
+        heartbeat = {**HEARTBEAT, **changed}
+        client_of_store.set(f"sg:{{fleet}}:instance:{heartbeat['id']}", json.dumps(heartbeat), px=15_000)
+        client_of_store.zadd("sg:{fleet}:instances", {str(heartbeat["id"]): NOON_US})
+
+    return write
+
+
+def test_a_heartbeat_is_read_as_an_instance(beat):
+    """Everything that an enforcer says of itself can be shown."""
+    beat()
+
+    instance = heartbeats.live_instances()[0]
+
+    assert (instance.id, instance.host, instance.pid, instance.version) == ("proxy-1", "proxy.example", 4242, "0.1.0")
+    assert (instance.revision, instance.state, instance.store_id) == (7, "ok", "5f3a")
+    assert (instance.started_at, instance.seen_at) == (NOON - timedelta(hours=1), NOON)
+    assert instance.degraded_since is None
+    assert instance.decisions == {"allowed": 90, "denied": 10, "fallback": 0}
+
+
+def test_instances_come_in_the_order_of_their_ids(beat):
+    """Two looks at the fleet show it in one order."""
+    for name in ("proxy-2", "proxy-3", "proxy-1"):
+        beat(id=name)
+
+    assert [instance.id for instance in heartbeats.live_instances()] == ["proxy-1", "proxy-2", "proxy-3"]
+
+
+def test_an_expired_heartbeat_is_no_instance(beat, client_of_store):
+    """The set of ids remembers longer than the heartbeats live."""
+    beat()
+    client_of_store.delete("sg:{fleet}:instance:proxy-1")
+
+    assert heartbeats.live_instances() == []
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        {"state": "fine"},
+        {"state": None},
+        {"revision": -(2**70)},
+        {"revision": "seven"},
+        {"seen_at_us": None},
+        {"seen_at_us": 2**70},
+        {"started_at_us": "noon"},
+        {"decisions": [1]},
+        {"decisions": {"allowed": -1}},
+        {"host": "h" * 300},
+        {"pid": "many"},
+    ],
+    ids=str,
+)
+def test_a_heartbeat_that_makes_no_sense_hides_no_other(beat, nonsense):
+    """One broken or hostile enforcer does not blind the control plane to the fleet."""
+    beat()
+    beat(id="proxy-2", **nonsense)
+
+    assert [instance.id for instance in heartbeats.live_instances()] == ["proxy-1"]
+
+
+def test_a_heartbeat_that_is_no_json_hides_no_other(beat, client_of_store):
+    """Whatever stands there, the others are read."""
+    beat()
+    beat(id="proxy-2")
+    client_of_store.set("sg:{fleet}:instance:proxy-2", "[" * 100_000)
+
+    assert [instance.id for instance in heartbeats.live_instances()] == ["proxy-1"]
+
+
+def test_an_instance_cannot_speak_for_another(beat, client_of_store):
+    """The id in a heartbeat is the one under which it was found."""
+    beat()
+    client_of_store.rename("sg:{fleet}:instance:proxy-1", "sg:{fleet}:instance:proxy-2")
+    client_of_store.zadd("sg:{fleet}:instances", {"proxy-2": NOON_US})
+
+    assert heartbeats.live_instances() == []
+
+
+def test_a_field_of_a_newer_enforcer_is_left_alone(beat):
+    """A fleet is upgraded one proxy at a time."""
+    beat(mood="cheerful")
+
+    assert heartbeats.live_instances()[0].id == "proxy-1"
+
+
+def test_reading_says_that_the_store_is_away(store):
+    """An empty fleet and an unknown one are not the same."""
+    store.kill()
+
+    with pytest.raises(STORE_ERRORS):
+        heartbeats.live_instances()
+
+
+def test_collected_heartbeats_are_saved(beat):
+    """What was last known can be shown while the store is away."""
+    beat()
+
+    assert heartbeats.collect(NOON) == 1
+    saved = Instance.objects.get()
+    assert (saved.id, saved.revision, saved.seen_at) == ("proxy-1", 7, NOON)
+
+
+def test_a_later_heartbeat_replaces_the_row(beat):
+    """There is one row an instance, with its present revision and state."""
+    beat()
+    heartbeats.collect(NOON)
+    beat(revision=8, state="degraded", degraded_since_us=NOON_US, seen_at_us=NOON_US + 5_000_000)
+
+    heartbeats.collect(NOON + timedelta(seconds=5))
+
+    saved = Instance.objects.get()
+    assert (saved.revision, saved.state, saved.degraded_since) == (8, "degraded", NOON)
+    assert saved.seen_at == NOON + timedelta(seconds=5)
+
+
+def test_a_gone_instance_stays_for_a_day(beat, client_of_store):
+    """Who disappeared, and when, is known for a day, and then forgotten in both places."""
+    beat()
+    heartbeats.collect(NOON)
+    client_of_store.delete("sg:{fleet}:instance:proxy-1")
+
+    heartbeats.collect(NOON + timedelta(hours=23))
+    assert (Instance.objects.count(), client_of_store.zcard("sg:{fleet}:instances")) == (1, 1)
+
+    heartbeats.collect(NOON + timedelta(hours=25))
+    assert (Instance.objects.count(), client_of_store.zcard("sg:{fleet}:instances")) == (0, 0)
+
+
+def test_a_revision_is_acknowledged_by_who_runs_it_or_a_later_one():
+    """The admin and the API say how many of how many have a change."""
+    instances = [InstanceFactory.build(revision=revision) for revision in (6, 7, 8)]
+
+    assert heartbeats.acknowledged(7, instances) == (2, 3)
+
+
+@pytest.mark.parametrize(("seconds", "live"), [(0, True), (14, True), (15, False), (60, False)])
+def test_an_instance_is_live_while_its_heartbeat_is(seconds, live):
+    """A row says the same as the store, in which a heartbeat expires after 15 seconds."""
+    instance = InstanceFactory.build(seen_at=NOON)
+
+    assert heartbeats.is_live(instance, NOON + timedelta(seconds=seconds)) is live
+
+
+def test_a_store_that_is_away_fails_no_task(store):
+    """The next run is the retry."""
+    store.kill()
+
+    assert tasks.collect_heartbeats() == 0
