@@ -250,16 +250,25 @@ DATA_UPLOAD_MAX_MEMORY_SIZE = 1024 * 1024
 # REST -----------------------------------------------------------------------------------------------------------------
 
 REST_FRAMEWORK = {
-    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
-    "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAdminUser"],
+    "DEFAULT_AUTHENTICATION_CLASSES": ["controlplane.api.authentication.ManagementKeyAuthentication"],
+    "DEFAULT_PERMISSION_CLASSES": ["controlplane.api.authentication.HasScope"],
+    "DEFAULT_PARSER_CLASSES": ["controlplane.api.parsers.StrictJSONParser"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
-    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "DEFAULT_CONTENT_NEGOTIATION_CLASS": "controlplane.api.parsers.Negotiation",
+    "DEFAULT_PAGINATION_CLASS": "controlplane.api.pagination.CursorPage",
+    "DEFAULT_SCHEMA_CLASS": "controlplane.api.schema.AutoSchema",
+    "EXCEPTION_HANDLER": "controlplane.api.problems.handle",
+    "URL_FORMAT_OVERRIDE": None,
 }
 
 SPECTACULAR_SETTINGS = {
     "TITLE": "Sluicegate",
+    "VERSION": "1",
     "OAS_VERSION": "3.1.1",
     "SERVE_INCLUDE_SCHEMA": False,
+    "SCHEMA_PATH_PREFIX": "/api/v1",
+    # What a client sends and what it gets differ: read-only fields, the secret of a token.
+    "COMPONENT_SPLIT_REQUEST": True,
     # The docs page asks no other host for anything.
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",

@@ -1,7 +1,17 @@
 from django.contrib import admin
-from django.urls import path
+from django.urls import include, path
+
+from controlplane.api import health
+
+handler400 = "controlplane.api.problems.bad_request"
+handler403 = "controlplane.api.problems.permission_denied"
+handler404 = "controlplane.api.problems.not_found"
+handler500 = "controlplane.api.problems.server_error"
 
 urlpatterns = [
     path("admin/", admin.site.urls),
-    # REST, health and documentation: each app's own URL module is included here.
+    path("api/v1/", include("controlplane.api.urls")),
+    path("healthz", health.healthz),
+    path("readyz", health.readyz),
+    path("metrics", health.metrics),
 ]

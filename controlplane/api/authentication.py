@@ -1,0 +1,156 @@
+"""Who asks, by management key, and what that key may do: nothing, unless it says so."""
+
+import hmac
+import logging
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.contrib.auth.models import AnonymousUser
+from django.db import OperationalError
+from django.db.models import Q, QuerySet
+from django.utils import timezone
+from drf_spectacular.extensions import OpenApiAuthenticationExtension
+from rest_framework.authentication import BaseAuthentication
+from rest_framework.exceptions import AuthenticationFailed
+from rest_framework.permissions import BasePermission
+from rest_framework.request import Request
+
+from controlplane.api.problems import Problem
+from controlplane.policies.models import Limit, Override, Policy
+from controlplane.projects.models import ManagementKey, Project, Token
+from enforcement import tokens
+
+logger = logging.getLogger(__name__)
+
+REALM = 'Bearer realm="sluicegate"'
+# A key in steady use costs one write a minute.
+USED_PRECISION = timedelta(minutes=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """The rows that a key may see. ``project_ids`` None: those of every project."""
+
+    key: ManagementKey
+    project_ids: frozenset[str] | None
+
+    @classmethod
+    def of(cls, key: ManagementKey) -> "Access":
+        return cls(key, frozenset(key.projects.values_list("pk", flat=True)) or None)
+
+    def projects(self) -> QuerySet[Project]:
+        return self._within(Project.objects.all(), "pk__in")
+
+    def tokens(self) -> QuerySet[Token]:
+        return self._within(Token.objects.all(), "project__in")
+
+    def policies(self) -> QuerySet[Policy]:
+        """Its projects' own policies, and the shared ones, which its projects may use."""
+        if self.project_ids is None:
+            return Policy.objects.all()
+        return Policy.objects.filter(Q(project=None) | Q(project__in=self.project_ids))
+
+    def limits(self) -> QuerySet[Limit]:
+        return Limit.objects.filter(policy__in=self.policies())
+
+    def overrides(self) -> QuerySet[Override]:
+        if self.project_ids is None:
+            return Override.objects.all()
+        return Override.objects.filter(Q(project__in=self.project_ids) | Q(token__project__in=self.project_ids))
+
+    def owns(self, project_id: str | None) -> bool:
+        """Whether it may change what belongs to this project, or, for None, to all of them."""
+        return self.project_ids is None or project_id in self.project_ids
+
+    def _within(self, rows: QuerySet[Any], lookup: str) -> QuerySet[Any]:
+        return rows if self.project_ids is None else rows.filter(**{lookup: self.project_ids})
+
+
+class LimitedKey(Problem):
+    """The key is limited to projects, and what was asked for is not."""
+
+    status_code = 403
+    default_detail = "This key is limited to its projects, and this concerns all of them."
+    default_code = "key_limited_to_projects"
+
+
+class ManagementKeyAuthentication(BaseAuthentication):
+    def authenticate(self, request: Request) -> tuple[AnonymousUser, Access] | None:
+        """
+        Return what the request's key may see, None without an Authorization header.
+
+        Raises:
+            AuthenticationFailed: The header holds no live key; unknown, revoked and expired ones are told the same.
+        """
+        header = request.headers.get("Authorization")
+        if header is None:
+            return None
+        scheme, _, secret = header.partition(" ")
+        if scheme.lower() != "bearer":
+            raise AuthenticationFailed("Use the scheme Bearer: Authorization: Bearer sg_mgmt_...")
+        return AnonymousUser(), Access.of(self.key(secret.strip(), timezone.now()))
+
+    def key(self, secret: str, now: datetime) -> ManagementKey:
+        if not tokens.is_well_formed(secret):
+            raise AuthenticationFailed()
+        if not secret.startswith("sg_mgmt_"):
+            raise AuthenticationFailed("This is a project's token. The REST API wants a management key, sg_mgmt_...")
+        digest = tokens.digest(secret)
+        key = ManagementKey.objects.live(now).filter(digest=digest).first()
+        if key is None or not hmac.compare_digest(key.digest, digest):
+            raise AuthenticationFailed()
+        _remember_use(key, now)
+        return key
+
+    def authenticate_header(self, request: Request) -> str:
+        return f'{REALM}, error="invalid_token"' if request.headers.get("Authorization") else REALM
+
+
+def _remember_use(key: ManagementKey, now: datetime) -> None:
+    if key.last_used_at and key.last_used_at > now - USED_PRECISION:
+        return
+    try:
+        # Of requests that come at once, one writes: the others find the new time.
+        unused = Q(last_used_at=None) | Q(last_used_at__lte=now - USED_PRECISION)
+        ManagementKey.objects.filter(unused, pk=key.pk).update(last_used_at=now)
+    except OperationalError as exc:
+        logger.warning("The last use of %s was not written down: %s", key, exc)
+
+
+class HasScope(BasePermission):
+    def has_permission(self, request: Request, view: Any) -> bool:
+        """
+        Ask for the scope that the view names for what is asked of it. What names none is nobody's.
+
+        Raises:
+            Problem: The key lacks the scope, or is limited to projects where the view speaks of all.
+        """
+        access = request.auth
+        if not isinstance(access, Access):
+            return False
+        if request.method not in view.allowed_methods:
+            return True  # the view's answer is 405
+        scope = view.required_scope()
+        if scope is None:
+            return False
+        if not access.key.allows(scope):
+            header = {"WWW-Authenticate": f'{REALM}, error="insufficient_scope", scope="{scope}"'}
+            raise InsufficientScope(f"This key lacks the scope {scope}.", headers=header)
+        if view.concerns_all_projects() and access.project_ids is not None:
+            raise LimitedKey
+        return True
+
+
+class InsufficientScope(Problem):
+    status_code = 403
+    default_code = "insufficient_scope"
+
+
+class BearerScheme(OpenApiAuthenticationExtension):
+    target_class = ManagementKeyAuthentication
+    name = "managementKey"
+
+    def get_security_definition(self, auto_schema: Any) -> dict[str, str]:
+        how = "A management key, made in the admin or by `manage.py create_management_key`."
+        return {"type": "http", "scheme": "bearer", "bearerFormat": "sg_mgmt_", "description": how}

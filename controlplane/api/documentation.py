@@ -1,0 +1,37 @@
+"""The OpenAPI document, the page that shows it, and the answer to every address that is neither of ours."""
+
+from typing import Any
+
+from drf_spectacular.renderers import OpenApiJsonRenderer2
+from drf_spectacular.utils import extend_schema
+from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
+from rest_framework.exceptions import NotFound
+from rest_framework.permissions import AllowAny
+from rest_framework.request import Request
+from rest_framework.views import APIView
+
+
+class OpenApi(SpectacularAPIView):
+    authentication_classes = ()
+    permission_classes = (AllowAny,)
+    renderer_classes = (OpenApiJsonRenderer2,)
+
+
+class Documentation(SpectacularSwaggerSplitView):
+    """Swagger UI, from the packages that bring it: no other host is asked for anything."""
+
+    authentication_classes = ()
+    permission_classes = (AllowAny,)
+    url_name = "openapi"
+
+
+@extend_schema(exclude=True)
+class NoSuchPath(APIView):
+    authentication_classes = ()
+    permission_classes = (AllowAny,)
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        """Raises NotFound, whatever the method."""
+        super().initial(request, *args, **kwargs)
+        hint = "Addresses have no slash at the end." if request.path.endswith("/") else "/api/v1/docs/ lists them all."
+        raise NotFound(f"There is nothing at this address. {hint}")

@@ -1,0 +1,119 @@
+"""Fields that take what is sent for what it is: "1" is no number, 1 no text, and nothing is trimmed or rounded."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from django.db.models import Model, QuerySet
+from django.utils.dateparse import parse_datetime
+from drf_spectacular.utils import extend_schema_field
+from rest_framework import serializers
+
+from controlplane.policies.models import Limit
+
+MAX_NUMBER = 2**53 - 1
+# Instants are published in microseconds, which enforcers read up to 2**53.
+LATEST = datetime(2255, 1, 1, tzinfo=UTC)
+
+
+class TextField(serializers.CharField):
+    default_error_messages = {"invalid": "Must be a text."}
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"trim_whitespace": False, **options})
+
+    def to_internal_value(self, data: Any) -> str:
+        if not isinstance(data, str):
+            self.fail("invalid")
+        if not self.allow_blank and not data.strip():
+            self.fail("blank")
+        return super().to_internal_value(data)
+
+
+class WholeField(serializers.IntegerField):
+    default_error_messages = {"invalid": "Must be a whole number."}
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"min_value": 0, "max_value": MAX_NUMBER, **options})
+
+    def to_internal_value(self, data: Any) -> int:
+        if type(data) is not int:
+            self.fail("invalid")
+        return data
+
+
+class TruthField(serializers.BooleanField):
+    default_error_messages = {"invalid": "Must be true or false."}
+
+    def to_internal_value(self, data: Any) -> bool:
+        if not isinstance(data, bool):
+            self.fail("invalid")
+        return data
+
+
+class InstantField(serializers.DateTimeField):
+    """RFC 3339 with its offset in; UTC with Z out."""
+
+    default_error_messages = {
+        "invalid": "Must be a time with its offset, like 2026-12-01T12:00:00Z.",
+        "range": "Must lie between the years 1970 and 2255.",
+    }
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"default_timezone": UTC, **options})
+
+    def to_internal_value(self, value: Any) -> datetime:
+        instant = _instant(value)
+        if instant is None or instant.tzinfo is None:
+            self.fail("invalid")
+        if not 1970 < instant.year < LATEST.year:
+            self.fail("range")
+        return instant.astimezone(UTC)
+
+
+def _instant(value: Any) -> datetime | None:
+    try:
+        return parse_datetime(value) if isinstance(value, str) else None
+    except ValueError:
+        return None
+
+
+@extend_schema_field({"type": "string"})
+class ReferenceField(serializers.Field):
+    """Another row, by its slug or id, among those that the key may see; ``rows`` is a method of Access."""
+
+    default_error_messages = {"invalid": "Must be a text.", "does_not_exist": "There is no {kind} {value!r}."}
+
+    def __init__(self, rows: str, by: str = "slug", **options: Any) -> None:
+        super().__init__(**options)
+        self.rows, self.by = rows, by
+
+    def to_internal_value(self, data: Any) -> Model:
+        if not isinstance(data, str):
+            self.fail("invalid")
+        rows: Callable[[], QuerySet[Any]] = getattr(self.context["access"], self.rows)
+        found = self.find(rows(), data)
+        if found is None:
+            self.fail("does_not_exist", kind=rows().model._meta.verbose_name, value=data)
+        return found
+
+    def find(self, rows: QuerySet[Any], value: str) -> Model | None:
+        return rows.filter(**{self.by: value}).first()
+
+    def to_representation(self, value: Model) -> str:
+        return getattr(value, self.by)
+
+
+@extend_schema_field({"type": "string", "example": "free/per-minute"})
+class LimitReferenceField(ReferenceField):
+    """A limit as "policy-slug/limit-name"; the name may hold further slashes."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__("limits", **options)
+
+    def find(self, rows: QuerySet[Limit], value: str) -> Limit | None:
+        policy, _, name = value.partition("/")
+        return rows.select_related("policy").filter(policy__slug=policy, name=name).first()
+
+    def to_representation(self, value: Limit) -> str:
+        return str(value)

@@ -1,0 +1,76 @@
+"""Pages by cursor: the place of a row, not its number, so that rows which come and go shift nothing."""
+
+from typing import Any
+
+from django.core import signing
+from django.db.models import Model, Q, QuerySet
+from rest_framework.exceptions import ErrorDetail
+from rest_framework.pagination import BasePagination
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.utils.urls import replace_query_param
+
+from controlplane.api.problems import InvalidQuery
+
+
+class CursorPage(BasePagination):
+    """
+    A page of the view's ``ordering``, whose fields together are unique.
+
+    A cursor is signed, so that what it holds is what we wrote: the direction, and the values of the row at the edge.
+    """
+
+    def paginate_queryset(self, queryset: QuerySet[Any], request: Request, view: Any = None) -> list[Model]:
+        self._request, self._ordering = request, view.ordering
+        self._salt = f"cursor:{view.ordering}:{request.path}"
+        size, cursor = view.query["page_size"], view.query.get("cursor")
+        backwards, edge = self._read(cursor) if cursor else (False, None)
+        rows = _beyond(queryset, self._ordering, edge, backwards)[: size + 1]
+        found = list(rows)
+        more, page = len(found) > size, found[:size]
+        if backwards:
+            page.reverse()
+        self._next = self._link(page, -1, False) if (backwards or more) and page else None
+        self._previous = self._link(page, 0, True) if (more if backwards else edge) and page else None
+        return page
+
+    def get_paginated_response(self, data: Any) -> Response:
+        return Response({"results": data, "next": self._next, "previous": self._previous})
+
+    def get_paginated_response_schema(self, schema: dict[str, Any]) -> dict[str, Any]:
+        link = {"type": ["string", "null"], "format": "uri"}
+        properties = {"results": schema, "next": link, "previous": link}
+        return {"type": "object", "required": ["results", "next", "previous"], "properties": properties}
+
+    def get_schema_operation_parameters(self, view: Any) -> list[dict[str, Any]]:
+        return []  # they are fields of the view's query
+
+    def _read(self, cursor: str) -> tuple[bool, list[Any]]:
+        try:
+            backwards, edge = signing.loads(cursor, salt=self._salt)
+        except signing.BadSignature as exc:
+            message = "Is no cursor of this list. Take it from next or previous of another page."
+            raise InvalidQuery({"cursor": [ErrorDetail(message, code="invalid")]}) from exc
+        return backwards, edge
+
+    def _link(self, page: list[Model], position: int, backwards: bool) -> str:
+        edge = [_plain(page[position], name.lstrip("-")) for name in self._ordering]
+        cursor = signing.dumps([backwards, edge], salt=self._salt)
+        return replace_query_param(self._request.build_absolute_uri(), "cursor", cursor)
+
+
+def _beyond(queryset: QuerySet[Any], ordering: tuple[str, ...], edge: list[Any] | None, backwards: bool) -> QuerySet:
+    """Order *queryset* and leave out what lies before the row at the edge, and that row."""
+    signs = [(name.lstrip("-"), name.startswith("-") != backwards) for name in ordering]
+    ordered = queryset.order_by(*(f"-{name}" if falling else name for name, falling in signs))
+    if edge is None:
+        return ordered
+    beyond, equal = Q(), Q()
+    for (name, falling), value in zip(signs, edge, strict=True):
+        beyond |= equal & Q(**{f"{name}__{'lt' if falling else 'gt'}": value})
+        equal &= Q(**{name: value})
+    return ordered.filter(beyond)
+
+
+def _plain(row: Model, name: str) -> str:
+    return row._meta.get_field(name).value_to_string(row)

@@ -1,0 +1,209 @@
+"""Every error as application/problem+json (RFC 9457): one shape, a stable code, a JSON pointer for each field."""
+
+import logging
+from collections.abc import Iterator, Mapping
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import quote
+
+import redis
+from django.core.exceptions import NON_FIELD_ERRORS, PermissionDenied
+from django.core.exceptions import ValidationError as InvalidModel
+from django.db import IntegrityError, OperationalError
+from django.db.models import ProtectedError, RestrictedError
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
+from django.views import defaults
+from rest_framework import exceptions, status
+from rest_framework.response import Response
+from rest_framework.settings import api_settings
+
+from controlplane.api.requests import request_id
+
+logger = logging.getLogger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+API_ROOT = "/api/"
+# Codes of whole problems that differ from the exception's own.
+CODES = {"invalid": "validation_error", "error": "server_error"}
+
+
+class Problem(exceptions.APIException):
+    """An answer that is an error; ``headers`` go with it."""
+
+    def __init__(self, detail: str = "", code: str = "", headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(detail or None, code or None)
+        self.headers = dict(headers or {})
+
+
+class Conflict(Problem):
+    status_code = status.HTTP_409_CONFLICT
+    default_detail = "Somebody else changed the same thing at the same time. Read it again, and repeat the request."
+    default_code = "conflict"
+
+
+class PreconditionFailed(Problem):
+    status_code = status.HTTP_412_PRECONDITION_FAILED
+    default_detail = "It was changed since you read it. Read it again, and repeat the request with its new ETag."
+    default_code = "stale_version"
+
+
+class TooLarge(Problem):
+    status_code = status.HTTP_413_REQUEST_ENTITY_TOO_LARGE
+    default_code = "body_too_large"
+
+
+class Unavailable(Problem):
+    status_code = status.HTTP_503_SERVICE_UNAVAILABLE
+    default_detail = "The database does not answer. Nothing was changed; try again."
+    default_code = "database_unavailable"
+
+    def __init__(self, detail: str = "", code: str = "") -> None:
+        super().__init__(detail, code, {"Retry-After": "1"})
+
+
+class InvalidQuery(exceptions.ValidationError):
+    """A query parameter that is unknown or wrong; its errors name parameters in place of pointers."""
+
+
+def handle(exc: Exception, context: Mapping[str, Any]) -> Response | None:
+    """Answer what a view raised; None for what nobody foresaw, which Django logs and hands to ``server_error``."""
+    known = _translated(exc)
+    if known is None:
+        return None
+    response = Response(_document(context["request"], known), known.status_code, content_type=MEDIA_TYPE)
+    for name, value in _headers(known).items():
+        response[name] = value
+    return response
+
+
+def _translated(exc: Exception) -> exceptions.APIException | None:
+    match exc:
+        case exceptions.APIException():
+            return exc
+        case Http404():
+            return exceptions.NotFound()
+        case PermissionDenied():
+            return exceptions.PermissionDenied()
+        case InvalidModel():
+            return exceptions.ValidationError(model_errors(exc))
+        case RestrictedError() | ProtectedError():
+            users = exc.restricted_objects if isinstance(exc, RestrictedError) else exc.protected_objects
+            return Conflict(_in_use(list(users)), "in_use")
+        case IntegrityError():
+            return Conflict()
+        case OperationalError():
+            logger.warning("The database failed a request: %s", exc)
+            return Unavailable()
+        case redis.RedisError():
+            logger.warning("The store failed a request: %s", exc)
+            return Unavailable("The store does not answer. Nothing was changed; try again.", "store_unavailable")
+    return None
+
+
+def model_errors(exc: InvalidModel) -> dict[str, list[exceptions.ErrorDetail]]:
+    """Return what a model's ``full_clean()`` refused, as a serializer would say it."""
+    errors = exc.error_dict if hasattr(exc, "error_dict") else {NON_FIELD_ERRORS: exc.error_list}
+    return {
+        api_settings.NON_FIELD_ERRORS_KEY if name == NON_FIELD_ERRORS else name: [
+            exceptions.ErrorDetail(error.messages[0], code=error.code or "invalid") for error in found
+        ]
+        for name, found in errors.items()
+    }
+
+
+def _in_use(users: list[Any]) -> str:
+    shown = ", ".join(f"{user._meta.verbose_name} {user}" for user in users[:5])
+    more = f" and {len(users) - 5} more" if len(users) > 5 else ""
+    return f"It is still in use by {shown}{more}."
+
+
+def _headers(exc: exceptions.APIException) -> dict[str, str]:
+    headers = dict(getattr(exc, "headers", {}))
+    if getattr(exc, "auth_header", None):
+        headers["WWW-Authenticate"] = exc.auth_header
+    return headers
+
+
+def _document(request: Any, exc: exceptions.APIException) -> dict[str, Any]:
+    invalid = isinstance(exc, exceptions.ValidationError)
+    codes = "invalid" if invalid else exc.get_codes()
+    code = codes if isinstance(codes, str) else exc.default_code
+    detail = "The request is not valid." if invalid else str(exc.detail)
+    document = problem(request, exc.status_code, CODES.get(code, code), detail)
+    if invalid:
+        place = "parameter" if isinstance(exc, InvalidQuery) else "pointer"
+        document["errors"] = [_error(place, *found) for found in _walk(exc.detail, ())]
+        document["detail"] = " ".join(["The request is not valid.", *(_sentence(e) for e in document["errors"][:3])])
+    return document
+
+
+def problem(request: Any, code_of_http: int, code: str, detail: str) -> dict[str, Any]:
+    return {
+        "type": f"urn:sluicegate:problem:{code}",
+        "title": HTTPStatus(code_of_http).phrase,
+        "status": code_of_http,
+        "code": code,
+        "detail": detail,
+        "instance": request.path,
+        "request_id": request_id(request),
+    }
+
+
+def _walk(detail: Any, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], exceptions.ErrorDetail]]:
+    """Yield each error with the way to it: dictionaries by name, lists of dictionaries by position."""
+    if isinstance(detail, Mapping):
+        for name, found in detail.items():
+            yield from _walk(found, path if name == api_settings.NON_FIELD_ERRORS_KEY else (*path, name))
+    elif isinstance(detail, list):
+        for position, found in enumerate(detail):
+            yield from _walk(found, (*path, position) if isinstance(found, Mapping | list) else path)
+    else:
+        yield path, detail
+
+
+def _error(place: str, path: tuple[str | int, ...], detail: exceptions.ErrorDetail) -> dict[str, str]:
+    where = str(path[0]) if place == "parameter" and path else pointer(path)
+    return {place: where, "code": detail.code or "invalid", "detail": str(detail)}
+
+
+def pointer(path: tuple[str | int, ...]) -> str:
+    """Return a JSON pointer as a URI fragment (RFC 6901, section 6)."""
+    return "".join(["#", *("/" + quote(str(step).replace("~", "~0").replace("/", "~1"), safe="~") for step in path)])
+
+
+def _sentence(error: dict[str, str]) -> str:
+    where = error.get("parameter") or error["pointer"].removeprefix("#/")
+    return f"{where}: {error['detail']}" if where != "#" else error["detail"]
+
+
+# What Django itself refuses, outside any view of ours: under /api/ it has the same shape. ----------------------------
+
+
+def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
+    if not request.path.startswith(API_ROOT):
+        return defaults.bad_request(request, exception)
+    return _plain(request, 400, "bad_request", "The request was refused before it was read.")
+
+
+def permission_denied(request: HttpRequest, exception: Exception) -> HttpResponse:
+    if not request.path.startswith(API_ROOT):
+        return defaults.permission_denied(request, exception)
+    return _plain(request, 403, "permission_denied", "You may not do this.")
+
+
+def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
+    if not request.path.startswith(API_ROOT):
+        return defaults.page_not_found(request, exception)
+    return _plain(request, 404, "not_found", "There is nothing at this address.")
+
+
+def server_error(request: HttpRequest) -> HttpResponse:
+    if not request.path.startswith(API_ROOT):
+        return defaults.server_error(request)
+    return _plain(request, 500, "server_error", "Something went wrong here. The log holds it under this request_id.")
+
+
+def _plain(request: HttpRequest, code_of_http: int, code: str, detail: str) -> HttpResponse:
+    document = problem(request, code_of_http, code, detail)
+    headers = {"X-Request-Id": document["request_id"], "Cache-Control": "no-store"}
+    return JsonResponse(document, status=code_of_http, content_type=MEDIA_TYPE, headers=headers)

@@ -1,0 +1,134 @@
+"""The OpenAPI document: what the views take and answer, and every error they may give."""
+
+from collections.abc import Iterator
+from http import HTTPStatus
+from typing import Any
+
+from drf_spectacular.openapi import AutoSchema as Base
+from drf_spectacular.plumbing import ResolvedComponent
+from drf_spectacular.utils import OpenApiParameter
+
+from controlplane.api.limit_schema import LIMIT
+from controlplane.api.limit_schema import NAME as LIMIT_NAME
+from controlplane.api.problems import MEDIA_TYPE
+from controlplane.api.requests import REASON_HEADER
+from controlplane.api.serializers import StrictSerializer
+
+DESCRIPTION = """
+Manage projects, tokens and rate limits of a fleet of proxies.
+
+- Send `Authorization: Bearer sg_mgmt_...` with every request; each operation names the scope that the key needs.
+- Every error is `application/problem+json` (RFC 9457) with a stable `code`; `errors` points at each field.
+- Unknown fields and parameters are refused. Nothing is coerced: `"1"` is no number.
+- Lists come in pages; follow `next`.
+- Single things have an `ETag`; send it as `If-Match`, and a change that would overwrite another one's fails with 412.
+- A write answers with `Sluicegate-Revision`: the number under which it was published before the reply, or `pending`.
+"""
+
+PROBLEM: dict[str, Any] = {
+    "type": "object",
+    "required": ["type", "title", "status", "code", "detail", "instance", "request_id"],
+    "properties": {
+        "type": {"type": "string", "format": "uri", "example": "urn:sluicegate:problem:validation_error"},
+        "title": {"type": "string", "description": "The phrase of the status."},
+        "status": {"type": "integer", "minimum": 400, "maximum": 599},
+        "code": {"type": "string", "description": "What went wrong, for programs; it does not change."},
+        "detail": {"type": "string", "description": "What went wrong, for people."},
+        "instance": {"type": "string", "description": "The path of the request."},
+        "request_id": {"type": "string", "description": "Stands in the logs and in the audit."},
+        "errors": {
+            "type": "array",
+            "description": "Each field or query parameter that is wrong.",
+            "items": {
+                "type": "object",
+                "required": ["code", "detail"],
+                "properties": {
+                    "pointer": {"type": "string", "description": "JSON pointer into the body.", "example": "#/name"},
+                    "parameter": {"type": "string", "description": "Name of the query parameter."},
+                    "code": {"type": "string"},
+                    "detail": {"type": "string"},
+                },
+            },
+        },
+    },
+}
+WRITES = ("POST", "PUT", "PATCH", "DELETE")
+CONDITIONAL = ("PUT", "PATCH", "DELETE")
+
+
+def _header(name: str, description: str, statuses: list[int] | bool = False) -> OpenApiParameter:
+    where = OpenApiParameter.HEADER
+    return OpenApiParameter(name, str, where, required=False, description=description, response=statuses)
+
+
+IF_MATCH = _header("If-Match", "The ETag of what you read: go on only if it is still so.")
+REASON = _header(REASON_HEADER, "Why; it is kept in the audit. At most 500 characters.")
+REVISION = _header("Sluicegate-Revision", "The revision that carries the change, or `pending`.", [200, 201, 204])
+ETAG = _header("ETag", "For If-Match.", [200, 201])
+LOCATION = _header("Location", "Where the new one is.", [201])
+
+
+class AutoSchema(Base):
+    def get_operation(self, *args: Any) -> dict[str, Any] | None:
+        registry = args[-1]
+        for name, schema in (("Problem", PROBLEM), (LIMIT_NAME, LIMIT)):
+            registry.register_on_missing(ResolvedComponent(name, ResolvedComponent.SCHEMA, schema, name))
+        return super().get_operation(*args)
+
+    def get_description(self) -> str:
+        scope = self.view.required_scope()
+        return f"{super().get_description()}\n\nScope: `{scope}`.".strip()
+
+    def get_override_parameters(self) -> list[Any]:
+        query = self.view.query_class()()
+        parameters: list[Any] = [query] if query.fields else []
+        if self.method in WRITES:
+            parameters += [REASON, REVISION]
+        if self._has_etag() and self.method in CONDITIONAL:
+            parameters.append(IF_MATCH)
+        if self._has_etag() and self.method != "DELETE":
+            parameters.append(ETAG)
+        if self._creates():
+            parameters.append(LOCATION)
+        return parameters
+
+    def _postprocess_serializer_schema(self, schema: dict[str, Any], serializer: Any, direction: str) -> dict[str, Any]:
+        schema = super()._postprocess_serializer_schema(schema, serializer, direction)
+        if direction == "request" and isinstance(serializer, StrictSerializer):
+            schema = {**schema, "additionalProperties": False}
+        return schema
+
+    def _get_response_bodies(self, direction: str = "response") -> dict[str, Any]:
+        bodies = super()._get_response_bodies(direction)
+        content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+        for status in sorted(self._errors()):
+            bodies[str(status)] = {"description": HTTPStatus(status).phrase, "content": content}
+        return bodies
+
+    def _errors(self) -> Iterator[int]:
+        yield from (400, 401, 403, 405, 406, 500, 503)
+        if "{" in self.path:
+            yield 404
+        if self.method in WRITES:
+            yield 409
+        if self.method in ("POST", "PUT", "PATCH"):
+            yield from (413, 415)
+        if (self._has_etag() and self.method in CONDITIONAL) or self._is_verb():
+            yield 412
+
+    def _has_etag(self) -> bool:
+        return self.view.action in ("create", "retrieve", "update", "partial_update", "destroy") and bool(
+            getattr(self.view, "conditional", True)
+        )
+
+    def _is_verb(self) -> bool:
+        return self.method == "POST" and self.view.action != "create"
+
+    def _creates(self) -> bool:
+        return "201" in map(str, self._codes())
+
+    def _codes(self) -> list[Any]:
+        serializers = self.get_response_serializers()
+        if isinstance(serializers, dict):
+            return list(serializers)
+        return [201] if self._is_create_operation() else [200]

@@ -1,0 +1,133 @@
+"""What a body and a query may hold: what is declared, and what the models' own rules allow."""
+
+from collections.abc import Mapping
+from copy import copy
+from difflib import get_close_matches
+from typing import Any
+
+from django.core.exceptions import ValidationError as InvalidModel
+from django.db import models
+from django.http import QueryDict
+from rest_framework import serializers
+from rest_framework.exceptions import ErrorDetail, ValidationError
+
+from controlplane.api import fields
+from controlplane.api.problems import InvalidQuery, model_errors
+
+
+def unknown_field(name: str, known: list[str]) -> list[ErrorDetail]:
+    close = get_close_matches(name, known, n=1)
+    hint = f'Did you mean "{close[0]}"?' if close else f"Known: {', '.join(known) or 'none'}."
+    return [ErrorDetail(f"Unknown. {hint}", code="unknown_field")]
+
+
+class StrictSerializer(serializers.Serializer):
+    """Refuse unknown fields, and read-only ones unless they come back as they are."""
+
+    def to_internal_value(self, data: Any) -> dict[str, Any]:
+        errors = self._surplus(data) if isinstance(data, Mapping) else {}
+        try:
+            value = super().to_internal_value(data)
+        except ValidationError as exc:
+            raise ValidationError({**exc.detail, **errors}) from exc
+        if errors:
+            raise ValidationError(errors)
+        return value
+
+    def _surplus(self, data: Mapping[str, Any]) -> dict[str, list[ErrorDetail]]:
+        writable = [name for name, field in self.fields.items() if not field.read_only]
+        errors = {}
+        for name in data.keys() - set(writable):
+            if name not in self.fields:
+                errors[name] = unknown_field(name, writable)
+            elif not self._is_unchanged(name, data[name]):
+                errors[name] = [ErrorDetail("Is set by the server and cannot be changed.", code="read_only")]
+        return errors
+
+    def _is_unchanged(self, name: str, value: Any) -> bool:
+        """Whoever reads a thing, edits it and sends it back sends its read-only fields too."""
+        return isinstance(self.instance, models.Model) and self.to_representation(self.instance)[name] == value
+
+
+class QuerySerializer(StrictSerializer):
+    """The query of a request; each parameter is a field, and given at most once."""
+
+    @classmethod
+    def read(cls, query: QueryDict, context: dict[str, Any]) -> dict[str, Any]:
+        """
+        Return the parameters, with defaults.
+
+        Raises:
+            InvalidQuery: One is unknown, repeated or wrong.
+        """
+        repeated = {
+            name: [ErrorDetail("Is given more than once.", code="repeated")]
+            for name, values in query.lists()
+            if len(values) > 1
+        }
+        if repeated:
+            raise InvalidQuery(repeated)
+        serializer = cls(data=query.dict(), context=context)
+        if not serializer.is_valid():
+            raise InvalidQuery(serializer.errors)
+        return serializer.validated_data
+
+
+class NoQuery(QuerySerializer):
+    pass
+
+
+class ListQuery(QuerySerializer):
+    page_size = serializers.IntegerField(min_value=1, max_value=200, default=50, help_text="Results a page.")
+    cursor = serializers.CharField(
+        required=False, max_length=1000, help_text="Where the page begins: from `next` or `previous` of another page."
+    )
+
+
+class NoBody(StrictSerializer):
+    pass
+
+
+class CleanModelSerializer(StrictSerializer, serializers.ModelSerializer):
+    """Judge a request by the model's full_clean(), as the admin's forms do."""
+
+    serializer_field_mapping = {
+        **serializers.ModelSerializer.serializer_field_mapping,
+        models.CharField: fields.TextField,
+        models.TextField: fields.TextField,
+        models.BooleanField: fields.TruthField,
+        models.BigIntegerField: fields.WholeField,
+        models.PositiveIntegerField: fields.WholeField,
+        models.DateTimeField: fields.InstantField,
+    }
+    # Fields of the model that no client sends, and that the view fills in.
+    clean_exclude: tuple[str, ...] = ()
+
+    def build_standard_field(self, field_name: str, model_field: models.Field) -> tuple[type, dict[str, Any]]:
+        """Leave uniqueness to the model: one rule, one message."""
+        field_class, options = super().build_standard_field(field_name, model_field)
+        if issubclass(field_class, fields.WholeField):
+            options = {name: value for name, value in options.items() if name not in ("min_value", "max_value")}
+        validators = options.get("validators", [])
+        options["validators"] = [one for one in validators if not hasattr(one, "queryset")]
+        if not options["validators"]:
+            del options["validators"]
+        return field_class, options
+
+    def get_validators(self) -> list[Any]:
+        return []
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        candidate = self.candidate(attrs)
+        try:
+            candidate.full_clean(exclude=self.clean_exclude)
+        except InvalidModel as exc:
+            raise ValidationError(model_errors(exc)) from exc
+        return attrs
+
+    def candidate(self, attrs: dict[str, Any]) -> models.Model:
+        """Return the row as it would be saved."""
+        candidate = copy(self.instance) if self.instance else self.Meta.model()
+        for name, value in attrs.items():
+            setattr(candidate, name, value)
+        return candidate

@@ -1,0 +1,64 @@
+"""REST: the running enforcers."""
+
+from datetime import datetime, timedelta
+
+from django.db.models import QuerySet
+from django.utils import timezone
+from rest_framework import serializers
+
+from controlplane.api.fields import InstantField
+from controlplane.api.serializers import ListQuery
+from controlplane.api.views import ApiView, Listed
+from controlplane.fleet.models import Instance
+
+# A heartbeat lives as long in the store.
+LOST_AFTER = timedelta(seconds=15)
+
+
+def running(instances: QuerySet[Instance], now: datetime) -> QuerySet[Instance]:
+    """Leave out those that were not heard of for the life of a heartbeat."""
+    return instances.filter(seen_at__gt=now - LOST_AFTER)
+
+
+class DecisionsSerializer(serializers.Serializer):
+    allowed = serializers.IntegerField(default=0)
+    denied = serializers.IntegerField(default=0)
+    fallback = serializers.IntegerField(default=0)
+
+
+class InstanceSerializer(serializers.ModelSerializer):
+    state = serializers.SerializerMethodField(help_text="lost: not heard of for 15 seconds.")
+    started_at = InstantField(read_only=True, allow_null=True)
+    seen_at = InstantField(read_only=True)
+    degraded_since = InstantField(read_only=True, allow_null=True)
+    decisions = DecisionsSerializer(read_only=True, help_text="Since it started.")
+
+    class Meta:
+        model = Instance
+        fields = [
+            *("id", "host", "pid", "version", "revision", "state"),
+            *("started_at", "seen_at", "degraded_since", "decisions"),
+        ]
+
+    def get_state(self, instance: Instance) -> str:
+        lost = instance.seen_at <= timezone.now() - LOST_AFTER
+        return "lost" if lost else instance.state
+
+
+class InstanceQuery(ListQuery):
+    running = serializers.BooleanField(required=False, help_text="true: only those heard of in the last 15 seconds.")
+
+
+class InstanceView(Listed, ApiView):
+    """The processes that enforce, each with the revision it runs."""
+
+    serializer_class = InstanceSerializer
+    ordering = ("id",)
+    queries = {"list": InstanceQuery}
+    scopes = {"list": "instances:read"}
+
+    def get_queryset(self) -> QuerySet[Instance]:
+        if "running" not in self.query:
+            return Instance.objects.all()
+        alive = running(Instance.objects.all(), timezone.now())
+        return alive if self.query["running"] else Instance.objects.exclude(pk__in=alive)

@@ -1,0 +1,287 @@
+"""REST: policies with their limits, the global policy, overrides, and the audit of changes."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from django.db.models import QuerySet
+from drf_spectacular.utils import extend_schema_field
+from rest_framework import serializers
+from rest_framework.exceptions import ErrorDetail, PermissionDenied, ValidationError
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from controlplane.api.fields import InstantField, LimitReferenceField, ReferenceField
+from controlplane.api.limit_schema import LIMIT, REFERENCE
+from controlplane.api.serializers import (
+    CleanModelSerializer,
+    ListQuery,
+    StrictSerializer,
+    unknown_field,
+)
+from controlplane.api.views import ApiView, Created, Deleted, Listed, Replaced, Retrieved, Updated, check_precondition
+from controlplane.policies.models import AuditEntry, Limit, Override, Policy
+from controlplane.projects.models import Project
+from controlplane.publishing import verbs
+from controlplane.publishing.changes import Change
+from enforcement.limits import InvalidLimit
+from enforcement.limits import Limit as LimitValue
+
+SLUG = "[a-z0-9][a-z0-9-]{0,62}"
+OVERRIDE_ID = "ovr_[0-9a-z]{1,36}"
+# Of a limit these may be null, which is the same as leaving them out.
+NULLABLE = ("window_seconds", "calendar", "anchor", "burst")
+
+
+@extend_schema_field(REFERENCE)
+class LimitField(serializers.Field):
+    """A limit as its value type reads it: the rules, and what breaks them, are that type's."""
+
+    def to_internal_value(self, data: Any) -> LimitValue:
+        if not isinstance(data, Mapping):
+            raise ValidationError([ErrorDetail("Must be an object.", code="invalid")])
+        unknown = sorted(data.keys() - LimitValue.FIELDS)
+        if unknown:
+            raise ValidationError({name: unknown_field(name, sorted(LimitValue.FIELDS)) for name in unknown})
+        given = {name: value for name, value in data.items() if value is not None or name not in NULLABLE}
+        if isinstance(given.get("anchor"), str) and given.get("calendar") in ("week", "month"):
+            raise ValidationError({"anchor": [ErrorDetail("Must be a whole number.", code="invalid")]})
+        try:
+            return LimitValue.from_json({"algorithm": "fixed_window", **given})
+        except InvalidLimit as exc:
+            raise ValidationError(_at(exc.field.split("."), exc)) from exc
+
+    def to_representation(self, value: Limit) -> dict[str, Any]:
+        """Spell out every field, defaults too: who reads a limit should not have to know them."""
+        said = value.as_value()
+        rules = {"methods": [], "path": "", "attributes": {}, **said.match.to_json()}
+        plain = {name: getattr(said, name) for name in LIMIT["properties"] if name != "match"}
+        lists = {name: list(plain[name]) for name in ("partition_by", "charge_on")}
+        return {**plain, **lists, "match": rules}
+
+
+def _at(path: list[str], exc: InvalidLimit) -> dict[str, Any]:
+    errors: Any = [ErrorDetail(exc.reason, code="required" if exc.reason == "Is required." else "invalid_limit")]
+    for name in reversed(path):
+        errors = {name: errors}
+    return errors
+
+
+class LimitsField(serializers.ListField):
+    child = LimitField()
+
+    def to_representation(self, data: Any) -> list[dict[str, Any]]:
+        return [self.child.to_representation(limit) for limit in data.all()]
+
+
+class PolicySerializer(CleanModelSerializer):
+    project = ReferenceField(
+        "projects", allow_null=True, default=None, help_text="Slug of the project that owns it; null: shared by all."
+    )
+    limits = LimitsField(max_length=32, help_text="All of them, in order. A limit that keeps its name keeps its usage.")
+
+    class Meta:
+        model = Policy
+        fields = [
+            *("id", "slug", "name", "description", "project", "is_global"),
+            *("version", "created_at", "updated_at", "limits"),
+        ]
+        extra_kwargs = {"description": {"default": ""}}
+        read_only_fields = ["is_global", "version"]
+
+    def candidate(self, attrs: dict[str, Any]) -> Policy:
+        return super().candidate({name: value for name, value in attrs.items() if name != "limits"})
+
+    def validate_project(self, project: Project | None) -> Project | None:
+        if not self.context["access"].owns(project and project.pk):
+            message = "This key is limited to projects: name one of them."
+            raise ValidationError([ErrorDetail(message, code="key_limited_to_projects")])
+        if self.instance and self.instance.project != project:
+            # Tokens of other projects may have it already.
+            raise ValidationError([ErrorDetail("Is chosen once, when the policy is created.", code="immutable")])
+        return project
+
+
+class PolicyQuery(ListQuery):
+    project = serializers.CharField(
+        required=False, allow_blank=True, help_text="Slug of the owning project; empty: the shared ones."
+    )
+
+
+class PolicyView(Listed, Created, Retrieved, Replaced, Deleted, ApiView):
+    """Named lists of limits, attached to tokens, to projects, or to everything."""
+
+    serializer_class = PolicySerializer
+    lookup_field = "slug"
+    lookup_value_regex = SLUG
+    ordering = ("slug",)
+    queries = {"list": PolicyQuery}
+    scopes = {
+        "list": "policies:read",
+        "retrieve": "policies:read",
+        "create": "policies:write",
+        "update": "policies:write",
+        "partial_update": "policies:write",
+        "destroy": "policies:write",
+    }
+
+    def get_queryset(self) -> QuerySet[Policy]:
+        found = self.access.policies().select_related("project").prefetch_related("limits")
+        if "project" in self.query:
+            owner = self.query["project"]
+            return found.filter(project__slug=owner) if owner else found.filter(project=None)
+        return found
+
+    def check_writable(self, obj: Policy) -> None:
+        if not self.access.owns(obj.project_id):
+            raise PermissionDenied("This policy is shared by all projects, and this key is limited to some.")
+
+    def locked(self, rows: QuerySet[Any]) -> QuerySet[Any]:
+        # What is fetched ahead would still be there after the limits were replaced.
+        return super().locked(rows).prefetch_related(None)
+
+    def save_new(self, tx: Change, serializer: Any) -> Policy:
+        values = serializer.validated_data.pop("limits")
+        policy = serializer.save()
+        verbs.replace_limits(tx, policy, values)
+        tx.created(policy)
+        return policy
+
+    def save_changed(self, tx: Change, serializer: Any, before: dict[str, Any]) -> None:
+        values = serializer.validated_data.pop("limits", None)
+        policy = serializer.save()
+        if values is not None:
+            verbs.replace_limits(tx, policy, values)
+        if policy.as_record() != before:
+            tx.updated(policy, before)
+
+
+class GlobalSerializer(StrictSerializer):
+    policy = ReferenceField("policies", allow_null=True, help_text="Slug of the policy that falls on every request.")
+
+
+class GlobalView(ApiView):
+    """The policy that falls on every request of every project."""
+
+    serializer_class = GlobalSerializer
+    scopes = {"retrieve": "policies:read", "update": "policies:write"}
+    of_all_projects = ("update",)
+
+    def retrieve(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        return self.present()
+
+    def update(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        with self.change() as tx:
+            check_precondition(request, Everything())
+            verbs.set_global_policy(tx, self.read_body().validated_data["policy"])
+        return self.present()
+
+    def present(self) -> Response:
+        return self.answer(Everything())
+
+
+class Everything:
+    """What the global policy is attached to."""
+
+    pk = "global"
+
+    def __init__(self) -> None:
+        self.policy = Policy.objects.filter(is_global=True).first()
+
+    def as_record(self) -> dict[str, Any]:
+        return {"policy": self.policy and self.policy.pk}
+
+
+class OverrideSerializer(CleanModelSerializer):
+    limit = LimitReferenceField(help_text="policy-slug/limit-name")
+    token = ReferenceField("tokens", by="id", allow_null=True, default=None, help_text="Id of the token, or")
+    project = ReferenceField("projects", allow_null=True, default=None, help_text="slug of the project it is for.")
+
+    class Meta:
+        model = Override
+        fields = [
+            *("id", "limit", "token", "project", "quota", "burst", "reason", "ends_at"),
+            *("created_by", "created_at"),
+        ]
+        extra_kwargs = {"burst": {"default": None, "min_value": 1}, "ends_at": {"default": None}}
+        read_only_fields = ["created_by"]
+
+
+class OverrideQuery(ListQuery):
+    limit = LimitReferenceField(required=False, help_text="policy-slug/limit-name")
+    token = ReferenceField("tokens", by="id", required=False, help_text="Id of the token.")
+    project = ReferenceField("projects", required=False, help_text="Slug of the project that has the override.")
+
+
+class OverrideView(Listed, Created, Retrieved, Updated, Deleted, ApiView):
+    """Another quota for one limit of one token or project, with a reason and, if it has one, an end."""
+
+    serializer_class = OverrideSerializer
+    lookup_field = "id"
+    lookup_value_regex = OVERRIDE_ID
+    ordering = ("-id",)
+    queries = {"list": OverrideQuery}
+    scopes = {
+        "list": "policies:read",
+        "retrieve": "policies:read",
+        "create": "overrides:write",
+        "partial_update": "overrides:write",
+        "destroy": "overrides:write",
+    }
+
+    def get_queryset(self) -> QuerySet[Override]:
+        chosen = {name: self.query[name] for name in ("limit", "token", "project") if name in self.query}
+        rows = self.access.overrides().select_related("limit__policy", "token__project", "project")
+        return rows.filter(**chosen)
+
+    def save_new(self, tx: Change, serializer: Any) -> Override:
+        override = Override(**serializer.validated_data)
+        verbs.save_override(tx, override)
+        return override
+
+    def save_changed(self, tx: Change, serializer: Any, before: dict[str, Any]) -> None:
+        override = serializer.candidate(serializer.validated_data)
+        if override.as_record() != before:
+            verbs.save_override(tx, override)
+
+
+class AuditSerializer(serializers.ModelSerializer):
+    at = InstantField()
+    object = serializers.SerializerMethodField()
+
+    class Meta:
+        model = AuditEntry
+        fields = ["id", "at", "actor", "channel", "action", "object", "before", "after", "reason", "request_id"]
+
+    @extend_schema_field(
+        {
+            "type": "object",
+            "properties": {name: {"type": "string"} for name in ("type", "id", "label")},
+            "required": ["type", "id", "label"],
+        }
+    )
+    def get_object(self, entry: AuditEntry) -> dict[str, str]:
+        return {"type": entry.object_type, "id": entry.object_id, "label": entry.object_label}
+
+
+class AuditQuery(ListQuery):
+    actor = serializers.CharField(required=False, help_text="Name of who did it.")
+    action = serializers.CharField(required=False, help_text="For example policy.update.")
+    object = serializers.CharField(required=False, help_text="Id of what was changed.")
+    since = InstantField(required=False)
+    until = InstantField(required=False)
+
+
+class AuditView(Listed, ApiView):
+    """Who changed what, when and why; newest first."""
+
+    serializer_class = AuditSerializer
+    ordering = ("-id",)
+    queries = {"list": AuditQuery}
+    scopes = {"list": "audit:read"}
+    of_all_projects = ("*",)
+
+    FILTERS = {"actor": "actor", "action": "action", "object": "object_id", "since": "at__gte", "until": "at__lt"}
+
+    def get_queryset(self) -> QuerySet[AuditEntry]:
+        chosen = {lookup: self.query[name] for name, lookup in self.FILTERS.items() if name in self.query}
+        return AuditEntry.objects.filter(**chosen)

@@ -1,0 +1,180 @@
+"""REST: projects and their tokens."""
+
+from typing import Any
+
+from django.db.models import Q, QuerySet
+from django.utils import timezone
+from drf_spectacular.utils import extend_schema
+from rest_framework import serializers, status
+from rest_framework.decorators import action
+from rest_framework.exceptions import NotFound
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from controlplane.api.fields import ReferenceField, WholeField
+from controlplane.api.problems import Conflict
+from controlplane.api.serializers import CleanModelSerializer, ListQuery, NoBody, StrictSerializer
+from controlplane.api.views import ApiView, Created, Deleted, Listed, Replaced, Retrieved, Updated
+from controlplane.projects.models import Project, Token
+from controlplane.publishing import verbs
+
+SLUG = "[a-z0-9][a-z0-9-]{0,62}"
+TOKEN_ID = "tok_[0-9a-z]{1,36}"
+DAY = 24 * 3600
+
+
+class ProjectSerializer(CleanModelSerializer):
+    policy = ReferenceField("policies", allow_null=True, default=None, help_text="Slug of its policy.")
+
+    class Meta:
+        model = Project
+        fields = ["id", "slug", "name", "policy", "active", "version", "created_at"]
+        extra_kwargs = {"active": {"default": True}}
+        read_only_fields = ["version"]
+
+
+class ProjectView(Listed, Created, Retrieved, Replaced, Deleted, ApiView):
+    """Tenants. A project owns its tokens; deleting it deletes them."""
+
+    serializer_class = ProjectSerializer
+    lookup_field = "slug"
+    lookup_value_regex = SLUG
+    ordering = ("slug",)
+    of_all_projects = ("create",)
+    scopes = {
+        "list": "projects:read",
+        "retrieve": "projects:read",
+        "create": "projects:write",
+        "update": "projects:write",
+        "partial_update": "projects:write",
+        "destroy": "projects:write",
+    }
+
+    def get_queryset(self) -> QuerySet[Project]:
+        return self.access.projects().select_related("policy")
+
+
+class TokenSerializer(CleanModelSerializer):
+    project = serializers.SlugField(source="project.slug", read_only=True)
+    policy = ReferenceField("policies", allow_null=True, default=None, help_text="Slug of its own policy.")
+    status = serializers.ChoiceField(["active", "revoked", "expired"], read_only=True)
+    clean_exclude = ("digest", "prefix")
+
+    class Meta:
+        model = Token
+        fields = [
+            *("id", "project", "name", "prefix", "policy", "status"),
+            *("expires_at", "revoked_at", "last_used_at", "created_at"),
+        ]
+        extra_kwargs = {"expires_at": {"default": None}}
+
+    def candidate(self, attrs: dict[str, Any]) -> Token:
+        token = super().candidate(attrs)
+        token.project = token.project if self.instance else self.context["project"]
+        return token
+
+
+class IssuedTokenSerializer(TokenSerializer):
+    secret = serializers.CharField(read_only=True, help_text="Shown in this reply and never again.")
+
+    class Meta(TokenSerializer.Meta):
+        fields = [*TokenSerializer.Meta.fields, "secret"]
+
+
+class RotationSerializer(StrictSerializer):
+    overlap_seconds = WholeField(
+        default=DAY, max_value=30 * DAY, help_text="How long the old token goes on; 0: it is revoked at once."
+    )
+
+
+class TokenQuery(ListQuery):
+    status = serializers.ChoiceField(["active", "revoked", "expired"], required=False)
+
+
+class TokenView(ApiView):
+    serializer_class = TokenSerializer
+    ordering = ("-id",)
+
+    def get_queryset(self) -> QuerySet[Token]:
+        return self.access.tokens().select_related("project", "policy")
+
+    def issued(self, token: Token, secret: str) -> Response:
+        token.secret = secret
+        data = IssuedTokenSerializer(token, context=self.get_serializer_context()).data
+        headers = {"Location": f"/api/v1/tokens/{token.pk}"}
+        return Response(data, status.HTTP_201_CREATED, headers=headers)
+
+
+class ProjectTokenView(Listed, TokenView):
+    """Tokens of a project. The reply that creates one holds its secret, and no other reply does."""
+
+    scopes = {"list": "tokens:read", "create": "tokens:write"}
+    queries = {"list": TokenQuery}
+
+    def get_queryset(self) -> QuerySet[Token]:
+        found = super().get_queryset().filter(project=self.project())
+        match self.query.get("status"):
+            case "active":
+                return found.live(timezone.now())
+            case "revoked":
+                return found.exclude(revoked_at=None)
+            case "expired":
+                return found.filter(Q(revoked_at=None), expires_at__lte=timezone.now())
+        return found
+
+    def project(self) -> Project:
+        found = self.access.projects().filter(slug=self.kwargs["slug"]).first()
+        if found is None:
+            raise NotFound
+        return found
+
+    @extend_schema(responses={201: IssuedTokenSerializer})
+    def create(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        with self.change() as tx:
+            project = self.project()
+            serializer = TokenSerializer(
+                data=request.data, context={**self.get_serializer_context(), "project": project}
+            )
+            serializer.is_valid(raise_exception=True)
+            token, secret = verbs.issue_token(tx, project=project, **serializer.validated_data)
+        return self.issued(token, secret)
+
+
+class SingleTokenView(Retrieved, Updated, Deleted, TokenView):
+    """One token: rename it, give it another policy or end, revoke it, replace it."""
+
+    lookup_field = "id"
+    lookup_value_regex = TOKEN_ID
+    scopes = {
+        "retrieve": "tokens:read",
+        "partial_update": "tokens:write",
+        "destroy": "tokens:write",
+        "revoke": "tokens:write",
+        "rotate": "tokens:write",
+    }
+
+    @extend_schema(request=NoBody, responses=TokenSerializer)
+    @action(detail=True, methods=["post"])
+    def revoke(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        """Refuse the token everywhere from now on. Repeating this changes nothing."""
+        self.read_nothing()
+        with self.change() as tx:
+            token = self.for_writing()
+            verbs.revoke_token(tx, token)
+        return self.answer(self.get_queryset().get(pk=token.pk))
+
+    @extend_schema(request=RotationSerializer, responses={201: IssuedTokenSerializer})
+    @action(detail=True, methods=["post"])
+    def rotate(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        """Issue a token with the same name, policy, overrides and life span; the old one ends after the overlap."""
+        serializer = RotationSerializer(data=request.data)
+        serializer.is_valid(raise_exception=True)
+        with self.change() as tx:
+            token = self.for_writing()
+            if not token.is_live:
+                raise Conflict(f"This token is {token.status}: only a live one can be rotated.", "token_not_live")
+            issued, secret = verbs.rotate_token(tx, token, serializer.validated_data["overlap_seconds"])
+        return self.issued(issued, secret)
+
+    def read_nothing(self) -> None:
+        NoBody(data=self.request.data).is_valid(raise_exception=True)

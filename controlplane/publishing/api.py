@@ -1,0 +1,91 @@
+"""REST: what was published, who runs it, and the way back."""
+
+from typing import Any
+
+from django.db.models import QuerySet
+from django.utils import timezone
+from drf_spectacular.utils import extend_schema
+from rest_framework import serializers
+from rest_framework.decorators import action
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from controlplane.api.fields import InstantField, TextField
+from controlplane.api.serializers import StrictSerializer
+from controlplane.api.views import ApiView, Listed
+from controlplane.fleet.api import running
+from controlplane.fleet.models import Instance
+from controlplane.publishing import rollback
+from controlplane.publishing.models import Revision
+
+
+class RevisionSerializer(serializers.ModelSerializer):
+    revision = serializers.IntegerField(source="number", read_only=True)
+    at = InstantField(read_only=True)
+    published_at = InstantField(read_only=True, allow_null=True)
+    acknowledged = serializers.SerializerMethodField(help_text="How many instances run this revision, or a newer one.")
+    instances = serializers.SerializerMethodField(help_text="How many instances are running.")
+
+    class Meta:
+        model = Revision
+        fields = ["revision", "at", "by", "channel", "note", "published_at", "acknowledged", "instances"]
+
+    def get_acknowledged(self, revision: Revision) -> int:
+        return sum(number >= revision.number for number in self.context["run"])
+
+    def get_instances(self, revision: Revision) -> int:
+        return len(self.context["run"])
+
+
+class RevisionDetailSerializer(RevisionSerializer):
+    changes = serializers.DictField(read_only=True, help_text="The documents as published; null: deleted.")
+    behind = serializers.SerializerMethodField(help_text="Ids of the running instances that have an older revision.")
+
+    class Meta(RevisionSerializer.Meta):
+        fields = [*RevisionSerializer.Meta.fields, "behind", "changes"]
+
+    def get_behind(self, revision: Revision) -> list[str]:
+        rows = running(Instance.objects.all(), timezone.now()).filter(revision__lt=revision.number)
+        return list(rows.values_list("pk", flat=True))
+
+
+class RollbackSerializer(StrictSerializer):
+    reason = TextField(max_length=500, help_text="Why; it is kept in the audit.")
+
+
+class RevisionView(Listed, ApiView):
+    """Published states, newest first. A roll-back is a new one."""
+
+    serializer_class = RevisionSerializer
+    lookup_field = "number"
+    lookup_value_regex = "[0-9]{1,18}"
+    ordering = ("-number",)
+    of_all_projects = ("*",)
+    scopes = {"list": "revisions:read", "retrieve": "revisions:read", "rollback": "revisions:write"}
+
+    def get_queryset(self) -> QuerySet[Revision]:
+        return Revision.objects.defer("changes") if self.action == "list" else Revision.objects.all()
+
+    def get_serializer_context(self) -> dict[str, Any]:
+        rows = running(Instance.objects.all(), timezone.now())
+        return {**super().get_serializer_context(), "run": list(rows.values_list("revision", flat=True))}
+
+    @extend_schema(responses=RevisionDetailSerializer)
+    def retrieve(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        return Response(RevisionDetailSerializer(self.get_object(), context=self.get_serializer_context()).data)
+
+    @extend_schema(request=RollbackSerializer, responses=RevisionSerializer)
+    @action(detail=True, methods=["post"])
+    def rollback(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        """
+        Restore the policies, their limits and attachments, and the global policy of this revision, as a new one.
+
+        Tokens and overrides stay as they are. The reply is the revision gone back to; its header Sluicegate-Revision
+        names the new one.
+        """
+        serializer = RollbackSerializer(data=request.data)
+        serializer.is_valid(raise_exception=True)
+        revision = self.get_object()
+        with self.change(serializer.validated_data["reason"]) as tx:
+            rollback.rollback(tx, revision.number)
+        return Response(self.get_serializer(revision).data)

@@ -1,0 +1,162 @@
+"""REST: how much was used, by whom, under which limit."""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.db.models import Q, QuerySet
+from django.utils import timezone
+from drf_spectacular.utils import extend_schema_field
+from rest_framework import serializers
+from rest_framework.exceptions import ErrorDetail, ValidationError
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from controlplane.api.fields import InstantField, ReferenceField
+from controlplane.api.pagination import CursorPage
+from controlplane.api.serializers import ListQuery
+from controlplane.api.views import ApiView
+from controlplane.policies.models import Policy
+from controlplane.projects.models import Project
+from controlplane.usage.models import UsageRow
+from controlplane.usage.rollup import start_of
+
+EVERY_LIMIT = "*"
+# The step of a range, when the client names none: so fine that a token has at most a few hundred rows.
+FINEST = (("minute", timedelta(hours=6)), ("hour", timedelta(days=14)))
+# The range of a step, when the client names no beginning.
+LAST = {"minute": timedelta(hours=1), "hour": timedelta(days=1), "day": timedelta(days=30)}
+# Parameters that a column equals.
+TEXTS = {"token": "token_id", "unit": "unit"}
+FOREVER = timedelta(days=800)  # longer than any row is kept
+
+
+class ProjectField(ReferenceField):
+    """A project by its slug, or by its id, which outlives it in the history."""
+
+    def find(self, rows: QuerySet[Project], value: str) -> Project | None:
+        return rows.filter(Q(slug=value) | Q(pk=value)).first()
+
+
+@extend_schema_field({"type": "string", "example": "free/per-minute"})
+class LimitField(serializers.Field):
+    """A limit as policy-slug/limit-name; its policy's id will do too, which outlives it in the history; or "*"."""
+
+    def to_internal_value(self, data: str) -> dict[str, str]:
+        head, _, name = data.partition("/")
+        if data == EVERY_LIMIT:
+            return {}
+        policy = self.context["access"].policies().filter(Q(slug=head) | Q(pk=head)).first()
+        if not name or (policy is None and not head.startswith("pol_")):
+            raise ValidationError([ErrorDetail(f"There is no limit {data!r}.", code="does_not_exist")])
+        return {"policy_id": policy.pk if policy else head, "limit_name": name}
+
+
+class UsageQuery(ListQuery):
+    project = ProjectField("projects", required=False, help_text="Slug of a project.")
+    token = serializers.CharField(required=False, max_length=40, help_text="Id of a token.")
+    limit = LimitField(
+        required=False,
+        help_text='policy-slug/limit-name, or "*" for every limit; left out: totals of all decisions, counted once.',
+    )
+    unit = serializers.CharField(required=False, max_length=64, help_text="Totals have the unit requests only.")
+    to = InstantField(required=False, help_text="End of the range, not part of it; left out: now.")
+    step = serializers.ChoiceField(
+        ["minute", "hour", "day"],
+        required=False,
+        help_text="Left out: minute for up to 6 hours, hour for up to 14 days, else day. "
+        "Minutes are kept for 48 hours, hours for 90 days, days for 730.",
+    )
+
+    def get_fields(self) -> dict[str, serializers.Field]:
+        beginning = InstantField(
+            required=False,
+            help_text="Begin of the range, back to the begin of its step; "
+            "left out: an hour before the end for minutes, a day for hours, 30 days for days.",
+        )
+        return {**super().get_fields(), "from": beginning}
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        attrs["to"] = attrs.get("to") or timezone.now()
+        attrs["step"] = attrs.get("step") or _finest(attrs)
+        beginning = attrs.get("from") or attrs["to"] - LAST[attrs["step"]]
+        if beginning >= attrs["to"]:
+            raise ValidationError({"from": [ErrorDetail("Must lie before the end of the range.", code="range")]})
+        attrs["from"] = start_of(attrs["step"], max(beginning, attrs["to"] - FOREVER))
+        if "limit" not in attrs and attrs.get("unit", "requests") != "requests":
+            message = 'Totals are counted in requests. For other units name a limit, or "*" for every limit.'
+            raise ValidationError({"unit": [ErrorDetail(message, code="needs_limit")]})
+        return attrs
+
+
+def _finest(attrs: dict[str, Any]) -> str:
+    if "from" not in attrs:
+        return "minute"
+    return next((step for step, most in FINEST if attrs["to"] - attrs["from"] <= most), "day")
+
+
+class UsageSerializer(serializers.ModelSerializer):
+    at = InstantField(read_only=True, help_text="Begin of the minute, hour or day.")
+    project = serializers.SerializerMethodField(help_text="Slug, or the id of one that is no more.")
+    token = serializers.CharField(source="token_id", read_only=True)
+    limit = serializers.SerializerMethodField(help_text="null: all decisions about the token.")
+
+    class Meta:
+        model = UsageRow
+        fields = ["at", "project", "token", "limit", "unit", "allowed", "denied", "would_deny", "cost"]
+
+    def get_project(self, row: UsageRow) -> str:
+        return self.context["slugs"].get(row.project_id, row.project_id)
+
+    def get_limit(self, row: UsageRow) -> str | None:
+        policy = self.context["slugs"].get(row.policy_id, row.policy_id)
+        return f"{policy}/{row.limit_name}" if row.limit_name else None
+
+
+class UsagePage(CursorPage):
+    def get_paginated_response_schema(self, schema: dict[str, Any]) -> dict[str, Any]:
+        page = super().get_paginated_response_schema(schema)
+        instant = {"type": "string", "format": "date-time"}
+        step = {"type": "string", "enum": ["minute", "hour", "day"]}
+        page["properties"] |= {"step": step, "from": instant, "to": instant}
+        return {**page, "required": [*page["required"], "step", "from", "to"]}
+
+
+class UsageView(ApiView):
+    """Decisions and permits by minute, hour or day; oldest first."""
+
+    serializer_class = UsageSerializer
+    pagination_class = UsagePage
+    ordering = ("at", "id")
+    queries = {"list": UsageQuery}
+    scopes = {"list": "usage:read"}
+
+    def get_queryset(self) -> QuerySet[UsageRow]:
+        query = self.query
+        rows = UsageRow.objects.filter(period=query["step"], at__gte=query["from"], at__lt=query["to"])
+        if self.access.project_ids is not None:
+            rows = rows.filter(project_id__in=self.access.project_ids)
+        if "project" in query:
+            rows = rows.filter(project_id=query["project"].pk)
+        rows = rows.filter(**{column: query[name] for name, column in TEXTS.items() if name in query})
+        if "limit" not in query:
+            return rows.filter(limit_name="")
+        return rows.filter(**query["limit"]).exclude(limit_name="")
+
+    def list(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        page = self.paginate_queryset(self.get_queryset())
+        context = {**self.get_serializer_context(), "slugs": _slugs(page)}
+        response = self.get_paginated_response(UsageSerializer(page, many=True, context=context).data)
+        said = {name: _text(self.query[name]) for name in ("from", "to")}
+        response.data |= {"step": self.query["step"], **said}
+        return response
+
+
+def _slugs(page: list[UsageRow]) -> dict[str, str]:
+    """Name the projects and policies of a page that are still there."""
+    projects = Project.objects.filter(pk__in={row.project_id for row in page})
+    policies = Policy.objects.filter(pk__in={row.policy_id for row in page})
+    return dict([*projects.values_list("pk", "slug"), *policies.values_list("pk", "slug")])
+
+
+def _text(instant: datetime) -> str:
+    return InstantField().to_representation(instant)
