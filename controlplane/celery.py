@@ -15,9 +15,14 @@ app.autodiscover_tasks()
 @beat_init.connect
 def check_settings(**_: Any) -> None:
     """Celery runs Django's checks and does not look at what they say."""
+    from django.core.exceptions import ImproperlyConfigured
+
     from controlplane.checks import refuse_unsafe_settings
 
-    refuse_unsafe_settings()
+    try:
+        refuse_unsafe_settings()
+    except ImproperlyConfigured as exc:
+        raise SystemExit(str(exc)) from exc  # Celery logs any other exception of a receiver, and goes on
 
 
 @setup_logging.connect

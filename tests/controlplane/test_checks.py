@@ -72,17 +72,27 @@ def test_a_store_that_is_away_is_a_warning_only(settings):
     assert ids(checks.store_keeps_documents()) == ["sluicegate.W005"]
 
 
-@pytest.mark.parametrize("module", ["controlplane.wsgi", "controlplane.asgi"])
-def test_a_server_refuses_to_start(settings, module):
-    """No WSGI or ASGI server runs Django's checks: the module does."""
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["-c", "import controlplane.wsgi"],
+        ["-c", "import controlplane.asgi"],
+        ["-m", "celery", "-A", "controlplane", "worker"],
+        ["-m", "celery", "-A", "controlplane", "beat"],
+    ],
+    ids=["wsgi", "asgi", "worker", "beat"],
+)
+def test_no_process_starts_with_an_unsafe_setting(settings, command):
+    """Neither servers nor Celery heed Django's checks by themselves."""
     environment = {**os.environ, "SECRET_KEY": "short", "DJANGO_SETTINGS_MODULE": "controlplane.settings"}
 
     done = subprocess.run(
-        [sys.executable, "-c", f"import {module}"],
+        [sys.executable, *command],
         env=environment,
         cwd=settings.BASE_DIR,
         capture_output=True,
         text=True,
+        timeout=30,
         check=False,
     )
 
