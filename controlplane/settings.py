@@ -205,6 +205,16 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": timedelta(seconds=2),
         "options": {"expires": 2},
     },
+    "drain-usage": {
+        "task": "controlplane.usage.tasks.drain",
+        "schedule": timedelta(seconds=2),
+        "options": {"expires": 2},
+    },
+    "prune-usage": {
+        "task": "controlplane.usage.tasks.prune",
+        "schedule": timedelta(hours=1),
+        "options": {"expires": 3600},
+    },
 }
 
 # Who may come in ------------------------------------------------------------------------------------------------------

@@ -1,0 +1,116 @@
+"""The entries of the usage stream. Whoever may write to the store may write nonsense there: reading is strict."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, NoReturn, Self
+
+from controlplane.usage.models import UsageBatch, UsageRow
+
+MAX_BYTES = 1024 * 1024
+MAX_ROWS = 10_000
+# Far above what one minute can count, and thousands of such rows still add up within 64 bits.
+MAX_COUNT = 2**50
+# A clock may be wrong by a little. What is further ahead would sit in the tables until its time comes.
+MOST_AHEAD = timedelta(hours=1)
+# As long as anything is kept.
+MOST_BEHIND = timedelta(days=730)
+
+NAMES = ("project_id", "token_id", "policy_id", "limit_name", "unit")
+COUNTS = ("allowed", "denied", "would_deny", "cost")
+MAY_BE_EMPTY = {"token_id", "policy_id", "limit_name"}
+
+
+class InvalidBatch(ValueError):
+    """An entry that cannot be counted; the text names what is wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What one token did under one limit in one minute; *names* and *counts* in the order of NAMES and COUNTS."""
+
+    at: datetime
+    names: tuple[str, ...]
+    counts: tuple[int, ...]
+
+    @property
+    def token_id(self) -> str:
+        return self.names[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One entry of the stream: *entry* is the stream's id for it, *id* the one that its instance gave it."""
+
+    entry: str
+    id: str
+    instance: str
+    rows: tuple[Row, ...]
+
+    @classmethod
+    def parse(cls, entry: str, fields: Mapping[str, str], now: datetime) -> Self:
+        """
+        Read an entry of the stream.
+
+        Raises:
+            InvalidBatch: It has no id, or one of its rows is not what an enforcer would send.
+        """
+        batch_id = _text(fields.get("id"), "id", _width(UsageBatch, "batch_id"))
+        instance = _text(fields.get("instance", ""), "instance", _width(UsageBatch, "instance"), may_be_empty=True)
+        rows = _load(fields.get("rows"))
+        return cls(entry, batch_id, instance, tuple(_row(number, row, now) for number, row in enumerate(rows)))
+
+
+def _load(text: str | None) -> list[Any]:
+    if text is None or len(text) > MAX_BYTES:
+        raise InvalidBatch(f"rows: must be there, with at most {MAX_BYTES} bytes.")
+    try:
+        rows = json.loads(text, parse_constant=_refuse, parse_float=_refuse)
+    except (ValueError, RecursionError) as exc:
+        raise InvalidBatch(f"rows: are not JSON with whole numbers: {exc}") from exc
+    if not isinstance(rows, list) or len(rows) > MAX_ROWS:
+        raise InvalidBatch(f"rows: must be a list of at most {MAX_ROWS}.")
+    return rows
+
+
+def _refuse(text: str) -> NoReturn:
+    raise ValueError(f"{text[:40]} is no whole number")
+
+
+def _row(number: int, row: Any, now: datetime) -> Row:
+    if not isinstance(row, list) or len(row) != 1 + len(NAMES) + len(COUNTS):
+        raise InvalidBatch(f"rows[{number}]: must be a list of {1 + len(NAMES) + len(COUNTS)}.")
+    minute, names, counts = row[0], row[1 : 1 + len(NAMES)], row[1 + len(NAMES) :]
+    return Row(
+        at=_minute(minute, f"rows[{number}].minute", now),
+        names=tuple(
+            _text(value, f"rows[{number}].{name}", _width(UsageRow, name), may_be_empty=name in MAY_BE_EMPTY)
+            for name, value in zip(NAMES, names, strict=True)
+        ),
+        counts=tuple(_count(value, f"rows[{number}].{name}") for name, value in zip(COUNTS, counts, strict=True)),
+    )
+
+
+def _minute(value: Any, where: str, now: datetime) -> datetime:
+    earliest, latest = ((now + distance).timestamp() // 60 for distance in (-MOST_BEHIND, MOST_AHEAD))
+    if type(value) is not int or not earliest <= value <= latest:
+        raise InvalidBatch(f"{where}: must be a minute since the epoch, not over an hour ahead or two years back.")
+    return datetime.fromtimestamp(value * 60, UTC)
+
+
+def _text(value: Any, where: str, width: int, *, may_be_empty: bool = False) -> str:
+    # isprintable() also refuses NUL and lone surrogates, which PostgreSQL does not store.
+    if not isinstance(value, str) or not value.isprintable() or len(value) > width or not (value or may_be_empty):
+        raise InvalidBatch(f"{where}: must be a text of {0 if may_be_empty else 1} to {width} printable characters.")
+    return value
+
+
+def _count(value: Any, where: str) -> int:
+    if type(value) is not int or not 0 <= value <= MAX_COUNT:
+        raise InvalidBatch(f"{where}: must be a whole number from 0 to {MAX_COUNT}.")
+    return value
+
+
+def _width(model: type, field: str) -> int:
+    return model._meta.get_field(field).max_length

@@ -1,0 +1,232 @@
+import json
+import signal
+from datetime import timedelta
+
+import pytest
+from django.db import connection
+from django.db.models import Sum
+
+from controlplane.publishing.locks import hold
+from controlplane.usage import drain as drainer
+from controlplane.usage import tasks
+from controlplane.usage.drain import Drained, drain
+from controlplane.usage.models import UsageBatch, UsageRow
+from enforcement.store import STORE_ERRORS
+from tests.controlplane.usage.conftest import NOON, NOON_MINUTE, USAGE, row
+from tests.factories import TokenFactory
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+REJECTED = "sg:{usage}:stream:rejected"
+
+
+def total(period: str = "minute") -> int:
+    return UsageRow.objects.filter(period=period).aggregate(total=Sum("allowed"))["total"] or 0
+
+
+def test_a_batch_arrives_in_sql(report_usage, client_of_store):
+    """What an enforcer reported is a row of its minute, and the stream is empty again."""
+    report_usage("proxy-1-1", row(allowed=3, denied=2, would_deny=1, cost=3))
+
+    assert drain(NOON) == Drained(counted=1)
+    minute = UsageRow.objects.get(period="minute")
+    assert (minute.at, minute.project_id, minute.token_id, minute.unit) == (NOON, "proj_1", "tok_1", "requests")
+    assert (minute.allowed, minute.denied, minute.would_deny, minute.cost) == (3, 2, 1, 3)
+    assert client_of_store.xlen(USAGE) == 0
+
+
+def test_batches_of_one_minute_add_up(report_usage):
+    """Three proxies that report the same token make one row."""
+    for number in range(3):
+        report_usage(f"proxy-{number}-1", row(allowed=10, cost=10))
+
+    drain(NOON)
+
+    assert (UsageRow.objects.filter(period="minute").count(), total()) == (1, 30)
+
+
+def test_a_later_drain_adds_to_the_row(report_usage):
+    """A minute is reported in pieces."""
+    for number in range(3):
+        report_usage(f"proxy-1-{number}", row(allowed=10, cost=10))
+        drain(NOON)
+
+    assert (UsageRow.objects.filter(period="minute").count(), total()) == (1, 30)
+
+
+def test_limits_and_units_are_kept_apart(report_usage):
+    """A token's totals, its limits and their units are rows of their own."""
+    limit = {"policy": "pol_1", "limit": "minute"}
+    report_usage("proxy-1-1", row(), row(**limit), row(**limit, unit="tokens"), row(token="tok_2"))
+
+    drain(NOON)
+
+    assert UsageRow.objects.filter(period="minute").count() == 4
+
+
+def test_a_batch_that_is_sent_again_counts_once(report_usage, client_of_store):
+    """An enforcer that does not know whether its batch arrived sends it again, unchanged."""
+    for _ in range(2):
+        report_usage("proxy-1-1", row())
+    assert drain(NOON) == Drained(counted=1, repeated=1)
+
+    report_usage("proxy-1-1", row())
+
+    assert drain(NOON) == Drained(repeated=1)
+    assert (total(), client_of_store.xlen(USAGE)) == (1, 0)
+
+
+def test_more_than_one_read_is_drained(report_usage, client_of_store):
+    """The stream is read in pieces, to its end."""
+    for number in range(120):
+        report_usage(f"proxy-1-{number}", row())
+
+    assert drain(NOON) == Drained(counted=120)
+    assert (total(), client_of_store.xlen(USAGE)) == (120, 0)
+
+
+def test_another_drain_at_work_is_left_alone(report_usage, client_of_store):
+    """The lock saves two from doing the same."""
+    report_usage("proxy-1-1", row())
+
+    with hold(client_of_store, "drain", ttl_ms=60_000):
+        assert drain(NOON) == Drained()
+    assert drain(NOON) == Drained(counted=1)
+
+
+def test_a_malformed_entry_is_set_aside_and_blocks_no_other(report_usage, client_of_store):
+    """It is kept with the reason for whoever looks into it; the others are counted."""
+    report_usage("proxy-1-1", row())
+    report_usage("proxy-1-2", row(allowed=-1))
+    report_usage("proxy-1-3", row())
+
+    assert drain(NOON) == Drained(counted=2, rejected=1)
+    assert (total(), client_of_store.xlen(USAGE)) == (2, 0)
+    [(_, kept)] = client_of_store.xrange(REJECTED)
+    assert kept["id"] == "proxy-1-2"
+    assert kept["reason"] == "rows[0].allowed: must be a whole number from 0 to 1125899906842624."
+    assert json.loads(kept["rows"]) == [row(allowed=-1)]
+
+
+def test_entries_set_aside_are_bounded(client_of_store, store):
+    """Whoever floods the stream with nonsense fills neither the store nor the set-aside."""
+    with client_of_store.pipeline() as pipe:
+        for number in range(1100):
+            pipe.xadd(USAGE, {"nonsense": str(number) * 10_000})
+        pipe.execute()
+
+    assert drain(NOON) == Drained(rejected=1100)
+    assert client_of_store.xlen(REJECTED) == 1000
+    assert client_of_store.memory_usage(REJECTED, samples=0) < 20_000_000
+
+
+def test_a_sum_that_the_database_cannot_hold_stops_no_other(report_usage, client_of_store):
+    """Where the database refuses a batch, that one is set aside."""
+    if connection.vendor == "sqlite":
+        pytest.skip("SQLite turns such a sum into a fraction and refuses nothing.")
+    UsageRow.objects.create(
+        period="minute", at=NOON, project_id="proj_1", token_id="tok_1", unit="requests", allowed=2**63 - 1
+    )
+    report_usage("proxy-1-1", row())
+    report_usage("proxy-1-2", row(token="tok_2"))
+
+    assert drain(NOON) == Drained(counted=1, rejected=1)
+    assert [kept["id"] for _, kept in client_of_store.xrange(REJECTED)] == ["proxy-1-1"]
+
+
+def test_tokens_learn_when_they_were_last_used(report_usage):
+    """To the minute, and never backwards: batches arrive in any order."""
+    token = TokenFactory()
+    report_usage("proxy-1-1", row(token=token.pk), row(NOON_MINUTE - 5, token=token.pk))
+    drain(NOON)
+    report_usage("proxy-2-1", row(NOON_MINUTE - 3, token=token.pk))
+    drain(NOON)
+
+    token.refresh_from_db()
+    assert token.last_used_at == NOON
+
+
+def test_a_store_that_dies_raises_and_loses_nothing(report_usage, store):
+    """The next run goes on."""
+    report_usage("proxy-1-1", row())
+    store.kill()
+
+    with pytest.raises(STORE_ERRORS):
+        drain(NOON)
+
+
+def test_a_store_that_is_away_fails_no_task(store):
+    """The next run is the retry."""
+    store.kill()
+
+    assert tasks.drain() == 0
+
+
+DIES_BEFORE_DELETING = """
+import os, signal
+from datetime import datetime
+import redis
+from controlplane.publishing import store
+from controlplane.usage.drain import drain
+
+class Dies(redis.Redis):
+    def xdel(self, *args):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+client = Dies(connection_pool=store.connection().connection_pool)
+drain(datetime.fromisoformat("2026-11-24T12:00:00+00:00"), client)
+"""
+
+
+def test_a_drain_killed_between_commit_and_delete_counts_nothing_twice(report_usage, run_python, client_of_store):
+    """SIGKILL after the commit leaves the entries in the stream; their ids settle it."""
+    for number in range(20):
+        report_usage(f"proxy-1-{number}", row())
+
+    assert run_python(DIES_BEFORE_DELETING).wait() == -signal.SIGKILL
+    assert (total(), client_of_store.xlen(USAGE)) == (20, 20)
+    client_of_store.delete("sg:{lock}:drain")  # as its time to live would, later
+
+    assert drain(NOON) == Drained(repeated=20)
+    assert (total(), client_of_store.xlen(USAGE)) == (20, 0)
+
+
+def test_a_killed_drain_does_not_hold_the_lock_for_ever(report_usage, run_python, client_of_store):
+    """The next one waits 15 seconds at most."""
+    report_usage("proxy-1-1", row())
+    run_python(DIES_BEFORE_DELETING).wait()
+
+    assert 0 < client_of_store.pttl("sg:{lock}:drain") <= 15_000
+
+
+DRAINS_WITHOUT_THE_LOCK = """
+import os
+from django.utils import timezone
+from controlplane.usage import drain
+drain.LOCK = f"failed-{os.getpid()}"
+drain.ENTRIES_AT_ONCE = 7
+drain.drain(timezone.now())
+"""
+
+
+def test_drains_at_once_count_once_though_the_lock_fails(report_usage, run_python, client_of_store):
+    """The unique row settles what the lock should have kept apart: totals are exact in every period."""
+    minute = int(drainer.time.time() // 60)
+    for number in range(300):
+        report_usage(f"proxy-1-{number}", row(minute), row(minute, token="tok_2"))
+
+    drains = [run_python(DRAINS_WITHOUT_THE_LOCK) for _ in range(3)]
+
+    assert [process.wait() for process in drains] == [0, 0, 0]
+    assert [total(period) for period in ("minute", "hour", "day")] == [600, 600, 600]
+    assert (UsageBatch.objects.count(), client_of_store.xlen(USAGE)) == (300, 0)
+
+
+def test_usage_late_by_days_is_counted_where_it_is_still_kept(report_usage):
+    """Minutes are kept for two days, so an older one is counted in its hour and day alone."""
+    report_usage("proxy-1-1", row(NOON_MINUTE - 3 * 1440))
+
+    drain(NOON)
+
+    rows = UsageRow.objects.values_list("period", "at")
+    assert set(rows) == {("hour", NOON - timedelta(days=3)), ("day", NOON - timedelta(days=3, hours=12))}

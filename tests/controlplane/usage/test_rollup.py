@@ -1,0 +1,110 @@
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from django.db.models import Sum
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.django import TestCase
+
+from controlplane.usage import rollup, tasks
+from controlplane.usage.batches import COUNTS, Row
+from controlplane.usage.models import UsageBatch, UsageRow
+from tests.controlplane.usage.conftest import NOON
+from tests.factories import UsageRowFactory
+
+NAMES = ("proj_1", "tok_1", "", "", "requests")
+
+
+def at(text: str) -> datetime:
+    return datetime.fromisoformat(text).replace(tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("period", "start"), [("minute", "2026-11-24 13:47"), ("hour", "2026-11-24 13:00"), ("day", "2026-11-24 00:00")]
+)
+def test_periods_begin_where_clocks_in_utc_do(period, start):
+    """The buckets of a period do not depend on where the server stands."""
+    assert rollup.start_of(period, at("2026-11-24 13:47:59.999999")) == at(start)
+
+
+@pytest.mark.django_db
+def test_a_minute_is_counted_in_its_hour_and_day():
+    """Hours and days are there at once, not after the next roll-up."""
+    rollup.add(
+        [Row(at("2026-11-24 11:59"), NAMES, (1, 2, 3, 4)), Row(at("2026-11-24 11:01"), NAMES, (1, 0, 0, 0))], NOON
+    )
+
+    hour, day = (UsageRow.objects.get(period=period) for period in ("hour", "day"))
+    assert (hour.at, [getattr(hour, name) for name in COUNTS]) == (at("2026-11-24 11:00"), [2, 2, 3, 4])
+    assert (day.at, [getattr(day, name) for name in COUNTS]) == (at("2026-11-24 00:00"), [2, 2, 3, 4])
+
+
+class RollUp(TestCase):
+    minutes = st.integers(0, 47 * 60).map(lambda minutes: NOON - timedelta(minutes=minutes))
+    names = st.tuples(st.sampled_from("pq"), st.sampled_from("st"), st.just(""), st.just(""), st.just("requests"))
+    counts = st.tuples(*[st.integers(0, 1000)] * 4)
+    batches = st.lists(st.lists(st.builds(Row, minutes, names, counts), max_size=5), max_size=5)
+
+    @settings(max_examples=25, deadline=None)
+    @given(batches)
+    def test_every_period_has_the_same_sum(self, batches):
+        """Whatever arrives, in whatever order: minutes, hours and days add up to the same."""
+        UsageRow.objects.all().delete()
+        for batch in batches:
+            rollup.add(batch, NOON)
+
+        expected = [sum(row.counts[n] for batch in batches for row in batch) for n in range(4)]
+        for period in ("minute", "hour", "day"):
+            sums = UsageRow.objects.filter(period=period).aggregate(*map(Sum, COUNTS))
+            assert [sums[f"{name}__sum"] or 0 for name in COUNTS] == expected
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("period", "kept"), [("minute", timedelta(hours=48)), ("hour", timedelta(days=90)), ("day", timedelta(days=730))]
+)
+def test_rows_are_pruned_when_their_time_is_over(period, kept):
+    """Minutes stay for two days, hours for ninety, days for two years."""
+    UsageRowFactory(period=period, at=NOON - kept)
+    UsageRowFactory(period=period, at=NOON - kept - timedelta(minutes=1))
+
+    assert rollup.prune(NOON) == 1
+    assert UsageRow.objects.get().at == NOON - kept
+
+
+@pytest.mark.django_db
+def test_pruning_minutes_leaves_hours_and_days():
+    """The sums of what is pruned stay."""
+    rollup.add([Row(NOON, NAMES, (5, 0, 0, 5))], NOON)
+
+    rollup.prune(NOON + timedelta(hours=49))
+
+    assert set(UsageRow.objects.values_list("period", "allowed")) == {("hour", 5), ("day", 5)}
+
+
+@pytest.mark.django_db
+def test_batch_ids_are_kept_while_a_batch_may_be_sent_again():
+    """A week, which is longer than an enforcer keeps what it has not delivered."""
+    for days in (6, 8):
+        UsageBatch.objects.create(batch_id=f"proxy-1-{days}", received_at=NOON - timedelta(days=days))
+
+    rollup.prune(NOON)
+
+    assert UsageBatch.objects.get().batch_id == "proxy-1-6"
+
+
+@pytest.mark.django_db
+def test_pruning_may_run_twice():
+    """The second run finds nothing."""
+    UsageRowFactory(at=datetime(2020, 1, 1, tzinfo=UTC))
+
+    assert (tasks.prune(), tasks.prune()) == (1, 0)
+
+
+@pytest.mark.django_db
+def test_pruning_goes_on_to_the_end():
+    """It deletes in pieces, and all of them."""
+    old = datetime(2020, 1, 1, tzinfo=UTC)
+    UsageBatch.objects.bulk_create(UsageBatch(batch_id=str(number), received_at=old) for number in range(5001))
+
+    assert rollup.prune(NOON) == 5001
