@@ -344,7 +344,8 @@ class Reference:
         reply = [int(passed), now]
         for wait, (counter, spec, _) in zip(waits, rows, strict=True):
             remaining = math.floor(counter.room())
-            more = 0 if remaining >= spec.capacity else counter.wait(max(remaining, 0) + 1)
+            full = remaining >= spec.capacity or spec.capacity == 0
+            more = 0 if full else counter.wait(max(remaining, 0) + 1)
             reply += [remaining, counter.reset(), wait, more]
             if ident:
                 reply.append(counter.mark())

@@ -37,8 +37,8 @@ class Override:
     ends_at_us: int | None = None
 
     def apply(self, limit: Limit) -> Limit:
-        """Return *limit* with this override's numbers; a bucket without a burst of its own takes the new quota."""
-        return replace(limit, quota=self.quota, burst=self.burst)
+        """Return *limit* with this override's numbers; a burst that it leaves out stays as it is."""
+        return replace(limit, quota=self.quota, burst=limit.burst if self.burst is None else self.burst)
 
 
 @dataclass(frozen=True, slots=True)

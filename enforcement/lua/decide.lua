@@ -65,7 +65,8 @@ local function decide(keys, args)
     reply[n + 1] = remaining
     reply[n + 2] = algorithm.reset(state)
     reply[n + 3] = row.wait
-    reply[n + 4] = remaining >= state.cap and 0 or algorithm.wait(state, math.max(remaining, 0) + 1)
+    local full = remaining >= state.cap or state.cap == 0
+    reply[n + 4] = full and 0 or algorithm.wait(state, math.max(remaining, 0) + 1)
     n = n + 4
     if args[3] ~= '' then
       n = n + 1

@@ -1,0 +1,243 @@
+"""The limiter for asyncio: the names of :mod:`enforcement.limiter`, awaited. Checks that wait together share a round trip."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import weakref
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from hiredis import ReplyError
+
+from enforcement.decision import Decision, Denied
+from enforcement.engine import DEFAULT_TIMEOUT, Engine, Settings, Steps
+from enforcement.keys import DEFAULT_PREFIX
+from enforcement.limiter import START_SECONDS, Limits
+from enforcement.matching import Attributes
+from enforcement.pipe import AsyncPipe
+from enforcement.plans import Costs, Plan, check_costs
+from enforcement.protocol import StoreTrouble, trouble
+from enforcement.reservation import Reservation, new_ident
+
+
+class Limiter:
+    """
+    Decides requests for the tasks of one event loop. Arguments and meaning as in :class:`enforcement.limiter.Limiter`.
+
+    Raises:
+        ValueError: The URL or the prefix cannot be used.
+    """
+
+    def __init__(
+        self,
+        url: str = Settings.url,
+        *,
+        prefix: str = DEFAULT_PREFIX,
+        instance: str | None = None,
+        state_dir: str | Path | None = None,
+        timeout: float = DEFAULT_TIMEOUT,
+        clock: Callable[[], int] | None = None,
+    ) -> None:
+        folder = None if state_dir is None else Path(state_dir)
+        settings = Settings(url=url, prefix=prefix, instance=instance, state_dir=folder, timeout=timeout, clock=clock)
+        self._set_up(settings)
+
+    @classmethod
+    def from_env(cls) -> Self:
+        """
+        Return a limiter made from the environment; see :meth:`enforcement.limiter.Limiter.from_env`.
+
+        Raises:
+            ValueError: A variable that cannot be used.
+        """
+        limiter = cls.__new__(cls)
+        limiter._set_up(Settings.from_env())
+        return limiter
+
+    def _set_up(self, settings: Settings) -> None:
+        self._engine = Engine(settings)
+        self._pipe = AsyncPipe(self._engine.address, settings.timeout)
+        self._started = False
+        self._starting: asyncio.Future[bool] | None = None
+        _limiters.add(self)
+
+    async def start(self, timeout: float = START_SECONDS) -> bool:
+        """Start the background thread and wait until documents are there; see the sync limiter."""
+        self._started = True
+        return await asyncio.to_thread(self._engine.start, timeout)
+
+    async def close(self) -> None:
+        """Report what is not yet reported, leave the fleet, close the connection."""
+        if self._started:
+            self._started = False
+            await asyncio.to_thread(self._engine.stop)
+        self._pipe.close()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def check(self, token: str, costs: Costs = 1, attributes: Attributes | None = None) -> Decision:
+        """Charge a request to every limit that a token falls under, or to none; see the sync limiter."""
+        plan = await self._plan(token, attributes)
+        return plan if isinstance(plan, Decision) else await self._decide(plan, costs)
+
+    async def hit(self, limits: Limits, key: str, costs: Costs = 1) -> Decision:
+        """Charge a request to limits that stand in code, all or none; see the sync limiter."""
+        plan = self._engine.plan_in_code(limits, key)
+        if plan.has_slots:
+            raise ValueError("limits: a concurrency limit is held, not hit; use admit().")
+        return await self._decide(plan, costs)
+
+    async def peek(self, limits: Limits, key: str) -> Decision:
+        """Return the decision on a request of cost 1 and charge nothing."""
+        return await self._decide(self._engine.plan_in_code(limits, key), 1, charge=False)
+
+    @asynccontextmanager
+    async def admit(
+        self,
+        token: str | Limits,
+        key: str | None = None,
+        costs: Costs = 1,
+        attributes: Attributes | None = None,
+    ) -> AsyncGenerator[Admission]:
+        """
+        Charge an estimate and hold slots while a block runs; see the sync limiter.
+
+        Cancelling the task leaves the block by an exception: everything is given back before the cancellation goes on.
+        """
+        if isinstance(token, str):
+            plan = await self._plan(token, attributes)
+        else:
+            plan = self._engine.plan_in_code(token, key or "")
+        if isinstance(plan, Decision):
+            raise Denied(plan)
+        admission = await self._reserve(plan, costs)
+        self._engine.keep_slots(admission.reservation)
+        try:
+            yield admission
+        except BaseException:
+            await asyncio.shield(self._run(admission.reservation.cancelling()))
+            raise
+        finally:
+            self._engine.drop_slots(admission.reservation)
+            await asyncio.shield(self._run(admission.reservation.leaving()))
+
+    async def needs_admission(self, token: str, attributes: Attributes | None = None) -> bool:
+        """Tell whether a request must be admitted rather than checked: a limit holds slots or waits for the answer."""
+        plan = await self._plan(token, attributes)
+        return isinstance(plan, Plan) and (plan.has_slots or plan.has_charge_on)
+
+    async def reset(self, limits: Limits, key: str) -> None:
+        """Forget what limits in code have counted for a key. Raises StoreTrouble if the store did not do it."""
+        plan = self._engine.plan_in_code(limits, key)
+        await self._run(self._engine.resetting(plan))
+
+    @property
+    def state(self) -> str:
+        """``starting``, ``ok`` or ``degraded``."""
+        return self._engine.state
+
+    @property
+    def revision(self) -> int:
+        """The published revision that it obeys; 0 before it has one."""
+        return self._engine.documents.current.revision
+
+    async def _plan(self, token: object, attributes: Attributes | None) -> Plan | Decision:
+        engine = self._engine
+        if not self._started:
+            await self.start()
+        found = engine.find(token)
+        if isinstance(found, str):
+            found = await self._run(engine.fetching(found))
+        return found if isinstance(found, Decision) else engine.plan_of(found, attributes)
+
+    async def _reserve(self, plan: Plan, costs: Costs) -> Admission:
+        """Take the reservation; a task that is cancelled while it waits gives back what it may have got."""
+        ident = new_ident()
+        deciding = asyncio.ensure_future(self._decide(plan, costs, ident=ident))
+        try:
+            decision = await asyncio.shield(deciding)
+        except asyncio.CancelledError:
+            decision = await deciding
+            if decision.allowed:
+                await self._run(Reservation(self._engine, plan, costs, decision, ident).cancelling())
+            raise
+        if not decision.allowed:
+            raise Denied(decision)
+        return Admission(self, Reservation(self._engine, plan, costs, decision, ident))
+
+    async def _decide(self, plan: Plan, costs: Costs, *, charge: bool = True, ident: str = "") -> Decision:
+        engine = self._engine
+        if costs is not 1:  # noqa: F632  the one value that needs no checking, and the most frequent
+            check_costs(costs)
+        if not plan.bounds:
+            return engine.unlimited(plan, costs)
+        if plan.denied is not None and charge and (known := engine.known_denial(plan, costs)) is not None:
+            return known
+        if engine.breaker.open:
+            return engine.fall_back(plan, costs, charge=charge, ident=ident)
+        try:
+            reply = await self._pipe.call(engine.encode(plan, costs, charge=charge, ident=ident))
+            if type(reply) is ReplyError:
+                raise trouble(reply)
+        except StoreTrouble as exc:
+            return await self._run(engine.troubled(plan, costs, exc, charge=charge, ident=ident))  # type: ignore[no-any-return]
+        if reply[0] < 0:
+            steps = engine.outside_calendar(plan, costs, reply, charge=charge, ident=ident)
+            return await self._run(steps)  # type: ignore[no-any-return]
+        return engine.answer(plan, costs, reply, charge=charge, ident=ident)
+
+    async def _run(self, steps: Steps) -> Any:
+        """Drive steps to their end, and return what they return."""
+        try:
+            command = next(steps)
+            while True:
+                try:
+                    reply = await self._pipe.call(command)
+                    if type(reply) is ReplyError:
+                        raise trouble(reply)
+                except StoreTrouble as exc:
+                    command = steps.throw(exc)
+                else:
+                    command = steps.send(reply)
+        except StopIteration as stop:
+            return stop.value
+
+    def _after_fork(self) -> None:
+        if self._started:
+            self._engine.after_fork()
+
+
+class Admission:
+    """A request inside its block; see :class:`enforcement.limiter.Admission`."""
+
+    def __init__(self, limiter: Limiter, reservation: Reservation) -> None:
+        self.decision = reservation.decision
+        self.reservation = reservation
+        self._limiter = limiter
+
+    async def settle(self, costs: Costs) -> None:
+        """Replace the estimate by the real cost. A second settlement changes nothing."""
+        await asyncio.shield(self._limiter._run(self.reservation.settling(costs)))
+
+    async def charge_for(self, status: int) -> None:
+        """Settle by the answer's HTTP status."""
+        await asyncio.shield(self._limiter._run(self.reservation.charging_for(status)))
+
+    async def cancel(self) -> None:
+        """Give everything back, as an exception does."""
+        await asyncio.shield(self._limiter._run(self.reservation.cancelling()))
+
+
+_limiters: weakref.WeakSet[Limiter] = weakref.WeakSet()
+os.register_at_fork(after_in_child=lambda: [limiter._after_fork() for limiter in list(_limiters)])

@@ -1,0 +1,358 @@
+"""What a decision says: allowed or not, why, what is left, and how to tell a client over HTTP."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from enforcement.algorithms import HOPELESS
+from enforcement.calendars import window
+
+if TYPE_CHECKING:
+    from enforcement.plans import Bound
+
+QUOTA_EXCEEDED: Final = "https://iana.org/assignments/http-problem-types#quota-exceeded"
+REDUCED_CAPACITY: Final = "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity"
+
+STATUSES: Final = {
+    "ok": 200,
+    "limited": 429,
+    "cost_exceeds_capacity": 429,
+    "unknown_token": 401,
+    "revoked": 401,
+    "expired": 401,
+    "inactive_project": 403,
+    "degraded_denied": 503,
+}
+"""The HTTP status that belongs to each reason."""
+
+_TITLES: Final = {
+    "limited": "Too many requests",
+    "cost_exceeds_capacity": "The request costs more than the limit can ever admit",
+    "unknown_token": "The token is not known",
+    "revoked": "The token was revoked",
+    "expired": "The token has expired",
+    "inactive_project": "The project is not active",
+    "degraded_denied": "The limit cannot be checked now",
+}
+_DEGRADED_RETRY_MS: Final = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class LimitState:
+    """
+    One limit's part in a decision.
+
+    Attributes:
+        name: The limit's name; ``policy`` is the slug it stands in, empty for a limit in code.
+        quota: Permits a window, with any override.
+        remaining: The greatest whole cost that would pass now, after this call.
+        reset_ms: Milliseconds to the window's end (fixed_window), elsewhere until nothing is felt any more; None: never.
+        retry_after_ms: Milliseconds until the same cost passes; None: it passed, or no wait helps.
+        more_ms: Milliseconds until more remains; None: never.
+        allowed: Whether this limit admits the request by itself.
+        hopeless: Whether the cost exceeds the limit's capacity.
+        window_seconds: Present length of the window; None for a lifetime and for concurrency.
+    """
+
+    name: str
+    policy: str
+    algorithm: str
+    unit: str
+    mode: str
+    quota: int
+    capacity: int
+    remaining: int
+    reset_ms: int | None
+    retry_after_ms: int | None
+    more_ms: int | None
+    allowed: bool
+    hopeless: bool
+    window_seconds: int | None
+
+    @property
+    def share(self) -> float:
+        """What part of the capacity remains."""
+        return self.remaining / self.capacity if self.capacity else 0.0
+
+
+class Decision:
+    """
+    The answer to one request. Made of the store's reply; whatever is not asked for is not computed.
+
+    Attributes:
+        allowed: Whether the request may pass.
+        reason: ``ok``, or why not: a key of :data:`STATUSES`.
+        source: Where it was made: ``store``, ``lease``, ``denial_cache``, ``fallback``, or ``documents`` for a token
+            that is refused whatever the counters say.
+        revision: The published revision it obeys; 0 for limits in code.
+    """
+
+    __slots__ = ("_bounds", "_reply", "_states", "allowed", "reason", "revision", "source", "width")
+
+    def __init__(
+        self,
+        allowed: bool,
+        reason: str,
+        source: str,
+        bounds: Sequence[Bound] = (),
+        reply: Sequence[int] = (),
+        *,
+        width: int = 4,
+        revision: int = 0,
+    ) -> None:
+        self.allowed = allowed
+        self.reason = reason
+        self.source = source
+        self.revision = revision
+        self.width = width
+        self._bounds = bounds
+        self._reply = reply
+        self._states: tuple[LimitState, ...] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Decision {self.reason} by {self.source}: {', '.join(f'{s.name} {s.remaining}' for s in self.limits)}>"
+
+    @property
+    def degraded(self) -> bool:
+        """Whether it was made without the store."""
+        return self.source == "fallback"
+
+    @property
+    def status(self) -> int:
+        """The HTTP status of an answer that this decision makes: 200 when allowed."""
+        return STATUSES[self.reason]
+
+    @property
+    def limits(self) -> tuple[LimitState, ...]:
+        """One state for each limit that the request falls under, in the order of the call."""
+        if self._states is None:
+            at = range(2, 2 + self.width * len(self._bounds), self.width)
+            now = self._reply[1] if self._reply else 0
+            self._states = tuple(
+                _state(bound, now, *self._reply[i : i + 4]) for bound, i in zip(self._bounds, at, strict=True)
+            )
+        return self._states
+
+    @property
+    def limit(self) -> LimitState | None:
+        """The limit that decides: the denier with the longest wait, else the one with the least left; None if there is none."""
+        enforced = [state for state in self.limits if state.mode == "enforce"]
+        deniers = [state for state in enforced if not state.allowed]
+        if deniers:
+            return max(deniers, key=_severity)
+        return min(enforced, key=_tightness, default=None)
+
+    @property
+    def denied_by(self) -> tuple[str, ...]:
+        """Names of the enforced limits that do not admit the request."""
+        return tuple(state.name for state in self.limits if state.mode == "enforce" and not state.allowed)
+
+    @property
+    def remaining(self) -> int | None:
+        """What the deciding limit has left, in permits of its unit."""
+        return None if self.limit is None else self.limit.remaining
+
+    @property
+    def reset_ms(self) -> int | None:
+        """See :attr:`LimitState.reset_ms`."""
+        return None if self.limit is None else self.limit.reset_ms
+
+    @property
+    def retry_after_ms(self) -> int | None:
+        """Milliseconds until the same request can pass; None when it passed or no wait helps."""
+        if self.reason == "degraded_denied":
+            return _DEGRADED_RETRY_MS
+        return None if self.allowed or self.limit is None or self.limit.hopeless else self.limit.retry_after_ms
+
+    def headers(self, preset: str = "ietf") -> dict[str, str]:
+        """
+        Return the header fields for a client.
+
+        Args:
+            preset: ``ietf`` (draft-ietf-httpapi-ratelimit-headers-11), ``legacy-delta``, ``legacy-epoch``, ``openai``,
+                or several joined by ``+``. ``Retry-After`` goes with each, on a denial that can pass later.
+        Raises:
+            ValueError: An unknown preset.
+        """
+        fields: dict[str, str] = {}
+        for name in preset.split("+"):
+            if name not in _PRESETS:
+                raise ValueError(f"preset: must be of {', '.join(_PRESETS)}, not {name!r}.")
+            if self.limit is not None and self.status in (200, 429, 503):
+                fields.update(_PRESETS[name](self))
+        if self.retry_after_ms is not None:
+            fields["Retry-After"] = str(max(1, _seconds(self.retry_after_ms)))
+        return fields
+
+    def problem(self) -> dict[str, Any]:
+        """Return the members of an ``application/problem+json`` body (RFC 9457) for a denial."""
+        kind = {429: QUOTA_EXCEEDED, 503: REDUCED_CAPACITY}.get(self.status, "about:blank")
+        body: dict[str, Any] = {
+            "type": kind,
+            "title": _TITLES.get(self.reason, "Allowed"),
+            "status": self.status,
+            "code": self.reason,
+        }
+        if self.status == 429:
+            body["detail"] = self._detail()
+        if kind != "about:blank":
+            body["violated-policies"] = list(_labels(self.limits, only=self._violated()))
+        return body
+
+    def explain(self) -> dict[str, Any]:
+        """Return who made this decision: source, revision, and for each limit its policy, override and counter."""
+        return {
+            "allowed": self.allowed,
+            "reason": self.reason,
+            "source": self.source,
+            "revision": self.revision,
+            "limits": [bound.origin() for bound in self._bounds],
+        }
+
+    def _violated(self) -> set[int]:
+        return {i for i, state in enumerate(self.limits) if state.mode == "enforce" and not state.allowed}
+
+    def _detail(self) -> str:
+        limit = self.limit
+        if limit is None:
+            return ""
+        if limit.hopeless:
+            return f"{limit.name} can admit {limit.capacity} {limit.unit} at once, and the request costs more."
+        wait = "" if limit.retry_after_ms is None else f" Try again in {max(1, _seconds(limit.retry_after_ms))} s."
+        return f"{limit.name} has {limit.remaining} of {limit.quota} {limit.unit} left.{wait}"
+
+    def ordered(self) -> list[tuple[str, LimitState]]:
+        """Return the enforced limits with their labels as headers list them: the deciding one, then the tightest."""
+        rows = list(zip(_labels(self.limits), self.limits, strict=True))
+        enforced = [row for row in rows if row[1].mode == "enforce"]
+        enforced.sort(key=lambda row: _tightness(row[1]))
+        enforced.sort(key=lambda row: row[1] is not self.limit)
+        return enforced
+
+
+class Denied(Exception):
+    """
+    Raised where a denial leaves no block to enter.
+
+    Attributes:
+        decision: The denial.
+    """
+
+    def __init__(self, decision: Decision) -> None:
+        super().__init__(f"Denied: {decision.reason}.")
+        self.decision = decision
+
+
+def _state(bound: Bound, now_us: int, remaining: int, reset: int, wait: int, more: int) -> LimitState:
+    limit = bound.limit
+    return LimitState(
+        name=limit.name,
+        policy=bound.policy_slug,
+        algorithm=limit.algorithm,
+        unit=limit.unit,
+        mode=limit.mode,
+        quota=limit.quota,
+        capacity=limit.capacity,
+        remaining=max(0, remaining),
+        reset_ms=_milliseconds(reset),
+        retry_after_ms=_milliseconds(wait) if wait else None,
+        more_ms=_milliseconds(more if more else reset),
+        allowed=wait == 0,
+        hopeless=wait == HOPELESS,
+        window_seconds=_window_seconds(bound, now_us),
+    )
+
+
+def _window_seconds(bound: Bound, now_us: int) -> int | None:
+    limit = bound.limit
+    if limit.algorithm == "concurrency" or limit.calendar == "lifetime":
+        return None
+    if limit.calendar is None:
+        return limit.window_seconds
+    start, end = window(now_us, limit.calendar, limit.time_zone, limit.anchor)
+    return (end - start) // 1_000_000
+
+
+def _milliseconds(span_us: int) -> int | None:
+    return None if span_us < 0 else -(-span_us // 1_000)
+
+
+def _seconds(span_ms: int) -> int:
+    return -(-span_ms // 1_000)
+
+
+def _severity(state: LimitState) -> tuple[bool, float]:
+    return state.hopeless, math.inf if state.retry_after_ms is None else state.retry_after_ms
+
+
+def _tightness(state: LimitState) -> tuple[float, float]:
+    return state.share, -(math.inf if state.window_seconds is None else state.window_seconds)
+
+
+def _labels(states: Sequence[LimitState], only: set[int] | None = None) -> list[str]:
+    """Name each limit so that no two share a name: two policies may both have an "rpm"."""
+    names = [state.name for state in states]
+    labels = [f"{s.policy}/{s.name}" if s.policy and names.count(s.name) > 1 else s.name for s in states]
+    return labels if only is None else [label for i, label in enumerate(labels) if i in only]
+
+
+def _ietf(decision: Decision) -> dict[str, str]:
+    policies, limits = [], []
+    for label, state in decision.ordered():
+        slots = state.algorithm == "concurrency"
+        unit = "concurrent-requests" if slots else state.unit
+        length = "" if state.window_seconds is None else f";w={state.window_seconds}"
+        policies.append(f'"{label}";q={state.quota}{length}' + ("" if unit == "requests" else f';qu="{unit}"'))
+        until = "" if slots or state.more_ms is None else f";t={_seconds(state.more_ms)}"
+        limits.append(f'"{label}";r={state.remaining}{until}')
+    return {"RateLimit-Policy": ", ".join(policies), "RateLimit": ", ".join(limits)}
+
+
+def _legacy(decision: Decision, reset: int | None) -> dict[str, str]:
+    limit = decision.limit
+    assert limit is not None
+    fields = {"X-RateLimit-Limit": str(limit.quota), "X-RateLimit-Remaining": str(limit.remaining)}
+    if reset is not None:
+        fields["X-RateLimit-Reset"] = str(reset)
+    return fields
+
+
+def _legacy_delta(decision: Decision) -> dict[str, str]:
+    return _legacy(decision, None if decision.reset_ms is None else _seconds(decision.reset_ms))
+
+
+def _legacy_epoch(decision: Decision) -> dict[str, str]:
+    if decision.reset_ms is None:
+        return _legacy(decision, None)
+    return _legacy(decision, -(-(decision._reply[1] + decision.reset_ms * 1_000) // 1_000_000))
+
+
+def _openai(decision: Decision) -> dict[str, str]:
+    """Give the tightest limit of each of the two units that such clients know."""
+    fields: dict[str, str] = {}
+    for _, state in reversed(decision.ordered()):
+        if state.algorithm == "concurrency" or state.unit not in ("requests", "tokens"):
+            continue
+        fields[f"x-ratelimit-limit-{state.unit}"] = str(state.quota)
+        fields[f"x-ratelimit-remaining-{state.unit}"] = str(state.remaining)
+        if state.reset_ms is not None:
+            fields[f"x-ratelimit-reset-{state.unit}"] = _go_duration(state.reset_ms)
+    return fields
+
+
+def _go_duration(span_ms: int) -> str:
+    """Spell a span as Go does: ``1s``, ``6m0s``, ``1h0m2.5s``, ``250ms``."""
+    if span_ms < 1_000:
+        return f"{span_ms}ms" if span_ms else "0s"
+    minutes, rest = divmod(span_ms, 60_000)
+    seconds = f"{rest / 1_000:.3f}".rstrip("0").rstrip(".") + "s"
+    if not minutes:
+        return seconds
+    hours, minutes = divmod(minutes, 60)
+    return (f"{hours}h" if hours else "") + f"{minutes}m{seconds}"
+
+
+_PRESETS: Final = {"ietf": _ietf, "legacy-delta": _legacy_delta, "legacy-epoch": _legacy_epoch, "openai": _openai}

@@ -1,0 +1,497 @@
+"""
+What both limiters share, without I/O of its own: finding plans, making decisions, remembering denials, failing over.
+
+Whatever takes more than one call to the store is written once, as a generator of *steps*: it yields encoded commands and is
+sent their replies, or thrown a StoreTrouble. The sync limiter and the asyncio limiter each drive them in five lines.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+import uuid
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from time import monotonic
+from typing import Any, Final
+
+from enforcement import protocol
+from enforcement.agent import Agent, Identity
+from enforcement.decision import Decision
+from enforcement.documents import Project, Token
+from enforcement.failover import Breaker, Fallback, without_marks
+from enforcement.keys import DEFAULT_PREFIX, Keys
+from enforcement.limits import Limit
+from enforcement.lua import library_source
+from enforcement.matching import Attributes, check_attributes
+from enforcement.pipe import Address, SyncPipe
+from enforcement.plans import Costs, Plan, Rule, Subject, bind_in_code, rules_of
+from enforcement.protocol import LibraryMissing, StoreTrouble
+from enforcement.reservation import Reservation, SlotKeeper
+from enforcement.snapshot import Documents, Snapshot, TokenEntry
+from enforcement.store import connect
+from enforcement.tokens import digest, is_well_formed
+from enforcement.usage import TokenUsage, UsageLog
+
+Steps = Generator[bytes, Any, Any]
+
+DEFAULT_TIMEOUT: Final = 0.025
+MAX_PLANS: Final = 10_000
+MAX_PLANS_OF_TOKEN: Final = 1_000
+DENIAL_SECONDS: Final = 0.25
+"""A denial is believed no longer than this without asking again: another process may give back or reset."""
+MAX_TOKEN_LENGTH: Final = 512
+MAX_TOKEN_AGE_SECONDS: Final = 600
+BACKGROUND_BUDGET: Final = 1.0
+STOP_SECONDS: Final = 2.0
+
+_NOTHING: Final[Attributes] = {}
+_AGAIN: Final = frozenset({"connection", "moved", "library", "readonly", "loading"})
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """
+    How an enforcer reaches its store, and who it is.
+
+    Args:
+        url: ``redis://``, ``rediss://`` or ``unix://``.
+        prefix: What all keys begin with.
+        instance: Its name in the fleet; None: made of host, process and chance.
+        state_dir: Folder for the last good documents; None: they are not kept.
+        timeout: Seconds a decision may take, connecting included.
+        clock: Microseconds since the epoch, for tests; None: the store's clock.
+    """
+
+    url: str = "redis://127.0.0.1:6379/0"
+    prefix: str = DEFAULT_PREFIX
+    instance: str | None = None
+    state_dir: Path | None = None
+    timeout: float = DEFAULT_TIMEOUT
+    clock: Callable[[], int] | None = None
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] = os.environ) -> Settings:
+        """
+        Read ``SLUICEGATE_REDIS_URL`` (else ``REDIS_URL``), ``_PREFIX``, ``_INSTANCE``, ``_STATE_DIR`` and ``_TIMEOUT_MS``.
+
+        Raises:
+            ValueError: A value that cannot be used; the text names the variable.
+        """
+        timeout = environ.get("SLUICEGATE_TIMEOUT_MS") or "25"
+        if not timeout.isascii() or not timeout.isdigit() or not 1 <= int(timeout) <= 10_000:
+            raise ValueError(f"SLUICEGATE_TIMEOUT_MS: must be a whole number from 1 to 10000, not {timeout!r}.")
+        state_dir = environ.get("SLUICEGATE_STATE_DIR")
+        return cls(
+            url=environ.get("SLUICEGATE_REDIS_URL") or environ.get("REDIS_URL") or cls.url,
+            prefix=environ.get("SLUICEGATE_PREFIX") or DEFAULT_PREFIX,
+            instance=environ.get("SLUICEGATE_INSTANCE") or None,
+            state_dir=Path(state_dir) if state_dir else None,
+            timeout=int(timeout) / 1_000,
+        )
+
+
+@dataclass(slots=True)
+class TokenPlans:
+    """The plans of one token at one state of the documents; most tokens have exactly one."""
+
+    rules: tuple[Rule, ...]
+    revision: int
+    usage: TokenUsage
+    until_us: int | None
+    always: Plan | None
+    testers: tuple[Callable[[Attributes], bool] | None, ...]
+    made: dict[tuple[Any, ...], Plan] = field(default_factory=dict)
+
+    def plan(self, attributes: Attributes, keys: Keys) -> Plan:
+        """Return the plan of a request with these attributes."""
+        if self.always is not None:
+            return self.always
+        matched = [r for r, test in zip(self.rules, self.testers, strict=True) if test is None or test(attributes)]
+        name = tuple((r.index, *(attributes[part] for part in r.limit.partition_by)) for r in matched)
+        plan = self.made.get(name)
+        if plan is None:
+            if len(self.made) >= MAX_PLANS_OF_TOKEN:
+                del self.made[next(iter(self.made))]
+            bounds = tuple(rule.bind(keys, attributes) for rule in matched)
+            plan = self.made[name] = Plan(bounds, revision=self.revision, usage=self.usage)
+        return plan
+
+
+class Engine:
+    """One process' enforcement: documents, plans, breaker, fallback, usage, and the thread that tends them."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.clock = settings.clock
+        self.keys = Keys(settings.prefix)
+        self.documents = Documents()
+        self.fallback = Fallback()
+        self._address = Address.from_url(settings.url)
+        instance = settings.instance or f"{socket.gethostname()[:40]}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self.usage = UsageLog(instance)
+        identity = Identity(id=instance, host=socket.gethostname(), pid=os.getpid(), version=_version())
+        self.agent = Agent(
+            client_factory=lambda: connect(settings.url, timeout=BACKGROUND_BUDGET),
+            keys=self.keys,
+            documents=self.documents,
+            usage=self.usage,
+            identity=identity,
+            hooks=self,
+            state_dir=settings.state_dir,
+        )
+        self.breaker = Breaker(on_open=lambda cause: self.agent.wake())
+        self._background = SyncPipe(self.address, BACKGROUND_BUDGET)
+        self._plans: dict[Any, Plan] = {}
+        self._held: dict[Any, Sequence[Limit]] = {}
+        self._slot_keeper = SlotKeeper(self._background)
+        self._denials_off = settings.clock is not None
+        self._given_back = 0
+
+    # Its life.
+
+    def start(self, timeout: float) -> bool:
+        """Start tending; wait until documents are there, at most *timeout* seconds. Returns whether they are."""
+        self.agent.start()
+        return self.agent.wait_loaded(timeout)
+
+    def stop(self) -> None:
+        """Report what is left, and stop tending."""
+        self.agent.stop(STOP_SECONDS)
+        self._background.close()
+
+    def after_fork(self) -> None:
+        """Go on in a child process: threads do not survive a fork."""
+        self._slot_keeper = SlotKeeper(self._background)
+        self.agent.after_fork()
+
+    @property
+    def state(self) -> str:
+        """``starting``, ``ok`` or ``degraded``."""
+        return "degraded" if self.breaker.open else self.agent.state
+
+    def keep_slots(self, reservation: Reservation) -> None:
+        """Renew the slots of a reservation while it is open; a test's clock stands still, and so do its slots."""
+        if self.clock is None:
+            self._slot_keeper.keep(reservation)
+
+    def drop_slots(self, reservation: Reservation) -> None:
+        """Renew them no longer."""
+        self._slot_keeper.drop(reservation)
+
+    # Time and place.
+
+    def address(self) -> Address:
+        """Return where the store is now."""
+        return self._address
+
+    def now_us(self) -> int:
+        """Return the best idea of the store's time."""
+        if self.clock is not None:
+            return self.clock()
+        return time.time_ns() // 1_000 + self.agent.clock_offset_us
+
+    # From a request to its plan.
+
+    def plan_in_code(self, limits: Limit | Sequence[Limit], key: str) -> Plan:
+        """
+        Return the plan of limits that stand in code.
+
+        Raises:
+            ValueError: See :func:`~enforcement.plans.bind_in_code`.
+        """
+        # The limits themselves are known by identity, which is quick; holding them keeps the identity theirs.
+        name = (key, id(limits)) if isinstance(limits, Limit) else (key, *map(id, limits))
+        plan = self._plans.get(name)
+        if plan is None:
+            several = (limits,) if isinstance(limits, Limit) else tuple(limits)
+            plan = Plan(bind_in_code(several, key, self.keys))
+            if len(self._plans) >= MAX_PLANS:
+                oldest = next(iter(self._plans))
+                del self._plans[oldest], self._held[oldest]
+            self._plans[name], self._held[name] = plan, several
+        return plan
+
+    def find(self, token: object) -> TokenEntry | Decision | str:
+        """Return what is known of a token, the refusal of what is none, or the digest to ask the store for."""
+        if not isinstance(token, str) or len(token) > MAX_TOKEN_LENGTH or not token.isascii():
+            return self.refusal("unknown_token")
+        name = digest(token)
+        entry = self.documents.find(name)
+        if entry is not None:
+            return entry
+        return name if is_well_formed(token) else self.refusal("unknown_token")
+
+    def fetching(self, name: str) -> Steps:
+        """Steps that ask the store for a token's document; return the entry, or a refusal if nobody can tell."""
+        if self.breaker.open:
+            return self.refusal("degraded_denied")
+        asked_at = self.documents.generation
+        try:
+            text = yield protocol.pack(("GET", self.keys.token(name)))
+        except StoreTrouble as exc:
+            self.failed(exc)
+            return self.refusal("degraded_denied")
+        return self.documents.remember(name, text, asked_at)
+
+    def plan_of(self, entry: TokenEntry, attributes: Attributes | None) -> Plan | Decision:
+        """
+        Return the plan of a request with this token, or its refusal.
+
+        Raises:
+            ValueError: Attributes that are not a small mapping of texts.
+        """
+        token = entry.token
+        if token is None:
+            return self.refusal("degraded_denied" if entry.problem else "unknown_token")
+        plans: TokenPlans | None = entry.plan
+        if plans is None or entry.generation != self.documents.generation:
+            plans = self._compile(entry)
+        if isinstance(plans, Decision):
+            return plans
+        if token.expires_at_us is not None and self.now_us() >= token.expires_at_us:
+            return self.refusal("expired")
+        if plans.until_us is not None and self.now_us() >= plans.until_us:
+            plans = self._compile(entry)
+        if plans.always is not None:
+            return plans.always
+        return plans.plan(check_attributes(attributes) if attributes else _NOTHING, self.keys)
+
+    def _compile(self, entry: TokenEntry) -> Any:
+        token, now_us = entry.token, self.now_us()
+        assert token is not None
+        generation, state = self.documents.generation, self.documents.current
+        project = state.projects.get(token.project)
+        if token.revoked:
+            made: Any = self.refusal("revoked")
+        elif project is None or not project.active:
+            made = self.refusal("inactive_project")
+        elif not _complete(state, project, token):
+            made = self.refusal("degraded_denied")
+        else:
+            rules = rules_of(Subject(project, token, state.policies, state.global_policy), now_us)
+            made = self._plans_of(entry, rules, state.revision)
+        entry.plan, entry.generation = made, generation
+        return made
+
+    def _plans_of(self, entry: TokenEntry, rules: tuple[Rule, ...], revision: int) -> TokenPlans:
+        assert entry.token is not None
+        units = [(r.policy.id, r.limit.name, r.limit.unit) for r in rules]
+        usage = self.usage.of(entry, units)
+        testers = tuple(rule.limit.match.compile(rule.limit.partition_by) for rule in rules)
+        ends = [rule.ends_at_us for rule in rules if rule.ends_at_us is not None]
+        always = None
+        if not any(testers):
+            bounds = tuple(rule.bind(self.keys, _NOTHING) for rule in rules)
+            always = Plan(bounds, revision=revision, usage=usage)
+        return TokenPlans(rules, revision, usage, min(ends, default=None), always, testers)
+
+    def refusal(self, reason: str) -> Decision:
+        """Return a denial that needs no counter."""
+        source = "fallback" if reason == "degraded_denied" else "documents"
+        return Decision(False, reason, source, revision=self.documents.current.revision)
+
+    # From a plan to its decision.
+
+    def encode(self, plan: Plan, costs: Costs, *, charge: bool = True, ident: str = "") -> bytes:
+        """Return the command that decides."""
+        if plan.follows_calendar or self.clock is not None:
+            now_us = self.now_us()
+            plan.specs(now_us)  # drops what is kept, if its boundaries are over
+        else:
+            now_us = 0
+        if charge and not ident and type(costs) is int and costs == 1 and self.clock is None:
+            kept = plan.once()
+            if kept is not None:
+                return kept
+        return protocol.decide(plan, costs, now_us, clock=self.clock is not None, charge=charge, ident=ident)
+
+    def known_denial(self, plan: Plan, costs: Costs) -> Decision | None:
+        """Return a denial that is remembered for these costs, if it still holds."""
+        denial, now = plan.denied, monotonic()
+        if denial is None or now >= denial.until or denial.known_at != (self._given_back, self.documents.generation):
+            plan.denied = None
+            return None
+        if costs != denial.costs and not _at_least(plan, costs, denial.costs):
+            return None
+        if plan.usage is not None:
+            self._count(plan, costs, denial.decision._reply, False)
+        return denial.told(now)
+
+    def answer(self, plan: Plan, costs: Costs, reply: Sequence[int], *, charge: bool = True, ident: str = "") -> Decision:
+        """Return the decision that the store made."""
+        if not self.breaker.healthy:
+            self.breaker.succeeded()
+        width = 5 if ident else 4
+        if reply[0] == 1:
+            decision = Decision(True, "ok", "store", plan.bounds, reply, width=width, revision=plan.revision)
+        else:
+            reason = protocol.reason_of(plan, reply, width)
+            decision = Decision(False, reason, "store", plan.bounds, reply, width=width, revision=plan.revision)
+            if charge and not ident and not self._denials_off:
+                self._remember(plan, costs, decision)
+        plan.last = reply if width == 4 else without_marks(reply)
+        if charge and plan.usage is not None:
+            self._count(plan, costs, plan.last, reply[0] == 1)
+        return decision
+
+    def _remember(self, plan: Plan, costs: Costs, decision: Decision) -> None:
+        """Keep a denial until it can pass; where no wait is known, as long as any may be kept."""
+        waits = [decision._reply[4 + 4 * i] for i, bound in enumerate(plan.bounds) if not bound.limit.shadow]
+        wait = DENIAL_SECONDS if min(waits) < 0 else min(DENIAL_SECONDS, max(waits) / 1_000_000)
+        plan.denied = Denial(decision, costs, wait, (self._given_back, self.documents.generation))
+
+    def given_back(self) -> None:
+        """Something was given back or reset in this process: no denial is remembered any longer."""
+        self._given_back += 1
+
+    def _count(self, plan: Plan, costs: Costs, reply: Sequence[int], passed: bool) -> None:
+        usage: TokenUsage = plan.usage
+        minute = reply[1] // 60_000_000
+        requests = costs if isinstance(costs, int) else costs.get("requests", 1)
+        if passed and not any(reply[4 + 4 * i] for i in range(len(plan.bounds))):
+            usage.passed(minute, requests, [(bound.index, bound.cost_of(costs)) for bound in plan.bounds])
+            return
+        states = []
+        for i, bound in enumerate(plan.bounds):
+            admits = reply[4 + 4 * i] == 0
+            states.append((bound.index, admits, bound.limit.shadow, bound.cost_of(costs) if passed and admits else 0))
+        usage.decided(minute, passed, requests if passed else 0, states)
+
+    def unlimited(self, plan: Plan, costs: Costs) -> Decision:
+        """Return the decision on a request that falls under no limit."""
+        now_us = self.now_us()
+        if plan.usage is not None:
+            self._count(plan, costs, (1, now_us), True)
+        return Decision(True, "ok", "documents", (), (1, now_us), revision=plan.revision)
+
+    def resetting(self, plan: Plan) -> Steps:
+        """Steps that forget counters. Raises StoreTrouble."""
+        yield protocol.pack(protocol.reset(plan.keys))
+        plan.last = ()
+        self.given_back()
+
+    # When something goes wrong.
+
+    def troubled(
+        self, plan: Plan, costs: Costs, exc: StoreTrouble, *, charge: bool = True, ident: str = ""
+    ) -> Steps:
+        """Steps after a failed call: once more if it surely was not executed, else the fallback decides."""
+        if not exc.executed and exc.cause in _AGAIN and not self.breaker.open:
+            try:
+                if isinstance(exc, LibraryMissing):
+                    yield protocol.pack(("FUNCTION", "LOAD", "REPLACE", library_source()))
+                reply = yield self.encode(plan, costs, charge=charge, ident=ident)
+                return self.answer(plan, costs, reply, charge=charge, ident=ident)
+            except StoreTrouble as again:
+                exc = again
+        self.failed(exc)
+        return self.fall_back(plan, costs, charge=charge, ident=ident)
+
+    def outside_calendar(
+        self, plan: Plan, costs: Costs, reply: Sequence[int], *, charge: bool = True, ident: str = ""
+    ) -> Steps:
+        """Steps after a reply that says that the store's time lies in another window than this process thought."""
+        try:
+            command = protocol.decide(plan, costs, reply[1], clock=self.clock is not None, charge=charge, ident=ident)
+            reply = yield command
+        except StoreTrouble as exc:
+            self.failed(exc)
+            return self.fall_back(plan, costs, charge=charge, ident=ident)
+        if protocol.outside_calendar(reply):
+            return self.fall_back(plan, costs, charge=charge, ident=ident)
+        return self.answer(plan, costs, reply, charge=charge, ident=ident)
+
+    def failed(self, exc: StoreTrouble) -> None:
+        """Count a failed call; one that only concerns itself does not open the breaker."""
+        if exc.away:
+            self.breaker.failed(exc.cause)
+
+    def fall_back(self, plan: Plan, costs: Costs, *, charge: bool = True, ident: str = "") -> Decision:
+        """Return the decision of this process alone."""
+        fleet = max(1, self.agent.fleet_size)
+        reply, reason = self.fallback.decide(plan, costs, self.now_us(), fleet, charge=charge, ident=ident)
+        width = 5 if ident else 4
+        if charge and plan.usage is not None:
+            self._count(plan, costs, reply if width == 4 else without_marks(reply), reply[0] == 1)
+        return Decision(reply[0] == 1, reason, "fallback", plan.bounds, reply, width=width, revision=plan.revision)
+
+    # What the agent asks.
+
+    def is_open(self) -> bool:
+        """Whether decisions are made without the store."""
+        return self.breaker.open
+
+    def lost(self, reason: str) -> None:
+        """The agent found the store away before a request did."""
+        self.breaker.trip(reason)
+
+    def recovered(self) -> bool:
+        """The store answers again: pay what is owed, then decide with it. False: it does not answer well enough."""
+        for debt in self.fallback.debts():
+            scope = debt.entries[0].key
+            marker = scope[: scope.index("}") + 2] + "m:" + debt.ident
+            corrections = debt.corrections(self.now_us())
+            arguments = protocol.settle(corrections, marker, self.clock and self.clock(), ident=debt.ident, once_for_ms=3_600_000)
+            try:
+                self._background.call(protocol.pack(arguments))
+            except LibraryMissing:
+                return False
+            except StoreTrouble as exc:
+                if exc.away:
+                    return False
+            self.fallback.paid(debt)
+        self.fallback.forget()
+        self.breaker.close()
+        return True
+
+
+class Denial:
+    """A denial that this process remembers; told again with spans that have grown shorter since."""
+
+    __slots__ = ("_at", "_retell", "_told", "costs", "decision", "known_at", "until")
+
+    GRAIN_SECONDS: Final = 0.01
+
+    def __init__(self, decision: Decision, costs: Costs, seconds: float, known_at: tuple[int, int]) -> None:
+        self.decision, self.costs, self.known_at = decision, costs, known_at
+        self._at = monotonic()
+        self.until = self._at + seconds
+        self._told = decision
+        self._retell = 0.0
+
+    def told(self, now: float) -> Decision:
+        """Return the denial as of *now*, monotonic seconds; a span may be up to a hundredth of a second too long."""
+        if now >= self._retell:
+            self._retell = now + self.GRAIN_SECONDS
+            passed_us = int((now - self._at) * 1_000_000)
+            reply = list(self.decision._reply)
+            reply[1] += passed_us
+            for i in range(2, len(reply), 4):
+                reply[i + 1 : i + 4] = [max(1, span - passed_us) if span > 0 else span for span in reply[i + 1 : i + 4]]
+            d = self.decision
+            self._told = Decision(False, d.reason, "denial_cache", d._bounds, reply, revision=d.revision)
+        return self._told
+
+
+def _complete(state: Snapshot, project: Project, token: Token) -> bool:
+    """Tell whether every policy that falls on a token could be read; a limit that cannot be read is not no limit."""
+    return all(name is None or name in state.policies for name in (state.global_policy, project.policy, token.policy))
+
+
+def _at_least(plan: Plan, costs: Costs, denied: Costs) -> bool:
+    """Tell whether these costs are nowhere below those that were denied."""
+    return all(bound.cost_of(costs) >= bound.cost_of(denied) for bound in plan.bounds)
+
+
+def _version() -> str:
+    try:
+        return version("sluicegate")
+    except PackageNotFoundError:
+        return "0"
+
+
+__all__ = ["Engine", "Settings", "Steps"]

@@ -1,0 +1,262 @@
+"""
+Deciding while the store is away, and making it good when it is back.
+
+The breaker keeps requests from waiting for a store that does not answer. The fallback decides in its place, by each
+limit's own rule: ``local`` lets this process admit its share of the quota, ``allow`` and ``deny`` say it all. Whatever
+is admitted meanwhile is written into the journal, and charged to the windows it belonged to when the store returns.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from time import monotonic
+from typing import Final
+
+from enforcement.algorithms import NEVER, Charge, Reference, Spec
+from enforcement.plans import Bound, Costs, Plan, with_share
+from enforcement.protocol import Correction, reason_of
+
+logger = logging.getLogger("sluicegate.failover")
+
+FAILURES_TO_OPEN: Final = 3
+"""Calls in a row that must fail before the breaker opens; each of them took up to the time budget."""
+MAX_COUNTERS: Final = 50_000
+JOURNAL_GRAIN_US: Final = 100_000
+"""Instants of the journal are rounded up to this, so that a busy bucket is one entry and not thousands."""
+
+
+class Breaker:
+    """
+    Opens after failures in a row; only a probe in the background closes it.
+
+    Attributes:
+        open: Whether the store is taken to be away; read by every decision.
+        opened_at: Monotonic seconds; 0 while closed.
+    """
+
+    def __init__(self, on_open: Callable[[str], None] = lambda cause: None) -> None:
+        self.open = False
+        self.opened_at = 0.0
+        self._failures = 0
+        self._on_open = on_open
+        self._lock = threading.Lock()
+
+    def failed(self, cause: str) -> None:
+        """Count a failure of the store."""
+        with self._lock:
+            self._failures += 1
+            if self.open or self._failures < FAILURES_TO_OPEN:
+                return
+            self.open, self.opened_at = True, monotonic()
+        logger.warning("store away (%s): deciding without it", cause)
+        self._on_open(cause)
+
+    def trip(self, cause: str) -> None:
+        """Open at once: someone who knows says that the store is away."""
+        self._failures = FAILURES_TO_OPEN
+        self.failed(cause)
+
+    def succeeded(self) -> None:
+        """Forget failures; called by a decision that the store made after one that it did not."""
+        self._failures = 0
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the last call succeeded."""
+        return self._failures == 0
+
+    def close(self) -> None:
+        """Take the store for present again."""
+        with self._lock:
+            was_open, self.open, self.opened_at, self._failures = self.open, False, 0.0, 0
+        if was_open:
+            logger.warning("store back: deciding with it again")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What is to be charged to one counter: permits, and the mark of their window."""
+
+    key: str
+    bound: Bound
+    mark: int
+    permits: int
+
+
+@dataclass(frozen=True, slots=True)
+class Debt:
+    """Entries that are charged in one call, under an id that makes a second sending harmless."""
+
+    ident: str
+    entries: tuple[Entry, ...]
+
+    def corrections(self, now_us: int) -> list[Correction]:
+        """Return the settlement that pays it, in the store's terms of the present."""
+        return [Correction(e.key, e.bound.spec(now_us), e.permits, e.mark) for e in self.entries]
+
+
+class Journal:
+    """Permits admitted without the store, by counter and window; bounded, and counting what it had to drop."""
+
+    def __init__(self, max_entries: int = MAX_COUNTERS) -> None:
+        self.dropped = 0
+        self._max = max_entries
+        self._entries: dict[tuple[str, int], Entry] = {}
+        self._debts: list[Debt] = []
+
+    def __len__(self) -> int:
+        return len(self._entries) + sum(len(debt.entries) for debt in self._debts)
+
+    def add(self, bound: Bound, mark: int, permits: int) -> None:
+        """Write down a charge; *mark* names its window as the store would have."""
+        if bound.letter in "lb":
+            mark = -(-mark // JOURNAL_GRAIN_US) * JOURNAL_GRAIN_US
+        known = self._entries.get((bound.key, mark))
+        if known is None and len(self._entries) >= self._max:
+            self.dropped += permits
+            return
+        self._entries[bound.key, mark] = Entry(bound.key, bound, mark, permits + (known.permits if known else 0))
+
+    def debts(self, size: int = 100) -> list[Debt]:
+        """Return what is owed in calls of one hash tag each; it is owed until :meth:`paid`."""
+        by_tag: dict[str, list[Entry]] = {}
+        for entry in self._entries.values():
+            by_tag.setdefault(entry.key[: entry.key.index("}")], []).append(entry)
+        self._entries.clear()
+        for entries in by_tag.values():
+            # One counter may owe for several windows: each in its own call, the oldest first.
+            entries.sort(key=lambda entry: entry.mark)
+            self._debts += [Debt(uuid.uuid4().hex, chunk) for chunk in _distinct_chunks(entries, size)]
+        return list(self._debts)
+
+    def owe(self, debt: Debt) -> None:
+        """Take over a settlement that may or may not have reached the store."""
+        if len(self._debts) < self._max:
+            self._debts.append(debt)
+        else:
+            self.dropped += sum(abs(entry.permits) for entry in debt.entries)
+
+    def paid(self, debt: Debt) -> None:
+        """Strike out a debt."""
+        self._debts.remove(debt)
+
+
+def _distinct_chunks(entries: Sequence[Entry], size: int) -> list[tuple[Entry, ...]]:
+    """Cut entries into calls in which no counter stands twice: a call reads all counters before it writes one."""
+    chunks: list[list[Entry]] = []
+    placed: dict[str, int] = {}
+    for entry in entries:
+        at = placed.get(entry.key, 0)
+        while at < len(chunks) and len(chunks[at]) >= size:
+            at += 1
+        while at >= len(chunks):
+            chunks.append([])
+        chunks[at].append(entry)
+        placed[entry.key] = at + 1
+    return [tuple(chunk) for chunk in chunks if chunk]
+
+
+class Fallback:
+    """
+    Decides in this process while the store is away.
+
+    ``local`` limits run the reference algorithms with this process' share: the quota divided by the instances alive (the
+    most seen in ten minutes), at least 1, and no more than the same part of what was last known to remain.
+    """
+
+    def __init__(self, max_counters: int = MAX_COUNTERS) -> None:
+        self.journal = Journal(max_counters)
+        self._local = Reference(max_counters)
+        self._lock = threading.Lock()
+
+    def decide(
+        self, plan: Plan, costs: Costs, now_us: int, fleet: int, *, charge: bool = True, ident: str = ""
+    ) -> tuple[list[int], str]:
+        """
+        Return a reply in the store's form, with marks if *ident* is given, and the reason.
+
+        Args:
+            now_us: The best idea of the store's time, microseconds.
+            fleet: Instances that share the quotas, at least 1.
+        """
+        bounds, specs = plan.bounds, plan.specs(now_us)
+        with self._lock:
+            charges = [
+                (bound.key, self._share(plan, i, spec, fleet), bound.cost_of(costs))
+                for i, (bound, spec) in enumerate(zip(bounds, specs, strict=True))
+            ]
+            refusing = [i for i, b in enumerate(bounds) if _refuses(b, charges[i][2])]
+            charge = charge and not refusing
+            reply = self._local.decide(now_us, charges, charge=charge, ident=ident or "local")
+            self._apply_rules(plan, reply, refusing)
+            if charge and reply[0] == 1:
+                self._write_down(plan, charges, reply)
+        reason = "ok" if reply[0] == 1 else "degraded_denied" if refusing else reason_of(plan, reply, width=5)
+        return (reply if ident else without_marks(reply)), reason
+
+    def amend(self, bound: Bound, delta: int, mark: int, now_us: int) -> None:
+        """Correct a charge while the store is away: here at once, and there when it returns."""
+        with self._lock:
+            self._local.amend(now_us, bound.key, bound.spec(now_us), delta, mark)
+            self.journal.add(bound, mark, delta)
+
+    def owe(self, ident: str, rows: Iterable[tuple[Bound, int, int]]) -> None:
+        """Take over a settlement of this id whose sending failed: for each counter its bound, mark and permits."""
+        with self._lock:
+            self.journal.owe(Debt(ident, tuple(Entry(b.key, b, mark, permits) for b, mark, permits in rows)))
+
+    def forget(self) -> None:
+        """Drop the local counters, for the store counts again. The journal stays until it is paid."""
+        with self._lock:
+            self._local = Reference(self._local.max_counters)
+
+    def debts(self) -> list[Debt]:
+        """See :meth:`Journal.debts`."""
+        with self._lock:
+            return self.journal.debts()
+
+    def paid(self, debt: Debt) -> None:
+        """See :meth:`Journal.paid`."""
+        with self._lock:
+            self.journal.paid(debt)
+
+    def _share(self, plan: Plan, index: int, spec: Spec, fleet: int) -> Spec:
+        """Return the spec that this process may admit by, its counter begun from what was last known to remain."""
+        bound = plan.bounds[index]
+        if bound.limit.on_store_failure == "allow":
+            return replace(spec, shadow=True)
+        share = min(spec.capacity, max(1, spec.capacity // fleet))
+        local = with_share(spec, share)
+        if plan.last and bound.key not in self._local.counters:
+            left = max(0, plan.last[2 + 4 * index]) // fleet
+            if left < share:
+                self._local.decide(plan.last[1], [(bound.key, local, share - left)], ident="known")
+        return local
+
+    @staticmethod
+    def _apply_rules(plan: Plan, reply: list[int], refusing: Sequence[int]) -> None:
+        """Let ``allow`` limits say yes and ``deny`` limits say no, whatever the local counters say."""
+        for i, bound in enumerate(plan.bounds):
+            if bound.limit.on_store_failure == "allow":
+                reply[4 + 5 * i] = 0
+        for i in refusing:
+            reply[0], reply[4 + 5 * i] = 0, NEVER
+
+    def _write_down(self, plan: Plan, charges: Sequence[Charge], reply: Sequence[int]) -> None:
+        for i, bound in enumerate(plan.bounds):
+            cost, wait, mark = charges[i][2], reply[4 + 5 * i], reply[6 + 5 * i]
+            if cost and wait == 0 and bound.letter != "c":
+                self.journal.add(bound, mark, cost)
+
+
+def _refuses(bound: Bound, cost: int) -> bool:
+    return cost > 0 and bound.limit.on_store_failure == "deny" and not bound.limit.shadow
+
+
+def without_marks(reply: Sequence[int]) -> list[int]:
+    """Return a reply of four numbers a limit, as a call without an id has it."""
+    return [value for i, value in enumerate(reply) if i < 2 or (i - 2) % 5 != 4]

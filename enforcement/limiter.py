@@ -1,0 +1,290 @@
+"""The limiter for threads: check, hit, peek, admit, reset. ``enforcement.aio`` has the same names, awaited."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from enforcement import protocol
+from enforcement.decision import Decision, Denied
+from enforcement.engine import DEFAULT_TIMEOUT, Engine, Settings, Steps
+from enforcement.keys import DEFAULT_PREFIX
+from enforcement.limits import Limit
+from enforcement.matching import Attributes
+from enforcement.pipe import SyncPipe
+from enforcement.plans import Costs, Plan, check_costs
+from enforcement.protocol import StoreTrouble
+from enforcement.reservation import Reservation, new_ident
+
+START_SECONDS = 1.0
+"""How long ``start()`` waits for the documents of a store that answers."""
+
+Limits = Limit | Sequence[Limit]
+
+
+class Limiter:
+    """
+    Decides requests, from any number of threads.
+
+    Nothing happens before the first call: no connection, no thread. A background thread then follows the published documents, reports
+    usage and tells the fleet that this instance lives.
+
+    Args:
+        url: ``redis://``, ``rediss://`` or ``unix://`` of the store.
+        prefix: What all keys begin with.
+        instance: Its name in the fleet; None: made of host, process and chance.
+        state_dir: Folder for the last good documents, so that it can start while the store is away; None: not kept.
+        timeout: Seconds a decision may take, connecting included; beyond it the limit's ``on_store_failure`` decides.
+        clock: Microseconds since the epoch, for tests; None: the store's clock.
+    Raises:
+        ValueError: The URL or the prefix cannot be used.
+    """
+
+    def __init__(
+        self,
+        url: str = Settings.url,
+        *,
+        prefix: str = DEFAULT_PREFIX,
+        instance: str | None = None,
+        state_dir: str | Path | None = None,
+        timeout: float = DEFAULT_TIMEOUT,
+        clock: Callable[[], int] | None = None,
+    ) -> None:
+        folder = None if state_dir is None else Path(state_dir)
+        settings = Settings(url=url, prefix=prefix, instance=instance, state_dir=folder, timeout=timeout, clock=clock)
+        self._set_up(settings)
+
+    @classmethod
+    def from_env(cls) -> Self:
+        """
+        Return a limiter made from ``SLUICEGATE_REDIS_URL`` (else ``REDIS_URL``) and its sisters; the README lists them.
+
+        Raises:
+            ValueError: A variable that cannot be used.
+        """
+        limiter = cls.__new__(cls)
+        limiter._set_up(Settings.from_env())
+        return limiter
+
+    def _set_up(self, settings: Settings) -> None:
+        self._engine = Engine(settings)
+        self._pipe = SyncPipe(self._engine.address, settings.timeout)
+        self._started = False
+        _limiters.add(self)
+
+    def start(self, timeout: float = START_SECONDS) -> bool:
+        """
+        Start the background thread and wait until documents are there; checks do it by themselves, but at the expense of one.
+
+        Args:
+            timeout: Seconds to wait.
+        Returns:
+            Whether documents were loaded, from the store or, while it is away, from the last good ones on disk.
+        """
+        self._started = True
+        return self._engine.start(timeout)
+
+    def close(self) -> None:
+        """Report what is not yet reported, leave the fleet, close connections. A closed limiter may be started again."""
+        if self._started:
+            self._started = False
+            self._engine.stop()
+        self._pipe.close()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def check(self, token: str, costs: Costs = 1, attributes: Attributes | None = None) -> Decision:
+        """
+        Charge a request to every limit that a token falls under, or to none.
+
+        Args:
+            token: The credential as the client sent it.
+            costs: Permits: a whole number of requests, or a mapping of units. A unit that a mapping leaves out costs 0, but
+                ``requests``, which costs 1 then.
+            attributes: Name-value pairs that limits match on or are partitioned by.
+        Returns:
+            The decision. An unknown, revoked or expired token is a denial with its own reason, not an error.
+        Raises:
+            ValueError: Costs or attributes that cannot be read; nothing was charged.
+        """
+        plan = self._plan(token, attributes)
+        return plan if isinstance(plan, Decision) else self._decide(plan, costs)
+
+    def hit(self, limits: Limits, key: str, costs: Costs = 1) -> Decision:
+        """
+        Charge a request to limits that stand in code, all or none, in one atomic decision.
+
+        Args:
+            limits: One, or several with different names.
+            key: Whom they count, for instance ``"user:42"``.
+            costs: As in :meth:`check`.
+        Raises:
+            ValueError: Costs, key or limits that cannot be used, a concurrency limit among them: that is admitted, not hit.
+        """
+        plan = self._engine.plan_in_code(limits, key)
+        if plan.has_slots:
+            raise ValueError("limits: a concurrency limit is held, not hit; use admit().")
+        return self._decide(plan, costs)
+
+    def peek(self, limits: Limits, key: str) -> Decision:
+        """Return the decision on a request of cost 1 and charge nothing; ``remaining`` is what is left now."""
+        return self._decide(self._engine.plan_in_code(limits, key), 1, charge=False)
+
+    @contextmanager
+    def admit(
+        self,
+        token: str | Limits,
+        key: str | None = None,
+        costs: Costs = 1,
+        attributes: Attributes | None = None,
+    ) -> Generator[Admission]:
+        """
+        Charge an estimate and hold slots while a block runs.
+
+        Leaving the block frees the slots; leaving it by an exception also gives the estimate back, unless it was settled.
+
+        Args:
+            token: A credential, or limits in code, which then need *key*.
+            costs: The estimate, as in :meth:`check`.
+        Raises:
+            Denied: It does not pass; the block is not entered and nothing was charged.
+            ValueError: As in :meth:`check` and :meth:`hit`.
+        """
+        if isinstance(token, str):
+            plan = self._plan(token, attributes)
+        else:
+            plan = self._engine.plan_in_code(token, key or "")
+        if isinstance(plan, Decision):
+            raise Denied(plan)
+        ident = new_ident()
+        decision = self._decide(plan, costs, ident=ident)
+        if not decision.allowed:
+            raise Denied(decision)
+        admission = Admission(self, Reservation(self._engine, plan, costs, decision, ident))
+        self._engine.keep_slots(admission.reservation)
+        try:
+            yield admission
+        except BaseException:
+            admission.cancel()
+            raise
+        finally:
+            self._engine.drop_slots(admission.reservation)
+            self._run(admission.reservation.leaving())
+
+    def needs_admission(self, token: str, attributes: Attributes | None = None) -> bool:
+        """Tell whether a request must be admitted rather than checked: a limit holds slots or waits for the answer."""
+        plan = self._plan(token, attributes)
+        return isinstance(plan, Plan) and (plan.has_slots or plan.has_charge_on)
+
+    def reset(self, limits: Limits, key: str) -> None:
+        """
+        Forget what limits in code have counted for a key.
+
+        Raises:
+            StoreTrouble: The store did not do it.
+        """
+        plan = self._engine.plan_in_code(limits, key)
+        self._run(self._engine.resetting(plan))
+
+    @property
+    def state(self) -> str:
+        """``starting``, ``ok`` or ``degraded``."""
+        return self._engine.state
+
+    @property
+    def revision(self) -> int:
+        """The published revision that it obeys; 0 before it has one."""
+        return self._engine.documents.current.revision
+
+    def _plan(self, token: object, attributes: Attributes | None) -> Plan | Decision:
+        engine = self._engine
+        if not self._started:
+            self.start()
+        found = engine.find(token)
+        if isinstance(found, str):
+            found = self._run(engine.fetching(found))
+        return found if isinstance(found, Decision) else engine.plan_of(found, attributes)
+
+    def _decide(self, plan: Plan, costs: Costs, *, charge: bool = True, ident: str = "") -> Decision:
+        engine = self._engine
+        if costs is not 1:  # noqa: F632  the one value that needs no checking, and the most frequent
+            check_costs(costs)
+        if not plan.bounds:
+            return engine.unlimited(plan, costs)
+        if plan.denied is not None and charge and (known := engine.known_denial(plan, costs)) is not None:
+            return known
+        if engine.breaker.open:
+            return engine.fall_back(plan, costs, charge=charge, ident=ident)
+        try:
+            reply = self._pipe.call(engine.encode(plan, costs, charge=charge, ident=ident))
+        except StoreTrouble as exc:
+            steps = engine.troubled(plan, costs, exc, charge=charge, ident=ident)
+            return self._run(steps)  # type: ignore[no-any-return]
+        if reply[0] < 0:
+            return self._run(engine.outside_calendar(plan, costs, reply, charge=charge, ident=ident))  # type: ignore[no-any-return]
+        return engine.answer(plan, costs, reply, charge=charge, ident=ident)
+
+    def _run(self, steps: Steps) -> Any:
+        """Drive steps to their end, and return what they return."""
+        try:
+            command = next(steps)
+            while True:
+                try:
+                    reply = self._pipe.call(command)
+                except StoreTrouble as exc:
+                    command = steps.throw(exc)
+                else:
+                    command = steps.send(reply)
+        except StopIteration as stop:
+            return stop.value
+
+    def _after_fork(self) -> None:
+        if self._started:
+            self._engine.after_fork()
+
+
+class Admission:
+    """
+    A request inside its block.
+
+    Attributes:
+        decision: What admitted it.
+    """
+
+    def __init__(self, limiter: Limiter, reservation: Reservation) -> None:
+        self.decision = reservation.decision
+        self.reservation = reservation
+        self._limiter = limiter
+
+    def settle(self, costs: Costs | Mapping[str, int]) -> None:
+        """
+        Replace the estimate by the real cost, which may be more or less. A second settlement changes nothing.
+
+        Args:
+            costs: A number of requests, or a mapping of units; a unit left out keeps its estimate.
+        Raises:
+            ValueError: Costs that cannot be read; the estimate stands.
+        """
+        self._limiter._run(self.reservation.settling(costs))
+
+    def charge_for(self, status: int) -> None:
+        """Settle by the answer's HTTP status: limits with ``charge_on`` that do not name it give their estimate back."""
+        self._limiter._run(self.reservation.charging_for(status))
+
+    def cancel(self) -> None:
+        """Give everything back, as an exception does. After a settlement only the slots are freed."""
+        self._limiter._run(self.reservation.cancelling())
+
+
+_limiters: weakref.WeakSet[Limiter] = weakref.WeakSet()
+os.register_at_fork(after_in_child=lambda: [limiter._after_fork() for limiter in list(_limiters)])

@@ -1,0 +1,136 @@
+"""Looking at, and resetting, the counters that enforcement keeps: the same keys, by the same code, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from redis import Redis
+
+from enforcement import protocol
+from enforcement.decision import Decision, LimitState
+from enforcement.documents import Project, Token
+from enforcement.keys import Keys
+from enforcement.limits import Policy
+from enforcement.plans import Plan, Rule, Subject, rules_of
+
+
+@dataclass(frozen=True, slots=True)
+class LiveCounter:
+    """
+    One limit of a project or token as it stands now.
+
+    Attributes:
+        policy: Slug of the policy; ``limit`` is the limit's name in it.
+        scope: What the policy is attached to: ``global``, ``project`` or ``token``.
+        partition_by: Attributes that each have a counter of their own; such a limit has no single count.
+        used: Permits charged and still felt; more than the quota after an overdraft. None if partitioned.
+        remaining: The greatest cost that would pass now. None if partitioned.
+        reset_ms: As in a decision. None if partitioned, or if it never resets.
+        override: Id of the override that sets the quota, or None.
+    """
+
+    policy: str
+    limit: str
+    scope: str
+    algorithm: str
+    unit: str
+    mode: str
+    quota: int
+    partition_by: tuple[str, ...]
+    used: int | None
+    remaining: int | None
+    reset_ms: int | None
+    override: str | None
+
+
+def live_counters(
+    client: Redis,
+    keys: Keys,
+    project: Project,
+    token: Token | None,
+    policies: Mapping[str, Policy],
+    global_policy: str | None,
+    *,
+    now_us: int,
+) -> list[LiveCounter]:
+    """
+    Read what every limit that falls on a token, or on its project as a whole, has counted. Charges nothing.
+
+    Args:
+        token: None shows the limits that the project's tokens share.
+        now_us: For overrides that end and calendar boundaries; the counters are read by the store's own clock.
+    Raises:
+        redis.RedisError: The store does not answer, or lacks the function library.
+    """
+    rules = rules_of(Subject(project, token, policies, global_policy), now_us)
+    single = [rule for rule in rules if not rule.limit.partition_by]
+    seen = dict(zip((rule.index for rule in single), _look(client, keys, single, now_us), strict=True))
+    return [_counter(rule, *seen.get(rule.index, (None, None))) for rule in rules]
+
+
+def reset_counters(
+    client: Redis,
+    keys: Keys,
+    project: Project,
+    token: Token | None,
+    policies: Mapping[str, Policy],
+    global_policy: str | None,
+    *,
+    now_us: int,
+    limit: str | None = None,
+) -> int:
+    """
+    Forget what the limits of a token, or the ones attached to a project, have counted.
+
+    Args:
+        limit: ``"policy-slug/limit-name"``; None: all that belong to the token, or without one to the project.
+    Returns:
+        How many counters there were. A partitioned limit's counters cannot be named, and stay.
+    Raises:
+        redis.RedisError: The store does not answer, or lacks the function library.
+    """
+    scope = "project" if token is None else "token"
+    rules = rules_of(Subject(project, token, policies, global_policy), now_us)
+    wanted = [
+        rule
+        for rule in rules
+        if not rule.limit.partition_by
+        and (rule.scope == scope if limit is None else f"{rule.policy.slug}/{rule.limit.name}" == limit)
+    ]
+    if not wanted:
+        return 0
+    plan = Plan(tuple(rule.bind(keys, {}) for rule in wanted))
+    return int(client.execute_command(*protocol.reset(plan.keys)))
+
+
+def _look(client: Redis, keys: Keys, rules: list[Rule], now_us: int) -> list[tuple[LimitState, int]]:
+    """Return the state of each rule's counter, and what is used of it."""
+    if not rules:
+        return []
+    plan = Plan(tuple(rule.bind(keys, {}) for rule in rules))
+    for _ in range(2):  # once more if the store's clock is in another calendar window than ours
+        reply = client.execute_command(*protocol.decide_arguments(plan, 0, now_us, clock=False, charge=False))
+        if not protocol.outside_calendar(reply):
+            break
+        now_us = reply[1]
+    states = Decision(True, "ok", "store", plan.bounds, reply).limits
+    return [(state, state.capacity - reply[2 + 4 * i]) for i, state in enumerate(states)]
+
+
+def _counter(rule: Rule, state: LimitState | None, used: int | None) -> LiveCounter:
+    limit = rule.limit
+    return LiveCounter(
+        policy=rule.policy.slug,
+        limit=limit.name,
+        scope=rule.scope,
+        algorithm=limit.algorithm,
+        unit=limit.unit,
+        mode=limit.mode,
+        quota=limit.quota,
+        partition_by=limit.partition_by,
+        used=used,
+        remaining=state and state.remaining,
+        reset_ms=state and state.reset_ms,
+        override=rule.override_id,
+    )

@@ -1,0 +1,383 @@
+"""
+The hot connection to the store, for decisions only: encoded commands go out, parsed replies come back in order.
+
+Half of what a decision costs on loopback is the client, so this is ours: hiredis packs and parses, and nothing stands
+between it and the socket. The sync pipe lends each calling thread a connection of its own; the asyncio pipe has one
+connection, many calls in flight on it, and one write a tick of the loop. A call that got no reply in time is never sent
+again by this module: it may have been executed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import ssl
+import struct
+import weakref
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any, Final
+
+import hiredis
+from redis.connection import parse_url
+
+from enforcement.protocol import StoreTrouble, pack, trouble
+
+_READ_BYTES: Final = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where the store is, and how it wants to be greeted; read from a ``redis://``, ``rediss://`` or ``unix://`` URL."""
+
+    host: str = "127.0.0.1"
+    port: int = 6379
+    path: str = ""
+    database: int = 0
+    username: str = ""
+    password: str = ""
+    tls: ssl.SSLContext | None = None
+
+    @classmethod
+    def from_url(cls, url: str) -> Address:
+        """
+        Read a URL as redis-py does.
+
+        Raises:
+            ValueError: The scheme is none of the three.
+        """
+        parts: dict[str, Any] = dict(parse_url(url))
+        return cls(
+            host=parts.get("host", "127.0.0.1"),
+            port=int(parts.get("port", 6379)),
+            path=parts.get("path", ""),
+            database=int(parts.get("db", 0)),
+            username=parts.get("username") or "",
+            password=parts.get("password") or "",
+            tls=_tls(parts) if url.startswith("rediss://") else None,
+        )
+
+    def greeting(self) -> tuple[bytes, int]:
+        """Return what to send on a new connection, and how many replies it gets."""
+        commands: list[tuple[str | int, ...]] = []
+        if self.password:
+            commands.append(("AUTH", self.username, self.password) if self.username else ("AUTH", self.password))
+        if self.database:
+            commands.append(("SELECT", self.database))
+        return b"".join(map(pack, commands)), len(commands)
+
+
+def _tls(parts: dict[str, Any]) -> ssl.SSLContext:
+    """Return a context that verifies the store's certificate, unless the URL says otherwise."""
+    context = ssl.create_default_context(cafile=parts.get("ssl_ca_certs"))
+    if parts.get("ssl_certfile"):
+        context.load_cert_chain(parts["ssl_certfile"], parts.get("ssl_keyfile"))
+    if parts.get("ssl_cert_reqs") == "none":
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    elif parts.get("ssl_check_hostname") is False:
+        context.check_hostname = False
+    return context
+
+
+class _Line:
+    """One connection of a sync pipe; used by one thread at a time."""
+
+    __slots__ = ("_budget", "_feed", "_gets", "_recv", "send", "sock")
+
+    def __init__(self, address: Address, budget: float) -> None:
+        deadline = monotonic() + budget
+        self._budget = budget
+        self.sock = _open(address, budget)
+        reader = hiredis.Reader()
+        self._feed, self._gets = reader.feed, reader.gets
+        self._recv, self.send = self.sock.recv, self.sock.sendall
+        greeting, replies = address.greeting()
+        self._wait(max(0.001, deadline - monotonic()))
+        if greeting:
+            self.send(greeting)
+        for _ in range(replies):
+            answer = self.read()
+            if isinstance(answer, hiredis.ReplyError):
+                raise trouble(answer)
+        self._wait(budget)
+
+    def read(self) -> Any:
+        """Return the next reply; all of it must arrive within the budget, however it is cut."""
+        reply = self._gets()
+        if reply is not False:
+            return reply
+        deadline = 0.0
+        while True:
+            data = self._recv(_READ_BYTES)
+            if not data:
+                raise StoreTrouble("connection", "closed by the store")
+            self._feed(data)
+            reply = self._gets()
+            if reply is not False:
+                return reply
+            # Only a reply in pieces comes here: count the time from its first piece.
+            if deadline == 0.0:
+                deadline = monotonic() + self._budget
+            elif monotonic() > deadline:
+                raise TimeoutError("a reply came in pieces, too slowly")
+
+    def _wait(self, seconds: float) -> None:
+        """
+        Let the kernel bound each system call.
+
+        Python's own timeout asks ``poll`` before each of them, which a decision would feel; TLS needs it, though.
+        """
+        if isinstance(self.sock, ssl.SSLSocket):
+            self.sock.settimeout(seconds)
+            return
+        self.sock.setblocking(True)
+        span = struct.pack("@ll", int(seconds), int(seconds % 1 * 1_000_000))
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, span)
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, span)
+
+
+def _open(address: Address, budget: float) -> socket.socket:
+    try:
+        if address.path:
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            sock.settimeout(budget)
+            sock.connect(address.path)
+            return sock
+        sock = socket.create_connection((address.host, address.port), budget)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if address.tls is not None:
+            return address.tls.wrap_socket(sock, server_hostname=address.host)
+    except OSError as exc:
+        raise StoreTrouble("connection", str(exc), executed=False) from exc
+    return sock
+
+
+class SyncPipe:
+    """
+    Connections for threads.
+
+    Args:
+        address: Called for each new connection; says where the store is now.
+        budget: Seconds a call may take, connecting included.
+    """
+
+    def __init__(self, address: Callable[[], Address], budget: float) -> None:
+        self._address = address
+        self._budget = budget
+        self._idle: deque[_Line] = deque()
+        _forked.add(self)
+
+    def call(self, command: bytes) -> Any:
+        """
+        Send one encoded command and return its parsed reply.
+
+        Raises:
+            StoreTrouble: No usable reply; it says whether the store may have executed the call.
+        """
+        try:
+            line = self._idle.pop()
+        except IndexError:
+            line = self._connect()
+        try:
+            line.send(command)
+            reply = line.read()
+        except BaseException as exc:
+            # Whatever happened, a reply may still be under way: nobody may read this connection again.
+            line.sock.close()
+            raise _as_trouble(exc) from exc
+        self._idle.append(line)
+        if type(reply) is hiredis.ReplyError:
+            raise trouble(reply)
+        return reply
+
+    def close(self) -> None:
+        """Close the connections that nobody uses."""
+        while self._idle:
+            self._idle.pop().sock.close()
+
+    def _connect(self) -> _Line:
+        try:
+            return _Line(self._address(), self._budget)
+        except (OSError, hiredis.HiredisError) as exc:
+            raise StoreTrouble("connection", str(exc), executed=False) from exc
+
+    def _after_fork(self) -> None:
+        self._idle = deque()  # the parent's connections are the parent's
+
+
+_forked: weakref.WeakSet[SyncPipe] = weakref.WeakSet()
+os.register_at_fork(after_in_child=lambda: [pipe._after_fork() for pipe in list(_forked)])
+
+
+def _as_trouble(exc: BaseException) -> BaseException:
+    if isinstance(exc, (TimeoutError, BlockingIOError)):
+        return StoreTrouble("timeout")
+    if isinstance(exc, OSError):
+        return StoreTrouble("connection", str(exc))
+    if isinstance(exc, hiredis.HiredisError):
+        return StoreTrouble("protocol", str(exc))
+    return exc
+
+
+class AsyncPipe:
+    """
+    One connection of one event loop, shared by all its tasks; a new one is made by the first call after a loss.
+
+    Args:
+        address: Called for each new connection.
+        budget: Seconds a call may take, connecting included.
+    """
+
+    def __init__(self, address: Callable[[], Address], budget: float) -> None:
+        self._address = address
+        self._budget = budget
+        self._link: _Link | None = None
+
+    def call(self, command: bytes) -> asyncio.Future[Any]:
+        """
+        Send one encoded command; await the future for its reply.
+
+        The future raises StoreTrouble as :meth:`SyncPipe.call` does, but for error replies: they are returned as values
+        of type ``hiredis.ReplyError``.
+        """
+        link = self._link
+        if link is None or link.lost:
+            link = self._link = _Link(self._address, self._budget)
+        return link.call(command)
+
+    def close(self) -> None:
+        """Close the connection; calls under way fail."""
+        if self._link is not None:
+            self._link.drop(StoreTrouble("connection", "closed", executed=False))
+
+
+class _Link(asyncio.Protocol):
+    """
+    One connection from its first call to its loss.
+
+    Replies come in the order of the calls, so each call keeps its place in a queue whether its task still waits or not:
+    a cancelled caller never shifts another's reply.
+    """
+
+    def __init__(self, address: Callable[[], Address], budget: float) -> None:
+        self.lost = False
+        self._budget = budget
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._reader = hiredis.Reader()
+        self._greetings = 0
+        self._waiting: deque[tuple[float, asyncio.Future[Any]]] = deque()
+        self._unsent: list[bytes] = []
+        self._watch: asyncio.TimerHandle | None = None
+        self._answered = 0
+        self._connecting: asyncio.Task[None] | None = self._loop.create_task(self._connect(address))
+
+    def call(self, command: bytes) -> asyncio.Future[Any]:
+        loop = self._loop
+        future = loop.create_future()
+        self._waiting.append((loop.time() + self._budget, future))
+        if not self._unsent and self._transport is not None:
+            loop.call_soon(self._flush)  # one write a tick, whoever else calls until then
+        self._unsent.append(command)
+        if self._watch is None:
+            self._watch = loop.call_later(self._budget, self._look)
+        return future
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        if self.lost:
+            transport.abort()
+            return
+        self._transport = transport
+        self._flush()
+
+    def data_received(self, data: bytes) -> None:
+        reader, waiting = self._reader, self._waiting
+        try:
+            reader.feed(data)
+            while (reply := reader.gets()) is not False:
+                if self._greetings:
+                    self._greeted(reply)
+                    continue
+                future = waiting.popleft()[1]
+                self._answered += 1
+                if not future.done():
+                    future.set_result(reply)
+        except (hiredis.HiredisError, IndexError) as exc:  # IndexError: a reply that nobody asked for
+            self.drop(StoreTrouble("protocol", str(exc)))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.drop(StoreTrouble("connection", str(exc or "closed by the store")))
+
+    def drop(self, reason: StoreTrouble) -> None:
+        """Give the connection up: nobody may wait for, or read, what still comes over it."""
+        self.lost = True
+        if self._watch is not None:
+            self._watch.cancel()
+        if self._connecting is not None:
+            self._connecting.cancel()
+        if self._transport is not None:
+            self._transport.abort()
+        waiting, self._waiting = self._waiting, deque()
+        self._unsent.clear()
+        for _, future in waiting:
+            if not future.done():
+                future.set_exception(reason)
+
+    async def _connect(self, locate: Callable[[], Address]) -> None:
+        try:
+            address = locate()
+            greeting, self._greetings = address.greeting()
+            if greeting:
+                self._unsent.insert(0, greeting)
+            async with asyncio.timeout(self._budget):
+                await self._open(address)
+        except OSError as exc:  # TimeoutError is one
+            self._connecting = None
+            self.drop(StoreTrouble("connection", str(exc), executed=False))
+        self._connecting = None
+
+    async def _open(self, address: Address) -> None:
+        if address.path:
+            await self._loop.create_unix_connection(lambda: self, address.path)
+            return
+        name = address.host if address.tls else None
+        await self._loop.create_connection(
+            lambda: self, address.host, address.port, ssl=address.tls, server_hostname=name
+        )
+
+    def _flush(self) -> None:
+        if self._transport is not None and self._unsent:
+            self._transport.write(b"".join(self._unsent))
+            self._unsent.clear()
+
+    def _greeted(self, reply: Any) -> None:
+        self._greetings -= 1
+        if isinstance(reply, hiredis.ReplyError):
+            self.drop(trouble(reply))
+
+    def _look(self) -> None:
+        """Fail calls that got no reply in time, all of them: their replies would come in order, so none comes before."""
+        self._watch = None
+        if not self._waiting:
+            return
+        late = self._loop.time() - self._waiting[0][0]
+        if late < 0:
+            self._watch = self._loop.call_later(-late, self._look)
+        else:
+            # The loop itself may have been busy, and the reply may lie in the socket: let it read first.
+            self._watch = self._loop.call_later(0.001, self._look_again, self._answered)
+
+    def _look_again(self, answered: int) -> None:
+        self._watch = None
+        if self._answered == answered and self._waiting and self._waiting[0][0] <= self._loop.time():
+            self.drop(StoreTrouble("timeout", executed=self._transport is not None))
+        else:
+            self._look()
+
+
+__all__ = ["Address", "AsyncPipe", "SyncPipe"]

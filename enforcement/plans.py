@@ -1,0 +1,320 @@
+"""
+Which limits a request falls under, compiled: every counter's key and numbers are worked out once and kept.
+
+A *bound* is a limit bound to one counter. A *plan* is the bounds of one request, in the order in which they are asked,
+with the commands already encoded. Plans are kept by those who make them and thrown away when documents change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import gcd
+from typing import Any, Final
+
+from enforcement.algorithms import Charge, Spec
+from enforcement.calendars import boundaries, window
+from enforcement.documents import Override, Project, Token
+from enforcement.keys import Keys, fingerprint
+from enforcement.limits import MAX_NUMBER, InvalidLimit, Limit, Policy
+from enforcement.matching import Attributes
+
+MAX_LIMITS_PER_REQUEST: Final = 64
+MAX_CODE_KEY_LENGTH: Final = 1_024
+
+LETTERS: Final = {
+    "fixed_window": "f",
+    "sliding_window": "s",
+    "sliding_log": "l",
+    "token_bucket": "b",
+    "concurrency": "c",
+}
+
+Costs = int | Mapping[str, int]
+
+
+def check_costs(costs: Costs) -> Costs:
+    """
+    Return costs as given, checked.
+
+    Raises:
+        ValueError: Negative, fractional, boolean or text numbers, or more than 2**53 - 1.
+    """
+    if isinstance(costs, Mapping):
+        for unit, cost in costs.items():
+            if not isinstance(unit, str):
+                raise ValueError(f"costs: a unit must be a text, not {unit!r}.")
+            _check_cost(f"costs[{unit!r}]", cost)
+    else:
+        _check_cost("costs", costs)
+    return costs
+
+
+def _check_cost(name: str, cost: object) -> None:
+    if type(cost) is not int or not 0 <= cost <= MAX_NUMBER:
+        raise ValueError(f"{name}: must be a whole number from 0 to {MAX_NUMBER}, not {cost!r}.")
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """
+    A limit bound to one counter.
+
+    Attributes:
+        limit: With its override applied.
+        key: The counter's key in the store.
+        scope: What the policy is attached to: ``global``, ``project``, ``token``; ``key`` for a limit in code.
+        index: Its place among all limits of the token, whether they match this request or not.
+    """
+
+    limit: Limit
+    key: str
+    scope: str
+    policy_id: str = ""
+    policy_slug: str = ""
+    override_id: str | None = None
+    index: int = 0
+
+    @property
+    def letter(self) -> str:
+        """The algorithm as the store's functions name it."""
+        return LETTERS[self.limit.algorithm]
+
+    def cost_of(self, costs: Costs) -> int:
+        """Return the permits that a request costs here: of a mapping, its unit; left out, 0, or 1 request."""
+        unit = self.limit.unit
+        if isinstance(costs, int):
+            return costs if unit == "requests" else 0
+        return costs.get(unit, 1 if unit == "requests" else 0)
+
+    def spec(self, now_us: int) -> Spec:
+        """Return what the functions have to know, calendar boundaries around *now_us* included."""
+        limit = self.limit
+        letter, length = LETTERS[limit.algorithm], (limit.window_seconds or 0) * 1_000_000
+        if letter == "b":
+            divisor = gcd(limit.quota, length)
+            return Spec(letter, limit.capacity, limit.quota // divisor, (length // divisor,), limit.shadow)
+        if limit.calendar is None or limit.calendar == "lifetime":
+            return Spec(letter, limit.capacity, length, (), limit.shadow)
+        present = window(now_us, limit.calendar, limit.time_zone, limit.anchor)
+        around = boundaries(present, limit.calendar, limit.time_zone, limit.anchor)
+        return Spec(letter, limit.capacity, 0, around, limit.shadow)
+
+    def origin(self) -> dict[str, Any]:
+        """Return where it comes from, for explanations."""
+        return {
+            "limit": self.limit.name,
+            "policy": self.policy_slug,
+            "policy_id": self.policy_id,
+            "scope": self.scope,
+            "override": self.override_id,
+            "quota": self.limit.quota,
+            "counter": self.key,
+        }
+
+
+def bind_in_code(limits: Sequence[Limit], key: str, keys: Keys) -> tuple[Bound, ...]:
+    """
+    Bind limits that stand in code to the counters of one key.
+
+    Raises:
+        ValueError: Two limits of one name, none at all, a key that is no text or too long, or a limit that asks for
+            attributes.
+    """
+    if not isinstance(key, str) or not 0 < len(key) <= MAX_CODE_KEY_LENGTH:
+        raise ValueError(f"key: must be a text of 1 to {MAX_CODE_KEY_LENGTH} characters.")
+    if not 0 < len(limits) <= MAX_LIMITS_PER_REQUEST:
+        raise ValueError(f"limits: give 1 to {MAX_LIMITS_PER_REQUEST}, not {len(limits)}.")
+    if len({limit.name for limit in limits}) < len(limits):
+        raise ValueError("limits: each needs a name of its own.")
+    for limit in limits:
+        if limit.partition_by or limit.match.to_json():
+            raise ValueError(f"limits: {limit.name!r} asks for attributes, which only check() has.")
+    scope = keys.scope(fingerprint(("key", key)))
+    return tuple(Bound(limit, scope + _counter(limit, ()), "key", index=i) for i, limit in enumerate(limits))
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What applies to one token at one revision, as :func:`bind_token` needs it."""
+
+    project: Project
+    token: Token | None
+    policies: Mapping[str, Policy]
+    global_policy: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One limit that a token may fall under, before its attributes are known."""
+
+    limit: Limit
+    scope: str
+    tag: str
+    identity: tuple[str, ...]
+    policy: Policy
+    override_id: str | None
+    ends_at_us: int | None
+    index: int
+
+    def bind(self, keys: Keys, attributes: Attributes) -> Bound:
+        """Return the limit bound to the counter of these attributes."""
+        values = [attributes[name] for name in self.limit.partition_by]
+        key = keys.scope(self.tag) + _counter(self.limit, (*self.identity, *values))
+        return Bound(self.limit, key, self.scope, self.policy.id, self.policy.slug, self.override_id, self.index)
+
+
+def rules_of(subject: Subject, now_us: int) -> tuple[Rule, ...]:
+    """
+    Return all limits that a token may fall under: of the global policy, its project's and its own.
+
+    A policy that a document names and the store does not have contributes nothing; the reader of documents reports it.
+    Overrides that have ended at *now_us* are left out.
+    """
+    project, token = subject.project, subject.token
+    attached = [("global", "global", ("global",), subject.global_policy)]
+    attached.append(("project", project.id, ("project", project.id), project.policy))
+    if token is not None:
+        attached.append(("token", project.id, ("token", token.id), token.policy))
+    overrides = [*(token.overrides if token else ()), *project.overrides]
+    rules: list[Rule] = []
+    for scope, tag, identity, policy_id in attached:
+        policy = subject.policies.get(policy_id or "")
+        for limit in policy.limits if policy else ():
+            assert policy is not None
+            override = _override_for(overrides, policy, limit, now_us)
+            if override is not None:
+                limit = override.apply(limit)
+            rules.append(
+                Rule(
+                    limit,
+                    scope,
+                    tag,
+                    (*identity, policy.id, limit.name),
+                    policy,
+                    override.id if override else None,
+                    override.ends_at_us if override else None,
+                    len(rules),
+                )
+            )
+    return tuple(rules)
+
+
+def _override_for(overrides: Sequence[Override], policy: Policy, limit: Limit, now_us: int) -> Override | None:
+    """Return the first that applies; a token's stand before its project's."""
+    for override in overrides:
+        if (override.policy, override.limit) != (policy.id, limit.name):
+            continue
+        if override.ends_at_us is None or now_us < override.ends_at_us:
+            return override
+    return None
+
+
+def _counter(limit: Limit, identity: tuple[str, ...]) -> str:
+    """
+    Return the last part of a counter's key.
+
+    The letter is part of it, so another algorithm starts fresh; windows carry their length for the same reason, while
+    logs and buckets keep what they hold when it changes.
+    """
+    letter = LETTERS[limit.algorithm]
+    shape = ""
+    if letter == "f":
+        calendar = f"{limit.calendar}|{limit.time_zone}|{limit.anchor}"
+        shape = f"{limit.window_seconds}" if limit.calendar is None else calendar
+    elif letter == "s":
+        shape = f"{limit.window_seconds}"
+    return letter + fingerprint((*identity, limit.name, shape))
+
+
+class Plan:
+    """
+    The bounds of one request, and what is known about their counters.
+
+    Attributes:
+        bounds: In the order of the call.
+        has_slots: Whether one is a concurrency limit, which must be admitted, not hit.
+        last: The latest reply of the store, from which a fallback starts.
+        denied: A denial that this process remembers.
+    """
+
+    __slots__ = (
+        "_calendar",
+        "_once",
+        "_specs",
+        "_specs_from_us",
+        "_specs_until_us",
+        "bounds",
+        "denied",
+        "has_charge_on",
+        "has_slots",
+        "keys",
+        "last",
+        "revision",
+        "usage",
+    )
+
+    def __init__(self, bounds: tuple[Bound, ...], *, revision: int = 0, usage: Any = None) -> None:
+        self.bounds = bounds
+        self.keys = [bound.key for bound in bounds]
+        self.revision = revision
+        self.usage = usage
+        self.has_slots = any(bound.limit.algorithm == "concurrency" for bound in bounds)
+        self.has_charge_on = any(bound.limit.charge_on for bound in bounds)
+        self.last: Sequence[int] = ()
+        self.denied: Any = None
+        self._calendar = any(bound.limit.calendar not in (None, "lifetime") for bound in bounds)
+        self._specs: tuple[Spec, ...] = ()
+        self._specs_from_us = self._specs_until_us = 0
+        self._once: bytes | None = None
+
+    @property
+    def follows_calendar(self) -> bool:
+        """Whether its commands hold boundaries, and so grow old."""
+        return self._calendar
+
+    def specs(self, now_us: int) -> tuple[Spec, ...]:
+        """Return the functions' view of each bound; boundaries are worked out anew when *now_us* leaves a window."""
+        if not self._specs or (self._calendar and not self._specs_from_us <= now_us < self._specs_until_us):
+            self._specs = tuple(bound.spec(now_us) for bound in self.bounds)
+            windows = [spec.b for spec in self._specs if spec.letter == "f" and spec.b]
+            self._specs_from_us = max((window[1] for window in windows), default=0)
+            self._specs_until_us = min((window[2] for window in windows), default=0)
+            self._once = None
+        return self._specs
+
+    def charges(self, costs: Costs, now_us: int) -> list[Charge]:
+        """Return key, spec and cost of each bound, as the reference takes them."""
+        specs = self.specs(now_us)
+        return [(b.key, spec, b.cost_of(costs)) for b, spec in zip(self.bounds, specs, strict=True)]
+
+    def once(self) -> bytes | None:
+        """Return the encoded command that charges one request, if it is kept."""
+        return self._once
+
+    def keep_once(self, command: bytes) -> None:
+        """Keep the encoded command that charges one request."""
+        self._once = command
+
+
+def with_share(spec: Spec, share: int) -> Spec:
+    """Return a spec with another capacity; a bucket's refill is cut down with it."""
+    if spec.letter != "b" or spec.capacity == 0:
+        return replace(spec, capacity=share)
+    return replace(spec, capacity=share, a=spec.a * share, b=(spec.b[0] * spec.capacity,))
+
+
+__all__ = [
+    "LETTERS",
+    "MAX_LIMITS_PER_REQUEST",
+    "Bound",
+    "Costs",
+    "InvalidLimit",
+    "Plan",
+    "Rule",
+    "Subject",
+    "bind_in_code",
+    "check_costs",
+    "rules_of",
+    "with_share",
+]

@@ -1,0 +1,173 @@
+"""
+The language of the store: a plan and its costs become one command, a reply becomes a decision. No I/O.
+
+Every command names the version of the function library it was written for. What an error reply means for the one who
+asked (was it executed? is the store to blame?) is said here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import hiredis
+
+from enforcement.algorithms import HOPELESS, Spec
+from enforcement.lua import function
+from enforcement.plans import Costs, Plan
+
+DECIDE: Final = function("decide")
+SETTLE: Final = function("settle")
+RENEW: Final = function("renew")
+RESET: Final = function("reset")
+
+Reply = Sequence[int]
+
+
+class StoreTrouble(Exception):
+    """
+    A call that gave no usable reply.
+
+    Attributes:
+        cause: A word for logs and counters: ``timeout``, ``connection``, ``protocol``, ``reply`` ...
+        executed: Whether the store may have executed it; False: surely not, it may be sent again.
+        away: Whether the store is to blame as a whole, and not this call alone.
+    """
+
+    def __init__(self, cause: str, detail: str = "", *, executed: bool = True, away: bool = True) -> None:
+        super().__init__(f"{cause}: {detail}" if detail else cause)
+        self.cause = cause
+        self.executed = executed
+        self.away = away
+
+
+class LibraryMissing(StoreTrouble):
+    """The store does not have the function library; whoever may load it should."""
+
+
+# First word of an error reply -> (cause, whether the store is away). None of these calls was executed.
+_REFUSALS: Final = {
+    "MOVED": ("moved", True),
+    "ASK": ("moved", True),
+    "TRYAGAIN": ("moved", True),
+    "CLUSTERDOWN": ("cluster", True),
+    "READONLY": ("readonly", True),
+    "LOADING": ("loading", True),
+    "MASTERDOWN": ("masterdown", True),
+    "BUSY": ("busy", True),
+    "OOM": ("oom", True),
+    "MISCONF": ("misconf", True),
+    "NOREPLICAS": ("noreplicas", True),
+    "NOPERM": ("auth", True),
+    "NOAUTH": ("auth", True),
+    "WRONGPASS": ("auth", True),
+    "CROSSSLOT": ("crossslot", False),
+}
+
+
+def trouble(error: object) -> StoreTrouble:
+    """Return what an error reply means."""
+    text = str(error)
+    if "function not found" in text.lower():
+        return LibraryMissing("library", text, executed=False)
+    word = text.split(" ", 1)[0]
+    if word in _REFUSALS:
+        cause, away = _REFUSALS[word]
+        return StoreTrouble(cause, text, executed=False, away=away)
+    for word in ("OOM", "NOPERM", "READONLY", "MISCONF"):  # raised inside the function, whose name then comes first
+        if word in text or (word == "NOPERM" and "permission" in text.lower()):
+            return StoreTrouble(_REFUSALS[word][0], text)
+    return StoreTrouble("reply", text, away=False)
+
+
+def pack(arguments: Iterable[str | bytes | int | float]) -> bytes:
+    """Encode a command."""
+    return hiredis.pack_command(tuple(arguments))
+
+
+def decide_arguments(
+    plan: Plan, costs: Costs, now_us: int, *, clock: bool, charge: bool = True, ident: str = ""
+) -> list[str | int]:
+    """
+    Return the arguments of the call that decides a request.
+
+    Args:
+        now_us: This process' idea of the present, for calendar boundaries.
+        clock: Whether *now_us* is a test's clock, which the store shall take for its own.
+        charge: False only looks.
+        ident: Id of a reservation; asks for marks.
+    """
+    arguments: list[str | int] = ["FCALL", DECIDE, len(plan.keys), *plan.keys]
+    arguments += [now_us if clock else "", "1" if charge else "0", ident]
+    for bound, spec in zip(plan.bounds, plan.specs(now_us), strict=True):
+        arguments += [spec.letter, bound.cost_of(costs), *_numbers(spec), "s" if spec.shadow else ""]
+    return arguments
+
+
+def decide(plan: Plan, costs: Costs, now_us: int, *, clock: bool, charge: bool = True, ident: str = "") -> bytes:
+    """Encode the call that decides a request; the most frequent one, for one request, is encoded once and kept."""
+    command = pack(decide_arguments(plan, costs, now_us, clock=clock, charge=charge, ident=ident))
+    if charge and not clock and not ident and type(costs) is int and costs == 1:
+        plan.keep_once(command)
+    return command
+
+
+def _numbers(spec: Spec) -> tuple[int, int, str]:
+    return spec.capacity, spec.a, ",".join(map(str, spec.b))
+
+
+def outside_calendar(reply: Reply) -> bool:
+    """Tell whether the boundaries that were sent do not hold the store's present; ``reply[1]`` is that."""
+    return reply[0] == -1
+
+
+def reason_of(plan: Plan, reply: Reply, width: int = 4) -> str:
+    """Return the reason of a denial: one hopeless denier makes it hopeless."""
+    for i, bound in enumerate(plan.bounds):
+        if reply[4 + i * width] == HOPELESS and not bound.limit.shadow:
+            return "cost_exceeds_capacity"
+    return "limited"
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """One counter's part in a settlement: permits to add (negative: to give back) to the window of *mark*."""
+
+    key: str
+    spec: Spec
+    delta: int
+    mark: int
+
+
+def settle(
+    corrections: Sequence[Correction], marker: str, now_us: int | None, *, ident: str, once_for_ms: int | None
+) -> list[str | int]:
+    """
+    Return the arguments of the call that corrects earlier charges.
+
+    Args:
+        marker: Key that remembers the id; in the slot of the counters.
+        now_us: A test's clock, or None.
+        once_for_ms: How long the id is remembered, so that a second settlement changes nothing; None: not at all.
+    """
+    keys = [marker, *(correction.key for correction in corrections)]
+    arguments: list[str | int] = ["FCALL", SETTLE, len(keys), *keys]
+    arguments += ["" if now_us is None else now_us, "" if once_for_ms is None else once_for_ms, ident]
+    for c in corrections:
+        arguments += [c.spec.letter, c.delta, *_numbers(c.spec), c.mark]
+    return arguments
+
+
+def renew(slots: Sequence[tuple[str, int, int]], ident: str, now_us: int | None) -> list[str | int]:
+    """Return the arguments of the call that prolongs slots: for each counter its key, how many, lifetime in us."""
+    arguments: list[str | int] = ["FCALL", RENEW, len(slots), *(key for key, _, _ in slots)]
+    arguments += ["" if now_us is None else now_us, ident]
+    for _, count, life in slots:
+        arguments += [count, life]
+    return arguments
+
+
+def reset(keys: Sequence[str]) -> list[str | int]:
+    """Return the arguments of the call that forgets counters."""
+    return ["FCALL", RESET, len(keys), *keys]

@@ -1,0 +1,199 @@
+"""
+A reservation: permits charged on an estimate, settled with the real cost or cancelled, once; and slots held meanwhile.
+
+No I/O: each verb is a generator of steps, driven by whichever limiter made the reservation.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import uuid
+from collections.abc import Iterator, Sequence
+from time import monotonic
+from typing import TYPE_CHECKING, Final
+
+from enforcement import protocol
+from enforcement.decision import Decision
+from enforcement.pipe import SyncPipe
+from enforcement.plans import Bound, Costs, Plan, check_costs
+from enforcement.protocol import Correction, StoreTrouble
+
+if TYPE_CHECKING:
+    from enforcement.engine import Engine, Steps
+
+logger = logging.getLogger("sluicegate.slots")
+
+REMEMBERED_MS: Final = 3_600_000
+"""How long the store remembers that a reservation was settled."""
+
+
+class Reservation:
+    """
+    What one admission charged.
+
+    Args:
+        costs: The estimate.
+        decision: The admission; made with *ident*, so its reply names the window of each charge.
+    """
+
+    def __init__(self, engine: Engine, plan: Plan, costs: Costs, decision: Decision, ident: str) -> None:
+        self.decision = decision
+        self.ident = ident
+        self._engine = engine
+        self._plan = plan
+        self._costs = costs
+        self._corrected = False
+        self._left = False
+
+    def settling(self, costs: Costs) -> Steps:
+        """
+        Steps that replace the estimate by the real cost; a unit left out keeps its estimate. Only the first time counts.
+
+        Raises:
+            ValueError: See :func:`~enforcement.plans.check_costs`.
+        """
+        check_costs(costs)
+        real = {"requests": costs} if isinstance(costs, int) else costs
+        return self._correcting([(b, real.get(b.limit.unit, cost) - cost, mark) for b, cost, mark in self._charged()])
+
+    def charging_for(self, status: int) -> Steps:
+        """Steps that give back what limits with ``charge_on`` do not charge for an answer of this HTTP status."""
+        classes = {f"{status // 100}xx", str(status)}
+        rows = [(b, -cost, mark) for b, cost, mark in self._charged() if _spares(b, classes)]
+        return self._correcting(rows)
+
+    def cancelling(self) -> Steps:
+        """Steps that give everything back, slots included."""
+        yield from self._correcting([(b, -cost, mark) for b, cost, mark in self._charged()])
+        yield from self.leaving()
+
+    def leaving(self) -> Steps:
+        """Steps that free the slots."""
+        slots = [] if self._left else self.slots()
+        self._left = True
+        if not slots:
+            return
+        now_us = self._engine.now_us()
+        corrections = [Correction(b.key, b.spec(now_us), -count, 0) for b, count in slots]
+        yield from self._sending(corrections, once_for_ms=None)
+
+    def slots(self) -> list[tuple[Bound, int]]:
+        """Return the slots that it took: each limit and how many; none when they were given by the fallback."""
+        if self.decision.source != "store":
+            return []
+        return [(bound, cost) for bound, cost, _ in self._taken() if bound.letter == "c"]
+
+    def _taken(self) -> Iterator[tuple[Bound, int, int]]:
+        """Give each limit that was charged, with the cost and the mark of its window."""
+        reply = self.decision._reply
+        for i, bound in enumerate(self._plan.bounds):
+            wait, mark = reply[4 + 5 * i], reply[6 + 5 * i]
+            if wait == 0:
+                yield bound, bound.cost_of(self._costs), mark
+
+    def _charged(self) -> list[tuple[Bound, int, int]]:
+        return [row for row in self._taken() if row[0].letter != "c"]
+
+    def _correcting(self, rows: Sequence[tuple[Bound, int, int]]) -> Steps:
+        if self._corrected:
+            return
+        self._corrected = True
+        rows = [row for row in rows if row[1]]
+        if not rows:
+            return
+        engine, now_us = self._engine, self._engine.now_us()
+        self._count(rows)
+        if engine.breaker.open:
+            for bound, delta, mark in rows:
+                engine.fallback.amend(bound, delta, mark, now_us)
+        else:
+            corrections = [Correction(b.key, b.spec(now_us), delta, mark) for b, delta, mark in rows]
+            yield from self._sending(corrections, once_for_ms=REMEMBERED_MS)
+        engine.given_back()
+
+    def _sending(self, corrections: Sequence[Correction], *, once_for_ms: int | None) -> Steps:
+        clock = self._engine.clock
+        scope = corrections[0].key
+        marker = scope[: scope.index("}") + 2] + "m:" + self.ident
+        arguments = protocol.settle(
+            corrections, marker, clock and clock(), ident=self.ident, once_for_ms=once_for_ms
+        )
+        try:
+            yield protocol.pack(arguments)
+        except StoreTrouble as exc:
+            self._engine.failed(exc)
+            if once_for_ms is not None:
+                # It may have been executed; the marker makes sending it again harmless.
+                bounds = {bound.key: bound for bound in self._plan.bounds}
+                self._engine.fallback.owe(self.ident, [(bounds[c.key], c.mark, c.delta) for c in corrections])
+                self._engine.agent.wake()
+
+    def _count(self, rows: Sequence[tuple[Bound, int, int]]) -> None:
+        if self._plan.usage is not None:
+            minute = self.decision._reply[1] // 60_000_000
+            for bound, delta, _ in rows:
+                self._plan.usage.amend(minute, bound.index, delta)
+
+
+def _spares(bound: Bound, classes: set[str]) -> bool:
+    return bool(bound.limit.charge_on) and classes.isdisjoint(bound.limit.charge_on)
+
+
+def new_ident() -> str:
+    """Return an id for a reservation."""
+    return uuid.uuid4().hex
+
+
+class SlotKeeper:
+    """One thread that renews the slots of all open reservations of a process, each three times a lifetime."""
+
+    def __init__(self, pipe: SyncPipe) -> None:
+        self._pipe = pipe
+        self._open: dict[str, tuple[float, float, Reservation]] = {}  # id -> next renewal, interval, reservation
+        self._wake = threading.Condition()
+        self._thread: threading.Thread | None = None
+
+    def keep(self, reservation: Reservation) -> None:
+        """Renew the slots of a reservation until it is dropped."""
+        lives = [bound.limit.window_seconds or 1 for bound, _ in reservation.slots()]
+        if not lives:
+            return
+        interval = min(lives) / 3
+        with self._wake:
+            self._open[reservation.ident] = monotonic() + interval, interval, reservation
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(target=self._run, name="sluicegate-slots", daemon=True)
+                self._thread.start()
+            self._wake.notify()
+
+    def drop(self, reservation: Reservation) -> None:
+        """Renew no longer."""
+        self._open.pop(reservation.ident, None)
+
+    def _run(self) -> None:
+        while True:
+            with self._wake:
+                due = min((row[0] for row in list(self._open.values())), default=monotonic() + 60)
+                self._wake.wait(max(0.0, due - monotonic()))
+                if not self._open:
+                    self._thread = None  # nobody holds slots: the next one starts a thread anew
+                    return
+            for at, interval, reservation in list(self._open.values()):
+                if at <= monotonic() and reservation.ident in self._open:
+                    self._open[reservation.ident] = monotonic() + interval, interval, reservation
+                    self._renew(reservation)
+
+    def _renew(self, reservation: Reservation) -> None:
+        slots = reservation.slots()
+        rows = [(bound.key, count, (bound.limit.window_seconds or 1) * 1_000_000) for bound, count in slots]
+        try:
+            renewed = self._pipe.call(protocol.pack(protocol.renew(rows, reservation.ident, None)))
+        except StoreTrouble as exc:
+            logger.warning("slots not renewed (%s)", exc.cause)
+        else:
+            if renewed < sum(count for _, count in slots):
+                logger.warning("slots were lost: they outlived their lifetime without a renewal")
+
+
+__all__ = ["Reservation", "SlotKeeper", "new_ident"]
