@@ -9,6 +9,7 @@ from typing import Any
 import redis
 from django.core.exceptions import ValidationError
 
+from controlplane.fleet import outages
 from controlplane.fleet.models import Instance
 from controlplane.publishing import store
 from controlplane.publishing.compile import EPOCH, microseconds
@@ -18,8 +19,9 @@ logger = logging.getLogger(__name__)
 
 # A heartbeat expires after this in the store; an instance that has none is gone, or cannot reach the store.
 ALIVE = timedelta(seconds=15)
-# A gone instance is shown for a day: whoever looks for it finds when it was last seen.
-KEPT = timedelta(days=1)
+# A gone instance is shown for two days: whoever looks for it finds when it was last seen, and so does the report of
+# the day on which it went.
+KEPT = timedelta(days=2)
 MOST_INSTANCES = 10_000
 READ_AT_ONCE = 500
 COUNTERS = ("allowed", "denied", "fallback")
@@ -50,7 +52,7 @@ def acknowledged(revision: int, instances: Iterable[Instance]) -> tuple[int, int
 
 def collect(now: datetime, client: redis.Redis | None = None) -> int:
     """
-    Save the present heartbeats, forget who was not seen for a day, and return how many instances are live.
+    Save the present heartbeats, forget who was not seen for two days, and return how many instances are live.
 
     Two that run at once write the same rows; should the slower one write the older heartbeat, the next run mends it.
 
@@ -59,6 +61,9 @@ def collect(now: datetime, client: redis.Redis | None = None) -> int:
     """
     client = client or store.connection()
     live = live_instances(client)
+    known = Instance.objects.in_bulk([instance.id for instance in live])
+    for instance in live:
+        outages.note(instance, known.get(instance.id))
     Instance.objects.bulk_create(
         live, batch_size=READ_AT_ONCE, update_conflicts=True, unique_fields=["id"], update_fields=FIELDS
     )

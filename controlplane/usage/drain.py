@@ -133,8 +133,8 @@ def count(batches: list[Batch], now: datetime) -> list[Batch]:
 def _count_new(batches: list[Batch], now: datetime) -> list[Batch]:
     ids = [batch.id for batch in batches]
     known = set(UsageBatch.objects.filter(batch_id__in=ids).values_list("batch_id", flat=True))
-    # By id, since a batch may stand in the stream twice; sorted, so that two drains at once wait for each other's ids in
-    # one order.
+    # By id, since a batch may stand in the stream twice; sorted, so that two drains at once wait for each other in one
+    # order.
     unknown = {batch.id: batch for batch in reversed(batches) if batch.id not in known}
     new = [batch for _, batch in sorted(unknown.items())]
     UsageBatch.objects.bulk_create(

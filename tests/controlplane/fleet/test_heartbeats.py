@@ -149,16 +149,16 @@ def test_a_later_heartbeat_replaces_the_row(beat):
     assert saved.seen_at == NOON + timedelta(seconds=5)
 
 
-def test_a_gone_instance_stays_for_a_day(beat, client_of_store):
-    """Who disappeared, and when, is known for a day, and then forgotten in both places."""
+def test_a_gone_instance_stays_for_two_days(beat, client_of_store):
+    """Who disappeared, and when, is known for two days, and then forgotten in both places."""
     beat()
     heartbeats.collect(NOON)
     client_of_store.delete("sg:{fleet}:instance:proxy-1")
 
-    heartbeats.collect(NOON + timedelta(hours=23))
+    heartbeats.collect(NOON + timedelta(hours=47))
     assert (Instance.objects.count(), client_of_store.zcard("sg:{fleet}:instances")) == (1, 1)
 
-    heartbeats.collect(NOON + timedelta(hours=25))
+    heartbeats.collect(NOON + timedelta(hours=49))
     assert (Instance.objects.count(), client_of_store.zcard("sg:{fleet}:instances")) == (0, 0)
 
 

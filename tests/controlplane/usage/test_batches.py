@@ -78,7 +78,7 @@ def test_too_much_text_is_refused():
 @pytest.mark.parametrize("batch_id", ["", "x" * 201, "a\nb"], ids=["empty", "too long", "not printable"])
 def test_an_id_that_is_none_is_refused(batch_id):
     """Without it nobody could tell whether the batch was counted before."""
-    with pytest.raises(InvalidBatch, match="^id: must be a text of 1 to 200"):
+    with pytest.raises(InvalidBatch, match=r"^id: must be a text of 1 to 200"):
         parse([row()], id=batch_id)
 
 
