@@ -118,6 +118,7 @@ class Documents:
         generation: +1 whenever the snapshot or a token changed. Read it before ``current``: what is compiled from both
             is then at worst compiled once more.
         loaded: Whether there ever was a good state.
+        kept: +1 whenever the documents of a token were kept; with ``generation``, whether there is anything to save.
         disk_failures: How often the copy on disk could not be written or used.
     """
 
@@ -125,6 +126,7 @@ class Documents:
         self.current = Snapshot()
         self.generation = 0
         self.loaded = False
+        self.kept = 0
         self.disk_failures = 0
         self._clock = clock
         self._lock = threading.Lock()
@@ -279,6 +281,7 @@ class Documents:
         if entry.token is not None:
             self._make_room()
             self._tokens[digest] = entry
+            self.kept += 1
             return
         entry.until = self._clock() + UNKNOWN_SECONDS
         if len(self._unknown) >= MAX_UNKNOWN:
@@ -362,7 +365,9 @@ class _Changes:
                 raise InvalidDocument("it is not an object in canonical JSON")
         except (ValueError, RecursionError) as exc:
             raise InvalidDocument(f"it is not JSON: {exc}") from exc
-        if set(value) != {"schema", "documents", "tokens", "resets", "full"} or value["schema"] != SCHEMA:
+        if set(value) != {"schema", "documents", "tokens", "resets", "full"}:
+            raise InvalidDocument("it has not the fields of an entry")
+        if type(value["schema"]) is not int or value["schema"] != SCHEMA:
             raise InvalidDocument("schema: unknown")
         documents, tokens = value["documents"], value["tokens"]
         if value["full"] is not False or not isinstance(documents, dict) or not isinstance(tokens, list):
