@@ -1,4 +1,4 @@
-"""Each task may run twice, at the same time too: unique batch ids settle it."""
+"""Each task may run twice, at the same time too: unique batch ids and days settle it."""
 
 import logging
 
@@ -6,7 +6,7 @@ from celery import shared_task
 from django.utils import timezone
 
 from controlplane.usage import drain as drainer
-from controlplane.usage import rollup
+from controlplane.usage import report, rollup
 from enforcement.store import STORE_ERRORS
 
 logger = logging.getLogger(__name__)
@@ -26,3 +26,9 @@ def drain() -> int:
 def prune() -> int:
     """Delete what is older than it is kept; return how many rows."""
     return rollup.prune(timezone.now())
+
+
+@shared_task
+def daily_reports() -> list[str]:
+    """Write the reports of past days that are missing, or that late usage has changed; return the days."""
+    return [day.isoformat() for day in report.write_missing(timezone.now())]

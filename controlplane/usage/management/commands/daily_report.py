@@ -1,0 +1,48 @@
+from argparse import ArgumentParser
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+from django.utils import timezone
+
+from controlplane.usage import report, report_formats
+
+FORMATS = {"csv": report_formats.as_csv, "html": report_formats.as_html, "text": report_formats.as_text}
+
+
+class Command(BaseCommand):
+    help = "Print the usage report of a day. That of a day that is over is also kept, for the admin and the API."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("--day", help="YYYY-MM-DD, in UTC; today is reported so far. Default: yesterday.")
+        parser.add_argument("--format", choices=FORMATS, default="text")
+        parser.add_argument("--output", type=Path, help="Write to this file, not to the terminal.")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        now = timezone.now()
+        day = _day(options["day"], now)
+        built = report.build(day, now)
+        if built.complete:
+            report.write(day, now)
+        text = FORMATS[options["format"]](built)
+        if options["output"] is None:
+            self.stdout.write(text, ending="")
+            return
+        try:
+            options["output"].write_text(text, encoding="utf-8")
+        except OSError as exc:
+            raise CommandError(f"The report could not be written: {exc}") from exc
+
+
+def _day(text: str | None, now: datetime) -> date:
+    today = now.astimezone(UTC).date()
+    if text is None:
+        return today - timedelta(days=1)
+    try:
+        day = date.fromisoformat(text)
+    except ValueError as exc:
+        raise CommandError(f"--day is {text!r}: it must be a day as YYYY-MM-DD.") from exc
+    if day > today:
+        raise CommandError(f"--day is {text}: that day has not begun.")
+    return day

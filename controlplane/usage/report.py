@@ -1,0 +1,168 @@
+"""What happened on one day, for people: counted from the sums of that day, and kept."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from heapq import nlargest
+from itertools import batched
+from typing import Any
+
+from django.db.models import Model, QuerySet, Sum
+
+from controlplane.fleet import outages
+from controlplane.fleet.outages import Outage
+from controlplane.policies.models import Policy
+from controlplane.projects.models import Project, Token
+from controlplane.usage import report_formats
+from controlplane.usage.batches import COUNTS
+from controlplane.usage.models import DailyReport, UsageRow
+
+TOP = 10
+# How far back a missing report is still written: a worker may have been down, or usage late.
+DAYS_BACK = 7
+NAMES_AT_ONCE = 1000
+
+
+@dataclass(slots=True)
+class Line:
+    """The sums of one token under one limit, or (without limit) of all its decisions, or of a whole project."""
+
+    project: str
+    token: str = ""
+    token_id: str = ""
+    limit: str = ""
+    unit: str = "requests"
+    allowed: int = 0
+    denied: int = 0
+    would_deny: int = 0
+    cost: int = 0
+
+    def add(self, other: "Line") -> None:
+        for name in COUNTS:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """*tokens* and *projects* count every decision once; *limits* has one line a token, limit and unit."""
+
+    day: date
+    complete: bool
+    outage: Outage
+    totals: Line
+    projects: list[Line] = field(default_factory=list)
+    tokens: list[Line] = field(default_factory=list)
+    limits: list[Line] = field(default_factory=list)
+
+    @property
+    def top_denied_tokens(self) -> list[Line]:
+        return _top_denied(self.tokens)
+
+    @property
+    def top_denied_limits(self) -> list[Line]:
+        """Whole limits, over all tokens: one that many run into is too narrow, or under attack."""
+        whole: dict[tuple[str, str], Line] = {}
+        for line in self.limits:
+            whole.setdefault((line.limit, line.unit), Line("", limit=line.limit, unit=line.unit)).add(line)
+        return _top_denied(whole.values())
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        totals = {name: getattr(self.totals, name) for name in COUNTS}
+        alone = {"decisions": self.outage.decisions, "at_most_ms": self.outage.at_most // timedelta(milliseconds=1)}
+        counted = {"projects": len(self.projects), "tokens": len(self.tokens)}
+        return {**totals, **counted, "without_store": alone}
+
+
+def build(day: date, now: datetime) -> Report:
+    """Count a day; one that is not over is counted so far."""
+    rows = list(_rows(day).order_by("project_id", "token_id", "policy_id", "limit_name", "unit"))
+    names = _names(rows)
+    lines = [_line(row, names) for row in rows]
+    tokens = [line for line in lines if not line.limit]
+    projects: dict[str, Line] = defaultdict(lambda: Line(""))
+    totals = Line("")
+    for line in tokens:
+        projects[line.project].project = line.project
+        projects[line.project].add(line)
+        totals.add(line)
+    return Report(
+        day=day,
+        complete=_is_over(day, now),
+        outage=outages.of_day(day),
+        totals=totals,
+        projects=sorted(projects.values(), key=_busiest),
+        tokens=sorted(tokens, key=_busiest),
+        limits=[line for line in lines if line.limit],
+    )
+
+
+def write(day: date, now: datetime) -> DailyReport:
+    """Keep the report of a day that is over; a second one of the same day replaces the first."""
+    report = build(day, now)
+    fields = {
+        "created_at": now,
+        "csv": report_formats.as_csv(report),
+        "html": report_formats.as_html(report),
+        "summary": report.summary,
+    }
+    return DailyReport.objects.update_or_create(day=day, defaults=fields)[0]
+
+
+def write_missing(now: datetime) -> list[date]:
+    """Write the reports of the past week that are missing, or that late usage has changed; return their days."""
+    yesterday = now.astimezone(UTC).date() - timedelta(days=1)
+    days = [yesterday - timedelta(days=back) for back in reversed(range(DAYS_BACK))]
+    due = [day for day in days if _is_due(day, is_yesterday=day == yesterday)]
+    for day in due:
+        write(day, now)
+    return due
+
+
+def _is_due(day: date, *, is_yesterday: bool) -> bool:
+    kept = DailyReport.objects.filter(day=day).values_list("summary", flat=True).first()
+    sums = _rows(day).filter(limit_name="").aggregate(**{f"sum_{name}": Sum(name, default=0) for name in COUNTS})
+    if kept is None:
+        # A quiet yesterday is news, a week of silence before the first request is none.
+        return is_yesterday or any(sums.values())
+    return any(kept.get(name) != sums[f"sum_{name}"] for name in COUNTS)
+
+
+def _rows(day: date) -> QuerySet[UsageRow]:
+    return UsageRow.objects.filter(period="day", at=datetime(day.year, day.month, day.day, tzinfo=UTC))
+
+
+def _is_over(day: date, now: datetime) -> bool:
+    return day < now.astimezone(UTC).date()
+
+
+def _line(row: UsageRow, names: dict[str, str]) -> Line:
+    limit = f"{names.get(row.policy_id, row.policy_id)}/{row.limit_name}" if row.limit_name else ""
+    counts = {name: getattr(row, name) for name in COUNTS}
+    project, token = names.get(row.project_id, row.project_id), names.get(row.token_id, row.token_id)
+    return Line(project, token, row.token_id, limit, row.unit, **counts)
+
+
+def _names(rows: list[UsageRow]) -> dict[str, str]:
+    """Name what is still there; what was deleted since is shown by its id."""
+    return {
+        **_column(Project, "slug", {row.project_id for row in rows}),
+        **_column(Policy, "slug", {row.policy_id for row in rows}),
+        **_column(Token, "name", {row.token_id for row in rows}),
+    }
+
+
+def _column(model: type[Model], column: str, ids: set[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for some in batched(sorted(ids), NAMES_AT_ONCE):
+        found.update(model.objects.filter(pk__in=some).values_list("pk", column))
+    return found
+
+
+def _busiest(line: Line) -> tuple[int, str, str]:
+    return -(line.allowed + line.denied), line.project, line.token_id
+
+
+def _top_denied(lines: Iterable[Line]) -> list[Line]:
+    return nlargest(TOP, (line for line in lines if line.denied), key=lambda line: line.denied)
