@@ -5,6 +5,7 @@ from pathlib import Path
 
 import environ
 import structlog
+from celery.schedules import crontab
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -52,6 +53,7 @@ INSTALLED_APPS = [
     "django.contrib.messages",
     "whitenoise.runserver_nostatic",
     "django.contrib.staticfiles",
+    "django.contrib.humanize",
     "rest_framework",
     "drf_spectacular",
     "drf_spectacular_sidecar",
@@ -213,6 +215,12 @@ CELERY_BEAT_SCHEDULE = {
     "prune-usage": {
         "task": "controlplane.usage.tasks.prune",
         "schedule": timedelta(hours=1),
+        "options": {"expires": 3600},
+    },
+    # Every hour, though a day has one report: what was missed while a worker was away is caught up.
+    "daily-reports": {
+        "task": "controlplane.usage.tasks.daily_reports",
+        "schedule": crontab(minute=10),
         "options": {"expires": 3600},
     },
 }
