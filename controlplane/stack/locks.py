@@ -11,21 +11,29 @@ import time
 from pathlib import Path
 
 POLL_SECONDS = 0.05
+SUPERVISOR = "supervisor.lock"
 
 
 class StackError(RuntimeError):
     """The stack cannot start; the message names the process and the reason."""
 
 
-def own_lock(path: Path) -> int:
-    """Lock *path* for this supervisor; refuse where a live one holds it."""
-    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+def own_lock(directory: Path) -> int:
+    """Lock *directory* for this supervisor; refuse where a live one holds it."""
+    lock = os.open(directory / SUPERVISOR, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     if not _try_lock(lock):
         holder = os.pread(lock, 20, 0).decode().strip()
         os.close(lock)
         raise StackError(f"The stack runs already (process {holder}). Stop it first.")
     os.pwrite(lock, f"{os.getpid():<20}\n".encode(), 0)
     return lock
+
+
+async def end_leftovers(directory: Path, grace_seconds: float = 5.0) -> None:
+    """End every process group that a killed supervisor left behind; *directory* is locked by ``own_lock``."""
+    others = [path for path in directory.glob("*.lock") if path.name != SUPERVISOR]
+    for lock in await asyncio.gather(*(free_lock(path, grace_seconds) for path in others)):
+        os.close(lock)
 
 
 async def free_lock(path: Path, grace_seconds: float) -> int:

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Se
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from controlplane.stack.locks import StackError, free_lock, own_lock, signal_group
+from controlplane.stack.locks import StackError, end_leftovers, free_lock, own_lock, signal_group
 
 POLL_SECONDS = 0.05
 FIRST_DELAY_SECONDS = 0.2
@@ -66,13 +66,15 @@ class _Member:
 
 class Supervisor:
     """
-    Runs *services*; *directory* holds a lock a process, by which the next supervisor finds what a killed one left.
+    Runs what *describe* names; *directory* holds a lock a process, by which the next supervisor finds what a killed one
+    left. The description is made when nothing of an earlier run is left: its ports are free, its files not in use.
 
     Every method but ``pid`` belongs to one event loop; ``supervised()`` gives a supervisor a loop in a thread.
     """
 
-    def __init__(self, services: Iterable[Service], directory: Path, output: Output) -> None:
-        self._members = {service.name: _Member(service) for service in services}
+    def __init__(self, describe: Callable[[], Iterable[Service]], directory: Path, output: Output) -> None:
+        self._describe = describe
+        self._members: dict[str, _Member] = {}
         self._directory = directory
         self._output = output
         self._lock: int | None = None
@@ -92,10 +94,12 @@ class Supervisor:
             StackError: Another supervisor is at work here, or a service did not become ready. Nothing runs then.
         """
         self._directory.mkdir(parents=True, exist_ok=True)
-        self._lock = own_lock(self._directory / "supervisor.lock")
-        for member in self._members.values():
-            member.keeper = asyncio.create_task(self._keep(member), name=member.service.name)
+        self._lock = own_lock(self._directory)
         try:
+            await end_leftovers(self._directory)
+            self._members = {service.name: _Member(service) for service in self._describe()}
+            for member in self._members.values():
+                member.keeper = asyncio.create_task(self._keep(member), name=member.service.name)
             await self._until_all_ready()
         except BaseException:
             await self.stop()

@@ -78,7 +78,7 @@ def store(compose: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> 
     environment = {**service["environment"], "PATH": f"{home / 'bin'}:{os.defpath}", "TMPDIR": str(home)}
     arguments = ["--port", str(port), "--bind", "127.0.0.1"]
     valkey = Service("valkey", [*command, *arguments], environment, ready=lambda: store_answers(port))
-    with supervised(Supervisor([valkey], home / "run", report)):
+    with supervised(Supervisor(lambda: [valkey], home / "run", report)):
         yield port
 
 
@@ -109,7 +109,7 @@ def platform(
         health[name] = replace.words(health_command(described, stage))
         services[name] = describe(name, described, stage, folder, replace, health[name])
     running = Platform(ports, health, services)
-    with supervised(Supervisor(services.values(), home / "run", report)):
+    with supervised(Supervisor(services.values, home / "run", report)):
         yield running
 
 

@@ -37,7 +37,7 @@ def journal() -> Journal:
 @pytest.fixture
 def make(tmp_path: Path, journal: Journal) -> Callable[..., Supervisor]:
     def build(*services: Service) -> Supervisor:
-        return Supervisor(services, tmp_path / "run", journal)
+        return Supervisor(lambda: services, tmp_path / "run", journal)
 
     return build
 
@@ -52,6 +52,14 @@ def is_alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process does more than wait to be buried."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def eventually(condition: Callable[[], object]) -> bool:
@@ -220,6 +228,27 @@ def test_leftovers_of_a_killed_supervisor_are_ended(make, tmp_path: Path) -> Non
         assert supervisor.pid("web") != orphan
 
 
+def test_ports_of_leftovers_are_free_when_the_stack_is_described(tmp_path: Path, journal: Journal) -> None:
+    """What is described after a hard kill finds the world as it was before the first start."""
+    orphan = leave_an_orphan(tmp_path / "run")
+    seen: list[bool] = []
+
+    def describe() -> list[Service]:
+        seen.append(is_running(orphan))
+        return []
+
+    with supervised(Supervisor(describe, tmp_path / "run", journal)):
+        assert seen == [False]
+
+
+def test_refused_supervisor_describes_nothing(make, tmp_path: Path, journal: Journal) -> None:
+    """A second start must not write over the files of the stack that runs."""
+    refused = Supervisor(lambda: pytest.fail("was described"), tmp_path / "run", journal)
+
+    with supervised(make()), pytest.raises(StackError):
+        asyncio.run(refused.start())
+
+
 def test_stale_pid_in_a_lock_file_harms_nobody(make, tmp_path: Path) -> None:
     """A pid that now belongs to a stranger is not believed: nobody holds the lock."""
     with subprocess.Popen([sys.executable, "-c", STAY], start_new_session=True) as stranger:
@@ -255,7 +284,7 @@ def leave_an_orphan(directory: Path) -> int:
         "from controlplane.stack.supervisor import Service, Supervisor\n"
         "async def main():\n"
         f"    web = Service('web', [sys.executable, '-c', {STAY!r}], dict(os.environ))\n"
-        f"    supervisor = Supervisor([web], Path({str(directory)!r}), print)\n"
+        f"    supervisor = Supervisor(lambda: [web], Path({str(directory)!r}), print)\n"
         "    await supervisor.start()\n"
         "    print(supervisor.pid('web'), flush=True)\n"
         "    await asyncio.sleep(600)\n"

@@ -8,7 +8,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from controlplane.stack import embedded
 from controlplane.stack.locks import StackError
-from controlplane.stack.supervisor import Supervisor, serve
+from controlplane.stack.supervisor import Service, Supervisor, serve
 
 
 class Command(BaseCommand):
@@ -17,18 +17,22 @@ class Command(BaseCommand):
     requires_system_checks = []
 
     def handle(self, *args: Any, **options: Any) -> None:
+        supervisor = Supervisor(self.describe, settings.VAR_DIR / "run", self.show)
         try:
-            stack = embedded.build(settings.BASE_DIR, settings.VAR_DIR, os.environ)
-            supervisor = Supervisor(stack.services, settings.VAR_DIR / "run", self.show)
-            asyncio.run(serve(supervisor, lambda: self.announce(stack)))
+            asyncio.run(serve(supervisor, self.announce))
         except StackError as exc:
             raise CommandError(str(exc)) from exc
+
+    def describe(self) -> tuple[Service, ...]:
+        self.stack = embedded.build(settings.BASE_DIR, settings.VAR_DIR, os.environ)
+        embedded.remember(self.stack, settings.VAR_DIR)
+        return self.stack.services
 
     def show(self, name: str, line: str) -> None:
         self.stdout.write(f"{name:<9} {line}")
 
-    def announce(self, stack: embedded.Stack) -> None:
-        embedded.remember(stack, settings.VAR_DIR)
+    def announce(self) -> None:
+        stack = self.stack
         database = "SQLite" if "sqlite" in settings.DATABASES["default"]["ENGINE"] else "the database in DATABASE_URL"
         python = min(sys.executable, os.path.relpath(sys.executable), key=len)
         self.stdout.write(
