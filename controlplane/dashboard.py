@@ -1,0 +1,245 @@
+"""The admin's first page: what is decided, who is denied, how the fleet does, what needs a hand."""
+
+import json
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.conf import settings
+from django.db.models import Min, Model, QuerySet, Sum
+from django.http import HttpRequest
+from django.urls import reverse
+from django.utils import timezone
+
+from controlplane.adminsite import badge, instant, link_to, list_url
+from controlplane.fleet.admin import fleet_now, state_of
+from controlplane.fleet.models import Instance
+from controlplane.policies.models import Limit, Policy
+from controlplane.projects.models import Project, Token
+from controlplane.publishing import publisher, store
+from controlplane.publishing.models import OutboxEntry
+from controlplane.usage.models import UsageRow
+from controlplane.usage.rollup import start_of
+from enforcement.store import STORE_ERRORS
+
+TOP = 5
+EXPIRING = timedelta(days=7)
+INSTANCES_SHOWN = 12
+COUNTS = ("allowed", "denied", "would_deny")
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A stretch of time up to now, in steps of one of the periods that usage is kept in."""
+
+    name: str
+    title: str
+    period: str
+    step: timedelta
+    steps: int
+    label: str
+
+    def starts(self, now: datetime) -> list[datetime]:
+        last = start_of(self.period, now)
+        return [last - self.step * back for back in reversed(range(self.steps))]
+
+
+SPANS = {
+    span.name: span
+    for span in (
+        Span("1h", "Last hour", "minute", timedelta(minutes=1), 60, "%H:%M"),
+        Span("24h", "Last 24 hours", "hour", timedelta(hours=1), 24, "%H:%M"),
+        Span("7d", "Last 7 days", "hour", timedelta(hours=1), 7 * 24, "%a %H:%M"),
+        Span("30d", "Last 30 days", "day", timedelta(days=1), 30, "%d %b"),
+    )
+}
+
+
+def dashboard_callback(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
+    """Add what the first page shows to its context."""
+    now = timezone.now()
+    span = SPANS.get(request.GET.get("range", ""), SPANS["1h"])
+    rows = UsageRow.objects.filter(period=span.period, at__gte=span.starts(now)[0])
+    series = series_of(rows, span, now)
+    totals = {name: sum(point[name] for point in series) for name in COUNTS}
+    fleet = fleet_now(now)
+    return context | {
+        "span": span,
+        "spans": SPANS.values(),
+        "series": [point for point in series if any(point[name] for name in COUNTS)],
+        "totals": totals,
+        "chart": chart(series, span),
+        "chart_told": f"{totals['allowed']:,} allowed, {totals['denied']:,} denied, {span.title.lower()}",
+        "denied_tokens": denied_tokens(rows),
+        "denied_limits": denied_limits(rows),
+        "health": [store_health(), outbox_health(now), *fleet_health(fleet)],
+        "fleet": fleet_rows(fleet),
+        "more_instances": max(len(fleet) - INSTANCES_SHOWN, 0),
+        "expiring": expiring_tokens(now),
+        "steps": first_steps(fleet),
+    }
+
+
+def series_of(rows: QuerySet[UsageRow], span: Span, now: datetime) -> list[dict[str, Any]]:
+    """Return the sums of every step, empty ones too: a gap in a chart would look like its neighbours."""
+    whole = rows.filter(policy_id="", limit_name="")
+    sums = {row["at"]: row for row in whole.values("at").annotate(**{name: Sum(name) for name in COUNTS})}
+    nothing = dict.fromkeys(COUNTS, 0)
+    return [{**nothing, **sums.get(at, {}), "at": at, "label": at.strftime(span.label)} for at in span.starts(now)]
+
+
+def chart(series: list[dict[str, Any]], span: Span) -> dict[str, str]:
+    """Return the data and options of a stacked bar chart, as the theme's script reads them."""
+    colours = {"allowed": "var(--sg-allowed)", "denied": "var(--sg-denied)"}
+    datasets = [
+        {"label": name, "data": [point[name] for point in series], "backgroundColor": colour, "stack": "decisions"}
+        for name, colour in colours.items()
+    ]
+    axis = {"stacked": True, "grid": {"display": False}, "ticks": {"color": "#6b7a90", "maxTicksLimit": 8}}
+    options = {
+        "animation": False,
+        "responsive": True,
+        "maintainAspectRatio": False,
+        "plugins": {"legend": {"display": False}},
+        "scales": {
+            "x": {**axis, "ticks": {**axis["ticks"], "maxRotation": 0}},
+            "y": {**axis, "grid": {"display": True}, "beginAtZero": True, "ticks": {**axis["ticks"], "precision": 0}},
+        },
+    }
+    labels = [point["label"] for point in series]
+    return {"data": json.dumps({"labels": labels, "datasets": datasets}), "options": json.dumps(options)}
+
+
+def denied_tokens(rows: QuerySet[UsageRow]) -> list[dict[str, Any]]:
+    whole = rows.filter(policy_id="", limit_name="").exclude(token_id="")
+    top = _most_denied(whole.values("token_id"))
+    known = Token.objects.select_related("project").in_bulk([row["token_id"] for row in top])
+    return [row | {"link": _link(known, row["token_id"])} for row in top]
+
+
+def denied_limits(rows: QuerySet[UsageRow]) -> list[dict[str, Any]]:
+    top = _most_denied(rows.exclude(limit_name="").values("policy_id", "limit_name"))
+    known = Policy.objects.in_bulk([row["policy_id"] for row in top])
+    return [row | {"link": _link(known, row["policy_id"])} for row in top]
+
+
+def _most_denied(rows: Any) -> list[dict[str, Any]]:
+    sums = rows.annotate(denied=Sum("denied"), allowed=Sum("allowed")).filter(denied__gt=0)
+    top = list(sums.order_by("-denied")[:TOP])
+    most = max((row["denied"] for row in top), default=1)
+    return [row | {"share": round(100 * row["denied"] / most)} for row in top]
+
+
+def _link(known: dict[str, Model], key: str) -> str:
+    """History outlives what it speaks of: an id then stands where a name was."""
+    return link_to(known[key]) if key in known else key
+
+
+def store_health() -> dict[str, Any]:
+    began = time.perf_counter()
+    try:
+        state = store.StoreState.read(store.connection(settings.PUBLISH_TIMEOUT_SECONDS))
+    except STORE_ERRORS as exc:
+        return _fact("Store", badge("not reachable", "bad"), f"Changes are kept and published later. {exc}"[:160])
+    told = f"answers in {(time.perf_counter() - began) * 1000:.1f} ms"
+    last = publisher.last_revision()
+    if state.revision != last:
+        return _fact("Store", badge(f"at revision {state.revision}", "warn"), f"SQL is at {last}; {told}")
+    return _fact("Store", badge("reachable", "good"), f"revision {last}, {told}")
+
+
+def outbox_health(now: datetime) -> dict[str, Any]:
+    pending = OutboxEntry.objects.filter(revision=None)
+    count, oldest = pending.count(), pending.aggregate(at=Min("created_at"))["at"]
+    url = list_url(OutboxEntry)
+    if not count:
+        return _fact("Publishing", badge("nothing pending", "good"), "Every change is in the store.", url)
+    return _fact("Publishing", badge(f"{count} pending", "warn"), instant(oldest, now), url)
+
+
+def fleet_health(fleet: list[Instance]) -> Iterable[dict[str, Any]]:
+    url, last = list_url(Instance), publisher.last_revision()
+    if not fleet:
+        yield _fact("Fleet", badge("no live instance", "warn"), "No process with the library reports.", url)
+        return
+    current = sum(instance.revision >= last for instance in fleet)
+    degraded = sum(instance.state == "degraded" for instance in fleet)
+    all_current = badge(f"{current} of {len(fleet)} current", "good" if current == len(fleet) else "warn")
+    yield _fact("Fleet", all_current, f"run revision {last}", url)
+    told = "decide by themselves, without the store" if degraded else "Every instance reaches the store."
+    yield _fact(
+        "Degraded", badge(f"{degraded} degraded" if degraded else "none", "bad" if degraded else "good"), told, url
+    )
+
+
+def _fact(name: str, state: str, told: str, url: str = "") -> dict[str, Any]:
+    return {"name": name, "state": state, "told": told, "url": url}
+
+
+def fleet_rows(fleet: list[Instance]) -> list[dict[str, Any]]:
+    # Those in trouble first: a fleet of hundreds does not fit here.
+    worst = sorted(fleet, key=lambda instance: (instance.state == "ok", instance.revision, instance.id))
+    return [
+        {
+            "link": link_to(row),
+            "host": row.host,
+            "revision": row.revision,
+            "state": state_of(row, True),
+            "version": row.version,
+        }
+        for row in worst[:INSTANCES_SHOWN]
+    ]
+
+
+def expiring_tokens(now: datetime) -> list[dict[str, Any]]:
+    ending = Token.objects.live(now).filter(expires_at__lte=now + EXPIRING).select_related("project")
+    return [
+        {"link": link_to(token), "project": link_to(token.project), "ends": instant(token.expires_at, now)}
+        for token in ending.order_by("expires_at")[:TOP]
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    title: str
+    told: str
+    done: bool
+    url: str
+    verb: str
+
+
+def first_steps(fleet: list[Instance]) -> list[dict[str, Any]]:
+    """What a new installation needs until it denies something; empty when it is all done."""
+    add = {
+        model: reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_add")
+        for model in (Project, Policy, Token)
+    }
+    decided = UsageRow.objects.exists()
+    steps = [
+        Step("Create a project", "The tenant that owns tokens.", Project.objects.exists(), add[Project], "Add project"),
+        Step(
+            "Create a policy with a limit",
+            "Such as 100 requests per minute.",
+            Limit.objects.exists(),
+            add[Policy],
+            "Add policy",
+        ),
+        Step(
+            "Create a token",
+            "Give it the policy. Its secret is shown once.",
+            Token.objects.exists(),
+            add[Token],
+            "Add token",
+        ),
+        Step(
+            "Start a proxy with the library",
+            "It reports here by itself.",
+            bool(fleet) or decided,
+            list_url(Instance),
+            "See instances",
+        ),
+        Step("Send a request", "The first decision appears within a minute.", decided, list_url(UsageRow), "See usage"),
+    ]
+    return [] if all(step.done for step in steps) else [asdict(step) for step in steps]

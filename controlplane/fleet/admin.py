@@ -1,0 +1,91 @@
+from datetime import datetime
+
+from django.conf import settings
+from django.contrib import admin
+from django.contrib.admin.views.main import ChangeList
+from django.http import HttpRequest
+from django.utils import timezone
+from unfold.contrib.filters.admin import ChoicesDropdownFilter
+from unfold.decorators import display
+
+from controlplane.adminsite import ReadOnlyAdmin, badge, instant
+from controlplane.fleet import heartbeats
+from controlplane.fleet.models import Instance
+from controlplane.publishing import publisher, store
+from enforcement.store import STORE_ERRORS
+
+STATES = {"ok": "good", "degraded": "bad", "starting": "warn"}
+
+
+@admin.register(Instance)
+class InstanceAdmin(ReadOnlyAdmin):
+    list_display = ["id", "host", "version", "runs", "condition", "seen", "decided"]
+    list_filter = [("state", ChoicesDropdownFilter)]
+    search_fields = ["id", "host"]
+    fields = readonly_fields = [
+        "id",
+        "host",
+        "pid",
+        "version",
+        "runs",
+        "condition",
+        "since",
+        "started",
+        "seen",
+        "decided",
+    ]
+    empty = ("Nothing reports yet. Each process with the enforcement library appears here seconds after it starts.", "")
+
+    def get_changelist_instance(self, request: HttpRequest) -> ChangeList:
+        changelist = super().get_changelist_instance(request)
+        for instance in changelist.result_list:
+            self._look(instance)
+        return changelist
+
+    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Instance | None:
+        instance = super().get_object(request, object_id, from_field)
+        if instance is not None:
+            self._look(instance)
+        return instance
+
+    @staticmethod
+    def _look(instance: Instance) -> None:
+        instance.published = publisher.last_revision()
+
+    @display(description="Runs revision", ordering="revision")
+    def runs(self, instance: Instance) -> str:
+        behind = instance.published - instance.revision
+        return badge(f"{instance.revision}, {behind} behind", "warn") if behind > 0 else str(instance.revision)
+
+    @display(description="State", ordering="state")
+    def condition(self, instance: Instance) -> str:
+        return state_of(instance, heartbeats.is_live(instance, timezone.now()))
+
+    @display(description="Degraded since")
+    def since(self, instance: Instance) -> str:
+        return instant(instance.degraded_since) if instance.degraded_since else "—"
+
+    @display(description="Started", ordering="started_at")
+    def started(self, instance: Instance) -> str:
+        return instant(instance.started_at)
+
+    @display(description="Seen", ordering="seen_at")
+    def seen(self, instance: Instance) -> str:
+        return instant(instance.seen_at)
+
+    @display(description="Decided since its start")
+    def decided(self, instance: Instance) -> str:
+        counts = {name: instance.decisions.get(name, 0) for name in heartbeats.COUNTERS}
+        return f"{counts['allowed']:,} allowed, {counts['denied']:,} denied, {counts['fallback']:,} without the store"
+
+
+def fleet_now(now: datetime) -> list[Instance]:
+    """Return the live instances as the store knows them, or, while it is away, as they were last saved."""
+    try:
+        return heartbeats.live_instances(store.connection(settings.PUBLISH_TIMEOUT_SECONDS))
+    except STORE_ERRORS:
+        return [instance for instance in Instance.objects.all() if heartbeats.is_live(instance, now)]
+
+
+def state_of(instance: Instance, live: bool) -> str:
+    return badge(instance.state, STATES[instance.state]) if live else badge("gone or cut off", "bad")

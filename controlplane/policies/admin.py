@@ -1,0 +1,313 @@
+from typing import Any
+
+from django.contrib import admin, messages
+from django.db.models import QuerySet
+from django.forms import ModelForm
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.urls import URLPattern, path
+from django.utils.html import format_html, format_html_join
+from unfold.contrib.filters.admin import AutocompleteSelectFilter, ChoicesDropdownFilter, RangeDateTimeFilter
+from unfold.decorators import action, display
+
+from controlplane.adminforms import ReasonDialog, RecordedForm
+from controlplane.adminsite import (
+    ReadOnlyAdmin,
+    RecordedAdmin,
+    StackedInline,
+    badge,
+    change_url,
+    done,
+    instant,
+    link_to,
+    links,
+    list_url,
+    table,
+)
+from controlplane.policies.differences import differences
+from controlplane.policies.limit_form import LimitForm, LimitFormSet, explain, holder_of
+from controlplane.policies.models import AuditEntry, Limit, Override, Policy
+from controlplane.policies.words import sentence
+from controlplane.projects.models import Project, Token
+from controlplane.publishing import verbs
+from controlplane.publishing.changes import Change
+from enforcement.limits import MAX_LIMITS_PER_POLICY, InvalidLimit
+
+ROWS_OF_LIMITS_SHOWN = 4
+
+
+def told(limit: Limit, holder: str) -> str:
+    try:
+        return sentence(limit.as_value(), holder)
+    except InvalidLimit as exc:  # somebody wrote to the tables
+        return f"{limit.name} cannot be enforced: {exc}"
+
+
+class LimitInline(StackedInline):
+    model = Limit
+    form = LimitForm
+    formset = LimitFormSet
+    extra = 0
+    max_num = MAX_LIMITS_PER_POLICY
+    show_title = True
+    fieldsets = [
+        (
+            None,
+            {
+                "fields": [
+                    ("name", "algorithm"),
+                    ("quota", "unit"),
+                    ("calendar", "window_seconds"),
+                    ("time_zone", "anchor"),
+                    "burst",
+                    "mode",
+                ]
+            },
+        ),
+        (
+            "Which requests it falls on",
+            {"fields": ["partition_by", "match_methods", "match_path", "match_attributes"], "classes": ["collapse"]},
+        ),
+        (
+            "How it is kept",
+            {"fields": ["consistency", "on_store_failure", "charge_on"], "classes": ["collapse"]},
+        ),
+    ]
+
+    def get_formset(self, request: HttpRequest, obj: Policy | None = None, **options: Any) -> type[LimitFormSet]:
+        return super().get_formset(request, obj, **options)
+
+
+@admin.register(Policy)
+class PolicyAdmin(RecordedAdmin):
+    list_display = ["slug", "limits_told", "reach", "holders", "version", "changed"]
+    list_filter = [("project", AutocompleteSelectFilter)]
+    search_fields = ["slug", "name"]
+    autocomplete_fields = ["project"]
+    readonly_fields = ["reach", "holders", "version", "changed"]
+    fieldsets = [
+        (None, {"fields": ["slug", "name", "description", "project"]}),
+        ("Where it applies", {"fields": ["reach", "holders", "version", "changed"]}),
+    ]
+    add_fieldsets = [(None, {"fields": ["slug", "name", "description", "project"]})]
+    inlines = [LimitInline]
+    actions_detail = ["apply_everywhere", "apply_where_attached"]
+    empty = (
+        "A policy is a named list of limits. Tokens and projects have one; one may fall on every request.",
+        "Add one",
+    )
+
+    class Media:
+        js = ["controlplane/limits.js"]
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Policy]:
+        return super().get_queryset(request).select_related("project").prefetch_related("limits")
+
+    def get_urls(self) -> list[URLPattern]:
+        own = path("sentence/", self.admin_site.admin_view(self.sentence_view), name="policies_policy_sentence")
+        return [own, *super().get_urls()]
+
+    def sentence_view(self, request: HttpRequest) -> HttpResponse:
+        """Say what the limit in a form means while it is typed: by the same rules that save it."""
+        if request.method != "POST":
+            return HttpResponse(status=405)
+        policy = Policy.objects.filter(pk=request.POST.get("policy", "")).first() or Policy()
+        return JsonResponse(explain(policy, request.POST.items()))
+
+    @display(description="Limits")
+    def limits_told(self, policy: Policy) -> str:
+        limits = list(policy.limits.all())
+        rows = [(told(limit, holder_of(policy)),) for limit in limits[:ROWS_OF_LIMITS_SHOWN]]
+        more = len(limits) - len(rows)
+        rows += [(f"and {more} more",)] if more > 0 else []
+        return (
+            format_html('<ul class="sg-limits">{}</ul>', format_html_join("", "<li>{}</li>", rows)) if rows else "none"
+        )
+
+    @display(description="Falls on")
+    def reach(self, policy: Policy) -> str:
+        if policy.is_global:
+            return badge("every request", "warn")
+        return link_to(policy.project, f"{policy.project} only") if policy.project else "whoever has it"
+
+    @display(description="Had by")
+    def holders(self, policy: Policy) -> str:
+        tokens, projects = (model.objects.filter(policy=policy).count() for model in (Token, Project))
+        return links(
+            [
+                (
+                    f"{tokens} token{'' if tokens == 1 else 's'}",
+                    list_url(Token, f"?policy__id__exact={policy.pk}&status=all"),
+                ),
+                (
+                    f"{projects} project{'' if projects == 1 else 's'}",
+                    list_url(Project, f"?policy__id__exact={policy.pk}"),
+                ),
+            ]
+        )
+
+    @display(description="Changed", ordering="updated_at")
+    def changed(self, policy: Policy) -> str:
+        return instant(policy.updated_at)
+
+    def save_formset(self, request: HttpRequest, form: ModelForm, formset: LimitFormSet, change: bool) -> None:
+        formset.save(commit=False)
+        for limit in formset.deleted_objects:
+            self._remove(request.change, limit)
+        limits = formset.in_order()
+        for limit in limits:
+            # Two limits may exchange their names: neither name is free before both have left it.
+            Limit.objects.filter(pk=limit.pk).update(name=limit.pk)
+        for position, limit in enumerate(limits):
+            limit.position = position
+            limit.save()
+
+    @staticmethod
+    def _remove(tx: Change, limit: Limit) -> None:
+        """The holders of its overrides are published anew: their documents name the limit."""
+        for override in limit.dependents():
+            for kind, object_id in override.touches():
+                tx.touch(kind, object_id)
+        limit.delete()
+
+    def get_actions_detail(self, request: HttpRequest, object_id: str) -> list[Any]:
+        """Offer what would change something."""
+        is_global = Policy.objects.filter(pk=self.key_of(object_id), is_global=True).exists()
+        senseless = "apply_everywhere" if is_global else "apply_where_attached"
+        actions = super().get_actions_detail(request, object_id)
+        return [offered for offered in actions if not offered.action_name.endswith(senseless)]
+
+    @action(
+        description="Apply to every request",
+        permissions=["change"],
+        icon="public",
+        dialog={
+            "title": "Let this policy fall on every request",
+            "description": "It then counts all projects together, and takes the place of the policy that does so now.",
+            "form_class": ReasonDialog,
+            "form_submit_text": "Apply to every request",
+        },
+    )
+    def apply_everywhere(self, request: HttpRequest, form: ReasonDialog, object_id: str) -> HttpResponse:
+        policy = Policy.objects.get(pk=self.key_of(object_id))
+        if policy.project_id:
+            messages.error(request, f"{policy} belongs to {policy.project}: it cannot fall on others.")
+            return done(change_url(policy))
+        return self._set_global(request, form, policy, policy)
+
+    @action(
+        description="Stop applying everywhere",
+        permissions=["change"],
+        icon="public_off",
+        dialog={
+            "title": "Let this policy fall only on those who have it",
+            "description": "No policy falls on every request then.",
+            "form_class": ReasonDialog,
+            "form_submit_text": "Stop applying everywhere",
+        },
+    )
+    def apply_where_attached(self, request: HttpRequest, form: ReasonDialog, object_id: str) -> HttpResponse:
+        return self._set_global(request, form, Policy.objects.get(pk=self.key_of(object_id)), None)
+
+    def _set_global(
+        self, request: HttpRequest, form: ReasonDialog, policy: Policy, chosen: Policy | None
+    ) -> HttpResponse:
+        with self.changing(request, form.cleaned_data["reason"]) as tx:
+            verbs.set_global_policy(tx, chosen)
+            where = "to every request" if chosen else "to whoever has it"
+            self.message_user(request, f"{policy} applies {where}.", messages.SUCCESS)
+        return done(change_url(policy))
+
+
+@admin.register(Limit)
+class LimitAdmin(ReadOnlyAdmin):
+    """Here for the search of other forms; limits are edited inside their policy."""
+
+    search_fields = ["name", "policy__slug"]
+    list_select_related = ["policy"]
+    ordering = ["policy__slug", "position"]
+
+    def has_module_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Limit]:
+        return super().get_queryset(request).select_related("policy")
+
+    def change_view(self, request: HttpRequest, object_id: str, *args: Any, **options: Any) -> HttpResponse:
+        limit = Limit.objects.select_related("policy").filter(pk=self.key_of(object_id)).first()
+        return HttpResponse(status=302, headers={"Location": change_url(limit.policy) if limit else list_url(Policy)})
+
+
+@admin.register(Override)
+class OverrideAdmin(RecordedAdmin):
+    list_display = ["limit", "holder", "replaced", "ends", "reason", "created_by", "created"]
+    list_filter = [("project", AutocompleteSelectFilter), ("token", AutocompleteSelectFilter)]
+    list_select_related = ["limit__policy", "token", "project"]
+    search_fields = ["reason", "limit__name", "limit__policy__slug", "token__name", "project__slug"]
+    autocomplete_fields = ["limit", "token", "project"]
+    readonly_fields = ["created_by", "created"]
+    fieldsets = [
+        (None, {"fields": ["limit", "token", "project"], "description": "One limit, for one token or one project."}),
+        (None, {"fields": ["quota", "burst", "reason", "ends_at"]}),
+        ("Who granted it", {"fields": ["created_by", "created"]}),
+    ]
+    add_fieldsets = fieldsets[:2]
+    empty = ("An override is another quota for one limit of one token or project, with a reason and an end.", "Add one")
+
+    def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **options: Any) -> Any:
+        field = super().formfield_for_dbfield(db_field, request, **options)
+        if db_field.name == "ends_at":
+            field.help_text = "UTC. Empty: until somebody ends it."
+        return field
+
+    @display(description="For", ordering="token__name")
+    def holder(self, override: Override) -> str:
+        return link_to(override.token or override.project)
+
+    @display(description="Quota")
+    def replaced(self, override: Override) -> str:
+        return format_html("{} instead of {}", f"{override.quota:,}", f"{override.limit.quota:,}")
+
+    @display(description="Ends", ordering="ends_at")
+    def ends(self, override: Override) -> str:
+        return instant(override.ends_at) if override.ends_at else "when it is deleted"
+
+    @display(description="Created", ordering="created_at")
+    def created(self, override: Override) -> str:
+        return instant(override.created_at)
+
+    def save_row(self, tx: Change, obj: Override, form: RecordedForm) -> None:
+        verbs.save_override(tx, obj)
+
+    def record(self, tx: Change, obj: Override, before: dict[str, Any] | None) -> None:
+        """Nothing is left to record: the verb did."""
+
+
+@admin.register(AuditEntry)
+class AuditEntryAdmin(ReadOnlyAdmin):
+    list_display = ["when", "actor", "channel", "action", "object_label", "changed", "reason"]
+    list_filter = [
+        ("channel", ChoicesDropdownFilter),
+        ("at", RangeDateTimeFilter),
+    ]
+    search_fields = ["actor", "action", "object_label", "object_id", "reason", "request_id"]
+    fields = ["at", "actor", "channel", "action", "object_label", "object_id", "reason", "request_id", "all_changes"]
+    readonly_fields = ["all_changes"]
+    empty = ("Every change is written down here: who, when, before and after, and why. There was none yet.", "")
+
+    def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest | None = None) -> bool:
+        return lookup in ("object_type", "object_id") or super().lookup_allowed(lookup, value, request)
+
+    @display(description="When", ordering="at")
+    def when(self, entry: AuditEntry) -> str:
+        return instant(entry.at)
+
+    @display(description="Changed")
+    def changed(self, entry: AuditEntry) -> str:
+        if not (entry.before and entry.after):
+            return "—"
+        return ", ".join(name for name, _, _ in differences(entry.before, entry.after)[:4]) or "—"
+
+    @display(description="Changes")
+    def all_changes(self, entry: AuditEntry) -> str:
+        rows = differences(entry.before, entry.after)
+        return table(("Field", "Before", "After"), rows) if rows else "—"

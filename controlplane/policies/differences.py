@@ -1,0 +1,40 @@
+"""What changed between two records of one object, told field by field."""
+
+from collections.abc import Iterator
+from typing import Any
+
+NOTHING = "—"
+# It moves with every change, and says nothing about it.
+UNTOLD = ("version",)
+
+Record = dict[str, Any] | None
+
+
+def differences(before: Record, after: Record) -> list[tuple[str, str, str]]:
+    """Return (field, old, new) for each field that differs; limits by their names: ``limits.per-minute.quota``."""
+    old, new = dict(_flat(before or {})), dict(_flat(after or {}))
+    names = dict.fromkeys([*old, *new])
+    return [
+        (name, _told(old.get(name)), _told(new.get(name)))
+        for name in names
+        if old.get(name) != new.get(name) and name not in UNTOLD
+    ]
+
+
+def _flat(record: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in record.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        elif isinstance(value, list) and value and all(isinstance(item, dict) and "name" in item for item in value):
+            for item in value:
+                yield from _flat(item, f"{prefix}{name}.{item['name']}.")
+        else:
+            yield prefix + name, value
+
+
+def _told(value: Any) -> str:
+    if value in (None, "", [], {}):
+        return NOTHING
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

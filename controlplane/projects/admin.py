@@ -1,0 +1,352 @@
+from datetime import timedelta
+from typing import Any
+
+from django import forms
+from django.contrib import admin, messages
+from django.core.exceptions import ValidationError
+from django.db.models import Count, Q, QuerySet
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.utils import timezone
+from unfold.contrib.filters.admin import AutocompleteSelectFilter, DropdownFilter
+from unfold.decorators import action, display
+from unfold.enums import ActionVariant
+from unfold.widgets import UnfoldAdminCheckboxSelectMultipleWidget, UnfoldAdminRadioSelectWidget
+
+from controlplane.adminforms import ReasonDialog, RecordedForm
+from controlplane.adminsite import (
+    RecordedAdmin,
+    SecretAdmin,
+    badge,
+    change_url,
+    confirmed,
+    done,
+    in_dialog,
+    instant,
+    link_to,
+    links,
+    list_url,
+    list_url_of_audit,
+)
+from controlplane.policies.models import Override, Policy
+from controlplane.projects import people_admin  # noqa: F401  (registers users, groups and log-in attempts)
+from controlplane.projects.models import SCOPES, Credential, ManagementKey, Project, Token
+from controlplane.publishing import verbs
+from controlplane.publishing.changes import Change
+
+STATUS = {"active": "good", "revoked": "bad", "expired": "warn"}
+# A token that nobody renews should end by itself.
+EXPIRY_DAYS = 90
+
+
+@admin.register(Project)
+class ProjectAdmin(RecordedAdmin):
+    list_display = ["slug", "name", "state", "policy_link", "token_count", "created"]
+    list_filter = ["active"]
+    search_fields = ["slug", "name"]
+    autocomplete_fields = ["policy"]
+    readonly_fields = ["related"]
+    fieldsets = [(None, {"fields": ["slug", "name", "policy", "active"]}), ("What it has", {"fields": ["related"]})]
+    add_fieldsets = [(None, {"fields": ["slug", "name", "policy", "active"]})]
+    empty = ("A project is a tenant: it owns tokens, and limits that all of them share.", "Add the first project")
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Project]:
+        live = Q(tokens__revoked_at=None) & (Q(tokens__expires_at=None) | Q(tokens__expires_at__gt=timezone.now()))
+        return super().get_queryset(request).select_related("policy").annotate(live_tokens=Count("tokens", filter=live))
+
+    @display(description="State", ordering="active")
+    def state(self, project: Project) -> str:
+        return badge("active", "good") if project.active else badge("inactive", "bad")
+
+    @display(description="Policy", ordering="policy__slug")
+    def policy_link(self, project: Project) -> str:
+        return link_to(project.policy)
+
+    @display(description="Live tokens", ordering="live_tokens")
+    def token_count(self, project: Project) -> str:
+        return links([(str(project.live_tokens), list_url(Token, f"?project__id__exact={project.pk}"))])
+
+    @display(description="Created", ordering="created_at")
+    def created(self, project: Project) -> str:
+        return instant(project.created_at)
+
+    @display(description="Go to")
+    def related(self, project: Project) -> str:
+        return links(
+            [
+                ("its tokens", list_url(Token, f"?project__id__exact={project.pk}")),
+                ("its own policies", list_url(Policy, f"?project__id__exact={project.pk}")),
+                ("its overrides", list_url(Override, f"?project__id__exact={project.pk}")),
+            ]
+        )
+
+
+class StatusFilter(DropdownFilter):
+    """Live ones first: a list of a hundred tokens of which ninety have expired answers no question."""
+
+    title = "status"
+    parameter_name = "status"
+    all_option = None
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [("active", "active"), ("revoked", "revoked"), ("expired", "expired"), ("all", "all of them")]
+
+    def value(self) -> str:
+        return super().value() or "active"
+
+    def queryset(self, request: HttpRequest, rows: QuerySet) -> QuerySet:
+        now = timezone.now()
+        if self.value() == "active":
+            return rows.live(now)
+        if self.value() == "revoked":
+            return rows.exclude(revoked_at=None)
+        return rows.filter(revoked_at=None, expires_at__lte=now) if self.value() == "expired" else rows
+
+
+class RotateDialog(ReasonDialog):
+    OVERLAPS = (
+        ("0", "End it now: the old secret has leaked"),
+        ("3600", "One hour"),
+        ("86400", "One day"),
+        ("604800", "One week"),
+    )
+    overlap = forms.ChoiceField(
+        choices=OVERLAPS,
+        initial="86400",
+        label="The old secret goes on working for",
+        widget=UnfoldAdminRadioSelectWidget,
+    )
+    field_order = ["overlap", "reason"]
+
+    def clean(self) -> dict[str, Any]:
+        token = Token.objects.get(pk=TokenAdmin.key_of(self.object_id))
+        if not token.is_live:
+            raise ValidationError(f"This token is {token.status}: only a live one can be rotated.")
+        return super().clean()
+
+
+class CredentialAdmin(SecretAdmin):
+    """What tokens and management keys have in common."""
+
+    list_filter = [StatusFilter]
+    search_fields = ["name", "prefix", "id"]
+    actions_detail = ["revoke"]
+
+    @display(description="Secret begins with")
+    def shown_prefix(self, credential: Credential) -> str:
+        return f"{credential.prefix}…"
+
+    @display(description="Status")
+    def state(self, credential: Credential) -> str:
+        return badge(credential.status, STATUS[credential.status])
+
+    @display(description="Last used", ordering="last_used_at")
+    def last_used(self, credential: Credential) -> str:
+        return instant(credential.last_used_at)
+
+    @display(description="Ends", ordering="expires_at")
+    def ends(self, credential: Credential) -> str:
+        return instant(credential.revoked_at or credential.expires_at)
+
+    @display(description="Created", ordering="created_at")
+    def created(self, credential: Credential) -> str:
+        return instant(credential.created_at)
+
+    def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
+        end = timezone.now() + timedelta(days=EXPIRY_DAYS)
+        return {"expires_at": end.replace(second=0, microsecond=0), **super().get_changeform_initial_data(request)}
+
+    def save_row(self, tx: Change, obj: Credential, form: RecordedForm) -> None:
+        if obj._state.adding:
+            self.secret_of(tx, obj, form)
+        else:
+            obj.save()
+
+    def secret_of(self, tx: Change, obj: Credential, form: RecordedForm) -> None:
+        """Issue the credential through its verb, and keep the secret for the answer to this request."""
+        fields = {name: form.cleaned_data[name] for name in self.issued}
+        _, tx.secret = self.issue(tx, id=obj.pk, **fields)
+        obj.refresh_from_db()
+        obj._state.adding = False
+
+    def record(self, tx: Change, obj: Credential, before: dict[str, Any] | None) -> None:
+        if before is not None:  # the verb that issued it has recorded that
+            super().record(tx, obj, before)
+
+    def response_add(self, request: HttpRequest, obj: Credential, post_url_continue: str | None = None) -> HttpResponse:
+        self.message_user(request, f"{obj} was created.", messages.SUCCESS)
+        return self.secret_page(request, obj, request.change.secret)
+
+    def revoke_one(self, request: HttpRequest, form: ReasonDialog, object_id: str) -> HttpResponse:
+        with self.changing(request, form.cleaned_data["reason"]) as tx:
+            credential = self.present(request, object_id)
+            self.revoking(tx, credential)
+            self.message_user(request, f"{credential} is revoked.", messages.SUCCESS)
+        return done(change_url(credential))
+
+
+def token_snippets(request: HttpRequest, secret: str) -> list[tuple[str, str, str]]:
+    return [
+        ("curl", "curl", f'curl -i -H "Authorization: Bearer {secret}" https://your-proxy.example/'),
+        (
+            "asgi",
+            "ASGI",
+            "# Before your application, in each proxy; SLUICEGATE_REDIS_URL names the store.\n"
+            "from enforcement.doors.asgi import LimitMiddleware\n\napp = LimitMiddleware(app)",
+        ),
+    ]
+
+
+def key_snippets(request: HttpRequest, secret: str) -> list[tuple[str, str, str]]:
+    url = request.build_absolute_uri("/api/v1/projects")
+    return [("curl", "curl", f'curl -H "Authorization: Bearer {secret}" {url}')]
+
+
+@admin.register(Token)
+class TokenAdmin(CredentialAdmin):
+    list_display = ["name", "shown_prefix", "project_link", "state", "policy_link", "last_used", "ends", "created"]
+    list_filter = [StatusFilter, ("project", AutocompleteSelectFilter), ("policy", AutocompleteSelectFilter)]
+    list_select_related = ["project", "policy"]
+    search_fields = ["name", "prefix", "id", "project__slug"]
+    autocomplete_fields = ["project", "policy"]
+    readonly_fields = ["project_link", "shown_prefix", "state", "last_used", "created", "related"]
+    add_fieldsets = [(None, {"fields": ["project", "name", "policy", "expires_at"]})]
+    fieldsets = [
+        (None, {"fields": ["project_link", "name", "policy", "expires_at"]}),
+        ("What it is", {"fields": ["state", "shown_prefix", "last_used", "created", "related"]}),
+    ]
+    actions = ["revoke_selected"]
+    actions_detail = ["rotate", "revoke"]
+    issued = ("project", "name", "policy", "expires_at")
+    empty = (
+        "A token is what a client shows. Its secret is seen once, when it is created; proxies know its digest.",
+        "Create the first token",
+    )
+    issue, revoking = staticmethod(verbs.issue_token), staticmethod(verbs.revoke_token)
+    snippets = staticmethod(token_snippets)
+
+    @display(description="Project", ordering="project__slug")
+    def project_link(self, token: Token) -> str:
+        return link_to(token.project)
+
+    @display(description="Policy", ordering="policy__slug")
+    def policy_link(self, token: Token) -> str:
+        return link_to(token.policy)
+
+    @display(description="Go to")
+    def related(self, token: Token) -> str:
+        return links(
+            [
+                ("its overrides", list_url(Override, f"?token__id__exact={token.pk}")),
+                ("its audit", list_url_of_audit(token)),
+            ]
+        )
+
+    @action(
+        description="Revoke",
+        permissions=["change"],
+        variant=ActionVariant.DANGER,
+        icon="block",
+        dialog={
+            "title": "Revoke this token",
+            "description": "Every proxy refuses it from now on. That cannot be undone: a new token has a new secret.",
+            "form_class": ReasonDialog,
+            "form_submit_text": "Revoke token",
+        },
+    )
+    def revoke(self, request: HttpRequest, form: ReasonDialog, object_id: str) -> HttpResponse:
+        return self.revoke_one(request, form, object_id)
+
+    @action(
+        description="Rotate",
+        permissions=["change"],
+        icon="autorenew",
+        dialog={
+            "title": "Rotate this token",
+            "description": "A new token with a new secret takes over its name, policy, overrides and life span.",
+            "form_class": RotateDialog,
+            "form_submit_text": "Create the new secret",
+        },
+    )
+    def rotate(self, request: HttpRequest, form: RotateDialog, object_id: str) -> HttpResponse:
+        if in_dialog(request):
+            return confirmed()
+        try:
+            with self.changing(request, form.cleaned_data["reason"]) as tx:
+                token = self.present(request, object_id)
+                issued, secret = verbs.rotate_token(tx, token, int(form.cleaned_data["overlap"]))
+                self.message_user(request, f"{issued} takes over from {token}.", messages.SUCCESS)
+        except ValidationError as exc:  # somebody was faster
+            messages.error(request, " ".join(exc.messages))
+            return HttpResponseRedirect(list_url(Token))
+        return self.secret_page(request, issued, secret, former=token)
+
+    @admin.action(description="Revoke the selected tokens", permissions=["change"])
+    def revoke_selected(self, request: HttpRequest, tokens: QuerySet[Token]) -> HttpResponse | None:
+        if "change_reason" not in request.POST:
+            return self.confirm(
+                request, tokens, "revoke_selected", "Revoke tokens", "Every proxy refuses them at once."
+            )
+        live = [token for token in tokens if token.revoked_at is None]
+        for token in live:
+            verbs.revoke_token(request.change, token)
+        self.message_user(request, f"{len(live)} revoked.", messages.SUCCESS)
+        return None
+
+
+class ManagementKeyForm(RecordedForm):
+    scopes = forms.MultipleChoiceField(
+        choices=[(scope, "everything (*)" if scope == "*" else scope) for scope in SCOPES],
+        widget=UnfoldAdminCheckboxSelectMultipleWidget,
+        help_text="What a program may do with this key. Give it no more than it needs.",
+    )
+
+
+@admin.register(ManagementKey)
+class ManagementKeyAdmin(CredentialAdmin):
+    form = ManagementKeyForm
+    list_display = ["name", "shown_prefix", "state", "scope_list", "last_used", "ends", "created"]
+    autocomplete_fields = ["projects"]
+    add_fieldsets = [(None, {"fields": ["name", "scopes", "projects", "expires_at"]})]
+    fieldsets = [
+        (
+            None,
+            {"fields": ["name", "state", "shown_prefix", "scope_list", "project_list", "ends", "last_used", "created"]},
+        )
+    ]
+    issued = ("name", "scopes", "projects", "expires_at")
+    empty = ("A management key is what a program shows at the REST API. Its secret is seen once.", "Create a key")
+    issue, revoking = staticmethod(verbs.issue_management_key), staticmethod(verbs.revoke_management_key)
+    snippets = staticmethod(key_snippets)
+
+    def has_change_permission(self, request: HttpRequest, obj: ManagementKey | None = None) -> bool:
+        """What a key may do is settled when it is issued; it can only be revoked."""
+        return False
+
+    def has_revoke_permission(self, request: HttpRequest, object_id: str | None = None) -> bool:
+        return super().has_change_permission(request)
+
+    def get_actions(self, request: HttpRequest) -> dict[str, Any]:
+        return {}
+
+    @display(description="May")
+    def scope_list(self, key: ManagementKey) -> str:
+        return "everything" if "*" in key.scopes else ", ".join(key.scopes)
+
+    @display(description="In projects")
+    def project_list(self, key: ManagementKey) -> str:
+        return ", ".join(project.slug for project in key.projects.all()) or "all of them"
+
+    @action(
+        description="Revoke",
+        permissions=["revoke"],
+        variant=ActionVariant.DANGER,
+        icon="block",
+        dialog={
+            "title": "Revoke this key",
+            "description": "The API refuses it from now on. That cannot be undone.",
+            "form_class": ReasonDialog,
+            "form_submit_text": "Revoke key",
+        },
+    )
+    def revoke(self, request: HttpRequest, form: ReasonDialog, object_id: str) -> HttpResponse:
+        return self.revoke_one(request, form, object_id)

@@ -1,0 +1,205 @@
+import csv
+import io
+from typing import Any
+
+from django.contrib import admin
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.urls import URLPattern, path, reverse
+from django.utils.html import format_html
+from unfold.contrib.filters.admin import DropdownFilter, FieldTextFilter, RangeDateTimeFilter
+from unfold.decorators import display
+
+from controlplane.adminsite import ReadOnlyAdmin, link_to
+from controlplane.csp import HEADER
+from controlplane.policies.models import Policy
+from controlplane.projects.models import Project, Token
+from controlplane.usage.models import DailyReport, UsageRow
+
+# A report is a page without scripts, whose only style is its own.
+REPORT_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+)
+COLUMNS = ("at", "project_id", "token_id", "policy_id", "limit_name", "unit", "allowed", "denied", "would_deny", "cost")
+MOST_ROWS = 100_000
+
+
+class PeriodFilter(DropdownFilter):
+    """One period at a time: hours hold what their minutes hold, and a list of both would count twice."""
+
+    title = "period"
+    parameter_name = "period"
+    all_option = None
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return list(UsageRow.PERIODS)
+
+    def value(self) -> str:
+        return super().value() or "hour"
+
+    def queryset(self, request: HttpRequest, rows: QuerySet[UsageRow]) -> QuerySet[UsageRow]:
+        return rows.filter(period=self.value())
+
+
+class ScopeFilter(DropdownFilter):
+    title = "what is counted"
+    parameter_name = "of"
+    all_option = None
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [("decisions", "all decisions of a token"), ("limits", "each limit")]
+
+    def value(self) -> str:
+        return super().value() or "decisions"
+
+    def queryset(self, request: HttpRequest, rows: QuerySet[UsageRow]) -> QuerySet[UsageRow]:
+        return rows.filter(limit_name="") if self.value() == "decisions" else rows.exclude(limit_name="")
+
+
+class NamedFilter(FieldTextFilter):
+    """Takes the id, or what people call it."""
+
+    model: type[Project] | type[Token]
+    column: str
+
+    def queryset(self, request: HttpRequest, rows: QuerySet[UsageRow]) -> QuerySet[UsageRow]:
+        wanted = (self.value() or "").strip()
+        if not wanted:
+            return rows
+        named = self.model.objects.filter(**{self.column: wanted}).values_list("pk", flat=True)
+        return rows.filter(**{f"{self.field_path}__in": [wanted, *named]})
+
+
+class ProjectFilter(NamedFilter):
+    model, column = Project, "slug"
+
+
+class TokenFilter(NamedFilter):
+    model, column = Token, "name"
+
+
+@admin.register(UsageRow)
+class UsageAdmin(ReadOnlyAdmin):
+    list_display = ["begins", "project", "token", "limit", "unit", "allowed", "denied", "would_deny", "cost"]
+    list_filter = [
+        PeriodFilter,
+        ScopeFilter,
+        ("project_id", ProjectFilter),
+        ("token_id", TokenFilter),
+        ("unit", FieldTextFilter),
+        ("at", RangeDateTimeFilter),
+    ]
+    ordering = ["-at", "id"]
+    list_display_links = None
+    show_full_result_count = False
+    list_before_template = "admin/sluicegate/usage_export.html"
+    empty = ("What proxies decided is counted here by the minute, half a minute after it happened.", "")
+
+    def get_changelist_instance(self, request: HttpRequest) -> Any:
+        changelist = super().get_changelist_instance(request)
+        rows = list(changelist.result_list)
+        named = {
+            "project_row": Project.objects.in_bulk({row.project_id for row in rows}),
+            "token_row": Token.objects.in_bulk({row.token_id for row in rows}),
+            "policy_row": Policy.objects.in_bulk({row.policy_id for row in rows}),
+        }
+        for row in rows:
+            row.project_row = named["project_row"].get(row.project_id)
+            row.token_row = named["token_row"].get(row.token_id)
+            row.policy_row = named["policy_row"].get(row.policy_id)
+        changelist.result_list = rows
+        return changelist
+
+    @display(description="From (UTC)", ordering="at")
+    def begins(self, row: UsageRow) -> str:
+        return row.at.strftime("%Y-%m-%d" if row.period == "day" else "%Y-%m-%d %H:%M")
+
+    # History outlives what it speaks of: an id then stands where a name was.
+    @display(description="Project", ordering="project_id")
+    def project(self, row: UsageRow) -> str:
+        return link_to(row.project_row) if row.project_row else row.project_id
+
+    @display(description="Token", ordering="token_id")
+    def token(self, row: UsageRow) -> str:
+        return link_to(row.token_row, row.token_row.name) if row.token_row else row.token_id or "—"
+
+    @display(description="Limit", ordering="limit_name")
+    def limit(self, row: UsageRow) -> str:
+        if not row.limit_name:
+            return "all decisions"
+        return format_html("{}/{}", link_to(row.policy_row) if row.policy_row else row.policy_id, row.limit_name)
+
+    def get_urls(self) -> list[URLPattern]:
+        own = path("export.csv", self.admin_site.admin_view(self.export_view), name="usage_usagerow_csv")
+        return [own, *super().get_urls()]
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        url = reverse("admin:usage_usagerow_csv") + f"?{request.GET.urlencode()}"
+        return super().changelist_view(request, {"export_url": url, **(extra_context or {})})
+
+    def export_view(self, request: HttpRequest) -> HttpResponse:
+        """Send the rows that the list shows with the same filters."""
+        if not self.has_view_permission(request):
+            return HttpResponse(status=403)
+        text = io.StringIO()
+        writer = csv.writer(text)
+        writer.writerow(COLUMNS)
+        rows = self.get_changelist_instance(request).queryset[:MOST_ROWS]
+        for row in rows.values_list(*COLUMNS).iterator(chunk_size=2000):
+            writer.writerow([row[0].isoformat(), *map(guarded, row[1:])])
+        return attachment(text.getvalue(), "usage.csv")
+
+
+def guarded(value: Any) -> Any:
+    """A text that a spreadsheet would take for a formula is told to be text."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+
+
+def attachment(text: str, name: str) -> HttpResponse:
+    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+    return HttpResponse(text, content_type="text/csv; charset=utf-8", headers=headers)
+
+
+@admin.register(DailyReport)
+class DailyReportAdmin(ReadOnlyAdmin):
+    list_display = ["day", "decisions", "denied", "without_store", "formats"]
+    fields = readonly_fields = ["day", "created_at", "decisions", "denied", "without_store", "formats"]
+    ordering = ["-day"]
+    empty = ("Each night the day before is counted and kept here, as a page and as CSV.", "")
+
+    def get_urls(self) -> list[URLPattern]:
+        own = [
+            path("<int:pk>/page/", self.admin_site.admin_view(self.page_view), name="usage_dailyreport_page"),
+            path("<int:pk>/csv/", self.admin_site.admin_view(self.csv_view), name="usage_dailyreport_csv"),
+        ]
+        return [*own, *super().get_urls()]
+
+    @display(description="Decisions")
+    def decisions(self, report: DailyReport) -> str:
+        return f"{report.summary.get('allowed', 0) + report.summary.get('denied', 0):,}"
+
+    @display(description="Denied")
+    def denied(self, report: DailyReport) -> str:
+        return f"{report.summary.get('denied', 0):,}"
+
+    @display(description="Decided without the store")
+    def without_store(self, report: DailyReport) -> str:
+        return f"{report.summary.get('without_store', {}).get('decisions', 0):,}"
+
+    @display(description="Read")
+    def formats(self, report: DailyReport) -> str:
+        page, table = (reverse(f"admin:usage_dailyreport_{kind}", args=[report.pk]) for kind in ("page", "csv"))
+        return format_html(
+            '<a class="text-link" href="{}">page</a> · <a class="text-link" href="{}">CSV</a>', page, table
+        )
+
+    def page_view(self, request: HttpRequest, pk: int) -> HttpResponse:
+        report = self.readable(request, pk)
+        return HttpResponse(report.html, headers={HEADER: REPORT_POLICY}) if report else HttpResponse(status=404)
+
+    def csv_view(self, request: HttpRequest, pk: int) -> HttpResponse:
+        report = self.readable(request, pk)
+        return attachment(report.csv, f"{report.day}.csv") if report else HttpResponse(status=404)
+
+    def readable(self, request: HttpRequest, pk: int) -> DailyReport | None:
+        return DailyReport.objects.filter(pk=pk).first() if self.has_view_permission(request) else None
