@@ -97,19 +97,6 @@ def answers(url: str) -> Callable[[], bool]:
     return ask
 
 
-def accepts(port: int) -> Callable[[], bool]:
-    """Return a question: does a loopback port take connections?"""
-
-    def ask() -> bool:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1.0).close()
-        except OSError:
-            return False
-        return True
-
-    return ask
-
-
 class Ports:
     """Hands out each port once."""
 
@@ -158,7 +145,7 @@ class _Maker:
             f"proxy-{index}",
             f"{_uvicorn(port)} enforcement.doors.proxy:create_app",
             after=("upstream", *self.needs),
-            ready=accepts(port),
+            ready=answers(f"{_local(port)}/healthz"),
             told={"SLUICEGATE_INSTANCE": f"proxy-{index}", "SLUICEGATE_UPSTREAM_URL": upstream_url},
         )
 

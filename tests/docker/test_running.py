@@ -10,9 +10,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -167,6 +168,15 @@ def account(user: str, password: str, port: int) -> redis.Redis:
     return redis.Redis(port=port, username=user, password=password, decode_responses=True, socket_timeout=2)
 
 
+def eventually(condition: Callable[[], bool], *, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
+
+
 def report(name: str, line: str) -> None:
     print(f"{name:<9} {line}")
 
@@ -210,7 +220,11 @@ def test_proxies_report_themselves(platform: Platform, store: int) -> None:
     """Each proxy's heartbeat is in the store under the name that the file gives it."""
     control = account("control", SECRETS["CONTROL_PASSWORD"], store)
 
-    assert set(control.zrange("sg:{fleet}:instances", 0, -1)) >= {"proxy-1", "proxy-2", "proxy-3"}
+    def reported() -> bool:
+        return set(control.zrange("sg:{fleet}:instances", 0, -1)) >= {"proxy-1", "proxy-2", "proxy-3"}
+
+    # The control plane, not the proxies, gives the store its functions; it looks after them every five seconds.
+    assert eventually(reported, seconds=20)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,176 @@
+"""``manage.py up`` as a person runs it: in a checkout of its own, with nothing prepared."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import redis
+
+from enforcement.embedded import ValkeyServer, free_port
+from tests.repository import ROOT
+
+SECONDS = 90.0
+# What the machine's own environment says of stores and databases is not meant for these runs.
+KEPT = ("PATH", "HOME", "LANG")
+
+
+@dataclass
+class Run:
+    process: subprocess.Popen[bytes]
+    folder: Path
+    web_url: str
+
+    def said(self) -> str:
+        return (self.folder / "output").read_text()
+
+    def address(self, label: str) -> str:
+        """The first address on the line of the announcement that begins with *label*."""
+        return next(
+            line.split()[len(label.split())] for line in self.said().splitlines() if line.startswith(f"  {label}")
+        )
+
+    def manage(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run another command in the same checkout."""
+        command = [sys.executable, "manage.py", *arguments]
+        return subprocess.run(command, cwd=self.folder, env=own_environment(), capture_output=True, text=True)
+
+    def groups(self) -> dict[str, int]:
+        """The process group of each part, as its lock file names it."""
+        locks = (self.folder / "var" / "run").glob("*.lock")
+        return {path.stem: int(path.read_text()) for path in locks if path.stem not in ("supervisor", "migrate")}
+
+
+def checkout(folder: Path) -> Path:
+    """Copy the code, so that var/ is one of its own."""
+    for name in ("controlplane", "enforcement", "templates"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "manage.py", folder)
+    return folder
+
+
+@contextmanager
+def up(folder: Path, environment: Mapping[str, str]) -> Iterator[Run]:
+    port = environment.get("SLUICEGATE_PORT") or str(free_port())
+    with (folder / "output").open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "manage.py", "up"],
+            env={**own_environment(), **environment, "SLUICEGATE_PORT": port},
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+        )
+    run = Run(process, folder, f"http://127.0.0.1:{port}")
+    try:
+        assert eventually(lambda: "Sluicegate is up" in run.said() or process.poll() is not None), run.said()
+        assert process.poll() is None, run.said()
+        yield run
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+        process.wait(30)
+
+
+def own_environment() -> dict[str, str]:
+    return {name: os.environ[name] for name in KEPT if name in os.environ}
+
+
+def eventually(condition) -> bool:
+    deadline = time.monotonic() + SECONDS
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def is_running(group: int) -> bool:
+    """Whether a process of the group does more than wait to be buried."""
+    return any(
+        fields[0] != "Z" and int(fields[2]) == group
+        for fields in (path.read_text().rsplit(")", 1)[1].split() for path in processes())
+    )
+
+
+def processes() -> list[Path]:
+    return [path / "stat" for path in Path("/proc").iterdir() if path.name.isdigit() and (path / "stat").exists()]
+
+
+def get(url: str) -> int:
+    try:
+        with urllib.request.urlopen(url, timeout=10) as response:
+            return response.status
+    except urllib.error.HTTPError as refused:
+        refused.close()
+        return refused.code
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    with up(checkout(tmp_path_factory.mktemp("up")), {}) as run:
+        yield run
+
+
+def test_control_plane_is_ready(running: Run) -> None:
+    """The web server reaches its database and its store."""
+    assert get(f"{running.web_url}/readyz") == 200
+
+
+def test_three_proxies_ask_for_a_token(running: Run) -> None:
+    """The door stands in front of the upstream in each of three proxies."""
+    assert [get(f"{address}/") for address in running.proxies()] == [401, 401, 401]
+
+
+def test_other_commands_of_the_checkout_reach_the_stack(running: Run) -> None:
+    """What `up` chose, the key and the store, is known to every other command without a variable."""
+    done = running.manage("publish", "--all")
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_second_start_is_refused_and_harms_nothing(running: Run) -> None:
+    """The stack that runs goes on, also through a restart of its store."""
+    second = running.manage("up")
+    os.kill(running.groups()["valkey"], signal.SIGKILL)
+
+    assert second.returncode == 1
+    assert f"runs already (process {running.process.pid})" in second.stderr
+    assert eventually(lambda: get(f"{running.web_url}/readyz") == 200)
+
+
+def test_named_store_is_used_and_none_is_started(tmp_path: Path) -> None:
+    """With REDIS_URL the stack brings no store of its own, publishes to that one, and leaves it running."""
+    with ValkeyServer() as store:
+        with up(checkout(tmp_path), {"REDIS_URL": store.url}) as run:
+            assert "valkey" not in run.groups()
+            with redis.Redis.from_url(store.url) as client:
+                assert eventually(lambda: client.exists("sg:{doc}:documents"))
+        assert store.answers()
+
+
+def test_interrupt_ends_everything_and_a_kill_is_mended(tmp_path: Path) -> None:
+    """After kill -9 the next start ends what was left, at the same address; Ctrl-C leaves nothing and exits with 0."""
+    folder, fixed = checkout(tmp_path), {"SLUICEGATE_PORT": str(free_port())}
+    with up(folder, fixed) as killed:
+        killed.process.kill()
+        killed.process.wait()
+    left = killed.groups()
+
+    with up(folder, fixed) as run:
+        assert not any(is_running(group) for group in left.values())
+        assert f"{run.web_url}/admin/" in run.said()
+
+    assert run.process.returncode == 0
+    assert not any(is_running(group) for group in run.groups().values())
