@@ -361,7 +361,7 @@ LOGGING = {
     "loggers": {
         "django.server": {"handlers": ["console"], "level": "INFO", "propagate": False},
         # Every run of every task would leave three lines, several a second. What fails is no INFO, and stays.
-        **dict.fromkeys(["celery.beat", "celery.worker.strategy", "celery.app.trace"], {"level": "WARNING"}),
+        **{name: {"level": "WARNING"} for name in ("celery.beat", "celery.worker.strategy", "celery.app.trace")},
     },
 }
 structlog.configure(
