@@ -45,10 +45,10 @@ demo: install
 up: install
 	@$(BIN)/python manage.py up
 
-# The stack's own tests bring their databases along: once is enough for them.
+# By file: costly servers are shared by the tests of one file. The stack brings its own databases: once is enough for it.
 test: install
-	env -u DATABASE_URL $(BIN)/python -m pytest -q -n 2
-	$(BIN)/python -m tests.postgres $(BIN)/python -m pytest -q -n 2 tests/controlplane --ignore=tests/controlplane/stack
+	env -u DATABASE_URL $(BIN)/python -m pytest -q -n 2 --dist loadfile
+	$(BIN)/python -m tests.postgres $(BIN)/python -m pytest -q -n 2 --dist loadfile tests/controlplane --ignore=tests/controlplane/stack
 
 bench: install
 	@$(BIN)/python -m benchmarks
