@@ -1,0 +1,330 @@
+"""What an enforcer knows: bad documents change nothing, tokens are cached in bounds, and a restart forgets neither."""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from enforcement import snapshot
+from enforcement.documents import dumps
+from enforcement.snapshot import Documents, restore, save
+from tests.enforcement.published import DIGEST, changes, policy, project, state, token
+
+BROKEN = {
+    "not a number": dumps(policy()).replace("100", "NaN"),
+    "infinite": dumps(policy()).replace("100", "1e999"),
+    "a fraction": dumps(policy()).replace("100", "1.5"),
+    "a truth value": dumps(policy()).replace("100", "true"),
+    "a key twice": dumps(policy()).replace('"quota":100', '"quota":100,"quota":101'),
+    "of a later schema": dumps({**policy(), "schema": 2}),
+    "with an unknown field": dumps({**policy(), "unlimited": 1}),
+    "of another id": dumps(policy(ident="pol_2")),
+    "nested too deeply": "[" * 100_000 + "]" * 100_000,
+    "too long": dumps({**policy(), "name": "x" * 10_000_000}),
+    "not text": b'{"schema":1,"id":"\xff\xfe"}',
+    "empty": "",
+}
+
+
+@pytest.fixture
+def documents() -> Documents:
+    known = Documents()
+    assert known.load(state(5)) == []
+    return known
+
+
+def quota_of(documents: Documents) -> int:
+    return documents.current.policies["pol_1"].limits[0].quota
+
+
+def test_load_takes_a_whole_state(documents: Documents) -> None:
+    """A complete load makes policies and projects known by id, with the revision and the store they are from."""
+    assert (documents.current.revision, documents.current.store_id) == (5, "store-1")
+    assert quota_of(documents) == 100
+    assert documents.current.projects["proj_1"].policy == "pol_1"
+    assert documents.current.global_policy is None
+    assert (documents.loaded, documents.generation) == (True, 1)
+
+
+@pytest.mark.parametrize("broken", BROKEN.values(), ids=BROKEN.keys())
+def test_broken_document_keeps_its_last_good_version(documents: Documents, broken: str) -> None:
+    """A document that breaks a rule is reported and changes nothing; the others of that load are taken."""
+    problems = documents.load(state(6, **{"policy:pol_1": broken, "policy:pol_2": dumps(policy(7, "pol_2"))}))
+
+    assert [problem.document for problem in problems] == ["policy:pol_1"]
+    assert quota_of(documents) == 100
+    assert documents.current.policies["pol_2"].limits[0].quota == 7
+    assert documents.current.revision == 6
+
+
+@pytest.mark.parametrize("revision", ["", "0", "-1", "1.5", "NaN", "9" * 17, "٣"])
+def test_unreadable_revision_refuses_the_whole_state(documents: Documents, revision: str) -> None:
+    """Without a revision nobody can say what is obeyed, so all stays as it was."""
+    problems = documents.load({**state(6, quota=1), "revision": revision})
+
+    assert [problem.whole for problem in problems] == [True]
+    assert (documents.current.revision, quota_of(documents), documents.generation) == (5, 100, 1)
+
+
+def test_first_state_with_a_broken_global_document_is_refused() -> None:
+    """Taking an unreadable global document for none would lift its limits from every request."""
+    documents = Documents()
+
+    problems = documents.load(state(**{"global": '{"schema":2}'}))
+
+    assert [(problem.document, problem.whole) for problem in problems] == [("global", True)]
+    assert not documents.loaded
+
+
+def test_broken_document_that_was_never_good_is_missing() -> None:
+    """There is no last good version to keep, so a reader finds nothing and must refuse."""
+    documents = Documents()
+
+    documents.load(state(**{"policy:pol_1": "{}"}))
+
+    assert "pol_1" not in documents.current.policies
+    assert documents.current.projects["proj_1"].policy == "pol_1"
+
+
+def test_log_entry_changes_and_removes_documents(documents: Documents) -> None:
+    """An entry that follows the present revision is applied without asking the store for more."""
+    assert documents.apply(6, changes(documents={"policy:pol_1": policy(150), "project:proj_1": None}))
+
+    assert quota_of(documents) == 150
+    assert dict(documents.current.projects) == {}
+    assert (documents.current.revision, documents.generation) == (6, 2)
+
+
+@pytest.mark.parametrize(
+    ("revision", "entry"),
+    [
+        (7, changes()),
+        (6, changes(full=True)),
+        (6, changes(schema=2)),
+        (6, changes(documents={"policy:pol_1": {**policy(), "schema": 2}})),
+        (6, changes(documents={"secret:pol_1": policy()})),
+        (6, changes(tokens=[1])),
+        (6, changes(documents={"policy:pol_1": policy(7)}).replace(":7,", ":7,  ")),
+        (6, changes().replace('"full":false', '"full":false,"full":false')),
+        (6, changes() + "x"),
+        (6, "[" * 100_000),
+        (6, b"\xff"),
+        (6, changes(tokens=["x" * 600_000])),
+    ],
+    ids=[
+        "gap", "full", "schema", "broken", "kind", "tokens", "blanks", "twice", "rest", "deep", "bytes", "long",
+    ],
+)  # fmt: skip
+def test_entry_that_cannot_be_applied_asks_for_a_load(documents: Documents, revision: int, entry: str) -> None:
+    """A gap, an order to load everything, or whatever is not read strictly: nothing changes, a load is needed."""
+    assert documents.apply(revision, entry) is False
+    assert (documents.current.revision, documents.generation, quota_of(documents)) == (5, 1, 100)
+
+
+def test_entry_that_is_known_already_changes_nothing(documents: Documents) -> None:
+    """A log is read again after a reconnect; what was obeyed before is passed over."""
+    assert documents.apply(4, changes(documents={"policy:pol_1": policy(1)})) is True
+    assert (documents.current.revision, quota_of(documents)) == (5, 100)
+
+
+def test_token_is_remembered_until_an_entry_names_it(documents: Documents) -> None:
+    """A revocation is an entry that names the token: the next request asks the store anew."""
+    documents.remember(DIGEST, dumps(token()), documents.generation)
+    assert documents.find(DIGEST).token.name == "ci"
+
+    documents.apply(6, changes(tokens=[DIGEST]))
+
+    assert documents.find(DIGEST) is None
+
+
+def test_answer_that_a_change_overtook_is_not_kept(documents: Documents) -> None:
+    """The document was read before the revocation and arrives after it: keeping it would undo the revocation."""
+    asked_at = documents.generation
+    documents.apply(6, changes(tokens=[DIGEST]))
+
+    assert documents.remember(DIGEST, dumps(token()), asked_at).token is not None
+    assert documents.find(DIGEST) is None
+
+    documents.remember(DIGEST, dumps(token(revoked=True)), documents.generation)
+    assert documents.find(DIGEST).token.revoked
+
+
+def test_load_replaces_all_tokens(documents: Documents) -> None:
+    """Whoever missed a part of the log may have missed a revocation: each known token is read again, others go."""
+    for digest in ("kept", "changed", "gone", "unread"):
+        documents.remember(digest, dumps(token()), documents.generation)
+    kept = documents.find("kept")
+
+    documents.load(state(6), {"kept": dumps(token()), "changed": dumps(token(revoked=True)), "gone": None})
+
+    assert documents.find("kept") is kept
+    assert documents.find("changed").token.revoked
+    assert documents.find("gone") is documents.find("unread") is None
+
+
+def test_load_keeps_a_token_whose_document_broke(documents: Documents) -> None:
+    """Also a token keeps its last good version, and the problem is reported."""
+    documents.remember(DIGEST, dumps(token()), documents.generation)
+
+    problems = documents.load(state(6), {DIGEST: b'{"schema":2}'})
+
+    assert [problem.document for problem in problems] == [f"token:{DIGEST}"]
+    assert documents.find(DIGEST).token.id == "tok_1"
+
+
+def test_unknown_token_is_believed_for_five_seconds() -> None:
+    """A negative answer spares the store, and lasts no longer than five seconds."""
+    now = 100.0
+    documents = Documents(clock=lambda: now)
+    documents.remember(DIGEST, None, documents.generation)
+    assert (documents.find(DIGEST).token, documents.find(DIGEST).problem) == (None, "")
+
+    now = 105.0
+
+    assert documents.find(DIGEST) is None
+
+
+def test_unreadable_token_is_neither_known_nor_unknown(documents: Documents) -> None:
+    """A token's document that breaks a rule says so: it must not be admitted, nor be called unknown."""
+    entry = documents.remember(DIGEST, dumps(token()).replace("false", "0"), documents.generation)
+
+    assert entry.token is None
+    assert entry.problem == "revoked: must be true or false"
+
+
+def test_token_cache_is_bounded_and_keeps_what_is_used(documents: Documents) -> None:
+    """At most 10,000 tokens are kept; one that is asked for stays when the room is needed."""
+    text = dumps(token())
+    documents.remember("first", text, 1)
+    documents.remember("second", text, 1)
+    for number in range(9_998):
+        documents.remember(str(number), text, 1)
+    documents.find("first")
+
+    documents.remember("one more", text, 1)
+
+    assert len(documents.cached()) == 10_000
+    assert documents.find("second") is None
+    assert documents.find("first") is not None
+
+
+def test_invented_tokens_do_not_push_out_known_ones(documents: Documents) -> None:
+    """Unknown tokens have a bounded cache of their own, the oldest goes first."""
+    documents.remember(DIGEST, dumps(token()), 1)
+    for number in range(10_001):
+        documents.remember(str(number), None, 1)
+
+    assert documents.find("0") is None
+    assert documents.find("1") is not None
+    assert documents.find(DIGEST).token is not None
+
+
+def test_saved_documents_are_restored(documents: Documents, tmp_path: Path) -> None:
+    """A process that starts without a store obeys what the one before it obeyed, tokens included."""
+    documents.remember(DIGEST, dumps(token()), documents.generation)
+    save(tmp_path / "state" / "documents", documents)
+    later = Documents()
+
+    assert restore(tmp_path / "state" / "documents", later)
+
+    assert later.current == documents.current
+    assert later.find(DIGEST).token == documents.find(DIGEST).token
+    assert later.loaded
+
+
+def test_saved_documents_are_private_and_alone(documents: Documents, tmp_path: Path) -> None:
+    """Only the owner may read the file, and no temporary one stays behind."""
+    save(tmp_path / "documents", documents)
+
+    assert stat.S_IMODE((tmp_path / "documents").stat().st_mode) == 0o600
+    assert os.listdir(tmp_path) == ["documents"]
+
+
+@pytest.mark.parametrize("at", [0, 30, 200, -3])
+def test_altered_file_is_ignored(documents: Documents, tmp_path: Path, caplog, at: int) -> None:
+    """One bit is enough to distrust all of it; one line says so."""
+    path = tmp_path / "documents"
+    save(path, documents)
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+
+    assert not restore(path, Documents())
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("length", [0, 10, 21, 22, 300, -1])
+def test_truncated_file_is_ignored(documents: Documents, tmp_path: Path, length: int) -> None:
+    """However much of it is missing, a file that is not whole is none."""
+    path = tmp_path / "documents"
+    save(path, documents)
+    path.write_bytes(path.read_bytes()[:length])
+    later = Documents()
+
+    assert not restore(path, later)
+    assert (later.loaded, later.disk_failures) == (False, 1)
+
+
+def test_file_of_another_version_is_ignored(documents: Documents, tmp_path: Path, caplog) -> None:
+    """A later version may mean something else by the same words."""
+    path = tmp_path / "documents"
+    save(path, documents)
+    path.write_bytes(path.read_bytes().replace(b"sluicegate-snapshot 1", b"sluicegate-snapshot 2"))
+
+    assert not restore(path, Documents())
+    assert "it was not written by this version" in caplog.text
+
+
+def test_file_that_others_may_write_to_is_ignored(documents: Documents, tmp_path: Path) -> None:
+    """Whoever may write the file could lift every limit."""
+    path = tmp_path / "documents"
+    save(path, documents)
+    path.chmod(0o666)
+
+    assert not restore(path, Documents())
+
+
+def test_missing_file_is_no_trouble(tmp_path: Path, caplog) -> None:
+    """The first start of all has no copy; nobody needs to read about it."""
+    assert not restore(tmp_path / "documents", Documents())
+    assert caplog.records == []
+
+
+def test_disk_trouble_is_said_once_and_counted(documents: Documents, tmp_path: Path, caplog) -> None:
+    """A disk that cannot be written to stops nothing."""
+    (tmp_path / "file").write_text("")
+
+    for _ in range(3):
+        save(tmp_path / "file" / "documents", documents)
+
+    assert documents.disk_failures == 3
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+
+
+def test_file_is_replaced_only_by_a_whole_one(documents: Documents, tmp_path: Path, monkeypatch) -> None:
+    """A disk that fills up while the new copy is written leaves the old one in place."""
+    path = tmp_path / "documents"
+    save(path, documents)
+    documents.apply(6, changes(documents={"policy:pol_1": policy(1)}))
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(snapshot.os, "fsync", full)
+    save(path, documents)
+
+    later = Documents()
+    assert restore(path, later)
+    assert later.current.revision == 5
+    assert os.listdir(tmp_path) == ["documents"]
+
+
+def test_project_is_read_strictly(documents: Documents) -> None:
+    """A project that claims another id is refused like a policy."""
+    problems = documents.load(state(6, **{"project:proj_1": dumps(project("proj_2"))}))
+
+    assert [problem.reason for problem in problems] == ["id: must be the one under which it is published"]
