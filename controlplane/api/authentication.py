@@ -12,7 +12,7 @@ from django.db.models import Q, QuerySet
 from django.utils import timezone
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from rest_framework.authentication import BaseAuthentication
-from rest_framework.exceptions import AuthenticationFailed
+from rest_framework.exceptions import AuthenticationFailed, NotAuthenticated
 from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 
@@ -23,6 +23,7 @@ from enforcement import tokens
 
 logger = logging.getLogger(__name__)
 
+UNKNOWN = "This key is unknown, revoked or expired."
 REALM = 'Bearer realm="sluicegate"'
 # A key in steady use costs one write a minute.
 USED_PRECISION = timedelta(minutes=1)
@@ -93,13 +94,13 @@ class ManagementKeyAuthentication(BaseAuthentication):
 
     def key(self, secret: str, now: datetime) -> ManagementKey:
         if not tokens.is_well_formed(secret):
-            raise AuthenticationFailed()
+            raise AuthenticationFailed(UNKNOWN)
         if not secret.startswith("sg_mgmt_"):
             raise AuthenticationFailed("This is a project's token. The REST API wants a management key, sg_mgmt_...")
         digest = tokens.digest(secret)
         key = ManagementKey.objects.live(now).filter(digest=digest).first()
         if key is None or not hmac.compare_digest(key.digest, digest):
-            raise AuthenticationFailed()
+            raise AuthenticationFailed(UNKNOWN)
         _remember_use(key, now)
         return key
 
@@ -128,7 +129,7 @@ class HasScope(BasePermission):
         """
         access = request.auth
         if not isinstance(access, Access):
-            return False
+            raise NotAuthenticated("Show a management key: Authorization: Bearer sg_mgmt_...")
         if request.method not in view.allowed_methods:
             return True  # the view's answer is 405
         scope = view.required_scope()

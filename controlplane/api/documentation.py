@@ -10,11 +10,14 @@ from rest_framework.permissions import AllowAny
 from rest_framework.request import Request
 from rest_framework.views import APIView
 
+from controlplane.api.schema import DESCRIPTION
+
 
 class OpenApi(SpectacularAPIView):
     authentication_classes = ()
     permission_classes = (AllowAny,)
     renderer_classes = (OpenApiJsonRenderer2,)
+    custom_settings = {"DESCRIPTION": DESCRIPTION}
 
 
 class Documentation(SpectacularSwaggerSplitView):

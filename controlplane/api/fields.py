@@ -31,12 +31,17 @@ class TextField(serializers.CharField):
 
 
 class WholeField(serializers.IntegerField):
-    default_error_messages = {"invalid": "Must be a whole number."}
+    default_error_messages = {
+        "invalid": "Must be a whole number.",
+        "fraction": "Must be a whole number, written without a decimal point.",
+    }
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"min_value": 0, "max_value": MAX_NUMBER, **options})
 
     def to_internal_value(self, data: Any) -> int:
+        if isinstance(data, float):
+            self.fail("fraction")
         if type(data) is not int:
             self.fail("invalid")
         return data

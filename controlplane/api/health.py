@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterator
 from datetime import datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 from django.conf import settings
 from django.db import DatabaseError, connection
@@ -79,7 +79,7 @@ class Collected(Collector):
 
     def collect(self) -> Iterator[Metric]:
         build = GaugeMetricFamily("sluicegate_build_info", "Always 1.", labels=["version"])
-        build.add_metric([version("sluicegate")], 1)
+        build.add_metric([_version()], 1)
         yield build
         yield _gauge("sluicegate_store_reachable", "1 if the store answers the control plane.", store_answers())
         try:
@@ -108,6 +108,13 @@ class Collected(Collector):
         for state, number in (("current", current), ("behind", seen - current), ("lost", total - seen)):
             family.add_metric([state], number)
         return family
+
+
+def _version() -> str:
+    try:
+        return version("sluicegate")
+    except PackageNotFoundError:
+        return "unknown"  # run from a checkout that was never installed
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:

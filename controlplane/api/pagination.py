@@ -50,7 +50,7 @@ class CursorPage(BasePagination):
             backwards, edge = signing.loads(cursor, salt=self._salt)
         except signing.BadSignature as exc:
             message = "Is no cursor of this list. Take it from next or previous of another page."
-            raise InvalidQuery({"cursor": [ErrorDetail(message, code="invalid")]}) from exc
+            raise InvalidQuery({"cursor": [ErrorDetail(message, code="invalid_cursor")]}) from exc
         return backwards, edge
 
     def _link(self, page: list[Model], position: int, backwards: bool) -> str:

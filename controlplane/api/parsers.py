@@ -77,4 +77,4 @@ class Negotiation(DefaultContentNegotiation):
         except NotAcceptable:
             if MEDIA_TYPE in request.headers.get("Accept", ""):
                 return renderers[0], renderers[0].media_type
-            raise
+            raise NotAcceptable(f"Answers are {renderers[0].media_type}, errors {MEDIA_TYPE}.") from None

@@ -105,7 +105,9 @@ def model_errors(exc: InvalidModel) -> dict[str, list[exceptions.ErrorDetail]]:
     errors = exc.error_dict if hasattr(exc, "error_dict") else {NON_FIELD_ERRORS: exc.error_list}
     return {
         api_settings.NON_FIELD_ERRORS_KEY if name == NON_FIELD_ERRORS else name: [
-            exceptions.ErrorDetail(error.messages[0], code=error.code or "invalid") for error in found
+            # A model's clean() and the constraint behind it say the same; once is enough.
+            exceptions.ErrorDetail(text, code=code)
+            for text, code in {error.messages[0]: error.code or "rule" for error in found}.items()
         ]
         for name, found in errors.items()
     }
@@ -172,7 +174,7 @@ def pointer(path: tuple[str | int, ...]) -> str:
 
 
 def _sentence(error: dict[str, str]) -> str:
-    where = error.get("parameter") or error["pointer"].removeprefix("#/")
+    where = error["parameter"] if "parameter" in error else error["pointer"].removeprefix("#/")
     return f"{where}: {error['detail']}" if where != "#" else error["detail"]
 
 

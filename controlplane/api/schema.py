@@ -75,6 +75,13 @@ class AutoSchema(Base):
             registry.register_on_missing(ResolvedComponent(name, ResolvedComponent.SCHEMA, schema, name))
         return super().get_operation(*args)
 
+    def get_operation_id(self) -> str:
+        name = super().get_operation_id()
+        return name.removesuffix("_create") if self._is_verb() else name
+
+    def get_tags(self) -> list[str]:
+        return ["tokens"] if self.path.endswith("/tokens") else super().get_tags()
+
     def get_description(self) -> str:
         scope = self.view.required_scope()
         return f"{super().get_description()}\n\nScope: `{scope}`.".strip()
@@ -94,13 +101,19 @@ class AutoSchema(Base):
 
     def _postprocess_serializer_schema(self, schema: dict[str, Any], serializer: Any, direction: str) -> dict[str, Any]:
         schema = super()._postprocess_serializer_schema(schema, serializer, direction)
+        if type(serializer).__doc__ is None:
+            schema.pop("description", None)  # the base class's, which speaks to us
         if direction == "request" and isinstance(serializer, StrictSerializer):
-            schema = {**schema, "additionalProperties": False}
+            schema["additionalProperties"] = False
+        if direction == "response" and "properties" in schema:
+            schema["required"] = sorted(schema["properties"])  # an answer leaves nothing out
         return schema
 
     def _get_response_bodies(self, direction: str = "response") -> dict[str, Any]:
         bodies = super()._get_response_bodies(direction)
         content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+        for status, body in bodies.items():
+            body["description"] = body["description"] or HTTPStatus(int(status)).phrase
         for status in sorted(self._errors()):
             bodies[str(status)] = {"description": HTTPStatus(status).phrase, "content": content}
         return bodies

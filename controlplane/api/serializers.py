@@ -37,7 +37,9 @@ class StrictSerializer(serializers.Serializer):
     def _surplus(self, data: Mapping[str, Any]) -> dict[str, list[ErrorDetail]]:
         writable = [name for name, field in self.fields.items() if not field.read_only]
         errors = {}
-        for name in data.keys() - set(writable):
+        for name in data:
+            if name in writable:
+                continue
             if name not in self.fields:
                 errors[name] = unknown_field(name, writable)
             elif not self._is_unchanged(name, data[name]):

@@ -36,7 +36,8 @@ class ApiView(GenericViewSet):
     queries: ClassVar[dict[str, type[QuerySerializer]]] = {}
     # Actions that a key which is limited to projects may not do; "*": none of them.
     of_all_projects: ClassVar[tuple[str, ...]] = ()
-    metadata_class = None
+    # Neither OPTIONS nor TRACE: the OpenAPI document says what there is.
+    http_method_names = ("get", "head", "post", "put", "patch", "delete")
     tx: Change | None = None
 
     @property

@@ -44,7 +44,7 @@ class LimitField(serializers.Field):
             raise ValidationError({name: unknown_field(name, sorted(LimitValue.FIELDS)) for name in unknown})
         given = {name: value for name, value in data.items() if value is not None or name not in NULLABLE}
         if isinstance(given.get("anchor"), str) and given.get("calendar") in ("week", "month"):
-            raise ValidationError({"anchor": [ErrorDetail("Must be a whole number.", code="invalid")]})
+            raise ValidationError({"anchor": [ErrorDetail("Must be a whole number.", code="invalid_limit")]})
         try:
             return LimitValue.from_json({"algorithm": "fixed_window", **given})
         except InvalidLimit as exc:
@@ -54,9 +54,8 @@ class LimitField(serializers.Field):
         """Spell out every field, defaults too: who reads a limit should not have to know them."""
         said = value.as_value()
         rules = {"methods": [], "path": "", "attributes": {}, **said.match.to_json()}
-        plain = {name: getattr(said, name) for name in LIMIT["properties"] if name != "match"}
-        lists = {name: list(plain[name]) for name in ("partition_by", "charge_on")}
-        return {**plain, **lists, "match": rules}
+        spelled = {"match": rules, "partition_by": list(said.partition_by), "charge_on": list(said.charge_on)}
+        return {name: spelled.get(name, getattr(said, name)) for name in LIMIT["properties"]}
 
 
 def _at(path: list[str], exc: InvalidLimit) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from django.db.models import Q, QuerySet
+from django.urls import reverse
 from django.utils import timezone
 from drf_spectacular.utils import extend_schema
 from rest_framework import serializers, status
@@ -14,7 +15,7 @@ from rest_framework.response import Response
 from controlplane.api.fields import ReferenceField, WholeField
 from controlplane.api.problems import Conflict
 from controlplane.api.serializers import CleanModelSerializer, ListQuery, NoBody, StrictSerializer
-from controlplane.api.views import ApiView, Created, Deleted, Listed, Replaced, Retrieved, Updated
+from controlplane.api.views import ApiView, Created, Deleted, Listed, Replaced, Retrieved, Updated, etag
 from controlplane.projects.models import Project, Token
 from controlplane.publishing import verbs
 
@@ -101,7 +102,7 @@ class TokenView(ApiView):
     def issued(self, token: Token, secret: str) -> Response:
         token.secret = secret
         data = IssuedTokenSerializer(token, context=self.get_serializer_context()).data
-        headers = {"Location": f"/api/v1/tokens/{token.pk}"}
+        headers = {"Location": reverse("token-detail", args=[token.pk]), "ETag": etag(token)}
         return Response(data, status.HTTP_201_CREATED, headers=headers)
 
 

@@ -1,0 +1,47 @@
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.http import HttpResponse
+from django.test import Client
+
+from controlplane.projects.models import ManagementKey
+from tests.factories import ManagementKeyFactory
+
+Call = Callable[..., HttpResponse]
+
+
+@pytest.fixture
+def key(db) -> ManagementKey:
+    """A key that may do everything."""
+    return ManagementKeyFactory(name="ann")
+
+
+@pytest.fixture
+def call() -> Call:
+    """``call("PATCH", "projects/chat", {...}, key=key, **headers)``: one request to the API, body as JSON."""
+
+    def send(method: str, path: str, body: Any = None, *, key: ManagementKey | None = None, **headers: str) -> Any:
+        client = Client(raise_request_exception=False)
+        sent = {name.replace("_", "-"): value for name, value in headers.items()}
+        if key is not None:
+            sent["Authorization"] = f"Bearer {key.secret}"
+        options: dict[str, Any] = {"headers": sent}
+        if body is not None:
+            text = body if isinstance(body, str | bytes) else json.dumps(body)
+            options |= {"data": text, "content_type": sent.pop("content-type", "application/json")}
+        path = path if path.startswith(("/", "http")) else f"/api/v1/{path}"
+        return client.generic(method, path, **options)
+
+    return send
+
+
+@pytest.fixture
+def api(call: Call, key: ManagementKey) -> Call:
+    """``call`` with the key that may do everything."""
+
+    def send(method: str, path: str, body: Any = None, **headers: str) -> HttpResponse:
+        return call(method, path, body, key=key, **headers)
+
+    return send
