@@ -199,6 +199,11 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": timedelta(minutes=1),
         "options": {"expires": 60},
     },
+    "expire-tokens": {
+        "task": "controlplane.projects.tasks.expire_tokens",
+        "schedule": timedelta(minutes=1),
+        "options": {"expires": 60},
+    },
     "prune-outbox": {
         "task": "controlplane.publishing.tasks.prune_outbox",
         "schedule": timedelta(hours=1),
