@@ -1,4 +1,4 @@
-"""The limiter for asyncio: the names of :mod:`enforcement.limiter`, awaited. Checks that wait together share a round trip."""
+"""The limiter for asyncio: :mod:`enforcement.limiter`, awaited. Checks that wait together share a round trip."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any, Self
 from hiredis import ReplyError
 
 from enforcement.decision import Decision, Denied
-from enforcement.engine import DEFAULT_TIMEOUT, Engine, Settings, Steps
+from enforcement.engine import DEFAULT_TIMEOUT, DEFAULT_URL, Engine, Settings, Steps
 from enforcement.keys import DEFAULT_PREFIX
 from enforcement.limiter import START_SECONDS, Limits
 from enforcement.matching import Attributes
@@ -34,7 +34,7 @@ class Limiter:
 
     def __init__(
         self,
-        url: str = Settings.url,
+        url: str = DEFAULT_URL,
         *,
         prefix: str = DEFAULT_PREFIX,
         instance: str | None = None,
@@ -93,14 +93,14 @@ class Limiter:
 
     async def hit(self, limits: Limits, key: str, costs: Costs = 1) -> Decision:
         """Charge a request to limits that stand in code, all or none; see the sync limiter."""
-        plan = self._engine.plan_in_code(limits, key)
+        plan = self._plan_in_code(limits, key)
         if plan.has_slots:
             raise ValueError("limits: a concurrency limit is held, not hit; use admit().")
         return await self._decide(plan, costs)
 
     async def peek(self, limits: Limits, key: str) -> Decision:
         """Return the decision on a request of cost 1 and charge nothing."""
-        return await self._decide(self._engine.plan_in_code(limits, key), 1, charge=False)
+        return await self._decide(self._plan_in_code(limits, key), 1, charge=False)
 
     @asynccontextmanager
     async def admit(
@@ -118,7 +118,7 @@ class Limiter:
         if isinstance(token, str):
             plan = await self._plan(token, attributes)
         else:
-            plan = self._engine.plan_in_code(token, key or "")
+            plan = self._plan_in_code(token, key or "")
         if isinstance(plan, Decision):
             raise Denied(plan)
         admission = await self._reserve(plan, costs)
@@ -152,6 +152,12 @@ class Limiter:
         """The published revision that it obeys; 0 before it has one."""
         return self._engine.documents.current.revision
 
+    def _plan_in_code(self, limits: Limits, key: str) -> Plan:
+        if not self._started:
+            self._started = True
+            self._engine.start_quietly()
+        return self._engine.plan_in_code(limits, key)
+
     async def _plan(self, token: object, attributes: Attributes | None) -> Plan | Decision:
         engine = self._engine
         if not self._started:
@@ -178,7 +184,7 @@ class Limiter:
 
     async def _decide(self, plan: Plan, costs: Costs, *, charge: bool = True, ident: str = "") -> Decision:
         engine = self._engine
-        if costs is not 1:  # noqa: F632  the one value that needs no checking, and the most frequent
+        if type(costs) is not int or costs != 1:
             check_costs(costs)
         if not plan.bounds:
             return engine.unlimited(plan, costs)
@@ -240,4 +246,11 @@ class Admission:
 
 
 _limiters: weakref.WeakSet[Limiter] = weakref.WeakSet()
-os.register_at_fork(after_in_child=lambda: [limiter._after_fork() for limiter in list(_limiters)])
+
+
+def _after_fork() -> None:
+    for limiter in list(_limiters):
+        limiter._after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -8,8 +8,9 @@ shortens or lengthens the day it happens on; the hour that autumn repeats is two
 from __future__ import annotations
 
 from calendar import monthrange
-from datetime import date, datetime, time, timedelta, timezone
+from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
+from itertools import pairwise
 from typing import Final
 from zoneinfo import ZoneInfo
 
@@ -18,7 +19,7 @@ CALENDARS: Final = ("minute", "hour", "day", "week", "month", "year", "lifetime"
 Anchor = int | str | None
 Window = tuple[int, int]
 
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 _SHORT: Final = {"minute": timedelta(minutes=1), "hour": timedelta(hours=1)}
 
@@ -81,7 +82,7 @@ def _transition(low: datetime, high: datetime, tz: ZoneInfo) -> datetime:
 def _dated_window(instant: datetime, tz: ZoneInfo, calendar: str, anchor: Anchor) -> tuple[datetime, datetime]:
     day = instant.astimezone(tz).date()
     starts = [_start(day, step, tz, calendar, anchor) for step in (-1, 0, 1, 2)]
-    for start, end in zip(starts, starts[1:], strict=False):
+    for start, end in pairwise(starts):
         if start <= instant < end:
             return start, end
     raise AssertionError("windows of a calendar leave no gap")
@@ -102,7 +103,7 @@ def _start(day: date, step: int, tz: ZoneInfo, calendar: str, anchor: Anchor) ->
     else:
         month, number = str(anchor or "01-01").split("-")
         first = _clamped(day.year + step, int(month), int(number))
-    return datetime.combine(first, at, tz).astimezone(timezone.utc)
+    return datetime.combine(first, at, tz).astimezone(UTC)
 
 
 def _clamped(year: int, month: int, day: int) -> date:

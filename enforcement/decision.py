@@ -49,7 +49,7 @@ class LimitState:
         name: The limit's name; ``policy`` is the slug it stands in, empty for a limit in code.
         quota: Permits a window, with any override.
         remaining: The greatest whole cost that would pass now, after this call.
-        reset_ms: Milliseconds to the window's end (fixed_window), elsewhere until nothing is felt any more; None: never.
+        reset_ms: Milliseconds to the end of a fixed window, elsewhere until nothing is felt any more; None: never.
         retry_after_ms: Milliseconds until the same cost passes; None: it passed, or no wait helps.
         more_ms: Milliseconds until more remains; None: never.
         allowed: Whether this limit admits the request by itself.
@@ -138,7 +138,7 @@ class Decision:
 
     @property
     def limit(self) -> LimitState | None:
-        """The limit that decides: the denier with the longest wait, else the one with the least left; None if there is none."""
+        """The limit that decides: the denier with the longest wait, else the one with the least share left."""
         enforced = [state for state in self.limits if state.mode == "enforce"]
         deniers = [state for state in enforced if not state.allowed]
         if deniers:

@@ -1,9 +1,9 @@
 """
 The documents that the control plane publishes and enforcers obey: canonical JSON out, strict reading in.
 
-A document is data that can stop a fleet. So an unknown schema number or field, NaN, an infinity, a duplicate key, a truth
-value or a fraction where a whole number belongs, too much text or too much nesting is refused as a whole, and the
-reader keeps what it had. Nothing is ever read as "unlimited".
+A document is data that can stop a fleet. So an unknown schema number or field, NaN, an infinity, a duplicate key, a
+truth value or a fraction where a whole number belongs, too much text or too much nesting is refused as a whole, and
+the reader keeps what it had. Nothing is ever read as "unlimited".
 """
 
 from __future__ import annotations
@@ -104,7 +104,9 @@ def parse_policy(text: str | bytes) -> Policy:
 def parse_project(text: str | bytes) -> Project:
     """Read a project's document. Raises InvalidDocument."""
     data = _Reader(text, {"id", "slug", "active", "policy", "overrides"})
-    return Project(data.text("id"), data.text("slug"), data.truth("active"), data.maybe_text("policy"), data.overrides())
+    return Project(
+        data.text("id"), data.text("slug"), data.truth("active"), data.maybe_text("policy"), data.overrides()
+    )
 
 
 def parse_token(text: str | bytes) -> Token:
@@ -202,7 +204,7 @@ def _check_values(value: Any, depth: int) -> None:
     if depth > MAX_DEPTH:
         raise InvalidDocument(f"it is nested deeper than {MAX_DEPTH}")
     if isinstance(value, str):
-        if "\0" in value or not value.isprintable() and any(0xD800 <= ord(c) <= 0xDFFF for c in value):
+        if "\0" in value or (not value.isprintable() and any(0xD800 <= ord(c) <= 0xDFFF for c in value)):
             raise InvalidDocument("a text in it holds NUL or half of a surrogate pair")
     elif isinstance(value, list):
         for item in value:

@@ -1,8 +1,8 @@
 """
 What both limiters share, without I/O of its own: finding plans, making decisions, remembering denials, failing over.
 
-Whatever takes more than one call to the store is written once, as a generator of *steps*: it yields encoded commands and is
-sent their replies, or thrown a StoreTrouble. The sync limiter and the asyncio limiter each drive them in five lines.
+Whatever takes more than one call to the store is written once, as a generator of *steps*: it yields encoded commands
+and is sent their replies, or thrown a StoreTrouble. Both limiters drive them in the same few lines.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from enforcement.usage import TokenUsage, UsageLog
 
 Steps = Generator[bytes, Any, Any]
 
+DEFAULT_URL: Final = "redis://127.0.0.1:6379/0"
 DEFAULT_TIMEOUT: Final = 0.025
 MAX_PLANS: Final = 10_000
 MAX_PLANS_OF_TOKEN: Final = 1_000
@@ -66,7 +67,7 @@ class Settings:
         clock: Microseconds since the epoch, for tests; None: the store's clock.
     """
 
-    url: str = "redis://127.0.0.1:6379/0"
+    url: str = DEFAULT_URL
     prefix: str = DEFAULT_PREFIX
     instance: str | None = None
     state_dir: Path | None = None
@@ -76,7 +77,8 @@ class Settings:
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Settings:
         """
-        Read ``SLUICEGATE_REDIS_URL`` (else ``REDIS_URL``), ``_PREFIX``, ``_INSTANCE``, ``_STATE_DIR`` and ``_TIMEOUT_MS``.
+        Read ``SLUICEGATE_REDIS_URL``, else ``REDIS_URL``, and ``SLUICEGATE_PREFIX``, ``_INSTANCE``, ``_STATE_DIR``,
+        ``_TIMEOUT_MS``.
 
         Raises:
             ValueError: A value that cannot be used; the text names the variable.
@@ -86,7 +88,7 @@ class Settings:
             raise ValueError(f"SLUICEGATE_TIMEOUT_MS: must be a whole number from 1 to 10000, not {timeout!r}.")
         state_dir = environ.get("SLUICEGATE_STATE_DIR")
         return cls(
-            url=environ.get("SLUICEGATE_REDIS_URL") or environ.get("REDIS_URL") or cls.url,
+            url=environ.get("SLUICEGATE_REDIS_URL") or environ.get("REDIS_URL") or DEFAULT_URL,
             prefix=environ.get("SLUICEGATE_PREFIX") or DEFAULT_PREFIX,
             instance=environ.get("SLUICEGATE_INSTANCE") or None,
             state_dir=Path(state_dir) if state_dir else None,
@@ -142,6 +144,7 @@ class Engine:
             identity=identity,
             hooks=self,
             state_dir=settings.state_dir,
+            fallbacks=lambda: self.fallbacks,
         )
         self.breaker = Breaker(on_open=lambda cause: self.agent.wake())
         self._background = SyncPipe(self.address, BACKGROUND_BUDGET)
@@ -150,6 +153,7 @@ class Engine:
         self._slot_keeper = SlotKeeper(self._background)
         self._denials_off = settings.clock is not None
         self._given_back = 0
+        self.fallbacks = 0
 
     # Its life.
 
@@ -157,6 +161,11 @@ class Engine:
         """Start tending; wait until documents are there, at most *timeout* seconds. Returns whether they are."""
         self.agent.start()
         return self.agent.wait_loaded(timeout)
+
+    def start_quietly(self) -> None:
+        """Start tending and wait for nothing: limits in code need no documents. A test's clock needs no tending."""
+        if self.clock is None:
+            self.agent.start()
 
     def stop(self) -> None:
         """Report what is left, and stop tending."""
@@ -311,7 +320,8 @@ class Engine:
 
     def known_denial(self, plan: Plan, costs: Costs) -> Decision | None:
         """Return a denial that is remembered for these costs, if it still holds."""
-        denial, now = plan.denied, monotonic()
+        denial: Denial | None = plan.denied
+        now = monotonic()
         if denial is None or now >= denial.until or denial.known_at != (self._given_back, self.documents.generation):
             plan.denied = None
             return None
@@ -321,7 +331,9 @@ class Engine:
             self._count(plan, costs, denial.decision._reply, False)
         return denial.told(now)
 
-    def answer(self, plan: Plan, costs: Costs, reply: Sequence[int], *, charge: bool = True, ident: str = "") -> Decision:
+    def answer(
+        self, plan: Plan, costs: Costs, reply: Sequence[int], *, charge: bool = True, ident: str = ""
+    ) -> Decision:
         """Return the decision that the store made."""
         if not self.breaker.healthy:
             self.breaker.succeeded()
@@ -350,15 +362,16 @@ class Engine:
 
     def _count(self, plan: Plan, costs: Costs, reply: Sequence[int], passed: bool) -> None:
         usage: TokenUsage = plan.usage
-        minute = reply[1] // 60_000_000
+        minute, waits = reply[1] // 60_000_000, reply[4::4]
         requests = costs if isinstance(costs, int) else costs.get("requests", 1)
-        if passed and not any(reply[4 + 4 * i] for i in range(len(plan.bounds))):
-            usage.passed(minute, requests, [(bound.index, bound.cost_of(costs)) for bound in plan.bounds])
+        if passed and not any(waits):
+            every = plan.ones if costs == 1 else tuple((bound.index, bound.cost_of(costs)) for bound in plan.bounds)
+            usage.passed(minute, requests, every)
             return
-        states = []
-        for i, bound in enumerate(plan.bounds):
-            admits = reply[4 + 4 * i] == 0
-            states.append((bound.index, admits, bound.limit.shadow, bound.cost_of(costs) if passed and admits else 0))
+        states = [
+            (bound.index, wait == 0, bound.limit.shadow, bound.cost_of(costs) if passed and wait == 0 else 0)
+            for bound, wait in zip(plan.bounds, waits, strict=True)
+        ]
         usage.decided(minute, passed, requests if passed else 0, states)
 
     def unlimited(self, plan: Plan, costs: Costs) -> Decision:
@@ -376,9 +389,7 @@ class Engine:
 
     # When something goes wrong.
 
-    def troubled(
-        self, plan: Plan, costs: Costs, exc: StoreTrouble, *, charge: bool = True, ident: str = ""
-    ) -> Steps:
+    def troubled(self, plan: Plan, costs: Costs, exc: StoreTrouble, *, charge: bool = True, ident: str = "") -> Steps:
         """Steps after a failed call: once more if it surely was not executed, else the fallback decides."""
         if not exc.executed and exc.cause in _AGAIN and not self.breaker.open:
             try:
@@ -412,6 +423,7 @@ class Engine:
 
     def fall_back(self, plan: Plan, costs: Costs, *, charge: bool = True, ident: str = "") -> Decision:
         """Return the decision of this process alone."""
+        self.fallbacks += 1
         fleet = max(1, self.agent.fleet_size)
         reply, reason = self.fallback.decide(plan, costs, self.now_us(), fleet, charge=charge, ident=ident)
         width = 5 if ident else 4
@@ -435,7 +447,9 @@ class Engine:
             scope = debt.entries[0].key
             marker = scope[: scope.index("}") + 2] + "m:" + debt.ident
             corrections = debt.corrections(self.now_us())
-            arguments = protocol.settle(corrections, marker, self.clock and self.clock(), ident=debt.ident, once_for_ms=3_600_000)
+            arguments = protocol.settle(
+                corrections, marker, self.clock and self.clock(), ident=debt.ident, once_for_ms=3_600_000
+            )
             try:
                 self._background.call(protocol.pack(arguments))
             except LibraryMissing:

@@ -164,8 +164,8 @@ class Fallback:
     """
     Decides in this process while the store is away.
 
-    ``local`` limits run the reference algorithms with this process' share: the quota divided by the instances alive (the
-    most seen in ten minutes), at least 1, and no more than the same part of what was last known to remain.
+    ``local`` limits run the reference algorithms with this process' share: the quota divided by the instances alive
+    (the most seen in ten minutes), at least 1, and no more than the same part of what was last known to remain.
     """
 
     def __init__(self, max_counters: int = MAX_COUNTERS) -> None:

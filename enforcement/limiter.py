@@ -10,9 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from enforcement import protocol
 from enforcement.decision import Decision, Denied
-from enforcement.engine import DEFAULT_TIMEOUT, Engine, Settings, Steps
+from enforcement.engine import DEFAULT_TIMEOUT, DEFAULT_URL, Engine, Settings, Steps
 from enforcement.keys import DEFAULT_PREFIX
 from enforcement.limits import Limit
 from enforcement.matching import Attributes
@@ -31,8 +30,8 @@ class Limiter:
     """
     Decides requests, from any number of threads.
 
-    Nothing happens before the first call: no connection, no thread. A background thread then follows the published documents, reports
-    usage and tells the fleet that this instance lives.
+    Nothing happens before the first call: no connection, no thread. A background thread then follows the published
+    documents, reports usage and tells the fleet that this instance lives.
 
     Args:
         url: ``redis://``, ``rediss://`` or ``unix://`` of the store.
@@ -47,7 +46,7 @@ class Limiter:
 
     def __init__(
         self,
-        url: str = Settings.url,
+        url: str = DEFAULT_URL,
         *,
         prefix: str = DEFAULT_PREFIX,
         instance: str | None = None,
@@ -79,7 +78,7 @@ class Limiter:
 
     def start(self, timeout: float = START_SECONDS) -> bool:
         """
-        Start the background thread and wait until documents are there; checks do it by themselves, but at the expense of one.
+        Start the background thread and wait until documents are there. The first check does it by itself, and waits.
 
         Args:
             timeout: Seconds to wait.
@@ -90,7 +89,7 @@ class Limiter:
         return self._engine.start(timeout)
 
     def close(self) -> None:
-        """Report what is not yet reported, leave the fleet, close connections. A closed limiter may be started again."""
+        """Report what is not yet reported, leave the fleet, close connections. It may be started again."""
         if self._started:
             self._started = False
             self._engine.stop()
@@ -100,7 +99,9 @@ class Limiter:
         self.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def check(self, token: str, costs: Costs = 1, attributes: Attributes | None = None) -> Decision:
@@ -109,8 +110,8 @@ class Limiter:
 
         Args:
             token: The credential as the client sent it.
-            costs: Permits: a whole number of requests, or a mapping of units. A unit that a mapping leaves out costs 0, but
-                ``requests``, which costs 1 then.
+            costs: Permits: a whole number of requests, or a mapping of units. A unit that a mapping leaves out costs
+                0, but ``requests``, which costs 1 then.
             attributes: Name-value pairs that limits match on or are partitioned by.
         Returns:
             The decision. An unknown, revoked or expired token is a denial with its own reason, not an error.
@@ -129,16 +130,16 @@ class Limiter:
             key: Whom they count, for instance ``"user:42"``.
             costs: As in :meth:`check`.
         Raises:
-            ValueError: Costs, key or limits that cannot be used, a concurrency limit among them: that is admitted, not hit.
+            ValueError: Costs, key or limits that cannot be used; a concurrency limit among them: admit it.
         """
-        plan = self._engine.plan_in_code(limits, key)
+        plan = self._plan_in_code(limits, key)
         if plan.has_slots:
             raise ValueError("limits: a concurrency limit is held, not hit; use admit().")
         return self._decide(plan, costs)
 
     def peek(self, limits: Limits, key: str) -> Decision:
         """Return the decision on a request of cost 1 and charge nothing; ``remaining`` is what is left now."""
-        return self._decide(self._engine.plan_in_code(limits, key), 1, charge=False)
+        return self._decide(self._plan_in_code(limits, key), 1, charge=False)
 
     @contextmanager
     def admit(
@@ -151,7 +152,7 @@ class Limiter:
         """
         Charge an estimate and hold slots while a block runs.
 
-        Leaving the block frees the slots; leaving it by an exception also gives the estimate back, unless it was settled.
+        Leaving the block frees the slots; leaving it by an exception also gives the estimate back, unless settled.
 
         Args:
             token: A credential, or limits in code, which then need *key*.
@@ -160,10 +161,8 @@ class Limiter:
             Denied: It does not pass; the block is not entered and nothing was charged.
             ValueError: As in :meth:`check` and :meth:`hit`.
         """
-        if isinstance(token, str):
-            plan = self._plan(token, attributes)
-        else:
-            plan = self._engine.plan_in_code(token, key or "")
+        plan: Plan | Decision
+        plan = self._plan(token, attributes) if isinstance(token, str) else self._plan_in_code(token, key or "")
         if isinstance(plan, Decision):
             raise Denied(plan)
         ident = new_ident()
@@ -206,6 +205,12 @@ class Limiter:
         """The published revision that it obeys; 0 before it has one."""
         return self._engine.documents.current.revision
 
+    def _plan_in_code(self, limits: Limits, key: str) -> Plan:
+        if not self._started:
+            self._started = True
+            self._engine.start_quietly()
+        return self._engine.plan_in_code(limits, key)
+
     def _plan(self, token: object, attributes: Attributes | None) -> Plan | Decision:
         engine = self._engine
         if not self._started:
@@ -217,7 +222,7 @@ class Limiter:
 
     def _decide(self, plan: Plan, costs: Costs, *, charge: bool = True, ident: str = "") -> Decision:
         engine = self._engine
-        if costs is not 1:  # noqa: F632  the one value that needs no checking, and the most frequent
+        if type(costs) is not int or costs != 1:
             check_costs(costs)
         if not plan.bounds:
             return engine.unlimited(plan, costs)
@@ -278,7 +283,7 @@ class Admission:
         self._limiter._run(self.reservation.settling(costs))
 
     def charge_for(self, status: int) -> None:
-        """Settle by the answer's HTTP status: limits with ``charge_on`` that do not name it give their estimate back."""
+        """Settle by the answer's HTTP status: limits with a ``charge_on`` without it give their estimate back."""
         self._limiter._run(self.reservation.charging_for(status))
 
     def cancel(self) -> None:
@@ -287,4 +292,11 @@ class Admission:
 
 
 _limiters: weakref.WeakSet[Limiter] = weakref.WeakSet()
-os.register_at_fork(after_in_child=lambda: [limiter._after_fork() for limiter in list(_limiters)])
+
+
+def _after_fork() -> None:
+    for limiter in list(_limiters):
+        limiter._after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)

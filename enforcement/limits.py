@@ -193,7 +193,9 @@ class Limit:
             object.__setattr__(self, "calendar", None)
             if self.window_seconds is None:
                 raise InvalidLimit("window_seconds", "Is required, unless a fixed_window follows the calendar.")
-            _whole("window_seconds", self.window_seconds, 1, MAX_WINDOW_SECONDS, "Must last between a second and a year.")
+            _whole(
+                "window_seconds", self.window_seconds, 1, MAX_WINDOW_SECONDS, "Must last between a second and a year."
+            )
         _zone(self.time_zone)
         if self.calendar is None and self.time_zone != "UTC":
             raise InvalidLimit("time_zone", "Only a calendar window has a time zone.")
@@ -208,7 +210,9 @@ class Limit:
 
     def _check_names(self) -> None:
         if not isinstance(self.name, str) or (self.name and not _NAME.fullmatch(self.name)):
-            raise InvalidLimit("name", "Must be 1 to 64 of the characters A-Z a-z 0-9 . _ : / - and begin with a letter or digit.")
+            raise InvalidLimit(
+                "name", "Must be 1 to 64 of the characters A-Z a-z 0-9 . _ : / - and begin with a letter or digit."
+            )
         if not isinstance(self.unit, str) or not _UNIT.fullmatch(self.unit):
             raise InvalidLimit("unit", "Must be 1 to 32 of the characters a-z 0-9 _ and begin with a letter.")
         object.__setattr__(self, "partition_by", _texts("partition_by", self.partition_by))

@@ -101,7 +101,11 @@ def reset_counters(
     if not wanted:
         return 0
     plan = Plan(tuple(rule.bind(keys, {}) for rule in wanted))
-    return int(client.execute_command(*protocol.reset(plan.keys)))
+    return int(
+        client.execute_command(  # type: ignore[no-untyped-call]
+            *protocol.reset(plan.keys)
+        )
+    )
 
 
 def _look(client: Redis, keys: Keys, rules: list[Rule], now_us: int) -> list[tuple[LimitState, int]]:
@@ -110,7 +114,9 @@ def _look(client: Redis, keys: Keys, rules: list[Rule], now_us: int) -> list[tup
         return []
     plan = Plan(tuple(rule.bind(keys, {}) for rule in rules))
     for _ in range(2):  # once more if the store's clock is in another calendar window than ours
-        reply = client.execute_command(*protocol.decide_arguments(plan, 0, now_us, clock=False, charge=False))
+        reply = client.execute_command(  # type: ignore[no-untyped-call]
+            *protocol.decide_arguments(plan, 0, now_us, clock=False, charge=False)
+        )
         if not protocol.outside_calendar(reply):
             break
         now_us = reply[1]
@@ -130,7 +136,7 @@ def _counter(rule: Rule, state: LimitState | None, used: int | None) -> LiveCoun
         quota=limit.quota,
         partition_by=limit.partition_by,
         used=used,
-        remaining=state and state.remaining,
-        reset_ms=state and state.reset_ms,
+        remaining=None if state is None else state.remaining,
+        reset_ms=None if state is None else state.reset_ms,
         override=rule.override_id,
     )

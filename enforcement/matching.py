@@ -42,7 +42,7 @@ class Match:
     Args:
         methods: HTTP methods in capitals, any of which will do.
         path: A glob over the whole path; ``*`` stands for any characters, ``/`` included.
-        attributes: Name to rule, all of which must hold: a text, a glob, or a tuple of texts of which one must be equal.
+        attributes: Name to rule, all of which must hold: a text, a glob, or a tuple of texts, one of which is meant.
     """
 
     methods: tuple[str, ...] = ()
@@ -61,7 +61,9 @@ class Match:
                 raise InvalidMatch("attributes", "A name is 1 to 64 of a-z 0-9 . _ - and begins with a letter.")
             options = rule if isinstance(rule, tuple) else (rule,)
             if not 0 < len(options) <= 64 or any(not _short(option) for option in options):
-                raise InvalidMatch("attributes", "A rule is a text, a glob or a list of texts, each of 256 characters at most.")
+                raise InvalidMatch(
+                    "attributes", "A rule is a text, a glob or a list of texts, each of 256 characters at most."
+                )
         object.__setattr__(self, "attributes", MappingProxyType(dict(self.attributes)))
 
     def __hash__(self) -> int:

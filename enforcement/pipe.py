@@ -31,7 +31,7 @@ _READ_BYTES: Final = 65_536
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where the store is, and how it wants to be greeted; read from a ``redis://``, ``rediss://`` or ``unix://`` URL."""
+    """Where the store is, and how it wants to be greeted."""
 
     host: str = "127.0.0.1"
     port: int = 6379
@@ -49,7 +49,7 @@ class Address:
         Raises:
             ValueError: The scheme is none of the three.
         """
-        parts: dict[str, Any] = dict(parse_url(url))
+        parts: dict[str, Any] = dict(parse_url(url))  # type: ignore[no-untyped-call]
         return cls(
             host=parts.get("host", "127.0.0.1"),
             port=int(parts.get("port", 6379)),
@@ -210,7 +210,14 @@ class SyncPipe:
 
 
 _forked: weakref.WeakSet[SyncPipe] = weakref.WeakSet()
-os.register_at_fork(after_in_child=lambda: [pipe._after_fork() for pipe in list(_forked)])
+
+
+def _forget_lines() -> None:
+    for pipe in list(_forked):
+        pipe._after_fork()
+
+
+os.register_at_fork(after_in_child=_forget_lines)
 
 
 def _as_trouble(exc: BaseException) -> BaseException:
@@ -361,7 +368,7 @@ class _Link(asyncio.Protocol):
             self.drop(trouble(reply))
 
     def _look(self) -> None:
-        """Fail calls that got no reply in time, all of them: their replies would come in order, so none comes before."""
+        """Fail calls that got no reply in time, and all behind them: replies come in order, so none comes before."""
         self._watch = None
         if not self._waiting:
             return

@@ -172,7 +172,9 @@ def rules_of(subject: Subject, now_us: int) -> tuple[Rule, ...]:
     Overrides that have ended at *now_us* are left out.
     """
     project, token = subject.project, subject.token
-    attached = [("global", "global", ("global",), subject.global_policy)]
+    attached: list[tuple[str, str, tuple[str, ...], str | None]] = [
+        ("global", "global", ("global",), subject.global_policy)
+    ]
     attached.append(("project", project.id, ("project", project.id), project.policy))
     if token is not None:
         attached.append(("token", project.id, ("token", token.id), token.policy))
@@ -234,6 +236,7 @@ class Plan:
     Attributes:
         bounds: In the order of the call.
         has_slots: Whether one is a concurrency limit, which must be admitted, not hit.
+        ones: Index and cost of each bound for a request that costs 1.
         last: The latest reply of the store, from which a fallback starts.
         denied: A denial that this process remembers.
     """
@@ -250,6 +253,7 @@ class Plan:
         "has_slots",
         "keys",
         "last",
+        "ones",
         "revision",
         "usage",
     )
@@ -262,6 +266,7 @@ class Plan:
         self.has_slots = any(bound.limit.algorithm == "concurrency" for bound in bounds)
         self.has_charge_on = any(bound.limit.charge_on for bound in bounds)
         self.last: Sequence[int] = ()
+        self.ones = tuple((bound.index, bound.cost_of(1)) for bound in bounds)
         self.denied: Any = None
         self._calendar = any(bound.limit.calendar not in (None, "lifetime") for bound in bounds)
         self._specs: tuple[Spec, ...] = ()

@@ -81,9 +81,10 @@ def trouble(error: object) -> StoreTrouble:
     return StoreTrouble("reply", text, away=False)
 
 
-def pack(arguments: Iterable[str | bytes | int | float]) -> bytes:
+def pack(arguments: Iterable[str | int]) -> bytes:
     """Encode a command."""
-    return hiredis.pack_command(tuple(arguments))
+    packed: bytes = hiredis.pack_command(tuple(arguments))  # type: ignore[arg-type]
+    return packed
 
 
 def decide_arguments(

@@ -94,5 +94,6 @@ def _text(document: Document | None) -> str:
 
 def _expiry(token: Document | None) -> str | int:
     """A token stays a day longer than it is valid, so that it can be called expired rather than unknown."""
-    expires_at_us = token and token["expires_at_us"]
-    return "" if expires_at_us is None else expires_at_us // 1_000 + _DAY_MS
+    if token is None or token["expires_at_us"] is None:
+        return ""
+    return int(token["expires_at_us"]) // 1_000 + _DAY_MS

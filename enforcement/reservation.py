@@ -48,7 +48,7 @@ class Reservation:
 
     def settling(self, costs: Costs) -> Steps:
         """
-        Steps that replace the estimate by the real cost; a unit left out keeps its estimate. Only the first time counts.
+        Steps that replace the estimate by the real cost, once; a unit left out keeps its estimate.
 
         Raises:
             ValueError: See :func:`~enforcement.plans.check_costs`.
@@ -116,9 +116,7 @@ class Reservation:
         clock = self._engine.clock
         scope = corrections[0].key
         marker = scope[: scope.index("}") + 2] + "m:" + self.ident
-        arguments = protocol.settle(
-            corrections, marker, clock and clock(), ident=self.ident, once_for_ms=once_for_ms
-        )
+        arguments = protocol.settle(corrections, marker, clock and clock(), ident=self.ident, once_for_ms=once_for_ms)
         try:
             yield protocol.pack(arguments)
         except StoreTrouble as exc:

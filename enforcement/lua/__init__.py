@@ -1,8 +1,8 @@
 """
 The function library that decides inside the store.
 
-The store keeps it as part of its data: a promoted replica has it, and every language calls it by name. Its name carries the
-version of its interface; a change that an older caller would not understand gets a new one.
+The store keeps it as part of its data: a promoted replica has it, and every language calls it by name. Its name carries
+the version of its interface; a change that an older caller would not understand gets a new one.
 """
 
 from __future__ import annotations

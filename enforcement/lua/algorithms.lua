@@ -13,19 +13,28 @@
 local NEVER = -2
 local TEN_YEARS_MS = 315360000000
 
-local function put(key, text, ttl_us, slack)
-  redis.call('SET', key, text, 'PX', string.format('%.0f', math.ceil(ttl_us / 1000) + slack))
+-- Counters that are few numbers are kept as doubles, big-endian: a third of the time that text takes, and less room.
+--
+-- A global is looked up by name on each use, and a decision uses these some thirty times. They do not exist yet while the
+-- library is loaded, so the first call binds them.
+local call, pack, unpack_doubles, floor, ceil, max, min, format
+
+local function bind()
+  call, pack, unpack_doubles = redis.call, struct.pack, struct.unpack
+  floor, ceil, max, min, format = math.floor, math.ceil, math.max, math.min, string.format
+end
+
+local function put(key, packed, ttl_us, slack)
+  call('SET', key, packed, 'PX', ceil(ttl_us / 1000) + slack)
 end
 
 -- fixed_window. a: length in us, 0 for a lifetime. b: '' or four boundaries of a calendar 'b0,b1,b2,b3'.
--- Value: 'used end last'; end 0 for a lifetime.
+-- Value: used, end (0 for a lifetime), last.
 local fixed = {}
 
 local function window_end(now, a, b)
-  if b == '' then
-    if a == 0 then return 0 end
-    return now - now % a + a
-  end
+  if a > 0 then return now - now % a + a end
+  if b == '' then return 0 end
   local first = true
   for text in string.gmatch(b, '%d+') do
     local boundary = tonumber(text)
@@ -40,13 +49,12 @@ end
 
 function fixed.read(key, now, cap, a, b)
   local s = {now = now, used = 0, cap = cap}
-  local value = redis.call('GET', key)
+  local value = call('GET', key)
   if value then
-    local used, ends, last = string.match(value, '^(%S+) (%S+) (%S+)$')
-    last, ends = tonumber(last), tonumber(ends)
+    local used, ends, last = unpack_doubles('>ddd', value)
     if now < last then s.now = last end
     if ends == 0 or s.now < ends then
-      s.used, s.ends = tonumber(used), ends
+      s.used, s.ends, s.kept = used, ends, true
       return s
     end
   end
@@ -70,34 +78,35 @@ function fixed.add(s, cost) s.used = s.used + cost end
 
 function fixed.amend(s, delta, mark)
   if s.ends ~= mark then return false end
-  s.used = math.max(0, s.used + delta)
+  s.used = max(0, s.used + delta)
   return true
 end
 
 function fixed.write(key, s, slack)
-  local text = string.format('%.0f %.0f %.0f', s.used, s.ends, s.now)
+  local packed = pack('>ddd', s.used, s.ends, s.now)
   if s.ends == 0 then
-    put(key, text, 0, TEN_YEARS_MS)
+    put(key, packed, 0, TEN_YEARS_MS)
+  elseif s.kept then -- the window is the one whose end the key has already
+    call('SET', key, packed, 'KEEPTTL')
   else
-    put(key, text, s.ends - s.now, slack)
+    put(key, packed, s.ends - s.now, slack)
   end
 end
 
--- sliding_window. a: length in us. Value: 'current previous last'.
+-- sliding_window. a: length in us. Value: current, previous, last.
 local sliding = {}
 
 function sliding.read(key, now, cap, a)
   local s = {now = now, current = 0, previous = 0, length = a, cap = cap}
-  local value = redis.call('GET', key)
+  local value = call('GET', key)
   if value then
-    local current, previous, last = string.match(value, '^(%S+) (%S+) (%S+)$')
-    last = tonumber(last)
+    local current, previous, last = unpack_doubles('>ddd', value)
     if now < last then s.now = last end
     local passed = (s.now - s.now % a) - (last - last % a)
     if passed == 0 then
-      s.current, s.previous = tonumber(current), tonumber(previous)
+      s.current, s.previous, s.kept = current, previous, current > 0
     elseif passed == a then
-      s.previous = tonumber(current)
+      s.previous = current
     end
   end
   s.start = s.now - s.now % a
@@ -115,7 +124,7 @@ function sliding.wait(s, cost)
     at, fading, room = s.start + s.length, s.current, s.cap - cost
   end
   if fading > room then
-    at = at + math.ceil(s.length - room * s.length / fading)
+    at = at + ceil(s.length - room * s.length / fading)
   end
   return at - s.now
 end
@@ -132,9 +141,9 @@ function sliding.add(s, cost) s.current = s.current + cost end
 
 function sliding.amend(s, delta, mark)
   if mark == s.start then
-    s.current = math.max(0, s.current + delta)
+    s.current = max(0, s.current + delta)
   elseif mark == s.start - s.length then
-    s.previous = math.max(0, s.previous + delta)
+    s.previous = max(0, s.previous + delta)
   else
     return false
   end
@@ -142,7 +151,12 @@ function sliding.amend(s, delta, mark)
 end
 
 function sliding.write(key, s, slack)
-  put(key, string.format('%.0f %.0f %.0f', s.current, s.previous, s.now), s.start + 2 * s.length - s.now, slack)
+  local packed = pack('>ddd', s.current, s.previous, s.now)
+  if s.kept then
+    call('SET', key, packed, 'KEEPTTL')
+  else
+    put(key, packed, s.start + 2 * s.length - s.now, slack)
+  end
 end
 
 -- sliding_log. a: length in us. A sorted set of instants; a member is 'total:cost', total being the running sum of costs
@@ -154,15 +168,15 @@ local function entry(member)
   return tonumber(total), tonumber(cost)
 end
 
-local function after(instant) return '(' .. string.format('%.0f', instant) end
+local function after(instant) return '(' .. format('%.0f', instant) end
 
 function log.read(key, now, cap, a)
   local s = {key = key, now = now, used = 0, total = 0, length = a, cap = cap}
-  local newest = redis.call('ZREVRANGE', key, 0, 0, 'WITHSCORES')
+  local newest = call('ZREVRANGE', key, 0, 0, 'WITHSCORES')
   if newest[1] then
     s.last = tonumber(newest[2])
     if now < s.last then s.now = s.last end
-    local oldest = redis.call('ZRANGEBYSCORE', key, after(s.now - a), '+inf', 'LIMIT', 0, 1)
+    local oldest = call('ZRANGEBYSCORE', key, after(s.now - a), '+inf', 'LIMIT', 0, 1)
     if oldest[1] then
       local total, cost = entry(oldest[1])
       s.total = entry(newest[1])
@@ -177,13 +191,13 @@ function log.room(s) return s.cap - s.used end
 -- Search the rank of the first live entry whose leaving makes enough room; totals grow with the rank.
 function log.wait(s, cost)
   local needed = s.total + cost - s.cap
-  local low = redis.call('ZCOUNT', s.key, '-inf', string.format('%.0f', s.now - s.length))
-  local high = redis.call('ZCARD', s.key) - 1
+  local low = call('ZCOUNT', s.key, '-inf', format('%.0f', s.now - s.length))
+  local high = call('ZCARD', s.key) - 1
   while low < high do
-    local middle = math.floor((low + high) / 2)
-    if entry(redis.call('ZRANGE', s.key, middle, middle)[1]) >= needed then high = middle else low = middle + 1 end
+    local middle = floor((low + high) / 2)
+    if entry(call('ZRANGE', s.key, middle, middle)[1]) >= needed then high = middle else low = middle + 1 end
   end
-  return tonumber(redis.call('ZRANGE', s.key, low, low, 'WITHSCORES')[2]) + s.length - s.now
+  return tonumber(call('ZRANGE', s.key, low, low, 'WITHSCORES')[2]) + s.length - s.now
 end
 
 function log.reset(s)
@@ -200,13 +214,13 @@ function log.add(s, cost)
 end
 
 local function log_put(key, at, total, cost)
-  redis.call('ZADD', key, string.format('%.0f', at), string.format('%016.0f:%.0f', total, cost))
+  call('ZADD', key, format('%.0f', at), format('%016.0f:%.0f', total, cost))
 end
 
 -- Write anew all entries from `from` on, the one at `from` changed by `delta`. Costs what has been charged since.
 local function log_rewrite(key, from, delta, total)
-  local entries = redis.call('ZRANGEBYSCORE', key, string.format('%.0f', from), '+inf', 'WITHSCORES')
-  redis.call('ZREMRANGEBYSCORE', key, string.format('%.0f', from), '+inf')
+  local entries = call('ZRANGEBYSCORE', key, format('%.0f', from), '+inf', 'WITHSCORES')
+  call('ZREMRANGEBYSCORE', key, format('%.0f', from), '+inf')
   if not entries[1] or tonumber(entries[2]) > from then
     if delta > 0 then
       total = total + delta
@@ -218,7 +232,7 @@ local function log_rewrite(key, from, delta, total)
     local _, cost = entry(entries[i])
     local at = tonumber(entries[i + 1])
     if at == from and delta ~= 0 then
-      local changed = math.max(0, cost + delta)
+      local changed = max(0, cost + delta)
       delta = delta - (changed - cost)
       cost = changed
     end
@@ -236,9 +250,9 @@ function log.amend(s, delta, mark)
 end
 
 function log.write(key, s, slack)
-  redis.call('ZREMRANGEBYSCORE', key, '-inf', string.format('%.0f', s.now - s.length))
+  call('ZREMRANGEBYSCORE', key, '-inf', format('%.0f', s.now - s.length))
   if s.delta then
-    local before = redis.call('ZREVRANGEBYSCORE', key, after(s.from), '-inf', 'LIMIT', 0, 1)
+    local before = call('ZREVRANGEBYSCORE', key, after(s.from), '-inf', 'LIMIT', 0, 1)
     log_rewrite(key, s.from, s.delta, before[1] and entry(before[1]) or 0)
   else
     if s.total + s.pending > 9000000000000000 then -- totals are about to leave the exact numbers: count anew
@@ -248,25 +262,24 @@ function log.write(key, s, slack)
     s.total = s.total + s.pending
     log_put(key, s.now, s.total, s.pending)
   end
-  redis.call('PEXPIRE', key, string.format('%.0f', math.ceil(s.length / 1000) + slack))
+  call('PEXPIRE', key, ceil(s.length / 1000) + slack)
 end
 
 -- token_bucket. cap: capacity in permits. a: units that come back each us. b: units a permit has. With both cut down by their
--- common divisor every amount is a whole number. Value: 'level unit last since', level being what is taken out of the bucket,
--- in units, and since the instant from which it has not been full.
+-- common divisor every amount is a whole number. Value: level, unit, last, since: what is taken out of the bucket, in units,
+-- and the instant from which it has not been full.
 local bucket = {}
 
 function bucket.read(key, now, cap, a, b)
   local s = {now = now, level = 0, cap = cap, rate = a, unit = tonumber(b)}
   s.since = now
-  local value = redis.call('GET', key)
+  local value = call('GET', key)
   if value then
-    local level, unit, last, since = string.match(value, '^(%S+) (%S+) (%S+) (%S+)$')
-    level, unit, last = tonumber(level), tonumber(unit), tonumber(last)
+    local level, unit, last, since = unpack_doubles('>dddd', value)
     if now < last then s.now = last end
-    if unit ~= s.unit then level = math.ceil(level * s.unit / unit) end
+    if unit ~= s.unit then level = ceil(level * s.unit / unit) end
     s.level = level - (s.now - last) * a
-    s.since = tonumber(since)
+    s.since = since
     if s.level <= 0 then
       s.idle = -s.level
       s.level, s.since = 0, s.now
@@ -279,13 +292,13 @@ function bucket.room(s) return (s.cap * s.unit - s.level) / s.unit end
 
 function bucket.wait(s, cost)
   if s.rate == 0 then return NEVER end
-  return math.ceil((s.level + cost * s.unit - s.cap * s.unit) / s.rate)
+  return ceil((s.level + cost * s.unit - s.cap * s.unit) / s.rate)
 end
 
 function bucket.reset(s)
   if s.level == 0 then return 0 end
   if s.rate == 0 then return NEVER end
-  return math.ceil(s.level / s.rate)
+  return ceil(s.level / s.rate)
 end
 
 function bucket.mark(s) return s.now end
@@ -297,28 +310,27 @@ function bucket.amend(s, delta, mark)
   local units = delta * s.unit
   if delta < 0 then
     if mark < s.since or s.level == 0 then return false end
-    s.level = math.max(0, s.level + units)
+    s.level = max(0, s.level + units)
     return true
   end
   if s.level == 0 then
-    units = units - math.min(s.idle or math.huge, math.max(0, s.now - mark) * s.rate)
+    units = units - min(s.idle or math.huge, max(0, s.now - mark) * s.rate)
   end
   if units <= 0 then return false end
-  if s.level == 0 then s.since = math.min(mark, s.now) end
+  if s.level == 0 then s.since = min(mark, s.now) end
   s.level = s.level + units
   return true
 end
 
 function bucket.write(key, s, slack)
-  local text = string.format('%.0f %.0f %.0f %.0f', s.level, s.unit, s.now, s.since)
-  put(key, text, math.max(s.rate == 0 and 86400000000 or s.level / s.rate, 1000), slack)
+  put(key, pack('>dddd', s.level, s.unit, s.now, s.since), max(s.rate == 0 and 86400000000 or s.level / s.rate, 1000), slack)
 end
 
 -- concurrency. a: lifetime of a slot in us. A sorted set of slots 'id:number' by the instant at which they end.
 local slots = {}
 
 function slots.read(key, now, cap, a)
-  local held = redis.call('ZCOUNT', key, after(now), '+inf')
+  local held = call('ZCOUNT', key, after(now), '+inf')
   return {key = key, now = now, held = held, cap = cap, life = a}
 end
 
@@ -330,13 +342,13 @@ local function ends_in(s, found, default)
 end
 
 function slots.wait(s)
-  local first = redis.call('ZRANGEBYSCORE', s.key, after(s.now), '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
-  return math.max(1000000, ends_in(s, first, s.life))
+  local first = call('ZRANGEBYSCORE', s.key, after(s.now), '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
+  return max(1000000, ends_in(s, first, s.life))
 end
 
 function slots.reset(s)
   if s.held == 0 then return 0 end
-  return ends_in(s, redis.call('ZREVRANGE', s.key, 0, 0, 'WITHSCORES'), s.life)
+  return ends_in(s, call('ZREVRANGE', s.key, 0, 0, 'WITHSCORES'), s.life)
 end
 
 function slots.mark() return 0 end
@@ -353,13 +365,13 @@ end
 
 function slots.write(key, s, slack)
   if s.cost < 0 then
-    for number = 1, -s.cost do redis.call('ZREM', key, s.id .. ':' .. number) end
+    for number = 1, -s.cost do call('ZREM', key, s.id .. ':' .. number) end
     return
   end
-  redis.call('ZREMRANGEBYSCORE', key, '-inf', string.format('%.0f', s.now))
-  local ends = string.format('%.0f', s.now + s.life)
-  for number = 1, s.cost do redis.call('ZADD', key, ends, s.id .. ':' .. number) end
-  redis.call('PEXPIRE', key, string.format('%.0f', math.ceil(s.life / 1000) + slack))
+  call('ZREMRANGEBYSCORE', key, '-inf', format('%.0f', s.now))
+  local ends = format('%.0f', s.now + s.life)
+  for number = 1, s.cost do call('ZADD', key, ends, s.id .. ':' .. number) end
+  call('PEXPIRE', key, ceil(s.life / 1000) + slack)
 end
 
 local ALGORITHMS = {f = fixed, s = sliding, l = log, b = bucket, c = slots}

@@ -5,20 +5,21 @@ local FIELDS = 6
 local FROZEN_SLACK_MS = 86400000
 
 local function instant(text)
+  if not call then bind() end
   if text ~= '' then return tonumber(text), FROZEN_SLACK_MS end
-  local time = redis.call('TIME')
+  local time = call('TIME')
   return time[1] * 1000000 + time[2], 0
 end
 
--- Read all counters of a call. Returns a list of {algorithm, state, key, amount, flags, mark}, or nil if a calendar's boundaries do
--- not reach the store's present.
+-- Read all counters of a call. Returns a list of {algorithm, state, key, amount, last argument}, or nil if a calendar's
+-- boundaries do not hold the store's present.
 local function read_all(keys, args, at, now, skip)
   local rows = {}
   for i = 1 + skip, #keys do
     local algorithm = ALGORITHMS[args[at]]
     local state = algorithm.read(keys[i], now, tonumber(args[at + 2]), tonumber(args[at + 3]), args[at + 4])
     if not state then return nil end
-    rows[#rows + 1] = {algorithm, state, keys[i], tonumber(args[at + 1]), args[at + 5]}
+    rows[i - skip] = {algorithm, state, keys[i], tonumber(args[at + 1]), args[at + 5]}
     at = at + FIELDS
   end
   return rows
@@ -46,29 +47,28 @@ local function decide(keys, args)
   local rows = read_all(keys, args, 4, now, 0)
   if not rows then return {-1, now} end
   local passed = 1
-  for _, row in ipairs(rows) do
-    row.wait = wait_for(row[1], row[2], row[4])
-    if row.wait ~= 0 and row[5] ~= 's' then passed = 0 end
+  for i = 1, #rows do
+    local row = rows[i]
+    local wait = wait_for(row[1], row[2], row[4])
+    row[6] = wait
+    if wait ~= 0 and row[5] ~= 's' then passed = 0 end
   end
-  if passed == 1 and args[2] == '1' then
-    for _, row in ipairs(rows) do
-      if row.wait == 0 and row[4] > 0 then
-        row[1].add(row[2], row[4], args[3])
-        row[1].write(row[3], row[2], slack)
-      end
-    end
-  end
-  local reply, n = {passed, now}, 2
-  for _, row in ipairs(rows) do
+  local reply, n, charges, marks = {passed, now}, 2, passed == 1 and args[2] == '1', args[3] ~= ''
+  for i = 1, #rows do
+    local row = rows[i]
     local algorithm, state = row[1], row[2]
-    local remaining = math.floor(algorithm.room(state))
+    if charges and row[6] == 0 and row[4] > 0 then
+      algorithm.add(state, row[4], args[3])
+      algorithm.write(row[3], state, slack)
+    end
+    local remaining = floor(algorithm.room(state))
     reply[n + 1] = remaining
     reply[n + 2] = algorithm.reset(state)
-    reply[n + 3] = row.wait
+    reply[n + 3] = row[6]
     local full = remaining >= state.cap or state.cap == 0
-    reply[n + 4] = full and 0 or algorithm.wait(state, math.max(remaining, 0) + 1)
+    reply[n + 4] = full and 0 or algorithm.wait(state, max(remaining, 0) + 1)
     n = n + 4
-    if args[3] ~= '' then
+    if marks then
       n = n + 1
       reply[n] = algorithm.mark(state)
     end
@@ -88,7 +88,7 @@ local function settle(keys, args)
   local now, slack = instant(args[1])
   local rows = read_all(keys, args, 4, now, 1)
   if not rows then return -2 end
-  if args[2] ~= '' and not redis.call('SET', keys[1], '1', 'NX', 'PX', args[2]) then return -1 end
+  if args[2] ~= '' and not call('SET', keys[1], '1', 'NX', 'PX', args[2]) then return -1 end
   local changed = 0
   for _, row in ipairs(rows) do
     if row[4] ~= 0 and row[1].amend(row[2], row[4], tonumber(row[5]), args[3]) then
@@ -110,13 +110,13 @@ local function renew(keys, args)
     local count, life = tonumber(args[1 + 2 * i]), tonumber(args[2 + 2 * i])
     for number = 1, count do
       local member = args[2] .. ':' .. number
-      local ends = redis.call('ZSCORE', key, member)
+      local ends = call('ZSCORE', key, member)
       if ends and tonumber(ends) > now then
-        redis.call('ZADD', key, string.format('%.0f', now + life), member)
+        call('ZADD', key, format('%.0f', now + life), member)
         renewed = renewed + 1
       end
     end
-    redis.call('PEXPIRE', key, string.format('%.0f', math.ceil(life / 1000) + slack))
+    call('PEXPIRE', key, format('%.0f', ceil(life / 1000) + slack))
   end
   return renewed
 end

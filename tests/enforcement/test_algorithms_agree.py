@@ -1,4 +1,4 @@
-"""The store's functions and the reference are two writings of one arithmetic: a state machine drives both with the same calls."""
+"""The store's functions and the reference are two writings of one arithmetic; a state machine drives both."""
 
 import itertools
 from typing import ClassVar
@@ -90,6 +90,8 @@ class Agreement(RuleBasedStateMachine):
         if not self.charged:
             return
         mark, cost, ident = self.charged.pop(data.draw(st.integers(0, len(self.charged) - 1)))
+        if self.algorithm == "calendar":
+            self.spec = self.compile(self.spec.capacity, self.window)
         delta = -cost if self.algorithm == "concurrency" else data.draw(st.integers(-cost, 50))
         if delta == 0:
             return

@@ -1,0 +1,26 @@
+"""The conformance vectors through both limiters."""
+
+import pytest
+
+from enforcement.embedded import ValkeyServer
+from tests.enforcement.vectors import AsyncDoor, Scenario, SyncDoor, load_vectors, pool
+
+
+@pytest.fixture(scope="module")
+def url():
+    """Give a store that starts empty and without the function library."""
+    with ValkeyServer(persistent=False) as server:
+        yield server.url
+
+
+@pytest.fixture(scope="module")
+def processes(url):
+    """Give processes for bursts."""
+    yield from pool(url)
+
+
+@pytest.mark.parametrize("door", [SyncDoor, AsyncDoor])
+@pytest.mark.parametrize("vector", load_vectors(), ids=lambda vector: vector["id"])
+def test_vector(vector, door, url, processes):
+    """Every door answers every scenario as the design says."""
+    Scenario({**vector, "id": f"{door.__name__}/{vector['id']}"}, door, url, processes).run()
