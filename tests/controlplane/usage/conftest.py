@@ -1,8 +1,10 @@
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 
 import pytest
@@ -31,24 +33,36 @@ def report_usage(client_of_store) -> Callable[..., str]:
 
 
 @pytest.fixture
-def run_python(store, settings) -> Callable[[str], subprocess.Popen]:
-    """Start a process of the control plane on the database and the store of the test."""
+def environment(store, transactional_db) -> dict[str, str]:
+    """What a process of the control plane is told, to work on the database and the store of the test."""
     name, user, port = (connection.settings_dict[key] for key in ("NAME", "USER", "PORT"))
     database = f"sqlite:///{name}" if connection.vendor == "sqlite" else f"postgres://{user}@127.0.0.1:{port}/{name}"
-    environment = {
+    return {
         **os.environ,
         "DATABASE_URL": database,
         "SLUICEGATE_REDIS_URL": store.url,
         "DJANGO_SETTINGS_MODULE": "controlplane.settings",
     }
+
+
+@pytest.fixture
+def start(environment, settings) -> Iterator[Callable[..., subprocess.Popen]]:
+    """Start a Python process with these arguments; what is left of its group is killed after the test."""
     started = []
 
-    def start(code: str) -> subprocess.Popen:
-        head = "import django; django.setup()\n"
-        started.append(subprocess.Popen([sys.executable, "-c", head + code], env=environment, cwd=settings.BASE_DIR))
+    def run(*arguments: str) -> subprocess.Popen:
+        command = [sys.executable, *arguments]
+        started.append(subprocess.Popen(command, env=environment, cwd=settings.BASE_DIR, start_new_session=True))
         return started[-1]
 
-    yield start
+    yield run
     for process in started:
-        process.kill()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+@pytest.fixture
+def run_python(start) -> Callable[[str], subprocess.Popen]:
+    """Start a process of the control plane that runs this code."""
+    return lambda code: start("-c", f"import django; django.setup()\n{code}")

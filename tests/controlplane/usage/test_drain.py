@@ -191,6 +191,29 @@ def test_a_drain_killed_between_commit_and_delete_counts_nothing_twice(report_us
     assert (total(), client_of_store.xlen(USAGE)) == (20, 0)
 
 
+DIES_BEFORE_THE_COMMIT = """
+import os, signal
+from datetime import datetime
+from controlplane.usage import drain
+add = drain.rollup.add
+drain.rollup.add = lambda rows, now: (add(rows, now), os.kill(os.getpid(), signal.SIGKILL))
+drain.drain(datetime.fromisoformat("2026-11-24T12:00:00+00:00"))
+"""
+
+
+def test_a_drain_killed_before_its_commit_loses_nothing(report_usage, run_python, client_of_store):
+    """What was not committed is still in the stream, and counted by the next drain."""
+    for number in range(20):
+        report_usage(f"proxy-1-{number}", row())
+
+    assert run_python(DIES_BEFORE_THE_COMMIT).wait() == -signal.SIGKILL
+    assert (total(), client_of_store.xlen(USAGE)) == (0, 20)
+    client_of_store.delete("sg:{lock}:drain")  # as its time to live would, later
+
+    assert drain(NOON) == Drained(counted=20)
+    assert (total(), client_of_store.xlen(USAGE)) == (20, 0)
+
+
 def test_a_killed_drain_does_not_hold_the_lock_for_ever(report_usage, run_python, client_of_store):
     """The next one waits 15 seconds at most."""
     report_usage("proxy-1-1", row())

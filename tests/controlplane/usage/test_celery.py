@@ -1,0 +1,86 @@
+"""Worker and beat as a site runs them: processes of their own, on a real broker."""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+
+import pytest
+
+from controlplane.fleet.models import Instance
+from controlplane.publishing.models import OutboxEntry
+from controlplane.usage.models import UsageRow
+from tests.controlplane.usage.conftest import row
+from tests.factories import ProjectFactory
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def worker(start, tmp_path):
+    """A worker with two processes, and a beat that knows the whole schedule."""
+    celery = ("-m", "celery", "-A", "controlplane.celery")
+    process = start(*celery, "worker", "--concurrency", "2", "--loglevel", "WARNING")
+    start(*celery, "beat", "--pidfile", "", "--schedule", str(tmp_path / "schedule"), "--loglevel", "WARNING")
+    return process
+
+
+def within(seconds: float, happened: Callable[[], bool]) -> bool:
+    """Wait until something has happened, at most so long; tell whether it has."""
+    deadline = time.monotonic() + seconds
+    while not happened() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return happened()
+
+
+def now_minute() -> int:
+    return int(time.time() // 60)
+
+
+def write_heartbeat(client) -> None:
+    now_us = int(time.time() * 1_000_000)
+    heartbeat = {"id": "proxy-1", "state": "ok", "revision": 1, "started_at_us": now_us, "seen_at_us": now_us}
+    client.set("sg:{fleet}:instance:proxy-1", json.dumps(heartbeat), px=15_000)
+    client.zadd("sg:{fleet}:instances", {"proxy-1": now_us})
+
+
+def test_usage_arrives_pending_changes_go_out_and_heartbeats_are_seen(worker, report_usage, client_of_store):
+    """Nobody calls a task: beat does, and the worker does them."""
+    report_usage("proxy-1-1", row(now_minute(), allowed=7))
+    OutboxEntry.objects.create(kind="project", object_id=ProjectFactory().pk)
+    write_heartbeat(client_of_store)
+
+    assert within(30, lambda: UsageRow.objects.filter(period="day", allowed=7).exists())
+    assert within(10, lambda: not OutboxEntry.objects.filter(revision=None).exists())
+    assert within(10, lambda: Instance.objects.filter(pk="proxy-1").exists())
+
+
+def test_a_worker_goes_on_when_the_store_is_back(worker, report_usage, store):
+    """The broker was killed, and nobody restarts the worker."""
+    report_usage("proxy-1-1", row(now_minute()))
+    assert within(30, lambda: UsageRow.objects.exists())
+    store.kill()
+    store.start()
+
+    report_usage("proxy-1-2", row(now_minute(), token="tok_2"))
+
+    assert within(15, lambda: UsageRow.objects.filter(token_id="tok_2").exists())
+
+
+def test_a_killed_child_of_the_worker_is_replaced(worker, report_usage):
+    """The process in which tasks run dies; usage goes on arriving."""
+    report_usage("proxy-1-1", row(now_minute()))
+    assert within(30, lambda: UsageRow.objects.exists())
+    for child in children(worker.pid):
+        os.kill(child, signal.SIGKILL)
+
+    report_usage("proxy-1-2", row(now_minute(), token="tok_2"))
+
+    # A drain that was killed holds its lock for up to fifteen seconds.
+    assert within(25, lambda: UsageRow.objects.filter(token_id="tok_2").exists())
+
+
+def children(pid: int) -> list[int]:
+    with open(f"/proc/{pid}/task/{pid}/children") as file:
+        return [int(child) for child in file.read().split()]
