@@ -19,6 +19,8 @@ MOST_BEHIND = timedelta(days=730)
 
 NAMES = ("project_id", "token_id", "policy_id", "limit_name", "unit")
 COUNTS = ("allowed", "denied", "would_deny", "cost")
+# A settlement gives back permits that an earlier batch counted.
+LEAST = {"allowed": 0, "denied": 0, "would_deny": 0, "cost": -MAX_COUNT}
 MAY_BE_EMPTY = {"token_id", "policy_id", "limit_name"}
 
 
@@ -88,7 +90,9 @@ def _row(number: int, row: Any, now: datetime) -> Row:
             _text(value, f"rows[{number}].{name}", _width(UsageRow, name), may_be_empty=name in MAY_BE_EMPTY)
             for name, value in zip(NAMES, names, strict=True)
         ),
-        counts=tuple(_count(value, f"rows[{number}].{name}") for name, value in zip(COUNTS, counts, strict=True)),
+        counts=tuple(
+            _count(value, f"rows[{number}].{name}", LEAST[name]) for name, value in zip(COUNTS, counts, strict=True)
+        ),
     )
 
 
@@ -106,9 +110,9 @@ def _text(value: Any, where: str, width: int, *, may_be_empty: bool = False) -> 
     return value
 
 
-def _count(value: Any, where: str) -> int:
-    if type(value) is not int or not 0 <= value <= MAX_COUNT:
-        raise InvalidBatch(f"{where}: must be a whole number from 0 to {MAX_COUNT}.")
+def _count(value: Any, where: str, least: int) -> int:
+    if type(value) is not int or not least <= value <= MAX_COUNT:
+        raise InvalidBatch(f"{where}: must be a whole number from {least} to {MAX_COUNT}.")
     return value
 
 

@@ -19,6 +19,11 @@ def test_a_batch_is_read():
     assert batch == Batch("1-0", "proxy-1-7", "proxy-1", (Row(NOON, names, (3, 2, 1, 812)),))
 
 
+def test_a_cost_may_be_given_back():
+    """A settlement below the estimate takes back what an earlier batch counted."""
+    assert parse([row(allowed=0, cost=-3287)]).rows[0].counts == (0, 0, 0, -3287)
+
+
 def test_a_batch_without_rows_is_one():
     """An enforcer that has nothing to report says nothing wrong."""
     assert parse([]).rows == ()
@@ -40,7 +45,7 @@ def test_a_batch_without_rows_is_one():
         ({"allowed": -1}, "rows[0].allowed: must be a whole number from 0 to 1125899906842624."),
         ({"denied": True}, "rows[0].denied: must be a whole number from 0 to 1125899906842624."),
         ({"would_deny": "1"}, "rows[0].would_deny: must be a whole number from 0 to 1125899906842624."),
-        ({"cost": 2**50 + 1}, "rows[0].cost: must be a whole number from 0 to 1125899906842624."),
+        ({"cost": 2**50 + 1}, "rows[0].cost: must be a whole number from -1125899906842624 to 1125899906842624."),
     ],
     ids=str,
 )
