@@ -1,0 +1,309 @@
+"""
+The door for ASGI applications: pure middleware, which neither buffers a body nor delays a chunk.
+
+>>> app = LimitMiddleware(app)
+
+Put middleware that answers by itself without a token, like CORS, outside of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from typing import Any, Final
+
+from enforcement.aio import Limiter
+from enforcement.decision import Decision, Denied
+from enforcement.doors._http import (
+    CLIENT_GONE,
+    Answer,
+    Header,
+    Progress,
+    Refusal,
+    RequestAttributes,
+    TrustedProxies,
+    added_headers,
+    check_preset,
+    denial,
+    find_token,
+    joining,
+    missing_token,
+)
+from enforcement.plans import Costs
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+POLICY_VIOLATION: Final = 1008
+_STARTS: Final = frozenset({"http.response.start", "websocket.http.response.start", "websocket.accept"})
+_BODIES: Final = frozenset({"http.response.body", "websocket.http.response.body"})
+_leaving: set[asyncio.Task[None]] = set()
+"""Admissions that are being left: the event loop itself holds on to no task."""
+
+
+class LimitMiddleware:
+    """
+    Lets a request into *app* if every limit admits it, and answers it otherwise.
+
+    Args:
+        app: Any ASGI application.
+        limiter: An :class:`enforcement.aio.Limiter`; None: made of the environment when the server starts. It is
+            started and closed with the server either way.
+        token: Returns a request's token, or None for none; None: ``Authorization: Bearer``, then ``X-API-Key``.
+        costs: Returns what a request costs; None: one request.
+        attributes: Returns attributes beside ``method``, ``path``, ``ip`` and ``header.<name>``, or in their place.
+        headers: Preset of :meth:`Decision.headers <enforcement.decision.Decision.headers>`.
+        exempt: Paths that are never limited and need no token.
+        trusted_proxies: Networks whose ``X-Forwarded-For`` is believed. The server should then not rewrite client
+            addresses itself (uvicorn: ``--no-proxy-headers``).
+    Raises:
+        ValueError: An unknown preset, or a network that is none.
+
+    The application finds the decision in ``scope["sluicegate.decision"]``. A slot of a concurrency limit is held until
+    the response is complete or the application ends. Where a client leaves, the application is told; its work, which
+    the limit is there to bound, may go on for a while.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        limiter: Limiter | None = None,
+        *,
+        token: Callable[[Scope], str | None] | None = None,
+        costs: Callable[[Scope], Costs] | None = None,
+        attributes: Callable[[Scope], Mapping[str, str]] | None = None,
+        headers: str = "ietf",
+        exempt: Iterable[str] = ("/healthz",),
+        trusted_proxies: Iterable[str] = (),
+    ) -> None:
+        self.app = app
+        self.limiter = limiter
+        self._token = token or _token
+        self._costs = costs
+        self._attributes = attributes
+        self._headers = check_preset(headers)
+        self._exempt = frozenset(exempt)
+        self._proxies = TrustedProxies(trusted_proxies)
+        self._started = False
+        self._starting = asyncio.Lock()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI connection."""
+        if scope["type"] == "lifespan":
+            await _Lifespan(self, receive, send).run(scope)
+        elif scope["type"] not in ("http", "websocket") or scope["path"] in self._exempt:
+            await self.app(scope, receive, send)
+        else:
+            await self._guard(scope, receive, send)
+
+    async def start(self) -> Limiter:
+        """Start the limiter, once; a server without lifespan events gets here with its first request."""
+        async with self._starting:
+            if self.limiter is None:
+                self.limiter = Limiter.from_env()
+            if not self._started:
+                await self.limiter.start()
+                self._started = True
+        return self.limiter
+
+    async def close(self) -> None:
+        """Close the limiter, if it was started."""
+        if self._started and self.limiter is not None:
+            self._started = False
+            await self.limiter.close()
+
+    async def _guard(self, scope: Scope, receive: Receive, send: Send) -> None:
+        limiter = self.limiter if self._started and self.limiter else await self.start()
+        try:
+            visit = await self._enter(limiter, scope)
+        except Refusal as refusal:
+            await _answer(scope, receive, send, refusal.answer)
+        except Denied as denied:
+            await _answer(scope, receive, send, denial(denied.decision, self._headers))
+        else:
+            scope["sluicegate.decision"] = visit.decision
+            visit.headers = added_headers(visit.decision, self._headers)
+            await visit.run(self.app, scope, receive, send)
+
+    async def _enter(self, limiter: Limiter, scope: Scope) -> _Visit:
+        """Ask for the decision. Raises Refusal or Denied."""
+        token = self._token(scope)
+        if not token:
+            raise missing_token()
+        attributes = self._describe(scope)
+        costs = self._costs(scope) if self._costs else 1
+        if await limiter.needs_admission(token, attributes):
+            admitted = limiter.admit(token, costs=costs, attributes=attributes)
+            admission = await admitted.__aenter__()
+            return _Admitted(admission.decision, admitted, admission)
+        decision = await limiter.check(token, costs=costs, attributes=attributes)
+        if not decision.allowed:
+            raise Denied(decision)
+        return _Visit(decision)
+
+    def _describe(self, scope: Scope) -> RequestAttributes:
+        peer = scope.get("client")
+        forwarded = [value.decode("latin-1") for name, value in scope["headers"] if name == b"x-forwarded-for"]
+        values: dict[str, str | None] = {
+            "method": scope.get("method", "GET"),  # a websocket begins with one
+            "path": scope["path"],
+            "ip": self._proxies.client(peer[0] if peer else None, forwarded),
+        }
+        if self._attributes:
+            values.update(self._attributes(scope))
+        return RequestAttributes(values, lambda name: _header(scope, name.encode("latin-1", "replace")))
+
+
+class _Visit:
+    """A request inside the application, with what its decision adds to the answer."""
+
+    def __init__(self, decision: Decision) -> None:
+        self.decision = decision
+        self.headers: list[Header] = []
+
+    async def run(self, app: App, scope: Scope, receive: Receive, send: Send) -> None:
+        async def adding(message: Message) -> None:
+            await send(self.with_headers(message) if message["type"] in _STARTS else message)
+
+        await app(scope, receive, adding)
+
+    def with_headers(self, message: Message) -> Message:
+        """Return the start of a response with our fields behind the application's own."""
+        theirs = list(message.get("headers", ()))
+        ours = joining((name.decode("latin-1") for name, _ in theirs), self.headers)
+        return {**message, "headers": theirs + _encoded(ours)}
+
+
+class _Admitted(_Visit):
+    """A request that holds an admission: slots, or charges that depend on the response."""
+
+    def __init__(self, decision: Decision, manager: Any, admission: Any) -> None:
+        super().__init__(decision)
+        self._manager = manager
+        self._admission = admission
+        self._progress = Progress()
+        self._client_left = False
+        self._left: asyncio.Task[None] | None = None
+
+    async def run(self, app: App, scope: Scope, receive: Receive, send: Send) -> None:
+        async def listening() -> Message:
+            message = await receive()
+            self._client_left |= message["type"] == "http.disconnect"
+            return message
+
+        async def adding(message: Message) -> None:
+            await send(await self._observe(message))
+
+        try:
+            await app(scope, listening, adding)
+        except asyncio.CancelledError:
+            self._client_left = True
+            raise
+        finally:
+            await self._leave()
+
+    async def _observe(self, message: Message) -> Message:
+        kind = message["type"]
+        if kind in _STARTS:
+            length = next((v.decode("latin-1") for n, v in message.get("headers", ()) if n == b"content-length"), None)
+            self._progress.begin(message.get("status", 101), length)
+            return self.with_headers(message)
+        if kind == "websocket.close" and self._progress.status is None:
+            self._progress.begin(403, None)  # what servers make of a refused handshake
+        if kind in _BODIES:
+            complete = self._progress.ends_with(len(message.get("body", b"")))
+            if complete or not message.get("more_body", False):
+                await self._leave()
+        return message
+
+    async def _leave(self) -> None:
+        """Leave the admission, once, and see it through even where this request is cancelled."""
+        if self._left is None:
+            self._left = asyncio.ensure_future(self._settle())
+            _leaving.add(self._left)
+            self._left.add_done_callback(_leaving.discard)
+        await asyncio.shield(self._left)
+
+    async def _settle(self) -> None:
+        status = self._progress.status or (CLIENT_GONE if self._client_left else 500)
+        await self._admission.charge_for(status)
+        # Never by an exception, which would take the charge back: a failure of the application counts by charge_on.
+        await self._manager.__aexit__(None, None, None)
+
+
+class _Lifespan:
+    """Starts the limiter before the application starts, and closes it after that has shut down."""
+
+    def __init__(self, door: LimitMiddleware, receive: Receive, send: Send) -> None:
+        self._door = door
+        self._receive_event = receive
+        self._send_event = send
+        self._asked_to_start = False
+        self._answered = False
+
+    async def run(self, scope: Scope) -> None:
+        try:
+            await self._door.app(scope, self._receive, self._send)
+        except Exception:  # an application without lifespan says so by raising anything at all
+            if self._answered:
+                raise
+        if not self._answered:
+            await self._alone()
+
+    async def _receive(self) -> Message:
+        message = await self._receive_event()
+        if message["type"] == "lifespan.startup":
+            self._asked_to_start = True
+            try:
+                await self._door.start()
+            except BaseException as exc:
+                await self._send({"type": "lifespan.startup.failed", "message": f"Sluicegate: {exc}"})
+                raise
+        return message
+
+    async def _send(self, message: Message) -> None:
+        if not message["type"].startswith("lifespan."):
+            raise ValueError(f"An application sent {message['type']} in answer to a lifespan event.")
+        self._answered = True
+        if message["type"] != "lifespan.startup.complete":
+            await self._door.close()
+        await self._send_event(message)
+
+    async def _alone(self) -> None:
+        """Go through the events for an application that does not."""
+        if not self._asked_to_start:
+            await self._receive()
+        await self._send({"type": "lifespan.startup.complete"})
+        await self._receive()
+        await self._send({"type": "lifespan.shutdown.complete"})
+
+
+async def _answer(scope: Scope, receive: Receive, send: Send, answer: Answer) -> None:
+    """Give the door's own answer instead of the application's."""
+    prefix = ""
+    if scope["type"] == "websocket":
+        await receive()  # the connection request itself
+        if "websocket.http.response" not in scope.get("extensions", {}):
+            await send({"type": "websocket.close", "code": POLICY_VIOLATION, "reason": answer.phrase})
+            return
+        prefix = "websocket."
+    body = b"" if scope.get("method") == "HEAD" else answer.body
+    await send({"type": f"{prefix}http.response.start", "status": answer.status, "headers": _encoded(answer.headers)})
+    await send({"type": f"{prefix}http.response.body", "body": body})
+
+
+def _token(scope: Scope) -> str | None:
+    return find_token(_header(scope, b"authorization"), _header(scope, b"x-api-key"))
+
+
+def _header(scope: Scope, name: bytes) -> str | None:
+    """Return a field's value; of a repeated one, all of them, as a list."""
+    values = [value for key, value in scope["headers"] if key == name]
+    return b", ".join(values).decode("latin-1") if values else None
+
+
+def _encoded(headers: Iterable[Header]) -> list[tuple[bytes, bytes]]:
+    return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]

@@ -1,0 +1,292 @@
+"""
+A streaming reverse proxy with the door in front: ``uvicorn --factory enforcement.doors.proxy:create_app``.
+
+Bodies pass through in both directions as they come. What the environment sets:
+
+- ``SLUICEGATE_UPSTREAM_URL``: where requests go, ``http://`` or ``https://``, with a path prefix if need be.
+- ``SLUICEGATE_UPSTREAM_TIMEOUT``: seconds that the upstream may be silent; default 60.
+- ``SLUICEGATE_HEADERS``: preset of the rate limit fields; default ``ietf``.
+- ``SLUICEGATE_TRUSTED_PROXIES``: networks, separated by commas, whose ``X-Forwarded-For`` is believed. Run uvicorn with
+  ``--no-proxy-headers`` then: it would rewrite addresses by a list of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
+from typing import Any, Final
+
+import httpx2
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.responses import JSONResponse, PlainTextResponse
+from starlette.routing import Route
+
+from enforcement.aio import Limiter
+from enforcement.doors._http import TrustedProxies, find_token, problem_answer
+from enforcement.doors.asgi import LimitMiddleware, Receive, Scope, Send
+
+logger = logging.getLogger("sluicegate.proxy")
+
+CONNECT_SECONDS: Final = 5.0
+MOST_CONNECTIONS: Final = 1000
+# Shorter than upstreams keep idle connections (uvicorn: 5 s), or one would close just as it is used again.
+IDLE_SECONDS: Final = 2.0
+PROBES: Final = ("/healthz", "/readyz")
+
+RawHeaders = list[tuple[bytes, bytes]]
+
+# They speak of one connection, not of the message (RFC 9110, 7.6.1).
+_HOP_BY_HOP: Final = frozenset(
+    {
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+# Said anew by this proxy: Host names the upstream, and who forwards is who says it. A body is sent without waiting.
+_OWN_REQUEST: Final = frozenset(
+    {b"host", b"expect", b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"}
+)
+# The server in front of this application adds its own.
+_OWN_RESPONSE: Final = frozenset({b"date", b"server"})
+
+
+class _ClientGone(Exception):
+    """The client has left; nobody waits for the answer."""
+
+
+class _RequestBody:
+    """The client's body, read once, by whoever asks; afterwards it tells when the client leaves."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._read = asyncio.Event()
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """Yield the body as it comes. Raises _ClientGone where it breaks off."""
+        more = True
+        while more:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise _ClientGone
+            more = message.get("more_body", False)
+            if not more:
+                self._read.set()
+            if message.get("body"):
+                yield message["body"]
+
+    async def skip(self) -> None:
+        """Take note that there is no body."""
+        async for _ in self.chunks():
+            pass
+
+    async def watch(self) -> None:
+        """Raise _ClientGone when the client leaves."""
+        await self._read.wait()
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        raise _ClientGone
+
+
+class Upstream:
+    """An ASGI application that passes each request on to one address, and the answer back."""
+
+    def __init__(self, client: httpx2.AsyncClient, url: httpx2.URL, proxies: TrustedProxies) -> None:
+        self._client = client
+        self._url = url
+        self._prefix = url.raw_path.partition(b"?")[0].rstrip(b"/")
+        self._proxies = proxies
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one HTTP request; refuse everything else."""
+        if scope["type"] != "http":
+            await receive()
+            await send({"type": "websocket.close", "code": 1003, "reason": "This proxy passes HTTP requests only."})
+            return
+        body = _RequestBody(receive)
+        exchange = _Exchange(self._client, send)
+        if not scope["path"].startswith("/"):
+            # OPTIONS * and whole addresses: limits by path would not see where the upstream takes this to.
+            await exchange.fail(400, "The request must name a path")
+            return
+        with contextlib.suppress(_ClientGone):
+            await _while_watching(exchange.run(await self._request(scope, body)), body.watch())
+
+    async def _request(self, scope: Scope, body: _RequestBody) -> httpx2.Request:
+        has_body = any(name in (b"content-length", b"transfer-encoding") for name, _ in scope["headers"])
+        if not has_body:
+            await body.skip()
+        query = b"?" + scope["query_string"] if scope["query_string"] else b""
+        return httpx2.Request(
+            scope["method"],
+            self._url,
+            headers=self._headers(scope),
+            content=body.chunks() if has_body else None,
+            # As the client wrote it: taken apart and put together again, it might name another resource.
+            extensions={"target": self._prefix + scope["raw_path"] + query, "timeout": self._client.timeout.as_dict()},
+        )
+
+    def _headers(self, scope: Scope) -> RawHeaders:
+        headers = _passing(scope["headers"], _OWN_REQUEST | _credential_fields(scope["headers"]))
+        peer = scope["client"][0] if scope.get("client") else None
+        told = [value for name, value in scope["headers"] if name == b"x-forwarded-for"]
+        if not self._proxies.trusts(peer):
+            told = []
+        headers.append((b"x-forwarded-for", b", ".join([*told, (peer or "unknown").encode()])))
+        headers.append((b"x-forwarded-proto", scope["scheme"].encode()))
+        headers += [(b"x-forwarded-host", value) for name, value in scope["headers"] if name == b"host"]
+        return headers
+
+
+class _Exchange:
+    """One request to the upstream and its answer to the client."""
+
+    def __init__(self, client: httpx2.AsyncClient, send: Send) -> None:
+        self._client = client
+        self._send = send
+        self._begun = False
+
+    async def run(self, request: httpx2.Request) -> None:
+        """Send the request, and pass the answer on as it comes."""
+        try:
+            response = await self._client.send(request, stream=True)
+            try:
+                await self._pass_on(response)
+            finally:
+                await response.aclose()
+        except httpx2.PoolTimeout:
+            await self.fail(503, "The proxy is at its limit of connections to the upstream")
+        except httpx2.TimeoutException:
+            await self.fail(504, "The upstream did not answer in time")
+        except (httpx2.TransportError, httpx2.InvalidURL) as error:
+            logger.warning("upstream failed: %s: %s", type(error).__name__, error)
+            await self.fail(502, "The upstream could not be reached or broke off")
+
+    async def _pass_on(self, response: httpx2.Response) -> None:
+        headers = _passing(response.headers.raw, _OWN_RESPONSE)
+        self._begun = True
+        await self._send({"type": "http.response.start", "status": response.status_code, "headers": headers})
+        # Raw: still compressed as the upstream sent it.
+        async for chunk in response.aiter_raw():
+            await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def fail(self, status: int, title: str) -> None:
+        """Answer in the upstream's place, unless its answer has begun."""
+        if self._begun:
+            return  # an unfinished answer makes the server break the connection: the client must not take it for whole
+        answer = problem_answer({"type": "about:blank", "title": title, "status": status})
+        headers = [(name.lower().encode(), value.encode()) for name, value in answer.headers]
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        await self._send({"type": "http.response.body", "body": answer.body})
+
+
+def create_app() -> Starlette:
+    """
+    Return the proxy that the environment describes.
+
+    Raises:
+        ValueError: A variable is missing or says nothing sensible; the text names it.
+    """
+    url = _upstream_url(os.environ)
+    networks = os.environ.get("SLUICEGATE_TRUSTED_PROXIES", "").split(",")
+    limiter, trusted = Limiter.from_env(), TrustedProxies(networks)
+    client = httpx2.AsyncClient(
+        timeout=httpx2.Timeout(_silence(os.environ), connect=CONNECT_SECONDS, pool=CONNECT_SECONDS),
+        limits=httpx2.Limits(max_connections=MOST_CONNECTIONS, keepalive_expiry=IDLE_SECONDS),
+        trust_env=False,
+    )
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        async with client:
+            yield
+
+    door = Middleware(
+        LimitMiddleware,
+        limiter,
+        headers=os.environ.get("SLUICEGATE_HEADERS") or "ietf",
+        exempt=PROBES,
+        trusted_proxies=networks,
+    )
+    # Bare ASGI applications, so that no method on these paths gets past the door to the upstream.
+    app = Starlette(
+        routes=[Route("/healthz", PlainTextResponse("ok\n")), Route("/readyz", _Readiness(limiter))],
+        middleware=[door],
+        lifespan=lifespan,
+    )
+    app.router.redirect_slashes = False
+    app.router.default = Upstream(client, url, trusted)
+    return app
+
+
+class _Readiness:
+    """Says whether there are policies to enforce, and which revision of them."""
+
+    def __init__(self, limiter: Limiter) -> None:
+        self._limiter = limiter
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        revision = self._limiter.revision
+        state = {"ready": revision > 0, "revision": revision, "state": self._limiter.state}
+        await JSONResponse(state, status_code=200 if revision > 0 else 503)(scope, receive, send)
+
+
+async def _while_watching(work: Coroutine[Any, Any, None], watch: Coroutine[Any, Any, None]) -> None:
+    """Do the work until it is done or the watch raises; neither outlives the other."""
+    tasks = [asyncio.ensure_future(work), asyncio.ensure_future(watch)]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
+            if task.done():
+                task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _passing(headers: Iterable[tuple[bytes, bytes]], own: frozenset[bytes]) -> RawHeaders:
+    """Return the fields that go on to the next hop, repeated ones included."""
+    fields = [(name.lower(), value) for name, value in headers]
+    named = {part.strip().lower() for name, value in fields if name == b"connection" for part in value.split(b",")}
+    return [(name, value) for name, value in fields if name not in _HOP_BY_HOP | own and name not in named]
+
+
+def _credential_fields(headers: Iterable[tuple[bytes, bytes]]) -> frozenset[bytes]:
+    """Return the field that held the token: it is meant for this proxy, and the upstream's log should not have it."""
+    fields = {name: value.decode("latin-1") for name, value in headers if name in (b"authorization", b"x-api-key")}
+    token = find_token(fields.get(b"authorization"), fields.get(b"x-api-key"))
+    return frozenset(name for name, value in fields.items() if token and value.strip().endswith(token))
+
+
+def _upstream_url(environ: Mapping[str, str]) -> httpx2.URL:
+    text = environ.get("SLUICEGATE_UPSTREAM_URL", "")
+    try:
+        url = httpx2.URL(text)
+    except httpx2.InvalidURL as exc:
+        raise ValueError(f"SLUICEGATE_UPSTREAM_URL: {exc}") from exc
+    if url.scheme not in ("http", "https") or not url.host or url.query or url.fragment:
+        raise ValueError(f"SLUICEGATE_UPSTREAM_URL: must be an http or https address without a query, not {text!r}.")
+    return url
+
+
+def _silence(environ: Mapping[str, str]) -> float:
+    text = environ.get("SLUICEGATE_UPSTREAM_TIMEOUT") or "60"
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < 86_400:
+        raise ValueError(f"SLUICEGATE_UPSTREAM_TIMEOUT: must be seconds, from above 0 to a day, not {text!r}.")
+    return seconds

@@ -1,0 +1,137 @@
+"""What all HTTP doors share: finding the token and the client, and adding fields to an answer."""
+
+from __future__ import annotations
+
+import pytest
+
+from enforcement.doors._http import Progress, Refusal, RequestAttributes, TrustedProxies, find_token, joining
+from enforcement.tokens import mint
+
+
+def test_bearer_token_is_found_whatever_the_case_of_its_scheme() -> None:
+    """Authentication schemes are named in any case (RFC 9110, 11.1)."""
+    assert find_token("bEARER  sg_live_x ", None) == "sg_live_x"
+
+
+def test_another_scheme_is_no_token() -> None:
+    """Basic credentials are somebody else's."""
+    assert find_token("Basic dXNlcjpwYXNz", None) is None
+
+
+def test_blank_credential_is_none() -> None:
+    """A header without content is a missing token, not an unknown one."""
+    assert find_token("Bearer ", "") is None
+
+
+def test_api_key_is_taken_where_the_bearer_token_is_the_upstreams() -> None:
+    """Both headers may be there: the one that could be ours is ours."""
+    token = mint("live")
+
+    assert find_token("Bearer another-credential", token) == token
+
+
+def test_bearer_token_comes_first_where_both_could_be_ours() -> None:
+    """The order is the documented one."""
+    first, second = mint("live"), mint("live")
+
+    assert find_token(f"Bearer {first}", second) == first
+
+
+def test_bearer_token_stands_where_neither_could_be_ours() -> None:
+    """An ill-formed token is answered as unknown, not as missing."""
+    assert find_token("Bearer garbage", "rubbish") == "garbage"
+
+
+def test_forwarded_address_is_not_believed_of_a_stranger() -> None:
+    """A client that names an address of its choice is counted under its own."""
+    assert TrustedProxies().client("203.0.113.9", ["198.51.100.1"]) == "203.0.113.9"
+
+
+@pytest.mark.parametrize(
+    ("forwarded", "client"),
+    [
+        (["198.51.100.1"], "198.51.100.1"),
+        (["6.6.6.6, 198.51.100.1, 10.0.0.2"], "198.51.100.1"),
+        (["6.6.6.6", "198.51.100.1"], "198.51.100.1"),
+        (["198.51.100.1:4711"], "198.51.100.1"),
+        (["[2001:db8::1]:4711"], "2001:db8::1"),
+        (["::ffff:198.51.100.1"], "198.51.100.1"),
+        (["6.6.6.6, unknown, 10.0.0.2"], "10.0.0.2"),
+        (["6.6.6.6, "], "10.0.0.1"),
+        ([], "10.0.0.1"),
+        (["10.0.0.3, 10.0.0.2"], "10.0.0.3"),
+    ],
+)
+def test_right_most_address_that_is_not_trusted_is_the_client(forwarded: list[str], client: str) -> None:
+    """Behind proxies of one's own, what they saw counts; what stands left of it is invented."""
+    assert TrustedProxies(["10.0.0.0/8"]).client("10.0.0.1", forwarded) == client
+
+
+def test_peer_on_a_unix_socket_is_trusted_by_name_only() -> None:
+    """A socket file has no address: without trust, nobody knows the client."""
+    assert TrustedProxies(["10.0.0.0/8"]).client(None, ["198.51.100.1"]) is None
+    assert TrustedProxies(["unix"]).client(None, ["198.51.100.1"]) == "198.51.100.1"
+
+
+def test_network_that_is_none_is_refused_at_start() -> None:
+    """A typing error in the setting must not mean that nobody is trusted, or everybody."""
+    with pytest.raises(ValueError, match=r"10\.0\.0\.0/33"):
+        TrustedProxies(["10.0.0.0/33"])
+
+
+def test_header_is_an_attribute_when_asked_for() -> None:
+    """Headers are looked up on demand, and not among what is counted."""
+    attributes = RequestAttributes({"path": "/x", "ip": None}, {"x-team": "red"}.get)
+
+    assert attributes["header.x-team"] == "red"
+    assert "header.x-other" not in attributes
+    assert dict(attributes) == {"path": "/x"}
+
+
+@pytest.mark.parametrize("name", ["authorization", "proxy-authorization", "cookie", "x-api-key"])
+def test_credentials_are_never_attributes(name: str) -> None:
+    """A secret must not become part of a counter's name."""
+    assert f"header.{name}" not in RequestAttributes({}, {name: "secret"}.get)
+
+
+def test_path_that_is_too_long_is_refused() -> None:
+    """Cut short, it would match limits that are not its own, or miss its own."""
+    with pytest.raises(Refusal) as refused:
+        RequestAttributes({"path": "/" + "x" * 1024}, {}.get)
+
+    assert refused.value.answer.status == 414
+
+
+def test_header_that_is_too_long_is_refused_when_a_limit_looks_at_it() -> None:
+    """Left out, the request would escape the limit."""
+    attributes = RequestAttributes({}, {"x-team": "x" * 1025}.get)
+
+    with pytest.raises(Refusal) as refused:
+        attributes["header.x-team"]
+
+    assert refused.value.answer.status == 431
+
+
+def test_lists_join_the_applications_and_single_values_do_not() -> None:
+    """An intermediary adds to what the application says and never replaces it."""
+    added = [("RateLimit", '"a";r=1'), ("X-RateLimit-Limit", "10"), ("Sluicegate-Degraded", "fallback")]
+
+    joined = joining(["ratelimit", "x-ratelimit-limit"], added)
+
+    assert joined == [("RateLimit", '"a";r=1'), ("Sluicegate-Degraded", "fallback")]
+
+
+def test_announced_body_is_complete_with_its_last_byte() -> None:
+    """A client that knows the length sends its next request before the server has cleared up."""
+    progress = Progress()
+    progress.begin(200, "10")
+
+    assert [progress.ends_with(4), progress.ends_with(0), progress.ends_with(6)] == [False, False, True]
+
+
+def test_body_of_unknown_length_is_never_complete_by_itself() -> None:
+    """Only the end of the message ends it."""
+    progress = Progress()
+    progress.begin(200, None)
+
+    assert not progress.ends_with(1_000_000)
