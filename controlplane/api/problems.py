@@ -6,7 +6,6 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
 
-import redis
 from django.core.exceptions import NON_FIELD_ERRORS, PermissionDenied
 from django.core.exceptions import ValidationError as InvalidModel
 from django.db import IntegrityError, OperationalError
@@ -61,6 +60,11 @@ class Unavailable(Problem):
         super().__init__(detail, code, {"Retry-After": "1"})
 
 
+class StoreAway(Unavailable):
+    default_detail = "The store does not answer. Nothing was changed; try again."
+    default_code = "store_unavailable"
+
+
 class InvalidQuery(exceptions.ValidationError):
     """A query parameter that is unknown or wrong; its errors name parameters in place of pointers."""
 
@@ -94,9 +98,6 @@ def _translated(exc: Exception) -> exceptions.APIException | None:
         case OperationalError():
             logger.warning("The database failed a request: %s", exc)
             return Unavailable()
-        case redis.RedisError():
-            logger.warning("The store failed a request: %s", exc)
-            return Unavailable("The store does not answer. Nothing was changed; try again.", "store_unavailable")
     return None
 
 

@@ -130,9 +130,8 @@ class AutoSchema(Base):
             yield 412
 
     def _has_etag(self) -> bool:
-        return self.view.action in ("create", "retrieve", "update", "partial_update", "destroy") and bool(
-            getattr(self.view, "conditional", True)
-        )
+        single = ("create", "retrieve", "update", "partial_update", "destroy")
+        return self.view.conditional and self.view.action in single
 
     def _is_verb(self) -> bool:
         return self.method == "POST" and self.view.action != "create"

@@ -8,7 +8,7 @@ from controlplane.fleet.api import InstanceView
 from controlplane.policies.api import AuditView, GlobalView, OverrideView, PolicyView
 from controlplane.projects.api import SLUG, ProjectTokenView, ProjectView, SingleTokenView
 from controlplane.publishing.api import RevisionView
-from controlplane.usage.api import UsageView
+from controlplane.usage.api import CounterView, UsageView
 
 router = SimpleRouter(trailing_slash=False)
 router.register("projects", ProjectView, "project")
@@ -24,6 +24,8 @@ router.register("audit", AuditView, "audit")
 urlpatterns = [
     path("", include(router.urls)),
     path("global", GlobalView.as_view({"get": "retrieve", "put": "update"}), name="global"),
+    path("counters", CounterView.as_view({"get": "retrieve"}), name="counters"),
+    path("counters/reset", CounterView.as_view({"post": "reset"}), name="counters-reset"),
     path("openapi.json", OpenApi.as_view(), name="openapi"),
     path("docs/", Documentation.as_view(), name="api-docs"),
     re_path("", NoSuchPath.as_view()),

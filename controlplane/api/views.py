@@ -18,7 +18,8 @@ from controlplane.api.problems import PreconditionFailed
 from controlplane.api.requests import REASON_HEADER, request_id
 from controlplane.api.serializers import ListQuery, NoQuery, QuerySerializer
 from controlplane.publishing.changes import Actor, Change, change
-from controlplane.publishing.models import OutboxEntry, Revision
+from controlplane.publishing.models import OutboxEntry
+from controlplane.publishing.publisher import last_revision
 from enforcement.documents import dumps
 
 MAX_REASON = 500
@@ -38,6 +39,8 @@ class ApiView(GenericViewSet):
     of_all_projects: ClassVar[tuple[str, ...]] = ()
     # Neither OPTIONS nor TRACE: the OpenAPI document says what there is.
     http_method_names = ("get", "head", "post", "put", "patch", "delete")
+    # Whether single things have an ETag, which If-Match may name.
+    conditional: ClassVar[bool] = True
     tx: Change | None = None
 
     @property
@@ -105,7 +108,7 @@ def revision_header(tx: Change) -> str:
         return str(tx.revision)
     if OutboxEntry.objects.filter(revision=None).exists():
         return "pending"
-    return str(Revision.objects.values_list("number", flat=True).first() or 0)
+    return str(last_revision())
 
 
 def etag(obj: Model) -> str:

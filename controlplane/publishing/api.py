@@ -53,6 +53,13 @@ class RollbackSerializer(StrictSerializer):
     reason = TextField(max_length=500, help_text="Why; it is kept in the audit.")
 
 
+class RolledBackSerializer(serializers.Serializer):
+    rolled_back_to = serializers.IntegerField()
+    revision = serializers.IntegerField(
+        allow_null=True, help_text="The new revision; null: it is pending, or there was nothing to change."
+    )
+
+
 class RevisionView(Listed, ApiView):
     """Published states, newest first. A roll-back is a new one."""
 
@@ -60,6 +67,7 @@ class RevisionView(Listed, ApiView):
     lookup_field = "number"
     lookup_value_regex = "[0-9]{1,18}"
     ordering = ("-number",)
+    conditional = False
     of_all_projects = ("*",)
     scopes = {"list": "revisions:read", "retrieve": "revisions:read", "rollback": "revisions:write"}
 
@@ -74,18 +82,17 @@ class RevisionView(Listed, ApiView):
     def retrieve(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         return Response(RevisionDetailSerializer(self.get_object(), context=self.get_serializer_context()).data)
 
-    @extend_schema(request=RollbackSerializer, responses=RevisionSerializer)
+    @extend_schema(request=RollbackSerializer, responses=RolledBackSerializer)
     @action(detail=True, methods=["post"])
     def rollback(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         """
         Restore the policies, their limits and attachments, and the global policy of this revision, as a new one.
 
-        Tokens and overrides stay as they are. The reply is the revision gone back to; its header Sluicegate-Revision
-        names the new one.
+        Tokens and overrides stay as they are. The header Sluicegate-Revision names the new revision.
         """
         serializer = RollbackSerializer(data=request.data)
         serializer.is_valid(raise_exception=True)
         revision = self.get_object()
         with self.change(serializer.validated_data["reason"]) as tx:
             rollback.rollback(tx, revision.number)
-        return Response(self.get_serializer(revision).data)
+        return Response({"rolled_back_to": revision.number, "revision": self.tx.revision})

@@ -1,24 +1,32 @@
 """REST: how much was used, by whom, under which limit."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any
 
 from django.db.models import Q, QuerySet
 from django.utils import timezone
-from drf_spectacular.utils import extend_schema_field
+from drf_spectacular.utils import extend_schema, extend_schema_field
 from rest_framework import serializers
-from rest_framework.exceptions import ErrorDetail, ValidationError
+from rest_framework.exceptions import ErrorDetail, NotFound, ValidationError
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from controlplane.api.fields import InstantField, ReferenceField
+from controlplane.api.authentication import LimitedKey
+from controlplane.api.fields import InstantField, LimitReferenceField, ReferenceField, TextField
 from controlplane.api.pagination import CursorPage
-from controlplane.api.serializers import ListQuery
+from controlplane.api.problems import StoreAway
+from controlplane.api.serializers import ListQuery, QuerySerializer, StrictSerializer
 from controlplane.api.views import ApiView
-from controlplane.policies.models import Policy
-from controlplane.projects.models import Project
+from controlplane.policies.models import Limit, Policy
+from controlplane.projects.models import Project, Token
+from controlplane.usage import counters
 from controlplane.usage.models import UsageRow
 from controlplane.usage.rollup import start_of
+from enforcement.limits import ALGORITHMS, MODES
+from enforcement.live import LiveCounter
+from enforcement.store import STORE_ERRORS
 
 EVERY_LIMIT = "*"
 # The step of a range, when the client names none: so fine that a token has at most a few hundred rows.
@@ -149,6 +157,118 @@ class UsageView(ApiView):
         said = {name: _text(self.query[name]) for name in ("from", "to")}
         response.data |= {"step": self.query["step"], **said}
         return response
+
+
+class CounterSerializer(serializers.Serializer):
+    """What one limit has counted. Of a partitioned one there is no single count: its numbers are null."""
+
+    limit = serializers.SerializerMethodField(help_text="policy-slug/limit-name")
+    scope = serializers.ChoiceField(["global", "project", "token"], help_text="What its policy is attached to.")
+    algorithm = serializers.ChoiceField(ALGORITHMS)
+    unit = serializers.CharField()
+    mode = serializers.ChoiceField(MODES)
+    quota = serializers.IntegerField(help_text="With the override applied.")
+    partition_by = serializers.ListField(child=serializers.CharField())
+    used = serializers.IntegerField(allow_null=True, help_text="More than the quota after an overdraft.")
+    remaining = serializers.IntegerField(allow_null=True, help_text="The greatest cost that would pass now.")
+    reset_ms = serializers.IntegerField(allow_null=True, help_text="Until nothing is felt any more; null: never.")
+    override = serializers.CharField(allow_null=True, help_text="Id of the override that sets the quota.")
+
+    def get_limit(self, counter: LiveCounter) -> str:
+        return f"{counter.policy}/{counter.limit}"
+
+
+class CountersSerializer(serializers.Serializer):
+    results = CounterSerializer(many=True)
+
+
+class HolderQuery(QuerySerializer):
+    token = serializers.CharField(required=False, max_length=40, help_text="Id of a token, or")
+    project = serializers.CharField(required=False, max_length=63, help_text="slug of a project.")
+
+    def validate(self, attrs: dict[str, str]) -> dict[str, str]:
+        if len(attrs) != 1:
+            message = "Name a token or a project, one of the two."
+            raise ValidationError({"token": [ErrorDetail(message, code="one_of_two")]})
+        return attrs
+
+
+class ResetSerializer(StrictSerializer):
+    limit = LimitReferenceField(
+        required=False,
+        allow_null=True,
+        help_text="policy-slug/limit-name, as attached to the token, else to its project, else to everything; "
+        "left out: all limits of the policy attached to the token, or to the project.",
+    )
+    reason = TextField(max_length=500, help_text="Why; it is kept in the audit.")
+
+
+class ResetDoneSerializer(serializers.Serializer):
+    reset = serializers.IntegerField(help_text="How many counters there were.")
+
+
+class CounterView(ApiView):
+    """What limits have counted up to now, as enforcement sees it."""
+
+    serializer_class = CountersSerializer
+    queries = {"retrieve": HolderQuery, "reset": HolderQuery}
+    scopes = {"retrieve": "counters:read", "reset": "counters:reset"}
+    conditional = False
+
+    def holder(self) -> Token | Project:
+        rows = {"token": (self.access.tokens(), "pk"), "project": (self.access.projects(), "slug")}
+        ((name, value),) = self.query.items()
+        found, column = rows[name]
+        holder = found.filter(**{column: value}).first()
+        if holder is None:
+            raise NotFound(f"There is no {name} {value!r}.")
+        return holder
+
+    @extend_schema(responses=CountersSerializer)
+    def retrieve(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        """List every limit that falls on a token, or that the tokens of a project share. Nothing is charged."""
+        with _told():
+            found = counters.Subject.of(self.holder(), timezone.now()).counters(counters.client())
+        return Response(CountersSerializer({"results": found}).data)
+
+    @extend_schema(request=ResetSerializer, responses=ResetDoneSerializer)
+    def reset(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        """Forget what was used. Without a limit, the counters of partitioned ones stay: they cannot be named."""
+        body = ResetSerializer(data=request.data, context=self.get_serializer_context())
+        body.is_valid(raise_exception=True)
+        limit, now = body.validated_data.get("limit"), timezone.now()
+        with _told(), self.change(body.validated_data["reason"]) as tx:
+            holder = self.holder()
+            if limit:
+                self.check_resettable(limit, counters.Subject.of(holder, now).scope_of(limit.policy_id))
+            number = counters.reset(tx, holder, limit, now)
+        return Response({"reset": number})
+
+    def check_resettable(self, limit: Limit, scope: str | None) -> None:
+        """
+        Refuse what would reset nothing, and to a key of some projects what they share with the others.
+
+        Raises:
+            ValidationError: The limit does not fall here, or its counters cannot be named.
+            LimitedKey: Every project shares the counter.
+        """
+        if scope is None:
+            raise ValidationError({"limit": [ErrorDetail("Does not fall on this token or project.", code="rule")]})
+        if limit.partition_by:
+            message = "Is partitioned: its counters cannot be named. They end with their window."
+            raise ValidationError({"limit": [ErrorDetail(message, code="partitioned")]})
+        if scope == "global" and self.access.project_ids is not None:
+            raise LimitedKey
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    try:
+        yield
+    except STORE_ERRORS as exc:
+        raise StoreAway from exc
+    except counters.Forgotten as exc:
+        raise NotFound("This token expired long ago: enforcers no longer know it, and nothing is counted.") from exc
 
 
 def _slugs(page: list[UsageRow]) -> dict[str, str]:
