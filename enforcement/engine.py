@@ -154,6 +154,7 @@ class Engine:
         self._denials_off = settings.clock is not None
         self._given_back = 0
         self.fallbacks = 0
+        self.on_recovery: Callable[[], None] = lambda: None
 
     # Its life.
 
@@ -276,10 +277,11 @@ class Engine:
         project = state.projects.get(token.project)
         if token.revoked:
             made: Any = self.refusal("revoked")
-        elif project is None or not project.active:
-            made = self.refusal("inactive_project")
-        elif not _complete(state, project, token):
+        elif project is None or not _complete(state, project, token):
+            # Published this very moment and not read yet, or not readable: in either case not to be judged now.
             made = self.refusal("degraded_denied")
+        elif not project.active:
+            made = self.refusal("inactive_project")
         else:
             rules = rules_of(Subject(project, token, state.policies, state.global_policy), now_us)
             made = self._plans_of(entry, rules, state.revision)
@@ -459,6 +461,7 @@ class Engine:
                     return False
             self.fallback.paid(debt)
         self.fallback.forget()
+        self.on_recovery()
         self.breaker.close()
         return True
 

@@ -73,6 +73,7 @@ class Limiter:
     def _set_up(self, settings: Settings) -> None:
         self._engine = Engine(settings)
         self._pipe = SyncPipe(self._engine.address, settings.timeout)
+        self._engine.on_recovery = self._pipe.close  # what was connected before the outage is not any more
         self._started = False
         _limiters.add(self)
 

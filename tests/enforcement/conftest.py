@@ -1,0 +1,31 @@
+"""Real stores for the library's tests."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from enforcement.embedded import ValkeyServer
+from tests.enforcement.world import World
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ValkeyServer]:
+    """Give one server a module; tests that harm it start their own."""
+    with ValkeyServer(persistent=False) as server:
+        yield server
+
+
+@pytest.fixture
+def world(server: ValkeyServer) -> World:
+    """Give an empty store that has the function library, and a publisher for it."""
+    world = World(server.url)
+    world.client.flushall()
+    return world
+
+
+@pytest.fixture
+def own_server() -> Iterator[ValkeyServer]:
+    """Give a server that a test may freeze, kill and restart."""
+    with ValkeyServer() as server:
+        yield server
+        server.thaw()

@@ -1,0 +1,239 @@
+"""The public calls of the limiter, on a real store."""
+
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from enforcement import Denied, Limit, Limiter
+from enforcement.tokens import mint
+from tests.enforcement.world import eventually, fixed
+
+ONE = Limit(name="one", quota=5, window_seconds=3_600)
+
+
+@pytest.fixture
+def limiter(server, world):
+    """Give a started limiter."""
+    limiter = Limiter(server.url, timeout=1.0)
+    limiter.start(0.0)
+    world.followers.append(limiter)
+    yield limiter
+    limiter.close()
+
+
+def test_a_token_is_charged_to_its_policy(limiter, world):
+    """Two of two pass; the third is denied with what a client needs to know."""
+    secret = world.everything(fixed(2))
+
+    decisions = [limiter.check(secret) for _ in range(3)]
+
+    assert [d.reason for d in decisions] == ["ok", "ok", "limited"]
+    assert [d.remaining for d in decisions] == [1, 0, 0]
+    assert decisions[2].status == 429
+    assert decisions[2].retry_after_ms > 0
+
+
+def test_global_project_and_token_policies_are_one_decision(limiter, world):
+    """The tightest of the three decides, and a denial charges none."""
+    secret = mint("live")
+    documents = {
+        "global": {"schema": 1, "policy": "pol_all"},
+        **world.policy("all", fixed(100, name="all")),
+        **world.policy("shop", fixed(50, name="shop")),
+        **world.policy("own", fixed(2, name="own")),
+        **world.project("pol_shop"),
+    }
+    world.publish(documents, {secret: world.token("pol_own")})
+
+    states = [limiter.check(secret) for _ in range(4)][-1].limits
+
+    assert [(s.name, s.remaining, s.allowed) for s in states] == [
+        ("all", 98, True),
+        ("shop", 48, True),
+        ("own", 0, False),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason", "status"),
+    [
+        ({"revoked": True}, "revoked", 401),
+        ({"expires_at_us": time.time_ns() // 1_000 - 1}, "expired", 401),
+        ({"project": "proj_other"}, "degraded_denied", 503),
+        ({"policy": "pol_missing"}, "degraded_denied", 503),
+    ],
+)
+def test_a_token_that_may_not_pass_has_its_own_reason(limiter, world, changes, reason, status):
+    """Such a denial is no rate limit, and a project or policy that cannot be found is not no limit."""
+    secret = mint("live")
+    world.publish({"global": {"schema": 1, "policy": None}, **world.project()}, {secret: world.token(**changes)})
+
+    decision = limiter.check(secret)
+
+    assert (decision.reason, decision.status) == (reason, status)
+    assert "RateLimit" not in decision.headers()
+
+
+@pytest.mark.parametrize("token", ["", "x", "sg_live_" + "a" * 49, "é" * 57, "sg_live_" + "0" * 100_000, None, 7])
+def test_garbage_never_reaches_the_store(limiter, world, token):
+    """What could not have been minted is refused here."""
+    world.everything(fixed(2))
+    limiter.check(mint("live"))
+    before = world.client.info("commandstats")["cmdstat_get"]["calls"]
+
+    assert limiter.check(token).reason == "unknown_token"
+    assert world.client.info("commandstats")["cmdstat_get"]["calls"] == before
+
+
+def test_an_unknown_token_is_asked_for_once(limiter, world):
+    """The store's "there is none" is believed for a while."""
+    world.everything(fixed(2))
+    secret = mint("live")
+    limiter.check(secret)
+    before = world.client.info("commandstats")["cmdstat_get"]["calls"]
+
+    assert limiter.check(secret).reason == "unknown_token"
+    assert world.client.info("commandstats")["cmdstat_get"]["calls"] == before
+
+
+def test_a_change_is_live_without_a_restart(limiter, world):
+    """A raised quota keeps what was used."""
+    secret = world.everything(fixed(2))
+    limiter.check(secret)
+    revision = world.publish(world.policy("api", fixed(10), version=2))
+
+    assert eventually(lambda: limiter.revision == revision)
+    assert limiter.check(secret).remaining == 8
+
+
+def test_a_suspended_project_is_refused(limiter, world):
+    """None of its tokens passes any longer."""
+    secret = world.everything(fixed(10))
+    assert limiter.check(secret).allowed
+    world.publish(world.project(active=False))
+
+    assert (limiter.check(secret).reason, limiter.check(secret).status) == ("inactive_project", 403)
+
+
+def test_a_revoked_token_is_refused(limiter, world):
+    """The cache does not outlive the revocation."""
+    secret = world.everything(fixed(10))
+    assert limiter.check(secret).allowed
+    world.publish(tokens={secret: world.token("pol_api", revoked=True)})
+
+    assert eventually(lambda: limiter.check(secret).reason == "revoked")
+
+
+def test_an_override_holds_until_its_end(limiter, world):
+    """It replaces the quota of one limit of one token."""
+    override = {"id": "ovr_1", "policy": "pol_api", "limit": "rpm", "quota": 7, "burst": None, "ends_at_us": None}
+    secret = world.everything(fixed(2), overrides=[override])
+    ended = world.everything(fixed(2), overrides=[{**override, "ends_at_us": 1}])
+
+    assert limiter.check(secret).limit.quota == 7
+    assert eventually(lambda: limiter.check(ended).limit is not None)
+    assert limiter.check(ended).limit.quota == 2
+    assert limiter.check(secret).explain()["limits"][0]["override"] == "ovr_1"
+
+
+def test_limits_match_and_count_by_attributes(limiter, world):
+    """A limit falls on requests that carry all its attributes, and each value has its own counter."""
+    by_model = fixed(1, name="model", partition_by=["model"], match={"methods": ["POST"], "path": "/v1/*"})
+    secret = world.everything(by_model)
+    post = {"method": "POST", "path": "/v1/chat"}
+
+    allowed = [limiter.check(secret, attributes={**post, "model": m}).allowed for m in ("a", "a", "b", "b")]
+
+    assert allowed == [True, False, True, False]
+    assert limiter.check(secret, attributes={"method": "GET", "path": "/v1/chat", "model": "a"}).limits == ()
+    assert limiter.check(secret, attributes=post).limits == ()
+    assert limiter.check(secret).allowed
+
+
+@pytest.mark.parametrize("costs", [-1, 1.5, True, "1", None, {"requests": -1}, {"tokens": 1.0}, {1: 1}, 2**53])
+def test_costs_that_are_no_whole_numbers_are_errors(limiter, costs):
+    """Nothing is charged for them."""
+    with pytest.raises(ValueError, match="costs"):
+        limiter.hit(ONE, "bad-costs", costs)
+    assert limiter.peek(ONE, "bad-costs").remaining == 5
+
+
+def test_calls_that_make_no_sense_are_errors(limiter):
+    """Two limits of one name, none, attributes in code, a slot that is hit, a key that is none."""
+    slots = Limit(name="slots", algorithm="concurrency", quota=1, window_seconds=60)
+    for limits, key in [([ONE, ONE], "k"), ([], "k"), (slots, "k"), (ONE, ""), (ONE, "k" * 2_000)]:
+        with pytest.raises(ValueError, match=r"limits|key"):
+            limiter.hit(limits, key)
+
+
+def test_leaving_by_an_exception_gives_back(limiter):
+    """The estimate returns, and once settled it stays."""
+    with pytest.raises(RuntimeError), limiter.admit(ONE, "gives-back", costs=4):
+        raise RuntimeError
+    assert limiter.peek(ONE, "gives-back").remaining == 5
+    with pytest.raises(RuntimeError), limiter.admit(ONE, "gives-back", costs=4) as admission:
+        admission.settle(2)
+        raise RuntimeError
+    assert limiter.peek(ONE, "gives-back").remaining == 3
+
+
+def test_denied_admission_raises(limiter):
+    """The block is not entered, and the decision travels with the exception."""
+    with pytest.raises(Denied) as caught, limiter.admit(ONE, "denied", costs=6):
+        pytest.fail("entered")
+    assert caught.value.decision.reason == "cost_exceeds_capacity"
+
+
+def test_charge_on_spares_other_answers(limiter, world):
+    """A limit that is charged for 2xx gives its estimate back for a 502."""
+    secret = world.everything(fixed(5, charge_on=["2xx"]))
+    assert limiter.needs_admission(secret)
+    for status in (200, 502, 204):
+        with limiter.admit(secret) as admission:
+            admission.charge_for(status)
+
+    assert limiter.check(secret, costs=0).remaining == 3
+
+
+def test_a_slot_is_renewed_while_its_block_runs(limiter, server):
+    """A lifetime of a second does not end a block that lasts longer; the time is the store's own."""
+    slots = Limit(name="slots", algorithm="concurrency", quota=1, window_seconds=1)
+    with limiter.admit(slots, "long") as admission:
+        key = admission.reservation.slots()[0][0].key
+        client = limiter._engine.agent._client
+        ends = float(client.zrange(key, 0, 0, withscores=True)[0][1])
+        assert eventually(lambda: float(client.zrange(key, 0, 0, withscores=True)[0][1]) > ends)
+        assert not limiter.peek(slots, "long").allowed
+    assert limiter.peek(slots, "long").allowed
+
+
+def test_threads_share_one_limiter(limiter):
+    """Fifty calls of eight threads for a quota of 5 admit 5."""
+    with ThreadPoolExecutor(8) as threads:
+        allowed = list(threads.map(lambda _: limiter.hit(ONE, "threads").allowed, range(50)))
+    assert sum(allowed) == 5
+
+
+def test_a_forked_child_goes_on(limiter, world):
+    """It has connections and a thread of its own; replies are not mixed with its parent's."""
+    secret = world.everything(fixed(100))
+    limiter.check(secret)
+    child = os.fork()
+    if child == 0:
+        ok = all(limiter.check(secret).source == "store" for _ in range(10))
+        os._exit(0 if ok else 1)
+    here = [limiter.check(secret).source for _ in range(10)]
+    assert os.waitpid(child, 0)[1] == 0
+    assert here == ["store"] * 10
+    assert limiter.check(secret, costs=0).remaining == 100 - 21
+
+
+def test_importing_does_no_io_and_takes_little_time():
+    """The package loads neither Django nor the store's client."""
+    code = "import enforcement, sys; print([m for m in ('redis', 'django', 'socket', 'asyncio') if m in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
