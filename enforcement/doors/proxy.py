@@ -26,7 +26,7 @@ from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import Route
 
 from enforcement.aio import Limiter
-from enforcement.doors._http import TrustedProxies, find_token, problem_answer
+from enforcement.doors._http import TrustedProxies, check_preset, find_token, problem_answer
 from enforcement.doors.asgi import LimitMiddleware, Receive, Scope, Send
 
 logger = logging.getLogger("sluicegate.proxy")
@@ -215,7 +215,7 @@ def create_app() -> Starlette:
     door = Middleware(
         LimitMiddleware,
         limiter,
-        headers=os.environ.get("SLUICEGATE_HEADERS") or "ietf",
+        headers=check_preset(os.environ.get("SLUICEGATE_HEADERS") or "ietf"),
         exempt=PROBES,
         trusted_proxies=networks,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -94,7 +95,7 @@ class _Handler(WSGIRequestHandler):
         """Say nothing."""
 
     def get_stderr(self) -> Any:
-        return open("/dev/null", "w")
+        return io.StringIO()
 
 
 @contextmanager
