@@ -83,7 +83,12 @@ def test_request_without_a_token_is_challenged(guarded) -> None:
     assert answer.headers["WWW-Authenticate"] == 'Bearer realm="sluicegate"'
 
 
-@pytest.mark.parametrize("token", ["garbage", "sg_live_\xe4\xf6\xfc", "x" * 20_000, mint("live")])
+# Named, since every run mints another token and pytest's workers have to agree on the names of the tests.
+@pytest.mark.parametrize(
+    "token",
+    ["garbage", "sg_live_\xe4\xf6\xfc", "x" * 20_000, mint("live")],
+    ids=["garbage", "accents", "long", "unknown"],
+)
 def test_token_that_nobody_issued_is_refused(guarded, issue: Issue, token: str) -> None:
     """Whatever stands in the header, the answer is 401 and never an error of the server."""
     issue(PER_HOUR)
