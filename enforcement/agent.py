@@ -24,10 +24,11 @@ from typing import Any, Final, Protocol
 from redis import Redis
 from redis.exceptions import NoPermissionError, ResponseError
 
+from enforcement.disk import restore, save
 from enforcement.feed import Entry, Feed
 from enforcement.keys import Keys, fingerprint
 from enforcement.lua import function
-from enforcement.snapshot import Documents, restore, save
+from enforcement.snapshot import Documents
 from enforcement.store import STORE_ERRORS, is_unknown_function, load_library
 from enforcement.usage import UsageLog
 

@@ -1,23 +1,16 @@
 """
 What an enforcer knows: the documents at one revision, and the tokens it met. One thread writes, readers take no lock.
 
-A document that breaks a rule changes nothing: its last good version stays, and whoever loads is told. What stays must
-survive a restart without a store, so it can be written to disk and read back.
+A document that breaks a rule changes nothing: its last good version stays, and whoever loads is told.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import json
-import logging
-import os
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -43,13 +36,8 @@ UNKNOWN_SECONDS: Final = 5.0
 """How long "there is no such token" is believed, for one that is made in a moment nobody announced."""
 MAX_CHANGES_LENGTH: Final = 524_288
 """A log entry beyond twice what a publisher writes is not read."""
-MAX_DISK_BYTES: Final = 268_435_456
 
 _SECOND_CHANCES: Final = 16
-_HEADER: Final = b"sluicegate-snapshot 1\n"
-_TRAILER: Final = b"sha256 "
-
-log = logging.getLogger("sluicegate.snapshot")
 
 Text = str | bytes
 
@@ -377,94 +365,6 @@ class _Changes:
         return cls({name: None if item is None else _dumped(item) for name, item in documents.items()}, tokens)
 
 
-def save(path: Path, documents: Documents) -> None:
-    """
-    Write what *documents* hold to *path*, for its owner only; the old copy stays until the new one is safe on disk.
-
-    A disk that is full, read-only or gone is no reason to stop: it is logged once until it works again, and counted.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                hashed = hashlib.sha256()
-                for line in _lines(documents):
-                    hashed.update(line)
-                    file.write(line)
-                file.write(_TRAILER + hashed.hexdigest().encode() + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(name, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(name)
-            raise
-        _sync_folder(path.parent)
-    except OSError as exc:
-        if not documents.disk_failures:
-            log.warning("The last good documents cannot be kept in %s: %s", path, exc)
-        documents.disk_failures += 1
-
-
-def restore(path: Path, documents: Documents) -> bool:
-    """
-    Give *documents* the state that was saved to *path*; tell whether there was a good one.
-
-    A file that is truncated, altered, of another version, or that others may write to is ignored, and one line says so.
-    """
-    try:
-        texts = _read(path)
-    except FileNotFoundError:
-        return False
-    except (OSError, ValueError, RecursionError) as exc:
-        return _ignored(path, documents, str(exc))
-    tokens = {name.removeprefix("token:"): texts.pop(name) for name in list(texts) if name.startswith("token:")}
-    problems = documents.load(texts, tokens)
-    if any(problem.whole for problem in problems):
-        return _ignored(path, documents, problems[0].reason)
-    for problem in problems:
-        log.warning("Ignored in %s: %s: %s", path, problem.document, problem.reason)
-    return True
-
-
-def _ignored(path: Path, documents: Documents, reason: str) -> bool:
-    documents.disk_failures += 1
-    log.warning("The documents kept in %s are ignored: %s", path, reason)
-    return False
-
-
-def _lines(documents: Documents) -> Iterator[bytes]:
-    # A line for each document: one long call of a JSON writer would hold up every request of this process.
-    yield _HEADER
-    for item in documents.texts():
-        yield json.dumps(item, separators=(",", ":")).encode() + b"\n"
-
-
-def _read(path: Path) -> dict[str, str]:
-    with path.open("rb") as file:
-        status = os.fstat(file.fileno())
-        if status.st_uid not in (os.geteuid(), 0) or status.st_mode & 0o022:
-            raise ValueError("others may write to the file")
-        if status.st_size > MAX_DISK_BYTES:
-            raise ValueError(f"it has {status.st_size} bytes")
-        content = file.read()
-    if not content.startswith(_HEADER):
-        raise ValueError("it was not written by this version")
-    body, _, checksum = content.rpartition(_TRAILER)
-    if checksum != hashlib.sha256(body).hexdigest().encode() + b"\n":
-        raise ValueError("its checksum does not match")
-    return dict(json.loads(line) for line in body[len(_HEADER) :].splitlines())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _parse(name: str, text: str) -> Any:
     kind, _, ident = name.partition(":")
     if name == "global":
@@ -520,4 +420,4 @@ def _text(value: Text) -> str:
     return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value
 
 
-__all__ = ["Documents", "Problem", "Snapshot", "TokenEntry", "restore", "save"]
+__all__ = ["Documents", "Problem", "Snapshot", "TokenEntry"]
