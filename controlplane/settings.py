@@ -66,6 +66,7 @@ INSTALLED_APPS = [
     "controlplane.fleet",
     "controlplane.usage",
     "controlplane.stack",
+    "controlplane.demo",
 ]
 
 MIDDLEWARE = [
