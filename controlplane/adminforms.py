@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from datetime import timedelta
 from typing import Any
 
 from django import forms
@@ -120,7 +121,8 @@ def version_of(row: Any) -> str:
 class RecordedForm(forms.ModelForm):
     """A form that knows which state it was opened on, and takes the reason of the change."""
 
-    version = forms.CharField(required=False, max_length=32, widget=forms.HiddenInput)
+    # No column's name: Django leaves out a declared field that the admin shows as a read-only column.
+    seen_version = forms.CharField(required=False, max_length=32, widget=forms.HiddenInput)
     change_reason = forms.CharField(
         required=False,
         max_length=500,
@@ -133,15 +135,15 @@ class RecordedForm(forms.ModelForm):
         super().__init__(*args, **options)
         # Before the posted values are laid over the row.
         self.present = "" if self.instance._state.adding else version_of(self.instance)
-        self.initial["version"] = self.present
+        self.initial["seen_version"] = self.present
 
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or self.cleaned_data
-        if self.present and cleaned.get("version") != self.present:
+        if self.present and cleaned.get("seen_version") != self.present:
             self.add_error(None, self._who_was_faster())
             # Whoever has read the message may save over it.
             self.data = self.data.copy()
-            self.data[self.add_prefix("version")] = self.present
+            self.data[self.add_prefix("seen_version")] = self.present
         return cleaned
 
     def _who_was_faster(self) -> str:
@@ -149,9 +151,10 @@ class RecordedForm(forms.ModelForm):
         last = AuditEntry.objects.filter(object_type=self.instance._meta.model_name, object_id=self.instance.pk).first()
         if last is None:
             return f"This {what} was changed after you opened it. Nothing of yours is saved: look again, then save."
-        ago = timesince(last.at, timezone.now(), depth=1)
+        now = timezone.now()
+        ago = "just now" if now - last.at < timedelta(minutes=1) else f"{timesince(last.at, now, depth=1)} ago"
         told = "; ".join(f"{name}: {old} → {new}" for name, old, new in differences(last.before, last.after)[:6])
         return (
-            f"{last.actor} changed this {what} {ago} ago" + (f" ({told})" if told else "") + ". Nothing of yours is "
+            f"{last.actor} changed this {what} {ago}" + (f" ({told})" if told else "") + ". Nothing of yours is "
             "saved yet. The fields below hold your values: saving again puts them over that change."
         )

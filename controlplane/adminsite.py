@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, ClassVar
 
 from django import forms
@@ -49,7 +49,10 @@ def instant(at: datetime | None, now: datetime | None = None) -> SafeString | st
     if at is None:
         return "never"
     now = now or timezone.now()
-    told = f"in {timeuntil(at, now, depth=1)}" if at > now else f"{timesince(at, now, depth=1)} ago"
+    if abs(at - now) < timedelta(minutes=1):
+        told = "just now" if at <= now else "in less than a minute"
+    else:
+        told = f"in {timeuntil(at, now, depth=1)}" if at > now else f"{timesince(at, now, depth=1)} ago"
     exact = at.strftime("%Y-%m-%d %H:%M:%S UTC")
     return format_html('<time datetime="{}" title="{}">{}</time>', at.isoformat(), exact, told)
 
@@ -104,6 +107,8 @@ class ModelAdmin(ThemeModelAdmin):
     def formfield_for_dbfield(self, db_field: models.Field, request: HttpRequest, **options: Any) -> Any:
         """Leave out the icons that open other models' forms in a frame: each has a page of its own in the menu."""
         field = super().formfield_for_dbfield(db_field, request, **options)
+        if isinstance(db_field, models.DateTimeField):
+            field.help_text = field.help_text or "UTC. Empty: never."
         for right in ("add", "change", "delete", "view"):
             if field is not None and hasattr(field.widget, f"can_{right}_related"):
                 setattr(field.widget, f"can_{right}_related", False)
@@ -111,6 +116,11 @@ class ModelAdmin(ThemeModelAdmin):
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         return super().changelist_view(request, {"empty": self.empty, **(extra_context or {})})
+
+    @staticmethod
+    def key_of(object_id: str | None) -> str:
+        """Read the key that stands in an action's address, where the admin has it quoted."""
+        return unquote(object_id or "")
 
     def page(self, request: HttpRequest, template: str, **context: Any) -> TemplateResponse:
         """Answer with a page of our own in the admin's frame."""
@@ -133,6 +143,10 @@ class ReadOnlyAdmin(ModelAdmin):
 
     def get_actions(self, request: HttpRequest) -> dict[str, Any]:
         return {}
+
+    def render_change_form(self, request: HttpRequest, context: dict[str, Any], **options: Any) -> HttpResponse:
+        """Leave out the history: what is only looked at has none."""
+        return super().render_change_form(request, context | {"show_history": False}, **options)
 
 
 class ChangingAdmin(ModelAdmin):
@@ -165,11 +179,6 @@ class ChangingAdmin(ModelAdmin):
             request.told.append(message)
         else:
             super().message_user(request, message, level, *args, **kw)
-
-    @staticmethod
-    def key_of(object_id: str | None) -> str:
-        """Read the key that stands in an action's address, where the admin has it quoted."""
-        return unquote(object_id or "")
 
     def present(self, request: HttpRequest, object_id: str) -> models.Model:
         """Return the row that an action names, locked as in get_object()."""
@@ -279,6 +288,12 @@ def in_dialog(request: HttpRequest) -> bool:
 
 class SecretAdmin(RecordedAdmin):
     """Credentials: the page that answers their creation is the only one that ever shows the secret."""
+
+    def render_change_form(self, request: HttpRequest, context: dict[str, Any], **options: Any) -> HttpResponse:
+        """One way to create: the next page shows the secret, whatever was pressed."""
+        if options.get("add"):
+            context |= {"show_save_and_add_another": False, "show_save_and_continue": False}
+        return super().render_change_form(request, context, **options)
 
     def secret_page(self, request: HttpRequest, credential: models.Model, secret: str, **context: Any) -> HttpResponse:
         response = self.page(

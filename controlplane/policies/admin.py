@@ -3,7 +3,7 @@ from typing import Any
 from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.forms import ModelForm
-from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
 from django.urls import URLPattern, path
 from django.utils.html import format_html, format_html_join
 from unfold.contrib.filters.admin import AutocompleteSelectFilter, ChoicesDropdownFilter, RangeDateTimeFilter
@@ -72,9 +72,6 @@ class LimitInline(StackedInline):
             {"fields": ["consistency", "on_store_failure", "charge_on"], "classes": ["collapse"]},
         ),
     ]
-
-    def get_formset(self, request: HttpRequest, obj: Policy | None = None, **options: Any) -> type[LimitFormSet]:
-        return super().get_formset(request, obj, **options)
 
 
 @admin.register(Policy)
@@ -232,9 +229,16 @@ class LimitAdmin(ReadOnlyAdmin):
     def get_queryset(self, request: HttpRequest) -> QuerySet[Limit]:
         return super().get_queryset(request).select_related("policy")
 
+    def has_delete_permission(self, request: HttpRequest, obj: Limit | None = None) -> bool:
+        """Whoever may delete a policy may delete its limits with it: the page of that deletion asks here."""
+        return request.user.has_perm("policies.delete_policy")
+
     def change_view(self, request: HttpRequest, object_id: str, *args: Any, **options: Any) -> HttpResponse:
+        """Lead to the policy, where the limit is edited and removed."""
         limit = Limit.objects.select_related("policy").filter(pk=self.key_of(object_id)).first()
-        return HttpResponse(status=302, headers={"Location": change_url(limit.policy) if limit else list_url(Policy)})
+        return HttpResponseRedirect(change_url(limit.policy) if limit else list_url(Policy))
+
+    delete_view = change_view
 
 
 @admin.register(Override)

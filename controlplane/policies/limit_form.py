@@ -85,7 +85,7 @@ class LimitForm(forms.ModelForm):
 
     class Meta:
         model = Limit
-        exclude = ["position", "policy"]
+        exclude = ["position"]
         labels = {"match_path": "Path", "on_store_failure": "When the store is away"}
         help_texts = {
             "name": "Names it in headers, usage and overrides.",
@@ -107,6 +107,13 @@ class LimitForm(forms.ModelForm):
         super().add_error(field, error)
 
 
+class LoneLimitForm(LimitForm):
+    """A limit outside of its policy's form."""
+
+    class Meta(LimitForm.Meta):
+        exclude = ["position", "policy"]
+
+
 class LimitFormSet(PaginationInlineFormSet):
     def _existing_object(self, pk: str) -> Limit:
         # Somebody may have deleted it since this form was opened: an empty row then says so at its field.
@@ -126,7 +133,7 @@ class LimitFormSet(PaginationInlineFormSet):
 
 def explain(policy: Policy, posted: Iterable[tuple[str, str]]) -> dict[str, Any]:
     """Say in a sentence what the posted fields mean, or what is wrong at which field."""
-    form = LimitForm(dict(posted), instance=Limit(policy=policy))
+    form = LoneLimitForm(dict(posted), instance=Limit(policy=policy))
     form.is_valid()
     errors = {name: [str(text) for text in told] for name, told in form.errors.items()}
     try:

@@ -29,6 +29,7 @@ from controlplane.adminsite import (
 )
 from controlplane.policies.models import Override, Policy
 from controlplane.projects import people_admin  # noqa: F401  (registers users, groups and log-in attempts)
+from controlplane.projects.counters_admin import LiveCounters, ResetProjectDialog, ResetTokenDialog, resetting
 from controlplane.projects.models import SCOPES, Credential, ManagementKey, Project, Token
 from controlplane.publishing import verbs
 from controlplane.publishing.changes import Change
@@ -39,12 +40,15 @@ EXPIRY_DAYS = 90
 
 
 @admin.register(Project)
-class ProjectAdmin(RecordedAdmin):
+class ProjectAdmin(LiveCounters, RecordedAdmin):
     list_display = ["slug", "name", "state", "policy_link", "token_count", "created"]
+    ordering = ["slug"]
     list_filter = ["active"]
     search_fields = ["slug", "name"]
     autocomplete_fields = ["policy"]
     readonly_fields = ["related"]
+    actions_detail = ["reset_counters"]
+    reset_counters = resetting(ResetProjectDialog)
     fieldsets = [(None, {"fields": ["slug", "name", "policy", "active"]}), ("What it has", {"fields": ["related"]})]
     add_fieldsets = [(None, {"fields": ["slug", "name", "policy", "active"]})]
     empty = ("A project is a tenant: it owns tokens, and limits that all of them share.", "Add the first project")
@@ -120,7 +124,8 @@ class RotateDialog(ReasonDialog):
     def clean(self) -> dict[str, Any]:
         token = Token.objects.get(pk=TokenAdmin.key_of(self.object_id))
         if not token.is_live:
-            raise ValidationError(f"This token is {token.status}: only a live one can be rotated.")
+            # At a field: a dialog shows no other errors.
+            self.add_error("overlap", f"This token is {token.status}: only a live one can be rotated.")
         return super().clean()
 
 
@@ -202,7 +207,7 @@ def key_snippets(request: HttpRequest, secret: str) -> list[tuple[str, str, str]
 
 
 @admin.register(Token)
-class TokenAdmin(CredentialAdmin):
+class TokenAdmin(LiveCounters, CredentialAdmin):
     list_display = ["name", "shown_prefix", "project_link", "state", "policy_link", "last_used", "ends", "created"]
     list_filter = [StatusFilter, ("project", AutocompleteSelectFilter), ("policy", AutocompleteSelectFilter)]
     list_select_related = ["project", "policy"]
@@ -215,7 +220,8 @@ class TokenAdmin(CredentialAdmin):
         ("What it is", {"fields": ["state", "shown_prefix", "last_used", "created", "related"]}),
     ]
     actions = ["revoke_selected"]
-    actions_detail = ["rotate", "revoke"]
+    actions_detail = ["reset_counters", "rotate", "revoke"]
+    reset_counters = resetting(ResetTokenDialog)
     issued = ("project", "name", "policy", "expires_at")
     empty = (
         "A token is what a client shows. Its secret is seen once, when it is created; proxies know its digest.",

@@ -22,11 +22,13 @@ class UserAdmin(DjangoUserAdmin, ModelAdmin):
     add_form = UserCreationForm
     change_password_form = AdminPasswordChangeForm
     list_display = ["username", "email", "is_staff", "is_superuser", "is_active", "last_login"]
+    # In place of Django's two boxes with arrows, whose parts have no names.
+    filter_horizontal = []
 
 
 @admin.register(Group)
 class GroupAdmin(DjangoGroupAdmin, ModelAdmin):
-    pass
+    filter_horizontal = []
 
 
 @admin.register(AccessAttempt)

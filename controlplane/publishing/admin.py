@@ -18,6 +18,7 @@ from controlplane.fleet.admin import fleet_now
 from controlplane.fleet.models import Instance
 from controlplane.policies.models import Policy
 from controlplane.projects.models import Project
+from controlplane.publishing import publisher
 from controlplane.publishing.models import OutboxEntry, Revision
 from controlplane.publishing.rollback import rollback
 
@@ -106,6 +107,10 @@ class RevisionAdmin(ChangingAdmin, ReadOnlyAdmin):
         except ValidationError as exc:
             messages.error(request, f"Nothing was changed: {' '.join(exc.messages)}")
         return done(change_url(Revision(number=tx.revision or int(object_id))))
+
+    def get_actions_detail(self, request: HttpRequest, object_id: str) -> list[Any]:
+        """The last revision is what there is: there is nothing to roll back."""
+        return super().get_actions_detail(request, object_id) if int(object_id) < publisher.last_revision() else []
 
     def has_roll_back_permission(self, request: HttpRequest, object_id: str | None = None) -> bool:
         return request.user.has_perm("policies.change_policy") and request.user.has_perm("projects.change_project")

@@ -4,7 +4,13 @@
   const NAMES = {
     dock_to_right: "Open or close the menu",
     close: "Close",
+    water_lock: "Overview",
     search: "Search",
+    add: "Add",
+    filter_list: "Filters",
+    arrow_circle_down: "Sort the other way",
+    arrow_circle_up: "Sort the other way",
+    cancel: "Do not sort by this",
     expand_more: "Show details",
     more_horiz: "More",
     delete: "Remove",
@@ -19,6 +25,20 @@
     if (element.matches(".delete-template, label:has(> div > input.delete)")) return "Remove this limit";
     return NAMES[text] || (text && !/^[a-z_]+$/.test(text) ? null : NAMES[icon[0]]);
   };
+  // The boxes that search the server: their label names a select that is out of sight.
+  const nameBox = (box) => {
+    const select = box.previousElementSibling;
+    const label = select?.id && document.querySelector(`label[for="${select.id}"]`);
+    if (!label) return;
+    label.id = label.id || `label-${select.id}`;
+    const shown = box.querySelector(".select2-selection__rendered");
+    shown?.removeAttribute("role");
+    shown?.removeAttribute("aria-readonly");
+    const combobox = box.querySelector("[role=combobox]");
+    const labelled = [label.id, shown?.id].filter(Boolean).join(" ");
+    if (combobox && combobox.getAttribute("aria-labelledby") !== labelled) combobox.setAttribute("aria-labelledby", labelled);
+    box.querySelector(".select2-search__field")?.setAttribute("aria-labelledby", label.id);
+  };
   // Clickable, but neither reachable nor announced: make it a button.
   const mend = (root) => {
     for (const element of root.querySelectorAll(CONTROLS)) {
@@ -28,10 +48,12 @@
       const name = named(element);
       if (name) element.setAttribute("aria-label", name);
     }
-    for (const link of root.querySelectorAll("a[href='#']:not([aria-label])")) {
-      const name = NAMES[link.textContent.trim()];
-      if (name) link.setAttribute("aria-label", name);
+    // Buttons and links that show an icon and nothing else.
+    for (const element of root.querySelectorAll("a:not([aria-label]), button:not([aria-label])")) {
+      const name = NAMES[element.textContent.trim()];
+      if (name) element.setAttribute("aria-label", name);
     }
+    for (const box of root.querySelectorAll(".select2-container")) nameBox(box);
     for (const icon of root.querySelectorAll(".material-symbols-outlined:not([role])")) {
       icon.setAttribute("aria-hidden", icon.getAttribute("tabindex") === null);
     }
@@ -43,16 +65,16 @@
     event.preventDefault();
     element.click();
   };
-  // Errors tell themselves to the field they belong to.
+  // Django names each field's help and error; the theme leaves the help without that name, and closes what has an error.
   const join = () => {
-    for (const list of document.querySelectorAll("ul.errorlist")) {
-      const field = list.closest(".field-line, .form-row, [class*=field-]")?.querySelector("input:not([type=hidden]), select, textarea");
-      if (!field || field.hasAttribute("aria-describedby")) continue;
-      list.id = list.id || `error-${field.id}`;
-      field.setAttribute("aria-describedby", list.id);
-      field.setAttribute("aria-invalid", "true");
-      list.closest("details")?.setAttribute("open", "");
+    for (const field of document.querySelectorAll("[aria-describedby]")) {
+      for (const id of field.getAttribute("aria-describedby").split(" ")) {
+        if (!id.endsWith("_helptext") || document.getElementById(id)) continue;
+        const help = field.closest(".field-line")?.querySelector(".leading-relaxed.text-xs");
+        if (help) help.id = id;
+      }
     }
+    for (const list of document.querySelectorAll("details ul.errorlist")) list.closest("details").open = true;
   };
 
   document.addEventListener("keydown", press);

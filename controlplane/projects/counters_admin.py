@@ -1,0 +1,119 @@
+"""The counters of a token or project, as they stand now, on its page."""
+
+from typing import Any
+
+from django import forms
+from django.contrib import messages
+from django.contrib.admin.utils import unquote
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.urls import URLPattern, path
+from django.utils import timezone
+from unfold.decorators import action
+from unfold.widgets import UnfoldAdminSelectWidget
+
+from controlplane.adminforms import ReasonDialog
+from controlplane.adminsite import change_url, done
+from controlplane.policies.models import Limit, Policy
+from controlplane.policies.words import in_words
+from controlplane.projects.models import Project, Token
+from controlplane.publishing import counters
+from enforcement.live import LiveCounter
+from enforcement.store import STORE_ERRORS
+
+
+class ResetDialog(ReasonDialog):
+    limit = forms.ModelChoiceField(
+        queryset=Limit.objects.none(),
+        required=False,
+        empty_label="all of its own limits",
+        widget=UnfoldAdminSelectWidget,
+    )
+    field_order = ["limit", "reason"]
+    model: type[Token] | type[Project]
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        holder = self.model.objects.filter(pk=unquote(self.object_id or "")).first()
+        policies = [holder.policy_id] if holder else []
+        if isinstance(holder, Token):
+            policies.append(holder.project.policy_id)
+        self.fields["limit"].queryset = Limit.objects.filter(policy__in=policies).select_related("policy")
+
+
+class ResetTokenDialog(ResetDialog):
+    model = Token
+
+
+class ResetProjectDialog(ResetDialog):
+    model = Project
+
+
+def resetting(form: type[ResetDialog]) -> Any:
+    """Build the action for tokens or for projects: the dialog must know whose limits it offers."""
+
+    @action(
+        description="Reset counters",
+        permissions=["change"],
+        icon="restart_alt",
+        dialog={
+            "title": "Reset counters",
+            "description": "What was used is forgotten, and the full quota is there again, on every proxy at once. "
+            "Counters that are kept for each value of an attribute run out by themselves.",
+            "form_class": form,
+            "form_submit_text": "Reset counters",
+        },
+    )
+    def reset_counters(self: Any, request: HttpRequest, form: ResetDialog, object_id: str) -> HttpResponse:
+        holder = self.present_one(object_id)
+        limit = form.cleaned_data["limit"]
+        try:
+            with self.changing(request, form.cleaned_data["reason"]) as tx:
+                count = counters.reset(tx, holder, limit)
+                self.message_user(request, f"{count} counter{'' if count == 1 else 's'} of {holder} reset.")
+        except STORE_ERRORS:
+            messages.error(request, "The store does not answer: nothing was reset.")
+        return done(change_url(holder))
+
+    return reset_counters
+
+
+class LiveCounters:
+    """Mixed into the admin of a model whose rows have counters."""
+
+    change_form_outer_before_template = "admin/sluicegate/live.html"
+
+    def get_urls(self) -> list[URLPattern]:
+        name = f"{self.opts.app_label}_{self.opts.model_name}_counters"
+        own = path("<path:object_id>/counters/", self.admin_site.admin_view(self.counters_view), name=name)
+        return [own, *super().get_urls()]
+
+    def present_one(self, object_id: str) -> Token | Project:
+        return self.model.objects.get(pk=self.key_of(object_id))
+
+    def counters_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """Answer with the rows of the table, and nothing around them."""
+        holder = self.model.objects.filter(pk=self.key_of(object_id)).first()
+        if holder is None or not self.has_view_permission(request, holder):
+            return HttpResponse(status=404)
+        context: dict[str, Any] = {"now": timezone.now()}
+        try:
+            context["rows"] = [row_of(counter) for counter in counters.counters_of(holder)]
+        except STORE_ERRORS:
+            context["away"] = True
+        response = render(request, "admin/sluicegate/live_rows.html", context)
+        response["Cache-Control"] = "no-store"
+        return response
+
+
+def row_of(counter: LiveCounter) -> dict[str, Any]:
+    share = None
+    if counter.used is not None and counter.quota:
+        share = min(100, round(100 * counter.used / counter.quota))
+    return {
+        "counter": counter,
+        "policy": Policy.objects.filter(slug=counter.policy).first(),
+        "share": share,
+        "reset": in_words(-(-counter.reset_ms // 1000)) if counter.reset_ms else "—",
+        "full": counter.remaining == 0,
+    }

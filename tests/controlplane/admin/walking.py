@@ -1,0 +1,96 @@
+"""A person at a browser: goes through pages, looks at them in every light and width, and notes what is wrong."""
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import ConsoleMessage, Page, Request, expect
+
+WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 320, "height": 720}
+GRAVE = ("critical", "serious")
+AXE = Axe()
+
+
+class Walker:
+    """Drives one page; ``faults`` holds every console error and every request to another host."""
+
+    def __init__(self, page: Page, url: str) -> None:
+        self.page, self.url = page, url
+        self.faults: list[str] = []
+        self.looked = 0
+        folder = os.environ.get("SLUICEGATE_SCREENSHOTS", "")
+        self.folder = Path(folder) if folder else None
+        page.set_viewport_size(WIDE)
+        page.on("console", self._on_console)
+        page.on("pageerror", lambda error: self.faults.append(f"script: {error}"))
+        page.on("request", self._on_request)
+        page.on("dialog", lambda dialog: dialog.accept())
+
+    def _on_console(self, message: ConsoleMessage) -> None:
+        if message.type == "error":
+            self.faults.append(f"console at {self.page.url}: {message.text} ({message.location.get('url')})")
+
+    def _on_request(self, request: Request) -> None:
+        if urlsplit(request.url).scheme in ("http", "https") and not request.url.startswith(self.url):
+            self.faults.append(f"request to {request.url}")
+
+    def open(self, path: str) -> None:
+        self.page.goto(self.url + path)
+        self.page.wait_for_load_state("load")
+
+    def log_in(self, name: str, password: str) -> None:
+        self.open("/admin/login/")
+        self.page.get_by_label("Username").fill(name)
+        self.page.get_by_label("Password").fill(password)
+        self.page.get_by_role("button", name="Log in").click()
+
+    def press(self, name: str) -> None:
+        self.page.get_by_role("button", name=name, exact=True).click()
+
+    def choose(self, label: str, text: str) -> None:
+        """Pick from one of the boxes that search the server."""
+        field = self.page.locator("label", has_text=re.compile(rf"^{label}")).first.get_attribute("for")
+        self.page.locator(f"#{field} + .select2 .select2-selection").click()
+        self.page.locator(".select2-search__field").last.fill(text)
+        self.page.locator(".select2-results__option", has_text=text).first.click()
+
+    def reads(self, text: str) -> None:
+        expect(self.page.locator("body")).to_contain_text(text)
+
+    def look(self, name: str) -> None:
+        """Check the page, and take its picture, on a desk in both lights and on a narrow screen."""
+        self.looked += 1
+        name = f"{self.looked:02d}-{name}"
+        self._judge(f"{name}-light")
+        self.page.evaluate(
+            "document.documentElement.classList.replace('light', 'dark') || "
+            "document.documentElement.classList.add('dark')"
+        )
+        self._judge(f"{name}-dark")
+        self.page.evaluate("document.documentElement.classList.remove('dark')")
+        self.page.set_viewport_size(NARROW)
+        self._judge(f"{name}-320")
+        too_wide = self.page.evaluate("document.documentElement.scrollWidth")
+        if too_wide > NARROW["width"]:
+            self.faults.append(f"{name}: {too_wide} px wide on a screen of 320")
+        self.page.set_viewport_size(WIDE)
+
+    def _judge(self, name: str) -> None:
+        self.page.wait_for_timeout(150)  # the theme's transitions: a colour half way fails the contrast rule
+        if self.folder:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.page.screenshot(path=self.folder / f"{name}.png", full_page=True)
+        self.faults += [f"{name}: {told(violation)}" for violation in graves(self.page)]
+
+
+def graves(page: Page) -> list[dict[str, Any]]:
+    violations = AXE.run(page).response["violations"]
+    return [violation for violation in violations if violation["impact"] in GRAVE]
+
+
+def told(violation: dict[str, Any]) -> str:
+    nodes = [re.sub(r"\s+", " ", node["html"])[:160] for node in violation["nodes"][:3]]
+    return f"{violation['impact']} {violation['id']} x{len(violation['nodes'])}: {' | '.join(nodes)}"
