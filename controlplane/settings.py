@@ -108,6 +108,7 @@ USE_I18N = False
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 STATIC_URL = "static/"
+STATICFILES_DIRS = [BASE_DIR / "controlplane" / "static"]
 STATIC_ROOT = VAR_DIR / "static"
 # Files are served from the packages that bring them: no collectstatic has to run before the first page.
 WHITENOISE_USE_FINDERS = True
