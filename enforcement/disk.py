@@ -30,7 +30,7 @@ def save(path: Path, documents: Documents) -> None:
     """
     Write what *documents* hold to *path*, for its owner only; the old copy stays until the new one is safe on disk.
 
-    A disk that is full, read-only or gone is no reason to stop: it is logged once until it works again, and counted.
+    A disk that is full, read-only or gone is no reason to stop: it is logged once, and counted.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
