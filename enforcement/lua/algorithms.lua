@@ -1,6 +1,8 @@
 -- The algorithms, each a table of the same small functions over a state:
---   read(key, now, cap, a, b)  the state of a counter, brought forward to `now`, or nil: `now` lies outside the boundaries in b
---   room(s)                    permits that fit now; may be a fraction, and negative after an overdraft
+--   read(s, key, now, cap, a, b, value)
+--                              fills s with the state of a counter, brought forward to `now`; value: what the key holds, if known.
+--                              s.room is what fits now: perhaps a fraction, and negative after an overdraft.
+--                              false: `now` lies outside the boundaries in b
 --   wait(s, cost)              microseconds until `cost` <= cap fits, if nothing else is charged; -2: never
 --   reset(s)                   microseconds until nothing of what was charged is felt any more; -2: never
 --   mark(s)                    what names the window that a charge falls into, for a later settlement
@@ -9,6 +11,7 @@
 --   write(key, s, slack)       stores the state, with a time to live of what the window needs + slack milliseconds
 -- The same functions stand in enforcement/algorithms.py; a property test holds the two together. Numbers are doubles, exact to
 -- 2^53. An instant before the last charge of a counter counts as the instant of that charge (s.now).
+-- Tables are used again by later calls, for counters of any algorithm: `read` sets every field that its algorithm looks at.
 
 local NEVER = -2
 local TEN_YEARS_MS = 315360000000
@@ -17,11 +20,11 @@ local TEN_YEARS_MS = 315360000000
 --
 -- A global is looked up by name on each use, and a decision uses these some thirty times. They do not exist yet while the
 -- library is loaded, so the first call binds them.
-local call, pack, unpack_doubles, floor, ceil, max, min, format
+local call, pack, unpack_doubles, floor, ceil, max, min, format, to_number, spread
 
 local function bind()
   call, pack, unpack_doubles = redis.call, struct.pack, struct.unpack
-  floor, ceil, max, min, format = math.floor, math.ceil, math.max, math.min, string.format
+  floor, ceil, max, min, format, to_number, spread = math.floor, math.ceil, math.max, math.min, string.format, tonumber, unpack
 end
 
 local function put(key, packed, ttl_us, slack)
@@ -37,33 +40,28 @@ local function window_end(now, a, b)
   if b == '' then return 0 end
   local first = true
   for text in string.gmatch(b, '%d+') do
-    local boundary = tonumber(text)
-    if now < boundary then
-      if first then return nil end
-      return boundary
-    end
+    local boundary = to_number(text)
+    if now < boundary then return not first and boundary end
     first = false
   end
-  return nil
+  return false
 end
 
-function fixed.read(key, now, cap, a, b)
-  local s = {now = now, used = 0, cap = cap}
-  local value = call('GET', key)
+function fixed.read(s, key, now, cap, a, b, value)
+  s.cap = cap
+  value = value or call('GET', key)
   if value then
     local used, ends, last = unpack_doubles('>ddd', value)
-    if now < last then s.now = last end
-    if ends == 0 or s.now < ends then
-      s.used, s.ends, s.kept = used, ends, true
-      return s
+    if now < last then now = last end
+    if ends == 0 or now < ends then
+      s.now, s.used, s.ends, s.kept, s.room = now, used, ends, true, cap - used
+      return true
     end
   end
-  s.ends = window_end(s.now, a, b)
-  if not s.ends then return nil end
-  return s
+  local ends = window_end(now, a, b)
+  s.now, s.used, s.ends, s.kept, s.room = now, 0, ends, false, cap
+  return ends
 end
-
-function fixed.room(s) return s.cap - s.used end
 
 function fixed.reset(s)
   if s.ends == 0 then return NEVER end
@@ -74,7 +72,10 @@ fixed.wait = fixed.reset
 
 function fixed.mark(s) return s.ends end
 
-function fixed.add(s, cost) s.used = s.used + cost end
+function fixed.add(s, cost)
+  s.used = s.used + cost
+  s.room = s.cap - s.used
+end
 
 function fixed.amend(s, delta, mark)
   if s.ends ~= mark then return false end
@@ -96,26 +97,28 @@ end
 -- sliding_window. a: length in us. Value: current, previous, last.
 local sliding = {}
 
-function sliding.read(key, now, cap, a)
-  local s = {now = now, current = 0, previous = 0, length = a, cap = cap}
-  local value = call('GET', key)
-  if value then
-    local current, previous, last = unpack_doubles('>ddd', value)
-    if now < last then s.now = last end
-    local passed = (s.now - s.now % a) - (last - last % a)
-    if passed == 0 then
-      s.current, s.previous, s.kept = current, previous, current > 0
-    elseif passed == a then
-      s.previous = current
-    end
-  end
-  s.start = s.now - s.now % a
-  return s
-end
-
-function sliding.room(s)
+local function sliding_room(s)
   local felt = s.previous * (s.length - (s.now - s.start)) / s.length
   return s.cap - s.current - felt
+end
+
+function sliding.read(s, key, now, cap, a, _, value)
+  local current, previous, kept = 0, 0, false
+  value = value or call('GET', key)
+  if value then
+    local known, before, last = unpack_doubles('>ddd', value)
+    if now < last then now = last end
+    local passed = (now - now % a) - (last - last % a)
+    if passed == 0 then
+      current, previous, kept = known, before, known > 0
+    elseif passed == a then
+      previous = known
+    end
+  end
+  s.now, s.start, s.length, s.cap = now, now - now % a, a, cap
+  s.current, s.previous, s.kept = current, previous, kept
+  s.room = sliding_room(s)
+  return true
 end
 
 function sliding.wait(s, cost)
@@ -137,7 +140,10 @@ end
 
 function sliding.mark(s) return s.start end
 
-function sliding.add(s, cost) s.current = s.current + cost end
+function sliding.add(s, cost)
+  s.current = s.current + cost
+  s.room = sliding_room(s)
+end
 
 function sliding.amend(s, delta, mark)
   if mark == s.start then
@@ -165,39 +171,42 @@ local log = {}
 
 local function entry(member)
   local total, cost = string.match(member, '^(%d+):(%d+)$')
-  return tonumber(total), tonumber(cost)
+  return to_number(total), to_number(cost)
 end
 
 local function after(instant) return '(' .. format('%.0f', instant) end
 
-function log.read(key, now, cap, a)
-  local s = {key = key, now = now, used = 0, total = 0, length = a, cap = cap}
+function log.read(s, key, now, cap, a)
+  s.key, s.length, s.cap = key, a, cap
+  s.used, s.total, s.last, s.delta, s.oldest = 0, 0, false, false, false
   local newest = call('ZREVRANGE', key, 0, 0, 'WITHSCORES')
   if newest[1] then
-    s.last = tonumber(newest[2])
-    if now < s.last then s.now = s.last end
-    local oldest = call('ZRANGEBYSCORE', key, after(s.now - a), '+inf', 'LIMIT', 0, 1)
+    s.last = to_number(newest[2])
+    if now < s.last then now = s.last end
+    local oldest = call('ZRANGEBYSCORE', key, after(now - a), '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
     if oldest[1] then
       local total, cost = entry(oldest[1])
       s.total = entry(newest[1])
       s.used = s.total - total + cost
+      s.oldest, s.oldest_total = to_number(oldest[2]), total
     end
   end
-  return s
+  s.now = now
+  s.room = cap - s.used
+  return true
 end
 
-function log.room(s) return s.cap - s.used end
-
--- Search the rank of the first live entry whose leaving makes enough room; totals grow with the rank.
+-- Search the rank of the first live entry whose leaving makes enough room; totals grow with the rank. Mostly it is the oldest.
 function log.wait(s, cost)
   local needed = s.total + cost - s.cap
+  if s.oldest and needed <= s.oldest_total then return s.oldest + s.length - s.now end
   local low = call('ZCOUNT', s.key, '-inf', format('%.0f', s.now - s.length))
   local high = call('ZCARD', s.key) - 1
   while low < high do
     local middle = floor((low + high) / 2)
     if entry(call('ZRANGE', s.key, middle, middle)[1]) >= needed then high = middle else low = middle + 1 end
   end
-  return tonumber(call('ZRANGE', s.key, low, low, 'WITHSCORES')[2]) + s.length - s.now
+  return to_number(call('ZRANGE', s.key, low, low, 'WITHSCORES')[2]) + s.length - s.now
 end
 
 function log.reset(s)
@@ -210,6 +219,7 @@ function log.mark(s) return s.now end
 function log.add(s, cost)
   s.pending = cost
   s.used = s.used + cost
+  s.room = s.cap - s.used
   s.last = s.now
 end
 
@@ -221,7 +231,7 @@ end
 local function log_rewrite(key, from, delta, total)
   local entries = call('ZRANGEBYSCORE', key, format('%.0f', from), '+inf', 'WITHSCORES')
   call('ZREMRANGEBYSCORE', key, format('%.0f', from), '+inf')
-  if not entries[1] or tonumber(entries[2]) > from then
+  if not entries[1] or to_number(entries[2]) > from then
     if delta > 0 then
       total = total + delta
       log_put(key, from, total, delta)
@@ -230,7 +240,7 @@ local function log_rewrite(key, from, delta, total)
   end
   for i = 1, #entries, 2 do
     local _, cost = entry(entries[i])
-    local at = tonumber(entries[i + 1])
+    local at = to_number(entries[i + 1])
     if at == from and delta ~= 0 then
       local changed = max(0, cost + delta)
       delta = delta - (changed - cost)
@@ -257,7 +267,7 @@ function log.write(key, s, slack)
   else
     if s.total + s.pending > 9000000000000000 then -- totals are about to leave the exact numbers: count anew
       log_rewrite(key, 0, 0, 0)
-      s.total = s.used - s.pending
+      s.total, s.oldest = s.used - s.pending, false
     end
     s.total = s.total + s.pending
     log_put(key, s.now, s.total, s.pending)
@@ -270,25 +280,20 @@ end
 -- and the instant from which it has not been full.
 local bucket = {}
 
-function bucket.read(key, now, cap, a, b)
-  local s = {now = now, level = 0, cap = cap, rate = a, unit = tonumber(b)}
-  s.since = now
-  local value = call('GET', key)
+function bucket.read(s, key, now, cap, a, b, value)
+  local unit, level, since, idle = to_number(b), 0, now, false
+  value = value or call('GET', key)
   if value then
-    local level, unit, last, since = unpack_doubles('>dddd', value)
-    if now < last then s.now = last end
-    if unit ~= s.unit then level = ceil(level * s.unit / unit) end
-    s.level = level - (s.now - last) * a
-    s.since = since
-    if s.level <= 0 then
-      s.idle = -s.level
-      s.level, s.since = 0, s.now
-    end
+    local kept, kept_unit, last, kept_since = unpack_doubles('>dddd', value)
+    if now < last then now = last end
+    if unit ~= kept_unit then kept = ceil(kept * unit / kept_unit) end
+    level, since = kept - (now - last) * a, kept_since
+    if level <= 0 then idle, level, since = -level, 0, now end
   end
-  return s
+  s.now, s.level, s.cap, s.rate, s.unit, s.since, s.idle = now, level, cap, a, unit, since, idle
+  s.room = (cap * unit - level) / unit
+  return true
 end
-
-function bucket.room(s) return (s.cap * s.unit - s.level) / s.unit end
 
 function bucket.wait(s, cost)
   if s.rate == 0 then return NEVER end
@@ -303,7 +308,10 @@ end
 
 function bucket.mark(s) return s.now end
 
-function bucket.add(s, cost) s.level = s.level + cost * s.unit end
+function bucket.add(s, cost)
+  s.level = s.level + cost * s.unit
+  s.room = (s.cap * s.unit - s.level) / s.unit
+end
 
 -- A refund gives back nothing that time has given back already; a late debt has been paid for as long as the bucket stood full.
 function bucket.amend(s, delta, mark)
@@ -329,16 +337,15 @@ end
 -- concurrency. a: lifetime of a slot in us. A sorted set of slots 'id:number' by the instant at which they end.
 local slots = {}
 
-function slots.read(key, now, cap, a)
+function slots.read(s, key, now, cap, a)
   local held = call('ZCOUNT', key, after(now), '+inf')
-  return {key = key, now = now, held = held, cap = cap, life = a}
+  s.key, s.now, s.held, s.cap, s.life, s.room = key, now, held, cap, a, cap - held
+  return true
 end
-
-function slots.room(s) return s.cap - s.held end
 
 local function ends_in(s, found, default)
   if not found[2] then return default end
-  return tonumber(found[2]) - s.now
+  return to_number(found[2]) - s.now
 end
 
 function slots.wait(s)
@@ -355,6 +362,7 @@ function slots.mark() return 0 end
 
 function slots.add(s, cost, id)
   s.held = s.held + cost
+  s.room = s.cap - s.held
   s.cost, s.id = cost, id
 end
 

@@ -6,30 +6,48 @@ local FROZEN_SLACK_MS = 86400000
 
 local function instant(text)
   if not call then bind() end
-  if text ~= '' then return tonumber(text), FROZEN_SLACK_MS end
+  if text ~= '' then return to_number(text), FROZEN_SLACK_MS end
   local time = call('TIME')
   return time[1] * 1000000 + time[2], 0
 end
 
--- Read all counters of a call. Returns a list of {algorithm, state, key, amount, last argument}, or nil if a calendar's
--- boundaries do not hold the store's present.
+-- What a call knows of its limits, a list for each column. They outlive the call, which fills them anew: to make and to grow
+-- a handful of tables a limit takes as long as to read its counter.
+local algorithms, states, costs, waits = {}, {}, {}, {}
+local NONE = {}
+
+-- Read all counters of a call into the lists. Returns how many there are, or nil if a calendar's boundaries do not hold the
+-- store's present.
 local function read_all(keys, args, at, now, skip)
-  local rows = {}
-  for i = 1 + skip, #keys do
-    local algorithm = ALGORITHMS[args[at]]
-    local state = algorithm.read(keys[i], now, tonumber(args[at + 2]), tonumber(args[at + 3]), args[at + 4])
-    if not state then return nil end
-    rows[i - skip] = {algorithm, state, keys[i], tonumber(args[at + 1]), args[at + 5]}
+  local count = #keys - skip
+  -- One call for all. It sees nothing in a key of another type, and neither in a missing one: those are asked for by themselves.
+  local values = count > 1 and call('MGET', spread(keys)) or NONE
+  for i = 1, count do
+    local algorithm, state = ALGORITHMS[args[at]], states[i]
+    if not state then
+      state = {}
+      states[i] = state
+    end
+    local cap, a, key = to_number(args[at + 2]), to_number(args[at + 3]), i + skip
+    if not algorithm.read(state, keys[key], now, cap, a, args[at + 4], values[key]) then return nil end
+    algorithms[i], costs[i] = algorithm, to_number(args[at + 1])
     at = at + FIELDS
   end
-  return rows
+  return count
 end
 
 local function wait_for(algorithm, state, cost)
   if cost == 0 then return 0 end
   if cost > state.cap then return -1 end
-  if cost <= algorithm.room(state) then return 0 end
+  if cost <= state.room then return 0 end
   return algorithm.wait(state, cost)
+end
+
+-- Return the head of a reply with room for the limits that follow: a table that grows is copied each time.
+local function new_reply(passed, now, count)
+  if count == 1 then return {passed, now, 0, 0, 0, 0} end
+  if count == 2 then return {passed, now, 0, 0, 0, 0, 0, 0, 0, 0} end
+  return {passed, now, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
 end
 
 -- Charge a request to every limit it falls under, or to none.
@@ -44,29 +62,25 @@ end
 -- All reads come before the first write, so a denial changes nothing.
 local function decide(keys, args)
   local now, slack = instant(args[1])
-  local rows = read_all(keys, args, 4, now, 0)
-  if not rows then return {-1, now} end
+  local count = read_all(keys, args, 4, now, 0)
+  if not count then return {-1, now} end
   local passed = 1
-  for i = 1, #rows do
-    local row = rows[i]
-    local wait = wait_for(row[1], row[2], row[4])
-    row[6] = wait
-    if wait ~= 0 and row[5] ~= 's' then passed = 0 end
+  for i = 1, count do
+    local wait = wait_for(algorithms[i], states[i], costs[i])
+    waits[i] = wait
+    if wait ~= 0 and args[3 + i * FIELDS] ~= 's' then passed = 0 end
   end
-  local reply, n, charges, marks = {passed, now}, 2, passed == 1 and args[2] == '1', args[3] ~= ''
-  for i = 1, #rows do
-    local row = rows[i]
-    local algorithm, state = row[1], row[2]
-    if charges and row[6] == 0 and row[4] > 0 then
-      algorithm.add(state, row[4], args[3])
-      algorithm.write(row[3], state, slack)
+  local reply, n, charges, marks = new_reply(passed, now, count), 2, passed == 1 and args[2] == '1', args[3] ~= ''
+  for i = 1, count do
+    local algorithm, state, cost = algorithms[i], states[i], costs[i]
+    if charges and waits[i] == 0 and cost > 0 then
+      algorithm.add(state, cost, args[3])
+      algorithm.write(keys[i], state, slack)
     end
-    local remaining = floor(algorithm.room(state))
-    reply[n + 1] = remaining
-    reply[n + 2] = algorithm.reset(state)
-    reply[n + 3] = row[6]
+    local remaining = floor(state.room)
+    reply[n + 1], reply[n + 2], reply[n + 3] = remaining, algorithm.reset(state), waits[i]
     local full = remaining >= state.cap or state.cap == 0
-    reply[n + 4] = full and 0 or algorithm.wait(state, max(remaining, 0) + 1)
+    reply[n + 4] = full and 0 or algorithm.wait(state, remaining > 0 and remaining + 1 or 1)
     n = n + 4
     if marks then
       n = n + 1
@@ -86,13 +100,14 @@ end
 -- Returns    the number of counters changed; -1 if the id was settled before; -2 if a calendar's boundaries do not hold the time.
 local function settle(keys, args)
   local now, slack = instant(args[1])
-  local rows = read_all(keys, args, 4, now, 1)
-  if not rows then return -2 end
+  local count = read_all(keys, args, 4, now, 1)
+  if not count then return -2 end
   if args[2] ~= '' and not call('SET', keys[1], '1', 'NX', 'PX', args[2]) then return -1 end
   local changed = 0
-  for _, row in ipairs(rows) do
-    if row[4] ~= 0 and row[1].amend(row[2], row[4], tonumber(row[5]), args[3]) then
-      row[1].write(row[3], row[2], slack)
+  for i = 1, count do
+    local algorithm, state = algorithms[i], states[i]
+    if costs[i] ~= 0 and algorithm.amend(state, costs[i], to_number(args[3 + i * FIELDS]), args[3]) then
+      algorithm.write(keys[i + 1], state, slack)
       changed = changed + 1
     end
   end
@@ -107,11 +122,11 @@ local function renew(keys, args)
   local now, slack = instant(args[1])
   local renewed = 0
   for i, key in ipairs(keys) do
-    local count, life = tonumber(args[1 + 2 * i]), tonumber(args[2 + 2 * i])
+    local count, life = to_number(args[1 + 2 * i]), to_number(args[2 + 2 * i])
     for number = 1, count do
       local member = args[2] .. ':' .. number
       local ends = call('ZSCORE', key, member)
-      if ends and tonumber(ends) > now then
+      if ends and to_number(ends) > now then
         call('ZADD', key, format('%.0f', now + life), member)
         renewed = renewed + 1
       end
