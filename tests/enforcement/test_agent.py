@@ -134,10 +134,12 @@ def test_change_is_live_within_100_ms(make: Make, client: Redis) -> None:
     agent = following(make(), client)
     seconds = []
     for revision in range(2, 12):
+        began = time.monotonic()
         publish_quota(client, revision, revision)
-        seconds.append(until(lambda wanted=revision: quota_of(agent) == wanted))
+        until(lambda wanted=revision: quota_of(agent) == wanted)
+        seconds.append(time.monotonic() - began)
 
-    print(f"change to live: median {sorted(seconds)[5] * 1e3:.1f} ms, slowest {max(seconds) * 1e3:.1f} ms")
+    print(f"publishing and change to live: median {sorted(seconds)[5] * 1e3:.1f} ms, slowest {max(seconds) * 1e3:.1f} ms")
     assert sorted(seconds)[5] < 0.1
 
 
