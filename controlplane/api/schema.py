@@ -112,6 +112,8 @@ class AutoSchema(Base):
     def _get_response_bodies(self, direction: str = "response") -> dict[str, Any]:
         bodies = super()._get_response_bodies(direction)
         content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+        if "204" in bodies:
+            bodies["204"]["headers"] = self._get_response_headers_for_code("204", direction)
         for status, body in bodies.items():
             body["description"] = body["description"] or HTTPStatus(int(status)).phrase
         for status in sorted(self._errors()):
@@ -120,7 +122,7 @@ class AutoSchema(Base):
 
     def _errors(self) -> Iterator[int]:
         yield from (400, 401, 403, 405, 406, 500, 503)
-        if "{" in self.path:
+        if "{" in self.path or self.view.holder_in_query:
             yield 404
         if self.method in WRITES:
             yield 409

@@ -41,6 +41,8 @@ class ApiView(GenericViewSet):
     http_method_names = ("get", "head", "post", "put", "patch", "delete")
     # Whether single things have an ETag, which If-Match may name.
     conditional: ClassVar[bool] = True
+    # Whether the query names the thing itself, so that it may be not found.
+    holder_in_query: ClassVar[bool] = False
     tx: Change | None = None
 
     @property
@@ -195,9 +197,9 @@ class Updated:
         """Refuse what the key may see and not change."""
 
     def save_changed(self, tx: Change, serializer: Any, before: dict[str, Any]) -> None:
-        obj = serializer.save()
-        if obj.as_record() != before:
-            tx.updated(obj, before)
+        """Save what differs; where nothing does, leave no trace."""
+        if serializer.candidate(serializer.validated_data).as_record() != before:
+            tx.updated(serializer.save(), before)
 
 
 class Replaced(Updated):

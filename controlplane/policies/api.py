@@ -147,11 +147,13 @@ class PolicyView(Listed, Created, Retrieved, Replaced, Deleted, ApiView):
 
     def save_changed(self, tx: Change, serializer: Any, before: dict[str, Any]) -> None:
         values = serializer.validated_data.pop("limits", None)
+        limits = before["limits"] if values is None else [value.to_json() for value in values]
+        if serializer.candidate(serializer.validated_data).as_record() == before and limits == before["limits"]:
+            return
         policy = serializer.save()
-        if values is not None:
+        if limits != before["limits"]:
             verbs.replace_limits(tx, policy, values)
-        if policy.as_record() != before:
-            tx.updated(policy, before)
+        tx.updated(policy, before)
 
 
 class GlobalSerializer(StrictSerializer):

@@ -80,6 +80,13 @@ class Project(Versioned):
         """Yield the outbox entries, (kind, object id), that a change of this row asks for."""
         yield "project", self.pk
 
+    def delete(self, *args: Any, **options: Any) -> tuple[int, dict[str, int]]:
+        """Revoke the keys that were limited to this project alone: limited to nothing, they would open everything."""
+        for key in self.managementkey_set.filter(revoked_at=None):
+            if key.projects.count() == 1:
+                key.revoke(timezone.now())
+        return super().delete(*args, **options)
+
     def dependents(self) -> Iterator[models.Model]:
         """Yield the rows that enforcers know and that are deleted together with this one."""
         yield from self.tokens.all()

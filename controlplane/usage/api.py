@@ -214,6 +214,7 @@ class CounterView(ApiView):
     queries = {"retrieve": HolderQuery, "reset": HolderQuery}
     scopes = {"retrieve": "counters:read", "reset": "counters:reset"}
     conditional = False
+    holder_in_query = True
 
     def holder(self) -> Token | Project:
         rows = {"token": (self.access.tokens(), "pk"), "project": (self.access.projects(), "slug")}
@@ -228,7 +229,7 @@ class CounterView(ApiView):
     def retrieve(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         """List every limit that falls on a token, or that the tokens of a project share. Nothing is charged."""
         with _told():
-            found = counters.Subject.of(self.holder(), timezone.now()).counters(counters.client())
+            found = counters.counters_of(self.holder())
         return Response(CountersSerializer({"results": found}).data)
 
     @extend_schema(request=ResetSerializer, responses=ResetDoneSerializer)
@@ -236,12 +237,13 @@ class CounterView(ApiView):
         """Forget what was used. Without a limit, the counters of partitioned ones stay: they cannot be named."""
         body = ResetSerializer(data=request.data, context=self.get_serializer_context())
         body.is_valid(raise_exception=True)
-        limit, now = body.validated_data.get("limit"), timezone.now()
+        limit = body.validated_data.get("limit")
         with _told(), self.change(body.validated_data["reason"]) as tx:
             holder = self.holder()
             if limit:
-                self.check_resettable(limit, counters.Subject.of(holder, now).scope_of(limit.policy_id))
-            number = counters.reset(tx, holder, limit, now)
+                subject = counters.Subject.of(holder, timezone.now())
+                self.check_resettable(limit, subject.scope_of(limit.policy_id))
+            number = counters.reset(tx, holder, limit)
         return Response({"reset": number})
 
     def check_resettable(self, limit: Limit, scope: str | None) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import redis
 from django.conf import settings
+from django.utils import timezone
 
 from controlplane.policies.models import Limit
 from controlplane.projects.models import Project, Token
@@ -87,18 +88,29 @@ def client() -> redis.Redis:
     return store.connection(settings.PUBLISH_TIMEOUT_SECONDS)
 
 
-def reset(tx: Change, holder: Token | Project, limit: Limit | None, now: datetime) -> int:
+def counters_of(holder: Token | Project) -> list[live.LiveCounter]:
+    """
+    Read every limit that falls on a token, or on a project as a whole. Nothing is charged.
+
+    Raises:
+        One of STORE_ERRORS: The store is away.
+        Forgotten: As above.
+    """
+    return Subject.of(holder, timezone.now()).counters(client())
+
+
+def reset(tx: Change, holder: Token | Project, limit: Limit | None = None) -> int:
     """
     Forget what *holder* has used, of one limit or of all that are its own; return how many counters there were.
 
     Enforcers that remember something are told when the change is published.
 
     Raises:
-        One of STORE_ERRORS: The store is away; nothing is recorded.
+        One of STORE_ERRORS: The store is away; the caller's change ends with this, and nothing is recorded.
         Forgotten: As above.
     """
     verbs.reset_counters(tx, holder, limit)
-    return Subject.of(holder, now).reset(client(), limit)
+    return Subject.of(holder, timezone.now()).reset(client(), limit)
 
 
 def _token(token: Token, now: datetime) -> documents.Token:

@@ -1,11 +1,14 @@
 import json
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 from django.http import HttpResponse
 from django.test import Client
+from django.utils import timezone
 
+from controlplane.fleet.models import Instance
 from controlplane.projects.models import ManagementKey
 from tests.factories import ManagementKeyFactory
 
@@ -45,3 +48,19 @@ def api(call: Call, key: ManagementKey) -> Call:
         return call(method, path, body, key=key, **headers)
 
     return send
+
+
+@pytest.fixture
+def instance(db) -> Callable[..., Instance]:
+    """An enforcer that was heard of just now, unless ``seen_at`` says otherwise."""
+
+    def heard_of(pk: str, **fields: Any) -> Instance:
+        return Instance.objects.create(pk=pk, **{"state": "ok", "seen_at": timezone.now(), **fields})
+
+    return heard_of
+
+
+@pytest.fixture
+def lost_at() -> datetime:
+    """When an instance was last heard of that is lost by now."""
+    return timezone.now() - timedelta(seconds=16)

@@ -1,0 +1,242 @@
+"""
+Who may do what: every address and method, for every kind of key.
+
+The table is compared with the URL configuration, so that nothing new opens without a line that says to whom.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from django.urls import URLPattern, URLResolver
+
+from controlplane.api import urls
+from controlplane.projects.models import SCOPES, ManagementKey
+from controlplane.publishing.models import Revision
+from tests.factories import (
+    LimitFactory,
+    ManagementKeyFactory,
+    OverrideFactory,
+    PolicyFactory,
+    ProjectFactory,
+    TokenFactory,
+)
+
+pytestmark = pytest.mark.django_db
+
+NAMED = {"name": "New", "slug": "new"}
+REASON = {"reason": "x"}
+FORBIDDEN, MISSING = 403, 404
+
+
+@dataclass(frozen=True)
+class Rule:
+    """
+    What a route answers.
+
+    Args:
+        scope: The one scope that it asks for.
+        right: Status for a key of every project with that scope.
+        foreign: Status for a key with that scope that is limited to another project.
+        own: Status for one that is limited to the very project.
+    """
+
+    scope: str
+    right: int
+    foreign: int
+    own: int
+    body: Any = None
+    query: str = ""
+
+
+POLICY = {**NAMED, "limits": []}
+OWN_POLICY = {**POLICY, "project": "theirs"}
+OVERRIDE = {"limit": "theirs/per-minute", "project": "theirs", "quota": 1, **REASON}
+RULES = {
+    ("projects", "GET"): Rule("projects:read", 200, 200, 200),
+    ("projects", "POST"): Rule("projects:write", 201, FORBIDDEN, FORBIDDEN, NAMED),
+    ("projects/theirs", "GET"): Rule("projects:read", 200, MISSING, 200),
+    ("projects/theirs", "PUT"): Rule("projects:write", 200, MISSING, 200, NAMED),
+    ("projects/theirs", "PATCH"): Rule("projects:write", 200, MISSING, 200, {"name": "New"}),
+    ("projects/theirs", "DELETE"): Rule("projects:write", 204, MISSING, 204),
+    ("projects/theirs/tokens", "GET"): Rule("tokens:read", 200, MISSING, 200),
+    ("projects/theirs/tokens", "POST"): Rule("tokens:write", 201, MISSING, 201, {"name": "New"}),
+    ("tokens/{token}", "GET"): Rule("tokens:read", 200, MISSING, 200),
+    ("tokens/{token}", "PATCH"): Rule("tokens:write", 200, MISSING, 200, {"name": "New"}),
+    ("tokens/{token}", "DELETE"): Rule("tokens:write", 204, MISSING, 204),
+    ("tokens/{token}/revoke", "POST"): Rule("tokens:write", 200, MISSING, 200),
+    ("tokens/{token}/rotate", "POST"): Rule("tokens:write", 201, MISSING, 201),
+    ("policies", "GET"): Rule("policies:read", 200, 200, 200),
+    ("policies", "POST"): Rule("policies:write", 201, 400, 201, OWN_POLICY),
+    ("policies/theirs", "GET"): Rule("policies:read", 200, MISSING, 200),
+    ("policies/theirs", "PUT"): Rule("policies:write", 200, MISSING, 200, OWN_POLICY),
+    ("policies/theirs", "PATCH"): Rule("policies:write", 200, MISSING, 200, {"name": "New"}),
+    ("policies/theirs", "DELETE"): Rule("policies:write", 204, MISSING, 204),
+    ("global", "GET"): Rule("policies:read", 200, 200, 200),
+    ("global", "PUT"): Rule("policies:write", 200, FORBIDDEN, FORBIDDEN, {"policy": None}),
+    ("overrides", "GET"): Rule("policies:read", 200, 200, 200),
+    ("overrides", "POST"): Rule("overrides:write", 201, 400, 201, OVERRIDE),
+    ("overrides/{override}", "GET"): Rule("policies:read", 200, MISSING, 200),
+    ("overrides/{override}", "PATCH"): Rule("overrides:write", 200, MISSING, 200, {"quota": 2}),
+    ("overrides/{override}", "DELETE"): Rule("overrides:write", 204, MISSING, 204),
+    ("revisions", "GET"): Rule("revisions:read", 200, FORBIDDEN, FORBIDDEN),
+    ("revisions/1", "GET"): Rule("revisions:read", 200, FORBIDDEN, FORBIDDEN),
+    ("revisions/1/rollback", "POST"): Rule("revisions:write", 200, FORBIDDEN, FORBIDDEN, REASON),
+    ("instances", "GET"): Rule("instances:read", 200, 200, 200),
+    ("usage", "GET"): Rule("usage:read", 200, 400, 200, query="?project=theirs"),
+    ("counters", "GET"): Rule("counters:read", 200, MISSING, 200, query="?token={token}"),
+    ("counters/reset", "POST"): Rule("counters:reset", 200, MISSING, 200, REASON, "?token={token}"),
+    ("audit", "GET"): Rule("audit:read", 200, FORBIDDEN, FORBIDDEN),
+}
+# For everybody: neither says anything about what is kept here.
+PUBLIC = {"openapi.json", "docs/", ""}
+EXAMPLES = {
+    "projects": {"slug": "theirs"},
+    "tokens": {"id": "{token}"},
+    "policies": {"slug": "theirs"},
+    "overrides": {"id": "{override}"},
+    "revisions": {"number": "1"},
+}
+
+
+def routes(patterns: list[Any], prefix: str = "") -> Iterator[tuple[str, URLPattern]]:
+    for pattern in patterns:
+        text = prefix + str(pattern.pattern)
+        if isinstance(pattern, URLResolver):
+            yield from routes(pattern.url_patterns, text)
+        else:
+            yield text, pattern
+
+
+def address(route: str) -> str:
+    """Return the route with the example of its collection in place of what is variable."""
+    plain = route.replace("^", "").replace("\\Z", "").replace("$", "")
+    collection = plain.partition("/")[0]
+    head, found, rest = plain.partition("(?P<")
+    if not found:
+        return plain
+    name, _, rest = rest.partition(">")
+    closing = next(i for i in range(len(rest)) if rest[: i + 1].count("(") < rest[: i + 1].count(")"))
+    return head + EXAMPLES[collection][name] + rest[closing + 1 :]
+
+
+def existing() -> set[tuple[str, str]]:
+    return {
+        (address(route), method.upper())
+        for route, pattern in routes(urls.urlpatterns)
+        if address(route) not in PUBLIC
+        for method in pattern.callback.actions
+        if method != "head"
+    }
+
+
+def test_every_route_has_a_rule():
+    """A new address fails here until somebody has decided who may use it."""
+    assert existing() == set(RULES)
+
+
+@pytest.fixture
+def ids(store) -> dict[str, str]:
+    """A project "theirs" with everything that a project can have, and another one."""
+    project = ProjectFactory(slug="theirs")
+    ProjectFactory(slug="mine")
+    limit = LimitFactory(policy=PolicyFactory(slug="theirs", project=project), name="per-minute")
+    token = TokenFactory(project=project)
+    Revision.objects.create(number=1, changes={"full": True, "documents": {}})
+    return {"token": token.pk, "override": OverrideFactory(limit=limit, token=token).pk}
+
+
+def key_of(*scopes: str, project: str = "") -> ManagementKey:
+    projects = list(ProjectFactory._meta.model.objects.filter(slug=project)) if project else []
+    return ManagementKeyFactory(scopes=list(scopes), projects=projects)
+
+
+def asked(call, route: str, method: str, ids: dict[str, str], key: ManagementKey | None) -> int:
+    rule = RULES[route, method]
+    path = (route + rule.query).format(**ids)
+    return call(method, path, rule.body, key=key).status_code
+
+
+every_route = pytest.mark.parametrize(("route", "method"), RULES, ids=lambda part: part)
+
+
+@every_route
+def test_nobody_is_refused_as_nobody(call, ids, route, method):
+    """401, before anything is said about what is there."""
+    assert asked(call, route, method, ids, None) == 401
+
+
+@every_route
+def test_every_scope_but_the_right_one_is_refused(call, ids, route, method):
+    """A key that may do all the rest may not do this."""
+    others = [scope for scope in SCOPES if scope not in (RULES[route, method].scope, "*")]
+
+    assert asked(call, route, method, ids, key_of(*others)) == 403
+
+
+@every_route
+def test_the_right_scope_alone_suffices(call, ids, route, method):
+    """Nothing else is asked for."""
+    rule = RULES[route, method]
+
+    assert asked(call, route, method, ids, key_of(rule.scope)) == rule.right
+
+
+@every_route
+def test_a_key_of_another_project_finds_nothing(call, ids, route, method):
+    """404, as if it were not there; 403 where it concerns all projects."""
+    rule = RULES[route, method]
+
+    assert asked(call, route, method, ids, key_of(rule.scope, project="mine")) == rule.foreign
+
+
+@every_route
+def test_a_key_of_the_project_may_do_what_concerns_it_alone(call, ids, route, method):
+    """And no more."""
+    rule = RULES[route, method]
+
+    assert asked(call, route, method, ids, key_of(rule.scope, project="theirs")) == rule.own
+
+
+@pytest.mark.parametrize("path", ["projects", "policies", "overrides"])
+def test_a_key_of_another_project_lists_nothing_of_it(call, ids, path):
+    """Lists are cut to what is its own."""
+    response = call("GET", path, key=key_of("*", project="mine"))
+
+    assert "theirs" not in response.content.decode()
+
+
+def test_a_key_of_some_projects_reads_shared_policies_and_changes_none(call, ids):
+    """Its projects may use them, as others do."""
+    PolicyFactory(slug="shared")
+    key = key_of("*", project="mine")
+
+    assert call("GET", "policies/shared", key=key).status_code == 200
+    for method, body in (("PATCH", {"name": "New"}), ("PUT", POLICY), ("DELETE", None)):
+        assert call(method, "policies/shared", body, key=key).status_code == 403
+
+
+def test_a_key_of_some_projects_makes_no_shared_policy(call, ids):
+    """Nor by leaving the owner out."""
+    key = key_of("*", project="mine")
+
+    response = call("POST", "policies", POLICY, key=key)
+
+    assert response.json()["errors"][0]["code"] == "key_limited_to_projects"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("PATCH", "projects/mine", {"policy": "theirs"}),
+        ("POST", "projects/mine/tokens", {"name": "x", "policy": "theirs"}),
+        ("POST", "policies", {**POLICY, "project": "theirs"}),
+        ("POST", "overrides", {**OVERRIDE, "project": "mine"}),
+    ],
+)
+def test_what_is_foreign_cannot_be_referred_to(call, ids, method, path, body):
+    """The answer is that of something that is not there."""
+    response = call(method, path, body, key=key_of("*", project="mine"))
+
+    assert (response.status_code, response.json()["errors"][0]["code"]) == (400, "does_not_exist")

@@ -1,0 +1,167 @@
+import pytest
+
+from controlplane.policies.models import AuditEntry
+from enforcement import Limiter
+from tests.factories import ManagementKeyFactory, ProjectFactory, TokenFactory
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def secret(api, store) -> str:
+    """The secret of tok "ci" of "chat", which falls under its own policy and its project's."""
+    ip = {"name": "ip", "quota": 5, "window_seconds": 3600, "partition_by": ["ip"]}
+    hourly = {"name": "hourly", "algorithm": "sliding_window", "window_seconds": 3600}
+    for slug, quota in (("team", 1000), ("free", 100)):
+        api("POST", "policies", {"slug": slug, "name": slug, "limits": [{**hourly, "quota": quota}, ip]})
+    api("POST", "projects", {"slug": "chat", "name": "Chat", "policy": "team"})
+    return api("POST", "projects/chat/tokens", {"name": "ci", "policy": "free"}).json()["secret"]
+
+
+@pytest.fixture
+def token(api, secret) -> str:
+    return api("GET", "projects/chat/tokens").json()["results"][0]["id"]
+
+
+@pytest.fixture
+def used(secret, store) -> None:
+    """Seven requests, decided by a real enforcer."""
+    with Limiter(store.url) as limiter:
+        assert [limiter.check(secret).allowed for _ in range(7)] == [True] * 7
+
+
+def shown(api, query: str) -> list[tuple]:
+    counters = api("GET", f"counters?{query}").json()["results"]
+    return [(c["limit"], c["scope"], c["quota"], c["used"], c["remaining"]) for c in counters if not c["partition_by"]]
+
+
+def test_counters_show_what_enforcement_has_counted(api, token, used):
+    """Of the token, and of its project, which it shares with others."""
+    assert shown(api, f"token={token}") == [
+        ("team/hourly", "project", 1000, 7, 993),
+        ("free/hourly", "token", 100, 7, 93),
+    ]
+
+
+def test_counters_of_a_project_are_those_its_tokens_share(api, token, used):
+    """Its tokens' own are theirs."""
+    assert shown(api, "project=chat") == [("team/hourly", "project", 1000, 7, 993)]
+
+
+def test_looking_charges_nothing(api, token, used):
+    """However often."""
+    first = shown(api, f"token={token}")
+
+    assert shown(api, f"token={token}") == first
+
+
+def test_an_override_is_in_the_numbers(api, token, used):
+    """And named."""
+    body = {"limit": "free/hourly", "token": token, "quota": 10, "reason": "abuse"}
+    override = api("POST", "overrides", body).json()["id"]
+
+    counters = api("GET", f"counters?token={token}").json()["results"]
+
+    found = next(counter for counter in counters if counter["limit"] == "free/hourly")
+    assert (found["quota"], found["used"], found["remaining"], found["override"]) == (10, 7, 3, override)
+
+
+def test_a_partitioned_limit_has_no_single_count(api, token):
+    """Its numbers are null, and it says by what it is partitioned."""
+    counters = api("GET", f"counters?token={token}").json()["results"]
+
+    found = next(counter for counter in counters if counter["limit"] == "free/ip")
+    assert (found["partition_by"], found["used"], found["remaining"]) == (["ip"], None, None)
+
+
+def test_a_reset_forgets_one_limit(api, token, used):
+    """And tells enforcers, in a revision, and the audit, with the reason."""
+    response = api("POST", f"counters/reset?token={token}", {"limit": "free/hourly", "reason": "goodwill"})
+
+    assert response.json() == {"reset": 1}
+    assert response["Sluicegate-Revision"].isdigit()
+    assert shown(api, f"token={token}") == [
+        ("team/hourly", "project", 1000, 7, 993),
+        ("free/hourly", "token", 100, 0, 100),
+    ]
+    entry = AuditEntry.objects.get(action="counters.reset")
+    assert (entry.reason, entry.after) == ("goodwill", {"limit": "free/hourly"})
+
+
+def test_a_reset_of_a_token_leaves_what_it_shares(api, token, used):
+    """The project's other tokens are none of its business."""
+    api("POST", f"counters/reset?token={token}", {"reason": "goodwill"})
+
+    assert shown(api, f"token={token}") == [
+        ("team/hourly", "project", 1000, 7, 993),
+        ("free/hourly", "token", 100, 0, 100),
+    ]
+
+
+def test_a_policy_attached_twice_is_reset_where_it_is_closest(api, token, used):
+    """The token's own counter, not its project's of the same name."""
+    api("PATCH", "projects/chat", {"policy": "free"})
+
+    response = api("POST", f"counters/reset?token={token}", {"limit": "free/hourly", "reason": "goodwill"})
+
+    assert response.json() == {"reset": 1}
+
+
+@pytest.mark.parametrize(("limit", "code"), [("free/ip", "partitioned"), ("free/nope", "does_not_exist")])
+def test_what_cannot_be_reset_is_refused(api, token, limit, code):
+    """An answer of "done" would be a lie."""
+    response = api("POST", f"counters/reset?token={token}", {"limit": limit, "reason": "x"})
+
+    assert [(error["pointer"], error["code"]) for error in response.json()["errors"]] == [("#/limit", code)]
+
+
+def test_a_limit_that_does_not_fall_on_the_holder_is_refused(api, token):
+    """The token's own limit is not the project's."""
+    response = api("POST", "counters/reset?project=chat", {"limit": "free/hourly", "reason": "x"})
+
+    assert response.json()["errors"][0]["pointer"] == "#/limit"
+
+
+@pytest.mark.parametrize("query", ["", "token=x&project=chat"])
+def test_one_holder_is_asked_for(api, query):
+    """Not none, and not two."""
+    assert api("GET", f"counters?{query}").json()["errors"][0]["code"] == "one_of_two"
+
+
+def test_a_store_that_is_away_is_told_and_nothing_is_recorded(api, token, store):
+    """A reset that did not happen is in no audit."""
+    store.kill()
+
+    responses = [
+        api("GET", f"counters?token={token}"),
+        api("POST", f"counters/reset?token={token}", {"reason": "x"}),
+    ]
+
+    assert [(r.status_code, r.json()["code"]) for r in responses] == [(503, "store_unavailable")] * 2
+    assert not AuditEntry.objects.filter(action="counters.reset").exists()
+
+
+def test_a_store_that_lost_its_functions_gets_them_back(api, token, used, client_of_store):
+    """Whoever misses them first loads them."""
+    client_of_store.function_flush()
+
+    assert shown(api, "project=chat") == [("team/hourly", "project", 1000, 7, 993)]
+
+
+def test_a_key_of_some_projects_resets_nothing_that_all_share(api, call, token):
+    """The counter of the global policy is everybody's."""
+    limit = {"name": "all", "quota": 10, "window_seconds": 60}
+    api("POST", "policies", {"slug": "everyone", "name": "Everyone", "limits": [limit]})
+    api("PUT", "global", {"policy": "everyone"})
+    key = ManagementKeyFactory(projects=[ProjectFactory._meta.model.objects.get(slug="chat")])
+
+    response = call("POST", f"counters/reset?token={token}", {"limit": "everyone/all", "reason": "x"}, key=key)
+
+    assert (response.status_code, response.json()["code"]) == (403, "key_limited_to_projects")
+
+
+def test_a_token_that_nobody_remembers_has_no_counters(api, store):
+    """It expired days ago."""
+    token = TokenFactory(expires_at="2020-01-01T00:00:00Z")
+
+    assert api("GET", f"counters?token={token.pk}").status_code == 404

@@ -1,0 +1,94 @@
+import pytest
+from django.db import DatabaseError, connection
+from prometheus_client.parser import text_string_to_metric_families
+
+from controlplane.publishing.models import Revision
+from tests.factories import ProjectFactory, TokenFactory
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def numbers(call) -> dict[str, float]:
+    text = call("GET", "/metrics").content.decode()
+    samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+    return {" ".join([sample.name, *sample.labels.values()]): sample.value for sample in samples}
+
+
+@pytest.fixture
+def broken_database(monkeypatch):
+    def fail(*_, **__):
+        raise DatabaseError("gone")
+
+    monkeypatch.setattr(connection, "cursor", fail)
+
+
+def test_a_process_that_answers_is_alive(call, broken_database):
+    """Whatever else is down: restarting it would cure nothing."""
+    response = call("GET", "/healthz")
+
+    assert (response.status_code, response.json()) == (200, {"status": "ok"})
+
+
+def test_with_everything_there_it_is_ready(call, store):
+    """The store and SQL answer."""
+    assert call("GET", "/readyz").json() == {"status": "ok", "database": "ok", "store": "ok"}
+
+
+def test_without_the_store_it_still_serves(call):
+    """Changes are kept until it is back; operators look at the admin meanwhile."""
+    response = call("GET", "/readyz")
+
+    assert response.status_code == 200
+    assert response.json() == {"status": "degraded", "database": "ok", "store": "unreachable"}
+
+
+def test_without_the_database_it_is_not_ready(call, broken_database):
+    """A balancer sends requests elsewhere."""
+    response = call("GET", "/readyz")
+
+    assert (response.status_code, response.json()["database"]) == (503, "unreachable")
+
+
+def test_metrics_count_publications_and_what_waits(api, call):
+    """The store is away: three changes wait."""
+    for slug in ("a", "b", "c"):
+        api("POST", "projects", {"slug": slug, "name": slug})
+
+    found = numbers(call)
+
+    assert found["sluicegate_published_revision"] == 0
+    assert found["sluicegate_outbox_pending"] == 3
+    assert found["sluicegate_outbox_oldest_seconds"] > 0
+    assert found["sluicegate_store_reachable"] == 0
+    assert found["sluicegate_database_reachable"] == 1
+
+
+def test_metrics_count_the_fleet_by_what_it_runs(call, store, instance, lost_at):
+    """Current, behind, and lost whatever it ran."""
+    Revision.objects.create(number=5)
+    instance("proxy-1", revision=5)
+    instance("proxy-2", revision=6)
+    instance("proxy-3", revision=4)
+    instance("proxy-4", revision=5, seen_at=lost_at)
+
+    found = numbers(call)
+
+    assert found["sluicegate_instances current"] == 2
+    assert found["sluicegate_instances behind"] == 1
+    assert found["sluicegate_instances lost"] == 1
+    assert found["sluicegate_published_revision"] == 5
+    assert found["sluicegate_store_reachable"] == 1
+
+
+def test_metrics_survive_a_database_that_is_gone(call, store, broken_database):
+    """That it is gone is itself a number."""
+    assert numbers(call)["sluicegate_database_reachable"] == 0
+
+
+def test_metrics_name_no_key_and_do_not_grow_with_use(call, store):
+    """As many series with a hundred tokens as with none."""
+    before = set(numbers(call))
+    for project in (ProjectFactory(), ProjectFactory()):
+        TokenFactory.create_batch(10, project=project)
+
+    assert set(numbers(call)) == before

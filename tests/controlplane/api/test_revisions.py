@@ -1,0 +1,54 @@
+import pytest
+
+from controlplane.policies.models import Limit
+from controlplane.publishing.models import Revision
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def published(api, store):
+    """Two revisions: a quota of 100, then one of 50."""
+    limit = {"name": "per-minute", "quota": 100, "window_seconds": 60}
+    api("POST", "policies", {"slug": "free", "name": "Free", "limits": [limit]})
+    api("PATCH", "policies/free", {"limits": [{**limit, "quota": 50}]})
+
+
+def test_a_revision_says_who_runs_it(api, published, instance, lost_at):
+    """Counted are instances that run, those behind by name."""
+    instance("new", revision=2)
+    instance("old", revision=1)
+    instance("lost", revision=1, seen_at=lost_at)
+
+    revision = api("GET", "revisions/2").json()
+
+    assert (revision["instances"], revision["acknowledged"], revision["behind"]) == (2, 1, ["old"])
+    assert (revision["by"], revision["channel"]) == ("ann", "api")
+
+
+def test_revisions_are_listed_without_their_documents(api, published):
+    """Newest first; a full one may be large."""
+    found = api("GET", "revisions").json()["results"]
+
+    assert [revision["revision"] for revision in found] == [2, 1]
+    assert "changes" not in found[0]
+
+
+def test_a_rollback_is_a_new_revision(api, published):
+    """The old numbers, a new number, and the reason in the audit."""
+    response = api("POST", "revisions/1/rollback", {"reason": "too tight"})
+
+    assert (response.json(), response["Sluicegate-Revision"]) == ({"rolled_back_to": 1, "revision": 3}, "3")
+    assert Limit.objects.get().quota == 100
+    assert api("GET", "audit").json()["results"][0]["reason"] == "too tight"
+
+
+def test_a_rollback_needs_a_reason(api, published):
+    """Whoever comes later wants to know."""
+    assert api("POST", "revisions/1/rollback", {}).json()["errors"][0]["pointer"] == "#/reason"
+    assert Revision.objects.count() == 2
+
+
+def test_there_is_no_way_back_to_what_never_was(api, published):
+    """Not found, nothing changed."""
+    assert api("POST", "revisions/9/rollback", {"reason": "x"}).status_code == 404
