@@ -153,10 +153,13 @@ class Limiter:
         return self._engine.documents.current.revision
 
     def _plan_in_code(self, limits: Limits, key: str) -> Plan:
-        if not self._started:
-            self._started = True
-            self._engine.start_quietly()
-        return self._engine.plan_in_code(limits, key)
+        plan = self._engine.plans.get((key, id(limits)))
+        if plan is None:
+            if not self._started:
+                self._started = True
+                self._engine.start_quietly()
+            plan = self._engine.plan_in_code(limits, key)
+        return plan
 
     async def _plan(self, token: object, attributes: Attributes | None) -> Plan | Decision:
         engine = self._engine
@@ -183,9 +186,13 @@ class Limiter:
         return Admission(self, Reservation(self._engine, plan, costs, decision, ident))
 
     async def _decide(self, plan: Plan, costs: Costs, *, charge: bool = True, ident: str = "") -> Decision:
-        engine = self._engine
+        engine, lease = self._engine, plan.lease
         if type(costs) is not int or costs != 1:
             check_costs(costs)
+        if lease is not None and charge and not ident:
+            held = engine.from_lease(plan, lease, costs)
+            if held is not None:
+                return held
         if not plan.bounds:
             return engine.unlimited(plan, costs)
         if plan.denied is not None and charge and (known := engine.known_denial(plan, costs)) is not None:

@@ -90,7 +90,7 @@ class Decision:
         revision: The published revision it obeys; 0 for limits in code.
     """
 
-    __slots__ = ("_bounds", "_reply", "_states", "allowed", "reason", "revision", "source", "width")
+    __slots__ = ("_bounds", "_held", "_reply", "_states", "allowed", "reason", "revision", "source", "width")
 
     def __init__(
         self,
@@ -99,9 +99,9 @@ class Decision:
         source: str,
         bounds: Sequence[Bound] = (),
         reply: Sequence[int] = (),
-        *,
         width: int = 4,
         revision: int = 0,
+        held: int = 0,
     ) -> None:
         self.allowed = allowed
         self.reason = reason
@@ -109,6 +109,7 @@ class Decision:
         self.revision = revision
         self.width = width
         self._bounds = bounds
+        self._held = held  # permits that this process still holds: charged, and yet to be had
         self._reply = reply
         self._states: tuple[LimitState, ...] | None = None
 
@@ -132,7 +133,8 @@ class Decision:
             at = range(2, 2 + self.width * len(self._bounds), self.width)
             now = self._reply[1] if self._reply else 0
             self._states = tuple(
-                _state(bound, now, *self._reply[i : i + 4]) for bound, i in zip(self._bounds, at, strict=True)
+                _state(bound, now, self._held + self._reply[i], *self._reply[i + 1 : i + 4])
+                for bound, i in zip(self._bounds, at, strict=True)
             )
         return self._states
 

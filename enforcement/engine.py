@@ -24,6 +24,8 @@ from enforcement.decision import Decision
 from enforcement.documents import Project, Token
 from enforcement.failover import Breaker, Fallback, without_marks
 from enforcement.keys import DEFAULT_PREFIX, Keys
+from enforcement.lease_keeper import LeaseKeeper
+from enforcement.leases import Lease
 from enforcement.limits import Limit
 from enforcement.lua import library_source
 from enforcement.matching import Attributes, check_attributes
@@ -148,9 +150,10 @@ class Engine:
         )
         self.breaker = Breaker(on_open=lambda cause: self.agent.wake())
         self._background = SyncPipe(self.address, BACKGROUND_BUDGET)
-        self._plans: dict[Any, Plan] = {}
+        self.plans: dict[Any, Plan] = {}
         self._held: dict[Any, Sequence[Limit]] = {}
         self._slot_keeper = SlotKeeper(self._background)
+        self.leases = LeaseKeeper(self, self._background)
         self._denials_off = settings.clock is not None
         self._given_back = 0
         self.fallbacks = 0
@@ -169,13 +172,15 @@ class Engine:
             self.agent.start()
 
     def stop(self) -> None:
-        """Report what is left, and stop tending."""
+        """Give back what is held, report what is left, and stop tending."""
+        self.leases.close()
         self.agent.stop(STOP_SECONDS)
         self._background.close()
 
     def after_fork(self) -> None:
         """Go on in a child process: threads do not survive a fork."""
         self._slot_keeper = SlotKeeper(self._background)
+        self.leases = LeaseKeeper(self, self._background)
         self.agent.after_fork()
 
     @property
@@ -215,14 +220,14 @@ class Engine:
         """
         # The limits themselves are known by identity, which is quick; holding them keeps the identity theirs.
         name = (key, id(limits)) if isinstance(limits, Limit) else (key, *map(id, limits))
-        plan = self._plans.get(name)
+        plan = self.plans.get(name)
         if plan is None:
             several = (limits,) if isinstance(limits, Limit) else tuple(limits)
             plan = Plan(bind_in_code(several, key, self.keys))
-            if len(self._plans) >= MAX_PLANS:
-                oldest = next(iter(self._plans))
-                del self._plans[oldest], self._held[oldest]
-            self._plans[name], self._held[name] = plan, several
+            if len(self.plans) >= MAX_PLANS:
+                oldest = next(iter(self.plans))
+                del self.plans[oldest], self._held[oldest]
+            self.plans[name], self._held[name] = plan, several
         return plan
 
     def find(self, token: object) -> TokenEntry | Decision | str:
@@ -245,6 +250,16 @@ class Engine:
         except StoreTrouble as exc:
             self.failed(exc)
             return self.refusal("degraded_denied")
+        if text is None:
+            try:
+                revision = yield protocol.pack(("HGET", self.keys.documents, "revision"))
+            except StoreTrouble as exc:
+                self.failed(exc)
+                return self.refusal("degraded_denied")
+            if (
+                revision is None
+            ):  # the store lost everything: that it does not know a token says nothing about the token
+                return self.refusal("degraded_denied")
         return self.documents.remember(name, text, asked_at)
 
     def plan_of(self, entry: TokenEntry, attributes: Attributes | None) -> Plan | Decision:
@@ -332,6 +347,21 @@ class Engine:
         if plan.usage is not None:
             self._count(plan, costs, denial.decision._reply, False)
         return denial.told(now)
+
+    def from_lease(self, plan: Plan, lease: Lease, costs: Costs) -> Decision | None:
+        """Return the decision that permits at hand make, or None: the store has to be asked."""
+        if type(costs) is not int or self.clock is not None:
+            return None
+        left = lease.take(costs)
+        if left * 2 <= lease.size and not lease.asking and lease.steady():
+            self.leases.ask(lease)
+        if left < 0:
+            return None
+        reply = lease.reply
+        if plan.usage is not None:
+            every = plan.ones if costs == 1 else tuple((bound.index, costs) for bound in plan.bounds)
+            plan.usage.passed(reply[1] // 60_000_000, costs, every)
+        return Decision(True, "ok", "lease", plan.bounds, reply, 5, plan.revision, left)
 
     def answer(
         self, plan: Plan, costs: Costs, reply: Sequence[int], *, charge: bool = True, ident: str = ""

@@ -16,6 +16,7 @@ from enforcement.algorithms import Charge, Spec
 from enforcement.calendars import boundaries, window
 from enforcement.documents import Override, Project, Token
 from enforcement.keys import Keys, fingerprint
+from enforcement.leases import Lease
 from enforcement.limits import MAX_NUMBER, InvalidLimit, Limit, Policy
 from enforcement.matching import Attributes
 
@@ -229,6 +230,12 @@ def _counter(limit: Limit, identity: tuple[str, ...]) -> str:
     return letter + fingerprint((*identity, limit.name, shape))
 
 
+def _is_leasable(bound: Bound) -> bool:
+    """Only what every request costs alike, and at once, can be taken ahead."""
+    limit = bound.limit
+    return limit.consistency == "leased" and limit.unit == "requests" and not limit.shadow and not limit.charge_on
+
+
 class Plan:
     """
     The bounds of one request, and what is known about their counters.
@@ -236,6 +243,8 @@ class Plan:
     Attributes:
         bounds: In the order of the call.
         has_slots: Whether one is a concurrency limit, which must be admitted, not hit.
+        lease: Permits held ahead, if every limit is leased; one strict limit has to be asked anyway.
+        merges_leases: Whether permits of different charges may be held together, all good for the same time.
         ones: Index and cost of each bound for a request that costs 1.
         last: The latest reply of the store, from which a fallback starts.
         denied: A denial that this process remembers.
@@ -253,6 +262,8 @@ class Plan:
         "has_slots",
         "keys",
         "last",
+        "lease",
+        "merges_leases",
         "ones",
         "revision",
         "usage",
@@ -266,6 +277,9 @@ class Plan:
         self.has_slots = any(bound.limit.algorithm == "concurrency" for bound in bounds)
         self.has_charge_on = any(bound.limit.charge_on for bound in bounds)
         self.last: Sequence[int] = ()
+        leased = bounds and all(map(_is_leasable, bounds))
+        self.lease = Lease(self) if leased else None
+        self.merges_leases = all(bound.letter in "fb" for bound in bounds)
         self.ones = tuple((bound.index, bound.cost_of(1)) for bound in bounds)
         self.denied: Any = None
         self._calendar = any(bound.limit.calendar not in (None, "lifetime") for bound in bounds)

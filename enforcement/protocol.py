@@ -18,6 +18,7 @@ from enforcement.lua import function
 from enforcement.plans import Costs, Plan
 
 DECIDE: Final = function("decide")
+LEASE: Final = function("lease")
 SETTLE: Final = function("settle")
 RENEW: Final = function("renew")
 RESET: Final = function("reset")
@@ -112,6 +113,20 @@ def decide(plan: Plan, costs: Costs, now_us: int, *, clock: bool, charge: bool =
     if charge and not clock and not ident and type(costs) is int and costs == 1:
         plan.keep_once(command)
     return command
+
+
+def lease_arguments(plan: Plan, wanted: int, share: int, now_us: int) -> list[str | int]:
+    """
+    Return the arguments of the call that takes permits ahead.
+
+    Args:
+        wanted: Permits, at least 1.
+        share: One process may take a *share*-th part of what is left.
+    """
+    arguments: list[str | int] = ["FCALL", LEASE, len(plan.keys), *plan.keys, "", wanted, share]
+    for spec in plan.specs(now_us):
+        arguments += [spec.letter, 0, *_numbers(spec), ""]
+    return arguments
 
 
 def _numbers(spec: Spec) -> tuple[int, int, str]:

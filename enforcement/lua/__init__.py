@@ -14,11 +14,11 @@ from typing import Final
 VERSION: Final = 1
 LIBRARY_NAME: Final = f"sluicegate_{VERSION}"
 
-_PARTS: Final = ("algorithms.lua", "decide.lua", "publish.lua", "register.lua")
+_PARTS: Final = ("algorithms.lua", "decide.lua", "lease.lua", "publish.lua", "register.lua")
 
 
 def function(verb: str) -> str:
-    """Return the name under which the store knows a function: decide, settle, renew, reset, publish or heartbeat."""
+    """Return the name under which the store knows a function, by its verb: decide, lease, settle ..."""
     return f"sg{VERSION}_{verb}"
 
 

@@ -1,0 +1,123 @@
+"""The thread that takes permits ahead, refills leases at low water, and gives back what is not used."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from time import monotonic
+from typing import TYPE_CHECKING, Final
+
+from enforcement import protocol
+from enforcement.leases import LIFE_SECONDS, Lease
+from enforcement.pipe import SyncPipe
+from enforcement.protocol import Correction, StoreTrouble
+
+if TYPE_CHECKING:
+    from enforcement.engine import Engine
+
+SWEEP_SECONDS: Final = 0.1
+IDLE_SECONDS: Final = 0.3
+
+
+class LeaseKeeper:
+    """
+    The thread that takes permits ahead and gives back what is not used.
+
+    Args:
+        engine: Whose clock, fleet and breaker count.
+        pipe: A connection of its own.
+    """
+
+    def __init__(self, engine: Engine, pipe: SyncPipe) -> None:
+        self._engine = engine
+        self._pipe = pipe
+        self._wishes: queue.SimpleQueue[Lease | None] = queue.SimpleQueue()
+        self._held: dict[int, Lease] = {}
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def ask(self, lease: Lease) -> None:
+        """Have a lease filled soon."""
+        lease.asking = True
+        if self._thread is None:
+            self._start()
+        self._wishes.put(lease)
+
+    def outstanding(self) -> int:
+        """Return the permits that this process holds and has not handed out."""
+        return sum(lease.left for lease in list(self._held.values()))
+
+    def close(self) -> None:
+        """Give everything back."""
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            self._wishes.put(None)
+            thread.join(1.0)
+
+    def _start(self) -> None:
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="sluicegate-leases", daemon=True)
+                self._thread.start()
+
+    def _run(self) -> None:
+        sweep_at = monotonic() + SWEEP_SECONDS
+        while True:
+            try:
+                lease = self._wishes.get(timeout=max(0.001, sweep_at - monotonic()))
+            except queue.Empty:
+                lease = None
+                sweep_at = monotonic() + SWEEP_SECONDS
+                self._sweep(monotonic())
+            else:
+                if lease is None:
+                    self._sweep(float("inf"))
+                    return
+                self._fill(lease)
+
+    def _fill(self, lease: Lease) -> None:
+        try:
+            plan = lease.plan
+            if not plan.merges_leases:
+                self._give_back(lease)
+            self._take(lease)
+        except StoreTrouble as exc:
+            self._engine.failed(exc)
+        finally:
+            lease.asking = False
+
+    def _take(self, lease: Lease) -> None:
+        engine, plan, began = self._engine, lease.plan, monotonic()
+        share = 2 * max(1, engine.agent.fleet_size)
+        arguments = protocol.lease_arguments(plan, lease.wanted(), share, engine.now_us())
+        reply = self._pipe.call(protocol.pack(arguments))
+        if reply[0] <= 0:
+            return
+        # Counted from before the call, so that no permit outlives its window by the time the reply took.
+        lives = [LIFE_SECONDS, *(reply[3 + 5 * i] / 1e6 for i, b in enumerate(plan.bounds) if b.letter == "f")]
+        until = began + min(life for life in lives if life > 0)
+        if lease.marks and lease.marks != tuple(reply[6::5]) and plan.merges_leases:
+            self._give_back(lease)
+        lease.fill(reply[0], until, reply)
+        self._held[id(lease)] = lease
+
+    def _sweep(self, now: float) -> None:
+        """Give back what is idle or about to die."""
+        for lease in list(self._held.values()):
+            if now - lease.used_at > IDLE_SECONDS or lease.until - now < IDLE_SECONDS:
+                try:
+                    self._give_back(lease)
+                except StoreTrouble as exc:
+                    self._engine.failed(exc)
+                self._held.pop(id(lease), None)
+
+    def _give_back(self, lease: Lease) -> None:
+        left, marks = lease.empty(), lease.marks
+        if not left:
+            return
+        plan, now_us = lease.plan, self._engine.now_us()
+        rows = zip(plan.bounds, plan.specs(now_us), marks, strict=True)
+        corrections = [Correction(bound.key, spec, -left, mark) for bound, spec, mark in rows]
+        arguments = protocol.settle(corrections, plan.keys[0], None, ident="", once_for_ms=None)
+        self._pipe.call(protocol.pack(arguments))
+        self._engine.given_back()

@@ -1,0 +1,98 @@
+"""
+Leases: permits taken ahead, and handed out inside one process without a round trip.
+
+Permits are charged before they are handed out, so no number of processes admits more than the quota. What a process
+holds and does not use is given back within a second or dies with its window; what a killed process held is lost for as
+long as the limit feels it. A request takes what is at hand and never waits for more: the keeper
+(:mod:`enforcement.lease_keeper`) fills and empties leases, and where no permit is at hand the store decides.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from time import monotonic
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from enforcement.plans import Plan
+
+LIFE_SECONDS: Final = 1.0
+"""A permit is handed out within this time or given back."""
+AHEAD_SECONDS: Final = 0.1
+"""A lease is sized to last so long at the rate that was seen."""
+MAX_PERMITS: Final = 10_000
+STEADY_PERMITS: Final = 10
+"""So many permits must be asked for within STEADY_SECONDS before any are taken ahead."""
+STEADY_SECONDS: Final = 0.25
+
+
+class Lease:
+    """
+    What one process holds of the limits of one plan. Any thread may take; the keeper alone fills and empties.
+
+    Attributes:
+        left: Permits at hand.
+        reply: The store's latest answer, width 5, from which decisions are told.
+    """
+
+    __slots__ = ("_asked", "_lock", "_since", "asking", "left", "marks", "plan", "reply", "size", "until", "used_at")
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.left = 0
+        self.size = 0
+        self.until = 0.0
+        self.used_at = 0.0
+        self.reply: Sequence[int] = ()
+        self.marks: tuple[int, ...] = ()
+        self.asking = False
+        self._asked = 0
+        self._since = 0.0
+        self._lock = threading.Lock()
+
+    def take(self, cost: int) -> int:
+        """
+        Hand out *cost* permits.
+
+        Returns:
+            What is left, or -1: there are not enough, ask the store.
+        """
+        now = monotonic()
+        with self._lock:
+            self._asked += cost
+            left = self.left - cost
+            if left < 0 or now >= self.until:
+                return -1
+            self.left, self.used_at = left, now
+        return left
+
+    def steady(self) -> bool:
+        """Tell whether permits are asked for at a rate that is worth taking some ahead."""
+        now = monotonic()
+        if now - self._since > STEADY_SECONDS and self._asked < STEADY_PERMITS:
+            self._since, self._asked = now, 0
+        return self._asked >= STEADY_PERMITS
+
+    def wanted(self) -> int:
+        """Return how many permits to take, by the rate since the last time this was asked."""
+        now = monotonic()
+        with self._lock:
+            rate = self._asked / max(0.001, now - self._since)
+            self._since, self._asked = now, 0
+        return max(1, min(MAX_PERMITS, round(rate * AHEAD_SECONDS)))
+
+    def fill(self, permits: int, until: float, reply: Sequence[int]) -> None:
+        """Add permits that the store granted; they are good until a monotonic instant."""
+        with self._lock:
+            self.reply, self.marks = reply, tuple(reply[6::5])
+            self.left += permits
+            self.size = self.left
+            self.until = until
+            self.used_at = monotonic()
+
+    def empty(self) -> int:
+        """Take back what is left, for nobody shall hand it out any longer."""
+        with self._lock:
+            left, self.left, self.size = self.left, 0, 0
+            return left

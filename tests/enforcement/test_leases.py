@@ -1,0 +1,102 @@
+"""Leased limits over real processes: never over the quota, nothing lost but what a killed process held."""
+
+import time
+
+import pytest
+
+from enforcement import Limit, Limiter
+from tests.enforcement.fleet import fleet
+from tests.enforcement.world import eventually
+
+DAY = 86_400
+ALGORITHMS = ["fixed_window", "sliding_window", "sliding_log", "token_bucket"]
+
+
+def leased(algorithm, quota):
+    """Return a leased limit that gives nothing back while a test lasts."""
+    if algorithm == "token_bucket":
+        return {
+            "name": "rate",
+            "algorithm": algorithm,
+            "quota": 1,
+            "burst": quota,
+            "window_seconds": DAY,
+            "consistency": "leased",
+        }
+    return {"name": "rate", "algorithm": algorithm, "quota": quota, "window_seconds": DAY, "consistency": "leased"}
+
+
+@pytest.mark.parametrize("quota", [10, 1_000, 100_000])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_eight_processes_stay_within_the_quota(server, world, algorithm, quota):
+    """However permits are taken ahead, given back and taken again, no more than the quota pass."""
+    calls = max(50, quota // 5)
+    with fleet(server.url, [leased(algorithm, quota)], 8, "--calls", str(calls), "--seconds", "20") as hammers:
+        hammers.go()
+        ledger = hammers.ledger()
+    admitted = sum(line.allowed for line in ledger)
+
+    assert admitted <= quota
+    # Whoever asked to the end was denied by the store only when nothing was left there: the rest lay in others' leases.
+    assert admitted >= quota * 0.9 - 8
+
+
+def test_a_steady_rate_is_decided_without_the_store(server, world):
+    """At most two calls of the store for a hundred decisions."""
+    with fleet(server.url, [leased("fixed_window", 10_000_000)], 1, "--calls", "20000") as hammers:
+        hammers.go()
+        ledger = hammers.ledger()
+
+    assert sum(line.source == "store" for line in ledger) / len(ledger) <= 0.02
+    assert ledger[-1].source == "lease"
+
+
+def test_what_is_not_used_comes_back(server, world):
+    """A second after the last request the store has only what was admitted."""
+    limit = Limit(**leased("fixed_window", 100_000))
+    limiter = Limiter(server.url, timeout=1.0)
+    admitted = sum(limiter.hit(limit, "idle").allowed for _ in range(3_000))
+    assert limiter._engine.leases.outstanding() > 0
+
+    assert eventually(lambda: limiter.peek(limit, "idle").remaining == 100_000 - admitted, seconds=3.0)
+    assert limiter._engine.leases.outstanding() == 0
+    limiter.close()
+
+
+def test_a_killed_process_loses_what_it_held_and_no_more(server, world):
+    """The limit never admits what the dead one held, and everything else."""
+    quota = 50_000
+    with fleet(server.url, [leased("fixed_window", quota)], 2, "--seconds", "30", "--pause", "0.0001") as hammers:
+        hammers.go()
+        time.sleep(1.0)
+        for process in hammers.processes:
+            process.kill()
+    limiter = Limiter(server.url, timeout=1.0)
+    left = limiter.peek(Limit(**leased("fixed_window", quota)), "k").remaining
+    limiter.close()
+
+    assert 0 < left < quota
+
+
+def test_an_idle_process_gets_its_permit_while_a_busy_one_runs(server, world):
+    """One process takes no more than a part of what is left, so another's first request is answered at once."""
+    limit = leased("fixed_window", 1_000_000)
+    with fleet(server.url, [limit], 1, "--seconds", "4") as busy:
+        busy.go()
+        limiter = Limiter(server.url, timeout=1.0)
+        began = time.monotonic()
+        decision = limiter.hit(Limit(**limit), "k")
+        took = time.monotonic() - began
+        limiter.close()
+
+    assert decision.allowed
+    assert took < 0.5
+
+
+def test_a_strict_limit_beside_a_leased_one_is_asked(server, world):
+    """A request that falls under both is decided by the store, all or nothing."""
+    limiter = Limiter(server.url, timeout=1.0)
+    both = [Limit(**leased("fixed_window", 10_000)), Limit(name="strict", quota=10_000, window_seconds=DAY)]
+
+    assert {limiter.hit(both, "both").source for _ in range(200)} == {"store"}
+    limiter.close()
