@@ -29,13 +29,17 @@ class Command(BaseCommand):
         return self.stack.services
 
     def show(self, name: str, line: str) -> None:
-        self.stdout.write(f"{name:<9} {line}")
+        self.tell(f"{name:<9} {line}")
+
+    def tell(self, text: str) -> None:
+        self.stdout.write(text)
+        self.stdout.flush()  # whoever reads a file or a pipe sees it now, not when a buffer is full
 
     def announce(self) -> None:
         stack = self.stack
         database = "SQLite" if "sqlite" in settings.DATABASES["default"]["ENGINE"] else "the database in DATABASE_URL"
         python = min(sys.executable, os.path.relpath(sys.executable), key=len)
-        self.stdout.write(
+        self.tell(
             self.style.SUCCESS(
                 f"\nSluicegate is up, on {database}.\n"
                 f"  Admin and REST  {stack.web_url}/admin/  {stack.web_url}/api/v1/\n"
