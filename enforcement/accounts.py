@@ -9,6 +9,7 @@ an enforcer is trusted with, documents are not.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -27,8 +28,8 @@ _LOCK: Final = "del eval get incr set"
 _CACHE: Final = "del exists expire get mget persist pexpire pttl set ttl unlink"
 # What Celery's transport for Redis calls; all of it but the channels is bound to the broker's own keys.
 _BROKER: Final = (
-    "brpop del evalsha exists expire hdel hget hlen hset llen lpush pexpire publish rpop rpush sadd set smembers srem "
-    "watch zadd zrange zrem"
+    "brpop del evalsha exists expire get hdel hget hlen hset llen lpush pexpire publish rpop rpush sadd set smembers srem "
+    "watch zadd zrange zrangebyscore zrem"
 )
 
 Rules = list[str]
@@ -85,7 +86,7 @@ def worker(keys: Keys) -> Rules:
     usage = _literal(keys.usage)
     return [
         *publisher(keys),
-        *_may("psubscribe punsubscribe subscribe unsubscribe script|load unwatch"),
+        *_may("psubscribe punsubscribe subscribe unsubscribe script|exists script|load unwatch"),
         "allchannels",
         _selector("xdel xrange", f"~{usage}"),
         _selector("xadd", f"~{usage}:rejected"),
@@ -101,9 +102,14 @@ ACCOUNTS: Final[dict[str, Callable[[Keys], Rules]]] = {
 }
 
 
-def acl_line(name: str, rules: Sequence[str], password_sha256: str) -> str:
-    """Return the line that makes an account in a file of accounts; *password_sha256* is 64 hexadecimal characters."""
-    return " ".join(("user", name, "on", f"#{password_sha256}", *rules))
+def password_rules(password: str) -> Rules:
+    """Return the rules that make this the only password of an account; they hold its hash, as the store does."""
+    return ["resetpass", f"#{hashlib.sha256(password.encode()).hexdigest()}"]
+
+
+def acl_line(name: str, rules: Sequence[str], password: str) -> str:
+    """Return the line that makes an account in a file of accounts."""
+    return " ".join(("user", name, "on", *password_rules(password), *rules))
 
 
 def _counters(keys: Keys, projects: Sequence[str] = ()) -> Rules:
@@ -134,4 +140,4 @@ def _literal(text: str) -> str:
     return "".join(f"\\{char}" if char in "\\*?[" else char for char in text)
 
 
-__all__ = ["ACCOUNTS", "BLANK", "Rules", "acl_line", "enforcer", "publisher", "worker"]
+__all__ = ["ACCOUNTS", "BLANK", "Rules", "acl_line", "enforcer", "password_rules", "publisher", "worker"]

@@ -1,0 +1,142 @@
+import os
+import secrets
+from argparse import ArgumentParser
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Self
+from urllib.parse import quote, urlsplit
+
+import redis
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError
+
+from controlplane.projects.models import Project
+from controlplane.publishing import store
+from enforcement.accounts import ACCOUNTS, Rules, acl_line, enforcer, password_rules
+from enforcement.store import STORE_ERRORS
+
+# The store hashes passwords once, without salt: whoever reads its file of accounts can try short ones quickly.
+SHORTEST_PASSWORD = 16
+NO_FILE = "not configured to use an ACL file"
+
+
+@dataclass(slots=True)
+class Account:
+    """An account as it should be; ``given`` and ``made`` are its password from the environment, or a new one."""
+
+    name: str
+    rules: Rules
+    given: str | None
+    made: str | None = None
+
+    @classmethod
+    def of(cls, name: str, rules: Rules) -> Self:
+        variable = f"SLUICEGATE_{name.upper().replace('-', '_')}_PASSWORD"
+        given = os.environ.get(variable) or None
+        if given and len(given) < SHORTEST_PASSWORD:
+            raise CommandError(f"{variable} must have at least {SHORTEST_PASSWORD} characters.")
+        return cls(name, rules, given)
+
+    @property
+    def password(self) -> str | None:
+        return self.given or self.made
+
+    def make_password(self) -> None:
+        self.made = None if self.given else secrets.token_urlsafe(32)
+
+    def url(self) -> str:
+        parts = urlsplit(settings.REDIS_URL)
+        login = f"{self.name}:{quote(self.password or '', safe='')}"
+        return parts._replace(netloc=f"{login}@{parts.netloc.rpartition('@')[2]}").geturl()
+
+
+class Command(BaseCommand):
+    help = (
+        "Print the store's accounts as lines for its file of accounts; with --apply, install them through the "
+        "connection of SLUICEGATE_REDIS_URL, whose account must be allowed to. A password is taken from "
+        "SLUICEGATE_<ACCOUNT>_PASSWORD, for example SLUICEGATE_ENFORCER_PASSWORD; an account that has none gets one, "
+        "which is shown once."
+    )
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("--apply", action="store_true", help="install the accounts instead of printing them")
+        parser.add_argument("--default-off", action="store_true", help="close the account that needs no name")
+        parser.add_argument(
+            "--project",
+            action="append",
+            default=[],
+            metavar="SLUG",
+            help="also make enforcer-SLUG, for proxies that are trusted with the counters of this project only",
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        rules = {name: rules(store.keys()) for name, rules in ACCOUNTS.items()} | _of_projects(options["project"])
+        accounts = [Account.of(name, its_rules) for name, its_rules in rules.items()]
+        if not options["apply"]:
+            self._print(accounts, options["default_off"])
+            return
+        try:
+            self._apply(accounts, options["default_off"])
+        except redis.exceptions.NoPermissionError as exc:
+            raise CommandError(f"The account of SLUICEGATE_REDIS_URL may not manage accounts: {exc}") from exc
+        except STORE_ERRORS as exc:
+            raise CommandError(f"The store did not take the accounts: {exc}") from exc
+
+    def _print(self, accounts: Iterable[Account], default_off: bool) -> None:
+        if default_off:
+            self.stdout.write("user default off")
+            self._tell("None of these accounts can manage the store: add one of your own to the file.")
+        for account in accounts:
+            account.make_password()
+            self.stdout.write(acl_line(account.name, account.rules, account.password))
+            self._show(account)
+
+    def _apply(self, accounts: Iterable[Account], default_off: bool) -> None:
+        client = store.connection()
+        if default_off and client.acl_whoami() == "default":
+            raise CommandError(
+                "This connection is the account default itself; nothing was done. Make one of your own first "
+                "(ACL SETUSER admin on >PASSWORD ~* &* +@all), and use it in SLUICEGATE_REDIS_URL for this command."
+            )
+        known = client.acl_users()
+        for account in accounts:
+            self._install(client, account, account.name in known)
+        if default_off:
+            client.execute_command("ACL SETUSER", "default", "off")
+            self.stdout.write("Account default: off.")
+        self.stdout.write(_save(client))
+
+    def _install(self, client: redis.Redis, account: Account, known: bool) -> None:
+        if not known:
+            account.make_password()
+        password = password_rules(account.password) if account.password else []
+        client.execute_command("ACL SETUSER", account.name, "on", *password, *account.rules)
+        kept = "password set" if account.given else "password kept"
+        self.stdout.write(f"Account {account.name}: {f'rules replaced, {kept}' if known else 'created'}.")
+        self._show(account)
+
+    def _show(self, account: Account) -> None:
+        if account.made:
+            self._tell(f"New password, shown this once: SLUICEGATE_REDIS_URL={account.url()}")
+
+    def _tell(self, text: str) -> None:
+        """Write where a file that takes the rules does not get the passwords too; it is no error, and not red."""
+        self.stderr.write(text, style_func=str)
+
+
+def _of_projects(slugs: Iterable[str]) -> dict[str, Rules]:
+    found = dict(Project.objects.filter(slug__in=slugs).values_list("slug", "pk"))
+    unknown = sorted(set(slugs) - found.keys())
+    if unknown:
+        raise CommandError(f"There is no project {', '.join(unknown)}.")
+    return {f"enforcer-{slug}": enforcer(store.keys(), [found[slug]]) for slug in sorted(found)}
+
+
+def _save(client: redis.Redis) -> str:
+    try:
+        client.acl_save()
+    except redis.ResponseError as exc:
+        if NO_FILE not in str(exc):
+            raise
+        return "The store has no file of accounts (aclfile): it forgets them when it restarts."
+    return "Saved to the store's file of accounts."

@@ -1,0 +1,344 @@
+"""The command that makes the store's accounts, on a store with a file of accounts; and the control plane under them."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from io import StringIO
+
+import pytest
+import redis
+from django.core.management import CommandError, call_command
+from django.db import connection
+from django.utils import timezone
+
+from controlplane import checks
+from controlplane.fleet import heartbeats
+from controlplane.fleet.models import Instance
+from controlplane.publishing.changes import change
+from controlplane.publishing.models import OutboxEntry
+from controlplane.publishing.reconcile import reconcile
+from controlplane.usage import counters
+from controlplane.usage.drain import Drained, drain
+from controlplane.usage.models import UsageRow
+from enforcement import Limiter
+from enforcement.embedded import ValkeyServer
+from tests.factories import LimitFactory, PolicyFactory, ProjectFactory, TokenFactory
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+PASSWORD = "a-password-of-24-letters"
+NAMES = ("publisher", "enforcer", "worker")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory) -> Iterator[ValkeyServer]:
+    """A store whose accounts last, with one for a person."""
+    folder = tmp_path_factory.mktemp("accounts")
+    file = folder / "users.acl"
+    file.write_text("user default on nopass ~* &* +@all\nuser admin on nopass ~* &* +@all\n")
+    with ValkeyServer(folder / "data", config={"aclfile": f'"{file}"'}) as running:
+        yield running
+
+
+@pytest.fixture
+def admin(server, settings) -> Iterator[redis.Redis]:
+    """The administrator's client of an empty store; the settings have the same address, and tests may change it."""
+    settings.REDIS_URL = url_of(server, "admin", "any")
+    with redis.Redis.from_url(settings.REDIS_URL, decode_responses=True, protocol=2) as client:
+        client.flushall()
+        client.function_flush()
+        client.execute_command("ACL SETUSER", "default", "on")
+        client.execute_command("ACL DELUSER", *NAMES, *(n for n in client.acl_users() if n.startswith("enforcer-")))
+        client.acl_log_reset()
+        yield client
+
+
+@pytest.fixture
+def account(admin, server, settings, monkeypatch) -> Callable[[str], str]:
+    """Install the accounts; ``account("worker")`` lets the control plane use that one, and returns its address."""
+    for name in NAMES:
+        monkeypatch.setenv(f"SLUICEGATE_{name.upper()}_PASSWORD", PASSWORD)
+    store_acl("--apply")
+
+    def use(name: str) -> str:
+        settings.REDIS_URL = url_of(server, name, PASSWORD)
+        return settings.REDIS_URL
+
+    return use
+
+
+def url_of(server: ValkeyServer, name: str, password: str) -> str:
+    return f"redis://{name}:{password}@127.0.0.1:{server.port}/0"
+
+
+def store_acl(*options: str) -> tuple[str, str]:
+    """Run the command; return what a file would take, and what only the person sees."""
+    output, told = StringIO(), StringIO()
+    call_command("store_acl", *options, stdout=output, stderr=told)
+    return output.getvalue(), told.getvalue()
+
+
+def refused(admin: redis.Redis) -> list[str]:
+    return [f"{entry['username']}: {entry['object']}" for entry in admin.acl_log()]
+
+
+def can_connect(url: str) -> bool:
+    with redis.Redis.from_url(url, protocol=2) as client:
+        try:
+            return bool(client.ping())
+        except redis.AuthenticationError:
+            return False
+
+
+# The command.
+
+
+def test_the_rules_are_printed_and_nothing_is_changed(admin):
+    """One line an account, for a file; it holds hashes, and the passwords stand apart."""
+    rules, told = store_acl()
+
+    assert [line.split()[:3] for line in rules.splitlines()] == [["user", name, "on"] for name in NAMES]
+    assert len(re.findall(r"^New password, shown this once: SLUICEGATE_REDIS_URL=redis://\w+:\S{43}@", told, re.M)) == 3
+    assert not any(password in rules for password in re.findall(r":(\S{43})@", told))
+    assert sorted(admin.acl_users()) == ["admin", "default"]
+
+
+def test_the_printed_lines_are_a_file_of_accounts(tmp_path):
+    """A server starts with them, and the printed password opens the account."""
+    rules, told = store_acl("--default-off")
+    file = tmp_path / "users.acl"
+    file.write_text(rules)
+    password = re.search(r"redis://enforcer:(\S+)@", told)[1]
+
+    with ValkeyServer(tmp_path / "data", config={"aclfile": f'"{file}"'}) as server:
+        assert can_connect(url_of(server, "enforcer", password))
+        assert not can_connect(server.url)
+    assert "None of these accounts can manage the store" in told
+
+
+def test_apply_installs_saves_and_says_so(admin, server):
+    """The accounts are there, and are still there after a restart."""
+    done, told = store_acl("--apply")
+    password = re.search(r"redis://enforcer:(\S+)@", told)[1]
+
+    server.restart()
+
+    assert done.splitlines() == [
+        "Account publisher: created.",
+        "Account enforcer: created.",
+        "Account worker: created.",
+        "Saved to the store's file of accounts.",
+    ]
+    assert can_connect(url_of(server, "enforcer", password))
+
+
+def test_applied_again_passwords_stay_and_rights_are_replaced(admin, server):
+    """It may run at every deployment: proxies stay connected, and what somebody added by hand is gone."""
+    password = re.search(r"redis://enforcer:(\S+)@", store_acl("--apply")[1])[1]
+    admin.execute_command("ACL SETUSER", "enforcer", "+@all", "~*", "(+get ~secret)")
+
+    done, told = store_acl("--apply")
+
+    assert "Account enforcer: rules replaced, password kept." in done
+    assert told == ""
+    assert can_connect(url_of(server, "enforcer", password))
+    assert "has no permissions" in admin.execute_command("ACL DRYRUN", "enforcer", "flushall")
+    assert "has no permissions" in admin.execute_command("ACL DRYRUN", "enforcer", "get", "secret")
+
+
+def test_a_password_from_the_environment_replaces_the_old_one(admin, server, monkeypatch):
+    """It is not shown, for whoever set it knows it."""
+    old = re.search(r"redis://enforcer:(\S+)@", store_acl("--apply")[1])[1]
+    monkeypatch.setenv("SLUICEGATE_ENFORCER_PASSWORD", PASSWORD)
+
+    done, told = store_acl("--apply")
+
+    assert "Account enforcer: rules replaced, password set." in done
+    assert PASSWORD not in done + told
+    assert can_connect(url_of(server, "enforcer", PASSWORD))
+    assert not can_connect(url_of(server, "enforcer", old))
+
+
+def test_a_short_password_is_refused(admin, monkeypatch):
+    """The store's hashes are quick to try."""
+    monkeypatch.setenv("SLUICEGATE_WORKER_PASSWORD", "fifteen-letters")
+
+    with pytest.raises(CommandError, match="SLUICEGATE_WORKER_PASSWORD must have at least 16 characters"):
+        store_acl("--apply")
+
+    assert sorted(admin.acl_users()) == ["admin", "default"]
+
+
+def test_default_can_be_closed(admin, server):
+    """Then nobody comes in without a name."""
+    assert "Account default: off." in store_acl("--apply", "--default-off")[0]
+
+    assert not can_connect(server.url)
+
+
+def test_default_is_not_closed_through_itself(admin, server, settings):
+    """Nobody could open it again."""
+    settings.REDIS_URL = server.url
+
+    with pytest.raises(CommandError, match="nothing was done"):
+        store_acl("--apply", "--default-off")
+
+    assert can_connect(server.url)
+    assert sorted(admin.acl_users()) == ["admin", "default"]
+
+
+def test_an_account_that_may_not_is_told_so(account):
+    """The publisher cannot give itself more."""
+    account("publisher")
+
+    with pytest.raises(CommandError, match="may not manage accounts"):
+        store_acl("--apply")
+
+
+def test_a_store_without_a_file_of_accounts_is_told_of(store):
+    """What is installed there is lost at the next restart, and the operator must know."""
+    done, _ = store_acl("--apply")
+
+    assert done.splitlines()[-1] == "The store has no file of accounts (aclfile): it forgets them when it restarts."
+    with redis.Redis.from_url(store.url) as client:
+        client.execute_command("ACL DELUSER", *NAMES)
+
+
+def test_a_store_that_is_away_is_an_error(settings):
+    """The address of the tests' settings: nothing listens there."""
+    with pytest.raises(CommandError, match="The store did not take the accounts"):
+        store_acl("--apply")
+
+
+def test_a_project_gets_an_enforcer_of_its_own(admin):
+    """For proxies that are not trusted with the counters of others."""
+    own, other = ProjectFactory(slug="shop"), ProjectFactory()
+
+    done, _ = store_acl("--apply", "--project", "shop")
+
+    assert "Account enforcer-shop: created." in done
+    assert admin.execute_command("ACL DRYRUN", "enforcer-shop", "get", f"sg:{{{own.pk}}}:f1") == "OK"
+    assert "has no permissions" in admin.execute_command("ACL DRYRUN", "enforcer-shop", "get", f"sg:{{{other.pk}}}:f1")
+
+
+def test_a_project_that_does_not_exist_is_refused(admin):
+    """A slip of the pen must not make an account."""
+    with pytest.raises(CommandError, match="There is no project shop"):
+        store_acl("--apply", "--project", "shop")
+
+
+# The control plane under its accounts.
+
+
+def test_the_control_plane_publishes_under_publisher(account, admin, actor):
+    """From an empty store without functions to a live change, a repair, a look at counters and their reset."""
+    account("publisher")
+    token = TokenFactory(policy=LimitFactory(quota=7).policy)
+    with change(actor=actor) as tx:
+        tx.created(token)
+    admin.hset("sg:{doc}:documents", f"policy:{token.policy_id}", "{}")
+    repaired = reconcile(full=True)
+    call_command("publish", "--all", stdout=StringIO())
+    subject = counters.Subject.of(token, timezone.now())
+
+    assert tx.revision == 1
+    assert repaired == [f"the document policy:{token.policy_id} differed"]
+    assert [counter.remaining for counter in subject.counters(counters.client())] == [7]
+    assert subject.reset(counters.client(), None) == 0
+    assert heartbeats.live_instances() == []
+    assert checks.store_keeps_documents() == []
+    assert refused(admin) == []
+
+
+def test_what_publisher_publishes_an_enforcer_obeys(account, server, admin, actor):
+    """The whole way, each under its own account."""
+    account("publisher")
+    token = TokenFactory(policy=LimitFactory(quota=2, window_seconds=3600).policy)
+    with change(actor=actor) as tx:
+        tx.created(token)
+
+    with Limiter(url_of(server, "enforcer", PASSWORD), timeout=1.0) as limiter:
+        decisions = [limiter.check(token.secret) for _ in range(3)]
+
+    assert [(d.reason, d.source) for d in decisions] == [("ok", "store"), ("ok", "store"), ("limited", "store")]
+    assert refused(admin) == []
+
+
+def test_usage_is_drained_and_heartbeats_are_collected_under_worker(account, server, admin):
+    """What an enforcer left is in SQL and out of the stream; what cannot be counted is set aside."""
+    token = TokenFactory(policy=PolicyFactory())
+    account("worker")
+    call_command("publish", "--all", stdout=StringIO())
+    with Limiter(url_of(server, "enforcer", PASSWORD), timeout=1.0, instance="proxy-1") as limiter:
+        limiter.check(token.secret)
+        assert within(5, lambda: heartbeats.collect(timezone.now()) == 1)
+    admin.xadd("sg:{usage}:stream", {"id": "broken"})
+
+    drained = drain(timezone.now())
+
+    assert (drained.counted >= 1, drained.rejected) == (True, 1)
+    assert UsageRow.objects.filter(token_id=token.pk, period="day", allowed=1).exists()
+    assert (admin.xlen("sg:{usage}:stream"), admin.xlen("sg:{usage}:stream:rejected")) == (0, 1)
+    assert drain(timezone.now()) == Drained()
+    assert refused(admin) == []
+
+
+def test_celery_works_under_worker(account, admin, celery):
+    """Worker and beat as a site runs them: the broker's queues, its broadcasts and all tasks; nothing is refused."""
+    url = account("worker")
+    token = TokenFactory(policy=PolicyFactory())
+    OutboxEntry.objects.create(kind="token", object_id=token.digest)
+    celery(url)
+    assert within(30, lambda: not OutboxEntry.objects.filter(revision=None).exists())
+
+    with Limiter(url.replace("worker", "enforcer", 1), timeout=1.0, instance="proxy-1") as limiter:
+        limiter.check(token.secret)
+        assert within(15, lambda: Instance.objects.filter(pk="proxy-1").exists())
+
+    assert within(15, lambda: UsageRow.objects.filter(token_id=token.pk, period="day", allowed=1).exists())
+    assert answers_broadcasts(url)
+    assert refused(admin) == []
+
+
+@pytest.fixture
+def celery(settings, tmp_path) -> Iterator[Callable[[str], None]]:
+    """Start a worker and a beat that use the store at this address; both are killed after the test."""
+    started = []
+
+    def start(url: str) -> None:
+        for role in (("worker", "--concurrency", "1"), ("beat", "--pidfile", "", "--schedule", str(tmp_path / "beat"))):
+            command = [sys.executable, "-m", "celery", "-A", "controlplane.celery", *role, "--loglevel", "WARNING"]
+            process = subprocess.Popen(command, env=environment(url), cwd=settings.BASE_DIR, start_new_session=True)
+            started.append(process)
+
+    yield start
+    for process in started:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def environment(url: str) -> dict[str, str]:
+    name, user, port = (connection.settings_dict[key] for key in ("NAME", "USER", "PORT"))
+    database = f"sqlite:///{name}" if connection.vendor == "sqlite" else f"postgres://{user}@127.0.0.1:{port}/{name}"
+    given = {"DATABASE_URL": database, "SLUICEGATE_REDIS_URL": url, "DJANGO_SETTINGS_MODULE": "controlplane.settings"}
+    return {**os.environ, **given}
+
+
+def answers_broadcasts(url: str) -> bool:
+    """Ask as an operator does: ``celery inspect ping``."""
+    command = [sys.executable, "-m", "celery", "-A", "controlplane.celery", "inspect", "ping", "--timeout", "5"]
+    return "pong" in subprocess.run(command, env=environment(url), capture_output=True, text=True, check=False).stdout
+
+
+def within(seconds: float, happened: Callable[[], bool]) -> bool:
+    """Wait until something has happened, at most so long; tell whether it has."""
+    deadline = time.monotonic() + seconds
+    while not happened() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return happened()
