@@ -11,7 +11,7 @@ from pathlib import Path
 from controlplane.demo.outage import pull_store, put_back
 from controlplane.demo.overhead import weigh
 from controlplane.demo.stage import Stage, set_up
-from controlplane.demo.story import Credential, create, raise_quota, revoke, saturate
+from controlplane.demo.story import create, new_token, raise_quota, revoke, saturate
 from controlplane.demo.telling import Teller
 
 
@@ -32,16 +32,16 @@ async def perform(teller: Teller, base: Path, directory: Path, environ: Mapping[
         teller.say(
             f"up after {time.monotonic() - started:.1f} s, with fresh data and logs in {_short(directory, base)}/"
         )
-        visitor = await _prove(stage, teller)
+        await _prove(stage, teller)
         held = teller.sum_up()
-        await _hand_over(stage, teller, visitor)
+        await _hand_over(stage, teller)
         if stays:
             teller.line("Everything stays up until Ctrl-C.")
             await asyncio.Event().wait()
     return held
 
 
-async def _prove(stage: Stage, teller: Teller) -> Credential:
+async def _prove(stage: Stage, teller: Teller) -> None:
     first = await create(stage, teller)
     await saturate(stage, teller, first)
     await raise_quota(stage, teller, first)
@@ -49,10 +49,10 @@ async def _prove(stage: Stage, teller: Teller) -> Credential:
     outage = await pull_store(stage, teller)
     await put_back(stage, teller, first, outage)
     await weigh(stage, teller)
-    return outage.token
 
 
-async def _hand_over(stage: Stage, teller: Teller, token: Credential) -> None:
+async def _hand_over(stage: Stage, teller: Teller) -> None:
+    token = await new_token(stage, "visitor")
     password = secrets.token_urlsafe(12)
     await stage.manage(
         *("createsuperuser", "--no-input", "--username", "admin", "--email", "admin@localhost"),
