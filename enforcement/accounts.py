@@ -28,8 +28,8 @@ _LOCK: Final = "del eval get incr set"
 _CACHE: Final = "del exists expire get mget persist pexpire pttl set ttl unlink"
 # What Celery's transport for Redis calls; all of it but the channels is bound to the broker's own keys.
 _BROKER: Final = (
-    "brpop del evalsha exists expire get hdel hget hlen hset llen lpush pexpire publish rpop rpush sadd set smembers srem "
-    "watch zadd zrange zrangebyscore zrem"
+    "brpop del evalsha exists expire get hdel hget hlen hset llen lpush pexpire publish rpop rpush sadd set smembers "
+    "srem watch zadd zrange zrangebyscore zrem"
 )
 
 Rules = list[str]
@@ -49,7 +49,7 @@ def enforcer(keys: Keys, projects: Sequence[str] = ()) -> Rules:
         *BLANK,
         *_may(f"{_CONNECT} fcall {_READ_COUNTERS} {_WRITE_COUNTERS}"),
         *_counters(keys, projects),
-        _selector("hgetall hmget", f"%R~{_literal(keys.documents)}"),
+        _selector("hget hgetall hmget", f"%R~{_literal(keys.documents)}"),
         _selector("xread", f"%R~{_literal(keys.log)}"),
         # One that shows a token must know it: nothing here lists keys.
         _selector("get mget", f"%R~{_literal(keys.token(''))}*"),

@@ -97,7 +97,7 @@ def test_every_command_of_the_server_as_enforcer(accounts):
     assert len(table) > 300
     assert kinds == {
         "no key": {"auth", "client|setinfo", "client|setname", "hello", "ping", "quit", "reset", "select", "time"},
-        DOCUMENTS: {"hgetall", "hmget"},
+        DOCUMENTS: {"hget", "hgetall", "hmget"},
         LOG: {"xread"},
         TOKEN: {"get", "mget"},
         USAGE: {"xadd"},
@@ -295,6 +295,15 @@ def test_slots_are_held_renewed_and_freed(limiter, accounts):
             pass
 
     assert slot_ends(accounts) == 0
+    assert refused(accounts) == []
+
+
+def test_permits_are_leased_and_given_back(limiter, accounts):
+    """Taking ahead and giving back are calls of the background."""
+    limit = Limit(name="leased", quota=1_000_000, window_seconds=86_400, consistency="leased")
+
+    assert eventually(lambda: limiter.hit(limit, "user:1").source == "lease")
+    limiter.close()
     assert refused(accounts) == []
 
 
