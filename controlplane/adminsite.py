@@ -101,7 +101,7 @@ class ModelAdmin(ThemeModelAdmin):
     formfield_overrides = FIELDS
     list_filter_submit = True
     list_per_page = 50
-    # A reason of this page's own, told where there is nothing to list.
+    # Where there is nothing to list: what would stand there, and the words on the button that adds the first.
     empty: ClassVar[tuple[str, str]] = ("", "")
 
     def formfield_for_dbfield(self, db_field: models.Field, request: HttpRequest, **options: Any) -> Any:
@@ -113,9 +113,6 @@ class ModelAdmin(ThemeModelAdmin):
             if field is not None and hasattr(field.widget, f"can_{right}_related"):
                 setattr(field.widget, f"can_{right}_related", False)
         return field
-
-    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
-        return super().changelist_view(request, {"empty": self.empty, **(extra_context or {})})
 
     @staticmethod
     def key_of(object_id: str | None) -> str:

@@ -26,6 +26,8 @@ ADMIN = {
     "frame-src": "'self'",
     "frame-ancestors": "'self'",
 }
+# Swagger UI writes style elements.
+API_DOCS = {**STRICT, "style-src": "'self' 'unsafe-inline'"}
 
 
 def spelled(policy: dict[str, str]) -> str:
@@ -37,10 +39,10 @@ class ContentSecurityPolicy:
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self.get_response = get_response
-        self.admin, self.strict = spelled(ADMIN), spelled(STRICT)
+        self.by_path = {"/admin/": spelled(ADMIN), "/api/v1/docs/": spelled(API_DOCS), "/": spelled(STRICT)}
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         response = self.get_response(request)
-        in_admin = request.path_info.startswith("/admin/")
-        response.headers.setdefault(HEADER, self.admin if in_admin else self.strict)
+        policy = next(policy for start, policy in self.by_path.items() if request.path_info.startswith(start))
+        response.headers.setdefault(HEADER, policy)
         return response

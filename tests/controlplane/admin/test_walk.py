@@ -74,6 +74,8 @@ def make_token(walker: Walker) -> str:
 
 def test_from_an_empty_installation_to_the_first_denial(walker, store, client_of_store):
     """Project, policy, token, published, enforced, and the denial is seen on the first page."""
+    walker.open("/admin/login/")
+    walker.look("login")
     walker.log_in("ann", PASSWORD)
     walker.page.wait_for_url("**/admin/")
     walker.look("first-steps")
@@ -142,6 +144,13 @@ def test_every_page_of_a_used_installation_is_sound(walker, store):
     for name, path in paths.items():
         walker.open(f"/admin/{path}")
         walker.look(name)
+
+
+def test_the_documentation_of_the_api_runs_under_its_policy(walker):
+    """Nothing that the page needs is refused, and nothing is asked of another host."""
+    walker.open("/api/v1/docs/")
+
+    expect(walker.page.locator(".swagger-ui .opblock").first).to_be_visible()
 
 
 def test_the_menu_and_the_filters_work_by_keyboard_on_a_narrow_screen(walker):

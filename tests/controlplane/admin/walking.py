@@ -61,29 +61,30 @@ class Walker:
         expect(self.page.locator("body")).to_contain_text(text)
 
     def look(self, name: str) -> None:
-        """Check the page, and take its picture, on a desk in both lights and on a narrow screen."""
+        """Check the page in both lights and on a narrow screen, and take its pictures."""
         self.looked += 1
         name = f"{self.looked:02d}-{name}"
         self._judge(f"{name}-light")
-        self.page.evaluate(
-            "document.documentElement.classList.replace('light', 'dark') || "
-            "document.documentElement.classList.add('dark')"
-        )
+        self.page.evaluate("document.documentElement.classList.add('dark')")
         self._judge(f"{name}-dark")
         self.page.evaluate("document.documentElement.classList.remove('dark')")
         self.page.set_viewport_size(NARROW)
-        self._judge(f"{name}-320")
-        too_wide = self.page.evaluate("document.documentElement.scrollWidth")
-        if too_wide > NARROW["width"]:
-            self.faults.append(f"{name}: {too_wide} px wide on a screen of 320")
+        self._picture(f"{name}-320")
+        width = self.page.evaluate("document.documentElement.scrollWidth")
+        if width > NARROW["width"]:
+            self.faults.append(f"{name}: {width} px wide on a screen of 320")
         self.page.set_viewport_size(WIDE)
 
     def _judge(self, name: str) -> None:
-        self.page.wait_for_timeout(150)  # the theme's transitions: a colour half way fails the contrast rule
+        self._picture(name)
+        self.faults += [f"{name}: {told(violation)}" for violation in graves(self.page)]
+
+    def _picture(self, name: str) -> None:
+        # A colour that is still changing fails the rule of contrast.
+        self.page.evaluate("Promise.all(document.getAnimations().map(animation => animation.finished.catch(() => 0)))")
         if self.folder:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.page.screenshot(path=self.folder / f"{name}.png", full_page=True)
-        self.faults += [f"{name}: {told(violation)}" for violation in graves(self.page)]
 
 
 def graves(page: Page) -> list[dict[str, Any]]:
