@@ -1,6 +1,7 @@
 from django.contrib import admin
 from django.urls import include, path
 
+from controlplane import docs
 from controlplane.api import health
 
 handler400 = "controlplane.api.problems.bad_request"
@@ -14,4 +15,6 @@ urlpatterns = [
     path("healthz", health.healthz),
     path("readyz", health.readyz),
     path("metrics", health.metrics),
+    path("docs/", docs.page, name="docs"),
+    path("docs/<slug:slug>/", docs.page, name="docs-page"),
 ]

@@ -1,0 +1,87 @@
+"""The pages below /docs/: templates/docs/*.md, which are also read as files, made into HTML once a process."""
+
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import markdown
+from django.conf import settings
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.urls import reverse
+from django.utils.safestring import SafeString, mark_safe
+from django.views.decorators.http import require_safe
+
+FOLDER = Path(settings.BASE_DIR) / "templates" / "docs"
+INDEX = "index"
+# In the order in which they are read.
+SLUGS = (
+    INDEX,
+    "how-it-works",
+    "embedding",
+    "rest-by-example",
+    "connecting-redis",
+    "when-redis-is-away",
+    "deployment",
+    "operating",
+)
+EXTENSIONS = ("fenced_code", "tables", "toc", "sane_lists")
+_LINK = re.compile(r'href="([a-z-]+)\.md(#[a-z0-9-]*)?"')
+# What tells the tests how to run a block stands in comments, which nobody needs to read.
+_COMMENT = re.compile(r"<!--.*?-->\n?", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page: its title is the text's first heading, *sections* are (id, name) of the second level."""
+
+    slug: str
+    title: str
+    html: SafeString
+    sections: tuple[tuple[str, str], ...]
+
+    @property
+    def url(self) -> str:
+        return page_url(self.slug)
+
+
+@require_safe
+def page(request: HttpRequest, slug: str = INDEX) -> HttpResponse:
+    """Answer with a page of the documentation. Raises Http404."""
+    if slug not in SLUGS:
+        raise Http404("There is no such page of documentation.")
+    at = SLUGS.index(slug)
+    context = {
+        "page": load(slug),
+        "pages": [load(other) for other in SLUGS],
+        "previous": load(SLUGS[at - 1]) if at else None,
+        "next": load(SLUGS[at + 1]) if at + 1 < len(SLUGS) else None,
+    }
+    return render(request, "docs/page.html", context)
+
+
+def page_url(slug: str) -> str:
+    return reverse("docs") if slug == INDEX else reverse("docs-page", args=[slug])
+
+
+@cache
+def load(slug: str) -> Page:
+    """Read a page, whose text is ours and is trusted."""
+    text = _COMMENT.sub("", (FOLDER / f"{slug}.md").read_text(encoding="utf-8"))
+    reader = markdown.Markdown(extensions=EXTENSIONS)
+    html = _LINK.sub(_to_page, _scrollable(reader.convert(text)))
+    (heading,) = reader.toc_tokens
+    sections = tuple((child["id"], child["name"]) for child in heading["children"])
+    return Page(slug, heading["name"], mark_safe(html), sections)
+
+
+def _to_page(link: re.Match[str]) -> str:
+    """Files link to each other by name, so that they can be read as files; pages by address."""
+    return f'href="{page_url(link[1])}{link[2] or ""}"'
+
+
+def _scrollable(html: str) -> str:
+    """What is wider than a small screen can be scrolled by keyboard too."""
+    html = html.replace("<pre>", '<pre tabindex="0">')
+    return html.replace("<table>", '<div class="scroll" tabindex="0"><table>').replace("</table>", "</table></div>")

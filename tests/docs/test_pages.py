@@ -1,0 +1,93 @@
+"""The pages below /docs/, as a browser gets them."""
+
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from controlplane import docs
+
+pytestmark = pytest.mark.django_db
+
+
+class Links(HTMLParser):
+    """The ids of a page, what it links to and what it fetches."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.ids: set[str] = set()
+        self.links: list[str] = []
+        self.fetched: list[str] = []
+        self.styles = 0
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        said = dict(attrs)
+        self.ids |= {said["id"]} if said.get("id") else set()
+        self.links += [said["href"]] if tag == "a" else []
+        self.fetched += [said[name] for name in ("src", "href") if said.get(name) and tag != "a"]
+        self.styles += "style" in said or tag in ("style", "script")
+
+
+@pytest.mark.parametrize("slug", docs.SLUGS)
+def test_a_page_is_served_to_everybody(client, slug):
+    """Whoever reads how to make a first account has none."""
+    answer = client.get(docs.page_url(slug))
+
+    assert answer.status_code == 200
+    assert f"<title>{docs.load(slug).title} – Sluicegate</title>" in answer.text
+
+
+@pytest.mark.parametrize("slug", docs.SLUGS)
+def test_a_page_needs_nothing_from_elsewhere(client, slug):
+    """Its style is a file of this server; neither script nor inline style, which the policy forbids."""
+    answer = client.get(docs.page_url(slug))
+    page = Links(answer.text)
+
+    assert "style-src 'self'" in answer["Content-Security-Policy"]
+    assert page.styles == 0
+    assert {re.sub(r"\.[0-9a-f]{12}\.", ".", name) for name in page.fetched} == {
+        "/static/controlplane/docs.css",
+        "/static/controlplane/favicon.svg",
+    }
+
+
+@pytest.mark.parametrize("slug", docs.SLUGS)
+def test_every_link_leads_somewhere(client, admin_client, slug):
+    """Pages name each other as files, and link to each other as pages; sections are there."""
+    page = Links(client.get(docs.page_url(slug)).text)
+
+    for link in page.links:
+        address, _, section = link.partition("#")
+        answer = admin_client.get(address or docs.page_url(slug))
+        assert answer.status_code == 200, link
+        assert not section or section in Links(answer.text).ids, link
+
+
+def test_a_page_that_is_none_is_not_found(client):
+    """Only the pages that there are: a name never becomes a path."""
+    assert client.get("/docs/settings/").status_code == 404
+    assert client.get("/docs/../manage/").status_code == 404
+
+
+def test_every_file_is_a_page():
+    """A page that nobody can reach would not be read."""
+    assert {path.stem for path in docs.FOLDER.glob("*.md")} == set(docs.SLUGS)
+
+
+def test_pages_are_read_only(client):
+    """They take no form."""
+    assert client.post("/docs/").status_code == 405
+
+
+def test_what_tells_the_tests_how_to_run_a_block_is_not_shown(client):
+    """Comments of a file are for those who edit it."""
+    assert "background:" not in client.get("/docs/embedding/").text
+
+
+def test_the_present_page_is_marked(client):
+    """A screen reader says which of the list it is."""
+    page = client.get("/docs/operating/").text
+
+    assert re.findall(r'<a href="([^"]+)" aria-current="page">', page) == ["/docs/operating/"]
+    assert 'rel="prev" href="/docs/deployment/"' in page
