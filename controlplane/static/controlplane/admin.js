@@ -23,6 +23,7 @@
     const icon = [...element.querySelectorAll(".material-symbols-outlined"), element].map((e) => e.textContent.trim());
     const text = element.textContent.trim();
     if (element.matches(".delete-template, label:has(> div > input.delete)")) return "Remove this limit";
+    if (element.getAttribute("x-on:click")?.includes("openTheme")) return "Appearance";
     return NAMES[text] || (text && !/^[a-z_]+$/.test(text) ? null : NAMES[icon[0]]);
   };
   // The boxes that search the server: their label names a select that is out of sight.
