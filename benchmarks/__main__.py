@@ -1,0 +1,74 @@
+"""``make bench``, or ``python -m benchmarks [--quick | --full] [--output FILE]``."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+import time
+from pathlib import Path
+
+from benchmarks import pictures, report, tasks, threads, web
+from benchmarks.figures import MISSED
+from benchmarks.measure import Effort, Series, pin
+from benchmarks.world import World, world
+
+HERE = Path(__file__).resolve().parent
+FULL_TOKENS = 1_000_000
+
+
+def main() -> int:
+    """Measure everything, tell it, keep it. Returns 1 if a promise was not kept."""
+    options = _options()
+    effort = Effort.quick() if options.quick else Effort()
+    if options.full:
+        effort = dataclasses.replace(effort, tokens=FULL_TOKENS)
+    pinned, start = pin(), time.monotonic()
+    with world() as store:
+        found = measure(store, effort, pinned, start)
+    print(report.plain(found.rows))
+    print(f"\n{found.pinned} Noise {found.noise:.0%}. {found.seconds:.0f} s.")
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(json.dumps(found.to_json(), indent=1) + "\n")
+    if not options.quick:
+        command = "make bench" if not options.full else "python -m benchmarks --full"
+        (HERE / "RESULTS.md").write_text(found.markdown(command))
+        pictures.draw(HERE, found.series["threads"], found.series["tasks"])
+    missed = [row.figure for row in found.rows if row.mark == MISSED]
+    return 1 if missed and not options.quick else 0
+
+
+def measure(store: World, effort: Effort, pinned: str, start: float) -> report.Report:
+    """Run every comparison."""
+    series: dict[str, Series] = {}
+    rows, series["threads"] = threads.compare(store, effort)
+    more, series["tasks"] = tasks.compare(store, effort)
+    rows += more
+    leased, leases = threads.leases(store, effort)
+    rows += leased
+    if leases is not None:
+        series["leases"] = leases
+    more, series["denials"] = threads.denials(store, effort)
+    rows += more
+    more, series["web"] = web.compare(store, effort, leased=leases is not None)
+    rows += [*more, *threads.sizes(store)]
+    more, series["tokens"] = threads.many_tokens(store, effort)
+    rows += more
+    info = store.client.info("server")
+    name = f"{info.get('server_name', 'redis')} {info.get('valkey_version', info['redis_version'])}"
+    noise = threads.noise(series["threads"])
+    return report.Report(effort, pinned, name, rows, series, noise, time.monotonic() - start)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure decisions beside their peers.")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--quick", action="store_true", help="see that everything runs; keeps no results")
+    size.add_argument("--full", action="store_true", help=f"publish {FULL_TOKENS:,} tokens instead of 100,000")
+    parser.add_argument("--output", type=Path, default=HERE.parent / "var" / "benchmarks.json", help="where JSON goes")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,100 @@
+"""What the product promises about its speed, and the judgement of a figure."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+HELD, AIMED, MISSED, ABSENT, TOLD = "held", "aim", "MISSED", "not available yet", ""
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """A bound on a ratio: what must hold, and what we aim at. *at_least*: more is better."""
+
+    must: float
+    aim: float
+    at_least: bool = False
+    inverse: bool = False
+
+    def judge(self, ratio: float) -> str:
+        """Return whether a ratio holds it."""
+        sign = -1 if self.at_least else 1
+        if sign * ratio > sign * self.must:
+            return MISSED
+        return HELD if sign * ratio > sign * self.aim else AIMED
+
+    def told(self, bound: float) -> str:
+        """Return a bound as the table shows it."""
+        text = f"1/{1 / bound:.0f}" if self.inverse else f"{bound:.2f}"
+        return f"≥ {bound:g}x" if self.at_least else f"≤ {text}"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """
+    One line of the table.
+
+    Args:
+        figure: What is compared.
+        ours, theirs: The two medians with their unit, as people read them.
+        ratio: Median of the ratios; None: not measured, for a reason in *ours*.
+        bar: None: nothing is promised.
+    """
+
+    figure: str
+    ours: str
+    theirs: str
+    ratio: float | None
+    bar: Bar | None = None
+
+    @property
+    def mark(self) -> str:
+        """``aim``, ``held``, ``MISSED``, ``not available yet``, or nothing where nothing is promised."""
+        if self.ratio is None:
+            return ABSENT
+        return self.bar.judge(self.ratio) if self.bar else TOLD
+
+    @property
+    def told(self) -> str:
+        """The ratio as the table shows it."""
+        if self.ratio is None:
+            return "-"
+        if self.bar and self.bar.at_least:
+            return f"{self.ratio:.1f}x"
+        return f"1/{1 / self.ratio:.0f}" if self.bar and self.bar.inverse and self.ratio else f"{self.ratio:.2f}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it with its mark."""
+        return {**asdict(self), "mark": self.mark}
+
+
+EVALSHA = Bar(1.00, 0.75)
+PEER = Bar(0.95, 0.70)
+THREE_CALLS = Bar(0.40, 0.28)
+THREE_TO_ONE = Bar(1.30, 1.20)
+CONCURRENT_ONE = Bar(3, 7, at_least=True)
+CONCURRENT_THREE = Bar(6, 14, at_least=True)
+NO_ERROR = Bar(0, 0)
+STORE_TIME = Bar(0.50, 0.30)
+LEASED = Bar(1.5, 3, at_least=True)
+KNOWN_DENIAL = Bar(1 / 40, 1 / 100, inverse=True)
+DOOR = Bar(0.60, 0.30)
+DOOR_LEASED = Bar(0.85, 0.92, at_least=True)
+BYTES = Bar(1.5, 1.0)
+MANY_TOKENS = Bar(1.10, 1.00)
+
+
+def us(value: float) -> str:
+    """Return microseconds, readable."""
+    return f"{value:.2f} us" if value < 10 else f"{value:.1f} us"
+
+
+def rate(value: float) -> str:
+    """Return decisions a second, readable."""
+    return f"{value / 1e6:.2f} M/s" if value >= 1e6 else f"{value / 1e3:.1f} k/s"
+
+
+def absent(figure: str, bar: Bar) -> Row:
+    """Return the row of what does not exist yet."""
+    return Row(figure, "-", "-", None, bar)

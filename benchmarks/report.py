@@ -1,0 +1,119 @@
+"""The table that a person reads, and the files that are kept of a run."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from benchmarks.figures import Row
+from benchmarks.measure import Effort, Series
+from benchmarks.peers import VERSIONS
+
+HEAD = ("figure", "ours", "theirs", "ratio", "must", "aim", "")
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Everything that a run found."""
+
+    effort: Effort
+    pinned: str
+    store: str
+    rows: Sequence[Row]
+    series: Mapping[str, Series]
+    noise: float
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all of it."""
+        return {
+            "pinned": self.pinned,
+            "noise": round(self.noise, 3),
+            "seconds": round(self.seconds, 1),
+            "machine": machine(),
+            "versions": versions(self.store),
+            "rows": [row.to_json() for row in self.rows],
+            "series": {name: series.to_json() for name, series in self.series.items()},
+        }
+
+    def markdown(self, command: str) -> str:
+        """Return the page that is kept in the repository."""
+        named = ", ".join(f"{name} {number}" for name, number in versions(self.store).items())
+        facts = [
+            f"- Command: `{command}`, {self.seconds:.0f} s, {time.strftime('%Y-%m-%d', time.gmtime())}.",
+            f"- Machine: {machine()}.",
+            f"- Versions: {named}.",
+            f"- {self.pinned} {self.effort.rounds} rounds, candidates in turn, medians.",
+            f"- Noise: the rounds of the plainest calls lie {self.noise:.0%} of their median apart.",
+        ]
+        pictures = ["![p50 of a decision](latency.svg)", "![decisions a second at 50 concurrent](throughput.svg)"]
+        parts = ["# Results", "\n".join(facts), _markdown(HEAD, cells(self.rows)), *pictures, "## Every candidate"]
+        parts += ["Microseconds of one decision, and decisions a second.", _markdown(*self._everything())]
+        return "\n\n".join(parts) + "\n"
+
+    def _everything(self) -> tuple[Sequence[str], list[Sequence[str]]]:
+        rows: list[Sequence[str]] = []
+        for name, series in self.series.items():
+            for candidate, values in series.to_json().items():
+                shown = [f"{values[key]:,.{0 if key == 'per_second' else 2}f}" for key in ("p50", "p99", "per_second")]
+                rows.append((name, candidate, *shown))
+        return ("where", "candidate", "p50", "p99", "a second"), rows
+
+
+def cells(rows: Sequence[Row]) -> list[Sequence[str]]:
+    """Return the rows as texts, in the order of the head."""
+    return [
+        (
+            row.figure,
+            row.ours,
+            row.theirs,
+            row.told,
+            row.bar.told(row.bar.must) if row.bar else "",
+            row.bar.told(row.bar.aim) if row.bar else "",
+            row.mark,
+        )
+        for row in rows
+    ]
+
+
+def plain(rows: Sequence[Row]) -> str:
+    """Return the table for a terminal."""
+    table = [HEAD, *cells(rows)]
+    widths = [max(len(line[i]) for line in table) for i in range(len(HEAD))]
+    lines = []
+    for line in table:
+        first = line[0].ljust(widths[0])
+        lines.append(
+            "  ".join([first, *(cell.rjust(widths[i + 1]) for i, cell in enumerate(line[1:6])), line[6]]).rstrip()
+        )
+    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
+
+
+def _markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    table = [head, ["---"] * len(head), *lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in table)
+
+
+def machine() -> str:
+    """Return processor, cores, system."""
+    model = ""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        model = next(
+            (line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if "model name" in line), ""
+        )
+    return f"{os.cpu_count()} x {model or platform.machine()}, {platform.system()} {platform.release()}"
+
+
+def versions(store: str) -> dict[str, str]:
+    """Return what was measured with what."""
+    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
+    named = {"Python": platform.python_version(), "store": store, "sluicegate": project["version"]}
+    return named | {name: version(name) for name in VERSIONS}
