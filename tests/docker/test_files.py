@@ -23,8 +23,9 @@ DOCKERFILES = [ROOT / "docker" / "Dockerfile", ROOT / "docker" / "Dockerfile.pro
 SECRETS = {
     "SECRET_KEY": "0123456789abcdef" * 4,
     "POSTGRES_PASSWORD": "postgres-password",
-    "CONTROL_PASSWORD": "control-password",
-    "ENFORCER_PASSWORD": "enforcer-password",
+    "PUBLISHER_PASSWORD": "password-of-publisher",
+    "WORKER_PASSWORD": "password-of-worker",
+    "ENFORCER_PASSWORD": "password-of-enforcer",
 }
 # The demo and the upstream run on a machine with the extra 'proxy', or in the other image.
 ELSEWHERE = {"starlette", "httpx2"}
@@ -68,9 +69,10 @@ def test_unknown_key_would_be_noticed(compose: dict[str, Any]) -> None:
 
 def test_platform_is_complete(compose: dict[str, Any]) -> None:
     """Store, database, the three roles of the control plane, three proxies and something behind them."""
-    proxies = {"proxy-1", "proxy-2", "proxy-3"}
+    stores, prepared = {"valkey", "postgres"}, {"accounts", "migrate"}
+    proxies = {"proxy-1", "proxy-2", "proxy-3", "upstream"}
 
-    assert set(compose["services"]) == {"valkey", "postgres", "migrate", "web", "worker", "beat", "upstream"} | proxies
+    assert set(compose["services"]) == stores | prepared | {"web", "worker", "beat"} | proxies
 
 
 @pytest.mark.parametrize("name", sorted(SECRETS))
