@@ -1,0 +1,92 @@
+"""Header presets and problem documents of a decision."""
+
+import pytest
+
+from enforcement import Limit
+from enforcement.decision import Decision
+from enforcement.plans import Bound
+
+MINUTE, NOW = 60_000_000, 1_767_225_600_000_000
+REQUESTS = Limit(name="rpm", quota=60, window_seconds=60)
+TOKENS = Limit(name="tpm", quota=150_000, window_seconds=3_600, unit="tokens")
+SHADOW = Limit(name="trial", quota=1, window_seconds=60, mode="shadow")
+
+
+def decision(allowed, *rows, reason=None):
+    """Return a decision of limits with (remaining, reset, wait, more)."""
+    bounds = tuple(Bound(limit, f"k{i}", "token", "pol", slug) for i, (limit, slug, _) in enumerate(rows))
+    reply = [int(allowed), NOW, *(number for row in rows for number in row[2])]
+    return Decision(allowed, reason or ("ok" if allowed else "limited"), "store", bounds, reply)
+
+
+def test_openai_headers_speak_of_requests_and_tokens():
+    """Durations as Go spells them."""
+    rows = (REQUESTS, "p", [59, 1_000_000, 0, 1_000_000]), (TOKENS, "p", [149_984, 360_000_000, 0, 1])
+    assert decision(True, *rows).headers("openai") == {
+        "x-ratelimit-limit-requests": "60",
+        "x-ratelimit-remaining-requests": "59",
+        "x-ratelimit-reset-requests": "1s",
+        "x-ratelimit-limit-tokens": "150000",
+        "x-ratelimit-remaining-tokens": "149984",
+        "x-ratelimit-reset-tokens": "6m0s",
+    }
+
+
+def test_legacy_headers_give_seconds_or_an_instant():
+    """Both may be joined with the standard's own, and Retry-After goes with each."""
+    denied = decision(False, (REQUESTS, "p", [0, 11_200_000, 11_200_000, 11_200_000]))
+
+    assert denied.headers("legacy-delta")["X-RateLimit-Reset"] == "12"
+    assert denied.headers("legacy-epoch")["X-RateLimit-Reset"] == "1767225612"
+    assert denied.headers("ietf+legacy-delta").keys() >= {
+        "RateLimit",
+        "RateLimit-Policy",
+        "X-RateLimit-Limit",
+        "Retry-After",
+    }
+
+
+def test_an_unknown_preset_is_an_error():
+    """It names those that there are."""
+    with pytest.raises(ValueError, match="ietf"):
+        decision(True, (REQUESTS, "p", [1, 1, 0, 1])).headers("github")
+
+
+def test_shadows_decide_nothing_and_show_nowhere():
+    """Their states are there for whoever looks."""
+    watched = decision(True, (SHADOW, "p", [0, MINUTE, MINUTE, MINUTE]))
+
+    assert watched.limit is None
+    assert watched.headers() == {}
+    assert not watched.limits[0].allowed
+
+
+def test_limits_of_one_name_are_told_apart_by_their_policies():
+    """A client sees no name twice."""
+    rows = (REQUESTS, "all", [0, MINUTE, MINUTE, MINUTE]), (REQUESTS, "own", [3, MINUTE, 0, MINUTE])
+    denied = decision(False, *rows)
+
+    assert denied.headers()["RateLimit"] == '"all/rpm";r=0;t=60, "own/rpm";r=3;t=60'
+    assert denied.problem()["violated-policies"] == ["all/rpm"]
+
+
+def test_a_lifetime_has_neither_a_length_nor_a_reset():
+    """No wait helps, and nothing says that one would."""
+    limit = Limit(name="trial", quota=5, calendar="lifetime")
+    denied = decision(False, (limit, "p", [0, -2, -2, -2]))
+
+    assert (denied.retry_after_ms, denied.reset_ms, denied.reason) == (None, None, "limited")
+    assert denied.headers() == {"RateLimit-Policy": '"trial";q=5', "RateLimit": '"trial";r=0'}
+
+
+def test_a_token_that_is_refused_is_no_rate_limit():
+    """401, no limits, no wait."""
+    refused = Decision(False, "revoked", "documents")
+
+    assert refused.headers() == {}
+    assert refused.problem() == {
+        "type": "about:blank",
+        "title": "The token was revoked",
+        "status": 401,
+        "code": "revoked",
+    }

@@ -1,0 +1,136 @@
+"""The only rules of a valid limit: what is refused, by which field, and that JSON is read back as it was."""
+
+import pytest
+
+from enforcement import InvalidLimit, Limit, Match
+
+
+@pytest.mark.parametrize(
+    ("keywords", "field"),
+    [
+        ({"quota": -1}, "quota"),
+        ({"quota": True}, "quota"),
+        ({"quota": 1.5}, "quota"),
+        ({"quota": "5"}, "quota"),
+        ({"quota": 2**53}, "quota"),
+        ({"window_seconds": 0}, "window_seconds"),
+        ({"window_seconds": 40_000_000}, "window_seconds"),
+        ({"window_seconds": None}, "window_seconds"),
+        ({"calendar": "month"}, "window_seconds"),
+        ({"calendar": "fortnight", "window_seconds": None}, "calendar"),
+        ({"calendar": "month", "window_seconds": None, "anchor": 32}, "anchor"),
+        ({"calendar": "day", "window_seconds": None, "anchor": "25:00"}, "anchor"),
+        ({"calendar": "month", "window_seconds": None, "time_zone": "Mars/Olympus"}, "time_zone"),
+        ({"calendar": "month", "window_seconds": None, "algorithm": "token_bucket"}, "calendar"),
+        ({"time_zone": "Europe/Berlin"}, "time_zone"),
+        ({"anchor": 3}, "anchor"),
+        ({"burst": 5}, "burst"),
+        ({"algorithm": "token_bucket", "burst": 0}, "burst"),
+        ({"algorithm": "leaky"}, "algorithm"),
+        ({"name": 'say "no"'}, "name"),
+        ({"name": "n" * 65}, "name"),
+        ({"unit": "Requests"}, "unit"),
+        ({"mode": "off"}, "mode"),
+        ({"consistency": "eventual"}, "consistency"),
+        ({"algorithm": "concurrency", "consistency": "leased"}, "consistency"),
+        ({"on_store_failure": "open"}, "on_store_failure"),
+        ({"partition_by": ("a", "a")}, "partition_by"),
+        ({"partition_by": "ip"}, "partition_by"),
+        ({"charge_on": ("6xx",)}, "charge_on"),
+    ],
+)
+def test_what_no_enforcer_could_enforce_is_refused_by_its_field(keywords, field):
+    """The error names the field and the rule."""
+    with pytest.raises(InvalidLimit) as caught:
+        Limit(**{"name": "rpm", "quota": 5, "window_seconds": 60, **keywords})
+    assert caught.value.field == field
+    assert caught.value.reason
+
+
+@pytest.mark.parametrize(
+    ("text", "algorithm", "quota", "window", "calendar"),
+    [
+        ("100/minute", "sliding_window", 100, 60, None),
+        ("10 per 2 seconds", "sliding_window", 10, 2, None),
+        ("1000/day", "sliding_window", 1000, 86_400, None),
+        ("5/2 hours", "sliding_window", 5, 7_200, None),
+        ("7 per week", "sliding_window", 7, 604_800, None),
+        ("5/month", "fixed_window", 5, None, "month"),
+    ],
+)
+def test_the_notation_of_other_libraries_is_understood(text, algorithm, quota, window, calendar):
+    """A month is a month of the calendar; everything else slides."""
+    limit = Limit.parse(text)
+    assert (limit.algorithm, limit.quota, limit.window_seconds, limit.calendar) == (algorithm, quota, window, calendar)
+
+
+@pytest.mark.parametrize("text", ["", "100", "100/fortnight", "-1/minute", "1.5/minute", "10/3 months", None, 5])
+def test_other_notations_are_refused(text):
+    """Never a limit that means something else."""
+    with pytest.raises(InvalidLimit):
+        Limit.parse(text)
+
+
+@pytest.mark.parametrize(
+    "limit",
+    [
+        Limit(name="plain", quota=5, window_seconds=60),
+        Limit(name="month", quota=5, calendar="month", time_zone="Europe/Zurich", anchor=15),
+        Limit(name="bucket", algorithm="token_bucket", quota=5, window_seconds=60, burst=9, unit="tokens"),
+        Limit(
+            name="all",
+            quota=5,
+            window_seconds=60,
+            partition_by=("ip", "model"),
+            match=Match(("POST",), "/v1/*", {"model": ("a", "b"), "team": "x*"}),
+            mode="shadow",
+            consistency="leased",
+            on_store_failure="deny",
+            charge_on=("2xx", "404"),
+        ),
+    ],
+    ids=lambda limit: limit.name,
+)
+def test_json_is_read_back_as_it_was(limit):
+    """Nothing is lost and nothing is added."""
+    assert Limit.from_json(limit.to_json()) == limit
+
+
+@pytest.mark.parametrize(
+    ("data", "field"),
+    [
+        ({"quota": 5, "window_seconds": 60}, "name"),
+        ({"name": "x", "algorithm": "fixed_window", "quota": 5, "window_seconds": 60, "windw": 1}, "windw"),
+        (
+            {"name": "x", "algorithm": "fixed_window", "quota": 5, "window_seconds": 60, "match": {"host": "x"}},
+            "match.match",
+        ),
+        ([], "limit"),
+    ],
+)
+def test_json_that_says_something_else_is_refused(data, field):
+    """A missing or an unknown field is an error that names it."""
+    with pytest.raises(InvalidLimit) as caught:
+        Limit.from_json(data)
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("match", "attributes", "expected"),
+    [
+        (Match(), {}, True),
+        (Match(methods=("GET", "HEAD")), {"method": "HEAD"}, True),
+        (Match(methods=("GET",)), {"method": "POST"}, False),
+        (Match(methods=("GET",)), {}, False),
+        (Match(path="/v1/*"), {"path": "/v1/chat/completions"}, True),
+        (Match(path="/v1/*"), {"path": "/v2/chat"}, False),
+        (Match(attributes={"model": ("a", "b")}), {"model": "b"}, True),
+        (Match(attributes={"model": ("a*",)}), {"model": "ab"}, False),
+        (Match(attributes={"model": "gpt-*"}), {"model": "gpt-5"}, True),
+        (Match(attributes={"model": "gpt"}), {"model": "gpt-5"}, False),
+    ],
+)
+def test_a_match_is_exact_a_list_or_a_glob(match, attributes, expected):
+    """A request that lacks what a rule names does not match."""
+    test = match.compile()
+    assert (test is None or test(attributes)) is expected
