@@ -1,0 +1,158 @@
+"""The hot connection: replies stay with their callers, and a broken one harms nobody but the call it broke."""
+
+import asyncio
+import random
+import time
+
+import pytest
+
+from enforcement import Limit, Limiter, aio
+from enforcement.pipe import Address, AsyncPipe, SyncPipe
+from enforcement.protocol import StoreTrouble, pack, trouble
+from tests.enforcement.faults import FaultyPath
+
+WIDE = Limit(name="wide", quota=1_000_000, window_seconds=3_600)
+
+
+@pytest.fixture
+def path(server, world):
+    """Give a way to the store that a test may spoil."""
+    path = FaultyPath(server.port)
+    yield path
+    path.close()
+
+
+@pytest.mark.parametrize(("mode", "delay"), [("swallow", 0), ("garble", 0), ("cut", 0), ("delay", 0.3), ("drip", 0.02)])
+def test_a_spoiled_reply_becomes_a_fallback_in_time(path, mode, delay):
+    """No exception reaches the caller, whatever arrives, and the same limiter is served by the store afterwards."""
+    limiter = Limiter(path.url, timeout=0.05)
+    assert limiter.hit(WIDE, "k").source == "store"
+    path.mode, path.delay = mode, delay
+
+    began = time.monotonic()
+    decision = limiter.hit(WIDE, "k")
+    took = time.monotonic() - began
+    path.mode = "pass"
+
+    assert path.hit
+    assert decision.source == "fallback"
+    assert took < 0.05 * 3 + 0.1
+    deadline = time.monotonic() + 5
+    while limiter.hit(WIDE, "k").source != "store":
+        assert time.monotonic() < deadline
+    limiter.close()
+
+
+@pytest.mark.parametrize(("mode", "delay"), [("swallow", 0), ("garble", 0), ("cut", 0), ("delay", 0.3)])
+async def test_asyncio_falls_back_in_time_too(path, mode, delay):
+    """All calls in flight on the connection are decided, each by the fallback."""
+    limiter = aio.Limiter(path.url, timeout=0.05)
+    assert (await limiter.hit(WIDE, "k")).source == "store"
+    path.mode, path.delay = mode, delay
+
+    began = time.monotonic()
+    decisions = await asyncio.gather(*(limiter.hit(WIDE, "k") for _ in range(20)))
+    took = time.monotonic() - began
+
+    assert path.hit
+    assert {decision.source for decision in decisions} == {"fallback"}
+    assert took < 0.05 * 3 + 0.1
+    await limiter.close()
+
+
+async def test_a_cancelled_caller_never_shifts_anothers_reply(server, world):
+    """A thousand calls, a quarter of them cancelled at random: every answer is the asker's own."""
+    pipe, chance = AsyncPipe(lambda: Address.from_url(server.url), 5.0), random.Random(7)
+
+    async def ask(number: int) -> bool:
+        return await pipe.call(pack(("ECHO", number))) == str(number).encode()
+
+    tasks = [asyncio.create_task(ask(number)) for number in range(1_000)]
+    for task in chance.sample(tasks, 250):
+        await asyncio.sleep(0)
+        task.cancel()
+    answers = await asyncio.gather(*tasks, return_exceptions=True)
+
+    assert all(answer is True or isinstance(answer, asyncio.CancelledError) for answer in answers)
+    assert sum(answer is True for answer in answers) >= 750
+    pipe.close()
+
+
+async def test_three_hundred_concurrent_checks_are_no_error(server, world):
+    """They share one connection, and a quota of 100 admits 100."""
+    limiter = aio.Limiter(server.url, timeout=2.0)
+    limit = Limit(name="hundred", quota=100, window_seconds=3_600)
+    decisions = await asyncio.gather(*(limiter.hit(limit, "300") for _ in range(300)))
+
+    assert sum(decision.allowed for decision in decisions) == 100
+    assert {decision.source for decision in decisions} <= {"store", "denial_cache"}
+    await limiter.close()
+
+
+async def test_a_task_cancelled_inside_admit_frees_its_slot(server, world):
+    """Cancellation leaves the block like an exception does."""
+    limiter = aio.Limiter(server.url, timeout=2.0)
+    slots = Limit(name="slots", algorithm="concurrency", quota=1, window_seconds=60)
+    entered = asyncio.Event()
+
+    async def hold() -> None:
+        async with limiter.admit(slots, "cancelled"):
+            entered.set()
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(hold())
+    await entered.wait()
+    assert not (await limiter.peek(slots, "cancelled")).allowed
+    task.cancel()
+    await asyncio.wait([task])
+
+    assert (await limiter.peek(slots, "cancelled")).allowed
+    await limiter.close()
+
+
+def test_a_refused_connection_says_that_nothing_was_executed():
+    """It may be tried again; a lost reply may not."""
+    pipe = SyncPipe(lambda: Address(port=1), 0.1)
+    with pytest.raises(StoreTrouble) as caught:
+        pipe.call(pack(("PING",)))
+    assert not caught.value.executed
+
+
+@pytest.mark.parametrize(
+    ("reply", "cause", "executed", "away"),
+    [
+        ("ERR Function not found", "library", False, True),
+        ("LOADING Valkey is loading the dataset in memory", "loading", False, True),
+        ("READONLY You can't write against a read only replica.", "readonly", False, True),
+        ("OOM command not allowed when used memory > 'maxmemory'.", "oom", False, True),
+        ("NOPERM User enforcer has no permissions", "auth", False, True),
+        ("WRONGTYPE Operation against a key holding the wrong kind of value", "reply", True, False),
+    ],
+)
+def test_an_error_reply_says_whose_fault_it_is(reply, cause, executed, away):
+    """Only what concerns the store as a whole counts towards the breaker."""
+    found = trouble(reply)
+    assert (found.cause, found.executed, found.away) == (cause, executed, away)
+
+
+def test_a_wrong_typed_counter_spoils_its_own_limit_only(server, world):
+    """Its decision falls back; others go on with the store, and the breaker stays closed."""
+    limiter = Limiter(server.url, timeout=1.0)
+    limiter.hit(WIDE, "broken")
+    key = limiter._engine.plan_in_code(WIDE, "broken").keys[0]
+    world.client.delete(key)
+    world.client.rpush(key, "x")
+
+    assert [limiter.hit(WIDE, "broken").source for _ in range(5)] == ["fallback"] * 5
+    assert limiter.hit(WIDE, "whole").source == "store"
+    limiter.close()
+
+
+def test_a_store_that_lost_its_functions_gets_them_back_within_the_call(server, world):
+    """FUNCTION FLUSH under a running limiter costs no decision."""
+    limiter = Limiter(server.url, timeout=1.0)
+    limiter.hit(WIDE, "flush")
+    world.client.function_flush()
+
+    assert limiter.hit(WIDE, "flush").source == "store"
+    limiter.close()
