@@ -32,7 +32,7 @@ LOCK = "drain"
 MOST_SECONDS = 10
 # A drain that was killed holds up the next for so long. Longer than one runs.
 LOCK_TTL_MS = 15_000
-ENTRIES_AT_ONCE = 50
+ENTRIES_AT_ONCE = 100
 ATTEMPTS = 3
 TOKENS_AT_ONCE = 1000
 REJECTED_KEPT = 1000
