@@ -5,6 +5,7 @@ import secrets
 from typing import Any
 
 REASON_HEADER = "Sluicegate-Reason"
+MAX_REASON = 500
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
 
 

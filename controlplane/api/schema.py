@@ -1,6 +1,7 @@
 """The OpenAPI document: what the views take and answer, and every error they may give."""
 
 from collections.abc import Iterator
+from copy import deepcopy
 from http import HTTPStatus
 from typing import Any
 
@@ -11,7 +12,7 @@ from drf_spectacular.utils import OpenApiParameter
 from controlplane.api.limit_schema import LIMIT
 from controlplane.api.limit_schema import NAME as LIMIT_NAME
 from controlplane.api.problems import MEDIA_TYPE
-from controlplane.api.requests import REASON_HEADER
+from controlplane.api.requests import MAX_REASON, REASON_HEADER
 from controlplane.api.serializers import StrictSerializer
 
 DESCRIPTION = """
@@ -62,7 +63,12 @@ def _header(name: str, description: str, statuses: list[int] | bool = False) -> 
 
 
 IF_MATCH = _header("If-Match", "The ETag of what you read: go on only if it is still so.")
-REASON = _header(REASON_HEADER, "Why; it is kept in the audit. At most 500 characters.")
+REASON = OpenApiParameter(
+    REASON_HEADER,
+    {"type": "string", "maxLength": MAX_REASON, "pattern": "^[ -~\u00a1-\u00ac\u00ae-\u00ff]*$"},
+    OpenApiParameter.HEADER,
+    description="Why; it is kept in the audit.",
+)
 REVISION = _header("Sluicegate-Revision", "The revision that carries the change, or `pending`.", [200, 201, 204])
 ETAG = _header("ETag", "For If-Match.", [200, 201])
 LOCATION = _header("Location", "Where the new one is.", [201])
@@ -72,7 +78,8 @@ class AutoSchema(Base):
     def get_operation(self, *args: Any) -> dict[str, Any] | None:
         registry = args[-1]
         for name, schema in (("Problem", PROBLEM), (LIMIT_NAME, LIMIT)):
-            registry.register_on_missing(ResolvedComponent(name, ResolvedComponent.SCHEMA, schema, name))
+            # A copy: what follows moves enumerations out of it.
+            registry.register_on_missing(ResolvedComponent(name, ResolvedComponent.SCHEMA, deepcopy(schema), name))
         return super().get_operation(*args)
 
     def get_operation_id(self) -> str:

@@ -15,14 +15,13 @@ from rest_framework.viewsets import GenericViewSet
 
 from controlplane.api.authentication import Access
 from controlplane.api.problems import PreconditionFailed
-from controlplane.api.requests import REASON_HEADER, request_id
+from controlplane.api.requests import MAX_REASON, REASON_HEADER, request_id
 from controlplane.api.serializers import ListQuery, NoQuery, QuerySerializer
 from controlplane.publishing.changes import Actor, Change, change
 from controlplane.publishing.models import OutboxEntry
 from controlplane.publishing.publisher import last_revision
 from enforcement.documents import dumps
 
-MAX_REASON = 500
 _ETAG = re.compile(r'(W/)?"([^"]*)"')
 
 

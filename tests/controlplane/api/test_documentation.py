@@ -31,6 +31,11 @@ def test_the_document_is_valid(call, openapi):
     assert call("GET", "openapi.json")["Content-Type"] == "application/json"
 
 
+def test_the_document_is_the_same_each_time(call, openapi):
+    """What builds it leaves its parts as they were."""
+    assert call("GET", "openapi.json").json() == openapi
+
+
 def test_every_operation_names_its_scope_and_its_errors(openapi):
     """A reader knows which key to make and what may come back."""
     for name, operation in operations(openapi):
