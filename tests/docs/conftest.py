@@ -43,7 +43,7 @@ def browser_type_launch_args() -> dict[str, Any]:
     return {"executable_path": chromium(), "args": ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The repository as it would be cloned now, with its environment installed."""
     target = tmp_path_factory.mktemp("docs") / "sluicegate"
@@ -57,9 +57,9 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def stack(checkout: Path) -> Iterator[Stack]:
-    """What ``make up`` runs, in the checkout."""
+    """What ``make up`` runs, in the checkout; for one module, since a dozen processes are not idle."""
     environment = {name: value for name, value in os.environ.items() if not OURS.match(name)}
     # The installed package is this repository: in the checkout, its own code has to come first.
     environment |= {"PYTHONPATH": str(checkout), "PYTHONUNBUFFERED": "1"}
