@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 from benchmarks.measure import Series
 
 OURS, THEIRS = "#1f6f8b", "#b8c4cc"
+Bar = tuple[str, str, float, float | None]
+"""Group, candidate, length, and where a line from its end leads."""
 _STYLE = {"svg.fonttype": "none", "svg.hashsalt": "sluicegate", "font.size": 9, "font.family": "sans-serif"}
 
 LATENCY = {
@@ -27,11 +29,9 @@ THROUGHPUT = {
 
 def draw(folder: Path, threads: Series, tasks: Series) -> None:
     """Draw both pictures into a folder."""
-    latency = [
-        (f"{group}: {name}", threads.median(name), threads.median(name, "p99")) for group, name in _each(LATENCY)
-    ]
-    _bars(folder / "latency.svg", "Microseconds a decision, one after the other: p50, line to p99", latency)
-    rates = [(f"{group}: {name}", tasks.median(name, "per_second") / 1e3, None) for group, name in _each(THROUGHPUT)]
+    latency = [(group, name, threads.median(name), threads.median(name, "p99")) for group, name in _each(LATENCY)]
+    _bars(folder / "latency.svg", "Microseconds of a decision, one after the other: p50, line to p99", latency)
+    rates = [(group, name, tasks.median(name, "per_second") / 1e3, None) for group, name in _each(THROUGHPUT)]
     _bars(folder / "throughput.svg", "Thousand decisions a second, 50 tasks in one process", rates)
 
 
@@ -39,18 +39,24 @@ def _each(groups: dict[str, tuple[str, ...]]) -> list[tuple[str, str]]:
     return [(group, name) for group, names in groups.items() for name in names]
 
 
-def _bars(path: Path, title: str, bars: Sequence[tuple[str, float, float | None]]) -> None:
+def _is_ours(name: str) -> bool:
+    return name.split()[0] in ("check", "hit")
+
+
+def _bars(path: Path, title: str, bars: Sequence[Bar]) -> None:
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(8, 0.5 + 0.28 * len(bars)), layout="constrained")
         axes = figure.subplots()
-        for place, (label, value, far) in enumerate(bars):
-            ours = "check" in label or "hit" in label
-            axes.barh(place, value, color=OURS if ours else THEIRS)
+        for place, (_, name, value, far) in enumerate(bars):
+            axes.barh(place, value, color=OURS if _is_ours(name) else THEIRS)
             if far is not None:
                 axes.plot([value, far], [place, place], color="#555555", linewidth=1)
-            axes.text(value, place, f" {value:,.1f}", va="center")
-        axes.set_yticks(range(len(bars)), [label for label, _, _ in bars])
+            told = f" {value:,.1f}" if far is None else f" {value:,.1f}, p99 {far:,.0f}"
+            axes.text(far or value, place, told, va="center")
+        labels = [f"{group}: {f'Sluicegate {name.split()[0]}' if _is_ours(name) else name}" for group, name, *_ in bars]
+        axes.set_yticks(range(len(bars)), labels)
         axes.invert_yaxis()
+        axes.margins(x=0.12)
         axes.set_title(title, loc="left", fontsize=10)
         axes.spines[["top", "right"]].set_visible(False)
         # Without a date the same figures give the same file.

@@ -28,14 +28,19 @@ class Report:
     store: str
     rows: Sequence[Row]
     series: Mapping[str, Series]
-    noise: float
+    noise: Mapping[str, float]
     seconds: float
+
+    @property
+    def noise_told(self) -> str:
+        """The noise, readable."""
+        return ", ".join(f"{name} {share:.0%}" for name, share in self.noise.items())
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it."""
         return {
             "pinned": self.pinned,
-            "noise": round(self.noise, 3),
+            "noise": {name: round(share, 3) for name, share in self.noise.items()},
             "seconds": round(self.seconds, 1),
             "machine": machine(),
             "versions": versions(self.store),
@@ -51,7 +56,7 @@ class Report:
             f"- Machine: {machine()}.",
             f"- Versions: {named}.",
             f"- {self.pinned} {self.effort.rounds} rounds, candidates in turn, medians.",
-            f"- Noise: the rounds of the plainest calls lie {self.noise:.0%} of their median apart.",
+            f"- Noise: the rounds of the plainest calls lie so far apart: {self.noise_told}.",
         ]
         pictures = ["![p50 of a decision](latency.svg)", "![decisions a second at 50 concurrent](throughput.svg)"]
         parts = ["# Results", "\n".join(facts), _markdown(HEAD, cells(self.rows)), *pictures, "## Every candidate"]

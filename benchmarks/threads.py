@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import statistics
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from typing import Any
@@ -134,14 +133,16 @@ def sizes(store: World) -> list[Row]:
     with closing(SyncPeers(store.url)) as peers, Limiter(store.url, timeout=PATIENCE) as limiter:
         token = store.tokens("fixed", 1)[0]
         before = set(store.client.scan_iter("sg:{proj_*", count=1_000))
-        limiter.check(token)
-        limiter.hit(PER_MINUTE, "user:size")
+        for _ in range(2):  # a second call may store a counter in another shape than the first
+            limiter.check(token)
+            limiter.hit(PER_MINUTE, "user:size")
         named = next(iter(set(store.client.scan_iter("sg:{proj_*", count=1_000)) - before))
         in_code = bind_in_code([PER_MINUTE], "user:size", store.keys)[0].key
         pairs = {"check": (named, token_id(0)), "hit": (in_code, "user:size")}
         rows = []
         for call, (ours, identity) in pairs.items():
-            peers.fixed.hit(MINUTE, identity)
+            for _ in range(2):
+                peers.fixed.hit(MINUTE, identity)
             theirs = MINUTE.key_for(identity)
             mine, other = (int(store.client.memory_usage(key) or 0) for key in (ours, f"LIMITS:{theirs}"))
             figure = f"{call}, bytes a live counter / limits fixed, same identity"
@@ -195,8 +196,3 @@ def _assert_healthy(limiter: Limiter, source: str, expected: str = "store") -> N
         raise AssertionError(
             f"The limiter was {limiter.state} and decided by {source}: nothing can be told of this run."
         )
-
-
-def noise(series: Series) -> float:
-    """Return how far apart the rounds of the plainest candidates lie, as a share of their median."""
-    return statistics.median(series.spread(name) for name in ("redis-py FCALL of nothing", "redis-py EVALSHA"))
