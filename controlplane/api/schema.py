@@ -1,13 +1,13 @@
 """The OpenAPI document: what the views take and answer, and every error they may give."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from http import HTTPStatus
 from typing import Any
 
 from drf_spectacular.openapi import AutoSchema as Base
 from drf_spectacular.plumbing import ResolvedComponent
-from drf_spectacular.utils import OpenApiParameter
+from drf_spectacular.utils import OpenApiExample, OpenApiParameter, extend_schema_serializer
 
 from controlplane.api.limit_schema import LIMIT
 from controlplane.api.limit_schema import NAME as LIMIT_NAME
@@ -53,6 +53,13 @@ PROBLEM: dict[str, Any] = {
         },
     },
 }
+
+
+def example(**body: Any) -> Callable[[type], type]:
+    """Show a body that works, in place of one that is put together from every field."""
+    return extend_schema_serializer(examples=[OpenApiExample("Example", body, request_only=True)])
+
+
 WRITES = ("POST", "PUT", "PATCH", "DELETE")
 CONDITIONAL = ("PUT", "PATCH", "DELETE")
 

@@ -12,6 +12,7 @@ from rest_framework.response import Response
 
 from controlplane.api.fields import InstantField, LimitReferenceField, ReferenceField
 from controlplane.api.limit_schema import LIMIT, REFERENCE
+from controlplane.api.schema import example
 from controlplane.api.serializers import (
     CleanModelSerializer,
     ListQuery,
@@ -30,6 +31,9 @@ SLUG = "[a-z0-9][a-z0-9-]{0,62}"
 OVERRIDE_ID = "ovr_[0-9a-z]{1,36}"
 # Of a limit these may be null, which is the same as leaving them out.
 NULLABLE = ("window_seconds", "calendar", "anchor", "burst")
+
+
+PER_MINUTE = {"name": "per-minute", "algorithm": "sliding_window", "quota": 100, "window_seconds": 60}
 
 
 @extend_schema_field(REFERENCE)
@@ -72,6 +76,7 @@ class LimitsField(serializers.ListField):
         return [self.child.to_representation(limit) for limit in data.all()]
 
 
+@example(slug="free", name="Free", limits=[PER_MINUTE])
 class PolicySerializer(CleanModelSerializer):
     project = ReferenceField(
         "projects", allow_null=True, default=None, help_text="Slug of the project that owns it; null: shared by all."
@@ -192,6 +197,7 @@ class Everything:
         return {"policy": self.policy and self.policy.pk}
 
 
+@example(limit="free/per-minute", project="chat", quota=500, reason="A launch", ends_at="2027-12-31T00:00:00Z")
 class OverrideSerializer(CleanModelSerializer):
     limit = LimitReferenceField(help_text="policy-slug/limit-name")
     token = ReferenceField("tokens", by="id", allow_null=True, default=None, help_text="Id of the token, or")

@@ -14,6 +14,7 @@ from rest_framework.response import Response
 
 from controlplane.api.fields import ReferenceField, WholeField
 from controlplane.api.problems import Conflict
+from controlplane.api.schema import example
 from controlplane.api.serializers import CleanModelSerializer, ListQuery, NoBody, StrictSerializer
 from controlplane.api.views import ApiView, Created, Deleted, Listed, Replaced, Retrieved, Updated, etag
 from controlplane.projects.models import Project, Token
@@ -24,6 +25,7 @@ TOKEN_ID = "tok_[0-9a-z]{1,36}"
 DAY = 24 * 3600
 
 
+@example(slug="chat", name="Chat", policy="free")
 class ProjectSerializer(CleanModelSerializer):
     policy = ReferenceField("policies", allow_null=True, default=None, help_text="Slug of its policy.")
 
@@ -55,6 +57,7 @@ class ProjectView(Listed, Created, Retrieved, Replaced, Deleted, ApiView):
         return self.access.projects().select_related("policy")
 
 
+@example(name="ci", expires_at="2027-12-31T00:00:00Z")
 class TokenSerializer(CleanModelSerializer):
     project = serializers.SlugField(source="project.slug", read_only=True)
     policy = ReferenceField("policies", allow_null=True, default=None, help_text="Slug of its own policy.")
