@@ -17,7 +17,7 @@ from controlplane.adminsite import change_url, done
 from controlplane.policies.models import Limit, Policy
 from controlplane.policies.words import in_words
 from controlplane.projects.models import Project, Token
-from controlplane.publishing import counters
+from controlplane.usage import counters
 from enforcement.live import LiveCounter
 from enforcement.store import STORE_ERRORS
 
@@ -73,6 +73,8 @@ def resetting(form: type[ResetDialog]) -> Any:
                 self.message_user(request, f"{count} counter{'' if count == 1 else 's'} of {holder} reset.")
         except STORE_ERRORS:
             messages.error(request, "The store does not answer: nothing was reset.")
+        except counters.Forgotten:
+            messages.error(request, "This token expired long ago: nothing is counted, and nothing was reset.")
         return done(change_url(holder))
 
     return reset_counters
@@ -101,6 +103,8 @@ class LiveCounters:
             context["rows"] = [row_of(counter) for counter in counters.counters_of(holder)]
         except STORE_ERRORS:
             context["away"] = True
+        except counters.Forgotten:
+            context["rows"] = []
         response = render(request, "admin/sluicegate/live_rows.html", context)
         response["Cache-Control"] = "no-store"
         return response

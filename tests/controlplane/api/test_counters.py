@@ -1,8 +1,9 @@
 import pytest
 
 from controlplane.policies.models import AuditEntry
+from controlplane.projects.models import Project
 from enforcement import Limiter
-from tests.factories import ManagementKeyFactory, ProjectFactory, TokenFactory
+from tests.factories import ManagementKeyFactory, TokenFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -153,7 +154,7 @@ def test_a_key_of_some_projects_resets_nothing_that_all_share(api, call, token):
     limit = {"name": "all", "quota": 10, "window_seconds": 60}
     api("POST", "policies", {"slug": "everyone", "name": "Everyone", "limits": [limit]})
     api("PUT", "global", {"policy": "everyone"})
-    key = ManagementKeyFactory(projects=[ProjectFactory._meta.model.objects.get(slug="chat")])
+    key = ManagementKeyFactory(projects=[Project.objects.get(slug="chat")])
 
     response = call("POST", f"counters/reset?token={token}", {"limit": "everyone/all", "reason": "x"}, key=key)
 
@@ -165,3 +166,11 @@ def test_a_token_that_nobody_remembers_has_no_counters(api, store):
     token = TokenFactory(expires_at="2020-01-01T00:00:00Z")
 
     assert api("GET", f"counters?token={token.pk}").status_code == 404
+
+
+def test_a_reset_of_a_forgotten_token_leaves_its_project_alone(api, token, used):
+    """What is no longer known has nothing to reset, and its project's counters are others' too."""
+    gone = TokenFactory(project=Project.objects.get(slug="chat"), expires_at="2020-01-01T00:00:00Z")
+
+    assert api("POST", f"counters/reset?token={gone.pk}", {"reason": "x"}).status_code == 404
+    assert shown(api, "project=chat") == [("team/hourly", "project", 1000, 7, 993)]
