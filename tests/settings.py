@@ -5,6 +5,9 @@ import tempfile
 from pathlib import Path
 
 os.environ.setdefault("SECRET_KEY", "only-for-tests-" + "0123456789abcdef" * 4)
+# Playwright's event loop runs in the thread of the tests until the last of them has run; Django would take every test
+# that follows a browser's for a coroutine, and refuse it the database.
+os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "true"
 # A port where nothing listens: a test that wants the store asks for it.
 os.environ["SLUICEGATE_REDIS_URL"] = "redis://127.0.0.1:1/0"
 

@@ -1,7 +1,5 @@
 """The pages below /docs/ in a browser: by eye, by keyboard, on a small screen."""
 
-from collections.abc import Iterator
-
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 
@@ -10,16 +8,8 @@ from controlplane import docs
 AXE = Axe()
 
 
-@pytest.fixture(scope="module")
-def async_unsafe() -> Iterator[None]:
-    """Playwright runs an event loop in this thread, in which Django would refuse to talk to the database."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
-        yield
-
-
 @pytest.fixture(params=docs.SLUGS)
-def opened(request, async_unsafe, transactional_db, live_server, page):
+def opened(request, transactional_db, live_server, page):
     """One page, open; what its browser asked other hosts for is in ``elsewhere``."""
     page.elsewhere, page.faults = [], []
     page.on(

@@ -43,18 +43,8 @@ def browser_type_launch_args() -> dict[str, Any]:
     return {"executable_path": chromium(), "args": ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]}
 
 
-@pytest.fixture(scope="session")
-def async_unsafe() -> Iterator[None]:
-    """Playwright runs an event loop in this thread, in which Django would refuse to talk to the database."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
-        yield
-
-
 @pytest.fixture
-def walker(
-    async_unsafe: None, transactional_db: None, store: ValkeyServer, live_server: LiveServer, page: Page
-) -> Iterator[Walker]:
+def walker(transactional_db: None, store: ValkeyServer, live_server: LiveServer, page: Page) -> Iterator[Walker]:
     """Somebody at a browser, before a server with a store; at the end nothing may have gone wrong."""
     User.objects.create_superuser("ann", "ann@example.org", PASSWORD)
     walker = Walker(page, live_server.url)
