@@ -217,7 +217,7 @@ def test_an_error_is_told_at_its_field(walker, store):
 
 def test_a_counter_is_watched_and_reset(walker, store):
     """The page of a token shows what is used as it happens; a reset has a reason and works at once."""
-    limit = LimitFactory(name="per-minute", quota=2, policy__slug="starter")
+    limit = LimitFactory(name="per-hour", quota=2, window_seconds=3600, policy__slug="starter")
     token = TokenFactory(policy=limit.policy, name="ci")
     publisher.publish_all()
     walker.log_in("ann", PASSWORD)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -11,7 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,14 +97,15 @@ def eventually(condition) -> bool:
 
 def is_running(group: int) -> bool:
     """Whether a process of the group does more than wait to be buried."""
-    return any(
-        fields[0] != "Z" and int(fields[2]) == group
-        for fields in (path.read_text().rsplit(")", 1)[1].split() for path in processes())
-    )
+    return any(state != "Z" for state, its_group in processes() if its_group == group)
 
 
-def processes() -> list[Path]:
-    return [path / "stat" for path in Path("/proc").iterdir() if path.name.isdigit() and (path / "stat").exists()]
+def processes() -> Iterator[tuple[str, int]]:
+    """State and group of every process."""
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it ended meanwhile
+            state, _, group, *_ = path.read_text().rsplit(")", 1)[1].split()
+            yield state, int(group)
 
 
 def get(url: str) -> int:
