@@ -45,10 +45,12 @@ demo: install
 up: install
 	@$(BIN)/python manage.py up
 
-# By file, in the order of collection: costly servers are shared by the tests of one file, and browsers come last. The stack brings its own databases: once is enough for it.
+# By file, since the tests of one share costly servers; in the order of collection, in which browsers come last.
+PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+# The stack's tests bring their own databases: once is enough for them.
 test: install
-	env -u DATABASE_URL $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
-	$(BIN)/python -m tests.postgres $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests/controlplane --ignore=tests/controlplane/stack
+	env -u DATABASE_URL $(PYTEST)
+	$(BIN)/python -m tests.postgres $(PYTEST) tests/controlplane --ignore=tests/controlplane/stack
 
 bench: install
 	@$(BIN)/python -m benchmarks
