@@ -14,7 +14,8 @@ from django.urls import reverse
 from django.utils import timezone
 
 from controlplane.adminsite import badge, instant, link_to, list_url
-from controlplane.fleet.admin import fleet_now, state_of
+from controlplane.fleet.admin import state_of
+from controlplane.fleet.heartbeats import fleet_now
 from controlplane.fleet.models import Instance
 from controlplane.policies.models import Limit, Policy
 from controlplane.projects.models import Project, Token

@@ -1,6 +1,3 @@
-from datetime import datetime
-
-from django.conf import settings
 from django.contrib import admin
 from django.contrib.admin.views.main import ChangeList
 from django.http import HttpRequest
@@ -11,8 +8,7 @@ from unfold.decorators import display
 from controlplane.adminsite import ReadOnlyAdmin, badge, instant
 from controlplane.fleet import heartbeats
 from controlplane.fleet.models import Instance
-from controlplane.publishing import publisher, store
-from enforcement.store import STORE_ERRORS
+from controlplane.publishing import publisher
 
 STATES = {"ok": "good", "degraded": "bad", "starting": "warn"}
 
@@ -77,14 +73,6 @@ class InstanceAdmin(ReadOnlyAdmin):
     def decided(self, instance: Instance) -> str:
         counts = {name: instance.decisions.get(name, 0) for name in heartbeats.COUNTERS}
         return f"{counts['allowed']:,} allowed, {counts['denied']:,} denied, {counts['fallback']:,} without the store"
-
-
-def fleet_now(now: datetime) -> list[Instance]:
-    """Return the live instances as the store knows them, or, while it is away, as they were last saved."""
-    try:
-        return heartbeats.live_instances(store.connection(settings.PUBLISH_TIMEOUT_SECONDS))
-    except STORE_ERRORS:
-        return [instance for instance in Instance.objects.all() if heartbeats.is_live(instance, now)]
 
 
 def state_of(instance: Instance, live: bool) -> str:

@@ -1,6 +1,6 @@
 """REST: the running enforcers."""
 
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from django.db.models import QuerySet
 from django.utils import timezone
@@ -9,15 +9,13 @@ from rest_framework import serializers
 from controlplane.api.fields import InstantField
 from controlplane.api.serializers import ListQuery
 from controlplane.api.views import ApiView, Listed
+from controlplane.fleet import heartbeats
 from controlplane.fleet.models import Instance
-
-# A heartbeat lives as long in the store.
-LOST_AFTER = timedelta(seconds=15)
 
 
 def running(instances: QuerySet[Instance], now: datetime) -> QuerySet[Instance]:
     """Leave out those that were not heard of for the life of a heartbeat."""
-    return instances.filter(seen_at__gt=now - LOST_AFTER)
+    return instances.filter(seen_at__gt=now - heartbeats.ALIVE)
 
 
 class DecisionsSerializer(serializers.Serializer):
@@ -41,8 +39,7 @@ class InstanceSerializer(serializers.ModelSerializer):
         ]
 
     def get_state(self, instance: Instance) -> str:
-        lost = instance.seen_at <= timezone.now() - LOST_AFTER
-        return "lost" if lost else instance.state
+        return instance.state if heartbeats.is_live(instance, timezone.now()) else "lost"
 
 
 class InstanceQuery(ListQuery):

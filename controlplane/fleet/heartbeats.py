@@ -7,6 +7,7 @@ from itertools import batched
 from typing import Any
 
 import redis
+from django.conf import settings
 from django.core.exceptions import ValidationError
 
 from controlplane.fleet import outages
@@ -14,6 +15,7 @@ from controlplane.fleet.models import Instance
 from controlplane.publishing import store
 from controlplane.publishing.compile import EPOCH, microseconds
 from enforcement.documents import InvalidDocument, loads
+from enforcement.store import STORE_ERRORS
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +40,14 @@ def live_instances(client: redis.Redis | None = None) -> list[Instance]:
     client = client or store.connection()
     ids = sorted(client.zrevrange(store.keys().instances, 0, MOST_INSTANCES - 1))
     return [instance for some in batched(ids, READ_AT_ONCE) for instance in _read(client, some)]
+
+
+def fleet_now(now: datetime) -> list[Instance]:
+    """Return the live instances as the store knows them, or, while it is away, as they were last saved."""
+    try:
+        return live_instances(store.connection(settings.PUBLISH_TIMEOUT_SECONDS))
+    except STORE_ERRORS:
+        return [instance for instance in Instance.objects.all() if is_live(instance, now)]
 
 
 def is_live(instance: Instance, now: datetime) -> bool:

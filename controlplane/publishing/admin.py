@@ -14,7 +14,6 @@ from unfold.enums import ActionVariant
 from controlplane.adminforms import ReasonDialog
 from controlplane.adminsite import ChangingAdmin, ReadOnlyAdmin, badge, change_url, done, instant, link_to, table
 from controlplane.fleet import heartbeats
-from controlplane.fleet.admin import fleet_now
 from controlplane.fleet.models import Instance
 from controlplane.policies.models import Policy
 from controlplane.projects.models import Project
@@ -35,7 +34,7 @@ class RevisionAdmin(ChangingAdmin, ReadOnlyAdmin):
     empty = ("Each publication to the proxies gets the next number. Nothing was published yet.", "")
 
     def get_changelist_instance(self, request: HttpRequest) -> ChangeList:
-        changelist, fleet = super().get_changelist_instance(request), fleet_now(timezone.now())
+        changelist, fleet = super().get_changelist_instance(request), heartbeats.fleet_now(timezone.now())
         for revision in changelist.result_list:
             revision.fleet = fleet
         return changelist
@@ -43,7 +42,7 @@ class RevisionAdmin(ChangingAdmin, ReadOnlyAdmin):
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Revision | None:
         revision = super().get_object(request, object_id, from_field)
         if revision is not None:
-            revision.fleet = fleet_now(timezone.now())
+            revision.fleet = heartbeats.fleet_now(timezone.now())
         return revision
 
     @display(description="Published", ordering="at")

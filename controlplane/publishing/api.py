@@ -4,6 +4,7 @@ from typing import Any
 
 from django.db.models import QuerySet
 from django.utils import timezone
+from django.utils.functional import cached_property
 from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
 from rest_framework.decorators import action
@@ -13,7 +14,7 @@ from rest_framework.response import Response
 from controlplane.api.fields import InstantField, TextField
 from controlplane.api.serializers import StrictSerializer
 from controlplane.api.views import ApiView, Listed
-from controlplane.fleet.api import running
+from controlplane.fleet import heartbeats
 from controlplane.fleet.models import Instance
 from controlplane.publishing import rollback
 from controlplane.publishing.models import Revision
@@ -31,10 +32,10 @@ class RevisionSerializer(serializers.ModelSerializer):
         fields = ["revision", "at", "by", "channel", "note", "published_at", "acknowledged", "instances"]
 
     def get_acknowledged(self, revision: Revision) -> int:
-        return sum(number >= revision.number for number in self.context["run"])
+        return heartbeats.acknowledged(revision.number, self.context["view"].fleet)[0]
 
     def get_instances(self, revision: Revision) -> int:
-        return len(self.context["run"])
+        return len(self.context["view"].fleet)
 
 
 class RevisionDetailSerializer(RevisionSerializer):
@@ -45,8 +46,7 @@ class RevisionDetailSerializer(RevisionSerializer):
         fields = [*RevisionSerializer.Meta.fields, "behind", "changes"]
 
     def get_behind(self, revision: Revision) -> list[str]:
-        rows = running(Instance.objects.all(), timezone.now()).filter(revision__lt=revision.number)
-        return list(rows.values_list("pk", flat=True))
+        return [instance.pk for instance in self.context["view"].fleet if instance.revision < revision.number]
 
 
 class RollbackSerializer(StrictSerializer):
@@ -74,9 +74,10 @@ class RevisionView(Listed, ApiView):
     def get_queryset(self) -> QuerySet[Revision]:
         return Revision.objects.defer("changes") if self.action == "list" else Revision.objects.all()
 
-    def get_serializer_context(self) -> dict[str, Any]:
-        rows = running(Instance.objects.all(), timezone.now())
-        return {**super().get_serializer_context(), "run": list(rows.values_list("revision", flat=True))}
+    @cached_property
+    def fleet(self) -> list[Instance]:
+        """The running instances, asked for once an answer."""
+        return heartbeats.fleet_now(timezone.now())
 
     @extend_schema(responses=RevisionDetailSerializer)
     def retrieve(self, request: Request, *args: Any, **kwargs: Any) -> Response:

@@ -1,7 +1,10 @@
+import time
+
 import pytest
 
 from controlplane.policies.models import Limit
 from controlplane.publishing.models import Revision
+from enforcement import Limiter
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -14,8 +17,19 @@ def published(api, store):
     api("PATCH", "policies/free", {"limits": [{**limit, "quota": 50}]})
 
 
-def test_a_revision_says_who_runs_it(api, published, instance, lost_at):
-    """Counted are instances that run, those behind by name."""
+def test_a_revision_is_acknowledged_by_an_enforcer_that_runs_it(api, published, store):
+    """As its heartbeat says in the store: nobody waits for a job to collect it."""
+    deadline = time.monotonic() + 10
+    with Limiter(store.url):
+        while (revision := api("GET", "revisions/2").json())["acknowledged"] == 0 and time.monotonic() < deadline:
+            time.sleep(0.02)
+
+    assert (revision["instances"], revision["acknowledged"], revision["behind"]) == (1, 1, [])
+
+
+def test_a_revision_says_who_ran_it_when_the_store_was_last_seen(api, published, store, instance, lost_at):
+    """While the store is away: counted are instances that ran then, those behind by name."""
+    store.kill()
     instance("new", revision=2)
     instance("old", revision=1)
     instance("lost", revision=1, seen_at=lost_at)
