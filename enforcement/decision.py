@@ -38,6 +38,7 @@ _TITLES: Final = {
     "degraded_denied": "The limit cannot be checked now",
 }
 _DEGRADED_RETRY_MS: Final = 1_000
+_UNKNOWN: Final = "not looked for yet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,7 @@ class Decision:
         revision: The published revision it obeys; 0 for limits in code.
     """
 
-    __slots__ = ("_bounds", "_held", "_reply", "_states", "allowed", "reason", "revision", "source", "width")
+    __slots__ = ("_bounds", "_held", "_limit", "_reply", "_states", "allowed", "reason", "revision", "source", "width")
 
     def __init__(
         self,
@@ -112,6 +113,7 @@ class Decision:
         self._held = held  # permits that this process still holds: charged, and yet to be had
         self._reply = reply
         self._states: tuple[LimitState, ...] | None = None
+        self._limit: LimitState | None | str = _UNKNOWN
 
     def __repr__(self) -> str:
         return f"<Decision {self.reason} by {self.source}: {', '.join(f'{s.name} {s.remaining}' for s in self.limits)}>"
@@ -141,11 +143,16 @@ class Decision:
     @property
     def limit(self) -> LimitState | None:
         """The limit that decides: the denier with the longest wait, else the one with the least share left."""
+        if isinstance(self._limit, str):
+            self._limit = self._deciding()
+        return self._limit
+
+    def _deciding(self) -> LimitState | None:
         enforced = [state for state in self.limits if state.mode == "enforce"]
+        if len(enforced) < 2:
+            return enforced[0] if enforced else None
         deniers = [state for state in enforced if not state.allowed]
-        if deniers:
-            return max(deniers, key=_severity)
-        return min(enforced, key=_tightness, default=None)
+        return max(deniers, key=_severity) if deniers else min(enforced, key=_tightness)
 
     @property
     def denied_by(self) -> tuple[str, ...]:
@@ -230,8 +237,9 @@ class Decision:
         """Return the enforced limits with their labels as headers list them: the deciding one, then the tightest."""
         rows = list(zip(_labels(self.limits), self.limits, strict=True))
         enforced = [row for row in rows if row[1].mode == "enforce"]
-        enforced.sort(key=lambda row: _tightness(row[1]))
-        enforced.sort(key=lambda row: row[1] is not self.limit)
+        if len(enforced) > 1:
+            first = self.limit
+            enforced.sort(key=lambda row: (row[1] is not first, _tightness(row[1])))
         return enforced
 
 

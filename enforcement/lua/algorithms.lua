@@ -87,8 +87,8 @@ function fixed.write(key, s, slack)
   local packed = pack('>ddd', s.used, s.ends, s.now)
   if s.ends == 0 then
     put(key, packed, 0, TEN_YEARS_MS)
-  elseif s.kept then -- the window is the one whose end the key has already
-    call('SET', key, packed, 'KEEPTTL')
+  elseif s.kept then -- the key ends with its window already: overwrite, and leave that alone
+    call('SETRANGE', key, 0, packed)
   else
     put(key, packed, s.ends - s.now, slack)
   end
@@ -159,7 +159,7 @@ end
 function sliding.write(key, s, slack)
   local packed = pack('>ddd', s.current, s.previous, s.now)
   if s.kept then
-    call('SET', key, packed, 'KEEPTTL')
+    call('SETRANGE', key, 0, packed)
   else
     put(key, packed, s.start + 2 * s.length - s.now, slack)
   end
