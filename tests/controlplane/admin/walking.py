@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import ConsoleMessage, Page, Request, expect
+from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
 WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 320, "height": 720}
 GRAVE = ("critical", "serious")
@@ -70,8 +71,10 @@ class Walker:
         self.page.evaluate("document.documentElement.classList.remove('dark')")
         self.page.set_viewport_size(NARROW)
         self._picture(f"{name}-320")
-        width = self.page.evaluate("document.documentElement.scrollWidth")
-        if width > NARROW["width"]:
+        try:  # a chart is drawn anew some frames after the window has changed
+            self.page.wait_for_function("limit => document.documentElement.scrollWidth <= limit", arg=NARROW["width"])
+        except PlaywrightTimeout:
+            width = self.page.evaluate("document.documentElement.scrollWidth")
             self.faults.append(f"{name}: {width} px wide on a screen of 320")
         self.page.set_viewport_size(WIDE)
 
