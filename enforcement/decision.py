@@ -113,7 +113,7 @@ class Decision:
         self._held = held  # permits that this process still holds: charged, and yet to be had
         self._reply = reply
         self._states: tuple[LimitState, ...] | None = None
-        self._limit: LimitState | None | str = _UNKNOWN
+        self._limit: LimitState | str | None = _UNKNOWN
 
     def __repr__(self) -> str:
         return f"<Decision {self.reason} by {self.source}: {', '.join(f'{s.name} {s.remaining}' for s in self.limits)}>"

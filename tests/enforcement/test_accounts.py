@@ -27,7 +27,8 @@ COUNTER, HEARTBEAT, USAGE = "sg:{proj_1}:f-counter", "sg:{fleet}:instance:proxy-
 IN_CODE = "sg:{AbCdEfGhIjKlMnOpQr-_12}:f-counter"
 
 COUNTING = {
-    "fcall", "get", "mget", "pexpire", "set", "setrange", "unlink", "zadd", "zcard", "zcount", "zrange", "zrangebyscore", "zrem",
+    "fcall", "get", "mget", "pexpire", "set", "setrange",
+    "unlink", "zadd", "zcard", "zcount", "zrange", "zrangebyscore", "zrem",
     "zremrangebyscore", "zrevrange", "zrevrangebyscore", "zscore",
 }  # fmt: skip
 LIVING = {"fcall", "set", "unlink", "zadd", "zcount", "zrem", "zremrangebyscore"}
