@@ -3,67 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import weakref
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from hiredis import ReplyError
 
 from enforcement.decision import Decision, Denied
-from enforcement.engine import DEFAULT_TIMEOUT, DEFAULT_URL, Engine, Settings, Steps
-from enforcement.keys import DEFAULT_PREFIX
-from enforcement.limiter import START_SECONDS, Limits
+from enforcement.engine import Settings, Steps
 from enforcement.matching import Attributes
 from enforcement.pipe import AsyncPipe
 from enforcement.plans import Costs, Plan, check_costs
 from enforcement.protocol import StoreTrouble, trouble
 from enforcement.reservation import Reservation, new_ident
+from enforcement.shell import START_SECONDS, Limits, Shell
 
 
-class Limiter:
+class Limiter(Shell):
     """
-    Decides requests for the tasks of one event loop. Arguments and meaning as in :class:`enforcement.limiter.Limiter`.
+    Decides requests for the tasks of one event loop. Arguments as of :class:`~enforcement.shell.Shell`.
 
     Raises:
         ValueError: The URL or the prefix cannot be used.
     """
 
-    def __init__(
-        self,
-        url: str = DEFAULT_URL,
-        *,
-        prefix: str = DEFAULT_PREFIX,
-        instance: str | None = None,
-        state_dir: str | Path | None = None,
-        timeout: float = DEFAULT_TIMEOUT,
-        clock: Callable[[], int] | None = None,
-    ) -> None:
-        folder = None if state_dir is None else Path(state_dir)
-        settings = Settings(url=url, prefix=prefix, instance=instance, state_dir=folder, timeout=timeout, clock=clock)
-        self._set_up(settings)
-
-    @classmethod
-    def from_env(cls) -> Self:
-        """
-        Return a limiter made from the environment; see :meth:`enforcement.limiter.Limiter.from_env`.
-
-        Raises:
-            ValueError: A variable that cannot be used.
-        """
-        limiter = cls.__new__(cls)
-        limiter._set_up(Settings.from_env())
-        return limiter
-
     def _set_up(self, settings: Settings) -> None:
-        self._engine = Engine(settings)
+        super()._set_up(settings)
         self._pipe = AsyncPipe(self._engine.address, settings.timeout)
-        self._started = False
-        self._starting: asyncio.Future[bool] | None = None
-        _limiters.add(self)
 
     async def start(self, timeout: float = START_SECONDS) -> bool:
         """Start the background thread and wait until documents are there; see the sync limiter."""
@@ -142,25 +109,6 @@ class Limiter:
         plan = self._engine.plan_in_code(limits, key)
         await self._run(self._engine.resetting(plan))
 
-    @property
-    def state(self) -> str:
-        """``starting``, ``ok`` or ``degraded``."""
-        return self._engine.state
-
-    @property
-    def revision(self) -> int:
-        """The published revision that it obeys; 0 before it has one."""
-        return self._engine.documents.current.revision
-
-    def _plan_in_code(self, limits: Limits, key: str) -> Plan:
-        plan = self._engine.plans.get((key, id(limits)))
-        if plan is None:
-            if not self._started:
-                self._started = True
-                self._engine.start_quietly()
-            plan = self._engine.plan_in_code(limits, key)
-        return plan
-
     async def _plan(self, token: object, attributes: Attributes | None) -> Plan | Decision:
         engine = self._engine
         if not self._started:
@@ -226,10 +174,6 @@ class Limiter:
         except StopIteration as stop:
             return stop.value
 
-    def _after_fork(self) -> None:
-        if self._started:
-            self._engine.after_fork()
-
 
 class Admission:
     """A request inside its block; see :class:`enforcement.limiter.Admission`."""
@@ -250,14 +194,3 @@ class Admission:
     async def cancel(self) -> None:
         """Give everything back, as an exception does."""
         await asyncio.shield(self._limiter._run(self.reservation.cancelling()))
-
-
-_limiters: weakref.WeakSet[Limiter] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for limiter in list(_limiters):
-        limiter._after_fork()
-
-
-os.register_at_fork(after_in_child=_after_fork)

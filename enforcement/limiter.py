@@ -2,80 +2,33 @@
 
 from __future__ import annotations
 
-import os
-import weakref
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from enforcement.decision import Decision, Denied
-from enforcement.engine import DEFAULT_TIMEOUT, DEFAULT_URL, Engine, Settings, Steps
-from enforcement.keys import DEFAULT_PREFIX
-from enforcement.limits import Limit
+from enforcement.engine import Settings, Steps
 from enforcement.matching import Attributes
 from enforcement.pipe import SyncPipe
 from enforcement.plans import Costs, Plan, check_costs
 from enforcement.protocol import StoreTrouble
 from enforcement.reservation import Reservation, new_ident
-
-START_SECONDS = 1.0
-"""How long ``start()`` waits for the documents of a store that answers."""
-
-Limits = Limit | Sequence[Limit]
+from enforcement.shell import START_SECONDS, Limits, Shell
 
 
-class Limiter:
+class Limiter(Shell):
     """
-    Decides requests, from any number of threads.
+    Decides requests, from any number of threads. Arguments as of :class:`~enforcement.shell.Shell`.
 
-    Nothing happens before the first call: no connection, no thread. A background thread then follows the published
-    documents, reports usage and tells the fleet that this instance lives.
-
-    Args:
-        url: ``redis://``, ``rediss://`` or ``unix://`` of the store.
-        prefix: What all keys begin with.
-        instance: Its name in the fleet; None: made of host, process and chance.
-        state_dir: Folder for the last good documents, so that it can start while the store is away; None: not kept.
-        timeout: Seconds a decision may take, connecting included; beyond it the limit's ``on_store_failure`` decides.
-        clock: Microseconds since the epoch, for tests; None: the store's clock.
     Raises:
         ValueError: The URL or the prefix cannot be used.
     """
 
-    def __init__(
-        self,
-        url: str = DEFAULT_URL,
-        *,
-        prefix: str = DEFAULT_PREFIX,
-        instance: str | None = None,
-        state_dir: str | Path | None = None,
-        timeout: float = DEFAULT_TIMEOUT,
-        clock: Callable[[], int] | None = None,
-    ) -> None:
-        folder = None if state_dir is None else Path(state_dir)
-        settings = Settings(url=url, prefix=prefix, instance=instance, state_dir=folder, timeout=timeout, clock=clock)
-        self._set_up(settings)
-
-    @classmethod
-    def from_env(cls) -> Self:
-        """
-        Return a limiter made from ``SLUICEGATE_REDIS_URL`` (else ``REDIS_URL``) and its sisters; the README lists them.
-
-        Raises:
-            ValueError: A variable that cannot be used.
-        """
-        limiter = cls.__new__(cls)
-        limiter._set_up(Settings.from_env())
-        return limiter
-
     def _set_up(self, settings: Settings) -> None:
-        self._engine = Engine(settings)
+        super()._set_up(settings)
         self._pipe = SyncPipe(self._engine.address, settings.timeout)
         self._engine.on_recovery = self._pipe.close  # what was connected before the outage is not any more
-        self._started = False
-        _limiters.add(self)
 
     def start(self, timeout: float = START_SECONDS) -> bool:
         """
@@ -196,25 +149,6 @@ class Limiter:
         plan = self._engine.plan_in_code(limits, key)
         self._run(self._engine.resetting(plan))
 
-    @property
-    def state(self) -> str:
-        """``starting``, ``ok`` or ``degraded``."""
-        return self._engine.state
-
-    @property
-    def revision(self) -> int:
-        """The published revision that it obeys; 0 before it has one."""
-        return self._engine.documents.current.revision
-
-    def _plan_in_code(self, limits: Limits, key: str) -> Plan:
-        plan = self._engine.plans.get((key, id(limits)))
-        if plan is None:
-            if not self._started:
-                self._started = True
-                self._engine.start_quietly()
-            plan = self._engine.plan_in_code(limits, key)
-        return plan
-
     def _plan(self, token: object, attributes: Attributes | None) -> Plan | Decision:
         engine = self._engine
         if not self._started:
@@ -261,10 +195,6 @@ class Limiter:
         except StopIteration as stop:
             return stop.value
 
-    def _after_fork(self) -> None:
-        if self._started:
-            self._engine.after_fork()
-
 
 class Admission:
     """
@@ -297,14 +227,3 @@ class Admission:
     def cancel(self) -> None:
         """Give everything back, as an exception does. After a settlement only the slots are freed."""
         self._limiter._run(self.reservation.cancelling())
-
-
-_limiters: weakref.WeakSet[Limiter] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for limiter in list(_limiters):
-        limiter._after_fork()
-
-
-os.register_at_fork(after_in_child=_after_fork)

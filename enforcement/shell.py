@@ -1,0 +1,101 @@
+"""What the two limiters have in common around the engine: how they are made, and what they tell of themselves."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Self
+
+from enforcement.engine import DEFAULT_TIMEOUT, DEFAULT_URL, Engine, Settings
+from enforcement.keys import DEFAULT_PREFIX
+from enforcement.limits import Limit
+from enforcement.plans import Plan
+
+START_SECONDS = 1.0
+"""How long ``start()`` waits for the documents of a store that answers."""
+
+Limits = Limit | Sequence[Limit]
+
+
+class Shell:
+    """
+    A limiter before it does any I/O.
+
+    Nothing happens before the first call: no connection, no thread. A background thread then follows the published
+    documents, reports usage and tells the fleet that this instance lives.
+
+    Args:
+        url: ``redis://``, ``rediss://`` or ``unix://`` of the store.
+        prefix: What all keys begin with.
+        instance: Its name in the fleet; None: made of host, process and chance.
+        state_dir: Folder for the last good documents, so that it can start while the store is away; None: not kept.
+        timeout: Seconds a decision may take, connecting included; beyond it the limit's ``on_store_failure`` decides.
+        clock: Microseconds since the epoch, for tests; None: the store's clock.
+    Raises:
+        ValueError: The URL or the prefix cannot be used.
+    """
+
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        prefix: str = DEFAULT_PREFIX,
+        instance: str | None = None,
+        state_dir: str | Path | None = None,
+        timeout: float = DEFAULT_TIMEOUT,
+        clock: Callable[[], int] | None = None,
+    ) -> None:
+        folder = None if state_dir is None else Path(state_dir)
+        self._set_up(
+            Settings(url=url, prefix=prefix, instance=instance, state_dir=folder, timeout=timeout, clock=clock)
+        )
+
+    @classmethod
+    def from_env(cls) -> Self:
+        """
+        Return a limiter made from ``SLUICEGATE_REDIS_URL`` (else ``REDIS_URL``) and its sisters; the README lists them.
+
+        Raises:
+            ValueError: A variable that cannot be used.
+        """
+        limiter = cls.__new__(cls)
+        limiter._set_up(Settings.from_env())
+        return limiter
+
+    def _set_up(self, settings: Settings) -> None:
+        self._engine = Engine(settings)
+        self._started = False
+        _shells.add(self)
+
+    @property
+    def state(self) -> str:
+        """``starting``, ``ok`` or ``degraded``."""
+        return self._engine.state
+
+    @property
+    def revision(self) -> int:
+        """The published revision that it obeys; 0 before it has one."""
+        return self._engine.documents.current.revision
+
+    def _plan_in_code(self, limits: Limits, key: str) -> Plan:
+        plan = self._engine.plans.get((key, id(limits)))
+        if plan is None:
+            if not self._started:
+                self._started = True
+                self._engine.start_quietly()
+            plan = self._engine.plan_in_code(limits, key)
+        return plan
+
+
+_shells: weakref.WeakSet[Shell] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for shell in list(_shells):
+        if shell._started:
+            shell._engine.after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)
