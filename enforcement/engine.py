@@ -32,11 +32,11 @@ from enforcement.matching import Attributes, check_attributes
 from enforcement.pipe import Address, SyncPipe
 from enforcement.plans import Costs, Plan, Rule, Subject, bind_in_code, rules_of
 from enforcement.protocol import LibraryMissing, StoreTrouble
-from enforcement.reservation import Reservation, SlotKeeper
+from enforcement.reservation import REMEMBERED_MS, Reservation, SlotKeeper
 from enforcement.snapshot import Documents, Snapshot, TokenEntry
 from enforcement.store import connect
 from enforcement.tokens import digest, is_well_formed
-from enforcement.usage import TokenUsage, UsageLog
+from enforcement.usage import State, TokenUsage, UsageLog
 
 Steps = Generator[bytes, Any, Any]
 
@@ -345,7 +345,7 @@ class Engine:
         if costs != denial.costs and not _at_least(plan, costs, denial.costs):
             return None
         if plan.usage is not None:
-            self._count(plan, costs, denial.decision._reply, False)
+            plan.usage.denied_again(denial.minute, denial.states)
         return denial.told(now)
 
     def from_lease(self, plan: Plan, lease: Lease, costs: Costs) -> Decision | None:
@@ -386,7 +386,8 @@ class Engine:
         """Keep a denial until it can pass; where no wait is known, as long as any may be kept."""
         waits = [decision._reply[4 + 4 * i] for i, bound in enumerate(plan.bounds) if not bound.limit.shadow]
         wait = DENIAL_SECONDS if min(waits) < 0 else min(DENIAL_SECONDS, max(waits) / 1_000_000)
-        plan.denied = Denial(decision, costs, wait, (self._given_back, self.documents.generation))
+        known_at = (self._given_back, self.documents.generation)
+        plan.denied = Denial(decision, costs, wait, known_at, _states(plan, costs, decision._reply, False))
 
     def given_back(self) -> None:
         """Something was given back or reset in this process: no denial is remembered any longer."""
@@ -400,11 +401,7 @@ class Engine:
             every = plan.ones if costs == 1 else tuple((bound.index, bound.cost_of(costs)) for bound in plan.bounds)
             usage.passed(minute, requests, every)
             return
-        states = [
-            (bound.index, wait == 0, bound.limit.shadow, bound.cost_of(costs) if passed and wait == 0 else 0)
-            for bound, wait in zip(plan.bounds, waits, strict=True)
-        ]
-        usage.decided(minute, passed, requests if passed else 0, states)
+        usage.decided(minute, passed, requests if passed else 0, _states(plan, costs, reply, passed))
 
     def unlimited(self, plan: Plan, costs: Costs) -> Decision:
         """Return the decision on a request that falls under no limit."""
@@ -479,9 +476,9 @@ class Engine:
             scope = debt.entries[0].key
             marker = scope[: scope.index("}") + 2] + "m:" + debt.ident
             corrections = debt.corrections(self.now_us())
-            arguments = protocol.settle(
-                corrections, marker, self.clock and self.clock(), ident=debt.ident, once_for_ms=3_600_000
-            )
+            once_for_ms = REMEMBERED_MS if debt.once else None
+            now_us = self.clock and self.clock()
+            arguments = protocol.settle(corrections, marker, now_us, ident=debt.ident, once_for_ms=once_for_ms)
             try:
                 self._background.call(protocol.pack(arguments))
             except LibraryMissing:
@@ -499,12 +496,15 @@ class Engine:
 class Denial:
     """A denial that this process remembers; told again with spans that have grown shorter since."""
 
-    __slots__ = ("_at", "_retell", "_told", "costs", "decision", "known_at", "until")
+    __slots__ = ("_at", "_retell", "_told", "costs", "decision", "known_at", "minute", "states", "until")
 
     GRAIN_SECONDS: Final = 0.01
 
-    def __init__(self, decision: Decision, costs: Costs, seconds: float, known_at: tuple[int, int]) -> None:
-        self.decision, self.costs, self.known_at = decision, costs, known_at
+    def __init__(
+        self, decision: Decision, costs: Costs, seconds: float, known_at: tuple[int, int], states: tuple[State, ...]
+    ) -> None:
+        self.decision, self.costs, self.known_at, self.states = decision, costs, known_at, states
+        self.minute = decision._reply[1] // 60_000_000
         self._at = monotonic()
         self.until = self._at + seconds
         self._told = decision
@@ -530,8 +530,20 @@ def _complete(state: Snapshot, project: Project, token: Token) -> bool:
 
 
 def _at_least(plan: Plan, costs: Costs, denied: Costs) -> bool:
-    """Tell whether these costs are nowhere below those that were denied."""
-    return all(bound.cost_of(costs) >= bound.cost_of(denied) for bound in plan.bounds)
+    """Tell whether these costs are nowhere below those that were denied, and no more hopeless than they were."""
+    for bound in plan.bounds:
+        cost, low = bound.cost_of(costs), bound.cost_of(denied)
+        if cost < low or low <= bound.limit.capacity < cost:
+            return False
+    return True
+
+
+def _states(plan: Plan, costs: Costs, reply: Sequence[int], passed: bool) -> tuple[State, ...]:
+    """Return each limit's part in a reply of width 4, as usage counts it."""
+    return tuple(
+        (bound.index, wait == 0, bound.limit.shadow, bound.cost_of(costs) if passed and wait == 0 else 0)
+        for bound, wait in zip(plan.bounds, reply[4::4], strict=True)
+    )
 
 
 def _version() -> str:

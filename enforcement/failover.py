@@ -89,10 +89,16 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Debt:
-    """Entries that are charged in one call, under an id that makes a second sending harmless."""
+    """
+    Entries that are charged in one call.
+
+    Attributes:
+        ident: Makes a second sending harmless where *once* says so; freeing slots is harmless by itself.
+    """
 
     ident: str
     entries: tuple[Entry, ...]
+    once: bool = True
 
     def corrections(self, now_us: int) -> list[Correction]:
         """Return the settlement that pays it, in the store's terms of the present."""
@@ -204,10 +210,10 @@ class Fallback:
             self._local.amend(now_us, bound.key, bound.spec(now_us), delta, mark)
             self.journal.add(bound, mark, delta)
 
-    def owe(self, ident: str, rows: Iterable[tuple[Bound, int, int]]) -> None:
+    def owe(self, ident: str, rows: Iterable[tuple[Bound, int, int]], *, once: bool) -> None:
         """Take over a settlement of this id whose sending failed: for each counter its bound, mark and permits."""
         with self._lock:
-            self.journal.owe(Debt(ident, tuple(Entry(b.key, b, mark, permits) for b, mark, permits in rows)))
+            self.journal.owe(Debt(ident, tuple(Entry(b.key, b, mark, permits) for b, mark, permits in rows), once))
 
     def forget(self) -> None:
         """Drop the local counters, for the store counts again. The journal stays until it is paid."""

@@ -121,11 +121,11 @@ class Reservation:
             yield protocol.pack(arguments)
         except StoreTrouble as exc:
             self._engine.failed(exc)
-            if once_for_ms is not None:
-                # It may have been executed; the marker makes sending it again harmless.
-                bounds = {bound.key: bound for bound in self._plan.bounds}
-                self._engine.fallback.owe(self.ident, [(bounds[c.key], c.mark, c.delta) for c in corrections])
-                self._engine.agent.wake()
+            # It may have been executed; sending it again is harmless, for the marker is there or slots are freed.
+            bounds = {bound.key: bound for bound in self._plan.bounds}
+            rows = [(bounds[c.key], c.mark, c.delta) for c in corrections]
+            self._engine.fallback.owe(self.ident, rows, once=once_for_ms is not None)
+            self._engine.agent.wake()
 
     def _count(self, rows: Sequence[tuple[Bound, int, int]]) -> None:
         if self._plan.usage is not None:

@@ -26,6 +26,8 @@ Unit = tuple[str, str, str]
 """Policy id, limit name, unit."""
 Key = tuple[int, str, str, str, str, str]
 """Minute, project, token, policy, limit, unit."""
+State = tuple[int, bool, bool, int]
+"""Index of a limit, whether it admits, whether it is a shadow, what was charged there."""
 Counts = list[int]
 """Allowed, denied, would deny, cost."""
 
@@ -56,6 +58,8 @@ class TokenUsage:
 
     __slots__ = (
         "_costs",
+        "_denials",
+        "_denied",
         "_listed",
         "_log",
         "_minute",
@@ -78,6 +82,8 @@ class TokenUsage:
         self._requests = 0
         self._costs: Sequence[tuple[int, int]] = ()
         self._repeats = 0
+        self._denied: tuple[int, Sequence[State]] = (-1, ())
+        self._denials = 0
 
     def passed(self, minute: int, requests: int, costs: Sequence[tuple[int, int]]) -> None:
         """
@@ -96,7 +102,7 @@ class TokenUsage:
             self._list()
             self._minute, self._requests, self._costs, self._repeats = minute, requests, costs, 1
 
-    def decided(self, minute: int, passed: bool, requests: int, states: Iterable[tuple[int, bool, bool, int]]) -> None:
+    def decided(self, minute: int, passed: bool, requests: int, states: Iterable[State]) -> None:
         """
         Count a request that a limit denied, or would have denied.
 
@@ -113,6 +119,17 @@ class TokenUsage:
             _add(rows[-1], passed, not passed, False, requests if passed else 0)
             for index, admits, shadow, cost in states:
                 _add(rows[index], passed, not (admits or shadow), shadow and not admits, cost)
+
+    def denied_again(self, minute: int, states: Sequence[State]) -> None:
+        """Count a denial that is told from memory: *states* as for :meth:`decided`, and the same object each time."""
+        with self._log.lock:
+            known_minute, known = self._denied
+            if states is known and minute == known_minute:
+                self._denials += 1
+                return
+            self._fold_denials()
+            self._list()
+            self._denied, self._denials = (minute, states), 1
 
     def amend(self, minute: int, index: int, cost_delta: int) -> None:
         """Correct what a limit was charged in a minute, drained or not; index -1: the cost in requests of the total."""
@@ -135,6 +152,17 @@ class TokenUsage:
             row[_ALLOWED] += repeats
             row[_COST] += repeats * cost
 
+    def _fold_denials(self) -> None:
+        """Write down the repeated denials."""
+        repeats, (minute, states) = self._denials, self._denied
+        if not repeats:
+            return
+        self._denials = 0
+        rows = self._rows(minute)
+        _add(rows[-1], 0, repeats, 0, 0)
+        for index, admits, shadow, _ in states:
+            _add(rows[index], 0, 0 if admits or shadow else repeats, repeats if shadow and not admits else 0, 0)
+
     def _rows(self, minute: int) -> list[Counts]:
         """Return the counts of a minute: one for each limit, then the total."""
         rows = self._minutes.get(minute)
@@ -150,6 +178,8 @@ class TokenUsage:
     def take(self) -> dict[int, list[Counts]]:
         """Return the counts by minute, the total last, and begin anew."""
         self._fold()
+        self._fold_denials()
+        self._denied = (-1, ())
         taken, self._minutes = self._minutes, {}
         self._minute, self._listed = -1, False
         return taken

@@ -10,7 +10,8 @@ class FaultyPath:
     Listens on a free port and passes everything on, in the way that ``mode`` says at the moment.
 
     Attributes:
-        mode: ``pass``, ``delay``, ``swallow`` (replies vanish), ``cut`` (closed at a reply), ``garble`` or ``drip``.
+        mode: ``pass``, ``delay``, ``swallow`` (replies vanish), ``cut`` (closed at a reply), ``garble``, ``drip``
+            or ``deaf`` (nothing reaches the store).
         delay: Seconds, for ``delay`` and ``drip``.
         hit: How many pieces of replies were treated, for a test to prove that its fault happened.
     """
@@ -46,6 +47,9 @@ class FaultyPath:
     def _pump(self, source: socket.socket, target: socket.socket, replies: bool) -> None:
         try:
             while data := source.recv(65_536):
+                if self.mode == "deaf":
+                    self.hit += 1
+                    continue
                 if replies and self.mode != "pass":
                     self.hit += 1
                     data = self._spoil(data, target)

@@ -1,5 +1,6 @@
 """The public calls of the limiter, on a real store."""
 
+import json
 import os
 import subprocess
 import sys
@@ -169,6 +170,32 @@ def test_calls_that_make_no_sense_are_errors(limiter):
     for limits, key in [([ONE, ONE], "k"), ([], "k"), (slots, "k"), (ONE, ""), (ONE, "k" * 2_000)]:
         with pytest.raises(ValueError, match=r"limits|key"):
             limiter.hit(limits, key)
+
+
+def test_a_remembered_denial_is_told_for_what_it_covers(limiter):
+    """The same cost and more are denied from memory; less is asked, and what can never pass is called so."""
+    limiter.hit(ONE, "memory", costs=4)
+    reasons = [(d.reason, d.source) for d in (limiter.hit(ONE, "memory", costs=c) for c in (2, 3, 6, 1, 2))]
+
+    assert reasons == [
+        ("limited", "store"),
+        ("limited", "denial_cache"),
+        ("cost_exceeds_capacity", "store"),
+        ("ok", "store"),
+        ("limited", "store"),
+    ]
+
+
+def test_denials_told_from_memory_are_counted(limiter, world):
+    """Usage knows each of them, though the store was asked once."""
+    secret = world.everything(fixed(1))
+    sources = [limiter.check(secret).source for _ in range(50)]
+    limiter.close()
+    rows = [row for _, entry in world.client.xrange(world.keys.usage) for row in json.loads(entry["rows"])]
+
+    assert sources.count("denial_cache") >= 40
+    assert sum(row[7] for row in rows if row[3] == "") == 49
+    assert sum(row[7] for row in rows if row[3] == "pol_api") == 49
 
 
 def test_leaving_by_an_exception_gives_back(limiter):

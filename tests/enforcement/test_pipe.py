@@ -110,6 +110,24 @@ async def test_a_task_cancelled_inside_admit_frees_its_slot(server, world):
     await limiter.close()
 
 
+def test_a_slot_whose_release_was_lost_is_freed_soon(server, world, path):
+    """Its release is sent again in the background, long before its lifetime ends."""
+    limiter = Limiter(path.url, timeout=0.05)
+    slots = Limit(name="slots", algorithm="concurrency", quota=1, window_seconds=600)
+    with limiter.admit(slots, "lost"):
+        path.mode = "deaf"
+    assert path.hit
+    other = Limiter(server.url, timeout=1.0)
+    assert not other.peek(slots, "lost").allowed
+    path.mode = "pass"
+
+    deadline = time.monotonic() + 5
+    while not other.peek(slots, "lost").allowed:
+        assert time.monotonic() < deadline
+    limiter.close()
+    other.close()
+
+
 def test_a_refused_connection_says_that_nothing_was_executed():
     """It may be tried again; a lost reply may not."""
     pipe = SyncPipe(lambda: Address(port=1), 0.1)

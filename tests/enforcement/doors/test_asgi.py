@@ -41,7 +41,7 @@ def guarded(store: ValkeyServer, serve: Serve) -> Callable[..., Any]:
     """Serve an application behind the door; return a client of it."""
 
     def start(app: Any = hello, **options: Any) -> Any:
-        return serve(LimitMiddleware(app, Limiter(store.url), **options))
+        return serve(LimitMiddleware(app, Limiter(store.url, timeout=1.0), **options))
 
     return start
 

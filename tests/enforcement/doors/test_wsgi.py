@@ -35,7 +35,7 @@ def guarded(store: ValkeyServer, serve_wsgi: Serve) -> Iterator[Callable[..., An
     doors: list[LimitMiddleware] = []
 
     def start(app: Any = hello, **options: Any) -> Any:
-        doors.append(LimitMiddleware(app, Limiter(store.url), **options))
+        doors.append(LimitMiddleware(app, Limiter(store.url, timeout=1.0), **options))
         return serve_wsgi(doors[-1])
 
     yield start
