@@ -47,7 +47,6 @@ MAX_PLANS_OF_TOKEN: Final = 1_000
 DENIAL_SECONDS: Final = 0.25
 """A denial is believed no longer than this without asking again: another process may give back or reset."""
 MAX_TOKEN_LENGTH: Final = 512
-MAX_TOKEN_AGE_SECONDS: Final = 600
 BACKGROUND_BUDGET: Final = 1.0
 STOP_SECONDS: Final = 2.0
 

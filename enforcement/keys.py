@@ -13,7 +13,6 @@ from collections.abc import Iterable
 from typing import Final
 
 DEFAULT_PREFIX: Final = "sg:"
-MAX_KEY_BYTES: Final = 128
 
 
 class Keys:

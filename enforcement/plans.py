@@ -17,7 +17,7 @@ from enforcement.calendars import boundaries, window
 from enforcement.documents import Override, Project, Token
 from enforcement.keys import Keys, fingerprint
 from enforcement.leases import Lease
-from enforcement.limits import MAX_NUMBER, InvalidLimit, Limit, Policy
+from enforcement.limits import MAX_NUMBER, Limit, Policy
 from enforcement.matching import Attributes
 
 MAX_LIMITS_PER_REQUEST: Final = 64
@@ -328,7 +328,6 @@ __all__ = [
     "MAX_LIMITS_PER_REQUEST",
     "Bound",
     "Costs",
-    "InvalidLimit",
     "Plan",
     "Rule",
     "Subject",

@@ -11,7 +11,6 @@ from typing import Any, Final
 
 from redis import Redis
 from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError as StoreConnectionError
 from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as StoreTimeoutError
 from redis.retry import Retry
@@ -58,7 +57,6 @@ def is_unknown_function(error: Exception) -> bool:
 __all__ = [
     "DEFAULT_TIMEOUT",
     "STORE_ERRORS",
-    "StoreConnectionError",
     "StoreTimeoutError",
     "connect",
     "is_unknown_function",

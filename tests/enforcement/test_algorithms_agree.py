@@ -15,7 +15,8 @@ from enforcement.plans import Bound
 from enforcement.protocol import DECIDE, SETTLE, _numbers
 from enforcement.store import connect, load_library
 
-STEPS, EXAMPLES = 100, 100  # together 10,000 steps an algorithm
+STEPS, EXAMPLES = 100, 600
+AT_LEAST = 10_000  # steps an algorithm; how many an example has is Hypothesis' choice, so they are counted
 START_US = 1_767_225_600_000_000
 SECOND = 1_000_000
 names = itertools.count()
@@ -44,6 +45,7 @@ class Agreement(RuleBasedStateMachine):
 
     client: ClassVar = None
     algorithm: ClassVar[str] = ""
+    steps: ClassVar[int] = 0
 
     @initialize(quota=quotas, window=windows, burst=st.one_of(st.none(), st.integers(1, 50)))
     def begin(self, quota, window, burst):
@@ -55,6 +57,10 @@ class Agreement(RuleBasedStateMachine):
         self.burst = burst if self.algorithm == "token_bucket" else None
         self.spec = self.compile(quota, window)
 
+    @classmethod
+    def count(cls):
+        cls.steps += 1
+
     def compile(self, quota, window) -> Spec:
         self.window = window
         calendar = {"calendar": "hour", "time_zone": "Europe/Berlin"} if self.algorithm == "calendar" else {}
@@ -65,14 +71,17 @@ class Agreement(RuleBasedStateMachine):
 
     @rule(stride=strides)
     def pass_time(self, stride):
+        self.count()
         self.now += stride
 
     @rule(quota=quotas)
     def change_quota(self, quota):
+        self.count()
         self.spec = self.compile(quota, self.window)
 
     @rule(cost=costs, charge=st.booleans())
     def decide(self, cost, charge):
+        self.count()
         if self.algorithm == "concurrency":
             cost = min(cost, 20)
         if self.algorithm == "calendar":
@@ -89,6 +98,7 @@ class Agreement(RuleBasedStateMachine):
     def amend(self, data):
         if not self.charged:
             return
+        self.count()
         mark, cost, ident = self.charged.pop(data.draw(st.integers(0, len(self.charged) - 1)))
         if self.algorithm == "calendar":
             self.spec = self.compile(self.spec.capacity, self.window)
@@ -112,3 +122,4 @@ def test_the_store_and_the_reference_answer_alike(client, algorithm):
         max_examples=EXAMPLES, stateful_step_count=STEPS, deadline=None, suppress_health_check=checks, derandomize=True
     )
     run_state_machine_as_test(machine, settings=profile)
+    assert machine.steps >= AT_LEAST, machine.steps
