@@ -329,7 +329,7 @@ class Reference:
         self.counters: dict[str, Counter] = {}
 
     def decide(self, now: int, charges: Sequence[Charge], *, charge: bool = True, ident: str = "") -> list[int]:
-        """Decide as ``sg1_decide`` does; its head in ``lua/decide.lua`` tells what is returned."""
+        """Decide as ``sg2_decide`` does; its head in ``lua/decide.lua`` tells what is returned."""
         try:
             rows = [(self._read(key, now, spec), spec, cost) for key, spec, cost in charges]
         except OutOfCalendar:
@@ -352,7 +352,7 @@ class Reference:
         return reply
 
     def amend(self, now: int, key: str, spec: Spec, delta: int, mark: int, ident: str = "") -> bool:
-        """Correct one charge as ``sg1_settle`` does."""
+        """Correct one charge as ``sg2_settle`` does."""
         counter = self._read(key, now, spec)
         changed = counter.amend(delta, mark, ident)
         if changed:
@@ -360,7 +360,7 @@ class Reference:
         return changed
 
     def forget(self, keys: Sequence[str]) -> None:
-        """Forget counters as ``sg1_reset`` does."""
+        """Forget counters as ``sg2_reset`` does."""
         for key in keys:
             self.counters.pop(key, None)
 

@@ -11,7 +11,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Final
 
-VERSION: Final = 1
+VERSION: Final = 2
 LIBRARY_NAME: Final = f"sluicegate_{VERSION}"
 
 _PARTS: Final = ("algorithms.lua", "decide.lua", "lease.lua", "publish.lua", "register.lua")
