@@ -42,6 +42,12 @@ class Spec:
     b: tuple[int, ...] = ()
     shadow: bool = False
 
+    @property
+    def text(self) -> str:
+        """The limit as calls name it; see ``spec_of`` in ``lua/algorithms.lua``."""
+        b = ",".join(map(str, self.b))
+        return f"{self.letter}|{self.capacity}|{self.a}|{b}|{'s' if self.shadow else ''}"
+
 
 class OutOfCalendar(Exception):
     """The boundaries given do not hold the time."""

@@ -256,6 +256,7 @@ class Plan:
         "_specs",
         "_specs_from_us",
         "_specs_until_us",
+        "_texts",
         "bounds",
         "denied",
         "has_charge_on",
@@ -284,6 +285,7 @@ class Plan:
         self.denied: Any = None
         self._calendar = any(bound.limit.calendar not in (None, "lifetime") for bound in bounds)
         self._specs: tuple[Spec, ...] = ()
+        self._texts: tuple[str, ...] = ()
         self._specs_from_us = self._specs_until_us = 0
         self._once: bytes | None = None
 
@@ -296,11 +298,17 @@ class Plan:
         """Return the functions' view of each bound; boundaries are worked out anew when *now_us* leaves a window."""
         if not self._specs or (self._calendar and not self._specs_from_us <= now_us < self._specs_until_us):
             self._specs = tuple(bound.spec(now_us) for bound in self.bounds)
+            self._texts = tuple(spec.text for spec in self._specs)
             windows = [spec.b for spec in self._specs if spec.letter == "f" and spec.b]
             self._specs_from_us = max((window[1] for window in windows), default=0)
             self._specs_until_us = min((window[2] for window in windows), default=0)
             self._once = None
         return self._specs
+
+    def texts(self, now_us: int) -> tuple[str, ...]:
+        """Return the specs as calls name them."""
+        self.specs(now_us)
+        return self._texts
 
     def charges(self, costs: Costs, now_us: int) -> list[Charge]:
         """Return key, spec and cost of each bound, as the reference takes them."""

@@ -102,8 +102,8 @@ def decide_arguments(
     """
     arguments: list[str | int] = ["FCALL", DECIDE, len(plan.keys), *plan.keys]
     arguments += [now_us if clock else "", "1" if charge else "0", ident]
-    for bound, spec in zip(plan.bounds, plan.specs(now_us), strict=True):
-        arguments += [spec.letter, bound.cost_of(costs), *_numbers(spec), "s" if spec.shadow else ""]
+    for bound, text in zip(plan.bounds, plan.texts(now_us), strict=True):
+        arguments += [text, bound.cost_of(costs)]
     return arguments
 
 
@@ -123,14 +123,7 @@ def lease_arguments(plan: Plan, wanted: int, share: int, now_us: int) -> list[st
         wanted: Permits, at least 1.
         share: One process may take a *share*-th part of what is left.
     """
-    arguments: list[str | int] = ["FCALL", LEASE, len(plan.keys), *plan.keys, "", wanted, share]
-    for spec in plan.specs(now_us):
-        arguments += [spec.letter, 0, *_numbers(spec), ""]
-    return arguments
-
-
-def _numbers(spec: Spec) -> tuple[int, int, str]:
-    return spec.capacity, spec.a, ",".join(map(str, spec.b))
+    return ["FCALL", LEASE, len(plan.keys), *plan.keys, "", wanted, share, *plan.texts(now_us)]
 
 
 def outside_calendar(reply: Reply) -> bool:
@@ -171,7 +164,7 @@ def settle(
     arguments: list[str | int] = ["FCALL", SETTLE, len(keys), *keys]
     arguments += ["" if now_us is None else now_us, "" if once_for_ms is None else once_for_ms, ident]
     for c in corrections:
-        arguments += [c.spec.letter, c.delta, *_numbers(c.spec), c.mark]
+        arguments += [c.spec.text, c.delta, c.mark]
     return arguments
 
 

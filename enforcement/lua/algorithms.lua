@@ -1,8 +1,8 @@
 -- The algorithms, each a table of the same small functions over a state:
---   read(s, key, now, cap, a, b, value)
---                              fills s with the state of a counter, brought forward to `now`; value: what the key holds, if known.
---                              s.room is what fits now: perhaps a fraction, and negative after an overdraft.
---                              false: `now` lies outside the boundaries in b
+--   read(s, spec, key, now, value)
+--                              fills s with the state of a counter, brought forward to `now`; spec: see spec_of below; value: what
+--                              the key holds, if known. s.room is what fits now: perhaps a fraction, and negative after an
+--                              overdraft. false: `now` lies outside the boundaries in spec.b
 --   wait(s, cost)              microseconds until `cost` <= cap fits, if nothing else is charged; -2: never
 --   reset(s)                   microseconds until nothing of what was charged is felt any more; -2: never
 --   mark(s)                    what names the window that a charge falls into, for a later settlement
@@ -31,23 +31,21 @@ local function put(key, packed, ttl_us, slack)
   call('SET', key, packed, 'PX', ceil(ttl_us / 1000) + slack)
 end
 
--- fixed_window. a: length in us, 0 for a lifetime. b: '' or four boundaries of a calendar 'b0,b1,b2,b3'.
+-- fixed_window. a: length in us, 0 for a lifetime. b: nothing, or four boundaries of a calendar.
 -- Value: used, end (0 for a lifetime), last.
 local fixed = {}
 
 local function window_end(now, a, b)
   if a > 0 then return now - now % a + a end
-  if b == '' then return 0 end
-  local first = true
-  for text in string.gmatch(b, '%d+') do
-    local boundary = to_number(text)
-    if now < boundary then return not first and boundary end
-    first = false
+  if #b == 0 then return 0 end
+  for i = 1, #b do
+    if now < b[i] then return i > 1 and b[i] end
   end
   return false
 end
 
-function fixed.read(s, key, now, cap, a, b, value)
+function fixed.read(s, spec, key, now, value)
+  local cap = spec.cap
   s.cap = cap
   value = value or call('GET', key)
   if value then
@@ -58,7 +56,7 @@ function fixed.read(s, key, now, cap, a, b, value)
       return true
     end
   end
-  local ends = window_end(now, a, b)
+  local ends = window_end(now, spec.a, spec.b)
   s.now, s.used, s.ends, s.kept, s.room = now, 0, ends, false, cap
   return ends
 end
@@ -102,8 +100,8 @@ local function sliding_room(s)
   return s.cap - s.current - felt
 end
 
-function sliding.read(s, key, now, cap, a, _, value)
-  local current, previous, kept = 0, 0, false
+function sliding.read(s, spec, key, now, value)
+  local a, current, previous, kept = spec.a, 0, 0, false
   value = value or call('GET', key)
   if value then
     local known, before, last = unpack_doubles('>ddd', value)
@@ -115,7 +113,7 @@ function sliding.read(s, key, now, cap, a, _, value)
       previous = known
     end
   end
-  s.now, s.start, s.length, s.cap = now, now - now % a, a, cap
+  s.now, s.start, s.length, s.cap = now, now - now % a, a, spec.cap
   s.current, s.previous, s.kept = current, previous, kept
   s.room = sliding_room(s)
   return true
@@ -176,7 +174,8 @@ end
 
 local function after(instant) return '(' .. format('%.0f', instant) end
 
-function log.read(s, key, now, cap, a)
+function log.read(s, spec, key, now)
+  local cap, a = spec.cap, spec.a
   s.key, s.length, s.cap = key, a, cap
   s.used, s.total, s.last, s.delta, s.oldest = 0, 0, false, false, false
   local newest = call('ZREVRANGE', key, 0, 0, 'WITHSCORES')
@@ -280,8 +279,8 @@ end
 -- and the instant from which it has not been full.
 local bucket = {}
 
-function bucket.read(s, key, now, cap, a, b, value)
-  local unit, level, since, idle = to_number(b), 0, now, false
+function bucket.read(s, spec, key, now, value)
+  local cap, a, unit, level, since, idle = spec.cap, spec.a, spec.b[1], 0, now, false
   value = value or call('GET', key)
   if value then
     local kept, kept_unit, last, kept_since = unpack_doubles('>dddd', value)
@@ -337,7 +336,8 @@ end
 -- concurrency. a: lifetime of a slot in us. A sorted set of slots 'id:number' by the instant at which they end.
 local slots = {}
 
-function slots.read(s, key, now, cap, a)
+function slots.read(s, spec, key, now)
+  local cap, a = spec.cap, spec.a
   local held = call('ZCOUNT', key, after(now), '+inf')
   s.key, s.now, s.held, s.cap, s.life, s.room = key, now, held, cap, a, cap - held
   return true
@@ -383,3 +383,20 @@ function slots.write(key, s, slack)
 end
 
 local ALGORITHMS = {f = fixed, s = sliding, l = log, b = bucket, c = slots}
+
+-- Limits as calls name them, 'letter|capacity|a|b|flags', by that text: it is read once and kept, for the same limits come with
+-- every call. b is a list of numbers, cut by commas; flags: 's' for a shadow. So many are kept at most:
+local MAX_SPECS = 10000
+local specs, kept_specs = {}, 0
+
+local function spec_of(text)
+  local letter, cap, a, list, flags = string.match(text, '^(%l)|(%d+)|(%d+)|([%d,]*)|(%l*)$')
+  local b = {}
+  for number in string.gmatch(list, '%d+') do b[#b + 1] = to_number(number) end
+  local spec = {
+    algorithm = ALGORITHMS[letter], cap = to_number(cap), a = to_number(a), b = b, shadow = string.find(flags, 's', 1, true) ~= nil,
+  }
+  if kept_specs >= MAX_SPECS then specs, kept_specs = {}, 0 end
+  specs[text], kept_specs = spec, kept_specs + 1
+  return spec
+end

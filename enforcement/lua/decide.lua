@@ -1,7 +1,6 @@
 -- Deciding and settling. Every function takes the time as its first argument: microseconds since the epoch, or '' to read the
 -- store's clock. A given time is a test's frozen clock; its counters live a day longer, so that no real expiry empties them.
 
-local FIELDS = 6
 local FROZEN_SLACK_MS = 86400000
 
 local function instant(text)
@@ -13,25 +12,25 @@ end
 
 -- What a call knows of its limits, a list for each column. They outlive the call, which fills them anew: to make and to grow
 -- a handful of tables a limit takes as long as to read its counter.
-local algorithms, states, costs, waits = {}, {}, {}, {}
+local limits, states, waits = {}, {}, {}
 local NONE = {}
 
--- Read all counters of a call into the lists. Returns how many there are, or nil if a calendar's boundaries do not hold the
--- store's present.
-local function read_all(keys, args, at, now, skip)
+-- Read all counters of a call into the lists: those of keys[skip + 1 ..], whose specs stand in args[at], args[at + step] ...
+-- Returns how many there are, or nil if a calendar's boundaries do not hold the store's present.
+local function read_all(keys, args, at, step, now, skip)
   local count = #keys - skip
   -- One call for all. It sees nothing in a key of another type, and neither in a missing one: those are asked for by themselves.
   local values = count > 1 and call('MGET', spread(keys)) or NONE
   for i = 1, count do
-    local algorithm, state = ALGORITHMS[args[at]], states[i]
+    local text, state, key = args[at], states[i], i + skip
+    local limit = specs[text] or spec_of(text)
     if not state then
       state = {}
       states[i] = state
     end
-    local cap, a, key = to_number(args[at + 2]), to_number(args[at + 3]), i + skip
-    if not algorithm.read(state, keys[key], now, cap, a, args[at + 4], values[key]) then return nil end
-    algorithms[i], costs[i] = algorithm, to_number(args[at + 1])
-    at = at + FIELDS
+    if not limit.algorithm.read(state, limit, keys[key], now, values[key]) then return nil end
+    limits[i] = limit
+    at = at + step
   end
   return count
 end
@@ -62,20 +61,24 @@ end
 -- All reads come before the first write, so a denial changes nothing.
 local function decide(keys, args)
   local now, slack = instant(args[1])
-  local count = read_all(keys, args, 4, now, 0)
+  local count = read_all(keys, args, 4, 2, now, 0)
   if not count then return {-1, now} end
   local passed = 1
   for i = 1, count do
-    local wait = wait_for(algorithms[i], states[i], costs[i])
+    local limit = limits[i]
+    local wait = wait_for(limit.algorithm, states[i], to_number(args[3 + 2 * i]))
     waits[i] = wait
-    if wait ~= 0 and args[3 + i * FIELDS] ~= 's' then passed = 0 end
+    if wait ~= 0 and not limit.shadow then passed = 0 end
   end
   local reply, n, charges, marks = new_reply(passed, now, count), 2, passed == 1 and args[2] == '1', args[3] ~= ''
   for i = 1, count do
-    local algorithm, state, cost = algorithms[i], states[i], costs[i]
-    if charges and waits[i] == 0 and cost > 0 then
-      algorithm.add(state, cost, args[3])
-      algorithm.write(keys[i], state, slack)
+    local algorithm, state = limits[i].algorithm, states[i]
+    if charges and waits[i] == 0 then
+      local cost = to_number(args[3 + 2 * i])
+      if cost > 0 then
+        algorithm.add(state, cost, args[3])
+        algorithm.write(keys[i], state, slack)
+      end
     end
     local remaining = floor(state.room)
     reply[n + 1], reply[n + 2], reply[n + 3] = remaining, algorithm.reset(state), waits[i]
@@ -96,17 +99,17 @@ end
 -- ARGV[1]    time, as above.
 -- ARGV[2]    milliseconds the marker lives; '' for a correction that may be repeated (slots).
 -- ARGV[3]    id of the reservation.
--- ARGV[4..]  six for each limit: algorithm, permits to add (negative: give back), capacity, a, b, the mark of the charge.
+-- ARGV[4..]  three for each limit: its spec, permits to add (negative: give back), the mark of the charge.
 -- Returns    the number of counters changed; -1 if the id was settled before; -2 if a calendar's boundaries do not hold the time.
 local function settle(keys, args)
   local now, slack = instant(args[1])
-  local count = read_all(keys, args, 4, now, 1)
+  local count = read_all(keys, args, 4, 3, now, 1)
   if not count then return -2 end
   if args[2] ~= '' and not call('SET', keys[1], '1', 'NX', 'PX', args[2]) then return -1 end
   local changed = 0
   for i = 1, count do
-    local algorithm, state = algorithms[i], states[i]
-    if costs[i] ~= 0 and algorithm.amend(state, costs[i], to_number(args[3 + i * FIELDS]), args[3]) then
+    local algorithm, state, delta = limits[i].algorithm, states[i], to_number(args[2 + 3 * i])
+    if delta ~= 0 and algorithm.amend(state, delta, to_number(args[3 + 3 * i]), args[3]) then
       algorithm.write(keys[i + 1], state, slack)
       changed = changed + 1
     end

@@ -3,12 +3,12 @@
 -- ARGV[1]    time, as in decide.lua.
 -- ARGV[2]    permits wanted, at least 1.
 -- ARGV[3]    the part of what is left that one process may take: 1/ARGV[3] of it, but at least one permit.
--- ARGV[4..]  six for each limit, as in decide.lua; the cost is not used.
+-- ARGV[4..]  the spec of each limit.
 -- Returns    {permits taken, time, then for each limit: remaining, reset_us, wait_us (0), more_us, mark}, or {-1, time}: a calendar's
 --            boundaries do not hold the time. 0 permits: some limit has none left; nothing was written.
 local function lease(keys, args)
   local now, slack = instant(args[1])
-  local count = read_all(keys, args, 4, now, 0)
+  local count = read_all(keys, args, 4, 1, now, 0)
   if not count then return {-1, now} end
   local taken, share = to_number(args[2]), to_number(args[3])
   for i = 1, count do
@@ -18,7 +18,7 @@ local function lease(keys, args)
   taken = max(0, taken)
   local reply, n = {taken, now}, 2
   for i = 1, count do
-    local algorithm, state = algorithms[i], states[i]
+    local algorithm, state = limits[i].algorithm, states[i]
     if taken > 0 then
       algorithm.add(state, taken, '')
       algorithm.write(keys[i], state, slack)

@@ -133,8 +133,8 @@ def test_every_command_of_the_server_as_enforcer(accounts):
         ("XTRIM", LOG, "MAXLEN", 0),
         ("XREAD", "STREAMS", USAGE, "0"),
         ("ZRANGE", "sg:{fleet}:instances", 0, -1),
-        ("FUNCTION", "LOAD", "REPLACE", "#!lua name=sluicegate_1\nredis.register_function('f', function() end)"),
-        ("FUNCTION", "DELETE", "sluicegate_1"),
+        ("FUNCTION", "LOAD", "REPLACE", "#!lua name=sluicegate_2\nredis.register_function('f', function() end)"),
+        ("FUNCTION", "DELETE", "sluicegate_2"),
         ("FUNCTION", "FLUSH"),
         ("FUNCTION", "LIST"),
         ("EVAL", "return redis.call('HSET', KEYS[1], 'a', 'b')", 1, DOCUMENTS),
@@ -174,7 +174,7 @@ def test_a_function_reaches_no_other_key(as_enforcer, accounts, function, key):
     before = everything_published(accounts, secret)
 
     with pytest.raises(NoPermissionError):
-        as_enforcer.fcall(f"sg2_{function}", 2, COUNTER, key, "", "1", "", "f", 1, 10, 3_600_000_000, "", "")
+        as_enforcer.fcall(f"sg2_{function}", 2, COUNTER, key, "", "1", "", "f|10|3600000000||", 1)
 
     assert everything_published(accounts, secret) == before
 
@@ -184,7 +184,7 @@ def test_a_document_is_no_counter(as_enforcer, accounts):
     accounts.everything(fixed(5))
 
     with pytest.raises(NoPermissionError, match="key"):
-        as_enforcer.fcall("sg2_decide", 1, DOCUMENTS, "", "1", "", "f", 1, 10, 3_600_000_000, "", "")
+        as_enforcer.fcall("sg2_decide", 1, DOCUMENTS, "", "1", "", "f|10|3600000000||", 1)
 
 
 def test_an_enforcer_cannot_publish(as_enforcer, accounts):
@@ -371,7 +371,7 @@ def test_a_publisher_and_an_enforcer_share_a_store(server, accounts, limiter):
 def test_a_publisher_does_not_count(server, accounts):
     """It may look at counters and forget them, and charge none."""
     with connect(url_of(server, "publisher")) as publisher, pytest.raises(ResponseError, match="permissions"):
-        publisher.fcall("sg2_decide", 1, COUNTER, "", "1", "", "f", 1, 10, 3_600_000_000, "", "")
+        publisher.fcall("sg2_decide", 1, COUNTER, "", "1", "", "f|10|3600000000||", 1)
 
     assert accounts.client.exists(COUNTER) == 0
 

@@ -12,7 +12,7 @@ from enforcement.algorithms import Reference, Spec
 from enforcement.embedded import ValkeyServer
 from enforcement.limits import Limit
 from enforcement.plans import Bound
-from enforcement.protocol import DECIDE, SETTLE, _numbers
+from enforcement.protocol import DECIDE, SETTLE
 from enforcement.store import connect, load_library
 
 STEPS, EXAMPLES = 100, 600
@@ -87,7 +87,7 @@ class Agreement(RuleBasedStateMachine):
         if self.algorithm == "calendar":
             self.spec = self.compile(self.spec.capacity, self.window)
         ident = f"i{next(self.idents)}"
-        arguments = [self.spec.letter, cost, *_numbers(self.spec), ""]
+        arguments = [self.spec.text, cost]
         theirs = self.client.fcall(DECIDE, 1, self.key, self.now, int(charge), ident, *arguments)
         ours = self.reference.decide(self.now, [(self.key, self.spec, cost)], charge=charge, ident=ident)
         assert theirs == ours
@@ -105,7 +105,7 @@ class Agreement(RuleBasedStateMachine):
         delta = -cost if self.algorithm == "concurrency" else data.draw(st.integers(-cost, 50))
         if delta == 0:
             return
-        arguments = [self.spec.letter, delta, *_numbers(self.spec), mark]
+        arguments = [self.spec.text, delta, mark]
         theirs = self.client.fcall(SETTLE, 2, f"{self.key}:m", self.key, self.now, "", ident, *arguments)
         assert bool(theirs) == self.reference.amend(self.now, self.key, self.spec, delta, mark, ident)
 
