@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Self
@@ -12,6 +12,7 @@ from hiredis import ReplyError
 
 from enforcement.decision import Decision, Denied
 from enforcement.engine import Settings, Steps
+from enforcement.limited import Declared, FunctionCosts, FunctionKey, P, R, Rule, Waiting, limit_awaited
 from enforcement.matching import Attributes
 from enforcement.pipe import AsyncPipe
 from enforcement.plans import Costs, Plan, check_costs
@@ -68,6 +69,19 @@ class Limiter(Shell):
     async def peek(self, limits: Limits, key: str) -> Decision:
         """Return the decision on a request of cost 1 and charge nothing."""
         return await self._decide(self._plan_in_code(limits, key), 1, charge=False)
+
+    async def acquire(self, limits: Limits, key: str, costs: Costs = 1, *, max_wait: float) -> Decision:
+        """Charge as :meth:`hit` does, and wait for permits where there are none; see the sync limiter."""
+        waiting = Waiting(max_wait)
+        while not (decision := await self.hit(limits, key, costs)).allowed:
+            await asyncio.sleep(waiting.pause(decision))
+        return decision
+
+    def limited(
+        self, limits: Declared, *, key: FunctionKey = None, costs: FunctionCosts = 1, max_wait: float = 0.0
+    ) -> Callable[[Callable[P, Awaitable[R]]], Callable[P, Awaitable[R]]]:
+        """Return a decorator of coroutine functions; see the sync limiter."""
+        return lambda function: limit_awaited(self, function, Rule(function, limits, key, costs, max_wait))
 
     @asynccontextmanager
     async def admit(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+import time
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
 from enforcement.decision import Decision, Denied
 from enforcement.engine import Settings, Steps
+from enforcement.limited import Declared, FunctionCosts, FunctionKey, P, R, Rule, Waiting, limit_calls
 from enforcement.matching import Attributes
 from enforcement.pipe import SyncPipe
 from enforcement.plans import Costs, Plan, check_costs
@@ -94,6 +96,38 @@ class Limiter(Shell):
     def peek(self, limits: Limits, key: str) -> Decision:
         """Return the decision on a request of cost 1 and charge nothing; ``remaining`` is what is left now."""
         return self._decide(self._plan_in_code(limits, key), 1, charge=False)
+
+    def acquire(self, limits: Limits, key: str, costs: Costs = 1, *, max_wait: float) -> Decision:
+        """
+        Charge as :meth:`hit` does, and wait for permits where there are none.
+
+        Args:
+            max_wait: Seconds to wait at most. Whoever would have to wait longer is denied at once, and whoever waits is
+                served in no particular order.
+        Returns:
+            The decision that allowed it.
+        Raises:
+            Denied: It cannot pass in time, or no wait helps.
+            ValueError: As in :meth:`hit`, or a *max_wait* that is no span.
+        """
+        waiting = Waiting(max_wait)
+        while not (decision := self.hit(limits, key, costs)).allowed:
+            time.sleep(waiting.pause(decision))
+        return decision
+
+    def limited(
+        self, limits: Declared, *, key: FunctionKey = None, costs: FunctionCosts = 1, max_wait: float = 0.0
+    ) -> Callable[[Callable[P, R]], Callable[P, R]]:
+        """
+        Return a decorator that charges each call of a function, and raises Denied in place of a call that may not be.
+
+        >>> @limiter.limited("10/minute; 100/day", key="user:{user_id}")
+        ... def send(user_id, text): ...
+
+        Arguments and errors as of :class:`~enforcement.limited.Rule`. A slot of a concurrency limit is held while the
+        function runs. A call that fails was made, and stays charged.
+        """
+        return lambda function: limit_calls(self, function, Rule(function, limits, key, costs, max_wait))
 
     @contextmanager
     def admit(

@@ -32,8 +32,12 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,63}", re.ASCII)
 _UNIT: Final = re.compile(r"[a-z][a-z0-9_]{0,31}", re.ASCII)
 _ATTRIBUTE: Final = re.compile(r"[a-z][a-z0-9._-]{0,63}", re.ASCII)
 _RESPONSES: Final = re.compile(r"[1-5](xx|\d\d)", re.ASCII)
-_RATE: Final = re.compile(r"\s*(\d{1,16})\s*(?:/|\s+per\s+)\s*(\d{1,8})?\s*([a-z]+?)s?\s*", re.ASCII | re.IGNORECASE)
-_SECONDS: Final = {"second": 1, "sec": 1, "minute": 60, "min": 60, "hour": 3_600, "day": 86_400, "week": 604_800}
+# A single letter has no plural: "ms" would be read as minutes.
+_RATE: Final = re.compile(
+    r"\s*(\d{1,16})\s*(?:/|\s+per\s+)\s*(\d{1,8})?\s*(?:([smhd])|([a-z]{2,}?)s?)\s*", re.ASCII | re.IGNORECASE
+)
+_SECONDS: Final = {"second": 1, "minute": 60, "hour": 3_600, "day": 86_400, "week": 604_800}
+_SHORT: Final = {"s": "second", "sec": "second", "m": "minute", "min": "minute", "h": "hour", "hr": "hour", "d": "day"}
 
 
 class InvalidLimit(ValueError):
@@ -125,7 +129,7 @@ class Limit:
     @classmethod
     def parse(cls, text: str, /, **keywords: Any) -> Self:
         """
-        Build a limit from the notation of other libraries: ``"100/minute"``, ``"10 per 2 seconds"``, ``"1000/day"``.
+        Build a limit from the notation of other libraries: ``"100/minute"``, ``"10 per 2 seconds"``, ``"100/5m"``.
 
         Months and years become ``fixed_window`` limits of the calendar, for no month has 30 days on principle;
         everything else becomes a ``sliding_window``. *keywords* are those of the constructor and win.
@@ -136,7 +140,8 @@ class Limit:
         found = _RATE.fullmatch(text) if isinstance(text, str) else None
         if found is None:
             raise InvalidLimit("text", f'Must be like "100/minute" or "10 per 2 seconds", not {text!r}.')
-        quota, multiple, period = int(found[1]), int(found[2] or 1), found[3].lower()
+        quota, multiple, period = int(found[1]), int(found[2] or 1), (found[3] or found[4]).lower()
+        period = _SHORT.get(period, period)
         if period in _SECONDS:
             shape = {"algorithm": "sliding_window", "window_seconds": multiple * _SECONDS[period]}
         elif period in ("month", "year") and multiple == 1:
@@ -144,6 +149,17 @@ class Limit:
         else:
             raise InvalidLimit("text", f"{found[0].strip()!r}: the period must be seconds to weeks, a month or a year.")
         return cls(**{"quota": quota, **shape, **keywords})
+
+    @classmethod
+    def parse_many(cls, text: str, /, **keywords: Any) -> tuple[Self, ...]:
+        """
+        Build one limit from each part of a text: ``"10/minute; 1000/day"``, with ``;``, ``,`` or ``|`` between them.
+
+        Raises:
+            InvalidLimit: As :meth:`parse` does, of the first part that is none.
+        """
+        parts = re.split("[;,|]", text) if isinstance(text, str) else [text]
+        return tuple(cls.parse(part, **keywords) for part in parts)
 
     def to_json(self) -> dict[str, Any]:
         """Return the limit as JSON values, fields at their defaults left out; ``Limit.from_json`` reads it back."""

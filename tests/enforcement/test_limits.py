@@ -56,6 +56,10 @@ def test_what_no_enforcer_could_enforce_is_refused_by_its_field(keywords, field)
         ("5/2 hours", "sliding_window", 5, 7_200, None),
         ("7 per week", "sliding_window", 7, 604_800, None),
         ("5/month", "fixed_window", 5, None, "month"),
+        ("5/s", "sliding_window", 5, 1, None),
+        ("100/5m", "sliding_window", 100, 300, None),
+        ("10/hrs", "sliding_window", 10, 3_600, None),
+        ("10/d", "sliding_window", 10, 86_400, None),
     ],
 )
 def test_the_notation_of_other_libraries_is_understood(text, algorithm, quota, window, calendar):
@@ -64,7 +68,22 @@ def test_the_notation_of_other_libraries_is_understood(text, algorithm, quota, w
     assert (limit.algorithm, limit.quota, limit.window_seconds, limit.calendar) == (algorithm, quota, window, calendar)
 
 
-@pytest.mark.parametrize("text", ["", "100", "100/fortnight", "-1/minute", "1.5/minute", "10/3 months", None, 5])
+def test_several_limits_may_stand_in_one_text():
+    """As limits, slowapi and flask-limiter write them; one part that is none spoils all."""
+    assert [limit.name for limit in Limit.parse_many("10/minute; 5 per hour|1/day,7/s")] == [
+        "10-per-minute",
+        "5-per-hour",
+        "1-per-day",
+        "7-per-second",
+    ]
+    with pytest.raises(InvalidLimit, match="not ' '"):
+        Limit.parse_many("10/minute; ")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "100", "100/fortnight", "-1/minute", "1.5/minute", "10/3 months", "10/ms", "10/ss", "1/s;2/m", None, 5],
+)
 def test_other_notations_are_refused(text):
     """Never a limit that means something else."""
     with pytest.raises(InvalidLimit):
