@@ -56,8 +56,12 @@ class Limiter(Shell):
 
     async def check(self, token: str, costs: Costs = 1, attributes: Attributes | None = None) -> Decision:
         """Charge a request to every limit that a token falls under, or to none; see the sync limiter."""
-        plan = await self._plan(token, attributes)
-        return plan if isinstance(plan, Decision) else await self._decide(plan, costs)
+        plan = self._engine.documents.derived.plans.get(token) if type(token) is str else None
+        if plan is None:
+            plan = await self._plan(token, attributes)
+            if isinstance(plan, Decision):
+                return plan
+        return await self._decide(plan, costs)
 
     async def hit(self, limits: Limits, key: str, costs: Costs = 1) -> Decision:
         """Charge a request to limits that stand in code, all or none; see the sync limiter."""
@@ -127,10 +131,15 @@ class Limiter(Shell):
         engine = self._engine
         if not self._started:
             await self.start()
+        derived = engine.documents.derived
         found = engine.find(token)
         if isinstance(found, str):
             found = await self._run(engine.fetching(found))
-        return found if isinstance(found, Decision) else engine.plan_of(found, attributes)
+        if isinstance(found, Decision):
+            return found
+        plan = engine.plan_of(found, attributes)
+        engine.keep_plan(derived, token, found, plan)
+        return plan
 
     async def _reserve(self, plan: Plan, costs: Costs) -> Admission:
         """Take the reservation; a task that is cancelled while it waits gives back what it may have got."""
@@ -162,7 +171,10 @@ class Limiter(Shell):
         if engine.breaker.open:
             return engine.fall_back(plan, costs, charge=charge, ident=ident)
         try:
-            reply = await self._pipe.call(engine.encode(plan, costs, charge=charge, ident=ident))
+            command = plan.command
+            if command is None or not charge or ident or costs != 1:
+                command = engine.encode(plan, costs, charge=charge, ident=ident)
+            reply = await self._pipe.call(command)
             if type(reply) is ReplyError:
                 raise trouble(reply)
         except StoreTrouble as exc:

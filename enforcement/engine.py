@@ -33,7 +33,7 @@ from enforcement.pipe import Address, SyncPipe
 from enforcement.plans import Costs, Plan, Rule, Subject, bind_in_code, rules_of
 from enforcement.protocol import LibraryMissing, StoreTrouble
 from enforcement.reservation import REMEMBERED_MS, Reservation, SlotKeeper
-from enforcement.snapshot import Documents, Snapshot, TokenEntry
+from enforcement.snapshot import Derived, Documents, Snapshot, TokenEntry
 from enforcement.store import connect
 from enforcement.tokens import digest, is_well_formed
 from enforcement.usage import State, TokenUsage, UsageLog
@@ -105,8 +105,10 @@ class TokenPlans:
     revision: int
     usage: TokenUsage
     until_us: int | None
+    never_expires: bool
     always: Plan | None
     testers: tuple[Callable[[Attributes], bool] | None, ...]
+    leasing: bool = True
     made: dict[tuple[Any, ...], Plan] = field(default_factory=dict)
 
     def plan(self, attributes: Attributes, keys: Keys) -> Plan:
@@ -120,7 +122,8 @@ class TokenPlans:
             if len(self.made) >= MAX_PLANS_OF_TOKEN:
                 del self.made[next(iter(self.made))]
             bounds = tuple(rule.bind(keys, attributes) for rule in matched)
-            plan = self.made[name] = Plan(bounds, revision=self.revision, usage=self.usage)
+            plan = Plan(bounds, revision=self.revision, usage=self.usage, leasing=self.leasing)
+            self.made[name] = plan
         return plan
 
 
@@ -135,7 +138,7 @@ class Engine:
         self.fallback = Fallback()
         self._address = Address.from_url(settings.url)
         instance = settings.instance or f"{socket.gethostname()[:40]}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-        self.usage = UsageLog(instance)
+        self.usage = UsageLog(instance, late=lambda: self.leases.count())
         identity = Identity(id=instance, host=socket.gethostname(), pid=os.getpid(), version=_version())
         self.agent = Agent(
             client_factory=lambda: connect(settings.url, timeout=BACKGROUND_BUDGET),
@@ -153,7 +156,8 @@ class Engine:
         self._held: dict[Any, Sequence[Limit]] = {}
         self._slot_keeper = SlotKeeper(self._background)
         self.leases = LeaseKeeper(self, self._background)
-        self._denials_off = settings.clock is not None
+        # A test's clock stands still or jumps: nothing may be kept for a time that passes by itself.
+        self._keeping = settings.clock is None
         self._given_back = 0
         self.fallbacks = 0
         self.on_recovery: Callable[[], None] = lambda: None
@@ -175,11 +179,14 @@ class Engine:
         self.leases.close()
         self.agent.stop(STOP_SECONDS)
         self._background.close()
+        self.documents.rest()
 
     def after_fork(self) -> None:
         """Go on in a child process: threads do not survive a fork."""
         self._slot_keeper = SlotKeeper(self._background)
         self.leases = LeaseKeeper(self, self._background)
+        self.plans.clear()  # what they hold on lease is the parent's
+        self._held.clear()
         self.agent.after_fork()
 
     @property
@@ -222,7 +229,7 @@ class Engine:
         plan = self.plans.get(name)
         if plan is None:
             several = (limits,) if isinstance(limits, Limit) else tuple(limits)
-            plan = Plan(bind_in_code(several, key, self.keys))
+            plan = Plan(bind_in_code(several, key, self.keys), leasing=self._keeping)
             if len(self.plans) >= MAX_PLANS:
                 oldest = next(iter(self.plans))
                 del self.plans[oldest], self._held[oldest]
@@ -284,6 +291,19 @@ class Engine:
             return plans.always
         return plans.plan(check_attributes(attributes) if attributes else _NOTHING, self.keys)
 
+    @staticmethod
+    def keep_plan(derived: Derived, token: object, entry: TokenEntry, plan: Plan | Decision) -> None:
+        """
+        Keep a token's plan at hand, if it is the same for every request until the documents change.
+
+        Args:
+            derived: As it was before anything was looked up: should the documents have changed meanwhile, it is the old
+                one, and what is kept in it is gone with it.
+        """
+        plans = entry.plan
+        if type(plans) is TokenPlans and plans.always is plan and plans.until_us is None and plans.never_expires:
+            derived.keep(token, plan)
+
     def _compile(self, entry: TokenEntry) -> Any:
         token, now_us = entry.token, self.now_us()
         assert token is not None
@@ -311,8 +331,11 @@ class Engine:
         always = None
         if not any(testers):
             bounds = tuple(rule.bind(self.keys, _NOTHING) for rule in rules)
-            always = Plan(bounds, revision=revision, usage=usage)
-        return TokenPlans(rules, revision, usage, min(ends, default=None), always, testers)
+            always = Plan(bounds, revision=revision, usage=usage, leasing=self._keeping)
+        never_expires = entry.token.expires_at_us is None
+        return TokenPlans(
+            rules, revision, usage, min(ends, default=None), never_expires, always, testers, self._keeping
+        )
 
     def refusal(self, reason: str) -> Decision:
         """Return a denial that needs no counter."""
@@ -323,13 +346,9 @@ class Engine:
 
     def encode(self, plan: Plan, costs: Costs, *, charge: bool = True, ident: str = "") -> bytes:
         """Return the command that decides."""
-        if plan.follows_calendar or self.clock is not None:
-            now_us = self.now_us()
-            plan.specs(now_us)  # drops what is kept, if its boundaries are over
-        else:
-            now_us = 0
+        now_us = self.now_us() if plan.follows_calendar or self.clock is not None else 0
         if charge and not ident and type(costs) is int and costs == 1 and self.clock is None:
-            kept = plan.once()
+            kept = plan.once(now_us)
             if kept is not None:
                 return kept
         return protocol.decide(plan, costs, now_us, clock=self.clock is not None, charge=charge, ident=ident)
@@ -337,8 +356,14 @@ class Engine:
     def known_denial(self, plan: Plan, costs: Costs) -> Decision | None:
         """Return a denial that is remembered for these costs, if it still holds."""
         denial: Denial | None = plan.denied
+        if denial is None:
+            return None
         now = monotonic()
-        if denial is None or now >= denial.until or denial.known_at != (self._given_back, self.documents.generation):
+        if (
+            now >= denial.until
+            or denial.given_back != self._given_back
+            or denial.generation != self.documents.generation
+        ):
             plan.denied = None
             return None
         if costs != denial.costs and not _at_least(plan, costs, denial.costs):
@@ -349,24 +374,27 @@ class Engine:
 
     def from_lease(self, plan: Plan, lease: Lease, costs: Costs) -> Decision | None:
         """Return the decision that permits at hand make, or None: the store has to be asked."""
-        if type(costs) is not int or self.clock is not None:
+        if type(costs) is not int:
             return None
         left = lease.take(costs)
-        if left * 2 <= lease.size and not lease.asking and lease.steady():
+        if left <= lease.low and not lease.asking and lease.steady():
             self.leases.ask(lease)
         if left < 0:
             return None
-        reply = lease.reply
+        if costs != 1:
+            self._count_leased(plan, lease.reply, costs)
+        return Decision(True, "ok", "lease", plan.bounds, lease.reply, 5, plan.revision, left)
+
+    @staticmethod
+    def _count_leased(plan: Plan, reply: Sequence[int], cost: int) -> None:
         if plan.usage is not None:
-            every = plan.ones if costs == 1 else tuple((bound.index, costs) for bound in plan.bounds)
-            plan.usage.passed(reply[1] // 60_000_000, costs, every)
-        return Decision(True, "ok", "lease", plan.bounds, reply, 5, plan.revision, left)
+            plan.usage.passed(reply[1] // 60_000_000, cost, tuple((bound.index, cost) for bound in plan.bounds))
 
     def answer(
         self, plan: Plan, costs: Costs, reply: Sequence[int], *, charge: bool = True, ident: str = ""
     ) -> Decision:
         """Return the decision that the store made."""
-        if not self.breaker.healthy:
+        if self.breaker.failures:
             self.breaker.succeeded()
         width = 5 if ident else 4
         if reply[0] == 1:
@@ -374,7 +402,7 @@ class Engine:
         else:
             reason = protocol.reason_of(plan, reply, width)
             decision = Decision(False, reason, "store", plan.bounds, reply, width=width, revision=plan.revision)
-            if charge and not ident and not self._denials_off:
+            if charge and not ident and self._keeping:
                 self._remember(plan, costs, decision)
         plan.last = reply if width == 4 else without_marks(reply)
         if charge and plan.usage is not None:
@@ -385,8 +413,8 @@ class Engine:
         """Keep a denial until it can pass; where no wait is known, as long as any may be kept."""
         waits = [decision._reply[4 + 4 * i] for i, bound in enumerate(plan.bounds) if not bound.limit.shadow]
         wait = DENIAL_SECONDS if min(waits) < 0 else min(DENIAL_SECONDS, max(waits) / 1_000_000)
-        known_at = (self._given_back, self.documents.generation)
-        plan.denied = Denial(decision, costs, wait, known_at, _states(plan, costs, decision._reply, False))
+        states = _states(plan, costs, decision._reply, False)
+        plan.denied = Denial(decision, costs, wait, self._given_back, self.documents.generation, states)
 
     def given_back(self) -> None:
         """Something was given back or reset in this process: no denial is remembered any longer."""
@@ -394,11 +422,13 @@ class Engine:
 
     def _count(self, plan: Plan, costs: Costs, reply: Sequence[int], passed: bool) -> None:
         usage: TokenUsage = plan.usage
-        minute, waits = reply[1] // 60_000_000, reply[4::4]
+        minute = reply[1] // 60_000_000
+        if passed and costs == 1 and not plan.has_shadows:
+            usage.passed(minute, 1, plan.ones)
+            return
         requests = costs if isinstance(costs, int) else costs.get("requests", 1)
-        if passed and not any(waits):
-            every = plan.ones if costs == 1 else tuple((bound.index, bound.cost_of(costs)) for bound in plan.bounds)
-            usage.passed(minute, requests, every)
+        if passed and not any(reply[4::4]):
+            usage.passed(minute, requests, tuple((bound.index, bound.cost_of(costs)) for bound in plan.bounds))
             return
         usage.decided(minute, passed, requests if passed else 0, _states(plan, costs, reply, passed))
 
@@ -495,14 +525,32 @@ class Engine:
 class Denial:
     """A denial that this process remembers; told again with spans that have grown shorter since."""
 
-    __slots__ = ("_at", "_retell", "_told", "costs", "decision", "known_at", "minute", "states", "until")
+    __slots__ = (
+        "_at",
+        "_retell",
+        "_told",
+        "costs",
+        "decision",
+        "generation",
+        "given_back",
+        "minute",
+        "states",
+        "until",
+    )
 
     GRAIN_SECONDS: Final = 0.01
 
     def __init__(
-        self, decision: Decision, costs: Costs, seconds: float, known_at: tuple[int, int], states: tuple[State, ...]
+        self,
+        decision: Decision,
+        costs: Costs,
+        seconds: float,
+        given_back: int,
+        generation: int,
+        states: tuple[State, ...],
     ) -> None:
-        self.decision, self.costs, self.known_at, self.states = decision, costs, known_at, states
+        self.decision, self.costs, self.states = decision, costs, states
+        self.given_back, self.generation = given_back, generation
         self.minute = decision._reply[1] // 60_000_000
         self._at = monotonic()
         self.until = self._at + seconds

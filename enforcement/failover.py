@@ -36,20 +36,21 @@ class Breaker:
     Attributes:
         open: Whether the store is taken to be away; read by every decision.
         opened_at: Monotonic seconds; 0 while closed.
+        failures: Calls in a row that failed.
     """
 
     def __init__(self, on_open: Callable[[str], None] = lambda cause: None) -> None:
         self.open = False
         self.opened_at = 0.0
-        self._failures = 0
+        self.failures = 0
         self._on_open = on_open
         self._lock = threading.Lock()
 
     def failed(self, cause: str) -> None:
         """Count a failure of the store."""
         with self._lock:
-            self._failures += 1
-            if self.open or self._failures < FAILURES_TO_OPEN:
+            self.failures += 1
+            if self.open or self.failures < FAILURES_TO_OPEN:
                 return
             self.open, self.opened_at = True, monotonic()
         logger.warning("store away (%s): deciding without it", cause)
@@ -57,22 +58,17 @@ class Breaker:
 
     def trip(self, cause: str) -> None:
         """Open at once: someone who knows says that the store is away."""
-        self._failures = FAILURES_TO_OPEN
+        self.failures = FAILURES_TO_OPEN
         self.failed(cause)
 
     def succeeded(self) -> None:
         """Forget failures; called by a decision that the store made after one that it did not."""
-        self._failures = 0
-
-    @property
-    def healthy(self) -> bool:
-        """Whether the last call succeeded."""
-        return self._failures == 0
+        self.failures = 0
 
     def close(self) -> None:
         """Take the store for present again."""
         with self._lock:
-            was_open, self.open, self.opened_at, self._failures = self.open, False, 0.0, 0
+            was_open, self.open, self.opened_at, self.failures = self.open, False, 0.0, 0
         if was_open:
             logger.warning("store back: deciding with it again")
 

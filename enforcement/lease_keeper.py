@@ -47,6 +47,11 @@ class LeaseKeeper:
         """Return the permits that this process holds and has not handed out."""
         return sum(lease.left for lease in list(self._held.values()))
 
+    def count(self) -> None:
+        """Count what was handed out. Decisions on a lease leave that to whoever fills it, or reports usage."""
+        for lease in list(self._held.values()):
+            self._count(lease)
+
     def close(self) -> None:
         """Give everything back."""
         thread, self._thread = self._thread, None
@@ -98,18 +103,25 @@ class LeaseKeeper:
         until = began + min(life for life in lives if life > 0)
         if lease.marks and lease.marks != tuple(reply[6::5]) and plan.merges_leases:
             self._give_back(lease)
+        self._count(lease)
         lease.fill(reply[0], until, reply)
         self._held[id(lease)] = lease
 
     def _sweep(self, now: float) -> None:
         """Give back what is idle or about to die."""
         for lease in list(self._held.values()):
-            if now - lease.used_at > IDLE_SECONDS or lease.until - now < IDLE_SECONDS:
+            if now - lease.idle_since(now) > IDLE_SECONDS or lease.until - now < IDLE_SECONDS:
                 try:
                     self._give_back(lease)
                 except StoreTrouble as exc:
                     self._engine.failed(exc)
+                self._count(lease)
                 self._held.pop(id(lease), None)
+
+    def _count(self, lease: Lease) -> None:
+        plan, handed = lease.plan, lease.handed()
+        if handed and plan.usage is not None:
+            plan.usage.passed(lease.reply[1] // 60_000_000, 1, plan.ones, handed)
 
     def _give_back(self, lease: Lease) -> None:
         left, marks = lease.empty(), lease.marks

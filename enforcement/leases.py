@@ -33,21 +33,41 @@ class Lease:
 
     Attributes:
         left: Permits at hand.
+        low: With so many or fewer left, more shall be asked for.
+        until: Monotonic instant from which they are not handed out any longer.
+        asking: Whether the keeper was asked to fill it and has not yet done so.
         reply: The store's latest answer, width 5, from which decisions are told.
     """
 
-    __slots__ = ("_asked", "_lock", "_since", "asking", "left", "marks", "plan", "reply", "size", "until", "used_at")
+    __slots__ = (
+        "_at_sweep",
+        "_counted",
+        "_granted",
+        "_lock",
+        "_missed",
+        "_since",
+        "_wanted_from",
+        "asking",
+        "left",
+        "low",
+        "marks",
+        "plan",
+        "reply",
+        "until",
+        "used_at",
+    )
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.left = 0
-        self.size = 0
+        self.left = self.low = 0
         self.until = 0.0
         self.used_at = 0.0
         self.reply: Sequence[int] = ()
         self.marks: tuple[int, ...] = ()
         self.asking = False
-        self._asked = 0
+        # What was handed out is not counted where it is: it is what was granted and is not at hand.
+        self._granted = self._counted = self._at_sweep = 0
+        self._missed = self._wanted_from = 0
         self._since = 0.0
         self._lock = threading.Lock()
 
@@ -60,39 +80,62 @@ class Lease:
         """
         now = monotonic()
         with self._lock:
-            self._asked += cost
             left = self.left - cost
-            if left < 0 or now >= self.until:
-                return -1
-            self.left, self.used_at = left, now
-        return left
+            if left >= 0 and now < self.until:
+                self.left = left
+                if cost != 1:
+                    self._counted += cost
+                return left
+            self._missed += cost
+        return -1
+
+    def handed(self) -> int:
+        """Return how many permits were handed out one by one since the last time; who takes several counts them."""
+        with self._lock:
+            total = self._granted - self.left
+            permits, self._counted = total - self._counted, total
+        return permits
+
+    def _asked(self) -> int:
+        """Return the permits asked for, ever: handed out, or not there."""
+        return self._granted - self.left + self._missed
 
     def steady(self) -> bool:
         """Tell whether permits are asked for at a rate that is worth taking some ahead."""
-        now = monotonic()
-        if now - self._since > STEADY_SECONDS and self._asked < STEADY_PERMITS:
-            self._since, self._asked = now, 0
-        return self._asked >= STEADY_PERMITS
+        now, asked = monotonic(), self._asked()
+        if now - self._since > STEADY_SECONDS and asked - self._wanted_from < STEADY_PERMITS:
+            self._since, self._wanted_from = now, asked
+        return asked - self._wanted_from >= STEADY_PERMITS
 
     def wanted(self) -> int:
         """Return how many permits to take, by the rate since the last time this was asked."""
         now = monotonic()
         with self._lock:
-            rate = self._asked / max(0.001, now - self._since)
-            self._since, self._asked = now, 0
+            asked = self._asked()
+            rate = (asked - self._wanted_from) / max(0.001, now - self._since)
+            self._since, self._wanted_from = now, asked
         return max(1, min(MAX_PERMITS, round(rate * AHEAD_SECONDS)))
 
     def fill(self, permits: int, until: float, reply: Sequence[int]) -> None:
         """Add permits that the store granted; they are good until a monotonic instant."""
         with self._lock:
             self.reply, self.marks = reply, tuple(reply[6::5])
+            self._granted += permits
             self.left += permits
-            self.size = self.left
+            self.low = self.left // 2
             self.until = until
             self.used_at = monotonic()
 
     def empty(self) -> int:
         """Take back what is left, for nobody shall hand it out any longer."""
         with self._lock:
-            left, self.left, self.size = self.left, 0, 0
+            left, self.left, self.low = self.left, 0, 0
+            self._granted -= left
             return left
+
+    def idle_since(self, now: float) -> float:
+        """Return when permits were last handed out, as exactly as this is asked often."""
+        handed = self._granted - self.left
+        if handed != self._at_sweep:
+            self._at_sweep, self.used_at = handed, now
+        return self.used_at

@@ -74,8 +74,12 @@ class Limiter(Shell):
         Raises:
             ValueError: Costs or attributes that cannot be read; nothing was charged.
         """
-        plan = self._plan(token, attributes)
-        return plan if isinstance(plan, Decision) else self._decide(plan, costs)
+        plan = self._engine.documents.derived.plans.get(token) if type(token) is str else None
+        if plan is None:
+            plan = self._plan(token, attributes)
+            if isinstance(plan, Decision):
+                return plan
+        return self._decide(plan, costs)
 
     def hit(self, limits: Limits, key: str, costs: Costs = 1) -> Decision:
         """
@@ -187,10 +191,15 @@ class Limiter(Shell):
         engine = self._engine
         if not self._started:
             self.start()
+        derived = engine.documents.derived
         found = engine.find(token)
         if isinstance(found, str):
             found = self._run(engine.fetching(found))
-        return found if isinstance(found, Decision) else engine.plan_of(found, attributes)
+        if isinstance(found, Decision):
+            return found
+        plan = engine.plan_of(found, attributes)
+        engine.keep_plan(derived, token, found, plan)
+        return plan
 
     def _decide(self, plan: Plan, costs: Costs, *, charge: bool = True, ident: str = "") -> Decision:
         engine, lease = self._engine, plan.lease
@@ -207,7 +216,10 @@ class Limiter(Shell):
         if engine.breaker.open:
             return engine.fall_back(plan, costs, charge=charge, ident=ident)
         try:
-            reply = self._pipe.call(engine.encode(plan, costs, charge=charge, ident=ident))
+            command = plan.command
+            if command is None or not charge or ident or costs != 1:
+                command = engine.encode(plan, costs, charge=charge, ident=ident)
+            reply = self._pipe.call(command)
         except StoreTrouble as exc:
             steps = engine.troubled(plan, costs, exc, charge=charge, ident=ident)
             return self._run(steps)  # type: ignore[no-any-return]

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from math import gcd
 from typing import Any, Final
 
-from enforcement.algorithms import Charge, Spec
+from enforcement.algorithms import Spec
 from enforcement.calendars import boundaries, window
 from enforcement.documents import Override, Project, Token
 from enforcement.keys import Keys, fingerprint
@@ -242,6 +242,8 @@ class Plan:
 
     Attributes:
         bounds: In the order of the call.
+        command: The encoded command that charges one request, once there is one and if it never grows old.
+        has_shadows: Whether a limit may deny without the request being denied.
         has_slots: Whether one is a concurrency limit, which must be admitted, not hit.
         lease: Permits held ahead, if every limit is leased; one strict limit has to be asked anyway.
         merges_leases: Whether permits of different charges may be held together, all good for the same time.
@@ -258,8 +260,10 @@ class Plan:
         "_specs_until_us",
         "_texts",
         "bounds",
+        "command",
         "denied",
         "has_charge_on",
+        "has_shadows",
         "has_slots",
         "keys",
         "last",
@@ -270,15 +274,18 @@ class Plan:
         "usage",
     )
 
-    def __init__(self, bounds: tuple[Bound, ...], *, revision: int = 0, usage: Any = None) -> None:
+    def __init__(
+        self, bounds: tuple[Bound, ...], *, revision: int = 0, usage: Any = None, leasing: bool = True
+    ) -> None:
         self.bounds = bounds
         self.keys = [bound.key for bound in bounds]
         self.revision = revision
         self.usage = usage
         self.has_slots = any(bound.limit.algorithm == "concurrency" for bound in bounds)
+        self.has_shadows = any(bound.limit.shadow for bound in bounds)
         self.has_charge_on = any(bound.limit.charge_on for bound in bounds)
         self.last: Sequence[int] = ()
-        leased = bounds and all(map(_is_leasable, bounds))
+        leased = leasing and bounds and all(map(_is_leasable, bounds))
         self.lease = Lease(self) if leased else None
         self.merges_leases = all(bound.letter in "fb" for bound in bounds)
         self.ones = tuple((bound.index, bound.cost_of(1)) for bound in bounds)
@@ -287,6 +294,7 @@ class Plan:
         self._specs: tuple[Spec, ...] = ()
         self._texts: tuple[str, ...] = ()
         self._specs_from_us = self._specs_until_us = 0
+        self.command: bytes | None = None
         self._once: bytes | None = None
 
     @property
@@ -310,18 +318,16 @@ class Plan:
         self.specs(now_us)
         return self._texts
 
-    def charges(self, costs: Costs, now_us: int) -> list[Charge]:
-        """Return key, spec and cost of each bound, as the reference takes them."""
-        specs = self.specs(now_us)
-        return [(b.key, spec, b.cost_of(costs)) for b, spec in zip(self.bounds, specs, strict=True)]
-
-    def once(self) -> bytes | None:
-        """Return the encoded command that charges one request, if it is kept."""
+    def once(self, now_us: int) -> bytes | None:
+        """Return the encoded command that charges one request, if it is kept and good at *now_us*."""
+        self.specs(now_us)  # drops what is kept, if its boundaries are over
         return self._once
 
     def keep_once(self, command: bytes) -> None:
         """Keep the encoded command that charges one request."""
         self._once = command
+        if not self._calendar:
+            self.command = command
 
 
 def with_share(spec: Spec, share: int) -> Spec:

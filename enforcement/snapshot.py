@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 MAX_TOKENS: Final = 10_000
 MAX_UNKNOWN: Final = 10_000
+MAX_DERIVED: Final = 2_000
 UNKNOWN_SECONDS: Final = 5.0
 """How long "there is no such token" is believed, for one that is made in a moment nobody announced."""
 MAX_CHANGES_LENGTH: Final = 524_288
@@ -92,6 +93,32 @@ class TokenEntry:
         self.until = 0.0
 
 
+class Derived:
+    """
+    What a limiter found out about one generation of the documents; thrown away with it, so nobody has to ask its age.
+
+    It is the one place that holds credentials as clients send them, in this process' memory alone, and few of them: to
+    hash one takes longer than all else that a leased decision does.
+
+    Attributes:
+        plans: A token's plan, where that depends on nothing but the documents.
+        headers: The same by the bytes of an ``Authorization`` field.
+    """
+
+    __slots__ = ("headers", "plans")
+
+    def __init__(self) -> None:
+        self.plans: dict[str, Any] = {}
+        self.headers: dict[bytes, Any] = {}
+
+    def keep(self, name: Any, plan: Any, *, header: bool = False) -> None:
+        """Keep a plan by its token or header."""
+        kept: dict[Any, Any] = self.headers if header else self.plans
+        if len(kept) >= MAX_DERIVED:
+            kept.clear()
+        kept[name] = plan
+
+
 class Documents:
     """
     The present snapshot and the tokens met lately.
@@ -105,6 +132,7 @@ class Documents:
         current: The snapshot, replaced as a whole.
         generation: +1 whenever the snapshot or a token changed. Read it before ``current``: what is compiled from both
             is then at worst compiled once more.
+        derived: What was found out about the present generation. Take it before anything that goes into it.
         loaded: Whether there ever was a good state.
         kept: +1 whenever the documents of a token were kept; with ``generation``, whether there is anything to save.
         disk_failures: How often the copy on disk could not be written or used.
@@ -113,6 +141,7 @@ class Documents:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.current = Snapshot()
         self.generation = 0
+        self.derived = Derived()
         self.loaded = False
         self.kept = 0
         self.disk_failures = 0
@@ -214,6 +243,7 @@ class Documents:
             self.current = _snapshot(revision, store_id, parsed)
             self.loaded = True
             self.generation = generation
+            self.derived = Derived()
         return problems
 
     # Tokens.
@@ -254,14 +284,21 @@ class Documents:
         with self._lock:
             self._drop(digests, self.generation + 1)
             self.generation += 1
+            self.derived = Derived()
+
+    def rest(self) -> None:
+        """Forget what was derived: nobody follows the documents from here on."""
+        self.derived = Derived()
 
     def cached(self) -> list[str]:
         """Return the digests of all known tokens."""
         return list(self._tokens)
 
     def after_fork(self) -> None:
-        """Make it usable in a child process: another thread of the parent may have held the lock."""
+        """Make it usable in a child: another thread of the parent may have held the lock, and plans hold its leases."""
         self._lock = threading.Lock()
+        self.generation += 1
+        self.derived = Derived()
 
     def _keep(self, digest: str, entry: TokenEntry) -> None:
         self._tokens.pop(digest, None)
@@ -291,6 +328,7 @@ class Documents:
             if entry.used:
                 entry.used = False
                 self._tokens[oldest] = entry
+                self.derived = Derived()  # who finds its plan there does not say that it is used
         while len(self._tokens) >= MAX_TOKENS:
             del self._tokens[next(iter(self._tokens))]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import secrets
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -85,9 +85,9 @@ class TokenUsage:
         self._denied: tuple[int, Sequence[State]] = (-1, ())
         self._denials = 0
 
-    def passed(self, minute: int, requests: int, costs: Sequence[tuple[int, int]]) -> None:
+    def passed(self, minute: int, requests: int, costs: Sequence[tuple[int, int]], times: int = 1) -> None:
         """
-        Count a request that every limit admitted.
+        Count a request that every limit admitted, or several that were alike.
 
         Args:
             minute: Since the epoch.
@@ -96,11 +96,11 @@ class TokenUsage:
         """
         with self._log.lock:
             if minute == self._minute and requests == self._requests and costs == self._costs:
-                self._repeats += 1
+                self._repeats += times
                 return
             self._fold()
             self._list()
-            self._minute, self._requests, self._costs, self._repeats = minute, requests, costs, 1
+            self._minute, self._requests, self._costs, self._repeats = minute, requests, costs, times
 
     def decided(self, minute: int, passed: bool, requests: int, states: Iterable[State]) -> None:
         """
@@ -191,14 +191,16 @@ class UsageLog:
 
     Args:
         instance: Name of this process in the fleet.
+        late: Called before counts are drained: whoever did not count each decision by itself shall do it now.
 
     Attributes:
         dropped: Decisions that were not reported, because nobody took the batches and the room was full.
         allowed, denied: Decisions drained so far.
     """
 
-    def __init__(self, instance: str) -> None:
+    def __init__(self, instance: str, late: Callable[[], None] = lambda: None) -> None:
         self.instance = instance
+        self._late = late
         self.lock = threading.Lock()
         self.listed: list[TokenUsage] = []
         self.dropped = 0
@@ -228,6 +230,7 @@ class UsageLog:
 
         A batch is returned again, unchanged, until it was ``delivered``.
         """
+        self._late()
         self._collect()
         while self._waiting and len(self._undelivered) < MAX_UNDELIVERED:
             self._undelivered.append(self._batch())

@@ -1,10 +1,13 @@
 """Leased limits over real processes: never over the quota, nothing lost but what a killed process held."""
 
+import json
+import os
 import time
 
 import pytest
 
 from enforcement import Limit, Limiter
+from enforcement.tokens import mint
 from tests.enforcement.fleet import fleet
 from tests.enforcement.world import eventually
 
@@ -100,3 +103,37 @@ def test_a_strict_limit_beside_a_leased_one_is_asked(server, world):
 
     assert {limiter.hit(both, "both").source for _ in range(200)} == {"store"}
     limiter.close()
+
+
+def test_every_leased_decision_is_reported(server, world):
+    """What is handed out is counted in passing; the report has each request and each permit all the same."""
+    secret = mint("live")
+    policy, token = world.policy("leased", leased("fixed_window", 10_000_000)), world.token("pol_leased")
+    limiter = Limiter(server.url, timeout=1.0)
+    world.publish({**policy, **world.project(), "global": {"schema": 1, "policy": None}}, {secret: token})
+
+    singles = [limiter.check(secret).source for _ in range(3_000)]
+    triples = [limiter.check(secret, costs=3).source for _ in range(500)]
+    limiter.close()
+
+    assert singles.count("lease") > 1_000
+    assert triples.count("lease") > 100
+    batches = [json.loads(fields["rows"]) for _, fields in world.client.xrange(world.keys.usage)]
+    rows = [row[4:] for batch in batches for row in batch]
+    allowed, cost = (sum(row[at] for row in rows if row[0] == "rate") for at in (2, 5))
+    assert (allowed, cost) == (3_500, 4_500)
+
+
+def test_a_forked_child_does_not_hand_out_what_its_parent_holds(server, world):
+    """Both would admit the same permits otherwise."""
+    limit = Limit(**leased("fixed_window", 100_000))
+    limiter = Limiter(server.url, timeout=1.0)
+    assert eventually(lambda: limiter.hit(limit, "fork").source == "lease")
+
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if limiter.hit(limit, "fork").source == "store" else 1)
+    status = os.waitpid(child, 0)[1]
+    limiter.close()
+
+    assert status == 0
