@@ -97,6 +97,7 @@ class Agent:
     Attributes:
         fleet_size: The most instances seen alive in ten minutes, this one among them.
         clock_offset_us: The store's time less this process'.
+        confirmed_at: When the store last said that it has the documents obeyed, monotonic seconds; None: not yet.
         degraded_since_us: Since when the store is away; None: it is not.
     """
 
@@ -141,6 +142,7 @@ class Agent:
         self._cursor = ""
         self._told = 0
         self._behind: int | None = None
+        self.confirmed_at: float | None = None
         self._probes = 0
         self._fleet: deque[tuple[float, int]] = deque()
         self._saved = (self.documents.generation, self.documents.kept)
@@ -299,6 +301,8 @@ class Agent:
         if other or stuck or not self.documents.loaded:
             self._load_anew()
         self._behind = present if present > self.documents.current.revision else None
+        if self.documents.loaded and self._behind is None:
+            self.confirmed_at = self._monotonic()
 
     def _load_anew(self) -> None:
         """Load everything, and read the log from there on."""
@@ -412,7 +416,7 @@ class Agent:
         if self.degraded_since_us is None:
             self.degraded_since_us = self._wall_us()
             self._probes = 0
-            log.warning("The store is away (%s); each limit is decided by its own rule until it is back.", reason)
+            log.info("The store is away: %s.", reason)  # the breaker warns, once for all who find it away
         if not self._hooks.is_open():
             self._hooks.lost(reason)
         # Whatever is pooled may hold half an answer, or lead to a host that is no more.
@@ -437,7 +441,7 @@ class Agent:
         away_us = self._wall_us() - (self.degraded_since_us or 0)
         self.degraded_since_us = None
         self._due["heartbeat"] = float("-inf")
-        log.warning("The store is back after %.1f s.", away_us / 1_000_000)
+        log.info("The store is back after %.1f s.", away_us / 1_000_000)
 
 
 __all__ = ["Agent", "Hooks", "Identity"]

@@ -19,6 +19,7 @@ from enforcement.plans import Costs, Plan, check_costs
 from enforcement.protocol import StoreTrouble, trouble
 from enforcement.reservation import Reservation, new_ident
 from enforcement.shell import START_SECONDS, Limits, Shell
+from enforcement.timing import Timing
 
 
 class Limiter(Shell):
@@ -32,6 +33,9 @@ class Limiter(Shell):
     def _set_up(self, settings: Settings) -> None:
         super()._set_up(settings)
         self._pipe = AsyncPipe(self._engine.address, settings.timeout)
+
+    def _time_calls(self, timing: Timing) -> None:
+        self._pipe.call = timing.of_futures(self._pipe.call)  # type: ignore[method-assign]
 
     async def start(self, timeout: float = START_SECONDS) -> bool:
         """Start the background thread and wait until documents are there; see the sync limiter."""
@@ -60,7 +64,7 @@ class Limiter(Shell):
         if plan is None:
             plan = await self._plan(token, attributes)
             if isinstance(plan, Decision):
-                return plan
+                return self._engine.refused(plan)
         return await self._decide(plan, costs)
 
     async def hit(self, limits: Limits, key: str, costs: Costs = 1) -> Decision:
@@ -105,7 +109,7 @@ class Limiter(Shell):
         else:
             plan = self._plan_in_code(token, key or "")
         if isinstance(plan, Decision):
-            raise Denied(plan)
+            raise Denied(self._engine.refused(plan))
         admission = await self._reserve(plan, costs)
         self._engine.keep_slots(admission.reservation)
         try:

@@ -35,6 +35,7 @@ from enforcement.protocol import LibraryMissing, StoreTrouble
 from enforcement.reservation import REMEMBERED_MS, Reservation, SlotKeeper
 from enforcement.snapshot import Derived, Documents, Snapshot, TokenEntry
 from enforcement.store import connect
+from enforcement.tally import Cell, Tally
 from enforcement.tokens import digest, is_well_formed
 from enforcement.usage import State, TokenUsage, UsageLog
 
@@ -136,6 +137,8 @@ class Engine:
         self.keys = Keys(settings.prefix)
         self.documents = Documents()
         self.fallback = Fallback()
+        self.tally = Tally()
+        self._admitted = self.tally.cell("store", "ok")
         self._address = Address.from_url(settings.url)
         instance = settings.instance or f"{socket.gethostname()[:40]}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self.usage = UsageLog(instance, late=lambda: self.leases.count())
@@ -187,6 +190,7 @@ class Engine:
         self.leases = LeaseKeeper(self, self._background)
         self.plans.clear()  # what they hold on lease is the parent's
         self._held.clear()
+        self.tally.after_fork()
         self.agent.after_fork()
 
     @property
@@ -342,6 +346,11 @@ class Engine:
         source = "fallback" if reason == "degraded_denied" else "documents"
         return Decision(False, reason, source, revision=self.documents.current.revision)
 
+    def refused(self, decision: Decision) -> Decision:
+        """Count a request that was refused before any counter was asked, and return its decision."""
+        self.tally.count(decision.source, decision.reason)
+        return decision
+
     # From a plan to its decision.
 
     def encode(self, plan: Plan, costs: Costs, *, charge: bool = True, ident: str = "") -> bytes:
@@ -370,6 +379,7 @@ class Engine:
             return None
         if plan.usage is not None:
             plan.usage.denied_again(denial.minute, denial.states)
+        denial.recalled[0] += 1
         return denial.told(now)
 
     def from_lease(self, plan: Plan, lease: Lease, costs: Costs) -> Decision | None:
@@ -399,9 +409,13 @@ class Engine:
         width = 5 if ident else 4
         if reply[0] == 1:
             decision = Decision(True, "ok", "store", plan.bounds, reply, width=width, revision=plan.revision)
+            if charge:
+                self._admitted[0] += 1
         else:
             reason = protocol.reason_of(plan, reply, width)
             decision = Decision(False, reason, "store", plan.bounds, reply, width=width, revision=plan.revision)
+            if charge:
+                self.tally.count("store", reason)
             if charge and not ident and self._keeping:
                 self._remember(plan, costs, decision)
         plan.last = reply if width == 4 else without_marks(reply)
@@ -414,7 +428,8 @@ class Engine:
         waits = [decision._reply[4 + 4 * i] for i, bound in enumerate(plan.bounds) if not bound.limit.shadow]
         wait = DENIAL_SECONDS if min(waits) < 0 else min(DENIAL_SECONDS, max(waits) / 1_000_000)
         states = _states(plan, costs, decision._reply, False)
-        plan.denied = Denial(decision, costs, wait, self._given_back, self.documents.generation, states)
+        recalled = self.tally.cell("denial_cache", decision.reason)
+        plan.denied = Denial(decision, costs, wait, self._given_back, self.documents.generation, states, recalled)
 
     def given_back(self) -> None:
         """Something was given back or reset in this process: no denial is remembered any longer."""
@@ -435,6 +450,7 @@ class Engine:
     def unlimited(self, plan: Plan, costs: Costs) -> Decision:
         """Return the decision on a request that falls under no limit."""
         now_us = self.now_us()
+        self.tally.count("documents", "ok")
         if plan.usage is not None:
             self._count(plan, costs, (1, now_us), True)
         return Decision(True, "ok", "documents", (), (1, now_us), revision=plan.revision)
@@ -476,6 +492,7 @@ class Engine:
 
     def failed(self, exc: StoreTrouble) -> None:
         """Count a failed call; one that only concerns itself does not open the breaker."""
+        self.tally.failed(exc.cause)
         if exc.away:
             self.breaker.failed(exc.cause)
 
@@ -485,6 +502,8 @@ class Engine:
         fleet = max(1, self.agent.fleet_size)
         reply, reason = self.fallback.decide(plan, costs, self.now_us(), fleet, charge=charge, ident=ident)
         width = 5 if ident else 4
+        if charge:
+            self.tally.count("fallback", reason)
         if charge and plan.usage is not None:
             self._count(plan, costs, reply if width == 4 else without_marks(reply), reply[0] == 1)
         return Decision(reply[0] == 1, reason, "fallback", plan.bounds, reply, width=width, revision=plan.revision)
@@ -534,6 +553,7 @@ class Denial:
         "generation",
         "given_back",
         "minute",
+        "recalled",
         "states",
         "until",
     )
@@ -548,8 +568,9 @@ class Denial:
         given_back: int,
         generation: int,
         states: tuple[State, ...],
+        recalled: Cell,
     ) -> None:
-        self.decision, self.costs, self.states = decision, costs, states
+        self.decision, self.costs, self.states, self.recalled = decision, costs, states, recalled
         self.given_back, self.generation = given_back, generation
         self.minute = decision._reply[1] // 60_000_000
         self._at = monotonic()

@@ -17,6 +17,7 @@ from time import monotonic
 from typing import Final
 
 from enforcement.algorithms import NEVER, Charge, Reference, Spec
+from enforcement.logs import Seldom
 from enforcement.plans import Bound, Costs, Plan, with_share
 from enforcement.protocol import Correction, reason_of
 
@@ -37,12 +38,15 @@ class Breaker:
         open: Whether the store is taken to be away; read by every decision.
         opened_at: Monotonic seconds; 0 while closed.
         failures: Calls in a row that failed.
+        openings: How often it opened.
     """
 
     def __init__(self, on_open: Callable[[str], None] = lambda cause: None) -> None:
         self.open = False
         self.opened_at = 0.0
         self.failures = 0
+        self.openings = 0
+        self._say = Seldom(logger)
         self._on_open = on_open
         self._lock = threading.Lock()
 
@@ -53,7 +57,9 @@ class Breaker:
             if self.open or self.failures < FAILURES_TO_OPEN:
                 return
             self.open, self.opened_at = True, monotonic()
-        logger.warning("store away (%s): deciding without it", cause)
+            self.openings += 1
+        text = "The store is away (%s); each limit is decided by its own rule until it is back."
+        self._say.warning(cause, text, cause)
         self._on_open(cause)
 
     def trip(self, cause: str) -> None:
@@ -68,9 +74,10 @@ class Breaker:
     def close(self) -> None:
         """Take the store for present again."""
         with self._lock:
-            was_open, self.open, self.opened_at, self.failures = self.open, False, 0.0, 0
+            was_open, since = self.open, self.opened_at
+            self.open, self.opened_at, self.failures = False, 0.0, 0
         if was_open:
-            logger.warning("store back: deciding with it again")
+            self._say.warning("back", "The store is back after %.1f s and decides again.", monotonic() - since)
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,7 @@ class LeaseKeeper:
         self._wishes: queue.SimpleQueue[Lease | None] = queue.SimpleQueue()
         self._held: dict[int, Lease] = {}
         self._lock = threading.Lock()
+        self._used = self._requests = 0
         self._thread: threading.Thread | None = None
 
     def ask(self, lease: Lease) -> None:
@@ -45,7 +46,14 @@ class LeaseKeeper:
 
     def outstanding(self) -> int:
         """Return the permits that this process holds and has not handed out."""
-        return sum(lease.left for lease in list(self._held.values()))
+        return self.counts()[0]
+
+    def counts(self) -> tuple[int, int, int]:
+        """Return the permits at hand, and since the process began: permits handed out, requests that got them."""
+        with self._lock:
+            for lease in self._held.values():
+                self._add_up(lease)
+            return sum(lease.left for lease in self._held.values()), self._used, self._requests
 
     def count(self) -> None:
         """Count what was handed out. Decisions on a lease leave that to whoever fills it, or reports usage."""
@@ -104,8 +112,9 @@ class LeaseKeeper:
         if lease.marks and lease.marks != tuple(reply[6::5]) and plan.merges_leases:
             self._give_back(lease)
         self._count(lease)
+        with self._lock:
+            self._held[id(lease)] = lease
         lease.fill(reply[0], until, reply)
-        self._held[id(lease)] = lease
 
     def _sweep(self, now: float) -> None:
         """Give back what is idle or about to die."""
@@ -116,7 +125,14 @@ class LeaseKeeper:
                 except StoreTrouble as exc:
                     self._engine.failed(exc)
                 self._count(lease)
-                self._held.pop(id(lease), None)
+                with self._lock:
+                    self._add_up(lease)
+                    self._held.pop(id(lease), None)
+
+    def _add_up(self, lease: Lease) -> None:
+        permits, requests = lease.news()
+        self._used += permits
+        self._requests += requests
 
     def _count(self, lease: Lease) -> None:
         plan, handed = lease.plan, lease.handed()

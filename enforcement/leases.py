@@ -41,11 +41,13 @@ class Lease:
 
     __slots__ = (
         "_at_sweep",
+        "_beyond",
         "_counted",
         "_granted",
         "_lock",
         "_missed",
         "_since",
+        "_told",
         "_wanted_from",
         "asking",
         "left",
@@ -69,6 +71,8 @@ class Lease:
         self._granted = self._counted = self._at_sweep = 0
         self._missed = self._wanted_from = 0
         self._since = 0.0
+        self._told = 0
+        self._beyond = 0  # permits handed out beyond one a request
         self._lock = threading.Lock()
 
     def take(self, cost: int) -> int:
@@ -85,6 +89,7 @@ class Lease:
                 self.left = left
                 if cost != 1:
                     self._counted += cost
+                    self._beyond += cost - 1
                 return left
             self._missed += cost
         return -1
@@ -95,6 +100,14 @@ class Lease:
             total = self._granted - self.left
             permits, self._counted = total - self._counted, total
         return permits
+
+    def news(self) -> tuple[int, int]:
+        """Return the permits handed out since the last time this was asked, and the requests that got them."""
+        with self._lock:
+            total = self._granted - self.left
+            permits, self._told = total - self._told, total
+            beyond, self._beyond = self._beyond, 0
+        return permits, permits - beyond
 
     def _asked(self) -> int:
         """Return the permits asked for, ever: handed out, or not there."""

@@ -17,6 +17,7 @@ from enforcement.plans import Costs, Plan, check_costs
 from enforcement.protocol import StoreTrouble
 from enforcement.reservation import Reservation, new_ident
 from enforcement.shell import START_SECONDS, Limits, Shell
+from enforcement.timing import Timing
 
 
 class Limiter(Shell):
@@ -31,6 +32,9 @@ class Limiter(Shell):
         super()._set_up(settings)
         self._pipe = SyncPipe(self._engine.address, settings.timeout)
         self._engine.on_recovery = self._pipe.close  # what was connected before the outage is not any more
+
+    def _time_calls(self, timing: Timing) -> None:
+        self._pipe.call = timing.of_calls(self._pipe.call)  # type: ignore[method-assign]
 
     def start(self, timeout: float = START_SECONDS) -> bool:
         """
@@ -78,7 +82,7 @@ class Limiter(Shell):
         if plan is None:
             plan = self._plan(token, attributes)
             if isinstance(plan, Decision):
-                return plan
+                return self._engine.refused(plan)
         return self._decide(plan, costs)
 
     def hit(self, limits: Limits, key: str, costs: Costs = 1) -> Decision:
@@ -156,7 +160,7 @@ class Limiter(Shell):
         plan: Plan | Decision
         plan = self._plan(token, attributes) if isinstance(token, str) else self._plan_in_code(token, key or "")
         if isinstance(plan, Decision):
-            raise Denied(plan)
+            raise Denied(self._engine.refused(plan))
         ident = new_ident()
         decision = self._decide(plan, costs, ident=ident)
         if not decision.allowed:

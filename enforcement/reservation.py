@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from enforcement import protocol
 from enforcement.decision import Decision
+from enforcement.logs import Seldom
 from enforcement.pipe import SyncPipe
 from enforcement.plans import Bound, Costs, Plan, check_costs
 from enforcement.protocol import Correction, StoreTrouble
@@ -151,6 +152,7 @@ class SlotKeeper:
         self._open: dict[str, tuple[float, float, Reservation]] = {}  # id -> next renewal, interval, reservation
         self._wake = threading.Condition()
         self._thread: threading.Thread | None = None
+        self._say = Seldom(logger)
 
     def keep(self, reservation: Reservation) -> None:
         """Renew the slots of a reservation until it is dropped."""
@@ -188,10 +190,10 @@ class SlotKeeper:
         try:
             renewed = self._pipe.call(protocol.pack(protocol.renew(rows, reservation.ident, None)))
         except StoreTrouble as exc:
-            logger.warning("slots not renewed (%s)", exc.cause)
+            self._say.warning(exc.cause, "Slots were not renewed (%s).", exc.cause)
         else:
             if renewed < sum(count for _, count in slots):
-                logger.warning("slots were lost: they outlived their lifetime without a renewal")
+                self._say.warning("lost", "Slots were lost: they outlived their lifetime without a renewal.")
 
 
 __all__ = ["Reservation", "SlotKeeper", "new_ident"]

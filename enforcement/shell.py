@@ -12,6 +12,8 @@ from enforcement.engine import DEFAULT_TIMEOUT, DEFAULT_URL, Engine, Settings
 from enforcement.keys import DEFAULT_PREFIX
 from enforcement.limits import Limit
 from enforcement.plans import Plan
+from enforcement.stats import Stats, stats_of
+from enforcement.timing import Listener, Timing
 
 START_SECONDS = 1.0
 """How long ``start()`` waits for the documents of a store that answers."""
@@ -67,6 +69,7 @@ class Shell:
     def _set_up(self, settings: Settings) -> None:
         self._engine = Engine(settings)
         self._started = False
+        self._timing: Timing | None = None
         _shells.add(self)
 
     @property
@@ -78,6 +81,26 @@ class Shell:
     def revision(self) -> int:
         """The published revision that it obeys; 0 before it has one."""
         return self._engine.documents.current.revision
+
+    def stats(self) -> Stats:
+        """Return what this limiter has done and how it is, in numbers; any thread may ask, as often as it likes."""
+        return stats_of(self._engine, self._timing)
+
+    def time_store_calls(self, listener: Listener | None = None) -> None:
+        """
+        Measure from now on how long the store takes to answer, which costs each call to it about a microsecond.
+
+        Args:
+            listener: Told the seconds of each call; it must be quick, and must not raise.
+        """
+        if self._timing is None:
+            self._timing = Timing()
+            self._time_calls(self._timing)
+        if listener is not None:
+            self._timing.listeners.append(listener)
+
+    def _time_calls(self, timing: Timing) -> None:
+        raise NotImplementedError
 
     def _plan_in_code(self, limits: Limits, key: str) -> Plan:
         plan = self._engine.plans.get((key, id(limits)))

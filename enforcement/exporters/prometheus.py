@@ -1,0 +1,69 @@
+"""For Prometheus, with the extra ``prometheus``: a collector that reads a limiter when it is scraped, and only then."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import accumulate
+from typing import Final
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.core import Metric as Family
+from prometheus_client.registry import Collector
+
+from enforcement.exporters.metrics import METRICS, STORE_CALL, STORE_CALL_TEXT, Metric
+from enforcement.shell import Shell
+from enforcement.stats import Stats
+from enforcement.timing import Histogram
+
+_UNITS: Final = {"s": "_seconds"}
+
+
+class SluicegateCollector(Collector):
+    """
+    The metrics of one limiter: ``REGISTRY.register(SluicegateCollector(limiter))``.
+
+    A limiter belongs to its process, so each process has to be scraped for itself; the numbers of a whole fleet are the
+    control plane's. Two limiters of one process need a registry each.
+
+    Args:
+        limiter: Of threads or of asyncio.
+        time_store_calls: Also measure how long the store takes, which costs each call to it about a microsecond.
+    """
+
+    def __init__(self, limiter: Shell, *, time_store_calls: bool = False) -> None:
+        self._limiter = limiter
+        if time_store_calls:
+            limiter.time_store_calls()
+
+    def collect(self) -> Iterator[Family]:
+        """Give all metrics as they are now."""
+        stats = self._limiter.stats()
+        info = GaugeMetricFamily("sluicegate_enforcer_info", "Always 1.", labels=["version"])
+        info.add_metric([stats.version], 1)
+        yield info
+        yield from (_family(metric, stats) for metric in METRICS)
+        if stats.store_calls is not None:
+            yield _histogram(stats.store_calls)
+
+
+def _family(metric: Metric, stats: Stats) -> Family:
+    kind = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
+    family = kind(_name(metric.name) + _UNITS.get(metric.unit, ""), metric.text, labels=metric.labels)
+    for labels, value in metric.read(stats):
+        family.add_metric([labels[name] for name in metric.labels], value)
+    return family
+
+
+def _histogram(calls: Histogram) -> Family:
+    bounds = [*map(str, calls.bounds_seconds), "+Inf"]
+    buckets = list(zip(bounds, accumulate(calls.counts), strict=True))
+    family = HistogramMetricFamily(f"{_name(STORE_CALL)}_seconds", STORE_CALL_TEXT)
+    family.add_metric([], buckets, calls.total_seconds)
+    return family
+
+
+def _name(dotted: str) -> str:
+    return f"sluicegate_{dotted.replace('.', '_')}"
+
+
+__all__ = ["SluicegateCollector"]

@@ -1,0 +1,76 @@
+"""How long the store takes to answer, for those who want to know: nothing is measured until somebody asks for it."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any, Final
+
+BOUNDS_SECONDS: Final = (0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25)
+"""Upper bounds of the buckets; the last bucket has none."""
+
+Call = Callable[..., Any]
+Listener = Callable[[float], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """
+    Calls by how long they took.
+
+    Attributes:
+        bounds_seconds: Upper bounds, inclusive, of all buckets but the last, which has none.
+        counts: Calls in each bucket, not summed up; one more than there are bounds.
+        total_seconds: Of all calls together.
+    """
+
+    bounds_seconds: tuple[float, ...]
+    counts: tuple[int, ...]
+    total_seconds: float
+
+
+class Timing:
+    """Times the calls of one pipe, whatever comes of them. Any thread may call."""
+
+    def __init__(self) -> None:
+        self.listeners: list[Listener] = []
+        self._counts = [0] * (len(BOUNDS_SECONDS) + 1)
+        self._total = 0.0
+
+    def of_calls(self, call: Call) -> Call:
+        """Return *call*, timed."""
+
+        def timed(*args: Any) -> Any:
+            began = perf_counter()
+            try:
+                return call(*args)
+            finally:
+                self._note(perf_counter() - began)
+
+        return timed
+
+    def of_futures(self, call: Call) -> Call:
+        """Return *call*, which gives a future, timed until that is done."""
+
+        def timed(*args: Any) -> Any:
+            began = perf_counter()
+            future = call(*args)
+            future.add_done_callback(lambda _: self._note(perf_counter() - began))
+            return future
+
+        return timed
+
+    def histogram(self) -> Histogram:
+        """Return what was measured so far."""
+        return Histogram(BOUNDS_SECONDS, tuple(self._counts), self._total)
+
+    def _note(self, seconds: float) -> None:
+        self._counts[bisect_left(BOUNDS_SECONDS, seconds)] += 1
+        self._total += seconds
+        for listener in self.listeners:
+            listener(seconds)
+
+
+__all__ = ["Histogram", "Timing"]
