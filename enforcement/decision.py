@@ -91,7 +91,19 @@ class Decision:
         revision: The published revision it obeys; 0 for limits in code.
     """
 
-    __slots__ = ("_bounds", "_held", "_limit", "_reply", "_states", "allowed", "reason", "revision", "source", "width")
+    __slots__ = (
+        "_bounds",
+        "_held",
+        "_limit",
+        "_reply",
+        "_states",
+        "_trouble",
+        "allowed",
+        "reason",
+        "revision",
+        "source",
+        "width",
+    )
 
     def __init__(
         self,
@@ -115,6 +127,11 @@ class Decision:
         self._states: tuple[LimitState, ...] | None = None
         self._limit: LimitState | str | None = _UNKNOWN
 
+    def after(self, cause: str, *, ambiguous: bool) -> Decision:
+        """Note that the store was asked first, in vain, and return the decision."""
+        self._trouble = (cause, ambiguous)
+        return self
+
     def __repr__(self) -> str:
         return f"<Decision {self.reason} by {self.source}: {', '.join(f'{s.name} {s.remaining}' for s in self.limits)}>"
 
@@ -122,6 +139,31 @@ class Decision:
     def degraded(self) -> bool:
         """Whether it was made without the store."""
         return self.source == "fallback"
+
+    @property
+    def bounds(self) -> Sequence[Bound]:
+        """The counters that the request falls under, with their limits, in the order of ``limits``."""
+        return self._bounds
+
+    @property
+    def decided_at_us(self) -> int:
+        """The instant that names its windows: the store's clock, or the best idea of it; 0 if no counter was read."""
+        return self._reply[1] if self._reply else 0
+
+    @property
+    def cause(self) -> str:
+        """Why the store was asked in vain: ``timeout``, ``auth``, ``oom`` ...; empty if it was not."""
+        return self._tried()[0]
+
+    @property
+    def ambiguous(self) -> bool:
+        """Whether the store was asked in vain and may have charged all the same."""
+        return self._tried()[1]
+
+    def _tried(self) -> tuple[str, bool]:
+        # Set on the few decisions that it is true of, and by nobody else: the others need not pay for it.
+        found: tuple[str, bool] = getattr(self, "_trouble", ("", False))
+        return found
 
     @property
     def status(self) -> int:

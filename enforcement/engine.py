@@ -473,8 +473,7 @@ class Engine:
                 return self.answer(plan, costs, reply, charge=charge, ident=ident)
             except StoreTrouble as again:
                 exc = again
-        self.failed(exc)
-        return self.fall_back(plan, costs, charge=charge, ident=ident)
+        return self._in_vain(plan, costs, exc, charge=charge, ident=ident)
 
     def outside_calendar(
         self, plan: Plan, costs: Costs, reply: Sequence[int], *, charge: bool = True, ident: str = ""
@@ -484,11 +483,16 @@ class Engine:
             command = protocol.decide(plan, costs, reply[1], clock=self.clock is not None, charge=charge, ident=ident)
             reply = yield command
         except StoreTrouble as exc:
-            self.failed(exc)
-            return self.fall_back(plan, costs, charge=charge, ident=ident)
+            return self._in_vain(plan, costs, exc, charge=charge, ident=ident)
         if protocol.outside_calendar(reply):
-            return self.fall_back(plan, costs, charge=charge, ident=ident)
+            return self.fall_back(plan, costs, charge=charge, ident=ident).after("calendar", ambiguous=False)
         return self.answer(plan, costs, reply, charge=charge, ident=ident)
+
+    def _in_vain(self, plan: Plan, costs: Costs, exc: StoreTrouble, *, charge: bool, ident: str) -> Decision:
+        """Return the decision of this process after the store was asked in vain."""
+        self.failed(exc)
+        decision = self.fall_back(plan, costs, charge=charge, ident=ident)
+        return decision.after(exc.cause, ambiguous=exc.executed)
 
     def failed(self, exc: StoreTrouble) -> None:
         """Count a failed call; one that only concerns itself does not open the breaker."""

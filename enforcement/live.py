@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from redis import Redis
@@ -12,7 +12,7 @@ from enforcement.decision import Decision, LimitState
 from enforcement.documents import Project, Token
 from enforcement.keys import Keys
 from enforcement.limits import Policy
-from enforcement.plans import Plan, Rule, Subject, rules_of
+from enforcement.plans import Bound, Plan, Rule, Subject, rules_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,22 @@ def _look(client: Redis, keys: Keys, rules: list[Rule], now_us: int) -> list[tup
     """Return the state of each rule's counter, and what is used of it."""
     if not rules:
         return []
-    plan = Plan(tuple(rule.bind(keys, {}) for rule in rules))
+    return look(client, [rule.bind(keys, {}) for rule in rules], now_us)[1]
+
+
+def look(client: Redis, bounds: Sequence[Bound], now_us: int) -> tuple[int, list[tuple[LimitState, int]]]:
+    """
+    Read counters of one hash tag, and charge nothing.
+
+    Args:
+        bounds: At least one.
+        now_us: The best idea of the store's time, for calendar boundaries.
+    Returns:
+        The store's time in microseconds, and for each counter its state and what is used of its capacity.
+    Raises:
+        redis.RedisError: The store does not answer, or lacks the function library.
+    """
+    plan = Plan(tuple(bounds))
     for _ in range(2):  # once more if the store's clock is in another calendar window than ours
         reply = client.execute_command(  # type: ignore[no-untyped-call]
             *protocol.decide_arguments(plan, 0, now_us, clock=False, charge=False)
@@ -121,7 +136,7 @@ def _look(client: Redis, keys: Keys, rules: list[Rule], now_us: int) -> list[tup
             break
         now_us = reply[1]
     states = Decision(True, "ok", "store", plan.bounds, reply).limits
-    return [(state, state.capacity - reply[2 + 4 * i]) for i, state in enumerate(states)]
+    return reply[1], [(state, state.capacity - reply[2 + 4 * i]) for i, state in enumerate(states)]
 
 
 def _counter(rule: Rule, state: LimitState | None, used: int | None) -> LiveCounter:

@@ -1,12 +1,17 @@
-"""Several hammers at once, and what their ledgers say together."""
+"""Several processes of the load that we ship, and what their ledgers say together."""
 
 import json
-import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+from enforcement.ledger.claims import Claim, Evidence, Reading, Terms, judge
+from enforcement.ledger.load import Fleet as Processes
+from enforcement.ledger.records import Ledger, read
 
 
 @dataclass(frozen=True)
@@ -21,42 +26,36 @@ class Line:
     reason: str
 
 
-class Fleet:
-    """Processes that hammer one key, started together."""
+class Fleet(Processes):
+    """Processes that ask for one key, started together; options are those of ``enforcement.ledger load``."""
 
-    def __init__(self, url: str, limits: list[dict[str, Any]], processes: int, *options: str) -> None:
-        command = [sys.executable, "-m", "tests.enforcement.hammer", url, json.dumps(limits), *options]
-        self.processes = [
-            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-            for _ in range(processes)
-        ]
-        for process in self.processes:
-            assert process.stdout.readline() == "ready\n"
+    def __init__(self, url: str, limits: list[dict[str, Any]], processes: int, folder: Path, *options: str) -> None:
+        self.paths = [folder / f"p{number}.ledger" for number in range(processes)]
+        command = [sys.executable, "-m", "enforcement.ledger", "load", "--wait", "--url", url, "--out", str(folder)]
+        command += ["--limits", json.dumps(limits), "--key", "k", "--timeout", "1.0", *options]
+        super().__init__([[*command, "--instance", path.stem] for path in self.paths])
 
-    def go(self) -> None:
-        """Let all begin."""
-        for process in self.processes:
-            process.stdin.write("\n")
-            process.stdin.flush()
+    def ledgers(self) -> list[Ledger]:
+        """Wait until all have ended, and return what they wrote."""
+        self.wait(120)
+        return [read(path) for path in self.paths]
 
     def ledger(self) -> list[Line]:
-        """Wait until all have ended, and return what they wrote."""
-        lines = []
-        for number, process in enumerate(self.processes):
-            output, _ = process.communicate(timeout=120)
-            lines += [Line(number, *json.loads(text)) for text in output.splitlines()]
+        """Return the lines of all, by their instants."""
+        lines = [
+            Line(number, r.started_at_us / 1_000_000, r.took_ms, r.allowed, r.source, r.reason)
+            for number, ledger in enumerate(self.ledgers())
+            for r in ledger.records
+        ]
         return sorted(lines, key=lambda line: line.at)
+
+    def broken(self, *readings: Reading, **terms: Any) -> list[Claim]:
+        """Return the claims that do not hold."""
+        return [claim for claim in judge(Evidence(self.ledgers(), Terms(**terms)), readings) if claim.held is False]
 
 
 @contextmanager
 def fleet(url: str, limits: list[dict[str, Any]], processes: int, *options: str) -> Iterator[Fleet]:
-    """Give a fleet, and leave none of its processes behind."""
-    made = Fleet(url, limits, processes, *options)
-    try:
+    """Give a fleet, and leave none of its processes and files behind."""
+    with tempfile.TemporaryDirectory() as folder, Fleet(url, limits, processes, Path(folder), *options) as made:
         yield made
-    finally:
-        for process in made.processes:
-            process.kill()
-            process.wait(10)
-            process.stdin.close()
-            process.stdout.close()

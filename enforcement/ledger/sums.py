@@ -1,0 +1,105 @@
+"""
+How much of a limit a list of charges has used, counted anew and by other means than the store's.
+
+A *charge* is an instant in microseconds and a number of permits. Fixed and sliding windows are summed, logs are slid
+over, buckets are poured out; nothing here shares a line with the algorithms that it judges.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Iterable, Iterator, Sequence
+from fractions import Fraction
+from math import ceil
+from typing import Final
+
+from enforcement.calendars import window
+from enforcement.limits import Limit
+
+Charge = tuple[int, int]
+LIFETIME: Final = (0, 2**63)
+_WHOLE: Final = Fraction(1)
+
+
+def window_of(limit: Limit, at_us: int) -> tuple[int, int]:
+    """Return the window of a limit that holds an instant; a log's or a bucket's charges are all of one."""
+    if limit.algorithm in ("sliding_log", "token_bucket") or limit.calendar == "lifetime":
+        return LIFETIME
+    if limit.calendar is not None:
+        return window(at_us, limit.calendar, limit.time_zone, limit.anchor)
+    length = length_us(limit)
+    start = at_us - at_us % length
+    return start, start + length
+
+
+def length_us(limit: Limit) -> int:
+    """Return the length of a window that is no calendar's."""
+    return (limit.window_seconds or 0) * 1_000_000
+
+
+def peak(limit: Limit, charges: Iterable[Charge], part: Fraction = _WHOLE) -> int:
+    """
+    Return the most permits that charges used of a limit at any instant.
+
+    Args:
+        charges: In the order of their instants; of one window if the limit has windows.
+        part: Of the limit's rate, if only a part of it was to be used; a bucket alone needs to know.
+    """
+    if limit.algorithm == "sliding_log":
+        return _peak_of_log(length_us(limit), list(charges))
+    if limit.algorithm == "token_bucket":
+        level = max((level for _, level in _levels(limit, charges, part)), default=0)
+        return -(-level // _unit(limit, part))
+    return sum(permits for _, permits in charges)
+
+
+def felt(limit: Limit, charges: Sequence[Charge], now_us: int) -> int:
+    """Return how many permits of earlier charges are felt now, rounded up as a counter's ``remaining`` is down."""
+    if limit.algorithm == "sliding_log":
+        return sum(permits for at, permits in charges if at > now_us - length_us(limit))
+    if limit.algorithm == "token_bucket":
+        last_us, level = next(iter(deque(_levels(limit, charges, _WHOLE), maxlen=1)), (now_us, 0))
+        return -(-max(0, level - (now_us - last_us) * limit.quota) // length_us(limit))
+    present = window_of(limit, now_us)
+    current = sum(permits for at, permits in charges if present[0] <= at < present[1])
+    if limit.algorithm == "fixed_window":
+        return current
+    length = length_us(limit)
+    previous = sum(permits for at, permits in charges if present[0] - length <= at < present[0])
+    return current + ceil(Fraction(previous * (present[1] - now_us), length))
+
+
+def by_window(limit: Limit, charges: Iterable[Charge]) -> dict[tuple[int, int], list[Charge]]:
+    """Sort charges into their windows."""
+    windows: dict[tuple[int, int], list[Charge]] = defaultdict(list)
+    for charge in charges:
+        windows[window_of(limit, charge[0])].append(charge)
+    return windows
+
+
+def _peak_of_log(length: int, charges: Sequence[Charge]) -> int:
+    most, total, first = 0, 0, 0
+    for at_us, permits in charges:
+        total += permits
+        while charges[first][0] <= at_us - length:
+            total -= charges[first][1]
+            first += 1
+        most = max(most, total)
+    return most
+
+
+def _levels(limit: Limit, charges: Iterable[Charge], part: Fraction) -> Iterator[tuple[int, int]]:
+    """Yield the instant of each charge and what a bucket lacks right after it, in units of a permit's :func:`_unit`."""
+    unit, rate = _unit(limit, part), limit.quota * part.numerator
+    level, last_us = 0, 0
+    for at_us, permits in charges:
+        level = max(0, level - (at_us - last_us) * rate) + permits * unit
+        last_us = at_us
+        yield at_us, level
+
+
+def _unit(limit: Limit, part: Fraction) -> int:
+    return length_us(limit) * part.denominator
+
+
+__all__ = ["Charge", "by_window", "felt", "length_us", "peak", "window_of"]
