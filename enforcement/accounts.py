@@ -21,7 +21,7 @@ BLANK: Final = ("clearselectors", "resetkeys", "resetchannels", "-@all")
 # What clients send when they connect. Without the two of CLIENT each connection would leave an entry in ACL LOG.
 _CONNECT: Final = "ping select client|setinfo client|setname"
 _READ_COUNTERS: Final = "time get mget zcard zcount zrange zrangebyscore zrevrange zrevrangebyscore zscore"
-_WRITE_COUNTERS: Final = "set setrange pexpire unlink zadd zrem zremrangebyscore"
+_WRITE_COUNTERS: Final = "set setrange pexpire pfadd unlink zadd zrem zremrangebyscore"
 _HEARTBEAT: Final = "fcall set unlink zadd zcount zrem zremrangebyscore"
 _PUBLISH: Final = "fcall del get hdel hget hgetall hlen hmget hset set type unlink xadd"
 _LOCK: Final = "del eval get incr set"

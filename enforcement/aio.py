@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from time import monotonic
 from types import TracebackType
 from typing import Any, Self
 
@@ -174,6 +175,8 @@ class Limiter(Shell):
             return known
         if engine.breaker.open:
             return engine.fall_back(plan, costs, charge=charge, ident=ident)
+        if plan.newcomers and monotonic() >= plan.enrolled_until:
+            return await self._run(engine.enrolling(plan, costs, ident=ident))  # type: ignore[no-any-return]
         try:
             command = plan.command
             if command is None or not charge or ident or costs != 1:

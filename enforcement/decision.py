@@ -56,6 +56,7 @@ class LimitState:
         allowed: Whether this limit admits the request by itself.
         hopeless: Whether the cost exceeds the limit's capacity.
         window_seconds: Present length of the window; None for a lifetime and for concurrency.
+        overflow: Whether this is the counter that all values beyond the project's cap share.
     """
 
     name: str
@@ -72,6 +73,7 @@ class LimitState:
     allowed: bool
     hopeless: bool
     window_seconds: int | None
+    overflow: bool = False
 
     @property
     def share(self) -> float:
@@ -315,6 +317,7 @@ def _state(bound: Bound, now_us: int, remaining: int, reset: int, wait: int, mor
         allowed=wait == 0,
         hopeless=wait == HOPELESS,
         window_seconds=_window_seconds(bound, now_us),
+        overflow=bound.overflow,
     )
 
 

@@ -9,16 +9,21 @@ the reader keeps what it had. Nothing is ever read as "unlimited".
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from typing import Any, Final, NoReturn
 
+from enforcement.census import DEFAULT_CAP, MAX_CAP
 from enforcement.limits import MAX_NUMBER, InvalidLimit, Limit, Policy
 
 SCHEMA: Final = 1
 MAX_DOCUMENT_BYTES: Final = 65_536
 MAX_OVERRIDES: Final = 1_000
 MAX_DEPTH: Final = 20
+
+_PROJECT_ID: Final = re.compile(r"proj_[A-Za-z0-9]{1,35}", re.ASCII)
 
 
 class InvalidDocument(ValueError):
@@ -43,13 +48,14 @@ class Override:
 
 @dataclass(frozen=True, slots=True)
 class Project:
-    """A tenant as enforcers know it; ``policy`` is an id or None."""
+    """A tenant as enforcers know it; ``policy`` is an id or None, ``partition_cap`` is for each limit."""
 
     id: str
     slug: str
     active: bool
     policy: str | None
     overrides: tuple[Override, ...] = ()
+    partition_cap: int = DEFAULT_CAP
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,10 +108,15 @@ def parse_policy(text: str | bytes) -> Policy:
 
 
 def parse_project(text: str | bytes) -> Project:
-    """Read a project's document. Raises InvalidDocument."""
-    data = _Reader(text, {"id", "slug", "active", "policy", "overrides"})
+    """Read a project's document; ``partition_cap`` may be left out. Raises InvalidDocument."""
+    data = _Reader(text, {"id", "slug", "active", "policy", "overrides"}, optional={"partition_cap"})
     return Project(
-        data.text("id"), data.text("slug"), data.truth("active"), data.maybe_text("policy"), data.overrides()
+        data.project_id("id"),
+        data.text("slug"),
+        data.truth("active"),
+        data.maybe_text("policy"),
+        data.overrides(),
+        data.cap("partition_cap"),
     )
 
 
@@ -129,15 +140,22 @@ def parse_global(text: str | bytes) -> str | None:
 
 
 class _Reader:
-    """Hands out fields of one object by type; every field must be there, and no other may be."""
+    """Hands out fields of one object by type; every field must be there but for optional ones, and no other may be."""
 
-    def __init__(self, source: str | bytes | Mapping[str, Any], names: set[str], *, nested: bool = False) -> None:
+    def __init__(
+        self,
+        source: str | bytes | Mapping[str, Any],
+        names: set[str],
+        *,
+        optional: AbstractSet[str] = frozenset(),
+        nested: bool = False,
+    ) -> None:
         self.data = source if isinstance(source, Mapping) else loads(source)
         if not nested:
             names = names | {"schema"}
             if self.data.get("schema") != SCHEMA or isinstance(self.data["schema"], bool):
                 raise InvalidDocument(f"schema: must be {SCHEMA}, not {self.data.get('schema')!r}")
-        odd = sorted(set(self.data) ^ names)
+        odd = sorted((set(self.data) - optional) ^ names)
         if odd:
             raise InvalidDocument(f"{odd[0]}: {'is missing' if odd[0] in names else 'unknown field'}")
 
@@ -145,6 +163,21 @@ class _Reader:
         value = self.data[name]
         if not isinstance(value, str) or len(value) > 255:
             raise InvalidDocument(f"{name}: must be a text of at most 255 characters")
+        return value
+
+    def project_id(self, name: str) -> str:
+        """Return the hash tag of all counters of a project: short, and no other tag looks like it."""
+        value = self.text(name)
+        if not _PROJECT_ID.fullmatch(value):
+            raise InvalidDocument(f'{name}: must be "proj_" and 1 to 35 letters and digits')
+        return value
+
+    def cap(self, name: str) -> int:
+        if name not in self.data:
+            return DEFAULT_CAP
+        value = self.number(name)
+        if not 1 <= value <= MAX_CAP:
+            raise InvalidDocument(f"{name}: must be a whole number from 1 to {MAX_CAP}")
         return value
 
     def maybe_text(self, name: str) -> str | None:

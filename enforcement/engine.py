@@ -11,19 +11,22 @@ import os
 import socket
 import time
 import uuid
+from collections import OrderedDict
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
+from itertools import count
 from pathlib import Path
 from time import monotonic
 from typing import Any, Final
 
 from enforcement import protocol
 from enforcement.agent import Agent, Identity
+from enforcement.census import RETRY_SECONDS, TRUST_SECONDS, Census
 from enforcement.decision import Decision
 from enforcement.documents import Project, Token
 from enforcement.failover import Breaker, Fallback, without_marks
-from enforcement.keys import DEFAULT_PREFIX, Keys
+from enforcement.keys import DEFAULT_PREFIX, Keys, fingerprint
 from enforcement.lease_keeper import LeaseKeeper
 from enforcement.leases import Lease
 from enforcement.limits import Limit
@@ -33,6 +36,7 @@ from enforcement.pipe import Address, SyncPipe
 from enforcement.plans import Costs, Plan, Rule, Subject, bind_in_code, rules_of
 from enforcement.protocol import LibraryMissing, StoreTrouble
 from enforcement.reservation import REMEMBERED_MS, Reservation, SlotKeeper
+from enforcement.shelf import Shelf
 from enforcement.snapshot import Derived, Documents, Snapshot, TokenEntry
 from enforcement.store import connect
 from enforcement.tally import Cell, Tally
@@ -44,7 +48,6 @@ Steps = Generator[bytes, Any, Any]
 DEFAULT_URL: Final = "redis://127.0.0.1:6379/0"
 DEFAULT_TIMEOUT: Final = 0.025
 MAX_PLANS: Final = 10_000
-MAX_PLANS_OF_TOKEN: Final = 1_000
 DENIAL_SECONDS: Final = 0.25
 """A denial is believed no longer than this without asking again: another process may give back or reset."""
 MAX_TOKEN_LENGTH: Final = 512
@@ -52,6 +55,8 @@ BACKGROUND_BUDGET: Final = 1.0
 STOP_SECONDS: Final = 2.0
 
 _NOTHING: Final[Attributes] = {}
+_LONG: Final = 64
+_serials = count()
 _AGAIN: Final = frozenset({"connection", "moved", "library", "readonly", "loading"})
 
 
@@ -109,23 +114,29 @@ class TokenPlans:
     never_expires: bool
     always: Plan | None
     testers: tuple[Callable[[Attributes], bool] | None, ...]
+    censuses: tuple[Census | None, ...]
     leasing: bool = True
-    made: dict[tuple[Any, ...], Plan] = field(default_factory=dict)
+    serial: int = field(default_factory=_serials.__next__)
 
-    def plan(self, attributes: Attributes, keys: Keys) -> Plan:
-        """Return the plan of a request with these attributes."""
-        if self.always is not None:
-            return self.always
+    def plan(self, attributes: Attributes, keys: Keys, shelf: Shelf) -> Plan:
+        """Return the plan of a request with these attributes, over overflow counters where values found no place."""
         matched = [r for r, test in zip(self.rules, self.testers, strict=True) if test is None or test(attributes)]
-        name = tuple((r.index, *(attributes[part] for part in r.limit.partition_by)) for r in matched)
-        plan = self.made.get(name)
-        if plan is None:
-            if len(self.made) >= MAX_PLANS_OF_TOKEN:
-                del self.made[next(iter(self.made))]
-            bounds = tuple(rule.bind(keys, attributes) for rule in matched)
-            plan = Plan(bounds, revision=self.revision, usage=self.usage, leasing=self.leasing)
-            self.made[name] = plan
+        parts = [(r.index, *(_short(attributes[part]) for part in r.limit.partition_by)) for r in matched]
+        name = (self.serial, *parts)
+        plan = shelf.get(name)
+        if plan is None or (plan.overflows and monotonic() >= plan.retry_at):
+            bounds = tuple(rule.bind(keys, attributes, self.censuses[rule.index]) for rule in matched)
+            plan = Plan(bounds, revision=self.revision, usage=self.usage, leasing=self.leasing, name=name)
+            if not plan.newcomers:
+                shelf.put(name, plan)
+        elif plan.overflows:
+            shelf.overflowed += 1
         return plan
+
+
+def _short(value: str) -> str | tuple[str]:
+    """Return what stands for a value in a name; a long one by its fingerprint, in a tuple, which no value is."""
+    return value if len(value) <= _LONG else (fingerprint((value,)),)
 
 
 class Engine:
@@ -155,8 +166,8 @@ class Engine:
         )
         self.breaker = Breaker(on_open=lambda cause: self.agent.wake())
         self._background = SyncPipe(self.address, BACKGROUND_BUDGET)
-        self.plans: dict[Any, Plan] = {}
-        self._held: dict[Any, Sequence[Limit]] = {}
+        self.plans: OrderedDict[Any, Plan] = OrderedDict()
+        self.shelf = Shelf()
         self._slot_keeper = SlotKeeper(self._background)
         self.leases = LeaseKeeper(self, self._background)
         # A test's clock stands still or jumps: nothing may be kept for a time that passes by itself.
@@ -189,7 +200,7 @@ class Engine:
         self._slot_keeper = SlotKeeper(self._background)
         self.leases = LeaseKeeper(self, self._background)
         self.plans.clear()  # what they hold on lease is the parent's
-        self._held.clear()
+        self.shelf.clear()
         self.tally.after_fork()
         self.agent.after_fork()
 
@@ -228,16 +239,15 @@ class Engine:
         Raises:
             ValueError: See :func:`~enforcement.plans.bind_in_code`.
         """
-        # The limits themselves are known by identity, which is quick; holding them keeps the identity theirs.
+        # The limits themselves are known by identity, which is quick; the plan holds them, so that it stays theirs.
         name = (key, id(limits)) if isinstance(limits, Limit) else (key, *map(id, limits))
         plan = self.plans.get(name)
         if plan is None:
             several = (limits,) if isinstance(limits, Limit) else tuple(limits)
             plan = Plan(bind_in_code(several, key, self.keys), leasing=self._keeping)
-            if len(self.plans) >= MAX_PLANS:
-                oldest = next(iter(self.plans))
-                del self.plans[oldest], self._held[oldest]
-            self.plans[name], self._held[name] = plan, several
+            self.plans[name] = plan
+            if len(self.plans) > MAX_PLANS:
+                self.plans.popitem(last=False)
         return plan
 
     def find(self, token: object) -> TokenEntry | Decision | str:
@@ -293,7 +303,7 @@ class Engine:
             plans = self._compile(entry)
         if plans.always is not None:
             return plans.always
-        return plans.plan(check_attributes(attributes) if attributes else _NOTHING, self.keys)
+        return plans.plan(check_attributes(attributes) if attributes else _NOTHING, self.keys, self.shelf)
 
     @staticmethod
     def keep_plan(derived: Derived, token: object, entry: TokenEntry, plan: Plan | Decision) -> None:
@@ -337,8 +347,9 @@ class Engine:
             bounds = tuple(rule.bind(self.keys, _NOTHING) for rule in rules)
             always = Plan(bounds, revision=revision, usage=usage, leasing=self._keeping)
         never_expires = entry.token.expires_at_us is None
+        censuses = tuple(rule.census(self.keys) for rule in rules)
         return TokenPlans(
-            rules, revision, usage, min(ends, default=None), never_expires, always, testers, self._keeping
+            rules, revision, usage, min(ends, default=None), never_expires, always, testers, censuses, self._keeping
         )
 
     def refusal(self, reason: str) -> Decision:
@@ -494,6 +505,51 @@ class Engine:
         decision = self.fall_back(plan, costs, charge=charge, ident=ident)
         return decision.after(exc.cause, ambiguous=exc.executed)
 
+    # Values that may have no counter yet.
+
+    def enrolling(self, plan: Plan, costs: Costs, *, ident: str = "") -> Steps:
+        """Steps that decide where values may be new: each is enrolled, or shares its limit's overflow counter."""
+        began, clock, now_us = monotonic(), self.clock is not None, self.now_us()
+        for _ in range(2):  # once more if the store's time lies in another window than this process thought
+            try:
+                reply, *beyond = yield from self._asking(protocol.enrol(plan, costs, now_us, clock=clock, ident=ident))
+            except StoreTrouble as exc:
+                return self._in_vain(plan, costs, exc, charge=True, ident=ident)
+            if not protocol.outside_calendar(reply):
+                chosen = self._placed(plan, beyond)
+                if reply[0] == 1:
+                    chosen.enrolled_until = began + TRUST_SECONDS
+                return self.answer(chosen, costs, reply, ident=ident)
+            now_us = reply[1]
+        return self.fall_back(plan, costs, ident=ident).after("calendar", ambiguous=False)
+
+    def _asking(self, command: bytes) -> Steps:
+        """Steps that send a command, and once more if it surely was not executed. Raises StoreTrouble."""
+        try:
+            return (yield command)
+        except StoreTrouble as exc:
+            if exc.executed or exc.cause not in _AGAIN or self.breaker.open:
+                raise
+            if isinstance(exc, LibraryMissing):
+                yield protocol.pack(("FUNCTION", "LOAD", "REPLACE", library_source()))
+        return (yield command)
+
+    def _placed(self, plan: Plan, beyond: Sequence[int]) -> Plan:
+        """Return the plan over the counters that were found for its newcomers, and keep it for their next request."""
+        if not any(beyond):
+            self.shelf.admit(plan.name, plan)
+            return plan
+        bounds = plan.diverted(beyond)
+        name = (plan.name[0], "beyond", *(bound.key for bound in bounds))
+        shared = self.shelf.get(name)
+        if shared is None:
+            shared = Plan(bounds, revision=plan.revision, usage=plan.usage, leasing=self._keeping, name=name)
+            self.shelf.put(name, shared)
+        shared.retry_at = monotonic() + RETRY_SECONDS
+        self.shelf.divert(plan.name, shared)
+        self.shelf.overflowed += 1
+        return shared
+
     def failed(self, exc: StoreTrouble) -> None:
         """Count a failed call; one that only concerns itself does not open the breaker."""
         self.tally.failed(exc.cause)
@@ -504,6 +560,8 @@ class Engine:
         """Return the decision of this process alone."""
         self.fallbacks += 1
         fleet = max(1, self.agent.fleet_size)
+        if plan.newcomers and not plan.enrolled_until:
+            plan = self._placed(plan, self.fallback.beyond(plan))
         reply, reason = self.fallback.decide(plan, costs, self.now_us(), fleet, charge=charge, ident=ident)
         width = 5 if ident else 4
         if charge:
@@ -524,6 +582,16 @@ class Engine:
 
     def recovered(self) -> bool:
         """The store answers again: pay what is owed, then decide with it. False: it does not answer well enough."""
+        # Twice: what the store leaves out of a debt, for its values found no place, is then owed to overflow counters.
+        if not (self._pay_debts() and self._pay_debts()):
+            return False
+        self.fallback.forget()
+        self.on_recovery()
+        self.breaker.close()
+        return True
+
+    def _pay_debts(self) -> bool:
+        """Pay what is owed; False: the store does not take it."""
         for debt in self.fallback.debts():
             scope = debt.entries[0].key
             marker = scope[: scope.index("}") + 2] + "m:" + debt.ident
@@ -531,17 +599,19 @@ class Engine:
             once_for_ms = REMEMBERED_MS if debt.once else None
             now_us = self.clock and self.clock()
             arguments = protocol.settle(corrections, marker, now_us, ident=debt.ident, once_for_ms=once_for_ms)
+            enrols = any(entry.bound.census for entry in debt.entries)
+            if enrols:
+                arguments = protocol.enrol_settle(arguments, [entry.bound for entry in debt.entries])
             try:
-                self._background.call(protocol.pack(arguments))
+                reply = self._background.call(protocol.pack(arguments))
+                if enrols:
+                    self.fallback.divert(debt, reply[1:])
             except LibraryMissing:
                 return False
             except StoreTrouble as exc:
                 if exc.away:
                     return False
             self.fallback.paid(debt)
-        self.fallback.forget()
-        self.on_recovery()
-        self.breaker.close()
         return True
 
 

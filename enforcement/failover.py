@@ -180,6 +180,8 @@ class Fallback:
     def __init__(self, max_counters: int = MAX_COUNTERS) -> None:
         self.journal = Journal(max_counters)
         self._local = Reference(max_counters)
+        self._values: dict[str, set[str]] = {}
+        self._places = 0
         self._lock = threading.Lock()
 
     def decide(
@@ -218,10 +220,25 @@ class Fallback:
         with self._lock:
             self.journal.owe(Debt(ident, tuple(Entry(b.key, b, mark, permits) for b, mark, permits in rows), once))
 
+    def beyond(self, plan: Plan) -> list[int]:
+        """Tell of each newcomer of a plan whether it finds no place (1) among those met while the store is away."""
+        with self._lock:
+            return [self._enrol(plan.bounds[i]) for i in plan.newcomers]
+
+    def divert(self, debt: Debt, beyond: Sequence[int]) -> None:
+        """Owe to overflow counters what the store left out of a debt; *beyond* has a number for each newcomer in it."""
+        newcomers = [entry for entry in debt.entries if entry.bound.census is not None]
+        with self._lock:
+            for entry, diverts in zip(newcomers, beyond, strict=True):
+                if diverts:
+                    self.journal.add(entry.bound.overflowing(), entry.mark, entry.permits)
+
     def forget(self) -> None:
         """Drop the local counters, for the store counts again. The journal stays until it is paid."""
         with self._lock:
             self._local = Reference(self._local.max_counters)
+            self._values.clear()
+            self._places = 0
 
     def debts(self) -> list[Debt]:
         """See :meth:`Journal.debts`."""
@@ -232,6 +249,18 @@ class Fallback:
         """See :meth:`Journal.paid`."""
         with self._lock:
             self.journal.paid(debt)
+
+    def _enrol(self, bound: Bound) -> int:
+        census = bound.census
+        assert census is not None
+        values = self._values.setdefault(census.key, set())
+        if bound.value in values:
+            return 0
+        if len(values) >= census.cap or self._places >= self._local.max_counters:
+            return 1
+        values.add(bound.value)
+        self._places += 1
+        return 0
 
     def _share(self, plan: Plan, index: int, spec: Spec, fleet: int) -> Spec:
         """Return the spec that this process may admit by, its counter begun from what was last known to remain."""

@@ -49,6 +49,11 @@ class Keys:
         """Return what all counters of one hash tag begin with: a project id, or the digest of a key in code."""
         return f"{self.prefix}{{{tag}}}:"
 
+    def census(self, tag: str, identity: Iterable[str]) -> tuple[str, str]:
+        """Return the keys of a census of partition values, and of the estimate of how many more there are."""
+        scope, name = self.scope(tag), fingerprint(identity)
+        return f"{scope}n:{name}", f"{scope}o:{name}"
+
 
 def fingerprint(parts: Iterable[str]) -> str:
     """

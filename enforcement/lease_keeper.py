@@ -101,6 +101,8 @@ class LeaseKeeper:
 
     def _take(self, lease: Lease) -> None:
         engine, plan, began = self._engine, lease.plan, monotonic()
+        if plan.newcomers and began >= plan.enrolled_until:
+            return  # permits run out then, and the next request enrols the value again
         share = 2 * max(1, engine.agent.fleet_size)
         arguments = protocol.lease_arguments(plan, lease.wanted(), share, engine.now_us())
         reply = self._pipe.call(protocol.pack(arguments))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
+from time import monotonic
 from types import TracebackType
 from typing import Any, Self
 
@@ -219,6 +220,8 @@ class Limiter(Shell):
             return known
         if engine.breaker.open:
             return engine.fall_back(plan, costs, charge=charge, ident=ident)
+        if plan.newcomers and monotonic() >= plan.enrolled_until:
+            return self._run(engine.enrolling(plan, costs, ident=ident))  # type: ignore[no-any-return]
         try:
             command = plan.command
             if command is None or not charge or ident or costs != 1:

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from enforcement.algorithms import Spec
 from enforcement.calendars import boundaries, window
+from enforcement.census import Census, life_us
 from enforcement.documents import Override, Project, Token
 from enforcement.keys import Keys, fingerprint
 from enforcement.leases import Lease
@@ -66,6 +67,8 @@ class Bound:
         key: The counter's key in the store.
         scope: What the policy is attached to: ``global``, ``project``, ``token``; ``key`` for a limit in code.
         index: Its place among all limits of the token, whether they match this request or not.
+        census: Where the values of its attributes are enrolled, and *value* is the name of this one there.
+        overflow: Whether the counter is the one that values beyond the cap share; it stands in no census.
     """
 
     limit: Limit
@@ -75,6 +78,9 @@ class Bound:
     policy_slug: str = ""
     override_id: str | None = None
     index: int = 0
+    census: Census | None = None
+    value: str = ""
+    overflow: bool = False
 
     @property
     def letter(self) -> str:
@@ -111,7 +117,13 @@ class Bound:
             "override": self.override_id,
             "quota": self.limit.quota,
             "counter": self.key,
+            "overflow": self.overflow,
         }
+
+    def overflowing(self) -> Bound:
+        """Return the same limit, bound to the counter that values beyond the cap share."""
+        assert self.census is not None
+        return replace(self, key=self.census.overflow, census=None, value="", overflow=True)
 
 
 def bind_in_code(limits: Sequence[Limit], key: str, keys: Keys) -> tuple[Bound, ...]:
@@ -157,12 +169,30 @@ class Rule:
     override_id: str | None
     ends_at_us: int | None
     index: int
+    project: Project
 
-    def bind(self, keys: Keys, attributes: Attributes) -> Bound:
-        """Return the limit bound to the counter of these attributes."""
-        values = [attributes[name] for name in self.limit.partition_by]
-        key = keys.scope(self.tag) + _counter(self.limit, (*self.identity, *values))
-        return Bound(self.limit, key, self.scope, self.policy.id, self.policy.slug, self.override_id, self.index)
+    def bind(self, keys: Keys, attributes: Attributes, census: Census | None = None) -> Bound:
+        """Return the limit bound to the counter of these attributes; *census* is what :meth:`census` made."""
+        limit, identity, value = self.limit, self.identity, ""
+        if limit.partition_by:
+            # With their names, for a limit may come to be partitioned by another attribute that has the same values.
+            identity = (*identity, *(text for name in limit.partition_by for text in (name, attributes[name])))
+            value = fingerprint(identity) if census else ""
+        key = keys.scope(self.tag) + _counter(limit, identity)
+        origin = (self.scope, self.policy.id, self.policy.slug, self.override_id, self.index)
+        return Bound(limit, key, *origin, census, value)
+
+    def census(self, keys: Keys) -> Census | None:
+        """
+        Return the census of the values that this limit is partitioned by; None: it is partitioned by none.
+
+        Each project has one of its own, also for a limit that falls on everything: its flood leaves the others room.
+        """
+        if not self.limit.partition_by:
+            return None
+        key, beyond = keys.census(self.tag, ("census", self.project.id, self.policy.id, self.limit.name))
+        shared = _counter(self.limit, ("overflow", self.project.id, *self.identity))
+        return Census(key, beyond, keys.scope(self.tag) + shared, self.project.partition_cap, life_us(self.limit))
 
 
 def rules_of(subject: Subject, now_us: int) -> tuple[Rule, ...]:
@@ -198,6 +228,7 @@ def rules_of(subject: Subject, now_us: int) -> tuple[Rule, ...]:
                     override.id if override else None,
                     override.ends_at_us if override else None,
                     len(rules),
+                    project,
                 )
             )
     return tuple(rules)
@@ -250,6 +281,10 @@ class Plan:
         ones: Index and cost of each bound for a request that costs 1.
         last: The latest reply of the store, from which a fallback starts.
         denied: A denial that this process remembers.
+        name: Under which it stands on the shelf of plans with attributes; None: nowhere.
+        newcomers: Places of the bounds whose values must be enrolled; trusted to be until ``enrolled_until``.
+        overflows: Whether one is bound to an overflow counter; then it is looked for a place at ``retry_at``.
+            Monotonic seconds, both.
     """
 
     __slots__ = (
@@ -262,6 +297,7 @@ class Plan:
         "bounds",
         "command",
         "denied",
+        "enrolled_until",
         "has_charge_on",
         "has_shadows",
         "has_slots",
@@ -269,15 +305,26 @@ class Plan:
         "last",
         "lease",
         "merges_leases",
+        "name",
+        "newcomers",
         "ones",
+        "overflows",
+        "retry_at",
         "revision",
         "usage",
     )
 
     def __init__(
-        self, bounds: tuple[Bound, ...], *, revision: int = 0, usage: Any = None, leasing: bool = True
+        self,
+        bounds: tuple[Bound, ...],
+        *,
+        revision: int = 0,
+        usage: Any = None,
+        leasing: bool = True,
+        name: Any = None,
     ) -> None:
         self.bounds = bounds
+        self.name = name
         self.keys = [bound.key for bound in bounds]
         self.revision = revision
         self.usage = usage
@@ -290,6 +337,10 @@ class Plan:
         self.merges_leases = all(bound.letter in "fb" for bound in bounds)
         self.ones = tuple((bound.index, bound.cost_of(1)) for bound in bounds)
         self.denied: Any = None
+        self.newcomers = tuple(i for i, bound in enumerate(bounds) if bound.census is not None)
+        self.enrolled_until = 0.0
+        self.overflows = any(bound.overflow for bound in bounds)
+        self.retry_at = 0.0
         self._calendar = any(bound.limit.calendar not in (None, "lifetime") for bound in bounds)
         self._specs: tuple[Spec, ...] = ()
         self._texts: tuple[str, ...] = ()
@@ -317,6 +368,14 @@ class Plan:
         """Return the specs as calls name them."""
         self.specs(now_us)
         return self._texts
+
+    def diverted(self, beyond: Sequence[int]) -> tuple[Bound, ...]:
+        """Return the bounds, with overflow counters for those newcomers that *beyond* says 1 of, and 0 of others."""
+        bounds = list(self.bounds)
+        for i, diverts in zip(self.newcomers, beyond, strict=True):
+            if diverts:
+                bounds[i] = bounds[i].overflowing()
+        return tuple(bounds)
 
     def once(self, now_us: int) -> bytes | None:
         """Return the encoded command that charges one request, if it is kept and good at *now_us*."""

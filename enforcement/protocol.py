@@ -15,10 +15,12 @@ import hiredis
 
 from enforcement.algorithms import HOPELESS, Spec
 from enforcement.lua import function
-from enforcement.plans import Costs, Plan
+from enforcement.plans import Bound, Costs, Plan
 
 DECIDE: Final = function("decide")
 LEASE: Final = function("lease")
+ENROL: Final = function("enrol")
+ENROL_SETTLE: Final = function("enrol_settle")
 SETTLE: Final = function("settle")
 RENEW: Final = function("renew")
 RESET: Final = function("reset")
@@ -115,6 +117,31 @@ def decide(plan: Plan, costs: Costs, now_us: int, *, clock: bool, charge: bool =
     return command
 
 
+def enrol(plan: Plan, costs: Costs, now_us: int, *, clock: bool, ident: str = "") -> bytes:
+    """
+    Encode the call that decides a request whose values may be new to the store.
+
+    Its reply is [that of :func:`decide`, then for each newcomer of the plan 1: the overflow counter decided, or 0].
+    """
+    newcomers = [(i + 1, plan.bounds[i]) for i in plan.newcomers]
+    return pack(_enrolling(ENROL, decide_arguments(plan, costs, now_us, clock=clock, ident=ident), newcomers))
+
+
+def _enrolling(name: str, arguments: list[str | int], newcomers: Iterable[tuple[int, Bound]]) -> list[str | int]:
+    """Return the arguments of a call with the enrolment of values before it; of each its place among the keys."""
+    count = int(arguments[2])
+    keys, numbers = arguments[3 : 3 + count], arguments[3 + count :]
+    censuses: list[str | int] = []
+    values: list[str | int] = []
+    for at, bound in newcomers:
+        census = bound.census
+        assert census is not None
+        censuses += [census.key, census.beyond, census.overflow]
+        values += [at, bound.value, census.cap, census.life_us]
+    total, number = len(censuses) + count, len(values) // 4
+    return ["FCALL", name, total, *censuses, *keys, number, *values, *numbers]
+
+
 def lease_arguments(plan: Plan, wanted: int, share: int, now_us: int) -> list[str | int]:
     """
     Return the arguments of the call that takes permits ahead.
@@ -166,6 +193,16 @@ def settle(
     for c in corrections:
         arguments += [c.spec.text, c.delta, c.mark]
     return arguments
+
+
+def enrol_settle(arguments: list[str | int], bounds: Sequence[Bound]) -> list[str | int]:
+    """
+    Return the arguments of a :func:`settle` whose counters may stand in no census yet; *bounds* in its order.
+
+    Its reply is [that of the settlement, then for each bound with a census 1: it has no place and was left out, or 0].
+    """
+    newcomers = [(i + 2, bound) for i, bound in enumerate(bounds) if bound.census is not None]
+    return _enrolling(ENROL_SETTLE, arguments, newcomers)
 
 
 def renew(slots: Sequence[tuple[str, int, int]], ident: str, now_us: int | None) -> list[str | int]:

@@ -1,6 +1,8 @@
 -- The names carry the version of the interface, so that old and new enforcers run side by side.
 redis.register_function('sg2_decide', decide)
 redis.register_function('sg2_lease', lease)
+redis.register_function('sg2_enrol', enrol)
+redis.register_function('sg2_enrol_settle', enrol_settle)
 redis.register_function('sg2_settle', settle)
 redis.register_function('sg2_renew', renew)
 redis.register_function('sg2_reset', reset)

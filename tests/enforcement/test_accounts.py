@@ -27,7 +27,7 @@ COUNTER, HEARTBEAT, USAGE = "sg:{proj_1}:f-counter", "sg:{fleet}:instance:proxy-
 IN_CODE = "sg:{AbCdEfGhIjKlMnOpQr-_12}:f-counter"
 
 COUNTING = {
-    "fcall", "get", "mget", "pexpire", "set", "setrange",
+    "fcall", "get", "mget", "pexpire", "pfadd", "set", "setrange",
     "unlink", "zadd", "zcard", "zcount", "zrange", "zrangebyscore", "zrem",
     "zremrangebyscore", "zrevrange", "zrevrangebyscore", "zscore",
 }  # fmt: skip
@@ -267,6 +267,17 @@ def test_the_global_policy_is_charged(limiter, accounts):
     accounts.publish(documents)
 
     assert [state.remaining for state in limiter.check(secret).limits] == [8, 4]
+    assert refused(accounts) == []
+
+
+def test_values_are_enrolled_and_diverted(limiter, accounts):
+    """A census is written by the same account as the counters that it counts."""
+    limit = fixed(5, partition_by=["user"])
+    secret = accounts.everything(limit)
+    accounts.publish(accounts.project(partition_cap=1))
+    decisions = [limiter.check(secret, attributes={"user": user}) for user in "abb"]
+
+    assert [(d.source, d.limits[0].overflow) for d in decisions] == [("store", n > 0) for n in range(3)]
     assert refused(accounts) == []
 
 

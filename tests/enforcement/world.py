@@ -48,10 +48,12 @@ class World:
         }
         return {f"policy:pol_{name}": policy}
 
-    def project(self, policy: str | None = None, *, active: bool = True, overrides: Any = ()) -> dict[str, Any]:
+    def project(
+        self, policy: str | None = None, *, active: bool = True, overrides: Any = (), ident: str = PROJECT, **more: Any
+    ) -> dict[str, Any]:
         """Return the project's document under its field."""
-        document = {"id": PROJECT, "slug": "shop", "active": active, "policy": policy, "overrides": list(overrides)}
-        return {f"project:{PROJECT}": {"schema": 1, **document}}
+        document = {"id": ident, "slug": "shop", "active": active, "policy": policy, "overrides": list(overrides)}
+        return {f"project:{ident}": {"schema": 1, **document, **more}}
 
     def token(self, policy: str | None = None, **changes: Any) -> dict[str, Any]:
         """Return a token's document."""

@@ -1,0 +1,88 @@
+"""
+Where one process keeps the plans of requests with attributes: bounded for all tokens together.
+
+Values come from clients, so there may be any number of them. A plan that is asked for again is *proven* and stays until
+others were used since; one that came once is *recent* and makes room for the next. So whoever invents values, each of
+them once, washes out nobody's plans but others that came once.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from enforcement.plans import Plan
+
+MAX_RECENT: Final = 2_500
+MAX_PROVEN: Final = 7_500
+MAX_BEYOND: Final = 2_500
+"""Values remembered as being on an overflow counter; they share a plan, so each is a name and no more."""
+
+Name = Hashable
+
+
+class Shelf:
+    """
+    Plans by name. Any thread may call: each step is one operation of an ordered mapping.
+
+    Attributes:
+        overflowed: Decisions that went to an overflow counter.
+    """
+
+    def __init__(self, recent: int = MAX_RECENT, proven: int = MAX_PROVEN, beyond: int = MAX_BEYOND) -> None:
+        self.overflowed = 0
+        self._sizes = recent, proven, beyond
+        self._recent: OrderedDict[Name, Plan] = OrderedDict()
+        self._proven: OrderedDict[Name, Plan] = OrderedDict()
+        self._beyond: OrderedDict[Name, Plan] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._recent) + len(self._proven) + len(self._beyond)
+
+    def get(self, name: Name) -> Plan | None:
+        """Return the plan of this name, which is proven by that."""
+        plan = self._proven.get(name)
+        if plan is not None:
+            try:
+                self._proven.move_to_end(name)
+            except KeyError:  # another thread let go of it
+                _put(self._proven, name, plan, self._sizes[1])
+            return plan
+        plan = self._recent.pop(name, None)
+        if plan is None:
+            return self._beyond.get(name)
+        _put(self._proven, name, plan, self._sizes[1])
+        return plan
+
+    def put(self, name: Name, plan: Plan) -> None:
+        """Keep a plan under its own name."""
+        if name not in self._proven:
+            _put(self._recent, name, plan, self._sizes[0])
+
+    def divert(self, name: Name, plan: Plan) -> None:
+        """Keep the plan over overflow counters that a value shares with others."""
+        self._proven.pop(name, None)
+        self._recent.pop(name, None)
+        _put(self._beyond, name, plan, self._sizes[2])
+
+    def admit(self, name: Name, plan: Plan) -> None:
+        """Keep the plan of a value that found a place."""
+        self._beyond.pop(name, None)
+        self.put(name, plan)
+
+    def clear(self) -> None:
+        """Forget everything: a child process has its own."""
+        for plans in (self._recent, self._proven, self._beyond):
+            plans.clear()
+
+
+def _put(plans: OrderedDict[Name, Plan], name: Name, plan: Plan, size: int) -> None:
+    # Not a dict, which finds its first entry slowly when many before it were deleted.
+    plans[name] = plan
+    if len(plans) > size:
+        plans.popitem(last=False)
+
+
+__all__ = ["Shelf"]
