@@ -252,13 +252,14 @@ class AsyncPipe:
         of type ``hiredis.ReplyError``.
         """
         link = self._link
-        if link is None or link.lost:
+        # Test clients run each request in a loop of its own: a connection of another loop is nobody's any more.
+        if link is None or link.lost or link.loop is not asyncio.get_running_loop():
             link = self._link = _Link(self._address, self._budget)
         return link.call(command)
 
     def close(self) -> None:
         """Close the connection; calls under way fail."""
-        if self._link is not None:
+        if self._link is not None and not self._link.loop.is_closed():
             self._link.drop(StoreTrouble("connection", "closed", executed=False))
 
 
@@ -273,7 +274,7 @@ class _Link(asyncio.Protocol):
     def __init__(self, address: Callable[[], Address], budget: float) -> None:
         self.lost = False
         self._budget = budget
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._reader = hiredis.Reader()
         self._greetings = 0
@@ -281,10 +282,10 @@ class _Link(asyncio.Protocol):
         self._unsent: list[bytes] = []
         self._watch: asyncio.TimerHandle | None = None
         self._answered = 0
-        self._connecting: asyncio.Task[None] | None = self._loop.create_task(self._connect(address))
+        self._connecting: asyncio.Task[None] | None = self.loop.create_task(self._connect(address))
 
     def call(self, command: bytes) -> asyncio.Future[Any]:
-        loop = self._loop
+        loop = self.loop
         future = loop.create_future()
         self._waiting.append((loop.time() + self._budget, future))
         if not self._unsent and self._transport is not None:
@@ -350,10 +351,10 @@ class _Link(asyncio.Protocol):
 
     async def _open(self, address: Address) -> None:
         if address.path:
-            await self._loop.create_unix_connection(lambda: self, address.path)
+            await self.loop.create_unix_connection(lambda: self, address.path)
             return
         name = address.host if address.tls else None
-        await self._loop.create_connection(
+        await self.loop.create_connection(
             lambda: self, address.host, address.port, ssl=address.tls, server_hostname=name
         )
 
@@ -372,16 +373,16 @@ class _Link(asyncio.Protocol):
         self._watch = None
         if not self._waiting:
             return
-        late = self._loop.time() - self._waiting[0][0]
+        late = self.loop.time() - self._waiting[0][0]
         if late < 0:
-            self._watch = self._loop.call_later(-late, self._look)
+            self._watch = self.loop.call_later(-late, self._look)
         else:
             # The loop itself may have been busy, and the reply may lie in the socket: let it read first.
-            self._watch = self._loop.call_later(0.001, self._look_again, self._answered)
+            self._watch = self.loop.call_later(0.001, self._look_again, self._answered)
 
     def _look_again(self, answered: int) -> None:
         self._watch = None
-        if self._answered == answered and self._waiting and self._waiting[0][0] <= self._loop.time():
+        if self._answered == answered and self._waiting and self._waiting[0][0] <= self.loop.time():
             self.drop(StoreTrouble("timeout", executed=self._transport is not None))
         else:
             self._look()
