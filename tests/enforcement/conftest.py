@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from enforcement.embedded import ValkeyServer
+from enforcement.testing import Store
 from tests.enforcement.world import World
 
 
@@ -18,9 +19,8 @@ def server() -> Iterator[ValkeyServer]:
 @pytest.fixture
 def world(server: ValkeyServer) -> World:
     """Give an empty store that has the function library, and a publisher for it."""
-    world = World(server.url)
-    world.client.flushall()
-    return world
+    Store(server).clear()
+    return World(server.url)
 
 
 @pytest.fixture

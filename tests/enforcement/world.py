@@ -4,37 +4,28 @@ import itertools
 import time
 from typing import Any
 
-from enforcement.keys import Keys
-from enforcement.publishing import Publication, publish_call
-from enforcement.store import connect, load_library
-from enforcement.tokens import digest, mint
+from enforcement.testing import Published
+from enforcement.tokens import mint
 
 PROJECT = "proj_1"
 
 
 class World:
-    """Publishes policies, projects and tokens, as the control plane does, and waits until its followers know."""
+    """Raw documents for a store, also such as no control plane would write; published as the test kit does it."""
 
     def __init__(self, url: str) -> None:
-        self.keys = Keys()
-        self.client = connect(url)
-        self.revision = 0
-        self.followers: list[Any] = []
-        load_library(self.client)
+        self.published = Published(url)
+        self.keys, self.client, self.followers = self.published.keys, self.published.client, self.published.followers
+
+    @property
+    def revision(self) -> int:
+        return self.published.revision
 
     def publish(
         self, documents: dict[str, Any] | None = None, tokens: dict[str, Any] | None = None, **more: Any
     ) -> int:
         """Publish a revision; tokens by secret."""
-        self.revision += 1
-        hashed = {digest(secret): document for secret, document in (tokens or {}).items()}
-        now_us = time.time_ns() // 1_000
-        publication = Publication(self.revision, now_us, "store-1", documents or {}, hashed, **more)
-        function, keys, args = publish_call(publication, self.keys)
-        reply = self.client.fcall(function, len(keys), *keys, *args)
-        assert reply[0] == 1
-        assert eventually(lambda: all(limiter.revision == self.revision for limiter in self.followers))
-        return self.revision
+        return self.published.publish(documents, tokens, **more)
 
     def policy(self, name: str, *limits: dict[str, Any], version: int = 1) -> dict[str, Any]:
         """Return a policy's document under its field."""

@@ -1,0 +1,160 @@
+"""Assertions on decisions; one that fails tells the whole decision: who made it, and the state of each limit."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from contextlib import AsyncExitStack, ExitStack
+from typing import TYPE_CHECKING
+
+from enforcement.decision import Decision, Denied, LimitState
+from enforcement.limits import Limit
+from enforcement.matching import Attributes
+from enforcement.plans import Costs
+from enforcement.shell import Limits
+
+if TYPE_CHECKING:
+    from enforcement import aio
+    from enforcement.limiter import Limiter
+
+
+def describe(decision: Decision) -> str:
+    """Return a decision in words: a line for itself and one for each limit that the request fell under."""
+    verdict = "allowed" if decision.allowed else f"denied ({decision.reason})"
+    lines = [f"{verdict} by {decision.source}, revision {decision.revision}"]
+    lines += [f"  {_state(state)}" for state in decision.limits] or ["  no limit"]
+    return "\n".join(lines)
+
+
+def assert_allowed(decision: Decision) -> Decision:
+    """Assert that a decision lets the request pass, and return it."""
+    if not decision.allowed:
+        raise AssertionError(f"The request should pass, and was {describe(decision)}")
+    return decision
+
+
+def assert_denied(decision: Decision, *, reason: str | None = None, by: str | None = None) -> Decision:
+    """
+    Assert that a decision does not let the request pass, and return it.
+
+    Args:
+        reason: Why it must be denied, one of :data:`enforcement.decision.STATUSES`; None: whatever it is.
+        by: Name of a limit that must deny; None: whichever it is.
+    """
+    if decision.allowed:
+        raise AssertionError(f"The request should be denied, and was {describe(decision)}")
+    if reason is not None and decision.reason != reason:
+        raise AssertionError(f"The reason should be {reason!r}; the request was {describe(decision)}")
+    if by is not None and by not in decision.denied_by:
+        raise AssertionError(f"The limit {by!r} should deny; the request was {describe(decision)}")
+    return decision
+
+
+def assert_limited(
+    limiter: Limiter,
+    limits: Limits | str,
+    key: str | None = None,
+    *,
+    admits: int,
+    costs: Costs = 1,
+    attributes: Attributes | None = None,
+    within_seconds: float | None = None,
+) -> Decision:
+    """
+    Assert that so many requests pass now and the next one is denied; return the denial.
+
+    The requests are made, and charged. Slots of ``concurrency`` limits are held until the assertion is over.
+
+    Args:
+        limits: Limits in code, which need *key*; or a token.
+        admits: How many requests pass, exactly.
+        costs: What each of them costs, as in ``check()``.
+        attributes: As in ``check()``; only with a token.
+        within_seconds: The denial must say that the request can pass again after this long at most.
+    """
+    admitting = limiter.needs_admission(limits, attributes) if isinstance(limits, str) else _has_slots(limits)
+    trial = _trial(admits, within_seconds)
+    next(trial)
+    with ExitStack() as held:
+
+        def ask() -> Decision:
+            if admitting:
+                return held.enter_context(limiter.admit(limits, key, costs, attributes)).decision
+            if isinstance(limits, str):
+                return limiter.check(limits, costs, attributes)
+            return limiter.hit(limits, key or "", costs)
+
+        while True:
+            try:
+                decision = ask()
+            except Denied as denied:
+                decision = denied.decision
+            try:
+                trial.send(decision)
+            except StopIteration as end:
+                return end.value  # type: ignore[no-any-return]
+
+
+async def assert_limited_async(
+    limiter: aio.Limiter,
+    limits: Limits | str,
+    key: str | None = None,
+    *,
+    admits: int,
+    costs: Costs = 1,
+    attributes: Attributes | None = None,
+    within_seconds: float | None = None,
+) -> Decision:
+    """Assert as :func:`assert_limited` does, with a limiter for asyncio."""
+    admitting = await limiter.needs_admission(limits, attributes) if isinstance(limits, str) else _has_slots(limits)
+    trial = _trial(admits, within_seconds)
+    next(trial)
+    async with AsyncExitStack() as held:
+
+        async def ask() -> Decision:
+            if admitting:
+                return (await held.enter_async_context(limiter.admit(limits, key, costs, attributes))).decision
+            if isinstance(limits, str):
+                return await limiter.check(limits, costs, attributes)
+            return await limiter.hit(limits, key or "", costs)
+
+        while True:
+            try:
+                decision = await ask()
+            except Denied as denied:
+                decision = denied.decision
+            try:
+                trial.send(decision)
+            except StopIteration as end:
+                return end.value  # type: ignore[no-any-return]
+
+
+def _trial(admits: int, within_seconds: float | None) -> Generator[None, Decision, Decision]:
+    """Be sent the decision on each request until all is clear, and return the denial."""
+    expected = f"{admits} requests should pass, and the next one be denied"
+    for number in range(1, admits + 1):
+        decision = yield
+        if not decision.allowed:
+            raise AssertionError(f"{expected}; number {number} was {describe(decision)}")
+    denial = yield
+    if denial.allowed:
+        raise AssertionError(f"{expected}; number {admits + 1} was {describe(denial)}")
+    if denial.status != 429:
+        raise AssertionError(f"{expected} by a limit; number {admits + 1} was {describe(denial)}")
+    wait_ms = denial.retry_after_ms
+    if within_seconds is not None and (wait_ms is None or wait_ms > within_seconds * 1_000):
+        raise AssertionError(f"The denial should end within {within_seconds} s; the request was {describe(denial)}")
+    return denial
+
+
+def _has_slots(limits: Limit | Sequence[Limit]) -> bool:
+    several = (limits,) if isinstance(limits, Limit) else limits
+    return any(limit.algorithm == "concurrency" for limit in several)
+
+
+def _state(state: LimitState) -> str:
+    name = f"{state.policy}/{state.name}" if state.policy else state.name
+    shadow = ", shadow" if state.mode == "shadow" else ""
+    said = "admits" if state.allowed else "can never admit this cost" if state.hopeless else "denies"
+    spans = (("resets in", state.reset_ms), ("retry after", state.retry_after_ms))
+    times = "".join(f", {text} {span / 1_000:g} s" for text, span in spans if span is not None)
+    return f"{name} ({state.algorithm}{shadow}) {said}: {state.remaining} of {state.quota} {state.unit} left{times}"

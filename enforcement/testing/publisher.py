@@ -1,0 +1,226 @@
+"""Policies and tokens for a test, published as a control plane does it, without one."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from enforcement.census import DEFAULT_CAP
+from enforcement.documents import SCHEMA
+from enforcement.keys import DEFAULT_PREFIX, Keys
+from enforcement.limits import Limit
+from enforcement.publishing import Document, Publication, publish_call, refused_by
+from enforcement.shell import Shell
+from enforcement.store import connect, load_library
+from enforcement.tokens import digest, mint
+
+FOLLOW_SECONDS: Final = 5.0
+PROJECT: Final = "test"
+"""The project that is there from the beginning; tokens belong to it unless they say otherwise."""
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Published:
+    """
+    What a store holds for its enforcers. Every change is a revision, and returns when all *followers* obey it.
+
+    Policies and projects are named by their slugs.
+
+    Args:
+        url: The store's; it must be one that only tests use.
+        prefix: What all keys begin with.
+    Attributes:
+        followers: Limiters that were started; those of the fixtures are.
+        revision: The last one published.
+    """
+
+    def __init__(self, url: str, *, prefix: str = DEFAULT_PREFIX) -> None:
+        self.keys = Keys(prefix)
+        self.client = connect(url)
+        self.followers: list[Shell] = []
+        self._store_id = f"test-{secrets.token_hex(8)}"
+        self._made = 0
+        self._policies: dict[str, int] = {}
+        self._projects: dict[str, dict[str, Any]] = {}
+        self._tokens: dict[str, dict[str, Any]] = {}
+        load_library(self.client)
+        self.revision = int(self.client.hget(self.keys.documents, "revision") or 0)
+
+    # By name.
+
+    def policy(self, slug: str, *limits: Limit) -> None:
+        """Publish a policy, or other limits for it."""
+        self._policies[slug] = version = self._policies.get(slug, 0) + 1
+        rows = [limit.to_json() for limit in limits]
+        document = {"id": _policy(slug), "slug": slug, "name": slug, "version": version, "limits": rows}
+        self.publish({f"policy:{_policy(slug)}": {"schema": SCHEMA, **document}})
+
+    def globally(self, policy: str | None) -> None:
+        """Let a policy fall on every request, or none."""
+        self.publish({"global": {"schema": SCHEMA, "policy": self._known(policy)}})
+
+    def project(
+        self,
+        slug: str = PROJECT,
+        *,
+        policy: str | None = None,
+        active: bool = True,
+        partition_cap: int = DEFAULT_CAP,
+    ) -> None:
+        """
+        Publish a project, or other settings for it; its overrides stay.
+
+        Args:
+            partition_cap: How many values of its attributes have counters of their own, for each limit.
+        """
+        known = self._projects.get(slug, {"id": f"proj_{len(self._projects) + 1}", "overrides": []})
+        document = {"schema": SCHEMA, "slug": slug, "active": active, "policy": self._known(policy)}
+        self._publish_project({**known, **document, "partition_cap": partition_cap})
+
+    def token(
+        self,
+        *,
+        policy: str | None = None,
+        project: str = PROJECT,
+        name: str = "test",
+        expires_at: datetime | None = None,
+        revoked: bool = False,
+    ) -> str:
+        """
+        Publish a token and return its secret.
+
+        Args:
+            policy: Its own, beside its project's and the global one.
+            expires_at: With a time zone; by the limiter's clock.
+        Raises:
+            ValueError: An unknown policy or project; an expiry without a time zone, or so long ago that the store has
+                forgotten the token, which it does a day after by its own clock.
+        """
+        if project not in self._projects:
+            raise ValueError(f"project: {project!r} was not published.")
+        self._made += 1
+        ident = self._projects[project]["id"]
+        document = {"id": f"tok_{self._made}", "project": ident, "name": name, "revoked": revoked}
+        document |= {"policy": self._known(policy), "expires_at_us": _expiry(expires_at), "overrides": []}
+        secret = mint("live")
+        self._publish_token(secret, {"schema": SCHEMA, **document})
+        return secret
+
+    def revoke(self, token: str) -> None:
+        """Revoke a token that was made here."""
+        self._publish_token(token, {**self._tokens[token], "revoked": True})
+
+    def override(
+        self,
+        limit: str,
+        *,
+        quota: int,
+        burst: int | None = None,
+        token: str | None = None,
+        project: str = PROJECT,
+        ends_at: datetime | None = None,
+    ) -> None:
+        """
+        Give one limit another quota for a token, or without one for a project.
+
+        Args:
+            limit: ``"policy-slug/limit-name"``.
+        Raises:
+            ValueError: No such policy.
+        """
+        slug, _, name = limit.partition("/")
+        self._made += 1
+        row = {"id": f"ovr_{self._made}", "policy": self._known(slug), "limit": name, "quota": quota, "burst": burst}
+        row["ends_at_us"] = None if ends_at is None else _microseconds("ends_at", ends_at)
+        document = self._projects[project] if token is None else self._tokens[token]
+        document = {**document, "overrides": [row, *document["overrides"]]}
+        if token is None:
+            self._publish_project(document)
+        else:
+            self._publish_token(token, document)
+
+    # By document.
+
+    def publish(
+        self,
+        documents: Mapping[str, Document | None] | None = None,
+        tokens: Mapping[str, Document | None] | None = None,
+        *,
+        resets: Sequence[Mapping[str, str]] = (),
+        **more: Any,
+    ) -> int:
+        """
+        Publish raw documents, whatever they hold, and return the revision.
+
+        Args:
+            documents: By field of the documents' hash; None removes one.
+            tokens: By secret; None removes one.
+            resets, more: As of :class:`~enforcement.publishing.Publication`.
+        Raises:
+            AssertionError: The store has a later revision, or a follower does not obey in time.
+        """
+        self.revision += 1
+        hashed = {digest(secret): document for secret, document in (tokens or {}).items()}
+        publication = Publication(
+            self.revision, time.time_ns() // 1_000, self._store_id, documents or {}, hashed, resets, **more
+        )
+        function, keys, arguments = publish_call(publication, self.keys)
+        later = refused_by(self.client.fcall(function, len(keys), *keys, *arguments))
+        if later is not None:
+            raise AssertionError(f"Revision {self.revision} was refused: the store has revision {later} already.")
+        self._wait()
+        return self.revision
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.client.close()
+
+    def _publish_project(self, document: dict[str, Any]) -> None:
+        self._projects[document["slug"]] = document
+        self.publish({f"project:{document['id']}": document})
+
+    def _publish_token(self, secret: str, document: dict[str, Any]) -> None:
+        self._tokens[secret] = document
+        self.publish(tokens={secret: document})
+
+    def _known(self, policy: str | None) -> str | None:
+        if policy is not None and policy not in self._policies:
+            raise ValueError(f"policy: {policy!r} was not published.")
+        return None if policy is None else _policy(policy)
+
+    def _wait(self) -> None:
+        deadline = time.monotonic() + FOLLOW_SECONDS
+        for limiter in self.followers:
+            while limiter.revision < self.revision:
+                if time.monotonic() > deadline:
+                    stats = limiter.stats()
+                    raise AssertionError(
+                        f"{stats.instance} ({stats.state}) obeys revision {stats.revision}, and not {self.revision}."
+                    )
+                time.sleep(0.001)
+
+
+def _policy(slug: str) -> str:
+    return f"pol_{slug}"
+
+
+def _expiry(expires_at: datetime | None) -> int | None:
+    if expires_at is None:
+        return None
+    expiry_us = _microseconds("expires_at", expires_at)
+    if expires_at < datetime.now(UTC) - timedelta(days=1):
+        raise ValueError("expires_at: the store forgot this token a day after that, by its own clock; use a later one.")
+    return expiry_us
+
+
+def _microseconds(name: str, instant: datetime) -> int:
+    if instant.tzinfo is None:
+        raise ValueError(f"{name}: must have a time zone.")
+    return (instant - _EPOCH) // timedelta(microseconds=1)
+
+
+__all__ = ["PROJECT", "Published"]
