@@ -63,21 +63,21 @@ class Limiter(Shell):
         """Charge a request to every limit that a token falls under, or to none; see the sync limiter."""
         plan = self._engine.documents.derived.plans.get(token) if type(token) is str else None
         if plan is None:
-            plan = await self._plan(token, attributes)
+            plan = await self.find_plan(token, attributes)
             if isinstance(plan, Decision):
-                return self._engine.refused(plan)
-        return await self._decide(plan, costs)
+                return plan
+        return await self.decide(plan, costs)
 
     async def hit(self, limits: Limits, key: str, costs: Costs = 1) -> Decision:
         """Charge a request to limits that stand in code, all or none; see the sync limiter."""
         plan = self._plan_in_code(limits, key)
         if plan.has_slots:
             raise ValueError("limits: a concurrency limit is held, not hit; use admit().")
-        return await self._decide(plan, costs)
+        return await self.decide(plan, costs)
 
     async def peek(self, limits: Limits, key: str) -> Decision:
         """Return the decision on a request of cost 1 and charge nothing."""
-        return await self._decide(self._plan_in_code(limits, key), 1, charge=False)
+        return await self.decide(self._plan_in_code(limits, key), 1, charge=False)
 
     async def acquire(self, limits: Limits, key: str, costs: Costs = 1, *, max_wait: float) -> Decision:
         """Charge as :meth:`hit` does, and wait for permits where there are none; see the sync limiter."""
@@ -106,11 +106,57 @@ class Limiter(Shell):
         Cancelling the task leaves the block by an exception: everything is given back before the cancellation goes on.
         """
         if isinstance(token, str):
-            plan = await self._plan(token, attributes)
+            plan = await self.find_plan(token, attributes)
         else:
             plan = self._plan_in_code(token, key or "")
         if isinstance(plan, Decision):
-            raise Denied(self._engine.refused(plan))
+            raise Denied(plan)
+        async with self.admit_plan(plan, costs) as admission:
+            yield admission
+
+    async def reset(self, limits: Limits, key: str) -> None:
+        """Forget what limits in code have counted for a key. Raises StoreTrouble if the store did not do it."""
+        plan = self._engine.plan_in_code(limits, key)
+        await self._run(self._engine.resetting(plan))
+
+    # For doors, which find a plan once and then see what it takes.
+
+    async def find_plan(self, token: object, attributes: Attributes | None) -> Plan | Decision:
+        """Return what a request with this token falls under, or its refusal."""
+        engine = self._engine
+        if not self._started:
+            await self.start()
+        derived = engine.documents.derived
+        found = engine.find(token)
+        if isinstance(found, str):
+            found = await self._run(engine.fetching(found))
+        if isinstance(found, Decision):
+            return engine.refused(found)
+        plan = engine.plan_of(found, attributes)
+        if isinstance(plan, Decision):
+            return engine.refused(plan)
+        engine.keep_plan(derived, token, found, plan)
+        return plan
+
+    def plan_by_field(self, field: bytes | None) -> Plan | None:
+        """Return the plan that is at hand for the value of an ``Authorization`` field."""
+        return None if field is None else self._engine.documents.derived.headers.get(field)
+
+    def keep_field(self, field: bytes | None, token: str) -> None:
+        """Have the plan of *token* at hand by the field that it came in, if it needs no more than a decision."""
+        derived = self._engine.documents.derived
+        plan: Plan | None = derived.plans.get(token)
+        if field is not None and plan is not None and not (plan.has_slots or plan.has_charge_on):
+            derived.keep(field, plan, header=True)
+
+    def from_lease(self, plan: Plan) -> Decision | None:
+        """Return the decision that a permit at hand makes on one request; None: :meth:`decide` has to."""
+        lease = plan.lease
+        return None if lease is None else self._engine.from_lease(plan, lease, 1)
+
+    @asynccontextmanager
+    async def admit_plan(self, plan: Plan, costs: Costs) -> AsyncGenerator[Admission]:
+        """Do as :meth:`admit` does, by a plan that was found."""
         admission = await self._reserve(plan, costs)
         self._engine.keep_slots(admission.reservation)
         try:
@@ -122,34 +168,10 @@ class Limiter(Shell):
             self._engine.drop_slots(admission.reservation)
             await asyncio.shield(self._run(admission.reservation.leaving()))
 
-    async def needs_admission(self, token: str, attributes: Attributes | None = None) -> bool:
-        """Tell whether a request must be admitted rather than checked: a limit holds slots or waits for the answer."""
-        plan = await self._plan(token, attributes)
-        return isinstance(plan, Plan) and (plan.has_slots or plan.has_charge_on)
-
-    async def reset(self, limits: Limits, key: str) -> None:
-        """Forget what limits in code have counted for a key. Raises StoreTrouble if the store did not do it."""
-        plan = self._engine.plan_in_code(limits, key)
-        await self._run(self._engine.resetting(plan))
-
-    async def _plan(self, token: object, attributes: Attributes | None) -> Plan | Decision:
-        engine = self._engine
-        if not self._started:
-            await self.start()
-        derived = engine.documents.derived
-        found = engine.find(token)
-        if isinstance(found, str):
-            found = await self._run(engine.fetching(found))
-        if isinstance(found, Decision):
-            return found
-        plan = engine.plan_of(found, attributes)
-        engine.keep_plan(derived, token, found, plan)
-        return plan
-
     async def _reserve(self, plan: Plan, costs: Costs) -> Admission:
         """Take the reservation; a task that is cancelled while it waits gives back what it may have got."""
         ident = new_ident()
-        deciding = asyncio.ensure_future(self._decide(plan, costs, ident=ident))
+        deciding = asyncio.ensure_future(self.decide(plan, costs, ident=ident))
         try:
             decision = await asyncio.shield(deciding)
         except asyncio.CancelledError:
@@ -161,7 +183,8 @@ class Limiter(Shell):
             raise Denied(decision)
         return Admission(self, Reservation(self._engine, plan, costs, decision, ident))
 
-    async def _decide(self, plan: Plan, costs: Costs, *, charge: bool = True, ident: str = "") -> Decision:
+    async def decide(self, plan: Plan, costs: Costs, *, charge: bool = True, ident: str = "") -> Decision:
+        """Return the decision on a plan; *charge* and *ident* as in :func:`~enforcement.protocol.decide_arguments`."""
         engine, lease = self._engine, plan.lease
         if type(costs) is not int or costs != 1:
             check_costs(costs)

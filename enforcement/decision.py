@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from enforcement.algorithms import HOPELESS
 from enforcement.calendars import window
+from enforcement.headers import labels, presets, seconds, tightness
+from enforcement.plans import NO_PLAN, Plan
 
 if TYPE_CHECKING:
     from enforcement.plans import Bound
@@ -80,6 +82,11 @@ class LimitState:
         """What part of the capacity remains."""
         return self.remaining / self.capacity if self.capacity else 0.0
 
+    @property
+    def tightness(self) -> tuple[float, float]:
+        """What sorts limits by the share that they have left."""
+        return tightness(self.remaining, self.capacity, self.window_seconds)
+
 
 class Decision:
     """
@@ -90,42 +97,30 @@ class Decision:
         reason: ``ok``, or why not: a key of :data:`STATUSES`.
         source: Where it was made: ``store``, ``lease``, ``denial_cache``, ``fallback``, or ``documents`` for a token
             that is refused whatever the counters say.
-        revision: The published revision it obeys; 0 for limits in code.
+        plan: What the request fell under.
+        reply: The store's reply, or one of its form: *width* numbers a limit behind the first two.
+        held: Permits that this process holds on lease: charged, and yet to be had.
     """
 
-    __slots__ = (
-        "_bounds",
-        "_held",
-        "_limit",
-        "_reply",
-        "_states",
-        "_trouble",
-        "allowed",
-        "reason",
-        "revision",
-        "source",
-        "width",
-    )
+    __slots__ = ("_limit", "_states", "_trouble", "allowed", "held", "plan", "reason", "reply", "source", "width")
 
     def __init__(
         self,
         allowed: bool,
         reason: str,
         source: str,
-        bounds: Sequence[Bound] = (),
+        plan: Plan = NO_PLAN,
         reply: Sequence[int] = (),
         width: int = 4,
-        revision: int = 0,
         held: int = 0,
     ) -> None:
         self.allowed = allowed
         self.reason = reason
         self.source = source
-        self.revision = revision
+        self.plan = plan
+        self.reply = reply
         self.width = width
-        self._bounds = bounds
-        self._held = held  # permits that this process still holds: charged, and yet to be had
-        self._reply = reply
+        self.held = held
         self._states: tuple[LimitState, ...] | None = None
         self._limit: LimitState | str | None = _UNKNOWN
 
@@ -138,6 +133,11 @@ class Decision:
         return f"<Decision {self.reason} by {self.source}: {', '.join(f'{s.name} {s.remaining}' for s in self.limits)}>"
 
     @property
+    def revision(self) -> int:
+        """The published revision that it obeys; 0 for limits in code."""
+        return self.plan.revision
+
+    @property
     def degraded(self) -> bool:
         """Whether it was made without the store."""
         return self.source == "fallback"
@@ -145,12 +145,12 @@ class Decision:
     @property
     def bounds(self) -> Sequence[Bound]:
         """The counters that the request falls under, with their limits, in the order of ``limits``."""
-        return self._bounds
+        return self.plan.bounds
 
     @property
     def decided_at_us(self) -> int:
         """The instant that names its windows: the store's clock, or the best idea of it; 0 if no counter was read."""
-        return self._reply[1] if self._reply else 0
+        return self.reply[1] if self.reply else 0
 
     @property
     def cause(self) -> str:
@@ -176,11 +176,12 @@ class Decision:
     def limits(self) -> tuple[LimitState, ...]:
         """One state for each limit that the request falls under, in the order of the call."""
         if self._states is None:
-            at = range(2, 2 + self.width * len(self._bounds), self.width)
-            now = self._reply[1] if self._reply else 0
+            reply, bounds = self.reply, self.plan.bounds
+            at = range(2, 2 + self.width * len(bounds), self.width)
+            now = reply[1] if reply else 0
             self._states = tuple(
-                _state(bound, now, self._held + self._reply[i], *self._reply[i + 1 : i + 4])
-                for bound, i in zip(self._bounds, at, strict=True)
+                _state(bound, now, self.held + reply[i], *reply[i + 1 : i + 4])
+                for bound, i in zip(bounds, at, strict=True)
             )
         return self._states
 
@@ -196,7 +197,7 @@ class Decision:
         if len(enforced) < 2:
             return enforced[0] if enforced else None
         deniers = [state for state in enforced if not state.allowed]
-        return max(deniers, key=_severity) if deniers else min(enforced, key=_tightness)
+        return max(deniers, key=_severity) if deniers else min(enforced, key=lambda state: state.tightness)
 
     @property
     def denied_by(self) -> tuple[str, ...]:
@@ -231,14 +232,20 @@ class Decision:
             ValueError: An unknown preset.
         """
         fields: dict[str, str] = {}
-        for name in preset.split("+"):
-            if name not in _PRESETS:
-                raise ValueError(f"preset: must be of {', '.join(_PRESETS)}, not {name!r}.")
-            if self.limit is not None and self.status in (200, 429, 503):
-                fields.update(_PRESETS[name](self))
-        if self.retry_after_ms is not None:
-            fields["Retry-After"] = str(max(1, _seconds(self.retry_after_ms)))
+        spells = presets(preset)
+        if self.shown:
+            for spell in spells:
+                fields.update(spell(self))
+        if not self.allowed and self.retry_after_ms is not None:
+            fields["Retry-After"] = str(max(1, seconds(self.retry_after_ms)))
         return fields
+
+    @property
+    def shown(self) -> bool:
+        """Whether it says something of a limit: fields of a token that is refused would tell nothing true."""
+        if self.reason == "ok":
+            return self.plan.enforces
+        return self.limit is not None and self.status in (429, 503)
 
     def problem(self) -> dict[str, Any]:
         """Return the members of an ``application/problem+json`` body (RFC 9457) for a denial."""
@@ -252,7 +259,9 @@ class Decision:
         if self.status == 429:
             body["detail"] = self._detail()
         if kind != "about:blank":
-            body["violated-policies"] = list(_labels(self.limits, only=self._violated()))
+            names = labels([(state.policy, state.name) for state in self.limits])
+            rows = zip(names, self.limits, strict=True)
+            body["violated-policies"] = [name for name, it in rows if it.mode == "enforce" and not it.allowed]
         return body
 
     def explain(self) -> dict[str, Any]:
@@ -262,11 +271,8 @@ class Decision:
             "reason": self.reason,
             "source": self.source,
             "revision": self.revision,
-            "limits": [bound.origin() for bound in self._bounds],
+            "limits": [bound.origin() for bound in self.plan.bounds],
         }
-
-    def _violated(self) -> set[int]:
-        return {i for i, state in enumerate(self.limits) if state.mode == "enforce" and not state.allowed}
 
     def _detail(self) -> str:
         limit = self.limit
@@ -274,17 +280,8 @@ class Decision:
             return ""
         if limit.hopeless:
             return f"{limit.name} can admit {limit.capacity} {limit.unit} at once, and the request costs more."
-        wait = "" if limit.retry_after_ms is None else f" Try again in {max(1, _seconds(limit.retry_after_ms))} s."
+        wait = "" if limit.retry_after_ms is None else f" Try again in {max(1, seconds(limit.retry_after_ms))} s."
         return f"{limit.name} has {limit.remaining} of {limit.quota} {limit.unit} left.{wait}"
-
-    def ordered(self) -> list[tuple[str, LimitState]]:
-        """Return the enforced limits with their labels as headers list them: the deciding one, then the tightest."""
-        rows = list(zip(_labels(self.limits), self.limits, strict=True))
-        enforced = [row for row in rows if row[1].mode == "enforce"]
-        if len(enforced) > 1:
-            first = self.limit
-            enforced.sort(key=lambda row: (row[1] is not first, _tightness(row[1])))
-        return enforced
 
 
 class Denied(Exception):
@@ -335,79 +332,5 @@ def _milliseconds(span_us: int) -> int | None:
     return None if span_us < 0 else -(-span_us // 1_000)
 
 
-def _seconds(span_ms: int) -> int:
-    return -(-span_ms // 1_000)
-
-
 def _severity(state: LimitState) -> tuple[bool, float]:
     return state.hopeless, math.inf if state.retry_after_ms is None else state.retry_after_ms
-
-
-def _tightness(state: LimitState) -> tuple[float, float]:
-    return state.share, -(math.inf if state.window_seconds is None else state.window_seconds)
-
-
-def _labels(states: Sequence[LimitState], only: set[int] | None = None) -> list[str]:
-    """Name each limit so that no two share a name: two policies may both have an "rpm"."""
-    names = [state.name for state in states]
-    labels = [f"{s.policy}/{s.name}" if s.policy and names.count(s.name) > 1 else s.name for s in states]
-    return labels if only is None else [label for i, label in enumerate(labels) if i in only]
-
-
-def _ietf(decision: Decision) -> dict[str, str]:
-    policies, limits = [], []
-    for label, state in decision.ordered():
-        slots = state.algorithm == "concurrency"
-        unit = "concurrent-requests" if slots else state.unit
-        length = "" if state.window_seconds is None else f";w={state.window_seconds}"
-        policies.append(f'"{label}";q={state.quota}{length}' + ("" if unit == "requests" else f';qu="{unit}"'))
-        until = "" if slots or state.more_ms is None else f";t={_seconds(state.more_ms)}"
-        limits.append(f'"{label}";r={state.remaining}{until}')
-    return {"RateLimit-Policy": ", ".join(policies), "RateLimit": ", ".join(limits)}
-
-
-def _legacy(decision: Decision, reset: int | None) -> dict[str, str]:
-    limit = decision.limit
-    assert limit is not None
-    fields = {"X-RateLimit-Limit": str(limit.quota), "X-RateLimit-Remaining": str(limit.remaining)}
-    if reset is not None:
-        fields["X-RateLimit-Reset"] = str(reset)
-    return fields
-
-
-def _legacy_delta(decision: Decision) -> dict[str, str]:
-    return _legacy(decision, None if decision.reset_ms is None else _seconds(decision.reset_ms))
-
-
-def _legacy_epoch(decision: Decision) -> dict[str, str]:
-    if decision.reset_ms is None:
-        return _legacy(decision, None)
-    return _legacy(decision, -(-(decision._reply[1] + decision.reset_ms * 1_000) // 1_000_000))
-
-
-def _openai(decision: Decision) -> dict[str, str]:
-    """Give the tightest limit of each of the two units that such clients know."""
-    fields: dict[str, str] = {}
-    for _, state in reversed(decision.ordered()):
-        if state.algorithm == "concurrency" or state.unit not in ("requests", "tokens"):
-            continue
-        fields[f"x-ratelimit-limit-{state.unit}"] = str(state.quota)
-        fields[f"x-ratelimit-remaining-{state.unit}"] = str(state.remaining)
-        if state.reset_ms is not None:
-            fields[f"x-ratelimit-reset-{state.unit}"] = _go_duration(state.reset_ms)
-    return fields
-
-
-def _go_duration(span_ms: int) -> str:
-    """Spell a span as Go does: ``1s``, ``6m0s``, ``1h0m2.5s``, ``250ms``."""
-    if span_ms < 1_000:
-        return f"{span_ms}ms" if span_ms else "0s"
-    minutes, rest = divmod(span_ms, 60_000)
-    seconds = f"{rest / 1_000:.3f}".rstrip("0").rstrip(".") + "s"
-    if not minutes:
-        return seconds
-    hours, minutes = divmod(minutes, 60)
-    return (f"{hours}h" if hours else "") + f"{minutes}m{seconds}"
-
-
-_PRESETS: Final = {"ietf": _ietf, "legacy-delta": _legacy_delta, "legacy-epoch": _legacy_epoch, "openai": _openai}

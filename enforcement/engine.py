@@ -355,7 +355,7 @@ class Engine:
     def refusal(self, reason: str) -> Decision:
         """Return a denial that needs no counter."""
         source = "fallback" if reason == "degraded_denied" else "documents"
-        return Decision(False, reason, source, revision=self.documents.current.revision)
+        return Decision(False, reason, source, Plan((), revision=self.documents.current.revision))
 
     def refused(self, decision: Decision) -> Decision:
         """Count a request that was refused before any counter was asked, and return its decision."""
@@ -404,7 +404,7 @@ class Engine:
             return None
         if costs != 1:
             self._count_leased(plan, lease.reply, costs)
-        return Decision(True, "ok", "lease", plan.bounds, lease.reply, 5, plan.revision, left)
+        return Decision(True, "ok", "lease", plan, lease.reply, 5, left)
 
     @staticmethod
     def _count_leased(plan: Plan, reply: Sequence[int], cost: int) -> None:
@@ -419,12 +419,12 @@ class Engine:
             self.breaker.succeeded()
         width = 5 if ident else 4
         if reply[0] == 1:
-            decision = Decision(True, "ok", "store", plan.bounds, reply, width=width, revision=plan.revision)
+            decision = Decision(True, "ok", "store", plan, reply, width)
             if charge:
                 self._admitted[0] += 1
         else:
             reason = protocol.reason_of(plan, reply, width)
-            decision = Decision(False, reason, "store", plan.bounds, reply, width=width, revision=plan.revision)
+            decision = Decision(False, reason, "store", plan, reply, width)
             if charge:
                 self.tally.count("store", reason)
             if charge and not ident and self._keeping:
@@ -436,9 +436,9 @@ class Engine:
 
     def _remember(self, plan: Plan, costs: Costs, decision: Decision) -> None:
         """Keep a denial until it can pass; where no wait is known, as long as any may be kept."""
-        waits = [decision._reply[4 + 4 * i] for i, bound in enumerate(plan.bounds) if not bound.limit.shadow]
+        waits = [decision.reply[4 + 4 * i] for i, bound in enumerate(plan.bounds) if not bound.limit.shadow]
         wait = DENIAL_SECONDS if min(waits) < 0 else min(DENIAL_SECONDS, max(waits) / 1_000_000)
-        states = _states(plan, costs, decision._reply, False)
+        states = _states(plan, costs, decision.reply, False)
         recalled = self.tally.cell("denial_cache", decision.reason)
         plan.denied = Denial(decision, costs, wait, self._given_back, self.documents.generation, states, recalled)
 
@@ -464,7 +464,7 @@ class Engine:
         self.tally.count("documents", "ok")
         if plan.usage is not None:
             self._count(plan, costs, (1, now_us), True)
-        return Decision(True, "ok", "documents", (), (1, now_us), revision=plan.revision)
+        return Decision(True, "ok", "documents", plan, (1, now_us))
 
     def resetting(self, plan: Plan) -> Steps:
         """Steps that forget counters. Raises StoreTrouble."""
@@ -568,7 +568,7 @@ class Engine:
             self.tally.count("fallback", reason)
         if charge and plan.usage is not None:
             self._count(plan, costs, reply if width == 4 else without_marks(reply), reply[0] == 1)
-        return Decision(reply[0] == 1, reason, "fallback", plan.bounds, reply, width=width, revision=plan.revision)
+        return Decision(reply[0] == 1, reason, "fallback", plan, reply, width)
 
     # What the agent asks.
 
@@ -646,7 +646,7 @@ class Denial:
     ) -> None:
         self.decision, self.costs, self.states, self.recalled = decision, costs, states, recalled
         self.given_back, self.generation = given_back, generation
-        self.minute = decision._reply[1] // 60_000_000
+        self.minute = decision.reply[1] // 60_000_000
         self._at = monotonic()
         self.until = self._at + seconds
         self._told = decision
@@ -657,12 +657,12 @@ class Denial:
         if now >= self._retell:
             self._retell = now + self.GRAIN_SECONDS
             passed_us = int((now - self._at) * 1_000_000)
-            reply = list(self.decision._reply)
+            reply = list(self.decision.reply)
             reply[1] += passed_us
             for i in range(2, len(reply), 4):
                 reply[i + 1 : i + 4] = [max(1, span - passed_us) if span > 0 else span for span in reply[i + 1 : i + 4]]
             d = self.decision
-            self._told = Decision(False, d.reason, "denial_cache", d._bounds, reply, revision=d.revision)
+            self._told = Decision(False, d.reason, "denial_cache", d.plan, reply)
         return self._told
 
 

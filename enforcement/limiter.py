@@ -81,10 +81,10 @@ class Limiter(Shell):
         """
         plan = self._engine.documents.derived.plans.get(token) if type(token) is str else None
         if plan is None:
-            plan = self._plan(token, attributes)
+            plan = self.find_plan(token, attributes)
             if isinstance(plan, Decision):
-                return self._engine.refused(plan)
-        return self._decide(plan, costs)
+                return plan
+        return self.decide(plan, costs)
 
     def hit(self, limits: Limits, key: str, costs: Costs = 1) -> Decision:
         """
@@ -100,11 +100,11 @@ class Limiter(Shell):
         plan = self._plan_in_code(limits, key)
         if plan.has_slots:
             raise ValueError("limits: a concurrency limit is held, not hit; use admit().")
-        return self._decide(plan, costs)
+        return self.decide(plan, costs)
 
     def peek(self, limits: Limits, key: str) -> Decision:
         """Return the decision on a request of cost 1 and charge nothing; ``remaining`` is what is left now."""
-        return self._decide(self._plan_in_code(limits, key), 1, charge=False)
+        return self.decide(self._plan_in_code(limits, key), 1, charge=False)
 
     def acquire(self, limits: Limits, key: str, costs: Costs = 1, *, max_wait: float) -> Decision:
         """
@@ -159,11 +159,46 @@ class Limiter(Shell):
             ValueError: As in :meth:`check` and :meth:`hit`.
         """
         plan: Plan | Decision
-        plan = self._plan(token, attributes) if isinstance(token, str) else self._plan_in_code(token, key or "")
+        plan = self.find_plan(token, attributes) if isinstance(token, str) else self._plan_in_code(token, key or "")
         if isinstance(plan, Decision):
-            raise Denied(self._engine.refused(plan))
+            raise Denied(plan)
+        with self.admit_plan(plan, costs) as admission:
+            yield admission
+
+    def reset(self, limits: Limits, key: str) -> None:
+        """
+        Forget what limits in code have counted for a key.
+
+        Raises:
+            StoreTrouble: The store did not do it.
+        """
+        plan = self._engine.plan_in_code(limits, key)
+        self._run(self._engine.resetting(plan))
+
+    # For doors, which find a plan once and then see what it takes.
+
+    def find_plan(self, token: object, attributes: Attributes | None) -> Plan | Decision:
+        """Return what a request with this token falls under, or its refusal."""
+        engine = self._engine
+        if not self._started:
+            self.start()
+        derived = engine.documents.derived
+        found = engine.find(token)
+        if isinstance(found, str):
+            found = self._run(engine.fetching(found))
+        if isinstance(found, Decision):
+            return engine.refused(found)
+        plan = engine.plan_of(found, attributes)
+        if isinstance(plan, Decision):
+            return engine.refused(plan)
+        engine.keep_plan(derived, token, found, plan)
+        return plan
+
+    @contextmanager
+    def admit_plan(self, plan: Plan, costs: Costs) -> Generator[Admission]:
+        """Do as :meth:`admit` does, by a plan that was found."""
         ident = new_ident()
-        decision = self._decide(plan, costs, ident=ident)
+        decision = self.decide(plan, costs, ident=ident)
         if not decision.allowed:
             raise Denied(decision)
         admission = Admission(self, Reservation(self._engine, plan, costs, decision, ident))
@@ -177,36 +212,8 @@ class Limiter(Shell):
             self._engine.drop_slots(admission.reservation)
             self._run(admission.reservation.leaving())
 
-    def needs_admission(self, token: str, attributes: Attributes | None = None) -> bool:
-        """Tell whether a request must be admitted rather than checked: a limit holds slots or waits for the answer."""
-        plan = self._plan(token, attributes)
-        return isinstance(plan, Plan) and (plan.has_slots or plan.has_charge_on)
-
-    def reset(self, limits: Limits, key: str) -> None:
-        """
-        Forget what limits in code have counted for a key.
-
-        Raises:
-            StoreTrouble: The store did not do it.
-        """
-        plan = self._engine.plan_in_code(limits, key)
-        self._run(self._engine.resetting(plan))
-
-    def _plan(self, token: object, attributes: Attributes | None) -> Plan | Decision:
-        engine = self._engine
-        if not self._started:
-            self.start()
-        derived = engine.documents.derived
-        found = engine.find(token)
-        if isinstance(found, str):
-            found = self._run(engine.fetching(found))
-        if isinstance(found, Decision):
-            return found
-        plan = engine.plan_of(found, attributes)
-        engine.keep_plan(derived, token, found, plan)
-        return plan
-
-    def _decide(self, plan: Plan, costs: Costs, *, charge: bool = True, ident: str = "") -> Decision:
+    def decide(self, plan: Plan, costs: Costs, *, charge: bool = True, ident: str = "") -> Decision:
+        """Return the decision on a plan; *charge* and *ident* as in :func:`~enforcement.protocol.decide_arguments`."""
         engine, lease = self._engine, plan.lease
         if type(costs) is not int or costs != 1:
             check_costs(costs)

@@ -135,7 +135,7 @@ def look(client: Redis, bounds: Sequence[Bound], now_us: int) -> tuple[int, list
         if not protocol.outside_calendar(reply):
             break
         now_us = reply[1]
-    states = Decision(True, "ok", "store", plan.bounds, reply).limits
+    states = Decision(True, "ok", "store", plan, reply).limits
     return reply[1], [(state, state.capacity - reply[2 + 4 * i]) for i, state in enumerate(states)]
 
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import gcd
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from enforcement.algorithms import Spec
 from enforcement.calendars import boundaries, window
 from enforcement.census import Census, life_us
 from enforcement.documents import Override, Project, Token
+from enforcement.headers import Spelled, spell
 from enforcement.keys import Keys, fingerprint
 from enforcement.leases import Lease
 from enforcement.limits import MAX_NUMBER, Limit, Policy
@@ -274,6 +275,7 @@ class Plan:
     Attributes:
         bounds: In the order of the call.
         command: The encoded command that charges one request, once there is one and if it never grows old.
+        enforces: Whether a limit may deny.
         has_shadows: Whether a limit may deny without the request being denied.
         has_slots: Whether one is a concurrency limit, which must be admitted, not hit.
         lease: Permits held ahead, if every limit is leased; one strict limit has to be asked anyway.
@@ -293,10 +295,12 @@ class Plan:
         "_specs",
         "_specs_from_us",
         "_specs_until_us",
+        "_spelled",
         "_texts",
         "bounds",
         "command",
         "denied",
+        "enforces",
         "enrolled_until",
         "has_charge_on",
         "has_shadows",
@@ -329,6 +333,7 @@ class Plan:
         self.revision = revision
         self.usage = usage
         self.has_slots = any(bound.limit.algorithm == "concurrency" for bound in bounds)
+        self.enforces = any(not bound.limit.shadow for bound in bounds)
         self.has_shadows = any(bound.limit.shadow for bound in bounds)
         self.has_charge_on = any(bound.limit.charge_on for bound in bounds)
         self.last: Sequence[int] = ()
@@ -347,6 +352,13 @@ class Plan:
         self._specs_from_us = self._specs_until_us = 0
         self.command: bytes | None = None
         self._once: bytes | None = None
+        self._spelled: tuple[Spelled, ...] | Literal[False] | None = False  # not looked at yet
+
+    def spelled(self) -> tuple[Spelled, ...] | None:
+        """See :func:`~enforcement.headers.spell`."""
+        if self._spelled is False:
+            self._spelled = spell(self.bounds)
+        return self._spelled
 
     @property
     def follows_calendar(self) -> bool:
@@ -389,6 +401,10 @@ class Plan:
             self.command = command
 
 
+NO_PLAN: Final = Plan(())
+"""Of a request that is refused whatever its limits are."""
+
+
 def with_share(spec: Spec, share: int) -> Spec:
     """Return a spec with another capacity; a bucket's refill is cut down with it."""
     if spec.letter != "b" or spec.capacity == 0:
@@ -399,6 +415,7 @@ def with_share(spec: Spec, share: int) -> Spec:
 __all__ = [
     "LETTERS",
     "MAX_LIMITS_PER_REQUEST",
+    "NO_PLAN",
     "Bound",
     "Costs",
     "Plan",

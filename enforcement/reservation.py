@@ -87,8 +87,8 @@ class Reservation:
 
     def _taken(self) -> Iterator[tuple[Bound, int, int]]:
         """Give each limit that was charged, with the cost and the mark of its window."""
-        reply = self.decision._reply
-        for i, bound in enumerate(self.decision._bounds):  # of which some may be overflow counters, unlike the plan's
+        reply = self.decision.reply
+        for i, bound in enumerate(self.decision.bounds):  # of which some may be overflow counters, unlike the plan's
             wait, mark = reply[4 + 5 * i], reply[6 + 5 * i]
             if wait == 0:
                 yield bound, bound.cost_of(self._costs), mark
@@ -123,14 +123,14 @@ class Reservation:
         except StoreTrouble as exc:
             self._engine.failed(exc)
             # It may have been executed; sending it again is harmless, for the marker is there or slots are freed.
-            bounds = {bound.key: bound for bound in self.decision._bounds}
+            bounds = {bound.key: bound for bound in self.decision.bounds}
             rows = [(bounds[c.key], c.mark, c.delta) for c in corrections]
             self._engine.fallback.owe(self.ident, rows, once=once_for_ms is not None)
             self._engine.agent.wake()
 
     def _count(self, rows: Sequence[tuple[Bound, int, int]]) -> None:
         if self._plan.usage is not None:
-            minute = self.decision._reply[1] // 60_000_000
+            minute = self.decision.reply[1] // 60_000_000
             for bound, delta, _ in rows:
                 self._plan.usage.amend(minute, bound.index, delta)
 

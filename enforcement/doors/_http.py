@@ -14,6 +14,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Final
 
 from enforcement.decision import Decision
+from enforcement.headers import LIST_FIELDS, presets
 from enforcement.matching import MAX_ATTRIBUTE_LENGTH
 from enforcement.tokens import is_well_formed
 
@@ -23,7 +24,6 @@ DEGRADED_FIELD: Final = "Sluicegate-Degraded"
 CLIENT_GONE: Final = 499
 """What charge_on sees where the client left before a response began; the number that nginx gave it."""
 
-_LIST_FIELDS: Final = frozenset({"ratelimit", "ratelimit-policy"})
 _CREDENTIALS: Final = frozenset({"authorization", "proxy-authorization", "cookie", "x-api-key"})
 _TOO_LONG: Final = {"path": 414, "method": 400}
 _CHALLENGE: Final = 'Bearer realm="sluicegate"'
@@ -86,7 +86,7 @@ def added_headers(decision: Decision, preset: str) -> list[Header]:
     return headers
 
 
-def joining(present: Iterable[str], added: Sequence[Header]) -> list[Header]:
+def joining(present: Iterable[str | bytes], added: Sequence[Header]) -> Sequence[Header]:
     """
     Return those of our fields that may join an application's own.
 
@@ -95,13 +95,18 @@ def joining(present: Iterable[str], added: Sequence[Header]) -> list[Header]:
     Lists continue whatever list is there. A field that holds one value stays the application's: a second one would be
     noise, and one in its place might promise more than the application does.
     """
-    theirs = {name.lower() for name in present}
-    return [header for header in added if header[0].lower() in _LIST_FIELDS or header[0].lower() not in theirs]
+    for name, _ in added:
+        if name not in LIST_FIELDS:
+            break
+    else:
+        return added  # nearly always
+    theirs = {(name.decode("latin-1") if isinstance(name, bytes) else name).lower() for name in present}
+    return [header for header in added if header[0] in LIST_FIELDS or header[0].lower() not in theirs]
 
 
 def check_preset(preset: str) -> str:
     """Return *preset* if decisions know it. Raises ValueError: at start, not at the first request."""
-    Decision(True, "ok", "store").headers(preset)
+    presets(preset)
     return preset
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from functools import cache
 from typing import Any, Final
 
 from enforcement.aio import Limiter
@@ -97,7 +98,19 @@ class LimitMiddleware:
         elif scope["type"] not in ("http", "websocket") or scope["path"] in self._exempt:
             await self.app(scope, receive, send)
         else:
-            await self._guard(scope, receive, send)
+            limiter = self.limiter if self._started and self.limiter else await self.start()
+            plan = limiter.plan_by_field(_only(scope, b"authorization")) if self._token is _token else None
+            if plan is None:
+                await self._guard(limiter, scope, receive, send)
+                return
+            if self._costs is None:
+                decision = limiter.from_lease(plan) or await limiter.decide(plan, 1)
+            else:
+                decision = await limiter.decide(plan, self._costs(scope))
+            if decision.allowed:
+                await self._pass(decision, scope, receive, send)
+            else:
+                await _answer(scope, receive, send, denial(decision, self._headers))
 
     async def start(self) -> Limiter:
         """Start the limiter, once; a server without lifespan events gets here with its first request."""
@@ -115,34 +128,52 @@ class LimitMiddleware:
             self._started = False
             await self.limiter.close()
 
-    async def _guard(self, scope: Scope, receive: Receive, send: Send) -> None:
-        limiter = self.limiter if self._started and self.limiter else await self.start()
+    async def _guard(self, limiter: Limiter, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request whose plan is not at hand."""
         try:
-            visit = await self._enter(limiter, scope)
+            entered = await self._enter(limiter, scope)
         except Refusal as refusal:
             await _answer(scope, receive, send, refusal.answer)
         except Denied as denied:
             await _answer(scope, receive, send, denial(denied.decision, self._headers))
         else:
-            scope["sluicegate.decision"] = visit.decision
-            visit.headers = added_headers(visit.decision, self._headers)
-            await visit.run(self.app, scope, receive, send)
+            if isinstance(entered, Decision):
+                await self._pass(entered, scope, receive, send)
+            else:
+                await entered.run(self._pass, scope, receive, send)
 
-    async def _enter(self, limiter: Limiter, scope: Scope) -> _Visit:
+    async def _enter(self, limiter: Limiter, scope: Scope) -> Decision | _Admitted:
         """Ask for the decision. Raises Refusal or Denied."""
         token = self._token(scope)
         if not token:
             raise missing_token()
-        attributes = self._describe(scope)
+        plan = await limiter.find_plan(token, self._describe(scope))
+        if isinstance(plan, Decision):
+            raise Denied(plan)
         costs = self._costs(scope) if self._costs else 1
-        if await limiter.needs_admission(token, attributes):
-            admitted = limiter.admit(token, costs=costs, attributes=attributes)
-            admission = await admitted.__aenter__()
-            return _Admitted(admission.decision, admitted, admission)
-        decision = await limiter.check(token, costs=costs, attributes=attributes)
+        if plan.has_slots or plan.has_charge_on:
+            admitted = limiter.admit_plan(plan, costs)
+            return _Admitted(admitted, await admitted.__aenter__())
+        if self._token is _token:
+            limiter.keep_field(_only(scope, b"authorization"), token)
+        decision = await limiter.decide(plan, costs)
         if not decision.allowed:
             raise Denied(decision)
-        return _Visit(decision)
+        return decision
+
+    def _pass(self, decision: Decision, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Call the application, and add to its answer what the decision says."""
+        scope["sluicegate.decision"] = decision
+        ours = added_headers(decision, self._headers)
+
+        # What the server gives to be awaited is handed on as it is: a coroutine around it would do nothing more.
+        def adding(message: Message) -> Awaitable[None]:
+            if message["type"] in _STARTS:
+                theirs = list(message.get("headers", ()))
+                message = {**message, "headers": theirs + _encoded(joining((name for name, _ in theirs), ours))}
+            return send(message)
+
+        return self.app(scope, receive, adding)
 
     def _describe(self, scope: Scope) -> RequestAttributes:
         peer = scope.get("client")
@@ -157,67 +188,47 @@ class LimitMiddleware:
         return RequestAttributes(values, lambda name: _header(scope, name.encode("latin-1", "replace")))
 
 
-class _Visit:
-    """A request inside the application, with what its decision adds to the answer."""
-
-    def __init__(self, decision: Decision) -> None:
-        self.decision = decision
-        self.headers: list[Header] = []
-
-    async def run(self, app: App, scope: Scope, receive: Receive, send: Send) -> None:
-        async def adding(message: Message) -> None:
-            await send(self.with_headers(message) if message["type"] in _STARTS else message)
-
-        await app(scope, receive, adding)
-
-    def with_headers(self, message: Message) -> Message:
-        """Return the start of a response with our fields behind the application's own."""
-        theirs = list(message.get("headers", ()))
-        ours = joining((name.decode("latin-1") for name, _ in theirs), self.headers)
-        return {**message, "headers": theirs + _encoded(ours)}
-
-
-class _Admitted(_Visit):
+class _Admitted:
     """A request that holds an admission: slots, or charges that depend on the response."""
 
-    def __init__(self, decision: Decision, manager: Any, admission: Any) -> None:
-        super().__init__(decision)
+    def __init__(self, manager: Any, admission: Any) -> None:
         self._manager = manager
         self._admission = admission
         self._progress = Progress()
         self._client_left = False
         self._left: asyncio.Task[None] | None = None
 
-    async def run(self, app: App, scope: Scope, receive: Receive, send: Send) -> None:
+    async def run(self, app: Callable[..., Awaitable[None]], scope: Scope, receive: Receive, send: Send) -> None:
+        """Call *app* with the decision before ASGI's three, and leave the admission once the answer is complete."""
+
         async def listening() -> Message:
             message = await receive()
             self._client_left |= message["type"] == "http.disconnect"
             return message
 
-        async def adding(message: Message) -> None:
-            await send(await self._observe(message))
+        async def observing(message: Message) -> None:
+            await self._observe(message)
+            await send(message)
 
         try:
-            await app(scope, listening, adding)
+            await app(self._admission.decision, scope, listening, observing)
         except asyncio.CancelledError:
             self._client_left = True
             raise
         finally:
             await self._leave()
 
-    async def _observe(self, message: Message) -> Message:
+    async def _observe(self, message: Message) -> None:
         kind = message["type"]
         if kind in _STARTS:
             length = next((v.decode("latin-1") for n, v in message.get("headers", ()) if n == b"content-length"), None)
             self._progress.begin(message.get("status", 101), length)
-            return self.with_headers(message)
         if kind == "websocket.close" and self._progress.status is None:
             self._progress.begin(403, None)  # what servers make of a refused handshake
         if kind in _BODIES:
             complete = self._progress.ends_with(len(message.get("body", b"")))
             if complete or not message.get("more_body", False):
                 await self._leave()
-        return message
 
     async def _leave(self) -> None:
         """Leave the admission, once, and see it through even where this request is cancelled."""
@@ -299,6 +310,17 @@ def _token(scope: Scope) -> str | None:
     return find_token(_header(scope, b"authorization"), _header(scope, b"x-api-key"))
 
 
+def _only(scope: Scope, name: bytes) -> bytes | None:
+    """Return a field's value as it came, if the request has just one."""
+    found = None
+    for key, value in scope["headers"]:
+        if key == name:
+            if found is not None:
+                return None
+            found = value
+    return found
+
+
 def _header(scope: Scope, name: bytes) -> str | None:
     """Return a field's value; of a repeated one, all of them, as a list."""
     values = [value for key, value in scope["headers"] if key == name]
@@ -306,4 +328,10 @@ def _header(scope: Scope, name: bytes) -> str | None:
 
 
 def _encoded(headers: Iterable[Header]) -> list[tuple[bytes, bytes]]:
-    return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+    return [(_name(name), value.encode("latin-1")) for name, value in headers]
+
+
+@cache
+def _name(name: str) -> bytes:
+    """Spell a field's name as ASGI has it. There are few: those of the presets and of denials."""
+    return name.lower().encode("latin-1")

@@ -112,13 +112,15 @@ class LimitMiddleware:
         token = self._token(environ)
         if not token:
             raise missing_token()
-        attributes = self._describe(environ)
+        plan = limiter.find_plan(token, self._describe(environ))
+        if isinstance(plan, Decision):
+            raise Denied(plan)
         costs = self._costs(environ) if self._costs else 1
-        if limiter.needs_admission(token, attributes):
-            admitted = limiter.admit(token, costs=costs, attributes=attributes)
+        if plan.has_slots or plan.has_charge_on:
+            admitted = limiter.admit_plan(plan, costs)
             admission = admitted.__enter__()
             return _Admitted(admission.decision, admitted, admission)
-        decision = limiter.check(token, costs=costs, attributes=attributes)
+        decision = limiter.decide(plan, costs)
         if not decision.allowed:
             raise Denied(decision)
         return _Visit(decision)
@@ -151,7 +153,7 @@ class _Visit:
 
     def with_headers(self, headers: list[Header]) -> list[Header]:
         """Return the fields of a response with ours behind the application's own."""
-        return headers + joining((name for name, _ in headers), self.headers)
+        return headers + list(joining((name for name, _ in headers), self.headers))
 
 
 class _Admitted(_Visit):

@@ -1,10 +1,12 @@
 """Header presets and problem documents of a decision."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from enforcement import Limit
 from enforcement.decision import Decision
-from enforcement.plans import Bound
+from enforcement.plans import Bound, Plan
 
 MINUTE, NOW = 60_000_000, 1_767_225_600_000_000
 REQUESTS = Limit(name="rpm", quota=60, window_seconds=60)
@@ -16,7 +18,7 @@ def decision(allowed, *rows, reason=None):
     """Return a decision of limits with (remaining, reset, wait, more)."""
     bounds = tuple(Bound(limit, f"k{i}", "token", "pol", slug) for i, (limit, slug, _) in enumerate(rows))
     reply = [int(allowed), NOW, *(number for row in rows for number in row[2])]
-    return Decision(allowed, reason or ("ok" if allowed else "limited"), "store", bounds, reply)
+    return Decision(allowed, reason or ("ok" if allowed else "limited"), "store", Plan(bounds), reply)
 
 
 def test_openai_headers_speak_of_requests_and_tokens():
@@ -90,3 +92,25 @@ def test_a_token_that_is_refused_is_no_rate_limit():
         "status": 401,
         "code": "revoked",
     }
+
+
+PLAIN_LIMITS = st.builds(
+    Limit,
+    name=st.sampled_from(["a", "b", "c", "d"]),
+    quota=st.integers(0, 50),
+    window_seconds=st.sampled_from([1, 60, 3_600]),
+    unit=st.sampled_from(["requests", "tokens"]),
+    mode=st.sampled_from(["enforce", "enforce", "shadow"]),
+    algorithm=st.sampled_from(["fixed_window", "sliding_window", "concurrency"]),
+)
+NUMBERS = st.tuples(st.integers(-3, 50), st.integers(-2, 10**9), st.just(0), st.integers(-2, 10**9))
+
+
+@given(st.lists(st.tuples(PLAIN_LIMITS, st.sampled_from(["p", "q"]), NUMBERS), min_size=1, max_size=4))
+def test_fields_made_of_numbers_are_those_made_of_states(rows):
+    """The short way of the hot path tells what the long one would."""
+    quick = decision(True, *rows)
+    slow = decision(True, *rows)
+    slow.plan._spelled = None
+
+    assert quick.headers() == slow.headers()

@@ -219,7 +219,7 @@ def test_denied_admission_raises(limiter):
 def test_charge_on_spares_other_answers(limiter, world):
     """A limit that is charged for 2xx gives its estimate back for a 502."""
     secret = world.everything(fixed(5, charge_on=["2xx"]))
-    assert limiter.needs_admission(secret)
+    assert limiter.find_plan(secret, None).has_charge_on
     for status in (200, 502, 204):
         with limiter.admit(secret) as admission:
             admission.charge_for(status)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import socket
 import threading
 import time
@@ -18,8 +19,10 @@ import redis
 from enforcement.aio import Limiter
 from enforcement.doors.asgi import LimitMiddleware
 from enforcement.embedded import ValkeyServer
+from enforcement.keys import Keys
 from enforcement.limits import Limit
-from enforcement.tokens import mint
+from enforcement.publishing import Publication, publish_call
+from enforcement.tokens import digest, mint
 from tests.enforcement.doors.conftest import Issue, Serve, bearer, eventually, serving
 
 PER_HOUR = Limit(name="per-hour", algorithm="fixed_window", quota=2, window_seconds=3600)
@@ -34,6 +37,16 @@ async def hello(scope: Any, receive: Any, send: Any) -> None:
     headers = [(b"content-length", b"5"), *own]
     await send({"type": "http.response.start", "status": int(scope["path"][1:4] or 200), "headers": headers})
     await send({"type": "http.response.body", "body": b"hello"})
+
+
+def revoke(store: redis.Redis, token: str) -> None:
+    """Publish that a token was revoked."""
+    keys = Keys()
+    document = json.loads(store.get(keys.token(digest(token))))
+    revision = int(store.hget(keys.documents, "revision")) + 1
+    publication = Publication(revision, 0, "test", {}, {digest(token): document | {"revoked": True}})
+    function, names, arguments = publish_call(publication, keys)
+    store.fcall(function, len(names), *names, *arguments)
 
 
 @pytest.fixture
@@ -130,6 +143,28 @@ def test_token_that_is_not_valid_any_more_is_refused(guarded, issue: Issue, stat
 
     assert (answer.status_code, answer.json()["code"]) == (status, code)
     assert "RateLimit" not in answer.headers
+
+
+def test_two_credentials_are_none_also_where_the_first_is_known(guarded, issue: Issue) -> None:
+    """A field that stands twice is a list, and a list is no token."""
+    token = issue(PER_HOUR)
+    client = guarded()
+    fields = [("Authorization", f"Bearer {token}")]
+
+    statuses = [client.get("/200", headers=fields * times).status_code for times in (1, 1, 2)]
+
+    assert statuses == [200, 200, 401]
+
+
+def test_token_is_forgotten_with_the_documents_that_named_it(guarded, issue: Issue, client_of_store: Any) -> None:
+    """What is kept at hand for the hot path goes when something is published."""
+    token = issue(Limit(name="generous", quota=1_000, window_seconds=3600))
+    client = guarded()
+    assert [client.get("/200", headers=bearer(token)).status_code for _ in range(3)] == [200] * 3
+
+    revoke(client_of_store, token)
+
+    assert eventually(lambda: client.get("/200", headers=bearer(token)).status_code == 401)
 
 
 def test_exempt_path_needs_no_token(guarded) -> None:
