@@ -398,10 +398,12 @@ class _Visit:
 
     async def check(self, token: str, costs: Costs, attributes: RequestAttributes) -> Decision:
         """Charge published policies. Raises Denied."""
-        if await self.limiter.needs_admission(token, attributes):
-            held = await self.hold(self.limiter.admit(token, costs=costs, attributes=attributes))
-            return held.admission.decision
-        return self.passed(await self.limiter.check(token, costs=costs, attributes=attributes))
+        plan = await self.limiter.find_plan(token, attributes)
+        if isinstance(plan, Decision):
+            return self.passed(plan)
+        if plan.has_slots or plan.has_charge_on:
+            return (await self.hold(self.limiter.admit_plan(plan, costs))).admission.decision
+        return self.passed(await self.limiter.decide(plan, costs))
 
     def passed(self, decision: Decision) -> Decision:
         """Return a decision that allows. Raises Denied."""
