@@ -3,7 +3,8 @@ The algorithms in pure Python: the reference that the store's functions are test
 
 Each class holds the state of one counter, and speaks of microseconds and permits. The arithmetic is the one of
 ``lua/algorithms.lua``, line by line where a line can be the same: doubles that are whole and exact below 2**53. An
-instant before the last charge of a counter counts as the instant of that charge.
+instant before the last charge of a counter counts as the instant of that charge; if that lies more than a window ahead,
+the clock was set back, and what was charged counts as charged now (``behind``).
 """
 
 from __future__ import annotations
@@ -56,6 +57,8 @@ class OutOfCalendar(Exception):
 class Counter(Protocol):
     """What every algorithm can do; see the head of ``lua/algorithms.lua`` for the meaning of each."""
 
+    behind: bool
+
     def read(self, now: int, spec: Spec) -> None: ...
     def room(self) -> float: ...
     def wait(self, cost: int) -> int: ...
@@ -70,13 +73,19 @@ class FixedWindow:
 
     def __init__(self) -> None:
         self.used, self.ends, self.last = 0, -1, 0
+        self.behind = False
 
     def read(self, now: int, spec: Spec) -> None:
-        self.cap = spec.capacity
+        self.cap, self.behind = spec.capacity, False
+        if now < self.last:
+            start, end = _window(now, spec)
+            self.behind = self.ends != 0 and self.last - now > end - start
+            if self.behind:
+                self.ends, self.last = end, now
         self.now = max(now, self.last)
         if self.ends == 0 or self.now < self.ends:
             return
-        self.used, self.ends = 0, _window_end(self.now, spec)
+        self.used, self.ends = 0, _window(self.now, spec)[1]
 
     def room(self) -> float:
         return self.cap - self.used
@@ -102,13 +111,15 @@ class FixedWindow:
         return True
 
 
-def _window_end(now: int, spec: Spec) -> int:
+def _window(now: int, spec: Spec) -> tuple[int, int]:
+    """Return start and end of the window that holds *now*; of a lifetime both are 0."""
     if not spec.b:
-        return now - now % spec.a + spec.a if spec.a else 0
+        start = now - now % spec.a if spec.a else 0
+        return start, start + spec.a
     found = bisect_right(spec.b, now)
     if not 0 < found < len(spec.b):
         raise OutOfCalendar
-    return spec.b[found]
+    return spec.b[found - 1], spec.b[found]
 
 
 class SlidingWindow:
@@ -116,9 +127,13 @@ class SlidingWindow:
 
     def __init__(self) -> None:
         self.current, self.previous, self.last = 0, 0, 0
+        self.behind = False
 
     def read(self, now: int, spec: Spec) -> None:
         self.cap, self.length = spec.capacity, spec.a
+        self.behind = self.last - now > self.length
+        if self.behind:
+            self.last = now
         self.now = max(now, self.last)
         self.start = self.now - self.now % self.length
         passed = self.start - (self.last - self.last % self.length)
@@ -166,12 +181,16 @@ class SlidingLog:
     def __init__(self) -> None:
         self.instants: list[int] = []
         self.totals: list[int] = [0]  # one more than instants: totals[i] is the sum before entry i
+        self.behind = False
 
     def read(self, now: int, spec: Spec) -> None:
         self.cap, self.length = spec.capacity, spec.a
         self.now = max(now, self.instants[-1]) if self.instants else now
         gone = bisect_right(self.instants, self.now - self.length)
         self.instants, self.totals = self.instants[gone:], self.totals[gone:]
+        self.behind = self.now - now > self.length
+        if self.behind:
+            self.now, self.instants, self.totals = now, [now], [0, self.used]
 
     @property
     def used(self) -> int:
@@ -196,7 +215,7 @@ class SlidingLog:
         self.totals.append(self.totals[-1] + cost)
 
     def amend(self, delta: int, mark: int, ident: str) -> bool:
-        if mark <= self.now - self.length:
+        if self.behind or mark <= self.now - self.length:
             return False
         costs = [self.totals[i + 1] - self.totals[i] for i in range(len(self.instants))]
         at = bisect_left(self.instants, mark)
@@ -222,9 +241,13 @@ class TokenBucket:
     def __init__(self) -> None:
         self.level, self.unit, self.last, self.since = 0.0, 0, 0, 0
         self.idle = math.inf
+        self.behind = False
 
     def read(self, now: int, spec: Spec) -> None:
         self.cap, self.rate, unit = spec.capacity, spec.a, spec.b[0]
+        self.behind = float((self.last - now) * self.rate) > self.cap * unit
+        if self.behind:
+            self.last = self.since = now
         self.now = max(now, self.last)
         if not self.unit:
             self.level, self.since, self.idle = 0.0, now, math.inf
@@ -279,6 +302,7 @@ class Concurrency:
 
     def __init__(self) -> None:
         self.slots: dict[str, int] = {}
+        self.behind = False
 
     def read(self, now: int, spec: Spec) -> None:
         self.cap, self.life, self.now = spec.capacity, spec.a, now
@@ -342,11 +366,12 @@ class Reference:
             return [-1, now]
         waits = [_wait_for(counter, spec, cost) for counter, spec, cost in rows]
         passed = all(wait == 0 or spec.shadow for wait, (_, spec, _) in zip(waits, rows, strict=True))
-        if passed and charge:
-            for wait, (counter, _, cost), (key, _, _) in zip(waits, rows, charges, strict=True):
-                if wait == 0 and cost > 0:
-                    counter.add(cost, ident)
-                    self._write(key, counter)
+        for wait, (counter, _, cost), (key, _, _) in zip(waits, rows, charges, strict=True):
+            if charge and passed and wait == 0 and cost > 0:
+                counter.add(cost, ident)
+                self._write(key, counter)
+            elif charge and counter.behind:
+                self._write(key, counter)
         reply = [int(passed), now]
         for wait, (counter, spec, _) in zip(waits, rows, strict=True):
             remaining = math.floor(counter.room())

@@ -10,7 +10,9 @@
 --   amend(s, delta, mark, id)  corrects an earlier charge by `delta` permits; false: nothing of it is felt any more
 --   write(key, s, slack)       stores the state, with a time to live of what the window needs + slack milliseconds
 -- The same functions stand in enforcement/algorithms.py; a property test holds the two together. Numbers are doubles, exact to
--- 2^53. An instant before the last charge of a counter counts as the instant of that charge (s.now).
+-- 2^53. An instant before the last charge of a counter counts as the instant of that charge (s.now). If that lies more than a
+-- window ahead, the clock was set back: then what was charged counts as charged now (s.behind), for nobody shall be blocked until
+-- the clock has caught up. Such a state is to be written even if nothing is charged: only that way it is found older later.
 -- Tables are used again by later calls, for counters of any algorithm: `read` sets every field that its algorithm looks at.
 
 local NEVER = -2
@@ -35,11 +37,12 @@ end
 -- Value: used, end (0 for a lifetime), last.
 local fixed = {}
 
+-- Return the end of the window that holds `now`, and its length.
 local function window_end(now, a, b)
-  if a > 0 then return now - now % a + a end
+  if a > 0 then return now - now % a + a, a end
   if #b == 0 then return 0 end
   for i = 1, #b do
-    if now < b[i] then return i > 1 and b[i] end
+    if now < b[i] then return i > 1 and b[i], b[i] - (b[i - 1] or 0) end
   end
   return false
 end
@@ -50,14 +53,20 @@ function fixed.read(s, spec, key, now, value)
   value = value or call('GET', key)
   if value then
     local used, ends, last = unpack_doubles('>ddd', value)
-    if now < last then now = last end
+    local behind = false
+    if now < last then
+      local present, length = window_end(now, spec.a, spec.b)
+      if not present then return false end
+      behind = ends ~= 0 and last - now > length
+      if behind then ends = present else now = last end
+    end
     if ends == 0 or now < ends then
-      s.now, s.used, s.ends, s.kept, s.room = now, used, ends, true, cap - used
+      s.now, s.used, s.ends, s.kept, s.behind, s.room = now, used, ends, not behind, behind, cap - used
       return true
     end
   end
   local ends = window_end(now, spec.a, spec.b)
-  s.now, s.used, s.ends, s.kept, s.room = now, 0, ends, false, cap
+  s.now, s.used, s.ends, s.kept, s.behind, s.room = now, 0, ends, false, false, cap
   return ends
 end
 
@@ -101,20 +110,23 @@ local function sliding_room(s)
 end
 
 function sliding.read(s, spec, key, now, value)
-  local a, current, previous, kept = spec.a, 0, 0, false
+  local a, current, previous, kept, behind = spec.a, 0, 0, false, false
   value = value or call('GET', key)
   if value then
     local known, before, last = unpack_doubles('>ddd', value)
-    if now < last then now = last end
+    behind = last - now > a
+    if now < last and not behind then now = last end
     local passed = (now - now % a) - (last - last % a)
-    if passed == 0 then
+    if behind then
+      current, previous = known, before
+    elseif passed == 0 then
       current, previous, kept = known, before, known > 0
     elseif passed == a then
       previous = known
     end
   end
   s.now, s.start, s.length, s.cap = now, now - now % a, a, spec.cap
-  s.current, s.previous, s.kept = current, previous, kept
+  s.current, s.previous, s.kept, s.behind = current, previous, kept, behind
   s.room = sliding_room(s)
   return true
 end
@@ -177,17 +189,23 @@ local function after(instant) return '(' .. format('%.0f', instant) end
 function log.read(s, spec, key, now)
   local cap, a = spec.cap, spec.a
   s.key, s.length, s.cap = key, a, cap
-  s.used, s.total, s.last, s.delta, s.oldest = 0, 0, false, false, false
+  s.used, s.total, s.last, s.delta, s.oldest, s.pending, s.behind = 0, 0, false, false, false, 0, false
   local newest = call('ZREVRANGE', key, 0, 0, 'WITHSCORES')
   if newest[1] then
     s.last = to_number(newest[2])
-    if now < s.last then now = s.last end
-    local oldest = call('ZRANGEBYSCORE', key, after(now - a), '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
+    s.behind = s.last - now > a
+    local at = max(now, s.last)
+    local oldest = call('ZRANGEBYSCORE', key, after(at - a), '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
     if oldest[1] then
       local total, cost = entry(oldest[1])
       s.total = entry(newest[1])
       s.used = s.total - total + cost
       s.oldest, s.oldest_total = to_number(oldest[2]), total
+    end
+    if s.behind then -- all that is felt becomes one entry
+      s.last, s.oldest, s.oldest_total, s.total = now, now, s.used, s.used
+    else
+      now = at
     end
   end
   s.now = now
@@ -253,17 +271,22 @@ local function log_rewrite(key, from, delta, total)
 end
 
 function log.amend(s, delta, mark)
-  if mark <= s.now - s.length then return false end
+  if s.behind or mark <= s.now - s.length then return false end
   s.delta, s.from = delta, mark
   return true
 end
 
 function log.write(key, s, slack)
-  call('ZREMRANGEBYSCORE', key, '-inf', format('%.0f', s.now - s.length))
+  if s.behind then
+    call('UNLINK', key)
+    log_put(key, s.now, s.total, s.total)
+  else
+    call('ZREMRANGEBYSCORE', key, '-inf', format('%.0f', s.now - s.length))
+  end
   if s.delta then
     local before = call('ZREVRANGEBYSCORE', key, after(s.from), '-inf', 'LIMIT', 0, 1)
     log_rewrite(key, s.from, s.delta, before[1] and entry(before[1]) or 0)
-  else
+  elseif s.pending > 0 then
     if s.total + s.pending > 9000000000000000 then -- totals are about to leave the exact numbers: count anew
       log_rewrite(key, 0, 0, 0)
       s.total, s.oldest = s.used - s.pending, false
@@ -280,16 +303,19 @@ end
 local bucket = {}
 
 function bucket.read(s, spec, key, now, value)
-  local cap, a, unit, level, since, idle = spec.cap, spec.a, spec.b[1], 0, now, false
+  local cap, a, unit, level, since, idle, behind = spec.cap, spec.a, spec.b[1], 0, now, false, false
   value = value or call('GET', key)
   if value then
     local kept, kept_unit, last, kept_since = unpack_doubles('>dddd', value)
-    if now < last then now = last end
+    if now < last then
+      behind = (last - now) * a > cap * unit -- the time in which an empty bucket fills is its window
+      if behind then last, kept_since = now, now else now = last end
+    end
     if unit ~= kept_unit then kept = ceil(kept * unit / kept_unit) end
     level, since = kept - (now - last) * a, kept_since
     if level <= 0 then idle, level, since = -level, 0, now end
   end
-  s.now, s.level, s.cap, s.rate, s.unit, s.since, s.idle = now, level, cap, a, unit, since, idle
+  s.now, s.level, s.cap, s.rate, s.unit, s.since, s.idle, s.behind = now, level, cap, a, unit, since, idle, behind
   s.room = (cap * unit - level) / unit
   return true
 end
@@ -339,7 +365,7 @@ local slots = {}
 function slots.read(s, spec, key, now)
   local cap, a = spec.cap, spec.a
   local held = call('ZCOUNT', key, after(now), '+inf')
-  s.key, s.now, s.held, s.cap, s.life, s.room = key, now, held, cap, a, cap - held
+  s.key, s.now, s.held, s.cap, s.life, s.behind, s.room = key, now, held, cap, a, false, cap - held
   return true
 end
 

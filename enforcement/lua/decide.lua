@@ -58,7 +58,7 @@ end
 -- Returns    {passed 1 or 0, time, then for each limit: remaining (may be negative), reset_us, wait_us (0: this limit admits, -1: cost
 --            exceeds the capacity, -2: no wait helps), more_us until more remains (0: it is full, -2: never), and its mark if ARGV[3]
 --            was given}, or {-1, time}: a calendar's boundaries do not hold the time; nothing was read or written.
--- All reads come before the first write, so a denial changes nothing.
+-- All reads come before the first write, so a denial changes nothing; but it does set a counter right whose clock was set back.
 local function decide(keys, args)
   local now, slack = instant(args[1])
   local count = read_all(keys, args, 4, 2, now, 0)
@@ -73,12 +73,12 @@ local function decide(keys, args)
   local reply, n, charges, marks = new_reply(passed, now, count), 2, passed == 1 and args[2] == '1', args[3] ~= ''
   for i = 1, count do
     local algorithm, state = limits[i].algorithm, states[i]
-    if charges and waits[i] == 0 then
-      local cost = to_number(args[3 + 2 * i])
-      if cost > 0 then
-        algorithm.add(state, cost, args[3])
-        algorithm.write(keys[i], state, slack)
-      end
+    local cost = charges and waits[i] == 0 and to_number(args[3 + 2 * i]) or 0
+    if cost > 0 then
+      algorithm.add(state, cost, args[3])
+      algorithm.write(keys[i], state, slack)
+    elseif state.behind and args[2] == '1' then
+      algorithm.write(keys[i], state, slack)
     end
     local remaining = floor(state.room)
     reply[n + 1], reply[n + 2], reply[n + 3] = remaining, algorithm.reset(state), waits[i]

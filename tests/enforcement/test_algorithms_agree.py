@@ -28,6 +28,7 @@ strides = st.one_of(
     st.integers(0, 3),
     st.integers(-2 * SECOND, 20 * SECOND),
     st.sampled_from([SECOND, SECOND - 1, 30 * SECOND, 60 * SECOND, 60 * SECOND + 1, 7_200 * SECOND]),
+    st.sampled_from([-SECOND - 1, -61 * SECOND, -600 * SECOND, -7_200 * SECOND]),
 )
 
 
