@@ -238,6 +238,8 @@ class Agent:
 
     def _duties(self) -> dict[str, tuple[float, Callable[[], None]]]:
         return {
+            # Before the documents, once: whoever waits for these judges the ends of tokens by the store's clock.
+            "clock": (float("inf"), self._read_clock),
             "documents": (CHECK_SECONDS, self._check),
             "heartbeat": (HEARTBEAT_SECONDS, self._beat),
             "usage": (FLUSH_SECONDS, self._flush),
@@ -336,6 +338,11 @@ class Agent:
         return self._client.execute_command(*command, NEVER_DECODE=True)  # type: ignore[no-untyped-call]
 
     # The other duties.
+
+    def _read_clock(self) -> None:
+        sent_us = self._wall_us()
+        seconds, microseconds = self._client.time()
+        self.clock_offset_us = seconds * 1_000_000 + microseconds - (sent_us + self._wall_us()) // 2
 
     def _beat(self) -> None:
         sent_us, self._told = self._wall_us(), self.acknowledged

@@ -146,8 +146,8 @@ from enforcement import Limit, Limiter
 
 limits = [Limit(name="month", quota=1000, calendar="month"), Limit(name="rate", quota=5, window_seconds=86400)]
 with Limiter(sys.argv[1], timeout=1.0) as limiter:
-    decisions = [limiter.hit(limits, sys.argv[2]) for _ in range(7)]
     token = limiter.check(sys.argv[3])
+    decisions = [limiter.hit(limits, sys.argv[2]) for _ in range(7)]
     print(json.dumps({
         "allowed": [decision.allowed for decision in decisions],
         "sources": sorted({decision.source for decision in decisions}),
