@@ -7,12 +7,12 @@ from django.conf import settings
 from django.core import checks
 from django.core.exceptions import ImproperlyConfigured
 
+from enforcement.doctor.server import eviction_advice
+
 MAKE_A_KEY = "python -c 'import secrets; print(secrets.token_urlsafe(50))'"
 # Django's own measure, which it applies to deployments only.
 KEY_LENGTH = 50
 KEY_CHARACTERS = 5
-# Documents never expire and must never be evicted; counters expire, and lost ones over-admit.
-SAFE_EVICTION = ("noeviction", "volatile-ttl")
 
 
 def refuse_unsafe_settings() -> None:
@@ -64,7 +64,8 @@ def store_keeps_documents(**_: Any) -> list[checks.CheckMessage]:
     except redis.RedisError as exc:
         hint = "Set SLUICEGATE_REDIS_URL, and see that the server runs. Changes are kept until it answers."
         return [checks.Warning(f"The store does not answer: {exc}", hint, id="sluicegate.W005")]
-    if policy in SAFE_EVICTION:
+    hint = eviction_advice(policy)
+    if not hint:
         return []
     message = f"The store may evict what it holds (maxmemory-policy {policy}): lost counters admit too much."
-    return [checks.Warning(message, "Set maxmemory-policy to noeviction, or volatile-ttl.", id="sluicegate.W004")]
+    return [checks.Warning(message, hint, id="sluicegate.W004")]

@@ -153,7 +153,7 @@ class Engine:
         self._address = Address.from_url(settings.url)
         instance = settings.instance or f"{socket.gethostname()[:40]}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self.usage = UsageLog(instance, late=lambda: self.leases.count())
-        identity = Identity(id=instance, host=socket.gethostname(), pid=os.getpid(), version=_version())
+        identity = Identity(id=instance, host=socket.gethostname(), pid=os.getpid(), version=library_version())
         self.agent = Agent(
             client_factory=lambda: connect(settings.url, timeout=BACKGROUND_BUDGET),
             keys=self.keys,
@@ -688,7 +688,8 @@ def _states(plan: Plan, costs: Costs, reply: Sequence[int], passed: bool) -> tup
     )
 
 
-def _version() -> str:
+def library_version() -> str:
+    """Return the version of the installed package; "0" in a checkout that was never installed."""
     try:
         return version("sluicegate")
     except PackageNotFoundError:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from contextlib import AsyncExitStack, ExitStack
 from typing import TYPE_CHECKING
 
 from enforcement.decision import Decision, Denied, LimitState
 from enforcement.limits import Limit
 from enforcement.matching import Attributes
-from enforcement.plans import Costs
+from enforcement.plans import Costs, Plan
 from enforcement.shell import Limits
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def assert_limited(
         attributes: As in ``check()``; only with a token.
         within_seconds: The denial must say that the request can pass again after this long at most.
     """
-    admitting = limiter.needs_admission(limits, attributes) if isinstance(limits, str) else _has_slots(limits)
+    admitting = _has_slots(limiter.find_plan(limits, attributes) if isinstance(limits, str) else limits)
     trial = _trial(admits, within_seconds)
     next(trial)
     with ExitStack() as held:
@@ -105,7 +105,7 @@ async def assert_limited_async(
     within_seconds: float | None = None,
 ) -> Decision:
     """Assert as :func:`assert_limited` does, with a limiter for asyncio."""
-    admitting = await limiter.needs_admission(limits, attributes) if isinstance(limits, str) else _has_slots(limits)
+    admitting = _has_slots(await limiter.find_plan(limits, attributes) if isinstance(limits, str) else limits)
     trial = _trial(admits, within_seconds)
     next(trial)
     async with AsyncExitStack() as held:
@@ -146,8 +146,13 @@ def _trial(admits: int, within_seconds: float | None) -> Generator[None, Decisio
     return denial
 
 
-def _has_slots(limits: Limit | Sequence[Limit]) -> bool:
-    several = (limits,) if isinstance(limits, Limit) else limits
+def _has_slots(subject: Plan | Decision | Limits) -> bool:
+    """Tell whether requests hold slots, and so have to be admitted rather than charged."""
+    if isinstance(subject, Decision):
+        return False
+    if isinstance(subject, Plan):
+        return subject.has_slots
+    several = (subject,) if isinstance(subject, Limit) else subject
     return any(limit.algorithm == "concurrency" for limit in several)
 
 

@@ -1,0 +1,416 @@
+"""The command that looks at a store: what it finds on a good one, on bad ones, and as whom; and that it harms none."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+
+from enforcement import Limiter
+from enforcement.accounts import ACCOUNTS, enforcer
+from enforcement.cli import main
+from enforcement.doctor import checkup, endpoint, sharing
+from enforcement.doctor import server as look_at_server
+from enforcement.embedded import ValkeyServer
+from enforcement.keys import Keys
+from enforcement.lua import library_source
+from enforcement.store import connect
+from tests.enforcement.faults import FaultyPath
+from tests.enforcement.world import eventually, fixed
+from tests.repository import ROOT
+
+KEYS = Keys()
+PASSWORD = "not-to-be-shown"
+
+
+@pytest.fixture
+def doctor(capsys):
+    """Run the command in this process; return its exit status and what it found, by name."""
+
+    def run(url, *options):
+        status = main(["doctor", "--redis", url, "--json", *options])
+        report = json.loads(capsys.readouterr().out)
+        return status, {finding["name"]: finding for finding in report["findings"]}
+
+    return run
+
+
+@pytest.fixture
+def account(world):
+    """Make an account of the store; return its URL."""
+    names = []
+
+    def make(name, rules, server):
+        world.client.execute_command("ACL SETUSER", name, "on", "resetpass", f">{PASSWORD}", *rules)
+        names.append(name)
+        return server.url.replace("redis://", f"redis://{name}:{PASSWORD}@")
+
+    yield make
+    world.client.execute_command("ACL DELUSER", *names)
+
+
+def levels(findings):
+    return {name: finding["level"] for name, finding in findings.items()}
+
+
+def test_a_good_store_is_told_to_be_good(server, world, doctor):
+    """Each thing that was looked at is a line; what a development store lacks is a warning, and no problem."""
+    world.everything(fixed(5))
+    status, found = doctor(server.url)
+
+    assert status == 0
+    assert levels(found) == {
+        "transport": "ok",
+        "server": "ok",
+        "role": "ok",
+        "eviction": "ok",
+        "memory": "ok",
+        "persistence": "warning",
+        "clock": "ok",
+        "functions": "ok",
+        "shared counter": "ok",
+        "round trip": "ok",
+        "rights": "warning",
+        "documents": "ok",
+        "instances": "ok",
+    }
+    assert all(bool(finding["advice"]) is (finding["level"] == "warning") for finding in found.values())
+
+
+def test_two_processes_are_shown_to_share_a_counter(server, world, doctor):
+    """There really is a second process, which sees what the first one took, and the other way round."""
+    _, found = doctor(server.url)
+    said = re.fullmatch(
+        r"10 permits: process (\d+) took 3 and left 7; "
+        r"process (\d+) saw 7, took 4 and left 3; the first then saw 3",
+        found["shared counter"]["value"],
+    )
+
+    assert int(said[1]) == os.getpid() != int(said[2])
+
+
+def test_control_a_second_store_is_found_out(server, world, own_server):
+    """The proof is one: a second process that reaches another store does not see what the first one took."""
+    with connect(own_server.url) as other:
+        other.function_load(library_source())
+    (finding,) = sharing.proof(world.client, KEYS, own_server.url)
+
+    assert finding.level == "problem"
+    assert "saw 10, took 4 and left 6; the first then saw 7" in finding.value
+
+
+def test_a_second_process_that_fails_is_a_problem_with_a_reason(server, world):
+    """Its last words are told."""
+    (finding,) = sharing.proof(world.client, KEYS, "redis://127.0.0.1:1/0")
+
+    assert finding.level == "problem"
+    assert "The second process failed: " in finding.advice
+    assert "Connection refused" in finding.advice
+
+
+def test_nothing_is_left_behind(server, world, doctor):
+    """A store in production has the keys afterwards that it had before, to the byte; nobody joined the fleet."""
+    world.everything(fixed(5))
+    before = {key: world.client.dump(key) for key in world.client.scan_iter()}
+    doctor(server.url)
+
+    assert {key: world.client.dump(key) for key in world.client.scan_iter()} == before
+
+
+def test_what_is_charged_expires_by_itself(server, world, monkeypatch):
+    """Also if the command is killed half way: its counter lives a minute."""
+    monkeypatch.setattr(sharing.Counter, "forget", lambda self: None)
+    list(sharing.proof(world.client, KEYS, server.url))
+    (key,) = world.client.keys()
+
+    assert 0 < world.client.ttl(key) <= 61
+
+
+def test_the_account_of_a_proxy_can_run_it(server, world, account, doctor):
+    """It proves what it may, says what it may not look at, and finds that it can change no document."""
+    world.everything(fixed(5))
+    url = account("proxy", enforcer(KEYS), server)
+    with Limiter(url, instance="proxy-1"):
+        status, found = doctor(url)
+
+    assert status == 0
+    assert {name for name, level in levels(found).items() if level == "unseen"} == {
+        "eviction",
+        "persistence",
+        "functions",
+    }
+    assert found["shared counter"]["level"] == found["documents"]["level"] == "ok"
+    assert found["rights"] == {
+        "name": "rights",
+        "level": "ok",
+        "value": "may not change policies or tokens",
+        "advice": "",
+    }
+    assert found["instances"]["value"] == "1 alive; this account may count them and not look at them"
+
+
+@pytest.mark.parametrize("name", ["publisher", "worker"])
+def test_the_accounts_of_the_control_plane_can_run_it(server, world, account, doctor, name):
+    """They may look at almost all; whoever may not charge limits in code is told so."""
+    status, found = doctor(account(name, ACCOUNTS[name](KEYS), server))
+
+    assert status == 0
+    assert found["rights"]["value"].startswith("may change policies and tokens")
+    assert found["shared counter"]["level"] == "unseen"
+    assert found["eviction"]["level"] == "ok"
+
+
+def test_instances_are_listed_with_what_they_run(server, world, doctor):
+    """One that is behind, or decides without the store, is a warning."""
+    world.everything(fixed(5))
+    with Limiter(server.url, instance="proxy-1"):
+        assert eventually(lambda: '"revision":1' in (world.client.get(KEYS.instance("proxy-1")) or ""))
+        good = doctor(server.url)[1]["instances"]
+        late = '{"id": "proxy-2", "revision": 0, "state": "ok"}'
+        world.client.zadd(KEYS.instances, {"proxy-2": time.time() * 1e6, "garbage": 1.0})
+        world.client.set(KEYS.instance("proxy-2"), late)
+        world.client.set(KEYS.instance("garbage"), "[")
+        behind = doctor(server.url)[1]["instances"]
+
+    assert (good["level"], good["value"]) == ("ok", "1 alive: proxy-1 at 1 (ok)")
+    assert (behind["level"], behind["value"]) == ("warning", "2 alive: proxy-2 at 0 (ok), proxy-1 at 1 (ok)")
+    assert behind["advice"].startswith("1 not at revision 1")
+
+
+@pytest.mark.parametrize(
+    ("policy", "level"),
+    [("noeviction", "ok"), ("volatile-ttl", "ok"), ("allkeys-lru", "warning"), ("volatile-lru", "warning")],
+)
+def test_a_store_that_may_forget_is_warned_of(world, policy, level):
+    """Counters expire and documents do not: only volatile-ttl spares what lasts."""
+    world.client.config_set("maxmemory-policy", policy)
+    try:
+        eviction, _ = look_at_server.memory(world.client)
+    finally:
+        world.client.config_set("maxmemory-policy", "noeviction")
+
+    assert (eviction.level, eviction.value) == (level, f"maxmemory-policy {policy}")
+
+
+def test_a_store_that_is_nearly_full_is_warned_of(world):
+    """Before it refuses to charge."""
+    used = world.client.info("memory")["used_memory"]
+    world.client.config_set("maxmemory", used + 1_000)
+    try:
+        _, memory = look_at_server.memory(world.client)
+    finally:
+        world.client.config_set("maxmemory", 0)
+
+    assert memory.level == "warning"
+    assert memory.advice.startswith("Raise maxmemory")
+
+
+def test_a_replica_is_a_problem(own_server, doctor):
+    """It takes no charge: whoever is sent there decides without the store."""
+    with connect(own_server.url) as client:
+        client.config_set("repl-diskless-sync-delay", 0)
+    with ValkeyServer(config={"replicaof": f"127.0.0.1 {own_server.port}"}) as replica:
+        with connect(replica.url) as client:
+            assert eventually(lambda: client.info("replication")["master_link_status"] == "up")
+        status, found = doctor(replica.url)
+
+    assert status == 1
+    assert (found["role"]["level"], found["role"]["value"]) == ("problem", "replica")
+    assert found["shared counter"]["level"] == "problem"
+
+
+def test_a_server_without_functions_is_a_problem(doctor):
+    """What an old server answers, a new one does whose command was taken away."""
+    with ValkeyServer(persistent=False, config={"rename-command": 'FCALL ""'}) as server:
+        status, found = doctor(server.url)
+
+    assert status == 1
+    assert "the server refuses to charge: unknown command" in found["shared counter"]["value"]
+
+
+def test_missing_functions_are_loaded_by_who_may(server, world, account, doctor):
+    """As the first limiter would; an account that may not is told who can."""
+    world.client.function_flush()
+    url = account("proxy", enforcer(KEYS), server)
+    status, found = doctor(url)
+
+    assert status == 1
+    assert found["shared counter"]["advice"] == (
+        "Load the functions, as an account that may: 'manage.py publish --all'."
+    )
+    assert doctor(server.url)[1]["functions"]["value"] == "sluicegate_2 was not there, and is loaded now"
+    assert doctor(url)[0] == 0
+
+
+def test_functions_of_another_release_are_found_out(server, world, doctor):
+    """Their name is right and their text is not; other versions beside them are no fault."""
+    world.client.function_load(library_source() + "\n-- changed", replace=True)
+    old = "#!lua name=sluicegate_1\nredis.register_function('sg1_decide', function() return 1 end)"
+    world.client.function_load(old, replace=True)
+    try:
+        _, found = doctor(server.url)
+    finally:
+        world.client.function_flush()
+
+    assert found["functions"]["level"] == "warning"
+    assert found["functions"]["value"] == "sluicegate_2, beside sluicegate_1; its text is not this release's"
+
+
+@pytest.mark.parametrize(("hours", "side"), [(1, "behind"), (-1, "ahead")])
+def test_a_clock_that_is_wrong_is_told_with_its_side(world, monkeypatch, hours, side):
+    """The store's is taken for right: this host's is an hour off."""
+    there = time.time
+    monkeypatch.setattr(look_at_server.time, "time", lambda: there() + hours * 3_600)
+    (finding,) = look_at_server.clock(world.client)
+
+    assert finding.level == "warning"
+    assert finding.value.startswith("the store is 3")
+    assert f" ms {side} (+-" in finding.value
+
+
+def test_a_slow_path_is_told_beside_the_time_budget(server, world, monkeypatch):
+    """Thirty milliseconds on the way, of a budget of twenty-five: the fallback would decide."""
+    monkeypatch.setattr(sharing, "ROUNDS", 20)
+    path = FaultyPath(server.port)
+    path.mode, path.delay = "delay", 0.03
+    with connect(path.url) as client:
+        (slow,) = sharing.round_trips(client, KEYS, 0.025)
+        (close,) = sharing.round_trips(client, KEYS, 0.045)
+    path.close()
+
+    assert path.hit >= 40
+    assert (slow.level, close.level) == ("problem", "warning")
+    assert "the time budget is 25 ms" in slow.value
+
+
+# Where it cannot look at all.
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (["--redis", f"redis://:{PASSWORD}@127.0.0.1:1/0"], "Connection refused"),
+        (["--redis", f"http://:{PASSWORD}@127.0.0.1/0"], ""),
+        (["--redis", "redis://127.0.0.1:1/0", "--prefix", "{x}"], "prefix: must be"),
+    ],
+)
+def test_what_cannot_be_reached_or_read_ends_in_two(capsys, options, text):
+    """Refused, no such scheme, no such prefix: one line says which, and none shows a password."""
+    status = main(["doctor", *options])
+    said = "".join(capsys.readouterr())
+
+    assert status == 2
+    assert text in said
+    assert PASSWORD not in said
+
+
+def test_a_wrong_password_ends_in_two(capsys):
+    """And says so."""
+    with ValkeyServer(persistent=False, config={"requirepass": "right"}) as server:
+        status = main(["doctor", "--redis", server.url.replace("right", PASSWORD)])
+    said = "".join(capsys.readouterr())
+
+    assert status == 2
+    assert "The user name or the password is wrong" in said
+    assert PASSWORD not in said
+
+
+def test_a_frozen_store_ends_in_two(own_server, capsys, monkeypatch):
+    """It waits a while, and not for ever."""
+    monkeypatch.setattr(checkup, "PATIENCE_SECONDS", 0.2)
+    own_server.freeze()
+
+    assert main(["doctor", "--redis", own_server.url]) == 2
+    assert "TimeoutError" in capsys.readouterr().out
+
+
+def test_a_variable_that_is_wrong_ends_in_two(capsys, monkeypatch):
+    """As a limiter would refuse it."""
+    monkeypatch.setenv("SLUICEGATE_TIMEOUT_MS", "soon")
+
+    assert main(["doctor"]) == 2
+    assert "SLUICEGATE_TIMEOUT_MS: must be a whole number" in capsys.readouterr().err
+
+
+def test_the_command_takes_the_store_from_the_environment(server, world):
+    """As a process of its own, by module name; the first line says where the address came from."""
+    run = subprocess.run(
+        [sys.executable, "-m", "enforcement", "doctor"],
+        env={"PYTHONPATH": str(ROOT), "REDIS_URL": server.url},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (run.returncode, run.stderr) == (0, "")
+    assert run.stdout.startswith(f"{server.url} (from REDIS_URL), keys begin with sg:\n\nok       transport ")
+
+
+# The address.
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://127.0.0.1:6379/0", "redis://127.0.0.1:6379/0"),
+        ("redis://:secret@host/0", "redis://:***@host/0"),
+        ("rediss://user:s%40cret@host:1/0?ssl_cert_reqs=none", "rediss://user:***@host:1/0?ssl_cert_reqs=none"),
+        ("redis://host/0?password=secret&db=1", "redis://host/0?password=***&db=1"),
+        ("redis+sentinel://u:secret@a,b:2/s?sentinel_password=secret", "redis+sentinel://u:***@a,b:2/s?sentinel_password=***"),
+        ("redis://user@host/0", "redis://user:***@host/0"),
+        ("unix:///run/valkey.sock?db=0", "unix:///run/valkey.sock?db=0"),
+    ],
+)  # fmt: skip
+def test_an_address_is_shown_without_its_passwords(url, shown):
+    """Wherever in it they stand."""
+    assert endpoint.shown(url) == shown
+
+
+@pytest.mark.parametrize(
+    ("url", "hosts"),
+    [
+        ("redis://host:6379/0", ["host"]),
+        ("redis://u:p@[::1]:6379/0", ["::1"]),
+        ("redis+sentinel://u:p@a:26379,b,[fd00::1]:3/service/0", ["a", "b", "fd00::1"]),
+        ("redis:///0", ["localhost"]),
+        ("unix:///run/valkey.sock", []),
+    ],
+)
+def test_the_hosts_of_an_address_are_found(url, hosts):
+    """One, several, none."""
+    assert endpoint.hosts(url) == hosts
+
+
+@pytest.mark.parametrize(
+    ("url", "level"),
+    [
+        ("redis://127.0.0.1:6379/0", "ok"),
+        ("redis://localhost:6379/0", "ok"),
+        ("unix:///run/valkey.sock", "ok"),
+        ("redis://192.0.2.7:6379/0", "warning"),
+        ("redis+sentinel://127.0.0.1,192.0.2.7/s", "warning"),
+        ("rediss://192.0.2.7:6379/0", "ok"),
+        ("rediss://192.0.2.7:6379/0?ssl_cert_reqs=none", "warning"),
+    ],
+)
+def test_a_way_on_which_others_can_listen_is_warned_of(url, level):
+    """Another machine without TLS, or TLS that trusts everybody."""
+    assert [finding.level for finding in endpoint.transport(url)] == [level]
+
+
+# The command itself.
+
+
+def test_commands_are_mounted(capsys):
+    """The ledger of proofs is one of them; without a command there is a usage line."""
+    with pytest.raises(SystemExit) as ended:
+        main(["ledger", "--help"])
+    assert ended.value.code == 0
+    assert "sluicegate ledger verify" in capsys.readouterr().out
+
+    with pytest.raises(SystemExit) as ended:
+        main([])
+    assert ended.value.code == 2
