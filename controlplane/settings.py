@@ -221,6 +221,11 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": timedelta(seconds=2),
         "options": {"expires": 2},
     },
+    "checkpoint": {
+        "task": "controlplane.usage.tasks.checkpoint",
+        "schedule": timedelta(seconds=10),
+        "options": {"expires": 10},
+    },
     "prune-usage": {
         "task": "controlplane.usage.tasks.prune",
         "schedule": timedelta(hours=1),

@@ -39,6 +39,7 @@ TELL_SECONDS: Final = 0.1
 HEARTBEAT_LIFETIME_MS: Final = 15_000
 FLEET_SECONDS: Final = 600.0
 FLUSH_SECONDS: Final = 1.0
+SETTLE_SECONDS: Final = 1.0
 SAVE_SECONDS: Final = 5.0
 MAX_STREAM_LENGTH: Final = 100_000
 TOKENS_PER_READ: Final = 500
@@ -76,6 +77,9 @@ class Hooks(Protocol):
 
     def recovered(self) -> bool:
         """The store answers: settle what is owed and decide with it again. False: it does not answer well enough."""
+
+    def settle(self) -> None:
+        """Charge what was decided without the store and could not be charged when it came back."""
 
 
 class Agent:
@@ -243,6 +247,7 @@ class Agent:
             "documents": (CHECK_SECONDS, self._check),
             "heartbeat": (HEARTBEAT_SECONDS, self._beat),
             "usage": (FLUSH_SECONDS, self._flush),
+            "debts": (SETTLE_SECONDS, self._hooks.settle),
             "disk": (SAVE_SECONDS, self._save),
         }
 

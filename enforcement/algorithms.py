@@ -42,12 +42,13 @@ class Spec:
     a: int
     b: tuple[int, ...] = ()
     shadow: bool = False
+    durable: bool = False
 
     @property
     def text(self) -> str:
         """The limit as calls name it; see ``spec_of`` in ``lua/algorithms.lua``."""
         b = ",".join(map(str, self.b))
-        return f"{self.letter}|{self.capacity}|{self.a}|{b}|{'s' if self.shadow else ''}"
+        return f"{'d' if self.durable else self.letter}|{self.capacity}|{self.a}|{b}|{'s' if self.shadow else ''}"
 
 
 class OutOfCalendar(Exception):

@@ -481,6 +481,8 @@ class Engine:
                 if isinstance(exc, LibraryMissing):
                     yield protocol.pack(("FUNCTION", "LOAD", "REPLACE", library_source()))
                 reply = yield self.encode(plan, costs, charge=charge, ident=ident)
+                if reply[0] < 0:
+                    return (yield from self.outside_calendar(plan, costs, reply, charge=charge, ident=ident))
                 return self.answer(plan, costs, reply, charge=charge, ident=ident)
             except StoreTrouble as again:
                 exc = again
@@ -489,15 +491,24 @@ class Engine:
     def outside_calendar(
         self, plan: Plan, costs: Costs, reply: Sequence[int], *, charge: bool = True, ident: str = ""
     ) -> Steps:
-        """Steps after a reply that says that the store's time lies in another window than this process thought."""
+        """Steps after a reply that says that the store's time lies in another window, or that its counters are lost."""
+        if reply[0] == protocol.NOT_RESTORED:
+            return self._undecided(plan, costs, reply, charge=charge, ident=ident)
         try:
             command = protocol.decide(plan, costs, reply[1], clock=self.clock is not None, charge=charge, ident=ident)
             reply = yield command
         except StoreTrouble as exc:
             return self._in_vain(plan, costs, exc, charge=charge, ident=ident)
-        if protocol.outside_calendar(reply):
-            return self.fall_back(plan, costs, charge=charge, ident=ident).after("calendar", ambiguous=False)
+        if reply[0] < 0:
+            return self._undecided(plan, costs, reply, charge=charge, ident=ident)
         return self.answer(plan, costs, reply, charge=charge, ident=ident)
+
+    def _undecided(
+        self, plan: Plan, costs: Costs, reply: Sequence[int], *, charge: bool = True, ident: str
+    ) -> Decision:
+        """Return the decision of this process after a reply that says why the store made none."""
+        cause = "not_restored" if reply[0] == protocol.NOT_RESTORED else "calendar"
+        return self.fall_back(plan, costs, charge=charge, ident=ident).after(cause, ambiguous=False)
 
     def _in_vain(self, plan: Plan, costs: Costs, exc: StoreTrouble, *, charge: bool, ident: str) -> Decision:
         """Return the decision of this process after the store was asked in vain."""
@@ -509,19 +520,21 @@ class Engine:
 
     def enrolling(self, plan: Plan, costs: Costs, *, ident: str = "") -> Steps:
         """Steps that decide where values may be new: each is enrolled, or shares its limit's overflow counter."""
-        began, clock, now_us = monotonic(), self.clock is not None, self.now_us()
+        began, clock, now_us, reply = monotonic(), self.clock is not None, self.now_us(), (-1, 0)
         for _ in range(2):  # once more if the store's time lies in another window than this process thought
             try:
                 reply, *beyond = yield from self._asking(protocol.enrol(plan, costs, now_us, clock=clock, ident=ident))
             except StoreTrouble as exc:
                 return self._in_vain(plan, costs, exc, charge=True, ident=ident)
-            if not protocol.outside_calendar(reply):
+            if reply[0] >= 0:
                 chosen = self._placed(plan, beyond)
                 if reply[0] == 1:
                     chosen.enrolled_until = began + TRUST_SECONDS
                 return self.answer(chosen, costs, reply, ident=ident)
+            if reply[0] == protocol.NOT_RESTORED:
+                break
             now_us = reply[1]
-        return self.fall_back(plan, costs, ident=ident).after("calendar", ambiguous=False)
+        return self._undecided(plan, costs, reply, ident=ident)
 
     def _asking(self, command: bytes) -> Steps:
         """Steps that send a command, and once more if it surely was not executed. Raises StoreTrouble."""
@@ -585,13 +598,18 @@ class Engine:
         # Twice: what the store leaves out of a debt, for its values found no place, is then owed to overflow counters.
         if not (self._pay_debts() and self._pay_debts()):
             return False
-        self.fallback.forget()
         self.on_recovery()
         self.breaker.close()
         return True
 
+    def settle(self) -> None:
+        """Pay what the store could not take before: it has its durable counters back only when they are restored."""
+        if not self.breaker.open and self.fallback.owes():
+            self._pay_debts()
+
     def _pay_debts(self) -> bool:
-        """Pay what is owed; False: the store does not take it."""
+        """Pay what is owed, but for debts to counters that are not restored yet; False: the store does not take it."""
+        all_paid = True
         for debt in self.fallback.debts():
             scope = debt.entries[0].key
             marker = scope[: scope.index("}") + 2] + "m:" + debt.ident
@@ -604,14 +622,21 @@ class Engine:
                 arguments = protocol.enrol_settle(arguments, [entry.bound for entry in debt.entries])
             try:
                 reply = self._background.call(protocol.pack(arguments))
-                if enrols:
+                outcome = reply[0] if enrols else reply
+                if enrols and outcome != protocol.NOT_RESTORED:
                     self.fallback.divert(debt, reply[1:])
             except LibraryMissing:
                 return False
             except StoreTrouble as exc:
                 if exc.away:
                     return False
-            self.fallback.paid(debt)
+                outcome = None
+            if outcome == protocol.NOT_RESTORED:
+                all_paid = False
+            else:
+                self.fallback.paid(debt)
+        if all_paid:  # what was decided here meanwhile is known there, and the store counts again
+            self.fallback.forget()
         return True
 
 

@@ -240,6 +240,10 @@ class Fallback:
             self._values.clear()
             self._places = 0
 
+    def owes(self) -> bool:
+        """Tell whether anything is to be charged to the store."""
+        return len(self.journal) > 0
+
     def debts(self) -> list[Debt]:
         """See :meth:`Journal.debts`."""
         with self._lock:

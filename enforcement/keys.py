@@ -13,6 +13,11 @@ from collections.abc import Iterable
 from typing import Final
 
 DEFAULT_PREFIX: Final = "sg:"
+GLOBAL_TAG: Final = "global"
+"""Hash tag of the counters that all projects share; a project's own tag is its id."""
+DIRTY: Final = "dirty"
+WHOLE: Final = "whole"
+"""Member of a dirty set that is no counter: the store has all that was ever checkpointed of this tag."""
 
 
 class Keys:
@@ -45,6 +50,10 @@ class Keys:
         """Return the key of the fencing counter of a named lock."""
         return f"{self.prefix}{{lock}}:{name}:fence"
 
+    def dirty(self, tag: str) -> str:
+        """Return the set that names the durable counters of a tag which changed since their last checkpoint."""
+        return f"{self.scope(tag)}{DIRTY}"
+
     def scope(self, tag: str) -> str:
         """Return what all counters of one hash tag begin with: a project id, or the digest of a key in code."""
         return f"{self.prefix}{{{tag}}}:"
@@ -53,6 +62,11 @@ class Keys:
         """Return the keys of a census of partition values, and of the estimate of how many more there are."""
         scope, name = self.scope(tag), fingerprint(identity)
         return f"{scope}n:{name}", f"{scope}o:{name}"
+
+
+def dirty_beside(counter: str) -> str:
+    """Return the set of :meth:`Keys.dirty` for the tag of a counter's key."""
+    return counter[: counter.index("}") + 2] + DIRTY
 
 
 def fingerprint(parts: Iterable[str]) -> str:

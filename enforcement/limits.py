@@ -25,6 +25,8 @@ STORE_FAILURES: Final = ("local", "allow", "deny")
 MAX_NUMBER: Final = 2**53 - 1
 """Numbers pass through Lua, which counts in doubles: exact up to here, and refused beyond."""
 MAX_WINDOW_SECONDS: Final = 366 * 86_400
+DAY_SECONDS: Final = 86_400
+DURABLE_CALENDARS: Final = ("day", "week", "month", "year", "lifetime")
 MAX_PARTITIONS: Final = 4
 MAX_LIMITS_PER_POLICY: Final = 32
 
@@ -125,6 +127,13 @@ class Limit:
     def shadow(self) -> bool:
         """Whether it only watches."""
         return self.mode == "shadow"
+
+    @property
+    def durable(self) -> bool:
+        """Whether its counters outlive a store that loses them: its windows last a day or longer, or for ever."""
+        if self.algorithm != "fixed_window":
+            return False
+        return self.calendar in DURABLE_CALENDARS or (self.window_seconds or 0) >= DAY_SECONDS
 
     @classmethod
     def parse(cls, text: str, /, **keywords: Any) -> Self:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from redis import Redis
+from redis.exceptions import BusyLoadingError
 
 from enforcement import protocol
 from enforcement.decision import Decision, LimitState
@@ -44,6 +45,23 @@ class LiveCounter:
     override: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Reset:
+    """
+    What a reset has forgotten.
+
+    Attributes:
+        count: How many counters there were.
+        at_us: When, by the store's clock.
+        durable: Of each counter that may be kept outside of the store, whether it was there or not: its hash tag, the
+            last part of its key, and the end of its present window (0: none), microseconds since the epoch.
+    """
+
+    count: int = 0
+    at_us: int = 0
+    durable: tuple[tuple[str, str, int], ...] = ()
+
+
 def live_counters(
     client: Redis,
     keys: Keys,
@@ -79,14 +97,14 @@ def reset_counters(
     *,
     now_us: int,
     limit: str | None = None,
-) -> int:
+) -> Reset:
     """
     Forget what the limits of a token, or the ones attached to a project, have counted.
 
     Args:
         limit: ``"policy-slug/limit-name"``; None: all that belong to the token, or without one to the project.
     Returns:
-        How many counters there were. A partitioned limit's counters cannot be named, and stay.
+        What was forgotten. A partitioned limit's counters cannot be named, and stay.
     Raises:
         redis.RedisError: The store does not answer, or lacks the function library.
     """
@@ -99,13 +117,17 @@ def reset_counters(
         and (rule.scope == scope if limit is None else f"{rule.policy.slug}/{rule.limit.name}" == limit)
     ]
     if not wanted:
-        return 0
+        return Reset()
     plan = Plan(tuple(rule.bind(keys, {}) for rule in wanted))
-    return int(
-        client.execute_command(  # type: ignore[no-untyped-call]
-            *protocol.reset(plan.keys)
-        )
-    )
+    with client.pipeline(transaction=True) as pipe:
+        # In one step: what was charged before this instant is forgotten, and nothing that came after it.
+        pipe.time()
+        pipe.execute_command(*protocol.reset(plan.keys))  # type: ignore[no-untyped-call]
+        (seconds, micros), count = pipe.execute()
+    at_us = seconds * 1_000_000 + micros
+    durable = [(rule.tag, bound) for rule, bound in zip(wanted, plan.bounds, strict=True) if bound.durable]
+    named = tuple((tag, bound.key.rpartition(":")[2], bound.window_end(at_us)) for tag, bound in durable)
+    return Reset(count, at_us, named)
 
 
 def _look(client: Redis, keys: Keys, rules: list[Rule], now_us: int) -> list[tuple[LimitState, int]]:
@@ -132,6 +154,8 @@ def look(client: Redis, bounds: Sequence[Bound], now_us: int) -> tuple[int, list
         reply = client.execute_command(  # type: ignore[no-untyped-call]
             *protocol.decide_arguments(plan, 0, now_us, clock=False, charge=False)
         )
+        if reply[0] == protocol.NOT_RESTORED:
+            raise BusyLoadingError("The store is getting its counters back.")
         if not protocol.outside_calendar(reply):
             break
         now_us = reply[1]

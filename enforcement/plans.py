@@ -17,7 +17,7 @@ from enforcement.calendars import boundaries, window
 from enforcement.census import Census, life_us
 from enforcement.documents import Override, Project, Token
 from enforcement.headers import Spelled, spell
-from enforcement.keys import Keys, fingerprint
+from enforcement.keys import GLOBAL_TAG, Keys, dirty_beside, fingerprint
 from enforcement.leases import Lease
 from enforcement.limits import MAX_NUMBER, Limit, Policy
 from enforcement.matching import Attributes
@@ -88,6 +88,11 @@ class Bound:
         """The algorithm as the store's functions name it."""
         return LETTERS[self.limit.algorithm]
 
+    @property
+    def durable(self) -> bool:
+        """Whether its counter is checkpointed; of a limit in code nobody knows that it is there."""
+        return self.limit.durable and self.scope != "key"
+
     def cost_of(self, costs: Costs) -> int:
         """Return the permits that a request costs here: of a mapping, its unit; left out, 0, or 1 request."""
         unit = self.limit.unit
@@ -103,10 +108,17 @@ class Bound:
             divisor = gcd(limit.quota, length)
             return Spec(letter, limit.capacity, limit.quota // divisor, (length // divisor,), limit.shadow)
         if limit.calendar is None or limit.calendar == "lifetime":
-            return Spec(letter, limit.capacity, length, (), limit.shadow)
+            return Spec(letter, limit.capacity, length, (), limit.shadow, self.durable)
         present = window(now_us, limit.calendar, limit.time_zone, limit.anchor)
         around = boundaries(present, limit.calendar, limit.time_zone, limit.anchor)
-        return Spec(letter, limit.capacity, 0, around, limit.shadow)
+        return Spec(letter, limit.capacity, 0, around, limit.shadow, self.durable)
+
+    def window_end(self, now_us: int) -> int:
+        """Return when the present window of a fixed window ends, microseconds since the epoch; 0: never."""
+        spec = self.spec(now_us)
+        if spec.b:
+            return spec.b[2]
+        return now_us - now_us % spec.a + spec.a if spec.a else 0
 
     def origin(self) -> dict[str, Any]:
         """Return where it comes from, for explanations."""
@@ -205,7 +217,7 @@ def rules_of(subject: Subject, now_us: int) -> tuple[Rule, ...]:
     """
     project, token = subject.project, subject.token
     attached: list[tuple[str, str, tuple[str, ...], str | None]] = [
-        ("global", "global", ("global",), subject.global_policy)
+        ("global", GLOBAL_TAG, ("global",), subject.global_policy)
     ]
     attached.append(("project", project.id, ("project", project.id), project.policy))
     if token is not None:
@@ -277,6 +289,7 @@ class Plan:
         command: The encoded command that charges one request, once there is one and if it never grows old.
         enforces: Whether a limit may deny.
         has_shadows: Whether a limit may deny without the request being denied.
+        touches: The keys of a call: the counters, then the sets that name those which changed.
         has_slots: Whether one is a concurrency limit, which must be admitted, not hit.
         lease: Permits held ahead, if every limit is leased; one strict limit has to be asked anyway.
         merges_leases: Whether permits of different charges may be held together, all good for the same time.
@@ -315,6 +328,7 @@ class Plan:
         "overflows",
         "retry_at",
         "revision",
+        "touches",
         "usage",
     )
 
@@ -330,6 +344,7 @@ class Plan:
         self.bounds = bounds
         self.name = name
         self.keys = [bound.key for bound in bounds]
+        self.touches = [*self.keys, *dict.fromkeys(dirty_beside(bound.key) for bound in bounds if bound.durable)]
         self.revision = revision
         self.usage = usage
         self.has_slots = any(bound.limit.algorithm == "concurrency" for bound in bounds)

@@ -14,6 +14,7 @@ from typing import Final
 import hiredis
 
 from enforcement.algorithms import HOPELESS, Spec
+from enforcement.keys import dirty_beside
 from enforcement.lua import function
 from enforcement.plans import Bound, Costs, Plan
 
@@ -26,6 +27,9 @@ RENEW: Final = function("renew")
 RESET: Final = function("reset")
 
 Reply = Sequence[int]
+
+NOT_RESTORED: Final = -3
+"""In place of a reply: the store lost durable counters and has not got them back; nothing was read or written."""
 
 
 class StoreTrouble(Exception):
@@ -102,7 +106,7 @@ def decide_arguments(
         charge: False only looks.
         ident: Id of a reservation; asks for marks.
     """
-    arguments: list[str | int] = ["FCALL", DECIDE, len(plan.keys), *plan.keys]
+    arguments: list[str | int] = ["FCALL", DECIDE, len(plan.touches), *plan.touches]
     arguments += [now_us if clock else "", "1" if charge else "0", ident]
     for bound, text in zip(plan.bounds, plan.texts(now_us), strict=True):
         arguments += [text, bound.cost_of(costs)]
@@ -150,7 +154,7 @@ def lease_arguments(plan: Plan, wanted: int, share: int, now_us: int) -> list[st
         wanted: Permits, at least 1.
         share: One process may take a *share*-th part of what is left.
     """
-    return ["FCALL", LEASE, len(plan.keys), *plan.keys, "", wanted, share, *plan.texts(now_us)]
+    return ["FCALL", LEASE, len(plan.touches), *plan.touches, "", wanted, share, *plan.texts(now_us)]
 
 
 def outside_calendar(reply: Reply) -> bool:
@@ -187,7 +191,8 @@ def settle(
         now_us: A test's clock, or None.
         once_for_ms: How long the id is remembered, so that a second settlement changes nothing; None: not at all.
     """
-    keys = [marker, *(correction.key for correction in corrections)]
+    keys = [marker, *(c.key for c in corrections)]
+    keys += dict.fromkeys(dirty_beside(c.key) for c in corrections if c.spec.durable)
     arguments: list[str | int] = ["FCALL", SETTLE, len(keys), *keys]
     arguments += ["" if now_us is None else now_us, "" if once_for_ms is None else once_for_ms, ident]
     for c in corrections:

@@ -6,12 +6,12 @@ The control plane decides what is published and when; this page only knows the s
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from enforcement.documents import SCHEMA, dumps
-from enforcement.keys import Keys
+from enforcement.keys import GLOBAL_TAG, Keys
 from enforcement.lua import function
 
 MAX_LOGGED_BYTES: Final = 262_144
@@ -48,6 +48,16 @@ class Publication:
     resets: Sequence[Mapping[str, str]] = ()
     full: bool = False
     replace_all: bool = False
+
+
+def tags_of(documents: Iterable[str]) -> list[str]:
+    """
+    Return the hash tags of the counters that these fields of the documents' hash let begin.
+
+    Each must be whole in the store before they are published: see :mod:`enforcement.checkpoints`.
+    """
+    projects = (name.partition(":")[2] for name in documents if name.startswith("project:"))
+    return [GLOBAL_TAG, *projects]
 
 
 def publish_call(publication: Publication, keys: Keys) -> StoreCall:

@@ -118,15 +118,18 @@ class Reservation:
         scope = corrections[0].key
         marker = scope[: scope.index("}") + 2] + "m:" + self.ident
         arguments = protocol.settle(corrections, marker, clock and clock(), ident=self.ident, once_for_ms=once_for_ms)
+        bounds = {bound.key: bound for bound in self.decision.bounds}
+        rows = [(bounds[c.key], c.mark, c.delta) for c in corrections]
         try:
-            yield protocol.pack(arguments)
+            reply = yield protocol.pack(arguments)
         except StoreTrouble as exc:
             self._engine.failed(exc)
             # It may have been executed; sending it again is harmless, for the marker is there or slots are freed.
-            bounds = {bound.key: bound for bound in self.decision.bounds}
-            rows = [(bounds[c.key], c.mark, c.delta) for c in corrections]
             self._engine.fallback.owe(self.ident, rows, once=once_for_ms is not None)
             self._engine.agent.wake()
+        else:
+            if reply == protocol.NOT_RESTORED:
+                self._engine.fallback.owe(self.ident, rows, once=once_for_ms is not None)
 
     def _count(self, rows: Sequence[tuple[Bound, int, int]]) -> None:
         if self._plan.usage is not None:

@@ -22,7 +22,8 @@ from controlplane.projects.models import Token
 from controlplane.publishing import compile, store
 from controlplane.publishing.locks import hold
 from controlplane.publishing.models import OutboxEntry, Revision
-from enforcement.publishing import Publication, publish_call, refused_by
+from controlplane.usage import checkpoints
+from enforcement.publishing import Publication, publish_call, refused_by, tags_of
 from enforcement.store import STORE_ERRORS, is_unknown_function, load_library
 
 logger = logging.getLogger(__name__)
@@ -124,7 +125,9 @@ def publish_next(client: redis.Redis, most_tokens: int | None = None) -> int | N
             if not work.entries:
                 return None
             publication = _compile(work, state, most_tokens)
+        _make_whole(client, state, publication, most_tokens)
         if _send(client, publication):
+            checkpoints.forget(client, publication.documents)
             return _mark(work, publication)
     raise Postponed(f"{ATTEMPTS} attempts were overtaken by other publishers.")
 
@@ -148,6 +151,27 @@ def _compile(work: Work, state: store.StoreState, most_tokens: int | None) -> Pu
         store_id=state.store_id or secrets.token_hex(16),
         replace_all=full,
     )
+
+
+def _make_whole(client: redis.Redis, state: store.StoreState, publication: Publication, most: int | None) -> None:
+    """
+    Give the store the durable counters that it lost, before it is published to and enforcers trust it.
+
+    Raises:
+        Postponed: There are more than *most* of them, or this process' account may not write counters.
+    """
+    there = [name for name, document in publication.documents.items() if document is not None]
+    tags = checkpoints.all_tags() if publication.full else tags_of(there)
+    if not state.revision < last_revision():  # else it was emptied or set back, and may have older counts
+        tags = checkpoints.missing(client, tags)
+    if most is not None and checkpoints.number(tags) > most:
+        raise Postponed("The store lost more counters than a request has time to give back.")
+    try:
+        checkpoints.restore(client, tags)
+    except redis.ResponseError as exc:
+        if "permission" not in str(exc):  # in a function it is no NoPermissionError
+            raise
+        raise Postponed(f"The store lost counters that only the worker may give back: {exc}") from exc
 
 
 def _send(client: redis.Redis, publication: Publication) -> bool:

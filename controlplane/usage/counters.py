@@ -13,6 +13,7 @@ from controlplane.policies.models import Limit
 from controlplane.projects.models import Project, Token
 from controlplane.publishing import compile, store, verbs
 from controlplane.publishing.changes import Change
+from controlplane.usage import checkpoints
 from enforcement import documents, live
 from enforcement.keys import Keys
 from enforcement.limits import Policy
@@ -70,7 +71,7 @@ class Subject:
         project = replace(self.project, policy=None) if scope == "token" else self.project
         return replace(self, project=project, global_policy=self.global_policy if scope == "global" else None)
 
-    def reset(self, client: redis.Redis, limit: Limit | None) -> int:
+    def reset(self, client: redis.Redis, limit: Limit | None) -> live.Reset:
         """Delete the counters of one limit, or of all that are the holder's own. Raises one of STORE_ERRORS."""
         subject = self.narrowed(limit.policy_id) if limit else self
         arguments, now_us, name = subject._arguments(), subject._now_us(), limit and str(limit)
@@ -110,7 +111,9 @@ def reset(tx: Change, holder: Token | Project, limit: Limit | None = None) -> in
         Forgotten: As above.
     """
     verbs.reset_counters(tx, holder, limit)
-    return Subject.of(holder, timezone.now()).reset(client(), limit)
+    done = Subject.of(holder, timezone.now()).reset(client(), limit)
+    checkpoints.reset(done)
+    return done.count
 
 
 def _token(token: Token, now: datetime) -> documents.Token:

@@ -52,6 +52,39 @@ class UsageRow(models.Model):
         return f"{self.period} {self.at:%Y-%m-%d %H:%M} {self.token_id or self.project_id}"
 
 
+class Checkpoint(models.Model):
+    """
+    What a durable counter held when it was last read: `enforcement.checkpoints.Kept`, whose instants these are.
+
+    The names of counters are digests: whose one is, only who has the policy's documents can tell.
+    """
+
+    VALUES = ("used", "ends_us", "last_us", "stamp")
+
+    tag = models.CharField(max_length=40)  # a project's id, or "global"
+    counter = models.CharField(max_length=40)
+    used = models.BigIntegerField()
+    ends_us = models.BigIntegerField(db_index=True)
+    last_us = models.BigIntegerField()
+    stamp = models.BigIntegerField()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["tag", "counter"], name="usage_checkpoint_once_a_counter")]
+
+    def __str__(self) -> str:
+        return f"{self.counter} of {self.tag}"
+
+
+class CheckpointRun(models.Model):
+    """The last complete look at all durable counters; one row."""
+
+    at = models.DateTimeField()
+    counters = models.BigIntegerField(default=0)
+
+    def __str__(self) -> str:
+        return f"{self.counters} counters at {self.at:%Y-%m-%d %H:%M:%S}"
+
+
 class DailyReport(models.Model):
     day = models.DateField(unique=True)
     created_at = models.DateTimeField(default=timezone.now)

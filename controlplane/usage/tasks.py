@@ -5,8 +5,8 @@ import logging
 from celery import shared_task
 from django.utils import timezone
 
+from controlplane.usage import checkpoints, report, rollup
 from controlplane.usage import drain as drainer
-from controlplane.usage import report, rollup
 from enforcement.store import STORE_ERRORS
 
 logger = logging.getLogger(__name__)
@@ -23,9 +23,20 @@ def drain() -> int:
 
 
 @shared_task
+def checkpoint() -> int:
+    """Keep the durable counters that changed, and return how many; the next run is the retry."""
+    try:
+        return checkpoints.checkpoint(timezone.now()).kept
+    except STORE_ERRORS as exc:
+        logger.warning("Durable counters were not kept: %s", exc)
+        return 0
+
+
+@shared_task
 def prune() -> int:
     """Delete what is older than it is kept; return how many rows."""
-    return rollup.prune(timezone.now())
+    now = timezone.now()
+    return rollup.prune(now) + checkpoints.prune(now)
 
 
 @shared_task

@@ -14,7 +14,15 @@ from typing import Final
 VERSION: Final = 2
 LIBRARY_NAME: Final = f"sluicegate_{VERSION}"
 
-_PARTS: Final = ("algorithms.lua", "decide.lua", "enrol.lua", "lease.lua", "publish.lua", "register.lua")
+_PARTS: Final = (
+    "algorithms.lua",
+    "decide.lua",
+    "enrol.lua",
+    "lease.lua",
+    "checkpoint.lua",
+    "publish.lua",
+    "register.lua",
+)
 
 
 def function(verb: str) -> str:

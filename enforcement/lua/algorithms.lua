@@ -2,7 +2,7 @@
 --   read(s, spec, key, now, value)
 --                              fills s with the state of a counter, brought forward to `now`; spec: see spec_of below; value: what
 --                              the key holds, if known. s.room is what fits now: perhaps a fraction, and negative after an
---                              overdraft. false: `now` lies outside the boundaries in spec.b
+--                              overdraft. false: `now` lies outside the boundaries in spec.b; nil: the counter was lost
 --   wait(s, cost)              microseconds until `cost` <= cap fits, if nothing else is charged; -2: never
 --   reset(s)                   microseconds until nothing of what was charged is felt any more; -2: never
 --   mark(s)                    what names the window that a charge falls into, for a later settlement
@@ -22,11 +22,12 @@ local TEN_YEARS_MS = 315360000000
 --
 -- A global is looked up by name on each use, and a decision uses these some thirty times. They do not exist yet while the
 -- library is loaded, so the first call binds them.
-local call, pack, unpack_doubles, floor, ceil, max, min, format, to_number, spread
+local call, pack, unpack_doubles, floor, ceil, max, min, format, sub, to_number, spread
 
 local function bind()
   call, pack, unpack_doubles = redis.call, struct.pack, struct.unpack
-  floor, ceil, max, min, format, to_number, spread = math.floor, math.ceil, math.max, math.min, string.format, tonumber, unpack
+  floor, ceil, max, min, format = math.floor, math.ceil, math.max, math.min, string.format
+  sub, to_number, spread = string.sub, tonumber, unpack
 end
 
 local function put(key, packed, ttl_us, slack)
@@ -99,6 +100,25 @@ function fixed.write(key, s, slack)
   else
     put(key, packed, s.ends - s.now, slack)
   end
+end
+
+-- A fixed_window whose counters outlive the store; see checkpoint.lua. Value: as above, and the stamp of its last checkpoint if
+-- it has one.
+local durable = {reset = fixed.reset, wait = fixed.wait, mark = fixed.mark, add = fixed.add, amend = fixed.amend}
+local NAME_LENGTH, WHOLE = 23, 'whole' -- of the last part of a counter's key; a member of the set beside it
+
+local function dirty_beside(key) return sub(key, 1, -NAME_LENGTH - 1) .. 'dirty' end
+
+-- nil: the store lost its counters, and what this one held is not known.
+function durable.read(s, spec, key, now, value)
+  local known = fixed.read(s, spec, key, now, value)
+  if known and not s.kept and call('SISMEMBER', dirty_beside(key), WHOLE) == 0 then return nil end
+  return known
+end
+
+function durable.write(key, s, slack)
+  fixed.write(key, s, slack)
+  call('SADD', dirty_beside(key), sub(key, -NAME_LENGTH))
 end
 
 -- sliding_window. a: length in us. Value: current, previous, last.
@@ -408,7 +428,7 @@ function slots.write(key, s, slack)
   call('PEXPIRE', key, ceil(s.life / 1000) + slack)
 end
 
-local ALGORITHMS = {f = fixed, s = sliding, l = log, b = bucket, c = slots}
+local ALGORITHMS = {f = fixed, d = durable, s = sliding, l = log, b = bucket, c = slots}
 
 -- Limits as calls name them, 'letter|capacity|a|b|flags', by that text: it is read once and kept, for the same limits come with
 -- every call. b is a list of numbers, cut by commas; flags: 's' for a shadow. So many are kept at most:

@@ -16,9 +16,12 @@ local limits, states, waits = {}, {}, {}
 local NONE = {}
 
 -- Read all counters of a call into the lists: those of keys[skip + 1 ..], whose specs stand in args[at], args[at + step] ...
--- Returns how many there are, or nil if a calendar's boundaries do not hold the store's present.
+-- Returns how many there are; or nil and what keeps them from being read: OUTSIDE, a calendar's boundaries do not hold the store's
+-- present, or LOST, the store lost durable counters and has not got them back.
+local OUTSIDE, LOST = -1, -3
+
 local function read_all(keys, args, at, step, now, skip)
-  local count = #keys - skip
+  local count = (#args - at + 1) / step
   -- One call for all. It sees nothing in a key of another type, and neither in a missing one: those are asked for by themselves.
   local values = count > 1 and call('MGET', spread(keys)) or NONE
   for i = 1, count do
@@ -28,7 +31,8 @@ local function read_all(keys, args, at, step, now, skip)
       state = {}
       states[i] = state
     end
-    if not limit.algorithm.read(state, limit, keys[key], now, values[key]) then return nil end
+    local known = limit.algorithm.read(state, limit, keys[key], now, values[key])
+    if not known then return nil, known == nil and LOST or OUTSIDE end
     limits[i] = limit
     at = at + step
   end
@@ -50,19 +54,19 @@ local function new_reply(passed, now, count)
 end
 
 -- Charge a request to every limit it falls under, or to none.
--- KEYS[i]    counter of limit i; all carry one hash tag.
+-- KEYS[i]    counter of limit i; all carry one hash tag. Behind them, if a limit is durable, the set of counters that changed.
 -- ARGV[1]    time, as above.
 -- ARGV[2]    '1' charges if all enforced limits admit; '0' only looks.
 -- ARGV[3]    id of the reservation, which owns slots and asks for marks; '' for none.
--- ARGV[4..]  six for each limit: algorithm (f s l b c), cost >= 0, capacity, a, b (see algorithms.lua), 's' for a shadow or ''.
+-- ARGV[4..]  two for each limit: its spec (see algorithms.lua), cost >= 0.
 -- Returns    {passed 1 or 0, time, then for each limit: remaining (may be negative), reset_us, wait_us (0: this limit admits, -1: cost
 --            exceeds the capacity, -2: no wait helps), more_us until more remains (0: it is full, -2: never), and its mark if ARGV[3]
---            was given}, or {-1, time}: a calendar's boundaries do not hold the time; nothing was read or written.
+--            was given}, or {OUTSIDE or LOST, time}: nothing was read or written.
 -- All reads come before the first write, so a denial changes nothing; but it does set a counter right whose clock was set back.
 local function decide(keys, args)
   local now, slack = instant(args[1])
-  local count = read_all(keys, args, 4, 2, now, 0)
-  if not count then return {-1, now} end
+  local count, why = read_all(keys, args, 4, 2, now, 0)
+  if not count then return {why, now} end
   local passed = 1
   for i = 1, count do
     local limit = limits[i]
@@ -95,16 +99,16 @@ end
 
 -- Correct earlier charges: settle, cancel, release slots, or record what was admitted while the store was away.
 -- KEYS[1]    marker of the correction; with it a second correction of the same id changes nothing.
--- KEYS[i+1]  counter of limit i.
+-- KEYS[i+1]  counter of limit i; behind them as in a decision.
 -- ARGV[1]    time, as above.
 -- ARGV[2]    milliseconds the marker lives; '' for a correction that may be repeated (slots).
 -- ARGV[3]    id of the reservation.
 -- ARGV[4..]  three for each limit: its spec, permits to add (negative: give back), the mark of the charge.
--- Returns    the number of counters changed; -1 if the id was settled before; -2 if a calendar's boundaries do not hold the time.
+-- Returns    the number of counters changed; -1 if the id was settled before; -2 if a calendar's boundaries do not hold the time; LOST.
 local function settle(keys, args)
   local now, slack = instant(args[1])
-  local count = read_all(keys, args, 4, 3, now, 1)
-  if not count then return -2 end
+  local count, why = read_all(keys, args, 4, 3, now, 1)
+  if not count then return why == LOST and LOST or -2 end
   if args[2] ~= '' and not call('SET', keys[1], '1', 'NX', 'PX', args[2]) then return -1 end
   local changed = 0
   for i = 1, count do

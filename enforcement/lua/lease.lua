@@ -1,15 +1,15 @@
 -- Take permits ahead for one process, from every limit of a plan or from none.
--- KEYS[i]    counter of limit i; all carry one hash tag.
+-- KEYS[i]    counter of limit i; all carry one hash tag. Behind them as in a decision.
 -- ARGV[1]    time, as in decide.lua.
 -- ARGV[2]    permits wanted, at least 1.
 -- ARGV[3]    the part of what is left that one process may take: 1/ARGV[3] of it, but at least one permit.
 -- ARGV[4..]  the spec of each limit.
--- Returns    {permits taken, time, then for each limit: remaining, reset_us, wait_us (0), more_us, mark}, or {-1, time}: a calendar's
---            boundaries do not hold the time. 0 permits: some limit has none left; nothing was written.
+-- Returns    {permits taken, time, then for each limit: remaining, reset_us, wait_us (0), more_us, mark}, or {OUTSIDE or
+--            LOST, time}. 0 permits: some limit has none left; nothing was written.
 local function lease(keys, args)
   local now, slack = instant(args[1])
-  local count = read_all(keys, args, 4, 1, now, 0)
-  if not count then return {-1, now} end
+  local count, why = read_all(keys, args, 4, 1, now, 0)
+  if not count then return {why, now} end
   local taken, share = to_number(args[2]), to_number(args[3])
   for i = 1, count do
     local room = floor(states[i].room)

@@ -10,9 +10,9 @@ from typing import Any, Final
 
 from enforcement.census import DEFAULT_CAP
 from enforcement.documents import SCHEMA
-from enforcement.keys import DEFAULT_PREFIX, Keys
+from enforcement.keys import DEFAULT_PREFIX, WHOLE, Keys
 from enforcement.limits import Limit
-from enforcement.publishing import Document, Publication, publish_call, refused_by
+from enforcement.publishing import Document, Publication, publish_call, refused_by, tags_of
 from enforcement.shell import Shell
 from enforcement.store import connect, load_library
 from enforcement.tokens import digest, mint
@@ -168,6 +168,8 @@ class Published:
         publication = Publication(
             self.revision, time.time_ns() // 1_000, self._store_id, documents or {}, hashed, resets, **more
         )
+        for tag in tags_of(publication.documents):  # there is nobody who could have counters to give back
+            self.client.sadd(self.keys.dirty(tag), WHOLE)
         function, keys, arguments = publish_call(publication, self.keys)
         later = refused_by(self.client.fcall(function, len(keys), *keys, *arguments))
         if later is not None:

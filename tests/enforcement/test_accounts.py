@@ -27,7 +27,7 @@ COUNTER, HEARTBEAT, USAGE = "sg:{proj_1}:f-counter", "sg:{fleet}:instance:proxy-
 IN_CODE = "sg:{AbCdEfGhIjKlMnOpQr-_12}:f-counter"
 
 COUNTING = {
-    "fcall", "get", "mget", "pexpire", "pfadd", "set", "setrange",
+    "fcall", "get", "mget", "pexpire", "pfadd", "sadd", "set", "setrange", "sismember",
     "unlink", "zadd", "zcard", "zcount", "zrange", "zrangebyscore", "zrem",
     "zremrangebyscore", "zrevrange", "zrevrangebyscore", "zscore",
 }  # fmt: skip
@@ -167,7 +167,9 @@ def test_an_enforcer_is_refused(as_enforcer, command):
 
 
 @pytest.mark.parametrize("key", [DOCUMENTS, LOG, TOKEN, USAGE, "sg:{lock}:publish"])
-@pytest.mark.parametrize("function", ["decide", "settle", "renew", "reset", "publish", "heartbeat"])
+@pytest.mark.parametrize(
+    "function", ["decide", "settle", "renew", "reset", "publish", "heartbeat", "checkpoint", "restore"]
+)
 def test_a_function_reaches_no_other_key(as_enforcer, accounts, function, key):
     """What may be read directly cannot be passed as a counter: no function is a way around."""
     secret = accounts.everything(fixed(5))
@@ -244,9 +246,9 @@ def test_an_enforcer_of_one_project_reaches_no_other(server, accounts):
 def test_every_command_inside_the_functions_is_granted(accounts):
     """A function that calls a new command works for an enforcer once accounts.py grants it, and not before."""
     called = {name.lower() for name in re.findall(r"call\('([A-Z]+)'", library_source())}
-    publishing = {"hget", "hset", "hdel", "xadd"}
+    publishing, keeping = {"hget", "hset", "hdel", "xadd"}, {"srem"}
 
-    assert called - publishing <= COUNTING | {"time"}
+    assert called - publishing - keeping <= COUNTING | {"time"}
 
 
 def test_tokens_are_decided(limiter, accounts):
@@ -278,6 +280,17 @@ def test_values_are_enrolled_and_diverted(limiter, accounts):
     decisions = [limiter.check(secret, attributes={"user": user}) for user in "abb"]
 
     assert [(d.source, d.limits[0].overflow) for d in decisions] == [("store", n > 0) for n in range(3)]
+    assert refused(accounts) == []
+
+
+def test_a_durable_quota_is_charged_and_written_down(limiter, accounts):
+    """The set of changed counters has the tag of the counters, and so their rights."""
+    secret = accounts.everything({"name": "month", "algorithm": "fixed_window", "quota": 9, "calendar": "month"})
+
+    decision = limiter.check(secret)
+
+    assert (decision.source, decision.remaining) == ("store", 8)
+    assert accounts.client.scard(KEYS.dirty("proj_1")) == 2
     assert refused(accounts) == []
 
 

@@ -37,7 +37,7 @@ def capped(world, *limits, cap=CAP, everywhere=None, **token):
 def counters(world, tag=PROJECT):
     """Return the keys of all counters of a hash tag: all but censuses and what belongs to them."""
     found = world.client.keys(f"sg:{{{tag}}}:*")
-    return {key for key in found if key.split(":")[2] not in ("n", "o", "m")}
+    return {key for key in found if key.split(":")[2] not in ("n", "o", "m", "dirty")}
 
 
 @pytest.fixture
@@ -112,7 +112,8 @@ def test_a_denied_newcomer_takes_no_place(limiter, world):
     secret = capped(world, by_user(10), fixed(0, name="none"))
     assert not limiter.check(secret, attributes={"user": "u0"}).allowed
 
-    assert world.client.keys(f"sg:{{{PROJECT}}}:*") == []
+    assert world.client.keys(f"sg:{{{PROJECT}}}:*") == [world.keys.dirty(PROJECT)]
+    assert world.client.smembers(world.keys.dirty(PROJECT)) == {"whole"}
 
 
 def test_a_place_that_is_free_again_is_taken(limiter, world, monkeypatch):

@@ -21,8 +21,9 @@ from controlplane.fleet import heartbeats
 from controlplane.fleet.models import Instance
 from controlplane.publishing.changes import change
 from controlplane.publishing.models import OutboxEntry
+from controlplane.publishing.publisher import Postponed, publish_all
 from controlplane.publishing.reconcile import reconcile
-from controlplane.usage import counters
+from controlplane.usage import checkpoints, counters
 from controlplane.usage.drain import Drained, drain
 from controlplane.usage.models import UsageRow
 from enforcement import Limiter
@@ -249,7 +250,7 @@ def test_the_control_plane_publishes_under_publisher(account, admin, actor):
     assert tx.revision == 1
     assert repaired == [f"the document policy:{token.policy_id} differed"]
     assert [counter.remaining for counter in subject.counters(counters.client())] == [7]
-    assert subject.reset(counters.client(), None) == 0
+    assert subject.reset(counters.client(), None).count == 0
     assert heartbeats.live_instances() == []
     assert checks.store_keeps_documents() == []
     assert refused(admin) == []
@@ -266,6 +267,27 @@ def test_what_publisher_publishes_an_enforcer_obeys(account, server, admin, acto
         decisions = [limiter.check(token.secret) for _ in range(3)]
 
     assert [(d.reason, d.source) for d in decisions] == [("ok", "store"), ("ok", "store"), ("limited", "store")]
+    assert refused(admin) == []
+
+
+def test_durable_quotas_are_kept_and_given_back_under_worker(account, server, admin):
+    """A web process may not write counters: it leaves a store that lost some to the worker, and says so."""
+    token = TokenFactory(policy=LimitFactory(quota=7, window_seconds=None, calendar="month").policy)
+    account("worker")
+    call_command("publish", "--all", stdout=StringIO())
+    with Limiter(url_of(server, "enforcer", PASSWORD), timeout=1.0) as limiter:
+        limiter.check(token.secret)
+    kept = checkpoints.checkpoint(timezone.now()).kept
+    admin.flushall()
+    account("publisher")
+    with pytest.raises(Postponed, match="only the worker"):
+        publish_all()
+    admin.acl_log_reset()
+    account("worker")
+    reconcile()
+
+    assert kept == 1
+    assert [counter.remaining for counter in counters.counters_of(token)] == [6]
     assert refused(admin) == []
 
 

@@ -1,0 +1,78 @@
+-- Counters that outlive the store. Beside the counters of a hash tag stands a set. It names, by the last part of their keys, the
+-- counters that changed since their last checkpoint; and its member 'whole' says that this store has all that was checkpointed.
+-- A store that restarted empty has no such member, and no durable counter begins in it before `restore` has run.
+--
+-- A checkpoint stamps the counter it reads, and SQL keeps the stamp. A counter whose stamp is older than SQL's was lost meanwhile
+-- and has begun anew: it is not the later state of that checkpoint, and gets it back instead of replacing it.
+
+-- Return used, end, last and stamp (0: none) of a durable counter; nil if there is none, or something else in its place.
+local function durable_state(key)
+  local value = redis.pcall('GET', key)
+  if type(value) ~= 'string' or #value < 24 then return nil end
+  local used, ends, last = unpack_doubles('>ddd', value)
+  local stamp = 0
+  if #value >= 32 then stamp = unpack_doubles('>d', value, 25) end
+  return used, ends, last, stamp
+end
+
+-- Read counters and stamp them.
+-- KEYS[i]    counter, of one hash tag.
+-- ARGV[1]    time, as in decide.lua.
+-- Returns    for each counter {used, end in us (0: never), last in us, the stamp that it had, the one that it has now}, or {}: it is
+--            no more.
+local function checkpoint(keys, args)
+  local now, reply = instant(args[1]), {}
+  for i, key in ipairs(keys) do
+    local used, ends, last, before = durable_state(key)
+    if used then
+      local stamp = max(now, before + 1)
+      call('SETRANGE', key, 24, pack('>d', stamp))
+      reply[i] = {used, ends, last, before, stamp}
+    else
+      reply[i] = {}
+    end
+  end
+  return reply
+end
+
+-- Strike counters out of the set that are still as they were when they were read.
+-- KEYS[1]    the set; KEYS[i+1] counter i.
+-- ARGV       three for each counter: used, end, last, as they were read; '' for one that was no more.
+-- Returns    how many were struck out.
+local function checkpointed(keys, args)
+  if not call then bind() end
+  local struck = 0
+  for i = 2, #keys do
+    local at, used, ends, last = 3 * i - 5, durable_state(keys[i])
+    if not used or used == to_number(args[at]) and ends == to_number(args[at + 1]) and last == to_number(args[at + 2]) then
+      struck = struck + call('SREM', keys[1], sub(keys[i], -NAME_LENGTH))
+    end
+  end
+  return struck
+end
+
+-- Give counters back what they had, where they have less.
+-- KEYS[1]    the set; KEYS[i+1] counter i.
+-- ARGV[1]    time, as in decide.lua.
+-- ARGV[2]    '1': with these the store has all that was checkpointed of this tag.
+-- ARGV[3..]  four for each counter: used, end, last, stamp.
+-- Returns    how many were written. One whose window is over, or that counts another window by now, stays as it is.
+local function restore(keys, args)
+  local now, slack = instant(args[1])
+  local written = 0
+  for i = 2, #keys do
+    local at = 4 * i - 5
+    local used, ends = to_number(args[at]), to_number(args[at + 1])
+    local last, stamp = to_number(args[at + 2]), to_number(args[at + 3])
+    local present, until_us, touched, stamped = durable_state(keys[i])
+    if present and until_us ~= 0 and max(now, touched) >= until_us then present = nil end
+    if (ends == 0 or now < ends) and (present and until_us == ends or not present and used > 0) then
+      if present then used, last, stamp = max(used, present), max(last, touched), max(stamp, stamped) end
+      local ttl_us = ends == 0 and TEN_YEARS_MS * 1000 or ends - now
+      put(keys[i], pack('>dddd', used, ends, last, stamp), ttl_us, slack)
+      written = written + 1
+    end
+  end
+  if args[2] == '1' then call('SADD', keys[1], WHOLE) end
+  return written
+end
