@@ -8,7 +8,7 @@ Every logger is a child of ``sluicegate``, and none has a handler of its own:
 ``sluicegate.agent``        documents, heartbeats, usage: what the background thread does and is refused
 ``sluicegate.disk``         the last good documents on disk
 ``sluicegate.slots``        slots of ``concurrency`` limits that were not renewed, or lost
-``sluicegate.doors``        functions of the application that a door asks for a key, where they fail it
+``sluicegate.doors``        clients whose address a door cannot know, and which therefore share one count
 ``sluicegate.proxy``        the ready-made proxy
 =========================== ==================================================================================
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,8 @@ EXCEPTIONS = {
     ROOT / "enforcement" / "exporters" / "prometheus.py": {"prometheus_client"},
     ROOT / "enforcement" / "testing" / "fixtures.py": {"pytest", "pytest_asyncio"},
 }
+# The only modules of the library that may import Django, and Django REST framework.
+DJANGO_DOORS = [ROOT / "enforcement" / "doors" / name for name in ("django.py", "drf.py")]
 # A door may import the framework it fits into; never what belongs to the control plane.
 NEVER_IN_DOORS = {"controlplane", "celery", "kombu"}
 
@@ -65,11 +68,19 @@ def test_doors_know_nothing_of_the_control_plane() -> None:
     assert offences(list(filter(is_door, modules("enforcement"))), forbidden=NEVER_IN_DOORS) == []
 
 
-def test_only_the_door_to_django_imports_django() -> None:
+def test_only_the_doors_to_django_import_django() -> None:
     """Every other module of the library runs where Django is not installed."""
-    others = [path for path in modules("enforcement") if path != ROOT / "enforcement" / "doors" / "django.py"]
+    others = [path for path in modules("enforcement") if path not in DJANGO_DOORS]
 
-    assert offences(others, forbidden={"django", "rest_framework"}) == []
+    assert offences(others, forbidden={"django", "rest_framework", "asgiref"}) == []
+
+
+def test_nothing_in_the_library_imports_the_doors_to_django() -> None:
+    """Whoever imports one of them has the framework."""
+    named = re.compile(r"^\s*(from|import) enforcement\.doors\.(django|drf)\b", re.MULTILINE)
+    importing = {path.name for path in modules("enforcement") if named.search(path.read_text())}
+
+    assert importing == {"drf.py"}
 
 
 def test_nothing_but_itself_imports_the_control_plane() -> None:

@@ -47,10 +47,11 @@ class Answer:
 
 
 class Refusal(Exception):
-    """A request that no decision is made about; ``answer`` says why."""
+    """A request that no decision is made about; ``answer`` says why, ``code`` in a word."""
 
     def __init__(self, status: int, title: str, detail: str, code: str, headers: tuple[Header, ...] = ()) -> None:
         super().__init__(detail)
+        self.code = code
         body = {"type": "about:blank", "title": title, "status": status, "code": code, "detail": detail}
         self.answer = problem_answer(body, headers)
 

@@ -32,7 +32,14 @@ def check_scope(scope: str) -> str:
 
 
 def name_of(view: Any) -> str:
-    """Return the scope of a limit that has none: the view's full name, so that each view has counters of its own."""
+    """
+    Return the scope of a limit that has none: the view's full name, so that each view has counters of its own.
+
+    A method that a framework has bound is named after its object's class: many inherit one and the same ``dispatch``.
+    """
+    owner = getattr(getattr(view, "func", view), "__self__", None)
+    if owner is not None:
+        return f"{type(owner).__module__}.{type(owner).__qualname__}.{view.__name__}"[:255]
     named = view if hasattr(view, "__qualname__") else type(view)
     return f"{named.__module__}.{named.__qualname__}"[:255]
 

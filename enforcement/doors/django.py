@@ -1,0 +1,549 @@
+"""
+The door for Django: a decorator for limits in code, and middleware for published policies.
+
+>>> @limited("10/minute", key="ip")
+... def search(request): ...
+
+``settings.SLUICEGATE`` is a dictionary of :data:`~enforcement.doors._options.NAMES`; what it leaves out stands in the
+environment. One limiter serves a process, in threads and, by threads, in event loops: under WSGI, and in tests, each
+asynchronous view has an event loop of its own, which no connection would outlive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from functools import wraps
+from typing import Any, Final, TypeVar
+
+from asgiref.sync import iscoroutinefunction, markcoroutinefunction
+from django.apps import AppConfig
+from django.conf import settings
+from django.core import checks
+from django.core.exceptions import ImproperlyConfigured
+from django.core.signals import setting_changed
+from django.http import HttpResponse
+
+from enforcement.decision import Decision, Denied
+from enforcement.doors._http import (
+    Answer,
+    Refusal,
+    RequestAttributes,
+    added_headers,
+    denial,
+    find_token,
+    joining,
+    missing_token,
+)
+from enforcement.doors._in_code import check_scope, counter_key, known_address, name_of, told, without
+from enforcement.doors._options import Options, read_options
+from enforcement.limited import Declared, declared, has_slots
+from enforcement.limiter import Limiter
+from enforcement.limits import Limit
+from enforcement.plans import Costs, check_costs
+
+SETTING: Final = "SLUICEGATE"
+_VISIT: Final = "_sluicegate_visit"
+_EXEMPT: Final = "sluicegate_exempt"
+_LISTS: Final = ("RateLimit", "RateLimit-Policy")
+
+View = TypeVar("View", bound=Callable[..., Any])
+Key = str | Callable[[Any], Any]
+
+
+class _Installed:
+    """The settings and the limiter of this process, made when they are first needed."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._options: Options | None = None
+        self._limiter: Limiter | None = None
+
+    def options(self) -> Options:
+        """Return the settings. Raises ImproperlyConfigured: they cannot be used."""
+        if self._options is None:
+            try:
+                self._options = read_options(getattr(settings, SETTING, {}), SETTING)
+            except ValueError as exc:
+                raise ImproperlyConfigured(str(exc)) from exc
+        return self._options
+
+    def limiter(self) -> Limiter:
+        """Return the limiter."""
+        if self._limiter is None:
+            options = self.options()
+            with self._lock:
+                self._limiter = self._limiter or options.limiter()
+        return self._limiter
+
+    def forget(self) -> None:
+        """Close the limiter, and read the settings anew when they are next needed."""
+        limiter, self._limiter, self._options = self._limiter, None, None
+        if limiter is not None:
+            limiter.close()
+
+
+_installed = _Installed()
+get_options = _installed.options
+get_limiter = _installed.limiter
+atexit.register(_installed.forget)
+
+
+def _reload(*, setting: str, **_: object) -> None:
+    if setting == SETTING:
+        _installed.forget()
+
+
+setting_changed.connect(_reload, dispatch_uid="sluicegate")
+
+
+class _Visit:
+    """
+    One request: the decisions made on it, and what it holds until its response is complete.
+
+    Attributes:
+        managed: Whether middleware, or an outer decorator, will tell the decisions and end the visit.
+        checked: Whether published policies have been asked, or need not be.
+    """
+
+    def __init__(self, request: Any) -> None:
+        self.request = request
+        self.decisions: list[Decision] = []
+        self.managed = False
+        self.checked = False
+        self._held: list[tuple[Any, Any]] = []
+
+    @property
+    def holds(self) -> bool:
+        """Whether there is something to end."""
+        return bool(self._held)
+
+    def address(self) -> str | None:
+        """Return the client's address."""
+        meta = self.request.META
+        forwarded = meta.get("HTTP_X_FORWARDED_FOR")
+        # Empty over a Unix socket.
+        return get_options().proxies.client(meta.get("REMOTE_ADDR") or None, [forwarded] if forwarded else [])
+
+    def decide(self, limits: tuple[Limit, ...], key: str, costs: Costs = 1) -> Decision:
+        """Charge limits in code. Raises Denied."""
+        if has_slots(limits):
+            return self._hold(get_limiter().admit(limits, key, costs))
+        return self._passed(get_limiter().hit(limits, key, costs))
+
+    def check(self) -> Decision:
+        """Charge the published policies of the request's token. Raises Refusal and Denied."""
+        self.checked = True
+        options, request = get_options(), self.request
+        token = (options.token or _token)(request)
+        if not token:
+            raise missing_token()
+        costs = options.costs(request) if options.costs else 1
+        limiter = get_limiter()
+        plan = limiter.find_plan(token, self._describe(options))
+        if isinstance(plan, Decision):
+            return self._passed(plan)
+        if plan.has_slots or plan.has_charge_on:
+            return self._hold(limiter.admit_plan(plan, costs))
+        return self._passed(limiter.decide(plan, costs))
+
+    def note(self, decision: Decision) -> None:
+        """Remember a decision for the response, once, and show it to the view."""
+        self.request.sluicegate = decision
+        if all(known is not decision for known in self.decisions):
+            self.decisions.append(decision)
+
+    def end(self, status: int) -> None:
+        """Charge by the answer's status and free slots, once."""
+        held, self._held = self._held, []
+        for manager, admission in held:
+            admission.charge_for(status)
+            # Never by an exception, which would take the charge back.
+            manager.__exit__(None, None, None)
+
+    def _hold(self, manager: Any) -> Decision:
+        if not self.managed:
+            raise ImproperlyConfigured(
+                "A limit here holds slots or waits for the answer: enforcement.doors.django.DecisionMiddleware, or"
+                " LimitMiddleware, must stand in MIDDLEWARE to end it."
+            )
+        try:
+            admission = manager.__enter__()
+        except Denied as denied:
+            self.note(denied.decision)
+            raise
+        self._held.append((manager, admission))
+        self.note(admission.decision)
+        decision: Decision = admission.decision
+        return decision
+
+    def _passed(self, decision: Decision) -> Decision:
+        self.note(decision)
+        if not decision.allowed:
+            raise Denied(decision)
+        return decision
+
+    def _describe(self, options: Options) -> RequestAttributes:
+        values: dict[str, str | None] = {"method": self.request.method, "path": self.request.path}
+        values["ip"] = self.address()
+        if options.attributes:
+            values.update(options.attributes(self.request))
+        return RequestAttributes(values, self.request.headers.get)
+
+
+def visit_of(request: Any) -> _Visit:
+    """Return a request's visit; of a request of Django REST framework, that of Django's request inside."""
+    request = getattr(request, "_request", request)
+    visit: _Visit | None = getattr(request, _VISIT, None)
+    if visit is None:
+        visit = _Visit(request)
+        setattr(request, _VISIT, visit)
+        request.sluicegate = None
+    return visit
+
+
+class DecisionMiddleware:
+    """
+    Tells in each response what was decided on its request, answers Denied as a problem, and frees slots at its end.
+
+    The view finds the latest decision in ``request.sluicegate``.
+    """
+
+    sync_capable = True
+    async_capable = True
+
+    def __init__(self, get_response: Callable[[Any], Any]) -> None:
+        self.get_response = get_response
+        get_options()  # what cannot be used is said when the server starts
+        if iscoroutinefunction(get_response):
+            markcoroutinefunction(self)
+
+    def __call__(self, request: Any) -> Any:
+        """Serve one request."""
+        if iscoroutinefunction(self):
+            return self._serve(request)
+        visit = visit_of(request)
+        visit.managed = True
+        try:
+            return _finished(visit, self._after(visit, self.get_response(request)))
+        except BaseException:
+            visit.end(500)
+            raise
+
+    async def _serve(self, request: Any) -> Any:
+        visit = visit_of(request)
+        visit.managed = True
+        try:
+            response = await self.get_response(request)
+            return await _in_thread(lambda: _finished(visit, self._after(visit, response)))
+        except BaseException:
+            await _in_thread(visit.end, 500)
+            raise
+
+    def _after(self, visit: _Visit, response: Any) -> Any:
+        return response
+
+    def process_exception(self, request: Any, exception: Exception) -> Any:
+        """Answer what a view itself raised."""
+        if isinstance(exception, (Denied, Refusal)):
+            return _answer(visit_of(request), exception)
+        return None
+
+
+class LimitMiddleware(DecisionMiddleware):
+    """
+    Lets a request through to its view if every policy of its token admits it, and answers it otherwise.
+
+    Paths in ``SLUICEGATE["EXEMPT"]`` and views under :func:`exempt` need no token. A request that reaches no view, of
+    an address that does not exist for instance, is checked all the same before it is answered.
+    """
+
+    def __init__(self, get_response: Callable[[Any], Any]) -> None:
+        super().__init__(get_response)
+        self.process_view = self._check_awaited if iscoroutinefunction(self) else self._check
+
+    def _check(self, request: Any, view: Any, args: Any, kwargs: Any) -> Any:
+        visit = visit_of(request)
+        if request.path in get_options().exempt or getattr(view, _EXEMPT, False):
+            visit.checked = True
+            return None
+        try:
+            visit.check()
+        except (Denied, Refusal) as exc:
+            return _answer(visit, exc)
+        return None
+
+    async def _check_awaited(self, request: Any, view: Any, args: Any, kwargs: Any) -> Any:
+        return await _in_thread(self._check, request, view, args, kwargs)
+
+    def _after(self, visit: _Visit, response: Any) -> Any:
+        return response if visit.checked else self._check(visit.request, None, (), {}) or response
+
+
+def exempt(view: View) -> View:
+    """Return *view*, which :class:`LimitMiddleware` lets everybody into; for classes, decorate ``dispatch``."""
+    setattr(view, _EXEMPT, True)
+    return view
+
+
+def limited(
+    limits: Declared,
+    *,
+    key: Key,
+    scope: str | None = None,
+    costs: Costs | Callable[[Any], Costs] = 1,
+    methods: Sequence[str] = (),
+) -> Callable[[View], View]:
+    """
+    Return a decorator of views, sync or async, that charges each request to limits that stand in code.
+
+    For class-based views: ``@method_decorator(limited(...), name="dispatch")``.
+
+    Args:
+        limits: ``"10/minute"``, ``"10/second; 1000/day"``, a Limit, or several: one atomic decision.
+        key: Whom a request counts for: ``"ip"``, ``"user"`` (the primary key of who is logged in, else the address),
+            ``"all"`` for everybody together, or a function of the request that returns a text, a whole number, a UUID,
+            or None, which means that the limit does not fall on this request.
+        scope: Name of the counters. None: the view's own; one name in several places is one limit.
+        costs: What a request costs, or a function of the request that says so.
+        methods: HTTP methods on which the limit falls; none: all.
+    Raises:
+        ValueError: Limits, key, scope, costs or methods that cannot be used.
+        TypeError: Limits that are none.
+    """
+    rule = _Rule(limits, key, scope, costs, methods)
+
+    def decorate(view: Any) -> Any:
+        owner = getattr(getattr(view, "func", None), "__self__", None)
+        # The dispatch of an asynchronous class is no coroutine function, and returns a coroutine.
+        awaited = iscoroutinefunction(view) or getattr(owner, "view_is_async", False)
+        return wraps(view)(_limit_awaited(view, rule) if awaited else _limit_called(view, rule))
+
+    return decorate
+
+
+class _Rule:
+    """A declaration of limits in code."""
+
+    def __init__(self, limits: Declared, key: Key, scope: str | None, costs: Any, methods: Sequence[str]) -> None:
+        self.limits = declared(limits)
+        if isinstance(key, str) and key not in ("ip", "user", "all"):
+            raise ValueError(f"key: must be 'ip', 'user', 'all' or a function of the request, not {key!r}.")
+        if isinstance(methods, str) or any(method != method.upper() for method in methods):
+            raise ValueError("methods: must list HTTP methods in capitals.")
+        self._key = key
+        self._scope = None if scope is None else check_scope(scope)
+        self._costs = costs if callable(costs) else check_costs(costs)
+        self._methods = frozenset(methods)
+
+    def falls_on(self, request: Any) -> bool:
+        """Tell whether the request's method is limited."""
+        return not self._methods or request.method in self._methods
+
+    def caller(self, request: Any) -> Any:
+        """Return whom a request counts for, or what has to be awaited for that."""
+        if self._key == "user":
+            return _user(request)
+        return self._key(request) if callable(self._key) else None
+
+    async def caller_awaited(self, request: Any) -> Any:
+        """Return whom a request counts for, in an event loop."""
+        if self._key == "user":
+            return await _user_awaited(request)
+        found = self.caller(request)
+        return await found if isinstance(found, Awaitable) else found
+
+    def decide(self, visit: _Visit, view: Any, caller: Any) -> None:
+        """Charge a request. Raises Denied and Refusal."""
+        kind = self._key if isinstance(self._key, str) else "key"
+        if kind == "ip" or (kind == "user" and caller is None):
+            kind, caller = "ip", known_address(visit.address())
+        elif kind == "all":
+            caller = ""
+        name = counter_key(self._scope or name_of(view), kind, caller)
+        if name is not None:
+            costs = self._costs(visit.request) if callable(self._costs) else self._costs
+            visit.decide(self.limits, name, costs)
+
+
+def _limit_called(view: Any, rule: _Rule) -> Any:
+    def limited_view(request: Any, *args: Any, **kwargs: Any) -> Any:
+        if not rule.falls_on(request):
+            return view(request, *args, **kwargs)
+        visit = visit_of(request)
+        managed, visit.managed = visit.managed, True
+        try:
+            rule.decide(visit, view, rule.caller(request))
+            response = view(request, *args, **kwargs)
+        except (Denied, Refusal) as exc:
+            response = _answer(visit, exc)
+        except BaseException:
+            if not managed:
+                visit.end(500)
+            raise
+        return response if managed else _finished(visit, response)
+
+    return limited_view
+
+
+def _limit_awaited(view: Any, rule: _Rule) -> Any:
+    async def limited_view(request: Any, *args: Any, **kwargs: Any) -> Any:
+        if not rule.falls_on(request):
+            return await view(request, *args, **kwargs)
+        visit = visit_of(request)
+        managed, visit.managed = visit.managed, True
+        try:
+            await _in_thread(rule.decide, visit, view, await rule.caller_awaited(request))
+            response = await view(request, *args, **kwargs)
+        except (Denied, Refusal) as exc:
+            response = _answer(visit, exc)
+        except BaseException:
+            if not managed:
+                await _in_thread(visit.end, 500)
+            raise
+        return response if managed else await _in_thread(_finished, visit, response)
+
+    return limited_view
+
+
+def _answer(visit: _Visit, exc: Denied | Refusal) -> Any:
+    """Return the response of a request that may not pass; its decision is told when it is finished."""
+    if isinstance(exc, Refusal):
+        return _response(exc.answer)
+    visit.note(exc.decision)
+    preset = get_options().headers
+    answer = denial(exc.decision, preset)
+    headers = without(answer.headers, added_headers(exc.decision, preset))
+    return _response(Answer(answer.status, tuple(headers), answer.body))
+
+
+def _response(answer: Answer) -> Any:
+    return HttpResponse(answer.body, status=answer.status, headers=dict(answer.headers))
+
+
+def _finished(visit: _Visit, response: Any) -> Any:
+    """Tell what was decided; end the visit, at once or when a stream ends."""
+    tell(visit, response)
+    if not visit.holds:
+        return response
+    if not response.streaming:
+        visit.end(response.status_code)
+    elif response.is_async:
+        response.streaming_content = _AwaitedStream(response.streaming_content, visit, response.status_code)
+    else:
+        response.streaming_content = _Stream(response.streaming_content, visit, response.status_code)
+    return response
+
+
+def tell(visit: _Visit, response: Any) -> None:
+    """Add what was decided to a response, once."""
+    decisions, visit.decisions = visit.decisions, []
+    if decisions:
+        for name, value in joining(response.headers, told(decisions, get_options().headers)):
+            present = response.headers.get(name) if name in _LISTS else None
+            response.headers[name] = f"{present}, {value}" if present else value
+
+
+class _Stream:
+    """A streamed body; at its end, or when the server closes the response, the visit ends."""
+
+    def __init__(self, chunks: Iterable[bytes], visit: _Visit, status: int) -> None:
+        self._chunks, self._visit, self._status = chunks, visit, status
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield from self._chunks
+        self.close()
+
+    def close(self) -> None:
+        """End the visit; servers close a response whatever happened."""
+        self._visit.end(self._status)
+
+
+class _AwaitedStream:
+    """The same for an asynchronous body; servers close it from a thread."""
+
+    def __init__(self, chunks: AsyncIterator[bytes], visit: _Visit, status: int) -> None:
+        self._chunks, self._visit, self._status = chunks, visit, status
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for chunk in self._chunks:
+            yield chunk
+        await _in_thread(self.close)
+
+    def close(self) -> None:
+        """End the visit."""
+        self._visit.end(self._status)
+
+
+async def _in_thread(call: Callable[..., Any], *args: Any) -> Any:
+    """
+    Do what may wait for the store in a thread.
+
+    A request that is cancelled meanwhile waits for the outcome, at most a decision's time budget: what it was given
+    must be given back by whoever ends the visit.
+    """
+    work = asyncio.ensure_future(asyncio.to_thread(call, *args))
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        await asyncio.wait([work])
+        raise
+
+
+def _user(request: Any) -> Any:
+    if not hasattr(request, "user"):
+        raise ImproperlyConfigured("key='user' needs django.contrib.auth's AuthenticationMiddleware.")
+    return request.user.pk if request.user.is_authenticated else None
+
+
+async def _user_awaited(request: Any) -> Any:
+    if not hasattr(request, "auser"):
+        raise ImproperlyConfigured("key='user' needs django.contrib.auth's AuthenticationMiddleware.")
+    user = await request.auser()
+    return user.pk if user.is_authenticated else None
+
+
+def _token(request: Any) -> str | None:
+    return find_token(request.headers.get("authorization"), request.headers.get("x-api-key"))
+
+
+class SluicegateConfig(AppConfig):
+    """Runs the system checks: put ``"enforcement.doors.django.SluicegateConfig"`` into INSTALLED_APPS."""
+
+    name = "enforcement.doors.django"
+    label = "sluicegate"
+
+    def ready(self) -> None:
+        """Register the checks."""
+        checks.register(check_settings)
+
+
+def check_settings(**_: object) -> list[Any]:
+    """Return what would fail, or count wrongly, in production."""
+    try:
+        read_options(getattr(settings, SETTING, {}), SETTING)
+    except ValueError as exc:
+        return [checks.Error(str(exc), id="sluicegate.E001")]
+    found: list[Any] = []
+    ours = [f"{__name__}.{kind.__name__}" for kind in (DecisionMiddleware, LimitMiddleware)]
+    if sum(settings.MIDDLEWARE.count(name) for name in ours) > 1:
+        text = "DecisionMiddleware and LimitMiddleware are one: keep the latter if policies are to be checked."
+        found.append(checks.Error(text, id="sluicegate.E002"))
+    behind = settings.USE_X_FORWARDED_HOST or settings.SECURE_PROXY_SSL_HEADER
+    if behind and not getattr(settings, SETTING, {}).get("TRUSTED_PROXIES"):
+        text = "A proxy stands in front, but none is trusted: all clients have its address, and share one count."
+        hint = "List the proxy's addresses in SLUICEGATE['TRUSTED_PROXIES']."
+        found.append(checks.Warning(text, hint=hint, id="sluicegate.W001"))
+    return found
+
+
+__all__ = [
+    "DecisionMiddleware",
+    "LimitMiddleware",
+    "SluicegateConfig",
+    "exempt",
+    "get_limiter",
+    "limited",
+]
