@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from enforcement.algorithms import HOPELESS
 from enforcement.calendars import window
 from enforcement.headers import labels, presets, seconds, tightness
+from enforcement.leases import unused_max
 from enforcement.plans import NO_PLAN, Plan
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class LimitState:
         allowed: Whether this limit admits the request by itself.
         hopeless: Whether the cost exceeds the limit's capacity.
         window_seconds: Present length of the window; None for a lifetime and for concurrency.
+        unused_max: Permits that may lie unused in the leases of all processes; 0 for a limit that is not leased.
         overflow: Whether this is the counter that all values beyond the project's cap share.
     """
 
@@ -76,6 +78,7 @@ class LimitState:
     hopeless: bool
     window_seconds: int | None
     overflow: bool = False
+    unused_max: int = 0
 
     @property
     def share(self) -> float:
@@ -179,8 +182,9 @@ class Decision:
             reply, bounds = self.reply, self.plan.bounds
             at = range(2, 2 + self.width * len(bounds), self.width)
             now = reply[1] if reply else 0
+            fleet = self.plan.lease.fleet if self.plan.lease else 0
             self._states = tuple(
-                _state(bound, now, self.held + reply[i], *reply[i + 1 : i + 4])
+                _state(bound, fleet, now, self.held + reply[i], *reply[i + 1 : i + 4])
                 for bound, i in zip(bounds, at, strict=True)
             )
         return self._states
@@ -297,7 +301,7 @@ class Denied(Exception):
         self.decision = decision
 
 
-def _state(bound: Bound, now_us: int, remaining: int, reset: int, wait: int, more: int) -> LimitState:
+def _state(bound: Bound, fleet: int, now_us: int, remaining: int, reset: int, wait: int, more: int) -> LimitState:
     limit = bound.limit
     return LimitState(
         name=limit.name,
@@ -315,6 +319,7 @@ def _state(bound: Bound, now_us: int, remaining: int, reset: int, wait: int, mor
         hopeless=wait == HOPELESS,
         window_seconds=_window_seconds(bound, now_us),
         overflow=bound.overflow,
+        unused_max=unused_max(limit, fleet) if fleet else 0,
     )
 
 

@@ -76,17 +76,17 @@ class LeaseKeeper:
     def _run(self) -> None:
         sweep_at = monotonic() + SWEEP_SECONDS
         while True:
+            if monotonic() >= sweep_at:  # also where wishes never cease
+                self._sweep(monotonic())
+                sweep_at = monotonic() + SWEEP_SECONDS
             try:
                 lease = self._wishes.get(timeout=max(0.001, sweep_at - monotonic()))
             except queue.Empty:
-                lease = None
-                sweep_at = monotonic() + SWEEP_SECONDS
-                self._sweep(monotonic())
-            else:
-                if lease is None:
-                    self._sweep(float("inf"))
-                    return
-                self._fill(lease)
+                continue
+            if lease is None:
+                self._sweep(float("inf"))
+                return
+            self._fill(lease)
 
     def _fill(self, lease: Lease) -> None:
         try:
@@ -103,8 +103,11 @@ class LeaseKeeper:
         engine, plan, began = self._engine, lease.plan, monotonic()
         if plan.newcomers and began >= plan.enrolled_until:
             return  # permits run out then, and the next request enrols the value again
-        share = 2 * max(1, engine.agent.fleet_size)
-        arguments = protocol.lease_arguments(plan, lease.wanted(), share, engine.now_us())
+        fleet = max(1, engine.agent.fleet_size)
+        wanted = lease.wanted(fleet)
+        if wanted <= 0:
+            return
+        arguments = protocol.lease_arguments(plan, wanted, 2 * fleet, engine.now_us())
         reply = self._pipe.call(protocol.pack(arguments))
         if reply[0] <= 0:
             return

@@ -1,9 +1,9 @@
 """
 Leases: permits taken ahead, and handed out inside one process without a round trip.
 
-Permits are charged before they are handed out, so no number of processes admits more than the quota. What a process
-holds and does not use is given back within a second or dies with its window; what a killed process held is lost for as
-long as the limit feels it. A request takes what is at hand and never waits for more: the keeper
+Permits are charged before they are handed out, so no number of processes admits more than the quota. What lies unused
+is bounded (:func:`unused_max`) and given back within a second, or dies with its window; what a killed process held is
+lost for as long as the limit feels it. A request takes what is at hand and never waits for more: the keeper
 (:mod:`enforcement.lease_keeper`) fills and empties leases, and where no permit is at hand the store decides.
 """
 
@@ -15,6 +15,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from enforcement.limits import Limit
     from enforcement.plans import Plan
 
 LIFE_SECONDS: Final = 1.0
@@ -22,9 +23,25 @@ LIFE_SECONDS: Final = 1.0
 AHEAD_SECONDS: Final = 0.1
 """A lease is sized to last so long at the rate that was seen."""
 MAX_PERMITS: Final = 10_000
+UNUSED_PART: Final = 10
+"""All processes together hold no more than one permit of so many that a quota has."""
 STEADY_PERMITS: Final = 10
 """So many permits must be asked for within STEADY_SECONDS before any are taken ahead."""
 STEADY_SECONDS: Final = 0.25
+
+
+def held_max(capacity: int, fleet: int) -> int:
+    """Return how many permits of a limit one of *fleet* processes may hold: at least 1, or it could lease none."""
+    return max(1, min(MAX_PERMITS, capacity // (UNUSED_PART * fleet)))
+
+
+def unused_max(limit: Limit, fleet: int) -> int:
+    """
+    Return how many permits of a limit may lie unused in a fleet of so many processes, and be denied to others.
+
+    A tenth of the quota, or of the burst, but one a process at least; 0 for a limit that is not leased.
+    """
+    return min(limit.capacity, held_max(limit.capacity, fleet) * fleet) if limit.leasable else 0
 
 
 class Lease:
@@ -36,6 +53,7 @@ class Lease:
         low: With so many or fewer left, more shall be asked for.
         until: Monotonic instant from which they are not handed out any longer.
         asking: Whether the keeper was asked to fill it and has not yet done so.
+        fleet: The processes that share the limits, as far as is known.
         reply: The store's latest answer, width 5, from which decisions are told.
     """
 
@@ -50,6 +68,7 @@ class Lease:
         "_told",
         "_wanted_from",
         "asking",
+        "fleet",
         "left",
         "low",
         "marks",
@@ -67,6 +86,7 @@ class Lease:
         self.reply: Sequence[int] = ()
         self.marks: tuple[int, ...] = ()
         self.asking = False
+        self.fleet = 1
         # What was handed out is not counted where it is: it is what was granted and is not at hand.
         self._granted = self._counted = self._at_sweep = 0
         self._missed = self._wanted_from = 0
@@ -120,14 +140,21 @@ class Lease:
             self._since, self._wanted_from = now, asked
         return asked - self._wanted_from >= STEADY_PERMITS
 
-    def wanted(self) -> int:
-        """Return how many permits to take, by the rate since the last time this was asked."""
+    def wanted(self, fleet: int) -> int:
+        """
+        Return how many permits to take: by the rate since the last time this was asked, and no more than may be held.
+
+        Args:
+            fleet: Processes that share the limits.
+        """
+        self.fleet = fleet
+        most = min(held_max(bound.limit.capacity, fleet) for bound in self.plan.bounds)
         now = monotonic()
         with self._lock:
             asked = self._asked()
             rate = (asked - self._wanted_from) / max(0.001, now - self._since)
             self._since, self._wanted_from = now, asked
-        return max(1, min(MAX_PERMITS, round(rate * AHEAD_SECONDS)))
+        return min(max(1, round(rate * AHEAD_SECONDS)), most - self.left)
 
     def fill(self, permits: int, until: float, reply: Sequence[int]) -> None:
         """Add permits that the store granted; they are good until a monotonic instant."""

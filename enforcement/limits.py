@@ -135,6 +135,11 @@ class Limit:
             return False
         return self.calendar in DURABLE_CALENDARS or (self.window_seconds or 0) >= DAY_SECONDS
 
+    @property
+    def leasable(self) -> bool:
+        """Whether permits are taken ahead: only of what every request costs alike, and at once."""
+        return self.consistency == "leased" and self.unit == "requests" and not self.shadow and not self.charge_on
+
     @classmethod
     def parse(cls, text: str, /, **keywords: Any) -> Self:
         """

@@ -12,6 +12,7 @@ from enforcement import protocol
 from enforcement.decision import Decision, LimitState
 from enforcement.documents import Project, Token
 from enforcement.keys import Keys
+from enforcement.leases import unused_max
 from enforcement.limits import Policy
 from enforcement.plans import Bound, Plan, Rule, Subject, rules_of
 
@@ -29,6 +30,7 @@ class LiveCounter:
         remaining: The greatest cost that would pass now. None if partitioned.
         reset_ms: As in a decision. None if partitioned, or if it never resets.
         override: Id of the override that sets the quota, or None.
+        unused_max: Permits that may lie unused in the leases of all instances; 0 for a limit that is not leased.
     """
 
     policy: str
@@ -43,6 +45,7 @@ class LiveCounter:
     remaining: int | None
     reset_ms: int | None
     override: str | None
+    unused_max: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,7 @@ def live_counters(
     global_policy: str | None,
     *,
     now_us: int,
+    fleet: int = 1,
 ) -> list[LiveCounter]:
     """
     Read what every limit that falls on a token, or on its project as a whole, has counted. Charges nothing.
@@ -78,13 +82,14 @@ def live_counters(
     Args:
         token: None shows the limits that the project's tokens share.
         now_us: For overrides that end and calendar boundaries; the counters are read by the store's own clock.
+        fleet: Instances that live, at least 1.
     Raises:
         redis.RedisError: The store does not answer, or lacks the function library.
     """
     rules = rules_of(Subject(project, token, policies, global_policy), now_us)
     single = [rule for rule in rules if not rule.limit.partition_by]
     seen = dict(zip((rule.index for rule in single), _look(client, keys, single, now_us), strict=True))
-    return [_counter(rule, *seen.get(rule.index, (None, None))) for rule in rules]
+    return [_counter(rule, fleet, *seen.get(rule.index, (None, None))) for rule in rules]
 
 
 def reset_counters(
@@ -163,7 +168,7 @@ def look(client: Redis, bounds: Sequence[Bound], now_us: int) -> tuple[int, list
     return reply[1], [(state, state.capacity - reply[2 + 4 * i]) for i, state in enumerate(states)]
 
 
-def _counter(rule: Rule, state: LimitState | None, used: int | None) -> LiveCounter:
+def _counter(rule: Rule, fleet: int, state: LimitState | None, used: int | None) -> LiveCounter:
     limit = rule.limit
     return LiveCounter(
         policy=rule.policy.slug,
@@ -178,4 +183,5 @@ def _counter(rule: Rule, state: LimitState | None, used: int | None) -> LiveCoun
         remaining=None if state is None else state.remaining,
         reset_ms=None if state is None else state.reset_ms,
         override=rule.override_id,
+        unused_max=unused_max(limit, fleet),
     )

@@ -274,12 +274,6 @@ def _counter(limit: Limit, identity: tuple[str, ...]) -> str:
     return letter + fingerprint((*identity, limit.name, shape))
 
 
-def _is_leasable(bound: Bound) -> bool:
-    """Only what every request costs alike, and at once, can be taken ahead."""
-    limit = bound.limit
-    return limit.consistency == "leased" and limit.unit == "requests" and not limit.shadow and not limit.charge_on
-
-
 class Plan:
     """
     The bounds of one request, and what is known about their counters.
@@ -352,7 +346,7 @@ class Plan:
         self.has_shadows = any(bound.limit.shadow for bound in bounds)
         self.has_charge_on = any(bound.limit.charge_on for bound in bounds)
         self.last: Sequence[int] = ()
-        leased = leasing and bounds and all(map(_is_leasable, bounds))
+        leased = leasing and bounds and all(bound.limit.leasable for bound in bounds)
         self.lease = Lease(self) if leased else None
         self.merges_leases = all(bound.letter in "fb" for bound in bounds)
         self.ones = tuple((bound.index, bound.cost_of(1)) for bound in bounds)

@@ -15,7 +15,6 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from controlplane.fleet.api import running
 from controlplane.fleet.models import Instance
 from controlplane.publishing import store
 from controlplane.publishing.models import OutboxEntry, Revision
@@ -101,7 +100,7 @@ class Collected(Collector):
 
     def _fleet(self) -> Metric:
         """An instance is behind when it runs an older revision than the last one."""
-        alive = running(Instance.objects.all(), self.now)
+        alive = Instance.objects.running(self.now)
         published = Revision.objects.aggregate(last=Max("number"))["last"] or 0
         total, seen, current = Instance.objects.count(), alive.count(), alive.filter(revision__gte=published).count()
         family = GaugeMetricFamily("sluicegate_instances", "Enforcers by what is known of them.", labels=["state"])

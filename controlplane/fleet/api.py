@@ -1,7 +1,5 @@
 """REST: the running enforcers."""
 
-from datetime import datetime
-
 from django.db.models import QuerySet
 from django.utils import timezone
 from rest_framework import serializers
@@ -11,11 +9,6 @@ from controlplane.api.serializers import ListQuery
 from controlplane.api.views import ApiView, Listed
 from controlplane.fleet import heartbeats
 from controlplane.fleet.models import Instance
-
-
-def running(instances: QuerySet[Instance], now: datetime) -> QuerySet[Instance]:
-    """Leave out those that were not heard of for the life of a heartbeat."""
-    return instances.filter(seen_at__gt=now - heartbeats.ALIVE)
 
 
 class DecisionsSerializer(serializers.Serializer):
@@ -57,5 +50,5 @@ class InstanceView(Listed, ApiView):
     def get_queryset(self) -> QuerySet[Instance]:
         if "running" not in self.query:
             return Instance.objects.all()
-        alive = running(Instance.objects.all(), timezone.now())
+        alive = Instance.objects.running(timezone.now())
         return alive if self.query["running"] else Instance.objects.exclude(pk__in=alive)

@@ -11,7 +11,7 @@ from django.conf import settings
 from django.core.exceptions import ValidationError
 
 from controlplane.fleet import outages
-from controlplane.fleet.models import Instance
+from controlplane.fleet.models import ALIVE, Instance
 from controlplane.publishing import store
 from controlplane.publishing.compile import EPOCH, microseconds
 from enforcement.documents import InvalidDocument, loads
@@ -19,8 +19,6 @@ from enforcement.store import STORE_ERRORS
 
 logger = logging.getLogger(__name__)
 
-# A heartbeat expires after this in the store; an instance that has none is gone, or cannot reach the store.
-ALIVE = timedelta(seconds=15)
 # A gone instance is shown for two days: whoever looks for it finds when it was last seen, and so does the report of
 # the day on which it went.
 KEPT = timedelta(days=2)

@@ -1,4 +1,15 @@
+from datetime import datetime, timedelta
+
 from django.db import models
+
+ALIVE = timedelta(seconds=15)
+"""As long as a heartbeat is believed."""
+
+
+class InstanceQuerySet(models.QuerySet["Instance"]):
+    def running(self, now: datetime) -> "InstanceQuerySet":
+        """Leave out those that were not heard of for the life of a heartbeat."""
+        return self.filter(seen_at__gt=now - ALIVE)
 
 
 class Instance(models.Model):
@@ -17,6 +28,8 @@ class Instance(models.Model):
     degraded_since = models.DateTimeField(null=True)
     store_id = models.CharField(max_length=64, blank=True)
     decisions = models.JSONField(default=dict)
+
+    objects = InstanceQuerySet.as_manager()
 
     class Meta:
         ordering = ["id"]

@@ -23,7 +23,7 @@ ALGORITHMS = {
 MODES = {"enforce": "Enforce — deny what is over it", "shadow": "Shadow — only watch and report, never deny"}
 CONSISTENCIES = {
     "strict": "Strict — one call to the store for each request, exact",
-    "leased": "Leased — permits held ahead: no call while they last, never too many",
+    "leased": "Leased — permits held ahead: no call while they last, never too many, at most a tenth unused",
 }
 STORE_FAILURES = {
     "local": "Go on locally — each proxy keeps its share of the quota",

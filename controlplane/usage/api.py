@@ -173,6 +173,9 @@ class CounterSerializer(serializers.Serializer):
     remaining = serializers.IntegerField(allow_null=True, help_text="The greatest cost that would pass now.")
     reset_ms = serializers.IntegerField(allow_null=True, help_text="Until nothing is felt any more; null: never.")
     override = serializers.CharField(allow_null=True, help_text="Id of the override that sets the quota.")
+    unused_max = serializers.IntegerField(
+        help_text="Permits of a leased limit that may lie unused in the instances that live now; 0 for a strict one."
+    )
 
     def get_limit(self, counter: LiveCounter) -> str:
         return f"{counter.policy}/{counter.limit}"

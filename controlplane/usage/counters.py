@@ -9,6 +9,7 @@ import redis
 from django.conf import settings
 from django.utils import timezone
 
+from controlplane.fleet.models import Instance
 from controlplane.policies.models import Limit
 from controlplane.projects.models import Project, Token
 from controlplane.publishing import compile, store, verbs
@@ -54,7 +55,9 @@ class Subject:
 
     def counters(self, client: redis.Redis) -> list[live.LiveCounter]:
         """Read every counter. Raises one of STORE_ERRORS."""
-        return _with_library(client, lambda: live.live_counters(client, *self._arguments(), now_us=self._now_us()))
+        fleet = max(1, Instance.objects.running(self.now).count())
+        arguments, now_us = self._arguments(), self._now_us()
+        return _with_library(client, lambda: live.live_counters(client, *arguments, now_us=now_us, fleet=fleet))
 
     def scope_of(self, policy_id: str) -> str | None:
         """Say what a policy is attached to: the token, else the project, else everything; None: to nothing here."""

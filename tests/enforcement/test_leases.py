@@ -3,10 +3,13 @@
 import json
 import os
 import time
+from contextlib import ExitStack
+from dataclasses import replace
 
 import pytest
 
 from enforcement import Limit, Limiter
+from enforcement.leases import unused_max
 from enforcement.tokens import mint
 from tests.enforcement.fleet import fleet
 from tests.enforcement.world import eventually
@@ -137,3 +140,29 @@ def test_a_forked_child_does_not_hand_out_what_its_parent_holds(server, world):
     limiter.close()
 
     assert status == 0
+
+
+def test_no_more_than_the_bound_lies_unused(server, world):
+    """Four instances at full speed hold no more than each decision says that they may."""
+    limit = Limit(**leased("fixed_window", 10_000))
+    with ExitStack() as stack:
+        fleet = [stack.enter_context(Limiter(server.url, timeout=1.0)) for _ in range(4)]
+        assert eventually(lambda: all(limiter._engine.agent.fleet_size == 4 for limiter in fleet), seconds=10.0)
+        decisions, held = [], []
+        for _ in range(200):
+            decisions += [limiter.hit(limit, "bounded") for limiter in fleet for _ in range(10)]
+            held.append(sum(limiter._engine.leases.outstanding() for limiter in fleet))
+
+    assert {decision.source for decision in decisions} == {"store", "lease"}
+    assert 100 < max(held) <= decisions[-1].limit.unused_max == 1_000
+
+
+@pytest.mark.parametrize(
+    ("quota", "fleet", "unused"), [(1_000, 4, 100), (1_000, 1, 100), (30, 8, 8), (0, 2, 0), (10**9, 3, 30_000)]
+)
+def test_the_bound_of_a_limit(quota, fleet, unused):
+    """A tenth, one a process at least, and what one process may ever hold at most."""
+    limit = Limit(name="leased", quota=quota, window_seconds=60, consistency="leased")
+
+    assert unused_max(limit, fleet) == unused
+    assert unused_max(replace(limit, consistency="strict"), fleet) == 0
