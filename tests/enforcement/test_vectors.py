@@ -1,8 +1,9 @@
-"""The conformance vectors through both limiters."""
+"""The conformance vectors through both limiters, and through the doors that take limits in code."""
 
 import pytest
 
 from enforcement.embedded import ValkeyServer
+from tests.enforcement.doors.vector_doors import DjangoDoor, DrfDoor, FastAPIDoor, WaitingDoor
 from tests.enforcement.vectors import AsyncDoor, Scenario, SyncDoor, load_vectors, pool
 
 
@@ -19,7 +20,7 @@ def processes(url):
     yield from pool(url)
 
 
-@pytest.mark.parametrize("door", [SyncDoor, AsyncDoor])
+@pytest.mark.parametrize("door", [SyncDoor, AsyncDoor, WaitingDoor, FastAPIDoor, DjangoDoor, DrfDoor])
 @pytest.mark.parametrize("vector", load_vectors(), ids=lambda vector: vector["id"])
 def test_vector(vector, door, url, processes):
     """Every door answers every scenario as the design says."""

@@ -58,6 +58,8 @@ def receive(process: subprocess.Popen[str]) -> dict[str, Any]:
 class SyncDoor:
     """The sync limiter."""
 
+    PREFIX = ""  # what a door itself puts before a key
+
     def __init__(self, url: str, clock: Callable[[], int]) -> None:
         self.url, self.clock = url, clock
         self.limiters: dict[str, Limiter] = {}
@@ -97,6 +99,8 @@ class SyncDoor:
 
 class AsyncDoor:
     """The asyncio limiter, on a loop of its own."""
+
+    PREFIX = ""
 
     def __init__(self, url: str, clock: Callable[[], int]) -> None:
         self.url, self.clock = url, clock
@@ -168,7 +172,7 @@ class Scenario:
 
     def _call(self, step):
         names = step.get("only", list(self.limits))
-        key = f"{self.vector['id']}:{step.get('key', 'k')}"
+        key = f"{self.door.PREFIX}{self.vector['id']}:{step.get('key', 'k')}"
         return step.get("limiter", "a"), [self.limits[name] for name in names], key
 
     def do_hit(self, step, expect):
