@@ -29,7 +29,7 @@ from enforcement.feed import Entry, Feed
 from enforcement.keys import Keys, fingerprint
 from enforcement.lua import function
 from enforcement.snapshot import Documents
-from enforcement.store import STORE_ERRORS, is_unknown_function, load_library
+from enforcement.store import STORE_ERRORS, disconnect, is_unknown_function, load_library
 from enforcement.usage import UsageLog
 
 CHECK_SECONDS: Final = 2.0
@@ -94,6 +94,7 @@ class Agent:
         identity: Told to the control plane.
         hooks: The limiter.
         state_dir: Folder for the last good documents; None: they are not kept.
+        look: Called every two seconds: looks whether the store is still where it was.
         fallbacks: Decisions made without the store so far.
         monotonic: Seconds, for whatever lasts.
         wall_us: Microseconds since the epoch, for what is told to others.
@@ -115,6 +116,7 @@ class Agent:
         hooks: Hooks,
         *,
         state_dir: Path | None = None,
+        look: Callable[[], None] = lambda: None,
         fallbacks: Callable[[], int] = lambda: 0,
         monotonic: Callable[[], float] = time.monotonic,
         wall_us: Callable[[], int] = lambda: time.time_ns() // 1_000,
@@ -129,6 +131,7 @@ class Agent:
         self._usage = usage
         self._hooks = hooks
         self._path = state_dir and state_dir / f"documents-{fingerprint((keys.prefix,))[:8]}"
+        self._look = look
         self._fallbacks = fallbacks
         self._monotonic = monotonic
         self._wall_us = wall_us
@@ -231,6 +234,9 @@ class Agent:
         if self._hooks.is_open() or not self._settled():
             self._lose("requests found it away")
             return
+        self._work()
+
+    def _work(self) -> None:
         now = self._monotonic()
         if self.acknowledged != self._told:
             self._due["heartbeat"] = min(self._due["heartbeat"], now + random.uniform(0.0, TELL_SECONDS))
@@ -244,6 +250,7 @@ class Agent:
         return {
             # Before the documents, once: whoever waits for these judges the ends of tokens by the store's clock.
             "clock": (float("inf"), self._read_clock),
+            "place": (CHECK_SECONDS, self._look),
             "documents": (CHECK_SECONDS, self._check),
             "heartbeat": (HEARTBEAT_SECONDS, self._beat),
             "usage": (FLUSH_SECONDS, self._flush),
@@ -431,8 +438,7 @@ class Agent:
             log.info("The store is away: %s.", reason)  # the breaker warns, once for all who find it away
         if not self._hooks.is_open():
             self._hooks.lost(reason)
-        # Whatever is pooled may hold half an answer, or lead to a host that is no more.
-        self._client.connection_pool.disconnect()
+        disconnect(self._client)
 
     def _probe(self) -> None:
         """
@@ -456,4 +462,50 @@ class Agent:
         log.info("The store is back after %.1f s.", away_us / 1_000_000)
 
 
-__all__ = ["Agent", "Hooks", "Identity"]
+class ClusterAgent(Agent):
+    """
+    The agent of a cluster. Each duty may fail alone, for its node is away and others are not: it is tried again when it
+    is due, and requests are decided as far as their own nodes answer. Finding nodes again is not its business.
+    """
+
+    def _begin(self) -> None:
+        super()._begin()
+        self._failing: dict[str, str] = {}
+        self._away_since_us: int | None = None
+
+    @property
+    def state(self) -> str:
+        """As of any agent; ``degraded`` while a node of the cluster is away."""
+        return super().state if self._away_since_us is None else "degraded"
+
+    def _turn(self) -> None:
+        if not self._hooks.is_open():
+            self._away_since_us = None
+        elif self._away_since_us is None:
+            self._away_since_us = self._wall_us()
+        self._settled()
+        self._work()
+
+    def _heartbeat(self, now_us: int) -> Mapping[str, Any]:
+        return {**super()._heartbeat(now_us), "degraded_since_us": self._away_since_us}
+
+    def _attempt(self, duty: str, act: Callable[[], None]) -> None:
+        try:
+            super()._attempt(duty, act)
+        except STORE_ERRORS as exc:
+            if self._failing.get(duty) != type(exc).__name__:
+                log.warning("The node for the %s is away (%s: %s).", duty, type(exc).__name__, exc)
+            self._failing[duty] = type(exc).__name__
+            if duty == "log":
+                self._feed.close()
+                self._stopping.wait(FIRST_PROBE_SECONDS)
+        else:
+            if self._failing.pop(duty, None) is not None:
+                log.warning("The node for the %s is back.", duty)
+
+    def _lose(self, reason: str) -> None:
+        log.warning("The cluster did not answer as it should (%s).", reason)
+        self._stopping.wait(FIRST_PROBE_SECONDS)
+
+
+__all__ = ["Agent", "ClusterAgent", "Hooks", "Identity"]

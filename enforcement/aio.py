@@ -15,9 +15,8 @@ from enforcement.decision import Decision, Denied
 from enforcement.engine import Settings, Steps
 from enforcement.limited import Declared, FunctionCosts, FunctionKey, P, R, Rule, Waiting, limit_awaited
 from enforcement.matching import Attributes
-from enforcement.pipe import AsyncPipe
 from enforcement.plans import Costs, Plan, check_costs
-from enforcement.protocol import StoreTrouble, trouble
+from enforcement.protocol import StoreTrouble
 from enforcement.reservation import Reservation, new_ident
 from enforcement.shell import START_SECONDS, Limits, Shell
 from enforcement.timing import Timing
@@ -33,7 +32,8 @@ class Limiter(Shell):
 
     def _set_up(self, settings: Settings) -> None:
         super()._set_up(settings)
-        self._pipe = AsyncPipe(self._engine.address, settings.timeout)
+        self._pipe = self._engine.place.async_pipe(settings.timeout)
+        self._engine.on_recovery = self._pipe.renew
 
     def _time_calls(self, timing: Timing) -> None:
         self._pipe.call = timing.of_futures(self._pipe.call)  # type: ignore[method-assign]
@@ -211,7 +211,7 @@ class Limiter(Shell):
                 command = engine.encode(plan, costs, charge=charge, ident=ident)
             reply = await self._pipe.call(command)
             if type(reply) is ReplyError:
-                raise trouble(reply)
+                raise self._pipe.trouble(reply)
         except StoreTrouble as exc:
             return await self._run(engine.troubled(plan, costs, exc, charge=charge, ident=ident))  # type: ignore[no-any-return]
         if reply[0] < 0:
@@ -227,7 +227,7 @@ class Limiter(Shell):
                 try:
                     reply = await self._pipe.call(command)
                     if type(reply) is ReplyError:
-                        raise trouble(reply)
+                        raise self._pipe.trouble(reply)
                 except StoreTrouble as exc:
                     command = steps.throw(exc)
                 else:

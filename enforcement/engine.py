@@ -20,8 +20,8 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, Final
 
-from enforcement import protocol
-from enforcement.agent import Agent, Identity
+from enforcement import parts, protocol
+from enforcement.agent import Agent, ClusterAgent, Identity
 from enforcement.census import RETRY_SECONDS, TRUST_SECONDS, Census
 from enforcement.decision import Decision
 from enforcement.documents import Project, Token
@@ -32,13 +32,14 @@ from enforcement.leases import Lease
 from enforcement.limits import Limit
 from enforcement.lua import library_source
 from enforcement.matching import Attributes, check_attributes
-from enforcement.pipe import Address, SyncPipe
-from enforcement.plans import Costs, Plan, Rule, Subject, bind_in_code, rules_of
+from enforcement.parts import AGAIN, InParts
+from enforcement.place import Place
+from enforcement.plans import Bound, Costs, Plan, Rule, Subject, bind_in_code, rules_of
 from enforcement.protocol import LibraryMissing, StoreTrouble
-from enforcement.reservation import REMEMBERED_MS, Reservation, SlotKeeper
+from enforcement.reservation import REMEMBERED_MS, Reservation, SlotKeeper, marker_of
+from enforcement.routes import Node, Tender
 from enforcement.shelf import Shelf
 from enforcement.snapshot import Derived, Documents, Snapshot, TokenEntry
-from enforcement.store import connect
 from enforcement.tally import Cell, Tally
 from enforcement.tokens import digest, is_well_formed
 from enforcement.usage import State, TokenUsage, UsageLog
@@ -57,7 +58,6 @@ STOP_SECONDS: Final = 2.0
 _NOTHING: Final[Attributes] = {}
 _LONG: Final = 64
 _serials = count()
-_AGAIN: Final = frozenset({"connection", "moved", "library", "readonly", "loading"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,8 @@ class Settings:
     How an enforcer reaches its store, and who it is.
 
     Args:
-        url: ``redis://``, ``rediss://`` or ``unix://``.
+        url: ``redis://``, ``rediss://`` or ``unix://``, or one that names several hosts
+            (:mod:`enforcement.topology`).
         prefix: What all keys begin with.
         instance: Its name in the fleet; None: made of host, process and chance.
         state_dir: Folder for the last good documents; None: they are not kept.
@@ -150,22 +151,25 @@ class Engine:
         self.fallback = Fallback()
         self.tally = Tally()
         self._admitted = self.tally.cell("store", "ok")
-        self._address = Address.from_url(settings.url)
+        self.place = Place(settings.url, settings.timeout)
         instance = settings.instance or f"{socket.gethostname()[:40]}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self.usage = UsageLog(instance, late=lambda: self.leases.count())
         identity = Identity(id=instance, host=socket.gethostname(), pid=os.getpid(), version=library_version())
-        self.agent = Agent(
-            client_factory=lambda: connect(settings.url, timeout=BACKGROUND_BUDGET),
+        self.agent = (Agent if self.place.routes is None else ClusterAgent)(
+            client_factory=lambda: self.place.client(BACKGROUND_BUDGET),
             keys=self.keys,
             documents=self.documents,
             usage=self.usage,
             identity=identity,
             hooks=self,
             state_dir=settings.state_dir,
+            look=self.place.look,
             fallbacks=lambda: self.fallbacks,
         )
+        # Of a store that is away as a whole. On a cluster it stays closed: there each node has one.
         self.breaker = Breaker(on_open=lambda cause: self.agent.wake())
-        self._background = SyncPipe(self.address, BACKGROUND_BUDGET)
+        self._background = self.place.pipe(BACKGROUND_BUDGET)
+        self._paying = self.place.pipe(BACKGROUND_BUDGET, heeds=False)
         self.plans: OrderedDict[Any, Plan] = OrderedDict()
         self.shelf = Shelf()
         self._slot_keeper = SlotKeeper(self._background)
@@ -175,11 +179,23 @@ class Engine:
         self._given_back = 0
         self.fallbacks = 0
         self.on_recovery: Callable[[], None] = lambda: None
+        self._tender: Tender | None = None
+        if self.place.sentinels is not None:
+            self.place.sentinels.on_change = self._reconnect
+        self._tend()
+
+    def _tend(self) -> None:
+        routes = self.place.routes
+        if routes is not None:
+            self._tender = Tender(routes, self._pay_nodes)
+            routes.on_trouble = self._tender.wake
 
     # Its life.
 
     def start(self, timeout: float) -> bool:
         """Start tending; wait until documents are there, at most *timeout* seconds. Returns whether they are."""
+        if self._tender is not None:
+            self._tender.start()
         self.agent.start()
         return self.agent.wait_loaded(timeout)
 
@@ -192,11 +208,16 @@ class Engine:
         """Give back what is held, report what is left, and stop tending."""
         self.leases.close()
         self.agent.stop(STOP_SECONDS)
+        if self._tender is not None:
+            self._tender.stop()
         self._background.close()
+        self._paying.close()
         self.documents.rest()
 
     def after_fork(self) -> None:
         """Go on in a child process: threads do not survive a fork."""
+        self.place.after_fork()
+        self._tend()
         self._slot_keeper = SlotKeeper(self._background)
         self.leases = LeaseKeeper(self, self._background)
         self.plans.clear()  # what they hold on lease is the parent's
@@ -220,9 +241,23 @@ class Engine:
 
     # Time and place.
 
-    def address(self) -> Address:
-        """Return where the store is now."""
-        return self._address
+    def is_away(self, key: str) -> bool:
+        """Tell whether the counter of this key is out of reach now."""
+        return self.breaker.open if self.place.routes is None else self.place.routes.is_away(key)
+
+    def together(self, rows: Sequence[tuple[Bound, int, int]]) -> list[list[tuple[Bound, int, int]]]:
+        """Return the rows that one call may correct: all, or on a cluster those of one hash tag."""
+        if self.place.routes is None:
+            return [list(rows)]
+        by_tag: dict[str, list[tuple[Bound, int, int]]] = {}
+        for row in rows:
+            by_tag.setdefault(row[0].tag, []).append(row)
+        return list(by_tag.values())
+
+    def _reconnect(self) -> None:
+        """The primary is another one: what leads to the old one is not used any longer."""
+        self._background.close()
+        self.on_recovery()
 
     def now_us(self) -> int:
         """Return the best idea of the store's time."""
@@ -365,7 +400,9 @@ class Engine:
     # From a plan to its decision.
 
     def encode(self, plan: Plan, costs: Costs, *, charge: bool = True, ident: str = "") -> bytes:
-        """Return the command that decides."""
+        """Return the command that decides. Raises InParts if no single command can, on this store."""
+        if plan.spread and self.place.routes is not None:
+            raise InParts()
         now_us = self.now_us() if plan.follows_calendar or self.clock is not None else 0
         if charge and not ident and type(costs) is int and costs == 1 and self.clock is None:
             kept = plan.once(now_us)
@@ -476,7 +513,9 @@ class Engine:
 
     def troubled(self, plan: Plan, costs: Costs, exc: StoreTrouble, *, charge: bool = True, ident: str = "") -> Steps:
         """Steps after a failed call: once more if it surely was not executed, else the fallback decides."""
-        if not exc.executed and exc.cause in _AGAIN and not self.breaker.open:
+        if isinstance(exc, InParts):
+            return (yield from parts.deciding(self, plan, costs, charge=charge, ident=ident))
+        if not exc.executed and exc.cause in AGAIN and not self.breaker.open:
             try:
                 if isinstance(exc, LibraryMissing):
                     yield protocol.pack(("FUNCTION", "LOAD", "REPLACE", library_source()))
@@ -520,14 +559,16 @@ class Engine:
 
     def enrolling(self, plan: Plan, costs: Costs, *, ident: str = "") -> Steps:
         """Steps that decide where values may be new: each is enrolled, or shares its limit's overflow counter."""
+        if plan.spread and self.place.routes is not None:
+            return (yield from parts.deciding(self, plan, costs, charge=True, ident=ident))
         began, clock, now_us, reply = monotonic(), self.clock is not None, self.now_us(), (-1, 0)
         for _ in range(2):  # once more if the store's time lies in another window than this process thought
             try:
-                reply, *beyond = yield from self._asking(protocol.enrol(plan, costs, now_us, clock=clock, ident=ident))
+                reply, *beyond = yield from self.asking(protocol.enrol(plan, costs, now_us, clock=clock, ident=ident))
             except StoreTrouble as exc:
                 return self._in_vain(plan, costs, exc, charge=True, ident=ident)
             if reply[0] >= 0:
-                chosen = self._placed(plan, beyond)
+                chosen = self.placed(plan, beyond)
                 if reply[0] == 1:
                     chosen.enrolled_until = began + TRUST_SECONDS
                 return self.answer(chosen, costs, reply, ident=ident)
@@ -536,18 +577,18 @@ class Engine:
             now_us = reply[1]
         return self._undecided(plan, costs, reply, ident=ident)
 
-    def _asking(self, command: bytes) -> Steps:
+    def asking(self, command: bytes) -> Steps:
         """Steps that send a command, and once more if it surely was not executed. Raises StoreTrouble."""
         try:
             return (yield command)
         except StoreTrouble as exc:
-            if exc.executed or exc.cause not in _AGAIN or self.breaker.open:
+            if exc.executed or exc.cause not in AGAIN or self.breaker.open:
                 raise
             if isinstance(exc, LibraryMissing):
                 yield protocol.pack(("FUNCTION", "LOAD", "REPLACE", library_source()))
         return (yield command)
 
-    def _placed(self, plan: Plan, beyond: Sequence[int]) -> Plan:
+    def placed(self, plan: Plan, beyond: Sequence[int]) -> Plan:
         """Return the plan over the counters that were found for its newcomers, and keep it for their next request."""
         if not any(beyond):
             self.shelf.admit(plan.name, plan)
@@ -564,18 +605,30 @@ class Engine:
         return shared
 
     def failed(self, exc: StoreTrouble) -> None:
-        """Count a failed call; one that only concerns itself does not open the breaker."""
+        """Count a failed call, unless it only concerns itself, or one node of a cluster: that was counted there."""
         self.tally.failed(exc.cause)
-        if exc.away:
+        if exc.away and self.place.routes is None:
             self.breaker.failed(exc.cause)
 
     def fall_back(self, plan: Plan, costs: Costs, *, charge: bool = True, ident: str = "") -> Decision:
         """Return the decision of this process alone."""
-        self.fallbacks += 1
-        fleet = max(1, self.agent.fleet_size)
         if plan.newcomers and not plan.enrolled_until:
-            plan = self._placed(plan, self.fallback.beyond(plan))
-        reply, reason = self.fallback.decide(plan, costs, self.now_us(), fleet, charge=charge, ident=ident)
+            plan = self.placed(plan, self.fallback.beyond(plan))
+        reply, reason = self.decide_alone(plan, costs, charge=charge, ident=ident)
+        return self.degraded(plan, costs, reply, reason, charge=charge, ident=ident)
+
+    def decide_alone(self, plan: Plan, costs: Costs, *, charge: bool, ident: str) -> tuple[list[int], str]:
+        """Return the reply of this process alone, and the reason."""
+        if self._tender is not None:
+            self._tender.wake()  # what is admitted now is paid as soon as its node can be
+        fleet = max(1, self.agent.fleet_size)
+        return self.fallback.decide(plan, costs, self.now_us(), fleet, charge=charge, ident=ident)
+
+    def degraded(
+        self, plan: Plan, costs: Costs, reply: Sequence[int], reason: str, *, charge: bool, ident: str
+    ) -> Decision:
+        """Return a decision that this process made, as a whole or in part."""
+        self.fallbacks += 1
         width = 5 if ident else 4
         if charge:
             self.tally.count("fallback", reason)
@@ -586,8 +639,8 @@ class Engine:
     # What the agent asks.
 
     def is_open(self) -> bool:
-        """Whether decisions are made without the store."""
-        return self.breaker.open
+        """Whether decisions are made without the store; of a cluster, without a node of it."""
+        return self.breaker.open if self.place.routes is None else bool(self.place.routes.away())
 
     def lost(self, reason: str) -> None:
         """The agent found the store away before a request did."""
@@ -595,24 +648,35 @@ class Engine:
 
     def recovered(self) -> bool:
         """The store answers again: pay what is owed, then decide with it. False: it does not answer well enough."""
-        # Twice: what the store leaves out of a debt, for its values found no place, is then owed to overflow counters.
-        if not (self._pay_debts() and self._pay_debts()):
+        if self._tender is not None:
+            self._tender.wake()
+            return True
+        if not self._pay(lambda key: True):
             return False
+        self._background.close()
         self.on_recovery()
         self.breaker.close()
         return True
 
     def settle(self) -> None:
         """Pay what the store could not take before: it has its durable counters back only when they are restored."""
-        if not self.breaker.open and self.fallback.owes():
-            self._pay_debts()
+        if not self.fallback.owes():
+            return
+        if self._tender is not None:
+            self._tender.wake()
+        elif not self.breaker.open:
+            self._pay_debts(lambda key: True)
 
-    def _pay_debts(self) -> bool:
-        """Pay what is owed, but for debts to counters that are not restored yet; False: the store does not take it."""
+    def _pay(self, ready: Callable[[str], bool]) -> bool:
+        """Pay what is owed to counters that are ready, and let the store count there. False: it does not take it."""
+        # Twice: what the store leaves out of a debt, for its values found no place, is then owed to overflow counters.
+        return self._pay_debts(ready) and self._pay_debts(ready)
+
+    def _pay_debts(self, ready: Callable[[str], bool]) -> bool:
+        """Pay once, but for debts to counters that are not restored yet, or on the move; False as above."""
         all_paid = True
-        for debt in self.fallback.debts():
-            scope = debt.entries[0].key
-            marker = scope[: scope.index("}") + 2] + "m:" + debt.ident
+        for debt in self.fallback.debts(ready):
+            marker = marker_of(debt.entries[0].key, debt.ident)
             corrections = debt.corrections(self.now_us())
             once_for_ms = REMEMBERED_MS if debt.once else None
             now_us = self.clock and self.clock()
@@ -621,7 +685,7 @@ class Engine:
             if enrols:
                 arguments = protocol.enrol_settle(arguments, [entry.bound for entry in debt.entries])
             try:
-                reply = self._background.call(protocol.pack(arguments))
+                reply = self._paying.call(protocol.pack(arguments))
                 outcome = reply[0] if enrols else reply
                 if enrols and outcome != protocol.NOT_RESTORED:
                     self.fallback.divert(debt, reply[1:])
@@ -631,12 +695,24 @@ class Engine:
                 if exc.away:
                     return False
                 outcome = None
+                if not exc.executed and exc.cause in AGAIN:
+                    outcome = protocol.NOT_RESTORED
             if outcome == protocol.NOT_RESTORED:
                 all_paid = False
             else:
                 self.fallback.paid(debt)
         if all_paid:  # what was decided here meanwhile is known there, and the store counts again
-            self.fallback.forget()
+            self.fallback.forget(ready)
+        return True
+
+    def _pay_nodes(self, back: Sequence[Node]) -> bool:
+        """What the tender of a cluster asks: pay to the nodes that are back, and to all others that answer."""
+        routes = self.place.routes
+        assert routes is not None
+        if not self._pay(lambda key: not routes.is_away(key, back)):
+            return False
+        if back:
+            self.on_recovery()
         return True
 
 

@@ -130,17 +130,24 @@ class Journal:
             return
         self._entries[bound.key, mark] = Entry(bound.key, bound, mark, permits + (known.permits if known else 0))
 
-    def debts(self, size: int = 100) -> list[Debt]:
-        """Return what is owed in calls of one hash tag each; it is owed until :meth:`paid`."""
+    def debts(self, ready: Callable[[str], bool] = lambda key: True, size: int = 100) -> list[Debt]:
+        """
+        Return what is owed in calls of one hash tag each; it is owed until :meth:`paid`.
+
+        Args:
+            ready: Tells of a counter's key whether it can be paid to now.
+        """
         by_tag: dict[str, list[Entry]] = {}
         for entry in self._entries.values():
             by_tag.setdefault(entry.key[: entry.key.index("}")], []).append(entry)
-        self._entries.clear()
+        by_tag = {tag: entries for tag, entries in by_tag.items() if ready(entries[0].key)}
+        for entry in (entry for entries in by_tag.values() for entry in entries):
+            del self._entries[entry.key, entry.mark]
         for entries in by_tag.values():
             # One counter may owe for several windows: each in its own call, the oldest first.
             entries.sort(key=lambda entry: entry.mark)
             self._debts += [Debt(uuid.uuid4().hex, chunk) for chunk in _distinct_chunks(entries, size)]
-        return list(self._debts)
+        return [debt for debt in self._debts if ready(debt.entries[0].key)]
 
     def owe(self, debt: Debt) -> None:
         """Take over a settlement that may or may not have reached the store."""
@@ -233,21 +240,22 @@ class Fallback:
                 if diverts:
                     self.journal.add(entry.bound.overflowing(), entry.mark, entry.permits)
 
-    def forget(self) -> None:
-        """Drop the local counters, for the store counts again. The journal stays until it is paid."""
+    def forget(self, ready: Callable[[str], bool] = lambda key: True) -> None:
+        """Drop the local counters that the store counts again. The journal stays until it is paid."""
         with self._lock:
-            self._local = Reference(self._local.max_counters)
-            self._values.clear()
-            self._places = 0
+            self._local.forget([key for key in self._local.counters if ready(key)])
+            if not self._local.counters:
+                self._values.clear()
+                self._places = 0
 
     def owes(self) -> bool:
         """Tell whether anything is to be charged to the store."""
         return len(self.journal) > 0
 
-    def debts(self) -> list[Debt]:
+    def debts(self, ready: Callable[[str], bool] = lambda key: True) -> list[Debt]:
         """See :meth:`Journal.debts`."""
         with self._lock:
-            return self.journal.debts()
+            return self.journal.debts(ready)
 
     def paid(self, debt: Debt) -> None:
         """See :meth:`Journal.paid`."""

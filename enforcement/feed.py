@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from redis import Redis
 
-from enforcement.store import StoreTimeoutError
+from enforcement.store import StoreTimeoutError, pool_of
 
 BLOCK_MS: Final = 500
 GRACE_SECONDS: Final = 1.0
@@ -45,7 +45,8 @@ class Feed:
     """
 
     def __init__(self, client: Redis, key: str, monotonic: Callable[[], float]) -> None:
-        self._pool = client.connection_pool
+        self._client = client
+        self._pool: Any = None
         self._key = key
         self._monotonic = monotonic
         self._connection: Any = None
@@ -79,6 +80,7 @@ class Feed:
 
     def _ask(self, after: str) -> None:
         if self._connection is None:
+            self._pool = pool_of(self._client, self._key)
             self._connection = self._pool.get_connection()
         command = ("XREAD", "COUNT", ENTRIES_PER_READ, "BLOCK", BLOCK_MS, "STREAMS", self._key, after)
         self._connection.send_command(*command)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from enforcement import protocol
 from enforcement.leases import LIFE_SECONDS, Lease
-from enforcement.pipe import SyncPipe
+from enforcement.place import Pipe
 from enforcement.protocol import Correction, StoreTrouble
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class LeaseKeeper:
         pipe: A connection of its own.
     """
 
-    def __init__(self, engine: Engine, pipe: SyncPipe) -> None:
+    def __init__(self, engine: Engine, pipe: Pipe) -> None:
         self._engine = engine
         self._pipe = pipe
         self._wishes: queue.SimpleQueue[Lease | None] = queue.SimpleQueue()
@@ -91,6 +91,9 @@ class LeaseKeeper:
     def _fill(self, lease: Lease) -> None:
         try:
             plan = lease.plan
+            if plan.spread and self._engine.place.routes is not None:
+                plan.lease = None  # no single call takes from several slots
+                return
             if not plan.merges_leases:
                 self._give_back(lease)
             self._take(lease)

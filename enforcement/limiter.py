@@ -13,7 +13,6 @@ from enforcement.decision import Decision, Denied
 from enforcement.engine import Settings, Steps
 from enforcement.limited import Declared, FunctionCosts, FunctionKey, P, R, Rule, Waiting, limit_calls
 from enforcement.matching import Attributes
-from enforcement.pipe import SyncPipe
 from enforcement.plans import Costs, Plan, check_costs
 from enforcement.protocol import StoreTrouble
 from enforcement.reservation import Reservation, new_ident
@@ -31,7 +30,7 @@ class Limiter(Shell):
 
     def _set_up(self, settings: Settings) -> None:
         super()._set_up(settings)
-        self._pipe = SyncPipe(self._engine.address, settings.timeout)
+        self._pipe = self._engine.place.pipe(settings.timeout)
         self._engine.on_recovery = self._pipe.close  # what was connected before the outage is not any more
 
     def _time_calls(self, timing: Timing) -> None:

@@ -123,23 +123,40 @@ def reset_counters(
     ]
     if not wanted:
         return Reset()
-    plan = Plan(tuple(rule.bind(keys, {}) for rule in wanted))
+    resets = [_reset(client, keys, some) for some in _by_tag(wanted)]
+    durable = tuple(row for reset in resets for row in reset.durable)
+    return Reset(sum(reset.count for reset in resets), max(reset.at_us for reset in resets), durable)
+
+
+def _reset(client: Redis, keys: Keys, rules: list[Rule]) -> Reset:
+    plan = Plan(tuple(rule.bind(keys, {}) for rule in rules))
     with client.pipeline(transaction=True) as pipe:
         # In one step: what was charged before this instant is forgotten, and nothing that came after it.
         pipe.time()
         pipe.execute_command(*protocol.reset(plan.keys))  # type: ignore[no-untyped-call]
         (seconds, micros), count = pipe.execute()
     at_us = seconds * 1_000_000 + micros
-    durable = [(rule.tag, bound) for rule, bound in zip(wanted, plan.bounds, strict=True) if bound.durable]
+    durable = [(rule.tag, bound) for rule, bound in zip(rules, plan.bounds, strict=True) if bound.durable]
     named = tuple((tag, bound.key.rpartition(":")[2], bound.window_end(at_us)) for tag, bound in durable)
     return Reset(count, at_us, named)
 
 
 def _look(client: Redis, keys: Keys, rules: list[Rule], now_us: int) -> list[tuple[LimitState, int]]:
     """Return the state of each rule's counter, and what is used of it."""
-    if not rules:
-        return []
-    return look(client, [rule.bind(keys, {}) for rule in rules], now_us)[1]
+    seen = {
+        rule.index: told
+        for some in _by_tag(rules)
+        for rule, told in zip(some, look(client, [rule.bind(keys, {}) for rule in some], now_us)[1], strict=True)
+    }
+    return [seen[rule.index] for rule in rules]
+
+
+def _by_tag(rules: list[Rule]) -> list[list[Rule]]:
+    """Return the rules in lists of one hash tag each, which one call can reach on every store."""
+    by_tag: dict[str, list[Rule]] = {}
+    for rule in rules:
+        by_tag.setdefault(rule.tag, []).append(rule)
+    return list(by_tag.values())
 
 
 def look(client: Redis, bounds: Sequence[Bound], now_us: int) -> tuple[int, list[tuple[LimitState, int]]]:

@@ -4,19 +4,20 @@ The hot connection to the store, for decisions only: encoded commands go out, pa
 Half of what a decision costs on loopback is the client, so this is ours: hiredis packs and parses, and nothing stands
 between it and the socket. The sync pipe lends each calling thread a connection of its own; the asyncio pipe has one
 connection, many calls in flight on it, and one write a tick of the loop. A call that got no reply in time is never sent
-again by this module: it may have been executed.
+again by this module: it may have been executed. Both speak to one server, wherever it is at the moment.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import ssl
 import struct
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Final, cast
@@ -27,6 +28,7 @@ from redis.connection import parse_url
 from enforcement.protocol import StoreTrouble, pack, trouble
 
 _READ_BYTES: Final = 65_536
+_ASKING: Final = b"*1\r\n$6\r\nASKING\r\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,24 +88,31 @@ def _tls(parts: dict[str, Any]) -> ssl.SSLContext:
 class _Line:
     """One connection of a sync pipe; used by one thread at a time."""
 
-    __slots__ = ("_budget", "_feed", "_gets", "_recv", "send", "sock")
+    __slots__ = ("_budget", "_feed", "_gets", "_recv", "address", "send", "sock")
 
     def __init__(self, address: Address, budget: float) -> None:
         deadline = monotonic() + budget
         self._budget = budget
+        self.address = address
         self.sock = _open(address, budget)
         reader = hiredis.Reader()
         self._feed, self._gets = reader.feed, reader.gets
         self._recv, self.send = self.sock.recv, self.sock.sendall
-        greeting, replies = address.greeting()
-        self._wait(max(0.001, deadline - monotonic()))
+        try:
+            self._wait(max(0.001, deadline - monotonic()))
+            self._greet(*address.greeting())
+            self._wait(budget)
+        except BaseException:
+            self.sock.close()
+            raise
+
+    def _greet(self, greeting: bytes, replies: int) -> None:
         if greeting:
             self.send(greeting)
         for _ in range(replies):
             answer = self.read()
             if isinstance(answer, hiredis.ReplyError):
                 raise trouble(answer)
-        self._wait(budget)
 
     def read(self) -> Any:
         """Return the next reply; all of it must arrive within the budget, however it is cut."""
@@ -163,11 +172,15 @@ class SyncPipe:
     Args:
         address: Called for each new connection; says where the store is now.
         budget: Seconds a call may take, connecting included.
+        lost: Told the address of each connection that failed, or whose server takes no writes any longer.
     """
 
-    def __init__(self, address: Callable[[], Address], budget: float) -> None:
+    def __init__(
+        self, address: Callable[[], Address], budget: float, lost: Callable[[Address], None] = lambda address: None
+    ) -> None:
         self._address = address
         self._budget = budget
+        self._lost = lost
         self._idle: deque[_Line] = deque()
         _forked.add(self)
 
@@ -187,12 +200,37 @@ class SyncPipe:
             reply = line.read()
         except BaseException as exc:
             # Whatever happened, a reply may still be under way: nobody may read this connection again.
-            line.sock.close()
-            raise _as_trouble(exc) from exc
+            raise self._broken(line, exc) from exc
         self._idle.append(line)
         if type(reply) is hiredis.ReplyError:
-            raise trouble(reply)
+            raise self._refused(line, reply)
         return reply
+
+    def ask(self, command: bytes) -> Any:
+        """Send a command to a server that is taking its slot over: it answers only who says that he was sent there."""
+        line = self._idle.pop() if self._idle else self._connect()
+        try:
+            line.send(_ASKING + command)
+            line.read()
+            reply = line.read()
+        except BaseException as exc:
+            raise self._broken(line, exc) from exc
+        self._idle.append(line)
+        if type(reply) is hiredis.ReplyError:
+            raise self._refused(line, reply)
+        return reply
+
+    def _broken(self, line: _Line, exc: BaseException) -> BaseException:
+        line.sock.close()
+        self._lost(line.address)
+        return _as_trouble(exc)
+
+    def _refused(self, line: _Line, reply: hiredis.ReplyError) -> StoreTrouble:
+        found = trouble(reply)
+        if found.cause == "readonly":  # a primary no more: the next call connects to whoever is one now
+            self._lost(line.address)
+            self.close()
+        return found
 
     def close(self) -> None:
         """Close the connections that nobody uses."""
@@ -200,13 +238,31 @@ class SyncPipe:
             self._idle.pop().sock.close()
 
     def _connect(self) -> _Line:
+        address = self._address()
         try:
-            return _Line(self._address(), self._budget)
-        except (OSError, hiredis.HiredisError) as exc:
+            return _Line(address, self._budget)
+        except (OSError, hiredis.HiredisError, StoreTrouble) as exc:
+            self._lost(address)
+            if isinstance(exc, StoreTrouble):
+                raise
             raise StoreTrouble("connection", str(exc), executed=False) from exc
 
     def _after_fork(self) -> None:
         self._idle = deque()  # the parent's connections are the parent's
+
+
+def ask_once(address: Address, command: bytes, budget: float) -> Any:
+    """
+    Connect, send one command, return its reply and hang up.
+
+    Raises:
+        StoreTrouble: No usable reply within *budget* seconds, or a little more.
+    """
+    pipe = SyncPipe(lambda: address, budget)
+    try:
+        return pipe.call(command)
+    finally:
+        pipe.close()
 
 
 _forked: weakref.WeakSet[SyncPipe] = weakref.WeakSet()
@@ -237,11 +293,22 @@ class AsyncPipe:
     Args:
         address: Called for each new connection.
         budget: Seconds a call may take, connecting included.
+        lost: As of :class:`SyncPipe`.
+        known: Says where the store is if that is known; else *address* is called in a thread, for it may have to ask.
+            None: *address* always knows.
     """
 
-    def __init__(self, address: Callable[[], Address], budget: float) -> None:
+    def __init__(
+        self,
+        address: Callable[[], Address],
+        budget: float,
+        lost: Callable[[Address], None] = lambda address: None,
+        known: Callable[[], Address | None] | None = None,
+    ) -> None:
         self._address = address
+        self._known: Callable[[], Address | None] = known or address
         self._budget = budget
+        self._lost = lost
         self._link: _Link | None = None
 
     def call(self, command: bytes) -> asyncio.Future[Any]:
@@ -254,8 +321,38 @@ class AsyncPipe:
         link = self._link
         # Test clients run each request in a loop of its own: a connection of another loop is nobody's any more.
         if link is None or link.lost or link.loop is not asyncio.get_running_loop():
-            link = self._link = _Link(self._address, self._budget)
+            link = self._open()
         return link.call(command)
+
+    def ask(self, command: bytes) -> asyncio.Future[Any]:
+        """As :meth:`SyncPipe.ask`; the two parts leave in one write."""
+        link = self._link
+        if link is None or link.lost or link.loop is not asyncio.get_running_loop():
+            link = self._open()
+        link.call(_ASKING).add_done_callback(lambda future: future.cancelled() or future.exception())
+        return link.call(command)
+
+    def _open(self) -> _Link:
+        link = self._link = _Link(self._locate, self._budget, self._lost)
+        return link
+
+    async def _locate(self) -> Address:
+        known = self._known()
+        return known if known is not None else await asyncio.to_thread(self._address)
+
+    def trouble(self, reply: object) -> StoreTrouble:
+        """Return what an error reply means; where it means that the server is a primary no more, leave it."""
+        found, link = trouble(reply), self._link
+        # One that has not answered yet was made after this reply came: it leads to whoever is the primary now.
+        if found.cause == "readonly" and link is not None and link.answered:
+            link.drop(StoreTrouble("connection", "the server became a replica", executed=False))
+        return found
+
+    def renew(self) -> None:
+        """Let calls from now on use a new connection; those under way keep the old one. Any thread may call."""
+        link, self._link = self._link, None
+        if link is not None:
+            link.retire()
 
     def close(self) -> None:
         """Close the connection; calls under way fail."""
@@ -271,8 +368,13 @@ class _Link(asyncio.Protocol):
     a cancelled caller never shifts another's reply.
     """
 
-    def __init__(self, address: Callable[[], Address], budget: float) -> None:
+    def __init__(
+        self, locate: Callable[[], Awaitable[Address]], budget: float, lost: Callable[[Address], None]
+    ) -> None:
         self.lost = False
+        self.answered = 0
+        self._address: Address | None = None
+        self._tell_lost = lost
         self._budget = budget
         self.loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
@@ -281,8 +383,7 @@ class _Link(asyncio.Protocol):
         self._waiting: deque[tuple[float, asyncio.Future[Any]]] = deque()
         self._unsent: list[bytes] = []
         self._watch: asyncio.TimerHandle | None = None
-        self._answered = 0
-        self._connecting: asyncio.Task[None] | None = self.loop.create_task(self._connect(address))
+        self._connecting: asyncio.Task[None] | None = self.loop.create_task(self._connect(locate))
 
     def call(self, command: bytes) -> asyncio.Future[Any]:
         loop = self.loop
@@ -312,7 +413,7 @@ class _Link(asyncio.Protocol):
                     self._greeted(reply)
                     continue
                 future = waiting.popleft()[1]
-                self._answered += 1
+                self.answered += 1
                 if not future.done():
                     future.set_result(reply)
         except (hiredis.HiredisError, IndexError) as exc:  # IndexError: a reply that nobody asked for
@@ -323,6 +424,8 @@ class _Link(asyncio.Protocol):
 
     def drop(self, reason: StoreTrouble) -> None:
         """Give the connection up: nobody may wait for, or read, what still comes over it."""
+        if self._address is not None and not self.lost:
+            self._tell_lost(self._address)
         self.lost = True
         if self._watch is not None:
             self._watch.cancel()
@@ -336,15 +439,21 @@ class _Link(asyncio.Protocol):
             if not future.done():
                 future.set_exception(reason)
 
-    async def _connect(self, locate: Callable[[], Address]) -> None:
+    def retire(self) -> None:
+        """Hang up when all calls under way have had their time. Any thread may call."""
+        reason = StoreTrouble("connection", "given up for another")
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and with it the connection
+            self.loop.call_soon_threadsafe(self.loop.call_later, self._budget + 0.01, self.drop, reason)
+
+    async def _connect(self, locate: Callable[[], Awaitable[Address]]) -> None:
         try:
-            address = locate()
-            greeting, self._greetings = address.greeting()
-            if greeting:
-                self._unsent.insert(0, greeting)
             async with asyncio.timeout(self._budget):
+                address = self._address = await locate()
+                greeting, self._greetings = address.greeting()
+                if greeting:
+                    self._unsent.insert(0, greeting)
                 await self._open(address)
-        except OSError as exc:  # TimeoutError is one
+        except (OSError, StoreTrouble) as exc:  # TimeoutError is an OSError
             self._connecting = None
             self.drop(StoreTrouble("connection", str(exc), executed=False))
         self._connecting = None
@@ -378,14 +487,14 @@ class _Link(asyncio.Protocol):
             self._watch = self.loop.call_later(-late, self._look)
         else:
             # The loop itself may have been busy, and the reply may lie in the socket: let it read first.
-            self._watch = self.loop.call_later(0.001, self._look_again, self._answered)
+            self._watch = self.loop.call_later(0.001, self._look_again, self.answered)
 
     def _look_again(self, answered: int) -> None:
         self._watch = None
-        if self._answered == answered and self._waiting and self._waiting[0][0] <= self.loop.time():
+        if self.answered == answered and self._waiting and self._waiting[0][0] <= self.loop.time():
             self.drop(StoreTrouble("timeout", executed=self._transport is not None))
         else:
             self._look()
 
 
-__all__ = ["Address", "AsyncPipe", "SyncPipe"]
+__all__ = ["Address", "AsyncPipe", "SyncPipe", "ask_once"]

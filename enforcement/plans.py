@@ -84,6 +84,11 @@ class Bound:
     overflow: bool = False
 
     @property
+    def tag(self) -> str:
+        """The hash tag of its key: all counters of one tag can be reached by one call."""
+        return self.key[self.key.index("{") + 1 : self.key.index("}")]
+
+    @property
     def letter(self) -> str:
         """The algorithm as the store's functions name it."""
         return LETTERS[self.limit.algorithm]
@@ -286,6 +291,8 @@ class Plan:
         touches: The keys of a call: the counters, then the sets that name those which changed.
         has_slots: Whether one is a concurrency limit, which must be admitted, not hit.
         lease: Permits held ahead, if every limit is leased; one strict limit has to be asked anyway.
+        spread: Whether its counters have several hash tags, which on a cluster no single call reaches.
+        parts: Its parts of one tag each, once a cluster needed them.
         merges_leases: Whether permits of different charges may be held together, all good for the same time.
         ones: Index and cost of each bound for a request that costs 1.
         last: The latest reply of the store, from which a fallback starts.
@@ -320,8 +327,10 @@ class Plan:
         "newcomers",
         "ones",
         "overflows",
+        "parts",
         "retry_at",
         "revision",
+        "spread",
         "touches",
         "usage",
     )
@@ -346,6 +355,8 @@ class Plan:
         self.has_shadows = any(bound.limit.shadow for bound in bounds)
         self.has_charge_on = any(bound.limit.charge_on for bound in bounds)
         self.last: Sequence[int] = ()
+        self.spread = len({bound.tag for bound in bounds}) > 1
+        self.parts: Any = None
         leased = leasing and bounds and all(bound.limit.leasable for bound in bounds)
         self.lease = Lease(self) if leased else None
         self.merges_leases = all(bound.letter in "fb" for bound in bounds)

@@ -7,6 +7,7 @@ asked (was it executed? is the store to blame?) is said here and nowhere else.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -53,11 +54,30 @@ class LibraryMissing(StoreTrouble):
     """The store does not have the function library; whoever may load it should."""
 
 
+_REDIRECTION: Final = re.compile(r"(MOVED|ASK) (?P<slot>\d{1,5}) (?P<host>\S*):(?P<port>\d{1,5})")
+
+
+class Redirected(StoreTrouble):
+    """
+    Another node of the cluster has the slot.
+
+    Attributes:
+        place: Host ("" for the one that was asked) and port.
+        asks: Whether only this call is to go there, announced by ``ASKING``: the slot is on its way.
+    """
+
+    def __init__(self, slot: int, place: tuple[str, int], *, asks: bool) -> None:
+        super().__init__("moved", f"slot {slot} to {place[0]}:{place[1]}", executed=False)
+        self.slot = slot
+        self.place = place
+        self.asks = asks
+
+
 # First word of an error reply -> (cause, whether the store is away). None of these calls was executed.
 _REFUSALS: Final = {
     "MOVED": ("moved", True),
     "ASK": ("moved", True),
-    "TRYAGAIN": ("moved", True),
+    "TRYAGAIN": ("moved", False),  # the keys of one call lie on both sides of a slot's move
     "CLUSTERDOWN": ("cluster", True),
     "READONLY": ("readonly", True),
     "LOADING": ("loading", True),
@@ -79,6 +99,8 @@ def trouble(error: object) -> StoreTrouble:
     if "function not found" in text.lower():
         return LibraryMissing("library", text, executed=False)
     word = text.split(" ", 1)[0]
+    if (sent := _REDIRECTION.fullmatch(text)) is not None:
+        return Redirected(int(sent["slot"]), (sent["host"], int(sent["port"])), asks=word == "ASK")
     if word in _REFUSALS:
         cause, away = _REFUSALS[word]
         return StoreTrouble(cause, text, executed=False, away=away)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from enforcement import protocol
 from enforcement.decision import Decision
 from enforcement.logs import Seldom
-from enforcement.pipe import SyncPipe
+from enforcement.place import Pipe
 from enforcement.plans import Bound, Costs, Plan, check_costs
 from enforcement.protocol import Correction, StoreTrouble
 
@@ -75,13 +75,12 @@ class Reservation:
         self._left = True
         if not slots:
             return
-        now_us = self._engine.now_us()
-        corrections = [Correction(b.key, b.spec(now_us), -count, 0) for b, count in slots]
-        yield from self._sending(corrections, once_for_ms=None)
+        yield from correcting(self._engine, [(b, -count, 0) for b, count in slots], self.ident, once_for_ms=None)
 
     def slots(self) -> list[tuple[Bound, int]]:
         """Return the slots that it took: each limit and how many; none when they were given by the fallback."""
-        if self.decision.source != "store":
+        in_parts = self._plan.spread and self._engine.place.routes is not None
+        if self.decision.source != "store" and not in_parts:  # of a decision in parts some may be the store's
             return []
         return [(bound, cost) for bound, cost, _ in self._taken() if bound.letter == "c"]
 
@@ -103,39 +102,51 @@ class Reservation:
         rows = [row for row in rows if row[1]]
         if not rows:
             return
-        engine, now_us = self._engine, self._engine.now_us()
         self._count(rows)
-        if engine.breaker.open:
-            for bound, delta, mark in rows:
-                engine.fallback.amend(bound, delta, mark, now_us)
-        else:
-            corrections = [Correction(b.key, b.spec(now_us), delta, mark) for b, delta, mark in rows]
-            yield from self._sending(corrections, once_for_ms=REMEMBERED_MS)
-        engine.given_back()
-
-    def _sending(self, corrections: Sequence[Correction], *, once_for_ms: int | None) -> Steps:
-        clock = self._engine.clock
-        scope = corrections[0].key
-        marker = scope[: scope.index("}") + 2] + "m:" + self.ident
-        arguments = protocol.settle(corrections, marker, clock and clock(), ident=self.ident, once_for_ms=once_for_ms)
-        bounds = {bound.key: bound for bound in self.decision.bounds}
-        rows = [(bounds[c.key], c.mark, c.delta) for c in corrections]
-        try:
-            reply = yield protocol.pack(arguments)
-        except StoreTrouble as exc:
-            self._engine.failed(exc)
-            # It may have been executed; sending it again is harmless, for the marker is there or slots are freed.
-            self._engine.fallback.owe(self.ident, rows, once=once_for_ms is not None)
-            self._engine.agent.wake()
-        else:
-            if reply == protocol.NOT_RESTORED:
-                self._engine.fallback.owe(self.ident, rows, once=once_for_ms is not None)
+        yield from correcting(self._engine, rows, self.ident, once_for_ms=REMEMBERED_MS)
+        self._engine.given_back()
 
     def _count(self, rows: Sequence[tuple[Bound, int, int]]) -> None:
         if self._plan.usage is not None:
             minute = self.decision.reply[1] // 60_000_000
             for bound, delta, _ in rows:
                 self._plan.usage.amend(minute, bound.index, delta)
+
+
+def correcting(engine: Engine, rows: Sequence[tuple[Bound, int, int]], ident: str, *, once_for_ms: int | None) -> Steps:
+    """
+    Steps that correct charges: in the store, or here and later there while it is away.
+
+    Args:
+        rows: For each counter its bound, the permits to add and the mark of the charge.
+        once_for_ms: How long the store remembers the id, so that a second sending changes nothing; None: where that is
+            harmless by itself.
+    """
+    now_us = engine.now_us()
+    for group in engine.together(rows):
+        if once_for_ms is not None and engine.is_away(group[0][0].key):
+            for bound, delta, mark in group:
+                engine.fallback.amend(bound, delta, mark, now_us)
+            continue
+        corrections = [Correction(b.key, b.spec(now_us), delta, mark) for b, delta, mark in group]
+        marker, clock = marker_of(corrections[0].key, ident), engine.clock and engine.clock()
+        owed = [(bound, mark, delta) for bound, delta, mark in group]
+        try:
+            command = protocol.settle(corrections, marker, clock, ident=ident, once_for_ms=once_for_ms)
+            reply = yield protocol.pack(command)
+        except StoreTrouble as exc:
+            engine.failed(exc)
+            # It may have been executed; sending it again is harmless, for the marker is there or slots are freed.
+            engine.fallback.owe(ident, owed, once=once_for_ms is not None)
+            engine.agent.wake()
+        else:
+            if reply == protocol.NOT_RESTORED:
+                engine.fallback.owe(ident, owed, once=once_for_ms is not None)
+
+
+def marker_of(key: str, ident: str) -> str:
+    """Return the key that remembers an id, in the slot of a counter."""
+    return f"{key[: key.index('}') + 2]}m:{ident}"
 
 
 def _spares(bound: Bound, classes: set[str]) -> bool:
@@ -150,7 +161,7 @@ def new_ident() -> str:
 class SlotKeeper:
     """One thread that renews the slots of all open reservations of a process, each three times a lifetime."""
 
-    def __init__(self, pipe: SyncPipe) -> None:
+    def __init__(self, pipe: Pipe) -> None:
         self._pipe = pipe
         self._open: dict[str, tuple[float, float, Reservation]] = {}  # id -> next renewal, interval, reservation
         self._wake = threading.Condition()
@@ -191,7 +202,7 @@ class SlotKeeper:
         slots = reservation.slots()
         rows = [(bound.key, count, (bound.limit.window_seconds or 1) * 1_000_000) for bound, count in slots]
         try:
-            renewed = self._pipe.call(protocol.pack(protocol.renew(rows, reservation.ident, None)))
+            renewed = sum(self._pipe.call(command) for command in _renewals(rows, reservation.ident))
         except StoreTrouble as exc:
             self._say.warning(exc.cause, "Slots were not renewed (%s).", exc.cause)
         else:
@@ -199,4 +210,13 @@ class SlotKeeper:
                 self._say.warning("lost", "Slots were lost: they outlived their lifetime without a renewal.")
 
 
-__all__ = ["Reservation", "SlotKeeper", "new_ident"]
+def _renewals(rows: Sequence[tuple[str, int, int]], ident: str) -> Iterator[bytes]:
+    """Give the commands that renew slots: one for each hash tag, for a cluster takes no other."""
+    by_scope: dict[str, list[tuple[str, int, int]]] = {}
+    for row in rows:
+        by_scope.setdefault(row[0][: row[0].index("}")], []).append(row)
+    for some in by_scope.values():
+        yield protocol.pack(protocol.renew(some, ident, None))
+
+
+__all__ = ["Reservation", "SlotKeeper", "correcting", "marker_of", "new_ident"]

@@ -29,7 +29,8 @@ class Shell:
     documents, reports usage and tells the fleet that this instance lives.
 
     Args:
-        url: ``redis://``, ``rediss://`` or ``unix://`` of the store.
+        url: ``redis://``, ``rediss://`` or ``unix://`` of the store; ``redis+sentinel://host1,host2/service`` or
+            ``redis+cluster://host1,host2`` where it is several servers.
         prefix: What all keys begin with.
         instance: Its name in the fleet; None: made of host, process and chance.
         state_dir: Folder for the last good documents, so that it can start while the store is away; None: not kept.

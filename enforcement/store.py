@@ -7,15 +7,21 @@ time.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from redis import Redis
+from redis import ConnectionPool, Redis
 from redis.backoff import NoBackoff
+from redis.connection import parse_url
 from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as StoreTimeoutError
 from redis.retry import Retry
+from redis.sentinel import Sentinel
 
+from enforcement.cluster import ClusterClient
 from enforcement.lua import library_source
+from enforcement.routes import Routes
+from enforcement.topology import Topology
 
 DEFAULT_TIMEOUT: Final = 1.0
 STORE_ERRORS: Final = (RedisError, OSError)
@@ -24,16 +30,48 @@ STORE_ERRORS: Final = (RedisError, OSError)
 
 def connect(url: str, *, timeout: float = DEFAULT_TIMEOUT, **options: Any) -> Redis:
     """
-    Return a client of a single store. No I/O happens before the first call.
+    Return a client of a store. No I/O happens before the first call.
 
     Args:
-        url: ``redis://``, ``rediss://`` or ``unix://``.
+        url: ``redis://``, ``rediss://`` or ``unix://`` of one server, ``redis+sentinel://`` or ``redis+cluster://``.
         timeout: Seconds for connecting, and for an answer.
         options: More of redis-py's connection keywords.
     Raises:
         ValueError: *url* is none of these.
     """
-    keywords: dict[str, Any] = {
+    topology = Topology.parse(url)
+    if topology.kind == "cluster":
+        return ClusterClient(Routes(topology, timeout), node_client(topology, timeout, **options))
+    if topology.kind == "sentinel":
+        return _client_of_primary(topology, _keywords(timeout, options))
+    return Redis.from_url(url, **_keywords(timeout, options))
+
+
+def node_client(topology: Topology, timeout: float, **options: Any) -> Callable[[str, int], Redis]:
+    """Return what makes the client of one node of a cluster, by its host and port."""
+    return lambda host, port: Redis.from_url(topology.url_of(host, port), **_keywords(timeout, options))
+
+
+def _client_of_primary(topology: Topology, keywords: dict[str, Any]) -> Redis:
+    """Return redis-py's client for a primary that sentinels know; it asks them for each new connection."""
+    server = _parsed(topology.url_of("host", 1))
+    sentinels = Sentinel([])  # type: ignore[no-untyped-call]
+    sentinels.sentinels = [Redis.from_url(topology.sentinel_url(*place), **keywords) for place in topology.places]
+    client: Redis = sentinels.master_for(topology.service, **server, **keywords)  # type: ignore[no-untyped-call]
+    return client
+
+
+def _parsed(url: str) -> dict[str, Any]:
+    """Return a URL's connection keywords but host and port, as redis-py's sentinels take them."""
+    parts: dict[str, Any] = dict(parse_url(url))  # type: ignore[no-untyped-call]
+    tls = url.startswith("rediss://")
+    return {name: value for name, value in parts.items() if name not in ("host", "port", "connection_class")} | {
+        "ssl": tls
+    }
+
+
+def _keywords(timeout: float, options: Mapping[str, Any]) -> dict[str, Any]:
+    return {
         "socket_timeout": timeout,
         "socket_connect_timeout": timeout,
         "retry": Retry(NoBackoff(), 0),
@@ -41,7 +79,19 @@ def connect(url: str, *, timeout: float = DEFAULT_TIMEOUT, **options: Any) -> Re
         "decode_responses": True,
         **options,
     }
-    return Redis.from_url(url, **keywords)
+
+
+def pool_of(client: Redis, key: str) -> ConnectionPool:
+    """Return the pool of connections to the server that has a key. Raises redis-py's errors."""
+    return client.pool_of(key) if isinstance(client, ClusterClient) else client.connection_pool
+
+
+def disconnect(client: Redis) -> None:
+    """Drop the connections of a client: what is pooled may hold half an answer, or lead to a host that is no more."""
+    if isinstance(client, ClusterClient):
+        client.reconnect()
+    else:
+        client.connection_pool.disconnect()
 
 
 def load_library(client: Redis) -> None:
@@ -59,6 +109,9 @@ __all__ = [
     "STORE_ERRORS",
     "StoreTimeoutError",
     "connect",
+    "disconnect",
     "is_unknown_function",
     "load_library",
+    "node_client",
+    "pool_of",
 ]

@@ -1,0 +1,70 @@
+"""Where the store is, and what speaks to it there: one server, the primary that sentinels name, or a cluster."""
+
+from __future__ import annotations
+
+from redis import Redis
+
+from enforcement.cluster import AsyncClusterPipe, ClusterClient, ClusterPipe
+from enforcement.pipe import AsyncPipe, SyncPipe
+from enforcement.routes import Routes
+from enforcement.sentinel import Sentinels
+from enforcement.store import connect, node_client
+from enforcement.topology import Topology
+
+Pipe = SyncPipe | ClusterPipe
+
+
+class Place:
+    """
+    A store as a limiter sees it.
+
+    Args:
+        url: See :mod:`enforcement.topology`.
+        budget: Seconds for finding the store where a decision waits for it.
+
+    Attributes:
+        routes: Of a cluster; None: all counters are together, and one call can reach them.
+        sentinels: Where there are some.
+    """
+
+    def __init__(self, url: str, budget: float) -> None:
+        self.topology = Topology.parse(url)
+        kind = self.topology.kind
+        self.routes = Routes(self.topology, budget) if kind == "cluster" else None
+        self.sentinels = Sentinels(self.topology, budget) if kind == "sentinel" else None
+
+    def pipe(self, budget: float, *, heeds: bool = True) -> Pipe:
+        """Return what threads call; *heeds* as of :class:`~enforcement.cluster.ClusterPipe`."""
+        if self.routes is not None:
+            return ClusterPipe(self.routes, budget, heeds=heeds)
+        if self.sentinels is not None:
+            return SyncPipe(self.sentinels.address, budget, self.sentinels.lost)
+        return SyncPipe(lambda: self.topology.address, budget)
+
+    def async_pipe(self, budget: float) -> AsyncPipe | AsyncClusterPipe:
+        """Return what the tasks of an event loop call."""
+        if self.routes is not None:
+            return AsyncClusterPipe(self.routes, budget)
+        if self.sentinels is not None:
+            return AsyncPipe(self.sentinels.address, budget, self.sentinels.lost, self.sentinels.known)
+        return AsyncPipe(lambda: self.topology.address, budget)
+
+    def client(self, timeout: float) -> Redis:
+        """Return a redis-py client, on a cluster one that shares what is known of its nodes."""
+        if self.routes is not None:
+            return ClusterClient(self.routes, node_client(self.topology, timeout), heeds=True)
+        return connect(self.topology.url, timeout=timeout)
+
+    def look(self) -> None:
+        """Look whether the store is still where it was, where that can change without a connection being lost."""
+        if self.sentinels is not None:
+            self.sentinels.look()
+
+    def after_fork(self) -> None:
+        """Begin anew in a child process."""
+        for part in (self.routes, self.sentinels):
+            if part is not None:
+                part.after_fork()
+
+
+__all__ = ["Pipe", "Place"]

@@ -1,0 +1,104 @@
+"""Asking the sentinels where the primary is: once for all connections of a process, and again when one failed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from time import monotonic
+
+from enforcement.pipe import Address, ask_once
+from enforcement.protocol import StoreTrouble, pack
+from enforcement.topology import Topology
+
+
+class Sentinels:
+    """
+    Where the primary is, as the sentinels say.
+
+    Attributes:
+        asked: How often they were asked.
+        on_change: Called when a look found another primary than before; any thread may call.
+    """
+
+    def __init__(self, topology: Topology, budget: float) -> None:
+        self.asked = 0
+        self.on_change: Callable[[], None] = lambda: None
+        self._topology = topology
+        self._budget = budget
+        self._places = list(topology.places)
+        self._question = pack(("SENTINEL", "GET-MASTER-ADDR-BY-NAME", topology.service))
+        self._known: Address | None = None
+        self._lock = threading.Lock()
+
+    def known(self) -> Address | None:
+        """Return the primary's address without asking anybody."""
+        return self._known
+
+    def address(self) -> Address:
+        """
+        Return the primary's address; who does not know it asks, and those who want it too wait for the answer.
+
+        Raises:
+            StoreTrouble: No sentinel knows it.
+        """
+        known = self._known
+        if known is not None:
+            return known
+        with self._lock:
+            if self._known is None:
+                self._known = self._ask()
+            return self._known
+
+    def lost(self, address: Address) -> None:
+        """Forget an address at which the primary was not found; it may be known by now that it is elsewhere."""
+        if self._known == address:
+            self._known = None
+
+    def look(self) -> None:
+        """Ask whether the primary is still where it was: a process that sends nothing would not meet the difference."""
+        before = self._known
+        if before is None:
+            return
+        try:
+            found = self._ask()
+        except StoreTrouble:
+            return  # what is known holds until somebody knows better
+        if found != before:
+            self._known = found
+            self.on_change()
+
+    def after_fork(self) -> None:
+        """Begin anew in a child process, whose parent may have held the lock."""
+        self._lock = threading.Lock()
+
+    def _ask(self) -> Address:
+        self.asked += 1
+        deadline, trouble = monotonic() + self._budget, StoreTrouble("sentinel", "no sentinel answers", executed=False)
+        for place in list(self._places):
+            left = deadline - monotonic()
+            if left <= 0:
+                break
+            try:
+                # None of them may use up the time of all: those that hang are no better than those that are down.
+                found = ask_once(self._topology.sentinel_address(*place), self._question, max(0.005, left / 2))
+            except StoreTrouble as exc:
+                trouble = StoreTrouble("sentinel", str(exc), executed=False)
+                continue
+            finally:
+                self._places.remove(place)
+                self._places.append(place)
+            if _is_place(found):
+                self._places.remove(place)
+                self._places.insert(0, place)  # who answers is asked first the next time
+                return self._topology.address_of(found[0].decode(), int(found[1]))
+            trouble = StoreTrouble("sentinel", f"{self._topology.service!r} is unknown", executed=False)
+        raise trouble
+
+
+def _is_place(reply: object) -> bool:
+    return (
+        isinstance(reply, list)
+        and len(reply) == 2
+        and all(isinstance(part, bytes) for part in reply)
+        and reply[1].isdigit()
+    )

@@ -1,0 +1,112 @@
+"""A process that asks for many keys or tokens in turn, and writes a ledger; and several of them."""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from enforcement import Limit, Limiter
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One decision: by which process, when (Unix seconds), how long it took, for whom, and what was said."""
+
+    process: int
+    at: float
+    took_ms: float
+    who: str
+    allowed: bool
+    source: str
+    reason: str
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("url")
+    parser.add_argument("--keys", type=json.loads, default=[])
+    parser.add_argument("--tokens", type=json.loads, default=[])
+    parser.add_argument("--quota", type=int, default=1_000_000)
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--calls", type=int, default=0, help="of each; 0: until the time is over")
+    parser.add_argument("--pause", type=float, default=0.0)
+    parser.add_argument("--timeout", type=float, default=0.1)
+    options = parser.parse_args()
+    limit = Limit(name="rate", quota=options.quota, window_seconds=86_400)
+    limiter = Limiter(options.url, timeout=options.timeout)
+    ask = {
+        **{key: lambda key=key: limiter.hit(limit, key) for key in options.keys},
+        **{token: lambda token=token: limiter.check(token) for token in options.tokens},
+    }
+    for key in options.keys:
+        limiter.peek(limit, key)
+    if options.tokens:
+        limiter.start()
+    print("ready", flush=True)
+    sys.stdin.readline()
+    end, rounds = time.monotonic() + options.seconds, 0
+    while time.monotonic() < end and (not options.calls or rounds < options.calls):
+        rounds += 1
+        for who, asked in ask.items():
+            began = time.time()
+            decision = asked()
+            took_ms = round((time.time() - began) * 1_000, 3)
+            print(json.dumps([began, took_ms, who, decision.allowed, decision.source, decision.reason]), flush=True)
+            time.sleep(options.pause)
+    limiter.close()
+
+
+class Crowd:
+    """Processes that ask, started together; what they say is read while they go on."""
+
+    def __init__(self, url: str, processes: int, *options: str) -> None:
+        command = [sys.executable, "-m", "tests.enforcement.crowd", url, *options]
+        self.processes = [
+            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            for _ in range(processes)
+        ]
+        for process in self.processes:
+            assert process.stdout.readline() == "ready\n"
+
+    def go(self) -> None:
+        """Let all begin."""
+        for process in self.processes:
+            process.stdin.write("\n")
+            process.stdin.flush()
+
+    def ledger(self) -> list[Asked]:
+        """Wait until all have ended, of themselves and well, and return what they wrote."""
+        lines = []
+        for number, process in enumerate(self.processes):
+            output, _ = process.communicate(timeout=120)
+            assert process.returncode == 0
+            lines += [Asked(number, *json.loads(text)) for text in output.splitlines()]
+        return sorted(lines, key=lambda line: line.at)
+
+
+@contextmanager
+def crowd(url: str, processes: int, **options: Any) -> Iterator[Crowd]:
+    """Give a crowd, and leave none of its processes behind."""
+    given = [part for name, value in options.items() for part in (f"--{name}", _text(value))]
+    made = Crowd(url, processes, *given)
+    try:
+        yield made
+    finally:
+        for process in made.processes:
+            process.kill()
+            process.wait(10)
+            process.stdin.close()
+            process.stdout.close()
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, list) else str(value)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,238 @@
+"""Stores of several servers on loopback, from the same binary as any other: a primary with sentinels, and a cluster."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import partial
+from types import TracebackType
+from typing import Any, Self
+
+from redis import Redis
+from redis.exceptions import RedisError
+
+from enforcement.embedded import ValkeyServer, find_binary, free_port
+from enforcement.routes import slot_of
+from tests.enforcement.world import eventually
+
+SERVICE = "store"
+QUICK = {"repl-diskless-sync-delay": "0", "repl-ping-replica-period": "1"}
+
+
+def plain(server: ValkeyServer) -> Redis:
+    """Return a client of one server, which sees what is really there."""
+    return Redis(port=server.port, decode_responses=True, protocol=2, socket_timeout=10)
+
+
+def ask(server: ValkeyServer, *command: Any) -> Any:
+    """Send one command to one server and hang up."""
+    with plain(server) as client:
+        return client.execute_command(*command)
+
+
+def every(action: Callable[[Any], Any], things: list[Any]) -> None:
+    """Do something with all things at once."""
+    with ThreadPoolExecutor(len(things)) as threads:
+        list(threads.map(action, things))
+
+
+class Servers:
+    """Servers that start and end together."""
+
+    def __init__(self) -> None:
+        self.servers: list[ValkeyServer] = []
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        with self._stack:
+            self.build()
+            self._stack = self._stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for server in self.servers:
+            if server.running:
+                server.thaw()
+        self._stack.close()
+
+    def build(self) -> None:
+        raise NotImplementedError
+
+    def run(self, servers: list[Any]) -> list[Any]:
+        for server in servers:
+            self._stack.callback(server.close)
+        every(ValkeyServer.start, servers)
+        self.servers += servers
+        return servers
+
+
+class SentinelTrio(Servers):
+    """A primary with two replicas, and three sentinels that fail over within about a second."""
+
+    def build(self) -> None:
+        (self.primary,) = self.run([ValkeyServer(persistent=False, config=QUICK)])
+        config = {**QUICK, "replicaof": f"127.0.0.1 {self.primary.port}"}
+        self.replicas = self.run([ValkeyServer(persistent=False, config=config) for _ in range(2)])
+        self.sentinel_ports = [free_port() for _ in range(3)]
+        self._sentinels = [self._start_sentinel(port) for port in self.sentinel_ports]
+        assert eventually(self._watched, 20)
+
+    @property
+    def url(self) -> str:
+        hosts = ",".join(f"127.0.0.1:{port}" for port in self.sentinel_ports)
+        return f"redis+sentinel://{hosts}/{SERVICE}"
+
+    def promoted(self) -> ValkeyServer | None:
+        """Return the replica that is a primary now."""
+        return next((server for server in self.replicas if _role(server) == "master"), None)
+
+    def _start_sentinel(self, port: int) -> subprocess.Popen[bytes]:
+        folder = self.primary.directory / f"sentinel-{port}"
+        folder.mkdir()
+        config = folder / "sentinel.conf"
+        lines = [
+            f"port {port}",
+            "bind 127.0.0.1",
+            f'dir "{folder}"',
+            f"sentinel monitor {SERVICE} 127.0.0.1 {self.primary.port} 2",
+            f"sentinel down-after-milliseconds {SERVICE} 500",
+            f"sentinel failover-timeout {SERVICE} 3000",
+        ]
+        config.write_text("\n".join(lines) + "\n")
+        with (folder / "log").open("wb") as log:
+            process = subprocess.Popen([find_binary(), config, "--sentinel"], stdout=log, stderr=subprocess.STDOUT)
+        self._stack.callback(_end, process)
+        return process
+
+    def _watched(self) -> bool:
+        """Tell whether every sentinel knows both others and both replicas, and these are in step."""
+        try:
+            for port in self.sentinel_ports:
+                with Redis(port=port, decode_responses=True) as sentinel:
+                    state = sentinel.sentinel_master(SERVICE)
+                if (state["num-other-sentinels"], state["num-slaves"]) != (2, 2):
+                    return False
+        except RedisError:
+            return False
+        return all(ask(server, "INFO", "replication")["master_link_status"] == "up" for server in self.replicas)
+
+
+class ClusterServer(ValkeyServer):
+    """A node: what it keeps for others it says on a port of its own."""
+
+    def __init__(self) -> None:
+        self.bus = free_port()
+        config = {
+            **QUICK,
+            "cluster-enabled": "yes",
+            "cluster-port": str(self.bus),
+            "cluster-node-timeout": "1000",
+            "cluster-replica-validity-factor": "0",
+            "cluster-require-full-coverage": "no",
+        }
+        super().__init__(persistent=False, config=config)
+
+
+class Cluster(Servers):
+    """
+    Three primaries, with a replica each if wanted, that fail over within about two seconds.
+
+    Attributes:
+        primaries: Each serves a third of the slots, in order, as long as nobody changes that.
+        replicas: ``replicas[i]`` of ``primaries[i]``.
+    """
+
+    def __init__(self, *, replicas: bool = True) -> None:
+        super().__init__()
+        self.primaries: list[ClusterServer] = []
+        self.replicas: list[ClusterServer] = []
+        self._with_replicas = replicas
+
+    @property
+    def url(self) -> str:
+        return "redis+cluster://" + ",".join(f"127.0.0.1:{server.port}" for server in self.primaries)
+
+    def build(self) -> None:
+        servers = self.run([ClusterServer() for _ in range(6 if self._with_replicas else 3)])
+        self.primaries, self.replicas = servers[:3], servers[3:]
+        for number, server in enumerate(self.primaries):
+            first, last = number * 16_384 // 3, (number + 1) * 16_384 // 3 - 1
+            ask(server, "CLUSTER", "ADDSLOTSRANGE", first, last)
+            ask(server, "CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+        for server in servers[1:]:
+            ask(servers[0], "CLUSTER", "MEET", "127.0.0.1", server.port, server.bus)
+        assert eventually(lambda: all(_info(server, "cluster_known_nodes") == len(servers) for server in servers), 20)
+        for primary, replica in zip(self.primaries, self.replicas, strict=False):
+            assert eventually(partial(_replicates, replica, ident(primary)), 20)
+        assert eventually(self._healthy, 20)
+
+    def index_of(self, key: str) -> int:
+        """Return which third a key lies in."""
+        return next(i for i in range(3) if slot_of(key.encode()) < (i + 1) * 16_384 // 3)
+
+    def owner(self, key: str) -> ValkeyServer:
+        """Return the primary that serves a key at first."""
+        return self.primaries[self.index_of(key)]
+
+    def move(self, slot: int, source: ValkeyServer, target: ValkeyServer) -> None:
+        """Hand a slot over, its keys included, as an operator's tool does."""
+        self.begin_move(slot, source, target)
+        self.move_keys(slot, source, target)
+        # The target first: told last, it would send back whoever the source sends to it.
+        for server in sorted(self.primaries, key=lambda server: server is not target):
+            ask(server, "CLUSTER", "SETSLOT", slot, "NODE", ident(target))
+
+    def begin_move(self, slot: int, source: ValkeyServer, target: ValkeyServer) -> None:
+        """Mark a slot as moving: from now on the source sends those who ask for missing keys to the target."""
+        ask(target, "CLUSTER", "SETSLOT", slot, "IMPORTING", ident(source))
+        ask(source, "CLUSTER", "SETSLOT", slot, "MIGRATING", ident(target))
+
+    def move_keys(self, slot: int, source: ValkeyServer, target: ValkeyServer) -> None:
+        """Move all keys of a slot."""
+        while keys := ask(source, "CLUSTER", "GETKEYSINSLOT", slot, 100):
+            ask(source, "MIGRATE", "127.0.0.1", target.port, "", 0, 1000, "KEYS", *keys)
+
+    def promoted(self, number: int) -> bool:
+        """Tell whether the replica of a primary has taken over."""
+        return _role(self.replicas[number]) == "master"
+
+    def _healthy(self) -> bool:
+        linked = all(ask(server, "INFO", "replication")["master_link_status"] == "up" for server in self.replicas)
+        return linked and all(cluster_info(server)["cluster_state"] == "ok" for server in self.servers)
+
+
+def ident(server: ValkeyServer) -> str:
+    """Return a node's name in its cluster."""
+    return ask(server, "CLUSTER", "MYID")
+
+
+def cluster_info(server: ValkeyServer) -> dict[str, str]:
+    """Return what a node says of its cluster."""
+    return dict(line.split(":") for line in ask(server, "CLUSTER", "INFO").splitlines())
+
+
+def _info(server: ValkeyServer, field: str) -> int:
+    return int(cluster_info(server)[field])
+
+
+def _replicates(replica: ValkeyServer, primary: str) -> bool:
+    try:
+        return bool(ask(replica, "CLUSTER", "REPLICATE", primary))
+    except RedisError:
+        return False
+
+
+def _role(server: ValkeyServer) -> str:
+    try:
+        return ask(server, "ROLE")[0]
+    except (RedisError, OSError):
+        return ""
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait(10)
