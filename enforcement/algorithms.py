@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
+from collections import OrderedDict
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
@@ -357,7 +358,7 @@ class Reference:
 
     def __init__(self, max_counters: int = 50_000) -> None:
         self.max_counters = max_counters
-        self.counters: dict[str, Counter] = {}
+        self.counters: OrderedDict[str, Counter] = OrderedDict()
 
     def decide(self, now: int, charges: Sequence[Charge], *, charge: bool = True, ident: str = "") -> list[int]:
         """Decide as ``sg2_decide`` does; its head in ``lua/decide.lua`` tells what is returned."""
@@ -404,10 +405,10 @@ class Reference:
         return counter
 
     def _write(self, key: str, counter: Counter) -> None:
-        self.counters.pop(key, None)
-        if len(self.counters) >= self.max_counters:
-            del self.counters[next(iter(self.counters))]
         self.counters[key] = counter
+        self.counters.move_to_end(key)
+        if len(self.counters) > self.max_counters:
+            self.counters.popitem(last=False)
 
 
 def _wait_for(counter: Counter, spec: Spec, cost: int) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -148,8 +149,9 @@ class Documents:
         self._clock = clock
         self._lock = threading.Lock()
         self._parsed: dict[str, tuple[str, Any]] = {}
-        self._tokens: dict[str, TokenEntry] = {}
-        self._unknown: dict[str, TokenEntry] = {}
+        # Not dicts, which find their first entry slowly when many before it were deleted.
+        self._tokens: OrderedDict[str, TokenEntry] = OrderedDict()
+        self._unknown: OrderedDict[str, TokenEntry] = OrderedDict()
         # Which tokens changed lately, and when: a document that was on its way meanwhile must not be kept.
         self._changed: dict[str, int] = {}
         self._all_changed_at = 0
@@ -236,7 +238,7 @@ class Documents:
         with self._lock:
             generation = self.generation + 1
             if entries is not None:
-                self._tokens, self._unknown, self._changed = entries, {}, {}
+                self._tokens, self._unknown, self._changed = entries, OrderedDict(), {}
                 self._all_changed_at = generation
             self._drop(changed, generation)
             self._parsed = parsed
@@ -310,7 +312,7 @@ class Documents:
             return
         entry.until = self._clock() + UNKNOWN_SECONDS
         if len(self._unknown) >= MAX_UNKNOWN:
-            del self._unknown[next(iter(self._unknown))]
+            self._unknown.popitem(last=False)
         self._unknown[digest] = entry
 
     def _make_room(self) -> None:
@@ -323,14 +325,13 @@ class Documents:
         for _ in range(_SECOND_CHANCES):
             if len(self._tokens) < MAX_TOKENS:
                 return
-            oldest = next(iter(self._tokens))
-            entry = self._tokens.pop(oldest)
+            oldest, entry = self._tokens.popitem(last=False)
             if entry.used:
                 entry.used = False
                 self._tokens[oldest] = entry
                 self.derived = Derived()  # who finds its plan there does not say that it is used
         while len(self._tokens) >= MAX_TOKENS:
-            del self._tokens[next(iter(self._tokens))]
+            self._tokens.popitem(last=False)
 
     def _drop(self, digests: Sequence[str], generation: int) -> None:
         for digest in digests:
@@ -340,8 +341,8 @@ class Documents:
         if len(self._changed) > MAX_TOKENS:
             self._changed, self._all_changed_at = {}, generation
 
-    def _reread(self, tokens: Mapping[str, Text | None]) -> tuple[dict[str, TokenEntry], list[Problem]]:
-        entries: dict[str, TokenEntry] = {}
+    def _reread(self, tokens: Mapping[str, Text | None]) -> tuple[OrderedDict[str, TokenEntry], list[Problem]]:
+        entries: OrderedDict[str, TokenEntry] = OrderedDict()
         problems = []
         for digest, text in tokens.items():
             known = self._tokens.get(digest)

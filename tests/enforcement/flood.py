@@ -1,0 +1,44 @@
+"""A process that asks for one value of an attribute after the other, each of them once, and tells what that takes."""
+
+import argparse
+import asyncio
+import json
+from pathlib import Path
+
+from enforcement import aio
+
+TOGETHER = 100
+TOLD_EVERY = 5_000
+
+
+def resident_mb() -> float:
+    """Return the memory of this process, in MB, as the kernel counts it."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * 4_096 / 1_000_000
+
+
+async def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("url")
+    parser.add_argument("secret")
+    parser.add_argument("values", type=int)
+    parser.add_argument("--away", action="store_true", help="as if the store were away, and stayed so")
+    options = parser.parse_args()
+    async with aio.Limiter(options.url, timeout=5.0) as limiter:
+        await limiter.check(options.secret)
+        engine = limiter._engine
+        if options.away:
+            engine.recovered = lambda: False
+            engine.breaker.trip("flood")
+        for start in range(0, options.values, TOGETHER):
+            if start % TOLD_EVERY == 0:
+                print(json.dumps({"asked": start, "mb": resident_mb()}), flush=True)
+            names = [{"user": f"user-{number}"} for number in range(start, start + TOGETHER)]
+            decisions = await asyncio.gather(*(limiter.check(options.secret, attributes=name) for name in names))
+        kept = {"plans": len(engine.shelf), "counters": len(engine.fallback._local.counters)}
+        last = {"source": decisions[-1].source, "overflow": decisions[-1].limits[0].overflow}
+        print(json.dumps({"asked": options.values, "mb": resident_mb(), **kept, **last}), flush=True)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
