@@ -5,6 +5,8 @@ import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 from django.conf import settings
@@ -13,7 +15,7 @@ from django.http import HttpRequest
 from django.urls import reverse
 from django.utils import timezone
 
-from controlplane.adminsite import badge, instant, link_to, list_url
+from controlplane.adminsite import badge, change_url, instant, link_to, list_url
 from controlplane.fleet.admin import state_of
 from controlplane.fleet.heartbeats import fleet_now
 from controlplane.fleet.models import Instance
@@ -75,7 +77,7 @@ def dashboard_callback(request: HttpRequest, context: dict[str, Any]) -> dict[st
         "chart_told": f"{totals['allowed']:,} allowed, {totals['denied']:,} denied, {span.title.lower()}",
         "denied_tokens": denied_tokens(rows),
         "denied_limits": denied_limits(rows),
-        "health": [store_health(), outbox_health(now), *fleet_health(fleet)],
+        "health": [store_health(), outbox_health(now), *fleet_health(fleet), *cap_health(fleet)],
         "fleet": fleet_rows(fleet),
         "more_instances": max(len(fleet) - INSTANCES_SHOWN, 0),
         "expiring": expiring_tokens(now),
@@ -173,6 +175,18 @@ def fleet_health(fleet: list[Instance]) -> Iterable[dict[str, Any]]:
     yield _fact(
         "Degraded", badge(f"{degraded} degraded" if degraded else "none", "bad" if degraded else "good"), told, url
     )
+
+
+def cap_health(fleet: list[Instance]) -> Iterable[dict[str, Any]]:
+    """Say which projects have a limit that had no place for a value lately; nothing, if there are none."""
+    full = sorted({limited for instance in fleet for limited in instance.overflowing})
+    projects = Project.objects.in_bulk({project for project, _, _ in full})
+    slugs = dict(Policy.objects.filter(pk__in={policy for _, policy, _ in full}).values_list("pk", "slug"))
+    for project, limits in groupby(full, key=itemgetter(0)):
+        if project in projects:
+            names = ", ".join(f"{slugs.get(policy, policy)}/{name}" for _, policy, name in limits)
+            told = f"{names}: more values than its cap, and those beyond share one counter."
+            yield _fact("Values", badge(f"{projects[project]} is full", "warn"), told, change_url(projects[project]))
 
 
 def _fact(name: str, state: str, told: str, url: str = "") -> dict[str, Any]:

@@ -63,7 +63,7 @@ class Identity:
     def of_child(self) -> Identity:
         """Return the identity of this process, forked from the one that bears the present name."""
         pid = os.getpid()
-        return replace(self, id=f"{self.id[:96]}-{pid}-{secrets.token_hex(2)}", pid=pid)
+        return replace(self, id=f"{self.id[:80]}-{pid}-{secrets.token_hex(2)}", pid=pid)
 
 
 class Hooks(Protocol):
@@ -96,6 +96,7 @@ class Agent:
         state_dir: Folder for the last good documents; None: they are not kept.
         look: Called every two seconds: looks whether the store is still where it was.
         fallbacks: Decisions made without the store so far.
+        overflowing: Limits that had no place for a value lately: project id, policy id and name of each.
         monotonic: Seconds, for whatever lasts.
         wall_us: Microseconds since the epoch, for what is told to others.
 
@@ -118,6 +119,7 @@ class Agent:
         state_dir: Path | None = None,
         look: Callable[[], None] = lambda: None,
         fallbacks: Callable[[], int] = lambda: 0,
+        overflowing: Callable[[], Sequence[Sequence[str]]] = list,
         monotonic: Callable[[], float] = time.monotonic,
         wall_us: Callable[[], int] = lambda: time.time_ns() // 1_000,
     ) -> None:
@@ -133,6 +135,7 @@ class Agent:
         self._path = state_dir and state_dir / f"documents-{fingerprint((keys.prefix,))[:8]}"
         self._look = look
         self._fallbacks = fallbacks
+        self._overflowing = overflowing
         self._monotonic = monotonic
         self._wall_us = wall_us
         self._given = identity
@@ -378,6 +381,7 @@ class Agent:
             "store_id": self.store_id,
             "decisions": counts,
             "degraded_since_us": self.degraded_since_us,
+            "overflowing": self._overflowing(),
         }
 
     def _call(self, name: str, keys: Sequence[str], args: Sequence[str | int]) -> Any:

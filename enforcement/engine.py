@@ -165,6 +165,7 @@ class Engine:
             state_dir=settings.state_dir,
             look=self.place.look,
             fallbacks=lambda: self.fallbacks,
+            overflowing=lambda: self.shelf.overflowing(monotonic()),
         )
         # Of a store that is away as a whole. On a cluster it stays closed: there each node has one.
         self.breaker = Breaker(on_open=lambda cause: self.agent.wake())
@@ -602,6 +603,9 @@ class Engine:
         shared.retry_at = monotonic() + RETRY_SECONDS
         self.shelf.divert(plan.name, shared)
         self.shelf.overflowed += 1
+        for bound in shared.bounds:
+            if bound.overflow:
+                self.shelf.note((plan.usage.project, bound.policy_id, bound.limit.name), monotonic())
         return shared
 
     def failed(self, exc: StoreTrouble) -> None:

@@ -18,6 +18,29 @@ from enforcement.plans import Bound, Plan, Rule, Subject, rules_of
 
 
 @dataclass(frozen=True, slots=True)
+class Values:
+    """
+    The values that a partitioned limit counts by, in one project.
+
+    Attributes:
+        present: How many have a counter of their own.
+        cap: How many may have one.
+        beyond: About how many found no place within a day, and share one counter.
+        remaining: What those have left together; None if there are none.
+    """
+
+    present: int
+    cap: int
+    beyond: int
+    remaining: int | None
+
+    @property
+    def full(self) -> bool:
+        """Whether a new value would share a counter now."""
+        return self.present >= self.cap
+
+
+@dataclass(frozen=True, slots=True)
 class LiveCounter:
     """
     One limit of a project or token as it stands now.
@@ -31,6 +54,7 @@ class LiveCounter:
         reset_ms: As in a decision. None if partitioned, or if it never resets.
         override: Id of the override that sets the quota, or None.
         unused_max: Permits that may lie unused in the leases of all instances; 0 for a limit that is not leased.
+        values: What a partitioned limit has in place of a single count; None if it is not partitioned.
     """
 
     policy: str
@@ -46,6 +70,7 @@ class LiveCounter:
     reset_ms: int | None
     override: str | None
     unused_max: int
+    values: Values | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +114,8 @@ def live_counters(
     rules = rules_of(Subject(project, token, policies, global_policy), now_us)
     single = [rule for rule in rules if not rule.limit.partition_by]
     seen = dict(zip((rule.index for rule in single), _look(client, keys, single, now_us), strict=True))
-    return [_counter(rule, fleet, *seen.get(rule.index, (None, None))) for rule in rules]
+    values = _values(client, keys, [rule for rule in rules if rule.limit.partition_by], now_us)
+    return [_counter(rule, fleet, values.get(rule.index), *seen.get(rule.index, (None, None))) for rule in rules]
 
 
 def reset_counters(
@@ -141,6 +167,21 @@ def _reset(client: Redis, keys: Keys, rules: list[Rule]) -> Reset:
     return Reset(count, at_us, named)
 
 
+def _values(client: Redis, keys: Keys, rules: list[Rule], now_us: int) -> dict[int, Values]:
+    """Return how many values each rule counts by, under its index."""
+    censuses = [(rule, census) for rule in rules if (census := rule.census(keys))]
+    pipe = client.pipeline(transaction=False)
+    for _, census in censuses:
+        pipe.zcount(census.key, now_us, "+inf")
+        pipe.pfcount(census.beyond)
+    numbers = pipe.execute()
+    found = {}
+    for (rule, census), present, beyond in zip(censuses, numbers[::2], numbers[1::2], strict=True):
+        left = look(client, [rule.overflow(census)], now_us)[1][0][0].remaining if beyond else None
+        found[rule.index] = Values(present, census.cap, beyond, left)
+    return found
+
+
 def _look(client: Redis, keys: Keys, rules: list[Rule], now_us: int) -> list[tuple[LimitState, int]]:
     """Return the state of each rule's counter, and what is used of it."""
     seen = {
@@ -185,7 +226,7 @@ def look(client: Redis, bounds: Sequence[Bound], now_us: int) -> tuple[int, list
     return reply[1], [(state, state.capacity - reply[2 + 4 * i]) for i, state in enumerate(states)]
 
 
-def _counter(rule: Rule, fleet: int, state: LimitState | None, used: int | None) -> LiveCounter:
+def _counter(rule: Rule, fleet: int, values: Values | None, state: LimitState | None, used: int | None) -> LiveCounter:
     limit = rule.limit
     return LiveCounter(
         policy=rule.policy.slug,
@@ -201,4 +242,5 @@ def _counter(rule: Rule, fleet: int, state: LimitState | None, used: int | None)
         reset_ms=None if state is None else state.reset_ms,
         override=rule.override_id,
         unused_max=unused_max(limit, fleet),
+        values=values,
     )

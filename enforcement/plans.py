@@ -200,6 +200,11 @@ class Rule:
         origin = (self.scope, self.policy.id, self.policy.slug, self.override_id, self.index)
         return Bound(limit, key, *origin, census, value)
 
+    def overflow(self, census: Census) -> Bound:
+        """Return the limit bound to the counter that values beyond the cap share."""
+        origin = (self.scope, self.policy.id, self.policy.slug, self.override_id, self.index)
+        return Bound(self.limit, census.overflow, *origin, overflow=True)
+
     def census(self, keys: Keys) -> Census | None:
         """
         Return the census of the values that this limit is partitioned by; None: it is partitioned by none.

@@ -20,7 +20,12 @@ MAX_PROVEN: Final = 7_500
 MAX_BEYOND: Final = 2_500
 """Values remembered as being on an overflow counter; they share a plan, so each is a name and no more."""
 
+MAX_TOLD: Final = 20
+TOLD_SECONDS: Final = 600.0
+
 Name = Hashable
+Limited = tuple[str, str, str]
+"""Project id, policy id, name of the limit."""
 
 
 class Shelf:
@@ -37,6 +42,7 @@ class Shelf:
         self._recent: OrderedDict[Name, Plan] = OrderedDict()
         self._proven: OrderedDict[Name, Plan] = OrderedDict()
         self._beyond: OrderedDict[Name, Plan] = OrderedDict()
+        self._full: OrderedDict[Limited, float] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._recent) + len(self._proven) + len(self._beyond)
@@ -71,6 +77,17 @@ class Shelf:
         """Keep the plan of a value that found a place."""
         self._beyond.pop(name, None)
         self.put(name, plan)
+
+    def note(self, limited: Limited, now: float) -> None:
+        """Take note that a limit of a project had no place for a value just now, in monotonic seconds."""
+        self._full[limited] = now
+        self._full.move_to_end(limited)
+        if len(self._full) > MAX_TOLD:
+            self._full.popitem(last=False)
+
+    def overflowing(self, now: float) -> list[Limited]:
+        """Return the limits that had no place for a value lately; the latest ones, if there are many."""
+        return [limited for limited, at in self._full.copy().items() if now - at < TOLD_SECONDS]
 
     def clear(self) -> None:
         """Forget everything: a child process has its own."""

@@ -115,6 +115,7 @@ def _parse(instance_id: str, fields: dict[str, Any]) -> Instance:
         decisions=_counters(fields.get("decisions", {})),
     )
     instance.clean_fields(exclude=_maybe_empty(instance))
+    instance.overflowing = _overflowing(fields.get("overflowing", []))
     return instance
 
 
@@ -132,6 +133,13 @@ def _instant(fields: dict[str, Any], name: str) -> datetime | None:
         return EPOCH + timedelta(microseconds=value)
     except (TypeError, OverflowError) as exc:
         raise InvalidDocument(f"{name} is no instant") from exc
+
+
+def _overflowing(value: Any) -> list[tuple[str, str, str]]:
+    rows = value if isinstance(value, list) else [None]
+    if not all(isinstance(row, list) and len(row) == 3 and all(isinstance(part, str) for part in row) for row in rows):
+        raise InvalidDocument("overflowing is no list of limits")
+    return [tuple(row) for row in rows]
 
 
 def _counters(value: Any) -> dict[str, int]:

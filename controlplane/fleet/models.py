@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from django.db import models
@@ -13,7 +14,13 @@ class InstanceQuerySet(models.QuerySet["Instance"]):
 
 
 class Instance(models.Model):
-    """A running enforcer, as its last heartbeat described it."""
+    """
+    A running enforcer, as its last heartbeat described it.
+
+    ``overflowing`` is not saved: project id, policy id and name of each limit that had no place for a value lately.
+    """
+
+    overflowing: Sequence[tuple[str, str, str]] = ()
 
     STATES = (("starting", "starting"), ("ok", "ok"), ("degraded", "degraded"))
 

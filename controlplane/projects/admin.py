@@ -49,8 +49,8 @@ class ProjectAdmin(LiveCounters, RecordedAdmin):
     readonly_fields = ["related"]
     actions_detail = ["reset_counters"]
     reset_counters = resetting(ResetProjectDialog)
-    fieldsets = [(None, {"fields": ["slug", "name", "policy", "active"]}), ("What it has", {"fields": ["related"]})]
-    add_fieldsets = [(None, {"fields": ["slug", "name", "policy", "active"]})]
+    add_fieldsets = [(None, {"fields": ["slug", "name", "policy", "active", "partition_cap"]})]
+    fieldsets = [*add_fieldsets, ("What it has", {"fields": ["related"]})]
     empty = ("A project is a tenant: it owns tokens, and limits that all of them share.", "Add the first project")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Project]:

@@ -19,6 +19,7 @@ from controlplane.api.serializers import CleanModelSerializer, ListQuery, NoBody
 from controlplane.api.views import ApiView, Created, Deleted, Listed, Replaced, Retrieved, Updated, etag
 from controlplane.projects.models import Project, Token
 from controlplane.publishing import verbs
+from enforcement.census import DEFAULT_CAP, MAX_CAP
 
 SLUG = "[a-z0-9][a-z0-9-]{0,62}"
 TOKEN_ID = "tok_[0-9a-z]{1,36}"
@@ -31,8 +32,11 @@ class ProjectSerializer(CleanModelSerializer):
 
     class Meta:
         model = Project
-        fields = ["id", "slug", "name", "policy", "active", "version", "created_at"]
-        extra_kwargs = {"active": {"default": True}}
+        fields = ["id", "slug", "name", "policy", "active", "partition_cap", "version", "created_at"]
+        extra_kwargs = {
+            "active": {"default": True},
+            "partition_cap": {"default": DEFAULT_CAP, "min_value": 1, "max_value": MAX_CAP},
+        }
         read_only_fields = ["version"]
 
 

@@ -4,12 +4,13 @@ from functools import partial
 from typing import Any
 
 from django.core.exceptions import ValidationError
-from django.core.validators import RegexValidator
+from django.core.validators import MaxValueValidator, MinValueValidator, RegexValidator
 from django.db import models
 from django.utils import timezone
 
 from controlplane.ids import new_id
 from enforcement import tokens
+from enforcement.census import DEFAULT_CAP, MAX_CAP
 
 SLUG_RULE = RegexValidator(
     r"\A[a-z0-9][a-z0-9-]{0,62}\Z",
@@ -59,6 +60,14 @@ class Project(Versioned):
     name = models.CharField(max_length=200)
     policy = models.ForeignKey("policies.Policy", models.RESTRICT, null=True, blank=True, related_name="+")
     active = models.BooleanField(default=True, help_text="The tokens of an inactive project are refused everywhere.")
+    partition_cap = models.PositiveIntegerField(
+        "values a limit",
+        default=DEFAULT_CAP,
+        blank=True,
+        validators=[MinValueValidator(1), MaxValueValidator(MAX_CAP)],
+        help_text="A limit that counts by an attribute, like ip, has counters for so many values; all others share "
+        "one. 1 to 1,000,000; empty: 10,000.",
+    )
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
     class Meta:
@@ -68,13 +77,15 @@ class Project(Versioned):
         return self.slug
 
     def clean(self) -> None:
+        if self.partition_cap is None:
+            self.partition_cap = DEFAULT_CAP
         if self.policy and self.policy.project_id not in (None, self.pk):
             raise ValidationError({"policy": "This policy belongs to another project."})
 
     def as_record(self) -> dict[str, Any]:
         """Return what an audit entry keeps of this row."""
         fields = {"slug": self.slug, "name": self.name, "policy": self.policy_id, "active": self.active}
-        return {"id": self.pk, **fields, "version": self.version}
+        return {"id": self.pk, **fields, "partition_cap": self.partition_cap, "version": self.version}
 
     def touches(self) -> Iterator[tuple[str, str]]:
         """Yield the outbox entries, (kind, object id), that a change of this row asks for."""

@@ -13,6 +13,7 @@ from django.db.models import Prefetch, QuerySet
 from controlplane.policies.models import Override, Policy
 from controlplane.projects.models import Project, Token
 from controlplane.publishing.models import Revision
+from enforcement.census import DEFAULT_CAP
 from enforcement.documents import SCHEMA, InvalidDocument, dumps, parse_policy
 
 logger = logging.getLogger(__name__)
@@ -101,7 +102,9 @@ def _projects(projects: QuerySet[Project]) -> dict[str, Document]:
 
 def _project(project: Project) -> Document:
     fields = {"id": project.pk, "slug": project.slug, "active": project.active, "policy": project.policy_id}
-    return {"schema": SCHEMA, **fields, "overrides": _overrides(project)}
+    # Left out where it says nothing new: enforcers that do not know the field refuse a document that has it.
+    cap = {} if project.partition_cap == DEFAULT_CAP else {"partition_cap": project.partition_cap}
+    return {"schema": SCHEMA, **fields, **cap, "overrides": _overrides(project)}
 
 
 def _global() -> dict[str, Document]:

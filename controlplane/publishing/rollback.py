@@ -9,12 +9,13 @@ from controlplane.projects.models import Project
 from controlplane.publishing import verbs
 from controlplane.publishing.changes import Change
 from controlplane.publishing.models import Revision
+from enforcement.census import DEFAULT_CAP
 from enforcement.limits import Limit as LimitValue
 
 
 def rollback(tx: Change, number: int) -> None:
     """
-    Restore policies with their limits, each project's policy and active flag, and the global policy.
+    Restore policies with their limits, each project's policy, active flag and cap, and the global policy.
 
     Policies and projects that were made since stay, for deleting them is a decision of its own; so do tokens and
     overrides. A policy that was deleted comes back under its id; a project that was deleted does not, since its tokens
@@ -75,10 +76,11 @@ def _restore_project(tx: Change, document: dict[str, Any]) -> None:
         project = Project.objects.get(pk=document["id"])
     except ObjectDoesNotExist:
         return
-    if (project.policy_id, project.active) == (document["policy"], document["active"]):
+    published = document["policy"], document["active"], document.get("partition_cap", DEFAULT_CAP)
+    if (project.policy_id, project.active, project.partition_cap) == published:
         return
     before = project.as_record()
-    project.policy_id, project.active = document["policy"], document["active"]
+    project.policy_id, project.active, project.partition_cap = published
     project.full_clean()
     project.save()
     tx.record("project.rollback", project, before=before, after=project.as_record())

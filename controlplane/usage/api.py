@@ -159,6 +159,15 @@ class UsageView(ApiView):
         return response
 
 
+class ValuesSerializer(serializers.Serializer):
+    """The values of the attributes that a partitioned limit counts by, in one project."""
+
+    present = serializers.IntegerField(help_text="How many have a counter of their own.")
+    cap = serializers.IntegerField(help_text="How many may have one: the project's partition_cap.")
+    beyond = serializers.IntegerField(help_text="About how many found no place within a day, and share one counter.")
+    remaining = serializers.IntegerField(allow_null=True, help_text="What those have left together; null: none do.")
+
+
 class CounterSerializer(serializers.Serializer):
     """What one limit has counted. Of a partitioned one there is no single count: its numbers are null."""
 
@@ -176,6 +185,7 @@ class CounterSerializer(serializers.Serializer):
     unused_max = serializers.IntegerField(
         help_text="Permits of a leased limit that may lie unused in the instances that live now; 0 for a strict one."
     )
+    values = ValuesSerializer(allow_null=True, help_text="Of a partitioned limit.")
 
     def get_limit(self, counter: LiveCounter) -> str:
         return f"{counter.policy}/{counter.limit}"

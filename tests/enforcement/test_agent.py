@@ -282,7 +282,7 @@ def test_heartbeat_says_who_runs_what(make: Make, client: Redis) -> None:
 
     assert set(told) == {
         "id", "host", "pid", "version", "revision", "state", "started_at_us", "seen_at_us", "store_id", "decisions",
-        "degraded_since_us",
+        "degraded_since_us", "overflowing",
     }  # fmt: skip
     assert (told["id"], told["version"], told["store_id"]) == ("proxy-1", "1.2.3", "store-1")
     assert told["decisions"] == {"allowed": 0, "denied": 0, "fallback": 0}

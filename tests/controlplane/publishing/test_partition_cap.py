@@ -1,0 +1,38 @@
+"""The cap of a project in its document, and after a rollback."""
+
+import pytest
+
+from controlplane.projects.models import Project
+from controlplane.publishing import compile
+from controlplane.publishing.changes import change
+from controlplane.publishing.rollback import rollback
+from enforcement.documents import dumps, parse_project
+from tests.factories import ProjectFactory
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def test_a_default_cap_is_not_published():
+    """So that enforcers that do not know the field go on reading the documents of whoever does not use it."""
+    plain, capped = ProjectFactory(), ProjectFactory(partition_cap=9)
+    found = compile.documents([("project", plain.pk), ("project", capped.pk)])
+
+    assert "partition_cap" not in found[f"project:{plain.pk}"]
+    assert parse_project(dumps(found[f"project:{plain.pk}"])).partition_cap == 10_000
+    assert found[f"project:{capped.pk}"]["partition_cap"] == 9
+
+
+def test_a_rollback_brings_the_cap_back(store, actor):
+    """As it was published then."""
+    project = ProjectFactory(partition_cap=9)
+    with change(actor=actor) as tx:
+        tx.created(project)
+    before = project.as_record()
+    with change(actor=actor) as tx:
+        project.partition_cap = 10_000
+        project.save()
+        tx.updated(project, before)
+    with change(actor=actor, reason="too wide") as tx:
+        rollback(tx, 1)
+
+    assert Project.objects.get().partition_cap == 9
