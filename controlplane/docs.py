@@ -20,6 +20,8 @@ SLUGS = (
     INDEX,
     "how-it-works",
     "embedding",
+    "testing",
+    "observing",
     "rest-by-example",
     "connecting-redis",
     "when-redis-is-away",

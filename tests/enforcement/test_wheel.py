@@ -1,0 +1,140 @@
+"""What is installed: the wheel, with everything that a program needs and that a type checker reads."""
+
+import re
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from enforcement.lua import library_source
+from tests.repository import ROOT, tracked_files
+
+CONSUMER = """
+from enforcement import Decision, Denied, Limit, Limiter, aio
+from enforcement.exporters.prometheus import SluicegateCollector
+from enforcement.stats import Stats
+from enforcement.testing import Clock, Published, assert_limited
+
+LIMIT = Limit.parse("5/minute")
+
+
+def decide(limiter: Limiter, token: str) -> int:
+    decision: Decision = limiter.check(token, costs={"tokens": 3}, attributes={"path": "/"})
+    allowed: bool = decision.allowed
+    remaining: int | None = limiter.hit([LIMIT], "user:42").remaining
+    try:
+        with limiter.admit(LIMIT, "user:42") as admission:
+            admission.settle(2)
+    except Denied as denied:
+        raise SystemExit(denied.decision.reason) from denied
+    return (remaining or 0) if allowed else 0
+
+
+async def decide_awaited(limiter: aio.Limiter) -> dict[str, str]:
+    async with limiter.admit(LIMIT, "user:42") as admission:
+        await admission.settle(1)
+    return (await limiter.hit(LIMIT, "user:42")).headers("ietf")
+
+
+def test_limits(limiter: Limiter, clock: Clock, published: Published) -> None:
+    clock.advance(seconds=1)
+    published.policy("api", LIMIT)
+    denial: Decision = assert_limited(limiter, published.token(policy="api"), admits=5)
+    stats: Stats = limiter.stats()
+    SluicegateCollector(limiter)
+    print(denial.limit, stats.lease_share)
+
+
+def wrong(limiter: Limiter) -> str:
+    return limiter.hit("5/minute", "user:42")
+"""
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The wheel; nothing is fetched to build it."""
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    (made,) = folder.glob("*.whl")
+    return zipfile.ZipFile(made)
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory):
+    """An environment with the wheel, and beside it what it depends on; return its Python."""
+    folder = tmp_path_factory.mktemp("installed")
+    venv.create(folder, symlinks=True)
+    (site,) = folder.glob("lib/python*/site-packages")
+    wheel.extractall(site)
+    # Only the folder, and not what stands in its own .pth files: one of them names this checkout.
+    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
+    return folder / "bin" / "python"
+
+
+def run(*command: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(word) for word in command], cwd=cwd, capture_output=True, text=True, check=False, env={})
+
+
+def test_the_wheel_holds_every_file_of_the_packages(wheel):
+    """Not one module, function or template is forgotten, and nothing else is in it."""
+    shipped = {name for name in wheel.namelist() if ".dist-info/" not in name}
+    present = {str(path.relative_to(ROOT)) for path in tracked_files()}
+
+    assert {name for name in present if name.startswith(("enforcement/", "controlplane/"))} <= shipped
+    assert {name.partition("/")[0] for name in shipped} == {"enforcement", "controlplane"}
+    assert {"enforcement/py.typed", "enforcement/lua/decide.lua"} <= shipped
+
+
+def test_the_wheel_says_what_it_needs(wheel):
+    """The library alone needs two packages; all others belong to an extra. One command, no plugin."""
+    (metadata,) = (name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
+    (entries,) = (name for name in wheel.namelist() if name.endswith(".dist-info/entry_points.txt"))
+    needed = re.findall(r"^Requires-Dist: ([\w-]+)[^;\n]*$", wheel.read(metadata).decode(), re.MULTILINE)
+
+    assert sorted(needed) == ["hiredis", "redis"]
+    assert wheel.read(entries).decode().split("\n")[:2] == ["[console_scripts]", "sluicegate = enforcement.cli:main"]
+    assert "pytest11" not in wheel.read(entries).decode()
+
+
+def test_the_installed_library_has_its_functions(installed, tmp_path):
+    """They are read from the package, wherever it lies, and are those of this checkout."""
+    script = (
+        "import enforcement, enforcement.lua as lua; print(enforcement.__file__); print(lua.library_source(), end='')"
+    )
+    done = run(installed, "-c", script, cwd=tmp_path)
+    where, _, source = done.stdout.partition("\n")
+
+    assert Path(where).is_relative_to(installed.parent.parent), done.stderr
+    assert source == library_source()
+
+
+def test_the_installed_command_runs(installed, tmp_path):
+    """It says which version it is."""
+    assert run(installed, "-m", "enforcement", "--version", cwd=tmp_path).stdout == "sluicegate 0.1.0\n"
+
+
+def test_a_strict_type_checker_reads_the_installed_library(installed, tmp_path):
+    """A program that uses it rightly has no error, and the one line that does not has one."""
+    (tmp_path / "consumer.py").write_text(CONSUMER)
+    wrong = CONSUMER.splitlines().index('    return limiter.hit("5/minute", "user:42")') + 1
+    done = run(sys.executable, "-m", "mypy", "--strict", "--python-executable", installed, "consumer.py", cwd=tmp_path)
+    errors = re.findall(r"^consumer\.py:(\d+): error: .*\[([\w-]+)\]$", done.stdout, re.MULTILINE)
+
+    assert set(errors) == {(str(wrong), "arg-type"), (str(wrong), "return-value")}, done.stdout + done.stderr
+
+
+def test_control_without_its_marker_the_library_has_no_types(installed, tmp_path):
+    """The check reads what is installed, and not this checkout."""
+    (marker,) = installed.parent.parent.glob("lib/python*/site-packages/enforcement/py.typed")
+    marker.unlink()
+    (tmp_path / "consumer.py").write_text("import enforcement\n")
+    done = run(sys.executable, "-m", "mypy", "--strict", "--python-executable", installed, "consumer.py", cwd=tmp_path)
+    marker.touch()
+
+    assert "missing library stubs or py.typed marker" in done.stdout
