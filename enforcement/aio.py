@@ -36,7 +36,7 @@ class Limiter(Shell):
         self._engine.on_recovery = self._pipe.renew
 
     def _time_calls(self, timing: Timing) -> None:
-        self._pipe.call = timing.of_futures(self._pipe.call)  # type: ignore[method-assign]
+        self._pipe.call = timing.of_awaited_calls(self._pipe.call)  # type: ignore[method-assign]
 
     async def start(self, timeout: float = START_SECONDS) -> bool:
         """Start the background thread and wait until documents are there; see the sync limiter."""

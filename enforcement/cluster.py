@@ -205,6 +205,10 @@ class ClusterClient(Redis):
                 return self._ask(self._follow(sent, node, asks=True), args, options)
         return self._execute(node, args, options)
 
+    def primaries(self) -> list[tuple[str, Redis]]:
+        """Return every primary, as host and port, with a client of it alone. Raises redis-py's errors."""
+        return [("{}:{}".format(*node.place), self._client_of(node)) for node in self._primaries()]
+
     def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> Pipeline:
         """Return a pipeline, all of whose keys have one hash tag."""
         return _ClusterPipeline(self, transaction)

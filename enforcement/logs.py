@@ -7,6 +7,7 @@ Every logger is a child of ``sluicegate``, and none has a handler of its own:
 ``sluicegate.failover``     the store is away, the store is back: one line each, from the one who decides
 ``sluicegate.agent``        documents, heartbeats, usage: what the background thread does and is refused
 ``sluicegate.disk``         the last good documents on disk
+``sluicegate.cluster``      tables of slots that could not be read
 ``sluicegate.slots``        slots of ``concurrency`` limits that were not renewed, or lost
 ``sluicegate.doors``        clients whose address a door cannot know, and which therefore share one count
 ``sluicegate.proxy``        the ready-made proxy

@@ -51,14 +51,15 @@ class Timing:
 
         return timed
 
-    def of_futures(self, call: Call) -> Call:
-        """Return *call*, which gives a future, timed until that is done."""
+    def of_awaited_calls(self, call: Call) -> Call:
+        """Return *call*, which is awaited, timed until it is answered."""
 
-        def timed(*args: Any) -> Any:
+        async def timed(*args: Any) -> Any:
             began = perf_counter()
-            future = call(*args)
-            future.add_done_callback(lambda _: self._note(perf_counter() - began))
-            return future
+            try:
+                return await call(*args)
+            finally:
+                self._note(perf_counter() - began)
 
         return timed
 

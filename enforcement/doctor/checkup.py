@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from redis import Redis
 from redis.exceptions import AuthenticationError, RedisError
 
+from enforcement.cluster import ClusterClient
 from enforcement.doctor import fleet, server, sharing
 from enforcement.doctor.endpoint import shown, transport
 from enforcement.doctor.findings import Finding, Level, looked, worst
@@ -62,16 +63,36 @@ def examine(settings: Settings) -> Checkup:
 
 def _looks(client: Redis, keys: Keys, settings: Settings) -> Iterator[Finding]:
     yield from transport(settings.url)
-    yield from looked("server", lambda: server.identity(client))
-    yield from looked("eviction", lambda: server.memory(client))
-    yield from looked("persistence", lambda: server.persistence(client))
-    yield from looked("clock", lambda: server.clock(client))
+    yield from looked("server", lambda: _of_every_server(client))
     yield from looked("functions", lambda: fleet.functions(client))
     yield from looked("shared counter", lambda: sharing.proof(client, keys, settings.url))
     yield from looked("round trip", lambda: sharing.round_trips(client, keys, settings.timeout))
     yield from looked("rights", lambda: fleet.rights(client, keys))
     yield from looked("documents", lambda: fleet.documents(client, keys))
     yield from looked("instances", lambda: fleet.instances(client, keys))
+
+
+def _of_every_server(client: Redis) -> Iterator[Finding]:
+    """Look at the server, or at every primary of a cluster, of which only those are named that are not well."""
+    if not isinstance(client, ClusterClient):
+        yield from _of_server(client)
+        return
+    by_name: dict[str, list[tuple[str, Finding]]] = {}
+    for place, one in client.primaries():
+        for finding in _of_server(one):
+            by_name.setdefault(finding.name, []).append((place, finding))
+    for rows in by_name.values():
+        unwell = [replace(found, value=f"{place}: {found.value}") for place, found in rows if found.level != "ok"]
+        yield from unwell or [replace(rows[0][1], value=f"{len(rows)} primaries, one of them: {rows[0][1].value}")]
+
+
+def _of_server(client: Redis) -> list[Finding]:
+    return [
+        *looked("server", lambda: server.identity(client)),
+        *looked("eviction", lambda: server.memory(client)),
+        *looked("persistence", lambda: server.persistence(client)),
+        *looked("clock", lambda: server.clock(client)),
+    ]
 
 
 def _reach(client: Redis, url: str) -> None:

@@ -19,6 +19,7 @@ from enforcement.keys import Keys
 from enforcement.lua import library_source
 from enforcement.store import connect
 from tests.enforcement.faults import FaultyPath
+from tests.enforcement.topologies import Cluster, ask
 from tests.enforcement.world import eventually, fixed
 from tests.repository import ROOT
 
@@ -284,6 +285,21 @@ def test_a_slow_path_is_told_beside_the_time_budget(server, world, monkeypatch):
     assert path.hit >= 40
     assert (slow.level, close.level) == ("problem", "warning")
     assert "the time budget is 25 ms" in slow.value
+
+
+def test_every_primary_of_a_cluster_is_looked_at(doctor):
+    """One that may forget is named; the counter is shared over all of them."""
+    with Cluster(replicas=False) as cluster:
+        second = cluster.primaries[1]
+        assert ask(second, "CONFIG", "SET", "maxmemory-policy", "allkeys-lru") == "OK"
+        status, found = doctor(cluster.url)
+
+    assert status == 0
+    assert found["role"]["value"] == "3 primaries, one of them: primary"
+    assert found["eviction"]["level"] == "warning"
+    assert found["eviction"]["value"] == f"127.0.0.1:{second.port}: maxmemory-policy allkeys-lru"
+    assert found["shared counter"]["level"] == "ok"
+    assert found["functions"]["value"].endswith("was not there, and is loaded now")
 
 
 # Where it cannot look at all.
