@@ -29,7 +29,7 @@ from enforcement.feed import Entry, Feed
 from enforcement.keys import Keys, fingerprint
 from enforcement.lua import function
 from enforcement.snapshot import Documents
-from enforcement.store import STORE_ERRORS, disconnect, is_unknown_function, load_library
+from enforcement.store import STORE_ERRORS, cause_of, disconnect, is_unknown_function, load_library
 from enforcement.usage import UsageLog
 
 CHECK_SECONDS: Final = 2.0
@@ -45,6 +45,8 @@ MAX_STREAM_LENGTH: Final = 100_000
 TOKENS_PER_READ: Final = 500
 FIRST_PROBE_SECONDS: Final = 0.05
 LONGEST_PROBE_SECONDS: Final = 1.0
+STEADY_SECONDS: Final = 10.0
+"""A store that is lost again sooner is probed no more often than before: each return costs a few slow decisions."""
 PAUSE_SECONDS: Final = 1.0
 """After an error that nobody foresaw."""
 
@@ -73,7 +75,7 @@ class Hooks(Protocol):
         """Whether requests are decided without the store."""
 
     def lost(self, reason: str) -> None:
-        """The agent found the store away, and requests still try it."""
+        """The agent found the store away, or away for another cause; *reason* is its cause, and more after a colon."""
 
     def recovered(self) -> bool:
         """The store answers: settle what is owed and decide with it again. False: it does not answer well enough."""
@@ -97,6 +99,7 @@ class Agent:
         look: Called every two seconds: looks whether the store is still where it was.
         fallbacks: Decisions made without the store so far.
         overflowing: Limits that had no place for a value lately: project id, policy id and name of each.
+        failed: Told the cause of each call of the background that failed.
         monotonic: Seconds, for whatever lasts.
         wall_us: Microseconds since the epoch, for what is told to others.
 
@@ -120,6 +123,7 @@ class Agent:
         look: Callable[[], None] = lambda: None,
         fallbacks: Callable[[], int] = lambda: 0,
         overflowing: Callable[[], Sequence[Sequence[str]]] = list,
+        failed: Callable[[str], None] = lambda cause: None,
         monotonic: Callable[[], float] = time.monotonic,
         wall_us: Callable[[], int] = lambda: time.time_ns() // 1_000,
     ) -> None:
@@ -136,6 +140,7 @@ class Agent:
         self._look = look
         self._fallbacks = fallbacks
         self._overflowing = overflowing
+        self._failed = failed
         self._monotonic = monotonic
         self._wall_us = wall_us
         self._given = identity
@@ -153,7 +158,10 @@ class Agent:
         self._told = 0
         self._behind: int | None = None
         self.confirmed_at: float | None = None
+        self._begun_at = self._monotonic()
         self._probes = 0
+        self._back_at = float("-inf")
+        self._lost_for = ""
         self._fleet: deque[tuple[float, int]] = deque()
         self._saved = (self.documents.generation, self.documents.kept)
         self._said: set[str] = set()
@@ -176,6 +184,10 @@ class Agent:
     def store_id(self) -> str:
         """The identity of the store whose documents are obeyed."""
         return self.documents.current.store_id
+
+    def unconfirmed_for(self) -> float:
+        """Return for how many seconds the store has not said that the documents obeyed are its present ones."""
+        return self._monotonic() - (self._begun_at if self.confirmed_at is None else self.confirmed_at)
 
     def start(self) -> None:
         """Start the thread, unless it runs; also once more after ``stop()``."""
@@ -220,7 +232,8 @@ class Agent:
             try:
                 self._turn()
             except STORE_ERRORS as exc:
-                self._lose(f"{type(exc).__name__}: {exc}")
+                self._failed(cause_of(exc))
+                self._lose(f"{cause_of(exc)}: {exc}")
             # The one place that catches all: whatever is wrong, in here or in a hook, requests go on being decided, and
             # without this thread they would obey old documents for ever and nobody would know.
             except Exception:
@@ -235,7 +248,7 @@ class Agent:
             self._probe()
             return
         if self._hooks.is_open() or not self._settled():
-            self._lose("requests found it away")
+            self._lose("")
             return
         self._work()
 
@@ -438,10 +451,14 @@ class Agent:
         self._feed.close()
         if self.degraded_since_us is None:
             self.degraded_since_us = self._wall_us()
-            self._probes = 0
-            log.info("The store is away: %s.", reason)  # the breaker warns, once for all who find it away
-        if not self._hooks.is_open():
-            self._hooks.lost(reason)
+            if self._monotonic() - self._back_at > STEADY_SECONDS:
+                self._probes = 0
+            # The breaker warns, once for all who find it away.
+            log.info("The store is away: %s.", reason or "requests found it so")
+        cause = reason.partition(":")[0]
+        if not self._hooks.is_open() or (cause and cause != self._lost_for):
+            self._hooks.lost(reason or "owed charges were not taken")
+        self._lost_for = cause or self._lost_for
         disconnect(self._client)
 
     def _probe(self) -> None:
@@ -462,6 +479,7 @@ class Agent:
             return
         away_us = self._wall_us() - (self.degraded_since_us or 0)
         self.degraded_since_us = None
+        self._back_at = self._monotonic()
         self._due["heartbeat"] = float("-inf")
         log.info("The store is back after %.1f s.", away_us / 1_000_000)
 

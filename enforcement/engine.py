@@ -42,6 +42,7 @@ from enforcement.shelf import Shelf
 from enforcement.snapshot import Derived, Documents, Snapshot, TokenEntry
 from enforcement.tally import Cell, Tally
 from enforcement.tokens import digest, is_well_formed
+from enforcement.trial import Trial
 from enforcement.usage import State, TokenUsage, UsageLog
 
 Steps = Generator[bytes, Any, Any]
@@ -51,6 +52,8 @@ DEFAULT_TIMEOUT: Final = 0.025
 MAX_PLANS: Final = 10_000
 DENIAL_SECONDS: Final = 0.25
 """A denial is believed no longer than this without asking again: another process may give back or reset."""
+TOKEN_TRUST_SECONDS: Final = 600.0
+"""How long tokens are good without a word from the store: it alone would say that one was revoked meanwhile."""
 MAX_TOKEN_LENGTH: Final = 512
 BACKGROUND_BUDGET: Final = 1.0
 STOP_SECONDS: Final = 2.0
@@ -166,11 +169,13 @@ class Engine:
             look=self.place.look,
             fallbacks=lambda: self.fallbacks,
             overflowing=lambda: self.shelf.overflowing(monotonic()),
+            failed=lambda cause: self.tally.failed(cause),
         )
         # Of a store that is away as a whole. On a cluster it stays closed: there each node has one.
         self.breaker = Breaker(on_open=lambda cause: self.agent.wake())
         self._background = self.place.pipe(BACKGROUND_BUDGET)
         self._paying = self.place.pipe(BACKGROUND_BUDGET, heeds=False)
+        self._trial = Trial(self.place.pipe(settings.timeout), self.keys)
         self.plans: OrderedDict[Any, Plan] = OrderedDict()
         self.shelf = Shelf()
         self._slot_keeper = SlotKeeper(self._background)
@@ -213,6 +218,7 @@ class Engine:
             self._tender.stop()
         self._background.close()
         self._paying.close()
+        self._trial.close()
         self.documents.rest()
 
     def after_fork(self) -> None:
@@ -455,6 +461,8 @@ class Engine:
         """Return the decision that the store made."""
         if self.breaker.failures:
             self.breaker.succeeded()
+            if len(self.fallback.journal):
+                self.agent.wake()  # a few failures that did not open the breaker: what they admitted is owed now
         width = 5 if ident else 4
         if reply[0] == 1:
             decision = Decision(True, "ok", "store", plan, reply, width)
@@ -498,6 +506,8 @@ class Engine:
 
     def unlimited(self, plan: Plan, costs: Costs) -> Decision:
         """Return the decision on a request that falls under no limit."""
+        if self.is_open() and self._distrusts(plan):
+            return self.refused(self.refusal("degraded_denied"))
         now_us = self.now_us()
         self.tally.count("documents", "ok")
         if plan.usage is not None:
@@ -518,8 +528,7 @@ class Engine:
             return (yield from parts.deciding(self, plan, costs, charge=charge, ident=ident))
         if not exc.executed and exc.cause in AGAIN and not self.breaker.open:
             try:
-                if isinstance(exc, LibraryMissing):
-                    yield protocol.pack(("FUNCTION", "LOAD", "REPLACE", library_source()))
+                yield from self._loading(exc)
                 reply = yield self.encode(plan, costs, charge=charge, ident=ident)
                 if reply[0] < 0:
                     return (yield from self.outside_calendar(plan, costs, reply, charge=charge, ident=ident))
@@ -585,9 +594,19 @@ class Engine:
         except StoreTrouble as exc:
             if exc.executed or exc.cause not in AGAIN or self.breaker.open:
                 raise
-            if isinstance(exc, LibraryMissing):
-                yield protocol.pack(("FUNCTION", "LOAD", "REPLACE", library_source()))
+            yield from self._loading(exc)
         return (yield command)
+
+    @staticmethod
+    def _loading(exc: StoreTrouble) -> Steps:
+        """Steps that give the store its functions, if they were what was missing. Raises StoreTrouble."""
+        if not isinstance(exc, LibraryMissing):
+            return
+        try:
+            yield protocol.pack(("FUNCTION", "LOAD", "REPLACE", library_source()))
+        except StoreTrouble as refused:
+            # Who may not load them still lacks them, and not his rights.
+            raise exc if refused.cause == "auth" else refused from None
 
     def placed(self, plan: Plan, beyond: Sequence[int]) -> Plan:
         """Return the plan over the counters that were found for its newcomers, and keep it for their next request."""
@@ -616,6 +635,9 @@ class Engine:
 
     def fall_back(self, plan: Plan, costs: Costs, *, charge: bool = True, ident: str = "") -> Decision:
         """Return the decision of this process alone."""
+        if self._distrusts(plan):
+            self.fallbacks += 1
+            return self.refused(self.refusal("degraded_denied"))
         if plan.newcomers and not plan.enrolled_until:
             plan = self.placed(plan, self.fallback.beyond(plan))
         reply, reason = self.decide_alone(plan, costs, charge=charge, ident=ident)
@@ -640,6 +662,10 @@ class Engine:
             self._count(plan, costs, reply if width == 4 else without_marks(reply), reply[0] == 1)
         return Decision(reply[0] == 1, reason, "fallback", plan, reply, width)
 
+    def _distrusts(self, plan: Plan) -> bool:
+        """Whether a token's plan is too old to go on being obeyed; limits in code depend on no document."""
+        return plan.usage is not None and self.agent.unconfirmed_for() > TOKEN_TRUST_SECONDS
+
     # What the agent asks.
 
     def is_open(self) -> bool:
@@ -655,6 +681,10 @@ class Engine:
         if self._tender is not None:
             self._tender.wake()
             return True
+        if self.breaker.open and (exc := self._trial.trouble()) is not None:
+            self.tally.failed(exc.cause)
+            self.breaker.trip(exc.cause)
+            return False
         if not self._pay(lambda key: True):
             return False
         self._background.close()

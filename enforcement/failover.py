@@ -47,6 +47,7 @@ class Breaker:
         self.failures = 0
         self.openings = 0
         self._say = Seldom(logger)
+        self._cause = ""
         self._on_open = on_open
         self._lock = threading.Lock()
 
@@ -58,14 +59,28 @@ class Breaker:
                 return
             self.open, self.opened_at = True, monotonic()
             self.openings += 1
+            self._cause = cause
         text = "The store is away (%s); each limit is decided by its own rule until it is back."
-        self._say.warning(cause, text, cause)
+        self._say.warning(_word(cause), text, cause)
         self._on_open(cause)
 
     def trip(self, cause: str) -> None:
-        """Open at once: someone who knows says that the store is away."""
+        """
+        Open at once: someone who knows says that the store is away.
+
+        Args:
+            cause: A word, and more after a colon. While it is open, another word is worth a line of its own.
+        """
+        if self.open:
+            self._still(cause)
+            return
         self.failures = FAILURES_TO_OPEN
         self.failed(cause)
+
+    def _still(self, cause: str) -> None:
+        if _word(cause) != _word(self._cause):
+            self._cause = cause
+            self._say.warning(_word(cause), "The store is still away, for another cause now (%s).", cause)
 
     def succeeded(self) -> None:
         """Forget failures; called by a decision that the store made after one that it did not."""
@@ -78,6 +93,10 @@ class Breaker:
             self.open, self.opened_at, self.failures = False, 0.0, 0
         if was_open:
             self._say.warning("back", "The store is back after %.1f s and decides again.", monotonic() - since)
+
+
+def _word(cause: str) -> str:
+    return cause.partition(":")[0]
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,7 +89,15 @@ _REFUSALS: Final = {
     "NOPERM": ("auth", True),
     "NOAUTH": ("auth", True),
     "WRONGPASS": ("auth", True),
+    "DENIED": ("auth", True),
     "CROSSSLOT": ("crossslot", False),
+}
+# The same for errors whose first word is ERR: how their text begins.
+_ERRORS: Final = {
+    "ERR max number of clients": "maxclients",
+    "ERR unknown command": "unsupported",  # older than functions, or a proxy that does not let them pass
+    "ERR AUTH": "auth",
+    "ERR invalid username-password": "auth",
 }
 
 
@@ -104,6 +112,9 @@ def trouble(error: object) -> StoreTrouble:
     if word in _REFUSALS:
         cause, away = _REFUSALS[word]
         return StoreTrouble(cause, text, executed=False, away=away)
+    for beginning, cause in _ERRORS.items():
+        if text.startswith(beginning):
+            return StoreTrouble(cause, text, executed=False)
     for word in ("OOM", "NOPERM", "READONLY", "MISCONF"):  # raised inside the function, whose name then comes first
         if word in text or (word == "NOPERM" and "permission" in text.lower()):
             return StoreTrouble(_REFUSALS[word][0], text)

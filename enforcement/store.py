@@ -13,13 +13,23 @@ from typing import Any, Final
 from redis import ConnectionPool, Redis
 from redis.backoff import NoBackoff
 from redis.connection import parse_url
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    BusyLoadingError,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
 from redis.exceptions import TimeoutError as StoreTimeoutError
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
 from enforcement.cluster import ClusterClient
 from enforcement.lua import library_source
+from enforcement.protocol import trouble
 from enforcement.routes import Routes
 from enforcement.topology import Topology
 
@@ -94,6 +104,26 @@ def disconnect(client: Redis) -> None:
         client.connection_pool.disconnect()
 
 
+def cause_of(error: Exception) -> str:
+    """Return the word for one of :data:`STORE_ERRORS` under which it is counted, as ``StoreTrouble.cause`` has it."""
+    for kind, cause in _CAUSES:
+        if isinstance(error, kind):
+            return cause
+    if isinstance(error, ResponseError):
+        return trouble(error).cause
+    return "maxclients" if "max number of clients" in str(error) else "connection"
+
+
+# redis-py takes the first word off the replies that it has a class for. Narrower classes come first.
+_CAUSES: Final = (
+    ((AuthenticationError, AuthorizationError, NoPermissionError), "auth"),
+    (BusyLoadingError, "loading"),
+    (OutOfMemoryError, "oom"),
+    (ReadOnlyError, "readonly"),
+    ((StoreTimeoutError, TimeoutError), "timeout"),
+)
+
+
 def load_library(client: Redis) -> None:
     """Give the store the function library, replacing the same version of it. Raises redis-py's errors."""
     client.function_load(library_source(), replace=True)
@@ -108,6 +138,7 @@ __all__ = [
     "DEFAULT_TIMEOUT",
     "STORE_ERRORS",
     "StoreTimeoutError",
+    "cause_of",
     "connect",
     "disconnect",
     "is_unknown_function",

@@ -141,7 +141,7 @@ def test_a_store_that_comes_back_empty_is_filled_and_used(own_server):
         assert eventually(lambda: limiter.check(secret, costs=0).source == "store")
         assert limiter.check(secret, costs=0).allowed
         again = World(own_server.url)
-        again.revision = world.revision
+        again.published.revision = world.revision
         again.publish({"global": {"schema": 1, "policy": None}, **world.policy("api", fixed(9)), **world.project()})
         assert eventually(lambda: limiter.check(secret, costs=0).limit.quota == 9)
 

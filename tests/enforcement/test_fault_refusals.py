@@ -1,0 +1,265 @@
+"""A store that answers and refuses: full, read-only, busy, without functions, forbidden. Real servers, each mended."""
+
+import logging
+import shutil
+import socket
+import threading
+import time
+from contextlib import suppress
+
+import pytest
+from redis import Redis
+from redis.exceptions import OutOfMemoryError, RedisError
+
+from enforcement import Limit, Limiter
+from enforcement.accounts import enforcer
+from enforcement.embedded import ValkeyServer
+from enforcement.keys import Keys
+from enforcement.store import connect, load_library
+from enforcement.trial import Trial
+from tests.enforcement.world import World, eventually, fixed
+
+LIMITS = [
+    Limit(name="hour", quota=10_000, window_seconds=3_600),
+    Limit(name="day", quota=20_000, window_seconds=86_400),
+]
+NOBODY = ("127.0.0.1", 1)
+OUTAGE_SECONDS = 0.8
+
+
+@pytest.fixture
+def store(tmp_path):
+    """Give a server that may be spoilt, and an administrator's connection that was there before."""
+    with ValkeyServer(tmp_path / "store", persistent=False, config={"save": "3600 1000000"}) as server:
+        admin = connect(server.url, timeout=5.0)
+        load_library(admin)
+        admin.execute_command("ACL SETUSER", "enforcer", "on", ">secret", *enforcer(Keys()))
+        yield Store(server, admin)
+        admin.config_set("save", "")
+        admin.close()
+
+
+class Store:
+    """One server, the ways to spoil it, and the ways back."""
+
+    def __init__(self, server: ValkeyServer, admin: Redis) -> None:
+        self.server, self.admin = server, admin
+        self.url = f"redis://enforcer:secret@127.0.0.1:{server.port}/0"
+
+    def spoil(self, how: str) -> None:
+        getattr(self, how)()
+
+    def full(self):
+        self.admin.config_set("maxmemory", 1)
+
+    def not_full(self):
+        self.admin.config_set("maxmemory", 0)
+
+    def readonly(self):
+        self.admin.replicaof(*NOBODY)
+
+    def not_readonly(self):
+        self.admin.replicaof("NO", "ONE")
+
+    def lonely(self):
+        self.admin.config_set("min-replicas-to-write", 1)
+
+    def not_lonely(self):
+        self.admin.config_set("min-replicas-to-write", 0)
+
+    def unsaved(self):
+        shutil.rmtree(self.server.directory)
+        self.admin.bgsave()
+        assert eventually(lambda: self.admin.info("persistence")["rdb_last_bgsave_status"] == "err")
+
+    def not_unsaved(self):
+        self.server.directory.mkdir()
+        self.admin.config_set("stop-writes-on-bgsave-error", "no")
+
+    def busy(self):
+        self.admin.config_set("busy-reply-threshold", 5)
+        self._script = threading.Thread(target=self._loop)
+        self._script.start()
+
+    def _loop(self):
+        with connect(self.server.url, timeout=30.0) as client, suppress(RedisError):
+            client.eval("while true do end", 0)
+
+    def not_busy(self):
+        self.admin.script_kill()
+        self._script.join()
+
+    def flushed(self):
+        self.admin.function_flush()
+
+    def not_flushed(self):
+        load_library(self.admin)
+
+    def stripped(self):
+        self.admin.execute_command("ACL SETUSER", "enforcer", "-fcall")
+
+    def not_stripped(self):
+        self.admin.execute_command("ACL SETUSER", "enforcer", "reset", "on", ">secret", *enforcer(Keys()))
+
+    def mute(self):
+        """It may call, and write no counter."""
+        self.admin.execute_command("ACL SETUSER", "enforcer", "-set", "-setrange")
+
+    not_mute = not_stripped
+
+    def off(self):
+        self.admin.execute_command("ACL SETUSER", "enforcer", "off")
+        self.admin.execute_command("CLIENT KILL USER enforcer")
+
+    not_off = not_stripped
+
+    def rotated(self):
+        self.admin.execute_command("ACL SETUSER", "enforcer", "resetpass", ">another")
+        self.admin.execute_command("CLIENT KILL USER enforcer")
+
+    not_rotated = not_stripped
+
+    def crowded(self):
+        self.admin.config_set("maxclients", 20)
+        self.admin.execute_command("CLIENT KILL USER enforcer")
+        self._sockets = [socket.create_connection(("127.0.0.1", self.server.port)) for _ in range(40)]
+        assert eventually(lambda: self.admin.info("stats")["rejected_connections"] > 0)
+
+    def not_crowded(self):
+        for sock in self._sockets:
+            sock.close()
+
+
+REFUSALS = {
+    "full": "oom",
+    "readonly": "readonly",
+    "lonely": "noreplicas",
+    "unsaved": "misconf",
+    "busy": "busy",
+    "flushed": "library",
+    "stripped": "auth",
+    "mute": "auth",
+    "off": "auth",
+    "rotated": "auth",
+    "crowded": "maxclients",
+}
+
+
+@pytest.mark.parametrize(("how", "cause"), REFUSALS.items(), ids=REFUSALS)
+def test_a_refusal_degrades_and_heals(store, caplog, how, cause):
+    """
+    Decisions come at once and name the cause; the breaker opens once and stays so; nobody reconnects in a loop; one
+    line is logged. Once mended the store is used within 5 s, and has every permit of both limits admitted meanwhile.
+    """
+    caplog.set_level(logging.WARNING, "sluicegate.failover")
+    limiter = Limiter(store.url, timeout=0.1)
+    admitted = sum(limiter.hit(LIMITS, "k").allowed for _ in range(20))
+    assert eventually(lambda: limiter.stats().fleet_size >= 1)
+    before = store.admin.info("stats")["total_connections_received"]
+
+    store.spoil(how)
+    slowest, decisions, end = 0.0, [], time.monotonic() + OUTAGE_SECONDS
+    while time.monotonic() < end:
+        began = time.monotonic()
+        decisions.append(limiter.hit(LIMITS, "k"))
+        slowest = max(slowest, time.monotonic() - began)
+        time.sleep(0.005)
+    during = limiter.stats()
+    after = None if how == "busy" else store.admin.info("stats")["total_connections_received"]
+    store.spoil(f"not_{how}")
+
+    degraded = [decision for decision in decisions if decision.degraded]
+    # ACL rules and configuration take effect at once, a script in a loop after its threshold.
+    assert len(degraded) > 0.9 * len(decisions)
+    assert during.store_failures.get(cause, 0) >= 1, during.store_failures
+    assert {decision.cause for decision in degraded} <= {"", "connection", cause}
+    assert sum(bool(decision.cause) for decision in degraded) <= 5
+    assert slowest < 0.1 + 0.2
+    assert during.breaker_open
+    assert during.breaker_openings == 1
+    assert after is None or after - before <= 40 + 12
+    assert eventually(lambda: limiter.hit(LIMITS, "k", 0).source == "store")
+    assert len([record for record in caplog.records if "is away" in record.message]) == 1
+
+    admitted += sum(decision.allowed for decision in decisions)
+    ambiguous = sum(decision.ambiguous for decision in decisions)
+    used = [LIMITS[i].quota - state.remaining for i, state in enumerate(limiter.peek(LIMITS, "k").limits)]
+    assert used[0] == used[1]
+    assert admitted <= used[0] <= admitted + ambiguous
+    limiter.close()
+
+
+def test_control_without_a_trial_the_store_is_taken_back_in_vain(store, monkeypatch):
+    """PING and heartbeats go well: who believes them returns, fails, and returns, as often as it probes."""
+    monkeypatch.setattr(Trial, "trouble", lambda trial: None)
+    limiter = Limiter(store.url, timeout=0.1)
+    # What is owed would be a trial too: this limit admits nothing alone, so nothing is.
+    limit = Limit(name="deny", quota=100, window_seconds=3_600, on_store_failure="deny")
+    limiter.hit(limit, "k")
+    store.spoil("mute")
+    end = time.monotonic() + 2.0
+    while time.monotonic() < end:
+        limiter.hit(limit, "k")
+        time.sleep(0.005)
+
+    assert limiter.stats().breaker_openings > 1
+    limiter.close()
+
+
+def test_documents_of_a_full_store_can_be_read(store):
+    """A proxy may start while the store takes no writes: it knows every policy and token, and decides alone."""
+    world = World(store.server.url)
+    secret = world.everything(fixed(7))
+    store.spoil("full")
+    with pytest.raises(OutOfMemoryError):
+        store.admin.set("x", "y")
+    with Limiter(store.url, timeout=0.1) as limiter:
+        decision = limiter.check(secret)
+
+    assert (decision.allowed, decision.source, decision.limit.quota) == (True, "fallback", 7)
+
+
+@pytest.mark.parametrize("command", ["FUNCTION FLUSH", "FUNCTION DELETE sluicegate_2", "SCRIPT FLUSH"])
+def test_functions_lost_under_load_cost_no_decision(store, command):
+    """Whoever may load them does so within the call: four threads never notice."""
+    limiter = Limiter(store.server.url, timeout=1.0)
+    sources: list[str] = []
+    stop = threading.Event()
+
+    def ask(key: str) -> None:
+        while not stop.is_set():
+            sources.append(limiter.hit(LIMITS, key).source)
+
+    threads = [threading.Thread(target=ask, args=(f"t{number}",)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for _ in range(10):
+        with suppress(RedisError):  # a deletion may find it gone already
+            store.admin.execute_command(command)
+        time.sleep(0.02)
+    stop.set()
+    for thread in threads:
+        thread.join()
+
+    assert len(sources) > 100
+    assert set(sources) == {"store"}
+    limiter.close()
+
+
+def test_a_wrong_typed_counter_heals_and_charges_nothing_in_part(store):
+    """Its request is decided here, and the other limit of it is left alone; without the key all is as before."""
+    limiter = Limiter(store.server.url, timeout=1.0)
+    limiter.hit(LIMITS, "typed")
+    _, day = limiter._engine.plan_in_code(LIMITS, "typed").keys
+    store.admin.delete(day)
+    store.admin.rpush(day, "x")
+
+    spoilt = [limiter.hit(LIMITS, "typed") for _ in range(5)]
+    assert {(decision.source, decision.cause) for decision in spoilt} == {("fallback", "reply")}
+    assert limiter.hit(LIMITS, "another").source == "store"
+    assert not limiter.stats().breaker_open
+    assert limiter.peek(LIMITS[0], "typed").remaining == 10_000 - 1
+
+    store.admin.delete(day)
+    assert limiter.hit(LIMITS, "typed").source == "store"
+    limiter.close()
