@@ -8,6 +8,7 @@ and is sent their replies, or thrown a StoreTrouble. Both limiters drive them in
 from __future__ import annotations
 
 import os
+import re
 import socket
 import time
 import uuid
@@ -39,6 +40,7 @@ from enforcement.protocol import LibraryMissing, StoreTrouble
 from enforcement.reservation import REMEMBERED_MS, Reservation, SlotKeeper, marker_of
 from enforcement.routes import Node, Tender
 from enforcement.shelf import Shelf
+from enforcement.sizes import MAX_INSTANCE_LENGTH, MAX_TOKEN_LENGTH
 from enforcement.snapshot import Derived, Documents, Snapshot, TokenEntry
 from enforcement.tally import Cell, Tally
 from enforcement.tokens import digest, is_well_formed
@@ -54,12 +56,12 @@ DENIAL_SECONDS: Final = 0.25
 """A denial is believed no longer than this without asking again: another process may give back or reset."""
 TOKEN_TRUST_SECONDS: Final = 600.0
 """How long tokens are good without a word from the store: it alone would say that one was revoked meanwhile."""
-MAX_TOKEN_LENGTH: Final = 512
 BACKGROUND_BUDGET: Final = 1.0
 STOP_SECONDS: Final = 2.0
 
 _NOTHING: Final[Attributes] = {}
 _LONG: Final = 64
+_NAME: Final = re.compile(rf"[!-~]{{1,{MAX_INSTANCE_LENGTH}}}", re.ASCII)
 _serials = count()
 
 
@@ -84,6 +86,10 @@ class Settings:
     state_dir: Path | None = None
     timeout: float = DEFAULT_TIMEOUT
     clock: Callable[[], int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.instance is not None and not _NAME.fullmatch(self.instance):
+            raise ValueError(f"instance: must be 1 to {MAX_INSTANCE_LENGTH} printable ASCII characters without blanks.")
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Settings:

@@ -12,6 +12,8 @@ from base64 import urlsafe_b64encode
 from collections.abc import Iterable
 from typing import Final
 
+from enforcement.sizes import MAX_PREFIX_LENGTH
+
 DEFAULT_PREFIX: Final = "sg:"
 GLOBAL_TAG: Final = "global"
 """Hash tag of the counters that all projects share; a project's own tag is its id."""
@@ -26,8 +28,8 @@ class Keys:
     __slots__ = ("documents", "instances", "log", "prefix", "usage")
 
     def __init__(self, prefix: str = DEFAULT_PREFIX) -> None:
-        if not prefix.isascii() or not 1 <= len(prefix) <= 16 or set(prefix) & set("{} \r\n"):
-            raise ValueError("prefix: must be 1 to 16 ASCII characters without braces or blanks.")
+        if not prefix.isascii() or not 1 <= len(prefix) <= MAX_PREFIX_LENGTH or set(prefix) & set("{} \r\n"):
+            raise ValueError(f"prefix: must be 1 to {MAX_PREFIX_LENGTH} ASCII characters without braces or blanks.")
         self.prefix = prefix
         self.documents = f"{prefix}{{doc}}:documents"
         self.log = f"{prefix}{{doc}}:log"

@@ -16,6 +16,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from enforcement.calendars import CALENDARS, Anchor
 from enforcement.matching import AttributeRule, InvalidMatch, Match
+from enforcement.sizes import MAX_LIMITS_PER_POLICY, MAX_PARTITIONS
 
 ALGORITHMS: Final = ("fixed_window", "sliding_window", "sliding_log", "token_bucket", "concurrency")
 MODES: Final = ("enforce", "shadow")
@@ -27,8 +28,6 @@ MAX_NUMBER: Final = 2**53 - 1
 MAX_WINDOW_SECONDS: Final = 366 * 86_400
 DAY_SECONDS: Final = 86_400
 DURABLE_CALENDARS: Final = ("day", "week", "month", "year", "lifetime")
-MAX_PARTITIONS: Final = 4
-MAX_LIMITS_PER_POLICY: Final = 32
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,63}", re.ASCII)
 _UNIT: Final = re.compile(r"[a-z][a-z0-9_]{0,31}", re.ASCII)
@@ -353,6 +352,7 @@ __all__ = [
     "ALGORITHMS",
     "CALENDARS",
     "CONSISTENCIES",
+    "MAX_LIMITS_PER_POLICY",
     "MAX_NUMBER",
     "MODES",
     "STORE_FAILURES",

@@ -10,13 +10,11 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Final, Self
 
+from enforcement.sizes import MAX_ATTRIBUTE_LENGTH, MAX_ATTRIBUTE_NAME_LENGTH, MAX_ATTRIBUTES
+
 AttributeRule = str | tuple[str, ...]
 Attributes = Mapping[str, str]
 
-MAX_ATTRIBUTES: Final = 32
-"""Attributes a request may carry."""
-MAX_ATTRIBUTE_LENGTH: Final = 1_024
-"""Characters an attribute's value may have."""
 MAX_PATTERN_LENGTH: Final = 256
 MAX_RULES: Final = 16
 
@@ -120,7 +118,7 @@ def check_attributes(attributes: object) -> Attributes:
     Return a request's attributes, checked.
 
     Raises:
-        ValueError: Not a mapping of texts, or more and longer ones than stated in this module.
+        ValueError: Not a mapping of texts, or more and longer ones than :mod:`enforcement.sizes` allows.
     """
     if not isinstance(attributes, Mapping):
         raise ValueError("attributes: must be a mapping of names to texts.")
@@ -129,6 +127,8 @@ def check_attributes(attributes: object) -> Attributes:
     for name, value in attributes.items():
         if not isinstance(name, str) or not isinstance(value, str):
             raise ValueError(f"attributes: {name!r} must be a text.")
+        if len(name) > MAX_ATTRIBUTE_NAME_LENGTH:
+            raise ValueError(f"attributes: a name must have at most {MAX_ATTRIBUTE_NAME_LENGTH} characters.")
         if len(value) > MAX_ATTRIBUTE_LENGTH:
             raise ValueError(f"attributes: {name!r} must have at most {MAX_ATTRIBUTE_LENGTH} characters.")
     return attributes

@@ -21,9 +21,7 @@ from enforcement.keys import GLOBAL_TAG, Keys, dirty_beside, fingerprint
 from enforcement.leases import Lease
 from enforcement.limits import MAX_NUMBER, Limit, Policy
 from enforcement.matching import Attributes
-
-MAX_LIMITS_PER_REQUEST: Final = 64
-MAX_CODE_KEY_LENGTH: Final = 1_024
+from enforcement.sizes import MAX_CODE_KEY_LENGTH, MAX_LIMITS_PER_REQUEST
 
 LETTERS: Final = {
     "fixed_window": "f",

@@ -15,7 +15,7 @@ from typing import Final
 
 from enforcement.decision import Decision
 from enforcement.headers import LIST_FIELDS, presets
-from enforcement.matching import MAX_ATTRIBUTE_LENGTH
+from enforcement.sizes import MAX_ATTRIBUTE_LENGTH
 from enforcement.tokens import is_well_formed
 
 DEGRADED_FIELD: Final = "Sluicegate-Degraded"

@@ -14,7 +14,7 @@ from typing import Any, Final
 from enforcement.decision import Decision
 from enforcement.doors._http import Header, Refusal, added_headers
 from enforcement.limited import key_text
-from enforcement.plans import MAX_CODE_KEY_LENGTH
+from enforcement.sizes import MAX_CODE_KEY_LENGTH
 
 logger = logging.getLogger("sluicegate.doors")
 
