@@ -635,7 +635,8 @@ class Engine:
 
     def failed(self, exc: StoreTrouble) -> None:
         """Count a failed call, unless it only concerns itself, or one node of a cluster: that was counted there."""
-        self.tally.failed(exc.cause)
+        if exc.cause != "away":  # that one was not sent at all
+            self.tally.failed(exc.cause)
         if exc.away and self.place.routes is None:
             self.breaker.failed(exc.cause)
 
@@ -677,6 +678,13 @@ class Engine:
     def is_open(self) -> bool:
         """Whether decisions are made without the store; of a cluster, without a node of it."""
         return self.breaker.open if self.place.routes is None else bool(self.place.routes.away())
+
+    def outages(self) -> tuple[int, int]:
+        """Return how many servers of the store are away now, and how often one was found so."""
+        routes = self.place.routes
+        if routes is None:
+            return int(self.breaker.open), self.breaker.openings
+        return len(routes.away()), routes.openings
 
     def lost(self, reason: str) -> None:
         """The agent found the store away before a request did."""

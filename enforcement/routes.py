@@ -72,11 +72,13 @@ class Routes:
     Attributes:
         nodes: All that own slots.
         read: How often the table was read.
+        openings: How often a node was found away.
     """
 
     def __init__(self, topology: Topology, budget: float, on_trouble: Callable[[], None] = lambda: None) -> None:
         self.nodes: dict[Place, Node] = {}
         self.read = 0
+        self.openings = 0
         self.on_trouble = on_trouble
         self._topology = topology
         self._budget = budget
@@ -119,6 +121,10 @@ class Routes:
         """Count a failed call; one that only concerns itself does not open the node's breaker."""
         if exc.away:
             node.breaker.failed(exc.cause)
+
+    def _opened(self, cause: str) -> None:
+        self.openings += 1
+        self.on_trouble()
 
     def away(self) -> list[Node]:
         """Return the nodes that own slots and do not answer."""
@@ -189,7 +195,7 @@ class Routes:
     def _node(self, place: Place) -> Node:
         node = self.nodes.get(place)
         if node is None:
-            node = Node(place, self._topology.address_of(*place), lambda cause: self.on_trouble())
+            node = Node(place, self._topology.address_of(*place), self._opened)
             self.nodes = {**self.nodes, place: node}
         return node
 

@@ -41,7 +41,8 @@ class Stats:
         clock_offset_us: The store's time less this host's, microseconds.
         decisions: Requests decided, by source and reason; looking without charging is none.
         store_failures: Calls that the store gave no usable answer to, by cause: ``timeout``, ``oom`` ...
-        breaker_open: Whether requests are decided without the store; ``breaker_openings`` is how often that began.
+        servers_away: Servers of the store without which requests are decided: of a single store 0 or 1.
+        outages: How often one was found away.
         journal_entries: Counters and windows that the store is owed a charge for, from the time without it.
         journal_dropped: Permits that were admitted without it and will not be charged, because the journal was full.
         lease_permits_held: Permits taken ahead and not handed out; ``lease_permits_used`` is how many were.
@@ -60,8 +61,8 @@ class Stats:
     clock_offset_us: int
     decisions: tuple[DecisionCount, ...]
     store_failures: Mapping[str, int]
-    breaker_open: bool
-    breaker_openings: int
+    servers_away: int
+    outages: int
     journal_entries: int
     journal_dropped: int
     lease_permits_held: int
@@ -93,6 +94,7 @@ class Stats:
 def stats_of(engine: Engine, timing: Timing | None) -> Stats:
     """Return the snapshot of an engine. Takes no lock that a decision waits for."""
     agent, held, used, by_lease = engine.agent, *engine.leases.counts()
+    servers_away, outages = engine.outages()
     rows = [*engine.tally.decisions().items(), (("lease", "ok"), by_lease)]
     confirmed_at = agent.confirmed_at
     return Stats(
@@ -106,8 +108,8 @@ def stats_of(engine: Engine, timing: Timing | None) -> Stats:
         clock_offset_us=agent.clock_offset_us,
         decisions=tuple(DecisionCount(*name, count) for name, count in rows if count),
         store_failures=dict(engine.tally.failures),
-        breaker_open=engine.breaker.open,
-        breaker_openings=engine.breaker.openings,
+        servers_away=servers_away,
+        outages=outages,
         journal_entries=len(engine.fallback.journal),
         journal_dropped=engine.fallback.journal.dropped,
         lease_permits_held=held,

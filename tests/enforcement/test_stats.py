@@ -115,12 +115,12 @@ def test_an_outage_is_told_with_its_cause(own_server):
     with closing(Limiter(own_server.url)) as limiter:
         limiter.hit(LIMIT, "k")
         own_server.kill()
-        assert eventually(lambda: limiter.hit(LIMIT, "k2").source == "fallback" and limiter.stats().breaker_open)
+        assert eventually(lambda: limiter.hit(LIMIT, "k2").source == "fallback" and limiter.stats().servers_away)
         away = limiter.stats()
         own_server.restart()
-        assert eventually(lambda: not limiter.stats().breaker_open)
+        assert eventually(lambda: not limiter.stats().servers_away)
 
-    assert (away.state, away.breaker_openings) == ("degraded", 1)
+    assert (away.state, away.servers_away, away.outages) == ("degraded", 1, 1)
     assert away.journal_entries == 1
     assert set(away.store_failures) <= {"connection", "timeout"}
     assert away.decided(source="fallback") >= 1

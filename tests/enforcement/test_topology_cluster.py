@@ -372,6 +372,20 @@ async def test_three_hundred_tasks_on_three_nodes(cluster, world):
     assert sum(d.allowed for d in checks) == 25
 
 
+def test_a_server_that_is_away_is_one_of_three(cluster, limiter, world):
+    """The numbers of a limiter tell it, and that requests for the others are decided by the store."""
+    away, *others = keys_of_thirds(cluster)
+    cluster.owner(counter_of(away)).freeze()
+    assert eventually(lambda: limiter.hit(LIMIT, away).source == "fallback" and limiter.stats().servers_away == 1, 10)
+    sources = [limiter.hit(LIMIT, key).source for key in others]
+    cluster.owner(counter_of(away)).thaw()
+
+    assert sources == ["store", "store"]
+    assert limiter.stats().outages == 1
+    assert set(limiter.stats().store_failures) <= {"timeout", "connection"}
+    assert eventually(lambda: limiter.stats().servers_away == 0)
+
+
 def _hits(url, key, count, *, awaited):
     if not awaited:
         limiter = Limiter(url, timeout=1.0)

@@ -1,5 +1,6 @@
 """One snapshot, told to Prometheus and to OpenTelemetry: the same numbers under the same names."""
 
+import re
 from contextlib import closing
 
 import pytest
@@ -14,6 +15,7 @@ from enforcement.exporters.metrics import METRICS
 from enforcement.exporters.opentelemetry import annotate, instrument, span_attributes
 from enforcement.exporters.prometheus import SluicegateCollector
 from tests.enforcement.world import fixed
+from tests.repository import ROOT
 
 LIMIT = Limit(name="rate", quota=2, window_seconds=3_600)
 
@@ -33,6 +35,12 @@ def scrape(limiter, **options):
     text = generate_latest(registry).decode()
     samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
     return {(sample.name, *sorted(sample.labels.items())): sample.value for sample in samples}
+
+
+def families():
+    """Return all that a collector tells, but for what is always 1."""
+    collector = SluicegateCollector(Limiter("redis://127.0.0.1:1/0"), time_store_calls=True)
+    return [family for family in collector.collect() if family.name != "sluicegate_enforcer_info"]
 
 
 def collect(limiter, **options):
@@ -58,7 +66,7 @@ def test_prometheus_reads_what_the_limiter_did(limiter):
     )
     assert samples[of("true", "ok")] == 2
     assert samples[of("false", "limited")] == 1
-    assert samples["sluicegate_breaker_open",] == 0
+    assert samples["sluicegate_store_servers_away",] == 0
     assert samples["sluicegate_clock_offset_seconds",] == limiter.stats().clock_offset_seconds
     assert samples["sluicegate_state", ("state", "starting")] == 1
     assert not any(name.startswith("sluicegate_store_call_duration") for name, *_ in samples)
@@ -111,6 +119,16 @@ def test_every_metric_of_the_table_is_told(limiter):
     missing = {"sluicegate.store.failures", "sluicegate.documents.age"}
 
     assert set(collect(limiter)) == {f"sluicegate.{metric.name}" for metric in METRICS} - missing
+
+
+def test_every_metric_is_documented():
+    """Whoever sets up an alert finds each name, and no name that is not there."""
+    page = (ROOT / "templates" / "docs" / "observing.md").read_text()
+    table = page[page.index("| metric |") : page.index("| worth an alert")]
+    documented = set(re.findall(r"`(sluicegate_[a-z_]+)`", table))
+
+    named = {family.name + "_total" * (family.type == "counter") for family in families()}
+    assert documented == named
 
 
 def test_opentelemetry_gets_a_histogram_on_demand(limiter):
