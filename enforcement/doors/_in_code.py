@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable, Sequence
+from ipaddress import ip_network
 from typing import Any, Final
 
 from enforcement.decision import Decision
@@ -64,11 +65,21 @@ def counter_key(scope: str, kind: str, value: object) -> str | None:
     return key
 
 
-def known_address(address: str | None) -> str:
-    """Return the client's address; an unknown one, which all share, is better than no limit. It is logged once."""
+def counted_address(address: str | None) -> str:
+    """
+    Return what a client is counted by: its address, and of an IPv6 address the /64, all of which one client has.
+
+    An unknown address is counted as one: a limit that all share is better than none. It is logged once.
+    """
     if address is None:
         _warn_once("the client's address is unknown; trust 'unix' if a proxy connects over a Unix socket")
-    return address or ""
+        return ""
+    if ":" not in address:
+        return address
+    try:
+        return str(ip_network((address, 64), strict=False))
+    except ValueError:
+        return address
 
 
 def told(decisions: Sequence[Decision], preset: str) -> list[Header]:

@@ -37,7 +37,7 @@ from enforcement.doors._http import (
     joining,
     missing_token,
 )
-from enforcement.doors._in_code import check_scope, counter_key, known_address, name_of, told, without
+from enforcement.doors._in_code import check_scope, counted_address, counter_key, name_of, told, without
 from enforcement.doors._options import Options, read_options
 from enforcement.limited import Declared, declared, has_slots
 from enforcement.limiter import Limiter
@@ -303,9 +303,10 @@ def limited(
 
     Args:
         limits: ``"10/minute"``, ``"10/second; 1000/day"``, a Limit, or several: one atomic decision.
-        key: Whom a request counts for: ``"ip"``, ``"user"`` (the primary key of who is logged in, else the address),
-            ``"all"`` for everybody together, or a function of the request that returns a text, a whole number, a UUID,
-            or None, which means that the limit does not fall on this request.
+        key: Whom a request counts for: ``"ip"`` (of an IPv6 address the /64, all of which one client has), ``"user"``
+            (the primary key of who is logged in, else the address), ``"all"`` for everybody together, or a function of
+            the request that returns a text, a whole number, a UUID, or None, which means that the limit does not fall
+            on this request.
         scope: Name of the counters. None: the view's own; one name in several places is one limit.
         costs: What a request costs, or a function of the request that says so.
         methods: HTTP methods on which the limit falls; none: all.
@@ -359,7 +360,7 @@ class _Rule:
         """Charge a request. Raises Denied and Refusal."""
         kind = self._key if isinstance(self._key, str) else "key"
         if kind == "ip" or (kind == "user" and caller is None):
-            kind, caller = "ip", known_address(visit.address())
+            kind, caller = "ip", counted_address(visit.address())
         elif kind == "all":
             caller = ""
         name = counter_key(self._scope or name_of(view), kind, caller)

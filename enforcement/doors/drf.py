@@ -21,7 +21,7 @@ from rest_framework.settings import api_settings
 
 from enforcement.decision import Decision, Denied
 from enforcement.doors._http import Refusal
-from enforcement.doors._in_code import counter_key, known_address
+from enforcement.doors._in_code import counted_address, counter_key
 from enforcement.doors.django import tell, visit_of
 from enforcement.limited import Declared, declared
 from enforcement.limits import Limit
@@ -78,7 +78,7 @@ class SimpleRateThrottle(throttling.SimpleRateThrottle):
 
     def get_ident(self, request: Any) -> str:
         """Return the client's address. Of forwarded ones only those that trusted proxies have written are believed."""
-        return known_address(visit_of(request).address())
+        return counted_address(visit_of(request).address())
 
     def _limits(self, rate: Declared) -> tuple[Limit, ...]:
         try:

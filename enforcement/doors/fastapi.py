@@ -42,7 +42,7 @@ from enforcement.doors._http import (
     joining,
     missing_token,
 )
-from enforcement.doors._in_code import check_scope, counter_key, known_address, name_of, told, without
+from enforcement.doors._in_code import check_scope, counted_address, counter_key, name_of, told, without
 from enforcement.doors._openapi import describe_denials
 from enforcement.limited import Declared, declared, has_slots
 from enforcement.limits import Limit
@@ -110,9 +110,9 @@ def limited(
 
     Args:
         limits: ``"100/minute"``, ``"10/second; 1000/day"``, a Limit, or several: one atomic decision.
-        key: Whom a request counts for: ``"ip"``, ``"all"`` for everybody together, or see :data:`Found`. What is found
-            is a text, a whole number or a UUID; None means that the limit does not fall on this request, and that there
-            is no decision.
+        key: Whom a request counts for: ``"ip"`` (of an IPv6 address the /64, all of which one client has), ``"all"``
+            for everybody together, or see :data:`Found`. What is found is a text, a whole number or a UUID; None means
+            that the limit does not fall on this request, and that there is no decision.
         scope: Name of the counters. None: the path operation's own; one name in several places is one limit.
         costs: What a request costs; or see :data:`Found`.
     Raises:
@@ -515,7 +515,7 @@ class _Whom:
     def key(self, visit: _Visit, found: Any) -> str | None:
         """Return the key of the counters; None for no limit. Raises TypeError and Refusal: see counter_key()."""
         if self._kind == "ip":
-            found = known_address(visit.address())
+            found = counted_address(visit.address())
         elif self._kind == "all":
             found = ""
         return counter_key(self._scope or visit.operation(), self._kind, found)

@@ -179,6 +179,18 @@ def test_unknown_address_is_one_address(site: Any, caplog: Any) -> None:
     assert statuses(Client(REMOTE_ADDR=""), 2) == [200, 429]
 
 
+@pytest.mark.parametrize(
+    ("address", "counter"),
+    [("198.51.100.7", "198.51.100.7"), ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"), ("::ffff:1.2.3.4", "1.2.3.4")],
+)
+def test_client_counts_by_what_it_cannot_change(site: Any, watcher: Limiter, address: str, counter: str) -> None:
+    """Whoever has an IPv6 address has 2**64 of them."""
+    site(a=limited(PER_HOUR, key="ip", scope="a")(ok), options={"TRUSTED_PROXIES": ["127.0.0.1"]})
+    Client(headers={"X-Forwarded-For": address}).get("/a")
+
+    assert watcher.peek(PER_HOUR, f"a:ip:{counter}").remaining == 1
+
+
 def test_only_some_methods_may_be_limited(site: Any) -> None:
     """A form is looked at freely, and sent seldom."""
     site(a=limited("1/hour", key="ip", methods=["POST"])(ok))
