@@ -416,6 +416,8 @@ def test_slot_without_middleware_is_free_at_the_end(site: Any) -> None:
     assert [client.get(f"/a{how}").status_code for how in ("", "?fail", "")] == [200, 500, 200]
 
 
+# Django looks after its connections whenever a response is closed.
+@pytest.mark.django_db
 def test_stream_holds_its_slot_to_the_end(site: Any, watcher: Limiter, tmp_path: Any) -> None:
     """Read to its end, closed before, or never begun; files as well."""
     file = tmp_path / "file"
