@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from enforcement.embedded import ValkeyServer
-from enforcement.keys import Keys
+from enforcement.keys import GLOBAL_TAG, WHOLE, Keys
 from enforcement.limits import Limit
 from enforcement.publishing import Publication, publish_call
 from enforcement.store import connect, load_library
@@ -51,6 +51,8 @@ class World:
         self._made = 0
         load_library(self.client)
         self.client.function_load(_TRIVIAL)
+        for tag in (GLOBAL_TAG, PLAIN, SHARED):
+            self.client.sadd(self.keys.dirty(tag), WHOLE)  # nothing was ever counted here that could have been lost
         self._publish(_documents(), {})
 
     def tokens(self, policy: str, count: int, project: str = PLAIN) -> list[str]:

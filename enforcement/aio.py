@@ -16,7 +16,7 @@ from enforcement.engine import Settings, Steps
 from enforcement.limited import Declared, FunctionCosts, FunctionKey, P, R, Rule, Waiting, limit_awaited
 from enforcement.matching import Attributes
 from enforcement.plans import Costs, Plan, check_costs
-from enforcement.protocol import StoreTrouble
+from enforcement.protocol import StoreTrouble, numbers
 from enforcement.reservation import Reservation, new_ident
 from enforcement.shell import START_SECONDS, Limits, Shell
 from enforcement.timing import Timing
@@ -212,6 +212,7 @@ class Limiter(Shell):
             reply = await self._pipe.call(command)
             if type(reply) is ReplyError:
                 raise self._pipe.trouble(reply)
+            reply = numbers(reply)
         except StoreTrouble as exc:
             return await self._run(engine.troubled(plan, costs, exc, charge=charge, ident=ident))  # type: ignore[no-any-return]
         if reply[0] < 0:

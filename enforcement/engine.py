@@ -535,7 +535,7 @@ class Engine:
         if not exc.executed and exc.cause in AGAIN and not self.breaker.open:
             try:
                 yield from self._loading(exc)
-                reply = yield self.encode(plan, costs, charge=charge, ident=ident)
+                reply = protocol.numbers((yield self.encode(plan, costs, charge=charge, ident=ident)))
                 if reply[0] < 0:
                     return (yield from self.outside_calendar(plan, costs, reply, charge=charge, ident=ident))
                 return self.answer(plan, costs, reply, charge=charge, ident=ident)
@@ -551,7 +551,7 @@ class Engine:
             return self._undecided(plan, costs, reply, charge=charge, ident=ident)
         try:
             command = protocol.decide(plan, costs, reply[1], clock=self.clock is not None, charge=charge, ident=ident)
-            reply = yield command
+            reply = protocol.numbers((yield command))
         except StoreTrouble as exc:
             return self._in_vain(plan, costs, exc, charge=charge, ident=ident)
         if reply[0] < 0:

@@ -111,7 +111,7 @@ class LeaseKeeper:
         if wanted <= 0:
             return
         arguments = protocol.lease_arguments(plan, wanted, 2 * fleet, engine.now_us())
-        reply = self._pipe.call(protocol.pack(arguments))
+        reply = protocol.numbers(self._pipe.call(protocol.pack(arguments)))
         if reply[0] <= 0:
             return
         # Counted from before the call, so that no permit outlives its window by the time the reply took.

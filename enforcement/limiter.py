@@ -14,7 +14,7 @@ from enforcement.engine import Settings, Steps
 from enforcement.limited import Declared, FunctionCosts, FunctionKey, P, R, Rule, Waiting, limit_calls
 from enforcement.matching import Attributes
 from enforcement.plans import Costs, Plan, check_costs
-from enforcement.protocol import StoreTrouble
+from enforcement.protocol import StoreTrouble, numbers
 from enforcement.reservation import Reservation, new_ident
 from enforcement.shell import START_SECONDS, Limits, Shell
 from enforcement.timing import Timing
@@ -237,7 +237,7 @@ class Limiter(Shell):
             command = plan.command
             if command is None or not charge or ident or costs != 1:
                 command = engine.encode(plan, costs, charge=charge, ident=ident)
-            reply = self._pipe.call(command)
+            reply = numbers(self._pipe.call(command))
         except StoreTrouble as exc:
             steps = engine.troubled(plan, costs, exc, charge=charge, ident=ident)
             return self._run(steps)  # type: ignore[no-any-return]

@@ -214,9 +214,8 @@ def look(client: Redis, bounds: Sequence[Bound], now_us: int) -> tuple[int, list
     """
     plan = Plan(tuple(bounds))
     for _ in range(2):  # once more if the store's clock is in another calendar window than ours
-        reply = client.execute_command(  # type: ignore[no-untyped-call]
-            *protocol.decide_arguments(plan, 0, now_us, clock=False, charge=False)
-        )
+        arguments = protocol.decide_arguments(plan, 0, now_us, clock=False, charge=False)
+        reply = protocol.numbers(client.execute_command(*arguments, NEVER_DECODE=True))  # type: ignore[no-untyped-call]
         if reply[0] == protocol.NOT_RESTORED:
             raise BusyLoadingError("The store is getting its counters back.")
         if not protocol.outside_calendar(reply):

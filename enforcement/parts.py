@@ -126,7 +126,7 @@ def _asking(engine: Engine, part: Part, costs: Costs, ident: str, *, charge: boo
                 reply, *beyond = yield from engine.asking(protocol.enrol(plan, costs, now_us, clock=clock, ident=ident))
             else:
                 command = protocol.decide(plan, costs, now_us, clock=clock, charge=charge, ident=ident)
-                reply = yield from engine.asking(command)
+                reply = protocol.numbers((yield from engine.asking(command)))
         except StoreTrouble as exc:
             engine.failed(exc)
             break

@@ -8,6 +8,7 @@ asked (was it executed? is the store to blame?) is said here and nowhere else.
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -125,6 +126,26 @@ def pack(arguments: Iterable[str | int]) -> bytes:
     """Encode a command."""
     packed: bytes = hiredis.pack_command(tuple(arguments))  # type: ignore[arg-type]
     return packed
+
+
+def numbers(reply: object) -> tuple[int, ...]:
+    """
+    Read the reply of a decision or a lease: 64-bit integers, big-endian, in one text.
+
+    Raises:
+        StoreTrouble: It is something else.
+    """
+    if type(reply) is bytes:
+        size = len(reply)
+        reader = _READERS.get(size)
+        if reader is not None:
+            return reader(reply)
+        if size and size % 8 == 0:
+            return struct.unpack(f">{size // 8}q", reply)
+    raise StoreTrouble("protocol", f"a reply is no text of numbers: {reply!r:.80}")
+
+
+_READERS: Final = {8 * count: struct.Struct(f">{count}q").unpack for count in (2, 6, 7, 10, 12, 14, 17)}
 
 
 def decide_arguments(

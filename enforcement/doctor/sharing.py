@@ -40,8 +40,8 @@ class Counter:
     def charge(self, cost: int) -> int:
         """Charge, or look for 0, and return what remains."""
         arguments = protocol.decide_arguments(self._plan, cost, 0, clock=False, charge=cost > 0)
-        reply = self._client.execute_command(*arguments)  # type: ignore[no-untyped-call]
-        return int(reply[2])
+        reply = self._client.execute_command(*arguments, NEVER_DECODE=True)  # type: ignore[no-untyped-call]
+        return protocol.numbers(reply)[2]
 
     def forget(self) -> None:
         """Remove it before its time."""

@@ -46,11 +46,30 @@ local function wait_for(algorithm, state, cost)
   return algorithm.wait(state, cost)
 end
 
--- Return the head of a reply with room for the limits that follow: a table that grows is copied each time.
-local function new_reply(passed, now, count)
-  if count == 1 then return {passed, now, 0, 0, 0, 0} end
-  if count == 2 then return {passed, now, 0, 0, 0, 0, 0, 0, 0, 0} end
-  return {passed, now, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
+-- Return a list of so many numbers for a reply. Each call fills it anew: a table that grows is copied each time.
+local replies = {}
+
+local function new_reply(size)
+  local reply = replies[size]
+  if not reply then
+    reply = {}
+    replies[size] = reply
+  end
+  return reply
+end
+
+-- Return a list of numbers as one text of 64-bit integers, big-endian: the store answers with one text sooner than with a list, and
+-- a client reads it sooner.
+local shapes = {}
+
+local function packed(numbers)
+  local count = #numbers
+  local shape = shapes[count]
+  if not shape then
+    shape = '>' .. string.rep('i8', count)
+    shapes[count] = shape
+  end
+  return pack(shape, spread(numbers))
 end
 
 -- Charge a request to every limit it falls under, or to none.
@@ -59,7 +78,7 @@ end
 -- ARGV[2]    '1' charges if all enforced limits admit; '0' only looks.
 -- ARGV[3]    id of the reservation, which owns slots and asks for marks; '' for none.
 -- ARGV[4..]  two for each limit: its spec (see algorithms.lua), cost >= 0.
--- Returns    {passed 1 or 0, time, then for each limit: remaining (may be negative), reset_us, wait_us (0: this limit admits, -1: cost
+-- Returns    as `packed` says {passed 1 or 0, time, then for each limit: remaining (may be negative), reset_us, wait_us (0: this limit admits, -1: cost
 --            exceeds the capacity, -2: no wait helps), more_us until more remains (0: it is full, -2: never), and its mark if ARGV[3]
 --            was given}, or {OUTSIDE or LOST, time}: nothing was read or written.
 -- All reads come before the first write, so a denial changes nothing; but it does set a counter right whose clock was set back.
@@ -74,7 +93,9 @@ local function decide(keys, args)
     waits[i] = wait
     if wait ~= 0 and not limit.shadow then passed = 0 end
   end
-  local reply, n, charges, marks = new_reply(passed, now, count), 2, passed == 1 and args[2] == '1', args[3] ~= ''
+  local n, charges, marks = 2, passed == 1 and args[2] == '1', args[3] ~= ''
+  local reply = new_reply(2 + count * (marks and 5 or 4))
+  reply[1], reply[2] = passed, now
   for i = 1, count do
     local algorithm, state = limits[i].algorithm, states[i]
     local cost = charges and waits[i] == 0 and to_number(args[3 + 2 * i]) or 0

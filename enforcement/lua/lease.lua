@@ -4,7 +4,7 @@
 -- ARGV[2]    permits wanted, at least 1.
 -- ARGV[3]    the part of what is left that one process may take: 1/ARGV[3] of it, but at least one permit.
 -- ARGV[4..]  the spec of each limit.
--- Returns    {permits taken, time, then for each limit: remaining, reset_us, wait_us (0), more_us, mark}, or {OUTSIDE or
+-- Returns    as `packed` says {permits taken, time, then for each limit: remaining, reset_us, wait_us (0), more_us, mark}, or {OUTSIDE or
 --            LOST, time}. 0 permits: some limit has none left; nothing was written.
 local function lease(keys, args)
   local now, slack = instant(args[1])
@@ -16,7 +16,8 @@ local function lease(keys, args)
     taken = min(taken, room, max(1, floor(room / share)))
   end
   taken = max(0, taken)
-  local reply, n = {taken, now}, 2
+  local reply, n = new_reply(2 + count * 5), 2
+  reply[1], reply[2] = taken, now
   for i = 1, count do
     local algorithm, state = limits[i].algorithm, states[i]
     if taken > 0 then

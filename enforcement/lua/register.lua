@@ -1,6 +1,6 @@
 -- The names carry the version of the interface, so that old and new enforcers run side by side.
-redis.register_function('sg2_decide', decide)
-redis.register_function('sg2_lease', lease)
+redis.register_function('sg2_decide', function(keys, args) return packed(decide(keys, args)) end)
+redis.register_function('sg2_lease', function(keys, args) return packed(lease(keys, args)) end)
 redis.register_function('sg2_enrol', enrol)
 redis.register_function('sg2_enrol_settle', enrol_settle)
 redis.register_function('sg2_settle', settle)

@@ -12,7 +12,7 @@ from enforcement.algorithms import Reference, Spec
 from enforcement.embedded import ValkeyServer
 from enforcement.limits import Limit
 from enforcement.plans import Bound
-from enforcement.protocol import DECIDE, SETTLE
+from enforcement.protocol import DECIDE, SETTLE, numbers
 from enforcement.store import connect, load_library
 
 STEPS, EXAMPLES = 100, 600
@@ -89,7 +89,8 @@ class Agreement(RuleBasedStateMachine):
             self.spec = self.compile(self.spec.capacity, self.window)
         ident = f"i{next(self.idents)}"
         arguments = [self.spec.text, cost]
-        theirs = self.client.fcall(DECIDE, 1, self.key, self.now, int(charge), ident, *arguments)
+        call = ("FCALL", DECIDE, 1, self.key, self.now, int(charge), ident, *arguments)
+        theirs = list(numbers(self.client.execute_command(*call, NEVER_DECODE=True)))
         ours = self.reference.decide(self.now, [(self.key, self.spec, cost)], charge=charge, ident=ident)
         assert theirs == ours
         if charge and ours[0] == 1 and cost:
