@@ -91,8 +91,9 @@ class Shelf:
 
     def clear(self) -> None:
         """Forget everything: a child process has its own."""
-        for plans in (self._recent, self._proven, self._beyond):
-            plans.clear()
+        self.overflowed = 0
+        for kept in (self._recent, self._proven, self._beyond, self._full):
+            kept.clear()
 
 
 def _put(plans: OrderedDict[Name, Plan], name: Name, plan: Plan, size: int) -> None:

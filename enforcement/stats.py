@@ -46,6 +46,7 @@ class Stats:
         journal_entries: Counters and windows that the store is owed a charge for, from the time without it.
         journal_dropped: Permits that were admitted without it and will not be charged, because the journal was full.
         lease_permits_held: Permits taken ahead and not handed out; ``lease_permits_used`` is how many were.
+        overflow_decisions: Decisions by counters that values beyond a project's cap share.
         usage_dropped: Decisions that no report will show, because nobody took the reports.
         disk_failures: Times that the last good documents could not be kept or read.
         store_calls: How long the store took; None: not measured, see ``time_store_calls()``.
@@ -67,6 +68,7 @@ class Stats:
     journal_dropped: int
     lease_permits_held: int
     lease_permits_used: int
+    overflow_decisions: int
     usage_dropped: int
     disk_failures: int
     store_calls: Histogram | None
@@ -114,6 +116,7 @@ def stats_of(engine: Engine, timing: Timing | None) -> Stats:
         journal_dropped=engine.fallback.journal.dropped,
         lease_permits_held=held,
         lease_permits_used=used,
+        overflow_decisions=engine.shelf.overflowed,
         usage_dropped=engine.usage.dropped,
         disk_failures=engine.documents.disk_failures,
         store_calls=None if timing is None else timing.histogram(),

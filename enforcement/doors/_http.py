@@ -127,10 +127,10 @@ def find_token(authorization: str | None, api_key: str | None) -> str | None:
 
 class RequestAttributes(Mapping[str, str]):
     """
-    A request as limits see it: ``method``, ``path``, ``ip``, what the application adds, and headers on demand.
+    A request as limits see it: ``method``, ``path``, ``ip``, what the application adds, and others on demand.
 
     ``header.x-team`` is looked up when a limit asks for it, so headers are neither listed nor counted here. Headers
-    that hold credentials are never attributes.
+    that hold credentials are never attributes. ``ip.net`` is worked out of ``ip``: see :func:`network_of`.
 
     Raises:
         Refusal: A value is longer than an attribute may be; cut short, it would name another request.
@@ -147,6 +147,8 @@ class RequestAttributes(Mapping[str, str]):
     def __getitem__(self, name: str) -> str:
         if name in self._values:
             return self._values[name]
+        if name == "ip.net":
+            return network_of(self._values["ip"])
         asked = name.removeprefix("header.")
         value = None if asked == name or asked in _CREDENTIALS else self._header(asked)
         if value is None:
@@ -158,6 +160,19 @@ class RequestAttributes(Mapping[str, str]):
 
     def __len__(self) -> int:
         return len(self._values)
+
+
+def network_of(ip: str) -> str:
+    """
+    Return what an address should be counted by: an IPv4 address itself, of an IPv6 address its /64.
+
+    A client has its whole /64 to itself, and may take another address of it for each request. Text that is no address
+    stays what it is.
+    """
+    address = _address(ip)
+    if address is None:
+        return ip
+    return str(address) if address.version == 4 else str(ip_network((address, 64), strict=False))
 
 
 def _check_length(name: str, value: str, status: int) -> str:

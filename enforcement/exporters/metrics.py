@@ -90,6 +90,7 @@ METRICS: Final = (
     _counter("journal.dropped", "{permit}", "Permits that the store will never be charged for.", "journal_dropped"),
     _gauge("lease.permits.held", "{permit}", "Permits taken ahead and not handed out.", "lease_permits_held"),
     _counter("lease.permits.used", "{permit}", "Permits handed out of those taken ahead.", "lease_permits_used"),
+    _counter("overflow.decisions", "{request}", "Requests counted by an overflow counter.", "overflow_decisions"),
     _counter("usage.dropped", "{request}", "Decisions that no report shows.", "usage_dropped"),
     _counter("disk.failures", "{failure}", "Times that documents could not be kept or read.", "disk_failures"),
     _gauge("clock.offset", "s", "The store's time less this host's.", "clock_offset_seconds"),

@@ -277,3 +277,12 @@ def test_a_project_whose_id_is_no_hash_tag_is_refused(ident):
     """It would be the tag of other keys, or none."""
     with pytest.raises(InvalidDocument, match="id"):
         parse_project(dumps(project_document(ident)))
+
+
+def test_decisions_by_overflow_counters_are_counted(limiter, world):
+    """Eight users where five have counters: three decisions, and two more of one of them."""
+    secret = capped(world, by_user(10))
+    for number in (0, 1, 2, 3, 4, 5, 6, 7, 7, 7):
+        ask(limiter, secret, f"u{number}")
+
+    assert limiter.stats().overflow_decisions == 5

@@ -135,3 +135,28 @@ def test_body_of_unknown_length_is_never_complete_by_itself() -> None:
     progress.begin(200, None)
 
     assert not progress.ends_with(1_000_000)
+
+
+@pytest.mark.parametrize(
+    ("ip", "network"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:0DB8:1:2::", "2001:db8:1:2::/64"),
+        ("2001:db8:1:3::1", "2001:db8:1:3::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("unknown", "unknown"),
+    ],
+)
+def test_an_ipv6_client_is_counted_by_its_network(ip: str, network: str) -> None:
+    """Whatever address of its /64 it takes; an IPv4 client is counted by its address, however that is written."""
+    attributes = RequestAttributes({"method": "GET", "path": "/", "ip": ip}, lambda name: None)
+
+    assert attributes["ip.net"] == network
+    assert attributes["ip"] == ip
+
+
+def test_a_client_without_an_address_has_no_network() -> None:
+    """A limit that counts by it does not fall on the request then."""
+    assert "ip.net" not in RequestAttributes({"method": "GET", "path": "/", "ip": None}, lambda name: None)
