@@ -323,8 +323,9 @@ class Agent:
         revision, store_id = self._raw("HMGET", self._keys.documents, "revision", "store_id")
         current = self.documents.current
         if revision is None:
-            self._say_once(f"The store holds no documents; those of revision {current.revision} stay until it does.")
-            return
+            if self.documents.loaded:
+                self._say_once(f"The store lost its documents; those of revision {current.revision} stay.")
+            return  # limits in code need none
         present = int(revision) if revision.isdigit() and len(revision) <= 16 else 0
         other = store_id != current.store_id.encode() or present < current.revision
         stuck = self._behind is not None and current.revision < self._behind

@@ -100,6 +100,7 @@ def live_counters(
     *,
     now_us: int,
     fleet: int = 1,
+    with_values: bool = True,
 ) -> list[LiveCounter]:
     """
     Read what every limit that falls on a token, or on its project as a whole, has counted. Charges nothing.
@@ -108,13 +109,15 @@ def live_counters(
         token: None shows the limits that the project's tokens share.
         now_us: For overrides that end and calendar boundaries; the counters are read by the store's own clock.
         fleet: Instances that live, at least 1.
+        with_values: Also count the values of partitioned limits, which the account of a proxy may not.
     Raises:
         redis.RedisError: The store does not answer, or lacks the function library.
     """
     rules = rules_of(Subject(project, token, policies, global_policy), now_us)
     single = [rule for rule in rules if not rule.limit.partition_by]
     seen = dict(zip((rule.index for rule in single), _look(client, keys, single, now_us), strict=True))
-    values = _values(client, keys, [rule for rule in rules if rule.limit.partition_by], now_us)
+    partitioned = [rule for rule in rules if rule.limit.partition_by] if with_values else []
+    values = _values(client, keys, partitioned, now_us)
     return [_counter(rule, fleet, values.get(rule.index), *seen.get(rule.index, (None, None))) for rule in rules]
 
 

@@ -14,7 +14,7 @@ from typing import Final
 
 from enforcement.engine import library_version
 
-MODULES: Final = ("enforcement.cli.doctor", "enforcement.ledger.__main__")
+MODULES: Final = ("enforcement.cli.doctor", "enforcement.cli.explain", "enforcement.ledger.__main__")
 """Where the subcommands are, in the order in which they are shown."""
 
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
-from dataclasses import replace
 from typing import Any, Final
 
+from enforcement.cli.options import add_store, settings_of, source_of
 from enforcement.doctor import Checkup, Finding, Unreachable, examine
 from enforcement.doctor.endpoint import shown
-from enforcement.engine import Settings
 
 FIT, UNFIT, UNREACHABLE = 0, 1, 2
 
@@ -36,17 +34,14 @@ def add_command(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(run=run)
-    parser.add_argument("--redis", metavar="URL", help="the store; default: SLUICEGATE_REDIS_URL, else REDIS_URL")
-    parser.add_argument("--prefix", help="what all keys begin with; default: SLUICEGATE_PREFIX, else sg:")
-    parser.add_argument("--json", action="store_true", help="one JSON object, for programs")
+    add_store(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Examine the store, print what was found, and return the exit status."""
-    source = "--redis" if options.redis else _source()
+    source = source_of(options)
     try:
-        settings = Settings.from_env()
-        settings = replace(settings, url=options.redis or settings.url, prefix=options.prefix or settings.prefix)
+        settings = settings_of(options)
         checkup = examine(settings)
     except ValueError as exc:
         print(f"sluicegate doctor: {exc}", file=sys.stderr)
@@ -57,13 +52,6 @@ def run(options: argparse.Namespace) -> int:
         return UNREACHABLE
     _print(checkup, source, options.json)
     return UNFIT if checkup.level == "problem" else FIT
-
-
-def _source() -> str:
-    for name in ("SLUICEGATE_REDIS_URL", "REDIS_URL"):
-        if os.environ.get(name):
-            return name
-    return "the default"
 
 
 def _print(checkup: Checkup, source: str, as_json: bool) -> None:

@@ -62,7 +62,7 @@ def instances(client: Redis, keys: Keys) -> Iterator[Finding]:
         alive = client.zcount(keys.instances, since_us, "+inf")
         yield Finding("instances", "ok", f"{alive} alive; this account may count them and not look at them")
         return
-    live = list(_heartbeats(texts))
+    live = sorted(_heartbeats(texts), key=lambda row: str(row.get("id")))
     present = cast("str | None", client.hget(keys.documents, "revision")) or "0"
     behind = [row for row in live if str(row.get("revision")) != present]
     degraded = [row for row in live if row.get("state") == "degraded"]

@@ -1,0 +1,176 @@
+"""``sluicegate explain``: what falls on a token, and what is left of it. Nothing is charged."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any, Final
+
+from redis import Redis
+from redis.exceptions import NoPermissionError, RedisError
+
+from enforcement.cli.options import add_store, settings_of
+from enforcement.doctor.endpoint import shown
+from enforcement.documents import Project, Token
+from enforcement.keys import Keys
+from enforcement.live import LiveCounter, live_counters
+from enforcement.snapshot import Documents
+from enforcement.store import connect
+from enforcement.tokens import digest, is_well_formed
+
+PASSES, REFUSED, UNREADABLE = 0, 1, 2
+PATIENCE_SECONDS: Final = 5.0
+
+_EPILOG: Final = """\
+exit status:
+  0  a request that costs 1 would pass now, as far as its limits can be seen without its attributes
+  1  it would be denied; the output says why
+  2  the store does not answer or cannot be read, or an option or variable is wrong
+"""
+
+
+class Unreadable(Exception):
+    """The store does not hold what a decision needs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """
+    What falls on a token.
+
+    Attributes:
+        verdict: ``ok``, or the reason of the denial as in a decision.
+        counters: Empty if the token is refused whatever the counters say.
+    """
+
+    verdict: str
+    revision: int
+    token: Token | None = None
+    project: Project | None = None
+    counters: Sequence[LiveCounter] = ()
+
+
+def add_command(commands: Any) -> None:
+    """Add ``explain`` to the subcommands of a parser."""
+    parser = commands.add_parser(
+        "explain",
+        help="say which limits fall on a token, and what is left of them",
+        description="Say which limits fall on a token, and what is left of them. Nothing is charged.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument("token", help="as a client sends it; - reads it from standard input, where nobody else sees it")
+    add_store(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Explain a token, print it, and return the exit status."""
+    token = sys.stdin.readline().strip() if options.token == "-" else options.token
+    try:
+        settings = settings_of(options)
+        keys = Keys(settings.prefix)
+        with connect(settings.url, timeout=PATIENCE_SECONDS, encoding_errors="replace") as client:
+            explanation = explain(client, keys, token)
+    except (ValueError, Unreadable) as exc:
+        print(f"sluicegate explain: {exc}", file=sys.stderr)
+        return UNREADABLE
+    except (RedisError, OSError) as exc:
+        print(f"sluicegate explain: {shown(settings.url)}: {type(exc).__name__}: {exc}", file=sys.stderr)
+        return UNREADABLE
+    print(json.dumps(_as_json(explanation), indent=2) if options.json else "\n".join(_lines(explanation)))
+    return PASSES if explanation.verdict == "ok" else REFUSED
+
+
+def explain(client: Redis, keys: Keys, secret: str) -> Explanation:
+    """
+    Look at what a decision on this token would look at.
+
+    Raises:
+        Unreadable: The store holds no documents, or one that is needed cannot be read.
+        redis.RedisError: The store does not answer, or lacks the function library.
+    """
+    documents, name = Documents(), digest(secret)
+    raw: Any = client.hgetall(keys.documents)
+    text: Any = client.get(keys.token(name)) if is_well_formed(secret) else None
+    problems = documents.load(raw, {name: text})
+    state, entry = documents.current, documents.find(name)
+    if not documents.loaded:
+        raise Unreadable(f"no documents below the prefix {keys.prefix!r}: {problems[0].reason}")
+    if entry is None or entry.token is None:
+        if entry is not None and entry.problem:
+            raise Unreadable(f"the token's document cannot be read: {entry.problem}")
+        return Explanation("unknown_token", state.revision)
+    token, project = entry.token, state.projects.get(entry.token.project)
+    if project is None:
+        raise Unreadable(f"the document of project {token.project} is missing or cannot be read")
+    for policy in (state.global_policy, project.policy, token.policy):
+        if policy is not None and policy not in state.policies:
+            raise Unreadable(f"the document of policy {policy} is missing or cannot be read")
+    now_us = _now_us(client)
+    verdict = _refusal(token, project, now_us)
+    if verdict is not None:
+        return Explanation(verdict, state.revision, token, project)
+    look = partial(live_counters, client, keys, project, token, state.policies, state.global_policy, now_us=now_us)
+    try:
+        counters = look()
+    except NoPermissionError:
+        counters = look(with_values=False)
+    return Explanation("limited" if any(map(_denies, counters)) else "ok", state.revision, token, project, counters)
+
+
+def _refusal(token: Token, project: Project, now_us: int) -> str | None:
+    if token.revoked:
+        return "revoked"
+    if not project.active:
+        return "inactive_project"
+    return "expired" if token.expires_at_us is not None and now_us >= token.expires_at_us else None
+
+
+def _denies(counter: LiveCounter) -> bool:
+    return counter.mode == "enforce" and counter.unit == "requests" and counter.remaining == 0
+
+
+def _now_us(client: Redis) -> int:
+    seconds, microseconds = client.time()
+    return int(seconds) * 1_000_000 + int(microseconds)
+
+
+def _as_json(explanation: Explanation) -> dict[str, Any]:
+    token, project = explanation.token, explanation.project
+    return {
+        "verdict": explanation.verdict,
+        "revision": explanation.revision,
+        "token": token and token.id,
+        "project": project and project.slug,
+        "limits": [asdict(counter) for counter in explanation.counters],
+    }
+
+
+def _lines(explanation: Explanation) -> Iterator[str]:
+    token, project = explanation.token, explanation.project
+    who = f"token {token.id} ({token.name}) of project {project.slug}" if token and project else "no such token"
+    yield f"{explanation.verdict}: {who}, revision {explanation.revision}"
+    if not explanation.counters:
+        return
+    heads = ("limit", "falls on", "algorithm", "quota", "left", "resets in")
+    table = [heads, *map(_row, explanation.counters)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    yield ""
+    for row in table:
+        yield "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+
+
+def _row(counter: LiveCounter) -> tuple[str, ...]:
+    mode = " (shadow)" if counter.mode == "shadow" else ""
+    quota = f"{counter.quota} {counter.unit}{' by override' if counter.override else ''}"
+    left = str(counter.remaining)
+    if counter.partition_by:
+        values = "" if counter.values is None else f": {counter.values.present} values"
+        left = f"by {', '.join(counter.partition_by)}{values}"
+    reset = "" if counter.reset_ms is None else f"{counter.reset_ms / 1_000:g} s"
+    return f"{counter.policy}/{counter.limit}", f"the {counter.scope}{mode}", counter.algorithm, quota, left, reset
