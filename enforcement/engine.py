@@ -467,8 +467,6 @@ class Engine:
         """Return the decision that the store made."""
         if self.breaker.failures:
             self.breaker.succeeded()
-            if len(self.fallback.journal):
-                self.agent.wake()  # a few failures that did not open the breaker: what they admitted is owed now
         width = 5 if ident else 4
         if reply[0] == 1:
             decision = Decision(True, "ok", "store", plan, reply, width)

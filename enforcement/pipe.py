@@ -88,20 +88,20 @@ def _tls(parts: dict[str, Any]) -> ssl.SSLContext:
 class _Line:
     """One connection of a sync pipe; used by one thread at a time."""
 
-    __slots__ = ("_budget", "_feed", "_gets", "_recv", "address", "send", "sock")
+    __slots__ = ("_budget", "_feed", "_gets", "_recv", "address", "deadline", "send", "sock")
 
     def __init__(self, address: Address, budget: float) -> None:
         deadline = monotonic() + budget
-        self._budget = budget
+        self._budget, self.deadline = budget, deadline
         self.address = address
         self.sock = _open(address, budget)
         reader = hiredis.Reader()
         self._feed, self._gets = reader.feed, reader.gets
         self._recv, self.send = self.sock.recv, self.sock.sendall
         try:
-            self._wait(max(0.001, deadline - monotonic()))
+            self._wait(deadline - monotonic())
             self._greet(*address.greeting())
-            self._wait(budget)
+            self._wait(deadline - monotonic())
         except BaseException:
             self.sock.close()
             raise
@@ -110,16 +110,25 @@ class _Line:
         if greeting:
             self.send(greeting)
         for _ in range(replies):
-            answer = self.read()
+            answer = self.read(self.deadline)
             if isinstance(answer, hiredis.ReplyError):
                 raise trouble(answer)
 
-    def read(self) -> Any:
-        """Return the next reply; all of it must arrive within the budget, however it is cut."""
+    def first_done(self) -> None:
+        """The call that had to connect is over: from now on each has the whole budget."""
+        self._wait(self._budget)
+
+    def read(self, deadline: float) -> Any:
+        """
+        Return the next reply; all of it must arrive in time, however it is cut.
+
+        Args:
+            deadline: Monotonic seconds. The kernel bounds a reply in one piece; this bounds one in several.
+        """
         reply = self._gets()
         if reply is not False:
             return reply
-        deadline = 0.0
+        pieces = 0
         while True:
             data = self._recv(_READ_BYTES)
             if not data:
@@ -127,24 +136,29 @@ class _Line:
             self._feed(data)
             reply = self._gets()
             if reply is not False:
+                if pieces:
+                    self._wait(self._budget)
                 return reply
-            # Only a reply in pieces comes here: count the time from its first piece.
-            if deadline == 0.0:
-                deadline = monotonic() + self._budget
-            elif monotonic() > deadline:
-                raise TimeoutError("a reply came in pieces, too slowly")
+            pieces += 1
+            self._wait(deadline - monotonic())
 
     def _wait(self, seconds: float) -> None:
         """
         Let the kernel bound each system call.
 
         Python's own timeout asks ``poll`` before each of them, which a decision would feel; TLS needs it, though.
+
+        Raises:
+            TimeoutError: No time is left.
         """
+        if seconds <= 0:
+            raise TimeoutError("the time budget is spent")
         if isinstance(self.sock, ssl.SSLSocket):
             self.sock.settimeout(seconds)
             return
         self.sock.setblocking(True)
-        span = struct.pack("@ll", int(seconds), int(seconds % 1 * 1_000_000))
+        # The kernel takes 0 for no bound at all.
+        span = struct.pack("@ll", int(seconds), max(1, int(seconds % 1 * 1_000_000)))
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, span)
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, span)
 
@@ -161,8 +175,14 @@ def _open(address: Address, budget: float) -> socket.socket:
         if address.tls is not None:
             return address.tls.wrap_socket(sock, server_hostname=address.host)
     except OSError as exc:
-        raise StoreTrouble("connection", str(exc), executed=False) from exc
+        raise _unconnected(exc) from exc
     return sock
+
+
+def _unconnected(exc: Exception) -> StoreTrouble:
+    """Return what a connection that was not made means: one that took all the time is not worth another try."""
+    late = isinstance(exc, (TimeoutError, BlockingIOError))
+    return StoreTrouble("timeout" if late else "connection", str(exc), executed=False)
 
 
 class SyncPipe:
@@ -191,15 +211,30 @@ class SyncPipe:
         Raises:
             StoreTrouble: No usable reply; it says whether the store may have executed the call.
         """
+        deadline = monotonic() + self._budget
         try:
             line = self._idle.pop()
         except IndexError:
-            line = self._connect()
+            return self._call_anew(command)
         try:
             line.send(command)
-            reply = line.read()
+            reply = line.read(deadline)
         except BaseException as exc:
             # Whatever happened, a reply may still be under way: nobody may read this connection again.
+            raise self._broken(line, exc) from exc
+        self._idle.append(line)
+        if type(reply) is hiredis.ReplyError:
+            raise self._refused(line, reply)
+        return reply
+
+    def _call_anew(self, command: bytes) -> Any:
+        """Call on a new connection, which leaves the call what is left of the budget."""
+        line = self._connect()
+        try:
+            line.send(command)
+            reply = line.read(line.deadline)
+            line.first_done()
+        except BaseException as exc:
             raise self._broken(line, exc) from exc
         self._idle.append(line)
         if type(reply) is hiredis.ReplyError:
@@ -209,10 +244,12 @@ class SyncPipe:
     def ask(self, command: bytes) -> Any:
         """Send a command to a server that is taking its slot over: it answers only who says that he was sent there."""
         line = self._idle.pop() if self._idle else self._connect()
+        deadline = monotonic() + self._budget
         try:
             line.send(_ASKING + command)
-            line.read()
-            reply = line.read()
+            line.read(deadline)
+            reply = line.read(deadline)
+            line.first_done()
         except BaseException as exc:
             raise self._broken(line, exc) from exc
         self._idle.append(line)
@@ -245,7 +282,7 @@ class SyncPipe:
             self._lost(address)
             if isinstance(exc, StoreTrouble):
                 raise
-            raise StoreTrouble("connection", str(exc), executed=False) from exc
+            raise _unconnected(exc) from exc
 
     def _after_fork(self) -> None:
         self._idle = deque()  # the parent's connections are the parent's
@@ -455,7 +492,7 @@ class _Link(asyncio.Protocol):
                 await self._open(address)
         except (OSError, StoreTrouble) as exc:  # TimeoutError is an OSError
             self._connecting = None
-            self.drop(StoreTrouble("connection", str(exc), executed=False))
+            self.drop(_unconnected(exc))
         self._connecting = None
 
     async def _open(self, address: Address) -> None:

@@ -8,7 +8,6 @@ import math
 import os
 import secrets
 import sys
-import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,13 +16,11 @@ from typing import Any, Final
 from redis.exceptions import RedisError
 
 from enforcement.engine import DEFAULT_TIMEOUT, DEFAULT_URL
-from enforcement.ledger.claims import Claim, Evidence, Reading, Terms, can_be_judged, judge
+from enforcement.ledger.claims import Claim, Evidence, Terms, judge
+from enforcement.ledger.counters import read_counters
 from enforcement.ledger.load import Fleet, Load, wait_for_the_signal
-from enforcement.ledger.records import Counter, LedgerError, read
+from enforcement.ledger.records import LedgerError, read
 from enforcement.limits import InvalidLimit, Limit
-from enforcement.live import look
-from enforcement.plans import Bound
-from enforcement.store import connect
 
 HELD, BROKEN, UNREADABLE = 0, 1, 2
 SUFFIX: Final = ".ledger"
@@ -316,20 +313,9 @@ def _verify(options: argparse.Namespace) -> int:
     strange = sorted(limits.keys() - {counter.name for counter in evidence.counters.values()})
     if strange:
         raise _Wrong(f"--limits: no ledger knows of {strange[0]!r}.")
-    claims = judge(evidence, _readings(options.redis, evidence.counters.values()) if options.redis else ())
+    claims = judge(evidence, read_counters(options.redis, evidence.counters.values()) if options.redis else ())
     print(_as_json(claims) if options.json else _table(claims))
     return BROKEN if any(claim.held is False for claim in claims) else HELD
-
-
-def _readings(url: str, counters: Iterable[Counter]) -> list[Reading]:
-    """Read counters by the function that decides, which charges nothing this time."""
-    with connect(url) as client:
-        return [_reading(client, counter) for counter in counters if can_be_judged(counter.limit)]
-
-
-def _reading(client: Any, counter: Counter) -> Reading:
-    now_us, [(_, used)] = look(client, [Bound(counter.limit, counter.key, "key")], time.time_ns() // 1_000)
-    return Reading(counter, now_us, used)
 
 
 def _table(claims: Sequence[Claim]) -> str:

@@ -37,10 +37,15 @@ class FaultyPath:
         while True:
             try:
                 client, _ = self._listener.accept()
-                store = socket.create_connection(("127.0.0.1", self._target))
             except OSError:
                 return
-            self._open += [client, store]
+            self._open.append(client)
+            try:
+                store = socket.create_connection(("127.0.0.1", self._target))
+            except OSError:
+                client.close()  # as a store that is down would be met
+                continue
+            self._open.append(store)
             threading.Thread(target=self._pump, args=(client, store, False), daemon=True).start()
             threading.Thread(target=self._pump, args=(store, client, True), daemon=True).start()
 

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from enforcement.ledger.claims import Claim, Evidence, Reading, Terms, judge
+from enforcement.ledger.claims import Claim, Evidence, Terms, judge
+from enforcement.ledger.counters import read_counters
 from enforcement.ledger.load import Fleet as Processes
 from enforcement.ledger.records import Ledger, read
+from tests.enforcement.world import eventually
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,12 @@ class Fleet(Processes):
         command += ["--limits", json.dumps(limits), "--key", "k", "--timeout", "1.0", *options]
         super().__init__([[*command, "--instance", path.stem] for path in self.paths])
 
+    def end_when_back(self) -> None:
+        """Wait until the store decides for every process, and tell all to end."""
+        assert eventually(lambda: all('"source":"store"' in _last_line(path) for path in self.paths))
+        for process in self.processes:
+            process.terminate()
+
     def ledgers(self) -> list[Ledger]:
         """Wait until all have ended, and return what they wrote."""
         self.wait(120)
@@ -49,9 +57,17 @@ class Fleet(Processes):
         ]
         return sorted(lines, key=lambda line: line.at)
 
-    def broken(self, *readings: Reading, **terms: Any) -> list[Claim]:
-        """Return the claims that do not hold."""
-        return [claim for claim in judge(Evidence(self.ledgers(), Terms(**terms)), readings) if claim.held is False]
+    def broken(self, store: str = "", **terms: Any) -> list[Claim]:
+        """Return the claims that do not hold; with the URL of a store also those about its counters."""
+        evidence = Evidence(self.ledgers(), Terms(**terms))
+        readings = read_counters(store, evidence.counters.values()) if store else ()
+        return [claim for claim in judge(evidence, readings) if claim.held is False]
+
+
+def _last_line(path: Path) -> str:
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 1_000))
+        return file.read().decode().splitlines()[-1]
 
 
 @contextmanager

@@ -1,0 +1,160 @@
+"""
+Outages under the load of real processes, judged by the checker that we ship: frozen, slow, lying, and back again.
+
+Two cores carry all of this, so spans have generous margins; counts have none.
+"""
+
+import socket
+import time
+
+import pytest
+
+from enforcement import Limit, Limiter, pipe
+from enforcement.protocol import StoreTrouble
+from enforcement.store import connect
+from tests.enforcement.faults import FaultyPath
+from tests.enforcement.fleet import fleet
+from tests.enforcement.world import eventually
+
+WIDE = [{"name": "rate", "algorithm": "fixed_window", "quota": 1_000_000, "window_seconds": 86_400}]
+GENEROUS = {"margin_ms": 200.0, "alone_ms": 10.0}
+BACK_SECONDS = 1.4
+"""Longer than the longest pause between two probes."""
+
+
+@pytest.fixture
+def path(own_server):
+    """Give a way to the store that a test may spoil."""
+    path = FaultyPath(own_server.port)
+    yield path
+    path.close()
+
+
+def sources(ledgers, since, until):
+    """Return by whom decisions were made between two instants."""
+    return {
+        record.source
+        for ledger in ledgers
+        for record in ledger.records
+        if since <= record.started_at_us / 1_000_000 < until
+    }
+
+
+def test_freezes_of_any_length_cost_a_few_time_budgets(own_server):
+    """
+    Shorter than the budget, about as long, and longer: no decision waits beyond it, at most five of a process ask in
+    vain, and no request is charged that nobody admitted or left without an answer.
+    """
+    frozen = []
+    with fleet(
+        own_server.url, WIDE, 3, "--fleet", "3", "--seconds", "60", "--pause", "0.005", "--timeout", "0.025"
+    ) as load:
+        load.go()
+        time.sleep(0.4)
+        for seconds in (0.01, 0.05, 0.15, 0.6, 1.2):
+            own_server.freeze()
+            since = time.time()
+            time.sleep(seconds)
+            frozen.append((since + 0.05, time.time()))
+            own_server.thaw()
+            time.sleep(BACK_SECONDS if seconds > 0.01 else 0.1)
+        load.end_when_back()
+        ledgers = load.ledgers()
+
+        assert all("store" not in sources(ledgers, *span) for span in frozen[2:])  # they were frozen
+        assert sources(ledgers, *frozen[-1]) == {"fallback"}
+        assert load.broken(own_server.url, **GENEROUS, back_at_us=int(frozen[-1][1] * 1_000_000)) == []
+
+
+@pytest.mark.parametrize("modes", [("delay", "swallow", "garble"), ("cut", "drip", "deaf")], ids="-".join)
+def test_a_path_that_lies_is_left_and_found_again(own_server, path, modes):
+    """Replies late, lost, mangled, cut off, byte by byte, or requests lost: each is an outage, and each ends."""
+    path.delay = 0.04
+    spans = []
+    with fleet(path.url, WIDE, 2, "--fleet", "2", "--seconds", "60", "--pause", "0.005", "--timeout", "0.025") as load:
+        load.go()
+        time.sleep(0.4)
+        for mode in modes:
+            path.hit, path.mode = 0, mode
+            since = time.time()
+            time.sleep(0.6)
+            spans.append((since + 0.3, time.time()))
+            assert path.hit, mode
+            path.mode = "pass"
+            time.sleep(BACK_SECONDS)
+        load.end_when_back()
+        ledgers = load.ledgers()
+
+        assert [sources(ledgers, *span) for span in spans] == [{"fallback"}] * len(modes)
+        assert load.broken(own_server.url, **GENEROUS) == []
+
+
+def test_a_call_that_may_have_run_is_not_sent_again(own_server, path, monkeypatch):
+    """Two requests reach the store, whose replies are lost: two are charged. Control: sent again, it is four."""
+    assert charged_by_lost_replies(own_server, path, "once") == 2
+
+    monkeypatch.setattr(pipe, "_as_trouble", lambda exc: StoreTrouble("connection", executed=False))
+    assert charged_by_lost_replies(own_server, path, "twice") == 4
+
+
+def charged_by_lost_replies(server, path, key):
+    """Ask twice while replies are swallowed, for what is denied without the store, and return what was charged."""
+    limit = Limit(name="deny", quota=100, window_seconds=3_600, on_store_failure="deny")
+    path.mode = "pass"
+    limiter = Limiter(path.url, timeout=0.05)
+    limiter.peek(limit, key)
+    path.hit, path.mode = 0, "swallow"
+    assert [limiter.hit(limit, key).source for _ in range(2)] == ["fallback"] * 2
+    assert path.hit >= 2
+    limiter.close()
+    other = Limiter(server.url, timeout=1.0)
+    used = 100 - other.peek(limit, key).remaining
+    other.close()
+    return used
+
+
+def test_a_failure_that_opens_nothing_is_made_good(own_server):
+    """One connection breaks: its request is admitted here, and charged as soon as the store decides again."""
+    limiter, limit = Limiter(own_server.url, timeout=0.5), Limit(name="blip", quota=100, window_seconds=86_400)
+    assert limiter.hit(limit, "k").source == "store"
+    limiter._pipe._idle[0].sock.shutdown(socket.SHUT_RDWR)
+
+    assert [limiter.hit(limit, "k").source for _ in range(2)] == ["fallback", "store"]
+    assert eventually(lambda: limiter.peek(limit, "k").remaining == 97)
+    assert limiter.stats().breaker_openings == 0
+    limiter.close()
+
+
+def commands(client):
+    """Return how many commands the store has executed since it was asked last, but for asking."""
+    stats = client.info("commandstats")
+    client.config_resetstat()
+    return sum(
+        stat["calls"] for name, stat in stats.items() if name not in ("cmdstat_info", "cmdstat_config|resetstat")
+    )
+
+
+def test_a_fleet_does_not_come_back_as_a_herd(own_server):
+    """In the first second after its return a store has no more than twice the commands of any second before."""
+    client = connect(own_server.url, timeout=5.0)
+    with fleet(
+        own_server.url, WIDE, 8, "--fleet", "8", "--seconds", "60", "--pause", "0.02", "--timeout", "0.025"
+    ) as load:
+        load.go()
+        time.sleep(0.5)
+        commands(client)
+        time.sleep(1.0)
+        steady = commands(client)
+        own_server.freeze()
+        time.sleep(1.5)
+        own_server.thaw()
+        back_at = time.time()
+        time.sleep(1.0)
+        first = commands(client)
+        load.end_when_back()
+        broken = load.broken(own_server.url, **GENEROUS, back_at_us=int(back_at * 1_000_000))
+    client.close()
+
+    assert steady > 100
+    assert first <= 2 * steady
+    assert broken == []
