@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from enforcement.embedded import ValkeyServer
-from enforcement.keys import GLOBAL_TAG, WHOLE, Keys
 from enforcement.limits import Limit
-from enforcement.publishing import Publication, publish_call
-from enforcement.store import connect, load_library
-from enforcement.tokens import digest, mint
+from enforcement.testing import Published
+from enforcement.tokens import mint
 
 FAR = 1_000_000_000
 """A quota that no run comes near."""
@@ -45,22 +42,18 @@ class World:
 
     def __init__(self, server: ValkeyServer) -> None:
         self.url = server.url
-        self.keys = Keys()
-        self.client = connect(server.url, timeout=10.0)
-        self._revision = 0
+        self._published = Published(server.url)
+        self.keys, self.client = self._published.keys, self._published.client
         self._made = 0
-        load_library(self.client)
         self.client.function_load(_TRIVIAL)
-        for tag in (GLOBAL_TAG, PLAIN, SHARED):
-            self.client.sadd(self.keys.dirty(tag), WHOLE)  # nothing was ever counted here that could have been lost
-        self._publish(_documents(), {})
+        self._published.publish(_documents())
 
     def tokens(self, policy: str, count: int, project: str = PLAIN) -> list[str]:
         """Publish tokens under a policy; return their secrets."""
         secrets = [mint("live") for _ in range(count)]
         for start in range(0, count, TOKENS_A_CALL):
             part = secrets[start : start + TOKENS_A_CALL]
-            self._publish({}, {digest(secret): self._token(policy, project) for secret in part})
+            self._published.publish(tokens={secret: self._token(policy, project) for secret in part})
         return secrets
 
     def main_thread_seconds(self) -> float:
@@ -76,12 +69,6 @@ class World:
         self._made += 1
         token = {"schema": 1, "id": token_id(self._made), "project": project, "name": "bench"}
         return {**token, "policy": f"pol_{policy}", "revoked": False, "expires_at_us": None, "overrides": []}
-
-    def _publish(self, documents: dict[str, Any], tokens: dict[str, Any]) -> None:
-        self._revision += 1
-        publication = Publication(self._revision, time.time_ns() // 1_000, "benchmarks", documents, tokens)
-        function, keys, args = publish_call(publication, self.keys)
-        self.client.fcall(function, len(keys), *keys, *args)
 
 
 def token_id(number: int) -> str:
