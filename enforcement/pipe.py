@@ -419,15 +419,20 @@ class _Link(asyncio.Protocol):
         self._greetings = 0
         self._waiting: deque[tuple[float, asyncio.Future[Any]]] = deque()
         self._unsent: list[bytes] = []
+        self._deadline = 0.0
         self._watch: asyncio.TimerHandle | None = None
         self._connecting: asyncio.Task[None] | None = self.loop.create_task(self._connect(locate))
 
     def call(self, command: bytes) -> asyncio.Future[Any]:
         loop = self.loop
         future = loop.create_future()
-        self._waiting.append((loop.time() + self._budget, future))
-        if not self._unsent and self._transport is not None:
-            loop.call_soon(self._flush)  # one write a tick, whoever else calls until then
+        if (
+            not self._unsent
+        ):  # the first of a tick: whoever else calls until it is over joins its write, and its deadline
+            self._deadline = loop.time() + self._budget
+            if self._transport is not None:
+                loop.call_soon(self._flush)
+        self._waiting.append((self._deadline, future))
         self._unsent.append(command)
         if self._watch is None:
             self._watch = loop.call_later(self._budget, self._look)
