@@ -426,12 +426,11 @@ class _Link(asyncio.Protocol):
     def call(self, command: bytes) -> asyncio.Future[Any]:
         loop = self.loop
         future = loop.create_future()
-        if (
-            not self._unsent
-        ):  # the first of a tick: whoever else calls until it is over joins its write, and its deadline
+        connected = self._transport is not None
+        if not self._unsent or not connected:
             self._deadline = loop.time() + self._budget
-            if self._transport is not None:
-                loop.call_soon(self._flush)
+            if connected:
+                loop.call_soon(self._flush)  # one write a tick: whoever calls until it is over joins it
         self._waiting.append((self._deadline, future))
         self._unsent.append(command)
         if self._watch is None:
