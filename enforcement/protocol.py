@@ -264,12 +264,14 @@ def enrol_settle(arguments: list[str | int], bounds: Sequence[Bound]) -> list[st
     return _enrolling(ENROL_SETTLE, arguments, newcomers)
 
 
-def renew(slots: Sequence[tuple[str, int, int]], ident: str, now_us: int | None) -> list[str | int]:
-    """Return the arguments of the call that prolongs slots: for each counter its key, how many, lifetime in us."""
-    arguments: list[str | int] = ["FCALL", RENEW, len(slots), *(key for key, _, _ in slots)]
-    arguments += ["" if now_us is None else now_us, ident]
-    for _, count, life in slots:
-        arguments += [count, life]
+def renew(slots: Sequence[tuple[Bound, int]], ident: str, now_us: int | None) -> list[str | int]:
+    """Return the arguments of the call that prolongs slots: of each limit, how many."""
+    censuses = [bound.census.key for bound, _ in slots if bound.census]
+    keys = [*(bound.key for bound, _ in slots), *censuses]
+    arguments: list[str | int] = ["FCALL", RENEW, len(keys), *keys, "" if now_us is None else now_us, ident]
+    for bound, count in slots:
+        arguments += [count, (bound.limit.window_seconds or 1) * 1_000_000]
+        arguments += [bound.value, bound.census.life_us] if bound.census else ["", 0]
     return arguments
 
 

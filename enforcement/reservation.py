@@ -200,9 +200,8 @@ class SlotKeeper:
 
     def _renew(self, reservation: Reservation) -> None:
         slots = reservation.slots()
-        rows = [(bound.key, count, (bound.limit.window_seconds or 1) * 1_000_000) for bound, count in slots]
         try:
-            renewed = sum(self._pipe.call(command) for command in _renewals(rows, reservation.ident))
+            renewed = sum(self._pipe.call(command) for command in _renewals(slots, reservation.ident))
         except StoreTrouble as exc:
             self._say.warning(exc.cause, "Slots were not renewed (%s).", exc.cause)
         else:
@@ -210,11 +209,11 @@ class SlotKeeper:
                 self._say.warning("lost", "Slots were lost: they outlived their lifetime without a renewal.")
 
 
-def _renewals(rows: Sequence[tuple[str, int, int]], ident: str) -> Iterator[bytes]:
+def _renewals(slots: Sequence[tuple[Bound, int]], ident: str) -> Iterator[bytes]:
     """Give the commands that renew slots: one for each hash tag, for a cluster takes no other."""
-    by_scope: dict[str, list[tuple[str, int, int]]] = {}
-    for row in rows:
-        by_scope.setdefault(row[0][: row[0].index("}")], []).append(row)
+    by_scope: dict[str, list[tuple[Bound, int]]] = {}
+    for bound, count in slots:
+        by_scope.setdefault(bound.key[: bound.key.index("}")], []).append((bound, count))
     for some in by_scope.values():
         yield protocol.pack(protocol.renew(some, ident, None))
 

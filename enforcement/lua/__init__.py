@@ -18,6 +18,7 @@ _PARTS: Final = (
     "algorithms.lua",
     "decide.lua",
     "enrol.lua",
+    "slots.lua",
     "lease.lua",
     "checkpoint.lua",
     "publish.lua",

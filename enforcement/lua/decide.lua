@@ -142,28 +142,6 @@ local function settle(keys, args)
   return changed
 end
 
--- Prolong slots that are still held.
--- KEYS[i]    counter of a concurrency limit.
--- ARGV[1]    time; ARGV[2] id; then for each counter: slots, lifetime in us.
--- Returns    how many slots were still held; fewer than given means that some were lost.
-local function renew(keys, args)
-  local now, slack = instant(args[1])
-  local renewed = 0
-  for i, key in ipairs(keys) do
-    local count, life = to_number(args[1 + 2 * i]), to_number(args[2 + 2 * i])
-    for number = 1, count do
-      local member = args[2] .. ':' .. number
-      local ends = call('ZSCORE', key, member)
-      if ends and to_number(ends) > now then
-        call('ZADD', key, format('%.0f', now + life), member)
-        renewed = renewed + 1
-      end
-    end
-    call('PEXPIRE', key, format('%.0f', ceil(life / 1000) + slack))
-  end
-  return renewed
-end
-
 -- Forget counters. KEYS[i] counters. Returns how many there were.
 local function reset(keys)
   return redis.call('UNLINK', unpack(keys))

@@ -286,3 +286,32 @@ def test_decisions_by_overflow_counters_are_counted(limiter, world):
         ask(limiter, secret, f"u{number}")
 
     assert limiter.stats().overflow_decisions == 5
+
+
+def test_a_slot_that_is_held_for_long_keeps_its_place(limiter, world):
+    """Renewals say of its value what they say of the slot: it is still here."""
+    slots = {"name": "user", "algorithm": "concurrency", "quota": 2, "window_seconds": 1, "partition_by": ["user"]}
+    secret = capped(world, slots, fixed(100, name="all"))
+    with limiter.admit(secret, attributes={"user": "u0"}):
+        (census,) = world.client.keys(f"sg:{{{PROJECT}}}:n:*")
+        (value,) = world.client.zrange(census, 0, -1)
+        world.client.zadd(census, {value: 1})
+
+        assert eventually(lambda: world.client.zscore(census, value) > world.client.time()[0] * 1_000_000)
+    assert limiter.check(secret, attributes={"user": "u0"}, costs=0).limits[0].remaining == 2
+
+
+def test_leases_do_not_outlive_the_trust_in_an_enrolment(limiter, world):
+    """Permits at hand run out, and the next request says again that the value is here."""
+    secret = capped(world, by_user(10_000_000, consistency="leased"))
+
+    def sources(number=50):
+        return {limiter.check(secret, attributes={"user": "u0"}).source for _ in range(number)}
+
+    assert eventually(lambda: sources() == {"lease"})
+    (census,) = world.client.keys(f"sg:{{{PROJECT}}}:n:*")
+    before = world.client.zrange(census, 0, 0, withscores=True)[0][1]
+    plan = limiter._engine.plan_of(limiter._engine.find(secret), {"user": "u0"})
+    plan.enrolled_until = 0.001
+
+    assert eventually(lambda: sources() and world.client.zrange(census, 0, 0, withscores=True)[0][1] > before)

@@ -34,6 +34,8 @@ NASTY = [
     "}{x}",
     "overflow",
     "global",
+    "user",
+    "userb",
     "\0",
     "\r\n",
     "\ud800",
