@@ -4,10 +4,11 @@ import asyncio
 import gc
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from typing import Annotated, Any
 from uuid import UUID
 
+import anyio
 import httpx2
 import pytest
 from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, Header, HTTPException, Request, Response, WebSocket
@@ -30,6 +31,7 @@ TOKENS = Limit(name="tokens", quota=5000, window_seconds=3600, unit="tokens")
 def app(store: ValkeyServer) -> FastAPI:
     """Give an application with the door installed."""
     app = FastAPI()
+    app.state.url = store.url
     install(app, aio.Limiter(store.url, timeout=1.0))
     return app
 
@@ -58,6 +60,13 @@ async def asking(app: FastAPI) -> AsyncIterator[httpx2.AsyncClient]:
         httpx2.AsyncClient(transport=transport, base_url="http://door") as client,
     ):
         yield client
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait until *condition* holds, without keeping the loop from making it hold."""
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.005)
 
 
 def statuses(client: Any, path: str, times: int, **options: Any) -> list[int]:
@@ -261,12 +270,31 @@ async def test_slot_is_held_until_the_response_is_complete(app: FastAPI, watcher
         await entered.wait()
         during = (await client.get("/a")).status_code
         go.set()
-        while watcher.peek(ONE_SLOT, "a:all:").remaining == 0:
-            await asyncio.sleep(0.005)
+        await until(lambda: watcher.peek(ONE_SLOT, "a:all:").remaining == 1)
         assert not first.done()  # its background task goes on
         later = (await client.get("/a")).status_code
         after.set()
         assert (during, later, (await first).status_code) == (429, 200, 200)
+
+
+async def test_every_slot_is_free_after_a_cancellation_that_is_repeated(app: FastAPI, watcher: Limiter) -> None:
+    """anyio cancels again whenever the request awaits anything; what is held is given back all the same."""
+    entered, kept = asyncio.Event(), []
+    both = [Depends(limited(ONE_SLOT, key="all", scope=scope)) for scope in ("x", "y")]
+
+    @app.get("/a", dependencies=both)
+    async def operation(request: Request) -> None:
+        kept.append(request.scope)  # or the collector would tidy up
+        entered.set()
+        await asyncio.sleep(600)
+
+    async with asking(app) as client:
+        async with anyio.create_task_group() as group:
+            group.start_soon(client.get, "/a")
+            await entered.wait()
+            assert [watcher.peek(ONE_SLOT, f"{scope}:all:").remaining for scope in "xy"] == [0, 0]
+            group.cancel_scope.cancel()
+        await until(lambda: [watcher.peek(ONE_SLOT, f"{scope}:all:").remaining for scope in "xy"] == [1, 1])
 
 
 async def test_policy_slot_is_free_after_an_exception(app: FastAPI, issue: Issue) -> None:
@@ -413,6 +441,27 @@ def test_stream_holds_its_slot_to_the_end(app: FastAPI, serve: Serve, watcher: L
     assert left()["tokens"] == 4886
 
 
+def test_announced_response_is_complete_with_its_last_byte(app: FastAPI, serve: Serve) -> None:
+    """Whoever has read as much as was announced may come again, though the operation has not ended."""
+    go = threading.Event()
+
+    @app.get("/a", dependencies=[Depends(limited(ONE_SLOT, key="all"))])
+    async def stream() -> StreamingResponse:
+        async def chunks() -> AsyncIterator[bytes]:
+            yield b"all"
+            while not go.is_set():
+                await asyncio.sleep(0.005)
+
+        return StreamingResponse(chunks(), headers={"Content-Length": "3"})
+
+    address = serve(app).base_url.join("/a")
+    with ExitStack() as open_connections:
+        for _ in range(3):
+            client = open_connections.enter_context(httpx2.Client(timeout=5))
+            assert client.get(address).text == "all"
+        go.set()
+
+
 def test_server_starts_and_closes_the_limiter(store: ValkeyServer, serve: Serve, issue: Issue) -> None:
     """Around the application's own lifespan, whose state is there."""
     seen = []
@@ -491,6 +540,43 @@ def test_application_may_answer_denials_in_its_own_words(app: FastAPI) -> None:
         answer = client.get("/a")
     assert (answer.status_code, answer.json()) == (420, {"sorry": "cost_exceeds_capacity"})
     assert answer.headers["RateLimit"].startswith('"0-per-minute";r=0')
+
+
+def test_handler_by_status_gets_denials(app: FastAPI) -> None:
+    """As it gets every other 429; the header fields stay."""
+    app.get("/a", dependencies=[Depends(limited("0/minute", key="ip"))])(lambda: None)
+
+    @app.exception_handler(429)
+    async def apologise(request: Request, exc: HTTPException) -> JSONResponse:
+        return JSONResponse({"sorry": exc.detail}, exc.status_code)
+
+    with TestClient(app) as client:
+        answer = client.get("/a")
+    assert answer.json() == {"sorry": "The request costs more than the limit can ever admit"}
+    assert answer.headers["RateLimit"].startswith('"0-per-minute";r=0')
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_mounted_application_is_limited_too(app: FastAPI, installed: bool) -> None:
+    """With a door of its own it answers like any other; without, it is denied by the status at least."""
+    mounted = FastAPI()
+    mounted.get("/a", dependencies=[Depends(limited(PER_HOUR, key="ip"))])(lambda: None)
+    mounted.get("/b", dependencies=[Depends(check())])(lambda: None)
+    app.mount("/m", mounted)
+    limiter = aio.Limiter(app.state.url, timeout=1.0)
+    if installed:
+        install(mounted, limiter)
+
+    with TestClient(app) as client:
+        answers = [client.get("/m/a") for _ in range(3)]
+        unknown = client.get("/m/b")
+        client.portal.call(limiter.close)
+    assert [answer.status_code for answer in answers] == [200, 200, 429]
+    assert [answer.headers["RateLimit"].count("r=") for answer in answers] == [1, 1, 1]
+    assert (unknown.status_code, answers[2].headers["Content-Type"]) == (
+        401,
+        "application/problem+json" if installed else "application/json",
+    )
 
 
 def test_decision_is_the_value_of_the_dependency(app: FastAPI, client: TestClient) -> None:

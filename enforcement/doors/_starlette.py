@@ -1,0 +1,328 @@
+"""
+What one request of a Starlette application meets: the decisions made on it, what it holds, how denials are answered.
+
+The layer is pure ASGI. Starlette's own base class for middleware runs the application in a task of its own, which hides
+from it when a response is complete and when the client leaves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, contextmanager
+from typing import Any, Final
+
+from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocket
+
+from enforcement import aio
+from enforcement.decision import Decision, Denied
+from enforcement.doors._http import (
+    CLIENT_GONE,
+    Answer,
+    Progress,
+    Refusal,
+    RequestAttributes,
+    TrustedProxies,
+    added_headers,
+    denial,
+    find_token,
+    joining,
+    missing_token,
+)
+from enforcement.doors._in_code import name_of, told, without
+from enforcement.limited import has_slots
+from enforcement.limits import Limit
+from enforcement.plans import Costs
+
+POLICY_VIOLATION: Final = 1008
+_VISIT: Final = "sluicegate.visit"
+_STARTS: Final = frozenset({"http.response.start", "websocket.http.response.start", "websocket.accept"})
+_BODIES: Final = frozenset({"http.response.body", "websocket.http.response.body"})
+_leaving: set[asyncio.Task[None]] = set()
+"""Admissions that are being left: the event loop itself holds on to no task."""
+
+
+class Gate:
+    """What one application has installed."""
+
+    def __init__(
+        self,
+        limiter: aio.Limiter | None,
+        preset: str,
+        token: Callable[[HTTPConnection], str | None],
+        proxies: TrustedProxies,
+    ) -> None:
+        self._limiter = limiter
+        self.preset = preset
+        self.token = token
+        self.proxies = proxies
+
+    @property
+    def limiter(self) -> aio.Limiter:
+        """The limiter; made of the environment if there was none. Raises ValueError: a variable cannot be used."""
+        if self._limiter is None:
+            self._limiter = aio.Limiter.from_env()
+        return self._limiter
+
+
+class HTTPDenied(Denied, HTTPException):
+    """
+    Denied, as Starlette knows errors: handlers by status get it, and an application that is mounted without a door of
+    its own answers it by its status.
+    """
+
+    def __init__(self, decision: Decision) -> None:
+        HTTPException.__init__(self, decision.status, decision.problem()["title"])
+        self.decision = decision
+
+
+class HTTPRefused(Refusal, HTTPException):
+    """A refusal, in the same way."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        HTTPException.__init__(self, refusal.answer.status, str(refusal))
+        self.answer, self.code = refusal.answer, refusal.code
+
+
+@contextmanager
+def refusing() -> Iterator[None]:
+    """Raise a refusal of the block as HTTPRefused."""
+    try:
+        yield
+    except Refusal as refusal:
+        raise HTTPRefused(refusal) from refusal
+
+
+class VisitMiddleware:
+    """Pure ASGI: gives each request a visit, and adds what its decisions say to the response."""
+
+    def __init__(self, app: ASGIApp, gate: Gate) -> None:
+        self.app = app
+        self.gate = gate
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] in ("http", "websocket"):
+            visit = Visit(self.gate, HTTPConnection(scope))
+            # Middleware between here and the path operation may copy the scope; all copies hold this visit.
+            scope[_VISIT] = visit
+            await visit.run(self.app, scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+
+class Held:
+    """An admission that is open until the response is complete, or until it is settled."""
+
+    def __init__(
+        self, manager: AbstractAsyncContextManager[aio.Admission], admission: aio.Admission, *, to_settle: bool
+    ) -> None:
+        self.admission = admission
+        self.to_settle = to_settle
+        self._manager = manager
+        self._freeing: asyncio.Task[None] | None = None
+        self._ending: asyncio.Task[None] | None = None
+
+    def free(self) -> asyncio.Task[None]:
+        """Begin to free the slots, once; what was charged may still be settled."""
+        self._freeing = self._freeing or _begun(self._exit())
+        return self._freeing
+
+    def end(self, status: int) -> asyncio.Task[None]:
+        """Begin to charge by the answer's status, unless settled, and to free the slots."""
+        self._ending = self._ending or _begun(self._charge_and_exit(status))
+        return self._ending
+
+    async def _exit(self) -> None:
+        # Never by an exception, which would take the charge back.
+        await self._manager.__aexit__(None, None, None)
+
+    async def _charge_and_exit(self, status: int) -> None:
+        await self.admission.charge_for(status)
+        await self.free()
+
+
+def _begun(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    """Return a task that is seen through even where the request is cancelled, as often as anyio cancels it."""
+    task = asyncio.ensure_future(work)
+    _leaving.add(task)
+    task.add_done_callback(_leaving.discard)
+    return task
+
+
+class Visit:
+    """One request: the decisions made on it, and what it holds."""
+
+    __slots__ = ("_client_left", "_connection", "_held", "_progress", "decisions", "gate")
+
+    def __init__(self, gate: Gate, connection: HTTPConnection) -> None:
+        self.gate = gate
+        self.decisions: list[Decision] = []
+        self._connection = connection
+        self._held: list[Held] = []
+        self._progress = Progress()
+        self._client_left = False
+
+    @property
+    def limiter(self) -> aio.Limiter:
+        """The application's limiter."""
+        return self.gate.limiter
+
+    @property
+    def status(self) -> int:
+        """The response's status, or what stands for it where none began."""
+        return self._progress.status or (CLIENT_GONE if self._client_left else 500)
+
+    def token(self) -> str:
+        """Return the request's token. Raises HTTPRefused: it has none."""
+        token = self.gate.token(self._connection)
+        if not token:
+            raise HTTPRefused(missing_token())
+        return token
+
+    def operation(self) -> str:
+        """Name the path operation; what has none, like files, shares one name."""
+        endpoint = self._connection.scope.get("endpoint")
+        return "app" if endpoint is None else name_of(endpoint)
+
+    def address(self) -> str | None:
+        """Return the client's address."""
+        peer = self._connection.client
+        forwarded = self._connection.headers.getlist("x-forwarded-for")
+        return self.gate.proxies.client(peer.host if peer else None, forwarded)
+
+    def describe(self, more: Mapping[str, str] | None) -> RequestAttributes:
+        """Return the request's attributes. Raises HTTPRefused: one is too long."""
+        scope = self._connection.scope
+        values: dict[str, str | None] = {"method": scope.get("method", "GET"), "path": scope["path"]}
+        values["ip"] = self.address()
+        values.update(more or {})
+        with refusing():
+            return RequestAttributes(values, lambda name: _header(self._connection, name))
+
+    async def decide(self, limits: tuple[Limit, ...], key: str, costs: Costs) -> Decision:
+        """Charge limits in code. Raises HTTPDenied."""
+        if has_slots(limits):
+            return (await self.hold(self.limiter.admit(limits, key, costs))).admission.decision
+        return self.passed(await self.limiter.hit(limits, key, costs))
+
+    async def check(self, token: str, costs: Costs, attributes: RequestAttributes) -> Decision:
+        """Charge published policies. Raises HTTPDenied and HTTPRefused."""
+        with refusing():
+            plan = await self.limiter.find_plan(token, attributes)
+        if isinstance(plan, Decision):
+            return self.passed(plan)
+        if plan.has_slots or plan.has_charge_on:
+            return (await self.hold(self.limiter.admit_plan(plan, costs))).admission.decision
+        return self.passed(await self.limiter.decide(plan, costs))
+
+    def passed(self, decision: Decision) -> Decision:
+        """Return a decision that allows. Raises HTTPDenied."""
+        self.note(decision)
+        if not decision.allowed:
+            raise HTTPDenied(decision)
+        return decision
+
+    def note(self, decision: Decision) -> None:
+        """Remember a decision for the response, once."""
+        if all(known is not decision for known in self.decisions):
+            self.decisions.append(decision)
+
+    async def hold(self, manager: AbstractAsyncContextManager[aio.Admission], *, to_settle: bool = False) -> Held:
+        """Enter an admission. Raises HTTPDenied and HTTPRefused."""
+        try:
+            with refusing():
+                held = Held(manager, await manager.__aenter__(), to_settle=to_settle)
+        except Denied as denied:
+            self.note(denied.decision)
+            raise HTTPDenied(denied.decision) from denied
+        self._held.append(held)
+        self.note(held.admission.decision)
+        return held
+
+    async def run(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, and its response back."""
+
+        async def listening() -> Message:
+            message = await receive()
+            self._client_left |= message["type"] in ("http.disconnect", "websocket.disconnect")
+            return message
+
+        async def telling(message: Message) -> None:
+            if message["type"] in _STARTS:
+                message = self._begin(message)
+            elif self._held and message["type"] in _BODIES:
+                complete = self._progress.ends_with(len(message.get("body", b"")))
+                if complete or not message.get("more_body", False):
+                    await self._leave()
+            await send(message)
+
+        try:
+            await app(scope, listening, telling)
+        except asyncio.CancelledError:
+            self._client_left = True
+            raise
+        finally:
+            await self._leave()
+
+    def _begin(self, message: Message) -> Message:
+        theirs = list(message.get("headers", ()))
+        if self._held:
+            length = next((value.decode("latin-1") for name, value in theirs if name == b"content-length"), None)
+            self._progress.begin(message.get("status", 101), length)
+        if not self.decisions:
+            return message
+        ours = joining((name.decode("latin-1") for name, _ in theirs), told(self.decisions, self.gate.preset))
+        added = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in ours]
+        return {**message, "headers": theirs + added}
+
+    async def _leave(self) -> None:
+        """Free what is held; what may still be settled is left open, but for its slots."""
+        ending = [held.free() if held.to_settle else held.end(self.status) for held in self._held]
+        for task in ending:
+            await asyncio.shield(task)
+
+
+def visit_of(connection: HTTPConnection) -> Visit:
+    visit = connection.scope.get(_VISIT)
+    if not isinstance(visit, Visit):
+        raise RuntimeError("Sluicegate is not installed: call enforcement.doors.fastapi.install(app).")
+    return visit
+
+
+async def answer_denied(connection: Any, exc: Exception) -> Response | None:
+    assert isinstance(exc, Denied)
+    visit = visit_of(connection)
+    visit.note(exc.decision)
+    answer = denial(exc.decision, visit.gate.preset)
+    # The middleware tells them, with those of the request's other decisions.
+    headers = without(answer.headers, added_headers(exc.decision, visit.gate.preset))
+    return await _answer(connection, Answer(answer.status, tuple(headers), answer.body))
+
+
+async def answer_refused(connection: Any, exc: Exception) -> Response | None:
+    assert isinstance(exc, Refusal)
+    return await _answer(connection, exc.answer)
+
+
+async def _answer(connection: HTTPConnection, answer: Answer) -> Response | None:
+    response = Response(answer.body, answer.status, dict(answer.headers))
+    if not isinstance(connection, WebSocket):
+        return response
+    if "websocket.http.response" in connection.scope.get("extensions", {}):
+        await connection.send_denial_response(response)
+    else:
+        await connection.close(POLICY_VIOLATION, answer.phrase)
+    return None
+
+
+def token_of(connection: HTTPConnection) -> str | None:
+    return find_token(_header(connection, "authorization"), _header(connection, "x-api-key"))
+
+
+def _header(connection: HTTPConnection, name: str) -> str | None:
+    values = connection.headers.getlist(name)
+    return ", ".join(values) if values else None
