@@ -1,9 +1,8 @@
-"""``make bench``, or ``python -m benchmarks [--quick | --full] [--output FILE]``."""
+"""``make bench``, or ``python -m benchmarks [--quick] [--output FILE]``."""
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import sys
 import time
@@ -16,15 +15,12 @@ from benchmarks.measure import Effort, Series, pin
 from benchmarks.world import World, world
 
 HERE = Path(__file__).resolve().parent
-FULL_TOKENS = 1_000_000
 
 
 def main() -> int:
     """Measure everything, tell it, keep it. Returns 1 if a promise was not kept."""
     options = _options()
     effort = Effort.quick() if options.quick else Effort()
-    if options.full:
-        effort = dataclasses.replace(effort, tokens=FULL_TOKENS)
     pinned, start = pin(), time.monotonic()
     with world() as store:
         found = measure(store, effort, pinned, start)
@@ -33,8 +29,7 @@ def main() -> int:
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(found.to_json(), indent=1) + "\n")
     if not options.quick:
-        command = "make bench" if not options.full else "python -m benchmarks --full"
-        (HERE / "RESULTS.md").write_text(found.markdown(command))
+        (HERE / "RESULTS.md").write_text(found.markdown("make bench"))
         pictures.draw(HERE, found.series["threads"], found.series["tasks"])
     missed = [row.figure for row in found.rows if row.mark == MISSED]
     return 1 if missed and not options.quick else 0
@@ -72,9 +67,7 @@ def _noise(series: Mapping[str, Series]) -> dict[str, float]:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure decisions beside their peers.")
-    size = parser.add_mutually_exclusive_group()
-    size.add_argument("--quick", action="store_true", help="see that everything runs; keeps no results")
-    size.add_argument("--full", action="store_true", help=f"publish {FULL_TOKENS:,} tokens instead of 100,000")
+    parser.add_argument("--quick", action="store_true", help="see that everything runs; keeps no results")
     parser.add_argument("--output", type=Path, default=HERE.parent / "var" / "benchmarks.json", help="where JSON goes")
     return parser.parse_args()
 

@@ -27,7 +27,7 @@ class Effort:
     concurrent_calls: int = 10_000
     local_calls: int = 20_000
     http_seconds: float = 1.0
-    tokens: int = 100_000
+    tokens: int = 1_000_000
 
     @classmethod
     def quick(cls) -> Effort:
