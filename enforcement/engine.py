@@ -693,13 +693,16 @@ class Engine:
         if self._tender is not None:
             self._tender.wake()
             return True
+        # Whatever was connected before may lead to a server that was replaced meanwhile, and answers nevertheless.
+        self.place.forget()
+        self._paying.close()
+        self._background.close()
         if self.breaker.open and (exc := self._trial.trouble()) is not None:
             self.tally.failed(exc.cause)
             self.breaker.trip(exc.cause)
             return False
         if not self._pay(lambda key: True):
             return False
-        self._background.close()
         self.on_recovery()
         self.breaker.close()
         return True

@@ -60,6 +60,11 @@ class Place:
         if self.sentinels is not None:
             self.sentinels.look()
 
+    def forget(self) -> None:
+        """Take nothing for known that may have changed: whoever connects next asks where the store is."""
+        if self.sentinels is not None:
+            self.sentinels.forget()
+
     def after_fork(self) -> None:
         """Begin anew in a child process."""
         for part in (self.routes, self.sentinels):

@@ -54,6 +54,10 @@ class Sentinels:
         if self._known == address:
             self._known = None
 
+    def forget(self) -> None:
+        """Forget the address: who wants it next asks."""
+        self._known = None
+
     def look(self) -> None:
         """Ask whether the primary is still where it was: a process that sends nothing would not meet the difference."""
         before = self._known

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -72,18 +73,29 @@ class Crowd:
         ]
         for process in self.processes:
             assert process.stdout.readline() == "ready\n"
+        self._threads = ThreadPoolExecutor(processes)
+        self._outputs: list[Future[tuple[str, str]]] = []
+
+    def end(self) -> None:
+        """End those that have not ended."""
+        for process in self.processes:
+            process.kill()
+            process.wait(10)
+        self._threads.shutdown()
+        for process in self.processes:
+            process.stdin.close()
+            process.stdout.close()
 
     def go(self) -> None:
         """Let all begin."""
-        for process in self.processes:
-            process.stdin.write("\n")
-            process.stdin.flush()
+        # Read from the start: whoever finds the pipe full would stop asking.
+        self._outputs = [self._threads.submit(process.communicate, "\n", 120) for process in self.processes]
 
     def ledger(self) -> list[Asked]:
         """Wait until all have ended, of themselves and well, and return what they wrote."""
         lines = []
-        for number, process in enumerate(self.processes):
-            output, _ = process.communicate(timeout=120)
+        for number, (process, reading) in enumerate(zip(self.processes, self._outputs, strict=True)):
+            output, _ = reading.result()
             assert process.returncode == 0
             lines += [Asked(number, *json.loads(text)) for text in output.splitlines()]
         return sorted(lines, key=lambda line: line.at)
@@ -97,11 +109,7 @@ def crowd(url: str, processes: int, **options: Any) -> Iterator[Crowd]:
     try:
         yield made
     finally:
-        for process in made.processes:
-            process.kill()
-            process.wait(10)
-            process.stdin.close()
-            process.stdout.close()
+        made.end()
 
 
 def _text(value: Any) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -78,7 +80,7 @@ class SentinelTrio(Servers):
         config = {**QUICK, "replicaof": f"127.0.0.1 {self.primary.port}"}
         self.replicas = self.run([ValkeyServer(persistent=False, config=config) for _ in range(2)])
         self.sentinel_ports = [free_port() for _ in range(3)]
-        self._sentinels = [self._start_sentinel(port) for port in self.sentinel_ports]
+        self.sentinels = [self._start_sentinel(port) for port in self.sentinel_ports]
         assert eventually(self._watched, 20)
 
     @property
@@ -89,6 +91,27 @@ class SentinelTrio(Servers):
     def promoted(self) -> ValkeyServer | None:
         """Return the replica that is a primary now."""
         return next((server for server in self.replicas if _role(server) == "master"), None)
+
+    def agreed(self) -> bool:
+        """Tell whether every sentinel names the replica that was promoted."""
+        new = self.promoted()
+        return new is not None and all(self._named(port) == new.port for port in self.sentinel_ports)
+
+    def demote(self) -> None:
+        """Make the old primary a replica of the new one at once; the sentinels do it within ten seconds."""
+        new = self.promoted()
+        assert new is not None
+        ask(self.primary, "REPLICAOF", "127.0.0.1", new.port)
+        ask(self.primary, "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+
+    @staticmethod
+    def _named(port: int) -> int:
+        with Redis(port=port, decode_responses=True) as sentinel:
+            return int(sentinel.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE)[1])
+
+    def freeze_sentinel(self, number: int) -> None:
+        """Stop a sentinel in its tracks."""
+        os.kill(self.sentinels[number].pid, signal.SIGSTOP)
 
     def _start_sentinel(self, port: int) -> subprocess.Popen[bytes]:
         folder = self.primary.directory / f"sentinel-{port}"
