@@ -8,8 +8,9 @@ only those whose counters it held.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, cast
 
 from hiredis import ReplyError
@@ -69,6 +70,10 @@ class ClusterPipe:
                 node.breaker.succeeded()
             return reply
         raise StoreTrouble("moved", "too many redirections", executed=False)
+
+    def load(self, key: str, command: bytes) -> None:
+        """Send the command that loads the functions to the node that owns a key. Raises StoreTrouble."""
+        self._of(self._routes.owner(slot_of(key.encode()))).call(command)
 
     def close(self) -> None:
         """Close the connections that nobody uses."""
@@ -189,12 +194,10 @@ class ClusterClient(Redis):
         """Send a command to where it belongs. Raises redis-py's errors."""
         name = str(args[0]).split(" ")[0].upper()
         if name in _EVERYWHERE:
-            replies = [self._execute(node, args, options) for node in self._primaries()]
-            # What only some have, as a list of functions tells it, is not there.
-            return min(replies, key=bool)
+            return self._execute_everywhere(name, args, options)
         key = self._key_of(name, args)
         if key is None:
-            return self._execute(self._any(), args, options)
+            return self._execute_anywhere(args, options)
         node = self._owner(key)
         for _ in range(MAX_REDIRECTS):
             try:
@@ -209,8 +212,27 @@ class ClusterClient(Redis):
         """Return every primary, as host and port, with a client of it alone. Raises redis-py's errors."""
         return [("{}:{}".format(*node.place), self._client_of(node)) for node in self._primaries()]
 
+    def _execute_everywhere(self, name: str, args: Any, options: Any) -> Any:
+        replies, errors = [], []
+        for node in self._primaries():
+            try:
+                replies.append(self._execute(node, args, options))
+            except (StoreConnectionError, StoreTimeoutError, OSError) as exc:
+                errors.append(exc)
+        # Functions are for those who answer; who is away gets them when he is back.
+        if errors and (name != "FUNCTION" or not replies):
+            raise errors[0]
+        return min(replies, key=bool)  # what only some have, as a list of functions tells it, is not there
+
+    def _execute_anywhere(self, args: Any, options: Any) -> Any:
+        *others, last = self._primaries()
+        for node in others:
+            with contextlib.suppress(StoreConnectionError, StoreTimeoutError, OSError):
+                return self._execute(node, args, options)
+        return self._execute(last, args, options)
+
     def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> Pipeline:
-        """Return a pipeline, all of whose keys have one hash tag."""
+        """Return a pipeline; all keys of a transaction have one hash tag."""
         return _ClusterPipeline(self, transaction)
 
     def scan_iter(self, *args: Any, **options: Any) -> Iterator[Any]:
@@ -265,10 +287,6 @@ class ClusterClient(Redis):
         self._owner("{doc}")  # the table is read by now
         return list(self._routes.nodes.values())
 
-    def _any(self) -> Node:
-        nodes = self._primaries()
-        return next((node for node in nodes if not node.breaker.open), nodes[0])
-
     def _client_of(self, node: Node) -> Redis:
         return self._open_client(*node.place)
 
@@ -284,33 +302,47 @@ class ClusterClient(Redis):
 
 
 class _ClusterPipeline(Pipeline):
-    """A pipeline that learns from its first key where it goes, and follows a slot that has moved."""
+    """
+    A pipeline whose commands are told apart by node, and sent again where a slot has moved and nothing was done.
+
+    A transaction has one hash tag; commands without a key go where the others go.
+    """
 
     def __init__(self, client: ClusterClient, transaction: bool) -> None:
         super().__init__(client.connection_pool, client.response_callbacks, transaction, None)
         self._client = client
 
     def execute(self, raise_on_error: bool = True) -> list[Any]:
-        """Send all commands and return their replies. Raises redis-py's errors."""
-        client, stack = self._client, list(self.command_stack)
-        if not stack:
-            return []
-        keys = (client._key_of(str(arguments[0]).upper(), arguments) for arguments, _ in stack)
-        key = next((key for key in keys if key is not None), None)
-        if key is None:
+        """Send all commands and return their replies, in the order of the commands. Raises redis-py's errors."""
+        stack, replies = list(self.command_stack), {}
+        for node, places in self._by_node(stack).items():
+            some = self._execute_at(node, [stack[place] for place in places], raise_on_error)
+            replies.update(zip(places, some, strict=True))
+        return [replies[place] for place in range(len(stack))]
+
+    def _by_node(self, stack: Sequence[Any]) -> dict[Node, list[int]]:
+        keys = [self._client._key_of(str(arguments[0]).upper(), arguments) for arguments, _ in stack]
+        first = next((key for key in keys if key is not None), None)
+        if stack and first is None:
             raise ValueError("a pipeline must have a command with a key")
-        node = client._owner(key)
-        for _ in range(MAX_REDIRECTS):
+        by_node: dict[Node, list[int]] = {}
+        for place, key in enumerate(keys):
+            by_node.setdefault(self._client._owner(key or first or ""), []).append(place)
+        return by_node
+
+    def _execute_at(self, node: Node, stack: list[Any], raise_on_error: bool) -> list[Any]:
+        client = self._client
+        for _ in range(1 + MAX_REDIRECTS):
+            self.command_stack = list(stack)
             self.connection_pool = client._client_of(node).connection_pool
             try:
                 return super().execute(raise_on_error)
             except MovedError as sent:
-                node, self.command_stack = client._follow(sent, node), stack
+                node = client._follow(sent, node)
             except (StoreConnectionError, StoreTimeoutError, OSError) as exc:
                 client.failed(node, exc)
                 raise
-        self.connection_pool = client._client_of(node).connection_pool
-        return super().execute(raise_on_error)
+        raise StoreConnectionError("too many redirections")
 
 
 __all__ = ["AsyncClusterPipe", "ClusterClient", "ClusterPipe"]

@@ -7,6 +7,7 @@ and is sent their replies, or thrown a StoreTrouble. Both limiters drive them in
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import socket
@@ -24,6 +25,7 @@ from typing import Any, Final
 from enforcement import parts, protocol
 from enforcement.agent import Agent, ClusterAgent, Identity
 from enforcement.census import RETRY_SECONDS, TRUST_SECONDS, Census
+from enforcement.cluster import ClusterPipe
 from enforcement.decision import Decision
 from enforcement.documents import Project, Token
 from enforcement.failover import Breaker, Fallback, without_marks
@@ -695,8 +697,8 @@ class Engine:
             return True
         # Whatever was connected before may lead to a server that was replaced meanwhile, and answers nevertheless.
         self.place.forget()
-        self._paying.close()
-        self._background.close()
+        for pipe in (self._paying, self._background, self._trial):
+            pipe.close()
         if self.breaker.open and (exc := self._trial.trouble()) is not None:
             self.tally.failed(exc.cause)
             self.breaker.trip(exc.cause)
@@ -739,6 +741,7 @@ class Engine:
                 if enrols and outcome != protocol.NOT_RESTORED:
                     self.fallback.divert(debt, reply[1:])
             except LibraryMissing:
+                self._give_library(debt.entries[0].key)
                 return False
             except StoreTrouble as exc:
                 if exc.away:
@@ -753,6 +756,12 @@ class Engine:
         if all_paid:  # what was decided here meanwhile is known there, and the store counts again
             self.fallback.forget(ready)
         return True
+
+    def _give_library(self, key: str) -> None:
+        """Give the functions to a node that came back without them; to a single store the heartbeat does."""
+        if isinstance(self._paying, ClusterPipe):
+            with contextlib.suppress(StoreTrouble):  # whoever may load it will do so
+                self._paying.load(key, protocol.pack(("FUNCTION", "LOAD", "REPLACE", library_source())))
 
     def _pay_nodes(self, back: Sequence[Node]) -> bool:
         """What the tender of a cluster asks: pay to the nodes that are back, and to all others that answer."""
