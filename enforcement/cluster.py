@@ -314,7 +314,7 @@ class _ClusterPipeline(Pipeline):
 
     def execute(self, raise_on_error: bool = True) -> list[Any]:
         """Send all commands and return their replies, in the order of the commands. Raises redis-py's errors."""
-        stack, replies = list(self.command_stack), {}
+        stack, replies = list(self.command_stack), dict[int, Any]()
         for node, places in self._by_node(stack).items():
             some = self._execute_at(node, [stack[place] for place in places], raise_on_error)
             replies.update(zip(places, some, strict=True))

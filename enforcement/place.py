@@ -8,7 +8,7 @@ from enforcement.cluster import AsyncClusterPipe, ClusterClient, ClusterPipe
 from enforcement.pipe import AsyncPipe, SyncPipe
 from enforcement.routes import Routes
 from enforcement.sentinel import Sentinels
-from enforcement.store import connect, node_client
+from enforcement.store import connect, node_client, primary_client
 from enforcement.topology import Topology
 
 Pipe = SyncPipe | ClusterPipe
@@ -50,9 +50,11 @@ class Place:
         return AsyncPipe(lambda: self.topology.address, budget)
 
     def client(self, timeout: float) -> Redis:
-        """Return a redis-py client, on a cluster one that shares what is known of its nodes."""
+        """Return a redis-py client, which shares what is known of the servers."""
         if self.routes is not None:
             return ClusterClient(self.routes, node_client(self.topology, timeout), heeds=True)
+        if self.sentinels is not None:
+            return primary_client(self.sentinels, self.topology, timeout)
         return connect(self.topology.url, timeout=timeout)
 
     def look(self) -> None:

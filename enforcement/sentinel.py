@@ -1,7 +1,13 @@
-"""Asking the sentinels where the primary is: once for all connections of a process, and again when one failed."""
+"""
+Asking the sentinels where the primary is: once for all connections of a process, and again when one failed.
+
+They are asked for the address, as their protocol has it, and not for what they know of the servers, as redis-py does: a
+sentinel that leads a failover goes on listing the old primary until all is done, and as healthy if it came back.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from time import monotonic
@@ -58,18 +64,24 @@ class Sentinels:
         """Forget the address: who wants it next asks."""
         self._known = None
 
+    def find(self) -> Address:
+        """
+        Ask where the primary is, whatever is known; what leads elsewhere is known to be wrong then.
+
+        Raises:
+            StoreTrouble: No sentinel knows it.
+        """
+        with self._lock:
+            before, found = self._known, self._ask()
+            self._known = found
+        if before is not None and found != before:
+            self.on_change()
+        return found
+
     def look(self) -> None:
         """Ask whether the primary is still where it was: a process that sends nothing would not meet the difference."""
-        before = self._known
-        if before is None:
-            return
-        try:
-            found = self._ask()
-        except StoreTrouble:
-            return  # what is known holds until somebody knows better
-        if found != before:
-            self._known = found
-            self.on_change()
+        with contextlib.suppress(StoreTrouble):  # what is known holds until somebody knows better
+            self.find()
 
     def after_fork(self) -> None:
         """Begin anew in a child process, whose parent may have held the lock."""

@@ -25,13 +25,14 @@ from redis.exceptions import (
 )
 from redis.exceptions import TimeoutError as StoreTimeoutError
 from redis.retry import Retry
-from redis.sentinel import Sentinel
+from redis.sentinel import MasterNotFoundError, Sentinel
 
 from enforcement.cluster import ClusterClient
 from enforcement.lua import library_source
-from enforcement.protocol import trouble
+from enforcement.protocol import StoreTrouble, trouble
 from enforcement.routes import Routes
-from enforcement.topology import Topology
+from enforcement.sentinel import Sentinels
+from enforcement.topology import Place, Topology
 
 DEFAULT_TIMEOUT: Final = 1.0
 STORE_ERRORS: Final = (RedisError, OSError)
@@ -53,7 +54,7 @@ def connect(url: str, *, timeout: float = DEFAULT_TIMEOUT, **options: Any) -> Re
     if topology.kind == "cluster":
         return ClusterClient(Routes(topology, timeout), node_client(topology, timeout, **options))
     if topology.kind == "sentinel":
-        return _client_of_primary(topology, _keywords(timeout, options))
+        return primary_client(Sentinels(topology, timeout), topology, timeout, **options)
     return Redis.from_url(url, **_keywords(timeout, options))
 
 
@@ -62,13 +63,26 @@ def node_client(topology: Topology, timeout: float, **options: Any) -> Callable[
     return lambda host, port: Redis.from_url(topology.url_of(host, port), **_keywords(timeout, options))
 
 
-def _client_of_primary(topology: Topology, keywords: dict[str, Any]) -> Redis:
-    """Return redis-py's client for a primary that sentinels know; it asks them for each new connection."""
-    server = _parsed(topology.url_of("host", 1))
-    sentinels = Sentinel([])  # type: ignore[no-untyped-call]
-    sentinels.sentinels = [Redis.from_url(topology.sentinel_url(*place), **keywords) for place in topology.places]
-    client: Redis = sentinels.master_for(topology.service, **server, **keywords)  # type: ignore[no-untyped-call]
+def primary_client(sentinels: Sentinels, topology: Topology, timeout: float, **options: Any) -> Redis:
+    """Return redis-py's client of a primary; the sentinels are asked for each of its connections."""
+    server, keywords = _parsed(topology.url_of("host", 1)), _keywords(timeout, options)
+    client: Redis = _Finder(sentinels).master_for(topology.service, **server, **keywords)  # type: ignore[no-untyped-call]
     return client
+
+
+class _Finder(Sentinel):
+    """What redis-py asks where the primary is."""
+
+    def __init__(self, sentinels: Sentinels) -> None:
+        super().__init__([])  # type: ignore[no-untyped-call]
+        self._ours = sentinels
+
+    def discover_master(self, service_name: str) -> Place:
+        try:
+            found = self._ours.find()
+        except StoreTrouble as exc:
+            raise MasterNotFoundError(str(exc)) from exc
+        return found.host, found.port
 
 
 def _parsed(url: str) -> dict[str, Any]:
@@ -145,4 +159,5 @@ __all__ = [
     "load_library",
     "node_client",
     "pool_of",
+    "primary_client",
 ]

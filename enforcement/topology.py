@@ -50,7 +50,6 @@ class Topology:
     places: tuple[Place, ...] = ()
     service: str = ""
     _around_server: tuple[str, str] = ("", "")
-    _around_sentinel: tuple[str, str] = ("", "")
     _server: Address | None = None
     _sentinel: Address | None = None
 
@@ -83,7 +82,6 @@ class Topology:
             places,
             service,
             server,
-            sentinel,
             Address.from_url("host:1".join(server)),
             Address.from_url("host:1".join(sentinel)),
         )
@@ -91,10 +89,6 @@ class Topology:
     def url_of(self, host: str, port: int) -> str:
         """Return the URL of one server, as redis-py reads it."""
         return f"{_bracketed(host)}:{port}".join(self._around_server)
-
-    def sentinel_url(self, host: str, port: int) -> str:
-        """Return the URL of one sentinel, as redis-py reads it."""
-        return f"{_bracketed(host)}:{port}".join(self._around_sentinel)
 
     @property
     def address(self) -> Address:

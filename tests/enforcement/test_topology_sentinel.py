@@ -113,10 +113,11 @@ def test_control_without_asking_again_the_old_primary_is_kept(trio, monkeypatch)
     limiter._engine.place.sentinels.look = lambda: None
     assert limiter.hit(LIMIT, KEY).source == "store"
     monkeypatch.setattr(Sentinels, "forget", lambda self: None)
+    monkeypatch.setattr(Sentinels, "find", Sentinels.address)
     force_failover(trio)
     trio.demote()
 
-    assert not eventually(lambda: limiter.hit(LIMIT, KEY).source == "store", 2.5)
+    assert not eventually(lambda: limiter.hit(LIMIT, KEY).source == "store", 1.5)
     limiter.close()
 
 

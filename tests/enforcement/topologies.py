@@ -148,16 +148,22 @@ class ClusterServer(ValkeyServer):
     """A node: what it keeps for others it says on a port of its own."""
 
     def __init__(self) -> None:
-        self.bus = free_port()
+        self.bus = 0
         config = {
             **QUICK,
             "cluster-enabled": "yes",
-            "cluster-port": str(self.bus),
             "cluster-node-timeout": "1000",
             "cluster-replica-validity-factor": "0",
             "cluster-require-full-coverage": "no",
         }
         super().__init__(persistent=False, config=config)
+
+    def prepare(self) -> list[str]:
+        """Choose the second port with the first: others look for free ones at the same time."""
+        if not (self.port and self.bus):
+            self.bus = free_port()
+            self._directives["cluster-port"] = str(self.bus)
+        return super().prepare()
 
 
 class Cluster(Servers):
