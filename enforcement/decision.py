@@ -285,7 +285,8 @@ class Decision:
         if limit.hopeless:
             return f"{limit.name} can admit {limit.capacity} {limit.unit} at once, and the request costs more."
         wait = "" if limit.retry_after_ms is None else f" Try again in {max(1, seconds(limit.retry_after_ms))} s."
-        return f"{limit.name} has {limit.remaining} of {limit.quota} {limit.unit} left.{wait}"
+        together = " for all values beyond the project's cap together" if limit.overflow else ""
+        return f"{limit.name} has {limit.remaining} of {limit.quota} {limit.unit} left{together}.{wait}"
 
 
 class Denied(Exception):

@@ -9,11 +9,10 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable, Sequence
-from ipaddress import ip_network
 from typing import Any, Final
 
 from enforcement.decision import Decision
-from enforcement.doors._http import Header, Refusal, added_headers
+from enforcement.doors._http import Header, Refusal, added_headers, network_of
 from enforcement.limited import key_text
 from enforcement.sizes import MAX_CODE_KEY_LENGTH
 
@@ -74,12 +73,7 @@ def counted_address(address: str | None) -> str:
     if address is None:
         _warn_once("the client's address is unknown; trust 'unix' if a proxy connects over a Unix socket")
         return ""
-    if ":" not in address:
-        return address
-    try:
-        return str(ip_network((address, 64), strict=False))
-    except ValueError:
-        return address
+    return network_of(address)
 
 
 def told(decisions: Sequence[Decision], preset: str) -> list[Header]:

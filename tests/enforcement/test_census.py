@@ -315,3 +315,15 @@ def test_leases_do_not_outlive_the_trust_in_an_enrolment(limiter, world):
     plan.enrolled_until = 0.001
 
     assert eventually(lambda: sources() and world.client.zrange(census, 0, 0, withscores=True)[0][1] > before)
+
+
+def test_a_denial_by_the_overflow_counter_says_that_it_is_shared(limiter, world):
+    """Whoever is denied for others' requests is told so."""
+    secret = capped(world, by_user(1), cap=1)
+    for user in ("u0", "u1"):
+        assert limiter.check(secret, attributes={"user": user}).allowed
+    denied = limiter.check(secret, attributes={"user": "u2"})
+
+    assert denied.problem()["detail"].startswith(
+        "user has 0 of 1 requests left for all values beyond the project's cap together. Try again in "
+    )
