@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from enforcement.keys import WHOLE, Keys
+from enforcement.keys import Keys
 from enforcement.lua import function
 
 CHECKPOINT: Final = function("checkpoint")
@@ -70,11 +70,6 @@ class Reading:
         return kept is not None and self.kept.ends_us == kept.ends_us and self.before < kept.stamp
 
 
-def changed(members: Sequence[str]) -> list[str]:
-    """Return the counters that a dirty set names."""
-    return [member for member in members if member != WHOLE]
-
-
 def read_call(keys: Keys, tag: str, counters: Sequence[str]) -> Call:
     """Return the call that reads and stamps counters of one tag; :func:`readings` reads the reply."""
     return CHECKPOINT, _keys(keys, tag, counters), [""]
@@ -98,17 +93,16 @@ def strike_call(keys: Keys, tag: str, counters: Sequence[str], read: Sequence[Re
     return CHECKPOINTED, [keys.dirty(tag), *_keys(keys, tag, counters)], arguments
 
 
-def restore_call(keys: Keys, tag: str, kept: Sequence[Kept], *, whole: bool) -> Call:
+def restore_call(keys: Keys, tag: str, kept: Sequence[Kept]) -> Call:
     """
     Return the call that raises counters of one tag to what is kept of them; it answers how many were written.
 
-    Args:
-        whole: With these the store has everything, and enforcers may trust it with the tag's durable limits.
+    When the store has got all of a tag, ``WHOLE`` is added to its dirty set, and enforcers trust it again.
     """
-    arguments: list[str | int] = ["", "1" if whole else ""]
+    arguments: list[str | int] = [""]
     for one in kept:
         arguments += [one.used, one.ends_us, one.last_us, one.stamp]
-    return RESTORE, [keys.dirty(tag), *_keys(keys, tag, [one.counter for one in kept])], arguments
+    return RESTORE, _keys(keys, tag, [one.counter for one in kept]), arguments
 
 
 def _keys(keys: Keys, tag: str, counters: Sequence[str]) -> list[str]:
@@ -116,4 +110,4 @@ def _keys(keys: Keys, tag: str, counters: Sequence[str]) -> list[str]:
     return [scope + counter for counter in counters]
 
 
-__all__ = ["Kept", "Reading", "changed", "read_call", "readings", "restore_call", "strike_call"]
+__all__ = ["Kept", "Reading", "read_call", "readings", "restore_call", "strike_call"]

@@ -12,7 +12,7 @@ Restoring comes before publishing: a tag whose counters are not whole is decided
 import logging
 import random
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -42,11 +42,16 @@ LOCK_TTL_MS = 25_000
 MOST_SECONDS = 20
 COUNTERS_AT_ONCE = 500
 TAGS_AT_ONCE = 500
+CALLS_AT_ONCE = 100
 ATTEMPTS = 3
 # As long as the store keeps a counter that never ends.
 LIFETIME_KEPT = timedelta(days=3650)
 # A checkpoint is late from then on: what passed since is what a store that lost its counters lets through again.
 LATE = timedelta(seconds=60)
+
+
+Names = tuple[str, list[str]]
+"""A hash tag, and the last parts of the keys of some of its counters."""
 
 
 @dataclass(slots=True)
@@ -73,10 +78,10 @@ def checkpoint(now: datetime, client: redis.Redis | None = None) -> Done:
         tags = all_tags()
         random.shuffle(tags)
         done.restored += restore(client, missing(client, tags))
-        for tag in list(_dirty(client, tags)):
+        for some in _changed(client, tags):
             if time.monotonic() > deadline:
                 break
-            _checkpoint_tag(client, tag, done)
+            keep_present(client, some, done)
         else:
             done.complete = True
             CheckpointRun.objects.update_or_create(pk=1, defaults={"at": now, "counters": Checkpoint.objects.count()})
@@ -100,20 +105,22 @@ def restore(client: redis.Redis, tags: Iterable[str]) -> int:
     Raises:
         One of STORE_ERRORS: The store is away; what it has of them by now stays untrusted, tag by tag.
     """
-    tags = list(tags)
     restored = 0
     for some in batched(tags, TAGS_AT_ONCE):
-        rows = Checkpoint.objects.filter(_not_over(), tag__in=some).order_by("tag")
-        held = set()
-        for tag, of_tag in groupby(rows.iterator(chunk_size=2000), key=lambda row: row.tag):
-            held.add(tag)
-            restored += _raise(client, tag, map(kept_of, of_tag))
-            # Last of all, when nothing of it is missing any more.
-            _call(client, protocol.restore_call(store.keys(), tag, [], whole=True))
-        list(_ask(client, set(some) - held, lambda pipe, key: pipe.sadd(key, WHOLE)))
+        for calls in batched(_restore_calls(some), CALLS_AT_ONCE):
+            restored += sum(_run(client, calls))
+        # Last of all, when nothing of them is missing any more.
+        list(_ask(client, some, lambda pipe, key: pipe.sadd(key, WHOLE)))
     if restored:
         logger.warning("The store had lost durable counters and got %d back", restored)
     return restored
+
+
+def _restore_calls(tags: Iterable[str]) -> Iterator[protocol.Call]:
+    rows = Checkpoint.objects.filter(_not_over(), tag__in=tags).order_by("tag").iterator(chunk_size=2000)
+    for tag, of_tag in groupby(rows, key=lambda row: row.tag):
+        for kept in batched(map(kept_of, of_tag), COUNTERS_AT_ONCE):
+            yield protocol.restore_call(store.keys(), tag, kept)
 
 
 def number(tags: Iterable[str]) -> int:
@@ -160,10 +167,6 @@ def _not_over() -> models.Q:
     return models.Q(ends_us=0) | models.Q(ends_us__gt=(time.time() - 3600) * 1_000_000)
 
 
-def _dirty(client: redis.Redis, tags: Iterable[str]) -> Iterator[str]:
-    yield from (tag for tag, size in _ask(client, tags, lambda pipe, key: pipe.scard(key)) if size > 1)
-
-
 def _ask(client: redis.Redis, tags: Iterable[str], question: Any) -> Iterator[tuple[str, Any]]:
     """Yield each tag with what the store answers about its set."""
     for some in batched(tags, TAGS_AT_ONCE):
@@ -173,31 +176,63 @@ def _ask(client: redis.Redis, tags: Iterable[str], question: Any) -> Iterator[tu
             yield from zip(some, pipe.execute(), strict=True)
 
 
-def _checkpoint_tag(client: redis.Redis, tag: str, done: Done) -> None:
-    members = client.sscan_iter(store.keys().dirty(tag), count=COUNTERS_AT_ONCE)
-    for some in batched((member for member in members if member != WHOLE), COUNTERS_AT_ONCE):
-        lost = _checkpoint_counters(client, tag, some, done)
-        if lost:
-            done.restored += _raise(client, tag, lost)
-            # They know the checkpoint now, and what they have is its later state.
-            _checkpoint_counters(client, tag, [kept.counter for kept in lost], done)
+def _changed(client: redis.Redis, tags: Iterable[str]) -> Iterator[list[Names]]:
+    """Yield the counters that changed, about COUNTERS_AT_ONCE together."""
+    gathered: list[Names] = []
+    for tag, names in _changed_of_each(client, tags):
+        gathered.append((tag, names))
+        if sum(len(names) for _, names in gathered) >= COUNTERS_AT_ONCE:
+            yield gathered
+            gathered = []
+    if gathered:
+        yield gathered
 
 
-def _checkpoint_counters(client: redis.Redis, tag: str, counters: Iterable[str], done: Done) -> list[Kept]:
-    """Read, commit, strike out; return what is kept of counters that have forgotten it."""
-    keys, counters = store.keys(), list(counters)
-    readings = list(protocol.readings(counters, _call(client, protocol.read_call(keys, tag, counters))))
-    kept, lost = keep(tag, readings)
+def _changed_of_each(client: redis.Redis, tags: Iterable[str]) -> Iterator[Names]:
+    dirty = [tag for tag, size in _ask(client, tags, lambda pipe, key: pipe.scard(key)) if size > 1]
+    first = _ask(client, dirty, lambda pipe, key: pipe.sscan(key, count=COUNTERS_AT_ONCE))
+    for tag, (cursor, members) in first:
+        yield tag, _counters(members)
+        while cursor:
+            cursor, members = client.sscan(store.keys().dirty(tag), cursor, count=COUNTERS_AT_ONCE)
+            yield tag, _counters(members)
+
+
+def _counters(members: Iterable[str]) -> list[str]:
+    """A scan may name a member twice."""
+    return [member for member in dict.fromkeys(members) if member != WHOLE]
+
+
+def keep_present(client: redis.Redis, some: list[Names], done: Done) -> None:
+    """Read counters, commit what they hold, and strike them out of the set of changed ones."""
+    lost = _keep_present(client, some, done)
+    if lost:
+        keys = store.keys()
+        done.restored += sum(_run(client, [protocol.restore_call(keys, tag, kept) for tag, kept in lost]))
+        # They know the checkpoint now, and what they have is its later state.
+        _keep_present(client, [(tag, [one.counter for one in kept]) for tag, kept in lost], done)
+
+
+def _keep_present(client: redis.Redis, some: list[Names], done: Done) -> list[tuple[str, list[Kept]]]:
+    """Return, tag by tag, what is kept of counters that have forgotten it; they stay in the set."""
+    keys = store.keys()
+    replies = _run(client, [protocol.read_call(keys, tag, names) for tag, names in some])
+    read = [(tag, list(protocol.readings(names, reply))) for (tag, names), reply in zip(some, replies, strict=True)]
+    kept, lost = keep(read)
     done.kept += kept
-    forgotten = {one.counter for one in lost}
-    known = [counter for counter in counters if counter not in forgotten]
-    _call(client, protocol.strike_call(keys, tag, known, readings))
+    forgotten = {(tag, one.counter) for tag, ones in lost for one in ones}
+    strikes = []
+    for (tag, names), (_, readings) in zip(some, read, strict=True):
+        known = [name for name in names if (tag, name) not in forgotten]
+        strikes.append(protocol.strike_call(keys, tag, known, readings))
+    _run(client, strikes)
     return lost
 
 
-def keep(tag: str, readings: list[Reading]) -> tuple[int, list[Kept]]:
+def keep(read: list[tuple[str, list[Reading]]]) -> tuple[int, list[tuple[str, list[Kept]]]]:
     """
-    Write down readings that follow what is kept; return how many, and what is kept of counters that have forgotten it.
+    Write down what was read of each tag and follows what is kept; return how many, and what is kept of counters that
+    have forgotten it.
 
     Raises:
         IntegrityError: Other runs came first three times.
@@ -205,21 +240,30 @@ def keep(tag: str, readings: list[Reading]) -> tuple[int, list[Kept]]:
     for _ in range(ATTEMPTS - 1):
         # Another run may insert a row after this one has looked: look again.
         with suppress(IntegrityError):
-            return _keep(tag, readings)
-    return _keep(tag, readings)
+            return _keep(read)
+    return _keep(read)
 
 
 @transaction.atomic
-def _keep(tag: str, readings: list[Reading]) -> tuple[int, list[Kept]]:
-    names = [reading.kept.counter for reading in readings]
+def _keep(read: list[tuple[str, list[Reading]]]) -> tuple[int, list[tuple[str, list[Kept]]]]:
+    names = [reading.kept.counter for _, readings in read for reading in readings]
+    rows = Checkpoint.objects.filter(tag__in=[tag for tag, _ in read], counter__in=names)
     # Locked, and in one order: two runs at once wait for each other here, and the later one sees what the earlier kept.
-    rows = Checkpoint.objects.select_for_update().filter(tag=tag, counter__in=names).order_by("counter")
-    before = {row.counter: kept_of(row) for row in rows}
-    later = [reading.kept for reading in readings if reading.follows(before.get(reading.kept.counter))]
-    Checkpoint.objects.bulk_create(_row(tag, kept) for kept in later if kept.counter not in before)
-    _write([_row(tag, kept) for kept in later if kept.counter in before])
-    lost = [before[r.kept.counter] for r in readings if r.forgot(before.get(r.kept.counter))]
-    return len(later), lost
+    before = {(row.tag, row.counter): kept_of(row) for row in rows.select_for_update().order_by("tag", "counter")}
+    new, changed, lost = [], [], []
+    for tag, readings in read:
+        forgotten = []
+        for reading in readings:
+            known = before.get((tag, reading.kept.counter))
+            if reading.follows(known):
+                (changed if known else new).append(_row(tag, reading.kept))
+            elif reading.forgot(known):
+                forgotten.append(known)
+        if forgotten:
+            lost.append((tag, forgotten))
+    Checkpoint.objects.bulk_create(new)
+    _write(changed)
+    return len(new) + len(changed), lost
 
 
 def _row(tag: str, kept: Kept) -> Checkpoint:
@@ -232,19 +276,17 @@ def _write(rows: list[Checkpoint]) -> None:
     )
 
 
-def _raise(client: redis.Redis, tag: str, kept: Iterable[Kept]) -> int:
-    """Raise counters to what is kept of them, where they have less; return how many were written."""
-    some = batched(kept, COUNTERS_AT_ONCE)
-    return sum(_call(client, protocol.restore_call(store.keys(), tag, part, whole=False)) for part in some)
-
-
-def _call(client: redis.Redis, call: protocol.Call) -> Any:
-    """Call a function; a store that lost the library gets it back."""
-    function, names, arguments = call
-    try:
-        return client.fcall(function, len(names), *names, *arguments)
-    except redis.ResponseError as exc:
-        if not is_unknown_function(exc):
-            raise
-    load_library(client)
-    return client.fcall(function, len(names), *names, *arguments)
+def _run(client: redis.Redis, calls: Sequence[protocol.Call]) -> list[Any]:
+    """Call functions, which may be called twice: a store that lost the library gets it back, and is asked again."""
+    for _ in range(2):
+        with client.pipeline(transaction=False) as pipe:
+            for function, names, arguments in calls:
+                pipe.fcall(function, len(names), *names, *arguments)
+            replies = pipe.execute(raise_on_error=False)
+        errors = [reply for reply in replies if isinstance(reply, Exception)]
+        if not errors:
+            return replies
+        if not is_unknown_function(errors[0]):
+            break
+        load_library(client)
+    raise errors[0]

@@ -1,6 +1,6 @@
 -- Counters that outlive the store. Beside the counters of a hash tag stands a set. It names, by the last part of their keys, the
 -- counters that changed since their last checkpoint; and its member 'whole' says that this store has all that was checkpointed.
--- A store that restarted empty has no such member, and no durable counter begins in it before `restore` has run.
+-- A store that restarted empty has no such member: no durable counter begins in it until the control plane has restored them.
 --
 -- A checkpoint stamps the counter it reads, and SQL keeps the stamp. A counter whose stamp is older than SQL's was lost meanwhile
 -- and has begun anew: it is not the later state of that checkpoint, and gets it back instead of replacing it.
@@ -52,27 +52,24 @@ local function checkpointed(keys, args)
 end
 
 -- Give counters back what they had, where they have less.
--- KEYS[1]    the set; KEYS[i+1] counter i.
+-- KEYS[i]    counter, of one hash tag.
 -- ARGV[1]    time, as in decide.lua.
--- ARGV[2]    '1': with these the store has all that was checkpointed of this tag.
--- ARGV[3..]  four for each counter: used, end, last, stamp.
+-- ARGV[2..]  four for each counter: used, end, last, stamp.
 -- Returns    how many were written. One whose window is over, or that counts another window by now, stays as it is.
 local function restore(keys, args)
   local now, slack = instant(args[1])
   local written = 0
-  for i = 2, #keys do
-    local at = 4 * i - 5
+  for i, key in ipairs(keys) do
+    local at = 4 * i - 2
     local used, ends = to_number(args[at]), to_number(args[at + 1])
     local last, stamp = to_number(args[at + 2]), to_number(args[at + 3])
-    local present, until_us, touched, stamped = durable_state(keys[i])
+    local present, until_us, touched, stamped = durable_state(key)
     if present and until_us ~= 0 and max(now, touched) >= until_us then present = nil end
     if (ends == 0 or now < ends) and (present and until_us == ends or not present and used > 0) then
       if present then used, last, stamp = max(used, present), max(last, touched), max(stamp, stamped) end
-      local ttl_us = ends == 0 and TEN_YEARS_MS * 1000 or ends - now
-      put(keys[i], pack('>dddd', used, ends, last, stamp), ttl_us, slack)
+      put(key, pack('>dddd', used, ends, last, stamp), ends == 0 and TEN_YEARS_MS * 1000 or ends - now, slack)
       written = written + 1
     end
   end
-  if args[2] == '1' then call('SADD', keys[1], WHOLE) end
   return written
 end

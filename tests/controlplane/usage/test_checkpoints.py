@@ -83,6 +83,14 @@ def dirty(client_of_store, tag: str) -> set[str]:
     return client_of_store.smembers(f"sg:{{{tag}}}:dirty") - {"whole"}
 
 
+def read(client_of_store, tag: str) -> tuple[str, list[protocol.Reading]]:
+    """What a run does first."""
+    names = sorted(dirty(client_of_store, tag))
+    function, keys, arguments = protocol.read_call(checkpoints.store.keys(), tag, names)
+    reply = client_of_store.fcall(function, len(keys), *keys, *arguments)
+    return tag, list(protocol.readings(names, reply))
+
+
 # Keeping.
 
 
@@ -214,13 +222,11 @@ def test_a_run_that_is_killed_loses_nothing(token, limiter, client_of_store, run
 def test_the_slower_of_two_runs_changes_nothing(token, limiter, client_of_store):
     """It has read before the other, and commits after it."""
     spend(limiter, token, 3)
-    names = sorted(dirty(client_of_store, token.project_id))
-    function, keys, arguments = protocol.read_call(checkpoints.store.keys(), token.project_id, names)
-    slow = list(protocol.readings(names, client_of_store.fcall(function, len(keys), *keys, *arguments)))
+    slow = read(client_of_store, token.project_id)
     spend(limiter, token, 2)
     checkpoint()
 
-    checkpoints.keep(token.project_id, slow)
+    checkpoints.keep([slow])
 
     assert used() == [5]
 
@@ -233,7 +239,9 @@ def test_runs_at_once_and_charges_meanwhile_end_in_the_truth(store, limiter):
 
     def run() -> None:
         while time.monotonic() < until:
-            checkpoints._checkpoint_tag(checkpoints.store.connection(), token.project_id, checkpoints.Done())
+            client = checkpoints.store.connection()
+            for some in checkpoints._changed(client, [token.project_id]):
+                checkpoints.keep_present(client, some, checkpoints.Done())
         connection.close()
 
     with ThreadPoolExecutor(3) as pool:
@@ -387,13 +395,11 @@ def test_a_reset_is_not_undone_by_a_restore(token, limiter, empty):
 def test_a_reset_is_not_undone_by_a_run_that_read_before_it(token, limiter, client_of_store):
     """The run commits last, and knows less; what is charged after the reset is kept as ever."""
     spend(limiter, token, 7)
-    names = sorted(dirty(client_of_store, token.project_id))
-    function, keys, arguments = protocol.read_call(checkpoints.store.keys(), token.project_id, names)
-    slow = list(protocol.readings(names, client_of_store.fcall(function, len(keys), *keys, *arguments)))
+    slow = read(client_of_store, token.project_id)
     with change(actor=ANN, reason="a gift") as tx:
         counters.reset(tx, token)
 
-    checkpoints.keep(token.project_id, slow)
+    checkpoints.keep([slow])
 
     assert used() == [0]
     spend(limiter, token, 2)
