@@ -30,6 +30,7 @@ from enforcement.keys import Keys, fingerprint
 from enforcement.lua import function
 from enforcement.snapshot import Documents
 from enforcement.store import STORE_ERRORS, cause_of, disconnect, is_unknown_function, load_library
+from enforcement.unrestored import LOOK_SECONDS
 from enforcement.usage import UsageLog
 
 CHECK_SECONDS: Final = 2.0
@@ -39,7 +40,6 @@ TELL_SECONDS: Final = 0.1
 HEARTBEAT_LIFETIME_MS: Final = 15_000
 FLEET_SECONDS: Final = 600.0
 FLUSH_SECONDS: Final = 1.0
-SETTLE_SECONDS: Final = 1.0
 SAVE_SECONDS: Final = 5.0
 MAX_STREAM_LENGTH: Final = 100_000
 TOKENS_PER_READ: Final = 500
@@ -270,7 +270,7 @@ class Agent:
             "documents": (CHECK_SECONDS, self._check),
             "heartbeat": (HEARTBEAT_SECONDS, self._beat),
             "usage": (FLUSH_SECONDS, self._flush),
-            "debts": (SETTLE_SECONDS, self._hooks.settle),
+            "debts": (LOOK_SECONDS, self._hooks.settle),
             "disk": (SAVE_SECONDS, self._save),
         }
 

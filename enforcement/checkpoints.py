@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from enforcement.keys import Keys
+from enforcement.limits import MAX_NUMBER
 from enforcement.lua import function
 
 CHECKPOINT: Final = function("checkpoint")
@@ -76,9 +77,9 @@ def read_call(keys: Keys, tag: str, counters: Sequence[str]) -> Call:
 
 
 def readings(counters: Sequence[str], reply: Sequence[Sequence[int]]) -> Iterator[Reading]:
-    """Yield what was read of *counters*; those that are no more are left out."""
+    """Yield what was read of *counters*; those that are no more are left out, and such as nobody can have counted."""
     for counter, found in zip(counters, reply, strict=True):
-        if found:
+        if found and all(0 <= number <= MAX_NUMBER for number in found):
             used, ends_us, last_us, before, stamp = found
             yield Reading(Kept(counter, used, ends_us, last_us, stamp), before)
 

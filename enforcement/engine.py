@@ -29,7 +29,7 @@ from enforcement.cluster import ClusterPipe
 from enforcement.decision import Decision
 from enforcement.documents import Project, Token
 from enforcement.failover import Breaker, Fallback, without_marks
-from enforcement.keys import DEFAULT_PREFIX, Keys, fingerprint
+from enforcement.keys import DEFAULT_PREFIX, Keys, dirty_beside, fingerprint
 from enforcement.lease_keeper import LeaseKeeper
 from enforcement.leases import Lease
 from enforcement.limits import Limit
@@ -47,6 +47,7 @@ from enforcement.snapshot import Derived, Documents, Snapshot, TokenEntry
 from enforcement.tally import Cell, Tally
 from enforcement.tokens import digest, is_well_formed
 from enforcement.trial import Trial
+from enforcement.unrestored import Unrestored
 from enforcement.usage import State, TokenUsage, UsageLog
 
 Steps = Generator[bytes, Any, Any]
@@ -194,6 +195,7 @@ class Engine:
         self.fallbacks = 0
         self.on_recovery: Callable[[], None] = lambda: None
         self._tender: Tender | None = None
+        self.unrestored = Unrestored(self._paying)
         if self.place.sentinels is not None:
             self.place.sentinels.on_change = self._reconnect
         self._tend()
@@ -548,21 +550,22 @@ class Engine:
     ) -> Steps:
         """Steps after a reply that says that the store's time lies in another window, or that its counters are lost."""
         if reply[0] == protocol.NOT_RESTORED:
-            return self._undecided(plan, costs, reply, charge=charge, ident=ident)
+            return self.undecided(plan, costs, reply[0], charge=charge, ident=ident)
         try:
             command = protocol.decide(plan, costs, reply[1], clock=self.clock is not None, charge=charge, ident=ident)
             reply = protocol.numbers((yield command))
         except StoreTrouble as exc:
             return self._in_vain(plan, costs, exc, charge=charge, ident=ident)
         if reply[0] < 0:
-            return self._undecided(plan, costs, reply, charge=charge, ident=ident)
+            return self.undecided(plan, costs, reply[0], charge=charge, ident=ident)
         return self.answer(plan, costs, reply, charge=charge, ident=ident)
 
-    def _undecided(
-        self, plan: Plan, costs: Costs, reply: Sequence[int], *, charge: bool = True, ident: str
-    ) -> Decision:
-        """Return the decision of this process after a reply that says why the store made none."""
-        cause = "not_restored" if reply[0] == protocol.NOT_RESTORED else "calendar"
+    def undecided(self, plan: Plan, costs: Costs, code: int, *, charge: bool = True, ident: str = "") -> Decision:
+        """Return the decision of this process where the store made none; *code* is the head of its reply."""
+        cause = "calendar"
+        if code == protocol.NOT_RESTORED:
+            cause = "not_restored"
+            self.unrestored.add(plan.touches[len(plan.keys) :])
         return self.fall_back(plan, costs, charge=charge, ident=ident).after(cause, ambiguous=False)
 
     def _in_vain(self, plan: Plan, costs: Costs, exc: StoreTrouble, *, charge: bool, ident: str) -> Decision:
@@ -591,7 +594,7 @@ class Engine:
             if reply[0] == protocol.NOT_RESTORED:
                 break
             now_us = reply[1]
-        return self._undecided(plan, costs, reply, ident=ident)
+        return self.undecided(plan, costs, reply[0], ident=ident)
 
     def asking(self, command: bytes) -> Steps:
         """Steps that send a command, and once more if it surely was not executed. Raises StoreTrouble."""
@@ -710,22 +713,27 @@ class Engine:
         return True
 
     def settle(self) -> None:
-        """Pay what the store could not take before: it has its durable counters back only when they are restored."""
-        if not self.fallback.owes():
+        """Pay what the store could not take before, and forget what was decided here where the store counts again."""
+        if self.breaker.open:
             return
-        if self._tender is not None:
-            self._tender.wake()
-        elif not self.breaker.open:
-            self._pay_debts(lambda key: True)
+        now = monotonic()
+        if self.unrestored.sets or self.fallback.owes():
+            self.unrestored.look(now)
+            if self._tender is not None:
+                self._tender.wake()
+            elif not self._pay(lambda key: True):
+                return
+            self.unrestored.release(now)
+        if not self.fallback.owes():
+            self.fallback.forget(lambda key: not (self.is_away(key) or self.unrestored.holds(key)))
 
     def _pay(self, ready: Callable[[str], bool]) -> bool:
-        """Pay what is owed to counters that are ready, and let the store count there. False: it does not take it."""
+        """Pay what is owed to counters that are ready. False: the store does not take it."""
         # Twice: what the store leaves out of a debt, for its values found no place, is then owed to overflow counters.
         return self._pay_debts(ready) and self._pay_debts(ready)
 
     def _pay_debts(self, ready: Callable[[str], bool]) -> bool:
         """Pay once, but for debts to counters that are not restored yet, or on the move; False as above."""
-        all_paid = True
         for debt in self.fallback.debts(ready):
             marker = marker_of(debt.entries[0].key, debt.ident)
             corrections = debt.corrections(self.now_us())
@@ -737,8 +745,10 @@ class Engine:
                 arguments = protocol.enrol_settle(arguments, [entry.bound for entry in debt.entries])
             try:
                 reply = self._paying.call(protocol.pack(arguments))
-                outcome = reply[0] if enrols else reply
-                if enrols and outcome != protocol.NOT_RESTORED:
+                if (reply[0] if enrols else reply) == protocol.NOT_RESTORED:
+                    self.unrestored.add(dirty_beside(entry.key) for entry in debt.entries if entry.bound.durable)
+                    continue
+                if enrols:
                     self.fallback.divert(debt, reply[1:])
             except LibraryMissing:
                 self._give_library(debt.entries[0].key)
@@ -746,15 +756,9 @@ class Engine:
             except StoreTrouble as exc:
                 if exc.away:
                     return False
-                outcome = None
                 if not exc.executed and exc.cause in AGAIN:
-                    outcome = protocol.NOT_RESTORED
-            if outcome == protocol.NOT_RESTORED:
-                all_paid = False
-            else:
-                self.fallback.paid(debt)
-        if all_paid:  # what was decided here meanwhile is known there, and the store counts again
-            self.fallback.forget(ready)
+                    continue
+            self.fallback.paid(debt)
         return True
 
     def _give_library(self, key: str) -> None:

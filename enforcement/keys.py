@@ -17,6 +17,8 @@ from enforcement.sizes import MAX_PREFIX_LENGTH
 DEFAULT_PREFIX: Final = "sg:"
 GLOBAL_TAG: Final = "global"
 """Hash tag of the counters that all projects share; a project's own tag is its id."""
+NAME_LENGTH: Final = 23
+"""Of the last part of a counter's key: a letter and a fingerprint."""
 DIRTY: Final = "dirty"
 WHOLE: Final = "whole"
 """Member of a dirty set that is no counter: the store has all that was ever checkpointed of this tag."""

@@ -104,6 +104,8 @@ class LeaseKeeper:
 
     def _take(self, lease: Lease) -> None:
         engine, plan, began = self._engine, lease.plan, monotonic()
+        if engine.unrestored.sets and plan.lies_in(engine.unrestored.sets):
+            return
         if plan.newcomers and began >= plan.enrolled_until:
             return  # permits run out then, and the next request enrols the value again
         fleet = max(1, engine.agent.fleet_size)

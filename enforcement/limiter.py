@@ -14,7 +14,7 @@ from enforcement.engine import Settings, Steps
 from enforcement.limited import Declared, FunctionCosts, FunctionKey, P, R, Rule, Waiting, limit_calls
 from enforcement.matching import Attributes
 from enforcement.plans import Costs, Plan, check_costs
-from enforcement.protocol import StoreTrouble, numbers
+from enforcement.protocol import NOT_RESTORED, StoreTrouble, numbers
 from enforcement.reservation import Reservation, new_ident
 from enforcement.shell import START_SECONDS, Limits, Shell
 from enforcement.timing import Timing
@@ -231,6 +231,8 @@ class Limiter(Shell):
             return known
         if engine.breaker.open:
             return engine.fall_back(plan, costs, charge=charge, ident=ident)
+        if engine.unrestored.sets and plan.lies_in(engine.unrestored.sets):
+            return engine.undecided(plan, costs, NOT_RESTORED, charge=charge, ident=ident)
         if plan.newcomers and monotonic() >= plan.enrolled_until:
             return self._run(engine.enrolling(plan, costs, ident=ident))  # type: ignore[no-any-return]
         try:

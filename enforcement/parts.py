@@ -120,7 +120,8 @@ def _asking(engine: Engine, part: Part, costs: Costs, ident: str, *, charge: boo
     plan, now_us, clock = part.plan, engine.now_us(), engine.clock is not None
     enrols = enrols and charge and bool(plan.newcomers)
     beyond = [0] * len(plan.newcomers)
-    for _ in range(2):  # once more if the store's time lies in another window than this process thought
+    alone = plan.lies_in(engine.unrestored.sets)
+    for _ in range(0 if alone else 2):  # once more if the store's time lies in another window than this process thought
         try:
             if enrols:
                 reply, *beyond = yield from engine.asking(protocol.enrol(plan, costs, now_us, clock=clock, ident=ident))
@@ -131,6 +132,7 @@ def _asking(engine: Engine, part: Part, costs: Costs, ident: str, *, charge: boo
             engine.failed(exc)
             break
         if reply[0] == protocol.NOT_RESTORED:
+            engine.unrestored.add(plan.touches[len(plan.keys) :])
             break
         if not protocol.outside_calendar(reply):
             asked = _diverted(plan, beyond)

@@ -399,6 +399,10 @@ class Plan:
             self._once = None
         return self._specs
 
+    def lies_in(self, sets: frozenset[str]) -> bool:
+        """Tell whether a durable counter of it has its set of changed ones among *sets*."""
+        return not sets.isdisjoint(self.touches)
+
     def texts(self, now_us: int) -> tuple[str, ...]:
         """Return the specs as calls name them."""
         self.specs(now_us)

@@ -28,7 +28,7 @@ from controlplane.publishing.locks import hold
 from controlplane.usage.models import Checkpoint, CheckpointRun
 from enforcement import checkpoints as protocol
 from enforcement.checkpoints import Kept, Reading
-from enforcement.keys import GLOBAL_TAG, WHOLE
+from enforcement.keys import GLOBAL_TAG, NAME_LENGTH, WHOLE
 from enforcement.live import Reset
 from enforcement.publishing import tags_of
 from enforcement.store import is_unknown_function, load_library
@@ -199,8 +199,8 @@ def _changed_of_each(client: redis.Redis, tags: Iterable[str]) -> Iterator[Names
 
 
 def _counters(members: Iterable[str]) -> list[str]:
-    """A scan may name a member twice."""
-    return [member for member in dict.fromkeys(members) if member != WHOLE]
+    """A scan may name a member twice, and whoever may count may write here what is no counter."""
+    return [member for member in dict.fromkeys(members) if member != WHOLE and len(member) == NAME_LENGTH]
 
 
 def keep_present(client: redis.Redis, some: list[Names], done: Done) -> None:

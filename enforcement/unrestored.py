@@ -1,0 +1,75 @@
+"""
+Durable counters that the store has lost, as one process found out, until it may trust the store with them again.
+
+When they are back, every process first pays what it admitted meanwhile, and only then, a grace later, asks the store
+again: one that asked sooner would be told what others have not charged yet.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from time import monotonic
+from typing import Final
+
+from enforcement import protocol
+from enforcement.keys import WHOLE, dirty_beside
+from enforcement.place import Pipe
+from enforcement.protocol import StoreTrouble
+
+LOOK_SECONDS: Final = 0.25
+"""How often a process looks whether counters are back."""
+GRACE_SECONDS: Final = 3 * LOOK_SECONDS
+BUDGET_SECONDS: Final = 0.05
+"""For one look. There may be the counters of thousands of projects: the next look asks for others."""
+
+
+class Unrestored:
+    """
+    The dirty sets beside the counters that are lost.
+
+    Args:
+        pipe: To ask with.
+
+    Attributes:
+        sets: Read by every decision. Requests add, the background takes away.
+    """
+
+    def __init__(self, pipe: Pipe) -> None:
+        self.sets: frozenset[str] = frozenset()
+        self._pipe = pipe
+        self._back: dict[str, float] = {}
+
+    def add(self, sets: Iterable[str]) -> None:
+        """Note that the store said so."""
+        self.sets |= frozenset(sets)
+
+    def look(self, now: float) -> None:
+        """Ask which are back; *now* is in monotonic seconds."""
+        for dirty in random.sample(sorted(self.sets), len(self.sets)):
+            if monotonic() > now + BUDGET_SECONDS:
+                break
+            if self._is_back(dirty):
+                self._back.setdefault(dirty, now)
+            else:
+                self._back.pop(dirty, None)
+
+    def holds(self, counter: str) -> bool:
+        """Tell whether a counter's key has its set among them."""
+        return dirty_beside(counter) in self.sets
+
+    def release(self, now: float) -> None:
+        """Trust the store again with what has been back for the grace, and was paid to."""
+        done = frozenset(dirty for dirty, since in self._back.items() if now - since >= GRACE_SECONDS)
+        self.sets -= done
+        for dirty in done:
+            del self._back[dirty]
+
+    def _is_back(self, dirty: str) -> bool:
+        try:
+            return bool(self._pipe.call(protocol.pack(("SISMEMBER", dirty, WHOLE))))
+        except StoreTrouble:
+            return False
+
+
+__all__ = ["LOOK_SECONDS", "Unrestored"]
