@@ -41,8 +41,9 @@ class Breaker:
         openings: How often it opened.
     """
 
-    def __init__(self, on_open: Callable[[str], None] = lambda cause: None) -> None:
+    def __init__(self, on_open: Callable[[str], None] = lambda cause: None, name: str = "The store") -> None:
         self.open = False
+        self._name = name
         self.opened_at = 0.0
         self.failures = 0
         self.openings = 0
@@ -60,8 +61,8 @@ class Breaker:
             self.open, self.opened_at = True, monotonic()
             self.openings += 1
             self._cause = cause
-        text = "The store is away (%s); each limit is decided by its own rule until it is back."
-        self._say.warning(_word(cause), text, cause)
+        text = "%s is away (%s); each limit is decided by its own rule until it is back."
+        self._say.warning(_word(cause), text, self._name, cause)
         self._on_open(cause)
 
     def trip(self, cause: str) -> None:
@@ -80,7 +81,7 @@ class Breaker:
     def _still(self, cause: str) -> None:
         if _word(cause) != _word(self._cause):
             self._cause = cause
-            self._say.warning(_word(cause), "The store is still away, for another cause now (%s).", cause)
+            self._say.warning(_word(cause), "%s is still away, for another cause now (%s).", self._name, cause)
 
     def succeeded(self) -> None:
         """Forget failures; called by a decision that the store made after one that it did not."""
@@ -92,7 +93,7 @@ class Breaker:
             was_open, since = self.open, self.opened_at
             self.open, self.opened_at, self.failures = False, 0.0, 0
         if was_open:
-            self._say.warning("back", "The store is back after %.1f s and decides again.", monotonic() - since)
+            self._say.warning("back", "%s is back after %.1f s and decides again.", self._name, monotonic() - since)
 
 
 def _word(cause: str) -> str:

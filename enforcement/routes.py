@@ -58,7 +58,7 @@ class Node:
     def __init__(self, place: Place, address: Address, on_open: Callable[[str], None]) -> None:
         self.place = place
         self.address = address
-        self.breaker = Breaker(on_open)
+        self.breaker = Breaker(on_open, "The store's server {}:{}".format(*place))
 
 
 class Routes:

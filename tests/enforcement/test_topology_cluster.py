@@ -372,8 +372,8 @@ async def test_three_hundred_tasks_on_three_nodes(cluster, world):
     assert sum(d.allowed for d in checks) == 25
 
 
-def test_a_server_that_is_away_is_one_of_three(cluster, limiter, world):
-    """The numbers of a limiter tell it, and that requests for the others are decided by the store."""
+def test_a_server_that_is_away_is_one_of_three(cluster, limiter, world, caplog):
+    """The numbers of a limiter tell it, the log names it, and requests for the others are decided by the store."""
     away, *others = keys_of_thirds(cluster)
     cluster.owner(counter_of(away)).freeze()
     assert eventually(lambda: limiter.hit(LIMIT, away).source == "fallback" and limiter.stats().servers_away == 1, 10)
@@ -384,6 +384,9 @@ def test_a_server_that_is_away_is_one_of_three(cluster, limiter, world):
     assert limiter.stats().outages == 1
     assert set(limiter.stats().store_failures) <= {"timeout", "connection"}
     assert eventually(lambda: limiter.stats().servers_away == 0)
+    server = f"The store's server 127.0.0.1:{cluster.owner(counter_of(away)).port} is"
+    said = [line.partition(server)[2].split(" ")[1] for line in caplog.messages if server in line]
+    assert (said[0], said[-1]) == ("away", "back")
 
 
 def _hits(url, key, count, *, awaited):
