@@ -408,3 +408,22 @@ def _hits(url, key, count, *, awaited):
 def _calls(server):
     """Return how many function calls a node has executed."""
     return ask(server, "INFO", "commandstats").get("cmdstat_fcall", {"calls": 0})["calls"]
+
+
+def test_caps_hold_in_every_slot(limiter, world):
+    """A value is enrolled where its counter is, be it the project's or the global one; each project has its places."""
+    by_user = {"seconds": HOUR, "partition_by": ["user"]}
+    secrets = spread(
+        world, everyone=[fixed(1_000, name="all", **by_user)], project=[fixed(1_000, name="user", **by_user)]
+    )
+    world.publish(world.project(ident="proj_0", partition_cap=2))
+
+    def overflows(secret, names):
+        decisions = [limiter.check(secret, attributes={"user": name}) for name in names]
+        assert {decision.source for decision in decisions} == {"store"}
+        return [[state.overflow for state in decision.limits] for decision in decisions]
+
+    assert overflows(secrets[0], "abcda") == [[False, False]] * 2 + [[True, True]] * 2 + [[False, False]]
+    assert overflows(secrets[1], "abcd") == [[False, False]] * 4
+    assert used(limiter, secrets[0]) == {}
+    assert limiter.check(secrets[0], attributes={"user": "e"}).limits[1].remaining == 1_000 - 3
