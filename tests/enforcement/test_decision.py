@@ -16,7 +16,7 @@ SHADOW = Limit(name="trial", quota=1, window_seconds=60, mode="shadow")
 
 def decision(allowed, *rows, reason=None):
     """Return a decision of limits with (remaining, reset, wait, more)."""
-    bounds = tuple(Bound(limit, f"k{i}", "token", "pol", slug) for i, (limit, slug, _) in enumerate(rows))
+    bounds = tuple(Bound(limit, f"{{k}}:{i}", "token", "pol", slug) for i, (limit, slug, _) in enumerate(rows))
     reply = [int(allowed), NOW, *(number for row in rows for number in row[2])]
     return Decision(allowed, reason or ("ok" if allowed else "limited"), "store", Plan(bounds), reply)
 
