@@ -94,6 +94,7 @@ def test_a_token_of_a_megabyte_is_no_token(
     ask: Any, headers: dict[str, str], store: ValkeyServer, secret: str, client_of_store: redis.Redis, monkeypatch: Any
 ) -> None:
     """401, and nobody hashed it."""
+    client_of_store.config_resetstat()
     monkeypatch.setattr("enforcement.engine.digest", lambda token: pytest.fail("hashed"))
 
     assert ask(store, headers, times=20) == [401] * 20
