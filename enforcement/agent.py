@@ -29,7 +29,7 @@ from enforcement.feed import Entry, Feed
 from enforcement.keys import Keys, fingerprint
 from enforcement.lua import function
 from enforcement.snapshot import Documents
-from enforcement.store import STORE_ERRORS, cause_of, disconnect, is_unknown_function, load_library
+from enforcement.store import STORE_ERRORS, cause_of, disconnect, is_unknown_function, let_go, load_library
 from enforcement.unrestored import LOOK_SECONDS
 from enforcement.usage import UsageLog
 
@@ -220,6 +220,8 @@ class Agent:
         self._started_at_us = self._wall_us()
         self.documents.after_fork()
         self._usage.after_fork(self.identity.id)
+        self._feed.after_fork()
+        let_go(self._client)
         self._begin()
         if ran:
             self.start()

@@ -78,6 +78,11 @@ class Feed:
             connection.disconnect()
             self._pool.release(connection)
 
+    def after_fork(self) -> None:
+        """In a child process: let go of the parent's connection. Its reader never ends here, so nothing else would."""
+        if self._connection is not None:
+            self._connection.disconnect()  # without a word to the store, since another process made it
+
     def _ask(self, after: str) -> None:
         if self._connection is None:
             self._pool = pool_of(self._client, self._key)

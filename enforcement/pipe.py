@@ -302,7 +302,7 @@ def ask_once(address: Address, command: bytes, budget: float) -> Any:
         pipe.close()
 
 
-_forked: weakref.WeakSet[SyncPipe] = weakref.WeakSet()
+_forked: weakref.WeakSet[SyncPipe | AsyncPipe] = weakref.WeakSet()
 
 
 def _forget_lines() -> None:
@@ -347,6 +347,7 @@ class AsyncPipe:
         self._budget = budget
         self._lost = lost
         self._link: _Link | None = None
+        _forked.add(self)
 
     def call(self, command: bytes) -> asyncio.Future[Any]:
         """
@@ -390,6 +391,9 @@ class AsyncPipe:
         link, self._link = self._link, None
         if link is not None:
             link.retire()
+
+    def _after_fork(self) -> None:
+        self._link = None  # the parent's, and of the parent's loop
 
     def close(self) -> None:
         """Close the connection; calls under way fail."""

@@ -118,6 +118,19 @@ def disconnect(client: Redis) -> None:
         client.connection_pool.disconnect()
 
 
+def let_go(client: Redis) -> None:
+    """
+    In a forked child, close its copies of the parent's connections, without a word to the store.
+
+    A thread that used one at the moment of the fork does not exist here, and would hold it for ever.
+    """
+    pool = None if isinstance(client, ClusterClient) else client.connection_pool
+    # redis-py's own way out of a fork forgets those in use; the names are its private ones, hence the caution.
+    for name in ("_available_connections", "_in_use_connections"):
+        for connection in list(getattr(pool, name, ())):
+            connection.disconnect()
+
+
 def cause_of(error: Exception) -> str:
     """Return the word for one of :data:`STORE_ERRORS` under which it is counted, as ``StoreTrouble.cause`` has it."""
     for kind, cause in _CAUSES:
@@ -156,6 +169,7 @@ __all__ = [
     "connect",
     "disconnect",
     "is_unknown_function",
+    "let_go",
     "load_library",
     "node_client",
     "pool_of",

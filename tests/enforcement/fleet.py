@@ -37,9 +37,9 @@ class Fleet(Processes):
         command += ["--limits", json.dumps(limits), "--key", "k", "--timeout", "1.0", *options]
         super().__init__([[*command, "--instance", path.stem] for path in self.paths])
 
-    def end_when_back(self) -> None:
-        """Wait until the store decides for every process, and tell all to end."""
-        assert eventually(lambda: all('"source":"store"' in _last_line(path) for path in self.paths))
+    def end_when_back(self, source: str = "store") -> None:
+        """Wait until every process is decided for by the store, or another source, and tell all to end."""
+        assert eventually(lambda: all(f'"source":"{source}"' in _last_line(path) for path in self.paths))
         for process in self.processes:
             process.terminate()
 

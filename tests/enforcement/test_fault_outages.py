@@ -121,7 +121,7 @@ def test_a_failure_that_opens_nothing_is_made_good(own_server):
 
     assert [limiter.hit(limit, "k").source for _ in range(2)] == ["fallback", "store"]
     assert eventually(lambda: limiter.peek(limit, "k").remaining == 97)
-    assert limiter.stats().breaker_openings == 0
+    assert limiter.stats().outages == 0
     limiter.close()
 
 
