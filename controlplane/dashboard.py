@@ -14,6 +14,7 @@ from django.db.models import Min, Model, QuerySet, Sum
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils import timezone
+from django.utils.html import format_html
 
 from controlplane.adminsite import badge, change_url, instant, link_to, list_url
 from controlplane.fleet.admin import state_of
@@ -23,6 +24,7 @@ from controlplane.policies.models import Limit, Policy
 from controlplane.projects.models import Project, Token
 from controlplane.publishing import publisher, store
 from controlplane.publishing.models import OutboxEntry
+from controlplane.usage import checkpoints
 from controlplane.usage.models import UsageRow
 from controlplane.usage.rollup import start_of
 from enforcement.store import STORE_ERRORS
@@ -77,7 +79,7 @@ def dashboard_callback(request: HttpRequest, context: dict[str, Any]) -> dict[st
         "chart_told": f"{totals['allowed']:,} allowed, {totals['denied']:,} denied, {span.title.lower()}",
         "denied_tokens": denied_tokens(rows),
         "denied_limits": denied_limits(rows),
-        "health": [store_health(), outbox_health(now), *fleet_health(fleet), *cap_health(fleet)],
+        "health": [store_health(), outbox_health(now), *quota_health(now), *fleet_health(fleet), *cap_health(fleet)],
         "fleet": fleet_rows(fleet),
         "more_instances": max(len(fleet) - INSTANCES_SHOWN, 0),
         "expiring": expiring_tokens(now),
@@ -160,6 +162,19 @@ def outbox_health(now: datetime) -> dict[str, Any]:
     if not count:
         return _fact("Publishing", badge("nothing pending", "good"), "Every change is in the store.", url)
     return _fact("Publishing", badge(f"{count} pending", "warn"), instant(oldest, now), url)
+
+
+def quota_health(now: datetime) -> Iterable[dict[str, Any]]:
+    """What a store that loses everything would let through again: what passed since the last checkpoint."""
+    if not checkpoints.needed():
+        return
+    run = checkpoints.last_run()
+    if run is None:
+        yield _fact("Quotas", badge("not kept yet", "warn"), "No worker has kept the counts of long windows.")
+        return
+    late = now - run.at > checkpoints.LATE
+    told = format_html("{} counters of a day or longer, {}", f"{run.counters:,}", instant(run.at, now))
+    yield _fact("Quotas", badge("late", "bad") if late else badge("kept", "good"), told)
 
 
 def fleet_health(fleet: list[Instance]) -> Iterable[dict[str, Any]]:

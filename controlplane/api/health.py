@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector
 from controlplane.fleet.models import Instance
 from controlplane.publishing import store
 from controlplane.publishing.models import OutboxEntry, Revision
+from controlplane.usage import checkpoints
 from enforcement.store import STORE_ERRORS
 
 logger = logging.getLogger(__name__)
@@ -82,7 +83,7 @@ class Collected(Collector):
         yield build
         yield _gauge("sluicegate_store_reachable", "1 if the store answers the control plane.", store_answers())
         try:
-            yield from [*self._publishing(), self._fleet()]
+            yield from [*self._publishing(), *self._checkpoints(), self._fleet()]
             database = True
         except DatabaseError as exc:
             logger.warning("The database does not answer: %s", exc)
@@ -97,6 +98,14 @@ class Collected(Collector):
         yield _gauge("sluicegate_published_revision", "Number of the last published revision.", published)
         yield _gauge("sluicegate_outbox_pending", "Changes that are not published yet.", pending.count())
         yield _gauge("sluicegate_outbox_oldest_seconds", "For how long the oldest of them has waited.", max(0, waited))
+
+    def _checkpoints(self) -> Iterator[Metric]:
+        """Nothing before the first: there is no age of what never was."""
+        run = checkpoints.last_run()
+        if run is not None:
+            age = max(0, (self.now - run.at).total_seconds())
+            yield _gauge("sluicegate_checkpoint_age_seconds", "Since all durable counters were last kept in SQL.", age)
+            yield _gauge("sluicegate_checkpointed_counters", "Durable counters that SQL keeps.", run.counters)
 
     def _fleet(self) -> Metric:
         """An instance is behind when it runs an older revision than the last one."""

@@ -22,6 +22,7 @@ from typing import Any
 import redis
 from django.db import IntegrityError, models, transaction
 
+from controlplane.policies.models import Limit
 from controlplane.projects.models import Project
 from controlplane.publishing import compile, store
 from controlplane.publishing.locks import hold
@@ -29,6 +30,7 @@ from controlplane.usage.models import Checkpoint, CheckpointRun
 from enforcement import checkpoints as protocol
 from enforcement.checkpoints import Kept, Reading
 from enforcement.keys import GLOBAL_TAG, NAME_LENGTH, WHOLE
+from enforcement.limits import DAY_SECONDS, DURABLE_CALENDARS
 from enforcement.live import Reset
 from enforcement.publishing import tags_of
 from enforcement.store import is_unknown_function, load_library
@@ -86,6 +88,16 @@ def checkpoint(now: datetime, client: redis.Redis | None = None) -> Done:
             done.complete = True
             CheckpointRun.objects.update_or_create(pk=1, defaults={"at": now, "counters": Checkpoint.objects.count()})
     return done
+
+
+def needed() -> bool:
+    """Tell whether any limit has durable counters."""
+    day = models.Q(calendar__in=DURABLE_CALENDARS) | models.Q(window_seconds__gte=DAY_SECONDS)
+    return Limit.objects.filter(day, algorithm="fixed_window").exists()
+
+
+def last_run() -> CheckpointRun | None:
+    return CheckpointRun.objects.first()
 
 
 def all_tags() -> list[str]:

@@ -9,10 +9,12 @@ from collections.abc import Callable
 import pytest
 
 from controlplane.fleet.models import Instance
+from controlplane.publishing import publisher
 from controlplane.publishing.models import OutboxEntry
-from controlplane.usage.models import UsageRow
+from controlplane.usage.models import Checkpoint, UsageRow
+from enforcement import Limiter
 from tests.controlplane.usage.conftest import row
-from tests.factories import ProjectFactory
+from tests.factories import LimitFactory, ProjectFactory, TokenFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -79,6 +81,31 @@ def test_a_killed_child_of_the_worker_is_replaced(worker, report_usage):
 
     # A drain that was killed holds its lock for up to fifteen seconds.
     assert within(25, lambda: UsageRow.objects.filter(token_id="tok_2").exists())
+
+
+def test_quotas_outlive_a_store_that_is_killed_and_restarts_empty(worker, store):
+    """
+    Nobody calls anything but requests: the worker keeps the count, and gives it back before it is trusted again.
+
+    Of what passed before the crash, only what came after the last checkpoint may be admitted a second time.
+    """
+    quota = 1_000
+    token = TokenFactory(policy=LimitFactory(quota=quota, window_seconds=None, calendar="month").policy)
+    publisher.publish_all()
+    with Limiter(store.url, timeout=0.1) as limiter:
+        before = sum(limiter.check(token.secret).allowed for _ in range(700))
+        assert within(30, lambda: Checkpoint.objects.filter(used=700).exists())
+        before += sum(limiter.check(token.secret).allowed for _ in range(20))
+        kept = Checkpoint.objects.get().used
+        store.kill()
+        meanwhile = limiter.check(token.secret).allowed + limiter.check(token.secret).allowed
+        store.start()
+        assert within(30, lambda: limiter.check(token.secret, costs=0).source == "store")
+        after = sum(limiter.check(token.secret).allowed for _ in range(quota))
+        assert limiter.check(token.secret).source in ("store", "denial_cache")
+
+    assert (before, kept >= 700, meanwhile) == (720, True, 2)
+    assert quota <= before + meanwhile + after <= quota + before - kept
 
 
 def children(pid: int) -> list[int]:

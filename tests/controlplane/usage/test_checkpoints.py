@@ -7,8 +7,10 @@ from datetime import timedelta
 
 import pytest
 from django.db import connection
+from django.test import RequestFactory
 from django.utils import timezone
 
+from controlplane import dashboard
 from controlplane.policies.models import Limit
 from controlplane.projects.models import Project, Token
 from controlplane.publishing import publisher, verbs
@@ -377,6 +379,11 @@ def test_a_request_leaves_a_long_restore_to_celery(token, limiter, empty, monkey
     assert remaining(token) == [3]
 
 
+def test_a_scan_that_names_a_counter_twice_keeps_it_once():
+    """It may; and whoever may count may write into the set."""
+    assert checkpoints._counters(["f" * 23, "whole", "f" * 23, "x", "f" * 1000]) == ["f" * 23]
+
+
 # Forgetting.
 
 
@@ -442,3 +449,43 @@ def test_counts_that_never_end_are_kept_as_long_as_the_store_keeps_them(store, l
 
     assert checkpoints.prune(now + timedelta(days=3640)) == 0
     assert checkpoints.prune(now + timedelta(days=3660)) == 1
+
+
+# Telling.
+
+
+def told(name: str) -> str | None:
+    """What the admin's first page says under this name."""
+    facts = dashboard.dashboard_callback(RequestFactory().get("/admin/"), {})["health"]
+    return next((f"{fact['state']} {fact['told']}" for fact in facts if fact["name"] == name), None)
+
+
+def test_the_first_page_says_whether_quotas_are_kept(token, limiter):
+    """Nothing runs, then it does, then it stopped a minute ago."""
+    assert "not kept yet" in told("Quotas")
+    spend(limiter, token, 1)
+    checkpoint()
+    assert "kept" in told("Quotas")
+    assert "1 counters of a day or longer" in told("Quotas")
+    CheckpointRun.objects.update(at=timezone.now() - timedelta(seconds=61))
+    assert "late" in told("Quotas")
+
+
+def test_without_durable_limits_nothing_is_said_of_them(store):
+    """An alarm that means nothing is no alarm."""
+    LimitFactory(window_seconds=3600)
+
+    assert told("Quotas") is None
+
+
+def test_their_age_is_a_metric(token, limiter, client):
+    """For an alert at sixty seconds."""
+    before = client.get("/metrics").content.decode()
+    spend(limiter, token, 1)
+    checkpoint()
+    CheckpointRun.objects.update(at=timezone.now() - timedelta(seconds=40))
+    lines = dict(line.rsplit(" ", 1) for line in client.get("/metrics").content.decode().splitlines())
+
+    assert "checkpoint" not in before
+    assert float(lines["sluicegate_checkpoint_age_seconds"]) == pytest.approx(40, abs=5)
+    assert float(lines["sluicegate_checkpointed_counters"]) == 1
