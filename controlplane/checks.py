@@ -7,7 +7,7 @@ from django.conf import settings
 from django.core import checks
 from django.core.exceptions import ImproperlyConfigured
 
-from enforcement.doctor.server import eviction_advice
+from enforcement.doctor.server import eviction_advice, persistence
 
 MAKE_A_KEY = "python -c 'import secrets; print(secrets.token_urlsafe(50))'"
 # Django's own measure, which it applies to deployments only.
@@ -69,3 +69,15 @@ def store_keeps_documents(**_: Any) -> list[checks.CheckMessage]:
         return []
     message = f"The store may evict what it holds (maxmemory-policy {policy}): lost counters admit too much."
     return [checks.Warning(message, hint, id="sluicegate.W004")]
+
+
+@checks.register("store", deploy=True)
+def store_outlives_a_restart(**_: Any) -> list[checks.CheckMessage]:
+    from controlplane.publishing import store
+
+    try:
+        findings = [*persistence(store.connection(settings.PUBLISH_TIMEOUT_SECONDS))]
+    except redis.RedisError:
+        return []  # store_keeps_documents() tells it
+    unwell = [finding for finding in findings if finding.level != "ok"]
+    return [checks.Warning(f"The store: {it.value}.", it.advice, id="sluicegate.W006") for it in unwell]

@@ -67,9 +67,21 @@ def test_a_store_that_evicts_is_warned_of(store, client_of_store, policy, expect
         client_of_store.config_set("maxmemory-policy", "noeviction")
 
 
+@pytest.mark.parametrize(("appendonly", "expected"), [("yes", []), ("no", ["sluicegate.W006"])])
+def test_a_store_that_forgets_at_a_restart_is_warned_of(store, client_of_store, appendonly, expected):
+    """Documents come back from SQL; what was counted does not."""
+    client_of_store.config_set("appendonly", appendonly)
+    try:
+        assert ids(checks.store_outlives_a_restart()) == expected
+    finally:
+        client_of_store.config_set("appendonly", "no")
+
+
 def test_a_store_that_is_away_is_a_warning_only(settings):
-    """The control plane works without it, and says that it is not there."""
-    assert ids(checks.store_keeps_documents()) == ["sluicegate.W005"]
+    """The control plane works without it, and says once that it is not there."""
+    found = [*checks.store_keeps_documents(), *checks.store_outlives_a_restart()]
+
+    assert ids(found) == ["sluicegate.W005"]
 
 
 @pytest.mark.parametrize(
