@@ -140,8 +140,9 @@ class TokenPlans:
         if plan is None or (plan.overflows and monotonic() >= plan.retry_at):
             bounds = tuple(rule.bind(keys, attributes, self.censuses[rule.index]) for rule in matched)
             plan = Plan(bounds, revision=self.revision, usage=self.usage, leasing=self.leasing, name=name)
-            if not plan.newcomers:
-                shelf.put(name, plan)
+            plan.enrolled_until = shelf.trusted(plan)
+            if not plan.newcomers or plan.enrolled_until > monotonic():
+                shelf.put(name, plan)  # the others are put there when the store has said where they belong
         elif plan.overflows:
             shelf.overflowed += 1
         return plan
@@ -589,7 +590,7 @@ class Engine:
             if reply[0] >= 0:
                 chosen = self.placed(plan, beyond)
                 if reply[0] == 1:
-                    chosen.enrolled_until = began + TRUST_SECONDS
+                    self.shelf.trust(chosen, began + TRUST_SECONDS)
                 return self.answer(chosen, costs, reply, ident=ident)
             if reply[0] == protocol.NOT_RESTORED:
                 break

@@ -105,7 +105,7 @@ def deciding(engine: Engine, plan: Plan, costs: Costs, *, charge: bool, ident: s
     if newcomers:
         plan = engine.placed(plan, _beyond(plan, outcomes))
         if reply[0] == 1 and charge and all(outcome.by_store for outcome in outcomes):
-            plan.enrolled_until = began + TRUST_SECONDS
+            engine.shelf.trust(plan, began + TRUST_SECONDS)
     if not ident:
         reply = without_marks(reply)
     if all(outcome.by_store for outcome in outcomes):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 if TYPE_CHECKING:
     from enforcement.plans import Plan
@@ -20,9 +20,12 @@ MAX_PROVEN: Final = 7_500
 MAX_BEYOND: Final = 2_500
 """Values remembered as being on an overflow counter; they share a plan, so each is a name and no more."""
 
+MAX_TRUSTED: Final = 10_000
 MAX_TOLD: Final = 20
 TOLD_SECONDS: Final = 600.0
 
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
 Name = Hashable
 Limited = tuple[str, str, str]
 """Project id, policy id, name of the limit."""
@@ -42,6 +45,7 @@ class Shelf:
         self._recent: OrderedDict[Name, Plan] = OrderedDict()
         self._proven: OrderedDict[Name, Plan] = OrderedDict()
         self._beyond: OrderedDict[Name, Plan] = OrderedDict()
+        self._trusted: OrderedDict[str, float] = OrderedDict()
         self._full: OrderedDict[Limited, float] = OrderedDict()
 
     def __len__(self) -> int:
@@ -78,6 +82,16 @@ class Shelf:
         self._beyond.pop(name, None)
         self.put(name, plan)
 
+    def trust(self, plan: Plan, until: float) -> None:
+        """Take the values of a plan for enrolled until a monotonic instant, also under documents yet to come."""
+        plan.enrolled_until = until
+        for i in plan.newcomers:
+            _put(self._trusted, plan.bounds[i].key, until, MAX_TRUSTED)
+
+    def trusted(self, plan: Plan) -> float:
+        """Return until when all values of a plan are taken for enrolled; 0: one of them is not known to be."""
+        return min((self._trusted.get(plan.bounds[i].key, 0.0) for i in plan.newcomers), default=0.0)
+
     def note(self, limited: Limited, now: float) -> None:
         """Take note that a limit of a project had no place for a value just now, in monotonic seconds."""
         self._full[limited] = now
@@ -92,15 +106,15 @@ class Shelf:
     def clear(self) -> None:
         """Forget everything: a child process has its own."""
         self.overflowed = 0
-        for kept in (self._recent, self._proven, self._beyond, self._full):
+        for kept in (self._recent, self._proven, self._beyond, self._trusted, self._full):
             kept.clear()
 
 
-def _put(plans: OrderedDict[Name, Plan], name: Name, plan: Plan, size: int) -> None:
+def _put(kept: OrderedDict[K, V], name: K, value: V, size: int) -> None:
     # Not a dict, which finds its first entry slowly when many before it were deleted.
-    plans[name] = plan
-    if len(plans) > size:
-        plans.popitem(last=False)
+    kept[name] = value
+    if len(kept) > size:
+        kept.popitem(last=False)
 
 
 __all__ = ["Shelf"]

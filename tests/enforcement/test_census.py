@@ -327,3 +327,14 @@ def test_a_denial_by_the_overflow_counter_says_that_it_is_shared(limiter, world)
     assert denied.problem()["detail"].startswith(
         "user has 0 of 1 requests left for all values beyond the project's cap together. Try again in "
     )
+
+
+def test_a_publication_makes_nobody_a_newcomer(limiter, world):
+    """Plans are made anew then; that a value was enrolled a moment ago is still true."""
+    secret = capped(world, by_user(10))
+    ask(limiter, secret, "u0")
+    world.publish(world.policy("api", by_user(20), version=2))
+    world.client.config_resetstat()
+
+    assert ask(limiter, secret, "u0").remaining == 20 - 2
+    assert "cmdstat_zscore" not in world.client.info("commandstats")
