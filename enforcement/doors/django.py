@@ -11,10 +11,9 @@ asynchronous view has an event loop of its own, which no connection would outliv
 
 from __future__ import annotations
 
-import asyncio
 import atexit
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import wraps
 from typing import Any, Final, TypeVar
 
@@ -26,28 +25,18 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 from django.http import HttpResponse
 
-from enforcement.decision import Decision, Denied
-from enforcement.doors._http import (
-    Answer,
-    Refusal,
-    RequestAttributes,
-    added_headers,
-    denial,
-    find_token,
-    joining,
-    missing_token,
-)
-from enforcement.doors._in_code import check_scope, counted_address, counter_key, name_of, told, without
+from enforcement.decision import Denied
+from enforcement.doors._django_visit import Visit, in_thread
+from enforcement.doors._http import Answer, Refusal, added_headers, denial
+from enforcement.doors._in_code import check_scope, counted_address, counter_key, name_of, without
 from enforcement.doors._options import Options, read_options
-from enforcement.limited import Declared, declared, has_slots
+from enforcement.limited import Declared, declared
 from enforcement.limiter import Limiter
-from enforcement.limits import Limit
 from enforcement.plans import Costs, check_costs
 
 SETTING: Final = "SLUICEGATE"
 _VISIT: Final = "_sluicegate_visit"
 _EXEMPT: Final = "sluicegate_exempt"
-_LISTS: Final = ("RateLimit", "RateLimit-Policy")
 
 View = TypeVar("View", bound=Callable[..., Any])
 Key = str | Callable[[Any], Any]
@@ -99,106 +88,12 @@ def _reload(*, setting: str, **_: object) -> None:
 setting_changed.connect(_reload, dispatch_uid="sluicegate")
 
 
-class _Visit:
-    """
-    One request: the decisions made on it, and what it holds until its response is complete.
-
-    Attributes:
-        managed: Whether middleware, or an outer decorator, will tell the decisions and end the visit.
-        checked: Whether published policies have been asked, or need not be.
-    """
-
-    def __init__(self, request: Any) -> None:
-        self.request = request
-        self.decisions: list[Decision] = []
-        self.managed = False
-        self.checked = False
-        self._held: list[tuple[Any, Any]] = []
-
-    @property
-    def holds(self) -> bool:
-        """Whether there is something to end."""
-        return bool(self._held)
-
-    def address(self) -> str | None:
-        """Return the client's address."""
-        meta = self.request.META
-        forwarded = meta.get("HTTP_X_FORWARDED_FOR")
-        # Empty over a Unix socket.
-        return get_options().proxies.client(meta.get("REMOTE_ADDR") or None, [forwarded] if forwarded else [])
-
-    def decide(self, limits: tuple[Limit, ...], key: str, costs: Costs = 1) -> Decision:
-        """Charge limits in code. Raises Denied."""
-        if has_slots(limits):
-            return self._hold(get_limiter().admit(limits, key, costs))
-        return self._passed(get_limiter().hit(limits, key, costs))
-
-    def check(self) -> Decision:
-        """Charge the published policies of the request's token. Raises Refusal and Denied."""
-        self.checked = True
-        options, request = get_options(), self.request
-        token = (options.token or _token)(request)
-        if not token:
-            raise missing_token()
-        costs = options.costs(request) if options.costs else 1
-        limiter = get_limiter()
-        plan = limiter.find_plan(token, self._describe(options))
-        if isinstance(plan, Decision):
-            return self._passed(plan)
-        if plan.has_slots or plan.has_charge_on:
-            return self._hold(limiter.admit_plan(plan, costs))
-        return self._passed(limiter.decide(plan, costs))
-
-    def note(self, decision: Decision) -> None:
-        """Remember a decision for the response, once, and show it to the view."""
-        self.request.sluicegate = decision
-        if all(known is not decision for known in self.decisions):
-            self.decisions.append(decision)
-
-    def end(self, status: int) -> None:
-        """Charge by the answer's status and free slots, once."""
-        held, self._held = self._held, []
-        for manager, admission in held:
-            admission.charge_for(status)
-            # Never by an exception, which would take the charge back.
-            manager.__exit__(None, None, None)
-
-    def _hold(self, manager: Any) -> Decision:
-        if not self.managed:
-            raise ImproperlyConfigured(
-                "A limit here holds slots or waits for the answer: enforcement.doors.django.DecisionMiddleware, or"
-                " LimitMiddleware, must stand in MIDDLEWARE to end it."
-            )
-        try:
-            admission = manager.__enter__()
-        except Denied as denied:
-            self.note(denied.decision)
-            raise
-        self._held.append((manager, admission))
-        self.note(admission.decision)
-        decision: Decision = admission.decision
-        return decision
-
-    def _passed(self, decision: Decision) -> Decision:
-        self.note(decision)
-        if not decision.allowed:
-            raise Denied(decision)
-        return decision
-
-    def _describe(self, options: Options) -> RequestAttributes:
-        values: dict[str, str | None] = {"method": self.request.method, "path": self.request.path}
-        values["ip"] = self.address()
-        if options.attributes:
-            values.update(options.attributes(self.request))
-        return RequestAttributes(values, self.request.headers.get)
-
-
-def visit_of(request: Any) -> _Visit:
+def visit_of(request: Any) -> Visit:
     """Return a request's visit; of a request of Django REST framework, that of Django's request inside."""
     request = getattr(request, "_request", request)
-    visit: _Visit | None = getattr(request, _VISIT, None)
+    visit: Visit | None = getattr(request, _VISIT, None)
     if visit is None:
-        visit = _Visit(request)
+        visit = Visit(request, _installed)
         setattr(request, _VISIT, visit)
         request.sluicegate = None
     return visit
@@ -227,7 +122,7 @@ class DecisionMiddleware:
         visit = visit_of(request)
         visit.managed = True
         try:
-            return _finished(visit, self._after(visit, self.get_response(request)))
+            return visit.finish(self._after(visit, self.get_response(request)))
         except BaseException:
             visit.end(500)
             raise
@@ -237,12 +132,12 @@ class DecisionMiddleware:
         visit.managed = True
         try:
             response = await self.get_response(request)
-            return await _in_thread(lambda: _finished(visit, self._after(visit, response)))
+            return await in_thread(lambda: visit.finish(self._after(visit, response)))
         except BaseException:
-            await _in_thread(visit.end, 500)
+            await in_thread(visit.end, 500)
             raise
 
-    def _after(self, visit: _Visit, response: Any) -> Any:
+    def _after(self, visit: Visit, response: Any) -> Any:
         return response
 
     def process_exception(self, request: Any, exception: Exception) -> Any:
@@ -276,9 +171,9 @@ class LimitMiddleware(DecisionMiddleware):
         return None
 
     async def _check_awaited(self, request: Any, view: Any, args: Any, kwargs: Any) -> Any:
-        return await _in_thread(self._check, request, view, args, kwargs)
+        return await in_thread(self._check, request, view, args, kwargs)
 
-    def _after(self, visit: _Visit, response: Any) -> Any:
+    def _after(self, visit: Visit, response: Any) -> Any:
         return response if visit.checked else self._check(visit.request, None, (), {}) or response
 
 
@@ -356,7 +251,7 @@ class _Rule:
         found = self.caller(request)
         return await found if isinstance(found, Awaitable) else found
 
-    def decide(self, visit: _Visit, view: Any, caller: Any) -> None:
+    def decide(self, visit: Visit, view: Any, caller: Any) -> None:
         """Charge a request. Raises Denied and Refusal."""
         kind = self._key if isinstance(self._key, str) else "key"
         if kind == "ip" or (kind == "user" and caller is None):
@@ -384,7 +279,7 @@ def _limit_called(view: Any, rule: _Rule) -> Any:
             if not managed:
                 visit.end(500)
             raise
-        return response if managed else _finished(visit, response)
+        return response if managed else visit.finish(response)
 
     return limited_view
 
@@ -396,20 +291,20 @@ def _limit_awaited(view: Any, rule: _Rule) -> Any:
         visit = visit_of(request)
         managed, visit.managed = visit.managed, True
         try:
-            await _in_thread(rule.decide, visit, view, await rule.caller_awaited(request))
+            await in_thread(rule.decide, visit, view, await rule.caller_awaited(request))
             response = await view(request, *args, **kwargs)
         except (Denied, Refusal) as exc:
             response = _answer(visit, exc)
         except BaseException:
             if not managed:
-                await _in_thread(visit.end, 500)
+                await in_thread(visit.end, 500)
             raise
-        return response if managed else await _in_thread(_finished, visit, response)
+        return response if managed else await in_thread(visit.finish, response)
 
     return limited_view
 
 
-def _answer(visit: _Visit, exc: Denied | Refusal) -> Any:
+def _answer(visit: Visit, exc: Denied | Refusal) -> Any:
     """Return the response of a request that may not pass; its decision is told when it is finished."""
     if isinstance(exc, Refusal):
         return _response(exc.answer)
@@ -424,75 +319,6 @@ def _response(answer: Answer) -> Any:
     return HttpResponse(answer.body, status=answer.status, headers=dict(answer.headers))
 
 
-def _finished(visit: _Visit, response: Any) -> Any:
-    """Tell what was decided; end the visit, at once or when a stream ends."""
-    tell(visit, response)
-    if not visit.holds:
-        return response
-    if not response.streaming:
-        visit.end(response.status_code)
-    elif response.is_async:
-        response.streaming_content = _AwaitedStream(response.streaming_content, visit, response.status_code)
-    else:
-        response.streaming_content = _Stream(response.streaming_content, visit, response.status_code)
-    return response
-
-
-def tell(visit: _Visit, response: Any) -> None:
-    """Add what was decided to a response, once."""
-    decisions, visit.decisions = visit.decisions, []
-    if decisions:
-        for name, value in joining(response.headers, told(decisions, get_options().headers)):
-            present = response.headers.get(name) if name in _LISTS else None
-            response.headers[name] = f"{present}, {value}" if present else value
-
-
-class _Stream:
-    """A streamed body; at its end, or when the server closes the response, the visit ends."""
-
-    def __init__(self, chunks: Iterable[bytes], visit: _Visit, status: int) -> None:
-        self._chunks, self._visit, self._status = chunks, visit, status
-
-    def __iter__(self) -> Iterator[bytes]:
-        yield from self._chunks
-        self.close()
-
-    def close(self) -> None:
-        """End the visit; servers close a response whatever happened."""
-        self._visit.end(self._status)
-
-
-class _AwaitedStream:
-    """The same for an asynchronous body; servers close it from a thread."""
-
-    def __init__(self, chunks: AsyncIterator[bytes], visit: _Visit, status: int) -> None:
-        self._chunks, self._visit, self._status = chunks, visit, status
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for chunk in self._chunks:
-            yield chunk
-        await _in_thread(self.close)
-
-    def close(self) -> None:
-        """End the visit."""
-        self._visit.end(self._status)
-
-
-async def _in_thread(call: Callable[..., Any], *args: Any) -> Any:
-    """
-    Do what may wait for the store in a thread.
-
-    A request that is cancelled meanwhile waits for the outcome, at most a decision's time budget: what it was given
-    must be given back by whoever ends the visit.
-    """
-    work = asyncio.ensure_future(asyncio.to_thread(call, *args))
-    try:
-        return await asyncio.shield(work)
-    except asyncio.CancelledError:
-        await asyncio.wait([work])
-        raise
-
-
 def _user(request: Any) -> Any:
     if not hasattr(request, "user"):
         raise ImproperlyConfigured("key='user' needs django.contrib.auth's AuthenticationMiddleware.")
@@ -504,10 +330,6 @@ async def _user_awaited(request: Any) -> Any:
         raise ImproperlyConfigured("key='user' needs django.contrib.auth's AuthenticationMiddleware.")
     user = await request.auser()
     return user.pk if user.is_authenticated else None
-
-
-def _token(request: Any) -> str | None:
-    return find_token(request.headers.get("authorization"), request.headers.get("x-api-key"))
 
 
 class SluicegateConfig(AppConfig):

@@ -22,7 +22,7 @@ from rest_framework.settings import api_settings
 from enforcement.decision import Decision, Denied
 from enforcement.doors._http import Refusal
 from enforcement.doors._in_code import counted_address, counter_key
-from enforcement.doors.django import tell, visit_of
+from enforcement.doors.django import visit_of
 from enforcement.limited import Declared, declared
 from enforcement.limits import Limit
 
@@ -152,7 +152,7 @@ class LimitHeadersMixin:
         response = super().finalize_response(request, response, *args, **kwargs)  # type: ignore[misc]
         visit = visit_of(request)
         if not visit.managed:
-            tell(visit, response)
+            visit.tell(response)
         return response
 
 

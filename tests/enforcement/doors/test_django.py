@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
@@ -23,6 +24,8 @@ from django.views import View
 
 from enforcement import Denied, Limit, Limiter
 from enforcement.doors import django as door
+from enforcement.doors._django_visit import NotManaged, in_thread
+from enforcement.doors._options import read_options
 from enforcement.doors.django import exempt, get_limiter, limited
 from enforcement.embedded import ValkeyServer
 from enforcement.limits import InvalidLimit
@@ -481,6 +484,61 @@ def test_client_that_leaves_holds_no_slot(site: Any, serve: Serve, watcher: Limi
     assert eventually(lambda: watcher.peek(ONE_SLOT, "s:all:").remaining == 1)
 
 
+def test_announced_response_is_complete_with_its_last_byte(site: Any, serve_wsgi: Serve) -> None:
+    """Whoever has read as much as was announced may come again, though the server has not closed the response."""
+    go = threading.Event()
+
+    def chunks() -> Iterator[bytes]:
+        yield b"all"
+        assert go.wait(10)
+
+    def view(request: Any) -> StreamingHttpResponse:
+        return StreamingHttpResponse(chunks(), headers={"Content-Length": "3"})
+
+    site(TELLING, a=limited(ONE_SLOT, key="all")(view))
+    address = serve_wsgi(get_wsgi_application()).base_url.join("/a")
+    with ExitStack() as open_connections:
+        for _ in range(3):
+            client = open_connections.enter_context(httpx2.Client(timeout=5))
+            assert client.get(address).text == "all"
+        go.set()
+
+
+async def test_cancelled_request_waits_for_what_it_asked() -> None:
+    """Else it could be admitted after everything was given back."""
+    began, go, done = threading.Event(), threading.Event(), []
+
+    def work() -> None:
+        began.set()
+        assert go.wait(10)
+        done.append(1)
+
+    asking = asyncio.ensure_future(in_thread(work))
+    await asyncio.to_thread(began.wait, 10)
+    asking.cancel()
+    await asyncio.sleep(0.01)
+    assert not asking.done()
+    go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    assert done == [1]
+
+
+def test_settings_leave_to_the_environment_what_they_do_not_say() -> None:
+    """And win where they say it."""
+    environ = {
+        "SLUICEGATE_REDIS_URL": "redis://127.0.0.1:1/0",
+        "SLUICEGATE_PREFIX": "a:",
+        "SLUICEGATE_TIMEOUT_MS": "50",
+    }
+    store = read_options({"PREFIX": "b:", "STATE_DIR": "/tmp/x"}, "SLUICEGATE", environ).store
+
+    assert (store.url, store.prefix, store.timeout) == ("redis://127.0.0.1:1/0", "b:", 0.05)
+    assert str(store.state_dir) == "/tmp/x"
+    with pytest.raises(ValueError, match="SLUICEGATE_TIMEOUT_MS: must be"):
+        read_options({}, "SLUICEGATE", {"SLUICEGATE_TIMEOUT_MS": "soon"})
+
+
 def test_address_behind_a_trusted_proxy_is_the_clients(site: Any) -> None:
     """Without trust, whoever invents addresses stays one client."""
     found = []
@@ -591,7 +649,7 @@ def test_policy_with_slots_needs_middleware(site: Any, rf: Any, issue: Issue) ->
     token = issue(ONE_SLOT)
     site()
     for _ in range(2):
-        with pytest.raises(ImproperlyConfigured, match="must stand in MIDDLEWARE"):
+        with pytest.raises(NotManaged, match="must stand in MIDDLEWARE"):
             door.visit_of(rf.get("/", headers=bearer(token))).check()
     with pytest.raises(Denied), get_limiter().admit(token), get_limiter().admit(token):
         pass

@@ -15,6 +15,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from enforcement import Limit
+from enforcement.doors._django_visit import NotManaged
 from enforcement.doors.drf import (
     AnonRateThrottle,
     LimitHeadersMixin,
@@ -199,7 +200,7 @@ def test_policy_slot_is_held_until_the_response_is_there(api: Any, issue: Issue)
     headers = bearer(issue(ONE_SLOT))
     assert statuses(api(PolicyThrottle, middleware=[TELLING]), 3, **headers) == [200, 200, 200]
 
-    with pytest.raises(ImproperlyConfigured, match="must stand in MIDDLEWARE"):
+    with pytest.raises(NotManaged, match="must stand in MIDDLEWARE"):
         api(PolicyThrottle).get("/a", headers=headers)
 
 
