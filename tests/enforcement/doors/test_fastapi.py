@@ -13,6 +13,7 @@ import httpx2
 import pytest
 from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, Header, HTTPException, Request, Response, WebSocket
 from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
+from starlette.requests import ClientDisconnect
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
@@ -439,6 +440,31 @@ def test_stream_holds_its_slot_to_the_end(app: FastAPI, serve: Serve, watcher: L
         assert next(answer.iter_bytes()) == b"one"
     assert eventually(lambda: left()["slots"] == 1)
     assert left()["tokens"] == 4886
+
+
+async def test_estimate_stands_where_the_server_reports_that_the_client_left(app: FastAPI, watcher: Limiter) -> None:
+    """Servers of ASGI 2.4 refuse to send on; Starlette makes that an exception, which is none of the operation's."""
+    limits = [ONE_SLOT, TOKENS]
+
+    @app.get("/a")
+    async def stream(
+        admission: Annotated[Admission, Depends(admit(limits, key="all", scope="d", costs={"tokens": 100}))],
+    ) -> StreamingResponse:
+        return StreamingResponse(iter(["one", "two"]))
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b""}
+
+    async def send(message: Any) -> None:
+        if message.get("body") == b"two":
+            raise OSError
+
+    scope = {"type": "http", "method": "GET", "path": "/a", "query_string": b"", "headers": []}
+    async with app.router.lifespan_context(app):
+        with pytest.raises(ClientDisconnect):
+            await app({**scope, "asgi": {"spec_version": "2.4"}}, receive, send)
+    left = {state.name: state.remaining for state in watcher.peek(limits, "d:all:").limits}
+    assert left == {"slots": 1, "tokens": 4900}
 
 
 def test_announced_response_is_complete_with_its_last_byte(app: FastAPI, serve: Serve) -> None:
