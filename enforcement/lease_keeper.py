@@ -8,7 +8,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from enforcement import protocol
-from enforcement.leases import LIFE_SECONDS, Lease
+from enforcement.leases import Lease
 from enforcement.place import Pipe
 from enforcement.protocol import Correction, StoreTrouble
 
@@ -117,8 +117,7 @@ class LeaseKeeper:
         if reply[0] <= 0:
             return
         # Counted from before the call, so that no permit outlives its window by the time the reply took.
-        lives = [LIFE_SECONDS, *(reply[3 + 5 * i] / 1e6 for i, b in enumerate(plan.bounds) if b.letter == "f")]
-        until = began + min(life for life in lives if life > 0)
+        until = began + lease.good_for(reply)
         if lease.marks and lease.marks != tuple(reply[6::5]) and plan.merges_leases:
             self._give_back(lease)
         self._count(lease)

@@ -18,10 +18,8 @@ if TYPE_CHECKING:
     from enforcement.limits import Limit
     from enforcement.plans import Plan
 
-LIFE_SECONDS: Final = 1.0
-"""A permit is handed out within this time or given back."""
 AHEAD_SECONDS: Final = 0.1
-"""A lease is sized to last so long at the rate that was seen."""
+"""A lease is sized to last so long at the rate that was seen, or half as long as its permits may be held."""
 MAX_PERMITS: Final = 10_000
 UNUSED_PART: Final = 10
 """All processes together hold no more than one permit of so many that a quota has."""
@@ -58,6 +56,7 @@ class Lease:
     """
 
     __slots__ = (
+        "_ahead",
         "_at_sweep",
         "_beyond",
         "_counted",
@@ -92,6 +91,7 @@ class Lease:
         self._missed = self._wanted_from = 0
         self._since = 0.0
         self._told = 0
+        self._ahead = min(AHEAD_SECONDS, *(bound.limit.held_us / 2e6 for bound in plan.bounds))
         self._beyond = 0  # permits handed out beyond one a request
         self._lock = threading.Lock()
 
@@ -154,7 +154,7 @@ class Lease:
             asked = self._asked()
             rate = (asked - self._wanted_from) / max(0.001, now - self._since)
             self._since, self._wanted_from = now, asked
-        return min(max(1, round(rate * AHEAD_SECONDS)), most - self.left)
+        return min(max(1, round(rate * self._ahead)), most - self.left)
 
     def fill(self, permits: int, until: float, reply: Sequence[int]) -> None:
         """Add permits that the store granted; they are good until a monotonic instant."""
@@ -165,6 +165,23 @@ class Lease:
             self.low = self.left // 2
             self.until = until
             self.used_at = monotonic()
+
+    def good_for(self, reply: Sequence[int]) -> float:
+        """
+        Return how many seconds permits may be handed out that the store has just granted.
+
+        Args:
+            reply: The grant, width 5.
+        """
+        now_us, spans_us = reply[1], []
+        for at, bound in enumerate(self.plan.bounds):
+            reset_us, mark_us = reply[3 + 5 * at], reply[6 + 5 * at]
+            spans_us.append(bound.limit.held_us)
+            if bound.letter == "f" and reset_us >= 0:
+                spans_us.append(reset_us)
+            elif bound.letter == "s":
+                spans_us.append(mark_us + (bound.limit.window_seconds or 0) * 1_000_000 - now_us)
+        return min(spans_us) / 1_000_000
 
     def empty(self) -> int:
         """Take back what is left, for nobody shall hand it out any longer."""

@@ -25,6 +25,10 @@ STORE_FAILURES: Final = ("local", "allow", "deny")
 
 MAX_NUMBER: Final = 2**53 - 1
 """Numbers pass through Lua, which counts in doubles: exact up to here, and refused beyond."""
+MAX_HELD_US: Final = 1_000_000
+"""A leased permit is handed out within this time or given back."""
+HELD_PART: Final = 50
+"""From a log or bucket, within this part of the time that empties it."""
 MAX_WINDOW_SECONDS: Final = 366 * 86_400
 DAY_SECONDS: Final = 86_400
 DURABLE_CALENDARS: Final = ("day", "week", "month", "year", "lifetime")
@@ -117,10 +121,22 @@ class Limit:
 
     @property
     def capacity(self) -> int:
-        """The greatest cost that can ever pass: the burst of a bucket, the quota of everything else."""
-        if self.algorithm != "token_bucket" or self.burst is None or self.quota == 0:
+        """
+        The greatest cost that can ever pass: the burst of a bucket, the quota of everything else.
+
+        A leased bucket keeps back what flows into it while a permit is held: handed out late, that finds it refilled.
+        """
+        if self.algorithm != "token_bucket" or self.quota == 0:
             return self.quota
-        return self.burst
+        return self._burst - (-(-self.quota * self.held_us // self._length_us) if self.leasable else 0)
+
+    @property
+    def _burst(self) -> int:
+        return self.quota if self.burst is None else self.burst
+
+    @property
+    def _length_us(self) -> int:
+        return (self.window_seconds or 0) * 1_000_000
 
     @property
     def shadow(self) -> bool:
@@ -136,8 +152,24 @@ class Limit:
 
     @property
     def leasable(self) -> bool:
-        """Whether permits are taken ahead: only of what every request costs alike, and at once."""
-        return self.consistency == "leased" and self.unit == "requests" and not self.shadow and not self.charge_on
+        """Whether permits are taken ahead: only of what every request costs alike, and at once; of no small bucket."""
+        if self.consistency != "leased" or self.unit != "requests" or self.shadow or self.charge_on:
+            return False
+        return self.algorithm != "token_bucket" or self._burst >= HELD_PART
+
+    @property
+    def held_us(self) -> int:
+        """
+        How long a process may hold a permit that it took ahead, at most, microseconds.
+
+        Permits leave a window all at once, so they are simply not handed out beyond it. They leave a log or a bucket
+        one by one, perhaps while they are held: there the time is short, and a permit is felt that much longer.
+        """
+        if self.algorithm == "sliding_log":
+            return min(MAX_HELD_US, self._length_us // HELD_PART)
+        if self.algorithm == "token_bucket" and self.quota:
+            return min(MAX_HELD_US, self._burst * self._length_us // (HELD_PART * self.quota))
+        return MAX_HELD_US
 
     @classmethod
     def parse(cls, text: str, /, **keywords: Any) -> Self:

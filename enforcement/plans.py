@@ -110,6 +110,8 @@ class Bound:
         if letter == "b":
             divisor = gcd(limit.quota, length)
             return Spec(letter, limit.capacity, limit.quota // divisor, (length // divisor,), limit.shadow)
+        if letter == "l" and limit.leasable:
+            length += limit.held_us  # what was handed out late is felt as long as if it had been charged then
         if limit.calendar is None or limit.calendar == "lifetime":
             return Spec(letter, limit.capacity, length, (), limit.shadow, self.durable)
         present = window(now_us, limit.calendar, limit.time_zone, limit.anchor)
@@ -296,7 +298,7 @@ class Plan:
         lease: Permits held ahead, if every limit is leased; one strict limit has to be asked anyway.
         spread: Whether its counters have several hash tags, which on a cluster no single call reaches.
         parts: Its parts of one tag each, once a cluster needed them.
-        merges_leases: Whether permits of different charges may be held together, all good for the same time.
+        merges_leases: Whether permits of different charges may be held together: those of one window may.
         ones: Index and cost of each bound for a request that costs 1.
         last: The latest reply of the store, from which a fallback starts.
         denied: A denial that this process remembers.
@@ -362,7 +364,7 @@ class Plan:
         self.parts: Any = None
         leased = leasing and bounds and all(bound.limit.leasable for bound in bounds)
         self.lease = Lease(self) if leased else None
-        self.merges_leases = all(bound.letter in "fb" for bound in bounds)
+        self.merges_leases = all(bound.letter in "fs" for bound in bounds)
         self.ones = tuple((bound.index, bound.cost_of(1)) for bound in bounds)
         self.denied: Any = None
         self.newcomers = tuple(i for i, bound in enumerate(bounds) if bound.census is not None)

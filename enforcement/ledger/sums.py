@@ -33,8 +33,9 @@ def window_of(limit: Limit, at_us: int) -> tuple[int, int]:
 
 
 def length_us(limit: Limit) -> int:
-    """Return the length of a window that is no calendar's."""
-    return (limit.window_seconds or 0) * 1_000_000
+    """Return the length of a window that is no calendar's; a leased log feels its permits longer than a strict one."""
+    length = (limit.window_seconds or 0) * 1_000_000
+    return length + limit.held_us if limit.algorithm == "sliding_log" and limit.leasable else length
 
 
 def peak(limit: Limit, charges: Iterable[Charge], part: Fraction = _WHOLE) -> int:

@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from collections import Counter
 from contextlib import ExitStack
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ import pytest
 
 from enforcement import Limit, Limiter
 from enforcement.leases import unused_max
+from enforcement.ledger.sums import peak
 from enforcement.tokens import mint
 from tests.enforcement.fleet import fleet
 from tests.enforcement.world import eventually
@@ -166,3 +168,27 @@ def test_the_bound_of_a_limit(quota, fleet, unused):
 
     assert unused_max(limit, fleet) == unused
     assert unused_max(replace(limit, consistency="strict"), fleet) == 0
+
+
+MOVING = [
+    Limit(name="log", algorithm="sliding_log", quota=1_000, window_seconds=1, consistency="leased"),
+    Limit(name="bucket", algorithm="token_bucket", quota=2_000, burst=500, window_seconds=1, consistency="leased"),
+]
+
+
+@pytest.mark.parametrize("limit", MOVING, ids=lambda limit: limit.name)
+def test_no_window_ever_holds_more_wherever_it_is_laid(server, world, limit):
+    """A permit that is handed out late is felt late: by the instants of the requests, each second has its quota."""
+    passed, sources = [], Counter()
+    with Limiter(server.url, timeout=1.0) as limiter:
+        end = time.monotonic() + 2.5
+        while time.monotonic() < end:
+            now_us = time.time_ns() // 1_000
+            decision = limiter.hit(limit, "moving")
+            sources[decision.source] += decision.allowed
+            if decision.allowed:
+                passed.append((decision.decided_at_us if decision.source == "store" else now_us, 1))
+
+    assert peak(replace(limit, consistency="strict"), sorted(passed)) <= (limit.burst or limit.quota)
+    assert sources["lease"] > 300
+    assert len(passed) > 0.9 * 2.5 * limit.quota
