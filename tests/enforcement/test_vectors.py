@@ -1,8 +1,9 @@
-"""The conformance vectors through both limiters, and through the doors that take limits in code."""
+"""The conformance vectors through both limiters, and through every door."""
 
 import pytest
 
 from enforcement.embedded import ValkeyServer
+from tests.enforcement.doors.policy_vectors import ASGIPolicyDoor, WSGIPolicyDoor, policy_vectors
 from tests.enforcement.doors.vector_doors import DjangoDoor, DrfDoor, FastAPIDoor, WaitingDoor
 from tests.enforcement.vectors import AsyncDoor, Scenario, SyncDoor, load_vectors, pool
 
@@ -24,4 +25,11 @@ def processes(url):
 @pytest.mark.parametrize("vector", load_vectors(), ids=lambda vector: vector["id"])
 def test_vector(vector, door, url, processes):
     """Every door answers every scenario as the design says."""
+    Scenario({**vector, "id": f"{door.__name__}/{vector['id']}"}, door, url, processes).run()
+
+
+@pytest.mark.parametrize("door", [ASGIPolicyDoor, WSGIPolicyDoor])
+@pytest.mark.parametrize("vector", policy_vectors(), ids=lambda vector: vector["id"])
+def test_vector_as_a_published_policy(vector, door, url, processes):
+    """The same limits, published for a token, mean the same at the doors that check tokens."""
     Scenario({**vector, "id": f"{door.__name__}/{vector['id']}"}, door, url, processes).run()
