@@ -4,7 +4,8 @@ What the library writes to :mod:`logging`, and how often.
 Every logger is a child of ``sluicegate``, and none has a handler of its own:
 
 =========================== ==================================================================================
-``sluicegate.failover``     the store is away, or back: one line each, and one more where the cause changes
+``sluicegate.failover``     the store is away, or back: one line each, and one more where the cause changes; durable
+                            counters are lost, or back
 ``sluicegate.agent``        documents, heartbeats, usage: what the background thread does and is refused
 ``sluicegate.disk``         the last good documents on disk
 ``sluicegate.cluster``      tables of slots that could not be read

@@ -7,6 +7,7 @@ again: one that asked sooner would be told what others have not charged yet.
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Iterable
 from time import monotonic
@@ -16,6 +17,8 @@ from enforcement import protocol
 from enforcement.keys import WHOLE, dirty_beside
 from enforcement.place import Pipe
 from enforcement.protocol import StoreTrouble
+
+logger = logging.getLogger("sluicegate.failover")
 
 LOOK_SECONDS: Final = 0.25
 """How often a process looks whether counters are back."""
@@ -42,7 +45,9 @@ class Unrestored:
 
     def add(self, sets: Iterable[str]) -> None:
         """Note that the store said so."""
-        self.sets |= frozenset(sets)
+        known, self.sets = self.sets, self.sets | frozenset(sets)
+        if not known and self.sets:
+            logger.warning("The store lost durable counters; their limits are decided here until it has them back.")
 
     def look(self, now: float) -> None:
         """Ask which are back; *now* is in monotonic seconds."""
@@ -64,6 +69,8 @@ class Unrestored:
         self.sets -= done
         for dirty in done:
             del self._back[dirty]
+        if done and not self.sets:
+            logger.warning("The store has all durable counters back and decides their limits again.")
 
     def _is_back(self, dirty: str) -> bool:
         try:

@@ -12,6 +12,7 @@ Restoring comes before publishing: a tag whose counters are not whole is decided
 import logging
 import random
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -29,11 +30,12 @@ from controlplane.publishing.locks import hold
 from controlplane.usage.models import Checkpoint, CheckpointRun
 from enforcement import checkpoints as protocol
 from enforcement.checkpoints import Kept, Reading
+from enforcement.cluster import ClusterClient
 from enforcement.keys import GLOBAL_TAG, NAME_LENGTH, WHOLE
 from enforcement.limits import DAY_SECONDS, DURABLE_CALENDARS
 from enforcement.live import Reset
 from enforcement.publishing import tags_of
-from enforcement.store import is_unknown_function, load_library
+from enforcement.store import STORE_ERRORS, is_unknown_function, load_library
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +72,8 @@ def checkpoint(now: datetime, client: redis.Redis | None = None) -> Done:
     Keep every durable counter that changed, and give back to the store what it lost, for at most MOST_SECONDS.
 
     Raises:
-        One of STORE_ERRORS: The store is away. What is not kept yet is kept by the next run.
+        One of STORE_ERRORS: The store is away, or a server of it; counters of the others are kept. What is not kept yet
+            is kept by the next run.
     """
     client = client or store.connection()
     done, deadline = Done(), time.monotonic() + MOST_SECONDS
@@ -79,15 +82,35 @@ def checkpoint(now: datetime, client: redis.Redis | None = None) -> Done:
             return done
         tags = all_tags()
         random.shuffle(tags)
-        done.restored += restore(client, missing(client, tags))
-        for some in _changed(client, tags):
-            if time.monotonic() > deadline:
-                break
-            keep_present(client, some, done)
-        else:
-            done.complete = True
+        away: Exception | None = None
+        for some in _by_server(client, tags):
+            try:
+                _checkpoint(client, some, deadline, done)
+            except STORE_ERRORS as exc:
+                away = exc
+        if away is not None:
+            raise away
+        done.complete = time.monotonic() <= deadline
+        if done.complete:
             CheckpointRun.objects.update_or_create(pk=1, defaults={"at": now, "counters": Checkpoint.objects.count()})
     return done
+
+
+def _checkpoint(client: redis.Redis, tags: list[str], deadline: float, done: Done) -> None:
+    done.restored += restore(client, missing(client, tags))
+    for some in _changed(client, tags):
+        if time.monotonic() > deadline:
+            return
+        keep_present(client, some, done)
+
+
+def _by_server(client: redis.Redis, tags: Iterable[str]) -> Iterable[list[str]]:
+    """Part tags by the server that has them: one of a cluster that is away is not to keep the others waiting."""
+    servers: dict[Any, list[str]] = defaultdict(list)
+    for tag in tags:
+        key = store.keys().dirty(tag)
+        servers[client.pool_of(key) if isinstance(client, ClusterClient) else None].append(tag)
+    return servers.values()
 
 
 def needed() -> bool:
