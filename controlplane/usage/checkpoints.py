@@ -53,7 +53,6 @@ LIFETIME_KEPT = timedelta(days=3650)
 # A checkpoint is late from then on: what passed since is what a store that lost its counters lets through again.
 LATE = timedelta(seconds=60)
 
-
 Names = tuple[str, list[str]]
 """A hash tag, and the last parts of the keys of some of its counters."""
 
@@ -129,8 +128,22 @@ def all_tags() -> list[str]:
 
 
 def missing(client: redis.Redis, tags: Iterable[str]) -> list[str]:
-    """Return those of *tags* whose counters this store never had, or has lost. Raises one of STORE_ERRORS."""
-    return [tag for tag, whole in _ask(client, tags, lambda pipe, key: pipe.sismember(key, WHOLE)) if not whole]
+    """
+    Return those of *tags* whose counters this store never had, or has lost; what stands in place of a set is removed.
+
+    Raises:
+        One of STORE_ERRORS: The store is away.
+    """
+    found = []
+    for tag, whole in _ask(client, tags, lambda pipe, key: pipe.sismember(key, WHOLE), raising=False):
+        if isinstance(whole, redis.ResponseError) and str(whole).startswith("WRONGTYPE"):
+            client.unlink(store.keys().dirty(tag))
+            whole = False
+        if isinstance(whole, Exception):
+            raise whole
+        if not whole:
+            found.append(tag)
+    return found
 
 
 def restore(client: redis.Redis, tags: Iterable[str]) -> int:
@@ -202,13 +215,13 @@ def _not_over() -> models.Q:
     return models.Q(ends_us=0) | models.Q(ends_us__gt=(time.time() - 3600) * 1_000_000)
 
 
-def _ask(client: redis.Redis, tags: Iterable[str], question: Any) -> Iterator[tuple[str, Any]]:
+def _ask(client: redis.Redis, tags: Iterable[str], question: Any, *, raising: bool = True) -> Iterator[tuple[str, Any]]:
     """Yield each tag with what the store answers about its set."""
     for some in batched(tags, TAGS_AT_ONCE):
         with client.pipeline(transaction=False) as pipe:
             for tag in some:
                 question(pipe, store.keys().dirty(tag))
-            yield from zip(some, pipe.execute(), strict=True)
+            yield from zip(some, pipe.execute(raise_on_error=raising), strict=True)
 
 
 def _changed(client: redis.Redis, tags: Iterable[str]) -> Iterator[list[Names]]:

@@ -379,6 +379,17 @@ def test_a_request_leaves_a_long_restore_to_celery(token, limiter, empty, monkey
     assert remaining(token) == [3]
 
 
+def test_what_stands_in_place_of_a_set_is_removed(token, limiter, client_of_store):
+    """Whoever may count may write there; no project's quotas wait for it, nor does a publication."""
+    spend(limiter, token, 7)
+    checkpoint()
+    client_of_store.set(f"sg:{{{token.project_id}}}:dirty", "x")
+
+    assert checkpoint().complete
+    assert limiter.check(token.secret).source == "store"
+    assert dirty(client_of_store, token.project_id) == {Checkpoint.objects.get().counter}
+
+
 def test_a_scan_that_names_a_counter_twice_keeps_it_once():
     """It may; and whoever may count may write into the set."""
     assert checkpoints._counters(["f" * 23, "whole", "f" * 23, "x", "f" * 1000]) == ["f" * 23]
