@@ -14,21 +14,24 @@ from pathlib import Path
 from tests.requires import require
 
 
-def certificate(folder: Path) -> tuple[Path, Path]:
+def certificate(folder: Path, address: str = "127.0.0.1") -> tuple[Path, Path]:
     """Make a certificate for this machine that signs itself; return it and its key."""
     openssl = require(shutil.which("openssl"), "openssl is missing: install it with 'apt-get install openssl'.")
     made, key = folder / "certificate.pem", folder / "key.pem"
-    names = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
+    names = ["-subj", f"/CN={address}", "-addext", f"subjectAltName=IP:{address}"]
     command = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *names]
     subprocess.run([*command, "-keyout", key, "-out", made], check=True, capture_output=True)
     return made, key
 
 
 @contextmanager
-def terminator(store_port: int, certificate: Path, key: Path) -> Iterator[int]:
-    """Listen with TLS on a free port, yield it, and pass everything on to the store."""
+def terminator(store_port: int, certificate: Path, key: Path, clients: Path | None = None) -> Iterator[int]:
+    """Listen with TLS on a free port, yield it, and pass everything on to the store; *clients* signs who may come."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate, key)
+    if clients is not None:
+        context.load_verify_locations(clients)
+        context.verify_mode = ssl.CERT_REQUIRED
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="tls", daemon=True)
     thread.start()
@@ -42,15 +45,27 @@ def terminator(store_port: int, certificate: Path, key: Path) -> Iterator[int]:
     try:
         yield server.sockets[0].getsockname()[1]
     finally:
-        loop.call_soon_threadsafe(server.close)
+        asyncio.run_coroutine_threadsafe(_end(server), loop).result(10)
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
 
 
+async def _end(server: asyncio.Server) -> None:
+    server.close()
+    visits = asyncio.all_tasks() - {asyncio.current_task()}
+    for visit in visits:
+        visit.cancel()
+    await asyncio.gather(*visits, return_exceptions=True)
+
+
 async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with suppress(OSError):
-        while chunk := await reader.read(65536):
-            writer.write(chunk)
-            await writer.drain()
+    try:
+        with suppress(OSError):
+            while chunk := await reader.read(65536):
+                writer.write(chunk)
+                await writer.drain()
+    except asyncio.CancelledError:
+        writer.transport.abort()
+        raise
     writer.close()
