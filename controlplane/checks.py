@@ -22,7 +22,7 @@ def refuse_unsafe_settings() -> None:
     Raises:
         ImproperlyConfigured: With each error and its remedy.
     """
-    errors = [*debug_is_off(), *secret_key_is_secret(), *hosts_are_named()]
+    errors = [*debug_is_off(), *secret_key_is_secret(), *hosts_are_named(), *broker_is_one_server()]
     if errors:
         raise ImproperlyConfigured("\n".join(f"{error.id}: {error.msg} {error.hint}" for error in errors))
 
@@ -53,6 +53,16 @@ def hosts_are_named(**_: Any) -> list[checks.CheckMessage]:
         return []
     hint = "Set ALLOWED_HOSTS to the names under which people reach this server, separated by commas."
     return [checks.Error("ALLOWED_HOSTS allows every host name.", hint, id="sluicegate.E003")]
+
+
+@checks.register(checks.Tags.caches)
+def broker_is_one_server(**_: Any) -> list[checks.CheckMessage]:
+    scheme = settings.BROKER_URL.partition("://")[0]
+    if scheme in ("redis", "rediss"):
+        return []
+    message = f"Celery and the cache cannot use {scheme}://: they take the address of one server."
+    hint = "Set SLUICEGATE_BROKER_URL to redis:// or rediss:// of a server for them."
+    return [checks.Error(message, hint, id="sluicegate.E004")]
 
 
 @checks.register("store", deploy=True)

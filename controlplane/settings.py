@@ -39,6 +39,8 @@ REDIS_URL = (
     or _kept("redis_url")
     or "redis://127.0.0.1:6379/0"
 )
+# Celery and the cache take one server: where the store is several, they have one of their own.
+BROKER_URL = env.str("SLUICEGATE_BROKER_URL", default="") or REDIS_URL
 STORE_PREFIX = env.str("SLUICEGATE_PREFIX", default="sg:")
 ENVIRONMENT_NAME = env.str("SLUICEGATE_ENVIRONMENT", default="")
 
@@ -136,7 +138,7 @@ PUBLISH_TIMEOUT_SECONDS = 0.25
 CACHES = {
     "default": {
         "BACKEND": "django_redis.cache.RedisCache",
-        "LOCATION": REDIS_URL,
+        "LOCATION": BROKER_URL,
         "KEY_PREFIX": f"{STORE_PREFIX}cache",
         "OPTIONS": {
             # A cache that is away is a miss, quickly; the client's own retries would wait for seconds.
@@ -151,7 +153,7 @@ DJANGO_REDIS_LOG_IGNORED_EXCEPTIONS = True
 
 # Celery ---------------------------------------------------------------------------------------------------------------
 
-CELERY_BROKER_URL = REDIS_URL
+CELERY_BROKER_URL = BROKER_URL
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_BROKER_CONNECTION_MAX_RETRIES = None  # however long the store is away
 CELERY_BROKER_CONNECTION_TIMEOUT = 2

@@ -20,6 +20,8 @@ BLANK: Final = ("clearselectors", "resetkeys", "resetchannels", "-@all")
 
 # What clients send when they connect. Without the two of CLIENT each connection would leave an entry in ACL LOG.
 _CONNECT: Final = "ping select client|setinfo client|setname"
+# To find the node of a key, to be sent to another, and to see whether a node is well. A single server refuses them.
+_CLUSTER: Final = "asking cluster|info cluster|slots"
 _READ_COUNTERS: Final = "time get mget sismember zcard zcount zrange zrangebyscore zrevrange zrevrangebyscore zscore"
 _WRITE_COUNTERS: Final = "set setrange pexpire pfadd sadd unlink zadd zrem zremrangebyscore"
 _HEARTBEAT: Final = "fcall set unlink zadd zcount zrem zremrangebyscore"
@@ -48,7 +50,7 @@ def enforcer(keys: Keys, projects: Sequence[str] = ()) -> Rules:
     # The rights of a decision stand outside of selectors, where they are found first.
     return [
         *BLANK,
-        *_may(f"{_CONNECT} fcall {_READ_COUNTERS} {_WRITE_COUNTERS}"),
+        *_may(f"{_CONNECT} {_CLUSTER} fcall {_READ_COUNTERS} {_WRITE_COUNTERS}"),
         *_counters(keys, projects),
         _selector("hget hgetall hmget", f"%R~{_literal(keys.documents)}"),
         _selector("xread", f"%R~{_literal(keys.log)}"),
@@ -68,7 +70,7 @@ def publisher(keys: Keys) -> Rules:
     """
     return [
         *BLANK,
-        *_may(f"{_CONNECT} discard exec function|list function|load info multi scan"),
+        *_may(f"{_CONNECT} {_CLUSTER} discard exec function|list function|load info multi scan"),
         _selector(_PUBLISH, *_below(keys, "doc")),
         _selector(_LOCK, *_below(keys, "lock")),
         # With SADD it says of a new project that no counters are missing; to write a counter it has no right.

@@ -6,6 +6,7 @@ import json
 import pytest
 
 from enforcement import Denied, Limit, Limiter, aio, parts, routes
+from enforcement.accounts import enforcer
 from enforcement.keys import Keys
 from enforcement.plans import bind_in_code
 from enforcement.routes import slot_of
@@ -170,6 +171,24 @@ def test_a_reset_and_a_look_reach_every_slot(limiter, world):
 
     assert limiter.peek(LIMIT, "k").remaining == 10
     assert used(limiter, secrets[0]) == {"all": 4, "rpm": 4}
+
+
+def test_an_account_of_an_enforcer_suffices(cluster, world):
+    """With the rights of a proxy nodes are found, slots that move are followed, and nothing is refused."""
+    for server in cluster.primaries:
+        ask(server, "ACL", "SETUSER", "enforcer", "on", ">secret", *enforcer(Keys()))
+    key = keys_of_thirds(cluster)[0]
+    slot, source, target = slot_of(counter_of(key).encode()), cluster.primaries[0], cluster.primaries[1]
+    cluster.begin_move(slot, source, target)
+
+    decisions = _hits(cluster.url.replace("://", "://enforcer:secret@"), key, 2, awaited=False)
+
+    assert [(d.source, d.remaining) for d in decisions] == [("store", 9), ("store", 8)]
+    for server in cluster.primaries:
+        assert not ask(server, "ACL", "LOG")
+        ask(server, "ACL", "DELUSER", "enforcer")
+    cluster.move(slot, source, target)
+    cluster.move(slot, target, source)
 
 
 # Slots that move.

@@ -14,6 +14,7 @@ from controlplane.projects.models import Project
 from controlplane.publishing import store
 from enforcement.accounts import ACCOUNTS, Rules, acl_line, enforcer, password_rules
 from enforcement.store import STORE_ERRORS
+from enforcement.topology import Topology
 
 # The store hashes passwords once, without salt: whoever reads its file of accounts can try short ones quickly.
 SHORTEST_PASSWORD = 16
@@ -92,6 +93,11 @@ class Command(BaseCommand):
             self._show(account)
 
     def _apply(self, accounts: Iterable[Account], default_off: bool) -> None:
+        if Topology.parse(settings.REDIS_URL).kind != "single":
+            raise CommandError(
+                "Accounts are not replicated: give the file that this command prints without --apply to every server "
+                "(aclfile), replicas included. Nothing was done."
+            )
         client = store.connection()
         if default_off and client.acl_whoami() == "default":
             raise CommandError(
