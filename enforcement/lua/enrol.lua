@@ -26,10 +26,10 @@ local function enter(census, value, now, life, slack)
   call('PEXPIRE', census, lives_ms, 'GT')
 end
 
--- Count a value that found no place, about right and within a day.
+-- Count a value that found no place, about right and within a day. What was charged stands if that is refused.
 local function note(beyond, value)
-  call('PFADD', beyond, value)
-  call('PEXPIRE', beyond, BEYOND_MS, 'NX')
+  redis.pcall('PFADD', beyond, value)
+  redis.pcall('PEXPIRE', beyond, BEYOND_MS, 'NX')
 end
 
 local function part(list, from)

@@ -338,3 +338,16 @@ def test_a_publication_makes_nobody_a_newcomer(limiter, world):
 
     assert ask(limiter, secret, "u0").remaining == 20 - 2
     assert "cmdstat_zscore" not in world.client.info("commandstats")
+
+
+def test_an_estimate_that_cannot_be_kept_stops_no_decision(limiter, world):
+    """A key of another type in its place, or an account without the right: the overflow counter counts all the same."""
+    secret = capped(world, by_user(10), cap=1)
+    ask(limiter, secret, "u0")
+    (census,) = world.client.keys(f"sg:{{{PROJECT}}}:n:*")
+    beyond = census.replace("}:n:", "}:o:")
+    world.client.lpush(beyond, "x")
+    decisions = [limiter.check(secret, attributes={"user": user}) for user in ("u1", "u2")]
+
+    assert [(d.source, d.limits[0].remaining) for d in decisions] == [("store", 9), ("store", 8)]
+    assert world.client.type(beyond) == "list"
