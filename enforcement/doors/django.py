@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import atexit
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import wraps
 from typing import Any, Final, TypeVar
 
@@ -359,7 +359,23 @@ def check_settings(**_: object) -> list[Any]:
         text = "A proxy stands in front, but none is trusted: all clients have its address, and share one count."
         hint = "List the proxy's addresses in SLUICEGATE['TRUSTED_PROXIES']."
         found.append(checks.Warning(text, hint=hint, id="sluicegate.W001"))
-    return found
+    return [*found, *_check_throttles(getattr(settings, "REST_FRAMEWORK", {}))]
+
+
+def _check_throttles(options: Mapping[str, Any]) -> Iterator[Any]:
+    """Look at the settings of Django REST framework, where its throttles are ours."""
+    if not any("enforcement.doors.drf" in str(name) for name in options.get("DEFAULT_THROTTLE_CLASSES", ())):
+        return
+    for scope, rate in options.get("DEFAULT_THROTTLE_RATES", {}).items():
+        try:
+            _ = rate is None or declared(rate)
+        except (TypeError, ValueError) as exc:
+            text = f"REST_FRAMEWORK['DEFAULT_THROTTLE_RATES'][{scope!r}]: {exc}"
+            yield checks.Error(text, id="sluicegate.E003")
+    if options.get("NUM_PROXIES") is not None:
+        text = "REST_FRAMEWORK['NUM_PROXIES'] is not asked by these throttles."
+        hint = "List the proxies' addresses in SLUICEGATE['TRUSTED_PROXIES']."
+        yield checks.Warning(text, hint=hint, id="sluicegate.W002")
 
 
 __all__ = [

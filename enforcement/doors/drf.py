@@ -43,6 +43,13 @@ class SimpleRateThrottle(throttling.SimpleRateThrottle):
     cost: int = 1
     decision: Decision | None = None
 
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        """Read the rate that a class states, so that a wrong one is found when its module is imported."""
+        super().__init_subclass__(**keywords)
+        rate = cls.__dict__.get("rate")
+        if rate and isinstance(rate, (str, Limit, list, tuple)):  # an empty one asks for that of the scope
+            cls._limits(rate)
+
     @property
     def THROTTLE_RATES(self) -> Any:
         """The rates of the settings as they are, and not as they were when this module was imported."""
@@ -80,11 +87,12 @@ class SimpleRateThrottle(throttling.SimpleRateThrottle):
         """Return the client's address. Of forwarded ones only those that trusted proxies have written are believed."""
         return counted_address(visit_of(request).address())
 
-    def _limits(self, rate: Declared) -> tuple[Limit, ...]:
+    @classmethod
+    def _limits(cls, rate: Declared) -> tuple[Limit, ...]:
         try:
             return _read(rate) if isinstance(rate, (str, Limit)) else declared(rate)
         except (TypeError, ValueError) as exc:
-            raise ImproperlyConfigured(f"The rate of {type(self).__name__} cannot be used. {exc}") from exc
+            raise ImproperlyConfigured(f"The rate of {cls.__name__} cannot be used. {exc}") from exc
 
 
 class AnonRateThrottle(throttling.AnonRateThrottle, SimpleRateThrottle):

@@ -16,6 +16,7 @@ from rest_framework.views import APIView
 
 from enforcement import Limit
 from enforcement.doors._django_visit import NotManaged
+from enforcement.doors.django import check_settings
 from enforcement.doors.drf import (
     AnonRateThrottle,
     LimitHeadersMixin,
@@ -215,18 +216,43 @@ def test_store_away_is_a_503_where_the_limit_says_so(api: Any) -> None:
     assert client.get("/a").headers["Sluicegate-Degraded"] == "fallback"
 
 
+@pytest.mark.parametrize("rate", ["10/fortnight", ["10/minute", "10/minute"], (5,)], ids=str)
+def test_rate_of_a_class_is_read_when_it_is_made(rate: Any) -> None:
+    """A wrong one is found by the import, and never means unlimited."""
+    with pytest.raises(ImproperlyConfigured, match="The rate of Wrong cannot be used"):
+        type("Wrong", (UserRateThrottle,), {"rate": rate})
+
+
 @pytest.mark.parametrize(
-    ("throttle", "names"),
+    ("rates", "names"),
     [
-        (type("Wrong", (UserRateThrottle,), {"rate": "10/fortnight"}), "The rate of Wrong cannot be used. text"),
-        (type("None_", (UserRateThrottle,), {"rate": 5}), "The rate of None_ cannot be used"),
-        (type("Missing", (UserRateThrottle,), {"scope": "missing"}), "No default throttle rate set for 'missing'"),
+        ({"user": "10/fortnight"}, "The rate of UserRateThrottle cannot be used. text"),
+        ({"user": 5}, "The rate of UserRateThrottle cannot be used"),
+        ({}, "No default throttle rate set for 'user'"),
     ],
 )
-def test_rate_that_cannot_be_used_is_a_bug(api: Any, throttle: Any, names: str) -> None:
+def test_rate_of_the_settings_that_cannot_be_used_is_a_bug(api: Any, rates: Any, names: str) -> None:
     """It never means unlimited."""
     with pytest.raises(ImproperlyConfigured, match=names):
-        api(throttle).get("/a")
+        api(UserRateThrottle, rates=rates).get("/a")
+
+
+def test_system_checks_look_at_the_rates(settings: Any) -> None:
+    """Where the throttles are ours, and only there."""
+    ours, theirs = "enforcement.doors.drf.UserRateThrottle", "rest_framework.throttling.UserRateThrottle"
+    rates = {"user": "10/fortnight", "anon": None, "burst": "10/s; 100/d"}
+    found = []
+    for throttle in (ours, theirs):
+        options = {"DEFAULT_THROTTLE_CLASSES": [throttle], "DEFAULT_THROTTLE_RATES": rates, "NUM_PROXIES": 1}
+        settings.REST_FRAMEWORK = options
+        found.append([(problem.id, problem.msg[:44]) for problem in check_settings()])
+    assert found == [
+        [
+            ("sluicegate.E003", "REST_FRAMEWORK['DEFAULT_THROTTLE_RATES']['us"),
+            ("sluicegate.W002", "REST_FRAMEWORK['NUM_PROXIES'] is not asked b"),
+        ],
+        [],
+    ]
 
 
 def test_key_too_long_to_be_counted_is_refused(api: Any) -> None:
