@@ -13,6 +13,7 @@ import httpx2
 import pytest
 from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, Header, HTTPException, Request, Response, WebSocket
 from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
+from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
@@ -643,6 +644,29 @@ def test_websocket_is_refused_before_it_is_accepted(app: FastAPI, client: TestCl
         first.send_text("bye")
     with client.websocket_connect("/ws") as again:
         again.send_text("bye")
+
+
+@pytest.mark.parametrize("outside", [True, False])
+async def test_other_middleware_stands_before_or_behind(store: ValkeyServer, watcher: Limiter, outside: bool) -> None:
+    """Also of Starlette's base class, which runs what is behind it in a task of its own."""
+
+    async def passing(request: Request, call_next: Any) -> Response:
+        return await call_next(request)
+
+    app = FastAPI()
+    for step in (0, 1):
+        if step == outside:
+            app.add_middleware(BaseHTTPMiddleware, dispatch=passing)
+        else:
+            install(app, aio.Limiter(store.url, timeout=1.0))
+    limits = [ONE_SLOT, PER_HOUR]
+    app.get("/a", dependencies=[Depends(limited(limits, key="all", scope="m"))])(lambda: None)
+
+    async with asking(app) as client:
+        answers = [await client.get("/a") for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [200, 200, 429]
+    assert answers[0].headers["RateLimit"].count("r=") == 2
+    assert watcher.peek(ONE_SLOT, "m:all:").remaining == 1
 
 
 def test_openapi_documents_denials(app: FastAPI) -> None:
