@@ -347,6 +347,7 @@ class AsyncPipe:
         self._budget = budget
         self._lost = lost
         self._link: _Link | None = None
+        self._retired: weakref.WeakSet[_Link] = weakref.WeakSet()
         _forked.add(self)
 
     def call(self, command: bytes) -> asyncio.Future[Any]:
@@ -390,15 +391,17 @@ class AsyncPipe:
         """Let calls from now on use a new connection; those under way keep the old one. Any thread may call."""
         link, self._link = self._link, None
         if link is not None:
+            self._retired.add(link)
             link.retire()
 
     def _after_fork(self) -> None:
         self._link = None  # the parent's, and of the parent's loop
 
     def close(self) -> None:
-        """Close the connection; calls under way fail."""
-        if self._link is not None and not self._link.loop.is_closed():
-            self._link.drop(StoreTrouble("connection", "closed", executed=False))
+        """Close the connection, and those that are given up; calls under way fail."""
+        for link in (self._link, *self._retired):
+            if link is not None and not link.loop.is_closed():
+                link.drop(StoreTrouble("connection", "closed", executed=False))
 
 
 class _Link(asyncio.Protocol):

@@ -1,5 +1,6 @@
 """A store that answers and refuses: full, read-only, busy, without functions, forbidden. Real servers, each mended."""
 
+import asyncio
 import logging
 import shutil
 import socket
@@ -11,7 +12,7 @@ import pytest
 from redis import Redis
 from redis.exceptions import OutOfMemoryError, RedisError
 
-from enforcement import Limit, Limiter
+from enforcement import Limit, Limiter, aio
 from enforcement.accounts import enforcer
 from enforcement.embedded import ValkeyServer
 from enforcement.keys import Keys
@@ -204,6 +205,26 @@ def test_a_refusal_degrades_and_heals(store, caplog, how, cause):
     assert used[0] == used[1]
     assert admitted <= used[0] <= admitted + ambiguous
     limiter.close()
+
+
+@pytest.mark.parametrize("how", ["full", "flushed", "rotated"])
+async def test_tasks_meet_the_same_refusals(store, how):
+    """Fifty that wait together are decided at once, each here; then by the store, which has what they admitted."""
+    limiter = aio.Limiter(store.url, timeout=0.2)
+    admitted = int((await limiter.hit(LIMITS, "tasks")).allowed)
+    store.spoil(how)
+    decisions = await asyncio.gather(*(limiter.hit(LIMITS, "tasks") for _ in range(50)))
+    assert {decision.source for decision in decisions} == {"fallback"}
+    assert {decision.cause for decision in decisions} <= {"", "connection", REFUSALS[how]}
+
+    store.spoil(f"not_{how}")
+    async with asyncio.timeout(5):
+        while (await limiter.hit(LIMITS, "tasks", 0)).source != "store":
+            await asyncio.sleep(0.01)
+    admitted += sum(decision.allowed for decision in decisions)
+    used = 10_000 - (await limiter.peek(LIMITS, "tasks")).limits[0].remaining
+    assert admitted <= used <= admitted + sum(decision.ambiguous for decision in decisions)
+    await limiter.close()
 
 
 def test_control_without_a_trial_the_store_is_taken_back_in_vain(store, monkeypatch):

@@ -1,7 +1,9 @@
 """The hot connection: replies stay with their callers, and a broken one harms nobody but the call it broke."""
 
 import asyncio
+import contextlib
 import random
+import socket
 import time
 
 import pytest
@@ -58,6 +60,53 @@ async def test_asyncio_falls_back_in_time_too(path, mode, delay):
     assert {decision.source for decision in decisions} == {"fallback"}
     assert took < 0.05 * 3 + 0.1
     await limiter.close()
+
+
+def decide_in(limiter):
+    """Return a decision, and how long it took."""
+    began = time.monotonic()
+    decision = limiter.hit(WIDE, "k")
+    return decision, time.monotonic() - began
+
+
+def test_connecting_is_part_of_the_budget(server, world, path):
+    """A greeting that takes three fifths of it leaves too little for a call that would take as much."""
+    world.client.execute_command("ACL SETUSER", "greeted", "on", ">secret", "~*", "+@all")
+    path.mode, path.delay = "delay", 0.3
+    limiter = Limiter(path.url.replace("redis://", "redis://greeted:secret@"), timeout=0.5)
+    decision, took = decide_in(limiter)
+    limiter.close()
+
+    assert path.hit >= 1
+    assert (decision.source, decision.cause, decision.ambiguous) == ("fallback", "timeout", True)
+    assert took < 0.6
+
+
+def test_a_reply_in_pieces_has_no_more_time_than_a_whole_one(server, world, path):
+    """Byte by byte it would take seconds; it has what a decision has."""
+    limiter = Limiter(path.url, timeout=0.3)
+    limiter.hit(WIDE, "k")
+    path.mode, path.delay = "drip", 0.1
+    decision, took = decide_in(limiter)
+    limiter.close()
+
+    assert (decision.source, decision.cause) == ("fallback", "timeout")
+    assert took < 0.4
+
+
+def test_a_connection_that_took_all_the_time_is_not_tried_again():
+    """Whoever cannot be reached in the budget is not reached in a second one: the decision would take two."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full, contextlib.ExitStack() as callers:
+        port = full.getsockname()[1]
+        with contextlib.suppress(TimeoutError):
+            while True:  # nobody accepts: the queue fills, and then callers are not answered
+                callers.enter_context(socket.create_connection(("127.0.0.1", port), 0.1))
+        limiter = Limiter(f"redis://127.0.0.1:{port}/0", timeout=0.3)
+        decision, took = decide_in(limiter)
+        limiter.close()
+
+    assert (decision.source, decision.cause, decision.ambiguous) == ("fallback", "timeout", False)
+    assert took < 0.5
 
 
 async def test_a_cancelled_caller_never_shifts_anothers_reply(server, world):
