@@ -320,3 +320,6 @@ def _tokens(dependant: Any) -> Iterator[bool]:
         if child.call in _by_token:
             yield _by_token[child.call]
         yield from _tokens(child)
+
+
+__all__ = ["Admission", "admit", "check", "get_limiter", "install", "limited"]

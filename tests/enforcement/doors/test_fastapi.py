@@ -616,6 +616,16 @@ def test_decision_is_the_value_of_the_dependency(app: FastAPI, client: TestClien
     assert client.get("/a").json() == 1
 
 
+def test_limit_can_be_switched_off_in_a_test(app: FastAPI, client: TestClient) -> None:
+    """As any other dependency can."""
+    limit = limited("0/hour", key="ip")
+    app.get("/a", dependencies=[Depends(limit)])(lambda: None)
+
+    assert client.get("/a").status_code == 429
+    app.dependency_overrides[limit] = lambda: None
+    assert client.get("/a").status_code == 200
+
+
 def test_whole_routers_and_applications_may_be_limited(store: ValkeyServer) -> None:
     """One count for all operations, or one for each, as the scope says."""
     router = APIRouter(prefix="/r", dependencies=[Depends(limited("2/hour", key="ip", scope="router"))])
