@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from enforcement.failover import Breaker
 from enforcement.pipe import Address, ask_once
-from enforcement.protocol import Redirected, StoreTrouble, pack
+from enforcement.protocol import DECIDE, LibraryMissing, Redirected, StoreTrouble, pack
 from enforcement.topology import Place, Topology
 
 SLOTS: Final = 16_384
@@ -31,6 +31,8 @@ PROBE_SECONDS: Final = 0.5
 
 _CLUSTER_SLOTS: Final = pack(("CLUSTER", "SLOTS"))
 _CLUSTER_INFO: Final = pack(("CLUSTER", "INFO"))
+# A decision over no limit: refused by a server that would refuse any, and answered by each node alike.
+_TRIAL: Final = pack(("FCALL", DECIDE, 0, "", "1", ""))
 
 log = logging.getLogger("sluicegate.cluster")
 
@@ -159,12 +161,21 @@ class Routes:
         return False
 
     def probe(self, node: Node) -> bool:
-        """Ask a node whether it serves its slots."""
+        """Ask a node whether it serves its slots, and would decide in time."""
         try:
             reply = ask_once(node.address, _CLUSTER_INFO, PROBE_SECONDS)
         except StoreTrouble:
             return False
-        return isinstance(reply, bytes) and b"cluster_state:ok" in reply
+        return isinstance(reply, bytes) and b"cluster_state:ok" in reply and self._decides(node)
+
+    def _decides(self, node: Node) -> bool:
+        try:
+            ask_once(node.address, _TRIAL, self._budget)
+        except LibraryMissing:
+            return True  # the next decision gives it the library
+        except StoreTrouble as exc:
+            return not exc.away
+        return True
 
     def after_fork(self) -> None:
         """Begin anew in a child process, whose parent may have held the lock."""

@@ -16,8 +16,10 @@ from enforcement import Limit, Limiter, aio
 from enforcement.accounts import enforcer
 from enforcement.embedded import ValkeyServer
 from enforcement.keys import Keys
+from enforcement.routes import Routes
 from enforcement.store import connect, load_library
 from enforcement.trial import Trial
+from tests.enforcement.topologies import Cluster, ask
 from tests.enforcement.world import World, eventually, fixed
 
 LIMITS = [
@@ -242,6 +244,30 @@ def test_control_without_a_trial_the_store_is_taken_back_in_vain(store, monkeypa
 
     assert limiter.stats().outages > 1
     limiter.close()
+
+
+@pytest.mark.parametrize("tried", [True, False], ids=["", "control"])
+def test_a_node_of_a_cluster_is_taken_back_only_when_it_decides(monkeypatch, tried):
+    """One of three is full, and says that all is well: its keys stay without it, once lost. Control: it is believed."""
+    if not tried:
+        monkeypatch.setattr(Routes, "_decides", lambda routes, node: True)
+    limit = Limit(name="deny", quota=100, window_seconds=3_600, on_store_failure="deny")
+    with Cluster(replicas=False) as cluster:
+        load_library(connect(cluster.url))
+        limiter = Limiter(cluster.url, timeout=0.1)
+        for number in range(9):
+            limiter.hit(limit, f"k{number}")
+        ask(cluster.primaries[0], "CONFIG", "SET", "maxmemory", "1")
+        end = time.monotonic() + 1.2
+        while time.monotonic() < end:
+            sources = [limiter.hit(limit, f"k{number}").source for number in range(9)]
+            time.sleep(0.01)
+        stats = limiter.stats()
+        limiter.close()
+
+    assert 0 < sources.count("fallback") < 9 or not tried
+    assert stats.store_failures["oom"] >= 3
+    assert (stats.outages == 1) is tried
 
 
 def test_documents_of_a_full_store_can_be_read(store):
