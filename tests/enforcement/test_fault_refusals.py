@@ -12,7 +12,7 @@ import pytest
 from redis import Redis
 from redis.exceptions import OutOfMemoryError, RedisError
 
-from enforcement import Limit, Limiter, aio
+from enforcement import Limit, Limiter, agent, aio
 from enforcement.accounts import enforcer
 from enforcement.embedded import ValkeyServer
 from enforcement.keys import Keys
@@ -229,20 +229,26 @@ async def test_tasks_meet_the_same_refusals(store, how):
     await limiter.close()
 
 
-def test_control_without_a_trial_the_store_is_taken_back_in_vain(store, monkeypatch):
-    """PING and heartbeats go well: who believes them returns, fails, and returns, as often as it probes."""
+@pytest.mark.parametrize(("steady_seconds", "patient"), [(agent.STEADY_SECONDS, True), (-1.0, False)])
+def test_control_without_a_trial_the_store_is_taken_back_in_vain(store, monkeypatch, steady_seconds, patient):
+    """
+    PING and heartbeats go well: who believes them returns, fails, and returns, as often as it probes; and if it forgot
+    each time that it was lost a moment ago, it would be some fifteen times a second.
+    """
     monkeypatch.setattr(Trial, "trouble", lambda trial: None)
+    monkeypatch.setattr(agent, "STEADY_SECONDS", steady_seconds)
     limiter = Limiter(store.url, timeout=0.1)
     # What is owed would be a trial too: this limit admits nothing alone, so nothing is.
     limit = Limit(name="deny", quota=100, window_seconds=3_600, on_store_failure="deny")
     limiter.hit(limit, "k")
     store.spoil("mute")
-    end = time.monotonic() + 2.0
+    end = time.monotonic() + 1.5
     while time.monotonic() < end:
         limiter.hit(limit, "k")
         time.sleep(0.005)
 
     assert limiter.stats().outages > 1
+    assert (limiter.stats().outages <= 8) is patient
     limiter.close()
 
 
