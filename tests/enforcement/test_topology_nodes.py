@@ -10,17 +10,29 @@ from enforcement.engine import Engine
 from enforcement.keys import Keys
 from tests.enforcement.crowd import crowd
 from tests.enforcement.test_topology_cluster import PROJECTS, keys_of_thirds, spread, used
-from tests.enforcement.topologies import Cluster
+from tests.enforcement.topologies import Cluster, ask
 from tests.enforcement.world import PROJECT, World, eventually, fixed
 
 LIMIT = Limit(name="rate", quota=1_000_000, window_seconds=86_400)
 
 
-@pytest.fixture
-def lone():
-    """Give three primaries without replicas."""
+@pytest.fixture(scope="module")
+def primaries():
     with Cluster(replicas=False) as cluster:
         yield cluster
+
+
+@pytest.fixture
+def lone(primaries):
+    """Give three primaries without replicas; a test may kill them, and start them again."""
+    for server in primaries.servers:
+        if not server.running:
+            server.start()
+    assert eventually(primaries.healthy, 20)
+    for server in primaries.servers:
+        ask(server, "FLUSHALL")
+        ask(server, "FUNCTION", "FLUSH")
+    return primaries
 
 
 @pytest.fixture
@@ -104,7 +116,7 @@ def test_a_failover_under_load_is_followed(doubled):
     """A primary is killed under three processes: its keys come back with its replica, and the others never left."""
     World(doubled.url).client.close()
     keys = keys_of_thirds(doubled)
-    with crowd(doubled.url, 3, keys=keys, seconds=8, pause=0.003, timeout=0.1) as asking:
+    with crowd(doubled.url, 3, keys=keys, seconds=7, pause=0.003, timeout=0.1) as asking:
         asking.go()
         time.sleep(1.0)
         killed_at = time.time()

@@ -9,7 +9,6 @@ from redis import Redis
 
 from enforcement import Limit, Limiter, aio
 from enforcement.embedded import find_binary, free_port
-from enforcement.sentinel import Sentinels
 from enforcement.store import connect
 from tests.enforcement.crowd import crowd
 from tests.enforcement.topologies import SERVICE, SentinelTrio, ask
@@ -23,6 +22,14 @@ PROCESSES = 3
 @pytest.fixture
 def trio():
     with SentinelTrio() as trio:
+        yield trio
+
+
+@pytest.fixture(scope="module")
+def steady():
+    """Give one whose primary stays."""
+    with SentinelTrio() as trio:
+        World(trio.url).client.close()
         yield trio
 
 
@@ -45,7 +52,7 @@ def test_a_failover_under_load_costs_no_exception_and_writes_come_back(trio):
     """
     world = World(trio.url)
     secret = world.everything(fixed(1_000_000, seconds=86_400))
-    with crowd(trio.url, PROCESSES, keys=[KEY], tokens=[secret], seconds=9, pause=0.003, timeout=0.1) as asking:
+    with crowd(trio.url, PROCESSES, keys=[KEY], tokens=[secret], seconds=8, pause=0.003, timeout=0.1) as asking:
         asking.go()
         time.sleep(1.5)
         killed_at = time.time()
@@ -74,51 +81,41 @@ def test_a_failover_under_load_costs_no_exception_and_writes_come_back(trio):
     world.client.close()
 
 
-@pytest.mark.parametrize("awaited", [False, True])
-def test_a_demoted_primary_is_left_by_one_question(trio, awaited):
-    """Asked to step down, it refuses writes; the sentinels are asked once more, and every decision is the store's."""
+def test_a_demoted_primary_is_left_by_one_question(trio, monkeypatch):
+    """
+    Asked to step down, it refuses writes: both limiters ask the sentinels once more, and every decision is the store's.
+    The control is a third that keeps the address it had, and decides without the store for good.
+    """
     World(trio.url).client.close()
-    limiter = aio.Limiter(trio.url, timeout=2.0) if awaited else Limiter(trio.url, timeout=2.0)
     runner = asyncio.Runner()
-
-    def hit():
-        return runner.run(limiter.hit(LIMIT, KEY)) if awaited else limiter.hit(LIMIT, KEY)
-
-    sentinels = limiter._engine.place.sentinels
-    sentinels.look = lambda: None  # so that only what is lost is asked for
-    hit()
-    asked = sentinels.asked
-    force_failover(trio)
+    plain, awaited, pinned = Limiter(trio.url, timeout=2.0), aio.Limiter(trio.url, timeout=2.0), Limiter(trio.url)
+    hits = [
+        lambda: plain.hit(LIMIT, "plain").source,
+        lambda: runner.run(awaited.hit(LIMIT, "awaited")).source,
+        lambda: pinned.hit(LIMIT, "pinned").source,
+    ]
+    known = [limiter._engine.place.sentinels for limiter in (plain, awaited, pinned)]
+    assert [hit() for hit in hits] == ["store"] * 3
+    for sentinels in known:
+        sentinels.look = lambda: None  # so that only what is lost is asked for
+    known[2].lost, known[2].forget, known[2].find = lambda address: None, lambda: None, known[2].address
+    asked = [sentinels.asked for sentinels in known]
+    with Redis(port=trio.sentinel_ports[0]) as sentinel:
+        sentinel.execute_command("SENTINEL", "FAILOVER", SERVICE)
+    assert eventually(trio.agreed, 15)
     trio.demote()
 
-    assert eventually(lambda: hit().source == "store", 5)
-    sources = [hit().source for _ in range(20)]
+    assert eventually(lambda: hits[0]() == hits[1]() == "store")
+    sources = [[hit() for _ in range(20)] for hit in hits]
 
-    assert set(sources) == {"store"}
-    # Once for decisions, once for paying what was decided before the agent knew.
-    assert sentinels.asked - asked <= 2
+    assert sources == [["store"] * 20, ["store"] * 20, ["fallback"] * 20]
+    # Once for decisions, once for the agent, once before paying.
+    assert all(sentinels.asked - before <= 3 for sentinels, before in zip(known, asked, strict=True))
     assert ask(trio.primary, "ROLE")[0] == "slave"
-    if awaited:
-        runner.run(limiter.close())
-        runner.close()
-    else:
-        limiter.close()
-
-
-def test_control_without_asking_again_the_old_primary_is_kept(trio, monkeypatch):
-    """The failover is real: a limiter that keeps the address it had decides without the store for good."""
-    World(trio.url).client.close()
-    monkeypatch.setattr(Sentinels, "lost", lambda self, address: None)
-    limiter = Limiter(trio.url, timeout=0.5)
-    limiter._engine.place.sentinels.look = lambda: None
-    assert limiter.hit(LIMIT, KEY).source == "store"
-    monkeypatch.setattr(Sentinels, "forget", lambda self: None)
-    monkeypatch.setattr(Sentinels, "find", Sentinels.address)
-    force_failover(trio)
-    trio.demote()
-
-    assert not eventually(lambda: limiter.hit(LIMIT, KEY).source == "store", 1.5)
-    limiter.close()
+    runner.run(awaited.close())
+    runner.close()
+    plain.close()
+    pinned.close()
 
 
 def test_an_idle_process_learns_of_another_primary(trio):
@@ -139,21 +136,20 @@ def test_an_idle_process_learns_of_another_primary(trio):
     limiter.close()
 
 
-def test_sentinels_that_ask_for_a_password_get_it(trio):
+def test_sentinels_that_ask_for_a_password_get_it(steady):
     """The account of the sentinels is another than the servers', and without it nobody is found."""
     port = free_port()
-    folder = trio.primary.directory / "guarded"
+    folder = steady.primary.directory / "guarded"
     folder.mkdir()
     config = folder / "sentinel.conf"
     config.write_text(
         f'port {port}\nbind 127.0.0.1\ndir "{folder}"\nrequirepass let/me:in\n'
-        f"sentinel monitor guarded 127.0.0.1 {trio.primary.port} 1\n"
+        f"sentinel monitor guarded 127.0.0.1 {steady.primary.port} 1\n"
     )
     with subprocess.Popen([find_binary(), config, "--sentinel"], stdout=subprocess.DEVNULL) as process:
         try:
             url = f"redis+sentinel://127.0.0.1:{port}/guarded"
             known = Limiter(f"{url}?sentinel_password=let%2Fme%3Ain", timeout=1.0)
-            World(trio.url).client.close()
             assert eventually(lambda: known.hit(LIMIT, KEY).source == "store")
             with connect(f"{url}?sentinel_password=let%2Fme%3Ain") as client:
                 assert client.ping()
@@ -165,14 +161,22 @@ def test_sentinels_that_ask_for_a_password_get_it(trio):
             process.kill()
 
 
-def test_sentinels_that_hang_or_are_gone_hold_nobody_up(trio):
+def test_an_unknown_service_is_a_store_that_is_away(steady):
+    """Decisions go on by each limit's own rule, and the cause can be read."""
+    limiter = Limiter(steady.url.replace(f"/{SERVICE}", "/other"), timeout=0.5)
+
+    assert limiter.hit(LIMIT, KEY).source == "fallback"
+    assert limiter._engine.tally.failures.keys() == {"sentinel"}
+    limiter.close()
+
+
+def test_sentinels_that_hang_or_are_gone_hold_nobody_up(steady):
     """The first of three is frozen, the second down: the third says where the primary is, within the budget."""
-    World(trio.url).client.close()
-    _, second, _ = trio.sentinels
-    trio.freeze_sentinel(0)
+    _, second, _ = steady.sentinels
+    steady.freeze_sentinel(0)
     second.kill()
     second.wait(10)
-    limiter = Limiter(trio.url, timeout=0.5)
+    limiter = Limiter(steady.url, timeout=0.5)
 
     began = time.monotonic()
     decision = limiter.hit(LIMIT, KEY)
@@ -180,19 +184,3 @@ def test_sentinels_that_hang_or_are_gone_hold_nobody_up(trio):
     assert decision.source == "store"
     assert time.monotonic() - began < 1.0
     limiter.close()
-
-
-def test_an_unknown_service_is_a_store_that_is_away(trio):
-    """Decisions go on by each limit's own rule, and the cause can be read."""
-    limiter = Limiter(trio.url.replace(f"/{SERVICE}", "/other"), timeout=0.5)
-
-    assert limiter.hit(LIMIT, KEY).source == "fallback"
-    assert limiter._engine.tally.failures.keys() == {"sentinel"}
-    limiter.close()
-
-
-def force_failover(trio):
-    """Have the sentinels fail over at once, and wait until they agree; the old primary takes writes still."""
-    with Redis(port=trio.sentinel_ports[0]) as sentinel:
-        sentinel.execute_command("SENTINEL", "FAILOVER", SERVICE)
-    assert eventually(trio.agreed, 15)

@@ -122,7 +122,7 @@ class SentinelTrio(Servers):
             "bind 127.0.0.1",
             f'dir "{folder}"',
             f"sentinel monitor {SERVICE} 127.0.0.1 {self.primary.port} 2",
-            f"sentinel down-after-milliseconds {SERVICE} 500",
+            f"sentinel down-after-milliseconds {SERVICE} 1000",
             f"sentinel failover-timeout {SERVICE} 3000",
         ]
         config.write_text("\n".join(lines) + "\n")
@@ -197,7 +197,7 @@ class Cluster(Servers):
         assert eventually(lambda: all(_info(server, "cluster_known_nodes") == len(servers) for server in servers), 20)
         for primary, replica in zip(self.primaries, self.replicas, strict=False):
             assert eventually(partial(_replicates, replica, ident(primary)), 20)
-        assert eventually(self._healthy, 20)
+        assert eventually(self.healthy, 20)
 
     def index_of(self, key: str) -> int:
         """Return which third a key lies in."""
@@ -229,9 +229,13 @@ class Cluster(Servers):
         """Tell whether the replica of a primary has taken over."""
         return _role(self.replicas[number]) == "master"
 
-    def _healthy(self) -> bool:
-        linked = all(ask(server, "INFO", "replication")["master_link_status"] == "up" for server in self.replicas)
-        return linked and all(cluster_info(server)["cluster_state"] == "ok" for server in self.servers)
+    def healthy(self) -> bool:
+        """Tell whether every node runs, knows the others to be well, and has its replica in step."""
+        try:
+            linked = all(ask(server, "INFO", "replication")["master_link_status"] == "up" for server in self.replicas)
+            return linked and all(cluster_info(server)["cluster_state"] == "ok" for server in self.servers)
+        except (RedisError, OSError):
+            return False
 
 
 def ident(server: ValkeyServer) -> str:
