@@ -233,7 +233,7 @@ async def test_tasks_meet_the_same_refusals(store, how):
 def test_control_without_a_trial_the_store_is_taken_back_in_vain(store, monkeypatch, steady_seconds, patient):
     """
     PING and heartbeats go well: who believes them returns, fails, and returns, as often as it probes; and if it forgot
-    each time that it was lost a moment ago, it would be some fifteen times a second.
+    each time that it was lost a moment ago, it would be ten times a second.
     """
     monkeypatch.setattr(Trial, "trouble", lambda trial: None)
     monkeypatch.setattr(agent, "STEADY_SECONDS", steady_seconds)
