@@ -136,8 +136,11 @@ class AsyncClusterPipe:
             pipe.close()
 
     async def _owner(self, slot: int) -> Node:
-        async with asyncio.timeout(self._budget):
-            return await asyncio.to_thread(self._routes.owner, slot)
+        try:
+            async with asyncio.timeout(self._budget):
+                return await asyncio.to_thread(self._routes.owner, slot)
+        except TimeoutError as exc:
+            raise StoreTrouble("timeout", "no table of slots in time", executed=False) from exc
 
     async def _everywhere(self, command: bytes) -> list[Any]:
         nodes = [node for node in self._routes.nodes.values() if not node.breaker.open]

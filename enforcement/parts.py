@@ -90,11 +90,8 @@ def deciding(engine: Engine, plan: Plan, costs: Costs, *, charge: bool, ident: s
     """Steps that decide a request part by part; they return its Decision, told as one call would have told it."""
     if plan.parts is None:
         plan.parts = parts_of(plan)
-    own, began, newcomers = (
-        ident or new_ident(),
-        monotonic(),
-        bool(plan.newcomers) and monotonic() >= plan.enrolled_until,
-    )
+    own, began = ident or new_ident(), monotonic()
+    newcomers = bool(plan.newcomers) and began >= plan.enrolled_until
     outcomes: list[_Outcome] = []
     for part in plan.parts:
         charges = charge and all(outcome.passed for outcome in outcomes)

@@ -11,10 +11,14 @@ import contextlib
 import threading
 from collections.abc import Callable
 from time import monotonic
+from typing import Final
 
 from enforcement.pipe import Address, ask_once
 from enforcement.protocol import StoreTrouble, pack
 from enforcement.topology import Topology
+
+PAUSE_SECONDS: Final = 0.2
+"""So long nobody whom a decision waits for asks again what no sentinel knew."""
 
 
 class Sentinels:
@@ -34,6 +38,7 @@ class Sentinels:
         self._places = list(topology.places)
         self._question = pack(("SENTINEL", "GET-MASTER-ADDR-BY-NAME", topology.service))
         self._known: Address | None = None
+        self._not_before = 0.0
         self._lock = threading.Lock()
 
     def known(self) -> Address | None:
@@ -45,14 +50,18 @@ class Sentinels:
         Return the primary's address; who does not know it asks, and those who want it too wait for the answer.
 
         Raises:
-            StoreTrouble: No sentinel knows it.
+            StoreTrouble: No sentinel knows it, or knew it a moment ago.
         """
         known = self._known
         if known is not None:
             return known
         with self._lock:
             if self._known is None:
+                if monotonic() < self._not_before:  # those who waited here need not find out one after the other
+                    raise StoreTrouble("sentinel", "no sentinel knew it a moment ago", executed=False)
+                self._not_before = monotonic() + PAUSE_SECONDS
                 self._known = self._ask()
+                self._not_before = 0.0
             return self._known
 
     def lost(self, address: Address) -> None:

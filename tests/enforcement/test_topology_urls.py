@@ -1,10 +1,17 @@
 """URLs of stores: what is read from them, and what is said of those that cannot be used."""
 
+import asyncio
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
-from enforcement import Limiter
+from enforcement import Limit, Limiter, aio
 from enforcement.store import connect
 from enforcement.topology import Topology
+
+LIMIT = Limit(name="rate", quota=5, window_seconds=3_600)
 
 
 def test_sentinels_and_their_service_are_read():
@@ -58,6 +65,35 @@ def test_what_is_wrong_is_named_everywhere_and_no_password_is(url, text):
         assert text in str(refused.value)
         assert "pass@" not in str(refused.value)
         assert "u:se" not in str(refused.value)
+
+
+@pytest.fixture
+def silence():
+    """Give the port of something that accepts connections and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+@pytest.mark.parametrize("url", ["redis+cluster://127.0.0.1:{}", "redis+sentinel://127.0.0.1:{}/store"])
+def test_hosts_that_say_nothing_are_a_store_that_is_away(silence, url):
+    """Both limiters decide without waiting for them longer than their budget, each in its own threads and tasks."""
+    limiter, awaited = Limiter(url.format(silence), timeout=0.05), aio.Limiter(url.format(silence), timeout=0.05)
+
+    def took(ask):
+        began = time.monotonic()
+        return ask().source, time.monotonic() - began < 0.6
+
+    async def hit():
+        decisions = await asyncio.gather(*(awaited.hit(LIMIT, f"k{i}") for i in range(20)))
+        await awaited.close()
+        return decisions
+
+    with ThreadPoolExecutor(8) as threads:
+        assert set(threads.map(lambda i: took(lambda: limiter.hit(LIMIT, f"k{i}")), range(20))) == {("fallback", True)}
+    began = time.monotonic()
+    assert {decision.source for decision in asyncio.run(hit())} == {"fallback"}
+    assert time.monotonic() - began < 5.0  # most of it for the agent to end
+    limiter.close()
 
 
 def test_nothing_is_connected_before_the_first_call():
