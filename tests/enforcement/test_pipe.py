@@ -9,7 +9,7 @@ import time
 import pytest
 
 from enforcement import Limit, Limiter, aio
-from enforcement.pipe import Address, AsyncPipe, SyncPipe
+from enforcement.pipe import _TICK_US, Address, AsyncPipe, SyncPipe, _in_ticks
 from enforcement.protocol import StoreTrouble, pack, trouble
 from tests.enforcement.faults import FaultyPath
 
@@ -67,6 +67,21 @@ def decide_in(limiter):
     began = time.monotonic()
     decision = limiter.hit(WIDE, "k")
     return decision, time.monotonic() - began
+
+
+def test_a_call_in_vain_takes_its_budget_and_no_tick_more(path):
+    """The kernel counts in ticks and rounds up; the best of five, since this machine has other things to do."""
+    pipe, spans = SyncPipe(lambda: Address.from_url(path.url), 0.025), []
+    path.mode = "swallow"
+    for _ in range(5):
+        began = time.monotonic()
+        with pytest.raises(StoreTrouble, match="timeout"):
+            pipe.call(pack(("PING",)))
+        spans.append(time.monotonic() - began)
+
+    assert 0.015 < min(spans) <= 0.030
+    assert [_in_ticks(asked) % _TICK_US for asked in (1, 7_999, 25_000, 1_000_000)] == [0] * 4
+    assert all(asked - _TICK_US < _in_ticks(asked) <= max(asked, _TICK_US) for asked in (1, 7_999, 25_000, 1_000_000))
 
 
 def test_connecting_is_part_of_the_budget(server, world, path):
