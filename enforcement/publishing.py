@@ -61,7 +61,11 @@ def tags_of(documents: Iterable[str]) -> list[str]:
 
 
 def publish_call(publication: Publication, keys: Keys) -> StoreCall:
-    """Return the one call that publishes it, or leaves a store that knows a later revision as it is."""
+    """
+    Return the one call that publishes it, or leaves a store that knows a later revision as it is.
+
+    Whoever calls it has made the store whole for :func:`tags_of` the documents, or durable limits are decided without it.
+    """
     documents = {name: _text(document) for name, document in publication.documents.items()}
     args: list[str | int] = [
         publication.revision,

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
+import redis
 from django.db import connection
 from django.test import RequestFactory
 from django.utils import timezone
@@ -266,6 +267,8 @@ def test_a_store_that_restarts_empty_gets_its_counts_back(token, limiter, empty)
     spend(limiter, token, 7)
     checkpoint()
     empty()
+    with pytest.raises(redis.exceptions.BusyLoadingError, match="getting its counters back"):
+        remaining(token)
 
     reconcile()
 
