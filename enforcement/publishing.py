@@ -64,7 +64,8 @@ def publish_call(publication: Publication, keys: Keys) -> StoreCall:
     """
     Return the one call that publishes it, or leaves a store that knows a later revision as it is.
 
-    Whoever calls it has made the store whole for :func:`tags_of` the documents, or durable limits are decided without it.
+    Whoever calls it has made the store whole for :func:`tags_of` the documents: durable limits are decided without it
+    where it is not.
     """
     documents = {name: _text(document) for name, document in publication.documents.items()}
     args: list[str | int] = [

@@ -22,7 +22,8 @@ logger = logging.getLogger("sluicegate.failover")
 
 LOOK_SECONDS: Final = 0.25
 """How often a process looks whether counters are back."""
-GRACE_SECONDS: Final = 3 * LOOK_SECONDS
+GRACE_SECONDS: Final = 2.0
+"""Longer than any process takes to find the store again, which it looks for every second at the latest, and to pay."""
 BUDGET_SECONDS: Final = 0.05
 """For one look. There may be the counters of thousands of projects: the next look asks for others."""
 
