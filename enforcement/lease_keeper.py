@@ -157,4 +157,4 @@ class LeaseKeeper:
         corrections = [Correction(bound.key, spec, -left, mark) for bound, spec, mark in rows]
         arguments = protocol.settle(corrections, plan.keys[0], None, ident="", once_for_ms=None)
         self._pipe.call(protocol.pack(arguments))
-        self._engine.given_back()
+        self._engine.denials.forget()

@@ -10,12 +10,13 @@ from types import TracebackType
 from typing import Any, Self
 
 from enforcement.decision import Decision, Denied
-from enforcement.engine import Settings, Steps
+from enforcement.engine import Steps
 from enforcement.limited import Declared, FunctionCosts, FunctionKey, P, R, Rule, Waiting, limit_calls
 from enforcement.matching import Attributes
 from enforcement.plans import Costs, Plan, check_costs
 from enforcement.protocol import NOT_RESTORED, StoreTrouble, numbers
 from enforcement.reservation import Reservation, new_ident
+from enforcement.settings import Settings
 from enforcement.shell import START_SECONDS, Limits, Shell
 from enforcement.timing import Timing
 
@@ -176,7 +177,7 @@ class Limiter(Shell):
         Raises:
             StoreTrouble: The store did not do it.
         """
-        plan = self._engine.plan_in_code(limits, key)
+        plan = self._engine.planner.plan_in_code(limits, key)
         self._run(self._engine.resetting(plan))
 
     # For doors, which find a plan once and then see what it takes.
@@ -187,15 +188,15 @@ class Limiter(Shell):
         if not self._started:
             self.start()
         derived = engine.documents.derived
-        found = engine.find(token)
+        found = engine.planner.find(token)
         if isinstance(found, str):
             found = self._run(engine.fetching(found))
         if isinstance(found, Decision):
             return engine.refused(found)
-        plan = engine.plan_of(found, attributes)
+        plan = engine.planner.plan_of(found, attributes)
         if isinstance(plan, Decision):
             return engine.refused(plan)
-        engine.keep_plan(derived, token, found, plan)
+        engine.planner.keep_plan(derived, token, found, plan)
         return plan
 
     @contextmanager
@@ -227,7 +228,7 @@ class Limiter(Shell):
                 return held
         if not plan.bounds:
             return engine.unlimited(plan, costs)
-        if plan.denied is not None and charge and (known := engine.known_denial(plan, costs)) is not None:
+        if plan.denied is not None and charge and (known := engine.denials.known(plan, costs)) is not None:
             return known
         if engine.breaker.open:
             return engine.fall_back(plan, costs, charge=charge, ident=ident)

@@ -100,9 +100,9 @@ def deciding(engine: Engine, plan: Plan, costs: Costs, *, charge: bool, ident: s
         outcomes = yield from _undoing(engine, outcomes, costs, own)
     reply = _merged(plan, outcomes)
     if newcomers:
-        plan = engine.placed(plan, _beyond(plan, outcomes))
+        plan = engine.planner.placed(plan, _beyond(plan, outcomes))
         if reply[0] == 1 and charge and all(outcome.by_store for outcome in outcomes):
-            engine.shelf.trust(plan, began + TRUST_SECONDS)
+            engine.planner.shelf.trust(plan, began + TRUST_SECONDS)
     if not ident:
         reply = without_marks(reply)
     if all(outcome.by_store for outcome in outcomes):

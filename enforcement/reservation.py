@@ -104,7 +104,7 @@ class Reservation:
             return
         self._count(rows)
         yield from correcting(self._engine, rows, self.ident, once_for_ms=REMEMBERED_MS)
-        self._engine.given_back()
+        self._engine.denials.forget()
 
     def _count(self, rows: Sequence[tuple[Bound, int, int]]) -> None:
         if self._plan.usage is not None:

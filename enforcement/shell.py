@@ -8,10 +8,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
 
-from enforcement.engine import DEFAULT_TIMEOUT, DEFAULT_URL, Engine, Settings
+from enforcement.engine import Engine
 from enforcement.keys import DEFAULT_PREFIX
 from enforcement.limits import Limit
 from enforcement.plans import Plan
+from enforcement.settings import DEFAULT_TIMEOUT, DEFAULT_URL, Settings
 from enforcement.stats import Stats, stats_of
 from enforcement.timing import Listener, Timing
 
@@ -104,12 +105,12 @@ class Shell:
         raise NotImplementedError
 
     def _plan_in_code(self, limits: Limits, key: str) -> Plan:
-        plan = self._engine.plans.get((key, id(limits)))
+        plan = self._engine.planner.in_code.get((key, id(limits)))
         if plan is None:
             if not self._started:
                 self._started = True
                 self._engine.start_quietly()
-            plan = self._engine.plan_in_code(limits, key)
+            plan = self._engine.planner.plan_in_code(limits, key)
         return plan
 
 

@@ -116,7 +116,7 @@ def stats_of(engine: Engine, timing: Timing | None) -> Stats:
         journal_dropped=engine.fallback.journal.dropped,
         lease_permits_held=held,
         lease_permits_used=used,
-        overflow_decisions=engine.shelf.overflowed,
+        overflow_decisions=engine.planner.shelf.overflowed,
         usage_dropped=engine.usage.dropped,
         disk_failures=engine.documents.disk_failures,
         store_calls=None if timing is None else timing.histogram(),

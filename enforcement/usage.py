@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from enforcement.plans import Bound, Costs
     from enforcement.snapshot import TokenEntry
 
 MAX_ROWS_PER_BATCH: Final = 1_000
@@ -289,4 +290,12 @@ def _add(row: Counts, allowed: int, denied: int, would_deny: int, cost: int) -> 
     row[_COST] += cost
 
 
-__all__ = ["MAX_ROWS_PER_BATCH", "Batch", "TokenUsage", "UsageLog"]
+def states_of(bounds: Sequence[Bound], costs: Costs, reply: Sequence[int], passed: bool) -> tuple[State, ...]:
+    """Return each limit's part in a reply of width 4, as usage counts it."""
+    return tuple(
+        (bound.index, wait == 0, bound.limit.shadow, bound.cost_of(costs) if passed and wait == 0 else 0)
+        for bound, wait in zip(bounds, reply[4::4], strict=True)
+    )
+
+
+__all__ = ["MAX_ROWS_PER_BATCH", "Batch", "TokenUsage", "UsageLog", "states_of"]

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Final
 
-from enforcement.engine import library_version
+from enforcement.settings import library_version
 
 MODULES: Final = ("enforcement.cli.doctor", "enforcement.cli.explain", "enforcement.ledger.__main__")
 """Where the subcommands are, in the order in which they are shown."""

@@ -7,7 +7,7 @@ import os
 from dataclasses import replace
 from typing import Any
 
-from enforcement.engine import Settings
+from enforcement.settings import Settings
 
 
 def add_store(parser: Any) -> None:

@@ -10,8 +10,8 @@ from pkgutil import resolve_name
 from typing import Any, Final
 
 from enforcement.doors._http import TrustedProxies, check_preset
-from enforcement.engine import Settings
 from enforcement.limiter import Limiter
+from enforcement.settings import Settings
 
 _TEXTS: Final = {"REDIS_URL": "url", "PREFIX": "prefix", "INSTANCE": "instance", "STATE_DIR": "state_dir"}
 _CALLABLES: Final = ("TOKEN", "COSTS", "ATTRIBUTES")

@@ -118,7 +118,7 @@ def test_a_denied_newcomer_takes_no_place(limiter, world):
 
 def test_a_place_that_is_free_again_is_taken(limiter, world, monkeypatch):
     """When a counter is surely gone, its value makes room, and one that shared the overflow counter moves in."""
-    monkeypatch.setattr("enforcement.engine.RETRY_SECONDS", 0.0)
+    monkeypatch.setattr("enforcement.planner.RETRY_SECONDS", 0.0)
     secret = capped(world, by_user(10))
     for number in range(CAP + 1):
         ask(limiter, secret, f"u{number}")
@@ -311,7 +311,7 @@ def test_leases_do_not_outlive_the_trust_in_an_enrolment(limiter, world):
     assert eventually(lambda: sources() == {"lease"})
     (census,) = world.client.keys(f"sg:{{{PROJECT}}}:n:*")
     before = world.client.zrange(census, 0, 0, withscores=True)[0][1]
-    plan = limiter._engine.plan_of(limiter._engine.find(secret), {"user": "u0"})
+    plan = limiter._engine.planner.plan_of(limiter._engine.planner.find(secret), {"user": "u0"})
     plan.enrolled_until = 0.001
 
     assert eventually(lambda: sources() and world.client.zrange(census, 0, 0, withscores=True)[0][1] > before)

@@ -320,7 +320,7 @@ def test_a_wrong_typed_counter_heals_and_charges_nothing_in_part(store):
     """Its request is decided here, and the other limit of it is left alone; without the key all is as before."""
     limiter = Limiter(store.server.url, timeout=1.0)
     limiter.hit(LIMITS, "typed")
-    _, day = limiter._engine.plan_in_code(LIMITS, "typed").keys
+    _, day = limiter._engine.planner.plan_in_code(LIMITS, "typed").keys
     store.admin.delete(day)
     store.admin.rpush(day, "x")
 

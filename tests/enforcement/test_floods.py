@@ -129,11 +129,11 @@ def test_values_that_come_once_wash_out_no_plan_that_came_twice(server, world, p
     with Limiter(server.url, timeout=1.0) as limiter:
         for _ in range(1 + proven):
             limiter.check(attacker, attributes={"user": "regular"})
-        plans = limiter._engine.find(attacker).plan
-        shelf = limiter._engine.shelf
+        plans = limiter._engine.planner.find(attacker).plan
+        shelf = limiter._engine.planner.shelf
         for number in range(3_000):
-            shelf.put((plans.serial, (0, f"flood-{number}")), limiter._engine.plan_of(
-                limiter._engine.find(attacker), {"user": f"flood-{number}"}
+            shelf.put((plans.serial, (0, f"flood-{number}")), limiter._engine.planner.plan_of(
+                limiter._engine.planner.find(attacker), {"user": f"flood-{number}"}
             ))  # fmt: skip
         kept = shelf.get((plans.serial, (0, "regular")))
 

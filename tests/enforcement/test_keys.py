@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from enforcement.agent import Identity
 from enforcement.census import life_us
 from enforcement.documents import Project, Token
-from enforcement.engine import Settings
 from enforcement.keys import Keys
 from enforcement.limits import Limit, Policy
 from enforcement.plans import Subject, bind_in_code, rules_of
+from enforcement.settings import Settings
 from enforcement.sizes import MAX_INSTANCE_LENGTH, MAX_KEY_BYTES
 from enforcement.tokens import digest, mint
 

@@ -221,7 +221,7 @@ def test_a_wrong_typed_counter_spoils_its_own_limit_only(server, world):
     """Its decision falls back; others go on with the store, and the breaker stays closed."""
     limiter = Limiter(server.url, timeout=1.0)
     limiter.hit(WIDE, "broken")
-    key = limiter._engine.plan_in_code(WIDE, "broken").keys[0]
+    key = limiter._engine.planner.plan_in_code(WIDE, "broken").keys[0]
     world.client.delete(key)
     world.client.rpush(key, "x")
 

@@ -247,7 +247,7 @@ def test_keys_on_both_sides_of_a_move_cost_one_decision_and_no_node(cluster, lim
     """One counter has moved and the other has not: this process decides, and goes on asking the node for others."""
     key = keys_of_thirds(cluster)[0]
     pair = [LIMIT, Limit(name="second", quota=10, window_seconds=HOUR)]
-    plan = limiter._engine.plan_in_code(pair, key)
+    plan = limiter._engine.planner.plan_in_code(pair, key)
     limiter.hit(pair, key)
     slot, source, target = slot_of(plan.keys[0].encode()), cluster.primaries[0], cluster.primaries[1]
     cluster.begin_move(slot, source, target)

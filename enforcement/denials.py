@@ -1,0 +1,125 @@
+"""
+Denials that one process remembers: a client that hammers a full limit does not reach the store.
+
+One is believed until the limit lets something pass again, and never long: another process may give back or reset. What
+this process gives back itself, and every change of the documents, ends all of them at once.
+"""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import TYPE_CHECKING, Final
+
+from enforcement.decision import Decision
+from enforcement.tally import Cell, Tally
+from enforcement.usage import State, states_of
+
+if TYPE_CHECKING:
+    from enforcement.plans import Costs, Plan
+    from enforcement.snapshot import Documents
+
+DENIAL_SECONDS: Final = 0.25
+
+
+class Denials:
+    """What one process remembers; each denial stands in its plan."""
+
+    def __init__(self, documents: Documents, tally: Tally) -> None:
+        self._documents = documents
+        self._tally = tally
+        self._given_back = 0
+
+    def known(self, plan: Plan, costs: Costs) -> Decision | None:
+        """Return a denial that is remembered for these costs, if it still holds."""
+        denial: Denial | None = plan.denied
+        if denial is None:
+            return None
+        now = monotonic()
+        if (
+            now >= denial.until
+            or denial.given_back != self._given_back
+            or denial.generation != self._documents.generation
+        ):
+            plan.denied = None
+            return None
+        if costs != denial.costs and not _at_least(plan, costs, denial.costs):
+            return None
+        if plan.usage is not None:
+            plan.usage.denied_again(denial.minute, denial.states)
+        denial.recalled[0] += 1
+        return denial.told(now)
+
+    def remember(self, plan: Plan, costs: Costs, decision: Decision) -> None:
+        """Keep a denial until it can pass; where no wait is known, as long as any may be kept."""
+        waits = [decision.reply[4 + 4 * i] for i, bound in enumerate(plan.bounds) if not bound.limit.shadow]
+        wait = DENIAL_SECONDS if min(waits) < 0 else min(DENIAL_SECONDS, max(waits) / 1_000_000)
+        states = states_of(plan.bounds, costs, decision.reply, False)
+        recalled = self._tally.cell("denial_cache", decision.reason)
+        plan.denied = Denial(decision, costs, wait, self._given_back, self._documents.generation, states, recalled)
+
+    def forget(self) -> None:
+        """Something was given back or reset in this process: no denial is remembered any longer."""
+        self._given_back += 1
+
+
+class Denial:
+    """A denial that this process remembers; told again with spans that have grown shorter since."""
+
+    __slots__ = (
+        "_at",
+        "_retell",
+        "_told",
+        "costs",
+        "decision",
+        "generation",
+        "given_back",
+        "minute",
+        "recalled",
+        "states",
+        "until",
+    )
+
+    GRAIN_SECONDS: Final = 0.01
+
+    def __init__(
+        self,
+        decision: Decision,
+        costs: Costs,
+        seconds: float,
+        given_back: int,
+        generation: int,
+        states: tuple[State, ...],
+        recalled: Cell,
+    ) -> None:
+        self.decision, self.costs, self.states, self.recalled = decision, costs, states, recalled
+        self.given_back, self.generation = given_back, generation
+        self.minute = decision.reply[1] // 60_000_000
+        self._at = monotonic()
+        self.until = self._at + seconds
+        self._told = decision
+        self._retell = 0.0
+
+    def told(self, now: float) -> Decision:
+        """Return the denial as of *now*, monotonic seconds; a span may be up to a hundredth of a second too long."""
+        if now >= self._retell:
+            self._retell = now + self.GRAIN_SECONDS
+            passed_us = int((now - self._at) * 1_000_000)
+            reply = list(self.decision.reply)
+            reply[1] += passed_us
+            for i in range(2, len(reply), 4):
+                reply[i + 1 : i + 4] = [max(1, span - passed_us) if span > 0 else span for span in reply[i + 1 : i + 4]]
+            d = self.decision
+            self._told = Decision(False, d.reason, "denial_cache", d.plan, reply)
+        return self._told
+
+
+def _at_least(plan: Plan, costs: Costs, denied: Costs) -> bool:
+    """Tell whether these costs are nowhere below those that were denied, and no more hopeless than they were."""
+    for bound in plan.bounds:
+        cost, low = bound.cost_of(costs), bound.cost_of(denied)
+        if cost < low or low <= bound.limit.capacity < cost:
+            return False
+    return True
+
+
+__all__ = ["Denial", "Denials"]

@@ -1,0 +1,78 @@
+"""What an operator may say of an enforcer: in code, or in the environment."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Final
+
+from enforcement.keys import DEFAULT_PREFIX
+from enforcement.sizes import MAX_INSTANCE_LENGTH
+
+DEFAULT_URL: Final = "redis://127.0.0.1:6379/0"
+DEFAULT_TIMEOUT: Final = 0.025
+
+_NAME: Final = re.compile(rf"[!-~]{{1,{MAX_INSTANCE_LENGTH}}}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """
+    How an enforcer reaches its store, and who it is.
+
+    Args:
+        url: ``redis://``, ``rediss://`` or ``unix://``, or one that names several hosts
+            (:mod:`enforcement.topology`).
+        prefix: What all keys begin with.
+        instance: Its name in the fleet; None: made of host, process and chance.
+        state_dir: Folder for the last good documents; None: they are not kept.
+        timeout: Seconds a decision may take, connecting included.
+        clock: Microseconds since the epoch, for tests; None: the store's clock.
+    """
+
+    url: str = DEFAULT_URL
+    prefix: str = DEFAULT_PREFIX
+    instance: str | None = None
+    state_dir: Path | None = None
+    timeout: float = DEFAULT_TIMEOUT
+    clock: Callable[[], int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.instance is not None and not _NAME.fullmatch(self.instance):
+            raise ValueError(f"instance: must be 1 to {MAX_INSTANCE_LENGTH} printable ASCII characters without blanks.")
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] = os.environ) -> Settings:
+        """
+        Read ``SLUICEGATE_REDIS_URL``, else ``REDIS_URL``, and ``SLUICEGATE_PREFIX``, ``_INSTANCE``, ``_STATE_DIR``,
+        ``_TIMEOUT_MS``.
+
+        Raises:
+            ValueError: A value that cannot be used; the text names the variable.
+        """
+        timeout = environ.get("SLUICEGATE_TIMEOUT_MS") or "25"
+        if not timeout.isascii() or not timeout.isdigit() or not 1 <= int(timeout) <= 10_000:
+            raise ValueError(f"SLUICEGATE_TIMEOUT_MS: must be a whole number from 1 to 10000, not {timeout!r}.")
+        state_dir = environ.get("SLUICEGATE_STATE_DIR")
+        return cls(
+            url=environ.get("SLUICEGATE_REDIS_URL") or environ.get("REDIS_URL") or DEFAULT_URL,
+            prefix=environ.get("SLUICEGATE_PREFIX") or DEFAULT_PREFIX,
+            instance=environ.get("SLUICEGATE_INSTANCE") or None,
+            state_dir=Path(state_dir) if state_dir else None,
+            timeout=int(timeout) / 1_000,
+        )
+
+
+def library_version() -> str:
+    """Return the version of the installed package; "0" in a checkout that was never installed."""
+    try:
+        return version("sluicegate")
+    except PackageNotFoundError:
+        return "0"
+
+
+__all__ = ["DEFAULT_TIMEOUT", "DEFAULT_URL", "Settings", "library_version"]
