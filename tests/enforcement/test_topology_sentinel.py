@@ -166,7 +166,7 @@ def test_an_unknown_service_is_a_store_that_is_away(steady):
     limiter = Limiter(steady.url.replace(f"/{SERVICE}", "/other"), timeout=0.5)
 
     assert limiter.hit(LIMIT, KEY).source == "fallback"
-    assert limiter._engine.tally.failures.keys() == {"sentinel"}
+    assert "sentinel" in limiter._engine.tally.failures
     limiter.close()
 
 
