@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import venv
 import zipfile
 from pathlib import Path
@@ -116,7 +117,9 @@ def test_the_installed_library_has_its_functions(installed, tmp_path):
 
 def test_the_installed_command_runs(installed, tmp_path):
     """It says which version it is."""
-    assert run(installed, "-m", "enforcement", "--version", cwd=tmp_path).stdout == "sluicegate 0.1.0\n"
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+
+    assert run(installed, "-m", "enforcement", "--version", cwd=tmp_path).stdout == f"sluicegate {declared}\n"
 
 
 def test_a_strict_type_checker_reads_the_installed_library(installed, tmp_path):
