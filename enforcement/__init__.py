@@ -3,25 +3,32 @@ Sluicegate's enforcement: rate limits and quotas that hold over a whole fleet of
 
 >>> from enforcement import Limit, Limiter, Denied
 
-Importing this package does no I/O, and loads what talks to the store only when a limiter is asked for.
+Importing this package does no I/O, and loads what decides only when a limiter or a decision is asked for.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from enforcement.decision import Decision, Denied, LimitState
 from enforcement.limits import InvalidLimit, Limit, Match, Policy
 
 if TYPE_CHECKING:
+    from enforcement.decision import Decision, Denied, LimitState
     from enforcement.limiter import Admission, Limiter
 
 __all__ = ["Admission", "Decision", "Denied", "InvalidLimit", "Limit", "LimitState", "Limiter", "Match", "Policy"]
 
+_LATER = {
+    "Decision": "enforcement.decision",
+    "Denied": "enforcement.decision",
+    "LimitState": "enforcement.decision",
+    "Admission": "enforcement.limiter",
+    "Limiter": "enforcement.limiter",
+}
+
 
 def __getattr__(name: str) -> Any:
-    if name in ("Limiter", "Admission"):
-        from enforcement import limiter
-
-        return getattr(limiter, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_LATER[name]), name)
