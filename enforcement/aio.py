@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from time import monotonic
 from types import TracebackType
@@ -33,6 +33,7 @@ class Limiter(Shell):
 
     def _set_up(self, settings: Settings) -> None:
         super()._set_up(settings)
+        self.from_lease = self._engine.one_from_lease  # of one request; None: :meth:`decide` has to
         self._pipe = self._engine.place.async_pipe(settings.timeout)
         self._engine.on_recovery = self._pipe.renew
 
@@ -144,9 +145,15 @@ class Limiter(Shell):
         engine.planner.keep_plan(derived, token, found, plan)
         return plan
 
-    def plan_by_field(self, field: bytes | None) -> Plan | None:
-        """Return the plan that is at hand for the value of an ``Authorization`` field."""
-        return None if field is None else self._engine.documents.derived.headers.get(field)
+    def by_fields(self, fields: Iterable[tuple[bytes, bytes]]) -> Plan | None:
+        """Return the plan that is at hand for the ``Authorization`` field of a request, if it has just one."""
+        found = None
+        for name, value in fields:
+            if name == b"authorization":
+                if found is not None:
+                    return None
+                found = value
+        return None if found is None else self._engine.documents.derived.headers.get(found)
 
     def keep_field(self, field: bytes | None, token: str) -> None:
         """Have the plan of *token* at hand by the field that it came in, if it needs no more than a decision."""
@@ -154,11 +161,6 @@ class Limiter(Shell):
         plan: Plan | None = derived.plans.get(token)
         if field is not None and plan is not None and not (plan.has_slots or plan.has_charge_on):
             derived.keep(field, plan, header=True)
-
-    def from_lease(self, plan: Plan) -> Decision | None:
-        """Return the decision that a permit at hand makes on one request; None: :meth:`decide` has to."""
-        lease = plan.lease
-        return None if lease is None else self._engine.from_lease(plan, lease, 1)
 
     @asynccontextmanager
     async def admit_plan(self, plan: Plan, costs: Costs) -> AsyncGenerator[Admission]:

@@ -221,6 +221,8 @@ class Engine:
 
     def from_lease(self, plan: Plan, lease: Lease, costs: Costs) -> Decision | None:
         """Return the decision that permits at hand make, or None: the store has to be asked."""
+        if costs == 1:
+            return self.one_from_lease(plan)
         if type(costs) is not int:
             return None
         left = lease.take(costs)
@@ -228,9 +230,18 @@ class Engine:
             self.leases.ask(lease)
         if left < 0:
             return None
-        if costs != 1:
-            self._count_leased(plan, lease.reply, costs)
+        self._count_leased(plan, lease.reply, costs)
         return Decision(True, "ok", "lease", plan, lease.reply, 5, left)
+
+    def one_from_lease(self, plan: Plan) -> Decision | None:
+        """Return the decision on one request that a permit at hand makes, or None: the store has to be asked."""
+        lease = plan.lease
+        if lease is None:
+            return None
+        left = lease.take(1)
+        if left <= lease.low and not lease.asking and lease.steady():
+            self.leases.ask(lease)
+        return None if left < 0 else Decision(True, "ok", "lease", plan, lease.reply, 5, left)
 
     @staticmethod
     def _count_leased(plan: Plan, reply: Sequence[int], cost: int) -> None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from enforcement.decision import Decision, LimitState
+    from enforcement.limits import Limit
     from enforcement.plans import Bound
 
 LIST_FIELDS: Final = frozenset({"RateLimit-Policy", "RateLimit"})
@@ -50,7 +51,7 @@ class Spelled:
         at: Its place among the bounds.
         capacity: In permits.
         window_seconds: Length of its window; None: it has none that is always the same.
-        policy: Its item of ``RateLimit-Policy``.
+        policy: Its item of ``RateLimit-Policy``; ``line`` is the whole field as ASGI has it, if there is no other item.
         head: The beginning of its item of ``RateLimit``, up to the number that remains.
         tells_time: Whether a time belongs to that item.
     """
@@ -59,6 +60,7 @@ class Spelled:
     capacity: int
     window_seconds: int | None
     policy: str
+    line: tuple[bytes, bytes]
     head: str
     tells_time: bool
 
@@ -68,24 +70,15 @@ def spell(bounds: Sequence[Bound]) -> tuple[Spelled, ...] | None:
     if any(bound.limit.calendar not in (None, "lifetime") for bound in bounds):
         return None
     names = labels([(bound.policy_slug, bound.limit.name) for bound in bounds])
-    return tuple(
-        Spelled(
-            at,
-            bound.limit.capacity,
-            None if bound.limit.algorithm == "concurrency" else bound.limit.window_seconds,
-            _policy_item(
-                names[at],
-                bound.limit.quota,
-                bound.limit.unit,
-                bound.limit.algorithm,
-                None if bound.limit.algorithm == "concurrency" else bound.limit.window_seconds,
-            ),
-            f'"{names[at]}";r=',
-            bound.limit.algorithm != "concurrency",
-        )
-        for at, bound in enumerate(bounds)
-        if not bound.limit.shadow
-    )
+    return tuple(_spell(at, bound.limit, names[at]) for at, bound in enumerate(bounds) if not bound.limit.shadow)
+
+
+def _spell(at: int, limit: Limit, label: str) -> Spelled:
+    slots = limit.algorithm == "concurrency"
+    window_seconds = None if slots else limit.window_seconds
+    policy = _policy_item(label, limit.quota, limit.unit, limit.algorithm, window_seconds)
+    line = (b"ratelimit-policy", policy.encode("latin-1"))
+    return Spelled(at, limit.capacity, window_seconds, policy, line, f'"{label}";r=', not slots)
 
 
 def labels(names: Sequence[tuple[str, str]]) -> list[str]:
@@ -116,12 +109,9 @@ def _policy_item(label: str, quota: int, unit: str, algorithm: str, window_secon
 
 
 def _ietf(decision: Decision) -> dict[str, str]:
-    spelled = decision.plan.spelled()
-    if spelled is not None:
-        if len(spelled) == 1:
-            return {"RateLimit-Policy": spelled[0].policy, "RateLimit": _limit_item(decision, spelled[0])[1]}
-        if decision.allowed:
-            return _by_numbers(decision, spelled)
+    spelled = decision.plan.spelled
+    if spelled is not None and (decision.allowed or len(spelled) == 1):
+        return _by_numbers(decision, spelled)
     policies, limits = [], []
     for label, state in ordered(decision):
         slots = state.algorithm == "concurrency"
@@ -129,6 +119,18 @@ def _ietf(decision: Decision) -> dict[str, str]:
         until = "" if slots or state.more_ms is None else f";t={seconds(state.more_ms)}"
         limits.append(f'"{label}";r={state.remaining}{until}')
     return {"RateLimit-Policy": ", ".join(policies), "RateLimit": ", ".join(limits)}
+
+
+def draft_lines(decision: Decision) -> list[tuple[bytes, bytes]]:
+    """Return the draft's fields of an admission as ASGI has them."""
+    alone = decision.plan.alone
+    if alone is not None:
+        # As _limit_item() does; a leased request has so little to do that another call would be felt.
+        reply, at = decision.reply, 2 + alone.at * decision.width
+        remaining, more = reply[at] + decision.held, reply[at + 3] or reply[at + 1]
+        until = f";t={-(-more // 1_000_000)}" if more >= 0 and alone.tells_time else ""
+        return [alone.line, (b"ratelimit", f"{alone.head}{remaining if remaining > 0 else 0}{until}".encode("latin-1"))]
+    return [(name.lower().encode("latin-1"), text.encode("latin-1")) for name, text in decision.headers().items()]
 
 
 def _by_numbers(decision: Decision, spelled: Sequence[Spelled]) -> dict[str, str]:

@@ -289,6 +289,7 @@ class Plan:
     The bounds of one request, and what is known about their counters.
 
     Attributes:
+        alone: The limit that headers name, once known, if they always name just this one.
         bounds: In the order of the call.
         command: The encoded command that charges one request, once there is one and if it never grows old.
         enforces: Whether a limit may deny.
@@ -316,6 +317,7 @@ class Plan:
         "_specs_until_us",
         "_spelled",
         "_texts",
+        "alone",
         "bounds",
         "command",
         "denied",
@@ -377,12 +379,15 @@ class Plan:
         self._specs_from_us = self._specs_until_us = 0
         self.command: bytes | None = None
         self._once: bytes | None = None
+        self.alone: Spelled | None = None
         self._spelled: tuple[Spelled, ...] | Literal[False] | None = False  # not looked at yet
 
+    @property
     def spelled(self) -> tuple[Spelled, ...] | None:
-        """See :func:`~enforcement.headers.spell`."""
+        """See :func:`~enforcement.headers.spell`; worked out when it is first asked for."""
         if self._spelled is False:
             self._spelled = spell(self.bounds)
+            self.alone = self._spelled[0] if self._spelled is not None and len(self._spelled) == 1 else None
         return self._spelled
 
     @property

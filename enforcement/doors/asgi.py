@@ -9,7 +9,7 @@ Put middleware that answers by itself without a token, like CORS, outside of it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping, Sequence
 from functools import cache
 from typing import Any, Final
 
@@ -30,6 +30,7 @@ from enforcement.doors._http import (
     joining,
     missing_token,
 )
+from enforcement.headers import draft_lines
 from enforcement.plans import Costs
 
 Scope = MutableMapping[str, Any]
@@ -86,6 +87,7 @@ class LimitMiddleware:
         self._costs = costs
         self._attributes = attributes
         self._headers = check_preset(headers)
+        self._drafts = headers == "ietf"
         self._exempt = frozenset(exempt)
         self._proxies = TrustedProxies(trusted_proxies)
         self._started = False
@@ -99,7 +101,7 @@ class LimitMiddleware:
             await self.app(scope, receive, send)
         else:
             limiter = self.limiter if self._started and self.limiter else await self.start()
-            plan = limiter.plan_by_field(_only(scope, b"authorization")) if self._token is _token else None
+            plan = limiter.by_fields(scope["headers"]) if self._token is _token else None
             if plan is None:
                 await self._guard(limiter, scope, receive, send)
                 return
@@ -164,16 +166,21 @@ class LimitMiddleware:
     def _pass(self, decision: Decision, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Call the application, and add to its answer what the decision says."""
         scope["sluicegate.decision"] = decision
-        ours = added_headers(decision, self._headers)
+        # The draft's fields are lists, which may stand behind the application's own as they are.
+        lines = draft_lines(decision) if self._drafts and decision.source != "fallback" else None
 
         # What the server gives to be awaited is handed on as it is: a coroutine around it would do nothing more.
         def adding(message: Message) -> Awaitable[None]:
             if message["type"] in _STARTS:
                 theirs = list(message.get("headers", ()))
-                message = {**message, "headers": theirs + _encoded(joining((name for name, _ in theirs), ours))}
+                message = {**message, "headers": theirs + (self._joining(theirs, decision) if lines is None else lines)}
             return send(message)
 
         return self.app(scope, receive, adding)
+
+    def _joining(self, theirs: Sequence[tuple[bytes, bytes]], decision: Decision) -> list[tuple[bytes, bytes]]:
+        """Return those of our fields that may join an application's own."""
+        return _encoded(joining((name for name, _ in theirs), added_headers(decision, self._headers)))
 
     def _describe(self, scope: Scope) -> RequestAttributes:
         peer = scope.get("client")
