@@ -12,6 +12,12 @@ class Consumer(CeleryConsumer):
     came back empty is to be refilled within ten seconds.
     """
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        # A task that ends just as the store goes is acknowledged over a transport that is closed already: kombu asks
+        # for its host name, finds none there, and would end the worker instead of connecting again.
+        self.connection_errors = (*self.connection_errors, AttributeError)
+
     def ensure_connected(self, conn: Any) -> Any:
         conn.ensure_connection = partial(conn.ensure_connection, interval_start=1, interval_step=0, interval_max=1)
         return super().ensure_connected(conn)
