@@ -183,22 +183,20 @@ class Engine:
 
     def fetching(self, name: str) -> Steps:
         """Steps that ask the store for a token's document; return the entry, or a refusal if nobody can tell."""
-        if self.breaker.open:
+        if self.breaker.open and self.breaker.cause not in protocol.READS:
             return self.planner.refusal("degraded_denied")
-        asked_at = self.documents.generation
+        asked_at, revision = self.documents.generation, b""
         try:
             text = yield protocol.pack(("GET", self.keys.token(name)))
+            if text is None:
+                revision = yield protocol.pack(("HGET", self.keys.documents, "revision"))
         except StoreTrouble as exc:
             self.failed(exc)
+            if self.breaker.open:  # it cannot even be read any longer: the next request need not try
+                self.breaker.trip(exc.cause)
             return self.planner.refusal("degraded_denied")
-        if text is None:
-            try:
-                revision = yield protocol.pack(("HGET", self.keys.documents, "revision"))
-            except StoreTrouble as exc:
-                self.failed(exc)
-                return self.planner.refusal("degraded_denied")
-            if revision is None:  # it lost everything: that it does not know a token says nothing about the token
-                return self.planner.refusal("degraded_denied")
+        if revision is None:  # it lost everything: that it does not know a token says nothing about the token
+            return self.planner.refusal("degraded_denied")
         return self.documents.remember(name, text, asked_at)
 
     def refused(self, decision: Decision) -> Decision:

@@ -36,6 +36,7 @@ class Breaker:
 
     Attributes:
         open: Whether the store is taken to be away; read by every decision.
+        cause: Why, in a word, as it was told last.
         opened_at: Monotonic seconds; 0 while closed.
         failures: Calls in a row that failed.
         openings: How often it opened.
@@ -43,12 +44,12 @@ class Breaker:
 
     def __init__(self, on_open: Callable[[str], None] = lambda cause: None, name: str = "The store") -> None:
         self.open = False
+        self.cause = ""
         self._name = name
         self.opened_at = 0.0
         self.failures = 0
         self.openings = 0
         self._say = Seldom(logger)
-        self._cause = ""
         self._on_open = on_open
         self._lock = threading.Lock()
 
@@ -60,7 +61,7 @@ class Breaker:
                 return
             self.open, self.opened_at = True, monotonic()
             self.openings += 1
-            self._cause = cause
+            self.cause = _word(cause)
         text = "%s is away (%s); each limit is decided by its own rule until it is back."
         self._say.warning(_word(cause), text, self._name, cause)
         self._on_open(cause)
@@ -79,8 +80,8 @@ class Breaker:
         self.failed(cause)
 
     def _still(self, cause: str) -> None:
-        if _word(cause) != _word(self._cause):
-            self._cause = cause
+        if _word(cause) != self.cause:
+            self.cause = _word(cause)
             self._say.warning(_word(cause), "%s is still away, for another cause now (%s).", self._name, cause)
 
     def succeeded(self) -> None:

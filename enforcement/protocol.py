@@ -93,7 +93,9 @@ _REFUSALS: Final = {
     "DENIED": ("auth", True),
     "CROSSSLOT": ("crossslot", False),
 }
-# The same for errors whose first word is ERR: how their text begins.
+READS: Final = frozenset({"oom", "misconf", "noreplicas", "readonly"})
+"""Causes for which a store takes no writes, and can be read all the same."""
+# As the refusals, for errors whose first word is ERR: how their text begins.
 _ERRORS: Final = {
     "ERR max number of clients": "maxclients",
     "ERR unknown command": "unsupported",  # older than functions, or a proxy that does not let them pass

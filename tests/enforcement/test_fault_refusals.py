@@ -18,6 +18,7 @@ from enforcement.embedded import ValkeyServer
 from enforcement.keys import Keys
 from enforcement.routes import Routes
 from enforcement.store import connect, load_library
+from enforcement.tokens import mint
 from enforcement.trial import Trial
 from tests.enforcement.topologies import Cluster, ask
 from tests.enforcement.world import World, eventually, fixed
@@ -276,7 +277,8 @@ def test_a_node_of_a_cluster_is_taken_back_only_when_it_decides(monkeypatch, tri
     assert (stats.outages == 1) is tried
 
 
-def test_documents_of_a_full_store_can_be_read(store):
+@pytest.mark.parametrize("known", [False, True])
+def test_documents_of_a_full_store_can_be_read(store, known):
     """A proxy may start while the store takes no writes: it knows every policy and token, and decides alone."""
     world = World(store.server.url)
     secret = world.everything(fixed(7))
@@ -284,9 +286,32 @@ def test_documents_of_a_full_store_can_be_read(store):
     with pytest.raises(OutOfMemoryError):
         store.admin.set("x", "y")
     with Limiter(store.url, timeout=0.1) as limiter:
+        assert not known or eventually(lambda: limiter.state == "degraded")
         decision = limiter.check(secret)
 
     assert (decision.allowed, decision.source, decision.limit.quota) == (True, "fallback", 7)
+
+
+def test_documents_are_asked_for_no_longer_when_a_full_store_freezes(store):
+    """Reading is tried while writes are refused; whoever finds that it fails too tells the others."""
+    world = World(store.server.url)
+    world.everything(fixed(7))
+    store.spoil("full")
+    with Limiter(store.url, timeout=0.1) as limiter:
+        assert eventually(lambda: limiter.state == "degraded")
+        store.server.freeze()
+        spans = [seconds(lambda: limiter.check(mint("live"))) for _ in range(6)]
+        store.server.thaw()
+
+    assert spans[0] > 0.09
+    assert sorted(spans)[3] < 0.01
+
+
+def seconds(act) -> float:
+    """Return how long something takes."""
+    before = time.monotonic()
+    act()
+    return time.monotonic() - before
 
 
 @pytest.mark.parametrize("command", ["FUNCTION FLUSH", "FUNCTION DELETE sluicegate_2", "SCRIPT FLUSH"])

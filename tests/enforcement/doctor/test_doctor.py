@@ -171,7 +171,9 @@ def test_instances_are_listed_with_what_they_run(server, world, doctor):
         assert eventually(lambda: '"revision":1' in (world.client.get(KEYS.instance("proxy-1")) or ""))
         good = doctor(server.url)[1]["instances"]
         late = '{"id": "proxy-2", "revision": 0, "state": "ok"}'
-        world.client.zadd(KEYS.instances, {"proxy-2": 2.0, "garbage": 1.0})
+        # Seen a moment ago: each heartbeat forgets those that were not seen for ten minutes.
+        now_us = time.time_ns() // 1_000
+        world.client.zadd(KEYS.instances, {"proxy-2": now_us, "garbage": now_us})
         world.client.set(KEYS.instance("proxy-2"), late)
         world.client.set(KEYS.instance("garbage"), "[")
         behind = doctor(server.url)[1]["instances"]
