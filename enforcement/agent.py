@@ -105,7 +105,6 @@ class Agent:
 
     Attributes:
         fleet_size: The most instances seen alive in ten minutes, this one among them.
-        clock_offset_us: The store's time less this process'.
         confirmed_at: When the store last said that it has the documents obeyed, monotonic seconds; None: not yet.
         degraded_since_us: Since when the store is away; None: it is not.
     """
@@ -130,7 +129,6 @@ class Agent:
         self.documents = documents
         self.identity = identity
         self.fleet_size = 1
-        self.clock_offset_us = 0
         self.degraded_since_us: int | None = None
         self._client_factory = client_factory
         self._keys = keys
@@ -143,6 +141,8 @@ class Agent:
         self._failed = failed
         self._monotonic = monotonic
         self._wall_us = wall_us
+        # The store's time less monotonic time: a wall clock that is set while the store is away must not move windows.
+        self._ahead_us = wall_us() - self._passed_us()
         self._given = identity
         self._started_at_us = wall_us()
         self._thread: threading.Thread | None = None
@@ -184,6 +184,22 @@ class Agent:
     def store_id(self) -> str:
         """The identity of the store whose documents are obeyed."""
         return self.documents.current.store_id
+
+    def now_us(self) -> int:
+        """Return the store's time as far as is known, microseconds since the epoch; before it told, this process'."""
+        return self._passed_us() + self._ahead_us
+
+    @property
+    def clock_offset_us(self) -> int:
+        """The store's time less this process'."""
+        return self.now_us() - self._wall_us()
+
+    def _passed_us(self) -> int:
+        return int(self._monotonic() * 1_000_000)
+
+    def _set_clock(self, store_us: int, sent_us: int) -> None:
+        """Take the store's time over, which it told to a question that was sent at *sent_us* of monotonic time."""
+        self._ahead_us = store_us - (sent_us + self._passed_us()) // 2
 
     def unconfirmed_for(self) -> float:
         """Return for how many seconds the store has not said that the documents obeyed are its present ones."""
@@ -371,19 +387,19 @@ class Agent:
     # The other duties.
 
     def _read_clock(self) -> None:
-        sent_us = self._wall_us()
+        sent_us = self._passed_us()
         seconds, microseconds = self._client.time()
-        self.clock_offset_us = seconds * 1_000_000 + microseconds - (sent_us + self._wall_us()) // 2
+        self._set_clock(seconds * 1_000_000 + microseconds, sent_us)
 
     def _beat(self) -> None:
-        sent_us, self._told = self._wall_us(), self.acknowledged
-        text = json.dumps(self._heartbeat(sent_us), separators=(",", ":"))
+        sent_us, self._told = self._passed_us(), self.acknowledged
+        text = json.dumps(self._heartbeat(), separators=(",", ":"))
         keys = (self._keys.instance(self.identity.id), self._keys.instances)
         now_us, alive = self._call(function("heartbeat"), keys, ("", self.identity.id, text, HEARTBEAT_LIFETIME_MS))
-        self.clock_offset_us = now_us - (sent_us + self._wall_us()) // 2
+        self._set_clock(now_us, sent_us)
         self._count_fleet(alive)
 
-    def _heartbeat(self, now_us: int) -> Mapping[str, Any]:
+    def _heartbeat(self) -> Mapping[str, Any]:
         counts = {"allowed": self._usage.allowed, "denied": self._usage.denied, "fallback": self._fallbacks()}
         return {
             "id": self.identity.id,
@@ -393,7 +409,7 @@ class Agent:
             "revision": self.acknowledged,
             "state": self.state,
             "started_at_us": self._started_at_us,
-            "seen_at_us": now_us + self.clock_offset_us,
+            "seen_at_us": self.now_us(),
             "store_id": self.store_id,
             "decisions": counts,
             "degraded_since_us": self.degraded_since_us,
@@ -453,7 +469,7 @@ class Agent:
     def _lose(self, reason: str) -> None:
         self._feed.close()
         if self.degraded_since_us is None:
-            self.degraded_since_us = self._wall_us()
+            self.degraded_since_us = self.now_us()
             if self._monotonic() - self._back_at > STEADY_SECONDS:
                 self._probes = 0
             # The breaker warns, once for all who find it away.
@@ -480,7 +496,7 @@ class Agent:
         self._wake.clear()
         if not self._hooks.recovered():
             return
-        away_us = self._wall_us() - (self.degraded_since_us or 0)
+        away_us = self.now_us() - (self.degraded_since_us or 0)
         self.degraded_since_us = None
         self._back_at = self._monotonic()
         self._due["heartbeat"] = float("-inf")
@@ -507,12 +523,12 @@ class ClusterAgent(Agent):
         if not self._hooks.is_open():
             self._away_since_us = None
         elif self._away_since_us is None:
-            self._away_since_us = self._wall_us()
+            self._away_since_us = self.now_us()
         self._settled()
         self._work()
 
-    def _heartbeat(self, now_us: int) -> Mapping[str, Any]:
-        return {**super()._heartbeat(now_us), "degraded_since_us": self._away_since_us}
+    def _heartbeat(self) -> Mapping[str, Any]:
+        return {**super()._heartbeat(), "degraded_since_us": self._away_since_us}
 
     def _attempt(self, duty: str, act: Callable[[], None]) -> None:
         try:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import socket
-import time
 import uuid
 from collections.abc import Callable, Generator, Sequence
 from time import monotonic
@@ -177,7 +176,7 @@ class Engine:
         """Return the best idea of the store's time."""
         if self.clock is not None:
             return self.clock()
-        return time.time_ns() // 1_000 + self.agent.clock_offset_us
+        return self.agent.now_us()
 
     # From a request to its plan.
 

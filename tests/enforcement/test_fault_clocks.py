@@ -190,6 +190,101 @@ def test_an_enforcers_clock_decides_nothing(clock, server, world, shift):
     assert said["token"] == ("ok" if shift > 0 else "expired")
 
 
+ALONE = """
+import sys, time
+from enforcement import Limit, Limiter
+from enforcement.agent import Agent
+from tests.enforcement.test_fault_clocks import QUOTA, of_each_algorithm
+
+if sys.argv[2] == "control":
+    Agent.now_us = lambda agent: time.time_ns() // 1_000
+
+def say(*words):
+    print(*words, flush=True)
+    sys.stdin.readline()
+
+with Limiter(sys.argv[1], timeout=0.2) as limiter:
+    limits = of_each_algorithm()
+    for limit in limits:
+        assert limiter.hit(limit, "alone").source == "store"
+    say("ready")
+    admitted = [sum(limiter.hit(limit, "alone").allowed for _ in range(2)) for limit in limits]
+    say("away", limiter.stats().servers_away)
+    more = [sum(limiter.hit(limit, "alone").allowed for _ in range(QUOTA)) for limit in limits]
+    say(*map(sum, zip(admitted, more)))
+    while limiter.hit(limits[0], "alone", 0).source != "store":
+        time.sleep(0.01)
+    say("back")
+"""
+QUOTA = 6
+
+
+def of_each_algorithm():
+    """Return limits whose windows end at different times."""
+    shapes = {
+        "fixed": {"window_seconds": HOUR},
+        "hour": {"calendar": "hour", "time_zone": "Asia/Kathmandu"},
+        "month": {"calendar": "month"},
+        "sliding": {"algorithm": "sliding_window", "window_seconds": HOUR},
+        "log": {"algorithm": "sliding_log", "window_seconds": 600},
+        "bucket": {"algorithm": "token_bucket", "window_seconds": 24 * HOUR},
+    }
+    return [Limit(name=name, quota=QUOTA, **shape) for name, shape in shapes.items()]
+
+
+def alone(server, clock, shift, mode=""):
+    """
+    Set the clock of a process while its store is frozen. Return for each limit what it admitted alone, and what the
+    store has afterwards.
+    """
+    clock.set(0)
+    command = [sys.executable, "-c", ALONE, server.url, mode]
+    environment, folder = os.environ | clock.environment, Path(__file__).parents[2]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=environment, cwd=folder, **pipes) as process:
+
+        def hear():
+            return process.stdout.readline().split()
+
+        def go_on():
+            process.stdin.write("\n")
+            process.stdin.flush()
+            return hear()
+
+        assert hear() == ["ready"]
+        server.freeze()
+        try:
+            assert go_on() == ["away", "1"]
+            clock.set(shift)
+            admitted = [int(word) for word in go_on()]
+        finally:
+            server.thaw()
+        assert go_on() == ["back"]
+        with Limiter(server.url, timeout=1.0) as limiter:
+            used = [QUOTA - limiter.peek(limit, "alone").remaining for limit in of_each_algorithm()]
+        process.communicate("\n")
+    return admitted, used
+
+
+@pytest.mark.parametrize("shift", [0, HOUR, -HOUR])
+def test_an_enforcers_clock_that_is_set_during_an_outage_moves_no_window(clock, own_server, shift):
+    """What is left is admitted once, and charged to the windows it belongs to, of each kind."""
+    load_library(connect(own_server.url))
+    admitted, used = alone(own_server, clock, shift)
+
+    assert admitted == [QUOTA - 1] * 6
+    assert used == [QUOTA] * 6
+
+
+def test_control_by_its_wall_clock_it_would_admit_a_window_more(clock, own_server):
+    """The clock was set: who believes it admits a whole share again, and charges it to an hour that is not there."""
+    load_library(connect(own_server.url))
+    admitted, used = alone(own_server, clock, HOUR, "control")
+
+    assert admitted[0] > QUOTA - 1
+    assert min(used) < QUOTA
+
+
 def test_a_ledger_is_timed_by_no_clock_that_jumps(clock, server, world, tmp_path):
     """The load's own clock is set back under it: spans stay spans, for they are measured by another one."""
     command = [sys.executable, "-m", "enforcement.ledger", "load", "--url", server.url, "--limit", "9/hour", "--wait"]
