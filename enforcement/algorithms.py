@@ -331,9 +331,17 @@ class Concurrency:
         self.held += cost
 
     def amend(self, delta: int, mark: int, ident: str) -> bool:
+        if delta > 0:  # slots that were given elsewhere, whether they fit or not
+            self.add(delta, ident)
         for number in range(1, -delta + 1):
             self.slots.pop(f"{ident}:{number}", None)
         return True
+
+    def renew(self, ident: str, count: int, now: int, life: int) -> None:
+        """Prolong slots that are still held."""
+        for slot in (f"{ident}:{number}" for number in range(1, count + 1)):
+            if self.slots.get(slot, 0) > now:
+                self.slots[slot] = now + life
 
 
 ALGORITHMS: Final[dict[str, type[Counter]]] = {

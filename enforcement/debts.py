@@ -19,7 +19,7 @@ from enforcement.protocol import LibraryMissing, StoreTrouble
 from enforcement.reservation import REMEMBERED_MS, marker_of
 
 if TYPE_CHECKING:
-    from enforcement.failover import Fallback
+    from enforcement.failover import Entry, Fallback
     from enforcement.place import Pipe
     from enforcement.unrestored import Unrestored
 
@@ -56,7 +56,7 @@ class Payer:
 
     def _pay_debts(self, ready: Callable[[str], bool]) -> bool:
         """Pay once, but for debts to counters that are not restored yet, or on the move; False as above."""
-        for debt in self._fallback.debts(ready):
+        for debt in self._fallback.debts(lambda entry: ready(entry.key) and not self._lost(entry)):
             marker = marker_of(debt.entries[0].key, debt.ident)
             corrections = debt.corrections(self._now_us())
             once_for_ms = REMEMBERED_MS if debt.once else None
@@ -80,8 +80,15 @@ class Payer:
                     return False
                 if not exc.executed and exc.cause in AGAIN:
                     continue
+                # All counters are read before one is written: who shall not lose what he is owed is paid without it.
+                self._fallback.refused(debt)
+                continue
             self._fallback.paid(debt)
         return True
+
+    def _lost(self, entry: Entry) -> bool:
+        """Tell whether the store is known to wait for this counter itself."""
+        return entry.bound.durable and self._unrestored.lacks(entry.key)
 
     def _give_library(self, key: str) -> None:
         """Give the functions to a node that came back without them; to a single store the heartbeat does."""

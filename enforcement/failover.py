@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Final
 
-from enforcement.algorithms import NEVER, Charge, Reference, Spec
+from enforcement.algorithms import NEVER, Charge, Concurrency, Reference, Spec
 from enforcement.logs import Seldom
 from enforcement.plans import Bound, Costs, Plan, with_share
 from enforcement.protocol import Correction, reason_of
@@ -117,16 +117,34 @@ class Debt:
     Entries that are charged in one call.
 
     Attributes:
-        ident: Makes a second sending harmless where *once* says so; freeing slots is harmless by itself.
+        ident: Makes a second sending harmless where *once* says so; slots are taken and freed under it, which is
+            harmless by itself.
     """
 
     ident: str
     entries: tuple[Entry, ...]
     once: bool = True
 
+    @property
+    def hands_over(self) -> bool:
+        """Whether it tells the store of slots that this process gave, and that are held still."""
+        return self.entries[0].bound.letter == "c" and self.entries[0].permits > 0
+
+    def apart(self) -> list[Debt]:
+        """Return a debt for each entry; nothing of this one may have been charged."""
+        return [replace(self, ident=self._of_part(i), entries=(entry,)) for i, entry in enumerate(self.entries)]
+
+    def _of_part(self, number: int) -> str:
+        # Each is remembered by itself, while slots are known by the id that they were taken under.
+        return f"{self.ident}.{number}" if self.once else self.ident
+
     def corrections(self, now_us: int) -> list[Correction]:
         """Return the settlement that pays it, in the store's terms of the present."""
         return [Correction(e.key, e.bound.spec(now_us), e.permits, e.mark) for e in self.entries]
+
+
+Ready = Callable[[Entry], bool]
+"""Tells of an entry whether its counter can be paid to now."""
 
 
 class Journal:
@@ -137,49 +155,69 @@ class Journal:
         self._max = max_entries
         self._entries: dict[tuple[str, int], Entry] = {}
         self._debts: list[Debt] = []
+        self._owed = 0  # entries of all debts
 
     def __len__(self) -> int:
-        return len(self._entries) + sum(len(debt.entries) for debt in self._debts)
+        return len(self._entries) + self._owed
 
     def add(self, bound: Bound, mark: int, permits: int) -> None:
         """Write down a charge; *mark* names its window as the store would have."""
         if bound.letter in "lb":
             mark = -(-mark // JOURNAL_GRAIN_US) * JOURNAL_GRAIN_US
         known = self._entries.get((bound.key, mark))
-        if known is None and len(self._entries) >= self._max:
-            self.dropped += permits
+        if known is None and len(self) >= self._max:
+            self.dropped += abs(permits)
             return
         self._entries[bound.key, mark] = Entry(bound.key, bound, mark, permits + (known.permits if known else 0))
 
-    def debts(self, ready: Callable[[str], bool] = lambda key: True, size: int = 100) -> list[Debt]:
+    def debts(self, ready: Ready = lambda entry: True, size: int = 100) -> list[Debt]:
         """
         Return what is owed in calls of one hash tag each; it is owed until :meth:`paid`.
 
-        Args:
-            ready: Tells of a counter's key whether it can be paid to now.
+        What cannot be paid now stays written down by counter and window: however long that takes, it grows no further.
+        Durable counters are paid apart, for the store may wait for them alone.
         """
-        by_tag: dict[str, list[Entry]] = {}
+        groups: dict[tuple[str, bool], list[Entry]] = {}
         for entry in self._entries.values():
-            by_tag.setdefault(entry.key[: entry.key.index("}")], []).append(entry)
-        by_tag = {tag: entries for tag, entries in by_tag.items() if ready(entries[0].key)}
-        for entry in (entry for entries in by_tag.values() for entry in entries):
-            del self._entries[entry.key, entry.mark]
-        for entries in by_tag.values():
+            groups.setdefault((entry.bound.tag, entry.bound.durable), []).append(entry)
+        for entries in groups.values():
+            if not ready(entries[0]):
+                continue
+            for entry in entries:
+                del self._entries[entry.key, entry.mark]
             # One counter may owe for several windows: each in its own call, the oldest first.
             entries.sort(key=lambda entry: entry.mark)
-            self._debts += [Debt(uuid.uuid4().hex, chunk) for chunk in _distinct_chunks(entries, size)]
-        return [debt for debt in self._debts if ready(debt.entries[0].key)]
+            self._keep(Debt(uuid.uuid4().hex, chunk) for chunk in _distinct_chunks(entries, size))
+        return [debt for debt in self._debts if all(map(ready, debt.entries))]
 
     def owe(self, debt: Debt) -> None:
         """Take over a settlement that may or may not have reached the store."""
-        if len(self._debts) < self._max:
-            self._debts.append(debt)
+        if len(self) < self._max:
+            self._keep((debt,))
         else:
-            self.dropped += sum(abs(entry.permits) for entry in debt.entries)
+            self.dropped += _permits(debt)
 
     def paid(self, debt: Debt) -> None:
         """Strike out a debt."""
         self._debts.remove(debt)
+        self._owed -= len(debt.entries)
+
+    def refused(self, debt: Debt) -> None:
+        """Owe the entries of a debt one by one, for one of them spoils the call; one that stands alone is given up."""
+        self.paid(debt)
+        if len(debt.entries) > 1:
+            self._keep(debt.apart())
+        else:
+            self.dropped += _permits(debt)
+
+    def _keep(self, debts: Iterable[Debt]) -> None:
+        for debt in debts:
+            self._debts.append(debt)
+            self._owed += len(debt.entries)
+
+
+def _permits(debt: Debt) -> int:
+    return sum(abs(entry.permits) for entry in debt.entries)
 
 
 def _distinct_chunks(entries: Sequence[Entry], size: int) -> list[tuple[Entry, ...]]:
@@ -208,6 +246,7 @@ class Fallback:
     def __init__(self, max_counters: int = MAX_COUNTERS) -> None:
         self.journal = Journal(max_counters)
         self._local = Reference(max_counters)
+        self._slots: dict[tuple[str, str], Entry] = {}  # by id and key: given here, and not known to the store
         self._values: dict[str, set[str]] = {}
         self._places = 0
         self._lock = threading.Lock()
@@ -233,7 +272,7 @@ class Fallback:
             reply = self._local.decide(now_us, charges, charge=charge, ident=ident or "local")
             self._apply_rules(plan, reply, refusing)
             if charge and reply[0] == 1:
-                self._write_down(plan, charges, reply)
+                self._write_down(plan, charges, reply, ident)
         reason = "ok" if reply[0] == 1 else "degraded_denied" if refusing else reason_of(plan, reply, width=5)
         return (reply if ident else without_marks(reply)), reason
 
@@ -254,11 +293,15 @@ class Fallback:
             return [self._enrol(plan.bounds[i]) for i in plan.newcomers]
 
     def divert(self, debt: Debt, beyond: Sequence[int]) -> None:
-        """Owe to overflow counters what the store left out of a debt; *beyond* has a number for each newcomer in it."""
+        """
+        Owe to overflow counters what the store left out of a debt; *beyond* has a number for each newcomer in it.
+
+        Slots are not owed there: whoever frees them does so where they were taken.
+        """
         newcomers = [entry for entry in debt.entries if entry.bound.census is not None]
         with self._lock:
             for entry, diverts in zip(newcomers, beyond, strict=True):
-                if diverts:
+                if diverts and entry.bound.letter != "c":
                     self.journal.add(entry.bound.overflowing(), entry.mark, entry.permits)
 
     def forget(self, ready: Callable[[str], bool] = lambda key: True) -> None:
@@ -270,18 +313,58 @@ class Fallback:
                 self._places = 0
 
     def owes(self) -> bool:
-        """Tell whether anything is to be charged to the store."""
-        return len(self.journal) > 0
+        """Tell whether anything is to be charged to the store, or handed over to it."""
+        return len(self.journal) > 0 or bool(self._slots)
 
-    def debts(self, ready: Callable[[str], bool] = lambda key: True) -> list[Debt]:
-        """See :meth:`Journal.debts`."""
+    def debts(self, ready: Ready = lambda entry: True) -> list[Debt]:
+        """See :meth:`Journal.debts`. Slots that were given here and are held still come with them."""
         with self._lock:
-            return self.journal.debts(ready)
+            return self.journal.debts(ready) + self._slot_debts(ready)
 
     def paid(self, debt: Debt) -> None:
-        """See :meth:`Journal.paid`."""
+        """Strike out a debt; see :meth:`Journal.paid`."""
         with self._lock:
-            self.journal.paid(debt)
+            if debt.hands_over:
+                self._handed_over(debt)
+            else:
+                self.journal.paid(debt)
+
+    def refused(self, debt: Debt) -> None:
+        """Deal with a debt that the store could not read; see :meth:`Journal.refused`."""
+        with self._lock:
+            if debt.hands_over:
+                self._handed_over(debt)
+            else:
+                self.journal.refused(debt)
+
+    # Slots, which are held for as long as a request takes, and may outlast the outage.
+
+    def holds(self, ident: str, key: str) -> bool:
+        """Tell whether slots of this id were given here and the store does not know of them."""
+        return (ident, key) in self._slots
+
+    def leave(self, ident: str, bound: Bound, count: int, now_us: int) -> bool:
+        """Free slots here; tell whether that is all, for the store was not told of them."""
+        with self._lock:
+            if bound.key in self._local.counters:
+                self._local.amend(now_us, bound.key, bound.spec(now_us), -count, 0, ident)
+            return self._slots.pop((ident, bound.key), None) is not None
+
+    def renew(self, ident: str, bound: Bound, count: int, now_us: int) -> None:
+        """Prolong slots that were given here."""
+        with self._lock:
+            counter = self._local.counters.get(bound.key)
+            if isinstance(counter, Concurrency):
+                counter.renew(ident, count, now_us, bound.spec(now_us).a)
+
+    def _slot_debts(self, ready: Ready) -> list[Debt]:
+        return [Debt(ident, (entry,), once=False) for (ident, _), entry in self._slots.items() if ready(entry)]
+
+    def _handed_over(self, debt: Debt) -> None:
+        for entry in debt.entries:
+            # Left while the call was under way: the store was told to free them too early, or not at all.
+            if self._slots.pop((debt.ident, entry.key), None) is None:
+                self.journal.owe(replace(debt, entries=(replace(entry, permits=-entry.permits),)))
 
     def _enrol(self, bound: Bound) -> int:
         census = bound.census
@@ -317,11 +400,15 @@ class Fallback:
         for i in refusing:
             reply[0], reply[4 + 5 * i] = 0, NEVER
 
-    def _write_down(self, plan: Plan, charges: Sequence[Charge], reply: Sequence[int]) -> None:
+    def _write_down(self, plan: Plan, charges: Sequence[Charge], reply: Sequence[int], ident: str) -> None:
         for i, bound in enumerate(plan.bounds):
             cost, wait, mark = charges[i][2], reply[4 + 5 * i], reply[6 + 5 * i]
-            if cost and wait == 0 and bound.letter != "c":
+            if not cost or wait != 0:
+                continue
+            if bound.letter != "c":
                 self.journal.add(bound, mark, cost)
+            elif ident and len(self._slots) < MAX_COUNTERS:
+                self._slots[ident, bound.key] = Entry(bound.key, bound, mark, cost)
 
 
 def _refuses(bound: Bound, cost: int) -> bool:

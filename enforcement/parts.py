@@ -153,7 +153,7 @@ def _undoing(engine: Engine, outcomes: Sequence[_Outcome], costs: Costs, ident: 
             if outcome.by_store:
                 yield from correcting(engine, rows, ident, once_for_ms=UNDONE_MS)
             else:
-                _undo_here(engine, rows)
+                _undo_here(engine, rows, ident)
             part = Part(outcome.plan, outcome.part.places)
             seen = yield from _asking(engine, part, costs, ident, charge=False, enrols=False)
             outcome = replace(seen, part=outcome.part, beyond=outcome.beyond)
@@ -161,10 +161,12 @@ def _undoing(engine: Engine, outcomes: Sequence[_Outcome], costs: Costs, ident: 
     return after
 
 
-def _undo_here(engine: Engine, rows: Sequence[tuple[Bound, int, int]]) -> None:
+def _undo_here(engine: Engine, rows: Sequence[tuple[Bound, int, int]], ident: str) -> None:
     now_us = engine.now_us()
     for bound, delta, mark in rows:
-        if bound.letter != "c":  # slots of this process alone end by themselves
+        if bound.letter == "c":
+            engine.fallback.leave(ident, bound, -delta, now_us)
+        else:
             engine.fallback.amend(bound, delta, mark, now_us)
 
 

@@ -75,14 +75,29 @@ class Reservation:
         self._left = True
         if not slots:
             return
-        yield from correcting(self._engine, [(b, -count, 0) for b, count in slots], self.ident, once_for_ms=None)
+        fallback, now_us = self._engine.fallback, self._engine.now_us()
+        rows = [
+            (bound, -count, 0)
+            for bound, count in slots
+            # A store that was asked in vain may have given them, too, and tell nobody.
+            if not fallback.leave(self.ident, bound, count, now_us) or self.decision.ambiguous
+        ]
+        if rows:
+            yield from correcting(self._engine, rows, self.ident, once_for_ms=None)
 
     def slots(self) -> list[tuple[Bound, int]]:
-        """Return the slots that it took: each limit and how many; none when they were given by the fallback."""
-        in_parts = self._plan.spread and self._engine.place.routes is not None
-        if self.decision.source != "store" and not in_parts:  # of a decision in parts some may be the store's
-            return []
-        return [(bound, cost) for bound, cost, _ in self._taken() if bound.letter == "c"]
+        """Return the slots that it took: each limit and how many."""
+        return [(bound, cost) for bound, cost, _ in self._taken() if bound.letter == "c" and cost]
+
+    def renewing(self) -> list[tuple[Bound, int]]:
+        """Prolong the slots that this process gave alone, and return those that the store has to prolong."""
+        fallback, now_us, theirs = self._engine.fallback, self._engine.now_us(), []
+        for bound, count in self.slots():
+            if fallback.holds(self.ident, bound.key):
+                fallback.renew(self.ident, bound, count, now_us)
+            elif not self._engine.is_away(bound.key):
+                theirs.append((bound, count))
+        return theirs
 
     def _taken(self) -> Iterator[tuple[Bound, int, int]]:
         """Give each limit that was charged, with the cost and the mark of its window."""
@@ -124,13 +139,16 @@ def correcting(engine: Engine, rows: Sequence[tuple[Bound, int, int]], ident: st
     """
     now_us = engine.now_us()
     for group in engine.together(rows):
-        if once_for_ms is not None and engine.is_away(group[0][0].key):
-            for bound, delta, mark in group:
-                engine.fallback.amend(bound, delta, mark, now_us)
+        owed = [(bound, mark, delta) for bound, delta, mark in group]
+        if engine.is_away(group[0][0].key):
+            if once_for_ms is None:
+                engine.fallback.owe(ident, owed, once=False)
+            else:
+                for bound, delta, mark in group:
+                    engine.fallback.amend(bound, delta, mark, now_us)
             continue
         corrections = [Correction(b.key, b.spec(now_us), delta, mark) for b, delta, mark in group]
         marker, clock = marker_of(corrections[0].key, ident), engine.clock and engine.clock()
-        owed = [(bound, mark, delta) for bound, delta, mark in group]
         try:
             command = protocol.settle(corrections, marker, clock, ident=ident, once_for_ms=once_for_ms)
             reply = yield protocol.pack(command)
@@ -199,7 +217,7 @@ class SlotKeeper:
                     self._renew(reservation)
 
     def _renew(self, reservation: Reservation) -> None:
-        slots = reservation.slots()
+        slots = reservation.renewing()
         try:
             renewed = sum(self._pipe.call(command) for command in _renewals(slots, reservation.ident))
         except StoreTrouble as exc:

@@ -44,7 +44,8 @@ class Stats:
         servers_away: Servers of the store without which requests are decided: of a single store 0 or 1.
         outages: How often one was found away.
         journal_entries: Counters and windows that the store is owed a charge for, from the time without it.
-        journal_dropped: Permits that were admitted without it and will not be charged, because the journal was full.
+        journal_dropped: Permits that were admitted without it and will not be charged, because the journal was full or
+            their counter cannot be read.
         lease_permits_held: Permits taken ahead and not handed out; ``lease_permits_used`` is how many were.
         overflow_decisions: Decisions by counters that values beyond a project's cap share.
         usage_dropped: Decisions that no report will show, because nobody took the reports.

@@ -64,6 +64,11 @@ class Unrestored:
         """Tell whether a counter's key has its set among them."""
         return dirty_beside(counter) in self.sets
 
+    def lacks(self, counter: str) -> bool:
+        """Tell whether the store has not got this counter back, as far as is known: in vain would be paid to it."""
+        dirty = dirty_beside(counter)
+        return dirty in self.sets and dirty not in self._back
+
     def release(self, now: float) -> None:
         """Trust the store again with what has been back for the grace, and was paid to."""
         done = frozenset(dirty for dirty, since in self._back.items() if now - since >= GRACE_SECONDS)

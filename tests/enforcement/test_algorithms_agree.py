@@ -104,7 +104,10 @@ class Agreement(RuleBasedStateMachine):
         mark, cost, ident = self.charged.pop(data.draw(st.integers(0, len(self.charged) - 1)))
         if self.algorithm == "calendar":
             self.spec = self.compile(self.spec.capacity, self.window)
-        delta = -cost if self.algorithm == "concurrency" else data.draw(st.integers(-cost, 50))
+        delta = data.draw(st.integers(-cost, 50))
+        if self.algorithm == "concurrency":
+            # All are given back, or as many are taken that were given elsewhere.
+            delta, ident = data.draw(st.sampled_from([(-cost, ident), (cost, f"e{next(self.idents)}")]))
         if delta == 0:
             return
         arguments = [self.spec.text, delta, mark]

@@ -89,6 +89,37 @@ def test_what_passed_meanwhile_is_charged_on_top(limiter, world, alone):
     assert not limiter._engine.fallback.owes()
 
 
+def test_waiting_for_them_costs_the_store_and_this_process_no_more_by_and_by(limiter, world):
+    """A control plane may be away for a day: what is owed stays one entry, and is offered to nobody meanwhile."""
+    secret = world.everything(MONTH, fixed(100))
+    limiter.check(secret)
+    lose(world)
+
+    def asked_for(seconds):
+        world.client.config_resetstat()
+        causes = []
+        eventually(lambda: causes.append(limiter.check(secret).cause), seconds)
+        return causes, world.client.info("commandstats")["cmdstat_sismember"]["calls"]
+
+    asked_for(0.6)
+    causes, looks = asked_for(1.0)
+
+    assert {*causes} == {"not_restored"}
+    assert 1 <= looks <= 6  # four times a second it looks whether they are back; each payment would look, too
+    assert limiter.stats().journal_entries == 1
+
+
+def test_a_rate_beside_a_lost_quota_is_charged_meanwhile(limiter, world):
+    """The store has the counter of the one, if not of the other."""
+    secret = world.everything(MONTH, fixed(100))
+    limiter.check(secret)
+    lose(world)
+    assert [limiter.check(secret).cause for _ in range(5)] == ["not_restored"] * 5
+    world.publish(world.policy("api", fixed(100)))
+
+    assert eventually(lambda: limiter.check(secret, 0).source == "store" and limiter.check(secret, 0).remaining == 95)
+
+
 def test_no_more_than_was_left_passes_meanwhile(limiter, world):
     """This process knows what remained when the store last spoke."""
     secret = world.everything(MONTH)

@@ -358,3 +358,28 @@ def test_a_wrong_typed_counter_heals_and_charges_nothing_in_part(store):
     store.admin.delete(day)
     assert limiter.hit(LIMITS, "typed").source == "store"
     limiter.close()
+
+
+def test_a_wrong_typed_counter_costs_nobody_else_what_he_is_owed(store):
+    """A project's debts are paid in one call, which one such counter spoils: the others are then paid by themselves."""
+    world, secrets = World(store.server.url), [mint("live") for _ in range(3)]
+    documents = {"global": {"schema": 1, "policy": None}, **world.policy("api", fixed(100)), **world.project()}
+    world.publish(documents, {secret: world.token("pol_api") for secret in secrets})
+    with Limiter(store.server.url, timeout=0.2) as limiter:
+        keys = [limiter.find_plan(secret, None).keys[0] for secret in secrets]
+        assert {limiter.check(secret).source for secret in secrets} == {"store"}
+        store.server.freeze()
+        assert eventually(lambda: limiter.check(secrets[0], 0) and limiter.stats().servers_away == 1)
+        asked = [limiter.check(secret) for secret in secrets for _ in range(5)]
+        with store.admin.pipeline(transaction=True) as pipe:
+            pipe.delete(keys[1])
+            pipe.rpush(keys[1], "x")
+            threading.Timer(0.05, store.server.thaw).start()
+            pipe.execute()
+
+        assert {(decision.source, decision.allowed) for decision in asked} == {("fallback", True)}
+        assert eventually(lambda: limiter.check(secrets[0], 0).source == "store")
+        assert eventually(lambda: not limiter._engine.fallback.owes())
+        assert [limiter.check(secrets[n], 0).remaining for n in (0, 2)] == [100 - 6] * 2
+        assert limiter.check(secrets[1], 0).cause == "reply"
+        assert limiter.stats().journal_dropped == 5
