@@ -29,10 +29,17 @@ class Line:
 
 
 class Fleet(Processes):
-    """Processes that ask for one key, started together; options are those of ``enforcement.ledger load``."""
+    """
+    Processes that ask for one key, started together; options are those of ``enforcement.ledger load``.
 
-    def __init__(self, url: str, limits: list[dict[str, Any]], processes: int, folder: Path, *options: str) -> None:
-        self.paths = [folder / f"p{number}.ledger" for number in range(processes)]
+    Args:
+        name: What their names begin with; two fleets of one store need two.
+    """
+
+    def __init__(
+        self, url: str, limits: list[dict[str, Any]], processes: int, folder: Path, *options: str, name: str = "p"
+    ) -> None:
+        self.paths = [folder / f"{name}{number}.ledger" for number in range(processes)]
         command = [sys.executable, "-m", "enforcement.ledger", "load", "--wait", "--url", url, "--out", str(folder)]
         command += ["--limits", json.dumps(limits), "--key", "k", "--timeout", "1.0", *options]
         super().__init__([[*command, "--instance", path.stem] for path in self.paths])
@@ -71,7 +78,10 @@ def _last_line(path: Path) -> str:
 
 
 @contextmanager
-def fleet(url: str, limits: list[dict[str, Any]], processes: int, *options: str) -> Iterator[Fleet]:
+def fleet(url: str, limits: list[dict[str, Any]], processes: int, *options: str, name: str = "p") -> Iterator[Fleet]:
     """Give a fleet, and leave none of its processes and files behind."""
-    with tempfile.TemporaryDirectory() as folder, Fleet(url, limits, processes, Path(folder), *options) as made:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Fleet(url, limits, processes, Path(folder), *options, name=name) as made,
+    ):
         yield made

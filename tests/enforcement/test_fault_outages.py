@@ -6,6 +6,9 @@ Two cores carry all of this, so spans have generous margins; counts have none.
 
 import socket
 import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import pytest
 
@@ -158,3 +161,60 @@ def test_a_fleet_does_not_come_back_as_a_herd(own_server):
     assert steady > 100
     assert first <= 2 * steady
     assert broken == []
+
+
+QUOTA, SHORT = 60, {"algorithm": "fixed_window", "window_seconds": 1}
+RULES = ("local", "allow", "deny")
+
+
+def test_windows_of_an_outage_hold_their_bounds_by_each_rule(own_server):
+    """
+    Killed for several windows: within it six instances admit L + E of a ``local`` limit, cut by it 2 L + E, each its
+    share; all of an ``allow`` one, none of a ``deny`` one. Control: what ``allow`` admits breaks these bounds.
+    """
+    options = ("--fleet", "6", "--seconds", "60", "--pause", "0.004", "--timeout", "0.025")
+    with ExitStack() as stack:
+        limits = {rule: {"name": rule, "quota": QUOTA, "on_store_failure": rule, **SHORT} for rule in RULES}
+        # All start before the first is waited for, since each waits for all.
+        loads = dict(zip(RULES, _started(stack, own_server.url, limits, (4, 1, 1), options), strict=True))
+        for load in loads.values():
+            load.go()
+        time.sleep(0.6)
+        own_server.kill()
+        killed_at = time.time()
+        time.sleep(3.2)
+        own_server.start()
+        back_at = time.time()
+        for load in loads.values():
+            load.end_when_back()
+        ledgers = {rule: load.ledgers() for rule, load in loads.items()}
+        judged = {rule: loads[rule].broken(**GENEROUS, fleet=6, back_at_us=int(back_at * 1e6)) for rule in RULES}
+        control = loads["allow"].broken(**GENEROUS, fleet=6, limits={"allow": Limit(**limits["local"])})
+
+    # A denial that the store gave is remembered for a quarter of a second at most.
+    away = {rule: records(ledgers[rule], killed_at + 0.5, back_at) for rule in RULES}
+    assert {record.source for some in away.values() for record in some} == {"fallback"}
+    assert {record.allowed for record in away["allow"]} == {True}
+    assert {(record.allowed, record.reason) for record in away["deny"]} == {(False, "degraded_denied")}
+    windows = Counter(record.decided_at_us // 1_000_000 for record in away["local"] if record.allowed)
+    # Each share is 10, and four of six instances ask.
+    assert sorted(windows.values())[-2:] == [40, 40]
+    assert judged == {rule: [] for rule in RULES}
+    assert {claim.what for claim in control} >= {
+        "local: admitted in a window without the store",
+        "local: admitted by one process alone",
+    }
+
+
+def records(ledgers, since, until):
+    """Return the decisions that were begun between two instants."""
+    return [r for ledger in ledgers for r in ledger.records if since <= r.started_at_us / 1_000_000 < until]
+
+
+def _started(stack, url, limits, sizes, options):
+    with ThreadPoolExecutor(len(sizes)) as pool:
+        made = [
+            pool.submit(stack.enter_context, fleet(url, [limits[rule]], size, *options, name=rule))
+            for rule, size in zip(limits, sizes, strict=True)
+        ]
+        return [future.result() for future in made]

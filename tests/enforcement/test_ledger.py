@@ -100,6 +100,15 @@ def test_an_outage_may_cost_its_bound_and_no_more():
     assert broken(a, b)["rate: admitted in a window that an outage cuts"] == "23 (worst of 1)"
 
 
+def test_a_window_within_an_outage_may_cost_its_bound_and_no_more():
+    """Without the store a window holds the quota and one for each instance: 10 + 2, whoever admits it."""
+    books = [Book(name).write("fallback", 6) for name in ("a", "b")]
+    found = broken(*books)
+    assert found == {"rate: admitted by one process alone": "6 (worst of 2)"}
+    books[0].write("fallback")
+    assert broken(*books)["rate: admitted in a window without the store"] == "13 (worst of 1)"
+
+
 def test_a_limit_that_denies_without_the_store_admits_nothing_there():
     """``deny`` has no share."""
     counter = Counter("sg:{k}:f", Limit(name="rate", quota=10, window_seconds=3_600, on_store_failure="deny"))
