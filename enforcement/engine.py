@@ -339,7 +339,7 @@ class Engine:
     def _in_vain(self, plan: Plan, costs: Costs, exc: StoreTrouble, *, charge: bool, ident: str) -> Decision:
         """Return the decision of this process after the store was asked in vain."""
         self.failed(exc)
-        decision = self.fall_back(plan, costs, charge=charge, ident=ident)
+        decision = self.fall_back(plan, costs, charge=charge, ident=ident, owes=not exc.charges)
         return decision.after(exc.cause, ambiguous=exc.executed)
 
     # Values that may have no counter yet.
@@ -392,22 +392,26 @@ class Engine:
         if exc.away and self.place.routes is None:
             self.breaker.failed(exc.cause)
 
-    def fall_back(self, plan: Plan, costs: Costs, *, charge: bool = True, ident: str = "") -> Decision:
-        """Return the decision of this process alone."""
+    def fall_back(
+        self, plan: Plan, costs: Costs, *, charge: bool = True, ident: str = "", owes: bool = True
+    ) -> Decision:
+        """Return the decision of this process alone; *owes* as of :meth:`Fallback.decide`."""
         if self._distrusts(plan):
             self.fallbacks += 1
             return self.refused(self.planner.refusal("degraded_denied"))
         if plan.newcomers and not plan.enrolled_until:
             plan = self.planner.placed(plan, self.fallback.beyond(plan))
-        reply, reason = self.decide_alone(plan, costs, charge=charge, ident=ident)
+        reply, reason = self.decide_alone(plan, costs, charge=charge, ident=ident, owes=owes)
         return self.degraded(plan, costs, reply, reason, charge=charge, ident=ident)
 
-    def decide_alone(self, plan: Plan, costs: Costs, *, charge: bool, ident: str) -> tuple[list[int], str]:
+    def decide_alone(
+        self, plan: Plan, costs: Costs, *, charge: bool, ident: str, owes: bool
+    ) -> tuple[list[int], str]:
         """Return the reply of this process alone, and the reason."""
         if self._tender is not None:
             self._tender.wake()  # what is admitted now is paid as soon as its node can be
         fleet = max(1, self.agent.fleet_size)
-        return self.fallback.decide(plan, costs, self.now_us(), fleet, charge=charge, ident=ident)
+        return self.fallback.decide(plan, costs, self.now_us(), fleet, charge=charge, ident=ident, owes=owes)
 
     def degraded(
         self, plan: Plan, costs: Costs, reply: Sequence[int], reason: str, *, charge: bool, ident: str

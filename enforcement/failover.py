@@ -252,7 +252,15 @@ class Fallback:
         self._lock = threading.Lock()
 
     def decide(
-        self, plan: Plan, costs: Costs, now_us: int, fleet: int, *, charge: bool = True, ident: str = ""
+        self,
+        plan: Plan,
+        costs: Costs,
+        now_us: int,
+        fleet: int,
+        *,
+        charge: bool = True,
+        ident: str = "",
+        owes: bool = True,
     ) -> tuple[list[int], str]:
         """
         Return a reply in the store's form, with marks if *ident* is given, and the reason.
@@ -260,6 +268,7 @@ class Fallback:
         Args:
             now_us: The best idea of the store's time, microseconds.
             fleet: Instances that share the quotas, at least 1.
+            owes: Whether the store is to be charged when it is back; False: it was asked, and does that itself.
         """
         bounds, specs = plan.bounds, plan.specs(now_us)
         with self._lock:
@@ -272,7 +281,7 @@ class Fallback:
             reply = self._local.decide(now_us, charges, charge=charge, ident=ident or "local")
             self._apply_rules(plan, reply, refusing)
             if charge and reply[0] == 1:
-                self._write_down(plan, charges, reply, ident)
+                self._write_down(plan, charges, reply, ident, owes)
         reason = "ok" if reply[0] == 1 else "degraded_denied" if refusing else reason_of(plan, reply, width=5)
         return (reply if ident else without_marks(reply)), reason
 
@@ -400,13 +409,14 @@ class Fallback:
         for i in refusing:
             reply[0], reply[4 + 5 * i] = 0, NEVER
 
-    def _write_down(self, plan: Plan, charges: Sequence[Charge], reply: Sequence[int], ident: str) -> None:
+    def _write_down(self, plan: Plan, charges: Sequence[Charge], reply: Sequence[int], ident: str, owes: bool) -> None:
         for i, bound in enumerate(plan.bounds):
             cost, wait, mark = charges[i][2], reply[4 + 5 * i], reply[6 + 5 * i]
             if not cost or wait != 0:
                 continue
             if bound.letter != "c":
-                self.journal.add(bound, mark, cost)
+                if owes:
+                    self.journal.add(bound, mark, cost)
             elif ident and len(self._slots) < MAX_COUNTERS:
                 self._slots[ident, bound.key] = Entry(bound.key, bound, mark, cost)
 

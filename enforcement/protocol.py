@@ -30,6 +30,9 @@ RESET: Final = function("reset")
 
 Reply = Sequence[int]
 
+TAKEN_FOR_EXECUTED: Final = frozenset({"timeout", "protocol"})
+"""Causes; see :attr:`StoreTrouble.charges`."""
+
 NOT_RESTORED: Final = -3
 """In place of a reply: the store lost durable counters and has not got them back; nothing was read or written."""
 
@@ -49,6 +52,16 @@ class StoreTrouble(Exception):
         self.cause = cause
         self.executed = executed
         self.away = away
+
+    @property
+    def charges(self) -> bool:
+        """
+        Whether the call is taken for executed, now or when the store gets to it: nobody charges the request once more.
+
+        A store that is slow or frozen has the call before it, and one whose reply was spoilt had executed it. Of a
+        connection that was lost nothing is known: there the store may be gone, with the call.
+        """
+        return self.executed and self.cause in TAKEN_FOR_EXECUTED
 
 
 class LibraryMissing(StoreTrouble):

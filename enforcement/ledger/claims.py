@@ -18,6 +18,7 @@ from typing import Final
 from enforcement.ledger.records import Counter, Ledger, Record
 from enforcement.ledger.sums import Charge, felt, peak, window_of
 from enforcement.limits import Limit
+from enforcement.protocol import TAKEN_FOR_EXECUTED
 
 JOURNAL_GRAIN_SECONDS: Final = 0.1
 """What a process admitted alone is charged to a log or a bucket up to this much later than it was."""
@@ -251,7 +252,8 @@ def _charged(evidence: Evidence, readings: Sequence[Reading]) -> Iterator[Claim]
     for reading in readings:
         counter, limit = reading.counter, reading.counter.limit
         parts = evidence.parts[counter.key]
-        least = felt(limit, [part.charge for part in parts if part.record.allowed], reading.now_us)
+        sure = [part.charge for part in parts if part.record.allowed and not _taken_for_executed(part.record)]
+        least = felt(limit, sure, reading.now_us)
         most = (
             least + _doubt(limit, parts, reading.now_us) + evidence.terms.killed * max(part.permits for part in parts)
         )
@@ -263,8 +265,16 @@ def _charged(evidence: Evidence, readings: Sequence[Reading]) -> Iterator[Claim]
         yield Claim(f"{counter.name}: charged in the store ({counter.key})", bound, str(reading.used), held)
 
 
+def _taken_for_executed(record: Record) -> bool:
+    """Tell whether the process left it to the store to charge a request whose call got no answer."""
+    return record.ambiguous and record.cause in TAKEN_FOR_EXECUTED
+
+
 def _doubt(limit: Limit, parts: Sequence[_Part], now_us: int) -> int:
-    """Calls without an answer may have been charged by the store, and once more by the process if it let them pass."""
+    """
+    Calls without an answer may have been charged by the store: once, and if the connection was lost and the process let
+    them pass, once more by that.
+    """
     ambiguous = [part.charge for part in parts if part.record.ambiguous]
     grain = 0
     if limit.algorithm in ("sliding_log", "token_bucket") and any(part.outage for part in parts):

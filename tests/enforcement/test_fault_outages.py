@@ -9,10 +9,11 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 
 import pytest
 
-from enforcement import Limit, Limiter, pipe
+from enforcement import Limit, Limiter, pipe, protocol
 from enforcement.protocol import StoreTrouble
 from enforcement.store import connect
 from tests.enforcement.faults import FaultyPath
@@ -114,6 +115,44 @@ def charged_by_lost_replies(server, path, key):
     used = 100 - other.peek(limit, key).remaining
     other.close()
     return used
+
+
+@pytest.mark.parametrize("algorithm", ["fixed_window", "sliding_log", "token_bucket"])
+@pytest.mark.parametrize("how", ["freeze", "swallow", "delay", "garble"])
+def test_a_call_without_an_answer_is_charged_once(own_server, path, monkeypatch, how, algorithm):
+    """The store has it, and charges it: nobody pays it once more. Control: if nothing is taken for executed, it is."""
+    limit = Limit(name="once", algorithm=algorithm, quota=1_000, window_seconds=86_400)
+    path.delay = 0.1
+
+    charged, _ = charged_after_calls_in_vain(own_server, path, limit, how, "once")
+    monkeypatch.setattr(protocol, "TAKEN_FOR_EXECUTED", frozenset())
+    control, vain = charged_after_calls_in_vain(own_server, path, limit, how, "control")
+
+    assert (charged, control) == (21, 21 + vain)
+
+
+def charged_after_calls_in_vain(server, path, limit, how, key):
+    """Call once, and twenty times while no answer comes; return what was charged at the end, and how many had waited."""
+    limiter = Limiter(path.url, timeout=0.05)
+    assert limiter.hit(limit, key).source == "store"
+    spoil, mend = (server.freeze, server.thaw) if how == "freeze" else (partial(turn, path, how), partial(turn, path))
+    spoil()
+    decisions = [limiter.hit(limit, key) for _ in range(20)]
+    mend()
+    assert [decision.source for decision in decisions if decision.allowed] == ["fallback"] * 20
+    vain = sum(decision.ambiguous for decision in decisions)
+    assert 1 <= vain <= 3  # the rest are told by whoever found the store away, which may be the background
+    assert eventually(lambda: limiter.hit(limit, key, 0).source == "store" and not limiter.stats().journal_entries)
+    other = Limiter(server.url, timeout=1.0)
+    used = limit.quota - other.peek(limit, key).remaining
+    other.close()
+    limiter.close()
+    return used, vain
+
+
+def turn(path, mode="pass"):
+    """Have the path do something else from now on."""
+    path.mode = mode
 
 
 def test_a_failure_that_opens_nothing_is_made_good(own_server):

@@ -204,9 +204,11 @@ def test_a_refusal_degrades_and_heals(store, caplog, how, cause):
 
     admitted += sum(decision.allowed for decision in decisions)
     ambiguous = sum(decision.ambiguous for decision in decisions)
+    # A pause looks like a slow store, and then executes nothing for those who left meanwhile.
+    never = sum(decision.allowed and decision.cause == "timeout" for decision in decisions)
     used = [LIMITS[i].quota - state.remaining for i, state in enumerate(limiter.peek(LIMITS, "k").limits)]
     assert used[0] == used[1]
-    assert admitted <= used[0] <= admitted + ambiguous
+    assert admitted - never <= used[0] <= admitted + ambiguous - never
     limiter.close()
 
 
