@@ -93,13 +93,13 @@ end
 
 function fixed.write(key, s, slack)
   local packed = pack('>ddd', s.used, s.ends, s.now)
-  if s.ends == 0 then
-    put(key, packed, 0, TEN_YEARS_MS)
-  elseif s.kept then -- the key ends with its window already: overwrite, and leave that alone
-    call('SETRANGE', key, 0, packed)
-  else
-    put(key, packed, s.ends - s.now, slack)
+  if not s.kept then
+    put(key, packed, s.ends == 0 and TEN_YEARS_MS * 1000 or s.ends - s.now, slack)
+    return
   end
+  call('SETRANGE', key, 0, packed) -- what stands behind these numbers stays; see checkpoint.lua
+  -- A key ends with its window already, and that is left alone; one of a lifetime ends when nothing was charged for long.
+  if s.ends == 0 then call('PEXPIRE', key, TEN_YEARS_MS) end
 end
 
 -- A fixed_window whose counters outlive the store; see checkpoint.lua. Value: as above, and the stamp of its last checkpoint if

@@ -168,14 +168,19 @@ def test_a_limit_in_code_is_the_programs_own(store, limiter, client_of_store):
     assert client_of_store.keys("*:dirty") == []
 
 
-def test_a_refund_is_kept(token, limiter):
-    """The present value counts, also when it is less than before."""
+@pytest.mark.parametrize("calendar", ["day", "month", "lifetime"])
+def test_a_refund_is_kept(store, limiter, calendar):
+    """The present value counts, also when it is less than before; whatever the window, it was not lost."""
+    token = TokenFactory(policy=LimitFactory(quota=QUOTA, window_seconds=None, calendar=calendar).policy)
+    publisher.publish_all()
+    spend(limiter, token, 1)
+    checkpoint()
     with limiter.admit(token.secret, costs=6) as admission:
         checkpoint()
         admission.cancel()
-    checkpoint()
 
-    assert used() == [0]
+    assert checkpoint() == checkpoints.Done(kept=1, complete=True)
+    assert (used(), remaining(token)) == ([1], [QUOTA - 1])
 
 
 def test_what_a_settlement_charges_more_is_kept(token, limiter):
