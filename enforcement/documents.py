@@ -42,8 +42,13 @@ class Override:
     ends_at_us: int | None = None
 
     def apply(self, limit: Limit) -> Limit:
-        """Return *limit* with this override's numbers; a burst that it leaves out stays as it is."""
-        return replace(limit, quota=self.quota, burst=limit.burst if self.burst is None else self.burst)
+        """
+        Return *limit* with this override's numbers; a burst that it leaves out stays as it is.
+
+        So does the burst of a limit that has none: its algorithm may have changed since the override was made.
+        """
+        bursts = self.burst is not None and limit.algorithm == "token_bucket"
+        return replace(limit, quota=self.quota, burst=self.burst if bursts else limit.burst)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,14 +188,14 @@ class _Reader:
     def maybe_text(self, name: str) -> str | None:
         return None if self.data[name] is None else self.text(name)
 
-    def number(self, name: str) -> int:
+    def number(self, name: str, least: int = 0) -> int:
         value = self.data[name]
-        if type(value) is not int or not 0 <= value <= MAX_NUMBER:
-            raise InvalidDocument(f"{name}: must be a whole number from 0 to {MAX_NUMBER}")
+        if type(value) is not int or not least <= value <= MAX_NUMBER:
+            raise InvalidDocument(f"{name}: must be a whole number from {least} to {MAX_NUMBER}")
         return value
 
-    def maybe_number(self, name: str) -> int | None:
-        return None if self.data[name] is None else self.number(name)
+    def maybe_number(self, name: str, least: int = 0) -> int | None:
+        return None if self.data[name] is None else self.number(name, least)
 
     def truth(self, name: str) -> bool:
         value = self.data[name]
@@ -217,7 +222,7 @@ def _override(item: object) -> Override:
         policy=data.text("policy"),
         limit=data.text("limit"),
         quota=data.number("quota"),
-        burst=data.maybe_number("burst"),
+        burst=data.maybe_number("burst", least=1),
         ends_at_us=data.maybe_number("ends_at_us"),
     )
 

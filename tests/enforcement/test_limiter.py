@@ -142,6 +142,28 @@ def test_an_override_holds_until_its_end(limiter, world):
     assert limiter.check(secret).explain()["limits"][0]["override"] == "ovr_1"
 
 
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {"algorithm": "fixed_window"},
+        {"algorithm": "sliding_window"},
+        {"algorithm": "sliding_log"},
+        {"algorithm": "fixed_window", "consistency": "leased"},
+    ],
+    ids=lambda shape: "-".join(shape.values()),
+)
+def test_an_override_with_a_burst_outlives_the_bucket(limiter, world, shape):
+    """The limit got another algorithm, which has no burst: the override's quota holds, and no request fails for it."""
+    override = {"id": "ovr_1", "policy": "pol_api", "limit": "rpm", "quota": 7, "burst": 9, "ends_at_us": None}
+    bucket = world.everything({**fixed(2), "algorithm": "token_bucket"}, overrides=[override])
+    assert limiter.check(bucket).limit.capacity == 9
+
+    changed = world.everything({**fixed(2), **shape}, overrides=[override])
+
+    assert eventually(lambda: limiter.check(changed, costs=0).limit is not None)
+    assert (limiter.check(changed).limit.quota, limiter.check(bucket).limit.quota) == (7, 7)
+
+
 def test_limits_match_and_count_by_attributes(limiter, world):
     """A limit falls on requests that carry all its attributes, and each value has its own counter."""
     by_model = fixed(1, name="model", partition_by=["model"], match={"methods": ["POST"], "path": "/v1/*"})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 
 from enforcement.documents import dumps
@@ -14,10 +16,24 @@ BROKEN = {
     "a fraction": dumps(policy()).replace("100", "1.5"),
     "a truth value": dumps(policy()).replace("100", "true"),
     "a key twice": dumps(policy()).replace('"quota":100', '"quota":100,"quota":101'),
+    "a text": dumps(policy()).replace("100", '"100"'),
+    "beyond what doubles hold": dumps(policy(2**53)),
+    "of more digits than are read": dumps(policy()).replace("100", "1" * 5_000),
+    "below nothing": dumps(policy(-1)),
     "of a later schema": dumps({**policy(), "schema": 2}),
+    "of a schema that is true": dumps({**policy(), "schema": True}),
+    "of an unknown algorithm": dumps(policy()).replace("fixed_window", "leaky_bucket"),
+    "without an algorithm": dumps(policy()).replace('"algorithm":"fixed_window",', ""),
+    "without limits": dumps({name: value for name, value in policy().items() if name != "limits"}),
     "with an unknown field": dumps({**policy(), "unlimited": 1}),
     "of another id": dumps(policy(ident="pol_2")),
     "nested too deeply": "[" * 100_000 + "]" * 100_000,
+    "nested a little too deeply": dumps({**policy(), "name": functools.reduce(lambda inner, _: [inner], range(20), 0)}),
+    "with NUL": dumps({**policy(), "name": "Go\0ld"}),
+    "with half a pair": dumps({**policy(), "name": "Go\ud800ld"}),
+    "with half a pair in a key": dumps(policy()).replace('"quota"', '"quo\\udfffta"'),
+    "followed by more": dumps(policy()) * 2,
+    "a list": f"[{dumps(policy())}]",
     "too long": dumps({**policy(), "name": "x" * 10_000_000}),
     "not text": b'{"schema":1,"id":"\xff\xfe"}',
     "empty": "",
@@ -53,6 +69,30 @@ def test_broken_document_keeps_its_last_good_version(documents: Documents, broke
     assert quota_of(documents) == 100
     assert documents.current.policies["pol_2"].limits[0].quota == 7
     assert documents.current.revision == 6
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("not a number", "NaN is not a whole number"),
+        ("infinite", "1e999 is not a whole number"),
+        ("a key twice", "a key stands in it twice"),
+        ("of a schema that is true", "schema: must be 1, not True"),
+        ("of an unknown algorithm", "limit algorithm: Must be one of "),
+        ("without limits", "limits: is missing"),
+        ("with an unknown field", "unlimited: unknown field"),
+        ("nested a little too deeply", "it is nested deeper than 20"),
+        ("with NUL", "a text in it holds NUL or half of a surrogate pair"),
+        ("with half a pair in a key", "a text in it holds NUL or half of a surrogate pair"),
+        ("too long", "it has 10000"),
+        ("not text", "a text in it holds NUL or half of a surrogate pair"),
+    ],
+)
+def test_a_refusal_names_the_rule(documents: Documents, name: str, reason: str) -> None:
+    """An operator reads it in the log, and finds the document by it."""
+    (problem,) = documents.load(state(6, **{"policy:pol_1": BROKEN[name]}))
+
+    assert problem.reason.startswith(reason)
 
 
 @pytest.mark.parametrize("revision", ["", "0", "-1", "1.5", "NaN", "9" * 17, "٣"])
