@@ -32,7 +32,8 @@ class Publication:
     Args:
         revision: Its number, greater than the store's.
         now_us: When, microseconds since the epoch; told to people, decides nothing.
-        store_id: Identity for a store that has none yet, random text.
+        store_id: Identity for a store that has none yet, random text. Empty: such a store lost what these documents are
+            changes of, and refuses them.
         documents: Field of the documents' hash to document, None removes it.
         tokens: Digest to document, None removes it.
         resets: Counters that were reset, for enforcers that remember denials: objects of "project" and "token" ids.
@@ -85,7 +86,7 @@ def publish_call(publication: Publication, keys: Keys) -> StoreCall:
 
 
 def refused_by(reply: Sequence[int]) -> int | None:
-    """Return the later revision that the store already has, or None if it took this one."""
+    """Return the revision that the store has instead, a later one or 0 for none, or None if it took this one."""
     return None if reply[0] == 1 else reply[1]
 
 

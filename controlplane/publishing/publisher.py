@@ -148,7 +148,8 @@ def _compile(work: Work, state: store.StoreState, most_tokens: int | None) -> Pu
         tokens=compile.tokens(work.ids("token"), now) | tokens,
         resets=compile.resets(work.ids("reset")),
         full=full,
-        store_id=state.store_id or secrets.token_hex(16),
+        # Without one, a store that was emptied since it was looked at refuses pieces, and is then sent all.
+        store_id=secrets.token_hex(16) if full else "",
         replace_all=full,
     )
 
@@ -175,7 +176,7 @@ def _make_whole(client: redis.Redis, state: store.StoreState, publication: Publi
 
 
 def _send(client: redis.Redis, publication: Publication) -> bool:
-    """Tell whether the store took the publication; False: it has this revision or a later one."""
+    """Tell whether the store took the publication; False: it has this revision or a later one, or was emptied."""
     function, names, arguments = publish_call(publication, store.keys())
     try:
         reply = client.fcall(function, len(names), *names, *arguments)

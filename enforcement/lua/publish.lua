@@ -2,12 +2,12 @@
 -- KEYS[1]    documents (hash); KEYS[2] change log (stream); KEYS[2+i] document of token i.
 -- ARGV[1]    revision, greater than the store's.
 -- ARGV[2]    time in microseconds, told to readers.
--- ARGV[3]    identity for a store that has none.
+-- ARGV[3]    identity for a store that has none; '': such a store takes nothing.
 -- ARGV[4]    changes (JSON) for the log.
 -- ARGV[5]    '1': the documents given are all there are; others are removed.
 -- ARGV[6]    number of documents d; then d pairs of field and JSON ('' removes); then a pair for each token: JSON ('' removes),
 --            instant in milliseconds at which it expires ('' never).
--- Returns    {1, revision}, or {0, the store's revision}: nothing was written.
+-- Returns    {1, revision}, or {0, the store's revision (0: it has none)}: nothing was written.
 local LOG_LENGTH = 1000
 
 local function publish(keys, args)
@@ -15,6 +15,7 @@ local function publish(keys, args)
   local present = tonumber(redis.call('HGET', keys[1], 'revision') or '0')
   if present >= revision then return {0, present} end
   local identity = redis.call('HGET', keys[1], 'store_id') or args[3]
+  if identity == '' then return {0, present} end
   local id = string.format('%.0f-0', revision)
   local logged = redis.pcall('XADD', keys[2], 'MAXLEN', '~', LOG_LENGTH, id, 'changes', args[4])
   if type(logged) == 'table' and logged.err then -- a log that outlived its documents

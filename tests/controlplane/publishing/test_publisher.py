@@ -87,6 +87,28 @@ def test_an_emptied_store_gets_everything(store, document, client_of_store):
     assert document(f"policy:{policy.pk}")["slug"] == policy.slug
 
 
+def test_a_store_that_is_emptied_while_a_change_is_compiled_gets_everything(
+    store, document, client_of_store, monkeypatch
+):
+    """The piece that was meant for the full store is refused by the empty one, and all of it is sent."""
+    policy, project = PolicyFactory(), ProjectFactory()
+    publisher.publish_all()
+    make_whole, emptied = publisher._make_whole, []
+
+    def empty_once(client, *arguments):
+        make_whole(client, *arguments)
+        if not emptied:
+            emptied.append(client_of_store.flushall())
+
+    monkeypatch.setattr(publisher, "_make_whole", empty_once)
+    ask_for("project", project.pk)
+
+    assert publisher.publish_pending() == 2
+    assert document(f"policy:{policy.pk}")["slug"] == policy.slug
+    assert client_of_store.smembers(f"sg:{{{project.pk}}}:dirty") == {"whole"}
+    assert Revision.objects.get(pk=2).changes["full"]
+
+
 def test_revisions_go_on_after_the_store_was_emptied(store, client_of_store):
     """An enforcer that holds revision 2 is never told to go back to 1."""
     publisher.publish_all()
