@@ -73,8 +73,8 @@ def publisher(keys: Keys) -> Rules:
         *_may(f"{_CONNECT} {_CLUSTER} discard exec function|list function|load info multi scan"),
         _selector(_PUBLISH, *_below(keys, "doc")),
         _selector(_LOCK, *_below(keys, "lock")),
-        # With SADD it says of a new project that no counters are missing; to write a counter it has no right.
-        _selector(f"fcall {_READ_COUNTERS} pfcount sadd unlink", *_counters(keys)),
+        # With SADD and SREM it says of a new project that no counters are missing; to write a counter it has no right.
+        _selector(f"fcall {_READ_COUNTERS} pfcount sadd srem unlink", *_counters(keys)),
         _selector("mget zrevrange", f"%R~{_literal(keys.instance(''))}*", f"%R~{_literal(keys.instances)}"),
         _selector(_CACHE, f"~{_literal(keys.prefix)}cache:*"),
     ]

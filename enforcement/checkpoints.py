@@ -8,17 +8,19 @@ too; until it is told that it is whole again, enforcers decide the tag's durable
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from enforcement.keys import Keys
+from enforcement.keys import NAME_LENGTH, Keys
 from enforcement.limits import MAX_NUMBER
 from enforcement.lua import function
 
 CHECKPOINT: Final = function("checkpoint")
 CHECKPOINTED: Final = function("checkpointed")
 RESTORE: Final = function("restore")
+SAY_WHOLE: Final = function("whole")
 
 SET_BACK_US: Final = 3_600_000_000
 """Nothing that was read takes so long to be kept."""
@@ -98,7 +100,7 @@ def restore_call(keys: Keys, tag: str, kept: Sequence[Kept]) -> Call:
     """
     Return the call that raises counters of one tag to what is kept of them; it answers how many were written.
 
-    When the store has got all of a tag, ``WHOLE`` is added to its dirty set, and enforcers trust it again.
+    When the store has got all of a tag, :func:`whole_call` lets enforcers trust it again.
     """
     arguments: list[str | int] = [""]
     for one in kept:
@@ -106,9 +108,19 @@ def restore_call(keys: Keys, tag: str, kept: Sequence[Kept]) -> Call:
     return RESTORE, _keys(keys, tag, [one.counter for one in kept]), arguments
 
 
+def new_mark() -> str:
+    """Return what to add to the dirty sets of some tags before the first of their counters is given back."""
+    return "w" + secrets.token_urlsafe(NAME_LENGTH)[: NAME_LENGTH - 1]
+
+
+def whole_call(keys: Keys, tag: str, mark: str) -> Call:
+    """Return the call that lets enforcers trust the store with a tag; it answers 0 if *mark* was lost meanwhile."""
+    return SAY_WHOLE, [keys.dirty(tag)], [mark]
+
+
 def _keys(keys: Keys, tag: str, counters: Sequence[str]) -> list[str]:
     scope = keys.scope(tag)
     return [scope + counter for counter in counters]
 
 
-__all__ = ["Kept", "Reading", "read_call", "readings", "restore_call", "strike_call"]
+__all__ = ["Kept", "Reading", "new_mark", "read_call", "readings", "restore_call", "strike_call", "whole_call"]

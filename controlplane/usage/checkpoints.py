@@ -155,10 +155,13 @@ def restore(client: redis.Redis, tags: Iterable[str]) -> int:
     """
     restored = 0
     for some in batched(tags, TAGS_AT_ONCE):
+        mark = protocol.new_mark()
+        list(_ask(client, some, lambda pipe, key, mark=mark: pipe.sadd(key, mark)))
         for calls in batched(_restore_calls(some), CALLS_AT_ONCE):
             restored += sum(_run(client, calls))
         # Last of all, when nothing of them is missing any more.
-        list(_ask(client, some, lambda pipe, key: pipe.sadd(key, WHOLE)))
+        if not all(_run(client, [protocol.whole_call(store.keys(), tag, mark) for tag in some])):
+            logger.warning("The store lost durable counters again while it got them back; the next run begins anew")
     if restored:
         logger.warning("The store had lost durable counters and got %d back", restored)
     return restored

@@ -2,6 +2,9 @@
 -- counters that changed since their last checkpoint; and its member 'whole' says that this store has all that was checkpointed.
 -- A store that restarted empty has no such member: no durable counter begins in it until the control plane has restored them.
 --
+-- Restoring takes several calls, between which the store may lose all again. So it begins with a mark in the set, and only a store
+-- that still has the mark in the end is said to be whole.
+--
 -- A checkpoint stamps the counter it reads, and SQL keeps the stamp. A counter whose stamp is older than SQL's was lost meanwhile
 -- and has begun anew: it is not the later state of that checkpoint, and gets it back instead of replacing it.
 
@@ -72,4 +75,14 @@ local function restore(keys, args)
     end
   end
   return written
+end
+
+-- Say that this store has all that was checkpointed of a hash tag, if it has the mark that was set before the first counter was restored.
+-- KEYS[1]    the set.
+-- ARGV[1]    the mark. It looks like the name of a counter that is no more, so that a checkpoint strikes out one that is left over.
+-- Returns    1: it is whole, or was so before; 0: it lost the mark.
+local function whole(keys, args)
+  if redis.call('SREM', keys[1], args[1]) == 0 then return redis.call('SISMEMBER', keys[1], WHOLE) end
+  redis.call('SADD', keys[1], WHOLE)
+  return 1
 end
