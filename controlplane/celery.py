@@ -2,7 +2,7 @@ import os
 from typing import Any
 
 from celery import Celery
-from celery.signals import beat_init, setup_logging, worker_init
+from celery.signals import beat_init, setup_logging, worker_init, worker_ready
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "controlplane.settings")
 
@@ -23,6 +23,14 @@ def check_settings(**_: Any) -> None:
         refuse_unsafe_settings()
     except ImproperlyConfigured as exc:
         raise SystemExit(str(exc)) from exc  # Celery logs any other exception of a receiver, and goes on
+
+
+@worker_ready.connect
+def check_store(**_: Any) -> None:
+    """Every site has a worker, so one of its processes says at start what the store is not set to."""
+    from controlplane.checks import warn_of_store
+
+    warn_of_store()
 
 
 @setup_logging.connect

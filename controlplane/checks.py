@@ -1,13 +1,16 @@
 """What would fail at night fails at start."""
 
+import logging
 from typing import Any
 
-import redis
 from django.conf import settings
 from django.core import checks
 from django.core.exceptions import ImproperlyConfigured
 
 from enforcement.doctor.server import eviction_advice, persistence
+from enforcement.store import STORE_ERRORS
+
+logger = logging.getLogger(__name__)
 
 MAKE_A_KEY = "python -c 'import secrets; print(secrets.token_urlsafe(50))'"
 # Django's own measure, which it applies to deployments only.
@@ -25,6 +28,12 @@ def refuse_unsafe_settings() -> None:
     errors = [*debug_is_off(), *secret_key_is_secret(), *hosts_are_named(), *broker_is_one_server()]
     if errors:
         raise ImproperlyConfigured("\n".join(f"{error.id}: {error.msg} {error.hint}" for error in errors))
+
+
+def warn_of_store() -> None:
+    """Log what the store's checks find, and what to do about it: nobody asks for them when a site starts."""
+    for found in (*store_keeps_documents(), *store_outlives_a_restart()):
+        logger.warning("%s: %s %s", found.id, found.msg, found.hint)
 
 
 @checks.register(checks.Tags.security)
@@ -71,7 +80,7 @@ def store_keeps_documents(**_: Any) -> list[checks.CheckMessage]:
 
     try:
         policy = store.connection(settings.PUBLISH_TIMEOUT_SECONDS).info("memory").get("maxmemory_policy")
-    except redis.RedisError as exc:
+    except STORE_ERRORS as exc:
         hint = "Set SLUICEGATE_REDIS_URL, and see that the server runs. Changes are kept until it answers."
         return [checks.Warning(f"The store does not answer: {exc}", hint, id="sluicegate.W005")]
     hint = eviction_advice(policy)
@@ -87,7 +96,7 @@ def store_outlives_a_restart(**_: Any) -> list[checks.CheckMessage]:
 
     try:
         findings = [*persistence(store.connection(settings.PUBLISH_TIMEOUT_SECONDS))]
-    except redis.RedisError:
+    except STORE_ERRORS:
         return []  # store_keeps_documents() tells it
     unwell = [finding for finding in findings if finding.level != "ok"]
     return [checks.Warning(f"The store: {it.value}.", it.advice, id="sluicegate.W006") for it in unwell]

@@ -84,6 +84,22 @@ def test_a_store_that_is_away_is_a_warning_only(settings):
     assert ids(found) == ["sluicegate.W005"]
 
 
+def test_a_worker_says_at_its_start_that_the_store_evicts(store, client_of_store):
+    """Nobody has to ask for it."""
+    client_of_store.config_set("maxmemory-policy", "allkeys-lru")
+    environment = {**os.environ, "SLUICEGATE_REDIS_URL": store.url, "DJANGO_SETTINGS_MODULE": "controlplane.settings"}
+    command = [sys.executable, "-m", "celery", "-A", "controlplane", "worker", "--pool", "solo", "--loglevel", "INFO"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as run:
+        try:
+            said = next((line for line in run.stdout if "sluicegate.W004" in line or "ready" in line), "")
+        finally:
+            run.kill()
+            client_of_store.config_set("maxmemory-policy", "noeviction")
+
+    assert "maxmemory-policy allkeys-lru" in said
+    assert "Set maxmemory-policy to noeviction, or volatile-ttl." in said
+
+
 @pytest.mark.parametrize(
     "command",
     [
