@@ -152,6 +152,19 @@ def test_applied_again_passwords_stay_and_rights_are_replaced(admin, server):
     assert "has no permissions" in admin.execute_command("ACL DRYRUN", "enforcer", "get", "secret")
 
 
+@pytest.mark.parametrize("before", ["nopass", "resetpass"])
+def test_an_account_without_a_password_gets_one(admin, server, before):
+    """Somebody opened it to everybody, or closed it: neither is how it should be."""
+    admin.execute_command("ACL SETUSER", "enforcer", "on", before)
+
+    done, told = store_acl("--apply")
+    password = re.search(r"redis://enforcer:(\S+)@", told)[1]
+
+    assert "Account enforcer: rules replaced, password set." in done
+    assert can_connect(url_of(server, "enforcer", password))
+    assert not can_connect(url_of(server, "enforcer", "any"))
+
+
 def test_a_password_from_the_environment_replaces_the_old_one(admin, server, monkeypatch):
     """It is not shown, for whoever set it knows it."""
     old = re.search(r"redis://enforcer:(\S+)@", store_acl("--apply")[1])[1]

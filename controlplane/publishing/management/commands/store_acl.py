@@ -113,11 +113,12 @@ class Command(BaseCommand):
         self.stdout.write(_save(client))
 
     def _install(self, client: redis.Redis, account: Account, known: bool) -> None:
-        if not known:
+        # An account that anybody could use without one, or nobody, gets one like a new account.
+        if not known or not client.acl_getuser(account.name)["passwords"]:
             account.make_password()
         password = password_rules(account.password) if account.password else []
         client.execute_command("ACL SETUSER", account.name, "on", *password, *account.rules)
-        kept = "password set" if account.given else "password kept"
+        kept = "password set" if account.password else "password kept"
         self.stdout.write(f"Account {account.name}: {f'rules replaced, {kept}' if known else 'created'}.")
         self._show(account)
 
