@@ -60,6 +60,7 @@ class Counter(Protocol):
     """What every algorithm can do; see the head of ``lua/algorithms.lua`` for the meaning of each."""
 
     behind: bool
+    now: int
 
     def read(self, now: int, spec: Spec) -> None: ...
     def room(self) -> float: ...

@@ -184,17 +184,17 @@ class Engine:
         """Steps that ask the store for a token's document; return the entry, or a refusal if nobody can tell."""
         if self.breaker.open and self.breaker.cause not in protocol.READS:
             return self.planner.refusal("degraded_denied")
-        asked_at, revision = self.documents.generation, b""
+        asked_at = self.documents.generation
         try:
             text = yield protocol.pack(("GET", self.keys.token(name)))
-            if text is None:
-                revision = yield protocol.pack(("HGET", self.keys.documents, "revision"))
+            # If it lost everything, that it does not know a token says nothing about the token.
+            lost = text is None and (yield protocol.pack(("HGET", self.keys.documents, "revision"))) is None
         except StoreTrouble as exc:
             self.failed(exc)
             if self.breaker.open:  # it cannot even be read any longer: the next request need not try
                 self.breaker.trip(exc.cause)
             return self.planner.refusal("degraded_denied")
-        if revision is None:  # it lost everything: that it does not know a token says nothing about the token
+        if lost:
             return self.planner.refusal("degraded_denied")
         return self.documents.remember(name, text, asked_at)
 
@@ -404,9 +404,7 @@ class Engine:
         reply, reason = self.decide_alone(plan, costs, charge=charge, ident=ident, owes=owes)
         return self.degraded(plan, costs, reply, reason, charge=charge, ident=ident)
 
-    def decide_alone(
-        self, plan: Plan, costs: Costs, *, charge: bool, ident: str, owes: bool
-    ) -> tuple[list[int], str]:
+    def decide_alone(self, plan: Plan, costs: Costs, *, charge: bool, ident: str, owes: bool) -> tuple[list[int], str]:
         """Return the reply of this process alone, and the reason."""
         if self._tender is not None:
             self._tender.wake()  # what is admitted now is paid as soon as its node can be
@@ -463,10 +461,11 @@ class Engine:
             return False
         self.on_recovery()
         self.breaker.close()
+        self.fallback.forget(lambda key: not self.unrestored.holds(key))
         return True
 
     def settle(self) -> None:
-        """Pay what the store could not take before, and forget what was decided here where the store counts again."""
+        """Pay what the store could not take before."""
         if self.breaker.open:
             return
         now = monotonic()
@@ -477,8 +476,6 @@ class Engine:
             elif not self._payer.pay(lambda key: True):
                 return
             self.unrestored.release(now)
-        if not self.fallback.owes():
-            self.fallback.forget(lambda key: not (self.is_away(key) or self.unrestored.holds(key)))
 
     def _pay_nodes(self, back: Sequence[Node]) -> bool:
         """What the tender of a cluster asks: pay to the nodes that are back, and to all others that answer."""
@@ -488,6 +485,7 @@ class Engine:
             return False
         if back:
             self.on_recovery()
+            self.fallback.forget(lambda key: not (routes.is_away(key, back) or self.unrestored.holds(key)))
         return True
 
 

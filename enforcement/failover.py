@@ -246,6 +246,7 @@ class Fallback:
     def __init__(self, max_counters: int = MAX_COUNTERS) -> None:
         self.journal = Journal(max_counters)
         self._local = Reference(max_counters)
+        self._told: dict[str, int] = {}  # by key: when the store said what a counter was begun from
         self._slots: dict[tuple[str, str], Entry] = {}  # by id and key: given here, and not known to the store
         self._values: dict[str, set[str]] = {}
         self._places = 0
@@ -317,6 +318,7 @@ class Fallback:
         """Drop the local counters that the store counts again. The journal stays until it is paid."""
         with self._lock:
             self._local.forget([key for key in self._local.counters if ready(key)])
+            self._told = {key: said_at_us for key, said_at_us in self._told.items() if not ready(key)}
             if not self._local.counters:
                 self._values.clear()
                 self._places = 0
@@ -394,11 +396,26 @@ class Fallback:
             return replace(spec, shadow=True)
         share = min(spec.capacity, max(1, spec.capacity // fleet))
         local = with_share(spec, share)
-        if plan.last and bound.key not in self._local.counters:
+        if plan.last and self._is_news(bound.key, plan.last[1]):
             left = max(0, plan.last[2 + 4 * index]) // fleet
             if left < share:
                 self._local.decide(plan.last[1], [(bound.key, local, share - left)], ident="known")
         return local
+
+    def _is_news(self, key: str, said_at_us: int) -> bool:
+        """
+        Tell whether a counter is to begin from what the store said at an instant, and forget the one there was.
+
+        One that was charged here since stays: however long the store decides nothing, it is a single share.
+        """
+        counter = self._local.counters.get(key)
+        if counter is not None and (said_at_us <= self._told.get(key, 0) or said_at_us <= counter.now):
+            return False
+        self._local.forget([key])
+        if len(self._told) >= MAX_COUNTERS:
+            del self._told[next(iter(self._told))]
+        self._told[key] = said_at_us
+        return True
 
     @staticmethod
     def _apply_rules(plan: Plan, reply: list[int], refusing: Sequence[int]) -> None:

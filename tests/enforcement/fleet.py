@@ -22,6 +22,7 @@ class Line:
 
     process: int
     at: float
+    decided_at_us: int
     took_ms: float
     allowed: bool
     source: str
@@ -58,7 +59,7 @@ class Fleet(Processes):
     def ledger(self) -> list[Line]:
         """Return the lines of all, by their instants."""
         lines = [
-            Line(number, r.started_at_us / 1_000_000, r.took_ms, r.allowed, r.source, r.reason)
+            Line(number, r.started_at_us / 1_000_000, r.decided_at_us, r.took_ms, r.allowed, r.source, r.reason)
             for number, ledger in enumerate(self.ledgers())
             for r in ledger.records
         ]

@@ -132,7 +132,7 @@ def test_a_call_without_an_answer_is_charged_once(own_server, path, monkeypatch,
 
 
 def charged_after_calls_in_vain(server, path, limit, how, key):
-    """Call once, and twenty times while no answer comes; return what was charged at the end, and how many had waited."""
+    """Call once, and twenty times while no answer comes; return what was charged in the end, and how many waited."""
     limiter = Limiter(path.url, timeout=0.05)
     assert limiter.hit(limit, key).source == "store"
     spoil, mend = (server.freeze, server.thaw) if how == "freeze" else (partial(turn, path, how), partial(turn, path))

@@ -51,26 +51,25 @@ def test_a_slot_that_is_left_during_an_outage_is_free_at_once(own_server, limite
 def test_slots_held_when_the_store_returns_are_told_to_it(own_server, limiter):
     """Nobody else is given them; leaving frees them there."""
     lose(own_server, limiter)
-    with Limiter(own_server.url, timeout=1.0) as other:
-        with limiter.admit(SLOTS, "k"), limiter.admit(SLOTS, "k"):
-            own_server.thaw()
-            assert is_back(limiter)
-            assert held(own_server) == 2
-            with pytest.raises(Denied), other.admit(SLOTS, "k"):
-                pytest.fail("the quota was exceeded")
-        assert held(own_server) == 0
-        with other.admit(SLOTS, "k") as admission:
-            assert admission.decision.source == "store"
+    with limiter.admit(SLOTS, "k"), limiter.admit(SLOTS, "k"):
+        own_server.thaw()
+        assert is_back(limiter)
+        assert held(own_server) == 2
+        with Limiter(own_server.url, timeout=1.0) as other, pytest.raises(Denied), other.admit(SLOTS, "k"):
+            pytest.fail("the quota was exceeded")
+    assert held(own_server) == 0
+    with limiter.admit(SLOTS, "k") as admission:
+        assert admission.decision.source == "store"
 
 
 def test_control_untold_the_store_gives_them_away_again(own_server, limiter, monkeypatch):
     """Without the telling four are held of two."""
     monkeypatch.setattr(Fallback, "_slot_debts", lambda fallback, ready: [])
     lose(own_server, limiter)
-    with Limiter(own_server.url, timeout=1.0) as other, limiter.admit(SLOTS, "k"), limiter.admit(SLOTS, "k"):
+    with limiter.admit(SLOTS, "k"), limiter.admit(SLOTS, "k"):
         own_server.thaw()
         assert is_back(limiter)
-        with other.admit(SLOTS, "k"), other.admit(SLOTS, "k"):
+        with Limiter(own_server.url, timeout=1.0) as other, other.admit(SLOTS, "k"), other.admit(SLOTS, "k"):
             assert held(own_server) == 2
 
 

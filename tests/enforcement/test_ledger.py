@@ -165,7 +165,7 @@ def test_the_return_to_the_store_is_timed():
 @pytest.mark.parametrize(("cause", "least"), [("timeout", 2), ("connection", 3)])
 @pytest.mark.parametrize(("more", "held"), [(-1, False), (0, True), (1, True), (2, False)])
 def test_what_was_charged_must_have_been_admitted_or_asked_for(cause, least, more, held):
-    """Three were admitted. A call that was late is the store's to charge; one that was cut off the process pays, too."""
+    """Three were admitted. A call that was late is the store's; one that was cut off, the process pays too."""
     book, used = Book().write(count=2).write("fallback", cause=cause), least + more
     found = broken(book, readings=[Reading(COUNTER, START + SECOND, used)])
     assert (found == {}) is held

@@ -52,7 +52,18 @@ def test_a_frozen_store_costs_each_process_a_few_time_budgets(own_server):
     # T is 25 ms; the rest is for a scheduler that has two cores for all of this.
     assert max(line.took_ms for line in ledger) < 25 + 100
     assert all(sum(line.process == number for line in slow) <= 5 for number in range(4))
-    assert sum(line.allowed for line in ledger) <= QUOTA + 4
+    assert sum(line.allowed for line in ledger if line.source == "store") <= QUOTA
+    for number in range(4):
+        own = [line for line in ledger if line.process == number]
+        assert sum(line.allowed for line in own if line.source == "fallback") <= share(ledger, own)
+
+
+def share(ledger, own):
+    """Return what one of four processes may admit alone: its part of what it was told remains, before it was alone."""
+    alone_at = min(line.at for line in own if line.source == "fallback")
+    told_at_us = max(line.decided_at_us for line in own if line.source == "store" and line.at < alone_at)
+    used = sum(it.allowed for it in ledger if it.source == "store" and it.decided_at_us <= told_at_us)
+    return max(1, (QUOTA - used) // 4)
 
 
 def test_control_without_a_time_budget_the_same_freeze_holds_requests_up(own_server):
