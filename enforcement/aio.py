@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from time import monotonic
 from types import TracebackType
@@ -21,6 +21,9 @@ from enforcement.reservation import Reservation, new_ident
 from enforcement.settings import Settings
 from enforcement.shell import START_SECONDS, Limits, Shell
 from enforcement.timing import Timing
+
+_under_way: set[asyncio.Task[None]] = set()
+"""What is given back: the event loop itself holds on to no task."""
 
 
 class Limiter(Shell):
@@ -170,11 +173,11 @@ class Limiter(Shell):
         try:
             yield admission
         except BaseException:
-            await asyncio.shield(self._run(admission.reservation.cancelling()))
+            await _seen_through(self._run(admission.reservation.cancelling()))
             raise
         finally:
             self._engine.drop_slots(admission.reservation)
-            await asyncio.shield(self._run(admission.reservation.leaving()))
+            await _seen_through(self._run(admission.reservation.leaving()))
 
     async def _reserve(self, plan: Plan, costs: Costs) -> Admission:
         """Take the reservation; a task that is cancelled while it waits gives back what it may have got."""
@@ -183,13 +186,17 @@ class Limiter(Shell):
         try:
             decision = await asyncio.shield(deciding)
         except asyncio.CancelledError:
-            decision = await deciding
-            if decision.allowed:
-                await self._run(Reservation(self._engine, plan, costs, decision, ident).cancelling())
+            await _seen_through(self._give_back(deciding, plan, costs, ident))
             raise
         if not decision.allowed:
             raise Denied(decision)
         return Admission(self, Reservation(self._engine, plan, costs, decision, ident))
+
+    async def _give_back(self, deciding: Awaitable[Decision], plan: Plan, costs: Costs, ident: str) -> None:
+        """Give back what a decision charged that nobody waits for any longer."""
+        decision = await deciding
+        if decision.allowed:
+            await self._run(Reservation(self._engine, plan, costs, decision, ident).cancelling())
 
     async def decide(self, plan: Plan, costs: Costs, *, charge: bool = True, ident: str = "") -> Decision:
         """Return the decision on a plan; *charge* and *ident* as in :func:`~enforcement.protocol.decide_arguments`."""
@@ -252,12 +259,20 @@ class Admission:
 
     async def settle(self, costs: Costs) -> None:
         """Replace the estimate by the real cost. A second settlement changes nothing."""
-        await asyncio.shield(self._limiter._run(self.reservation.settling(costs)))
+        await _seen_through(self._limiter._run(self.reservation.settling(costs)))
 
     async def charge_for(self, status: int) -> None:
         """Settle by the answer's HTTP status."""
-        await asyncio.shield(self._limiter._run(self.reservation.charging_for(status)))
+        await _seen_through(self._limiter._run(self.reservation.charging_for(status)))
 
     async def cancel(self) -> None:
         """Give everything back, as an exception does."""
-        await asyncio.shield(self._limiter._run(self.reservation.cancelling()))
+        await _seen_through(self._limiter._run(self.reservation.cancelling()))
+
+
+async def _seen_through(work: Coroutine[Any, Any, None]) -> None:
+    """Do the work to its end even where the task that waits for it is cancelled, as often as anyio cancels one."""
+    task = asyncio.ensure_future(work)
+    _under_way.add(task)
+    task.add_done_callback(_under_way.discard)
+    await asyncio.shield(task)

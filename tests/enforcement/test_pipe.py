@@ -176,6 +176,40 @@ async def test_a_task_cancelled_inside_admit_frees_its_slot(server, world):
     await limiter.close()
 
 
+@pytest.mark.parametrize("times", [1, 2, 3])
+async def test_a_task_cancelled_while_it_is_admitted_gives_back(path, times):
+    """Also one that is cancelled again while it gives back, as anyio does it at every turn of the loop."""
+    limiter = aio.Limiter(path.url, timeout=2.0)
+    limits = [Limit(name="slots", algorithm="concurrency", quota=1, window_seconds=60), WIDE]
+    key = f"cancelled-{times}"
+    await limiter.peek(limits, key)
+    path.delay, path.mode = 0.05, "delay"
+
+    async def enter() -> None:
+        async with limiter.admit(limits, key):
+            raise AssertionError("entered")
+
+    task = asyncio.create_task(enter())
+    await asyncio.sleep(0.01)  # the call is under way, and its answer is not
+    for _ in range(times):
+        task.cancel()
+        await asyncio.sleep(0)
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    path.mode = "pass"
+    assert path.hit
+
+    async def left() -> list[int]:
+        return [state.remaining for state in (await limiter.peek(limits, key)).limits]
+
+    for _ in range(200):
+        if await left() == [1, WIDE.quota]:
+            break
+        await asyncio.sleep(0.01)
+    assert await left() == [1, WIDE.quota]
+    await limiter.close()
+
+
 def test_a_slot_whose_release_was_lost_is_freed_soon(server, world, path):
     """Its release is sent again in the background, long before its lifetime ends."""
     limiter = Limiter(path.url, timeout=0.05)
