@@ -269,13 +269,19 @@ class Decision:
         return body
 
     def explain(self) -> dict[str, Any]:
-        """Return who made this decision: source, revision, and for each limit its policy, override and counter."""
+        """
+        Return who made this decision: source, revision, and for each limit its policy, override and counter.
+
+        The one that decides, see :attr:`limit`, stands under ``decided_by`` once more; None: no counter decided.
+        """
+        origins = [bound.origin() for bound in self.plan.bounds]
         return {
             "allowed": self.allowed,
             "reason": self.reason,
             "source": self.source,
             "revision": self.revision,
-            "limits": [bound.origin() for bound in self.plan.bounds],
+            "decided_by": next((o for o, it in zip(origins, self.limits, strict=True) if it is self.limit), None),
+            "limits": origins,
         }
 
     def _detail(self) -> str:

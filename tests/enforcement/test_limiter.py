@@ -164,6 +164,24 @@ def test_an_override_with_a_burst_outlives_the_bucket(limiter, world, shape):
     assert (limiter.check(changed).limit.quota, limiter.check(bucket).limit.quota) == (7, 7)
 
 
+def test_a_decision_tells_who_made_it(limiter, world):
+    """Source, revision, and of the limit that decides: policy, override, counter; each in the place that made it."""
+    override = {"id": "ovr_1", "policy": "pol_api", "limit": "tight", "quota": 1, "burst": None, "ends_at_us": None}
+    secret = world.everything(fixed(9), fixed(5, name="tight"), overrides=[override])
+    decisions = [limiter.check(secret) for _ in range(3)]
+    limiter._engine.breaker.trip("test")
+    decisions.append(limiter.check(secret, costs=2))
+    told = [decision.explain() for decision in decisions]
+
+    assert [it["source"] for it in told] == ["store", "store", "denial_cache", "fallback"]
+    assert {it["revision"] for it in told} == {world.revision}
+    assert [it["decided_by"]["limit"] for it in told] == ["tight"] * 4
+    decider = told[0]["decided_by"]
+    assert decider.items() >= {"policy": "api", "scope": "token", "override": "ovr_1", "quota": 1}.items()
+    assert decider == told[3]["limits"][1]
+    assert world.client.exists(decider["counter"])
+
+
 def test_limits_match_and_count_by_attributes(limiter, world):
     """A limit falls on requests that carry all its attributes, and each value has its own counter."""
     by_model = fixed(1, name="model", partition_by=["model"], match={"methods": ["POST"], "path": "/v1/*"})
