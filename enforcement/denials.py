@@ -10,6 +10,7 @@ from __future__ import annotations
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
+from enforcement.algorithms import HOPELESS
 from enforcement.decision import Decision
 from enforcement.tally import Cell, Tally
 from enforcement.usage import State, states_of
@@ -42,7 +43,7 @@ class Denials:
         ):
             plan.denied = None
             return None
-        if costs != denial.costs and not _at_least(plan, costs, denial.costs):
+        if costs != denial.costs and not _covers(denial, plan, costs):
             return None
         if plan.usage is not None:
             plan.usage.denied_again(denial.minute, denial.states)
@@ -113,11 +114,17 @@ class Denial:
         return self._told
 
 
-def _at_least(plan: Plan, costs: Costs, denied: Costs) -> bool:
-    """Tell whether these costs are nowhere below those that were denied, and no more hopeless than they were."""
-    for bound in plan.bounds:
-        cost, low = bound.cost_of(costs), bound.cost_of(denied)
-        if cost < low or low <= bound.limit.capacity < cost:
+def _covers(denial: Denial, plan: Plan, costs: Costs) -> bool:
+    """
+    Tell whether a denial says all that the store would say of these costs, which are others.
+
+    Where a limit admitted the cost, or gives back little by little, more costs another answer: a longer wait at least.
+    """
+    for i, bound in enumerate(plan.bounds):
+        cost, known, wait = bound.cost_of(costs), bound.cost_of(denial.costs), denial.decision.reply[4 + 4 * i]
+        if cost == known or (cost > known and wait == HOPELESS):
+            continue
+        if cost < known or wait == 0 or bound.letter not in "fc" or cost > bound.limit.capacity:
             return False
     return True
 

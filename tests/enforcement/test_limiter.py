@@ -210,6 +210,9 @@ def test_calls_that_make_no_sense_are_errors(limiter):
     for limits, key in [([ONE, ONE], "k"), ([], "k"), (slots, "k"), (ONE, ""), (ONE, "k" * 2_000)]:
         with pytest.raises(ValueError, match=r"limits|key"):
             limiter.hit(limits, key)
+    for none in ("100/minute", [None], [ONE, "100/minute"]):
+        with pytest.raises(TypeError, match="limits"):
+            limiter.hit(none, "k")
 
 
 def test_a_remembered_denial_is_told_for_what_it_covers(limiter):
@@ -224,6 +227,27 @@ def test_a_remembered_denial_is_told_for_what_it_covers(limiter):
         ("ok", "store"),
         ("limited", "store"),
     ]
+
+
+@pytest.mark.parametrize("algorithm", ["sliding_window", "sliding_log", "token_bucket"])
+def test_a_greater_cost_is_told_its_own_wait(limiter, algorithm):
+    """What gives back little by little lets a greater cost pass later than the one that was denied before."""
+    limit = Limit(name="slow", algorithm=algorithm, quota=10, window_seconds=3_600)
+    for _ in range(10):
+        limiter.hit(limit, algorithm)
+    denied = [limiter.hit(limit, algorithm, costs) for costs in (1, 1, 10)]
+
+    assert [decision.source for decision in denied] == ["store", "denial_cache", "store"]
+    assert denied[2].retry_after_ms > denied[0].retry_after_ms
+
+
+def test_a_limit_that_admitted_a_cost_is_asked_about_a_greater_one(limiter):
+    """Of two windows one denies what was asked first, and both the cost that is asked next."""
+    spent, wide = Limit(name="spent", quota=1, window_seconds=60), Limit(name="wide", quota=5, window_seconds=3_600)
+    limiter.hit([spent, wide], "two")
+    denied = [limiter.hit([spent, wide], "two", costs) for costs in (1, 5)]
+
+    assert [decision.denied_by for decision in denied] == [("spent",), ("spent", "wide")]
 
 
 def test_denials_told_from_memory_are_counted(limiter, world):
