@@ -386,9 +386,7 @@ class Reference:
         reply = [int(passed), now]
         for wait, (counter, spec, _) in zip(waits, rows, strict=True):
             remaining = math.floor(counter.room())
-            full = remaining >= spec.capacity or spec.capacity == 0
-            more = 0 if full else counter.wait(max(remaining, 0) + 1)
-            reply += [remaining, counter.reset(), wait, more]
+            reply += [remaining, counter.reset(), wait, _more(counter, spec, remaining)]
             if ident:
                 reply.append(counter.mark())
         return reply
@@ -426,3 +424,10 @@ def _wait_for(counter: Counter, spec: Spec, cost: int) -> int:
     if cost > spec.capacity:
         return HOPELESS
     return 0 if cost <= counter.room() else counter.wait(cost)
+def _more(counter: Counter, spec: Spec, remaining: int) -> int:
+    """Return how long until more than *remaining* fits; 0: it is full."""
+    if spec.capacity == 0:
+        return NEVER
+    return 0 if remaining >= spec.capacity else counter.wait(max(remaining, 0) + 1)
+
+

@@ -59,6 +59,7 @@ class LimitState:
         allowed: Whether this limit admits the request by itself.
         hopeless: Whether the cost exceeds the limit's capacity.
         window_seconds: Present length of the window; None for a lifetime and for concurrency.
+        slot_seconds: Lifetime of a slot; None but for concurrency.
         unused_max: Permits that may lie unused in the leases of all processes; 0 for a limit that is not leased.
         overflow: Whether this is the counter that all values beyond the project's cap share.
     """
@@ -77,6 +78,7 @@ class LimitState:
     allowed: bool
     hopeless: bool
     window_seconds: int | None
+    slot_seconds: int | None = None
     overflow: bool = False
     unused_max: int = 0
 
@@ -88,7 +90,7 @@ class LimitState:
     @property
     def tightness(self) -> tuple[float, float]:
         """What sorts limits by the share that they have left."""
-        return tightness(self.remaining, self.capacity, self.window_seconds)
+        return tightness(self.remaining, self.capacity, self.window_seconds or self.slot_seconds)
 
 
 class Decision:
@@ -201,7 +203,7 @@ class Decision:
         if len(enforced) < 2:
             return enforced[0] if enforced else None
         deniers = [state for state in enforced if not state.allowed]
-        return max(deniers, key=_severity) if deniers else min(enforced, key=lambda state: state.tightness)
+        return min(deniers, key=_mildness) if deniers else min(enforced, key=lambda state: state.tightness)
 
     @property
     def denied_by(self) -> tuple[str, ...]:
@@ -325,6 +327,7 @@ def _state(bound: Bound, fleet: int, now_us: int, remaining: int, reset: int, wa
         allowed=wait == 0,
         hopeless=wait == HOPELESS,
         window_seconds=_window_seconds(bound, now_us),
+        slot_seconds=limit.window_seconds if limit.algorithm == "concurrency" else None,
         overflow=bound.overflow,
         unused_max=unused_max(limit, fleet) if fleet else 0,
     )
@@ -344,5 +347,7 @@ def _milliseconds(span_us: int) -> int | None:
     return None if span_us < 0 else -(-span_us // 1_000)
 
 
-def _severity(state: LimitState) -> tuple[bool, float]:
-    return state.hopeless, math.inf if state.retry_after_ms is None else state.retry_after_ms
+def _mildness(state: LimitState) -> tuple[bool, float, float, float]:
+    """Return what sorts deniers: the hopeless, then the longest wait; of equals as among those that admit."""
+    wait_ms = math.inf if state.retry_after_ms is None else state.retry_after_ms
+    return not state.hopeless, -wait_ms, *state.tightness

@@ -50,7 +50,7 @@ class Spelled:
     Attributes:
         at: Its place among the bounds.
         capacity: In permits.
-        window_seconds: Length of its window; None: it has none that is always the same.
+        window_seconds: Length of its window, or the lifetime of its slots; None: of a lifetime.
         policy: Its item of ``RateLimit-Policy``; ``line`` is the whole field as ASGI has it, if there is no other item.
         head: The beginning of its item of ``RateLimit``, up to the number that remains.
         tells_time: Whether a time belongs to that item.
@@ -78,7 +78,7 @@ def _spell(at: int, limit: Limit, label: str) -> Spelled:
     window_seconds = None if slots else limit.window_seconds
     policy = _policy_item(label, limit.quota, limit.unit, limit.algorithm, window_seconds)
     line = (b"ratelimit-policy", policy.encode("latin-1"))
-    return Spelled(at, limit.capacity, window_seconds, policy, line, f'"{label}";r=', not slots)
+    return Spelled(at, limit.capacity, limit.window_seconds, policy, line, f'"{label}";r=', not slots)
 
 
 def labels(names: Sequence[tuple[str, str]]) -> list[str]:

@@ -46,6 +46,13 @@ local function wait_for(algorithm, state, cost)
   return algorithm.wait(state, cost)
 end
 
+-- Return how long until more than `remaining` fits; 0: it is full, -2: never.
+local function more_of(algorithm, state, remaining)
+  if state.cap == 0 then return -2 end
+  if remaining >= state.cap then return 0 end
+  return algorithm.wait(state, remaining > 0 and remaining + 1 or 1)
+end
+
 -- Return a list of so many numbers for a reply. Each call fills it anew: a table that grows is copied each time.
 local replies = {}
 
@@ -107,8 +114,7 @@ local function decide(keys, args)
     end
     local remaining = floor(state.room)
     reply[n + 1], reply[n + 2], reply[n + 3] = remaining, algorithm.reset(state), waits[i]
-    local full = remaining >= state.cap or state.cap == 0
-    reply[n + 4] = full and 0 or algorithm.wait(state, remaining > 0 and remaining + 1 or 1)
+    reply[n + 4] = more_of(algorithm, state, remaining)
     n = n + 4
     if marks then
       n = n + 1

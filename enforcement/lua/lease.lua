@@ -25,9 +25,8 @@ local function lease(keys, args)
       algorithm.write(keys[i], state, slack)
     end
     local remaining = floor(state.room)
-    local full = remaining >= state.cap or state.cap == 0
     reply[n + 1], reply[n + 2], reply[n + 3] = remaining, algorithm.reset(state), 0
-    reply[n + 4] = full and 0 or algorithm.wait(state, max(remaining, 0) + 1)
+    reply[n + 4] = more_of(algorithm, state, remaining)
     reply[n + 5] = algorithm.mark(state)
     n = n + 5
   end

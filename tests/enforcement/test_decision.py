@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from enforcement import Limit
+from enforcement import Limit, Limiter
 from enforcement.decision import Decision
 from enforcement.plans import Bound, Plan
 
@@ -79,6 +79,36 @@ def test_a_lifetime_has_neither_a_length_nor_a_reset():
 
     assert (denied.retry_after_ms, denied.reset_ms, denied.reason) == (None, None, "limited")
     assert denied.headers() == {"RateLimit-Policy": '"trial";q=5', "RateLimit": '"trial";r=0'}
+
+
+def test_a_quota_of_zero_promises_no_time(server):
+    """Nothing will ever be available: a client that is told "0 left, more in 0 s" asks again at once."""
+    now = NOW
+    with Limiter(server.url, clock=lambda: now, timeout=2.0) as limiter:
+        for algorithm in ("fixed_window", "sliding_window", "sliding_log", "token_bucket"):
+            limit = Limit(name="off", algorithm=algorithm, quota=0, window_seconds=60)
+            assert limiter.hit(limit, algorithm).headers()["RateLimit"] == '"off";r=0'
+            assert limiter.hit(limit, algorithm, costs=0).headers()["RateLimit"] == '"off";r=0'
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_equal_deniers_are_told_apart_as_those_that_admit(order):
+    """Of one wait the least share decides, then the longer window, in whatever order they were given."""
+    hour = Limit(name="hour", quota=60, window_seconds=3_600)
+    rows = [(REQUESTS, "p", [0, MINUTE, MINUTE, MINUTE]), (hour, "p", [0, MINUTE, MINUTE, MINUTE])][::order]
+    assert decision(False, *rows).limit.name == "hour"
+
+    rows = [(REQUESTS, "p", [0, MINUTE, MINUTE, MINUTE]), (hour, "p", [1, MINUTE, MINUTE, MINUTE])][::order]
+    assert decision(False, *rows).limit.name == "rpm"
+
+
+def test_slots_last_as_long_as_they_live():
+    """Where as much is left of slots as of a rate, the lifetime of a slot is compared with the window."""
+    slots = Limit(name="slots", algorithm="concurrency", quota=60, window_seconds=30)
+    both = decision(True, (slots, "p", [30, 0, 0, 0]), (REQUESTS, "p", [30, MINUTE, 0, MINUTE]))
+
+    assert both.limit.name == "rpm"
+    assert both.headers()["RateLimit"] == '"rpm";r=30;t=60, "slots";r=30'
 
 
 def test_a_token_that_is_refused_is_no_rate_limit():
