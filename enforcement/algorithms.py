@@ -301,41 +301,45 @@ class TokenBucket:
 
 
 class Concurrency:
-    """Slots by owner, each with the instant at which it ends."""
+    """Slots by owner, number and life, each with the instant at which it ends."""
 
     def __init__(self) -> None:
-        self.slots: dict[str, int] = {}
+        self.slots: dict[tuple[str, int, int], int] = {}
         self.behind = False
 
     def read(self, now: int, spec: Spec) -> None:
         self.cap, self.life, self.now = spec.capacity, spec.a, now
-        self.held = sum(ends > now for ends in self.slots.values())
+        self.slots = {slot: ends for slot, ends in self.slots.items() if ends > now}
+        # As in ``lua/algorithms.lua``: the last slot tells whether the clock was set back.
+        last = max(self.slots.items(), key=lambda row: (row[1], _member(row[0])), default=None)
+        self.behind = last is not None and last[1] - now > last[0][2]
+        if self.behind:
+            self.slots = {slot: min(ends, now + slot[2]) for slot, ends in self.slots.items()}
+
+    @property
+    def held(self) -> int:
+        return len(self.slots)
 
     def room(self) -> float:
         return self.cap - self.held
 
-    def _spans(self) -> list[int]:
-        return [ends - self.now for ends in self.slots.values() if ends > self.now] or [self.life]
-
     def wait(self, cost: int) -> int:
-        return max(1_000_000, min(self._spans()))
+        return max(1_000_000, min(self.slots.values(), default=self.now + self.life) - self.now)
 
     def reset(self) -> int:
-        return max(self._spans()) if self.held else 0
+        return max(self.slots.values(), default=self.now) - self.now
 
     def mark(self) -> int:
         return 0
 
     def add(self, cost: int, ident: str) -> None:
-        self.slots = {slot: ends for slot, ends in self.slots.items() if ends > self.now}
-        self.slots.update({f"{ident}:{number}": self.now + self.life for number in range(1, cost + 1)})
-        self.held += cost
+        self.slots |= {(ident, number, self.life): self.now + self.life for number in range(1, cost + 1)}
 
     def amend(self, delta: int, mark: int, ident: str) -> bool:
         if delta > 0:  # slots that were given elsewhere, whether they fit or not
             self.add(delta, ident)
         for number in range(1, -delta + 1):
-            self.slots.pop(f"{ident}:{number}", None)
+            self.slots.pop((ident, number, self.life), None)
         return True
 
     def renew(self, ident: str, count: int, now: int, life: int) -> None:
@@ -343,6 +347,12 @@ class Concurrency:
         for slot in (f"{ident}:{number}" for number in range(1, count + 1)):
             if self.slots.get(slot, 0) > now:
                 self.slots[slot] = now + life
+
+
+def _member(slot: tuple[str, int, int]) -> str:
+    """Return a slot as the store names it, which there orders those that end together."""
+    ident, number, life = slot
+    return f"{ident}:{number}:{life}"
 
 
 ALGORITHMS: Final[dict[str, type[Counter]]] = {
@@ -418,12 +428,6 @@ class Reference:
             self.counters.popitem(last=False)
 
 
-def _wait_for(counter: Counter, spec: Spec, cost: int) -> int:
-    if cost == 0:
-        return 0
-    if cost > spec.capacity:
-        return HOPELESS
-    return 0 if cost <= counter.room() else counter.wait(cost)
 def _more(counter: Counter, spec: Spec, remaining: int) -> int:
     """Return how long until more than *remaining* fits; 0: it is full."""
     if spec.capacity == 0:
@@ -431,3 +435,9 @@ def _more(counter: Counter, spec: Spec, remaining: int) -> int:
     return 0 if remaining >= spec.capacity else counter.wait(max(remaining, 0) + 1)
 
 
+def _wait_for(counter: Counter, spec: Spec, cost: int) -> int:
+    if cost == 0:
+        return 0
+    if cost > spec.capacity:
+        return HOPELESS
+    return 0 if cost <= counter.room() else counter.wait(cost)

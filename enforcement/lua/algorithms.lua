@@ -379,29 +379,58 @@ function bucket.write(key, s, slack)
   put(key, pack('>dddd', s.level, s.unit, s.now, s.since), max(s.rate == 0 and 86400000000 or s.level / s.rate, 1000), slack)
 end
 
--- concurrency. a: lifetime of a slot in us. A sorted set of slots 'id:number' by the instant at which they end.
+-- concurrency. a: lifetime of a slot in us. A sorted set of slots by the instant at which they end. A member, 'id:number:life', says
+-- how long that slot lives, for another one may have been given by other numbers of the limit.
 local slots = {}
+
+local function slot_of(id, number, life) return id .. ':' .. number .. format(':%.0f', life) end
+
+-- Slots that an older library gave do not say it.
+local function life_of(s, slot) return to_number(string.match(slot, ':%d+:(%d+)$')) or s.life end
+
+-- The clock was set back if the last slot ends later than it can. Then each that does ends as if it had begun now.
+local function find_late(s, now)
+  local late, first, last = {}, math.huge, 0
+  local found = call('ZRANGEBYSCORE', s.key, after(now), '+inf', 'WITHSCORES')
+  for i = 1, #found, 2 do
+    local ends, latest = to_number(found[i + 1]), now + life_of(s, found[i])
+    if ends > latest then
+      late[#late + 1] = found[i]
+      ends = latest
+    end
+    first, last = min(first, ends), max(last, ends)
+  end
+  s.late, s.first, s.last = late, first, last
+end
 
 function slots.read(s, spec, key, now)
   local cap, a = spec.cap, spec.a
   local held = call('ZCOUNT', key, after(now), '+inf')
-  s.key, s.now, s.held, s.cap, s.life, s.behind, s.room = key, now, held, cap, a, false, cap - held
+  s.key, s.now, s.held, s.cap, s.life, s.cost, s.behind, s.room = key, now, held, cap, a, 0, false, cap - held
+  s.late, s.first, s.last = false, false, now
+  if held > 0 then
+    local last = call('ZREVRANGE', key, 0, 0, 'WITHSCORES')
+    s.last = to_number(last[2])
+    if s.last - now > life_of(s, last[1]) then
+      s.behind = true
+      find_late(s, now)
+    end
+  end
   return true
 end
 
-local function ends_in(s, found, default)
-  if not found[2] then return default end
-  return to_number(found[2]) - s.now
-end
-
 function slots.wait(s)
-  local first = call('ZRANGEBYSCORE', s.key, after(s.now), '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
-  return max(1000000, ends_in(s, first, s.life))
+  local ends = s.first
+  if not ends then
+    local found = call('ZRANGEBYSCORE', s.key, after(s.now), '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
+    ends = found[2] and to_number(found[2]) or s.now + s.life
+  end
+  return max(1000000, ends - s.now)
 end
 
 function slots.reset(s)
   if s.held == 0 then return 0 end
-  return ends_in(s, call('ZREVRANGE', s.key, 0, 0, 'WITHSCORES'), s.life)
+  return s.last - s.now
 end
 
 function slots.mark() return 0 end
@@ -410,6 +439,8 @@ function slots.add(s, cost, id)
   s.held = s.held + cost
   s.room = s.cap - s.held
   s.cost, s.id = cost, id
+  s.last = max(s.last, s.now + s.life)
+  if s.first then s.first = min(s.first, s.now + s.life) end
 end
 
 function slots.amend(s, delta, _, id)
@@ -418,14 +449,17 @@ function slots.amend(s, delta, _, id)
 end
 
 function slots.write(key, s, slack)
+  if s.late then
+    for _, slot in ipairs(s.late) do call('ZADD', key, format('%.0f', s.now + life_of(s, slot)), slot) end
+  end
   if s.cost < 0 then
-    for number = 1, -s.cost do call('ZREM', key, s.id .. ':' .. number) end
+    for number = 1, -s.cost do call('ZREM', key, slot_of(s.id, number, s.life)) end
     return
   end
   call('ZREMRANGEBYSCORE', key, '-inf', format('%.0f', s.now))
   local ends = format('%.0f', s.now + s.life)
-  for number = 1, s.cost do call('ZADD', key, ends, s.id .. ':' .. number) end
-  call('PEXPIRE', key, ceil(s.life / 1000) + slack)
+  for number = 1, s.cost do call('ZADD', key, ends, slot_of(s.id, number, s.life)) end
+  call('PEXPIRE', key, ceil((s.last - s.now) / 1000) + slack)
 end
 
 local ALGORITHMS = {f = fixed, d = durable, s = sliding, l = log, b = bucket, c = slots}

@@ -10,14 +10,15 @@ local function renew(keys, args)
   for i = 1, count do
     local key, slots, life, value = keys[i], to_number(args[4 * i - 1]), to_number(args[4 * i]), args[4 * i + 1]
     for number = 1, slots do
-      local member = args[2] .. ':' .. number
+      local member = slot_of(args[2], number, life)
       local ends = call('ZSCORE', key, member)
       if ends and to_number(ends) > now then
         call('ZADD', key, format('%.0f', now + life), member)
         renewed = renewed + 1
       end
     end
-    call('PEXPIRE', key, format('%.0f', ceil(life / 1000) + slack))
+    -- Never shorter: slots of a longer life may stand beside these.
+    call('PEXPIRE', key, format('%.0f', ceil(life / 1000) + slack), 'GT')
     if value ~= '' then
       census = census + 1
       enter(keys[census], value, now, to_number(args[4 * i + 2]), slack)

@@ -6,18 +6,21 @@ from typing import ClassVar
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
 from enforcement.algorithms import Reference, Spec
 from enforcement.embedded import ValkeyServer
 from enforcement.limits import Limit
 from enforcement.plans import Bound
-from enforcement.protocol import DECIDE, SETTLE, numbers
+from enforcement.protocol import DECIDE, RESET, SETTLE, numbers
 from enforcement.store import connect, load_library
 
 STEPS, EXAMPLES = 100, 600
 AT_LEAST = 10_000  # steps an algorithm; how many an example has is Hypothesis' choice, so they are counted
 START_US = 1_767_225_600_000_000
+CALENDAR = {"calendar": "hour", "time_zone": "Australia/Lord_Howe"}
+SET_BACK_US = 1_775_314_200_000_000  # ten minutes before the clocks of Lord Howe are set back, by half an hour
+KEEPING = ("sliding_log", "token_bucket", "concurrency")  # what they hold outlives a change of their window
 SECOND = 1_000_000
 names = itertools.count()
 
@@ -51,7 +54,7 @@ class Agreement(RuleBasedStateMachine):
     @initialize(quota=quotas, window=windows, burst=st.one_of(st.none(), st.integers(1, 50)))
     def begin(self, quota, window, burst):
         self.key = f"agree:{next(names)}"
-        self.now = START_US
+        self.now = SET_BACK_US if self.algorithm == "calendar" else START_US
         self.reference = Reference()
         self.charged = []
         self.idents = itertools.count()
@@ -64,7 +67,7 @@ class Agreement(RuleBasedStateMachine):
 
     def compile(self, quota, window) -> Spec:
         self.window = window
-        calendar = {"calendar": "hour", "time_zone": "Europe/Berlin"} if self.algorithm == "calendar" else {}
+        calendar = CALENDAR if self.algorithm == "calendar" else {}
         algorithm = "fixed_window" if calendar else self.algorithm
         shape = calendar or {"window_seconds": window}
         limit = Limit(name="x", algorithm=algorithm, quota=quota, burst=self.burst, **shape)
@@ -79,6 +82,18 @@ class Agreement(RuleBasedStateMachine):
     def change_quota(self, quota):
         self.count()
         self.spec = self.compile(quota, self.window)
+
+    @precondition(lambda self: self.algorithm in KEEPING)
+    @rule(window=windows)
+    def change_window(self, window):
+        self.count()
+        self.spec = self.compile(self.spec.capacity, window)
+
+    @rule()
+    def forget(self):
+        self.count()
+        self.client.fcall(RESET, 1, self.key)
+        self.reference.forget([self.key])
 
     @rule(cost=costs, charge=st.booleans())
     def decide(self, cost, charge):

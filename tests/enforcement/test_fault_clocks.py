@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from enforcement import Limit, Limiter
+from enforcement import Denied, Limit, Limiter
 from enforcement.algorithms import Reference
 from enforcement.embedded import ValkeyServer
 from enforcement.ledger.records import read
@@ -98,6 +98,24 @@ def test_a_denial_starts_the_window_that_ends_the_block(clock, shifted, limiter)
 
     clock.set(int(ends_at - time.time()) + 1)
     assert asked(limiter, limit, "stands").allowed
+
+
+def test_the_slot_of_a_dead_owner_is_free_after_its_life_on_a_store_set_back(clock, shifted, limiter):
+    """The store's clock was an hour ahead when it was given; who asks first after that says when it ends."""
+    slots = Limit(name="slots", algorithm="concurrency", quota=1, window_seconds=MINUTE)
+    clock.set(HOUR)
+    with limiter.admit(slots, "dead") as admission:
+        limiter._engine.drop_slots(admission.reservation)  # dead owners renew nothing
+        clock.set(0)
+        assert ahead(shifted) < 5
+        denied = limiter.peek(slots, "dead")
+        assert not denied.allowed
+        assert max(denied.retry_after_ms, denied.reset_ms) <= MINUTE * 1_000
+        with pytest.raises(Denied):
+            limiter.admit(slots, "dead").__enter__()
+
+        clock.set(MINUTE + 1)
+        assert limiter.peek(slots, "dead").allowed
 
 
 def test_control_without_it_the_counter_waits_for_its_hour():
