@@ -344,7 +344,7 @@ class Concurrency:
 
     def renew(self, ident: str, count: int, now: int, life: int) -> None:
         """Prolong slots that are still held."""
-        for slot in (f"{ident}:{number}" for number in range(1, count + 1)):
+        for slot in ((ident, number, life) for number in range(1, count + 1)):
             if self.slots.get(slot, 0) > now:
                 self.slots[slot] = now + life
 
