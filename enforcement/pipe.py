@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import socket
 import ssl
 import struct
@@ -22,9 +23,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from time import clock_getres, monotonic
 from typing import Any, Final, cast
+from urllib.parse import urlsplit
 
 import hiredis
-from redis.connection import parse_url
+from redis.connection import ConnectionPool, parse_url
+from redis.exceptions import RedisError
 
 from enforcement.protocol import StoreTrouble, pack, trouble
 
@@ -47,11 +50,12 @@ class Address:
     @classmethod
     def from_url(cls, url: str) -> Address:
         """
-        Read a URL as redis-py does.
+        Read a URL as redis-py does, but leave nothing of it unread.
 
         Raises:
-            ValueError: The scheme is none of the three.
+            ValueError: The scheme is none of the three, or a part cannot be used; the text never holds the password.
         """
+        _check_url(url)
         parts: dict[str, Any] = dict(parse_url(url))  # type: ignore[no-untyped-call]
         return cls(
             host=parts.get("host", "127.0.0.1"),
@@ -71,6 +75,22 @@ class Address:
         if self.database:
             commands.append(("SELECT", self.database))
         return b"".join(map(pack, commands)), len(commands)
+
+
+def _check_url(url: str) -> None:
+    """Refuse what redis-py would pass over, or find out when it first connects. Raises ValueError."""
+    split = urlsplit(url)
+    try:
+        _ = split.port
+    except ValueError:  # its text may hold a part of the password, where that was not quoted
+        text = "url: the port must be a whole number up to 65535; @ / ? # in a password are written as %40 and so on."
+        raise ValueError(text) from None
+    if split.scheme != "unix" and not re.fullmatch("/?[0-9]*", split.path):
+        raise ValueError("url: only the number of a database may follow the host, as in redis://127.0.0.1:6379/0.")
+    try:
+        ConnectionPool.from_url(url).make_connection()  # which connects to nothing
+    except (TypeError, ValueError, RedisError) as exc:
+        raise ValueError(f"url: its options cannot be used: {exc}") from exc
 
 
 def _tls(parts: dict[str, Any]) -> ssl.SSLContext:

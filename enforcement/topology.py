@@ -61,9 +61,10 @@ class Topology:
         Raises:
             ValueError: It cannot be used; the text names the part, and never the password.
         """
-        if url.partition("://")[0] in SINGLE_SCHEMES:
+        text = url if isinstance(url, str) else ""
+        if text.partition("://")[0] in SINGLE_SCHEMES:
             return cls("single", url, _server=Address.from_url(url))
-        found = _SEVERAL.fullmatch(url)
+        found = _SEVERAL.fullmatch(text)
         if found is None:
             raise ValueError(
                 "url: must begin with redis://, rediss://, unix://, redis+sentinel:// or redis+cluster:// (rediss+ for "

@@ -41,6 +41,17 @@ def test_nodes_of_a_cluster_are_read():
     ("url", "text"),
     [
         ("http://a", "must begin with redis://"),
+        (None, "must begin with redis://"),
+        (b"redis://a", "must begin with redis://"),
+        ("redis://a:port/0", "the port must be a whole number"),
+        ("redis://a:99999/0", "the port must be a whole number"),
+        ("redis://:se/cret@a", "are written as %40"),
+        ("redis://a/zero", "only the number of a database"),
+        ("redis://a/0/1", "only the number of a database"),
+        ("redis://a/0?tiemout=5", "unexpected keyword argument 'tiemout'"),
+        ("redis://a/0?socket_timeout=soon", "socket_timeout"),
+        ("rediss://a/0?ssl_cert_reqs=perhaps", "perhaps"),
+        ("redis+cluster://a?tiemout=5", "unexpected keyword argument 'tiemout'"),
         ("redis+sentinel://a:1", "name of the service must follow"),
         ("redis+sentinel://a/store/x", "only the number of a database"),
         ("redis+sentinel://a/store/1/2", "only the number of a database"),
@@ -65,6 +76,22 @@ def test_what_is_wrong_is_named_everywhere_and_no_password_is(url, text):
         assert text in str(refused.value)
         assert "pass@" not in str(refused.value)
         assert "u:se" not in str(refused.value)
+        assert "'se'" not in f"{refused.value} {refused.value.__cause__}"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://a",
+        "redis://a/",
+        "redis://a:7001/3?socket_keepalive=1&client_name=shop&max_connections=5&health_check_interval=3",
+        "rediss://:p%2Fw@a/0?ssl_cert_reqs=none",
+        "unix:///run/store.sock?db=3",
+    ],
+)
+def test_what_redis_py_reads_is_read(url):
+    """Databases, options of its pools and of its connections."""
+    assert Topology.parse(url).address.database == (3 if "3" in url.partition("?")[0] or "db=3" in url else 0)
 
 
 @pytest.fixture
