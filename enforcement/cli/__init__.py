@@ -8,6 +8,8 @@ options and returns the exit status.
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Final
@@ -16,6 +18,9 @@ from enforcement.settings import library_version
 
 MODULES: Final = ("enforcement.cli.doctor", "enforcement.cli.explain", "enforcement.ledger.__main__")
 """Where the subcommands are, in the order in which they are shown."""
+
+CUT_OFF: Final = 141
+"""The exit status where nobody reads the output to its end: what shells say of a program that a closed pipe ended."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,4 +31,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in MODULES:
         import_module(name).add_command(commands)
     options = parser.parse_args(arguments)
-    return int(options.run(options))
+    try:
+        status = int(options.run(options))
+        sys.stdout.flush()
+    except BrokenPipeError:  # "| head" has seen enough; what is left must not be written when Python ends, either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return CUT_OFF
+    return status

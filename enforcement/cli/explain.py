@@ -99,6 +99,8 @@ def explain(client: Redis, keys: Keys, secret: str) -> Explanation:
     text: Any = client.get(keys.token(name)) if is_well_formed(secret) else None
     problems = documents.load(raw, {name: text})
     state, entry = documents.current, documents.find(name)
+    if not raw:
+        raise Unreadable(f"no documents below the prefix {keys.prefix!r}; 'manage.py publish --all' writes them there.")
     if not documents.loaded:
         raise Unreadable(f"no documents below the prefix {keys.prefix!r}: {problems[0].reason}")
     if entry is None or entry.token is None:

@@ -214,11 +214,15 @@ def _limits(text: str | None, rates: Iterable[str] = ()) -> tuple[Limit, ...]:
         data = json.loads(text) if text else []
         if not isinstance(data, list):
             raise _Wrong("--limits: must be a JSON list.")
-        return (*map(_limit, data), *map(Limit.parse, rates))
+        limits = list(map(_limit, data))
     except InvalidLimit as exc:
         raise _Wrong(f"--limits: {exc}") from exc
     except (ValueError, RecursionError) as exc:
         raise exc if isinstance(exc, _Wrong) else _Wrong(f"--limits: is not JSON ({exc}).") from exc
+    try:
+        return (*limits, *map(Limit.parse, rates))
+    except InvalidLimit as exc:
+        raise _Wrong(f"--limit: {exc}") from exc
 
 
 def _limit(data: object) -> Limit:

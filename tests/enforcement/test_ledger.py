@@ -303,7 +303,7 @@ def test_a_line_that_was_cut_off_is_no_evidence(tmp_path):
     [
         (["verify", "/nowhere/a.ledger"], "/nowhere/a.ledger, line 0: No such file"),
         (["load"], "give --limit or --limits, or else --token-file"),
-        (["load", "--limit", "often"], 'Must be like "100/minute"'),
+        (["load", "--limit", "often"], '--limit: text: Must be like "100/minute"'),
         (["load", "--limits", "{}"], "must be a JSON list"),
         (["load", "--limits", '[{"quota":1}]'], "window_seconds"),
         (["load", "--token-file", "/nowhere/token"], "/nowhere/token: No such file"),

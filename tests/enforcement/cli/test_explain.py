@@ -133,6 +133,8 @@ def test_what_cannot_be_read_ends_in_two(server, world, published, capsys):
 
     assert outcomes == [2, 2, 2, 2]
     assert said[0] == "sluicegate explain: the document of policy pol_api is missing or cannot be read"
-    assert said[1].startswith("sluicegate explain: no documents below the prefix 'other:'")
+    assert said[1] == (
+        "sluicegate explain: no documents below the prefix 'other:'; 'manage.py publish --all' writes them there."
+    )
     assert said[2].startswith("sluicegate explain: redis://:***@127.0.0.1:1/0: ConnectionError")
     assert token not in "".join(said)

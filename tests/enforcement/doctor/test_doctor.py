@@ -432,3 +432,14 @@ def test_commands_are_mounted(capsys):
     with pytest.raises(SystemExit) as ended:
         main([])
     assert ended.value.code == 2
+
+
+def test_a_reader_that_has_seen_enough_gets_no_stack_trace(server):
+    """``sluicegate doctor | head`` closes the pipe before all is written."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "enforcement", "doctor", "--redis", server.url]
+    with os.fdopen(writing, "wb") as pipe:
+        done = subprocess.run(command, stdout=pipe, stderr=subprocess.PIPE, text=True, check=False)
+
+    assert (done.returncode, done.stderr) == (141, "")
