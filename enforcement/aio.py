@@ -13,13 +13,13 @@ from hiredis import ReplyError
 
 from enforcement.decision import Decision, Denied
 from enforcement.engine import Steps
-from enforcement.limited import Declared, FunctionCosts, FunctionKey, P, R, Rule, Waiting, limit_awaited
+from enforcement.limited import Declared, FunctionCosts, FunctionKey, P, R, Rule, Waiting, declared, limit_awaited
 from enforcement.matching import Attributes
 from enforcement.plans import Costs, Plan, check_costs
 from enforcement.protocol import NOT_RESTORED, StoreTrouble, numbers
 from enforcement.reservation import Reservation, new_ident
 from enforcement.settings import Settings
-from enforcement.shell import START_SECONDS, Limits, Shell
+from enforcement.shell import START_SECONDS, Limits, Shell, check_subject
 from enforcement.timing import Timing
 
 _under_way: set[asyncio.Task[None]] = set()
@@ -95,7 +95,8 @@ class Limiter(Shell):
         self, limits: Declared, *, key: FunctionKey = None, costs: FunctionCosts = 1, max_wait: float = 0.0
     ) -> Callable[[Callable[P, Awaitable[R]]], Callable[P, Awaitable[R]]]:
         """Return a decorator of coroutine functions; see the sync limiter."""
-        return lambda function: limit_awaited(self, function, Rule(function, limits, key, costs, max_wait))
+        values = declared(limits)
+        return lambda function: limit_awaited(self, function, Rule(function, values, key, costs, max_wait))
 
     @asynccontextmanager
     async def admit(
@@ -110,6 +111,7 @@ class Limiter(Shell):
 
         Cancelling the task leaves the block by an exception: everything is given back before the cancellation goes on.
         """
+        check_subject(token, key, attributes)
         if isinstance(token, str):
             plan = await self.find_plan(token, attributes)
         else:

@@ -30,7 +30,8 @@ class Keys:
     __slots__ = ("documents", "instances", "log", "prefix", "usage")
 
     def __init__(self, prefix: str = DEFAULT_PREFIX) -> None:
-        if not prefix.isascii() or not 1 <= len(prefix) <= MAX_PREFIX_LENGTH or set(prefix) & set("{} \r\n"):
+        usable = isinstance(prefix, str) and prefix.isascii() and 1 <= len(prefix) <= MAX_PREFIX_LENGTH
+        if not usable or set(prefix) & set("{} \r\n"):
             raise ValueError(f"prefix: must be 1 to {MAX_PREFIX_LENGTH} ASCII characters without braces or blanks.")
         self.prefix = prefix
         self.documents = f"{prefix}{{doc}}:documents"

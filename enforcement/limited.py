@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import wraps
 from string import Formatter
 from time import monotonic
@@ -43,7 +43,7 @@ def declared(limits: Declared) -> tuple[Limit, ...]:
         ValueError: None at all, two of one name, or one that asks for attributes, which limits in code cannot have.
         TypeError: Something else than texts and limits.
     """
-    several = [limits] if isinstance(limits, (str, Limit)) else list(limits)
+    several = list(limits) if isinstance(limits, Iterable) and not isinstance(limits, str) else [limits]
     found: list[Limit] = []
     for item in several:
         if not isinstance(item, (str, Limit)):

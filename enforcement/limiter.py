@@ -11,13 +11,13 @@ from typing import Any, Self
 
 from enforcement.decision import Decision, Denied
 from enforcement.engine import Steps
-from enforcement.limited import Declared, FunctionCosts, FunctionKey, P, R, Rule, Waiting, limit_calls
+from enforcement.limited import Declared, FunctionCosts, FunctionKey, P, R, Rule, Waiting, declared, limit_calls
 from enforcement.matching import Attributes
 from enforcement.plans import Costs, Plan, check_costs
 from enforcement.protocol import NOT_RESTORED, StoreTrouble, numbers
 from enforcement.reservation import Reservation, new_ident
 from enforcement.settings import Settings
-from enforcement.shell import START_SECONDS, Limits, Shell
+from enforcement.shell import START_SECONDS, Limits, Shell, check_subject
 from enforcement.timing import Timing
 
 
@@ -26,7 +26,7 @@ class Limiter(Shell):
     Decides requests, from any number of threads. Arguments as of :class:`~enforcement.shell.Shell`.
 
     Raises:
-        ValueError: The URL or the prefix cannot be used.
+        ValueError: One of them cannot be used; the text names it.
     """
 
     def _set_up(self, settings: Settings) -> None:
@@ -96,6 +96,7 @@ class Limiter(Shell):
             costs: As in :meth:`check`.
         Raises:
             ValueError: Costs, key or limits that cannot be used; a concurrency limit among them: admit it.
+            TypeError: Something that is no Limit; ``Limit.parse()`` makes one of a text.
         """
         plan = self._plan_in_code(limits, key)
         if plan.has_slots:
@@ -136,7 +137,8 @@ class Limiter(Shell):
         Arguments and errors as of :class:`~enforcement.limited.Rule`. A slot of a concurrency limit is held while the
         function runs. A call that fails was made, and stays charged.
         """
-        return lambda function: limit_calls(self, function, Rule(function, limits, key, costs, max_wait))
+        values = declared(limits)
+        return lambda function: limit_calls(self, function, Rule(function, values, key, costs, max_wait))
 
     @contextmanager
     def admit(
@@ -157,7 +159,9 @@ class Limiter(Shell):
         Raises:
             Denied: It does not pass; the block is not entered and nothing was charged.
             ValueError: As in :meth:`check` and :meth:`hit`.
+            TypeError: A token with a *key*, or limits in code with *attributes*.
         """
+        check_subject(token, key, attributes)
         plan: Plan | Decision
         plan = self.find_plan(token, attributes) if isinstance(token, str) else self._plan_in_code(token, key or "")
         if isinstance(plan, Decision):

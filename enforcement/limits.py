@@ -184,7 +184,9 @@ class Limit:
         """
         found = _RATE.fullmatch(text) if isinstance(text, str) else None
         if found is None:
-            raise InvalidLimit("text", f'Must be like "100/minute" or "10 per 2 seconds", not {text!r}.')
+            several = isinstance(text, str) and re.search("[;,|]", text)
+            more = " Limit.parse_many() reads several." if several else ""
+            raise InvalidLimit("text", f'Must be like "100/minute" or "10 per 2 seconds", not {text!r}.{more}')
         quota, multiple, period = int(found[1]), int(found[2] or 1), (found[3] or found[4]).lower()
         period = _SHORT.get(period, period)
         if period in _SECONDS:

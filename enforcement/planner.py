@@ -111,7 +111,8 @@ class Planner:
         name = (key, id(limits)) if isinstance(limits, Limit) else (key, *map(id, limits))
         plan = self.in_code.get(name)
         if plan is None:
-            several = (limits,) if isinstance(limits, Limit) else tuple(limits)
+            given: Any = limits  # a text, too, is a sequence; what is no Limit is refused by name
+            several = (given,) if isinstance(given, (Limit, str)) else tuple(given)
             plan = Plan(bind_in_code(several, key, self._keys), leasing=self._leasing)
             self.in_code[name] = plan
             if len(self.in_code) > MAX_PLANS:

@@ -151,15 +151,15 @@ def bind_in_code(limits: Sequence[Limit], key: str, keys: Keys) -> tuple[Bound, 
     Raises:
         ValueError: Two limits of one name, none at all, a key that is no text or too long, or a limit that asks for
             attributes.
-        TypeError: Something else than limits.
+        TypeError: Something that is no Limit.
     """
+    for limit in limits:
+        if not isinstance(limit, Limit):
+            raise TypeError(f"limits: must be Limit values, not {limit!r}; Limit.parse() makes one of a text.")
     if not isinstance(key, str) or not 0 < len(key) <= MAX_CODE_KEY_LENGTH:
         raise ValueError(f"key: must be a text of 1 to {MAX_CODE_KEY_LENGTH} characters.")
     if not 0 < len(limits) <= MAX_LIMITS_PER_REQUEST:
         raise ValueError(f"limits: give 1 to {MAX_LIMITS_PER_REQUEST}, not {len(limits)}.")
-    for limit in limits:
-        if not isinstance(limit, Limit):
-            raise TypeError(f"limits: must be Limit values, not {limit!r}; Limit.parse() makes one of a text.")
     if len({limit.name for limit in limits}) < len(limits):
         raise ValueError("limits: each needs a name of its own.")
     for limit in limits:

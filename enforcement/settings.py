@@ -15,6 +15,8 @@ from enforcement.sizes import MAX_INSTANCE_LENGTH
 
 DEFAULT_URL: Final = "redis://127.0.0.1:6379/0"
 DEFAULT_TIMEOUT: Final = 0.025
+LEAST_TIMEOUT: Final = 0.001
+MOST_TIMEOUT: Final = 10.0
 
 _NAME: Final = re.compile(rf"[!-~]{{1,{MAX_INSTANCE_LENGTH}}}", re.ASCII)
 
@@ -32,6 +34,8 @@ class Settings:
         state_dir: Folder for the last good documents; None: they are not kept.
         timeout: Seconds a decision may take, connecting included.
         clock: Microseconds since the epoch, for tests; None: the store's clock.
+    Raises:
+        ValueError: An instance, a timeout or a clock that cannot be used.
     """
 
     url: str = DEFAULT_URL
@@ -42,8 +46,15 @@ class Settings:
     clock: Callable[[], int] | None = None
 
     def __post_init__(self) -> None:
-        if self.instance is not None and not _NAME.fullmatch(self.instance):
+        if self.instance is not None and not (isinstance(self.instance, str) and _NAME.fullmatch(self.instance)):
             raise ValueError(f"instance: must be 1 to {MAX_INSTANCE_LENGTH} printable ASCII characters without blanks.")
+        span = self.timeout if type(self.timeout) in (int, float) else 0
+        if not LEAST_TIMEOUT <= span <= MOST_TIMEOUT:
+            raise ValueError(
+                f"timeout: must be seconds, from {LEAST_TIMEOUT} to {MOST_TIMEOUT:g}, not {self.timeout!r}."
+            )
+        if self.clock is not None and not (callable(self.clock) and type(self.clock()) is int):
+            raise ValueError("clock: must be a function that returns whole microseconds since the epoch.")
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Settings:

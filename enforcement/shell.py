@@ -11,6 +11,7 @@ from typing import Self
 from enforcement.engine import Engine
 from enforcement.keys import DEFAULT_PREFIX
 from enforcement.limits import Limit
+from enforcement.matching import Attributes
 from enforcement.plans import Plan
 from enforcement.settings import DEFAULT_TIMEOUT, DEFAULT_URL, Settings
 from enforcement.stats import Stats, stats_of
@@ -35,10 +36,11 @@ class Shell:
         prefix: What all keys begin with.
         instance: Its name in the fleet; None: made of host, process and chance.
         state_dir: Folder for the last good documents, so that it can start while the store is away; None: not kept.
-        timeout: Seconds a decision may take, connecting included; beyond it the limit's ``on_store_failure`` decides.
-        clock: Microseconds since the epoch, for tests; None: the store's clock.
+        timeout: Seconds a decision may take, connecting included, 0.001 to 10; beyond it the limit's
+            ``on_store_failure`` decides.
+        clock: Whole microseconds since the epoch, for tests; None: the store's clock.
     Raises:
-        ValueError: The URL or the prefix cannot be used.
+        ValueError: One of them cannot be used; the text names it.
     """
 
     def __init__(
@@ -112,6 +114,15 @@ class Shell:
                 self._engine.start_quietly()
             plan = self._engine.planner.plan_in_code(limits, key)
         return plan
+
+
+def check_subject(subject: object, key: str | None, attributes: Attributes | None) -> None:
+    """Raise TypeError for what does not go together: a token with a key, or limits in code with attributes."""
+    if isinstance(subject, str):
+        if key is not None:
+            raise TypeError("key: belongs to limits in code, not to a token; Limit.parse() makes a limit of a text.")
+    elif attributes is not None:
+        raise TypeError("attributes: belong to a token; limits in code look at none.")
 
 
 _shells: weakref.WeakSet[Shell] = weakref.WeakSet()

@@ -195,6 +195,7 @@ def test_a_wait_that_is_no_span_is_refused(max_wait):
         ({"limits": []}, ValueError, "limits: give 1 to"),
         ({"limits": [5]}, TypeError, "limits: must be texts or Limit values"),
         ({"limits": Limit(quota=1, window_seconds=1, partition_by=("ip",))}, ValueError, "asks for attributes"),
+        ({"limits": print}, TypeError, "limits: must be texts or Limit values"),
         ({"key": "user:{usr}"}, ValueError, "key: 'usr' is no parameter of"),
         ({"key": "user:{user"}, ValueError, "key: 'user:{user' is no format"),
         ({"key": 7}, TypeError, "key: must be a format"),
@@ -207,6 +208,13 @@ def test_a_declaration_that_cannot_work_is_refused_when_it_is_made(limiter, decl
     """Not by the first call in production; the text names the argument."""
     with pytest.raises(error, match=names):
         limiter.limited(**{"limits": "10/minute", **declaration})(lambda user: user)
+
+
+async def test_a_decorator_without_its_limits_is_refused_at_once(limiter, limiter_aio):
+    """``@limiter.limited`` and nothing more would replace the function by a decorator."""
+    for one in (limiter, limiter_aio):
+        with pytest.raises(TypeError, match="limits: must be texts or Limit values, not <function"):
+            one.limited(lambda user: user)
 
 
 def test_a_slot_cannot_be_held_by_a_generator(limiter):
