@@ -13,7 +13,18 @@ from hiredis import ReplyError
 
 from enforcement.decision import Decision, Denied
 from enforcement.engine import Steps
-from enforcement.limited import Declared, FunctionCosts, FunctionKey, P, R, Rule, Waiting, declared, limit_awaited
+from enforcement.limited import (
+    CoroutineFunction,
+    Declared,
+    FunctionCosts,
+    FunctionKey,
+    P,
+    R,
+    Rule,
+    Waiting,
+    declared,
+    limit_awaited,
+)
 from enforcement.matching import Attributes
 from enforcement.plans import Costs, Plan, check_costs
 from enforcement.protocol import NOT_RESTORED, StoreTrouble, numbers
@@ -28,10 +39,10 @@ _under_way: set[asyncio.Task[None]] = set()
 
 class Limiter(Shell):
     """
-    Decides requests for the tasks of one event loop. Arguments as of :class:`~enforcement.shell.Shell`.
+    Decides requests for the tasks of one event loop; the names are those of :class:`enforcement.Limiter`, awaited.
 
-    Raises:
-        ValueError: The URL or the prefix cannot be used.
+    >>> async with Limiter("redis://127.0.0.1:6379/0") as limiter:
+    ...     decision = await limiter.hit(Limit.parse("100/minute"), "user:42")
     """
 
     def _set_up(self, settings: Settings) -> None:
@@ -93,7 +104,7 @@ class Limiter(Shell):
 
     def limited(
         self, limits: Declared, *, key: FunctionKey = None, costs: FunctionCosts = 1, max_wait: float = 0.0
-    ) -> Callable[[Callable[P, Awaitable[R]]], Callable[P, Awaitable[R]]]:
+    ) -> Callable[[CoroutineFunction[P, R]], CoroutineFunction[P, R]]:
         """Return a decorator of coroutine functions; see the sync limiter."""
         values = declared(limits)
         return lambda function: limit_awaited(self, function, Rule(function, values, key, costs, max_wait))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from functools import wraps
 from string import Formatter
 from time import monotonic
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
+CoroutineFunction = Callable[P, Coroutine[Any, Any, R]]
+"""What ``async def`` makes; what it returns can be run and made a task of, unlike any other awaitable."""
 
 Declared = str | Limit | Sequence[str | Limit]
 """Limits as people write them: ``"10/minute"``, ``"10/minute; 1000/day"``, a Limit, or several of either."""
@@ -160,7 +162,7 @@ def limit_calls(limiter: Limiter, function: Callable[P, R], rule: Rule) -> Calla
     return limited
 
 
-def limit_awaited(limiter: aio.Limiter, function: Callable[P, Awaitable[R]], rule: Rule) -> Callable[P, Awaitable[R]]:
+def limit_awaited(limiter: aio.Limiter, function: CoroutineFunction[P, R], rule: Rule) -> CoroutineFunction[P, R]:
     """Return the coroutine function *function* behind its limits. Raises TypeError: it is none."""
     if not inspect.iscoroutinefunction(function):
         raise TypeError(f"{function.__qualname__}: is no coroutine function; decorate it by an enforcement.Limiter.")

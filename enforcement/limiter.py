@@ -23,10 +23,12 @@ from enforcement.timing import Timing
 
 class Limiter(Shell):
     """
-    Decides requests, from any number of threads. Arguments as of :class:`~enforcement.shell.Shell`.
+    Decides requests, from any number of threads.
 
-    Raises:
-        ValueError: One of them cannot be used; the text names it.
+    >>> with Limiter("redis://127.0.0.1:6379/0") as limiter:
+    ...     decision = limiter.hit(Limit.parse("100/minute"), "user:42")
+
+    One serves a whole process, and forked children go on with it. It does no I/O before its first call.
     """
 
     def _set_up(self, settings: Settings) -> None:
@@ -134,8 +136,17 @@ class Limiter(Shell):
         >>> @limiter.limited("10/minute; 100/day", key="user:{user_id}")
         ... def send(user_id, text): ...
 
-        Arguments and errors as of :class:`~enforcement.limited.Rule`. A slot of a concurrency limit is held while the
-        function runs. A call that fails was made, and stays charged.
+        A slot of a concurrency limit is held while the function runs. A call that fails was made, and stays charged.
+
+        Args:
+            limits: ``"10/minute; 100/day"``, a Limit, or a list of either: one atomic decision.
+            key: Whom a call counts for: a format of the arguments, or a function that gets them and returns a text, a
+                whole number, a UUID, or None for no limit; None: all calls of the function together.
+            costs: What a call costs, as in :meth:`check`, or a function of its arguments that says so.
+            max_wait: Seconds that a call may wait for permits; 0: not at all.
+        Raises:
+            ValueError, TypeError: When the function is decorated, and not when it is first called: something of this
+                cannot be used.
         """
         values = declared(limits)
         return lambda function: limit_calls(self, function, Rule(function, values, key, costs, max_wait))
@@ -179,7 +190,7 @@ class Limiter(Shell):
         Forget what limits in code have counted for a key.
 
         Raises:
-            StoreTrouble: The store did not do it.
+            enforcement.protocol.StoreTrouble: The store did not do it.
         """
         plan = self._engine.planner.plan_in_code(limits, key)
         self._run(self._engine.resetting(plan))

@@ -29,18 +29,6 @@ class Shell:
 
     Nothing happens before the first call: no connection, no thread. A background thread then follows the published
     documents, reports usage and tells the fleet that this instance lives.
-
-    Args:
-        url: ``redis://``, ``rediss://`` or ``unix://`` of the store; ``redis+sentinel://host1,host2/service`` or
-            ``redis+cluster://host1,host2`` where it is several servers.
-        prefix: What all keys begin with.
-        instance: Its name in the fleet; None: made of host, process and chance.
-        state_dir: Folder for the last good documents, so that it can start while the store is away; None: not kept.
-        timeout: Seconds a decision may take, connecting included, 0.001 to 10; beyond it the limit's
-            ``on_store_failure`` decides.
-        clock: Whole microseconds since the epoch, for tests; None: the store's clock.
-    Raises:
-        ValueError: One of them cannot be used; the text names it.
     """
 
     def __init__(
@@ -53,6 +41,21 @@ class Shell:
         timeout: float = DEFAULT_TIMEOUT,
         clock: Callable[[], int] | None = None,
     ) -> None:
+        """
+        Make a limiter, and do no I/O.
+
+        Args:
+            url: ``redis://``, ``rediss://`` or ``unix://`` of the store; ``redis+sentinel://host1,host2/service`` or
+                ``redis+cluster://host1,host2`` where it is several servers.
+            prefix: What all keys begin with.
+            instance: Its name in the fleet; None: made of host, process and chance.
+            state_dir: Folder for the last good documents, so that it can start while the store is away; None: not kept.
+            timeout: Seconds a decision may take, connecting included, 0.001 to 10; beyond it the limit's
+                ``on_store_failure`` decides.
+            clock: Whole microseconds since the epoch, for tests; None: the store's clock.
+        Raises:
+            ValueError: One of them cannot be used; the text names it.
+        """
         folder = None if state_dir is None else Path(state_dir)
         self._set_up(
             Settings(url=url, prefix=prefix, instance=instance, state_dir=folder, timeout=timeout, clock=clock)

@@ -51,6 +51,7 @@ class Visit:
         self.decisions: list[Decision] = []
         self.managed = False
         self.checked = False
+        self._by_policies: Decision | None = None
         self._held: list[tuple[Any, Any]] = []
 
     def address(self) -> str | None:
@@ -69,8 +70,14 @@ class Visit:
         return self._passed(limiter.hit(limits, key, costs))
 
     def check(self) -> Decision:
-        """Charge the published policies of the request's token. Raises Refusal and Denied."""
+        """Charge the published policies of the request's token, once. Raises Refusal and Denied."""
         self.checked = True
+        # The middleware and a throttle may both ask: they mean the same policies, and one request.
+        if self._by_policies is None:
+            self._by_policies = self._charge_policies()
+        return self._by_policies
+
+    def _charge_policies(self) -> Decision:
         options, limiter = self.installed.options(), self.installed.limiter()
         token = (options.token or _token)(self.request)
         if not token:

@@ -10,7 +10,7 @@ from enforcement.decision import Decision, Denied, LimitState
 from enforcement.limits import Limit
 from enforcement.matching import Attributes
 from enforcement.plans import Costs, Plan
-from enforcement.shell import Limits
+from enforcement.shell import Limits, check_subject
 
 if TYPE_CHECKING:
     from enforcement import aio
@@ -70,7 +70,11 @@ def assert_limited(
         costs: What each of them costs, as in ``check()``.
         attributes: As in ``check()``; only with a token.
         within_seconds: The denial must say that the request can pass again after this long at most.
+    Raises:
+        AssertionError: One more or one less passed; the text tells the decision that was not expected.
+        TypeError: A token with a *key*, or limits with *attributes*.
     """
+    check_subject(limits, key, attributes)
     admitting = _has_slots(limiter.find_plan(limits, attributes) if isinstance(limits, str) else limits)
     trial = _trial(admits, within_seconds)
     next(trial)
@@ -105,6 +109,7 @@ async def assert_limited_async(
     within_seconds: float | None = None,
 ) -> Decision:
     """Assert as :func:`assert_limited` does, with a limiter for asyncio."""
+    check_subject(limits, key, attributes)
     admitting = _has_slots(await limiter.find_plan(limits, attributes) if isinstance(limits, str) else limits)
     trial = _trial(admits, within_seconds)
     next(trial)

@@ -15,6 +15,8 @@ from enforcement.lua import library_source
 from tests.repository import ROOT, tracked_files
 
 CONSUMER = """
+import asyncio
+
 from enforcement import Decision, Denied, Limit, Limiter, aio
 from enforcement.exporters.prometheus import SluicegateCollector
 from enforcement.stats import Stats
@@ -39,6 +41,14 @@ async def decide_awaited(limiter: aio.Limiter) -> dict[str, str]:
     async with limiter.admit(LIMIT, "user:42") as admission:
         await admission.settle(1)
     return (await limiter.hit(LIMIT, "user:42")).headers("ietf")
+
+
+async def decide_in_a_task(limiter: aio.Limiter) -> str:
+    @limiter.limited("2/hour", key="mail:{user_id}")
+    async def send(user_id: int, text: str) -> str:
+        return text
+
+    return await asyncio.create_task(send(7, text="one"))
 
 
 def test_limits(limiter: Limiter, clock: Clock, published: Published) -> None:

@@ -196,6 +196,17 @@ def test_token_that_is_not_valid_is_no_rate_limit(
     assert answer["Content-Type"].endswith("json")
 
 
+def test_the_middleware_and_a_throttle_charge_a_request_once(api: Any, issue: Issue) -> None:
+    """Both ask for the same policies; each header field names a limit once."""
+    client = api(PolicyThrottle, middleware=["enforcement.doors.django.LimitMiddleware"])
+    headers = bearer(issue(Limit(name="per-hour", quota=3, window_seconds=3600)))
+
+    told = [client.get("/a", headers=headers).headers["RateLimit"] for _ in range(3)]
+
+    assert [field.partition(";t=")[0] for field in told] == [f'"per-hour";r={left}' for left in (2, 1, 0)]
+    assert all(field.count("per-hour") == 1 for field in told)
+
+
 def test_policy_slot_is_held_until_the_response_is_there(api: Any, issue: Issue) -> None:
     """By the middleware; without it, that is said and nothing is held."""
     headers = bearer(issue(ONE_SLOT))

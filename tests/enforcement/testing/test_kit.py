@@ -209,6 +209,8 @@ def test_a_denial_that_lasts_too_long_fails(limiter):
 
 def test_a_refused_token_is_no_limit(limiter):
     """A test of a limit must not pass because its token is unknown."""
+    with pytest.raises(TypeError, match=r"Limit\.parse\(\) makes a limit of a text"):
+        assert_limited(limiter, "5/minute", "k", admits=5)
     assert "by a limit; number 1 was denied (unknown_token)" in said(lambda: assert_limited(limiter, "x", admits=0))
 
 
