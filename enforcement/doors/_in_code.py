@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from enforcement.decision import Decision
-from enforcement.doors._http import Header, Refusal, added_headers, network_of
+from enforcement.doors._http import Answer, Header, Refusal, added_headers, denial, network_of
 from enforcement.limited import key_text
 from enforcement.sizes import MAX_CODE_KEY_LENGTH
 
@@ -95,10 +96,15 @@ def told(decisions: Sequence[Decision], preset: str) -> list[Header]:
     return list(fields.values())
 
 
-def without(headers: Iterable[Header], told: Iterable[Header]) -> list[Header]:
-    """Return those of *headers* that are not among those told anyway."""
-    names = {name.lower() for name, _ in told}
-    return [header for header in headers if header[0].lower() not in names]
+def denial_told_elsewhere(decision: Decision, preset: str) -> Answer:
+    """
+    Return the answer to a denial without the fields that tell what is left.
+
+    Whoever sends the response adds those, together with what was decided on the same request besides.
+    """
+    answer = denial(decision, preset)
+    told = {name for name, _ in added_headers(decision, preset)}
+    return replace(answer, headers=tuple(header for header in answer.headers if header[0] not in told))
 
 
 def _urgency(decision: Decision) -> tuple[bool, float]:

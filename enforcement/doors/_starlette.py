@@ -8,7 +8,7 @@ from it when a response is complete and when the client leaves.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import Any, Final
 
@@ -20,30 +20,22 @@ from starlette.websockets import WebSocket
 
 from enforcement import aio
 from enforcement.decision import Decision, Denied
+from enforcement.doors._exchange import POLICY_VIOLATION, STARTS, Exchange, begun
 from enforcement.doors._http import (
-    CLIENT_GONE,
     Answer,
-    Progress,
     Refusal,
     RequestAttributes,
     TrustedProxies,
-    added_headers,
-    denial,
     find_token,
     joining,
     missing_token,
 )
-from enforcement.doors._in_code import name_of, told, without
+from enforcement.doors._in_code import denial_told_elsewhere, name_of, told
 from enforcement.limited import has_slots
 from enforcement.limits import Limit
 from enforcement.plans import Costs
 
-POLICY_VIOLATION: Final = 1008
 _VISIT: Final = "sluicegate.visit"
-_STARTS: Final = frozenset({"http.response.start", "websocket.http.response.start", "websocket.accept"})
-_BODIES: Final = frozenset({"http.response.body", "websocket.http.response.body"})
-_leaving: set[asyncio.Task[None]] = set()
-"""Admissions that are being left: the event loop itself holds on to no task."""
 
 
 class Gate:
@@ -128,12 +120,12 @@ class Held:
 
     def free(self) -> asyncio.Task[None]:
         """Begin to free the slots, once; what was charged may still be settled."""
-        self._freeing = self._freeing or _begun(self._exit())
+        self._freeing = self._freeing or begun(self._exit())
         return self._freeing
 
     def end(self, status: int) -> asyncio.Task[None]:
         """Begin to charge by the answer's status, unless settled, and to free the slots."""
-        self._ending = self._ending or _begun(self._charge_and_exit(status))
+        self._ending = self._ending or begun(self._charge_and_exit(status))
         return self._ending
 
     async def _exit(self) -> None:
@@ -145,26 +137,17 @@ class Held:
         await self.free()
 
 
-def _begun(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-    """Return a task that is seen through even where the request is cancelled, as often as anyio cancels it."""
-    task = asyncio.ensure_future(work)
-    _leaving.add(task)
-    task.add_done_callback(_leaving.discard)
-    return task
-
-
 class Visit:
     """One request: the decisions made on it, and what it holds."""
 
-    __slots__ = ("_client_left", "_connection", "_held", "_progress", "decisions", "gate")
+    __slots__ = ("_connection", "_exchange", "_held", "decisions", "gate")
 
     def __init__(self, gate: Gate, connection: HTTPConnection) -> None:
         self.gate = gate
         self.decisions: list[Decision] = []
         self._connection = connection
         self._held: list[Held] = []
-        self._progress = Progress()
-        self._client_left = False
+        self._exchange = Exchange()
 
     @property
     def limiter(self) -> aio.Limiter:
@@ -174,7 +157,7 @@ class Visit:
     @property
     def status(self) -> int:
         """The response's status, or what stands for it where none began."""
-        return self._progress.status or (CLIENT_GONE if self._client_left else 500)
+        return self._exchange.status
 
     def token(self) -> str:
         """Return the request's token. Raises HTTPRefused: it has none."""
@@ -246,36 +229,23 @@ class Visit:
     async def run(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, and its response back."""
 
-        async def listening() -> Message:
-            message = await receive()
-            self._client_left |= message["type"] in ("http.disconnect", "websocket.disconnect")
-            return message
-
         async def telling(message: Message) -> None:
-            if message["type"] in _STARTS:
-                message = self._begin(message)
-            elif self._held and message["type"] in _BODIES:
-                complete = self._progress.ends_with(len(message.get("body", b"")))
-                if complete or not message.get("more_body", False):
-                    await self._leave()
-            await send(message)
+            if self._held and self._exchange.completes(message):
+                await self._leave()
+            await send(self._told(message) if message["type"] in STARTS and self.decisions else message)
 
         try:
-            await app(scope, listening, telling)
+            await app(scope, self._exchange.listening(receive), telling)
         except asyncio.CancelledError:
-            self._client_left = True
+            self._exchange.client_left = True
             raise
         finally:
             await self._leave()
 
-    def _begin(self, message: Message) -> Message:
+    def _told(self, message: Message) -> Message:
+        """Return the start of an answer with what was decided."""
         theirs = list(message.get("headers", ()))
-        if self._held:
-            length = next((value.decode("latin-1") for name, value in theirs if name == b"content-length"), None)
-            self._progress.begin(message.get("status", 101), length)
-        if not self.decisions:
-            return message
-        ours = joining((name.decode("latin-1") for name, _ in theirs), told(self.decisions, self.gate.preset))
+        ours = joining((name for name, _ in theirs), told(self.decisions, self.gate.preset))
         added = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in ours]
         return {**message, "headers": theirs + added}
 
@@ -297,10 +267,7 @@ async def answer_denied(connection: Any, exc: Exception) -> Response | None:
     assert isinstance(exc, Denied)
     visit = visit_of(connection)
     visit.note(exc.decision)
-    answer = denial(exc.decision, visit.gate.preset)
-    # The middleware tells them, with those of the request's other decisions.
-    headers = without(answer.headers, added_headers(exc.decision, visit.gate.preset))
-    return await _answer(connection, Answer(answer.status, tuple(headers), answer.body))
+    return await _answer(connection, denial_told_elsewhere(exc.decision, visit.gate.preset))
 
 
 async def answer_refused(connection: Any, exc: Exception) -> Response | None:

@@ -9,17 +9,16 @@ Put middleware that answers by itself without a token, like CORS, outside of it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import cache
-from typing import Any, Final
+from typing import Any
 
 from enforcement.aio import Limiter
 from enforcement.decision import Decision, Denied
+from enforcement.doors._exchange import POLICY_VIOLATION, STARTS, Exchange, Message, Receive, Scope, Send, begun
 from enforcement.doors._http import (
-    CLIENT_GONE,
     Answer,
     Header,
-    Progress,
     Refusal,
     RequestAttributes,
     TrustedProxies,
@@ -33,17 +32,7 @@ from enforcement.doors._http import (
 from enforcement.headers import draft_lines
 from enforcement.plans import Costs
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
-
-POLICY_VIOLATION: Final = 1008
-_STARTS: Final = frozenset({"http.response.start", "websocket.http.response.start", "websocket.accept"})
-_BODIES: Final = frozenset({"http.response.body", "websocket.http.response.body"})
-_leaving: set[asyncio.Task[None]] = set()
-"""Admissions that are being left: the event loop itself holds on to no task."""
 
 
 class LimitMiddleware:
@@ -171,7 +160,7 @@ class LimitMiddleware:
 
         # What the server gives to be awaited is handed on as it is: a coroutine around it would do nothing more.
         def adding(message: Message) -> Awaitable[None]:
-            if message["type"] in _STARTS:
+            if message["type"] in STARTS:
                 theirs = list(message.get("headers", ()))
                 message = {**message, "headers": theirs + (self._joining(theirs, decision) if lines is None else lines)}
             return send(message)
@@ -201,53 +190,32 @@ class _Admitted:
     def __init__(self, manager: Any, admission: Any) -> None:
         self._manager = manager
         self._admission = admission
-        self._progress = Progress()
-        self._client_left = False
+        self._exchange = Exchange()
         self._left: asyncio.Task[None] | None = None
 
     async def run(self, app: Callable[..., Awaitable[None]], scope: Scope, receive: Receive, send: Send) -> None:
         """Call *app* with the decision before ASGI's three, and leave the admission once the answer is complete."""
 
-        async def listening() -> Message:
-            message = await receive()
-            self._client_left |= message["type"] == "http.disconnect"
-            return message
-
         async def observing(message: Message) -> None:
-            await self._observe(message)
+            if self._exchange.completes(message):
+                await self._leave()
             await send(message)
 
         try:
-            await app(self._admission.decision, scope, listening, observing)
+            await app(self._admission.decision, scope, self._exchange.listening(receive), observing)
         except asyncio.CancelledError:
-            self._client_left = True
+            self._exchange.client_left = True
             raise
         finally:
             await self._leave()
 
-    async def _observe(self, message: Message) -> None:
-        kind = message["type"]
-        if kind in _STARTS:
-            length = next((v.decode("latin-1") for n, v in message.get("headers", ()) if n == b"content-length"), None)
-            self._progress.begin(message.get("status", 101), length)
-        if kind == "websocket.close" and self._progress.status is None:
-            self._progress.begin(403, None)  # what servers make of a refused handshake
-        if kind in _BODIES:
-            complete = self._progress.ends_with(len(message.get("body", b"")))
-            if complete or not message.get("more_body", False):
-                await self._leave()
-
     async def _leave(self) -> None:
         """Leave the admission, once, and see it through even where this request is cancelled."""
-        if self._left is None:
-            self._left = asyncio.ensure_future(self._settle())
-            _leaving.add(self._left)
-            self._left.add_done_callback(_leaving.discard)
+        self._left = self._left or begun(self._settle())
         await asyncio.shield(self._left)
 
     async def _settle(self) -> None:
-        status = self._progress.status or (CLIENT_GONE if self._client_left else 500)
-        await self._admission.charge_for(status)
+        await self._admission.charge_for(self._exchange.status)
         # Never by an exception, which would take the charge back: a failure of the application counts by charge_on.
         await self._manager.__aexit__(None, None, None)
 

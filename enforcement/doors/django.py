@@ -27,8 +27,8 @@ from django.http import HttpResponse
 
 from enforcement.decision import Denied
 from enforcement.doors._django_visit import Visit, in_thread
-from enforcement.doors._http import Answer, Refusal, added_headers, denial
-from enforcement.doors._in_code import check_scope, counted_address, counter_key, name_of, without
+from enforcement.doors._http import Answer, Refusal
+from enforcement.doors._in_code import check_scope, counted_address, counter_key, denial_told_elsewhere, name_of
 from enforcement.doors._options import Options, read_options
 from enforcement.limited import Declared, declared
 from enforcement.limiter import Limiter
@@ -309,10 +309,7 @@ def _answer(visit: Visit, exc: Denied | Refusal) -> Any:
     if isinstance(exc, Refusal):
         return _response(exc.answer)
     visit.note(exc.decision)
-    preset = get_options().headers
-    answer = denial(exc.decision, preset)
-    headers = without(answer.headers, added_headers(exc.decision, preset))
-    return _response(Answer(answer.status, tuple(headers), answer.body))
+    return _response(denial_told_elsewhere(exc.decision, get_options().headers))
 
 
 def _response(answer: Answer) -> Any:

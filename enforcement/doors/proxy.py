@@ -26,8 +26,9 @@ from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import Route
 
 from enforcement.aio import Limiter
+from enforcement.doors._exchange import Receive, Scope, Send
 from enforcement.doors._http import TrustedProxies, check_preset, find_token, problem_answer
-from enforcement.doors.asgi import LimitMiddleware, Receive, Scope, Send
+from enforcement.doors.asgi import LimitMiddleware
 
 logger = logging.getLogger("sluicegate.proxy")
 
