@@ -9,33 +9,31 @@ Put middleware that answers by itself without a token, like CORS, outside of it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import cache
 from typing import Any
 
 from enforcement.aio import Limiter
 from enforcement.decision import Decision, Denied
 from enforcement.doors._exchange import POLICY_VIOLATION, STARTS, Exchange, Message, Receive, Scope, Send, begun
+from enforcement.doors._guard import Guard
 from enforcement.doors._http import (
     Answer,
     Header,
     Refusal,
     RequestAttributes,
-    TrustedProxies,
     added_headers,
-    check_preset,
     denial,
     find_token,
     joining,
     missing_token,
 )
 from enforcement.headers import draft_lines
-from enforcement.plans import Costs
 
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
-class LimitMiddleware:
+class LimitMiddleware(Guard[App, Limiter, Scope]):
     """
     Lets a request into *app* if every limit admits it, and answers it otherwise.
 
@@ -58,29 +56,15 @@ class LimitMiddleware:
     the limit is there to bound, may go on for a while.
     """
 
-    def __init__(
-        self,
-        app: App,
-        limiter: Limiter | None = None,
-        *,
-        token: Callable[[Scope], str | None] | None = None,
-        costs: Callable[[Scope], Costs] | None = None,
-        attributes: Callable[[Scope], Mapping[str, str]] | None = None,
-        headers: str = "ietf",
-        exempt: Iterable[str] = ("/healthz",),
-        trusted_proxies: Iterable[str] = (),
-    ) -> None:
-        self.app = app
-        self.limiter = limiter
-        self._token = token or _token
-        self._costs = costs
-        self._attributes = attributes
-        self._headers = check_preset(headers)
-        self._drafts = headers == "ietf"
-        self._exempt = frozenset(exempt)
-        self._proxies = TrustedProxies(trusted_proxies)
-        self._started = False
-        self._starting = asyncio.Lock()
+    @staticmethod
+    def usual_token(request: Scope) -> str | None:
+        """Return a request's token: the bearer token or the API key."""
+        return find_token(_header(request, b"authorization"), _header(request, b"x-api-key"))
+
+    @staticmethod
+    def make_lock() -> asyncio.Lock:
+        """Return the lock under which the limiter is started, once."""
+        return asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
@@ -90,7 +74,7 @@ class LimitMiddleware:
             await self.app(scope, receive, send)
         else:
             limiter = self.limiter if self._started and self.limiter else await self.start()
-            plan = limiter.by_fields(scope["headers"]) if self._token is _token else None
+            plan = limiter.by_fields(scope["headers"]) if self._by_usual_fields else None
             if plan is None:
                 await self._guard(limiter, scope, receive, send)
                 return
@@ -145,7 +129,7 @@ class LimitMiddleware:
         if plan.has_slots or plan.has_charge_on:
             admitted = limiter.admit_plan(plan, costs)
             return _Admitted(admitted, await admitted.__aenter__())
-        if self._token is _token:
+        if self._by_usual_fields:
             limiter.keep_field(_only(scope, b"authorization"), token)
         decision = await limiter.decide(plan, costs)
         if not decision.allowed:
@@ -156,7 +140,7 @@ class LimitMiddleware:
         """Call the application, and add to its answer what the decision says."""
         scope["sluicegate.decision"] = decision
         # The draft's fields are lists, which may stand behind the application's own as they are.
-        lines = draft_lines(decision) if self._drafts and decision.source != "fallback" else None
+        lines = draft_lines(decision) if self._headers == "ietf" and decision.source != "fallback" else None
 
         # What the server gives to be awaited is handed on as it is: a coroutine around it would do nothing more.
         def adding(message: Message) -> Awaitable[None]:
@@ -279,10 +263,6 @@ async def _answer(scope: Scope, receive: Receive, send: Send, answer: Answer) ->
     body = b"" if scope.get("method") == "HEAD" else answer.body
     await send({"type": f"{prefix}http.response.start", "status": answer.status, "headers": _encoded(answer.headers)})
     await send({"type": f"{prefix}http.response.body", "body": body})
-
-
-def _token(scope: Scope) -> str | None:
-    return find_token(_header(scope, b"authorization"), _header(scope, b"x-api-key"))
 
 
 def _only(scope: Scope, name: bytes) -> bytes | None:

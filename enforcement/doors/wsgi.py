@@ -7,33 +7,31 @@ The door for WSGI applications: middleware that passes the application's respons
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from enforcement.decision import Decision, Denied
+from enforcement.doors._guard import Guard
 from enforcement.doors._http import (
     Answer,
     Header,
     Progress,
     Refusal,
     RequestAttributes,
-    TrustedProxies,
     added_headers,
-    check_preset,
     denial,
     find_token,
     joining,
     missing_token,
 )
 from enforcement.limiter import Limiter
-from enforcement.plans import Costs
 
 Environ = dict[str, Any]
 StartResponse = Callable[..., Callable[[bytes], object]]
 App = Callable[[Environ, StartResponse], Iterable[bytes]]
 
 
-class LimitMiddleware:
+class LimitMiddleware(Guard[App, Limiter, Environ]):
     """
     Lets a request into *app* if every limit admits it, and answers it otherwise.
 
@@ -54,28 +52,15 @@ class LimitMiddleware:
     until the response is complete, or the server closes it.
     """
 
-    def __init__(
-        self,
-        app: App,
-        limiter: Limiter | None = None,
-        *,
-        token: Callable[[Environ], str | None] | None = None,
-        costs: Callable[[Environ], Costs] | None = None,
-        attributes: Callable[[Environ], Mapping[str, str]] | None = None,
-        headers: str = "ietf",
-        exempt: Iterable[str] = ("/healthz",),
-        trusted_proxies: Iterable[str] = (),
-    ) -> None:
-        self.app = app
-        self.limiter = limiter
-        self._started = False
-        self._starting = threading.Lock()
-        self._token = token or _token
-        self._costs = costs
-        self._attributes = attributes
-        self._headers = check_preset(headers)
-        self._exempt = frozenset(exempt)
-        self._proxies = TrustedProxies(trusted_proxies)
+    @staticmethod
+    def usual_token(request: Environ) -> str | None:
+        """Return a request's token: the bearer token or the API key."""
+        return find_token(request.get("HTTP_AUTHORIZATION"), request.get("HTTP_X_API_KEY"))
+
+    @staticmethod
+    def make_lock() -> threading.Lock:
+        """Return the lock under which the limiter is started, once."""
+        return threading.Lock()
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Serve one request."""
@@ -229,10 +214,6 @@ def _path(environ: Environ) -> str:
     """Return the decoded path; WSGI hands its bytes over as Latin-1."""
     path = f"{environ.get('SCRIPT_NAME', '')}{environ.get('PATH_INFO', '')}"
     return path.encode("latin-1").decode("utf-8", "replace")
-
-
-def _token(environ: Environ) -> str | None:
-    return find_token(environ.get("HTTP_AUTHORIZATION"), environ.get("HTTP_X_API_KEY"))
 
 
 def _header(environ: Environ, name: str) -> str | None:
