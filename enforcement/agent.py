@@ -11,7 +11,6 @@ import contextlib
 import json
 import logging
 import os
-import random
 import secrets
 import threading
 import time
@@ -25,6 +24,7 @@ from redis import Redis
 from redis.exceptions import NoPermissionError, ResponseError
 
 from enforcement.disk import restore, save
+from enforcement.failover import jittered
 from enforcement.feed import Entry, Feed
 from enforcement.keys import Keys, fingerprint
 from enforcement.lua import function
@@ -273,7 +273,7 @@ class Agent:
     def _work(self) -> None:
         now = self._monotonic()
         if self.acknowledged != self._told:
-            self._due["heartbeat"] = min(self._due["heartbeat"], now + random.uniform(0.0, TELL_SECONDS))
+            self._due["heartbeat"] = min(self._due["heartbeat"], now + jittered(TELL_SECONDS, least=0.0))
         for duty, (seconds, act) in self._duties().items():
             if now >= self._due[duty]:
                 self._due[duty] = now + seconds
@@ -488,7 +488,7 @@ class Agent:
         """
         longest = min(LONGEST_PROBE_SECONDS, FIRST_PROBE_SECONDS * 2.0 ** min(self._probes, 10))
         self._probes += 1
-        if self._stopping.wait(longest * random.uniform(0.5, 1.0)):
+        if self._stopping.wait(jittered(longest)):
             return
         self._client.ping()
         self._attempt("documents", self._check)

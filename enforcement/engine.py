@@ -57,7 +57,7 @@ class Engine:
         self.clock = settings.clock
         self.keys = Keys(settings.prefix)
         self.documents = Documents()
-        self.fallback = Fallback()
+        self.fallback = Fallback(held=lambda key: self._slot_keeper.held(key))
         self.tally = Tally()
         self._admitted = self.tally.cell("store", "ok")
         self.place = Place(settings.url, settings.timeout)
@@ -82,7 +82,7 @@ class Engine:
         self._background = self.place.pipe(BACKGROUND_BUDGET)
         self._paying = self.place.pipe(BACKGROUND_BUDGET, heeds=False)
         self._trial = Trial(self.place.pipe(settings.timeout), self.keys)
-        self._slot_keeper = SlotKeeper(self._background)
+        self._slot_keeper = SlotKeeper(self._background, renews=self.clock is None)
         self.leases = LeaseKeeper(self, self._background)
         # A test's clock stands still or jumps: nothing may be kept for a time that passes by itself.
         self._keeping = settings.clock is None
@@ -132,7 +132,7 @@ class Engine:
         """Go on in a child process: threads do not survive a fork."""
         self.place.after_fork()
         self._tend()
-        self._slot_keeper = SlotKeeper(self._background)
+        self._slot_keeper = SlotKeeper(self._background, renews=self.clock is None)
         self.leases = LeaseKeeper(self, self._background)
         self.planner.clear()
         self.tally.after_fork()
@@ -144,12 +144,11 @@ class Engine:
         return "degraded" if self.breaker.open else self.agent.state
 
     def keep_slots(self, reservation: Reservation) -> None:
-        """Renew the slots of a reservation while it is open; a test's clock stands still, and so do its slots."""
-        if self.clock is None:
-            self._slot_keeper.keep(reservation)
+        """Know and renew the slots of a reservation while it is open."""
+        self._slot_keeper.keep(reservation)
 
     def drop_slots(self, reservation: Reservation) -> None:
-        """Renew them no longer."""
+        """Forget them."""
         self._slot_keeper.drop(reservation)
 
     # Time and place.

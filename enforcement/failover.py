@@ -9,9 +9,10 @@ is admitted meanwhile is written into the journal, and charged to the windows it
 from __future__ import annotations
 
 import logging
+import random
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Final
@@ -28,6 +29,10 @@ FAILURES_TO_OPEN: Final = 3
 MAX_COUNTERS: Final = 50_000
 JOURNAL_GRAIN_US: Final = 100_000
 """Instants of the journal are rounded up to this, so that a busy bucket is one entry and not thousands."""
+
+
+# Not the module's own numbers: an application may have seeded them, and a fork would share any other's.
+chance: Final = random.SystemRandom()
 
 
 class Breaker:
@@ -95,6 +100,11 @@ class Breaker:
             self.open, self.opened_at, self.failures = False, 0.0, 0
         if was_open:
             self._say.warning("back", "%s is back after %.1f s and decides again.", self._name, monotonic() - since)
+
+
+def jittered(longest: float, least: float = 0.5) -> float:
+    """Return a random span of *least* to 1 times *longest*: who lost the store in one moment does not return in one."""
+    return longest * chance.uniform(least, 1.0)
 
 
 def _word(cause: str) -> str:
@@ -240,10 +250,17 @@ class Fallback:
     Decides in this process while the store is away.
 
     ``local`` limits run the reference algorithms with this process' share: the quota divided by the instances alive
-    (the most seen in ten minutes), at least 1, and no more than the same part of what was last known to remain.
+    (the most seen in ten minutes), at least 1, and no more than the same part of what was last known to remain. Of the
+    slots of a ``concurrency`` limit they count those that this process holds; the others' are in the others' shares.
+
+    Args:
+        held: Returns the slots of a counter that open reservations of this process hold: how many under each id.
     """
 
-    def __init__(self, max_counters: int = MAX_COUNTERS) -> None:
+    def __init__(
+        self, max_counters: int = MAX_COUNTERS, held: Callable[[str], Mapping[str, int]] = lambda key: {}
+    ) -> None:
+        self._held = held
         self.journal = Journal(max_counters)
         self._local = Reference(max_counters)
         self._told: dict[str, int] = {}  # by key: when the store said what a counter was begun from
@@ -274,7 +291,7 @@ class Fallback:
         bounds, specs = plan.bounds, plan.specs(now_us)
         with self._lock:
             charges = [
-                (bound.key, self._share(plan, i, spec, fleet), bound.cost_of(costs))
+                (bound.key, self._share(plan, i, spec, fleet, now_us), bound.cost_of(costs))
                 for i, (bound, spec) in enumerate(zip(bounds, specs, strict=True))
             ]
             refusing = [i for i, b in enumerate(bounds) if _refuses(b, charges[i][2])]
@@ -389,14 +406,19 @@ class Fallback:
         self._places += 1
         return 0
 
-    def _share(self, plan: Plan, index: int, spec: Spec, fleet: int) -> Spec:
-        """Return the spec that this process may admit by, its counter begun from what was last known to remain."""
+    def _share(self, plan: Plan, index: int, spec: Spec, fleet: int, now_us: int) -> Spec:
+        """Return the spec that this process may admit by, its counter begun from what was last known to be used."""
         bound = plan.bounds[index]
         if bound.limit.on_store_failure == "allow":
             return replace(spec, shadow=True)
         share = min(spec.capacity, max(1, spec.capacity // fleet))
         local = with_share(spec, share)
-        if plan.last and self._is_news(bound.key, plan.last[1]):
+        if not self._is_news(bound.key, plan.last[1] if plan.last else 0):
+            return local
+        if bound.letter == "c":  # what was left is old news: slots are freed by the moment
+            for ident, count in self._held(bound.key).items():
+                self._local.amend(now_us, bound.key, spec, count, 0, ident)
+        elif plan.last:
             left = max(0, plan.last[2 + 4 * index]) // fleet
             if left < share:
                 self._local.decide(plan.last[1], [(bound.key, local, share - left)], ident="known")

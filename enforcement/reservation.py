@@ -177,31 +177,54 @@ def new_ident() -> str:
 
 
 class SlotKeeper:
-    """One thread that renews the slots of all open reservations of a process, each three times a lifetime."""
+    """
+    Knows the slots of all open reservations of a process, and renews each three times a lifetime, in one thread.
 
-    def __init__(self, pipe: Pipe) -> None:
+    Args:
+        renews: Whether it does; a test's clock stands still, and so do its slots.
+    """
+
+    def __init__(self, pipe: Pipe, *, renews: bool = True) -> None:
         self._pipe = pipe
+        self._renews = renews
         self._open: dict[str, tuple[float, float, Reservation]] = {}  # id -> next renewal, interval, reservation
+        self._held: dict[str, dict[str, int]] = {}  # key -> id -> slots
         self._wake = threading.Condition()
         self._thread: threading.Thread | None = None
         self._say = Seldom(logger)
 
     def keep(self, reservation: Reservation) -> None:
-        """Renew the slots of a reservation until it is dropped."""
-        lives = [bound.limit.window_seconds or 1 for bound, _ in reservation.slots()]
-        if not lives:
+        """Keep the slots of a reservation until it is dropped."""
+        slots = reservation.slots()
+        if not slots:
             return
-        interval = min(lives) / 3
+        interval = min(bound.limit.window_seconds or 1 for bound, _ in slots) / 3
         with self._wake:
+            for bound, count in slots:
+                self._held.setdefault(bound.key, {})[reservation.ident] = count
             self._open[reservation.ident] = monotonic() + interval, interval, reservation
+            if not self._renews:
+                return
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._run, name="sluicegate-slots", daemon=True)
                 self._thread.start()
             self._wake.notify()
 
     def drop(self, reservation: Reservation) -> None:
-        """Renew no longer."""
-        self._open.pop(reservation.ident, None)
+        """Keep them no longer."""
+        with self._wake:
+            if self._open.pop(reservation.ident, None) is None:
+                return
+            for bound, _ in reservation.slots():
+                of_key = self._held[bound.key]
+                del of_key[reservation.ident]
+                if not of_key:
+                    del self._held[bound.key]
+
+    def held(self, key: str) -> dict[str, int]:
+        """Return the slots of one counter that open reservations hold: how many under each id."""
+        with self._wake:
+            return dict(self._held.get(key, ()))
 
     def _run(self) -> None:
         while True:
@@ -211,10 +234,18 @@ class SlotKeeper:
                 if not self._open:
                     self._thread = None  # nobody holds slots: the next one starts a thread anew
                     return
-            for at, interval, reservation in list(self._open.values()):
-                if at <= monotonic() and reservation.ident in self._open:
-                    self._open[reservation.ident] = monotonic() + interval, interval, reservation
-                    self._renew(reservation)
+            for reservation in self._due():
+                self._renew(reservation)
+
+    def _due(self) -> list[Reservation]:
+        """Return what is to be renewed now, and set the time of its next renewal."""
+        now, due = monotonic(), []
+        with self._wake:
+            for ident, (at, interval, reservation) in self._open.items():
+                if at <= now:
+                    self._open[ident] = now + interval, interval, reservation
+                    due.append(reservation)
+        return due
 
     def _renew(self, reservation: Reservation) -> None:
         slots = reservation.renewing()

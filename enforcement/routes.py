@@ -8,14 +8,13 @@ mended by each redirection, and read anew in the background whenever it was foun
 from __future__ import annotations
 
 import logging
-import random
 import threading
 from binascii import crc_hqx
 from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Any, Final
 
-from enforcement.failover import Breaker
+from enforcement.failover import Breaker, chance, jittered
 from enforcement.pipe import Address, ask_once
 from enforcement.protocol import DECIDE, LibraryMissing, Redirected, StoreTrouble, pack
 from enforcement.topology import Place, Topology
@@ -184,7 +183,7 @@ class Routes:
     def _candidates(self) -> list[Place]:
         """Return whom to ask, those first who are well and belong to the cluster still."""
         nodes = list(self.nodes.values())
-        random.shuffle(nodes)
+        chance.shuffle(nodes)
         nodes.sort(key=lambda node: node.breaker.open)
         places = [node.place for node in nodes if not node.breaker.open]
         places += self._topology.places
@@ -256,7 +255,7 @@ class Tender:
         while not self._done():
             longest = min(LONGEST_ROUND_SECONDS, FIRST_ROUND_SECONDS * 2.0 ** min(rounds, 10))
             rounds += 1
-            self._stopping.wait(longest * random.uniform(0.5, 1.0))
+            self._stopping.wait(jittered(longest))
             self._wanted.clear()
             self._look()
 

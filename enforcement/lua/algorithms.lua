@@ -444,7 +444,11 @@ function slots.add(s, cost, id)
 end
 
 function slots.amend(s, delta, _, id)
-  s.cost, s.id = delta, id
+  if delta > 0 then -- slots that were given elsewhere, whether they fit or not
+    slots.add(s, delta, id)
+  else
+    s.cost, s.id = delta, id
+  end
   return true
 end
 

@@ -6,6 +6,7 @@ import pytest
 
 from enforcement import Denied, Limit, Limiter, aio
 from enforcement.failover import Fallback
+from enforcement.reservation import SlotKeeper
 from enforcement.store import connect
 from tests.enforcement.world import eventually
 
@@ -46,6 +47,45 @@ def test_a_slot_that_is_left_during_an_outage_is_free_at_once(own_server, limite
             assert admission.decision.source == "fallback"
     with limiter.admit(SLOTS, "k"), limiter.admit(SLOTS, "k"), pytest.raises(Denied), limiter.admit(SLOTS, "k"):
         pytest.fail("a third was let in")
+
+
+def test_what_is_held_when_the_store_goes_counts_until_it_is_left(own_server, limiter):
+    """Slots that the store gave are counted here, those that were left before are not, and the store hears of it."""
+    with limiter.admit(SLOTS, "k"):
+        pass  # its reply said that one remains, which is not so any more
+    with limiter.admit(SLOTS, "k"):
+        lose(own_server, limiter)
+        with limiter.admit(SLOTS, "k") as second:
+            assert (second.decision.source, second.decision.remaining) == ("fallback", 0)
+            assert not limiter.peek(SLOTS, "k").allowed
+        assert limiter.peek(SLOTS, "k").remaining == 1
+    assert limiter.peek(SLOTS, "k").remaining == 2
+    own_server.thaw()
+    assert is_back(limiter)
+    assert held(own_server) == 0
+
+
+def test_control_a_process_that_does_not_count_what_it_holds_gives_it_once_more(own_server, limiter, monkeypatch):
+    """Both slots are free to it, though one is held."""
+    monkeypatch.setattr(SlotKeeper, "held", lambda keeper, key: {})
+    with limiter.admit(SLOTS, "k"):
+        lose(own_server, limiter)
+        assert limiter.peek(SLOTS, "k").remaining == 2
+
+
+def test_slots_taken_between_two_outages_count_in_the_second(own_server, limiter):
+    """A count that was begun in the first is not trusted: the store gave slots since."""
+    for _ in range(2):
+        lose(own_server, limiter)
+        with limiter.admit(SLOTS, "k") as admission:
+            assert admission.decision.source == "fallback"
+        own_server.thaw()
+        assert is_back(limiter)
+        with limiter.admit(SLOTS, "k") as admission:
+            assert admission.decision.source == "store"
+            limiter._engine.breaker.trip("test")
+            assert limiter.peek(SLOTS, "k").remaining == 1
+        assert is_back(limiter)
 
 
 def test_slots_held_when_the_store_returns_are_told_to_it(own_server, limiter):
