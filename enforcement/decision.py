@@ -184,7 +184,7 @@ class Decision:
             reply, bounds = self.reply, self.plan.bounds
             at = range(2, 2 + self.width * len(bounds), self.width)
             now = reply[1] if reply else 0
-            fleet = self.plan.lease.fleet if self.plan.lease else 0
+            fleet = self.plan.fleet() if self.plan.fleet else 0
             self._states = tuple(
                 _state(bound, fleet, now, self.held + reply[i], *reply[i + 1 : i + 4])
                 for bound, i in zip(bounds, at, strict=True)

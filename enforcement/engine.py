@@ -86,7 +86,8 @@ class Engine:
         self.leases = LeaseKeeper(self, self._background)
         # A test's clock stands still or jumps: nothing may be kept for a time that passes by itself.
         self._keeping = settings.clock is None
-        self.planner = Planner(self.keys, self.documents, self.usage, self.now_us, leasing=self._keeping)
+        fleet = (lambda: self.agent.fleet_size) if self._keeping else None
+        self.planner = Planner(self.keys, self.documents, self.usage, self.now_us, fleet=fleet)
         self.denials = Denials(self.documents, self.tally)
         self.fallbacks = 0
         self.on_recovery: Callable[[], None] = lambda: None
@@ -291,6 +292,8 @@ class Engine:
 
     def resetting(self, plan: Plan) -> Steps:
         """Steps that forget counters. Raises StoreTrouble."""
+        # What was charged before the reset must not be handed out, or given back, after it.
+        yield from self.leases.returning(plan.keys)
         yield protocol.pack(protocol.reset(plan.keys))
         plan.last = ()
         self.denials.forget()

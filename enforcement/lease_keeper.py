@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
+import atexit
 import queue
 import threading
+import weakref
+from collections.abc import Sequence
+from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from enforcement import protocol
-from enforcement.leases import Lease
+from enforcement.leases import Grant, Lease, Remains, held_max
 from enforcement.place import Pipe
 from enforcement.protocol import Correction, StoreTrouble
+from enforcement.reservation import new_ident
 
 if TYPE_CHECKING:
-    from enforcement.engine import Engine
+    from enforcement.engine import Engine, Steps
+    from enforcement.plans import Plan
 
 SWEEP_SECONDS: Final = 0.1
 IDLE_SECONDS: Final = 0.3
+REST_SECONDS: Final = 0.1
+"""Where a limit had nothing left, or the store is away, a lease is filled no sooner than after this time ..."""
+SHORTEST_REST_SECONDS: Final = 0.01
+"""... or when the limit lets something pass again, and this at least."""
 
 
 class LeaseKeeper:
     """
     The thread that takes permits ahead and gives back what is not used.
+
+    Several leases may draw on one counter, for a project's limit falls on each of its tokens. They share what the
+    process may hold of it.
 
     Args:
         engine: Whose clock, fleet and breaker count.
@@ -33,9 +46,11 @@ class LeaseKeeper:
         self._pipe = pipe
         self._wishes: queue.SimpleQueue[Lease | None] = queue.SimpleQueue()
         self._held: dict[int, Lease] = {}
+        self._by_key: dict[str, set[Lease]] = {}
         self._lock = threading.Lock()
         self._used = self._requests = 0
         self._thread: threading.Thread | None = None
+        _keepers.add(self)
 
     def ask(self, lease: Lease) -> None:
         """Have a lease filled soon."""
@@ -53,12 +68,20 @@ class LeaseKeeper:
         with self._lock:
             for lease in self._held.values():
                 self._add_up(lease)
-            return sum(lease.left for lease in self._held.values()), self._used, self._requests
+            return sum(lease.outstanding() for lease in self._held.values()), self._used, self._requests
 
     def count(self) -> None:
         """Count what was handed out. Decisions on a lease leave that to whoever fills it, or reports usage."""
         for lease in list(self._held.values()):
             self._count(lease)
+
+    def returning(self, keys: Sequence[str]) -> Steps:
+        """Steps that give back what is held of these counters, before they are reset. Raises StoreTrouble."""
+        with self._lock:
+            leases = {lease for key in keys for lease in self._by_key.get(key, ())}
+        for lease in leases:
+            for remains in lease.over(inf):
+                yield self._settlement(lease.plan, remains, self._engine.now_us())
 
     def close(self) -> None:
         """Give everything back."""
@@ -84,7 +107,7 @@ class LeaseKeeper:
             except queue.Empty:
                 continue
             if lease is None:
-                self._sweep(float("inf"))
+                self._sweep(inf)
                 return
             self._fill(lease)
 
@@ -94,11 +117,14 @@ class LeaseKeeper:
             if plan.spread and self._engine.place.routes is not None:
                 plan.lease = None  # no single call takes from several slots
                 return
-            if not plan.merges_leases:
-                self._give_back(lease)
-            self._take(lease)
+            self._give_back(lease, monotonic())
+            if self._engine.is_away(plan.keys[0]):
+                lease.rest(REST_SECONDS)
+            elif not lease.full:
+                self._take(lease)
         except StoreTrouble as exc:
             self._engine.failed(exc)
+            lease.rest(REST_SECONDS)
         finally:
             lease.asking = False
 
@@ -109,34 +135,54 @@ class LeaseKeeper:
         if plan.newcomers and began >= plan.enrolled_until:
             return  # permits run out then, and the next request enrols the value again
         fleet = max(1, engine.agent.fleet_size)
-        wanted = lease.wanted(fleet)
+        wanted = lease.wanted(self._most(lease, fleet))
         if wanted <= 0:
             return
         arguments = protocol.lease_arguments(plan, wanted, 2 * fleet, engine.now_us())
         reply = protocol.numbers(self._pipe.call(protocol.pack(arguments)))
         if reply[0] <= 0:
+            lease.rest(_rest_seconds(reply))
             return
-        # Counted from before the call, so that no permit outlives its window by the time the reply took.
-        until = began + lease.good_for(reply)
-        if lease.marks and lease.marks != tuple(reply[6::5]) and plan.merges_leases:
-            self._give_back(lease)
         self._count(lease)
-        with self._lock:
-            self._held[id(lease)] = lease
-        lease.fill(reply[0], until, reply)
+        self._keep(lease)
+        # Counted from before the call, so that no permit outlives its window by the time the reply took.
+        lease.fill(Grant(reply[0], began + lease.good_for(reply), reply))
+        self._give_back(lease, monotonic())
+
+    def _most(self, lease: Lease, fleet: int) -> int:
+        """Return how many permits a lease may hold, for others in this process hold some of the same counters."""
+        return min(
+            held_max(bound.limit.capacity, fleet)
+            - sum(other.outstanding() for other in self._by_key.get(bound.key, ()) if other is not lease)
+            for bound in lease.plan.bounds
+        )
 
     def _sweep(self, now: float) -> None:
-        """Give back what is idle or about to die."""
+        """Give back what is idle, or about to end and not used just now."""
         for lease in list(self._held.values()):
-            if now - lease.idle_since(now) > IDLE_SECONDS or lease.until - now < IDLE_SECONDS:
-                try:
-                    self._give_back(lease)
-                except StoreTrouble as exc:
-                    self._engine.failed(exc)
+            idle = now - lease.idle_since(now)
+            if idle > IDLE_SECONDS or now >= lease.until or (idle > 0 and lease.until - now < IDLE_SECONDS):
+                self._give_back(lease, inf)
                 self._count(lease)
-                with self._lock:
-                    self._add_up(lease)
-                    self._held.pop(id(lease), None)
+                self._let_go(lease)
+            else:
+                self._give_back(lease, now)
+
+    def _keep(self, lease: Lease) -> None:
+        with self._lock:
+            self._held[id(lease)] = lease
+            for key in lease.plan.keys:
+                self._by_key.setdefault(key, set()).add(lease)
+
+    def _let_go(self, lease: Lease) -> None:
+        with self._lock:
+            self._add_up(lease)
+            self._held.pop(id(lease), None)
+            for key in lease.plan.keys:
+                others = self._by_key.get(key, set())
+                others.discard(lease)
+                if not others:
+                    self._by_key.pop(key, None)
 
     def _add_up(self, lease: Lease) -> None:
         permits, requests = lease.news()
@@ -148,13 +194,51 @@ class LeaseKeeper:
         if handed and plan.usage is not None:
             plan.usage.passed(lease.reply[1] // 60_000_000, 1, plan.ones, handed)
 
-    def _give_back(self, lease: Lease) -> None:
-        left, marks = lease.empty(), lease.marks
-        if not left:
-            return
-        plan, now_us = lease.plan, self._engine.now_us()
+    def _give_back(self, lease: Lease, now: float) -> None:
+        """Give back what is over at *now*; what the store surely did not take it gets when it is back."""
+        engine, plan = self._engine, lease.plan
+        for remains in lease.over(now):
+            if engine.is_away(plan.keys[0]):
+                self._owe(plan, remains)
+                continue
+            try:
+                reply = self._pipe.call(self._settlement(plan, remains, engine.now_us()))
+            except StoreTrouble as exc:
+                engine.failed(exc)
+                # A second sending might give back twice, and let more pass than the quota: rather these are lost.
+                if not exc.executed:
+                    self._owe(plan, remains)
+                continue
+            if reply == protocol.NOT_RESTORED:
+                self._owe(plan, remains)
+            engine.denials.forget()
+
+    def _owe(self, plan: Plan, remains: Remains) -> None:
+        permits, marks = remains
+        rows = [(bound, mark, -permits) for bound, mark in zip(plan.bounds, marks, strict=True)]
+        self._engine.fallback.owe(new_ident(), rows, once=True)
+
+    @staticmethod
+    def _settlement(plan: Plan, remains: Remains, now_us: int) -> bytes:
+        permits, marks = remains
         rows = zip(plan.bounds, plan.specs(now_us), marks, strict=True)
-        corrections = [Correction(bound.key, spec, -left, mark) for bound, spec, mark in rows]
-        arguments = protocol.settle(corrections, plan.keys[0], None, ident="", once_for_ms=None)
-        self._pipe.call(protocol.pack(arguments))
-        self._engine.denials.forget()
+        corrections = [Correction(bound.key, spec, -permits, mark) for bound, spec, mark in rows]
+        return protocol.pack(protocol.settle(corrections, plan.keys[0], None, ident="", once_for_ms=None))
+
+
+def _rest_seconds(reply: Sequence[int]) -> float:
+    """Return how long nothing need be asked for, by a reply that granted nothing, width 5."""
+    waits = [more for remaining, more in zip(reply[2::5], reply[5::5], strict=True) if remaining <= 0]
+    if not waits or min(waits) < 0:
+        return REST_SECONDS
+    return min(REST_SECONDS, max(SHORTEST_REST_SECONDS, max(waits) / 1_000_000))
+
+
+_keepers: weakref.WeakSet[LeaseKeeper] = weakref.WeakSet()
+
+
+@atexit.register
+def _give_back_at_exit() -> None:
+    """A process that ends without closing its limiters gives back as well."""
+    for keeper in list(_keepers):
+        keeper.close()

@@ -5,6 +5,10 @@ Permits are charged before they are handed out, so no number of processes admits
 is bounded (:func:`unused_max`) and given back within a second, or dies with its window; what a killed process held is
 lost for as long as the limit feels it. A request takes what is at hand and never waits for more: the keeper
 (:mod:`enforcement.lease_keeper`) fills and empties leases, and where no permit is at hand the store decides.
+
+A change of the documents makes new plans, and those begin without a lease: what was held under the old ones is not
+handed out any longer. A counter that another process resets forgets permits that are held here; they are handed out,
+or given back, all the same, so that once as many as may lie unused pass beyond the quota.
 """
 
 from __future__ import annotations
@@ -12,7 +16,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from time import monotonic
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
     from enforcement.limits import Limit
@@ -42,35 +46,56 @@ def unused_max(limit: Limit, fleet: int) -> int:
     return min(limit.capacity, held_max(limit.capacity, fleet) * fleet) if limit.leasable else 0
 
 
+class Grant(NamedTuple):
+    """Permits that the store charged in one call: good until a monotonic instant, told about by its reply, width 5."""
+
+    permits: int
+    until: float
+    reply: Sequence[int]
+
+    @property
+    def marks(self) -> tuple[int, ...]:
+        """The window of each limit that was charged."""
+        return tuple(self.reply[6::5])
+
+
+Remains = tuple[int, tuple[int, ...]]
+"""Permits that are to be given back, and the marks of their charge."""
+
+
 class Lease:
     """
     What one process holds of the limits of one plan. Any thread may take; the keeper alone fills and empties.
+
+    Permits of one window are all alike, and held together. Those of a log or a bucket end one charge after the other:
+    there a second grant waits until the first is used up, or over.
 
     Attributes:
         left: Permits at hand.
         low: With so many or fewer left, more shall be asked for.
         until: Monotonic instant from which they are not handed out any longer.
         asking: Whether the keeper was asked to fill it and has not yet done so.
-        fleet: The processes that share the limits, as far as is known.
-        reply: The store's latest answer, width 5, from which decisions are told.
+        reply: The store's answer that granted them, width 5, from which decisions are told.
     """
 
     __slots__ = (
         "_ahead",
+        "_aside",
         "_at_sweep",
         "_beyond",
         "_counted",
         "_granted",
         "_lock",
+        "_marks",
         "_missed",
+        "_next",
+        "_rests_until",
         "_since",
         "_told",
         "_wanted_from",
         "asking",
-        "fleet",
         "left",
         "low",
-        "marks",
         "plan",
         "reply",
         "until",
@@ -83,13 +108,14 @@ class Lease:
         self.until = 0.0
         self.used_at = 0.0
         self.reply: Sequence[int] = ()
-        self.marks: tuple[int, ...] = ()
         self.asking = False
-        self.fleet = 1
+        self._marks: tuple[int, ...] = ()
+        self._next: Grant | None = None
+        self._aside: list[Remains] = []
         # What was handed out is not counted where it is: it is what was granted and is not at hand.
         self._granted = self._counted = self._at_sweep = 0
         self._missed = self._wanted_from = 0
-        self._since = 0.0
+        self._since = self._rests_until = 0.0
         self._told = 0
         self._ahead = min(AHEAD_SECONDS, *(bound.limit.held_us / 2e6 for bound in plan.bounds))
         self._beyond = 0  # permits handed out beyond one a request
@@ -104,15 +130,26 @@ class Lease:
         """
         now = monotonic()
         with self._lock:
-            left = self.left - cost
-            if left >= 0 and now < self.until:
-                self.left = left
-                if cost != 1:
-                    self._counted += cost
-                    self._beyond += cost - 1
-                return left
-            self._missed += cost
-        return -1
+            while True:
+                left = self.left - cost
+                if left >= 0 and now < self.until:
+                    self.left = left
+                    if cost != 1:
+                        self._counted += cost
+                        self._beyond += cost - 1
+                    return left
+                if self._next is None:
+                    self._missed += cost
+                    return -1
+                self._lay_aside()
+                grant, self._next = self._next, None
+                self._hold(grant)
+
+    def outstanding(self) -> int:
+        """Return the permits that are charged and not handed out."""
+        with self._lock:
+            waiting = self._next.permits if self._next else 0
+            return self.left + waiting + sum(permits for permits, _ in self._aside)
 
     def handed(self) -> int:
         """Return how many permits were handed out one by one since the last time; who takes several counts them."""
@@ -136,35 +173,58 @@ class Lease:
     def steady(self) -> bool:
         """Tell whether permits are asked for at a rate that is worth taking some ahead."""
         now, asked = monotonic(), self._asked()
+        if now < self._rests_until:
+            return False
         if now - self._since > STEADY_SECONDS and asked - self._wanted_from < STEADY_PERMITS:
             self._since, self._wanted_from = now, asked
         return asked - self._wanted_from >= STEADY_PERMITS
 
-    def wanted(self, fleet: int) -> int:
+    def rest(self, seconds: float) -> None:
+        """Ask for nothing so long: there is nothing to be had."""
+        self._rests_until = monotonic() + seconds
+
+    def wanted(self, most: int) -> int:
         """
-        Return how many permits to take: by the rate since the last time this was asked, and no more than may be held.
+        Return how many permits to take: by the rate since the last time this was asked.
 
         Args:
-            fleet: Processes that share the limits.
+            most: So many permits may be outstanding.
         """
-        self.fleet = fleet
-        most = min(held_max(bound.limit.capacity, fleet) for bound in self.plan.bounds)
         now = monotonic()
         with self._lock:
             asked = self._asked()
             rate = (asked - self._wanted_from) / max(0.001, now - self._since)
             self._since, self._wanted_from = now, asked
-        return min(max(1, round(rate * self._ahead)), most - self.left)
+        return min(max(1, round(rate * self._ahead)), most - self.outstanding())
 
-    def fill(self, permits: int, until: float, reply: Sequence[int]) -> None:
-        """Add permits that the store granted; they are good until a monotonic instant."""
+    def fill(self, grant: Grant) -> None:
+        """Add permits that the store granted."""
         with self._lock:
-            self.reply, self.marks = reply, tuple(reply[6::5])
-            self._granted += permits
-            self.left += permits
-            self.low = self.left // 2
-            self.until = until
+            if self.left and not (self.plan.merges_leases and grant.marks == self._marks):
+                if monotonic() < self.until and not self.plan.merges_leases:
+                    self._next, self.low = grant, -1
+                    return
+                self._lay_aside()
+            self._hold(grant)
             self.used_at = monotonic()
+
+    def _hold(self, grant: Grant) -> None:
+        self.reply, self._marks, self.until = grant.reply, grant.marks, grant.until
+        self._granted += grant.permits
+        self.left += grant.permits
+        self.low = self.left // 2
+
+    def _lay_aside(self) -> None:
+        """Hand out no longer what is at hand."""
+        if self.left:
+            self._aside.append((self.left, self._marks))
+        self._granted -= self.left
+        self.left = self.low = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether a second grant waits already."""
+        return self._next is not None
 
     def good_for(self, reply: Sequence[int]) -> float:
         """
@@ -183,15 +243,19 @@ class Lease:
                 spans_us.append(mark_us + (bound.limit.window_seconds or 0) * 1_000_000 - now_us)
         return min(spans_us) / 1_000_000
 
-    def empty(self) -> int:
-        """Take back what is left, for nobody shall hand it out any longer."""
+    def over(self, now: float) -> list[Remains]:
+        """Take out, to give it back, what nobody shall be handed at *now* any longer: all of it, at infinity."""
         with self._lock:
-            left, self.left, self.low = self.left, 0, 0
-            self._granted -= left
-            return left
+            if now >= self.until:
+                self._lay_aside()
+            if self._next is not None and now >= self._next.until:
+                self._aside.append((self._next.permits, self._next.marks))
+                self._next = None
+            aside, self._aside = self._aside, []
+        return aside
 
     def idle_since(self, now: float) -> float:
-        """Return when permits were last handed out, as exactly as this is asked often."""
+        """Return when permits were last handed out, as exactly as this is asked often; *now*: since the last time."""
         handed = self._granted - self.left
         if handed != self._at_sweep:
             self._at_sweep, self.used_at = handed, now

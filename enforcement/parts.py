@@ -52,7 +52,7 @@ def parts_of(plan: Plan) -> tuple[Part, ...]:
     for place, bound in enumerate(plan.bounds):
         by_tag.setdefault(bound.tag, []).append(place)
     ordered = sorted(by_tag.values(), key=lambda places: plan.bounds[places[0]].scope == "global")
-    return tuple(Part(Plan(tuple(plan.bounds[i] for i in places), leasing=False), tuple(places)) for places in ordered)
+    return tuple(Part(Plan(tuple(plan.bounds[i] for i in places)), tuple(places)) for places in ordered)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +172,7 @@ def _undo_here(engine: Engine, rows: Sequence[tuple[Bound, int, int]], ident: st
 
 
 def _diverted(plan: Plan, beyond: Sequence[int]) -> Plan:
-    return Plan(plan.diverted(beyond), leasing=False) if any(beyond) else plan
+    return Plan(plan.diverted(beyond)) if any(beyond) else plan
 
 
 def _beyond(plan: Plan, outcomes: Sequence[_Outcome]) -> list[int]:

@@ -46,7 +46,7 @@ class TokenPlans:
     always: Plan | None
     testers: tuple[Callable[[Attributes], bool] | None, ...]
     censuses: tuple[Census | None, ...]
-    leasing: bool = True
+    fleet: Callable[[], int] | None = None
     serial: int = field(default_factory=_serials.__next__)
 
     def plan(self, attributes: Attributes, keys: Keys, shelf: Shelf) -> Plan:
@@ -57,7 +57,7 @@ class TokenPlans:
         plan = shelf.get(name)
         if plan is None or (plan.overflows and monotonic() >= plan.retry_at):
             bounds = tuple(rule.bind(keys, attributes, self.censuses[rule.index]) for rule in matched)
-            plan = Plan(bounds, revision=self.revision, usage=self.usage, leasing=self.leasing, name=name)
+            plan = Plan(bounds, revision=self.revision, usage=self.usage, fleet=self.fleet, name=name)
             plan.enrolled_until = shelf.trusted(plan)
             if not plan.newcomers or plan.enrolled_until > monotonic():
                 shelf.put(name, plan)  # the others are put there when the store has said where they belong
@@ -77,7 +77,7 @@ class Planner:
 
     Args:
         now_us: The best idea of the store's time, microseconds.
-        leasing: Whether permits may be taken ahead.
+        fleet: Tells how many processes share the limits; None: no permits are taken ahead.
 
     Attributes:
         in_code: Plans of limits in code, by key and limits.
@@ -85,7 +85,13 @@ class Planner:
     """
 
     def __init__(
-        self, keys: Keys, documents: Documents, usage: UsageLog, now_us: Callable[[], int], *, leasing: bool
+        self,
+        keys: Keys,
+        documents: Documents,
+        usage: UsageLog,
+        now_us: Callable[[], int],
+        *,
+        fleet: Callable[[], int] | None,
     ) -> None:
         self.in_code: OrderedDict[Any, Plan] = OrderedDict()
         self.shelf = Shelf()
@@ -93,7 +99,7 @@ class Planner:
         self._documents = documents
         self._usage = usage
         self._now_us = now_us
-        self._leasing = leasing
+        self._fleet = fleet
 
     def clear(self) -> None:
         """Forget all plans: what they hold on lease is a parent process' own."""
@@ -113,7 +119,7 @@ class Planner:
         if plan is None:
             given: Any = limits  # a text, too, is a sequence; what is no Limit is refused by name
             several = (given,) if isinstance(given, (Limit, str)) else tuple(given)
-            plan = Plan(bind_in_code(several, key, self._keys), leasing=self._leasing)
+            plan = Plan(bind_in_code(several, key, self._keys), fleet=self._fleet)
             self.in_code[name] = plan
             if len(self.in_code) > MAX_PLANS:
                 self.in_code.popitem(last=False)
@@ -179,7 +185,7 @@ class Planner:
         name = (plan.name[0], "beyond", *(bound.key for bound in bounds))
         shared = self.shelf.get(name)
         if shared is None:
-            shared = Plan(bounds, revision=plan.revision, usage=plan.usage, leasing=self._leasing, name=name)
+            shared = Plan(bounds, revision=plan.revision, usage=plan.usage, fleet=self._fleet, name=name)
             self.shelf.put(name, shared)
         shared.retry_at = monotonic() + RETRY_SECONDS
         self.shelf.divert(plan.name, shared)
@@ -216,11 +222,11 @@ class Planner:
         always = None
         if not any(testers):
             bounds = tuple(rule.bind(self._keys, _NOTHING) for rule in rules)
-            always = Plan(bounds, revision=revision, usage=usage, leasing=self._leasing)
+            always = Plan(bounds, revision=revision, usage=usage, fleet=self._fleet)
         never_expires = entry.token.expires_at_us is None
         censuses = tuple(rule.census(self._keys) for rule in rules)
         return TokenPlans(
-            rules, revision, usage, min(ends, default=None), never_expires, always, testers, censuses, self._leasing
+            rules, revision, usage, min(ends, default=None), never_expires, always, testers, censuses, self._fleet
         )
 
 

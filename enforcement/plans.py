@@ -7,7 +7,7 @@ with the commands already encoded. Plans are kept by those who make them and thr
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import gcd
 from typing import Any, Final, Literal
@@ -299,6 +299,7 @@ class Plan:
         enforces: Whether a limit may deny.
         has_shadows: Whether a limit may deny without the request being denied.
         touches: The keys of a call: the counters, then the sets that name those which changed.
+        fleet: Tells how many processes share its limits; None: nothing is taken ahead here.
         has_slots: Whether one is a concurrency limit, which must be admitted, not hit.
         lease: Permits held ahead, if every limit is leased; one strict limit has to be asked anyway.
         spread: Whether its counters have several hash tags, which on a cluster no single call reaches.
@@ -327,6 +328,7 @@ class Plan:
         "denied",
         "enforces",
         "enrolled_until",
+        "fleet",
         "has_charge_on",
         "has_shadows",
         "has_slots",
@@ -352,7 +354,7 @@ class Plan:
         *,
         revision: int = 0,
         usage: Any = None,
-        leasing: bool = True,
+        fleet: Callable[[], int] | None = None,
         name: Any = None,
     ) -> None:
         self.bounds = bounds
@@ -368,7 +370,8 @@ class Plan:
         self.last: Sequence[int] = ()
         self.spread = len({bound.tag for bound in bounds}) > 1
         self.parts: Any = None
-        leased = leasing and bounds and all(bound.limit.leasable for bound in bounds)
+        self.fleet = fleet
+        leased = fleet and bounds and all(bound.limit.leasable for bound in bounds)
         self.lease = Lease(self) if leased else None
         self.merges_leases = all(bound.letter in "fs" for bound in bounds)
         self.ones = tuple((bound.index, bound.cost_of(1)) for bound in bounds)
