@@ -293,6 +293,42 @@ def test_a_limit_that_admitted_a_cost_is_asked_about_a_greater_one(limiter):
     assert [decision.denied_by for decision in denied] == [("spent",), ("spent", "wide")]
 
 
+@pytest.mark.parametrize("way", ["refund", "reset"])
+def test_a_remembered_denial_does_not_outlive_what_another_process_gives_back(limiter, server, way):
+    """It may be told for a quarter of a second; here what this process gives back itself ends it at once."""
+    with Limiter(server.url, timeout=1.0) as other:
+        with other.admit(ONE, f"elsewhere-{way}", costs=5) as admission:
+            sources = [limiter.hit(ONE, f"elsewhere-{way}").source for _ in range(3)]
+            if way == "refund":
+                admission.cancel()
+            else:
+                other.reset(ONE, f"elsewhere-{way}")
+            given_back = time.monotonic()
+        while not limiter.hit(ONE, f"elsewhere-{way}").allowed:
+            assert time.monotonic() - given_back < 0.35
+    with limiter.admit(ONE, f"here-{way}", costs=5) as admission:
+        denied = limiter.hit(ONE, f"here-{way}").allowed
+        if way == "refund":
+            admission.cancel()
+        else:
+            limiter.reset(ONE, f"here-{way}")
+        passed = limiter.hit(ONE, f"here-{way}").allowed
+
+    assert sources == ["store", "denial_cache", "denial_cache"]
+    assert (denied, passed) == (False, True)
+
+
+def test_a_remembered_denial_ends_when_time_alone_lets_it_pass(limiter):
+    """A bucket that refills in ten milliseconds is asked again after ten, not after a quarter of a second."""
+    bucket = Limit(name="bucket", algorithm="token_bucket", quota=100, burst=1, window_seconds=1)
+    limiter.hit(bucket, "refills")
+    denied, began = limiter.hit(bucket, "refills"), time.monotonic()
+    while not limiter.hit(bucket, "refills").allowed:
+        assert time.monotonic() - began < 0.2
+
+    assert 0 < denied.retry_after_ms <= 10
+
+
 def test_denials_told_from_memory_are_counted(limiter, world):
     """Usage knows each of them, though the store was asked once."""
     secret = world.everything(fixed(1))
