@@ -84,7 +84,8 @@ class ClusterPipe:
         pipe = self._pipes.get(node)
         if pipe is None:
             for old in set(self._pipes) - set(self._routes.nodes.values()):
-                self._pipes.pop(old).close()
+                if (left := self._pipes.pop(old, None)) is not None:  # None: another thread was faster
+                    left.close()
             pipe = self._pipes.setdefault(node, SyncPipe(lambda: node.address, self._budget))
         return pipe
 
@@ -154,8 +155,9 @@ class AsyncClusterPipe:
         pipe = self._pipes.get(node)
         if pipe is None:
             for old in set(self._pipes) - set(self._routes.nodes.values()):
-                self._pipes.pop(old).renew()
-            pipe = self._pipes[node] = AsyncPipe(lambda: node.address, self._budget)
+                if (left := self._pipes.pop(old, None)) is not None:  # None: another loop's thread was faster
+                    left.renew()
+            pipe = self._pipes.setdefault(node, AsyncPipe(lambda: node.address, self._budget))
         return pipe
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import re
+import select
 import socket
 import ssl
 import struct
@@ -20,90 +20,21 @@ import sys
 import weakref
 from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from time import clock_getres, monotonic
 from typing import Any, Final, cast
-from urllib.parse import urlsplit
 
 import hiredis
-from redis.connection import ConnectionPool, parse_url
-from redis.exceptions import RedisError
 
-from enforcement.protocol import StoreTrouble, pack, trouble
+from enforcement.address import Address, left_until
+from enforcement.protocol import StoreTrouble, trouble
 
 _READ_BYTES: Final = 65_536
 _ASKING: Final = b"*1\r\n$6\r\nASKING\r\n"
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where the store is, and how it wants to be greeted."""
-
-    host: str = "127.0.0.1"
-    port: int = 6379
-    path: str = ""
-    database: int = 0
-    username: str = ""
-    password: str = ""
-    tls: ssl.SSLContext | None = None
-
-    @classmethod
-    def from_url(cls, url: str) -> Address:
-        """
-        Read a URL as redis-py does, but leave nothing of it unread.
-
-        Raises:
-            ValueError: The scheme is none of the three, or a part cannot be used; the text never holds the password.
-        """
-        _check_url(url)
-        parts: dict[str, Any] = dict(parse_url(url))  # type: ignore[no-untyped-call]
-        return cls(
-            host=parts.get("host", "127.0.0.1"),
-            port=int(parts.get("port", 6379)),
-            path=parts.get("path", ""),
-            database=int(parts.get("db", 0)),
-            username=parts.get("username") or "",
-            password=parts.get("password") or "",
-            tls=_tls(parts) if url.startswith("rediss://") else None,
-        )
-
-    def greeting(self) -> tuple[bytes, int]:
-        """Return what to send on a new connection, and how many replies it gets."""
-        commands: list[tuple[str | int, ...]] = []
-        if self.password:
-            commands.append(("AUTH", self.username, self.password) if self.username else ("AUTH", self.password))
-        if self.database:
-            commands.append(("SELECT", self.database))
-        return b"".join(map(pack, commands)), len(commands)
-
-
-def _check_url(url: str) -> None:
-    """Refuse what redis-py would pass over, or find out when it first connects. Raises ValueError."""
-    split = urlsplit(url)
-    try:
-        _ = split.port
-    except ValueError:  # its text may hold a part of the password, where that was not quoted
-        text = "url: the port must be a whole number up to 65535; @ / ? # in a password are written as %40 and so on."
-        raise ValueError(text) from None
-    if split.scheme != "unix" and not re.fullmatch("/?[0-9]*", split.path):
-        raise ValueError("url: only the number of a database may follow the host, as in redis://127.0.0.1:6379/0.")
-    try:
-        ConnectionPool.from_url(url).make_connection()  # which connects to nothing
-    except (TypeError, ValueError, RedisError) as exc:
-        raise ValueError(f"url: its options cannot be used: {exc}") from exc
-
-
-def _tls(parts: dict[str, Any]) -> ssl.SSLContext:
-    """Return a context that verifies the store's certificate, unless the URL says otherwise."""
-    context = ssl.create_default_context(cafile=parts.get("ssl_ca_certs"))
-    if parts.get("ssl_certfile"):
-        context.load_cert_chain(parts["ssl_certfile"], parts.get("ssl_keyfile"))
-    if parts.get("ssl_cert_reqs") == "none":
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    elif parts.get("ssl_check_hostname") is False:
-        context.check_hostname = False
-    return context
+_QUIET_SECONDS: Final = 1.0
+"""Whether a connection is still one is looked at when nothing was said for so long: it costs a system call."""
+_HUNG_UP: Final = getattr(
+    select, "POLLRDHUP", select.POLLIN
+)  # elsewhere than on Linux the end of it is something to read
 
 
 def _tick_us() -> int:
@@ -133,18 +64,17 @@ class _Line:
 
     __slots__ = ("_budget", "_feed", "_gets", "_recv", "address", "deadline", "send", "sock")
 
-    def __init__(self, address: Address, budget: float) -> None:
-        deadline = monotonic() + budget
+    def __init__(self, address: Address, budget: float, deadline: float) -> None:
         self._budget, self.deadline = budget, deadline
         self.address = address
-        self.sock = _open(address, budget)
+        self.sock = address.connect(deadline)
         reader = hiredis.Reader()
         self._feed, self._gets = reader.feed, reader.gets
         self._recv, self.send = self.sock.recv, self.sock.sendall
         try:
-            self._wait(deadline - monotonic())
+            self._wait(left_until(deadline))
             self._greet(*address.greeting())
-            self._wait(deadline - monotonic())
+            self._wait(left_until(deadline))
         except BaseException:
             self.sock.close()
             raise
@@ -152,8 +82,8 @@ class _Line:
     def _greet(self, greeting: bytes, replies: int) -> None:
         if greeting:
             self.send(greeting)
-        for _ in range(replies):
-            answer = self.read(self.deadline)
+        for number in range(replies):
+            answer = self.read(self.deadline, further=number > 0)
             if isinstance(answer, hiredis.ReplyError):
                 raise trouble(answer)
 
@@ -161,15 +91,18 @@ class _Line:
         """The call that had to connect is over: from now on each has the whole budget."""
         self._wait(self._budget)
 
-    def read(self, deadline: float) -> Any:
+    def read(self, deadline: float, *, further: bool = False) -> Any:
         """
         Return the next reply; all of it must arrive in time, however it is cut.
 
         Args:
             deadline: Monotonic seconds. The kernel bounds a reply in one piece; this bounds one in several.
+            further: Whether it may have come with the one before, for both were asked for together.
         """
         reply = self._gets()
         if reply is not False:
+            if not further:
+                raise StoreTrouble("protocol", "a reply that nobody asked for")
             return reply
         pieces = 0
         while True:
@@ -183,19 +116,20 @@ class _Line:
                     self._wait(self._budget)
                 return reply
             pieces += 1
-            self._wait(deadline - monotonic())
+            self._wait(left_until(deadline))
+
+    def hung_up(self) -> bool:
+        """Tell whether the store has closed its end: servers and what stands before them do when nothing is said."""
+        watch = select.poll()
+        watch.register(self.sock, _HUNG_UP)
+        return bool(watch.poll(0))
 
     def _wait(self, seconds: float) -> None:
         """
         Let the kernel bound each system call.
 
         Python's own timeout asks ``poll`` before each of them, which a decision would feel; TLS needs it, though.
-
-        Raises:
-            TimeoutError: No time is left.
         """
-        if seconds <= 0:
-            raise TimeoutError("the time budget is spent")
         if isinstance(self.sock, ssl.SSLSocket):
             self.sock.settimeout(seconds)
             return
@@ -203,22 +137,6 @@ class _Line:
         span = struct.pack("@ll", *divmod(_in_ticks(int(seconds * 1_000_000)), 1_000_000))
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, span)
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, span)
-
-
-def _open(address: Address, budget: float) -> socket.socket:
-    try:
-        if address.path:
-            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            sock.settimeout(budget)
-            sock.connect(address.path)
-            return sock
-        sock = socket.create_connection((address.host, address.port), budget)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if address.tls is not None:
-            return address.tls.wrap_socket(sock, server_hostname=address.host)
-    except OSError as exc:
-        raise _unconnected(exc) from exc
-    return sock
 
 
 def _unconnected(exc: Exception) -> StoreTrouble:
@@ -254,23 +172,30 @@ class SyncPipe:
             StoreTrouble: No usable reply; it says whether the store may have executed the call.
         """
         deadline = monotonic() + self._budget
+        idle = self._idle
         try:
-            line = self._idle.pop()
+            line = idle.pop()
+            if deadline - line.deadline > _QUIET_SECONDS:
+                line = self._there(line, idle)
         except IndexError:
             return self._call_anew(command)
+        line.deadline = deadline
         try:
             line.send(command)
             reply = line.read(deadline)
         except BaseException as exc:
             # Whatever happened, a reply may still be under way: nobody may read this connection again.
             raise self._broken(line, exc) from exc
-        self._idle.append(line)
+        idle.append(line)
+        if idle is not self._idle:
+            _hang_up(idle)  # all were given up while this one was in use
         if type(reply) is hiredis.ReplyError:
             raise self._refused(line, reply)
         return reply
 
     def _call_anew(self, command: bytes) -> Any:
         """Call on a new connection, which leaves the call what is left of the budget."""
+        idle = self._idle
         line = self._connect()
         try:
             line.send(command)
@@ -278,26 +203,44 @@ class SyncPipe:
             line.first_done()
         except BaseException as exc:
             raise self._broken(line, exc) from exc
-        self._idle.append(line)
+        self._put_back(line, idle)
         if type(reply) is hiredis.ReplyError:
             raise self._refused(line, reply)
         return reply
 
     def ask(self, command: bytes) -> Any:
         """Send a command to a server that is taking its slot over: it answers only who says that he was sent there."""
-        line = self._idle.pop() if self._idle else self._connect()
-        deadline = monotonic() + self._budget
+        idle = self._idle
+        try:
+            line = self._there(idle.pop(), idle)
+            line.deadline = monotonic() + self._budget
+        except IndexError:
+            line = self._connect()
         try:
             line.send(_ASKING + command)
-            line.read(deadline)
-            reply = line.read(deadline)
+            line.read(line.deadline)
+            reply = line.read(line.deadline, further=True)
             line.first_done()
         except BaseException as exc:
             raise self._broken(line, exc) from exc
-        self._idle.append(line)
+        self._put_back(line, idle)
         if type(reply) is hiredis.ReplyError:
             raise self._refused(line, reply)
         return reply
+
+    def _there(self, line: _Line, idle: deque[_Line]) -> _Line:
+        """Return this connection or another idle one whose server has not hung up. Raises IndexError: none is left."""
+        while line.hung_up():
+            line.sock.close()
+            self._lost(line.address)
+            line = idle.pop()
+        return line
+
+    def _put_back(self, line: _Line, idle: deque[_Line]) -> None:
+        """Lend a connection to the next call, unless all of its time were given up while it was in use."""
+        idle.append(line)
+        if idle is not self._idle:
+            _hang_up(idle)
 
     def _broken(self, line: _Line, exc: BaseException) -> BaseException:
         line.sock.close()
@@ -312,14 +255,15 @@ class SyncPipe:
         return found
 
     def close(self) -> None:
-        """Close the connections that nobody uses."""
-        while self._idle:
-            self._idle.pop().sock.close()
+        """Give all connections up: those that nobody uses now, and the others when their calls are over."""
+        idle, self._idle = self._idle, deque()
+        _hang_up(idle)
 
     def _connect(self) -> _Line:
+        deadline = monotonic() + self._budget
         address = self._address()
         try:
-            return _Line(address, self._budget)
+            return _Line(address, self._budget, deadline)
         except (OSError, hiredis.HiredisError, StoreTrouble) as exc:
             self._lost(address)
             if isinstance(exc, StoreTrouble):
@@ -328,6 +272,12 @@ class SyncPipe:
 
     def _after_fork(self) -> None:
         self._idle = deque()  # the parent's connections are the parent's
+
+
+def _hang_up(idle: deque[_Line]) -> None:
+    with contextlib.suppress(IndexError):  # several threads may do it at once
+        while True:
+            idle.pop().sock.close()
 
 
 def ask_once(address: Address, command: bytes, budget: float) -> Any:
@@ -367,7 +317,7 @@ def _as_trouble(exc: BaseException) -> BaseException:
 
 class AsyncPipe:
     """
-    One connection of one event loop, shared by all its tasks; a new one is made by the first call after a loss.
+    One connection of each event loop, shared by all its tasks; a new one is made by the first call after a loss.
 
     Args:
         address: Called for each new connection.
@@ -388,7 +338,8 @@ class AsyncPipe:
         self._known: Callable[[], Address | None] = known or address
         self._budget = budget
         self._lost = lost
-        self._link: _Link | None = None
+        self._link: _Link | None = None  # the one that was used last: nearly always there is one loop
+        self._links: dict[asyncio.AbstractEventLoop, _Link] = {}
         self._retired: weakref.WeakSet[_Link] = weakref.WeakSet()
         _forked.add(self)
 
@@ -400,21 +351,27 @@ class AsyncPipe:
         of type ``hiredis.ReplyError``.
         """
         link = self._link
-        # Test clients run each request in a loop of its own: a connection of another loop is nobody's any more.
         if link is None or link.lost or link.loop is not asyncio.get_running_loop():
-            link = self._open()
+            link = self._link_here()
         return link.call(command)
 
     def ask(self, command: bytes) -> asyncio.Future[Any]:
         """As :meth:`SyncPipe.ask`; the two parts leave in one write."""
-        link = self._link
-        if link is None or link.lost or link.loop is not asyncio.get_running_loop():
-            link = self._open()
+        link = self._link_here()
         link.call(_ASKING).add_done_callback(lambda future: future.cancelled() or future.exception())
         return link.call(command)
 
-    def _open(self) -> _Link:
-        link = self._link = _Link(self._locate, self._budget, self._lost)
+    def _link_here(self) -> _Link:
+        """Return the connection of the loop that runs here, a new one if there is none."""
+        loop = asyncio.get_running_loop()
+        link = self._links.get(loop)
+        if link is None or link.lost:
+            # Test clients run each request in a loop of its own: a connection of a loop that ended is nobody's.
+            for other in list(self._links):
+                if other.is_closed():
+                    self._links.pop(other, None)
+            link = self._links[loop] = _Link(self._locate, self._budget, self._lost)
+        self._link = link
         return link
 
     async def _locate(self) -> Address:
@@ -423,7 +380,7 @@ class AsyncPipe:
 
     def trouble(self, reply: object) -> StoreTrouble:
         """Return what an error reply means; where it means that the server is a primary no more, leave it."""
-        found, link = trouble(reply), self._link
+        found, link = trouble(reply), self._links.get(asyncio.get_running_loop())
         # One that has not answered yet was made after this reply came: it leads to whoever is the primary now.
         if found.cause == "readonly" and link is not None and link.answered:
             link.drop(StoreTrouble("connection", "the server became a replica", executed=False))
@@ -431,19 +388,22 @@ class AsyncPipe:
 
     def renew(self) -> None:
         """Let calls from now on use a new connection; those under way keep the old one. Any thread may call."""
-        link, self._link = self._link, None
-        if link is not None:
+        for link in self._give_up():
             self._retired.add(link)
             link.retire()
 
+    def _give_up(self) -> list[_Link]:
+        self._link = None
+        links = [self._links.pop(loop, None) for loop in list(self._links)]
+        return [link for link in links if link is not None]
+
     def _after_fork(self) -> None:
-        self._link = None  # the parent's, and of the parent's loop
+        self._link, self._links = None, {}  # the parent's, and of the parent's loops
 
     def close(self) -> None:
-        """Close the connection, and those that are given up; calls under way fail."""
-        for link in (self._link, *self._retired):
-            if link is not None and not link.loop.is_closed():
-                link.drop(StoreTrouble("connection", "closed", executed=False))
+        """Close the connections, and those that are given up; calls under way fail. Any thread may call."""
+        for link in (*self._give_up(), *self._retired):
+            link.hang_up()
 
 
 class _Link(asyncio.Protocol):
@@ -529,6 +489,15 @@ class _Link(asyncio.Protocol):
             if not future.done():
                 future.set_exception(reason)
 
+    def hang_up(self) -> None:
+        """Give the connection up, in its own loop. Any thread may call."""
+        reason = StoreTrouble("connection", "closed", executed=False)
+        if self.loop.is_running() and self.loop is not asyncio._get_running_loop():
+            with contextlib.suppress(RuntimeError):  # the loop is closed, and with it the connection
+                self.loop.call_soon_threadsafe(self.drop, reason)
+        elif not self.loop.is_closed():
+            self.drop(reason)
+
     def retire(self) -> None:
         """Hang up when all calls under way have had their time. Any thread may call."""
         reason = StoreTrouble("connection", "given up for another")
@@ -543,7 +512,7 @@ class _Link(asyncio.Protocol):
                 if greeting:
                     self._unsent.insert(0, greeting)
                 await self._open(address)
-        except (OSError, StoreTrouble) as exc:  # TimeoutError is an OSError
+        except (OSError, UnicodeError, StoreTrouble) as exc:  # TimeoutError is an OSError
             self._connecting = None
             self.drop(_unconnected(exc))
         self._connecting = None

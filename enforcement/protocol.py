@@ -28,6 +28,10 @@ SETTLE: Final = function("settle")
 RENEW: Final = function("renew")
 RESET: Final = function("reset")
 
+SLOTS: Final = 16_384
+"""Of every cluster."""
+MAX_PORT: Final = 65_535
+
 Reply = Sequence[int]
 
 TAKEN_FOR_EXECUTED: Final = frozenset({"timeout", "protocol"})
@@ -123,8 +127,8 @@ def trouble(error: object) -> StoreTrouble:
     if "function not found" in text.lower():
         return LibraryMissing("library", text, executed=False)
     word = text.split(" ", 1)[0]
-    if (sent := _REDIRECTION.fullmatch(text)) is not None:
-        return Redirected(int(sent["slot"]), (sent["host"], int(sent["port"])), asks=word == "ASK")
+    if (sent := _redirection(text)) is not None:
+        return sent
     if word in _REFUSALS:
         cause, away = _REFUSALS[word]
         return StoreTrouble(cause, text, executed=False, away=away)
@@ -135,6 +139,17 @@ def trouble(error: object) -> StoreTrouble:
         if word in text or (word == "NOPERM" and "permission" in text.lower()):
             return StoreTrouble(_REFUSALS[word][0], text)
     return StoreTrouble("reply", text, away=False)
+
+
+def _redirection(text: str) -> Redirected | None:
+    """Read a redirection; None: it is none, or leads to what cannot be."""
+    found = _REDIRECTION.fullmatch(text)
+    if found is None:
+        return None
+    slot, port = int(found["slot"]), int(found["port"])
+    if slot >= SLOTS or not 1 <= port <= MAX_PORT:
+        return None
+    return Redirected(slot, (found["host"], port), asks=found[1] == "ASK")
 
 
 def pack(arguments: Iterable[str | int]) -> bytes:

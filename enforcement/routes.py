@@ -14,12 +14,12 @@ from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Any, Final
 
+from enforcement.address import Address
 from enforcement.failover import Breaker, chance, jittered
-from enforcement.pipe import Address, ask_once
-from enforcement.protocol import DECIDE, LibraryMissing, Redirected, StoreTrouble, pack
+from enforcement.pipe import ask_once
+from enforcement.protocol import DECIDE, MAX_PORT, SLOTS, LibraryMissing, Redirected, StoreTrouble, pack
 from enforcement.topology import Place, Topology
 
-SLOTS: Final = 16_384
 MAX_REDIRECTS: Final = 2
 """A slot that has moved is found with one, one that is moving with another."""
 PAUSE_SECONDS: Final = 0.2
@@ -194,20 +194,23 @@ class Routes:
         nodes: dict[Place, Node] = {}
         for first, last, primary, *_ in rows:
             host = (primary[0] or b"").decode()
-            node = self._node((asked if host in ("", "?") else host, int(primary[1])))
-            nodes[node.place] = node
+            place = (asked if host in ("", "?") else host, int(primary[1]))
+            node = nodes[place] = nodes.get(place) or self.nodes.get(place) or self._made(place)
             owners[first : last + 1] = [node] * (last + 1 - first)
-        if not nodes or len(owners) != SLOTS:
-            raise ValueError("it names no node, or slots that do not exist")
+        if not nodes or len(owners) != SLOTS or not all(1 <= port <= MAX_PORT for _, port in nodes):
+            raise ValueError("it names no node, or slots or ports that do not exist")
         self._owners, self.nodes = owners, nodes
         self.read += 1
 
     def _node(self, place: Place) -> Node:
         node = self.nodes.get(place)
         if node is None:
-            node = Node(place, self._topology.address_of(*place), self._opened)
+            node = self._made(place)
             self.nodes = {**self.nodes, place: node}
         return node
+
+    def _made(self, place: Place) -> Node:
+        return Node(place, self._topology.address_of(*place), self._opened)
 
 
 class Tender:
@@ -233,7 +236,7 @@ class Tender:
             return
         with self._lock:
             self._wanted.set()
-            if self._thread is None and not self._stopping.is_set():
+            if (self._thread is None or not self._thread.is_alive()) and not self._stopping.is_set():
                 self._thread = threading.Thread(target=self._run, name="sluicegate-cluster", daemon=True)
                 self._thread.start()
 

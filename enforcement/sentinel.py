@@ -13,8 +13,9 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Final
 
-from enforcement.pipe import Address, ask_once
-from enforcement.protocol import StoreTrouble, pack
+from enforcement.address import Address
+from enforcement.pipe import ask_once
+from enforcement.protocol import MAX_PORT, StoreTrouble, pack
 from enforcement.topology import Topology
 
 PAUSE_SECONDS: Final = 0.2
@@ -126,4 +127,5 @@ def _is_place(reply: object) -> bool:
         and len(reply) == 2
         and all(isinstance(part, bytes) for part in reply)
         and reply[1].isdigit()
+        and 1 <= int(reply[1][:6]) <= MAX_PORT
     )

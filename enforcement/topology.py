@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 
-from enforcement.pipe import Address
+from enforcement.address import Address, checked_host
 
 SINGLE_SCHEMES: Final = ("redis", "rediss", "unix")
 SENTINEL_PORT: Final = 26_379
@@ -118,7 +118,7 @@ def _places(hosts: str, default_port: int) -> tuple[Place, ...]:
         port = default_port if found["port"] is None else _whole(found["port"])
         if not 1 <= port <= 65_535:
             raise ValueError(f"url: the port of host {number}, {text!r}, must be a whole number from 1 to 65535.")
-        places.append((unquote(found["host"].strip("[]")), port))
+        places.append((checked_host(unquote(found["host"].strip("[]"))), port))
     if len(set(places)) != len(places):
         raise ValueError(f"url: {hosts!r} names a host twice.")
     return tuple(places)

@@ -9,7 +9,8 @@ import time
 import pytest
 
 from enforcement import Limit, Limiter, aio
-from enforcement.pipe import _TICK_US, Address, AsyncPipe, SyncPipe, _in_ticks
+from enforcement.address import Address
+from enforcement.pipe import _TICK_US, AsyncPipe, SyncPipe, _in_ticks
 from enforcement.protocol import StoreTrouble, pack, trouble
 from tests.enforcement.faults import FaultyPath
 

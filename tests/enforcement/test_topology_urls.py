@@ -63,6 +63,8 @@ def test_nodes_of_a_cluster_are_read():
         ("redis+cluster://a,,b", "host 2 of 'a,,b'"),
         ("redis+cluster://a,a:6379", "names a host twice"),
         ("redis+cluster://a/1", "a cluster has no databases"),
+        ("redis://a..b/0", "'a..b' is no host"),
+        (f"redis+cluster://a,{'x' * 64}", "between its dots"),
         ("redis+cluster://a?sentinel_password=x", "for redis+sentinel:// only"),
         ("redis+cluster://u:se/cret@a", "are written as %40"),
         ("redis+cluster://u:se?cret@a", "are written as %40"),
