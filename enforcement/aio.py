@@ -229,7 +229,7 @@ class Limiter(Shell):
         if engine.unrestored.sets and plan.lies_in(engine.unrestored.sets):
             return engine.undecided(plan, costs, NOT_RESTORED, charge=charge, ident=ident)
         if plan.newcomers and monotonic() >= plan.enrolled_until:
-            return await self._run(engine.enrolling(plan, costs, ident=ident))  # type: ignore[no-any-return]
+            return await self._finish(engine.enrolling(plan, costs, ident=ident))
         try:
             command = plan.command
             if command is None or not charge or ident or costs != 1:
@@ -239,11 +239,22 @@ class Limiter(Shell):
                 raise self._pipe.trouble(reply)
             reply = numbers(reply)
         except StoreTrouble as exc:
-            return await self._run(engine.troubled(plan, costs, exc, charge=charge, ident=ident))  # type: ignore[no-any-return]
+            return await self._finish(engine.troubled(plan, costs, exc, charge=charge, ident=ident))
         if reply[0] < 0:
             steps = engine.outside_calendar(plan, costs, reply, charge=charge, ident=ident)
             return await self._run(steps)  # type: ignore[no-any-return]
         return engine.answer(plan, costs, reply, charge=charge, ident=ident)
+
+    async def _finish(self, steps: Steps) -> Decision:
+        """
+        Drive steps that decide to their end, also when the caller is cancelled meanwhile.
+
+        On a cluster they charge several slots, one after the other, and give back what a later one denies: ended in
+        between, a request would be charged to some of its limits.
+        """
+        if self._engine.place.routes is None:
+            return await self._run(steps)  # type: ignore[no-any-return]
+        return await asyncio.shield(self._run(steps))
 
     async def _run(self, steps: Steps) -> Any:
         """Drive steps to their end, and return what they return."""

@@ -211,9 +211,7 @@ class Cluster(Servers):
         """Hand a slot over, its keys included, as an operator's tool does."""
         self.begin_move(slot, source, target)
         self.move_keys(slot, source, target)
-        # The target first: told last, it would send back whoever the source sends to it.
-        for server in sorted(self.primaries, key=lambda server: server is not target):
-            ask(server, "CLUSTER", "SETSLOT", slot, "NODE", ident(target))
+        self.end_move(slot, target, *self.primaries)
 
     def begin_move(self, slot: int, source: ValkeyServer, target: ValkeyServer) -> None:
         """Mark a slot as moving: from now on the source sends those who ask for missing keys to the target."""
@@ -224,6 +222,17 @@ class Cluster(Servers):
         """Move all keys of a slot."""
         while keys := ask(source, "CLUSTER", "GETKEYSINSLOT", slot, 100):
             ask(source, "MIGRATE", "127.0.0.1", target.port, "", 0, 1000, "KEYS", *keys)
+
+    def end_move(self, slot: int, target: ValkeyServer, *others: ValkeyServer) -> None:
+        """Tell primaries where a slot is now."""
+        # The target first: told last, it would send back whoever the source sends to it.
+        for server in (target, *(server for server in others if server is not target)):
+            ask(server, "CLUSTER", "SETSLOT", slot, "NODE", ident(target))
+
+    def knows(self, server: ValkeyServer, other: ValkeyServer) -> bool:
+        """Tell whether a node has heard that another is a primary."""
+        rows = ask(server, "CLUSTER", "NODES").splitlines()
+        return any(row.startswith(ident(other)) and "master" in row for row in rows)
 
     def promoted(self, number: int) -> bool:
         """Tell whether the replica of a primary has taken over."""
