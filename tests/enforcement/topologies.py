@@ -228,6 +228,8 @@ class Cluster(Servers):
         # The target first: told last, it would send back whoever the source sends to it.
         for server in (target, *(server for server in others if server is not target)):
             ask(server, "CLUSTER", "SETSLOT", slot, "NODE", ident(target))
+        # Who has not heard of this move would begin the next with an old epoch, and lose the slot to what is under way.
+        assert eventually(lambda: len({_info(server, "cluster_current_epoch") for server in self.servers}) == 1, 10)
 
     def knows(self, server: ValkeyServer, other: ValkeyServer) -> bool:
         """Tell whether a node has heard that another is a primary."""
