@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iter
 from contextlib import asynccontextmanager
 from time import monotonic
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from hiredis import ReplyError
 
@@ -33,8 +33,10 @@ from enforcement.settings import Settings
 from enforcement.shell import START_SECONDS, Limits, Shell, check_subject
 from enforcement.timing import Timing
 
-_under_way: set[asyncio.Task[None]] = set()
-"""What is given back: the event loop itself holds on to no task."""
+T = TypeVar("T")
+
+_under_way: set[asyncio.Task[Any]] = set()
+"""What is seen through: the event loop itself holds on to no task."""
 
 
 class Limiter(Shell):
@@ -254,7 +256,7 @@ class Limiter(Shell):
         """
         if self._engine.place.routes is None:
             return await self._run(steps)  # type: ignore[no-any-return]
-        return await asyncio.shield(self._run(steps))
+        return await _seen_through(self._run(steps))
 
     async def _run(self, steps: Steps) -> Any:
         """Drive steps to their end, and return what they return."""
@@ -294,9 +296,9 @@ class Admission:
         await _seen_through(self._limiter._run(self.reservation.cancelling()))
 
 
-async def _seen_through(work: Coroutine[Any, Any, None]) -> None:
+async def _seen_through(work: Coroutine[Any, Any, T]) -> T:
     """Do the work to its end even where the task that waits for it is cancelled, as often as anyio cancels one."""
     task = asyncio.ensure_future(work)
     _under_way.add(task)
     task.add_done_callback(_under_way.discard)
-    await asyncio.shield(task)
+    return await asyncio.shield(task)

@@ -103,8 +103,14 @@ def loads(text: str | bytes) -> dict[str, Any]:
 
 
 def parse_policy(text: str | bytes) -> Policy:
-    """Read a policy's document. Raises InvalidDocument."""
-    data = _Reader(text, {"id", "slug", "name", "version", "limits"})
+    """
+    Read a policy's document. Raises InvalidDocument.
+
+    ``unused_max`` tells readers by a limit's name how many of its permits leases may leave unused; see
+    :func:`~enforcement.leases.published_bounds`. Enforcers know that by themselves.
+    """
+    data = _Reader(text, {"id", "slug", "name", "version", "limits"}, optional={"unused_max"})
+    data.check_numbers("unused_max")
     try:
         limits = tuple(Limit.from_json(limit) for limit in data.items("limits"))
         return Policy(data.text("id"), data.text("slug"), limits, data.text("name"), data.number("version"))
@@ -184,6 +190,15 @@ class _Reader:
         if not 1 <= value <= MAX_CAP:
             raise InvalidDocument(f"{name}: must be a whole number from 1 to {MAX_CAP}")
         return value
+
+    def check_numbers(self, name: str) -> None:
+        """Refuse a field that is there and is no object of whole numbers."""
+        values = self.data.get(name, {})
+        if not isinstance(values, Mapping):
+            raise InvalidDocument(f"{name}: must be an object")
+        numbers = _Reader(values, set(values), nested=True)
+        for key in values:
+            numbers.number(key)
 
     def maybe_text(self, name: str) -> str | None:
         return None if self.data[name] is None else self.text(name)

@@ -14,7 +14,7 @@ or given back, all the same, so that once as many as may lie unused pass beyond 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -44,6 +44,15 @@ def unused_max(limit: Limit, fleet: int) -> int:
     A tenth of the quota, or of the burst, but one a process at least; 0 for a limit that is not leased.
     """
     return min(limit.capacity, held_max(limit.capacity, fleet) * fleet) if limit.leasable else 0
+
+
+def published_bounds(limits: Iterable[Limit]) -> dict[str, int]:
+    """
+    Return what a policy's document says of its leased limits, by name: permits that may lie unused in any fleet.
+
+    Where the processes are more than that, it is one for each of them.
+    """
+    return {limit.name: limit.capacity // UNUSED_PART for limit in limits if limit.leasable}
 
 
 class Grant(NamedTuple):

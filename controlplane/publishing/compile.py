@@ -15,6 +15,7 @@ from controlplane.projects.models import Project, Token
 from controlplane.publishing.models import Revision
 from enforcement.census import DEFAULT_CAP
 from enforcement.documents import SCHEMA, InvalidDocument, dumps, parse_policy
+from enforcement.leases import published_bounds
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +87,13 @@ def _policy(policy: Policy) -> Document | None:
         # Every door refuses such a limit, so somebody wrote to the tables. Enforcers keep what they have.
         logger.error("The policy %s cannot be published, its last good state stays: %s", policy.slug, exc)
         return _last_published(f"policy:{policy.pk}")
-    return {**document, "limits": [limit.to_json() for limit in read.limits]}
+    # Left out where it says nothing, for the reason that _project() gives.
+    bounds = published_bounds(read.limits)
+    return {
+        **document,
+        "limits": [limit.to_json() for limit in read.limits],
+        **({"unused_max": bounds} if bounds else {}),
+    }
 
 
 def _last_published(name: str) -> Document | None:

@@ -40,10 +40,14 @@ def sockets_to(port, pid):
 
 FORKING = """
 import os, sys, time
+import redis
 from enforcement import Limit, Limiter
 
 limiter, limit = Limiter(sys.argv[1], timeout=1.0), Limit(name="fork", quota=1000, window_seconds=86400)
 assert limiter.hit(limit, "parent").source == "store"
+with redis.Redis.from_url(sys.argv[1]) as admin:  # what the background connects while a process forks, both have
+    while not any(client["cmd"] == "xread" for client in admin.client_list()):
+        time.sleep(0.005)
 children = []
 for number in range(3):
     pid = os.fork()

@@ -26,6 +26,8 @@ BROKEN = {
     "without an algorithm": dumps(policy()).replace('"algorithm":"fixed_window",', ""),
     "without limits": dumps({name: value for name, value in policy().items() if name != "limits"}),
     "with an unknown field": dumps({**policy(), "unlimited": 1}),
+    "with a bound that is no number": dumps({**policy(), "unused_max": {"rpm": "10"}}),
+    "with bounds that are a list": dumps({**policy(), "unused_max": [10]}),
     "of another id": dumps(policy(ident="pol_2")),
     "nested too deeply": "[" * 100_000 + "]" * 100_000,
     "nested a little too deeply": dumps({**policy(), "name": functools.reduce(lambda inner, _: [inner], range(20), 0)}),

@@ -39,6 +39,22 @@ def test_the_present_state_is_published(store, document):
     ]
 
 
+def test_the_bound_of_each_leased_limit_is_published(store, document):
+    """Whoever reads a policy is told how many permits leases may leave unused; a limit without leases has no bound."""
+    policy = PolicyFactory()
+    LimitFactory(policy=policy, name="minute", quota=1_005, consistency="leased")
+    LimitFactory(policy=policy, name="bucket", algorithm="token_bucket", burst=50, quota=9_000, consistency="leased")
+    LimitFactory(policy=policy, name="day", quota=100)
+    strict = LimitFactory(name="strict").policy
+    ask_for("policy", policy.pk)
+    ask_for("policy", strict.pk)
+
+    publisher.publish_pending()
+
+    assert document(f"policy:{policy.pk}")["unused_max"] == {"minute": 100, "bucket": 4}
+    assert "unused_max" not in document(f"policy:{strict.pk}")
+
+
 def test_many_changes_are_one_revision(store):
     """What waited together goes out together."""
     ask_for("project", ProjectFactory().pk)
