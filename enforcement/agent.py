@@ -23,8 +23,8 @@ from typing import Any, Final, Protocol
 from redis import Redis
 from redis.exceptions import NoPermissionError, ResponseError
 
+from enforcement.breaker import jittered
 from enforcement.disk import restore, save
-from enforcement.failover import jittered
 from enforcement.feed import Entry, Feed
 from enforcement.keys import Keys, fingerprint
 from enforcement.lua import function

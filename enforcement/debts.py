@@ -19,7 +19,8 @@ from enforcement.protocol import LibraryMissing, StoreTrouble
 from enforcement.reservation import REMEMBERED_MS, marker_of
 
 if TYPE_CHECKING:
-    from enforcement.failover import Entry, Fallback
+    from enforcement.failover import Fallback
+    from enforcement.journal import Entry
     from enforcement.place import Pipe
     from enforcement.unrestored import Unrestored
 

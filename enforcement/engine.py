@@ -18,11 +18,12 @@ from typing import Any, Final
 
 from enforcement import parts, protocol
 from enforcement.agent import Agent, ClusterAgent, Identity
+from enforcement.breaker import Breaker
 from enforcement.census import TRUST_SECONDS
 from enforcement.debts import Payer
 from enforcement.decision import Decision
 from enforcement.denials import Denials
-from enforcement.failover import Breaker, Fallback, without_marks
+from enforcement.failover import Fallback, without_marks
 from enforcement.keys import Keys
 from enforcement.lease_keeper import LeaseKeeper
 from enforcement.leases import Lease

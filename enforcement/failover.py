@@ -1,248 +1,24 @@
 """
-Deciding while the store is away, and making it good when it is back.
+Deciding while the store is away, by each limit's own rule: ``local`` lets this process admit its share of the quota,
+``allow`` and ``deny`` say it all.
 
-The breaker keeps requests from waiting for a store that does not answer. The fallback decides in its place, by each
-limit's own rule: ``local`` lets this process admit its share of the quota, ``allow`` and ``deny`` say it all. Whatever
-is admitted meanwhile is written into the journal, and charged to the windows it belonged to when the store returns.
+Whatever is admitted meanwhile is written into the journal (:mod:`enforcement.journal`), and charged to the windows it
+belonged to when the store returns. When that is, the breaker says (:mod:`enforcement.breaker`).
 """
 
 from __future__ import annotations
 
-import logging
-import random
 import threading
-import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from time import monotonic
+from dataclasses import replace
 from typing import Final
 
 from enforcement.algorithms import NEVER, Charge, Concurrency, Reference, Spec
-from enforcement.logs import Seldom
+from enforcement.journal import Debt, Entry, Journal, Ready
 from enforcement.plans import Bound, Costs, Plan, with_share
-from enforcement.protocol import Correction, reason_of
+from enforcement.protocol import reason_of
 
-logger = logging.getLogger("sluicegate.failover")
-
-FAILURES_TO_OPEN: Final = 3
-"""Calls in a row that must fail before the breaker opens; each of them took up to the time budget."""
 MAX_COUNTERS: Final = 50_000
-JOURNAL_GRAIN_US: Final = 100_000
-"""Instants of the journal are rounded up to this, so that a busy bucket is one entry and not thousands."""
-
-
-# Not the module's own numbers: an application may have seeded them, and a fork would share any other's.
-chance: Final = random.SystemRandom()
-
-
-class Breaker:
-    """
-    Opens after failures in a row; only a probe in the background closes it.
-
-    Attributes:
-        open: Whether the store is taken to be away; read by every decision.
-        cause: Why, in a word, as it was told last.
-        opened_at: Monotonic seconds; 0 while closed.
-        failures: Calls in a row that failed.
-        openings: How often it opened.
-    """
-
-    def __init__(self, on_open: Callable[[str], None] = lambda cause: None, name: str = "The store") -> None:
-        self.open = False
-        self.cause = ""
-        self._name = name
-        self.opened_at = 0.0
-        self.failures = 0
-        self.openings = 0
-        self._say = Seldom(logger)
-        self._on_open = on_open
-        self._lock = threading.Lock()
-
-    def failed(self, cause: str) -> None:
-        """Count a failure of the store."""
-        with self._lock:
-            self.failures += 1
-            if self.open or self.failures < FAILURES_TO_OPEN:
-                return
-            self.open, self.opened_at = True, monotonic()
-            self.openings += 1
-            self.cause = _word(cause)
-        text = "%s is away (%s); each limit is decided by its own rule until it is back."
-        self._say.warning(_word(cause), text, self._name, cause)
-        self._on_open(cause)
-
-    def trip(self, cause: str) -> None:
-        """
-        Open at once: someone who knows says that the store is away.
-
-        Args:
-            cause: A word, and more after a colon. While it is open, another word is worth a line of its own.
-        """
-        if self.open:
-            self._still(cause)
-            return
-        self.failures = FAILURES_TO_OPEN
-        self.failed(cause)
-
-    def _still(self, cause: str) -> None:
-        if _word(cause) != self.cause:
-            self.cause = _word(cause)
-            self._say.warning(_word(cause), "%s is still away, for another cause now (%s).", self._name, cause)
-
-    def succeeded(self) -> None:
-        """Forget failures; called by a decision that the store made after one that it did not."""
-        self.failures = 0
-
-    def close(self) -> None:
-        """Take the store for present again."""
-        with self._lock:
-            was_open, since = self.open, self.opened_at
-            self.open, self.opened_at, self.failures = False, 0.0, 0
-        if was_open:
-            self._say.warning("back", "%s is back after %.1f s and decides again.", self._name, monotonic() - since)
-
-
-def jittered(longest: float, least: float = 0.5) -> float:
-    """Return a random span of *least* to 1 times *longest*: who lost the store in one moment does not return in one."""
-    return longest * chance.uniform(least, 1.0)
-
-
-def _word(cause: str) -> str:
-    return cause.partition(":")[0]
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """What is to be charged to one counter: permits, and the mark of their window."""
-
-    key: str
-    bound: Bound
-    mark: int
-    permits: int
-
-
-@dataclass(frozen=True, slots=True)
-class Debt:
-    """
-    Entries that are charged in one call.
-
-    Attributes:
-        ident: Makes a second sending harmless where *once* says so; slots are taken and freed under it, which is
-            harmless by itself.
-    """
-
-    ident: str
-    entries: tuple[Entry, ...]
-    once: bool = True
-
-    @property
-    def hands_over(self) -> bool:
-        """Whether it tells the store of slots that this process gave, and that are held still."""
-        return self.entries[0].bound.letter == "c" and self.entries[0].permits > 0
-
-    def apart(self) -> list[Debt]:
-        """Return a debt for each entry; nothing of this one may have been charged."""
-        return [replace(self, ident=self._of_part(i), entries=(entry,)) for i, entry in enumerate(self.entries)]
-
-    def _of_part(self, number: int) -> str:
-        # Each is remembered by itself, while slots are known by the id that they were taken under.
-        return f"{self.ident}.{number}" if self.once else self.ident
-
-    def corrections(self, now_us: int) -> list[Correction]:
-        """Return the settlement that pays it, in the store's terms of the present."""
-        return [Correction(e.key, e.bound.spec(now_us), e.permits, e.mark) for e in self.entries]
-
-
-Ready = Callable[[Entry], bool]
-"""Tells of an entry whether its counter can be paid to now."""
-
-
-class Journal:
-    """Permits admitted without the store, by counter and window; bounded, and counting what it had to drop."""
-
-    def __init__(self, max_entries: int = MAX_COUNTERS) -> None:
-        self.dropped = 0
-        self._max = max_entries
-        self._entries: dict[tuple[str, int], Entry] = {}
-        self._debts: list[Debt] = []
-        self._owed = 0  # entries of all debts
-
-    def __len__(self) -> int:
-        return len(self._entries) + self._owed
-
-    def add(self, bound: Bound, mark: int, permits: int) -> None:
-        """Write down a charge; *mark* names its window as the store would have."""
-        if bound.letter in "lb":
-            mark = -(-mark // JOURNAL_GRAIN_US) * JOURNAL_GRAIN_US
-        known = self._entries.get((bound.key, mark))
-        if known is None and len(self) >= self._max:
-            self.dropped += abs(permits)
-            return
-        self._entries[bound.key, mark] = Entry(bound.key, bound, mark, permits + (known.permits if known else 0))
-
-    def debts(self, ready: Ready = lambda entry: True, size: int = 100) -> list[Debt]:
-        """
-        Return what is owed in calls of one hash tag each; it is owed until :meth:`paid`.
-
-        What cannot be paid now stays written down by counter and window: however long that takes, it grows no further.
-        Durable counters are paid apart, for the store may wait for them alone.
-        """
-        groups: dict[tuple[str, bool], list[Entry]] = {}
-        for entry in self._entries.values():
-            groups.setdefault((entry.bound.tag, entry.bound.durable), []).append(entry)
-        for entries in groups.values():
-            if not ready(entries[0]):
-                continue
-            for entry in entries:
-                del self._entries[entry.key, entry.mark]
-            # One counter may owe for several windows: each in its own call, the oldest first.
-            entries.sort(key=lambda entry: entry.mark)
-            self._keep(Debt(uuid.uuid4().hex, chunk) for chunk in _distinct_chunks(entries, size))
-        return [debt for debt in self._debts if all(map(ready, debt.entries))]
-
-    def owe(self, debt: Debt) -> None:
-        """Take over a settlement that may or may not have reached the store."""
-        if len(self) < self._max:
-            self._keep((debt,))
-        else:
-            self.dropped += _permits(debt)
-
-    def paid(self, debt: Debt) -> None:
-        """Strike out a debt."""
-        self._debts.remove(debt)
-        self._owed -= len(debt.entries)
-
-    def refused(self, debt: Debt) -> None:
-        """Owe the entries of a debt one by one, for one of them spoils the call; one that stands alone is given up."""
-        self.paid(debt)
-        if len(debt.entries) > 1:
-            self._keep(debt.apart())
-        else:
-            self.dropped += _permits(debt)
-
-    def _keep(self, debts: Iterable[Debt]) -> None:
-        for debt in debts:
-            self._debts.append(debt)
-            self._owed += len(debt.entries)
-
-
-def _permits(debt: Debt) -> int:
-    return sum(abs(entry.permits) for entry in debt.entries)
-
-
-def _distinct_chunks(entries: Sequence[Entry], size: int) -> list[tuple[Entry, ...]]:
-    """Cut entries into calls in which no counter stands twice: a call reads all counters before it writes one."""
-    chunks: list[list[Entry]] = []
-    placed: dict[str, int] = {}
-    for entry in entries:
-        at = placed.get(entry.key, 0)
-        while at < len(chunks) and len(chunks[at]) >= size:
-            at += 1
-        while at >= len(chunks):
-            chunks.append([])
-        chunks[at].append(entry)
-        placed[entry.key] = at + 1
-    return [tuple(chunk) for chunk in chunks if chunk]
 
 
 class Fallback:
@@ -257,12 +33,10 @@ class Fallback:
         held: Returns the slots of a counter that open reservations of this process hold: how many under each id.
     """
 
-    def __init__(
-        self, max_counters: int = MAX_COUNTERS, held: Callable[[str], Mapping[str, int]] = lambda key: {}
-    ) -> None:
+    def __init__(self, held: Callable[[str], Mapping[str, int]]) -> None:
         self._held = held
-        self.journal = Journal(max_counters)
-        self._local = Reference(max_counters)
+        self.journal = Journal()
+        self._local = Reference(MAX_COUNTERS)
         self._told: dict[str, int] = {}  # by key: when the store said what a counter was begun from
         self._slots: dict[tuple[str, str], Entry] = {}  # by id and key: given here, and not known to the store
         self._values: dict[str, set[str]] = {}
@@ -331,8 +105,8 @@ class Fallback:
                 if diverts and entry.bound.letter != "c":
                     self.journal.add(entry.bound.overflowing(), entry.mark, entry.permits)
 
-    def forget(self, ready: Callable[[str], bool] = lambda key: True) -> None:
-        """Drop the local counters that the store counts again. The journal stays until it is paid."""
+    def forget(self, ready: Callable[[str], bool]) -> None:
+        """Drop the local counters whose keys are *ready*: the store counts them again. The journal stays until paid."""
         with self._lock:
             self._local.forget([key for key in self._local.counters if ready(key)])
             self._told = {key: said_at_us for key, said_at_us in self._told.items() if not ready(key)}
@@ -400,7 +174,7 @@ class Fallback:
         values = self._values.setdefault(census.key, set())
         if bound.value in values:
             return 0
-        if len(values) >= census.cap or self._places >= self._local.max_counters:
+        if len(values) >= census.cap or self._places >= MAX_COUNTERS:
             return 1
         values.add(bound.value)
         self._places += 1
@@ -467,3 +241,6 @@ def _refuses(bound: Bound, cost: int) -> bool:
 def without_marks(reply: Sequence[int]) -> list[int]:
     """Return a reply of four numbers a limit, as a call without an id has it."""
     return [value for i, value in enumerate(reply) if i < 2 or (i - 2) % 5 != 4]
+
+
+__all__ = ["Fallback", "without_marks"]

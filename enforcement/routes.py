@@ -15,7 +15,7 @@ from time import monotonic
 from typing import Any, Final
 
 from enforcement.address import Address
-from enforcement.failover import Breaker, chance, jittered
+from enforcement.breaker import Breaker, chance, jittered
 from enforcement.pipe import ask_once
 from enforcement.protocol import DECIDE, MAX_PORT, SLOTS, LibraryMissing, Redirected, StoreTrouble, pack
 from enforcement.topology import Place, Topology

@@ -7,7 +7,7 @@ from contextlib import closing
 import pytest
 
 from enforcement import Limit, Limiter, logs
-from enforcement.failover import Breaker
+from enforcement.breaker import Breaker
 from enforcement.logs import MAX_CAUSES, Seldom
 from tests.enforcement.world import eventually
 from tests.repository import ROOT
