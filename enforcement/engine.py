@@ -23,7 +23,7 @@ from enforcement.census import TRUST_SECONDS
 from enforcement.debts import Payer
 from enforcement.decision import Decision
 from enforcement.denials import Denials
-from enforcement.failover import Fallback, without_marks
+from enforcement.failover import Fallback
 from enforcement.keys import Keys
 from enforcement.lease_keeper import LeaseKeeper
 from enforcement.leases import Lease
@@ -32,7 +32,7 @@ from enforcement.parts import AGAIN, InParts
 from enforcement.place import Place
 from enforcement.planner import Planner
 from enforcement.plans import Bound, Costs, Plan
-from enforcement.protocol import LibraryMissing, StoreTrouble
+from enforcement.protocol import LibraryMissing, StoreTrouble, without_marks
 from enforcement.reservation import Reservation, SlotKeeper
 from enforcement.routes import Node, Tender
 from enforcement.settings import Settings, library_version

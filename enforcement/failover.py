@@ -16,7 +16,7 @@ from typing import Final
 from enforcement.algorithms import NEVER, Charge, Concurrency, Reference, Spec
 from enforcement.journal import Debt, Entry, Journal, Ready
 from enforcement.plans import Bound, Costs, Plan, with_share
-from enforcement.protocol import reason_of
+from enforcement.protocol import reason_of, without_marks
 
 MAX_COUNTERS: Final = 50_000
 
@@ -139,6 +139,10 @@ class Fallback:
             else:
                 self.journal.refused(debt)
 
+    def __len__(self) -> int:
+        """Return how many counters this process keeps."""
+        return len(self._local.counters)
+
     # Slots, which are held for as long as a request takes, and may outlast the outage.
 
     def holds(self, ident: str, key: str) -> bool:
@@ -238,9 +242,4 @@ def _refuses(bound: Bound, cost: int) -> bool:
     return cost > 0 and bound.limit.on_store_failure == "deny" and not bound.limit.shadow
 
 
-def without_marks(reply: Sequence[int]) -> list[int]:
-    """Return a reply of four numbers a limit, as a call without an id has it."""
-    return [value for i, value in enumerate(reply) if i < 2 or (i - 2) % 5 != 4]
-
-
-__all__ = ["Fallback", "without_marks"]
+__all__ = ["Fallback"]

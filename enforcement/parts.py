@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Final
 
 from enforcement import protocol
 from enforcement.census import TRUST_SECONDS
-from enforcement.failover import without_marks
 from enforcement.plans import Bound, Costs, Plan
-from enforcement.protocol import StoreTrouble
+from enforcement.protocol import StoreTrouble, without_marks
 from enforcement.reservation import correcting, new_ident
 
 if TYPE_CHECKING:

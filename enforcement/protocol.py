@@ -246,6 +246,11 @@ def outside_calendar(reply: Reply) -> bool:
     return reply[0] == -1
 
 
+def without_marks(reply: Reply) -> list[int]:
+    """Return a reply of four numbers a limit, as a call without an id has it."""
+    return [value for i, value in enumerate(reply) if i < 2 or (i - 2) % 5 != 4]
+
+
 def reason_of(plan: Plan, reply: Reply, width: int = 4) -> str:
     """Return the reason of a denial: one hopeless denier makes it hopeless."""
     for i, bound in enumerate(plan.bounds):
