@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from time import monotonic
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 from hiredis import ReplyError
 
@@ -31,12 +31,8 @@ from enforcement.protocol import NOT_RESTORED, StoreTrouble, numbers
 from enforcement.reservation import Reservation, new_ident
 from enforcement.settings import Settings
 from enforcement.shell import START_SECONDS, Limits, Shell, check_subject
+from enforcement.tasks import seen_through
 from enforcement.timing import Timing
-
-T = TypeVar("T")
-
-_under_way: set[asyncio.Task[Any]] = set()
-"""What is seen through: the event loop itself holds on to no task."""
 
 
 class Limiter(Shell):
@@ -188,11 +184,11 @@ class Limiter(Shell):
         try:
             yield admission
         except BaseException:
-            await _seen_through(self._run(admission.reservation.cancelling()))
+            await seen_through(self._run(admission.reservation.cancelling()))
             raise
         finally:
             self._engine.drop_slots(admission.reservation)
-            await _seen_through(self._run(admission.reservation.leaving()))
+            await seen_through(self._run(admission.reservation.leaving()))
 
     async def _reserve(self, plan: Plan, costs: Costs) -> Admission:
         """Take the reservation; a task that is cancelled while it waits gives back what it may have got."""
@@ -201,7 +197,7 @@ class Limiter(Shell):
         try:
             decision = await asyncio.shield(deciding)
         except asyncio.CancelledError:
-            await _seen_through(self._give_back(deciding, plan, costs, ident))
+            await seen_through(self._give_back(deciding, plan, costs, ident))
             raise
         if not decision.allowed:
             raise Denied(decision)
@@ -256,7 +252,7 @@ class Limiter(Shell):
         """
         if self._engine.place.routes is None:
             return await self._run(steps)  # type: ignore[no-any-return]
-        return await _seen_through(self._run(steps))
+        return await seen_through(self._run(steps))
 
     async def _run(self, steps: Steps) -> Any:
         """Drive steps to their end, and return what they return."""
@@ -285,20 +281,12 @@ class Admission:
 
     async def settle(self, costs: Costs) -> None:
         """Replace the estimate by the real cost. A second settlement changes nothing."""
-        await _seen_through(self._limiter._run(self.reservation.settling(costs)))
+        await seen_through(self._limiter._run(self.reservation.settling(costs)))
 
     async def charge_for(self, status: int) -> None:
         """Settle by the answer's HTTP status."""
-        await _seen_through(self._limiter._run(self.reservation.charging_for(status)))
+        await seen_through(self._limiter._run(self.reservation.charging_for(status)))
 
     async def cancel(self) -> None:
         """Give everything back, as an exception does."""
-        await _seen_through(self._limiter._run(self.reservation.cancelling()))
-
-
-async def _seen_through(work: Coroutine[Any, Any, T]) -> T:
-    """Do the work to its end even where the task that waits for it is cancelled, as often as anyio cancels one."""
-    task = asyncio.ensure_future(work)
-    _under_way.add(task)
-    task.add_done_callback(_under_way.discard)
-    return await asyncio.shield(task)
+        await seen_through(self._limiter._run(self.reservation.cancelling()))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final
 
 from enforcement.doors._http import CLIENT_GONE, Progress
@@ -18,8 +17,6 @@ POLICY_VIOLATION: Final = 1008
 STARTS: Final = frozenset({"http.response.start", "websocket.http.response.start", "websocket.accept"})
 _BODIES: Final = frozenset({"http.response.body", "websocket.http.response.body"})
 _GONE: Final = frozenset({"http.disconnect", "websocket.disconnect"})
-_work: set[asyncio.Task[None]] = set()
-"""What was begun: the event loop itself holds on to no task."""
 
 
 class Exchange:
@@ -66,12 +63,4 @@ class Exchange:
         return False
 
 
-def begun(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-    """Return a task that is seen through even where the request is cancelled, as often as that happens."""
-    task = asyncio.ensure_future(work)
-    _work.add(task)
-    task.add_done_callback(_work.discard)
-    return task
-
-
-__all__ = ["POLICY_VIOLATION", "STARTS", "Exchange", "Message", "Receive", "Scope", "Send", "begun"]
+__all__ = ["POLICY_VIOLATION", "STARTS", "Exchange", "Message", "Receive", "Scope", "Send"]

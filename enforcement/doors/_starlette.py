@@ -20,7 +20,7 @@ from starlette.websockets import WebSocket
 
 from enforcement import aio
 from enforcement.decision import Decision, Denied
-from enforcement.doors._exchange import POLICY_VIOLATION, STARTS, Exchange, begun
+from enforcement.doors._exchange import POLICY_VIOLATION, STARTS, Exchange
 from enforcement.doors._http import (
     Answer,
     Refusal,
@@ -34,6 +34,7 @@ from enforcement.doors._in_code import denial_told_elsewhere, name_of, told
 from enforcement.limited import has_slots
 from enforcement.limits import Limit
 from enforcement.plans import Costs
+from enforcement.tasks import begun
 
 _VISIT: Final = "sluicegate.visit"
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from enforcement.aio import Limiter
 from enforcement.decision import Decision, Denied
-from enforcement.doors._exchange import POLICY_VIOLATION, STARTS, Exchange, Message, Receive, Scope, Send, begun
+from enforcement.doors._exchange import POLICY_VIOLATION, STARTS, Exchange, Message, Receive, Scope, Send
 from enforcement.doors._guard import Guard
 from enforcement.doors._http import (
     Answer,
@@ -29,6 +29,7 @@ from enforcement.doors._http import (
     missing_token,
 )
 from enforcement.headers import draft_lines
+from enforcement.tasks import begun
 
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
