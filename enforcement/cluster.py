@@ -20,7 +20,8 @@ from redis.exceptions import AskError, MovedError
 from redis.exceptions import ConnectionError as StoreConnectionError
 from redis.exceptions import TimeoutError as StoreTimeoutError
 
-from enforcement.pipe import AsyncPipe, SyncPipe
+from enforcement.async_pipe import AsyncPipe
+from enforcement.pipe import SyncPipe
 from enforcement.protocol import Redirected, StoreTrouble, trouble
 from enforcement.routes import MAX_REDIRECTS, Node, Routes, slot_of
 
@@ -91,7 +92,7 @@ class ClusterPipe:
 
 
 class AsyncClusterPipe:
-    """:class:`~enforcement.pipe.AsyncPipe` for a cluster: one connection a node."""
+    """:class:`~enforcement.async_pipe.AsyncPipe` for a cluster: one connection a node."""
 
     def __init__(self, routes: Routes, budget: float) -> None:
         self._routes = routes

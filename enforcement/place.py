@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from redis import Redis
 
+from enforcement.async_pipe import AsyncPipe
 from enforcement.cluster import AsyncClusterPipe, ClusterClient, ClusterPipe
-from enforcement.pipe import AsyncPipe, SyncPipe
+from enforcement.pipe import SyncPipe
 from enforcement.routes import Routes
 from enforcement.sentinel import Sentinels
 from enforcement.store import connect, node_client, primary_client

@@ -10,7 +10,8 @@ import pytest
 
 from enforcement import Limit, Limiter, aio
 from enforcement.address import Address
-from enforcement.pipe import _TICK_US, AsyncPipe, SyncPipe, _in_ticks
+from enforcement.async_pipe import AsyncPipe
+from enforcement.pipe import _TICK_US, SyncPipe, _in_ticks
 from enforcement.protocol import StoreTrouble, pack, trouble
 from tests.enforcement.faults import FaultyPath
 

@@ -15,7 +15,8 @@ import uvloop
 
 from enforcement import Limit, Limiter, aio
 from enforcement.address import Address
-from enforcement.pipe import AsyncPipe, SyncPipe
+from enforcement.async_pipe import AsyncPipe
+from enforcement.pipe import SyncPipe
 from enforcement.protocol import Redirected, StoreTrouble, pack, trouble
 from tests.enforcement.world import eventually
 
