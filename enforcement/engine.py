@@ -17,9 +17,10 @@ from time import monotonic
 from typing import Any, Final
 
 from enforcement import parts, protocol
-from enforcement.agent import Agent, ClusterAgent, Identity
+from enforcement.agent import Agent, Identity
 from enforcement.breaker import Breaker
 from enforcement.census import TRUST_SECONDS
+from enforcement.cluster_agent import ClusterAgent
 from enforcement.debts import Payer
 from enforcement.decision import Decision
 from enforcement.denials import Denials
