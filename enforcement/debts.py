@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 from enforcement import protocol
 from enforcement.cluster import ClusterPipe
-from enforcement.keys import dirty_beside
+from enforcement.keys import dirty_beside, marker_beside
 from enforcement.lua import library_source
 from enforcement.parts import AGAIN
 from enforcement.protocol import LibraryMissing, StoreTrouble
-from enforcement.reservation import REMEMBERED_MS, marker_of
+from enforcement.reservation import REMEMBERED_MS
 
 if TYPE_CHECKING:
     from enforcement.failover import Fallback
@@ -58,7 +58,7 @@ class Payer:
     def _pay_debts(self, ready: Callable[[str], bool]) -> bool:
         """Pay once, but for debts to counters that are not restored yet, or on the move; False as above."""
         for debt in self._fallback.debts(lambda entry: ready(entry.key) and not self._lost(entry)):
-            marker = marker_of(debt.entries[0].key, debt.ident)
+            marker = marker_beside(debt.entries[0].key, debt.ident)
             corrections = debt.corrections(self._now_us())
             once_for_ms = REMEMBERED_MS if debt.once else None
             now_us = self._clock and self._clock()

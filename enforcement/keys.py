@@ -71,7 +71,16 @@ class Keys:
 
 def dirty_beside(counter: str) -> str:
     """Return the set of :meth:`Keys.dirty` for the tag of a counter's key."""
-    return counter[: counter.index("}") + 2] + DIRTY
+    return _scope_of(counter) + DIRTY
+
+
+def marker_beside(counter: str, ident: str) -> str:
+    """Return the key that remembers the id of a settlement, in the slot of a counter's key."""
+    return f"{_scope_of(counter)}m:{ident}"
+
+
+def _scope_of(counter: str) -> str:
+    return counter[: counter.index("}") + 2]
 
 
 def fingerprint(parts: Iterable[str]) -> str:

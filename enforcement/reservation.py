@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from enforcement import protocol
 from enforcement.decision import Decision
+from enforcement.keys import marker_beside
 from enforcement.logs import Seldom
 from enforcement.place import Pipe
 from enforcement.plans import Bound, Costs, Plan, check_costs
@@ -148,7 +149,7 @@ def correcting(engine: Engine, rows: Sequence[tuple[Bound, int, int]], ident: st
                     engine.fallback.amend(bound, delta, mark, now_us)
             continue
         corrections = [Correction(b.key, b.spec(now_us), delta, mark) for b, delta, mark in group]
-        marker, clock = marker_of(corrections[0].key, ident), engine.clock and engine.clock()
+        marker, clock = marker_beside(corrections[0].key, ident), engine.clock and engine.clock()
         try:
             command = protocol.settle(corrections, marker, clock, ident=ident, once_for_ms=once_for_ms)
             reply = yield protocol.pack(command)
@@ -160,11 +161,6 @@ def correcting(engine: Engine, rows: Sequence[tuple[Bound, int, int]], ident: st
         else:
             if reply == protocol.NOT_RESTORED:
                 engine.fallback.owe(ident, owed, once=once_for_ms is not None)
-
-
-def marker_of(key: str, ident: str) -> str:
-    """Return the key that remembers an id, in the slot of a counter."""
-    return f"{key[: key.index('}') + 2]}m:{ident}"
 
 
 def _spares(bound: Bound, classes: set[str]) -> bool:
@@ -267,4 +263,4 @@ def _renewals(slots: Sequence[tuple[Bound, int]], ident: str) -> Iterator[bytes]
         yield protocol.pack(protocol.renew(some, ident, None))
 
 
-__all__ = ["Reservation", "SlotKeeper", "correcting", "marker_of", "new_ident"]
+__all__ = ["Reservation", "SlotKeeper", "correcting", "new_ident"]
