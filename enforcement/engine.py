@@ -34,9 +34,10 @@ from enforcement.place import Place
 from enforcement.planner import Planner
 from enforcement.plans import Bound, Costs, Plan
 from enforcement.protocol import LibraryMissing, StoreTrouble, without_marks
-from enforcement.reservation import Reservation, SlotKeeper
+from enforcement.reservation import Reservation
 from enforcement.routes import Node, Tender
 from enforcement.settings import Settings, library_version
+from enforcement.slot_keeper import SlotKeeper
 from enforcement.snapshot import Documents
 from enforcement.tally import Tally
 from enforcement.trial import Trial

@@ -6,25 +6,18 @@ No I/O: each verb is a generator of steps, driven by whichever limiter made the 
 
 from __future__ import annotations
 
-import logging
-import threading
 import uuid
 from collections.abc import Iterator, Sequence
-from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from enforcement import protocol
 from enforcement.decision import Decision
 from enforcement.keys import marker_beside
-from enforcement.logs import Seldom
-from enforcement.place import Pipe
 from enforcement.plans import Bound, Costs, Plan, check_costs
 from enforcement.protocol import Correction, StoreTrouble
 
 if TYPE_CHECKING:
     from enforcement.engine import Engine, Steps
-
-logger = logging.getLogger("sluicegate.slots")
 
 REMEMBERED_MS: Final = 3_600_000
 """How long the store remembers that a reservation was settled."""
@@ -172,95 +165,4 @@ def new_ident() -> str:
     return uuid.uuid4().hex
 
 
-class SlotKeeper:
-    """
-    Knows the slots of all open reservations of a process, and renews each three times a lifetime, in one thread.
-
-    Args:
-        renews: Whether it does; a test's clock stands still, and so do its slots.
-    """
-
-    def __init__(self, pipe: Pipe, *, renews: bool = True) -> None:
-        self._pipe = pipe
-        self._renews = renews
-        self._open: dict[str, tuple[float, float, Reservation]] = {}  # id -> next renewal, interval, reservation
-        self._held: dict[str, dict[str, int]] = {}  # key -> id -> slots
-        self._wake = threading.Condition()
-        self._thread: threading.Thread | None = None
-        self._say = Seldom(logger)
-
-    def keep(self, reservation: Reservation) -> None:
-        """Keep the slots of a reservation until it is dropped."""
-        slots = reservation.slots()
-        if not slots:
-            return
-        interval = min(bound.limit.window_seconds or 1 for bound, _ in slots) / 3
-        with self._wake:
-            for bound, count in slots:
-                self._held.setdefault(bound.key, {})[reservation.ident] = count
-            self._open[reservation.ident] = monotonic() + interval, interval, reservation
-            if not self._renews:
-                return
-            if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(target=self._run, name="sluicegate-slots", daemon=True)
-                self._thread.start()
-            self._wake.notify()
-
-    def drop(self, reservation: Reservation) -> None:
-        """Keep them no longer."""
-        with self._wake:
-            if self._open.pop(reservation.ident, None) is None:
-                return
-            for bound, _ in reservation.slots():
-                of_key = self._held[bound.key]
-                del of_key[reservation.ident]
-                if not of_key:
-                    del self._held[bound.key]
-
-    def held(self, key: str) -> dict[str, int]:
-        """Return the slots of one counter that open reservations hold: how many under each id."""
-        with self._wake:
-            return dict(self._held.get(key, ()))
-
-    def _run(self) -> None:
-        while True:
-            with self._wake:
-                due = min((row[0] for row in list(self._open.values())), default=monotonic() + 60)
-                self._wake.wait(max(0.0, due - monotonic()))
-                if not self._open:
-                    self._thread = None  # nobody holds slots: the next one starts a thread anew
-                    return
-            for reservation in self._due():
-                self._renew(reservation)
-
-    def _due(self) -> list[Reservation]:
-        """Return what is to be renewed now, and set the time of its next renewal."""
-        now, due = monotonic(), []
-        with self._wake:
-            for ident, (at, interval, reservation) in self._open.items():
-                if at <= now:
-                    self._open[ident] = now + interval, interval, reservation
-                    due.append(reservation)
-        return due
-
-    def _renew(self, reservation: Reservation) -> None:
-        slots = reservation.renewing()
-        try:
-            renewed = sum(self._pipe.call(command) for command in _renewals(slots, reservation.ident))
-        except StoreTrouble as exc:
-            self._say.warning(exc.cause, "Slots were not renewed (%s).", exc.cause)
-        else:
-            if renewed < sum(count for _, count in slots):
-                self._say.warning("lost", "Slots were lost: they outlived their lifetime without a renewal.")
-
-
-def _renewals(slots: Sequence[tuple[Bound, int]], ident: str) -> Iterator[bytes]:
-    """Give the commands that renew slots: one for each hash tag, for a cluster takes no other."""
-    by_scope: dict[str, list[tuple[Bound, int]]] = {}
-    for bound, count in slots:
-        by_scope.setdefault(bound.key[: bound.key.index("}")], []).append((bound, count))
-    for some in by_scope.values():
-        yield protocol.pack(protocol.renew(some, ident, None))
-
-
-__all__ = ["Reservation", "SlotKeeper", "correcting", "new_ident"]
+__all__ = ["Reservation", "correcting", "new_ident"]

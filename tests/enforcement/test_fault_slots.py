@@ -6,7 +6,7 @@ import pytest
 
 from enforcement import Denied, Limit, Limiter, aio
 from enforcement.failover import Fallback
-from enforcement.reservation import SlotKeeper
+from enforcement.slot_keeper import SlotKeeper
 from enforcement.store import connect
 from tests.enforcement.world import eventually
 
