@@ -85,8 +85,6 @@ class Engine:
         self._background = self.place.pipe(BACKGROUND_BUDGET)
         self._paying = self.place.pipe(BACKGROUND_BUDGET, heeds=False)
         self._trial = Trial(self.place.pipe(settings.timeout), self.keys)
-        self._slot_keeper = SlotKeeper(self._background, renews=self.clock is None)
-        self.leases = LeaseKeeper(self, self._background)
         # A test's clock stands still or jumps: nothing may be kept for a time that passes by itself.
         self._keeping = settings.clock is None
         fleet = (lambda: self.agent.fleet_size) if self._keeping else None
@@ -94,7 +92,6 @@ class Engine:
         self.denials = Denials(self.documents, self.tally)
         self.fallbacks = 0
         self.on_recovery: Callable[[], None] = lambda: None
-        self._tender: Tender | None = None
         self.unrestored = Unrestored(self._paying)
         self._payer = Payer(self.fallback, self._paying, self.unrestored, self.now_us, self.clock)
         if self.place.sentinels is not None:
@@ -102,8 +99,11 @@ class Engine:
         self._tend()
 
     def _tend(self) -> None:
-        routes = self.place.routes
-        if routes is not None:
+        """Make the threads that tend it, anew in a forked child: what they hold is the parent's."""
+        self._slot_keeper = SlotKeeper(self._background, renews=self.clock is None)
+        self.leases = LeaseKeeper(self, self._background)
+        self._tender: Tender | None = None
+        if (routes := self.place.routes) is not None:
             self._tender = Tender(routes, self._pay_nodes)
             routes.on_trouble = self._tender.wake
 
@@ -136,8 +136,6 @@ class Engine:
         """Go on in a child process: threads do not survive a fork."""
         self.place.after_fork()
         self._tend()
-        self._slot_keeper = SlotKeeper(self._background, renews=self.clock is None)
-        self.leases = LeaseKeeper(self, self._background)
         self.planner.clear()
         self.tally.after_fork()
         self.agent.after_fork()
