@@ -50,7 +50,7 @@ STEADY_SECONDS: Final = 10.0
 PAUSE_SECONDS: Final = 1.0
 """After an error that nobody foresaw."""
 
-log = logging.getLogger("sluicegate.agent")
+logger = logging.getLogger("sluicegate.agent")
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,7 +255,7 @@ class Agent:
             # The one place that catches all: whatever is wrong, in here or in a hook, requests go on being decided, and
             # without this thread they would obey old documents for ever and nobody would know.
             except Exception:
-                log.exception("The background thread met an error and goes on.")
+                logger.exception("The background thread met an error and goes on.")
                 self._feed.close()
                 self._stopping.wait(PAUSE_SECONDS)
         self._leave()
@@ -315,7 +315,7 @@ class Agent:
     def _say_once(self, text: str) -> None:
         if text not in self._said:
             self._said.add(text)
-            log.warning("%s", text)
+            logger.warning("%s", text)
 
     # Documents.
 
@@ -372,7 +372,7 @@ class Agent:
         # What is mended and breaks again is worth saying again.
         self._said.intersection_update(texts)
         self._loaded.set()
-        log.info("Documents of revision %d were loaded from store %s.", self.acknowledged, self.store_id)
+        logger.info("Documents of revision %d were loaded from store %s.", self.acknowledged, self.store_id)
         return True
 
     def _read_tokens(self, digests: Sequence[str]) -> Iterator[tuple[str, bytes | None]]:
@@ -424,7 +424,7 @@ class Agent:
             if not is_unknown_function(exc):
                 raise
         load_library(self._client)
-        log.warning("The store had no function library and was given it.")
+        logger.warning("The store had no function library and was given it.")
         return self._client.fcall(name, len(keys), *keys, *args)
 
     def _count_fleet(self, alive: int) -> None:
@@ -449,7 +449,7 @@ class Agent:
 
     def _restore(self) -> None:
         if self._path is not None and not self.documents.loaded and restore(self._path, self.documents):
-            log.info("Documents of revision %d were read from disk.", self.acknowledged)
+            logger.info("Documents of revision %d were read from disk.", self.acknowledged)
         if self.documents.loaded:
             self._loaded.set()
             self._cursor = f"{self.acknowledged}-0"
@@ -473,7 +473,7 @@ class Agent:
             if self._monotonic() - self._back_at > STEADY_SECONDS:
                 self._probes = 0
             # The breaker warns, once for all who find it away.
-            log.info("The store is away: %s.", reason or "requests found it so")
+            logger.info("The store is away: %s.", reason or "requests found it so")
         cause = reason.partition(":")[0]
         if not self._hooks.is_open() or (cause and cause != self._lost_for):
             self._hooks.lost(reason or "owed charges were not taken")
@@ -500,7 +500,7 @@ class Agent:
         self.degraded_since_us = None
         self._back_at = self._monotonic()
         self._due["heartbeat"] = float("-inf")
-        log.info("The store is back after %.1f s.", away_us / 1_000_000)
+        logger.info("The store is back after %.1f s.", away_us / 1_000_000)
 
 
 __all__ = ["Agent", "Hooks", "Identity"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from enforcement.agent import FIRST_PROBE_SECONDS, Agent, log
+from enforcement.agent import FIRST_PROBE_SECONDS, Agent, logger
 from enforcement.store import STORE_ERRORS
 
 
@@ -41,17 +41,17 @@ class ClusterAgent(Agent):
             super()._attempt(duty, act)
         except STORE_ERRORS as exc:
             if self._failing.get(duty) != type(exc).__name__:
-                log.warning("The node for the %s is away (%s: %s).", duty, type(exc).__name__, exc)
+                logger.warning("The node for the %s is away (%s: %s).", duty, type(exc).__name__, exc)
             self._failing[duty] = type(exc).__name__
             if duty == "log":
                 self._feed.close()
                 self._stopping.wait(FIRST_PROBE_SECONDS)
         else:
             if self._failing.pop(duty, None) is not None:
-                log.warning("The node for the %s is back.", duty)
+                logger.warning("The node for the %s is back.", duty)
 
     def _lose(self, reason: str) -> None:
-        log.warning("The cluster did not answer as it should (%s).", reason)
+        logger.warning("The cluster did not answer as it should (%s).", reason)
         self._stopping.wait(FIRST_PROBE_SECONDS)
 
 

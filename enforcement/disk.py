@@ -23,7 +23,7 @@ MAX_BYTES: Final = 268_435_456
 _HEADER: Final = b"sluicegate-snapshot 1\n"
 _TRAILER: Final = b"sha256 "
 
-log = logging.getLogger("sluicegate.disk")
+logger = logging.getLogger("sluicegate.disk")
 
 
 def save(path: Path, documents: Documents) -> None:
@@ -52,7 +52,7 @@ def save(path: Path, documents: Documents) -> None:
         _sync_folder(path.parent)
     except OSError as exc:
         if not documents.disk_failures:
-            log.warning("The last good documents cannot be kept in %s: %s", path, exc)
+            logger.warning("The last good documents cannot be kept in %s: %s", path, exc)
         documents.disk_failures += 1
 
 
@@ -73,13 +73,13 @@ def restore(path: Path, documents: Documents) -> bool:
     if any(problem.whole for problem in problems):
         return _ignored(path, documents, problems[0].reason)
     for problem in problems:
-        log.warning("Ignored in %s: %s: %s", path, problem.document, problem.reason)
+        logger.warning("Ignored in %s: %s: %s", path, problem.document, problem.reason)
     return True
 
 
 def _ignored(path: Path, documents: Documents, reason: str) -> bool:
     documents.disk_failures += 1
-    log.warning("The documents kept in %s are ignored: %s", path, reason)
+    logger.warning("The documents kept in %s are ignored: %s", path, reason)
     return False
 
 

@@ -33,7 +33,7 @@ _CLUSTER_INFO: Final = pack(("CLUSTER", "INFO"))
 # A decision over no limit: refused by a server that would refuse any, and answered by each node alike.
 _TRIAL: Final = pack(("FCALL", DECIDE, 0, "", "1", ""))
 
-log = logging.getLogger("sluicegate.cluster")
+logger = logging.getLogger("sluicegate.cluster")
 
 
 def slot_of(text: bytes) -> int:
@@ -152,9 +152,9 @@ class Routes:
                 rows = ask_once(self._topology.address_of(*place), _CLUSTER_SLOTS, max(0.005, left / 2))
                 self._take(rows, place[0])
             except StoreTrouble as exc:
-                log.debug("no table of slots from %s:%d: %s", *place, exc)
+                logger.debug("no table of slots from %s:%d: %s", *place, exc)
             except (TypeError, ValueError, IndexError, AttributeError) as exc:
-                log.warning("the table of slots from %s:%d cannot be read: %s", *place, exc)
+                logger.warning("the table of slots from %s:%d cannot be read: %s", *place, exc)
             else:
                 return True
         return False
