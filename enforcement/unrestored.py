@@ -8,12 +8,12 @@ again: one that asked sooner would be told what others have not charged yet.
 from __future__ import annotations
 
 import logging
-import random
 from collections.abc import Iterable
 from time import monotonic
 from typing import Final
 
 from enforcement import protocol
+from enforcement.breaker import chance
 from enforcement.keys import WHOLE, dirty_beside
 from enforcement.place import Pipe
 from enforcement.protocol import StoreTrouble
@@ -52,7 +52,7 @@ class Unrestored:
 
     def look(self, now: float) -> None:
         """Ask which are back; *now* is in monotonic seconds."""
-        for dirty in random.sample(sorted(self.sets), len(self.sets)):
+        for dirty in chance.sample(sorted(self.sets), len(self.sets)):
             if monotonic() > now + BUDGET_SECONDS:
                 break
             if self._is_back(dirty):
