@@ -86,28 +86,7 @@ def _add_load(commands: Any) -> None:
     )
     what.add_argument("--costs", metavar="N", type=_whole, default=1, help="requests that each decision is for")
     how = parser.add_argument_group("how")
-    how.add_argument("--processes", metavar="N", type=_whole, default=1)
-    how.add_argument(
-        "--seconds", metavar="S", type=_span, default=10.0, help="length of the load; default: %(default)s"
-    )
-    how.add_argument(
-        "--calls", metavar="N", type=_whole, default=0, help="decisions of each process; 0: until the time is over"
-    )
-    how.add_argument("--pause", metavar="S", type=_span, default=0.0, help="seconds between two decisions of a process")
-    how.add_argument(
-        "--timeout",
-        metavar="S",
-        type=_span,
-        default=DEFAULT_TIMEOUT,
-        help="time budget of a decision; default: %(default)s",
-    )
-    how.add_argument(
-        "--fleet",
-        metavar="N",
-        type=_whole,
-        default=0,
-        help="begin when so many instances are known; default: all processes",
-    )
+    _add_numbers(how, _LOAD_NUMBERS)
     how.add_argument(
         "--out", metavar="FOLDER", type=Path, default=Path(), help="where the ledgers are written; default: here"
     )
@@ -123,66 +102,22 @@ def _add_verify(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(run=partial(_run, _verify))
-    default = Terms()
     parser.add_argument("ledgers", metavar="LEDGER", nargs="+", type=Path, help="all ledgers of one load")
     parser.add_argument("--limits", metavar="JSON", help="judge by these limits, by name, whatever the ledgers declare")
     parser.add_argument(
         "--redis", metavar="URL", help="read the counters too: what was charged must be what was admitted"
     )
     parser.add_argument(
-        "--fleet", metavar="E", type=_whole, default=0, help="instances that share the quotas; default: the ledgers"
-    )
-    parser.add_argument(
         "--saturated", action="store_true", help="where requests were denied, the quota must have been used up"
     )
-    parser.add_argument(
-        "--timeout-ms", metavar="T", type=_span, default=0.0, help="time budget; default: the ledgers' own"
-    )
-    parser.add_argument("--margin-ms", metavar="MS", type=_span, default=default.margin_ms, help="default: %(default)s")
-    parser.add_argument(
-        "--late",
-        metavar="N",
-        type=_whole,
-        default=default.late,
-        help="decisions that may take longer; default: %(default)s",
-    )
-    parser.add_argument(
-        "--vain",
-        metavar="N",
-        type=_whole,
-        default=default.vain,
-        help="decisions of a process that may wait for a lost store in vain; default: %(default)s",
-    )
-    parser.add_argument(
-        "--alone-ms",
-        metavar="MS",
-        type=_span,
-        default=default.alone_ms,
-        help="99th percentile while the store is not asked; default: %(default)s",
-    )
-    parser.add_argument(
-        "--back-at",
-        metavar="UNIX",
-        type=_span,
-        default=0.0,
-        help="seconds since 1970 at which the store answered again",
-    )
-    parser.add_argument(
-        "--return-seconds",
-        metavar="S",
-        type=_span,
-        default=default.return_seconds,
-        help="how soon it must be used then; default: %(default)s",
-    )
-    parser.add_argument("--killed", metavar="N", type=_whole, default=0, help="processes of the load that were killed")
-    parser.add_argument(
-        "--failovers",
-        metavar="N",
-        type=_whole,
-        default=0,
-        help="times that the store may have lost counters: each may cost one quota",
-    )
+    _add_numbers(parser, _VERIFY_NUMBERS)
     parser.add_argument("--json", action="store_true", help="print the claims as JSON")
+
+
+def _add_numbers(parser: Any, numbers: Iterable[tuple[str, str, Callable[[str], float], float, str]]) -> None:
+    """Add options that take a number: name, its word in the help, how it is read, its default, and what it means."""
+    for option, metavar, read_number, default, text in numbers:
+        parser.add_argument(option, metavar=metavar, type=read_number, default=default, help=text)
 
 
 def _default_url() -> str:
@@ -203,6 +138,30 @@ def _span(text: str) -> float:
     if not 0 <= number < math.inf:
         raise argparse.ArgumentTypeError(f"must be a number, 0 or more, not {text!r}")
     return number
+
+
+_DEFAULT: Final = "default: %(default)s"
+_TERMS: Final = Terms()
+_LOAD_NUMBERS: Final = (
+    ("--processes", "N", _whole, 1, _DEFAULT),
+    ("--seconds", "S", _span, 10.0, f"length of the load; {_DEFAULT}"),
+    ("--calls", "N", _whole, 0, "decisions of each process; 0: until the time is over"),
+    ("--pause", "S", _span, 0.0, "seconds between two decisions of a process"),
+    ("--timeout", "S", _span, DEFAULT_TIMEOUT, f"time budget of a decision; {_DEFAULT}"),
+    ("--fleet", "N", _whole, 0, "begin when so many instances are known; default: all processes"),
+)
+_VERIFY_NUMBERS: Final = (
+    ("--fleet", "E", _whole, 0, "instances that share the quotas; default: the ledgers"),
+    ("--timeout-ms", "T", _span, 0.0, "time budget; default: the ledgers' own"),
+    ("--margin-ms", "MS", _span, _TERMS.margin_ms, _DEFAULT),
+    ("--late", "N", _whole, _TERMS.late, f"decisions that may take longer; {_DEFAULT}"),
+    ("--vain", "N", _whole, _TERMS.vain, f"decisions of a process that may wait for a lost store in vain; {_DEFAULT}"),
+    ("--alone-ms", "MS", _span, _TERMS.alone_ms, f"99th percentile while the store is not asked; {_DEFAULT}"),
+    ("--back-at", "UNIX", _span, 0.0, "seconds since 1970 at which the store answered again"),
+    ("--return-seconds", "S", _span, _TERMS.return_seconds, f"how soon it must be used then; {_DEFAULT}"),
+    ("--killed", "N", _whole, 0, "processes of the load that were killed"),
+    ("--failovers", "N", _whole, 0, "times that the store may have lost counters: each may cost one quota"),
+)
 
 
 class _Wrong(ValueError):
