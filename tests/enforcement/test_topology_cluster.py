@@ -8,17 +8,12 @@ import pytest
 from enforcement import Denied, Limit, Limiter, aio, parts, routes
 from enforcement.accounts import enforcer
 from enforcement.keys import Keys
-from enforcement.plans import bind_in_code
 from enforcement.routes import slot_of
-from enforcement.tokens import mint
+from tests.enforcement.clustered import HOUR, LIMIT, PROJECTS, counter_of, keys_of_thirds, spread, used
 from tests.enforcement.crowd import crowd
 from tests.enforcement.topologies import Cluster, ask
 from tests.enforcement.vectors import Processes, Scenario, SyncDoor, load_vectors
 from tests.enforcement.world import World, eventually, fixed
-
-HOUR = 3_600
-LIMIT = Limit(name="rate", quota=10, window_seconds=HOUR)
-PROJECTS = 6
 
 
 @pytest.fixture(scope="module")
@@ -44,40 +39,6 @@ def limiter(cluster, world):
     world.followers.append(limiter)
     yield limiter
     limiter.close()
-
-
-def spread(world, *, everyone, project, **more):
-    """Publish a global policy and one for each of six projects, with a token each; return the tokens' secrets."""
-    secrets = [mint("live") for _ in range(PROJECTS)]
-    documents = {
-        "global": {"schema": 1, "policy": "pol_all"},
-        **world.policy("all", *everyone),
-        **world.policy("api", *project),
-    }
-    tokens = {}
-    for number, secret in enumerate(secrets):
-        ident = f"proj_{number}"
-        fields = {"id": ident, "slug": ident, "active": True, "policy": None, "overrides": []}
-        documents[f"project:{ident}"] = {"schema": 1, **fields}
-        tokens[secret] = world.token("pol_api", project=ident, **more)
-    world.publish(documents, tokens)
-    return secrets
-
-
-def used(limiter, secret):
-    """Return what each limit of a token has counted, by name."""
-    return {state.name: state.quota - state.remaining for state in limiter.check(secret, costs=0).limits}
-
-
-def counter_of(key):
-    """Return the counter of the limit for a key in code."""
-    return bind_in_code((LIMIT,), key, Keys())[0].key
-
-
-def keys_of_thirds(cluster):
-    """Return a key in code for each primary."""
-    found = {cluster.index_of(counter_of(key)): key for key in map("user:{}".format, range(100))}
-    return [found[i] for i in range(3)]
 
 
 def test_vectors_hold_on_a_cluster(cluster, world):

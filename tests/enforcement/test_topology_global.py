@@ -8,8 +8,8 @@ import pytest
 
 from enforcement import Limiter, aio
 from enforcement.routes import slot_of
+from tests.enforcement.clustered import PROJECTS, spread, used
 from tests.enforcement.crowd import crowd
-from tests.enforcement.test_topology_cluster import PROJECTS, spread, used
 from tests.enforcement.topologies import Cluster, ask
 from tests.enforcement.world import World, eventually, fixed
 
