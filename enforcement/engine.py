@@ -111,15 +111,18 @@ class Engine:
 
     def start(self, timeout: float) -> bool:
         """Start tending; wait until documents are there, at most *timeout* seconds. Returns whether they are."""
-        if self._tender is not None:
-            self._tender.start()
-        self.agent.start()
+        self._begin()
         return self.agent.wait_loaded(timeout)
 
     def start_quietly(self) -> None:
         """Start tending and wait for nothing: limits in code need no documents. A test's clock needs no tending."""
         if self.clock is None:
-            self.agent.start()
+            self._begin()
+
+    def _begin(self) -> None:
+        if self._tender is not None:
+            self._tender.start()
+        self.agent.start()
 
     def stop(self) -> None:
         """Give back what is held, report what is left, and stop tending."""
@@ -130,7 +133,9 @@ class Engine:
         self._background.close()
         self._paying.close()
         self._trial.close()
+        # Whoever asks once more finds no plan at hand, and has it begin anew.
         self.documents.rest()
+        self.planner.in_code.clear()
 
     def after_fork(self) -> None:
         """Go on in a child process: threads do not survive a fork."""

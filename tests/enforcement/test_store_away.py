@@ -172,3 +172,16 @@ def test_a_limiter_starts_from_disk_while_the_store_is_down(own_server, tmp_path
 
     assert (decision.allowed, decision.source) == (True, "fallback")
     assert unknown.reason == "degraded_denied"
+
+
+def test_a_limiter_used_after_it_was_closed_comes_back_from_an_outage(own_server):
+    """It tends anew from the first request on, also where that has a key that was known before."""
+    limit = Limit(**LIMIT[0])
+    with Limiter(own_server.url, timeout=0.1) as limiter:
+        assert limiter.hit(limit, "k").source == "store"
+    own_server.freeze()
+    assert eventually(lambda: limiter.hit(limit, "k").source == "fallback" and limiter.stats().servers_away == 1)
+    own_server.thaw()
+
+    assert eventually(lambda: limiter.hit(limit, "k").source == "store")
+    limiter.close()

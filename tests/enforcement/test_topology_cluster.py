@@ -368,6 +368,18 @@ def test_a_server_that_is_away_is_one_of_three(cluster, limiter, world, caplog):
     assert (said[0], said[-1]) == ("away", "back")
 
 
+def test_a_limiter_used_after_it_was_closed_finds_a_server_again(cluster, limiter, world):
+    """Also limits in code, which start it in silence, need what looks after the servers."""
+    away = keys_of_thirds(cluster)[0]
+    limiter.close()
+    cluster.owner(counter_of(away)).freeze()
+    assert eventually(lambda: limiter.hit(LIMIT, away).source == "fallback" and limiter.stats().servers_away == 1, 10)
+    cluster.owner(counter_of(away)).thaw()
+
+    assert eventually(lambda: limiter.stats().servers_away == 0)
+    assert limiter.hit(LIMIT, away).source == "store"
+
+
 def _hits(url, key, count, *, awaited):
     if not awaited:
         limiter = Limiter(url, timeout=1.0)
