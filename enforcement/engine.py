@@ -25,7 +25,7 @@ from enforcement.debts import Payer
 from enforcement.decision import Decision
 from enforcement.denials import Denials
 from enforcement.failover import Fallback
-from enforcement.keys import Keys
+from enforcement.keys import Keys, together
 from enforcement.lease_keeper import LeaseKeeper
 from enforcement.leases import Lease
 from enforcement.lua import library_source
@@ -166,12 +166,7 @@ class Engine:
 
     def together(self, rows: Sequence[tuple[Bound, int, int]]) -> list[list[tuple[Bound, int, int]]]:
         """Return the rows that one call may correct: all, or on a cluster those of one hash tag."""
-        if self.place.routes is None:
-            return [list(rows)]
-        by_tag: dict[str, list[tuple[Bound, int, int]]] = {}
-        for row in rows:
-            by_tag.setdefault(row[0].tag, []).append(row)
-        return list(by_tag.values())
+        return [list(rows)] if self.place.routes is None else together(rows, lambda row: row[0].tag)
 
     def _reconnect(self) -> None:
         """The primary is another one: what leads to the old one is not used any longer."""

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import hashlib
 from base64 import urlsafe_b64encode
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Callable, Iterable
+from typing import Final, TypeVar
 
 from enforcement.sizes import MAX_PREFIX_LENGTH
+
+T = TypeVar("T")
 
 DEFAULT_PREFIX: Final = "sg:"
 GLOBAL_TAG: Final = "global"
@@ -81,6 +83,14 @@ def marker_beside(counter: str, ident: str) -> str:
 
 def _scope_of(counter: str) -> str:
     return counter[: counter.index("}") + 2]
+
+
+def together(things: Iterable[T], tag_of: Callable[[T], str]) -> list[list[T]]:
+    """Return things in lists of one hash tag each, in their order: what one call reaches on a cluster, too."""
+    by_tag: dict[str, list[T]] = {}
+    for thing in things:
+        by_tag.setdefault(tag_of(thing), []).append(thing)
+    return list(by_tag.values())
 
 
 def fingerprint(parts: Iterable[str]) -> str:

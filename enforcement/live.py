@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 from redis import Redis
 from redis.exceptions import BusyLoadingError
@@ -11,7 +12,7 @@ from redis.exceptions import BusyLoadingError
 from enforcement import protocol
 from enforcement.decision import Decision, LimitState
 from enforcement.documents import Project, Token
-from enforcement.keys import Keys
+from enforcement.keys import Keys, together
 from enforcement.leases import unused_max
 from enforcement.limits import Policy
 from enforcement.plans import Bound, Plan, Rule, Subject, rules_of
@@ -152,7 +153,7 @@ def reset_counters(
     ]
     if not wanted:
         return Reset()
-    resets = [_reset(client, keys, some) for some in _by_tag(wanted)]
+    resets = [_reset(client, keys, some) for some in together(wanted, attrgetter("tag"))]
     durable = tuple(row for reset in resets for row in reset.durable)
     return Reset(sum(reset.count for reset in resets), max(reset.at_us for reset in resets), durable)
 
@@ -189,18 +190,10 @@ def _look(client: Redis, keys: Keys, rules: list[Rule], now_us: int) -> list[tup
     """Return the state of each rule's counter, and what is used of it."""
     seen = {
         rule.index: told
-        for some in _by_tag(rules)
+        for some in together(rules, attrgetter("tag"))
         for rule, told in zip(some, look(client, [rule.bind(keys, {}) for rule in some], now_us)[1], strict=True)
     }
     return [seen[rule.index] for rule in rules]
-
-
-def _by_tag(rules: list[Rule]) -> list[list[Rule]]:
-    """Return the rules in lists of one hash tag each, which one call can reach on every store."""
-    by_tag: dict[str, list[Rule]] = {}
-    for rule in rules:
-        by_tag.setdefault(rule.tag, []).append(rule)
-    return list(by_tag.values())
 
 
 def look(client: Redis, bounds: Sequence[Bound], now_us: int) -> tuple[int, list[tuple[LimitState, int]]]:

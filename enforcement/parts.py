@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from enforcement import protocol
 from enforcement.census import TRUST_SECONDS
+from enforcement.keys import together
 from enforcement.plans import Bound, Costs, Plan
 from enforcement.protocol import StoreTrouble, without_marks
 from enforcement.reservation import correcting, new_ident
@@ -47,11 +48,10 @@ class Part:
 
 def parts_of(plan: Plan) -> tuple[Part, ...]:
     """Return the parts of a plan in the order in which they are asked: what is global comes last."""
-    by_tag: dict[str, list[int]] = {}
-    for place, bound in enumerate(plan.bounds):
-        by_tag.setdefault(bound.tag, []).append(place)
-    ordered = sorted(by_tag.values(), key=lambda places: plan.bounds[places[0]].scope == "global")
-    return tuple(Part(Plan(tuple(plan.bounds[i] for i in places)), tuple(places)) for places in ordered)
+    bounds = plan.bounds
+    of_one_tag = together(range(len(bounds)), lambda place: bounds[place].tag)
+    ordered = sorted(of_one_tag, key=lambda places: bounds[places[0]].scope == "global")
+    return tuple(Part(Plan(tuple(bounds[i] for i in places)), tuple(places)) for places in ordered)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from time import monotonic
 
 from enforcement import protocol
+from enforcement.keys import together
 from enforcement.logs import Seldom
 from enforcement.place import Pipe
 from enforcement.plans import Bound
@@ -102,10 +103,7 @@ class SlotKeeper:
 
 def _renewals(slots: Sequence[tuple[Bound, int]], ident: str) -> Iterator[bytes]:
     """Give the commands that renew slots: one for each hash tag, for a cluster takes no other."""
-    by_tag: dict[str, list[tuple[Bound, int]]] = {}
-    for bound, count in slots:
-        by_tag.setdefault(bound.tag, []).append((bound, count))
-    for some in by_tag.values():
+    for some in together(slots, lambda slot: slot[0].tag):
         yield protocol.pack(protocol.renew(some, ident, None))
 
 
