@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 
@@ -11,10 +11,8 @@ from redis.exceptions import BusyLoadingError
 
 from enforcement import protocol
 from enforcement.decision import Decision, LimitState
-from enforcement.documents import Project, Token
 from enforcement.keys import Keys, together
 from enforcement.leases import unused_max
-from enforcement.limits import Policy
 from enforcement.plans import Bound, Plan, Rule, Subject, rules_of
 
 
@@ -94,10 +92,7 @@ class Reset:
 def live_counters(
     client: Redis,
     keys: Keys,
-    project: Project,
-    token: Token | None,
-    policies: Mapping[str, Policy],
-    global_policy: str | None,
+    subject: Subject,
     *,
     now_us: int,
     fleet: int = 1,
@@ -107,14 +102,14 @@ def live_counters(
     Read what every limit that falls on a token, or on its project as a whole, has counted. Charges nothing.
 
     Args:
-        token: None shows the limits that the project's tokens share.
+        subject: Without a token it shows the limits that the project's tokens share.
         now_us: For overrides that end and calendar boundaries; the counters are read by the store's own clock.
         fleet: Instances that live, at least 1.
         with_values: Also count the values of partitioned limits, which the account of a proxy may not.
     Raises:
         redis.RedisError: The store does not answer, or lacks the function library.
     """
-    rules = rules_of(Subject(project, token, policies, global_policy), now_us)
+    rules = rules_of(subject, now_us)
     single = [rule for rule in rules if not rule.limit.partition_by]
     seen = dict(zip((rule.index for rule in single), _look(client, keys, single, now_us), strict=True))
     partitioned = [rule for rule in rules if rule.limit.partition_by] if with_values else []
@@ -125,10 +120,7 @@ def live_counters(
 def reset_counters(
     client: Redis,
     keys: Keys,
-    project: Project,
-    token: Token | None,
-    policies: Mapping[str, Policy],
-    global_policy: str | None,
+    subject: Subject,
     *,
     now_us: int,
     limit: str | None = None,
@@ -143,8 +135,8 @@ def reset_counters(
     Raises:
         redis.RedisError: The store does not answer, or lacks the function library.
     """
-    scope = "project" if token is None else "token"
-    rules = rules_of(Subject(project, token, policies, global_policy), now_us)
+    scope = "project" if subject.token is None else "token"
+    rules = rules_of(subject, now_us)
     wanted = [
         rule
         for rule in rules

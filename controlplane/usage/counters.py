@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import redis
@@ -15,8 +16,7 @@ from controlplane.projects.models import Project, Token
 from controlplane.publishing import compile, store, verbs
 from controlplane.publishing.changes import Change
 from controlplane.usage import checkpoints
-from enforcement import documents, live
-from enforcement.keys import Keys
+from enforcement import documents, live, plans
 from enforcement.limits import Policy
 from enforcement.store import is_unknown_function, load_library
 
@@ -56,8 +56,8 @@ class Subject:
     def counters(self, client: redis.Redis) -> list[live.LiveCounter]:
         """Read every counter. Raises one of STORE_ERRORS."""
         fleet = max(1, Instance.objects.running(self.now).count())
-        arguments, now_us = self._arguments(), self._now_us()
-        return _with_library(client, lambda: live.live_counters(client, *arguments, now_us=now_us, fleet=fleet))
+        look = partial(live.live_counters, client, store.keys(), self._as_value(), now_us=self._now_us(), fleet=fleet)
+        return _with_library(client, look)
 
     def scope_of(self, policy_id: str) -> str | None:
         """Say what a policy is attached to: the token, else the project, else everything; None: to nothing here."""
@@ -77,11 +77,13 @@ class Subject:
     def reset(self, client: redis.Redis, limit: Limit | None) -> live.Reset:
         """Delete the counters of one limit, or of all that are the holder's own. Raises one of STORE_ERRORS."""
         subject = self.narrowed(limit.policy_id) if limit else self
-        arguments, now_us, name = subject._arguments(), subject._now_us(), limit and str(limit)
-        return _with_library(client, lambda: live.reset_counters(client, *arguments, now_us=now_us, limit=name))
+        value, now_us, name = subject._as_value(), self._now_us(), limit and str(limit)
+        return _with_library(
+            client, partial(live.reset_counters, client, store.keys(), value, now_us=now_us, limit=name)
+        )
 
-    def _arguments(self) -> tuple[Keys, documents.Project, documents.Token | None, dict[str, Policy], str | None]:
-        return store.keys(), self.project, self.token, self.policies, self.global_policy
+    def _as_value(self) -> plans.Subject:
+        return plans.Subject(self.project, self.token, self.policies, self.global_policy)
 
     def _now_us(self) -> int:
         return compile.microseconds(self.now) or 0

@@ -18,6 +18,7 @@ from enforcement.doctor.endpoint import shown
 from enforcement.documents import Project, Token
 from enforcement.keys import Keys
 from enforcement.live import LiveCounter, live_counters
+from enforcement.plans import Subject
 from enforcement.snapshot import Documents
 from enforcement.store import connect
 from enforcement.tokens import digest, is_well_formed
@@ -117,7 +118,8 @@ def explain(client: Redis, keys: Keys, secret: str) -> Explanation:
     verdict = _refusal(token, project, now_us)
     if verdict is not None:
         return Explanation(verdict, state.revision, token, project)
-    look = partial(live_counters, client, keys, project, token, state.policies, state.global_policy, now_us=now_us)
+    subject = Subject(project, token, state.policies, state.global_policy)
+    look = partial(live_counters, client, keys, subject, now_us=now_us)
     try:
         counters = look()
     except NoPermissionError:
