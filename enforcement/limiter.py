@@ -180,11 +180,6 @@ class Limiter(Shell):
         with self.admit_plan(plan, costs) as admission:
             yield admission
 
-    def needs_admission(self, token: str, attributes: Attributes | None = None) -> bool:
-        """Tell whether a request must be admitted rather than checked: a limit holds slots or waits for the answer."""
-        plan = self.find_plan(token, attributes)
-        return isinstance(plan, Plan) and (plan.has_slots or plan.has_charge_on)
-
     def reset(self, limits: Limits, key: str) -> None:
         """
         Forget what limits in code have counted for a key.

@@ -68,19 +68,19 @@ class Routes:
 
     Args:
         budget: Seconds for reading the table where somebody waits for it.
-        on_trouble: Told when the table was found wrong, or a node away. Must return quickly.
 
     Attributes:
+        on_trouble: Called when the table was found wrong, or a node away. Must return quickly.
         nodes: All that own slots.
         read: How often the table was read.
         openings: How often a node was found away.
     """
 
-    def __init__(self, topology: Topology, budget: float, on_trouble: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, topology: Topology, budget: float) -> None:
         self.nodes: dict[Place, Node] = {}
         self.read = 0
         self.openings = 0
-        self.on_trouble = on_trouble
+        self.on_trouble: Callable[[], None] = lambda: None
         self._topology = topology
         self._budget = budget
         self._owners: list[Node | None] = [None] * SLOTS

@@ -39,9 +39,8 @@ class Shelf:
         overflowed: Decisions that went to an overflow counter.
     """
 
-    def __init__(self, recent: int = MAX_RECENT, proven: int = MAX_PROVEN, beyond: int = MAX_BEYOND) -> None:
+    def __init__(self) -> None:
         self.overflowed = 0
-        self._sizes = recent, proven, beyond
         self._recent: OrderedDict[Name, Plan] = OrderedDict()
         self._proven: OrderedDict[Name, Plan] = OrderedDict()
         self._beyond: OrderedDict[Name, Plan] = OrderedDict()
@@ -58,24 +57,24 @@ class Shelf:
             try:
                 self._proven.move_to_end(name)
             except KeyError:  # another thread let go of it
-                _put(self._proven, name, plan, self._sizes[1])
+                _put(self._proven, name, plan, MAX_PROVEN)
             return plan
         plan = self._recent.pop(name, None)
         if plan is None:
             return self._beyond.get(name)
-        _put(self._proven, name, plan, self._sizes[1])
+        _put(self._proven, name, plan, MAX_PROVEN)
         return plan
 
     def put(self, name: Name, plan: Plan) -> None:
         """Keep a plan under its own name."""
         if name not in self._proven:
-            _put(self._recent, name, plan, self._sizes[0])
+            _put(self._recent, name, plan, MAX_RECENT)
 
     def divert(self, name: Name, plan: Plan) -> None:
         """Keep the plan over overflow counters that a value shares with others."""
         self._proven.pop(name, None)
         self._recent.pop(name, None)
-        _put(self._beyond, name, plan, self._sizes[2])
+        _put(self._beyond, name, plan, MAX_BEYOND)
 
     def admit(self, name: Name, plan: Plan) -> None:
         """Keep the plan of a value that found a place."""
