@@ -7,7 +7,7 @@ over, buckets are poured out; nothing here shares a line with the algorithms tha
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from math import ceil
@@ -70,14 +70,6 @@ def felt(limit: Limit, charges: Sequence[Charge], now_us: int) -> int:
     return current + ceil(Fraction(previous * (present[1] - now_us), length))
 
 
-def by_window(limit: Limit, charges: Iterable[Charge]) -> dict[tuple[int, int], list[Charge]]:
-    """Sort charges into their windows."""
-    windows: dict[tuple[int, int], list[Charge]] = defaultdict(list)
-    for charge in charges:
-        windows[window_of(limit, charge[0])].append(charge)
-    return windows
-
-
 def _peak_of_log(length: int, charges: Sequence[Charge]) -> int:
     most, total, first = 0, 0, 0
     for at_us, permits in charges:
@@ -103,4 +95,4 @@ def _unit(limit: Limit, part: Fraction) -> int:
     return length_us(limit) * part.denominator
 
 
-__all__ = ["Charge", "by_window", "felt", "length_us", "peak", "window_of"]
+__all__ = ["Charge", "felt", "length_us", "peak", "window_of"]
