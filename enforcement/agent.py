@@ -89,7 +89,7 @@ class Agent:
     One daemon thread a process.
 
     Args:
-        client_factory: Makes a client with short timeouts and without retries; called once, and again after a fork.
+        client_factory: Makes a client with short timeouts and without retries; called anew after a fork or a stop.
         keys: The keys of the store.
         documents: Kept at the store's state. The agent is their only writer.
         usage: Delivered every second.
