@@ -17,6 +17,7 @@ from enforcement.ledger.records import read
 from enforcement.plans import Bound
 from enforcement.store import connect, load_library
 from tests.enforcement.clocks import WallClock
+from tests.enforcement.world import eventually
 
 HOUR, MINUTE = 3_600, 60
 SECOND = 1_000_000
@@ -42,7 +43,7 @@ def shifted(clock):
 @pytest.fixture
 def limiter(clock, shifted):
     """Give a limiter on it, by whose own clock nothing has happened."""
-    clock.set(0)
+    shift_store(clock, shifted, 0)
     client = connect(shifted.url)
     load_library(client)
     client.flushall()
@@ -53,7 +54,14 @@ def limiter(clock, shifted):
 
 def ahead(server):
     """Return how far the store's clock is ahead of ours, in seconds."""
-    return connect(server.url).time()[0] - time.time()
+    with connect(server.url) as client:
+        return client.time()[0] - time.time()
+
+
+def shift_store(clock, server, seconds):
+    """Set the store's clock, and wait until it goes by that: a few commands more may be told the time from before."""
+    clock.set(seconds)
+    assert eventually(lambda: abs(ahead(server) - seconds) < 5)
 
 
 def exhaust(limiter, limit, key):
@@ -73,12 +81,10 @@ def asked(limiter, limits, key):
 def test_a_store_set_back_an_hour_blocks_nobody_for_longer_than_a_window(clock, shifted, limiter, algorithm):
     """What was charged by the wrong clock is felt for a window at most, and not for an hour; the store says so."""
     limit = Limit(name="rate", algorithm=algorithm, quota=5, window_seconds=MINUTE)
-    clock.set(HOUR)
-    assert ahead(shifted) > HOUR - 5
+    shift_store(clock, shifted, HOUR)
     exhaust(limiter, limit, "back")
 
-    clock.set(0)
-    assert ahead(shifted) < 5
+    shift_store(clock, shifted, 0)
     denied = limiter.peek(limit, "back")
 
     assert not denied.allowed
@@ -90,31 +96,30 @@ def test_a_store_set_back_an_hour_blocks_nobody_for_longer_than_a_window(clock, 
 def test_a_denial_starts_the_window_that_ends_the_block(clock, shifted, limiter):
     """The block does not begin anew with each request: its end, once told, stands."""
     limit = Limit(name="rate", quota=5, window_seconds=MINUTE)
-    clock.set(HOUR)
+    shift_store(clock, shifted, HOUR)
     exhaust(limiter, limit, "stands")
-    clock.set(0)
+    shift_store(clock, shifted, 0)
     assert asked(limiter, limit, "stands").reason == "limited"
     ends_at = time.time() + limiter.peek(limit, "stands").reset_ms / 1_000
 
-    clock.set(int(ends_at - time.time()) + 1)
+    shift_store(clock, shifted, int(ends_at - time.time()) + 1)
     assert asked(limiter, limit, "stands").allowed
 
 
 def test_the_slot_of_a_dead_owner_is_free_after_its_life_on_a_store_set_back(clock, shifted, limiter):
     """The store's clock was an hour ahead when it was given; who asks first after that says when it ends."""
     slots = Limit(name="slots", algorithm="concurrency", quota=1, window_seconds=MINUTE)
-    clock.set(HOUR)
+    shift_store(clock, shifted, HOUR)
     with limiter.admit(slots, "dead") as admission:
         limiter._engine.drop_slots(admission.reservation)  # dead owners renew nothing
-        clock.set(0)
-        assert ahead(shifted) < 5
+        shift_store(clock, shifted, 0)
         denied = limiter.peek(slots, "dead")
         assert not denied.allowed
         assert max(denied.retry_after_ms, denied.reset_ms) <= MINUTE * 1_000
         with pytest.raises(Denied):
             limiter.admit(slots, "dead").__enter__()
 
-        clock.set(MINUTE + 1)
+        shift_store(clock, shifted, MINUTE + 1)
         assert limiter.peek(slots, "dead").allowed
 
 
@@ -136,7 +141,7 @@ def test_a_store_set_ahead_an_hour_begins_its_windows_and_nothing_else(clock, sh
     """A later window is a later window: each limit admits one quota of it, and no more."""
     limits = [Limit(name="minute", quota=5, window_seconds=MINUTE), Limit(name="ever", quota=8, calendar="lifetime")]
     assert sum(limiter.hit(limits, "ahead").allowed for _ in range(20)) == 5
-    clock.set(HOUR)
+    shift_store(clock, shifted, HOUR)
     decisions = [asked(limiter, limits, "ahead") for _ in range(4)]
 
     assert [decision.allowed for decision in decisions] == [True, True, True, False]
@@ -146,7 +151,7 @@ def test_a_store_set_ahead_an_hour_begins_its_windows_and_nothing_else(clock, sh
 @pytest.mark.parametrize("shift", [HOUR, -HOUR, 40 * 24 * HOUR])
 def test_calendar_windows_are_the_stores(clock, shifted, limiter, shift):
     """Boundaries come from the enforcer's time zones, and the window that holds from the store's clock."""
-    clock.set(shift)
+    shift_store(clock, shifted, shift)
     limit = Limit(name="hour", quota=5, calendar="hour", time_zone="Asia/Kathmandu")
     decisions = [limiter.hit(limit, f"calendar{shift}") for _ in range(7)]
     now = time.time() + shift
