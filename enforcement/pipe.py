@@ -26,10 +26,12 @@ from typing import Any, Final, cast
 import hiredis
 
 from enforcement.address import Address, left_until
+from enforcement.late import LATE_SECONDS, LOST, LateLine, LateReply
 from enforcement.protocol import StoreTrouble, trouble
 
 _READ_BYTES: Final = 65_536
 _ASKING: Final = b"*1\r\n$6\r\nASKING\r\n"
+_TIMEOUTS: Final = (TimeoutError, BlockingIOError)
 _QUIET_SECONDS: Final = 1.0
 """Whether a connection is still one is looked at when nothing was said for so long: it costs a system call."""
 _HUNG_UP: Final = getattr(
@@ -62,14 +64,14 @@ def _in_ticks(microseconds: int) -> int:
 class _Line:
     """One connection of a sync pipe; used by one thread at a time."""
 
-    __slots__ = ("_budget", "_feed", "_gets", "_recv", "address", "deadline", "send", "sock")
+    __slots__ = ("_budget", "_feed", "_gets", "_recv", "address", "deadline", "reader", "send", "sock")
 
     def __init__(self, address: Address, budget: float, deadline: float) -> None:
         self._budget, self.deadline = budget, deadline
         self.address = address
         self.sock = address.connect(deadline)
-        reader = hiredis.Reader()
-        self._feed, self._gets = reader.feed, reader.gets
+        self.reader = hiredis.Reader()
+        self._feed, self._gets = self.reader.feed, self.reader.gets
         self._recv, self.send = self.sock.recv, self.sock.sendall
         try:
             self._wait(left_until(deadline))
@@ -141,7 +143,7 @@ class _Line:
 
 def _unconnected(exc: Exception) -> StoreTrouble:
     """Return what a connection that was not made means: one that took all the time is not worth another try."""
-    late = isinstance(exc, (TimeoutError, BlockingIOError))
+    late = isinstance(exc, _TIMEOUTS)
     return StoreTrouble("timeout" if late else "connection", str(exc), executed=False)
 
 
@@ -222,7 +224,9 @@ class SyncPipe:
             reply = line.read(line.deadline, further=True)
             line.first_done()
         except BaseException as exc:
-            raise self._broken(line, exc) from exc
+            line.sock.close()
+            self._lost(line.address)
+            raise _as_trouble(exc) from exc
         self._put_back(line, idle)
         if type(reply) is hiredis.ReplyError:
             raise self._refused(line, reply)
@@ -243,8 +247,10 @@ class SyncPipe:
             _hang_up(idle)
 
     def _broken(self, line: _Line, exc: BaseException) -> BaseException:
-        line.sock.close()
         self._lost(line.address)
+        if isinstance(exc, _TIMEOUTS):
+            return StoreTrouble("timeout", late=LateLine(line.sock, line.reader))
+        line.sock.close()
         return _as_trouble(exc)
 
     def _refused(self, line: _Line, reply: hiredis.ReplyError) -> StoreTrouble:
@@ -306,7 +312,7 @@ os.register_at_fork(after_in_child=_forget_lines)
 
 
 def _as_trouble(exc: BaseException) -> BaseException:
-    if isinstance(exc, (TimeoutError, BlockingIOError)):
+    if isinstance(exc, _TIMEOUTS):
         return StoreTrouble("timeout")
     if isinstance(exc, OSError):
         return StoreTrouble("connection", str(exc))
@@ -370,6 +376,8 @@ class AsyncPipe:
             for other in list(self._links):
                 if other.is_closed():
                     self._links.pop(other, None)
+            if link is not None:
+                self._retired.add(link)  # it may wait for late answers
             link = self._links[loop] = _Link(self._locate, self._budget, self._lost)
         self._link = link
         return link
@@ -427,6 +435,7 @@ class _Link(asyncio.Protocol):
         self._reader = hiredis.Reader()
         self._greetings = 0
         self._waiting: deque[tuple[float, asyncio.Future[Any]]] = deque()
+        self._late: deque[LateReply] = deque()  # in the order of their calls, when those were given up
         self._unsent: list[bytes] = []
         self._deadline = 0.0
         self._watch: asyncio.TimerHandle | None = None
@@ -462,6 +471,9 @@ class _Link(asyncio.Protocol):
                 if self._greetings:
                     self._greeted(reply)
                     continue
+                if self.lost:
+                    self._file(reply)
+                    continue
                 future = waiting.popleft()[1]
                 self.answered += 1
                 if not future.done():
@@ -470,15 +482,14 @@ class _Link(asyncio.Protocol):
             self.drop(StoreTrouble("protocol", str(exc)))
 
     def connection_lost(self, exc: Exception | None) -> None:
+        while self._late:
+            self._late.popleft().found = LOST
         self.drop(StoreTrouble("connection", str(exc or "closed by the store")))
 
     def drop(self, reason: StoreTrouble) -> None:
         """Give the connection up: nobody may wait for, or read, what still comes over it."""
-        if self._address is not None and not self.lost:
-            self._tell_lost(self._address)
-        self.lost = True
-        if self._watch is not None:
-            self._watch.cancel()
+        self._give_up()
+        self._late.clear()
         if self._connecting is not None:
             self._connecting.cancel()
         if self._transport is not None:
@@ -488,6 +499,30 @@ class _Link(asyncio.Protocol):
         for _, future in waiting:
             if not future.done():
                 future.set_exception(reason)
+
+    def _give_up(self) -> None:
+        if self._address is not None and not self.lost:
+            self._tell_lost(self._address)
+        self.lost = True
+        if self._watch is not None:
+            self._watch.cancel()
+
+    def _wait_no_longer(self) -> None:
+        """Fail the calls under way, but leave the connection open: what comes over it tells what became of them."""
+        self._give_up()
+        waiting, self._waiting = self._waiting, deque()
+        for _, future in waiting:
+            late = LateReply(self.hang_up)
+            self._late.append(late)
+            if not future.done():
+                future.set_exception(StoreTrouble("timeout", late=late))
+        self._watch = self.loop.call_later(LATE_SECONDS, self.hang_up)
+
+    def _file(self, reply: Any) -> None:
+        """Take a late answer."""
+        self._late.popleft().found = reply
+        if not self._late:
+            self.hang_up()
 
     def hang_up(self) -> None:
         """Give the connection up, in its own loop. Any thread may call."""
@@ -551,7 +586,10 @@ class _Link(asyncio.Protocol):
     def _look_again(self, answered: int) -> None:
         self._watch = None
         if self.answered == answered and self._waiting and self._waiting[0][0] <= self.loop.time():
-            self.drop(StoreTrouble("timeout", executed=self._transport is not None))
+            if self._transport is None:
+                self.drop(StoreTrouble("timeout", executed=False))
+            else:
+                self._wait_no_longer()
         else:
             self._look()
 

@@ -71,7 +71,7 @@ def test_a_process_killed_between_two_slots_leaves_no_more_than_its_own_charge(c
     """
     secrets, number = spread(world, everyone=[fixed(10, name="all")], project=[fixed(50)]), apart(cluster)
     secret, project, everyone = secrets[number], cluster.owner(f"{{proj_{number}}}"), cluster.owner("{global}")
-    with crowd(cluster.url, 3, tokens=[secret], calls=1, timeout=30.0) as asking:
+    with crowd(cluster.url, 3, tokens=[secret], calls=1, timeout=10.0) as asking:
         before = calls(project)
         everyone.freeze()
         asking.go()
