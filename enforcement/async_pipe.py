@@ -16,6 +16,7 @@ from typing import Any, cast
 import hiredis
 
 from enforcement.address import Address
+from enforcement.late import LATE_SECONDS, LOST, LateReply
 from enforcement.pipe import ASKING, pipes, unconnected
 from enforcement.protocol import StoreTrouble, trouble
 
@@ -75,6 +76,8 @@ class AsyncPipe:
             for other in list(self._links):
                 if other.is_closed():
                     self._links.pop(other, None)
+            if link is not None:
+                self._retired.add(link)  # it may wait for late answers
             link = self._links[loop] = _Link(self._locate, self._budget, self._lost)
         self._link = link
         return link
@@ -133,6 +136,7 @@ class _Link(asyncio.Protocol):
         self._reader = hiredis.Reader()
         self._greetings = 0
         self._waiting: deque[tuple[float, asyncio.Future[Any]]] = deque()
+        self._late: deque[LateReply] = deque()  # in the order of their calls, when those were given up
         self._unsent: list[bytes] = []
         self._deadline = 0.0
         self._watch: asyncio.TimerHandle | None = None
@@ -168,6 +172,9 @@ class _Link(asyncio.Protocol):
                 if self._greetings:
                     self._greeted(reply)
                     continue
+                if self.lost:
+                    self._file(reply)
+                    continue
                 future = waiting.popleft()[1]
                 self.answered += 1
                 if not future.done():
@@ -176,15 +183,14 @@ class _Link(asyncio.Protocol):
             self.drop(StoreTrouble("protocol", str(exc)))
 
     def connection_lost(self, exc: Exception | None) -> None:
+        while self._late:
+            self._late.popleft().found = LOST
         self.drop(StoreTrouble("connection", str(exc or "closed by the store")))
 
     def drop(self, reason: StoreTrouble) -> None:
         """Give the connection up: nobody may wait for, or read, what still comes over it."""
-        if self._address is not None and not self.lost:
-            self._tell_lost(self._address)
-        self.lost = True
-        if self._watch is not None:
-            self._watch.cancel()
+        self._give_up()
+        self._late.clear()
         if self._connecting is not None:
             self._connecting.cancel()
         if self._transport is not None:
@@ -194,6 +200,30 @@ class _Link(asyncio.Protocol):
         for _, future in waiting:
             if not future.done():
                 future.set_exception(reason)
+
+    def _give_up(self) -> None:
+        if self._address is not None and not self.lost:
+            self._tell_lost(self._address)
+        self.lost = True
+        if self._watch is not None:
+            self._watch.cancel()
+
+    def _wait_no_longer(self) -> None:
+        """Fail the calls under way, but leave the connection open: what comes over it tells what became of them."""
+        self._give_up()
+        waiting, self._waiting = self._waiting, deque()
+        for _, future in waiting:
+            late = LateReply(self.hang_up)
+            self._late.append(late)
+            if not future.done():
+                future.set_exception(StoreTrouble("timeout", late=late))
+        self._watch = self.loop.call_later(LATE_SECONDS, self.hang_up)
+
+    def _file(self, reply: Any) -> None:
+        """Take a late answer."""
+        self._late.popleft().found = reply
+        if not self._late:
+            self.hang_up()
 
     def hang_up(self) -> None:
         """Give the connection up, in its own loop. Any thread may call."""
@@ -257,7 +287,10 @@ class _Link(asyncio.Protocol):
     def _look_again(self, answered: int) -> None:
         self._watch = None
         if self.answered == answered and self._waiting and self._waiting[0][0] <= self.loop.time():
-            self.drop(StoreTrouble("timeout", executed=self._transport is not None))
+            if self._transport is None:
+                self.drop(StoreTrouble("timeout", executed=False))
+            else:
+                self._wait_no_longer()
         else:
             self._look()
 

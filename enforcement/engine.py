@@ -133,6 +133,7 @@ class Engine:
         self._background.close()
         self._paying.close()
         self._trial.close()
+        self.fallback.doubts.clear()
         # Whoever asks once more finds no plan at hand, and has it begin anew.
         self.documents.rest()
         self.planner.in_code.clear()
@@ -141,6 +142,7 @@ class Engine:
         """Go on in a child process: threads do not survive a fork."""
         self.place.after_fork()
         self._tend()
+        self.fallback.after_fork()
         self.planner.clear()
         self.tally.after_fork()
         self.agent.after_fork()
@@ -342,7 +344,7 @@ class Engine:
     def _in_vain(self, plan: Plan, costs: Costs, exc: StoreTrouble, *, charge: bool, ident: str) -> Decision:
         """Return the decision of this process after the store was asked in vain."""
         self.failed(exc)
-        decision = self.fall_back(plan, costs, charge=charge, ident=ident, owes=not exc.charges)
+        decision = self.fall_back(plan, costs, charge=charge, ident=ident, trouble=exc)
         return decision.after(exc.cause, ambiguous=exc.executed)
 
     # Values that may have no counter yet.
@@ -396,23 +398,25 @@ class Engine:
             self.breaker.failed(exc.cause)
 
     def fall_back(
-        self, plan: Plan, costs: Costs, *, charge: bool = True, ident: str = "", owes: bool = True
+        self, plan: Plan, costs: Costs, *, charge: bool = True, ident: str = "", trouble: StoreTrouble | None = None
     ) -> Decision:
-        """Return the decision of this process alone; *owes* as of :meth:`Fallback.decide`."""
+        """Return the decision of this process alone; *trouble* as of :meth:`Fallback.decide`."""
         if self._distrusts(plan):
             self.fallbacks += 1
             return self.refused(self.planner.refusal("degraded_denied"))
         if plan.newcomers and not plan.enrolled_until:
             plan = self.planner.placed(plan, self.fallback.beyond(plan))
-        reply, reason = self.decide_alone(plan, costs, charge=charge, ident=ident, owes=owes)
+        reply, reason = self.decide_alone(plan, costs, charge=charge, ident=ident, trouble=trouble)
         return self.degraded(plan, costs, reply, reason, charge=charge, ident=ident)
 
-    def decide_alone(self, plan: Plan, costs: Costs, *, charge: bool, ident: str, owes: bool) -> tuple[list[int], str]:
+    def decide_alone(
+        self, plan: Plan, costs: Costs, *, charge: bool, ident: str, trouble: StoreTrouble | None
+    ) -> tuple[list[int], str]:
         """Return the reply of this process alone, and the reason."""
         if self._tender is not None:
             self._tender.wake()  # what is admitted now is paid as soon as its node can be
         fleet = max(1, self.agent.fleet_size)
-        return self.fallback.decide(plan, costs, self.now_us(), fleet, charge=charge, ident=ident, owes=owes)
+        return self.fallback.decide(plan, costs, self.now_us(), fleet, charge=charge, ident=ident, trouble=trouble)
 
     def degraded(
         self, plan: Plan, costs: Costs, reply: Sequence[int], reason: str, *, charge: bool, ident: str

@@ -14,9 +14,10 @@ from dataclasses import replace
 from typing import Final
 
 from enforcement.algorithms import NEVER, Charge, Concurrency, Reference, Spec
+from enforcement.doubts import Doubts
 from enforcement.journal import Debt, Entry, Journal, Ready
 from enforcement.plans import Bound, Costs, Plan, with_share
-from enforcement.protocol import reason_of, without_marks
+from enforcement.protocol import StoreTrouble, reason_of, without_marks
 
 MAX_COUNTERS: Final = 50_000
 
@@ -35,7 +36,11 @@ class Fallback:
 
     def __init__(self, held: Callable[[str], Mapping[str, int]]) -> None:
         self._held = held
+        self._begin()
+
+    def _begin(self) -> None:
         self.journal = Journal()
+        self.doubts = Doubts(lambda entry: self.journal.add(entry.bound, entry.mark, entry.permits))
         self._local = Reference(MAX_COUNTERS)
         self._told: dict[str, int] = {}  # by key: when the store said what a counter was begun from
         self._slots: dict[tuple[str, str], Entry] = {}  # by id and key: given here, and not known to the store
@@ -52,7 +57,7 @@ class Fallback:
         *,
         charge: bool = True,
         ident: str = "",
-        owes: bool = True,
+        trouble: StoreTrouble | None = None,
     ) -> tuple[list[int], str]:
         """
         Return a reply in the store's form, with marks if *ident* is given, and the reason.
@@ -60,7 +65,7 @@ class Fallback:
         Args:
             now_us: The best idea of the store's time, microseconds.
             fleet: Instances that share the quotas, at least 1.
-            owes: Whether the store is to be charged when it is back; False: it was asked, and does that itself.
+            trouble: How the store was asked in vain: it may charge the request by itself. None: it was not asked.
         """
         bounds, specs = plan.bounds, plan.specs(now_us)
         with self._lock:
@@ -73,7 +78,7 @@ class Fallback:
             reply = self._local.decide(now_us, charges, charge=charge, ident=ident or "local")
             self._apply_rules(plan, reply, refusing)
             if charge and reply[0] == 1:
-                self._write_down(plan, charges, reply, ident, owes)
+                self._write_down(plan, charges, reply, ident, trouble)
         reason = "ok" if reply[0] == 1 else "degraded_denied" if refusing else reason_of(plan, reply, width=5)
         return (reply if ident else without_marks(reply)), reason
 
@@ -116,11 +121,16 @@ class Fallback:
 
     def owes(self) -> bool:
         """Tell whether anything is to be charged to the store, or handed over to it."""
-        return len(self.journal) > 0 or bool(self._slots)
+        return bool(self.journal) or bool(self.doubts) or bool(self._slots)
+
+    def after_fork(self) -> None:
+        """Owe nothing in a child process: what was admitted before is its parent's to pay."""
+        self._begin()
 
     def debts(self, ready: Ready = lambda entry: True) -> list[Debt]:
         """See :meth:`Journal.debts`. Slots that were given here and are held still come with them."""
         with self._lock:
+            self.doubts.resolve(ready)
             return self.journal.debts(ready) + self._slot_debts(ready)
 
     def paid(self, debt: Debt) -> None:
@@ -226,16 +236,24 @@ class Fallback:
         for i in refusing:
             reply[0], reply[4 + 5 * i] = 0, NEVER
 
-    def _write_down(self, plan: Plan, charges: Sequence[Charge], reply: Sequence[int], ident: str, owes: bool) -> None:
+    def _write_down(
+        self, plan: Plan, charges: Sequence[Charge], reply: Sequence[int], ident: str, trouble: StoreTrouble | None
+    ) -> None:
+        entries = []
         for i, bound in enumerate(plan.bounds):
             cost, wait, mark = charges[i][2], reply[4 + 5 * i], reply[6 + 5 * i]
             if not cost or wait != 0:
                 continue
+            entry = Entry(bound.key, bound, mark, cost)
             if bound.letter != "c":
-                if owes:
-                    self.journal.add(bound, mark, cost)
+                entries.append(entry)
             elif ident and len(self._slots) < MAX_COUNTERS:
-                self._slots[ident, bound.key] = Entry(bound.key, bound, mark, cost)
+                self._slots[ident, bound.key] = entry
+        if trouble is None or not trouble.charges:
+            for entry in entries:
+                self.journal.add(entry.bound, entry.mark, entry.permits)
+        elif trouble.late is not None:
+            self.doubts.add(trouble.late, entries)
 
 
 def _refuses(bound: Bound, cost: int) -> bool:

@@ -116,7 +116,7 @@ def _asking(engine: Engine, part: Part, costs: Costs, ident: str, *, charge: boo
     plan, now_us, clock = part.plan, engine.now_us(), engine.clock is not None
     enrols = enrols and charge and bool(plan.newcomers)
     beyond = [0] * len(plan.newcomers)
-    alone, owes = plan.lies_in(engine.unrestored.sets), True
+    alone, trouble = plan.lies_in(engine.unrestored.sets), None
     for _ in range(0 if alone else 2):  # once more if the store's time lies in another window than this process thought
         try:
             if enrols:
@@ -126,7 +126,7 @@ def _asking(engine: Engine, part: Part, costs: Costs, ident: str, *, charge: boo
                 reply = protocol.numbers((yield from engine.asking(command)))
         except StoreTrouble as exc:
             engine.failed(exc)
-            owes = not exc.charges
+            trouble = exc
             break
         if reply[0] == protocol.NOT_RESTORED:
             engine.unrestored.add(plan.touches[len(plan.keys) :])
@@ -140,7 +140,7 @@ def _asking(engine: Engine, part: Part, costs: Costs, ident: str, *, charge: boo
     if enrols:
         beyond = engine.fallback.beyond(plan)
     asked = _diverted(plan, beyond)
-    reply, reason = engine.decide_alone(asked, costs, charge=charge, ident=ident, owes=owes)
+    reply, reason = engine.decide_alone(asked, costs, charge=charge, ident=ident, trouble=trouble)
     return _Outcome(part, asked, beyond, reply, charge and reply[0] == 1, False, reason)
 
 

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Final
 import hiredis
 
 from enforcement.address import Address, left_until
+from enforcement.late import LateLine
 from enforcement.protocol import StoreTrouble, trouble
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 _READ_BYTES: Final = 65_536
 ASKING: Final = b"*1\r\n$6\r\nASKING\r\n"
+_TIMEOUTS: Final = (TimeoutError, BlockingIOError)
 _QUIET_SECONDS: Final = 1.0
 """Whether a connection is still one is looked at when nothing was said for so long: it costs a system call."""
 _HUNG_UP: Final = getattr(
@@ -64,14 +66,14 @@ def _in_ticks(microseconds: int) -> int:
 class _Line:
     """One connection of a sync pipe; used by one thread at a time."""
 
-    __slots__ = ("_budget", "_feed", "_gets", "_recv", "address", "deadline", "send", "sock")
+    __slots__ = ("_budget", "_feed", "_gets", "_recv", "address", "deadline", "reader", "send", "sock")
 
     def __init__(self, address: Address, budget: float, deadline: float) -> None:
         self._budget, self.deadline = budget, deadline
         self.address = address
         self.sock = address.connect(deadline)
-        reader = hiredis.Reader()
-        self._feed, self._gets = reader.feed, reader.gets
+        self.reader = hiredis.Reader()
+        self._feed, self._gets = self.reader.feed, self.reader.gets
         self._recv, self.send = self.sock.recv, self.sock.sendall
         try:
             self._wait(left_until(deadline))
@@ -143,7 +145,7 @@ class _Line:
 
 def unconnected(exc: Exception) -> StoreTrouble:
     """Return what a connection that was not made means: one that took all the time is not worth another try."""
-    late = isinstance(exc, (TimeoutError, BlockingIOError))
+    late = isinstance(exc, _TIMEOUTS)
     return StoreTrouble("timeout" if late else "connection", str(exc), executed=False)
 
 
@@ -219,7 +221,8 @@ class SyncPipe:
                 reply = line.read(line.deadline, further=True)
             line.first_done()
         except BaseException as exc:
-            raise self._broken(line, exc) from exc
+            # Of two answers, the one that comes late may be the wrong one.
+            raise (self._closed(line, exc) if asks else self._broken(line, exc)) from exc
         idle.append(line)
         if idle is not self._idle:
             _hang_up(idle)  # as in call(), which has this within it for its speed
@@ -236,6 +239,12 @@ class SyncPipe:
         return line
 
     def _broken(self, line: _Line, exc: BaseException) -> BaseException:
+        if isinstance(exc, _TIMEOUTS):
+            self._lost(line.address)
+            return StoreTrouble("timeout", late=LateLine(line.sock, line.reader))
+        return self._closed(line, exc)
+
+    def _closed(self, line: _Line, exc: BaseException) -> BaseException:
         line.sock.close()
         self._lost(line.address)
         return _as_trouble(exc)
@@ -301,7 +310,7 @@ os.register_at_fork(after_in_child=_after_fork)
 
 
 def _as_trouble(exc: BaseException) -> BaseException:
-    if isinstance(exc, (TimeoutError, BlockingIOError)):
+    if isinstance(exc, _TIMEOUTS):
         return StoreTrouble("timeout")
     if isinstance(exc, OSError):
         return StoreTrouble("connection", str(exc))

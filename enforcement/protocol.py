@@ -17,6 +17,7 @@ import hiredis
 
 from enforcement.algorithms import HOPELESS, Spec
 from enforcement.keys import dirty_beside
+from enforcement.late import Late
 from enforcement.lua import function
 from enforcement.plans import Bound, Costs, Plan
 
@@ -49,18 +50,22 @@ class StoreTrouble(Exception):
         cause: A word for logs and counters: ``timeout``, ``connection``, ``protocol``, ``reply`` ...
         executed: Whether the store may have executed it; False: surely not, it may be sent again.
         away: Whether the store is to blame as a whole, and not this call alone.
+        late: Its answer, if that may still come; None: nobody waits for it.
     """
 
-    def __init__(self, cause: str, detail: str = "", *, executed: bool = True, away: bool = True) -> None:
+    def __init__(
+        self, cause: str, detail: str = "", *, executed: bool = True, away: bool = True, late: Late | None = None
+    ) -> None:
         super().__init__(f"{cause}: {detail}" if detail else cause)
         self.cause = cause
         self.executed = executed
         self.away = away
+        self.late = late
 
     @property
     def charges(self) -> bool:
         """
-        Whether the call is taken for executed, now or when the store gets to it: nobody charges the request once more.
+        Whether the call is taken for executed, unless its late answer says otherwise: nobody charges the request again.
 
         A store that is slow or frozen has the call before it, and one whose reply was spoilt had executed it. Of a
         connection that was lost nothing is known: there the store may be gone, with the call.
@@ -150,6 +155,17 @@ def _redirection(text: str) -> Redirected | None:
     if slot >= SLOTS or not 1 <= port <= MAX_PORT:
         return None
     return Redirected(slot, (found["host"], port), asks=found[1] == "ASK")
+
+
+def charged(answer: object) -> bool:
+    """Tell of an answer that came late, to a decision with or without an enrolment, whether the request was charged."""
+    reply = answer[0] if isinstance(answer, list) and answer else answer
+    if isinstance(reply, list):
+        return reply[:1] == [1]
+    try:
+        return numbers(reply)[0] == 1
+    except StoreTrouble:
+        return False
 
 
 def pack(arguments: Iterable[str | int]) -> bytes:

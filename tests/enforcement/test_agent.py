@@ -21,7 +21,7 @@ from enforcement.documents import dumps, parse_token
 from enforcement.embedded import ValkeyServer
 from enforcement.lua import LIBRARY_NAME
 from enforcement.snapshot import Documents, TokenEntry
-from enforcement.store import connect
+from enforcement.store import STORE_ERRORS, connect
 from enforcement.usage import UsageLog
 from tests.enforcement.published import DIGEST, KEYS, policy, project, publish, publish_quota, state, token
 
@@ -320,13 +320,14 @@ def test_stop_delivers_the_usage_and_takes_the_heartbeat_away(make: Make, client
 
 def test_batch_in_doubt_is_sent_again_under_its_id(make: Make, server: ValkeyServer, client: Redis) -> None:
     """A store that froze may have taken the batch: it is sent again unchanged, so that the drain can tell."""
-    agent = following(make(), client)
+    agent = make()
     counted = agent._usage.of(TokenEntry(parse_token(dumps(token()))), [])
-    server.freeze()
     counted.passed(7, 1, [])
-    until(lambda: agent.state == "degraded" and agent._usage._undelivered)
+    server.freeze()
+    with pytest.raises(STORE_ERRORS):
+        agent._flush()
     server.thaw()
-    until(lambda: not agent._usage._undelivered)
+    agent._flush()
 
     sent = [fields for _, fields in client.xrange(KEYS.usage)]
     assert len({(fields["id"], fields["rows"]) for fields in sent}) == 1

@@ -4,6 +4,7 @@ Outages under the load of real processes, judged by the checker that we ship: fr
 Two cores carry all of this, so spans have generous margins; counts have none.
 """
 
+import asyncio
 import socket
 import time
 from collections import Counter
@@ -13,7 +14,7 @@ from functools import partial
 
 import pytest
 
-from enforcement import Limit, Limiter, pipe, protocol
+from enforcement import Limit, Limiter, aio, doubts, pipe, protocol
 from enforcement.protocol import StoreTrouble
 from enforcement.store import connect
 from tests.enforcement.faults import FaultyPath
@@ -97,7 +98,8 @@ def test_a_call_that_may_have_run_is_not_sent_again(own_server, path, monkeypatc
     """Two requests reach the store, whose replies are lost: two are charged. Control: sent again, it is four."""
     assert charged_by_lost_replies(own_server, path, "once") == 2
 
-    monkeypatch.setattr(pipe, "_as_trouble", lambda exc: StoreTrouble("connection", executed=False))
+    never = StoreTrouble("connection", executed=False)
+    monkeypatch.setattr(pipe.SyncPipe, "_broken", lambda pipe, line, exc: line.sock.close() or never)
     assert charged_by_lost_replies(own_server, path, "twice") == 4
 
 
@@ -142,12 +144,55 @@ def charged_after_calls_in_vain(server, path, limit, how, key):
     assert [decision.source for decision in decisions if decision.allowed] == ["fallback"] * 20
     vain = sum(decision.ambiguous for decision in decisions)
     assert 1 <= vain <= 3  # the rest are told by whoever found the store away, which may be the background
-    assert eventually(lambda: limiter.hit(limit, key, 0).source == "store" and not limiter.stats().journal_entries)
+    assert eventually(lambda: limiter.hit(limit, key, 0).source == "store" and not limiter._engine.fallback.owes())
     other = Limiter(server.url, timeout=1.0)
     used = limit.quota - other.peek(limit, key).remaining
     other.close()
     limiter.close()
     return used, vain
+
+
+def test_a_call_that_a_frozen_store_died_with_is_charged(own_server, monkeypatch):
+    """Its connection ends without an answer, so the process pays it. Control: who takes it for executed forgets it."""
+    assert charged_after_a_store_that_died(own_server) == (20, 3)
+
+    monkeypatch.setattr(doubts, "charged", lambda answer: True)
+    assert charged_after_a_store_that_died(own_server) == (17, 3)
+
+
+def charged_after_a_store_that_died(server):
+    """Ask twenty times while the store is frozen, kill it, start it empty; return what is charged, and what waited."""
+    limit = Limit(name="died", quota=1_000, window_seconds=3_600)
+    with Limiter(server.url, timeout=0.05) as limiter:
+        assert limiter.peek(limit, "k").source == "store"
+        server.freeze()
+        vain = sum(limiter.hit(limit, "k").ambiguous for _ in range(20))
+        server.kill()
+        server.restart(empty=True)
+        assert eventually(lambda: limiter.peek(limit, "k").source == "store" and not limiter._engine.fallback.owes())
+        return limit.quota - limiter.peek(limit, "k").remaining, vain
+
+
+@pytest.mark.parametrize("ends", ["thaws", "dies"])
+async def test_calls_of_tasks_without_an_answer_are_charged_once(own_server, ends):
+    """Thirty wait on one connection that is frozen; each is charged, whether the store lives to execute it or not."""
+    limit = Limit(name="tasks", quota=1_000, window_seconds=3_600)
+    async with aio.Limiter(own_server.url, timeout=0.05) as limiter:
+        assert (await limiter.peek(limit, "k")).source == "store"
+        own_server.freeze()
+        decisions = await asyncio.gather(*(limiter.hit(limit, "k") for _ in range(30)))
+        if ends == "thaws":
+            own_server.thaw()
+        else:
+            own_server.kill()
+            own_server.restart(empty=True)
+        async with asyncio.timeout(10):
+            while (await limiter.peek(limit, "k")).source != "store" or limiter._engine.fallback.owes():
+                await asyncio.sleep(0.01)
+        used = limit.quota - (await limiter.peek(limit, "k")).remaining
+
+    assert {(decision.allowed, decision.ambiguous) for decision in decisions} == {(True, True)}
+    assert used == 30
 
 
 def turn(path, mode="pass"):

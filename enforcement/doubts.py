@@ -1,0 +1,84 @@
+"""
+Requests that were admitted here because the store did not answer in time, while it still may charge them by itself.
+
+Its late answer says whether it did. It did not if the connection ended without one: then they are owed like any other.
+Where neither comes, for replies get lost on the way, the call is taken for executed: nothing is charged twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from time import monotonic
+from typing import TYPE_CHECKING, Final
+
+from enforcement.late import Late
+from enforcement.protocol import charged
+
+if TYPE_CHECKING:
+    from enforcement.journal import Entry, Ready
+
+PATIENCE_SECONDS: Final = 1.0
+"""So long a store that is back may be silent on the connections of before."""
+MAX_DOUBTS: Final = 1_000
+"""Each keeps a connection open; further ones are taken for executed."""
+
+
+@dataclass(slots=True)
+class Doubt:
+    """What one request is to be charged if its call was not executed; looked at since a monotonic instant."""
+
+    late: Late
+    entries: Sequence[Entry]
+    since: float | None = None
+
+
+class Doubts:
+    """
+    The doubts of one process.
+
+    Args:
+        owe: Called with each entry that turns out to be owed.
+    """
+
+    def __init__(self, owe: Callable[[Entry], None]) -> None:
+        self._owe = owe
+        self._doubts: list[Doubt] = []
+
+    def __len__(self) -> int:
+        return len(self._doubts)
+
+    def add(self, late: Late, entries: Sequence[Entry]) -> None:
+        """Keep a request in mind until it is known what became of its call."""
+        if entries and len(self._doubts) < MAX_DOUBTS:
+            self._doubts.append(Doubt(late, entries))
+        else:
+            late.close()
+
+    def resolve(self, ready: Ready) -> None:
+        """Look at those whose counters can be paid to now, and owe what the store did not charge."""
+        now, doubts, self._doubts = monotonic(), self._doubts, []
+        for doubt in doubts:
+            if all(map(ready, doubt.entries)) and self._is_over(doubt, now):
+                doubt.late.close()
+            else:
+                self._doubts.append(doubt)
+
+    def _is_over(self, doubt: Doubt, now: float) -> bool:
+        answer = doubt.late.look()
+        if answer is None:
+            doubt.since = now if doubt.since is None else doubt.since
+            return now - doubt.since > PATIENCE_SECONDS
+        if not charged(answer):
+            for entry in doubt.entries:
+                self._owe(entry)
+        return True
+
+    def clear(self) -> None:
+        """Wait for no answer any longer."""
+        for doubt in self._doubts:
+            doubt.late.close()
+        self._doubts.clear()
+
+
+__all__ = ["Doubts"]

@@ -1,0 +1,103 @@
+"""
+Calls that got no answer in time, and what became of them.
+
+A store that was frozen or slow executes a call when it gets to it, and says so on the connection that the call came by;
+one that died meanwhile never will, and its connection ends. So that connection is not closed at once, and nobody has to
+guess whether a request that was admitted without an answer was charged.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import hiredis
+
+if TYPE_CHECKING:
+    import socket
+
+LOST: Final = object()
+"""In place of an answer: the connection ended without one, so the call was perhaps never executed."""
+LATE_SECONDS: Final = 60.0
+"""So long an event loop keeps a connection for answers that are late."""
+_READ_BYTES: Final = 65_536
+
+
+class Late(Protocol):
+    """The answer that a call did not get in time."""
+
+    def look(self) -> Any:
+        """Return the answer, or LOST; None: neither has come so far. Waits for nothing."""
+
+    def close(self) -> None:
+        """Wait for it no longer. Any thread may call."""
+
+
+class LateLine:
+    """
+    The answer to the last call of a blocking connection, which is nobody else's any more.
+
+    Args:
+        sock: The connection.
+        reader: Holds what came of the answer so far.
+    """
+
+    __slots__ = ("_found", "_reader", "_sock")
+
+    def __init__(self, sock: socket.socket, reader: hiredis.Reader) -> None:
+        self._sock, self._reader = sock, reader
+        self._found: Any = None
+
+    def look(self) -> Any:
+        """See :meth:`Late.look`."""
+        if self._found is None:
+            self._found = self._read()
+        return self._found
+
+    def _read(self) -> Any:
+        try:
+            self._sock.setblocking(False)
+            data = self._sock.recv(_READ_BYTES)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return None
+        except OSError:
+            return LOST
+        if not data:
+            return LOST
+        self._reader.feed(data)
+        reply = self._reader.gets()
+        return None if reply is False else reply
+
+    def close(self) -> None:
+        """See :meth:`Late.close`."""
+        self._sock.close()
+
+    def __del__(self) -> None:
+        self._sock.close()
+
+
+class LateReply:
+    """
+    The answer to one of several calls on a connection of an event loop, which files it here.
+
+    Args:
+        hang_up: Closes the connection.
+    """
+
+    __slots__ = ("_hang_up", "found")
+
+    def __init__(self, hang_up: Callable[[], None]) -> None:
+        self._hang_up = hang_up
+        self.found: Any = None
+
+    def look(self) -> Any:
+        """See :meth:`Late.look`."""
+        return self.found
+
+    def close(self) -> None:
+        """See :meth:`Late.close`."""
+        self._hang_up()
+
+
+__all__ = ["LATE_SECONDS", "LOST", "Late", "LateLine", "LateReply"]
