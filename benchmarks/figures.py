@@ -61,7 +61,7 @@ class Row:
         if self.ratio is None:
             return "-"
         if self.bar and self.bar.at_least:
-            return f"{self.ratio:.1f}x"
+            return f"{self.ratio:.1f}x" if self.ratio >= 2 else f"{self.ratio:.2f}x"
         return f"1/{1 / self.ratio:.0f}" if self.bar and self.bar.inverse and self.ratio else f"{self.ratio:.2f}"
 
     def to_json(self) -> dict[str, Any]:
