@@ -14,6 +14,17 @@ WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 320, "height": 720}
 GRAVE = ("critical", "serious")
 AXE = Axe()
 
+# A colour that is still changing fails the rule of contrast. A transition begins some frames after what causes it.
+AT_REST = """async () => {
+    const frame = () => new Promise(done => requestAnimationFrame(done));
+    for (let calm = 0; calm < 3; calm++) {
+        await frame();
+        const moving = document.getAnimations().filter(animation => animation.playState === 'running');
+        if (moving.length) calm = 0;
+        await Promise.all(moving.map(animation => animation.finished.catch(() => 0)));
+    }
+}"""
+
 
 class Walker:
     """Drives one page; ``faults`` holds every console error and every request to another host."""
@@ -83,8 +94,7 @@ class Walker:
         self.faults += [f"{name}: {told(violation)}" for violation in graves(self.page)]
 
     def _picture(self, name: str) -> None:
-        # A colour that is still changing fails the rule of contrast.
-        self.page.evaluate("Promise.all(document.getAnimations().map(animation => animation.finished.catch(() => 0)))")
+        self.page.evaluate(AT_REST)
         if self.folder:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.page.screenshot(path=self.folder / f"{name}.png", full_page=True)
