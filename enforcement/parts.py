@@ -63,6 +63,7 @@ class _Outcome:
         plan: Over the counters that were asked, which may be overflow counters where the part's are not.
         beyond: For each newcomer of the part 1, if it found no place, or 0.
         charged: Whether permits were charged.
+        trouble: Why its node was asked in vain, if it was.
     """
 
     part: Part
@@ -72,6 +73,7 @@ class _Outcome:
     charged: bool
     by_store: bool
     reason: str
+    trouble: StoreTrouble | None = None
 
     @property
     def passed(self) -> bool:
@@ -95,6 +97,7 @@ def deciding(engine: Engine, plan: Plan, costs: Costs, *, charge: bool, ident: s
     for part in plan.parts:
         charges = charge and all(outcome.passed for outcome in outcomes)
         outcomes.append((yield from _asking(engine, part, costs, own, charge=charges, enrols=newcomers)))
+    troubles = [outcome.trouble for outcome in outcomes if outcome.trouble is not None]
     if not all(outcome.passed for outcome in outcomes):
         outcomes = yield from _undoing(engine, outcomes, costs, own)
     reply = _merged(plan, outcomes)
@@ -108,7 +111,10 @@ def deciding(engine: Engine, plan: Plan, costs: Costs, *, charge: bool, ident: s
         return engine.answer(plan, costs, reply, charge=charge, ident=ident)
     reasons = [outcome.reason for outcome in outcomes if not outcome.passed]
     reason = max(reasons, key=_weight, default="ok")
-    return engine.degraded(plan, costs, reply, reason, charge=charge, ident=ident)
+    decision = engine.degraded(plan, costs, reply, reason, charge=charge, ident=ident)
+    if troubles:
+        decision.after(troubles[0].cause, ambiguous=any(trouble.executed for trouble in troubles))
+    return decision
 
 
 def _asking(engine: Engine, part: Part, costs: Costs, ident: str, *, charge: bool, enrols: bool) -> Steps:
@@ -141,7 +147,7 @@ def _asking(engine: Engine, part: Part, costs: Costs, ident: str, *, charge: boo
         beyond = engine.fallback.beyond(plan)
     asked = _diverted(plan, beyond)
     reply, reason = engine.decide_alone(asked, costs, charge=charge, ident=ident, trouble=trouble)
-    return _Outcome(part, asked, beyond, reply, charge and reply[0] == 1, False, reason)
+    return _Outcome(part, asked, beyond, reply, charge and reply[0] == 1, False, reason, trouble)
 
 
 def _undoing(engine: Engine, outcomes: Sequence[_Outcome], costs: Costs, ident: str) -> Steps:
@@ -153,7 +159,7 @@ def _undoing(engine: Engine, outcomes: Sequence[_Outcome], costs: Costs, ident: 
             if outcome.by_store:
                 yield from correcting(engine, rows, ident, once_for_ms=UNDONE_MS)
             else:
-                _undo_here(engine, rows, ident)
+                _undo_here(engine, rows, ident, told=outcome.trouble is not None and outcome.trouble.executed)
             part = Part(outcome.plan, outcome.part.places)
             seen = yield from _asking(engine, part, costs, ident, charge=False, enrols=False)
             outcome = replace(seen, part=outcome.part, beyond=outcome.beyond)
@@ -161,11 +167,14 @@ def _undoing(engine: Engine, outcomes: Sequence[_Outcome], costs: Costs, ident: 
     return after
 
 
-def _undo_here(engine: Engine, rows: Sequence[tuple[Bound, int, int]], ident: str) -> None:
+def _undo_here(engine: Engine, rows: Sequence[tuple[Bound, int, int]], ident: str, *, told: bool) -> None:
+    """Give back what this process charged alone; *told*: its node may have given slots, too, and frees them as well."""
     now_us = engine.now_us()
     for bound, delta, mark in rows:
         if bound.letter == "c":
             engine.fallback.leave(ident, bound, -delta, now_us)
+            if told:
+                engine.fallback.owe(ident, [(bound, 0, delta)], once=False)
         else:
             engine.fallback.amend(bound, delta, mark, now_us)
 

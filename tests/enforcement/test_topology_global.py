@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from enforcement import Limiter, aio
+from enforcement import Denied, Limiter, aio
 from enforcement.routes import slot_of
 from tests.enforcement.clustered import PROJECTS, spread, used
 from tests.enforcement.crowd import crowd
@@ -62,6 +62,44 @@ async def test_a_request_cancelled_between_two_slots_is_charged_to_both_or_none(
             while (found := used(other, secret)) != left and time.monotonic() < end:
                 await asyncio.sleep(0.01)
     assert found == left
+
+
+@pytest.mark.parametrize("node", ["project", "global"])
+@pytest.mark.parametrize(("end", "charged"), [("leave", 1), ("cancel", 0), ("settle", 3)])
+def test_an_admission_whose_node_did_not_answer_leaves_what_it_cost(cluster, world, node, end, charged):
+    """The node executes the call when it goes on: neither slots nor permits stay that were left or given back."""
+    slots = {"name": "slots", "algorithm": "concurrency", "quota": 5, "window_seconds": 60}
+    secrets, number = spread(world, everyone=[fixed(100, name="all")], project=[fixed(50), slots]), apart(cluster)
+    secret, server = secrets[number], cluster.owner({"project": f"{{proj_{number}}}", "global": "{global}"}[node])
+    with Limiter(cluster.url, timeout=0.1) as limiter:
+        assert limiter.check(secret, costs=0).source == "store"
+        server.freeze()
+        with limiter.admit(secret) as admission:
+            if end != "leave":
+                admission.cancel() if end == "cancel" else admission.settle(charged)
+        server.thaw()
+
+        assert (admission.decision.source, admission.decision.cause) == ("fallback", "timeout")
+        assert eventually(lambda: not limiter._engine.fallback.owes())
+    with Limiter(cluster.url, timeout=1.0) as other:
+        assert used(other, secret) == {"all": charged, "rpm": charged, "slots": 0}
+
+
+def test_a_slot_is_given_back_that_a_node_may_have_given_before_another_denied(cluster, world):
+    """The project's node did not answer, this process gave the slot, and the global limit is exhausted."""
+    slots = {"name": "slots", "algorithm": "concurrency", "quota": 5, "window_seconds": 60}
+    secrets, number = spread(world, everyone=[fixed(1, name="all")], project=[fixed(50), slots]), apart(cluster)
+    secret, server = secrets[number], cluster.owner(f"{{proj_{number}}}")
+    with Limiter(cluster.url, timeout=0.1) as limiter:
+        with limiter.admit(secret):
+            pass
+        server.freeze()
+        with pytest.raises(Denied), limiter.admit(secret):
+            pytest.fail("the global quota was exceeded")
+        server.thaw()
+        assert eventually(lambda: not limiter._engine.fallback.owes())
+    with Limiter(cluster.url, timeout=1.0) as other:
+        assert used(other, secret) == {"all": 1, "rpm": 1, "slots": 0}
 
 
 def test_a_process_killed_between_two_slots_leaves_no_more_than_its_own_charge(cluster, world):
