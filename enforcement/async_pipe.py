@@ -213,9 +213,11 @@ class _Link(asyncio.Protocol):
         self._give_up()
         waiting, self._waiting = self._waiting, deque()
         for _, future in waiting:
-            late = LateReply(self.hang_up)
+            late = LateReply(self._hang_up_unless_awaited)
             self._late.append(late)
-            if not future.done():
+            if future.done():
+                late.closed = True
+            else:
                 future.set_exception(StoreTrouble("timeout", late=late))
         self._watch = self.loop.call_later(LATE_SECONDS, self.hang_up)
 
@@ -223,6 +225,10 @@ class _Link(asyncio.Protocol):
         """Take a late answer."""
         self._late.popleft().found = reply
         if not self._late:
+            self.hang_up()
+
+    def _hang_up_unless_awaited(self) -> None:
+        if all(late.closed for late in list(self._late)):
             self.hang_up()
 
     def hang_up(self) -> None:

@@ -79,6 +79,8 @@ class Fallback:
             self._apply_rules(plan, reply, refusing)
             if charge and reply[0] == 1:
                 self._write_down(plan, charges, reply, ident, trouble)
+            elif trouble is not None and trouble.late is not None:
+                trouble.late.close()  # nothing depends on its answer
         reason = "ok" if reply[0] == 1 else "degraded_denied" if refusing else reason_of(plan, reply, width=5)
         return (reply if ident else without_marks(reply)), reason
 

@@ -82,13 +82,17 @@ class LateReply:
     The answer to one of several calls on a connection of an event loop, which files it here.
 
     Args:
-        hang_up: Closes the connection.
+        on_close: Called when nobody waits for it any longer. Others may still wait for theirs.
+
+    Attributes:
+        closed: Whether nobody does.
     """
 
-    __slots__ = ("_hang_up", "found")
+    __slots__ = ("_on_close", "closed", "found")
 
-    def __init__(self, hang_up: Callable[[], None]) -> None:
-        self._hang_up = hang_up
+    def __init__(self, on_close: Callable[[], None]) -> None:
+        self._on_close = on_close
+        self.closed = False
         self.found: Any = None
 
     def look(self) -> Any:
@@ -97,7 +101,8 @@ class LateReply:
 
     def close(self) -> None:
         """See :meth:`Late.close`."""
-        self._hang_up()
+        self.closed = True
+        self._on_close()
 
 
 __all__ = ["LATE_SECONDS", "LOST", "Late", "LateLine", "LateReply"]
