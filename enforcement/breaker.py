@@ -39,8 +39,12 @@ class Breaker:
         self.opened_at = 0.0
         self.failures = 0
         self.openings = 0
-        self._say = Seldom(logger)
         self._on_open = on_open
+        self.after_fork()
+
+    def after_fork(self) -> None:
+        """Make it usable in a child: another thread of the parent may have held a lock."""
+        self._say = Seldom(logger)
         self._lock = threading.Lock()
 
     def failed(self, cause: str) -> None:

@@ -141,6 +141,7 @@ class Engine:
     def after_fork(self) -> None:
         """Go on in a child process: threads do not survive a fork."""
         self.place.after_fork()
+        self.breaker.after_fork()
         self._tend()
         self.fallback.after_fork()
         self.planner.clear()

@@ -177,8 +177,10 @@ class Routes:
         return True
 
     def after_fork(self) -> None:
-        """Begin anew in a child process, whose parent may have held the lock."""
+        """Begin anew in a child process, whose parent may have held the locks."""
         self._lock = threading.Lock()
+        for node in self.nodes.values():
+            node.breaker.after_fork()
 
     def _candidates(self) -> list[Place]:
         """Return whom to ask, those first who are well and belong to the cluster still."""

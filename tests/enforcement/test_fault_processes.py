@@ -79,6 +79,52 @@ def test_a_forked_child_shares_no_connection(server, world):
     assert sum(map(len, held)) == len(set().union(*held))
 
 
+FORKING_IN_AN_OUTAGE = """
+import os, sys, threading, time
+from enforcement import Limit, Limiter
+
+limiter, limit = Limiter(sys.argv[1], timeout=1.0), Limit(name="fork", quota=1_000_000, window_seconds=86400)
+slots = Limit(name="slots", algorithm="concurrency", quota=5, window_seconds=60)
+assert limiter.hit(limit, "busy").source == limiter.peek(limit, "parent").source == limiter.peek(slots, "k").source
+limiter._engine.breaker.trip("test")
+admission = limiter.admit(slots, "k")
+assert admission.__enter__().decision.source == limiter.hit(limit, "parent", 10).source == "fallback"
+forked = threading.Event()
+def ask():
+    while not forked.is_set():
+        limiter.hit(limit, "busy")
+threads = [threading.Thread(target=ask) for _ in range(2)]
+for thread in threads:
+    thread.start()
+children = []
+for number in range(5):
+    limiter._engine.breaker.trip("test")
+    pid = os.fork()
+    if not pid:
+        limiter.hit(limit, f"child{number}")
+        while limiter.peek(limit, f"child{number}").source == "fallback" or limiter._engine.fallback.owes():
+            time.sleep(0.005)
+        limiter.close()
+        os._exit(limiter.peek(limit, f"child{number}").remaining != 999_999)
+    children.append(pid)
+forked.set()
+for thread in threads:
+    thread.join()
+admission.__exit__(None, None, None)
+limiter.close()
+assert [os.waitpid(pid, 0)[1] for pid in children] == [0] * 5
+assert limiter.peek(limit, "parent").remaining == 999_990
+assert limiter.peek(slots, "k").remaining == 5
+limiter.close()
+"""
+
+
+def test_a_process_that_forks_in_an_outage_pays_alone(server, world):
+    """Its busy threads leave no lock behind in a child; what it admitted and holds is charged once, and by itself."""
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORKING_IN_AN_OUTAGE, server.url]
+    subprocess.run(command, cwd=ROOT, check=True, timeout=30)
+
+
 def test_gunicorn_may_load_the_application_before_it_forks(server, world, tmp_path):
     """Two workers from one limiter that had decided already: the quota holds, and each has connections of its own."""
     port = free_port()
