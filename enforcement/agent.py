@@ -213,12 +213,19 @@ class Agent:
             self._thread = threading.Thread(target=self._run, name="sluicegate-agent", daemon=True)
             self._thread.start()
 
-    def stop(self, timeout: float = 5.0) -> None:
-        """Deliver the usage, take the heartbeat away and end the thread; give up waiting after *timeout* seconds."""
+    def stop(self, timeout: float = 5.0) -> bool:
+        """
+        Deliver the usage, take the heartbeat away and end the thread; tell whether it has ended.
+
+        Args:
+            timeout: Give up waiting after so many seconds.
+        """
         self._stopping.set()
         self._wake.set()
-        if self._thread is not None:
-            self._thread.join(timeout)
+        if self._thread is None:
+            return True
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
 
     def wake(self) -> None:
         """Look at once whether the store is there, and let the hooks settle what is owed. Any thread may call."""

@@ -125,11 +125,14 @@ class Engine:
         self.agent.start()
 
     def stop(self) -> None:
-        """Give back what is held, report what is left, and stop tending."""
+        """Give back what is held, pay what is owed, report what is left, and stop tending."""
         self.leases.close()
-        self.agent.stop(STOP_SECONDS)
+        ended = self.agent.stop(STOP_SECONDS)
         if self._tender is not None:
-            self._tender.stop()
+            ended = self._tender.stop(STOP_SECONDS)
+        if ended and self.fallback.owes():  # else whoever pays in the background may be at it still
+            routes = self.place.routes  # a single store is tried in any case: it may be back and not found yet
+            self._payer.pay(lambda key: routes is None or not routes.is_away(key))
         self._background.close()
         self._paying.close()
         self._trial.close()

@@ -246,14 +246,15 @@ class Tender:
         """Allow the thread, after a ``stop()``."""
         self._stopping.clear()
 
-    def stop(self, timeout: float = 2.0) -> None:
-        """End the thread, if it runs."""
+    def stop(self, timeout: float = 2.0) -> bool:
+        """End the thread, if it runs; tell whether it has ended within so many seconds."""
         self._stopping.set()
         with self._lock:
             thread = self._thread
         if thread is not None:
             thread.join(timeout)
         self._wanted.clear()
+        return thread is None or not thread.is_alive()
 
     def _run(self) -> None:
         rounds = 0
