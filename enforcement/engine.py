@@ -303,6 +303,7 @@ class Engine:
         yield from self.leases.returning(plan.keys)
         yield protocol.pack(protocol.reset(plan.keys))
         plan.last = ()
+        self.fallback.forget(plan.keys)
         self.denials.forget()
 
     # When something goes wrong.
@@ -472,7 +473,7 @@ class Engine:
             return False
         self.on_recovery()
         self.breaker.close()
-        self.fallback.forget(lambda key: not self.unrestored.holds(key))
+        self.fallback.rest(lambda key: not self.unrestored.holds(key))
         return True
 
     def settle(self) -> None:
@@ -496,7 +497,7 @@ class Engine:
             return False
         if back:
             self.on_recovery()
-            self.fallback.forget(lambda key: not (routes.is_away(key, back) or self.unrestored.holds(key)))
+            self.fallback.rest(lambda key: not (routes.is_away(key, back) or self.unrestored.holds(key)))
         return True
 
 

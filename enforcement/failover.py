@@ -44,6 +44,7 @@ class Fallback:
         self._local = Reference(MAX_COUNTERS)
         self._told: dict[str, int] = {}  # by key: when the store said what a counter was begun from
         self._slots: dict[tuple[str, str], Entry] = {}  # by id and key: given here, and not known to the store
+        self._unrenewed: dict[tuple[str, str], Entry] = {}  # as these: given by the store, which may forget them
         self._values: dict[str, set[str]] = {}
         self._places = 0
         self._lock = threading.Lock()
@@ -112,21 +113,32 @@ class Fallback:
                 if diverts and entry.bound.letter != "c":
                     self.journal.add(entry.bound.overflowing(), entry.mark, entry.permits)
 
-    def forget(self, ready: Callable[[str], bool]) -> None:
-        """Drop the local counters whose keys are *ready*: the store counts them again. The journal stays until paid."""
+    def rest(self, ready: Callable[[str], bool]) -> None:
+        """
+        Take note that the store counts again those whose keys are *ready*. The journal stays until it is paid.
+
+        Counters stay as well: where the store goes once more before it was asked, they are a share that is used up.
+        Slots are counted anew, by what is held then.
+        """
         with self._lock:
-            self._local.forget([key for key in self._local.counters if ready(key)])
+            slots = [key for key, counter in self._local.counters.items() if isinstance(counter, Concurrency)]
+            self._local.forget([key for key in slots if ready(key)])
             self._told = {key: said_at_us for key, said_at_us in self._told.items() if not ready(key)}
-            if not self._local.counters:
+            if not self._told:
                 self._values.clear()
                 self._places = 0
 
+    def forget(self, keys: Sequence[str]) -> None:
+        """Forget counters that were reset in the store."""
+        with self._lock:
+            self._local.forget(keys)
+
     def owes(self) -> bool:
         """Tell whether anything is to be charged to the store, or handed over to it."""
-        return bool(self.journal) or bool(self.doubts) or bool(self._slots)
+        return bool(self.journal or self.doubts or self._slots or self._unrenewed)
 
     def after_fork(self) -> None:
-        """Owe nothing in a child process: what was admitted before is its parent's to pay."""
+        """Begin anew in a child: its parent pays what it owes, and another thread of it may have held the lock."""
         self._begin()
 
     def debts(self, ready: Ready = lambda entry: True) -> list[Debt]:
@@ -166,22 +178,28 @@ class Fallback:
         with self._lock:
             if bound.key in self._local.counters:
                 self._local.amend(now_us, bound.key, bound.spec(now_us), -count, 0, ident)
+            self._unrenewed.pop((ident, bound.key), None)
             return self._slots.pop((ident, bound.key), None) is not None
 
     def renew(self, ident: str, bound: Bound, count: int, now_us: int) -> None:
-        """Prolong slots that were given here."""
+        """Prolong slots here, and hand them over later if the store gave them: it may have forgotten them by then."""
         with self._lock:
             counter = self._local.counters.get(bound.key)
             if isinstance(counter, Concurrency):
                 counter.renew(ident, count, now_us, bound.spec(now_us).a)
+            held = ident in self._held(bound.key)  # and was not left a moment ago
+            if held and (ident, bound.key) not in self._slots and len(self._unrenewed) < MAX_COUNTERS:
+                self._unrenewed[ident, bound.key] = Entry(bound.key, bound, 0, count)
 
     def _slot_debts(self, ready: Ready) -> list[Debt]:
-        return [Debt(ident, (entry,), once=False) for (ident, _), entry in self._slots.items() if ready(entry)]
+        rows = [*self._slots.items(), *self._unrenewed.items()]
+        return [Debt(ident, (entry,), once=False) for (ident, _), entry in rows if ready(entry)]
 
     def _handed_over(self, debt: Debt) -> None:
         for entry in debt.entries:
             # Left while the call was under way: the store was told to free them too early, or not at all.
-            if self._slots.pop((debt.ident, entry.key), None) is None:
+            name = debt.ident, entry.key
+            if self._slots.pop(name, None) is None and self._unrenewed.pop(name, None) is None:
                 self.journal.owe(replace(debt, entries=(replace(entry, permits=-entry.permits),)))
 
     def _enrol(self, bound: Bound) -> int:
@@ -221,7 +239,7 @@ class Fallback:
         One that was charged here since stays: however long the store decides nothing, it is a single share.
         """
         counter = self._local.counters.get(key)
-        if counter is not None and (said_at_us <= self._told.get(key, 0) or said_at_us <= counter.now):
+        if counter is not None and (said_at_us <= self._told.get(key, 0) or said_at_us < counter.now):
             return False
         self._local.forget([key])
         if len(self._told) >= MAX_COUNTERS:

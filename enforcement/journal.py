@@ -81,7 +81,10 @@ class Journal:
     def add(self, bound: Bound, mark: int, permits: int) -> None:
         """Write down a charge; *mark* names its window as the store would have."""
         if bound.letter in "lb":
-            mark = -(-mark // GRAIN_US) * GRAIN_US
+            rounded = -(-mark // GRAIN_US) * GRAIN_US
+            # What gives back a charge of the store's has to name its very instant: a log finds it by that.
+            if permits > 0 or (bound.key, rounded) in self._entries:
+                mark = rounded
         known = self._entries.get((bound.key, mark))
         if known is None and len(self) >= MAX_ENTRIES:
             self.dropped += abs(permits)

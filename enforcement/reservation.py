@@ -84,12 +84,12 @@ class Reservation:
         return [(bound, cost) for bound, cost, _ in self._taken() if bound.letter == "c" and cost]
 
     def renewing(self) -> list[tuple[Bound, int]]:
-        """Prolong the slots that this process gave alone, and return those that the store has to prolong."""
+        """Prolong here the slots that the store does not know of, or is away from, and return the others."""
         fallback, now_us, theirs = self._engine.fallback, self._engine.now_us(), []
         for bound, count in self.slots():
-            if fallback.holds(self.ident, bound.key):
+            if fallback.holds(self.ident, bound.key) or self._engine.is_away(bound.key):
                 fallback.renew(self.ident, bound, count, now_us)
-            elif not self._engine.is_away(bound.key):
+            else:
                 theirs.append((bound, count))
         return theirs
 

@@ -138,6 +138,33 @@ def test_slots_are_renewed_here_while_the_store_is_away(own_server, limiter):
     assert limiter.peek(short, "k").allowed
 
 
+def test_slots_of_the_store_are_held_through_an_outage_longer_than_their_life(own_server, limiter):
+    """The store has forgotten them when it is back, and this process would have: nobody else gets them all the same."""
+    short = Limit(name="short", algorithm="concurrency", quota=1, window_seconds=1)
+    with limiter.admit(short, "k") as admission:
+        assert admission.decision.source == "store"
+        lose(own_server, limiter)
+        end = time.monotonic() + 1.5
+        assert not eventually(lambda: limiter.peek(short, "k").allowed, end - time.monotonic())
+        own_server.thaw()
+        assert is_back(limiter)
+        with Limiter(own_server.url, timeout=1.0) as other, pytest.raises(Denied), other.admit(short, "k"):
+            pytest.fail("the quota was exceeded")
+    assert limiter.peek(short, "k").allowed
+
+
+def test_a_slot_left_while_it_is_renewed_here_is_not_told_to_the_store(own_server, limiter):
+    """The thread that renews comes a moment too late."""
+    with limiter.admit(SLOTS, "k") as admission:
+        lose(own_server, limiter)
+    admission.reservation.renewing()
+    own_server.thaw()
+    assert is_back(limiter)
+
+    assert eventually(lambda: not limiter._engine.fallback.owes())
+    assert held(own_server) == 0
+
+
 def test_leaving_does_not_wait_for_a_store_that_is_away(own_server, limiter):
     """A slot that the store gave is freed there when it is back; until then nobody asks it."""
     with limiter.admit(SLOTS, "k") as admission:

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from enforcement import Limit, Limiter
-from enforcement.engine import Engine
+from enforcement.debts import Payer
 from enforcement.tokens import mint
 from tests.enforcement.fleet import fleet
 from tests.enforcement.world import World, eventually, fixed
@@ -104,7 +104,7 @@ def test_control_without_the_journal_the_outage_is_forgotten(own_server, monkeyp
     admitted = outage_of_one_process(own_server)
     assert used_of(own_server.url, LIMIT[0]) == admitted
 
-    monkeypatch.setattr(Engine, "recovered", lambda engine: engine.breaker.close() or True)
+    monkeypatch.setattr(Payer, "pay", lambda payer, ready: True)
     admitted += outage_of_one_process(own_server)
     assert used_of(own_server.url, LIMIT[0]) < admitted
 
@@ -119,6 +119,69 @@ def outage_of_one_process(server):
     assert eventually(lambda: not limiter._engine.breaker.open)
     limiter.close()
     return admitted
+
+
+def test_a_share_is_one_however_often_the_store_goes(own_server):
+    """It is used up in the first outage of a window; until the store says more, later ones have nothing of it left."""
+    limit = Limit(name="rate", quota=10, window_seconds=HOUR)
+    with Limiter(own_server.url, timeout=0.1) as limiter:
+        assert limiter.peek(limit, "k").remaining == 10
+        admitted = [in_an_outage(limiter, limit) for _ in range(3)]
+        assert admitted == [10, 0, 0]
+        limiter.reset(limit, "k")
+        assert in_an_outage(limiter, limit) == 10
+        limiter.reset(limit, "k")
+        assert limiter.hit(limit, "k", 4).remaining == 6
+        assert in_an_outage(limiter, limit) == 6
+
+
+def in_an_outage(limiter, limit):
+    """Ask 20 times while the store is away and see it back; return what was admitted."""
+    limiter._engine.breaker.trip("test")
+    admitted = sum(limiter.hit(limit, "k").allowed for _ in range(20))
+    assert eventually(lambda: not limiter._engine.breaker.open)
+    return admitted
+
+
+@pytest.mark.parametrize("algorithm", ["fixed_window", "sliding_window", "sliding_log", "token_bucket"])
+def test_what_the_store_charged_is_given_back_when_it_returns(own_server, algorithm):
+    """Cancelled, or settled with less, while the store is away; in it nothing stays that was not used."""
+    limit = Limit(name="rate", algorithm=algorithm, quota=100, window_seconds=HOUR)
+    with Limiter(own_server.url, timeout=0.1) as limiter:
+        with limiter.admit(limit, "k", 7) as cancelled, limiter.admit(limit, "k", 8) as settled:
+            assert (cancelled.decision.source, settled.decision.source) == ("store", "store")
+            limiter._engine.breaker.trip("test")
+            cancelled.cancel()
+            settled.settle(3)
+        assert eventually(lambda: not limiter._engine.breaker.open)
+        assert limiter.peek(limit, "k").remaining == 97
+
+
+def test_what_passed_alone_is_charged_by_a_limiter_that_is_closed(own_server):
+    """The store is back, and was not found again yet."""
+    limit = Limit(name="rate", quota=10, window_seconds=HOUR)
+    limiter = Limiter(own_server.url, timeout=0.1)
+    limiter.start()
+    limiter._engine.breaker.trip("test")
+    assert limiter.hit(limit, "k", 3).source == "fallback"
+    limiter.close()
+
+    with Limiter(own_server.url, timeout=1.0) as other:
+        assert other.peek(limit, "k").remaining == 7
+
+
+def test_a_closed_limiter_that_is_asked_again_finds_the_store_again(own_server):
+    """Its background starts with the next request: without it an outage would never end."""
+    limit = Limit(name="rate", quota=1_000_000, window_seconds=HOUR)
+    limiter = Limiter(own_server.url, timeout=0.05)
+    assert limiter.hit(limit, "k").source == "store"
+    limiter.close()
+    own_server.freeze()
+    assert eventually(lambda: limiter.hit(limit, "k") and limiter.state == "degraded")
+    own_server.thaw()
+
+    assert eventually(lambda: limiter.hit(limit, "k").source == "store")
+    limiter.close()
 
 
 @pytest.mark.parametrize(
