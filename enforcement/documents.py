@@ -232,8 +232,6 @@ def _override(item: object) -> Override:
     if not isinstance(item, Mapping):
         raise InvalidDocument("overrides: must hold objects")
     data = _Reader(item, {"id", "policy", "limit", "quota", "burst", "ends_at_us"}, nested=True)
-    if data.maybe_number("burst") == 0:
-        raise InvalidDocument("burst: must be a whole number from 1")
     return Override(
         id=data.text("id"),
         policy=data.text("policy"),
