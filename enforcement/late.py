@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 LOST: Final = object()
 """In place of an answer: the connection ended without one, so the call was perhaps never executed."""
+SPOILT: Final = object()
+"""In place of an answer: something came that is none. So the call had been executed, and its answer was harmed."""
 LATE_SECONDS: Final = 60.0
 """So long an event loop keeps a connection for answers that are late."""
 _READ_BYTES: Final = 65_536
@@ -28,7 +30,7 @@ class Late(Protocol):
     """The answer that a call did not get in time."""
 
     def look(self) -> Any:
-        """Return the answer, or LOST; None: neither has come so far. Waits for nothing."""
+        """Return the answer, or LOST or SPOILT; None: nothing has come so far. Waits for nothing."""
 
     def close(self) -> None:
         """Wait for it no longer. Any thread may call."""
@@ -65,8 +67,11 @@ class LateLine:
             return LOST
         if not data:
             return LOST
-        self._reader.feed(data)
-        reply = self._reader.gets()
+        try:
+            self._reader.feed(data)
+            reply = self._reader.gets()
+        except hiredis.HiredisError:
+            return SPOILT
         return None if reply is False else reply
 
     def close(self) -> None:
@@ -105,4 +110,4 @@ class LateReply:
         self._on_close()
 
 
-__all__ = ["LATE_SECONDS", "LOST", "Late", "LateLine", "LateReply"]
+__all__ = ["LATE_SECONDS", "LOST", "SPOILT", "Late", "LateLine", "LateReply"]

@@ -17,7 +17,7 @@ import hiredis
 
 from enforcement.algorithms import HOPELESS, Spec
 from enforcement.keys import dirty_beside
-from enforcement.late import Late
+from enforcement.late import LOST, Late
 from enforcement.lua import function
 from enforcement.plans import Bound, Costs, Plan
 
@@ -159,13 +159,15 @@ def _redirection(text: str) -> Redirected | None:
 
 def charged(answer: object) -> bool:
     """Tell of an answer that came late, to a decision with or without an enrolment, whether the request was charged."""
+    if answer is LOST or isinstance(answer, hiredis.ReplyError):
+        return False
     reply = answer[0] if isinstance(answer, list) and answer else answer
     if isinstance(reply, list):
         return reply[:1] == [1]
     try:
         return numbers(reply)[0] == 1
-    except StoreTrouble:
-        return False
+    except StoreTrouble:  # harmed on its way: as elsewhere, the call is taken for executed
+        return True
 
 
 def pack(arguments: Iterable[str | int]) -> bytes:
