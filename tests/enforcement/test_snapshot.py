@@ -6,7 +6,7 @@ import functools
 
 import pytest
 
-from enforcement.documents import dumps
+from enforcement.documents import InvalidDocument, dumps, parse_token
 from enforcement.snapshot import Documents
 from tests.enforcement.published import DIGEST, changes, policy, project, state, token
 
@@ -51,6 +51,16 @@ def documents() -> Documents:
 
 def quota_of(documents: Documents) -> int:
     return documents.current.policies["pol_1"].limits[0].quota
+
+
+@pytest.mark.parametrize(("numbers", "said"), [({"burst": 0}, "burst.* from 1"), ({"quota": -1}, "quota.* from 0")])
+def test_an_override_out_of_bounds_is_refused(numbers: dict[str, int], said: str) -> None:
+    """A quota of 0 denies all; a bucket that holds nothing is no bucket."""
+    override = {"id": "ovr_1", "policy": "pol_1", "limit": "rpm", "quota": 0, "burst": 1, "ends_at_us": None}
+    assert parse_token(dumps(token(overrides=[override]))).overrides[0].quota == 0
+
+    with pytest.raises(InvalidDocument, match=said):
+        parse_token(dumps(token(overrides=[{**override, **numbers}])))
 
 
 def test_load_takes_a_whole_state(documents: Documents) -> None:
