@@ -8,8 +8,10 @@ guess whether a request that was admitted without an answer was charged.
 
 from __future__ import annotations
 
+import os
 import ssl
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import hiredis
@@ -45,22 +47,27 @@ class LateLine:
         reader: Holds what came of the answer so far.
     """
 
-    __slots__ = ("_found", "_reader", "_sock")
+    __slots__ = ("_close", "_found", "_reader", "_recv")
 
     def __init__(self, sock: socket.socket, reader: hiredis.Reader) -> None:
-        self._sock, self._reader = sock, reader
-        self._found: Any = None
+        self._reader, self._found = reader, None
+        self._recv: Callable[[int], bytes] = sock.recv
+        self._close: Callable[[], None] | None = sock.close
+        sock.setblocking(False)
+        if not isinstance(sock, ssl.SSLSocket):
+            # By its number: a socket that is collected in one cycle with this object complains of not being closed.
+            number = sock.detach()
+            self._recv, self._close = partial(os.read, number), partial(os.close, number)
 
     def look(self) -> Any:
         """See :meth:`Late.look`."""
-        if self._found is None:
+        if self._found is None and self._close is not None:
             self._found = self._read()
         return self._found
 
     def _read(self) -> Any:
         try:
-            self._sock.setblocking(False)
-            data = self._sock.recv(_READ_BYTES)
+            data = self._recv(_READ_BYTES)
         except (BlockingIOError, ssl.SSLWantReadError):
             return None
         except OSError:
@@ -76,10 +83,12 @@ class LateLine:
 
     def close(self) -> None:
         """See :meth:`Late.close`."""
-        self._sock.close()
+        close, self._close = self._close, None
+        if close is not None:
+            close()
 
     def __del__(self) -> None:
-        self._sock.close()
+        self.close()
 
 
 class LateReply:

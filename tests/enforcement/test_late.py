@@ -1,5 +1,6 @@
 """What late answers say of calls that were given up, whatever comes in their place."""
 
+import gc
 import socket
 import struct
 
@@ -73,3 +74,19 @@ def test_garbage_harms_no_other_doubt(ends):
     theirs.sendall(b"?" * 100)
 
     assert late.look() is SPOILT
+
+
+def test_a_connection_is_closed_once_however_nobody_waits_for_it(ends):
+    """Closed, let go of, or collected in a cycle with whatever raised it; and nobody else's of the same number is."""
+    theirs, late = ends
+    late.close()
+    late.close()
+    assert (theirs.recv(1), late.look()) == (b"", None)
+
+    another, ours = socket.socketpair()
+    circle = [LateLine(ours, hiredis.Reader()), ours]
+    circle.append(circle)
+    del circle, ours
+    gc.collect()
+    assert another.recv(1) == b""
+    another.close()
