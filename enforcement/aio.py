@@ -11,9 +11,10 @@ from typing import Any, Self
 
 from hiredis import ReplyError
 
+from enforcement.async_tasks import seen_through
+from enforcement.base import START_SECONDS, Limits, Shell, check_subject
 from enforcement.decision import Decision, Denied
-from enforcement.engine import Steps
-from enforcement.limited import (
+from enforcement.decorator import (
     CoroutineFunction,
     Declared,
     FunctionCosts,
@@ -25,14 +26,13 @@ from enforcement.limited import (
     declared,
     limit_awaited,
 )
+from enforcement.engine import Steps
+from enforcement.latency import Timing
 from enforcement.matching import Attributes
 from enforcement.plans import Costs, Plan, check_costs
 from enforcement.protocol import NOT_RESTORED, StoreTrouble, numbers
 from enforcement.reservation import Reservation, new_ident
 from enforcement.settings import Settings
-from enforcement.shell import START_SECONDS, Limits, Shell, check_subject
-from enforcement.tasks import seen_through
-from enforcement.timing import Timing
 
 
 class Limiter(Shell):

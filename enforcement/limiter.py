@@ -9,16 +9,16 @@ from time import monotonic
 from types import TracebackType
 from typing import Any, Self
 
+from enforcement.base import START_SECONDS, Limits, Shell, check_subject
 from enforcement.decision import Decision, Denied
+from enforcement.decorator import Declared, FunctionCosts, FunctionKey, P, R, Rule, Waiting, declared, limit_calls
 from enforcement.engine import Steps
-from enforcement.limited import Declared, FunctionCosts, FunctionKey, P, R, Rule, Waiting, declared, limit_calls
+from enforcement.latency import Timing
 from enforcement.matching import Attributes
 from enforcement.plans import Costs, Plan, check_costs
 from enforcement.protocol import NOT_RESTORED, StoreTrouble, numbers
 from enforcement.reservation import Reservation, new_ident
 from enforcement.settings import Settings
-from enforcement.shell import START_SECONDS, Limits, Shell, check_subject
-from enforcement.timing import Timing
 
 
 class Limiter(Shell):

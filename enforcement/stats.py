@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from enforcement.timing import Histogram, Timing
+from enforcement.latency import Histogram, Timing
 
 if TYPE_CHECKING:
     from enforcement.engine import Engine

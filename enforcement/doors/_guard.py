@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Generic, TypeVar
 
+from enforcement.base import Shell
 from enforcement.doors._http import TrustedProxies, check_preset
 from enforcement.plans import Costs
-from enforcement.shell import Shell
 
 App = TypeVar("App")
 AnyLimiter = TypeVar("AnyLimiter", bound=Shell)

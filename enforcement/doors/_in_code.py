@@ -13,8 +13,8 @@ from dataclasses import replace
 from typing import Any, Final
 
 from enforcement.decision import Decision
+from enforcement.decorator import key_text
 from enforcement.doors._http import Answer, Header, Refusal, added_headers, denial, network_of
-from enforcement.limited import key_text
 from enforcement.sizes import MAX_CODE_KEY_LENGTH
 
 logger = logging.getLogger("sluicegate.doors")

@@ -14,6 +14,7 @@ from functools import cache
 from typing import Any
 
 from enforcement.aio import Limiter
+from enforcement.async_tasks import begun
 from enforcement.decision import Decision, Denied
 from enforcement.doors._exchange import POLICY_VIOLATION, STARTS, Exchange, Message, Receive, Scope, Send
 from enforcement.doors._guard import Guard
@@ -29,7 +30,6 @@ from enforcement.doors._http import (
     missing_token,
 )
 from enforcement.headers import draft_lines
-from enforcement.tasks import begun
 
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 

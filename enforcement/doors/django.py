@@ -26,11 +26,11 @@ from django.core.signals import setting_changed
 from django.http import HttpResponse
 
 from enforcement.decision import Denied
+from enforcement.decorator import Declared, declared
 from enforcement.doors._django_visit import Visit, in_thread
 from enforcement.doors._http import Answer, Refusal
 from enforcement.doors._in_code import check_scope, counted_address, counter_key, denial_told_elsewhere, name_of
 from enforcement.doors._options import Options, read_options
-from enforcement.limited import Declared, declared
 from enforcement.limiter import Limiter
 from enforcement.plans import Costs, check_costs
 

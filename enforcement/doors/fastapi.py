@@ -25,6 +25,7 @@ from starlette.requests import ClientDisconnect, HTTPConnection
 
 from enforcement import aio
 from enforcement.decision import Decision, Denied
+from enforcement.decorator import Declared, declared
 from enforcement.doors._http import Refusal, TrustedProxies, check_preset
 from enforcement.doors._in_code import check_scope, counted_address, counter_key
 from enforcement.doors._openapi import describe_denials
@@ -38,7 +39,6 @@ from enforcement.doors._starlette import (
     token_of,
     visit_of,
 )
-from enforcement.limited import Declared, declared
 from enforcement.plans import Costs, check_costs
 
 Found = str | Callable[[HTTPConnection], Any] | params.Depends

@@ -12,10 +12,10 @@ from typing import Final
 from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation, get_meter_provider
 from opentelemetry.trace import Span, get_current_span
 
+from enforcement.base import Shell
 from enforcement.decision import Decision
 from enforcement.exporters.metrics import METRICS, STORE_CALL, STORE_CALL_TEXT, Metric
-from enforcement.shell import Shell
-from enforcement.timing import BOUNDS_SECONDS
+from enforcement.latency import BOUNDS_SECONDS
 
 Attribute = str | bool | int
 

@@ -10,10 +10,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.core import Metric as Family
 from prometheus_client.registry import Collector
 
+from enforcement.base import Shell
 from enforcement.exporters.metrics import METRICS, STORE_CALL, STORE_CALL_TEXT, Metric
-from enforcement.shell import Shell
+from enforcement.latency import Histogram
 from enforcement.stats import Stats
-from enforcement.timing import Histogram
 
 _UNITS: Final = {"s": "_seconds"}
 

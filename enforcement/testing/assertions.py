@@ -6,11 +6,11 @@ from collections.abc import Generator
 from contextlib import AsyncExitStack, ExitStack
 from typing import TYPE_CHECKING
 
+from enforcement.base import Limits, check_subject
 from enforcement.decision import Decision, Denied, LimitState
 from enforcement.limits import Limit
 from enforcement.matching import Attributes
 from enforcement.plans import Costs, Plan
-from enforcement.shell import Limits, check_subject
 
 if TYPE_CHECKING:
     from enforcement import aio

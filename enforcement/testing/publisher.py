@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+from enforcement.base import Shell
 from enforcement.census import DEFAULT_CAP
 from enforcement.documents import SCHEMA
 from enforcement.keys import DEFAULT_PREFIX, WHOLE, Keys
 from enforcement.limits import Limit
 from enforcement.publishing import Document, Publication, publish_call, refused_by, tags_of
-from enforcement.shell import Shell
 from enforcement.store import connect, load_library
 from enforcement.tokens import digest, mint
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final, Literal
 
+from enforcement.base import Shell
 from enforcement.embedded import ValkeyServer
-from enforcement.shell import Shell
 from enforcement.store import connect, load_library
 
 RETURN_SECONDS: Final = 10.0

@@ -7,8 +7,8 @@ from contextlib import closing, suppress
 import pytest
 
 from enforcement import Denied, Limit, Limiter, aio
+from enforcement.latency import BOUNDS_SECONDS, Histogram
 from enforcement.stats import DecisionCount
-from enforcement.timing import BOUNDS_SECONDS, Histogram
 from enforcement.tokens import mint
 from tests.enforcement.world import eventually, fixed
 

@@ -10,12 +10,12 @@ from typing import Self
 
 from enforcement.engine import Engine
 from enforcement.keys import DEFAULT_PREFIX
+from enforcement.latency import Listener, Timing
 from enforcement.limits import Limit
 from enforcement.matching import Attributes
 from enforcement.plans import Plan
 from enforcement.settings import DEFAULT_TIMEOUT, DEFAULT_URL, Settings
 from enforcement.stats import Stats, stats_of
-from enforcement.timing import Listener, Timing
 
 START_SECONDS = 1.0
 """How long ``start()`` waits for the documents of a store that answers."""

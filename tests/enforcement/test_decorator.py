@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 
 from enforcement import Denied, InvalidLimit, Limit, Limiter, aio
-from enforcement.limited import Waiting, declared, key_text
+from enforcement.decorator import Waiting, declared, key_text
 
 A_UUID = UUID("12345678-1234-5678-1234-567812345678")
 ONE_SLOT = Limit(name="slots", algorithm="concurrency", quota=1, window_seconds=60)
