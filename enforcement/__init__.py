@@ -11,7 +11,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from enforcement.limits import InvalidLimit, Limit, Match, Policy
+from enforcement.model.limits import InvalidLimit, Limit, Match, Policy
 
 if TYPE_CHECKING:
     from enforcement.decision import Decision, Denied, LimitState

@@ -13,7 +13,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from enforcement.keys import Keys
+from enforcement.model.keys import Keys
 
 BLANK: Final = ("clearselectors", "resetkeys", "resetchannels", "-@all")
 """Takes away what an account had; each list of rules begins with it, so that it holds whatever there was before."""

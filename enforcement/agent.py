@@ -26,8 +26,8 @@ from redis.exceptions import NoPermissionError, ResponseError
 from enforcement.breaker import jittered
 from enforcement.disk import restore, save
 from enforcement.feed import Entry, Feed
-from enforcement.keys import Keys, fingerprint
 from enforcement.lua import function
+from enforcement.model.keys import Keys, fingerprint
 from enforcement.snapshot import Documents
 from enforcement.store import STORE_ERRORS, cause_of, disconnect, is_unknown_function, let_go, load_library
 from enforcement.unrestored import LOOK_SECONDS

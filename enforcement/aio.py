@@ -28,7 +28,7 @@ from enforcement.decorator import (
 )
 from enforcement.engine import Steps
 from enforcement.latency import Timing
-from enforcement.matching import Attributes
+from enforcement.model.matching import Attributes
 from enforcement.plans import Costs, Plan, check_costs
 from enforcement.protocol import NOT_RESTORED, StoreTrouble, numbers
 from enforcement.reservation import Reservation, new_ident

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Self
 
 from enforcement.engine import Engine
-from enforcement.keys import DEFAULT_PREFIX
 from enforcement.latency import Listener, Timing
-from enforcement.limits import Limit
-from enforcement.matching import Attributes
+from enforcement.model.keys import DEFAULT_PREFIX
+from enforcement.model.limits import Limit
+from enforcement.model.matching import Attributes
 from enforcement.plans import Plan
 from enforcement.settings import DEFAULT_TIMEOUT, DEFAULT_URL, Settings
 from enforcement.stats import Stats, stats_of

@@ -13,9 +13,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from enforcement.keys import NAME_LENGTH, Keys
-from enforcement.limits import MAX_NUMBER
 from enforcement.lua import function
+from enforcement.model.keys import NAME_LENGTH, Keys
+from enforcement.model.limits import MAX_NUMBER
 
 CHECKPOINT: Final = function("checkpoint")
 CHECKPOINTED: Final = function("checkpointed")

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from enforcement import protocol
 from enforcement.cluster import ClusterPipe
-from enforcement.keys import dirty_beside, marker_beside
 from enforcement.lua import library_source
+from enforcement.model.keys import dirty_beside, marker_beside
 from enforcement.parts import AGAIN
 from enforcement.protocol import LibraryMissing, StoreTrouble
 from enforcement.reservation import REMEMBERED_MS

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from enforcement.algorithms import HOPELESS
-from enforcement.calendars import window
 from enforcement.headers import labels, presets, seconds, tightness
 from enforcement.leases import unused_max
+from enforcement.model.algorithms import HOPELESS
+from enforcement.model.calendars import window
 from enforcement.plans import NO_PLAN, Plan
 
 if TYPE_CHECKING:

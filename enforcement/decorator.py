@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from uuid import UUID
 
 from enforcement.decision import Decision, Denied
-from enforcement.keys import Keys
-from enforcement.limits import Limit
+from enforcement.model.keys import Keys
+from enforcement.model.limits import Limit
 from enforcement.plans import Costs, bind_in_code, check_costs
 
 if TYPE_CHECKING:

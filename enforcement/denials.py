@@ -10,8 +10,8 @@ from __future__ import annotations
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
-from enforcement.algorithms import HOPELESS
 from enforcement.decision import Decision
+from enforcement.model.algorithms import HOPELESS
 from enforcement.tally import Cell, Tally
 from enforcement.usage import State, states_of
 

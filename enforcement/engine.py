@@ -19,16 +19,16 @@ from typing import Any, Final
 from enforcement import parts, protocol
 from enforcement.agent import Agent, Identity
 from enforcement.breaker import Breaker
-from enforcement.census import TRUST_SECONDS
 from enforcement.cluster_agent import ClusterAgent
 from enforcement.debts import Payer
 from enforcement.decision import Decision
 from enforcement.denials import Denials
 from enforcement.failover import Fallback
-from enforcement.keys import Keys, together
 from enforcement.lease_keeper import LeaseKeeper
 from enforcement.leases import Lease
 from enforcement.lua import library_source
+from enforcement.model.keys import Keys, together
+from enforcement.model.partitions import TRUST_SECONDS
 from enforcement.parts import AGAIN, InParts
 from enforcement.place import Place
 from enforcement.planner import Planner

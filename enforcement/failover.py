@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
-from enforcement.algorithms import NEVER, Charge, Concurrency, Reference, Spec
 from enforcement.doubts import Doubts
 from enforcement.journal import Debt, Entry, Journal, Ready
+from enforcement.model.algorithms import NEVER, Charge, Concurrency, Reference, Spec
 from enforcement.plans import Bound, Costs, Plan, with_share
 from enforcement.protocol import StoreTrouble, reason_of, without_marks
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from enforcement.decision import Decision, LimitState
-    from enforcement.limits import Limit
+    from enforcement.model.limits import Limit
     from enforcement.plans import Bound
 
 LIST_FIELDS: Final = frozenset({"RateLimit-Policy", "RateLimit"})

@@ -19,7 +19,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
-    from enforcement.limits import Limit
+    from enforcement.model.limits import Limit
     from enforcement.plans import Plan
 
 AHEAD_SECONDS: Final = 0.1

@@ -11,8 +11,8 @@ from redis.exceptions import BusyLoadingError
 
 from enforcement import protocol
 from enforcement.decision import Decision, LimitState
-from enforcement.keys import Keys, together
 from enforcement.leases import unused_max
+from enforcement.model.keys import Keys, together
 from enforcement.plans import Bound, Plan, Rule, Subject, rules_of
 
 

@@ -14,8 +14,8 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from enforcement import protocol
-from enforcement.census import TRUST_SECONDS
-from enforcement.keys import together
+from enforcement.model.keys import together
+from enforcement.model.partitions import TRUST_SECONDS
 from enforcement.plans import Bound, Costs, Plan
 from enforcement.protocol import StoreTrouble, without_marks
 from enforcement.reservation import correcting, new_ident

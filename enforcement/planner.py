@@ -14,17 +14,17 @@ from itertools import count
 from time import monotonic
 from typing import Any, Final
 
-from enforcement.census import RETRY_SECONDS, Census
 from enforcement.decision import Decision
-from enforcement.documents import Project, Token
-from enforcement.keys import Keys, fingerprint
-from enforcement.limits import Limit
-from enforcement.matching import Attributes, check_attributes
+from enforcement.model.documents import Project, Token
+from enforcement.model.keys import Keys, fingerprint
+from enforcement.model.limits import Limit
+from enforcement.model.matching import Attributes, check_attributes
+from enforcement.model.partitions import RETRY_SECONDS, Census
+from enforcement.model.sizes import MAX_TOKEN_LENGTH
+from enforcement.model.tokens import digest, is_well_formed
 from enforcement.plans import Plan, Rule, Subject, bind_in_code, rules_of
 from enforcement.shelf import Shelf
-from enforcement.sizes import MAX_TOKEN_LENGTH
 from enforcement.snapshot import Derived, Documents, Snapshot, TokenEntry
-from enforcement.tokens import digest, is_well_formed
 from enforcement.usage import TokenUsage, UsageLog
 
 MAX_PLANS: Final = 10_000

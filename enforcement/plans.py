@@ -12,16 +12,16 @@ from dataclasses import dataclass, replace
 from math import gcd
 from typing import Any, Final, Literal
 
-from enforcement.algorithms import Spec
-from enforcement.calendars import boundaries, window
-from enforcement.census import Census, life_us
-from enforcement.documents import Override, Project, Token
 from enforcement.headers import Spelled, spell
-from enforcement.keys import GLOBAL_TAG, Keys, dirty_beside, fingerprint
 from enforcement.leases import Lease
-from enforcement.limits import MAX_NUMBER, Limit, Policy
-from enforcement.matching import Attributes
-from enforcement.sizes import MAX_CODE_KEY_LENGTH, MAX_LIMITS_PER_REQUEST
+from enforcement.model.algorithms import Spec
+from enforcement.model.calendars import boundaries, window
+from enforcement.model.documents import Override, Project, Token
+from enforcement.model.keys import GLOBAL_TAG, Keys, dirty_beside, fingerprint
+from enforcement.model.limits import MAX_NUMBER, Limit, Policy
+from enforcement.model.matching import Attributes
+from enforcement.model.partitions import Census, life_us
+from enforcement.model.sizes import MAX_CODE_KEY_LENGTH, MAX_LIMITS_PER_REQUEST
 
 LETTERS: Final = {
     "fixed_window": "f",

@@ -15,10 +15,10 @@ from typing import Final
 
 import hiredis
 
-from enforcement.algorithms import HOPELESS, Spec
-from enforcement.keys import dirty_beside
 from enforcement.late import LOST, Late
 from enforcement.lua import function
+from enforcement.model.algorithms import HOPELESS, Spec
+from enforcement.model.keys import dirty_beside
 from enforcement.plans import Bound, Costs, Plan
 
 DECIDE: Final = function("decide")

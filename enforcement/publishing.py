@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from enforcement.documents import SCHEMA, dumps
-from enforcement.keys import GLOBAL_TAG, Keys
 from enforcement.lua import function
+from enforcement.model.documents import SCHEMA, dumps
+from enforcement.model.keys import GLOBAL_TAG, Keys
 
 MAX_LOGGED_BYTES: Final = 262_144
 """Changes up to this size travel in the log; more of them are announced, and readers load everything."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from enforcement import protocol
 from enforcement.decision import Decision
-from enforcement.keys import marker_beside
+from enforcement.model.keys import marker_beside
 from enforcement.plans import Bound, Costs, Plan, check_costs
 from enforcement.protocol import Correction, StoreTrouble
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from time import monotonic
 
 from enforcement import protocol
-from enforcement.keys import together
 from enforcement.logs import Seldom
+from enforcement.model.keys import together
 from enforcement.place import Pipe
 from enforcement.plans import Bound
 from enforcement.protocol import StoreTrouble

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
-from enforcement.documents import (
+from enforcement.model.documents import (
     SCHEMA,
     InvalidDocument,
     Project,
@@ -26,7 +26,7 @@ from enforcement.documents import (
     parse_project,
     parse_token,
 )
-from enforcement.limits import MAX_NUMBER, Policy
+from enforcement.model.limits import MAX_NUMBER, Policy
 
 if TYPE_CHECKING:
     from enforcement.usage import TokenUsage

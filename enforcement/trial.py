@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import Final
 
 from enforcement import protocol
-from enforcement.keys import Keys
-from enforcement.limits import MAX_NUMBER, Limit
+from enforcement.model.keys import Keys
+from enforcement.model.limits import MAX_NUMBER, Limit
 from enforcement.place import Pipe
 from enforcement.plans import Bound, Plan
 from enforcement.protocol import StoreTrouble

@@ -14,7 +14,7 @@ from typing import Final
 
 from enforcement import protocol
 from enforcement.breaker import chance
-from enforcement.keys import WHOLE, dirty_beside
+from enforcement.model.keys import WHOLE, dirty_beside
 from enforcement.place import Pipe
 from enforcement.protocol import StoreTrouble
 

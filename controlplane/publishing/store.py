@@ -5,7 +5,7 @@ from typing import Self
 import redis
 from django.conf import settings
 
-from enforcement.keys import Keys
+from enforcement.model.keys import Keys
 from enforcement.store import connect
 
 # A task may wait: nobody is looking at it, and a full publication takes its time.

@@ -24,8 +24,8 @@ from controlplane.projects.models import Project, Token
 from controlplane.usage import counters
 from controlplane.usage.models import UsageRow
 from controlplane.usage.rollup import start_of
-from enforcement.limits import ALGORITHMS, MODES
 from enforcement.live import LiveCounter
+from enforcement.model.limits import ALGORITHMS, MODES
 from enforcement.store import STORE_ERRORS
 
 EVERY_LIMIT = "*"

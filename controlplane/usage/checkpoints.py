@@ -31,9 +31,9 @@ from controlplane.usage.models import Checkpoint, CheckpointRun
 from enforcement import checkpoints as protocol
 from enforcement.checkpoints import Kept, Reading
 from enforcement.cluster import ClusterClient
-from enforcement.keys import GLOBAL_TAG, NAME_LENGTH, WHOLE
-from enforcement.limits import DAY_SECONDS, DURABLE_CALENDARS
 from enforcement.live import Reset
+from enforcement.model.keys import GLOBAL_TAG, NAME_LENGTH, WHOLE
+from enforcement.model.limits import DAY_SECONDS, DURABLE_CALENDARS
 from enforcement.publishing import tags_of
 from enforcement.store import STORE_ERRORS, is_unknown_function, load_library
 

@@ -16,8 +16,9 @@ from controlplane.projects.models import Project, Token
 from controlplane.publishing import compile, store, verbs
 from controlplane.publishing.changes import Change
 from controlplane.usage import checkpoints
-from enforcement import documents, live, plans
-from enforcement.limits import Policy
+from enforcement import live, plans
+from enforcement.model import documents
+from enforcement.model.limits import Policy
 from enforcement.store import is_unknown_function, load_library
 
 

@@ -15,13 +15,13 @@ from redis.exceptions import NoPermissionError, RedisError
 
 from enforcement.cli.options import add_store, settings_of
 from enforcement.doctor.endpoint import shown
-from enforcement.documents import Project, Token
-from enforcement.keys import Keys
 from enforcement.live import LiveCounter, live_counters
+from enforcement.model.documents import Project, Token
+from enforcement.model.keys import Keys
+from enforcement.model.tokens import digest, is_well_formed
 from enforcement.plans import Subject
 from enforcement.snapshot import Documents
 from enforcement.store import connect
-from enforcement.tokens import digest, is_well_formed
 
 PASSES, REFUSED, UNREADABLE = 0, 1, 2
 PATIENCE_SECONDS: Final = 5.0

@@ -12,7 +12,7 @@ from enforcement.cluster import ClusterClient
 from enforcement.doctor import fleet, server, sharing
 from enforcement.doctor.endpoint import shown, transport
 from enforcement.doctor.findings import Finding, Level, looked, worst
-from enforcement.keys import Keys
+from enforcement.model.keys import Keys
 from enforcement.settings import Settings
 from enforcement.store import connect
 

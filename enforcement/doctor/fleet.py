@@ -13,9 +13,9 @@ from redis.exceptions import NoPermissionError, ResponseError
 
 from enforcement.agent import HEARTBEAT_LIFETIME_MS
 from enforcement.doctor.findings import Finding, pairs
-from enforcement.documents import InvalidDocument, loads
-from enforcement.keys import Keys
 from enforcement.lua import LIBRARY_NAME, library_source
+from enforcement.model.documents import InvalidDocument, loads
+from enforcement.model.keys import Keys
 from enforcement.store import load_library
 
 MOST_SHOWN: Final = 20

@@ -17,8 +17,8 @@ from redis.exceptions import NoPermissionError, ResponseError
 
 from enforcement import protocol
 from enforcement.doctor.findings import Finding
-from enforcement.keys import Keys
-from enforcement.limits import Limit
+from enforcement.model.keys import Keys
+from enforcement.model.limits import Limit
 from enforcement.plans import Plan, bind_in_code
 from enforcement.store import connect, is_unknown_function
 

@@ -16,7 +16,7 @@ from enforcement.doors._http import Progress, RequestAttributes, find_token, joi
 from enforcement.doors._in_code import told
 from enforcement.doors._options import Options
 from enforcement.limiter import Limiter
-from enforcement.limits import Limit
+from enforcement.model.limits import Limit
 from enforcement.plans import Costs
 
 _LISTS: Final = ("RateLimit", "RateLimit-Policy")

@@ -15,7 +15,7 @@ from typing import Any, Final
 from enforcement.decision import Decision
 from enforcement.decorator import key_text
 from enforcement.doors._http import Answer, Header, Refusal, added_headers, denial, network_of
-from enforcement.sizes import MAX_CODE_KEY_LENGTH
+from enforcement.model.sizes import MAX_CODE_KEY_LENGTH
 
 logger = logging.getLogger("sluicegate.doors")
 

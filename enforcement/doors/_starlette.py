@@ -33,7 +33,7 @@ from enforcement.doors._http import (
     missing_token,
 )
 from enforcement.doors._in_code import denial_told_elsewhere, name_of, told
-from enforcement.limits import Limit
+from enforcement.model.limits import Limit
 from enforcement.plans import Costs
 
 _VISIT: Final = "sluicegate.visit"

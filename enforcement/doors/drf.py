@@ -24,7 +24,7 @@ from enforcement.decorator import Declared, declared
 from enforcement.doors._http import Refusal
 from enforcement.doors._in_code import counted_address, counter_key
 from enforcement.doors.django import visit_of
-from enforcement.limits import Limit
+from enforcement.model.limits import Limit
 
 _KIND: Final = "key"
 

@@ -17,7 +17,7 @@ from typing import Final
 
 from enforcement.ledger.records import Counter, Ledger, Record
 from enforcement.ledger.sums import Charge, felt, peak, window_of
-from enforcement.limits import Limit
+from enforcement.model.limits import Limit
 from enforcement.protocol import TAKEN_FOR_EXECUTED
 
 JOURNAL_GRAIN_SECONDS: Final = 0.1

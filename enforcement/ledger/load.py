@@ -15,7 +15,7 @@ from typing import Any, Final, Self
 from enforcement.decision import Decision
 from enforcement.ledger.records import Writer
 from enforcement.limiter import Limiter
-from enforcement.limits import Limit
+from enforcement.model.limits import Limit
 
 READY: Final = "ready\n"
 FLEET_SECONDS: Final = 30.0

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from enforcement.decision import STATUSES, Decision
-from enforcement.limits import InvalidLimit, Limit
+from enforcement.model.limits import InvalidLimit, Limit
 from enforcement.plans import Bound
 
 FORMAT: Final = 1

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from enforcement.base import Limits, check_subject
 from enforcement.decision import Decision, Denied, LimitState
-from enforcement.limits import Limit
-from enforcement.matching import Attributes
+from enforcement.model.limits import Limit
+from enforcement.model.matching import Attributes
 from enforcement.plans import Costs, Plan
 
 if TYPE_CHECKING:

@@ -9,13 +9,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from enforcement.base import Shell
-from enforcement.census import DEFAULT_CAP
-from enforcement.documents import SCHEMA
-from enforcement.keys import DEFAULT_PREFIX, WHOLE, Keys
-from enforcement.limits import Limit
+from enforcement.model.documents import SCHEMA
+from enforcement.model.keys import DEFAULT_PREFIX, WHOLE, Keys
+from enforcement.model.limits import Limit
+from enforcement.model.partitions import DEFAULT_CAP
+from enforcement.model.tokens import digest, mint
 from enforcement.publishing import Document, Publication, publish_call, refused_by, tags_of
 from enforcement.store import connect, load_library
-from enforcement.tokens import digest, mint
 
 FOLLOW_SECONDS: Final = 5.0
 PROJECT: Final = "test"

@@ -6,8 +6,8 @@ from typing import Any
 
 from redis import Redis
 
-from enforcement.documents import dumps
-from enforcement.keys import Keys
+from enforcement.model.documents import dumps
+from enforcement.model.keys import Keys
 from enforcement.publishing import Publication, publish_call
 from enforcement.store import load_library
 

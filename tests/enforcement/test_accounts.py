@@ -12,11 +12,11 @@ from redis.exceptions import AuthenticationError, NoPermissionError, ResponseErr
 from enforcement import Denied, Limit, Limiter, aio
 from enforcement.accounts import ACCOUNTS, acl_line, enforcer
 from enforcement.embedded import ValkeyServer
-from enforcement.keys import Keys
 from enforcement.lua import library_source
+from enforcement.model.keys import Keys
+from enforcement.model.tokens import digest, mint
 from enforcement.publishing import Publication, publish_call
 from enforcement.store import connect, load_library
-from enforcement.tokens import digest, mint
 from tests.enforcement.command_table import CommandTable
 from tests.enforcement.world import World, eventually, fixed
 

@@ -17,9 +17,9 @@ import pytest
 from redis import Redis
 
 from enforcement.agent import Agent, Identity
-from enforcement.documents import dumps, parse_token
 from enforcement.embedded import ValkeyServer
 from enforcement.lua import LIBRARY_NAME
+from enforcement.model.documents import dumps, parse_token
 from enforcement.snapshot import Documents, TokenEntry
 from enforcement.store import STORE_ERRORS, connect
 from enforcement.usage import UsageLog
@@ -472,7 +472,7 @@ def test_account_with_few_rights_uses_them(make: Make, server: ValkeyServer, cli
 FORKING = """
 import os, sys, time
 from enforcement.agent import Agent, Identity
-from enforcement.keys import Keys
+from enforcement.model.keys import Keys
 from enforcement.snapshot import Documents
 from enforcement.store import connect
 from enforcement.usage import UsageLog

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from enforcement import Limit, Limiter
-from enforcement.algorithms import HOPELESS, Reference
+from enforcement.model.algorithms import HOPELESS, Reference
 from enforcement.plans import Bound
 
 START_US, SECOND = 1_767_225_600_000_000, 1_000_000

@@ -11,7 +11,7 @@ import pytest
 
 from enforcement import disk
 from enforcement.disk import restore, save
-from enforcement.documents import dumps
+from enforcement.model.documents import dumps
 from enforcement.snapshot import Documents
 from tests.enforcement.published import DIGEST, changes, policy, state, token
 

@@ -7,8 +7,8 @@ import pytest
 
 from enforcement import Limiter, aio
 from enforcement.checkpoints import Kept, Reading, read_call, readings, restore_call, strike_call
-from enforcement.keys import WHOLE
-from enforcement.tokens import mint
+from enforcement.model.keys import WHOLE
+from enforcement.model.tokens import mint
 from tests.enforcement.world import PROJECT, World, eventually, fixed
 
 QUOTA = 100

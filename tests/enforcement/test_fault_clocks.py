@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from enforcement import Denied, Limit, Limiter
-from enforcement.algorithms import Reference
 from enforcement.embedded import ValkeyServer
 from enforcement.ledger.records import read
+from enforcement.model.algorithms import Reference
 from enforcement.plans import Bound
 from enforcement.store import connect, load_library
 from tests.enforcement.clocks import WallClock

@@ -16,10 +16,10 @@ from redis.exceptions import OutOfMemoryError, RedisError
 from enforcement import Limit, Limiter, agent, aio
 from enforcement.accounts import enforcer
 from enforcement.embedded import ValkeyServer
-from enforcement.keys import Keys
+from enforcement.model.keys import Keys
+from enforcement.model.tokens import mint
 from enforcement.routes import Routes
 from enforcement.store import connect, load_library
-from enforcement.tokens import mint
 from enforcement.trial import Trial
 from tests.enforcement.topologies import Cluster, ask
 from tests.enforcement.world import World, eventually, fixed

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from enforcement import Limit, Limiter, engine
-from enforcement.tokens import mint
+from enforcement.model.tokens import mint
 from tests.enforcement.world import World, eventually, fixed
 
 CODE = Limit(name="code", quota=100, window_seconds=3_600)

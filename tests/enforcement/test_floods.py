@@ -8,10 +8,10 @@ import time
 import pytest
 
 from enforcement import Limiter
-from enforcement.algorithms import FixedWindow, Reference
-from enforcement.census import DEFAULT_CAP
+from enforcement.model.algorithms import FixedWindow, Reference
+from enforcement.model.partitions import DEFAULT_CAP
+from enforcement.model.tokens import digest, mint
 from enforcement.snapshot import Documents
-from enforcement.tokens import digest, mint
 from tests.enforcement.world import PROJECT, fixed
 
 VALUES = 100_000

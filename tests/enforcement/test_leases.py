@@ -17,7 +17,7 @@ from enforcement.aio import Limiter as AsyncLimiter
 from enforcement.leases import unused_max
 from enforcement.ledger.claims import Evidence, Terms, judge
 from enforcement.ledger.sums import peak
-from enforcement.tokens import mint
+from enforcement.model.tokens import mint
 from tests.enforcement.fleet import fleet
 from tests.enforcement.world import eventually
 

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enforcement import Limit, Limiter
-from enforcement.algorithms import Reference
 from enforcement.ledger.__main__ import main
 from enforcement.ledger.claims import Evidence, Reading, Terms, judge
 from enforcement.ledger.records import Counter, Ledger, LedgerError, Record, read
 from enforcement.ledger.sums import felt, peak, window_of
+from enforcement.model.algorithms import Reference
 from enforcement.plans import Bound
 
 SECOND = 1_000_000

@@ -6,7 +6,7 @@ import functools
 
 import pytest
 
-from enforcement.documents import InvalidDocument, dumps, parse_token
+from enforcement.model.documents import InvalidDocument, dumps, parse_token
 from enforcement.snapshot import Documents
 from tests.enforcement.published import DIGEST, changes, policy, project, state, token
 

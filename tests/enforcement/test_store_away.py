@@ -6,7 +6,7 @@ import pytest
 
 from enforcement import Limit, Limiter
 from enforcement.debts import Payer
-from enforcement.tokens import mint
+from enforcement.model.tokens import mint
 from tests.enforcement.fleet import fleet
 from tests.enforcement.world import World, eventually, fixed
 

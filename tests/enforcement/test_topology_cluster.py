@@ -7,7 +7,7 @@ import pytest
 
 from enforcement import Denied, Limit, Limiter, aio, parts, routes
 from enforcement.accounts import enforcer
-from enforcement.keys import Keys
+from enforcement.model.keys import Keys
 from enforcement.routes import slot_of
 from tests.enforcement.clustered import HOUR, LIMIT, PROJECTS, counter_of, keys_of_thirds, spread, used
 from tests.enforcement.crowd import crowd

@@ -7,7 +7,7 @@ from redis.exceptions import RedisError
 
 from enforcement import Limit, Limiter
 from enforcement.engine import Engine
-from enforcement.keys import Keys
+from enforcement.model.keys import Keys
 from tests.enforcement.clustered import PROJECTS, keys_of_thirds, spread, used
 from tests.enforcement.crowd import crowd
 from tests.enforcement.topologies import Cluster, ask

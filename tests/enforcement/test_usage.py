@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from enforcement import usage
-from enforcement.documents import dumps, parse_token
+from enforcement.model.documents import dumps, parse_token
 from enforcement.snapshot import TokenEntry
 from enforcement.usage import TokenUsage, UsageLog
 from tests.enforcement.published import token

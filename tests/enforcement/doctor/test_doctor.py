@@ -15,8 +15,8 @@ from enforcement.cli import main
 from enforcement.doctor import checkup, endpoint, sharing
 from enforcement.doctor import server as look_at_server
 from enforcement.embedded import ValkeyServer
-from enforcement.keys import Keys
 from enforcement.lua import library_source
+from enforcement.model.keys import Keys
 from enforcement.store import connect
 from tests.enforcement.faults import FaultyPath
 from tests.enforcement.topologies import Cluster, ask

@@ -13,8 +13,8 @@ from enforcement import Limiter, aio
 from enforcement.doors.asgi import LimitMiddleware as AsgiDoor
 from enforcement.doors.wsgi import LimitMiddleware as WsgiDoor
 from enforcement.embedded import ValkeyServer
-from enforcement.limits import Limit
-from enforcement.sizes import MAX_ATTRIBUTE_LENGTH, MAX_ATTRIBUTE_NAME_LENGTH, MAX_ATTRIBUTES, MAX_TOKEN_LENGTH
+from enforcement.model.limits import Limit
+from enforcement.model.sizes import MAX_ATTRIBUTE_LENGTH, MAX_ATTRIBUTE_NAME_LENGTH, MAX_ATTRIBUTES, MAX_TOKEN_LENGTH
 from tests.enforcement.doors.conftest import Issue
 
 MEGABYTE = "x" * 1_000_000

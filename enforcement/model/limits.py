@@ -14,9 +14,9 @@ from datetime import time
 from typing import Any, ClassVar, Final, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from enforcement.calendars import CALENDARS, Anchor
-from enforcement.matching import AttributeRule, InvalidMatch, Match
-from enforcement.sizes import MAX_LIMITS_PER_POLICY, MAX_PARTITIONS
+from enforcement.model.calendars import CALENDARS, Anchor
+from enforcement.model.matching import AttributeRule, InvalidMatch, Match
+from enforcement.model.sizes import MAX_LIMITS_PER_POLICY, MAX_PARTITIONS
 
 ALGORITHMS: Final = ("fixed_window", "sliding_window", "sliding_log", "token_bucket", "concurrency")
 MODES: Final = ("enforce", "shadow")
@@ -70,7 +70,7 @@ class Limit:
         algorithm: One of :data:`ALGORITHMS`.
         quota: Permits a window, 0 to 2**53 - 1; 0 denies all.
         window_seconds: 1 to 31,622,400; of a ``concurrency`` limit the lifetime of a slot.
-        calendar: In place of the window, for ``fixed_window``: one of :data:`~enforcement.calendars.CALENDARS`.
+        calendar: In place of the window, for ``fixed_window``: one of :data:`~enforcement.model.calendars.CALENDARS`.
         time_zone: IANA name of the calendar's zone.
         anchor: Where a calendar window begins: month 1-31, week 1-7 (Monday 1), day ``"HH:MM"``, year ``"MM-DD"``.
         burst: Capacity of a ``token_bucket``; None: the quota.

@@ -10,7 +10,7 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Final, Self
 
-from enforcement.sizes import MAX_ATTRIBUTE_LENGTH, MAX_ATTRIBUTE_NAME_LENGTH, MAX_ATTRIBUTES
+from enforcement.model.sizes import MAX_ATTRIBUTE_LENGTH, MAX_ATTRIBUTE_NAME_LENGTH, MAX_ATTRIBUTES
 
 AttributeRule = str | tuple[str, ...]
 Attributes = Mapping[str, str]
@@ -24,7 +24,7 @@ _WILD: Final = frozenset("*?[")
 
 
 class InvalidMatch(ValueError):
-    """A rule that cannot be matched. ``field`` and ``reason`` as in :class:`~enforcement.limits.InvalidLimit`."""
+    """A rule that cannot be matched. ``field`` and ``reason`` as in :class:`~enforcement.model.limits.InvalidLimit`."""
 
     def __init__(self, field: str, reason: str) -> None:
         super().__init__(f"{field}: {reason}")
@@ -118,7 +118,7 @@ def check_attributes(attributes: object) -> Attributes:
     Return a request's attributes, checked.
 
     Raises:
-        ValueError: Not a mapping of texts, or more and longer ones than :mod:`enforcement.sizes` allows.
+        ValueError: Not a mapping of texts, or more and longer ones than :mod:`enforcement.model.sizes` allows.
     """
     if not isinstance(attributes, Mapping):
         raise ValueError("attributes: must be a mapping of names to texts.")

@@ -15,8 +15,8 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from typing import Any, Final, NoReturn
 
-from enforcement.census import DEFAULT_CAP, MAX_CAP
-from enforcement.limits import MAX_NUMBER, InvalidLimit, Limit, Policy
+from enforcement.model.limits import MAX_NUMBER, InvalidLimit, Limit, Policy
+from enforcement.model.partitions import DEFAULT_CAP, MAX_CAP
 
 SCHEMA: Final = 1
 MAX_DOCUMENT_BYTES: Final = 65_536

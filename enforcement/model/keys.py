@@ -12,7 +12,7 @@ from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterable
 from typing import Final, TypeVar
 
-from enforcement.sizes import MAX_PREFIX_LENGTH
+from enforcement.model.sizes import MAX_PREFIX_LENGTH
 
 T = TypeVar("T")
 

@@ -8,14 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enforcement.agent import Identity
-from enforcement.census import life_us
-from enforcement.documents import Project, Token
-from enforcement.keys import Keys
-from enforcement.limits import Limit, Policy
+from enforcement.model.documents import Project, Token
+from enforcement.model.keys import Keys
+from enforcement.model.limits import Limit, Policy
+from enforcement.model.partitions import life_us
+from enforcement.model.sizes import MAX_INSTANCE_LENGTH, MAX_KEY_BYTES
+from enforcement.model.tokens import digest, mint
 from enforcement.plans import Subject, bind_in_code, rules_of
 from enforcement.settings import Settings
-from enforcement.sizes import MAX_INSTANCE_LENGTH, MAX_KEY_BYTES
-from enforcement.tokens import digest, mint
 
 KEYS = Keys("p" * 16)
 PROJECT = "proj_" + "7" * 35

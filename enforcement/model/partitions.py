@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from enforcement.limits import Limit
+    from enforcement.model.limits import Limit
 
 DEFAULT_CAP: Final = 10_000
 MAX_CAP: Final = 1_000_000

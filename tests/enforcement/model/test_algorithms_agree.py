@@ -8,9 +8,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
-from enforcement.algorithms import Reference, Spec
 from enforcement.embedded import ValkeyServer
-from enforcement.limits import Limit
+from enforcement.model.algorithms import Reference, Spec
+from enforcement.model.limits import Limit
 from enforcement.plans import Bound
 from enforcement.protocol import DECIDE, RESET, SETTLE, numbers
 from enforcement.store import connect, load_library

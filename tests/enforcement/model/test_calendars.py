@@ -4,7 +4,7 @@ from datetime import datetime
 
 import pytest
 
-from enforcement.calendars import boundaries, window
+from enforcement.model.calendars import boundaries, window
 
 
 def us(text):
