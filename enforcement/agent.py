@@ -23,13 +23,13 @@ from typing import Any, Final, Protocol
 from redis import Redis
 from redis.exceptions import NoPermissionError, ResponseError
 
-from enforcement.breaker import jittered
 from enforcement.disk import restore, save
-from enforcement.feed import Entry, Feed
 from enforcement.lua import function
 from enforcement.model.keys import Keys, fingerprint
 from enforcement.snapshot import Documents
-from enforcement.store import STORE_ERRORS, cause_of, disconnect, is_unknown_function, let_go, load_library
+from enforcement.store.breaker import jittered
+from enforcement.store.change_log import Entry, Feed
+from enforcement.store.client import STORE_ERRORS, cause_of, disconnect, is_unknown_function, let_go, load_library
 from enforcement.unrestored import LOOK_SECONDS
 from enforcement.usage import UsageLog
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from enforcement.agent import FIRST_PROBE_SECONDS, Agent, logger
-from enforcement.store import STORE_ERRORS
+from enforcement.store.client import STORE_ERRORS
 
 
 class ClusterAgent(Agent):

@@ -11,17 +11,17 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from enforcement import protocol
-from enforcement.cluster import ClusterPipe
 from enforcement.lua import library_source
 from enforcement.model.keys import dirty_beside, marker_beside
 from enforcement.parts import AGAIN
 from enforcement.protocol import LibraryMissing, StoreTrouble
 from enforcement.reservation import REMEMBERED_MS
+from enforcement.store.cluster import ClusterPipe
 
 if TYPE_CHECKING:
     from enforcement.failover import Fallback
     from enforcement.journal import Entry
-    from enforcement.place import Pipe
+    from enforcement.store.connector import Pipe
     from enforcement.unrestored import Unrestored
 
 

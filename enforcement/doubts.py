@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
-from enforcement.late import Late
 from enforcement.protocol import charged
+from enforcement.store.late_replies import Late
 
 if TYPE_CHECKING:
     from enforcement.journal import Entry, Ready

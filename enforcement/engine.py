@@ -18,7 +18,6 @@ from typing import Any, Final
 
 from enforcement import parts, protocol
 from enforcement.agent import Agent, Identity
-from enforcement.breaker import Breaker
 from enforcement.cluster_agent import ClusterAgent
 from enforcement.debts import Payer
 from enforcement.decision import Decision
@@ -30,15 +29,16 @@ from enforcement.lua import library_source
 from enforcement.model.keys import Keys, together
 from enforcement.model.partitions import TRUST_SECONDS
 from enforcement.parts import AGAIN, InParts
-from enforcement.place import Place
 from enforcement.planner import Planner
 from enforcement.plans import Bound, Costs, Plan
 from enforcement.protocol import LibraryMissing, StoreTrouble, without_marks
 from enforcement.reservation import Reservation
-from enforcement.routes import Node, Tender
 from enforcement.settings import Settings, library_version
 from enforcement.slot_keeper import SlotKeeper
 from enforcement.snapshot import Documents
+from enforcement.store.breaker import Breaker
+from enforcement.store.connector import Place
+from enforcement.store.slot_map import Node, Tender
 from enforcement.tally import Tally
 from enforcement.trial import Trial
 from enforcement.unrestored import Unrestored

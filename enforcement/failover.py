@@ -3,7 +3,7 @@ Deciding while the store is away, by each limit's own rule: ``local`` lets this 
 ``allow`` and ``deny`` say it all.
 
 Whatever is admitted meanwhile is written into the journal (:mod:`enforcement.journal`), and charged to the windows it
-belonged to when the store returns. When that is, the breaker says (:mod:`enforcement.breaker`).
+belonged to when the store returns. When that is, the breaker says (:mod:`enforcement.store.breaker`).
 """
 
 from __future__ import annotations

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Final
 
 from enforcement import protocol
 from enforcement.leases import Grant, Lease, Remains, held_max
-from enforcement.place import Pipe
 from enforcement.protocol import Correction, StoreTrouble
 from enforcement.reservation import new_ident
+from enforcement.store.connector import Pipe
 
 if TYPE_CHECKING:
     from enforcement.engine import Engine, Steps

@@ -15,11 +15,11 @@ from typing import Final
 
 import hiredis
 
-from enforcement.late import LOST, Late
 from enforcement.lua import function
 from enforcement.model.algorithms import HOPELESS, Spec
 from enforcement.model.keys import dirty_beside
 from enforcement.plans import Bound, Costs, Plan
+from enforcement.store.late_replies import LOST, Late
 
 DECIDE: Final = function("decide")
 LEASE: Final = function("lease")

@@ -28,7 +28,7 @@ class Settings:
 
     Args:
         url: ``redis://``, ``rediss://`` or ``unix://``, or one that names several hosts
-            (:mod:`enforcement.topology`).
+            (:mod:`enforcement.store.topology`).
         prefix: What all keys begin with.
         instance: Its name in the fleet; None: made of host, process and chance.
         state_dir: Folder for the last good documents; None: they are not kept.

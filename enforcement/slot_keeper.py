@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 from time import monotonic
 
 from enforcement import protocol
-from enforcement.logs import Seldom
 from enforcement.model.keys import together
-from enforcement.place import Pipe
 from enforcement.plans import Bound
 from enforcement.protocol import StoreTrouble
 from enforcement.reservation import Reservation
+from enforcement.store.connector import Pipe
+from enforcement.store.logs import Seldom
 
 logger = logging.getLogger("sluicegate.slots")
 

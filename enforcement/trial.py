@@ -12,9 +12,9 @@ from typing import Final
 from enforcement import protocol
 from enforcement.model.keys import Keys
 from enforcement.model.limits import MAX_NUMBER, Limit
-from enforcement.place import Pipe
 from enforcement.plans import Bound, Plan
 from enforcement.protocol import StoreTrouble
+from enforcement.store.connector import Pipe
 
 _LIMIT: Final = Limit(name="trial", quota=MAX_NUMBER, window_seconds=1)
 

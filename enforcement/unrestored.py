@@ -13,10 +13,10 @@ from time import monotonic
 from typing import Final
 
 from enforcement import protocol
-from enforcement.breaker import chance
 from enforcement.model.keys import WHOLE, dirty_beside
-from enforcement.place import Pipe
 from enforcement.protocol import StoreTrouble
+from enforcement.store.breaker import chance
+from enforcement.store.connector import Pipe
 
 logger = logging.getLogger("sluicegate.failover")
 

@@ -15,7 +15,7 @@ from controlplane.fleet.models import ALIVE, Instance
 from controlplane.publishing import store
 from controlplane.publishing.compile import EPOCH, microseconds
 from enforcement.model.documents import InvalidDocument, loads
-from enforcement.store import STORE_ERRORS
+from enforcement.store.client import STORE_ERRORS
 
 logger = logging.getLogger(__name__)
 

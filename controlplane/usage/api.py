@@ -26,7 +26,7 @@ from controlplane.usage.models import UsageRow
 from controlplane.usage.rollup import start_of
 from enforcement.live import LiveCounter
 from enforcement.model.limits import ALGORITHMS, MODES
-from enforcement.store import STORE_ERRORS
+from enforcement.store.client import STORE_ERRORS
 
 EVERY_LIMIT = "*"
 # The step of a range, when the client names none: so fine that a token has at most a few hundred rows.

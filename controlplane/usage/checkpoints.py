@@ -30,12 +30,12 @@ from controlplane.publishing.locks import hold
 from controlplane.usage.models import Checkpoint, CheckpointRun
 from enforcement import checkpoints as protocol
 from enforcement.checkpoints import Kept, Reading
-from enforcement.cluster import ClusterClient
 from enforcement.live import Reset
 from enforcement.model.keys import GLOBAL_TAG, NAME_LENGTH, WHOLE
 from enforcement.model.limits import DAY_SECONDS, DURABLE_CALENDARS
 from enforcement.publishing import tags_of
-from enforcement.store import STORE_ERRORS, is_unknown_function, load_library
+from enforcement.store.client import STORE_ERRORS, is_unknown_function, load_library
+from enforcement.store.cluster import ClusterClient
 
 logger = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from controlplane.usage import checkpoints
 from enforcement import live, plans
 from enforcement.model import documents
 from enforcement.model.limits import Policy
-from enforcement.store import is_unknown_function, load_library
+from enforcement.store.client import is_unknown_function, load_library
 
 
 class Forgotten(LookupError):

@@ -21,7 +21,7 @@ from enforcement.model.keys import Keys
 from enforcement.model.tokens import digest, is_well_formed
 from enforcement.plans import Subject
 from enforcement.snapshot import Documents
-from enforcement.store import connect
+from enforcement.store.client import connect
 
 PASSES, REFUSED, UNREADABLE = 0, 1, 2
 PATIENCE_SECONDS: Final = 5.0

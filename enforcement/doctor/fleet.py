@@ -16,7 +16,7 @@ from enforcement.doctor.findings import Finding, pairs
 from enforcement.lua import LIBRARY_NAME, library_source
 from enforcement.model.documents import InvalidDocument, loads
 from enforcement.model.keys import Keys
-from enforcement.store import load_library
+from enforcement.store.client import load_library
 
 MOST_SHOWN: Final = 20
 _READ_AT_ONCE: Final = 1_000

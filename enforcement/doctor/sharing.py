@@ -20,7 +20,7 @@ from enforcement.doctor.findings import Finding
 from enforcement.model.keys import Keys
 from enforcement.model.limits import Limit
 from enforcement.plans import Plan, bind_in_code
-from enforcement.store import connect, is_unknown_function
+from enforcement.store.client import connect, is_unknown_function
 
 # A log has no window that could end between two questions; what it holds is gone after a minute, whatever happens here.
 LIMIT: Final = Limit(name="doctor", algorithm="sliding_log", quota=10, window_seconds=60)

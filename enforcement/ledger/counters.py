@@ -11,7 +11,7 @@ from enforcement.ledger.claims import Reading, can_be_judged
 from enforcement.ledger.records import Counter
 from enforcement.live import look
 from enforcement.plans import Bound
-from enforcement.store import connect
+from enforcement.store.client import connect
 
 
 def read_counters(url: str, counters: Iterable[Counter]) -> list[Reading]:

@@ -15,7 +15,7 @@ from enforcement.model.limits import Limit
 from enforcement.model.partitions import DEFAULT_CAP
 from enforcement.model.tokens import digest, mint
 from enforcement.publishing import Document, Publication, publish_call, refused_by, tags_of
-from enforcement.store import connect, load_library
+from enforcement.store.client import connect, load_library
 
 FOLLOW_SECONDS: Final = 5.0
 PROJECT: Final = "test"

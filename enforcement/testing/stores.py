@@ -9,7 +9,7 @@ from typing import Final, Literal
 
 from enforcement.base import Shell
 from enforcement.embedded import ValkeyServer
-from enforcement.store import connect, load_library
+from enforcement.store.client import connect, load_library
 
 RETURN_SECONDS: Final = 10.0
 

@@ -9,7 +9,7 @@ from redis import Redis
 from enforcement.model.documents import dumps
 from enforcement.model.keys import Keys
 from enforcement.publishing import Publication, publish_call
-from enforcement.store import load_library
+from enforcement.store.client import load_library
 
 DIGEST = "a" * 64
 KEYS = Keys()

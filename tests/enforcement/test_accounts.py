@@ -16,7 +16,7 @@ from enforcement.lua import library_source
 from enforcement.model.keys import Keys
 from enforcement.model.tokens import digest, mint
 from enforcement.publishing import Publication, publish_call
-from enforcement.store import connect, load_library
+from enforcement.store.client import connect, load_library
 from tests.enforcement.command_table import CommandTable
 from tests.enforcement.world import World, eventually, fixed
 

@@ -21,7 +21,7 @@ from enforcement.embedded import ValkeyServer
 from enforcement.lua import LIBRARY_NAME
 from enforcement.model.documents import dumps, parse_token
 from enforcement.snapshot import Documents, TokenEntry
-from enforcement.store import STORE_ERRORS, connect
+from enforcement.store.client import STORE_ERRORS, connect
 from enforcement.usage import UsageLog
 from tests.enforcement.published import DIGEST, KEYS, policy, project, publish, publish_quota, state, token
 
@@ -474,7 +474,7 @@ import os, sys, time
 from enforcement.agent import Agent, Identity
 from enforcement.model.keys import Keys
 from enforcement.snapshot import Documents
-from enforcement.store import connect
+from enforcement.store.client import connect
 from enforcement.usage import UsageLog
 from tests.enforcement.test_agent import Switch
 

@@ -15,7 +15,7 @@ from enforcement.embedded import ValkeyServer
 from enforcement.ledger.records import read
 from enforcement.model.algorithms import Reference
 from enforcement.plans import Bound
-from enforcement.store import connect, load_library
+from enforcement.store.client import connect, load_library
 from tests.enforcement.clocks import WallClock
 from tests.enforcement.world import eventually
 

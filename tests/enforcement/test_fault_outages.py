@@ -14,9 +14,10 @@ from functools import partial
 
 import pytest
 
-from enforcement import Limit, Limiter, aio, doubts, pipe, protocol
+from enforcement import Limit, Limiter, aio, doubts, protocol
 from enforcement.protocol import StoreTrouble
-from enforcement.store import connect
+from enforcement.store import connection
+from enforcement.store.client import connect
 from tests.enforcement.faults import FaultyPath
 from tests.enforcement.fleet import fleet
 from tests.enforcement.world import eventually
@@ -99,7 +100,7 @@ def test_a_call_that_may_have_run_is_not_sent_again(own_server, path, monkeypatc
     assert charged_by_lost_replies(own_server, path, "once") == 2
 
     never = StoreTrouble("connection", executed=False)
-    monkeypatch.setattr(pipe.SyncPipe, "_broken", lambda pipe, line, exc: line.sock.close() or never)
+    monkeypatch.setattr(connection.SyncPipe, "_broken", lambda connection, line, exc: line.sock.close() or never)
     assert charged_by_lost_replies(own_server, path, "twice") == 4
 
 

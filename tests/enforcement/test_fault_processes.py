@@ -17,7 +17,7 @@ import pytest
 from enforcement import Limit, Limiter, aio
 from enforcement.embedded import free_port
 from enforcement.model.keys import Keys
-from enforcement.store import connect
+from enforcement.store.client import connect
 from tests.enforcement.fleet import fleet
 from tests.enforcement.world import eventually
 

@@ -18,8 +18,8 @@ from enforcement.accounts import enforcer
 from enforcement.embedded import ValkeyServer
 from enforcement.model.keys import Keys
 from enforcement.model.tokens import mint
-from enforcement.routes import Routes
-from enforcement.store import connect, load_library
+from enforcement.store.client import connect, load_library
+from enforcement.store.slot_map import Routes
 from enforcement.trial import Trial
 from tests.enforcement.topologies import Cluster, ask
 from tests.enforcement.world import World, eventually, fixed

@@ -7,7 +7,7 @@ import pytest
 from enforcement import Denied, Limit, Limiter, aio
 from enforcement.failover import Fallback
 from enforcement.slot_keeper import SlotKeeper
-from enforcement.store import connect
+from enforcement.store.client import connect
 from tests.enforcement.world import eventually
 
 SLOTS = Limit(name="slots", algorithm="concurrency", quota=2, window_seconds=60)

@@ -17,7 +17,7 @@ from enforcement.doctor import server as look_at_server
 from enforcement.embedded import ValkeyServer
 from enforcement.lua import library_source
 from enforcement.model.keys import Keys
-from enforcement.store import connect
+from enforcement.store.client import connect
 from tests.enforcement.faults import FaultyPath
 from tests.enforcement.topologies import Cluster, ask
 from tests.enforcement.world import eventually, fixed

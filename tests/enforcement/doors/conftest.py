@@ -20,7 +20,7 @@ from enforcement.model.keys import Keys
 from enforcement.model.limits import Limit
 from enforcement.model.tokens import digest, mint
 from enforcement.publishing import Publication, publish_call
-from enforcement.store import load_library
+from enforcement.store.client import load_library
 
 Issue = Callable[..., str]
 Serve = Callable[[Any], httpx2.Client]

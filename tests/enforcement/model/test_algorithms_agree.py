@@ -13,7 +13,7 @@ from enforcement.model.algorithms import Reference, Spec
 from enforcement.model.limits import Limit
 from enforcement.plans import Bound
 from enforcement.protocol import DECIDE, RESET, SETTLE, numbers
-from enforcement.store import connect, load_library
+from enforcement.store.client import connect, load_library
 
 STEPS, EXAMPLES = 100, 600
 AT_LEAST = 10_000  # steps an algorithm; how many an example has is Hypothesis' choice, so they are counted

@@ -9,10 +9,10 @@ import time
 import pytest
 
 from enforcement import Limit, Limiter, aio
-from enforcement.address import Address
-from enforcement.async_pipe import AsyncPipe
-from enforcement.pipe import _TICK_US, SyncPipe, _in_ticks
 from enforcement.protocol import StoreTrouble, pack, trouble
+from enforcement.store.address import Address
+from enforcement.store.aio_connection import AsyncPipe
+from enforcement.store.connection import _TICK_US, SyncPipe, _in_ticks
 from tests.enforcement.faults import FaultyPath
 
 WIDE = Limit(name="wide", quota=1_000_000, window_seconds=3_600)

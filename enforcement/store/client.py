@@ -27,12 +27,12 @@ from redis.exceptions import TimeoutError as StoreTimeoutError
 from redis.retry import Retry
 from redis.sentinel import MasterNotFoundError, Sentinel
 
-from enforcement.cluster import ClusterClient
 from enforcement.lua import library_source
 from enforcement.protocol import StoreTrouble, trouble
-from enforcement.routes import Routes
-from enforcement.sentinel import Sentinels
-from enforcement.topology import Place, Topology
+from enforcement.store.cluster import ClusterClient
+from enforcement.store.sentinel import Sentinels
+from enforcement.store.slot_map import Routes
+from enforcement.store.topology import Place, Topology
 
 DEFAULT_TIMEOUT: Final = 1.0
 STORE_ERRORS: Final = (RedisError, OSError)

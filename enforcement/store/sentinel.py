@@ -13,10 +13,10 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Final
 
-from enforcement.address import Address
-from enforcement.pipe import ask_once
 from enforcement.protocol import MAX_PORT, StoreTrouble, pack
-from enforcement.topology import Topology
+from enforcement.store.address import Address
+from enforcement.store.connection import ask_once
+from enforcement.store.topology import Topology
 
 PAUSE_SECONDS: Final = 0.2
 """So long nobody whom a decision waits for asks again what no sentinel knew."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from redis import Redis
 
-from enforcement.async_pipe import AsyncPipe
-from enforcement.cluster import AsyncClusterPipe, ClusterClient, ClusterPipe
-from enforcement.pipe import SyncPipe
-from enforcement.routes import Routes
-from enforcement.sentinel import Sentinels
-from enforcement.store import connect, node_client, primary_client
-from enforcement.topology import Topology
+from enforcement.store.aio_connection import AsyncPipe
+from enforcement.store.client import connect, node_client, primary_client
+from enforcement.store.cluster import AsyncClusterPipe, ClusterClient, ClusterPipe
+from enforcement.store.connection import SyncPipe
+from enforcement.store.sentinel import Sentinels
+from enforcement.store.slot_map import Routes
+from enforcement.store.topology import Topology
 
 Pipe = SyncPipe | ClusterPipe
 
@@ -20,7 +20,7 @@ class Place:
     A store as a limiter sees it.
 
     Args:
-        url: See :mod:`enforcement.topology`.
+        url: See :mod:`enforcement.store.topology`.
         budget: Seconds for finding the store where a decision waits for it.
 
     Attributes:
@@ -35,7 +35,7 @@ class Place:
         self.sentinels = Sentinels(self.topology, budget) if kind == "sentinel" else None
 
     def pipe(self, budget: float, *, heeds: bool = True) -> Pipe:
-        """Return what threads call; *heeds* as of :class:`~enforcement.cluster.ClusterPipe`."""
+        """Return what threads call; *heeds* as of :class:`~enforcement.store.cluster.ClusterPipe`."""
         if self.routes is not None:
             return ClusterPipe(self.routes, budget, heeds=heeds)
         if self.sentinels is not None:

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from redis import Redis
 
-from enforcement.store import StoreTimeoutError, pool_of
+from enforcement.store.client import StoreTimeoutError, pool_of
 
 BLOCK_MS: Final = 500
 GRACE_SECONDS: Final = 1.0

@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from enforcement import Limit, Limiter, aio
-from enforcement.store import connect
-from enforcement.topology import Topology
+from enforcement.store.client import connect
+from enforcement.store.topology import Topology
 
 LIMIT = Limit(name="rate", quota=5, window_seconds=3_600)
 

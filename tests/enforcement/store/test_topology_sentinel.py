@@ -9,7 +9,7 @@ from redis import Redis
 
 from enforcement import Limit, Limiter, aio
 from enforcement.embedded import find_binary, free_port
-from enforcement.store import connect
+from enforcement.store.client import connect
 from tests.enforcement.crowd import crowd
 from tests.enforcement.topologies import SERVICE, SentinelTrio, ask
 from tests.enforcement.world import World, eventually, fixed

@@ -14,10 +14,10 @@ import pytest
 import uvloop
 
 from enforcement import Limit, Limiter, aio
-from enforcement.address import Address
-from enforcement.async_pipe import AsyncPipe
-from enforcement.pipe import SyncPipe
 from enforcement.protocol import Redirected, StoreTrouble, pack, trouble
+from enforcement.store.address import Address
+from enforcement.store.aio_connection import AsyncPipe
+from enforcement.store.connection import SyncPipe
 from tests.enforcement.world import eventually
 
 WIDE = Limit(name="wide", quota=1_000_000, window_seconds=3_600)

@@ -20,10 +20,10 @@ from redis.exceptions import AskError, MovedError
 from redis.exceptions import ConnectionError as StoreConnectionError
 from redis.exceptions import TimeoutError as StoreTimeoutError
 
-from enforcement.async_pipe import AsyncPipe
-from enforcement.pipe import SyncPipe
 from enforcement.protocol import Redirected, StoreTrouble, trouble
-from enforcement.routes import MAX_REDIRECTS, Node, Routes, slot_of
+from enforcement.store.aio_connection import AsyncPipe
+from enforcement.store.connection import SyncPipe
+from enforcement.store.slot_map import MAX_REDIRECTS, Node, Routes, slot_of
 
 _LOAD: Final = b"*4\r\n$8\r\nFUNCTION"
 
@@ -34,7 +34,7 @@ def _away(node: Node) -> StoreTrouble:
 
 class ClusterPipe:
     """
-    :class:`~enforcement.pipe.SyncPipe` for a cluster.
+    :class:`~enforcement.store.connection.SyncPipe` for a cluster.
 
     Args:
         heeds: Whether it sends nothing to a node whose breaker is open, and counts failures. False: for what finds
@@ -92,7 +92,7 @@ class ClusterPipe:
 
 
 class AsyncClusterPipe:
-    """:class:`~enforcement.async_pipe.AsyncPipe` for a cluster: one connection a node."""
+    """:class:`~enforcement.store.aio_connection.AsyncPipe` for a cluster: one connection a node."""
 
     def __init__(self, routes: Routes, budget: float) -> None:
         self._routes = routes

@@ -6,9 +6,10 @@ from contextlib import closing
 
 import pytest
 
-from enforcement import Limit, Limiter, logs
-from enforcement.breaker import Breaker
-from enforcement.logs import MAX_CAUSES, Seldom
+from enforcement import Limit, Limiter
+from enforcement.store import logs
+from enforcement.store.breaker import Breaker
+from enforcement.store.logs import MAX_CAUSES, Seldom
 from tests.enforcement.world import eventually
 from tests.repository import ROOT
 

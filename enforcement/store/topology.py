@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 
-from enforcement.address import Address, checked_host
+from enforcement.store.address import Address, checked_host
 
 SINGLE_SCHEMES: Final = ("redis", "rediss", "unix")
 SENTINEL_PORT: Final = 26_379

@@ -14,11 +14,11 @@ from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Any, Final
 
-from enforcement.address import Address
-from enforcement.breaker import Breaker, chance, jittered
-from enforcement.pipe import ask_once
 from enforcement.protocol import DECIDE, MAX_PORT, SLOTS, LibraryMissing, Redirected, StoreTrouble, pack
-from enforcement.topology import Place, Topology
+from enforcement.store.address import Address
+from enforcement.store.breaker import Breaker, chance, jittered
+from enforcement.store.connection import ask_once
+from enforcement.store.topology import Place, Topology
 
 MAX_REDIRECTS: Final = 2
 """A slot that has moved is found with one, one that is moving with another."""

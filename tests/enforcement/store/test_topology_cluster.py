@@ -5,10 +5,11 @@ import json
 
 import pytest
 
-from enforcement import Denied, Limit, Limiter, aio, parts, routes
+from enforcement import Denied, Limit, Limiter, aio, parts
 from enforcement.accounts import enforcer
 from enforcement.model.keys import Keys
-from enforcement.routes import slot_of
+from enforcement.store import slot_map
+from enforcement.store.slot_map import slot_of
 from tests.enforcement.clustered import HOUR, LIMIT, PROJECTS, counter_of, keys_of_thirds, spread, used
 from tests.enforcement.crowd import crowd
 from tests.enforcement.topologies import Cluster, ask
@@ -173,8 +174,8 @@ def test_a_slot_that_moved_is_found_with_one_redirection(cluster, limiter, world
 
 def test_control_without_redirections_the_moved_slot_is_lost(cluster, world, monkeypatch):
     """The move is real: who follows no redirection decides without the store."""
-    monkeypatch.setattr("enforcement.cluster.MAX_REDIRECTS", 0)
-    monkeypatch.setattr(routes.Routes, "follow", lambda self, sent, asked: asked)
+    monkeypatch.setattr("enforcement.store.cluster.MAX_REDIRECTS", 0)
+    monkeypatch.setattr(slot_map.Routes, "follow", lambda self, sent, asked: asked)
     key = keys_of_thirds(cluster)[0]
     limiter = Limiter(cluster.url, timeout=1.0)
     limiter.hit(LIMIT, key)

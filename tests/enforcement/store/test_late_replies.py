@@ -7,8 +7,8 @@ import struct
 import hiredis
 import pytest
 
-from enforcement.late import LOST, SPOILT, LateLine
 from enforcement.protocol import charged
+from enforcement.store.late_replies import LOST, SPOILT, LateLine
 
 
 @pytest.fixture

@@ -3,8 +3,8 @@ The hot connection to the store, for threads: encoded commands go out, parsed re
 
 Half of what a decision costs on loopback is the client, so this is ours: hiredis packs and parses, and nothing stands
 between it and the socket. Each calling thread is lent a connection of its own; tasks of an event loop share one
-(:mod:`enforcement.async_pipe`). A call that got no reply in time is never sent again by either: it may have been
-executed. Both speak to one server, wherever it is at the moment.
+(:mod:`enforcement.store.aio_connection`). A call that got no reply in time is never sent again by either: it may have
+been executed. Both speak to one server, wherever it is at the moment.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import hiredis
 
-from enforcement.address import Address, left_until
-from enforcement.late import LateLine
 from enforcement.protocol import StoreTrouble, trouble
+from enforcement.store.address import Address, left_until
+from enforcement.store.late_replies import LateLine
 
 if TYPE_CHECKING:
-    from enforcement.async_pipe import AsyncPipe
+    from enforcement.store.aio_connection import AsyncPipe
 
 _READ_BYTES: Final = 65_536
 ASKING: Final = b"*1\r\n$6\r\nASKING\r\n"

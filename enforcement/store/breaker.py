@@ -9,7 +9,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Final
 
-from enforcement.logs import Seldom
+from enforcement.store.logs import Seldom
 
 logger = logging.getLogger("sluicegate.failover")
 

@@ -9,7 +9,7 @@ from redis.exceptions import ConnectionError as StoreConnectionError
 
 from enforcement import Limit, Limiter, aio
 from enforcement.embedded import find_binary, free_port
-from enforcement.store import connect
+from enforcement.store.client import connect
 from tests.docs.tls import certificate, terminator
 from tests.enforcement.topologies import Cluster, ask
 from tests.enforcement.world import World, eventually

@@ -1,7 +1,7 @@
 """
 The hot connection to the store, for asyncio: one a loop, many calls in flight on it, one write a tick of the loop.
 
-See :mod:`enforcement.pipe`, which is its like for threads.
+See :mod:`enforcement.store.connection`, which is its like for threads.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Any, cast
 
 import hiredis
 
-from enforcement.address import Address
-from enforcement.late import LATE_SECONDS, LOST, LateReply
-from enforcement.pipe import ASKING, pipes, unconnected
 from enforcement.protocol import StoreTrouble, trouble
+from enforcement.store.address import Address
+from enforcement.store.connection import ASKING, pipes, unconnected
+from enforcement.store.late_replies import LATE_SECONDS, LOST, LateReply
 
 
 class AsyncPipe:
@@ -28,7 +28,7 @@ class AsyncPipe:
     Args:
         address: Called for each new connection.
         budget: Seconds a call may take, connecting included.
-        lost: As of :class:`~enforcement.pipe.SyncPipe`.
+        lost: As of :class:`~enforcement.store.connection.SyncPipe`.
         known: Says where the store is if that is known; else *address* is called in a thread, for it may have to ask.
             None: *address* always knows.
     """
@@ -53,8 +53,8 @@ class AsyncPipe:
         """
         Send one encoded command; await the future for its reply.
 
-        The future raises StoreTrouble as :meth:`~enforcement.pipe.SyncPipe.call` does, but for error replies: they are
-        returned as values of type ``hiredis.ReplyError``.
+        The future raises StoreTrouble as :meth:`~enforcement.store.connection.SyncPipe.call` does, but for error
+        replies: they are returned as values of type ``hiredis.ReplyError``.
         """
         link = self._link
         if link is None or link.lost or link.loop is not asyncio.get_running_loop():
@@ -62,7 +62,7 @@ class AsyncPipe:
         return link.call(command)
 
     def ask(self, command: bytes) -> asyncio.Future[Any]:
-        """As :meth:`~enforcement.pipe.SyncPipe.ask`; the two parts leave in one write."""
+        """As :meth:`~enforcement.store.connection.SyncPipe.ask`; the two parts leave in one write."""
         link = self._link_here()
         link.call(ASKING).add_done_callback(lambda future: future.cancelled() or future.exception())
         return link.call(command)
