@@ -13,7 +13,6 @@ from hiredis import ReplyError
 
 from enforcement.async_tasks import seen_through
 from enforcement.base import START_SECONDS, Limits, Shell, check_subject
-from enforcement.decision import Decision, Denied
 from enforcement.decorator import (
     CoroutineFunction,
     Declared,
@@ -29,8 +28,9 @@ from enforcement.decorator import (
 from enforcement.engine import Steps
 from enforcement.latency import Timing
 from enforcement.model.matching import Attributes
-from enforcement.plans import Costs, Plan, check_costs
-from enforcement.protocol import NOT_RESTORED, StoreTrouble, numbers
+from enforcement.plan.commands import NOT_RESTORED, StoreTrouble, numbers
+from enforcement.plan.decision import Decision, Denied
+from enforcement.plan.plan import Costs, Plan, check_costs
 from enforcement.reservation import Reservation, new_ident
 from enforcement.settings import Settings
 
@@ -205,7 +205,9 @@ class Limiter(Shell):
             await self._run(Reservation(self._engine, plan, costs, decision, ident).cancelling())
 
     async def decide(self, plan: Plan, costs: Costs, *, charge: bool = True, ident: str = "") -> Decision:
-        """Return the decision on a plan; *charge* and *ident* as in :func:`~enforcement.protocol.decide_arguments`."""
+        """
+        Return the decision on a plan; *charge* and *ident* as in :func:`~enforcement.plan.commands.decide_arguments`.
+        """
         engine, lease = self._engine, plan.lease
         if type(costs) is not int or costs != 1:
             check_costs(costs)

@@ -13,7 +13,7 @@ from enforcement.latency import Listener, Timing
 from enforcement.model.keys import DEFAULT_PREFIX
 from enforcement.model.limits import Limit
 from enforcement.model.matching import Attributes
-from enforcement.plans import Plan
+from enforcement.plan.plan import Plan
 from enforcement.settings import DEFAULT_TIMEOUT, DEFAULT_URL, Settings
 from enforcement.stats import Stats, stats_of
 

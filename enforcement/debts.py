@@ -10,11 +10,11 @@ import contextlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from enforcement import protocol
 from enforcement.lua import library_source
 from enforcement.model.keys import dirty_beside, marker_beside
 from enforcement.parts import AGAIN
-from enforcement.protocol import LibraryMissing, StoreTrouble
+from enforcement.plan import commands
+from enforcement.plan.commands import LibraryMissing, StoreTrouble
 from enforcement.reservation import REMEMBERED_MS
 from enforcement.store.cluster import ClusterPipe
 
@@ -62,13 +62,13 @@ class Payer:
             corrections = debt.corrections(self._now_us())
             once_for_ms = REMEMBERED_MS if debt.once else None
             now_us = self._clock and self._clock()
-            arguments = protocol.settle(corrections, marker, now_us, ident=debt.ident, once_for_ms=once_for_ms)
+            arguments = commands.settle(corrections, marker, now_us, ident=debt.ident, once_for_ms=once_for_ms)
             enrols = any(entry.bound.census for entry in debt.entries)
             if enrols:
-                arguments = protocol.enrol_settle(arguments, [entry.bound for entry in debt.entries])
+                arguments = commands.enrol_settle(arguments, [entry.bound for entry in debt.entries])
             try:
-                reply = self._pipe.call(protocol.pack(arguments))
-                if (reply[0] if enrols else reply) == protocol.NOT_RESTORED:
+                reply = self._pipe.call(commands.pack(arguments))
+                if (reply[0] if enrols else reply) == commands.NOT_RESTORED:
                     self._unrestored.add(dirty_beside(entry.key) for entry in debt.entries if entry.bound.durable)
                     continue
                 if enrols:
@@ -95,7 +95,7 @@ class Payer:
         """Give the functions to a node that came back without them; to a single store the heartbeat does."""
         if isinstance(self._pipe, ClusterPipe):
             with contextlib.suppress(StoreTrouble):  # whoever may load it will do so
-                self._pipe.load(key, protocol.pack(("FUNCTION", "LOAD", "REPLACE", library_source())))
+                self._pipe.load(key, commands.pack(("FUNCTION", "LOAD", "REPLACE", library_source())))
 
 
 __all__ = ["Payer"]

@@ -15,10 +15,10 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from uuid import UUID
 
-from enforcement.decision import Decision, Denied
 from enforcement.model.keys import Keys
 from enforcement.model.limits import Limit
-from enforcement.plans import Costs, bind_in_code, check_costs
+from enforcement.plan.decision import Decision, Denied
+from enforcement.plan.plan import Costs, bind_in_code, check_costs
 
 if TYPE_CHECKING:
     from enforcement import aio

@@ -10,13 +10,13 @@ from __future__ import annotations
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
-from enforcement.decision import Decision
 from enforcement.model.algorithms import HOPELESS
+from enforcement.plan.decision import Decision
 from enforcement.tally import Cell, Tally
 from enforcement.usage import State, states_of
 
 if TYPE_CHECKING:
-    from enforcement.plans import Costs, Plan
+    from enforcement.plan.plan import Costs, Plan
     from enforcement.snapshot import Documents
 
 DENIAL_SECONDS: Final = 0.25

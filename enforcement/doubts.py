@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
-from enforcement.protocol import charged
+from enforcement.plan.commands import charged
 from enforcement.store.late_replies import Late
 
 if TYPE_CHECKING:

@@ -16,11 +16,10 @@ from collections.abc import Callable, Generator, Sequence
 from time import monotonic
 from typing import Any, Final
 
-from enforcement import parts, protocol
+from enforcement import parts
 from enforcement.agent import Agent, Identity
 from enforcement.cluster_agent import ClusterAgent
 from enforcement.debts import Payer
-from enforcement.decision import Decision
 from enforcement.denials import Denials
 from enforcement.failover import Fallback
 from enforcement.lease_keeper import LeaseKeeper
@@ -29,9 +28,11 @@ from enforcement.lua import library_source
 from enforcement.model.keys import Keys, together
 from enforcement.model.partitions import TRUST_SECONDS
 from enforcement.parts import AGAIN, InParts
+from enforcement.plan import commands
+from enforcement.plan.commands import LibraryMissing, StoreTrouble, without_marks
+from enforcement.plan.decision import Decision
+from enforcement.plan.plan import Bound, Costs, Plan
 from enforcement.planner import Planner
-from enforcement.plans import Bound, Costs, Plan
-from enforcement.protocol import LibraryMissing, StoreTrouble, without_marks
 from enforcement.reservation import Reservation
 from enforcement.settings import Settings, library_version
 from enforcement.slot_keeper import SlotKeeper
@@ -189,13 +190,13 @@ class Engine:
 
     def fetching(self, name: str) -> Steps:
         """Steps that ask the store for a token's document; return the entry, or a refusal if nobody can tell."""
-        if self.breaker.open and self.breaker.cause not in protocol.READS:
+        if self.breaker.open and self.breaker.cause not in commands.READS:
             return self.planner.refusal("degraded_denied")
         asked_at = self.documents.generation
         try:
-            text = yield protocol.pack(("GET", self.keys.token(name)))
+            text = yield commands.pack(("GET", self.keys.token(name)))
             # If it lost everything, that it does not know a token says nothing about the token.
-            lost = text is None and (yield protocol.pack(("HGET", self.keys.documents, "revision"))) is None
+            lost = text is None and (yield commands.pack(("HGET", self.keys.documents, "revision"))) is None
         except StoreTrouble as exc:
             self.failed(exc)
             if self.breaker.open:  # it cannot even be read any longer: the next request need not try
@@ -221,7 +222,7 @@ class Engine:
             kept = plan.once(now_us)
             if kept is not None:
                 return kept
-        return protocol.decide(plan, costs, now_us, clock=self.clock is not None, charge=charge, ident=ident)
+        return commands.decide(plan, costs, now_us, clock=self.clock is not None, charge=charge, ident=ident)
 
     def from_lease(self, plan: Plan, lease: Lease, costs: Costs) -> Decision | None:
         """Return the decision that permits at hand make, or None: the store has to be asked."""
@@ -264,7 +265,7 @@ class Engine:
             if charge:
                 self._admitted[0] += 1
         else:
-            reason = protocol.reason_of(plan, reply, width)
+            reason = commands.reason_of(plan, reply, width)
             decision = Decision(False, reason, "store", plan, reply, width)
             if charge:
                 self.tally.count("store", reason)
@@ -301,7 +302,7 @@ class Engine:
         """Steps that forget counters. Raises StoreTrouble."""
         # What was charged before the reset must not be handed out, or given back, after it.
         yield from self.leases.returning(plan.keys)
-        yield protocol.pack(protocol.reset(plan.keys))
+        yield commands.pack(commands.reset(plan.keys))
         plan.last = ()
         self.fallback.forget(plan.keys)
         self.denials.forget()
@@ -315,7 +316,7 @@ class Engine:
         if not exc.executed and exc.cause in AGAIN and not self.breaker.open:
             try:
                 yield from self._loading(exc)
-                reply = protocol.numbers((yield self.encode(plan, costs, charge=charge, ident=ident)))
+                reply = commands.numbers((yield self.encode(plan, costs, charge=charge, ident=ident)))
                 if reply[0] < 0:
                     return (yield from self.outside_calendar(plan, costs, reply, charge=charge, ident=ident))
                 return self.answer(plan, costs, reply, charge=charge, ident=ident)
@@ -327,11 +328,11 @@ class Engine:
         self, plan: Plan, costs: Costs, reply: Sequence[int], *, charge: bool = True, ident: str = ""
     ) -> Steps:
         """Steps after a reply that says that the store's time lies in another window, or that its counters are lost."""
-        if reply[0] == protocol.NOT_RESTORED:
+        if reply[0] == commands.NOT_RESTORED:
             return self.undecided(plan, costs, reply[0], charge=charge, ident=ident)
         try:
-            command = protocol.decide(plan, costs, reply[1], clock=self.clock is not None, charge=charge, ident=ident)
-            reply = protocol.numbers((yield command))
+            command = commands.decide(plan, costs, reply[1], clock=self.clock is not None, charge=charge, ident=ident)
+            reply = commands.numbers((yield command))
         except StoreTrouble as exc:
             return self._in_vain(plan, costs, exc, charge=charge, ident=ident)
         if reply[0] < 0:
@@ -341,7 +342,7 @@ class Engine:
     def undecided(self, plan: Plan, costs: Costs, code: int, *, charge: bool = True, ident: str = "") -> Decision:
         """Return the decision of this process where the store made none; *code* is the head of its reply."""
         cause = "calendar"
-        if code == protocol.NOT_RESTORED:
+        if code == commands.NOT_RESTORED:
             cause = "not_restored"
             self.unrestored.add(plan.touches[len(plan.keys) :])
         return self.fall_back(plan, costs, charge=charge, ident=ident).after(cause, ambiguous=False)
@@ -361,7 +362,7 @@ class Engine:
         began, clock, now_us, reply = monotonic(), self.clock is not None, self.now_us(), (-1, 0)
         for _ in range(2):  # once more if the store's time lies in another window than this process thought
             try:
-                reply, *beyond = yield from self.asking(protocol.enrol(plan, costs, now_us, clock=clock, ident=ident))
+                reply, *beyond = yield from self.asking(commands.enrol(plan, costs, now_us, clock=clock, ident=ident))
             except StoreTrouble as exc:
                 return self._in_vain(plan, costs, exc, charge=True, ident=ident)
             if reply[0] >= 0:
@@ -369,7 +370,7 @@ class Engine:
                 if reply[0] == 1:
                     self.planner.shelf.trust(chosen, began + TRUST_SECONDS)
                 return self.answer(chosen, costs, reply, ident=ident)
-            if reply[0] == protocol.NOT_RESTORED:
+            if reply[0] == commands.NOT_RESTORED:
                 break
             now_us = reply[1]
         return self.undecided(plan, costs, reply[0], ident=ident)
@@ -390,7 +391,7 @@ class Engine:
         if not isinstance(exc, LibraryMissing):
             return
         try:
-            yield protocol.pack(("FUNCTION", "LOAD", "REPLACE", library_source()))
+            yield commands.pack(("FUNCTION", "LOAD", "REPLACE", library_source()))
         except StoreTrouble as refused:
             # Who may not load them still lacks them, and not his rights.
             raise exc if refused.cause == "auth" else refused from None

@@ -16,8 +16,8 @@ from typing import Final
 from enforcement.doubts import Doubts
 from enforcement.journal import Debt, Entry, Journal, Ready
 from enforcement.model.algorithms import NEVER, Charge, Concurrency, Reference, Spec
-from enforcement.plans import Bound, Costs, Plan, with_share
-from enforcement.protocol import StoreTrouble, reason_of, without_marks
+from enforcement.plan.commands import StoreTrouble, reason_of, without_marks
+from enforcement.plan.plan import Bound, Costs, Plan, with_share
 
 MAX_COUNTERS: Final = 50_000
 

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from enforcement.plans import Bound
-from enforcement.protocol import Correction
+from enforcement.plan.commands import Correction
+from enforcement.plan.plan import Bound
 
 MAX_ENTRIES: Final = 50_000
 MAX_ENTRIES_PER_DEBT: Final = 100

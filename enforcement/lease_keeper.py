@@ -11,15 +11,15 @@ from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
-from enforcement import protocol
 from enforcement.leases import Grant, Lease, Remains, held_max
-from enforcement.protocol import Correction, StoreTrouble
+from enforcement.plan import commands
+from enforcement.plan.commands import Correction, StoreTrouble
 from enforcement.reservation import new_ident
 from enforcement.store.connector import Pipe
 
 if TYPE_CHECKING:
     from enforcement.engine import Engine, Steps
-    from enforcement.plans import Plan
+    from enforcement.plan.plan import Plan
 
 SWEEP_SECONDS: Final = 0.1
 IDLE_SECONDS: Final = 0.3
@@ -138,8 +138,8 @@ class LeaseKeeper:
         wanted = lease.wanted(self._most(lease, fleet))
         if wanted <= 0:
             return
-        arguments = protocol.lease_arguments(plan, wanted, 2 * fleet, engine.now_us())
-        reply = protocol.numbers(self._pipe.call(protocol.pack(arguments)))
+        arguments = commands.lease_arguments(plan, wanted, 2 * fleet, engine.now_us())
+        reply = commands.numbers(self._pipe.call(commands.pack(arguments)))
         if reply[0] <= 0:
             lease.rest(_rest_seconds(reply))
             return
@@ -209,7 +209,7 @@ class LeaseKeeper:
                 if not exc.executed:
                     self._owe(plan, remains)
                 continue
-            if reply == protocol.NOT_RESTORED:
+            if reply == commands.NOT_RESTORED:
                 self._owe(plan, remains)
             engine.denials.forget()
 
@@ -223,7 +223,7 @@ class LeaseKeeper:
         permits, marks = remains
         rows = zip(plan.bounds, plan.specs(now_us), marks, strict=True)
         corrections = [Correction(bound.key, spec, -permits, mark) for bound, spec, mark in rows]
-        return protocol.pack(protocol.settle(corrections, plan.keys[0], None, ident="", once_for_ms=None))
+        return commands.pack(commands.settle(corrections, plan.keys[0], None, ident="", once_for_ms=None))
 
 
 def _rest_seconds(reply: Sequence[int]) -> float:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
     from enforcement.model.limits import Limit
-    from enforcement.plans import Plan
+    from enforcement.plan.plan import Plan
 
 AHEAD_SECONDS: Final = 0.1
 """A lease is sized to last so long at the rate that was seen, or half as long as its permits may be held."""

@@ -10,13 +10,13 @@ from types import TracebackType
 from typing import Any, Self
 
 from enforcement.base import START_SECONDS, Limits, Shell, check_subject
-from enforcement.decision import Decision, Denied
 from enforcement.decorator import Declared, FunctionCosts, FunctionKey, P, R, Rule, Waiting, declared, limit_calls
 from enforcement.engine import Steps
 from enforcement.latency import Timing
 from enforcement.model.matching import Attributes
-from enforcement.plans import Costs, Plan, check_costs
-from enforcement.protocol import NOT_RESTORED, StoreTrouble, numbers
+from enforcement.plan.commands import NOT_RESTORED, StoreTrouble, numbers
+from enforcement.plan.decision import Decision, Denied
+from enforcement.plan.plan import Costs, Plan, check_costs
 from enforcement.reservation import Reservation, new_ident
 from enforcement.settings import Settings
 
@@ -185,7 +185,7 @@ class Limiter(Shell):
         Forget what limits in code have counted for a key.
 
         Raises:
-            enforcement.protocol.StoreTrouble: The store did not do it.
+            enforcement.plan.commands.StoreTrouble: The store did not do it.
         """
         plan = self._engine.planner.plan_in_code(limits, key)
         self._run(self._engine.resetting(plan))
@@ -228,7 +228,9 @@ class Limiter(Shell):
             self._run(admission.reservation.leaving())
 
     def decide(self, plan: Plan, costs: Costs, *, charge: bool = True, ident: str = "") -> Decision:
-        """Return the decision on a plan; *charge* and *ident* as in :func:`~enforcement.protocol.decide_arguments`."""
+        """
+        Return the decision on a plan; *charge* and *ident* as in :func:`~enforcement.plan.commands.decide_arguments`.
+        """
         engine, lease = self._engine, plan.lease
         if type(costs) is not int or costs != 1:
             check_costs(costs)

@@ -9,11 +9,11 @@ from operator import attrgetter
 from redis import Redis
 from redis.exceptions import BusyLoadingError
 
-from enforcement import protocol
-from enforcement.decision import Decision, LimitState
 from enforcement.leases import unused_max
 from enforcement.model.keys import Keys, together
-from enforcement.plans import Bound, Plan, Rule, Subject, rules_of
+from enforcement.plan import commands
+from enforcement.plan.decision import Decision, LimitState
+from enforcement.plan.plan import Bound, Plan, Rule, Subject, rules_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +155,7 @@ def _reset(client: Redis, keys: Keys, rules: list[Rule]) -> Reset:
     with client.pipeline(transaction=True) as pipe:
         # In one step: what was charged before this instant is forgotten, and nothing that came after it.
         pipe.time()
-        pipe.execute_command(*protocol.reset(plan.keys))  # type: ignore[no-untyped-call]
+        pipe.execute_command(*commands.reset(plan.keys))  # type: ignore[no-untyped-call]
         (seconds, micros), count = pipe.execute()
     at_us = seconds * 1_000_000 + micros
     durable = [(rule.tag, bound) for rule, bound in zip(rules, plan.bounds, strict=True) if bound.durable]
@@ -202,11 +202,11 @@ def look(client: Redis, bounds: Sequence[Bound], now_us: int) -> tuple[int, list
     """
     plan = Plan(tuple(bounds))
     for _ in range(2):  # once more if the store's clock is in another calendar window than ours
-        arguments = protocol.decide_arguments(plan, 0, now_us, clock=False, charge=False)
-        reply = protocol.numbers(client.execute_command(*arguments, NEVER_DECODE=True))  # type: ignore[no-untyped-call]
-        if reply[0] == protocol.NOT_RESTORED:
+        arguments = commands.decide_arguments(plan, 0, now_us, clock=False, charge=False)
+        reply = commands.numbers(client.execute_command(*arguments, NEVER_DECODE=True))  # type: ignore[no-untyped-call]
+        if reply[0] == commands.NOT_RESTORED:
             raise BusyLoadingError("The store is getting its counters back.")
-        if not protocol.outside_calendar(reply):
+        if not commands.outside_calendar(reply):
             break
         now_us = reply[1]
     states = Decision(True, "ok", "store", plan, reply).limits

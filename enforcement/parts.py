@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
-from enforcement import protocol
 from enforcement.model.keys import together
 from enforcement.model.partitions import TRUST_SECONDS
-from enforcement.plans import Bound, Costs, Plan
-from enforcement.protocol import StoreTrouble, without_marks
+from enforcement.plan import commands
+from enforcement.plan.commands import StoreTrouble, without_marks
+from enforcement.plan.plan import Bound, Costs, Plan
 from enforcement.reservation import correcting, new_ident
 
 if TYPE_CHECKING:
@@ -126,21 +126,21 @@ def _asking(engine: Engine, part: Part, costs: Costs, ident: str, *, charge: boo
     for _ in range(0 if alone else 2):  # once more if the store's time lies in another window than this process thought
         try:
             if enrols:
-                reply, *beyond = yield from engine.asking(protocol.enrol(plan, costs, now_us, clock=clock, ident=ident))
+                reply, *beyond = yield from engine.asking(commands.enrol(plan, costs, now_us, clock=clock, ident=ident))
             else:
-                command = protocol.decide(plan, costs, now_us, clock=clock, charge=charge, ident=ident)
-                reply = protocol.numbers((yield from engine.asking(command)))
+                command = commands.decide(plan, costs, now_us, clock=clock, charge=charge, ident=ident)
+                reply = commands.numbers((yield from engine.asking(command)))
         except StoreTrouble as exc:
             engine.failed(exc)
             trouble = exc
             break
-        if reply[0] == protocol.NOT_RESTORED:
+        if reply[0] == commands.NOT_RESTORED:
             engine.unrestored.add(plan.touches[len(plan.keys) :])
             break
-        if not protocol.outside_calendar(reply):
+        if not commands.outside_calendar(reply):
             asked = _diverted(plan, beyond)
             asked.last = without_marks(reply)
-            reason = "ok" if reply[0] == 1 else protocol.reason_of(asked, reply, _WIDTH)
+            reason = "ok" if reply[0] == 1 else commands.reason_of(asked, reply, _WIDTH)
             return _Outcome(part, asked, beyond, reply, charge and reply[0] == 1, True, reason)
         now_us = reply[1]
     if enrols:

@@ -14,7 +14,6 @@ from itertools import count
 from time import monotonic
 from typing import Any, Final
 
-from enforcement.decision import Decision
 from enforcement.model.documents import Project, Token
 from enforcement.model.keys import Keys, fingerprint
 from enforcement.model.limits import Limit
@@ -22,7 +21,8 @@ from enforcement.model.matching import Attributes, check_attributes
 from enforcement.model.partitions import RETRY_SECONDS, Census
 from enforcement.model.sizes import MAX_TOKEN_LENGTH
 from enforcement.model.tokens import digest, is_well_formed
-from enforcement.plans import Plan, Rule, Subject, bind_in_code, rules_of
+from enforcement.plan.decision import Decision
+from enforcement.plan.plan import Plan, Rule, Subject, bind_in_code, rules_of
 from enforcement.shelf import Shelf
 from enforcement.snapshot import Derived, Documents, Snapshot, TokenEntry
 from enforcement.usage import TokenUsage, UsageLog
@@ -111,7 +111,7 @@ class Planner:
         Return the plan of limits that stand in code.
 
         Raises:
-            ValueError: See :func:`~enforcement.plans.bind_in_code`.
+            ValueError: See :func:`~enforcement.plan.plan.bind_in_code`.
         """
         # The limits themselves are known by identity, which is quick; the plan holds them, so that it stays theirs.
         name = (key, id(limits)) if isinstance(limits, Limit) else (key, *map(id, limits))

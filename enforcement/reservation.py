@@ -10,11 +10,11 @@ import uuid
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
-from enforcement import protocol
-from enforcement.decision import Decision
 from enforcement.model.keys import marker_beside
-from enforcement.plans import Bound, Costs, Plan, check_costs
-from enforcement.protocol import Correction, StoreTrouble
+from enforcement.plan import commands
+from enforcement.plan.commands import Correction, StoreTrouble
+from enforcement.plan.decision import Decision
+from enforcement.plan.plan import Bound, Costs, Plan, check_costs
 
 if TYPE_CHECKING:
     from enforcement.engine import Engine, Steps
@@ -46,7 +46,7 @@ class Reservation:
         Steps that replace the estimate by the real cost, once; a unit left out keeps its estimate.
 
         Raises:
-            ValueError: See :func:`~enforcement.plans.check_costs`.
+            ValueError: See :func:`~enforcement.plan.plan.check_costs`.
         """
         check_costs(costs)
         real = {"requests": costs} if isinstance(costs, int) else costs
@@ -144,15 +144,15 @@ def correcting(engine: Engine, rows: Sequence[tuple[Bound, int, int]], ident: st
         corrections = [Correction(b.key, b.spec(now_us), delta, mark) for b, delta, mark in group]
         marker, clock = marker_beside(corrections[0].key, ident), engine.clock and engine.clock()
         try:
-            command = protocol.settle(corrections, marker, clock, ident=ident, once_for_ms=once_for_ms)
-            reply = yield protocol.pack(command)
+            command = commands.settle(corrections, marker, clock, ident=ident, once_for_ms=once_for_ms)
+            reply = yield commands.pack(command)
         except StoreTrouble as exc:
             engine.failed(exc)
             # It may have been executed; sending it again is harmless, for the marker is there or slots are freed.
             engine.fallback.owe(ident, owed, once=once_for_ms is not None)
             engine.agent.wake()
         else:
-            if reply == protocol.NOT_RESTORED:
+            if reply == commands.NOT_RESTORED:
                 engine.fallback.owe(ident, owed, once=once_for_ms is not None)
 
 

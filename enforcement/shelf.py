@@ -13,7 +13,7 @@ from collections.abc import Hashable
 from typing import TYPE_CHECKING, Final, TypeVar
 
 if TYPE_CHECKING:
-    from enforcement.plans import Plan
+    from enforcement.plan.plan import Plan
 
 MAX_RECENT: Final = 2_500
 MAX_PROVEN: Final = 7_500

@@ -7,10 +7,10 @@ import threading
 from collections.abc import Iterator, Sequence
 from time import monotonic
 
-from enforcement import protocol
 from enforcement.model.keys import together
-from enforcement.plans import Bound
-from enforcement.protocol import StoreTrouble
+from enforcement.plan import commands
+from enforcement.plan.commands import StoreTrouble
+from enforcement.plan.plan import Bound
 from enforcement.reservation import Reservation
 from enforcement.store.connector import Pipe
 from enforcement.store.logs import Seldom
@@ -104,7 +104,7 @@ class SlotKeeper:
 def _renewals(slots: Sequence[tuple[Bound, int]], ident: str) -> Iterator[bytes]:
     """Give the commands that renew slots: one for each hash tag, for a cluster takes no other."""
     for some in together(slots, lambda slot: slot[0].tag):
-        yield protocol.pack(protocol.renew(some, ident, None))
+        yield commands.pack(commands.renew(some, ident, None))
 
 
 __all__ = ["SlotKeeper"]

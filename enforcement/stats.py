@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class DecisionCount:
-    """How many decisions one source made for one reason; both as in :class:`~enforcement.decision.Decision`."""
+    """How many decisions one source made for one reason; both as in :class:`~enforcement.plan.decision.Decision`."""
 
     source: str
     reason: str

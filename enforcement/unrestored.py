@@ -12,9 +12,9 @@ from collections.abc import Iterable
 from time import monotonic
 from typing import Final
 
-from enforcement import protocol
 from enforcement.model.keys import WHOLE, dirty_beside
-from enforcement.protocol import StoreTrouble
+from enforcement.plan import commands
+from enforcement.plan.commands import StoreTrouble
 from enforcement.store.breaker import chance
 from enforcement.store.connector import Pipe
 
@@ -80,7 +80,7 @@ class Unrestored:
 
     def _is_back(self, dirty: str) -> bool:
         try:
-            return bool(self._pipe.call(protocol.pack(("SISMEMBER", dirty, WHOLE))))
+            return bool(self._pipe.call(commands.pack(("SISMEMBER", dirty, WHOLE))))
         except StoreTrouble:
             return False
 

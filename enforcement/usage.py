@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from enforcement.plans import Bound, Costs
+    from enforcement.plan.plan import Bound, Costs
     from enforcement.snapshot import TokenEntry
 
 MAX_ROWS_PER_BATCH: Final = 1_000

@@ -16,9 +16,10 @@ from controlplane.projects.models import Project, Token
 from controlplane.publishing import compile, store, verbs
 from controlplane.publishing.changes import Change
 from controlplane.usage import checkpoints
-from enforcement import live, plans
+from enforcement import live
 from enforcement.model import documents
 from enforcement.model.limits import Policy
+from enforcement.plan import plan
 from enforcement.store.client import is_unknown_function, load_library
 
 
@@ -83,8 +84,8 @@ class Subject:
             client, partial(live.reset_counters, client, store.keys(), value, now_us=now_us, limit=name)
         )
 
-    def _as_value(self) -> plans.Subject:
-        return plans.Subject(self.project, self.token, self.policies, self.global_policy)
+    def _as_value(self) -> plan.Subject:
+        return plan.Subject(self.project, self.token, self.policies, self.global_policy)
 
     def _now_us(self) -> int:
         return compile.microseconds(self.now) or 0

@@ -19,7 +19,7 @@ from enforcement.live import LiveCounter, live_counters
 from enforcement.model.documents import Project, Token
 from enforcement.model.keys import Keys
 from enforcement.model.tokens import digest, is_well_formed
-from enforcement.plans import Subject
+from enforcement.plan.plan import Subject
 from enforcement.snapshot import Documents
 from enforcement.store.client import connect
 

@@ -15,11 +15,11 @@ from typing import Any, Final
 from redis import Redis
 from redis.exceptions import NoPermissionError, ResponseError
 
-from enforcement import protocol
 from enforcement.doctor.findings import Finding
 from enforcement.model.keys import Keys
 from enforcement.model.limits import Limit
-from enforcement.plans import Plan, bind_in_code
+from enforcement.plan import commands
+from enforcement.plan.plan import Plan, bind_in_code
 from enforcement.store.client import connect, is_unknown_function
 
 # A log has no window that could end between two questions; what it holds is gone after a minute, whatever happens here.
@@ -39,13 +39,13 @@ class Counter:
 
     def charge(self, cost: int) -> int:
         """Charge, or look for 0, and return what remains."""
-        arguments = protocol.decide_arguments(self._plan, cost, 0, clock=False, charge=cost > 0)
+        arguments = commands.decide_arguments(self._plan, cost, 0, clock=False, charge=cost > 0)
         reply = self._client.execute_command(*arguments, NEVER_DECODE=True)  # type: ignore[no-untyped-call]
-        return protocol.numbers(reply)[2]
+        return commands.numbers(reply)[2]
 
     def forget(self) -> None:
         """Remove it before its time."""
-        self._client.execute_command(*protocol.reset(self._plan.keys))  # type: ignore[no-untyped-call]
+        self._client.execute_command(*commands.reset(self._plan.keys))  # type: ignore[no-untyped-call]
 
 
 def proof(client: Redis, keys: Keys, url: str) -> Iterator[Finding]:
@@ -74,7 +74,7 @@ def proof(client: Redis, keys: Keys, url: str) -> Iterator[Finding]:
 
 def _refused(exc: ResponseError) -> Finding:
     # Inside of a function the server says this in words of its own.
-    if isinstance(exc, NoPermissionError) or protocol.trouble(exc).cause == "auth":
+    if isinstance(exc, NoPermissionError) or commands.trouble(exc).cause == "auth":
         advice = "As it should be for the control plane, and for a proxy that is confined to projects."
         return Finding("shared counter", "unseen", "this account may not charge limits in code", advice)
     advice = "Until it does, each limit is decided by its own rule for a store that is away."

@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar
 
 from enforcement.base import Shell
 from enforcement.doors._http import TrustedProxies, check_preset
-from enforcement.plans import Costs
+from enforcement.plan.plan import Costs
 
 App = TypeVar("App")
 AnyLimiter = TypeVar("AnyLimiter", bound=Shell)

@@ -20,7 +20,6 @@ from starlette.websockets import WebSocket
 
 from enforcement import aio
 from enforcement.async_tasks import begun
-from enforcement.decision import Decision, Denied
 from enforcement.decorator import has_slots
 from enforcement.doors._exchange import POLICY_VIOLATION, STARTS, Exchange
 from enforcement.doors._http import (
@@ -34,7 +33,8 @@ from enforcement.doors._http import (
 )
 from enforcement.doors._in_code import denial_told_elsewhere, name_of, told
 from enforcement.model.limits import Limit
-from enforcement.plans import Costs
+from enforcement.plan.decision import Decision, Denied
+from enforcement.plan.plan import Costs
 
 _VISIT: Final = "sluicegate.visit"
 

@@ -13,9 +13,9 @@ from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation, g
 from opentelemetry.trace import Span, get_current_span
 
 from enforcement.base import Shell
-from enforcement.decision import Decision
 from enforcement.exporters.metrics import METRICS, STORE_CALL, STORE_CALL_TEXT, Metric
 from enforcement.latency import BOUNDS_SECONDS
+from enforcement.plan.decision import Decision
 
 Attribute = str | bool | int
 

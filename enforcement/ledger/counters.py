@@ -10,7 +10,7 @@ from redis import Redis
 from enforcement.ledger.claims import Reading, can_be_judged
 from enforcement.ledger.records import Counter
 from enforcement.live import look
-from enforcement.plans import Bound
+from enforcement.plan.plan import Bound
 from enforcement.store.client import connect
 
 

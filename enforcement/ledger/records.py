@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from enforcement.decision import STATUSES, Decision
 from enforcement.model.limits import InvalidLimit, Limit
-from enforcement.plans import Bound
+from enforcement.plan.decision import STATUSES, Decision
+from enforcement.plan.plan import Bound
 
 FORMAT: Final = 1
 SOURCES: Final = frozenset({"store", "lease", "denial_cache", "fallback", "documents"})

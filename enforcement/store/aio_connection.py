@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import hiredis
 
-from enforcement.protocol import StoreTrouble, trouble
+from enforcement.plan.commands import StoreTrouble, trouble
 from enforcement.store.address import Address
 from enforcement.store.connection import ASKING, pipes, unconnected
 from enforcement.store.late_replies import LATE_SECONDS, LOST, LateReply

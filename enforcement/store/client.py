@@ -28,7 +28,7 @@ from redis.retry import Retry
 from redis.sentinel import MasterNotFoundError, Sentinel
 
 from enforcement.lua import library_source
-from enforcement.protocol import StoreTrouble, trouble
+from enforcement.plan.commands import StoreTrouble, trouble
 from enforcement.store.cluster import ClusterClient
 from enforcement.store.sentinel import Sentinels
 from enforcement.store.slot_map import Routes

@@ -20,7 +20,7 @@ from redis.exceptions import AskError, MovedError
 from redis.exceptions import ConnectionError as StoreConnectionError
 from redis.exceptions import TimeoutError as StoreTimeoutError
 
-from enforcement.protocol import Redirected, StoreTrouble, trouble
+from enforcement.plan.commands import Redirected, StoreTrouble, trouble
 from enforcement.store.aio_connection import AsyncPipe
 from enforcement.store.connection import SyncPipe
 from enforcement.store.slot_map import MAX_REDIRECTS, Node, Routes, slot_of

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import hiredis
 
-from enforcement.protocol import StoreTrouble, trouble
+from enforcement.plan.commands import StoreTrouble, trouble
 from enforcement.store.address import Address, left_until
 from enforcement.store.late_replies import LateLine
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Final
 
-from enforcement.protocol import MAX_PORT, StoreTrouble, pack
+from enforcement.plan.commands import MAX_PORT, StoreTrouble, pack
 from enforcement.store.address import Address
 from enforcement.store.connection import ask_once
 from enforcement.store.topology import Topology

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Any, Final
 
-from enforcement.protocol import DECIDE, MAX_PORT, SLOTS, LibraryMissing, Redirected, StoreTrouble, pack
+from enforcement.plan.commands import DECIDE, MAX_PORT, SLOTS, LibraryMissing, Redirected, StoreTrouble, pack
 from enforcement.store.address import Address
 from enforcement.store.breaker import Breaker, chance, jittered
 from enforcement.store.connection import ask_once

@@ -7,10 +7,10 @@ from contextlib import AsyncExitStack, ExitStack
 from typing import TYPE_CHECKING
 
 from enforcement.base import Limits, check_subject
-from enforcement.decision import Decision, Denied, LimitState
 from enforcement.model.limits import Limit
 from enforcement.model.matching import Attributes
-from enforcement.plans import Costs, Plan
+from enforcement.plan.decision import Decision, Denied, LimitState
+from enforcement.plan.plan import Costs, Plan
 
 if TYPE_CHECKING:
     from enforcement import aio
@@ -37,7 +37,7 @@ def assert_denied(decision: Decision, *, reason: str | None = None, by: str | No
     Assert that a decision does not let the request pass, and return it.
 
     Args:
-        reason: Why it must be denied, one of :data:`enforcement.decision.STATUSES`; None: whatever it is.
+        reason: Why it must be denied, one of :data:`enforcement.plan.decision.STATUSES`; None: whatever it is.
         by: Name of a limit that must deny; None: whichever it is.
     """
     if decision.allowed:

@@ -14,7 +14,7 @@ from enforcement import Denied, Limit, Limiter
 from enforcement.embedded import ValkeyServer
 from enforcement.ledger.records import read
 from enforcement.model.algorithms import Reference
-from enforcement.plans import Bound
+from enforcement.plan.plan import Bound
 from enforcement.store.client import connect, load_library
 from tests.enforcement.clocks import WallClock
 from tests.enforcement.world import eventually

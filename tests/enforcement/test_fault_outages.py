@@ -14,8 +14,9 @@ from functools import partial
 
 import pytest
 
-from enforcement import Limit, Limiter, aio, doubts, protocol
-from enforcement.protocol import StoreTrouble
+from enforcement import Limit, Limiter, aio, doubts
+from enforcement.plan import commands as protocol
+from enforcement.plan.commands import StoreTrouble
 from enforcement.store import connection
 from enforcement.store.client import connect
 from tests.enforcement.faults import FaultyPath

@@ -15,7 +15,7 @@ from enforcement.ledger.claims import Evidence, Reading, Terms, judge
 from enforcement.ledger.records import Counter, Ledger, LedgerError, Record, read
 from enforcement.ledger.sums import felt, peak, window_of
 from enforcement.model.algorithms import Reference
-from enforcement.plans import Bound
+from enforcement.plan.plan import Bound
 
 SECOND = 1_000_000
 START = 1_767_225_600 * SECOND

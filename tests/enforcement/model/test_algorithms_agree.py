@@ -11,8 +11,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from enforcement.embedded import ValkeyServer
 from enforcement.model.algorithms import Reference, Spec
 from enforcement.model.limits import Limit
-from enforcement.plans import Bound
-from enforcement.protocol import DECIDE, RESET, SETTLE, numbers
+from enforcement.plan.commands import DECIDE, RESET, SETTLE, numbers
+from enforcement.plan.plan import Bound
 from enforcement.store.client import connect, load_library
 
 STEPS, EXAMPLES = 100, 600

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from enforcement import Limit, Limiter, aio
-from enforcement.protocol import StoreTrouble, pack, trouble
+from enforcement.plan.commands import StoreTrouble, pack, trouble
 from enforcement.store.address import Address
 from enforcement.store.aio_connection import AsyncPipe
 from enforcement.store.connection import _TICK_US, SyncPipe, _in_ticks

@@ -14,7 +14,7 @@ import pytest
 import uvloop
 
 from enforcement import Limit, Limiter, aio
-from enforcement.protocol import Redirected, StoreTrouble, pack, trouble
+from enforcement.plan.commands import Redirected, StoreTrouble, pack, trouble
 from enforcement.store.address import Address
 from enforcement.store.aio_connection import AsyncPipe
 from enforcement.store.connection import SyncPipe

@@ -7,7 +7,7 @@ import struct
 import hiredis
 import pytest
 
-from enforcement.protocol import charged
+from enforcement.plan.commands import charged
 from enforcement.store.late_replies import LOST, SPOILT, LateLine
 
 

@@ -18,7 +18,7 @@ import hiredis
 from enforcement.lua import function
 from enforcement.model.algorithms import HOPELESS, Spec
 from enforcement.model.keys import dirty_beside
-from enforcement.plans import Bound, Costs, Plan
+from enforcement.plan.plan import Bound, Costs, Plan
 from enforcement.store.late_replies import LOST, Late
 
 DECIDE: Final = function("decide")

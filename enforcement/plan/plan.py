@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from math import gcd
 from typing import Any, Final, Literal
 
-from enforcement.headers import Spelled, spell
 from enforcement.leases import Lease
 from enforcement.model.algorithms import Spec
 from enforcement.model.calendars import boundaries, window
@@ -22,6 +21,7 @@ from enforcement.model.limits import MAX_NUMBER, Limit, Policy
 from enforcement.model.matching import Attributes
 from enforcement.model.partitions import Census, life_us
 from enforcement.model.sizes import MAX_CODE_KEY_LENGTH, MAX_LIMITS_PER_REQUEST
+from enforcement.plan.headers import Spelled, spell
 
 LETTERS: Final = {
     "fixed_window": "f",
@@ -391,7 +391,7 @@ class Plan:
 
     @property
     def spelled(self) -> tuple[Spelled, ...] | None:
-        """See :func:`~enforcement.headers.spell`; worked out when it is first asked for."""
+        """See :func:`~enforcement.plan.headers.spell`; worked out when it is first asked for."""
         if self._spelled is False:
             self._spelled = spell(self.bounds)
             self.alone = self._spelled[0] if self._spelled is not None and len(self._spelled) == 1 else None

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from enforcement import Limit, Limiter
-from enforcement.decision import Decision
-from enforcement.plans import Bound, Plan
+from enforcement.plan.decision import Decision
+from enforcement.plan.plan import Bound, Plan
 
 MINUTE, NOW = 60_000_000, 1_767_225_600_000_000
 REQUESTS = Limit(name="rpm", quota=60, window_seconds=60)

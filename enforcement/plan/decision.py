@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from enforcement.headers import labels, presets, seconds, tightness
 from enforcement.leases import unused_max
 from enforcement.model.algorithms import HOPELESS
 from enforcement.model.calendars import window
-from enforcement.plans import NO_PLAN, Plan
+from enforcement.plan.headers import labels, presets, seconds, tightness
+from enforcement.plan.plan import NO_PLAN, Plan
 
 if TYPE_CHECKING:
-    from enforcement.plans import Bound
+    from enforcement.plan.plan import Bound
 
 QUOTA_EXCEEDED: Final = "https://iana.org/assignments/http-problem-types#quota-exceeded"
 REDUCED_CAPACITY: Final = "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity"

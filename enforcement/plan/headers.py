@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Final, Protocol
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from enforcement.decision import Decision, LimitState
     from enforcement.model.limits import Limit
-    from enforcement.plans import Bound
+    from enforcement.plan.decision import Decision, LimitState
+    from enforcement.plan.plan import Bound
 
 LIST_FIELDS: Final = frozenset({"RateLimit-Policy", "RateLimit"})
 """Fields of the draft; their values are lists, which may go on where somebody else began one."""
