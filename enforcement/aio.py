@@ -31,8 +31,8 @@ from enforcement.model.matching import Attributes
 from enforcement.plan.commands import NOT_RESTORED, StoreTrouble, numbers
 from enforcement.plan.decision import Decision, Denied
 from enforcement.plan.plan import Costs, Plan, check_costs
-from enforcement.reservation import Reservation, new_ident
 from enforcement.settings import Settings
+from enforcement.state.reservation import Reservation, new_ident
 
 
 class Limiter(Shell):

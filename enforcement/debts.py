@@ -15,7 +15,7 @@ from enforcement.model.keys import dirty_beside, marker_beside
 from enforcement.parts import AGAIN
 from enforcement.plan import commands
 from enforcement.plan.commands import LibraryMissing, StoreTrouble
-from enforcement.reservation import REMEMBERED_MS
+from enforcement.state.reservation import REMEMBERED_MS
 from enforcement.store.cluster import ClusterPipe
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from enforcement.snapshot import Documents
+from enforcement.state.published import Documents
 
 MAX_BYTES: Final = 268_435_456
 

@@ -1,10 +1,10 @@
 """
 What both limiters share, without I/O of its own: making decisions, failing over, and coming back.
 
-What each part knows stands beside it: plans (:mod:`enforcement.planner`), denials, leases, the fallback and what it
-owes (:mod:`enforcement.debts`). Whatever takes more than one call to the store is written once, as a generator of
-*steps*: it yields encoded commands and is sent their replies, or thrown a StoreTrouble. Both limiters drive them in the
-same few lines.
+What each part knows stands beside it: plans (:mod:`enforcement.state.planner`), denials, leases, the fallback and
+what it owes (:mod:`enforcement.debts`). Whatever takes more than one call to the store is written once, as a
+generator of *steps*: it yields encoded commands and is sent their replies, or thrown a StoreTrouble. Both limiters
+drive them in the same few lines.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from enforcement import parts
 from enforcement.agent import Agent, Identity
 from enforcement.cluster_agent import ClusterAgent
 from enforcement.debts import Payer
-from enforcement.denials import Denials
 from enforcement.failover import Fallback
 from enforcement.lease_keeper import LeaseKeeper
 from enforcement.leases import Lease
@@ -32,18 +31,19 @@ from enforcement.plan import commands
 from enforcement.plan.commands import LibraryMissing, StoreTrouble, without_marks
 from enforcement.plan.decision import Decision
 from enforcement.plan.plan import Bound, Costs, Plan
-from enforcement.planner import Planner
-from enforcement.reservation import Reservation
 from enforcement.settings import Settings, library_version
 from enforcement.slot_keeper import SlotKeeper
-from enforcement.snapshot import Documents
+from enforcement.state.counts import Tally
+from enforcement.state.denial_cache import Denials
+from enforcement.state.planner import Planner
+from enforcement.state.published import Documents
+from enforcement.state.reservation import Reservation
+from enforcement.state.usage import TokenUsage, UsageLog, states_of
 from enforcement.store.breaker import Breaker
 from enforcement.store.connector import Place
 from enforcement.store.slot_map import Node, Tender
-from enforcement.tally import Tally
 from enforcement.trial import Trial
 from enforcement.unrestored import Unrestored
-from enforcement.usage import TokenUsage, UsageLog, states_of
 
 Steps = Generator[bytes, Any, Any]
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from enforcement.leases import Grant, Lease, Remains, held_max
 from enforcement.plan import commands
 from enforcement.plan.commands import Correction, StoreTrouble
-from enforcement.reservation import new_ident
+from enforcement.state.reservation import new_ident
 from enforcement.store.connector import Pipe
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from enforcement.model.partitions import TRUST_SECONDS
 from enforcement.plan import commands
 from enforcement.plan.commands import StoreTrouble, without_marks
 from enforcement.plan.plan import Bound, Costs, Plan
-from enforcement.reservation import correcting, new_ident
+from enforcement.state.reservation import correcting, new_ident
 
 if TYPE_CHECKING:
     from enforcement.engine import Engine, Steps

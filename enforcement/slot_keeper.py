@@ -11,7 +11,7 @@ from enforcement.model.keys import together
 from enforcement.plan import commands
 from enforcement.plan.commands import StoreTrouble
 from enforcement.plan.plan import Bound
-from enforcement.reservation import Reservation
+from enforcement.state.reservation import Reservation
 from enforcement.store.connector import Pipe
 from enforcement.store.logs import Seldom
 

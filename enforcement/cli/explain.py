@@ -20,7 +20,7 @@ from enforcement.model.documents import Project, Token
 from enforcement.model.keys import Keys
 from enforcement.model.tokens import digest, is_well_formed
 from enforcement.plan.plan import Subject
-from enforcement.snapshot import Documents
+from enforcement.state.published import Documents
 from enforcement.store.client import connect
 
 PASSES, REFUSED, UNREADABLE = 0, 1, 2

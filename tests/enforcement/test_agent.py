@@ -20,9 +20,9 @@ from enforcement.agent import Agent, Identity
 from enforcement.embedded import ValkeyServer
 from enforcement.lua import LIBRARY_NAME
 from enforcement.model.documents import dumps, parse_token
-from enforcement.snapshot import Documents, TokenEntry
+from enforcement.state.published import Documents, TokenEntry
+from enforcement.state.usage import UsageLog
 from enforcement.store.client import STORE_ERRORS, connect
-from enforcement.usage import UsageLog
 from tests.enforcement.published import DIGEST, KEYS, policy, project, publish, publish_quota, state, token
 
 DEADLINE_SECONDS = 10.0
@@ -473,9 +473,9 @@ FORKING = """
 import os, sys, time
 from enforcement.agent import Agent, Identity
 from enforcement.model.keys import Keys
-from enforcement.snapshot import Documents
+from enforcement.state.published import Documents
 from enforcement.store.client import connect
-from enforcement.usage import UsageLog
+from enforcement.state.usage import UsageLog
 from tests.enforcement.test_agent import Switch
 
 agent = Agent(lambda: connect(sys.argv[1]), Keys(), Documents(), UsageLog("parent"),

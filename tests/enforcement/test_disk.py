@@ -12,7 +12,7 @@ import pytest
 from enforcement import disk
 from enforcement.disk import restore, save
 from enforcement.model.documents import dumps
-from enforcement.snapshot import Documents
+from enforcement.state.published import Documents
 from tests.enforcement.published import DIGEST, changes, policy, state, token
 
 

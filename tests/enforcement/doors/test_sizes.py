@@ -95,7 +95,7 @@ def test_a_token_of_a_megabyte_is_no_token(
 ) -> None:
     """401, and nobody hashed it."""
     client_of_store.config_resetstat()
-    monkeypatch.setattr("enforcement.planner.digest", lambda token: pytest.fail("hashed"))
+    monkeypatch.setattr("enforcement.state.planner.digest", lambda token: pytest.fail("hashed"))
 
     assert ask(store, headers, times=20) == [401] * 20
     assert client_of_store.info("commandstats").get("cmdstat_get", {"calls": 0})["calls"] == 0

@@ -118,7 +118,7 @@ def test_a_denied_newcomer_takes_no_place(limiter, world):
 
 def test_a_place_that_is_free_again_is_taken(limiter, world, monkeypatch):
     """When a counter is surely gone, its value makes room, and one that shared the overflow counter moves in."""
-    monkeypatch.setattr("enforcement.planner.RETRY_SECONDS", 0.0)
+    monkeypatch.setattr("enforcement.state.planner.RETRY_SECONDS", 0.0)
     secret = capped(world, by_user(10))
     for number in range(CAP + 1):
         ask(limiter, secret, f"u{number}")

@@ -7,7 +7,7 @@ import functools
 import pytest
 
 from enforcement.model.documents import InvalidDocument, dumps, parse_token
-from enforcement.snapshot import Documents
+from enforcement.state.published import Documents
 from tests.enforcement.published import DIGEST, changes, policy, project, state, token
 
 BROKEN = {

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Final
 
 from enforcement.model.algorithms import HOPELESS
 from enforcement.plan.decision import Decision
-from enforcement.tally import Cell, Tally
-from enforcement.usage import State, states_of
+from enforcement.state.counts import Cell, Tally
+from enforcement.state.usage import State, states_of
 
 if TYPE_CHECKING:
     from enforcement.plan.plan import Costs, Plan
-    from enforcement.snapshot import Documents
+    from enforcement.state.published import Documents
 
 DENIAL_SECONDS: Final = 0.25
 

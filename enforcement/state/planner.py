@@ -23,9 +23,9 @@ from enforcement.model.sizes import MAX_TOKEN_LENGTH
 from enforcement.model.tokens import digest, is_well_formed
 from enforcement.plan.decision import Decision
 from enforcement.plan.plan import Plan, Rule, Subject, bind_in_code, rules_of
-from enforcement.shelf import Shelf
-from enforcement.snapshot import Derived, Documents, Snapshot, TokenEntry
-from enforcement.usage import TokenUsage, UsageLog
+from enforcement.state.plan_cache import Shelf
+from enforcement.state.published import Derived, Documents, Snapshot, TokenEntry
+from enforcement.state.usage import TokenUsage, UsageLog
 
 MAX_PLANS: Final = 10_000
 

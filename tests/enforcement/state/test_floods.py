@@ -11,7 +11,7 @@ from enforcement import Limiter
 from enforcement.model.algorithms import FixedWindow, Reference
 from enforcement.model.partitions import DEFAULT_CAP
 from enforcement.model.tokens import digest, mint
-from enforcement.snapshot import Documents
+from enforcement.state.published import Documents
 from tests.enforcement.world import PROJECT, fixed
 
 VALUES = 100_000

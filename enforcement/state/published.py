@@ -29,7 +29,7 @@ from enforcement.model.documents import (
 from enforcement.model.limits import MAX_NUMBER, Policy
 
 if TYPE_CHECKING:
-    from enforcement.usage import TokenUsage
+    from enforcement.state.usage import TokenUsage
 
 MAX_TOKENS: Final = 10_000
 MAX_UNKNOWN: Final = 10_000

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from enforcement import usage
 from enforcement.model.documents import dumps, parse_token
-from enforcement.snapshot import TokenEntry
-from enforcement.usage import TokenUsage, UsageLog
+from enforcement.state import usage
+from enforcement.state.published import TokenEntry
+from enforcement.state.usage import TokenUsage, UsageLog
 from tests.enforcement.published import token
 
 REQUESTS = ("pol_1", "per-minute", "requests")

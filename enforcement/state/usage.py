@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from enforcement.plan.plan import Bound, Costs
-    from enforcement.snapshot import TokenEntry
+    from enforcement.state.published import TokenEntry
 
 MAX_ROWS_PER_BATCH: Final = 1_000
 MAX_UNDELIVERED: Final = 8
