@@ -23,7 +23,8 @@ from typing import Any, Final, Protocol
 from redis import Redis
 from redis.exceptions import NoPermissionError, ResponseError
 
-from enforcement.disk import restore, save
+from enforcement.failover.disk import restore, save
+from enforcement.failover.lost_counters import LOOK_SECONDS
 from enforcement.lua import function
 from enforcement.model.keys import Keys, fingerprint
 from enforcement.state.published import Documents
@@ -31,7 +32,6 @@ from enforcement.state.usage import UsageLog
 from enforcement.store.breaker import jittered
 from enforcement.store.change_log import Entry, Feed
 from enforcement.store.client import STORE_ERRORS, cause_of, disconnect, is_unknown_function, let_go, load_library
-from enforcement.unrestored import LOOK_SECONDS
 
 CHECK_SECONDS: Final = 2.0
 HEARTBEAT_SECONDS: Final = 2.0

@@ -2,7 +2,7 @@
 What both limiters share, without I/O of its own: making decisions, failing over, and coming back.
 
 What each part knows stands beside it: plans (:mod:`enforcement.state.planner`), denials, leases, the fallback and
-what it owes (:mod:`enforcement.debts`). Whatever takes more than one call to the store is written once, as a
+what it owes (:mod:`enforcement.failover.replay`). Whatever takes more than one call to the store is written once, as a
 generator of *steps*: it yields encoded commands and is sent their replies, or thrown a StoreTrouble. Both limiters
 drive them in the same few lines.
 """
@@ -19,8 +19,10 @@ from typing import Any, Final
 from enforcement import parts
 from enforcement.agent import Agent, Identity
 from enforcement.cluster_agent import ClusterAgent
-from enforcement.debts import Payer
-from enforcement.failover import Fallback
+from enforcement.failover.fallback import Fallback
+from enforcement.failover.lost_counters import Unrestored
+from enforcement.failover.probe import Trial
+from enforcement.failover.replay import Payer
 from enforcement.lease_keeper import LeaseKeeper
 from enforcement.leases import Lease
 from enforcement.lua import library_source
@@ -42,8 +44,6 @@ from enforcement.state.usage import TokenUsage, UsageLog, states_of
 from enforcement.store.breaker import Breaker
 from enforcement.store.connector import Place
 from enforcement.store.slot_map import Node, Tender
-from enforcement.trial import Trial
-from enforcement.unrestored import Unrestored
 
 Steps = Generator[bytes, Any, Any]
 

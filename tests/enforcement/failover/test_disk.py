@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from enforcement import disk
-from enforcement.disk import restore, save
+from enforcement.failover import disk
+from enforcement.failover.disk import restore, save
 from enforcement.model.documents import dumps
 from enforcement.state.published import Documents
 from tests.enforcement.published import DIGEST, changes, policy, state, token

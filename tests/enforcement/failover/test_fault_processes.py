@@ -21,7 +21,7 @@ from enforcement.store.client import connect
 from tests.enforcement.fleet import fleet
 from tests.enforcement.world import eventually
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 DAY = 86_400
 
 

@@ -16,7 +16,7 @@ from enforcement.plan.commands import charged
 from enforcement.store.late_replies import Late
 
 if TYPE_CHECKING:
-    from enforcement.journal import Entry, Ready
+    from enforcement.failover.journal import Entry, Ready
 
 PATIENCE_SECONDS: Final = 1.0
 """So long a store that is back may be silent on the connections of before."""

@@ -19,10 +19,10 @@ from enforcement.state.reservation import REMEMBERED_MS
 from enforcement.store.cluster import ClusterPipe
 
 if TYPE_CHECKING:
-    from enforcement.failover import Fallback
-    from enforcement.journal import Entry
+    from enforcement.failover.fallback import Fallback
+    from enforcement.failover.journal import Entry
+    from enforcement.failover.lost_counters import Unrestored
     from enforcement.store.connector import Pipe
-    from enforcement.unrestored import Unrestored
 
 
 class Payer:

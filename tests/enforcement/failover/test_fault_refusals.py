@@ -16,11 +16,11 @@ from redis.exceptions import OutOfMemoryError, RedisError
 from enforcement import Limit, Limiter, agent, aio
 from enforcement.accounts import enforcer
 from enforcement.embedded import ValkeyServer
+from enforcement.failover.probe import Trial
 from enforcement.model.keys import Keys
 from enforcement.model.tokens import mint
 from enforcement.store.client import connect, load_library
 from enforcement.store.slot_map import Routes
-from enforcement.trial import Trial
 from tests.enforcement.topologies import Cluster, ask
 from tests.enforcement.world import World, eventually, fixed
 

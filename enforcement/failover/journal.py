@@ -1,7 +1,7 @@
 """
 What this process admitted without the store, and owes it: permits by counter and window, paid in calls of one hash tag.
 
-No I/O, and no lock: the fallback keeps it, and :mod:`enforcement.debts` pays it when the store is back.
+No I/O, and no lock: the fallback keeps it, and :mod:`enforcement.failover.replay` pays it when the store is back.
 """
 
 from __future__ import annotations

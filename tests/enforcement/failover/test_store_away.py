@@ -5,7 +5,7 @@ import time
 import pytest
 
 from enforcement import Limit, Limiter
-from enforcement.debts import Payer
+from enforcement.failover.replay import Payer
 from enforcement.model.tokens import mint
 from tests.enforcement.fleet import fleet
 from tests.enforcement.world import World, eventually, fixed

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from enforcement import Denied, Limit, Limiter, aio
-from enforcement.failover import Fallback
+from enforcement.failover.fallback import Fallback
 from enforcement.slot_keeper import SlotKeeper
 from enforcement.store.client import connect
 from tests.enforcement.world import eventually

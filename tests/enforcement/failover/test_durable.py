@@ -26,7 +26,7 @@ def limiter(server, world):
 @pytest.fixture
 def alone(monkeypatch):
     """Wait for nobody else: there is one process, and it has paid."""
-    monkeypatch.setattr("enforcement.unrestored.GRACE_SECONDS", 0.0)
+    monkeypatch.setattr("enforcement.failover.lost_counters.GRACE_SECONDS", 0.0)
 
 
 def lose(world):

@@ -14,7 +14,8 @@ from functools import partial
 
 import pytest
 
-from enforcement import Limit, Limiter, aio, doubts
+from enforcement import Limit, Limiter, aio
+from enforcement.failover import in_doubt
 from enforcement.plan import commands as protocol
 from enforcement.plan.commands import StoreTrouble
 from enforcement.store import connection
@@ -158,7 +159,7 @@ def test_a_call_that_a_frozen_store_died_with_is_charged(own_server, monkeypatch
     """Its connection ends without an answer, so the process pays it. Control: who takes it for executed forgets it."""
     assert charged_after_a_store_that_died(own_server) == (20, 3)
 
-    monkeypatch.setattr(doubts, "charged", lambda answer: True)
+    monkeypatch.setattr(in_doubt, "charged", lambda answer: True)
     assert charged_after_a_store_that_died(own_server) == (17, 3)
 
 

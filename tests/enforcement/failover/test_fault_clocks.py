@@ -186,7 +186,7 @@ def enforce(server, clock, key, secret):
     result = subprocess.run(
         [sys.executable, "-c", ENFORCER, server.url, key, secret],
         env=os.environ | clock.environment,
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
         capture_output=True,
         text=True,
         timeout=30,
@@ -217,7 +217,7 @@ ALONE = """
 import sys, time
 from enforcement import Limit, Limiter
 from enforcement.agent import Agent
-from tests.enforcement.test_fault_clocks import QUOTA, of_each_algorithm
+from tests.enforcement.failover.test_fault_clocks import QUOTA, of_each_algorithm
 
 if sys.argv[2] == "control":
     Agent.now_us = lambda agent: time.time_ns() // 1_000
@@ -262,7 +262,7 @@ def alone(server, clock, shift, mode=""):
     """
     clock.set(0)
     command = [sys.executable, "-c", ALONE, server.url, mode]
-    environment, folder = os.environ | clock.environment, Path(__file__).parents[2]
+    environment, folder = os.environ | clock.environment, Path(__file__).parents[3]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, env=environment, cwd=folder, **pipes) as process:
 

@@ -2,8 +2,8 @@
 Deciding while the store is away, by each limit's own rule: ``local`` lets this process admit its share of the quota,
 ``allow`` and ``deny`` say it all.
 
-Whatever is admitted meanwhile is written into the journal (:mod:`enforcement.journal`), and charged to the windows it
-belonged to when the store returns. When that is, the breaker says (:mod:`enforcement.store.breaker`).
+Whatever is admitted meanwhile is written into the journal (:mod:`enforcement.failover.journal`), and charged to the
+windows it belonged to when the store returns. When that is, the breaker says (:mod:`enforcement.store.breaker`).
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
-from enforcement.doubts import Doubts
-from enforcement.journal import Debt, Entry, Journal, Ready
+from enforcement.failover.in_doubt import Doubts
+from enforcement.failover.journal import Debt, Entry, Journal, Ready
 from enforcement.model.algorithms import NEVER, Charge, Concurrency, Reference, Spec
 from enforcement.plan.commands import StoreTrouble, reason_of, without_marks
 from enforcement.plan.plan import Bound, Costs, Plan, with_share
