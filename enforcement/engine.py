@@ -23,8 +23,8 @@ from enforcement.failover.fallback import Fallback
 from enforcement.failover.lost_counters import Unrestored
 from enforcement.failover.probe import Trial
 from enforcement.failover.replay import Payer
-from enforcement.lease_keeper import LeaseKeeper
-from enforcement.leases import Lease
+from enforcement.leases.lease import Lease
+from enforcement.leases.manager import LeaseKeeper
 from enforcement.lua import library_source
 from enforcement.model.keys import Keys, together
 from enforcement.model.partitions import TRUST_SECONDS

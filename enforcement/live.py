@@ -9,7 +9,7 @@ from operator import attrgetter
 from redis import Redis
 from redis.exceptions import BusyLoadingError
 
-from enforcement.leases import unused_max
+from enforcement.leases.lease import unused_max
 from enforcement.model.keys import Keys, together
 from enforcement.plan import commands
 from enforcement.plan.decision import Decision, LimitState

@@ -13,7 +13,7 @@ from django.db.models import Prefetch, QuerySet
 from controlplane.policies.models import Override, Policy
 from controlplane.projects.models import Project, Token
 from controlplane.publishing.models import Revision
-from enforcement.leases import published_bounds
+from enforcement.leases.lease import published_bounds
 from enforcement.model.documents import SCHEMA, InvalidDocument, dumps, parse_policy
 from enforcement.model.partitions import DEFAULT_CAP
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from enforcement.leases import unused_max
+from enforcement.leases.lease import unused_max
 from enforcement.model.algorithms import HOPELESS
 from enforcement.model.calendars import window
 from enforcement.plan.headers import labels, presets, seconds, tightness

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from math import gcd
 from typing import Any, Final, Literal
 
-from enforcement.leases import Lease
+from enforcement.leases.lease import Lease
 from enforcement.model.algorithms import Spec
 from enforcement.model.calendars import boundaries, window
 from enforcement.model.documents import Override, Project, Token

@@ -14,7 +14,7 @@ import pytest
 
 from enforcement import Limit, Limiter
 from enforcement.aio import Limiter as AsyncLimiter
-from enforcement.leases import unused_max
+from enforcement.leases.lease import unused_max
 from enforcement.ledger.claims import Evidence, Terms, judge
 from enforcement.ledger.sums import peak
 from enforcement.model.tokens import mint

@@ -11,7 +11,7 @@ from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
-from enforcement.leases import Grant, Lease, Remains, held_max
+from enforcement.leases.lease import Grant, Lease, Remains, held_max
 from enforcement.plan import commands
 from enforcement.plan.commands import Correction, StoreTrouble
 from enforcement.state.reservation import new_ident

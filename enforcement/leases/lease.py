@@ -4,7 +4,7 @@ Leases: permits taken ahead, and handed out inside one process without a round t
 Permits are charged before they are handed out, so no number of processes admits more than the quota. What lies unused
 is bounded (:func:`unused_max`) and given back within a second, or dies with its window; what a killed process held is
 lost for as long as the limit feels it. A request takes what is at hand and never waits for more: the keeper
-(:mod:`enforcement.lease_keeper`) fills and empties leases, and where no permit is at hand the store decides.
+(:mod:`enforcement.leases.manager`) fills and empties leases, and where no permit is at hand the store decides.
 
 A change of the documents makes new plans, and those begin without a lease: what was held under the old ones is not
 handed out any longer. A counter that another process resets forgets permits that are held here; they are handed out,
