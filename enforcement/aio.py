@@ -25,7 +25,7 @@ from enforcement.decorator import (
     declared,
     limit_awaited,
 )
-from enforcement.engine import Steps
+from enforcement.engine.engine import Steps
 from enforcement.latency import Timing
 from enforcement.model.matching import Attributes
 from enforcement.plan.commands import NOT_RESTORED, StoreTrouble, numbers

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
 
-from enforcement.engine import Engine
+from enforcement.engine.engine import Engine
 from enforcement.latency import Listener, Timing
 from enforcement.model.keys import DEFAULT_PREFIX
 from enforcement.model.limits import Limit

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from enforcement.base import START_SECONDS, Limits, Shell, check_subject
 from enforcement.decorator import Declared, FunctionCosts, FunctionKey, P, R, Rule, Waiting, declared, limit_calls
-from enforcement.engine import Steps
+from enforcement.engine.engine import Steps
 from enforcement.latency import Timing
 from enforcement.model.matching import Attributes
 from enforcement.plan.commands import NOT_RESTORED, StoreTrouble, numbers

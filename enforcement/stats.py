@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from enforcement.latency import Histogram, Timing
 
 if TYPE_CHECKING:
-    from enforcement.engine import Engine
+    from enforcement.engine.engine import Engine
 
 
 @dataclass(frozen=True, slots=True)

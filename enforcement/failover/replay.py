@@ -10,9 +10,9 @@ import contextlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from enforcement.engine.cross_slot import AGAIN
 from enforcement.lua import library_source
 from enforcement.model.keys import dirty_beside, marker_beside
-from enforcement.parts import AGAIN
 from enforcement.plan import commands
 from enforcement.plan.commands import LibraryMissing, StoreTrouble
 from enforcement.state.reservation import REMEMBERED_MS

@@ -18,7 +18,7 @@ from enforcement.state.reservation import new_ident
 from enforcement.store.connector import Pipe
 
 if TYPE_CHECKING:
-    from enforcement.engine import Engine, Steps
+    from enforcement.engine.engine import Engine, Steps
     from enforcement.plan.plan import Plan
 
 SWEEP_SECONDS: Final = 0.1

@@ -17,7 +17,7 @@ from enforcement.plan.decision import Decision
 from enforcement.plan.plan import Bound, Costs, Plan, check_costs
 
 if TYPE_CHECKING:
-    from enforcement.engine import Engine, Steps
+    from enforcement.engine.engine import Engine, Steps
 
 REMEMBERED_MS: Final = 3_600_000
 """How long the store remembers that a reservation was settled."""

@@ -216,7 +216,7 @@ def test_an_enforcers_clock_decides_nothing(clock, server, world, shift):
 ALONE = """
 import sys, time
 from enforcement import Limit, Limiter
-from enforcement.agent import Agent
+from enforcement.engine.agent import Agent
 from tests.enforcement.failover.test_fault_clocks import QUOTA, of_each_algorithm
 
 if sys.argv[2] == "control":

@@ -13,9 +13,10 @@ import pytest
 from redis import Redis
 from redis.exceptions import OutOfMemoryError, RedisError
 
-from enforcement import Limit, Limiter, agent, aio
+from enforcement import Limit, Limiter, aio
 from enforcement.accounts import enforcer
 from enforcement.embedded import ValkeyServer
+from enforcement.engine import agent
 from enforcement.failover.probe import Trial
 from enforcement.model.keys import Keys
 from enforcement.model.tokens import mint

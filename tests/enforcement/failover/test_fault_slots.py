@@ -5,8 +5,8 @@ import time
 import pytest
 
 from enforcement import Denied, Limit, Limiter, aio
+from enforcement.engine.slot_renewal import SlotKeeper
 from enforcement.failover.fallback import Fallback
-from enforcement.slot_keeper import SlotKeeper
 from enforcement.store.client import connect
 from tests.enforcement.world import eventually
 

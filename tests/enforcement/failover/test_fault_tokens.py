@@ -4,7 +4,8 @@ import time
 
 import pytest
 
-from enforcement import Limit, Limiter, engine
+from enforcement import Limit, Limiter
+from enforcement.engine import engine
 from enforcement.model.tokens import mint
 from tests.enforcement.world import World, eventually, fixed
 

@@ -5,8 +5,9 @@ import json
 
 import pytest
 
-from enforcement import Denied, Limit, Limiter, aio, parts
+from enforcement import Denied, Limit, Limiter, aio
 from enforcement.accounts import enforcer
+from enforcement.engine import cross_slot
 from enforcement.model.keys import Keys
 from enforcement.store import slot_map
 from enforcement.store.slot_map import slot_of
@@ -279,7 +280,7 @@ def test_a_global_limit_is_exact_and_denials_leave_nothing(cluster, world):
 def test_control_without_the_undo_denied_requests_stay_charged(limiter, world, monkeypatch):
     """Giving back is what keeps a project's counter true."""
     secrets = spread(world, everyone=[fixed(2, name="all")], project=[fixed(40)])
-    monkeypatch.setattr(parts, "correcting", lambda *rows, **options: iter(()))
+    monkeypatch.setattr(cross_slot, "correcting", lambda *rows, **options: iter(()))
 
     assert [limiter.check(secrets[0], costs=cost).allowed for cost in (2, 3, 1)] == [True, False, False]
     assert used(limiter, secrets[0])["rpm"] > 2

@@ -6,7 +6,7 @@ import pytest
 from redis.exceptions import RedisError
 
 from enforcement import Limit, Limiter
-from enforcement.engine import Engine
+from enforcement.engine.engine import Engine
 from enforcement.model.keys import Keys
 from tests.enforcement.clustered import PROJECTS, keys_of_thirds, spread, used
 from tests.enforcement.crowd import crowd

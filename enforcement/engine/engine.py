@@ -16,9 +16,11 @@ from collections.abc import Callable, Generator, Sequence
 from time import monotonic
 from typing import Any, Final
 
-from enforcement import parts
-from enforcement.agent import Agent, Identity
-from enforcement.cluster_agent import ClusterAgent
+from enforcement.engine import cross_slot
+from enforcement.engine.agent import Agent, Identity
+from enforcement.engine.cluster_agent import ClusterAgent
+from enforcement.engine.cross_slot import AGAIN, InParts
+from enforcement.engine.slot_renewal import SlotKeeper
 from enforcement.failover.fallback import Fallback
 from enforcement.failover.lost_counters import Unrestored
 from enforcement.failover.probe import Trial
@@ -28,13 +30,11 @@ from enforcement.leases.manager import LeaseKeeper
 from enforcement.lua import library_source
 from enforcement.model.keys import Keys, together
 from enforcement.model.partitions import TRUST_SECONDS
-from enforcement.parts import AGAIN, InParts
 from enforcement.plan import commands
 from enforcement.plan.commands import LibraryMissing, StoreTrouble, without_marks
 from enforcement.plan.decision import Decision
 from enforcement.plan.plan import Bound, Costs, Plan
 from enforcement.settings import Settings, library_version
-from enforcement.slot_keeper import SlotKeeper
 from enforcement.state.counts import Tally
 from enforcement.state.denial_cache import Denials
 from enforcement.state.planner import Planner
@@ -312,7 +312,7 @@ class Engine:
     def troubled(self, plan: Plan, costs: Costs, exc: StoreTrouble, *, charge: bool = True, ident: str = "") -> Steps:
         """Steps after a failed call: once more if it surely was not executed, else the fallback decides."""
         if isinstance(exc, InParts):
-            return (yield from parts.deciding(self, plan, costs, charge=charge, ident=ident))
+            return (yield from cross_slot.deciding(self, plan, costs, charge=charge, ident=ident))
         if not exc.executed and exc.cause in AGAIN and not self.breaker.open:
             try:
                 yield from self._loading(exc)
@@ -358,7 +358,7 @@ class Engine:
     def enrolling(self, plan: Plan, costs: Costs, *, ident: str = "") -> Steps:
         """Steps that decide where values may be new: each is enrolled, or shares its limit's overflow counter."""
         if plan.spread and self.place.routes is not None:
-            return (yield from parts.deciding(self, plan, costs, charge=True, ident=ident))
+            return (yield from cross_slot.deciding(self, plan, costs, charge=True, ident=ident))
         began, clock, now_us, reply = monotonic(), self.clock is not None, self.now_us(), (-1, 0)
         for _ in range(2):  # once more if the store's time lies in another window than this process thought
             try:

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from enforcement.agent import Agent, Identity
 from enforcement.embedded import ValkeyServer
+from enforcement.engine.agent import Agent, Identity
 from enforcement.lua import LIBRARY_NAME
 from enforcement.model.documents import dumps, parse_token
 from enforcement.state.published import Documents, TokenEntry
@@ -471,12 +471,12 @@ def test_account_with_few_rights_uses_them(make: Make, server: ValkeyServer, cli
 
 FORKING = """
 import os, sys, time
-from enforcement.agent import Agent, Identity
+from enforcement.engine.agent import Agent, Identity
 from enforcement.model.keys import Keys
 from enforcement.state.published import Documents
 from enforcement.store.client import connect
 from enforcement.state.usage import UsageLog
-from tests.enforcement.test_agent import Switch
+from tests.enforcement.engine.test_agent import Switch
 
 agent = Agent(lambda: connect(sys.argv[1]), Keys(), Documents(), UsageLog("parent"),
               Identity("parent", "host", os.getpid(), "1"), Switch())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from enforcement.agent import FIRST_PROBE_SECONDS, Agent, logger
+from enforcement.engine.agent import FIRST_PROBE_SECONDS, Agent, logger
 from enforcement.store.client import STORE_ERRORS
 
 

@@ -21,7 +21,7 @@ from enforcement.plan.plan import Bound, Costs, Plan
 from enforcement.state.reservation import correcting, new_ident
 
 if TYPE_CHECKING:
-    from enforcement.engine import Engine, Steps
+    from enforcement.engine.engine import Engine, Steps
 
 AGAIN: Final = frozenset({"connection", "moved", "library", "readonly", "loading", "sentinel"})
 """Causes after which a call that surely was not executed is worth one more try at once."""
