@@ -24,7 +24,7 @@ from controlplane.projects.models import Project, Token
 from controlplane.usage import counters
 from controlplane.usage.models import UsageRow
 from controlplane.usage.rollup import start_of
-from enforcement.live import LiveCounter
+from enforcement.control.inspection import LiveCounter
 from enforcement.model.limits import ALGORITHMS, MODES
 from enforcement.store.client import STORE_ERRORS
 

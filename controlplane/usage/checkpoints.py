@@ -3,8 +3,8 @@ Durable counters: from the store to SQL every few seconds, and back into a store
 
 Nothing is lost when a run dies at any place: a counter stays in the store's set of changed ones until a commit holds
 what it still is. Two runs at once do no harm either. What keeps a low count from replacing a high one is the stamp (see
-`enforcement.checkpoints`): a counter that was lost and began anew does not know the last checkpoint, and is raised to
-it.
+`enforcement.control.checkpoints`): a counter that was lost and began anew does not know the last checkpoint, and is
+raised to it.
 
 Restoring comes before publishing: a tag whose counters are not whole is decided by each enforcer alone.
 """
@@ -28,12 +28,12 @@ from controlplane.projects.models import Project
 from controlplane.publishing import compile, store
 from controlplane.publishing.locks import hold
 from controlplane.usage.models import Checkpoint, CheckpointRun
-from enforcement import checkpoints as protocol
-from enforcement.checkpoints import Kept, Reading
-from enforcement.live import Reset
+from enforcement.control import checkpoints as protocol
+from enforcement.control.checkpoints import Kept, Reading
+from enforcement.control.inspection import Reset
+from enforcement.control.publication import tags_of
 from enforcement.model.keys import GLOBAL_TAG, NAME_LENGTH, WHOLE
 from enforcement.model.limits import DAY_SECONDS, DURABLE_CALENDARS
-from enforcement.publishing import tags_of
 from enforcement.store.client import STORE_ERRORS, is_unknown_function, load_library
 from enforcement.store.cluster import ClusterClient
 

@@ -14,8 +14,8 @@ from redis import Redis
 from redis.exceptions import NoPermissionError, RedisError
 
 from enforcement.cli.options import add_store, settings_of
+from enforcement.control.inspection import LiveCounter, live_counters
 from enforcement.doctor.endpoint import shown
-from enforcement.live import LiveCounter, live_counters
 from enforcement.model.documents import Project, Token
 from enforcement.model.keys import Keys
 from enforcement.model.tokens import digest, is_well_formed

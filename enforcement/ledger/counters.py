@@ -7,9 +7,9 @@ from collections.abc import Iterable
 
 from redis import Redis
 
+from enforcement.control.inspection import look
 from enforcement.ledger.claims import Reading, can_be_judged
 from enforcement.ledger.records import Counter
-from enforcement.live import look
 from enforcement.plan.plan import Bound
 from enforcement.store.client import connect
 

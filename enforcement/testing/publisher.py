@@ -9,12 +9,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from enforcement.base import Shell
+from enforcement.control.publication import Document, Publication, publish_call, refused_by, tags_of
 from enforcement.model.documents import SCHEMA
 from enforcement.model.keys import DEFAULT_PREFIX, WHOLE, Keys
 from enforcement.model.limits import Limit
 from enforcement.model.partitions import DEFAULT_CAP
 from enforcement.model.tokens import digest, mint
-from enforcement.publishing import Document, Publication, publish_call, refused_by, tags_of
 from enforcement.store.client import connect, load_library
 
 FOLLOW_SECONDS: Final = 5.0
@@ -159,7 +159,7 @@ class Published:
         Args:
             documents: By field of the documents' hash; None removes one.
             tokens: By secret; None removes one.
-            resets, more: As of :class:`~enforcement.publishing.Publication`.
+            resets, more: As of :class:`~enforcement.control.publication.Publication`.
         Raises:
             AssertionError: The store has a later revision, or a follower does not obey in time.
         """

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 import pytest
 
 from enforcement import Limit, Limiter
-from enforcement.accounts import enforcer
 from enforcement.cli import main
+from enforcement.control.acl import enforcer
 from enforcement.model.keys import Keys
 from enforcement.model.tokens import mint
 

@@ -10,8 +10,8 @@ import time
 import pytest
 
 from enforcement import Limiter
-from enforcement.accounts import ACCOUNTS, enforcer
 from enforcement.cli import main
+from enforcement.control.acl import ACCOUNTS, enforcer
 from enforcement.doctor import checkup, endpoint, sharing
 from enforcement.doctor import server as look_at_server
 from enforcement.embedded import ValkeyServer

@@ -16,10 +16,10 @@ import pytest
 import redis
 import uvicorn
 
+from enforcement.control.publication import Publication, publish_call
 from enforcement.model.keys import Keys
 from enforcement.model.limits import Limit
 from enforcement.model.tokens import digest, mint
-from enforcement.publishing import Publication, publish_call
 from enforcement.store.client import load_library
 
 Issue = Callable[..., str]

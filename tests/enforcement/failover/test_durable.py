@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from enforcement import Limiter, aio
-from enforcement.checkpoints import Kept, Reading, read_call, readings, restore_call, strike_call
+from enforcement.control.checkpoints import Kept, Reading, read_call, readings, restore_call, strike_call
 from enforcement.model.keys import WHOLE
 from enforcement.model.tokens import mint
 from tests.enforcement.world import PROJECT, World, eventually, fixed

@@ -14,7 +14,7 @@ from redis import Redis
 from redis.exceptions import OutOfMemoryError, RedisError
 
 from enforcement import Limit, Limiter, aio
-from enforcement.accounts import enforcer
+from enforcement.control.acl import enforcer
 from enforcement.embedded import ValkeyServer
 from enforcement.engine import agent
 from enforcement.failover.probe import Trial

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from enforcement import Denied, Limit, Limiter, aio
-from enforcement.accounts import enforcer
+from enforcement.control.acl import enforcer
 from enforcement.engine import cross_slot
 from enforcement.model.keys import Keys
 from enforcement.store import slot_map

@@ -12,7 +12,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from controlplane.projects.models import Project
 from controlplane.publishing import store
-from enforcement.accounts import ACCOUNTS, Rules, acl_line, enforcer, password_rules
+from enforcement.control.acl import ACCOUNTS, Rules, acl_line, enforcer, password_rules
 from enforcement.store.client import STORE_ERRORS
 from enforcement.store.topology import Topology
 

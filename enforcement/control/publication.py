@@ -55,7 +55,7 @@ def tags_of(documents: Iterable[str]) -> list[str]:
     """
     Return the hash tags of the counters that these fields of the documents' hash let begin.
 
-    Each must be whole in the store before they are published: see :mod:`enforcement.checkpoints`.
+    Each must be whole in the store before they are published: see :mod:`enforcement.control.checkpoints`.
     """
     projects = (name.partition(":")[2] for name in documents if name.startswith("project:"))
     return [GLOBAL_TAG, *projects]

@@ -10,12 +10,12 @@ from redis import Redis
 from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
 
 from enforcement import Denied, Limit, Limiter, aio
-from enforcement.accounts import ACCOUNTS, acl_line, enforcer
+from enforcement.control.acl import ACCOUNTS, acl_line, enforcer
+from enforcement.control.publication import Publication, publish_call
 from enforcement.embedded import ValkeyServer
 from enforcement.lua import library_source
 from enforcement.model.keys import Keys
 from enforcement.model.tokens import digest, mint
-from enforcement.publishing import Publication, publish_call
 from enforcement.store.client import connect, load_library
 from tests.enforcement.command_table import CommandTable
 from tests.enforcement.world import World, eventually, fixed
