@@ -15,9 +15,21 @@ from enforcement.model.limits import InvalidLimit, Limit, Match, Policy
 
 if TYPE_CHECKING:
     from enforcement.limiter import Admission, Limiter
+    from enforcement.plan.commands import StoreError
     from enforcement.plan.decision import Decision, Denied, LimitState
 
-__all__ = ["Admission", "Decision", "Denied", "InvalidLimit", "Limit", "LimitState", "Limiter", "Match", "Policy"]
+__all__ = [
+    "Admission",
+    "Decision",
+    "Denied",
+    "InvalidLimit",
+    "Limit",
+    "LimitState",
+    "Limiter",
+    "Match",
+    "Policy",
+    "StoreError",
+]
 
 _LATER = {
     "Decision": "enforcement.plan.decision",
@@ -25,6 +37,7 @@ _LATER = {
     "LimitState": "enforcement.plan.decision",
     "Admission": "enforcement.limiter",
     "Limiter": "enforcement.limiter",
+    "StoreError": "enforcement.plan.commands",
 }
 
 

@@ -12,15 +12,15 @@ from typing import Any, Self
 from hiredis import ReplyError
 
 from enforcement.async_tasks import seen_through
-from enforcement.base import START_SECONDS, Limits, Shell, check_subject
+from enforcement.base import START_SECONDS, BaseLimiter, Limits, check_subject
 from enforcement.decorator import (
     CoroutineFunction,
+    Declaration,
     Declared,
     FunctionCosts,
     FunctionKey,
     P,
     R,
-    Rule,
     Waiting,
     declared,
     limit_awaited,
@@ -28,14 +28,14 @@ from enforcement.decorator import (
 from enforcement.engine.engine import Steps
 from enforcement.latency import Timing
 from enforcement.model.matching import Attributes
-from enforcement.plan.commands import NOT_RESTORED, StoreTrouble, numbers
+from enforcement.plan.commands import NOT_RESTORED, StoreError, numbers
 from enforcement.plan.decision import Decision, Denied
 from enforcement.plan.plan import Costs, Plan, check_costs
 from enforcement.settings import Settings
 from enforcement.state.reservation import Reservation, new_ident
 
 
-class Limiter(Shell):
+class Limiter(BaseLimiter):
     """
     Decides requests for the tasks of one event loop; the names are those of :class:`enforcement.Limiter`, awaited.
 
@@ -46,7 +46,7 @@ class Limiter(Shell):
     def _set_up(self, settings: Settings) -> None:
         super()._set_up(settings)
         self.from_lease = self._engine.one_from_lease  # of one request; None: :meth:`decide` has to
-        self._pipe = self._engine.place.async_pipe(settings.timeout)
+        self._pipe = self._engine.connector.async_pipe(settings.timeout)
         self._engine.on_recovery = self._pipe.renew
 
     def _time_calls(self, timing: Timing) -> None:
@@ -105,7 +105,7 @@ class Limiter(Shell):
     ) -> Callable[[CoroutineFunction[P, R]], CoroutineFunction[P, R]]:
         """Return a decorator of coroutine functions; see the sync limiter."""
         values = declared(limits)
-        return lambda function: limit_awaited(self, function, Rule(function, values, key, costs, max_wait))
+        return lambda function: limit_awaited(self, function, Declaration(function, values, key, costs, max_wait))
 
     @asynccontextmanager
     async def admit(
@@ -131,7 +131,7 @@ class Limiter(Shell):
             yield admission
 
     async def reset(self, limits: Limits, key: str) -> None:
-        """Forget what limits in code have counted for a key. Raises StoreTrouble if the store did not do it."""
+        """Forget what limits in code have counted for a key. Raises StoreError if the store did not do it."""
         plan = self._engine.planner.plan_in_code(limits, key)
         await self._run(self._engine.resetting(plan))
 
@@ -221,10 +221,10 @@ class Limiter(Shell):
             return known
         if engine.breaker.open:
             return engine.fall_back(plan, costs, charge=charge, ident=ident)
-        if engine.unrestored.sets and plan.lies_in(engine.unrestored.sets):
+        if engine.lost_counters.sets and plan.lies_in(engine.lost_counters.sets):
             return engine.undecided(plan, costs, NOT_RESTORED, charge=charge, ident=ident)
-        if plan.newcomers and monotonic() >= plan.enrolled_until:
-            return await self._finish(engine.enrolling(plan, costs, ident=ident))
+        if plan.unregistered and monotonic() >= plan.registered_until:
+            return await self._finish(engine.registering(plan, costs, ident=ident))
         try:
             command = plan.command
             if command is None or not charge or ident or costs != 1:
@@ -233,7 +233,7 @@ class Limiter(Shell):
             if type(reply) is ReplyError:
                 raise self._pipe.trouble(reply)
             reply = numbers(reply)
-        except StoreTrouble as exc:
+        except StoreError as exc:
             return await self._finish(engine.troubled(plan, costs, exc, charge=charge, ident=ident))
         if reply[0] < 0:
             steps = engine.outside_calendar(plan, costs, reply, charge=charge, ident=ident)
@@ -247,7 +247,7 @@ class Limiter(Shell):
         On a cluster they charge several slots, one after the other, and give back what a later one denies: ended in
         between, a request would be charged to some of its limits.
         """
-        if self._engine.place.routes is None:
+        if self._engine.connector.slot_map is None:
             return await self._run(steps)  # type: ignore[no-any-return]
         return await seen_through(self._run(steps))
 
@@ -260,7 +260,7 @@ class Limiter(Shell):
                     reply = await self._pipe.call(command)
                     if type(reply) is ReplyError:
                         raise self._pipe.trouble(reply)
-                except StoreTrouble as exc:
+                except StoreError as exc:
                     command = steps.throw(exc)
                 else:
                     command = steps.send(reply)

@@ -23,7 +23,7 @@ START_SECONDS = 1.0
 Limits = Limit | Sequence[Limit]
 
 
-class Shell:
+class BaseLimiter:
     """
     A limiter before it does any I/O.
 
@@ -77,7 +77,7 @@ class Shell:
         self._engine = Engine(settings)
         self._started = False
         self._timing: Timing | None = None
-        _shells.add(self)
+        _limiters.add(self)
 
     @property
     def state(self) -> str:
@@ -128,11 +128,11 @@ def check_subject(subject: object, key: str | None, attributes: Attributes | Non
         raise TypeError("attributes: belong to a token; limits in code look at none.")
 
 
-_shells: weakref.WeakSet[Shell] = weakref.WeakSet()
+_limiters: weakref.WeakSet[BaseLimiter] = weakref.WeakSet()
 
 
 def _after_fork() -> None:
-    for shell in list(_shells):
+    for shell in list(_limiters):
         if shell._started:
             shell._engine.after_fork()
 

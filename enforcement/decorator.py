@@ -98,7 +98,7 @@ class Waiting:
         return wait_ms / 1_000
 
 
-class Rule:
+class Declaration:
     """
     A declaration on one function.
 
@@ -137,7 +137,7 @@ class Rule:
         return self._costs(*args, **kwargs) if callable(self._costs) else self._costs
 
 
-def limit_calls(limiter: Limiter, function: Callable[P, R], rule: Rule) -> Callable[P, R]:
+def limit_calls(limiter: Limiter, function: Callable[P, R], rule: Declaration) -> Callable[P, R]:
     """Return *function* behind its limits. Raises TypeError: it is a coroutine function."""
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
         raise TypeError(f"{function.__qualname__}: is asynchronous; decorate it by an enforcement.aio.Limiter.")
@@ -162,7 +162,9 @@ def limit_calls(limiter: Limiter, function: Callable[P, R], rule: Rule) -> Calla
     return limited
 
 
-def limit_awaited(limiter: aio.Limiter, function: CoroutineFunction[P, R], rule: Rule) -> CoroutineFunction[P, R]:
+def limit_awaited(
+    limiter: aio.Limiter, function: CoroutineFunction[P, R], rule: Declaration
+) -> CoroutineFunction[P, R]:
     """Return the coroutine function *function* behind its limits. Raises TypeError: it is none."""
     if not inspect.iscoroutinefunction(function):
         raise TypeError(f"{function.__qualname__}: is no coroutine function; decorate it by an enforcement.Limiter.")
@@ -220,4 +222,4 @@ def _fields(text: str) -> set[str]:
     return {field.partition(".")[0].partition("[")[0] for field in fields}
 
 
-__all__ = ["Declared", "Rule", "Waiting", "declared", "has_slots", "key_text", "limit_awaited", "limit_calls"]
+__all__ = ["Declaration", "Declared", "Waiting", "declared", "has_slots", "key_text", "limit_awaited", "limit_calls"]

@@ -9,19 +9,29 @@ from time import monotonic
 from types import TracebackType
 from typing import Any, Self
 
-from enforcement.base import START_SECONDS, Limits, Shell, check_subject
-from enforcement.decorator import Declared, FunctionCosts, FunctionKey, P, R, Rule, Waiting, declared, limit_calls
+from enforcement.base import START_SECONDS, BaseLimiter, Limits, check_subject
+from enforcement.decorator import (
+    Declaration,
+    Declared,
+    FunctionCosts,
+    FunctionKey,
+    P,
+    R,
+    Waiting,
+    declared,
+    limit_calls,
+)
 from enforcement.engine.engine import Steps
 from enforcement.latency import Timing
 from enforcement.model.matching import Attributes
-from enforcement.plan.commands import NOT_RESTORED, StoreTrouble, numbers
+from enforcement.plan.commands import NOT_RESTORED, StoreError, numbers
 from enforcement.plan.decision import Decision, Denied
 from enforcement.plan.plan import Costs, Plan, check_costs
 from enforcement.settings import Settings
 from enforcement.state.reservation import Reservation, new_ident
 
 
-class Limiter(Shell):
+class Limiter(BaseLimiter):
     """
     Decides requests, from any number of threads.
 
@@ -33,7 +43,7 @@ class Limiter(Shell):
 
     def _set_up(self, settings: Settings) -> None:
         super()._set_up(settings)
-        self._pipe = self._engine.place.pipe(settings.timeout)
+        self._pipe = self._engine.connector.pipe(settings.timeout)
         self._engine.on_recovery = self._pipe.close  # what was connected before the outage is not any more
 
     def _time_calls(self, timing: Timing) -> None:
@@ -149,7 +159,7 @@ class Limiter(Shell):
                 cannot be used.
         """
         values = declared(limits)
-        return lambda function: limit_calls(self, function, Rule(function, values, key, costs, max_wait))
+        return lambda function: limit_calls(self, function, Declaration(function, values, key, costs, max_wait))
 
     @contextmanager
     def admit(
@@ -185,7 +195,7 @@ class Limiter(Shell):
         Forget what limits in code have counted for a key.
 
         Raises:
-            enforcement.plan.commands.StoreTrouble: The store did not do it.
+            enforcement.StoreError: The store did not do it.
         """
         plan = self._engine.planner.plan_in_code(limits, key)
         self._run(self._engine.resetting(plan))
@@ -244,16 +254,16 @@ class Limiter(Shell):
             return known
         if engine.breaker.open:
             return engine.fall_back(plan, costs, charge=charge, ident=ident)
-        if engine.unrestored.sets and plan.lies_in(engine.unrestored.sets):
+        if engine.lost_counters.sets and plan.lies_in(engine.lost_counters.sets):
             return engine.undecided(plan, costs, NOT_RESTORED, charge=charge, ident=ident)
-        if plan.newcomers and monotonic() >= plan.enrolled_until:
-            return self._run(engine.enrolling(plan, costs, ident=ident))  # type: ignore[no-any-return]
+        if plan.unregistered and monotonic() >= plan.registered_until:
+            return self._run(engine.registering(plan, costs, ident=ident))  # type: ignore[no-any-return]
         try:
             command = plan.command
             if command is None or not charge or ident or costs != 1:
                 command = engine.encode(plan, costs, charge=charge, ident=ident)
             reply = numbers(self._pipe.call(command))
-        except StoreTrouble as exc:
+        except StoreError as exc:
             steps = engine.troubled(plan, costs, exc, charge=charge, ident=ident)
             return self._run(steps)  # type: ignore[no-any-return]
         if reply[0] < 0:
@@ -267,7 +277,7 @@ class Limiter(Shell):
             while True:
                 try:
                     reply = self._pipe.call(command)
-                except StoreTrouble as exc:
+                except StoreError as exc:
                     command = steps.throw(exc)
                 else:
                     command = steps.send(reply)

@@ -29,7 +29,7 @@ from controlplane.publishing import compile, store
 from controlplane.publishing.locks import hold
 from controlplane.usage.models import Checkpoint, CheckpointRun
 from enforcement.control import checkpoints as protocol
-from enforcement.control.checkpoints import Kept, Reading
+from enforcement.control.checkpoints import CheckpointReading, Kept
 from enforcement.control.inspection import Reset
 from enforcement.control.publication import tags_of
 from enforcement.model.keys import GLOBAL_TAG, NAME_LENGTH, WHOLE
@@ -280,7 +280,7 @@ def _keep_present(client: redis.Redis, some: list[Names], done: Done) -> list[tu
     return lost
 
 
-def keep(read: list[tuple[str, list[Reading]]]) -> tuple[int, list[tuple[str, list[Kept]]]]:
+def keep(read: list[tuple[str, list[CheckpointReading]]]) -> tuple[int, list[tuple[str, list[Kept]]]]:
     """
     Write down what was read of each tag and follows what is kept; return how many, and what is kept of counters that
     have forgotten it.
@@ -296,7 +296,7 @@ def keep(read: list[tuple[str, list[Reading]]]) -> tuple[int, list[tuple[str, li
 
 
 @transaction.atomic
-def _keep(read: list[tuple[str, list[Reading]]]) -> tuple[int, list[tuple[str, list[Kept]]]]:
+def _keep(read: list[tuple[str, list[CheckpointReading]]]) -> tuple[int, list[tuple[str, list[Kept]]]]:
     names = [reading.kept.counter for _, readings in read for reading in readings]
     rows = Checkpoint.objects.filter(tag__in=[tag for tag, _ in read], counter__in=names)
     # Locked, and in one order: two runs at once wait for each other here, and the later one sees what the earlier kept.

@@ -121,8 +121,8 @@ def acl_line(name: str, rules: Sequence[str], password: str) -> str:
 def _counters(keys: Keys, projects: Sequence[str] = ()) -> Rules:
     if projects:
         return [*_below(keys, "global"), *(pattern for ident in projects for pattern in _below(keys, _literal(ident)))]
-    # Limits in code have tags of 22 characters (fingerprint() in keys.py). None may be a brace: the names of other keys
-    # would fit too, with their own tag as the beginning of one.
+    # Limits in code have tags of 22 characters (fingerprint() in model/keys.py). None may be a brace: the names of
+    # other keys would fit too, with their own tag as the beginning of one.
     in_code = "[^}]" * 22
     return [*_below(keys, "proj_*"), *_below(keys, "global"), *_below(keys, in_code)]
 

@@ -50,7 +50,7 @@ class Kept:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class CheckpointReading:
     """A counter as a checkpoint read it, and the stamp that it had ``before``."""
 
     kept: Kept
@@ -78,15 +78,15 @@ def read_call(keys: Keys, tag: str, counters: Sequence[str]) -> Call:
     return CHECKPOINT, _keys(keys, tag, counters), [""]
 
 
-def readings(counters: Sequence[str], reply: Sequence[Sequence[int]]) -> Iterator[Reading]:
+def readings(counters: Sequence[str], reply: Sequence[Sequence[int]]) -> Iterator[CheckpointReading]:
     """Yield what was read of *counters*; those that are no more are left out, and such as nobody can have counted."""
     for counter, found in zip(counters, reply, strict=True):
         if found and all(0 <= number <= MAX_NUMBER for number in found):
             used, ends_us, last_us, before, stamp = found
-            yield Reading(Kept(counter, used, ends_us, last_us, stamp), before)
+            yield CheckpointReading(Kept(counter, used, ends_us, last_us, stamp), before)
 
 
-def strike_call(keys: Keys, tag: str, counters: Sequence[str], read: Sequence[Reading]) -> Call:
+def strike_call(keys: Keys, tag: str, counters: Sequence[str], read: Sequence[CheckpointReading]) -> Call:
     """Return the call that strikes out of the dirty set what is still as it was *read*, and what is no more."""
     by_name = {reading.kept.counter: reading.kept for reading in read}
     arguments: list[str | int] = []
@@ -123,4 +123,13 @@ def _keys(keys: Keys, tag: str, counters: Sequence[str]) -> list[str]:
     return [scope + counter for counter in counters]
 
 
-__all__ = ["Kept", "Reading", "new_mark", "read_call", "readings", "restore_call", "strike_call", "whole_call"]
+__all__ = [
+    "CheckpointReading",
+    "Kept",
+    "new_mark",
+    "read_call",
+    "readings",
+    "restore_call",
+    "strike_call",
+    "whole_call",
+]

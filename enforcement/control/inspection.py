@@ -13,7 +13,7 @@ from enforcement.leases.lease import unused_max
 from enforcement.model.keys import Keys, together
 from enforcement.plan import commands
 from enforcement.plan.decision import Decision, LimitState
-from enforcement.plan.plan import Bound, Plan, Rule, Subject, rules_of
+from enforcement.plan.plan import BoundLimit, Plan, Rule, Subject, rules_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +169,7 @@ def _values(client: Redis, keys: Keys, rules: list[Rule], now_us: int) -> dict[i
     pipe = client.pipeline(transaction=False)
     for _, census in censuses:
         pipe.zcount(census.key, now_us, "+inf")
-        pipe.pfcount(census.beyond)
+        pipe.pfcount(census.overflowed)
     numbers = pipe.execute()
     found = {}
     for (rule, census), present, beyond in zip(censuses, numbers[::2], numbers[1::2], strict=True):
@@ -188,7 +188,7 @@ def _look(client: Redis, keys: Keys, rules: list[Rule], now_us: int) -> list[tup
     return [seen[rule.index] for rule in rules]
 
 
-def look(client: Redis, bounds: Sequence[Bound], now_us: int) -> tuple[int, list[tuple[LimitState, int]]]:
+def look(client: Redis, bounds: Sequence[BoundLimit], now_us: int) -> tuple[int, list[tuple[LimitState, int]]]:
     """
     Read counters of one hash tag, and charge nothing.
 

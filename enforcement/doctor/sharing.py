@@ -30,7 +30,7 @@ ROUNDS: Final = 200
 CHILD_SECONDS: Final = 30.0
 
 
-class Counter:
+class SharedCounter:
     """One counter of the store, charged as a limiter charges it."""
 
     def __init__(self, client: Redis, keys: Keys, key: str) -> None:
@@ -51,7 +51,7 @@ class Counter:
 def proof(client: Redis, keys: Keys, url: str) -> Iterator[Finding]:
     """Charge here, charge in a second process, and compare what each of the two sees."""
     key = f"doctor:{token_hex(8)}"
-    counter = Counter(client, keys, key)
+    counter = SharedCounter(client, keys, key)
     try:
         ours = counter.charge(OURS)
     except ResponseError as exc:
@@ -85,7 +85,7 @@ def _refused(exc: ResponseError) -> Finding:
 
 def round_trips(client: Redis, keys: Keys, budget: float) -> Iterator[Finding]:
     """Ask for the same decision many times, and say how long that takes beside the time budget of a decision."""
-    counter = Counter(client, keys, f"doctor:{token_hex(8)}")
+    counter = SharedCounter(client, keys, f"doctor:{token_hex(8)}")
     counter.charge(0)
     took = []
     for _ in range(ROUNDS):
@@ -124,6 +124,6 @@ def second() -> None:
     """Be the second process: read a task, look, charge, and write what was seen."""
     task = json.load(sys.stdin)
     with connect(task["url"]) as client:
-        counter = Counter(client, Keys(task["prefix"]), task["key"])
+        counter = SharedCounter(client, Keys(task["prefix"]), task["key"])
         answer = {"pid": os.getpid(), "saw": counter.charge(0), "left": counter.charge(THEIRS)}
     print(json.dumps(answer))

@@ -27,10 +27,10 @@ from enforcement.failover.disk import restore, save
 from enforcement.failover.lost_counters import LOOK_SECONDS
 from enforcement.lua import function
 from enforcement.model.keys import Keys, fingerprint
-from enforcement.state.published import Documents
+from enforcement.state.published import PublishedState
 from enforcement.state.usage import UsageLog
 from enforcement.store.breaker import jittered
-from enforcement.store.change_log import Entry, Feed
+from enforcement.store.change_log import ChangeLogReader, LogChange
 from enforcement.store.client import STORE_ERRORS, cause_of, disconnect, is_unknown_function, let_go, load_library
 
 CHECK_SECONDS: Final = 2.0
@@ -113,7 +113,7 @@ class Agent:
         self,
         client_factory: Callable[[], Redis],
         keys: Keys,
-        documents: Documents,
+        documents: PublishedState,
         usage: UsageLog,
         identity: Identity,
         hooks: Hooks,
@@ -151,7 +151,7 @@ class Agent:
     def _begin(self) -> None:
         """Set what a forked child must not share with its parent."""
         self._client = self._client_factory()
-        self._feed = Feed(self._client, self._keys.log, self._monotonic)
+        self._change_log = ChangeLogReader(self._client, self._keys.log, self._monotonic)
         self._stopping, self._wake, self._loaded = threading.Event(), threading.Event(), threading.Event()
         self._due = dict.fromkeys(self._duties(), float("-inf"))
         self._cursor = ""
@@ -243,7 +243,7 @@ class Agent:
         self._started_at_us = self._wall_us()
         self.documents.after_fork()
         self._usage.after_fork(self.identity.id)
-        self._feed.after_fork()
+        self._change_log.after_fork()
         let_go(self._client)
         self._begin()
         if ran:
@@ -263,7 +263,7 @@ class Agent:
             # without this thread they would obey old documents for ever and nobody would know.
             except Exception:
                 logger.exception("The background thread met an error and goes on.")
-                self._feed.close()
+                self._change_log.close()
                 self._stopping.wait(PAUSE_SECONDS)
         self._leave()
 
@@ -329,14 +329,14 @@ class Agent:
     def _follow(self) -> None:
         """Apply what the log says, until something else is due."""
         until = min(self._due.values())
-        for entry in self._feed.entries(self._cursor or "0-0", until, self._wake):
+        for entry in self._change_log.entries(self._cursor or "0-0", until, self._wake):
             # Also an entry that cannot be applied is behind us: reading it again would not help.
             self._cursor = entry.id
             if not self._apply(entry):
                 self._load()
                 break
 
-    def _apply(self, entry: Entry) -> bool:
+    def _apply(self, entry: LogChange) -> bool:
         return entry.changes is not None and self.documents.apply(entry.revision, entry.changes)
 
     def _check(self) -> None:
@@ -363,7 +363,7 @@ class Agent:
     def _load_anew(self) -> None:
         """Load everything, and read the log from there on."""
         if self._load():
-            self._feed.close()
+            self._change_log.close()
             self._cursor = f"{self.documents.current.revision}-0"
 
     def _load(self) -> bool:
@@ -462,7 +462,7 @@ class Agent:
             self._cursor = f"{self.acknowledged}-0"
 
     def _leave(self) -> None:
-        self._feed.close()
+        self._change_log.close()
         self._save()
         if self.degraded_since_us is None:
             with contextlib.suppress(*STORE_ERRORS):
@@ -474,7 +474,7 @@ class Agent:
     # When the store is away.
 
     def _lose(self, reason: str) -> None:
-        self._feed.close()
+        self._change_log.close()
         if self.degraded_since_us is None:
             self.degraded_since_us = self.now_us()
             if self._monotonic() - self._back_at > STEADY_SECONDS:

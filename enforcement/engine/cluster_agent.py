@@ -44,7 +44,7 @@ class ClusterAgent(Agent):
                 logger.warning("The node for the %s is away (%s: %s).", duty, type(exc).__name__, exc)
             self._failing[duty] = type(exc).__name__
             if duty == "log":
-                self._feed.close()
+                self._change_log.close()
                 self._stopping.wait(FIRST_PROBE_SECONDS)
         else:
             if self._failing.pop(duty, None) is not None:

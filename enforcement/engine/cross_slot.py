@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Final
 from enforcement.model.keys import together
 from enforcement.model.partitions import TRUST_SECONDS
 from enforcement.plan import commands
-from enforcement.plan.commands import StoreTrouble, without_marks
-from enforcement.plan.plan import Bound, Costs, Plan
+from enforcement.plan.commands import StoreError, without_marks
+from enforcement.plan.plan import BoundLimit, Costs, Plan
 from enforcement.state.reservation import correcting, new_ident
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ UNDONE_MS: Final = 60_000
 _WIDTH: Final = 5
 
 
-class InParts(StoreTrouble):
+class CrossSlot(StoreError):
     """The counters of a plan lie in several slots: no single call reaches them."""
 
     def __init__(self) -> None:
@@ -61,25 +61,25 @@ class _Outcome:
 
     Attributes:
         plan: Over the counters that were asked, which may be overflow counters where the part's are not.
-        beyond: For each newcomer of the part 1, if it found no place, or 0.
+        overflowed: For each unregistered value of the part 1, if it found no place, or 0.
         charged: Whether permits were charged.
         trouble: Why its node was asked in vain, if it was.
     """
 
     part: Part
     plan: Plan
-    beyond: Sequence[int]
+    overflowed: Sequence[int]
     reply: Sequence[int]
     charged: bool
     by_store: bool
     reason: str
-    trouble: StoreTrouble | None = None
+    trouble: StoreError | None = None
 
     @property
     def passed(self) -> bool:
         return self.reply[0] == 1
 
-    def rows(self, costs: Costs) -> Iterator[tuple[Bound, int, int]]:
+    def rows(self, costs: Costs) -> Iterator[tuple[BoundLimit, int, int]]:
         """Give each limit that was charged, what gives it back, and the mark of its window."""
         for i, bound in enumerate(self.plan.bounds):
             wait, cost, mark = self.reply[4 + _WIDTH * i], bound.cost_of(costs), self.reply[6 + _WIDTH * i]
@@ -92,19 +92,19 @@ def deciding(engine: Engine, plan: Plan, costs: Costs, *, charge: bool, ident: s
     if plan.parts is None:
         plan.parts = parts_of(plan)
     own, began = ident or new_ident(), monotonic()
-    newcomers = bool(plan.newcomers) and began >= plan.enrolled_until
+    unregistered = bool(plan.unregistered) and began >= plan.registered_until
     outcomes: list[_Outcome] = []
     for part in plan.parts:
         charges = charge and all(outcome.passed for outcome in outcomes)
-        outcomes.append((yield from _asking(engine, part, costs, own, charge=charges, enrols=newcomers)))
+        outcomes.append((yield from _asking(engine, part, costs, own, charge=charges, registers=unregistered)))
     troubles = [outcome.trouble for outcome in outcomes if outcome.trouble is not None]
     if not all(outcome.passed for outcome in outcomes):
         outcomes = yield from _undoing(engine, outcomes, costs, own)
     reply = _merged(plan, outcomes)
-    if newcomers:
-        plan = engine.planner.placed(plan, _beyond(plan, outcomes))
+    if unregistered:
+        plan = engine.planner.placed(plan, _overflowed(plan, outcomes))
         if reply[0] == 1 and charge and all(outcome.by_store for outcome in outcomes):
-            engine.planner.shelf.trust(plan, began + TRUST_SECONDS)
+            engine.planner.plan_cache.trust(plan, began + TRUST_SECONDS)
     if not ident:
         reply = without_marks(reply)
     if all(outcome.by_store for outcome in outcomes):
@@ -117,37 +117,39 @@ def deciding(engine: Engine, plan: Plan, costs: Costs, *, charge: bool, ident: s
     return decision
 
 
-def _asking(engine: Engine, part: Part, costs: Costs, ident: str, *, charge: bool, enrols: bool) -> Steps:
+def _asking(engine: Engine, part: Part, costs: Costs, ident: str, *, charge: bool, registers: bool) -> Steps:
     """Steps that ask one part, at its node or, if that is away, in this process."""
     plan, now_us, clock = part.plan, engine.now_us(), engine.clock is not None
-    enrols = enrols and charge and bool(plan.newcomers)
-    beyond = [0] * len(plan.newcomers)
-    alone, trouble = plan.lies_in(engine.unrestored.sets), None
+    registers = registers and charge and bool(plan.unregistered)
+    overflowed = [0] * len(plan.unregistered)
+    alone, trouble = plan.lies_in(engine.lost_counters.sets), None
     for _ in range(0 if alone else 2):  # once more if the store's time lies in another window than this process thought
         try:
-            if enrols:
-                reply, *beyond = yield from engine.asking(commands.enrol(plan, costs, now_us, clock=clock, ident=ident))
+            if registers:
+                reply, *overflowed = yield from engine.asking(
+                    commands.register(plan, costs, now_us, clock=clock, ident=ident)
+                )
             else:
                 command = commands.decide(plan, costs, now_us, clock=clock, charge=charge, ident=ident)
                 reply = commands.numbers((yield from engine.asking(command)))
-        except StoreTrouble as exc:
+        except StoreError as exc:
             engine.failed(exc)
             trouble = exc
             break
         if reply[0] == commands.NOT_RESTORED:
-            engine.unrestored.add(plan.touches[len(plan.keys) :])
+            engine.lost_counters.add(plan.touches[len(plan.keys) :])
             break
         if not commands.outside_calendar(reply):
-            asked = _diverted(plan, beyond)
+            asked = _diverted(plan, overflowed)
             asked.last = without_marks(reply)
             reason = "ok" if reply[0] == 1 else commands.reason_of(asked, reply, _WIDTH)
-            return _Outcome(part, asked, beyond, reply, charge and reply[0] == 1, True, reason)
+            return _Outcome(part, asked, overflowed, reply, charge and reply[0] == 1, True, reason)
         now_us = reply[1]
-    if enrols:
-        beyond = engine.fallback.beyond(plan)
-    asked = _diverted(plan, beyond)
+    if registers:
+        overflowed = engine.fallback.overflowed(plan)
+    asked = _diverted(plan, overflowed)
     reply, reason = engine.decide_alone(asked, costs, charge=charge, ident=ident, trouble=trouble)
-    return _Outcome(part, asked, beyond, reply, charge and reply[0] == 1, False, reason, trouble)
+    return _Outcome(part, asked, overflowed, reply, charge and reply[0] == 1, False, reason, trouble)
 
 
 def _undoing(engine: Engine, outcomes: Sequence[_Outcome], costs: Costs, ident: str) -> Steps:
@@ -161,13 +163,13 @@ def _undoing(engine: Engine, outcomes: Sequence[_Outcome], costs: Costs, ident: 
             else:
                 _undo_here(engine, rows, ident, told=outcome.trouble is not None and outcome.trouble.executed)
             part = Part(outcome.plan, outcome.part.places)
-            seen = yield from _asking(engine, part, costs, ident, charge=False, enrols=False)
-            outcome = replace(seen, part=outcome.part, beyond=outcome.beyond)
+            seen = yield from _asking(engine, part, costs, ident, charge=False, registers=False)
+            outcome = replace(seen, part=outcome.part, overflowed=outcome.overflowed)
         after.append(outcome)
     return after
 
 
-def _undo_here(engine: Engine, rows: Sequence[tuple[Bound, int, int]], ident: str, *, told: bool) -> None:
+def _undo_here(engine: Engine, rows: Sequence[tuple[BoundLimit, int, int]], ident: str, *, told: bool) -> None:
     """Give back what this process charged alone; *told*: its node may have given slots, too, and frees them as well."""
     now_us = engine.now_us()
     for bound, delta, mark in rows:
@@ -179,18 +181,18 @@ def _undo_here(engine: Engine, rows: Sequence[tuple[Bound, int, int]], ident: st
             engine.fallback.amend(bound, delta, mark, now_us)
 
 
-def _diverted(plan: Plan, beyond: Sequence[int]) -> Plan:
-    return Plan(plan.diverted(beyond)) if any(beyond) else plan
+def _diverted(plan: Plan, overflowed: Sequence[int]) -> Plan:
+    return Plan(plan.diverted(overflowed)) if any(overflowed) else plan
 
 
-def _beyond(plan: Plan, outcomes: Sequence[_Outcome]) -> list[int]:
-    """Return for each newcomer of the whole plan whether it found no place."""
+def _overflowed(plan: Plan, outcomes: Sequence[_Outcome]) -> list[int]:
+    """Return for each unregistered value of the whole plan whether it found no place."""
     said = {
         outcome.part.places[i]: diverts
         for outcome in outcomes
-        for i, diverts in zip(outcome.part.plan.newcomers, outcome.beyond, strict=True)
+        for i, diverts in zip(outcome.part.plan.unregistered, outcome.overflowed, strict=True)
     }
-    return [said[place] for place in plan.newcomers]
+    return [said[place] for place in plan.unregistered]
 
 
 def _merged(plan: Plan, outcomes: Sequence[_Outcome]) -> list[int]:
@@ -211,4 +213,4 @@ def _weight(reason: str) -> int:
     return ("ok", "limited", "degraded_denied", "cost_exceeds_capacity").index(reason)
 
 
-__all__ = ["AGAIN", "InParts", "Part", "deciding", "parts_of"]
+__all__ = ["AGAIN", "CrossSlot", "Part", "deciding", "parts_of"]

@@ -3,7 +3,7 @@ What both limiters share, without I/O of its own: making decisions, failing over
 
 What each part knows stands beside it: plans (:mod:`enforcement.state.planner`), denials, leases, the fallback and
 what it owes (:mod:`enforcement.failover.replay`). Whatever takes more than one call to the store is written once, as a
-generator of *steps*: it yields encoded commands and is sent their replies, or thrown a StoreTrouble. Both limiters
+generator of *steps*: it yields encoded commands and is sent their replies, or thrown a StoreError. Both limiters
 drive them in the same few lines.
 """
 
@@ -19,31 +19,31 @@ from typing import Any, Final
 from enforcement.engine import cross_slot
 from enforcement.engine.agent import Agent, Identity
 from enforcement.engine.cluster_agent import ClusterAgent
-from enforcement.engine.cross_slot import AGAIN, InParts
+from enforcement.engine.cross_slot import AGAIN, CrossSlot
 from enforcement.engine.slot_renewal import SlotKeeper
 from enforcement.failover.fallback import Fallback
-from enforcement.failover.lost_counters import Unrestored
-from enforcement.failover.probe import Trial
-from enforcement.failover.replay import Payer
+from enforcement.failover.lost_counters import LostCounters
+from enforcement.failover.probe import DecisionProbe
+from enforcement.failover.replay import JournalReplay
 from enforcement.leases.lease import Lease
 from enforcement.leases.manager import LeaseKeeper
 from enforcement.lua import library_source
 from enforcement.model.keys import Keys, together
 from enforcement.model.partitions import TRUST_SECONDS
 from enforcement.plan import commands
-from enforcement.plan.commands import LibraryMissing, StoreTrouble, without_marks
+from enforcement.plan.commands import LibraryMissing, StoreError, without_marks
 from enforcement.plan.decision import Decision
-from enforcement.plan.plan import Bound, Costs, Plan
+from enforcement.plan.plan import BoundLimit, Costs, Plan
 from enforcement.settings import Settings, library_version
-from enforcement.state.counts import Tally
+from enforcement.state.counts import DecisionCounts
 from enforcement.state.denial_cache import Denials
 from enforcement.state.planner import Planner
-from enforcement.state.published import Documents
+from enforcement.state.published import PublishedState
 from enforcement.state.reservation import Reservation
 from enforcement.state.usage import TokenUsage, UsageLog, states_of
 from enforcement.store.breaker import Breaker
-from enforcement.store.connector import Place
-from enforcement.store.slot_map import Node, Tender
+from enforcement.store.connector import StoreConnector
+from enforcement.store.slot_map import ClusterMonitor, Node
 
 Steps = Generator[bytes, Any, Any]
 
@@ -60,53 +60,53 @@ class Engine:
         self.settings = settings
         self.clock = settings.clock
         self.keys = Keys(settings.prefix)
-        self.documents = Documents()
+        self.documents = PublishedState()
         self.fallback = Fallback(held=lambda key: self._slot_keeper.held(key))
-        self.tally = Tally()
-        self._admitted = self.tally.cell("store", "ok")
-        self.place = Place(settings.url, settings.timeout)
+        self.counts = DecisionCounts()
+        self._admitted = self.counts.cell("store", "ok")
+        self.connector = StoreConnector(settings.url, settings.timeout)
         instance = settings.instance or f"{socket.gethostname()[:40]}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self.usage = UsageLog(instance, late=lambda: self.leases.count())
         identity = Identity(id=instance, host=socket.gethostname(), pid=os.getpid(), version=library_version())
-        self.agent = (Agent if self.place.routes is None else ClusterAgent)(
-            client_factory=lambda: self.place.client(BACKGROUND_BUDGET),
+        self.agent = (Agent if self.connector.slot_map is None else ClusterAgent)(
+            client_factory=lambda: self.connector.client(BACKGROUND_BUDGET),
             keys=self.keys,
             documents=self.documents,
             usage=self.usage,
             identity=identity,
             hooks=self,
             state_dir=settings.state_dir,
-            look=self.place.look,
+            look=self.connector.look,
             fallbacks=lambda: self.fallbacks,
-            overflowing=lambda: self.planner.shelf.overflowing(monotonic()),
-            failed=lambda cause: self.tally.failed(cause),
+            overflowing=lambda: self.planner.plan_cache.overflowing(monotonic()),
+            failed=lambda cause: self.counts.failed(cause),
         )
         # Of a store that is away as a whole. On a cluster it stays closed: there each node has one.
         self.breaker = Breaker(on_open=lambda cause: self.agent.wake())
-        self._background = self.place.pipe(BACKGROUND_BUDGET)
-        self._paying = self.place.pipe(BACKGROUND_BUDGET, heeds=False)
-        self._trial = Trial(self.place.pipe(settings.timeout), self.keys)
+        self._background = self.connector.pipe(BACKGROUND_BUDGET)
+        self._paying = self.connector.pipe(BACKGROUND_BUDGET, heeds=False)
+        self._probe = DecisionProbe(self.connector.pipe(settings.timeout), self.keys)
         # A test's clock stands still or jumps: nothing may be kept for a time that passes by itself.
         self._keeping = settings.clock is None
         fleet = (lambda: self.agent.fleet_size) if self._keeping else None
         self.planner = Planner(self.keys, self.documents, self.usage, self.now_us, fleet=fleet)
-        self.denials = Denials(self.documents, self.tally)
+        self.denials = Denials(self.documents, self.counts)
         self.fallbacks = 0
         self.on_recovery: Callable[[], None] = lambda: None
-        self.unrestored = Unrestored(self._paying)
-        self._payer = Payer(self.fallback, self._paying, self.unrestored, self.now_us, self.clock)
-        if self.place.sentinels is not None:
-            self.place.sentinels.on_change = self._reconnect
+        self.lost_counters = LostCounters(self._paying)
+        self._replay = JournalReplay(self.fallback, self._paying, self.lost_counters, self.now_us, self.clock)
+        if self.connector.sentinels is not None:
+            self.connector.sentinels.on_change = self._reconnect
         self._tend()
 
     def _tend(self) -> None:
         """Make the threads that tend it, anew in a forked child: what they hold is the parent's."""
         self._slot_keeper = SlotKeeper(self._background, renews=self.clock is None)
         self.leases = LeaseKeeper(self, self._background)
-        self._tender: Tender | None = None
-        if (routes := self.place.routes) is not None:
-            self._tender = Tender(routes, self._pay_nodes)
-            routes.on_trouble = self._tender.wake
+        self._monitor: ClusterMonitor | None = None
+        if (slot_map := self.connector.slot_map) is not None:
+            self._monitor = ClusterMonitor(slot_map, self._pay_nodes)
+            slot_map.on_trouble = self._monitor.wake
 
     # Its life.
 
@@ -121,35 +121,35 @@ class Engine:
             self._begin()
 
     def _begin(self) -> None:
-        if self._tender is not None:
-            self._tender.start()
+        if self._monitor is not None:
+            self._monitor.start()
         self.agent.start()
 
     def stop(self) -> None:
         """Give back what is held, pay what is owed, report what is left, and stop tending."""
         self.leases.close()
         ended = self.agent.stop(STOP_SECONDS)
-        if self._tender is not None:
-            ended = self._tender.stop(STOP_SECONDS)
+        if self._monitor is not None:
+            ended = self._monitor.stop(STOP_SECONDS)
         if ended and self.fallback.owes():  # else whoever pays in the background may be at it still
-            routes = self.place.routes  # a single store is tried in any case: it may be back and not found yet
-            self._payer.pay(lambda key: routes is None or not routes.is_away(key))
+            slot_map = self.connector.slot_map  # a single store is tried in any case: it may be back and not found yet
+            self._replay.pay(lambda key: slot_map is None or not slot_map.is_away(key))
         self._background.close()
         self._paying.close()
-        self._trial.close()
-        self.fallback.doubts.clear()
+        self._probe.close()
+        self.fallback.in_doubt.clear()
         # Whoever asks once more finds no plan at hand, and has it begin anew.
         self.documents.rest()
         self.planner.in_code.clear()
 
     def after_fork(self) -> None:
         """Go on in a child process: threads do not survive a fork."""
-        self.place.after_fork()
+        self.connector.after_fork()
         self.breaker.after_fork()
         self._tend()
         self.fallback.after_fork()
         self.planner.clear()
-        self.tally.after_fork()
+        self.counts.after_fork()
         self.agent.after_fork()
 
     @property
@@ -169,11 +169,11 @@ class Engine:
 
     def is_away(self, key: str) -> bool:
         """Tell whether the counter of this key is out of reach now."""
-        return self.breaker.open if self.place.routes is None else self.place.routes.is_away(key)
+        return self.breaker.open if self.connector.slot_map is None else self.connector.slot_map.is_away(key)
 
-    def together(self, rows: Sequence[tuple[Bound, int, int]]) -> list[list[tuple[Bound, int, int]]]:
+    def together(self, rows: Sequence[tuple[BoundLimit, int, int]]) -> list[list[tuple[BoundLimit, int, int]]]:
         """Return the rows that one call may correct: all, or on a cluster those of one hash tag."""
-        return [list(rows)] if self.place.routes is None else together(rows, lambda row: row[0].tag)
+        return [list(rows)] if self.connector.slot_map is None else together(rows, lambda row: row[0].tag)
 
     def _reconnect(self) -> None:
         """The primary is another one: what leads to the old one is not used any longer."""
@@ -197,7 +197,7 @@ class Engine:
             text = yield commands.pack(("GET", self.keys.token(name)))
             # If it lost everything, that it does not know a token says nothing about the token.
             lost = text is None and (yield commands.pack(("HGET", self.keys.documents, "revision"))) is None
-        except StoreTrouble as exc:
+        except StoreError as exc:
             self.failed(exc)
             if self.breaker.open:  # it cannot even be read any longer: the next request need not try
                 self.breaker.trip(exc.cause)
@@ -208,15 +208,15 @@ class Engine:
 
     def refused(self, decision: Decision) -> Decision:
         """Count a request that was refused before any counter was asked, and return its decision."""
-        self.tally.count(decision.source, decision.reason)
+        self.counts.count(decision.source, decision.reason)
         return decision
 
     # From a plan to its decision.
 
     def encode(self, plan: Plan, costs: Costs, *, charge: bool = True, ident: str = "") -> bytes:
-        """Return the command that decides. Raises InParts if no single command can, on this store."""
-        if plan.spread and self.place.routes is not None:
-            raise InParts()
+        """Return the command that decides. Raises CrossSlot if no single command can, on this store."""
+        if plan.spread and self.connector.slot_map is not None:
+            raise CrossSlot()
         now_us = self.now_us() if plan.follows_calendar or self.clock is not None else 0
         if charge and not ident and type(costs) is int and costs == 1 and self.clock is None:
             kept = plan.once(now_us)
@@ -268,7 +268,7 @@ class Engine:
             reason = commands.reason_of(plan, reply, width)
             decision = Decision(False, reason, "store", plan, reply, width)
             if charge:
-                self.tally.count("store", reason)
+                self.counts.count("store", reason)
             if charge and not ident and self._keeping:
                 self.denials.remember(plan, costs, decision)
         plan.last = reply if width == 4 else without_marks(reply)
@@ -293,13 +293,13 @@ class Engine:
         if self.is_open() and self._distrusts(plan):
             return self.refused(self.planner.refusal("degraded_denied"))
         now_us = self.now_us()
-        self.tally.count("documents", "ok")
+        self.counts.count("documents", "ok")
         if plan.usage is not None:
             self._count(plan, costs, (1, now_us), True)
         return Decision(True, "ok", "documents", plan, (1, now_us))
 
     def resetting(self, plan: Plan) -> Steps:
-        """Steps that forget counters. Raises StoreTrouble."""
+        """Steps that forget counters. Raises StoreError."""
         # What was charged before the reset must not be handed out, or given back, after it.
         yield from self.leases.returning(plan.keys)
         yield commands.pack(commands.reset(plan.keys))
@@ -309,9 +309,9 @@ class Engine:
 
     # When something goes wrong.
 
-    def troubled(self, plan: Plan, costs: Costs, exc: StoreTrouble, *, charge: bool = True, ident: str = "") -> Steps:
+    def troubled(self, plan: Plan, costs: Costs, exc: StoreError, *, charge: bool = True, ident: str = "") -> Steps:
         """Steps after a failed call: once more if it surely was not executed, else the fallback decides."""
-        if isinstance(exc, InParts):
+        if isinstance(exc, CrossSlot):
             return (yield from cross_slot.deciding(self, plan, costs, charge=charge, ident=ident))
         if not exc.executed and exc.cause in AGAIN and not self.breaker.open:
             try:
@@ -320,7 +320,7 @@ class Engine:
                 if reply[0] < 0:
                     return (yield from self.outside_calendar(plan, costs, reply, charge=charge, ident=ident))
                 return self.answer(plan, costs, reply, charge=charge, ident=ident)
-            except StoreTrouble as again:
+            except StoreError as again:
                 exc = again
         return self._in_vain(plan, costs, exc, charge=charge, ident=ident)
 
@@ -333,7 +333,7 @@ class Engine:
         try:
             command = commands.decide(plan, costs, reply[1], clock=self.clock is not None, charge=charge, ident=ident)
             reply = commands.numbers((yield command))
-        except StoreTrouble as exc:
+        except StoreError as exc:
             return self._in_vain(plan, costs, exc, charge=charge, ident=ident)
         if reply[0] < 0:
             return self.undecided(plan, costs, reply[0], charge=charge, ident=ident)
@@ -344,10 +344,10 @@ class Engine:
         cause = "calendar"
         if code == commands.NOT_RESTORED:
             cause = "not_restored"
-            self.unrestored.add(plan.touches[len(plan.keys) :])
+            self.lost_counters.add(plan.touches[len(plan.keys) :])
         return self.fall_back(plan, costs, charge=charge, ident=ident).after(cause, ambiguous=False)
 
-    def _in_vain(self, plan: Plan, costs: Costs, exc: StoreTrouble, *, charge: bool, ident: str) -> Decision:
+    def _in_vain(self, plan: Plan, costs: Costs, exc: StoreError, *, charge: bool, ident: str) -> Decision:
         """Return the decision of this process after the store was asked in vain."""
         self.failed(exc)
         decision = self.fall_back(plan, costs, charge=charge, ident=ident, trouble=exc)
@@ -355,20 +355,22 @@ class Engine:
 
     # Values that may have no counter yet.
 
-    def enrolling(self, plan: Plan, costs: Costs, *, ident: str = "") -> Steps:
+    def registering(self, plan: Plan, costs: Costs, *, ident: str = "") -> Steps:
         """Steps that decide where values may be new: each is enrolled, or shares its limit's overflow counter."""
-        if plan.spread and self.place.routes is not None:
+        if plan.spread and self.connector.slot_map is not None:
             return (yield from cross_slot.deciding(self, plan, costs, charge=True, ident=ident))
         began, clock, now_us, reply = monotonic(), self.clock is not None, self.now_us(), (-1, 0)
         for _ in range(2):  # once more if the store's time lies in another window than this process thought
             try:
-                reply, *beyond = yield from self.asking(commands.enrol(plan, costs, now_us, clock=clock, ident=ident))
-            except StoreTrouble as exc:
+                reply, *overflowed = yield from self.asking(
+                    commands.register(plan, costs, now_us, clock=clock, ident=ident)
+                )
+            except StoreError as exc:
                 return self._in_vain(plan, costs, exc, charge=True, ident=ident)
             if reply[0] >= 0:
-                chosen = self.planner.placed(plan, beyond)
+                chosen = self.planner.placed(plan, overflowed)
                 if reply[0] == 1:
-                    self.planner.shelf.trust(chosen, began + TRUST_SECONDS)
+                    self.planner.plan_cache.trust(chosen, began + TRUST_SECONDS)
                 return self.answer(chosen, costs, reply, ident=ident)
             if reply[0] == commands.NOT_RESTORED:
                 break
@@ -376,51 +378,51 @@ class Engine:
         return self.undecided(plan, costs, reply[0], ident=ident)
 
     def asking(self, command: bytes) -> Steps:
-        """Steps that send a command, and once more if it surely was not executed. Raises StoreTrouble."""
+        """Steps that send a command, and once more if it surely was not executed. Raises StoreError."""
         try:
             return (yield command)
-        except StoreTrouble as exc:
+        except StoreError as exc:
             if exc.executed or exc.cause not in AGAIN or self.breaker.open:
                 raise
             yield from self._loading(exc)
         return (yield command)
 
     @staticmethod
-    def _loading(exc: StoreTrouble) -> Steps:
-        """Steps that give the store its functions, if they were what was missing. Raises StoreTrouble."""
+    def _loading(exc: StoreError) -> Steps:
+        """Steps that give the store its functions, if they were what was missing. Raises StoreError."""
         if not isinstance(exc, LibraryMissing):
             return
         try:
             yield commands.pack(("FUNCTION", "LOAD", "REPLACE", library_source()))
-        except StoreTrouble as refused:
+        except StoreError as refused:
             # Who may not load them still lacks them, and not his rights.
             raise exc if refused.cause == "auth" else refused from None
 
-    def failed(self, exc: StoreTrouble) -> None:
+    def failed(self, exc: StoreError) -> None:
         """Count a failed call, unless it only concerns itself, or one node of a cluster: that was counted there."""
         if exc.cause != "away":  # that one was not sent at all
-            self.tally.failed(exc.cause)
-        if exc.away and self.place.routes is None:
+            self.counts.failed(exc.cause)
+        if exc.away and self.connector.slot_map is None:
             self.breaker.failed(exc.cause)
 
     def fall_back(
-        self, plan: Plan, costs: Costs, *, charge: bool = True, ident: str = "", trouble: StoreTrouble | None = None
+        self, plan: Plan, costs: Costs, *, charge: bool = True, ident: str = "", trouble: StoreError | None = None
     ) -> Decision:
         """Return the decision of this process alone; *trouble* as of :meth:`Fallback.decide`."""
         if self._distrusts(plan):
             self.fallbacks += 1
             return self.refused(self.planner.refusal("degraded_denied"))
-        if plan.newcomers and not plan.enrolled_until:
-            plan = self.planner.placed(plan, self.fallback.beyond(plan))
+        if plan.unregistered and not plan.registered_until:
+            plan = self.planner.placed(plan, self.fallback.overflowed(plan))
         reply, reason = self.decide_alone(plan, costs, charge=charge, ident=ident, trouble=trouble)
         return self.degraded(plan, costs, reply, reason, charge=charge, ident=ident)
 
     def decide_alone(
-        self, plan: Plan, costs: Costs, *, charge: bool, ident: str, trouble: StoreTrouble | None
+        self, plan: Plan, costs: Costs, *, charge: bool, ident: str, trouble: StoreError | None
     ) -> tuple[list[int], str]:
         """Return the reply of this process alone, and the reason."""
-        if self._tender is not None:
-            self._tender.wake()  # what is admitted now is paid as soon as its node can be
+        if self._monitor is not None:
+            self._monitor.wake()  # what is admitted now is paid as soon as its node can be
         fleet = max(1, self.agent.fleet_size)
         return self.fallback.decide(plan, costs, self.now_us(), fleet, charge=charge, ident=ident, trouble=trouble)
 
@@ -431,7 +433,7 @@ class Engine:
         self.fallbacks += 1
         width = 5 if ident else 4
         if charge:
-            self.tally.count("fallback", reason)
+            self.counts.count("fallback", reason)
         if charge and plan.usage is not None:
             self._count(plan, costs, reply if width == 4 else without_marks(reply), reply[0] == 1)
         return Decision(reply[0] == 1, reason, "fallback", plan, reply, width)
@@ -444,14 +446,14 @@ class Engine:
 
     def is_open(self) -> bool:
         """Whether decisions are made without the store; of a cluster, without a node of it."""
-        return self.breaker.open if self.place.routes is None else bool(self.place.routes.away())
+        return self.breaker.open if self.connector.slot_map is None else bool(self.connector.slot_map.away())
 
     def outages(self) -> tuple[int, int]:
         """Return how many servers of the store are away now, and how often one was found so."""
-        routes = self.place.routes
-        if routes is None:
+        slot_map = self.connector.slot_map
+        if slot_map is None:
             return int(self.breaker.open), self.breaker.openings
-        return len(routes.away()), routes.openings
+        return len(slot_map.away()), slot_map.openings
 
     def lost(self, reason: str) -> None:
         """The agent found the store away before a request did."""
@@ -459,22 +461,22 @@ class Engine:
 
     def recovered(self) -> bool:
         """The store answers again: pay what is owed, then decide with it. False: it does not answer well enough."""
-        if self._tender is not None:
-            self._tender.wake()
+        if self._monitor is not None:
+            self._monitor.wake()
             return True
         # Whatever was connected before may lead to a server that was replaced meanwhile, and answers nevertheless.
-        self.place.forget()
-        for pipe in (self._paying, self._background, self._trial):
+        self.connector.forget()
+        for pipe in (self._paying, self._background, self._probe):
             pipe.close()
-        if self.breaker.open and (exc := self._trial.trouble()) is not None:
-            self.tally.failed(exc.cause)
+        if self.breaker.open and (exc := self._probe.trouble()) is not None:
+            self.counts.failed(exc.cause)
             self.breaker.trip(exc.cause)
             return False
-        if not self._payer.pay(lambda key: True):
+        if not self._replay.pay(lambda key: True):
             return False
         self.on_recovery()
         self.breaker.close()
-        self.fallback.rest(lambda key: not self.unrestored.holds(key))
+        self.fallback.rest(lambda key: not self.lost_counters.holds(key))
         return True
 
     def settle(self) -> None:
@@ -482,23 +484,23 @@ class Engine:
         if self.breaker.open:
             return
         now = monotonic()
-        if self.unrestored.sets or self.fallback.owes():
-            self.unrestored.look(now)
-            if self._tender is not None:
-                self._tender.wake()
-            elif not self._payer.pay(lambda key: True):
+        if self.lost_counters.sets or self.fallback.owes():
+            self.lost_counters.look(now)
+            if self._monitor is not None:
+                self._monitor.wake()
+            elif not self._replay.pay(lambda key: True):
                 return
-            self.unrestored.release(now)
+            self.lost_counters.release(now)
 
     def _pay_nodes(self, back: Sequence[Node]) -> bool:
         """What the tender of a cluster asks: pay to the nodes that are back, and to all others that answer."""
-        routes = self.place.routes
-        assert routes is not None
-        if not self._payer.pay(lambda key: not routes.is_away(key, back)):
+        slot_map = self.connector.slot_map
+        assert slot_map is not None
+        if not self._replay.pay(lambda key: not slot_map.is_away(key, back)):
             return False
         if back:
             self.on_recovery()
-            self.fallback.rest(lambda key: not (routes.is_away(key, back) or self.unrestored.holds(key)))
+            self.fallback.rest(lambda key: not (slot_map.is_away(key, back) or self.lost_counters.holds(key)))
         return True
 
 

@@ -9,11 +9,11 @@ from time import monotonic
 
 from enforcement.model.keys import together
 from enforcement.plan import commands
-from enforcement.plan.commands import StoreTrouble
-from enforcement.plan.plan import Bound
+from enforcement.plan.commands import StoreError
+from enforcement.plan.plan import BoundLimit
 from enforcement.state.reservation import Reservation
 from enforcement.store.connector import Pipe
-from enforcement.store.logs import Seldom
+from enforcement.store.logs import RateLimitedLogger
 
 logger = logging.getLogger("sluicegate.slots")
 
@@ -34,7 +34,7 @@ class SlotKeeper:
         self._held: dict[str, dict[str, int]] = {}  # key -> id -> slots
         self._wake = threading.Condition()
         self._thread: threading.Thread | None = None
-        self._say = Seldom(logger)
+        self._say = RateLimitedLogger(logger)
 
     def keep(self, reservation: Reservation) -> None:
         """Keep the slots of a reservation until it is dropped."""
@@ -94,14 +94,14 @@ class SlotKeeper:
         slots = reservation.renewing()
         try:
             renewed = sum(self._pipe.call(command) for command in _renewals(slots, reservation.ident))
-        except StoreTrouble as exc:
+        except StoreError as exc:
             self._say.warning(exc.cause, "Slots were not renewed (%s).", exc.cause)
         else:
             if renewed < sum(count for _, count in slots):
                 self._say.warning("lost", "Slots were lost: they outlived their lifetime without a renewal.")
 
 
-def _renewals(slots: Sequence[tuple[Bound, int]], ident: str) -> Iterator[bytes]:
+def _renewals(slots: Sequence[tuple[BoundLimit, int]], ident: str) -> Iterator[bytes]:
     """Give the commands that renew slots: one for each hash tag, for a cluster takes no other."""
     for some in together(slots, lambda slot: slot[0].tag):
         yield commands.pack(commands.renew(some, ident, None))

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from enforcement.state.published import Documents
+from enforcement.state.published import PublishedState
 
 MAX_BYTES: Final = 268_435_456
 
@@ -26,7 +26,7 @@ _TRAILER: Final = b"sha256 "
 logger = logging.getLogger("sluicegate.disk")
 
 
-def save(path: Path, documents: Documents) -> None:
+def save(path: Path, documents: PublishedState) -> None:
     """
     Write what *documents* hold to *path*, for its owner only; the old copy stays until the new one is safe on disk.
 
@@ -56,7 +56,7 @@ def save(path: Path, documents: Documents) -> None:
         documents.disk_failures += 1
 
 
-def restore(path: Path, documents: Documents) -> bool:
+def restore(path: Path, documents: PublishedState) -> bool:
     """
     Give *documents* the state that was saved to *path*; tell whether there was a good one.
 
@@ -77,13 +77,13 @@ def restore(path: Path, documents: Documents) -> bool:
     return True
 
 
-def _ignored(path: Path, documents: Documents, reason: str) -> bool:
+def _ignored(path: Path, documents: PublishedState, reason: str) -> bool:
     documents.disk_failures += 1
     logger.warning("The documents kept in %s are ignored: %s", path, reason)
     return False
 
 
-def _lines(documents: Documents) -> Iterator[bytes]:
+def _lines(documents: PublishedState) -> Iterator[bytes]:
     # A line for each document: one long call of a JSON writer would hold up every request of this process.
     yield _HEADER
     for item in documents.texts():

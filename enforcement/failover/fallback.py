@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
-from enforcement.failover.in_doubt import Doubts
-from enforcement.failover.journal import Debt, Entry, Journal, Ready
+from enforcement.failover.in_doubt import InDoubtCalls
+from enforcement.failover.journal import Journal, JournalCharge, Ready, ReplayBatch
 from enforcement.model.algorithms import NEVER, Charge, Concurrency, Reference, Spec
-from enforcement.plan.commands import StoreTrouble, reason_of, without_marks
-from enforcement.plan.plan import Bound, Costs, Plan, with_share
+from enforcement.plan.commands import StoreError, reason_of, without_marks
+from enforcement.plan.plan import BoundLimit, Costs, Plan, with_share
 
 MAX_COUNTERS: Final = 50_000
 
@@ -40,11 +40,13 @@ class Fallback:
 
     def _begin(self) -> None:
         self.journal = Journal()
-        self.doubts = Doubts(lambda entry: self.journal.add(entry.bound, entry.mark, entry.permits))
+        self.in_doubt = InDoubtCalls(lambda entry: self.journal.add(entry.bound, entry.mark, entry.permits))
         self._local = Reference(MAX_COUNTERS)
         self._told: dict[str, int] = {}  # by key: when the store said what a counter was begun from
-        self._slots: dict[tuple[str, str], Entry] = {}  # by id and key: given here, and not known to the store
-        self._unrenewed: dict[tuple[str, str], Entry] = {}  # as these: given by the store, which may forget them
+        self._slots: dict[tuple[str, str], JournalCharge] = {}  # by id and key: given here, and not known to the store
+        self._unrenewed: dict[
+            tuple[str, str], JournalCharge
+        ] = {}  # as these: given by the store, which may forget them
         self._values: dict[str, set[str]] = {}
         self._places = 0
         self._lock = threading.Lock()
@@ -58,7 +60,7 @@ class Fallback:
         *,
         charge: bool = True,
         ident: str = "",
-        trouble: StoreTrouble | None = None,
+        trouble: StoreError | None = None,
     ) -> tuple[list[int], str]:
         """
         Return a reply in the store's form, with marks if *ident* is given, and the reason.
@@ -85,31 +87,36 @@ class Fallback:
         reason = "ok" if reply[0] == 1 else "degraded_denied" if refusing else reason_of(plan, reply, width=5)
         return (reply if ident else without_marks(reply)), reason
 
-    def amend(self, bound: Bound, delta: int, mark: int, now_us: int) -> None:
+    def amend(self, bound: BoundLimit, delta: int, mark: int, now_us: int) -> None:
         """Correct a charge while the store is away: here at once, and there when it returns."""
         with self._lock:
             self._local.amend(now_us, bound.key, bound.spec(now_us), delta, mark)
             self.journal.add(bound, mark, delta)
 
-    def owe(self, ident: str, rows: Iterable[tuple[Bound, int, int]], *, once: bool) -> None:
+    def owe(self, ident: str, rows: Iterable[tuple[BoundLimit, int, int]], *, once: bool) -> None:
         """Take over a settlement of this id whose sending failed: for each counter its bound, mark and permits."""
         with self._lock:
-            self.journal.owe(Debt(ident, tuple(Entry(b.key, b, mark, permits) for b, mark, permits in rows), once))
+            self.journal.owe(
+                ReplayBatch(ident, tuple(JournalCharge(b.key, b, mark, permits) for b, mark, permits in rows), once)
+            )
 
-    def beyond(self, plan: Plan) -> list[int]:
-        """Tell of each newcomer of a plan whether it finds no place (1) among those met while the store is away."""
-        with self._lock:
-            return [self._enrol(plan.bounds[i]) for i in plan.newcomers]
-
-    def divert(self, debt: Debt, beyond: Sequence[int]) -> None:
+    def overflowed(self, plan: Plan) -> list[int]:
         """
-        Owe to overflow counters what the store left out of a debt; *beyond* has a number for each newcomer in it.
+        Tell of each unregistered value of a plan whether it finds no place (1) among those met while the store is away.
+        """
+        with self._lock:
+            return [self._register(plan.bounds[i]) for i in plan.unregistered]
+
+    def divert(self, debt: ReplayBatch, overflowed: Sequence[int]) -> None:
+        """
+        Owe to overflow counters what the store left out of a debt; *overflowed* has a number for each unregistered
+        value in it.
 
         Slots are not owed there: whoever frees them does so where they were taken.
         """
-        newcomers = [entry for entry in debt.entries if entry.bound.census is not None]
+        unregistered = [entry for entry in debt.entries if entry.bound.census is not None]
         with self._lock:
-            for entry, diverts in zip(newcomers, beyond, strict=True):
+            for entry, diverts in zip(unregistered, overflowed, strict=True):
                 if diverts and entry.bound.letter != "c":
                     self.journal.add(entry.bound.overflowing(), entry.mark, entry.permits)
 
@@ -135,19 +142,19 @@ class Fallback:
 
     def owes(self) -> bool:
         """Tell whether anything is to be charged to the store, or handed over to it."""
-        return bool(self.journal or self.doubts or self._slots or self._unrenewed)
+        return bool(self.journal or self.in_doubt or self._slots or self._unrenewed)
 
     def after_fork(self) -> None:
         """Begin anew in a child: its parent pays what it owes, and another thread of it may have held the lock."""
         self._begin()
 
-    def debts(self, ready: Ready = lambda entry: True) -> list[Debt]:
+    def debts(self, ready: Ready = lambda entry: True) -> list[ReplayBatch]:
         """See :meth:`Journal.debts`. Slots that were given here and are held still come with them."""
         with self._lock:
-            self.doubts.resolve(ready)
+            self.in_doubt.resolve(ready)
             return self.journal.debts(ready) + self._slot_debts(ready)
 
-    def paid(self, debt: Debt) -> None:
+    def paid(self, debt: ReplayBatch) -> None:
         """Strike out a debt; see :meth:`Journal.paid`."""
         with self._lock:
             if debt.hands_over:
@@ -155,7 +162,7 @@ class Fallback:
             else:
                 self.journal.paid(debt)
 
-    def refused(self, debt: Debt) -> None:
+    def refused(self, debt: ReplayBatch) -> None:
         """Deal with a debt that the store could not read; see :meth:`Journal.refused`."""
         with self._lock:
             if debt.hands_over:
@@ -173,7 +180,7 @@ class Fallback:
         """Tell whether slots of this id were given here and the store does not know of them."""
         return (ident, key) in self._slots
 
-    def leave(self, ident: str, bound: Bound, count: int, now_us: int) -> bool:
+    def leave(self, ident: str, bound: BoundLimit, count: int, now_us: int) -> bool:
         """Free slots here; tell whether that is all, for the store was not told of them."""
         with self._lock:
             if bound.key in self._local.counters:
@@ -181,7 +188,7 @@ class Fallback:
             self._unrenewed.pop((ident, bound.key), None)
             return self._slots.pop((ident, bound.key), None) is not None
 
-    def renew(self, ident: str, bound: Bound, count: int, now_us: int) -> None:
+    def renew(self, ident: str, bound: BoundLimit, count: int, now_us: int) -> None:
         """Prolong slots here, and hand them over later if the store gave them: it may have forgotten them by then."""
         with self._lock:
             counter = self._local.counters.get(bound.key)
@@ -189,20 +196,20 @@ class Fallback:
                 counter.renew(ident, count, now_us, bound.spec(now_us).a)
             held = ident in self._held(bound.key)  # and was not left a moment ago
             if held and (ident, bound.key) not in self._slots and len(self._unrenewed) < MAX_COUNTERS:
-                self._unrenewed[ident, bound.key] = Entry(bound.key, bound, 0, count)
+                self._unrenewed[ident, bound.key] = JournalCharge(bound.key, bound, 0, count)
 
-    def _slot_debts(self, ready: Ready) -> list[Debt]:
+    def _slot_debts(self, ready: Ready) -> list[ReplayBatch]:
         rows = [*self._slots.items(), *self._unrenewed.items()]
-        return [Debt(ident, (entry,), once=False) for (ident, _), entry in rows if ready(entry)]
+        return [ReplayBatch(ident, (entry,), once=False) for (ident, _), entry in rows if ready(entry)]
 
-    def _handed_over(self, debt: Debt) -> None:
+    def _handed_over(self, debt: ReplayBatch) -> None:
         for entry in debt.entries:
             # Left while the call was under way: the store was told to free them too early, or not at all.
             name = debt.ident, entry.key
             if self._slots.pop(name, None) is None and self._unrenewed.pop(name, None) is None:
                 self.journal.owe(replace(debt, entries=(replace(entry, permits=-entry.permits),)))
 
-    def _enrol(self, bound: Bound) -> int:
+    def _register(self, bound: BoundLimit) -> int:
         census = bound.census
         assert census is not None
         values = self._values.setdefault(census.key, set())
@@ -257,14 +264,14 @@ class Fallback:
             reply[0], reply[4 + 5 * i] = 0, NEVER
 
     def _write_down(
-        self, plan: Plan, charges: Sequence[Charge], reply: Sequence[int], ident: str, trouble: StoreTrouble | None
+        self, plan: Plan, charges: Sequence[Charge], reply: Sequence[int], ident: str, trouble: StoreError | None
     ) -> None:
         entries = []
         for i, bound in enumerate(plan.bounds):
             cost, wait, mark = charges[i][2], reply[4 + 5 * i], reply[6 + 5 * i]
             if not cost or wait != 0:
                 continue
-            entry = Entry(bound.key, bound, mark, cost)
+            entry = JournalCharge(bound.key, bound, mark, cost)
             if bound.letter != "c":
                 entries.append(entry)
             elif ident and len(self._slots) < MAX_COUNTERS:
@@ -273,10 +280,10 @@ class Fallback:
             for entry in entries:
                 self.journal.add(entry.bound, entry.mark, entry.permits)
         elif trouble.late is not None:
-            self.doubts.add(trouble.late, entries)
+            self.in_doubt.add(trouble.late, entries)
 
 
-def _refuses(bound: Bound, cost: int) -> bool:
+def _refuses(bound: BoundLimit, cost: int) -> bool:
     return cost > 0 and bound.limit.on_store_failure == "deny" and not bound.limit.shadow
 
 

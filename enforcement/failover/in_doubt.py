@@ -16,7 +16,7 @@ from enforcement.plan.commands import charged
 from enforcement.store.late_replies import Late
 
 if TYPE_CHECKING:
-    from enforcement.failover.journal import Entry, Ready
+    from enforcement.failover.journal import JournalCharge, Ready
 
 PATIENCE_SECONDS: Final = 1.0
 """So long a store that is back may be silent on the connections of before."""
@@ -25,15 +25,15 @@ MAX_DOUBTS: Final = 1_000
 
 
 @dataclass(slots=True)
-class Doubt:
+class InDoubtCall:
     """What one request is to be charged if its call was not executed; looked at since a monotonic instant."""
 
     late: Late
-    entries: Sequence[Entry]
+    entries: Sequence[JournalCharge]
     since: float | None = None
 
 
-class Doubts:
+class InDoubtCalls:
     """
     The doubts of one process.
 
@@ -41,30 +41,30 @@ class Doubts:
         owe: Called with each entry that turns out to be owed.
     """
 
-    def __init__(self, owe: Callable[[Entry], None]) -> None:
+    def __init__(self, owe: Callable[[JournalCharge], None]) -> None:
         self._owe = owe
-        self._doubts: list[Doubt] = []
+        self._in_doubt: list[InDoubtCall] = []
 
     def __len__(self) -> int:
-        return len(self._doubts)
+        return len(self._in_doubt)
 
-    def add(self, late: Late, entries: Sequence[Entry]) -> None:
+    def add(self, late: Late, entries: Sequence[JournalCharge]) -> None:
         """Keep a request in mind until it is known what became of its call."""
-        if entries and len(self._doubts) < MAX_DOUBTS:
-            self._doubts.append(Doubt(late, entries))
+        if entries and len(self._in_doubt) < MAX_DOUBTS:
+            self._in_doubt.append(InDoubtCall(late, entries))
         else:
             late.close()
 
     def resolve(self, ready: Ready) -> None:
         """Look at those whose counters can be paid to now, and owe what the store did not charge."""
-        now, doubts, self._doubts = monotonic(), self._doubts, []
-        for doubt in doubts:
+        now, in_doubt, self._in_doubt = monotonic(), self._in_doubt, []
+        for doubt in in_doubt:
             if all(map(ready, doubt.entries)) and self._is_over(doubt, now):
                 doubt.late.close()
             else:
-                self._doubts.append(doubt)
+                self._in_doubt.append(doubt)
 
-    def _is_over(self, doubt: Doubt, now: float) -> bool:
+    def _is_over(self, doubt: InDoubtCall, now: float) -> bool:
         answer = doubt.late.look()
         if answer is None:
             doubt.since = now if doubt.since is None else doubt.since
@@ -76,9 +76,9 @@ class Doubts:
 
     def clear(self) -> None:
         """Wait for no answer any longer."""
-        for doubt in self._doubts:
+        for doubt in self._in_doubt:
             doubt.late.close()
-        self._doubts.clear()
+        self._in_doubt.clear()
 
 
-__all__ = ["Doubts"]
+__all__ = ["InDoubtCalls"]

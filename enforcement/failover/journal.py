@@ -12,26 +12,26 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from enforcement.plan.commands import Correction
-from enforcement.plan.plan import Bound
+from enforcement.plan.plan import BoundLimit
 
 MAX_ENTRIES: Final = 50_000
-MAX_ENTRIES_PER_DEBT: Final = 100
+MAX_ENTRIES_PER_BATCH: Final = 100
 GRAIN_US: Final = 100_000
 """Instants of the journal are rounded up to this, so that a busy bucket is one entry and not thousands."""
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class JournalCharge:
     """What is to be charged to one counter: permits, and the mark of their window."""
 
     key: str
-    bound: Bound
+    bound: BoundLimit
     mark: int
     permits: int
 
 
 @dataclass(frozen=True, slots=True)
-class Debt:
+class ReplayBatch:
     """
     Entries that are charged in one call.
 
@@ -41,7 +41,7 @@ class Debt:
     """
 
     ident: str
-    entries: tuple[Entry, ...]
+    entries: tuple[JournalCharge, ...]
     once: bool = True
 
     @property
@@ -49,7 +49,7 @@ class Debt:
         """Whether it tells the store of slots that this process gave, and that are held still."""
         return self.entries[0].bound.letter == "c" and self.entries[0].permits > 0
 
-    def apart(self) -> list[Debt]:
+    def apart(self) -> list[ReplayBatch]:
         """Return a debt for each entry; nothing of this one may have been charged."""
         return [replace(self, ident=self._of_part(i), entries=(entry,)) for i, entry in enumerate(self.entries)]
 
@@ -62,7 +62,7 @@ class Debt:
         return [Correction(e.key, e.bound.spec(now_us), e.permits, e.mark) for e in self.entries]
 
 
-Ready = Callable[[Entry], bool]
+Ready = Callable[[JournalCharge], bool]
 """Tells of an entry whether its counter can be paid to now."""
 
 
@@ -71,14 +71,14 @@ class Journal:
 
     def __init__(self) -> None:
         self.dropped = 0
-        self._entries: dict[tuple[str, int], Entry] = {}
-        self._debts: list[Debt] = []
+        self._entries: dict[tuple[str, int], JournalCharge] = {}
+        self._debts: list[ReplayBatch] = []
         self._owed = 0  # entries of all debts
 
     def __len__(self) -> int:
         return len(self._entries) + self._owed
 
-    def add(self, bound: Bound, mark: int, permits: int) -> None:
+    def add(self, bound: BoundLimit, mark: int, permits: int) -> None:
         """Write down a charge; *mark* names its window as the store would have."""
         if bound.letter in "lb":
             rounded = -(-mark // GRAIN_US) * GRAIN_US
@@ -89,16 +89,18 @@ class Journal:
         if known is None and len(self) >= MAX_ENTRIES:
             self.dropped += abs(permits)
             return
-        self._entries[bound.key, mark] = Entry(bound.key, bound, mark, permits + (known.permits if known else 0))
+        self._entries[bound.key, mark] = JournalCharge(
+            bound.key, bound, mark, permits + (known.permits if known else 0)
+        )
 
-    def debts(self, ready: Ready) -> list[Debt]:
+    def debts(self, ready: Ready) -> list[ReplayBatch]:
         """
         Return what is owed in calls of one hash tag each; it is owed until :meth:`paid`.
 
         What cannot be paid now stays written down by counter and window: however long that takes, it grows no further.
         Durable counters are paid apart, for the store may wait for them alone.
         """
-        groups: dict[tuple[str, bool], list[Entry]] = {}
+        groups: dict[tuple[str, bool], list[JournalCharge]] = {}
         for entry in self._entries.values():
             groups.setdefault((entry.bound.tag, entry.bound.durable), []).append(entry)
         for entries in groups.values():
@@ -108,22 +110,22 @@ class Journal:
                 del self._entries[entry.key, entry.mark]
             # One counter may owe for several windows: each in its own call, the oldest first.
             entries.sort(key=lambda entry: entry.mark)
-            self._keep(Debt(uuid.uuid4().hex, chunk) for chunk in _distinct_chunks(entries))
+            self._keep(ReplayBatch(uuid.uuid4().hex, chunk) for chunk in _distinct_chunks(entries))
         return [debt for debt in self._debts if all(map(ready, debt.entries))]
 
-    def owe(self, debt: Debt) -> None:
+    def owe(self, debt: ReplayBatch) -> None:
         """Take over a settlement that may or may not have reached the store."""
         if len(self) < MAX_ENTRIES:
             self._keep((debt,))
         else:
             self.dropped += _permits(debt)
 
-    def paid(self, debt: Debt) -> None:
+    def paid(self, debt: ReplayBatch) -> None:
         """Strike out a debt."""
         self._debts.remove(debt)
         self._owed -= len(debt.entries)
 
-    def refused(self, debt: Debt) -> None:
+    def refused(self, debt: ReplayBatch) -> None:
         """Owe the entries of a debt one by one, for one of them spoils the call; one that stands alone is given up."""
         self.paid(debt)
         if len(debt.entries) > 1:
@@ -131,23 +133,23 @@ class Journal:
         else:
             self.dropped += _permits(debt)
 
-    def _keep(self, debts: Iterable[Debt]) -> None:
+    def _keep(self, debts: Iterable[ReplayBatch]) -> None:
         for debt in debts:
             self._debts.append(debt)
             self._owed += len(debt.entries)
 
 
-def _permits(debt: Debt) -> int:
+def _permits(debt: ReplayBatch) -> int:
     return sum(abs(entry.permits) for entry in debt.entries)
 
 
-def _distinct_chunks(entries: Sequence[Entry]) -> list[tuple[Entry, ...]]:
+def _distinct_chunks(entries: Sequence[JournalCharge]) -> list[tuple[JournalCharge, ...]]:
     """Cut entries into calls in which no counter stands twice: a call reads all counters before it writes one."""
-    chunks: list[list[Entry]] = []
+    chunks: list[list[JournalCharge]] = []
     placed: dict[str, int] = {}
     for entry in entries:
         at = placed.get(entry.key, 0)
-        while at < len(chunks) and len(chunks[at]) >= MAX_ENTRIES_PER_DEBT:
+        while at < len(chunks) and len(chunks[at]) >= MAX_ENTRIES_PER_BATCH:
             at += 1
         while at >= len(chunks):
             chunks.append([])
@@ -156,4 +158,4 @@ def _distinct_chunks(entries: Sequence[Entry]) -> list[tuple[Entry, ...]]:
     return [tuple(chunk) for chunk in chunks if chunk]
 
 
-__all__ = ["Debt", "Entry", "Journal", "Ready"]
+__all__ = ["Journal", "JournalCharge", "Ready", "ReplayBatch"]

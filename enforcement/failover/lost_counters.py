@@ -14,7 +14,7 @@ from typing import Final
 
 from enforcement.model.keys import WHOLE, dirty_beside
 from enforcement.plan import commands
-from enforcement.plan.commands import StoreTrouble
+from enforcement.plan.commands import StoreError
 from enforcement.store.breaker import chance
 from enforcement.store.connector import Pipe
 
@@ -28,7 +28,7 @@ BUDGET_SECONDS: Final = 0.05
 """For one look. There may be the counters of thousands of projects: the next look asks for others."""
 
 
-class Unrestored:
+class LostCounters:
     """
     The dirty sets beside the counters that are lost.
 
@@ -81,8 +81,8 @@ class Unrestored:
     def _is_back(self, dirty: str) -> bool:
         try:
             return bool(self._pipe.call(commands.pack(("SISMEMBER", dirty, WHOLE))))
-        except StoreTrouble:
+        except StoreError:
             return False
 
 
-__all__ = ["LOOK_SECONDS", "Unrestored"]
+__all__ = ["LOOK_SECONDS", "LostCounters"]

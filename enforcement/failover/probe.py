@@ -12,14 +12,14 @@ from typing import Final
 from enforcement.model.keys import Keys
 from enforcement.model.limits import MAX_NUMBER, Limit
 from enforcement.plan import commands
-from enforcement.plan.commands import StoreTrouble
-from enforcement.plan.plan import Bound, Plan
+from enforcement.plan.commands import StoreError
+from enforcement.plan.plan import BoundLimit, Plan
 from enforcement.store.connector import Pipe
 
 _LIMIT: Final = Limit(name="trial", quota=MAX_NUMBER, window_seconds=1)
 
 
-class Trial:
+class DecisionProbe:
     """
     Charges a counter of its own, which lives for a second.
 
@@ -30,14 +30,14 @@ class Trial:
 
     def __init__(self, pipe: Pipe, keys: Keys) -> None:
         self._pipe = pipe
-        plan = Plan((Bound(_LIMIT, keys.scope("global") + "trial", "global"),))
+        plan = Plan((BoundLimit(_LIMIT, keys.scope("global") + "trial", "global"),))
         self._command = commands.pack(commands.decide_arguments(plan, 1, 0, clock=False))
 
-    def trouble(self) -> StoreTrouble | None:
+    def trouble(self) -> StoreError | None:
         """Return why requests would not be decided by the store; None: they would."""
         try:
             self._pipe.call(self._command)
-        except StoreTrouble as exc:
+        except StoreError as exc:
             return exc if exc.away else None
         return None
 
@@ -46,4 +46,4 @@ class Trial:
         self._pipe.close()
 
 
-__all__ = ["Trial"]
+__all__ = ["DecisionProbe"]

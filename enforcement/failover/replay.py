@@ -14,24 +14,24 @@ from enforcement.engine.cross_slot import AGAIN
 from enforcement.lua import library_source
 from enforcement.model.keys import dirty_beside, marker_beside
 from enforcement.plan import commands
-from enforcement.plan.commands import LibraryMissing, StoreTrouble
+from enforcement.plan.commands import LibraryMissing, StoreError
 from enforcement.state.reservation import REMEMBERED_MS
 from enforcement.store.cluster import ClusterPipe
 
 if TYPE_CHECKING:
     from enforcement.failover.fallback import Fallback
-    from enforcement.failover.journal import Entry
-    from enforcement.failover.lost_counters import Unrestored
+    from enforcement.failover.journal import JournalCharge
+    from enforcement.failover.lost_counters import LostCounters
     from enforcement.store.connector import Pipe
 
 
-class Payer:
+class JournalReplay:
     """
     Pays what the fallback of one process owes.
 
     Args:
         pipe: A connection of its own, which also reaches a store that is taken to be away.
-        unrestored: Which sets of durable counters the store has not got back; told of each that is met.
+        lost_counters: Which sets of durable counters the store has not got back; told of each that is met.
         now_us: The best idea of the store's time, microseconds.
         clock: A test's, or None.
     """
@@ -40,13 +40,13 @@ class Payer:
         self,
         fallback: Fallback,
         pipe: Pipe,
-        unrestored: Unrestored,
+        lost_counters: LostCounters,
         now_us: Callable[[], int],
         clock: Callable[[], int] | None,
     ) -> None:
         self._fallback = fallback
         self._pipe = pipe
-        self._unrestored = unrestored
+        self._lost_counters = lost_counters
         self._now_us = now_us
         self._clock = clock
 
@@ -63,20 +63,20 @@ class Payer:
             once_for_ms = REMEMBERED_MS if debt.once else None
             now_us = self._clock and self._clock()
             arguments = commands.settle(corrections, marker, now_us, ident=debt.ident, once_for_ms=once_for_ms)
-            enrols = any(entry.bound.census for entry in debt.entries)
-            if enrols:
-                arguments = commands.enrol_settle(arguments, [entry.bound for entry in debt.entries])
+            registers = any(entry.bound.census for entry in debt.entries)
+            if registers:
+                arguments = commands.register_settle(arguments, [entry.bound for entry in debt.entries])
             try:
                 reply = self._pipe.call(commands.pack(arguments))
-                if (reply[0] if enrols else reply) == commands.NOT_RESTORED:
-                    self._unrestored.add(dirty_beside(entry.key) for entry in debt.entries if entry.bound.durable)
+                if (reply[0] if registers else reply) == commands.NOT_RESTORED:
+                    self._lost_counters.add(dirty_beside(entry.key) for entry in debt.entries if entry.bound.durable)
                     continue
-                if enrols:
+                if registers:
                     self._fallback.divert(debt, reply[1:])
             except LibraryMissing:
                 self._give_library(debt.entries[0].key)
                 return False
-            except StoreTrouble as exc:
+            except StoreError as exc:
                 if exc.away:
                     return False
                 if not exc.executed and exc.cause in AGAIN:
@@ -87,15 +87,15 @@ class Payer:
             self._fallback.paid(debt)
         return True
 
-    def _lost(self, entry: Entry) -> bool:
+    def _lost(self, entry: JournalCharge) -> bool:
         """Tell whether the store is known to wait for this counter itself."""
-        return entry.bound.durable and self._unrestored.lacks(entry.key)
+        return entry.bound.durable and self._lost_counters.lacks(entry.key)
 
     def _give_library(self, key: str) -> None:
         """Give the functions to a node that came back without them; to a single store the heartbeat does."""
         if isinstance(self._pipe, ClusterPipe):
-            with contextlib.suppress(StoreTrouble):  # whoever may load it will do so
+            with contextlib.suppress(StoreError):  # whoever may load it will do so
                 self._pipe.load(key, commands.pack(("FUNCTION", "LOAD", "REPLACE", library_source())))
 
 
-__all__ = ["Payer"]
+__all__ = ["JournalReplay"]

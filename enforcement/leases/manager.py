@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from enforcement.leases.lease import Grant, Lease, Remains, held_max
 from enforcement.plan import commands
-from enforcement.plan.commands import Correction, StoreTrouble
+from enforcement.plan.commands import Correction, StoreError
 from enforcement.state.reservation import new_ident
 from enforcement.store.connector import Pipe
 
@@ -76,7 +76,7 @@ class LeaseKeeper:
             self._count(lease)
 
     def returning(self, keys: Sequence[str]) -> Steps:
-        """Steps that give back what is held of these counters, before they are reset. Raises StoreTrouble."""
+        """Steps that give back what is held of these counters, before they are reset. Raises StoreError."""
         with self._lock:
             leases = {lease for key in keys for lease in self._by_key.get(key, ())}
         for lease in leases:
@@ -114,7 +114,7 @@ class LeaseKeeper:
     def _fill(self, lease: Lease) -> None:
         try:
             plan = lease.plan
-            if plan.spread and self._engine.place.routes is not None:
+            if plan.spread and self._engine.connector.slot_map is not None:
                 plan.lease = None  # no single call takes from several slots
                 return
             self._give_back(lease, monotonic())
@@ -122,7 +122,7 @@ class LeaseKeeper:
                 lease.rest(REST_SECONDS)
             elif not lease.full:
                 self._take(lease)
-        except StoreTrouble as exc:
+        except StoreError as exc:
             self._engine.failed(exc)
             lease.rest(REST_SECONDS)
         finally:
@@ -130,9 +130,9 @@ class LeaseKeeper:
 
     def _take(self, lease: Lease) -> None:
         engine, plan, began = self._engine, lease.plan, monotonic()
-        if engine.unrestored.sets and plan.lies_in(engine.unrestored.sets):
+        if engine.lost_counters.sets and plan.lies_in(engine.lost_counters.sets):
             return
-        if plan.newcomers and began >= plan.enrolled_until:
+        if plan.unregistered and began >= plan.registered_until:
             return  # permits run out then, and the next request enrols the value again
         fleet = max(1, engine.agent.fleet_size)
         wanted = lease.wanted(self._most(lease, fleet))
@@ -203,7 +203,7 @@ class LeaseKeeper:
                 continue
             try:
                 reply = self._pipe.call(self._settlement(plan, remains, engine.now_us()))
-            except StoreTrouble as exc:
+            except StoreError as exc:
                 engine.failed(exc)
                 # A second sending might give back twice, and let more pass than the quota: rather these are lost.
                 if not exc.executed:

@@ -10,7 +10,7 @@ from redis import Redis
 from enforcement.control.inspection import look
 from enforcement.ledger.claims import Reading, can_be_judged
 from enforcement.ledger.records import Counter
-from enforcement.plan.plan import Bound
+from enforcement.plan.plan import BoundLimit
 from enforcement.store.client import connect
 
 
@@ -26,7 +26,7 @@ def read_counters(url: str, counters: Iterable[Counter]) -> list[Reading]:
 
 
 def _reading(client: Redis, counter: Counter) -> Reading:
-    now_us, [(_, used)] = look(client, [Bound(counter.limit, counter.key, "key")], time.time_ns() // 1_000)
+    now_us, [(_, used)] = look(client, [BoundLimit(counter.limit, counter.key, "key")], time.time_ns() // 1_000)
     return Reading(counter, now_us, used)
 
 

@@ -37,20 +37,20 @@ _CALENDAR_SECONDS: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Census:
+class PartitionIndex:
     """
     The census of one limit in one project.
 
     Attributes:
         key: A sorted set: values by the instant at which each may be forgotten.
-        beyond: An estimate of the values that found no place within a day.
+        overflowed: An estimate of the values that found no place within a day.
         overflow: Key of the counter that those share; of one holder, where the limit belongs to tokens.
         cap: How many values have counters of their own.
         life_us: How long a value stands there after it was enrolled.
     """
 
     key: str
-    beyond: str
+    overflowed: str
     overflow: str
     cap: int
     life_us: int
@@ -72,4 +72,4 @@ def _longest_seconds(limit: Limit) -> int:
     return length
 
 
-__all__ = ["DEFAULT_CAP", "MAX_CAP", "RETRY_SECONDS", "TRUST_SECONDS", "Census", "life_us"]
+__all__ = ["DEFAULT_CAP", "MAX_CAP", "RETRY_SECONDS", "TRUST_SECONDS", "PartitionIndex", "life_us"]

@@ -18,7 +18,7 @@ import hiredis
 from enforcement.lua import function
 from enforcement.model.algorithms import HOPELESS, Spec
 from enforcement.model.keys import dirty_beside
-from enforcement.plan.plan import Bound, Costs, Plan
+from enforcement.plan.plan import BoundLimit, Costs, Plan
 from enforcement.store.late_replies import LOST, Late
 
 DECIDE: Final = function("decide")
@@ -36,13 +36,13 @@ MAX_PORT: Final = 65_535
 Reply = Sequence[int]
 
 TAKEN_FOR_EXECUTED: Final = frozenset({"timeout", "protocol"})
-"""Causes; see :attr:`StoreTrouble.charges`."""
+"""Causes; see :attr:`StoreError.charges`."""
 
 NOT_RESTORED: Final = -3
 """In place of a reply: the store lost durable counters and has not got them back; nothing was read or written."""
 
 
-class StoreTrouble(Exception):
+class StoreError(Exception):
     """
     A call that gave no usable reply.
 
@@ -73,14 +73,14 @@ class StoreTrouble(Exception):
         return self.executed and self.cause in TAKEN_FOR_EXECUTED
 
 
-class LibraryMissing(StoreTrouble):
+class LibraryMissing(StoreError):
     """The store does not have the function library; whoever may load it should."""
 
 
 _REDIRECTION: Final = re.compile(r"(MOVED|ASK) (?P<slot>\d{1,5}) (?P<host>\S*):(?P<port>\d{1,5})")
 
 
-class Redirected(StoreTrouble):
+class Redirected(StoreError):
     """
     Another node of the cluster has the slot.
 
@@ -126,7 +126,7 @@ _ERRORS: Final = {
 }
 
 
-def trouble(error: object) -> StoreTrouble:
+def trouble(error: object) -> StoreError:
     """Return what an error reply means."""
     text = str(error)
     if "function not found" in text.lower():
@@ -136,14 +136,14 @@ def trouble(error: object) -> StoreTrouble:
         return sent
     if word in _REFUSALS:
         cause, away = _REFUSALS[word]
-        return StoreTrouble(cause, text, executed=False, away=away)
+        return StoreError(cause, text, executed=False, away=away)
     for beginning, cause in _ERRORS.items():
         if text.startswith(beginning):
-            return StoreTrouble(cause, text, executed=False)
+            return StoreError(cause, text, executed=False)
     for word in ("OOM", "NOPERM", "READONLY", "MISCONF"):  # raised inside the function, whose name then comes first
         if word in text or (word == "NOPERM" and "permission" in text.lower()):
-            return StoreTrouble(_REFUSALS[word][0], text)
-    return StoreTrouble("reply", text, away=False)
+            return StoreError(_REFUSALS[word][0], text)
+    return StoreError("reply", text, away=False)
 
 
 def _redirection(text: str) -> Redirected | None:
@@ -166,7 +166,7 @@ def charged(answer: object) -> bool:
         return reply[:1] == [1]
     try:
         return numbers(reply)[0] == 1
-    except StoreTrouble:  # harmed on its way: as elsewhere, the call is taken for executed
+    except StoreError:  # harmed on its way: as elsewhere, the call is taken for executed
         return True
 
 
@@ -181,7 +181,7 @@ def numbers(reply: object) -> tuple[int, ...]:
     Read the reply of a decision or a lease: 64-bit integers, big-endian, in one text.
 
     Raises:
-        StoreTrouble: It is something else.
+        StoreError: It is something else.
     """
     if type(reply) is bytes:
         size = len(reply)
@@ -190,7 +190,7 @@ def numbers(reply: object) -> tuple[int, ...]:
             return reader(reply)
         if size and size % 8 == 0:
             return struct.unpack(f">{size // 8}q", reply)
-    raise StoreTrouble("protocol", f"a reply is no text of numbers: {reply!r:.80}")
+    raise StoreError("protocol", f"a reply is no text of numbers: {reply!r:.80}")
 
 
 _READERS: Final = {8 * count: struct.Struct(f">{count}q").unpack for count in (2, 6, 7, 10, 12, 14, 17)}
@@ -223,26 +223,29 @@ def decide(plan: Plan, costs: Costs, now_us: int, *, clock: bool, charge: bool =
     return command
 
 
-def enrol(plan: Plan, costs: Costs, now_us: int, *, clock: bool, ident: str = "") -> bytes:
+def register(plan: Plan, costs: Costs, now_us: int, *, clock: bool, ident: str = "") -> bytes:
     """
     Encode the call that decides a request whose values may be new to the store.
 
-    Its reply is [that of :func:`decide`, then for each newcomer of the plan 1: the overflow counter decided, or 0].
+    Its reply is [that of :func:`decide`, then for each unregistered value of the plan 1: the overflow counter
+    decided, or 0].
     """
-    newcomers = [(i + 1, plan.bounds[i]) for i in plan.newcomers]
-    return pack(_enrolling(ENROL, decide_arguments(plan, costs, now_us, clock=clock, ident=ident), newcomers))
+    unregistered = [(i + 1, plan.bounds[i]) for i in plan.unregistered]
+    return pack(_registering(ENROL, decide_arguments(plan, costs, now_us, clock=clock, ident=ident), unregistered))
 
 
-def _enrolling(name: str, arguments: list[str | int], newcomers: Iterable[tuple[int, Bound]]) -> list[str | int]:
+def _registering(
+    name: str, arguments: list[str | int], unregistered: Iterable[tuple[int, BoundLimit]]
+) -> list[str | int]:
     """Return the arguments of a call with the enrolment of values before it; of each its place among the keys."""
     count = int(arguments[2])
     keys, numbers = arguments[3 : 3 + count], arguments[3 + count :]
     censuses: list[str | int] = []
     values: list[str | int] = []
-    for at, bound in newcomers:
+    for at, bound in unregistered:
         census = bound.census
         assert census is not None
-        censuses += [census.key, census.beyond, census.overflow]
+        censuses += [census.key, census.overflowed, census.overflow]
         values += [at, bound.value, census.cap, census.life_us]
     total, number = len(censuses) + count, len(values) // 4
     return ["FCALL", name, total, *censuses, *keys, number, *values, *numbers]
@@ -307,17 +310,17 @@ def settle(
     return arguments
 
 
-def enrol_settle(arguments: list[str | int], bounds: Sequence[Bound]) -> list[str | int]:
+def register_settle(arguments: list[str | int], bounds: Sequence[BoundLimit]) -> list[str | int]:
     """
     Return the arguments of a :func:`settle` whose counters may stand in no census yet; *bounds* in its order.
 
     Its reply is [that of the settlement, then for each bound with a census 1: it has no place and was left out, or 0].
     """
-    newcomers = [(i + 2, bound) for i, bound in enumerate(bounds) if bound.census is not None]
-    return _enrolling(ENROL_SETTLE, arguments, newcomers)
+    unregistered = [(i + 2, bound) for i, bound in enumerate(bounds) if bound.census is not None]
+    return _registering(ENROL_SETTLE, arguments, unregistered)
 
 
-def renew(slots: Sequence[tuple[Bound, int]], ident: str, now_us: int | None) -> list[str | int]:
+def renew(slots: Sequence[tuple[BoundLimit, int]], ident: str, now_us: int | None) -> list[str | int]:
     """Return the arguments of the call that prolongs slots: of each limit, how many."""
     censuses = [bound.census.key for bound, _ in slots if bound.census]
     keys = [*(bound.key for bound, _ in slots), *censuses]

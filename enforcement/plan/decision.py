@@ -14,7 +14,7 @@ from enforcement.plan.headers import labels, presets, seconds, tightness
 from enforcement.plan.plan import NO_PLAN, Plan
 
 if TYPE_CHECKING:
-    from enforcement.plan.plan import Bound
+    from enforcement.plan.plan import BoundLimit
 
 QUOTA_EXCEEDED: Final = "https://iana.org/assignments/http-problem-types#quota-exceeded"
 REDUCED_CAPACITY: Final = "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity"
@@ -148,7 +148,7 @@ class Decision:
         return self.source == "fallback"
 
     @property
-    def bounds(self) -> Sequence[Bound]:
+    def bounds(self) -> Sequence[BoundLimit]:
         """The counters that the request falls under, with their limits, in the order of ``limits``."""
         return self.plan.bounds
 
@@ -310,7 +310,7 @@ class Denied(Exception):
         self.decision = decision
 
 
-def _state(bound: Bound, fleet: int, now_us: int, remaining: int, reset: int, wait: int, more: int) -> LimitState:
+def _state(bound: BoundLimit, fleet: int, now_us: int, remaining: int, reset: int, wait: int, more: int) -> LimitState:
     limit = bound.limit
     return LimitState(
         name=limit.name,
@@ -333,7 +333,7 @@ def _state(bound: Bound, fleet: int, now_us: int, remaining: int, reset: int, wa
     )
 
 
-def _window_seconds(bound: Bound, now_us: int) -> int | None:
+def _window_seconds(bound: BoundLimit, now_us: int) -> int | None:
     limit = bound.limit
     if limit.algorithm == "concurrency" or limit.calendar == "lifetime":
         return None

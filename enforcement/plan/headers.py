@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from enforcement.model.limits import Limit
     from enforcement.plan.decision import Decision, LimitState
-    from enforcement.plan.plan import Bound
+    from enforcement.plan.plan import BoundLimit
 
 LIST_FIELDS: Final = frozenset({"RateLimit-Policy", "RateLimit"})
 """Fields of the draft; their values are lists, which may go on where somebody else began one."""
@@ -65,7 +65,7 @@ class Spelled:
     tells_time: bool
 
 
-def spell(bounds: Sequence[Bound]) -> tuple[Spelled, ...] | None:
+def spell(bounds: Sequence[BoundLimit]) -> tuple[Spelled, ...] | None:
     """Return what is the same in all answers; None if the length of a calendar's windows is not."""
     if any(bound.limit.calendar not in (None, "lifetime") for bound in bounds):
         return None

@@ -19,7 +19,7 @@ from enforcement.model.documents import Override, Project, Token
 from enforcement.model.keys import GLOBAL_TAG, Keys, dirty_beside, fingerprint
 from enforcement.model.limits import MAX_NUMBER, Limit, Policy
 from enforcement.model.matching import Attributes
-from enforcement.model.partitions import Census, life_us
+from enforcement.model.partitions import PartitionIndex, life_us
 from enforcement.model.sizes import MAX_CODE_KEY_LENGTH, MAX_LIMITS_PER_REQUEST
 from enforcement.plan.headers import Spelled, spell
 
@@ -57,7 +57,7 @@ def _check_cost(name: str, cost: object) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Bound:
+class BoundLimit:
     """
     A limit bound to one counter.
 
@@ -77,7 +77,7 @@ class Bound:
     policy_slug: str = ""
     override_id: str | None = None
     index: int = 0
-    census: Census | None = None
+    census: PartitionIndex | None = None
     value: str = ""
     overflow: bool = False
 
@@ -138,13 +138,13 @@ class Bound:
             "overflow": self.overflow,
         }
 
-    def overflowing(self) -> Bound:
+    def overflowing(self) -> BoundLimit:
         """Return the same limit, bound to the counter that values beyond the cap share."""
         assert self.census is not None
         return replace(self, key=self.census.overflow, census=None, value="", overflow=True)
 
 
-def bind_in_code(limits: Sequence[Limit], key: str, keys: Keys) -> tuple[Bound, ...]:
+def bind_in_code(limits: Sequence[Limit], key: str, keys: Keys) -> tuple[BoundLimit, ...]:
     """
     Bind limits that stand in code to the counters of one key.
 
@@ -166,7 +166,7 @@ def bind_in_code(limits: Sequence[Limit], key: str, keys: Keys) -> tuple[Bound, 
         if limit.partition_by or limit.match.to_json():
             raise ValueError(f"limits: {limit.name!r} asks for attributes, which only check() has.")
     scope = keys.scope(fingerprint(("key", key)))
-    return tuple(Bound(limit, scope + _counter(limit, ()), "key", index=i) for i, limit in enumerate(limits))
+    return tuple(BoundLimit(limit, scope + _counter(limit, ()), "key", index=i) for i, limit in enumerate(limits))
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +193,7 @@ class Rule:
     index: int
     project: Project
 
-    def bind(self, keys: Keys, attributes: Attributes, census: Census | None = None) -> Bound:
+    def bind(self, keys: Keys, attributes: Attributes, census: PartitionIndex | None = None) -> BoundLimit:
         """Return the limit bound to the counter of these attributes; *census* is what :meth:`census` made."""
         limit, identity, value = self.limit, self.identity, ""
         if limit.partition_by:
@@ -202,14 +202,14 @@ class Rule:
             value = fingerprint(identity) if census else ""
         key = keys.scope(self.tag) + _counter(limit, identity)
         origin = (self.scope, self.policy.id, self.policy.slug, self.override_id, self.index)
-        return Bound(limit, key, *origin, census, value)
+        return BoundLimit(limit, key, *origin, census, value)
 
-    def overflow(self, census: Census) -> Bound:
+    def overflow(self, census: PartitionIndex) -> BoundLimit:
         """Return the limit bound to the counter that values beyond the cap share."""
         origin = (self.scope, self.policy.id, self.policy.slug, self.override_id, self.index)
-        return Bound(self.limit, census.overflow, *origin, overflow=True)
+        return BoundLimit(self.limit, census.overflow, *origin, overflow=True)
 
-    def census(self, keys: Keys) -> Census | None:
+    def census(self, keys: Keys) -> PartitionIndex | None:
         """
         Return the census of the values that this limit is partitioned by; None: it is partitioned by none.
 
@@ -217,9 +217,11 @@ class Rule:
         """
         if not self.limit.partition_by:
             return None
-        key, beyond = keys.census(self.tag, ("census", self.project.id, self.policy.id, self.limit.name))
+        key, overflowed = keys.census(self.tag, ("census", self.project.id, self.policy.id, self.limit.name))
         shared = _counter(self.limit, ("overflow", self.project.id, *self.identity))
-        return Census(key, beyond, keys.scope(self.tag) + shared, self.project.partition_cap, life_us(self.limit))
+        return PartitionIndex(
+            key, overflowed, keys.scope(self.tag) + shared, self.project.partition_cap, life_us(self.limit)
+        )
 
 
 def rules_of(subject: Subject, now_us: int) -> tuple[Rule, ...]:
@@ -309,7 +311,7 @@ class Plan:
         last: The latest reply of the store, from which a fallback starts.
         denied: A denial that this process remembers.
         name: Under which it stands on the shelf of plans with attributes; None: nowhere.
-        newcomers: Places of the bounds whose values must be enrolled; trusted to be until ``enrolled_until``.
+        unregistered: Places of the bounds whose values must be enrolled; trusted to be until ``registered_until``.
         overflows: Whether one is bound to an overflow counter; then it is looked for a place at ``retry_at``.
             Monotonic seconds, both.
     """
@@ -327,7 +329,6 @@ class Plan:
         "command",
         "denied",
         "enforces",
-        "enrolled_until",
         "fleet",
         "has_charge_on",
         "has_shadows",
@@ -337,20 +338,21 @@ class Plan:
         "lease",
         "merges_leases",
         "name",
-        "newcomers",
         "ones",
         "overflows",
         "parts",
+        "registered_until",
         "retry_at",
         "revision",
         "spread",
         "touches",
+        "unregistered",
         "usage",
     )
 
     def __init__(
         self,
-        bounds: tuple[Bound, ...],
+        bounds: tuple[BoundLimit, ...],
         *,
         revision: int = 0,
         usage: Any = None,
@@ -376,8 +378,8 @@ class Plan:
         self.merges_leases = all(bound.letter in "fs" for bound in bounds)
         self.ones = tuple((bound.index, bound.cost_of(1)) for bound in bounds)
         self.denied: Any = None
-        self.newcomers = tuple(i for i, bound in enumerate(bounds) if bound.census is not None)
-        self.enrolled_until = 0.0
+        self.unregistered = tuple(i for i, bound in enumerate(bounds) if bound.census is not None)
+        self.registered_until = 0.0
         self.overflows = any(bound.overflow for bound in bounds)
         self.retry_at = 0.0
         self._calendar = any(bound.limit.calendar not in (None, "lifetime") for bound in bounds)
@@ -422,10 +424,13 @@ class Plan:
         self.specs(now_us)
         return self._texts
 
-    def diverted(self, beyond: Sequence[int]) -> tuple[Bound, ...]:
-        """Return the bounds, with overflow counters for those newcomers that *beyond* says 1 of, and 0 of others."""
+    def diverted(self, overflowed: Sequence[int]) -> tuple[BoundLimit, ...]:
+        """
+        Return the bounds, with overflow counters for those unregistered values that *overflowed* says 1 of, and 0 of
+        others.
+        """
         bounds = list(self.bounds)
-        for i, diverts in zip(self.newcomers, beyond, strict=True):
+        for i, diverts in zip(self.unregistered, overflowed, strict=True):
             if diverts:
                 bounds[i] = bounds[i].overflowing()
         return tuple(bounds)
@@ -457,7 +462,7 @@ __all__ = [
     "LETTERS",
     "MAX_LIMITS_PER_REQUEST",
     "NO_PLAN",
-    "Bound",
+    "BoundLimit",
     "Costs",
     "Plan",
     "Rule",

@@ -6,12 +6,12 @@ Cell = list[int]
 """A count that its holder raises in place: ``cell[0] += 1`` is all that a decision pays."""
 
 
-class Tally:
+class DecisionCounts:
     """
     Counts since the process began. Any thread may count and read.
 
     Attributes:
-        failures: Calls to the store that gave no usable answer, by cause (see ``StoreTrouble``).
+        failures: Calls to the store that gave no usable answer, by cause (see ``StoreError``).
     """
 
     def __init__(self) -> None:

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Final
 
 from enforcement.model.algorithms import HOPELESS
 from enforcement.plan.decision import Decision
-from enforcement.state.counts import Cell, Tally
+from enforcement.state.counts import Cell, DecisionCounts
 from enforcement.state.usage import State, states_of
 
 if TYPE_CHECKING:
     from enforcement.plan.plan import Costs, Plan
-    from enforcement.state.published import Documents
+    from enforcement.state.published import PublishedState
 
 DENIAL_SECONDS: Final = 0.25
 
@@ -25,9 +25,9 @@ DENIAL_SECONDS: Final = 0.25
 class Denials:
     """What one process remembers; each denial stands in its plan."""
 
-    def __init__(self, documents: Documents, tally: Tally) -> None:
+    def __init__(self, documents: PublishedState, counts: DecisionCounts) -> None:
         self._documents = documents
-        self._tally = tally
+        self._counts = counts
         self._given_back = 0
 
     def known(self, plan: Plan, costs: Costs) -> Decision | None:
@@ -55,7 +55,7 @@ class Denials:
         waits = [decision.reply[4 + 4 * i] for i, bound in enumerate(plan.bounds) if not bound.limit.shadow]
         wait = DENIAL_SECONDS if min(waits) < 0 else min(DENIAL_SECONDS, max(waits) / 1_000_000)
         states = states_of(plan.bounds, costs, decision.reply, False)
-        recalled = self._tally.cell("denial_cache", decision.reason)
+        recalled = self._counts.cell("denial_cache", decision.reason)
         plan.denied = Denial(decision, costs, wait, self._given_back, self._documents.generation, states, recalled)
 
     def forget(self) -> None:

@@ -18,13 +18,13 @@ from enforcement.model.documents import Project, Token
 from enforcement.model.keys import Keys, fingerprint
 from enforcement.model.limits import Limit
 from enforcement.model.matching import Attributes, check_attributes
-from enforcement.model.partitions import RETRY_SECONDS, Census
+from enforcement.model.partitions import RETRY_SECONDS, PartitionIndex
 from enforcement.model.sizes import MAX_TOKEN_LENGTH
 from enforcement.model.tokens import digest, is_well_formed
 from enforcement.plan.decision import Decision
 from enforcement.plan.plan import Plan, Rule, Subject, bind_in_code, rules_of
-from enforcement.state.plan_cache import Shelf
-from enforcement.state.published import Derived, Documents, Snapshot, TokenEntry
+from enforcement.state.plan_cache import PlanCache
+from enforcement.state.published import DerivedPlans, PublishedState, Snapshot, TokenEntry
 from enforcement.state.usage import TokenUsage, UsageLog
 
 MAX_PLANS: Final = 10_000
@@ -45,24 +45,24 @@ class TokenPlans:
     never_expires: bool
     always: Plan | None
     testers: tuple[Callable[[Attributes], bool] | None, ...]
-    censuses: tuple[Census | None, ...]
+    censuses: tuple[PartitionIndex | None, ...]
     fleet: Callable[[], int] | None = None
     serial: int = field(default_factory=_serials.__next__)
 
-    def plan(self, attributes: Attributes, keys: Keys, shelf: Shelf) -> Plan:
+    def plan(self, attributes: Attributes, keys: Keys, plan_cache: PlanCache) -> Plan:
         """Return the plan of a request with these attributes, over overflow counters where values found no place."""
         matched = [r for r, test in zip(self.rules, self.testers, strict=True) if test is None or test(attributes)]
         parts = [(r.index, *(_short(attributes[part]) for part in r.limit.partition_by)) for r in matched]
         name = (self.serial, *parts)
-        plan = shelf.get(name)
+        plan = plan_cache.get(name)
         if plan is None or (plan.overflows and monotonic() >= plan.retry_at):
             bounds = tuple(rule.bind(keys, attributes, self.censuses[rule.index]) for rule in matched)
             plan = Plan(bounds, revision=self.revision, usage=self.usage, fleet=self.fleet, name=name)
-            plan.enrolled_until = shelf.trusted(plan)
-            if not plan.newcomers or plan.enrolled_until > monotonic():
-                shelf.put(name, plan)  # the others are put there when the store has said where they belong
+            plan.registered_until = plan_cache.trusted(plan)
+            if not plan.unregistered or plan.registered_until > monotonic():
+                plan_cache.put(name, plan)  # the others are put there when the store has said where they belong
         elif plan.overflows:
-            shelf.overflowed += 1
+            plan_cache.overflowed += 1
         return plan
 
 
@@ -87,14 +87,14 @@ class Planner:
     def __init__(
         self,
         keys: Keys,
-        documents: Documents,
+        documents: PublishedState,
         usage: UsageLog,
         now_us: Callable[[], int],
         *,
         fleet: Callable[[], int] | None,
     ) -> None:
         self.in_code: OrderedDict[Any, Plan] = OrderedDict()
-        self.shelf = Shelf()
+        self.plan_cache = PlanCache()
         self._keys = keys
         self._documents = documents
         self._usage = usage
@@ -104,7 +104,7 @@ class Planner:
     def clear(self) -> None:
         """Forget all plans: what they hold on lease is a parent process' own."""
         self.in_code.clear()
-        self.shelf.clear()
+        self.plan_cache.clear()
 
     def plan_in_code(self, limits: Limit | Sequence[Limit], key: str) -> Plan:
         """
@@ -156,10 +156,10 @@ class Planner:
             plans = self._compile(entry)
         if plans.always is not None:
             return plans.always
-        return plans.plan(check_attributes(attributes) if attributes else _NOTHING, self._keys, self.shelf)
+        return plans.plan(check_attributes(attributes) if attributes else _NOTHING, self._keys, self.plan_cache)
 
     @staticmethod
-    def keep_plan(derived: Derived, token: object, entry: TokenEntry, plan: Plan | Decision) -> None:
+    def keep_plan(derived: DerivedPlans, token: object, entry: TokenEntry, plan: Plan | Decision) -> None:
         """
         Keep a token's plan at hand, if it is the same for every request until the documents change.
 
@@ -176,23 +176,26 @@ class Planner:
         source = "fallback" if reason == "degraded_denied" else "documents"
         return Decision(False, reason, source, Plan((), revision=self._documents.current.revision))
 
-    def placed(self, plan: Plan, beyond: Sequence[int]) -> Plan:
-        """Return the plan over the counters that were found for its newcomers, and keep it for their next request."""
-        if not any(beyond):
-            self.shelf.admit(plan.name, plan)
+    def placed(self, plan: Plan, overflowed: Sequence[int]) -> Plan:
+        """
+        Return the plan over the counters that were found for its unregistered values, and keep it for their next
+        request.
+        """
+        if not any(overflowed):
+            self.plan_cache.admit(plan.name, plan)
             return plan
-        bounds = plan.diverted(beyond)
+        bounds = plan.diverted(overflowed)
         name = (plan.name[0], "beyond", *(bound.key for bound in bounds))
-        shared = self.shelf.get(name)
+        shared = self.plan_cache.get(name)
         if shared is None:
             shared = Plan(bounds, revision=plan.revision, usage=plan.usage, fleet=self._fleet, name=name)
-            self.shelf.put(name, shared)
+            self.plan_cache.put(name, shared)
         shared.retry_at = monotonic() + RETRY_SECONDS
-        self.shelf.divert(plan.name, shared)
-        self.shelf.overflowed += 1
+        self.plan_cache.divert(plan.name, shared)
+        self.plan_cache.overflowed += 1
         for bound in shared.bounds:
             if bound.overflow:
-                self.shelf.note((plan.usage.project, bound.policy_id, bound.limit.name), monotonic())
+                self.plan_cache.note((plan.usage.project, bound.policy_id, bound.limit.name), monotonic())
         return shared
 
     def _compile(self, entry: TokenEntry) -> Any:

@@ -61,7 +61,7 @@ class Snapshot:
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class DocumentProblem:
     """A document that was refused; ``whole``: all others with it."""
 
     document: str
@@ -94,7 +94,7 @@ class TokenEntry:
         self.until = 0.0
 
 
-class Derived:
+class DerivedPlans:
     """
     What a limiter found out about one generation of the documents; thrown away with it, so nobody has to ask its age.
 
@@ -120,7 +120,7 @@ class Derived:
         kept[name] = plan
 
 
-class Documents:
+class PublishedState:
     """
     The present snapshot and the tokens met lately.
 
@@ -142,7 +142,7 @@ class Documents:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.current = Snapshot()
         self.generation = 0
-        self.derived = Derived()
+        self.derived = DerivedPlans()
         self.loaded = False
         self.kept = 0
         self.disk_failures = 0
@@ -160,7 +160,7 @@ class Documents:
 
     def load(
         self, raw: Mapping[str, Text] | Mapping[bytes, Text], tokens: Mapping[str, Text | None] | None = None
-    ) -> list[Problem]:
+    ) -> list[DocumentProblem]:
         """
         Take over a complete state.
 
@@ -176,7 +176,7 @@ class Documents:
         try:
             revision, store_id = _revision(texts.pop("revision", "")), _identity(texts.pop("store_id", ""))
         except InvalidDocument as exc:
-            return [Problem("revision", str(exc), whole=True)]
+            return [DocumentProblem("revision", str(exc), whole=True)]
         texts.pop("published_at_us", None)
         parsed, problems = self._parse(texts)
         if any(problem.whole for problem in problems):
@@ -212,7 +212,7 @@ class Documents:
         self._take(revision, self.current.store_id, parsed, None, changes.tokens)
         return True
 
-    def _parse(self, texts: Mapping[str, str]) -> tuple[dict[str, tuple[str, Any]], list[Problem]]:
+    def _parse(self, texts: Mapping[str, str]) -> tuple[dict[str, tuple[str, Any]], list[DocumentProblem]]:
         parsed: dict[str, tuple[str, Any]] = {}
         problems = []
         for name, text in texts.items():
@@ -222,7 +222,7 @@ class Documents:
             except InvalidDocument as exc:
                 if known:
                     parsed[name] = known
-                problems.append(Problem(name, str(exc), whole=name == "global" and not known))
+                problems.append(DocumentProblem(name, str(exc), whole=name == "global" and not known))
         return parsed, problems
 
     def _take(
@@ -232,7 +232,7 @@ class Documents:
         parsed: dict[str, tuple[str, Any]],
         tokens: Mapping[str, Text | None] | None,
         changed: Sequence[str] = (),
-    ) -> list[Problem]:
+    ) -> list[DocumentProblem]:
         """Replace the state; the generation comes last, for whoever sees it shall see everything else."""
         entries, problems = self._reread(tokens) if tokens is not None else (None, [])
         with self._lock:
@@ -245,7 +245,7 @@ class Documents:
             self.current = _snapshot(revision, store_id, parsed)
             self.loaded = True
             self.generation = generation
-            self.derived = Derived()
+            self.derived = DerivedPlans()
         return problems
 
     # Tokens.
@@ -286,11 +286,11 @@ class Documents:
         with self._lock:
             self._drop(digests, self.generation + 1)
             self.generation += 1
-            self.derived = Derived()
+            self.derived = DerivedPlans()
 
     def rest(self) -> None:
         """Forget what was derived: nobody follows the documents from here on."""
-        self.derived = Derived()
+        self.derived = DerivedPlans()
 
     def cached(self) -> list[str]:
         """Return the digests of all known tokens."""
@@ -300,7 +300,7 @@ class Documents:
         """Make it usable in a child: another thread of the parent may have held the lock, and plans hold its leases."""
         self._lock = threading.Lock()
         self.generation += 1
-        self.derived = Derived()
+        self.derived = DerivedPlans()
 
     def _keep(self, digest: str, entry: TokenEntry) -> None:
         self._tokens.pop(digest, None)
@@ -329,7 +329,7 @@ class Documents:
             if entry.used:
                 entry.used = False
                 self._tokens[oldest] = entry
-                self.derived = Derived()  # who finds its plan there does not say that it is used
+                self.derived = DerivedPlans()  # who finds its plan there does not say that it is used
         while len(self._tokens) >= MAX_TOKENS:
             self._tokens.popitem(last=False)
 
@@ -341,7 +341,7 @@ class Documents:
         if len(self._changed) > MAX_TOKENS:
             self._changed, self._all_changed_at = {}, generation
 
-    def _reread(self, tokens: Mapping[str, Text | None]) -> tuple[OrderedDict[str, TokenEntry], list[Problem]]:
+    def _reread(self, tokens: Mapping[str, Text | None]) -> tuple[OrderedDict[str, TokenEntry], list[DocumentProblem]]:
         entries: OrderedDict[str, TokenEntry] = OrderedDict()
         problems = []
         for digest, text in tokens.items():
@@ -351,7 +351,7 @@ class Documents:
                 continue
             entry = _entry(text)
             if entry.problem:
-                problems.append(Problem(f"token:{digest}", entry.problem))
+                problems.append(DocumentProblem(f"token:{digest}", entry.problem))
                 entry = known or entry
             if entry.token is not None:
                 entries[digest] = entry
@@ -459,4 +459,4 @@ def _text(value: Text) -> str:
     return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value
 
 
-__all__ = ["Documents", "Problem", "Snapshot", "TokenEntry"]
+__all__ = ["DocumentProblem", "PublishedState", "Snapshot", "TokenEntry"]

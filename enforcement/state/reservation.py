@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Final
 
 from enforcement.model.keys import marker_beside
 from enforcement.plan import commands
-from enforcement.plan.commands import Correction, StoreTrouble
+from enforcement.plan.commands import Correction, StoreError
 from enforcement.plan.decision import Decision
-from enforcement.plan.plan import Bound, Costs, Plan, check_costs
+from enforcement.plan.plan import BoundLimit, Costs, Plan, check_costs
 
 if TYPE_CHECKING:
     from enforcement.engine.engine import Engine, Steps
@@ -79,11 +79,11 @@ class Reservation:
         if rows:
             yield from correcting(self._engine, rows, self.ident, once_for_ms=None)
 
-    def slots(self) -> list[tuple[Bound, int]]:
+    def slots(self) -> list[tuple[BoundLimit, int]]:
         """Return the slots that it took: each limit and how many."""
         return [(bound, cost) for bound, cost, _ in self._taken() if bound.letter == "c" and cost]
 
-    def renewing(self) -> list[tuple[Bound, int]]:
+    def renewing(self) -> list[tuple[BoundLimit, int]]:
         """Prolong here the slots that the store does not know of, or is away from, and return the others."""
         fallback, now_us, theirs = self._engine.fallback, self._engine.now_us(), []
         for bound, count in self.slots():
@@ -93,7 +93,7 @@ class Reservation:
                 theirs.append((bound, count))
         return theirs
 
-    def _taken(self) -> Iterator[tuple[Bound, int, int]]:
+    def _taken(self) -> Iterator[tuple[BoundLimit, int, int]]:
         """Give each limit that was charged, with the cost and the mark of its window."""
         reply = self.decision.reply
         for i, bound in enumerate(self.decision.bounds):  # of which some may be overflow counters, unlike the plan's
@@ -101,10 +101,10 @@ class Reservation:
             if wait == 0:
                 yield bound, bound.cost_of(self._costs), mark
 
-    def _charged(self) -> list[tuple[Bound, int, int]]:
+    def _charged(self) -> list[tuple[BoundLimit, int, int]]:
         return [row for row in self._taken() if row[0].letter != "c"]
 
-    def _correcting(self, rows: Sequence[tuple[Bound, int, int]]) -> Steps:
+    def _correcting(self, rows: Sequence[tuple[BoundLimit, int, int]]) -> Steps:
         if self._corrected:
             return
         self._corrected = True
@@ -115,14 +115,16 @@ class Reservation:
         yield from correcting(self._engine, rows, self.ident, once_for_ms=REMEMBERED_MS)
         self._engine.denials.forget()
 
-    def _count(self, rows: Sequence[tuple[Bound, int, int]]) -> None:
+    def _count(self, rows: Sequence[tuple[BoundLimit, int, int]]) -> None:
         if self._plan.usage is not None:
             minute = self.decision.reply[1] // 60_000_000
             for bound, delta, _ in rows:
                 self._plan.usage.amend(minute, bound.index, delta)
 
 
-def correcting(engine: Engine, rows: Sequence[tuple[Bound, int, int]], ident: str, *, once_for_ms: int | None) -> Steps:
+def correcting(
+    engine: Engine, rows: Sequence[tuple[BoundLimit, int, int]], ident: str, *, once_for_ms: int | None
+) -> Steps:
     """
     Steps that correct charges: in the store, or here and later there while it is away.
 
@@ -146,7 +148,7 @@ def correcting(engine: Engine, rows: Sequence[tuple[Bound, int, int]], ident: st
         try:
             command = commands.settle(corrections, marker, clock, ident=ident, once_for_ms=once_for_ms)
             reply = yield commands.pack(command)
-        except StoreTrouble as exc:
+        except StoreError as exc:
             engine.failed(exc)
             # It may have been executed; sending it again is harmless, for the marker is there or slots are freed.
             engine.fallback.owe(ident, owed, once=once_for_ms is not None)
@@ -156,7 +158,7 @@ def correcting(engine: Engine, rows: Sequence[tuple[Bound, int, int]], ident: st
                 engine.fallback.owe(ident, owed, once=once_for_ms is not None)
 
 
-def _spares(bound: Bound, classes: set[str]) -> bool:
+def _spares(bound: BoundLimit, classes: set[str]) -> bool:
     return bool(bound.limit.charge_on) and classes.isdisjoint(bound.limit.charge_on)
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from enforcement.plan.plan import Bound, Costs
+    from enforcement.plan.plan import BoundLimit, Costs
     from enforcement.state.published import TokenEntry
 
 MAX_ROWS_PER_BATCH: Final = 1_000
@@ -37,7 +37,7 @@ _ALLOWED, _DENIED, _WOULD_DENY, _COST = range(4)
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class UsageBatch:
     """
     Rows to deliver; ``id`` names them for ever, so a receiver can tell a second copy.
 
@@ -214,7 +214,7 @@ class UsageLog:
         self._life = secrets.token_hex(4)
         self._made = 0
         self._waiting: dict[Key, Counts] = {}
-        self._undelivered: list[Batch] = []
+        self._undelivered: list[UsageBatch] = []
 
     def of(self, entry: TokenEntry, units: Sequence[Unit]) -> TokenUsage:
         """Return where the decisions about *entry*'s token are counted, under limits named by *units*."""
@@ -225,7 +225,7 @@ class UsageLog:
             usage = entry.usage = TokenUsage(self, token.project, token.id, units)
         return usage
 
-    def drain(self) -> list[Batch]:
+    def drain(self) -> list[UsageBatch]:
         """
         Collect what was counted; return the batches that are to be delivered, oldest first.
 
@@ -237,7 +237,7 @@ class UsageLog:
             self._undelivered.append(self._batch())
         return list(self._undelivered)
 
-    def delivered(self, batch: Batch) -> None:
+    def delivered(self, batch: UsageBatch) -> None:
         """Forget a batch that was accepted."""
         self._undelivered = [other for other in self._undelivered if other.id != batch.id]
 
@@ -275,12 +275,12 @@ class UsageLog:
             elif limit == "":
                 self.dropped += counts[_ALLOWED] + counts[_DENIED]
 
-    def _batch(self) -> Batch:
+    def _batch(self) -> UsageBatch:
         keys = [key for key, _ in zip(self._waiting, range(MAX_ROWS_PER_BATCH), strict=False)]
         rows = [[*key, *self._waiting.pop(key)] for key in keys]
         self._made += 1
         name = f"{self.instance}-{self._life}-{self._made}"
-        return Batch(name, self.instance, json.dumps(rows, separators=(",", ":")))
+        return UsageBatch(name, self.instance, json.dumps(rows, separators=(",", ":")))
 
 
 def _add(row: Counts, allowed: int, denied: int, would_deny: int, cost: int) -> None:
@@ -290,7 +290,7 @@ def _add(row: Counts, allowed: int, denied: int, would_deny: int, cost: int) -> 
     row[_COST] += cost
 
 
-def states_of(bounds: Sequence[Bound], costs: Costs, reply: Sequence[int], passed: bool) -> tuple[State, ...]:
+def states_of(bounds: Sequence[BoundLimit], costs: Costs, reply: Sequence[int], passed: bool) -> tuple[State, ...]:
     """Return each limit's part in a reply of width 4, as usage counts it."""
     return tuple(
         (bound.index, wait == 0, bound.limit.shadow, bound.cost_of(costs) if passed and wait == 0 else 0)
@@ -298,4 +298,4 @@ def states_of(bounds: Sequence[Bound], costs: Costs, reply: Sequence[int], passe
     )
 
 
-__all__ = ["MAX_ROWS_PER_BATCH", "Batch", "TokenUsage", "UsageLog", "states_of"]
+__all__ = ["MAX_ROWS_PER_BATCH", "TokenUsage", "UsageBatch", "UsageLog", "states_of"]

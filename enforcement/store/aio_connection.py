@@ -15,10 +15,10 @@ from typing import Any, cast
 
 import hiredis
 
-from enforcement.plan.commands import StoreTrouble, trouble
+from enforcement.plan.commands import StoreError, trouble
 from enforcement.store.address import Address
 from enforcement.store.connection import ASKING, pipes, unconnected
-from enforcement.store.late_replies import LATE_SECONDS, LOST, LateReply
+from enforcement.store.late_replies import LATE_SECONDS, LOST, AioLateReply
 
 
 class AsyncPipe:
@@ -53,7 +53,7 @@ class AsyncPipe:
         """
         Send one encoded command; await the future for its reply.
 
-        The future raises StoreTrouble as :meth:`~enforcement.store.connection.SyncPipe.call` does, but for error
+        The future raises StoreError as :meth:`~enforcement.store.connection.SyncPipe.call` does, but for error
         replies: they are returned as values of type ``hiredis.ReplyError``.
         """
         link = self._link
@@ -86,12 +86,12 @@ class AsyncPipe:
         known = self._known()
         return known if known is not None else await asyncio.to_thread(self._address)
 
-    def trouble(self, reply: object) -> StoreTrouble:
+    def trouble(self, reply: object) -> StoreError:
         """Return what an error reply means; where it means that the server is a primary no more, leave it."""
         found, link = trouble(reply), self._links.get(asyncio.get_running_loop())
         # One that has not answered yet was made after this reply came: it leads to whoever is the primary now.
         if found.cause == "readonly" and link is not None and link.answered:
-            link.drop(StoreTrouble("connection", "the server became a replica", executed=False))
+            link.drop(StoreError("connection", "the server became a replica", executed=False))
         return found
 
     def renew(self) -> None:
@@ -136,7 +136,7 @@ class _Link(asyncio.Protocol):
         self._reader = hiredis.Reader()
         self._greetings = 0
         self._waiting: deque[tuple[float, asyncio.Future[Any]]] = deque()
-        self._late: deque[LateReply] = deque()  # in the order of their calls, when those were given up
+        self._late: deque[AioLateReply] = deque()  # in the order of their calls, when those were given up
         self._unsent: list[bytes] = []
         self._deadline = 0.0
         self._watch: asyncio.TimerHandle | None = None
@@ -180,14 +180,14 @@ class _Link(asyncio.Protocol):
                 if not future.done():
                     future.set_result(reply)
         except (hiredis.HiredisError, IndexError) as exc:  # IndexError: a reply that nobody asked for
-            self.drop(StoreTrouble("protocol", str(exc)))
+            self.drop(StoreError("protocol", str(exc)))
 
     def connection_lost(self, exc: Exception | None) -> None:
         while self._late:
             self._late.popleft().found = LOST
-        self.drop(StoreTrouble("connection", str(exc or "closed by the store")))
+        self.drop(StoreError("connection", str(exc or "closed by the store")))
 
-    def drop(self, reason: StoreTrouble) -> None:
+    def drop(self, reason: StoreError) -> None:
         """Give the connection up: nobody may wait for, or read, what still comes over it."""
         self._give_up()
         self._late.clear()
@@ -213,12 +213,12 @@ class _Link(asyncio.Protocol):
         self._give_up()
         waiting, self._waiting = self._waiting, deque()
         for _, future in waiting:
-            late = LateReply(self._hang_up_unless_awaited)
+            late = AioLateReply(self._hang_up_unless_awaited)
             self._late.append(late)
             if future.done():
                 late.closed = True
             else:
-                future.set_exception(StoreTrouble("timeout", late=late))
+                future.set_exception(StoreError("timeout", late=late))
         self._watch = self.loop.call_later(LATE_SECONDS, self.hang_up)
 
     def _file(self, reply: Any) -> None:
@@ -233,7 +233,7 @@ class _Link(asyncio.Protocol):
 
     def hang_up(self) -> None:
         """Give the connection up, in its own loop. Any thread may call."""
-        reason = StoreTrouble("connection", "closed", executed=False)
+        reason = StoreError("connection", "closed", executed=False)
         if self.loop.is_running() and self.loop is not asyncio._get_running_loop():
             with contextlib.suppress(RuntimeError):  # the loop is closed, and with it the connection
                 self.loop.call_soon_threadsafe(self.drop, reason)
@@ -242,7 +242,7 @@ class _Link(asyncio.Protocol):
 
     def retire(self) -> None:
         """Hang up when all calls under way have had their time. Any thread may call."""
-        reason = StoreTrouble("connection", "given up for another")
+        reason = StoreError("connection", "given up for another")
         with contextlib.suppress(RuntimeError):  # the loop is closed, and with it the connection
             self.loop.call_soon_threadsafe(self.loop.call_later, self._budget + 0.01, self.drop, reason)
 
@@ -254,7 +254,7 @@ class _Link(asyncio.Protocol):
                 if greeting:
                     self._unsent.insert(0, greeting)
                 await self._open(address)
-        except (OSError, UnicodeError, StoreTrouble) as exc:  # TimeoutError is an OSError
+        except (OSError, UnicodeError, StoreError) as exc:  # TimeoutError is an OSError
             self._connecting = None
             self.drop(unconnected(exc))
         self._connecting = None
@@ -294,7 +294,7 @@ class _Link(asyncio.Protocol):
         self._watch = None
         if self.answered == answered and self._waiting and self._waiting[0][0] <= self.loop.time():
             if self._transport is None:
-                self.drop(StoreTrouble("timeout", executed=False))
+                self.drop(StoreError("timeout", executed=False))
             else:
                 self._wait_no_longer()
         else:

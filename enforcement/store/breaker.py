@@ -9,7 +9,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Final
 
-from enforcement.store.logs import Seldom
+from enforcement.store.logs import RateLimitedLogger
 
 logger = logging.getLogger("sluicegate.failover")
 
@@ -44,7 +44,7 @@ class Breaker:
 
     def after_fork(self) -> None:
         """Make it usable in a child: another thread of the parent may have held a lock."""
-        self._say = Seldom(logger)
+        self._say = RateLimitedLogger(logger)
         self._lock = threading.Lock()
 
     def failed(self, cause: str) -> None:

@@ -20,7 +20,7 @@ ENTRIES_PER_READ: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class LogChange:
     """One entry; ``changes`` is None if it has none."""
 
     id: str
@@ -32,7 +32,7 @@ class Entry:
         return int(self.id.partition("-")[0])
 
 
-class Feed:
+class ChangeLogReader:
     """
     The reader of one stream, on a connection of its own.
 
@@ -52,12 +52,12 @@ class Feed:
         self._connection: Any = None
         self._answer_by: float | None = None
 
-    def entries(self, after: str, until: float, wake: threading.Event) -> Sequence[Entry]:
+    def entries(self, after: str, until: float, wake: threading.Event) -> Sequence[LogChange]:
         """
         Return the entries behind the id *after*; none if *until* passed or *wake* was set before any came.
 
         Raises:
-            StoreError: Any of redis-py's; a store that stays silent too long is a TimeoutError.
+            RedisError: Any of redis-py's; a store that stays silent too long is a TimeoutError.
         """
         if self._answer_by is None:
             self._ask(after)
@@ -92,6 +92,6 @@ class Feed:
         self._answer_by = self._monotonic() + BLOCK_MS / 1_000 + GRACE_SECONDS
 
 
-def _entry(ident: bytes, fields: Sequence[bytes]) -> Entry:
+def _entry(ident: bytes, fields: Sequence[bytes]) -> LogChange:
     named = dict(zip(fields[::2], fields[1::2], strict=True))
-    return Entry(ident.decode("ascii"), named.get(b"changes"))
+    return LogChange(ident.decode("ascii"), named.get(b"changes"))

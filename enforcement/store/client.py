@@ -28,11 +28,11 @@ from redis.retry import Retry
 from redis.sentinel import MasterNotFoundError, Sentinel
 
 from enforcement.lua import library_source
-from enforcement.plan.commands import StoreTrouble, trouble
+from enforcement.plan.commands import StoreError, trouble
 from enforcement.store.cluster import ClusterClient
 from enforcement.store.sentinel import Sentinels
-from enforcement.store.slot_map import Routes
-from enforcement.store.topology import Place, Topology
+from enforcement.store.slot_map import SlotMap
+from enforcement.store.topology import HostPort, Topology
 
 DEFAULT_TIMEOUT: Final = 1.0
 STORE_ERRORS: Final = (RedisError, OSError)
@@ -52,7 +52,7 @@ def connect(url: str, *, timeout: float = DEFAULT_TIMEOUT, **options: Any) -> Re
     """
     topology = Topology.parse(url)
     if topology.kind == "cluster":
-        return ClusterClient(Routes(topology, timeout), node_client(topology, timeout, **options))
+        return ClusterClient(SlotMap(topology, timeout), node_client(topology, timeout, **options))
     if topology.kind == "sentinel":
         return primary_client(Sentinels(topology, timeout), topology, timeout, **options)
     return Redis.from_url(url, **_keywords(timeout, options))
@@ -77,10 +77,10 @@ class _Finder(Sentinel):
         super().__init__([])  # type: ignore[no-untyped-call]
         self._ours = sentinels
 
-    def discover_master(self, service_name: str) -> Place:
+    def discover_master(self, service_name: str) -> HostPort:
         try:
             found = self._ours.find()
-        except StoreTrouble as exc:
+        except StoreError as exc:
             raise MasterNotFoundError(str(exc)) from exc
         return found.host, found.port
 
@@ -132,7 +132,7 @@ def let_go(client: Redis) -> None:
 
 
 def cause_of(error: Exception) -> str:
-    """Return the word for one of :data:`STORE_ERRORS` under which it is counted, as ``StoreTrouble.cause`` has it."""
+    """Return the word for one of :data:`STORE_ERRORS` under which it is counted, as ``StoreError.cause`` has it."""
     for kind, cause in _CAUSES:
         if isinstance(error, kind):
             return cause

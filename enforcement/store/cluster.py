@@ -20,16 +20,16 @@ from redis.exceptions import AskError, MovedError
 from redis.exceptions import ConnectionError as StoreConnectionError
 from redis.exceptions import TimeoutError as StoreTimeoutError
 
-from enforcement.plan.commands import Redirected, StoreTrouble, trouble
+from enforcement.plan.commands import Redirected, StoreError, trouble
 from enforcement.store.aio_connection import AsyncPipe
 from enforcement.store.connection import SyncPipe
-from enforcement.store.slot_map import MAX_REDIRECTS, Node, Routes, slot_of
+from enforcement.store.slot_map import MAX_REDIRECTS, Node, SlotMap, slot_of
 
 _LOAD: Final = b"*4\r\n$8\r\nFUNCTION"
 
 
-def _away(node: Node) -> StoreTrouble:
-    return StoreTrouble("away", f"{node.place[0]}:{node.place[1]}", executed=False)
+def _away(node: Node) -> StoreError:
+    return StoreError("away", f"{node.place[0]}:{node.place[1]}", executed=False)
 
 
 class ClusterPipe:
@@ -41,19 +41,19 @@ class ClusterPipe:
             nodes again and pays them what is owed.
     """
 
-    def __init__(self, routes: Routes, budget: float, *, heeds: bool = True) -> None:
-        self._routes = routes
+    def __init__(self, slot_map: SlotMap, budget: float, *, heeds: bool = True) -> None:
+        self._slot_map = slot_map
         self._budget = budget
         self._heeds = heeds
         self._pipes: dict[Node, SyncPipe] = {}
 
     def call(self, command: bytes) -> Any:
-        """Send one encoded command to where it belongs and return its parsed reply. Raises StoreTrouble."""
-        routes = self._routes
+        """Send one encoded command to where it belongs and return its parsed reply. Raises StoreError."""
+        slot_map = self._slot_map
         if command.startswith(_LOAD):
-            return [self._of(node).call(command) for node in list(routes.nodes.values()) if not node.breaker.open]
+            return [self._of(node).call(command) for node in list(slot_map.nodes.values()) if not node.breaker.open]
         slot = slot_of(command)
-        node, asks = routes.known_owner(slot) or routes.owner(slot), False
+        node, asks = slot_map.known_owner(slot) or slot_map.owner(slot), False
         for _ in range(1 + MAX_REDIRECTS):
             if self._heeds and node.breaker.open:
                 raise _away(node)
@@ -61,20 +61,20 @@ class ClusterPipe:
             try:
                 reply = pipe.ask(command) if asks else pipe.call(command)
             except Redirected as sent:
-                node, asks = routes.follow(sent, node), sent.asks
+                node, asks = slot_map.follow(sent, node), sent.asks
                 continue
-            except StoreTrouble as exc:
+            except StoreError as exc:
                 if self._heeds:
-                    routes.failed(node, exc)
+                    slot_map.failed(node, exc)
                 raise
             if node.breaker.failures and self._heeds:
                 node.breaker.succeeded()
             return reply
-        raise StoreTrouble("moved", "too many redirections", executed=False)
+        raise StoreError("moved", "too many redirections", executed=False)
 
     def load(self, key: str, command: bytes) -> None:
-        """Send the command that loads the functions to the node that owns a key. Raises StoreTrouble."""
-        self._of(self._routes.owner(slot_of(key.encode()))).call(command)
+        """Send the command that loads the functions to the node that owns a key. Raises StoreError."""
+        self._of(self._slot_map.owner(slot_of(key.encode()))).call(command)
 
     def close(self) -> None:
         """Close the connections that nobody uses."""
@@ -84,7 +84,7 @@ class ClusterPipe:
     def _of(self, node: Node) -> SyncPipe:
         pipe = self._pipes.get(node)
         if pipe is None:
-            for old in set(self._pipes) - set(self._routes.nodes.values()):
+            for old in set(self._pipes) - set(self._slot_map.nodes.values()):
                 if (left := self._pipes.pop(old, None)) is not None:  # None: another thread was faster
                     left.close()
             pipe = self._pipes.setdefault(node, SyncPipe(lambda: node.address, self._budget))
@@ -94,18 +94,18 @@ class ClusterPipe:
 class AsyncClusterPipe:
     """:class:`~enforcement.store.aio_connection.AsyncPipe` for a cluster: one connection a node."""
 
-    def __init__(self, routes: Routes, budget: float) -> None:
-        self._routes = routes
+    def __init__(self, slot_map: SlotMap, budget: float) -> None:
+        self._slot_map = slot_map
         self._budget = budget
         self._pipes: dict[Node, AsyncPipe] = {}
 
     async def call(self, command: bytes) -> Any:
         """Send one encoded command to where it belongs; replies and errors are as of AsyncPipe."""
-        routes = self._routes
+        slot_map = self._slot_map
         if command.startswith(_LOAD):
             return await self._everywhere(command)
         slot = slot_of(command)
-        node, asks = routes.known_owner(slot) or await self._owner(slot), False
+        node, asks = slot_map.known_owner(slot) or await self._owner(slot), False
         for _ in range(1 + MAX_REDIRECTS):
             if node.breaker.open:
                 raise _away(node)
@@ -115,17 +115,17 @@ class AsyncClusterPipe:
                 if type(reply) is ReplyError:
                     raise trouble(reply)
             except Redirected as sent:
-                node, asks = routes.follow(sent, node), sent.asks
+                node, asks = slot_map.follow(sent, node), sent.asks
                 continue
-            except StoreTrouble as exc:
-                routes.failed(node, exc)
+            except StoreError as exc:
+                slot_map.failed(node, exc)
                 raise
             if node.breaker.failures:
                 node.breaker.succeeded()
             return reply
-        raise StoreTrouble("moved", "too many redirections", executed=False)
+        raise StoreError("moved", "too many redirections", executed=False)
 
-    def trouble(self, reply: object) -> StoreTrouble:
+    def trouble(self, reply: object) -> StoreError:
         """Return what an error reply means."""
         return trouble(reply)
 
@@ -140,12 +140,12 @@ class AsyncClusterPipe:
     async def _owner(self, slot: int) -> Node:
         try:
             async with asyncio.timeout(self._budget):
-                return await asyncio.to_thread(self._routes.owner, slot)
+                return await asyncio.to_thread(self._slot_map.owner, slot)
         except TimeoutError as exc:
-            raise StoreTrouble("timeout", "no table of slots in time", executed=False) from exc
+            raise StoreError("timeout", "no table of slots in time", executed=False) from exc
 
     async def _everywhere(self, command: bytes) -> list[Any]:
-        nodes = [node for node in self._routes.nodes.values() if not node.breaker.open]
+        nodes = [node for node in self._slot_map.nodes.values() if not node.breaker.open]
         replies = await asyncio.gather(*(self._of(node).call(command) for node in nodes))
         for reply in replies:
             if type(reply) is ReplyError:
@@ -155,7 +155,7 @@ class AsyncClusterPipe:
     def _of(self, node: Node) -> AsyncPipe:
         pipe = self._pipes.get(node)
         if pipe is None:
-            for old in set(self._pipes) - set(self._routes.nodes.values()):
+            for old in set(self._pipes) - set(self._slot_map.nodes.values()):
                 if (left := self._pipes.pop(old, None)) is not None:  # None: another loop's thread was faster
                     left.renew()
             pipe = self._pipes.setdefault(node, AsyncPipe(lambda: node.address, self._budget))
@@ -182,8 +182,8 @@ class ClusterClient(Redis):
             where somebody finds them again.
     """
 
-    def __init__(self, routes: Routes, open_client: Callable[[str, int], Redis], *, heeds: bool = False) -> None:
-        self._routes = routes
+    def __init__(self, slot_map: SlotMap, open_client: Callable[[str, int], Redis], *, heeds: bool = False) -> None:
+        self._slot_map = slot_map
         self._heeds = heeds
         self._open_client = functools.cache(open_client)
         # What redis-py wants a pool for without sending anything: how texts are encoded.
@@ -248,12 +248,12 @@ class ClusterClient(Redis):
 
     def close(self) -> None:
         """Close the connections that nobody uses."""
-        for node in list(self._routes.nodes.values()):
+        for node in list(self._slot_map.nodes.values()):
             self._client_of(node).close()
 
     def reconnect(self) -> None:
         """Drop all connections: what is pooled may hold half an answer, or lead to a host that is no more."""
-        for node in list(self._routes.nodes.values()):
+        for node in list(self._slot_map.nodes.values()):
             self._client_of(node).connection_pool.disconnect()
 
     def _execute(self, node: Node, args: Any, options: Any) -> Any:
@@ -271,7 +271,7 @@ class ClusterClient(Redis):
         if self._heeds:
             node.breaker.trip(type(exc).__name__)
         else:
-            self._routes.refresh()  # nobody does it in the background here
+            self._slot_map.refresh()  # nobody does it in the background here
 
     def _ask(self, node: Node, args: Any, options: Any) -> Any:
         pipe = self._client_of(node).pipeline(transaction=False)
@@ -280,18 +280,18 @@ class ClusterClient(Redis):
         return pipe.execute()[1]
 
     def _follow(self, sent: AskError, asked: Node, *, asks: bool = False) -> Node:
-        return self._routes.follow(Redirected(sent.slot_id, (sent.host, sent.port), asks=asks), asked)
+        return self._slot_map.follow(Redirected(sent.slot_id, (sent.host, sent.port), asks=asks), asked)
 
     def _owner(self, key: str | bytes) -> Node:
         slot = slot_of(key if isinstance(key, bytes) else key.encode())
         try:
-            return self._routes.known_owner(slot) or self._routes.owner(slot)
-        except StoreTrouble as exc:
+            return self._slot_map.known_owner(slot) or self._slot_map.owner(slot)
+        except StoreError as exc:
             raise StoreConnectionError(str(exc)) from exc
 
     def _primaries(self) -> list[Node]:
         self._owner("{doc}")  # the table is read by now
-        return list(self._routes.nodes.values())
+        return list(self._slot_map.nodes.values())
 
     def _client_of(self, node: Node) -> Redis:
         return self._open_client(*node.place)

@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import hiredis
 
-from enforcement.plan.commands import StoreTrouble, trouble
+from enforcement.plan.commands import StoreError, trouble
 from enforcement.store.address import Address, left_until
-from enforcement.store.late_replies import LateLine
+from enforcement.store.late_replies import SyncLateReply
 
 if TYPE_CHECKING:
     from enforcement.store.aio_connection import AsyncPipe
@@ -106,13 +106,13 @@ class _Line:
         reply = self._gets()
         if reply is not False:
             if not further:
-                raise StoreTrouble("protocol", "a reply that nobody asked for")
+                raise StoreError("protocol", "a reply that nobody asked for")
             return reply
         pieces = 0
         while True:
             data = self._recv(_READ_BYTES)
             if not data:
-                raise StoreTrouble("connection", "closed by the store")
+                raise StoreError("connection", "closed by the store")
             self._feed(data)
             reply = self._gets()
             if reply is not False:
@@ -143,10 +143,10 @@ class _Line:
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, span)
 
 
-def unconnected(exc: Exception) -> StoreTrouble:
+def unconnected(exc: Exception) -> StoreError:
     """Return what a connection that was not made means: one that took all the time is not worth another try."""
     late = isinstance(exc, _TIMEOUTS)
-    return StoreTrouble("timeout" if late else "connection", str(exc), executed=False)
+    return StoreError("timeout" if late else "connection", str(exc), executed=False)
 
 
 class SyncPipe:
@@ -173,7 +173,7 @@ class SyncPipe:
         Send one encoded command and return its parsed reply.
 
         Raises:
-            StoreTrouble: No usable reply; it says whether the store may have executed the call.
+            StoreError: No usable reply; it says whether the store may have executed the call.
         """
         deadline = monotonic() + self._budget
         idle = self._idle
@@ -241,7 +241,7 @@ class SyncPipe:
     def _broken(self, line: _Line, exc: BaseException) -> BaseException:
         if isinstance(exc, _TIMEOUTS):
             self._lost(line.address)
-            return StoreTrouble("timeout", late=LateLine(line.sock, line.reader))
+            return StoreError("timeout", late=SyncLateReply(line.sock, line.reader))
         return self._closed(line, exc)
 
     def _closed(self, line: _Line, exc: BaseException) -> BaseException:
@@ -249,7 +249,7 @@ class SyncPipe:
         self._lost(line.address)
         return _as_trouble(exc)
 
-    def _refused(self, line: _Line, reply: hiredis.ReplyError) -> StoreTrouble:
+    def _refused(self, line: _Line, reply: hiredis.ReplyError) -> StoreError:
         found = trouble(reply)
         if found.cause == "readonly":  # a primary no more: the next call connects to whoever is one now
             self._lost(line.address)
@@ -266,9 +266,9 @@ class SyncPipe:
         address = self._address()
         try:
             return _Line(address, self._budget, deadline)
-        except (OSError, hiredis.HiredisError, StoreTrouble) as exc:
+        except (OSError, hiredis.HiredisError, StoreError) as exc:
             self._lost(address)
-            if isinstance(exc, StoreTrouble):
+            if isinstance(exc, StoreError):
                 raise
             raise unconnected(exc) from exc
 
@@ -288,7 +288,7 @@ def ask_once(address: Address, command: bytes, budget: float) -> Any:
     Connect, send one command, return its reply and hang up.
 
     Raises:
-        StoreTrouble: No usable reply within *budget* seconds, or a little more.
+        StoreError: No usable reply within *budget* seconds, or a little more.
     """
     pipe = SyncPipe(lambda: address, budget)
     try:
@@ -311,11 +311,11 @@ os.register_at_fork(after_in_child=_after_fork)
 
 def _as_trouble(exc: BaseException) -> BaseException:
     if isinstance(exc, _TIMEOUTS):
-        return StoreTrouble("timeout")
+        return StoreError("timeout")
     if isinstance(exc, OSError):
-        return StoreTrouble("connection", str(exc))
+        return StoreError("connection", str(exc))
     if isinstance(exc, hiredis.HiredisError):
-        return StoreTrouble("protocol", str(exc))
+        return StoreError("protocol", str(exc))
     return exc
 
 

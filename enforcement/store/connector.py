@@ -9,13 +9,13 @@ from enforcement.store.client import connect, node_client, primary_client
 from enforcement.store.cluster import AsyncClusterPipe, ClusterClient, ClusterPipe
 from enforcement.store.connection import SyncPipe
 from enforcement.store.sentinel import Sentinels
-from enforcement.store.slot_map import Routes
+from enforcement.store.slot_map import SlotMap
 from enforcement.store.topology import Topology
 
 Pipe = SyncPipe | ClusterPipe
 
 
-class Place:
+class StoreConnector:
     """
     A store as a limiter sees it.
 
@@ -24,36 +24,36 @@ class Place:
         budget: Seconds for finding the store where a decision waits for it.
 
     Attributes:
-        routes: Of a cluster; None: all counters are together, and one call can reach them.
+        slot_map: Of a cluster; None: all counters are together, and one call can reach them.
         sentinels: Where there are some.
     """
 
     def __init__(self, url: str, budget: float) -> None:
         self.topology = Topology.parse(url)
         kind = self.topology.kind
-        self.routes = Routes(self.topology, budget) if kind == "cluster" else None
+        self.slot_map = SlotMap(self.topology, budget) if kind == "cluster" else None
         self.sentinels = Sentinels(self.topology, budget) if kind == "sentinel" else None
 
     def pipe(self, budget: float, *, heeds: bool = True) -> Pipe:
         """Return what threads call; *heeds* as of :class:`~enforcement.store.cluster.ClusterPipe`."""
-        if self.routes is not None:
-            return ClusterPipe(self.routes, budget, heeds=heeds)
+        if self.slot_map is not None:
+            return ClusterPipe(self.slot_map, budget, heeds=heeds)
         if self.sentinels is not None:
             return SyncPipe(self.sentinels.address, budget, self.sentinels.lost)
         return SyncPipe(lambda: self.topology.address, budget)
 
     def async_pipe(self, budget: float) -> AsyncPipe | AsyncClusterPipe:
         """Return what the tasks of an event loop call."""
-        if self.routes is not None:
-            return AsyncClusterPipe(self.routes, budget)
+        if self.slot_map is not None:
+            return AsyncClusterPipe(self.slot_map, budget)
         if self.sentinels is not None:
             return AsyncPipe(self.sentinels.address, budget, self.sentinels.lost, self.sentinels.known)
         return AsyncPipe(lambda: self.topology.address, budget)
 
     def client(self, timeout: float) -> Redis:
         """Return a redis-py client, which shares what is known of the servers."""
-        if self.routes is not None:
-            return ClusterClient(self.routes, node_client(self.topology, timeout), heeds=True)
+        if self.slot_map is not None:
+            return ClusterClient(self.slot_map, node_client(self.topology, timeout), heeds=True)
         if self.sentinels is not None:
             return primary_client(self.sentinels, self.topology, timeout)
         return connect(self.topology.url, timeout=timeout)
@@ -70,9 +70,9 @@ class Place:
 
     def after_fork(self) -> None:
         """Begin anew in a child process."""
-        for part in (self.routes, self.sentinels):
+        for part in (self.slot_map, self.sentinels):
             if part is not None:
                 part.after_fork()
 
 
-__all__ = ["Pipe", "Place"]
+__all__ = ["Pipe", "StoreConnector"]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 LOST: Final = object()
 """In place of an answer: the connection ended without one, so the call was perhaps never executed."""
-SPOILT: Final = object()
+GARBLED: Final = object()
 """In place of an answer: something came that is none. So the call had been executed, and its answer was harmed."""
 LATE_SECONDS: Final = 60.0
 """So long an event loop keeps a connection for answers that are late."""
@@ -32,13 +32,13 @@ class Late(Protocol):
     """The answer that a call did not get in time."""
 
     def look(self) -> Any:
-        """Return the answer, or LOST or SPOILT; None: nothing has come so far. Waits for nothing."""
+        """Return the answer, or LOST or GARBLED; None: nothing has come so far. Waits for nothing."""
 
     def close(self) -> None:
         """Wait for it no longer. Any thread may call."""
 
 
-class LateLine:
+class SyncLateReply:
     """
     The answer to the last call of a blocking connection, which is nobody else's any more.
 
@@ -78,7 +78,7 @@ class LateLine:
             self._reader.feed(data)
             reply = self._reader.gets()
         except hiredis.HiredisError:
-            return SPOILT
+            return GARBLED
         return None if reply is False else reply
 
     def close(self) -> None:
@@ -91,7 +91,7 @@ class LateLine:
         self.close()
 
 
-class LateReply:
+class AioLateReply:
     """
     The answer to one of several calls on a connection of an event loop, which files it here.
 
@@ -119,4 +119,4 @@ class LateReply:
         self._on_close()
 
 
-__all__ = ["LATE_SECONDS", "LOST", "SPOILT", "Late", "LateLine", "LateReply"]
+__all__ = ["GARBLED", "LATE_SECONDS", "LOST", "AioLateReply", "Late", "SyncLateReply"]

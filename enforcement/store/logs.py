@@ -29,7 +29,7 @@ QUIET_SECONDS: Final = 1.0
 MAX_CAUSES: Final = 100
 
 
-class Seldom:
+class RateLimitedLogger:
     """
     Warns at most once a second for each cause, and says how many such lines were left out.
 
@@ -68,4 +68,4 @@ class Seldom:
         return left_out
 
 
-__all__ = ["Seldom"]
+__all__ = ["RateLimitedLogger"]

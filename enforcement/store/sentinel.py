@@ -13,7 +13,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Final
 
-from enforcement.plan.commands import MAX_PORT, StoreTrouble, pack
+from enforcement.plan.commands import MAX_PORT, StoreError, pack
 from enforcement.store.address import Address
 from enforcement.store.connection import ask_once
 from enforcement.store.topology import Topology
@@ -51,7 +51,7 @@ class Sentinels:
         Return the primary's address; who does not know it asks, and those who want it too wait for the answer.
 
         Raises:
-            StoreTrouble: No sentinel knows it, or knew it a moment ago.
+            StoreError: No sentinel knows it, or knew it a moment ago.
         """
         known = self._known
         if known is not None:
@@ -59,7 +59,7 @@ class Sentinels:
         with self._lock:
             if self._known is None:
                 if monotonic() < self._not_before:  # those who waited here need not find out one after the other
-                    raise StoreTrouble("sentinel", "no sentinel knew it a moment ago", executed=False)
+                    raise StoreError("sentinel", "no sentinel knew it a moment ago", executed=False)
                 self._not_before = monotonic() + PAUSE_SECONDS
                 self._known = self._ask()
                 self._not_before = 0.0
@@ -79,7 +79,7 @@ class Sentinels:
         Ask where the primary is, whatever is known; what leads elsewhere is known to be wrong then.
 
         Raises:
-            StoreTrouble: No sentinel knows it.
+            StoreError: No sentinel knows it.
         """
         with self._lock:
             before, found = self._known, self._ask()
@@ -90,7 +90,7 @@ class Sentinels:
 
     def look(self) -> None:
         """Ask whether the primary is still where it was: a process that sends nothing would not meet the difference."""
-        with contextlib.suppress(StoreTrouble):  # what is known holds until somebody knows better
+        with contextlib.suppress(StoreError):  # what is known holds until somebody knows better
             self.find()
 
     def after_fork(self) -> None:
@@ -99,7 +99,7 @@ class Sentinels:
 
     def _ask(self) -> Address:
         self.asked += 1
-        deadline, trouble = monotonic() + self._budget, StoreTrouble("sentinel", "no sentinel answers", executed=False)
+        deadline, trouble = monotonic() + self._budget, StoreError("sentinel", "no sentinel answers", executed=False)
         for place in list(self._places):
             left = deadline - monotonic()
             if left <= 0:
@@ -107,8 +107,8 @@ class Sentinels:
             try:
                 # None of them may use up the time of all: those that hang are no better than those that are down.
                 found = ask_once(self._topology.sentinel_address(*place), self._question, max(0.005, left / 2))
-            except StoreTrouble as exc:
-                trouble = StoreTrouble("sentinel", str(exc), executed=False)
+            except StoreError as exc:
+                trouble = StoreError("sentinel", str(exc), executed=False)
                 continue
             finally:
                 self._places.remove(place)
@@ -117,7 +117,7 @@ class Sentinels:
                 self._places.remove(place)
                 self._places.insert(0, place)  # who answers is asked first the next time
                 return self._topology.address_of(found[0].decode(), int(found[1]))
-            trouble = StoreTrouble("sentinel", f"{self._topology.service!r} is unknown", executed=False)
+            trouble = StoreError("sentinel", f"{self._topology.service!r} is unknown", executed=False)
         raise trouble
 
 

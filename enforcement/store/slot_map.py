@@ -14,11 +14,11 @@ from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Any, Final
 
-from enforcement.plan.commands import DECIDE, MAX_PORT, SLOTS, LibraryMissing, Redirected, StoreTrouble, pack
+from enforcement.plan.commands import DECIDE, MAX_PORT, SLOTS, LibraryMissing, Redirected, StoreError, pack
 from enforcement.store.address import Address
 from enforcement.store.breaker import Breaker, chance, jittered
 from enforcement.store.connection import ask_once
-from enforcement.store.topology import Place, Topology
+from enforcement.store.topology import HostPort, Topology
 
 MAX_REDIRECTS: Final = 2
 """A slot that has moved is found with one, one that is moving with another."""
@@ -56,13 +56,13 @@ class Node:
 
     __slots__ = ("__weakref__", "address", "breaker", "place")
 
-    def __init__(self, place: Place, address: Address, on_open: Callable[[str], None]) -> None:
+    def __init__(self, place: HostPort, address: Address, on_open: Callable[[str], None]) -> None:
         self.place = place
         self.address = address
         self.breaker = Breaker(on_open, "The store's server {}:{}".format(*place))
 
 
-class Routes:
+class SlotMap:
     """
     The owner of each slot.
 
@@ -77,7 +77,7 @@ class Routes:
     """
 
     def __init__(self, topology: Topology, budget: float) -> None:
-        self.nodes: dict[Place, Node] = {}
+        self.nodes: dict[HostPort, Node] = {}
         self.read = 0
         self.openings = 0
         self.on_trouble: Callable[[], None] = lambda: None
@@ -96,7 +96,7 @@ class Routes:
         Return the owner of a slot; the first who asks reads the table.
 
         Raises:
-            StoreTrouble: Nobody owns it, as far as can be found out now.
+            StoreError: Nobody owns it, as far as can be found out now.
         """
         node = self._owners[slot]
         if node is None:
@@ -107,7 +107,7 @@ class Routes:
             node = self._owners[slot]
         if node is None:
             self.on_trouble()
-            raise StoreTrouble("cluster", f"no node is known to serve slot {slot}", executed=False)
+            raise StoreError("cluster", f"no node is known to serve slot {slot}", executed=False)
         return node
 
     def follow(self, sent: Redirected, asked: Node) -> Node:
@@ -118,7 +118,7 @@ class Routes:
             self.on_trouble()  # one slot that moved is seldom the only one
         return node
 
-    def failed(self, node: Node, exc: StoreTrouble) -> None:
+    def failed(self, node: Node, exc: StoreError) -> None:
         """Count a failed call; one that only concerns itself does not open the node's breaker."""
         if exc.away:
             node.breaker.failed(exc.cause)
@@ -151,7 +151,7 @@ class Routes:
             try:
                 rows = ask_once(self._topology.address_of(*place), _CLUSTER_SLOTS, max(0.005, left / 2))
                 self._take(rows, place[0])
-            except StoreTrouble as exc:
+            except StoreError as exc:
                 logger.debug("no table of slots from %s:%d: %s", *place, exc)
             except (TypeError, ValueError, IndexError, AttributeError) as exc:
                 logger.warning("the table of slots from %s:%d cannot be read: %s", *place, exc)
@@ -163,7 +163,7 @@ class Routes:
         """Ask a node whether it serves its slots, and would decide in time."""
         try:
             reply = ask_once(node.address, _CLUSTER_INFO, PROBE_SECONDS)
-        except StoreTrouble:
+        except StoreError:
             return False
         return isinstance(reply, bytes) and b"cluster_state:ok" in reply and self._decides(node)
 
@@ -172,7 +172,7 @@ class Routes:
             ask_once(node.address, _TRIAL, self._budget)
         except LibraryMissing:
             return True  # the next decision gives it the library
-        except StoreTrouble as exc:
+        except StoreError as exc:
             return not exc.away
         return True
 
@@ -182,7 +182,7 @@ class Routes:
         for node in self.nodes.values():
             node.breaker.after_fork()
 
-    def _candidates(self) -> list[Place]:
+    def _candidates(self) -> list[HostPort]:
         """Return whom to ask, those first who are well and belong to the cluster still."""
         nodes = list(self.nodes.values())
         chance.shuffle(nodes)
@@ -193,7 +193,7 @@ class Routes:
 
     def _take(self, rows: Sequence[Any], asked: str) -> None:
         owners: list[Node | None] = [None] * SLOTS
-        nodes: dict[Place, Node] = {}
+        nodes: dict[HostPort, Node] = {}
         for first, last, primary, *_ in rows:
             host = (primary[0] or b"").decode()
             place = (asked if host in ("", "?") else host, int(primary[1]))
@@ -204,18 +204,18 @@ class Routes:
         self._owners, self.nodes = owners, nodes
         self.read += 1
 
-    def _node(self, place: Place) -> Node:
+    def _node(self, place: HostPort) -> Node:
         node = self.nodes.get(place)
         if node is None:
             node = self._made(place)
             self.nodes = {**self.nodes, place: node}
         return node
 
-    def _made(self, place: Place) -> Node:
+    def _made(self, place: HostPort) -> Node:
         return Node(place, self._topology.address_of(*place), self._opened)
 
 
-class Tender:
+class ClusterMonitor:
     """
     The thread that mends what is wrong with a cluster: reads the table, and finds nodes again. It runs while needed.
 
@@ -224,8 +224,8 @@ class Tender:
             what is owed to them and to all others that answer. False: one of them does not answer well enough.
     """
 
-    def __init__(self, routes: Routes, pay: Callable[[Sequence[Node]], bool]) -> None:
-        self._routes = routes
+    def __init__(self, slot_map: SlotMap, pay: Callable[[Sequence[Node]], bool]) -> None:
+        self._slot_map = slot_map
         self._pay = pay
         self._wanted = threading.Event()
         self._stopping = threading.Event()
@@ -266,9 +266,9 @@ class Tender:
             self._look()
 
     def _look(self) -> None:
-        routes = self._routes
-        routes.refresh(PROBE_SECONDS)
-        back = [node for node in routes.away() if not self._stopping.is_set() and routes.probe(node)]
+        slot_map = self._slot_map
+        slot_map.refresh(PROBE_SECONDS)
+        back = [node for node in slot_map.away() if not self._stopping.is_set() and slot_map.probe(node)]
         if not self._stopping.is_set() and self._pay(back):
             for node in back:
                 node.breaker.close()
@@ -276,11 +276,11 @@ class Tender:
     def _done(self) -> bool:
         with self._lock:
             if self._stopping.is_set() or not (
-                self._wanted.is_set() or self._routes.away() or not self._routes.complete
+                self._wanted.is_set() or self._slot_map.away() or not self._slot_map.complete
             ):
                 self._thread = None
                 return True
             return False
 
 
-__all__ = ["MAX_REDIRECTS", "SLOTS", "Node", "Routes", "Tender", "slot_of"]
+__all__ = ["MAX_REDIRECTS", "SLOTS", "ClusterMonitor", "Node", "SlotMap", "slot_of"]

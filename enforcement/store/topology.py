@@ -25,7 +25,7 @@ SERVER_PORT: Final = 6_379
 SENTINEL_ACCOUNT: Final = ("sentinel_username", "sentinel_password")
 
 Kind = Literal["single", "sentinel", "cluster"]
-Place = tuple[str, int]
+HostPort = tuple[str, int]
 """Host and port."""
 
 _SEVERAL: Final = re.compile(
@@ -47,7 +47,7 @@ class Topology:
 
     kind: Kind
     url: str
-    places: tuple[Place, ...] = ()
+    places: tuple[HostPort, ...] = ()
     service: str = ""
     _around_server: tuple[str, str] = ("", "")
     _server: Address | None = None
@@ -107,7 +107,7 @@ class Topology:
         return replace(self._sentinel, host=host, port=port)
 
 
-def _places(hosts: str, default_port: int) -> tuple[Place, ...]:
+def _places(hosts: str, default_port: int) -> tuple[HostPort, ...]:
     places = []
     for number, text in enumerate(hosts.split(","), start=1):
         found = _HOST.fullmatch(text)
@@ -160,4 +160,4 @@ def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-__all__ = ["Place", "Topology"]
+__all__ = ["HostPort", "Topology"]

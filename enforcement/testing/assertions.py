@@ -76,7 +76,7 @@ def assert_limited(
     """
     check_subject(limits, key, attributes)
     admitting = _has_slots(limiter.find_plan(limits, attributes) if isinstance(limits, str) else limits)
-    trial = _trial(admits, within_seconds)
+    trial = _probe(admits, within_seconds)
     next(trial)
     with ExitStack() as held:
 
@@ -111,7 +111,7 @@ async def assert_limited_async(
     """Assert as :func:`assert_limited` does, with a limiter for asyncio."""
     check_subject(limits, key, attributes)
     admitting = _has_slots(await limiter.find_plan(limits, attributes) if isinstance(limits, str) else limits)
-    trial = _trial(admits, within_seconds)
+    trial = _probe(admits, within_seconds)
     next(trial)
     async with AsyncExitStack() as held:
 
@@ -133,7 +133,7 @@ async def assert_limited_async(
                 return end.value  # type: ignore[no-any-return]
 
 
-def _trial(admits: int, within_seconds: float | None) -> Generator[None, Decision, Decision]:
+def _probe(admits: int, within_seconds: float | None) -> Generator[None, Decision, Decision]:
     """Be sent the decision on each request until all is clear, and return the denial."""
     expected = f"{admits} requests should pass, and the next one be denied"
     for number in range(1, admits + 1):

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from enforcement.base import Shell
+from enforcement.base import BaseLimiter
 from enforcement.control.publication import Document, Publication, publish_call, refused_by, tags_of
 from enforcement.model.documents import SCHEMA
 from enforcement.model.keys import DEFAULT_PREFIX, WHOLE, Keys
@@ -41,7 +41,7 @@ class Published:
     def __init__(self, url: str, *, prefix: str = DEFAULT_PREFIX) -> None:
         self.keys = Keys(prefix)
         self.client = connect(url)
-        self.followers: list[Shell] = []
+        self.followers: list[BaseLimiter] = []
         self._store_id = f"test-{secrets.token_hex(8)}"
         self._made = 0
         self._policies: dict[str, int] = {}

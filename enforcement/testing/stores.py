@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final, Literal
 
-from enforcement.base import Shell
+from enforcement.base import BaseLimiter
 from enforcement.embedded import ValkeyServer
 from enforcement.store.client import connect, load_library
 
@@ -54,7 +54,7 @@ class Outage:
         limiters: Who must have noticed that it is back.
     """
 
-    def __init__(self, server: ValkeyServer, limiters: Sequence[Shell]) -> None:
+    def __init__(self, server: ValkeyServer, limiters: Sequence[BaseLimiter]) -> None:
         self._server = server
         self._limiters = limiters
 

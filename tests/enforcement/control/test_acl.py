@@ -243,7 +243,7 @@ def test_an_enforcer_of_one_project_reaches_no_other(server, accounts):
 
 
 def test_every_command_inside_the_functions_is_granted(accounts):
-    """A function that calls a new command works for an enforcer once accounts.py grants it, and not before."""
+    """A function that calls a new command works for an enforcer once acl.py grants it, and not before."""
     called = {name.lower() for name in re.findall(r"call\('([A-Z]+)'", library_source())}
     publishing, keeping = {"hget", "hset", "hdel", "xadd"}, {"srem"}
 

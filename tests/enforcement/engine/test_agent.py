@@ -20,7 +20,7 @@ from enforcement.embedded import ValkeyServer
 from enforcement.engine.agent import Agent, Identity
 from enforcement.lua import LIBRARY_NAME
 from enforcement.model.documents import dumps, parse_token
-from enforcement.state.published import Documents, TokenEntry
+from enforcement.state.published import PublishedState, TokenEntry
 from enforcement.state.usage import UsageLog
 from enforcement.store.client import STORE_ERRORS, connect
 from tests.enforcement.published import DIGEST, KEYS, policy, project, publish, publish_quota, state, token
@@ -89,7 +89,7 @@ def make(server: ValkeyServer, client: Redis) -> Iterator[Make]:
         agent = Agent(
             lambda: connect(url or server.url, timeout=0.3),
             KEYS,
-            Documents(),
+            PublishedState(),
             usage,
             identity,
             hooks or Switch(),
@@ -473,12 +473,12 @@ FORKING = """
 import os, sys, time
 from enforcement.engine.agent import Agent, Identity
 from enforcement.model.keys import Keys
-from enforcement.state.published import Documents
+from enforcement.state.published import PublishedState
 from enforcement.store.client import connect
 from enforcement.state.usage import UsageLog
 from tests.enforcement.engine.test_agent import Switch
 
-agent = Agent(lambda: connect(sys.argv[1]), Keys(), Documents(), UsageLog("parent"),
+agent = Agent(lambda: connect(sys.argv[1]), Keys(), PublishedState(), UsageLog("parent"),
               Identity("parent", "host", os.getpid(), "1"), Switch())
 os.register_at_fork(after_in_child=agent.after_fork)
 agent.start()

@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from enforcement import Limiter, aio
-from enforcement.control.checkpoints import Kept, Reading, read_call, readings, restore_call, strike_call
+from enforcement.control.checkpoints import CheckpointReading, Kept, read_call, readings, restore_call, strike_call
 from enforcement.model.keys import WHOLE
 from enforcement.model.tokens import mint
 from tests.enforcement.world import PROJECT, World, eventually, fixed
@@ -310,6 +310,6 @@ def test_which_reading_replaces_what_is_kept(kept, reading, follows, forgot):
     """Used, end and stamp of what is kept; used, end and the stamp before of what was read at 100."""
     held = kept and Kept("f", kept[0], kept[1], 50, kept[2])
     used, ends_us, before = reading
-    read = Reading(Kept("f", used, ends_us, 90, 100), before)
+    read = CheckpointReading(Kept("f", used, ends_us, 90, 100), before)
 
     assert (read.follows(held), read.forgot(held)) == (follows, forgot)

@@ -14,7 +14,7 @@ from enforcement import Denied, Limit, Limiter
 from enforcement.embedded import ValkeyServer
 from enforcement.ledger.records import read
 from enforcement.model.algorithms import Reference
-from enforcement.plan.plan import Bound
+from enforcement.plan.plan import BoundLimit
 from enforcement.store.client import connect, load_library
 from tests.enforcement.clocks import WallClock
 from tests.enforcement.world import eventually
@@ -126,7 +126,7 @@ def test_the_slot_of_a_dead_owner_is_free_after_its_life_on_a_store_set_back(clo
 def test_control_without_it_the_counter_waits_for_its_hour():
     """The arithmetic that held before: an instant before the last charge is the instant of that charge, however far."""
     limit = Limit(name="rate", quota=5, window_seconds=MINUTE)
-    spec, reference = Bound(limit, "k", "key").spec(0), Reference()
+    spec, reference = BoundLimit(limit, "k", "key").spec(0), Reference()
     now = 1_767_225_600 * SECOND
     reference.decide(now + HOUR * SECOND, [("k", spec, 5)])
     counter = reference.counters["k"]

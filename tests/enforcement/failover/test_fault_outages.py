@@ -17,7 +17,7 @@ import pytest
 from enforcement import Limit, Limiter, aio
 from enforcement.failover import in_doubt
 from enforcement.plan import commands as protocol
-from enforcement.plan.commands import StoreTrouble
+from enforcement.plan.commands import StoreError
 from enforcement.store import connection
 from enforcement.store.client import connect
 from tests.enforcement.faults import FaultyPath
@@ -101,7 +101,7 @@ def test_a_call_that_may_have_run_is_not_sent_again(own_server, path, monkeypatc
     """Two requests reach the store, whose replies are lost: two are charged. Control: sent again, it is four."""
     assert charged_by_lost_replies(own_server, path, "once") == 2
 
-    never = StoreTrouble("connection", executed=False)
+    never = StoreError("connection", executed=False)
     monkeypatch.setattr(connection.SyncPipe, "_broken", lambda connection, line, exc: line.sock.close() or never)
     assert charged_by_lost_replies(own_server, path, "twice") == 4
 

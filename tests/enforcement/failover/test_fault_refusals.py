@@ -17,11 +17,11 @@ from enforcement import Limit, Limiter, aio
 from enforcement.control.acl import enforcer
 from enforcement.embedded import ValkeyServer
 from enforcement.engine import agent
-from enforcement.failover.probe import Trial
+from enforcement.failover.probe import DecisionProbe
 from enforcement.model.keys import Keys
 from enforcement.model.tokens import mint
 from enforcement.store.client import connect, load_library
-from enforcement.store.slot_map import Routes
+from enforcement.store.slot_map import SlotMap
 from tests.enforcement.topologies import Cluster, ask
 from tests.enforcement.world import World, eventually, fixed
 
@@ -240,7 +240,7 @@ def test_control_without_a_trial_the_store_is_taken_back_in_vain(store, monkeypa
     PING and heartbeats go well: who believes them returns, fails, and returns, as often as it probes; and if it forgot
     each time that it was lost a moment ago, it would be ten times a second.
     """
-    monkeypatch.setattr(Trial, "trouble", lambda trial: None)
+    monkeypatch.setattr(DecisionProbe, "trouble", lambda trial: None)
     monkeypatch.setattr(agent, "STEADY_SECONDS", steady_seconds)
     limiter = Limiter(store.url, timeout=0.1)
     # What is owed would be a trial too: this limit admits nothing alone, so nothing is.
@@ -261,7 +261,7 @@ def test_control_without_a_trial_the_store_is_taken_back_in_vain(store, monkeypa
 def test_a_node_of_a_cluster_is_taken_back_only_when_it_decides(monkeypatch, tried):
     """One of three is full, and says that all is well: its keys stay without it, once lost. Control: it is believed."""
     if not tried:
-        monkeypatch.setattr(Routes, "_decides", lambda routes, node: True)
+        monkeypatch.setattr(SlotMap, "_decides", lambda routes, node: True)
     limit = Limit(name="deny", quota=100, window_seconds=3_600, on_store_failure="deny")
     with Cluster(replicas=False) as cluster:
         load_library(connect(cluster.url))

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from enforcement import Limit, Limiter
-from enforcement.failover.replay import Payer
+from enforcement.failover.replay import JournalReplay
 from enforcement.model.tokens import mint
 from tests.enforcement.fleet import fleet
 from tests.enforcement.world import World, eventually, fixed
@@ -104,7 +104,7 @@ def test_control_without_the_journal_the_outage_is_forgotten(own_server, monkeyp
     admitted = outage_of_one_process(own_server)
     assert used_of(own_server.url, LIMIT[0]) == admitted
 
-    monkeypatch.setattr(Payer, "pay", lambda payer, ready: True)
+    monkeypatch.setattr(JournalReplay, "pay", lambda payer, ready: True)
     admitted += outage_of_one_process(own_server)
     assert used_of(own_server.url, LIMIT[0]) < admitted
 

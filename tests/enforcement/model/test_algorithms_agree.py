@@ -12,7 +12,7 @@ from enforcement.embedded import ValkeyServer
 from enforcement.model.algorithms import Reference, Spec
 from enforcement.model.limits import Limit
 from enforcement.plan.commands import DECIDE, RESET, SETTLE, numbers
-from enforcement.plan.plan import Bound
+from enforcement.plan.plan import BoundLimit
 from enforcement.store.client import connect, load_library
 
 STEPS, EXAMPLES = 100, 600
@@ -71,7 +71,7 @@ class Agreement(RuleBasedStateMachine):
         algorithm = "fixed_window" if calendar else self.algorithm
         shape = calendar or {"window_seconds": window}
         limit = Limit(name="x", algorithm=algorithm, quota=quota, burst=self.burst, **shape)
-        return Bound(limit, self.key, "key").spec(self.now)
+        return BoundLimit(limit, self.key, "key").spec(self.now)
 
     @rule(stride=strides)
     def pass_time(self, stride):

@@ -96,7 +96,7 @@ def identity(meaning):
 def test_keys_are_short_and_their_tag_is_the_projects(meaning):
     """Whatever a request carries: 128 bytes at most, and only the project or "global" between the braces."""
     bound, census = bound_of(meaning)
-    keys = [bound.key, *([census.key, census.beyond, census.overflow] if census else [])]
+    keys = [bound.key, *([census.key, census.overflowed, census.overflow] if census else [])]
 
     assert all(len(key.encode()) <= MAX_KEY_BYTES for key in keys)
     assert {hash_tag(key) for key in keys} == {"global" if meaning[0] == "global" else PROJECT}

@@ -312,7 +312,7 @@ def test_leases_do_not_outlive_the_trust_in_an_enrolment(limiter, world):
     (census,) = world.client.keys(f"sg:{{{PROJECT}}}:n:*")
     before = world.client.zrange(census, 0, 0, withscores=True)[0][1]
     plan = limiter._engine.planner.plan_of(limiter._engine.planner.find(secret), {"user": "u0"})
-    plan.enrolled_until = 0.001
+    plan.registered_until = 0.001
 
     assert eventually(lambda: sources() and world.client.zrange(census, 0, 0, withscores=True)[0][1] > before)
 

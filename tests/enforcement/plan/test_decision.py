@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from enforcement import Limit, Limiter
 from enforcement.plan.decision import Decision
-from enforcement.plan.plan import Bound, Plan
+from enforcement.plan.plan import BoundLimit, Plan
 
 MINUTE, NOW = 60_000_000, 1_767_225_600_000_000
 REQUESTS = Limit(name="rpm", quota=60, window_seconds=60)
@@ -16,7 +16,7 @@ SHADOW = Limit(name="trial", quota=1, window_seconds=60, mode="shadow")
 
 def decision(allowed, *rows, reason=None):
     """Return a decision of limits with (remaining, reset, wait, more)."""
-    bounds = tuple(Bound(limit, f"{{k}}:{i}", "token", "pol", slug) for i, (limit, slug, _) in enumerate(rows))
+    bounds = tuple(BoundLimit(limit, f"{{k}}:{i}", "token", "pol", slug) for i, (limit, slug, _) in enumerate(rows))
     reply = [int(allowed), NOW, *(number for row in rows for number in row[2])]
     return Decision(allowed, reason or ("ok" if allowed else "limited"), "store", Plan(bounds), reply)
 

@@ -11,7 +11,7 @@ from enforcement import Limiter
 from enforcement.model.algorithms import FixedWindow, Reference
 from enforcement.model.partitions import DEFAULT_CAP
 from enforcement.model.tokens import digest, mint
-from enforcement.state.published import Documents
+from enforcement.state.published import PublishedState
 from tests.enforcement.world import PROJECT, fixed
 
 VALUES = 100_000
@@ -103,7 +103,7 @@ def test_a_full_fallback_is_as_quick_as_an_empty_one():
 
 def test_unknown_tokens_fill_no_memory_and_wash_out_no_known_one():
     """What is remembered of tokens that are none is bounded, and kept apart from those that are."""
-    documents = Documents()
+    documents = PublishedState()
     known = digest(mint("live"))
     text = json.dumps(
         {"schema": 1, "id": "tok_1", "project": PROJECT, "name": "t", "policy": None, "revoked": False,
@@ -130,11 +130,11 @@ def test_values_that_come_once_wash_out_no_plan_that_came_twice(server, world, p
         for _ in range(1 + proven):
             limiter.check(attacker, attributes={"user": "regular"})
         plans = limiter._engine.planner.find(attacker).plan
-        shelf = limiter._engine.planner.shelf
+        plan_cache = limiter._engine.planner.plan_cache
         for number in range(3_000):
-            shelf.put((plans.serial, (0, f"flood-{number}")), limiter._engine.planner.plan_of(
+            plan_cache.put((plans.serial, (0, f"flood-{number}")), limiter._engine.planner.plan_of(
                 limiter._engine.planner.find(attacker), {"user": f"flood-{number}"}
             ))  # fmt: skip
-        kept = shelf.get((plans.serial, (0, "regular")))
+        kept = plan_cache.get((plans.serial, (0, "regular")))
 
     assert (kept is not None) == proven

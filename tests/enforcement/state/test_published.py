@@ -7,7 +7,7 @@ import functools
 import pytest
 
 from enforcement.model.documents import InvalidDocument, dumps, parse_token
-from enforcement.state.published import Documents
+from enforcement.state.published import PublishedState
 from tests.enforcement.published import DIGEST, changes, policy, project, state, token
 
 BROKEN = {
@@ -43,13 +43,13 @@ BROKEN = {
 
 
 @pytest.fixture
-def documents() -> Documents:
-    known = Documents()
+def documents() -> PublishedState:
+    known = PublishedState()
     assert known.load(state(5)) == []
     return known
 
 
-def quota_of(documents: Documents) -> int:
+def quota_of(documents: PublishedState) -> int:
     return documents.current.policies["pol_1"].limits[0].quota
 
 
@@ -63,7 +63,7 @@ def test_an_override_out_of_bounds_is_refused(numbers: dict[str, int], said: str
         parse_token(dumps(token(overrides=[{**override, **numbers}])))
 
 
-def test_load_takes_a_whole_state(documents: Documents) -> None:
+def test_load_takes_a_whole_state(documents: PublishedState) -> None:
     """A complete load makes policies and projects known by id, with the revision and the store they are from."""
     assert (documents.current.revision, documents.current.store_id) == (5, "store-1")
     assert quota_of(documents) == 100
@@ -73,7 +73,7 @@ def test_load_takes_a_whole_state(documents: Documents) -> None:
 
 
 @pytest.mark.parametrize("broken", BROKEN.values(), ids=BROKEN.keys())
-def test_broken_document_keeps_its_last_good_version(documents: Documents, broken: str) -> None:
+def test_broken_document_keeps_its_last_good_version(documents: PublishedState, broken: str) -> None:
     """A document that breaks a rule is reported and changes nothing; the others of that load are taken."""
     problems = documents.load(state(6, **{"policy:pol_1": broken, "policy:pol_2": dumps(policy(7, "pol_2"))}))
 
@@ -100,7 +100,7 @@ def test_broken_document_keeps_its_last_good_version(documents: Documents, broke
         ("not text", "a text in it holds NUL or half of a surrogate pair"),
     ],
 )
-def test_a_refusal_names_the_rule(documents: Documents, name: str, reason: str) -> None:
+def test_a_refusal_names_the_rule(documents: PublishedState, name: str, reason: str) -> None:
     """An operator reads it in the log, and finds the document by it."""
     (problem,) = documents.load(state(6, **{"policy:pol_1": BROKEN[name]}))
 
@@ -108,7 +108,7 @@ def test_a_refusal_names_the_rule(documents: Documents, name: str, reason: str) 
 
 
 @pytest.mark.parametrize("revision", ["", "0", "-1", "1.5", "NaN", "9" * 17, "٣"])
-def test_unreadable_revision_refuses_the_whole_state(documents: Documents, revision: str) -> None:
+def test_unreadable_revision_refuses_the_whole_state(documents: PublishedState, revision: str) -> None:
     """Without a revision nobody can say what is obeyed, so all stays as it was."""
     problems = documents.load({**state(6, quota=1), "revision": revision})
 
@@ -118,7 +118,7 @@ def test_unreadable_revision_refuses_the_whole_state(documents: Documents, revis
 
 def test_first_state_with_a_broken_global_document_is_refused() -> None:
     """Taking an unreadable global document for none would lift its limits from every request."""
-    documents = Documents()
+    documents = PublishedState()
 
     problems = documents.load(state(**{"global": '{"schema":2}'}))
 
@@ -128,7 +128,7 @@ def test_first_state_with_a_broken_global_document_is_refused() -> None:
 
 def test_broken_document_that_was_never_good_is_missing() -> None:
     """There is no last good version to keep, so a reader finds nothing and must refuse."""
-    documents = Documents()
+    documents = PublishedState()
 
     documents.load(state(**{"policy:pol_1": "{}"}))
 
@@ -136,7 +136,7 @@ def test_broken_document_that_was_never_good_is_missing() -> None:
     assert documents.current.projects["proj_1"].policy == "pol_1"
 
 
-def test_log_entry_changes_and_removes_documents(documents: Documents) -> None:
+def test_log_entry_changes_and_removes_documents(documents: PublishedState) -> None:
     """An entry that follows the present revision is applied without asking the store for more."""
     assert documents.apply(6, changes(documents={"policy:pol_1": policy(150), "project:proj_1": None}))
 
@@ -165,19 +165,19 @@ def test_log_entry_changes_and_removes_documents(documents: Documents) -> None:
         "gap", "full", "schema", "broken", "kind", "tokens", "blanks", "twice", "rest", "deep", "bytes", "long",
     ],
 )  # fmt: skip
-def test_entry_that_cannot_be_applied_asks_for_a_load(documents: Documents, revision: int, entry: str) -> None:
+def test_entry_that_cannot_be_applied_asks_for_a_load(documents: PublishedState, revision: int, entry: str) -> None:
     """A gap, an order to load everything, or whatever is not read strictly: nothing changes, a load is needed."""
     assert documents.apply(revision, entry) is False
     assert (documents.current.revision, documents.generation, quota_of(documents)) == (5, 1, 100)
 
 
-def test_entry_that_is_known_already_changes_nothing(documents: Documents) -> None:
+def test_entry_that_is_known_already_changes_nothing(documents: PublishedState) -> None:
     """A log is read again after a reconnect; what was obeyed before is passed over."""
     assert documents.apply(4, changes(documents={"policy:pol_1": policy(1)})) is True
     assert (documents.current.revision, quota_of(documents)) == (5, 100)
 
 
-def test_token_is_remembered_until_an_entry_names_it(documents: Documents) -> None:
+def test_token_is_remembered_until_an_entry_names_it(documents: PublishedState) -> None:
     """A revocation is an entry that names the token: the next request asks the store anew."""
     documents.remember(DIGEST, dumps(token()), documents.generation)
     assert documents.find(DIGEST).token.name == "ci"
@@ -187,7 +187,7 @@ def test_token_is_remembered_until_an_entry_names_it(documents: Documents) -> No
     assert documents.find(DIGEST) is None
 
 
-def test_answer_that_a_change_overtook_is_not_kept(documents: Documents) -> None:
+def test_answer_that_a_change_overtook_is_not_kept(documents: PublishedState) -> None:
     """The document was read before the revocation and arrives after it: keeping it would undo the revocation."""
     asked_at = documents.generation
     documents.apply(6, changes(tokens=[DIGEST]))
@@ -199,7 +199,7 @@ def test_answer_that_a_change_overtook_is_not_kept(documents: Documents) -> None
     assert documents.find(DIGEST).token.revoked
 
 
-def test_load_replaces_all_tokens(documents: Documents) -> None:
+def test_load_replaces_all_tokens(documents: PublishedState) -> None:
     """Whoever missed a part of the log may have missed a revocation: each known token is read again, others go."""
     for digest in ("kept", "changed", "gone", "unread"):
         documents.remember(digest, dumps(token()), documents.generation)
@@ -212,7 +212,7 @@ def test_load_replaces_all_tokens(documents: Documents) -> None:
     assert documents.find("gone") is documents.find("unread") is None
 
 
-def test_load_keeps_a_token_whose_document_broke(documents: Documents) -> None:
+def test_load_keeps_a_token_whose_document_broke(documents: PublishedState) -> None:
     """Also a token keeps its last good version, and the problem is reported."""
     documents.remember(DIGEST, dumps(token()), documents.generation)
 
@@ -225,7 +225,7 @@ def test_load_keeps_a_token_whose_document_broke(documents: Documents) -> None:
 def test_unknown_token_is_believed_for_five_seconds() -> None:
     """A negative answer spares the store, and lasts no longer than five seconds."""
     now = 100.0
-    documents = Documents(clock=lambda: now)
+    documents = PublishedState(clock=lambda: now)
     documents.remember(DIGEST, None, documents.generation)
     assert (documents.find(DIGEST).token, documents.find(DIGEST).problem) == (None, "")
 
@@ -234,7 +234,7 @@ def test_unknown_token_is_believed_for_five_seconds() -> None:
     assert documents.find(DIGEST) is None
 
 
-def test_unreadable_token_is_neither_known_nor_unknown(documents: Documents) -> None:
+def test_unreadable_token_is_neither_known_nor_unknown(documents: PublishedState) -> None:
     """A token's document that breaks a rule says so: it must not be admitted, nor be called unknown."""
     entry = documents.remember(DIGEST, dumps(token()).replace("false", "0"), documents.generation)
 
@@ -242,7 +242,7 @@ def test_unreadable_token_is_neither_known_nor_unknown(documents: Documents) -> 
     assert entry.problem == "revoked: must be true or false"
 
 
-def test_token_cache_is_bounded_and_keeps_what_is_used(documents: Documents) -> None:
+def test_token_cache_is_bounded_and_keeps_what_is_used(documents: PublishedState) -> None:
     """At most 10,000 tokens are kept; one that is asked for stays when the room is needed."""
     text = dumps(token())
     documents.remember("first", text, 1)
@@ -258,7 +258,7 @@ def test_token_cache_is_bounded_and_keeps_what_is_used(documents: Documents) -> 
     assert documents.find("first") is not None
 
 
-def test_invented_tokens_do_not_push_out_known_ones(documents: Documents) -> None:
+def test_invented_tokens_do_not_push_out_known_ones(documents: PublishedState) -> None:
     """Unknown tokens have a bounded cache of their own, the oldest goes first."""
     documents.remember(DIGEST, dumps(token()), 1)
     for number in range(10_001):
@@ -269,7 +269,7 @@ def test_invented_tokens_do_not_push_out_known_ones(documents: Documents) -> Non
     assert documents.find(DIGEST).token is not None
 
 
-def test_project_is_read_strictly(documents: Documents) -> None:
+def test_project_is_read_strictly(documents: PublishedState) -> None:
     """A project that claims another id is refused like a policy."""
     problems = documents.load(state(6, **{"project:proj_1": dumps(project("proj_2"))}))
 

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from enforcement import Limit, Limiter, aio
-from enforcement.plan.commands import StoreTrouble, pack, trouble
+from enforcement.plan.commands import StoreError, pack, trouble
 from enforcement.store.address import Address
 from enforcement.store.aio_connection import AsyncPipe
 from enforcement.store.connection import _TICK_US, SyncPipe, _in_ticks
@@ -77,7 +77,7 @@ def test_a_call_in_vain_takes_its_budget_and_no_tick_more(path):
     path.mode = "swallow"
     for _ in range(10):
         began = time.monotonic()
-        with pytest.raises(StoreTrouble, match="timeout"):
+        with pytest.raises(StoreError, match="timeout"):
             pipe.call(pack(("PING",)))
         spans.append(time.monotonic() - began)
         time.sleep(0.025)
@@ -233,7 +233,7 @@ def test_a_slot_whose_release_was_lost_is_freed_soon(server, world, path):
 def test_a_refused_connection_says_that_nothing_was_executed():
     """It may be tried again; a lost reply may not."""
     pipe = SyncPipe(lambda: Address(port=1), 0.1)
-    with pytest.raises(StoreTrouble) as caught:
+    with pytest.raises(StoreError) as caught:
         pipe.call(pack(("PING",)))
     assert not caught.value.executed
 

@@ -14,7 +14,7 @@ import pytest
 import uvloop
 
 from enforcement import Limit, Limiter, aio
-from enforcement.plan.commands import Redirected, StoreTrouble, pack, trouble
+from enforcement.plan.commands import Redirected, StoreError, pack, trouble
 from enforcement.store.address import Address
 from enforcement.store.aio_connection import AsyncPipe
 from enforcement.store.connection import SyncPipe
@@ -79,7 +79,7 @@ def test_a_connection_that_the_store_closed_is_not_used_after_a_pause(pipe, worl
             assert pipe.call(PING) == b"PONG"
             assert len(lost) == 1
 
-    with pytest.raises(StoreTrouble, match="connection") as caught:
+    with pytest.raises(StoreError, match="connection") as caught:
         pipe.call(PING)
     assert caught.value.executed
 
@@ -141,7 +141,7 @@ def test_a_reply_that_nobody_asked_for_ends_its_connection():
         pipe = SyncPipe(lambda: Address(port=port), 1.0)
         assert pipe.call(PING) == b"PONG"
 
-        with pytest.raises(StoreTrouble, match="nobody asked for"):
+        with pytest.raises(StoreError, match="nobody asked for"):
             pipe.call(pack(("ECHO", "own")))
         assert not pipe._idle
 
@@ -175,7 +175,7 @@ def test_calls_in_flight_keep_their_places_on_any_loop(server, world, new_loop):
     with asyncio.Runner(loop_factory=new_loop) as runner:
         answers, again = runner.run(all_of_them())
 
-    assert {type(answer) for answer in answers} <= {bool, StoreTrouble, asyncio.CancelledError}
+    assert {type(answer) for answer in answers} <= {bool, StoreError, asyncio.CancelledError}
     assert sum(answer is True for answer in answers) >= 200
     assert False not in answers
     assert again == [True] * 200
@@ -223,7 +223,7 @@ def test_a_resolver_that_does_not_answer_costs_no_more_than_the_budget(monkeypat
     pipe = SyncPipe(lambda: Address(host="store.invalid"), 0.1)
     began = time.monotonic()
     for _ in range(3):
-        with pytest.raises(StoreTrouble, match="timeout") as caught:
+        with pytest.raises(StoreError, match="timeout") as caught:
             pipe.call(PING)
         assert not caught.value.executed
     took = time.monotonic() - began
@@ -249,7 +249,7 @@ def test_a_host_that_cannot_be_is_not_reached(host):
 
     for ask in (lambda: SyncPipe(lambda: Address(host=host), 5.0).call(PING), lambda: asyncio.run(call())):
         began = time.monotonic()
-        with pytest.raises(StoreTrouble, match="label"):
+        with pytest.raises(StoreError, match="label"):
             ask()
         assert time.monotonic() - began < 1.0
 
@@ -266,7 +266,7 @@ def test_finding_the_server_is_part_of_the_budget():
             while True:  # nobody accepts: the queue fills, and then callers are not answered
                 callers.enter_context(socket.create_connection(full.getsockname(), 0.1))
         pipe, began = SyncPipe(found, 0.3), time.monotonic()
-        with pytest.raises(StoreTrouble, match="timeout"):
+        with pytest.raises(StoreError, match="timeout"):
             pipe.call(PING)
 
         assert time.monotonic() - began < 0.4
@@ -288,7 +288,7 @@ def test_an_account_stands_in_the_url(server, world):
     assert pipe.call(pack(("ACL", "WHOAMI"))) == asyncio.run(whoami()) == b"a:p/1"
     pipe.close()
     wrong = SyncPipe(partial(Address.from_url, url.replace("p%40ss", "pass")), 1.0)
-    with pytest.raises(StoreTrouble, match="auth") as caught:
+    with pytest.raises(StoreError, match="auth") as caught:
         wrong.call(PING)
     assert not caught.value.executed
 

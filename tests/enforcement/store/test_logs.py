@@ -9,7 +9,7 @@ import pytest
 from enforcement import Limit, Limiter
 from enforcement.store import logs
 from enforcement.store.breaker import Breaker
-from enforcement.store.logs import MAX_CAUSES, Seldom
+from enforcement.store.logs import MAX_CAUSES, RateLimitedLogger
 from tests.enforcement.world import eventually
 from tests.repository import ROOT
 
@@ -35,7 +35,7 @@ class Hands:
 def test_a_cause_is_told_once_a_second_with_what_was_left_out(said):
     """Another cause has a second of its own."""
     clock = Hands()
-    seldom = Seldom(logging.getLogger("sluicegate.test"), clock)
+    seldom = RateLimitedLogger(logging.getLogger("sluicegate.test"), clock)
     for second in (0.0, 0.5, 0.999, 1.0, 1.5):
         clock.seconds = second
         seldom.warning("timeout", "%s.", "No answer")
@@ -50,7 +50,7 @@ def test_a_cause_is_told_once_a_second_with_what_was_left_out(said):
 
 def test_causes_that_are_never_the_same_take_no_room(said):
     """A cause may hold what a store said; a thousand of them are not kept."""
-    seldom = Seldom(logging.getLogger("sluicegate.test"), Hands())
+    seldom = RateLimitedLogger(logging.getLogger("sluicegate.test"), Hands())
     for number in range(10 * MAX_CAUSES):
         seldom.warning(str(number), "Text.")
 
