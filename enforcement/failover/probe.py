@@ -14,6 +14,7 @@ from enforcement.model.limits import MAX_NUMBER, Limit
 from enforcement.plan import commands
 from enforcement.plan.commands import StoreError
 from enforcement.plan.plan import BoundLimit, Plan
+from enforcement.plan.request import Request
 from enforcement.store.connector import Pipe
 
 _LIMIT: Final = Limit(name="trial", quota=MAX_NUMBER, window_seconds=1)
@@ -31,7 +32,7 @@ class DecisionProbe:
     def __init__(self, pipe: Pipe, keys: Keys) -> None:
         self._pipe = pipe
         plan = Plan((BoundLimit(_LIMIT, keys.scope("global") + "trial", "global"),))
-        self._command = commands.pack(commands.decide_arguments(plan, 1, 0, clock=False))
+        self._command = commands.decide(Request(plan, 1), 0, clock=False)
 
     def trouble(self) -> StoreError | None:
         """Return why requests would not be decided by the store; None: they would."""

@@ -10,12 +10,10 @@ import contextlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from enforcement.engine.cross_slot import AGAIN
 from enforcement.lua import library_source
 from enforcement.model.keys import dirty_beside, marker_beside
 from enforcement.plan import commands
-from enforcement.plan.commands import LibraryMissing, StoreError
-from enforcement.state.reservation import REMEMBERED_MS
+from enforcement.plan.commands import REMEMBERED_MS, RETRYABLE, LibraryMissing, StoreError
 from enforcement.store.cluster import ClusterPipe
 
 if TYPE_CHECKING:
@@ -79,7 +77,7 @@ class JournalReplay:
             except StoreError as exc:
                 if exc.away:
                     return False
-                if not exc.executed and exc.cause in AGAIN:
+                if not exc.executed and exc.cause in RETRYABLE:
                     continue
                 # All counters are read before one is written: who shall not lose what he is owed is paid without it.
                 self._fallback.refused(debt)
