@@ -133,8 +133,10 @@ class Decider:
         plain = charge and not ident
         if type(costs) is not int or costs != 1:
             check_costs(costs)
-        if plain and plan.lease is not None and (held := self._from_lease(plan, costs)) is not None:
-            return held
+        if plain and plan.lease is not None:
+            held = self.one_from_lease(plan) if costs == 1 else self._from_lease(plan, costs)
+            if held is not None:
+                return held
         if not plan.bounds:
             return self._unlimited(plan, costs)
         if plan.denied is not None and charge and (known := self._denials.known(plan, costs)) is not None:
@@ -211,9 +213,7 @@ class Decider:
         usage.decided(minute, passed, requests if passed else 0, states_of(plan.bounds, costs, reply, passed))
 
     def _from_lease(self, plan: Plan, costs: Costs) -> Decision | None:
-        """Return the decision that permits at hand make; None: the store has to be asked."""
-        if costs == 1:
-            return self.one_from_lease(plan)
+        """Return the decision on a greater cost that permits at hand make; None: the store has to be asked."""
         if type(costs) is not int:
             return None
         lease = plan.lease

@@ -237,6 +237,8 @@ class LeaseKeeper:
 
 def _rest_seconds(reply: Reply, count: int) -> float:
     """Return how long nothing need be asked for, by a reply on *count* limits that granted nothing."""
+    if not reply.decided:  # the store lost the counters: its reply says nothing of any limit
+        return REST_SECONDS
     waits = [reply.more(i) for i in range(count) if reply.remaining(i) <= 0]
     if not waits or min(waits) < 0:
         return REST_SECONDS

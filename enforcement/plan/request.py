@@ -8,10 +8,10 @@ from enforcement.plan.plan import Costs, Plan
 from enforcement.plan.reply import MARKED, PLAIN
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Request:
     """
-    One request on its way to a decision.
+    One request on its way to a decision. Nobody changes it; not frozen, since that would quadruple what it costs.
 
     A plain decision that the store makes at once passes without one; see
     :meth:`~enforcement.engine.decide.Decider.begin`.

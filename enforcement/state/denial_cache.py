@@ -30,10 +30,13 @@ class Denials:
         self._given_back = 0
 
     def known(self, plan: Plan, costs: Costs) -> Decision | None:
-        """Return a denial that is remembered for these costs, if it still holds."""
-        denial: Denial | None = plan.denied
-        if denial is None:
-            return None
+        """
+        Return the denial that a plan remembers, if it holds for these costs.
+
+        Args:
+            plan: With a denial; whether it has one is asked by the caller, whom a call for nothing would cost more.
+        """
+        denial: Denial = plan.denied
         now = monotonic()
         if (
             now >= denial.until
@@ -47,7 +50,7 @@ class Denials:
         if plan.usage is not None:
             plan.usage.denied_again(denial.minute, denial.states)
         denial.recalled[0] += 1
-        return denial.told(now)
+        return denial.present if now < denial.renew_at else denial.renewed(now)
 
     def remember(self, plan: Plan, costs: Costs, decision: Decision) -> None:
         """Keep a denial until it can pass; where no wait is known, as long as any may be kept."""
@@ -63,18 +66,26 @@ class Denials:
 
 
 class Denial:
-    """A denial that this process remembers; told again with spans that have grown shorter since."""
+    """
+    A denial that this process remembers.
+
+    Attributes:
+        present: The denial as of a moment ago. Its spans have grown shorter since, which is worked out anew from
+            ``renew_at`` on, monotonic seconds.
+        until: Monotonic instant from which the store is asked again.
+        recalled: The count of decisions made from memory.
+    """
 
     __slots__ = (
         "_at",
-        "_retell",
-        "_told",
+        "_decision",
         "costs",
-        "decision",
         "generation",
         "given_back",
         "minute",
+        "present",
         "recalled",
+        "renew_at",
         "states",
         "until",
     )
@@ -91,21 +102,20 @@ class Denial:
         states: tuple[State, ...],
         recalled: Cell,
     ) -> None:
-        self.decision, self.costs, self.states, self.recalled = decision, costs, states, recalled
+        self._decision = self.present = decision
+        self.costs, self.states, self.recalled = costs, states, recalled
         self.given_back, self.generation = given_back, generation
         self.minute = decision.reply.minute
         self._at = monotonic()
         self.until = self._at + seconds
-        self._told = decision
-        self._retell = 0.0
+        self.renew_at = 0.0
 
-    def told(self, now: float) -> Decision:
-        """Return the denial as of *now*, monotonic seconds; a span may be up to a hundredth of a second too long."""
-        if now >= self._retell:
-            self._retell = now + self.GRAIN_SECONDS
-            d, passed_us = self.decision, int((now - self._at) * 1_000_000)
-            self._told = Decision(False, d.reason, "denial_cache", d.plan, d.reply.later(passed_us))
-        return self._told
+    def renewed(self, now: float) -> Decision:
+        """Return the denial as of *now*, monotonic seconds, and keep it for the next hundredth of a second."""
+        first, passed_us = self._decision, int((now - self._at) * 1_000_000)
+        self.present = Decision(False, first.reason, "denial_cache", first.plan, first.reply.later(passed_us))
+        self.renew_at = now + self.GRAIN_SECONDS
+        return self.present
 
 
 __all__ = ["Denial", "Denials"]
