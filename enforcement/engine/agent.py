@@ -23,10 +23,10 @@ from typing import Any, Final, Protocol
 from redis import Redis
 from redis.exceptions import NoPermissionError, ResponseError
 
-from enforcement.failover.disk import restore, save
 from enforcement.failover.lost_counters import LOOK_SECONDS
 from enforcement.lua import function
 from enforcement.model.keys import Keys, fingerprint
+from enforcement.state.disk import restore, save
 from enforcement.state.published import PublishedState
 from enforcement.state.usage import UsageLog
 from enforcement.store.breaker import jittered

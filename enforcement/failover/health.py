@@ -19,7 +19,6 @@ from enforcement.plan.commands import StoreError
 from enforcement.plan.plan import BoundLimit
 from enforcement.plan.reply import Reply
 from enforcement.plan.request import Request
-from enforcement.state.counts import DecisionCounts
 from enforcement.store.breaker import Breaker
 from enforcement.store.connector import StoreConnector
 from enforcement.store.slot_map import ClusterMonitor, Node
@@ -37,6 +36,7 @@ class Health:
         store_now_us: Returns the best idea of the store's time.
         fleet: Returns how many instances share the quotas, at least 1.
         wake: Has the background thread look after the store at once.
+        count_failure: Counts a failed call by its cause.
 
     Attributes:
         breaker: Of a store that is away as a whole. On a cluster it stays closed: there each node has one.
@@ -48,13 +48,13 @@ class Health:
         connector: StoreConnector,
         keys: Keys,
         fallback: Fallback,
-        counts: DecisionCounts,
         *,
         timeout: float,
         clock: Callable[[], int] | None,
         store_now_us: Callable[[], int],
         fleet: Callable[[], int],
         wake: Callable[[], None],
+        count_failure: Callable[[str], None],
     ) -> None:
         self.connector = connector
         self.fallback = fallback
@@ -67,7 +67,7 @@ class Health:
         self.now_us = store_now_us if clock is None else clock
         self._paying = connector.pipe(BACKGROUND_BUDGET, heeds=False)
         self._probe = DecisionProbe(connector.pipe(timeout), keys)
-        self._counts = counts
+        self._count_failure = count_failure
         self.lost_counters = LostCounters(self._paying)
         self._replay = JournalReplay(fallback, self._paying, self.lost_counters, self.now_us, clock)
         if connector.sentinels is not None:
@@ -119,7 +119,7 @@ class Health:
     def failed(self, exc: StoreError) -> None:
         """Count a failed call, unless it only concerns itself, or one node of a cluster: that was counted there."""
         if exc.cause != "away":  # that one was not sent at all
-            self._counts.failed(exc.cause)
+            self._count_failure(exc.cause)
         if exc.away and self.connector.slot_map is None:
             self.breaker.failed(exc.cause)
 
@@ -168,7 +168,7 @@ class Health:
         for pipe in (self._paying, self.background, self._probe):
             pipe.close()
         if self.breaker.open and (exc := self._probe.trouble()) is not None:
-            self._counts.failed(exc.cause)
+            self._count_failure(exc.cause)
             self.breaker.trip(exc.cause)
             return False
         if not self._replay.pay(lambda key: True):

@@ -12,12 +12,13 @@ from time import monotonic
 from typing import Final
 
 from enforcement.failover.health import Health
-from enforcement.leases.lease import Grant, Lease, Remains, held_max
+from enforcement.model.lease_bounds import held_max
 from enforcement.plan import commands
 from enforcement.plan.commands import Correction, Steps, StoreError
 from enforcement.plan.plan import Plan
 from enforcement.plan.reply import MARKED, Reply, read
 from enforcement.state.denial_cache import Denials
+from enforcement.state.lease import Grant, Lease, Remains
 from enforcement.state.reservation import new_ident
 
 SWEEP_SECONDS: Final = 0.1

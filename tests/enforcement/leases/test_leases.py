@@ -14,9 +14,9 @@ import pytest
 
 from enforcement import Limit, Limiter
 from enforcement.aio import Limiter as AsyncLimiter
-from enforcement.leases.lease import unused_max
 from enforcement.ledger.claims import Evidence, Terms, judge
 from enforcement.ledger.sums import peak
+from enforcement.model.lease_bounds import unused_max
 from enforcement.model.tokens import mint
 from tests.enforcement.fleet import fleet
 from tests.enforcement.world import eventually
