@@ -80,7 +80,7 @@ def test_pictures_are_small_files_of_this_repository(path):
 
 def test_a_page_that_is_none_is_not_found(client):
     """Only the pages that there are: a name never becomes a path."""
-    assert client.get("/docs/settings/").status_code == 404
+    assert client.get("/docs/urls/").status_code == 404
     assert client.get("/docs/../manage/").status_code == 404
 
 
