@@ -90,7 +90,7 @@ def _to_page(link: re.Match[str]) -> str:
 
 
 def _to_static(image: re.Match[str]) -> str:
-    """Files name a picture by its path, so that a forge can show it; pages by its static address."""
+    """Return a picture's static address. The file has its relative path, so that a forge shows the picture too."""
     return f'src="{static(image[1])}"'
 
 

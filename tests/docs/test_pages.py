@@ -70,7 +70,7 @@ def test_every_link_leads_somewhere(client, admin_client, slug):
 
 @pytest.mark.parametrize("path", SHOWN_FROM, ids=lambda path: path.stem)
 def test_pictures_are_small_files_of_this_repository(path):
-    """A forge shows them by their relative path; their alternative texts say what they show."""
+    """A relative path lets a forge show a picture. Each picture has a text for people who cannot see it."""
     for text, name in re.findall(r"!\[([^\]]*)\]\(([^)]+)\)", path.read_text()):
         picture = (path.parent / name).resolve()
         assert picture.is_relative_to(ROOT)
