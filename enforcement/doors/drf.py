@@ -152,18 +152,6 @@ class _Refused(exceptions.APIException):
         self.auth_header = dict(refusal.answer.headers).get("WWW-Authenticate")
 
 
-class LimitHeadersMixin:
-    """For views: tells in the response what was decided on its request, where the middleware is not installed."""
-
-    def finalize_response(self, request: Any, response: Any, *args: Any, **kwargs: Any) -> Any:
-        """Return the response with its rate limit fields."""
-        response = super().finalize_response(request, response, *args, **kwargs)  # type: ignore[misc]
-        visit = visit_of(request)
-        if not visit.managed:
-            visit.tell(response)
-        return response
-
-
 def _throttled(denied: Denied) -> Decision:
     """Return a denial that is a rate limit. Raises LimitDenied: it is another."""
     if denied.decision.status != 429:
@@ -186,7 +174,6 @@ def _read(rate: str | Limit) -> tuple[Limit, ...]:
 __all__ = [
     "AnonRateThrottle",
     "LimitDenied",
-    "LimitHeadersMixin",
     "PolicyThrottle",
     "ScopedRateThrottle",
     "SimpleRateThrottle",
