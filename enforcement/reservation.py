@@ -64,7 +64,7 @@ class Reservation:
         yield from self.leaving()
 
     def finishing(self, status: int | None) -> Steps:
-        """Correct the charges for a response of this HTTP status; give everything back if there was none."""
+        """Correct the charges for a response of this HTTP status, or give everything back if there was none."""
         return self.cancelling() if status is None else self.charging_for(status)
 
     def leaving(self) -> Steps:

@@ -1,4 +1,4 @@
-"""The base of the ASGI and the WSGI middleware: its arguments, and the checks on them."""
+"""The base of the ASGI and the WSGI middleware, with their common arguments."""
 
 from __future__ import annotations
 

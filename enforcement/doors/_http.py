@@ -34,7 +34,7 @@ Address = IPv4Address | IPv6Address
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class PlainResponse:
     """A complete response that an integration itself makes."""
 
     status: int
@@ -69,16 +69,16 @@ def missing_token() -> Refusal:
     return Refusal(401, "A token is required", detail, "missing_token", (("WWW-Authenticate", _CHALLENGE),))
 
 
-def problem_answer(body: Mapping[str, object], headers: Iterable[Header] = ()) -> Answer:
+def problem_answer(body: Mapping[str, object], headers: Iterable[Header] = ()) -> PlainResponse:
     """Return a response with a problem (RFC 9457). *body* holds the problem, including its ``status``."""
     data = json.dumps(body).encode()
     status = body["status"]
     assert isinstance(status, int)
     fixed = (("Content-Type", "application/problem+json"), ("Content-Length", str(len(data))))
-    return Answer(status, (*fixed, *headers), data)
+    return PlainResponse(status, (*fixed, *headers), data)
 
 
-def denial(decision: Decision, preset: str) -> Answer:
+def denial(decision: Decision, preset: str) -> PlainResponse:
     """Return the response to a request that was denied."""
     headers = added_headers(decision, preset)
     if decision.status == 401:

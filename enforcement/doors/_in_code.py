@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from enforcement.decision import Decision
-from enforcement.doors._http import Answer, Header, Refusal, added_headers, denial, network_of
+from enforcement.doors._http import Header, PlainResponse, Refusal, added_headers, denial, network_of
 from enforcement.limited import key_text
 from enforcement.sizes import MAX_CODE_KEY_LENGTH
 
@@ -102,7 +102,7 @@ def limit_headers(decisions: Sequence[Decision], preset: str) -> list[Header]:
     return list(fields.values())
 
 
-def denial_without_limits(decision: Decision, preset: str) -> Answer:
+def denial_without_limits(decision: Decision, preset: str) -> PlainResponse:
     """
     Return the response to a denial, without the header fields of its limits.
 

@@ -98,7 +98,7 @@ class _OptionReader:
             raise ValueError(f"{self._name}[{option!r}]: {exc}") from exc
 
     def function(self, option: str) -> Any:
-        """Return a function that is given itself or by its dotted path; None if the option is not set."""
+        """Return a function that is given itself or by its dotted path, or None if the option is not set."""
         return self.checked(option, None, _function)
 
     def store(self, settings: Settings) -> Settings:

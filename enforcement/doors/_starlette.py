@@ -23,7 +23,7 @@ from enforcement import aio
 from enforcement.decision import Decision, Denied
 from enforcement.doors._exchange import POLICY_VIOLATION, STARTS, Exchange
 from enforcement.doors._http import (
-    Answer,
+    PlainResponse,
     Refusal,
     RequestAttributes,
     TrustedProxies,
@@ -251,7 +251,7 @@ async def answer_refused(connection: Any, exc: Exception) -> Response | None:
     return await _answer(connection, exc.answer)
 
 
-async def _answer(connection: HTTPConnection, answer: Answer) -> Response | None:
+async def _answer(connection: HTTPConnection, answer: PlainResponse) -> Response | None:
     response = Response(answer.body, answer.status, dict(answer.headers))
     if not isinstance(connection, WebSocket):
         return response

@@ -18,8 +18,8 @@ from enforcement.decision import Decision, Denied
 from enforcement.doors._exchange import POLICY_VIOLATION, STARTS, App, Exchange, Message, Receive, Scope, Send
 from enforcement.doors._guard import Guard
 from enforcement.doors._http import (
-    Answer,
     Header,
+    PlainResponse,
     Refusal,
     RequestAttributes,
     added_headers,
@@ -223,7 +223,7 @@ class _Lifespan:
         await self._send({"type": "lifespan.shutdown.complete"})
 
 
-async def _answer(scope: Scope, receive: Receive, send: Send, answer: Answer) -> None:
+async def _answer(scope: Scope, receive: Receive, send: Send, answer: PlainResponse) -> None:
     """Send a response in place of the application."""
     prefix = ""
     if scope["type"] == "websocket":
@@ -238,7 +238,7 @@ async def _answer(scope: Scope, receive: Receive, send: Send, answer: Answer) ->
 
 
 def _only(scope: Scope, name: bytes) -> bytes | None:
-    """Return the raw value of a header field; None unless the request has exactly one."""
+    """Return the raw value of a header field if the request has it exactly once, else None."""
     found = None
     for key, value in scope["headers"]:
         if key == name:

@@ -27,7 +27,7 @@ from django.http import HttpResponse
 
 from enforcement.decision import Denied
 from enforcement.doors._django_visit import DjangoVisit, in_thread
-from enforcement.doors._http import Answer, Refusal
+from enforcement.doors._http import PlainResponse, Refusal
 from enforcement.doors._in_code import check_scope, counted_address, counter_key, denial_without_limits, name_of
 from enforcement.doors._options import Options, read_options
 from enforcement.limited import Declared, declared
@@ -312,7 +312,7 @@ def _answer(visit: DjangoVisit, exc: Denied | Refusal) -> Any:
     return _response(denial_without_limits(exc.decision, get_options().headers))
 
 
-def _response(answer: Answer) -> Any:
+def _response(answer: PlainResponse) -> Any:
     return HttpResponse(answer.body, status=answer.status, headers=dict(answer.headers))
 
 

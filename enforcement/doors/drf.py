@@ -53,7 +53,7 @@ class SimpleRateThrottle(throttling.SimpleRateThrottle):
 
     @property
     def THROTTLE_RATES(self) -> Any:
-        """The current rates of the settings; the framework's own class reads them once, when it is imported."""
+        """The current rates of the settings, which the framework's own class reads only when it is imported."""
         return api_settings.DEFAULT_THROTTLE_RATES
 
     def parse_rate(self, rate: Any) -> tuple[int | None, int | None]:
@@ -81,7 +81,7 @@ class SimpleRateThrottle(throttling.SimpleRateThrottle):
         return self.decision.allowed
 
     def wait(self) -> float | None:
-        """Return the seconds until the same request can pass; None if it never can."""
+        """Return the seconds until the same request can pass, or None if it never can."""
         return _seconds(self.decision)
 
     def get_ident(self, request: Any) -> str:
@@ -129,7 +129,7 @@ class PolicyThrottle(throttling.BaseThrottle):
         return self.decision.allowed
 
     def wait(self) -> float | None:
-        """Return the seconds until the same request can pass; None if it never can."""
+        """Return the seconds until the same request can pass, or None if it never can."""
         return _seconds(self.decision)
 
 

@@ -262,7 +262,7 @@ class _Whom:
         self._scope = None if scope is None else check_scope(scope)
 
     def key(self, visit: StarletteVisit, found: Any) -> str | None:
-        """Return the key of the counters; None if the request is exempt. Raises HTTPRefused and TypeError."""
+        """Return the key of the counters, or None if the request is exempt. Raises HTTPRefused and TypeError."""
         if self._kind == "ip":
             found = counted_address(visit.address())
         elif self._kind == "all":

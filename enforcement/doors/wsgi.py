@@ -15,8 +15,8 @@ from typing import Any
 from enforcement.decision import Decision, Denied
 from enforcement.doors._guard import Guard
 from enforcement.doors._http import (
-    Answer,
     Header,
+    PlainResponse,
     Progress,
     Refusal,
     RequestAttributes,
@@ -188,7 +188,7 @@ class _StreamedBody:
         self._admission.finish(self._progress.status or 500)
 
 
-def _answer(environ: Environ, start_response: StartResponse, answer: Answer) -> Iterable[bytes]:
+def _answer(environ: Environ, start_response: StartResponse, answer: PlainResponse) -> Iterable[bytes]:
     """Send a response in place of the application."""
     start_response(f"{answer.status} {answer.phrase}", list(answer.headers))
     return [] if environ["REQUEST_METHOD"] == "HEAD" else [answer.body]
