@@ -14,7 +14,6 @@ from collections.abc import Awaitable, Iterable, Sequence
 from functools import cache, partial
 
 from enforcement.aio import Admission, Limiter
-from enforcement.decision import Decision, Denied
 from enforcement.doors._exchange import POLICY_VIOLATION, STARTS, App, Exchange, Message, Receive, Scope, Send
 from enforcement.doors._guard import Guard
 from enforcement.doors._http import (
@@ -28,7 +27,8 @@ from enforcement.doors._http import (
     joining,
     missing_token,
 )
-from enforcement.headers import draft_lines
+from enforcement.plan.decision import Decision, Denied
+from enforcement.plan.headers import draft_lines
 
 
 class LimitMiddleware(Guard[App, Limiter, Scope]):
@@ -42,7 +42,7 @@ class LimitMiddleware(Guard[App, Limiter, Scope]):
         token: Returns the token of a request, or None. By default ``Authorization: Bearer``, then ``X-API-Key``.
         costs: Returns the costs of a request. By default one request.
         attributes: Returns attributes to add to ``method``, ``path``, ``ip`` and ``header.<name>``, or to replace them.
-        headers: Preset of :meth:`Decision.headers <enforcement.decision.Decision.headers>`.
+        headers: Preset of :meth:`Decision.headers <enforcement.plan.decision.Decision.headers>`.
         exempt: Paths that are never limited and need no token.
         trusted_proxies: Networks whose ``X-Forwarded-For`` is trusted. The server should then not rewrite client
             addresses itself (uvicorn: ``--no-proxy-headers``).

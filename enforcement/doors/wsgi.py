@@ -12,7 +12,6 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from enforcement.decision import Decision, Denied
 from enforcement.doors._guard import Guard
 from enforcement.doors._http import (
     Header,
@@ -27,6 +26,7 @@ from enforcement.doors._http import (
     missing_token,
 )
 from enforcement.limiter import Admission, Limiter
+from enforcement.plan.decision import Decision, Denied
 
 Environ = dict[str, Any]
 StartResponse = Callable[..., Callable[[bytes], object]]
@@ -44,7 +44,7 @@ class LimitMiddleware(Guard[App, Limiter, Environ]):
         token: Returns the token of a request, or None. By default ``Authorization: Bearer``, then ``X-API-Key``.
         costs: Returns the costs of a request. By default one request.
         attributes: Returns attributes to add to ``method``, ``path``, ``ip`` and ``header.<name>``, or to replace them.
-        headers: Preset of :meth:`Decision.headers <enforcement.decision.Decision.headers>`.
+        headers: Preset of :meth:`Decision.headers <enforcement.plan.decision.Decision.headers>`.
         exempt: Paths that are never limited and need no token.
         trusted_proxies: Networks whose ``X-Forwarded-For`` is trusted.
     Raises:
