@@ -16,7 +16,7 @@ from typing import Final
 
 from enforcement.settings import library_version
 
-MODULES: Final = ("enforcement.cli.doctor", "enforcement.cli.explain", "enforcement.ledger.__main__")
+MODULES: Final = ("enforcement.cli.doctor", "enforcement.cli.explain", "enforcement.proof.__main__")
 """Where the subcommands are, in the order in which they are shown."""
 
 CUT_OFF: Final = 141

@@ -15,8 +15,8 @@ import pytest
 from enforcement import Limit, Limiter
 from enforcement.aio import Limiter as AsyncLimiter
 from enforcement.leases import unused_max
-from enforcement.ledger.claims import Evidence, Terms, judge
-from enforcement.ledger.sums import peak
+from enforcement.proof.checker import Evidence, Terms, judge
+from enforcement.proof.model import peak
 from enforcement.tokens import mint
 from tests.enforcement.fleet import fleet
 from tests.enforcement.world import eventually

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from enforcement import Limit, Limiter
 from enforcement.algorithms import Reference
-from enforcement.ledger.__main__ import main
-from enforcement.ledger.claims import Evidence, Reading, Terms, judge
-from enforcement.ledger.records import Counter, Ledger, LedgerError, Record, read
-from enforcement.ledger.sums import felt, peak, window_of
 from enforcement.plans import Bound
+from enforcement.proof.__main__ import main
+from enforcement.proof.checker import Evidence, Reading, Terms, judge
+from enforcement.proof.history import Counter, Ledger, LedgerError, Record, read
+from enforcement.proof.model import felt, peak, window_of
 
 SECOND = 1_000_000
 START = 1_767_225_600 * SECOND
@@ -205,7 +205,7 @@ def test_sums_agree_with_the_algorithms(limit, asked):
 
 def run(*arguments):
     """Run the command as a person does."""
-    command = [sys.executable, "-m", "enforcement.ledger", *map(str, arguments)]
+    command = [sys.executable, "-m", "enforcement.proof", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 

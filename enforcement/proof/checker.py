@@ -15,9 +15,9 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import Final
 
-from enforcement.ledger.records import Counter, Ledger, Record
-from enforcement.ledger.sums import Charge, felt, peak, window_of
 from enforcement.limits import Limit
+from enforcement.proof.history import Counter, Ledger, Record
+from enforcement.proof.model import Charge, felt, peak, window_of
 from enforcement.protocol import TAKEN_FOR_EXECUTED
 
 JOURNAL_GRAIN_SECONDS: Final = 0.1

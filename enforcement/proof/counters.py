@@ -7,10 +7,10 @@ from collections.abc import Iterable
 
 from redis import Redis
 
-from enforcement.ledger.claims import Reading, can_be_judged
-from enforcement.ledger.records import Counter
 from enforcement.live import look
 from enforcement.plans import Bound
+from enforcement.proof.checker import Reading, can_be_judged
+from enforcement.proof.history import Counter
 from enforcement.store import connect
 
 

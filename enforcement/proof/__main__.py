@@ -1,4 +1,4 @@
-"""``python -m enforcement.ledger``: make a load and write its ledgers; judge ledgers by what is promised."""
+"""``python -m enforcement.proof``: make a load and write its ledgers; judge ledgers by what is promised."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from typing import Any, Final
 
 from redis.exceptions import RedisError
 
-from enforcement.ledger.claims import Claim, Evidence, Terms, judge
-from enforcement.ledger.counters import read_counters
-from enforcement.ledger.load import Fleet, Load, wait_for_the_signal
-from enforcement.ledger.records import LedgerError, read
 from enforcement.limits import InvalidLimit, Limit
+from enforcement.proof.checker import Claim, Evidence, Terms, judge
+from enforcement.proof.counters import read_counters
+from enforcement.proof.history import LedgerError, read
+from enforcement.proof.workload import Fleet, Load, wait_for_the_signal
 from enforcement.settings import DEFAULT_TIMEOUT, DEFAULT_URL
 
 HELD, BROKEN, UNREADABLE = 0, 1, 2
@@ -34,8 +34,8 @@ Prove a limit on a store of your own.
 """
 _EXAMPLES: Final = """\
 examples:
-  python -m enforcement.ledger load --limit 100/minute --processes 4 --seconds 150 --pause 0.01 --out proof/
-  python -m enforcement.ledger verify proof/*.ledger --saturated --redis redis://127.0.0.1:6379/0
+  python -m enforcement.proof load --limit 100/minute --processes 4 --seconds 150 --pause 0.01 --out proof/
+  python -m enforcement.proof verify proof/*.ledger --saturated --redis redis://127.0.0.1:6379/0
 
 Freeze, kill or cut off the store meanwhile, and the same command tells what that cost.
 """
@@ -63,7 +63,7 @@ def add_command(commands: Any) -> None:
         "ledger",
         help="prove a limit by counting",
         description=_DESCRIPTION,
-        epilog=_EXAMPLES.replace("python -m enforcement.ledger", "sluicegate ledger"),
+        epilog=_EXAMPLES.replace("python -m enforcement.proof", "sluicegate ledger"),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_commands(ledger.add_subparsers(required=True, metavar="COMMAND"))
@@ -231,7 +231,7 @@ def _load_fleet(options: argparse.Namespace) -> int:
 
 def _command(options: argparse.Namespace, instance: str) -> list[str]:
     """Return the command of one process of a fleet: the same options, and its name."""
-    command = [sys.executable, "-m", "enforcement.ledger", "load", "--wait", "--instance", instance]
+    command = [sys.executable, "-m", "enforcement.proof", "load", "--wait", "--instance", instance]
     for rate in options.limit:
         command += ["--limit", rate]
     given = {
@@ -317,7 +317,7 @@ def _run(command: Callable[[argparse.Namespace], int], options: argparse.Namespa
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m enforcement.ledger",
+        prog="python -m enforcement.proof",
         description=_DESCRIPTION,
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -13,9 +13,9 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from enforcement.decision import Decision
-from enforcement.ledger.records import Writer
 from enforcement.limiter import Limiter
 from enforcement.limits import Limit
+from enforcement.proof.history import Writer
 
 READY: Final = "ready\n"
 FLEET_SECONDS: Final = 30.0
