@@ -1,4 +1,4 @@
-"""What the store counted, read by the function that decides, which charges nothing this time."""
+"""Read the counters of a store, with the function that decides. Reading charges nothing."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from redis import Redis
 
 from enforcement.live import look
 from enforcement.plans import Bound
-from enforcement.proof.checker import Reading, can_be_judged
-from enforcement.proof.history import Counter
+from enforcement.proof.evidence import CounterReading, can_be_proved
+from enforcement.proof.history import LedgerCounter
 from enforcement.store import connect
 
 
-def read_counters(url: str, counters: Iterable[Counter]) -> list[Reading]:
+def read_counters(url: str, counters: Iterable[LedgerCounter]) -> list[CounterReading]:
     """
-    Read the counters that ledgers name, as far as anything can be proved of them.
+    Read those of the counters that counting can prove.
 
     Raises:
-        redis.RedisError: The store does not answer.
+        redis.RedisError: The store does not reply.
     """
     with connect(url) as client:
-        return [_reading(client, counter) for counter in counters if can_be_judged(counter.limit)]
+        return [_reading(client, counter) for counter in counters if can_be_proved(counter.limit)]
 
 
-def _reading(client: Redis, counter: Counter) -> Reading:
+def _reading(client: Redis, counter: LedgerCounter) -> CounterReading:
     now_us, [(_, used)] = look(client, [Bound(counter.limit, counter.key, "key")], time.time_ns() // 1_000)
-    return Reading(counter, now_us, used)
+    return CounterReading(counter, now_us, used)
 
 
 __all__ = ["read_counters"]

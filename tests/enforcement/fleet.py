@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from enforcement.proof.checker import Claim, Evidence, Terms, judge
+from enforcement.proof.checker import judge
 from enforcement.proof.counters import read_counters
+from enforcement.proof.evidence import Claim, Evidence, Terms
 from enforcement.proof.history import Ledger, read
 from enforcement.proof.workload import Fleet as Processes
 from tests.enforcement.world import eventually

@@ -15,7 +15,8 @@ import pytest
 from enforcement import Limit, Limiter
 from enforcement.aio import Limiter as AsyncLimiter
 from enforcement.leases import unused_max
-from enforcement.proof.checker import Evidence, Terms, judge
+from enforcement.proof.checker import judge
+from enforcement.proof.evidence import Evidence, Terms
 from enforcement.proof.model import peak
 from enforcement.tokens import mint
 from tests.enforcement.fleet import fleet

@@ -12,15 +12,16 @@ from hypothesis import strategies as st
 from enforcement import Limit, Limiter
 from enforcement.algorithms import Reference
 from enforcement.plans import Bound
-from enforcement.proof.__main__ import main
-from enforcement.proof.checker import Evidence, Reading, Terms, judge
-from enforcement.proof.history import Counter, Ledger, LedgerError, Record, read
+from enforcement.proof.checker import judge
+from enforcement.proof.command import main
+from enforcement.proof.evidence import CounterReading, Evidence, Terms
+from enforcement.proof.history import Ledger, LedgerCounter, LedgerError, Record, read
 from enforcement.proof.model import felt, peak, window_of
 
 SECOND = 1_000_000
 START = 1_767_225_600 * SECOND
 HOUR = Limit(name="rate", quota=10, window_seconds=3_600)
-COUNTER = Counter("sg:{k}:f", HOUR)
+COUNTER = LedgerCounter("sg:{k}:f", HOUR)
 
 
 class Book:
@@ -72,7 +73,7 @@ def test_a_quota_kept_is_told_from_one_exceeded():
 def test_windows_are_counted_apart():
     """Ten before the hour and ten behind it are within the quota; twenty in between are not."""
     assert broken(Book().write(count=10, at=3_590).write(count=10, at=3_610)) == {}
-    log = Counter("sg:{k}:l", Limit(name="rate", algorithm="sliding_log", quota=10, window_seconds=3_600))
+    log = LedgerCounter("sg:{k}:l", Limit(name="rate", algorithm="sliding_log", quota=10, window_seconds=3_600))
     across = Book(counter=log).write(count=10, at=3_590).write(count=10, at=3_610)
     assert broken(across) == {"rate: admitted in a window with the store": "20 (worst of 1)"}
 
@@ -80,7 +81,7 @@ def test_windows_are_counted_apart():
 def test_a_bucket_may_be_emptied_and_refilled_no_faster():
     """Two in the beginning and one each second are what it gives; one more is not."""
     bucket = Limit(name="rate", algorithm="token_bucket", quota=1, window_seconds=1, burst=2)
-    book = Book(counter=Counter("sg:{k}:b", bucket)).write(count=2)
+    book = Book(counter=LedgerCounter("sg:{k}:b", bucket)).write(count=2)
     for second in range(1, 4):
         book.write(at=second)
     assert broken(book) == {}
@@ -111,7 +112,7 @@ def test_a_window_within_an_outage_may_cost_its_bound_and_no_more():
 
 def test_a_limit_that_denies_without_the_store_admits_nothing_there():
     """``deny`` has no share."""
-    counter = Counter("sg:{k}:f", Limit(name="rate", quota=10, window_seconds=3_600, on_store_failure="deny"))
+    counter = LedgerCounter("sg:{k}:f", Limit(name="rate", quota=10, window_seconds=3_600, on_store_failure="deny"))
     assert "rate: admitted by one process alone" in broken(Book(counter=counter).write("fallback"))
 
 
@@ -126,7 +127,7 @@ def test_a_failover_may_cost_one_quota():
 @pytest.mark.parametrize(
     ("spoil", "claim"),
     [
-        (lambda book: book.write(ident="a-0"), "request ids that stand twice"),
+        (lambda book: book.write(ident="a-0"), "duplicate request ids"),
         (lambda book: book.write(took_ms=31), "a decision takes"),
         (lambda book: book.write("fallback", 6, cause="timeout"), "decisions of one outage that asked in vain"),
         (lambda book: book.write("fallback", 10, took_ms=2), "a decision while the store is not asked"),
@@ -167,7 +168,7 @@ def test_the_return_to_the_store_is_timed():
 def test_what_was_charged_must_have_been_admitted_or_asked_for(cause, least, more, held):
     """Three were admitted. A call that was late is the store's; one that was cut off, the process pays too."""
     book, used = Book().write(count=2).write("fallback", cause=cause), least + more
-    found = broken(book, readings=[Reading(COUNTER, START + SECOND, used)])
+    found = broken(book, readings=[CounterReading(COUNTER, START + SECOND, used)])
     assert (found == {}) is held
 
 
@@ -221,7 +222,7 @@ def test_a_store_is_proved_by_two_commands(server, world, tmp_path, capsys):
     assert "30-per-day: admitted in a window with the store" in capsys.readouterr().out
     assert main([*proof, "--json", "--timeout-ms", "0.001", "--margin-ms", "0"]) == 1
     claims = {claim["claim"]: claim["held"] for claim in json.loads(capsys.readouterr().out)}
-    assert (claims["a decision takes"], claims["request ids that stand twice"]) == (False, True)
+    assert (claims["a decision takes"], claims["duplicate request ids"]) == (False, True)
 
     with Limiter(server.url, timeout=1.0) as other:
         other.reset(Limit.parse("30/day"), "proof")
@@ -262,23 +263,27 @@ def test_a_whole_ledger_is_read(tmp_path):
 @pytest.mark.parametrize(
     ("lines", "line", "rule"),
     [
-        ([], 0, "it is empty"),
-        (["{}"], 1, "not a ledger"),
-        (['{"ledger":2,"instance":"a","timeout_ms":25}'], 1, "format 1"),
-        ([HEADER, LINE], 2, "counters: names one that no line before declares"),
-        ([HEADER, DECLARED, DECLARED], 3, "counter: the next number is 1"),
+        ([], 0, "the file is empty"),
+        (["{}"], 1, "ledger: must be 1, got None"),
+        (['{"ledger":2,"instance":"a","timeout_ms":25}'], 1, "ledger: must be 1, got 2"),
+        ([HEADER, LINE], 2, "counters: must be declared by an earlier line"),
+        ([HEADER, DECLARED, DECLARED], 3, "counter: must be 1, got 0"),
         ([HEADER, DECLARED.replace('"quota":1', '"quota":-1')], 2, "limit.quota"),
-        ([HEADER, DECLARED, LINE[:-9]], 3, "it is not JSON"),
+        ([HEADER, DECLARED, LINE[:-9]], 3, "must be JSON"),
         ([HEADER, DECLARED, LINE.replace('"id":"a-1",', "")], 3, "id: is required"),
         ([HEADER, DECLARED, LINE.replace('"id"', '"more":1,"id"')], 3, "more: unknown field"),
-        ([HEADER, DECLARED, LINE.replace('"revision":0', '"revision":true')], 3, "revision: has the wrong type"),
-        ([HEADER, DECLARED, LINE.replace('"revision":0', '"revision":NaN')], 3, "NaN is not a number"),
-        ([HEADER, DECLARED, LINE.replace('"revision":0', '"revision":0,"revision":1')], 3, "a field stands twice"),
-        ([HEADER, DECLARED, LINE.replace('"ended_at_us":2', '"ended_at_us":0')], 3, "ended_at_us: must not lie before"),
+        ([HEADER, DECLARED, LINE.replace('"revision":0', '"revision":true')], 3, "revision: must not be bool"),
+        ([HEADER, DECLARED, LINE.replace('"revision":0', '"revision":NaN')], 3, "numbers must be finite, got NaN"),
+        ([HEADER, DECLARED, LINE.replace('"revision":0', '"revision":0,"revision":1')], 3, "a field occurs twice"),
+        (
+            [HEADER, DECLARED, LINE.replace('"ended_at_us":2', '"ended_at_us":0')],
+            3,
+            "ended_at_us: must not be less than",
+        ),
         ([HEADER, DECLARED, LINE.replace('"reason":"ok"', '"reason":"limited"')], 3, "reason:"),
         ([HEADER, DECLARED, LINE.replace('"source":"store"', '"source":"guess"')], 3, "source:"),
         ([HEADER, DECLARED, LINE.replace('"costs":[1]', '"costs":[-1]')], 3, "costs:"),
-        ([HEADER, DECLARED, LINE.replace('"costs":[1]', '"costs":[]')], 3, "costs: must be as many"),
+        ([HEADER, DECLARED, LINE.replace('"costs":[1]', '"costs":[]')], 3, "costs: must have as many items"),
     ],
 )
 def test_a_ledger_that_cannot_be_read_is_no_evidence(tmp_path, capsys, lines, line, rule):
@@ -304,7 +309,7 @@ def test_a_line_that_was_cut_off_is_no_evidence(tmp_path):
     ("arguments", "said"),
     [
         (["verify", "/nowhere/a.ledger"], "/nowhere/a.ledger, line 0: No such file"),
-        (["load"], "give --limit or --limits, or else --token-file"),
+        (["load"], "needs either --limit or --limits, or else --token-file"),
         (["load", "--limit", "often"], '--limit: text: Must be like "100/minute"'),
         (["load", "--limits", "{}"], "must be a JSON list"),
         (["load", "--limits", '[{"quota":1}]'], "window_seconds"),
@@ -323,6 +328,6 @@ def test_a_store_that_cannot_be_asked_is_no_proof(tmp_path, capsys):
     path = tmp_path / "a.ledger"
     path.write_text(f"{HEADER}\n{DECLARED}\n{LINE}\n")
     assert main(["verify", str(path), "--redis", "redis://127.0.0.1:1/0"]) == 2
-    assert "the store does not answer" in capsys.readouterr().err
+    assert "the store does not reply" in capsys.readouterr().err
     assert main(["verify", str(path), "--limits", '[{"name":"other","quota":1,"window_seconds":60}]']) == 2
-    assert "no ledger knows of 'other'" in capsys.readouterr().err
+    assert "must be names of limits in the ledgers, got 'other'" in capsys.readouterr().err
