@@ -1,4 +1,4 @@
-"""What a proof is about: the claims, their terms, and the ledgers sorted by counter."""
+"""The claims of a proof, their bounds, and the ledgers grouped by counter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options that ``load`` and ``verify`` share: numbers, and limits as JSON."""
+"""Parse the options that ``load`` and ``verify`` share, which are numbers and limits."""
 
 from __future__ import annotations
 

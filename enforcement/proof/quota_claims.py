@@ -69,7 +69,7 @@ def admitted_alone(
 
 
 def saturated(name: str, limit: Limit, counters: Sequence[Sequence[CountedDecision]]) -> Iterator[Claim]:
-    """Check that the quota was used up where the store denied: not even the smallest denied request would have fit."""
+    """Check that the store denied only when even the smallest of the denied requests would not have fit."""
     if limit.algorithm not in ("fixed_window", "sliding_log") or limit.consistency == "leased":
         return
     left, cases = 0, 0

@@ -24,8 +24,8 @@ BUCKET = Limit(name="bucket", algorithm="token_bucket", quota=60, burst=3, windo
 SLOTS = Limit(name="slots", algorithm="concurrency", quota=2, window_seconds=30)
 
 
-def said(call):
-    """Return what an assertion that fails says."""
+def failure_of(call):
+    """Return the message of an assertion that fails."""
     with pytest.raises(AssertionError) as failure:
         call()
     return str(failure.value)
@@ -145,12 +145,12 @@ def test_a_cap_on_partition_values_is_published(limiter, published):
 @pytest.mark.parametrize(
     ("publish", "text"),
     [
-        (lambda p: p.token(policy="no"), "policy: 'no' was not published"),
-        (lambda p: p.token(project="no"), "project: 'no' was not published"),
-        (lambda p: p.globally("no"), "policy: 'no' was not published"),
-        (lambda p: p.override("no/rpm", quota=1), "policy: 'no' was not published"),
+        (lambda p: p.token(policy="no"), "policy: must be published first, got 'no'"),
+        (lambda p: p.token(project="no"), "project: must be published first, got 'no'"),
+        (lambda p: p.globally("no"), "policy: must be published first, got 'no'"),
+        (lambda p: p.override("no/rpm", quota=1), "policy: must be published first, got 'no'"),
         (lambda p: p.token(expires_at=datetime(2100, 1, 1)), "expires_at: must have a time zone"),  # noqa: DTZ001
-        (lambda p: p.token(expires_at=datetime(2020, 1, 1, tzinfo=UTC)), "the store forgot this token"),
+        (lambda p: p.token(expires_at=datetime(2020, 1, 1, tzinfo=UTC)), "expires_at: must be less than a day ago"),
     ],
 )
 def test_what_cannot_be_published_is_an_error(published, publish, text):
@@ -167,7 +167,7 @@ def test_a_follower_that_does_not_follow_is_named(published, sluicegate_store, m
     monkeypatch.setattr("enforcement.testing.publisher.FOLLOW_SECONDS", 0.1)
     published.followers.append(Limiter(sluicegate_store.url, instance="asleep"))
 
-    assert "asleep (starting) obeys revision 0, and not" in said(published.project)
+    assert "asleep (starting) uses revision 0 in place of" in failure_of(published.project)
 
 
 def test_a_second_publisher_goes_on_where_the_first_ended(published, sluicegate_store):
@@ -176,7 +176,7 @@ def test_a_second_publisher_goes_on_where_the_first_ended(published, sluicegate_
     second.project("other")
 
     assert second.revision == published.revision + 1
-    assert "was refused: the store has revision" in said(published.project)
+    assert "The store refused revision" in failure_of(published.project)
 
 
 # Assertions.
@@ -189,9 +189,9 @@ def test_a_second_publisher_goes_on_where_the_first_ended(published, sluicegate_
         (4, "4 requests should pass, and the next one be denied; number 5 was allowed by store"),
     ],
 )
-def test_a_wrong_number_fails_and_tells_the_decision(limiter, admits, text):
+def test_a_wrong_number_fails_and_shows_the_decision(limiter, admits, text):
     """Which request, who decided, and for each limit what is left and when."""
-    message = said(lambda: assert_limited(limiter, [PER_MINUTE, PER_DAY], "k", admits=admits))
+    message = failure_of(lambda: assert_limited(limiter, [PER_MINUTE, PER_DAY], "k", admits=admits))
 
     assert message.startswith(text)
     assert "  rpm (fixed_window) " in message
@@ -200,10 +200,10 @@ def test_a_wrong_number_fails_and_tells_the_decision(limiter, admits, text):
 
 def test_a_denial_that_lasts_too_long_fails(limiter):
     """And one that never ends, too."""
-    message = said(lambda: assert_limited(limiter, PER_DAY, "k", admits=7, within_seconds=60))
+    message = failure_of(lambda: assert_limited(limiter, PER_DAY, "k", admits=7, within_seconds=60))
     assert message.startswith("The denial should end within 60 s; the request was denied (limited) by store")
 
-    hopeless = said(lambda: assert_limited(limiter, PER_MINUTE, "k", admits=0, costs=6, within_seconds=60))
+    hopeless = failure_of(lambda: assert_limited(limiter, PER_MINUTE, "k", admits=0, costs=6, within_seconds=60))
     assert "rpm (fixed_window) can never admit this cost: 5 of 5 requests left" in hopeless
 
 
@@ -211,7 +211,9 @@ def test_a_refused_token_is_no_limit(limiter):
     """A test of a limit must not pass because its token is unknown."""
     with pytest.raises(TypeError, match=r"Limit\.parse\(\) makes a limit of a text"):
         assert_limited(limiter, "5/minute", "k", admits=5)
-    assert "by a limit; number 1 was denied (unknown_token)" in said(lambda: assert_limited(limiter, "x", admits=0))
+    assert "by a limit; number 1 was denied (unknown_token)" in failure_of(
+        lambda: assert_limited(limiter, "x", admits=0)
+    )
 
 
 def test_slots_are_held_while_they_are_counted(limiter, published):
@@ -232,10 +234,10 @@ def test_one_decision_is_judged_by_reason_and_limit(limiter):
 
     assert assert_allowed(allowed) is allowed
     assert assert_denied(denied, reason="limited", by="rpm") is denied
-    assert "should pass, and was denied (limited) by store" in said(lambda: assert_allowed(denied))
-    assert "should be denied, and was allowed by store" in said(lambda: assert_denied(allowed))
-    assert "reason should be 'revoked'" in said(lambda: assert_denied(denied, reason="revoked"))
-    assert "limit 'rpd' should deny" in said(lambda: assert_denied(denied, by="rpd"))
+    assert "should pass, and was denied (limited) by store" in failure_of(lambda: assert_allowed(denied))
+    assert "should be denied, and was allowed by store" in failure_of(lambda: assert_denied(allowed))
+    assert "reason should be 'revoked'" in failure_of(lambda: assert_denied(denied, reason="revoked"))
+    assert "limit 'rpd' should deny" in failure_of(lambda: assert_denied(denied, by="rpd"))
 
 
 async def test_the_same_with_asyncio(async_limiter, published, clock):
