@@ -38,7 +38,7 @@ def server(tmp_path: Path) -> Iterator[ValkeyServer]:
 
 
 def test_started_server_answers_at_its_url(server: ValkeyServer) -> None:
-    """start() returns when the server answers, on the loopback address that url names."""
+    """start() returns when the server replies, on the loopback address that url names."""
     assert client(server).ping() is True
     assert server.url == f"redis://127.0.0.1:{server.port}/0"
 
@@ -97,7 +97,7 @@ def test_server_without_persistence_writes_no_file(tmp_path: Path) -> None:
 
 
 def test_frozen_server_does_not_answer_until_it_is_thawed(server: ValkeyServer) -> None:
-    """freeze() is a store that hangs: connections are accepted and nothing answers."""
+    """freeze() is a store that hangs: connections are accepted and get no reply."""
     server.freeze()
     with pytest.raises(TimeoutError):
         client(server).ping()
@@ -144,7 +144,7 @@ def test_bad_directive_is_quoted_in_the_error(tmp_path: Path) -> None:
 
 
 def test_taken_port_is_an_error(server: ValkeyServer, tmp_path: Path) -> None:
-    """A port that was asked for by number is not exchanged for another."""
+    """A port that is given by number is not exchanged for another."""
     with pytest.raises(ServerError, match=f"did not start on port {server.port}"):
         ValkeyServer(tmp_path / "second", port=server.port).start()
 

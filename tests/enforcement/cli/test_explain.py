@@ -20,7 +20,7 @@ SHADOW = Limit(name="stricter", quota=0, window_seconds=60, mode="shadow")
 
 @pytest.fixture
 def published(world):
-    """A store with a project, on which a global policy falls, and a policy for tokens."""
+    """A store with a project, a global policy, and a policy for tokens."""
     published = world.published
     published.policy("all", A_DAY, SHADOW)
     published.globally("all")
@@ -66,7 +66,7 @@ def test_each_limit_of_a_token_is_shown_with_what_is_left(server, published, cap
 
 
 def test_looking_charges_nothing(server, published, explain):
-    """However often it is asked; and what a decision then says is the same."""
+    """However often the command is run."""
     token = published.token(policy="api", project="shop")
     charge(server, token, 1)
     for _ in range(5):

@@ -18,7 +18,7 @@ from enforcement.doctor import endpoint
     ],
 )  # fmt: skip
 def test_an_address_is_shown_without_its_passwords(url, shown):
-    """Wherever in it they stand."""
+    """In every part of the address."""
     assert endpoint.shown(url) == shown
 
 
