@@ -72,10 +72,11 @@ class CounterReading:
 @dataclass(slots=True)
 class CountedDecision:
     """
-    A decision and the permits that it asked of one counter.
+    A decision, and its cost for one counter.
 
     Attributes:
-        outage: Number of the outage of its process in which it was made. 0: the store decided.
+        permits: The cost.
+        outage: Number of the outage of its process. 0: the store decided.
     """
 
     record: Record
@@ -132,7 +133,7 @@ def can_be_proved(limit: Limit) -> bool:
 
 
 def _outages(records: Iterable[Record]) -> list[int]:
-    """Return for each decision of a process the number of the outage in which it was made. 0: in none."""
+    """Return for each decision of a process the number of its outage. 0: the store decided."""
     numbers, count, out = [], 0, False
     for record in records:
         count += record.degraded and not out
