@@ -27,7 +27,7 @@ PATIENCE_SECONDS: Final = 5.0
 
 _EPILOG: Final = """\
 exit status:
-  0  a request of cost 1 would pass now, as far as limits that do not depend on its attributes decide
+  0  a request of cost 1 would pass now, by the limits that do not depend on its attributes
   1  the request would be denied; the output says why
   2  the store does not reply or cannot be read, or an option or variable is wrong
 """

@@ -31,7 +31,9 @@ def add_to(commands: Any) -> None:
     parser = commands.add_parser("load", help="send requests to a store, and write every decision to a ledger")
     parser.set_defaults(run=run)
     url = os.environ.get("SLUICEGATE_REDIS_URL") or os.environ.get("REDIS_URL") or DEFAULT_URL
-    parser.add_argument("--url", default=url, help="of the store; default: SLUICEGATE_REDIS_URL, else %(default)s")
+    # The help names the variables and not their value, which may hold a password.
+    default = f"default: SLUICEGATE_REDIS_URL, else REDIS_URL, else {DEFAULT_URL}"
+    parser.add_argument("--url", default=url, help=f"URL of the store; {default}")
     what = parser.add_argument_group("what to request")
     what.add_argument(
         "--limit", metavar="RATE", action="append", default=[], help='such as "100/minute"; may be repeated'
