@@ -14,9 +14,7 @@ from enforcement import protocol
 from enforcement.cluster import ClusterPipe
 from enforcement.keys import dirty_beside, marker_beside
 from enforcement.lua import library_source
-from enforcement.parts import AGAIN
-from enforcement.protocol import LibraryMissing, StoreTrouble
-from enforcement.reservation import REMEMBERED_MS
+from enforcement.protocol import REMEMBERED_MS, RETRYABLE, LibraryMissing, StoreTrouble
 
 if TYPE_CHECKING:
     from enforcement.failover import Fallback
@@ -79,7 +77,7 @@ class Payer:
             except StoreTrouble as exc:
                 if exc.away:
                     return False
-                if not exc.executed and exc.cause in AGAIN:
+                if not exc.executed and exc.cause in RETRYABLE:
                     continue
                 # All counters are read before one is written: who shall not lose what he is owed is paid without it.
                 self._fallback.refused(debt)

@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 import hiredis
 
-from enforcement.algorithms import HOPELESS, Spec
+from enforcement.algorithms import Spec
 from enforcement.keys import dirty_beside
 from enforcement.late import LOST, Late
 from enforcement.lua import function
-from enforcement.plans import Bound, Costs, Plan
+from enforcement.plans import Bound, Plan
+
+if TYPE_CHECKING:
+    from enforcement.request import Request
 
 DECIDE: Final = function("decide")
 LEASE: Final = function("lease")
@@ -33,10 +36,17 @@ SLOTS: Final = 16_384
 """Of every cluster."""
 MAX_PORT: Final = 65_535
 
-Reply = Sequence[int]
+Steps = Generator[bytes, Any, Any]
+"""Yields encoded commands, is sent their replies or thrown a StoreTrouble, and returns what comes of them."""
 
 TAKEN_FOR_EXECUTED: Final = frozenset({"timeout", "protocol"})
 """Causes; see :attr:`StoreTrouble.charges`."""
+
+RETRYABLE: Final = frozenset({"connection", "moved", "library", "readonly", "loading", "sentinel"})
+"""Causes after which a call that surely was not executed is worth one more try at once."""
+
+REMEMBERED_MS: Final = 3_600_000
+"""How long the store remembers that a reservation was settled."""
 
 NOT_RESTORED: Final = -3
 """In place of a reply: the store lost durable counters and has not got them back; nothing was read or written."""
@@ -196,41 +206,37 @@ def numbers(reply: object) -> tuple[int, ...]:
 _READERS: Final = {8 * count: struct.Struct(f">{count}q").unpack for count in (2, 6, 7, 10, 12, 14, 17)}
 
 
-def decide_arguments(
-    plan: Plan, costs: Costs, now_us: int, *, clock: bool, charge: bool = True, ident: str = ""
-) -> list[str | int]:
+def decide_arguments(request: Request, now_us: int, *, clock: bool) -> list[str | int]:
     """
     Return the arguments of the call that decides a request.
 
     Args:
         now_us: This process' idea of the present, for calendar boundaries.
-        clock: Whether *now_us* is a test's clock, which the store shall take for its own.
-        charge: False only looks.
-        ident: Id of a reservation; asks for marks.
+        clock: Whether *now_us* is a test's clock, which the store takes for its own.
     """
+    plan = request.plan
     arguments: list[str | int] = ["FCALL", DECIDE, len(plan.touches), *plan.touches]
-    arguments += [now_us if clock else "", "1" if charge else "0", ident]
+    arguments += [now_us if clock else "", "1" if request.charge else "0", request.ident]
     for bound, text in zip(plan.bounds, plan.texts(now_us), strict=True):
-        arguments += [text, bound.cost_of(costs)]
+        arguments += [text, bound.cost_of(request.costs)]
     return arguments
 
 
-def decide(plan: Plan, costs: Costs, now_us: int, *, clock: bool, charge: bool = True, ident: str = "") -> bytes:
-    """Encode the call that decides a request; the most frequent one, for one request, is encoded once and kept."""
-    command = pack(decide_arguments(plan, costs, now_us, clock=clock, charge=charge, ident=ident))
-    if charge and not clock and not ident and type(costs) is int and costs == 1:
-        plan.keep_once(command)
-    return command
+def decide(request: Request, now_us: int, *, clock: bool) -> bytes:
+    """Return the encoded call that decides a request; see :func:`decide_arguments`."""
+    return pack(decide_arguments(request, now_us, clock=clock))
 
 
-def enrol(plan: Plan, costs: Costs, now_us: int, *, clock: bool, ident: str = "") -> bytes:
+def enrol(request: Request, now_us: int, *, clock: bool) -> bytes:
     """
-    Encode the call that decides a request whose values may be new to the store.
+    Return the encoded call that decides a request whose values may be new to the store.
 
-    Its reply is [that of :func:`decide`, then for each newcomer of the plan 1: the overflow counter decided, or 0].
+    Its reply is a list: the reply of :func:`decide`, then for each newcomer of the plan 1 if the overflow counter
+    decided, or 0.
     """
+    plan = request.plan
     newcomers = [(i + 1, plan.bounds[i]) for i in plan.newcomers]
-    return pack(_enrolling(ENROL, decide_arguments(plan, costs, now_us, clock=clock, ident=ident), newcomers))
+    return pack(_enrolling(ENROL, decide_arguments(request, now_us, clock=clock), newcomers))
 
 
 def _enrolling(name: str, arguments: list[str | int], newcomers: Iterable[tuple[int, Bound]]) -> list[str | int]:
@@ -257,24 +263,6 @@ def lease_arguments(plan: Plan, wanted: int, share: int, now_us: int) -> list[st
         share: One process may take a *share*-th part of what is left.
     """
     return ["FCALL", LEASE, len(plan.touches), *plan.touches, "", wanted, share, *plan.texts(now_us)]
-
-
-def outside_calendar(reply: Reply) -> bool:
-    """Tell whether the boundaries that were sent do not hold the store's present; ``reply[1]`` is that."""
-    return reply[0] == -1
-
-
-def without_marks(reply: Reply) -> list[int]:
-    """Return a reply of four numbers a limit, as a call without an id has it."""
-    return [value for i, value in enumerate(reply) if i < 2 or (i - 2) % 5 != 4]
-
-
-def reason_of(plan: Plan, reply: Reply, width: int = 4) -> str:
-    """Return the reason of a denial: one hopeless denier makes it hopeless."""
-    for i, bound in enumerate(plan.bounds):
-        if reply[4 + i * width] == HOPELESS and not bound.limit.shadow:
-            return "cost_exceeds_capacity"
-    return "limited"
 
 
 @dataclass(frozen=True, slots=True)

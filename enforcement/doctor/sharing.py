@@ -20,6 +20,8 @@ from enforcement.doctor.findings import Finding
 from enforcement.keys import Keys
 from enforcement.limits import Limit
 from enforcement.plans import Plan, bind_in_code
+from enforcement.reply import read
+from enforcement.request import Request
 from enforcement.store import connect, is_unknown_function
 
 # A log has no window that could end between two calls. Its permits expire after a minute, even if the doctor is killed.
@@ -39,9 +41,9 @@ class ProbeCounter:
 
     def charge(self, cost: int) -> int:
         """Charge a cost and return the remaining permits. A cost of 0 charges nothing."""
-        arguments = protocol.decide_arguments(self._plan, cost, 0, clock=False, charge=cost > 0)
+        arguments = protocol.decide_arguments(Request(self._plan, cost, charge=cost > 0), 0, clock=False)
         reply = self._client.execute_command(*arguments, NEVER_DECODE=True)  # type: ignore[no-untyped-call]
-        return protocol.numbers(reply)[2]
+        return read(reply).remaining(0)
 
     def forget(self) -> None:
         """Delete the counter."""
