@@ -15,14 +15,14 @@ from typing import Any, Final
 from redis import Redis
 from redis.exceptions import NoPermissionError, ResponseError
 
-from enforcement import protocol
 from enforcement.doctor.findings import Finding
-from enforcement.keys import Keys
-from enforcement.limits import Limit
-from enforcement.plans import Plan, bind_in_code
-from enforcement.reply import read
-from enforcement.request import Request
-from enforcement.store import connect, is_unknown_function
+from enforcement.model.keys import Keys
+from enforcement.model.limits import Limit
+from enforcement.plan import commands
+from enforcement.plan.plan import Plan, bind_in_code
+from enforcement.plan.reply import read
+from enforcement.plan.request import Request
+from enforcement.store.client import connect, is_unknown_function
 
 # A log has no window that could end between two calls. Its permits expire after a minute, even if the doctor is killed.
 LIMIT: Final = Limit(name="doctor", algorithm="sliding_log", quota=10, window_seconds=60)
@@ -32,7 +32,7 @@ ROUNDS: Final = 200
 CHILD_SECONDS: Final = 30.0
 
 
-class ProbeCounter:
+class SharedCounter:
     """Charges one counter of the store as a limiter does."""
 
     def __init__(self, client: Redis, keys: Keys, key: str) -> None:
@@ -41,19 +41,19 @@ class ProbeCounter:
 
     def charge(self, cost: int) -> int:
         """Charge a cost and return the remaining permits. A cost of 0 charges nothing."""
-        arguments = protocol.decide_arguments(Request(self._plan, cost, charge=cost > 0), 0, clock=False)
+        arguments = commands.decide_arguments(Request(self._plan, cost, charge=cost > 0), 0, clock=False)
         reply = self._client.execute_command(*arguments, NEVER_DECODE=True)  # type: ignore[no-untyped-call]
         return read(reply).remaining(0)
 
     def forget(self) -> None:
         """Delete the counter."""
-        self._client.execute_command(*protocol.reset(self._plan.keys))  # type: ignore[no-untyped-call]
+        self._client.execute_command(*commands.reset(self._plan.keys))  # type: ignore[no-untyped-call]
 
 
 def proof(client: Redis, keys: Keys, url: str) -> Iterator[Finding]:
     """Charge in this process and in a second one, and report whether each sees the charges of the other."""
     key = f"doctor:{token_hex(8)}"
-    counter = ProbeCounter(client, keys, key)
+    counter = SharedCounter(client, keys, key)
     try:
         ours = counter.charge(OURS)
     except ResponseError as exc:
@@ -76,7 +76,7 @@ def proof(client: Redis, keys: Keys, url: str) -> Iterator[Finding]:
 
 def _refused(exc: ResponseError) -> Finding:
     # For a command inside a function, the server reports a missing right by another error.
-    if isinstance(exc, NoPermissionError) or protocol.trouble(exc).cause == "auth":
+    if isinstance(exc, NoPermissionError) or commands.trouble(exc).cause == "auth":
         advice = "This is right for the control plane, and for a proxy that may only use some projects."
         return Finding("shared counter", "unseen", "this account may not charge limits in code", advice)
     advice = "As long as it refuses, on_store_failure of each limit decides."
@@ -87,7 +87,7 @@ def _refused(exc: ResponseError) -> Finding:
 
 def round_trips(client: Redis, keys: Keys, budget: float) -> Iterator[Finding]:
     """Make the same decision many times, and compare the latency with the time budget of a decision."""
-    counter = ProbeCounter(client, keys, f"doctor:{token_hex(8)}")
+    counter = SharedCounter(client, keys, f"doctor:{token_hex(8)}")
     counter.charge(0)
     took = []
     for _ in range(ROUNDS):
@@ -128,6 +128,6 @@ def second() -> None:
     """Run the second process of :func:`proof`. It reads a task, charges, and prints what it saw."""
     task = json.load(sys.stdin)
     with connect(task["url"]) as client:
-        counter = ProbeCounter(client, Keys(task["prefix"]), task["key"])
+        counter = SharedCounter(client, Keys(task["prefix"]), task["key"])
         result = {"pid": os.getpid(), "saw": counter.charge(0), "left": counter.charge(THEIRS)}
     print(json.dumps(result))

@@ -7,11 +7,11 @@ from collections.abc import Iterable
 
 from redis import Redis
 
-from enforcement.live import look
-from enforcement.plans import Bound
+from enforcement.control.inspection import look
+from enforcement.plan.plan import BoundLimit
 from enforcement.proof.evidence import CounterReading, can_be_proved
 from enforcement.proof.history import LedgerCounter
-from enforcement.store import connect
+from enforcement.store.client import connect
 
 
 def read_counters(url: str, counters: Iterable[LedgerCounter]) -> list[CounterReading]:
@@ -26,7 +26,7 @@ def read_counters(url: str, counters: Iterable[LedgerCounter]) -> list[CounterRe
 
 
 def _reading(client: Redis, counter: LedgerCounter) -> CounterReading:
-    now_us, [(_, used)] = look(client, [Bound(counter.limit, counter.key, "key")], time.time_ns() // 1_000)
+    now_us, [(_, used)] = look(client, [BoundLimit(counter.limit, counter.key, "key")], time.time_ns() // 1_000)
     return CounterReading(counter, now_us, used)
 
 

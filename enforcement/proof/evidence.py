@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from enforcement.limits import Limit
+from enforcement.model.limits import Limit
 from enforcement.proof.history import Ledger, LedgerCounter, Record
 from enforcement.proof.model import Charge
 

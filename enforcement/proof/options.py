@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from enforcement.limits import InvalidLimit, Limit
+from enforcement.model.limits import InvalidLimit, Limit
 
 DEFAULT: Final = "default: %(default)s"
 

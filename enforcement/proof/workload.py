@@ -12,9 +12,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from enforcement.decision import Decision
 from enforcement.limiter import Limiter
-from enforcement.limits import Limit
+from enforcement.model.limits import Limit
+from enforcement.plan.decision import Decision
 from enforcement.proof.history import LedgerWriter
 
 READY: Final = "ready\n"

@@ -6,11 +6,11 @@ from collections.abc import Generator
 from contextlib import AsyncExitStack, ExitStack
 from typing import TYPE_CHECKING
 
-from enforcement.decision import Decision, Denied, LimitState
-from enforcement.limits import Limit
-from enforcement.matching import Attributes
-from enforcement.plans import Costs, Plan
-from enforcement.shell import Limits, check_subject
+from enforcement.base import Limits, check_subject
+from enforcement.model.limits import Limit
+from enforcement.model.matching import Attributes
+from enforcement.plan.decision import Decision, Denied, LimitState
+from enforcement.plan.plan import Costs, Plan
 
 if TYPE_CHECKING:
     from enforcement import aio
@@ -37,7 +37,7 @@ def assert_denied(decision: Decision, *, reason: str | None = None, by: str | No
     Assert that a decision denies the request, and return the decision.
 
     Args:
-        reason: The reason it must have, one of :data:`enforcement.decision.STATUSES`. None: any.
+        reason: The reason it must have, one of :data:`enforcement.plan.decision.STATUSES`. None: any.
         by: Name of a limit that must deny. None: any.
     """
     if decision.allowed:
@@ -76,8 +76,8 @@ def assert_limited(
     """
     check_subject(limits, key, attributes)
     admitting = _has_slots(limiter.find_plan(limits, attributes) if isinstance(limits, str) else limits)
-    trial = _trial(admits, within_seconds)
-    next(trial)
+    probe = _probe(admits, within_seconds)
+    next(probe)
     with ExitStack() as held:
 
         def request() -> Decision:
@@ -93,7 +93,7 @@ def assert_limited(
             except Denied as denied:
                 decision = denied.decision
             try:
-                trial.send(decision)
+                probe.send(decision)
             except StopIteration as end:
                 return end.value  # type: ignore[no-any-return]
 
@@ -111,8 +111,8 @@ async def assert_limited_async(
     """Assert as :func:`assert_limited` does, with a limiter for asyncio."""
     check_subject(limits, key, attributes)
     admitting = _has_slots(await limiter.find_plan(limits, attributes) if isinstance(limits, str) else limits)
-    trial = _trial(admits, within_seconds)
-    next(trial)
+    probe = _probe(admits, within_seconds)
+    next(probe)
     async with AsyncExitStack() as held:
 
         async def request() -> Decision:
@@ -128,12 +128,12 @@ async def assert_limited_async(
             except Denied as denied:
                 decision = denied.decision
             try:
-                trial.send(decision)
+                probe.send(decision)
             except StopIteration as end:
                 return end.value  # type: ignore[no-any-return]
 
 
-def _trial(admits: int, within_seconds: float | None) -> Generator[None, Decision, Decision]:
+def _probe(admits: int, within_seconds: float | None) -> Generator[None, Decision, Decision]:
     """Check the decisions that are sent, one for each request, and return the denial at the end."""
     expected = f"{admits} requests should pass, and the next one be denied"
     for number in range(1, admits + 1):

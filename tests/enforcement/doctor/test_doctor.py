@@ -10,14 +10,14 @@ import time
 import pytest
 
 from enforcement import Limiter
-from enforcement.accounts import ACCOUNTS, enforcer
 from enforcement.cli import main
+from enforcement.control.acl import ACCOUNTS, enforcer
 from enforcement.doctor import checkup, sharing
 from enforcement.doctor import server as look_at_server
 from enforcement.embedded import ValkeyServer
-from enforcement.keys import Keys
 from enforcement.lua import library_source
-from enforcement.store import connect
+from enforcement.model.keys import Keys
+from enforcement.store.client import connect
 from tests.enforcement.faults import FaultyPath
 from tests.enforcement.topologies import Cluster, ask
 from tests.enforcement.world import eventually, fixed
@@ -123,7 +123,7 @@ def test_nothing_is_left_behind(server, world, doctor):
 
 def test_what_is_charged_expires_by_itself(server, world, monkeypatch):
     """Also if the command is killed half way: its counter lives a minute."""
-    monkeypatch.setattr(sharing.ProbeCounter, "forget", lambda self: None)
+    monkeypatch.setattr(sharing.SharedCounter, "forget", lambda self: None)
     list(sharing.proof(world.client, KEYS, server.url))
     (key,) = world.client.keys()
 

@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enforcement import Limit
-from enforcement.algorithms import Reference
-from enforcement.plans import Bound
+from enforcement.model.algorithms import Reference
+from enforcement.plan.plan import BoundLimit
 from enforcement.proof.model import felt, peak, window_of
 
 SECOND = 1_000_000
@@ -29,7 +29,7 @@ def algorithms():
 @given(calls=st.lists(st.tuples(st.integers(0, 40 * SECOND), st.integers(1, 4)), max_size=60))
 def test_sums_agree_with_the_algorithms(limit, calls):
     """Counted by other means, no history of the reference exceeds its limit, and what is felt is what it has used."""
-    reference, bound, now, charges = Reference(), Bound(limit, "k", "key"), START, []
+    reference, bound, now, charges = Reference(), BoundLimit(limit, "k", "key"), START, []
     for stride, cost in calls:
         now += stride
         if reference.decide(now, [("k", bound.spec(now), cost)])[0]:
