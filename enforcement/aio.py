@@ -74,19 +74,21 @@ class Limiter(BaseLimiter):
 
     async def check(self, token: str, costs: Costs = 1, attributes: Attributes | None = None) -> Decision:
         """Charge a request to every limit that a token falls under, or to none; see the sync limiter."""
-        plan = self._engine.documents.derived.plans.get(token) if type(token) is str else None
+        plan = self._documents.derived.plans.get(token) if type(token) is str else None
         if plan is None:
             plan = await self.find_plan(token, attributes)
             if isinstance(plan, Decision):
                 return plan
-        return await self.decide(plan, costs)
+        begun = self._begin(plan, costs, True, "")
+        return begun if type(begun) is Decision else await self._ask(begun, plan, costs)
 
     async def hit(self, limits: Limits, key: str, costs: Costs = 1) -> Decision:
         """Charge a request to limits that stand in code, all or none; see the sync limiter."""
-        plan = self._plan_in_code(limits, key)
+        plan = self._in_code.get((key, id(limits))) or self._plan_in_code(limits, key)
         if plan.has_slots:
             raise ValueError("limits: a concurrency limit is held, not hit; use admit().")
-        return await self.decide(plan, costs)
+        begun = self._begin(plan, costs, True, "")
+        return begun if type(begun) is Decision else await self._ask(begun, plan, costs)
 
     async def peek(self, limits: Limits, key: str) -> Decision:
         """Return the decision on a request of cost 1 and charge nothing."""
@@ -194,13 +196,17 @@ class Limiter(BaseLimiter):
 
     async def decide(self, plan: Plan, costs: Costs, *, charge: bool = True, ident: str = "") -> Decision:
         """Return the decision on a plan; *charge* and *ident* as in :class:`~enforcement.plan.request.Request`."""
+        begun = self._begin(plan, costs, charge, ident)
+        return begun if type(begun) is Decision else await self._ask(begun, plan, costs, charge, ident)
+
+    async def _ask(
+        self, command: Decision | bytes | None, plan: Plan, costs: Costs, charge: bool = True, ident: str = ""
+    ) -> Decision:
+        """Return the decision that takes a call to the store, or several; *command* as ``begin`` returned it."""
         decider, came = self._decider, None
-        begun = decider.begin(plan, costs, charge, ident)
-        if type(begun) is Decision:
-            return begun
-        if begun is not None:
+        if command is not None:
             try:
-                came = await self._pipe.call(begun)  # type: ignore[arg-type]
+                came = await self._pipe.call(command)  # type: ignore[arg-type]
                 if type(came) is ReplyError:
                     raise self._pipe.trouble(came)
                 decision = decider.answer(plan, costs, charge, ident, came)

@@ -75,7 +75,11 @@ class BaseLimiter:
 
     def _set_up(self, settings: Settings) -> None:
         self._engine = Engine(settings)
-        self._decider = self._engine.decider  # at hand, since each decision asks it
+        # What every decision asks, one look-up away.
+        self._decider = self._engine.decider
+        self._begin = self._decider.begin
+        self._documents = self._engine.documents
+        self._in_code = self._engine.planner.in_code
         self._started = False
         self._timing: Timing | None = None
         _limiters.add(self)
@@ -111,13 +115,10 @@ class BaseLimiter:
         raise NotImplementedError
 
     def _plan_in_code(self, limits: Limits, key: str) -> Plan:
-        plan = self._engine.planner.in_code.get((key, id(limits)))
-        if plan is None:
-            if not self._started:
-                self._started = True
-                self._engine.start_quietly()
-            plan = self._engine.planner.plan_in_code(limits, key)
-        return plan
+        if not self._started:
+            self._started = True
+            self._engine.start_quietly()
+        return self._engine.planner.plan_in_code(limits, key)
 
 
 def check_subject(subject: object, key: str | None, attributes: Attributes | None) -> None:

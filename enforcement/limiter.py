@@ -90,12 +90,13 @@ class Limiter(BaseLimiter):
         Raises:
             ValueError: Costs or attributes that cannot be read; nothing was charged.
         """
-        plan = self._engine.documents.derived.plans.get(token) if type(token) is str else None
+        plan = self._documents.derived.plans.get(token) if type(token) is str else None
         if plan is None:
             plan = self.find_plan(token, attributes)
             if isinstance(plan, Decision):
                 return plan
-        return self.decide(plan, costs)
+        begun = self._begin(plan, costs, True, "")
+        return begun if type(begun) is Decision else self._ask(begun, plan, costs)
 
     def hit(self, limits: Limits, key: str, costs: Costs = 1) -> Decision:
         """
@@ -109,10 +110,11 @@ class Limiter(BaseLimiter):
             ValueError: Costs, key or limits that cannot be used; a concurrency limit among them: admit it.
             TypeError: Something that is no Limit; ``Limit.parse()`` makes one of a text.
         """
-        plan = self._plan_in_code(limits, key)
+        plan = self._in_code.get((key, id(limits))) or self._plan_in_code(limits, key)
         if plan.has_slots:
             raise ValueError("limits: a concurrency limit is held, not hit; use admit().")
-        return self.decide(plan, costs)
+        begun = self._begin(plan, costs, True, "")
+        return begun if type(begun) is Decision else self._ask(begun, plan, costs)
 
     def peek(self, limits: Limits, key: str) -> Decision:
         """Return the decision on a request of cost 1 and charge nothing; ``remaining`` is what is left now."""
@@ -227,13 +229,17 @@ class Limiter(BaseLimiter):
 
     def decide(self, plan: Plan, costs: Costs, *, charge: bool = True, ident: str = "") -> Decision:
         """Return the decision on a plan; *charge* and *ident* as in :class:`~enforcement.plan.request.Request`."""
+        begun = self._begin(plan, costs, charge, ident)
+        return begun if type(begun) is Decision else self._ask(begun, plan, costs, charge, ident)
+
+    def _ask(
+        self, command: Decision | bytes | None, plan: Plan, costs: Costs, charge: bool = True, ident: str = ""
+    ) -> Decision:
+        """Return the decision that takes a call to the store, or several; *command* as ``begin`` returned it."""
         decider, came = self._decider, None
-        begun = decider.begin(plan, costs, charge, ident)
-        if type(begun) is Decision:
-            return begun
-        if begun is not None:
+        if command is not None:
             try:
-                came = self._pipe.call(begun)  # type: ignore[arg-type]
+                came = self._pipe.call(command)  # type: ignore[arg-type]
                 decision = decider.answer(plan, costs, charge, ident, came)
             except StoreError as exc:
                 came = exc

@@ -61,6 +61,7 @@ class Decider:
         self._keys = keys
         self._planner = planner
         self._denials = denials
+        self._known = denials.known
         self._health = health
         self._breaker = health.breaker
         self._lost = health.lost_counters
@@ -130,16 +131,15 @@ class Decider:
         Raises:
             ValueError: Costs that cannot be read.
         """
-        plain = charge and not ident
         if type(costs) is not int or costs != 1:
             check_costs(costs)
-        if plain and plan.lease is not None:
+        if plan.lease is not None and charge and not ident:
             held = self.one_from_lease(plan) if costs == 1 else self._from_lease(plan, costs)
             if held is not None:
                 return held
         if not plan.bounds:
             return self._unlimited(plan, costs)
-        if plan.denied is not None and charge and (known := self._denials.known(plan, costs)) is not None:
+        if plan.denied is not None and charge and (known := self._known(plan, costs)) is not None:
             return known
         if self._breaker.open:
             return self._fall_back(Request(plan, costs, charge, ident))
@@ -148,7 +148,7 @@ class Decider:
         if plan.unregistered and monotonic() >= plan.registered_until:
             return None
         command = plan.command
-        if command is not None and plain and costs == 1:
+        if command is not None and charge and not ident and costs == 1:
             return command
         return self._command(plan, costs, charge, ident)
 

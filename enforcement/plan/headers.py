@@ -126,8 +126,8 @@ def draft_lines(decision: Decision) -> list[tuple[bytes, bytes]]:
     alone = decision.plan.alone
     if alone is not None:
         # As _limit_item() does; a leased request has so little to do that another call would be felt.
-        remaining, reset, _, more = decision.reply.row(alone.at)
-        remaining, more = remaining + decision.held, more or reset
+        numbers, at = decision.reply.numbers, 2 + alone.at * decision.reply.width
+        remaining, more = numbers[at] + decision.held, numbers[at + 3] or numbers[at + 1]
         until = f";t={-(-more // 1_000_000)}" if more >= 0 and alone.tells_time else ""
         return [alone.line, (b"ratelimit", f"{alone.head}{remaining if remaining > 0 else 0}{until}".encode("latin-1"))]
     return [(name.lower().encode("latin-1"), text.encode("latin-1")) for name, text in decision.headers().items()]
