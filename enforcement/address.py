@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from redis.connection import ConnectionPool, parse_url
 from redis.exceptions import RedisError
 
-from enforcement.protocol import pack
+from enforcement.resp import pack
 
 
 @dataclass(frozen=True, slots=True)

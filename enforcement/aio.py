@@ -13,6 +13,7 @@ from hiredis import ReplyError
 
 from enforcement.decision import Decision, Denied
 from enforcement.engine import Steps
+from enforcement.errors import StoreTrouble
 from enforcement.limited import (
     CoroutineFunction,
     Declared,
@@ -27,8 +28,9 @@ from enforcement.limited import (
 )
 from enforcement.matching import Attributes
 from enforcement.plans import Costs, Plan, check_costs
-from enforcement.protocol import NOT_RESTORED, StoreTrouble, numbers
+from enforcement.protocol import NOT_RESTORED
 from enforcement.reservation import Reservation, new_ident
+from enforcement.resp import numbers
 from enforcement.settings import Settings
 from enforcement.shell import START_SECONDS, Limits, Shell, check_subject
 from enforcement.tasks import seen_through

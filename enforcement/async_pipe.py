@@ -16,9 +16,9 @@ from typing import Any, cast
 import hiredis
 
 from enforcement.address import Address
+from enforcement.errors import StoreTrouble, trouble
 from enforcement.late import LATE_SECONDS, LOST, LateReply
 from enforcement.pipe import ASKING, pipes, unconnected
-from enforcement.protocol import StoreTrouble, trouble
 
 
 class AsyncPipe:

@@ -21,8 +21,8 @@ from redis.exceptions import ConnectionError as StoreConnectionError
 from redis.exceptions import TimeoutError as StoreTimeoutError
 
 from enforcement.async_pipe import AsyncPipe
+from enforcement.errors import Redirected, StoreTrouble, trouble
 from enforcement.pipe import SyncPipe
-from enforcement.protocol import Redirected, StoreTrouble, trouble
 from enforcement.routes import MAX_REDIRECTS, Node, Routes, slot_of
 
 _LOAD: Final = b"*4\r\n$8\r\nFUNCTION"
@@ -61,7 +61,7 @@ class ClusterPipe:
             try:
                 reply = pipe.ask(command) if asks else pipe.call(command)
             except Redirected as sent:
-                node, asks = routes.follow(sent, node), sent.asks
+                node, asks = routes.follow(sent, node), sent.asking
                 continue
             except StoreTrouble as exc:
                 if self._heeds:
@@ -115,7 +115,7 @@ class AsyncClusterPipe:
                 if type(reply) is ReplyError:
                     raise trouble(reply)
             except Redirected as sent:
-                node, asks = routes.follow(sent, node), sent.asks
+                node, asks = routes.follow(sent, node), sent.asking
                 continue
             except StoreTrouble as exc:
                 routes.failed(node, exc)
@@ -280,7 +280,7 @@ class ClusterClient(Redis):
         return pipe.execute()[1]
 
     def _follow(self, sent: AskError, asked: Node, *, asks: bool = False) -> Node:
-        return self._routes.follow(Redirected(sent.slot_id, (sent.host, sent.port), asks=asks), asked)
+        return self._routes.follow(Redirected(sent.slot_id, (sent.host, sent.port), asking=asks), asked)
 
     def _owner(self, key: str | bytes) -> Node:
         slot = slot_of(key if isinstance(key, bytes) else key.encode())

@@ -10,12 +10,11 @@ import contextlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from enforcement import protocol
+from enforcement import protocol, resp
 from enforcement.cluster import ClusterPipe
+from enforcement.errors import LibraryMissing, StoreTrouble
 from enforcement.keys import dirty_beside, marker_beside
 from enforcement.lua import library_source
-from enforcement.parts import AGAIN
-from enforcement.protocol import LibraryMissing, StoreTrouble
 from enforcement.reservation import REMEMBERED_MS
 
 if TYPE_CHECKING:
@@ -67,7 +66,7 @@ class Payer:
             if enrols:
                 arguments = protocol.enrol_settle(arguments, [entry.bound for entry in debt.entries])
             try:
-                reply = self._pipe.call(protocol.pack(arguments))
+                reply = self._pipe.call(resp.pack(arguments))
                 if (reply[0] if enrols else reply) == protocol.NOT_RESTORED:
                     self._unrestored.add(dirty_beside(entry.key) for entry in debt.entries if entry.bound.durable)
                     continue
@@ -79,7 +78,7 @@ class Payer:
             except StoreTrouble as exc:
                 if exc.away:
                     return False
-                if not exc.executed and exc.cause in AGAIN:
+                if exc.retryable:
                     continue
                 # All counters are read before one is written: who shall not lose what he is owed is paid without it.
                 self._fallback.refused(debt)
@@ -95,7 +94,7 @@ class Payer:
         """Give the functions to a node that came back without them; to a single store the heartbeat does."""
         if isinstance(self._pipe, ClusterPipe):
             with contextlib.suppress(StoreTrouble):  # whoever may load it will do so
-                self._pipe.load(key, protocol.pack(("FUNCTION", "LOAD", "REPLACE", library_source())))
+                self._pipe.load(key, resp.pack(("FUNCTION", "LOAD", "REPLACE", library_source())))
 
 
 __all__ = ["Payer"]

@@ -12,8 +12,11 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
-from enforcement.late import Late
-from enforcement.protocol import charged
+import hiredis
+
+from enforcement.errors import StoreTrouble
+from enforcement.late import LOST, Late
+from enforcement.resp import numbers
 
 if TYPE_CHECKING:
     from enforcement.journal import Entry, Ready
@@ -81,4 +84,17 @@ class Doubts:
         self._doubts.clear()
 
 
-__all__ = ["Doubts"]
+def charged(reply: object) -> bool:
+    """Return whether a late reply says that the request was charged; it may belong to a decision or an enrolment."""
+    if reply is LOST or isinstance(reply, hiredis.ReplyError):
+        return False
+    decision = reply[0] if isinstance(reply, list) and reply else reply
+    if isinstance(decision, list):
+        return decision[:1] == [1]
+    try:
+        return numbers(decision)[0] == 1
+    except StoreTrouble:  # garbled on its way: as elsewhere, the call is treated as executed
+        return True
+
+
+__all__ = ["Doubts", "charged"]

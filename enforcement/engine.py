@@ -16,7 +16,7 @@ from collections.abc import Callable, Generator, Sequence
 from time import monotonic
 from typing import Any, Final
 
-from enforcement import parts, protocol
+from enforcement import errors, parts, protocol, resp
 from enforcement.agent import Agent, Identity
 from enforcement.breaker import Breaker
 from enforcement.census import TRUST_SECONDS
@@ -24,16 +24,17 @@ from enforcement.cluster_agent import ClusterAgent
 from enforcement.debts import Payer
 from enforcement.decision import Decision
 from enforcement.denials import Denials
+from enforcement.errors import LibraryMissing, StoreTrouble
 from enforcement.failover import Fallback
 from enforcement.keys import Keys, together
 from enforcement.lease_keeper import LeaseKeeper
 from enforcement.leases import Lease
 from enforcement.lua import library_source
-from enforcement.parts import AGAIN, InParts
+from enforcement.parts import InParts
 from enforcement.place import Place
 from enforcement.planner import Planner
 from enforcement.plans import Bound, Costs, Plan
-from enforcement.protocol import LibraryMissing, StoreTrouble, without_marks
+from enforcement.protocol import without_marks
 from enforcement.reservation import Reservation
 from enforcement.routes import Node, Tender
 from enforcement.settings import Settings, library_version
@@ -189,13 +190,13 @@ class Engine:
 
     def fetching(self, name: str) -> Steps:
         """Steps that ask the store for a token's document; return the entry, or a refusal if nobody can tell."""
-        if self.breaker.open and self.breaker.cause not in protocol.READS:
+        if self.breaker.open and self.breaker.cause not in errors.READS:
             return self.planner.refusal("degraded_denied")
         asked_at = self.documents.generation
         try:
-            text = yield protocol.pack(("GET", self.keys.token(name)))
+            text = yield resp.pack(("GET", self.keys.token(name)))
             # If it lost everything, that it does not know a token says nothing about the token.
-            lost = text is None and (yield protocol.pack(("HGET", self.keys.documents, "revision"))) is None
+            lost = text is None and (yield resp.pack(("HGET", self.keys.documents, "revision"))) is None
         except StoreTrouble as exc:
             self.failed(exc)
             if self.breaker.open:  # it cannot even be read any longer: the next request need not try
@@ -301,7 +302,7 @@ class Engine:
         """Steps that forget counters. Raises StoreTrouble."""
         # What was charged before the reset must not be handed out, or given back, after it.
         yield from self.leases.returning(plan.keys)
-        yield protocol.pack(protocol.reset(plan.keys))
+        yield resp.pack(protocol.reset(plan.keys))
         plan.last = ()
         self.fallback.forget(plan.keys)
         self.denials.forget()
@@ -312,10 +313,10 @@ class Engine:
         """Steps after a failed call: once more if it surely was not executed, else the fallback decides."""
         if isinstance(exc, InParts):
             return (yield from parts.deciding(self, plan, costs, charge=charge, ident=ident))
-        if not exc.executed and exc.cause in AGAIN and not self.breaker.open:
+        if exc.retryable and not self.breaker.open:
             try:
                 yield from self._loading(exc)
-                reply = protocol.numbers((yield self.encode(plan, costs, charge=charge, ident=ident)))
+                reply = resp.numbers((yield self.encode(plan, costs, charge=charge, ident=ident)))
                 if reply[0] < 0:
                     return (yield from self.outside_calendar(plan, costs, reply, charge=charge, ident=ident))
                 return self.answer(plan, costs, reply, charge=charge, ident=ident)
@@ -331,7 +332,7 @@ class Engine:
             return self.undecided(plan, costs, reply[0], charge=charge, ident=ident)
         try:
             command = protocol.decide(plan, costs, reply[1], clock=self.clock is not None, charge=charge, ident=ident)
-            reply = protocol.numbers((yield command))
+            reply = resp.numbers((yield command))
         except StoreTrouble as exc:
             return self._in_vain(plan, costs, exc, charge=charge, ident=ident)
         if reply[0] < 0:
@@ -379,7 +380,7 @@ class Engine:
         try:
             return (yield command)
         except StoreTrouble as exc:
-            if exc.executed or exc.cause not in AGAIN or self.breaker.open:
+            if not exc.retryable or self.breaker.open:
                 raise
             yield from self._loading(exc)
         return (yield command)
@@ -390,7 +391,7 @@ class Engine:
         if not isinstance(exc, LibraryMissing):
             return
         try:
-            yield protocol.pack(("FUNCTION", "LOAD", "REPLACE", library_source()))
+            yield resp.pack(("FUNCTION", "LOAD", "REPLACE", library_source()))
         except StoreTrouble as refused:
             # Who may not load them still lacks them, and not his rights.
             raise exc if refused.cause == "auth" else refused from None

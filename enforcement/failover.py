@@ -15,9 +15,10 @@ from typing import Final
 
 from enforcement.algorithms import NEVER, Charge, Concurrency, Reference, Spec
 from enforcement.doubts import Doubts
+from enforcement.errors import StoreTrouble
 from enforcement.journal import Debt, Entry, Journal, Ready
 from enforcement.plans import Bound, Costs, Plan, with_share
-from enforcement.protocol import StoreTrouble, reason_of, without_marks
+from enforcement.protocol import reason_of, without_marks
 
 MAX_COUNTERS: Final = 50_000
 

@@ -11,10 +11,11 @@ from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
-from enforcement import protocol
+from enforcement import protocol, resp
+from enforcement.errors import StoreTrouble
 from enforcement.leases import Grant, Lease, Remains, held_max
 from enforcement.place import Pipe
-from enforcement.protocol import Correction, StoreTrouble
+from enforcement.protocol import Correction
 from enforcement.reservation import new_ident
 
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ class LeaseKeeper:
         if wanted <= 0:
             return
         arguments = protocol.lease_arguments(plan, wanted, 2 * fleet, engine.now_us())
-        reply = protocol.numbers(self._pipe.call(protocol.pack(arguments)))
+        reply = resp.numbers(self._pipe.call(resp.pack(arguments)))
         if reply[0] <= 0:
             lease.rest(_rest_seconds(reply))
             return
@@ -223,7 +224,7 @@ class LeaseKeeper:
         permits, marks = remains
         rows = zip(plan.bounds, plan.specs(now_us), marks, strict=True)
         corrections = [Correction(bound.key, spec, -permits, mark) for bound, spec, mark in rows]
-        return protocol.pack(protocol.settle(corrections, plan.keys[0], None, ident="", once_for_ms=None))
+        return resp.pack(protocol.settle(corrections, plan.keys[0], None, ident="", once_for_ms=None))
 
 
 def _rest_seconds(reply: Sequence[int]) -> float:

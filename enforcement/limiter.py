@@ -11,11 +11,13 @@ from typing import Any, Self
 
 from enforcement.decision import Decision, Denied
 from enforcement.engine import Steps
+from enforcement.errors import StoreTrouble
 from enforcement.limited import Declared, FunctionCosts, FunctionKey, P, R, Rule, Waiting, declared, limit_calls
 from enforcement.matching import Attributes
 from enforcement.plans import Costs, Plan, check_costs
-from enforcement.protocol import NOT_RESTORED, StoreTrouble, numbers
+from enforcement.protocol import NOT_RESTORED
 from enforcement.reservation import Reservation, new_ident
+from enforcement.resp import numbers
 from enforcement.settings import Settings
 from enforcement.shell import START_SECONDS, Limits, Shell, check_subject
 from enforcement.timing import Timing
@@ -185,7 +187,7 @@ class Limiter(Shell):
         Forget what limits in code have counted for a key.
 
         Raises:
-            enforcement.protocol.StoreTrouble: The store did not do it.
+            enforcement.errors.StoreTrouble: The store did not do it.
         """
         plan = self._engine.planner.plan_in_code(limits, key)
         self._run(self._engine.resetting(plan))

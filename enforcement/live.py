@@ -9,7 +9,7 @@ from operator import attrgetter
 from redis import Redis
 from redis.exceptions import BusyLoadingError
 
-from enforcement import protocol
+from enforcement import protocol, resp
 from enforcement.decision import Decision, LimitState
 from enforcement.keys import Keys, together
 from enforcement.leases import unused_max
@@ -203,7 +203,7 @@ def look(client: Redis, bounds: Sequence[Bound], now_us: int) -> tuple[int, list
     plan = Plan(tuple(bounds))
     for _ in range(2):  # once more if the store's clock is in another calendar window than ours
         arguments = protocol.decide_arguments(plan, 0, now_us, clock=False, charge=False)
-        reply = protocol.numbers(client.execute_command(*arguments, NEVER_DECODE=True))  # type: ignore[no-untyped-call]
+        reply = resp.numbers(client.execute_command(*arguments, NEVER_DECODE=True))  # type: ignore[no-untyped-call]
         if reply[0] == protocol.NOT_RESTORED:
             raise BusyLoadingError("The store is getting its counters back.")
         if not protocol.outside_calendar(reply):

@@ -13,18 +13,17 @@ from dataclasses import dataclass, replace
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
-from enforcement import protocol
+from enforcement import protocol, resp
 from enforcement.census import TRUST_SECONDS
+from enforcement.errors import StoreTrouble
 from enforcement.keys import together
 from enforcement.plans import Bound, Costs, Plan
-from enforcement.protocol import StoreTrouble, without_marks
+from enforcement.protocol import without_marks
 from enforcement.reservation import correcting, new_ident
 
 if TYPE_CHECKING:
     from enforcement.engine import Engine, Steps
 
-AGAIN: Final = frozenset({"connection", "moved", "library", "readonly", "loading", "sentinel"})
-"""Causes after which a call that surely was not executed is worth one more try at once."""
 UNDONE_MS: Final = 60_000
 """How long an id is remembered whose charge was given back. Under saturation there are many of them."""
 
@@ -129,7 +128,7 @@ def _asking(engine: Engine, part: Part, costs: Costs, ident: str, *, charge: boo
                 reply, *beyond = yield from engine.asking(protocol.enrol(plan, costs, now_us, clock=clock, ident=ident))
             else:
                 command = protocol.decide(plan, costs, now_us, clock=clock, charge=charge, ident=ident)
-                reply = protocol.numbers((yield from engine.asking(command)))
+                reply = resp.numbers((yield from engine.asking(command)))
         except StoreTrouble as exc:
             engine.failed(exc)
             trouble = exc
@@ -211,4 +210,4 @@ def _weight(reason: str) -> int:
     return ("ok", "limited", "degraded_denied", "cost_exceeds_capacity").index(reason)
 
 
-__all__ = ["AGAIN", "InParts", "Part", "deciding", "parts_of"]
+__all__ = ["InParts", "Part", "deciding", "parts_of"]

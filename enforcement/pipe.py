@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Any, Final
 import hiredis
 
 from enforcement.address import Address, left_until
+from enforcement.errors import StoreTrouble, trouble
 from enforcement.late import LateLine
-from enforcement.protocol import StoreTrouble, trouble
 
 if TYPE_CHECKING:
     from enforcement.async_pipe import AsyncPipe

@@ -10,11 +10,12 @@ import uuid
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
-from enforcement import protocol
+from enforcement import protocol, resp
 from enforcement.decision import Decision
+from enforcement.errors import StoreTrouble
 from enforcement.keys import marker_beside
 from enforcement.plans import Bound, Costs, Plan, check_costs
-from enforcement.protocol import Correction, StoreTrouble
+from enforcement.protocol import Correction
 
 if TYPE_CHECKING:
     from enforcement.engine import Engine, Steps
@@ -145,7 +146,7 @@ def correcting(engine: Engine, rows: Sequence[tuple[Bound, int, int]], ident: st
         marker, clock = marker_beside(corrections[0].key, ident), engine.clock and engine.clock()
         try:
             command = protocol.settle(corrections, marker, clock, ident=ident, once_for_ms=once_for_ms)
-            reply = yield protocol.pack(command)
+            reply = yield resp.pack(command)
         except StoreTrouble as exc:
             engine.failed(exc)
             # It may have been executed; sending it again is harmless, for the marker is there or slots are freed.

@@ -16,8 +16,10 @@ from typing import Any, Final
 
 from enforcement.address import Address
 from enforcement.breaker import Breaker, chance, jittered
+from enforcement.errors import MAX_PORT, SLOTS, LibraryMissing, Redirected, StoreTrouble
 from enforcement.pipe import ask_once
-from enforcement.protocol import DECIDE, MAX_PORT, SLOTS, LibraryMissing, Redirected, StoreTrouble, pack
+from enforcement.protocol import DECIDE
+from enforcement.resp import pack
 from enforcement.topology import Place, Topology
 
 MAX_REDIRECTS: Final = 2
@@ -112,8 +114,8 @@ class Routes:
 
     def follow(self, sent: Redirected, asked: Node) -> Node:
         """Return the node that a redirection names, and mend the table unless only this call goes there."""
-        node = self._node((sent.place[0] or asked.place[0], sent.place[1]))
-        if not sent.asks:
+        node = self._node((sent.target[0] or asked.place[0], sent.target[1]))
+        if not sent.asking:
             self._owners[sent.slot] = node
             self.on_trouble()  # one slot that moved is seldom the only one
         return node

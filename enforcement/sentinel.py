@@ -14,8 +14,9 @@ from time import monotonic
 from typing import Final
 
 from enforcement.address import Address
+from enforcement.errors import MAX_PORT, StoreTrouble
 from enforcement.pipe import ask_once
-from enforcement.protocol import MAX_PORT, StoreTrouble, pack
+from enforcement.resp import pack
 from enforcement.topology import Topology
 
 PAUSE_SECONDS: Final = 0.2

@@ -7,12 +7,12 @@ import threading
 from collections.abc import Iterator, Sequence
 from time import monotonic
 
-from enforcement import protocol
+from enforcement import protocol, resp
+from enforcement.errors import StoreTrouble
 from enforcement.keys import together
 from enforcement.logs import Seldom
 from enforcement.place import Pipe
 from enforcement.plans import Bound
-from enforcement.protocol import StoreTrouble
 from enforcement.reservation import Reservation
 
 logger = logging.getLogger("sluicegate.slots")
@@ -104,7 +104,7 @@ class SlotKeeper:
 def _renewals(slots: Sequence[tuple[Bound, int]], ident: str) -> Iterator[bytes]:
     """Give the commands that renew slots: one for each hash tag, for a cluster takes no other."""
     for some in together(slots, lambda slot: slot[0].tag):
-        yield protocol.pack(protocol.renew(some, ident, None))
+        yield resp.pack(protocol.renew(some, ident, None))
 
 
 __all__ = ["SlotKeeper"]

@@ -28,8 +28,8 @@ from redis.retry import Retry
 from redis.sentinel import MasterNotFoundError, Sentinel
 
 from enforcement.cluster import ClusterClient
+from enforcement.errors import StoreTrouble, trouble
 from enforcement.lua import library_source
-from enforcement.protocol import StoreTrouble, trouble
 from enforcement.routes import Routes
 from enforcement.sentinel import Sentinels
 from enforcement.topology import Place, Topology

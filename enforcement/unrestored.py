@@ -12,11 +12,11 @@ from collections.abc import Iterable
 from time import monotonic
 from typing import Final
 
-from enforcement import protocol
+from enforcement import resp
 from enforcement.breaker import chance
+from enforcement.errors import StoreTrouble
 from enforcement.keys import WHOLE, dirty_beside
 from enforcement.place import Pipe
-from enforcement.protocol import StoreTrouble
 
 logger = logging.getLogger("sluicegate.failover")
 
@@ -80,7 +80,7 @@ class Unrestored:
 
     def _is_back(self, dirty: str) -> bool:
         try:
-            return bool(self._pipe.call(protocol.pack(("SISMEMBER", dirty, WHOLE))))
+            return bool(self._pipe.call(resp.pack(("SISMEMBER", dirty, WHOLE))))
         except StoreTrouble:
             return False
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 from redis import Redis
 from redis.exceptions import NoPermissionError, ResponseError
 
-from enforcement import protocol
+from enforcement import errors, protocol, resp
 from enforcement.doctor.findings import Finding
 from enforcement.keys import Keys
 from enforcement.limits import Limit
@@ -41,7 +41,7 @@ class Counter:
         """Charge, or look for 0, and return what remains."""
         arguments = protocol.decide_arguments(self._plan, cost, 0, clock=False, charge=cost > 0)
         reply = self._client.execute_command(*arguments, NEVER_DECODE=True)  # type: ignore[no-untyped-call]
-        return protocol.numbers(reply)[2]
+        return resp.numbers(reply)[2]
 
     def forget(self) -> None:
         """Remove it before its time."""
@@ -74,7 +74,7 @@ def proof(client: Redis, keys: Keys, url: str) -> Iterator[Finding]:
 
 def _refused(exc: ResponseError) -> Finding:
     # Inside of a function the server says this in words of its own.
-    if isinstance(exc, NoPermissionError) or protocol.trouble(exc).cause == "auth":
+    if isinstance(exc, NoPermissionError) or errors.trouble(exc).cause == "auth":
         advice = "As it should be for the control plane, and for a proxy that is confined to projects."
         return Finding("shared counter", "unseen", "this account may not charge limits in code", advice)
     advice = "Until it does, each limit is decided by its own rule for a store that is away."

@@ -12,7 +12,8 @@ from enforcement.algorithms import Reference, Spec
 from enforcement.embedded import ValkeyServer
 from enforcement.limits import Limit
 from enforcement.plans import Bound
-from enforcement.protocol import DECIDE, RESET, SETTLE, numbers
+from enforcement.protocol import DECIDE, RESET, SETTLE
+from enforcement.resp import numbers
 from enforcement.store import connect, load_library
 
 STEPS, EXAMPLES = 100, 600

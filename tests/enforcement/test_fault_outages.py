@@ -14,8 +14,8 @@ from functools import partial
 
 import pytest
 
-from enforcement import Limit, Limiter, aio, doubts, pipe, protocol
-from enforcement.protocol import StoreTrouble
+from enforcement import Limit, Limiter, aio, doubts, errors, pipe
+from enforcement.errors import StoreTrouble
 from enforcement.store import connect
 from tests.enforcement.faults import FaultyPath
 from tests.enforcement.fleet import fleet
@@ -127,7 +127,7 @@ def test_a_call_without_an_answer_is_charged_once(own_server, path, monkeypatch,
     path.delay = 0.1
 
     charged, _ = charged_after_calls_in_vain(own_server, path, limit, how, "once")
-    monkeypatch.setattr(protocol, "TAKEN_FOR_EXECUTED", frozenset())
+    monkeypatch.setattr(errors, "TAKEN_FOR_EXECUTED", frozenset())
     control, vain = charged_after_calls_in_vain(own_server, path, limit, how, "control")
 
     assert (charged, control) == (21, 21 + vain)

@@ -7,8 +7,8 @@ import struct
 import hiredis
 import pytest
 
+from enforcement.doubts import charged
 from enforcement.late import LOST, SPOILT, LateLine
-from enforcement.protocol import charged
 
 
 @pytest.fixture

@@ -11,8 +11,9 @@ import pytest
 from enforcement import Limit, Limiter, aio
 from enforcement.address import Address
 from enforcement.async_pipe import AsyncPipe
+from enforcement.errors import StoreTrouble, trouble
 from enforcement.pipe import _TICK_US, SyncPipe, _in_ticks
-from enforcement.protocol import StoreTrouble, pack, trouble
+from enforcement.resp import pack
 from tests.enforcement.faults import FaultyPath
 
 WIDE = Limit(name="wide", quota=1_000_000, window_seconds=3_600)

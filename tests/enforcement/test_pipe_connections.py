@@ -16,8 +16,9 @@ import uvloop
 from enforcement import Limit, Limiter, aio
 from enforcement.address import Address
 from enforcement.async_pipe import AsyncPipe
+from enforcement.errors import Redirected, StoreTrouble, trouble
 from enforcement.pipe import SyncPipe
-from enforcement.protocol import Redirected, StoreTrouble, pack, trouble
+from enforcement.resp import pack
 from tests.enforcement.world import eventually
 
 WIDE = Limit(name="wide", quota=1_000_000, window_seconds=3_600)

@@ -304,7 +304,8 @@ def test_a_denial_tells_of_all_limits_in_their_order(limiter, world):
 
 def test_an_undo_that_could_not_be_sent_is_owed_and_paid(limiter, world, monkeypatch):
     """The reply to giving back is lost: it is sent again later, and once only."""
-    from enforcement.protocol import SETTLE, StoreTrouble
+    from enforcement.errors import StoreTrouble
+    from enforcement.protocol import SETTLE
 
     secrets = spread(world, everyone=[fixed(2, name="all")], project=[fixed(40)])
     pipe, lost = limiter._pipe, []
