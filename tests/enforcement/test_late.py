@@ -8,14 +8,14 @@ import hiredis
 import pytest
 
 from enforcement.doubts import charged
-from enforcement.late import LOST, SPOILT, LateLine
+from enforcement.late import GARBLED, LOST, LateReply
 
 
 @pytest.fixture
 def ends():
     """Give both ends of a connection: the store's, and what a process waits on."""
     theirs, ours = socket.socketpair()
-    late = LateLine(ours, hiredis.Reader())
+    late = LateReply(ours, hiredis.Reader())
     yield theirs, late
     late.close()
     theirs.close()
@@ -73,7 +73,7 @@ def test_garbage_harms_no_other_doubt(ends):
     theirs, late = ends
     theirs.sendall(b"?" * 100)
 
-    assert late.look() is SPOILT
+    assert late.look() is GARBLED
 
 
 def test_a_connection_is_closed_once_however_nobody_waits_for_it(ends):
@@ -84,7 +84,7 @@ def test_a_connection_is_closed_once_however_nobody_waits_for_it(ends):
     assert (theirs.recv(1), late.look()) == (b"", None)
 
     another, ours = socket.socketpair()
-    circle = [LateLine(ours, hiredis.Reader()), ours]
+    circle = [LateReply(ours, hiredis.Reader()), ours]
     circle.append(circle)
     del circle, ours
     gc.collect()

@@ -70,7 +70,7 @@ def test_a_connection_that_the_store_closed_is_not_used_after_a_pause(pipe, worl
     control is a call so soon that nobody looked: it fails, and may have been executed.
     """
     lost = []
-    pipe._lost = lost.append
+    pipe._on_lost = lost.append
     for quiet in (60.0, 0.0):
         assert pipe.call(PING) == b"PONG"
         world.client.client_kill_filter(_type="normal", skipme=True)
@@ -142,7 +142,7 @@ def test_a_reply_that_nobody_asked_for_ends_its_connection():
         pipe = SyncPipe(lambda: Address(port=port), 1.0)
         assert pipe.call(PING) == b"PONG"
 
-        with pytest.raises(StoreTrouble, match="nobody asked for"):
+        with pytest.raises(StoreTrouble, match="unsolicited reply"):
             pipe.call(pack(("ECHO", "own")))
         assert not pipe._idle
 
