@@ -247,7 +247,7 @@ class Limiter(Shell):
         On a cluster they charge several slots, one after the other, and give back what a later one denies: ended in
         between, a request would be charged to some of its limits.
         """
-        if self._engine.place.routes is None:
+        if not self._engine.place.one_slot_per_call:
             return await self._run(steps)  # type: ignore[no-any-return]
         return await seen_through(self._run(steps))
 

@@ -6,15 +6,12 @@ Each debt is one call of one hash tag. Its id makes a second sending harmless, s
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from enforcement import protocol, resp
-from enforcement.cluster import ClusterPipe
 from enforcement.errors import LibraryMissing, StoreTrouble
 from enforcement.keys import dirty_beside, marker_beside
-from enforcement.lua import library_source
 from enforcement.reservation import REMEMBERED_MS
 
 if TYPE_CHECKING:
@@ -33,6 +30,7 @@ class Payer:
         unrestored: Which sets of durable counters the store has not got back; told of each that is met.
         now_us: The best idea of the store's time, microseconds.
         clock: A test's, or None.
+        load_library: Gives the functions to the node of a counter that came back without them.
     """
 
     def __init__(
@@ -42,12 +40,14 @@ class Payer:
         unrestored: Unrestored,
         now_us: Callable[[], int],
         clock: Callable[[], int] | None,
+        load_library: Callable[[str], None],
     ) -> None:
         self._fallback = fallback
         self._pipe = pipe
         self._unrestored = unrestored
         self._now_us = now_us
         self._clock = clock
+        self._load_library = load_library
 
     def pay(self, ready: Callable[[str], bool]) -> bool:
         """Pay what is owed to counters that are ready. False: the store does not take it."""
@@ -73,7 +73,7 @@ class Payer:
                 if enrols:
                     self._fallback.divert(debt, reply[1:])
             except LibraryMissing:
-                self._give_library(debt.entries[0].key)
+                self._load_library(debt.entries[0].key)
                 return False
             except StoreTrouble as exc:
                 if exc.away:
@@ -89,12 +89,6 @@ class Payer:
     def _lost(self, entry: Entry) -> bool:
         """Tell whether the store is known to wait for this counter itself."""
         return entry.bound.durable and self._unrestored.lacks(entry.key)
-
-    def _give_library(self, key: str) -> None:
-        """Give the functions to a node that came back without them; to a single store the heartbeat does."""
-        if isinstance(self._pipe, ClusterPipe):
-            with contextlib.suppress(StoreTrouble):  # whoever may load it will do so
-                self._pipe.load(key, resp.pack(("FUNCTION", "LOAD", "REPLACE", library_source())))
 
 
 __all__ = ["Payer"]

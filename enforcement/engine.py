@@ -12,31 +12,28 @@ from __future__ import annotations
 import os
 import socket
 import uuid
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from time import monotonic
 from typing import Any, Final
 
 from enforcement import errors, parts, protocol, resp
 from enforcement.agent import Agent, Identity
-from enforcement.breaker import Breaker
 from enforcement.census import TRUST_SECONDS
-from enforcement.cluster_agent import ClusterAgent
 from enforcement.debts import Payer
 from enforcement.decision import Decision
 from enforcement.denials import Denials
 from enforcement.errors import LibraryMissing, StoreTrouble
 from enforcement.failover import Fallback
-from enforcement.keys import Keys, together
+from enforcement.keys import Keys
 from enforcement.lease_keeper import LeaseKeeper
 from enforcement.leases import Lease
 from enforcement.lua import library_source
 from enforcement.parts import InParts
-from enforcement.place import Place
+from enforcement.place import IsReady, place_of
 from enforcement.planner import Planner
 from enforcement.plans import Bound, Costs, Plan
 from enforcement.protocol import without_marks
 from enforcement.reservation import Reservation
-from enforcement.routes import Node, Tender
 from enforcement.settings import Settings, library_version
 from enforcement.slot_keeper import SlotKeeper
 from enforcement.snapshot import Documents
@@ -64,11 +61,11 @@ class Engine:
         self.fallback = Fallback(held=lambda key: self._slot_keeper.held(key))
         self.tally = Tally()
         self._admitted = self.tally.cell("store", "ok")
-        self.place = Place(settings.url, settings.timeout)
+        self.place = place_of(settings.url, settings.timeout)
         instance = settings.instance or f"{socket.gethostname()[:40]}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self.usage = UsageLog(instance, late=lambda: self.leases.count())
         identity = Identity(id=instance, host=socket.gethostname(), pid=os.getpid(), version=library_version())
-        self.agent = (Agent if self.place.routes is None else ClusterAgent)(
+        self.agent = Agent(
             client_factory=lambda: self.place.client(BACKGROUND_BUDGET),
             keys=self.keys,
             documents=self.documents,
@@ -77,14 +74,14 @@ class Engine:
             hooks=self,
             state_dir=settings.state_dir,
             look=self.place.look,
+            duty_failures=self.place.duty_failures,
             fallbacks=lambda: self.fallbacks,
             overflowing=lambda: self.planner.shelf.overflowing(monotonic()),
             failed=lambda cause: self.tally.failed(cause),
         )
-        # Of a store that is away as a whole. On a cluster it stays closed: there each node has one.
-        self.breaker = Breaker(on_open=lambda cause: self.agent.wake())
+        self.breaker = self.place.breaker
         self._background = self.place.pipe(BACKGROUND_BUDGET)
-        self._paying = self.place.pipe(BACKGROUND_BUDGET, heeds=False)
+        self._paying = self.place.pipe(BACKGROUND_BUDGET, respects_breakers=False)
         self._trial = Trial(self.place.pipe(settings.timeout), self.keys)
         # A test's clock stands still or jumps: nothing may be kept for a time that passes by itself.
         self._keeping = settings.clock is None
@@ -94,19 +91,19 @@ class Engine:
         self.fallbacks = 0
         self.on_recovery: Callable[[], None] = lambda: None
         self.unrestored = Unrestored(self._paying)
-        self._payer = Payer(self.fallback, self._paying, self.unrestored, self.now_us, self.clock)
-        if self.place.sentinels is not None:
-            self.place.sentinels.on_change = self._reconnect
+        self._payer = Payer(
+            self.fallback, self._paying, self.unrestored, self.now_us, self.clock, self.place.load_library
+        )
+        self.place.on_open = lambda cause: self.agent.wake()
+        self.place.on_change = self._reconnect
+        self.place.replay = self._payer.pay
+        self.place.on_return = self._return_to
         self._tend()
 
     def _tend(self) -> None:
         """Make the threads that tend it, anew in a forked child: what they hold is the parent's."""
         self._slot_keeper = SlotKeeper(self._background, renews=self.clock is None)
         self.leases = LeaseKeeper(self, self._background)
-        self._tender: Tender | None = None
-        if (routes := self.place.routes) is not None:
-            self._tender = Tender(routes, self._pay_nodes)
-            routes.on_trouble = self._tender.wake
 
     # Its life.
 
@@ -121,19 +118,16 @@ class Engine:
             self._begin()
 
     def _begin(self) -> None:
-        if self._tender is not None:
-            self._tender.start()
+        self.place.start()
         self.agent.start()
 
     def stop(self) -> None:
         """Give back what is held, pay what is owed, report what is left, and stop tending."""
         self.leases.close()
         ended = self.agent.stop(STOP_SECONDS)
-        if self._tender is not None:
-            ended = self._tender.stop(STOP_SECONDS)
+        ended = self.place.stop(STOP_SECONDS, agent_ended=ended)
         if ended and self.fallback.owes():  # else whoever pays in the background may be at it still
-            routes = self.place.routes  # a single store is tried in any case: it may be back and not found yet
-            self._payer.pay(lambda key: routes is None or not routes.is_away(key))
+            self._payer.pay(self.place.is_ready)
         self._background.close()
         self._paying.close()
         self._trial.close()
@@ -145,7 +139,6 @@ class Engine:
     def after_fork(self) -> None:
         """Go on in a child process: threads do not survive a fork."""
         self.place.after_fork()
-        self.breaker.after_fork()
         self._tend()
         self.fallback.after_fork()
         self.planner.clear()
@@ -169,11 +162,11 @@ class Engine:
 
     def is_away(self, key: str) -> bool:
         """Tell whether the counter of this key is out of reach now."""
-        return self.breaker.open if self.place.routes is None else self.place.routes.is_away(key)
+        return self.place.is_away(key)
 
-    def together(self, rows: Sequence[tuple[Bound, int, int]]) -> list[list[tuple[Bound, int, int]]]:
-        """Return the rows that one call may correct: all, or on a cluster those of one hash tag."""
-        return [list(rows)] if self.place.routes is None else together(rows, lambda row: row[0].tag)
+    def together(self, rows: Sequence[tuple[Bound, int, int]]) -> Iterable[list[tuple[Bound, int, int]]]:
+        """Return the rows in groups that one call may correct."""
+        return self.place.groups(rows, lambda row: row[0].tag)
 
     def _reconnect(self) -> None:
         """The primary is another one: what leads to the old one is not used any longer."""
@@ -215,7 +208,7 @@ class Engine:
 
     def encode(self, plan: Plan, costs: Costs, *, charge: bool = True, ident: str = "") -> bytes:
         """Return the command that decides. Raises InParts if no single command can, on this store."""
-        if plan.spread and self.place.routes is not None:
+        if plan.spread and self.place.one_slot_per_call:
             raise InParts()
         now_us = self.now_us() if plan.follows_calendar or self.clock is not None else 0
         if charge and not ident and type(costs) is int and costs == 1 and self.clock is None:
@@ -290,7 +283,7 @@ class Engine:
 
     def unlimited(self, plan: Plan, costs: Costs) -> Decision:
         """Return the decision on a request that falls under no limit."""
-        if self.is_open() and self._distrusts(plan):
+        if self.place.is_open() and self._distrusts(plan):
             return self.refused(self.planner.refusal("degraded_denied"))
         now_us = self.now_us()
         self.tally.count("documents", "ok")
@@ -357,7 +350,7 @@ class Engine:
 
     def enrolling(self, plan: Plan, costs: Costs, *, ident: str = "") -> Steps:
         """Steps that decide where values may be new: each is enrolled, or shares its limit's overflow counter."""
-        if plan.spread and self.place.routes is not None:
+        if plan.spread and self.place.one_slot_per_call:
             return (yield from parts.deciding(self, plan, costs, charge=True, ident=ident))
         began, clock, now_us, reply = monotonic(), self.clock is not None, self.now_us(), (-1, 0)
         for _ in range(2):  # once more if the store's time lies in another window than this process thought
@@ -400,8 +393,7 @@ class Engine:
         """Count a failed call, unless it only concerns itself, or one node of a cluster: that was counted there."""
         if exc.cause != "away":  # that one was not sent at all
             self.tally.failed(exc.cause)
-        if exc.away and self.place.routes is None:
-            self.breaker.failed(exc.cause)
+        self.place.failed(exc)
 
     def fall_back(
         self, plan: Plan, costs: Costs, *, charge: bool = True, ident: str = "", trouble: StoreTrouble | None = None
@@ -419,8 +411,7 @@ class Engine:
         self, plan: Plan, costs: Costs, *, charge: bool, ident: str, trouble: StoreTrouble | None
     ) -> tuple[list[int], str]:
         """Return the reply of this process alone, and the reason."""
-        if self._tender is not None:
-            self._tender.wake()  # what is admitted now is paid as soon as its node can be
+        self.place.wake()  # what is admitted now is paid as soon as its node can be
         fleet = max(1, self.agent.fleet_size)
         return self.fallback.decide(plan, costs, self.now_us(), fleet, charge=charge, ident=ident, trouble=trouble)
 
@@ -443,15 +434,12 @@ class Engine:
     # What the agent asks.
 
     def is_open(self) -> bool:
-        """Whether decisions are made without the store; of a cluster, without a node of it."""
-        return self.breaker.open if self.place.routes is None else bool(self.place.routes.away())
+        """Return whether all decisions are made without the store."""
+        return self.breaker.open
 
     def outages(self) -> tuple[int, int]:
         """Return how many servers of the store are away now, and how often one was found so."""
-        routes = self.place.routes
-        if routes is None:
-            return int(self.breaker.open), self.breaker.openings
-        return len(routes.away()), routes.openings
+        return self.place.outages()
 
     def lost(self, reason: str) -> None:
         """The agent found the store away before a request did."""
@@ -459,9 +447,10 @@ class Engine:
 
     def recovered(self) -> bool:
         """The store answers again: pay what is owed, then decide with it. False: it does not answer well enough."""
-        if self._tender is not None:
-            self._tender.wake()
-            return True
+        return self.place.recover(self._return_to_store)
+
+    def _return_to_store(self) -> bool:
+        """Replay what is owed, then decide with the store again. False: it does not answer well enough."""
         # Whatever was connected before may lead to a server that was replaced meanwhile, and answers nevertheless.
         self.place.forget()
         for pipe in (self._paying, self._background, self._trial):
@@ -484,22 +473,13 @@ class Engine:
         now = monotonic()
         if self.unrestored.sets or self.fallback.owes():
             self.unrestored.look(now)
-            if self._tender is not None:
-                self._tender.wake()
-            elif not self._payer.pay(lambda key: True):
-                return
-            self.unrestored.release(now)
+            if self.place.recover(lambda: self._payer.pay(lambda key: True)):
+                self.unrestored.release(now)
 
-    def _pay_nodes(self, back: Sequence[Node]) -> bool:
-        """What the tender of a cluster asks: pay to the nodes that are back, and to all others that answer."""
-        routes = self.place.routes
-        assert routes is not None
-        if not self._payer.pay(lambda key: not routes.is_away(key, back)):
-            return False
-        if back:
-            self.on_recovery()
-            self.fallback.rest(lambda key: not (routes.is_away(key, back) or self.unrestored.holds(key)))
-        return True
+    def _return_to(self, is_back: IsReady) -> None:
+        """Decide with the store again for the counters of nodes that are back."""
+        self.on_recovery()
+        self.fallback.rest(lambda key: is_back(key) and not self.unrestored.holds(key))
 
 
 __all__ = ["Engine", "Steps"]

@@ -115,7 +115,7 @@ class LeaseKeeper:
     def _fill(self, lease: Lease) -> None:
         try:
             plan = lease.plan
-            if plan.spread and self._engine.place.routes is not None:
+            if plan.spread and self._engine.place.one_slot_per_call:
                 plan.lease = None  # no single call takes from several slots
                 return
             self._give_back(lease, monotonic())

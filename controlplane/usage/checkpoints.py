@@ -29,8 +29,8 @@ from controlplane.publishing import compile, store
 from controlplane.publishing.locks import hold
 from controlplane.usage.models import Checkpoint, CheckpointRun
 from enforcement import checkpoints as protocol
+from enforcement.base_client import StoreClient
 from enforcement.checkpoints import Kept, Reading
-from enforcement.cluster import ClusterClient
 from enforcement.keys import GLOBAL_TAG, NAME_LENGTH, WHOLE
 from enforcement.limits import DAY_SECONDS, DURABLE_CALENDARS
 from enforcement.live import Reset
@@ -103,12 +103,12 @@ def _checkpoint(client: redis.Redis, tags: list[str], deadline: float, done: Don
         keep_present(client, some, done)
 
 
-def _by_server(client: redis.Redis, tags: Iterable[str]) -> Iterable[list[str]]:
+def _by_server(client: StoreClient, tags: Iterable[str]) -> Iterable[list[str]]:
     """Part tags by the server that has them: one of a cluster that is away is not to keep the others waiting."""
     servers: dict[Any, list[str]] = defaultdict(list)
     for tag in tags:
         key = store.keys().dirty(tag)
-        servers[client.pool_of(key) if isinstance(client, ClusterClient) else None].append(tag)
+        servers[client.pool_of(key)].append(tag)
     return servers.values()
 
 

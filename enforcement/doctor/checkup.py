@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from redis import Redis
 from redis.exceptions import AuthenticationError, RedisError
 
-from enforcement.cluster import ClusterClient
+from enforcement.base_client import StoreClient
 from enforcement.doctor import fleet, server, sharing
 from enforcement.doctor.endpoint import shown, transport
 from enforcement.doctor.findings import Finding, Level, looked, worst
@@ -61,7 +61,7 @@ def examine(settings: Settings) -> Checkup:
         return Checkup(shown(settings.url), settings.prefix, tuple(_looks(client, keys, settings)))
 
 
-def _looks(client: Redis, keys: Keys, settings: Settings) -> Iterator[Finding]:
+def _looks(client: StoreClient, keys: Keys, settings: Settings) -> Iterator[Finding]:
     yield from transport(settings.url)
     yield from looked("server", lambda: _of_every_server(client))
     yield from looked("functions", lambda: fleet.functions(client))
@@ -72,13 +72,14 @@ def _looks(client: Redis, keys: Keys, settings: Settings) -> Iterator[Finding]:
     yield from looked("instances", lambda: fleet.instances(client, keys))
 
 
-def _of_every_server(client: Redis) -> Iterator[Finding]:
+def _of_every_server(client: StoreClient) -> Iterator[Finding]:
     """Look at the server, or at every primary of a cluster, of which only those are named that are not well."""
-    if not isinstance(client, ClusterClient):
-        yield from _of_server(client)
+    primaries = client.primaries()
+    if len(primaries) == 1:
+        yield from _of_server(primaries[0][1])
         return
     by_name: dict[str, list[tuple[str, Finding]]] = {}
-    for place, one in client.primaries():
+    for place, one in primaries:
         for finding in _of_server(one):
             by_name.setdefault(finding.name, []).append((place, finding))
     for rows in by_name.values():

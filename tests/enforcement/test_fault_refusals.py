@@ -15,9 +15,9 @@ from redis.exceptions import OutOfMemoryError, RedisError
 
 from enforcement import Limit, Limiter, agent, aio
 from enforcement.accounts import enforcer
+from enforcement.cluster_monitor import ClusterMonitor
 from enforcement.embedded import ValkeyServer
 from enforcement.keys import Keys
-from enforcement.routes import Routes
 from enforcement.store import connect, load_library
 from enforcement.tokens import mint
 from enforcement.trial import Trial
@@ -260,7 +260,7 @@ def test_control_without_a_trial_the_store_is_taken_back_in_vain(store, monkeypa
 def test_a_node_of_a_cluster_is_taken_back_only_when_it_decides(monkeypatch, tried):
     """One of three is full, and says that all is well: its keys stay without it, once lost. Control: it is believed."""
     if not tried:
-        monkeypatch.setattr(Routes, "_decides", lambda routes, node: True)
+        monkeypatch.setattr(ClusterMonitor, "_decides", lambda monitor, node: True)
     limit = Limit(name="deny", quota=100, window_seconds=3_600, on_store_failure="deny")
     with Cluster(replicas=False) as cluster:
         load_library(connect(cluster.url))
