@@ -1,5 +1,5 @@
 """
-The connection that asyncio tasks use to call the store: one per event loop, with many calls in flight.
+The connection that the tasks of an event loop share, with many calls to the store in flight.
 
 All commands of one iteration of the loop leave in one write. :mod:`enforcement.pipe` does the same for threads.
 """
@@ -63,7 +63,7 @@ class AsyncPipe:
         return link.call(command)
 
     def ask(self, command: bytes) -> asyncio.Future[Any]:
-        """Send ``ASKING`` and a command, in one write; see :meth:`~enforcement.pipe.SyncPipe.ask`."""
+        """Send ``ASKING`` and a command, in one write, to a node that is taking over the command's slot."""
         link = self._link_here()
         link.call(ASKING).add_done_callback(lambda future: future.cancelled() or future.exception())
         return link.call(command)
@@ -88,7 +88,7 @@ class AsyncPipe:
         return known if known is not None else await asyncio.to_thread(self._address)
 
     def trouble(self, reply: object) -> StoreTrouble:
-        """Return the exception for an error reply; if the server has become a replica, give up its connection."""
+        """Return the exception for an error reply, and drop the connection if the server has become a replica."""
         found, link = trouble(reply), self._links.get(asyncio.get_running_loop())
         # A connection without any reply so far was made after this reply came, and leads to the new primary.
         if found.cause == "readonly" and link is not None and link.answered:
@@ -96,7 +96,7 @@ class AsyncPipe:
         return found
 
     def renew(self) -> None:
-        """Use a new connection for the next calls; calls in flight keep the old one. Any thread may call this."""
+        """Use a new connection for the next calls, while calls in flight keep the old one. Any thread may call this."""
         for link in self._give_up():
             self._retired.add(link)
             link.retire()
@@ -107,11 +107,11 @@ class AsyncPipe:
         return [link for link in links if link is not None]
 
     def after_fork(self) -> None:
-        """Forget the connections in a child process: they and their loops belong to the parent."""
+        """Forget the connections in a child process, as they and their loops belong to the parent."""
         self._link, self._links = None, {}
 
     def close(self) -> None:
-        """Close all connections; calls in flight fail. Any thread may call this."""
+        """Close all connections and fail the calls in flight. Any thread may call this."""
         for link in (*self._give_up(), *self._retired):
             link.hang_up()
 
@@ -189,7 +189,7 @@ class _Link(asyncio.Protocol):
         self.drop(StoreTrouble("connection", str(exc or "closed by the store")))
 
     def drop(self, reason: StoreTrouble) -> None:
-        """Close the connection and fail all calls in flight; nobody reads what still arrives."""
+        """Close the connection and fail all calls in flight. Nobody reads what still arrives."""
         self._give_up()
         self._late.clear()
         if self._connecting is not None:

@@ -17,11 +17,11 @@ class StoreClient(Redis):
         return self.connection_pool
 
     def primaries(self) -> list[tuple[str, Redis]]:
-        """Return every primary: its name, and a client of it alone. Raises redis-py's errors."""
+        """Return the name of every primary, with a client of it alone. Raises redis-py's errors."""
         return [("store", self)]
 
     def reconnect(self) -> None:
-        """Drop all connections: one may hold half a reply, or lead to a server that was replaced."""
+        """Drop all connections, as one may hold half a reply, or lead to a server that was replaced."""
         self.connection_pool.disconnect()
 
     def drop_inherited(self) -> None:

@@ -1,4 +1,4 @@
-"""The circuit breaker: while a server does not answer, requests do not wait for it, and the log says so once."""
+"""The circuit breaker, which keeps requests from waiting for a server that does not answer."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Breaker:
         self.after_fork()
 
     def after_fork(self) -> None:
-        """Replace the locks in a child process: a thread of the parent may have held them."""
+        """Replace the locks in a child process, because a thread of the parent may have held them."""
         self._say = Seldom(logger)
         self._lock = threading.Lock()
 
@@ -83,7 +83,7 @@ class Breaker:
             self._say.warning(_word(cause), "%s is still away, for another cause now (%s).", self._name, cause)
 
     def succeeded(self) -> None:
-        """Reset the count of failures; called after a success that follows a failure."""
+        """Reset the count of failures, after a success that follows a failure."""
         self.failures = 0
 
     def close(self) -> None:

@@ -1,5 +1,5 @@
 """
-Call the nodes of a cluster: each command goes to the node that owns the slot of its first key.
+Send each command to the node of a cluster that owns the slot of its first key.
 
 A call follows at most two redirections. A call to a node whose breaker is open fails at once, so that a dead primary
 affects only the counters that it holds.
@@ -129,7 +129,7 @@ class ClusterPipe:
         return pipe.ask(command) if asking else pipe.call(command)
 
     def _pipe_of(self, node: Node) -> SyncPipe:
-        """Return the pipe of a node; on making a new one, close those of nodes that have left the cluster."""
+        """Return the pipe of a node. A new one replaces those of nodes that have left the cluster."""
         pipe = self._pipes.get(node)
         if pipe is None:
             for old in set(self._pipes) - set(self._routes.nodes.values()):
@@ -194,10 +194,10 @@ class AsyncClusterPipe:
         return trouble(reply)
 
     def renew(self) -> None:
-        """Do nothing: a node's connections are closed when the node has left the cluster."""
+        """Keep the connections. Those of a node are closed when the node has left the cluster."""
 
     def close(self) -> None:
-        """Close the connections; calls in flight fail."""
+        """Close the connections and fail the calls in flight."""
         for pipe in self._pipes.values():
             pipe.close()
 
@@ -217,7 +217,7 @@ class AsyncClusterPipe:
         return replies
 
     def _pipe_of(self, node: Node) -> AsyncPipe:
-        """Return the pipe of a node; on making a new one, retire those of nodes that have left the cluster."""
+        """Return the pipe of a node. A new one replaces those of nodes that have left the cluster."""
         pipe = self._pipes.get(node)
         if pipe is None:
             for old in set(self._pipes) - set(self._routes.nodes.values()):

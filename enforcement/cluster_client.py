@@ -1,4 +1,4 @@
-"""redis-py's client of a cluster, for everything but decisions: documents, the change log, heartbeats, usage."""
+"""redis-py's client of a cluster, for documents, the change log, heartbeats and usage."""
 
 from __future__ import annotations
 
@@ -57,11 +57,11 @@ class ClusterClient(StoreClient):
         return self._client_of(node).connection_pool
 
     def primaries(self) -> list[tuple[str, Redis]]:
-        """Return every primary: its host and port, and a client of it alone. Raises redis-py's errors."""
+        """Return host and port of every primary, with a client of it alone. Raises redis-py's errors."""
         return [(node.name, self._client_of(node)) for node in self._primaries()]
 
     def reconnect(self) -> None:
-        """Drop all connections: one may hold half a reply, or lead to a server that was replaced."""
+        """Drop all connections, as one may hold half a reply, or lead to a server that was replaced."""
         for node in list(self._routes.nodes.values()):
             self._client_of(node).reconnect()
 

@@ -28,12 +28,12 @@ class DutyFailures:
         return False
 
     def reset(self) -> None:
-        """Forget what failed before; called when the thread is about to start."""
+        """Forget what failed before, as the thread is about to start."""
 
 
 class NodeDutyFailures(DutyFailures):
     """
-    The same for a cluster: a duty fails alone if its node is unavailable, and is tried again when it is next due.
+    What it does on a cluster, where a duty may fail alone because its node is unavailable. It is tried again when due.
 
     Attributes:
         failing: For each duty that failed last time, the name of the error.

@@ -55,7 +55,7 @@ class StoreTrouble(Exception):
 
     @property
     def retryable(self) -> bool:
-        """Whether one more try is safe and worthwhile: the call was not executed, and its cause may be gone already."""
+        """Whether to try once more, because the call was not executed and its cause may already be gone."""
         return not self.executed and self.cause in _RETRYABLE
 
 

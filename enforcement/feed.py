@@ -20,7 +20,7 @@ ENTRIES_PER_READ: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One entry of the log; ``changes`` is None if the field is missing."""
+    """One entry of the log, whose ``changes`` are None if the field is missing."""
 
     id: str
     changes: bytes | None
@@ -80,7 +80,7 @@ class Feed:
             self._pool.release(connection)
 
     def after_fork(self) -> None:
-        """Close the parent's connection in a child process; the thread that uses it does not exist there."""
+        """Close the parent's connection in a child process, where the thread that uses it does not exist."""
         if self._connection is not None:
             self._connection.disconnect()  # sends nothing to the store, as another process opened it
 

@@ -1,5 +1,5 @@
 """
-The connections that threads use to call the store: encoded commands go out, parsed replies come back in order.
+The connections that threads use to send encoded commands to the store and receive parsed replies.
 
 On loopback, half of the cost of a decision is the client, so this library has its own: hiredis encodes and parses, and
 nothing else lies between it and the socket. Each calling thread borrows a connection of its own. The tasks of an event
@@ -37,7 +37,7 @@ _HUNG_UP: Final = getattr(select, "POLLRDHUP", select.POLLIN)
 
 
 def _tick_us() -> int:
-    """Return the length of the kernel's tick, the unit of socket timeouts; 1 where it is unknown."""
+    """Return the length of the kernel's tick, which is the unit of socket timeouts, or 1 if it is unknown."""
     try:
         return round(clock_getres(_CLOCK_MONOTONIC_COARSE) * 1_000_000) if sys.platform == "linux" else 1
     except OSError:
@@ -59,7 +59,7 @@ def _in_ticks(microseconds: int) -> int:
 
 
 class _Line:
-    """One connection of a SyncPipe; only one thread uses it at a time."""
+    """One connection of a SyncPipe, used by one thread at a time."""
 
     __slots__ = ("_budget", "_feed", "_gets", "_recv", "address", "deadline", "reader", "send", "sock")
 
@@ -87,7 +87,7 @@ class _Line:
                 raise trouble(reply)
 
     def first_done(self) -> None:
-        """Give the next calls the whole budget; the first one shared it with connecting."""
+        """Give the next calls the whole budget, of which the first one had only what connecting left."""
         self._set_timeout(self._budget)
 
     def read(self, deadline: float, *, further: bool = False) -> Any:
@@ -118,7 +118,7 @@ class _Line:
             self._set_timeout(left_until(deadline))
 
     def hung_up(self) -> bool:
-        """Return whether the store has closed its end; servers and load balancers close idle connections."""
+        """Return whether the store has closed its end, as servers and load balancers do with idle connections."""
         watch = select.poll()
         watch.register(self.sock, _HUNG_UP)
         return bool(watch.poll(0))
@@ -194,7 +194,7 @@ class SyncPipe:
         return reply
 
     def _call_anew(self, command: bytes) -> Any:
-        """Call on a new connection; the call has what connecting leaves of the budget."""
+        """Call on a new connection, with what connecting leaves of the budget."""
         idle = self._idle
         return self._call_on(self._connect(), idle, command)
 
@@ -209,7 +209,7 @@ class SyncPipe:
         return self._call_on(line, idle, command, asking=True)
 
     def _call_on(self, line: _Line, idle: deque[_Line], command: bytes, *, asking: bool = False) -> Any:
-        """Call on this connection before its deadline and put it back; later calls have the whole budget."""
+        """Call on this connection before its deadline, and put it back for calls with the whole budget."""
         try:
             line.send(ASKING + command if asking else command)
             reply = line.read(line.deadline)
@@ -253,7 +253,7 @@ class SyncPipe:
         return found
 
     def close(self) -> None:
-        """Close all connections: idle ones at once, the others as soon as their calls are over."""
+        """Close idle connections at once, and the others as soon as their calls are over."""
         idle, self._idle = self._idle, deque()
         _hang_up(idle)
 
@@ -269,7 +269,7 @@ class SyncPipe:
             raise unconnected(exc) from exc
 
     def after_fork(self) -> None:
-        """Forget the connections in a child process: they belong to the parent."""
+        """Forget the connections in a child process, as they belong to the parent."""
         self._idle = deque()
 
 

@@ -1,5 +1,5 @@
 """
-How a process reaches its store: a single server, the primary behind sentinels, or a cluster.
+How a process reaches its store, be it a single server, the primary behind sentinels, or a cluster.
 
 Each kind is a strategy with the interface of :class:`Place`, so that its callers need not know which one they have.
 """
@@ -76,7 +76,7 @@ class Place(ABC):
 
     @abstractmethod
     def async_pipe(self, budget: float) -> AsyncPipe | AsyncClusterPipe:
-        """Return the connections that the tasks of event loops use; *budget* as in :meth:`pipe`."""
+        """Return the connections that the tasks of event loops use. The budget is that of :meth:`pipe`."""
 
     @abstractmethod
     def client(self, timeout: float) -> StoreClient:
@@ -84,7 +84,7 @@ class Place(ABC):
 
     @abstractmethod
     def groups(self, things: Sequence[T], tag_of: Callable[[T], str]) -> Iterable[list[T]]:
-        """Return things in groups that one call reaches; *tag_of* returns the hash tag of a thing's keys."""
+        """Return things in groups that one call reaches. *tag_of* returns the hash tag of a thing's keys."""
 
     @abstractmethod
     def is_away(self, key: str) -> bool:
@@ -108,7 +108,7 @@ class Place(ABC):
 
     @abstractmethod
     def recover(self, act: Callable[[], bool]) -> bool:
-        """Run *act*, which replays what is owed, and return its result; or leave that to the monitor, return True."""
+        """Run *act*, which replays what is owed, and return its result. A store with a monitor wakes it instead."""
 
     def load_library(self, key: str) -> None:  # noqa: B027 - of a store that is one server, the heartbeat does it
         """Load the function library into the node of a counter, if nothing else does."""
@@ -117,7 +117,7 @@ class Place(ABC):
         """Check whether there is a new primary, if that can happen without losing a connection."""
 
     def forget(self) -> None:  # noqa: B027 - see SentinelStore
-        """Drop the cached primary; the next connection asks the sentinels again."""
+        """Drop the cached primary, so that the next connection asks the sentinels again."""
 
     def start(self) -> None:  # noqa: B027 - see ClusterStore
         """Allow the monitor to run."""
@@ -177,7 +177,7 @@ class SingleStore(Place):
         return int(self.breaker.open), self.breaker.openings
 
     def is_ready(self, key: str) -> bool:
-        """Return True: the store may be back before its breaker closes."""
+        """Return True, because the store may be back before its breaker closes."""
         return True
 
     def failed(self, exc: StoreTrouble) -> None:
@@ -224,7 +224,7 @@ class SentinelStore(SingleStore):
         self.sentinels.look()
 
     def forget(self) -> None:
-        """Drop the cached primary; the next connection asks the sentinels again."""
+        """Drop the cached primary, so that the next connection asks the sentinels again."""
         self.sentinels.forget()
 
     def after_fork(self) -> None:
@@ -288,15 +288,15 @@ class ClusterStore(Place):
         return not self.routes.is_away(key)
 
     def failed(self, exc: StoreTrouble) -> None:
-        """Do nothing: the failure was counted for its node."""
+        """Do nothing, as the failure was counted for its node."""
 
     def recover(self, act: Callable[[], bool]) -> bool:
-        """Wake the monitor, which replays what is owed to each node as soon as that is possible; return True."""
+        """Wake the monitor, which replays what is owed to each node as soon as it can, and return True."""
         self._monitor.wake()
         return True
 
     def load_library(self, key: str) -> None:
-        """Load the function library into the node of a counter; it may have come back without it."""
+        """Load the function library into the node of a counter, which may have come back without it."""
         command = pack(("FUNCTION", "LOAD", "REPLACE", library_source()))
         with contextlib.suppress(StoreTrouble):  # another account may be allowed to
             ask_once(self.routes.owner(slot_of(key.encode())).address, command, LOAD_SECONDS)
@@ -320,7 +320,7 @@ class ClusterStore(Place):
         self._make_monitor()
 
     def _replay_to(self, back: Sequence[Node]) -> bool:
-        """Replay to the nodes that are back and to all others that answer; return whether they took everything."""
+        """Replay to the nodes that are back and to all others that answer, and return whether they took everything."""
 
         def is_ready(key: str) -> bool:
             return not self.routes.is_away(key, back)

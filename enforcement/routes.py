@@ -87,7 +87,7 @@ class Routes:
 
     def owner(self, slot: int) -> Node:
         """
-        Return the owner of a slot; read the table first if the owner is unknown.
+        Return the owner of a slot, after reading the table if the owner is unknown.
 
         Raises:
             StoreTrouble: The owner is still unknown.
@@ -151,7 +151,7 @@ class Routes:
         return False
 
     def after_fork(self) -> None:
-        """Replace the locks in a child process: a thread of the parent may have held them."""
+        """Replace the locks in a child process, because a thread of the parent may have held them."""
         self._lock = threading.Lock()
         for node in self.nodes.values():
             node.breaker.after_fork()
@@ -161,7 +161,7 @@ class Routes:
         self.on_trouble()
 
     def _candidates(self) -> list[HostPort]:
-        """Return whom to ask for the table: nodes that answer, then the hosts of the URL, then all other nodes."""
+        """Return the nodes that answer, then the hosts of the URL, then all other nodes, to ask them for the table."""
         nodes = list(self.nodes.values())
         chance.shuffle(nodes)
         healthy = [node.host_port for node in nodes if not node.breaker.open]

@@ -1,5 +1,5 @@
 """
-Ask the sentinels for the address of the primary: once for all connections of a process, and again when one failed.
+Ask the sentinels for the address of the primary, once for a process and again when a connection failed.
 
 The question is GET-MASTER-ADDR-BY-NAME, as the protocol of sentinels demands. redis-py asks for the list of servers
 instead; a sentinel that leads a failover still lists the old primary there, even as healthy, until the end.
@@ -49,7 +49,7 @@ class Sentinels:
 
     def address(self) -> Address:
         """
-        Return the primary's address; ask the sentinels if it is not cached. Other threads wait for the same reply.
+        Return the cached address of the primary, or ask the sentinels. Other threads wait for the same reply.
 
         Raises:
             StoreTrouble: No sentinel knows it, or none knew it a moment ago.
@@ -72,7 +72,7 @@ class Sentinels:
             self._known = None
 
     def forget(self) -> None:
-        """Drop the cached address; the next connection asks the sentinels again."""
+        """Drop the cached address, so that the next connection asks the sentinels again."""
         self._known = None
 
     def find(self) -> Address:
@@ -90,12 +90,12 @@ class Sentinels:
         return found
 
     def look(self) -> None:
-        """Check whether there is a new primary; a process that sends nothing would not notice otherwise."""
+        """Check whether there is a new primary, which a process that sends nothing would not notice otherwise."""
         with contextlib.suppress(StoreTrouble):  # the cached address stays until a sentinel knows a better one
             self.find()
 
     def after_fork(self) -> None:
-        """Replace the lock in a child process: a thread of the parent may have held it."""
+        """Replace the lock in a child process, because a thread of the parent may have held it."""
         self._lock = threading.Lock()
 
     def _ask(self) -> Address:

@@ -1,5 +1,5 @@
 """
-Reach the store through redis-py, for everything but decisions: documents, the change log, heartbeats, functions.
+Reach the store through redis-py, for documents, the change log, heartbeats and functions.
 
 By redis-py's defaults a call may take a minute and may be executed twice. Here each call has one try and a short
 timeout.

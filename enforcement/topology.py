@@ -1,5 +1,5 @@
 """
-Parse the URL of a store: one server, a primary behind sentinels, or a cluster.
+Parse the URL of a store, which may be one server, a primary behind sentinels, or a cluster.
 
 ``redis://``, ``rediss://`` and ``unix://`` work as in redis-py. Two more schemes name several hosts::
 
