@@ -69,7 +69,7 @@ class Topology:
         if found is None:
             raise ValueError(
                 "url: must begin with redis://, rediss://, unix://, redis+sentinel:// or redis+cluster:// (rediss+ for "
-                "TLS), and name hosts; characters such as @ / ? # in a password are written as %40 and so on."
+                "TLS), and name hosts; write @ / ? # in a password as %40 and so on."
             )
         kind: Kind = "sentinel" if found["kind"] == "sentinel" else "cluster"
         hosts = _hosts(found["hosts"], SENTINEL_PORT if kind == "sentinel" else SERVER_PORT)

@@ -45,7 +45,7 @@ def test_nodes_of_a_cluster_are_read():
         (b"redis://a", "must begin with redis://"),
         ("redis://a:port/0", "the port must be an integer"),
         ("redis://a:99999/0", "the port must be an integer"),
-        ("redis://:se/cret@a", "are written as %40"),
+        ("redis://:se/cret@a", "in a password as %40"),
         ("redis://a/zero", "only the number of a database"),
         ("redis://a/0/1", "only the number of a database"),
         ("redis://a/0?tiemout=5", "unexpected keyword argument 'tiemout'"),
@@ -66,8 +66,8 @@ def test_nodes_of_a_cluster_are_read():
         ("redis://a..b/0", "'a..b' is not a host"),
         (f"redis+cluster://a,{'x' * 64}", "between dots"),
         ("redis+cluster://a?sentinel_password=x", "for redis+sentinel:// only"),
-        ("redis+cluster://u:se/cret@a", "are written as %40"),
-        ("redis+cluster://u:se?cret@a", "are written as %40"),
+        ("redis+cluster://u:se/cret@a", "in a password as %40"),
+        ("redis+cluster://u:se?cret@a", "in a password as %40"),
     ],
 )
 def test_what_is_wrong_is_named_everywhere_and_no_password_is(url, text):
