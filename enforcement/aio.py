@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
-from time import monotonic
 from types import TracebackType
 from typing import Any, Self
 
 from hiredis import ReplyError
 
 from enforcement.decision import Decision, Denied
-from enforcement.engine import Steps
 from enforcement.errors import StoreTrouble
 from enforcement.limited import (
     CoroutineFunction,
@@ -27,10 +25,10 @@ from enforcement.limited import (
     limit_awaited,
 )
 from enforcement.matching import Attributes
-from enforcement.plans import Costs, Plan, check_costs
-from enforcement.protocol import NOT_RESTORED
+from enforcement.plans import Costs, Plan
+from enforcement.protocol import Steps
+from enforcement.request import Request
 from enforcement.reservation import Reservation, new_ident
-from enforcement.resp import numbers
 from enforcement.settings import Settings
 from enforcement.shell import START_SECONDS, Limits, Shell, check_subject
 from enforcement.tasks import seen_through
@@ -47,9 +45,9 @@ class Limiter(Shell):
 
     def _set_up(self, settings: Settings) -> None:
         super()._set_up(settings)
-        self.from_lease = self._engine.one_from_lease  # of one request; None: :meth:`decide` has to
-        self._pipe = self._engine.place.async_pipe(settings.timeout)
-        self._engine.on_recovery = self._pipe.renew
+        self.from_lease = self._decider.one_from_lease  # of one request; None: :meth:`decide` has to
+        self._pipe = self._engine.health.place.async_pipe(settings.timeout)
+        self._engine.health.on_recovery = self._pipe.renew
 
     def _time_calls(self, timing: Timing) -> None:
         self._pipe.call = timing.of_awaited_calls(self._pipe.call)  # type: ignore[method-assign]
@@ -135,26 +133,15 @@ class Limiter(Shell):
     async def reset(self, limits: Limits, key: str) -> None:
         """Forget what limits in code have counted for a key. Raises StoreTrouble if the store did not do it."""
         plan = self._engine.planner.plan_in_code(limits, key)
-        await self._run(self._engine.resetting(plan))
+        await self._run(self._decider.resetting(plan))
 
     # For doors, which find a plan once and then see what it takes.
 
     async def find_plan(self, token: object, attributes: Attributes | None) -> Plan | Decision:
         """Return what a request with this token falls under, or its refusal."""
-        engine = self._engine
         if not self._started:
             await self.start()
-        derived = engine.documents.derived
-        found = engine.planner.find(token)
-        if isinstance(found, str):
-            found = await self._run(engine.fetching(found))
-        if isinstance(found, Decision):
-            return engine.refused(found)
-        plan = engine.planner.plan_of(found, attributes)
-        if isinstance(plan, Decision):
-            return engine.refused(plan)
-        engine.planner.keep_plan(derived, token, found, plan)
-        return plan
+        return await self._run(self._decider.finding(token, attributes))  # type: ignore[no-any-return]
 
     def by_fields(self, fields: Iterable[tuple[bytes, bytes]]) -> Plan | None:
         """Return the plan that is at hand for the ``Authorization`` field of a request, if it has just one."""
@@ -177,14 +164,14 @@ class Limiter(Shell):
     async def admit_plan(self, plan: Plan, costs: Costs) -> AsyncGenerator[Admission]:
         """Do as :meth:`admit` does, by a plan that was found."""
         admission = await self._reserve(plan, costs)
-        self._engine.keep_slots(admission.reservation)
+        self._engine.slots.keep(admission.reservation)
         try:
             yield admission
         except BaseException:
             await seen_through(self._run(admission.reservation.cancelling()))
             raise
         finally:
-            self._engine.drop_slots(admission.reservation)
+            self._engine.slots.drop(admission.reservation)
             await seen_through(self._run(admission.reservation.leaving()))
 
     async def _reserve(self, plan: Plan, costs: Costs) -> Admission:
@@ -198,47 +185,32 @@ class Limiter(Shell):
             raise
         if not decision.allowed:
             raise Denied(decision)
-        return Admission(self, Reservation(self._engine, plan, costs, decision, ident))
+        return Admission(self, self._engine.reservation(plan, costs, decision, ident))
 
     async def _give_back(self, deciding: Awaitable[Decision], plan: Plan, costs: Costs, ident: str) -> None:
         """Give back what a decision charged that nobody waits for any longer."""
         decision = await deciding
         if decision.allowed:
-            await self._run(Reservation(self._engine, plan, costs, decision, ident).cancelling())
+            await self._run(self._engine.reservation(plan, costs, decision, ident).cancelling())
 
     async def decide(self, plan: Plan, costs: Costs, *, charge: bool = True, ident: str = "") -> Decision:
-        """Return the decision on a plan; *charge* and *ident* as in :func:`~enforcement.protocol.decide_arguments`."""
-        engine, lease = self._engine, plan.lease
-        if type(costs) is not int or costs != 1:
-            check_costs(costs)
-        if lease is not None and charge and not ident:
-            held = engine.from_lease(plan, lease, costs)
-            if held is not None:
-                return held
-        if not plan.bounds:
-            return engine.unlimited(plan, costs)
-        if plan.denied is not None and charge and (known := engine.denials.known(plan, costs)) is not None:
-            return known
-        if engine.breaker.open:
-            return engine.fall_back(plan, costs, charge=charge, ident=ident)
-        if engine.unrestored.sets and plan.lies_in(engine.unrestored.sets):
-            return engine.undecided(plan, costs, NOT_RESTORED, charge=charge, ident=ident)
-        if plan.newcomers and monotonic() >= plan.enrolled_until:
-            return await self._finish(engine.enrolling(plan, costs, ident=ident))
-        try:
-            command = plan.command
-            if command is None or not charge or ident or costs != 1:
-                command = engine.encode(plan, costs, charge=charge, ident=ident)
-            reply = await self._pipe.call(command)
-            if type(reply) is ReplyError:
-                raise self._pipe.trouble(reply)
-            reply = numbers(reply)
-        except StoreTrouble as exc:
-            return await self._finish(engine.troubled(plan, costs, exc, charge=charge, ident=ident))
-        if reply[0] < 0:
-            steps = engine.outside_calendar(plan, costs, reply, charge=charge, ident=ident)
-            return await self._run(steps)  # type: ignore[no-any-return]
-        return engine.answer(plan, costs, reply, charge=charge, ident=ident)
+        """Return the decision on a plan; *charge* and *ident* as in :class:`~enforcement.request.Request`."""
+        decider, came = self._decider, None
+        begun = decider.begin(plan, costs, charge, ident)
+        if type(begun) is Decision:
+            return begun
+        if begun is not None:
+            try:
+                came = await self._pipe.call(begun)  # type: ignore[arg-type]
+                if type(came) is ReplyError:
+                    raise self._pipe.trouble(came)
+                decision = decider.answer(plan, costs, charge, ident, came)
+            except StoreTrouble as exc:
+                came = exc
+            else:
+                if decision is not None:
+                    return decision
+        return await self._finish(decider.deciding(Request(plan, costs, charge, ident), came))
 
     async def _finish(self, steps: Steps) -> Decision:
         """
@@ -247,7 +219,7 @@ class Limiter(Shell):
         On a cluster they charge several slots, one after the other, and give back what a later one denies: ended in
         between, a request would be charged to some of its limits.
         """
-        if not self._engine.place.one_slot_per_call:
+        if not self._engine.health.place.one_slot_per_call:
             return await self._run(steps)  # type: ignore[no-any-return]
         return await seen_through(self._run(steps))
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from enforcement import protocol, resp
 from enforcement.errors import LibraryMissing, StoreTrouble
 from enforcement.keys import dirty_beside, marker_beside
-from enforcement.reservation import REMEMBERED_MS
+from enforcement.protocol import REMEMBERED_MS
 
 if TYPE_CHECKING:
     from enforcement.failover import Fallback
@@ -30,7 +30,7 @@ class Payer:
         unrestored: Which sets of durable counters the store has not got back; told of each that is met.
         now_us: The best idea of the store's time, microseconds.
         clock: A test's, or None.
-        load_library: Gives the functions to the node of a counter that came back without them.
+        load_library: Loads the function library into the node of a counter that came back without it.
     """
 
     def __init__(

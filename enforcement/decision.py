@@ -12,6 +12,7 @@ from enforcement.calendars import window
 from enforcement.headers import labels, presets, seconds, tightness
 from enforcement.leases import unused_max
 from enforcement.plans import NO_PLAN, Plan
+from enforcement.reply import NO_REPLY, Reply
 
 if TYPE_CHECKING:
     from enforcement.plans import Bound
@@ -103,11 +104,11 @@ class Decision:
         source: Where it was made: ``store``, ``lease``, ``denial_cache``, ``fallback``, or ``documents`` for a token
             that is refused whatever the counters say.
         plan: What the request fell under.
-        reply: The store's reply, or one of its form: *width* numbers a limit behind the first two.
+        reply: The store's reply, or one of its form.
         held: Permits that this process holds on lease: charged, and yet to be had.
     """
 
-    __slots__ = ("_limit", "_states", "_trouble", "allowed", "held", "plan", "reason", "reply", "source", "width")
+    __slots__ = ("_limit", "_states", "_trouble", "allowed", "held", "plan", "reason", "reply", "source")
 
     def __init__(
         self,
@@ -115,8 +116,7 @@ class Decision:
         reason: str,
         source: str,
         plan: Plan = NO_PLAN,
-        reply: Sequence[int] = (),
-        width: int = 4,
+        reply: Reply = NO_REPLY,
         held: int = 0,
     ) -> None:
         self.allowed = allowed
@@ -124,7 +124,6 @@ class Decision:
         self.source = source
         self.plan = plan
         self.reply = reply
-        self.width = width
         self.held = held
         self._states: tuple[LimitState, ...] | None = None
         self._limit: LimitState | str | None = _UNKNOWN
@@ -155,7 +154,7 @@ class Decision:
     @property
     def decided_at_us(self) -> int:
         """The instant that names its windows: the store's clock, or the best idea of it; 0 if no counter was read."""
-        return self.reply[1] if self.reply else 0
+        return self.reply.now_us
 
     @property
     def cause(self) -> str:
@@ -181,13 +180,10 @@ class Decision:
     def limits(self) -> tuple[LimitState, ...]:
         """One state for each limit that the request falls under, in the order of the call."""
         if self._states is None:
-            reply, bounds = self.reply, self.plan.bounds
-            at = range(2, 2 + self.width * len(bounds), self.width)
-            now = reply[1] if reply else 0
+            reply, now_us = self.reply, self.reply.now_us
             fleet = self.plan.fleet() if self.plan.fleet else 0
             self._states = tuple(
-                _state(bound, fleet, now, self.held + reply[i], *reply[i + 1 : i + 4])
-                for bound, i in zip(bounds, at, strict=True)
+                _state(bound, fleet, now_us, self.held, *reply.row(i)) for i, bound in enumerate(self.plan.bounds)
             )
         return self._states
 
@@ -310,7 +306,9 @@ class Denied(Exception):
         self.decision = decision
 
 
-def _state(bound: Bound, fleet: int, now_us: int, remaining: int, reset: int, wait: int, more: int) -> LimitState:
+def _state(
+    bound: Bound, fleet: int, now_us: int, held: int, remaining: int, reset: int, wait: int, more: int
+) -> LimitState:
     limit = bound.limit
     return LimitState(
         name=limit.name,
@@ -320,7 +318,7 @@ def _state(bound: Bound, fleet: int, now_us: int, remaining: int, reset: int, wa
         mode=limit.mode,
         quota=limit.quota,
         capacity=limit.capacity,
-        remaining=max(0, remaining),
+        remaining=max(0, held + remaining),
         reset_ms=_milliseconds(reset),
         retry_after_ms=_milliseconds(wait) if wait else None,
         more_ms=_milliseconds(more if more else reset),

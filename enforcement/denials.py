@@ -10,7 +10,6 @@ from __future__ import annotations
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
-from enforcement.algorithms import HOPELESS
 from enforcement.decision import Decision
 from enforcement.tally import Cell, Tally
 from enforcement.usage import State, states_of
@@ -43,7 +42,7 @@ class Denials:
         ):
             plan.denied = None
             return None
-        if costs != denial.costs and not _covers(denial, plan, costs):
+        if costs != denial.costs:
             return None
         if plan.usage is not None:
             plan.usage.denied_again(denial.minute, denial.states)
@@ -52,7 +51,7 @@ class Denials:
 
     def remember(self, plan: Plan, costs: Costs, decision: Decision) -> None:
         """Keep a denial until it can pass; where no wait is known, as long as any may be kept."""
-        waits = [decision.reply[4 + 4 * i] for i, bound in enumerate(plan.bounds) if not bound.limit.shadow]
+        waits = [decision.reply.wait(i) for i, bound in enumerate(plan.bounds) if not bound.limit.shadow]
         wait = DENIAL_SECONDS if min(waits) < 0 else min(DENIAL_SECONDS, max(waits) / 1_000_000)
         states = states_of(plan.bounds, costs, decision.reply, False)
         recalled = self._tally.cell("denial_cache", decision.reason)
@@ -94,7 +93,7 @@ class Denial:
     ) -> None:
         self.decision, self.costs, self.states, self.recalled = decision, costs, states, recalled
         self.given_back, self.generation = given_back, generation
-        self.minute = decision.reply[1] // 60_000_000
+        self.minute = decision.reply.minute
         self._at = monotonic()
         self.until = self._at + seconds
         self._told = decision
@@ -104,29 +103,9 @@ class Denial:
         """Return the denial as of *now*, monotonic seconds; a span may be up to a hundredth of a second too long."""
         if now >= self._retell:
             self._retell = now + self.GRAIN_SECONDS
-            passed_us = int((now - self._at) * 1_000_000)
-            reply = list(self.decision.reply)
-            reply[1] += passed_us
-            for i in range(2, len(reply), 4):
-                reply[i + 1 : i + 4] = [max(1, span - passed_us) if span > 0 else span for span in reply[i + 1 : i + 4]]
-            d = self.decision
-            self._told = Decision(False, d.reason, "denial_cache", d.plan, reply)
+            d, passed_us = self.decision, int((now - self._at) * 1_000_000)
+            self._told = Decision(False, d.reason, "denial_cache", d.plan, d.reply.later(passed_us))
         return self._told
-
-
-def _covers(denial: Denial, plan: Plan, costs: Costs) -> bool:
-    """
-    Tell whether a denial says all that the store would say of these costs, which are others.
-
-    Where a limit admitted the cost, or gives back little by little, more costs another answer: a longer wait at least.
-    """
-    for i, bound in enumerate(plan.bounds):
-        cost, known, wait = bound.cost_of(costs), bound.cost_of(denial.costs), denial.decision.reply[4 + 4 * i]
-        if cost == known or (cost > known and wait == HOPELESS):
-            continue
-        if cost < known or wait == 0 or bound.letter not in "fc" or cost > bound.limit.capacity:
-            return False
-    return True
 
 
 __all__ = ["Denial", "Denials"]

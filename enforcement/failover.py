@@ -13,12 +13,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
-from enforcement.algorithms import NEVER, Charge, Concurrency, Reference, Spec
+from enforcement.algorithms import NEVER, Concurrency, Reference, Spec
 from enforcement.doubts import Doubts
 from enforcement.errors import StoreTrouble
 from enforcement.journal import Debt, Entry, Journal, Ready
-from enforcement.plans import Bound, Costs, Plan, with_share
-from enforcement.protocol import reason_of, without_marks
+from enforcement.plans import Bound, Plan, with_share
+from enforcement.reply import MARKED, Reply
+from enforcement.request import Request
 
 MAX_COUNTERS: Final = 50_000
 
@@ -52,39 +53,36 @@ class Fallback:
 
     def decide(
         self,
-        plan: Plan,
-        costs: Costs,
+        request: Request,
         now_us: int,
         fleet: int,
         *,
-        charge: bool = True,
-        ident: str = "",
         trouble: StoreTrouble | None = None,
-    ) -> tuple[list[int], str]:
+    ) -> tuple[Reply, str]:
         """
-        Return a reply in the store's form, with marks if *ident* is given, and the reason.
+        Return a reply in the store's form, with marks, and the reason.
 
         Args:
             now_us: The best idea of the store's time, microseconds.
             fleet: Instances that share the quotas, at least 1.
             trouble: How the store was asked in vain: it may charge the request by itself. None: it was not asked.
         """
+        plan = request.plan
         bounds, specs = plan.bounds, plan.specs(now_us)
         with self._lock:
             charges = [
-                (bound.key, self._share(plan, i, spec, fleet, now_us), bound.cost_of(costs))
+                (bound.key, self._share(plan, i, spec, fleet, now_us), bound.cost_of(request.costs))
                 for i, (bound, spec) in enumerate(zip(bounds, specs, strict=True))
             ]
             refusing = [i for i, b in enumerate(bounds) if _refuses(b, charges[i][2])]
-            charge = charge and not refusing
-            reply = self._local.decide(now_us, charges, charge=charge, ident=ident or "local")
-            self._apply_rules(plan, reply, refusing)
-            if charge and reply[0] == 1:
-                self._write_down(plan, charges, reply, ident, trouble)
+            charge = request.charge and not refusing
+            numbers = self._local.decide(now_us, charges, charge=charge, ident=request.ident or "local")
+            reply = _by_rules(numbers, bounds, refusing)
+            if charge and reply.passed:
+                self._write_down(request, reply, trouble)
             elif trouble is not None and trouble.late is not None:
                 trouble.late.close()  # nothing depends on its answer
-        reason = "ok" if reply[0] == 1 else "degraded_denied" if refusing else reason_of(plan, reply, width=5)
-        return (reply if ident else without_marks(reply)), reason
+        return reply, "degraded_denied" if refusing else reply.reason(bounds)
 
     def amend(self, bound: Bound, delta: int, mark: int, now_us: int) -> None:
         """Correct a charge while the store is away: here at once, and there when it returns."""
@@ -222,15 +220,15 @@ class Fallback:
             return replace(spec, shadow=True)
         share = min(spec.capacity, max(1, spec.capacity // fleet))
         local = with_share(spec, share)
-        if not self._is_news(bound.key, plan.last[1] if plan.last else 0):
+        if not self._is_news(bound.key, plan.last.now_us if plan.last else 0):
             return local
         if bound.letter == "c":  # what was left is old news: slots are freed by the moment
             for ident, count in self._held(bound.key).items():
                 self._local.amend(now_us, bound.key, spec, count, 0, ident)
         elif plan.last:
-            left = max(0, plan.last[2 + 4 * index]) // fleet
+            left = max(0, plan.last.remaining(index)) // fleet
             if left < share:
-                self._local.decide(plan.last[1], [(bound.key, local, share - left)], ident="known")
+                self._local.decide(plan.last.now_us, [(bound.key, local, share - left)], ident="known")
         return local
 
     def _is_news(self, key: str, said_at_us: int) -> bool:
@@ -248,33 +246,32 @@ class Fallback:
         self._told[key] = said_at_us
         return True
 
-    @staticmethod
-    def _apply_rules(plan: Plan, reply: list[int], refusing: Sequence[int]) -> None:
-        """Let ``allow`` limits say yes and ``deny`` limits say no, whatever the local counters say."""
-        for i, bound in enumerate(plan.bounds):
-            if bound.limit.on_store_failure == "allow":
-                reply[4 + 5 * i] = 0
-        for i in refusing:
-            reply[0], reply[4 + 5 * i] = 0, NEVER
-
-    def _write_down(
-        self, plan: Plan, charges: Sequence[Charge], reply: Sequence[int], ident: str, trouble: StoreTrouble | None
-    ) -> None:
+    def _write_down(self, request: Request, reply: Reply, trouble: StoreTrouble | None) -> None:
         entries = []
-        for i, bound in enumerate(plan.bounds):
-            cost, wait, mark = charges[i][2], reply[4 + 5 * i], reply[6 + 5 * i]
-            if not cost or wait != 0:
+        for i, bound in reply.charged(request.plan.bounds):
+            cost = bound.cost_of(request.costs)
+            if not cost:
                 continue
-            entry = Entry(bound.key, bound, mark, cost)
+            entry = Entry(bound.key, bound, reply.mark(i), cost)
             if bound.letter != "c":
                 entries.append(entry)
-            elif ident and len(self._slots) < MAX_COUNTERS:
-                self._slots[ident, bound.key] = entry
+            elif request.ident and len(self._slots) < MAX_COUNTERS:
+                self._slots[request.ident, bound.key] = entry
         if trouble is None or not trouble.charges:
             for entry in entries:
                 self.journal.add(entry.bound, entry.mark, entry.permits)
         elif trouble.late is not None:
             self.doubts.add(trouble.late, entries)
+
+
+def _by_rules(numbers: list[int], bounds: Sequence[Bound], refusing: Sequence[int]) -> Reply:
+    """Return the reply in which ``allow`` limits say yes and those *refusing* say no, whatever was counted here."""
+    for i, bound in enumerate(bounds):
+        if bound.limit.on_store_failure == "allow":
+            numbers[4 + MARKED * i] = 0
+    for i in refusing:
+        numbers[0], numbers[4 + MARKED * i] = 0, NEVER
+    return Reply(numbers, MARKED)
 
 
 def _refuses(bound: Bound, cost: int) -> bool:

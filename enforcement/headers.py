@@ -126,8 +126,8 @@ def draft_lines(decision: Decision) -> list[tuple[bytes, bytes]]:
     alone = decision.plan.alone
     if alone is not None:
         # As _limit_item() does; a leased request has so little to do that another call would be felt.
-        reply, at = decision.reply, 2 + alone.at * decision.width
-        remaining, more = reply[at] + decision.held, reply[at + 3] or reply[at + 1]
+        remaining, reset, _, more = decision.reply.row(alone.at)
+        remaining, more = remaining + decision.held, more or reset
         until = f";t={-(-more // 1_000_000)}" if more >= 0 and alone.tells_time else ""
         return [alone.line, (b"ratelimit", f"{alone.head}{remaining if remaining > 0 else 0}{until}".encode("latin-1"))]
     return [(name.lower().encode("latin-1"), text.encode("latin-1")) for name, text in decision.headers().items()]
@@ -145,11 +145,8 @@ def _by_numbers(decision: Decision, spelled: Sequence[Spelled]) -> dict[str, str
 
 def _limit_item(decision: Decision, limit: Spelled) -> tuple[int, str]:
     """Return what remains of a limit, and its item of ``RateLimit``."""
-    reply, at = decision.reply, 2 + limit.at * decision.width
-    remaining = reply[at] + decision.held
-    if remaining < 0:
-        remaining = 0
-    more = reply[at + 3] or reply[at + 1]
+    remaining, reset, _, more = decision.reply.row(limit.at)
+    remaining, more = max(0, remaining + decision.held), more or reset
     if more < 0 or not limit.tells_time:
         return remaining, f"{limit.head}{remaining}"
     return remaining, f"{limit.head}{remaining};t={-(-more // 1_000_000)}"
@@ -177,7 +174,7 @@ def _legacy_delta(decision: Decision) -> dict[str, str]:
 def _legacy_epoch(decision: Decision) -> dict[str, str]:
     if decision.reset_ms is None:
         return _legacy(decision, None)
-    return _legacy(decision, -(-(decision.reply[1] + decision.reset_ms * 1_000) // 1_000_000))
+    return _legacy(decision, -(-(decision.reply.now_us + decision.reset_ms * 1_000) // 1_000_000))
 
 
 def _openai(decision: Decision) -> dict[str, str]:

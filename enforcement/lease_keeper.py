@@ -6,21 +6,20 @@ import atexit
 import queue
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import inf
 from time import monotonic
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from enforcement import protocol, resp
+from enforcement.denials import Denials
 from enforcement.errors import StoreTrouble
+from enforcement.health import Health
 from enforcement.leases import Grant, Lease, Remains, held_max
-from enforcement.place import Pipe
-from enforcement.protocol import Correction
+from enforcement.plans import Plan
+from enforcement.protocol import Correction, Steps
+from enforcement.reply import MARKED, Reply, read
 from enforcement.reservation import new_ident
-
-if TYPE_CHECKING:
-    from enforcement.engine import Engine, Steps
-    from enforcement.plans import Plan
 
 SWEEP_SECONDS: Final = 0.1
 IDLE_SECONDS: Final = 0.3
@@ -38,20 +37,30 @@ class LeaseKeeper:
     process may hold of it.
 
     Args:
-        engine: Whose clock, fleet and breaker count.
-        pipe: A connection of its own.
+        health: Whether the store is there; keeps what it is owed.
+        denials: Told when permits were given back.
+        fleet: Returns how many instances share the quotas.
     """
 
-    def __init__(self, engine: Engine, pipe: Pipe) -> None:
-        self._engine = engine
-        self._pipe = pipe
+    def __init__(self, health: Health, denials: Denials, *, fleet: Callable[[], int]) -> None:
+        self._health = health
+        self._denials = denials
+        self._fleet = fleet
+        self._pipe = health.background
+        self._begin()
+        _keepers.add(self)
+
+    def _begin(self) -> None:
         self._wishes: queue.SimpleQueue[Lease | None] = queue.SimpleQueue()
         self._held: dict[int, Lease] = {}
         self._by_key: dict[str, set[Lease]] = {}
         self._lock = threading.Lock()
         self._used = self._requests = 0
         self._thread: threading.Thread | None = None
-        _keepers.add(self)
+
+    def after_fork(self) -> None:
+        """Begin anew in a child process: what is held is the parent's."""
+        self._begin()
 
     def ask(self, lease: Lease) -> None:
         """Have a lease filled soon."""
@@ -82,7 +91,7 @@ class LeaseKeeper:
             leases = {lease for key in keys for lease in self._by_key.get(key, ())}
         for lease in leases:
             for remains in lease.over(inf):
-                yield self._settlement(lease.plan, remains, self._engine.now_us())
+                yield self._settlement(lease.plan, remains, self._health.now_us())
 
     def close(self) -> None:
         """Give everything back."""
@@ -115,39 +124,39 @@ class LeaseKeeper:
     def _fill(self, lease: Lease) -> None:
         try:
             plan = lease.plan
-            if plan.spread and self._engine.place.one_slot_per_call:
+            if plan.spread and self._health.place.one_slot_per_call:
                 plan.lease = None  # no single call takes from several slots
                 return
             self._give_back(lease, monotonic())
-            if self._engine.is_away(plan.keys[0]):
+            if self._health.is_away(plan.keys[0]):
                 lease.rest(REST_SECONDS)
             elif not lease.full:
                 self._take(lease)
         except StoreTrouble as exc:
-            self._engine.failed(exc)
+            self._health.failed(exc)
             lease.rest(REST_SECONDS)
         finally:
             lease.asking = False
 
     def _take(self, lease: Lease) -> None:
-        engine, plan, began = self._engine, lease.plan, monotonic()
-        if engine.unrestored.sets and plan.lies_in(engine.unrestored.sets):
+        lost, plan, began = self._health.unrestored, lease.plan, monotonic()
+        if lost.sets and plan.lies_in(lost.sets):
             return
         if plan.newcomers and began >= plan.enrolled_until:
             return  # permits run out then, and the next request enrols the value again
-        fleet = max(1, engine.agent.fleet_size)
+        fleet = self._fleet()
         wanted = lease.wanted(self._most(lease, fleet))
         if wanted <= 0:
             return
-        arguments = protocol.lease_arguments(plan, wanted, 2 * fleet, engine.now_us())
-        reply = resp.numbers(self._pipe.call(resp.pack(arguments)))
-        if reply[0] <= 0:
-            lease.rest(_rest_seconds(reply))
+        arguments = protocol.lease_arguments(plan, wanted, 2 * fleet, self._health.now_us())
+        reply = read(self._pipe.call(resp.pack(arguments)), MARKED)
+        if reply.granted <= 0:
+            lease.rest(_rest_seconds(reply, len(plan.bounds)))
             return
         self._count(lease)
         self._keep(lease)
         # Counted from before the call, so that no permit outlives its window by the time the reply took.
-        lease.fill(Grant(reply[0], began + lease.good_for(reply), reply))
+        lease.fill(Grant(reply.granted, began + lease.good_for(reply), reply))
         self._give_back(lease, monotonic())
 
     def _most(self, lease: Lease, fleet: int) -> int:
@@ -193,31 +202,31 @@ class LeaseKeeper:
     def _count(self, lease: Lease) -> None:
         plan, handed = lease.plan, lease.handed()
         if handed and plan.usage is not None:
-            plan.usage.passed(lease.reply[1] // 60_000_000, 1, plan.ones, handed)
+            plan.usage.passed(lease.reply.minute, 1, plan.ones, handed)
 
     def _give_back(self, lease: Lease, now: float) -> None:
         """Give back what is over at *now*; what the store surely did not take it gets when it is back."""
-        engine, plan = self._engine, lease.plan
+        health, plan = self._health, lease.plan
         for remains in lease.over(now):
-            if engine.is_away(plan.keys[0]):
+            if health.is_away(plan.keys[0]):
                 self._owe(plan, remains)
                 continue
             try:
-                reply = self._pipe.call(self._settlement(plan, remains, engine.now_us()))
+                reply = self._pipe.call(self._settlement(plan, remains, health.now_us()))
             except StoreTrouble as exc:
-                engine.failed(exc)
+                health.failed(exc)
                 # A second sending might give back twice, and let more pass than the quota: rather these are lost.
                 if not exc.executed:
                     self._owe(plan, remains)
                 continue
             if reply == protocol.NOT_RESTORED:
                 self._owe(plan, remains)
-            engine.denials.forget()
+            self._denials.forget()
 
     def _owe(self, plan: Plan, remains: Remains) -> None:
         permits, marks = remains
         rows = [(bound, mark, -permits) for bound, mark in zip(plan.bounds, marks, strict=True)]
-        self._engine.fallback.owe(new_ident(), rows, once=True)
+        self._health.fallback.owe(new_ident(), rows, once=True)
 
     @staticmethod
     def _settlement(plan: Plan, remains: Remains, now_us: int) -> bytes:
@@ -227,9 +236,9 @@ class LeaseKeeper:
         return resp.pack(protocol.settle(corrections, plan.keys[0], None, ident="", once_for_ms=None))
 
 
-def _rest_seconds(reply: Sequence[int]) -> float:
-    """Return how long nothing need be asked for, by a reply that granted nothing, width 5."""
-    waits = [more for remaining, more in zip(reply[2::5], reply[5::5], strict=True) if remaining <= 0]
+def _rest_seconds(reply: Reply, count: int) -> float:
+    """Return how long nothing need be asked for, by a reply on *count* limits that granted nothing."""
+    waits = [reply.more(i) for i in range(count) if reply.remaining(i) <= 0]
     if not waits or min(waits) < 0:
         return REST_SECONDS
     return min(REST_SECONDS, max(SHORTEST_REST_SECONDS, max(waits) / 1_000_000))

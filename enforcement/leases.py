@@ -14,9 +14,11 @@ or given back, all the same, so that once as many as may lie unused pass beyond 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from time import monotonic
 from typing import TYPE_CHECKING, Final, NamedTuple
+
+from enforcement.reply import NO_REPLY, Reply
 
 if TYPE_CHECKING:
     from enforcement.limits import Limit
@@ -56,16 +58,16 @@ def published_bounds(limits: Iterable[Limit]) -> dict[str, int]:
 
 
 class Grant(NamedTuple):
-    """Permits that the store charged in one call: good until a monotonic instant, told about by its reply, width 5."""
+    """Permits that the store charged in one call: good until a monotonic instant, and the reply that granted them."""
 
     permits: int
     until: float
-    reply: Sequence[int]
+    reply: Reply
 
     @property
     def marks(self) -> tuple[int, ...]:
         """The window of each limit that was charged."""
-        return tuple(self.reply[6::5])
+        return self.reply.marks()
 
 
 Remains = tuple[int, tuple[int, ...]]
@@ -84,7 +86,7 @@ class Lease:
         low: With so many or fewer left, more shall be asked for.
         until: Monotonic instant from which they are not handed out any longer.
         asking: Whether the keeper was asked to fill it and has not yet done so.
-        reply: The store's answer that granted them, width 5, from which decisions are told.
+        reply: The store's reply that granted them, from which decisions are made.
     """
 
     __slots__ = (
@@ -116,7 +118,7 @@ class Lease:
         self.left = self.low = 0
         self.until = 0.0
         self.used_at = 0.0
-        self.reply: Sequence[int] = ()
+        self.reply = NO_REPLY
         self.asking = False
         self._marks: tuple[int, ...] = ()
         self._next: Grant | None = None
@@ -235,21 +237,21 @@ class Lease:
         """Whether a second grant waits already."""
         return self._next is not None
 
-    def good_for(self, reply: Sequence[int]) -> float:
+    def good_for(self, reply: Reply) -> float:
         """
         Return how many seconds permits may be handed out that the store has just granted.
 
         Args:
-            reply: The grant, width 5.
+            reply: The grant.
         """
-        now_us, spans_us = reply[1], []
+        spans_us: list[int] = []
         for at, bound in enumerate(self.plan.bounds):
-            reset_us, mark_us = reply[3 + 5 * at], reply[6 + 5 * at]
+            reset_us, mark_us = reply.reset(at), reply.mark(at)
             spans_us.append(bound.limit.held_us)
             if bound.letter == "f" and reset_us >= 0:
                 spans_us.append(reset_us)
             elif bound.letter == "s":
-                spans_us.append(mark_us + (bound.limit.window_seconds or 0) * 1_000_000 - now_us)
+                spans_us.append(mark_us + (bound.limit.window_seconds or 0) * 1_000_000 - reply.now_us)
         return min(spans_us) / 1_000_000
 
     def over(self, now: float) -> list[Remains]:

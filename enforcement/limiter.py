@@ -5,19 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from time import monotonic
 from types import TracebackType
 from typing import Any, Self
 
 from enforcement.decision import Decision, Denied
-from enforcement.engine import Steps
 from enforcement.errors import StoreTrouble
 from enforcement.limited import Declared, FunctionCosts, FunctionKey, P, R, Rule, Waiting, declared, limit_calls
 from enforcement.matching import Attributes
-from enforcement.plans import Costs, Plan, check_costs
-from enforcement.protocol import NOT_RESTORED
+from enforcement.plans import Costs, Plan
+from enforcement.protocol import Steps
+from enforcement.request import Request
 from enforcement.reservation import Reservation, new_ident
-from enforcement.resp import numbers
 from enforcement.settings import Settings
 from enforcement.shell import START_SECONDS, Limits, Shell, check_subject
 from enforcement.timing import Timing
@@ -35,8 +33,8 @@ class Limiter(Shell):
 
     def _set_up(self, settings: Settings) -> None:
         super()._set_up(settings)
-        self._pipe = self._engine.place.pipe(settings.timeout)
-        self._engine.on_recovery = self._pipe.close  # what was connected before the outage is not any more
+        self._pipe = self._engine.health.place.pipe(settings.timeout)
+        self._engine.health.on_recovery = self._pipe.close  # what was connected before the outage is not any more
 
     def _time_calls(self, timing: Timing) -> None:
         self._pipe.call = timing.of_calls(self._pipe.call)  # type: ignore[method-assign]
@@ -190,26 +188,15 @@ class Limiter(Shell):
             enforcement.errors.StoreTrouble: The store did not do it.
         """
         plan = self._engine.planner.plan_in_code(limits, key)
-        self._run(self._engine.resetting(plan))
+        self._run(self._decider.resetting(plan))
 
     # For doors, which find a plan once and then see what it takes.
 
     def find_plan(self, token: object, attributes: Attributes | None) -> Plan | Decision:
         """Return what a request with this token falls under, or its refusal."""
-        engine = self._engine
         if not self._started:
             self.start()
-        derived = engine.documents.derived
-        found = engine.planner.find(token)
-        if isinstance(found, str):
-            found = self._run(engine.fetching(found))
-        if isinstance(found, Decision):
-            return engine.refused(found)
-        plan = engine.planner.plan_of(found, attributes)
-        if isinstance(plan, Decision):
-            return engine.refused(plan)
-        engine.planner.keep_plan(derived, token, found, plan)
-        return plan
+        return self._run(self._decider.finding(token, attributes))  # type: ignore[no-any-return]
 
     @contextmanager
     def admit_plan(self, plan: Plan, costs: Costs) -> Generator[Admission]:
@@ -218,47 +205,33 @@ class Limiter(Shell):
         decision = self.decide(plan, costs, ident=ident)
         if not decision.allowed:
             raise Denied(decision)
-        admission = Admission(self, Reservation(self._engine, plan, costs, decision, ident))
-        self._engine.keep_slots(admission.reservation)
+        admission = Admission(self, self._engine.reservation(plan, costs, decision, ident))
+        self._engine.slots.keep(admission.reservation)
         try:
             yield admission
         except BaseException:
             admission.cancel()
             raise
         finally:
-            self._engine.drop_slots(admission.reservation)
+            self._engine.slots.drop(admission.reservation)
             self._run(admission.reservation.leaving())
 
     def decide(self, plan: Plan, costs: Costs, *, charge: bool = True, ident: str = "") -> Decision:
-        """Return the decision on a plan; *charge* and *ident* as in :func:`~enforcement.protocol.decide_arguments`."""
-        engine, lease = self._engine, plan.lease
-        if type(costs) is not int or costs != 1:
-            check_costs(costs)
-        if lease is not None and charge and not ident:
-            held = engine.from_lease(plan, lease, costs)
-            if held is not None:
-                return held
-        if not plan.bounds:
-            return engine.unlimited(plan, costs)
-        if plan.denied is not None and charge and (known := engine.denials.known(plan, costs)) is not None:
-            return known
-        if engine.breaker.open:
-            return engine.fall_back(plan, costs, charge=charge, ident=ident)
-        if engine.unrestored.sets and plan.lies_in(engine.unrestored.sets):
-            return engine.undecided(plan, costs, NOT_RESTORED, charge=charge, ident=ident)
-        if plan.newcomers and monotonic() >= plan.enrolled_until:
-            return self._run(engine.enrolling(plan, costs, ident=ident))  # type: ignore[no-any-return]
-        try:
-            command = plan.command
-            if command is None or not charge or ident or costs != 1:
-                command = engine.encode(plan, costs, charge=charge, ident=ident)
-            reply = numbers(self._pipe.call(command))
-        except StoreTrouble as exc:
-            steps = engine.troubled(plan, costs, exc, charge=charge, ident=ident)
-            return self._run(steps)  # type: ignore[no-any-return]
-        if reply[0] < 0:
-            return self._run(engine.outside_calendar(plan, costs, reply, charge=charge, ident=ident))  # type: ignore[no-any-return]
-        return engine.answer(plan, costs, reply, charge=charge, ident=ident)
+        """Return the decision on a plan; *charge* and *ident* as in :class:`~enforcement.request.Request`."""
+        decider, came = self._decider, None
+        begun = decider.begin(plan, costs, charge, ident)
+        if type(begun) is Decision:
+            return begun
+        if begun is not None:
+            try:
+                came = self._pipe.call(begun)  # type: ignore[arg-type]
+                decision = decider.answer(plan, costs, charge, ident, came)
+            except StoreTrouble as exc:
+                came = exc
+            else:
+                if decision is not None:
+                    return decision
+        return self._run(decider.deciding(Request(plan, costs, charge, ident), came))  # type: ignore[no-any-return]
 
     def _run(self, steps: Steps) -> Any:
         """Drive steps to their end, and return what they return."""

@@ -9,11 +9,13 @@ from operator import attrgetter
 from redis import Redis
 from redis.exceptions import BusyLoadingError
 
-from enforcement import protocol, resp
+from enforcement import protocol
 from enforcement.decision import Decision, LimitState
 from enforcement.keys import Keys, together
 from enforcement.leases import unused_max
 from enforcement.plans import Bound, Plan, Rule, Subject, rules_of
+from enforcement.reply import read
+from enforcement.request import Request
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,15 +204,15 @@ def look(client: Redis, bounds: Sequence[Bound], now_us: int) -> tuple[int, list
     """
     plan = Plan(tuple(bounds))
     for _ in range(2):  # once more if the store's clock is in another calendar window than ours
-        arguments = protocol.decide_arguments(plan, 0, now_us, clock=False, charge=False)
-        reply = resp.numbers(client.execute_command(*arguments, NEVER_DECODE=True))  # type: ignore[no-untyped-call]
-        if reply[0] == protocol.NOT_RESTORED:
+        arguments = protocol.decide_arguments(Request(plan, 0, charge=False), now_us, clock=False)
+        reply = read(client.execute_command(*arguments, NEVER_DECODE=True))  # type: ignore[no-untyped-call]
+        if reply.lost:
             raise BusyLoadingError("The store is getting its counters back.")
-        if not protocol.outside_calendar(reply):
+        if reply.decided:
             break
-        now_us = reply[1]
+        now_us = reply.now_us
     states = Decision(True, "ok", "store", plan, reply).limits
-    return reply[1], [(state, state.capacity - reply[2 + 4 * i]) for i, state in enumerate(states)]
+    return reply.now_us, [(state, state.capacity - reply.remaining(i)) for i, state in enumerate(states)]
 
 
 def _counter(rule: Rule, fleet: int, values: Values | None, state: LimitState | None, used: int | None) -> LiveCounter:

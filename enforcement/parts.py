@@ -10,31 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from time import monotonic
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from enforcement import protocol, resp
-from enforcement.census import TRUST_SECONDS
+from enforcement.asking import NOT_RESTORED, Answer, Asker
 from enforcement.errors import StoreTrouble
+from enforcement.health import Health
 from enforcement.keys import together
-from enforcement.plans import Bound, Costs, Plan
-from enforcement.protocol import without_marks
+from enforcement.plans import Bound, Plan
+from enforcement.protocol import Steps
+from enforcement.reply import MARKED, Reply
+from enforcement.request import Request
 from enforcement.reservation import correcting, new_ident
-
-if TYPE_CHECKING:
-    from enforcement.engine import Engine, Steps
 
 UNDONE_MS: Final = 60_000
 """How long an id is remembered whose charge was given back. Under saturation there are many of them."""
-
-_WIDTH: Final = 5
-
-
-class InParts(StoreTrouble):
-    """The counters of a plan lie in several slots: no single call reaches them."""
-
-    def __init__(self) -> None:
-        super().__init__("parts", executed=False, away=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,150 +48,163 @@ class _Outcome:
     What one part said, by a reply with marks.
 
     Attributes:
-        plan: Over the counters that were asked, which may be overflow counters where the part's are not.
-        beyond: For each newcomer of the part 1, if it found no place, or 0.
-        charged: Whether permits were charged.
-        trouble: Why its node was asked in vain, if it was.
+        request: Over the counters that were asked, which may be overflow counters where the part's are not.
+        answer: What came of asking its node; without a reply, this process decided.
+        overflowed: For each newcomer of the part 1 if it found no place, or 0.
     """
 
     part: Part
-    plan: Plan
-    beyond: Sequence[int]
-    reply: Sequence[int]
-    charged: bool
-    by_store: bool
+    request: Request
+    answer: Answer
+    overflowed: Sequence[int]
+    reply: Reply
     reason: str
-    trouble: StoreTrouble | None = None
+
+    @property
+    def by_store(self) -> bool:
+        """Whether its node decided."""
+        return self.answer.reply is not None
 
     @property
     def passed(self) -> bool:
-        return self.reply[0] == 1
+        """Whether every limit of the part admits the request."""
+        return self.reply.passed
 
-    def rows(self, costs: Costs) -> Iterator[tuple[Bound, int, int]]:
-        """Give each limit that was charged, what gives it back, and the mark of its window."""
-        for i, bound in enumerate(self.plan.bounds):
-            wait, cost, mark = self.reply[4 + _WIDTH * i], bound.cost_of(costs), self.reply[6 + _WIDTH * i]
-            if wait == 0 and cost:
-                yield bound, -cost, mark
+    @property
+    def charged(self) -> bool:
+        """Whether permits were charged."""
+        return self.request.charge and self.reply.passed
 
-
-def deciding(engine: Engine, plan: Plan, costs: Costs, *, charge: bool, ident: str) -> Steps:
-    """Steps that decide a request part by part; they return its Decision, told as one call would have told it."""
-    if plan.parts is None:
-        plan.parts = parts_of(plan)
-    own, began = ident or new_ident(), monotonic()
-    newcomers = bool(plan.newcomers) and began >= plan.enrolled_until
-    outcomes: list[_Outcome] = []
-    for part in plan.parts:
-        charges = charge and all(outcome.passed for outcome in outcomes)
-        outcomes.append((yield from _asking(engine, part, costs, own, charge=charges, enrols=newcomers)))
-    troubles = [outcome.trouble for outcome in outcomes if outcome.trouble is not None]
-    if not all(outcome.passed for outcome in outcomes):
-        outcomes = yield from _undoing(engine, outcomes, costs, own)
-    reply = _merged(plan, outcomes)
-    if newcomers:
-        plan = engine.planner.placed(plan, _beyond(plan, outcomes))
-        if reply[0] == 1 and charge and all(outcome.by_store for outcome in outcomes):
-            engine.planner.shelf.trust(plan, began + TRUST_SECONDS)
-    if not ident:
-        reply = without_marks(reply)
-    if all(outcome.by_store for outcome in outcomes):
-        return engine.answer(plan, costs, reply, charge=charge, ident=ident)
-    reasons = [outcome.reason for outcome in outcomes if not outcome.passed]
-    reason = max(reasons, key=_weight, default="ok")
-    decision = engine.degraded(plan, costs, reply, reason, charge=charge, ident=ident)
-    if troubles:
-        decision.after(troubles[0].cause, ambiguous=any(trouble.executed for trouble in troubles))
-    return decision
+    def refunds(self) -> Iterator[tuple[Bound, int, int]]:
+        """Yield each limit that was charged, the permits that give it back, and the mark of its window."""
+        for i, bound in self.reply.charged(self.request.plan.bounds):
+            if cost := bound.cost_of(self.request.costs):
+                yield bound, -cost, self.reply.mark(i)
 
 
-def _asking(engine: Engine, part: Part, costs: Costs, ident: str, *, charge: bool, enrols: bool) -> Steps:
-    """Steps that ask one part, at its node or, if that is away, in this process."""
-    plan, now_us, clock = part.plan, engine.now_us(), engine.clock is not None
-    enrols = enrols and charge and bool(plan.newcomers)
-    beyond = [0] * len(plan.newcomers)
-    alone, trouble = plan.lies_in(engine.unrestored.sets), None
-    for _ in range(0 if alone else 2):  # once more if the store's time lies in another window than this process thought
-        try:
-            if enrols:
-                reply, *beyond = yield from engine.asking(protocol.enrol(plan, costs, now_us, clock=clock, ident=ident))
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """
+    What all parts together say.
+
+    Attributes:
+        reply: As one call would have given it.
+        reason: The weightiest of the parts that deny; ``ok`` if none does.
+        by_store: Whether every part was decided by its node.
+        overflowed: For each newcomer of the plan 1 if it found no place, or 0.
+        errors: The failed calls.
+    """
+
+    reply: Reply
+    reason: str
+    by_store: bool
+    overflowed: Sequence[int]
+    errors: Sequence[StoreTrouble]
+
+
+class CrossSlot:
+    """
+    Decides requests whose counters lie in several slots of a cluster.
+
+    Args:
+        asker: Asks for each part.
+        health: Decides for a part whose node is away.
+    """
+
+    def __init__(self, asker: Asker, health: Health) -> None:
+        self._asker = asker
+        self._health = health
+
+    def asking(self, request: Request, *, enrols: bool) -> Steps:
+        """Steps that decide a request part by part; they return a :class:`Verdict`."""
+        plan = request.plan
+        if plan.parts is None:
+            plan.parts = parts_of(plan)
+        ident = request.ident or new_ident()
+        outcomes: list[_Outcome] = []
+        for part in plan.parts:
+            charge = request.charge and all(outcome.passed for outcome in outcomes)
+            asked = Request(part.plan, request.costs, charge, ident)
+            outcomes.append((yield from self._asking(part, asked, enrols=enrols)))
+        errors = [outcome.answer.error for outcome in outcomes if outcome.answer.error is not None]
+        if not all(outcome.passed for outcome in outcomes):
+            outcomes = yield from self._undoing(outcomes)
+        reasons = [outcome.reason for outcome in outcomes if not outcome.passed]
+        by_store = all(outcome.by_store for outcome in outcomes)
+        overflowed = _overflowed(plan, outcomes) if enrols else ()
+        return Verdict(_merged(plan, outcomes), max(reasons, key=_weight, default="ok"), by_store, overflowed, errors)
+
+    def _asking(self, part: Part, request: Request, *, enrols: bool) -> Steps:
+        """Steps that ask one part, at its node or, if that is away, in this process."""
+        health, plan = self._health, part.plan
+        enrols = enrols and request.charge and bool(plan.newcomers)
+        answer = NOT_RESTORED
+        if not plan.lies_in(health.unrestored.sets):
+            answer = yield from self._asker.asking(request, enrols=enrols)
+        overflowed = answer.overflowed or [0] * len(plan.newcomers)
+        if answer.reply is not None:
+            asked = request.over(_diverted(plan, overflowed))
+            asked.plan.last = answer.reply
+            return _Outcome(part, asked, answer, overflowed, answer.reply, answer.reply.reason(asked.plan.bounds))
+        if enrols:
+            overflowed = health.fallback.beyond(plan)
+        asked = request.over(_diverted(plan, overflowed))
+        return _Outcome(part, asked, answer, overflowed, *health.decide_alone(asked, answer.error))
+
+    def _undoing(self, outcomes: Sequence[_Outcome]) -> Steps:
+        """Steps that give back what was charged before another part denied; they return the outcomes after that."""
+        after = []
+        for outcome in outcomes:
+            if outcome.charged:
+                rows, ident = list(outcome.refunds()), outcome.request.ident
+                if outcome.by_store:
+                    yield from correcting(self._health, rows, ident, once_for_ms=UNDONE_MS)
+                else:
+                    self._undo_here(rows, outcome)
+                part = Part(outcome.request.plan, outcome.part.places)
+                seen = yield from self._asking(part, replace(outcome.request, charge=False), enrols=False)
+                outcome = replace(seen, part=outcome.part, overflowed=outcome.overflowed)
+            after.append(outcome)
+        return after
+
+    def _undo_here(self, rows: Sequence[tuple[Bound, int, int]], outcome: _Outcome) -> None:
+        """Give back what this process charged alone; a node that may have given slots, too, frees them as well."""
+        fallback, ident, now_us = self._health.fallback, outcome.request.ident, self._health.now_us()
+        ambiguous = outcome.answer.error is not None and outcome.answer.error.executed
+        for bound, delta, mark in rows:
+            if bound.letter == "c":
+                fallback.leave(ident, bound, -delta, now_us)
+                if ambiguous:
+                    fallback.owe(ident, [(bound, 0, delta)], once=False)
             else:
-                command = protocol.decide(plan, costs, now_us, clock=clock, charge=charge, ident=ident)
-                reply = resp.numbers((yield from engine.asking(command)))
-        except StoreTrouble as exc:
-            engine.failed(exc)
-            trouble = exc
-            break
-        if reply[0] == protocol.NOT_RESTORED:
-            engine.unrestored.add(plan.touches[len(plan.keys) :])
-            break
-        if not protocol.outside_calendar(reply):
-            asked = _diverted(plan, beyond)
-            asked.last = without_marks(reply)
-            reason = "ok" if reply[0] == 1 else protocol.reason_of(asked, reply, _WIDTH)
-            return _Outcome(part, asked, beyond, reply, charge and reply[0] == 1, True, reason)
-        now_us = reply[1]
-    if enrols:
-        beyond = engine.fallback.beyond(plan)
-    asked = _diverted(plan, beyond)
-    reply, reason = engine.decide_alone(asked, costs, charge=charge, ident=ident, trouble=trouble)
-    return _Outcome(part, asked, beyond, reply, charge and reply[0] == 1, False, reason, trouble)
+                fallback.amend(bound, delta, mark, now_us)
 
 
-def _undoing(engine: Engine, outcomes: Sequence[_Outcome], costs: Costs, ident: str) -> Steps:
-    """Steps that give back what was charged before another part denied; return the outcomes as they are after that."""
-    after = []
-    for outcome in outcomes:
-        if outcome.charged:
-            rows = list(outcome.rows(costs))
-            if outcome.by_store:
-                yield from correcting(engine, rows, ident, once_for_ms=UNDONE_MS)
-            else:
-                _undo_here(engine, rows, ident, told=outcome.trouble is not None and outcome.trouble.executed)
-            part = Part(outcome.plan, outcome.part.places)
-            seen = yield from _asking(engine, part, costs, ident, charge=False, enrols=False)
-            outcome = replace(seen, part=outcome.part, beyond=outcome.beyond)
-        after.append(outcome)
-    return after
+def _diverted(plan: Plan, overflowed: Sequence[int]) -> Plan:
+    return Plan(plan.diverted(overflowed)) if any(overflowed) else plan
 
 
-def _undo_here(engine: Engine, rows: Sequence[tuple[Bound, int, int]], ident: str, *, told: bool) -> None:
-    """Give back what this process charged alone; *told*: its node may have given slots, too, and frees them as well."""
-    now_us = engine.now_us()
-    for bound, delta, mark in rows:
-        if bound.letter == "c":
-            engine.fallback.leave(ident, bound, -delta, now_us)
-            if told:
-                engine.fallback.owe(ident, [(bound, 0, delta)], once=False)
-        else:
-            engine.fallback.amend(bound, delta, mark, now_us)
-
-
-def _diverted(plan: Plan, beyond: Sequence[int]) -> Plan:
-    return Plan(plan.diverted(beyond)) if any(beyond) else plan
-
-
-def _beyond(plan: Plan, outcomes: Sequence[_Outcome]) -> list[int]:
+def _overflowed(plan: Plan, outcomes: Sequence[_Outcome]) -> list[int]:
     """Return for each newcomer of the whole plan whether it found no place."""
-    said = {
+    found = {
         outcome.part.places[i]: diverts
         for outcome in outcomes
-        for i, diverts in zip(outcome.part.plan.newcomers, outcome.beyond, strict=True)
+        for i, diverts in zip(outcome.part.plan.newcomers, outcome.overflowed, strict=True)
     }
-    return [said[place] for place in plan.newcomers]
+    return [found[place] for place in plan.newcomers]
 
 
-def _merged(plan: Plan, outcomes: Sequence[_Outcome]) -> list[int]:
+def _merged(plan: Plan, outcomes: Sequence[_Outcome]) -> Reply:
     """Return one reply in the order of the plan's bounds, as one call would have given it."""
-    reply = [int(all(outcome.passed for outcome in outcomes)), max(outcome.reply[1] for outcome in outcomes)]
+    numbers = [int(all(outcome.passed for outcome in outcomes)), max(outcome.reply.now_us for outcome in outcomes)]
     rows = {
-        place: outcome.reply[2 + _WIDTH * i : 2 + _WIDTH * (i + 1)]
+        place: [*outcome.reply.row(i), outcome.reply.mark(i)]
         for outcome in outcomes
         for i, place in enumerate(outcome.part.places)
     }
     for place in range(len(plan.bounds)):
-        reply += rows[place]
-    return reply
+        numbers += rows[place]
+    return Reply(numbers, MARKED)
 
 
 def _weight(reason: str) -> int:
@@ -210,4 +212,4 @@ def _weight(reason: str) -> int:
     return ("ok", "limited", "degraded_denied", "cost_exceeds_capacity").index(reason)
 
 
-__all__ = ["InParts", "Part", "deciding", "parts_of"]
+__all__ = ["CrossSlot", "Part", "Verdict", "parts_of"]

@@ -18,6 +18,7 @@ from enforcement.census import RETRY_SECONDS, Census
 from enforcement.decision import Decision
 from enforcement.documents import Project, Token
 from enforcement.keys import Keys, fingerprint
+from enforcement.leases import Lease
 from enforcement.limits import Limit
 from enforcement.matching import Attributes, check_attributes
 from enforcement.plans import Plan, Rule, Subject, bind_in_code, rules_of
@@ -57,7 +58,7 @@ class TokenPlans:
         plan = shelf.get(name)
         if plan is None or (plan.overflows and monotonic() >= plan.retry_at):
             bounds = tuple(rule.bind(keys, attributes, self.censuses[rule.index]) for rule in matched)
-            plan = Plan(bounds, revision=self.revision, usage=self.usage, fleet=self.fleet, name=name)
+            plan = _with_lease(Plan(bounds, revision=self.revision, usage=self.usage, fleet=self.fleet, name=name))
             plan.enrolled_until = shelf.trusted(plan)
             if not plan.newcomers or plan.enrolled_until > monotonic():
                 shelf.put(name, plan)  # the others are put there when the store has said where they belong
@@ -119,7 +120,7 @@ class Planner:
         if plan is None:
             given: Any = limits  # a text, too, is a sequence; what is no Limit is refused by name
             several = (given,) if isinstance(given, (Limit, str)) else tuple(given)
-            plan = Plan(bind_in_code(several, key, self._keys), fleet=self._fleet)
+            plan = _with_lease(Plan(bind_in_code(several, key, self._keys), fleet=self._fleet))
             self.in_code[name] = plan
             if len(self.in_code) > MAX_PLANS:
                 self.in_code.popitem(last=False)
@@ -185,7 +186,7 @@ class Planner:
         name = (plan.name[0], "beyond", *(bound.key for bound in bounds))
         shared = self.shelf.get(name)
         if shared is None:
-            shared = Plan(bounds, revision=plan.revision, usage=plan.usage, fleet=self._fleet, name=name)
+            shared = _with_lease(Plan(bounds, revision=plan.revision, usage=plan.usage, fleet=self._fleet, name=name))
             self.shelf.put(name, shared)
         shared.retry_at = monotonic() + RETRY_SECONDS
         self.shelf.divert(plan.name, shared)
@@ -222,12 +223,19 @@ class Planner:
         always = None
         if not any(testers):
             bounds = tuple(rule.bind(self._keys, _NOTHING) for rule in rules)
-            always = Plan(bounds, revision=revision, usage=usage, fleet=self._fleet)
+            always = _with_lease(Plan(bounds, revision=revision, usage=usage, fleet=self._fleet))
         never_expires = entry.token.expires_at_us is None
         censuses = tuple(rule.census(self._keys) for rule in rules)
         return TokenPlans(
             rules, revision, usage, min(ends, default=None), never_expires, always, testers, censuses, self._fleet
         )
+
+
+def _with_lease(plan: Plan) -> Plan:
+    """Return the plan, with an empty lease if permits may be taken ahead for it."""
+    if plan.leasable:
+        plan.lease = Lease(plan)
+    return plan
 
 
 def _complete(state: Snapshot, project: Project, token: Token) -> bool:

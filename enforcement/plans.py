@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import gcd
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from enforcement.algorithms import Spec
 from enforcement.calendars import boundaries, window
@@ -18,10 +18,12 @@ from enforcement.census import Census, life_us
 from enforcement.documents import Override, Project, Token
 from enforcement.headers import Spelled, spell
 from enforcement.keys import GLOBAL_TAG, Keys, dirty_beside, fingerprint
-from enforcement.leases import Lease
 from enforcement.limits import MAX_NUMBER, Limit, Policy
 from enforcement.matching import Attributes
 from enforcement.sizes import MAX_CODE_KEY_LENGTH, MAX_LIMITS_PER_REQUEST
+
+if TYPE_CHECKING:
+    from enforcement.reply import Reply
 
 LETTERS: Final = {
     "fixed_window": "f",
@@ -301,12 +303,12 @@ class Plan:
         touches: The keys of a call: the counters, then the sets that name those which changed.
         fleet: Tells how many processes share its limits; None: nothing is taken ahead here.
         has_slots: Whether one is a concurrency limit, which must be admitted, not hit.
-        lease: Permits held ahead, if every limit is leased; one strict limit has to be asked anyway.
+        lease: Permits held ahead, see :meth:`leasable`; the planner sets it.
         spread: Whether its counters have several hash tags, which on a cluster no single call reaches.
         parts: Its parts of one tag each, once a cluster needed them.
         merges_leases: Whether permits of different charges may be held together: those of one window may.
         ones: Index and cost of each bound for a request that costs 1.
-        last: The latest reply of the store, from which a fallback starts.
+        last: The latest reply of the store, from which a fallback starts; None: there is none.
         denied: A denial that this process remembers.
         name: Under which it stands on the shelf of plans with attributes; None: nowhere.
         newcomers: Places of the bounds whose values must be enrolled; trusted to be until ``enrolled_until``.
@@ -367,12 +369,11 @@ class Plan:
         self.enforces = any(not bound.limit.shadow for bound in bounds)
         self.has_shadows = any(bound.limit.shadow for bound in bounds)
         self.has_charge_on = any(bound.limit.charge_on for bound in bounds)
-        self.last: Sequence[int] = ()
+        self.last: Reply | None = None
         self.spread = len({bound.tag for bound in bounds}) > 1
         self.parts: Any = None
         self.fleet = fleet
-        leased = fleet and bounds and all(bound.limit.leasable for bound in bounds)
-        self.lease = Lease(self) if leased else None
+        self.lease: Any = None
         self.merges_leases = all(bound.letter in "fs" for bound in bounds)
         self.ones = tuple((bound.index, bound.cost_of(1)) for bound in bounds)
         self.denied: Any = None
@@ -398,6 +399,11 @@ class Plan:
         return self._spelled
 
     @property
+    def leasable(self) -> bool:
+        """Whether permits may be taken ahead: every limit is leased. One strict limit has to be asked anyway."""
+        return self.fleet is not None and bool(self.bounds) and all(bound.limit.leasable for bound in self.bounds)
+
+    @property
     def follows_calendar(self) -> bool:
         """Whether its commands hold boundaries, and so grow old."""
         return self._calendar
@@ -412,6 +418,11 @@ class Plan:
             self._specs_until_us = min((window[2] for window in windows), default=0)
             self._once = None
         return self._specs
+
+    @property
+    def durable_sets(self) -> list[str]:
+        """The sets that name which of its durable counters changed."""
+        return self.touches[len(self.keys) :]
 
     def lies_in(self, sets: frozenset[str]) -> bool:
         """Tell whether a durable counter of it has its set of changed ones among *sets*."""

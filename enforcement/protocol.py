@@ -1,20 +1,23 @@
 """
-The commands of the store: a plan and its costs become one command, a reply becomes a decision. No I/O.
+The commands of the store: a plan and its costs become one command. No I/O.
 
 Every command names the version of the function library it was written for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
-from enforcement.algorithms import HOPELESS, Spec
+from enforcement.algorithms import Spec
 from enforcement.keys import dirty_beside
 from enforcement.lua import function
-from enforcement.plans import Bound, Costs, Plan
+from enforcement.plans import Bound, Plan
 from enforcement.resp import pack
+
+if TYPE_CHECKING:
+    from enforcement.request import Request
 
 DECIDE: Final = function("decide")
 LEASE: Final = function("lease")
@@ -24,47 +27,47 @@ SETTLE: Final = function("settle")
 RENEW: Final = function("renew")
 RESET: Final = function("reset")
 
-Reply = Sequence[int]
+Steps = Generator[bytes, Any, Any]
+"""Yields encoded commands, is sent their replies or thrown a StoreTrouble, and returns what comes of them."""
+
+REMEMBERED_MS: Final = 3_600_000
+"""How long the store remembers that a reservation was settled."""
 
 NOT_RESTORED: Final = -3
 """In place of a reply: the store lost durable counters and has not got them back; nothing was read or written."""
 
 
-def decide_arguments(
-    plan: Plan, costs: Costs, now_us: int, *, clock: bool, charge: bool = True, ident: str = ""
-) -> list[str | int]:
+def decide_arguments(request: Request, now_us: int, *, clock: bool) -> list[str | int]:
     """
     Return the arguments of the call that decides a request.
 
     Args:
         now_us: This process' idea of the present, for calendar boundaries.
-        clock: Whether *now_us* is a test's clock, which the store shall take for its own.
-        charge: False only looks.
-        ident: Id of a reservation; asks for marks.
+        clock: Whether *now_us* is a test's clock, which the store takes for its own.
     """
+    plan = request.plan
     arguments: list[str | int] = ["FCALL", DECIDE, len(plan.touches), *plan.touches]
-    arguments += [now_us if clock else "", "1" if charge else "0", ident]
+    arguments += [now_us if clock else "", "1" if request.charge else "0", request.ident]
     for bound, text in zip(plan.bounds, plan.texts(now_us), strict=True):
-        arguments += [text, bound.cost_of(costs)]
+        arguments += [text, bound.cost_of(request.costs)]
     return arguments
 
 
-def decide(plan: Plan, costs: Costs, now_us: int, *, clock: bool, charge: bool = True, ident: str = "") -> bytes:
-    """Encode the call that decides a request; the most frequent one, for one request, is encoded once and kept."""
-    command = pack(decide_arguments(plan, costs, now_us, clock=clock, charge=charge, ident=ident))
-    if charge and not clock and not ident and type(costs) is int and costs == 1:
-        plan.keep_once(command)
-    return command
+def decide(request: Request, now_us: int, *, clock: bool) -> bytes:
+    """Return the encoded call that decides a request; see :func:`decide_arguments`."""
+    return pack(decide_arguments(request, now_us, clock=clock))
 
 
-def enrol(plan: Plan, costs: Costs, now_us: int, *, clock: bool, ident: str = "") -> bytes:
+def enrol(request: Request, now_us: int, *, clock: bool) -> bytes:
     """
-    Encode the call that decides a request whose values may be new to the store.
+    Return the encoded call that decides a request whose values may be new to the store.
 
-    Its reply is [that of :func:`decide`, then for each newcomer of the plan 1: the overflow counter decided, or 0].
+    Its reply is a list: the reply of :func:`decide`, then for each newcomer of the plan 1 if the overflow counter
+    decided, or 0.
     """
+    plan = request.plan
     newcomers = [(i + 1, plan.bounds[i]) for i in plan.newcomers]
-    return pack(_enrolling(ENROL, decide_arguments(plan, costs, now_us, clock=clock, ident=ident), newcomers))
+    return pack(_enrolling(ENROL, decide_arguments(request, now_us, clock=clock), newcomers))
 
 
 def _enrolling(name: str, arguments: list[str | int], newcomers: Iterable[tuple[int, Bound]]) -> list[str | int]:
@@ -91,24 +94,6 @@ def lease_arguments(plan: Plan, wanted: int, share: int, now_us: int) -> list[st
         share: One process may take a *share*-th part of what is left.
     """
     return ["FCALL", LEASE, len(plan.touches), *plan.touches, "", wanted, share, *plan.texts(now_us)]
-
-
-def outside_calendar(reply: Reply) -> bool:
-    """Tell whether the boundaries that were sent do not hold the store's present; ``reply[1]`` is that."""
-    return reply[0] == -1
-
-
-def without_marks(reply: Reply) -> list[int]:
-    """Return a reply of four numbers a limit, as a call without an id has it."""
-    return [value for i, value in enumerate(reply) if i < 2 or (i - 2) % 5 != 4]
-
-
-def reason_of(plan: Plan, reply: Reply, width: int = 4) -> str:
-    """Return the reason of a denial: one hopeless denier makes it hopeless."""
-    for i, bound in enumerate(plan.bounds):
-        if reply[4 + i * width] == HOPELESS and not bound.limit.shadow:
-            return "cost_exceeds_capacity"
-    return "limited"
 
 
 @dataclass(frozen=True, slots=True)

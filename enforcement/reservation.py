@@ -8,20 +8,15 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Final
 
 from enforcement import protocol, resp
 from enforcement.decision import Decision
+from enforcement.denials import Denials
 from enforcement.errors import StoreTrouble
+from enforcement.health import Health
 from enforcement.keys import marker_beside
 from enforcement.plans import Bound, Costs, Plan, check_costs
-from enforcement.protocol import Correction
-
-if TYPE_CHECKING:
-    from enforcement.engine import Engine, Steps
-
-REMEMBERED_MS: Final = 3_600_000
-"""How long the store remembers that a reservation was settled."""
+from enforcement.protocol import REMEMBERED_MS, Correction, Steps
 
 
 class Reservation:
@@ -33,10 +28,13 @@ class Reservation:
         decision: The admission; made with *ident*, so its reply names the window of each charge.
     """
 
-    def __init__(self, engine: Engine, plan: Plan, costs: Costs, decision: Decision, ident: str) -> None:
+    def __init__(
+        self, health: Health, denials: Denials, plan: Plan, costs: Costs, decision: Decision, ident: str
+    ) -> None:
         self.decision = decision
         self.ident = ident
-        self._engine = engine
+        self._health = health
+        self._denials = denials
         self._plan = plan
         self._costs = costs
         self._corrected = False
@@ -70,7 +68,7 @@ class Reservation:
         self._left = True
         if not slots:
             return
-        fallback, now_us = self._engine.fallback, self._engine.now_us()
+        fallback, now_us = self._health.fallback, self._health.now_us()
         rows = [
             (bound, -count, 0)
             for bound, count in slots
@@ -78,7 +76,7 @@ class Reservation:
             if not fallback.leave(self.ident, bound, count, now_us) or self.decision.ambiguous
         ]
         if rows:
-            yield from correcting(self._engine, rows, self.ident, once_for_ms=None)
+            yield from correcting(self._health, rows, self.ident, once_for_ms=None)
 
     def slots(self) -> list[tuple[Bound, int]]:
         """Return the slots that it took: each limit and how many."""
@@ -86,9 +84,9 @@ class Reservation:
 
     def renewing(self) -> list[tuple[Bound, int]]:
         """Prolong here the slots that the store does not know of, or is away from, and return the others."""
-        fallback, now_us, theirs = self._engine.fallback, self._engine.now_us(), []
+        fallback, now_us, theirs = self._health.fallback, self._health.now_us(), []
         for bound, count in self.slots():
-            if fallback.holds(self.ident, bound.key) or self._engine.is_away(bound.key):
+            if fallback.holds(self.ident, bound.key) or self._health.is_away(bound.key):
                 fallback.renew(self.ident, bound, count, now_us)
             else:
                 theirs.append((bound, count))
@@ -97,10 +95,8 @@ class Reservation:
     def _taken(self) -> Iterator[tuple[Bound, int, int]]:
         """Give each limit that was charged, with the cost and the mark of its window."""
         reply = self.decision.reply
-        for i, bound in enumerate(self.decision.bounds):  # of which some may be overflow counters, unlike the plan's
-            wait, mark = reply[4 + 5 * i], reply[6 + 5 * i]
-            if wait == 0:
-                yield bound, bound.cost_of(self._costs), mark
+        for i, bound in reply.charged(self.decision.bounds):  # some may be overflow counters, unlike the plan's
+            yield bound, bound.cost_of(self._costs), reply.mark(i)
 
     def _charged(self) -> list[tuple[Bound, int, int]]:
         return [row for row in self._taken() if row[0].letter != "c"]
@@ -113,17 +109,17 @@ class Reservation:
         if not rows:
             return
         self._count(rows)
-        yield from correcting(self._engine, rows, self.ident, once_for_ms=REMEMBERED_MS)
-        self._engine.denials.forget()
+        yield from correcting(self._health, rows, self.ident, once_for_ms=REMEMBERED_MS)
+        self._denials.forget()
 
     def _count(self, rows: Sequence[tuple[Bound, int, int]]) -> None:
         if self._plan.usage is not None:
-            minute = self.decision.reply[1] // 60_000_000
+            minute = self.decision.reply.minute
             for bound, delta, _ in rows:
                 self._plan.usage.amend(minute, bound.index, delta)
 
 
-def correcting(engine: Engine, rows: Sequence[tuple[Bound, int, int]], ident: str, *, once_for_ms: int | None) -> Steps:
+def correcting(health: Health, rows: Sequence[tuple[Bound, int, int]], ident: str, *, once_for_ms: int | None) -> Steps:
     """
     Steps that correct charges: in the store, or here and later there while it is away.
 
@@ -132,29 +128,29 @@ def correcting(engine: Engine, rows: Sequence[tuple[Bound, int, int]], ident: st
         once_for_ms: How long the store remembers the id, so that a second sending changes nothing; None: where that is
             harmless by itself.
     """
-    now_us = engine.now_us()
-    for group in engine.together(rows):
+    now_us = health.now_us()
+    for group in health.together(rows):
         owed = [(bound, mark, delta) for bound, delta, mark in group]
-        if engine.is_away(group[0][0].key):
+        if health.is_away(group[0][0].key):
             if once_for_ms is None:
-                engine.fallback.owe(ident, owed, once=False)
+                health.fallback.owe(ident, owed, once=False)
             else:
                 for bound, delta, mark in group:
-                    engine.fallback.amend(bound, delta, mark, now_us)
+                    health.fallback.amend(bound, delta, mark, now_us)
             continue
         corrections = [Correction(b.key, b.spec(now_us), delta, mark) for b, delta, mark in group]
-        marker, clock = marker_beside(corrections[0].key, ident), engine.clock and engine.clock()
+        marker, clock = marker_beside(corrections[0].key, ident), health.clock and health.clock()
         try:
             command = protocol.settle(corrections, marker, clock, ident=ident, once_for_ms=once_for_ms)
             reply = yield resp.pack(command)
         except StoreTrouble as exc:
-            engine.failed(exc)
+            health.failed(exc)
             # It may have been executed; sending it again is harmless, for the marker is there or slots are freed.
-            engine.fallback.owe(ident, owed, once=once_for_ms is not None)
-            engine.agent.wake()
+            health.fallback.owe(ident, owed, once=once_for_ms is not None)
+            health.wake()
         else:
             if reply == protocol.NOT_RESTORED:
-                engine.fallback.owe(ident, owed, once=once_for_ms is not None)
+                health.fallback.owe(ident, owed, once=once_for_ms is not None)
 
 
 def _spares(bound: Bound, classes: set[str]) -> bool:

@@ -75,6 +75,7 @@ class Shell:
 
     def _set_up(self, settings: Settings) -> None:
         self._engine = Engine(settings)
+        self._decider = self._engine.decider  # at hand, since each decision asks it
         self._started = False
         self._timing: Timing | None = None
         _shells.add(self)

@@ -30,11 +30,18 @@ class SlotKeeper:
     def __init__(self, pipe: Pipe, *, renews: bool = True) -> None:
         self._pipe = pipe
         self._renews = renews
+        self._say = Seldom(logger)
+        self._begin()
+
+    def _begin(self) -> None:
         self._open: dict[str, tuple[float, float, Reservation]] = {}  # id -> next renewal, interval, reservation
         self._held: dict[str, dict[str, int]] = {}  # key -> id -> slots
         self._wake = threading.Condition()
         self._thread: threading.Thread | None = None
-        self._say = Seldom(logger)
+
+    def after_fork(self) -> None:
+        """Begin anew in a child process: open reservations are the parent's."""
+        self._begin()
 
     def keep(self, reservation: Reservation) -> None:
         """Keep the slots of a reservation until it is dropped."""

@@ -97,7 +97,7 @@ class Stats:
 def stats_of(engine: Engine, timing: Timing | None) -> Stats:
     """Return the snapshot of an engine. Takes no lock that a decision waits for."""
     agent, held, used, by_lease = engine.agent, *engine.leases.counts()
-    servers_away, outages = engine.outages()
+    servers_away, outages = engine.health.outages()
     rows = [*engine.tally.decisions().items(), (("lease", "ok"), by_lease)]
     confirmed_at = agent.confirmed_at
     return Stats(

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from enforcement import protocol, resp
+from enforcement import protocol
 from enforcement.errors import StoreTrouble
 from enforcement.keys import Keys
 from enforcement.limits import MAX_NUMBER, Limit
 from enforcement.place import Pipe
 from enforcement.plans import Bound, Plan
+from enforcement.request import Request
 
 _LIMIT: Final = Limit(name="trial", quota=MAX_NUMBER, window_seconds=1)
 
@@ -31,7 +32,7 @@ class Trial:
     def __init__(self, pipe: Pipe, keys: Keys) -> None:
         self._pipe = pipe
         plan = Plan((Bound(_LIMIT, keys.scope("global") + "trial", "global"),))
-        self._command = resp.pack(protocol.decide_arguments(plan, 1, 0, clock=False))
+        self._command = protocol.decide(Request(plan, 1), 0, clock=False)
 
     def trouble(self) -> StoreTrouble | None:
         """Return why requests would not be decided by the store; None: they would."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from enforcement.plans import Bound, Costs
+    from enforcement.reply import Reply
     from enforcement.snapshot import TokenEntry
 
 MAX_ROWS_PER_BATCH: Final = 1_000
@@ -290,11 +291,11 @@ def _add(row: Counts, allowed: int, denied: int, would_deny: int, cost: int) -> 
     row[_COST] += cost
 
 
-def states_of(bounds: Sequence[Bound], costs: Costs, reply: Sequence[int], passed: bool) -> tuple[State, ...]:
-    """Return each limit's part in a reply of width 4, as usage counts it."""
+def states_of(bounds: Sequence[Bound], costs: Costs, reply: Reply, passed: bool) -> tuple[State, ...]:
+    """Return each limit's part in a reply, as usage counts it."""
     return tuple(
         (bound.index, wait == 0, bound.limit.shadow, bound.cost_of(costs) if passed and wait == 0 else 0)
-        for bound, wait in zip(bounds, reply[4::4], strict=True)
+        for bound, wait in zip(bounds, reply.waits(), strict=True)
     )
 
 

@@ -15,11 +15,13 @@ from typing import Any, Final
 from redis import Redis
 from redis.exceptions import NoPermissionError, ResponseError
 
-from enforcement import errors, protocol, resp
+from enforcement import errors, protocol
 from enforcement.doctor.findings import Finding
 from enforcement.keys import Keys
 from enforcement.limits import Limit
 from enforcement.plans import Plan, bind_in_code
+from enforcement.reply import read
+from enforcement.request import Request
 from enforcement.store import connect, is_unknown_function
 
 # A log has no window that could end between two questions; what it holds is gone after a minute, whatever happens here.
@@ -39,9 +41,9 @@ class Counter:
 
     def charge(self, cost: int) -> int:
         """Charge, or look for 0, and return what remains."""
-        arguments = protocol.decide_arguments(self._plan, cost, 0, clock=False, charge=cost > 0)
+        arguments = protocol.decide_arguments(Request(self._plan, cost, charge=cost > 0), 0, clock=False)
         reply = self._client.execute_command(*arguments, NEVER_DECODE=True)  # type: ignore[no-untyped-call]
-        return resp.numbers(reply)[2]
+        return read(reply).remaining(0)
 
     def forget(self) -> None:
         """Remove it before its time."""

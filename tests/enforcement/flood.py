@@ -28,8 +28,8 @@ async def main() -> None:
         await limiter.check(options.secret)
         engine = limiter._engine
         if options.away:
-            engine.recovered = lambda: False
-            engine.breaker.trip("flood")
+            engine.health.recovered = lambda: False
+            engine.health.breaker.trip("flood")
         for start in range(0, options.values, TOGETHER):
             if start % TOLD_EVERY == 0:
                 print(json.dumps({"asked": start, "mb": resident_mb()}), flush=True)

@@ -253,9 +253,9 @@ def test_an_outage_fills_no_census_beyond_its_cap(own_server):
     secret = capped(world, by_user(50))
     with Limiter(own_server.url, timeout=0.1) as limiter:
         ask(limiter, secret, "u0")
-        limiter._engine.breaker.trip("test")
+        limiter._engine.health.breaker.trip("test")
         states = [ask(limiter, secret, f"v{number}") for number in range(10)]
-        assert eventually(lambda: not limiter._engine.breaker.open)
+        assert eventually(lambda: not limiter._engine.health.breaker.open)
         total = [ask(limiter, secret, user, costs=0).remaining for user in ("v0", "v9")]
 
     assert [state.overflow for state in states] == [False] * 5 + [True] * 5

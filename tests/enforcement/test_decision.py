@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from enforcement import Limit, Limiter
 from enforcement.decision import Decision
 from enforcement.plans import Bound, Plan
+from enforcement.reply import Reply
 
 MINUTE, NOW = 60_000_000, 1_767_225_600_000_000
 REQUESTS = Limit(name="rpm", quota=60, window_seconds=60)
@@ -18,7 +19,7 @@ def decision(allowed, *rows, reason=None):
     """Return a decision of limits with (remaining, reset, wait, more)."""
     bounds = tuple(Bound(limit, f"{{k}}:{i}", "token", "pol", slug) for i, (limit, slug, _) in enumerate(rows))
     reply = [int(allowed), NOW, *(number for row in rows for number in row[2])]
-    return Decision(allowed, reason or ("ok" if allowed else "limited"), "store", Plan(bounds), reply)
+    return Decision(allowed, reason or ("ok" if allowed else "limited"), "store", Plan(bounds), Reply(reply))
 
 
 def test_openai_headers_speak_of_requests_and_tokens():

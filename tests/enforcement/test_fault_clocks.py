@@ -111,7 +111,7 @@ def test_the_slot_of_a_dead_owner_is_free_after_its_life_on_a_store_set_back(clo
     slots = Limit(name="slots", algorithm="concurrency", quota=1, window_seconds=MINUTE)
     shift_store(clock, shifted, HOUR)
     with limiter.admit(slots, "dead") as admission:
-        limiter._engine.drop_slots(admission.reservation)  # dead owners renew nothing
+        limiter._engine.slots.drop(admission.reservation)  # dead owners renew nothing
         shift_store(clock, shifted, 0)
         denied = limiter.peek(slots, "dead")
         assert not denied.allowed

@@ -86,7 +86,7 @@ from enforcement import Limit, Limiter
 limiter, limit = Limiter(sys.argv[1], timeout=1.0), Limit(name="fork", quota=1_000_000, window_seconds=86400)
 slots = Limit(name="slots", algorithm="concurrency", quota=5, window_seconds=60)
 assert limiter.hit(limit, "busy").source == limiter.peek(limit, "parent").source == limiter.peek(slots, "k").source
-limiter._engine.breaker.trip("test")
+limiter._engine.health.breaker.trip("test")
 admission = limiter.admit(slots, "k")
 assert admission.__enter__().decision.source == limiter.hit(limit, "parent", 10).source == "fallback"
 forked = threading.Event()
@@ -98,7 +98,7 @@ for thread in threads:
     thread.start()
 children = []
 for number in range(5):
-    limiter._engine.breaker.trip("test")
+    limiter._engine.health.breaker.trip("test")
     pid = os.fork()
     if not pid:
         limiter.hit(limit, f"child{number}")

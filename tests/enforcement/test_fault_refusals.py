@@ -382,7 +382,7 @@ def test_a_counter_that_stays_wrong_typed_admits_one_share(store):
 
         assert sum(limiter.hit(limit, "typed").allowed for _ in range(9)) == 6
         assert eventually(lambda: limiter.stats().journal_dropped == 6)
-        limiter._engine.settle()
+        limiter._engine.health.settle()
         assert not limiter.hit(limit, "typed").allowed
 
 

@@ -83,7 +83,7 @@ def test_slots_taken_between_two_outages_count_in_the_second(own_server, limiter
         assert is_back(limiter)
         with limiter.admit(SLOTS, "k") as admission:
             assert admission.decision.source == "store"
-            limiter._engine.breaker.trip("test")
+            limiter._engine.health.breaker.trip("test")
             assert limiter.peek(SLOTS, "k").remaining == 1
         assert is_back(limiter)
 

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from enforcement import Limit, Limiter, engine
+from enforcement import Limit, Limiter, decide
 from enforcement.tokens import mint
 from tests.enforcement.world import World, eventually, fixed
 
@@ -48,9 +48,9 @@ def test_tokens_are_good_for_ten_minutes_without_the_store(own_server, started, 
     assert eventually(lambda: limiter.check(secret).source == "fallback")
     assert limiter.check(mint("live")).reason == "degraded_denied"
 
-    clock.ahead = engine.TOKEN_TRUST_SECONDS - 60
+    clock.ahead = decide.TOKEN_TRUST_SECONDS - 60
     assert limiter.check(secret).allowed
-    clock.ahead = engine.TOKEN_TRUST_SECONDS + 60
+    clock.ahead = decide.TOKEN_TRUST_SECONDS + 60
     refused = limiter.check(secret)
     assert (refused.allowed, refused.reason, refused.status, refused.degraded) == (False, "degraded_denied", 503, True)
     assert limiter.hit(CODE, "k").allowed
@@ -68,7 +68,7 @@ def test_a_token_without_limits_is_trusted_no_longer_either(own_server, started,
     assert eventually(lambda: limiter.stats().servers_away == 1)
     assert limiter.check(secret).allowed
 
-    clock.ahead = engine.TOKEN_TRUST_SECONDS + 60
+    clock.ahead = decide.TOKEN_TRUST_SECONDS + 60
     assert limiter.check(secret).reason == "degraded_denied"
 
 

@@ -114,9 +114,9 @@ def outage_of_one_process(server):
     limiter = Limiter(server.url, timeout=0.1)
     limit = Limit(**LIMIT[0])
     admitted = sum(limiter.hit(limit, "k").allowed for _ in range(5))
-    limiter._engine.breaker.trip("test")
+    limiter._engine.health.breaker.trip("test")
     admitted += sum(limiter.hit(limit, "k").allowed for _ in range(5))
-    assert eventually(lambda: not limiter._engine.breaker.open)
+    assert eventually(lambda: not limiter._engine.health.breaker.open)
     limiter.close()
     return admitted
 
@@ -137,9 +137,9 @@ def test_a_share_is_one_however_often_the_store_goes(own_server):
 
 def in_an_outage(limiter, limit):
     """Ask 20 times while the store is away and see it back; return what was admitted."""
-    limiter._engine.breaker.trip("test")
+    limiter._engine.health.breaker.trip("test")
     admitted = sum(limiter.hit(limit, "k").allowed for _ in range(20))
-    assert eventually(lambda: not limiter._engine.breaker.open)
+    assert eventually(lambda: not limiter._engine.health.breaker.open)
     return admitted
 
 
@@ -150,10 +150,10 @@ def test_what_the_store_charged_is_given_back_when_it_returns(own_server, algori
     with Limiter(own_server.url, timeout=0.1) as limiter:
         with limiter.admit(limit, "k", 7) as cancelled, limiter.admit(limit, "k", 8) as settled:
             assert (cancelled.decision.source, settled.decision.source) == ("store", "store")
-            limiter._engine.breaker.trip("test")
+            limiter._engine.health.breaker.trip("test")
             cancelled.cancel()
             settled.settle(3)
-        assert eventually(lambda: not limiter._engine.breaker.open)
+        assert eventually(lambda: not limiter._engine.health.breaker.open)
         assert limiter.peek(limit, "k").remaining == 97
 
 
@@ -162,7 +162,7 @@ def test_what_passed_alone_is_charged_by_a_limiter_that_is_closed(own_server):
     limit = Limit(name="rate", quota=10, window_seconds=HOUR)
     limiter = Limiter(own_server.url, timeout=0.1)
     limiter.start()
-    limiter._engine.breaker.trip("test")
+    limiter._engine.health.breaker.trip("test")
     assert limiter.hit(limit, "k", 3).source == "fallback"
     limiter.close()
 

@@ -217,7 +217,7 @@ def test_keys_on_both_sides_of_a_move_cost_one_decision_and_no_node(cluster, lim
     split = [limiter.hit(pair, key).source for _ in range(5)]
 
     assert split == ["fallback"] * 5
-    assert limiter._engine.place.routes.away() == []
+    assert limiter._engine.health.place.routes.away() == []
     cluster.move_keys(slot, source, target)
     cluster.move(slot, source, target)
     assert eventually(lambda: limiter.hit(pair, key, 0).source == "store")

@@ -6,7 +6,7 @@ import pytest
 from redis.exceptions import RedisError
 
 from enforcement import Limit, Limiter
-from enforcement.engine import Engine
+from enforcement.health import Health
 from enforcement.keys import Keys
 from tests.enforcement.clustered import PROJECTS, keys_of_thirds, spread, used
 from tests.enforcement.crowd import crowd
@@ -80,7 +80,7 @@ def test_control_with_one_breaker_for_all_every_project_degrades(lone, monkeypat
     limiter = Limiter(lone.url, timeout=0.1)
     for key in keys:
         limiter.hit(LIMIT, key)
-    monkeypatch.setattr(Engine, "failed", lambda engine, exc: engine.breaker.failed(exc.cause))
+    monkeypatch.setattr(Health, "failed", lambda health, exc: health.breaker.failed(exc.cause))
     lone.primaries[0].kill()
     for _ in range(5):
         limiter.hit(LIMIT, keys[0])
@@ -196,12 +196,12 @@ def test_the_node_of_the_usage_may_be_away(lone):
     lone.owner("{usage}").kill()
 
     assert {limiter.check(secret).source for _ in range(20)} == {"store"}
-    assert eventually(lambda: "usage" in limiter._engine.place.duty_failures.failing)
+    assert eventually(lambda: "usage" in limiter._engine.health.place.duty_failures.failing)
 
     lone.owner("{usage}").start()
     with pytest.raises(RedisError):  # it knows its slots again and not yet whether others do
         world.client.xlen(Keys().usage)
-    assert eventually(lambda: "usage" not in limiter._engine.place.duty_failures.failing, 10)
+    assert eventually(lambda: "usage" not in limiter._engine.health.place.duty_failures.failing, 10)
     assert world.client.xlen(Keys().usage) >= 1
     limiter.close()
     world.client.close()

@@ -94,7 +94,7 @@ def test_a_demoted_primary_is_left_by_one_question(trio, monkeypatch):
         lambda: runner.run(awaited.hit(LIMIT, "awaited")).source,
         lambda: pinned.hit(LIMIT, "pinned").source,
     ]
-    known = [limiter._engine.place.sentinels for limiter in (plain, awaited, pinned)]
+    known = [limiter._engine.health.place.sentinels for limiter in (plain, awaited, pinned)]
     assert [hit() for hit in hits] == ["store"] * 3
     for sentinels in known:
         sentinels.look = lambda: None  # so that only what is lost is asked for
