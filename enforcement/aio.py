@@ -10,32 +10,32 @@ from typing import Any, Self
 
 from hiredis import ReplyError
 
-from enforcement.decision import Decision, Denied
-from enforcement.errors import StoreTrouble
-from enforcement.limited import (
+from enforcement.async_tasks import seen_through
+from enforcement.base import START_SECONDS, BaseLimiter, Limits, check_subject
+from enforcement.decorator import (
     CoroutineFunction,
+    Declaration,
     Declared,
     FunctionCosts,
     FunctionKey,
     P,
     R,
-    Rule,
     Waiting,
     declared,
     limit_awaited,
 )
-from enforcement.matching import Attributes
-from enforcement.plans import Costs, Plan
-from enforcement.protocol import Steps
-from enforcement.request import Request
-from enforcement.reservation import Reservation, new_ident
+from enforcement.latency import Timing
+from enforcement.model.matching import Attributes
+from enforcement.plan.commands import Steps
+from enforcement.plan.decision import Decision, Denied
+from enforcement.plan.plan import Costs, Plan
+from enforcement.plan.request import Request
 from enforcement.settings import Settings
-from enforcement.shell import START_SECONDS, Limits, Shell, check_subject
-from enforcement.tasks import seen_through
-from enforcement.timing import Timing
+from enforcement.state.reservation import Reservation, new_ident
+from enforcement.store.errors import StoreError
 
 
-class Limiter(Shell):
+class Limiter(BaseLimiter):
     """
     Decides requests for the tasks of one event loop; the names are those of :class:`enforcement.Limiter`, awaited.
 
@@ -46,7 +46,7 @@ class Limiter(Shell):
     def _set_up(self, settings: Settings) -> None:
         super()._set_up(settings)
         self.from_lease = self._decider.one_from_lease  # of one request; None: :meth:`decide` has to
-        self._pipe = self._engine.health.place.async_pipe(settings.timeout)
+        self._pipe = self._engine.health.connector.async_pipe(settings.timeout)
         self._engine.health.on_recovery = self._pipe.renew
 
     def _time_calls(self, timing: Timing) -> None:
@@ -105,7 +105,7 @@ class Limiter(Shell):
     ) -> Callable[[CoroutineFunction[P, R]], CoroutineFunction[P, R]]:
         """Return a decorator of coroutine functions; see the sync limiter."""
         values = declared(limits)
-        return lambda function: limit_awaited(self, function, Rule(function, values, key, costs, max_wait))
+        return lambda function: limit_awaited(self, function, Declaration(function, values, key, costs, max_wait))
 
     @asynccontextmanager
     async def admit(
@@ -131,7 +131,7 @@ class Limiter(Shell):
             yield admission
 
     async def reset(self, limits: Limits, key: str) -> None:
-        """Forget what limits in code have counted for a key. Raises StoreTrouble if the store did not do it."""
+        """Forget what limits in code have counted for a key. Raises StoreError if the store did not do it."""
         plan = self._engine.planner.plan_in_code(limits, key)
         await self._run(self._decider.resetting(plan))
 
@@ -194,7 +194,7 @@ class Limiter(Shell):
             await self._run(self._engine.reservation(plan, costs, decision, ident).cancelling())
 
     async def decide(self, plan: Plan, costs: Costs, *, charge: bool = True, ident: str = "") -> Decision:
-        """Return the decision on a plan; *charge* and *ident* as in :class:`~enforcement.request.Request`."""
+        """Return the decision on a plan; *charge* and *ident* as in :class:`~enforcement.plan.request.Request`."""
         decider, came = self._decider, None
         begun = decider.begin(plan, costs, charge, ident)
         if type(begun) is Decision:
@@ -205,7 +205,7 @@ class Limiter(Shell):
                 if type(came) is ReplyError:
                     raise self._pipe.trouble(came)
                 decision = decider.answer(plan, costs, charge, ident, came)
-            except StoreTrouble as exc:
+            except StoreError as exc:
                 came = exc
             else:
                 if decision is not None:
@@ -219,7 +219,7 @@ class Limiter(Shell):
         On a cluster they charge several slots, one after the other, and give back what a later one denies: ended in
         between, a request would be charged to some of its limits.
         """
-        if not self._engine.health.place.one_slot_per_call:
+        if not self._engine.health.connector.one_slot_per_call:
             return await self._run(steps)  # type: ignore[no-any-return]
         return await seen_through(self._run(steps))
 
@@ -232,7 +232,7 @@ class Limiter(Shell):
                     reply = await self._pipe.call(command)
                     if type(reply) is ReplyError:
                         raise self._pipe.trouble(reply)
-                except StoreTrouble as exc:
+                except StoreError as exc:
                     command = steps.throw(exc)
                 else:
                     command = steps.send(reply)

@@ -8,20 +8,30 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
-from enforcement.decision import Decision, Denied
-from enforcement.errors import StoreTrouble
-from enforcement.limited import Declared, FunctionCosts, FunctionKey, P, R, Rule, Waiting, declared, limit_calls
-from enforcement.matching import Attributes
-from enforcement.plans import Costs, Plan
-from enforcement.protocol import Steps
-from enforcement.request import Request
-from enforcement.reservation import Reservation, new_ident
+from enforcement.base import START_SECONDS, BaseLimiter, Limits, check_subject
+from enforcement.decorator import (
+    Declaration,
+    Declared,
+    FunctionCosts,
+    FunctionKey,
+    P,
+    R,
+    Waiting,
+    declared,
+    limit_calls,
+)
+from enforcement.latency import Timing
+from enforcement.model.matching import Attributes
+from enforcement.plan.commands import Steps
+from enforcement.plan.decision import Decision, Denied
+from enforcement.plan.plan import Costs, Plan
+from enforcement.plan.request import Request
 from enforcement.settings import Settings
-from enforcement.shell import START_SECONDS, Limits, Shell, check_subject
-from enforcement.timing import Timing
+from enforcement.state.reservation import Reservation, new_ident
+from enforcement.store.errors import StoreError
 
 
-class Limiter(Shell):
+class Limiter(BaseLimiter):
     """
     Decides requests, from any number of threads.
 
@@ -33,7 +43,7 @@ class Limiter(Shell):
 
     def _set_up(self, settings: Settings) -> None:
         super()._set_up(settings)
-        self._pipe = self._engine.health.place.pipe(settings.timeout)
+        self._pipe = self._engine.health.connector.pipe(settings.timeout)
         self._engine.health.on_recovery = self._pipe.close  # what was connected before the outage is not any more
 
     def _time_calls(self, timing: Timing) -> None:
@@ -149,7 +159,7 @@ class Limiter(Shell):
                 cannot be used.
         """
         values = declared(limits)
-        return lambda function: limit_calls(self, function, Rule(function, values, key, costs, max_wait))
+        return lambda function: limit_calls(self, function, Declaration(function, values, key, costs, max_wait))
 
     @contextmanager
     def admit(
@@ -185,7 +195,7 @@ class Limiter(Shell):
         Forget what limits in code have counted for a key.
 
         Raises:
-            enforcement.errors.StoreTrouble: The store did not do it.
+            enforcement.store.errors.StoreError: The store did not do it.
         """
         plan = self._engine.planner.plan_in_code(limits, key)
         self._run(self._decider.resetting(plan))
@@ -217,7 +227,7 @@ class Limiter(Shell):
             self._run(admission.reservation.leaving())
 
     def decide(self, plan: Plan, costs: Costs, *, charge: bool = True, ident: str = "") -> Decision:
-        """Return the decision on a plan; *charge* and *ident* as in :class:`~enforcement.request.Request`."""
+        """Return the decision on a plan; *charge* and *ident* as in :class:`~enforcement.plan.request.Request`."""
         decider, came = self._decider, None
         begun = decider.begin(plan, costs, charge, ident)
         if type(begun) is Decision:
@@ -226,7 +236,7 @@ class Limiter(Shell):
             try:
                 came = self._pipe.call(begun)  # type: ignore[arg-type]
                 decision = decider.answer(plan, costs, charge, ident, came)
-            except StoreTrouble as exc:
+            except StoreError as exc:
                 came = exc
             else:
                 if decision is not None:
@@ -240,7 +250,7 @@ class Limiter(Shell):
             while True:
                 try:
                     reply = self._pipe.call(command)
-                except StoreTrouble as exc:
+                except StoreError as exc:
                     command = steps.throw(exc)
                 else:
                     command = steps.send(reply)

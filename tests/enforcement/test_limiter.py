@@ -10,7 +10,7 @@ from contextlib import suppress
 import pytest
 
 from enforcement import Denied, Limit, Limiter, aio
-from enforcement.tokens import mint
+from enforcement.model.tokens import mint
 from tests.enforcement.world import eventually, fixed
 
 ONE = Limit(name="one", quota=5, window_seconds=3_600)

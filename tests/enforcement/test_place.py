@@ -2,18 +2,18 @@
 
 import pytest
 
-from enforcement.cluster import MAX_REDIRECTS, after_failure, drive
-from enforcement.errors import Redirected, StoreTrouble
-from enforcement.place import ClusterStore, SentinelStore, SingleStore, place_of
-from enforcement.routes import Routes
-from enforcement.topology import Topology
+from enforcement.store.cluster import MAX_REDIRECTS, after_failure, drive
+from enforcement.store.connector import ClusterStore, SentinelStore, SingleStore, connector_of
+from enforcement.store.errors import Redirected, StoreError
+from enforcement.store.slot_map import SlotMap
+from enforcement.store.topology import Topology
 
 FIRST, SECOND, THIRD, FOURTH = ("n1", 1), ("n2", 2), ("n3", 3), ("n4", 4)
 
 
 @pytest.fixture
 def routes():
-    return Routes(Topology.parse("redis+cluster://n1:1"), 0.1)
+    return SlotMap(Topology.parse("redis+cluster://n1:1"), 0.1)
 
 
 def redirected(target, *, asking=False):
@@ -27,7 +27,7 @@ def call(routes, first, outcomes, **options):
     def send(node, asking):
         sent.append((node.host_port, asking))
         outcome = outcomes.pop(0)
-        if isinstance(outcome, StoreTrouble):
+        if isinstance(outcome, StoreError):
             raise outcome
         return outcome
 
@@ -37,17 +37,17 @@ def call(routes, first, outcomes, **options):
 
 def test_the_url_decides_which_store_it_is():
     """One server, the primary of sentinels, a cluster: none of them is connected to."""
-    assert type(place_of("redis://a/0", 0.1)) is SingleStore
-    assert type(place_of("redis+sentinel://a/store", 0.1)) is SentinelStore
-    assert type(place_of("redis+cluster://a", 0.1)) is ClusterStore
+    assert type(connector_of("redis://a/0", 0.1)) is SingleStore
+    assert type(connector_of("redis+sentinel://a/store", 0.1)) is SentinelStore
+    assert type(connector_of("redis+cluster://a", 0.1)) is ClusterStore
 
 
 def test_one_failed_call_after_another_opens_the_breaker_of_a_single_store_alone():
     """On a cluster each node counts its own failures: the breaker of the whole stays closed."""
-    single, cluster = place_of("redis://a/0", 0.1), place_of("redis+cluster://a", 0.1)
+    single, cluster = connector_of("redis://a/0", 0.1), connector_of("redis+cluster://a", 0.1)
     for store in (single, cluster):
         for _ in range(5):
-            store.failed(StoreTrouble("timeout"))
+            store.failed(StoreError("timeout"))
 
     assert (single.breaker.open, cluster.breaker.open) == (True, False)
     assert (single.outages(), cluster.outages()) == ((1, 1), (0, 0))
@@ -70,7 +70,7 @@ def test_a_call_that_is_sent_around_ends(routes):
     """After the last redirection that is followed it fails, and was executed nowhere."""
     sent = [redirected(THIRD), redirected(FOURTH)]
     assert len(sent) == MAX_REDIRECTS
-    with pytest.raises(StoreTrouble, match="too many redirections") as caught:
+    with pytest.raises(StoreError, match="too many redirections") as caught:
         call(routes, redirected(SECOND), sent)
 
     assert not caught.value.executed
@@ -80,10 +80,10 @@ def test_failures_and_successes_count_for_the_node_that_was_called(routes):
     """A redirection is no failure; a call that only failed by itself is none either."""
     second = routes._node(SECOND)
     for _ in range(2):
-        with pytest.raises(StoreTrouble, match="timeout"):
-            call(routes, redirected(SECOND), [StoreTrouble("timeout")])
-    with pytest.raises(StoreTrouble, match="reply"):
-        call(routes, redirected(SECOND), [StoreTrouble("reply", away=False)])
+        with pytest.raises(StoreError, match="timeout"):
+            call(routes, redirected(SECOND), [StoreError("timeout")])
+    with pytest.raises(StoreError, match="reply"):
+        call(routes, redirected(SECOND), [StoreError("reply", away=False)])
     assert (routes._node(FIRST).breaker.failures, second.breaker.failures) == (0, 2)
 
     call(routes, redirected(SECOND), [b"OK"], counts=False)
@@ -95,7 +95,7 @@ def test_failures_and_successes_count_for_the_node_that_was_called(routes):
 def test_nothing_is_sent_to_a_node_that_is_away_unless_that_is_wanted(routes):
     """What replays to nodes that are coming back does not look at breakers."""
     routes._node(SECOND).breaker.trip("timeout")
-    with pytest.raises(StoreTrouble, match="away: n2:2"):
+    with pytest.raises(StoreError, match="away: n2:2"):
         call(routes, redirected(SECOND), [])
 
     assert call(routes, redirected(SECOND), [b"OK"], respects_breakers=False)[0] == b"OK"
