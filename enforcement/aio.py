@@ -26,12 +26,13 @@ from enforcement.decorator import (
 )
 from enforcement.latency import Timing
 from enforcement.model.matching import Attributes
-from enforcement.plan.commands import Steps, StoreError
+from enforcement.plan.commands import Steps
 from enforcement.plan.decision import Decision, Denied
 from enforcement.plan.plan import Costs, Plan
 from enforcement.plan.request import Request
 from enforcement.settings import Settings
 from enforcement.state.reservation import Reservation, new_ident
+from enforcement.store.errors import StoreError
 
 
 class Limiter(BaseLimiter):
@@ -232,7 +233,7 @@ class Limiter(BaseLimiter):
         On a cluster they charge several slots, one after the other, and give back what a later one denies: ended in
         between, a request would be charged to some of its limits.
         """
-        if self._engine.health.connector.slot_map is None:
+        if not self._engine.health.connector.one_slot_per_call:
             return await self._run(steps)  # type: ignore[no-any-return]
         return await seen_through(self._run(steps))
 

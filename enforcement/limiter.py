@@ -22,12 +22,13 @@ from enforcement.decorator import (
 )
 from enforcement.latency import Timing
 from enforcement.model.matching import Attributes
-from enforcement.plan.commands import Steps, StoreError
+from enforcement.plan.commands import Steps
 from enforcement.plan.decision import Decision, Denied
 from enforcement.plan.plan import Costs, Plan
 from enforcement.plan.request import Request
 from enforcement.settings import Settings
 from enforcement.state.reservation import Reservation, new_ident
+from enforcement.store.errors import StoreError
 
 
 class Limiter(BaseLimiter):
@@ -217,7 +218,7 @@ class Limiter(BaseLimiter):
         Forget what limits in code have counted for a key.
 
         Raises:
-            enforcement.StoreError: The store did not do it.
+            enforcement.store.errors.StoreError: The store did not do it.
         """
         plan = self._engine.planner.plan_in_code(limits, key)
         self._run(self._decider.resetting(plan))

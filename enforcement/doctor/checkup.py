@@ -13,8 +13,8 @@ from enforcement.doctor.endpoint import shown, transport
 from enforcement.doctor.findings import Finding, Level, checked, worst
 from enforcement.model.keys import Keys
 from enforcement.settings import Settings
+from enforcement.store.base_client import StoreClient
 from enforcement.store.client import connect
-from enforcement.store.cluster import ClusterClient
 
 PATIENCE_SECONDS = 5.0
 
@@ -62,7 +62,7 @@ def examine(settings: Settings) -> Checkup:
         return Checkup(shown(settings.url), settings.prefix, tuple(_checks(client, keys, settings)))
 
 
-def _checks(client: Redis, keys: Keys, settings: Settings) -> Iterator[Finding]:
+def _checks(client: StoreClient, keys: Keys, settings: Settings) -> Iterator[Finding]:
     yield from transport(settings.url)
     yield from checked("server", lambda: _every_server(client))
     yield from checked("functions", lambda: fleet.functions(client))
@@ -73,13 +73,14 @@ def _checks(client: Redis, keys: Keys, settings: Settings) -> Iterator[Finding]:
     yield from checked("instances", lambda: fleet.instances(client, keys))
 
 
-def _every_server(client: Redis) -> Iterator[Finding]:
+def _every_server(client: StoreClient) -> Iterator[Finding]:
     """Check the server, or every primary of a cluster. Of a cluster only primaries with a problem are named."""
-    if not isinstance(client, ClusterClient):
-        yield from _one_server(client)
+    primaries = client.primaries()
+    if len(primaries) == 1:
+        yield from _one_server(primaries[0][1])
         return
     by_name: dict[str, list[tuple[str, Finding]]] = {}
-    for address, primary in client.primaries():
+    for address, primary in primaries:
         for finding in _one_server(primary):
             by_name.setdefault(finding.name, []).append((address, finding))
     for rows in by_name.values():

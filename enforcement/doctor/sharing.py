@@ -22,6 +22,7 @@ from enforcement.plan import commands
 from enforcement.plan.plan import Plan, bind_in_code
 from enforcement.plan.reply import read
 from enforcement.plan.request import Request
+from enforcement.store import errors
 from enforcement.store.client import connect, is_unknown_function
 
 # A log has no window that could end between two calls. Its permits expire after a minute, even if the doctor is killed.
@@ -76,7 +77,7 @@ def proof(client: Redis, keys: Keys, url: str) -> Iterator[Finding]:
 
 def _refused(exc: ResponseError) -> Finding:
     # For a command inside a function, the server reports a missing right by another error.
-    if isinstance(exc, NoPermissionError) or commands.trouble(exc).cause == "auth":
+    if isinstance(exc, NoPermissionError) or errors.trouble(exc).cause == "auth":
         advice = "This is right for the control plane, and for a proxy that may only use some projects."
         return Finding("shared counter", "unseen", "this account may not charge limits in code", advice)
     advice = "As long as it refuses, on_store_failure of each limit decides."

@@ -9,7 +9,6 @@ from time import monotonic
 from typing import Final
 
 from enforcement.engine.agent import Agent, Identity
-from enforcement.engine.cluster_agent import ClusterAgent
 from enforcement.engine.decide import Decider
 from enforcement.engine.slot_renewal import SlotKeeper
 from enforcement.failover.fallback import Fallback
@@ -27,7 +26,7 @@ from enforcement.state.published import PublishedState
 from enforcement.state.reservation import Reservation
 from enforcement.state.usage import UsageLog
 from enforcement.stats import DecisionCount, Stats
-from enforcement.store.connector import StoreConnector
+from enforcement.store.connector import StoreConnector, connector_of
 
 STOP_SECONDS: Final = 2.0
 
@@ -49,7 +48,7 @@ class Engine:
         self.keys = Keys(settings.prefix)
         self.documents = PublishedState()
         self.counts = DecisionCounts()
-        connector = StoreConnector(settings.url, settings.timeout)
+        connector = connector_of(settings.url, settings.timeout)
         self.fallback = Fallback(held=lambda key: self.slots.held(key))
         self.health = Health(
             connector,
@@ -85,7 +84,7 @@ class Engine:
         settings = self.settings
         instance = settings.instance or f"{socket.gethostname()[:40]}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         usage = UsageLog(instance, late=lambda: self.leases.count())
-        agent = (Agent if connector.slot_map is None else ClusterAgent)(
+        agent = Agent(
             client_factory=lambda: connector.client(BACKGROUND_BUDGET),
             keys=self.keys,
             documents=self.documents,
@@ -94,6 +93,7 @@ class Engine:
             hooks=self.health,
             state_dir=settings.state_dir,
             look=connector.look,
+            duty_failures=connector.duty_failures,
             fallbacks=lambda: self.decider.fallbacks,
             overflowing=lambda: self.planner.plan_cache.overflowing(monotonic()),
             failed=self.counts.failed,

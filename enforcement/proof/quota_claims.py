@@ -8,10 +8,10 @@ from fractions import Fraction
 from typing import Final
 
 from enforcement.model.limits import Limit
-from enforcement.plan.commands import TAKEN_FOR_EXECUTED
 from enforcement.proof.evidence import Claim, CountedDecision, CounterReading, Evidence
 from enforcement.proof.history import Record
 from enforcement.proof.model import felt, peak, window_of
+from enforcement.store.errors import TAKEN_FOR_EXECUTED
 
 JOURNAL_GRAIN_SECONDS: Final = 0.1
 """A process charges what it admitted alone to a log or a bucket up to this much later than it admitted it."""

@@ -13,10 +13,12 @@ from collections.abc import Iterator, Sequence
 from enforcement.failover.health import Health
 from enforcement.model.keys import marker_beside
 from enforcement.plan import commands
-from enforcement.plan.commands import REMEMBERED_MS, Correction, Steps, StoreError
+from enforcement.plan.commands import REMEMBERED_MS, Correction, Steps
 from enforcement.plan.decision import Decision
 from enforcement.plan.plan import BoundLimit, Costs, Plan, check_costs
 from enforcement.state.denial_cache import Denials
+from enforcement.store import resp
+from enforcement.store.errors import StoreError
 
 
 class Reservation:
@@ -150,7 +152,7 @@ def correcting(
         marker, clock = marker_beside(corrections[0].key, ident), health.clock and health.clock()
         try:
             command = commands.settle(corrections, marker, clock, ident=ident, once_for_ms=once_for_ms)
-            reply = yield commands.pack(command)
+            reply = yield resp.pack(command)
         except StoreError as exc:
             health.failed(exc)
             # The store may have executed it. Sending it again is harmless: it finds the marker, or slots already free.
