@@ -21,7 +21,7 @@ from enforcement.failover.probe import DecisionProbe
 from enforcement.model.keys import Keys
 from enforcement.model.tokens import mint
 from enforcement.store.client import connect, load_library
-from enforcement.store.cluster_monitor import ClusterMonitor
+from enforcement.store.cluster.monitor import ClusterMonitor
 from tests.enforcement.topologies import Cluster, ask
 from tests.enforcement.world import World, eventually, fixed
 

@@ -9,8 +9,8 @@ from enforcement import Denied, Limit, Limiter, aio
 from enforcement.control.acl import enforcer
 from enforcement.engine import cross_slot
 from enforcement.model.keys import Keys
-from enforcement.store import slot_map
-from enforcement.store.slot_map import slot_of
+from enforcement.store.cluster import slot_map
+from enforcement.store.cluster.slot_map import slot_of
 from tests.enforcement.clustered import HOUR, LIMIT, PROJECTS, counter_of, keys_of_thirds, spread, used
 from tests.enforcement.crowd import crowd
 from tests.enforcement.topologies import Cluster, ask

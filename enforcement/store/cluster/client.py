@@ -13,9 +13,9 @@ from redis.exceptions import ConnectionError as StoreConnectionError
 from redis.exceptions import TimeoutError as StoreTimeoutError
 
 from enforcement.store.base_client import StoreClient
-from enforcement.store.cluster import after_failure, away, drive
+from enforcement.store.cluster.connection import after_failure, away, drive
+from enforcement.store.cluster.slot_map import Node, SlotMap, slot_of
 from enforcement.store.errors import Redirected, StoreError
-from enforcement.store.slot_map import Node, SlotMap, slot_of
 from enforcement.store.topology import HostPort
 
 # Commands whose first key is not their first argument.

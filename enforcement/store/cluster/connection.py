@@ -14,9 +14,9 @@ from typing import Any, Final
 from hiredis import ReplyError
 
 from enforcement.store.aio_connection import AsyncPipe
+from enforcement.store.cluster.slot_map import Node, SlotMap, slot_of
 from enforcement.store.connection import SyncPipe
 from enforcement.store.errors import Redirected, StoreError, trouble
-from enforcement.store.slot_map import Node, SlotMap, slot_of
 
 MAX_REDIRECTS: Final = 2
 """One for a slot that has moved, and another for a slot that is being moved."""

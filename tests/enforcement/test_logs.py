@@ -6,10 +6,9 @@ from contextlib import closing
 
 import pytest
 
-from enforcement import Limit, Limiter
-from enforcement.store import logs
+from enforcement import Limit, Limiter, logs
+from enforcement.logs import MAX_CAUSES, RateLimitedLogger
 from enforcement.store.breaker import Breaker
-from enforcement.store.logs import MAX_CAUSES, RateLimitedLogger
 from tests.enforcement.world import eventually
 from tests.repository import ROOT
 

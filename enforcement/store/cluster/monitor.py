@@ -8,10 +8,10 @@ from typing import Final
 
 from enforcement.lua import function
 from enforcement.store.breaker import jittered
+from enforcement.store.cluster.slot_map import Node, SlotMap
 from enforcement.store.connection import ask_once
 from enforcement.store.errors import LibraryMissing, StoreError
 from enforcement.store.resp import pack
-from enforcement.store.slot_map import Node, SlotMap
 
 FIRST_ROUND_SECONDS: Final = 0.05
 LONGEST_ROUND_SECONDS: Final = 1.0
