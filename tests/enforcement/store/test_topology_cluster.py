@@ -175,7 +175,7 @@ def test_a_slot_that_moved_is_found_with_one_redirection(cluster, limiter, world
 
 def test_control_without_redirections_the_moved_slot_is_lost(cluster, world, monkeypatch):
     """The move is real: who follows no redirection decides without the store."""
-    monkeypatch.setattr("enforcement.store.cluster.MAX_REDIRECTS", 0)
+    monkeypatch.setattr("enforcement.store.cluster.connection.MAX_REDIRECTS", 0)
     monkeypatch.setattr(slot_map.SlotMap, "follow", lambda self, redirection, sender: sender)
     key = keys_of_thirds(cluster)[0]
     limiter = Limiter(cluster.url, timeout=1.0)
