@@ -16,7 +16,7 @@ from benchmarks.compare.ratios import Row, counted, paired
 from enforcement.embedded import ValkeyServer
 
 PROBES = Path(__file__).with_name("probes.py")
-COUNTERS_MADE = 5_000
+COUNTERS_MADE = 10_000
 IDLE_PROCESSES = 5
 
 Trees = dict[str, Path]

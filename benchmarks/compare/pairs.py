@@ -14,10 +14,11 @@ from benchmarks.compare.names import STORE_TIME
 from benchmarks.compare.processes import Libraries, WorkerError, WorkerProcess, store_time
 from benchmarks.compare.ratios import Row, paired
 
-PAIRS_A_LIFE = 8
+PAIRS_A_LIFE = 2
 """
-Pairs that one pair of workers runs of each shape. Two processes of the same code differ by a percent or two for as long
-as they live, by where things happen to lie in memory. So new workers are started now and then.
+Pairs that two workers run of each shape before others replace them, one in each order. Two processes that run the same
+code differ by up to 6 % for as long as they live, by where things lie in memory and by the hashes of strings. More
+pairs of the same processes would not tell that from a change.
 """
 MOST_REPEATS = 5
 PREFIXES = {"old": "o:", "new": "n:"}
@@ -51,7 +52,9 @@ class Measured:
 
     def rows(self) -> list[Row]:
         """Return a row for each shape."""
-        return [paired(name, "us", both["old"], both["new"]) for name, both in self.times.items()]
+        return [
+            paired(name, "us", both["old"], both["new"], together=PAIRS_A_LIFE) for name, both in self.times.items()
+        ]
 
 
 def measure(plan: Plan, url: str, progress: Callable[[str], None]) -> Measured:
@@ -68,7 +71,7 @@ def measure(plan: Plan, url: str, progress: Callable[[str], None]) -> Measured:
             numbers = range(start, min(start + PAIRS_A_LIFE, plan.pairs))
             client.flushall()
             client.function_flush("SYNC")
-            with _workers(plan, url, client) as life:
+            with _workers(plan, url, client, seed=start) as life:
                 for shape in plan.shapes:
                     progress(f"{shape}: pairs {numbers.start + 1} to {numbers.stop} of {plan.pairs}")
                     life.run(shape, numbers, calls, measured)
@@ -115,20 +118,20 @@ class _Life:
 
     def _block(self, shape: str, tree: str, calls: int) -> dict[str, float | str]:
         self._libraries.select(tree)
-        before = store_time(self._client) if shape in STORE_TIME else {}
+        if shape not in STORE_TIME:
+            return self._workers[tree].ask("block", calls=calls)
+        called, used = store_time(self._client)
         block = self._workers[tree].ask("block", calls=calls)
-        if before:
-            after = store_time(self._client)
-            block["store_us"] = (after["us"] - before["us"]) / (after["calls"] - before["calls"])
-        return block
+        called_then, used_then = store_time(self._client)
+        return {**block, "store_us": (used_then - used) / (called_then - called)}
 
 
 @contextmanager
-def _workers(plan: Plan, url: str, client: Redis) -> Iterator[_Life]:
+def _workers(plan: Plan, url: str, client: Redis, seed: int) -> Iterator[_Life]:
     libraries, workers = Libraries(client), dict[str, WorkerProcess]()
     with ExitStack() as stack:
         for tree, folder in plan.trees.items():
-            workers[tree] = stack.enter_context(WorkerProcess(folder, url, PREFIXES[tree]))
+            workers[tree] = stack.enter_context(WorkerProcess(folder, url, PREFIXES[tree], seed))
             libraries.read(tree)
         yield _Life(plan, workers, libraries, client)
 

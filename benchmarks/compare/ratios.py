@@ -6,6 +6,7 @@ import random
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 WORSE_ABOVE = 1.03
@@ -61,10 +62,10 @@ class Row:
         return {"name": self.name, "unit": self.unit, **rounded, "verdict": it.verdict}
 
 
-def paired(name: str, unit: str, old: Sequence[float], new: Sequence[float]) -> Row:
-    """Return the row of measurements that were taken in pairs, in their order."""
-    ratios = [theirs / ours for ours, theirs in zip(old, new, strict=True)]
-    return Row(name, unit, statistics.median(old), statistics.median(new), bootstrap(ratios))
+def paired(name: str, unit: str, old: Sequence[float], new: Sequence[float], *, together: int = 1) -> Row:
+    """Return the row of measurements that were taken in pairs, in their order; *together* as in :func:`bootstrap`."""
+    ratios = [after / before for before, after in zip(old, new, strict=True)]
+    return Row(name, unit, statistics.median(old), statistics.median(new), bootstrap(ratios, together=together))
 
 
 def counted(name: str, unit: str, old: float, new: float) -> Row:
@@ -72,14 +73,21 @@ def counted(name: str, unit: str, old: float, new: float) -> Row:
     return Row(name, unit, old, new, Interval(new / old, new / old, new / old))
 
 
-def bootstrap(ratios: Sequence[float]) -> Interval:
+def bootstrap(ratios: Sequence[float], *, together: int = 1) -> Interval:
     """
     Return the median of some ratios with its bootstrap interval.
 
     As many ratios are drawn with replacement as there are, again and again. The interval holds the middle 95 % of
     the medians of these draws. The draws are seeded: the same ratios give the same interval.
+
+    Args:
+        together: So many neighbours are drawn together, because they have a cause of variation in common.
     """
+    if len(ratios) <= together:
+        together = 1  # one group alone would look exact
+    groups = [ratios[i : i + together] for i in range(0, len(ratios), together)]
     chance = random.Random(SEED)
-    medians = sorted(statistics.median(chance.choices(ratios, k=len(ratios))) for _ in range(RESAMPLES))
+    draws = (chance.choices(groups, k=len(groups)) for _ in range(RESAMPLES))
+    medians = sorted(statistics.median(chain.from_iterable(draw)) for draw in draws)
     cut = round(RESAMPLES * (1 - CONFIDENCE) / 2)
     return Interval(statistics.median(ratios), medians[cut], medians[-cut - 1])
