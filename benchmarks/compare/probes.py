@@ -8,6 +8,7 @@ import sys
 
 PATIENCE = 5.0
 """Seconds a decision may take here: each must be the store's, however busy the machine is."""
+SETTLING_SECONDS, SETTLING_READS = 0.15, 20
 
 
 def imports() -> dict:
@@ -66,10 +67,17 @@ def counters(url: str, count: str) -> dict:
     return found
 
 
-def _data(client) -> int:
+def _data(client):
     """Return the bytes that the store uses, but for the buffers of its connections."""
-    memory = client.info("memory")
-    return memory["used_memory"] - memory["mem_clients_normal"]
+    from time import sleep
+
+    found = [0, 1]
+    # A table that grows is moved over to its new place bit by bit, and uses both until then.
+    while found[-1] != found[-2] and len(found) < SETTLING_READS:
+        sleep(SETTLING_SECONDS)
+        memory = client.info("memory")
+        found.append(memory["used_memory"] - memory["mem_clients_normal"])
+    return found[-1]
 
 
 def main(probe: str, tree: str, *arguments: str) -> None:
