@@ -23,7 +23,7 @@ class Interval:
 
     Attributes:
         ratio: The median of the paired ratios.
-        low, high: The bounds of its bootstrap interval; equal to *ratio* for what was counted exactly.
+        low, high: The bounds of its bootstrap interval.
     """
 
     ratio: float
@@ -46,6 +46,7 @@ class Row:
     Attributes:
         name: The shape, or what was counted.
         unit: Of *old* and *new*, which are medians.
+        exact: Whether it was counted, not timed. Its interval has no width.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Row:
     old: float
     new: float
     interval: Interval
+    exact: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return the row for the JSON file."""
@@ -70,7 +72,7 @@ def paired(name: str, unit: str, old: Sequence[float], new: Sequence[float], *, 
 
 def counted(name: str, unit: str, old: float, new: float) -> Row:
     """Return the row of what is counted exactly."""
-    return Row(name, unit, old, new, Interval(new / old, new / old, new / old))
+    return Row(name, unit, old, new, Interval(new / old, new / old, new / old), exact=True)
 
 
 def bootstrap(ratios: Sequence[float], *, together: int = 1) -> Interval:

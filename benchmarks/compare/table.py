@@ -32,8 +32,7 @@ def modules(loaded: Mapping[str, Mapping[str, Sequence[str]]]) -> str:
 
 def _cells(row: Row) -> tuple[str, ...]:
     it = row.interval
-    exact = it.low == it.high
-    interval = "exact" if exact else f"{it.low:.3f} - {it.high:.3f}"
+    interval = "exact" if row.exact else f"{it.low:.3f} - {it.high:.3f}"
     return row.name, _number(row.old, row.unit), _number(row.new, row.unit), f"{it.ratio:.3f}", interval, it.verdict
 
 
