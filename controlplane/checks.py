@@ -76,7 +76,7 @@ def broker_is_one_server(**_: Any) -> list[checks.CheckMessage]:
 
 @checks.register("store", deploy=True)
 def store_keeps_documents(**_: Any) -> list[checks.CheckMessage]:
-    from controlplane.publishing import store
+    from controlplane.core import store
 
     try:
         policy = store.connection(settings.PUBLISH_TIMEOUT_SECONDS).info("memory").get("maxmemory_policy")
@@ -92,7 +92,7 @@ def store_keeps_documents(**_: Any) -> list[checks.CheckMessage]:
 
 @checks.register("store", deploy=True)
 def store_outlives_a_restart(**_: Any) -> list[checks.CheckMessage]:
-    from controlplane.publishing import store
+    from controlplane.core import store
 
     try:
         findings = [*persistence(store.connection(settings.PUBLISH_TIMEOUT_SECONDS))]

@@ -17,12 +17,13 @@ from django.utils import timezone
 from django.utils.html import format_html
 
 from controlplane.adminsite import badge, change_url, instant, link_to, list_url
+from controlplane.core import store
 from controlplane.fleet.admin import state_of
 from controlplane.fleet.heartbeats import fleet_now
 from controlplane.fleet.models import Instance
 from controlplane.policies.models import Limit, Policy
 from controlplane.projects.models import Project, Token
-from controlplane.publishing import publisher, store
+from controlplane.publishing import publisher
 from controlplane.publishing.models import OutboxEntry
 from controlplane.usage import checkpoints
 from controlplane.usage.models import UsageRow

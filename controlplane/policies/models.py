@@ -8,7 +8,7 @@ from django.core.validators import MinValueValidator
 from django.db import models
 from django.utils import timezone
 
-from controlplane.ids import new_id
+from controlplane.core.ids import new_id
 from controlplane.projects.models import SLUG_RULE, Project, Token, Versioned, isoformat
 from enforcement.documents import MAX_DOCUMENT_BYTES
 from enforcement.limits import (

@@ -8,7 +8,7 @@ from django.core.validators import MaxValueValidator, MinValueValidator, RegexVa
 from django.db import models
 from django.utils import timezone
 
-from controlplane.ids import new_id
+from controlplane.core.ids import new_id
 from enforcement import tokens
 from enforcement.census import DEFAULT_CAP, MAX_CAP
 

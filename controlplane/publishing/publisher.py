@@ -18,9 +18,10 @@ from django.db import transaction
 from django.db.models import Max
 from django.utils import timezone
 
+from controlplane.core import store
+from controlplane.core.locks import hold
 from controlplane.projects.models import Token
-from controlplane.publishing import compile, store
-from controlplane.publishing.locks import hold
+from controlplane.publishing import compile
 from controlplane.publishing.models import OutboxEntry, Revision
 from controlplane.usage import checkpoints
 from enforcement.publishing import Publication, publish_call, refused_by, tags_of

@@ -8,9 +8,10 @@ from itertools import batched
 import redis
 from django.utils import timezone
 
+from controlplane.core import store
+from controlplane.core.locks import hold
 from controlplane.projects.models import Token
-from controlplane.publishing import compile, publisher, store
-from controlplane.publishing.locks import hold
+from controlplane.publishing import compile, publisher
 from controlplane.publishing.models import OutboxEntry
 from enforcement.lua import LIBRARY_NAME
 from enforcement.store import load_library

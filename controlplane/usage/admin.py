@@ -11,7 +11,7 @@ from unfold.contrib.filters.admin import DropdownFilter, FieldTextFilter, RangeD
 from unfold.decorators import display
 
 from controlplane.adminsite import ReadOnlyAdmin, link_to
-from controlplane.csp import HEADER
+from controlplane.core.csp import HEADER
 from controlplane.policies.models import Policy
 from controlplane.projects.models import Project, Token
 from controlplane.usage.models import DailyReport, UsageRow

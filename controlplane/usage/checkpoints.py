@@ -23,10 +23,11 @@ from typing import Any
 import redis
 from django.db import IntegrityError, models, transaction
 
+from controlplane.core import store
+from controlplane.core.locks import hold
 from controlplane.policies.models import Limit
 from controlplane.projects.models import Project
-from controlplane.publishing import compile, store
-from controlplane.publishing.locks import hold
+from controlplane.publishing import compile
 from controlplane.usage.models import Checkpoint, CheckpointRun
 from enforcement import checkpoints as protocol
 from enforcement.checkpoints import Kept, Reading

@@ -10,10 +10,11 @@ import redis
 from django.conf import settings
 from django.utils import timezone
 
+from controlplane.core import store
 from controlplane.fleet.models import Instance
 from controlplane.policies.models import Limit
 from controlplane.projects.models import Project, Token
-from controlplane.publishing import compile, store, verbs
+from controlplane.publishing import compile, verbs
 from controlplane.publishing.changes import Change
 from controlplane.usage import checkpoints
 from enforcement import documents, live, plans

@@ -18,9 +18,9 @@ from itertools import batched
 import redis
 from django.db import DataError, IntegrityError, models, transaction
 
+from controlplane.core import store
+from controlplane.core.locks import hold
 from controlplane.projects.models import Token
-from controlplane.publishing import store
-from controlplane.publishing.locks import hold
 from controlplane.usage import rollup
 from controlplane.usage.batches import Batch, InvalidBatch
 from controlplane.usage.models import UsageBatch

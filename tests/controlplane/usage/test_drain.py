@@ -6,7 +6,7 @@ import pytest
 from django.db import connection
 from django.db.models import Sum
 
-from controlplane.publishing.locks import hold
+from controlplane.core.locks import hold
 from controlplane.usage import drain as drainer
 from controlplane.usage import tasks
 from controlplane.usage.drain import Drained, drain

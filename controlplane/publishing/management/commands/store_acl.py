@@ -10,8 +10,8 @@ import redis
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
+from controlplane.core import store
 from controlplane.projects.models import Project
-from controlplane.publishing import store
 from enforcement.accounts import ACCOUNTS, Rules, acl_line, enforcer, password_rules
 from enforcement.store import STORE_ERRORS
 from enforcement.topology import Topology

@@ -1,4 +1,4 @@
-from controlplane.ids import new_id
+from controlplane.core.ids import new_id
 
 
 def test_an_id_says_its_kind():

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 
 import redis
 
-from controlplane.publishing.store import keys
+from controlplane.core.store import keys
 from enforcement.store import STORE_ERRORS
 
 POLL_SECONDS = 0.005

@@ -1,7 +1,7 @@
 import pytest
 import redis
 
-from controlplane.publishing.locks import hold
+from controlplane.core.locks import hold
 
 
 @pytest.fixture
