@@ -16,7 +16,7 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html
 
-from controlplane.adminsite import badge, change_url, instant, link_to, list_url
+from controlplane.adminkit.site import badge, change_url, instant, link_to, list_url
 from controlplane.core import store
 from controlplane.fleet.admin import state_of
 from controlplane.fleet.heartbeats import fleet_now

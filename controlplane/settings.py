@@ -321,7 +321,7 @@ UNFOLD = {
     ],
     "SHOW_HISTORY": True,
     "SHOW_VIEW_ON_SITE": False,
-    "ENVIRONMENT": "controlplane.adminsite.environment",
+    "ENVIRONMENT": "controlplane.adminkit.site.environment",
     "DASHBOARD_CALLBACK": "controlplane.dashboard.dashboard_callback",
     "STYLES": [lambda request: static("controlplane/admin.css")],
     "SCRIPTS": [lambda request: static("controlplane/admin.js")],
@@ -342,7 +342,7 @@ UNFOLD = {
         },
     },
     "COMMAND": {"search_models": ["projects.project", "projects.token", "policies.policy"]},
-    "SIDEBAR": {"show_search": True, "navigation": "controlplane.adminmenu.navigation"},
+    "SIDEBAR": {"show_search": True, "navigation": "controlplane.adminkit.menu.navigation"},
 }
 
 # Logs -----------------------------------------------------------------------------------------------------------------

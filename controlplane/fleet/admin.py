@@ -5,7 +5,7 @@ from django.utils import timezone
 from unfold.contrib.filters.admin import ChoicesDropdownFilter
 from unfold.decorators import display
 
-from controlplane.adminsite import ReadOnlyAdmin, badge, instant
+from controlplane.adminkit.site import ReadOnlyAdmin, badge, instant
 from controlplane.fleet import heartbeats
 from controlplane.fleet.models import Instance
 from controlplane.publishing import publisher

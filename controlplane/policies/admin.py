@@ -9,8 +9,8 @@ from django.utils.html import format_html, format_html_join
 from unfold.contrib.filters.admin import AutocompleteSelectFilter, ChoicesDropdownFilter, RangeDateTimeFilter
 from unfold.decorators import action, display
 
-from controlplane.adminforms import ReasonDialog, RecordedForm
-from controlplane.adminsite import (
+from controlplane.adminkit.forms import ReasonDialog, RecordedForm
+from controlplane.adminkit.site import (
     ReadOnlyAdmin,
     RecordedAdmin,
     StackedInline,

@@ -8,7 +8,7 @@ from django.core.exceptions import ValidationError
 from unfold.forms import PaginationInlineFormSet
 from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 
-from controlplane.adminforms import DurationField, RulesField, WordsField
+from controlplane.adminkit.forms import DurationField, RulesField, WordsField
 from controlplane.policies.models import Limit, Policy, choices
 from controlplane.policies.words import sentence
 from enforcement.limits import CALENDARS, InvalidLimit

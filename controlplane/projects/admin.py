@@ -12,8 +12,8 @@ from unfold.decorators import action, display
 from unfold.enums import ActionVariant
 from unfold.widgets import UnfoldAdminCheckboxSelectMultipleWidget, UnfoldAdminRadioSelectWidget
 
-from controlplane.adminforms import ReasonDialog, RecordedForm
-from controlplane.adminsite import (
+from controlplane.adminkit.forms import ReasonDialog, RecordedForm
+from controlplane.adminkit.site import (
     RecordedAdmin,
     SecretAdmin,
     badge,

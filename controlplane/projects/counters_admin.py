@@ -12,8 +12,8 @@ from django.utils import timezone
 from unfold.decorators import action
 from unfold.widgets import UnfoldAdminSelectWidget
 
-from controlplane.adminforms import ReasonDialog
-from controlplane.adminsite import change_url, done
+from controlplane.adminkit.forms import ReasonDialog
+from controlplane.adminkit.site import change_url, done
 from controlplane.policies.models import Limit, Policy
 from controlplane.policies.words import in_words
 from controlplane.projects.models import Project, Token

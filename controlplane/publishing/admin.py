@@ -11,8 +11,8 @@ from unfold.contrib.filters.admin import ChoicesDropdownFilter, RangeDateTimeFil
 from unfold.decorators import action, display
 from unfold.enums import ActionVariant
 
-from controlplane.adminforms import ReasonDialog
-from controlplane.adminsite import ChangingAdmin, ReadOnlyAdmin, badge, change_url, done, instant, link_to, table
+from controlplane.adminkit.forms import ReasonDialog
+from controlplane.adminkit.site import ChangingAdmin, ReadOnlyAdmin, badge, change_url, done, instant, link_to, table
 from controlplane.fleet import heartbeats
 from controlplane.fleet.models import Instance
 from controlplane.policies.models import Policy

@@ -20,7 +20,7 @@ from django.utils.timesince import timesince, timeuntil
 from unfold.admin import ModelAdmin as ThemeModelAdmin
 from unfold.admin import StackedInline as ThemeStackedInline
 
-from controlplane.adminforms import InstantInput, RecordedForm
+from controlplane.adminkit.forms import InstantInput, RecordedForm
 from controlplane.publishing.changes import Actor, Change, change
 from controlplane.publishing.models import OutboxEntry
 

@@ -16,8 +16,8 @@ from controlplane.publishing.changes import Actor, change
 from controlplane.usage.drain import drain
 from controlplane.usage.models import DailyReport
 from enforcement import Limiter
-from tests.controlplane.admin.conftest import PASSWORD
-from tests.controlplane.admin.walking import Walker
+from tests.controlplane.adminkit.conftest import PASSWORD
+from tests.controlplane.adminkit.walking import Walker
 from tests.factories import (
     LimitFactory,
     ManagementKeyFactory,

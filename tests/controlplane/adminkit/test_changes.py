@@ -6,7 +6,7 @@ from django.contrib.sessions.models import Session
 from django.urls import reverse
 from django.utils import timezone
 
-from controlplane.adminforms import version_of
+from controlplane.adminkit.forms import version_of
 from controlplane.policies.models import AuditEntry, Limit, Override, Policy
 from controlplane.projects.models import ManagementKey, Project, Token
 from controlplane.publishing import publisher

@@ -8,7 +8,7 @@ from playwright.sync_api import Page
 from pytest_django.live_server_helper import LiveServer
 
 from enforcement.embedded import ValkeyServer
-from tests.controlplane.admin.walking import Walker
+from tests.controlplane.adminkit.walking import Walker
 from tests.requires import chromium
 
 PASSWORD = "correct horse battery staple"
