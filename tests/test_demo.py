@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from controlplane.demo.stage import claim
-from controlplane.demo.telling import Teller
+from controlplane.demo.environment import claim
+from controlplane.demo.reporter import Teller
 from controlplane.stack.locks import StackError
 from tests.repository import ROOT
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from controlplane.demo.environment import Stage
 from controlplane.demo.load import NEVER, Replies
-from controlplane.demo.stage import Stage
-from controlplane.demo.story import LIMIT, POLICY, RAISED, WINDOW_SECONDS, Credential, new_token, room_in_window
-from controlplane.demo.telling import Teller
+from controlplane.demo.reporter import Teller
+from controlplane.demo.steps import LIMIT, POLICY, RAISED, WINDOW_SECONDS, Credential, new_token, room_in_window
 
 EACH_BEFORE = 4
 EACH_FROZEN = 30

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
 
-from controlplane.demo.stage import Stage
-from controlplane.demo.story import new_token
-from controlplane.demo.telling import Teller
+from controlplane.demo.environment import Stage
+from controlplane.demo.reporter import Teller
+from controlplane.demo.steps import new_token
 from enforcement import Limiter
 from enforcement.store import connect
 

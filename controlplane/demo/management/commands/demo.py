@@ -11,8 +11,8 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
-from controlplane.demo.play import perform
-from controlplane.demo.telling import Teller
+from controlplane.demo.reporter import Teller
+from controlplane.demo.run import perform
 from controlplane.stack.locks import StackError
 
 STOPPED_BY_SIGNAL = 130

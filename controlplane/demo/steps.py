@@ -10,9 +10,9 @@ from typing import Any
 
 import httpx2
 
+from controlplane.demo.environment import Stage
 from controlplane.demo.load import NEVER, Replies, Reply, Said
-from controlplane.demo.stage import Stage
-from controlplane.demo.telling import Teller
+from controlplane.demo.reporter import Teller
 
 POLICY = "demo-requests"
 LIMIT = "per-minute"

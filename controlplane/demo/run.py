@@ -8,11 +8,11 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from controlplane.demo.environment import Stage, set_up
 from controlplane.demo.outage import pull_store, put_back
 from controlplane.demo.overhead import weigh
-from controlplane.demo.stage import Stage, set_up
-from controlplane.demo.story import create, new_token, raise_quota, revoke, saturate
-from controlplane.demo.telling import Teller
+from controlplane.demo.reporter import Teller
+from controlplane.demo.steps import create, new_token, raise_quota, revoke, saturate
 
 
 async def perform(teller: Teller, base: Path, directory: Path, environ: Mapping[str, str], *, stays: bool) -> bool:
