@@ -13,9 +13,9 @@ from django.utils.timesince import timesince
 from unfold.forms import BaseDialogForm
 from unfold.widgets import INPUT_CLASSES, UnfoldAdminTextareaWidget, UnfoldAdminTextInputWidget
 
+from controlplane.policies.describe import in_words, seconds_of
 from controlplane.policies.differences import differences
 from controlplane.policies.models import AuditEntry
-from controlplane.policies.words import in_words, seconds_of
 
 
 class DurationField(forms.CharField):

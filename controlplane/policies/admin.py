@@ -23,10 +23,10 @@ from controlplane.adminkit.site import (
     list_url,
     table,
 )
+from controlplane.policies.describe import sentence
 from controlplane.policies.differences import differences
 from controlplane.policies.limit_form import LimitForm, LimitFormSet, explain, holder_of
 from controlplane.policies.models import AuditEntry, Limit, Override, Policy
-from controlplane.policies.words import sentence
 from controlplane.projects.models import Project, Token
 from controlplane.publishing import verbs
 from controlplane.publishing.changes import Change

@@ -9,8 +9,8 @@ from unfold.forms import PaginationInlineFormSet
 from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 
 from controlplane.adminkit.forms import DurationField, RulesField, WordsField
+from controlplane.policies.describe import sentence
 from controlplane.policies.models import Limit, Policy, choices
-from controlplane.policies.words import sentence
 from enforcement.limits import CALENDARS, InvalidLimit
 
 ALGORITHMS = {

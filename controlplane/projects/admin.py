@@ -28,11 +28,11 @@ from controlplane.adminkit.site import (
     list_url_of_audit,
 )
 from controlplane.policies.models import Override, Policy
-from controlplane.projects import people_admin  # noqa: F401  (registers users, groups and log-in attempts)
-from controlplane.projects.counters_admin import LiveCounters, ResetProjectDialog, ResetTokenDialog, resetting
+from controlplane.projects import users_admin
 from controlplane.projects.models import SCOPES, Credential, ManagementKey, Project, Token
 from controlplane.publishing import verbs
 from controlplane.publishing.changes import Change
+from controlplane.usage.counters_admin import LiveCounters, ResetProjectDialog, ResetTokenDialog, resetting
 
 STATUS = {"active": "good", "revoked": "bad", "expired": "warn"}
 # A token that nobody renews should end by itself.

@@ -14,7 +14,7 @@ from controlplane.fleet import outages
 from controlplane.fleet.outages import Outage
 from controlplane.policies.models import Policy
 from controlplane.projects.models import Project, Token
-from controlplane.usage import report_formats
+from controlplane.usage import report_render
 from controlplane.usage.batches import COUNTS
 from controlplane.usage.models import DailyReport, UsageRow
 
@@ -103,8 +103,8 @@ def write(day: date, now: datetime) -> DailyReport:
     report = build(day, now)
     fields = {
         "created_at": now,
-        "csv": report_formats.as_csv(report),
-        "html": report_formats.as_html(report),
+        "csv": report_render.as_csv(report),
+        "html": report_render.as_html(report),
         "summary": report.summary,
     }
     return DailyReport.objects.update_or_create(day=day, defaults=fields)[0]

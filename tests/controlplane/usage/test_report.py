@@ -7,7 +7,7 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.utils import timezone
 
-from controlplane.usage import report, report_formats, tasks
+from controlplane.usage import report, report_render, tasks
 from controlplane.usage.models import DailyReport
 from tests.controlplane.usage.conftest import NOON
 from tests.factories import InstanceFactory, LimitFactory, PolicyFactory, ProjectFactory, TokenFactory, UsageRowFactory
@@ -74,12 +74,12 @@ def test_other_days_and_periods_are_not_counted():
 def test_a_report_says_whether_the_day_is_over(day, complete):
     """Nobody takes half a day for a quiet one."""
     assert report.build(day, NOON).complete is complete
-    assert ("so far" in report_formats.as_text(report.build(day, NOON))) is not complete
+    assert ("so far" in report_render.as_text(report.build(day, NOON))) is not complete
 
 
 def test_csv_has_a_line_a_token_and_limit(busy_day):
     """A spreadsheet gets everything: totals of tokens first, then each limit."""
-    rows = list(csv.DictReader(io.StringIO(report_formats.as_csv(report.build(DAY, NOON)))))
+    rows = list(csv.DictReader(io.StringIO(report_render.as_csv(report.build(DAY, NOON)))))
 
     assert [(row["token"], row["limit"], row["denied"]) for row in rows] == [
         ("web", "", "300"),
@@ -97,7 +97,7 @@ def test_a_name_is_no_formula_in_a_spreadsheet(name):
     """A tenant's name for a token does not run in the operator's spreadsheet."""
     of_day(token_id=TokenFactory(name=name).pk, allowed=1)
 
-    rows = list(csv.DictReader(io.StringIO(report_formats.as_csv(report.build(DAY, NOON)))))
+    rows = list(csv.DictReader(io.StringIO(report_render.as_csv(report.build(DAY, NOON)))))
 
     assert rows[0]["token"] == f"'{name}"
 
@@ -106,7 +106,7 @@ def test_html_escapes_names():
     """A tenant's name for a token does not run in the operator's browser."""
     of_day(token_id=TokenFactory(name="<script>alert(1)</script>").pk, denied=1)
 
-    page = report_formats.as_html(report.build(DAY, NOON))
+    page = report_render.as_html(report.build(DAY, NOON))
 
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
     assert "<script" not in page
@@ -128,7 +128,7 @@ class Outline(HTMLParser):
 
 def test_html_is_a_whole_page_that_fetches_nothing(busy_day):
     """It can be sent by mail and opened anywhere."""
-    page = report_formats.as_html(report.build(DAY, NOON))
+    page = report_render.as_html(report.build(DAY, NOON))
     outline = Outline(page)
 
     assert outline.fetched == []
@@ -143,13 +143,13 @@ def test_html_of_many_tokens_shows_the_busiest():
 
     built = report.build(DAY, NOON)
 
-    assert "The busiest 200; 1 more are in the CSV file." in report_formats.as_html(built)
-    assert len(report_formats.as_csv(built).splitlines()) == 202
+    assert "The busiest 200; 1 more are in the CSV file." in report_render.as_html(built)
+    assert len(report_render.as_csv(built).splitlines()) == 202
 
 
 def test_text_fits_a_terminal(busy_day):
     """The same sums, read at a glance."""
-    assert report_formats.as_text(report.build(DAY, NOON)) == (
+    assert report_render.as_text(report.build(DAY, NOON)) == (
         "Usage of 2026-11-23 (UTC)\n"
         "1,257 allowed, 1,200 denied, 0 that shadow limits would deny\n"
         "\n"
@@ -173,8 +173,8 @@ def test_an_outage_is_reported():
 
     built = report.build(DAY, NOON)
 
-    assert "812 decided without the store, in at most 14 s" in report_formats.as_text(built)
-    assert "for at most 14 seconds" in report_formats.as_html(built)
+    assert "812 decided without the store, in at most 14 s" in report_render.as_text(built)
+    assert "for at most 14 seconds" in report_render.as_html(built)
     assert built.summary["without_store"] == {"decisions": 812, "at_most_ms": 14_000}
 
 

@@ -6,9 +6,9 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 from django.utils import timezone
 
-from controlplane.usage import report, report_formats
+from controlplane.usage import report, report_render
 
-FORMATS = {"csv": report_formats.as_csv, "html": report_formats.as_html, "text": report_formats.as_text}
+FORMATS = {"csv": report_render.as_csv, "html": report_render.as_html, "text": report_render.as_text}
 
 
 class Command(BaseCommand):

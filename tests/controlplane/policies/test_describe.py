@@ -1,7 +1,7 @@
 import pytest
 
+from controlplane.policies.describe import in_words, seconds_of, sentence
 from controlplane.policies.differences import differences
-from controlplane.policies.words import in_words, seconds_of, sentence
 from enforcement.limits import Limit, Match
 
 

@@ -14,8 +14,8 @@ from unfold.widgets import UnfoldAdminSelectWidget
 
 from controlplane.adminkit.forms import ReasonDialog
 from controlplane.adminkit.site import change_url, done
+from controlplane.policies.describe import in_words
 from controlplane.policies.models import Limit, Policy
-from controlplane.policies.words import in_words
 from controlplane.projects.models import Project, Token
 from controlplane.usage import counters
 from enforcement.live import LiveCounter
