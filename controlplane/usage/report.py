@@ -8,19 +8,16 @@ from heapq import nlargest
 from itertools import batched
 from typing import Any
 
-from django.db.models import Model, QuerySet, Sum
+from django.db.models import Model, QuerySet
 
 from controlplane.fleet import outages
 from controlplane.fleet.outages import Outage
 from controlplane.policies.models import Policy
 from controlplane.projects.models import Project, Token
-from controlplane.usage import report_render
 from controlplane.usage.batches import COUNTS
-from controlplane.usage.models import DailyReport, UsageRow
+from controlplane.usage.models import UsageRow
 
 TOP = 10
-# How far back a missing report is still written: a worker may have been down, or usage late.
-DAYS_BACK = 7
 NAMES_AT_ONCE = 1000
 
 
@@ -77,7 +74,7 @@ class Report:
 
 def build(day: date, now: datetime) -> Report:
     """Count a day; one that is not over is counted so far."""
-    rows = list(_rows(day).order_by("project_id", "token_id", "policy_id", "limit_name", "unit"))
+    rows = list(day_rows(day).order_by("project_id", "token_id", "policy_id", "limit_name", "unit"))
     names = _names(rows)
     lines = [_line(row, names) for row in rows]
     tokens = [line for line in lines if not line.limit]
@@ -98,38 +95,7 @@ def build(day: date, now: datetime) -> Report:
     )
 
 
-def write(day: date, now: datetime) -> DailyReport:
-    """Keep the report of a day that is over; a second one of the same day replaces the first."""
-    report = build(day, now)
-    fields = {
-        "created_at": now,
-        "csv": report_render.as_csv(report),
-        "html": report_render.as_html(report),
-        "summary": report.summary,
-    }
-    return DailyReport.objects.update_or_create(day=day, defaults=fields)[0]
-
-
-def write_missing(now: datetime) -> list[date]:
-    """Write the reports of the past week that are missing, or that late usage has changed; return their days."""
-    yesterday = now.astimezone(UTC).date() - timedelta(days=1)
-    days = [yesterday - timedelta(days=back) for back in reversed(range(DAYS_BACK))]
-    due = [day for day in days if _is_due(day, is_yesterday=day == yesterday)]
-    for day in due:
-        write(day, now)
-    return due
-
-
-def _is_due(day: date, *, is_yesterday: bool) -> bool:
-    kept = DailyReport.objects.filter(day=day).values_list("summary", flat=True).first()
-    sums = _rows(day).filter(limit_name="").aggregate(**{f"sum_{name}": Sum(name, default=0) for name in COUNTS})
-    if kept is None:
-        # A quiet yesterday is news, a week of silence before the first request is none.
-        return is_yesterday or any(sums.values())
-    return any(kept.get(name) != sums[f"sum_{name}"] for name in COUNTS)
-
-
-def _rows(day: date) -> QuerySet[UsageRow]:
+def day_rows(day: date) -> QuerySet[UsageRow]:
     return UsageRow.objects.filter(period="day", at=datetime(day.year, day.month, day.day, tzinfo=UTC))
 
 

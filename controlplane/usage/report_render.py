@@ -1,16 +1,12 @@
 """One report as CSV for a spreadsheet, HTML for a browser, text for a terminal."""
 
-from __future__ import annotations
-
 import csv
 import io
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from django.template.loader import render_to_string
 
-if TYPE_CHECKING:
-    from controlplane.usage.report import Line, Report
+from controlplane.usage.report import Line, Report
 
 CSV_COLUMNS = ("project", "token", "token_id", "limit", "unit", "allowed", "denied", "would_deny", "cost")
 # What makes a spreadsheet take a cell for a formula: a token's name is not ours.

@@ -5,7 +5,8 @@ import logging
 from celery import shared_task
 from django.utils import timezone
 
-from controlplane.usage import checkpoints, report, rollup
+from controlplane.usage import checkpoints, rollup
+from controlplane.usage import daily_reports as reports
 from controlplane.usage import drain as drainer
 from enforcement.store import STORE_ERRORS
 
@@ -42,4 +43,4 @@ def prune() -> int:
 @shared_task
 def daily_reports() -> list[str]:
     """Write the reports of past days that are missing, or that late usage has changed; return the days."""
-    return [day.isoformat() for day in report.write_missing(timezone.now())]
+    return [day.isoformat() for day in reports.write_missing(timezone.now())]

@@ -7,7 +7,7 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.utils import timezone
 
-from controlplane.usage import report, report_render, tasks
+from controlplane.usage import daily_reports, report, report_render, tasks
 from controlplane.usage.models import DailyReport
 from tests.controlplane.usage.conftest import NOON
 from tests.factories import InstanceFactory, LimitFactory, PolicyFactory, ProjectFactory, TokenFactory, UsageRowFactory
@@ -180,7 +180,7 @@ def test_an_outage_is_reported():
 
 def test_a_report_is_kept(busy_day):
     """Both files and the sums, for the admin and the API."""
-    kept = report.write(DAY, NOON)
+    kept = daily_reports.write(DAY, NOON)
 
     assert (kept.day, kept.created_at, kept.summary["denied"]) == (DAY, NOON, 1200)
     assert kept.csv.startswith("day,project,token,")
@@ -189,17 +189,17 @@ def test_a_report_is_kept(busy_day):
 
 def test_a_second_report_of_a_day_replaces_the_first(busy_day):
     """There is one a day, with the last sums."""
-    report.write(DAY, NOON)
+    daily_reports.write(DAY, NOON)
     of_day(token_id="tok_late", allowed=1)
 
-    report.write(DAY, NOON)
+    daily_reports.write(DAY, NOON)
 
     assert DailyReport.objects.get().summary["allowed"] == 1258
 
 
 def test_a_quiet_yesterday_has_its_report():
     """Silence is news; the days before the first request are not."""
-    assert report.write_missing(NOON) == [DAY]
+    assert daily_reports.write_missing(NOON) == [DAY]
     assert "No usage was reported" in DailyReport.objects.get().html
 
 
@@ -208,16 +208,16 @@ def test_missed_reports_are_caught_up():
     for back in (1, 3, 9):
         of_day(at=datetime(2026, 11, 24, tzinfo=UTC) - timedelta(days=back), allowed=1)
 
-    assert report.write_missing(NOON) == [date(2026, 11, 21), date(2026, 11, 23)]
+    assert daily_reports.write_missing(NOON) == [date(2026, 11, 21), date(2026, 11, 23)]
 
 
 def test_late_usage_is_reported_again():
     """A proxy that was cut off delivers yesterday's usage today."""
-    report.write_missing(NOON)
-    assert report.write_missing(NOON) == []
+    daily_reports.write_missing(NOON)
+    assert daily_reports.write_missing(NOON) == []
     of_day(allowed=5)
 
-    assert report.write_missing(NOON) == [DAY]
+    assert daily_reports.write_missing(NOON) == [DAY]
     assert DailyReport.objects.get(day=DAY).summary["allowed"] == 5
 
 

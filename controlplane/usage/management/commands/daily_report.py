@@ -6,7 +6,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 from django.utils import timezone
 
-from controlplane.usage import report, report_render
+from controlplane.usage import daily_reports, report, report_render
 
 FORMATS = {"csv": report_render.as_csv, "html": report_render.as_html, "text": report_render.as_text}
 
@@ -24,7 +24,7 @@ class Command(BaseCommand):
         day = _day(options["day"], now)
         built = report.build(day, now)
         if built.complete:
-            report.write(day, now)
+            daily_reports.write(day, now)
         text = FORMATS[options["format"]](built)
         if options["output"] is None:
             self.stdout.write(text, ending="")
