@@ -11,9 +11,9 @@ from django.conf import settings
 from django.core.exceptions import ValidationError
 
 from controlplane.core import store
+from controlplane.core.instants import EPOCH, microseconds
 from controlplane.fleet import outages
 from controlplane.fleet.models import ALIVE, Instance
-from controlplane.publishing.compile import EPOCH, microseconds
 from enforcement.documents import InvalidDocument, loads
 from enforcement.store import STORE_ERRORS
 

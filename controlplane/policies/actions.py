@@ -1,78 +1,15 @@
-"""
-What people do to more than one row. Admin, API and commands call these with an open change, and nothing else does it.
+"""Changes of policies and overrides. Admin, API and tasks call these functions with an open change."""
 
-    with change(actor=actor, reason=reason) as tx:
-        token, secret = verbs.issue_token(tx, project=project, name="ci")
-"""
-
-import json
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
 
 from django.core.exceptions import ValidationError
-from django.utils import timezone
 
 from controlplane.policies.models import Limit, Override, Policy
-from controlplane.projects.models import ManagementKey, Project, Token
 from controlplane.publishing.changes import Change
 from enforcement.limits import InvalidLimit
 from enforcement.limits import Limit as LimitValue
 from enforcement.limits import Policy as PolicyValue
-
-
-def issue_token(tx: Change, **fields: Any) -> tuple[Token, str]:
-    """
-    Issue a token (project=, name=, policy=, expires_at=); return it and its secret, which is shown once.
-
-    Raises:
-        ValidationError: A field breaks a rule of the model.
-    """
-    token, secret = Token.objects.issue(**fields)
-    tx.created(token)
-    return token, secret
-
-
-def rotate_token(tx: Change, token: Token, overlap_seconds: int = 0) -> tuple[Token, str]:
-    """
-    Replace a token; the old one goes on for *overlap_seconds*, and is revoked at once with 0.
-
-    Raises:
-        ValidationError: The token is revoked or expired, or the overlap is not 0 to 30 days.
-    """
-    before = token.as_record()
-    issued, secret = Token.objects.rotate(token, overlap_seconds)
-    tx.record("token.rotate", token, before=before, after={**token.as_record(), "replaced_by": issued.pk})
-    tx.created(issued)
-    return issued, secret
-
-
-def revoke_token(tx: Change, token: Token) -> None:
-    """Refuse the token from now on, everywhere; of a token that is revoked already nothing changes."""
-    if token.revoked_at is None:
-        before, now = token.as_record(), timezone.now()
-        token.retire(now, now)
-        tx.record("token.revoke", token, before=before, after=token.as_record())
-
-
-def issue_management_key(tx: Change, **fields: Any) -> tuple[ManagementKey, str]:
-    """
-    Issue a key for REST (name=, scopes=, projects=, expires_at=); return it and its secret, which is shown once.
-
-    Raises:
-        ValidationError: A scope is unknown or a field breaks a rule of the model.
-    """
-    key, secret = ManagementKey.objects.issue(**fields)
-    tx.created(key)
-    return key, secret
-
-
-def revoke_management_key(tx: Change, key: ManagementKey) -> None:
-    """Refuse the key from now on; of one that is revoked already nothing changes."""
-    if key.revoked_at is None:
-        before = key.as_record()
-        key.revoke(timezone.now())
-        tx.record("managementkey.revoke", key, before=before, after=key.as_record())
 
 
 def set_global_policy(tx: Change, policy: Policy | None) -> None:
@@ -156,12 +93,3 @@ def end_overrides(tx: Change, now: datetime) -> int:
     for override in ended:
         tx.delete(override)
     return len(ended)
-
-
-def reset_counters(tx: Change, holder: Token | Project, limit: Limit | None = None) -> None:
-    """Forget what *holder* has used, of one limit or of all; enforcers are told through the change log."""
-    project = holder.project_id if isinstance(holder, Token) else holder.pk
-    token = holder.pk if isinstance(holder, Token) else None
-    tx.record("counters.reset", holder, before=None, after={"limit": limit and str(limit)})
-    told = {"project": project, "token": token} if token else {"project": project}
-    tx.touch("reset", json.dumps(told, sort_keys=True))

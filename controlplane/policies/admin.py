@@ -23,12 +23,12 @@ from controlplane.adminkit.site import (
     list_url,
     table,
 )
+from controlplane.policies.actions import save_override, set_global_policy
 from controlplane.policies.describe import sentence
 from controlplane.policies.differences import differences
 from controlplane.policies.limit_form import LimitForm, LimitFormSet, explain, holder_of
 from controlplane.policies.models import AuditEntry, Limit, Override, Policy
 from controlplane.projects.models import Project, Token
-from controlplane.publishing import verbs
 from controlplane.publishing.changes import Change
 from enforcement.limits import MAX_LIMITS_PER_POLICY, InvalidLimit
 
@@ -209,7 +209,7 @@ class PolicyAdmin(RecordedAdmin):
         self, request: HttpRequest, form: ReasonDialog, policy: Policy, chosen: Policy | None
     ) -> HttpResponse:
         with self.changing(request, form.cleaned_data["reason"]) as tx:
-            verbs.set_global_policy(tx, chosen)
+            set_global_policy(tx, chosen)
             where = "to every request" if chosen else "to whoever has it"
             self.message_user(request, f"{policy} applies {where}.", messages.SUCCESS)
         return done(change_url(policy))
@@ -280,7 +280,7 @@ class OverrideAdmin(RecordedAdmin):
         return instant(override.created_at)
 
     def save_row(self, tx: Change, obj: Override, form: RecordedForm) -> None:
-        verbs.save_override(tx, obj)
+        save_override(tx, obj)
 
     def record(self, tx: Change, obj: Override, before: dict[str, Any] | None) -> None:
         """Nothing is left to record: the verb did."""

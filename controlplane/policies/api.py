@@ -20,9 +20,9 @@ from controlplane.api.serializers import (
     unknown_field,
 )
 from controlplane.api.views import ApiView, Created, Deleted, Listed, Replaced, Retrieved, Updated, check_precondition
+from controlplane.policies.actions import replace_limits, save_override, set_global_policy
 from controlplane.policies.models import AuditEntry, Limit, Override, Policy
 from controlplane.projects.models import Project
-from controlplane.publishing import verbs
 from controlplane.publishing.changes import Change
 from enforcement.limits import InvalidLimit
 from enforcement.limits import Limit as LimitValue
@@ -146,7 +146,7 @@ class PolicyView(Listed, Created, Retrieved, Replaced, Deleted, ApiView):
     def save_new(self, tx: Change, serializer: Any) -> Policy:
         values = serializer.validated_data.pop("limits")
         policy = serializer.save()
-        verbs.replace_limits(tx, policy, values)
+        replace_limits(tx, policy, values)
         tx.created(policy)
         return policy
 
@@ -157,7 +157,7 @@ class PolicyView(Listed, Created, Retrieved, Replaced, Deleted, ApiView):
             return
         policy = serializer.save()
         if limits != before["limits"]:
-            verbs.replace_limits(tx, policy, values)
+            replace_limits(tx, policy, values)
         tx.updated(policy, before)
 
 
@@ -178,7 +178,7 @@ class GlobalView(ApiView):
     def update(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         with self.change() as tx:
             check_precondition(request, Everything())
-            verbs.set_global_policy(tx, self.read_body().validated_data["policy"])
+            set_global_policy(tx, self.read_body().validated_data["policy"])
         return self.present()
 
     def present(self) -> Response:
@@ -242,13 +242,13 @@ class OverrideView(Listed, Created, Retrieved, Updated, Deleted, ApiView):
 
     def save_new(self, tx: Change, serializer: Any) -> Override:
         override = Override(**serializer.validated_data)
-        verbs.save_override(tx, override)
+        save_override(tx, override)
         return override
 
     def save_changed(self, tx: Change, serializer: Any, before: dict[str, Any]) -> None:
         override = serializer.candidate(serializer.validated_data)
         if override.as_record() != before:
-            verbs.save_override(tx, override)
+            save_override(tx, override)
 
 
 class AuditSerializer(serializers.ModelSerializer):

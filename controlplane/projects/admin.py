@@ -28,9 +28,14 @@ from controlplane.adminkit.site import (
     list_url_of_audit,
 )
 from controlplane.policies.models import Override, Policy
-from controlplane.projects import users_admin
+from controlplane.projects.actions import (
+    issue_management_key,
+    issue_token,
+    revoke_management_key,
+    revoke_token,
+    rotate_token,
+)
 from controlplane.projects.models import SCOPES, Credential, ManagementKey, Project, Token
-from controlplane.publishing import verbs
 from controlplane.publishing.changes import Change
 from controlplane.usage.counters_admin import LiveCounters, ResetProjectDialog, ResetTokenDialog, resetting
 
@@ -227,7 +232,7 @@ class TokenAdmin(LiveCounters, CredentialAdmin):
         "A token is what a client shows. Its secret is seen once, when it is created; proxies know its digest.",
         "Create the first token",
     )
-    issue, revoking = staticmethod(verbs.issue_token), staticmethod(verbs.revoke_token)
+    issue, revoking = staticmethod(issue_token), staticmethod(revoke_token)
     snippets = staticmethod(token_snippets)
 
     @display(description="Project", ordering="project__slug")
@@ -279,7 +284,7 @@ class TokenAdmin(LiveCounters, CredentialAdmin):
         try:
             with self.changing(request, form.cleaned_data["reason"]) as tx:
                 token = self.present(request, object_id)
-                issued, secret = verbs.rotate_token(tx, token, int(form.cleaned_data["overlap"]))
+                issued, secret = rotate_token(tx, token, int(form.cleaned_data["overlap"]))
                 self.message_user(request, f"{issued} takes over from {token}.", messages.SUCCESS)
         except ValidationError as exc:  # somebody was faster
             messages.error(request, " ".join(exc.messages))
@@ -294,7 +299,7 @@ class TokenAdmin(LiveCounters, CredentialAdmin):
             )
         live = [token for token in tokens if token.revoked_at is None]
         for token in live:
-            verbs.revoke_token(request.change, token)
+            revoke_token(request.change, token)
         self.message_user(request, f"{len(live)} revoked.", messages.SUCCESS)
         return None
 
@@ -321,7 +326,7 @@ class ManagementKeyAdmin(CredentialAdmin):
     ]
     issued = ("name", "scopes", "projects", "expires_at")
     empty = ("A management key is what a program shows at the REST API. Its secret is seen once.", "Create a key")
-    issue, revoking = staticmethod(verbs.issue_management_key), staticmethod(verbs.revoke_management_key)
+    issue, revoking = staticmethod(issue_management_key), staticmethod(revoke_management_key)
     snippets = staticmethod(key_snippets)
 
     def has_change_permission(self, request: HttpRequest, obj: ManagementKey | None = None) -> bool:

@@ -17,8 +17,8 @@ from controlplane.api.problems import Conflict
 from controlplane.api.schema import example
 from controlplane.api.serializers import CleanModelSerializer, ListQuery, NoBody, StrictSerializer
 from controlplane.api.views import ApiView, Created, Deleted, Listed, Replaced, Retrieved, Updated, etag
+from controlplane.projects.actions import issue_token, revoke_token, rotate_token
 from controlplane.projects.models import Project, Token
-from controlplane.publishing import verbs
 from enforcement.census import DEFAULT_CAP, MAX_CAP
 
 SLUG = "[a-z0-9][a-z0-9-]{0,62}"
@@ -144,7 +144,7 @@ class ProjectTokenView(Listed, TokenView):
                 data=request.data, context={**self.get_serializer_context(), "project": project}
             )
             serializer.is_valid(raise_exception=True)
-            token, secret = verbs.issue_token(tx, project=project, **serializer.validated_data)
+            token, secret = issue_token(tx, project=project, **serializer.validated_data)
         return self.issued(token, secret)
 
 
@@ -168,7 +168,7 @@ class SingleTokenView(Retrieved, Updated, Deleted, TokenView):
         self.read_nothing()
         with self.change() as tx:
             token = self.for_writing()
-            verbs.revoke_token(tx, token)
+            revoke_token(tx, token)
         return self.answer(self.get_queryset().get(pk=token.pk))
 
     @extend_schema(request=RotationSerializer, responses={201: IssuedTokenSerializer})
@@ -181,7 +181,7 @@ class SingleTokenView(Retrieved, Updated, Deleted, TokenView):
             token = self.for_writing()
             if not token.is_live:
                 raise Conflict(f"This token is {token.status}: only a live one can be rotated.", "token_not_live")
-            issued, secret = verbs.rotate_token(tx, token, serializer.validated_data["overlap_seconds"])
+            issued, secret = rotate_token(tx, token, serializer.validated_data["overlap_seconds"])
         return self.issued(issued, secret)
 
     def read_nothing(self) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from django.db import connection, transaction
 from django.db.models import Prefetch, QuerySet
 
+from controlplane.core.instants import microseconds
 from controlplane.policies.models import Override, Policy
 from controlplane.projects.models import Project, Token
 from controlplane.publishing.models import Revision
@@ -19,7 +20,6 @@ from enforcement.leases import published_bounds
 
 logger = logging.getLogger(__name__)
 
-EPOCH = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
 # An expired token stays known for a day, so that its holder is told "expired" and not "unknown".
 EXPIRED_FOR = timedelta(days=1)
 
@@ -143,10 +143,3 @@ def _override(override: Override) -> Document:
     fields = {"id": override.pk, "policy": override.limit.policy_id, "limit": override.limit.name}
     numbers = {"quota": override.quota, "burst": override.burst}
     return {**fields, **numbers, "ends_at_us": microseconds(override.ends_at)}
-
-
-def microseconds(instant: datetime | None) -> int | None:
-    """Return microseconds since the epoch, in whole numbers: a float would lose some."""
-    if instant is None:
-        return None
-    return (instant - EPOCH) // timedelta(microseconds=1)

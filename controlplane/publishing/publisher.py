@@ -19,6 +19,7 @@ from django.db.models import Max
 from django.utils import timezone
 
 from controlplane.core import store
+from controlplane.core.instants import microseconds
 from controlplane.core.locks import hold
 from controlplane.projects.models import Token
 from controlplane.publishing import compile
@@ -143,7 +144,7 @@ def _compile(work: Work, state: store.StoreState, most_tokens: int | None) -> Pu
     tokens = dict(compile.all_tokens(now)) if full else {}
     return Publication(
         revision=max(last, state.revision) + 1,
-        now_us=compile.microseconds(now),
+        now_us=microseconds(now),
         documents=documents,
         # Also in a full publication: a deleted token's key is not among all tokens.
         tokens=compile.tokens(work.ids("token"), now) | tokens,

@@ -4,9 +4,9 @@ from typing import Any
 
 from django.core.exceptions import ObjectDoesNotExist
 
+from controlplane.policies.actions import replace_limits, set_global_policy
 from controlplane.policies.models import Policy
 from controlplane.projects.models import Project
-from controlplane.publishing import verbs
 from controlplane.publishing.changes import Change
 from controlplane.publishing.models import Revision
 from enforcement.census import DEFAULT_CAP
@@ -33,7 +33,7 @@ def rollback(tx: Change, number: int) -> None:
         if name.startswith("project:") and document:
             _restore_project(tx, document)
     chosen = (documents.get("global") or {}).get("policy")
-    verbs.set_global_policy(tx, Policy.objects.filter(pk=chosen).first())
+    set_global_policy(tx, Policy.objects.filter(pk=chosen).first())
 
 
 def documents_at(number: int) -> dict[str, dict[str, Any] | None]:
@@ -62,7 +62,7 @@ def _restore_policy(tx: Change, document: dict[str, Any]) -> None:
     policy.slug, policy.name = document["slug"], document["name"]
     policy.full_clean()
     policy.save()
-    verbs.replace_limits(tx, policy, [LimitValue.from_json(limit) for limit in document["limits"]])
+    replace_limits(tx, policy, [LimitValue.from_json(limit) for limit in document["limits"]])
     policy = Policy.objects.get(pk=policy.pk)
     tx.record("policy.rollback", policy, before=before, after=policy.as_record())
 

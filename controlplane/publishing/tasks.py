@@ -6,9 +6,8 @@ from datetime import timedelta
 from celery import shared_task
 from django.utils import timezone
 
-from controlplane.publishing import publisher, verbs
+from controlplane.publishing import publisher
 from controlplane.publishing import reconcile as reconciler
-from controlplane.publishing.changes import Actor, change
 from controlplane.publishing.models import OutboxEntry
 from enforcement.store import STORE_ERRORS
 
@@ -44,13 +43,6 @@ def _reconcile(*, full: bool) -> list[str]:
     except (*STORE_ERRORS, publisher.Postponed) as exc:
         logger.warning("Nothing was reconciled: %s", exc)
         return []
-
-
-@shared_task
-def end_overrides() -> int:
-    """Delete the overrides whose end has come; return how many."""
-    with change(actor=Actor("end_overrides", "task"), reason="its end has come") as tx:
-        return verbs.end_overrides(tx, timezone.now())
 
 
 @shared_task

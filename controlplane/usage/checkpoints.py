@@ -24,10 +24,10 @@ import redis
 from django.db import IntegrityError, models, transaction
 
 from controlplane.core import store
+from controlplane.core.instants import microseconds
 from controlplane.core.locks import hold
 from controlplane.policies.models import Limit
 from controlplane.projects.models import Project
-from controlplane.publishing import compile
 from controlplane.usage.models import Checkpoint, CheckpointRun
 from enforcement import checkpoints as protocol
 from enforcement.checkpoints import Kept, Reading
@@ -203,7 +203,7 @@ def reset(done: Reset) -> None:
 
 def prune(now: datetime) -> int:
     """Delete checkpoints of windows that are over and of projects that are no more; return how many."""
-    now_us, oldest_us = compile.microseconds(now) or 0, compile.microseconds(now - LIFETIME_KEPT) or 0
+    now_us, oldest_us = microseconds(now) or 0, microseconds(now - LIFETIME_KEPT) or 0
     over = models.Q(ends_us__gt=0, ends_us__lt=now_us) | models.Q(ends_us=0, last_us__lt=oldest_us)
     known = Project.objects.filter(pk=models.OuterRef("tag"))
     orphan = ~models.Q(tag=GLOBAL_TAG) & ~models.Exists(known)

@@ -1,5 +1,6 @@
 """What limits have counted so far, read and reset by enforcement's own code: the same keys, the same arithmetic."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -11,10 +12,11 @@ from django.conf import settings
 from django.utils import timezone
 
 from controlplane.core import store
+from controlplane.core.instants import microseconds
 from controlplane.fleet.models import Instance
 from controlplane.policies.models import Limit
 from controlplane.projects.models import Project, Token
-from controlplane.publishing import compile, verbs
+from controlplane.publishing import compile
 from controlplane.publishing.changes import Change
 from controlplane.usage import checkpoints
 from enforcement import documents, live, plans
@@ -87,7 +89,7 @@ class Subject:
         return plans.Subject(self.project, self.token, self.policies, self.global_policy)
 
     def _now_us(self) -> int:
-        return compile.microseconds(self.now) or 0
+        return microseconds(self.now) or 0
 
 
 def client() -> redis.Redis:
@@ -116,10 +118,19 @@ def reset(tx: Change, holder: Token | Project, limit: Limit | None = None) -> in
         One of STORE_ERRORS: The store is away; the caller's change ends with this, and nothing is recorded.
         Forgotten: As above.
     """
-    verbs.reset_counters(tx, holder, limit)
+    record_reset(tx, holder, limit)
     done = Subject.of(holder, timezone.now()).reset(client(), limit)
     checkpoints.reset(done)
     return done.count
+
+
+def record_reset(tx: Change, holder: Token | Project, limit: Limit | None = None) -> None:
+    """Forget what *holder* has used, of one limit or of all; enforcers are told through the change log."""
+    project = holder.project_id if isinstance(holder, Token) else holder.pk
+    token = holder.pk if isinstance(holder, Token) else None
+    tx.record("counters.reset", holder, before=None, after={"limit": limit and str(limit)})
+    told = {"project": project, "token": token} if token else {"project": project}
+    tx.touch("reset", json.dumps(told, sort_keys=True))
 
 
 def _token(token: Token, now: datetime) -> documents.Token:

@@ -4,19 +4,21 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+import redis
 from django.http import HttpResponse
 from django.test import Client
 from django.utils import timezone
 
 from controlplane.fleet.models import Instance
+from controlplane.projects.actions import issue_token
 from controlplane.projects.models import ManagementKey, Project
-from controlplane.publishing import verbs
 from controlplane.publishing.changes import Actor, change
 from enforcement import Limiter
 from enforcement.embedded import ValkeyServer
 from tests.factories import LimitFactory, ManagementKeyFactory, PolicyFactory, ProjectFactory
 
 Call = Callable[..., HttpResponse]
+ANN = Actor("ann", "api", "req-1")
 
 
 @pytest.fixture
@@ -71,6 +73,33 @@ def lost_at() -> datetime:
 
 
 @pytest.fixture
+def actor() -> Actor:
+    return ANN
+
+
+@pytest.fixture
+def document(client_of_store: redis.Redis) -> Callable[[str], Any]:
+    """What an enforcer would read: ``document("policy:<id>")``, None when there is none."""
+
+    def read(name: str) -> Any:
+        text = client_of_store.hget("sg:{doc}:documents", name)
+        return text and json.loads(text)
+
+    return read
+
+
+@pytest.fixture
+def token_document(client_of_store: redis.Redis) -> Callable[[str], Any]:
+    """What an enforcer would read of the token with this digest, None when there is none."""
+
+    def read(digest: str) -> Any:
+        text = client_of_store.get(f"sg:{{doc}}:token:{digest}")
+        return text and json.loads(text)
+
+    return read
+
+
+@pytest.fixture
 def full(transactional_db: None, store: ValkeyServer) -> Iterator[Project]:
     """A project of which 12 users asked where 5 may have counters; the enforcer still runs."""
     limit = LimitFactory(policy=PolicyFactory(slug="full"), name="user", quota=1_000, partition_by=["user"])
@@ -78,7 +107,7 @@ def full(transactional_db: None, store: ValkeyServer) -> Iterator[Project]:
     with change(actor=Actor("ann", "command")) as tx:
         tx.created(limit.policy)
         tx.created(project)
-        _, secret = verbs.issue_token(tx, project=project, name="ci")
+        _, secret = issue_token(tx, project=project, name="ci")
     with Limiter(store.url, timeout=1.0) as limiter:
         for number in range(12):
             assert limiter.check(secret, attributes={"user": f"u{number}"}).allowed

@@ -13,8 +13,9 @@ from django.utils import timezone
 
 from controlplane import dashboard
 from controlplane.policies.models import Limit
+from controlplane.projects.actions import rotate_token
 from controlplane.projects.models import Project, Token
-from controlplane.publishing import publisher, verbs
+from controlplane.publishing import publisher
 from controlplane.publishing.changes import Actor, change
 from controlplane.publishing.reconcile import reconcile
 from controlplane.usage import checkpoints, counters
@@ -438,7 +439,7 @@ def test_a_rotated_token_begins_with_its_own_count(token, limiter, empty):
     spend(limiter, token, 7)
     checkpoint()
     with change(actor=ANN) as tx:
-        issued, _ = verbs.rotate_token(tx, token, overlap_seconds=3600)
+        issued, _ = rotate_token(tx, token, overlap_seconds=3600)
     empty()
     reconcile()
 

@@ -4,8 +4,8 @@ from typing import Any
 from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError
 
+from controlplane.projects.actions import issue_management_key
 from controlplane.publishing.changes import Actor, change
-from controlplane.publishing.verbs import issue_management_key
 
 
 class Command(BaseCommand):
