@@ -20,14 +20,14 @@ from controlplane.adminkit.site import badge, change_url, instant, link_to, list
 from controlplane.core import store
 from controlplane.fleet.admin import state_of
 from controlplane.fleet.heartbeats import fleet_now
-from controlplane.fleet.models import Instance
+from controlplane.fleet.models import DEGRADED, OK, Instance
 from controlplane.policies.models import Limit, Policy
 from controlplane.projects.models import Project, Token
 from controlplane.publishing import publisher
 from controlplane.publishing.models import OutboxEntry
 from controlplane.usage import checkpoints
 from controlplane.usage.models import UsageRow
-from controlplane.usage.rollup import start_of
+from controlplane.usage.periods import start_of
 from enforcement.store import STORE_ERRORS
 
 TOP = 5
@@ -184,7 +184,7 @@ def fleet_health(fleet: list[Instance]) -> Iterable[dict[str, Any]]:
         yield _fact("Fleet", badge("no live instance", "warn"), "No process with the library reports.", url)
         return
     current = sum(instance.revision >= last for instance in fleet)
-    degraded = sum(instance.state == "degraded" for instance in fleet)
+    degraded = sum(instance.state == DEGRADED for instance in fleet)
     all_current = badge(f"{current} of {len(fleet)} current", "good" if current == len(fleet) else "warn")
     yield _fact("Fleet", all_current, f"run revision {last}", url)
     told = "decide by themselves, without the store" if degraded else "Every instance reaches the store."
@@ -211,7 +211,7 @@ def _fact(name: str, state: str, told: str, url: str = "") -> dict[str, Any]:
 
 def fleet_rows(fleet: list[Instance]) -> list[dict[str, Any]]:
     # Those in trouble first: a fleet of hundreds does not fit here.
-    worst = sorted(fleet, key=lambda instance: (instance.state == "ok", instance.revision, instance.id))
+    worst = sorted(fleet, key=lambda instance: (instance.state == OK, instance.revision, instance.id))
     return [
         {
             "link": link_to(row),

@@ -7,10 +7,10 @@ from unfold.decorators import display
 
 from controlplane.adminkit.site import ReadOnlyAdmin, badge, instant
 from controlplane.fleet import heartbeats
-from controlplane.fleet.models import Instance
+from controlplane.fleet.models import DEGRADED, OK, STARTING, Instance
 from controlplane.publishing import publisher
 
-STATES = {"ok": "good", "degraded": "bad", "starting": "warn"}
+STATES = {OK: "good", DEGRADED: "bad", STARTING: "warn"}
 
 
 @admin.register(Instance)

@@ -13,7 +13,7 @@ from django.core.exceptions import ValidationError
 from controlplane.core import store
 from controlplane.core.instants import EPOCH, microseconds
 from controlplane.fleet import outages
-from controlplane.fleet.models import ALIVE, Instance
+from controlplane.fleet.models import HEARTBEAT_LIFETIME, Instance
 from enforcement.documents import InvalidDocument, loads
 from enforcement.store import STORE_ERRORS
 
@@ -49,7 +49,7 @@ def fleet_now(now: datetime) -> list[Instance]:
 
 
 def is_live(instance: Instance, now: datetime) -> bool:
-    return instance.seen_at > now - ALIVE
+    return instance.seen_at > now - HEARTBEAT_LIFETIME
 
 
 def acknowledged(revision: int, instances: Iterable[Instance]) -> tuple[int, int]:

@@ -18,12 +18,12 @@ from controlplane.api.schema import example
 from controlplane.api.serializers import CleanModelSerializer, ListQuery, NoBody, StrictSerializer
 from controlplane.api.views import ApiView, Created, Deleted, Listed, Replaced, Retrieved, Updated, etag
 from controlplane.projects.actions import issue_token, revoke_token, rotate_token
-from controlplane.projects.models import Project, Token
+from controlplane.projects.models import MAX_OVERLAP_SECONDS, Project, Token
 from enforcement.census import DEFAULT_CAP, MAX_CAP
+from enforcement.limits import DAY_SECONDS
 
 SLUG = "[a-z0-9][a-z0-9-]{0,62}"
 TOKEN_ID = "tok_[0-9a-z]{1,36}"
-DAY = 24 * 3600
 
 
 @example(slug="chat", name="Chat", policy="free")
@@ -91,7 +91,9 @@ class IssuedTokenSerializer(TokenSerializer):
 
 class RotationSerializer(StrictSerializer):
     overlap_seconds = WholeField(
-        default=DAY, max_value=30 * DAY, help_text="How long the old token goes on; 0: it is revoked at once."
+        default=DAY_SECONDS,
+        max_value=MAX_OVERLAP_SECONDS,
+        help_text="How long the old token goes on; 0: it is revoked at once.",
     )
 
 

@@ -11,11 +11,14 @@ from django.utils import timezone
 from controlplane.core.ids import new_id
 from enforcement import tokens
 from enforcement.census import DEFAULT_CAP, MAX_CAP
+from enforcement.limits import DAY_SECONDS
 
 SLUG_RULE = RegexValidator(
     r"\A[a-z0-9][a-z0-9-]{0,62}\Z",
     "Use 1 to 63 lower-case letters, digits and hyphens, starting with a letter or digit.",
 )
+
+MAX_OVERLAP_SECONDS = 30 * DAY_SECONDS
 
 SCOPES = (
     "projects:read",
@@ -172,7 +175,7 @@ class TokenManager(models.Manager.from_queryset(CredentialQuerySet)):
         Raises:
             ValidationError: The token is revoked or expired, or the overlap is not 0 to 30 days.
         """
-        if not 0 <= overlap_seconds <= 30 * 24 * 3600:
+        if not 0 <= overlap_seconds <= MAX_OVERLAP_SECONDS:
             raise ValidationError({"overlap_seconds": "Must be 0 to 2592000 seconds (30 days)."})
         if not token.is_live:
             raise ValidationError(f"This token is {token.status}: only a live one can be rotated.")

@@ -15,6 +15,7 @@ from controlplane.core.csp import HEADER
 from controlplane.policies.models import Policy
 from controlplane.projects.models import Project, Token
 from controlplane.usage.models import DailyReport, UsageRow
+from controlplane.usage.periods import PERIODS
 
 # A report is a page without scripts, whose only style is its own.
 REPORT_POLICY = (
@@ -32,7 +33,7 @@ class PeriodFilter(DropdownFilter):
     all_option = None
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return list(UsageRow.PERIODS)
+        return [(period, period) for period in PERIODS]
 
     def value(self) -> str:
         return super().value() or "hour"

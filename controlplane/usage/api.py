@@ -23,7 +23,7 @@ from controlplane.policies.models import Limit, Policy
 from controlplane.projects.models import Project, Token
 from controlplane.usage import counters
 from controlplane.usage.models import UsageRow
-from controlplane.usage.rollup import start_of
+from controlplane.usage.periods import KEPT, PERIODS, start_of
 from enforcement.limits import ALGORITHMS, MODES
 from enforcement.live import LiveCounter
 from enforcement.store import STORE_ERRORS
@@ -35,7 +35,8 @@ FINEST = (("minute", timedelta(hours=6)), ("hour", timedelta(days=14)))
 LAST = {"minute": timedelta(hours=1), "hour": timedelta(days=1), "day": timedelta(days=30)}
 # Parameters that a column equals.
 TEXTS = {"token": "token_id", "unit": "unit"}
-FOREVER = timedelta(days=800)  # longer than any row is kept
+# No row is older: a range that begins earlier is cut.
+OLDEST = max(KEPT.values()) + timedelta(days=70)
 
 
 class ProjectField(ReferenceField):
@@ -69,7 +70,7 @@ class UsageQuery(ListQuery):
     unit = serializers.CharField(required=False, max_length=64, help_text="Totals have the unit requests only.")
     to = InstantField(required=False, help_text="End of the range, not part of it; left out: now.")
     step = serializers.ChoiceField(
-        ["minute", "hour", "day"],
+        PERIODS,
         required=False,
         help_text="Left out: minute for up to 6 hours, hour for up to 14 days, else day. "
         "Minutes are kept for 48 hours, hours for 90 days, days for 730.",
@@ -89,7 +90,7 @@ class UsageQuery(ListQuery):
         beginning = attrs.get("from") or attrs["to"] - LAST[attrs["step"]]
         if beginning >= attrs["to"]:
             raise ValidationError({"from": [ErrorDetail("Must lie before the end of the range.", code="range")]})
-        attrs["from"] = start_of(attrs["step"], max(beginning, attrs["to"] - FOREVER))
+        attrs["from"] = start_of(attrs["step"], max(beginning, attrs["to"] - OLDEST))
         if "limit" not in attrs and attrs.get("unit", "requests") != "requests":
             message = 'Totals are counted in requests. For other units name a limit, or "*" for every limit.'
             raise ValidationError({"unit": [ErrorDetail(message, code="needs_limit")]})
@@ -124,7 +125,7 @@ class UsagePage(CursorPage):
     def get_paginated_response_schema(self, schema: dict[str, Any]) -> dict[str, Any]:
         page = super().get_paginated_response_schema(schema)
         instant = {"type": "string", "format": "date-time"}
-        step = {"type": "string", "enum": ["minute", "hour", "day"]}
+        step = {"type": "string", "enum": list(PERIODS)}
         page["properties"] |= {"step": step, "from": instant, "to": instant}
         return {**page, "required": [*page["required"], "step", "from", "to"]}
 

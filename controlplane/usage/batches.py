@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, NoReturn, Self
 
 from controlplane.usage.models import UsageBatch, UsageRow
+from controlplane.usage.periods import KEPT
 
 MAX_BYTES = 1024 * 1024
 MAX_ROWS = 10_000
@@ -14,8 +15,8 @@ MAX_ROWS = 10_000
 MAX_COUNT = 2**50
 # A clock may be wrong by a little. What is further ahead would sit in the tables until its time comes.
 MOST_AHEAD = timedelta(hours=1)
-# As long as anything is kept.
-MOST_BEHIND = timedelta(days=730)
+# Older rows would be pruned at once.
+MOST_BEHIND = max(KEPT.values())
 
 NAMES = ("project_id", "token_id", "policy_id", "limit_name", "unit")
 COUNTS = ("allowed", "denied", "would_deny", "cost")

@@ -1,6 +1,8 @@
 from django.db import models
 from django.utils import timezone
 
+from controlplane.usage.periods import PERIODS
+
 
 class UsageBatch(models.Model):
     """A drained entry of the usage stream: its unique id is what makes the drain exactly-once."""
@@ -19,10 +21,9 @@ class UsageBatch(models.Model):
 class UsageRow(models.Model):
     """What one token did under one limit in one period. Plain ids: history outlives the objects."""
 
-    PERIODS = (("minute", "minute"), ("hour", "hour"), ("day", "day"))
     KEY = ("period", "at", "project_id", "token_id", "policy_id", "limit_name", "unit")
 
-    period = models.CharField(max_length=6, choices=PERIODS)
+    period = models.CharField(max_length=6, choices=[(period, period) for period in PERIODS])
     at = models.DateTimeField()
     project_id = models.CharField(max_length=40)
     token_id = models.CharField(max_length=40, blank=True)

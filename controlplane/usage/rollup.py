@@ -16,8 +16,8 @@ from django.db.models import QuerySet
 
 from controlplane.usage.batches import COUNTS, Row
 from controlplane.usage.models import UsageBatch, UsageRow
+from controlplane.usage.periods import KEPT, start_of
 
-KEPT = {"minute": timedelta(hours=48), "hour": timedelta(days=90), "day": timedelta(days=730)}
 # An instance sends a batch again for as long as it does not know that it arrived: minutes, or an outage.
 BATCHES_KEPT = timedelta(days=7)
 # Parameters are limited to 32766 in one statement of SQLite, 65535 in PostgreSQL; a row has eleven.
@@ -25,14 +25,6 @@ ROWS_A_STATEMENT = 1000
 DELETED_AT_ONCE = 5000
 
 Key = tuple[str, datetime, str, str, str, str, str]  # in the order of UsageRow.KEY
-
-
-def start_of(period: str, at: datetime) -> datetime:
-    """Return when the minute, hour or day of *at* began, in UTC."""
-    minute = at.replace(second=0, microsecond=0)
-    if period == "minute":
-        return minute
-    return minute.replace(minute=0) if period == "hour" else minute.replace(hour=0, minute=0)
 
 
 def add(rows: Iterable[Row], now: datetime) -> None:
