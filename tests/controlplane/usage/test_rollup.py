@@ -9,6 +9,7 @@ from hypothesis.extra.django import TestCase
 from controlplane.usage import rollup, tasks
 from controlplane.usage.batches import COUNTS, Row
 from controlplane.usage.models import UsageBatch, UsageRow
+from controlplane.usage.periods import start_of
 from tests.controlplane.usage.conftest import NOON
 from tests.factories import UsageRowFactory
 
