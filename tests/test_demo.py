@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from controlplane.demo.environment import claim
-from controlplane.demo.reporter import Teller
+from controlplane.demo.reporter import Reporter
 from controlplane.stack.locks import StackError
 from tests.repository import ROOT
 
@@ -99,17 +99,17 @@ def test_directory_with_foreign_files_is_left_alone(tmp_path: Path) -> None:
 def test_one_check_that_fails_fails_the_whole() -> None:
     """The sum repeats what did not hold."""
     said: list[str] = []
-    teller = Teller(said.append)
-    teller.check(True, "holds")
-    teller.check(False, "does not hold")
+    reporter = Reporter(said.append)
+    reporter.check(True, "holds")
+    reporter.check(False, "does not hold")
 
-    assert teller.sum_up() is False
+    assert reporter.summarize() is False
     assert said[-2:] == ["1 of 2 checks did not hold:", "   ✗ does not hold"]
 
 
 def test_marks_are_spelled_in_letters_where_the_terminal_has_no_others() -> None:
     """An ASCII terminal shows the demo too."""
     said: list[str] = []
-    Teller(said.append, "ascii").check(True, "holds")
+    Reporter(said.append, "ascii").check(True, "holds")
 
     assert said == ["   ok holds"]

@@ -13,7 +13,7 @@ from typing import IO, Any
 
 import httpx2
 
-from controlplane.demo.load import Crowd
+from controlplane.demo.load import ProxyClients
 from controlplane.stack import embedded
 from controlplane.stack.locks import StackError
 from controlplane.stack.supervisor import Service, Supervisor
@@ -26,19 +26,19 @@ LOCKS = "run"
 MARK = "of-the-demo"
 
 
-class Stage:
+class DemoEnvironment:
     """
     The running stack.
 
     Attributes:
         stack: What runs, and where.
         rest: Client of the REST API, with a key that may do everything.
-        crowd: Clients of the proxies.
+        clients: Clients of the proxies.
     """
 
     stack: embedded.Stack
     rest: httpx2.AsyncClient
-    crowd: Crowd
+    clients: ProxyClients
 
     def __init__(self, base: Path, directory: Path, environ: Mapping[str, str]) -> None:
         self._base = base
@@ -137,7 +137,7 @@ def environment(environ: Mapping[str, str], directory: Path) -> dict[str, str]:
 
 
 @asynccontextmanager
-async def set_up(base: Path, directory: Path, environ: Mapping[str, str]) -> AsyncIterator[Stage]:
+async def set_up(base: Path, directory: Path, environ: Mapping[str, str]) -> AsyncIterator[DemoEnvironment]:
     """
     Start the stack with fresh data in *directory*; stop it at the end, whatever happened.
 
@@ -145,18 +145,18 @@ async def set_up(base: Path, directory: Path, environ: Mapping[str, str]) -> Asy
         StackError: It does not start, or an earlier one still runs here.
     """
     claim(directory)
-    stage = Stage(base, directory, environ)
+    demo = DemoEnvironment(base, directory, environ)
     try:
-        await stage.supervisor.start()
+        await demo.supervisor.start()
         try:
-            async with AsyncExitStack() as clients:
-                stage.crowd = await clients.enter_async_context(Crowd(stage.stack.proxy_urls))
-                stage.rest = await clients.enter_async_context(await _rest(stage))
-                yield stage
+            async with AsyncExitStack() as opened:
+                demo.clients = await opened.enter_async_context(ProxyClients(demo.stack.proxy_urls))
+                demo.rest = await opened.enter_async_context(await _rest(demo))
+                yield demo
         finally:
-            await _to_its_end(stage.supervisor.stop())
+            await _to_its_end(demo.supervisor.stop())
     finally:
-        stage.logs.close()
+        demo.logs.close()
 
 
 async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
@@ -168,7 +168,7 @@ async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
     task.result()
 
 
-async def _rest(stage: Stage) -> httpx2.AsyncClient:
-    key = await stage.manage("create_management_key", "--name", "demo", "--scopes", "*")
+async def _rest(demo: DemoEnvironment) -> httpx2.AsyncClient:
+    key = await demo.manage("create_management_key", "--name", "demo", "--scopes", "*")
     headers = {"Authorization": f"Bearer {key}"}
-    return httpx2.AsyncClient(base_url=stage.stack.web_url, headers=headers, timeout=30.0, trust_env=False)
+    return httpx2.AsyncClient(base_url=demo.stack.web_url, headers=headers, timeout=30.0, trust_env=False)

@@ -19,7 +19,7 @@ POLL_SECONDS = 0.002
 # Decisions about limits, which is what usage counts: an unknown or revoked token falls under none.
 COUNTED = (200, 429)
 NEVER = math.inf
-Said = dict[str, Any]
+Readiness = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class Replies:
 
 
 @dataclass
-class Crowd:
+class ProxyClients:
     """Clients of all proxies. ``counted`` holds, for each token, the requests that usage should report."""
 
     urls: Sequence[str]
@@ -110,7 +110,7 @@ class Crowd:
 
         return await self._when(refused, seconds)
 
-    async def when_ready(self, wanted: Callable[[Said], bool], seconds: float = MOST_SECONDS) -> list[float]:
+    async def when_ready(self, wanted: Callable[[Readiness], bool], seconds: float = MOST_SECONDS) -> list[float]:
         """Ask every proxy's /readyz until it says what is *wanted*; return the instants (perf_counter), or NEVER."""
 
         async def ready(proxy: int) -> bool:
@@ -130,7 +130,7 @@ class Crowd:
 
         return await asyncio.gather(*map(poll, range(len(self._clients))))
 
-    async def _says(self, proxy: int, wanted: Callable[[Said], bool]) -> bool:
+    async def _says(self, proxy: int, wanted: Callable[[Readiness], bool]) -> bool:
         try:
             answer = await self._clients[proxy].get("/readyz")
         except httpx2.TransportError:

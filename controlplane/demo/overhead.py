@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
 
-from controlplane.demo.environment import Stage
-from controlplane.demo.reporter import Teller
+from controlplane.demo.environment import DemoEnvironment
+from controlplane.demo.reporter import Reporter
 from controlplane.demo.steps import new_token
 from enforcement import Limiter
 from enforcement.store import connect
@@ -32,20 +32,20 @@ class Overhead:
     calls: float
 
 
-async def weigh(stage: Stage, teller: Teller) -> None:
+async def check_overhead(demo: DemoEnvironment, reporter: Reporter) -> None:
     """Measure decisions and pings in turn, from a process of their own making."""
-    teller.chapter("What a decision costs")
+    reporter.step("What a decision costs")
     limit = {"name": "per-minute", "algorithm": "fixed_window", "quota": QUOTA, "window_seconds": 60}
-    await stage.call("POST", "policies", {"slug": POLICY, "name": "Demo overhead", "limits": [limit]})
-    token = await new_token(stage, "overhead", POLICY)
-    found = await asyncio.to_thread(measure, stage.stack.redis_url, token.secret)
-    teller.say(f"{ROUNDS * CALLS_PER_ROUND} decisions and as many bare PINGs, in turn, one at a time:")
-    teller.check(
+    await demo.call("POST", "policies", {"slug": POLICY, "name": "Demo overhead", "limits": [limit]})
+    token = await new_token(demo, "overhead", POLICY)
+    found = await asyncio.to_thread(measure, demo.stack.redis_url, token.secret)
+    reporter.note(f"{ROUNDS * CALLS_PER_ROUND} decisions and as many bare PINGs, in turn, one at a time:")
+    reporter.check(
         found.decision_us < MOST_TIMES * found.bare_us,
         f"a decision takes {found.decision_us:.0f} µs, a bare round trip (redis-py) {found.bare_us:.0f} µs: "
         f"{found.decision_us - found.bare_us:+.0f} µs",
     )
-    teller.check(found.calls < 1.01, f"{found.calls:.2f} calls of the store a decision")
+    reporter.check(found.calls < 1.01, f"{found.calls:.2f} calls of the store a decision")
 
 
 def measure(url: str, token: str) -> Overhead:

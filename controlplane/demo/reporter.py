@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 
-class Teller:
+class Reporter:
     """
     Tells a story in numbered chapters, and keeps count of the checks in it.
 
@@ -26,20 +26,20 @@ class Teller:
         bad: Callable[[str], str] = str,
     ) -> None:
         self.line = line
-        self.held: bool | None = None
+        self.passed: bool | None = None
         held, failed = ("✓", "✗") if _can_print("✓✗", encoding) else ("ok", "FAILED")
         self._marks = {True: good(held), False: bad(failed)}
         self._chapters = 0
         self._checks = 0
         self._failed: list[str] = []
 
-    def chapter(self, title: str) -> None:
+    def step(self, title: str) -> None:
         """Begin the next of the numbered proofs."""
         self._chapters += 1
         self.line("")
         self.line(f"{self._chapters}  {title}")
 
-    def say(self, text: str) -> None:
+    def note(self, text: str) -> None:
         """Print a line that proves nothing."""
         self.line(f"     {text}".rstrip())
 
@@ -50,17 +50,17 @@ class Teller:
             self._failed.append(text)
         self.line(f"   {self._marks[held]} {text}")
 
-    def sum_up(self) -> bool:
+    def summarize(self) -> bool:
         """Draw the sum; return whether every check held."""
-        self.held = not self._failed
+        self.passed = not self._failed
         self.line("")
-        if self.held:
+        if self.passed:
             self.line(f"All {self._checks} checks held.")
         else:
             self.line(f"{len(self._failed)} of {self._checks} checks did not hold:")
         for text in self._failed:
             self.line(f"   {self._marks[False]} {text}")
-        return self.held
+        return self.passed
 
 
 def _can_print(text: str, encoding: str) -> bool:

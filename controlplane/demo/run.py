@@ -1,4 +1,4 @@
-"""The whole play: the stage is set, seven proofs are given, and the stage is left to the visitor."""
+"""The whole play: the demo is set, seven proofs are given, and the demo is left to the visitor."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from controlplane.demo.environment import Stage, set_up
-from controlplane.demo.outage import pull_store, put_back
-from controlplane.demo.overhead import weigh
-from controlplane.demo.reporter import Teller
+from controlplane.demo.environment import DemoEnvironment, set_up
+from controlplane.demo.outage import restart_store, stop_store
+from controlplane.demo.overhead import check_overhead
+from controlplane.demo.reporter import Reporter
 from controlplane.demo.steps import create, new_token, raise_quota, revoke, saturate
 
 
-async def perform(teller: Teller, base: Path, directory: Path, environ: Mapping[str, str], *, stays: bool) -> bool:
+async def run_demo(reporter: Reporter, base: Path, directory: Path, environ: Mapping[str, str], *, stays: bool) -> bool:
     """
     Play, and return whether all checks held; where it *stays*, only by being cancelled does it end.
 
@@ -25,43 +25,43 @@ async def perform(teller: Teller, base: Path, directory: Path, environ: Mapping[
     Raises:
         StackError: The stack cannot start, or one of its parts refuses what every installation must be able to do.
     """
-    teller.line("Sluicegate: one limit over three proxies.")
-    teller.line("Starting Valkey, web, Celery worker and beat, an upstream and three proxies ...")
+    reporter.line("Sluicegate: one limit over three proxies.")
+    reporter.line("Starting Valkey, web, Celery worker and beat, an upstream and three proxies ...")
     started = time.monotonic()
-    async with set_up(base, directory, environ) as stage:
-        teller.say(
+    async with set_up(base, directory, environ) as demo:
+        reporter.note(
             f"up after {time.monotonic() - started:.1f} s, with fresh data and logs in {_short(directory, base)}/"
         )
-        await _prove(stage, teller)
-        held = teller.sum_up()
-        await _hand_over(stage, teller)
+        await _prove(demo, reporter)
+        held = reporter.summarize()
+        await _hand_over(demo, reporter)
         if stays:
-            teller.line("Everything stays up until Ctrl-C.")
+            reporter.line("Everything stays up until Ctrl-C.")
             await asyncio.Event().wait()
     return held
 
 
-async def _prove(stage: Stage, teller: Teller) -> None:
-    first = await create(stage, teller)
-    await saturate(stage, teller, first)
-    await raise_quota(stage, teller, first)
-    await revoke(stage, teller, first)
-    outage = await pull_store(stage, teller)
-    await put_back(stage, teller, first, outage)
-    await weigh(stage, teller)
+async def _prove(demo: DemoEnvironment, reporter: Reporter) -> None:
+    first = await create(demo, reporter)
+    await saturate(demo, reporter, first)
+    await raise_quota(demo, reporter, first)
+    await revoke(demo, reporter, first)
+    outage = await stop_store(demo, reporter)
+    await restart_store(demo, reporter, first, outage)
+    await check_overhead(demo, reporter)
 
 
-async def _hand_over(stage: Stage, teller: Teller) -> None:
-    token = await new_token(stage, "visitor")
+async def _hand_over(demo: DemoEnvironment, reporter: Reporter) -> None:
+    token = await new_token(demo, "visitor")
     password = secrets.token_urlsafe(12)
-    await stage.manage(
+    await demo.manage(
         *("createsuperuser", "--no-input", "--username", "admin", "--email", "admin@localhost"),
         DJANGO_SUPERUSER_PASSWORD=password,
     )
-    teller.line("")
-    teller.line(f"Admin     {stage.stack.web_url}/admin/   user admin, password {password} (of this run only)")
-    teller.line(f"REST      {stage.stack.web_url}/api/v1/")
-    teller.line(f"A proxy   curl -i -H 'X-API-Key: {token.secret}' {stage.stack.proxy_urls[0]}/hello")
+    reporter.line("")
+    reporter.line(f"Admin     {demo.stack.web_url}/admin/   user admin, password {password} (of this run only)")
+    reporter.line(f"REST      {demo.stack.web_url}/api/v1/")
+    reporter.line(f"A proxy   curl -i -H 'X-API-Key: {token.secret}' {demo.stack.proxy_urls[0]}/hello")
 
 
 def _short(path: Path, base: Path) -> Path:

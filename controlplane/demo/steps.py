@@ -10,9 +10,9 @@ from typing import Any
 
 import httpx2
 
-from controlplane.demo.environment import Stage
-from controlplane.demo.load import NEVER, Replies, Reply, Said
-from controlplane.demo.reporter import Teller
+from controlplane.demo.environment import DemoEnvironment
+from controlplane.demo.load import NEVER, Readiness, Replies, Reply
+from controlplane.demo.reporter import Reporter
 
 POLICY = "demo-requests"
 LIMIT = "per-minute"
@@ -26,17 +26,17 @@ LIVE_MS = 100.0
 
 
 @dataclass(frozen=True)
-class Credential:
+class DemoToken:
     """A token of the demo's project."""
 
     id: str
     secret: str = field(repr=False)
 
 
-async def new_token(stage: Stage, name: str, policy: str = POLICY) -> Credential:
+async def new_token(demo: DemoEnvironment, name: str, policy: str = POLICY) -> DemoToken:
     """Create a token over REST."""
-    created = (await stage.call("POST", "projects/demo/tokens", {"name": name, "policy": policy})).json()
-    return Credential(created["id"], created["secret"])
+    created = (await demo.call("POST", "projects/demo/tokens", {"name": name, "policy": policy})).json()
+    return DemoToken(created["id"], created["secret"])
 
 
 def a_limit(quota: int) -> dict[str, Any]:
@@ -44,64 +44,68 @@ def a_limit(quota: int) -> dict[str, Any]:
     return {"name": LIMIT, "algorithm": "fixed_window", "quota": quota, "window_seconds": WINDOW_SECONDS}
 
 
-async def create(stage: Stage, teller: Teller) -> Credential:
+async def create(demo: DemoEnvironment, reporter: Reporter) -> DemoToken:
     """Make a project, a policy and a token, and see them arrive in every proxy."""
-    teller.chapter(f"A project, a policy of {QUOTA} requests a minute and a token, over REST")
+    reporter.step(f"A project, a policy of {QUOTA} requests a minute and a token, over REST")
     started = time.perf_counter()
-    await stage.call("POST", "projects", {"slug": "demo", "name": "Demo"})
-    await stage.call("POST", "policies", {"slug": POLICY, "name": "Demo requests", "limits": [a_limit(QUOTA)]})
-    issued = await stage.call("POST", "projects/demo/tokens", {"name": "first", "policy": POLICY})
+    await demo.call("POST", "projects", {"slug": "demo", "name": "Demo"})
+    await demo.call("POST", "policies", {"slug": POLICY, "name": "Demo requests", "limits": [a_limit(QUOTA)]})
+    issued = await demo.call("POST", "projects/demo/tokens", {"name": "first", "policy": POLICY})
     spent_ms = (time.perf_counter() - started) * 1000
     revision = issued.headers["Sluicegate-Revision"]
-    teller.check(revision.isdecimal(), f"made with three calls in {spent_ms:.0f} ms, published as revision {revision}")
-    instants = await stage.crowd.when_ready(runs(revision))
-    teller.check(max(instants) < NEVER, f"all three proxies run revision {revision}")
-    return Credential(issued.json()["id"], issued.json()["secret"])
+    reporter.check(
+        revision.isdecimal(), f"made with three calls in {spent_ms:.0f} ms, published as revision {revision}"
+    )
+    instants = await demo.clients.when_ready(runs(revision))
+    reporter.check(max(instants) < NEVER, f"all three proxies run revision {revision}")
+    return DemoToken(issued.json()["id"], issued.json()["secret"])
 
 
-async def saturate(stage: Stage, teller: Teller, token: Credential) -> None:
+async def saturate(demo: DemoEnvironment, reporter: Reporter, token: DemoToken) -> None:
     """Send three times the quota at once, over three proxies."""
-    sent = EACH_AT_ONCE * len(stage.stack.proxy_urls)
-    teller.chapter(f"{sent} concurrent requests with that token, {EACH_AT_ONCE} to each of three proxies")
-    await room_in_window(teller, seconds=12)
-    replies = await stage.crowd.at_once(token.secret, each=EACH_AT_ONCE)
+    sent = EACH_AT_ONCE * len(demo.stack.proxy_urls)
+    reporter.step(f"{sent} concurrent requests with that token, {EACH_AT_ONCE} to each of three proxies")
+    await room_in_window(reporter, seconds=12)
+    replies = await demo.clients.at_once(token.secret, each=EACH_AT_ONCE)
     passed, denied = replies.count(200), replies.count(429)
-    teller.check(passed == QUOTA, f"{passed} pass (by proxy: {_listed(replies.by_proxy(200))})")
-    teller.check(denied == sent - QUOTA, f"{denied} get 429 (by proxy: {_listed(replies.by_proxy(429))})")
+    reporter.check(passed == QUOTA, f"{passed} pass (by proxy: {_listed(replies.by_proxy(200))})")
+    reporter.check(denied == sent - QUOTA, f"{denied} get 429 (by proxy: {_listed(replies.by_proxy(429))})")
     wrong = [reply for reply in replies.having(429) if not says_why(reply, QUOTA)]
     sample = replies.having(429)[0].headers if denied else httpx2.Headers()
-    teller.check(denied > 0 and not wrong, "each 429 says why, what the limit is and when to come back:")
+    reporter.check(denied > 0 and not wrong, "each 429 says why, what the limit is and when to come back:")
     for name in ("Content-Type", "Retry-After", "RateLimit-Policy", "RateLimit"):
-        teller.say(f"  {name}: {sample.get(name, '-')}")
-    tell_times(teller, replies)
+        reporter.note(f"  {name}: {sample.get(name, '-')}")
+    tell_times(reporter, replies)
 
 
-async def raise_quota(stage: Stage, teller: Teller, token: Credential) -> None:
+async def raise_quota(demo: DemoEnvironment, reporter: Reporter, token: DemoToken) -> None:
     """Change the quota; the usage so far stays counted."""
-    teller.chapter(f"The limit is raised to {RAISED} with one PATCH")
-    before = await _revision_of(stage)
-    change = stage.call("PATCH", f"policies/{POLICY}", {"limits": [a_limit(RAISED)]})
-    answer, delays = await _watched(change, stage.crowd.when_ready(lambda said: said["revision"] > before))
+    reporter.step(f"The limit is raised to {RAISED} with one PATCH")
+    before = await _revision_of(demo)
+    change = demo.call("PATCH", f"policies/{POLICY}", {"limits": [a_limit(RAISED)]})
+    answer, delays = await _watched(change, demo.clients.when_ready(lambda said: said["revision"] > before))
     revision = answer.headers["Sluicegate-Revision"]
-    teller.check(max(delays) < LIVE_MS, f"revision {revision} is live on all three: {_delays(delays)} after the reply")
-    replies = await stage.crowd.at_once(token.secret, each=EACH_AFTER_RAISE)
+    reporter.check(
+        max(delays) < LIVE_MS, f"revision {revision} is live on all three: {_delays(delays)} after the reply"
+    )
+    replies = await demo.clients.at_once(token.secret, each=EACH_AFTER_RAISE)
     passed = replies.count(200)
     more = f"{passed} more pass of {len(replies.all)} (by proxy: {_listed(replies.by_proxy(200))})"
-    teller.check(passed == RAISED - QUOTA, f"{more}: what was used stays used")
+    reporter.check(passed == RAISED - QUOTA, f"{more}: what was used stays used")
 
 
-async def revoke(stage: Stage, teller: Teller, token: Credential) -> None:
+async def revoke(demo: DemoEnvironment, reporter: Reporter, token: DemoToken) -> None:
     """Revoke the token; no proxy lets it in any more, nor asks a limit about it."""
-    teller.chapter("The token is revoked")
-    call = stage.call("POST", f"tokens/{token.id}/revoke")
-    _, delays = await _watched(call, stage.crowd.when_refused(token.secret))
-    teller.check(max(delays) < LIVE_MS, f"401 from all three: {_delays(delays)} after the reply")
-    replies = await stage.crowd.in_turn(token.secret, each=5)
+    reporter.step("The token is revoked")
+    call = demo.call("POST", f"tokens/{token.id}/revoke")
+    _, delays = await _watched(call, demo.clients.when_refused(token.secret))
+    reporter.check(max(delays) < LIVE_MS, f"401 from all three: {_delays(delays)} after the reply")
+    replies = await demo.clients.in_turn(token.secret, each=5)
     refused = [reply for reply in replies.having(401) if "invalid_token" in reply.headers.get("WWW-Authenticate", "")]
-    teller.check(len(refused) == len(replies.all), f"{len(refused)} of {len(replies.all)} further requests get 401")
+    reporter.check(len(refused) == len(replies.all), f"{len(refused)} of {len(replies.all)} further requests get 401")
 
 
-def runs(revision: str) -> Callable[[Said], bool]:
+def runs(revision: str) -> Callable[[Readiness], bool]:
     """Return the question whether a proxy runs *revision* or a later one."""
     return lambda said: revision.isdecimal() and said["revision"] >= int(revision)
 
@@ -118,31 +122,31 @@ def says_why(reply: Reply, quota: int) -> bool:
     )
 
 
-def tell_times(teller: Teller, replies: Replies) -> None:
+def tell_times(reporter: Reporter, replies: Replies) -> None:
     """Say how long answers took, seen from the client."""
-    teller.say(
+    reporter.note(
         f"{len(replies.all)} answers in {replies.ms:.0f} ms; median {replies.median_ms:.1f} ms, "
         f"slowest {replies.slowest_ms:.1f} ms"
     )
 
 
-async def room_in_window(teller: Teller, seconds: float) -> None:
+async def room_in_window(reporter: Reporter, seconds: float) -> None:
     """Wait for the next minute if this one ends within *seconds*: windows of a minute begin with it."""
     left = WINDOW_SECONDS - time.time() % WINDOW_SECONDS
     if left < seconds:
-        teller.say(f"(waiting {left:.0f} s for the next minute, so that no window ends while we count)")
+        reporter.note(f"(waiting {left:.0f} s for the next minute, so that no window ends while we count)")
         await asyncio.sleep(left + 0.05)
 
 
-async def _revision_of(stage: Stage) -> int:
+async def _revision_of(demo: DemoEnvironment) -> int:
     """Return the revision that all proxies run; they run the same when nothing was changed for a while."""
     seen: list[int] = []
 
-    def noting(said: Said) -> bool:
+    def noting(said: Readiness) -> bool:
         seen.append(said["revision"])
         return True
 
-    await stage.crowd.when_ready(noting)
+    await demo.clients.when_ready(noting)
     return max(seen)
 
 

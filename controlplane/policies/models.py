@@ -214,11 +214,6 @@ def column_of(field: str) -> str:
     return head if head in {*LIMIT_COLUMNS, "anchor"} else "__all__"
 
 
-class OverrideQuerySet(models.QuerySet):
-    def of_limits(self, limits: models.QuerySet) -> "OverrideQuerySet":
-        return self.filter(limit__in=limits).select_related("token")
-
-
 class Override(models.Model):
     id = models.CharField(primary_key=True, max_length=40, default=partial(new_id, "ovr"), editable=False)
     limit = models.ForeignKey(Limit, models.CASCADE, related_name="overrides")
@@ -230,8 +225,6 @@ class Override(models.Model):
     ends_at = models.DateTimeField(null=True, blank=True)
     created_by = models.CharField(max_length=200, blank=True, editable=False)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
-
-    objects = OverrideQuerySet.as_manager()
 
     class Meta:
         ordering = ["-created_at", "-id"]

@@ -47,7 +47,7 @@ class ProjectField(ReferenceField):
 
 
 @extend_schema_field({"type": "string", "example": "free/per-minute"})
-class LimitField(serializers.Field):
+class UsageLimitField(serializers.Field):
     """A limit as policy-slug/limit-name; its policy's id will do too, which outlives it in the history; or "*"."""
 
     def to_internal_value(self, data: str) -> dict[str, str]:
@@ -63,7 +63,7 @@ class LimitField(serializers.Field):
 class UsageQuery(ListQuery):
     project = ProjectField("projects", required=False, help_text="Slug of a project.")
     token = serializers.CharField(required=False, max_length=40, help_text="Id of a token.")
-    limit = LimitField(
+    limit = UsageLimitField(
         required=False,
         help_text='policy-slug/limit-name, or "*" for every limit; left out: totals of all decisions, counted once.',
     )
@@ -255,7 +255,7 @@ class CounterView(ApiView):
         with _told(), self.change(body.validated_data["reason"]) as tx:
             holder = self.holder()
             if limit:
-                subject = counters.Subject.of(holder, timezone.now())
+                subject = counters.HolderDocuments.of(holder, timezone.now())
                 self.check_resettable(limit, subject.scope_of(limit.policy_id))
             number = counters.reset(tx, holder, limit)
         return Response({"reset": number})

@@ -43,7 +43,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class StreamBatch:
     """One entry of the stream: *entry* is the stream's id for it, *id* the one that its instance gave it."""
 
     entry: str

@@ -59,7 +59,7 @@ Names = tuple[str, list[str]]
 
 
 @dataclass(slots=True)
-class Done:
+class CheckpointResult:
     """What one run did, in counters; *restored* ones had been lost."""
 
     kept: int = 0
@@ -67,7 +67,7 @@ class Done:
     complete: bool = False
 
 
-def checkpoint(now: datetime, client: redis.Redis | None = None) -> Done:
+def checkpoint(now: datetime, client: redis.Redis | None = None) -> CheckpointResult:
     """
     Keep every durable counter that changed, and give back to the store what it lost, for at most MOST_SECONDS.
 
@@ -76,7 +76,7 @@ def checkpoint(now: datetime, client: redis.Redis | None = None) -> Done:
             is kept by the next run.
     """
     client = client or store.connection()
-    done, deadline = Done(), time.monotonic() + MOST_SECONDS
+    done, deadline = CheckpointResult(), time.monotonic() + MOST_SECONDS
     with hold(client, LOCK, ttl_ms=LOCK_TTL_MS) as fence:
         if fence is None:
             return done
@@ -96,7 +96,7 @@ def checkpoint(now: datetime, client: redis.Redis | None = None) -> Done:
     return done
 
 
-def _checkpoint(client: redis.Redis, tags: list[str], deadline: float, done: Done) -> None:
+def _checkpoint(client: redis.Redis, tags: list[str], deadline: float, done: CheckpointResult) -> None:
     done.restored += restore(client, missing(client, tags))
     for some in _changed(client, tags):
         if time.monotonic() > deadline:
@@ -255,7 +255,7 @@ def _counters(members: Iterable[str]) -> list[str]:
     return [member for member in dict.fromkeys(members) if member != WHOLE and len(member) == NAME_LENGTH]
 
 
-def keep_present(client: redis.Redis, some: list[Names], done: Done) -> None:
+def keep_present(client: redis.Redis, some: list[Names], done: CheckpointResult) -> None:
     """Read counters, commit what they hold, and strike them out of the set of changed ones."""
     lost = _keep_present(client, some, done)
     if lost:
@@ -265,7 +265,7 @@ def keep_present(client: redis.Redis, some: list[Names], done: Done) -> None:
         _keep_present(client, [(tag, [one.counter for one in kept]) for tag, kept in lost], done)
 
 
-def _keep_present(client: redis.Redis, some: list[Names], done: Done) -> list[tuple[str, list[Kept]]]:
+def _keep_present(client: redis.Redis, some: list[Names], done: CheckpointResult) -> list[tuple[str, list[Kept]]]:
     """Return, tag by tag, what is kept of counters that have forgotten it; they stay in the set."""
     keys = store.keys()
     replies = _run(client, [protocol.read_call(keys, tag, names) for tag, names in some])

@@ -29,7 +29,7 @@ class Forgotten(LookupError):
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
+class HolderDocuments:
     """What applies to a token, or to a project as a whole, as SQL has it now."""
 
     project: documents.Project
@@ -39,7 +39,7 @@ class Subject:
     now: datetime
 
     @classmethod
-    def of(cls, holder: Token | Project, now: datetime) -> "Subject":
+    def of(cls, holder: Token | Project, now: datetime) -> "HolderDocuments":
         """
         Compile what enforcers are told of *holder*.
 
@@ -71,7 +71,7 @@ class Subject:
         }
         return next((scope for scope, policy in attached.items() if policy == policy_id), None)
 
-    def narrowed(self, policy_id: str) -> "Subject":
+    def narrowed(self, policy_id: str) -> "HolderDocuments":
         """Leave a policy that is attached more than once at the closest place: what others share stays as it is."""
         scope = self.scope_of(policy_id)
         project = replace(self.project, policy=None) if scope == "token" else self.project
@@ -105,7 +105,7 @@ def counters_of(holder: Token | Project) -> list[live.LiveCounter]:
         One of STORE_ERRORS: The store is away.
         Forgotten: As above.
     """
-    return Subject.of(holder, timezone.now()).counters(client())
+    return HolderDocuments.of(holder, timezone.now()).counters(client())
 
 
 def reset(tx: Change, holder: Token | Project, limit: Limit | None = None) -> int:
@@ -119,7 +119,7 @@ def reset(tx: Change, holder: Token | Project, limit: Limit | None = None) -> in
         Forgotten: As above.
     """
     record_reset(tx, holder, limit)
-    done = Subject.of(holder, timezone.now()).reset(client(), limit)
+    done = HolderDocuments.of(holder, timezone.now()).reset(client(), limit)
     checkpoints.reset(done)
     return done.count
 

@@ -22,7 +22,7 @@ from controlplane.core import store
 from controlplane.core.locks import hold
 from controlplane.projects.models import Token
 from controlplane.usage import rollup
-from controlplane.usage.batches import Batch, InvalidBatch
+from controlplane.usage.batches import InvalidBatch, StreamBatch
 from controlplane.usage.models import UsageBatch
 
 logger = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ REJECTED_BYTES = 16_384
 
 
 @dataclass(slots=True)
-class Drained:
+class DrainResult:
     """What one run did, in entries of the stream; *repeated* were counted before."""
 
     counted: int = 0
@@ -56,7 +56,7 @@ def rejected_key() -> str:
     return f"{store.keys().usage}:rejected"
 
 
-def drain(now: datetime, client: redis.Redis | None = None) -> Drained:
+def drain(now: datetime, client: redis.Redis | None = None) -> DrainResult:
     """
     Count what the usage stream holds, for at most MOST_SECONDS, and return what was done.
 
@@ -64,7 +64,7 @@ def drain(now: datetime, client: redis.Redis | None = None) -> Drained:
         One of STORE_ERRORS: The store is away. What was committed is not counted again.
     """
     client = client or store.connection()
-    done = Drained()
+    done = DrainResult()
     deadline = time.monotonic() + MOST_SECONDS
     with hold(client, LOCK, ttl_ms=LOCK_TTL_MS) as fence:
         while fence and time.monotonic() < deadline:
@@ -77,7 +77,7 @@ def drain(now: datetime, client: redis.Redis | None = None) -> Drained:
     return done
 
 
-def _drain(client: redis.Redis, entries: list[tuple[str, dict[str, str]]], now: datetime, done: Drained) -> None:
+def _drain(client: redis.Redis, entries: list[tuple[str, dict[str, str]]], now: datetime, done: DrainResult) -> None:
     batches = list(_readable(client, entries, now, done))
     try:
         _count_and_delete(client, batches, now, done)
@@ -88,23 +88,25 @@ def _drain(client: redis.Redis, entries: list[tuple[str, dict[str, str]]], now: 
 
 
 def _readable(
-    client: redis.Redis, entries: list[tuple[str, dict[str, str]]], now: datetime, done: Drained
-) -> Iterator[Batch]:
+    client: redis.Redis, entries: list[tuple[str, dict[str, str]]], now: datetime, done: DrainResult
+) -> Iterator[StreamBatch]:
     for entry, fields in entries:
         try:
-            yield Batch.parse(entry, fields, now)
+            yield StreamBatch.parse(entry, fields, now)
         except InvalidBatch as exc:
             _reject(client, entry, fields, str(exc), done)
 
 
-def _count_or_reject(client: redis.Redis, batch: Batch, fields: dict[str, str], now: datetime, done: Drained) -> None:
+def _count_or_reject(
+    client: redis.Redis, batch: StreamBatch, fields: dict[str, str], now: datetime, done: DrainResult
+) -> None:
     try:
         _count_and_delete(client, [batch], now, done)
     except DataError as exc:
         _reject(client, batch.entry, fields, str(exc), done)
 
 
-def _count_and_delete(client: redis.Redis, batches: list[Batch], now: datetime, done: Drained) -> None:
+def _count_and_delete(client: redis.Redis, batches: list[StreamBatch], now: datetime, done: DrainResult) -> None:
     if not batches:
         return
     counted = count(batches, now)
@@ -114,7 +116,7 @@ def _count_and_delete(client: redis.Redis, batches: list[Batch], now: datetime, 
     done.repeated += len(batches) - len(counted)
 
 
-def count(batches: list[Batch], now: datetime) -> list[Batch]:
+def count(batches: list[StreamBatch], now: datetime) -> list[StreamBatch]:
     """
     Add the batches that were never added before, in one transaction, and return them.
 
@@ -130,7 +132,7 @@ def count(batches: list[Batch], now: datetime) -> list[Batch]:
 
 
 @transaction.atomic
-def _count_new(batches: list[Batch], now: datetime) -> list[Batch]:
+def _count_new(batches: list[StreamBatch], now: datetime) -> list[StreamBatch]:
     ids = [batch.id for batch in batches]
     known = set(UsageBatch.objects.filter(batch_id__in=ids).values_list("batch_id", flat=True))
     # By id, since a batch may stand in the stream twice; sorted, so that two drains at once wait for each other in one
@@ -144,7 +146,7 @@ def _count_new(batches: list[Batch], now: datetime) -> list[Batch]:
     return new
 
 
-def note_use_of_tokens(batches: list[Batch]) -> None:
+def note_use_of_tokens(batches: list[StreamBatch]) -> None:
     """Set when tokens were last used, to the minute: at most one write a token and minute."""
     last: dict[str, datetime] = {}
     for row in (row for batch in batches for row in batch.rows if row.token_id):
@@ -159,7 +161,7 @@ def note_use_of_tokens(batches: list[Batch]) -> None:
             Token.objects.filter(older, pk__in=some).update(last_used_at=at)
 
 
-def _reject(client: redis.Redis, entry: str, fields: dict[str, str], reason: str, done: Drained) -> None:
+def _reject(client: redis.Redis, entry: str, fields: dict[str, str], reason: str, done: DrainResult) -> None:
     """Move an entry out of the way of the others, to where a person can read it."""
     kept = {name[:64]: value[:REJECTED_BYTES] for name, value in list(fields.items())[:10]}
     with client.pipeline(transaction=True) as pipe:

@@ -22,7 +22,7 @@ NAMES_AT_ONCE = 1000
 
 
 @dataclass(slots=True)
-class Line:
+class ReportLine:
     """The sums of one token under one limit, or (without limit) of all its decisions, or of a whole project."""
 
     project: str
@@ -35,7 +35,7 @@ class Line:
     would_deny: int = 0
     cost: int = 0
 
-    def add(self, other: "Line") -> None:
+    def add(self, other: "ReportLine") -> None:
         for name in COUNTS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
@@ -47,21 +47,21 @@ class Report:
     day: date
     complete: bool
     outage: Outage
-    totals: Line
-    projects: list[Line] = field(default_factory=list)
-    tokens: list[Line] = field(default_factory=list)
-    limits: list[Line] = field(default_factory=list)
+    totals: ReportLine
+    projects: list[ReportLine] = field(default_factory=list)
+    tokens: list[ReportLine] = field(default_factory=list)
+    limits: list[ReportLine] = field(default_factory=list)
 
     @property
-    def top_denied_tokens(self) -> list[Line]:
+    def top_denied_tokens(self) -> list[ReportLine]:
         return _top_denied(self.tokens)
 
     @property
-    def top_denied_limits(self) -> list[Line]:
+    def top_denied_limits(self) -> list[ReportLine]:
         """Whole limits, over all tokens: one that many run into is too narrow, or under attack."""
-        whole: dict[tuple[str, str], Line] = {}
+        whole: dict[tuple[str, str], ReportLine] = {}
         for line in self.limits:
-            whole.setdefault((line.limit, line.unit), Line("", limit=line.limit, unit=line.unit)).add(line)
+            whole.setdefault((line.limit, line.unit), ReportLine("", limit=line.limit, unit=line.unit)).add(line)
         return _top_denied(whole.values())
 
     @property
@@ -78,8 +78,8 @@ def build(day: date, now: datetime) -> Report:
     names = _names(rows)
     lines = [_line(row, names) for row in rows]
     tokens = [line for line in lines if not line.limit]
-    projects: dict[str, Line] = defaultdict(lambda: Line(""))
-    totals = Line("")
+    projects: dict[str, ReportLine] = defaultdict(lambda: ReportLine(""))
+    totals = ReportLine("")
     for line in tokens:
         projects[line.project].project = line.project
         projects[line.project].add(line)
@@ -103,11 +103,11 @@ def _is_over(day: date, now: datetime) -> bool:
     return day < now.astimezone(UTC).date()
 
 
-def _line(row: UsageRow, names: dict[str, str]) -> Line:
+def _line(row: UsageRow, names: dict[str, str]) -> ReportLine:
     limit = f"{names.get(row.policy_id, row.policy_id)}/{row.limit_name}" if row.limit_name else ""
     counts = {name: getattr(row, name) for name in COUNTS}
     project, token = names.get(row.project_id, row.project_id), names.get(row.token_id, row.token_id)
-    return Line(project, token, row.token_id, limit, row.unit, **counts)
+    return ReportLine(project, token, row.token_id, limit, row.unit, **counts)
 
 
 def _names(rows: list[UsageRow]) -> dict[str, str]:
@@ -126,9 +126,9 @@ def _column(model: type[Model], column: str, ids: set[str]) -> dict[str, str]:
     return found
 
 
-def _busiest(line: Line) -> tuple[int, str, str]:
+def _busiest(line: ReportLine) -> tuple[int, str, str]:
     return -(line.allowed + line.denied), line.project, line.token_id
 
 
-def _top_denied(lines: Iterable[Line]) -> list[Line]:
+def _top_denied(lines: Iterable[ReportLine]) -> list[ReportLine]:
     return nlargest(TOP, (line for line in lines if line.denied), key=lambda line: line.denied)

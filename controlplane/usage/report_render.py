@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from django.template.loader import render_to_string
 
-from controlplane.usage.report import Line, Report
+from controlplane.usage.report import Report, ReportLine
 
 CSV_COLUMNS = ("project", "token", "token_id", "limit", "unit", "allowed", "denied", "would_deny", "cost")
 # What makes a spreadsheet take a cell for a formula: a token's name is not ours.
@@ -57,7 +57,7 @@ def _head(report: Report) -> str:
     return "\n".join(lines)
 
 
-def _table(title: str, name: str, lines: Sequence[Line]) -> Iterator[str]:
+def _table(title: str, name: str, lines: Sequence[ReportLine]) -> Iterator[str]:
     labels = [f"{line.project} / {line.token}" if name == "token" else getattr(line, name) for line in lines]
     width = max(len(title), *map(len, labels))
     yield f"{title:<{width}}  {'allowed':>12}  {'denied':>12}"

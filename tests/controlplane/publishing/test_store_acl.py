@@ -258,7 +258,7 @@ def test_the_control_plane_publishes_under_publisher(account, admin, actor):
     admin.hset("sg:{doc}:documents", f"policy:{token.policy_id}", "{}")
     repaired = reconcile(full=True)
     call_command("publish", "--all", stdout=StringIO())
-    subject = counters.Subject.of(token, timezone.now())
+    subject = counters.HolderDocuments.of(token, timezone.now())
 
     assert tx.revision == 1
     assert repaired == [f"the document policy:{token.policy_id} differed"]

@@ -2,13 +2,13 @@ import json
 
 import pytest
 
-from controlplane.usage.batches import Batch, InvalidBatch, Row
+from controlplane.usage.batches import InvalidBatch, Row, StreamBatch
 from tests.controlplane.usage.conftest import NOON, NOON_MINUTE, row
 
 
-def parse(rows: object, **fields: str) -> Batch:
+def parse(rows: object, **fields: str) -> StreamBatch:
     text = rows if isinstance(rows, str) else json.dumps(rows)
-    return Batch.parse("1-0", {"id": "proxy-1-7", "instance": "proxy-1", "rows": text, **fields}, NOON)
+    return StreamBatch.parse("1-0", {"id": "proxy-1-7", "instance": "proxy-1", "rows": text, **fields}, NOON)
 
 
 def test_a_batch_is_read():
@@ -16,7 +16,7 @@ def test_a_batch_is_read():
     batch = parse([row(policy="pol_1", limit="minute", unit="tokens", allowed=3, denied=2, would_deny=1, cost=812)])
 
     names = ("proj_1", "tok_1", "pol_1", "minute", "tokens")
-    assert batch == Batch("1-0", "proxy-1-7", "proxy-1", (Row(NOON, names, (3, 2, 1, 812)),))
+    assert batch == StreamBatch("1-0", "proxy-1-7", "proxy-1", (Row(NOON, names, (3, 2, 1, 812)),))
 
 
 def test_a_cost_may_be_given_back():
@@ -90,4 +90,4 @@ def test_an_id_that_is_none_is_refused(batch_id):
 def test_missing_fields_are_refused():
     """An entry of somebody else is no batch."""
     with pytest.raises(InvalidBatch):
-        Batch.parse("1-0", {"hello": "world"}, NOON)
+        StreamBatch.parse("1-0", {"hello": "world"}, NOON)

@@ -65,7 +65,7 @@ def spend(limiter: Limiter, token: Token, times: int) -> int:
     return sum(limiter.check(token.secret).allowed for _ in range(times))
 
 
-def checkpoint() -> checkpoints.Done:
+def checkpoint() -> checkpoints.CheckpointResult:
     return checkpoints.checkpoint(timezone.now())
 
 
@@ -180,7 +180,7 @@ def test_a_refund_is_kept(store, limiter, calendar):
         checkpoint()
         admission.cancel()
 
-    assert checkpoint() == checkpoints.Done(kept=1, complete=True)
+    assert checkpoint() == checkpoints.CheckpointResult(kept=1, complete=True)
     assert (used(), remaining(token)) == ([1], [QUOTA - 1])
 
 
@@ -250,7 +250,7 @@ def test_runs_at_once_and_charges_meanwhile_end_in_the_truth(store, limiter):
         while time.monotonic() < until:
             client = checkpoints.store.connection()
             for some in checkpoints._changed(client, [token.project_id]):
-                checkpoints.keep_present(client, some, checkpoints.Done())
+                checkpoints.keep_present(client, some, checkpoints.CheckpointResult())
         connection.close()
 
     with ThreadPoolExecutor(3) as pool:

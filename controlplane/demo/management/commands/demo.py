@@ -11,8 +11,8 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
-from controlplane.demo.reporter import Teller
-from controlplane.demo.run import perform
+from controlplane.demo.reporter import Reporter
+from controlplane.demo.run import run_demo
 from controlplane.stack.locks import StackError
 
 STOPPED_BY_SIGNAL = 130
@@ -37,10 +37,10 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         logging.disable(logging.WARNING)  # every request, every outage on purpose: the story tells them better
         encoding = getattr(self.stdout, "encoding", None) or "utf-8"
-        teller = Teller(self.line, encoding, self.style.SUCCESS, self.style.ERROR)
+        reporter = Reporter(self.line, encoding, self.style.SUCCESS, self.style.ERROR)
         stays = sys.stdout.isatty() and os.environ.get("DEMO_EXIT") != "1"
         try:
-            held = asyncio.run(self.play(teller, options["directory"], stays))
+            held = asyncio.run(self.play(reporter, options["directory"], stays))
         except StackError as exc:
             raise CommandError(f"{exc}\nWhat the processes said is in {options['directory'] / 'log'}.") from exc
         if not held:
@@ -50,9 +50,9 @@ class Command(BaseCommand):
         self.stdout.write(text)
         self.stdout.flush()  # as it happens, through a pipe too
 
-    async def play(self, teller: Teller, directory: Path, stays: bool) -> bool | None:
+    async def play(self, reporter: Reporter, directory: Path, stays: bool) -> bool | None:
         """Return whether all checks held; None if it was stopped before that was known."""
-        playing = asyncio.create_task(perform(teller, settings.BASE_DIR, directory, os.environ, stays=stays))
+        playing = asyncio.create_task(run_demo(reporter, settings.BASE_DIR, directory, os.environ, stays=stays))
         asked_to_end = False
 
         def end() -> None:
@@ -67,4 +67,4 @@ class Command(BaseCommand):
             asyncio.get_running_loop().add_signal_handler(sent, end)
         with contextlib.suppress(asyncio.CancelledError):
             await playing
-        return teller.held
+        return reporter.passed
