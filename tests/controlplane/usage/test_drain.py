@@ -166,7 +166,7 @@ DIES_BEFORE_DELETING = """
 import os, signal
 from datetime import datetime
 import redis
-from controlplane.publishing import store
+from controlplane.core import store
 from controlplane.usage.drain import drain
 
 class Dies(redis.Redis):
