@@ -6,13 +6,14 @@ from rest_framework.routers import SimpleRouter
 from controlplane.api.documentation import Documentation, NoSuchPath, OpenApi
 from controlplane.fleet.api import InstanceView
 from controlplane.policies.api import AuditView, GlobalView, OverrideView, PolicyView
-from controlplane.projects.api import SLUG, ProjectTokenView, ProjectView, SingleTokenView
+from controlplane.projects.api import ProjectTokenView, ProjectView, SingleTokenView
+from controlplane.projects.models import SLUG_PATTERN
 from controlplane.publishing.api import RevisionView
 from controlplane.usage.api import CounterView, UsageView
 
 router = SimpleRouter(trailing_slash=False)
 router.register("projects", ProjectView, "project")
-router.register(rf"projects/(?P<slug>{SLUG})/tokens", ProjectTokenView, "project-token")
+router.register(rf"projects/(?P<slug>{SLUG_PATTERN})/tokens", ProjectTokenView, "project-token")
 router.register("tokens", SingleTokenView, "token")
 router.register("policies", PolicyView, "policy")
 router.register("overrides", OverrideView, "override")

@@ -1,4 +1,4 @@
-"""For machines that look after machines: alive, ready, and in numbers."""
+"""The endpoints for monitoring, which are /healthz, /readyz and /metrics."""
 
 import logging
 from collections.abc import Iterator
@@ -25,16 +25,20 @@ logger = logging.getLogger(__name__)
 
 
 def healthz(request: HttpRequest) -> HttpResponse:
-    """Say that this process answers: nothing else is asked, so that a restart is not the cure for another's fault."""
+    """
+    Return 200 while this process responds.
+
+    Nothing else is checked, because a restart of this process would not repair the store or the database.
+    """
     return _json({"status": "ok"})
 
 
 def readyz(request: HttpRequest) -> HttpResponse:
     """
-    Say whether requests can be served: with SQL.
+    Return 200 if requests can be served, which needs the database, else 503.
 
-    Without the store changes are kept and published later, and people still look at the admin; so its absence is told
-    and takes nobody off the load balancer.
+    Without the store, changes are saved and published later, and the admin still works. So an unavailable store is
+    reported, but the process stays behind the load balancer.
     """
     database, reachable = _database_answers(), store_answers()
     state = {"database": "ok" if database else "unreachable", "store": "ok" if reachable else "unreachable"}
@@ -43,7 +47,7 @@ def readyz(request: HttpRequest) -> HttpResponse:
 
 
 def metrics(request: HttpRequest) -> HttpResponse:
-    """Answer a scrape. All of it is read now, so that every worker process gives the same numbers."""
+    """Return the metrics. All are read at the time of the request, so every process returns the same numbers."""
     registry = CollectorRegistry()
     registry.register(Collected(timezone.now()))
     encode, content_type = choose_encoder(request.headers.get("Accept", ""))
@@ -51,6 +55,7 @@ def metrics(request: HttpRequest) -> HttpResponse:
 
 
 def store_answers() -> bool:
+    """Return whether the store responds in the time that a request may wait."""
     try:
         return bool(store.connection(settings.PUBLISH_TIMEOUT_SECONDS).ping())
     except STORE_ERRORS:
@@ -62,7 +67,7 @@ def _database_answers() -> bool:
         with connection.cursor() as cursor:
             cursor.execute("SELECT 1")
     except DatabaseError as exc:
-        logger.warning("The database does not answer: %s", exc)
+        logger.warning("The database is unavailable: %s", exc)
         return False
     return True
 
@@ -72,7 +77,7 @@ def _json(document: dict[str, str], code: int = 200) -> HttpResponse:
 
 
 class Collected(Collector):
-    """The control plane's numbers; no label is a key, a token or anything else that grows with use."""
+    """The metrics of the control plane. No label is a key or a token, so the number of series does not grow."""
 
     def __init__(self, now: datetime) -> None:
         self.now = now
@@ -81,14 +86,14 @@ class Collected(Collector):
         build = GaugeMetricFamily("sluicegate_build_info", "Always 1.", labels=["version"])
         build.add_metric([_version()], 1)
         yield build
-        yield _gauge("sluicegate_store_reachable", "1 if the store answers the control plane.", store_answers())
+        yield _gauge("sluicegate_store_reachable", "1 if the control plane reaches the store.", store_answers())
         try:
             yield from [*self._publishing(), *self._checkpoints(), self._fleet()]
             database = True
         except DatabaseError as exc:
-            logger.warning("The database does not answer: %s", exc)
+            logger.warning("The database is unavailable: %s", exc)
             database = False
-        yield _gauge("sluicegate_database_reachable", "1 if the database answers the control plane.", database)
+        yield _gauge("sluicegate_database_reachable", "1 if the control plane reaches the database.", database)
 
     def _publishing(self) -> Iterator[Metric]:
         published = Revision.objects.aggregate(last=Max("number"))["last"] or 0
@@ -97,22 +102,22 @@ class Collected(Collector):
         waited = (self.now - oldest).total_seconds() if oldest else 0
         yield _gauge("sluicegate_published_revision", "Number of the last published revision.", published)
         yield _gauge("sluicegate_outbox_pending", "Changes that are not published yet.", pending.count())
-        yield _gauge("sluicegate_outbox_oldest_seconds", "For how long the oldest of them has waited.", max(0, waited))
+        yield _gauge("sluicegate_outbox_oldest_seconds", "Age of the oldest pending change.", max(0, waited))
 
     def _checkpoints(self) -> Iterator[Metric]:
-        """Nothing before the first: there is no age of what never was."""
+        """Yield the age of the last checkpoint and its counters, or nothing before the first checkpoint."""
         run = checkpoints.last_run()
         if run is not None:
             age = max(0, (self.now - run.at).total_seconds())
-            yield _gauge("sluicegate_checkpoint_age_seconds", "Since all durable counters were last kept in SQL.", age)
-            yield _gauge("sluicegate_checkpointed_counters", "Durable counters that SQL keeps.", run.counters)
+            yield _gauge("sluicegate_checkpoint_age_seconds", "Age of the last complete checkpoint in SQL.", age)
+            yield _gauge("sluicegate_checkpointed_counters", "Durable counters in SQL.", run.counters)
 
     def _fleet(self) -> Metric:
-        """An instance is behind when it runs an older revision than the last one."""
+        """Return the numbers of instances that run the last revision, an older one, or are lost."""
         alive = Instance.objects.running(self.now)
         published = Revision.objects.aggregate(last=Max("number"))["last"] or 0
         total, seen, current = Instance.objects.count(), alive.count(), alive.filter(revision__gte=published).count()
-        family = GaugeMetricFamily("sluicegate_instances", "Enforcers by what is known of them.", labels=["state"])
+        family = GaugeMetricFamily("sluicegate_instances", "Enforcers by their state.", labels=["state"])
         for state, number in (("current", current), ("behind", seen - current), ("lost", total - seen)):
             family.add_metric([state], number)
         return family
@@ -122,7 +127,7 @@ def _version() -> str:
     try:
         return version("sluicegate")
     except PackageNotFoundError:
-        return "unknown"  # run from a checkout that was never installed
+        return "unknown"  # the package is not installed, as in a plain checkout
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:

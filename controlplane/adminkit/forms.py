@@ -1,4 +1,4 @@
-"""Fields and forms that the admin's pages share: durations in words, lists in a line, reasons, the version edited."""
+"""Form fields and forms that several pages of the admin use."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ from controlplane.policies.models import AuditEntry
 
 
 class DurationField(forms.CharField):
-    """Seconds, written as people say them."""
+    """A number of seconds, typed and shown as words such as "1 hour 30 minutes"."""
 
     widget = UnfoldAdminTextInputWidget
 
@@ -32,14 +32,15 @@ class DurationField(forms.CharField):
         try:
             return seconds_of(str(value))
         except ValueError as exc:
-            raise ValidationError("Write a duration such as 30 seconds, 5m, 1 hour 30 minutes or 2 weeks.") from exc
+            message = f"Must be a duration such as 30 seconds, 5m, 1 hour 30 minutes or 2 weeks, got {value!r}."
+            raise ValidationError(message) from exc
 
     def validate(self, value: int | None) -> None:
         if self.required and value is None:
             raise ValidationError(self.error_messages["required"])
 
     def run_validators(self, value: int | None) -> None:
-        """Leave the bounds to the limit's own rules."""
+        """Check nothing here, because the limit's own rules check the bounds."""
 
     def has_changed(self, initial: Any, data: Any) -> bool:
         try:
@@ -49,7 +50,7 @@ class DurationField(forms.CharField):
 
 
 class WordsField(forms.CharField):
-    """A list of words in one line."""
+    """A list of words, typed on one line with commas or spaces between them."""
 
     widget = UnfoldAdminTextInputWidget
 
@@ -64,7 +65,7 @@ class WordsField(forms.CharField):
 
 
 class RulesField(forms.CharField):
-    """Attribute rules, one a line: ``model = gpt-*`` or ``tier = free | trial``."""
+    """Rules for attributes, one on each line, such as ``model = gpt-*`` or ``tier = free | trial``."""
 
     widget = UnfoldAdminTextareaWidget
 
@@ -83,7 +84,8 @@ class RulesField(forms.CharField):
                 continue
             name, equals, rule = (part.strip() for part in line.partition("="))
             if not equals or not rule or name in rules:
-                raise ValidationError(f'Write one rule a line, like "model = gpt-*", each name once: {line.strip()!r}.')
+                message = f'Each line must hold one rule such as "model = gpt-*", each name once, got {line.strip()!r}.'
+                raise ValidationError(message)
             options = [option.strip() for option in rule.split("|")]
             rules[name] = options if len(options) > 1 else rule
         return rules
@@ -96,7 +98,7 @@ class RulesField(forms.CharField):
 
 
 class InstantInput(forms.DateTimeInput):
-    """The browser's own date and time input, which is one field with one label."""
+    """A date and time input of the browser, which is one field with one label."""
 
     input_type = "datetime-local"
 
@@ -105,56 +107,59 @@ class InstantInput(forms.DateTimeInput):
 
 
 class ReasonDialog(BaseDialogForm):
-    """What is done to others has a reason, which the audit keeps."""
+    """A dialog that asks for the reason of an action. The audit keeps the reason."""
 
-    reason = forms.CharField(
-        max_length=500, widget=UnfoldAdminTextInputWidget, help_text="Kept in the audit, for whoever asks why."
-    )
+    reason = forms.CharField(max_length=500, widget=UnfoldAdminTextInputWidget, help_text="The audit keeps the reason.")
 
 
 def version_of(row: Any) -> str:
-    """Name the state that a row has now: a form that was opened on another one must not be saved over it."""
+    """
+    Return a digest of the row's present state.
+
+    A form that was opened on another state must not be saved over this one.
+    """
     record = json.dumps(row.as_record(), sort_keys=True, default=str)
     return hashlib.sha256(record.encode()).hexdigest()[:32]
 
 
 class RecordedForm(forms.ModelForm):
-    """A form that knows which state it was opened on, and takes the reason of the change."""
+    """A form that remembers which state of the row it was opened on, and asks for a reason."""
 
-    # No column's name: Django leaves out a declared field that the admin shows as a read-only column.
+    # Not the name of a column, because Django drops a declared field that the admin also shows as a read-only column.
     seen_version = forms.CharField(required=False, max_length=32, widget=forms.HiddenInput)
     change_reason = forms.CharField(
         required=False,
         max_length=500,
         label="Reason for the change",
         widget=UnfoldAdminTextInputWidget,
-        help_text="Optional. Kept in the audit, for whoever asks why.",
+        help_text="Optional. The audit keeps the reason.",
     )
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        # Before the posted values are laid over the row.
+        # Computed now, before Django copies the posted values into the row.
         self.present = "" if self.instance._state.adding else version_of(self.instance)
         self.initial["seen_version"] = self.present
 
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or self.cleaned_data
         if self.present and cleaned.get("seen_version") != self.present:
-            self.add_error(None, self._who_was_faster())
-            # Whoever has read the message may save over it.
+            self.add_error(None, self._conflict_message())
+            # The user has seen the message, so the next save of this form is accepted.
             self.data = self.data.copy()
             self.data[self.add_prefix("seen_version")] = self.present
         return cleaned
 
-    def _who_was_faster(self) -> str:
+    def _conflict_message(self) -> str:
+        """Say who changed the row after this form was opened, when, and what."""
         what = self.instance._meta.verbose_name
         last = AuditEntry.objects.filter(object_type=self.instance._meta.model_name, object_id=self.instance.pk).first()
         if last is None:
-            return f"This {what} was changed after you opened it. Nothing of yours is saved: look again, then save."
+            return f"This {what} was changed after you opened it. Your changes are not saved. Check it and save again."
         now = timezone.now()
         ago = "just now" if now - last.at < timedelta(minutes=1) else f"{timesince(last.at, now, depth=1)} ago"
-        told = "; ".join(f"{name}: {old} → {new}" for name, old, new in differences(last.before, last.after)[:6])
+        changes = "; ".join(f"{name}: {old} → {new}" for name, old, new in differences(last.before, last.after)[:6])
         return (
-            f"{last.actor} changed this {what} {ago}" + (f" ({told})" if told else "") + ". Nothing of yours is "
-            "saved yet. The fields below hold your values: saving again puts them over that change."
+            f"{last.actor} changed this {what} {ago}" + (f" ({changes})" if changes else "") + ". Your changes are "
+            "not saved yet. The fields below hold your values. If you save again, they replace that change."
         )

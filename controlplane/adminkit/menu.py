@@ -1,4 +1,4 @@
-"""The admin's menu: by what people come for, not by application."""
+"""The menu of the admin, ordered by what people want to do and not by Django application."""
 
 from typing import Any
 
@@ -7,10 +7,11 @@ from django.urls import reverse_lazy
 
 
 def navigation(request: HttpRequest) -> list[dict[str, Any]]:
+    """Return the groups of the menu with their entries, as the theme expects them."""
     return [
         {"items": [_menu("Overview", "dashboard", "index", "")]},
         {
-            "title": "Who and how much",
+            "title": "Limits",
             "items": [
                 _menu("Projects", "apartment", "projects_project_changelist", "projects.view_project"),
                 _menu("Tokens", "key", "projects_token_changelist", "projects.view_token"),
@@ -19,7 +20,7 @@ def navigation(request: HttpRequest) -> list[dict[str, Any]]:
             ],
         },
         {
-            "title": "What happens",
+            "title": "Operation",
             "items": [
                 _menu("Usage", "bar_chart", "usage_usagerow_changelist", "usage.view_usagerow"),
                 _menu("Daily reports", "summarize", "usage_dailyreport_changelist", "usage.view_dailyreport"),
@@ -46,14 +47,20 @@ def navigation(request: HttpRequest) -> list[dict[str, Any]]:
                 ),
                 _menu("Users", "person", "auth_user_changelist", "auth.view_user"),
                 _menu("Groups", "group", "auth_group_changelist", "auth.view_group"),
-                _menu("Refused log-ins", "gpp_bad", "axes_accessattempt_changelist", "axes.view_accessattempt"),
+                _menu("Failed log-ins", "gpp_bad", "axes_accessattempt_changelist", "axes.view_accessattempt"),
             ],
         },
     ]
 
 
 def _menu(title: str, icon: str, name: str, right: str, badge: str = "") -> dict[str, Any]:
-    """An entry, seen by whoever may view what it leads to; *badge* is a function's path."""
+    """
+    Return an entry of the menu, which is shown to users with the permission *right*.
+
+    Args:
+        name: The URL name of the page in the admin.
+        badge: The dotted path of the function that returns the badge's text.
+    """
     entry = {"title": title, "icon": icon, "link": reverse_lazy(f"admin:{name}")}
     entry["permission"] = lambda request: not right or request.user.has_perm(right)
     return entry | ({"badge": badge, "badge_variant": "warning"} if badge else {})

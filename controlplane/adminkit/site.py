@@ -1,4 +1,4 @@
-"""What every admin page of this project stands on: each ModelAdmin takes its base class from here and nowhere else."""
+"""The base classes and helpers of every page in the admin."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,12 +26,12 @@ from controlplane.publishing.models import OutboxEntry
 
 admin.site.index_title = "Overview"
 
-# The theme's own date and time are two inputs, of which one has no label.
+# The theme's widget for an instant has two inputs, one of them without a label.
 FIELDS = {models.DateTimeField: {"form_class": forms.DateTimeField, "widget": InstantInput}}
 
 
 def environment(request: HttpRequest) -> list[str] | None:
-    """The badge in the header: several environments must not look alike."""
+    """Return the text and the colour of the badge in the header, or None if the environment has no name."""
     name = settings.ENVIRONMENT_NAME
     if not name:
         return None
@@ -40,48 +40,52 @@ def environment(request: HttpRequest) -> list[str] | None:
 
 
 def badge(text: str, kind: str = "") -> SafeString:
-    """A state as text on a colour: "good", "bad", "warn" or none. Never the colour alone."""
+    """Return *text* as a badge, coloured by *kind*, which is "good", "bad", "warn" or empty."""
     return format_html('<span class="sg-badge {}">{}</span>', f"sg-{kind}" if kind else "", text)
 
 
 def instant(at: datetime | None, now: datetime | None = None) -> SafeString | str:
-    """A moment as people tell it, with the exact one on hover and for machines."""
+    """Return an instant relative to now, such as "2 hours ago", with the exact time on hover. None is "never"."""
     if at is None:
         return "never"
     now = now or timezone.now()
     if abs(at - now) < timedelta(minutes=1):
-        told = "just now" if at <= now else "in less than a minute"
+        relative = "just now" if at <= now else "in less than a minute"
     else:
-        told = f"in {timeuntil(at, now, depth=1)}" if at > now else f"{timesince(at, now, depth=1)} ago"
+        relative = f"in {timeuntil(at, now, depth=1)}" if at > now else f"{timesince(at, now, depth=1)} ago"
     exact = at.strftime("%Y-%m-%d %H:%M:%S UTC")
-    return format_html('<time datetime="{}" title="{}">{}</time>', at.isoformat(), exact, told)
+    return format_html('<time datetime="{}" title="{}">{}</time>', at.isoformat(), exact, relative)
 
 
 def link_to(row: models.Model | None, text: str = "") -> SafeString | str:
-    """The page of a row, as a link."""
+    """Return a link to the page of a row, or a dash for None. The default text is the row's name."""
     if row is None:
         return "—"
     return format_html('<a class="text-link" href="{}">{}</a>', change_url(row), text or str(row))
 
 
 def change_url(row: models.Model) -> str:
+    """Return the address of the page of a row."""
     return reverse(f"admin:{row._meta.app_label}_{row._meta.model_name}_change", args=[quote(row.pk)])
 
 
 def list_url(model: type[models.Model], query: str = "") -> str:
+    """Return the address of the list of a model, with *query* (which begins with "?") behind it."""
     return reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_changelist") + query
 
 
 def list_url_of_audit(row: models.Model) -> str:
+    """Return the address of the audit entries of a row."""
     return reverse("admin:policies_auditentry_changelist") + f"?object_type={row._meta.model_name}&object_id={row.pk}"
 
 
 def links(pairs: list[tuple[str, str]]) -> SafeString:
+    """Return links with dots between them, from pairs of text and address."""
     return format_html_join(" · ", '<a class="text-link" href="{}">{}</a>', [(url, text) for text, url in pairs])
 
 
 def table(head: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
-    """A small table that scrolls by itself where the page is narrow."""
+    """Return an HTML table, which scrolls sideways on a narrow page."""
     cells = [(format_html_join("", "<td>{}</td>", ((cell,) for cell in row)),) for row in rows]
     frame = '<div class="sg-scroll" tabindex="0"><table class="sg-table"><thead><tr>{}</tr></thead>{}</table></div>'
     return format_html(
@@ -92,23 +96,24 @@ def table(head: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
 
 
 def actor_of(request: HttpRequest) -> Actor:
+    """Return the user of a request as the actor of a change."""
     return Actor(request.user.get_username(), "admin", request.headers.get("X-Request-ID", ""))
 
 
 class ModelAdmin(ThemeModelAdmin):
-    """The look and the habits that all pages share."""
+    """The base class of every page in the admin."""
 
     formfield_overrides = FIELDS
     list_filter_submit = True
     list_per_page = 50
-    # Where there is nothing to list: what would stand there, and the words on the button that adds the first.
+    # Shown in place of an empty list: an explanation, and the text of the button that adds the first row.
     empty: ClassVar[tuple[str, str]] = ("", "")
 
     def formfield_for_dbfield(self, db_field: models.Field, request: HttpRequest, **options: Any) -> Any:
-        """Leave out the icons that open other models' forms in a frame: each has a page of its own in the menu."""
+        """Return the field without the icons that open forms of other models in a frame."""
         field = super().formfield_for_dbfield(db_field, request, **options)
         if isinstance(db_field, models.DateTimeField):
-            field.help_text = field.help_text or "UTC. Empty: never."
+            field.help_text = field.help_text or "In UTC. If empty, never."
         for right in ("add", "change", "delete", "view"):
             if field is not None and hasattr(field.widget, f"can_{right}_related"):
                 setattr(field.widget, f"can_{right}_related", False)
@@ -116,18 +121,18 @@ class ModelAdmin(ThemeModelAdmin):
 
     @staticmethod
     def key_of(object_id: str | None) -> str:
-        """Read the key that stands in an action's address, where the admin has it quoted."""
+        """Return the primary key from the address of an action, in which the admin quotes it."""
         return unquote(object_id or "")
 
     def page(self, request: HttpRequest, template: str, **context: Any) -> TemplateResponse:
-        """Answer with a page of our own in the admin's frame."""
+        """Return a response with a template of this project in the frame of the admin."""
         request.current_app = self.admin_site.name
         shared = {**self.admin_site.each_context(request), "opts": self.opts, "model_admin": self}
         return TemplateResponse(request, f"admin/sluicegate/{template}", {**shared, **context})
 
 
 class ReadOnlyAdmin(ModelAdmin):
-    """What is written elsewhere, and only looked at here."""
+    """The base class of pages that only show rows."""
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
@@ -142,55 +147,55 @@ class ReadOnlyAdmin(ModelAdmin):
         return {}
 
     def render_change_form(self, request: HttpRequest, context: dict[str, Any], **options: Any) -> HttpResponse:
-        """Leave out the history: what is only looked at has none."""
+        """Return the page without the link to the history, because these rows have none."""
         return super().render_change_form(request, context | {"show_history": False}, **options)
 
 
 class ChangingAdmin(ModelAdmin):
-    """What is done here is one change(): audited, published, and told to whoever did it."""
+    """The base class of pages whose actions change rows inside one change(), with audit and publication."""
 
     @contextmanager
     def changing(self, request: HttpRequest, reason: str = "") -> Iterator[Change]:
-        """Make the block one change, and tell afterwards whether it is live."""
-        request.told = []
+        """Run the block as one change, and then show a message that says whether it is published."""
+        request.held_messages = []
         with change(actor=actor_of(request), reason=reason) as tx:
             request.change = tx
             yield tx
-        told, request.told = request.told, None
-        if told:
-            text = format_html_join(" ", "{}", ((message,) for message in filter(None, [*told, self._fate(tx)])))
-            messages.success(request, text)
+        held, request.held_messages = request.held_messages, None
+        if held:
+            sentences = filter(None, [*held, self._publication(tx)])
+            messages.success(request, format_html_join(" ", "{}", ((sentence,) for sentence in sentences)))
 
-    def _fate(self, tx: Change) -> str:
+    def _publication(self, tx: Change) -> str:
         if tx.revision is not None:
             return f"Published as revision {tx.revision}."
         if OutboxEntry.objects.filter(revision=None, by=tx.actor.name).exists():
-            return "Saved; will be published when the store answers."
+            return "Saved. The change will be published when the store is available."
         return ""
 
     def message_user(
         self, request: HttpRequest, message: Any, level: int = messages.INFO, *args: Any, **kw: Any
     ) -> None:
-        """Hold back what is told during a change: one message says it, and what became of it."""
-        if getattr(request, "told", None) is not None and level in (messages.INFO, messages.SUCCESS):
-            request.told.append(message)
+        """Keep the message back during a change, so that one message also names the revision."""
+        if getattr(request, "held_messages", None) is not None and level in (messages.INFO, messages.SUCCESS):
+            request.held_messages.append(message)
         else:
             super().message_user(request, message, level, *args, **kw)
 
     def present(self, request: HttpRequest, object_id: str) -> models.Model:
-        """Return the row that an action names, locked as in get_object()."""
+        """Return the row that an action names, locked until the end of the transaction."""
         return self.model._default_manager.select_for_update().get(pk=self.key_of(object_id))
 
     def confirm(self, request: HttpRequest, rows: models.QuerySet, name: str, title: str, effect: str) -> HttpResponse:
-        """Ask for a reason before an action on selected rows is done; the answer comes back with ``change_reason``."""
+        """Return a page that asks for the reason of an action on selected rows. It posts ``change_reason`` back."""
         return self.page(request, "confirm.html", title=title, effect=effect, rows=rows, action=name)
 
 
 class RecordedAdmin(ChangingAdmin):
     """
-    Each form, deletion or action here is one change(): audited, published, and told to whoever made it.
+    The base class of pages on which rows are edited. Each form, deletion or action is one change().
 
-    A form is saved only over the state that it was opened on.
+    A form is saved only if the row is still as it was when the form was opened.
     """
 
     form = RecordedForm
@@ -217,7 +222,7 @@ class RecordedAdmin(ChangingAdmin):
 
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> models.Model | None:
         if getattr(request, "change", None) is not None:
-            # Two who save at once: the second reads what the first has written, and is told.
+            # If two users save at once, the second waits here, then sees that the row has changed.
             self.model._default_manager.select_for_update().filter(pk=object_id).first()
         return super().get_object(request, object_id, from_field)
 
@@ -232,7 +237,7 @@ class RecordedAdmin(ChangingAdmin):
         self.save_row(request.change, obj, form)
 
     def save_row(self, tx: Change, obj: models.Model, form: RecordedForm) -> None:
-        """Save the row itself; where a verb saves and records it, override this and record()."""
+        """Save the row. A page whose action saves and records the row overrides this method and record()."""
         obj.save()
 
     def save_related(self, request: HttpRequest, form: RecordedForm, formsets: list[Any], change: bool) -> None:
@@ -240,6 +245,7 @@ class RecordedAdmin(ChangingAdmin):
         self.record(request.change, form.instance, request.before)
 
     def record(self, tx: Change, obj: models.Model, before: dict[str, Any] | None) -> None:
+        """Write the audit entry of a saved row. *before* is its earlier record, None for a new row."""
         obj = self.model._default_manager.get(pk=obj.pk)
         if before is None:
             tx.created(obj)
@@ -254,45 +260,47 @@ class RecordedAdmin(ChangingAdmin):
             request.change.delete(obj)
 
     def log_addition(self, request: HttpRequest, obj: models.Model, message: Any) -> None:
-        """Leave it to the audit: one history, the same for every door."""
+        """Write nothing, because the audit records the change."""
 
     log_change = log_deletion = log_addition
 
     def log_deletions(self, request: HttpRequest, queryset: Any) -> None:
-        """Leave it to the audit."""
+        """Write nothing, because the audit records each deletion."""
 
     def history_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> HttpResponse:
         return HttpResponseRedirect(list_url_of_audit(self.model(pk=unquote(object_id))))
 
 
 def done(url: str) -> HttpResponse:
-    """Close a dialog by going to *url*."""
+    """Return a response that closes the dialog and opens *url*."""
     return HttpResponse(headers={"HX-Redirect": url})
 
 
 def confirmed() -> HttpResponse:
     """
-    Answer a dialog that is filled in well by having the browser send it once more, as a whole page.
+    Return a response that makes the browser submit a valid dialog again, as a request for a whole page.
 
-    What the action answers then is a page of its own: a secret in a dialog would be gone with a click beside it.
+    The action then answers with a page. In a dialog, one click beside it would lose the secret.
     """
     return HttpResponse(status=204, headers={"HX-Trigger": "sluicegate:confirmed"})
 
 
 def in_dialog(request: HttpRequest) -> bool:
+    """Return whether the request was sent from a dialog."""
     return request.headers.get("HX-Request") == "true"
 
 
 class SecretAdmin(RecordedAdmin):
-    """Credentials: the page that answers their creation is the only one that ever shows the secret."""
+    """The base class of pages for credentials. Only the response to the creation shows the secret."""
 
     def render_change_form(self, request: HttpRequest, context: dict[str, Any], **options: Any) -> HttpResponse:
-        """One way to create: the next page shows the secret, whatever was pressed."""
+        """Return the form with one button to create, because the next page must show the secret."""
         if options.get("add"):
             context |= {"show_save_and_add_another": False, "show_save_and_continue": False}
         return super().render_change_form(request, context, **options)
 
     def secret_page(self, request: HttpRequest, credential: models.Model, secret: str, **context: Any) -> HttpResponse:
+        """Return the page that shows the secret of a new credential, and how to use it."""
         response = self.page(
             request,
             "secret.html",

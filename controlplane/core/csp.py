@@ -1,4 +1,4 @@
-"""What a page may load and run: only what this server sends, and in the admin also what its scripts evaluate."""
+"""The Content-Security-Policy of every page. A page loads only what this server sends."""
 
 from collections.abc import Callable
 
@@ -17,8 +17,8 @@ STRICT = {
     "base-uri": "'none'",
     "frame-ancestors": "'none'",
 }
-# The admin's theme evaluates the expressions in its attributes, writes its colours into a style element, and shows
-# pages of its own in frames.
+# The theme of the admin evaluates expressions in attributes, writes its colours into a style element, and shows pages
+# of this server in frames.
 ADMIN = {
     **STRICT,
     "script-src": "'self' 'unsafe-eval'",
@@ -26,16 +26,17 @@ ADMIN = {
     "frame-src": "'self'",
     "frame-ancestors": "'self'",
 }
-# Swagger UI writes style elements.
+# Swagger UI inserts style elements.
 API_DOCS = {**STRICT, "style-src": "'self' 'unsafe-inline'"}
 
 
 def spelled(policy: dict[str, str]) -> str:
+    """Return the policy as the value of the header."""
     return "; ".join(f"{name} {sources}" for name, sources in policy.items())
 
 
 class ContentSecurityPolicy:
-    """Give every response a policy; a view that set its own keeps it."""
+    """Add the policy to every response, unless the view has set one."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self.get_response = get_response

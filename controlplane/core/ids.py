@@ -1,12 +1,16 @@
 import uuid_utils
 
-# Crockford's alphabet: no i, l, o or u, so an id survives being read out aloud.
+# Crockford's alphabet leaves out i, l, o and u, which are easily misread.
 ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 LENGTH = 26
 
 
 def new_id(prefix: str) -> str:
-    """Return ``prefix_`` and a UUIDv7 as 26 characters: ids of one kind sort by the time they were made."""
+    """
+    Return ``prefix_`` followed by a UUIDv7 in 26 characters.
+
+    Ids with one prefix sort by the time at which they were made.
+    """
     number = uuid_utils.uuid7().int
     digits = []
     for _ in range(LENGTH):

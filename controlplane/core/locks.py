@@ -1,8 +1,9 @@
 """
-A lock in the store, for work that two processes need not do at once.
+A lock in the store, for work that two processes should not do at the same time.
 
-It saves work and is no proof: a holder that was suspended past the time to live may wake up beside the next one. So
-whoever holds it lets a row or a key settle the race as well; the fencing token tells which holder is the later one.
+The lock saves work but guarantees nothing, because a holder that is suspended for longer than the time to live may wake
+up while the next holder works. So each holder also relies on a row or a key that only one of them can write. The
+fencing token shows which holder is the later one.
 """
 
 import secrets
@@ -17,13 +18,13 @@ from enforcement.store import STORE_ERRORS
 
 POLL_SECONDS = 0.005
 
-# Take the lock and the next fencing token in one step: taken apart, an earlier holder could draw the later token.
-# KEYS: lock, fence. ARGV: owner, time to live in milliseconds. Returns the token, 0 when another holds the lock.
+# Take the lock and the next fencing token in one step. In two steps, an earlier holder could get the later token.
+# KEYS: lock, fence. ARGV: owner, time to live in milliseconds. Returns the token, 0 if another process has the lock.
 ACQUIRE = """
 if redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then return redis.call('INCR', KEYS[2]) end
 return 0
 """
-# KEYS: lock. ARGV: owner. A lock that ran out may be another's by now: it is not touched.
+# KEYS: lock. ARGV: owner. If the lock has expired, another process may have it, so only the owner deletes it.
 RELEASE = """
 if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
 return 0
@@ -33,13 +34,13 @@ return 0
 @contextmanager
 def hold(client: redis.Redis, name: str, *, ttl_ms: int, wait_ms: int = 0) -> Iterator[int | None]:
     """
-    Hold the lock *name* for the block and yield its fencing token, or None: another has it.
+    Hold the lock *name* during the block and yield its fencing token, or None if another process has the lock.
 
     Args:
-        ttl_ms: When a holder that died loses the lock.
-        wait_ms: How long to ask again for a lock that another holds.
+        ttl_ms: The time after which a holder that died loses the lock.
+        wait_ms: How long to retry while another process has the lock.
     Raises:
-        One of STORE_ERRORS: The store is away. None is raised when only the release fails.
+        One of STORE_ERRORS: The store is unavailable. Nothing is raised if only the release fails.
     """
     owner = secrets.token_hex(16)
     fence = _acquire(client, name, owner, ttl_ms, time.monotonic() + wait_ms / 1000)

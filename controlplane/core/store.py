@@ -1,3 +1,5 @@
+"""The control plane's connections to the store."""
+
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Self
@@ -8,28 +10,33 @@ from django.conf import settings
 from enforcement.keys import Keys
 from enforcement.store import connect
 
-# A task may wait: nobody is looking at it, and a full publication takes its time.
+# A task may wait longer than a request, and a full publication takes several seconds.
 TASK_TIMEOUT_SECONDS = 10.0
 
 
 def connection(timeout: float = TASK_TIMEOUT_SECONDS) -> redis.Redis:
-    """Return this process's client of the store; each of its steps ends within *timeout* seconds."""
+    """Return this process's client of the store, which waits at most *timeout* seconds for each reply."""
     return _connection(settings.REDIS_URL, timeout)
 
 
 @lru_cache(maxsize=8)
 def _connection(url: str, timeout: float) -> redis.Redis:
-    # What somebody else wrote into the store may be no text: it is read as a wrong one, and repaired.
+    # Other programs may have written bytes that are not UTF-8. They are read as a wrong value, which is then repaired.
     return connect(url, timeout=timeout, encoding_errors="replace")
 
 
 def keys() -> Keys:
+    """Return the names of the store's keys, with the configured prefix."""
     return Keys(settings.STORE_PREFIX)
 
 
 @dataclass(frozen=True, slots=True)
 class StoreState:
-    """What the store says of itself: revision 0 and no id when it is empty, or when it has no proper revision."""
+    """
+    The revision and the identity that the store holds.
+
+    The revision is 0 and the id is empty if the store is empty, or if its revision is not a number.
+    """
 
     revision: int
     store_id: str
@@ -37,6 +44,7 @@ class StoreState:
 
     @classmethod
     def read(cls, client: redis.Redis) -> Self:
+        """Read the state from the store. Raises one of STORE_ERRORS."""
         documents = keys().documents
         with client.pipeline(transaction=True) as pipe:
             pipe.hmget(documents, "revision", "store_id")

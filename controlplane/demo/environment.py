@@ -1,4 +1,4 @@
-"""The stack that the demo plays on: fresh data, logs in files, and hands to drive it with."""
+"""The stack of the demo, with new data, log files, and clients."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from controlplane.stack import embedded
 from controlplane.stack.locks import StackError
 from controlplane.stack.supervisor import Service, Supervisor
 
-# A demo shows the same everywhere: what the environment says about another installation is not for it.
+# Variables of another installation that the demo ignores, so that it shows the same on every machine.
 FOREIGN = ("SLUICEGATE_", "DATABASE_URL", "REDIS_URL", "SECRET_KEY", "DEBUG", "ALLOWED_HOSTS", "CSRF_TRUSTED_ORIGINS")
 KEPT = ("SLUICEGATE_PORT", "SLUICEGATE_VALKEY_BINARY")
-# In the directory of the data: what the supervisor finds a killed demo's processes by, and what says that it is ours.
+# In the data directory: the locks of the supervisor, and the file that marks the directory as the demo's.
 LOCKS = "run"
 MARK = "of-the-demo"
 
 
 class DemoEnvironment:
     """
-    The running stack.
+    The running stack of the demo.
 
     Attributes:
-        stack: What runs, and where.
-        rest: Client of the REST API, with a key that may do everything.
-        clients: Clients of the proxies.
+        stack: The services and their addresses.
+        rest: The client of the REST API, with a key that has every scope.
+        clients: The clients of the proxies.
     """
 
     stack: embedded.Stack
@@ -43,7 +43,7 @@ class DemoEnvironment:
     def __init__(self, base: Path, directory: Path, environ: Mapping[str, str]) -> None:
         self._base = base
         self._directory = directory
-        self._environ = environment(environ, directory)
+        self._environ = process_environment(environ, directory)
         self.logs = Logs(directory / "log")
         self.supervisor = Supervisor(self._describe, directory / LOCKS, self.logs)
 
@@ -53,17 +53,17 @@ class DemoEnvironment:
         return self.stack.services
 
     async def call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> httpx2.Response:
-        """Call the REST API. Raises StackError with the answer where it is no success."""
+        """Return the response of a call to the REST API. Raises StackError if it is not a success."""
         try:
             answer = await self.rest.request(method, f"/api/v1/{path}", json=body)
         except httpx2.TransportError as exc:
-            raise StackError(f"{method} /api/v1/{path} was not answered: {exc!r}") from exc
+            raise StackError(f"{method} /api/v1/{path} got no response: {exc!r}") from exc
         if not answer.is_success:
-            raise StackError(f"{method} /api/v1/{path} was answered with {answer.status_code}: {answer.text[:500]}")
+            raise StackError(f"{method} /api/v1/{path} got status {answer.status_code}: {answer.text[:500]}")
         return answer
 
     async def manage(self, *arguments: str, **environment: str) -> str:
-        """Run a management command on the stack's data and return what it prints. Raises StackError if it fails."""
+        """Run a management command with the data of the demo, and return its output. Raises StackError if it fails."""
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "manage.py", *arguments),
             cwd=self._base,
@@ -71,7 +71,7 @@ class DemoEnvironment:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C is for the demo, which then ends this
+            start_new_session=True,  # so that Ctrl-C reaches only the demo, which then ends this process
         )
         try:
             printed, complaint = await process.communicate()
@@ -85,7 +85,7 @@ class DemoEnvironment:
 
 
 class Logs:
-    """Writes what each service prints to a file of its own in *directory*."""
+    """The log files in *directory*, one for each service."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -104,9 +104,9 @@ class Logs:
 
 def clear(directory: Path) -> None:
     """
-    Remove what an earlier demo left in *directory*, but for the mark and the locks.
+    Delete the data of an earlier demo in *directory*, without the mark and the locks.
 
-    By the locks the supervisor has made sure that nothing of it runs any more.
+    The supervisor has already ended all processes of the earlier demo.
     """
     for entry in directory.iterdir():
         if entry.name in (LOCKS, MARK):
@@ -119,19 +119,20 @@ def clear(directory: Path) -> None:
 
 def claim(directory: Path) -> None:
     """
-    Make *directory* the demo's, which may then be cleared.
+    Mark *directory* as the demo's, which may then delete its content.
 
     Raises:
-        StackError: It holds something that no demo made.
+        StackError: The directory has content that no demo made.
     """
     if directory.exists() and any(directory.iterdir()) and not (directory / MARK).exists():
-        raise StackError(f"{directory} holds something that no demo made; it would be removed. Name another directory.")
+        message = f"--directory: must be empty or of an earlier demo, got {directory}, with files that no demo made."
+        raise StackError(message)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / MARK).touch()
 
 
-def environment(environ: Mapping[str, str], directory: Path) -> dict[str, str]:
-    """Return the environment of the demo's processes."""
+def process_environment(environ: Mapping[str, str], directory: Path) -> dict[str, str]:
+    """Return the environment variables of the demo's processes."""
     own = {name: value for name, value in environ.items() if name in KEPT or not name.startswith(FOREIGN)}
     return {**own, "DATABASE_URL": f"sqlite:///{directory.resolve() / 'controlplane.sqlite3'}"}
 
@@ -139,10 +140,10 @@ def environment(environ: Mapping[str, str], directory: Path) -> dict[str, str]:
 @asynccontextmanager
 async def set_up(base: Path, directory: Path, environ: Mapping[str, str]) -> AsyncIterator[DemoEnvironment]:
     """
-    Start the stack with fresh data in *directory*; stop it at the end, whatever happened.
+    Start the stack with new data in *directory*, yield it, and stop it at the end.
 
     Raises:
-        StackError: It does not start, or an earlier one still runs here.
+        StackError: The stack cannot start, or an earlier demo still runs in this directory.
     """
     claim(directory)
     demo = DemoEnvironment(base, directory, environ)
@@ -154,13 +155,13 @@ async def set_up(base: Path, directory: Path, environ: Mapping[str, str]) -> Asy
                 demo.rest = await opened.enter_async_context(await _rest(demo))
                 yield demo
         finally:
-            await _to_its_end(demo.supervisor.stop())
+            await _uncancelled(demo.supervisor.stop())
     finally:
         demo.logs.close()
 
 
-async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
-    """Await *work* to its end, whoever cancels the wait meanwhile: a process left behind is worse than a late one."""
+async def _uncancelled(work: Coroutine[Any, Any, None]) -> None:
+    """Run *work* to completion even if this task is cancelled, so that no process keeps running."""
     task = asyncio.ensure_future(work)
     while not task.done():
         with contextlib.suppress(asyncio.CancelledError):

@@ -1,4 +1,4 @@
-"""What the demo says, and whether what it promised came true."""
+"""The output of the demo, and the results of its checks."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Callable
 
 class Reporter:
     """
-    Tells a story in numbered chapters, and keeps count of the checks in it.
+    A printer of numbered steps with their checks, which counts the checks.
 
     Args:
-        line: Prints one line.
-        encoding: Of where the lines go; marks are spelled in letters where it has no others.
-        good, bad: Put colour around a mark.
+        line: The function that prints one line.
+        encoding: The encoding of the output. If it lacks the marks, they are replaced by words.
+        good, bad: The functions that colour a mark.
 
     Attributes:
-        held: Whether all checks held; None before the sum is drawn.
+        passed: Whether all checks passed, or None before ``summarize()``.
     """
 
     def __init__(
@@ -27,37 +27,37 @@ class Reporter:
     ) -> None:
         self.line = line
         self.passed: bool | None = None
-        held, failed = ("✓", "✗") if _can_print("✓✗", encoding) else ("ok", "FAILED")
-        self._marks = {True: good(held), False: bad(failed)}
-        self._chapters = 0
+        passed, failed = ("✓", "✗") if _can_print("✓✗", encoding) else ("ok", "FAILED")
+        self._marks = {True: good(passed), False: bad(failed)}
+        self._steps = 0
         self._checks = 0
         self._failed: list[str] = []
 
     def step(self, title: str) -> None:
-        """Begin the next of the numbered proofs."""
-        self._chapters += 1
+        """Print the title of the next step."""
+        self._steps += 1
         self.line("")
-        self.line(f"{self._chapters}  {title}")
+        self.line(f"{self._steps}  {title}")
 
     def note(self, text: str) -> None:
-        """Print a line that proves nothing."""
+        """Print a line that is not a check."""
         self.line(f"     {text}".rstrip())
 
-    def check(self, held: bool, text: str) -> None:
-        """Print what was to be proved, and whether it held."""
+    def check(self, passed: bool, text: str) -> None:
+        """Print a check with its result, and count it."""
         self._checks += 1
-        if not held:
+        if not passed:
             self._failed.append(text)
-        self.line(f"   {self._marks[held]} {text}")
+        self.line(f"   {self._marks[passed]} {text}")
 
     def summarize(self) -> bool:
-        """Draw the sum; return whether every check held."""
+        """Print the number of checks and those that failed, and return whether all passed."""
         self.passed = not self._failed
         self.line("")
         if self.passed:
-            self.line(f"All {self._checks} checks held.")
+            self.line(f"All {self._checks} checks passed.")
         else:
-            self.line(f"{len(self._failed)} of {self._checks} checks did not hold:")
+            self.line(f"{len(self._failed)} of {self._checks} checks failed:")
         for text in self._failed:
             self.line(f"   {self._marks[False]} {text}")
         return self.passed

@@ -1,4 +1,4 @@
-"""The whole play: the demo is set, seven proofs are given, and the demo is left to the visitor."""
+"""The whole demo, which starts the stack, runs seven steps, and then leaves the stack to the visitor."""
 
 from __future__ import annotations
 
@@ -17,26 +17,27 @@ from controlplane.demo.steps import create, new_token, raise_quota, revoke, satu
 
 async def run_demo(reporter: Reporter, base: Path, directory: Path, environ: Mapping[str, str], *, stays: bool) -> bool:
     """
-    Play, and return whether all checks held; where it *stays*, only by being cancelled does it end.
+    Run the demo, and return whether all checks passed.
 
     Args:
-        base: Where the code is.
-        directory: Where the demo's data goes; what an earlier demo left there is removed.
+        base: The directory of the code.
+        directory: The directory for the data. The data of an earlier demo is deleted.
+        stays: Whether to keep running after the last step, until the task is cancelled.
     Raises:
-        StackError: The stack cannot start, or one of its parts refuses what every installation must be able to do.
+        StackError: The stack cannot start, or one of its parts refuses a call of the demo.
     """
-    reporter.line("Sluicegate: one limit over three proxies.")
+    reporter.line("Sluicegate, one limit over three proxies.")
     reporter.line("Starting Valkey, web, Celery worker and beat, an upstream and three proxies ...")
     started = time.monotonic()
     async with set_up(base, directory, environ) as demo:
         reporter.note(
-            f"up after {time.monotonic() - started:.1f} s, with fresh data and logs in {_short(directory, base)}/"
+            f"running after {time.monotonic() - started:.1f} s, with new data and logs in {_short(directory, base)}/"
         )
         await _prove(demo, reporter)
         held = reporter.summarize()
         await _hand_over(demo, reporter)
         if stays:
-            reporter.line("Everything stays up until Ctrl-C.")
+            reporter.line("Everything keeps running until Ctrl-C.")
             await asyncio.Event().wait()
     return held
 

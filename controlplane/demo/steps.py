@@ -1,4 +1,4 @@
-"""The first four proofs: a limit is made, holds over three proxies, is changed, and its token revoked."""
+"""The first four steps of the demo, in which a limit is created, used and changed, and its token revoked."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RAISED = 150
 WINDOW_SECONDS = 60
 EACH_AT_ONCE = 100
 EACH_AFTER_RAISE = 30
-# What design.md promises: a change is live everywhere within this.
+# A change must reach every proxy within this time.
 LIVE_MS = 100.0
 
 
@@ -34,56 +34,54 @@ class DemoToken:
 
 
 async def new_token(demo: DemoEnvironment, name: str, policy: str = POLICY) -> DemoToken:
-    """Create a token over REST."""
+    """Create a token over REST, and return it."""
     created = (await demo.call("POST", "projects/demo/tokens", {"name": name, "policy": policy})).json()
     return DemoToken(created["id"], created["secret"])
 
 
 def a_limit(quota: int) -> dict[str, Any]:
-    """Return the demo's limit as the REST API takes it."""
+    """Return the demo's limit as a body of REST."""
     return {"name": LIMIT, "algorithm": "fixed_window", "quota": quota, "window_seconds": WINDOW_SECONDS}
 
 
 async def create(demo: DemoEnvironment, reporter: Reporter) -> DemoToken:
-    """Make a project, a policy and a token, and see them arrive in every proxy."""
-    reporter.step(f"A project, a policy of {QUOTA} requests a minute and a token, over REST")
+    """Create a project, a policy and a token, check that every proxy has them, and return the token."""
+    reporter.step(f"A project, a policy of {QUOTA} requests per minute and a token are created over REST")
     started = time.perf_counter()
     await demo.call("POST", "projects", {"slug": "demo", "name": "Demo"})
     await demo.call("POST", "policies", {"slug": POLICY, "name": "Demo requests", "limits": [a_limit(QUOTA)]})
     issued = await demo.call("POST", "projects/demo/tokens", {"name": "first", "policy": POLICY})
     spent_ms = (time.perf_counter() - started) * 1000
     revision = issued.headers["Sluicegate-Revision"]
-    reporter.check(
-        revision.isdecimal(), f"made with three calls in {spent_ms:.0f} ms, published as revision {revision}"
-    )
+    reporter.check(revision.isdecimal(), f"three calls take {spent_ms:.0f} ms and are published as revision {revision}")
     instants = await demo.clients.when_ready(runs(revision))
     reporter.check(max(instants) < NEVER, f"all three proxies run revision {revision}")
     return DemoToken(issued.json()["id"], issued.json()["secret"])
 
 
 async def saturate(demo: DemoEnvironment, reporter: Reporter, token: DemoToken) -> None:
-    """Send three times the quota at once, over three proxies."""
+    """Send three times the quota at once over three proxies, and check that exactly the quota passes."""
     sent = EACH_AT_ONCE * len(demo.stack.proxy_urls)
-    reporter.step(f"{sent} concurrent requests with that token, {EACH_AT_ONCE} to each of three proxies")
+    reporter.step(f"{sent} concurrent requests are sent with that token, {EACH_AT_ONCE} to each of three proxies")
     await room_in_window(reporter, seconds=12)
     replies = await demo.clients.at_once(token.secret, each=EACH_AT_ONCE)
     passed, denied = replies.count(200), replies.count(429)
     reporter.check(passed == QUOTA, f"{passed} pass (by proxy: {_listed(replies.by_proxy(200))})")
     reporter.check(denied == sent - QUOTA, f"{denied} get 429 (by proxy: {_listed(replies.by_proxy(429))})")
-    wrong = [reply for reply in replies.having(429) if not says_why(reply, QUOTA)]
+    wrong = [reply for reply in replies.having(429) if not explains(reply, QUOTA)]
     sample = replies.having(429)[0].headers if denied else httpx2.Headers()
-    reporter.check(denied > 0 and not wrong, "each 429 says why, what the limit is and when to come back:")
+    reporter.check(denied > 0 and not wrong, "each 429 has the reason, the limit and the time to wait:")
     for name in ("Content-Type", "Retry-After", "RateLimit-Policy", "RateLimit"):
         reporter.note(f"  {name}: {sample.get(name, '-')}")
-    tell_times(reporter, replies)
+    note_times(reporter, replies)
 
 
 async def raise_quota(demo: DemoEnvironment, reporter: Reporter, token: DemoToken) -> None:
-    """Change the quota; the usage so far stays counted."""
-    reporter.step(f"The limit is raised to {RAISED} with one PATCH")
+    """Raise the quota, and check that the usage so far still counts."""
+    reporter.step(f"The quota is raised to {RAISED} with one PATCH")
     before = await _revision_of(demo)
     change = demo.call("PATCH", f"policies/{POLICY}", {"limits": [a_limit(RAISED)]})
-    answer, delays = await _watched(change, demo.clients.when_ready(lambda said: said["revision"] > before))
+    answer, delays = await _watched(change, demo.clients.when_ready(lambda readiness: readiness["revision"] > before))
     revision = answer.headers["Sluicegate-Revision"]
     reporter.check(
         max(delays) < LIVE_MS, f"revision {revision} is live on all three: {_delays(delays)} after the reply"
@@ -91,11 +89,11 @@ async def raise_quota(demo: DemoEnvironment, reporter: Reporter, token: DemoToke
     replies = await demo.clients.at_once(token.secret, each=EACH_AFTER_RAISE)
     passed = replies.count(200)
     more = f"{passed} more pass of {len(replies.all)} (by proxy: {_listed(replies.by_proxy(200))})"
-    reporter.check(passed == RAISED - QUOTA, f"{more}: what was used stays used")
+    reporter.check(passed == RAISED - QUOTA, f"{more}, so the earlier usage still counts")
 
 
 async def revoke(demo: DemoEnvironment, reporter: Reporter, token: DemoToken) -> None:
-    """Revoke the token; no proxy lets it in any more, nor asks a limit about it."""
+    """Revoke the token, and check that every proxy refuses it."""
     reporter.step("The token is revoked")
     call = demo.call("POST", f"tokens/{token.id}/revoke")
     _, delays = await _watched(call, demo.clients.when_refused(token.secret))
@@ -106,12 +104,12 @@ async def revoke(demo: DemoEnvironment, reporter: Reporter, token: DemoToken) ->
 
 
 def runs(revision: str) -> Callable[[Readiness], bool]:
-    """Return the question whether a proxy runs *revision* or a later one."""
-    return lambda said: revision.isdecimal() and said["revision"] >= int(revision)
+    """Return a function that returns whether a proxy runs *revision* or a later one."""
+    return lambda readiness: revision.isdecimal() and readiness["revision"] >= int(revision)
 
 
-def says_why(reply: Reply, quota: int) -> bool:
-    """Tell whether a denial carries what design.md demands of it."""
+def explains(reply: Reply, quota: int) -> bool:
+    """Return whether a denial has the headers that explain it."""
     wait = reply.headers.get("Retry-After", "")
     return (
         reply.headers.get("Content-Type") == "application/problem+json"
@@ -122,28 +120,28 @@ def says_why(reply: Reply, quota: int) -> bool:
     )
 
 
-def tell_times(reporter: Reporter, replies: Replies) -> None:
-    """Say how long answers took, seen from the client."""
+def note_times(reporter: Reporter, replies: Replies) -> None:
+    """Print how long the replies took for the client."""
     reporter.note(
-        f"{len(replies.all)} answers in {replies.ms:.0f} ms; median {replies.median_ms:.1f} ms, "
+        f"{len(replies.all)} replies in {replies.ms:.0f} ms, median {replies.median_ms:.1f} ms, "
         f"slowest {replies.slowest_ms:.1f} ms"
     )
 
 
 async def room_in_window(reporter: Reporter, seconds: float) -> None:
-    """Wait for the next minute if this one ends within *seconds*: windows of a minute begin with it."""
+    """Wait for the next minute if this one ends within *seconds*, so that the window does not end during a step."""
     left = WINDOW_SECONDS - time.time() % WINDOW_SECONDS
     if left < seconds:
-        reporter.note(f"(waiting {left:.0f} s for the next minute, so that no window ends while we count)")
+        reporter.note(f"(waiting {left:.0f} s for the next minute, so that the window does not end during this step)")
         await asyncio.sleep(left + 0.05)
 
 
 async def _revision_of(demo: DemoEnvironment) -> int:
-    """Return the revision that all proxies run; they run the same when nothing was changed for a while."""
+    """Return the highest revision that a proxy runs."""
     seen: list[int] = []
 
-    def noting(said: Readiness) -> bool:
-        seen.append(said["revision"])
+    def noting(readiness: Readiness) -> bool:
+        seen.append(readiness["revision"])
         return True
 
     await demo.clients.when_ready(noting)
@@ -153,7 +151,7 @@ async def _revision_of(demo: DemoEnvironment) -> int:
 async def _watched(
     call: Awaitable[httpx2.Response], watch: Awaitable[list[float]]
 ) -> tuple[httpx2.Response, list[float]]:
-    """Make a call while the proxies are watched; return its reply and, by proxy, the ms from it to what was awaited."""
+    """Make a call while *watch* runs, and return its response and the delay of each proxy after it in milliseconds."""
     watching = asyncio.ensure_future(watch)
     try:
         answer = await call

@@ -11,15 +11,16 @@ OK, STARTING, DEGRADED = "ok", "starting", "degraded"
 
 class InstanceQuerySet(models.QuerySet["Instance"]):
     def running(self, now: datetime) -> "InstanceQuerySet":
-        """Leave out those that were not heard of for the life of a heartbeat."""
+        """Return the instances whose last heartbeat is still valid."""
         return self.filter(seen_at__gt=now - HEARTBEAT_LIFETIME)
 
 
 class Instance(models.Model):
     """
-    A running enforcer, as its last heartbeat described it.
+    An enforcer, as its last heartbeat described it.
 
-    ``overflowing`` is not saved: project id, policy id and name of each limit that had no place for a value lately.
+    ``overflowing`` is not saved. It has the project id, the policy id and the name of each limit that recently had more
+    values than the project's cap allows.
     """
 
     overflowing: Sequence[tuple[str, str, str]] = ()

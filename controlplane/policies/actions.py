@@ -14,7 +14,7 @@ from enforcement.limits import Policy as PolicyValue
 
 def set_global_policy(tx: Change, policy: Policy | None) -> None:
     """
-    Let *policy*, or none, fall on every request.
+    Apply *policy* to every request, in place of the present global policy. With None, no policy is global.
 
     Raises:
         ValidationError: The policy belongs to a project.
@@ -35,13 +35,13 @@ def _set_global(tx: Change, policy: Policy, is_global: bool) -> None:
 
 def replace_limits(tx: Change, policy: Policy, values: Sequence[LimitValue]) -> None:
     """
-    Give *policy* exactly these limits, in this order. One that keeps its name keeps its row, and so its overrides.
+    Replace the limits of *policy* by these, in this order.
 
-    The caller records the change of the policy: ``before = policy.as_record()`` first, ``tx.updated`` or
-    ``tx.created`` afterwards.
+    A limit that keeps its name keeps its row, and so its overrides. The caller records the change of the policy, with
+    ``before = policy.as_record()`` first and ``tx.updated`` or ``tx.created`` afterwards.
 
     Raises:
-        ValidationError: There are more than 32, two have one name, or a limit breaks a rule of the model.
+        ValidationError: There are more than 32 limits, two have the same name, or a limit breaks a rule of the model.
     """
     try:
         PolicyValue(policy.pk, policy.slug, tuple(values))
@@ -50,7 +50,7 @@ def replace_limits(tx: Change, policy: Policy, values: Sequence[LimitValue]) -> 
     names = {value.name for value in values}
     kept = {limit.name: limit for limit in policy.limits.all()}
     for name in kept.keys() - names:
-        _remove_limit(tx, kept[name])
+        remove_limit(tx, kept[name])
     for position, value in enumerate(values):
         limit = kept.get(value.name) or Limit(policy=policy)
         limit.position = position
@@ -59,8 +59,8 @@ def replace_limits(tx: Change, policy: Policy, values: Sequence[LimitValue]) -> 
         limit.save()
 
 
-def _remove_limit(tx: Change, limit: Limit) -> None:
-    """The holders of its overrides are published anew: their documents name the limit."""
+def remove_limit(tx: Change, limit: Limit) -> None:
+    """Delete a limit, and publish the holders of its overrides, whose documents name the limit."""
     for override in limit.dependents():
         for kind, object_id in override.touches():
             tx.touch(kind, object_id)
@@ -69,10 +69,10 @@ def _remove_limit(tx: Change, limit: Limit) -> None:
 
 def save_override(tx: Change, override: Override) -> None:
     """
-    Save a new or changed override.
+    Save and record a new or changed override.
 
     Raises:
-        ValidationError: It has no holder, two of them, or numbers that its limit does not allow.
+        ValidationError: It has no holder, or two, or numbers that its limit does not allow.
     """
     former = Override.objects.filter(pk=override.pk).first()
     if former is None:
@@ -82,13 +82,13 @@ def save_override(tx: Change, override: Override) -> None:
     if former is None:
         tx.created(override)
         return
-    for kind, object_id in former.touches():  # it may have had another holder
+    for kind, object_id in former.touches():  # the former holder, which may be another one
         tx.touch(kind, object_id)
     tx.updated(override, former.as_record())
 
 
 def end_overrides(tx: Change, now: datetime) -> int:
-    """Delete the overrides whose end has come and return how many; enforcers ignored them from that moment."""
+    """Delete the overrides that have ended, and return their number. Enforcers ignore them from their end on."""
     ended = list(Override.objects.filter(ends_at__lte=now).select_related("limit__policy", "token", "project"))
     for override in ended:
         tx.delete(override)

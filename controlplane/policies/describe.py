@@ -1,4 +1,4 @@
-"""Limits and durations as people say them."""
+"""Limits and durations in words."""
 
 import re
 from itertools import pairwise
@@ -13,18 +13,18 @@ _BETWEEN = re.compile(r"\s*(,|and)?\s*", re.ASCII)
 
 COUNTED = {
     "sliding_window": "counted in a sliding window",
-    "sliding_log": "counted exactly over the time just past",
-    "token_bucket": "refilled steadily",
+    "sliding_log": "counted exactly in the window that ends now",
+    "token_bucket": "refilled at a steady rate",
 }
 ALIGNED = "counted in fixed windows"
 
 
 def seconds_of(text: str) -> int:
     """
-    Read a duration as people write it: "90", "1 minute", "5m", "1 hour 30 min", "2 weeks".
+    Return the seconds of a duration such as "90", "1 minute", "5m", "1 hour 30 min" or "2 weeks".
 
     Raises:
-        ValueError: It is none.
+        ValueError: The text is not a duration.
     """
     text = text.strip().lower()
     if text.isascii() and text.isdigit() and len(text) < 12:
@@ -45,7 +45,7 @@ def _length(name: str) -> int:
 
 
 def in_words(seconds: int) -> str:
-    """Write a duration: 5400 is "1 hour 30 minutes"."""
+    """Return a duration in words, such as "1 hour 30 minutes" for 5400."""
     words = []
     for name, length in LENGTHS.items():
         number, seconds = divmod(seconds, length)
@@ -55,7 +55,7 @@ def in_words(seconds: int) -> str:
 
 
 def sentence(limit: Limit, holder: str = "each token or project") -> str:
-    """Say what a limit does: "100 requests per minute for each token, counted in a sliding window"."""
+    """Return what a limit does, such as "100 requests per minute for each token, counted in a sliding window"."""
     parts = [f"{_amount(limit)} for {_whom(limit, holder)}{_which(limit)}", *_manner(limit), *_behaviour(limit)]
     return ", ".join(parts)
 
@@ -70,7 +70,7 @@ def _amount(limit: Limit) -> str:
 
 def _period(limit: Limit) -> str:
     if limit.calendar == "lifetime":
-        return "in all"
+        return "in total"
     if limit.calendar:
         return f"per calendar {limit.calendar}"
     words = in_words(limit.window_seconds or 0)
@@ -85,27 +85,27 @@ def _which(limit: Limit) -> str:
     match = limit.match
     rules = [f"{name} is {' or '.join(r) if isinstance(r, tuple) else r}" for name, r in match.attributes.items()]
     parts = [*([" or ".join(match.methods)] if match.methods else []), *([match.path] if match.path else [])]
-    told = f" on {' '.join(parts)}" if parts else ""
-    return told + (f" where {' and '.join(rules)}" if rules else "")
+    requests = f" on {' '.join(parts)}" if parts else ""
+    return requests + (f" where {' and '.join(rules)}" if rules else "")
 
 
 def _manner(limit: Limit) -> list[str]:
     if limit.quota == 0:
-        return ["so that nothing passes"]
+        return ["so every request is denied"]
     if limit.algorithm == "concurrency":
-        return [f"a slot ends {in_words(limit.window_seconds or 0)} after its last sign of life"]
+        return [f"a slot ends {in_words(limit.window_seconds or 0)} after its last renewal"]
     if limit.algorithm == "token_bucket":
         return [f"{COUNTED[limit.algorithm]}, with bursts of up to {limit.capacity:,}"]
     if limit.calendar and limit.calendar != "lifetime":
-        begins = f", beginning {limit.anchor}" if limit.anchor is not None else ""
-        return [f"in the time of {limit.time_zone}{begins}"]
+        begins = f", starting at {limit.anchor}" if limit.anchor is not None else ""
+        return [f"in the time zone {limit.time_zone}{begins}"]
     return [] if limit.calendar else [COUNTED.get(limit.algorithm, ALIGNED)]
 
 
 def _behaviour(limit: Limit) -> list[str]:
-    told = []
+    parts = []
     if limit.charge_on:
-        told.append(f"charged for {' and '.join(limit.charge_on)} answers only")
+        parts.append(f"charged for {' and '.join(limit.charge_on)} responses only")
     if limit.mode == "shadow":
-        told.append("only watched: it never denies")
-    return told
+        parts.append("counted but never denied (shadow)")
+    return parts

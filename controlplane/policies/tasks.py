@@ -1,4 +1,8 @@
-"""Each task may run twice, at the same time too: an override is deleted once."""
+"""
+The periodic task of this app.
+
+A task may run twice, even at the same time. An override is deleted once.
+"""
 
 from celery import shared_task
 from django.utils import timezone
@@ -7,9 +11,9 @@ from controlplane.policies import actions
 from controlplane.publishing.changes import Actor, change
 
 
-# The name under which schedules and queues of earlier versions hold it.
+# The task keeps its name of version 0.2.0, which schedules and queued messages contain.
 @shared_task(name="controlplane.publishing.tasks.end_overrides")
 def end_overrides() -> int:
-    """Delete the overrides whose end has come; return how many."""
-    with change(actor=Actor("end_overrides", "task"), reason="its end has come") as tx:
+    """Delete the overrides that have ended, and return their number."""
+    with change(actor=Actor("end_overrides", "task"), reason="expired") as tx:
         return actions.end_overrides(tx, timezone.now())

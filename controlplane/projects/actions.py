@@ -15,8 +15,10 @@ from controlplane.publishing.changes import Change
 
 def issue_token(tx: Change, **fields: Any) -> tuple[Token, str]:
     """
-    Issue a token (project=, name=, policy=, expires_at=); return it and its secret, which is shown once.
+    Save and record a new token, and return it with its secret.
 
+    Args:
+        fields: project, name, policy and expires_at of the token.
     Raises:
         ValidationError: A field breaks a rule of the model.
     """
@@ -27,10 +29,12 @@ def issue_token(tx: Change, **fields: Any) -> tuple[Token, str]:
 
 def rotate_token(tx: Change, token: Token, overlap_seconds: int = 0) -> tuple[Token, str]:
     """
-    Replace a token; the old one goes on for *overlap_seconds*, and is revoked at once with 0.
+    Replace a token, and return the new one with its secret.
+
+    The old token ends after *overlap_seconds*. With 0 it is revoked at once.
 
     Raises:
-        ValidationError: The token is revoked or expired, or the overlap is not 0 to 30 days.
+        ValidationError: The token is revoked or expired, or the overlap is not from 0 to 30 days.
     """
     before = token.as_record()
     issued, secret = Token.objects.rotate(token, overlap_seconds)
@@ -40,7 +44,7 @@ def rotate_token(tx: Change, token: Token, overlap_seconds: int = 0) -> tuple[To
 
 
 def revoke_token(tx: Change, token: Token) -> None:
-    """Refuse the token from now on, everywhere; of a token that is revoked already nothing changes."""
+    """Revoke the token, so that every proxy refuses it. Do nothing if it is revoked already."""
     if token.revoked_at is None:
         before, now = token.as_record(), timezone.now()
         token.retire(now, now)
@@ -49,8 +53,10 @@ def revoke_token(tx: Change, token: Token) -> None:
 
 def issue_management_key(tx: Change, **fields: Any) -> tuple[ManagementKey, str]:
     """
-    Issue a key for REST (name=, scopes=, projects=, expires_at=); return it and its secret, which is shown once.
+    Save and record a new management key, and return it with its secret.
 
+    Args:
+        fields: name, scopes, projects and expires_at of the key.
     Raises:
         ValidationError: A scope is unknown or a field breaks a rule of the model.
     """
@@ -60,7 +66,7 @@ def issue_management_key(tx: Change, **fields: Any) -> tuple[ManagementKey, str]
 
 
 def revoke_management_key(tx: Change, key: ManagementKey) -> None:
-    """Refuse the key from now on; of one that is revoked already nothing changes."""
+    """Revoke the management key, so that REST refuses it. Do nothing if it is revoked already."""
     if key.revoked_at is None:
         before = key.as_record()
         key.revoke(timezone.now())

@@ -1,4 +1,4 @@
-"""Users, groups and refused log-ins: models of others, in the look of our own pages."""
+"""The pages of users, groups and failed log-ins, whose models belong to other packages."""
 
 from axes.conf import settings as axes_settings
 from axes.models import AccessAttempt, AccessFailureLog, AccessLog
@@ -22,7 +22,7 @@ class UserAdmin(DjangoUserAdmin, ModelAdmin):
     add_form = UserCreationForm
     change_password_form = AdminPasswordChangeForm
     list_display = ["username", "email", "is_staff", "is_superuser", "is_active", "last_login"]
-    # In place of Django's two boxes with arrows, whose parts have no names.
+    # Django's widget of two boxes with arrows has parts without accessible names.
     filter_horizontal = []
 
 
@@ -33,12 +33,12 @@ class GroupAdmin(DjangoGroupAdmin, ModelAdmin):
 
 @admin.register(AccessAttempt)
 class AccessAttemptAdmin(ModelAdmin):
-    """Deleting an attempt lets its name and address try again."""
+    """The page of failed log-ins. Deleting one lets its name and address log in again."""
 
     list_display = ["username", "ip_address", "state", "at", "user_agent"]
     search_fields = ["username", "ip_address"]
     fields = readonly_fields = ["username", "ip_address", "state", "at", "user_agent", "path_info"]
-    empty = ("Nobody has failed to log in. Deleting an entry here lets its name and address try again.", "")
+    empty = ("Nobody has failed to log in. Delete an entry to let its name and address log in again.", "")
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False

@@ -1,4 +1,4 @@
-"""Back to what enforcers were told at an earlier revision: as a new change, with a new number."""
+"""Roll-back to the state of an earlier revision, as a new change with a new number."""
 
 from typing import Any
 
@@ -15,15 +15,15 @@ from enforcement.limits import Limit as LimitValue
 
 def rollback(tx: Change, number: int) -> None:
     """
-    Restore policies with their limits, each project's policy, active flag and cap, and the global policy.
+    Restore the state of revision *number*.
 
-    Policies and projects that were made since stay, for deleting them is a decision of its own; so do tokens and
-    overrides. A policy that was deleted comes back under its id; a project that was deleted does not, since its tokens
-    are gone.
+    That is the policies with their limits, the policy, active flag and cap of each project, and the global policy.
+    Newer policies and projects, tokens and overrides stay as they are. A deleted policy is created again under its id.
+    A deleted project is not, because its tokens are gone.
 
     Raises:
         Revision.DoesNotExist: There is no such revision.
-        ValidationError: A slug of that time is now another policy's; nothing is changed.
+        ValidationError: Another policy now has the slug of a restored one. Nothing is changed.
     """
     documents = documents_at(number)
     for name, document in documents.items():
@@ -38,14 +38,14 @@ def rollback(tx: Change, number: int) -> None:
 
 def documents_at(number: int) -> dict[str, dict[str, Any] | None]:
     """
-    Return every document as it was at revision *number*; None: deleted by then.
+    Return every document as it was at revision *number*. A document that was deleted by then is None.
 
     Raises:
         Revision.DoesNotExist: There is no such revision.
     """
     Revision.objects.get(pk=number)
     known = Revision.objects.filter(number__lte=number)
-    # A full publication holds them all: nothing before it matters.
+    # A full publication contains every document, so earlier revisions are not needed.
     full = known.filter(changes__full=True).order_by("-number").values_list("number", flat=True).first() or 0
     documents: dict[str, dict[str, Any] | None] = {}
     for revision in known.filter(number__gte=full).order_by("number").iterator():

@@ -1,4 +1,4 @@
-"""The counters of a token or project, as they stand now, on its page."""
+"""The present counters on the page of a token or project, and the action that resets them."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ class ResetDialog(ReasonDialog):
     limit = forms.ModelChoiceField(
         queryset=Limit.objects.none(),
         required=False,
-        empty_label="all of its own limits",
+        empty_label="all its own limits",
         widget=UnfoldAdminSelectWidget,
     )
     field_order = ["limit", "reason"]
@@ -50,7 +50,7 @@ class ResetProjectDialog(ResetDialog):
 
 
 def resetting(form: type[ResetDialog]) -> Any:
-    """Build the action for tokens or for projects: the dialog must know whose limits it offers."""
+    """Return the action of the page, with a dialog that lists the limits of a token or of a project."""
 
     @action(
         description="Reset counters",
@@ -58,8 +58,8 @@ def resetting(form: type[ResetDialog]) -> Any:
         icon="restart_alt",
         dialog={
             "title": "Reset counters",
-            "description": "What was used is forgotten, and the full quota is there again, on every proxy at once. "
-            "Counters that are kept for each value of an attribute run out by themselves.",
+            "description": "The full quota is available again at once, on every proxy. Counters of partitioned limits "
+            "are not reset. They end with their window.",
             "form_class": form,
             "form_submit_text": "Reset counters",
         },
@@ -72,16 +72,16 @@ def resetting(form: type[ResetDialog]) -> Any:
                 count = counters.reset(tx, holder, limit)
                 self.message_user(request, f"{count} counter{'' if count == 1 else 's'} of {holder} reset.")
         except STORE_ERRORS:
-            messages.error(request, "The store does not answer: nothing was reset.")
+            messages.error(request, "The store is unavailable. Nothing was reset.")
         except counters.Forgotten:
-            messages.error(request, "This token expired long ago: nothing is counted, and nothing was reset.")
+            messages.error(request, "This token expired long ago and has no counters. Nothing was reset.")
         return done(change_url(holder))
 
     return reset_counters
 
 
 class LiveCounters:
-    """Mixed into the admin of a model whose rows have counters."""
+    """A mixin for the page of a token or project, which adds a table of its counters."""
 
     change_form_outer_before_template = "admin/sluicegate/live.html"
 
@@ -94,7 +94,7 @@ class LiveCounters:
         return self.model.objects.get(pk=self.key_of(object_id))
 
     def counters_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        """Answer with the rows of the table, and nothing around them."""
+        """Return only the rows of the table, which the page inserts."""
         holder = self.model.objects.filter(pk=self.key_of(object_id)).first()
         if holder is None or not self.has_view_permission(request, holder):
             return HttpResponse(status=404)
@@ -111,6 +111,7 @@ class LiveCounters:
 
 
 def row_of(counter: LiveCounter) -> dict[str, Any]:
+    """Return the values that the template shows for one counter."""
     share = None
     if counter.used is not None and counter.quota:
         share = min(100, round(100 * counter.used / counter.quota))

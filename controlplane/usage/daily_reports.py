@@ -1,4 +1,4 @@
-"""The reports that are kept: one for each day that is over."""
+"""The saved reports, one for each day that is over."""
 
 from datetime import UTC, date, datetime, timedelta
 
@@ -8,12 +8,12 @@ from controlplane.usage import report, report_render
 from controlplane.usage.batches import COUNTS
 from controlplane.usage.models import DailyReport
 
-# How far back a missing report is still written: a worker may have been down, or usage late.
+# The days for which a missing report is still written, because a worker was down or usage came late.
 DAYS_BACK = 7
 
 
 def write(day: date, now: datetime) -> DailyReport:
-    """Keep the report of a day that is over; a second one of the same day replaces the first."""
+    """Save and return the report of a day that is over, in place of an earlier report of that day."""
     built = report.build(day, now)
     fields = {
         "created_at": now,
@@ -25,7 +25,7 @@ def write(day: date, now: datetime) -> DailyReport:
 
 
 def write_missing(now: datetime) -> list[date]:
-    """Write the reports of the past week that are missing, or that late usage has changed; return their days."""
+    """Write the reports of the past week that are missing or that late usage has changed, and return their days."""
     yesterday = now.astimezone(UTC).date() - timedelta(days=1)
     days = [yesterday - timedelta(days=back) for back in reversed(range(DAYS_BACK))]
     due = [day for day in days if _is_due(day, is_yesterday=day == yesterday)]
@@ -40,6 +40,6 @@ def _is_due(day: date, *, is_yesterday: bool) -> bool:
         report.day_rows(day).filter(limit_name="").aggregate(**{f"sum_{name}": Sum(name, default=0) for name in COUNTS})
     )
     if kept is None:
-        # A quiet yesterday is news, a week of silence before the first request is none.
+        # Yesterday always has a report, an earlier day only if it had usage.
         return is_yesterday or any(sums.values())
     return any(kept.get(name) != sums[f"sum_{name}"] for name in COUNTS)

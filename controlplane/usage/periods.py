@@ -1,4 +1,4 @@
-"""The periods in which usage is counted: their names, and for how long each is kept."""
+"""The periods in which usage is counted, and how long each is kept."""
 
 from datetime import datetime, timedelta
 

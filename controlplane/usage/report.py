@@ -1,4 +1,4 @@
-"""What happened on one day, for people: counted from the sums of that day, and kept."""
+"""The usage of one day, summed up for people."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -23,7 +23,7 @@ NAMES_AT_ONCE = 1000
 
 @dataclass(slots=True)
 class ReportLine:
-    """The sums of one token under one limit, or (without limit) of all its decisions, or of a whole project."""
+    """The sums of a token under one limit. Without a limit, of all its decisions. Without a token, of its project."""
 
     project: str
     token: str = ""
@@ -42,7 +42,11 @@ class ReportLine:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """*tokens* and *projects* count every decision once; *limits* has one line a token, limit and unit."""
+    """
+    The usage of one day.
+
+    ``tokens`` and ``projects`` count each decision once. ``limits`` has one line for each token, limit and unit.
+    """
 
     day: date
     complete: bool
@@ -58,7 +62,7 @@ class Report:
 
     @property
     def top_denied_limits(self) -> list[ReportLine]:
-        """Whole limits, over all tokens: one that many run into is too narrow, or under attack."""
+        """The limits that denied most requests of all tokens. Such a limit is too low or under attack."""
         whole: dict[tuple[str, str], ReportLine] = {}
         for line in self.limits:
             whole.setdefault((line.limit, line.unit), ReportLine("", limit=line.limit, unit=line.unit)).add(line)
@@ -73,7 +77,7 @@ class Report:
 
 
 def build(day: date, now: datetime) -> Report:
-    """Count a day; one that is not over is counted so far."""
+    """Return the report of a day. If the day is not over, it covers the usage so far."""
     rows = list(day_rows(day).order_by("project_id", "token_id", "policy_id", "limit_name", "unit"))
     names = _names(rows)
     lines = [_line(row, names) for row in rows]
@@ -111,7 +115,7 @@ def _line(row: UsageRow, names: dict[str, str]) -> ReportLine:
 
 
 def _names(rows: list[UsageRow]) -> dict[str, str]:
-    """Name what is still there; what was deleted since is shown by its id."""
+    """Return the names of projects, policies and tokens by id, without the deleted ones."""
     return {
         **_column(Project, "slug", {row.project_id for row in rows}),
         **_column(Policy, "slug", {row.policy_id for row in rows}),

@@ -1,4 +1,4 @@
-"""One report as CSV for a spreadsheet, HTML for a browser, text for a terminal."""
+"""The formats of a report, which are CSV, HTML and plain text."""
 
 import csv
 import io
@@ -9,23 +9,23 @@ from django.template.loader import render_to_string
 from controlplane.usage.report import Report, ReportLine
 
 CSV_COLUMNS = ("project", "token", "token_id", "limit", "unit", "allowed", "denied", "would_deny", "cost")
-# What makes a spreadsheet take a cell for a formula: a token's name is not ours.
+# A spreadsheet takes a cell that starts so for a formula, and users choose the names of tokens.
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 MOST_TOKENS_SHOWN = 200
 
 
 def as_csv(report: Report) -> str:
-    """Return every line; those without a limit count each decision of a token once."""
+    """Return every line of the report as CSV. The lines without a limit count each decision once."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["day", *CSV_COLUMNS])
     for line in (*report.tokens, *report.limits):
-        writer.writerow([report.day.isoformat(), *(_cell(getattr(line, name)) for name in CSV_COLUMNS)])
+        writer.writerow([report.day.isoformat(), *(cell(getattr(line, name)) for name in CSV_COLUMNS)])
     return file.getvalue()
 
 
 def as_html(report: Report) -> str:
-    """Return a whole page that needs nothing from anywhere; of many tokens it shows the busiest."""
+    """Return a page that needs no other file. It shows the tokens with most decisions."""
     shown = report.tokens[:MOST_TOKENS_SHOWN]
     return render_to_string(
         "reports/daily.html", {"report": report, "tokens": shown, "hidden": len(report.tokens) - len(shown)}
@@ -33,7 +33,7 @@ def as_html(report: Report) -> str:
 
 
 def as_text(report: Report) -> str:
-    """Return what fits a terminal: the sums, the projects, and who was denied most."""
+    """Return the sums, the projects and the most denied tokens and limits as text for a terminal."""
     sections = [_head(report)]
     for title, name, lines in (
         ("Projects", "project", report.projects),
@@ -49,11 +49,11 @@ def _head(report: Report) -> str:
     totals, outage = report.totals, report.outage
     lines = [
         f"Usage of {report.day.isoformat()} (UTC){'' if report.complete else ', so far'}",
-        f"{totals.allowed:,} allowed, {totals.denied:,} denied, {totals.would_deny:,} that shadow limits would deny",
+        f"{totals.allowed:,} allowed, {totals.denied:,} denied, {totals.would_deny:,} would be denied by shadow limits",
     ]
     if outage.decisions:
         seconds = outage.at_most.total_seconds()
-        lines.append(f"{outage.decisions:,} decided without the store, in at most {seconds:,.0f} s")
+        lines.append(f"{outage.decisions:,} decided without the store, during at most {seconds:,.0f} s")
     return "\n".join(lines)
 
 
@@ -65,5 +65,6 @@ def _table(title: str, name: str, lines: Sequence[ReportLine]) -> Iterator[str]:
         yield f"{label:<{width}}  {line.allowed:>12,}  {line.denied:>12,}"
 
 
-def _cell(value: str | int) -> str | int:
+def cell(value: str | int) -> str | int:
+    """Return the value of a cell, with an apostrophe before a string that a spreadsheet would take for a formula."""
     return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value

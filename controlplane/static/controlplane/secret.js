@@ -33,7 +33,7 @@
     const button = event.target.closest("[data-copy]");
     if (!button) return;
     const done = await copy(document.getElementById(button.dataset.copy));
-    status.textContent = done ? "Copied." : "The browser refused. The text is selected: press Ctrl+C.";
+    status.textContent = done ? "Copied." : "Copying failed. The text is selected, so press Ctrl+C.";
     if (done) stored.checked = true;
   });
 
