@@ -23,7 +23,8 @@ class Migration(migrations.Migration):
             field=models.PositiveIntegerField(
                 blank=True,
                 default=10000,
-                help_text="How many values of an attribute, such as ip, have a counter of their own in one limit. All other values share one counter. From 1 to 1,000,000. If empty, 10,000.",
+                help_text="How many values of an attribute, such as ip, have a counter of their own in one limit. "
+                "All other values share one counter. From 1 to 1,000,000. If empty, 10,000.",
                 validators=[
                     django.core.validators.MinValueValidator(1),
                     django.core.validators.MaxValueValidator(1000000),
