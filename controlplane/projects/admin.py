@@ -28,6 +28,7 @@ from controlplane.adminkit.site import (
     list_url_of_audit,
 )
 from controlplane.policies.models import Override, Policy
+from controlplane.projects import users_admin  # noqa: F401  (registers users, groups and log-in attempts)
 from controlplane.projects.actions import (
     issue_management_key,
     issue_token,

@@ -108,7 +108,7 @@ def _row(number: int, row: Any, now: datetime) -> Row:
 def _minute(value: Any, where: str, now: datetime) -> datetime:
     earliest, latest = ((now + distance).timestamp() // 60 for distance in (-MOST_BEHIND, MOST_AHEAD))
     if type(value) is not int or not earliest <= value <= latest:
-        message = f"must be a minute since the epoch, at most one hour ahead or two years back, got {str(value)[:40]}."
+        message = f"must be a minute since the epoch, at most one hour ahead or two years back, got {value!r:.40}."
         raise InvalidBatch(f"{where}: {message}")
     return datetime.fromtimestamp(value * 60, UTC)
 
@@ -122,7 +122,7 @@ def _text(value: Any, where: str, width: int, *, may_be_empty: bool = False) -> 
 
 def _count(value: Any, where: str, least: int) -> int:
     if type(value) is not int or not least <= value <= MAX_COUNT:
-        raise InvalidBatch(f"{where}: must be an integer from {least} to {MAX_COUNT}, got {str(value)[:40]}.")
+        raise InvalidBatch(f"{where}: must be an integer from {least} to {MAX_COUNT}, got {value!r:.40}.")
     return value
 
 

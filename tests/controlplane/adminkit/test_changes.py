@@ -76,7 +76,7 @@ def test_a_store_that_is_away_delays_and_loses_nothing(as_ann, told):
     response = as_ann.post(f"{PROJECTS}add/", {"slug": "a", "name": "A"}, follow=True)
 
     (message,) = told(response)
-    assert message.endswith("Saved; will be published when the store answers.")
+    assert message.endswith("Saved. The change will be published when the store is available.")
     assert Project.objects.get().slug == "a"
     assert OutboxEntry.objects.filter(revision=None).count() == 1
 
@@ -120,12 +120,12 @@ def test_a_policy_and_its_limits_are_one_revision(as_ann, store):
     [
         ({"window_seconds": ""}, "window_seconds", "Is required, unless a fixed_window follows the calendar."),
         ({"window_seconds": "0"}, "window_seconds", "Must last between a second and a year."),
-        ({"window_seconds": "soon"}, "window_seconds", "Write a duration such as 30 seconds"),
+        ({"window_seconds": "soon"}, "window_seconds", "Must be a duration such as 30 seconds"),
         ({"burst": "5"}, "burst", "Only a token_bucket has a burst."),
         ({"calendar": "month"}, "calendar", "Only a fixed_window follows the calendar."),
         ({"partition_by": "UPPER"}, "partition_by", "An attribute is"),
         ({"match_methods": "get"}, "match_methods", "Must list HTTP methods in capitals."),
-        ({"match_attributes": "model"}, "match_attributes", "Write one rule a line"),
+        ({"match_attributes": "model"}, "match_attributes", "Each line must hold one rule"),
         ({"charge_on": "9xx"}, "charge_on", "Must list response classes"),
         ({"quota": ""}, "quota", "This field is required."),
         ({"time_zone": "Mars/Base"}, "time_zone", "Must be the IANA name of a time zone"),
@@ -271,7 +271,7 @@ def test_a_token_that_has_ended_is_not_rotated(as_ann):
 
     response = as_ann.post(f"{TOKENS}{token.pk}/rotate/", fields)
 
-    assert "This token is revoked: only a live one can be rotated." in response.content.decode()
+    assert "This token is revoked. Only an active token can be rotated." in response.content.decode()
     assert Token.objects.count() == 1
 
 
@@ -283,7 +283,7 @@ def test_selected_tokens_are_revoked_after_a_reason_was_given(as_ann, store):
     asked = as_ann.post(TOKENS, chosen)
     as_ann.post(TOKENS, {**chosen, "change_reason": "left the company"})
 
-    assert "Every proxy refuses them at once." in asked.content.decode()
+    assert "Every proxy refuses these tokens at once." in asked.content.decode()
     assert {row.pk: row.status for row in Token.objects.all()} == {token.pk: "revoked", other.pk: "active"}
     assert AuditEntry.objects.get().reason == "left the company"
 

@@ -40,7 +40,7 @@ def test_the_page_of_a_project_says_that_it_is_full(full, as_ann):
 
     assert "A counter for each of 5 values, of 5 that may have one" in page
     assert "About 7 more share one counter, which has 993 of 1,000 requests left" in page
-    assert "Raise the project's cap" in page
+    assert "raise the project's cap" in page
 
 
 def first_page(as_ann):
@@ -52,7 +52,7 @@ def test_the_first_page_says_which_project_is_full(full, as_ann):
     add(as_ann, 1)  # a new revision, which every enforcer acknowledges at once, with all else that it has to say
 
     assert eventually(lambda: "full is full" in first_page(as_ann), 15)
-    assert "full/user: more values than its cap" in first_page(as_ann)
+    assert "full/user: more values than the cap allows" in first_page(as_ann)
 
 
 def test_the_first_page_says_nothing_of_projects_that_have_room(as_ann, store):

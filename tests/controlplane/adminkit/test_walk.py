@@ -47,7 +47,7 @@ def make_policy(walker: Walker) -> None:
     walker.page.locator("#id_limits-0-algorithm").select_option("sliding_window")
     walker.page.locator("#id_limits-0-quota").fill("1")
     walker.page.locator("#id_limits-0-window_seconds").fill("1 minute")
-    walker.reads("1 request per minute for each token or project that has this policy, counted in a sliding window.")
+    walker.reads("1 request per minute for each token or project with this policy, counted in a sliding window.")
     walker.look("policy-form")
     walker.press("Save")
     walker.reads("Published as revision 2.")
@@ -177,7 +177,7 @@ def test_the_form_of_a_limit_asks_only_what_means_something(walker, store):
     page.locator(f"{first}algorithm").select_option("token_bucket")
     expect(page.locator(f"{first}calendar")).to_be_hidden()
     page.locator(f"{first}burst").fill("50")
-    walker.reads("refilled steadily, with bursts of up to 50.")
+    walker.reads("refilled at a steady rate, with bursts of up to 50.")
 
     for index in (1, 2):
         page.get_by_role("link", name="Add another Limit").click()
@@ -280,7 +280,7 @@ def test_a_token_is_rotated_and_revoked_in_dialogs(walker, store):
     walker.page.get_by_label("Reason", exact=False).last.fill("quarterly")
     walker.look("rotate-dialog")
     walker.press("Create the new secret")
-    walker.reads("goes on working until")
+    walker.reads("stays valid until")
     walker.look("rotated")
     new = Token.objects.order_by("-id").first()
     assert f"/admin/projects/token/{new.pk}/change/" in walker.page.url.replace("_5F", "_")

@@ -49,25 +49,25 @@ def test_a_duration_is_written_in_words(seconds, words):
         ),
         (
             {"quota": 1, "calendar": "month", "time_zone": "Europe/Berlin", "anchor": 15},
-            "1 request per calendar month for each token, in the time of Europe/Berlin, beginning 15",
+            "1 request per calendar month for each token, in the time zone Europe/Berlin, starting at 15",
         ),
-        ({"quota": 10, "calendar": "lifetime"}, "10 requests in all for each token"),
+        ({"quota": 10, "calendar": "lifetime"}, "10 requests in total for each token"),
         (
             {"quota": 10, "algorithm": "token_bucket", "window_seconds": 1, "burst": 50},
-            "10 requests per second for each token, refilled steadily, with bursts of up to 50",
+            "10 requests per second for each token, refilled at a steady rate, with bursts of up to 50",
         ),
         (
             {"quota": 3, "algorithm": "concurrency", "window_seconds": 30},
-            "3 requests at a time for each token, a slot ends 30 seconds after its last sign of life",
+            "3 requests at a time for each token, a slot ends 30 seconds after its last renewal",
         ),
         (
             {"quota": 0, "window_seconds": 60, "match": Match(methods=("POST",), path="/v1/*")},
-            "No requests per minute for each token on POST /v1/*, so that nothing passes",
+            "No requests per minute for each token on POST /v1/*, so every request is denied",
         ),
         (
             {"quota": 7, "window_seconds": 60, "mode": "shadow", "charge_on": ("2xx",)},
-            "7 requests per minute for each token, counted in fixed windows, charged for 2xx answers only, "
-            "only watched: it never denies",
+            "7 requests per minute for each token, counted in fixed windows, charged for 2xx responses only, "
+            "counted but never denied (shadow)",
         ),
         (
             {"quota": 7, "window_seconds": 60, "match": Match(attributes={"tier": ("free", "trial")})},

@@ -36,16 +36,19 @@ def test_a_batch_without_rows_is_one():
         ({"minute": NOON_MINUTE - 731 * 1440}, "rows[0].minute: must be a minute since the epoch"),
         ({"minute": True}, "rows[0].minute: must be a minute since the epoch"),
         ({"minute": "29925360"}, "rows[0].minute: must be a minute since the epoch"),
-        ({"project": ""}, "rows[0].project_id: must be a text of 1 to 40 printable characters."),
-        ({"project": None}, "rows[0].project_id: must be a text of 1 to 40 printable characters."),
-        ({"token": "t" * 41}, "rows[0].token_id: must be a text of 0 to 40 printable characters."),
-        ({"limit": "a\0b"}, "rows[0].limit_name: must be a text of 0 to 64 printable characters."),
-        ({"limit": "\ud800"}, "rows[0].limit_name: must be a text of 0 to 64 printable characters."),
-        ({"unit": ""}, "rows[0].unit: must be a text of 1 to 64 printable characters."),
-        ({"allowed": -1}, "rows[0].allowed: must be a whole number from 0 to 1125899906842624."),
-        ({"denied": True}, "rows[0].denied: must be a whole number from 0 to 1125899906842624."),
-        ({"would_deny": "1"}, "rows[0].would_deny: must be a whole number from 0 to 1125899906842624."),
-        ({"cost": 2**50 + 1}, "rows[0].cost: must be a whole number from -1125899906842624 to 1125899906842624."),
+        ({"project": ""}, "rows[0].project_id: must be a string of 1 to 40 printable characters."),
+        ({"project": None}, "rows[0].project_id: must be a string of 1 to 40 printable characters."),
+        ({"token": "t" * 41}, "rows[0].token_id: must be a string of 0 to 40 printable characters."),
+        ({"limit": "a\0b"}, "rows[0].limit_name: must be a string of 0 to 64 printable characters."),
+        ({"limit": "\ud800"}, "rows[0].limit_name: must be a string of 0 to 64 printable characters."),
+        ({"unit": ""}, "rows[0].unit: must be a string of 1 to 64 printable characters."),
+        ({"allowed": -1}, "rows[0].allowed: must be an integer from 0 to 1125899906842624, got -1."),
+        ({"denied": True}, "rows[0].denied: must be an integer from 0 to 1125899906842624, got True."),
+        ({"would_deny": "1"}, "rows[0].would_deny: must be an integer from 0 to 1125899906842624, got '1'."),
+        (
+            {"cost": 2**50 + 1},
+            "rows[0].cost: must be an integer from -1125899906842624 to 1125899906842624, got 1125899906842625.",
+        ),
     ],
     ids=str,
 )
@@ -83,7 +86,7 @@ def test_too_much_text_is_refused():
 @pytest.mark.parametrize("batch_id", ["", "x" * 201, "a\nb"], ids=["empty", "too long", "not printable"])
 def test_an_id_that_is_none_is_refused(batch_id):
     """Without it nobody could tell whether the batch was counted before."""
-    with pytest.raises(InvalidBatch, match=r"^id: must be a text of 1 to 200"):
+    with pytest.raises(InvalidBatch, match=r"^id: must be a string of 1 to 200"):
         parse([row()], id=batch_id)
 
 

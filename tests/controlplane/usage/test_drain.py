@@ -104,7 +104,7 @@ def test_a_malformed_entry_is_set_aside_and_blocks_no_other(report_usage, client
     assert (total(), client_of_store.xlen(USAGE)) == (2, 0)
     [(_, kept)] = client_of_store.xrange(REJECTED)
     assert kept["id"] == "proxy-1-2"
-    assert kept["reason"] == "rows[0].allowed: must be a whole number from 0 to 1125899906842624."
+    assert kept["reason"] == "rows[0].allowed: must be an integer from 0 to 1125899906842624, got -1."
     assert json.loads(kept["rows"]) == [row(allowed=-1)]
 
 

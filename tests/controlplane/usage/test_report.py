@@ -143,7 +143,7 @@ def test_html_of_many_tokens_shows_the_busiest():
 
     built = report.build(DAY, NOON)
 
-    assert "The busiest 200; 1 more are in the CSV file." in report_render.as_html(built)
+    assert "The 200 tokens with most decisions. 1 more are in the CSV file." in report_render.as_html(built)
     assert len(report_render.as_csv(built).splitlines()) == 202
 
 
@@ -151,7 +151,7 @@ def test_text_fits_a_terminal(busy_day):
     """The same sums, read at a glance."""
     assert report_render.as_text(report.build(DAY, NOON)) == (
         "Usage of 2026-11-23 (UTC)\n"
-        "1,257 allowed, 1,200 denied, 0 that shadow limits would deny\n"
+        "1,257 allowed, 1,200 denied, 0 would be denied by shadow limits\n"
         "\n"
         "Projects       allowed        denied\n"
         "chat             1,250           300\n"
@@ -173,7 +173,7 @@ def test_an_outage_is_reported():
 
     built = report.build(DAY, NOON)
 
-    assert "812 decided without the store, in at most 14 s" in report_render.as_text(built)
+    assert "812 decided without the store, during at most 14 s" in report_render.as_text(built)
     assert "for at most 14 seconds" in report_render.as_html(built)
     assert built.summary["without_store"] == {"decisions": 812, "at_most_ms": 14_000}
 
@@ -258,9 +258,9 @@ def test_the_command_writes_a_file(tmp_path, form, begin):
 @pytest.mark.parametrize(
     ("day", "said"),
     [
-        ("yesterday", "--day is 'yesterday': it must be a day as YYYY-MM-DD."),
-        ("2026-02-30", "--day is '2026-02-30': it must be a day as YYYY-MM-DD."),
-        ("9999-12-31", "--day is 9999-12-31: that day has not begun."),
+        ("yesterday", "--day: must be a day as YYYY-MM-DD, got 'yesterday'."),
+        ("2026-02-30", "--day: must be a day as YYYY-MM-DD, got '2026-02-30'."),
+        ("9999-12-31", "--day: must not be in the future, got 9999-12-31."),
     ],
 )
 def test_a_day_that_is_none_is_refused(day, said):
@@ -273,5 +273,5 @@ def test_a_day_that_is_none_is_refused(day, said):
 
 def test_a_file_that_cannot_be_written_is_said(tmp_path):
     """No traceback for a wrong path."""
-    with pytest.raises(CommandError, match="The report could not be written"):
+    with pytest.raises(CommandError, match="the report could not be written"):
         call_command("daily_report", "--day", "2026-11-23", "--output", str(tmp_path / "missing" / "report"))
