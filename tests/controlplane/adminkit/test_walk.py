@@ -92,7 +92,7 @@ def test_from_an_empty_installation_to_the_first_denial(walker, store, client_of
         walker.reads("1 of 1 instances")
         walker.look("revisions")
         walker.open("/admin/publishing/revision/2/change/")
-        walker.reads("runs it or a later one")
+        walker.reads("same or later")
         walker.look("revision")
     drain(timezone.now(), redis.Redis.from_url(store.url, decode_responses=True, protocol=2))
 
