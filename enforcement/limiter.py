@@ -5,23 +5,33 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from time import monotonic
 from types import TracebackType
 from typing import Any, Self
 
-from enforcement.decision import Decision, Denied
-from enforcement.engine import Steps
-from enforcement.limited import Declared, FunctionCosts, FunctionKey, P, R, Rule, Waiting, declared, limit_calls
-from enforcement.matching import Attributes
-from enforcement.plans import Costs, Plan, check_costs
-from enforcement.protocol import NOT_RESTORED, StoreTrouble, numbers
-from enforcement.reservation import Reservation, new_ident
+from enforcement.base import START_SECONDS, BaseLimiter, Limits, check_subject
+from enforcement.decorator import (
+    Declaration,
+    Declared,
+    FunctionCosts,
+    FunctionKey,
+    P,
+    R,
+    Waiting,
+    declared,
+    limit_calls,
+)
+from enforcement.latency import Timing
+from enforcement.model.matching import Attributes
+from enforcement.plan.commands import Steps
+from enforcement.plan.decision import Decision, Denied
+from enforcement.plan.plan import Costs, Plan
+from enforcement.plan.request import Request
 from enforcement.settings import Settings
-from enforcement.shell import START_SECONDS, Limits, Shell, check_subject
-from enforcement.timing import Timing
+from enforcement.state.reservation import Reservation, new_ident
+from enforcement.store.errors import StoreError
 
 
-class Limiter(Shell):
+class Limiter(BaseLimiter):
     """
     Decides requests, from any number of threads.
 
@@ -33,8 +43,8 @@ class Limiter(Shell):
 
     def _set_up(self, settings: Settings) -> None:
         super()._set_up(settings)
-        self._pipe = self._engine.place.pipe(settings.timeout)
-        self._engine.on_recovery = self._pipe.close  # what was connected before the outage is not any more
+        self._pipe = self._engine.health.connector.pipe(settings.timeout)
+        self._engine.health.on_recovery = self._pipe.close  # what was connected before the outage is not any more
 
     def _time_calls(self, timing: Timing) -> None:
         self._pipe.call = timing.of_calls(self._pipe.call)  # type: ignore[method-assign]
@@ -81,12 +91,13 @@ class Limiter(Shell):
         Raises:
             ValueError: Costs or attributes that cannot be read; nothing was charged.
         """
-        plan = self._engine.documents.derived.plans.get(token) if type(token) is str else None
+        plan = self._documents.derived.plans.get(token) if type(token) is str else None
         if plan is None:
             plan = self.find_plan(token, attributes)
             if isinstance(plan, Decision):
                 return plan
-        return self.decide(plan, costs)
+        begun = self._begin(plan, costs, True, "")
+        return begun if type(begun) is Decision else self._ask(begun, plan, costs)
 
     def hit(self, limits: Limits, key: str, costs: Costs = 1) -> Decision:
         """
@@ -100,10 +111,11 @@ class Limiter(Shell):
             ValueError: Costs, key or limits that cannot be used; a concurrency limit among them: admit it.
             TypeError: Something that is no Limit; ``Limit.parse()`` makes one of a text.
         """
-        plan = self._plan_in_code(limits, key)
+        plan = self._in_code.get((key, id(limits))) or self._plan_in_code(limits, key)
         if plan.has_slots:
             raise ValueError("limits: a concurrency limit is held, not hit; use admit().")
-        return self.decide(plan, costs)
+        begun = self._begin(plan, costs, True, "")
+        return begun if type(begun) is Decision else self._ask(begun, plan, costs)
 
     def peek(self, limits: Limits, key: str) -> Decision:
         """Return the decision on a request of cost 1 and charge nothing; ``remaining`` is what is left now."""
@@ -149,7 +161,7 @@ class Limiter(Shell):
                 cannot be used.
         """
         values = declared(limits)
-        return lambda function: limit_calls(self, function, Rule(function, values, key, costs, max_wait))
+        return lambda function: limit_calls(self, function, Declaration(function, values, key, costs, max_wait))
 
     @contextmanager
     def admit(
@@ -162,101 +174,93 @@ class Limiter(Shell):
         """
         Charge an estimate and hold slots while a block runs.
 
-        Leaving the block frees the slots; leaving it by an exception also gives the estimate back, unless settled.
+        The slots are freed when the block ends. If it ends with an exception, the estimate is given back as well,
+        unless it was settled.
 
         Args:
-            token: A credential, or limits in code, which then need *key*.
+            token: A token, or limits in code together with *key*.
             costs: The estimate, as in :meth:`check`.
         Raises:
-            Denied: It does not pass; the block is not entered and nothing was charged.
+            Denied: The request does not pass. The block is not entered and nothing was charged.
             ValueError: As in :meth:`check` and :meth:`hit`.
             TypeError: A token with a *key*, or limits in code with *attributes*.
+        """
+        admission = self.open_admission(token, key, costs, attributes)
+        try:
+            yield admission
+        except BaseException:
+            admission.finish(None)
+            raise
+        else:
+            admission.free_slots()
+
+    def open_admission(
+        self,
+        token: str | Limits,
+        key: str | None = None,
+        costs: Costs = 1,
+        attributes: Attributes | None = None,
+    ) -> Admission:
+        """
+        Charge an estimate and hold slots until :meth:`Admission.finish` is called.
+
+        Use this where a ``with`` block cannot span the request. Arguments and errors are those of :meth:`admit`.
         """
         check_subject(token, key, attributes)
         plan: Plan | Decision
         plan = self.find_plan(token, attributes) if isinstance(token, str) else self._plan_in_code(token, key or "")
         if isinstance(plan, Decision):
             raise Denied(plan)
-        with self.admit_plan(plan, costs) as admission:
-            yield admission
+        return self.admit_plan(plan, costs)
 
     def reset(self, limits: Limits, key: str) -> None:
         """
         Forget what limits in code have counted for a key.
 
         Raises:
-            enforcement.protocol.StoreTrouble: The store did not do it.
+            enforcement.store.errors.StoreError: The store did not do it.
         """
         plan = self._engine.planner.plan_in_code(limits, key)
-        self._run(self._engine.resetting(plan))
+        self._run(self._decider.resetting(plan))
 
     # For doors, which find a plan once and then see what it takes.
 
     def find_plan(self, token: object, attributes: Attributes | None) -> Plan | Decision:
         """Return what a request with this token falls under, or its refusal."""
-        engine = self._engine
         if not self._started:
             self.start()
-        derived = engine.documents.derived
-        found = engine.planner.find(token)
-        if isinstance(found, str):
-            found = self._run(engine.fetching(found))
-        if isinstance(found, Decision):
-            return engine.refused(found)
-        plan = engine.planner.plan_of(found, attributes)
-        if isinstance(plan, Decision):
-            return engine.refused(plan)
-        engine.planner.keep_plan(derived, token, found, plan)
-        return plan
+        return self._run(self._decider.finding(token, attributes))  # type: ignore[no-any-return]
 
-    @contextmanager
-    def admit_plan(self, plan: Plan, costs: Costs) -> Generator[Admission]:
-        """Do as :meth:`admit` does, by a plan that was found."""
+    def admit_plan(self, plan: Plan, costs: Costs) -> Admission:
+        """Open an admission for a plan that :meth:`find_plan` returned. Raises Denied."""
         ident = new_ident()
         decision = self.decide(plan, costs, ident=ident)
         if not decision.allowed:
             raise Denied(decision)
-        admission = Admission(self, Reservation(self._engine, plan, costs, decision, ident))
-        self._engine.keep_slots(admission.reservation)
-        try:
-            yield admission
-        except BaseException:
-            admission.cancel()
-            raise
-        finally:
-            self._engine.drop_slots(admission.reservation)
-            self._run(admission.reservation.leaving())
+        admission = Admission(self, self._engine.reservation(plan, costs, decision, ident))
+        self._engine.slots.keep(admission.reservation)
+        return admission
 
     def decide(self, plan: Plan, costs: Costs, *, charge: bool = True, ident: str = "") -> Decision:
-        """Return the decision on a plan; *charge* and *ident* as in :func:`~enforcement.protocol.decide_arguments`."""
-        engine, lease = self._engine, plan.lease
-        if type(costs) is not int or costs != 1:
-            check_costs(costs)
-        if lease is not None and charge and not ident:
-            held = engine.from_lease(plan, lease, costs)
-            if held is not None:
-                return held
-        if not plan.bounds:
-            return engine.unlimited(plan, costs)
-        if plan.denied is not None and charge and (known := engine.denials.known(plan, costs)) is not None:
-            return known
-        if engine.breaker.open:
-            return engine.fall_back(plan, costs, charge=charge, ident=ident)
-        if engine.unrestored.sets and plan.lies_in(engine.unrestored.sets):
-            return engine.undecided(plan, costs, NOT_RESTORED, charge=charge, ident=ident)
-        if plan.newcomers and monotonic() >= plan.enrolled_until:
-            return self._run(engine.enrolling(plan, costs, ident=ident))  # type: ignore[no-any-return]
-        try:
-            command = plan.command
-            if command is None or not charge or ident or costs != 1:
-                command = engine.encode(plan, costs, charge=charge, ident=ident)
-            reply = numbers(self._pipe.call(command))
-        except StoreTrouble as exc:
-            steps = engine.troubled(plan, costs, exc, charge=charge, ident=ident)
-            return self._run(steps)  # type: ignore[no-any-return]
-        if reply[0] < 0:
-            return self._run(engine.outside_calendar(plan, costs, reply, charge=charge, ident=ident))  # type: ignore[no-any-return]
-        return engine.answer(plan, costs, reply, charge=charge, ident=ident)
+        """Return the decision on a plan; *charge* and *ident* as in :class:`~enforcement.plan.request.Request`."""
+        begun = self._begin(plan, costs, charge, ident)
+        return begun if type(begun) is Decision else self._ask(begun, plan, costs, charge, ident)
+
+    def _ask(
+        self, command: Decision | bytes | None, plan: Plan, costs: Costs, charge: bool = True, ident: str = ""
+    ) -> Decision:
+        """Return the decision that takes a call to the store, or several; *command* as ``begin`` returned it."""
+        decider, came = self._decider, None
+        if command is not None:
+            try:
+                came = self._pipe.call(command)  # type: ignore[arg-type]
+                decision = decider.answer(plan, costs, charge, ident, came)
+            except StoreError as exc:
+                came = exc
+            else:
+                if decision is not None:
+                    return decision
+        return self._run(decider.deciding(Request(plan, costs, charge, ident), came))  # type: ignore[no-any-return]
 
     def _run(self, steps: Steps) -> Any:
         """Drive steps to their end, and return what they return."""
@@ -265,7 +269,7 @@ class Limiter(Shell):
             while True:
                 try:
                     reply = self._pipe.call(command)
-                except StoreTrouble as exc:
+                except StoreError as exc:
                     command = steps.throw(exc)
                 else:
                     command = steps.send(reply)
@@ -275,32 +279,56 @@ class Limiter(Shell):
 
 class Admission:
     """
-    A request inside its block.
+    A request that was admitted, and what it holds until it ends.
 
     Attributes:
-        decision: What admitted it.
+        decision: The decision that admitted it.
+        reservation: The charges and slots.
     """
 
     def __init__(self, limiter: Limiter, reservation: Reservation) -> None:
         self.decision = reservation.decision
         self.reservation = reservation
         self._limiter = limiter
+        self._finished = False
 
     def settle(self, costs: Costs | Mapping[str, int]) -> None:
         """
-        Replace the estimate by the real cost, which may be more or less. A second settlement changes nothing.
+        Replace the estimate by the real cost, which may be higher or lower. Only the first settlement counts.
 
         Args:
-            costs: A number of requests, or a mapping of units; a unit left out keeps its estimate.
+            costs: A number of requests, or a mapping of units. A unit that is left out keeps its estimate.
         Raises:
-            ValueError: Costs that cannot be read; the estimate stands.
+            ValueError: The costs are not valid; the estimate is kept.
         """
         self._limiter._run(self.reservation.settling(costs))
 
     def charge_for(self, status: int) -> None:
-        """Settle by the answer's HTTP status: limits with a ``charge_on`` without it give their estimate back."""
+        """Settle by the HTTP status of the response. Limits whose ``charge_on`` does not list it charge nothing."""
         self._limiter._run(self.reservation.charging_for(status))
 
     def cancel(self) -> None:
         """Give everything back, as an exception does. After a settlement only the slots are freed."""
         self._limiter._run(self.reservation.cancelling())
+
+    def finish(self, status: int | None) -> None:
+        """
+        Charge for the status of the response, unless settled, and free the slots. A second call changes nothing.
+
+        A store that is away raises no error here: what it missed is sent to it later.
+
+        Args:
+            status: HTTP status. None if no response was made: everything is given back, as by :meth:`cancel`.
+        """
+        if self._finished:
+            return
+        self._finished = True
+        try:
+            self._limiter._run(self.reservation.finishing(status))
+        finally:
+            self.free_slots()
+
+    def free_slots(self) -> None:
+        """Free the slots. What was charged can still be settled."""
+        self._limiter._engine.slots.drop(self.reservation)
+        self._limiter._run(self.reservation.leaving())

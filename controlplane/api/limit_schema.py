@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from enforcement.limits import ALGORITHMS, CALENDARS, CONSISTENCIES, MAX_LIMITS_PER_POLICY, MODES, STORE_FAILURES
+from enforcement.model.limits import ALGORITHMS, CALENDARS, CONSISTENCIES, MAX_LIMITS_PER_POLICY, MODES, STORE_FAILURES
 
 MAX_NUMBER = 2**53 - 1
 NAME = "Limit"

@@ -7,8 +7,8 @@ from typing import Self
 import redis
 from django.conf import settings
 
-from enforcement.keys import Keys
-from enforcement.store import connect
+from enforcement.model.keys import Keys
+from enforcement.store.client import connect
 
 # A task may wait longer than a request, and a full publication takes several seconds.
 TASK_TIMEOUT_SECONDS = 10.0

@@ -12,7 +12,7 @@ from controlplane.demo.environment import DemoEnvironment
 from controlplane.demo.reporter import Reporter
 from controlplane.demo.steps import new_token
 from enforcement import Limiter
-from enforcement.store import connect
+from enforcement.store.client import connect
 
 ROUNDS = 60
 CALLS_PER_ROUND = 50

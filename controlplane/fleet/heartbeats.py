@@ -14,8 +14,8 @@ from controlplane.core import store
 from controlplane.core.instants import EPOCH, microseconds
 from controlplane.fleet import outages
 from controlplane.fleet.models import HEARTBEAT_LIFETIME, Instance
-from enforcement.documents import InvalidDocument, loads
-from enforcement.store import STORE_ERRORS
+from enforcement.model.documents import InvalidDocument, loads
+from enforcement.store.client import STORE_ERRORS
 
 logger = logging.getLogger(__name__)
 

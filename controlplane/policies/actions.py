@@ -7,9 +7,9 @@ from django.core.exceptions import ValidationError
 
 from controlplane.policies.models import Limit, Override, Policy
 from controlplane.publishing.changes import Change
-from enforcement.limits import InvalidLimit
-from enforcement.limits import Limit as LimitValue
-from enforcement.limits import Policy as PolicyValue
+from enforcement.model.limits import InvalidLimit
+from enforcement.model.limits import Limit as LimitValue
+from enforcement.model.limits import Policy as PolicyValue
 
 
 def set_global_policy(tx: Change, policy: Policy | None) -> None:

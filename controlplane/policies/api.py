@@ -24,8 +24,8 @@ from controlplane.policies.actions import replace_limits, save_override, set_glo
 from controlplane.policies.models import AuditEntry, Limit, Override, Policy
 from controlplane.projects.models import SLUG_PATTERN, Project
 from controlplane.publishing.changes import Change
-from enforcement.limits import MAX_LIMITS_PER_POLICY, InvalidLimit
-from enforcement.limits import Limit as LimitValue
+from enforcement.model.limits import MAX_LIMITS_PER_POLICY, InvalidLimit
+from enforcement.model.limits import Limit as LimitValue
 
 OVERRIDE_ID = "ovr_[0-9a-z]{1,36}"
 # Fields of a limit that may be null, which is the same as leaving them out.

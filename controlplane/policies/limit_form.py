@@ -11,7 +11,7 @@ from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 from controlplane.adminkit.forms import DurationField, RulesField, WordsField
 from controlplane.policies.describe import sentence
 from controlplane.policies.models import Limit, Policy, choices
-from enforcement.limits import CALENDARS, InvalidLimit
+from enforcement.model.limits import CALENDARS, InvalidLimit
 
 ALGORITHMS = {
     "fixed_window": "Fixed window — the full quota when each window starts, also by the calendar",

@@ -19,8 +19,8 @@ from controlplane.api.serializers import CleanModelSerializer, ListQuery, NoBody
 from controlplane.api.views import ApiView, Created, Deleted, Listed, Replaced, Retrieved, Updated, etag
 from controlplane.projects.actions import issue_token, revoke_token, rotate_token
 from controlplane.projects.models import MAX_OVERLAP_SECONDS, SLUG_PATTERN, Project, Token
-from enforcement.census import DEFAULT_CAP, MAX_CAP
-from enforcement.limits import DAY_SECONDS
+from enforcement.model.limits import DAY_SECONDS
+from enforcement.model.partitions import DEFAULT_CAP, MAX_CAP
 
 TOKEN_ID = "tok_[0-9a-z]{1,36}"
 

@@ -9,9 +9,9 @@ from django.db import models
 from django.utils import timezone
 
 from controlplane.core.ids import new_id
-from enforcement import tokens
-from enforcement.census import DEFAULT_CAP, MAX_CAP
-from enforcement.limits import DAY_SECONDS
+from enforcement.model import tokens
+from enforcement.model.limits import DAY_SECONDS
+from enforcement.model.partitions import DEFAULT_CAP, MAX_CAP
 
 SLUG_PATTERN = "[a-z0-9][a-z0-9-]{0,62}"
 SLUG_RULE = RegexValidator(

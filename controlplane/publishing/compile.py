@@ -18,9 +18,9 @@ from controlplane.core.instants import microseconds
 from controlplane.policies.models import Override, Policy
 from controlplane.projects.models import Project, Token
 from controlplane.publishing.models import Revision
-from enforcement.census import DEFAULT_CAP
-from enforcement.documents import SCHEMA, InvalidDocument, dumps, parse_policy
-from enforcement.leases import published_bounds
+from enforcement.model.documents import SCHEMA, InvalidDocument, dumps, parse_policy
+from enforcement.model.lease_bounds import published_bounds
+from enforcement.model.partitions import DEFAULT_CAP
 
 logger = logging.getLogger(__name__)
 

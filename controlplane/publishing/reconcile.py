@@ -14,7 +14,7 @@ from controlplane.projects.models import Token
 from controlplane.publishing import compile, publisher
 from controlplane.publishing.models import OutboxEntry
 from enforcement.lua import LIBRARY_NAME
-from enforcement.store import load_library
+from enforcement.store.client import load_library
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from django.utils import timezone
 from controlplane.publishing import publisher
 from controlplane.publishing import reconcile as reconciler
 from controlplane.publishing.models import OutboxEntry
-from enforcement.store import STORE_ERRORS
+from enforcement.store.client import STORE_ERRORS
 
 logger = logging.getLogger(__name__)
 

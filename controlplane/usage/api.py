@@ -24,9 +24,9 @@ from controlplane.projects.models import Project, Token
 from controlplane.usage import counters
 from controlplane.usage.models import UsageRow
 from controlplane.usage.periods import KEPT, PERIODS, start_of
-from enforcement.limits import ALGORITHMS, MODES
-from enforcement.live import LiveCounter
-from enforcement.store import STORE_ERRORS
+from enforcement.control.inspection import LiveCounter
+from enforcement.model.limits import ALGORITHMS, MODES
+from enforcement.store.client import STORE_ERRORS
 
 EVERY_LIMIT = "*"
 # The default step of a range, chosen so that a token has at most a few hundred rows.

@@ -2,9 +2,9 @@
 Checkpoints of durable counters. They are copied from the store to SQL every few seconds, and restored if they are lost.
 
 A run may die at any place without a loss, because a counter stays in the store's set of changed counters until SQL has
-its present value. Two runs at the same time do no harm. The stamp (see `enforcement.checkpoints`) keeps a low count
-from replacing a high one, because a counter that was lost and started again does not know the last checkpoint, and is
-raised to it.
+its present value. Two runs at the same time do no harm. The stamp (see `enforcement.control.checkpoints`) keeps a low
+count from replacing a high one, because a counter that was lost and started again does not know the last checkpoint,
+and is raised to it.
 
 Counters are restored before a publication, because each enforcer decides alone for a tag whose counters are incomplete.
 """
@@ -30,14 +30,14 @@ from controlplane.core.locks import hold
 from controlplane.policies.models import Limit
 from controlplane.projects.models import Project
 from controlplane.usage.models import Checkpoint, CheckpointRun
-from enforcement import checkpoints as protocol
-from enforcement.checkpoints import Kept, Reading
-from enforcement.cluster import ClusterClient
-from enforcement.keys import GLOBAL_TAG, NAME_LENGTH, WHOLE
-from enforcement.limits import DAY_SECONDS, DURABLE_CALENDARS
-from enforcement.live import Reset
-from enforcement.publishing import tags_of
-from enforcement.store import STORE_ERRORS, is_unknown_function, load_library
+from enforcement.control import checkpoints as protocol
+from enforcement.control.checkpoints import CheckpointReading, Kept
+from enforcement.control.inspection import Reset
+from enforcement.control.publication import tags_of
+from enforcement.model.keys import GLOBAL_TAG, NAME_LENGTH, WHOLE
+from enforcement.model.limits import DAY_SECONDS, DURABLE_CALENDARS
+from enforcement.store.base_client import StoreClient
+from enforcement.store.client import STORE_ERRORS, is_unknown_function, load_library
 
 logger = logging.getLogger(__name__)
 
@@ -105,12 +105,12 @@ def _checkpoint(client: redis.Redis, tags: list[str], deadline: float, done: Che
         keep_present(client, some, done)
 
 
-def _by_server(client: redis.Redis, tags: Iterable[str]) -> Iterable[list[str]]:
+def _by_server(client: StoreClient, tags: Iterable[str]) -> Iterable[list[str]]:
     """Return the tags grouped by their server, so that an unavailable server does not delay the others."""
     servers: dict[Any, list[str]] = defaultdict(list)
     for tag in tags:
         key = store.keys().dirty(tag)
-        servers[client.pool_of(key) if isinstance(client, ClusterClient) else None].append(tag)
+        servers[client.pool_of(key)].append(tag)
     return servers.values()
 
 
@@ -290,7 +290,7 @@ def _keep_present(client: redis.Redis, some: list[Names], done: CheckpointResult
     return lost
 
 
-def keep(read: list[tuple[str, list[Reading]]]) -> tuple[int, list[tuple[str, list[Kept]]]]:
+def keep(read: list[tuple[str, list[CheckpointReading]]]) -> tuple[int, list[tuple[str, list[Kept]]]]:
     """
     Save each reading that follows its checkpoint.
 
@@ -307,7 +307,7 @@ def keep(read: list[tuple[str, list[Reading]]]) -> tuple[int, list[tuple[str, li
 
 
 @transaction.atomic
-def _keep(read: list[tuple[str, list[Reading]]]) -> tuple[int, list[tuple[str, list[Kept]]]]:
+def _keep(read: list[tuple[str, list[CheckpointReading]]]) -> tuple[int, list[tuple[str, list[Kept]]]]:
     names = [reading.kept.counter for _, readings in read for reading in readings]
     rows = Checkpoint.objects.filter(tag__in=[tag for tag, _ in read], counter__in=names)
     # Locked in one order, so two runs at the same time wait for each other, and the later one sees the saved rows.

@@ -8,7 +8,7 @@ from controlplane.policies.actions import end_overrides, replace_limits, save_ov
 from controlplane.policies.models import AuditEntry, Limit, Override, Policy
 from controlplane.publishing.changes import change
 from controlplane.publishing.models import OutboxEntry
-from enforcement.limits import Limit as LimitValue
+from enforcement.model.limits import Limit as LimitValue
 from tests.factories import (
     LimitFactory,
     OverrideFactory,

@@ -2,7 +2,7 @@ import pytest
 
 from controlplane.policies.describe import in_words, seconds_of, sentence
 from controlplane.policies.differences import differences
-from enforcement.limits import Limit, Match
+from enforcement.model.limits import Limit, Match
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,9 @@ from django.core.management.base import BaseCommand, CommandError
 
 from controlplane.core import store
 from controlplane.projects.models import Project
-from enforcement.accounts import ACCOUNTS, Rules, acl_line, enforcer, password_rules
-from enforcement.store import STORE_ERRORS
-from enforcement.topology import Topology
+from enforcement.control.acl import ACCOUNTS, Rules, acl_line, enforcer, password_rules
+from enforcement.store.client import STORE_ERRORS
+from enforcement.store.topology import Topology
 
 # The store hashes a password once and without salt, so short passwords are quickly found from its ACL file.
 SHORTEST_PASSWORD = 16

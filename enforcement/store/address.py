@@ -1,0 +1,204 @@
+"""The address and credentials of one server of the store, and a connection to it within a time limit."""
+
+from __future__ import annotations
+
+import re
+import socket
+import ssl
+import threading
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from redis.connection import ConnectionPool, parse_url
+from redis.exceptions import RedisError
+
+from enforcement.store.resp import pack
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where one server is, and what a new connection to it has to send first."""
+
+    host: str = "127.0.0.1"
+    port: int = 6379
+    path: str = ""
+    database: int = 0
+    username: str = ""
+    password: str = ""
+    tls: ssl.SSLContext | None = None
+
+    @classmethod
+    def from_url(cls, url: str) -> Address:
+        """
+        Parse a URL like redis-py, but reject every part that redis-py would ignore.
+
+        Raises:
+            ValueError: The scheme is unknown, the host is impossible, or another part cannot be used. The message never
+                contains the password.
+        """
+        _check_url(url)
+        parts: dict[str, Any] = dict(parse_url(url))  # type: ignore[no-untyped-call]
+        return cls(
+            host=checked_host(parts.get("host", "127.0.0.1")),
+            port=int(parts.get("port", 6379)),
+            path=parts.get("path", ""),
+            database=int(parts.get("db", 0)),
+            username=parts.get("username") or "",
+            password=parts.get("password") or "",
+            tls=_tls(parts) if url.startswith("rediss://") else None,
+        )
+
+    def greeting(self) -> tuple[bytes, int]:
+        """Return what to send first on a new connection, and how many replies follow."""
+        commands: list[tuple[str | int, ...]] = []
+        if self.password:
+            commands.append(("AUTH", self.username, self.password) if self.username else ("AUTH", self.password))
+        if self.database:
+            commands.append(("SELECT", self.database))
+        return b"".join(map(pack, commands)), len(commands)
+
+    def connect(self, deadline: float) -> socket.socket:
+        """
+        Return a new connection, after the TLS handshake if the URL asks for TLS.
+
+        Args:
+            deadline: Monotonic seconds. It limits name lookup, connecting and TLS handshake together.
+        Raises:
+            OSError: The server cannot be reached. A TimeoutError: not in time.
+        """
+        sock = self._reach(deadline)
+        if self.tls is None:
+            return sock
+        try:
+            sock.settimeout(left_until(deadline))
+            return self.tls.wrap_socket(sock, server_hostname=self.host)
+        except BaseException:
+            sock.close()
+            raise
+
+    def _reach(self, deadline: float) -> socket.socket:
+        if self.path:
+            return _connected(socket.AF_UNIX, self.path, deadline)
+        trouble = OSError(f"{self.host!r} has no address")
+        for family, target in _lookup(self.host, self.port, deadline):
+            try:
+                sock = _connected(family, target, deadline)
+            except OSError as exc:
+                trouble = exc
+                continue
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return sock
+        raise trouble
+
+
+def _check_url(url: str) -> None:
+    """Reject what redis-py would ignore, or would find wrong only when it connects. Raises ValueError."""
+    split = urlsplit(url)
+    try:
+        _ = split.port
+    except ValueError:  # its message may contain a part of a password that was not quoted
+        text = "url: the port must be an integer from 0 to 65535; write @ / ? # in a password as %40 and so on."
+        raise ValueError(text) from None
+    if split.scheme != "unix" and not re.fullmatch("/?[0-9]*", split.path):
+        raise ValueError("url: only the number of a database may follow the host, as in redis://127.0.0.1:6379/0.")
+    try:
+        ConnectionPool.from_url(url).make_connection()  # this does not connect yet
+    except (TypeError, ValueError, RedisError) as exc:
+        raise ValueError(f"url: its options cannot be used: {exc}") from exc
+
+
+def checked_host(host: str) -> str:
+    """Return a host's name or address. Raises ValueError if no host can have this name."""
+    if not all(1 <= len(label) <= 63 for label in host.removesuffix(".").split(".")):
+        raise ValueError(f"url: {host!r} is not a host; each part between dots must have 1 to 63 characters.")
+    return host
+
+
+def left_until(deadline: float) -> float:
+    """Return the seconds until a monotonic deadline. Raises TimeoutError if it has passed."""
+    left = deadline - monotonic()
+    if left <= 0:
+        raise TimeoutError("the time budget is used up")
+    return left
+
+
+def _tls(parts: dict[str, Any]) -> ssl.SSLContext:
+    """Return a TLS context that verifies the store's certificate, unless the URL disables that."""
+    context = ssl.create_default_context(cafile=parts.get("ssl_ca_certs"))
+    if parts.get("ssl_certfile"):
+        context.load_cert_chain(parts["ssl_certfile"], parts.get("ssl_keyfile"))
+    if parts.get("ssl_cert_reqs") == "none":
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    elif parts.get("ssl_check_hostname") is False:
+        context.check_hostname = False
+    return context
+
+
+def _connected(family: int, target: Any, deadline: float) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.settimeout(left_until(deadline))
+        sock.connect(target)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+class _Resolver(threading.Thread):
+    """
+    One lookup of a host name. The system's resolver has no timeout, and takes seconds if its servers are unavailable.
+
+    Attributes:
+        found: Family and socket address of each result.
+        trouble: Why there is no result.
+    """
+
+    def __init__(self, host: str, port: int) -> None:
+        super().__init__(name="sluicegate-lookup", daemon=True)
+        self.found: list[tuple[int, Any]] = []
+        self.trouble: OSError | None = None
+        self._name = host, port
+
+    def run(self) -> None:
+        try:
+            self.found = _resolve(*self._name)
+        except OSError as exc:
+            self.trouble = exc
+        except UnicodeError as exc:  # a part of the name is empty or too long
+            self.trouble = OSError(str(exc))
+
+
+_resolvers: Final[dict[tuple[str, int], _Resolver]] = {}
+"""The last lookup of each host. Calls that come while it is running wait for the same result."""
+
+
+def _lookup(host: str, port: int, deadline: float) -> list[tuple[int, Any]]:
+    """Return family and socket address of each address of a host. Raises OSError."""
+    try:
+        return _resolve(host, port, socket.AI_NUMERICHOST)
+    except (socket.gaierror, UnicodeError):
+        pass  # it is a name, not an address
+    lookup = _resolvers.get((host, port))
+    # A forked child has none of its parent's threads, so their lookups never end there.
+    if lookup is None or not lookup.is_alive():
+        lookup = _Resolver(host, port)
+        lookup.start()
+        _resolvers[host, port] = lookup
+    lookup.join(left_until(deadline))
+    if lookup.is_alive():
+        raise TimeoutError(f"the address of {host!r} was not found in time")
+    if lookup.trouble is not None:
+        raise lookup.trouble
+    return lookup.found
+
+
+def _resolve(host: str, port: int, flags: int = 0) -> list[tuple[int, Any]]:
+    rows = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
+    return [(family, target) for family, _, _, _, target in rows]
+
+
+__all__ = ["Address", "checked_host", "left_until"]

@@ -1,0 +1,154 @@
+"""
+Reach the store through redis-py, for documents, the change log, heartbeats and functions.
+
+By redis-py's defaults a call may take a minute and may be executed twice. Here each call has one try and a short
+timeout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final, cast
+
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.connection import parse_url
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    BusyLoadingError,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
+from redis.exceptions import TimeoutError as StoreTimeoutError
+from redis.retry import Retry
+from redis.sentinel import MasterNotFoundError, Sentinel
+
+from enforcement.lua import library_source
+from enforcement.store.base_client import StoreClient
+from enforcement.store.cluster_client import ClusterClient
+from enforcement.store.errors import StoreError, trouble
+from enforcement.store.sentinel import Sentinels
+from enforcement.store.slot_map import SlotMap
+from enforcement.store.topology import HostPort, Topology
+
+DEFAULT_TIMEOUT: Final = 1.0
+STORE_ERRORS: Final = (RedisError, OSError)
+"""What a store that is unavailable, slow or returns garbage may raise. redis-py does not wrap all socket errors."""
+
+
+def connect(url: str, *, timeout: float = DEFAULT_TIMEOUT, **options: Any) -> StoreClient:
+    """
+    Return a client of a store. It does no I/O before the first call.
+
+    Args:
+        url: ``redis://``, ``rediss://`` or ``unix://`` of one server, ``redis+sentinel://`` or ``redis+cluster://``.
+        timeout: Seconds for connecting, and for each reply.
+        options: More of redis-py's connection keywords.
+    Raises:
+        ValueError: *url* is none of these.
+    """
+    topology = Topology.parse(url)
+    if topology.kind == "cluster":
+        return ClusterClient(SlotMap(topology, timeout), node_client(topology, timeout, **options))
+    if topology.kind == "sentinel":
+        return primary_client(Sentinels(topology, timeout), topology, timeout, **options)
+    return _server_client(url, timeout, options)
+
+
+def node_client(topology: Topology, timeout: float, **options: Any) -> Callable[[str, int], StoreClient]:
+    """Return a function that makes the client of one node of a cluster from its host and port."""
+    return lambda host, port: _server_client(topology.url_of(host, port), timeout, options)
+
+
+def _server_client(url: str, timeout: float, options: Mapping[str, Any]) -> StoreClient:
+    # redis-py declares that this returns its own class, though it returns ours.
+    return cast(StoreClient, StoreClient.from_url(url, **_keywords(timeout, options)))
+
+
+def primary_client(sentinels: Sentinels, topology: Topology, timeout: float, **options: Any) -> StoreClient:
+    """Return a client of a primary that asks the sentinels for the address of each new connection."""
+    keywords = {**_parsed(topology.url_of("host", 1)), **_keywords(timeout, options), "redis_class": StoreClient}
+    client: StoreClient = _Finder(sentinels).master_for(topology.service, **keywords)  # type: ignore[no-untyped-call]
+    return client
+
+
+class _Finder(Sentinel):
+    """Tell redis-py where the primary is."""
+
+    def __init__(self, sentinels: Sentinels) -> None:
+        super().__init__([])  # type: ignore[no-untyped-call]
+        self._ours = sentinels
+
+    def discover_master(self, service_name: str) -> HostPort:
+        try:
+            found = self._ours.find()
+        except StoreError as exc:
+            raise MasterNotFoundError(str(exc)) from exc
+        return found.host, found.port
+
+
+def _parsed(url: str) -> dict[str, Any]:
+    """Return the connection keywords in a URL, except for host and port, in the form that redis-py's Sentinel takes."""
+    parts: dict[str, Any] = dict(parse_url(url))  # type: ignore[no-untyped-call]
+    tls = url.startswith("rediss://")
+    return {name: value for name, value in parts.items() if name not in ("host", "port", "connection_class")} | {
+        "ssl": tls
+    }
+
+
+def _keywords(timeout: float, options: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "socket_timeout": timeout,
+        "socket_connect_timeout": timeout,
+        "retry": Retry(NoBackoff(), 0),
+        "protocol": 2,
+        "decode_responses": True,
+        **options,
+    }
+
+
+def cause_of(error: Exception) -> str:
+    """Return the cause of one of :data:`STORE_ERRORS`, in one word like ``StoreError.cause``."""
+    for kind, cause in _CAUSES:
+        if isinstance(error, kind):
+            return cause
+    if isinstance(error, ResponseError):
+        return trouble(error).cause
+    return "maxclients" if "max number of clients" in str(error) else "connection"
+
+
+# redis-py removes the first word of error replies that it has a class for. Subclasses come before their base classes.
+_CAUSES: Final = (
+    ((AuthenticationError, AuthorizationError, NoPermissionError), "auth"),
+    (BusyLoadingError, "loading"),
+    (OutOfMemoryError, "oom"),
+    (ReadOnlyError, "readonly"),
+    ((StoreTimeoutError, TimeoutError), "timeout"),
+)
+
+
+def load_library(client: Redis) -> None:
+    """Load the function library into the store, replacing the same version. Raises redis-py's errors."""
+    client.function_load(library_source(), replace=True)
+
+
+def is_unknown_function(error: Exception) -> bool:
+    """Return whether an error says that the store does not have the function library."""
+    return isinstance(error, ResponseError) and "function not found" in str(error).lower()
+
+
+__all__ = [
+    "DEFAULT_TIMEOUT",
+    "STORE_ERRORS",
+    "StoreTimeoutError",
+    "cause_of",
+    "connect",
+    "is_unknown_function",
+    "load_library",
+    "node_client",
+    "primary_client",
+]

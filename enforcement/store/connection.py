@@ -1,0 +1,306 @@
+"""
+The connections that threads use to send encoded commands to the store and receive parsed replies.
+
+On loopback, half of the cost of a decision is the client, so this library has its own: hiredis encodes and parses, and
+nothing else lies between it and the socket. Each calling thread borrows a connection of its own. The tasks of an event
+loop share one (:mod:`enforcement.store.aio_connection`). A call that got no reply in time is never sent again,
+because it may have been executed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import ssl
+import struct
+import sys
+from collections import deque
+from collections.abc import Callable
+from time import clock_getres, monotonic
+from typing import Any, Final
+
+import hiredis
+
+from enforcement import fork
+from enforcement.store.address import Address, left_until
+from enforcement.store.errors import StoreError, trouble
+from enforcement.store.late_replies import AioLateReply
+
+_READ_BYTES: Final = 65_536
+ASKING: Final = b"*1\r\n$6\r\nASKING\r\n"
+_TIMEOUTS: Final = (TimeoutError, BlockingIOError)
+_QUIET_SECONDS: Final = 1.0
+"""A connection that was idle for longer is checked before it is used; the check costs a system call."""
+# Elsewhere than on Linux, the end of a connection shows as data to read.
+_HUNG_UP: Final = getattr(select, "POLLRDHUP", select.POLLIN)
+
+
+def _tick_us() -> int:
+    """Return the length of the kernel's tick, which is the unit of socket timeouts, or 1 if it is unknown."""
+    try:
+        return round(clock_getres(_CLOCK_MONOTONIC_COARSE) * 1_000_000) if sys.platform == "linux" else 1
+    except OSError:
+        return 1
+
+
+_CLOCK_MONOTONIC_COARSE: Final = 6
+_TICK_US: Final = _tick_us()
+
+
+def _in_ticks(microseconds: int) -> int:
+    """
+    Return a timeout in whole ticks, at least one because the kernel reads 0 as "no timeout".
+
+    The kernel rounds a timeout up to ticks and adds the rest of the current one, so 25 ms may become 32 ms. Rounded
+    down first, it is late by less than one tick.
+    """
+    return max(_TICK_US, microseconds // _TICK_US * _TICK_US)
+
+
+class _Line:
+    """One connection of a SyncPipe, used by one thread at a time."""
+
+    __slots__ = ("_budget", "_feed", "_gets", "_recv", "address", "deadline", "reader", "send", "sock")
+
+    def __init__(self, address: Address, budget: float, deadline: float) -> None:
+        self._budget, self.deadline = budget, deadline
+        self.address = address
+        self.sock = address.connect(deadline)
+        self.reader = hiredis.Reader()
+        self._feed, self._gets = self.reader.feed, self.reader.gets
+        self._recv, self.send = self.sock.recv, self.sock.sendall
+        try:
+            self._set_timeout(left_until(deadline))
+            self._greet(*address.greeting())
+            self._set_timeout(left_until(deadline))
+        except BaseException:
+            self.sock.close()
+            raise
+
+    def _greet(self, greeting: bytes, replies: int) -> None:
+        if greeting:
+            self.send(greeting)
+        for number in range(replies):
+            reply = self.read(self.deadline, further=number > 0)
+            if isinstance(reply, hiredis.ReplyError):
+                raise trouble(reply)
+
+    def first_done(self) -> None:
+        """Give the next calls the whole budget, of which the first one had only what connecting left."""
+        self._set_timeout(self._budget)
+
+    def read(self, deadline: float, *, further: bool = False) -> Any:
+        """
+        Return the next reply. All of it must arrive in time, no matter in how many pieces.
+
+        Args:
+            deadline: Monotonic seconds. The kernel limits the wait for one piece, this limits the wait for all.
+            further: Whether the reply may have arrived together with the previous one, as both were requested at once.
+        """
+        reply = self._gets()
+        if reply is not False:
+            if not further:
+                raise StoreError("protocol", "unsolicited reply")
+            return reply
+        pieces = 0
+        while True:
+            data = self._recv(_READ_BYTES)
+            if not data:
+                raise StoreError("connection", "closed by the store")
+            self._feed(data)
+            reply = self._gets()
+            if reply is not False:
+                if pieces:
+                    self._set_timeout(self._budget)
+                return reply
+            pieces += 1
+            self._set_timeout(left_until(deadline))
+
+    def hung_up(self) -> bool:
+        """Return whether the store has closed its end, as servers and load balancers do with idle connections."""
+        watch = select.poll()
+        watch.register(self.sock, _HUNG_UP)
+        return bool(watch.poll(0))
+
+    def _set_timeout(self, seconds: float) -> None:
+        """
+        Limit each system call of this connection.
+
+        The kernel does it, as Python's own timeout adds a ``poll`` to every call, which a decision would feel. TLS
+        works with Python's timeout only.
+        """
+        if isinstance(self.sock, ssl.SSLSocket):
+            self.sock.settimeout(seconds)
+            return
+        self.sock.setblocking(True)
+        span = struct.pack("@ll", *divmod(_in_ticks(int(seconds * 1_000_000)), 1_000_000))
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, span)
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, span)
+
+
+def unconnected(exc: Exception) -> StoreError:
+    """Return the exception for a connection that was not made. After a timeout, no time is left for a retry."""
+    late = isinstance(exc, _TIMEOUTS)
+    return StoreError("timeout" if late else "connection", str(exc), executed=False)
+
+
+class SyncPipe:
+    """
+    A pool of connections to one server, for threads.
+
+    Args:
+        address: Called for each new connection; returns where the server is now.
+        budget: Seconds that a call may take, including the time to connect.
+        on_lost: Called with the address of each connection that failed, or whose server has become a replica.
+    """
+
+    def __init__(
+        self, address: Callable[[], Address], budget: float, on_lost: Callable[[Address], None] = lambda address: None
+    ) -> None:
+        self._address = address
+        self._budget = budget
+        self._on_lost = on_lost
+        self._idle: deque[_Line] = deque()
+        fork.register(self)
+
+    def call(self, command: bytes) -> Any:
+        """
+        Send one encoded command and return its parsed reply.
+
+        Raises:
+            StoreError: There is no usable reply. The exception says whether the call may have been executed.
+        """
+        deadline = monotonic() + self._budget
+        idle = self._idle
+        try:
+            line = idle.pop()
+            if deadline - line.deadline > _QUIET_SECONDS:
+                line = self._connected(line, idle)
+        except IndexError:
+            return self._call_anew(command)
+        line.deadline = deadline
+        try:
+            line.send(command)
+            reply = line.read(deadline)
+        except BaseException as exc:
+            # A reply may still arrive on this connection, so nobody may use it again, whatever was raised.
+            raise self._broken(line, exc) from exc
+        idle.append(line)
+        if idle is not self._idle:
+            _hang_up(idle)  # close() was called while this connection was in use
+        if type(reply) is hiredis.ReplyError:
+            raise self._refused(line, reply)
+        return reply
+
+    def _call_anew(self, command: bytes) -> Any:
+        """Call on a new connection, with what connecting leaves of the budget."""
+        idle = self._idle
+        return self._call_on(self._connect(), idle, command)
+
+    def ask(self, command: bytes) -> Any:
+        """Send ``ASKING`` and a command to a node that is taking over the command's slot."""
+        idle = self._idle
+        try:
+            line = self._connected(idle.pop(), idle)
+            line.deadline = monotonic() + self._budget
+        except IndexError:
+            line = self._connect()
+        return self._call_on(line, idle, command, asking=True)
+
+    def _call_on(self, line: _Line, idle: deque[_Line], command: bytes, *, asking: bool = False) -> Any:
+        """Call on this connection before its deadline, and put it back for calls with the whole budget."""
+        try:
+            line.send(ASKING + command if asking else command)
+            reply = line.read(line.deadline)
+            if asking:
+                reply = line.read(line.deadline, further=True)
+            line.first_done()
+        except BaseException as exc:
+            # The late reply of an ASKING call is not kept: two replies are due, and the first one means nothing.
+            raise (self._closed(line, exc) if asking else self._broken(line, exc)) from exc
+        idle.append(line)
+        if idle is not self._idle:
+            _hang_up(idle)  # repeated in call(), which avoids this function call for speed
+        if type(reply) is hiredis.ReplyError:
+            raise self._refused(line, reply)
+        return reply
+
+    def _connected(self, line: _Line, idle: deque[_Line]) -> _Line:
+        """Return this or another idle connection that the server has not closed. Raises IndexError if none is left."""
+        while line.hung_up():
+            line.sock.close()
+            self._on_lost(line.address)
+            line = idle.pop()
+        return line
+
+    def _broken(self, line: _Line, exc: BaseException) -> BaseException:
+        if isinstance(exc, _TIMEOUTS):
+            self._on_lost(line.address)
+            return StoreError("timeout", late=AioLateReply(line.sock, line.reader))
+        return self._closed(line, exc)
+
+    def _closed(self, line: _Line, exc: BaseException) -> BaseException:
+        line.sock.close()
+        self._on_lost(line.address)
+        return _as_trouble(exc)
+
+    def _refused(self, line: _Line, reply: hiredis.ReplyError) -> StoreError:
+        found = trouble(reply)
+        if found.cause == "readonly":  # the server is a replica now: the next call has to find the new primary
+            self._on_lost(line.address)
+            self.close()
+        return found
+
+    def close(self) -> None:
+        """Close idle connections at once, and the others as soon as their calls are over."""
+        idle, self._idle = self._idle, deque()
+        _hang_up(idle)
+
+    def _connect(self) -> _Line:
+        deadline = monotonic() + self._budget
+        address = self._address()
+        try:
+            return _Line(address, self._budget, deadline)
+        except (OSError, hiredis.HiredisError, StoreError) as exc:
+            self._on_lost(address)
+            if isinstance(exc, StoreError):
+                raise
+            raise unconnected(exc) from exc
+
+    def after_fork(self) -> None:
+        """Forget the connections in a child process, as they belong to the parent."""
+        self._idle = deque()
+
+
+def _hang_up(idle: deque[_Line]) -> None:
+    with contextlib.suppress(IndexError):  # several threads may do this at once
+        while True:
+            idle.pop().sock.close()
+
+
+def ask_once(address: Address, command: bytes, budget: float) -> Any:
+    """
+    Send one command on a connection of its own and return the reply.
+
+    Raises:
+        StoreError: There is no usable reply within *budget* seconds, or a little more.
+    """
+    pipe = SyncPipe(lambda: address, budget)
+    try:
+        return pipe.call(command)
+    finally:
+        pipe.close()
+
+
+def _as_trouble(exc: BaseException) -> BaseException:
+    if isinstance(exc, _TIMEOUTS):
+        return StoreError("timeout")
+    if isinstance(exc, OSError):
+        return StoreError("connection", str(exc))
+    if isinstance(exc, hiredis.HiredisError):
+        return StoreError("protocol", str(exc))
+    return exc
+
+
+__all__ = ["ASKING", "SyncPipe", "ask_once", "unconnected"]
