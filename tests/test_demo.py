@@ -52,7 +52,7 @@ def lines_of(terminal: int) -> Iterator[str]:
 
 
 def test_demo_proves_all_seven_points_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    """Without a terminal it stops by itself, with 0 because every check held."""
+    """Without a terminal it stops by itself, with 0 because every check passed."""
     directory = tmp_path / "demo"
 
     played = subprocess.run(
@@ -97,14 +97,14 @@ def test_directory_with_foreign_files_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_one_check_that_fails_fails_the_whole() -> None:
-    """The sum repeats what did not hold."""
+    """The summary repeats the failed checks."""
     said: list[str] = []
     reporter = Reporter(said.append)
     reporter.check(True, "holds")
     reporter.check(False, "does not hold")
 
     assert reporter.summarize() is False
-    assert said[-2:] == ["1 of 2 checks did not hold:", "   ✗ does not hold"]
+    assert said[-2:] == ["1 of 2 checks failed:", "   ✗ does not hold"]
 
 
 def test_marks_are_spelled_in_letters_where_the_terminal_has_no_others() -> None:
