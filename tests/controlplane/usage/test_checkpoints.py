@@ -477,15 +477,15 @@ def test_counts_that_never_end_are_kept_as_long_as_the_store_keeps_them(store, l
 def told(name: str) -> str | None:
     """What the admin's first page says under this name."""
     facts = dashboard.dashboard_callback(RequestFactory().get("/admin/"), {})["health"]
-    return next((f"{fact['state']} {fact['told']}" for fact in facts if fact["name"] == name), None)
+    return next((f"{fact['state']} {fact['detail']}" for fact in facts if fact["name"] == name), None)
 
 
 def test_the_first_page_says_whether_quotas_are_kept(token, limiter):
     """Nothing runs, then it does, then it stopped a minute ago."""
-    assert "not kept yet" in told("Quotas")
+    assert "not saved yet" in told("Quotas")
     spend(limiter, token, 1)
     checkpoint()
-    assert "kept" in told("Quotas")
+    assert "saved" in told("Quotas")
     assert "1 counters of a day or longer" in told("Quotas")
     CheckpointRun.objects.update(at=timezone.now() - timedelta(seconds=61))
     assert "late" in told("Quotas")
