@@ -63,7 +63,7 @@ def test_demo_proves_all_seven_points_and_leaves_nothing_behind(tmp_path: Path) 
     assert played.returncode == 0, said + played.stderr
     assert [line[0] for line in said.splitlines() if line[:1].isdigit()] == ["1", "2", "3", "4", "5", "6", "7"]
     assert "✗" not in said
-    for proof in ("100 pass", "200 get 429", "50 more pass", "401 from all three", "150 of 150 in all", "caught up"):
+    for proof in ("100 pass", "200 get 429", "50 more pass", "401 from all three", "150 of 150 in total", "caught up"):
         assert proof in said
     assert "/admin/   user admin, password" in said
     assert running(directory) == []
