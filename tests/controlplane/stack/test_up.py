@@ -147,7 +147,7 @@ def test_second_start_is_refused_and_harms_nothing(running: Run) -> None:
     os.kill(running.groups()["valkey"], signal.SIGKILL)
 
     assert second.returncode == 1
-    assert f"runs already (process {running.process.pid})" in second.stderr
+    assert f"is already running (process {running.process.pid})" in second.stderr
     assert eventually(lambda: get(f"{running.web_url}/readyz") == 200)
 
 
