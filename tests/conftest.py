@@ -6,16 +6,7 @@ import redis
 from enforcement.embedded import ValkeyServer
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """
-    Put the files with browser tests last.
-
-    Playwright's event loop runs in the thread of the tests from the first of them to the end of the run; a test that
-    starts a loop of its own could not run after it.
-    """
-    browsing = {item.path for item in items if "page" in getattr(item, "fixturenames", ())}
-    items.sort(key=lambda item: item.path in browsing)
+pytest_plugins = ["tests.tiers"]
 
 
 @pytest.fixture(scope="session")
