@@ -5,7 +5,6 @@ import redis
 
 from enforcement.embedded import ValkeyServer
 
-
 pytest_plugins = ["tests.tiers"]
 
 

@@ -8,17 +8,17 @@ proof``, which is ``make proof``, runs the same function with the full numbers.
 import os
 from typing import TypeVar
 
-Number = TypeVar("Number", int, float)
+T = TypeVar("T")
 VARIABLE = "SLUICEGATE_PROOF"
 """Set to 1 by ``--proof``. Worker processes inherit it."""
 
 
-def scale(small: Number, full: Number) -> Number:
+def scale(small: T, full: T) -> T:
     """
-    Return how large a test is in this run.
+    Return a number, or a set of cases, of the size that this run asks for.
 
     Args:
-        small: The number for every run; large enough that the defect in question would still show.
-        full: The number for ``make proof``.
+        small: For every run; large enough that the defect in question still shows.
+        full: For ``make proof``.
     """
     return full if os.environ.get(VARIABLE) == "1" else small

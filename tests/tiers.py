@@ -37,7 +37,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "proof: has a costly form with full numbers, which --proof runs")
+    config.addinivalue_line("markers", "proof(times=1): has a costly form, with full numbers or run so many times")
     if config.option.proof:
         os.environ[VARIABLE] = "1"
     _refuse_part_of_the_tests(config)
@@ -51,6 +51,20 @@ def _refuse_part_of_the_tests(config: pytest.Config) -> None:
     complete = config.args_source is pytest.Config.ArgsSource.TESTPATHS or hasattr(config, "workerinput")
     if config.option.update_tiers and (not complete or config.option.keyword or config.option.markexpr):
         raise pytest.UsageError("--update-tiers: must not be combined with a choice of tests")
+
+
+@pytest.fixture
+def proof_run(request: pytest.FixtureRequest) -> int:
+    """Return which repetition of a proof this is."""
+    return request.param
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """With ``--proof``, run a test that lives by chance, such as when a server dies, as often as its marker says."""
+    marker = metafunc.definition.get_closest_marker("proof")
+    if marker and marker.kwargs and metafunc.config.option.proof:
+        metafunc.fixturenames.append("proof_run")
+        metafunc.parametrize("proof_run", range(marker.kwargs["times"]), indirect=True)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

@@ -43,6 +43,9 @@ import os, sys, time
 import redis
 from enforcement import Limit, Limiter
 
+# What a process was at when it is forked or killed is chance, so that a proof does it more than once.
+pytestmark = pytest.mark.proof(times=5)
+
 limiter, limit = Limiter(sys.argv[1], timeout=1.0), Limit(name="fork", quota=1000, window_seconds=86400)
 assert limiter.hit(limit, "parent").source == "store"
 with redis.Redis.from_url(sys.argv[1]) as admin:  # what the background connects while a process forks, both have

@@ -16,6 +16,7 @@ from enforcement.ledger.claims import Evidence, Reading, Terms, judge
 from enforcement.ledger.records import Counter, Ledger, LedgerError, Record, read
 from enforcement.ledger.sums import felt, peak, window_of
 from enforcement.plans import Bound
+from tests.scale import scale
 
 SECOND = 1_000_000
 START = 1_767_225_600 * SECOND
@@ -171,6 +172,10 @@ def test_what_was_charged_must_have_been_admitted_or_asked_for(cause, least, mor
     assert (found == {}) is held
 
 
+# A charge that is counted into a neighbouring window shows within a few histories of sixty calls.
+EXAMPLES = scale(40, 2_000)
+
+
 def algorithms():
     """Return a limit of each algorithm that counts."""
     return [
@@ -182,8 +187,9 @@ def algorithms():
     ]
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize("limit", algorithms(), ids=lambda limit: limit.calendar or limit.algorithm)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(asked=st.lists(st.tuples(st.integers(0, 40 * SECOND), st.integers(1, 4)), max_size=60))
 def test_sums_agree_with_the_algorithms(limit, asked):
     """Counted by other means, no history of the reference exceeds its limit, and what is felt is what it has used."""

@@ -361,7 +361,7 @@ def celery(settings, tmp_path) -> Iterator[Callable[[str], None]]:
 def environment(url: str) -> dict[str, str]:
     name, user, port = (connection.settings_dict[key] for key in ("NAME", "USER", "PORT"))
     database = f"sqlite:///{name}" if connection.vendor == "sqlite" else f"postgres://{user}@127.0.0.1:{port}/{name}"
-    given = {"DATABASE_URL": database, "SLUICEGATE_REDIS_URL": url, "DJANGO_SETTINGS_MODULE": "controlplane.settings"}
+    given = {"DATABASE_URL": database, "SLUICEGATE_REDIS_URL": url, "DJANGO_SETTINGS_MODULE": "tests.quick_settings"}
     return {**os.environ, **given}
 
 
