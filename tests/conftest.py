@@ -2,10 +2,20 @@ from collections.abc import Iterator
 
 import pytest
 import redis
+from django.test import TransactionTestCase
 
 from enforcement.embedded import ValkeyServer
+from tests.emptying import empty
 
 pytest_plugins = ["tests.tiers"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_emptying() -> Iterator[None]:
+    """Tests that commit leave an empty database behind in milliseconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TransactionTestCase, "_fixture_teardown", empty)
+        yield
 
 
 @pytest.fixture(scope="session")

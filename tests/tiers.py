@@ -133,6 +133,8 @@ class FileTimes:
         self.skipped: set[str] = set()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if isinstance(report, pytest.SubtestReport):
+            return  # its seconds are among those of its test
         file = report.nodeid.partition("::")[0]
         self.seconds[file] += getattr(report, "own_seconds", report.duration)
         if report.skipped:

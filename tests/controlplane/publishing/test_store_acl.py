@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -366,8 +367,9 @@ def environment(url: str) -> dict[str, str]:
 
 
 def answers_broadcasts(url: str) -> bool:
-    """Ask as an operator does: ``celery inspect ping``."""
+    """Ask as an operator does: ``celery inspect ping``; it waits for more answers unless one name is given."""
     command = [sys.executable, "-m", "celery", "-A", "controlplane.celery", "inspect", "ping", "--timeout", "5"]
+    command += ["--destination", f"celery@{socket.gethostname()}"]
     return "pong" in subprocess.run(command, env=environment(url), capture_output=True, text=True, check=False).stdout
 
 
