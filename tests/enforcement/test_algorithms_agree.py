@@ -16,12 +16,11 @@ from enforcement.protocol import DECIDE, RESET, SETTLE, numbers
 from enforcement.store import connect, load_library
 from tests.scale import scale
 
-# A rule that one side lacks shows within the first dozens of examples; a rounding that differs at one rare quotient
-# needs the full number.
-STEPS, EXAMPLES = 100, scale(120, 6_000)
-AT_LEAST = scale(
-    2_000, 100_000
-)  # steps an algorithm; how many an example has is Hypothesis' choice, so they are counted
+# A rule that one side lacks shows within the first dozens of examples. A bucket whose level is rounded down where its
+# quota changes showed after 200, so that fewer than 300 are too few.
+STEPS, EXAMPLES = 100, scale(300, 6_000)
+# How many steps an example has is Hypothesis' choice, so they are counted: at least so many for each algorithm.
+AT_LEAST = scale(5_000, 100_000)
 START_US = 1_767_225_600_000_000
 CALENDAR = {"calendar": "hour", "time_zone": "Australia/Lord_Howe"}
 SET_BACK_US = 1_775_314_200_000_000  # ten minutes before the clocks of Lord Howe are set back, by half an hour
