@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from enforcement.embedded import ValkeyServer
-from enforcement.limits import Limit
+from enforcement.model.limits import Limit
+from enforcement.model.tokens import mint
 from enforcement.testing import Published
-from enforcement.tokens import mint
 
 FAR = 1_000_000_000
 """A quota that no run comes near."""

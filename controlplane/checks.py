@@ -8,7 +8,7 @@ from django.core import checks
 from django.core.exceptions import ImproperlyConfigured
 
 from enforcement.doctor.server import eviction_advice, persistence
-from enforcement.store import STORE_ERRORS
+from enforcement.store.client import STORE_ERRORS
 
 logger = logging.getLogger(__name__)
 

@@ -27,7 +27,7 @@ from controlplane.publishing.models import OutboxEntry
 from controlplane.usage import checkpoints
 from controlplane.usage.models import UsageRow
 from controlplane.usage.rollup import start_of
-from enforcement.store import STORE_ERRORS
+from enforcement.store.client import STORE_ERRORS
 
 TOP = 5
 EXPIRING = timedelta(days=7)

@@ -11,20 +11,33 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from enforcement.limits import InvalidLimit, Limit, Match, Policy
+from enforcement.model.limits import InvalidLimit, Limit, Match, Policy
 
 if TYPE_CHECKING:
-    from enforcement.decision import Decision, Denied, LimitState
     from enforcement.limiter import Admission, Limiter
+    from enforcement.plan.commands import StoreError
+    from enforcement.plan.decision import Decision, Denied, LimitState
 
-__all__ = ["Admission", "Decision", "Denied", "InvalidLimit", "Limit", "LimitState", "Limiter", "Match", "Policy"]
+__all__ = [
+    "Admission",
+    "Decision",
+    "Denied",
+    "InvalidLimit",
+    "Limit",
+    "LimitState",
+    "Limiter",
+    "Match",
+    "Policy",
+    "StoreError",
+]
 
 _LATER = {
-    "Decision": "enforcement.decision",
-    "Denied": "enforcement.decision",
-    "LimitState": "enforcement.decision",
+    "Decision": "enforcement.plan.decision",
+    "Denied": "enforcement.plan.decision",
+    "LimitState": "enforcement.plan.decision",
     "Admission": "enforcement.limiter",
     "Limiter": "enforcement.limiter",
+    "StoreError": "enforcement.plan.commands",
 }
 
 

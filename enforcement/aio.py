@@ -5,37 +5,36 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
-from time import monotonic
 from types import TracebackType
 from typing import Any, Self
 
 from hiredis import ReplyError
 
-from enforcement.decision import Decision, Denied
-from enforcement.engine import Steps
-from enforcement.limited import (
+from enforcement.async_tasks import seen_through
+from enforcement.base import START_SECONDS, BaseLimiter, Limits, check_subject
+from enforcement.decorator import (
     CoroutineFunction,
+    Declaration,
     Declared,
     FunctionCosts,
     FunctionKey,
     P,
     R,
-    Rule,
     Waiting,
     declared,
     limit_awaited,
 )
-from enforcement.matching import Attributes
-from enforcement.plans import Costs, Plan, check_costs
-from enforcement.protocol import NOT_RESTORED, StoreTrouble, numbers
-from enforcement.reservation import Reservation, new_ident
+from enforcement.latency import Timing
+from enforcement.model.matching import Attributes
+from enforcement.plan.commands import Steps, StoreError
+from enforcement.plan.decision import Decision, Denied
+from enforcement.plan.plan import Costs, Plan
+from enforcement.plan.request import Request
 from enforcement.settings import Settings
-from enforcement.shell import START_SECONDS, Limits, Shell, check_subject
-from enforcement.tasks import seen_through
-from enforcement.timing import Timing
+from enforcement.state.reservation import Reservation, new_ident
 
 
-class Limiter(Shell):
+class Limiter(BaseLimiter):
     """
     Decides requests for the tasks of one event loop; the names are those of :class:`enforcement.Limiter`, awaited.
 
@@ -45,9 +44,9 @@ class Limiter(Shell):
 
     def _set_up(self, settings: Settings) -> None:
         super()._set_up(settings)
-        self.from_lease = self._engine.one_from_lease  # of one request; None: :meth:`decide` has to
-        self._pipe = self._engine.place.async_pipe(settings.timeout)
-        self._engine.on_recovery = self._pipe.renew
+        self.from_lease = self._decider.one_from_lease  # of one request; None: :meth:`decide` has to
+        self._pipe = self._engine.health.connector.async_pipe(settings.timeout)
+        self._engine.health.on_recovery = self._pipe.renew
 
     def _time_calls(self, timing: Timing) -> None:
         self._pipe.call = timing.of_awaited_calls(self._pipe.call)  # type: ignore[method-assign]
@@ -75,19 +74,21 @@ class Limiter(Shell):
 
     async def check(self, token: str, costs: Costs = 1, attributes: Attributes | None = None) -> Decision:
         """Charge a request to every limit that a token falls under, or to none; see the sync limiter."""
-        plan = self._engine.documents.derived.plans.get(token) if type(token) is str else None
+        plan = self._documents.derived.plans.get(token) if type(token) is str else None
         if plan is None:
             plan = await self.find_plan(token, attributes)
             if isinstance(plan, Decision):
                 return plan
-        return await self.decide(plan, costs)
+        begun = self._begin(plan, costs, True, "")
+        return begun if type(begun) is Decision else await self._ask(begun, plan, costs)
 
     async def hit(self, limits: Limits, key: str, costs: Costs = 1) -> Decision:
         """Charge a request to limits that stand in code, all or none; see the sync limiter."""
-        plan = self._plan_in_code(limits, key)
+        plan = self._in_code.get((key, id(limits))) or self._plan_in_code(limits, key)
         if plan.has_slots:
             raise ValueError("limits: a concurrency limit is held, not hit; use admit().")
-        return await self.decide(plan, costs)
+        begun = self._begin(plan, costs, True, "")
+        return begun if type(begun) is Decision else await self._ask(begun, plan, costs)
 
     async def peek(self, limits: Limits, key: str) -> Decision:
         """Return the decision on a request of cost 1 and charge nothing."""
@@ -105,7 +106,7 @@ class Limiter(Shell):
     ) -> Callable[[CoroutineFunction[P, R]], CoroutineFunction[P, R]]:
         """Return a decorator of coroutine functions; see the sync limiter."""
         values = declared(limits)
-        return lambda function: limit_awaited(self, function, Rule(function, values, key, costs, max_wait))
+        return lambda function: limit_awaited(self, function, Declaration(function, values, key, costs, max_wait))
 
     @asynccontextmanager
     async def admit(
@@ -131,28 +132,17 @@ class Limiter(Shell):
             yield admission
 
     async def reset(self, limits: Limits, key: str) -> None:
-        """Forget what limits in code have counted for a key. Raises StoreTrouble if the store did not do it."""
+        """Forget what limits in code have counted for a key. Raises StoreError if the store did not do it."""
         plan = self._engine.planner.plan_in_code(limits, key)
-        await self._run(self._engine.resetting(plan))
+        await self._run(self._decider.resetting(plan))
 
     # For doors, which find a plan once and then see what it takes.
 
     async def find_plan(self, token: object, attributes: Attributes | None) -> Plan | Decision:
         """Return what a request with this token falls under, or its refusal."""
-        engine = self._engine
         if not self._started:
             await self.start()
-        derived = engine.documents.derived
-        found = engine.planner.find(token)
-        if isinstance(found, str):
-            found = await self._run(engine.fetching(found))
-        if isinstance(found, Decision):
-            return engine.refused(found)
-        plan = engine.planner.plan_of(found, attributes)
-        if isinstance(plan, Decision):
-            return engine.refused(plan)
-        engine.planner.keep_plan(derived, token, found, plan)
-        return plan
+        return await self._run(self._decider.finding(token, attributes))  # type: ignore[no-any-return]
 
     def by_fields(self, fields: Iterable[tuple[bytes, bytes]]) -> Plan | None:
         """Return the plan that is at hand for the ``Authorization`` field of a request, if it has just one."""
@@ -175,14 +165,14 @@ class Limiter(Shell):
     async def admit_plan(self, plan: Plan, costs: Costs) -> AsyncGenerator[Admission]:
         """Do as :meth:`admit` does, by a plan that was found."""
         admission = await self._reserve(plan, costs)
-        self._engine.keep_slots(admission.reservation)
+        self._engine.slots.keep(admission.reservation)
         try:
             yield admission
         except BaseException:
             await seen_through(self._run(admission.reservation.cancelling()))
             raise
         finally:
-            self._engine.drop_slots(admission.reservation)
+            self._engine.slots.drop(admission.reservation)
             await seen_through(self._run(admission.reservation.leaving()))
 
     async def _reserve(self, plan: Plan, costs: Costs) -> Admission:
@@ -196,47 +186,36 @@ class Limiter(Shell):
             raise
         if not decision.allowed:
             raise Denied(decision)
-        return Admission(self, Reservation(self._engine, plan, costs, decision, ident))
+        return Admission(self, self._engine.reservation(plan, costs, decision, ident))
 
     async def _give_back(self, deciding: Awaitable[Decision], plan: Plan, costs: Costs, ident: str) -> None:
         """Give back what a decision charged that nobody waits for any longer."""
         decision = await deciding
         if decision.allowed:
-            await self._run(Reservation(self._engine, plan, costs, decision, ident).cancelling())
+            await self._run(self._engine.reservation(plan, costs, decision, ident).cancelling())
 
     async def decide(self, plan: Plan, costs: Costs, *, charge: bool = True, ident: str = "") -> Decision:
-        """Return the decision on a plan; *charge* and *ident* as in :func:`~enforcement.protocol.decide_arguments`."""
-        engine, lease = self._engine, plan.lease
-        if type(costs) is not int or costs != 1:
-            check_costs(costs)
-        if lease is not None and charge and not ident:
-            held = engine.from_lease(plan, lease, costs)
-            if held is not None:
-                return held
-        if not plan.bounds:
-            return engine.unlimited(plan, costs)
-        if plan.denied is not None and charge and (known := engine.denials.known(plan, costs)) is not None:
-            return known
-        if engine.breaker.open:
-            return engine.fall_back(plan, costs, charge=charge, ident=ident)
-        if engine.unrestored.sets and plan.lies_in(engine.unrestored.sets):
-            return engine.undecided(plan, costs, NOT_RESTORED, charge=charge, ident=ident)
-        if plan.newcomers and monotonic() >= plan.enrolled_until:
-            return await self._finish(engine.enrolling(plan, costs, ident=ident))
-        try:
-            command = plan.command
-            if command is None or not charge or ident or costs != 1:
-                command = engine.encode(plan, costs, charge=charge, ident=ident)
-            reply = await self._pipe.call(command)
-            if type(reply) is ReplyError:
-                raise self._pipe.trouble(reply)
-            reply = numbers(reply)
-        except StoreTrouble as exc:
-            return await self._finish(engine.troubled(plan, costs, exc, charge=charge, ident=ident))
-        if reply[0] < 0:
-            steps = engine.outside_calendar(plan, costs, reply, charge=charge, ident=ident)
-            return await self._run(steps)  # type: ignore[no-any-return]
-        return engine.answer(plan, costs, reply, charge=charge, ident=ident)
+        """Return the decision on a plan; *charge* and *ident* as in :class:`~enforcement.plan.request.Request`."""
+        begun = self._begin(plan, costs, charge, ident)
+        return begun if type(begun) is Decision else await self._ask(begun, plan, costs, charge, ident)
+
+    async def _ask(
+        self, command: Decision | bytes | None, plan: Plan, costs: Costs, charge: bool = True, ident: str = ""
+    ) -> Decision:
+        """Return the decision that takes a call to the store, or several; *command* as ``begin`` returned it."""
+        decider, came = self._decider, None
+        if command is not None:
+            try:
+                came = await self._pipe.call(command)  # type: ignore[arg-type]
+                if type(came) is ReplyError:
+                    raise self._pipe.trouble(came)
+                decision = decider.answer(plan, costs, charge, ident, came)
+            except StoreError as exc:
+                came = exc
+            else:
+                if decision is not None:
+                    return decision
+        return await self._finish(decider.deciding(Request(plan, costs, charge, ident), came))
 
     async def _finish(self, steps: Steps) -> Decision:
         """
@@ -245,7 +224,7 @@ class Limiter(Shell):
         On a cluster they charge several slots, one after the other, and give back what a later one denies: ended in
         between, a request would be charged to some of its limits.
         """
-        if self._engine.place.routes is None:
+        if self._engine.health.connector.slot_map is None:
             return await self._run(steps)  # type: ignore[no-any-return]
         return await seen_through(self._run(steps))
 
@@ -258,7 +237,7 @@ class Limiter(Shell):
                     reply = await self._pipe.call(command)
                     if type(reply) is ReplyError:
                         raise self._pipe.trouble(reply)
-                except StoreTrouble as exc:
+                except StoreError as exc:
                     command = steps.throw(exc)
                 else:
                     command = steps.send(reply)

@@ -5,23 +5,32 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from time import monotonic
 from types import TracebackType
 from typing import Any, Self
 
-from enforcement.decision import Decision, Denied
-from enforcement.engine import Steps
-from enforcement.limited import Declared, FunctionCosts, FunctionKey, P, R, Rule, Waiting, declared, limit_calls
-from enforcement.matching import Attributes
-from enforcement.plans import Costs, Plan, check_costs
-from enforcement.protocol import NOT_RESTORED, StoreTrouble, numbers
-from enforcement.reservation import Reservation, new_ident
+from enforcement.base import START_SECONDS, BaseLimiter, Limits, check_subject
+from enforcement.decorator import (
+    Declaration,
+    Declared,
+    FunctionCosts,
+    FunctionKey,
+    P,
+    R,
+    Waiting,
+    declared,
+    limit_calls,
+)
+from enforcement.latency import Timing
+from enforcement.model.matching import Attributes
+from enforcement.plan.commands import Steps, StoreError
+from enforcement.plan.decision import Decision, Denied
+from enforcement.plan.plan import Costs, Plan
+from enforcement.plan.request import Request
 from enforcement.settings import Settings
-from enforcement.shell import START_SECONDS, Limits, Shell, check_subject
-from enforcement.timing import Timing
+from enforcement.state.reservation import Reservation, new_ident
 
 
-class Limiter(Shell):
+class Limiter(BaseLimiter):
     """
     Decides requests, from any number of threads.
 
@@ -33,8 +42,8 @@ class Limiter(Shell):
 
     def _set_up(self, settings: Settings) -> None:
         super()._set_up(settings)
-        self._pipe = self._engine.place.pipe(settings.timeout)
-        self._engine.on_recovery = self._pipe.close  # what was connected before the outage is not any more
+        self._pipe = self._engine.health.connector.pipe(settings.timeout)
+        self._engine.health.on_recovery = self._pipe.close  # what was connected before the outage is not any more
 
     def _time_calls(self, timing: Timing) -> None:
         self._pipe.call = timing.of_calls(self._pipe.call)  # type: ignore[method-assign]
@@ -81,12 +90,13 @@ class Limiter(Shell):
         Raises:
             ValueError: Costs or attributes that cannot be read; nothing was charged.
         """
-        plan = self._engine.documents.derived.plans.get(token) if type(token) is str else None
+        plan = self._documents.derived.plans.get(token) if type(token) is str else None
         if plan is None:
             plan = self.find_plan(token, attributes)
             if isinstance(plan, Decision):
                 return plan
-        return self.decide(plan, costs)
+        begun = self._begin(plan, costs, True, "")
+        return begun if type(begun) is Decision else self._ask(begun, plan, costs)
 
     def hit(self, limits: Limits, key: str, costs: Costs = 1) -> Decision:
         """
@@ -100,10 +110,11 @@ class Limiter(Shell):
             ValueError: Costs, key or limits that cannot be used; a concurrency limit among them: admit it.
             TypeError: Something that is no Limit; ``Limit.parse()`` makes one of a text.
         """
-        plan = self._plan_in_code(limits, key)
+        plan = self._in_code.get((key, id(limits))) or self._plan_in_code(limits, key)
         if plan.has_slots:
             raise ValueError("limits: a concurrency limit is held, not hit; use admit().")
-        return self.decide(plan, costs)
+        begun = self._begin(plan, costs, True, "")
+        return begun if type(begun) is Decision else self._ask(begun, plan, costs)
 
     def peek(self, limits: Limits, key: str) -> Decision:
         """Return the decision on a request of cost 1 and charge nothing; ``remaining`` is what is left now."""
@@ -149,7 +160,7 @@ class Limiter(Shell):
                 cannot be used.
         """
         values = declared(limits)
-        return lambda function: limit_calls(self, function, Rule(function, values, key, costs, max_wait))
+        return lambda function: limit_calls(self, function, Declaration(function, values, key, costs, max_wait))
 
     @contextmanager
     def admit(
@@ -185,29 +196,18 @@ class Limiter(Shell):
         Forget what limits in code have counted for a key.
 
         Raises:
-            enforcement.protocol.StoreTrouble: The store did not do it.
+            enforcement.StoreError: The store did not do it.
         """
         plan = self._engine.planner.plan_in_code(limits, key)
-        self._run(self._engine.resetting(plan))
+        self._run(self._decider.resetting(plan))
 
     # For doors, which find a plan once and then see what it takes.
 
     def find_plan(self, token: object, attributes: Attributes | None) -> Plan | Decision:
         """Return what a request with this token falls under, or its refusal."""
-        engine = self._engine
         if not self._started:
             self.start()
-        derived = engine.documents.derived
-        found = engine.planner.find(token)
-        if isinstance(found, str):
-            found = self._run(engine.fetching(found))
-        if isinstance(found, Decision):
-            return engine.refused(found)
-        plan = engine.planner.plan_of(found, attributes)
-        if isinstance(plan, Decision):
-            return engine.refused(plan)
-        engine.planner.keep_plan(derived, token, found, plan)
-        return plan
+        return self._run(self._decider.finding(token, attributes))  # type: ignore[no-any-return]
 
     @contextmanager
     def admit_plan(self, plan: Plan, costs: Costs) -> Generator[Admission]:
@@ -216,47 +216,37 @@ class Limiter(Shell):
         decision = self.decide(plan, costs, ident=ident)
         if not decision.allowed:
             raise Denied(decision)
-        admission = Admission(self, Reservation(self._engine, plan, costs, decision, ident))
-        self._engine.keep_slots(admission.reservation)
+        admission = Admission(self, self._engine.reservation(plan, costs, decision, ident))
+        self._engine.slots.keep(admission.reservation)
         try:
             yield admission
         except BaseException:
             admission.cancel()
             raise
         finally:
-            self._engine.drop_slots(admission.reservation)
+            self._engine.slots.drop(admission.reservation)
             self._run(admission.reservation.leaving())
 
     def decide(self, plan: Plan, costs: Costs, *, charge: bool = True, ident: str = "") -> Decision:
-        """Return the decision on a plan; *charge* and *ident* as in :func:`~enforcement.protocol.decide_arguments`."""
-        engine, lease = self._engine, plan.lease
-        if type(costs) is not int or costs != 1:
-            check_costs(costs)
-        if lease is not None and charge and not ident:
-            held = engine.from_lease(plan, lease, costs)
-            if held is not None:
-                return held
-        if not plan.bounds:
-            return engine.unlimited(plan, costs)
-        if plan.denied is not None and charge and (known := engine.denials.known(plan, costs)) is not None:
-            return known
-        if engine.breaker.open:
-            return engine.fall_back(plan, costs, charge=charge, ident=ident)
-        if engine.unrestored.sets and plan.lies_in(engine.unrestored.sets):
-            return engine.undecided(plan, costs, NOT_RESTORED, charge=charge, ident=ident)
-        if plan.newcomers and monotonic() >= plan.enrolled_until:
-            return self._run(engine.enrolling(plan, costs, ident=ident))  # type: ignore[no-any-return]
-        try:
-            command = plan.command
-            if command is None or not charge or ident or costs != 1:
-                command = engine.encode(plan, costs, charge=charge, ident=ident)
-            reply = numbers(self._pipe.call(command))
-        except StoreTrouble as exc:
-            steps = engine.troubled(plan, costs, exc, charge=charge, ident=ident)
-            return self._run(steps)  # type: ignore[no-any-return]
-        if reply[0] < 0:
-            return self._run(engine.outside_calendar(plan, costs, reply, charge=charge, ident=ident))  # type: ignore[no-any-return]
-        return engine.answer(plan, costs, reply, charge=charge, ident=ident)
+        """Return the decision on a plan; *charge* and *ident* as in :class:`~enforcement.plan.request.Request`."""
+        begun = self._begin(plan, costs, charge, ident)
+        return begun if type(begun) is Decision else self._ask(begun, plan, costs, charge, ident)
+
+    def _ask(
+        self, command: Decision | bytes | None, plan: Plan, costs: Costs, charge: bool = True, ident: str = ""
+    ) -> Decision:
+        """Return the decision that takes a call to the store, or several; *command* as ``begin`` returned it."""
+        decider, came = self._decider, None
+        if command is not None:
+            try:
+                came = self._pipe.call(command)  # type: ignore[arg-type]
+                decision = decider.answer(plan, costs, charge, ident, came)
+            except StoreError as exc:
+                came = exc
+            else:
+                if decision is not None:
+                    return decision
+        return self._run(decider.deciding(Request(plan, costs, charge, ident), came))  # type: ignore[no-any-return]
 
     def _run(self, steps: Steps) -> Any:
         """Drive steps to their end, and return what they return."""
@@ -265,7 +255,7 @@ class Limiter(Shell):
             while True:
                 try:
                     reply = self._pipe.call(command)
-                except StoreTrouble as exc:
+                except StoreError as exc:
                     command = steps.throw(exc)
                 else:
                     command = steps.send(reply)

@@ -10,8 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
 
-from enforcement.keys import DEFAULT_PREFIX
-from enforcement.sizes import MAX_INSTANCE_LENGTH
+from enforcement.model.keys import DEFAULT_PREFIX
+from enforcement.model.sizes import MAX_INSTANCE_LENGTH
 
 DEFAULT_URL: Final = "redis://127.0.0.1:6379/0"
 DEFAULT_TIMEOUT: Final = 0.025
@@ -28,7 +28,7 @@ class Settings:
 
     Args:
         url: ``redis://``, ``rediss://`` or ``unix://``, or one that names several hosts
-            (:mod:`enforcement.topology`).
+            (:mod:`enforcement.store.topology`).
         prefix: What all keys begin with.
         instance: Its name in the fleet; None: made of host, process and chance.
         state_dir: Folder for the last good documents; None: they are not kept.

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from enforcement.timing import Histogram, Timing
+from enforcement.latency import Histogram, Timing
 
 if TYPE_CHECKING:
-    from enforcement.engine import Engine
+    from enforcement.engine.engine import Engine
 
 
 @dataclass(frozen=True, slots=True)
 class DecisionCount:
-    """How many decisions one source made for one reason; both as in :class:`~enforcement.decision.Decision`."""
+    """How many decisions one source made for one reason; both as in :class:`~enforcement.plan.decision.Decision`."""
 
     source: str
     reason: str
@@ -97,8 +97,8 @@ class Stats:
 def stats_of(engine: Engine, timing: Timing | None) -> Stats:
     """Return the snapshot of an engine. Takes no lock that a decision waits for."""
     agent, held, used, by_lease = engine.agent, *engine.leases.counts()
-    servers_away, outages = engine.outages()
-    rows = [*engine.tally.decisions().items(), (("lease", "ok"), by_lease)]
+    servers_away, outages = engine.health.outages()
+    rows = [*engine.counts.decisions().items(), (("lease", "ok"), by_lease)]
     confirmed_at = agent.confirmed_at
     return Stats(
         instance=agent.identity.id,
@@ -110,14 +110,14 @@ def stats_of(engine: Engine, timing: Timing | None) -> Stats:
         fleet_size=agent.fleet_size,
         clock_offset_us=agent.clock_offset_us,
         decisions=tuple(DecisionCount(*name, count) for name, count in rows if count),
-        store_failures=dict(engine.tally.failures),
+        store_failures=dict(engine.counts.failures),
         servers_away=servers_away,
         outages=outages,
         journal_entries=len(engine.fallback.journal),
         journal_dropped=engine.fallback.journal.dropped,
         lease_permits_held=held,
         lease_permits_used=used,
-        overflow_decisions=engine.planner.shelf.overflowed,
+        overflow_decisions=engine.planner.plan_cache.overflowed,
         usage_dropped=engine.usage.dropped,
         disk_failures=engine.documents.disk_failures,
         store_calls=None if timing is None else timing.histogram(),

@@ -19,7 +19,7 @@ from rest_framework.request import Request
 from controlplane.api.problems import Problem
 from controlplane.policies.models import Limit, Override, Policy
 from controlplane.projects.models import ManagementKey, Project, Token
-from enforcement import tokens
+from enforcement.model import tokens
 
 logger = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from controlplane.fleet.models import Instance
 from controlplane.publishing import store
 from controlplane.publishing.models import OutboxEntry, Revision
 from controlplane.usage import checkpoints
-from enforcement.store import STORE_ERRORS
+from enforcement.store.client import STORE_ERRORS
 
 logger = logging.getLogger(__name__)
 

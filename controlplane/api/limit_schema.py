@@ -1,8 +1,8 @@
-"""A limit as the OpenAPI document shows it: the rules of enforcement.limits, as far as a schema can say them."""
+"""A limit as the OpenAPI document shows it: the rules of enforcement.model.limits, as far as a schema can say them."""
 
 from typing import Any
 
-from enforcement.limits import ALGORITHMS, CALENDARS, CONSISTENCIES, MAX_LIMITS_PER_POLICY, MODES, STORE_FAILURES
+from enforcement.model.limits import ALGORITHMS, CALENDARS, CONSISTENCIES, MAX_LIMITS_PER_POLICY, MODES, STORE_FAILURES
 
 MAX_NUMBER = 2**53 - 1
 NAME = "Limit"

@@ -20,7 +20,7 @@ from controlplane.api.serializers import ListQuery, NoQuery, QuerySerializer
 from controlplane.publishing.changes import Actor, Change, change
 from controlplane.publishing.models import OutboxEntry
 from controlplane.publishing.publisher import last_revision
-from enforcement.documents import dumps
+from enforcement.model.documents import dumps
 
 _ETAG = re.compile(r'(W/)?"([^"]*)"')
 

@@ -12,7 +12,7 @@ from controlplane.demo.stage import Stage
 from controlplane.demo.story import new_token
 from controlplane.demo.telling import Teller
 from enforcement import Limiter
-from enforcement.store import connect
+from enforcement.store.client import connect
 
 ROUNDS = 60
 CALLS_PER_ROUND = 50

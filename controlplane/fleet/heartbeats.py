@@ -14,8 +14,8 @@ from controlplane.fleet import outages
 from controlplane.fleet.models import ALIVE, Instance
 from controlplane.publishing import store
 from controlplane.publishing.compile import EPOCH, microseconds
-from enforcement.documents import InvalidDocument, loads
-from enforcement.store import STORE_ERRORS
+from enforcement.model.documents import InvalidDocument, loads
+from enforcement.store.client import STORE_ERRORS
 
 logger = logging.getLogger(__name__)
 

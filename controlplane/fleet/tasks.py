@@ -6,7 +6,7 @@ from celery import shared_task
 from django.utils import timezone
 
 from controlplane.fleet import heartbeats
-from enforcement.store import STORE_ERRORS
+from enforcement.store.client import STORE_ERRORS
 
 logger = logging.getLogger(__name__)
 

@@ -30,7 +30,7 @@ from controlplane.policies.words import sentence
 from controlplane.projects.models import Project, Token
 from controlplane.publishing import verbs
 from controlplane.publishing.changes import Change
-from enforcement.limits import MAX_LIMITS_PER_POLICY, InvalidLimit
+from enforcement.model.limits import MAX_LIMITS_PER_POLICY, InvalidLimit
 
 ROWS_OF_LIMITS_SHOWN = 4
 

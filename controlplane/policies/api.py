@@ -24,8 +24,8 @@ from controlplane.policies.models import AuditEntry, Limit, Override, Policy
 from controlplane.projects.models import Project
 from controlplane.publishing import verbs
 from controlplane.publishing.changes import Change
-from enforcement.limits import InvalidLimit
-from enforcement.limits import Limit as LimitValue
+from enforcement.model.limits import InvalidLimit
+from enforcement.model.limits import Limit as LimitValue
 
 SLUG = "[a-z0-9][a-z0-9-]{0,62}"
 OVERRIDE_ID = "ovr_[0-9a-z]{1,36}"

@@ -11,7 +11,7 @@ from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 from controlplane.adminforms import DurationField, RulesField, WordsField
 from controlplane.policies.models import Limit, Policy, choices
 from controlplane.policies.words import sentence
-from enforcement.limits import CALENDARS, InvalidLimit
+from enforcement.model.limits import CALENDARS, InvalidLimit
 
 ALGORITHMS = {
     "fixed_window": "Fixed window — all at once when a window begins; also by the calendar",

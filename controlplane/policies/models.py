@@ -10,8 +10,8 @@ from django.utils import timezone
 
 from controlplane.ids import new_id
 from controlplane.projects.models import SLUG_RULE, Project, Token, Versioned, isoformat
-from enforcement.documents import MAX_DOCUMENT_BYTES
-from enforcement.limits import (
+from enforcement.model.documents import MAX_DOCUMENT_BYTES
+from enforcement.model.limits import (
     ALGORITHMS,
     CALENDARS,
     CONSISTENCIES,
@@ -20,7 +20,7 @@ from enforcement.limits import (
     STORE_FAILURES,
     InvalidLimit,
 )
-from enforcement.limits import Limit as LimitValue
+from enforcement.model.limits import Limit as LimitValue
 
 # Leaves room in the document for the policy's own fields, of which the name may be the longest.
 MAX_POLICY_BYTES = MAX_DOCUMENT_BYTES - 4096

@@ -3,7 +3,7 @@
 import re
 from itertools import pairwise
 
-from enforcement.limits import Limit
+from enforcement.model.limits import Limit
 
 LENGTHS = {"week": 604_800, "day": 86_400, "hour": 3_600, "minute": 60, "second": 1}
 _SPELLINGS = {"w": "week", "d": "day", "h": "hour", "m": "minute", "min": "minute", "s": "second", "sec": "second"}

@@ -19,7 +19,7 @@ from controlplane.api.serializers import CleanModelSerializer, ListQuery, NoBody
 from controlplane.api.views import ApiView, Created, Deleted, Listed, Replaced, Retrieved, Updated, etag
 from controlplane.projects.models import Project, Token
 from controlplane.publishing import verbs
-from enforcement.census import DEFAULT_CAP, MAX_CAP
+from enforcement.model.partitions import DEFAULT_CAP, MAX_CAP
 
 SLUG = "[a-z0-9][a-z0-9-]{0,62}"
 TOKEN_ID = "tok_[0-9a-z]{1,36}"

@@ -18,8 +18,8 @@ from controlplane.policies.models import Limit, Policy
 from controlplane.policies.words import in_words
 from controlplane.projects.models import Project, Token
 from controlplane.usage import counters
-from enforcement.live import LiveCounter
-from enforcement.store import STORE_ERRORS
+from enforcement.control.inspection import LiveCounter
+from enforcement.store.client import STORE_ERRORS
 
 
 class ResetDialog(ReasonDialog):

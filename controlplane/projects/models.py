@@ -9,8 +9,8 @@ from django.db import models
 from django.utils import timezone
 
 from controlplane.ids import new_id
-from enforcement import tokens
-from enforcement.census import DEFAULT_CAP, MAX_CAP
+from enforcement.model import tokens
+from enforcement.model.partitions import DEFAULT_CAP, MAX_CAP
 
 SLUG_RULE = RegexValidator(
     r"\A[a-z0-9][a-z0-9-]{0,62}\Z",

@@ -13,9 +13,9 @@ from django.db.models import Prefetch, QuerySet
 from controlplane.policies.models import Override, Policy
 from controlplane.projects.models import Project, Token
 from controlplane.publishing.models import Revision
-from enforcement.census import DEFAULT_CAP
-from enforcement.documents import SCHEMA, InvalidDocument, dumps, parse_policy
-from enforcement.leases import published_bounds
+from enforcement.leases.lease import published_bounds
+from enforcement.model.documents import SCHEMA, InvalidDocument, dumps, parse_policy
+from enforcement.model.partitions import DEFAULT_CAP
 
 logger = logging.getLogger(__name__)
 

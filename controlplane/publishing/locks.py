@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 import redis
 
 from controlplane.publishing.store import keys
-from enforcement.store import STORE_ERRORS
+from enforcement.store.client import STORE_ERRORS
 
 POLL_SECONDS = 0.005
 

@@ -23,8 +23,8 @@ from controlplane.publishing import compile, store
 from controlplane.publishing.locks import hold
 from controlplane.publishing.models import OutboxEntry, Revision
 from controlplane.usage import checkpoints
-from enforcement.publishing import Publication, publish_call, refused_by, tags_of
-from enforcement.store import STORE_ERRORS, is_unknown_function, load_library
+from enforcement.control.publication import Publication, publish_call, refused_by, tags_of
+from enforcement.store.client import STORE_ERRORS, is_unknown_function, load_library
 
 logger = logging.getLogger(__name__)
 

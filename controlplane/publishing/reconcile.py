@@ -13,7 +13,7 @@ from controlplane.publishing import compile, publisher, store
 from controlplane.publishing.locks import hold
 from controlplane.publishing.models import OutboxEntry
 from enforcement.lua import LIBRARY_NAME
-from enforcement.store import load_library
+from enforcement.store.client import load_library
 
 logger = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from controlplane.projects.models import Project
 from controlplane.publishing import verbs
 from controlplane.publishing.changes import Change
 from controlplane.publishing.models import Revision
-from enforcement.census import DEFAULT_CAP
-from enforcement.limits import Limit as LimitValue
+from enforcement.model.limits import Limit as LimitValue
+from enforcement.model.partitions import DEFAULT_CAP
 
 
 def rollback(tx: Change, number: int) -> None:

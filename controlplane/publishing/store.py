@@ -5,8 +5,8 @@ from typing import Self
 import redis
 from django.conf import settings
 
-from enforcement.keys import Keys
-from enforcement.store import connect
+from enforcement.model.keys import Keys
+from enforcement.store.client import connect
 
 # A task may wait: nobody is looking at it, and a full publication takes its time.
 TASK_TIMEOUT_SECONDS = 10.0

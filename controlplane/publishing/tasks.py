@@ -10,7 +10,7 @@ from controlplane.publishing import publisher, verbs
 from controlplane.publishing import reconcile as reconciler
 from controlplane.publishing.changes import Actor, change
 from controlplane.publishing.models import OutboxEntry
-from enforcement.store import STORE_ERRORS
+from enforcement.store.client import STORE_ERRORS
 
 logger = logging.getLogger(__name__)
 

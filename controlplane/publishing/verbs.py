@@ -16,9 +16,9 @@ from django.utils import timezone
 from controlplane.policies.models import Limit, Override, Policy
 from controlplane.projects.models import ManagementKey, Project, Token
 from controlplane.publishing.changes import Change
-from enforcement.limits import InvalidLimit
-from enforcement.limits import Limit as LimitValue
-from enforcement.limits import Policy as PolicyValue
+from enforcement.model.limits import InvalidLimit
+from enforcement.model.limits import Limit as LimitValue
+from enforcement.model.limits import Policy as PolicyValue
 
 
 def issue_token(tx: Change, **fields: Any) -> tuple[Token, str]:

@@ -24,9 +24,9 @@ from controlplane.projects.models import Project, Token
 from controlplane.usage import counters
 from controlplane.usage.models import UsageRow
 from controlplane.usage.rollup import start_of
-from enforcement.limits import ALGORITHMS, MODES
-from enforcement.live import LiveCounter
-from enforcement.store import STORE_ERRORS
+from enforcement.control.inspection import LiveCounter
+from enforcement.model.limits import ALGORITHMS, MODES
+from enforcement.store.client import STORE_ERRORS
 
 EVERY_LIMIT = "*"
 # The step of a range, when the client names none: so fine that a token has at most a few hundred rows.

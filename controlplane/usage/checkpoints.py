@@ -3,8 +3,8 @@ Durable counters: from the store to SQL every few seconds, and back into a store
 
 Nothing is lost when a run dies at any place: a counter stays in the store's set of changed ones until a commit holds
 what it still is. Two runs at once do no harm either. What keeps a low count from replacing a high one is the stamp (see
-`enforcement.checkpoints`): a counter that was lost and began anew does not know the last checkpoint, and is raised to
-it.
+`enforcement.control.checkpoints`): a counter that was lost and began anew does not know the last checkpoint, and is
+raised to it.
 
 Restoring comes before publishing: a tag whose counters are not whole is decided by each enforcer alone.
 """
@@ -28,14 +28,14 @@ from controlplane.projects.models import Project
 from controlplane.publishing import compile, store
 from controlplane.publishing.locks import hold
 from controlplane.usage.models import Checkpoint, CheckpointRun
-from enforcement import checkpoints as protocol
-from enforcement.checkpoints import Kept, Reading
-from enforcement.cluster import ClusterClient
-from enforcement.keys import GLOBAL_TAG, NAME_LENGTH, WHOLE
-from enforcement.limits import DAY_SECONDS, DURABLE_CALENDARS
-from enforcement.live import Reset
-from enforcement.publishing import tags_of
-from enforcement.store import STORE_ERRORS, is_unknown_function, load_library
+from enforcement.control import checkpoints as protocol
+from enforcement.control.checkpoints import CheckpointReading, Kept
+from enforcement.control.inspection import Reset
+from enforcement.control.publication import tags_of
+from enforcement.model.keys import GLOBAL_TAG, NAME_LENGTH, WHOLE
+from enforcement.model.limits import DAY_SECONDS, DURABLE_CALENDARS
+from enforcement.store.client import STORE_ERRORS, is_unknown_function, load_library
+from enforcement.store.cluster import ClusterClient
 
 logger = logging.getLogger(__name__)
 
@@ -280,7 +280,7 @@ def _keep_present(client: redis.Redis, some: list[Names], done: Done) -> list[tu
     return lost
 
 
-def keep(read: list[tuple[str, list[Reading]]]) -> tuple[int, list[tuple[str, list[Kept]]]]:
+def keep(read: list[tuple[str, list[CheckpointReading]]]) -> tuple[int, list[tuple[str, list[Kept]]]]:
     """
     Write down what was read of each tag and follows what is kept; return how many, and what is kept of counters that
     have forgotten it.
@@ -296,7 +296,7 @@ def keep(read: list[tuple[str, list[Reading]]]) -> tuple[int, list[tuple[str, li
 
 
 @transaction.atomic
-def _keep(read: list[tuple[str, list[Reading]]]) -> tuple[int, list[tuple[str, list[Kept]]]]:
+def _keep(read: list[tuple[str, list[CheckpointReading]]]) -> tuple[int, list[tuple[str, list[Kept]]]]:
     names = [reading.kept.counter for _, readings in read for reading in readings]
     rows = Checkpoint.objects.filter(tag__in=[tag for tag, _ in read], counter__in=names)
     # Locked, and in one order: two runs at once wait for each other here, and the later one sees what the earlier kept.

@@ -16,9 +16,11 @@ from controlplane.projects.models import Project, Token
 from controlplane.publishing import compile, store, verbs
 from controlplane.publishing.changes import Change
 from controlplane.usage import checkpoints
-from enforcement import documents, live, plans
-from enforcement.limits import Policy
-from enforcement.store import is_unknown_function, load_library
+from enforcement.control import inspection
+from enforcement.model import documents
+from enforcement.model.limits import Policy
+from enforcement.plan import plan
+from enforcement.store.client import is_unknown_function, load_library
 
 
 class Forgotten(LookupError):
@@ -53,10 +55,12 @@ class Subject:
         policies = [documents.parse_policy(documents.dumps(document)) for document in found if document]
         return cls(project, token, {policy.id: policy for policy in policies}, everywhere, now)
 
-    def counters(self, client: redis.Redis) -> list[live.LiveCounter]:
+    def counters(self, client: redis.Redis) -> list[inspection.LiveCounter]:
         """Read every counter. Raises one of STORE_ERRORS."""
         fleet = max(1, Instance.objects.running(self.now).count())
-        look = partial(live.live_counters, client, store.keys(), self._as_value(), now_us=self._now_us(), fleet=fleet)
+        look = partial(
+            inspection.live_counters, client, store.keys(), self._as_value(), now_us=self._now_us(), fleet=fleet
+        )
         return _with_library(client, look)
 
     def scope_of(self, policy_id: str) -> str | None:
@@ -74,16 +78,16 @@ class Subject:
         project = replace(self.project, policy=None) if scope == "token" else self.project
         return replace(self, project=project, global_policy=self.global_policy if scope == "global" else None)
 
-    def reset(self, client: redis.Redis, limit: Limit | None) -> live.Reset:
+    def reset(self, client: redis.Redis, limit: Limit | None) -> inspection.Reset:
         """Delete the counters of one limit, or of all that are the holder's own. Raises one of STORE_ERRORS."""
         subject = self.narrowed(limit.policy_id) if limit else self
         value, now_us, name = subject._as_value(), self._now_us(), limit and str(limit)
         return _with_library(
-            client, partial(live.reset_counters, client, store.keys(), value, now_us=now_us, limit=name)
+            client, partial(inspection.reset_counters, client, store.keys(), value, now_us=now_us, limit=name)
         )
 
-    def _as_value(self) -> plans.Subject:
-        return plans.Subject(self.project, self.token, self.policies, self.global_policy)
+    def _as_value(self) -> plan.Subject:
+        return plan.Subject(self.project, self.token, self.policies, self.global_policy)
 
     def _now_us(self) -> int:
         return compile.microseconds(self.now) or 0
@@ -94,7 +98,7 @@ def client() -> redis.Redis:
     return store.connection(settings.PUBLISH_TIMEOUT_SECONDS)
 
 
-def counters_of(holder: Token | Project) -> list[live.LiveCounter]:
+def counters_of(holder: Token | Project) -> list[inspection.LiveCounter]:
     """
     Read every limit that falls on a token, or on a project as a whole. Nothing is charged.
 

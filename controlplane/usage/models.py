@@ -54,7 +54,7 @@ class UsageRow(models.Model):
 
 class Checkpoint(models.Model):
     """
-    What a durable counter held when it was last read: `enforcement.checkpoints.Kept`, whose instants these are.
+    What a durable counter held when it was last read: `enforcement.control.checkpoints.Kept`, whose instants these are.
 
     The names of counters are digests: whose one is, only who has the policy's documents can tell.
     """

@@ -7,7 +7,7 @@ from django.utils import timezone
 
 from controlplane.usage import checkpoints, report, rollup
 from controlplane.usage import drain as drainer
-from enforcement.store import STORE_ERRORS
+from enforcement.store.client import STORE_ERRORS
 
 logger = logging.getLogger(__name__)
 

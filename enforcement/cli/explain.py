@@ -14,14 +14,14 @@ from redis import Redis
 from redis.exceptions import NoPermissionError, RedisError
 
 from enforcement.cli.options import add_store, settings_of
+from enforcement.control.inspection import LiveCounter, live_counters
 from enforcement.doctor.endpoint import shown
-from enforcement.documents import Project, Token
-from enforcement.keys import Keys
-from enforcement.live import LiveCounter, live_counters
-from enforcement.plans import Subject
-from enforcement.snapshot import Documents
-from enforcement.store import connect
-from enforcement.tokens import digest, is_well_formed
+from enforcement.model.documents import Project, Token
+from enforcement.model.keys import Keys
+from enforcement.model.tokens import digest, is_well_formed
+from enforcement.plan.plan import Subject
+from enforcement.state.published import PublishedState
+from enforcement.store.client import connect
 
 PASSES, REFUSED, UNREADABLE = 0, 1, 2
 PATIENCE_SECONDS: Final = 5.0
@@ -95,7 +95,7 @@ def explain(client: Redis, keys: Keys, secret: str) -> Explanation:
         Unreadable: The store holds no documents, or one that is needed cannot be read.
         redis.RedisError: The store does not answer, or lacks the function library.
     """
-    documents, name = Documents(), digest(secret)
+    documents, name = PublishedState(), digest(secret)
     raw: Any = client.hgetall(keys.documents)
     text: Any = client.get(keys.token(name)) if is_well_formed(secret) else None
     problems = documents.load(raw, {name: text})

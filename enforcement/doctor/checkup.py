@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from redis import Redis
 from redis.exceptions import AuthenticationError, RedisError
 
-from enforcement.cluster import ClusterClient
 from enforcement.doctor import fleet, server, sharing
 from enforcement.doctor.endpoint import shown, transport
 from enforcement.doctor.findings import Finding, Level, looked, worst
-from enforcement.keys import Keys
+from enforcement.model.keys import Keys
 from enforcement.settings import Settings
-from enforcement.store import connect
+from enforcement.store.client import connect
+from enforcement.store.cluster import ClusterClient
 
 PATIENCE_SECONDS = 5.0
 

@@ -11,12 +11,12 @@ from typing import Any, Final, cast
 from redis import Redis
 from redis.exceptions import NoPermissionError, ResponseError
 
-from enforcement.agent import HEARTBEAT_LIFETIME_MS
 from enforcement.doctor.findings import Finding, pairs
-from enforcement.documents import InvalidDocument, loads
-from enforcement.keys import Keys
+from enforcement.engine.agent import HEARTBEAT_LIFETIME_MS
 from enforcement.lua import LIBRARY_NAME, library_source
-from enforcement.store import load_library
+from enforcement.model.documents import InvalidDocument, loads
+from enforcement.model.keys import Keys
+from enforcement.store.client import load_library
 
 MOST_SHOWN: Final = 20
 _READ_AT_ONCE: Final = 1_000

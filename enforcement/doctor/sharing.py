@@ -15,12 +15,14 @@ from typing import Any, Final
 from redis import Redis
 from redis.exceptions import NoPermissionError, ResponseError
 
-from enforcement import protocol
 from enforcement.doctor.findings import Finding
-from enforcement.keys import Keys
-from enforcement.limits import Limit
-from enforcement.plans import Plan, bind_in_code
-from enforcement.store import connect, is_unknown_function
+from enforcement.model.keys import Keys
+from enforcement.model.limits import Limit
+from enforcement.plan import commands
+from enforcement.plan.plan import Plan, bind_in_code
+from enforcement.plan.reply import read
+from enforcement.plan.request import Request
+from enforcement.store.client import connect, is_unknown_function
 
 # A log has no window that could end between two questions; what it holds is gone after a minute, whatever happens here.
 LIMIT: Final = Limit(name="doctor", algorithm="sliding_log", quota=10, window_seconds=60)
@@ -30,7 +32,7 @@ ROUNDS: Final = 200
 CHILD_SECONDS: Final = 30.0
 
 
-class Counter:
+class SharedCounter:
     """One counter of the store, charged as a limiter charges it."""
 
     def __init__(self, client: Redis, keys: Keys, key: str) -> None:
@@ -39,19 +41,19 @@ class Counter:
 
     def charge(self, cost: int) -> int:
         """Charge, or look for 0, and return what remains."""
-        arguments = protocol.decide_arguments(self._plan, cost, 0, clock=False, charge=cost > 0)
+        arguments = commands.decide_arguments(Request(self._plan, cost, charge=cost > 0), 0, clock=False)
         reply = self._client.execute_command(*arguments, NEVER_DECODE=True)  # type: ignore[no-untyped-call]
-        return protocol.numbers(reply)[2]
+        return read(reply).remaining(0)
 
     def forget(self) -> None:
         """Remove it before its time."""
-        self._client.execute_command(*protocol.reset(self._plan.keys))  # type: ignore[no-untyped-call]
+        self._client.execute_command(*commands.reset(self._plan.keys))  # type: ignore[no-untyped-call]
 
 
 def proof(client: Redis, keys: Keys, url: str) -> Iterator[Finding]:
     """Charge here, charge in a second process, and compare what each of the two sees."""
     key = f"doctor:{token_hex(8)}"
-    counter = Counter(client, keys, key)
+    counter = SharedCounter(client, keys, key)
     try:
         ours = counter.charge(OURS)
     except ResponseError as exc:
@@ -74,7 +76,7 @@ def proof(client: Redis, keys: Keys, url: str) -> Iterator[Finding]:
 
 def _refused(exc: ResponseError) -> Finding:
     # Inside of a function the server says this in words of its own.
-    if isinstance(exc, NoPermissionError) or protocol.trouble(exc).cause == "auth":
+    if isinstance(exc, NoPermissionError) or commands.trouble(exc).cause == "auth":
         advice = "As it should be for the control plane, and for a proxy that is confined to projects."
         return Finding("shared counter", "unseen", "this account may not charge limits in code", advice)
     advice = "Until it does, each limit is decided by its own rule for a store that is away."
@@ -85,7 +87,7 @@ def _refused(exc: ResponseError) -> Finding:
 
 def round_trips(client: Redis, keys: Keys, budget: float) -> Iterator[Finding]:
     """Ask for the same decision many times, and say how long that takes beside the time budget of a decision."""
-    counter = Counter(client, keys, f"doctor:{token_hex(8)}")
+    counter = SharedCounter(client, keys, f"doctor:{token_hex(8)}")
     counter.charge(0)
     took = []
     for _ in range(ROUNDS):
@@ -124,6 +126,6 @@ def second() -> None:
     """Be the second process: read a task, look, charge, and write what was seen."""
     task = json.load(sys.stdin)
     with connect(task["url"]) as client:
-        counter = Counter(client, Keys(task["prefix"]), task["key"])
+        counter = SharedCounter(client, Keys(task["prefix"]), task["key"])
         answer = {"pid": os.getpid(), "saw": counter.charge(0), "left": counter.charge(THEIRS)}
     print(json.dumps(answer))

@@ -10,14 +10,14 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import Any, Final, Protocol
 
-from enforcement.decision import Decision, Denied
+from enforcement.decorator import has_slots
 from enforcement.doors._http import Progress, RequestAttributes, find_token, joining, missing_token
 from enforcement.doors._in_code import told
 from enforcement.doors._options import Options
-from enforcement.limited import has_slots
 from enforcement.limiter import Limiter
-from enforcement.limits import Limit
-from enforcement.plans import Costs
+from enforcement.model.limits import Limit
+from enforcement.plan.decision import Decision, Denied
+from enforcement.plan.plan import Costs
 
 _LISTS: Final = ("RateLimit", "RateLimit-Policy")
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Generic, TypeVar
 
+from enforcement.base import BaseLimiter
 from enforcement.doors._http import TrustedProxies, check_preset
-from enforcement.plans import Costs
-from enforcement.shell import Shell
+from enforcement.plan.plan import Costs
 
 App = TypeVar("App")
-AnyLimiter = TypeVar("AnyLimiter", bound=Shell)
+AnyLimiter = TypeVar("AnyLimiter", bound=BaseLimiter)
 Request = TypeVar("Request")
 
 

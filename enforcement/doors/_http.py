@@ -13,10 +13,10 @@ from http import HTTPStatus
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Final
 
-from enforcement.decision import Decision
-from enforcement.headers import LIST_FIELDS, presets
-from enforcement.sizes import MAX_ATTRIBUTE_LENGTH
-from enforcement.tokens import is_well_formed
+from enforcement.model.sizes import MAX_ATTRIBUTE_LENGTH
+from enforcement.model.tokens import is_well_formed
+from enforcement.plan.decision import Decision
+from enforcement.plan.headers import LIST_FIELDS, presets
 
 DEGRADED_FIELD: Final = "Sluicegate-Degraded"
 """Stands on every answer whose decision was made without the store, and names what made it."""

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from enforcement.decision import Decision
+from enforcement.decorator import key_text
 from enforcement.doors._http import Answer, Header, Refusal, added_headers, denial, network_of
-from enforcement.limited import key_text
-from enforcement.sizes import MAX_CODE_KEY_LENGTH
+from enforcement.model.sizes import MAX_CODE_KEY_LENGTH
+from enforcement.plan.decision import Decision
 
 logger = logging.getLogger("sluicegate.doors")
 

@@ -19,7 +19,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from enforcement import aio
-from enforcement.decision import Decision, Denied
+from enforcement.async_tasks import begun
+from enforcement.decorator import has_slots
 from enforcement.doors._exchange import POLICY_VIOLATION, STARTS, Exchange
 from enforcement.doors._http import (
     Answer,
@@ -31,10 +32,9 @@ from enforcement.doors._http import (
     missing_token,
 )
 from enforcement.doors._in_code import denial_told_elsewhere, name_of, told
-from enforcement.limited import has_slots
-from enforcement.limits import Limit
-from enforcement.plans import Costs
-from enforcement.tasks import begun
+from enforcement.model.limits import Limit
+from enforcement.plan.decision import Decision, Denied
+from enforcement.plan.plan import Costs
 
 _VISIT: Final = "sluicegate.visit"
 

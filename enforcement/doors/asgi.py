@@ -14,7 +14,7 @@ from functools import cache
 from typing import Any
 
 from enforcement.aio import Limiter
-from enforcement.decision import Decision, Denied
+from enforcement.async_tasks import begun
 from enforcement.doors._exchange import POLICY_VIOLATION, STARTS, Exchange, Message, Receive, Scope, Send
 from enforcement.doors._guard import Guard
 from enforcement.doors._http import (
@@ -28,8 +28,8 @@ from enforcement.doors._http import (
     joining,
     missing_token,
 )
-from enforcement.headers import draft_lines
-from enforcement.tasks import begun
+from enforcement.plan.decision import Decision, Denied
+from enforcement.plan.headers import draft_lines
 
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
@@ -45,7 +45,7 @@ class LimitMiddleware(Guard[App, Limiter, Scope]):
         token: Returns a request's token, or None for none; None: ``Authorization: Bearer``, then ``X-API-Key``.
         costs: Returns what a request costs; None: one request.
         attributes: Returns attributes beside ``method``, ``path``, ``ip`` and ``header.<name>``, or in their place.
-        headers: Preset of :meth:`Decision.headers <enforcement.decision.Decision.headers>`.
+        headers: Preset of :meth:`Decision.headers <enforcement.plan.decision.Decision.headers>`.
         exempt: Paths that are never limited and need no token.
         trusted_proxies: Networks whose ``X-Forwarded-For`` is believed. The server should then not rewrite client
             addresses itself (uvicorn: ``--no-proxy-headers``).

@@ -25,14 +25,14 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 from django.http import HttpResponse
 
-from enforcement.decision import Denied
+from enforcement.decorator import Declared, declared
 from enforcement.doors._django_visit import Visit, in_thread
 from enforcement.doors._http import Answer, Refusal
 from enforcement.doors._in_code import check_scope, counted_address, counter_key, denial_told_elsewhere, name_of
 from enforcement.doors._options import Options, read_options
-from enforcement.limited import Declared, declared
 from enforcement.limiter import Limiter
-from enforcement.plans import Costs, check_costs
+from enforcement.plan.decision import Denied
+from enforcement.plan.plan import Costs, check_costs
 
 SETTING: Final = "SLUICEGATE"
 _VISIT: Final = "_sluicegate_visit"

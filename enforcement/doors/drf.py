@@ -19,12 +19,12 @@ from django.core.exceptions import ImproperlyConfigured
 from rest_framework import exceptions, throttling
 from rest_framework.settings import api_settings
 
-from enforcement.decision import Decision, Denied
+from enforcement.decorator import Declared, declared
 from enforcement.doors._http import Refusal
 from enforcement.doors._in_code import counted_address, counter_key
 from enforcement.doors.django import visit_of
-from enforcement.limited import Declared, declared
-from enforcement.limits import Limit
+from enforcement.model.limits import Limit
+from enforcement.plan.decision import Decision, Denied
 
 _KIND: Final = "key"
 

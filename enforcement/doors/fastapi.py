@@ -24,7 +24,7 @@ from fastapi import Depends, FastAPI, params, routing
 from starlette.requests import ClientDisconnect, HTTPConnection
 
 from enforcement import aio
-from enforcement.decision import Decision, Denied
+from enforcement.decorator import Declared, declared
 from enforcement.doors._http import Refusal, TrustedProxies, check_preset
 from enforcement.doors._in_code import check_scope, counted_address, counter_key
 from enforcement.doors._openapi import describe_denials
@@ -38,8 +38,8 @@ from enforcement.doors._starlette import (
     token_of,
     visit_of,
 )
-from enforcement.limited import Declared, declared
-from enforcement.plans import Costs, check_costs
+from enforcement.plan.decision import Decision, Denied
+from enforcement.plan.plan import Costs, check_costs
 
 Found = str | Callable[[HTTPConnection], Any] | params.Depends
 """
@@ -69,7 +69,7 @@ def install(
 
     Args:
         limiter: None: made of the environment when the application starts.
-        headers: Preset of :meth:`Decision.headers <enforcement.decision.Decision.headers>`.
+        headers: Preset of :meth:`Decision.headers <enforcement.plan.decision.Decision.headers>`.
         token: Returns a request's token, or None for none; None: ``Authorization: Bearer``, then ``X-API-Key``.
         trusted_proxies: Networks whose ``X-Forwarded-For`` is believed. The server should then not rewrite client
             addresses itself (uvicorn: ``--no-proxy-headers``).

@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from enforcement.decision import Decision, Denied
 from enforcement.doors._guard import Guard
 from enforcement.doors._http import (
     Answer,
@@ -25,6 +24,7 @@ from enforcement.doors._http import (
     missing_token,
 )
 from enforcement.limiter import Limiter
+from enforcement.plan.decision import Decision, Denied
 
 Environ = dict[str, Any]
 StartResponse = Callable[..., Callable[[bytes], object]]
@@ -42,7 +42,7 @@ class LimitMiddleware(Guard[App, Limiter, Environ]):
         token: Returns a request's token, or None for none; None: ``Authorization: Bearer``, then ``X-API-Key``.
         costs: Returns what a request costs; None: one request.
         attributes: Returns attributes beside ``method``, ``path``, ``ip`` and ``header.<name>``, or in their place.
-        headers: Preset of :meth:`Decision.headers <enforcement.decision.Decision.headers>`.
+        headers: Preset of :meth:`Decision.headers <enforcement.plan.decision.Decision.headers>`.
         exempt: Paths that are never limited and need no token.
         trusted_proxies: Networks whose ``X-Forwarded-For`` is believed.
     Raises:

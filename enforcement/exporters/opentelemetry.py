@@ -12,10 +12,10 @@ from typing import Final
 from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation, get_meter_provider
 from opentelemetry.trace import Span, get_current_span
 
-from enforcement.decision import Decision
+from enforcement.base import BaseLimiter
 from enforcement.exporters.metrics import METRICS, STORE_CALL, STORE_CALL_TEXT, Metric
-from enforcement.shell import Shell
-from enforcement.timing import BOUNDS_SECONDS
+from enforcement.latency import BOUNDS_SECONDS
+from enforcement.plan.decision import Decision
 
 Attribute = str | bool | int
 
@@ -23,7 +23,9 @@ Attribute = str | bool | int
 _CONVENTIONAL: Final = {"cause": "error.type"}
 
 
-def instrument(limiter: Shell, *, meter_provider: MeterProvider | None = None, time_store_calls: bool = False) -> None:
+def instrument(
+    limiter: BaseLimiter, *, meter_provider: MeterProvider | None = None, time_store_calls: bool = False
+) -> None:
     """
     Make the instruments of one limiter, once.
 
@@ -70,7 +72,7 @@ def annotate(decision: Decision, span: Span | None = None) -> None:
         span.set_attributes(span_attributes(decision))
 
 
-def _callback(limiter: Shell, metric: Metric) -> Callable[[CallbackOptions], Iterable[Observation]]:
+def _callback(limiter: BaseLimiter, metric: Metric) -> Callable[[CallbackOptions], Iterable[Observation]]:
     def observe(_: CallbackOptions) -> Iterable[Observation]:
         for labels, value in metric.read(limiter.stats()):
             yield Observation(value, {_attribute(name): text for name, text in labels.items()})

@@ -10,10 +10,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.core import Metric as Family
 from prometheus_client.registry import Collector
 
+from enforcement.base import BaseLimiter
 from enforcement.exporters.metrics import METRICS, STORE_CALL, STORE_CALL_TEXT, Metric
-from enforcement.shell import Shell
+from enforcement.latency import Histogram
 from enforcement.stats import Stats
-from enforcement.timing import Histogram
 
 _UNITS: Final = {"s": "_seconds"}
 
@@ -30,7 +30,7 @@ class SluicegateCollector(Collector):
         time_store_calls: Also measure how long the store takes, which costs each call to it about a microsecond.
     """
 
-    def __init__(self, limiter: Shell, *, time_store_calls: bool = False) -> None:
+    def __init__(self, limiter: BaseLimiter, *, time_store_calls: bool = False) -> None:
         self._limiter = limiter
         if time_store_calls:
             limiter.time_store_calls()

@@ -19,7 +19,7 @@ from enforcement.ledger.claims import Claim, Evidence, Terms, judge
 from enforcement.ledger.counters import read_counters
 from enforcement.ledger.load import Fleet, Load, wait_for_the_signal
 from enforcement.ledger.records import LedgerError, read
-from enforcement.limits import InvalidLimit, Limit
+from enforcement.model.limits import InvalidLimit, Limit
 from enforcement.settings import DEFAULT_TIMEOUT, DEFAULT_URL
 
 HELD, BROKEN, UNREADABLE = 0, 1, 2

@@ -17,8 +17,8 @@ from typing import Final
 
 from enforcement.ledger.records import Counter, Ledger, Record
 from enforcement.ledger.sums import Charge, felt, peak, window_of
-from enforcement.limits import Limit
-from enforcement.protocol import TAKEN_FOR_EXECUTED
+from enforcement.model.limits import Limit
+from enforcement.plan.commands import TAKEN_FOR_EXECUTED
 
 JOURNAL_GRAIN_SECONDS: Final = 0.1
 """What a process admitted alone is charged to a log or a bucket up to this much later than it was."""

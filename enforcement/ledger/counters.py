@@ -7,11 +7,11 @@ from collections.abc import Iterable
 
 from redis import Redis
 
+from enforcement.control.inspection import look
 from enforcement.ledger.claims import Reading, can_be_judged
 from enforcement.ledger.records import Counter
-from enforcement.live import look
-from enforcement.plans import Bound
-from enforcement.store import connect
+from enforcement.plan.plan import BoundLimit
+from enforcement.store.client import connect
 
 
 def read_counters(url: str, counters: Iterable[Counter]) -> list[Reading]:
@@ -26,7 +26,7 @@ def read_counters(url: str, counters: Iterable[Counter]) -> list[Reading]:
 
 
 def _reading(client: Redis, counter: Counter) -> Reading:
-    now_us, [(_, used)] = look(client, [Bound(counter.limit, counter.key, "key")], time.time_ns() // 1_000)
+    now_us, [(_, used)] = look(client, [BoundLimit(counter.limit, counter.key, "key")], time.time_ns() // 1_000)
     return Reading(counter, now_us, used)
 
 

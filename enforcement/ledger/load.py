@@ -12,10 +12,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from enforcement.decision import Decision
 from enforcement.ledger.records import Writer
 from enforcement.limiter import Limiter
-from enforcement.limits import Limit
+from enforcement.model.limits import Limit
+from enforcement.plan.decision import Decision
 
 READY: Final = "ready\n"
 FLEET_SECONDS: Final = 30.0

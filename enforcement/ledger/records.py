@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from enforcement.decision import STATUSES, Decision
-from enforcement.limits import InvalidLimit, Limit
-from enforcement.plans import Bound
+from enforcement.model.limits import InvalidLimit, Limit
+from enforcement.plan.decision import STATUSES, Decision
+from enforcement.plan.plan import BoundLimit
 
 FORMAT: Final = 1
 SOURCES: Final = frozenset({"store", "lease", "denial_cache", "fallback", "documents"})
@@ -139,7 +139,7 @@ class Writer:
         """Close the file."""
         self._file.close()
 
-    def _number(self, bound: Bound) -> int:
+    def _number(self, bound: BoundLimit) -> int:
         number, limit = self._counters.get(bound.key, (0, None))
         if limit is not bound.limit and limit != bound.limit:
             number, self._declared = self._declared, self._declared + 1

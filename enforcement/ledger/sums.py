@@ -13,8 +13,8 @@ from fractions import Fraction
 from math import ceil
 from typing import Final
 
-from enforcement.calendars import window
-from enforcement.limits import Limit
+from enforcement.model.calendars import window
+from enforcement.model.limits import Limit
 
 Charge = tuple[int, int]
 LIFETIME: Final = (0, 2**63)

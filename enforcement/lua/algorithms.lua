@@ -9,7 +9,7 @@
 --   add(s, cost, id)           charges the state; cost >= 1
 --   amend(s, delta, mark, id)  corrects an earlier charge by `delta` permits; false: nothing of it is felt any more
 --   write(key, s, slack)       stores the state, with a time to live of what the window needs + slack milliseconds
--- The same functions stand in enforcement/algorithms.py; a property test holds the two together. Numbers are doubles, exact to
+-- The same functions stand in enforcement/model/algorithms.py; a property test holds the two together. Numbers are doubles, exact to
 -- 2^53. An instant before the last charge of a counter counts as the instant of that charge (s.now). If that lies more than a
 -- window ahead, the clock was set back: then what was charged counts as charged now (s.behind), for nobody shall be blocked until
 -- the clock has caught up. Such a state is to be written even if nothing is charged: only that way it is found older later.

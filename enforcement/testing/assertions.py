@@ -6,11 +6,11 @@ from collections.abc import Generator
 from contextlib import AsyncExitStack, ExitStack
 from typing import TYPE_CHECKING
 
-from enforcement.decision import Decision, Denied, LimitState
-from enforcement.limits import Limit
-from enforcement.matching import Attributes
-from enforcement.plans import Costs, Plan
-from enforcement.shell import Limits, check_subject
+from enforcement.base import Limits, check_subject
+from enforcement.model.limits import Limit
+from enforcement.model.matching import Attributes
+from enforcement.plan.decision import Decision, Denied, LimitState
+from enforcement.plan.plan import Costs, Plan
 
 if TYPE_CHECKING:
     from enforcement import aio
@@ -37,7 +37,7 @@ def assert_denied(decision: Decision, *, reason: str | None = None, by: str | No
     Assert that a decision does not let the request pass, and return it.
 
     Args:
-        reason: Why it must be denied, one of :data:`enforcement.decision.STATUSES`; None: whatever it is.
+        reason: Why it must be denied, one of :data:`enforcement.plan.decision.STATUSES`; None: whatever it is.
         by: Name of a limit that must deny; None: whichever it is.
     """
     if decision.allowed:
@@ -76,7 +76,7 @@ def assert_limited(
     """
     check_subject(limits, key, attributes)
     admitting = _has_slots(limiter.find_plan(limits, attributes) if isinstance(limits, str) else limits)
-    trial = _trial(admits, within_seconds)
+    trial = _probe(admits, within_seconds)
     next(trial)
     with ExitStack() as held:
 
@@ -111,7 +111,7 @@ async def assert_limited_async(
     """Assert as :func:`assert_limited` does, with a limiter for asyncio."""
     check_subject(limits, key, attributes)
     admitting = _has_slots(await limiter.find_plan(limits, attributes) if isinstance(limits, str) else limits)
-    trial = _trial(admits, within_seconds)
+    trial = _probe(admits, within_seconds)
     next(trial)
     async with AsyncExitStack() as held:
 
@@ -133,7 +133,7 @@ async def assert_limited_async(
                 return end.value  # type: ignore[no-any-return]
 
 
-def _trial(admits: int, within_seconds: float | None) -> Generator[None, Decision, Decision]:
+def _probe(admits: int, within_seconds: float | None) -> Generator[None, Decision, Decision]:
     """Be sent the decision on each request until all is clear, and return the denial."""
     expected = f"{admits} requests should pass, and the next one be denied"
     for number in range(1, admits + 1):

@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from enforcement.census import DEFAULT_CAP
-from enforcement.documents import SCHEMA
-from enforcement.keys import DEFAULT_PREFIX, WHOLE, Keys
-from enforcement.limits import Limit
-from enforcement.publishing import Document, Publication, publish_call, refused_by, tags_of
-from enforcement.shell import Shell
-from enforcement.store import connect, load_library
-from enforcement.tokens import digest, mint
+from enforcement.base import BaseLimiter
+from enforcement.control.publication import Document, Publication, publish_call, refused_by, tags_of
+from enforcement.model.documents import SCHEMA
+from enforcement.model.keys import DEFAULT_PREFIX, WHOLE, Keys
+from enforcement.model.limits import Limit
+from enforcement.model.partitions import DEFAULT_CAP
+from enforcement.model.tokens import digest, mint
+from enforcement.store.client import connect, load_library
 
 FOLLOW_SECONDS: Final = 5.0
 PROJECT: Final = "test"
@@ -41,7 +41,7 @@ class Published:
     def __init__(self, url: str, *, prefix: str = DEFAULT_PREFIX) -> None:
         self.keys = Keys(prefix)
         self.client = connect(url)
-        self.followers: list[Shell] = []
+        self.followers: list[BaseLimiter] = []
         self._store_id = f"test-{secrets.token_hex(8)}"
         self._made = 0
         self._policies: dict[str, int] = {}
@@ -159,7 +159,7 @@ class Published:
         Args:
             documents: By field of the documents' hash; None removes one.
             tokens: By secret; None removes one.
-            resets, more: As of :class:`~enforcement.publishing.Publication`.
+            resets, more: As of :class:`~enforcement.control.publication.Publication`.
         Raises:
             AssertionError: The store has a later revision, or a follower does not obey in time.
         """

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final, Literal
 
+from enforcement.base import BaseLimiter
 from enforcement.embedded import ValkeyServer
-from enforcement.shell import Shell
-from enforcement.store import connect, load_library
+from enforcement.store.client import connect, load_library
 
 RETURN_SECONDS: Final = 10.0
 
@@ -54,7 +54,7 @@ class Outage:
         limiters: Who must have noticed that it is back.
     """
 
-    def __init__(self, server: ValkeyServer, limiters: Sequence[Shell]) -> None:
+    def __init__(self, server: ValkeyServer, limiters: Sequence[BaseLimiter]) -> None:
         self._server = server
         self._limiters = limiters
 

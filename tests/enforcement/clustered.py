@@ -1,9 +1,9 @@
 """What tests of a cluster publish, and which of its nodes counts what."""
 
 from enforcement import Limit
-from enforcement.keys import Keys
-from enforcement.plans import bind_in_code
-from enforcement.tokens import mint
+from enforcement.model.keys import Keys
+from enforcement.model.tokens import mint
+from enforcement.plan.plan import bind_in_code
 
 HOUR = 3_600
 LIMIT = Limit(name="rate", quota=10, window_seconds=HOUR)

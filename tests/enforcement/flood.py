@@ -28,14 +28,14 @@ async def main() -> None:
         await limiter.check(options.secret)
         engine = limiter._engine
         if options.away:
-            engine.recovered = lambda: False
-            engine.breaker.trip("flood")
+            engine.health.recovered = lambda: False
+            engine.health.breaker.trip("flood")
         for start in range(0, options.values, TOGETHER):
             if start % TOLD_EVERY == 0:
                 print(json.dumps({"asked": start, "mb": resident_mb()}), flush=True)
             names = [{"user": f"user-{number}"} for number in range(start, start + TOGETHER)]
             decisions = await asyncio.gather(*(limiter.check(options.secret, attributes=name) for name in names))
-        kept = {"plans": len(engine.planner.shelf), "counters": len(engine.fallback)}
+        kept = {"plans": len(engine.planner.plan_cache), "counters": len(engine.fallback)}
         last = {"source": decisions[-1].source, "overflow": decisions[-1].limits[0].overflow}
         print(json.dumps({"asked": options.values, "mb": resident_mb(), **kept, **last}), flush=True)
 

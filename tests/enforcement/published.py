@@ -6,10 +6,10 @@ from typing import Any
 
 from redis import Redis
 
-from enforcement.documents import dumps
-from enforcement.keys import Keys
-from enforcement.publishing import Publication, publish_call
-from enforcement.store import load_library
+from enforcement.control.publication import Publication, publish_call
+from enforcement.model.documents import dumps
+from enforcement.model.keys import Keys
+from enforcement.store.client import load_library
 
 DIGEST = "a" * 64
 KEYS = Keys()

@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from enforcement import Limit, Limiter
-from enforcement.algorithms import HOPELESS, Reference
-from enforcement.plans import Bound
+from enforcement.model.algorithms import HOPELESS, Reference
+from enforcement.plan.plan import BoundLimit
 from tests.scale import scale
 
 START_US, SECOND = 1_767_225_600_000_000, 1_000_000
@@ -87,7 +87,7 @@ def test_answers_are_exact(algorithm, quota, window, burst, calls):
     """What passes, what remains, how long to wait, when more remains, and when nothing is felt any more."""
     burst = burst if algorithm == "token_bucket" else None
     limit = Limit(name="x", algorithm=algorithm, quota=quota, window_seconds=window, burst=burst)
-    by_hand, reference, spec, now = ByHand(limit), Reference(), Bound(limit, "k", "key").spec(START_US), START_US
+    by_hand, reference, spec, now = ByHand(limit), Reference(), BoundLimit(limit, "k", "key").spec(START_US), START_US
     for stride, wish in calls:
         now += stride
         cost = cost_of(wish, by_hand, now)

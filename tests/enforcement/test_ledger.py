@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enforcement import Limit, Limiter
-from enforcement.algorithms import Reference
 from enforcement.ledger.__main__ import main
 from enforcement.ledger.claims import Evidence, Reading, Terms, judge
 from enforcement.ledger.records import Counter, Ledger, LedgerError, Record, read
 from enforcement.ledger.sums import felt, peak, window_of
-from enforcement.plans import Bound
+from enforcement.model.algorithms import Reference
+from enforcement.plan.plan import BoundLimit
 from tests.scale import scale
 
 SECOND = 1_000_000
@@ -193,7 +193,7 @@ def algorithms():
 @given(asked=st.lists(st.tuples(st.integers(0, 40 * SECOND), st.integers(1, 4)), max_size=60))
 def test_sums_agree_with_the_algorithms(limit, asked):
     """Counted by other means, no history of the reference exceeds its limit, and what is felt is what it has used."""
-    reference, bound, now, charges = Reference(), Bound(limit, "k", "key"), START, []
+    reference, bound, now, charges = Reference(), BoundLimit(limit, "k", "key"), START, []
     for stride, cost in asked:
         now += stride
         if reference.decide(now, [("k", bound.spec(now), cost)])[0]:

@@ -7,9 +7,9 @@ from contextlib import closing, suppress
 import pytest
 
 from enforcement import Denied, Limit, Limiter, aio
+from enforcement.latency import BOUNDS_SECONDS, Histogram
+from enforcement.model.tokens import mint
 from enforcement.stats import DecisionCount
-from enforcement.timing import BOUNDS_SECONDS, Histogram
-from enforcement.tokens import mint
 from tests.enforcement.world import eventually, fixed
 
 LIMIT = Limit(name="rate", quota=3, window_seconds=3_600)

@@ -4,8 +4,8 @@ import itertools
 import time
 from typing import Any
 
+from enforcement.model.tokens import mint
 from enforcement.testing import Published
-from enforcement.tokens import mint
 
 PROJECT = "proj_1"
 

@@ -2,7 +2,7 @@ import pytest
 
 from controlplane.policies.differences import differences
 from controlplane.policies.words import in_words, seconds_of, sentence
-from enforcement.limits import Limit, Match
+from enforcement.model.limits import Limit, Match
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from django.test import Client
 from django.utils import timezone
 
 from controlplane.projects.models import ManagementKey
-from enforcement import tokens
+from enforcement.model import tokens
 from tests.factories import ManagementKeyFactory, TokenFactory
 
 pytestmark = pytest.mark.django_db

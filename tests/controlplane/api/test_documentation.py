@@ -6,7 +6,7 @@ from django.contrib.staticfiles import finders
 from drf_spectacular.validation import validate_schema
 
 from controlplane.api.limit_schema import LIMIT
-from enforcement.limits import Limit
+from enforcement.model.limits import Limit
 
 pytestmark = pytest.mark.django_db
 

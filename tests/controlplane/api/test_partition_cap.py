@@ -3,7 +3,7 @@
 import pytest
 
 from controlplane.projects.models import Project
-from enforcement.documents import parse_project
+from enforcement.model.documents import parse_project
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -5,7 +5,7 @@ import pytest
 
 from controlplane.fleet import heartbeats, tasks
 from controlplane.fleet.models import Instance
-from enforcement.store import STORE_ERRORS
+from enforcement.store.client import STORE_ERRORS
 from tests.factories import InstanceFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -3,7 +3,7 @@ from django.core.exceptions import ValidationError
 from django.db import IntegrityError, transaction
 
 from controlplane.policies.models import AppendOnly, AuditEntry, Limit, Override, Policy
-from enforcement.limits import Limit as LimitValue
+from enforcement.model.limits import Limit as LimitValue
 from tests.factories import LimitFactory, OverrideFactory, PolicyFactory, ProjectFactory, TokenFactory
 
 pytestmark = pytest.mark.django_db

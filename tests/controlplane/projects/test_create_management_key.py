@@ -5,7 +5,7 @@ from django.core.management import CommandError, call_command
 
 from controlplane.policies.models import AuditEntry
 from controlplane.projects.models import ManagementKey
-from enforcement.tokens import digest
+from enforcement.model.tokens import digest
 
 pytestmark = pytest.mark.django_db
 

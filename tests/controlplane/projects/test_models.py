@@ -5,7 +5,7 @@ from django.core.exceptions import ValidationError
 from django.utils import timezone
 
 from controlplane.projects.models import ManagementKey, Token
-from enforcement.tokens import digest, is_well_formed
+from enforcement.model.tokens import digest, is_well_formed
 from tests.factories import ManagementKeyFactory, OverrideFactory, PolicyFactory, ProjectFactory, TokenFactory
 
 pytestmark = pytest.mark.django_db

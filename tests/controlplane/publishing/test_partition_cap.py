@@ -6,7 +6,7 @@ from controlplane.projects.models import Project
 from controlplane.publishing import compile
 from controlplane.publishing.changes import change
 from controlplane.publishing.rollback import rollback
-from enforcement.documents import dumps, parse_project
+from enforcement.model.documents import dumps, parse_project
 from tests.factories import ProjectFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -10,7 +10,7 @@ from controlplane.projects.models import ManagementKey
 from controlplane.publishing import publisher, verbs
 from controlplane.publishing.changes import change
 from controlplane.publishing.models import OutboxEntry
-from enforcement.limits import Limit as LimitValue
+from enforcement.model.limits import Limit as LimitValue
 from tests.factories import (
     LimitFactory,
     ManagementKeyFactory,

@@ -22,7 +22,7 @@ from controlplane.usage.models import Checkpoint, CheckpointRun
 from controlplane.usage.tasks import prune
 from enforcement import Limit as LimitValue
 from enforcement import Limiter
-from enforcement import checkpoints as protocol
+from enforcement.control import checkpoints as protocol
 from tests.factories import LimitFactory, TokenFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -11,7 +11,7 @@ from controlplane.usage import drain as drainer
 from controlplane.usage import tasks
 from controlplane.usage.drain import Drained, drain
 from controlplane.usage.models import UsageBatch, UsageRow
-from enforcement.store import STORE_ERRORS
+from enforcement.store.client import STORE_ERRORS
 from tests.controlplane.usage.conftest import NOON, NOON_MINUTE, USAGE, row
 from tests.factories import TokenFactory
 

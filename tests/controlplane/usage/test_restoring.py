@@ -11,7 +11,7 @@ from controlplane.publishing import publisher
 from controlplane.usage import checkpoints, counters
 from controlplane.usage.models import Checkpoint
 from enforcement import Limiter
-from enforcement.checkpoints import new_mark
+from enforcement.control.checkpoints import new_mark
 from tests.factories import LimitFactory, TokenFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)

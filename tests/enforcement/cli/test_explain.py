@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 import pytest
 
 from enforcement import Limit, Limiter
-from enforcement.accounts import enforcer
 from enforcement.cli import main
-from enforcement.keys import Keys
-from enforcement.tokens import mint
+from enforcement.control.acl import enforcer
+from enforcement.model.keys import Keys
+from enforcement.model.tokens import mint
 
 PER_HOUR = Limit(name="per-hour", quota=3, window_seconds=3_600)
 A_DAY = Limit(name="a-day", quota=500, calendar="day", unit="tokens")

@@ -10,14 +10,14 @@ import time
 import pytest
 
 from enforcement import Limiter
-from enforcement.accounts import ACCOUNTS, enforcer
 from enforcement.cli import main
+from enforcement.control.acl import ACCOUNTS, enforcer
 from enforcement.doctor import checkup, endpoint, sharing
 from enforcement.doctor import server as look_at_server
 from enforcement.embedded import ValkeyServer
-from enforcement.keys import Keys
 from enforcement.lua import library_source
-from enforcement.store import connect
+from enforcement.model.keys import Keys
+from enforcement.store.client import connect
 from tests.enforcement.faults import FaultyPath
 from tests.enforcement.topologies import Cluster, ask
 from tests.enforcement.world import eventually, fixed

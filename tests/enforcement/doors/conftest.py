@@ -17,11 +17,11 @@ import pytest
 import redis
 import uvicorn
 
-from enforcement.keys import Keys
-from enforcement.limits import Limit
-from enforcement.publishing import Publication, publish_call
-from enforcement.store import load_library
-from enforcement.tokens import digest, mint
+from enforcement.control.publication import Publication, publish_call
+from enforcement.model.keys import Keys
+from enforcement.model.limits import Limit
+from enforcement.model.tokens import digest, mint
+from enforcement.store.client import load_library
 
 Issue = Callable[..., str]
 Serve = Callable[[Any], httpx2.Client]

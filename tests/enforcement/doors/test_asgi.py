@@ -17,12 +17,12 @@ import pytest
 import redis
 
 from enforcement.aio import Limiter
+from enforcement.control.publication import Publication, publish_call
 from enforcement.doors.asgi import LimitMiddleware
 from enforcement.embedded import ValkeyServer
-from enforcement.keys import Keys
-from enforcement.limits import Limit
-from enforcement.publishing import Publication, publish_call
-from enforcement.tokens import digest, mint
+from enforcement.model.keys import Keys
+from enforcement.model.limits import Limit
+from enforcement.model.tokens import digest, mint
 from tests.enforcement.doors.conftest import Issue, Serve, bearer, eventually, serving
 
 PER_HOUR = Limit(name="per-hour", algorithm="fixed_window", quota=2, window_seconds=3600)

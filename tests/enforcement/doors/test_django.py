@@ -29,7 +29,7 @@ from enforcement.doors._django_visit import NotManaged, in_thread
 from enforcement.doors._options import read_options
 from enforcement.doors.django import exempt, get_limiter, limited
 from enforcement.embedded import ValkeyServer
-from enforcement.limits import InvalidLimit
+from enforcement.model.limits import InvalidLimit
 from tests.enforcement.doors.conftest import Issue, Serve, bearer, eventually
 
 PER_HOUR = Limit(name="per-hour", algorithm="fixed_window", quota=2, window_seconds=3600)

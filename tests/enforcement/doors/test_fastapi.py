@@ -21,7 +21,7 @@ from starlette.websockets import WebSocketDisconnect
 from enforcement import Decision, Denied, Limit, Limiter, aio
 from enforcement.doors.fastapi import Admission, admit, check, get_limiter, install, limited
 from enforcement.embedded import ValkeyServer
-from enforcement.limits import InvalidLimit
+from enforcement.model.limits import InvalidLimit
 from tests.enforcement.doors.conftest import Issue, Serve, bearer, eventually
 
 PER_HOUR = Limit(name="per-hour", algorithm="fixed_window", quota=2, window_seconds=3600)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from enforcement.doors._http import Progress, Refusal, RequestAttributes, TrustedProxies, find_token, joining
-from enforcement.tokens import mint
+from enforcement.model.tokens import mint
 
 
 def test_bearer_token_is_found_whatever_the_case_of_its_scheme() -> None:

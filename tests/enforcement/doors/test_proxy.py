@@ -14,7 +14,7 @@ import pytest
 
 from enforcement.doors import proxy
 from enforcement.embedded import ValkeyServer, free_port
-from enforcement.limits import Limit
+from enforcement.model.limits import Limit
 from tests.enforcement.doors.conftest import Issue, Serve, bearer, eventually
 
 PLENTY = Limit(name="per-hour", algorithm="fixed_window", quota=1000, window_seconds=3600)

@@ -13,8 +13,8 @@ from enforcement import Limiter, aio
 from enforcement.doors.asgi import LimitMiddleware as AsgiDoor
 from enforcement.doors.wsgi import LimitMiddleware as WsgiDoor
 from enforcement.embedded import ValkeyServer
-from enforcement.limits import Limit
-from enforcement.sizes import MAX_ATTRIBUTE_LENGTH, MAX_ATTRIBUTE_NAME_LENGTH, MAX_ATTRIBUTES, MAX_TOKEN_LENGTH
+from enforcement.model.limits import Limit
+from enforcement.model.sizes import MAX_ATTRIBUTE_LENGTH, MAX_ATTRIBUTE_NAME_LENGTH, MAX_ATTRIBUTES, MAX_TOKEN_LENGTH
 from tests.enforcement.doors.conftest import Issue
 
 MEGABYTE = "x" * 1_000_000
@@ -95,7 +95,7 @@ def test_a_token_of_a_megabyte_is_no_token(
 ) -> None:
     """401, and nobody hashed it."""
     client_of_store.config_resetstat()
-    monkeypatch.setattr("enforcement.planner.digest", lambda token: pytest.fail("hashed"))
+    monkeypatch.setattr("enforcement.state.planner.digest", lambda token: pytest.fail("hashed"))
 
     assert ask(store, headers, times=20) == [401] * 20
     assert client_of_store.info("commandstats").get("cmdstat_get", {"calls": 0})["calls"] == 0

@@ -14,8 +14,8 @@ import redis
 from enforcement import Limiter
 from enforcement.doors.wsgi import LimitMiddleware
 from enforcement.embedded import ValkeyServer
-from enforcement.limits import Limit
-from enforcement.tokens import mint
+from enforcement.model.limits import Limit
+from enforcement.model.tokens import mint
 from tests.enforcement.doors.conftest import Issue, Serve, bearer, eventually
 
 PER_HOUR = Limit(name="per-hour", algorithm="fixed_window", quota=2, window_seconds=3600)

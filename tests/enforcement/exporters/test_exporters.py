@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from enforcement import Limit, Limiter
-from enforcement.agent import Agent
+from enforcement.engine.agent import Agent
 from enforcement.exporters.metrics import METRICS
 from enforcement.exporters.opentelemetry import annotate, instrument, span_attributes
 from enforcement.exporters.prometheus import SluicegateCollector

@@ -5,7 +5,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from controlplane.publishing import publisher
 from controlplane.publishing.reconcile import queue_unknown_tokens
-from enforcement.store import STORE_ERRORS
+from enforcement.store.client import STORE_ERRORS
 
 
 class Command(BaseCommand):

@@ -12,9 +12,9 @@ from django.core.management.base import BaseCommand, CommandError
 
 from controlplane.projects.models import Project
 from controlplane.publishing import store
-from enforcement.accounts import ACCOUNTS, Rules, acl_line, enforcer, password_rules
-from enforcement.store import STORE_ERRORS
-from enforcement.topology import Topology
+from enforcement.control.acl import ACCOUNTS, Rules, acl_line, enforcer, password_rules
+from enforcement.store.client import STORE_ERRORS
+from enforcement.store.topology import Topology
 
 # The store hashes passwords once, without salt: whoever reads its file of accounts can try short ones quickly.
 SHORTEST_PASSWORD = 16

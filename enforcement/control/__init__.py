@@ -1,0 +1,1 @@
+"""What the control plane and tools ask of the store."""

@@ -1,0 +1,235 @@
+"""Looking at, and resetting, the counters that enforcement keeps: the same keys, by the same code, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+
+from redis import Redis
+from redis.exceptions import BusyLoadingError
+
+from enforcement.leases.lease import unused_max
+from enforcement.model.keys import Keys, together
+from enforcement.plan import commands
+from enforcement.plan.decision import Decision, LimitState
+from enforcement.plan.plan import BoundLimit, Plan, Rule, Subject, rules_of
+from enforcement.plan.reply import read
+from enforcement.plan.request import Request
+
+
+@dataclass(frozen=True, slots=True)
+class Values:
+    """
+    The values that a partitioned limit counts by, in one project.
+
+    Attributes:
+        present: How many have a counter of their own.
+        cap: How many may have one.
+        beyond: About how many found no place within a day, and share one counter.
+        remaining: What those have left together; None if there are none.
+    """
+
+    present: int
+    cap: int
+    beyond: int
+    remaining: int | None
+
+    @property
+    def full(self) -> bool:
+        """Whether a new value would share a counter now."""
+        return self.present >= self.cap
+
+
+@dataclass(frozen=True, slots=True)
+class LiveCounter:
+    """
+    One limit of a project or token as it stands now.
+
+    Attributes:
+        policy: Slug of the policy; ``limit`` is the limit's name in it.
+        scope: What the policy is attached to: ``global``, ``project`` or ``token``.
+        partition_by: Attributes that each have a counter of their own; such a limit has no single count.
+        used: Permits charged and still felt; more than the quota after an overdraft. None if partitioned.
+        remaining: The greatest cost that would pass now. None if partitioned.
+        reset_ms: As in a decision. None if partitioned, or if it never resets.
+        override: Id of the override that sets the quota, or None.
+        unused_max: Permits that may lie unused in the leases of all instances; 0 for a limit that is not leased.
+        values: What a partitioned limit has in place of a single count; None if it is not partitioned.
+    """
+
+    policy: str
+    limit: str
+    scope: str
+    algorithm: str
+    unit: str
+    mode: str
+    quota: int
+    partition_by: tuple[str, ...]
+    used: int | None
+    remaining: int | None
+    reset_ms: int | None
+    override: str | None
+    unused_max: int
+    values: Values | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reset:
+    """
+    What a reset has forgotten.
+
+    Attributes:
+        count: How many counters there were.
+        at_us: When, by the store's clock.
+        durable: Of each counter that may be kept outside of the store, whether it was there or not: its hash tag, the
+            last part of its key, and the end of its present window (0: none), microseconds since the epoch.
+    """
+
+    count: int = 0
+    at_us: int = 0
+    durable: tuple[tuple[str, str, int], ...] = ()
+
+
+def live_counters(
+    client: Redis,
+    keys: Keys,
+    subject: Subject,
+    *,
+    now_us: int,
+    fleet: int = 1,
+    with_values: bool = True,
+) -> list[LiveCounter]:
+    """
+    Read what every limit that falls on a token, or on its project as a whole, has counted. Charges nothing.
+
+    Args:
+        subject: Without a token it shows the limits that the project's tokens share.
+        now_us: For overrides that end and calendar boundaries; the counters are read by the store's own clock.
+        fleet: Instances that live, at least 1.
+        with_values: Also count the values of partitioned limits, which the account of a proxy may not.
+    Raises:
+        redis.RedisError: The store does not answer, or lacks the function library.
+    """
+    rules = rules_of(subject, now_us)
+    single = [rule for rule in rules if not rule.limit.partition_by]
+    seen = dict(zip((rule.index for rule in single), _look(client, keys, single, now_us), strict=True))
+    partitioned = [rule for rule in rules if rule.limit.partition_by] if with_values else []
+    values = _values(client, keys, partitioned, now_us)
+    return [_counter(rule, fleet, values.get(rule.index), *seen.get(rule.index, (None, None))) for rule in rules]
+
+
+def reset_counters(
+    client: Redis,
+    keys: Keys,
+    subject: Subject,
+    *,
+    now_us: int,
+    limit: str | None = None,
+) -> Reset:
+    """
+    Forget what the limits of a token, or the ones attached to a project, have counted.
+
+    Args:
+        limit: ``"policy-slug/limit-name"``; None: all that belong to the token, or without one to the project.
+    Returns:
+        What was forgotten. A partitioned limit's counters cannot be named, and stay.
+    Raises:
+        redis.RedisError: The store does not answer, or lacks the function library.
+    """
+    scope = "project" if subject.token is None else "token"
+    rules = rules_of(subject, now_us)
+    wanted = [
+        rule
+        for rule in rules
+        if not rule.limit.partition_by
+        and (rule.scope == scope if limit is None else f"{rule.policy.slug}/{rule.limit.name}" == limit)
+    ]
+    if not wanted:
+        return Reset()
+    resets = [_reset(client, keys, some) for some in together(wanted, attrgetter("tag"))]
+    durable = tuple(row for reset in resets for row in reset.durable)
+    return Reset(sum(reset.count for reset in resets), max(reset.at_us for reset in resets), durable)
+
+
+def _reset(client: Redis, keys: Keys, rules: list[Rule]) -> Reset:
+    plan = Plan(tuple(rule.bind(keys, {}) for rule in rules))
+    with client.pipeline(transaction=True) as pipe:
+        # In one step: what was charged before this instant is forgotten, and nothing that came after it.
+        pipe.time()
+        pipe.execute_command(*commands.reset(plan.keys))  # type: ignore[no-untyped-call]
+        (seconds, micros), count = pipe.execute()
+    at_us = seconds * 1_000_000 + micros
+    durable = [(rule.tag, bound) for rule, bound in zip(rules, plan.bounds, strict=True) if bound.durable]
+    named = tuple((tag, bound.key.rpartition(":")[2], bound.window_end(at_us)) for tag, bound in durable)
+    return Reset(count, at_us, named)
+
+
+def _values(client: Redis, keys: Keys, rules: list[Rule], now_us: int) -> dict[int, Values]:
+    """Return how many values each rule counts by, under its index."""
+    censuses = [(rule, census) for rule in rules if (census := rule.census(keys))]
+    pipe = client.pipeline(transaction=False)
+    for _, census in censuses:
+        pipe.zcount(census.key, now_us, "+inf")
+        pipe.pfcount(census.overflowed)
+    numbers = pipe.execute()
+    found = {}
+    for (rule, census), present, beyond in zip(censuses, numbers[::2], numbers[1::2], strict=True):
+        left = look(client, [rule.overflow(census)], now_us)[1][0][0].remaining if beyond else None
+        found[rule.index] = Values(present, census.cap, beyond, left)
+    return found
+
+
+def _look(client: Redis, keys: Keys, rules: list[Rule], now_us: int) -> list[tuple[LimitState, int]]:
+    """Return the state of each rule's counter, and what is used of it."""
+    seen = {
+        rule.index: told
+        for some in together(rules, attrgetter("tag"))
+        for rule, told in zip(some, look(client, [rule.bind(keys, {}) for rule in some], now_us)[1], strict=True)
+    }
+    return [seen[rule.index] for rule in rules]
+
+
+def look(client: Redis, bounds: Sequence[BoundLimit], now_us: int) -> tuple[int, list[tuple[LimitState, int]]]:
+    """
+    Read counters of one hash tag, and charge nothing.
+
+    Args:
+        bounds: At least one.
+        now_us: The best idea of the store's time, for calendar boundaries.
+    Returns:
+        The store's time in microseconds, and for each counter its state and what is used of its capacity.
+    Raises:
+        redis.RedisError: The store does not answer, or lacks the function library.
+    """
+    plan = Plan(tuple(bounds))
+    for _ in range(2):  # once more if the store's clock is in another calendar window than ours
+        arguments = commands.decide_arguments(Request(plan, 0, charge=False), now_us, clock=False)
+        reply = read(client.execute_command(*arguments, NEVER_DECODE=True))  # type: ignore[no-untyped-call]
+        if reply.lost:
+            raise BusyLoadingError("The store is getting its counters back.")
+        if reply.decided:
+            break
+        now_us = reply.now_us
+    states = Decision(True, "ok", "store", plan, reply).limits
+    return reply.now_us, [(state, state.capacity - reply.remaining(i)) for i, state in enumerate(states)]
+
+
+def _counter(rule: Rule, fleet: int, values: Values | None, state: LimitState | None, used: int | None) -> LiveCounter:
+    limit = rule.limit
+    return LiveCounter(
+        policy=rule.policy.slug,
+        limit=limit.name,
+        scope=rule.scope,
+        algorithm=limit.algorithm,
+        unit=limit.unit,
+        mode=limit.mode,
+        quota=limit.quota,
+        partition_by=limit.partition_by,
+        used=used,
+        remaining=None if state is None else state.remaining,
+        reset_ms=None if state is None else state.reset_ms,
+        override=rule.override_id,
+        unused_max=unused_max(limit, fleet),
+        values=values,
+    )

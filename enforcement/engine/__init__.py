@@ -1,0 +1,1 @@
+"""From a plan to its decision, and the background thread."""

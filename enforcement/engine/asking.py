@@ -1,0 +1,100 @@
+"""Asking the store to decide, once more where that does no harm."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from enforcement.failover.health import Health
+from enforcement.lua import library_source
+from enforcement.plan import commands
+from enforcement.plan.commands import RETRYABLE, LibraryMissing, Steps, StoreError
+from enforcement.plan.reply import Reply, read_enrolled, read_plain
+from enforcement.plan.request import Request
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """
+    What came of asking the store about counters of one slot.
+
+    Attributes:
+        reply: Its decision; None: it made none.
+        overflowed: For each unregistered value of the plan 1 if its overflow counter decided, or 0.
+        cause: Why it made none; empty if it was not asked.
+        error: The failed call, if that is why.
+    """
+
+    reply: Reply | None = None
+    overflowed: Sequence[int] = ()
+    cause: str = ""
+    error: StoreError | None = None
+
+
+NOT_ASKED: Final = Answer()
+NOT_RESTORED: Final = Answer(cause="not_restored")
+
+
+class Asker:
+    """
+    Asks the store to decide on counters that one call can reach.
+
+    Args:
+        health: Told of failed calls, and of durable counters that the store lost.
+    """
+
+    def __init__(self, health: Health) -> None:
+        self._health = health
+        self._clock = health.clock is not None
+
+    def asking(self, request: Request, *, registers: bool, came: object = None) -> Steps:
+        """
+        Steps that ask the store to decide on counters of one slot; they return an :class:`Answer`.
+
+        Args:
+            enrols: Whether values may be new to the store: each is enrolled, or shares its limit's overflow counter.
+            came: What came of the command if it was sent already: the reply, or the StoreError in its place.
+        """
+        health, now_us = self._health, self._health.now_us()
+        encode, reads = (commands.register, read_enrolled) if registers else (commands.decide, read_plain)
+        for _ in range(2):  # once more if the store's time lies in another window than this process thought
+            try:
+                raw = yield from self._calling(encode(request, now_us, clock=self._clock), came)
+                reply, overflowed = reads(raw, request.width)
+            except StoreError as exc:
+                health.failed(exc)
+                return Answer(cause=exc.cause, error=exc)
+            if reply.decided:
+                return Answer(reply, overflowed)
+            if reply.lost:
+                health.lost_counters.add(request.plan.durable_sets)
+                return NOT_RESTORED
+            came, now_us = None, reply.now_us
+        return Answer(cause="calendar")
+
+    def _calling(self, command: bytes, came: object) -> Steps:
+        """Steps that send a command, and once more if it surely was not executed. Raises StoreError."""
+        try:
+            if isinstance(came, StoreError):
+                raise came
+            return (yield command) if came is None else came
+        except StoreError as exc:
+            if exc.executed or exc.cause not in RETRYABLE or self._health.breaker.open:
+                raise
+            yield from self._loading(exc)
+        return (yield command)
+
+    @staticmethod
+    def _loading(exc: StoreError) -> Steps:
+        """Steps that give the store its functions, if they were what was missing. Raises StoreError."""
+        if not isinstance(exc, LibraryMissing):
+            return
+        try:
+            yield commands.pack(("FUNCTION", "LOAD", "REPLACE", library_source()))
+        except StoreError as refused:
+            # An account that may not load them still lacks the functions, and not the right to call them.
+            raise exc if refused.cause == "auth" else refused from None
+
+
+__all__ = ["NOT_ASKED", "NOT_RESTORED", "Answer", "Asker"]

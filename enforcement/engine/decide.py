@@ -1,0 +1,331 @@
+"""
+From a request to its decision: at hand, by the store, or in this process where the store does not decide.
+
+Whatever takes more than one call to the store is a generator of *steps*: it yields encoded commands, and is sent the
+replies or thrown a StoreError. Both limiters drive steps in the same few lines, so every flow is written once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from time import monotonic
+from typing import Final
+
+from enforcement.engine.asking import NOT_ASKED, NOT_RESTORED, Answer, Asker
+from enforcement.engine.cross_slot import CrossSlot, Verdict
+from enforcement.failover.health import Health
+from enforcement.leases.manager import LeaseKeeper
+from enforcement.model.keys import Keys
+from enforcement.model.matching import Attributes
+from enforcement.model.partitions import TRUST_SECONDS
+from enforcement.plan import commands
+from enforcement.plan.commands import Steps, StoreError, numbers
+from enforcement.plan.decision import Decision
+from enforcement.plan.plan import Costs, Plan, check_costs
+from enforcement.plan.reply import MARKED, PLAIN, Reply
+from enforcement.plan.request import Request
+from enforcement.state.counts import DecisionCounts
+from enforcement.state.denial_cache import Denials
+from enforcement.state.planner import Planner
+from enforcement.state.published import PublishedState
+from enforcement.state.usage import TokenUsage, states_of
+
+TOKEN_TRUST_SECONDS: Final = 600.0
+"""How long tokens are good without a word from the store: it alone would say that one was revoked meanwhile."""
+
+
+class Decider:
+    """
+    Decides the requests of one process.
+
+    Args:
+        health: Whether the store is there, and how to decide without it.
+        leases: Fills leases.
+        unconfirmed_for: Returns for how many seconds the store has not confirmed the documents that are obeyed.
+    """
+
+    def __init__(
+        self,
+        keys: Keys,
+        documents: PublishedState,
+        planner: Planner,
+        denials: Denials,
+        health: Health,
+        leases: LeaseKeeper,
+        counts: DecisionCounts,
+        *,
+        unconfirmed_for: Callable[[], float],
+    ) -> None:
+        self.fallbacks = 0
+        self.documents = documents
+        self._keys = keys
+        self._planner = planner
+        self._denials = denials
+        self._known = denials.known
+        self._health = health
+        self._breaker = health.breaker
+        self._lost = health.lost_counters
+        self._leases = leases
+        self._counts = counts
+        self._admitted = counts.cell("store", "ok")
+        self._unconfirmed_for = unconfirmed_for
+        self._clock = health.clock is not None
+        self._asker = Asker(health)
+        self._cross_slot = CrossSlot(self._asker, health)
+
+    # From a token to its plan.
+
+    def finding(self, token: object, attributes: Attributes | None) -> Steps:
+        """
+        Steps that find what a request with this token falls under; they return its plan, or its refusal.
+
+        Raises:
+            ValueError: Attributes that cannot be read.
+        """
+        planner, derived = self._planner, self.documents.derived
+        found = planner.find(token)
+        if isinstance(found, str):
+            found = yield from self._fetching(found)
+        if isinstance(found, Decision):
+            return self._refused(found)
+        plan = planner.plan_of(found, attributes)
+        if isinstance(plan, Decision):
+            return self._refused(plan)
+        planner.keep_plan(derived, token, found, plan)
+        return plan
+
+    def _fetching(self, name: str) -> Steps:
+        """Steps that ask the store for a token's document; they return the entry, or a refusal if nobody can tell."""
+        breaker, refusal = self._breaker, self._planner.refusal
+        if breaker.open and breaker.cause not in commands.READS:
+            return refusal("degraded_denied")
+        asked_at = self.documents.generation
+        try:
+            text = yield commands.pack(("GET", self._keys.token(name)))
+            # A store that lost everything knows no token, which says nothing about this one.
+            lost = text is None and (yield commands.pack(("HGET", self._keys.documents, "revision"))) is None
+        except StoreError as exc:
+            self._health.failed(exc)
+            if breaker.open:  # it cannot even be read any longer: the next request need not try
+                breaker.trip(exc.cause)
+            return refusal("degraded_denied")
+        if lost:
+            return refusal("degraded_denied")
+        return self.documents.remember(name, text, asked_at)
+
+    def _refused(self, decision: Decision) -> Decision:
+        """Count a request that was refused before any counter was asked, and return its decision."""
+        self._counts.count(decision.source, decision.reason)
+        return decision
+
+    # From a plan to its decision.
+
+    def begin(self, plan: Plan, costs: Costs, charge: bool, ident: str) -> Decision | bytes | None:
+        """
+        Return the decision if it can be made at hand, else the command that asks the store for it.
+
+        Arguments are those of :class:`~enforcement.plan.request.Request`.
+
+        Returns:
+            None: It takes more than one call; run :meth:`deciding`.
+        Raises:
+            ValueError: Costs that cannot be read.
+        """
+        if type(costs) is not int or costs != 1:
+            check_costs(costs)
+        if plan.lease is not None and charge and not ident:
+            held = self.one_from_lease(plan) if costs == 1 else self._from_lease(plan, costs)
+            if held is not None:
+                return held
+        if not plan.bounds:
+            return self._unlimited(plan, costs)
+        if plan.denied is not None and charge and (known := self._known(plan, costs)) is not None:
+            return known
+        if self._breaker.open:
+            return self._fall_back(Request(plan, costs, charge, ident))
+        if self._lost.sets and plan.lies_in(self._lost.sets):
+            return self._fall_back(Request(plan, costs, charge, ident), NOT_RESTORED)
+        if plan.unregistered and monotonic() >= plan.registered_until:
+            return None
+        command = plan.command
+        if command is not None and charge and not ident and costs == 1:
+            return command
+        return self._command(plan, costs, charge, ident)
+
+    def _command(self, plan: Plan, costs: Costs, charge: bool, ident: str) -> bytes | None:
+        """Return the command that decides; None: no single command can. That of the plainest request is kept."""
+        health = self._health
+        if plan.spread and health.connector.slot_map is not None:
+            return None
+        now_us = health.now_us() if plan.follows_calendar or self._clock else 0
+        plainest = charge and not ident and type(costs) is int and costs == 1 and not self._clock
+        if plainest and (kept := plan.once(now_us)) is not None:
+            return kept
+        command = commands.decide(Request(plan, costs, charge, ident), now_us, clock=self._clock)
+        if plainest:
+            plan.keep_once(command)
+        return command
+
+    def answer(self, plan: Plan, costs: Costs, charge: bool, ident: str, raw: object) -> Decision | None:
+        """
+        Return the decision that the store made.
+
+        Args:
+            raw: Its reply to the command of :meth:`begin`, whose other arguments are these.
+        Returns:
+            None: It made none; run :meth:`deciding` with the same reply.
+        Raises:
+            StoreError: The reply cannot be read.
+        """
+        reply = Reply(numbers(raw), MARKED if ident else PLAIN)
+        return self._decision(plan, costs, charge, ident, reply) if reply.numbers[0] >= 0 else None
+
+    def _decision(self, plan: Plan, costs: Costs, charge: bool, ident: str, reply: Reply) -> Decision:
+        """Return the decision that a reply of the store says, and count it."""
+        if self._breaker.failures:
+            self._breaker.succeeded()
+        passed = reply.numbers[0] == 1
+        if passed:
+            decision = Decision(True, "ok", "store", plan, reply)
+            if charge:
+                self._admitted[0] += 1
+        else:
+            decision = Decision(False, reply.reason(plan.bounds), "store", plan, reply)
+            if charge:
+                self._counts.count("store", decision.reason)
+                if not ident and not self._clock:
+                    self._denials.remember(plan, costs, decision)
+        plan.last = reply
+        if charge and plan.usage is not None:
+            self._count(plan, costs, reply, passed)
+        return decision
+
+    def _count(self, plan: Plan, costs: Costs, reply: Reply, passed: bool) -> None:
+        usage: TokenUsage = plan.usage
+        minute = reply.numbers[1] // 60_000_000
+        if passed and costs == 1 and not plan.has_shadows:
+            usage.passed(minute, 1, plan.ones)
+            return
+        requests = costs if isinstance(costs, int) else costs.get("requests", 1)
+        if passed and not any(reply.waits()):
+            usage.passed(minute, requests, tuple((bound.index, bound.cost_of(costs)) for bound in plan.bounds))
+            return
+        usage.decided(minute, passed, requests if passed else 0, states_of(plan.bounds, costs, reply, passed))
+
+    def _from_lease(self, plan: Plan, costs: Costs) -> Decision | None:
+        """Return the decision on a greater cost that permits at hand make; None: the store has to be asked."""
+        if type(costs) is not int:
+            return None
+        lease = plan.lease
+        left = lease.take(costs)
+        if left <= lease.low and not lease.asking and lease.steady():
+            self._leases.ask(lease)
+        if left < 0:
+            return None
+        if plan.usage is not None:
+            plan.usage.passed(lease.reply.minute, costs, tuple((bound.index, costs) for bound in plan.bounds))
+        return Decision(True, "ok", "lease", plan, lease.reply, left)
+
+    def one_from_lease(self, plan: Plan) -> Decision | None:
+        """Return the decision on one request that a permit at hand makes; None: the store has to be asked."""
+        lease = plan.lease
+        if lease is None:
+            return None
+        left = lease.take(1)
+        if left <= lease.low and not lease.asking and lease.steady():
+            self._leases.ask(lease)
+        return None if left < 0 else Decision(True, "ok", "lease", plan, lease.reply, left)
+
+    def _unlimited(self, plan: Plan, costs: Costs) -> Decision:
+        """Return the decision on a request that falls under no limit."""
+        if self._health.is_open() and self._distrusts(plan):
+            return self._refused(self._planner.refusal("degraded_denied"))
+        reply = Reply((1, self._health.now_us()))
+        self._counts.count("documents", "ok")
+        if plan.usage is not None:
+            self._count(plan, costs, reply, True)
+        return Decision(True, "ok", "documents", plan, reply)
+
+    def resetting(self, plan: Plan) -> Steps:
+        """Steps that forget what the counters of a plan hold. Raises StoreError."""
+        # What was charged before the reset must not be handed out, or given back, after it.
+        yield from self._leases.returning(plan.keys)
+        yield commands.pack(commands.reset(plan.keys))
+        plan.last = None
+        self._health.fallback.forget(plan.keys)
+        self._denials.forget()
+
+    # Asking the store, once more where that does no harm.
+
+    def deciding(self, request: Request, came: object = None) -> Steps:
+        """
+        Steps that decide a request: the store does, and if it does not, this process.
+
+        Args:
+            came: What came of the command of :meth:`begin`: the reply, or the StoreError in its place. None: there
+                was no such command.
+        """
+        plan, began = request.plan, monotonic()
+        registers = came is None and request.charge and bool(plan.unregistered) and began >= plan.registered_until
+        if plan.spread and self._health.connector.slot_map is not None:
+            verdict = yield from self._cross_slot.asking(request, registers=registers)
+            if registers:
+                trusts = verdict.reply.passed and verdict.by_store
+                request = self._placed(request, verdict.overflowed, began if trusts else None)
+            return self._judged(request, verdict)
+        answer = yield from self._asker.asking(request, registers=registers, came=came)
+        if answer.reply is None:
+            return self._fall_back(request, answer)
+        if registers:
+            request = self._placed(request, answer.overflowed, began if answer.reply.passed else None)
+        return self._decision(request.plan, request.costs, request.charge, request.ident, answer.reply)
+
+    def _judged(self, request: Request, verdict: Verdict) -> Decision:
+        """Return the decision that the parts of a request make."""
+        if verdict.by_store:
+            return self._decision(request.plan, request.costs, request.charge, request.ident, verdict.reply)
+        decision = self._degraded(request, verdict.reply, verdict.reason)
+        if verdict.errors:
+            decision.after(verdict.errors[0].cause, ambiguous=any(error.executed for error in verdict.errors))
+        return decision
+
+    def _placed(self, request: Request, overflowed: Sequence[int], began: float | None) -> Request:
+        """Return the request over the counters that decided; those enrolled are trusted from *began* on, if given."""
+        plan = self._planner.placed(request.plan, overflowed)
+        if began is not None:
+            self._planner.plan_cache.trust(plan, began + TRUST_SECONDS)
+        return request.over(plan)
+
+    # Deciding here.
+
+    def _fall_back(self, request: Request, answer: Answer = NOT_ASKED) -> Decision:
+        """Return the decision of this process alone; *answer* says what came of asking the store."""
+        plan, error = request.plan, answer.error
+        if self._distrusts(plan):
+            self.fallbacks += 1
+            decision = self._refused(self._planner.refusal("degraded_denied"))
+        else:
+            if plan.unregistered and not plan.registered_until:
+                plan = self._planner.placed(plan, self._health.fallback.overflowed(plan))
+                request = request.over(plan)
+            decision = self._degraded(request, *self._health.decide_alone(request, error))
+        if answer.cause:
+            decision.after(answer.cause, ambiguous=error is not None and error.executed)
+        return decision
+
+    def _degraded(self, request: Request, reply: Reply, reason: str) -> Decision:
+        """Return a decision that this process made, as a whole or in part, and count it."""
+        plan = request.plan
+        self.fallbacks += 1
+        if request.charge:
+            self._counts.count("fallback", reason)
+            if plan.usage is not None:
+                self._count(plan, request.costs, reply, reply.passed)
+        return Decision(reply.passed, reason, "fallback", plan, reply)
+
+    def _distrusts(self, plan: Plan) -> bool:
+        """Return whether a token's plan is too old to be obeyed; limits in code depend on no document."""
+        return plan.usage is not None and self._unconfirmed_for() > TOKEN_TRUST_SECONDS
+
+
+__all__ = ["TOKEN_TRUST_SECONDS", "Decider"]

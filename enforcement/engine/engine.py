@@ -1,0 +1,145 @@
+"""One process' enforcement, put together: its parts, and their life from start to stop."""
+
+from __future__ import annotations
+
+import os
+import socket
+import uuid
+from time import monotonic
+from typing import Final
+
+from enforcement.engine.agent import Agent, Identity
+from enforcement.engine.cluster_agent import ClusterAgent
+from enforcement.engine.decide import Decider
+from enforcement.engine.slot_renewal import SlotKeeper
+from enforcement.failover.fallback import Fallback
+from enforcement.failover.health import BACKGROUND_BUDGET, Health
+from enforcement.leases.manager import LeaseKeeper
+from enforcement.model.keys import Keys
+from enforcement.plan.decision import Decision
+from enforcement.plan.plan import Costs, Plan
+from enforcement.settings import Settings, library_version
+from enforcement.state.counts import DecisionCounts
+from enforcement.state.denial_cache import Denials
+from enforcement.state.planner import Planner
+from enforcement.state.published import PublishedState
+from enforcement.state.reservation import Reservation
+from enforcement.state.usage import UsageLog
+from enforcement.store.connector import StoreConnector
+
+STOP_SECONDS: Final = 2.0
+
+
+class Engine:
+    """
+    The parts that enforce limits in one process, and the threads that tend them.
+
+    Attributes:
+        documents: What is published, as far as this process knows it.
+        planner: Finds the counters of a request.
+        decider: Decides requests.
+        health: Whether the store is there, and what is owed to it.
+        agent: The background thread.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.keys = Keys(settings.prefix)
+        self.documents = PublishedState()
+        self.counts = DecisionCounts()
+        connector = StoreConnector(settings.url, settings.timeout)
+        self.fallback = Fallback(held=lambda key: self.slots.held(key))
+        self.health = Health(
+            connector,
+            self.keys,
+            self.fallback,
+            self.counts,
+            timeout=settings.timeout,
+            clock=settings.clock,
+            store_now_us=lambda: self.agent.now_us(),
+            fleet=self._fleet,
+            wake=lambda: self.agent.wake(),
+        )
+        self.agent, self.usage = self._tended(connector)
+        # A test's clock stands still or jumps: nothing may be kept for a time that passes by itself.
+        fleet = self._fleet if settings.clock is None else None
+        self.planner = Planner(self.keys, self.documents, self.usage, self.health.now_us, fleet=fleet)
+        self.denials = Denials(self.documents, self.counts)
+        self.leases = LeaseKeeper(self.health, self.denials, fleet=self._fleet)
+        self.slots = SlotKeeper(self.health.background, renews=settings.clock is None)
+        self.decider = Decider(
+            self.keys,
+            self.documents,
+            self.planner,
+            self.denials,
+            self.health,
+            self.leases,
+            self.counts,
+            unconfirmed_for=self.agent.unconfirmed_for,
+        )
+
+    def _tended(self, connector: StoreConnector) -> tuple[Agent, UsageLog]:
+        """Return the background thread, not started yet, and the usage that it delivers."""
+        settings = self.settings
+        instance = settings.instance or f"{socket.gethostname()[:40]}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        usage = UsageLog(instance, late=lambda: self.leases.count())
+        agent = (Agent if connector.slot_map is None else ClusterAgent)(
+            client_factory=lambda: connector.client(BACKGROUND_BUDGET),
+            keys=self.keys,
+            documents=self.documents,
+            usage=usage,
+            identity=Identity(id=instance, host=socket.gethostname(), pid=os.getpid(), version=library_version()),
+            hooks=self.health,
+            state_dir=settings.state_dir,
+            look=connector.look,
+            fallbacks=lambda: self.decider.fallbacks,
+            overflowing=lambda: self.planner.plan_cache.overflowing(monotonic()),
+            failed=self.counts.failed,
+        )
+        return agent, usage
+
+    def reservation(self, plan: Plan, costs: Costs, decision: Decision, ident: str) -> Reservation:
+        """Return the reservation that a decision with an id made."""
+        return Reservation(self.health, self.denials, plan, costs, decision, ident)
+
+    def _fleet(self) -> int:
+        return max(1, self.agent.fleet_size)
+
+    def start(self, timeout: float) -> bool:
+        """Start tending, and return whether documents are there within *timeout* seconds."""
+        self._begin()
+        return self.agent.wait_loaded(timeout)
+
+    def start_quietly(self) -> None:
+        """Start tending and wait for nothing: limits in code need no documents. A test's clock needs no tending."""
+        if self.settings.clock is None:
+            self._begin()
+
+    def _begin(self) -> None:
+        self.health.start()
+        self.agent.start()
+
+    def stop(self) -> None:
+        """Give back what is held, pay what is owed, report what is left, and stop tending."""
+        self.leases.close()
+        ended = self.health.stop(STOP_SECONDS, self.agent.stop(STOP_SECONDS))
+        self.health.close(pays=ended)  # else the thread that pays in the background may be at it still
+        # The next call finds no plan at hand, and starts the engine anew.
+        self.documents.rest()
+        self.planner.in_code.clear()
+
+    def after_fork(self) -> None:
+        """Go on in a child process: threads do not survive a fork."""
+        self.health.after_fork()
+        for part in (self.slots, self.leases, self.counts):
+            part.after_fork()
+        self.planner.clear()
+        self.agent.after_fork()
+
+    @property
+    def state(self) -> str:
+        """``starting``, ``ok`` or ``degraded``."""
+        return "degraded" if self.health.breaker.open else self.agent.state
+
+
+__all__ = ["Engine"]

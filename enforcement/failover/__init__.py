@@ -1,0 +1,1 @@
+"""Deciding without the store, and charging it afterwards."""

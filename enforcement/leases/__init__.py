@@ -1,0 +1,1 @@
+"""Permits taken ahead of requests, and their upkeep."""

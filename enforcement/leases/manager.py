@@ -1,0 +1,255 @@
+"""The thread that takes permits ahead, refills leases at low water, and gives back what is not used."""
+
+from __future__ import annotations
+
+import atexit
+import queue
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from math import inf
+from time import monotonic
+from typing import Final
+
+from enforcement.failover.health import Health
+from enforcement.leases.lease import Grant, Lease, Remains, held_max
+from enforcement.plan import commands
+from enforcement.plan.commands import Correction, Steps, StoreError
+from enforcement.plan.plan import Plan
+from enforcement.plan.reply import MARKED, Reply, read
+from enforcement.state.denial_cache import Denials
+from enforcement.state.reservation import new_ident
+
+SWEEP_SECONDS: Final = 0.1
+IDLE_SECONDS: Final = 0.3
+REST_SECONDS: Final = 0.1
+"""Where a limit had nothing left, or the store is away, a lease is filled no sooner than after this time ..."""
+SHORTEST_REST_SECONDS: Final = 0.01
+"""... or when the limit lets something pass again, and this at least."""
+
+
+class LeaseKeeper:
+    """
+    The thread that takes permits ahead and gives back what is not used.
+
+    Several leases may draw on one counter, for a project's limit falls on each of its tokens. They share what the
+    process may hold of it.
+
+    Args:
+        health: Whether the store is there; keeps what it is owed.
+        denials: Told when permits were given back.
+        fleet: Returns how many instances share the quotas.
+    """
+
+    def __init__(self, health: Health, denials: Denials, *, fleet: Callable[[], int]) -> None:
+        self._health = health
+        self._denials = denials
+        self._fleet = fleet
+        self._pipe = health.background
+        self._begin()
+        _keepers.add(self)
+
+    def _begin(self) -> None:
+        self._wishes: queue.SimpleQueue[Lease | None] = queue.SimpleQueue()
+        self._held: dict[int, Lease] = {}
+        self._by_key: dict[str, set[Lease]] = {}
+        self._lock = threading.Lock()
+        self._used = self._requests = 0
+        self._thread: threading.Thread | None = None
+
+    def after_fork(self) -> None:
+        """Begin anew in a child process: what is held is the parent's."""
+        self._begin()
+
+    def ask(self, lease: Lease) -> None:
+        """Have a lease filled soon."""
+        lease.asking = True
+        if self._thread is None:
+            self._start()
+        self._wishes.put(lease)
+
+    def outstanding(self) -> int:
+        """Return the permits that this process holds and has not handed out."""
+        return self.counts()[0]
+
+    def counts(self) -> tuple[int, int, int]:
+        """Return the permits at hand, and since the process began: permits handed out, requests that got them."""
+        with self._lock:
+            for lease in self._held.values():
+                self._add_up(lease)
+            return sum(lease.outstanding() for lease in self._held.values()), self._used, self._requests
+
+    def count(self) -> None:
+        """Count what was handed out. Decisions on a lease leave that to whoever fills it, or reports usage."""
+        for lease in list(self._held.values()):
+            self._count(lease)
+
+    def returning(self, keys: Sequence[str]) -> Steps:
+        """Steps that give back what is held of these counters, before they are reset. Raises StoreError."""
+        with self._lock:
+            leases = {lease for key in keys for lease in self._by_key.get(key, ())}
+        for lease in leases:
+            for remains in lease.over(inf):
+                yield self._settlement(lease.plan, remains, self._health.now_us())
+
+    def close(self) -> None:
+        """Give everything back."""
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            self._wishes.put(None)
+            thread.join(1.0)
+
+    def _start(self) -> None:
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="sluicegate-leases", daemon=True)
+                self._thread.start()
+
+    def _run(self) -> None:
+        sweep_at = monotonic() + SWEEP_SECONDS
+        while True:
+            if monotonic() >= sweep_at:  # also where wishes never cease
+                self._sweep(monotonic())
+                sweep_at = monotonic() + SWEEP_SECONDS
+            try:
+                lease = self._wishes.get(timeout=max(0.001, sweep_at - monotonic()))
+            except queue.Empty:
+                continue
+            if lease is None:
+                self._sweep(inf)
+                return
+            self._fill(lease)
+
+    def _fill(self, lease: Lease) -> None:
+        try:
+            plan = lease.plan
+            if plan.spread and self._health.connector.slot_map is not None:
+                plan.lease = None  # no single call takes from several slots
+                return
+            self._give_back(lease, monotonic())
+            if self._health.is_away(plan.keys[0]):
+                lease.rest(REST_SECONDS)
+            elif not lease.full:
+                self._take(lease)
+        except StoreError as exc:
+            self._health.failed(exc)
+            lease.rest(REST_SECONDS)
+        finally:
+            lease.asking = False
+
+    def _take(self, lease: Lease) -> None:
+        lost, plan, began = self._health.lost_counters, lease.plan, monotonic()
+        if lost.sets and plan.lies_in(lost.sets):
+            return
+        if plan.unregistered and began >= plan.registered_until:
+            return  # permits run out then, and the next request enrols the value again
+        fleet = self._fleet()
+        wanted = lease.wanted(self._most(lease, fleet))
+        if wanted <= 0:
+            return
+        arguments = commands.lease_arguments(plan, wanted, 2 * fleet, self._health.now_us())
+        reply = read(self._pipe.call(commands.pack(arguments)), MARKED)
+        if reply.granted <= 0:
+            lease.rest(_rest_seconds(reply, len(plan.bounds)))
+            return
+        self._count(lease)
+        self._keep(lease)
+        # Counted from before the call, so that no permit outlives its window by the time the reply took.
+        lease.fill(Grant(reply.granted, began + lease.good_for(reply), reply))
+        self._give_back(lease, monotonic())
+
+    def _most(self, lease: Lease, fleet: int) -> int:
+        """Return how many permits a lease may hold, for others in this process hold some of the same counters."""
+        return min(
+            held_max(bound.limit.capacity, fleet)
+            - sum(other.outstanding() for other in self._by_key.get(bound.key, ()) if other is not lease)
+            for bound in lease.plan.bounds
+        )
+
+    def _sweep(self, now: float) -> None:
+        """Give back what is idle, or about to end and not used just now."""
+        for lease in list(self._held.values()):
+            idle = now - lease.idle_since(now)
+            if idle > IDLE_SECONDS or now >= lease.until or (idle > 0 and lease.until - now < IDLE_SECONDS):
+                self._give_back(lease, inf)
+                self._count(lease)
+                self._let_go(lease)
+            else:
+                self._give_back(lease, now)
+
+    def _keep(self, lease: Lease) -> None:
+        with self._lock:
+            self._held[id(lease)] = lease
+            for key in lease.plan.keys:
+                self._by_key.setdefault(key, set()).add(lease)
+
+    def _let_go(self, lease: Lease) -> None:
+        with self._lock:
+            self._add_up(lease)
+            self._held.pop(id(lease), None)
+            for key in lease.plan.keys:
+                others = self._by_key.get(key, set())
+                others.discard(lease)
+                if not others:
+                    self._by_key.pop(key, None)
+
+    def _add_up(self, lease: Lease) -> None:
+        permits, requests = lease.news()
+        self._used += permits
+        self._requests += requests
+
+    def _count(self, lease: Lease) -> None:
+        plan, handed = lease.plan, lease.handed()
+        if handed and plan.usage is not None:
+            plan.usage.passed(lease.reply.minute, 1, plan.ones, handed)
+
+    def _give_back(self, lease: Lease, now: float) -> None:
+        """Give back what is over at *now*; what the store surely did not take it gets when it is back."""
+        health, plan = self._health, lease.plan
+        for remains in lease.over(now):
+            if health.is_away(plan.keys[0]):
+                self._owe(plan, remains)
+                continue
+            try:
+                reply = self._pipe.call(self._settlement(plan, remains, health.now_us()))
+            except StoreError as exc:
+                health.failed(exc)
+                # A second sending might give back twice, and let more pass than the quota: rather these are lost.
+                if not exc.executed:
+                    self._owe(plan, remains)
+                continue
+            if reply == commands.NOT_RESTORED:
+                self._owe(plan, remains)
+            self._denials.forget()
+
+    def _owe(self, plan: Plan, remains: Remains) -> None:
+        permits, marks = remains
+        rows = [(bound, mark, -permits) for bound, mark in zip(plan.bounds, marks, strict=True)]
+        self._health.fallback.owe(new_ident(), rows, once=True)
+
+    @staticmethod
+    def _settlement(plan: Plan, remains: Remains, now_us: int) -> bytes:
+        permits, marks = remains
+        rows = zip(plan.bounds, plan.specs(now_us), marks, strict=True)
+        corrections = [Correction(bound.key, spec, -permits, mark) for bound, spec, mark in rows]
+        return commands.pack(commands.settle(corrections, plan.keys[0], None, ident="", once_for_ms=None))
+
+
+def _rest_seconds(reply: Reply, count: int) -> float:
+    """Return how long nothing need be asked for, by a reply on *count* limits that granted nothing."""
+    if not reply.decided:  # the store lost the counters: its reply says nothing of any limit
+        return REST_SECONDS
+    waits = [reply.more(i) for i in range(count) if reply.remaining(i) <= 0]
+    if not waits or min(waits) < 0:
+        return REST_SECONDS
+    return min(REST_SECONDS, max(SHORTEST_REST_SECONDS, max(waits) / 1_000_000))
+
+
+_keepers: weakref.WeakSet[LeaseKeeper] = weakref.WeakSet()
+
+
+@atexit.register
+def _give_back_at_exit() -> None:
+    """A process that ends without closing its limiters gives back as well."""
+    for keeper in list(_keepers):
+        keeper.close()

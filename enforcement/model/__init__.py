@@ -1,0 +1,1 @@
+"""What a limit is: values and arithmetic, without I/O."""

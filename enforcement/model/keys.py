@@ -1,0 +1,108 @@
+"""
+Every key of the store, spelled once.
+
+A hash tag keeps together what one atomic call touches: all documents, all instances, all usage, and each project's
+counters. Tags are made of ids and digests, never of what a tenant typed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from base64 import urlsafe_b64encode
+from collections.abc import Callable, Iterable
+from typing import Final, TypeVar
+
+from enforcement.model.sizes import MAX_PREFIX_LENGTH
+
+T = TypeVar("T")
+
+DEFAULT_PREFIX: Final = "sg:"
+GLOBAL_TAG: Final = "global"
+"""Hash tag of the counters that all projects share; a project's own tag is its id."""
+NAME_LENGTH: Final = 23
+"""Of the last part of a counter's key: a letter and a fingerprint."""
+DIRTY: Final = "dirty"
+WHOLE: Final = "whole"
+"""Member of a dirty set that is no counter: the store has all that was ever checkpointed of this tag."""
+
+
+class Keys:
+    """The keys below one prefix; several fleets may share a store under different ones."""
+
+    __slots__ = ("documents", "instances", "log", "prefix", "usage")
+
+    def __init__(self, prefix: str = DEFAULT_PREFIX) -> None:
+        usable = isinstance(prefix, str) and prefix.isascii() and 1 <= len(prefix) <= MAX_PREFIX_LENGTH
+        if not usable or set(prefix) & set("{} \r\n"):
+            raise ValueError(f"prefix: must be 1 to {MAX_PREFIX_LENGTH} ASCII characters without braces or blanks.")
+        self.prefix = prefix
+        self.documents = f"{prefix}{{doc}}:documents"
+        self.log = f"{prefix}{{doc}}:log"
+        self.instances = f"{prefix}{{fleet}}:instances"
+        self.usage = f"{prefix}{{usage}}:stream"
+
+    def token(self, digest: str) -> str:
+        """Return the key of a token's document; *digest* is 64 hexadecimal characters."""
+        return f"{self.prefix}{{doc}}:token:{digest}"
+
+    def instance(self, instance_id: str) -> str:
+        """Return the key of an instance's heartbeat."""
+        return f"{self.prefix}{{fleet}}:instance:{instance_id}"
+
+    def lock(self, name: str) -> str:
+        """Return the key of a named lock of the control plane."""
+        return f"{self.prefix}{{lock}}:{name}"
+
+    def fence(self, name: str) -> str:
+        """Return the key of the fencing counter of a named lock."""
+        return f"{self.prefix}{{lock}}:{name}:fence"
+
+    def dirty(self, tag: str) -> str:
+        """Return the set that names the durable counters of a tag which changed since their last checkpoint."""
+        return f"{self.scope(tag)}{DIRTY}"
+
+    def scope(self, tag: str) -> str:
+        """Return what all counters of one hash tag begin with: a project id, or the digest of a key in code."""
+        return f"{self.prefix}{{{tag}}}:"
+
+    def census(self, tag: str, identity: Iterable[str]) -> tuple[str, str]:
+        """Return the keys of a census of partition values, and of the estimate of how many more there are."""
+        scope, name = self.scope(tag), fingerprint(identity)
+        return f"{scope}n:{name}", f"{scope}o:{name}"
+
+
+def dirty_beside(counter: str) -> str:
+    """Return the set of :meth:`Keys.dirty` for the tag of a counter's key."""
+    return _scope_of(counter) + DIRTY
+
+
+def marker_beside(counter: str, ident: str) -> str:
+    """Return the key that remembers the id of a settlement, in the slot of a counter's key."""
+    return f"{_scope_of(counter)}m:{ident}"
+
+
+def _scope_of(counter: str) -> str:
+    return counter[: counter.index("}") + 2]
+
+
+def together(things: Iterable[T], tag_of: Callable[[T], str]) -> list[list[T]]:
+    """Return things in lists of one hash tag each, in their order: what one call reaches on a cluster, too."""
+    by_tag: dict[str, list[T]] = {}
+    for thing in things:
+        by_tag.setdefault(tag_of(thing), []).append(thing)
+    return list(by_tag.values())
+
+
+def fingerprint(parts: Iterable[str]) -> str:
+    """
+    Return 22 characters that stand for a sequence of texts, and for no other sequence.
+
+    Each text is preceded by its length, so ``("a", "bc")`` and ``("ab", "c")`` differ; 128 bits of BLAKE2b keep
+    a key short whatever a tenant puts into an attribute.
+    """
+    hashed = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        encoded = part.encode("utf-8", "surrogatepass")
+        hashed.update(b"%d:" % len(encoded))
+        hashed.update(encoded)
+    return urlsafe_b64encode(hashed.digest())[:22].decode()

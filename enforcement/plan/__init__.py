@@ -1,0 +1,1 @@
+"""Which counters a request falls under, and what is asked of them."""

@@ -1,0 +1,351 @@
+"""What a decision says: allowed or not, why, what is left, and how to tell a client over HTTP."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from enforcement.leases.lease import unused_max
+from enforcement.model.algorithms import HOPELESS
+from enforcement.model.calendars import window
+from enforcement.plan.headers import labels, presets, seconds, tightness
+from enforcement.plan.plan import NO_PLAN, Plan
+from enforcement.plan.reply import NO_REPLY, Reply
+
+if TYPE_CHECKING:
+    from enforcement.plan.plan import BoundLimit
+
+QUOTA_EXCEEDED: Final = "https://iana.org/assignments/http-problem-types#quota-exceeded"
+REDUCED_CAPACITY: Final = "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity"
+
+STATUSES: Final = {
+    "ok": 200,
+    "limited": 429,
+    "cost_exceeds_capacity": 429,
+    "unknown_token": 401,
+    "revoked": 401,
+    "expired": 401,
+    "inactive_project": 403,
+    "degraded_denied": 503,
+}
+"""The HTTP status that belongs to each reason."""
+
+_TITLES: Final = {
+    "limited": "Too many requests",
+    "cost_exceeds_capacity": "The request costs more than the limit can ever admit",
+    "unknown_token": "The token is not known",
+    "revoked": "The token was revoked",
+    "expired": "The token has expired",
+    "inactive_project": "The project is not active",
+    "degraded_denied": "The limit cannot be checked now",
+}
+_DEGRADED_RETRY_MS: Final = 1_000
+_UNKNOWN: Final = "not looked for yet"
+
+
+@dataclass(frozen=True, slots=True)
+class LimitState:
+    """
+    One limit's part in a decision.
+
+    Attributes:
+        name: The limit's name; ``policy`` is the slug it stands in, empty for a limit in code.
+        quota: Permits a window, with any override.
+        remaining: The greatest whole cost that would pass now, after this call.
+        reset_ms: Milliseconds to the end of a fixed window, elsewhere until nothing is felt any more; None: never.
+        retry_after_ms: Milliseconds until the same cost passes; None: it passed, or no wait helps.
+        more_ms: Milliseconds until more remains; None: never.
+        allowed: Whether this limit admits the request by itself.
+        hopeless: Whether the cost exceeds the limit's capacity.
+        window_seconds: Present length of the window; None for a lifetime and for concurrency.
+        slot_seconds: Lifetime of a slot; None but for concurrency.
+        unused_max: Permits that may lie unused in the leases of all processes; 0 for a limit that is not leased.
+        overflow: Whether this is the counter that all values beyond the project's cap share.
+    """
+
+    name: str
+    policy: str
+    algorithm: str
+    unit: str
+    mode: str
+    quota: int
+    capacity: int
+    remaining: int
+    reset_ms: int | None
+    retry_after_ms: int | None
+    more_ms: int | None
+    allowed: bool
+    hopeless: bool
+    window_seconds: int | None
+    slot_seconds: int | None = None
+    overflow: bool = False
+    unused_max: int = 0
+
+    @property
+    def share(self) -> float:
+        """What part of the capacity remains."""
+        return self.remaining / self.capacity if self.capacity else 0.0
+
+    @property
+    def tightness(self) -> tuple[float, float]:
+        """What sorts limits by the share that they have left."""
+        return tightness(self.remaining, self.capacity, self.window_seconds or self.slot_seconds)
+
+
+class Decision:
+    """
+    The answer to one request. Made of the store's reply; whatever is not asked for is not computed.
+
+    Attributes:
+        allowed: Whether the request may pass.
+        reason: ``ok``, or why not: a key of :data:`STATUSES`.
+        source: Where it was made: ``store``, ``lease``, ``denial_cache``, ``fallback``, or ``documents`` for a token
+            that is refused whatever the counters say.
+        plan: What the request fell under.
+        reply: The store's reply, or one of its form.
+        held: Permits that this process holds on lease: charged, and yet to be had.
+    """
+
+    __slots__ = ("_limit", "_states", "_trouble", "allowed", "held", "plan", "reason", "reply", "source")
+
+    def __init__(
+        self,
+        allowed: bool,
+        reason: str,
+        source: str,
+        plan: Plan = NO_PLAN,
+        reply: Reply = NO_REPLY,
+        held: int = 0,
+    ) -> None:
+        self.allowed = allowed
+        self.reason = reason
+        self.source = source
+        self.plan = plan
+        self.reply = reply
+        self.held = held
+        self._states: tuple[LimitState, ...] | None = None
+        self._limit: LimitState | str | None = _UNKNOWN
+
+    def after(self, cause: str, *, ambiguous: bool) -> Decision:
+        """Note that the store was asked first, in vain, and return the decision."""
+        self._trouble = (cause, ambiguous)
+        return self
+
+    def __repr__(self) -> str:
+        return f"<Decision {self.reason} by {self.source}: {', '.join(f'{s.name} {s.remaining}' for s in self.limits)}>"
+
+    @property
+    def revision(self) -> int:
+        """The published revision that it obeys; 0 for limits in code."""
+        return self.plan.revision
+
+    @property
+    def degraded(self) -> bool:
+        """Whether it was made without the store."""
+        return self.source == "fallback"
+
+    @property
+    def bounds(self) -> Sequence[BoundLimit]:
+        """The counters that the request falls under, with their limits, in the order of ``limits``."""
+        return self.plan.bounds
+
+    @property
+    def decided_at_us(self) -> int:
+        """The instant that names its windows: the store's clock, or the best idea of it; 0 if no counter was read."""
+        return self.reply.now_us
+
+    @property
+    def cause(self) -> str:
+        """Why the store was asked in vain: ``timeout``, ``auth``, ``oom`` ...; empty if it was not."""
+        return self._tried()[0]
+
+    @property
+    def ambiguous(self) -> bool:
+        """Whether the store was asked in vain and may have charged all the same."""
+        return self._tried()[1]
+
+    def _tried(self) -> tuple[str, bool]:
+        # Set on the few decisions that it is true of, and by nobody else: the others need not pay for it.
+        found: tuple[str, bool] = getattr(self, "_trouble", ("", False))
+        return found
+
+    @property
+    def status(self) -> int:
+        """The HTTP status of an answer that this decision makes: 200 when allowed."""
+        return STATUSES[self.reason]
+
+    @property
+    def limits(self) -> tuple[LimitState, ...]:
+        """One state for each limit that the request falls under, in the order of the call."""
+        if self._states is None:
+            reply, now_us = self.reply, self.reply.now_us
+            fleet = self.plan.fleet() if self.plan.fleet else 0
+            self._states = tuple(
+                _state(bound, fleet, now_us, self.held, *reply.row(i)) for i, bound in enumerate(self.plan.bounds)
+            )
+        return self._states
+
+    @property
+    def limit(self) -> LimitState | None:
+        """The limit that decides: the denier with the longest wait, else the one with the least share left."""
+        if isinstance(self._limit, str):
+            self._limit = self._deciding()
+        return self._limit
+
+    def _deciding(self) -> LimitState | None:
+        enforced = [state for state in self.limits if state.mode == "enforce"]
+        if len(enforced) < 2:
+            return enforced[0] if enforced else None
+        deniers = [state for state in enforced if not state.allowed]
+        return min(deniers, key=_mildness) if deniers else min(enforced, key=lambda state: state.tightness)
+
+    @property
+    def denied_by(self) -> tuple[str, ...]:
+        """Names of the enforced limits that do not admit the request."""
+        return tuple(state.name for state in self.limits if state.mode == "enforce" and not state.allowed)
+
+    @property
+    def remaining(self) -> int | None:
+        """What the deciding limit has left, in permits of its unit."""
+        return None if self.limit is None else self.limit.remaining
+
+    @property
+    def reset_ms(self) -> int | None:
+        """See :attr:`LimitState.reset_ms`."""
+        return None if self.limit is None else self.limit.reset_ms
+
+    @property
+    def retry_after_ms(self) -> int | None:
+        """Milliseconds until the same request can pass; None when it passed or no wait helps."""
+        if self.reason == "degraded_denied":
+            return _DEGRADED_RETRY_MS
+        return None if self.allowed or self.limit is None or self.limit.hopeless else self.limit.retry_after_ms
+
+    def headers(self, preset: str = "ietf") -> dict[str, str]:
+        """
+        Return the header fields for a client.
+
+        Args:
+            preset: ``ietf`` (draft-ietf-httpapi-ratelimit-headers-11), ``legacy-delta``, ``legacy-epoch``, ``openai``,
+                or several joined by ``+``. ``Retry-After`` goes with each, on a denial that can pass later.
+        Raises:
+            ValueError: An unknown preset.
+        """
+        fields: dict[str, str] = {}
+        spells = presets(preset)
+        if self.shown:
+            for spell in spells:
+                fields.update(spell(self))
+        if not self.allowed and self.retry_after_ms is not None:
+            fields["Retry-After"] = str(max(1, seconds(self.retry_after_ms)))
+        return fields
+
+    @property
+    def shown(self) -> bool:
+        """Whether it says something of a limit: fields of a token that is refused would tell nothing true."""
+        if self.reason == "ok":
+            return self.plan.enforces
+        return self.limit is not None and self.status in (429, 503)
+
+    def problem(self) -> dict[str, Any]:
+        """Return the members of an ``application/problem+json`` body (RFC 9457) for a denial."""
+        kind = {429: QUOTA_EXCEEDED, 503: REDUCED_CAPACITY}.get(self.status, "about:blank")
+        body: dict[str, Any] = {
+            "type": kind,
+            "title": _TITLES.get(self.reason, "Allowed"),
+            "status": self.status,
+            "code": self.reason,
+        }
+        if self.status == 429:
+            body["detail"] = self._detail()
+        if kind != "about:blank":
+            names = labels([(state.policy, state.name) for state in self.limits])
+            rows = zip(names, self.limits, strict=True)
+            body["violated-policies"] = [name for name, it in rows if it.mode == "enforce" and not it.allowed]
+        return body
+
+    def explain(self) -> dict[str, Any]:
+        """
+        Return who made this decision: source, revision, and for each limit its policy, override and counter.
+
+        The one that decides, see :attr:`limit`, stands under ``decided_by`` once more; None: no counter decided.
+        """
+        origins = [bound.origin() for bound in self.plan.bounds]
+        return {
+            "allowed": self.allowed,
+            "reason": self.reason,
+            "source": self.source,
+            "revision": self.revision,
+            "decided_by": next((o for o, it in zip(origins, self.limits, strict=True) if it is self.limit), None),
+            "limits": origins,
+        }
+
+    def _detail(self) -> str:
+        limit = self.limit
+        if limit is None:
+            return ""
+        if limit.hopeless:
+            return f"{limit.name} can admit {limit.capacity} {limit.unit} at once, and the request costs more."
+        wait = "" if limit.retry_after_ms is None else f" Try again in {max(1, seconds(limit.retry_after_ms))} s."
+        together = " for all values beyond the project's cap together" if limit.overflow else ""
+        return f"{limit.name} has {limit.remaining} of {limit.quota} {limit.unit} left{together}.{wait}"
+
+
+class Denied(Exception):
+    """
+    Raised where a denial leaves no block to enter.
+
+    Attributes:
+        decision: The denial.
+    """
+
+    def __init__(self, decision: Decision) -> None:
+        super().__init__(f"Denied: {decision.reason}.")
+        self.decision = decision
+
+
+def _state(
+    bound: BoundLimit, fleet: int, now_us: int, held: int, remaining: int, reset: int, wait: int, more: int
+) -> LimitState:
+    limit = bound.limit
+    return LimitState(
+        name=limit.name,
+        policy=bound.policy_slug,
+        algorithm=limit.algorithm,
+        unit=limit.unit,
+        mode=limit.mode,
+        quota=limit.quota,
+        capacity=limit.capacity,
+        remaining=max(0, held + remaining),
+        reset_ms=_milliseconds(reset),
+        retry_after_ms=_milliseconds(wait) if wait else None,
+        more_ms=_milliseconds(more if more else reset),
+        allowed=wait == 0,
+        hopeless=wait == HOPELESS,
+        window_seconds=_window_seconds(bound, now_us),
+        slot_seconds=limit.window_seconds if limit.algorithm == "concurrency" else None,
+        overflow=bound.overflow,
+        unused_max=unused_max(limit, fleet) if fleet else 0,
+    )
+
+
+def _window_seconds(bound: BoundLimit, now_us: int) -> int | None:
+    limit = bound.limit
+    if limit.algorithm == "concurrency" or limit.calendar == "lifetime":
+        return None
+    if limit.calendar is None:
+        return limit.window_seconds
+    start, end = window(now_us, limit.calendar, limit.time_zone, limit.anchor)
+    return (end - start) // 1_000_000
+
+
+def _milliseconds(span_us: int) -> int | None:
+    return None if span_us < 0 else -(-span_us // 1_000)
+
+
+def _mildness(state: LimitState) -> tuple[bool, float, float, float]:
+    """Return what sorts deniers: the hopeless, then the longest wait; of equals as among those that admit."""
+    wait_ms = math.inf if state.retry_after_ms is None else state.retry_after_ms
+    return not state.hopeless, -wait_ms, *state.tightness

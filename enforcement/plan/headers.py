@@ -1,0 +1,210 @@
+"""
+The header fields that tell a client what is left: the IETF draft's, and those that came before it.
+
+Every answer carries them, so the usual case works on the numbers of the store's reply and on what is the same for all
+answers of a plan; states are made only where an answer needs them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Final, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from enforcement.model.limits import Limit
+    from enforcement.plan.decision import Decision, LimitState
+    from enforcement.plan.plan import BoundLimit
+
+LIST_FIELDS: Final = frozenset({"RateLimit-Policy", "RateLimit"})
+"""Fields of the draft; their values are lists, which may go on where somebody else began one."""
+
+
+class Preset(Protocol):
+    """Returns the fields of one convention."""
+
+    def __call__(self, decision: Decision) -> dict[str, str]: ...
+
+
+@cache
+def presets(names: str) -> tuple[Preset, ...]:
+    """
+    Return the conventions that a text names, joined by ``+``.
+
+    Raises:
+        ValueError: One of them is unknown.
+    """
+    unknown = [name for name in names.split("+") if name not in _PRESETS]
+    if unknown:
+        raise ValueError(f"preset: must be of {', '.join(_PRESETS)}, not {unknown[0]!r}.")
+    return tuple(_PRESETS[name] for name in names.split("+"))
+
+
+@dataclass(frozen=True, slots=True)
+class Spelled:
+    """
+    One enforced limit as the draft's fields name it.
+
+    Attributes:
+        at: Its place among the bounds.
+        capacity: In permits.
+        window_seconds: Length of its window, or the lifetime of its slots; None: of a lifetime.
+        policy: Its item of ``RateLimit-Policy``; ``line`` is the whole field as ASGI has it, if there is no other item.
+        head: The beginning of its item of ``RateLimit``, up to the number that remains.
+        tells_time: Whether a time belongs to that item.
+    """
+
+    at: int
+    capacity: int
+    window_seconds: int | None
+    policy: str
+    line: tuple[bytes, bytes]
+    head: str
+    tells_time: bool
+
+
+def spell(bounds: Sequence[BoundLimit]) -> tuple[Spelled, ...] | None:
+    """Return what is the same in all answers; None if the length of a calendar's windows is not."""
+    if any(bound.limit.calendar not in (None, "lifetime") for bound in bounds):
+        return None
+    names = labels([(bound.policy_slug, bound.limit.name) for bound in bounds])
+    return tuple(_spell(at, bound.limit, names[at]) for at, bound in enumerate(bounds) if not bound.limit.shadow)
+
+
+def _spell(at: int, limit: Limit, label: str) -> Spelled:
+    slots = limit.algorithm == "concurrency"
+    window_seconds = None if slots else limit.window_seconds
+    policy = _policy_item(label, limit.quota, limit.unit, limit.algorithm, window_seconds)
+    line = (b"ratelimit-policy", policy.encode("latin-1"))
+    return Spelled(at, limit.capacity, limit.window_seconds, policy, line, f'"{label}";r=', not slots)
+
+
+def labels(names: Sequence[tuple[str, str]]) -> list[str]:
+    """Name each limit so that no two share a name, by its policy and its own: two policies may both have an "rpm"."""
+    own = [name for _, name in names]
+    return [f"{policy}/{name}" if policy and own.count(name) > 1 else name for policy, name in names]
+
+
+def ordered(decision: Decision) -> list[tuple[str, LimitState]]:
+    """Return the enforced limits with their labels as headers list them: the deciding one, then the tightest."""
+    names = labels([(state.policy, state.name) for state in decision.limits])
+    enforced = [row for row in zip(names, decision.limits, strict=True) if row[1].mode == "enforce"]
+    if len(enforced) > 1:
+        first = decision.limit
+        enforced.sort(key=lambda row: (row[1] is not first, row[1].tightness))
+    return enforced
+
+
+def seconds(span_ms: int) -> int:
+    """Return a span in whole seconds, rounded up."""
+    return -(-span_ms // 1_000)
+
+
+def _policy_item(label: str, quota: int, unit: str, algorithm: str, window_seconds: int | None) -> str:
+    unit = "concurrent-requests" if algorithm == "concurrency" else unit
+    length = "" if window_seconds is None else f";w={window_seconds}"
+    return f'"{label}";q={quota}{length}' + ("" if unit == "requests" else f';qu="{unit}"')
+
+
+def _ietf(decision: Decision) -> dict[str, str]:
+    spelled = decision.plan.spelled
+    if spelled is not None and (decision.allowed or len(spelled) == 1):
+        return _by_numbers(decision, spelled)
+    policies, limits = [], []
+    for label, state in ordered(decision):
+        slots = state.algorithm == "concurrency"
+        policies.append(_policy_item(label, state.quota, state.unit, state.algorithm, state.window_seconds))
+        until = "" if slots or state.more_ms is None else f";t={seconds(state.more_ms)}"
+        limits.append(f'"{label}";r={state.remaining}{until}')
+    return {"RateLimit-Policy": ", ".join(policies), "RateLimit": ", ".join(limits)}
+
+
+def draft_lines(decision: Decision) -> list[tuple[bytes, bytes]]:
+    """Return the draft's fields of an admission as ASGI has them."""
+    alone = decision.plan.alone
+    if alone is not None:
+        # As _limit_item() does; a leased request has so little to do that another call would be felt.
+        numbers, at = decision.reply.numbers, 2 + alone.at * decision.reply.width
+        remaining, more = numbers[at] + decision.held, numbers[at + 3] or numbers[at + 1]
+        until = f";t={-(-more // 1_000_000)}" if more >= 0 and alone.tells_time else ""
+        return [alone.line, (b"ratelimit", f"{alone.head}{remaining if remaining > 0 else 0}{until}".encode("latin-1"))]
+    return [(name.lower().encode("latin-1"), text.encode("latin-1")) for name, text in decision.headers().items()]
+
+
+def _by_numbers(decision: Decision, spelled: Sequence[Spelled]) -> dict[str, str]:
+    """Return the same as with states; of an admission the tightest limit is the one that decides."""
+    rows = [(limit, *_limit_item(decision, limit)) for limit in spelled]
+    rows.sort(key=lambda row: tightness(row[1], row[0].capacity, row[0].window_seconds))
+    return {
+        "RateLimit-Policy": ", ".join([row[0].policy for row in rows]),
+        "RateLimit": ", ".join([row[2] for row in rows]),
+    }
+
+
+def _limit_item(decision: Decision, limit: Spelled) -> tuple[int, str]:
+    """Return what remains of a limit, and its item of ``RateLimit``."""
+    remaining, reset, _, more = decision.reply.row(limit.at)
+    remaining, more = max(0, remaining + decision.held), more or reset
+    if more < 0 or not limit.tells_time:
+        return remaining, f"{limit.head}{remaining}"
+    return remaining, f"{limit.head}{remaining};t={-(-more // 1_000_000)}"
+
+
+def tightness(remaining: int, capacity: int, window_seconds: int | None) -> tuple[float, float]:
+    """Return what sorts limits by the share that they have left, and of equals the longer window first."""
+    share = remaining / capacity if capacity else 0.0
+    return share, float("-inf") if window_seconds is None else -window_seconds
+
+
+def _legacy(decision: Decision, reset: int | None) -> dict[str, str]:
+    limit = decision.limit
+    assert limit is not None
+    fields = {"X-RateLimit-Limit": str(limit.quota), "X-RateLimit-Remaining": str(limit.remaining)}
+    if reset is not None:
+        fields["X-RateLimit-Reset"] = str(reset)
+    return fields
+
+
+def _legacy_delta(decision: Decision) -> dict[str, str]:
+    return _legacy(decision, None if decision.reset_ms is None else seconds(decision.reset_ms))
+
+
+def _legacy_epoch(decision: Decision) -> dict[str, str]:
+    if decision.reset_ms is None:
+        return _legacy(decision, None)
+    return _legacy(decision, -(-(decision.reply.now_us + decision.reset_ms * 1_000) // 1_000_000))
+
+
+def _openai(decision: Decision) -> dict[str, str]:
+    """Give the tightest limit of each of the two units that such clients know."""
+    fields: dict[str, str] = {}
+    for _, state in reversed(ordered(decision)):
+        if state.algorithm == "concurrency" or state.unit not in ("requests", "tokens"):
+            continue
+        fields[f"x-ratelimit-limit-{state.unit}"] = str(state.quota)
+        fields[f"x-ratelimit-remaining-{state.unit}"] = str(state.remaining)
+        if state.reset_ms is not None:
+            fields[f"x-ratelimit-reset-{state.unit}"] = _go_duration(state.reset_ms)
+    return fields
+
+
+def _go_duration(span_ms: int) -> str:
+    """Spell a span as Go does: ``1s``, ``6m0s``, ``1h0m2.5s``, ``250ms``."""
+    if span_ms < 1_000:
+        return f"{span_ms}ms" if span_ms else "0s"
+    minutes, rest = divmod(span_ms, 60_000)
+    spelled = f"{rest / 1_000:.3f}".rstrip("0").rstrip(".") + "s"
+    if not minutes:
+        return spelled
+    hours, minutes = divmod(minutes, 60)
+    return (f"{hours}h" if hours else "") + f"{minutes}m{spelled}"
+
+
+_PRESETS: Final[dict[str, Preset]] = {
+    "ietf": _ietf,
+    "legacy-delta": _legacy_delta,
+    "legacy-epoch": _legacy_epoch,
+    "openai": _openai,
+}

@@ -1,0 +1,38 @@
+"""A request to be decided: what it falls under, and what it costs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from enforcement.plan.plan import Costs, Plan
+from enforcement.plan.reply import MARKED, PLAIN
+
+
+@dataclass(slots=True)
+class Request:
+    """
+    One request on its way to a decision. Nobody changes it; not frozen, since that would quadruple what it costs.
+
+    A plain decision that the store makes at once passes without one; see
+    :meth:`~enforcement.engine.decide.Decider.begin`.
+
+    Attributes:
+        plan: The counters that it falls under.
+        costs: Permits by unit, or a number of requests.
+        charge: Whether it is charged; False only looks.
+        ident: Id of a reservation, under which slots are taken; asks for the marks of the windows. Empty: none.
+    """
+
+    plan: Plan
+    costs: Costs
+    charge: bool = True
+    ident: str = ""
+
+    @property
+    def width(self) -> int:
+        """Numbers a limit in its reply."""
+        return MARKED if self.ident else PLAIN
+
+    def over(self, plan: Plan) -> Request:
+        """Return the same request over the counters of another plan."""
+        return self if plan is self.plan else replace(self, plan=plan)

@@ -1,0 +1,302 @@
+"""
+What was decided, counted by minute for each token and limit, and handed over in batches that may be sent twice.
+
+Counting is on the path of every request, so the usual case (the same costs as the request before, in the same minute)
+adds one number under one lock. Everything else is worked out when the counts are drained.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from enforcement.plan.plan import BoundLimit, Costs
+    from enforcement.plan.reply import Reply
+    from enforcement.state.published import TokenEntry
+
+MAX_ROWS_PER_BATCH: Final = 1_000
+MAX_UNDELIVERED: Final = 8
+"""Batches made and not yet accepted; beyond them rows wait, and equal ones become one."""
+MAX_WAITING_ROWS: Final = 50_000
+
+Unit = tuple[str, str, str]
+"""Policy id, limit name, unit."""
+Key = tuple[int, str, str, str, str, str]
+"""Minute, project, token, policy, limit, unit."""
+State = tuple[int, bool, bool, int]
+"""Index of a limit, whether it admits, whether it is a shadow, what was charged there."""
+Counts = list[int]
+"""Allowed, denied, would deny, cost."""
+
+TOTAL: Final[Unit] = ("", "", "requests")
+_ALLOWED, _DENIED, _WOULD_DENY, _COST = range(4)
+
+
+@dataclass(frozen=True, slots=True)
+class UsageBatch:
+    """
+    Rows to deliver; ``id`` names them for ever, so a receiver can tell a second copy.
+
+    ``rows`` is a JSON list of [minute since the epoch, project, token, policy or "", limit or "", unit, allowed,
+    denied, would_deny, cost]. Cost may be negative: a settlement gave back what an earlier batch counted.
+    """
+
+    id: str
+    instance: str
+    rows: str
+
+
+class TokenUsage:
+    """
+    The decisions about one token under one set of limits. Made by :meth:`UsageLog.of`; any thread may count.
+
+    A limit is named by its index in the units that it was made with.
+    """
+
+    __slots__ = (
+        "_costs",
+        "_denials",
+        "_denied",
+        "_listed",
+        "_log",
+        "_minute",
+        "_minutes",
+        "_repeats",
+        "_requests",
+        "project",
+        "token",
+        "units",
+    )
+
+    def __init__(self, log: UsageLog, project: str, token: str, units: Sequence[Unit]) -> None:
+        self.project = project
+        self.token = token
+        self.units = tuple(units)
+        self._log = log
+        self._listed = False
+        self._minutes: dict[int, list[Counts]] = {}
+        self._minute = -1
+        self._requests = 0
+        self._costs: Sequence[tuple[int, int]] = ()
+        self._repeats = 0
+        self._denied: tuple[int, Sequence[State]] = (-1, ())
+        self._denials = 0
+
+    def passed(self, minute: int, requests: int, costs: Sequence[tuple[int, int]], times: int = 1) -> None:
+        """
+        Count a request that every limit admitted, or several that were alike.
+
+        Args:
+            minute: Since the epoch.
+            requests: Its cost in requests.
+            costs: Index of each limit it fell under, and what was charged there. Not changed afterwards.
+        """
+        with self._log.lock:
+            if minute == self._minute and requests == self._requests and costs == self._costs:
+                self._repeats += times
+                return
+            self._fold()
+            self._list()
+            self._minute, self._requests, self._costs, self._repeats = minute, requests, costs, times
+
+    def decided(self, minute: int, passed: bool, requests: int, states: Iterable[State]) -> None:
+        """
+        Count a request that a limit denied, or would have denied.
+
+        Args:
+            minute: Since the epoch.
+            passed: Whether the request was admitted.
+            requests: Its cost in requests; counted only if it passed.
+            states: Index of each limit it fell under, whether that admits it, whether that is a shadow, and what was
+                charged there.
+        """
+        with self._log.lock:
+            self._list()
+            rows = self._rows(minute)
+            _add(rows[-1], passed, not passed, False, requests if passed else 0)
+            for index, admits, shadow, cost in states:
+                _add(rows[index], passed, not (admits or shadow), shadow and not admits, cost)
+
+    def denied_again(self, minute: int, states: Sequence[State]) -> None:
+        """Count a denial that is told from memory: *states* as for :meth:`decided`, and the same object each time."""
+        with self._log.lock:
+            known_minute, known = self._denied
+            if states is known and minute == known_minute:
+                self._denials += 1
+                return
+            self._fold_denials()
+            self._list()
+            self._denied, self._denials = (minute, states), 1
+
+    def amend(self, minute: int, index: int, cost_delta: int) -> None:
+        """Correct what a limit was charged in a minute, drained or not; index -1: the cost in requests of the total."""
+        with self._log.lock:
+            self._list()
+            self._rows(minute)[index][_COST] += cost_delta
+
+    # The lock of the log is held below.
+
+    def _fold(self) -> None:
+        """Write down the repeated decisions."""
+        repeats = self._repeats
+        if not repeats:
+            return
+        self._repeats = 0
+        rows = self._rows(self._minute)
+        _add(rows[-1], repeats, 0, 0, repeats * self._requests)
+        for index, cost in self._costs:
+            row = rows[index]
+            row[_ALLOWED] += repeats
+            row[_COST] += repeats * cost
+
+    def _fold_denials(self) -> None:
+        """Write down the repeated denials."""
+        repeats, (minute, states) = self._denials, self._denied
+        if not repeats:
+            return
+        self._denials = 0
+        rows = self._rows(minute)
+        _add(rows[-1], 0, repeats, 0, 0)
+        for index, admits, shadow, _ in states:
+            _add(rows[index], 0, 0 if admits or shadow else repeats, repeats if shadow and not admits else 0, 0)
+
+    def _rows(self, minute: int) -> list[Counts]:
+        """Return the counts of a minute: one for each limit, then the total."""
+        rows = self._minutes.get(minute)
+        if rows is None:
+            rows = self._minutes[minute] = [[0, 0, 0, 0] for _ in range(len(self.units) + 1)]
+        return rows
+
+    def _list(self) -> None:
+        if not self._listed:
+            self._listed = True
+            self._log.listed.append(self)
+
+    def take(self) -> dict[int, list[Counts]]:
+        """Return the counts by minute, the total last, and begin anew."""
+        self._fold()
+        self._fold_denials()
+        self._denied = (-1, ())
+        taken, self._minutes = self._minutes, {}
+        self._minute, self._listed = -1, False
+        return taken
+
+
+class UsageLog:
+    """
+    All usage of one process. Counting and ``of`` are for any thread, ``drain`` and ``delivered`` for one.
+
+    Args:
+        instance: Name of this process in the fleet.
+        late: Called before counts are drained: whoever did not count each decision by itself shall do it now.
+
+    Attributes:
+        dropped: Decisions that were not reported, because nobody took the batches and the room was full.
+        allowed, denied: Decisions drained so far.
+    """
+
+    def __init__(self, instance: str, late: Callable[[], None] = lambda: None) -> None:
+        self.instance = instance
+        self._late = late
+        self.lock = threading.Lock()
+        self.listed: list[TokenUsage] = []
+        self.dropped = 0
+        self.allowed = 0
+        self.denied = 0
+        self._begin()
+
+    def _begin(self) -> None:
+        # A process that is restarted under its old name must not repeat the ids of its former life.
+        self._life = secrets.token_hex(4)
+        self._made = 0
+        self._waiting: dict[Key, Counts] = {}
+        self._undelivered: list[UsageBatch] = []
+
+    def of(self, entry: TokenEntry, units: Sequence[Unit]) -> TokenUsage:
+        """Return where the decisions about *entry*'s token are counted, under limits named by *units*."""
+        token, usage = entry.token, entry.usage
+        if token is None:
+            raise ValueError("entry: only a known token has usage.")
+        if usage is None or usage.units != tuple(units) or usage.project != token.project:
+            usage = entry.usage = TokenUsage(self, token.project, token.id, units)
+        return usage
+
+    def drain(self) -> list[UsageBatch]:
+        """
+        Collect what was counted; return the batches that are to be delivered, oldest first.
+
+        A batch is returned again, unchanged, until it was ``delivered``.
+        """
+        self._late()
+        self._collect()
+        while self._waiting and len(self._undelivered) < MAX_UNDELIVERED:
+            self._undelivered.append(self._batch())
+        return list(self._undelivered)
+
+    def delivered(self, batch: UsageBatch) -> None:
+        """Forget a batch that was accepted."""
+        self._undelivered = [other for other in self._undelivered if other.id != batch.id]
+
+    def after_fork(self, instance: str) -> None:
+        """Begin anew in a child process: what was counted before is the parent's to report."""
+        self.lock = threading.Lock()
+        for usage in self.listed:
+            usage.take()
+        self.instance, self.listed = instance, []
+        self.dropped = self.allowed = self.denied = 0
+        self._begin()
+
+    def _collect(self) -> None:
+        with self.lock:
+            listed, self.listed = self.listed, []
+        for usage in listed:
+            # One at a time: no request waits for ten thousand tokens.
+            with self.lock:
+                taken = usage.take()
+            for minute, rows in taken.items():
+                self._file(usage, minute, rows)
+
+    def _file(self, usage: TokenUsage, minute: int, rows: Sequence[Counts]) -> None:
+        self.allowed += rows[-1][_ALLOWED]
+        self.denied += rows[-1][_DENIED]
+        for (policy, limit, unit), counts in zip((*usage.units, TOTAL), rows, strict=True):
+            if not any(counts):
+                continue
+            key = (minute, usage.project, usage.token, policy, limit, unit)
+            waiting = self._waiting.get(key)
+            if waiting is not None:
+                _add(waiting, *counts)
+            elif len(self._waiting) < MAX_WAITING_ROWS:
+                self._waiting[key] = counts
+            elif limit == "":
+                self.dropped += counts[_ALLOWED] + counts[_DENIED]
+
+    def _batch(self) -> UsageBatch:
+        keys = [key for key, _ in zip(self._waiting, range(MAX_ROWS_PER_BATCH), strict=False)]
+        rows = [[*key, *self._waiting.pop(key)] for key in keys]
+        self._made += 1
+        name = f"{self.instance}-{self._life}-{self._made}"
+        return UsageBatch(name, self.instance, json.dumps(rows, separators=(",", ":")))
+
+
+def _add(row: Counts, allowed: int, denied: int, would_deny: int, cost: int) -> None:
+    row[_ALLOWED] += allowed
+    row[_DENIED] += denied
+    row[_WOULD_DENY] += would_deny
+    row[_COST] += cost
+
+
+def states_of(bounds: Sequence[BoundLimit], costs: Costs, reply: Reply, passed: bool) -> tuple[State, ...]:
+    """Return each limit's part in a reply, as usage counts it."""
+    return tuple(
+        (bound.index, wait == 0, bound.limit.shadow, bound.cost_of(costs) if passed and wait == 0 else 0)
+        for bound, wait in zip(bounds, reply.waits(), strict=True)
+    )
+
+
+__all__ = ["MAX_ROWS_PER_BATCH", "TokenUsage", "UsageBatch", "UsageLog", "states_of"]

@@ -1,0 +1,426 @@
+"""Leased limits over real processes: never over the quota, nothing lost but what a killed process held."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from contextlib import ExitStack
+from dataclasses import replace
+
+import pytest
+
+from enforcement import Limit, Limiter
+from enforcement.aio import Limiter as AsyncLimiter
+from enforcement.leases.lease import unused_max
+from enforcement.ledger.claims import Evidence, Terms, judge
+from enforcement.ledger.sums import peak
+from enforcement.model.tokens import mint
+from tests.enforcement.fleet import fleet
+from tests.enforcement.world import eventually
+from tests.scale import scale
+
+DAY = 86_400
+ALGORITHMS = ["fixed_window", "sliding_window", "sliding_log", "token_bucket"]
+# Three processes already take permits that others gave back. A quota of 10 shows a share that is rounded up, one of
+# 1,000 a lease that is counted twice.
+PROCESSES, QUOTAS = scale((3, (10, 1_000)), (8, (10, 100, 1_000, 10_000, 100_000)))
+# A lease is filled about ten times a second, so that one which never lasts shows within a second.
+STEADY_SECONDS = scale(1.0, 20.0)
+# Three windows of a second, of which two are whole; more of them meet more ends under load.
+ROLLING_SECONDS = scale(3, 30)
+
+
+def leased(algorithm, quota):
+    """Return a leased limit that gives nothing back while a test lasts."""
+    if algorithm == "token_bucket":
+        return {
+            "name": "rate",
+            "algorithm": algorithm,
+            "quota": 1,
+            "burst": quota,
+            "window_seconds": DAY,
+            "consistency": "leased",
+        }
+    return {"name": "rate", "algorithm": algorithm, "quota": quota, "window_seconds": DAY, "consistency": "leased"}
+
+
+@pytest.mark.proof
+@pytest.mark.parametrize("quota", QUOTAS)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_processes_stay_within_the_quota(server, world, algorithm, quota):
+    """However permits are taken ahead, given back and taken again, no more than the quota pass."""
+    calls = max(50, quota * 8 // 5 // PROCESSES)
+    with fleet(server.url, [leased(algorithm, quota)], PROCESSES, "--calls", str(calls), "--seconds", "20") as hammers:
+        hammers.go()
+        ledger = hammers.ledger()
+    admitted = sum(line.allowed for line in ledger)
+
+    assert admitted <= quota
+    # Whoever asked to the end was denied by the store only when nothing was left there: the rest lay in others' leases.
+    assert admitted >= quota * 0.9 - 8
+
+
+ROLLING = [
+    Limit(name="fixed", algorithm="fixed_window", quota=1_000, window_seconds=1, consistency="leased"),
+    Limit(name="sliding", algorithm="sliding_window", quota=1_000, window_seconds=1, consistency="leased"),
+    Limit(name="log", algorithm="sliding_log", quota=1_000, window_seconds=1, consistency="leased"),
+    Limit(name="bucket", algorithm="token_bucket", quota=1_000, window_seconds=1, consistency="leased"),
+]
+
+
+@pytest.mark.proof
+@pytest.mark.parametrize("limit", ROLLING, ids=lambda limit: limit.name)
+def test_windows_roll_and_processes_die_and_none_is_overfull(server, world, limit):
+    """Windows end under the load, one process is killed and another one comes: each window has its quota."""
+    options = ("--seconds", str(ROLLING_SECONDS), "--pause", "0.001")
+    with (
+        fleet(server.url, [limit.to_json()], PROCESSES, *options) as first,
+        fleet(server.url, [limit.to_json()], 1, *options) as late,
+    ):
+        first.go()
+        time.sleep(1.0)
+        first.processes[0].kill()
+        late.go()
+        ledgers = first.ledgers() + late.ledgers()
+    evidence = Evidence(ledgers, Terms())
+    windows = [claim for claim in judge(evidence) if claim.what.startswith(f"{limit.name}: admitted")]
+
+    assert windows
+    assert all(claim.held for claim in windows), windows
+    assert {record.source for record in evidence.records} >= {"store", "lease"}
+    assert sum(record.allowed for record in evidence.records) > 2 * limit.capacity
+
+
+STEADY = [
+    Limit(name="minute", quota=1_000_000, window_seconds=60, consistency="leased"),
+    Limit(name="second", quota=20_000, window_seconds=1, consistency="leased"),
+    Limit(name="sliding", algorithm="sliding_window", quota=20_000, window_seconds=1, consistency="leased"),
+    Limit(name="log", algorithm="sliding_log", quota=1_000_000, window_seconds=60, consistency="leased"),
+    Limit(name="bucket", algorithm="token_bucket", quota=20_000, window_seconds=1, consistency="leased"),
+]
+
+
+def due(seconds, rate=10_000):
+    """Yield when the next decision of a steady rate is due, 0 for now, else how long to wait."""
+    began, made = time.monotonic(), 0
+    while (passed := time.monotonic() - began) < seconds:
+        if made < passed * rate:
+            made += 1
+            yield 0
+        else:
+            yield 0.001
+
+
+@pytest.mark.proof
+@pytest.mark.parametrize("limit", STEADY, ids=lambda limit: limit.name)
+def test_a_steady_rate_is_decided_without_the_store(server, world, limit):
+    """At most two calls of the store for a hundred decisions, at 10,000 decisions a second of one key."""
+    with Limiter(server.url, timeout=1.0) as limiter:
+        before, decisions = calls(world), []
+        for pause in due(STEADY_SECONDS):
+            if pause:
+                time.sleep(pause)
+            else:
+                decisions.append(limiter.hit(limit, "steady").allowed)
+        asked = calls(world) - before
+
+    assert len(decisions) > 7_500 * STEADY_SECONDS
+    assert all(decisions)
+    assert asked / len(decisions) <= 0.02
+
+
+@pytest.mark.proof
+def test_a_steady_rate_of_tasks_is_decided_without_the_store(server, world):
+    """The same for asyncio."""
+
+    async def load():
+        async with AsyncLimiter(server.url, timeout=1.0) as limiter:
+            before, sources = calls(world), Counter()
+            for pause in due(STEADY_SECONDS):
+                if pause:
+                    await asyncio.sleep(pause)
+                else:
+                    sources[(await limiter.hit(STEADY[0], "tasks")).source] += 1
+            return sources, calls(world) - before
+
+    sources, asked = asyncio.run(load())
+
+    assert sources.total() > 7_500 * STEADY_SECONDS
+    assert asked / sources.total() <= 0.02
+
+
+@pytest.mark.proof
+def test_several_processes_at_a_steady_rate_hardly_call(server, world):
+    """The same for four processes, each at its part of the rate."""
+    before = calls(world)
+    options = ("--seconds", str(2 * STEADY_SECONDS), "--pause", "0.0003", "--fleet", "4")
+    with fleet(server.url, [STEADY[0].to_json()], 4, *options) as hammers:
+        hammers.go()
+        ledger = hammers.ledger()
+
+    assert len(ledger) > 6_600 * STEADY_SECONDS
+    assert (calls(world) - before) / len(ledger) <= 0.02
+
+
+def calls(world):
+    """Return how often functions of the store were called."""
+    return world.client.info("commandstats")["cmdstat_fcall"]["calls"]
+
+
+def test_a_limit_with_nothing_left_is_left_alone(server, world):
+    """Whoever is denied and asks on and on has neither decisions nor permits asked for in the store."""
+    limit = Limit(**leased("fixed_window", 100))
+    with Limiter(server.url, timeout=1.0) as limiter:
+        while limiter.hit(limit, "dry").allowed:
+            pass
+        before, asked, end = calls(world), 0, time.monotonic() + 1.0
+        while time.monotonic() < end:
+            asked += not limiter.hit(limit, "dry").allowed
+
+    assert asked > 10_000
+    assert calls(world) - before < 50
+
+
+def test_what_is_not_used_comes_back(server, world):
+    """A second after the last request the store has only what was admitted."""
+    limit = Limit(**leased("fixed_window", 100_000))
+    limiter = Limiter(server.url, timeout=1.0)
+    admitted = sum(limiter.hit(limit, "idle").allowed for _ in range(3_000))
+    assert limiter._engine.leases.outstanding() > 0
+
+    assert eventually(lambda: limiter.peek(limit, "idle").remaining == 100_000 - admitted, seconds=3.0)
+    assert limiter._engine.leases.outstanding() == 0
+    limiter.close()
+
+
+def test_a_killed_process_loses_what_it_held_and_no_more(server, world):
+    """What the dead ones had charged and not handed out is within the bound that was published; all else is there."""
+    limit = Limit(**leased("fixed_window", 20_000))
+    options = ("--seconds", "30", "--pause", "0.0001", "--fleet", "4")
+    with fleet(server.url, [limit.to_json()], 4, *options) as hammers:
+        hammers.go()
+        time.sleep(0.7)
+        for process in hammers.processes:
+            process.kill()
+        admitted = sum(line.allowed for line in hammers.ledger())
+    with Limiter(server.url, timeout=1.0) as limiter:
+        left = limiter.peek(limit, "k").remaining
+
+    # A decision that was made and not yet written down when the process died is not known to have been made.
+    assert 0 <= limit.quota - left - admitted <= unused_max(limit, 4) + 4
+    assert admitted > 1_000
+
+
+def test_an_idle_process_gets_its_permit_while_a_busy_one_runs(server, world):
+    """One process takes no more than a part of what is left, so another's first request passes at once, to the end."""
+    limit, took, first = Limit(**leased("fixed_window", 1_000_000)), [], []
+    with ExitStack() as stack:
+        busy = stack.enter_context(fleet(server.url, [limit.to_json()], 1, "--seconds", "8"))
+        spender, *idle = [stack.enter_context(Limiter(server.url, timeout=1.0)) for _ in range(6)]
+        spender.hit(limit, "k", 1_000_000 - 30_000)
+        busy.go()
+        for limiter in idle:
+            assert eventually(lambda limiter=limiter: limiter.peek(limit, "k").remaining < 15_000, seconds=10.0)
+            began = time.monotonic()
+            first.append(limiter.hit(limit, "k"))
+            took.append(time.monotonic() - began)
+
+    assert [(decision.allowed, decision.source) for decision in first] == [(True, "store")] * 5
+    assert sorted(took)[2] < 0.05
+
+
+def test_a_strict_limit_beside_a_leased_one_is_asked(server, world):
+    """A request that falls under both is decided by the store, all or nothing."""
+    limiter = Limiter(server.url, timeout=1.0)
+    both = [Limit(**leased("fixed_window", 10_000)), Limit(name="strict", quota=10_000, window_seconds=DAY)]
+
+    assert {limiter.hit(both, "both").source for _ in range(200)} == {"store"}
+    limiter.close()
+
+
+def test_every_leased_decision_is_reported(server, world):
+    """What is handed out is counted in passing; the report has each request and each permit all the same."""
+    secret = mint("live")
+    policy, token = world.policy("leased", leased("fixed_window", 10_000_000)), world.token("pol_leased")
+    limiter = Limiter(server.url, timeout=1.0)
+    world.publish({**policy, **world.project(), "global": {"schema": 1, "policy": None}}, {secret: token})
+
+    singles = [limiter.check(secret).source for _ in range(3_000)]
+    triples = [limiter.check(secret, costs=3).source for _ in range(500)]
+    limiter.close()
+
+    assert singles.count("lease") > 1_000
+    assert triples.count("lease") > 100
+    batches = [json.loads(fields["rows"]) for _, fields in world.client.xrange(world.keys.usage)]
+    rows = [row[4:] for batch in batches for row in batch]
+    allowed, cost = (sum(row[at] for row in rows if row[0] == "rate") for at in (2, 5))
+    assert (allowed, cost) == (3_500, 4_500)
+
+
+def test_a_forked_child_does_not_hand_out_what_its_parent_holds(server, world):
+    """Both would admit the same permits otherwise."""
+    limit = Limit(**leased("fixed_window", 100_000))
+    limiter = Limiter(server.url, timeout=1.0)
+    assert eventually(lambda: limiter.hit(limit, "fork").source == "lease")
+
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if limiter.hit(limit, "fork").source == "store" else 1)
+    status = os.waitpid(child, 0)[1]
+    limiter.close()
+
+    assert status == 0
+
+
+def test_a_process_that_ends_gives_back(server, world):
+    """Also one that never closed its limiter."""
+    limit = Limit(**leased("fixed_window", 100_000))
+    script = (
+        "import json, sys; from enforcement import Limit, Limiter\n"
+        "limit, limiter = Limit(**json.loads(sys.argv[2])), Limiter(sys.argv[1], timeout=1.0)\n"
+        "made = 0\n"
+        "while limiter.stats().lease_permits_held < 100: made += limiter.hit(limit, 'ends').allowed\n"
+        "print(made)"
+    )
+    command = [sys.executable, "-c", script, server.url, json.dumps(limit.to_json())]
+    admitted = int(subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout)
+
+    with Limiter(server.url, timeout=1.0) as limiter:
+        assert limiter.peek(limit, "ends").remaining == 100_000 - admitted
+
+
+def test_a_reset_leaves_nothing_on_lease(server, world):
+    """Permits that were charged before it would be admitted beside the whole quota, or given back once more."""
+    limit = Limit(**leased("fixed_window", 2_000))
+    with Limiter(server.url, timeout=1.0) as limiter:
+        while limiter.stats().lease_permits_held < 50:
+            assert limiter.hit(limit, "reset").allowed
+
+        limiter.reset(limit, "reset")
+        admitted = 0
+        while limiter.hit(limit, "reset").allowed:
+            admitted += 1
+
+    assert admitted == 2_000
+
+
+def test_what_could_not_be_given_back_is_when_the_store_is_there_again(own_server):
+    """The store was not there to take it: it is owed, and nothing is lost."""
+    limit = Limit(**leased("fixed_window", 100_000))
+    with Limiter(own_server.url, timeout=1.0) as limiter:
+        admitted = 0
+        while limiter.stats().lease_permits_held < 100:
+            admitted += limiter.hit(limit, "owed").allowed
+        own_server.stop()
+        assert eventually(lambda: limiter.stats().journal_entries == 1)
+        assert limiter.stats().lease_permits_held == 0
+        own_server.start()
+
+        assert eventually(lambda: limiter.stats().journal_entries == 0)
+        assert limiter.peek(limit, "owed").remaining == 100_000 - admitted
+
+
+def test_a_change_ends_a_lease(server, world):
+    """A lowered quota and a revoked token are obeyed as soon as they are known; what was held is given back."""
+    secret, token = mint("live"), world.token("pol_changing")
+    documents = {**world.project(), "global": {"schema": 1, "policy": None}}
+    with Limiter(server.url, timeout=1.0) as limiter:
+        for quota in (10_000, 100):
+            policy = world.policy("changing", leased("fixed_window", quota))
+            world.publish({**documents, **policy}, {secret: token})
+            assert eventually(lambda: limiter.revision == world.revision)
+            if quota == 10_000:
+                while limiter.stats().lease_permits_held < 100:
+                    assert limiter.check(secret).allowed
+        lowered = limiter.check(secret)
+        assert eventually(lambda: limiter.stats().lease_permits_held == 0, seconds=1.0)
+
+        world.publish(documents, {secret: {**token, "revoked": True}})
+        assert eventually(lambda: limiter.revision == world.revision)
+        revoked = limiter.check(secret)
+
+    assert (lowered.allowed, lowered.source, lowered.limit.quota) == (False, "store", 100)
+    assert revoked.reason == "revoked"
+
+
+def test_tokens_that_share_a_counter_share_what_may_lie_unused(server, world):
+    """A project's limit falls on each of its tokens, and all their leases together keep to its bound."""
+    secrets = [mint("live") for _ in range(12)]
+    policy = world.policy("shared", leased("fixed_window", 10_000))
+    documents = {**policy, **world.project("pol_shared"), "global": {"schema": 1, "policy": None}}
+    with Limiter(server.url, timeout=1.0) as limiter:
+        world.publish(documents, {secret: world.token() for secret in secrets})
+        assert eventually(lambda: limiter.revision == world.revision)
+        decisions, held = [], []
+        for _ in range(200):
+            decisions += [limiter.check(secret) for secret in secrets for _ in range(4)]
+            held.append(limiter.stats().lease_permits_held)
+
+    assert Counter(decision.source for decision in decisions)["lease"] > 1_000
+    assert 100 < max(held) <= decisions[0].limit.unused_max == 1_000
+
+
+def test_the_bound_is_told_before_there_is_a_lease_and_beside_a_strict_limit(server, world):
+    """Others may hold permits of a limit that this process, or this request, takes none of."""
+    shared = Limit(**leased("fixed_window", 10_000))
+    strict = Limit(name="strict", quota=10_000, window_seconds=DAY)
+    with Limiter(server.url, timeout=1.0) as limiter:
+        bounds = [state.unused_max for state in limiter.hit([shared, strict], "told").limits]
+
+    assert bounds == [1_000, 0]
+
+
+def test_no_more_than_the_bound_lies_unused(server, world):
+    """Four instances at full speed hold no more than each decision says that they may."""
+    limit = Limit(**leased("fixed_window", 10_000))
+    with ExitStack() as stack:
+        fleet = [stack.enter_context(Limiter(server.url, timeout=1.0)) for _ in range(4)]
+        assert eventually(lambda: all(limiter._engine.agent.fleet_size == 4 for limiter in fleet), seconds=10.0)
+        decisions, held = [], []
+        for _ in range(200):
+            decisions += [limiter.hit(limit, "bounded") for limiter in fleet for _ in range(10)]
+            held.append(sum(limiter._engine.leases.outstanding() for limiter in fleet))
+
+    assert {decision.source for decision in decisions} == {"store", "lease"}
+    assert 100 < max(held) <= decisions[-1].limit.unused_max == 1_000
+
+
+@pytest.mark.parametrize(
+    ("quota", "fleet", "unused"), [(1_000, 4, 100), (1_000, 1, 100), (30, 8, 8), (0, 2, 0), (10**9, 3, 30_000)]
+)
+def test_the_bound_of_a_limit(quota, fleet, unused):
+    """A tenth, one a process at least, and what one process may ever hold at most."""
+    limit = Limit(name="leased", quota=quota, window_seconds=60, consistency="leased")
+
+    assert unused_max(limit, fleet) == unused
+    assert unused_max(replace(limit, consistency="strict"), fleet) == 0
+
+
+# Long enough that a whole window lies behind another one, wherever both are laid.
+MOVING_SECONDS = scale(2.0, 20.0)
+MOVING = [
+    Limit(name="log", algorithm="sliding_log", quota=1_000, window_seconds=1, consistency="leased"),
+    Limit(name="bucket", algorithm="token_bucket", quota=2_000, burst=500, window_seconds=1, consistency="leased"),
+]
+
+
+@pytest.mark.proof
+@pytest.mark.parametrize("limit", MOVING, ids=lambda limit: limit.name)
+def test_no_window_ever_holds_more_wherever_it_is_laid(server, world, limit):
+    """A permit that is handed out late is felt late: by the instants of the requests, each second has its quota."""
+    passed, sources = [], Counter()
+    with Limiter(server.url, timeout=1.0) as limiter:
+        end = time.monotonic() + MOVING_SECONDS
+        while time.monotonic() < end:
+            now_us = time.time_ns() // 1_000
+            decision = limiter.hit(limit, "moving")
+            sources[decision.source] += decision.allowed
+            if decision.allowed:
+                passed.append((decision.decided_at_us if decision.source == "store" else now_us, 1))
+
+    assert peak(replace(limit, consistency="strict"), sorted(passed)) <= (limit.burst or limit.quota)
+    assert sources["lease"] > 120 * MOVING_SECONDS
+    assert len(passed) > 0.9 * MOVING_SECONDS * limit.quota

@@ -1,0 +1,147 @@
+"""Header presets and problem documents of a decision."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from enforcement import Limit, Limiter
+from enforcement.plan.decision import Decision
+from enforcement.plan.plan import BoundLimit, Plan
+from enforcement.plan.reply import Reply
+
+MINUTE, NOW = 60_000_000, 1_767_225_600_000_000
+REQUESTS = Limit(name="rpm", quota=60, window_seconds=60)
+TOKENS = Limit(name="tpm", quota=150_000, window_seconds=3_600, unit="tokens")
+SHADOW = Limit(name="trial", quota=1, window_seconds=60, mode="shadow")
+
+
+def decision(allowed, *rows, reason=None):
+    """Return a decision of limits with (remaining, reset, wait, more)."""
+    bounds = tuple(BoundLimit(limit, f"{{k}}:{i}", "token", "pol", slug) for i, (limit, slug, _) in enumerate(rows))
+    reply = [int(allowed), NOW, *(number for row in rows for number in row[2])]
+    return Decision(allowed, reason or ("ok" if allowed else "limited"), "store", Plan(bounds), Reply(reply))
+
+
+def test_openai_headers_speak_of_requests_and_tokens():
+    """Durations as Go spells them."""
+    rows = (REQUESTS, "p", [59, 1_000_000, 0, 1_000_000]), (TOKENS, "p", [149_984, 360_000_000, 0, 1])
+    assert decision(True, *rows).headers("openai") == {
+        "x-ratelimit-limit-requests": "60",
+        "x-ratelimit-remaining-requests": "59",
+        "x-ratelimit-reset-requests": "1s",
+        "x-ratelimit-limit-tokens": "150000",
+        "x-ratelimit-remaining-tokens": "149984",
+        "x-ratelimit-reset-tokens": "6m0s",
+    }
+
+
+def test_legacy_headers_give_seconds_or_an_instant():
+    """Both may be joined with the standard's own, and Retry-After goes with each."""
+    denied = decision(False, (REQUESTS, "p", [0, 11_200_000, 11_200_000, 11_200_000]))
+
+    assert denied.headers("legacy-delta")["X-RateLimit-Reset"] == "12"
+    assert denied.headers("legacy-epoch")["X-RateLimit-Reset"] == "1767225612"
+    assert denied.headers("ietf+legacy-delta").keys() >= {
+        "RateLimit",
+        "RateLimit-Policy",
+        "X-RateLimit-Limit",
+        "Retry-After",
+    }
+
+
+def test_an_unknown_preset_is_an_error():
+    """It names those that there are."""
+    with pytest.raises(ValueError, match="ietf"):
+        decision(True, (REQUESTS, "p", [1, 1, 0, 1])).headers("github")
+
+
+def test_shadows_decide_nothing_and_show_nowhere():
+    """Their states are there for whoever looks."""
+    watched = decision(True, (SHADOW, "p", [0, MINUTE, MINUTE, MINUTE]))
+
+    assert watched.limit is None
+    assert watched.headers() == {}
+    assert not watched.limits[0].allowed
+
+
+def test_limits_of_one_name_are_told_apart_by_their_policies():
+    """A client sees no name twice."""
+    rows = (REQUESTS, "all", [0, MINUTE, MINUTE, MINUTE]), (REQUESTS, "own", [3, MINUTE, 0, MINUTE])
+    denied = decision(False, *rows)
+
+    assert denied.headers()["RateLimit"] == '"all/rpm";r=0;t=60, "own/rpm";r=3;t=60'
+    assert denied.problem()["violated-policies"] == ["all/rpm"]
+
+
+def test_a_lifetime_has_neither_a_length_nor_a_reset():
+    """No wait helps, and nothing says that one would."""
+    limit = Limit(name="trial", quota=5, calendar="lifetime")
+    denied = decision(False, (limit, "p", [0, -2, -2, -2]))
+
+    assert (denied.retry_after_ms, denied.reset_ms, denied.reason) == (None, None, "limited")
+    assert denied.headers() == {"RateLimit-Policy": '"trial";q=5', "RateLimit": '"trial";r=0'}
+
+
+def test_a_quota_of_zero_promises_no_time(server):
+    """Nothing will ever be available: a client that is told "0 left, more in 0 s" asks again at once."""
+    now = NOW
+    with Limiter(server.url, clock=lambda: now, timeout=2.0) as limiter:
+        for algorithm in ("fixed_window", "sliding_window", "sliding_log", "token_bucket"):
+            limit = Limit(name="off", algorithm=algorithm, quota=0, window_seconds=60)
+            assert limiter.hit(limit, algorithm).headers()["RateLimit"] == '"off";r=0'
+            assert limiter.hit(limit, algorithm, costs=0).headers()["RateLimit"] == '"off";r=0'
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_equal_deniers_are_told_apart_as_those_that_admit(order):
+    """Of one wait the least share decides, then the longer window, in whatever order they were given."""
+    hour = Limit(name="hour", quota=60, window_seconds=3_600)
+    rows = [(REQUESTS, "p", [0, MINUTE, MINUTE, MINUTE]), (hour, "p", [0, MINUTE, MINUTE, MINUTE])][::order]
+    assert decision(False, *rows).limit.name == "hour"
+
+    rows = [(REQUESTS, "p", [0, MINUTE, MINUTE, MINUTE]), (hour, "p", [1, MINUTE, MINUTE, MINUTE])][::order]
+    assert decision(False, *rows).limit.name == "rpm"
+
+
+def test_slots_last_as_long_as_they_live():
+    """Where as much is left of slots as of a rate, the lifetime of a slot is compared with the window."""
+    slots = Limit(name="slots", algorithm="concurrency", quota=60, window_seconds=30)
+    both = decision(True, (slots, "p", [30, 0, 0, 0]), (REQUESTS, "p", [30, MINUTE, 0, MINUTE]))
+
+    assert both.limit.name == "rpm"
+    assert both.headers()["RateLimit"] == '"rpm";r=30;t=60, "slots";r=30'
+
+
+def test_a_token_that_is_refused_is_no_rate_limit():
+    """401, no limits, no wait."""
+    refused = Decision(False, "revoked", "documents")
+
+    assert refused.headers() == {}
+    assert refused.problem() == {
+        "type": "about:blank",
+        "title": "The token was revoked",
+        "status": 401,
+        "code": "revoked",
+    }
+
+
+PLAIN_LIMITS = st.builds(
+    Limit,
+    name=st.sampled_from(["a", "b", "c", "d"]),
+    quota=st.integers(0, 50),
+    window_seconds=st.sampled_from([1, 60, 3_600]),
+    unit=st.sampled_from(["requests", "tokens"]),
+    mode=st.sampled_from(["enforce", "enforce", "shadow"]),
+    algorithm=st.sampled_from(["fixed_window", "sliding_window", "concurrency"]),
+)
+NUMBERS = st.tuples(st.integers(-3, 50), st.integers(-2, 10**9), st.just(0), st.integers(-2, 10**9))
+
+
+@given(st.lists(st.tuples(PLAIN_LIMITS, st.sampled_from(["p", "q"]), NUMBERS), min_size=1, max_size=4))
+def test_fields_made_of_numbers_are_those_made_of_states(rows):
+    """The short way of the hot path tells what the long one would."""
+    quick = decision(True, *rows)
+    slow = decision(True, *rows)
+    slow.plan._spelled = None
+
+    assert quick.headers() == slow.headers()

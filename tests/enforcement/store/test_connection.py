@@ -1,0 +1,278 @@
+"""The hot connection: replies stay with their callers, and a broken one harms nobody but the call it broke."""
+
+import asyncio
+import contextlib
+import random
+import socket
+import time
+
+import pytest
+
+from enforcement import Limit, Limiter, aio
+from enforcement.plan.commands import StoreError, pack, trouble
+from enforcement.store.address import Address
+from enforcement.store.aio_connection import AsyncPipe
+from enforcement.store.connection import _TICK_US, SyncPipe, _in_ticks
+from tests.enforcement.faults import FaultyPath
+
+WIDE = Limit(name="wide", quota=1_000_000, window_seconds=3_600)
+
+
+@pytest.fixture
+def path(server, world):
+    """Give a way to the store that a test may spoil."""
+    path = FaultyPath(server.port)
+    yield path
+    path.close()
+
+
+@pytest.mark.parametrize(("mode", "delay"), [("swallow", 0), ("garble", 0), ("cut", 0), ("delay", 0.3), ("drip", 0.02)])
+def test_a_spoiled_reply_becomes_a_fallback_in_time(path, mode, delay):
+    """No exception reaches the caller, whatever arrives, and the same limiter is served by the store afterwards."""
+    limiter = Limiter(path.url, timeout=0.05)
+    assert limiter.hit(WIDE, "k").source == "store"
+    path.mode, path.delay = mode, delay
+
+    began = time.monotonic()
+    decision = limiter.hit(WIDE, "k")
+    took = time.monotonic() - began
+    path.mode = "pass"
+
+    assert path.hit
+    assert decision.source == "fallback"
+    assert took < 0.05 * 3 + 0.1
+    deadline = time.monotonic() + 5
+    while limiter.hit(WIDE, "k").source != "store":
+        assert time.monotonic() < deadline
+    limiter.close()
+
+
+@pytest.mark.parametrize(("mode", "delay"), [("swallow", 0), ("garble", 0), ("cut", 0), ("delay", 0.3)])
+async def test_asyncio_falls_back_in_time_too(path, mode, delay):
+    """All calls in flight on the connection are decided, each by the fallback."""
+    limiter = aio.Limiter(path.url, timeout=0.05)
+    assert (await limiter.hit(WIDE, "k")).source == "store"
+    path.mode, path.delay = mode, delay
+
+    began = time.monotonic()
+    decisions = await asyncio.gather(*(limiter.hit(WIDE, "k") for _ in range(20)))
+    took = time.monotonic() - began
+
+    assert path.hit
+    assert {decision.source for decision in decisions} == {"fallback"}
+    assert took < 0.05 * 3 + 0.1
+    await limiter.close()
+
+
+def decide_in(limiter):
+    """Return a decision, and how long it took."""
+    began = time.monotonic()
+    decision = limiter.hit(WIDE, "k")
+    return decision, time.monotonic() - began
+
+
+def test_a_call_in_vain_takes_its_budget_and_no_tick_more(path):
+    """The kernel counts in ticks and rounds up; the best of ten, and as late as this machine lets a mere sleep end."""
+    pipe, spans, late = SyncPipe(lambda: Address.from_url(path.url), 0.025), [], []
+    path.mode = "swallow"
+    for _ in range(10):
+        began = time.monotonic()
+        with pytest.raises(StoreError, match="timeout"):
+            pipe.call(pack(("PING",)))
+        spans.append(time.monotonic() - began)
+        time.sleep(0.025)
+        late.append(time.monotonic() - began - spans[-1] - 0.025)
+
+    assert 0.015 < min(spans) <= 0.030 + max(late)
+    assert [_in_ticks(asked) % _TICK_US for asked in (1, 7_999, 25_000, 1_000_000)] == [0] * 4
+    assert all(asked - _TICK_US < _in_ticks(asked) <= max(asked, _TICK_US) for asked in (1, 7_999, 25_000, 1_000_000))
+
+
+def test_connecting_is_part_of_the_budget(server, world, path):
+    """A greeting that takes three fifths of it leaves too little for a call that would take as much."""
+    world.client.execute_command("ACL SETUSER", "greeted", "on", ">secret", "~*", "+@all")
+    path.mode, path.delay = "delay", 0.3
+    limiter = Limiter(path.url.replace("redis://", "redis://greeted:secret@"), timeout=0.5)
+    decision, took = decide_in(limiter)
+    limiter.close()
+
+    assert path.hit >= 1
+    assert (decision.source, decision.cause, decision.ambiguous) == ("fallback", "timeout", True)
+    assert took < 0.6
+
+
+def test_a_reply_in_pieces_has_no_more_time_than_a_whole_one(server, world, path):
+    """Byte by byte it would take seconds; it has what a decision has."""
+    limiter = Limiter(path.url, timeout=0.3)
+    limiter.hit(WIDE, "k")
+    path.mode, path.delay = "drip", 0.1
+    decision, took = decide_in(limiter)
+    limiter.close()
+
+    assert (decision.source, decision.cause) == ("fallback", "timeout")
+    assert took < 0.4
+
+
+def test_a_connection_that_took_all_the_time_is_not_tried_again():
+    """Whoever cannot be reached in the budget is not reached in a second one: the decision would take two."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full, contextlib.ExitStack() as callers:
+        port = full.getsockname()[1]
+        with contextlib.suppress(TimeoutError):
+            while True:  # nobody accepts: the queue fills, and then callers are not answered
+                callers.enter_context(socket.create_connection(("127.0.0.1", port), 0.1))
+        limiter = Limiter(f"redis://127.0.0.1:{port}/0", timeout=0.3)
+        decision, took = decide_in(limiter)
+        limiter.close()
+
+    assert (decision.source, decision.cause, decision.ambiguous) == ("fallback", "timeout", False)
+    assert took < 0.5
+
+
+async def test_a_cancelled_caller_never_shifts_anothers_reply(server, world):
+    """A thousand calls, a quarter of them cancelled at random: every answer is the asker's own."""
+    pipe, chance = AsyncPipe(lambda: Address.from_url(server.url), 5.0), random.Random(7)
+
+    async def ask(number: int) -> bool:
+        return await pipe.call(pack(("ECHO", number))) == str(number).encode()
+
+    tasks = [asyncio.create_task(ask(number)) for number in range(1_000)]
+    for task in chance.sample(tasks, 250):
+        await asyncio.sleep(0)
+        task.cancel()
+    answers = await asyncio.gather(*tasks, return_exceptions=True)
+
+    assert all(answer is True or isinstance(answer, asyncio.CancelledError) for answer in answers)
+    assert sum(answer is True for answer in answers) >= 750
+    pipe.close()
+
+
+async def test_three_hundred_concurrent_checks_are_no_error(server, world):
+    """They share one connection, and a quota of 100 admits 100."""
+    limiter = aio.Limiter(server.url, timeout=2.0)
+    limit = Limit(name="hundred", quota=100, window_seconds=3_600)
+    decisions = await asyncio.gather(*(limiter.hit(limit, "300") for _ in range(300)))
+
+    assert sum(decision.allowed for decision in decisions) == 100
+    assert {decision.source for decision in decisions} <= {"store", "denial_cache"}
+    await limiter.close()
+
+
+async def test_a_task_cancelled_inside_admit_frees_its_slot(server, world):
+    """Cancellation leaves the block like an exception does."""
+    limiter = aio.Limiter(server.url, timeout=2.0)
+    slots = Limit(name="slots", algorithm="concurrency", quota=1, window_seconds=60)
+    entered = asyncio.Event()
+
+    async def hold() -> None:
+        async with limiter.admit(slots, "cancelled"):
+            entered.set()
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(hold())
+    await entered.wait()
+    assert not (await limiter.peek(slots, "cancelled")).allowed
+    task.cancel()
+    await asyncio.wait([task])
+
+    assert (await limiter.peek(slots, "cancelled")).allowed
+    await limiter.close()
+
+
+@pytest.mark.parametrize("times", [1, 2, 3])
+async def test_a_task_cancelled_while_it_is_admitted_gives_back(path, times):
+    """Also one that is cancelled again while it gives back, as anyio does it at every turn of the loop."""
+    limiter = aio.Limiter(path.url, timeout=2.0)
+    limits = [Limit(name="slots", algorithm="concurrency", quota=1, window_seconds=60), WIDE]
+    key = f"cancelled-{times}"
+    await limiter.peek(limits, key)
+    path.delay, path.mode = 0.05, "delay"
+
+    async def enter() -> None:
+        async with limiter.admit(limits, key):
+            raise AssertionError("entered")
+
+    task = asyncio.create_task(enter())
+    await asyncio.sleep(0.01)  # the call is under way, and its answer is not
+    for _ in range(times):
+        task.cancel()
+        await asyncio.sleep(0)
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    path.mode = "pass"
+    assert path.hit
+
+    async def left() -> list[int]:
+        return [state.remaining for state in (await limiter.peek(limits, key)).limits]
+
+    for _ in range(200):
+        if await left() == [1, WIDE.quota]:
+            break
+        await asyncio.sleep(0.01)
+    assert await left() == [1, WIDE.quota]
+    await limiter.close()
+
+
+def test_a_slot_whose_release_was_lost_is_freed_soon(server, world, path):
+    """Its release is sent again in the background, long before its lifetime ends."""
+    limiter = Limiter(path.url, timeout=0.05)
+    slots = Limit(name="slots", algorithm="concurrency", quota=1, window_seconds=600)
+    with limiter.admit(slots, "lost"):
+        path.mode = "deaf"
+    assert path.hit
+    other = Limiter(server.url, timeout=1.0)
+    assert not other.peek(slots, "lost").allowed
+    path.mode = "pass"
+
+    deadline = time.monotonic() + 5
+    while not other.peek(slots, "lost").allowed:
+        assert time.monotonic() < deadline
+    limiter.close()
+    other.close()
+
+
+def test_a_refused_connection_says_that_nothing_was_executed():
+    """It may be tried again; a lost reply may not."""
+    pipe = SyncPipe(lambda: Address(port=1), 0.1)
+    with pytest.raises(StoreError) as caught:
+        pipe.call(pack(("PING",)))
+    assert not caught.value.executed
+
+
+@pytest.mark.parametrize(
+    ("reply", "cause", "executed", "away"),
+    [
+        ("ERR Function not found", "library", False, True),
+        ("LOADING Valkey is loading the dataset in memory", "loading", False, True),
+        ("READONLY You can't write against a read only replica.", "readonly", False, True),
+        ("OOM command not allowed when used memory > 'maxmemory'.", "oom", False, True),
+        ("NOPERM User enforcer has no permissions", "auth", False, True),
+        ("WRONGTYPE Operation against a key holding the wrong kind of value", "reply", True, False),
+    ],
+)
+def test_an_error_reply_says_whose_fault_it_is(reply, cause, executed, away):
+    """Only what concerns the store as a whole counts towards the breaker."""
+    found = trouble(reply)
+    assert (found.cause, found.executed, found.away) == (cause, executed, away)
+
+
+def test_a_wrong_typed_counter_spoils_its_own_limit_only(server, world):
+    """Its decision falls back; others go on with the store, and the breaker stays closed."""
+    limiter = Limiter(server.url, timeout=1.0)
+    limiter.hit(WIDE, "broken")
+    key = limiter._engine.planner.plan_in_code(WIDE, "broken").keys[0]
+    world.client.delete(key)
+    world.client.rpush(key, "x")
+
+    assert [limiter.hit(WIDE, "broken").source for _ in range(5)] == ["fallback"] * 5
+    assert limiter.hit(WIDE, "whole").source == "store"
+    limiter.close()
+
+
+def test_a_store_that_lost_its_functions_gets_them_back_within_the_call(server, world):
+    """FUNCTION FLUSH under a running limiter costs no decision."""
+    limiter = Limiter(server.url, timeout=1.0)
+    limiter.hit(WIDE, "flush")
+    world.client.function_flush()
+
+    assert limiter.hit(WIDE, "flush").source == "store"
+    limiter.close()

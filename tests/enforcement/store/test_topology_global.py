@@ -1,0 +1,174 @@
+"""Global limits of a cluster at the worst moments: between its two calls, and while nodes change their roles."""
+
+import asyncio
+import time
+from collections import Counter
+
+import pytest
+
+from enforcement import Denied, Limiter, aio
+from enforcement.store.slot_map import slot_of
+from tests.enforcement.clustered import PROJECTS, spread, used
+from tests.enforcement.crowd import crowd
+from tests.enforcement.topologies import Cluster, ask
+from tests.enforcement.world import World, eventually, fixed
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Give three primaries, which a test may freeze."""
+    with Cluster(replicas=False) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def world(cluster):
+    world = World(cluster.url)
+    world.client.flushall()
+    yield world
+    world.client.close()
+
+
+def apart(cluster):
+    """Return a project whose counters are neither where the global ones are, nor where heartbeats are written."""
+    taken = (cluster.owner("{global}"), cluster.owner("{fleet}"))
+    return next(i for i in range(PROJECTS) if cluster.owner(f"{{proj_{i}}}") not in taken)
+
+
+@pytest.mark.parametrize(
+    ("quota", "frozen", "left"),
+    [(100, "project", {"all": 2, "rpm": 2}), (1, "global", {"all": 1, "rpm": 1})],
+)
+async def test_a_request_cancelled_between_two_slots_is_charged_to_both_or_none(cluster, world, quota, frozen, left):
+    """
+    Its caller goes while the project's node, or the global one, has the call and does not answer. Allowed, it is
+    charged to both; denied by the second, it is given back to the first.
+    """
+    secrets, number = spread(world, everyone=[fixed(quota, name="all")], project=[fixed(50)]), apart(cluster)
+    secret, nodes = secrets[number], {"project": f"{{proj_{number}}}", "global": "{global}"}
+    async with aio.Limiter(cluster.url, timeout=10.0) as limiter:
+        assert (await limiter.check(secret)).allowed
+        server = cluster.owner(nodes[frozen])
+        server.freeze()
+        task = asyncio.create_task(limiter.check(secret))
+        await asyncio.sleep(0.05)  # the call is on its way
+        task.cancel()
+        await asyncio.wait([task])
+        server.thaw()
+
+        assert task.cancelled()
+        with Limiter(cluster.url, timeout=1.0) as other:
+            end = time.monotonic() + 5
+            while (found := used(other, secret)) != left and time.monotonic() < end:
+                await asyncio.sleep(0.01)
+    assert found == left
+
+
+@pytest.mark.parametrize("node", ["project", "global"])
+@pytest.mark.parametrize(("end", "charged"), [("leave", 1), ("cancel", 0), ("settle", 3)])
+def test_an_admission_whose_node_did_not_answer_leaves_what_it_cost(cluster, world, node, end, charged):
+    """The node executes the call when it goes on: neither slots nor permits stay that were left or given back."""
+    slots = {"name": "slots", "algorithm": "concurrency", "quota": 5, "window_seconds": 60}
+    secrets, number = spread(world, everyone=[fixed(100, name="all")], project=[fixed(50), slots]), apart(cluster)
+    secret, server = secrets[number], cluster.owner({"project": f"{{proj_{number}}}", "global": "{global}"}[node])
+    with Limiter(cluster.url, timeout=0.1) as limiter:
+        assert limiter.check(secret, costs=0).source == "store"
+        server.freeze()
+        with limiter.admit(secret) as admission:
+            if end != "leave":
+                admission.cancel() if end == "cancel" else admission.settle(charged)
+        server.thaw()
+
+        assert (admission.decision.source, admission.decision.cause) == ("fallback", "timeout")
+        assert eventually(lambda: not limiter._engine.fallback.owes())
+    with Limiter(cluster.url, timeout=1.0) as other:
+        assert used(other, secret) == {"all": charged, "rpm": charged, "slots": 0}
+
+
+def test_a_slot_is_given_back_that_a_node_may_have_given_before_another_denied(cluster, world):
+    """The project's node did not answer, this process gave the slot, and the global limit is exhausted."""
+    slots = {"name": "slots", "algorithm": "concurrency", "quota": 5, "window_seconds": 60}
+    secrets, number = spread(world, everyone=[fixed(1, name="all")], project=[fixed(50), slots]), apart(cluster)
+    secret, server = secrets[number], cluster.owner(f"{{proj_{number}}}")
+    with Limiter(cluster.url, timeout=0.1) as limiter:
+        with limiter.admit(secret):
+            pass
+        server.freeze()
+        with pytest.raises(Denied), limiter.admit(secret):
+            pytest.fail("the global quota was exceeded")
+        server.thaw()
+        assert eventually(lambda: not limiter._engine.fallback.owes())
+    with Limiter(cluster.url, timeout=1.0) as other:
+        assert used(other, secret) == {"all": 1, "rpm": 1, "slots": 0}
+
+
+def test_a_process_killed_between_two_slots_leaves_no_more_than_its_own_charge(cluster, world):
+    """
+    Three die while the global node has their calls and does not answer: the projects' counters have one each too many
+    at most, and the global limit admits what it has left, not one more.
+    """
+    secrets, number = spread(world, everyone=[fixed(10, name="all")], project=[fixed(50)]), apart(cluster)
+    secret, project, everyone = secrets[number], cluster.owner(f"{{proj_{number}}}"), cluster.owner("{global}")
+    with crowd(cluster.url, 3, tokens=[secret], calls=1, timeout=10.0) as asking:
+        before = calls(project)
+        everyone.freeze()
+        asking.go()
+        assert eventually(lambda: calls(project) == before + 3)
+        for process in asking.processes:
+            process.kill()
+        everyone.thaw()
+
+    with Limiter(cluster.url, timeout=1.0) as limiter:
+        assert eventually(lambda: limiter.check(secret, costs=0).source == "store")
+        counted = used(limiter, secret)
+        admitted = sum(limiter.check(secret).allowed for _ in range(20))
+        assert used(limiter, secret) == {"all": 10, "rpm": counted["rpm"] + admitted}
+    assert counted["rpm"] == 3
+    assert admitted == 10 - counted["all"] >= 7
+
+
+def calls(server):
+    """Return how many functions a node has executed."""
+    return ask(server, "INFO", "commandstats").get("cmdstat_fcall", {"calls": 0})["calls"]
+
+
+def test_replicas_take_over_on_request_and_a_global_quota_stays_exact():
+    """
+    Under three processes the global node and another hand over to their replicas, and the slot of global limits moves
+    and comes back: no decision is made without the store, and each permit of the quota is given once.
+    """
+    quota = 6_000
+    with Cluster() as cluster:
+        world, first = World(cluster.url), cluster.index_of("{global}")
+        secrets = spread(world, everyone=[fixed(quota, name="all")], project=[fixed(1_000_000)])
+        with crowd(cluster.url, 3, tokens=secrets, seconds=5, pause=0.001, timeout=2.0) as asking:
+            asking.go()
+            time.sleep(0.3)
+            for i in (first, (first + 1) % 3):
+                ask(cluster.replicas[i], "CLUSTER", "FAILOVER")
+                assert eventually(lambda i=i: cluster.promoted(i), 10)
+            away_and_back(cluster, first)
+            ledger = asking.ledger()
+        admitted = Counter(line.who for line in ledger if line.allowed)
+
+        assert {line.source for line in ledger} <= {"store", "denial_cache"}
+        assert sum(admitted.values()) == quota
+        with Limiter(cluster.url, timeout=1.0) as limiter:
+            assert {secret: used(limiter, secret)["rpm"] for secret in secrets} == admitted
+            assert used(limiter, secrets[0])["all"] == quota
+        world.client.close()
+        redirected = [ask(server, "INFO", "errorstats") for server in cluster.servers]
+        assert any("errorstat_MOVED" in errors for errors in redirected)
+        assert any("errorstat_ASK" in errors for errors in redirected)
+        assert not any("errorstat_CROSSSLOT" in errors for errors in redirected)
+
+
+def away_and_back(cluster, first):
+    """Move the slot of global limits from the replica that serves it now to a primary that stayed, and back."""
+    slot, pair = slot_of(b"{global}"), [cluster.replicas[first], cluster.primaries[(first + 2) % 3]]
+    assert eventually(lambda: cluster.knows(pair[1], pair[0]), 10)
+    for source, target in (pair, pair[::-1]):
+        cluster.begin_move(slot, source, target)
+        time.sleep(0.1)  # asked on both sides meanwhile
+        cluster.move_keys(slot, source, target)
+        cluster.end_move(slot, target, source)

@@ -1,0 +1,281 @@
+"""Limits on plain functions, and waiting for permits."""
+
+import asyncio
+import inspect
+import threading
+import time
+from uuid import UUID
+
+import pytest
+
+from enforcement import Denied, InvalidLimit, Limit, Limiter, aio
+from enforcement.decorator import Waiting, declared, key_text
+
+A_UUID = UUID("12345678-1234-5678-1234-567812345678")
+ONE_SLOT = Limit(name="slots", algorithm="concurrency", quota=1, window_seconds=60)
+
+
+@pytest.fixture
+def limiter(world, server):
+    """Give a limiter on an empty store."""
+    limiter = Limiter(server.url, timeout=1.0)
+    yield limiter
+    limiter.close()
+
+
+@pytest.fixture
+async def limiter_aio(world, server):
+    """Give a limiter on an empty store."""
+    limiter = aio.Limiter(server.url, timeout=1.0)
+    yield limiter
+    await limiter.close()
+
+
+def outcomes(function, *calls):
+    """Return what each call returned, or the reason of its denial."""
+    found = []
+    for args in calls:
+        try:
+            found.append(function(*args))
+        except Denied as denied:
+            found.append(denied.decision.reason)
+    return found
+
+
+def test_each_key_has_its_own_count(limiter):
+    """A key in text is a format of the arguments, attributes included, however they are passed."""
+
+    @limiter.limited("1/hour", key="user:{user.real}")
+    def send(text, user=7):
+        return text
+
+    assert outcomes(send, ("a",), ("b", 7), ("c", 8)) == ["a", "limited", "c"]
+
+
+def test_without_a_key_all_calls_count_together(limiter):
+    """And functions of one name in different places do not."""
+
+    @limiter.limited("1/hour")
+    def send(text):
+        return text
+
+    assert outcomes(send, ("a",), ("b",)) == ["a", "limited"]
+    assert limiter.peek(declared("1/hour"), f"{__name__}.{send.__qualname__}").remaining == 0
+
+
+def test_a_decorated_function_stays_what_it_was(limiter):
+    """Name, documentation and signature are those of the function."""
+
+    @limiter.limited("1/hour", key="{user}")
+    def send(user: int, text: str = "") -> str:
+        """Send."""
+        return text
+
+    assert (send.__name__, send.__doc__) == ("send", "Send.")
+    assert list(inspect.signature(send).parameters) == ["user", "text"]
+
+
+def test_a_key_function_gets_the_arguments(limiter):
+    """What it returns is the key: text, number, UUID; None stands for no limit."""
+
+    @limiter.limited("1/hour", key=lambda user: user)
+    def send(user):
+        return "sent"
+
+    calls = (7,), ("7",), (A_UUID,), (str(A_UUID),), (None,), (None,)
+    assert outcomes(send, *calls) == ["sent", "limited", "sent", "limited", "sent", "sent"]
+
+
+@pytest.mark.parametrize("key", [1.5, True, b"x", object()], ids=["fraction", "bool", "bytes", "object"])
+def test_a_key_that_is_no_key_is_an_error(limiter, key):
+    """A caller who could be anybody is not counted as somebody."""
+    send = limiter.limited("1/hour", key=lambda key: key)(lambda key: "sent")
+
+    with pytest.raises(TypeError, match="key: must be a text"):
+        send(key)
+
+
+@pytest.mark.parametrize("key", ["", "x" * 1025], ids=["empty", "long"])
+def test_a_key_of_no_usable_length_is_an_error(limiter, key):
+    """As it is for hit."""
+    send = limiter.limited("1/hour", key=lambda key: key)(lambda key: "sent")
+
+    with pytest.raises(ValueError, match="key: must be a text of 1 to 1024 characters"):
+        send(key)
+
+
+def test_costs_may_depend_on_the_arguments(limiter):
+    """Several limits in one text are one decision: the call that breaks one is charged to none."""
+
+    @limiter.limited("100/hour; 5/minute", key="batch", costs=lambda items: len(items))
+    def send(items):
+        return len(items)
+
+    assert outcomes(send, ([1, 2, 3],), ([1, 2, 3],), ([1, 2],)) == [3, "limited", 2]
+    assert limiter.peek(declared("100/hour"), "batch").remaining == 95
+
+
+def test_a_call_that_fails_was_made(limiter):
+    """It stays charged, and its slot is free."""
+    limits = [Limit(name="calls", quota=5, window_seconds=3600), ONE_SLOT]
+
+    @limiter.limited(limits, key="jobs")
+    def fail():
+        raise RuntimeError
+
+    for _ in range(2):
+        with pytest.raises(RuntimeError):
+            fail()
+    states = {state.name: state.remaining for state in limiter.peek(limits, "jobs").limits}
+    assert states == {"calls": 3, "slots": 1}
+
+
+def test_a_slot_is_held_while_the_function_runs(limiter):
+    """The second call at the same time is denied, the one after it passes."""
+    entered, go = threading.Event(), threading.Event()
+
+    @limiter.limited(ONE_SLOT, key="jobs")
+    def work(wait):
+        entered.set()
+        assert not wait or go.wait(10)
+        return "done"
+
+    worker = threading.Thread(target=work, args=(True,))
+    worker.start()
+    assert entered.wait(10)
+    first = outcomes(work, (False,))
+    go.set()
+    worker.join(10)
+    assert first + outcomes(work, (False,)) == ["limited", "done"]
+
+
+def test_whoever_may_wait_is_served_later(limiter):
+    """Permits that come within max_wait are waited for, and the wait is as long as it has to be."""
+    limit = Limit(name="drip", algorithm="token_bucket", quota=5, window_seconds=1, burst=1)
+    began = time.monotonic()
+
+    decisions = [limiter.acquire(limit, "drip", max_wait=10) for _ in range(3)]
+
+    assert [decision.allowed for decision in decisions] == [True] * 3
+    assert time.monotonic() - began >= 0.39
+
+
+@pytest.mark.parametrize(
+    ("limit", "costs", "reason"),
+    [
+        (Limit(name="slow", quota=1, window_seconds=3600, algorithm="token_bucket"), 1, "limited"),
+        (Limit(name="small", quota=1, window_seconds=3600), 2, "cost_exceeds_capacity"),
+    ],
+    ids=["too-late", "never"],
+)
+def test_whoever_would_wait_in_vain_is_denied_at_once(limiter, limit, costs, reason):
+    """Nobody sleeps until the end of max_wait to hear what was known before."""
+    limiter.hit(limit, "vain")
+    began = time.monotonic()
+
+    with pytest.raises(Denied) as caught:
+        limiter.acquire(limit, "vain", costs, max_wait=600)
+
+    assert caught.value.decision.reason == reason
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("max_wait", [-1, float("inf"), float("nan"), True, "5", None])
+def test_a_wait_that_is_no_span_is_refused(max_wait):
+    """Waiting for ever is not waiting."""
+    with pytest.raises(ValueError, match="max_wait: must be seconds"):
+        Waiting(max_wait)
+
+
+@pytest.mark.parametrize(
+    ("declaration", "error", "names"),
+    [
+        ({"limits": "10/fortnight"}, InvalidLimit, "text"),
+        ({"limits": "10/minute; 10/minute"}, ValueError, "limits: each needs a name"),
+        ({"limits": []}, ValueError, "limits: give 1 to"),
+        ({"limits": [5]}, TypeError, "limits: must be texts or Limit values"),
+        ({"limits": Limit(quota=1, window_seconds=1, partition_by=("ip",))}, ValueError, "asks for attributes"),
+        ({"limits": print}, TypeError, "limits: must be texts or Limit values"),
+        ({"key": "user:{usr}"}, ValueError, "key: 'usr' is no parameter of"),
+        ({"key": "user:{user"}, ValueError, "key: 'user:{user' is no format"),
+        ({"key": 7}, TypeError, "key: must be a format"),
+        ({"costs": -1}, ValueError, "costs: must be a whole number"),
+        ({"max_wait": -1}, ValueError, "max_wait: must be seconds"),
+        ({"limits": ONE_SLOT, "max_wait": 1}, ValueError, "max_wait: nobody knows"),
+    ],
+)
+def test_a_declaration_that_cannot_work_is_refused_when_it_is_made(limiter, declaration, error, names):
+    """Not by the first call in production; the text names the argument."""
+    with pytest.raises(error, match=names):
+        limiter.limited(**{"limits": "10/minute", **declaration})(lambda user: user)
+
+
+async def test_a_decorator_without_its_limits_is_refused_at_once(limiter, limiter_aio):
+    """``@limiter.limited`` and nothing more would replace the function by a decorator."""
+    for one in (limiter, limiter_aio):
+        with pytest.raises(TypeError, match="limits: must be texts or Limit values, not <function"):
+            one.limited(lambda user: user)
+
+
+def test_a_slot_cannot_be_held_by_a_generator(limiter):
+    """Its function returns before its first item; that would be a limit of nothing."""
+
+    def items():
+        yield 1
+
+    with pytest.raises(ValueError, match="generator"):
+        limiter.limited(ONE_SLOT)(items)
+
+
+async def test_a_coroutine_function_is_limited_too(limiter_aio):
+    """The same names, awaited; the slot is free after a cancellation."""
+
+    @limiter_aio.limited(ONE_SLOT, key="job:{number}")
+    async def work(number, seconds=0):
+        await asyncio.sleep(seconds)
+        return number
+
+    long = asyncio.ensure_future(work(1, 600))
+    while (await limiter_aio.peek(ONE_SLOT, "job:1")).remaining:
+        await asyncio.sleep(0.005)
+    with pytest.raises(Denied):
+        await work(1)
+    long.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await long
+    assert await work(1) == 1
+
+
+async def test_a_task_that_waits_can_be_cancelled(limiter_aio):
+    """It is charged nothing, and the loop goes on while it waits."""
+    limit = Limit(name="slow", algorithm="token_bucket", quota=1, window_seconds=60)
+    await limiter_aio.hit(limit, "cancel")
+
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(limiter_aio.acquire(limit, "cancel", max_wait=600), 0.05)
+    assert (await limiter_aio.peek(limit, "cancel")).remaining == 0
+
+
+async def test_asyncio_callers_wait_side_by_side(limiter_aio):
+    """Each gets its permit in its time."""
+    limit = Limit(name="drip", algorithm="token_bucket", quota=20, window_seconds=1, burst=1)
+
+    decisions = await asyncio.gather(*(limiter_aio.acquire(limit, "side", max_wait=10) for _ in range(4)))
+
+    assert all(decision.allowed for decision in decisions)
+
+
+def test_each_limiter_decorates_its_own_kind(limiter, server):
+    """A coroutine function behind a limiter for threads would block its loop."""
+
+    async def work(): ...
+
+    with pytest.raises(TypeError, match=r"work: is asynchronous; decorate it by an enforcement\.aio\.Limiter"):
+        limiter.limited("1/second")(work)
+    with pytest.raises(TypeError, match="is no coroutine function"):
+        aio.Limiter(server.url).limited("1/second")(lambda: None)
+
+
+def test_what_a_key_may_be():
+    """Booleans are numbers in Python, and no keys here."""
+    assert [key_text(value) for value in ("a", "", 7, A_UUID, None)] == ["a", "", "7", str(A_UUID), None]
