@@ -86,7 +86,7 @@ def dirty(client_of_store, tag: str) -> set[str]:
     return client_of_store.smembers(f"sg:{{{tag}}}:dirty") - {"whole"}
 
 
-def read(client_of_store, tag: str) -> tuple[str, list[protocol.Reading]]:
+def read(client_of_store, tag: str) -> tuple[str, list[protocol.CheckpointReading]]:
     """What a run does first."""
     names = sorted(dirty(client_of_store, tag))
     function, keys, arguments = protocol.read_call(checkpoints.store.keys(), tag, names)
