@@ -56,3 +56,11 @@ def test_a_file_whose_tests_were_skipped_and_that_is_in_no_list_stays_out(lists)
     tiers.update({}, {*BOTH, "tests/test_new.py"})
 
     assert [path.read_text() for path in lists] == ["tests/test_f.py\n", "tests/test_s.py 4.0\n"]
+
+
+def test_whatever_has_full_numbers_is_a_proof() -> None:
+    """Numbers that no marker names would never be run in full."""
+    scaled = [path for path in tiers.HERE.rglob("test_*.py") if "import scale\n" in path.read_text()]
+
+    assert scaled
+    assert [path.name for path in scaled if "pytest.mark.proof" not in path.read_text()] == []

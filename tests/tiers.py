@@ -47,10 +47,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _refuse_part_of_the_tests(config: pytest.Config) -> None:
-    """Only a complete run may rewrite the lists: the files it leaves out would disappear from them."""
-    complete = config.args_source is pytest.Config.ArgsSource.TESTPATHS or hasattr(config, "workerinput")
-    if config.option.update_tiers and (not complete or config.option.keyword or config.option.markexpr):
+    """Refuse to rewrite the lists after a part of the tests, or after a run on another database than most have."""
+    if not config.option.update_tiers or hasattr(config, "workerinput"):
+        return
+    chosen = config.args_source is not pytest.Config.ArgsSource.TESTPATHS
+    if chosen or config.option.keyword or config.option.markexpr:
         raise pytest.UsageError("--update-tiers: must not be combined with a choice of tests")
+    if "DATABASE_URL" in os.environ:
+        raise pytest.UsageError("--update-tiers: must not be combined with DATABASE_URL")
 
 
 @pytest.fixture
@@ -60,7 +64,7 @@ def proof_run(request: pytest.FixtureRequest) -> int:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """With ``--proof``, run a test that lives by chance, such as when a server dies, as often as its marker says."""
+    """With ``--proof``, repeat a test as often as its marker says, since what it shows depends on chance."""
     marker = metafunc.definition.get_closest_marker("proof")
     if marker and marker.kwargs and metafunc.config.option.proof:
         metafunc.fixturenames.append("proof_run")
@@ -89,10 +93,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 class SharedTime:
     """
-    Tells the time of a test from the time of what all tests of a run share.
+    Measures fixtures that live as long as the run, such as a database, apart from the tests.
 
-    A server or database that lives as long as the run is started by whichever test comes first, which changes from run
-    to run. Its seconds belong to no file.
+    The first test that needs such a fixture starts it, and which test is the first changes from run to run. Therefore
+    its seconds count for no file.
     """
 
     def __init__(self) -> None:
