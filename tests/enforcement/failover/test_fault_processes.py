@@ -21,6 +21,9 @@ from enforcement.store.client import connect
 from tests.enforcement.fleet import fleet
 from tests.enforcement.world import eventually
 
+# What a process was at when it is forked or killed is chance, so that a proof does it more than once.
+pytestmark = pytest.mark.proof(times=5)
+
 ROOT = Path(__file__).parents[3]
 DAY = 86_400
 
@@ -42,9 +45,6 @@ FORKING = """
 import os, sys, time
 import redis
 from enforcement import Limit, Limiter
-
-# What a process was at when it is forked or killed is chance, so that a proof does it more than once.
-pytestmark = pytest.mark.proof(times=5)
 
 limiter, limit = Limiter(sys.argv[1], timeout=1.0), Limit(name="fork", quota=1000, window_seconds=86400)
 assert limiter.hit(limit, "parent").source == "store"
