@@ -9,6 +9,7 @@ import markdown
 from django.conf import settings
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import render
+from django.templatetags.static import static
 from django.urls import reverse
 from django.utils.safestring import SafeString, mark_safe
 from django.views.decorators.http import require_safe
@@ -30,9 +31,11 @@ SLUGS = (
     "when-redis-is-away",
     "deployment",
     "operating",
+    "settings",
 )
 EXTENSIONS = ("fenced_code", "tables", "toc", "sane_lists")
 _LINK = re.compile(r'href="([a-z-]+)\.md(#[a-z0-9-]*)?"')
+_IMAGE = re.compile(r'src="\.\./\.\./controlplane/static/([a-z/-]+\.(?:svg|png))"')
 # What tells the tests how to run a block stands in comments, which nobody needs to read.
 _COMMENT = re.compile(r"<!--.*?-->\n?", re.DOTALL)
 
@@ -75,7 +78,7 @@ def load(slug: str) -> Page:
     """Read a page, whose text is ours and is trusted."""
     text = _COMMENT.sub("", (FOLDER / f"{slug}.md").read_text(encoding="utf-8"))
     reader = markdown.Markdown(extensions=EXTENSIONS)
-    html = _LINK.sub(_to_page, _scrollable(reader.convert(text)))
+    html = _IMAGE.sub(_to_static, _LINK.sub(_to_page, _scrollable(reader.convert(text))))
     (heading,) = reader.toc_tokens
     sections = tuple((child["id"], child["name"]) for child in heading["children"])
     return Page(slug, heading["name"], mark_safe(html), sections)
@@ -84,6 +87,11 @@ def load(slug: str) -> Page:
 def _to_page(link: re.Match[str]) -> str:
     """Files link to each other by name, so that they can be read as files; pages by address."""
     return f'href="{page_url(link[1])}{link[2] or ""}"'
+
+
+def _to_static(image: re.Match[str]) -> str:
+    """Return a picture's static address. The file has its relative path, so that a forge shows the picture too."""
+    return f'src="{static(image[1])}"'
 
 
 def _scrollable(html: str) -> str:

@@ -15,8 +15,8 @@ from enforcement.model.limits import InvalidLimit, Limit, Match, Policy
 
 if TYPE_CHECKING:
     from enforcement.limiter import Admission, Limiter
-    from enforcement.plan.commands import StoreError
     from enforcement.plan.decision import Decision, Denied, LimitState
+    from enforcement.store.errors import StoreError
 
 __all__ = [
     "Admission",
@@ -37,7 +37,7 @@ _LATER = {
     "LimitState": "enforcement.plan.decision",
     "Admission": "enforcement.limiter",
     "Limiter": "enforcement.limiter",
-    "StoreError": "enforcement.plan.commands",
+    "StoreError": "enforcement.store.errors",
 }
 
 

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from hiredis import ReplyError
 
-from enforcement.async_tasks import seen_through
+from enforcement.async_tasks import begun, seen_through
 from enforcement.base import START_SECONDS, BaseLimiter, Limits, check_subject
 from enforcement.decorator import (
     CoroutineFunction,
@@ -26,12 +26,13 @@ from enforcement.decorator import (
 )
 from enforcement.latency import Timing
 from enforcement.model.matching import Attributes
-from enforcement.plan.commands import Steps, StoreError
+from enforcement.plan.commands import Steps
 from enforcement.plan.decision import Decision, Denied
 from enforcement.plan.plan import Costs, Plan
 from enforcement.plan.request import Request
 from enforcement.settings import Settings
 from enforcement.state.reservation import Reservation, new_ident
+from enforcement.store.errors import StoreError
 
 
 class Limiter(BaseLimiter):
@@ -117,10 +118,27 @@ class Limiter(BaseLimiter):
         attributes: Attributes | None = None,
     ) -> AsyncGenerator[Admission]:
         """
-        Charge an estimate and hold slots while a block runs; see the sync limiter.
+        Charge an estimate and hold slots while a block runs, as the sync limiter does.
 
-        Cancelling the task leaves the block by an exception: everything is given back before the cancellation goes on.
+        If the task is cancelled inside the block, everything is given back before the cancellation goes on.
         """
+        admission = await self.open_admission(token, key, costs, attributes)
+        try:
+            yield admission
+        except BaseException:
+            await admission.finish(None)
+            raise
+        else:
+            await admission.free_slots()
+
+    async def open_admission(
+        self,
+        token: str | Limits,
+        key: str | None = None,
+        costs: Costs = 1,
+        attributes: Attributes | None = None,
+    ) -> Admission:
+        """Charge an estimate and hold slots until :meth:`Admission.finish` is called, as the sync limiter does."""
         check_subject(token, key, attributes)
         if isinstance(token, str):
             plan = await self.find_plan(token, attributes)
@@ -128,8 +146,7 @@ class Limiter(BaseLimiter):
             plan = self._plan_in_code(token, key or "")
         if isinstance(plan, Decision):
             raise Denied(plan)
-        async with self.admit_plan(plan, costs) as admission:
-            yield admission
+        return await self.admit_plan(plan, costs)
 
     async def reset(self, limits: Limits, key: str) -> None:
         """Forget what limits in code have counted for a key. Raises StoreError if the store did not do it."""
@@ -161,22 +178,14 @@ class Limiter(BaseLimiter):
         if field is not None and plan is not None and not (plan.has_slots or plan.has_charge_on):
             derived.keep(field, plan, header=True)
 
-    @asynccontextmanager
-    async def admit_plan(self, plan: Plan, costs: Costs) -> AsyncGenerator[Admission]:
-        """Do as :meth:`admit` does, by a plan that was found."""
+    async def admit_plan(self, plan: Plan, costs: Costs) -> Admission:
+        """Open an admission for a plan that :meth:`find_plan` returned. Raises Denied."""
         admission = await self._reserve(plan, costs)
         self._engine.slots.keep(admission.reservation)
-        try:
-            yield admission
-        except BaseException:
-            await seen_through(self._run(admission.reservation.cancelling()))
-            raise
-        finally:
-            self._engine.slots.drop(admission.reservation)
-            await seen_through(self._run(admission.reservation.leaving()))
+        return admission
 
     async def _reserve(self, plan: Plan, costs: Costs) -> Admission:
-        """Take the reservation; a task that is cancelled while it waits gives back what it may have got."""
+        """Make the reservation. If the task is cancelled meanwhile, give back what the store may have charged."""
         ident = new_ident()
         deciding = asyncio.ensure_future(self.decide(plan, costs, ident=ident))
         try:
@@ -189,7 +198,7 @@ class Limiter(BaseLimiter):
         return Admission(self, self._engine.reservation(plan, costs, decision, ident))
 
     async def _give_back(self, deciding: Awaitable[Decision], plan: Plan, costs: Costs, ident: str) -> None:
-        """Give back what a decision charged that nobody waits for any longer."""
+        """Give back what a decision charged after its caller was cancelled."""
         decision = await deciding
         if decision.allowed:
             await self._run(self._engine.reservation(plan, costs, decision, ident).cancelling())
@@ -224,7 +233,7 @@ class Limiter(BaseLimiter):
         On a cluster they charge several slots, one after the other, and give back what a later one denies: ended in
         between, a request would be charged to some of its limits.
         """
-        if self._engine.health.connector.slot_map is None:
+        if not self._engine.health.connector.one_slot_per_call:
             return await self._run(steps)  # type: ignore[no-any-return]
         return await seen_through(self._run(steps))
 
@@ -246,21 +255,48 @@ class Limiter(BaseLimiter):
 
 
 class Admission:
-    """A request inside its block; see :class:`enforcement.limiter.Admission`."""
+    """A request that was admitted, and what it holds until it ends; see :class:`enforcement.limiter.Admission`."""
 
     def __init__(self, limiter: Limiter, reservation: Reservation) -> None:
         self.decision = reservation.decision
         self.reservation = reservation
         self._limiter = limiter
+        # Whoever calls again while one of these is running waits for the same task.
+        self._finishing: asyncio.Task[None] | None = None
+        self._freeing: asyncio.Task[None] | None = None
 
     async def settle(self, costs: Costs) -> None:
-        """Replace the estimate by the real cost. A second settlement changes nothing."""
+        """Replace the estimate by the real cost. Only the first settlement counts."""
         await seen_through(self._limiter._run(self.reservation.settling(costs)))
 
     async def charge_for(self, status: int) -> None:
-        """Settle by the answer's HTTP status."""
+        """Settle by the HTTP status of the response."""
         await seen_through(self._limiter._run(self.reservation.charging_for(status)))
 
     async def cancel(self) -> None:
         """Give everything back, as an exception does."""
         await seen_through(self._limiter._run(self.reservation.cancelling()))
+
+    async def finish(self, status: int | None) -> None:
+        """
+        Charge for the status of the response, unless settled, and free the slots, as the sync admission does.
+
+        The work runs to its end even if the task that awaits it is cancelled.
+        """
+        self._finishing = self._finishing or begun(self._finish(status))
+        await asyncio.shield(self._finishing)
+
+    async def free_slots(self) -> None:
+        """Free the slots. What was charged can still be settled."""
+        self._freeing = self._freeing or begun(self._free_slots())
+        await asyncio.shield(self._freeing)
+
+    async def _finish(self, status: int | None) -> None:
+        try:
+            await self._limiter._run(self.reservation.finishing(status))
+        finally:
+            await self.free_slots()
+
+    async def _free_slots(self) -> None:
+        self._limiter._engine.slots.drop(self.reservation)
+        await self._limiter._run(self.reservation.leaving())

@@ -1,4 +1,4 @@
-"""Tasks that nobody waits for to the end, and that end all the same."""
+"""Tasks that run to their end even if nobody awaits them any more."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import Any, Final, TypeVar
 
 T = TypeVar("T")
 
-_under_way: Final[set[asyncio.Task[Any]]] = set()
-"""What was begun: the event loop itself holds on to no task."""
+_running: Final[set[asyncio.Task[Any]]] = set()
+"""The tasks begun here. The event loop itself keeps only weak references to tasks."""
 
 
 def begun(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-    """Return a task that does the work to its end, also where whoever began it has forgotten it."""
+    """Start a task and keep it alive until it is done."""
     task = asyncio.ensure_future(work)
-    _under_way.add(task)
-    task.add_done_callback(_under_way.discard)
+    _running.add(task)
+    task.add_done_callback(_running.discard)
     return task
 
 
 async def seen_through(work: Coroutine[Any, Any, T]) -> T:
-    """Do the work to its end even where the task that waits for it is cancelled, as often as anyio cancels one."""
+    """Run a coroutine to its end even if the task awaiting it is cancelled, however often."""
     return await asyncio.shield(begun(work))
 
 

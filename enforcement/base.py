@@ -15,7 +15,7 @@ from enforcement.model.limits import Limit
 from enforcement.model.matching import Attributes
 from enforcement.plan.plan import Plan
 from enforcement.settings import DEFAULT_TIMEOUT, DEFAULT_URL, Settings
-from enforcement.stats import Stats, stats_of
+from enforcement.stats import Stats
 
 START_SECONDS = 1.0
 """How long ``start()`` waits for the documents of a store that answers."""
@@ -96,7 +96,7 @@ class BaseLimiter:
 
     def stats(self) -> Stats:
         """Return what this limiter has done and how it is, in numbers; any thread may ask, as often as it likes."""
-        return stats_of(self._engine, self._timing)
+        return self._engine.stats(self._timing)
 
     def time_store_calls(self, listener: Listener | None = None) -> None:
         """

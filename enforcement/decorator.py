@@ -151,13 +151,12 @@ def limit_calls(limiter: Limiter, function: Callable[P, R], rule: Declaration) -
         if not rule.holds:
             limiter.acquire(rule.limits, key, costs, max_wait=rule.max_wait)
             return function(*args, **kwargs)
-        admitted = limiter.admit(rule.limits, key, costs)
-        admitted.__enter__()
+        admission = limiter.open_admission(rule.limits, key, costs)
         try:
             return function(*args, **kwargs)
         finally:
-            # Never by an exception, which would take the charge back: a call that failed was made.
-            admitted.__exit__(None, None, None)
+            # The charge stays: a call that failed was made.
+            admission.free_slots()
 
     return limited
 
@@ -178,12 +177,11 @@ def limit_awaited(
         if not rule.holds:
             await limiter.acquire(rule.limits, key, costs, max_wait=rule.max_wait)
             return await function(*args, **kwargs)
-        admitted = limiter.admit(rule.limits, key, costs)
-        await admitted.__aenter__()
+        admission = await limiter.open_admission(rule.limits, key, costs)
         try:
             return await function(*args, **kwargs)
         finally:
-            await admitted.__aexit__(None, None, None)
+            await admission.free_slots()
 
     return limited
 

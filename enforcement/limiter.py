@@ -22,12 +22,13 @@ from enforcement.decorator import (
 )
 from enforcement.latency import Timing
 from enforcement.model.matching import Attributes
-from enforcement.plan.commands import Steps, StoreError
+from enforcement.plan.commands import Steps
 from enforcement.plan.decision import Decision, Denied
 from enforcement.plan.plan import Costs, Plan
 from enforcement.plan.request import Request
 from enforcement.settings import Settings
 from enforcement.state.reservation import Reservation, new_ident
+from enforcement.store.errors import StoreError
 
 
 class Limiter(BaseLimiter):
@@ -173,30 +174,51 @@ class Limiter(BaseLimiter):
         """
         Charge an estimate and hold slots while a block runs.
 
-        Leaving the block frees the slots; leaving it by an exception also gives the estimate back, unless settled.
+        The slots are freed when the block ends. If it ends with an exception, the estimate is given back as well,
+        unless it was settled.
 
         Args:
-            token: A credential, or limits in code, which then need *key*.
+            token: A token, or limits in code together with *key*.
             costs: The estimate, as in :meth:`check`.
         Raises:
-            Denied: It does not pass; the block is not entered and nothing was charged.
+            Denied: The request does not pass. The block is not entered and nothing was charged.
             ValueError: As in :meth:`check` and :meth:`hit`.
             TypeError: A token with a *key*, or limits in code with *attributes*.
+        """
+        admission = self.open_admission(token, key, costs, attributes)
+        try:
+            yield admission
+        except BaseException:
+            admission.finish(None)
+            raise
+        else:
+            admission.free_slots()
+
+    def open_admission(
+        self,
+        token: str | Limits,
+        key: str | None = None,
+        costs: Costs = 1,
+        attributes: Attributes | None = None,
+    ) -> Admission:
+        """
+        Charge an estimate and hold slots until :meth:`Admission.finish` is called.
+
+        Use this where a ``with`` block cannot span the request. Arguments and errors are those of :meth:`admit`.
         """
         check_subject(token, key, attributes)
         plan: Plan | Decision
         plan = self.find_plan(token, attributes) if isinstance(token, str) else self._plan_in_code(token, key or "")
         if isinstance(plan, Decision):
             raise Denied(plan)
-        with self.admit_plan(plan, costs) as admission:
-            yield admission
+        return self.admit_plan(plan, costs)
 
     def reset(self, limits: Limits, key: str) -> None:
         """
         Forget what limits in code have counted for a key.
 
         Raises:
-            enforcement.StoreError: The store did not do it.
+            enforcement.store.errors.StoreError: The store did not do it.
         """
         plan = self._engine.planner.plan_in_code(limits, key)
         self._run(self._decider.resetting(plan))
@@ -209,23 +231,15 @@ class Limiter(BaseLimiter):
             self.start()
         return self._run(self._decider.finding(token, attributes))  # type: ignore[no-any-return]
 
-    @contextmanager
-    def admit_plan(self, plan: Plan, costs: Costs) -> Generator[Admission]:
-        """Do as :meth:`admit` does, by a plan that was found."""
+    def admit_plan(self, plan: Plan, costs: Costs) -> Admission:
+        """Open an admission for a plan that :meth:`find_plan` returned. Raises Denied."""
         ident = new_ident()
         decision = self.decide(plan, costs, ident=ident)
         if not decision.allowed:
             raise Denied(decision)
         admission = Admission(self, self._engine.reservation(plan, costs, decision, ident))
         self._engine.slots.keep(admission.reservation)
-        try:
-            yield admission
-        except BaseException:
-            admission.cancel()
-            raise
-        finally:
-            self._engine.slots.drop(admission.reservation)
-            self._run(admission.reservation.leaving())
+        return admission
 
     def decide(self, plan: Plan, costs: Costs, *, charge: bool = True, ident: str = "") -> Decision:
         """Return the decision on a plan; *charge* and *ident* as in :class:`~enforcement.plan.request.Request`."""
@@ -265,32 +279,56 @@ class Limiter(BaseLimiter):
 
 class Admission:
     """
-    A request inside its block.
+    A request that was admitted, and what it holds until it ends.
 
     Attributes:
-        decision: What admitted it.
+        decision: The decision that admitted it.
+        reservation: The charges and slots.
     """
 
     def __init__(self, limiter: Limiter, reservation: Reservation) -> None:
         self.decision = reservation.decision
         self.reservation = reservation
         self._limiter = limiter
+        self._finished = False
 
     def settle(self, costs: Costs | Mapping[str, int]) -> None:
         """
-        Replace the estimate by the real cost, which may be more or less. A second settlement changes nothing.
+        Replace the estimate by the real cost, which may be higher or lower. Only the first settlement counts.
 
         Args:
-            costs: A number of requests, or a mapping of units; a unit left out keeps its estimate.
+            costs: A number of requests, or a mapping of units. A unit that is left out keeps its estimate.
         Raises:
-            ValueError: Costs that cannot be read; the estimate stands.
+            ValueError: The costs are not valid; the estimate is kept.
         """
         self._limiter._run(self.reservation.settling(costs))
 
     def charge_for(self, status: int) -> None:
-        """Settle by the answer's HTTP status: limits with a ``charge_on`` without it give their estimate back."""
+        """Settle by the HTTP status of the response. Limits whose ``charge_on`` does not list it charge nothing."""
         self._limiter._run(self.reservation.charging_for(status))
 
     def cancel(self) -> None:
         """Give everything back, as an exception does. After a settlement only the slots are freed."""
         self._limiter._run(self.reservation.cancelling())
+
+    def finish(self, status: int | None) -> None:
+        """
+        Charge for the status of the response, unless settled, and free the slots. A second call changes nothing.
+
+        A store that is away raises no error here: what it missed is sent to it later.
+
+        Args:
+            status: HTTP status. None if no response was made: everything is given back, as by :meth:`cancel`.
+        """
+        if self._finished:
+            return
+        self._finished = True
+        try:
+            self._limiter._run(self.reservation.finishing(status))
+        finally:
+            self.free_slots()
+
+    def free_slots(self) -> None:
+        """Free the slots. What was charged can still be settled."""
+        self._limiter._engine.slots.drop(self.reservation)
+        self._limiter._run(self.reservation.leaving())

@@ -4,13 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from time import monotonic
-from typing import TYPE_CHECKING
 
-from enforcement.latency import Histogram, Timing
-
-if TYPE_CHECKING:
-    from enforcement.engine.engine import Engine
+from enforcement.latency import Histogram
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,34 +89,4 @@ class Stats:
         return self.decided(source="lease") / total if total else 0.0
 
 
-def stats_of(engine: Engine, timing: Timing | None) -> Stats:
-    """Return the snapshot of an engine. Takes no lock that a decision waits for."""
-    agent, held, used, by_lease = engine.agent, *engine.leases.counts()
-    servers_away, outages = engine.health.outages()
-    rows = [*engine.counts.decisions().items(), (("lease", "ok"), by_lease)]
-    confirmed_at = agent.confirmed_at
-    return Stats(
-        instance=agent.identity.id,
-        version=agent.identity.version,
-        state=engine.state,
-        revision=engine.documents.current.revision,
-        store_id=engine.documents.current.store_id,
-        documents_age_seconds=None if confirmed_at is None else monotonic() - confirmed_at,
-        fleet_size=agent.fleet_size,
-        clock_offset_us=agent.clock_offset_us,
-        decisions=tuple(DecisionCount(*name, count) for name, count in rows if count),
-        store_failures=dict(engine.counts.failures),
-        servers_away=servers_away,
-        outages=outages,
-        journal_entries=len(engine.fallback.journal),
-        journal_dropped=engine.fallback.journal.dropped,
-        lease_permits_held=held,
-        lease_permits_used=used,
-        overflow_decisions=engine.planner.plan_cache.overflowed,
-        usage_dropped=engine.usage.dropped,
-        disk_failures=engine.documents.disk_failures,
-        store_calls=None if timing is None else timing.histogram(),
-    )
-
-
-__all__ = ["DecisionCount", "Stats", "stats_of"]
+__all__ = ["DecisionCount", "Stats"]

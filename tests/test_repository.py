@@ -12,6 +12,7 @@ from tests.repository import REGISTRIES, ROOT, registry_lines, tracked_files
 TOP_LEVEL = {
     ".ci",
     ".gitignore",
+    "CHANGELOG.md",
     "LICENSE",
     "Makefile",
     "README.md",

@@ -13,8 +13,8 @@ from django.db.models import Prefetch, QuerySet
 from controlplane.policies.models import Override, Policy
 from controlplane.projects.models import Project, Token
 from controlplane.publishing.models import Revision
-from enforcement.leases.lease import published_bounds
 from enforcement.model.documents import SCHEMA, InvalidDocument, dumps, parse_policy
+from enforcement.model.lease_bounds import published_bounds
 from enforcement.model.partitions import DEFAULT_CAP
 
 logger = logging.getLogger(__name__)

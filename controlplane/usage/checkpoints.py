@@ -34,8 +34,8 @@ from enforcement.control.inspection import Reset
 from enforcement.control.publication import tags_of
 from enforcement.model.keys import GLOBAL_TAG, NAME_LENGTH, WHOLE
 from enforcement.model.limits import DAY_SECONDS, DURABLE_CALENDARS
+from enforcement.store.base_client import StoreClient
 from enforcement.store.client import STORE_ERRORS, is_unknown_function, load_library
-from enforcement.store.cluster import ClusterClient
 
 logger = logging.getLogger(__name__)
 
@@ -103,12 +103,12 @@ def _checkpoint(client: redis.Redis, tags: list[str], deadline: float, done: Don
         keep_present(client, some, done)
 
 
-def _by_server(client: redis.Redis, tags: Iterable[str]) -> Iterable[list[str]]:
+def _by_server(client: StoreClient, tags: Iterable[str]) -> Iterable[list[str]]:
     """Part tags by the server that has them: one of a cluster that is away is not to keep the others waiting."""
     servers: dict[Any, list[str]] = defaultdict(list)
     for tag in tags:
         key = store.keys().dirty(tag)
-        servers[client.pool_of(key) if isinstance(client, ClusterClient) else None].append(tag)
+        servers[client.pool_of(key)].append(tag)
     return servers.values()
 
 

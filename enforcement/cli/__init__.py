@@ -1,8 +1,7 @@
 """
-The command ``sluicegate``: for those who run a store and want to know whether it does what they think.
+The command ``sluicegate``.
 
-A subcommand is a module with ``add_command(commands)``, which adds a parser whose default ``run`` takes the parsed
-options and returns the exit status.
+``main`` reads the name of a command, imports the module of that command alone and runs it.
 """
 
 from __future__ import annotations
@@ -11,30 +10,68 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from importlib import import_module
 from typing import Final
 
+from enforcement.cli import commands
 from enforcement.settings import library_version
 
-MODULES: Final = ("enforcement.cli.doctor", "enforcement.cli.explain", "enforcement.ledger.__main__")
-"""Where the subcommands are, in the order in which they are shown."""
-
+USAGE_ERROR: Final = 2
 CUT_OFF: Final = 141
-"""The exit status where nobody reads the output to its end: what shells say of a program that a closed pipe ended."""
+"""Exit status if the reader of the output is gone, as in ``sluicegate doctor | head``. Shells use 128 + SIGPIPE."""
+
+_EXIT_STATUS: Final = """\
+exit status:
+  0  done
+  1  a problem was found
+  2  the command line or a variable is wrong, an extra is missing, or the store cannot be read
+
+`sluicegate COMMAND --help` lists the options of a command.
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a subcommand and return its exit status; a command line that is wrong ends in 2, as argparse has it."""
-    parser = argparse.ArgumentParser(prog="sluicegate", description="Look at, and prove, what Sluicegate enforces.")
-    parser.add_argument("--version", action="version", version=f"sluicegate {library_version()}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name in MODULES:
-        import_module(name).add_command(commands)
-    options = parser.parse_args(arguments)
+    """Run the command line and return the exit status."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    parser = _parser()
+    if not words:
+        parser.print_help(sys.stderr)
+        return USAGE_ERROR
+    command: commands.Command = parser.parse_args(words[:1]).command
     try:
-        status = int(options.run(options))
+        status = command.run(words[1:])
         sys.stdout.flush()
-    except BrokenPipeError:  # "| head" has seen enough; what is left must not be written when Python ends, either
+    except commands.MissingExtra as exc:
+        print(exc, file=sys.stderr)
+        return USAGE_ERROR
+    except BrokenPipeError:
+        # Python flushes standard output again when it ends, which must not fail a second time.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return CUT_OFF
     return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    """Return a parser of the first word. Each command parses the words after its name itself."""
+    width = max(len(command.name) for command in commands.COMMANDS)
+    rows = "\n".join(f"  {command.name:<{width}}  {command.summary}" for command in commands.COMMANDS)
+    parser = argparse.ArgumentParser(
+        prog="sluicegate",
+        usage="%(prog)s [-h] [--version] COMMAND ...",
+        description=f"Inspect a store, and prove what Sluicegate enforces.\n\ncommands:\n{rows}",
+        epilog=_EXIT_STATUS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"sluicegate {library_version()}")
+    parser.add_argument("command", metavar="COMMAND", type=_command, help=argparse.SUPPRESS)
+    return parser
+
+
+def _command(name: str) -> commands.Command:
+    command = commands.find(name)
+    if command is None:
+        names = ", ".join(command.name for command in commands.COMMANDS)
+        raise argparse.ArgumentTypeError(f"must be one of {names}, got {name!r}")
+    return command
+
+
+__all__ = ["CUT_OFF", "USAGE_ERROR", "main"]

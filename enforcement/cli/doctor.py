@@ -1,11 +1,12 @@
-"""``sluicegate doctor``: is this store fit to enforce limits, and do two processes really share one?"""
+"""The command ``sluicegate doctor``. It examines a store and reports what keeps limits from holding there."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 
 from enforcement.cli.options import add_store, settings_of, source_of
 from enforcement.doctor import Checkup, Finding, Unreachable, examine
@@ -15,30 +16,19 @@ FIT, UNFIT, UNREACHABLE = 0, 1, 2
 
 _EPILOG: Final = """\
 exit status:
-  0  nothing is wrong; there may be warnings, and things that the account may not look at
-  1  a problem: limits do not hold on this store, or not from here
+  0  no problem; there may be warnings, and checks that the account is not permitted to make
+  1  a problem: limits do not hold on this store, or not from this host
   2  the store cannot be reached, or an option or variable is wrong
 
-It writes one counter of its own, which is gone within a minute, and changes nothing else. Run it as the account that
-the proxies use: what an account may not look at is said, and leaves an entry in the server's ACL LOG.
+The command writes one counter of its own, which expires within a minute, and changes nothing else. Run it with the
+account of the proxies. Each check that this account is not permitted to make is reported as "unseen" and leaves an
+entry in the ACL LOG of the server.
 """
 
 
-def add_command(commands: Any) -> None:
-    """Add ``doctor`` to the subcommands of a parser."""
-    parser = commands.add_parser(
-        "doctor",
-        help="look at a store, and prove that two processes share a counter",
-        description="Look at a store, and prove that two processes share a counter in it.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.set_defaults(run=run)
-    add_store(parser)
-
-
-def run(options: argparse.Namespace) -> int:
-    """Examine the store, print what was found, and return the exit status."""
+def main(arguments: Sequence[str]) -> int:
+    """Examine the store, print the findings, and return the exit status."""
+    options = _parser().parse_args(arguments)
     source = source_of(options)
     try:
         settings = settings_of(options)
@@ -52,6 +42,17 @@ def run(options: argparse.Namespace) -> int:
         return UNREACHABLE
     _print(checkup, source, options.json)
     return UNFIT if checkup.level == "problem" else FIT
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sluicegate doctor",
+        description="Examine a store, and prove that two processes share a counter in it.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_store(parser)
+    return parser
 
 
 def _print(checkup: Checkup, source: str, as_json: bool) -> None:

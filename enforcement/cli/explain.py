@@ -1,4 +1,4 @@
-"""``sluicegate explain``: what falls on a token, and what is left of it. Nothing is charged."""
+"""The command ``sluicegate explain``. It shows the limits of a token and what is left of them, and charges nothing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import Any, Final
 
 from redis import Redis
@@ -20,7 +19,7 @@ from enforcement.model.documents import Project, Token
 from enforcement.model.keys import Keys
 from enforcement.model.tokens import digest, is_well_formed
 from enforcement.plan.plan import Subject
-from enforcement.state.published import PublishedState
+from enforcement.state.published import PublishedState, Snapshot
 from enforcement.store.client import connect
 
 PASSES, REFUSED, UNREADABLE = 0, 1, 2
@@ -28,24 +27,27 @@ PATIENCE_SECONDS: Final = 5.0
 
 _EPILOG: Final = """\
 exit status:
-  0  a request that costs 1 would pass now, as far as its limits can be seen without its attributes
-  1  it would be denied; the output says why
-  2  the store does not answer or cannot be read, or an option or variable is wrong
+  0  a request of cost 1 would pass now, by the limits that do not depend on its attributes
+  1  the request would be denied; the output says why
+  2  the store does not reply or cannot be read, or an option or variable is wrong
 """
 
 
 class Unreadable(Exception):
-    """The store does not hold what a decision needs."""
+    """The store lacks a document that a decision needs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
     """
-    What falls on a token.
+    The limits that apply to a token, and whether a request would pass.
 
     Attributes:
         verdict: ``ok``, or the reason of the denial as in a decision.
-        counters: Empty if the token is refused whatever the counters say.
+        revision: The published revision in the store.
+        token: None if the store does not know the token.
+        project: None if the store does not know the token.
+        counters: Empty if the token itself is refused, so that no limit was read.
     """
 
     verdict: str
@@ -55,22 +57,9 @@ class Explanation:
     counters: Sequence[LiveCounter] = ()
 
 
-def add_command(commands: Any) -> None:
-    """Add ``explain`` to the subcommands of a parser."""
-    parser = commands.add_parser(
-        "explain",
-        help="say which limits fall on a token, and what is left of them",
-        description="Say which limits fall on a token, and what is left of them. Nothing is charged.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.set_defaults(run=run)
-    parser.add_argument("token", help="as a client sends it; - reads it from standard input, where nobody else sees it")
-    add_store(parser)
-
-
-def run(options: argparse.Namespace) -> int:
-    """Explain a token, print it, and return the exit status."""
+def main(arguments: Sequence[str]) -> int:
+    """Explain a token, print the explanation, and return the exit status."""
+    options = _parser().parse_args(arguments)
     token = sys.stdin.readline().strip() if options.token == "-" else options.token
     try:
         settings = settings_of(options)
@@ -87,44 +76,65 @@ def run(options: argparse.Namespace) -> int:
     return PASSES if explanation.verdict == "ok" else REFUSED
 
 
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sluicegate explain",
+        description="Show which limits apply to a token, and what is left of them. Nothing is charged.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "token", help="as a client sends it; - reads it from standard input, where no list of processes shows it"
+    )
+    add_store(parser)
+    return parser
+
+
 def explain(client: Redis, keys: Keys, secret: str) -> Explanation:
     """
-    Look at what a decision on this token would look at.
+    Read what a decision on this token would read, and return what it would decide.
 
     Raises:
-        Unreadable: The store holds no documents, or one that is needed cannot be read.
-        redis.RedisError: The store does not answer, or lacks the function library.
+        Unreadable: The store holds no documents, or a document that is needed is missing or cannot be read.
+        redis.RedisError: The store does not reply, or lacks the function library.
     """
     documents, name = PublishedState(), digest(secret)
     raw: Any = client.hgetall(keys.documents)
-    text: Any = client.get(keys.token(name)) if is_well_formed(secret) else None
-    problems = documents.load(raw, {name: text})
-    state, entry = documents.current, documents.find(name)
+    document: Any = client.get(keys.token(name)) if is_well_formed(secret) else None
+    problems = documents.load(raw, {name: document})
     if not raw:
         raise Unreadable(f"no documents below the prefix {keys.prefix!r}; 'manage.py publish --all' writes them there.")
     if not documents.loaded:
         raise Unreadable(f"no documents below the prefix {keys.prefix!r}: {problems[0].reason}")
+    state, entry = documents.current, documents.find(name)
+    if entry is not None and entry.token is None and entry.problem:
+        raise Unreadable(f"the token's document cannot be read: {entry.problem}")
     if entry is None or entry.token is None:
-        if entry is not None and entry.problem:
-            raise Unreadable(f"the token's document cannot be read: {entry.problem}")
         return Explanation("unknown_token", state.revision)
-    token, project = entry.token, state.projects.get(entry.token.project)
+    subject = _subject(state, entry.token)
+    now_us = _now_us(client)
+    refusal = _refusal(entry.token, subject.project, now_us)
+    counters = () if refusal else _counters(client, keys, subject, now_us)
+    verdict = refusal or ("limited" if any(map(_denies, counters)) else "ok")
+    return Explanation(verdict, state.revision, entry.token, subject.project, counters)
+
+
+def _subject(state: Snapshot, token: Token) -> Subject:
+    """Return the project and the policies of a token. Raises Unreadable if one of them is missing."""
+    project = state.projects.get(token.project)
     if project is None:
         raise Unreadable(f"the document of project {token.project} is missing or cannot be read")
     for policy in (state.global_policy, project.policy, token.policy):
         if policy is not None and policy not in state.policies:
             raise Unreadable(f"the document of policy {policy} is missing or cannot be read")
-    now_us = _now_us(client)
-    verdict = _refusal(token, project, now_us)
-    if verdict is not None:
-        return Explanation(verdict, state.revision, token, project)
-    subject = Subject(project, token, state.policies, state.global_policy)
-    look = partial(live_counters, client, keys, subject, now_us=now_us)
+    return Subject(project, token, state.policies, state.global_policy)
+
+
+def _counters(client: Redis, keys: Keys, subject: Subject, now_us: int) -> Sequence[LiveCounter]:
     try:
-        counters = look()
-    except NoPermissionError:
-        counters = look(with_values=False)
-    return Explanation("limited" if any(map(_denies, counters)) else "ok", state.revision, token, project, counters)
+        return live_counters(client, keys, subject, now_us=now_us)
+    except NoPermissionError:  # the account of a proxy may not count the values of a partitioned limit
+        return live_counters(client, keys, subject, now_us=now_us, with_values=False)
 
 
 def _refusal(token: Token, project: Project, now_us: int) -> str | None:
@@ -161,7 +171,7 @@ def _lines(explanation: Explanation) -> Iterator[str]:
     yield f"{explanation.verdict}: {who}, revision {explanation.revision}"
     if not explanation.counters:
         return
-    heads = ("limit", "falls on", "algorithm", "quota", "left", "resets in")
+    heads = ("limit", "applies to", "algorithm", "quota", "left", "resets in")
     table = [heads, *map(_row, explanation.counters)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     yield ""

@@ -1,30 +1,36 @@
-"""Which store a subcommand looks at: the same as a limiter's, unless an option says otherwise."""
+"""Options that name the store. Without them a command uses the same store as a limiter."""
 
 from __future__ import annotations
 
 import argparse
 import os
 from dataclasses import replace
-from typing import Any
 
 from enforcement.settings import Settings
 
 
-def add_store(parser: Any) -> None:
-    """Add the options that name a store, and the one for programs."""
-    parser.add_argument("--redis", metavar="URL", help="the store; default: SLUICEGATE_REDIS_URL, else REDIS_URL")
-    parser.add_argument("--prefix", help="what all keys begin with; default: SLUICEGATE_PREFIX, else sg:")
-    parser.add_argument("--json", action="store_true", help="one JSON object, for programs")
+def add_store(parser: argparse.ArgumentParser) -> None:
+    """Add ``--redis`` and ``--prefix``, which name the store, and ``--json``."""
+    parser.add_argument(
+        "--redis", metavar="URL", help="URL of the store; default: SLUICEGATE_REDIS_URL, else REDIS_URL"
+    )
+    parser.add_argument("--prefix", help="prefix of all keys; default: SLUICEGATE_PREFIX, else sg:")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def settings_of(options: argparse.Namespace) -> Settings:
-    """Return what a limiter would be made of. Raises ValueError: a variable cannot be used."""
+    """
+    Return the settings of a limiter, with the store that the options name.
+
+    Raises:
+        ValueError: A variable or an option is not valid.
+    """
     settings = Settings.from_env()
     return replace(settings, url=options.redis or settings.url, prefix=options.prefix or settings.prefix)
 
 
 def source_of(options: argparse.Namespace) -> str:
-    """Say where the store's address comes from."""
+    """Return where the address of the store comes from, an option or the name of a variable."""
     if options.redis:
         return "--redis"
     return next((name for name in ("SLUICEGATE_REDIS_URL", "REDIS_URL") if os.environ.get(name)), "the default")

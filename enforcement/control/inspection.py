@@ -9,8 +9,8 @@ from operator import attrgetter
 from redis import Redis
 from redis.exceptions import BusyLoadingError
 
-from enforcement.leases.lease import unused_max
 from enforcement.model.keys import Keys, together
+from enforcement.model.lease_bounds import unused_max
 from enforcement.plan import commands
 from enforcement.plan.decision import Decision, LimitState
 from enforcement.plan.plan import BoundLimit, Plan, Rule, Subject, rules_of

@@ -1,8 +1,8 @@
 """
-Looking at a store as an enforcer would meet it, and saying what is wrong with it and what to do.
+Examine a store as a limiter would find it, and report what is wrong and what to do.
 
-Everything is looked at with the rights of the account that is given; what that may not look at is said, and is no
-fault. Nothing is written but one counter of its own, which expires within a minute.
+All checks use the account in the URL. A check that this account is not permitted to make is reported as ``unseen``,
+which is not a problem. The doctor writes one counter of its own, which expires within a minute, and nothing else.
 """
 
 from enforcement.doctor.checkup import Checkup, Unreachable, examine

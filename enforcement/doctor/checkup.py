@@ -1,4 +1,4 @@
-"""All looks at a store, in the order in which one explains the next."""
+"""Run all checks of a store. The order is that of the report: a cause comes before its effects."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from redis.exceptions import AuthenticationError, RedisError
 
 from enforcement.doctor import fleet, server, sharing
 from enforcement.doctor.endpoint import shown, transport
-from enforcement.doctor.findings import Finding, Level, looked, worst
+from enforcement.doctor.findings import Finding, Level, checked, worst
 from enforcement.model.keys import Keys
 from enforcement.settings import Settings
+from enforcement.store.base_client import StoreClient
 from enforcement.store.client import connect
-from enforcement.store.cluster import ClusterClient
 
 PATIENCE_SECONDS = 5.0
 
 
 class Unreachable(Exception):
-    """The store could not be looked at; ``finding`` says why."""
+    """The store cannot be reached. ``finding`` holds the reason."""
 
     def __init__(self, finding: Finding) -> None:
         super().__init__(finding.value)
@@ -30,11 +30,12 @@ class Unreachable(Exception):
 @dataclass(frozen=True, slots=True)
 class Checkup:
     """
-    What was found.
+    The report on a store.
 
     Attributes:
         endpoint: The store's URL without passwords.
-        prefix: What all keys begin with.
+        prefix: The prefix of all keys.
+        findings: In the order of the checks.
     """
 
     endpoint: str
@@ -49,58 +50,59 @@ class Checkup:
 
 def examine(settings: Settings) -> Checkup:
     """
-    Look at the store that a limiter with these settings would use.
+    Examine the store that a limiter with these settings would use.
 
     Raises:
-        ValueError: The URL or the prefix cannot be used.
-        Unreachable: It does not answer, or not to this account.
+        ValueError: The URL or the prefix is not valid.
+        Unreachable: The store does not reply, or refuses this account.
     """
     keys = Keys(settings.prefix)
     with connect(settings.url, timeout=PATIENCE_SECONDS, encoding_errors="replace") as client:
         _reach(client, settings.url)
-        return Checkup(shown(settings.url), settings.prefix, tuple(_looks(client, keys, settings)))
+        return Checkup(shown(settings.url), settings.prefix, tuple(_checks(client, keys, settings)))
 
 
-def _looks(client: Redis, keys: Keys, settings: Settings) -> Iterator[Finding]:
+def _checks(client: StoreClient, keys: Keys, settings: Settings) -> Iterator[Finding]:
     yield from transport(settings.url)
-    yield from looked("server", lambda: _of_every_server(client))
-    yield from looked("functions", lambda: fleet.functions(client))
-    yield from looked("shared counter", lambda: sharing.proof(client, keys, settings.url))
-    yield from looked("round trip", lambda: sharing.round_trips(client, keys, settings.timeout))
-    yield from looked("rights", lambda: fleet.rights(client, keys))
-    yield from looked("documents", lambda: fleet.documents(client, keys))
-    yield from looked("instances", lambda: fleet.instances(client, keys))
+    yield from checked("server", lambda: _every_server(client))
+    yield from checked("functions", lambda: fleet.functions(client))
+    yield from checked("shared counter", lambda: sharing.proof(client, keys, settings.url))
+    yield from checked("round trip", lambda: sharing.round_trips(client, keys, settings.timeout))
+    yield from checked("rights", lambda: fleet.rights(client, keys))
+    yield from checked("documents", lambda: fleet.documents(client, keys))
+    yield from checked("instances", lambda: fleet.instances(client, keys))
 
 
-def _of_every_server(client: Redis) -> Iterator[Finding]:
-    """Look at the server, or at every primary of a cluster, of which only those are named that are not well."""
-    if not isinstance(client, ClusterClient):
-        yield from _of_server(client)
+def _every_server(client: StoreClient) -> Iterator[Finding]:
+    """Check the server, or every primary of a cluster. Of a cluster only primaries with a problem are named."""
+    primaries = client.primaries()
+    if len(primaries) == 1:
+        yield from _one_server(primaries[0][1])
         return
     by_name: dict[str, list[tuple[str, Finding]]] = {}
-    for place, one in client.primaries():
-        for finding in _of_server(one):
-            by_name.setdefault(finding.name, []).append((place, finding))
+    for address, primary in primaries:
+        for finding in _one_server(primary):
+            by_name.setdefault(finding.name, []).append((address, finding))
     for rows in by_name.values():
-        unwell = [replace(found, value=f"{place}: {found.value}") for place, found in rows if found.level != "ok"]
+        unwell = [replace(found, value=f"{address}: {found.value}") for address, found in rows if found.level != "ok"]
         yield from unwell or [replace(rows[0][1], value=f"{len(rows)} primaries, one of them: {rows[0][1].value}")]
 
 
-def _of_server(client: Redis) -> list[Finding]:
+def _one_server(client: Redis) -> list[Finding]:
     return [
-        *looked("server", lambda: server.identity(client)),
-        *looked("eviction", lambda: server.memory(client)),
-        *looked("persistence", lambda: server.persistence(client)),
-        *looked("clock", lambda: server.clock(client)),
+        *checked("server", lambda: server.identity(client)),
+        *checked("eviction", lambda: server.memory(client)),
+        *checked("persistence", lambda: server.persistence(client)),
+        *checked("clock", lambda: server.clock(client)),
     ]
 
 
 def _reach(client: Redis, url: str) -> None:
-    """Ask for a sign of life. Raises Unreachable."""
+    """Send PING to the store. Raises Unreachable if it does not reply or refuses the account."""
     try:
         client.ping()
     except AuthenticationError as exc:
-        advice = "The user name or the password is wrong, or the server wants one."
+        advice = "The user name or the password is wrong, or the server requires a password."
         raise Unreachable(Finding("connection", "problem", str(exc), advice)) from exc
     except (RedisError, OSError) as exc:
         advice = f"Does a server listen at {shown(url)}, and can this host reach it?"

@@ -1,4 +1,4 @@
-"""Where the store is, told without its password, and whether others can listen."""
+"""Show the address of a store without its passwords, and check whether the connection is encrypted."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PORT: Final = re.compile(r":\d*$")
 
 
 def shown(url: str) -> str:
-    """Return a store's URL as it may be shown: account names stay, passwords do not."""
+    """Return the URL of a store with its passwords replaced by ``***``."""
 
     def hide(found: re.Match[str]) -> str:
         account = found[1]
@@ -27,35 +27,37 @@ def shown(url: str) -> str:
 
 
 def hosts(url: str) -> list[str]:
-    """Return the hosts that a URL names; none for a socket of this machine."""
+    """Return the hosts in a URL. A Unix socket has none."""
     if url.startswith("unix://"):
         return []
-    place = re.split(r"[/?#]", url.partition("://")[2], maxsplit=1)[0].rpartition("@")[2]
-    return [unquote(_PORT.sub("", part).strip("[]")) or "localhost" for part in place.split(",")]
+    authority = re.split(r"[/?#]", url.partition("://")[2], maxsplit=1)[0].rpartition("@")[2]
+    return [unquote(_PORT.sub("", part).strip("[]")) or "localhost" for part in authority.split(",")]
 
 
 def transport(url: str) -> Iterator[Finding]:
-    """Say whether what is sent can be read on its way."""
+    """Report whether the connection is encrypted."""
     if url.startswith("unix://"):
         yield Finding("transport", "ok", "a socket of this machine")
     elif url.startswith("rediss"):
         if "ssl_cert_reqs=none" in url:
-            advice = "Give ssl_ca_certs in place of ssl_cert_reqs=none: whoever is between can read all."
+            advice = (
+                "Set ssl_ca_certs in place of ssl_cert_reqs=none. Otherwise a machine in between can read everything."
+            )
             yield Finding("transport", "warning", "TLS, but the certificate is not verified", advice)
         else:
             yield Finding("transport", "ok", "TLS")
-    elif all(map(_is_here, hosts(url))):
+    elif all(map(_is_loopback, hosts(url))):
         yield Finding("transport", "ok", "not encrypted, on this machine")
     else:
         yield Finding(
             "transport",
             "warning",
             "not encrypted, to another machine",
-            "Use rediss://: passwords and counters can be read, and changed, on the way.",
+            "Use rediss://. Otherwise a machine in between can read and change passwords and counters.",
         )
 
 
-def _is_here(host: str) -> bool:
+def _is_loopback(host: str) -> bool:
     try:
         found = {row[4][0] for row in socket.getaddrinfo(host, None)}
     except OSError:

@@ -1,4 +1,4 @@
-"""What a doctor says: one line for each thing that was looked at."""
+"""The findings of the doctor, and how a failed check becomes one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
 Level = Literal["ok", "unseen", "warning", "problem"]
-"""``unseen``: the account may not look at it, or the server does not tell."""
+"""``unseen`` is for what the account is not permitted to read, or the server does not report."""
 
 LEVELS: Final[tuple[Level, ...]] = ("ok", "unseen", "warning", "problem")
 
@@ -17,12 +17,12 @@ LEVELS: Final[tuple[Level, ...]] = ("ok", "unseen", "warning", "problem")
 @dataclass(frozen=True, slots=True)
 class Finding:
     """
-    One thing that was looked at.
+    The result of one check.
 
     Attributes:
-        name: What; two or three words.
-        value: How it is.
-        advice: What to do; empty if there is nothing to do.
+        name: Subject of the check, one to three words.
+        value: What was found.
+        advice: What to do. Empty if there is nothing to do.
     """
 
     name: str
@@ -31,32 +31,32 @@ class Finding:
     advice: str = ""
 
     def to_json(self) -> dict[str, str]:
-        """Return it as an object of texts."""
+        """Return the finding as an object of strings."""
         return asdict(self)
 
 
-Look = Callable[[], Iterable[Finding]]
+Check = Callable[[], Iterable[Finding]]
 
 
-def looked(name: str, look: Look) -> Iterator[Finding]:
-    """Give what a look finds; one that the account may not take, or that fails, is a finding itself."""
+def checked(name: str, check: Check) -> Iterator[Finding]:
+    """Yield the findings of a check. If the check is not permitted or fails, that is the finding."""
     try:
-        yield from look()
+        yield from check()
     except NoPermissionError as exc:
-        yield Finding(name, "unseen", f"this account may not look: {_first_line(exc)}")
+        yield Finding(name, "unseen", f"this account is not permitted to read it: {_first_line(exc)}")
     except ResponseError as exc:
-        yield Finding(name, "unseen", f"the server does not tell: {_first_line(exc)}")
+        yield Finding(name, "unseen", f"the server does not report it: {_first_line(exc)}")
     except (RedisError, OSError) as exc:
         yield Finding(name, "problem", f"{type(exc).__name__}: {_first_line(exc)}", "Is the server overloaded?")
 
 
 def worst(findings: Iterable[Finding]) -> Level:
-    """Return the level of the worst finding; ``ok`` if there is none."""
+    """Return the level of the worst finding, or ``ok`` without findings."""
     return max((finding.level for finding in findings), key=LEVELS.index, default="ok")
 
 
 def pairs(reply: Any) -> dict[Any, Any]:
-    """Return a reply of names and values as a mapping, whichever protocol it came over."""
+    """Return a reply of names and values as a mapping, from RESP2 and RESP3 alike."""
     return dict(reply) if isinstance(reply, dict) else dict(zip(reply[::2], reply[1::2], strict=True))
 
 

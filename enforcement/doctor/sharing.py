@@ -1,4 +1,4 @@
-"""The proof that limits are shared: two processes charge one counter, and each sees what the other charged."""
+"""Prove that processes share a counter. Two processes charge it, and each sees what the other charged."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ from enforcement.plan import commands
 from enforcement.plan.plan import Plan, bind_in_code
 from enforcement.plan.reply import read
 from enforcement.plan.request import Request
+from enforcement.store import errors
 from enforcement.store.client import connect, is_unknown_function
 
-# A log has no window that could end between two questions; what it holds is gone after a minute, whatever happens here.
+# A log has no window that could end between two calls. Its permits expire after a minute, even if the doctor is killed.
 LIMIT: Final = Limit(name="doctor", algorithm="sliding_log", quota=10, window_seconds=60)
 OURS: Final = 3
 THEIRS: Final = 4
@@ -33,25 +34,25 @@ CHILD_SECONDS: Final = 30.0
 
 
 class SharedCounter:
-    """One counter of the store, charged as a limiter charges it."""
+    """Charges one counter of the store as a limiter does."""
 
     def __init__(self, client: Redis, keys: Keys, key: str) -> None:
         self._client = client
         self._plan = Plan(bind_in_code([LIMIT], key, keys))
 
     def charge(self, cost: int) -> int:
-        """Charge, or look for 0, and return what remains."""
+        """Charge a cost and return the remaining permits. A cost of 0 charges nothing."""
         arguments = commands.decide_arguments(Request(self._plan, cost, charge=cost > 0), 0, clock=False)
         reply = self._client.execute_command(*arguments, NEVER_DECODE=True)  # type: ignore[no-untyped-call]
         return read(reply).remaining(0)
 
     def forget(self) -> None:
-        """Remove it before its time."""
+        """Delete the counter."""
         self._client.execute_command(*commands.reset(self._plan.keys))  # type: ignore[no-untyped-call]
 
 
 def proof(client: Redis, keys: Keys, url: str) -> Iterator[Finding]:
-    """Charge here, charge in a second process, and compare what each of the two sees."""
+    """Charge in this process and in a second one, and report whether each sees the charges of the other."""
     key = f"doctor:{token_hex(8)}"
     counter = SharedCounter(client, keys, key)
     try:
@@ -70,23 +71,23 @@ def proof(client: Redis, keys: Keys, url: str) -> Iterator[Finding]:
     )
     expected = LIMIT.quota - OURS, LIMIT.quota - OURS, LIMIT.quota - OURS - THEIRS, LIMIT.quota - OURS - THEIRS
     shared = (ours, theirs.get("saw"), theirs.get("left"), seen) == expected
-    advice = "" if shared else f"Both must reach one store. {theirs.get('error', '')}".strip()
+    advice = "" if shared else f"Both processes must reach the same store. {theirs.get('error', '')}".strip()
     yield Finding("shared counter", "ok" if shared else "problem", value, advice)
 
 
 def _refused(exc: ResponseError) -> Finding:
-    # Inside of a function the server says this in words of its own.
-    if isinstance(exc, NoPermissionError) or commands.trouble(exc).cause == "auth":
-        advice = "As it should be for the control plane, and for a proxy that is confined to projects."
+    # For a command inside a function, the server reports a missing right by another error.
+    if isinstance(exc, NoPermissionError) or errors.trouble(exc).cause == "auth":
+        advice = "This is right for the control plane, and for a proxy that may only use some projects."
         return Finding("shared counter", "unseen", "this account may not charge limits in code", advice)
-    advice = "Until it does, each limit is decided by its own rule for a store that is away."
+    advice = "As long as it refuses, on_store_failure of each limit decides."
     if is_unknown_function(exc):
-        advice = "Load the functions, as an account that may: 'manage.py publish --all'."
+        advice = "Load the functions with an account that is permitted to: 'manage.py publish --all'."
     return Finding("shared counter", "problem", f"the server refuses to charge: {exc}", advice)
 
 
 def round_trips(client: Redis, keys: Keys, budget: float) -> Iterator[Finding]:
-    """Ask for the same decision many times, and say how long that takes beside the time budget of a decision."""
+    """Make the same decision many times, and compare the latency with the time budget of a decision."""
     counter = SharedCounter(client, keys, f"doctor:{token_hex(8)}")
     counter.charge(0)
     took = []
@@ -98,17 +99,19 @@ def round_trips(client: Redis, keys: Keys, budget: float) -> Iterator[Finding]:
     p50, p99, budget_ms = cuts[49], cuts[98], budget * 1_000
     value = f"p50 {p50:.2f} ms, p99 {p99:.2f} ms of {ROUNDS} decisions; the time budget is {budget_ms:g} ms"
     if p50 > budget_ms:
-        advice = "Most decisions would be made without the store: bring it nearer, or raise SLUICEGATE_TIMEOUT_MS."
+        advice = "Most decisions would be made without the store. Move it closer, or raise SLUICEGATE_TIMEOUT_MS."
         yield Finding("round trip", "problem", value, advice)
     elif p99 > budget_ms / 2:
-        advice = "Little is left for a busy moment: bring the store nearer, or raise SLUICEGATE_TIMEOUT_MS."
+        advice = (
+            "Under load decisions may exceed the time budget. Move the store closer, or raise SLUICEGATE_TIMEOUT_MS."
+        )
         yield Finding("round trip", "warning", value, advice)
     else:
         yield Finding("round trip", "ok", value)
 
 
 def _second_process(task: dict[str, str]) -> dict[str, Any]:
-    """Run :func:`second` in a process of its own; what it is told, a password perhaps, no list of processes shows."""
+    """Run :func:`second` in a new process. The task may hold a password, so it goes through standard input."""
     command = [sys.executable, "-c", "from enforcement.doctor.sharing import second; second()"]
     try:
         done = subprocess.run(
@@ -118,14 +121,14 @@ def _second_process(task: dict[str, str]) -> dict[str, Any]:
         return {"error": f"The second process did not end within {CHILD_SECONDS:g} s."}
     if done.returncode:
         return {"error": f"The second process failed: {done.stderr.strip().rpartition(chr(10))[2][:200]}"}
-    answer: dict[str, Any] = json.loads(done.stdout)
-    return answer
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
 
 
 def second() -> None:
-    """Be the second process: read a task, look, charge, and write what was seen."""
+    """Run the second process of :func:`proof`. It reads a task, charges, and prints what it saw."""
     task = json.load(sys.stdin)
     with connect(task["url"]) as client:
         counter = SharedCounter(client, Keys(task["prefix"]), task["key"])
-        answer = {"pid": os.getpid(), "saw": counter.charge(0), "left": counter.charge(THEIRS)}
-    print(json.dumps(answer))
+        result = {"pid": os.getpid(), "saw": counter.charge(0), "left": counter.charge(THEIRS)}
+    print(json.dumps(result))

@@ -1,20 +1,21 @@
 """
-What one request of a Django site meets: the decisions made on it, what it holds, and when that ends. Without Django.
+The decisions on one request of a Django site, and the admissions it holds. Nothing here imports Django.
 
-Everything here may wait for the store, and is done in threads; :func:`in_thread` is how an event loop does it.
+Everything here may wait for the store, so it runs in threads. Event loops call it by :func:`in_thread`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from typing import Any, Final, Protocol
 
 from enforcement.decorator import has_slots
 from enforcement.doors._http import Progress, RequestAttributes, find_token, joining, missing_token
-from enforcement.doors._in_code import told
+from enforcement.doors._in_code import limit_headers
 from enforcement.doors._options import Options
-from enforcement.limiter import Limiter
+from enforcement.limiter import Admission, Limiter
 from enforcement.model.limits import Limit
 from enforcement.plan.decision import Decision, Denied
 from enforcement.plan.plan import Costs
@@ -23,7 +24,7 @@ _LISTS: Final = ("RateLimit", "RateLimit-Policy")
 
 
 class Installed(Protocol):
-    """The settings and the limiter of a process."""
+    """What a process has installed."""
 
     def options(self) -> Options:
         """Return the settings."""
@@ -33,16 +34,16 @@ class Installed(Protocol):
 
 
 class NotManaged(RuntimeError):
-    """Something would be held that nobody would give back."""
+    """A request would hold something that nothing would free."""
 
 
-class Visit:
+class DjangoVisit:
     """
-    One request: the decisions made on it, and what it holds until its response is complete.
+    One request, the decisions made on it, and what it holds until its response is complete.
 
     Attributes:
-        managed: Whether middleware, or an outer decorator, will tell the decisions and end the visit.
-        checked: Whether published policies have been asked, or need not be.
+        managed: Whether middleware or an outer decorator will add the header fields and end the visit.
+        checked: Whether the published policies have decided, or need not.
     """
 
     def __init__(self, request: Any, installed: Installed) -> None:
@@ -52,13 +53,13 @@ class Visit:
         self.managed = False
         self.checked = False
         self._by_policies: Decision | None = None
-        self._held: list[tuple[Any, Any]] = []
+        self._held: list[Admission] = []
 
     def address(self) -> str | None:
-        """Return the client's address."""
+        """Return the address of the client."""
         meta = self.request.META
         forwarded = meta.get("HTTP_X_FORWARDED_FOR")
-        # Empty over a Unix socket.
+        # REMOTE_ADDR is empty over a Unix socket.
         peer = meta.get("REMOTE_ADDR") or None
         return self.installed.options().proxies.client(peer, [forwarded] if forwarded else [])
 
@@ -66,13 +67,13 @@ class Visit:
         """Charge limits in code. Raises Denied."""
         limiter = self.installed.limiter()
         if has_slots(limits):
-            return self._hold(limiter.admit(limits, key, costs))
+            return self._hold(partial(limiter.open_admission, limits, key, costs))
         return self._passed(limiter.hit(limits, key, costs))
 
     def check(self) -> Decision:
-        """Charge the published policies of the request's token, once. Raises Refusal and Denied."""
+        """Charge the request to the published policies of its token, once. Raises Refusal and Denied."""
         self.checked = True
-        # The middleware and a throttle may both ask: they mean the same policies, and one request.
+        # The middleware and a throttle may both call this for the same request.
         if self._by_policies is None:
             self._by_policies = self._charge_policies()
         return self._by_policies
@@ -87,58 +88,55 @@ class Visit:
         if isinstance(plan, Decision):
             return self._passed(plan)
         if plan.has_slots or plan.has_charge_on:
-            return self._hold(limiter.admit_plan(plan, costs))
+            return self._hold(partial(limiter.admit_plan, plan, costs))
         return self._passed(limiter.decide(plan, costs))
 
     def note(self, decision: Decision) -> None:
-        """Remember a decision for the response, once, and show it to the view."""
+        """Record a decision for the response, once, and pass it to the view as ``request.sluicegate``."""
         self.request.sluicegate = decision
         if all(known is not decision for known in self.decisions):
             self.decisions.append(decision)
 
     def end(self, status: int) -> None:
-        """Charge by the answer's status and free slots, once."""
+        """Finish what the request holds, once."""
         held, self._held = self._held, []
-        for manager, admission in held:
-            admission.charge_for(status)
-            # Never by an exception, which would take the charge back.
-            manager.__exit__(None, None, None)
+        for admission in held:
+            admission.finish(status)
 
     def finish(self, response: Any) -> Any:
-        """Tell what was decided; end the visit, at once or when a stream ends. Returns the response."""
-        self.tell(response)
+        """Add the header fields, and end the visit now or at the end of a stream. Returns the response."""
+        self._add_headers(response)
         if not self._held:
             return response
         if response.streaming:
-            stream = _AwaitedStream if response.is_async else _Stream
-            response.streaming_content = stream(response.streaming_content, self, response)
+            body = _AsyncBody if response.is_async else _SyncBody
+            response.streaming_content = body(response.streaming_content, self, response)
         else:
             self.end(response.status_code)
         return response
 
-    def tell(self, response: Any) -> None:
-        """Add what was decided to a response, once."""
+    def _add_headers(self, response: Any) -> None:
+        """Add the header fields of the decisions to a response, once."""
         decisions, self.decisions = self.decisions, []
         if decisions:
-            for name, value in joining(response.headers, told(decisions, self.installed.options().headers)):
+            for name, value in joining(response.headers, limit_headers(decisions, self.installed.options().headers)):
                 present = response.headers.get(name) if name in _LISTS else None
                 response.headers[name] = f"{present}, {value}" if present else value
 
-    def _hold(self, manager: Any) -> Decision:
+    def _hold(self, open_admission: Callable[[], Admission]) -> Decision:
         if not self.managed:
             raise NotManaged(
-                "A limit here holds slots or waits for the answer: enforcement.doors.django.DecisionMiddleware, or"
-                " LimitMiddleware, must stand in MIDDLEWARE to end it."
+                "A limit here holds slots or is charged by status. Add enforcement.doors.django.DecisionMiddleware or"
+                " LimitMiddleware to MIDDLEWARE, which ends it."
             )
         try:
-            admission = manager.__enter__()
+            admission = open_admission()
         except Denied as denied:
             self.note(denied.decision)
             raise
-        self._held.append((manager, admission))
+        self._held.append(admission)
         self.note(admission.decision)
-        decision: Decision = admission.decision
-        return decision
+        return admission.decision
 
     def _passed(self, decision: Decision) -> Decision:
         self.note(decision)
@@ -154,15 +152,23 @@ class Visit:
         return RequestAttributes(values, self.request.headers.get)
 
 
-class _Stream:
-    """A streamed body; with its last byte, or when the server closes the response, the visit ends."""
+class _HeldBody:
+    """A streamed body that ends the visit with its last byte, or when the server closes the response."""
 
-    def __init__(self, chunks: Any, visit: Visit, response: Any) -> None:
-        self._chunks: Iterable[bytes] = chunks
+    def __init__(self, chunks: Any, visit: DjangoVisit, response: Any) -> None:
+        self._chunks = chunks
         self._visit = visit
         self._status = response.status_code
         self._progress = Progress()
         self._progress.begin(self._status, response.headers.get("Content-Length"))
+
+    def close(self) -> None:
+        """End the visit. Servers close every response, also an asynchronous one from a thread."""
+        self._visit.end(self._status)
+
+
+class _SyncBody(_HeldBody):
+    """An iterator of chunks."""
 
     def __iter__(self) -> Iterator[bytes]:
         for chunk in self._chunks:
@@ -171,20 +177,9 @@ class _Stream:
             yield chunk
         self.close()
 
-    def close(self) -> None:
-        """End the visit; servers close a response whatever happened."""
-        self._visit.end(self._status)
 
-
-class _AwaitedStream:
-    """The same for an asynchronous body; servers close it from a thread."""
-
-    def __init__(self, chunks: Any, visit: Visit, response: Any) -> None:
-        self._chunks: AsyncIterator[bytes] = chunks
-        self._visit = visit
-        self._status = response.status_code
-        self._progress = Progress()
-        self._progress.begin(self._status, response.headers.get("Content-Length"))
+class _AsyncBody(_HeldBody):
+    """An asynchronous iterator of chunks."""
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         async for chunk in self._chunks:
@@ -193,17 +188,13 @@ class _AwaitedStream:
             yield chunk
         await in_thread(self.close)
 
-    def close(self) -> None:
-        """End the visit."""
-        self._visit.end(self._status)
-
 
 async def in_thread(call: Callable[..., Any], *args: Any) -> Any:
     """
-    Do in a thread what may wait for the store.
+    Call a function that may wait for the store in a thread.
 
-    A request that is cancelled meanwhile waits for the outcome, at most a decision's time budget: what it was given
-    must be given back by whoever ends the visit.
+    If the request is cancelled meanwhile, wait for the call to end, which takes no longer than a decision may. Whoever
+    ends the visit must find what the call has taken, to give it back.
     """
     work = asyncio.ensure_future(asyncio.to_thread(call, *args))
     try:

@@ -1,7 +1,12 @@
-"""What every ASGI layer knows of an exchange: which messages begin an answer, which end it, and who has left."""
+"""
+Requests and responses as ASGI messages.
+
+It knows which messages begin a response and which complete it, and when the client has left.
+"""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final
 
@@ -11,56 +16,76 @@ Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 POLICY_VIOLATION: Final = 1008
-"""The code that a websocket is closed with whose server cannot send a response in its place."""
+"""Close code of a websocket if the server cannot send a response instead."""
 STARTS: Final = frozenset({"http.response.start", "websocket.http.response.start", "websocket.accept"})
 _BODIES: Final = frozenset({"http.response.body", "websocket.http.response.body"})
 _GONE: Final = frozenset({"http.disconnect", "websocket.disconnect"})
 
 
 class Exchange:
-    """
-    One request and its answer, as their messages pass.
+    """One request and its response, observed as their messages pass."""
 
-    Attributes:
-        client_left: Whether the client was gone, as far as the application asked.
-    """
-
-    __slots__ = ("_progress", "client_left")
+    __slots__ = ("_client_left", "_progress")
 
     def __init__(self) -> None:
-        self.client_left = False
+        self._client_left = False
         self._progress = Progress()
 
     @property
     def status(self) -> int:
-        """The answer's status, or what stands for it where none began."""
-        return self._progress.status or (CLIENT_GONE if self.client_left else 500)
+        """The status of the response. If none began: 499 if the client left, else 500."""
+        return self._progress.status or (CLIENT_GONE if self._client_left else 500)
 
-    def listening(self, receive: Receive) -> Receive:
+    async def run(
+        self, app: App, scope: Scope, receive: Receive, send: Send, leave: Callable[[], Awaitable[None]]
+    ) -> None:
+        """
+        Call an ASGI application, and free what the request holds when its response is complete.
+
+        Args:
+            leave: Frees it. Awaited before the last message is sent, and again when the application ends, for a
+                response may never be complete.
+        """
+
+        async def observing(message: Message) -> None:
+            if self._completes(message):
+                await leave()
+            await send(message)
+
+        try:
+            await app(scope, self._listening(receive), observing)
+        except asyncio.CancelledError:
+            self._client_left = True
+            raise
+        finally:
+            await leave()
+
+    def _listening(self, receive: Receive) -> Receive:
         """Return a *receive* that notices when the client leaves."""
 
         async def listen() -> Message:
             message = await receive()
-            self.client_left |= message["type"] in _GONE
+            self._client_left |= message["type"] in _GONE
             return message
 
         return listen
 
-    def completes(self, message: Message) -> bool:
-        """Take note of a message on its way to the client, and tell whether the answer is complete with it."""
+    def _completes(self, message: Message) -> bool:
+        """Observe a message to the client. Return whether it completes the response."""
         kind = message["type"]
         if kind in STARTS:
             length = next((v.decode("latin-1") for n, v in message.get("headers", ()) if n == b"content-length"), None)
             self._progress.begin(message.get("status", 101), length)
         elif kind == "websocket.close" and self._progress.status is None:
-            self._progress.begin(403, None)  # what servers make of a refused handshake
+            self._progress.begin(403, None)  # servers answer a refused handshake with it
         elif kind in _BODIES:
-            # Both are to be asked: a body that was announced may be complete before the application says so.
+            # Both are needed: a body of announced length may be complete before the application says so.
             complete = self._progress.ends_with(len(message.get("body", b"")))
             return complete or not message.get("more_body", False)
         return False
 
 
-__all__ = ["POLICY_VIOLATION", "STARTS", "Exchange", "Message", "Receive", "Scope", "Send"]
+__all__ = ["POLICY_VIOLATION", "STARTS", "App", "Exchange", "Message", "Receive", "Scope", "Send"]

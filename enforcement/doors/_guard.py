@@ -1,4 +1,4 @@
-"""What the ASGI and the WSGI middleware are given alike, and check when they are made."""
+"""The base of the ASGI and the WSGI middleware, with their common arguments."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from enforcement.base import BaseLimiter
 from enforcement.doors._http import TrustedProxies, check_preset
 from enforcement.plan.plan import Costs
 
-App = TypeVar("App")
+GuardedApp = TypeVar("GuardedApp")
 AnyLimiter = TypeVar("AnyLimiter", bound=BaseLimiter)
 Request = TypeVar("Request")
 
 
-class Guard(Generic[App, AnyLimiter, Request]):
-    """An application behind a limiter, which is asked about each request."""
+class Guard(Generic[GuardedApp, AnyLimiter, Request]):
+    """An application behind a limiter that decides on each request."""
 
     @staticmethod
     def usual_token(request: Any) -> str | None:
-        """Return a request's token where nothing else is said: that of the usual header fields."""
+        """Return the token in the usual header fields of a request."""
         raise NotImplementedError
 
     @staticmethod
     def make_lock() -> Any:
-        """Return the lock under which the limiter is started, once."""
+        """Return a lock that allows the limiter to be started only once."""
         raise NotImplementedError
 
     def __init__(
         self,
-        app: App,
+        app: GuardedApp,
         limiter: AnyLimiter | None = None,
         *,
         token: Callable[[Request], str | None] | None = None,
@@ -39,7 +39,7 @@ class Guard(Generic[App, AnyLimiter, Request]):
         exempt: Iterable[str] = ("/healthz",),
         trusted_proxies: Iterable[str] = (),
     ) -> None:
-        """Take what the class describes. Raises ValueError: an unknown preset, or a network that is none."""
+        """Take the arguments that the class describes. Raises ValueError if the preset or a network is not valid."""
         self.app = app
         self.limiter = limiter
         self._token: Callable[[Request], str | None] = token or self.usual_token

@@ -1,7 +1,8 @@
 """
-What every HTTP door does alike: find the token, name the request, spell the answer. Pure: no I/O, no framework.
+HTTP, for all integrations.
 
-Header names are written in the usual capitals; a door that must have them in lower case lowers them itself.
+It finds the token and the attributes of a request, and makes responses to denials. There is no I/O, and no framework is
+imported. Header names have the usual capitals; an integration that needs them in lower case converts them itself.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from enforcement.plan.decision import Decision
 from enforcement.plan.headers import LIST_FIELDS, presets
 
 DEGRADED_FIELD: Final = "Sluicegate-Degraded"
-"""Stands on every answer whose decision was made without the store, and names what made it."""
+"""Header field of every response whose decision was made without the store. Its value is the source."""
 
 CLIENT_GONE: Final = 499
-"""What charge_on sees where the client left before a response began; the number that nginx gave it."""
+"""Status for ``charge_on`` if the client left before a response began. nginx uses the same number."""
 
 _CREDENTIALS: Final = frozenset({"authorization", "proxy-authorization", "cookie", "x-api-key"})
 _TOO_LONG: Final = {"path": 414, "method": 400}
@@ -33,8 +34,8 @@ Address = IPv4Address | IPv6Address
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """A complete response made by a door itself."""
+class PlainResponse:
+    """A complete response that an integration itself makes."""
 
     status: int
     headers: tuple[Header, ...] = ()
@@ -42,12 +43,18 @@ class Answer:
 
     @property
     def phrase(self) -> str:
-        """The status line's words."""
+        """The reason phrase of the status."""
         return HTTPStatus(self.status).phrase
 
 
 class Refusal(Exception):
-    """A request that no decision is made about; ``answer`` says why, ``code`` in a word."""
+    """
+    A request that is refused without a decision.
+
+    Attributes:
+        answer: The response.
+        code: The reason in a word.
+    """
 
     def __init__(self, status: int, title: str, detail: str, code: str, headers: tuple[Header, ...] = ()) -> None:
         super().__init__(detail)
@@ -57,22 +64,22 @@ class Refusal(Exception):
 
 
 def missing_token() -> Refusal:
-    """Return the refusal of a request without a credential."""
+    """Return the refusal of a request without a token."""
     detail = "Send a token as 'Authorization: Bearer <token>' or 'X-API-Key: <token>'."
     return Refusal(401, "A token is required", detail, "missing_token", (("WWW-Authenticate", _CHALLENGE),))
 
 
-def problem_answer(body: Mapping[str, object], headers: Iterable[Header] = ()) -> Answer:
-    """Return an answer that carries a problem (RFC 9457); *body* holds its "status"."""
+def problem_answer(body: Mapping[str, object], headers: Iterable[Header] = ()) -> PlainResponse:
+    """Return a response with a problem (RFC 9457). *body* holds the problem, including its ``status``."""
     data = json.dumps(body).encode()
     status = body["status"]
     assert isinstance(status, int)
     fixed = (("Content-Type", "application/problem+json"), ("Content-Length", str(len(data))))
-    return Answer(status, (*fixed, *headers), data)
+    return PlainResponse(status, (*fixed, *headers), data)
 
 
-def denial(decision: Decision, preset: str) -> Answer:
-    """Return the answer to a request that may not pass."""
+def denial(decision: Decision, preset: str) -> PlainResponse:
+    """Return the response to a request that was denied."""
     headers = added_headers(decision, preset)
     if decision.status == 401:
         headers.append(("WWW-Authenticate", f'{_CHALLENGE}, error="invalid_token"'))
@@ -80,7 +87,7 @@ def denial(decision: Decision, preset: str) -> Answer:
 
 
 def added_headers(decision: Decision, preset: str) -> list[Header]:
-    """Return what a decision adds to an answer, whoever makes that."""
+    """Return the header fields that a decision adds to any response."""
     headers = list(decision.headers(preset).items())
     if decision.degraded:
         headers.append((DEGRADED_FIELD, decision.source))
@@ -89,33 +96,35 @@ def added_headers(decision: Decision, preset: str) -> list[Header]:
 
 def joining(present: Iterable[str | bytes], added: Sequence[Header]) -> Sequence[Header]:
     """
-    Return those of our fields that may join an application's own.
+    Return those of our header fields that can be added to the application's.
+
+    List fields can always be added. A field of one value is left out if the application has set it, because ours might
+    promise more than the application does.
 
     Args:
         present: Names of the application's fields, in any case.
-    Lists continue whatever list is there. A field that holds one value stays the application's: a second one would be
-    noise, and one in its place might promise more than the application does.
+        added: Our fields.
     """
     for name, _ in added:
         if name not in LIST_FIELDS:
             break
     else:
-        return added  # nearly always
+        return added  # the usual case
     theirs = {(name.decode("latin-1") if isinstance(name, bytes) else name).lower() for name in present}
     return [header for header in added if header[0] in LIST_FIELDS or header[0].lower() not in theirs]
 
 
 def check_preset(preset: str) -> str:
-    """Return *preset* if decisions know it. Raises ValueError: at start, not at the first request."""
+    """Return *preset* if it exists. Raises ValueError if not, at the start instead of at the first request."""
     presets(preset)
     return preset
 
 
 def find_token(authorization: str | None, api_key: str | None) -> str | None:
     """
-    Return a request's credential: the bearer token or the API key, of both the one that is well-formed.
+    Return the token of a request, which is its bearer token or its API key.
 
-    An upstream may want the other header for a credential of its own.
+    If it has both, return the one that is well-formed. The other may be a credential for the upstream.
     """
     scheme, _, bearer = (authorization or "").partition(" ")
     candidates = [bearer.strip() if scheme.lower() == "bearer" else "", (api_key or "").strip()]
@@ -127,13 +136,14 @@ def find_token(authorization: str | None, api_key: str | None) -> str | None:
 
 class RequestAttributes(Mapping[str, str]):
     """
-    A request as limits see it: ``method``, ``path``, ``ip``, what the application adds, and others on demand.
+    The attributes of a request.
 
-    ``header.x-team`` is looked up when a limit asks for it, so headers are neither listed nor counted here. Headers
-    that hold credentials are never attributes. ``ip.net`` is worked out of ``ip``: see :func:`network_of`.
+    They are ``method``, ``path``, ``ip``, what the application adds, and others on demand. ``header.x-team`` is looked
+    up when a limit needs it, so headers are not listed or counted here. Headers that hold credentials are never
+    attributes. ``ip.net`` is derived from ``ip``, see :func:`network_of`.
 
     Raises:
-        Refusal: A value is longer than an attribute may be; cut short, it would name another request.
+        Refusal: A value is too long. It is not shortened, because it might then name another request.
     """
 
     __slots__ = ("_header", "_values")
@@ -164,10 +174,11 @@ class RequestAttributes(Mapping[str, str]):
 
 def network_of(ip: str) -> str:
     """
-    Return what an address should be counted by: an IPv4 address itself, of an IPv6 address its /64.
+    Return the network that an address is counted by.
 
-    A client has its whole /64 to itself, and may take another address of it for each request. Text that is no address
-    stays what it is.
+    Returns:
+        An IPv4 address itself. The /64 of an IPv6 address, because a client has all of it and may use another address
+        of it for each request. Any other string unchanged.
     """
     address = _address(ip)
     if address is None:
@@ -177,20 +188,21 @@ def network_of(ip: str) -> str:
 
 def _check_length(name: str, value: str, status: int) -> str:
     if len(value) > MAX_ATTRIBUTE_LENGTH:
-        detail = f"{name} has {len(value)} characters; limits here look at it, and read at most {MAX_ATTRIBUTE_LENGTH}."
+        rule = f"must have at most {MAX_ATTRIBUTE_LENGTH} characters, because limits depend on it"
+        detail = f"{name}: {rule}; got {len(value)}."
         raise Refusal(status, HTTPStatus(status).phrase, detail, "attribute_too_long")
     return value
 
 
 class TrustedProxies:
     """
-    Finds the client's address behind proxies of one's own.
+    Find the address of a client behind trusted proxies.
 
     Args:
-        networks: CIDR blocks or addresses whose ``X-Forwarded-For`` is believed; ``"unix"`` stands for whoever
-            connects over a Unix socket. None: the peer is the client.
+        networks: CIDR blocks or addresses whose ``X-Forwarded-For`` is trusted. ``"unix"`` trusts every peer that
+            connects over a Unix socket. If empty, the peer is the client.
     Raises:
-        ValueError: One of them is no network.
+        ValueError: A network is not valid.
     """
 
     def __init__(self, networks: Iterable[str] = ()) -> None:
@@ -200,12 +212,15 @@ class TrustedProxies:
 
     def client(self, peer: str | None, forwarded: Sequence[str]) -> str | None:
         """
-        Return the right-most address that is not a trusted proxy's; None for an unknown peer.
+        Return the right-most address that is not that of a trusted proxy.
+
+        Everything to the left of an untrusted address, or of a string that is not an address, may be forged.
 
         Args:
-            peer: Address of the other end of the connection; None where there is none (a Unix socket).
+            peer: Address of the peer; None over a Unix socket, which has no addresses.
             forwarded: Values of all ``X-Forwarded-For`` fields, in order.
-        Everything left of an untrusted address, or of text that is no address, is the client's own invention.
+        Returns:
+            The address; None if it is not known.
         """
         if not self.trusts(peer):
             return peer if peer is None or ":" not in peer else str(_address(peer) or peer)
@@ -220,7 +235,7 @@ class TrustedProxies:
         return None if found is None else str(found)
 
     def trusts(self, peer: str | None) -> bool:
-        """Tell whether a peer's forwarding headers are believed."""
+        """Return whether the forwarding headers of a peer are trusted."""
         if peer is None:
             return self._unix
         if not self._networks:
@@ -233,7 +248,7 @@ class TrustedProxies:
 
 
 def _address(text: str) -> Address | None:
-    """Read an address as proxies write it: bare, ``1.2.3.4:5678`` or ``[2001:db8::1]:5678``."""
+    """Parse an address that may have a port, as in ``1.2.3.4:5678`` and ``[2001:db8::1]:5678``."""
     text = text.strip()
     if text.startswith("["):
         text = text[1:].partition("]")[0]
@@ -249,21 +264,22 @@ def _address(text: str) -> Address | None:
 @dataclass(slots=True)
 class Progress:
     """
-    How far a response has come, so that its slot is free by the time the client can know that it is complete.
+    The progress of a response.
 
-    A client that waits for one response before it sends the next request must never meet its own slot.
+    Its slot must be free before the client can know that the response is complete. Otherwise a client that sends one
+    request after the other could be denied because of its own slot.
     """
 
     status: int | None = None
     _left: int | None = field(default=None)
 
     def begin(self, status: int, content_length: str | None) -> None:
-        """Take note of the start of the response."""
+        """Record the start of the response."""
         self.status = status
         self._left = int(content_length) if content_length and content_length.isdecimal() else None
 
     def ends_with(self, size: int) -> bool:
-        """Tell whether *size* more bytes complete the announced body."""
+        """Record *size* more bytes. Return whether they complete a body of announced length."""
         if self._left is None:
             return False
         self._left -= size

@@ -1,7 +1,8 @@
 """
-What the doors of frameworks do alike with limits that stand beside a view: whom they count, and what clients are told.
+Limits in code, for the integrations of frameworks.
 
-A request may meet several of them, and a published policy besides; each is a decision of its own.
+This is what they share: whom a limit counts, and the header fields of a response. A request may be charged to several
+limits in code and to a published policy as well. Each of these is a separate decision.
 """
 
 from __future__ import annotations
@@ -13,30 +14,30 @@ from dataclasses import replace
 from typing import Any, Final
 
 from enforcement.decorator import key_text
-from enforcement.doors._http import Answer, Header, Refusal, added_headers, denial, network_of
+from enforcement.doors._http import Header, PlainResponse, Refusal, added_headers, denial, network_of
 from enforcement.model.sizes import MAX_CODE_KEY_LENGTH
 from enforcement.plan.decision import Decision
 
 logger = logging.getLogger("sluicegate.doors")
 
-# No colon: the first two of them end the scope and the kind, so that no client can name another counter.
+# No colon: the first two colons of a key end its scope and its kind, so that no client can name another counter.
 _SCOPE: Final = re.compile(r"[^:\s]{1,255}")
 _JOINED: Final = frozenset({"ratelimit", "ratelimit-policy"})
 _warned: set[str] = set()
 
 
 def check_scope(scope: str) -> str:
-    """Return *scope*, which names the counters of a limit in code. Raises ValueError: blanks, colons, over 255 long."""
+    """Return *scope* if it can name the counters of a limit in code. Raises ValueError if it cannot."""
     if not isinstance(scope, str) or not _SCOPE.fullmatch(scope):
-        raise ValueError(f"scope: must be 1 to 255 characters without blanks or colons, not {scope!r}.")
+        raise ValueError(f"scope: must be 1 to 255 characters without spaces or colons, got {scope!r}.")
     return scope
 
 
 def name_of(view: Any) -> str:
     """
-    Return the scope of a limit that has none: the view's full name, so that each view has counters of its own.
+    Return the full name of a view, which is the default scope of its limits.
 
-    A method that a framework has bound is named after its object's class: many inherit one and the same ``dispatch``.
+    A bound method is named after the class of its object, because many views inherit the same ``dispatch``.
     """
     owner = getattr(getattr(view, "func", view), "__self__", None)
     if owner is not None:
@@ -47,41 +48,46 @@ def name_of(view: Any) -> str:
 
 def counter_key(scope: str, kind: str, value: object) -> str | None:
     """
-    Return the key that a request is counted under: ``<scope>:<kind>:<value>``; None where *value* is None.
+    Return the key that a request is counted under.
 
     Args:
-        kind: What the value is: ``ip``, ``user``, ``all``, or ``key`` for what a function of the application said.
+        kind: Kind of the value. ``ip``, ``user`` or ``all``; ``key`` if a function of the application returned it.
+    Returns:
+        ``<scope>:<kind>:<value>``; None if *value* is None.
     Raises:
-        TypeError: The value is neither text nor a whole number nor a UUID.
-        Refusal: It is too long; cut short, it would name another caller.
+        TypeError: The value is not a string, an integer or a UUID.
+        Refusal: The key is too long. It is not shortened, because it might then name another caller.
     """
     text = key_text(value)
     if text is None:
         return None
     key = f"{scope}:{kind}:{text}"
     if len(key) > MAX_CODE_KEY_LENGTH:
-        detail = f"What this request is counted by has {len(text)} characters; {MAX_CODE_KEY_LENGTH} is the most."
+        detail = f"The key of this request has {len(key)} characters; at most {MAX_CODE_KEY_LENGTH} are allowed."
         raise Refusal(400, "Bad Request", detail, "key_too_long")
     return key
 
 
 def counted_address(address: str | None) -> str:
     """
-    Return what a client is counted by: its address, and of an IPv6 address the /64, all of which one client has.
+    Return the value that a client is counted by.
 
-    An unknown address is counted as one: a limit that all share is better than none. It is logged once.
+    Returns:
+        The address. The /64 network of an IPv6 address, because one client has all of it. An empty string if the
+        address is unknown: all such clients share a limit, which is better than none. This is logged once.
     """
     if address is None:
-        _warn_once("the client's address is unknown; trust 'unix' if a proxy connects over a Unix socket")
+        _warn_once("The client's address is unknown. If it connects over a Unix socket, add 'unix' to trusted proxies.")
         return ""
     return network_of(address)
 
 
-def told(decisions: Sequence[Decision], preset: str) -> list[Header]:
+def limit_headers(decisions: Sequence[Decision], preset: str) -> list[Header]:
     """
-    Return the header fields of an answer on which several decisions were made.
+    Return the header fields of a response for all decisions on its request.
 
-    A denial is told first, then what has the least share left. Lists are joined; a field of one value is the first's.
+    Denials come first, then the limits with the least share left. Lists are joined. A field of one value is taken from
+    the first decision that has it.
     """
     if len(decisions) == 1:
         return added_headers(decisions[0], preset)
@@ -96,15 +102,15 @@ def told(decisions: Sequence[Decision], preset: str) -> list[Header]:
     return list(fields.values())
 
 
-def denial_told_elsewhere(decision: Decision, preset: str) -> Answer:
+def denial_without_limits(decision: Decision, preset: str) -> PlainResponse:
     """
-    Return the answer to a denial without the fields that tell what is left.
+    Return the response to a denial, without the header fields of its limits.
 
-    Whoever sends the response adds those, together with what was decided on the same request besides.
+    The middleware adds these fields for all decisions on the request together.
     """
     answer = denial(decision, preset)
-    told = {name for name, _ in added_headers(decision, preset)}
-    return replace(answer, headers=tuple(header for header in answer.headers if header[0] not in told))
+    added = {name for name, _ in added_headers(decision, preset)}
+    return replace(answer, headers=tuple(header for header in answer.headers if header[0] not in added))
 
 
 def _urgency(decision: Decision) -> tuple[bool, float]:

@@ -1,4 +1,4 @@
-"""What OpenAPI documents of a denial: the statuses it may have, its body and its header fields."""
+"""The OpenAPI documentation of denials."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _PROBLEM: Final = {
 _FIELDS: Final = {
     "Retry-After": {"description": "Seconds until the same request can pass.", "schema": {"type": "integer"}},
     "RateLimit-Policy": {"description": "The limits.", "schema": {"type": "string"}},
-    "RateLimit": {"description": "What is left of them.", "schema": {"type": "string"}},
+    "RateLimit": {"description": "What is left of the limits.", "schema": {"type": "string"}},
 }
-_TEXTS: Final = {
+_DESCRIPTIONS: Final = {
     "401": "No token, or one that is not valid",
     "403": "The project is not active",
     "429": "Too many requests",
@@ -33,14 +33,16 @@ _TEXTS: Final = {
 
 def describe_denials(schema: dict[str, Any], responses: dict[str, Any], *, by_token: bool) -> None:
     """
-    Add to an operation's *responses* the denials that are not documented yet, and to *schema* what they refer to.
+    Add the possible denials of an operation to its responses, except for those that are documented already.
 
     Args:
-        by_token: Whether the request needs a token, which may be none or no longer valid.
+        schema: The whole document. The schema of the problem is added to it.
+        responses: The responses of the operation.
+        by_token: Whether the operation needs a token, which may be missing or not valid.
     """
     schema.setdefault("components", {}).setdefault("schemas", {}).setdefault("SluicegateProblem", _PROBLEM)
     content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/SluicegateProblem"}}}
-    for status, text in _TEXTS.items():
+    for status, text in _DESCRIPTIONS.items():
         if by_token or status in ("429", "503"):
             headers = _FIELDS if status in ("429", "503") else {}
             responses.setdefault(status, {"description": text, "headers": headers, "content": content})

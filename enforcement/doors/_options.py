@@ -1,4 +1,4 @@
-"""What a framework's settings say about its door: a mapping, read strictly. Pure, and without the framework."""
+"""The options of an integration, read from a mapping in the settings of a framework. Nothing here imports one."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from enforcement.doors._http import TrustedProxies, check_preset
 from enforcement.limiter import Limiter
 from enforcement.settings import Settings
 
-_TEXTS: Final = {"REDIS_URL": "url", "PREFIX": "prefix", "INSTANCE": "instance", "STATE_DIR": "state_dir"}
+_STRINGS: Final = {"REDIS_URL": "url", "PREFIX": "prefix", "INSTANCE": "instance", "STATE_DIR": "state_dir"}
 _CALLABLES: Final = ("TOKEN", "COSTS", "ATTRIBUTES")
-NAMES: Final = (*_TEXTS, "TIMEOUT_MS", "HEADERS", "TRUSTED_PROXIES", "EXEMPT", *_CALLABLES)
+NAMES: Final = (*_STRINGS, "TIMEOUT_MS", "HEADERS", "TRUSTED_PROXIES", "EXEMPT", *_CALLABLES)
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
     """
-    A door's options; see :func:`read_options`.
+    The options of an integration. See :func:`read_options`.
 
     Attributes:
-        store: Where the store is and how it is reached; what the mapping leaves out stands in the environment.
+        store: Where the store is and how it is reached.
         headers: Preset of the header fields.
-        proxies: Whose forwarding headers are believed.
+        proxies: The proxies whose forwarding headers are trusted.
         exempt: Paths that are never limited.
         token, costs, attributes: Functions of a request, or None.
     """
@@ -40,7 +40,7 @@ class Options:
     attributes: Callable[[Any], Mapping[str, str]] | None
 
     def limiter(self) -> Limiter:
-        """Return a limiter on the store. Raises ValueError: the URL or the prefix cannot be used."""
+        """Return a limiter on the store. Raises ValueError if the URL or the prefix is not valid."""
         store = self.store
         return Limiter(
             store.url,
@@ -53,25 +53,25 @@ class Options:
 
 def read_options(data: object, name: str, environ: Mapping[str, str] = os.environ) -> Options:
     """
-    Read a door's options.
+    Read the options of an integration.
 
     Args:
-        data: A mapping of :data:`NAMES`; what it leaves out stands in the environment, or has its default.
-        name: What the mapping is called, for errors.
+        data: A mapping of :data:`NAMES`. What it leaves out is read from the environment, or has its default.
+        name: Name of the mapping, for error messages.
     Raises:
-        ValueError: An unknown name or a value that cannot be used; the text names both.
+        ValueError: A name is unknown or a value is not valid. The message names the option.
     """
     if not isinstance(data, Mapping):
-        raise ValueError(f"{name}: must be a dictionary.")
+        raise ValueError(f"{name}: must be a dictionary, got {type(data).__name__}.")
     unknown = sorted(str(key) for key in set(data) - set(NAMES))
     if unknown:
-        raise ValueError(f"{name}[{unknown[0]!r}]: is no option; there are {', '.join(NAMES)}.")
-    read = _Reader(data, name)
+        raise ValueError(f"{name}[{unknown[0]!r}]: unknown option, must be one of {', '.join(NAMES)}.")
+    read = _OptionReader(data, name)
     options = Options(
         store=read.store(Settings.from_env(environ)),
-        headers=read.checked("HEADERS", "ietf", lambda value: check_preset(_text(value))),
-        proxies=read.checked("TRUSTED_PROXIES", (), lambda value: TrustedProxies(_texts(value))),
-        exempt=read.checked("EXEMPT", ("/healthz",), lambda value: frozenset(_texts(value))),
+        headers=read.checked("HEADERS", "ietf", lambda value: check_preset(_string(value))),
+        proxies=read.checked("TRUSTED_PROXIES", (), lambda value: TrustedProxies(_strings(value))),
+        exempt=read.checked("EXEMPT", ("/healthz",), lambda value: frozenset(_strings(value))),
         token=read.function("TOKEN"),
         costs=read.function("COSTS"),
         attributes=read.function("ATTRIBUTES"),
@@ -79,58 +79,58 @@ def read_options(data: object, name: str, environ: Mapping[str, str] = os.enviro
     try:
         options.limiter()  # does no I/O
     except ValueError as exc:
-        raise ValueError(f"{name}: the store cannot be used: {exc}") from exc
+        raise ValueError(f"{name}: the store settings are not valid: {exc}") from exc
     return options
 
 
-class _Reader:
-    """One mapping; each method reads an option of it and names it where it cannot be used."""
+class _OptionReader:
+    """Read the options of one mapping. Errors name the option."""
 
     def __init__(self, data: Mapping[str, Any], name: str) -> None:
         self._data = data
         self._name = name
 
     def checked(self, option: str, default: Any, check: Callable[[Any], Any]) -> Any:
-        """Return what *check* makes of an option."""
+        """Return an option as *check* converts it."""
         try:
             return check(self._data.get(option, default))
         except (TypeError, ValueError) as exc:
             raise ValueError(f"{self._name}[{option!r}]: {exc}") from exc
 
     def function(self, option: str) -> Any:
-        """Return a function, given itself or by its dotted path; None if there is none."""
+        """Return a function that is given itself or by its dotted path, or None if the option is not set."""
         return self.checked(option, None, _function)
 
     def store(self, settings: Settings) -> Settings:
-        """Return the settings of the environment with those that the mapping gives in their place."""
+        """Return the settings, with those of the mapping in place of those of the environment."""
         changes: dict[str, Any] = {}
-        for option, field in _TEXTS.items():
+        for option, field in _STRINGS.items():
             if option in self._data:
-                changes[field] = self.checked(option, None, _path if option == "STATE_DIR" else _text)
+                changes[field] = self.checked(option, None, _path if option == "STATE_DIR" else _string)
         if "TIMEOUT_MS" in self._data:
             changes["timeout"] = self.checked("TIMEOUT_MS", None, _milliseconds) / 1_000
         return replace(settings, **changes)
 
 
-def _text(value: object) -> str:
+def _string(value: object) -> str:
     if not isinstance(value, str) or not value:
-        raise ValueError(f"must be a text, not {value!r}.")
+        raise ValueError(f"must be a string that is not empty, got {value!r}.")
     return value
 
 
 def _path(value: object) -> Path:
-    return value if isinstance(value, Path) else Path(_text(value))
+    return value if isinstance(value, Path) else Path(_string(value))
 
 
-def _texts(value: object) -> list[str]:
+def _strings(value: object) -> list[str]:
     if isinstance(value, str) or not isinstance(value, (list, tuple, set, frozenset)):
-        raise ValueError(f"must be a list of texts, not {value!r}.")
-    return [_text(item) for item in value]
+        raise ValueError(f"must be a list of strings, got {value!r}.")
+    return [_string(item) for item in value]
 
 
 def _milliseconds(value: object) -> int:
     if type(value) is not int or not 1 <= value <= 10_000:
-        raise ValueError(f"must be a whole number from 1 to 10000, not {value!r}.")
+        raise ValueError(f"must be an integer from 1 to 10000, got {value!r}.")
     return value
 
 
@@ -141,5 +141,5 @@ def _function(value: object) -> Callable[..., Any] | None:
         except (ImportError, AttributeError) as exc:
             raise ValueError(f"cannot be imported: {exc}") from exc
     if value is not None and not callable(value):
-        raise ValueError(f"must be a function or the dotted path of one, not {value!r}.")
+        raise ValueError(f"must be a function or the dotted path of one, got {value!r}.")
     return value

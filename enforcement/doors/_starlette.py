@@ -1,15 +1,16 @@
 """
-What one request of a Starlette application meets: the decisions made on it, what it holds, how denials are answered.
+The middleware and the error handlers of a Starlette application.
 
-The layer is pure ASGI. Starlette's own base class for middleware runs the application in a task of its own, which hides
-from it when a response is complete and when the client leaves.
+The middleware records the decisions made on each request and what the request holds. It is pure ASGI, because
+Starlette's base class for middleware runs the application in a separate task, which hides when a response is complete
+and when the client leaves.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, contextmanager
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Final
 
 from starlette.exceptions import HTTPException
@@ -23,7 +24,7 @@ from enforcement.async_tasks import begun
 from enforcement.decorator import has_slots
 from enforcement.doors._exchange import POLICY_VIOLATION, STARTS, Exchange
 from enforcement.doors._http import (
-    Answer,
+    PlainResponse,
     Refusal,
     RequestAttributes,
     TrustedProxies,
@@ -31,7 +32,7 @@ from enforcement.doors._http import (
     joining,
     missing_token,
 )
-from enforcement.doors._in_code import denial_told_elsewhere, name_of, told
+from enforcement.doors._in_code import denial_without_limits, limit_headers, name_of
 from enforcement.model.limits import Limit
 from enforcement.plan.decision import Decision, Denied
 from enforcement.plan.plan import Costs
@@ -40,7 +41,7 @@ _VISIT: Final = "sluicegate.visit"
 
 
 class Gate:
-    """What one application has installed."""
+    """The limiter and the options that one application has installed."""
 
     def __init__(
         self,
@@ -56,7 +57,7 @@ class Gate:
 
     @property
     def limiter(self) -> aio.Limiter:
-        """The limiter; made of the environment if there was none. Raises ValueError: a variable cannot be used."""
+        """The limiter, made from the environment if none was given. Raises ValueError if a variable is not valid."""
         if self._limiter is None:
             self._limiter = aio.Limiter.from_env()
         return self._limiter
@@ -64,8 +65,9 @@ class Gate:
 
 class HTTPDenied(Denied, HTTPException):
     """
-    Denied, as Starlette knows errors: handlers by status get it, and an application that is mounted without a door of
-    its own answers it by its status.
+    A denial that is also an error of Starlette.
+
+    Handlers by status receive it. An application that is mounted without an integration answers it by its status.
     """
 
     def __init__(self, decision: Decision) -> None:
@@ -74,7 +76,7 @@ class HTTPDenied(Denied, HTTPException):
 
 
 class HTTPRefused(Refusal, HTTPException):
-    """A refusal, in the same way."""
+    """A refusal that is also an error of Starlette."""
 
     def __init__(self, refusal: Refusal) -> None:
         HTTPException.__init__(self, refusal.answer.status, str(refusal))
@@ -83,7 +85,7 @@ class HTTPRefused(Refusal, HTTPException):
 
 @contextmanager
 def refusing() -> Iterator[None]:
-    """Raise a refusal of the block as HTTPRefused."""
+    """Raise a Refusal of the block as HTTPRefused."""
     try:
         yield
     except Refusal as refusal:
@@ -91,7 +93,7 @@ def refusing() -> Iterator[None]:
 
 
 class VisitMiddleware:
-    """Pure ASGI: gives each request a visit, and adds what its decisions say to the response."""
+    """Give each request a visit, and add the header fields of its decisions to the response."""
 
     def __init__(self, app: ASGIApp, gate: Gate) -> None:
         self.app = app
@@ -99,47 +101,16 @@ class VisitMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] in ("http", "websocket"):
-            visit = Visit(self.gate, HTTPConnection(scope))
-            # Middleware between here and the path operation may copy the scope; all copies hold this visit.
+            visit = StarletteVisit(self.gate, HTTPConnection(scope))
+            # Middleware between here and the path operation may copy the scope. All copies hold this visit.
             scope[_VISIT] = visit
             await visit.run(self.app, scope, receive, send)
         else:
             await self.app(scope, receive, send)
 
 
-class Held:
-    """An admission that is open until the response is complete, or until it is settled."""
-
-    def __init__(
-        self, manager: AbstractAsyncContextManager[aio.Admission], admission: aio.Admission, *, to_settle: bool
-    ) -> None:
-        self.admission = admission
-        self.to_settle = to_settle
-        self._manager = manager
-        self._freeing: asyncio.Task[None] | None = None
-        self._ending: asyncio.Task[None] | None = None
-
-    def free(self) -> asyncio.Task[None]:
-        """Begin to free the slots, once; what was charged may still be settled."""
-        self._freeing = self._freeing or begun(self._exit())
-        return self._freeing
-
-    def end(self, status: int) -> asyncio.Task[None]:
-        """Begin to charge by the answer's status, unless settled, and to free the slots."""
-        self._ending = self._ending or begun(self._charge_and_exit(status))
-        return self._ending
-
-    async def _exit(self) -> None:
-        # Never by an exception, which would take the charge back.
-        await self._manager.__aexit__(None, None, None)
-
-    async def _charge_and_exit(self, status: int) -> None:
-        await self.admission.charge_for(status)
-        await self.free()
-
-
-class Visit:
-    """One request: the decisions made on it, and what it holds."""
+class StarletteVisit:
+    """One request, the decisions made on it, and the admissions it holds."""
 
     __slots__ = ("_connection", "_exchange", "_held", "decisions", "gate")
 
@@ -147,39 +118,39 @@ class Visit:
         self.gate = gate
         self.decisions: list[Decision] = []
         self._connection = connection
-        self._held: list[Held] = []
+        self._held: list[tuple[aio.Admission, bool]] = []
         self._exchange = Exchange()
 
     @property
     def limiter(self) -> aio.Limiter:
-        """The application's limiter."""
+        """The limiter of the application."""
         return self.gate.limiter
 
     @property
     def status(self) -> int:
-        """The response's status, or what stands for it where none began."""
+        """The status of the response. If none began: 499 if the client left, else 500."""
         return self._exchange.status
 
     def token(self) -> str:
-        """Return the request's token. Raises HTTPRefused: it has none."""
+        """Return the token of the request. Raises HTTPRefused if it has none."""
         token = self.gate.token(self._connection)
         if not token:
             raise HTTPRefused(missing_token())
         return token
 
     def operation(self) -> str:
-        """Name the path operation; what has none, like files, shares one name."""
+        """Return the name of the path operation. Routes without one, such as files, share a name."""
         endpoint = self._connection.scope.get("endpoint")
         return "app" if endpoint is None else name_of(endpoint)
 
     def address(self) -> str | None:
-        """Return the client's address."""
+        """Return the address of the client."""
         peer = self._connection.client
         forwarded = self._connection.headers.getlist("x-forwarded-for")
         return self.gate.proxies.client(peer.host if peer else None, forwarded)
 
     def describe(self, more: Mapping[str, str] | None) -> RequestAttributes:
-        """Return the request's attributes. Raises HTTPRefused: one is too long."""
+        """Return the attributes of the request. Raises HTTPRefused if one is too long."""
         scope = self._connection.scope
         values: dict[str, str | None] = {"method": scope.get("method", "GET"), "path": scope["path"]}
         values["ip"] = self.address()
@@ -190,7 +161,7 @@ class Visit:
     async def decide(self, limits: tuple[Limit, ...], key: str, costs: Costs) -> Decision:
         """Charge limits in code. Raises HTTPDenied."""
         if has_slots(limits):
-            return (await self.hold(self.limiter.admit(limits, key, costs))).admission.decision
+            return (await self.hold(self.limiter.open_admission(limits, key, costs))).decision
         return self.passed(await self.limiter.hit(limits, key, costs))
 
     async def check(self, token: str, costs: Costs, attributes: RequestAttributes) -> Decision:
@@ -200,66 +171,70 @@ class Visit:
         if isinstance(plan, Decision):
             return self.passed(plan)
         if plan.has_slots or plan.has_charge_on:
-            return (await self.hold(self.limiter.admit_plan(plan, costs))).admission.decision
+            return (await self.hold(self.limiter.admit_plan(plan, costs))).decision
         return self.passed(await self.limiter.decide(plan, costs))
 
     def passed(self, decision: Decision) -> Decision:
-        """Return a decision that allows. Raises HTTPDenied."""
+        """Record a decision, and return it if it allows. Raises HTTPDenied if not."""
         self.note(decision)
         if not decision.allowed:
             raise HTTPDenied(decision)
         return decision
 
     def note(self, decision: Decision) -> None:
-        """Remember a decision for the response, once."""
+        """Record a decision for the response, once."""
         if all(known is not decision for known in self.decisions):
             self.decisions.append(decision)
 
-    async def hold(self, manager: AbstractAsyncContextManager[aio.Admission], *, to_settle: bool = False) -> Held:
-        """Enter an admission. Raises HTTPDenied and HTTPRefused."""
+    async def hold(self, opening: Awaitable[aio.Admission], *, to_settle: bool = False) -> aio.Admission:
+        """
+        Open an admission, and hold it until the response is complete.
+
+        Args:
+            to_settle: Whether the caller finishes the admission. Only its slots are freed here then.
+        Raises:
+            HTTPDenied, HTTPRefused: The request may not pass.
+        """
         try:
             with refusing():
-                held = Held(manager, await manager.__aenter__(), to_settle=to_settle)
+                admission = await opening
         except Denied as denied:
             self.note(denied.decision)
             raise HTTPDenied(denied.decision) from denied
-        self._held.append(held)
-        self.note(held.admission.decision)
-        return held
+        self._held.append((admission, to_settle))
+        self.note(admission.decision)
+        return admission
 
     async def run(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, and its response back."""
+        """Call the application, and add the header fields of the decisions to its response."""
 
-        async def telling(message: Message) -> None:
-            if self._held and self._exchange.completes(message):
-                await self._leave()
-            await send(self._told(message) if message["type"] in STARTS and self.decisions else message)
+        async def adding(message: Message) -> None:
+            await send(self._with_headers(message) if message["type"] in STARTS and self.decisions else message)
 
-        try:
-            await app(scope, self._exchange.listening(receive), telling)
-        except asyncio.CancelledError:
-            self._exchange.client_left = True
-            raise
-        finally:
-            await self._leave()
+        await self._exchange.run(app, scope, receive, adding, self._leave)
 
-    def _told(self, message: Message) -> Message:
-        """Return the start of an answer with what was decided."""
+    def _with_headers(self, message: Message) -> Message:
+        """Return the start of a response with the header fields of the decisions."""
         theirs = list(message.get("headers", ()))
-        ours = joining((name for name, _ in theirs), told(self.decisions, self.gate.preset))
+        ours = joining((name for name, _ in theirs), limit_headers(self.decisions, self.gate.preset))
         added = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in ours]
         return {**message, "headers": theirs + added}
 
     async def _leave(self) -> None:
-        """Free what is held; what may still be settled is left open, but for its slots."""
-        ending = [held.free() if held.to_settle else held.end(self.status) for held in self._held]
+        """Finish what is held. Of an admission that will still be settled, free the slots only."""
+        status = self.status
+        # All are begun before the first is awaited, where this task may be cancelled.
+        ending = [
+            begun(admission.free_slots() if to_settle else admission.finish(status))
+            for admission, to_settle in self._held
+        ]
         for task in ending:
             await asyncio.shield(task)
 
 
-def visit_of(connection: HTTPConnection) -> Visit:
+def visit_of(connection: HTTPConnection) -> StarletteVisit:
     visit = connection.scope.get(_VISIT)
-    if not isinstance(visit, Visit):
+    if not isinstance(visit, StarletteVisit):
         raise RuntimeError("Sluicegate is not installed: call enforcement.doors.fastapi.install(app).")
     return visit
 
@@ -268,7 +243,7 @@ async def answer_denied(connection: Any, exc: Exception) -> Response | None:
     assert isinstance(exc, Denied)
     visit = visit_of(connection)
     visit.note(exc.decision)
-    return await _answer(connection, denial_told_elsewhere(exc.decision, visit.gate.preset))
+    return await _answer(connection, denial_without_limits(exc.decision, visit.gate.preset))
 
 
 async def answer_refused(connection: Any, exc: Exception) -> Response | None:
@@ -276,7 +251,7 @@ async def answer_refused(connection: Any, exc: Exception) -> Response | None:
     return await _answer(connection, exc.answer)
 
 
-async def _answer(connection: HTTPConnection, answer: Answer) -> Response | None:
+async def _answer(connection: HTTPConnection, answer: PlainResponse) -> Response | None:
     response = Response(answer.body, answer.status, dict(answer.headers))
     if not isinstance(connection, WebSocket):
         return response

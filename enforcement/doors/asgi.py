@@ -1,25 +1,24 @@
 """
-The door for ASGI applications: pure middleware, which neither buffers a body nor delays a chunk.
+Integration for ASGI applications.
 
 >>> app = LimitMiddleware(app)
 
-Put middleware that answers by itself without a token, like CORS, outside of it.
+The middleware is pure ASGI. It neither buffers a body nor delays a chunk. Put middleware that answers requests without
+a token, such as CORS, outside of it.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from functools import cache
-from typing import Any
+from collections.abc import Awaitable, Iterable, Sequence
+from functools import cache, partial
 
-from enforcement.aio import Limiter
-from enforcement.async_tasks import begun
-from enforcement.doors._exchange import POLICY_VIOLATION, STARTS, Exchange, Message, Receive, Scope, Send
+from enforcement.aio import Admission, Limiter
+from enforcement.doors._exchange import POLICY_VIOLATION, STARTS, App, Exchange, Message, Receive, Scope, Send
 from enforcement.doors._guard import Guard
 from enforcement.doors._http import (
-    Answer,
     Header,
+    PlainResponse,
     Refusal,
     RequestAttributes,
     added_headers,
@@ -31,40 +30,38 @@ from enforcement.doors._http import (
 from enforcement.plan.decision import Decision, Denied
 from enforcement.plan.headers import draft_lines
 
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
-
 
 class LimitMiddleware(Guard[App, Limiter, Scope]):
     """
-    Lets a request into *app* if every limit admits it, and answers it otherwise.
+    Pass a request on to *app* if every limit admits it, and answer it with the denial otherwise.
 
     Args:
         app: Any ASGI application.
-        limiter: An :class:`enforcement.aio.Limiter`; None: made of the environment when the server starts. It is
-            started and closed with the server either way.
-        token: Returns a request's token, or None for none; None: ``Authorization: Bearer``, then ``X-API-Key``.
-        costs: Returns what a request costs; None: one request.
-        attributes: Returns attributes beside ``method``, ``path``, ``ip`` and ``header.<name>``, or in their place.
+        limiter: An :class:`enforcement.aio.Limiter`. None: one is made from the environment when the server starts.
+            The limiter is started and closed with the server in both cases.
+        token: Returns the token of a request, or None. By default ``Authorization: Bearer``, then ``X-API-Key``.
+        costs: Returns the costs of a request. By default one request.
+        attributes: Returns attributes to add to ``method``, ``path``, ``ip`` and ``header.<name>``, or to replace them.
         headers: Preset of :meth:`Decision.headers <enforcement.plan.decision.Decision.headers>`.
         exempt: Paths that are never limited and need no token.
-        trusted_proxies: Networks whose ``X-Forwarded-For`` is believed. The server should then not rewrite client
+        trusted_proxies: Networks whose ``X-Forwarded-For`` is trusted. The server should then not rewrite client
             addresses itself (uvicorn: ``--no-proxy-headers``).
     Raises:
-        ValueError: An unknown preset, or a network that is none.
+        ValueError: The preset or a network is not valid.
 
     The application finds the decision in ``scope["sluicegate.decision"]``. A slot of a concurrency limit is held until
-    the response is complete or the application ends. Where a client leaves, the application is told; its work, which
-    the limit is there to bound, may go on for a while.
+    the response is complete or the application ends. When the client leaves, the application is notified but not
+    stopped; it holds its slot until it ends, because the limit bounds its work.
     """
 
     @staticmethod
     def usual_token(request: Scope) -> str | None:
-        """Return a request's token: the bearer token or the API key."""
+        """Return the bearer token or the API key of a request."""
         return find_token(_header(request, b"authorization"), _header(request, b"x-api-key"))
 
     @staticmethod
     def make_lock() -> asyncio.Lock:
-        """Return the lock under which the limiter is started, once."""
+        """Return a lock that allows the limiter to be started only once."""
         return asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -89,7 +86,7 @@ class LimitMiddleware(Guard[App, Limiter, Scope]):
                 await _answer(scope, receive, send, denial(decision, self._headers))
 
     async def start(self) -> Limiter:
-        """Start the limiter, once; a server without lifespan events gets here with its first request."""
+        """Start the limiter, once. Servers without lifespan events do so at the first request."""
         async with self._starting:
             if self.limiter is None:
                 self.limiter = Limiter.from_env()
@@ -105,21 +102,26 @@ class LimitMiddleware(Guard[App, Limiter, Scope]):
             await self.limiter.close()
 
     async def _guard(self, limiter: Limiter, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a request whose plan is not at hand."""
+        """Serve a request whose plan is not cached by its header field."""
         try:
-            entered = await self._enter(limiter, scope)
+            admitted = await self._admit(limiter, scope)
         except Refusal as refusal:
             await _answer(scope, receive, send, refusal.answer)
         except Denied as denied:
             await _answer(scope, receive, send, denial(denied.decision, self._headers))
         else:
-            if isinstance(entered, Decision):
-                await self._pass(entered, scope, receive, send)
+            if isinstance(admitted, Decision):
+                await self._pass(admitted, scope, receive, send)
             else:
-                await entered.run(self._pass, scope, receive, send)
+                await self._pass_held(admitted, scope, receive, send)
 
-    async def _enter(self, limiter: Limiter, scope: Scope) -> Decision | _Admitted:
-        """Ask for the decision. Raises Refusal or Denied."""
+    async def _admit(self, limiter: Limiter, scope: Scope) -> Decision | Admission:
+        """
+        Return the decision that admits a request, or an admission if it holds slots or is charged by status.
+
+        Raises:
+            Refusal, Denied: The request may not pass.
+        """
         token = self._token(scope)
         if not token:
             raise missing_token()
@@ -128,8 +130,7 @@ class LimitMiddleware(Guard[App, Limiter, Scope]):
             raise Denied(plan)
         costs = self._costs(scope) if self._costs else 1
         if plan.has_slots or plan.has_charge_on:
-            admitted = limiter.admit_plan(plan, costs)
-            return _Admitted(admitted, await admitted.__aenter__())
+            return await limiter.admit_plan(plan, costs)
         if self._by_usual_fields:
             limiter.keep_field(_only(scope, b"authorization"), token)
         decision = await limiter.decide(plan, costs)
@@ -138,12 +139,12 @@ class LimitMiddleware(Guard[App, Limiter, Scope]):
         return decision
 
     def _pass(self, decision: Decision, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        """Call the application, and add to its answer what the decision says."""
+        """Call the application, and add the header fields of the decision to its response."""
         scope["sluicegate.decision"] = decision
-        # The draft's fields are lists, which may stand behind the application's own as they are.
+        # The draft's fields are lists, so they can follow the application's own without a comparison.
         lines = draft_lines(decision) if self._headers == "ietf" and decision.source != "fallback" else None
 
-        # What the server gives to be awaited is handed on as it is: a coroutine around it would do nothing more.
+        # Return the server's awaitable itself: a coroutine around it would only cost time.
         def adding(message: Message) -> Awaitable[None]:
             if message["type"] in STARTS:
                 theirs = list(message.get("headers", ()))
@@ -152,15 +153,21 @@ class LimitMiddleware(Guard[App, Limiter, Scope]):
 
         return self.app(scope, receive, adding)
 
+    async def _pass_held(self, admission: Admission, scope: Scope, receive: Receive, send: Send) -> None:
+        """Do the same, and finish the admission when the response is complete."""
+        exchange = Exchange()
+        app = partial(self._pass, admission.decision)
+        await exchange.run(app, scope, receive, send, lambda: admission.finish(exchange.status))
+
     def _joining(self, theirs: Sequence[tuple[bytes, bytes]], decision: Decision) -> list[tuple[bytes, bytes]]:
-        """Return those of our fields that may join an application's own."""
+        """Return those of our header fields that can be added to the application's."""
         return _encoded(joining((name for name, _ in theirs), added_headers(decision, self._headers)))
 
     def _describe(self, scope: Scope) -> RequestAttributes:
         peer = scope.get("client")
         forwarded = [value.decode("latin-1") for name, value in scope["headers"] if name == b"x-forwarded-for"]
         values: dict[str, str | None] = {
-            "method": scope.get("method", "GET"),  # a websocket begins with one
+            "method": scope.get("method", "GET"),  # a websocket begins with a GET
             "path": scope["path"],
             "ip": self._proxies.client(peer[0] if peer else None, forwarded),
         }
@@ -169,44 +176,8 @@ class LimitMiddleware(Guard[App, Limiter, Scope]):
         return RequestAttributes(values, lambda name: _header(scope, name.encode("latin-1", "replace")))
 
 
-class _Admitted:
-    """A request that holds an admission: slots, or charges that depend on the response."""
-
-    def __init__(self, manager: Any, admission: Any) -> None:
-        self._manager = manager
-        self._admission = admission
-        self._exchange = Exchange()
-        self._left: asyncio.Task[None] | None = None
-
-    async def run(self, app: Callable[..., Awaitable[None]], scope: Scope, receive: Receive, send: Send) -> None:
-        """Call *app* with the decision before ASGI's three, and leave the admission once the answer is complete."""
-
-        async def observing(message: Message) -> None:
-            if self._exchange.completes(message):
-                await self._leave()
-            await send(message)
-
-        try:
-            await app(self._admission.decision, scope, self._exchange.listening(receive), observing)
-        except asyncio.CancelledError:
-            self._exchange.client_left = True
-            raise
-        finally:
-            await self._leave()
-
-    async def _leave(self) -> None:
-        """Leave the admission, once, and see it through even where this request is cancelled."""
-        self._left = self._left or begun(self._settle())
-        await asyncio.shield(self._left)
-
-    async def _settle(self) -> None:
-        await self._admission.charge_for(self._exchange.status)
-        # Never by an exception, which would take the charge back: a failure of the application counts by charge_on.
-        await self._manager.__aexit__(None, None, None)
-
-
 class _Lifespan:
-    """Starts the limiter before the application starts, and closes it after that has shut down."""
+    """Start the limiter before the application starts, and close it after the application has shut down."""
 
     def __init__(self, door: LimitMiddleware, receive: Receive, send: Send) -> None:
         self._door = door
@@ -218,7 +189,7 @@ class _Lifespan:
     async def run(self, scope: Scope) -> None:
         try:
             await self._door.app(scope, self._receive, self._send)
-        except Exception:  # an application without lifespan says so by raising anything at all
+        except Exception:  # an application without lifespan may raise any exception
             if self._answered:
                 raise
         if not self._answered:
@@ -237,14 +208,14 @@ class _Lifespan:
 
     async def _send(self, message: Message) -> None:
         if not message["type"].startswith("lifespan."):
-            raise ValueError(f"An application sent {message['type']} in answer to a lifespan event.")
+            raise ValueError(f"The application answered a lifespan event with {message['type']!r}.")
         self._answered = True
         if message["type"] != "lifespan.startup.complete":
             await self._door.close()
         await self._send_event(message)
 
     async def _alone(self) -> None:
-        """Go through the events for an application that does not."""
+        """Answer the events in place of an application that ignores them."""
         if not self._asked_to_start:
             await self._receive()
         await self._send({"type": "lifespan.startup.complete"})
@@ -252,8 +223,8 @@ class _Lifespan:
         await self._send({"type": "lifespan.shutdown.complete"})
 
 
-async def _answer(scope: Scope, receive: Receive, send: Send, answer: Answer) -> None:
-    """Give the door's own answer instead of the application's."""
+async def _answer(scope: Scope, receive: Receive, send: Send, answer: PlainResponse) -> None:
+    """Send a response in place of the application."""
     prefix = ""
     if scope["type"] == "websocket":
         await receive()  # the connection request itself
@@ -267,7 +238,7 @@ async def _answer(scope: Scope, receive: Receive, send: Send, answer: Answer) ->
 
 
 def _only(scope: Scope, name: bytes) -> bytes | None:
-    """Return a field's value as it came, if the request has just one."""
+    """Return the raw value of a header field if the request has it exactly once, else None."""
     found = None
     for key, value in scope["headers"]:
         if key == name:
@@ -278,7 +249,7 @@ def _only(scope: Scope, name: bytes) -> bytes | None:
 
 
 def _header(scope: Scope, name: bytes) -> str | None:
-    """Return a field's value; of a repeated one, all of them, as a list."""
+    """Return the value of a header field. Repeated fields are joined with commas."""
     values = [value for key, value in scope["headers"] if key == name]
     return b", ".join(values).decode("latin-1") if values else None
 
@@ -289,5 +260,5 @@ def _encoded(headers: Iterable[Header]) -> list[tuple[bytes, bytes]]:
 
 @cache
 def _name(name: str) -> bytes:
-    """Spell a field's name as ASGI has it. There are few: those of the presets and of denials."""
+    """Return a field name as ASGI spells it. The cache stays small: only our own names come here."""
     return name.lower().encode("latin-1")

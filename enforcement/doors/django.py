@@ -1,12 +1,12 @@
 """
-The door for Django: a decorator for limits in code, and middleware for published policies.
+Integration for Django. It has a decorator for limits in code, and middleware for published policies.
 
 >>> @limited("10/minute", key="ip")
 ... def search(request): ...
 
-``settings.SLUICEGATE`` is a dictionary of :data:`~enforcement.doors._options.NAMES`; what it leaves out stands in the
-environment. One limiter serves a process, in threads and, by threads, in event loops: under WSGI, and in tests, each
-asynchronous view has an event loop of its own, which no connection would outlive.
+``settings.SLUICEGATE`` is a dictionary of :data:`~enforcement.doors._options.NAMES`. What it leaves out is read from
+the environment. A process has one limiter, which runs in threads, also for asynchronous views: under WSGI and in tests
+each of these has an event loop of its own, and connections cannot be shared between event loops.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from django.core.signals import setting_changed
 from django.http import HttpResponse
 
 from enforcement.decorator import Declared, declared
-from enforcement.doors._django_visit import Visit, in_thread
-from enforcement.doors._http import Answer, Refusal
-from enforcement.doors._in_code import check_scope, counted_address, counter_key, denial_told_elsewhere, name_of
+from enforcement.doors._django_visit import DjangoVisit, in_thread
+from enforcement.doors._http import PlainResponse, Refusal
+from enforcement.doors._in_code import check_scope, counted_address, counter_key, denial_without_limits, name_of
 from enforcement.doors._options import Options, read_options
 from enforcement.limiter import Limiter
 from enforcement.plan.decision import Denied
@@ -42,8 +42,8 @@ View = TypeVar("View", bound=Callable[..., Any])
 Key = str | Callable[[Any], Any]
 
 
-class _Installed:
-    """The settings and the limiter of this process, made when they are first needed."""
+class _Installation:
+    """The settings and the limiter of this process, created when they are first needed."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -51,7 +51,7 @@ class _Installed:
         self._limiter: Limiter | None = None
 
     def options(self) -> Options:
-        """Return the settings. Raises ImproperlyConfigured: they cannot be used."""
+        """Return the settings. Raises ImproperlyConfigured if they are not valid."""
         if self._options is None:
             try:
                 self._options = read_options(getattr(settings, SETTING, {}), SETTING)
@@ -68,13 +68,13 @@ class _Installed:
         return self._limiter
 
     def forget(self) -> None:
-        """Close the limiter, and read the settings anew when they are next needed."""
+        """Close the limiter, so that the settings are read again when they are next needed."""
         limiter, self._limiter, self._options = self._limiter, None, None
         if limiter is not None:
             limiter.close()
 
 
-_installed = _Installed()
+_installed = _Installation()
 get_options = _installed.options
 get_limiter = _installed.limiter
 atexit.register(_installed.forget)
@@ -88,12 +88,12 @@ def _reload(*, setting: str, **_: object) -> None:
 setting_changed.connect(_reload, dispatch_uid="sluicegate")
 
 
-def visit_of(request: Any) -> Visit:
-    """Return a request's visit; of a request of Django REST framework, that of Django's request inside."""
+def visit_of(request: Any) -> DjangoVisit:
+    """Return the visit of a request, also of one that Django REST framework has wrapped."""
     request = getattr(request, "_request", request)
-    visit: Visit | None = getattr(request, _VISIT, None)
+    visit: DjangoVisit | None = getattr(request, _VISIT, None)
     if visit is None:
-        visit = Visit(request, _installed)
+        visit = DjangoVisit(request, _installed)
         setattr(request, _VISIT, visit)
         request.sluicegate = None
     return visit
@@ -101,9 +101,10 @@ def visit_of(request: Any) -> Visit:
 
 class DecisionMiddleware:
     """
-    Tells in each response what was decided on its request, answers Denied as a problem, and frees slots at its end.
+    Add the header fields of the decisions to each response.
 
-    The view finds the latest decision in ``request.sluicegate``.
+    It also answers Denied as a problem, and frees slots when the response is complete. The view finds the latest
+    decision in ``request.sluicegate``.
     """
 
     sync_capable = True
@@ -111,7 +112,7 @@ class DecisionMiddleware:
 
     def __init__(self, get_response: Callable[[Any], Any]) -> None:
         self.get_response = get_response
-        get_options()  # what cannot be used is said when the server starts
+        get_options()  # reports invalid settings when the server starts
         if iscoroutinefunction(get_response):
             markcoroutinefunction(self)
 
@@ -137,11 +138,11 @@ class DecisionMiddleware:
             await in_thread(visit.end, 500)
             raise
 
-    def _after(self, visit: Visit, response: Any) -> Any:
+    def _after(self, visit: DjangoVisit, response: Any) -> Any:
         return response
 
     def process_exception(self, request: Any, exception: Exception) -> Any:
-        """Answer what a view itself raised."""
+        """Answer a denial that a view itself raised."""
         if isinstance(exception, (Denied, Refusal)):
             return _answer(visit_of(request), exception)
         return None
@@ -149,10 +150,10 @@ class DecisionMiddleware:
 
 class LimitMiddleware(DecisionMiddleware):
     """
-    Lets a request through to its view if every policy of its token admits it, and answers it otherwise.
+    Pass a request to its view if every policy of its token admits it, and answer it with the denial otherwise.
 
-    Paths in ``SLUICEGATE["EXEMPT"]`` and views under :func:`exempt` need no token. A request that reaches no view, of
-    an address that does not exist for instance, is checked all the same before it is answered.
+    Paths in ``SLUICEGATE["EXEMPT"]`` and views under :func:`exempt` need no token. A request that reaches no view,
+    because its path does not exist for instance, is checked before it is answered.
     """
 
     def __init__(self, get_response: Callable[[Any], Any]) -> None:
@@ -173,12 +174,12 @@ class LimitMiddleware(DecisionMiddleware):
     async def _check_awaited(self, request: Any, view: Any, args: Any, kwargs: Any) -> Any:
         return await in_thread(self._check, request, view, args, kwargs)
 
-    def _after(self, visit: Visit, response: Any) -> Any:
+    def _after(self, visit: DjangoVisit, response: Any) -> Any:
         return response if visit.checked else self._check(visit.request, None, (), {}) or response
 
 
 def exempt(view: View) -> View:
-    """Return *view*, which :class:`LimitMiddleware` lets everybody into; for classes, decorate ``dispatch``."""
+    """Exempt a view from :class:`LimitMiddleware`. In a class, decorate ``dispatch``."""
     setattr(view, _EXEMPT, True)
     return view
 
@@ -192,66 +193,65 @@ def limited(
     methods: Sequence[str] = (),
 ) -> Callable[[View], View]:
     """
-    Return a decorator of views, sync or async, that charges each request to limits that stand in code.
+    Return a decorator of sync and async views that charges each request to limits in code.
 
-    For class-based views: ``@method_decorator(limited(...), name="dispatch")``.
+    For class-based views use ``@method_decorator(limited(...), name="dispatch")``.
 
     Args:
-        limits: ``"10/minute"``, ``"10/second; 1000/day"``, a Limit, or several: one atomic decision.
-        key: Whom a request counts for: ``"ip"`` (of an IPv6 address the /64, all of which one client has), ``"user"``
-            (the primary key of who is logged in, else the address), ``"all"`` for everybody together, or a function of
-            the request that returns a text, a whole number, a UUID, or None, which means that the limit does not fall
-            on this request.
-        scope: Name of the counters. None: the view's own; one name in several places is one limit.
-        costs: What a request costs, or a function of the request that says so.
-        methods: HTTP methods on which the limit falls; none: all.
+        limits: ``"10/minute"``, ``"10/second; 1000/day"``, a Limit, or several. Several are one atomic decision.
+        key: Whom a request counts for. ``"ip"`` is the client's address, or the /64 network of an IPv6 address.
+            ``"user"`` is the primary key of the logged-in user, else the address. ``"all"`` is everybody together. A
+            function of the request returns a string, an integer or a UUID, or None to exempt the request.
+        scope: Name of the counters. None: that of the view. Views of the same scope share counters.
+        costs: The costs of a request, or a function of the request that returns them.
+        methods: HTTP methods that are limited. By default all.
     Raises:
-        ValueError: Limits, key, scope, costs or methods that cannot be used.
-        TypeError: Limits that are none.
+        ValueError: Limits, key, scope, costs or methods are not valid.
+        TypeError: *limits* holds something that is not a limit.
     """
-    rule = _Rule(limits, key, scope, costs, methods)
+    limit = _ViewLimit(limits, key, scope, costs, methods)
 
     def decorate(view: Any) -> Any:
         owner = getattr(getattr(view, "func", None), "__self__", None)
-        # The dispatch of an asynchronous class is no coroutine function, and returns a coroutine.
+        # The dispatch method of an asynchronous class is not a coroutine function, but returns a coroutine.
         awaited = iscoroutinefunction(view) or getattr(owner, "view_is_async", False)
-        return wraps(view)(_limit_awaited(view, rule) if awaited else _limit_called(view, rule))
+        return wraps(view)(_limit_awaited(view, limit) if awaited else _limit_called(view, limit))
 
     return decorate
 
 
-class _Rule:
-    """A declaration of limits in code."""
+class _ViewLimit:
+    """The limits in code of one view, and whom they count."""
 
     def __init__(self, limits: Declared, key: Key, scope: str | None, costs: Any, methods: Sequence[str]) -> None:
         self.limits = declared(limits)
         if isinstance(key, str) and key not in ("ip", "user", "all"):
-            raise ValueError(f"key: must be 'ip', 'user', 'all' or a function of the request, not {key!r}.")
+            raise ValueError(f"key: must be 'ip', 'user', 'all' or a function of the request, got {key!r}.")
         if isinstance(methods, str) or any(method != method.upper() for method in methods):
-            raise ValueError("methods: must list HTTP methods in capitals.")
+            raise ValueError(f"methods: must be a list of HTTP methods in capitals, got {methods!r}.")
         self._key = key
         self._scope = None if scope is None else check_scope(scope)
         self._costs = costs if callable(costs) else check_costs(costs)
         self._methods = frozenset(methods)
 
-    def falls_on(self, request: Any) -> bool:
-        """Tell whether the request's method is limited."""
+    def applies_to(self, request: Any) -> bool:
+        """Return whether the method of the request is limited."""
         return not self._methods or request.method in self._methods
 
     def caller(self, request: Any) -> Any:
-        """Return whom a request counts for, or what has to be awaited for that."""
+        """Return whom a request counts for, or an awaitable of it."""
         if self._key == "user":
             return _user(request)
         return self._key(request) if callable(self._key) else None
 
     async def caller_awaited(self, request: Any) -> Any:
-        """Return whom a request counts for, in an event loop."""
+        """Return whom a request counts for, for asynchronous views."""
         if self._key == "user":
             return await _user_awaited(request)
         found = self.caller(request)
         return await found if isinstance(found, Awaitable) else found
 
-    def decide(self, visit: Visit, view: Any, caller: Any) -> None:
+    def decide(self, visit: DjangoVisit, view: Any, caller: Any) -> None:
         """Charge a request. Raises Denied and Refusal."""
         kind = self._key if isinstance(self._key, str) else "key"
         if kind == "ip" or (kind == "user" and caller is None):
@@ -264,14 +264,14 @@ class _Rule:
             visit.decide(self.limits, name, costs)
 
 
-def _limit_called(view: Any, rule: _Rule) -> Any:
+def _limit_called(view: Any, limit: _ViewLimit) -> Any:
     def limited_view(request: Any, *args: Any, **kwargs: Any) -> Any:
-        if not rule.falls_on(request):
+        if not limit.applies_to(request):
             return view(request, *args, **kwargs)
         visit = visit_of(request)
         managed, visit.managed = visit.managed, True
         try:
-            rule.decide(visit, view, rule.caller(request))
+            limit.decide(visit, view, limit.caller(request))
             response = view(request, *args, **kwargs)
         except (Denied, Refusal) as exc:
             response = _answer(visit, exc)
@@ -284,14 +284,14 @@ def _limit_called(view: Any, rule: _Rule) -> Any:
     return limited_view
 
 
-def _limit_awaited(view: Any, rule: _Rule) -> Any:
+def _limit_awaited(view: Any, limit: _ViewLimit) -> Any:
     async def limited_view(request: Any, *args: Any, **kwargs: Any) -> Any:
-        if not rule.falls_on(request):
+        if not limit.applies_to(request):
             return await view(request, *args, **kwargs)
         visit = visit_of(request)
         managed, visit.managed = visit.managed, True
         try:
-            await in_thread(rule.decide, visit, view, await rule.caller_awaited(request))
+            await in_thread(limit.decide, visit, view, await limit.caller_awaited(request))
             response = await view(request, *args, **kwargs)
         except (Denied, Refusal) as exc:
             response = _answer(visit, exc)
@@ -304,15 +304,15 @@ def _limit_awaited(view: Any, rule: _Rule) -> Any:
     return limited_view
 
 
-def _answer(visit: Visit, exc: Denied | Refusal) -> Any:
-    """Return the response of a request that may not pass; its decision is told when it is finished."""
+def _answer(visit: DjangoVisit, exc: Denied | Refusal) -> Any:
+    """Return the response to a request that may not pass. The header fields are added when the visit is finished."""
     if isinstance(exc, Refusal):
         return _response(exc.answer)
     visit.note(exc.decision)
-    return _response(denial_told_elsewhere(exc.decision, get_options().headers))
+    return _response(denial_without_limits(exc.decision, get_options().headers))
 
 
-def _response(answer: Answer) -> Any:
+def _response(answer: PlainResponse) -> Any:
     return HttpResponse(answer.body, status=answer.status, headers=dict(answer.headers))
 
 
@@ -330,7 +330,7 @@ async def _user_awaited(request: Any) -> Any:
 
 
 class SluicegateConfig(AppConfig):
-    """Runs the system checks: put ``"enforcement.doors.django.SluicegateConfig"`` into INSTALLED_APPS."""
+    """Run the system checks. Add ``"enforcement.doors.django.SluicegateConfig"`` to INSTALLED_APPS."""
 
     name = "enforcement.doors.django"
     label = "sluicegate"
@@ -341,7 +341,7 @@ class SluicegateConfig(AppConfig):
 
 
 def check_settings(**_: object) -> list[Any]:
-    """Return what would fail, or count wrongly, in production."""
+    """Return the settings that would fail or count wrongly in production."""
     try:
         read_options(getattr(settings, SETTING, {}), SETTING)
     except ValueError as exc:
@@ -349,18 +349,20 @@ def check_settings(**_: object) -> list[Any]:
     found: list[Any] = []
     ours = [f"{__name__}.{kind.__name__}" for kind in (DecisionMiddleware, LimitMiddleware)]
     if sum(settings.MIDDLEWARE.count(name) for name in ours) > 1:
-        text = "DecisionMiddleware and LimitMiddleware are one: keep the latter if policies are to be checked."
+        text = "LimitMiddleware includes DecisionMiddleware. Keep only one of them in MIDDLEWARE."
         found.append(checks.Error(text, id="sluicegate.E002"))
     behind = settings.USE_X_FORWARDED_HOST or settings.SECURE_PROXY_SSL_HEADER
     if behind and not getattr(settings, SETTING, {}).get("TRUSTED_PROXIES"):
-        text = "A proxy stands in front, but none is trusted: all clients have its address, and share one count."
-        hint = "List the proxy's addresses in SLUICEGATE['TRUSTED_PROXIES']."
+        text = (
+            "The site is behind a proxy that is not trusted. All clients appear under its address and share one limit."
+        )
+        hint = "Add the addresses of the proxy to SLUICEGATE['TRUSTED_PROXIES']."
         found.append(checks.Warning(text, hint=hint, id="sluicegate.W001"))
     return [*found, *_check_throttles(getattr(settings, "REST_FRAMEWORK", {}))]
 
 
 def _check_throttles(options: Mapping[str, Any]) -> Iterator[Any]:
-    """Look at the settings of Django REST framework, where its throttles are ours."""
+    """Check the settings of Django REST framework if it uses our throttles."""
     if not any("enforcement.doors.drf" in str(name) for name in options.get("DEFAULT_THROTTLE_CLASSES", ())):
         return
     for scope, rate in options.get("DEFAULT_THROTTLE_RATES", {}).items():
@@ -370,8 +372,8 @@ def _check_throttles(options: Mapping[str, Any]) -> Iterator[Any]:
             text = f"REST_FRAMEWORK['DEFAULT_THROTTLE_RATES'][{scope!r}]: {exc}"
             yield checks.Error(text, id="sluicegate.E003")
     if options.get("NUM_PROXIES") is not None:
-        text = "REST_FRAMEWORK['NUM_PROXIES'] is not asked by these throttles."
-        hint = "List the proxies' addresses in SLUICEGATE['TRUSTED_PROXIES']."
+        text = "REST_FRAMEWORK['NUM_PROXIES'] has no effect on these throttles."
+        hint = "Add the addresses of the proxies to SLUICEGATE['TRUSTED_PROXIES']."
         yield checks.Warning(text, hint=hint, id="sluicegate.W002")
 
 

@@ -1,13 +1,13 @@
 """
-The door for Django REST framework: its throttle classes, under their own names, with exact counts.
+Integration for Django REST framework. It replaces the framework's throttle classes with exact ones of the same names.
 
 >>> REST_FRAMEWORK = {
 ...     "DEFAULT_THROTTLE_CLASSES": ["enforcement.doors.drf.UserRateThrottle"],
 ...     "DEFAULT_THROTTLE_RATES": {"user": "1000/day"},
 ... }
 
-Scopes, rates and ``get_cache_key()`` of subclasses mean what they meant. Settings, trusted proxies among them, are
-those of :mod:`enforcement.doors.django`, whose middleware tells what is left in every response.
+Scopes, rates and ``get_cache_key()`` of subclasses work as before. The settings, including trusted proxies, are those
+of :mod:`enforcement.doors.django`, whose middleware adds the header fields to every response.
 """
 
 from __future__ import annotations
@@ -31,39 +31,40 @@ _KIND: Final = "key"
 
 class SimpleRateThrottle(throttling.SimpleRateThrottle):
     """
-    Counts in the store what Django REST framework counts in a cache: exactly, over any number of processes.
+    Count requests in the store, exactly and over any number of processes.
 
-    ``rate`` may also be several limits in one text, ``"10/minute; 1000/day"``, which are one atomic decision, or a
-    Limit. A subclass's ``parse_rate()`` is not asked. What an address is, TRUSTED_PROXIES says, and not NUM_PROXIES.
+    Django REST framework counts them in a cache. ``rate`` may also be a Limit, or several limits in one string,
+    ``"10/minute; 1000/day"``, which are one atomic decision. A subclass's ``parse_rate()`` is not called. The client's
+    address depends on TRUSTED_PROXIES, not on NUM_PROXIES.
 
     Raises:
-        ImproperlyConfigured: A rate that cannot be used.
+        ImproperlyConfigured: A rate is not valid.
     """
 
     cost: int = 1
     decision: Decision | None = None
 
     def __init_subclass__(cls, **keywords: Any) -> None:
-        """Read the rate that a class states, so that a wrong one is found when its module is imported."""
+        """Check the rate of a class, so that an invalid one is reported when its module is imported."""
         super().__init_subclass__(**keywords)
         rate = cls.__dict__.get("rate")
-        if rate and isinstance(rate, (str, Limit, list, tuple)):  # an empty one asks for that of the scope
+        if rate and isinstance(rate, (str, Limit, list, tuple)):  # an empty rate is that of the scope
             cls._limits(rate)
 
     @property
     def THROTTLE_RATES(self) -> Any:
-        """The rates of the settings as they are, and not as they were when this module was imported."""
+        """The current rates of the settings, which the framework's own class reads only when it is imported."""
         return api_settings.DEFAULT_THROTTLE_RATES
 
     def parse_rate(self, rate: Any) -> tuple[int | None, int | None]:
-        """Return quota and seconds of the first limit of a rate."""
+        """Return the quota and the seconds of the first limit of a rate."""
         if rate is None:
             return None, None
         first = self._limits(rate)[0]
         return first.quota, first.window_seconds
 
     def allow_request(self, request: Any, view: Any) -> bool:
-        """Charge a request, unless it has no key or its throttle no rate. Raises LimitDenied."""
+        """Charge a request, if it has a key and the throttle has a rate. Raises LimitDenied."""
         if self.rate is None:
             return True
         key = self.get_cache_key(request, view)
@@ -80,11 +81,11 @@ class SimpleRateThrottle(throttling.SimpleRateThrottle):
         return self.decision.allowed
 
     def wait(self) -> float | None:
-        """Return the seconds until the same request can pass; None: no wait helps."""
+        """Return the seconds until the same request can pass, or None if it never can."""
         return _seconds(self.decision)
 
     def get_ident(self, request: Any) -> str:
-        """Return the client's address. Of forwarded ones only those that trusted proxies have written are believed."""
+        """Return the address of the client. Forwarded addresses count only if a trusted proxy wrote them."""
         return counted_address(visit_of(request).address())
 
     @classmethod
@@ -92,33 +93,33 @@ class SimpleRateThrottle(throttling.SimpleRateThrottle):
         try:
             return _read(rate) if isinstance(rate, (str, Limit)) else declared(rate)
         except (TypeError, ValueError) as exc:
-            raise ImproperlyConfigured(f"The rate of {cls.__name__} cannot be used. {exc}") from exc
+            raise ImproperlyConfigured(f"The rate of {cls.__name__} is not valid. {exc}") from exc
 
 
 class AnonRateThrottle(throttling.AnonRateThrottle, SimpleRateThrottle):
-    """Limits who is not logged in, by address. Scope ``anon``."""
+    """Limit clients that are not logged in, by address. The scope is ``anon``."""
 
 
 class UserRateThrottle(throttling.UserRateThrottle, SimpleRateThrottle):
-    """Limits each user, and who is not logged in by address. Scope ``user``."""
+    """Limit each user, and clients that are not logged in by address. The scope is ``user``."""
 
 
 class ScopedRateThrottle(throttling.ScopedRateThrottle, SimpleRateThrottle):
-    """Limits each user in the views of one ``throttle_scope``."""
+    """Limit each user in the views of one ``throttle_scope``."""
 
 
 class PolicyThrottle(throttling.BaseThrottle):
     """
-    Charges a request to the published policies of its token.
+    Charge a request to the published policies of its token.
 
-    A token that is none, or none any more, is 401 or 403 and not 429. Where a policy holds slots or charges by status,
-    the middleware of :mod:`enforcement.doors.django` has to be there.
+    A missing or invalid token is answered with 401 or 403, not 429. If a policy holds slots or charges by status, the
+    middleware of :mod:`enforcement.doors.django` is required.
     """
 
     decision: Decision | None = None
 
     def allow_request(self, request: Any, view: Any) -> bool:
-        """Charge a request. Raises LimitDenied: another denial than of a rate."""
+        """Charge a request. Raises LimitDenied if it is denied for another reason than a rate limit."""
         try:
             self.decision = visit_of(request).check()
         except Refusal as refusal:
@@ -128,12 +129,12 @@ class PolicyThrottle(throttling.BaseThrottle):
         return self.decision.allowed
 
     def wait(self) -> float | None:
-        """Return the seconds until the same request can pass; None: no wait helps."""
+        """Return the seconds until the same request can pass, or None if it never can."""
         return _seconds(self.decision)
 
 
 class LimitDenied(exceptions.APIException):
-    """A denial that is no rate limit: of a token that is not valid, or of a limit that cannot be checked now."""
+    """A denial that is not a rate limit, because the token is not valid or a limit cannot be checked now."""
 
     def __init__(self, decision: Decision) -> None:
         self.status_code = decision.status
@@ -144,7 +145,7 @@ class LimitDenied(exceptions.APIException):
 
 
 class _Refused(exceptions.APIException):
-    """A request that no decision is made about."""
+    """A request that is refused without a decision."""
 
     def __init__(self, refusal: Refusal) -> None:
         self.status_code = refusal.answer.status
@@ -152,20 +153,8 @@ class _Refused(exceptions.APIException):
         self.auth_header = dict(refusal.answer.headers).get("WWW-Authenticate")
 
 
-class LimitHeadersMixin:
-    """For views: tells in the response what was decided on its request, where the middleware is not installed."""
-
-    def finalize_response(self, request: Any, response: Any, *args: Any, **kwargs: Any) -> Any:
-        """Return the response with its rate limit fields."""
-        response = super().finalize_response(request, response, *args, **kwargs)  # type: ignore[misc]
-        visit = visit_of(request)
-        if not visit.managed:
-            visit.tell(response)
-        return response
-
-
 def _throttled(denied: Denied) -> Decision:
-    """Return a denial that is a rate limit. Raises LimitDenied: it is another."""
+    """Return the decision of a denial by a rate limit. Raises LimitDenied for any other denial."""
     if denied.decision.status != 429:
         raise LimitDenied(denied.decision) from denied
     return denied.decision
@@ -177,7 +166,7 @@ def _seconds(decision: Decision | None) -> float | None:
     return decision.retry_after_ms / 1_000
 
 
-# The same text gives the same limits, which a limiter knows again by identity.
+# The same rate must give the same objects, because a limiter caches limits by identity.
 @lru_cache(maxsize=1_024)
 def _read(rate: str | Limit) -> tuple[Limit, ...]:
     return declared(rate)
@@ -186,7 +175,6 @@ def _read(rate: str | Limit) -> tuple[Limit, ...]:
 __all__ = [
     "AnonRateThrottle",
     "LimitDenied",
-    "LimitHeadersMixin",
     "PolicyThrottle",
     "ScopedRateThrottle",
     "SimpleRateThrottle",

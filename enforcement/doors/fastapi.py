@@ -1,18 +1,17 @@
 """
-The door for FastAPI: limits as dependencies of path operations, and one call that installs what they need.
+Integration for FastAPI. Limits are dependencies of path operations.
 
 >>> app = FastAPI()
 >>> install(app)
 >>> @app.get("/search", dependencies=[Depends(limited("100/minute", key="ip"))])
 ... async def search(): ...
 
-FastAPI reads a request's body before it asks any dependency; where bodies are large and denials many, put
-:class:`enforcement.doors.asgi.LimitMiddleware` before the application instead, or as well.
+FastAPI reads the body of a request before it runs any dependency. If bodies are large and many requests are denied, put
+:class:`enforcement.doors.asgi.LimitMiddleware` in front of the application instead, or as well.
 """
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -30,7 +29,7 @@ from enforcement.doors._in_code import check_scope, counted_address, counter_key
 from enforcement.doors._openapi import describe_denials
 from enforcement.doors._starlette import (
     Gate,
-    Visit,
+    StarletteVisit,
     VisitMiddleware,
     answer_denied,
     answer_refused,
@@ -43,12 +42,13 @@ from enforcement.plan.plan import Costs, check_costs
 
 Found = str | Callable[[HTTPConnection], Any] | params.Depends
 """
-Where a key, costs or attributes come from: a function of the connection, called on the event loop, or a dependency,
-``Depends(...)``, which may ask for whatever FastAPI can give it.
+Where a key, costs or attributes come from.
+
+Either a function of the connection, called on the event loop, or a dependency, ``Depends(...)``.
 """
 
 _by_token: WeakKeyDictionary[Callable[..., Any], bool] = WeakKeyDictionary()
-"""The dependencies that this module made, and whether they need a token; what OpenAPI says of them hangs on it."""
+"""The dependencies made here, and whether each needs a token. OpenAPI documents their denials accordingly."""
 
 
 def install(
@@ -60,25 +60,25 @@ def install(
     trusted_proxies: tuple[str, ...] | list[str] = (),
 ) -> None:
     """
-    Make an application ready for the dependencies of this module.
+    Install what the dependencies of this module need.
 
-    Their decisions are told in the header fields of every response, of whatever class; denials are answered as
-    problems (RFC 9457), also where a path operation itself raises Denied; OpenAPI documents them. The limiter starts
-    before the application's own lifespan and closes after it. An application that is mounted in another installs its
-    own; its limiter starts with the first request then.
+    Every response gets the header fields of the decisions on its request. Denials are answered as problems (RFC 9457),
+    also if a path operation itself raises Denied, and OpenAPI documents them. The limiter starts before the
+    application's own lifespan and closes after it. Install a mounted application separately; its limiter then starts
+    at the first request.
 
     Args:
-        limiter: None: made of the environment when the application starts.
+        limiter: None: one is made from the environment when the application starts.
         headers: Preset of :meth:`Decision.headers <enforcement.plan.decision.Decision.headers>`.
-        token: Returns a request's token, or None for none; None: ``Authorization: Bearer``, then ``X-API-Key``.
-        trusted_proxies: Networks whose ``X-Forwarded-For`` is believed. The server should then not rewrite client
+        token: Returns the token of a request, or None. By default ``Authorization: Bearer``, then ``X-API-Key``.
+        trusted_proxies: Networks whose ``X-Forwarded-For`` is trusted. The server should then not rewrite client
             addresses itself (uvicorn: ``--no-proxy-headers``).
     Raises:
-        ValueError: An unknown preset, a network that is none, or an application that has it installed.
-        RuntimeError: The application runs already.
+        ValueError: The preset or a network is not valid, or the application has it installed already.
+        RuntimeError: The application is already running.
     """
     if any(cast(object, middleware.cls) is VisitMiddleware for middleware in app.user_middleware):
-        raise ValueError("app: has Sluicegate installed already.")
+        raise ValueError("app: Sluicegate is already installed.")
     gate = Gate(limiter, check_preset(headers), token or token_of, TrustedProxies(trusted_proxies))
     app.add_middleware(VisitMiddleware, gate=gate)
     app.add_exception_handler(Denied, cast(Any, answer_denied))
@@ -91,20 +91,20 @@ def limited(
     limits: Declared, *, key: Found, scope: str | None = None, costs: Costs | Found = 1
 ) -> Callable[..., Awaitable[Decision | None]]:
     """
-    Return a dependency that charges a request to limits that stand in code; its value is the decision.
+    Return a dependency that charges a request to limits in code.
 
-    A slot of a concurrency limit is held until the response is complete.
+    Its value is the decision. A slot of a concurrency limit is held until the response is complete.
 
     Args:
-        limits: ``"100/minute"``, ``"10/second; 1000/day"``, a Limit, or several: one atomic decision.
-        key: Whom a request counts for: ``"ip"`` (of an IPv6 address the /64, all of which one client has), ``"all"``
-            for everybody together, or see :data:`Found`. What is found is a text, a whole number or a UUID; None means
-            that the limit does not fall on this request, and that there is no decision.
-        scope: Name of the counters. None: the path operation's own; one name in several places is one limit.
-        costs: What a request costs; or see :data:`Found`.
+        limits: ``"100/minute"``, ``"10/second; 1000/day"``, a Limit, or several. Several are one atomic decision.
+        key: Whom a request counts for. ``"ip"`` is the client's address, or the /64 network of an IPv6 address.
+            ``"all"`` is everybody together. Anything else is a source, see :data:`Found`, of a string, an integer or a
+            UUID; None exempts the request, and there is no decision.
+        scope: Name of the counters. None: that of the path operation. Dependencies of the same scope share counters.
+        costs: The costs of a request, or their source, see :data:`Found`.
     Raises:
-        ValueError: Limits, key, scope or costs that cannot be used.
-        TypeError: Limits that are none.
+        ValueError: Limits, key, scope or costs are not valid.
+        TypeError: *limits* holds something that is not a limit.
     """
     values, whom = declared(limits), _Whom(key, scope)
     finding_key, finding_costs = _finding(key), _finding(_checked(costs))
@@ -122,15 +122,15 @@ def limited(
 
 def check(*, costs: Costs | Found = 1, attributes: Found | None = None) -> Callable[..., Awaitable[Decision]]:
     """
-    Return a dependency that charges a request to the published policies of its token; its value is the decision.
+    Return a dependency that charges a request to the published policies of its token.
 
-    Slots are held until the response is complete, and ``charge_on`` obeys its status.
+    Its value is the decision. Slots are held until the response is complete; ``charge_on`` looks at its status.
 
     Args:
-        costs: What a request costs; or see :data:`Found`.
-        attributes: Where attributes come from, beside ``method``, ``path``, ``ip`` and ``header.<name>``.
+        costs: The costs of a request, or their source, see :data:`Found`.
+        attributes: Source of attributes to add to ``method``, ``path``, ``ip`` and ``header.<name>``.
     Raises:
-        ValueError: Costs that cannot be used.
+        ValueError: The costs are not valid.
     """
     finding_costs, finding_attributes = _finding(_checked(costs)), _finding(attributes)
 
@@ -153,20 +153,21 @@ def admit(
     attributes: Found | None = None,
 ) -> Callable[..., AsyncIterator[Admission]]:
     """
-    Return a dependency that charges an estimate and gives an :class:`Admission` to settle with the real cost.
+    Return a dependency that charges an estimate.
 
-    An exception that leaves the path operation gives the estimate back, unless settled. A client that leaves does not:
-    what it was sent may have cost as much. Slots are free when the response is complete, whatever background tasks
-    still do; they, and a stream's own code, may still settle.
+    Its value is an :class:`Admission`, to be settled with the real cost. If the path operation raises an exception, the
+    estimate is given back, unless it was settled. If the client leaves, it stays charged: what was sent until then may
+    have cost as much. Slots are freed when the response is complete. Background tasks and the code of a stream can
+    still settle after that.
 
     Args:
-        limits: Limits in code, which need *key*; None: the published policies of the request's token.
-        key, scope, costs, attributes: As of :func:`limited` and :func:`check`.
+        limits: Limits in code, which need *key*. None: the published policies of the request's token.
+        key, scope, costs, attributes: See :func:`limited` and :func:`check`.
     Raises:
-        ValueError, TypeError: As there; or limits without a key.
+        ValueError, TypeError: As there, or if *limits* are given without *key*.
     """
     if limits is not None and key is None:
-        raise ValueError("key: limits in code need one.")
+        raise ValueError("key: is required for limits in code.")
     values = None if limits is None else declared(limits)
     whom = _Whom(key or "all", scope)
     finding_key, finding_costs, finding_attributes = _finding(key), _finding(_checked(costs)), _finding(attributes)
@@ -179,30 +180,30 @@ def admit(
     ) -> AsyncIterator[Admission]:
         visit = visit_of(connection)
         if values is None:
-            manager = visit.limiter.admit(visit.token(), costs=cost, attributes=visit.describe(more))
+            opening = visit.limiter.open_admission(visit.token(), costs=cost, attributes=visit.describe(more))
         else:
             name = whom.key(visit, caller)
             if name is None:
                 yield Admission(None)
                 return
-            manager = visit.limiter.admit(values, name, cost)
-        held = await visit.hold(manager, to_settle=True)
+            opening = visit.limiter.open_admission(values, name, cost)
+        admission = await visit.hold(opening, to_settle=True)
         try:
-            yield Admission(held.admission)
+            yield Admission(admission)
         except ClientDisconnect:
             raise
         except Exception:
-            await held.admission.cancel()
+            await admission.finish(None)
             raise
         finally:
-            await asyncio.shield(held.end(visit.status))
+            await admission.finish(visit.status)
 
     _by_token[dependency] = limits is None
     return dependency
 
 
 async def get_limiter(connection: HTTPConnection) -> aio.Limiter:
-    """Return the installed limiter; a dependency for path operations that ask it themselves."""
+    """Return the installed limiter. A dependency for path operations that use it directly."""
     return visit_of(connection).limiter
 
 
@@ -211,7 +212,7 @@ class Admission:
     A request that was admitted on an estimate.
 
     Attributes:
-        decision: What admitted it; None where no limit falls on the request.
+        decision: The decision that admitted it; None if no limit applies to the request.
     """
 
     def __init__(self, admission: aio.Admission | None) -> None:
@@ -219,13 +220,13 @@ class Admission:
         self._admission = admission
 
     async def settle(self, costs: Costs) -> None:
-        """Replace the estimate by the real cost, once. Raises ValueError: costs that cannot be read."""
+        """Replace the estimate by the real cost, once. Raises ValueError if the costs are not valid."""
         check_costs(costs)
         if self._admission is not None:
             await self._admission.settle(costs)
 
     def settle_from_thread(self, costs: Costs) -> None:
-        """Settle in a ``def`` path operation, which FastAPI runs in a thread, or in a ``def`` background task."""
+        """Settle from a thread, where FastAPI runs ``def`` path operations and ``def`` background tasks."""
         from_thread.run(self.settle, costs)
 
     async def cancel(self) -> None:
@@ -235,12 +236,13 @@ class Admission:
 
 
 def _around(own: Callable[[Any], AbstractAsyncContextManager[Any]], gate: Gate) -> Any:
-    """Return a lifespan that encloses the application's own, whose state it passes on."""
+    """Return a lifespan that starts and closes the limiter around the application's own."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[Any]:
         if any(any(_tokens(dependant)) for _, dependant in _operations(app)):
-            await gate.limiter.start()  # limits in code need no documents, and nothing to wait for
+            # Only policies need documents, and so a start to wait for.
+            await gate.limiter.start()
         try:
             async with own(app) as state:
                 yield state
@@ -251,16 +253,16 @@ def _around(own: Callable[[Any], AbstractAsyncContextManager[Any]], gate: Gate) 
 
 
 class _Whom:
-    """Whom a request counts for. Raises ValueError: a text that is no kind of key, or a scope that is none."""
+    """Whom a request counts for. Raises ValueError if the key or the scope is not valid."""
 
     def __init__(self, key: Found, scope: str | None) -> None:
         if isinstance(key, str) and key not in ("ip", "all"):
-            raise ValueError(f"key: must be 'ip', 'all', a function of the connection or Depends(...), not {key!r}.")
+            raise ValueError(f"key: must be 'ip', 'all', a function of the connection or Depends(...), got {key!r}.")
         self._kind = key if isinstance(key, str) else "key"
         self._scope = None if scope is None else check_scope(scope)
 
-    def key(self, visit: Visit, found: Any) -> str | None:
-        """Return the key of the counters; None for no limit. Raises TypeError and HTTPRefused: see counter_key()."""
+    def key(self, visit: StarletteVisit, found: Any) -> str | None:
+        """Return the key of the counters, or None if the request is exempt. Raises HTTPRefused and TypeError."""
         if self._kind == "ip":
             found = counted_address(visit.address())
         elif self._kind == "all":
@@ -274,7 +276,7 @@ def _checked(costs: Any) -> Any:
 
 
 def _finding(what: Any) -> Any:
-    """Return the dependency that finds a value; a value that is one already is given as it is."""
+    """Return a dependency whose value is found by a function or another dependency, or is the given value itself."""
     if isinstance(what, params.Depends):
         return what
 
@@ -285,11 +287,8 @@ def _finding(what: Any) -> Any:
     return Depends(found)
 
 
-# What OpenAPI says.
-
-
 def _document(app: FastAPI) -> None:
-    """Let OpenAPI say which operations may be denied, and how."""
+    """Add the possible denials of each operation to the OpenAPI schema."""
     own = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -306,7 +305,8 @@ def _document(app: FastAPI) -> None:
 
 
 def _operations(app: FastAPI) -> Iterator[tuple[Any, Any]]:
-    """Give each route that has dependencies, and them; included routers are routes of their own in newer FastAPIs."""
+    """Yield each route that has dependencies, with its dependencies."""
+    # In newer versions of FastAPI, an included router is a route that contains routes.
     flatten: Callable[[Any], Any] = getattr(routing, "iter_route_contexts", iter)
     for route in flatten(app.routes):
         dependant = getattr(route, "dependant", None)
@@ -315,7 +315,7 @@ def _operations(app: FastAPI) -> Iterator[tuple[Any, Any]]:
 
 
 def _tokens(dependant: Any) -> Iterator[bool]:
-    """Tell for each of our dependencies below a path operation whether it needs a token."""
+    """Yield for each of our dependencies below a path operation whether it needs a token."""
     for child in dependant.dependencies:
         if child.call in _by_token:
             yield _by_token[child.call]

@@ -1,13 +1,15 @@
 """
-A streaming reverse proxy with the door in front: ``uvicorn --factory enforcement.doors.proxy:create_app``.
+A streaming reverse proxy behind the ASGI middleware.
 
-Bodies pass through in both directions as they come. What the environment sets:
+>>> uvicorn --factory enforcement.doors.proxy:create_app
 
-- ``SLUICEGATE_UPSTREAM_URL``: where requests go, ``http://`` or ``https://``, with a path prefix if need be.
-- ``SLUICEGATE_UPSTREAM_TIMEOUT``: seconds that the upstream may be silent; default 60.
-- ``SLUICEGATE_HEADERS``: preset of the rate limit fields; default ``ietf``.
-- ``SLUICEGATE_TRUSTED_PROXIES``: networks, separated by commas, whose ``X-Forwarded-For`` is believed. Run uvicorn with
-  ``--no-proxy-headers`` then: it would rewrite addresses by a list of its own.
+Bodies are streamed in both directions. The environment sets:
+
+- ``SLUICEGATE_UPSTREAM_URL``: where requests go, ``http://`` or ``https://``, with a path prefix if needed.
+- ``SLUICEGATE_UPSTREAM_TIMEOUT``: seconds that the upstream may be silent, 60 by default.
+- ``SLUICEGATE_HEADERS``: preset of the rate limit fields, ``ietf`` by default.
+- ``SLUICEGATE_TRUSTED_PROXIES``: networks, separated by commas, whose ``X-Forwarded-For`` is trusted. Then run uvicorn
+  with ``--no-proxy-headers``, because it would rewrite addresses by a list of its own.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ PROBES: Final = ("/healthz", "/readyz")
 
 RawHeaders = list[tuple[bytes, bytes]]
 
-# They speak of one connection, not of the message (RFC 9110, 7.6.1).
+# Fields about one connection, not about the message (RFC 9110, 7.6.1).
 _HOP_BY_HOP: Final = frozenset(
     {
         b"connection",
@@ -54,7 +56,7 @@ _HOP_BY_HOP: Final = frozenset(
         b"upgrade",
     }
 )
-# Said anew by this proxy: Host names the upstream, and who forwards is who says it. A body is sent without waiting.
+# Fields that this proxy sets itself. It has no use for Expect, because it sends a body without waiting.
 _OWN_REQUEST: Final = frozenset(
     {b"host", b"expect", b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"}
 )
@@ -63,18 +65,18 @@ _OWN_RESPONSE: Final = frozenset({b"date", b"server"})
 
 
 class _ClientGone(Exception):
-    """The client has left; nobody waits for the answer."""
+    """The client has left before its response was complete."""
 
 
 class _RequestBody:
-    """The client's body, read once, by whoever asks; afterwards it tells when the client leaves."""
+    """The body of the request. After it was read once, it notices when the client leaves."""
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
         self._read = asyncio.Event()
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """Yield the body as it comes. Raises _ClientGone where it breaks off."""
+        """Yield the body as it arrives. Raises _ClientGone if the client leaves before its end."""
         more = True
         while more:
             message = await self._receive()
@@ -87,7 +89,7 @@ class _RequestBody:
                 yield message["body"]
 
     async def skip(self) -> None:
-        """Take note that there is no body."""
+        """Read a body that is known to be empty."""
         async for _ in self.chunks():
             pass
 
@@ -100,7 +102,7 @@ class _RequestBody:
 
 
 class Upstream:
-    """An ASGI application that passes each request on to one address, and the answer back."""
+    """An ASGI application that forwards requests to an upstream."""
 
     def __init__(self, client: httpx2.AsyncClient, url: httpx2.URL, proxies: TrustedProxies) -> None:
         self._client = client
@@ -109,19 +111,19 @@ class Upstream:
         self._proxies = proxies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one HTTP request; refuse everything else."""
+        """Serve one HTTP request. Anything else is refused."""
         if scope["type"] != "http":
             await receive()
-            await send({"type": "websocket.close", "code": 1003, "reason": "This proxy passes HTTP requests only."})
+            await send({"type": "websocket.close", "code": 1003, "reason": "This proxy only forwards HTTP requests."})
             return
         body = _RequestBody(receive)
-        exchange = _Exchange(self._client, send)
+        forwarding = _Forwarding(self._client, send)
         if not scope["path"].startswith("/"):
-            # OPTIONS * and whole addresses: limits by path would not see where the upstream takes this to.
-            await exchange.fail(400, "The request must name a path")
+            # For "OPTIONS *" and whole URLs, limits by path would not see the path that the upstream uses.
+            await forwarding.fail(400, "The request must name a path")
             return
         with contextlib.suppress(_ClientGone):
-            await _while_watching(exchange.run(await self._request(scope, body)), body.watch())
+            await _while_watching(forwarding.run(await self._request(scope, body)), body.watch())
 
     async def _request(self, scope: Scope, body: _RequestBody) -> httpx2.Request:
         has_body = any(name in (b"content-length", b"transfer-encoding") for name, _ in scope["headers"])
@@ -133,24 +135,24 @@ class Upstream:
             self._url,
             headers=self._headers(scope),
             content=body.chunks() if has_body else None,
-            # As the client wrote it: taken apart and put together again, it might name another resource.
+            # Exactly as the client sent it: parsed and written again, it might name another resource.
             extensions={"target": self._prefix + scope["raw_path"] + query, "timeout": self._client.timeout.as_dict()},
         )
 
     def _headers(self, scope: Scope) -> RawHeaders:
         headers = _passing(scope["headers"], _OWN_REQUEST | _credential_fields(scope["headers"]))
         peer = scope["client"][0] if scope.get("client") else None
-        told = [value for name, value in scope["headers"] if name == b"x-forwarded-for"]
+        forwarded = [value for name, value in scope["headers"] if name == b"x-forwarded-for"]
         if not self._proxies.trusts(peer):
-            told = []
-        headers.append((b"x-forwarded-for", b", ".join([*told, (peer or "unknown").encode()])))
+            forwarded = []
+        headers.append((b"x-forwarded-for", b", ".join([*forwarded, (peer or "unknown").encode()])))
         headers.append((b"x-forwarded-proto", scope["scheme"].encode()))
         headers += [(b"x-forwarded-host", value) for name, value in scope["headers"] if name == b"host"]
         return headers
 
 
-class _Exchange:
-    """One request to the upstream and its answer to the client."""
+class _Forwarding:
+    """One request to the upstream, and its response to the client."""
 
     def __init__(self, client: httpx2.AsyncClient, send: Send) -> None:
         self._client = client
@@ -158,7 +160,7 @@ class _Exchange:
         self._begun = False
 
     async def run(self, request: httpx2.Request) -> None:
-        """Send the request, and pass the answer on as it comes."""
+        """Send the request, and stream the response back."""
         try:
             response = await self._client.send(request, stream=True)
             try:
@@ -177,15 +179,16 @@ class _Exchange:
         headers = _passing(response.headers.raw, _OWN_RESPONSE)
         self._begun = True
         await self._send({"type": "http.response.start", "status": response.status_code, "headers": headers})
-        # Raw: still compressed as the upstream sent it.
+        # Raw chunks stay compressed as the upstream sent them.
         async for chunk in response.aiter_raw():
             await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def fail(self, status: int, title: str) -> None:
-        """Answer in the upstream's place, unless its answer has begun."""
+        """Send an error in place of the upstream's response, unless that has begun."""
         if self._begun:
-            return  # an unfinished answer makes the server break the connection: the client must not take it for whole
+            # The server closes the connection of an unfinished response, so the client knows that it is not complete.
+            return
         answer = problem_answer({"type": "about:blank", "title": title, "status": status})
         headers = [(name.lower().encode(), value.encode()) for name, value in answer.headers]
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
@@ -194,10 +197,10 @@ class _Exchange:
 
 def create_app() -> Starlette:
     """
-    Return the proxy that the environment describes.
+    Return a proxy configured by the environment.
 
     Raises:
-        ValueError: A variable is missing or says nothing sensible; the text names it.
+        ValueError: A variable is missing or not valid. The message names it.
     """
     url = _upstream_url(os.environ)
     networks = os.environ.get("SLUICEGATE_TRUSTED_PROXIES", "").split(",")
@@ -220,7 +223,7 @@ def create_app() -> Starlette:
         exempt=PROBES,
         trusted_proxies=networks,
     )
-    # Bare ASGI applications, so that no method on these paths gets past the door to the upstream.
+    # ASGI applications serve every method. No request to an exempt path may reach the upstream.
     app = Starlette(
         routes=[Route("/healthz", PlainTextResponse("ok\n")), Route("/readyz", _Readiness(limiter))],
         middleware=[door],
@@ -232,7 +235,7 @@ def create_app() -> Starlette:
 
 
 class _Readiness:
-    """Says whether there are policies to enforce, and which revision of them."""
+    """Respond whether policies are loaded, and which revision."""
 
     def __init__(self, limiter: Limiter) -> None:
         self._limiter = limiter
@@ -244,7 +247,7 @@ class _Readiness:
 
 
 async def _while_watching(work: Coroutine[Any, Any, None], watch: Coroutine[Any, Any, None]) -> None:
-    """Do the work until it is done or the watch raises; neither outlives the other."""
+    """Run both coroutines until the work is done or the watch raises, then cancel the other."""
     tasks = [asyncio.ensure_future(work), asyncio.ensure_future(watch)]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -258,14 +261,14 @@ async def _while_watching(work: Coroutine[Any, Any, None], watch: Coroutine[Any,
 
 
 def _passing(headers: Iterable[tuple[bytes, bytes]], own: frozenset[bytes]) -> RawHeaders:
-    """Return the fields that go on to the next hop, repeated ones included."""
+    """Return the fields to forward to the next hop, including repeated ones."""
     fields = [(name.lower(), value) for name, value in headers]
     named = {part.strip().lower() for name, value in fields if name == b"connection" for part in value.split(b",")}
     return [(name, value) for name, value in fields if name not in _HOP_BY_HOP | own and name not in named]
 
 
 def _credential_fields(headers: Iterable[tuple[bytes, bytes]]) -> frozenset[bytes]:
-    """Return the field that held the token: it is meant for this proxy, and the upstream's log should not have it."""
+    """Return the field that held the token. It must not reach the upstream or its log."""
     fields = {name: value.decode("latin-1") for name, value in headers if name in (b"authorization", b"x-api-key")}
     token = find_token(fields.get(b"authorization"), fields.get(b"x-api-key"))
     return frozenset(name for name, value in fields.items() if token and value.strip().endswith(token))
@@ -278,7 +281,7 @@ def _upstream_url(environ: Mapping[str, str]) -> httpx2.URL:
     except httpx2.InvalidURL as exc:
         raise ValueError(f"SLUICEGATE_UPSTREAM_URL: {exc}") from exc
     if url.scheme not in ("http", "https") or not url.host or url.query or url.fragment:
-        raise ValueError(f"SLUICEGATE_UPSTREAM_URL: must be an http or https address without a query, not {text!r}.")
+        raise ValueError(f"SLUICEGATE_UPSTREAM_URL: must be an http or https URL without a query, got {text!r}.")
     return url
 
 
@@ -289,5 +292,7 @@ def _silence(environ: Mapping[str, str]) -> float:
     except ValueError:
         seconds = 0.0
     if not 0 < seconds < 86_400:
-        raise ValueError(f"SLUICEGATE_UPSTREAM_TIMEOUT: must be seconds, from above 0 to a day, not {text!r}.")
+        raise ValueError(
+            f"SLUICEGATE_UPSTREAM_TIMEOUT: must be seconds, more than 0 and less than 86400, got {text!r}."
+        )
     return seconds

@@ -20,18 +20,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from redis import Redis
 from redis.exceptions import NoPermissionError, ResponseError
 
-from enforcement.failover.disk import restore, save
 from enforcement.failover.lost_counters import LOOK_SECONDS
 from enforcement.lua import function
 from enforcement.model.keys import Keys, fingerprint
+from enforcement.state.disk import restore, save
 from enforcement.state.published import PublishedState
 from enforcement.state.usage import UsageLog
+from enforcement.store.base_client import StoreClient
 from enforcement.store.breaker import jittered
 from enforcement.store.change_log import ChangeLogReader, LogChange
-from enforcement.store.client import STORE_ERRORS, cause_of, disconnect, is_unknown_function, let_go, load_library
+from enforcement.store.client import STORE_ERRORS, cause_of, is_unknown_function, load_library
+from enforcement.store.duty_failures import DutyFailures
 
 CHECK_SECONDS: Final = 2.0
 HEARTBEAT_SECONDS: Final = 2.0
@@ -72,7 +73,7 @@ class Hooks(Protocol):
     """What the agent asks of those who decide. Called in the agent's thread; any store error may come out of them."""
 
     def is_open(self) -> bool:
-        """Whether requests are decided without the store."""
+        """Whether all requests are decided without the store."""
 
     def lost(self, reason: str) -> None:
         """The agent found the store away, or away for another cause; *reason* is its cause, and more after a colon."""
@@ -97,6 +98,7 @@ class Agent:
         hooks: The limiter.
         state_dir: Folder for the last good documents; None: they are not kept.
         look: Called every two seconds: looks whether the store is still where it was.
+        duty_failures: Decides whether a duty may fail alone, because a part of the store is unavailable.
         fallbacks: Decisions made without the store so far.
         overflowing: Limits that had no place for a value lately: project id, policy id and name of each.
         failed: Told the cause of each call of the background that failed.
@@ -106,12 +108,11 @@ class Agent:
     Attributes:
         fleet_size: The most instances seen alive in ten minutes, this one among them.
         confirmed_at: When the store last said that it has the documents obeyed, monotonic seconds; None: not yet.
-        degraded_since_us: Since when the store is away; None: it is not.
     """
 
     def __init__(
         self,
-        client_factory: Callable[[], Redis],
+        client_factory: Callable[[], StoreClient],
         keys: Keys,
         documents: PublishedState,
         usage: UsageLog,
@@ -120,6 +121,7 @@ class Agent:
         *,
         state_dir: Path | None = None,
         look: Callable[[], None] = lambda: None,
+        duty_failures: DutyFailures | None = None,
         fallbacks: Callable[[], int] = lambda: 0,
         overflowing: Callable[[], Sequence[Sequence[str]]] = list,
         failed: Callable[[str], None] = lambda cause: None,
@@ -129,13 +131,14 @@ class Agent:
         self.documents = documents
         self.identity = identity
         self.fleet_size = 1
-        self.degraded_since_us: int | None = None
+        self._lost_since_us: int | None = None
         self._client_factory = client_factory
         self._keys = keys
         self._usage = usage
         self._hooks = hooks
         self._path = state_dir and state_dir / f"documents-{fingerprint((keys.prefix,))[:8]}"
         self._look = look
+        self._duty_failures = duty_failures or DutyFailures()
         self._fallbacks = fallbacks
         self._overflowing = overflowing
         self._failed = failed
@@ -159,6 +162,8 @@ class Agent:
         self._behind: int | None = None
         self.confirmed_at: float | None = None
         self._begun_at = self._monotonic()
+        self._partly_lost_since_us: int | None = None
+        self._duty_failures.reset()
         self._probes = 0
         self._back_at = float("-inf")
         self._lost_for = ""
@@ -170,10 +175,15 @@ class Agent:
 
     @property
     def state(self) -> str:
-        """``starting`` until there are documents, then ``ok``; ``degraded`` while the store is away."""
+        """``starting`` until there are documents, then ``ok``; ``degraded`` while any of the store is unavailable."""
         if self.degraded_since_us is not None:
             return "degraded"
         return "ok" if self.documents.loaded else "starting"
+
+    @property
+    def degraded_since_us(self) -> int | None:
+        """When the store, or a part of it, became unavailable; None: all of it is available."""
+        return self._partly_lost_since_us if self._lost_since_us is None else self._lost_since_us
 
     @property
     def acknowledged(self) -> int:
@@ -244,7 +254,7 @@ class Agent:
         self.documents.after_fork()
         self._usage.after_fork(self.identity.id)
         self._change_log.after_fork()
-        let_go(self._client)
+        self._client.drop_inherited()
         self._begin()
         if ran:
             self.start()
@@ -269,12 +279,16 @@ class Agent:
 
     def _turn(self) -> None:
         """Do what is due, then listen to the log until something is."""
-        if self.degraded_since_us is not None:
+        if self._lost_since_us is not None:
             self._probe()
             return
         if self._hooks.is_open() or not self._settled():
             self._lose("")
             return
+        if not self._duty_failures.is_degraded():
+            self._partly_lost_since_us = None
+        elif self._partly_lost_since_us is None:
+            self._partly_lost_since_us = self.now_us()
         self._work()
 
     def _work(self) -> None:
@@ -307,6 +321,18 @@ class Agent:
         return self._hooks.recovered()
 
     def _attempt(self, duty: str, act: Callable[[], None]) -> None:
+        """Do a duty; if it fails, go on with the others where the store allows that."""
+        try:
+            self._try(duty, act)
+        except STORE_ERRORS as exc:
+            self._duty_failures.failed(duty, exc)
+            if duty == "log":
+                self._change_log.close()
+                self._stopping.wait(FIRST_PROBE_SECONDS)
+        else:
+            self._duty_failures.succeeded(duty)
+
+    def _try(self, duty: str, act: Callable[[], None]) -> None:
         """
         Do a duty. What this instance may not do, or finds a key of another kind for, is said once and left undone: the
         store is not away for that.
@@ -464,7 +490,7 @@ class Agent:
     def _leave(self) -> None:
         self._change_log.close()
         self._save()
-        if self.degraded_since_us is None:
+        if self._lost_since_us is None:
             with contextlib.suppress(*STORE_ERRORS):
                 self._flush()
                 self._client.unlink(self._keys.instance(self.identity.id))
@@ -475,8 +501,8 @@ class Agent:
 
     def _lose(self, reason: str) -> None:
         self._change_log.close()
-        if self.degraded_since_us is None:
-            self.degraded_since_us = self.now_us()
+        if self._lost_since_us is None:
+            self._lost_since_us = self.now_us()
             if self._monotonic() - self._back_at > STEADY_SECONDS:
                 self._probes = 0
             # The breaker warns, once for all who find it away.
@@ -485,7 +511,7 @@ class Agent:
         if not self._hooks.is_open() or (cause and cause != self._lost_for):
             self._hooks.lost(reason or "owed charges were not taken")
         self._lost_for = cause or self._lost_for
-        disconnect(self._client)
+        self._client.reconnect()
 
     def _probe(self) -> None:
         """
@@ -503,8 +529,8 @@ class Agent:
         self._wake.clear()
         if not self._hooks.recovered():
             return
-        away_us = self.now_us() - (self.degraded_since_us or 0)
-        self.degraded_since_us = None
+        away_us = self.now_us() - (self._lost_since_us or 0)
+        self._lost_since_us = None
         self._back_at = self._monotonic()
         self._due["heartbeat"] = float("-inf")
         logger.info("The store is back after %.1f s.", away_us / 1_000_000)

@@ -9,9 +9,11 @@ from typing import Final
 from enforcement.failover.health import Health
 from enforcement.lua import library_source
 from enforcement.plan import commands
-from enforcement.plan.commands import RETRYABLE, LibraryMissing, Steps, StoreError
+from enforcement.plan.commands import Steps
 from enforcement.plan.reply import Reply, read_enrolled, read_plain
 from enforcement.plan.request import Request
+from enforcement.store import resp
+from enforcement.store.errors import LibraryMissing, StoreError
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,7 @@ class Asker:
                 raise came
             return (yield command) if came is None else came
         except StoreError as exc:
-            if exc.executed or exc.cause not in RETRYABLE or self._health.breaker.open:
+            if not exc.retryable or self._health.breaker.open:
                 raise
             yield from self._loading(exc)
         return (yield command)
@@ -91,7 +93,7 @@ class Asker:
         if not isinstance(exc, LibraryMissing):
             return
         try:
-            yield commands.pack(("FUNCTION", "LOAD", "REPLACE", library_source()))
+            yield resp.pack(("FUNCTION", "LOAD", "REPLACE", library_source()))
         except StoreError as refused:
             # An account that may not load them still lacks the functions, and not the right to call them.
             raise exc if refused.cause == "auth" else refused from None

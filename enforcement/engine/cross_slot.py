@@ -15,11 +15,12 @@ from typing import Final
 from enforcement.engine.asking import NOT_RESTORED, Answer, Asker
 from enforcement.failover.health import Health
 from enforcement.model.keys import together
-from enforcement.plan.commands import Steps, StoreError
+from enforcement.plan.commands import Steps
 from enforcement.plan.plan import BoundLimit, Plan
 from enforcement.plan.reply import MARKED, Reply
 from enforcement.plan.request import Request
 from enforcement.state.reservation import correcting, new_ident
+from enforcement.store.errors import StoreError
 
 UNDONE_MS: Final = 60_000
 """How long an id is remembered whose charge was given back. Under saturation there are many of them."""

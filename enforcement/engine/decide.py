@@ -19,7 +19,7 @@ from enforcement.model.keys import Keys
 from enforcement.model.matching import Attributes
 from enforcement.model.partitions import TRUST_SECONDS
 from enforcement.plan import commands
-from enforcement.plan.commands import Steps, StoreError, numbers
+from enforcement.plan.commands import Steps
 from enforcement.plan.decision import Decision
 from enforcement.plan.plan import Costs, Plan, check_costs
 from enforcement.plan.reply import MARKED, PLAIN, Reply
@@ -29,6 +29,9 @@ from enforcement.state.denial_cache import Denials
 from enforcement.state.planner import Planner
 from enforcement.state.published import PublishedState
 from enforcement.state.usage import TokenUsage, states_of
+from enforcement.store import errors, resp
+from enforcement.store.errors import StoreError
+from enforcement.store.resp import numbers
 
 TOKEN_TRUST_SECONDS: Final = 600.0
 """How long tokens are good without a word from the store: it alone would say that one was revoked meanwhile."""
@@ -97,13 +100,13 @@ class Decider:
     def _fetching(self, name: str) -> Steps:
         """Steps that ask the store for a token's document; they return the entry, or a refusal if nobody can tell."""
         breaker, refusal = self._breaker, self._planner.refusal
-        if breaker.open and breaker.cause not in commands.READS:
+        if breaker.open and breaker.cause not in errors.READS:
             return refusal("degraded_denied")
         asked_at = self.documents.generation
         try:
-            text = yield commands.pack(("GET", self._keys.token(name)))
+            text = yield resp.pack(("GET", self._keys.token(name)))
             # A store that lost everything knows no token, which says nothing about this one.
-            lost = text is None and (yield commands.pack(("HGET", self._keys.documents, "revision"))) is None
+            lost = text is None and (yield resp.pack(("HGET", self._keys.documents, "revision"))) is None
         except StoreError as exc:
             self._health.failed(exc)
             if breaker.open:  # it cannot even be read any longer: the next request need not try
@@ -155,7 +158,7 @@ class Decider:
     def _command(self, plan: Plan, costs: Costs, charge: bool, ident: str) -> bytes | None:
         """Return the command that decides; None: no single command can. That of the plainest request is kept."""
         health = self._health
-        if plan.spread and health.connector.slot_map is not None:
+        if plan.spread and health.connector.one_slot_per_call:
             return None
         now_us = health.now_us() if plan.follows_calendar or self._clock else 0
         plainest = charge and not ident and type(costs) is int and costs == 1 and not self._clock
@@ -238,7 +241,7 @@ class Decider:
 
     def _unlimited(self, plan: Plan, costs: Costs) -> Decision:
         """Return the decision on a request that falls under no limit."""
-        if self._health.is_open() and self._distrusts(plan):
+        if self._health.connector.is_open() and self._distrusts(plan):
             return self._refused(self._planner.refusal("degraded_denied"))
         reply = Reply((1, self._health.now_us()))
         self._counts.count("documents", "ok")
@@ -250,7 +253,7 @@ class Decider:
         """Steps that forget what the counters of a plan hold. Raises StoreError."""
         # What was charged before the reset must not be handed out, or given back, after it.
         yield from self._leases.returning(plan.keys)
-        yield commands.pack(commands.reset(plan.keys))
+        yield resp.pack(commands.reset(plan.keys))
         plan.last = None
         self._health.fallback.forget(plan.keys)
         self._denials.forget()
@@ -267,7 +270,7 @@ class Decider:
         """
         plan, began = request.plan, monotonic()
         registers = came is None and request.charge and bool(plan.unregistered) and began >= plan.registered_until
-        if plan.spread and self._health.connector.slot_map is not None:
+        if plan.spread and self._health.connector.one_slot_per_call:
             verdict = yield from self._cross_slot.asking(request, registers=registers)
             if registers:
                 trusts = verdict.reply.passed and verdict.by_store

@@ -9,11 +9,11 @@ from time import monotonic
 from typing import Final
 
 from enforcement.engine.agent import Agent, Identity
-from enforcement.engine.cluster_agent import ClusterAgent
 from enforcement.engine.decide import Decider
 from enforcement.engine.slot_renewal import SlotKeeper
 from enforcement.failover.fallback import Fallback
 from enforcement.failover.health import BACKGROUND_BUDGET, Health
+from enforcement.latency import Timing
 from enforcement.leases.manager import LeaseKeeper
 from enforcement.model.keys import Keys
 from enforcement.plan.decision import Decision
@@ -25,7 +25,8 @@ from enforcement.state.planner import Planner
 from enforcement.state.published import PublishedState
 from enforcement.state.reservation import Reservation
 from enforcement.state.usage import UsageLog
-from enforcement.store.connector import StoreConnector
+from enforcement.stats import DecisionCount, Stats
+from enforcement.store.connector import StoreConnector, connector_of
 
 STOP_SECONDS: Final = 2.0
 
@@ -47,18 +48,18 @@ class Engine:
         self.keys = Keys(settings.prefix)
         self.documents = PublishedState()
         self.counts = DecisionCounts()
-        connector = StoreConnector(settings.url, settings.timeout)
+        connector = connector_of(settings.url, settings.timeout)
         self.fallback = Fallback(held=lambda key: self.slots.held(key))
         self.health = Health(
             connector,
             self.keys,
             self.fallback,
-            self.counts,
             timeout=settings.timeout,
             clock=settings.clock,
             store_now_us=lambda: self.agent.now_us(),
             fleet=self._fleet,
             wake=lambda: self.agent.wake(),
+            count_failure=self.counts.failed,
         )
         self.agent, self.usage = self._tended(connector)
         # A test's clock stands still or jumps: nothing may be kept for a time that passes by itself.
@@ -83,7 +84,7 @@ class Engine:
         settings = self.settings
         instance = settings.instance or f"{socket.gethostname()[:40]}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         usage = UsageLog(instance, late=lambda: self.leases.count())
-        agent = (Agent if connector.slot_map is None else ClusterAgent)(
+        agent = Agent(
             client_factory=lambda: connector.client(BACKGROUND_BUDGET),
             keys=self.keys,
             documents=self.documents,
@@ -92,6 +93,7 @@ class Engine:
             hooks=self.health,
             state_dir=settings.state_dir,
             look=connector.look,
+            duty_failures=connector.duty_failures,
             fallbacks=lambda: self.decider.fallbacks,
             overflowing=lambda: self.planner.plan_cache.overflowing(monotonic()),
             failed=self.counts.failed,
@@ -140,6 +142,35 @@ class Engine:
     def state(self) -> str:
         """``starting``, ``ok`` or ``degraded``."""
         return "degraded" if self.health.breaker.open else self.agent.state
+
+    def stats(self, timing: Timing | None) -> Stats:
+        """Return what this process has done and how it is. Takes no lock that a decision waits for."""
+        agent, held, used, by_lease = self.agent, *self.leases.counts()
+        servers_away, outages = self.health.outages()
+        rows = [*self.counts.decisions().items(), (("lease", "ok"), by_lease)]
+        confirmed_at = agent.confirmed_at
+        return Stats(
+            instance=agent.identity.id,
+            version=agent.identity.version,
+            state=self.state,
+            revision=self.documents.current.revision,
+            store_id=self.documents.current.store_id,
+            documents_age_seconds=None if confirmed_at is None else monotonic() - confirmed_at,
+            fleet_size=agent.fleet_size,
+            clock_offset_us=agent.clock_offset_us,
+            decisions=tuple(DecisionCount(*name, count) for name, count in rows if count),
+            store_failures=dict(self.counts.failures),
+            servers_away=servers_away,
+            outages=outages,
+            journal_entries=len(self.fallback.journal),
+            journal_dropped=self.fallback.journal.dropped,
+            lease_permits_held=held,
+            lease_permits_used=used,
+            overflow_decisions=self.planner.plan_cache.overflowed,
+            usage_dropped=self.usage.dropped,
+            disk_failures=self.documents.disk_failures,
+            store_calls=None if timing is None else timing.histogram(),
+        )
 
 
 __all__ = ["Engine"]

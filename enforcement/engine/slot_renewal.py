@@ -9,10 +9,11 @@ from time import monotonic
 
 from enforcement.model.keys import together
 from enforcement.plan import commands
-from enforcement.plan.commands import StoreError
 from enforcement.plan.plan import BoundLimit
 from enforcement.state.reservation import Reservation
+from enforcement.store import resp
 from enforcement.store.connector import Pipe
+from enforcement.store.errors import StoreError
 from enforcement.store.logs import RateLimitedLogger
 
 logger = logging.getLogger("sluicegate.slots")
@@ -111,7 +112,7 @@ class SlotKeeper:
 def _renewals(slots: Sequence[tuple[BoundLimit, int]], ident: str) -> Iterator[bytes]:
     """Give the commands that renew slots: one for each hash tag, for a cluster takes no other."""
     for some in together(slots, lambda slot: slot[0].tag):
-        yield commands.pack(commands.renew(some, ident, None))
+        yield resp.pack(commands.renew(some, ident, None))
 
 
 __all__ = ["SlotKeeper"]

@@ -1,1 +1,1 @@
-"""Telling a limiter's :class:`~enforcement.stats.Stats` to others; each exporter needs the extra of its name."""
+"""Export the :class:`~enforcement.stats.Stats` of a limiter. Each exporter needs the extra of its name."""

@@ -1,8 +1,8 @@
 """
-The metrics of one limiter, as a table that every exporter reads.
+The metrics of a limiter, as a table that every exporter reads.
 
-Names are dotted, as OpenTelemetry has them, and units are UCUM's. Labels take few values whatever the traffic: sources,
-reasons, causes, states. No key, token, project or limit is ever one.
+Names have dots as in OpenTelemetry, units are those of UCUM. The number of label values does not grow with the traffic:
+labels are sources, reasons, causes and states, never a key, token, project or limit.
 """
 
 from __future__ import annotations
@@ -25,27 +25,28 @@ class Metric:
     One metric.
 
     Attributes:
-        name: Dotted, below ``sluicegate.``.
-        kind: A ``counter`` never goes down while the process lives.
-        unit: ``s``, or in braces what is counted.
+        name: With dots. Exporters put ``sluicegate`` before it.
+        kind: A ``counter`` never decreases while the process lives.
+        unit: ``s``, ``1``, or in braces what is counted.
+        help: One sentence for people.
+        read: Returns the values in a snapshot.
         labels: Names of the labels of each value.
-        read: Gives the values of a snapshot.
     """
 
     name: str
     kind: Literal["counter", "gauge"]
     unit: str
-    text: str
+    help: str
     read: Callable[[Stats], Values]
     labels: tuple[str, ...] = ()
 
 
-def _gauge(name: str, unit: str, text: str, field: str) -> Metric:
-    return Metric(name, "gauge", unit, text, _reader(field))
+def _gauge(name: str, unit: str, help: str, field: str) -> Metric:
+    return Metric(name, "gauge", unit, help, _reader(field))
 
 
-def _counter(name: str, unit: str, text: str, field: str) -> Metric:
-    return Metric(name, "counter", unit, text, _reader(field))
+def _counter(name: str, unit: str, help: str, field: str) -> Metric:
+    return Metric(name, "counter", unit, help, _reader(field))
 
 
 def _reader(field: str) -> Callable[[Stats], Values]:
@@ -76,28 +77,38 @@ METRICS: Final = (
         "decisions",
         "counter",
         "{request}",
-        "Requests decided, by where the decision was made and why it is so.",
+        "Decisions by source and reason.",
         _decisions,
         ("source", "reason", "allowed"),
     ),
-    Metric("state", "gauge", "1", "1 for the present state of the limiter.", _state, ("state",)),
-    Metric("store.failures", "counter", "{call}", "Calls that the store did not answer usably.", _failures, ("cause",)),
-    _gauge("revision", "1", "The published revision that is obeyed.", "revision"),
-    _gauge("documents.age", "s", "Time since the store confirmed the documents obeyed.", "documents_age_seconds"),
-    _gauge("store.servers_away", "{server}", "Servers of the store that requests do without.", "servers_away"),
-    _counter("store.outages", "{outage}", "How often one was found away.", "outages"),
-    _gauge("journal.entries", "{entry}", "Counters and windows that the store is owed for.", "journal_entries"),
-    _counter("journal.dropped", "{permit}", "Permits that the store will never be charged for.", "journal_dropped"),
-    _gauge("lease.permits.held", "{permit}", "Permits taken ahead and not handed out.", "lease_permits_held"),
-    _counter("lease.permits.used", "{permit}", "Permits handed out of those taken ahead.", "lease_permits_used"),
-    _counter("overflow.decisions", "{request}", "Requests counted by an overflow counter.", "overflow_decisions"),
-    _counter("usage.dropped", "{request}", "Decisions that no report shows.", "usage_dropped"),
-    _counter("disk.failures", "{failure}", "Times that documents could not be kept or read.", "disk_failures"),
-    _gauge("clock.offset", "s", "The store's time less this host's.", "clock_offset_seconds"),
-    _gauge("fleet.size", "{instance}", "The most instances alive in ten minutes.", "fleet_size"),
+    Metric("state", "gauge", "1", "1 for the current state of the limiter, 0 for the others.", _state, ("state",)),
+    Metric("store.failures", "counter", "{call}", "Calls to the store that failed, by cause.", _failures, ("cause",)),
+    _gauge("revision", "1", "The published revision in use.", "revision"),
+    _gauge("documents.age", "s", "Time since the store last confirmed the documents in use.", "documents_age_seconds"),
+    _gauge("store.servers_away", "{server}", "Servers of the store that are unavailable.", "servers_away"),
+    _counter("store.outages", "{outage}", "How often a server became unavailable.", "outages"),
+    _gauge(
+        "journal.entries",
+        "{entry}",
+        "Counters and windows with charges that the store has yet to get.",
+        "journal_entries",
+    ),
+    _counter(
+        "journal.dropped",
+        "{permit}",
+        "Permits admitted without the store that it will never be charged for.",
+        "journal_dropped",
+    ),
+    _gauge("lease.permits.held", "{permit}", "Permits of leases that are not used yet.", "lease_permits_held"),
+    _counter("lease.permits.used", "{permit}", "Permits of leases that were used.", "lease_permits_used"),
+    _counter("overflow.decisions", "{request}", "Decisions by an overflow counter.", "overflow_decisions"),
+    _counter("usage.dropped", "{request}", "Decisions missing from usage reports.", "usage_dropped"),
+    _counter("disk.failures", "{failure}", "Failures to write or read the documents on disk.", "disk_failures"),
+    _gauge("clock.offset", "s", "The time of the store minus that of this host.", "clock_offset_seconds"),
+    _gauge("fleet.size", "{instance}", "The highest number of live instances in ten minutes.", "fleet_size"),
 )
 
 STORE_CALL: Final = "store.call.duration"
-STORE_CALL_TEXT: Final = "Time from a call to the store to its answer, or to giving up."
+STORE_CALL_HELP: Final = "Time from a call to the store to its reply or its timeout."
 
-__all__ = ["METRICS", "STORE_CALL", "STORE_CALL_TEXT", "Metric"]
+__all__ = ["METRICS", "STORE_CALL", "STORE_CALL_HELP", "Metric"]

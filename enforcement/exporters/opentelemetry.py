@@ -1,7 +1,7 @@
 """
-For OpenTelemetry, with the extra ``opentelemetry``: instruments that read a limiter, and attributes for spans.
+Export metrics and span attributes to OpenTelemetry.
 
-Only the API is needed. Where no SDK is set up, all of this does nothing and costs nothing.
+It needs the extra ``opentelemetry``, which is the API only. Without an SDK it does nothing.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation, g
 from opentelemetry.trace import Span, get_current_span
 
 from enforcement.base import BaseLimiter
-from enforcement.exporters.metrics import METRICS, STORE_CALL, STORE_CALL_TEXT, Metric
+from enforcement.exporters.metrics import METRICS, STORE_CALL, STORE_CALL_HELP, Metric
 from enforcement.latency import BOUNDS_SECONDS
 from enforcement.plan.decision import Decision
 
 Attribute = str | bool | int
 
-# Where a label has a name in the semantic conventions, that is used.
+# The name of a label in the semantic conventions, if it has one.
 _CONVENTIONAL: Final = {"cause": "error.type"}
 
 
@@ -27,29 +27,29 @@ def instrument(
     limiter: BaseLimiter, *, meter_provider: MeterProvider | None = None, time_store_calls: bool = False
 ) -> None:
     """
-    Make the instruments of one limiter, once.
+    Create the instruments of a limiter. Call it once for each limiter.
 
     Args:
-        limiter: Of threads or of asyncio. It is read whenever the SDK collects.
-        meter_provider: None: the global one.
-        time_store_calls: Also record how long the store takes, which costs each call to it a few microseconds.
+        limiter: For threads or asyncio. The SDK reads it at each collection.
+        meter_provider: None for the global one.
+        time_store_calls: Also record the duration of calls to the store. It costs each call a few microseconds.
     """
     meter = (meter_provider or get_meter_provider()).get_meter("sluicegate", limiter.stats().version)
     for metric in METRICS:
         create = meter.create_observable_counter if metric.kind == "counter" else meter.create_observable_gauge
-        create(f"sluicegate.{metric.name}", [_callback(limiter, metric)], unit=metric.unit, description=metric.text)
+        create(f"sluicegate.{metric.name}", [_callback(limiter, metric)], unit=metric.unit, description=metric.help)
     if time_store_calls:
         histogram = meter.create_histogram(
             f"sluicegate.{STORE_CALL}",
             unit="s",
-            description=STORE_CALL_TEXT,
+            description=STORE_CALL_HELP,
             explicit_bucket_boundaries_advisory=BOUNDS_SECONDS,
         )
         limiter.time_store_calls(histogram.record)
 
 
 def span_attributes(decision: Decision) -> dict[str, Attribute]:
-    """Return what a span may say of a decision; the limit is its name, which operators chose, and never a key."""
+    """Return the attributes of a decision for a span. They name the limit that decides, and never a key or a token."""
     attributes: dict[str, Attribute] = {
         "sluicegate.decision.allowed": decision.allowed,
         "sluicegate.decision.reason": decision.reason,
@@ -66,7 +66,7 @@ def span_attributes(decision: Decision) -> dict[str, Attribute]:
 
 
 def annotate(decision: Decision, span: Span | None = None) -> None:
-    """Write a decision to a span, None: the present one. Nothing is worked out for a span that is not recorded."""
+    """Set the attributes of a decision on a span, by default the current one. Skip a span that is not recorded."""
     span = get_current_span() if span is None else span
     if span.is_recording():
         span.set_attributes(span_attributes(decision))
@@ -75,7 +75,7 @@ def annotate(decision: Decision, span: Span | None = None) -> None:
 def _callback(limiter: BaseLimiter, metric: Metric) -> Callable[[CallbackOptions], Iterable[Observation]]:
     def observe(_: CallbackOptions) -> Iterable[Observation]:
         for labels, value in metric.read(limiter.stats()):
-            yield Observation(value, {_attribute(name): text for name, text in labels.items()})
+            yield Observation(value, {_attribute(name): label for name, label in labels.items()})
 
     return observe
 

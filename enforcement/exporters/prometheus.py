@@ -1,4 +1,4 @@
-"""For Prometheus, with the extra ``prometheus``: a collector that reads a limiter when it is scraped, and only then."""
+"""Export metrics to Prometheus. It needs the extra ``prometheus``, and reads the limiter at each scrape only."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from prometheus_client.core import Metric as Family
 from prometheus_client.registry import Collector
 
 from enforcement.base import BaseLimiter
-from enforcement.exporters.metrics import METRICS, STORE_CALL, STORE_CALL_TEXT, Metric
+from enforcement.exporters.metrics import METRICS, STORE_CALL, STORE_CALL_HELP, Metric
 from enforcement.latency import Histogram
 from enforcement.stats import Stats
 
@@ -20,14 +20,15 @@ _UNITS: Final = {"s": "_seconds"}
 
 class SluicegateCollector(Collector):
     """
-    The metrics of one limiter: ``REGISTRY.register(SluicegateCollector(limiter))``.
+    Collects the metrics of one limiter.
 
-    A limiter belongs to its process, so each process has to be scraped for itself; the numbers of a whole fleet are the
-    control plane's. Two limiters of one process need a registry each.
+    Use it as ``REGISTRY.register(SluicegateCollector(limiter))``. Prometheus has to scrape each process, since a
+    limiter counts for its process only. The control plane shows the numbers of the whole fleet. Two limiters in one
+    process need two registries.
 
     Args:
-        limiter: Of threads or of asyncio.
-        time_store_calls: Also measure how long the store takes, which costs each call to it about a microsecond.
+        limiter: For threads or asyncio.
+        time_store_calls: Also measure the duration of calls to the store. It costs each call about a microsecond.
     """
 
     def __init__(self, limiter: BaseLimiter, *, time_store_calls: bool = False) -> None:
@@ -36,7 +37,7 @@ class SluicegateCollector(Collector):
             limiter.time_store_calls()
 
     def collect(self) -> Iterator[Family]:
-        """Give all metrics as they are now."""
+        """Yield all metrics with their current values."""
         stats = self._limiter.stats()
         info = GaugeMetricFamily("sluicegate_enforcer_info", "Always 1.", labels=["version"])
         info.add_metric([stats.version], 1)
@@ -48,7 +49,7 @@ class SluicegateCollector(Collector):
 
 def _family(metric: Metric, stats: Stats) -> Family:
     kind = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
-    family = kind(_name(metric.name) + _UNITS.get(metric.unit, ""), metric.text, labels=metric.labels)
+    family = kind(_name(metric.name) + _UNITS.get(metric.unit, ""), metric.help, labels=metric.labels)
     for labels, value in metric.read(stats):
         family.add_metric([labels[name] for name in metric.labels], value)
     return family
@@ -57,7 +58,7 @@ def _family(metric: Metric, stats: Stats) -> Family:
 def _histogram(calls: Histogram) -> Family:
     bounds = [*map(str, calls.bounds_seconds), "+Inf"]
     buckets = list(zip(bounds, accumulate(calls.counts), strict=True))
-    family = HistogramMetricFamily(f"{_name(STORE_CALL)}_seconds", STORE_CALL_TEXT)
+    family = HistogramMetricFamily(f"{_name(STORE_CALL)}_seconds", STORE_CALL_HELP)
     family.add_metric([], buckets, calls.total_seconds)
     return family
 

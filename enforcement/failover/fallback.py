@@ -16,10 +16,10 @@ from typing import Final
 from enforcement.failover.in_doubt import InDoubtCalls
 from enforcement.failover.journal import Journal, JournalCharge, Ready, ReplayBatch
 from enforcement.model.algorithms import NEVER, Concurrency, Reference, Spec
-from enforcement.plan.commands import StoreError
 from enforcement.plan.plan import BoundLimit, Plan, with_share
 from enforcement.plan.reply import MARKED, Reply
 from enforcement.plan.request import Request
+from enforcement.store.errors import StoreError
 
 MAX_COUNTERS: Final = 50_000
 

@@ -6,7 +6,7 @@ Decisions report failed calls here, and the background thread asks here when it 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from time import monotonic
 from typing import Final
 
@@ -14,15 +14,12 @@ from enforcement.failover.fallback import Fallback
 from enforcement.failover.lost_counters import LostCounters
 from enforcement.failover.probe import DecisionProbe
 from enforcement.failover.replay import JournalReplay
-from enforcement.model.keys import Keys, together
-from enforcement.plan.commands import StoreError
+from enforcement.model.keys import Keys
 from enforcement.plan.plan import BoundLimit
 from enforcement.plan.reply import Reply
 from enforcement.plan.request import Request
-from enforcement.state.counts import DecisionCounts
-from enforcement.store.breaker import Breaker
-from enforcement.store.connector import StoreConnector
-from enforcement.store.slot_map import ClusterMonitor, Node
+from enforcement.store.connector import IsReady, StoreConnector
+from enforcement.store.errors import StoreError
 
 BACKGROUND_BUDGET: Final = 1.0
 
@@ -37,9 +34,10 @@ class Health:
         store_now_us: Returns the best idea of the store's time.
         fleet: Returns how many instances share the quotas, at least 1.
         wake: Has the background thread look after the store at once.
+        count_failure: Counts a failed call by its cause.
 
     Attributes:
-        breaker: Of a store that is away as a whole. On a cluster it stays closed: there each node has one.
+        breaker: That of the whole store; see :class:`~enforcement.store.connector.StoreConnector`.
         on_recovery: Called when the store decides again.
     """
 
@@ -48,53 +46,47 @@ class Health:
         connector: StoreConnector,
         keys: Keys,
         fallback: Fallback,
-        counts: DecisionCounts,
         *,
         timeout: float,
         clock: Callable[[], int] | None,
         store_now_us: Callable[[], int],
         fleet: Callable[[], int],
         wake: Callable[[], None],
+        count_failure: Callable[[str], None],
     ) -> None:
         self.connector = connector
         self.fallback = fallback
         self.clock = clock
         self.wake = wake
         self._fleet = fleet
-        self.breaker = Breaker(on_open=lambda cause: wake())
+        self.breaker = connector.breaker
         self.on_recovery: Callable[[], None] = lambda: None
         self.background = connector.pipe(BACKGROUND_BUDGET)
         self.now_us = store_now_us if clock is None else clock
-        self._paying = connector.pipe(BACKGROUND_BUDGET, heeds=False)
+        self._paying = connector.pipe(BACKGROUND_BUDGET, respects_breakers=False)
         self._probe = DecisionProbe(connector.pipe(timeout), keys)
-        self._counts = counts
+        self._count_failure = count_failure
         self.lost_counters = LostCounters(self._paying)
-        self._replay = JournalReplay(fallback, self._paying, self.lost_counters, self.now_us, clock)
-        if connector.sentinels is not None:
-            connector.sentinels.on_change = self._reconnect
-        self._watch_nodes()
-
-    def _watch_nodes(self) -> None:
-        """Make the thread that watches the nodes of a cluster."""
-        self._monitor: ClusterMonitor | None = None
-        if (slot_map := self.connector.slot_map) is not None:
-            self._monitor = ClusterMonitor(slot_map, self._pay_nodes)
-            slot_map.on_trouble = self._monitor.wake
+        self._replay = JournalReplay(
+            fallback, self._paying, self.lost_counters, self.now_us, clock, connector.load_library
+        )
+        connector.on_open = lambda cause: wake()
+        connector.on_change = self._reconnect
+        connector.replay = self._replay.pay
+        connector.on_return = self._return_to
 
     def start(self) -> None:
         """Start watching."""
-        if self._monitor is not None:
-            self._monitor.start()
+        self.connector.start()
 
     def stop(self, timeout: float, agent_ended: bool) -> bool:
         """Stop watching, and return whether the thread that pays has ended: a cluster's monitor, else the agent."""
-        return agent_ended if self._monitor is None else self._monitor.stop(timeout)
+        return self.connector.stop(timeout, agent_ended=agent_ended)
 
     def close(self, *, pays: bool) -> None:
         """Close connections; before that pay what is owed, if *pays*."""
         if pays and self.fallback.owes():
-            slot_map = self.connector.slot_map  # a single store is tried in any case: it may be back and not found yet
-            self._replay.pay(lambda key: slot_map is None or not slot_map.is_away(key))
+            self._replay.pay(self.connector.is_ready)
         for pipe in (self.background, self._paying, self._probe):
             pipe.close()
         self.fallback.in_doubt.clear()
@@ -102,26 +94,23 @@ class Health:
     def after_fork(self) -> None:
         """Begin anew in a child process."""
         self.connector.after_fork()
-        self.breaker.after_fork()
-        self._watch_nodes()
         self.fallback.after_fork()
 
     # What decisions ask and report.
 
     def is_away(self, key: str) -> bool:
         """Return whether the counter of this key is out of reach now."""
-        return self.breaker.open if self.connector.slot_map is None else self.connector.slot_map.is_away(key)
+        return self.connector.is_away(key)
 
-    def together(self, rows: Sequence[tuple[BoundLimit, int, int]]) -> list[list[tuple[BoundLimit, int, int]]]:
-        """Return the rows in groups that one call may correct: all, or on a cluster those of one hash tag."""
-        return [list(rows)] if self.connector.slot_map is None else together(rows, lambda row: row[0].tag)
+    def together(self, rows: Sequence[tuple[BoundLimit, int, int]]) -> Iterable[list[tuple[BoundLimit, int, int]]]:
+        """Return the rows in groups that one call may correct."""
+        return self.connector.groups(rows, lambda row: row[0].tag)
 
     def failed(self, exc: StoreError) -> None:
         """Count a failed call, unless it only concerns itself, or one node of a cluster: that was counted there."""
         if exc.cause != "away":  # that one was not sent at all
-            self._counts.failed(exc.cause)
-        if exc.away and self.connector.slot_map is None:
-            self.breaker.failed(exc.cause)
+            self._count_failure(exc.cause)
+        self.connector.failed(exc)
 
     def decide_alone(self, request: Request, error: StoreError | None) -> tuple[Reply, str]:
         """
@@ -132,20 +121,16 @@ class Health:
         Returns:
             The reply of this process, with marks, and the reason.
         """
-        if self._monitor is not None:
-            self._monitor.wake()  # what is admitted now is paid as soon as its node can be
+        self.connector.wake()  # what is admitted now is paid as soon as its node can be
         return self.fallback.decide(request, self.now_us(), self._fleet(), trouble=error)
 
     def is_open(self) -> bool:
-        """Return whether decisions are made without the store, or without a node of a cluster."""
-        return self.breaker.open if self.connector.slot_map is None else bool(self.connector.slot_map.away())
+        """Return whether all decisions are made without the store."""
+        return self.breaker.open
 
     def outages(self) -> tuple[int, int]:
         """Return how many servers of the store are away now, and how often one was found so."""
-        slot_map = self.connector.slot_map
-        if slot_map is None:
-            return int(self.breaker.open), self.breaker.openings
-        return len(slot_map.away()), slot_map.openings
+        return self.connector.outages()
 
     # What the background thread asks and reports.
 
@@ -160,15 +145,15 @@ class Health:
         Returns:
             Whether it answers well enough for that.
         """
-        if self._monitor is not None:
-            self._monitor.wake()
-            return True
+        return self.connector.recover(self._return_to_store)
+
+    def _return_to_store(self) -> bool:
         # Whatever was connected before may lead to a server that was replaced meanwhile, and answers nevertheless.
         self.connector.forget()
         for pipe in (self._paying, self.background, self._probe):
             pipe.close()
         if self.breaker.open and (exc := self._probe.trouble()) is not None:
-            self._counts.failed(exc.cause)
+            self._count_failure(exc.cause)
             self.breaker.trip(exc.cause)
             return False
         if not self._replay.pay(lambda key: True):
@@ -185,22 +170,13 @@ class Health:
         now = monotonic()
         if self.lost_counters.sets or self.fallback.owes():
             self.lost_counters.look(now)
-            if self._monitor is not None:
-                self._monitor.wake()
-            elif not self._replay.pay(lambda key: True):
-                return
-            self.lost_counters.release(now)
+            if self.connector.recover(lambda: self._replay.pay(lambda key: True)):
+                self.lost_counters.release(now)
 
-    def _pay_nodes(self, back: Sequence[Node]) -> bool:
-        """Pay to the nodes of a cluster that are back, and to all others that answer."""
-        slot_map = self.connector.slot_map
-        assert slot_map is not None
-        if not self._replay.pay(lambda key: not slot_map.is_away(key, back)):
-            return False
-        if back:
-            self.on_recovery()
-            self.fallback.rest(lambda key: not (slot_map.is_away(key, back) or self.lost_counters.holds(key)))
-        return True
+    def _return_to(self, is_back: IsReady) -> None:
+        """Decide with the store again for the counters of nodes that are back."""
+        self.on_recovery()
+        self.fallback.rest(lambda key: is_back(key) and not self.lost_counters.holds(key))
 
     def _reconnect(self) -> None:
         """Leave the connections to a primary that was replaced."""

@@ -12,8 +12,11 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
-from enforcement.plan.commands import charged
-from enforcement.store.late_replies import Late
+import hiredis
+
+from enforcement.store.errors import StoreError
+from enforcement.store.late_replies import LOST, Late
+from enforcement.store.resp import numbers
 
 if TYPE_CHECKING:
     from enforcement.failover.journal import JournalCharge, Ready
@@ -81,4 +84,17 @@ class InDoubtCalls:
         self._in_doubt.clear()
 
 
-__all__ = ["InDoubtCalls"]
+def charged(reply: object) -> bool:
+    """Return whether a late reply says that the request was charged; it may belong to a decision or an enrolment."""
+    if reply is LOST or isinstance(reply, hiredis.ReplyError):
+        return False
+    decision = reply[0] if isinstance(reply, list) and reply else reply
+    if isinstance(decision, list):
+        return decision[:1] == [1]
+    try:
+        return numbers(decision)[0] == 1
+    except StoreError:  # garbled on its way: as elsewhere, the call is treated as executed
+        return True
+
+
+__all__ = ["InDoubtCalls", "charged"]

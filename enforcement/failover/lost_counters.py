@@ -13,10 +13,10 @@ from time import monotonic
 from typing import Final
 
 from enforcement.model.keys import WHOLE, dirty_beside
-from enforcement.plan import commands
-from enforcement.plan.commands import StoreError
+from enforcement.store import resp
 from enforcement.store.breaker import chance
 from enforcement.store.connector import Pipe
+from enforcement.store.errors import StoreError
 
 logger = logging.getLogger("sluicegate.failover")
 
@@ -80,7 +80,7 @@ class LostCounters:
 
     def _is_back(self, dirty: str) -> bool:
         try:
-            return bool(self._pipe.call(commands.pack(("SISMEMBER", dirty, WHOLE))))
+            return bool(self._pipe.call(resp.pack(("SISMEMBER", dirty, WHOLE))))
         except StoreError:
             return False
 

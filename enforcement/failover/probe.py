@@ -12,10 +12,10 @@ from typing import Final
 from enforcement.model.keys import Keys
 from enforcement.model.limits import MAX_NUMBER, Limit
 from enforcement.plan import commands
-from enforcement.plan.commands import StoreError
 from enforcement.plan.plan import BoundLimit, Plan
 from enforcement.plan.request import Request
 from enforcement.store.connector import Pipe
+from enforcement.store.errors import StoreError
 
 _LIMIT: Final = Limit(name="trial", quota=MAX_NUMBER, window_seconds=1)
 

@@ -6,15 +6,14 @@ Each debt is one call of one hash tag. Its id makes a second sending harmless, s
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from enforcement.lua import library_source
 from enforcement.model.keys import dirty_beside, marker_beside
 from enforcement.plan import commands
-from enforcement.plan.commands import REMEMBERED_MS, RETRYABLE, LibraryMissing, StoreError
-from enforcement.store.cluster import ClusterPipe
+from enforcement.plan.commands import REMEMBERED_MS
+from enforcement.store import resp
+from enforcement.store.errors import LibraryMissing, StoreError
 
 if TYPE_CHECKING:
     from enforcement.failover.fallback import Fallback
@@ -32,6 +31,7 @@ class JournalReplay:
         lost_counters: Which sets of durable counters the store has not got back; told of each that is met.
         now_us: The best idea of the store's time, microseconds.
         clock: A test's, or None.
+        load_library: Loads the function library into the node of a counter that came back without it.
     """
 
     def __init__(
@@ -41,12 +41,14 @@ class JournalReplay:
         lost_counters: LostCounters,
         now_us: Callable[[], int],
         clock: Callable[[], int] | None,
+        load_library: Callable[[str], None],
     ) -> None:
         self._fallback = fallback
         self._pipe = pipe
         self._lost_counters = lost_counters
         self._now_us = now_us
         self._clock = clock
+        self._load_library = load_library
 
     def pay(self, ready: Callable[[str], bool]) -> bool:
         """Pay what is owed to counters that are ready. False: the store does not take it."""
@@ -65,19 +67,19 @@ class JournalReplay:
             if registers:
                 arguments = commands.register_settle(arguments, [entry.bound for entry in debt.entries])
             try:
-                reply = self._pipe.call(commands.pack(arguments))
+                reply = self._pipe.call(resp.pack(arguments))
                 if (reply[0] if registers else reply) == commands.NOT_RESTORED:
                     self._lost_counters.add(dirty_beside(entry.key) for entry in debt.entries if entry.bound.durable)
                     continue
                 if registers:
                     self._fallback.divert(debt, reply[1:])
             except LibraryMissing:
-                self._give_library(debt.entries[0].key)
+                self._load_library(debt.entries[0].key)
                 return False
             except StoreError as exc:
                 if exc.away:
                     return False
-                if not exc.executed and exc.cause in RETRYABLE:
+                if exc.retryable:
                     continue
                 # All counters are read before one is written: who shall not lose what he is owed is paid without it.
                 self._fallback.refused(debt)
@@ -88,12 +90,6 @@ class JournalReplay:
     def _lost(self, entry: JournalCharge) -> bool:
         """Tell whether the store is known to wait for this counter itself."""
         return entry.bound.durable and self._lost_counters.lacks(entry.key)
-
-    def _give_library(self, key: str) -> None:
-        """Give the functions to a node that came back without them; to a single store the heartbeat does."""
-        if isinstance(self._pipe, ClusterPipe):
-            with contextlib.suppress(StoreError):  # whoever may load it will do so
-                self._pipe.load(key, commands.pack(("FUNCTION", "LOAD", "REPLACE", library_source())))
 
 
 __all__ = ["JournalReplay"]

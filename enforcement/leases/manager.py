@@ -12,13 +12,16 @@ from time import monotonic
 from typing import Final
 
 from enforcement.failover.health import Health
-from enforcement.leases.lease import Grant, Lease, Remains, held_max
+from enforcement.model.lease_bounds import held_max
 from enforcement.plan import commands
-from enforcement.plan.commands import Correction, Steps, StoreError
+from enforcement.plan.commands import Correction, Steps
 from enforcement.plan.plan import Plan
 from enforcement.plan.reply import MARKED, Reply, read
 from enforcement.state.denial_cache import Denials
+from enforcement.state.lease import Grant, Lease, Remains
 from enforcement.state.reservation import new_ident
+from enforcement.store import resp
+from enforcement.store.errors import StoreError
 
 SWEEP_SECONDS: Final = 0.1
 IDLE_SECONDS: Final = 0.3
@@ -123,7 +126,7 @@ class LeaseKeeper:
     def _fill(self, lease: Lease) -> None:
         try:
             plan = lease.plan
-            if plan.spread and self._health.connector.slot_map is not None:
+            if plan.spread and self._health.connector.one_slot_per_call:
                 plan.lease = None  # no single call takes from several slots
                 return
             self._give_back(lease, monotonic())
@@ -148,7 +151,7 @@ class LeaseKeeper:
         if wanted <= 0:
             return
         arguments = commands.lease_arguments(plan, wanted, 2 * fleet, self._health.now_us())
-        reply = read(self._pipe.call(commands.pack(arguments)), MARKED)
+        reply = read(self._pipe.call(resp.pack(arguments)), MARKED)
         if reply.granted <= 0:
             lease.rest(_rest_seconds(reply, len(plan.bounds)))
             return
@@ -232,7 +235,7 @@ class LeaseKeeper:
         permits, marks = remains
         rows = zip(plan.bounds, plan.specs(now_us), marks, strict=True)
         corrections = [Correction(bound.key, spec, -permits, mark) for bound, spec, mark in rows]
-        return commands.pack(commands.settle(corrections, plan.keys[0], None, ident="", once_for_ms=None))
+        return resp.pack(commands.settle(corrections, plan.keys[0], None, ident="", once_for_ms=None))
 
 
 def _rest_seconds(reply: Reply, count: int) -> float:

@@ -107,7 +107,7 @@ def parse_policy(text: str | bytes) -> Policy:
     Read a policy's document. Raises InvalidDocument.
 
     ``unused_max`` tells readers by a limit's name how many of its permits leases may leave unused; see
-    :func:`~enforcement.leases.lease.published_bounds`. Enforcers know that by themselves.
+    :func:`~enforcement.state.lease.published_bounds`. Enforcers know that by themselves.
     """
     data = _Reader(text, {"id", "slug", "name", "version", "limits"}, optional={"unused_max"})
     data.check_numbers("unused_max")

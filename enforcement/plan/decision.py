@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from enforcement.leases.lease import unused_max
 from enforcement.model.algorithms import HOPELESS
 from enforcement.model.calendars import window
+from enforcement.model.lease_bounds import unused_max
 from enforcement.plan.headers import labels, presets, seconds, tightness
 from enforcement.plan.plan import NO_PLAN, Plan
 from enforcement.plan.reply import NO_REPLY, Reply

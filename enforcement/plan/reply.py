@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from enforcement.model.algorithms import HOPELESS
-from enforcement.plan.commands import StoreError, numbers
+from enforcement.store.errors import StoreError
+from enforcement.store.resp import numbers
 
 if TYPE_CHECKING:
     from enforcement.plan.plan import BoundLimit

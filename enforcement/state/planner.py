@@ -14,7 +14,6 @@ from itertools import count
 from time import monotonic
 from typing import Any, Final
 
-from enforcement.leases.lease import Lease
 from enforcement.model.documents import Project, Token
 from enforcement.model.keys import Keys, fingerprint
 from enforcement.model.limits import Limit
@@ -24,6 +23,7 @@ from enforcement.model.sizes import MAX_TOKEN_LENGTH
 from enforcement.model.tokens import digest, is_well_formed
 from enforcement.plan.decision import Decision
 from enforcement.plan.plan import Plan, Rule, Subject, bind_in_code, rules_of
+from enforcement.state.lease import Lease
 from enforcement.state.plan_cache import PlanCache
 from enforcement.state.published import DerivedPlans, PublishedState, Snapshot, TokenEntry
 from enforcement.state.usage import TokenUsage, UsageLog

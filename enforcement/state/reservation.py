@@ -1,7 +1,8 @@
 """
-A reservation: permits charged on an estimate, settled with the real cost or cancelled, once; and slots held meanwhile.
+Reservations of permits.
 
-No I/O: each verb is a generator of steps, driven by whichever limiter made the reservation.
+A reservation charges an estimate, which is settled with the real cost or cancelled, once. It holds slots meanwhile.
+There is no I/O here. Each method returns a generator of steps, which the limiter that made the reservation runs.
 """
 
 from __future__ import annotations
@@ -12,19 +13,22 @@ from collections.abc import Iterator, Sequence
 from enforcement.failover.health import Health
 from enforcement.model.keys import marker_beside
 from enforcement.plan import commands
-from enforcement.plan.commands import REMEMBERED_MS, Correction, Steps, StoreError
+from enforcement.plan.commands import REMEMBERED_MS, Correction, Steps
 from enforcement.plan.decision import Decision
 from enforcement.plan.plan import BoundLimit, Costs, Plan, check_costs
 from enforcement.state.denial_cache import Denials
+from enforcement.store import resp
+from enforcement.store.errors import StoreError
 
 
 class Reservation:
     """
-    What one admission charged.
+    The charges and slots of one admission.
 
     Args:
         costs: The estimate.
-        decision: The admission; made with *ident*, so its reply names the window of each charge.
+        decision: The decision that allowed it, made with *ident*, so that its reply names the window of each charge.
+        ident: Id of the reservation in the store.
     """
 
     def __init__(
@@ -41,7 +45,7 @@ class Reservation:
 
     def settling(self, costs: Costs) -> Steps:
         """
-        Steps that replace the estimate by the real cost, once; a unit left out keeps its estimate.
+        Replace the estimate by the real cost, once. A unit that is left out keeps its estimate.
 
         Raises:
             ValueError: See :func:`~enforcement.plan.plan.check_costs`.
@@ -51,18 +55,22 @@ class Reservation:
         return self._correcting([(b, real.get(b.limit.unit, cost) - cost, mark) for b, cost, mark in self._charged()])
 
     def charging_for(self, status: int) -> Steps:
-        """Steps that give back what limits with ``charge_on`` do not charge for an answer of this HTTP status."""
+        """Give back what limits with ``charge_on`` do not charge for a response of this HTTP status."""
         classes = {f"{status // 100}xx", str(status)}
         rows = [(b, -cost, mark) for b, cost, mark in self._charged() if _spares(b, classes)]
         return self._correcting(rows)
 
     def cancelling(self) -> Steps:
-        """Steps that give everything back, slots included."""
+        """Give everything back, including the slots."""
         yield from self._correcting([(b, -cost, mark) for b, cost, mark in self._charged()])
         yield from self.leaving()
 
+    def finishing(self, status: int | None) -> Steps:
+        """Correct the charges for a response of this HTTP status, or give everything back if there was none."""
+        return self.cancelling() if status is None else self.charging_for(status)
+
     def leaving(self) -> Steps:
-        """Steps that free the slots."""
+        """Free the slots, once."""
         slots = [] if self._left else self.slots()
         self._left = True
         if not slots:
@@ -71,18 +79,18 @@ class Reservation:
         rows = [
             (bound, -count, 0)
             for bound, count in slots
-            # A store that was asked in vain may have given them, too, and tell nobody.
+            # If the decision is ambiguous, the store may hold them too: its reply did not arrive.
             if not fallback.leave(self.ident, bound, count, now_us) or self.decision.ambiguous
         ]
         if rows:
             yield from correcting(self._health, rows, self.ident, once_for_ms=None)
 
     def slots(self) -> list[tuple[BoundLimit, int]]:
-        """Return the slots that it took: each limit and how many."""
+        """Return the limits whose slots it took, each with the number of slots."""
         return [(bound, cost) for bound, cost, _ in self._taken() if bound.letter == "c" and cost]
 
     def renewing(self) -> list[tuple[BoundLimit, int]]:
-        """Prolong here the slots that the store does not know of, or is away from, and return the others."""
+        """Renew the slots that only this process counts now, and return those that the store must renew."""
         fallback, now_us, theirs = self._health.fallback, self._health.now_us(), []
         for bound, count in self.slots():
             if fallback.holds(self.ident, bound.key) or self._health.is_away(bound.key):
@@ -92,9 +100,10 @@ class Reservation:
         return theirs
 
     def _taken(self) -> Iterator[tuple[BoundLimit, int, int]]:
-        """Give each limit that was charged, with the cost and the mark of its window."""
+        """Yield each limit that was charged, with the cost and the mark of its window."""
         reply = self.decision.reply
-        for i, bound in reply.charged(self.decision.bounds):  # some may be overflow counters, unlike the plan's
+        # Not the plan's bounds: the decision may have used overflow counters in place of some.
+        for i, bound in reply.charged(self.decision.bounds):
             yield bound, bound.cost_of(self._costs), reply.mark(i)
 
     def _charged(self) -> list[tuple[BoundLimit, int, int]]:
@@ -122,12 +131,12 @@ def correcting(
     health: Health, rows: Sequence[tuple[BoundLimit, int, int]], ident: str, *, once_for_ms: int | None
 ) -> Steps:
     """
-    Steps that correct charges: in the store, or here and later there while it is away.
+    Correct charges in the store. While it is away, correct them here and owe them to it.
 
     Args:
         rows: For each counter its bound, the permits to add and the mark of the charge.
-        once_for_ms: How long the store remembers the id, so that a second sending changes nothing; None: where that is
-            harmless by itself.
+        once_for_ms: How long the store remembers the id, so that sending the same correction twice changes nothing.
+            None if sending it twice is harmless anyway.
     """
     now_us = health.now_us()
     for group in health.together(rows):
@@ -143,10 +152,10 @@ def correcting(
         marker, clock = marker_beside(corrections[0].key, ident), health.clock and health.clock()
         try:
             command = commands.settle(corrections, marker, clock, ident=ident, once_for_ms=once_for_ms)
-            reply = yield commands.pack(command)
+            reply = yield resp.pack(command)
         except StoreError as exc:
             health.failed(exc)
-            # It may have been executed; sending it again is harmless, for the marker is there or slots are freed.
+            # The store may have executed it. Sending it again is harmless: it finds the marker, or slots already free.
             health.fallback.owe(ident, owed, once=once_for_ms is not None)
             health.wake()
         else:

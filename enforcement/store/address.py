@@ -1,4 +1,4 @@
-"""Where one server of the store is, how it wants to be greeted, and a connection to it in the time that there is."""
+"""The address and credentials of one server of the store, and a connection to it within a time limit."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from urllib.parse import urlsplit
 from redis.connection import ConnectionPool, parse_url
 from redis.exceptions import RedisError
 
-from enforcement.plan.commands import pack
+from enforcement.store.resp import pack
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where the store is, and how it wants to be greeted."""
+    """Where one server is, and what a new connection to it has to send first."""
 
     host: str = "127.0.0.1"
     port: int = 6379
@@ -32,11 +32,11 @@ class Address:
     @classmethod
     def from_url(cls, url: str) -> Address:
         """
-        Read a URL as redis-py does, but leave nothing of it unread.
+        Parse a URL like redis-py, but reject every part that redis-py would ignore.
 
         Raises:
-            ValueError: The scheme is none of the three, the host none that can be, or another part cannot be used; the
-                text never holds the password.
+            ValueError: The scheme is unknown, the host is impossible, or another part cannot be used. The message never
+                contains the password.
         """
         _check_url(url)
         parts: dict[str, Any] = dict(parse_url(url))  # type: ignore[no-untyped-call]
@@ -51,7 +51,7 @@ class Address:
         )
 
     def greeting(self) -> tuple[bytes, int]:
-        """Return what to send on a new connection, and how many replies it gets."""
+        """Return what to send first on a new connection, and how many replies follow."""
         commands: list[tuple[str | int, ...]] = []
         if self.password:
             commands.append(("AUTH", self.username, self.password) if self.username else ("AUTH", self.password))
@@ -61,12 +61,12 @@ class Address:
 
     def connect(self, deadline: float) -> socket.socket:
         """
-        Return a connection, proven by TLS if it has to be.
+        Return a new connection, after the TLS handshake if the URL asks for TLS.
 
         Args:
-            deadline: Monotonic seconds. Finding the host's address, connecting and TLS together have no more time.
+            deadline: Monotonic seconds. It limits name lookup, connecting and TLS handshake together.
         Raises:
-            OSError: There is none; a TimeoutError if there is none in time.
+            OSError: The server cannot be reached. A TimeoutError: not in time.
         """
         sock = self._reach(deadline)
         if self.tls is None:
@@ -82,9 +82,9 @@ class Address:
         if self.path:
             return _connected(socket.AF_UNIX, self.path, deadline)
         trouble = OSError(f"{self.host!r} has no address")
-        for family, place in _places(self.host, self.port, deadline):
+        for family, target in _lookup(self.host, self.port, deadline):
             try:
-                sock = _connected(family, place, deadline)
+                sock = _connected(family, target, deadline)
             except OSError as exc:
                 trouble = exc
                 continue
@@ -94,38 +94,38 @@ class Address:
 
 
 def _check_url(url: str) -> None:
-    """Refuse what redis-py would pass over, or find out when it first connects. Raises ValueError."""
+    """Reject what redis-py would ignore, or would find wrong only when it connects. Raises ValueError."""
     split = urlsplit(url)
     try:
         _ = split.port
-    except ValueError:  # its text may hold a part of the password, where that was not quoted
-        text = "url: the port must be a whole number up to 65535; @ / ? # in a password are written as %40 and so on."
+    except ValueError:  # its message may contain a part of a password that was not quoted
+        text = "url: the port must be an integer from 0 to 65535; write @ / ? # in a password as %40 and so on."
         raise ValueError(text) from None
     if split.scheme != "unix" and not re.fullmatch("/?[0-9]*", split.path):
         raise ValueError("url: only the number of a database may follow the host, as in redis://127.0.0.1:6379/0.")
     try:
-        ConnectionPool.from_url(url).make_connection()  # which connects to nothing
+        ConnectionPool.from_url(url).make_connection()  # this does not connect yet
     except (TypeError, ValueError, RedisError) as exc:
         raise ValueError(f"url: its options cannot be used: {exc}") from exc
 
 
 def checked_host(host: str) -> str:
-    """Return a host's name or address. Raises ValueError if nobody will ever find one of this name."""
+    """Return a host's name or address. Raises ValueError if no host can have this name."""
     if not all(1 <= len(label) <= 63 for label in host.removesuffix(".").split(".")):
-        raise ValueError(f"url: {host!r} is no host; the parts between its dots have 1 to 63 characters.")
+        raise ValueError(f"url: {host!r} is not a host; each part between dots must have 1 to 63 characters.")
     return host
 
 
 def left_until(deadline: float) -> float:
-    """Return the seconds that are left. Raises TimeoutError if none are."""
+    """Return the seconds until a monotonic deadline. Raises TimeoutError if it has passed."""
     left = deadline - monotonic()
     if left <= 0:
-        raise TimeoutError("the time budget is spent")
+        raise TimeoutError("the time budget is used up")
     return left
 
 
 def _tls(parts: dict[str, Any]) -> ssl.SSLContext:
-    """Return a context that verifies the store's certificate, unless the URL says otherwise."""
+    """Return a TLS context that verifies the store's certificate, unless the URL disables that."""
     context = ssl.create_default_context(cafile=parts.get("ssl_ca_certs"))
     if parts.get("ssl_certfile"):
         context.load_cert_chain(parts["ssl_certfile"], parts.get("ssl_keyfile"))
@@ -137,56 +137,57 @@ def _tls(parts: dict[str, Any]) -> ssl.SSLContext:
     return context
 
 
-def _connected(family: int, place: Any, deadline: float) -> socket.socket:
+def _connected(family: int, target: Any, deadline: float) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.settimeout(left_until(deadline))
-        sock.connect(place)
+        sock.connect(target)
     except BaseException:
         sock.close()
         raise
     return sock
 
 
-class _Lookup(threading.Thread):
+class _Resolver(threading.Thread):
     """
-    One question to the system's resolver, which takes seconds when its servers are away, and knows no timeout.
+    One lookup of a host name. The system's resolver has no timeout, and takes seconds if its servers are unavailable.
 
     Attributes:
-        found: Family and place of each address.
+        found: Family and socket address of each result.
+        trouble: Why there is no result.
     """
 
     def __init__(self, host: str, port: int) -> None:
         super().__init__(name="sluicegate-lookup", daemon=True)
         self.found: list[tuple[int, Any]] = []
         self.trouble: OSError | None = None
-        self._question = host, port
+        self._name = host, port
 
     def run(self) -> None:
         try:
-            self.found = _found(*self._question)
+            self.found = _resolve(*self._name)
         except OSError as exc:
             self.trouble = exc
-        except UnicodeError as exc:  # a label that is empty or too long
+        except UnicodeError as exc:  # a part of the name is empty or too long
             self.trouble = OSError(str(exc))
 
 
-_lookups: Final[dict[tuple[str, int], _Lookup]] = {}
-"""The last one of each host. Whoever comes while it is under way waits for the same answer."""
+_resolvers: Final[dict[tuple[str, int], _Resolver]] = {}
+"""The last lookup of each host. Calls that come while it is running wait for the same result."""
 
 
-def _places(host: str, port: int, deadline: float) -> list[tuple[int, Any]]:
-    """Return family and place of each address of a host. Raises OSError."""
+def _lookup(host: str, port: int, deadline: float) -> list[tuple[int, Any]]:
+    """Return family and socket address of each address of a host. Raises OSError."""
     try:
-        return _found(host, port, socket.AI_NUMERICHOST)
+        return _resolve(host, port, socket.AI_NUMERICHOST)
     except (socket.gaierror, UnicodeError):
-        pass  # it is a name, then
-    lookup = _lookups.get((host, port))
-    # In a forked child the parent's threads do not live, and neither does what they were asked.
+        pass  # it is a name, not an address
+    lookup = _resolvers.get((host, port))
+    # A forked child has none of its parent's threads, so their lookups never end there.
     if lookup is None or not lookup.is_alive():
-        lookup = _Lookup(host, port)
+        lookup = _Resolver(host, port)
         lookup.start()
-        _lookups[host, port] = lookup
+        _resolvers[host, port] = lookup
     lookup.join(left_until(deadline))
     if lookup.is_alive():
         raise TimeoutError(f"the address of {host!r} was not found in time")
@@ -195,9 +196,9 @@ def _places(host: str, port: int, deadline: float) -> list[tuple[int, Any]]:
     return lookup.found
 
 
-def _found(host: str, port: int, flags: int = 0) -> list[tuple[int, Any]]:
+def _resolve(host: str, port: int, flags: int = 0) -> list[tuple[int, Any]]:
     rows = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
-    return [(family, place) for family, _, _, _, place in rows]
+    return [(family, target) for family, _, _, _, target in rows]
 
 
 __all__ = ["Address", "checked_host", "left_until"]

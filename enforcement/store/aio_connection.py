@@ -1,7 +1,8 @@
 """
-The hot connection to the store, for asyncio: one a loop, many calls in flight on it, one write a tick of the loop.
+The connection that the tasks of an event loop share, with many calls to the store in flight.
 
-See :mod:`enforcement.store.connection`, which is its like for threads.
+All commands of one iteration of the loop leave in one write. :mod:`enforcement.store.connection` does the same for
+threads.
 """
 
 from __future__ import annotations
@@ -15,46 +16,47 @@ from typing import Any, cast
 
 import hiredis
 
-from enforcement.plan.commands import StoreError, trouble
+from enforcement import fork
 from enforcement.store.address import Address
-from enforcement.store.connection import ASKING, pipes, unconnected
-from enforcement.store.late_replies import LATE_SECONDS, LOST, AioLateReply
+from enforcement.store.connection import ASKING, unconnected
+from enforcement.store.errors import StoreError, trouble
+from enforcement.store.late_replies import LATE_SECONDS, LOST, SharedLateReply
 
 
 class AsyncPipe:
     """
-    One connection of each event loop, shared by all its tasks; a new one is made by the first call after a loss.
+    One connection for each event loop, shared by all its tasks. The first call after a loss makes a new one.
 
     Args:
-        address: Called for each new connection.
-        budget: Seconds a call may take, connecting included.
-        lost: As of :class:`~enforcement.store.connection.SyncPipe`.
-        known: Says where the store is if that is known; else *address* is called in a thread, for it may have to ask.
-            None: *address* always knows.
+        address: Called for each new connection; returns where the server is now.
+        budget: Seconds that a call may take, including the time to connect.
+        on_lost: See :class:`~enforcement.store.connection.SyncPipe`.
+        known: Returns the address without I/O, or None if it is unknown; then *address* is called in a thread. Leave
+            it out if *address* never does I/O.
     """
 
     def __init__(
         self,
         address: Callable[[], Address],
         budget: float,
-        lost: Callable[[Address], None] = lambda address: None,
+        on_lost: Callable[[Address], None] = lambda address: None,
         known: Callable[[], Address | None] | None = None,
     ) -> None:
         self._address = address
         self._known: Callable[[], Address | None] = known or address
         self._budget = budget
-        self._lost = lost
-        self._link: _Link | None = None  # the one that was used last: nearly always there is one loop
+        self._on_lost = on_lost
+        self._link: _Link | None = None  # the one used last; nearly always there is a single loop
         self._links: dict[asyncio.AbstractEventLoop, _Link] = {}
         self._retired: weakref.WeakSet[_Link] = weakref.WeakSet()
-        pipes.add(self)
+        fork.register(self)
 
     def call(self, command: bytes) -> asyncio.Future[Any]:
         """
-        Send one encoded command; await the future for its reply.
+        Send one encoded command and return a future for its reply.
 
-        The future raises StoreError as :meth:`~enforcement.store.connection.SyncPipe.call` does, but for error
-        replies: they are returned as values of type ``hiredis.ReplyError``.
+        The future raises StoreError like :meth:`~enforcement.store.connection.SyncPipe.call`, with one difference: an
+        error reply is not raised but returned, as a value of type ``hiredis.ReplyError``.
         """
         link = self._link
         if link is None or link.lost or link.loop is not asyncio.get_running_loop():
@@ -62,23 +64,23 @@ class AsyncPipe:
         return link.call(command)
 
     def ask(self, command: bytes) -> asyncio.Future[Any]:
-        """As :meth:`~enforcement.store.connection.SyncPipe.ask`; the two parts leave in one write."""
+        """Send ``ASKING`` and a command, in one write, to a node that is taking over the command's slot."""
         link = self._link_here()
         link.call(ASKING).add_done_callback(lambda future: future.cancelled() or future.exception())
         return link.call(command)
 
     def _link_here(self) -> _Link:
-        """Return the connection of the loop that runs here, a new one if there is none."""
+        """Return the connection of the running loop, and make one if there is none."""
         loop = asyncio.get_running_loop()
         link = self._links.get(loop)
         if link is None or link.lost:
-            # Test clients run each request in a loop of its own: a connection of a loop that ended is nobody's.
+            # Test clients run each request in a new loop, so connections of closed loops would pile up.
             for other in list(self._links):
                 if other.is_closed():
                     self._links.pop(other, None)
             if link is not None:
-                self._retired.add(link)  # it may wait for late answers
-            link = self._links[loop] = _Link(self._locate, self._budget, self._lost)
+                self._retired.add(link)  # it may still wait for late replies
+            link = self._links[loop] = _Link(self._locate, self._budget, self._on_lost)
         self._link = link
         return link
 
@@ -87,15 +89,15 @@ class AsyncPipe:
         return known if known is not None else await asyncio.to_thread(self._address)
 
     def trouble(self, reply: object) -> StoreError:
-        """Return what an error reply means; where it means that the server is a primary no more, leave it."""
+        """Return the exception for an error reply, and drop the connection if the server has become a replica."""
         found, link = trouble(reply), self._links.get(asyncio.get_running_loop())
-        # One that has not answered yet was made after this reply came: it leads to whoever is the primary now.
+        # A connection without any reply so far was made after this reply came, and leads to the new primary.
         if found.cause == "readonly" and link is not None and link.answered:
             link.drop(StoreError("connection", "the server became a replica", executed=False))
         return found
 
     def renew(self) -> None:
-        """Let calls from now on use a new connection; those under way keep the old one. Any thread may call."""
+        """Use a new connection for the next calls, while calls in flight keep the old one. Any thread may call this."""
         for link in self._give_up():
             self._retired.add(link)
             link.retire()
@@ -106,11 +108,11 @@ class AsyncPipe:
         return [link for link in links if link is not None]
 
     def after_fork(self) -> None:
-        """Begin anew in a child process: connections and loops are the parent's."""
+        """Forget the connections in a child process, as they and their loops belong to the parent."""
         self._link, self._links = None, {}
 
     def close(self) -> None:
-        """Close the connections, and those that are given up; calls under way fail. Any thread may call."""
+        """Close all connections and fail the calls in flight. Any thread may call this."""
         for link in (*self._give_up(), *self._retired):
             link.hang_up()
 
@@ -119,24 +121,24 @@ class _Link(asyncio.Protocol):
     """
     One connection from its first call to its loss.
 
-    Replies come in the order of the calls, so each call keeps its place in a queue whether its task still waits or not:
-    a cancelled caller never shifts another's reply.
+    Replies arrive in the order of the calls. A call keeps its place in the queue even if its task is cancelled, so
+    that the next call does not get its reply.
     """
 
     def __init__(
-        self, locate: Callable[[], Awaitable[Address]], budget: float, lost: Callable[[Address], None]
+        self, locate: Callable[[], Awaitable[Address]], budget: float, on_lost: Callable[[Address], None]
     ) -> None:
         self.lost = False
         self.answered = 0
         self._address: Address | None = None
-        self._tell_lost = lost
+        self._on_lost = on_lost
         self._budget = budget
         self.loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._reader = hiredis.Reader()
         self._greetings = 0
         self._waiting: deque[tuple[float, asyncio.Future[Any]]] = deque()
-        self._late: deque[AioLateReply] = deque()  # in the order of their calls, when those were given up
+        self._late: deque[SharedLateReply] = deque()  # timed-out calls, in the order in which they were sent
         self._unsent: list[bytes] = []
         self._deadline = 0.0
         self._watch: asyncio.TimerHandle | None = None
@@ -149,15 +151,15 @@ class _Link(asyncio.Protocol):
         if not self._unsent or not connected:
             self._deadline = loop.time() + self._budget
             if connected:
-                loop.call_soon(self._flush)  # one write a tick: whoever calls until it is over joins it
+                loop.call_soon(self._flush)  # calls of the same iteration of the loop join this write
         self._waiting.append((self._deadline, future))
         self._unsent.append(command)
         if self._watch is None:
-            self._watch = loop.call_later(self._budget, self._look)
+            self._watch = loop.call_later(self._budget, self._check)
         return future
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # Not an isinstance: uvloop's transports are of no class of asyncio's.
+        # A cast instead of an isinstance check: uvloop's transports do not inherit from asyncio's.
         self._transport = cast(asyncio.Transport, transport)
         if self.lost:
             self._transport.abort()
@@ -173,13 +175,13 @@ class _Link(asyncio.Protocol):
                     self._greeted(reply)
                     continue
                 if self.lost:
-                    self._file(reply)
+                    self._store_late(reply)
                     continue
                 future = waiting.popleft()[1]
                 self.answered += 1
                 if not future.done():
                     future.set_result(reply)
-        except (hiredis.HiredisError, IndexError) as exc:  # IndexError: a reply that nobody asked for
+        except (hiredis.HiredisError, IndexError) as exc:  # IndexError: unsolicited reply
             self.drop(StoreError("protocol", str(exc)))
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -188,7 +190,7 @@ class _Link(asyncio.Protocol):
         self.drop(StoreError("connection", str(exc or "closed by the store")))
 
     def drop(self, reason: StoreError) -> None:
-        """Give the connection up: nobody may wait for, or read, what still comes over it."""
+        """Close the connection and fail all calls in flight. Nobody reads what still arrives."""
         self._give_up()
         self._late.clear()
         if self._connecting is not None:
@@ -203,17 +205,17 @@ class _Link(asyncio.Protocol):
 
     def _give_up(self) -> None:
         if self._address is not None and not self.lost:
-            self._tell_lost(self._address)
+            self._on_lost(self._address)
         self.lost = True
         if self._watch is not None:
             self._watch.cancel()
 
-    def _wait_no_longer(self) -> None:
-        """Fail the calls under way, but leave the connection open: what comes over it tells what became of them."""
+    def _time_out(self) -> None:
+        """Fail the calls in flight, but keep the connection open, as late replies tell whether they were executed."""
         self._give_up()
         waiting, self._waiting = self._waiting, deque()
         for _, future in waiting:
-            late = AioLateReply(self._hang_up_unless_awaited)
+            late = SharedLateReply(self._hang_up_if_unawaited)
             self._late.append(late)
             if future.done():
                 late.closed = True
@@ -221,29 +223,29 @@ class _Link(asyncio.Protocol):
                 future.set_exception(StoreError("timeout", late=late))
         self._watch = self.loop.call_later(LATE_SECONDS, self.hang_up)
 
-    def _file(self, reply: Any) -> None:
-        """Take a late answer."""
+    def _store_late(self, reply: Any) -> None:
+        """Store a late reply for the call that it belongs to."""
         self._late.popleft().found = reply
         if not self._late:
             self.hang_up()
 
-    def _hang_up_unless_awaited(self) -> None:
+    def _hang_up_if_unawaited(self) -> None:
         if all(late.closed for late in list(self._late)):
             self.hang_up()
 
     def hang_up(self) -> None:
-        """Give the connection up, in its own loop. Any thread may call."""
+        """Close the connection, in its own loop. Any thread may call this."""
         reason = StoreError("connection", "closed", executed=False)
         if self.loop.is_running() and self.loop is not asyncio._get_running_loop():
-            with contextlib.suppress(RuntimeError):  # the loop is closed, and with it the connection
+            with contextlib.suppress(RuntimeError):  # the loop is closed, and the connection with it
                 self.loop.call_soon_threadsafe(self.drop, reason)
         elif not self.loop.is_closed():
             self.drop(reason)
 
     def retire(self) -> None:
-        """Hang up when all calls under way have had their time. Any thread may call."""
-        reason = StoreError("connection", "given up for another")
-        with contextlib.suppress(RuntimeError):  # the loop is closed, and with it the connection
+        """Close the connection when all calls in flight have had their time. Any thread may call this."""
+        reason = StoreError("connection", "replaced by a new connection")
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and the connection with it
             self.loop.call_soon_threadsafe(self.loop.call_later, self._budget + 0.01, self.drop, reason)
 
     async def _connect(self, locate: Callable[[], Awaitable[Address]]) -> None:
@@ -278,27 +280,27 @@ class _Link(asyncio.Protocol):
         if isinstance(reply, hiredis.ReplyError):
             self.drop(trouble(reply))
 
-    def _look(self) -> None:
-        """Fail calls that got no reply in time, and all behind them: replies come in order, so none comes before."""
+    def _check(self) -> None:
+        """Fail the calls whose time is over, and all behind them, as replies arrive in order."""
         self._watch = None
         if not self._waiting:
             return
         late = self.loop.time() - self._waiting[0][0]
         if late < 0:
-            self._watch = self.loop.call_later(-late, self._look)
+            self._watch = self.loop.call_later(-late, self._check)
         else:
-            # The loop itself may have been busy, and the reply may lie in the socket: let it read first.
-            self._watch = self.loop.call_later(0.001, self._look_again, self.answered)
+            # The loop itself may have been busy, and the reply may wait in the socket: let it be read first.
+            self._watch = self.loop.call_later(0.001, self._check_again, self.answered)
 
-    def _look_again(self, answered: int) -> None:
+    def _check_again(self, answered: int) -> None:
         self._watch = None
         if self.answered == answered and self._waiting and self._waiting[0][0] <= self.loop.time():
             if self._transport is None:
                 self.drop(StoreError("timeout", executed=False))
             else:
-                self._wait_no_longer()
+                self._time_out()
         else:
-            self._look()
+            self._check()
 
 
 __all__ = ["AsyncPipe"]

@@ -1,4 +1,4 @@
-"""The breaker: it keeps requests from waiting for a store that does not answer, and says once that it is away."""
+"""The circuit breaker, which keeps requests from waiting for a server that does not answer."""
 
 from __future__ import annotations
 
@@ -14,21 +14,25 @@ from enforcement.store.logs import RateLimitedLogger
 logger = logging.getLogger("sluicegate.failover")
 
 FAILURES_TO_OPEN: Final = 3
-"""Calls in a row that must fail before the breaker opens; each of them took up to the time budget."""
+"""How many calls in a row must fail before the breaker opens. Each of them may take the whole time budget."""
 
-# Not the module's own numbers: an application may have seeded them, and a fork would share any other's.
+# Not the functions of the random module: an application may have seeded them, and forked children would share them.
 chance: Final = random.SystemRandom()
 
 
 class Breaker:
     """
-    Opens after failures in a row; only a probe in the background closes it.
+    Opens after several failures in a row. Only a probe in the background closes it.
+
+    Args:
+        on_open: Called with the cause each time the breaker opens.
+        name: What is unavailable then, as the subject of a log line.
 
     Attributes:
-        open: Whether the store is taken to be away; read by every decision.
-        cause: Why, in a word, as it was told last.
+        open: Whether the store counts as unavailable; read by every decision.
+        cause: The last cause, in one word.
         opened_at: Monotonic seconds; 0 while closed.
-        failures: Calls in a row that failed.
+        failures: How many calls in a row have failed.
         openings: How often it opened.
     """
 
@@ -43,12 +47,12 @@ class Breaker:
         self.after_fork()
 
     def after_fork(self) -> None:
-        """Make it usable in a child: another thread of the parent may have held a lock."""
+        """Replace the locks in a child process, because a thread of the parent may have held them."""
         self._say = RateLimitedLogger(logger)
         self._lock = threading.Lock()
 
     def failed(self, cause: str) -> None:
-        """Count a failure of the store."""
+        """Count a failure, and open after too many."""
         with self._lock:
             self.failures += 1
             if self.open or self.failures < FAILURES_TO_OPEN:
@@ -62,28 +66,28 @@ class Breaker:
 
     def trip(self, cause: str) -> None:
         """
-        Open at once: someone who knows says that the store is away.
+        Open at once, because the caller is sure that the store is unavailable.
 
         Args:
-            cause: A word, and more after a colon. While it is open, another word is worth a line of its own.
+            cause: One word, then details after a colon. If the breaker is open already, a new word is logged.
         """
         if self.open:
-            self._still(cause)
+            self._update_cause(cause)
             return
         self.failures = FAILURES_TO_OPEN
         self.failed(cause)
 
-    def _still(self, cause: str) -> None:
+    def _update_cause(self, cause: str) -> None:
         if _word(cause) != self.cause:
             self.cause = _word(cause)
             self._say.warning(_word(cause), "%s is still away, for another cause now (%s).", self._name, cause)
 
     def succeeded(self) -> None:
-        """Forget failures; called by a decision that the store made after one that it did not."""
+        """Reset the count of failures, after a success that follows a failure."""
         self.failures = 0
 
     def close(self) -> None:
-        """Take the store for present again."""
+        """Treat the store as available again."""
         with self._lock:
             was_open, since = self.open, self.opened_at
             self.open, self.opened_at, self.failures = False, 0.0, 0
@@ -92,7 +96,7 @@ class Breaker:
 
 
 def jittered(longest: float, least: float = 0.5) -> float:
-    """Return a random span of *least* to 1 times *longest*: who lost the store in one moment does not return in one."""
+    """Return a random part of *longest*, at least *least* of it, so that instances do not all return at once."""
     return longest * chance.uniform(least, 1.0)
 
 

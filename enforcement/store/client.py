@@ -1,16 +1,16 @@
 """
-The store as redis-py reaches it, for everything but the hot path: documents, the log, heartbeats, functions.
+Reach the store through redis-py, for documents, the change log, heartbeats and functions.
 
-redis-py's own defaults hold a call for up to a minute and may run it twice; here every call has one try and one short
-time.
+By redis-py's defaults a call may take a minute and may be executed twice. Here each call has one try and a short
+timeout.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, cast
 
-from redis import ConnectionPool, Redis
+from redis import Redis
 from redis.backoff import NoBackoff
 from redis.connection import parse_url
 from redis.exceptions import (
@@ -28,24 +28,25 @@ from redis.retry import Retry
 from redis.sentinel import MasterNotFoundError, Sentinel
 
 from enforcement.lua import library_source
-from enforcement.plan.commands import StoreError, trouble
-from enforcement.store.cluster import ClusterClient
+from enforcement.store.base_client import StoreClient
+from enforcement.store.cluster_client import ClusterClient
+from enforcement.store.errors import StoreError, trouble
 from enforcement.store.sentinel import Sentinels
 from enforcement.store.slot_map import SlotMap
 from enforcement.store.topology import HostPort, Topology
 
 DEFAULT_TIMEOUT: Final = 1.0
 STORE_ERRORS: Final = (RedisError, OSError)
-"""All that a store which is away, slow or lying may raise. redis-py leaves some socket errors unwrapped."""
+"""What a store that is unavailable, slow or returns garbage may raise. redis-py does not wrap all socket errors."""
 
 
-def connect(url: str, *, timeout: float = DEFAULT_TIMEOUT, **options: Any) -> Redis:
+def connect(url: str, *, timeout: float = DEFAULT_TIMEOUT, **options: Any) -> StoreClient:
     """
-    Return a client of a store. No I/O happens before the first call.
+    Return a client of a store. It does no I/O before the first call.
 
     Args:
         url: ``redis://``, ``rediss://`` or ``unix://`` of one server, ``redis+sentinel://`` or ``redis+cluster://``.
-        timeout: Seconds for connecting, and for an answer.
+        timeout: Seconds for connecting, and for each reply.
         options: More of redis-py's connection keywords.
     Raises:
         ValueError: *url* is none of these.
@@ -55,23 +56,28 @@ def connect(url: str, *, timeout: float = DEFAULT_TIMEOUT, **options: Any) -> Re
         return ClusterClient(SlotMap(topology, timeout), node_client(topology, timeout, **options))
     if topology.kind == "sentinel":
         return primary_client(Sentinels(topology, timeout), topology, timeout, **options)
-    return Redis.from_url(url, **_keywords(timeout, options))
+    return _server_client(url, timeout, options)
 
 
-def node_client(topology: Topology, timeout: float, **options: Any) -> Callable[[str, int], Redis]:
-    """Return what makes the client of one node of a cluster, by its host and port."""
-    return lambda host, port: Redis.from_url(topology.url_of(host, port), **_keywords(timeout, options))
+def node_client(topology: Topology, timeout: float, **options: Any) -> Callable[[str, int], StoreClient]:
+    """Return a function that makes the client of one node of a cluster from its host and port."""
+    return lambda host, port: _server_client(topology.url_of(host, port), timeout, options)
 
 
-def primary_client(sentinels: Sentinels, topology: Topology, timeout: float, **options: Any) -> Redis:
-    """Return redis-py's client of a primary; the sentinels are asked for each of its connections."""
-    server, keywords = _parsed(topology.url_of("host", 1)), _keywords(timeout, options)
-    client: Redis = _Finder(sentinels).master_for(topology.service, **server, **keywords)  # type: ignore[no-untyped-call]
+def _server_client(url: str, timeout: float, options: Mapping[str, Any]) -> StoreClient:
+    # redis-py declares that this returns its own class, though it returns ours.
+    return cast(StoreClient, StoreClient.from_url(url, **_keywords(timeout, options)))
+
+
+def primary_client(sentinels: Sentinels, topology: Topology, timeout: float, **options: Any) -> StoreClient:
+    """Return a client of a primary that asks the sentinels for the address of each new connection."""
+    keywords = {**_parsed(topology.url_of("host", 1)), **_keywords(timeout, options), "redis_class": StoreClient}
+    client: StoreClient = _Finder(sentinels).master_for(topology.service, **keywords)  # type: ignore[no-untyped-call]
     return client
 
 
 class _Finder(Sentinel):
-    """What redis-py asks where the primary is."""
+    """Tell redis-py where the primary is."""
 
     def __init__(self, sentinels: Sentinels) -> None:
         super().__init__([])  # type: ignore[no-untyped-call]
@@ -86,7 +92,7 @@ class _Finder(Sentinel):
 
 
 def _parsed(url: str) -> dict[str, Any]:
-    """Return a URL's connection keywords but host and port, as redis-py's sentinels take them."""
+    """Return the connection keywords in a URL, except for host and port, in the form that redis-py's Sentinel takes."""
     parts: dict[str, Any] = dict(parse_url(url))  # type: ignore[no-untyped-call]
     tls = url.startswith("rediss://")
     return {name: value for name, value in parts.items() if name not in ("host", "port", "connection_class")} | {
@@ -105,34 +111,8 @@ def _keywords(timeout: float, options: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def pool_of(client: Redis, key: str) -> ConnectionPool:
-    """Return the pool of connections to the server that has a key. Raises redis-py's errors."""
-    return client.pool_of(key) if isinstance(client, ClusterClient) else client.connection_pool
-
-
-def disconnect(client: Redis) -> None:
-    """Drop the connections of a client: what is pooled may hold half an answer, or lead to a host that is no more."""
-    if isinstance(client, ClusterClient):
-        client.reconnect()
-    else:
-        client.connection_pool.disconnect()
-
-
-def let_go(client: Redis) -> None:
-    """
-    In a forked child, close its copies of the parent's connections, without a word to the store.
-
-    A thread that used one at the moment of the fork does not exist here, and would hold it for ever.
-    """
-    pool = None if isinstance(client, ClusterClient) else client.connection_pool
-    # redis-py's own way out of a fork forgets those in use; the names are its private ones, hence the caution.
-    for name in ("_available_connections", "_in_use_connections"):
-        for connection in list(getattr(pool, name, ())):
-            connection.disconnect()
-
-
 def cause_of(error: Exception) -> str:
-    """Return the word for one of :data:`STORE_ERRORS` under which it is counted, as ``StoreError.cause`` has it."""
+    """Return the cause of one of :data:`STORE_ERRORS`, in one word like ``StoreError.cause``."""
     for kind, cause in _CAUSES:
         if isinstance(error, kind):
             return cause
@@ -141,7 +121,7 @@ def cause_of(error: Exception) -> str:
     return "maxclients" if "max number of clients" in str(error) else "connection"
 
 
-# redis-py takes the first word off the replies that it has a class for. Narrower classes come first.
+# redis-py removes the first word of error replies that it has a class for. Subclasses come before their base classes.
 _CAUSES: Final = (
     ((AuthenticationError, AuthorizationError, NoPermissionError), "auth"),
     (BusyLoadingError, "loading"),
@@ -152,12 +132,12 @@ _CAUSES: Final = (
 
 
 def load_library(client: Redis) -> None:
-    """Give the store the function library, replacing the same version of it. Raises redis-py's errors."""
+    """Load the function library into the store, replacing the same version. Raises redis-py's errors."""
     client.function_load(library_source(), replace=True)
 
 
 def is_unknown_function(error: Exception) -> bool:
-    """Tell whether the store lost, or never had, the function library."""
+    """Return whether an error says that the store does not have the function library."""
     return isinstance(error, ResponseError) and "function not found" in str(error).lower()
 
 
@@ -167,11 +147,8 @@ __all__ = [
     "StoreTimeoutError",
     "cause_of",
     "connect",
-    "disconnect",
     "is_unknown_function",
-    "let_go",
     "load_library",
     "node_client",
-    "pool_of",
     "primary_client",
 ]

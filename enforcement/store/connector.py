@@ -1,78 +1,354 @@
-"""Where the store is, and what speaks to it there: one server, the primary that sentinels name, or a cluster."""
+"""
+How a process reaches its store, be it a single server, the primary behind sentinels, or a cluster.
+
+Each kind is a strategy with the interface of :class:`StoreConnector`, so that its callers need not know which one
+they have.
+"""
 
 from __future__ import annotations
 
-from redis import Redis
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, TypeVar
 
+from enforcement.lua import library_source
+from enforcement.model.keys import together
 from enforcement.store.aio_connection import AsyncPipe
+from enforcement.store.base_client import StoreClient
+from enforcement.store.breaker import Breaker
 from enforcement.store.client import connect, node_client, primary_client
-from enforcement.store.cluster import AsyncClusterPipe, ClusterClient, ClusterPipe
-from enforcement.store.connection import SyncPipe
+from enforcement.store.cluster import AsyncClusterPipe, ClusterPipe
+from enforcement.store.cluster_client import ClusterClient
+from enforcement.store.cluster_monitor import ClusterMonitor
+from enforcement.store.connection import SyncPipe, ask_once
+from enforcement.store.duty_failures import DutyFailures, NodeDutyFailures
+from enforcement.store.errors import StoreError
+from enforcement.store.resp import pack
 from enforcement.store.sentinel import Sentinels
-from enforcement.store.slot_map import SlotMap
+from enforcement.store.slot_map import Node, SlotMap, slot_of
 from enforcement.store.topology import Topology
 
+LOAD_SECONDS: Final = 1.0
+"""Time limit for loading the function library into one node."""
+
+T = TypeVar("T")
 Pipe = SyncPipe | ClusterPipe
+IsReady = Callable[[str], bool]
+"""Returns whether charges to the counter with this key can be replayed now."""
 
 
-class StoreConnector:
+class StoreConnector(ABC):
     """
-    A store as a limiter sees it.
+    The store of one limiter.
+
+    The attributes that begin with ``on_``, and ``replay``, are set by the limiter.
+
+    Attributes:
+        breaker: The circuit breaker of the whole store, which every decision reads. On a cluster it stays closed, as
+            each node has its own.
+        one_slot_per_call: Whether one call only reaches keys that share a hash tag.
+        duty_failures: What the background thread does when a duty fails.
+        on_open: Called with the cause when ``breaker`` opens.
+        on_change: Called, in any thread, when another server has become the primary.
+        on_return: Called in the monitor's thread when nodes are back; the argument returns whether a counter is there.
+        replay: Replays charges to the counters that are ready. It returns False if the store does not take them.
+    """
+
+    one_slot_per_call = False
+    duty_failures: DutyFailures
+
+    def __init__(self) -> None:
+        self.on_open: Callable[[str], None] = lambda cause: None
+        self.on_change: Callable[[], None] = lambda: None
+        self.on_return: Callable[[IsReady], None] = lambda is_back: None
+        self.replay: Callable[[IsReady], bool] = lambda is_ready: True
+        self.breaker = Breaker(on_open=lambda cause: self.on_open(cause))
+
+    @abstractmethod
+    def pipe(self, budget: float, *, respects_breakers: bool = True) -> Pipe:
+        """
+        Return the connections that threads use.
+
+        Args:
+            budget: Seconds that a call may take.
+            respects_breakers: See :class:`~enforcement.store.cluster.ClusterPipe`.
+        """
+
+    @abstractmethod
+    def async_pipe(self, budget: float) -> AsyncPipe | AsyncClusterPipe:
+        """Return the connections that the tasks of event loops use. The budget is that of :meth:`pipe`."""
+
+    @abstractmethod
+    def client(self, timeout: float) -> StoreClient:
+        """Return a redis-py client, which shares with this object what is known of the servers."""
+
+    @abstractmethod
+    def groups(self, things: Sequence[T], tag_of: Callable[[T], str]) -> Iterable[list[T]]:
+        """Return things in groups that one call reaches. *tag_of* returns the hash tag of a thing's keys."""
+
+    @abstractmethod
+    def is_away(self, key: str) -> bool:
+        """Return whether the server with this counter is unavailable."""
+
+    @abstractmethod
+    def is_open(self) -> bool:
+        """Return whether any server of the store is unavailable."""
+
+    @abstractmethod
+    def outages(self) -> tuple[int, int]:
+        """Return how many servers are unavailable now, and how often one became unavailable."""
+
+    @abstractmethod
+    def is_ready(self, key: str) -> bool:
+        """Return whether replaying charges to this counter is worth a try."""
+
+    @abstractmethod
+    def failed(self, exc: StoreError) -> None:
+        """Count a failed call for ``breaker``, unless the call failed for a reason of its own."""
+
+    @abstractmethod
+    def recover(self, act: Callable[[], bool]) -> bool:
+        """Run *act*, which replays what is owed, and return its result. A store with a monitor wakes it instead."""
+
+    def load_library(self, key: str) -> None:  # noqa: B027 - of a store that is one server, the heartbeat does it
+        """Load the function library into the node of a counter, if nothing else does."""
+
+    def look(self) -> None:  # noqa: B027 - see SentinelStore
+        """Check whether there is a new primary, if that can happen without losing a connection."""
+
+    def forget(self) -> None:  # noqa: B027 - see SentinelStore
+        """Drop the cached primary, so that the next connection asks the sentinels again."""
+
+    def start(self) -> None:  # noqa: B027 - see ClusterStore
+        """Allow the monitor to run."""
+
+    @abstractmethod
+    def stop(self, timeout: float, *, agent_ended: bool) -> bool:
+        """
+        End the monitor, and return whether the thread that replays charges has ended.
+
+        Args:
+            timeout: Wait so many seconds at most.
+            agent_ended: Whether the background thread has ended; it replays charges where there is no monitor.
+        """
+
+    def wake(self) -> None:  # noqa: B027 - see ClusterStore
+        """Have the monitor check the store soon. Any thread may call this."""
+
+    def after_fork(self) -> None:
+        """Replace locks and threads in a child process."""
+        self.breaker.after_fork()
+
+
+class SingleStore(StoreConnector):
+    """A store that is one server."""
+
+    def __init__(self, topology: Topology) -> None:
+        super().__init__()
+        self._topology = topology
+        self.duty_failures = DutyFailures()
+
+    def pipe(self, budget: float, *, respects_breakers: bool = True) -> Pipe:
+        """See :meth:`StoreConnector.pipe`."""
+        return SyncPipe(lambda: self._topology.address, budget)
+
+    def async_pipe(self, budget: float) -> AsyncPipe | AsyncClusterPipe:
+        """See :meth:`StoreConnector.async_pipe`."""
+        return AsyncPipe(lambda: self._topology.address, budget)
+
+    def client(self, timeout: float) -> StoreClient:
+        """See :meth:`StoreConnector.client`."""
+        return connect(self._topology.url, timeout=timeout)
+
+    def groups(self, things: Sequence[T], tag_of: Callable[[T], str]) -> Iterable[list[T]]:
+        """Return all things in one group."""
+        return [list(things)]
+
+    def is_away(self, key: str) -> bool:
+        """Return whether the store is unavailable."""
+        return self.breaker.open
+
+    def is_open(self) -> bool:
+        """Return whether the store is unavailable."""
+        return self.breaker.open
+
+    def outages(self) -> tuple[int, int]:
+        """See :meth:`StoreConnector.outages`."""
+        return int(self.breaker.open), self.breaker.openings
+
+    def is_ready(self, key: str) -> bool:
+        """Return True, because the store may be back before its breaker closes."""
+        return True
+
+    def failed(self, exc: StoreError) -> None:
+        """See :meth:`StoreConnector.failed`."""
+        if exc.away:
+            self.breaker.failed(exc.cause)
+
+    def recover(self, act: Callable[[], bool]) -> bool:
+        """Run *act* and return its result."""
+        return act()
+
+    def stop(self, timeout: float, *, agent_ended: bool) -> bool:
+        """See :meth:`StoreConnector.stop`."""
+        return agent_ended
+
+
+class SentinelStore(SingleStore):
+    """
+    A store that is the primary which sentinels name.
+
+    Attributes:
+        sentinels: Caches the address of the primary.
+    """
+
+    def __init__(self, topology: Topology, budget: float) -> None:
+        super().__init__(topology)
+        self.sentinels = Sentinels(topology, budget)
+        self.sentinels.on_change = lambda: self.on_change()
+
+    def pipe(self, budget: float, *, respects_breakers: bool = True) -> Pipe:
+        """See :meth:`StoreConnector.pipe`."""
+        return SyncPipe(self.sentinels.address, budget, self.sentinels.lost)
+
+    def async_pipe(self, budget: float) -> AsyncPipe | AsyncClusterPipe:
+        """See :meth:`StoreConnector.async_pipe`."""
+        return AsyncPipe(self.sentinels.address, budget, self.sentinels.lost, self.sentinels.known)
+
+    def client(self, timeout: float) -> StoreClient:
+        """See :meth:`StoreConnector.client`."""
+        return primary_client(self.sentinels, self._topology, timeout)
+
+    def look(self) -> None:
+        """Ask the sentinels whether there is a new primary."""
+        self.sentinels.look()
+
+    def forget(self) -> None:
+        """Drop the cached primary, so that the next connection asks the sentinels again."""
+        self.sentinels.forget()
+
+    def after_fork(self) -> None:
+        """See :meth:`StoreConnector.after_fork`."""
+        super().after_fork()
+        self.sentinels.after_fork()
+
+
+class ClusterStore(StoreConnector):
+    """
+    A store that is a cluster. Each node may be unavailable alone, and a monitor detects when it is back.
+
+    Attributes:
+        slot_map: The owner of each slot.
+    """
+
+    one_slot_per_call = True
+
+    def __init__(self, topology: Topology, budget: float) -> None:
+        super().__init__()
+        self._topology = topology
+        self._budget = budget
+        self.slot_map = SlotMap(topology, budget)
+        self.duty_failures = NodeDutyFailures(self.slot_map)
+        self._make_monitor()
+
+    def _make_monitor(self) -> None:
+        self._monitor = ClusterMonitor(self.slot_map, self._budget, self._replay_to)
+        self.slot_map.on_trouble = self._monitor.wake
+
+    def pipe(self, budget: float, *, respects_breakers: bool = True) -> Pipe:
+        """See :meth:`StoreConnector.pipe`."""
+        return ClusterPipe(self.slot_map, budget, respects_breakers=respects_breakers)
+
+    def async_pipe(self, budget: float) -> AsyncPipe | AsyncClusterPipe:
+        """See :meth:`StoreConnector.async_pipe`."""
+        return AsyncClusterPipe(self.slot_map, budget)
+
+    def client(self, timeout: float) -> StoreClient:
+        """See :meth:`StoreConnector.client`."""
+        return ClusterClient(self.slot_map, node_client(self._topology, timeout), respects_breakers=True)
+
+    def groups(self, things: Sequence[T], tag_of: Callable[[T], str]) -> Iterable[list[T]]:
+        """Return one group for each hash tag."""
+        return together(things, tag_of)
+
+    def is_away(self, key: str) -> bool:
+        """Return whether the node with this counter is unavailable or unknown."""
+        return self.slot_map.is_away(key)
+
+    def is_open(self) -> bool:
+        """Return whether a node is unavailable."""
+        return bool(self.slot_map.away())
+
+    def outages(self) -> tuple[int, int]:
+        """See :meth:`StoreConnector.outages`."""
+        return len(self.slot_map.away()), self.slot_map.openings
+
+    def is_ready(self, key: str) -> bool:
+        """Return whether the node with this counter is available."""
+        return not self.slot_map.is_away(key)
+
+    def failed(self, exc: StoreError) -> None:
+        """Do nothing, as the failure was counted for its node."""
+
+    def recover(self, act: Callable[[], bool]) -> bool:
+        """Wake the monitor, which replays what is owed to each node as soon as it can, and return True."""
+        self._monitor.wake()
+        return True
+
+    def load_library(self, key: str) -> None:
+        """Load the function library into the node of a counter, which may have come back without it."""
+        command = pack(("FUNCTION", "LOAD", "REPLACE", library_source()))
+        with contextlib.suppress(StoreError):  # another account may be allowed to
+            ask_once(self.slot_map.owner(slot_of(key.encode())).address, command, LOAD_SECONDS)
+
+    def start(self) -> None:
+        """Allow the monitor to run."""
+        self._monitor.start()
+
+    def stop(self, timeout: float, *, agent_ended: bool) -> bool:
+        """See :meth:`StoreConnector.stop`."""
+        return self._monitor.stop(timeout)
+
+    def wake(self) -> None:
+        """Have the monitor check the cluster soon. Any thread may call this."""
+        self._monitor.wake()
+
+    def after_fork(self) -> None:
+        """See :meth:`StoreConnector.after_fork`."""
+        super().after_fork()
+        self.slot_map.after_fork()
+        self._make_monitor()
+
+    def _replay_to(self, back: Sequence[Node]) -> bool:
+        """Replay to the nodes that are back and to all others that answer, and return whether they took everything."""
+
+        def is_ready(key: str) -> bool:
+            return not self.slot_map.is_away(key, back)
+
+        if not self.replay(is_ready):
+            return False
+        if back:
+            self.on_return(is_ready)
+        return True
+
+
+def connector_of(url: str, budget: float) -> StoreConnector:
+    """
+    Return the store of a URL, without any I/O.
 
     Args:
         url: See :mod:`enforcement.store.topology`.
-        budget: Seconds for finding the store where a decision waits for it.
-
-    Attributes:
-        slot_map: Of a cluster; None: all counters are together, and one call can reach them.
-        sentinels: Where there are some.
+        budget: Seconds for finding a server while a decision waits for it.
+    Raises:
+        ValueError: The URL cannot be used.
     """
-
-    def __init__(self, url: str, budget: float) -> None:
-        self.topology = Topology.parse(url)
-        kind = self.topology.kind
-        self.slot_map = SlotMap(self.topology, budget) if kind == "cluster" else None
-        self.sentinels = Sentinels(self.topology, budget) if kind == "sentinel" else None
-
-    def pipe(self, budget: float, *, heeds: bool = True) -> Pipe:
-        """Return what threads call; *heeds* as of :class:`~enforcement.store.cluster.ClusterPipe`."""
-        if self.slot_map is not None:
-            return ClusterPipe(self.slot_map, budget, heeds=heeds)
-        if self.sentinels is not None:
-            return SyncPipe(self.sentinels.address, budget, self.sentinels.lost)
-        return SyncPipe(lambda: self.topology.address, budget)
-
-    def async_pipe(self, budget: float) -> AsyncPipe | AsyncClusterPipe:
-        """Return what the tasks of an event loop call."""
-        if self.slot_map is not None:
-            return AsyncClusterPipe(self.slot_map, budget)
-        if self.sentinels is not None:
-            return AsyncPipe(self.sentinels.address, budget, self.sentinels.lost, self.sentinels.known)
-        return AsyncPipe(lambda: self.topology.address, budget)
-
-    def client(self, timeout: float) -> Redis:
-        """Return a redis-py client, which shares what is known of the servers."""
-        if self.slot_map is not None:
-            return ClusterClient(self.slot_map, node_client(self.topology, timeout), heeds=True)
-        if self.sentinels is not None:
-            return primary_client(self.sentinels, self.topology, timeout)
-        return connect(self.topology.url, timeout=timeout)
-
-    def look(self) -> None:
-        """Look whether the store is still where it was, where that can change without a connection being lost."""
-        if self.sentinels is not None:
-            self.sentinels.look()
-
-    def forget(self) -> None:
-        """Take nothing for known that may have changed: whoever connects next asks where the store is."""
-        if self.sentinels is not None:
-            self.sentinels.forget()
-
-    def after_fork(self) -> None:
-        """Begin anew in a child process."""
-        for part in (self.slot_map, self.sentinels):
-            if part is not None:
-                part.after_fork()
+    topology = Topology.parse(url)
+    if topology.kind == "cluster":
+        return ClusterStore(topology, budget)
+    if topology.kind == "sentinel":
+        return SentinelStore(topology, budget)
+    return SingleStore(topology)
 
 
-__all__ = ["Pipe", "StoreConnector"]
+__all__ = ["ClusterStore", "IsReady", "Pipe", "SentinelStore", "SingleStore", "StoreConnector", "connector_of"]

@@ -1,9 +1,9 @@
 """
-Calls that got no answer in time, and what became of them.
+Replies that arrive after their call has timed out.
 
-A store that was frozen or slow executes a call when it gets to it, and says so on the connection that the call came by;
-one that died meanwhile never will, and its connection ends. So that connection is not closed at once, and nobody has to
-guess whether a request that was admitted without an answer was charged.
+A store that was frozen or slow executes the call when it gets to it, and replies on the same connection. A store that
+died never replies, and the connection ends. Therefore the connection stays open for a while, and nobody has to guess
+whether a request that was admitted without a reply was charged.
 """
 
 from __future__ import annotations
@@ -20,31 +20,36 @@ if TYPE_CHECKING:
     import socket
 
 LOST: Final = object()
-"""In place of an answer: the connection ended without one, so the call was perhaps never executed."""
+"""Stands for a reply: the connection ended without one, so the call was perhaps never executed."""
 GARBLED: Final = object()
-"""In place of an answer: something came that is none. So the call had been executed, and its answer was harmed."""
+"""Stands for a reply: what arrived cannot be parsed. The call was executed, and its reply was damaged."""
 LATE_SECONDS: Final = 60.0
-"""So long an event loop keeps a connection for answers that are late."""
+"""How long an event loop keeps a connection open for late replies."""
 _READ_BYTES: Final = 65_536
 
 
 class Late(Protocol):
-    """The answer that a call did not get in time."""
+    """The reply that a call did not get in time."""
 
     def look(self) -> Any:
-        """Return the answer, or LOST or GARBLED; None: nothing has come so far. Waits for nothing."""
+        """
+        Return what has arrived, without waiting.
+
+        Returns:
+            The reply, LOST or GARBLED. None: nothing has arrived yet.
+        """
 
     def close(self) -> None:
-        """Wait for it no longer. Any thread may call."""
+        """Stop waiting for the reply. Any thread may call this."""
 
 
-class SyncLateReply:
+class AioLateReply:
     """
-    The answer to the last call of a blocking connection, which is nobody else's any more.
+    The late reply on a blocking connection that nobody else uses any more.
 
     Args:
         sock: The connection.
-        reader: Holds what came of the answer so far.
+        reader: Holds the part of the reply that has arrived already.
     """
 
     __slots__ = ("_close", "_found", "_reader", "_recv")
@@ -55,7 +60,8 @@ class SyncLateReply:
         self._close: Callable[[], None] | None = sock.close
         sock.setblocking(False)
         if not isinstance(sock, ssl.SSLSocket):
-            # By its number: a socket that is collected in one cycle with this object complains of not being closed.
+            # A socket warns if it is garbage-collected before it is closed, which happens when this object and the
+            # socket are collected in the same cycle. A file descriptor does not warn.
             number = sock.detach()
             self._recv, self._close = partial(os.read, number), partial(os.close, number)
 
@@ -91,15 +97,16 @@ class SyncLateReply:
         self.close()
 
 
-class AioLateReply:
+class SharedLateReply:
     """
-    The answer to one of several calls on a connection of an event loop, which files it here.
+    One of several late replies on the connection of an event loop, which stores the reply here when it arrives.
 
     Args:
-        on_close: Called when nobody waits for it any longer. Others may still wait for theirs.
+        on_close: Called when nobody waits for this reply any longer. Others may still wait for theirs.
 
     Attributes:
-        closed: Whether nobody does.
+        closed: Whether nobody waits for it any longer.
+        found: The reply, LOST, or None while nothing has arrived.
     """
 
     __slots__ = ("_on_close", "closed", "found")
@@ -119,4 +126,4 @@ class AioLateReply:
         self._on_close()
 
 
-__all__ = ["GARBLED", "LATE_SECONDS", "LOST", "AioLateReply", "Late", "SyncLateReply"]
+__all__ = ["GARBLED", "LATE_SECONDS", "LOST", "AioLateReply", "Late", "SharedLateReply"]

@@ -1,20 +1,20 @@
 """
-What the library writes to :mod:`logging`, and how often.
+The loggers of this library, and a limit on how often they repeat themselves.
 
-Every logger is a child of ``sluicegate``, and none has a handler of its own:
+All loggers are children of ``sluicegate``. None of them has a handler of its own:
 
 =========================== ==================================================================================
-``sluicegate.failover``     the store is away, or back: one line each, and one more where the cause changes; durable
-                            counters are lost, or back
-``sluicegate.agent``        documents, heartbeats, usage: what the background thread does and is refused
+``sluicegate.failover``     the store is unavailable, is so for a new cause, or is back; durable counters are lost,
+                            or back
+``sluicegate.agent``        documents, heartbeats, usage: what the background thread does, and what the store refuses
 ``sluicegate.disk``         the last good documents on disk
 ``sluicegate.cluster``      tables of slots that could not be read
-``sluicegate.slots``        slots of ``concurrency`` limits that were not renewed, or lost
-``sluicegate.doors``        clients whose address a door cannot know, and which therefore share one count
+``sluicegate.slots``        slots of ``concurrency`` limits that were lost or not renewed
+``sluicegate.doors``        clients whose address an integration cannot know, and which therefore share one counter
 ``sluicegate.proxy``        the ready-made proxy
 =========================== ==================================================================================
 
-No line holds a credential, and no line is written for a single request.
+No line contains a credential, and no line is written for each request.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ MAX_CAUSES: Final = 100
 
 class RateLimitedLogger:
     """
-    Warns at most once a second for each cause, and says how many such lines were left out.
+    Logs at most one warning a second for each cause, and how many were left out.
 
-    A store that comes and goes many times a second must not fill a disk, nor block a request that logs to a slow sink.
+    A store that fails and returns many times a second must neither fill a disk nor delay requests by slow logging.
 
     Args:
-        logger: Where to.
-        clock: Seconds, monotonic.
+        logger: Writes the lines.
+        clock: Returns monotonic seconds.
     """
 
     def __init__(self, logger: logging.Logger, clock: Callable[[], float] = monotonic) -> None:
@@ -47,7 +47,7 @@ class RateLimitedLogger:
         self._lock = threading.Lock()
 
     def warning(self, cause: str, text: str, *args: object) -> None:
-        """Log *text*, unless a line for the same *cause* was logged within the last second."""
+        """Log a warning, unless one of the same *cause* was logged within the last second."""
         left_out = self._left_out(cause)
         if left_out is None:
             return
@@ -55,7 +55,7 @@ class RateLimitedLogger:
         self._logger.warning(text + more, *args)
 
     def _left_out(self, cause: str) -> int | None:
-        """Return how many lines were left out since the last one, or None: this one is to be left out."""
+        """Return how many lines were left out since the last one. None: leave this one out, too."""
         now = self._clock()
         with self._lock:
             at, left_out = self._last.pop(cause, (None, 0))

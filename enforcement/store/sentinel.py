@@ -1,8 +1,8 @@
 """
-Asking the sentinels where the primary is: once for all connections of a process, and again when one failed.
+Ask the sentinels for the address of the primary, once for a process and again when a connection failed.
 
-They are asked for the address, as their protocol has it, and not for what they know of the servers, as redis-py does: a
-sentinel that leads a failover goes on listing the old primary until all is done, and as healthy if it came back.
+The question is GET-MASTER-ADDR-BY-NAME, as the protocol of sentinels demands. redis-py asks for the list of servers
+instead; a sentinel that leads a failover still lists the old primary there, even as healthy, until the end.
 """
 
 from __future__ import annotations
@@ -13,52 +13,53 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Final
 
-from enforcement.plan.commands import MAX_PORT, StoreError, pack
 from enforcement.store.address import Address
 from enforcement.store.connection import ask_once
+from enforcement.store.errors import MAX_PORT, StoreError
+from enforcement.store.resp import pack
 from enforcement.store.topology import Topology
 
 PAUSE_SECONDS: Final = 0.2
-"""So long nobody whom a decision waits for asks again what no sentinel knew."""
+"""After no sentinel knew the address, calls fail at once for so long, and do not ask again."""
 
 
 class Sentinels:
     """
-    Where the primary is, as the sentinels say.
+    The address of the primary, according to the sentinels.
 
     Attributes:
-        asked: How often they were asked.
-        on_change: Called when a look found another primary than before; any thread may call.
+        queries: How often the sentinels were asked.
+        on_change: Called, in any thread, when there is a new primary.
     """
 
     def __init__(self, topology: Topology, budget: float) -> None:
-        self.asked = 0
+        self.queries = 0
         self.on_change: Callable[[], None] = lambda: None
         self._topology = topology
         self._budget = budget
-        self._places = list(topology.places)
-        self._question = pack(("SENTINEL", "GET-MASTER-ADDR-BY-NAME", topology.service))
+        self._hosts = list(topology.hosts)
+        self._command = pack(("SENTINEL", "GET-MASTER-ADDR-BY-NAME", topology.service))
         self._known: Address | None = None
         self._not_before = 0.0
         self._lock = threading.Lock()
 
     def known(self) -> Address | None:
-        """Return the primary's address without asking anybody."""
+        """Return the cached address, or None if there is none."""
         return self._known
 
     def address(self) -> Address:
         """
-        Return the primary's address; who does not know it asks, and those who want it too wait for the answer.
+        Return the cached address of the primary, or ask the sentinels. Other threads wait for the same reply.
 
         Raises:
-            StoreError: No sentinel knows it, or knew it a moment ago.
+            StoreError: No sentinel knows it, or none knew it a moment ago.
         """
         known = self._known
         if known is not None:
             return known
         with self._lock:
             if self._known is None:
-                if monotonic() < self._not_before:  # those who waited here need not find out one after the other
+                if monotonic() < self._not_before:  # threads that waited for the lock do not ask one by one
                     raise StoreError("sentinel", "no sentinel knew it a moment ago", executed=False)
                 self._not_before = monotonic() + PAUSE_SECONDS
                 self._known = self._ask()
@@ -66,17 +67,17 @@ class Sentinels:
             return self._known
 
     def lost(self, address: Address) -> None:
-        """Forget an address at which the primary was not found; it may be known by now that it is elsewhere."""
+        """Drop the cached address if it is this one, at which the primary was not found."""
         if self._known == address:
             self._known = None
 
     def forget(self) -> None:
-        """Forget the address: who wants it next asks."""
+        """Drop the cached address, so that the next connection asks the sentinels again."""
         self._known = None
 
     def find(self) -> Address:
         """
-        Ask where the primary is, whatever is known; what leads elsewhere is known to be wrong then.
+        Ask the sentinels for the primary's address, cached or not, and cache it.
 
         Raises:
             StoreError: No sentinel knows it.
@@ -89,39 +90,39 @@ class Sentinels:
         return found
 
     def look(self) -> None:
-        """Ask whether the primary is still where it was: a process that sends nothing would not meet the difference."""
-        with contextlib.suppress(StoreError):  # what is known holds until somebody knows better
+        """Check whether there is a new primary, which a process that sends nothing would not notice otherwise."""
+        with contextlib.suppress(StoreError):  # the cached address stays until a sentinel knows a better one
             self.find()
 
     def after_fork(self) -> None:
-        """Begin anew in a child process, whose parent may have held the lock."""
+        """Replace the lock in a child process, because a thread of the parent may have held it."""
         self._lock = threading.Lock()
 
     def _ask(self) -> Address:
-        self.asked += 1
+        self.queries += 1
         deadline, trouble = monotonic() + self._budget, StoreError("sentinel", "no sentinel answers", executed=False)
-        for place in list(self._places):
+        for host_port in list(self._hosts):
             left = deadline - monotonic()
             if left <= 0:
                 break
             try:
-                # None of them may use up the time of all: those that hang are no better than those that are down.
-                found = ask_once(self._topology.sentinel_address(*place), self._question, max(0.005, left / 2))
+                # One sentinel that hangs must not use up the time of all.
+                found = ask_once(self._topology.sentinel_address(*host_port), self._command, max(0.005, left / 2))
             except StoreError as exc:
                 trouble = StoreError("sentinel", str(exc), executed=False)
                 continue
             finally:
-                self._places.remove(place)
-                self._places.append(place)
-            if _is_place(found):
-                self._places.remove(place)
-                self._places.insert(0, place)  # who answers is asked first the next time
+                self._hosts.remove(host_port)
+                self._hosts.append(host_port)
+            if _is_host_port(found):
+                self._hosts.remove(host_port)
+                self._hosts.insert(0, host_port)  # one that answers is asked first the next time
                 return self._topology.address_of(found[0].decode(), int(found[1]))
             trouble = StoreError("sentinel", f"{self._topology.service!r} is unknown", executed=False)
         raise trouble
 
 
-def _is_place(reply: object) -> bool:
+def _is_host_port(reply: object) -> bool:
     return (
         isinstance(reply, list)
         and len(reply) == 2

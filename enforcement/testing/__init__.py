@@ -1,5 +1,5 @@
 """
-For those who test what they limit: a real store, a clock that stands still, and assertions that say why.
+Tools for tests of your limits. They are a real store, a clock that you move, and assertions that explain a failure.
 
 PYTEST_DONT_REWRITE. In a ``conftest.py``::
 
@@ -7,7 +7,7 @@ PYTEST_DONT_REWRITE. In a ``conftest.py``::
 
 gives the fixtures of :mod:`enforcement.testing.fixtures`: ``limiter``, ``async_limiter``, ``clock``, ``published``,
 ``outage``, and ``sluicegate_store`` below them. They need pytest, and the extra ``embedded`` or another server binary
-(see :func:`enforcement.embedded.find_binary`). What stands here beside them needs no pytest.
+(see :func:`enforcement.embedded.find_binary`). The other names of this package need no pytest.
 """
 
 from enforcement.testing.assertions import (

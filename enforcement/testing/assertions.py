@@ -1,4 +1,4 @@
-"""Assertions on decisions; one that fails tells the whole decision: who made it, and the state of each limit."""
+"""Assertions on decisions. A failure shows the source of the decision and the state of each limit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def describe(decision: Decision) -> str:
-    """Return a decision in words: a line for itself and one for each limit that the request fell under."""
+    """Describe a decision in one line, followed by one line for each of its limits."""
     verdict = "allowed" if decision.allowed else f"denied ({decision.reason})"
     lines = [f"{verdict} by {decision.source}, revision {decision.revision}"]
     lines += [f"  {_state(state)}" for state in decision.limits] or ["  no limit"]
@@ -26,7 +26,7 @@ def describe(decision: Decision) -> str:
 
 
 def assert_allowed(decision: Decision) -> Decision:
-    """Assert that a decision lets the request pass, and return it."""
+    """Assert that a decision allows the request, and return the decision."""
     if not decision.allowed:
         raise AssertionError(f"The request should pass, and was {describe(decision)}")
     return decision
@@ -34,11 +34,11 @@ def assert_allowed(decision: Decision) -> Decision:
 
 def assert_denied(decision: Decision, *, reason: str | None = None, by: str | None = None) -> Decision:
     """
-    Assert that a decision does not let the request pass, and return it.
+    Assert that a decision denies the request, and return the decision.
 
     Args:
-        reason: Why it must be denied, one of :data:`enforcement.plan.decision.STATUSES`; None: whatever it is.
-        by: Name of a limit that must deny; None: whichever it is.
+        reason: The reason it must have, one of :data:`enforcement.plan.decision.STATUSES`. None: any.
+        by: Name of a limit that must deny. None: any.
     """
     if decision.allowed:
         raise AssertionError(f"The request should be denied, and was {describe(decision)}")
@@ -60,27 +60,27 @@ def assert_limited(
     within_seconds: float | None = None,
 ) -> Decision:
     """
-    Assert that so many requests pass now and the next one is denied; return the denial.
+    Assert that exactly *admits* requests pass now, and return the denial of the next one.
 
-    The requests are made, and charged. Slots of ``concurrency`` limits are held until the assertion is over.
+    The requests are made and charged. Slots of ``concurrency`` limits are held until the assertion ends.
 
     Args:
-        limits: Limits in code, which need *key*; or a token.
-        admits: How many requests pass, exactly.
-        costs: What each of them costs, as in ``check()``.
-        attributes: As in ``check()``; only with a token.
-        within_seconds: The denial must say that the request can pass again after this long at most.
+        limits: Limits in code, which need *key*, or a token.
+        admits: How many requests pass.
+        costs: The cost of each request, as in ``check()``.
+        attributes: As in ``check()``, and only with a token.
+        within_seconds: The longest ``retry_after`` that the denial may have. None: any.
     Raises:
-        AssertionError: One more or one less passed; the text tells the decision that was not expected.
+        AssertionError: Another number passed. The message shows the unexpected decision.
         TypeError: A token with a *key*, or limits with *attributes*.
     """
     check_subject(limits, key, attributes)
     admitting = _has_slots(limiter.find_plan(limits, attributes) if isinstance(limits, str) else limits)
-    trial = _probe(admits, within_seconds)
-    next(trial)
+    probe = _probe(admits, within_seconds)
+    next(probe)
     with ExitStack() as held:
 
-        def ask() -> Decision:
+        def request() -> Decision:
             if admitting:
                 return held.enter_context(limiter.admit(limits, key, costs, attributes)).decision
             if isinstance(limits, str):
@@ -89,11 +89,11 @@ def assert_limited(
 
         while True:
             try:
-                decision = ask()
+                decision = request()
             except Denied as denied:
                 decision = denied.decision
             try:
-                trial.send(decision)
+                probe.send(decision)
             except StopIteration as end:
                 return end.value  # type: ignore[no-any-return]
 
@@ -111,11 +111,11 @@ async def assert_limited_async(
     """Assert as :func:`assert_limited` does, with a limiter for asyncio."""
     check_subject(limits, key, attributes)
     admitting = _has_slots(await limiter.find_plan(limits, attributes) if isinstance(limits, str) else limits)
-    trial = _probe(admits, within_seconds)
-    next(trial)
+    probe = _probe(admits, within_seconds)
+    next(probe)
     async with AsyncExitStack() as held:
 
-        async def ask() -> Decision:
+        async def request() -> Decision:
             if admitting:
                 return (await held.enter_async_context(limiter.admit(limits, key, costs, attributes))).decision
             if isinstance(limits, str):
@@ -124,17 +124,17 @@ async def assert_limited_async(
 
         while True:
             try:
-                decision = await ask()
+                decision = await request()
             except Denied as denied:
                 decision = denied.decision
             try:
-                trial.send(decision)
+                probe.send(decision)
             except StopIteration as end:
                 return end.value  # type: ignore[no-any-return]
 
 
 def _probe(admits: int, within_seconds: float | None) -> Generator[None, Decision, Decision]:
-    """Be sent the decision on each request until all is clear, and return the denial."""
+    """Check the decisions that are sent, one for each request, and return the denial at the end."""
     expected = f"{admits} requests should pass, and the next one be denied"
     for number in range(1, admits + 1):
         decision = yield
@@ -152,7 +152,7 @@ def _probe(admits: int, within_seconds: float | None) -> Generator[None, Decisio
 
 
 def _has_slots(subject: Plan | Decision | Limits) -> bool:
-    """Tell whether requests hold slots, and so have to be admitted rather than charged."""
+    """Return whether requests hold slots, so that they need ``admit()``."""
     if isinstance(subject, Decision):
         return False
     if isinstance(subject, Plan):
@@ -164,7 +164,7 @@ def _has_slots(subject: Plan | Decision | Limits) -> bool:
 def _state(state: LimitState) -> str:
     name = f"{state.policy}/{state.name}" if state.policy else state.name
     shadow = ", shadow" if state.mode == "shadow" else ""
-    said = "admits" if state.allowed else "can never admit this cost" if state.hopeless else "denies"
+    verdict = "admits" if state.allowed else "can never admit this cost" if state.hopeless else "denies"
     spans = (("resets in", state.reset_ms), ("retry after", state.retry_after_ms))
-    times = "".join(f", {text} {span / 1_000:g} s" for text, span in spans if span is not None)
-    return f"{name} ({state.algorithm}{shadow}) {said}: {state.remaining} of {state.quota} {state.unit} left{times}"
+    times = "".join(f", {label} {span / 1_000:g} s" for label, span in spans if span is not None)
+    return f"{name} ({state.algorithm}{shadow}) {verdict}: {state.remaining} of {state.quota} {state.unit} left{times}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-# Far ahead: the store forgets an expired token by its own clock, which must not pass the test's.
+# The store deletes expired tokens by its own clock, which must never be ahead of the clock of the test.
 START: Final = datetime(2100, 1, 1, tzinfo=UTC)
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -14,10 +14,12 @@ _MICROSECOND: Final = timedelta(microseconds=1)
 
 class Clock:
     """
-    Time for ``Limiter(clock=...)``: windows, buckets, slots and the expiry of tokens follow it alone.
+    A clock for ``Limiter(clock=...)`` that stands still until it is moved.
+
+    Windows, buckets, slots and the expiry of tokens follow this clock alone.
 
     Args:
-        now: Where it stands; with a time zone.
+        now: The first instant, with a time zone.
     Raises:
         ValueError: *now* has no time zone.
     """
@@ -31,20 +33,20 @@ class Clock:
 
     @property
     def now(self) -> datetime:
-        """Where it stands, in UTC."""
+        """The time in UTC."""
         return self._now
 
     def at(self, now: datetime) -> None:
-        """Put it to an instant, also a former one. Raises ValueError: the instant has no time zone."""
+        """Set the clock, forwards or backwards. Raises ValueError if *now* has no time zone."""
         if now.tzinfo is None:
-            raise ValueError("now: must have a time zone, for instance tzinfo=UTC.")
+            raise ValueError("now: must have a time zone, such as tzinfo=UTC.")
         self._now = now.astimezone(UTC)
 
     def advance(self, *, days: float = 0, hours: float = 0, minutes: float = 0, seconds: float = 0) -> None:
-        """Move it on. Raises ValueError: a step back, which only ``at()`` makes."""
+        """Move the clock forward. Raises ValueError for a step back, which needs ``at()``."""
         step = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
         if step < timedelta():
-            raise ValueError(f"advance: must not go back, and {step.total_seconds()} seconds do; use at().")
+            raise ValueError(f"advance: must not go back, got {step.total_seconds()} seconds. Use at().")
         self._now += step
 
     def __repr__(self) -> str:

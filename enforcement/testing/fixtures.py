@@ -1,4 +1,4 @@
-"""Fixtures for pytest, enabled by ``pytest_plugins = ["enforcement.testing"]``."""
+"""Fixtures for pytest. ``pytest_plugins = ["enforcement.testing"]`` enables them."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from enforcement.testing.stores import Outage, Store
 try:
     from pytest_asyncio import fixture as async_fixture
 except ImportError:
-    async_fixture = pytest.fixture  # type: ignore[assignment]  # which anyio's plugin takes
+    async_fixture = pytest.fixture  # type: ignore[assignment]  # The plugin of anyio runs it.
 
-# A budget that a busy machine keeps: what is tested is the limit, and not the machine.
+# A busy machine keeps this time budget, too. The tests are about limits, not about the machine.
 TIMEOUT_SECONDS = 0.25
 
 
 @pytest.fixture(scope="session")
 def sluicegate_server() -> Iterator[ValkeyServer]:
-    """One real server for the whole session, on a free port of the loopback address."""
-    # Each change is in its file before it is answered, so that a kill loses nothing.
+    """A real server for the whole session, on a free loopback port."""
+    # The server writes each change to its file before the reply, so that a kill loses nothing.
     with ValkeyServer(config={"appendfsync": "no"}) as server:
         yield server
 
 
 @pytest.fixture
 def sluicegate_store(sluicegate_server: ValkeyServer) -> Store:
-    """The store, empty."""
+    """An empty store."""
     store = Store(sluicegate_server)
     store.clear()
     return store
@@ -40,13 +40,13 @@ def sluicegate_store(sluicegate_server: ValkeyServer) -> Store:
 
 @pytest.fixture
 def clock() -> Clock:
-    """A clock that stands at the beginning of the year 2100 until it is moved."""
+    """A clock that stands still at the beginning of the year 2100 until the test moves it."""
     return Clock()
 
 
 @pytest.fixture
 def published(sluicegate_store: Store) -> Iterator[Published]:
-    """What the store holds for its enforcers: at first one project, without a policy."""
+    """The documents in the store. At first there is one project without a policy."""
     published = Published(sluicegate_store.url)
     published.globally(None)
     published.project()
@@ -56,7 +56,7 @@ def published(sluicegate_store: Store) -> Iterator[Published]:
 
 @pytest.fixture
 def limiter(sluicegate_store: Store, published: Published, clock: Clock) -> Iterator[Limiter]:
-    """A limiter for threads, on the test's clock."""
+    """A limiter for threads that follows the clock of the test."""
     limiter = Limiter(sluicegate_store.url, timeout=TIMEOUT_SECONDS, clock=clock)
     limiter.start()
     published.followers.append(limiter)
@@ -67,7 +67,7 @@ def limiter(sluicegate_store: Store, published: Published, clock: Clock) -> Iter
 
 @async_fixture
 async def async_limiter(sluicegate_store: Store, published: Published, clock: Clock) -> AsyncIterator[aio.Limiter]:
-    """A limiter for asyncio, on the test's clock; with pytest-asyncio or anyio."""
+    """A limiter for asyncio that follows the clock of the test. It needs pytest-asyncio or anyio."""
     limiter = aio.Limiter(sluicegate_store.url, timeout=TIMEOUT_SECONDS, clock=clock)
     await limiter.start()
     published.followers.append(limiter)
@@ -78,5 +78,5 @@ async def async_limiter(sluicegate_store: Store, published: Published, clock: Cl
 
 @pytest.fixture
 def outage(sluicegate_store: Store, published: Published) -> Outage:
-    """Takes the store away while a block runs; see :class:`~enforcement.testing.stores.Outage`."""
+    """An outage of the store for the time of a block, see :class:`~enforcement.testing.stores.Outage`."""
     return Outage(sluicegate_store.server, published.followers)

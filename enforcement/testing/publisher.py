@@ -1,4 +1,4 @@
-"""Policies and tokens for a test, published as a control plane does it, without one."""
+"""Publish policies and tokens for a test as the control plane does, without a control plane."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from enforcement.store.client import connect, load_library
 
 FOLLOW_SECONDS: Final = 5.0
 PROJECT: Final = "test"
-"""The project that is there from the beginning; tokens belong to it unless they say otherwise."""
+"""The default project of tokens. It exists from the beginning."""
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Published:
     """
-    What a store holds for its enforcers. Every change is a revision, and returns when all *followers* obey it.
+    Publishes documents to a store. Each change is a revision, and returns when all *followers* use it.
 
     Policies and projects are named by their slugs.
 
     Args:
-        url: The store's; it must be one that only tests use.
-        prefix: What all keys begin with.
+        url: Of a store that only tests use.
+        prefix: The prefix of all keys.
     Attributes:
-        followers: Limiters that were started; those of the fixtures are.
-        revision: The last one published.
+        followers: Started limiters. Those of the fixtures are among them.
+        revision: The last published revision.
     """
 
     def __init__(self, url: str, *, prefix: str = DEFAULT_PREFIX) -> None:
@@ -50,17 +50,15 @@ class Published:
         load_library(self.client)
         self.revision = int(self.client.hget(self.keys.documents, "revision") or 0)
 
-    # By name.
-
     def policy(self, slug: str, *limits: Limit) -> None:
-        """Publish a policy, or other limits for it."""
+        """Publish a policy, or replace its limits."""
         self._policies[slug] = version = self._policies.get(slug, 0) + 1
         rows = [limit.to_json() for limit in limits]
         document = {"id": _policy(slug), "slug": slug, "name": slug, "version": version, "limits": rows}
         self.publish({f"policy:{_policy(slug)}": {"schema": SCHEMA, **document}})
 
     def globally(self, policy: str | None) -> None:
-        """Let a policy fall on every request, or none."""
+        """Apply a policy to every request. None removes the global policy."""
         self.publish({"global": {"schema": SCHEMA, "policy": self._known(policy)}})
 
     def project(
@@ -72,10 +70,11 @@ class Published:
         partition_cap: int = DEFAULT_CAP,
     ) -> None:
         """
-        Publish a project, or other settings for it; its overrides stay.
+        Publish a project, or replace its settings. Its overrides stay.
 
         Args:
-            partition_cap: How many values of its attributes have counters of their own, for each limit.
+            policy: Slug of its policy. None: it has none.
+            partition_cap: For each limit, how many attribute values have a counter of their own.
         """
         known = self._projects.get(slug, {"id": f"proj_{len(self._projects) + 1}", "overrides": []})
         document = {"schema": SCHEMA, "slug": slug, "active": active, "policy": self._known(policy)}
@@ -94,14 +93,14 @@ class Published:
         Publish a token and return its secret.
 
         Args:
-            policy: Its own, beside its project's and the global one.
-            expires_at: With a time zone; by the limiter's clock.
+            policy: Slug of its own policy, which applies in addition to the policy of the project and the global one.
+            expires_at: With a time zone, by the clock of the limiter.
         Raises:
-            ValueError: An unknown policy or project; an expiry without a time zone, or so long ago that the store has
-                forgotten the token, which it does a day after by its own clock.
+            ValueError: The policy or project is unknown, or the expiry has no time zone or is more than a day ago. By
+                then the store has deleted the token.
         """
         if project not in self._projects:
-            raise ValueError(f"project: {project!r} was not published.")
+            raise ValueError(f"project: must be published first, got {project!r}.")
         self._made += 1
         ident = self._projects[project]["id"]
         document = {"id": f"tok_{self._made}", "project": ident, "name": name, "revoked": revoked}
@@ -111,7 +110,7 @@ class Published:
         return secret
 
     def revoke(self, token: str) -> None:
-        """Revoke a token that was made here."""
+        """Revoke a token that :meth:`token` returned."""
         self._publish_token(token, {**self._tokens[token], "revoked": True})
 
     def override(
@@ -125,12 +124,13 @@ class Published:
         ends_at: datetime | None = None,
     ) -> None:
         """
-        Give one limit another quota for a token, or without one for a project.
+        Override the quota of one limit for a token, or for a project if *token* is None.
 
         Args:
             limit: ``"policy-slug/limit-name"``.
+            ends_at: With a time zone. None: the override has no end.
         Raises:
-            ValueError: No such policy.
+            ValueError: The policy is unknown, or *ends_at* has no time zone.
         """
         slug, _, name = limit.partition("/")
         self._made += 1
@@ -143,8 +143,6 @@ class Published:
         else:
             self._publish_token(token, document)
 
-    # By document.
-
     def publish(
         self,
         documents: Mapping[str, Document | None] | None = None,
@@ -154,26 +152,26 @@ class Published:
         **more: Any,
     ) -> int:
         """
-        Publish raw documents, whatever they hold, and return the revision.
+        Publish raw documents without any check, and return the revision.
 
         Args:
-            documents: By field of the documents' hash; None removes one.
-            tokens: By secret; None removes one.
-            resets, more: As of :class:`~enforcement.control.publication.Publication`.
+            documents: By field of the hash of documents. None removes a document.
+            tokens: By secret. None removes a token.
+            resets, more: As in :class:`~enforcement.control.publication.Publication`.
         Raises:
-            AssertionError: The store has a later revision, or a follower does not obey in time.
+            AssertionError: The store has a later revision, or a follower does not use the new one in time.
         """
         self.revision += 1
         hashed = {digest(secret): document for secret, document in (tokens or {}).items()}
         publication = Publication(
             self.revision, time.time_ns() // 1_000, self._store_id, documents or {}, hashed, resets, **more
         )
-        for tag in tags_of(publication.documents):  # there is nobody who could have counters to give back
+        for tag in tags_of(publication.documents):  # Nothing was ever checkpointed, so the store lacks no counters.
             self.client.sadd(self.keys.dirty(tag), WHOLE)
         function, keys, arguments = publish_call(publication, self.keys)
         later = refused_by(self.client.fcall(function, len(keys), *keys, *arguments))
         if later is not None:
-            raise AssertionError(f"Revision {self.revision} was refused: the store has revision {later} already.")
+            raise AssertionError(f"The store refused revision {self.revision}, since it has revision {later}.")
         self._wait()
         return self.revision
 
@@ -191,7 +189,7 @@ class Published:
 
     def _known(self, policy: str | None) -> str | None:
         if policy is not None and policy not in self._policies:
-            raise ValueError(f"policy: {policy!r} was not published.")
+            raise ValueError(f"policy: must be published first, got {policy!r}.")
         return None if policy is None else _policy(policy)
 
     def _wait(self) -> None:
@@ -201,7 +199,7 @@ class Published:
                 if time.monotonic() > deadline:
                     stats = limiter.stats()
                     raise AssertionError(
-                        f"{stats.instance} ({stats.state}) obeys revision {stats.revision}, and not {self.revision}."
+                        f"{stats.instance} ({stats.state}) uses revision {stats.revision} in place of {self.revision}."
                     )
                 time.sleep(0.001)
 
@@ -215,7 +213,7 @@ def _expiry(expires_at: datetime | None) -> int | None:
         return None
     expiry_us = _microseconds("expires_at", expires_at)
     if expires_at < datetime.now(UTC) - timedelta(days=1):
-        raise ValueError("expires_at: the store forgot this token a day after that, by its own clock; use a later one.")
+        raise ValueError("expires_at: must be less than a day ago. The store deletes older tokens by its own clock.")
     return expiry_us
 
 

@@ -1,4 +1,4 @@
-"""A store that belongs to the tests, and ways to take it from those who use it."""
+"""A store for tests, and outages of it."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ Kind = Literal["down", "frozen", "lost"]
 
 class Store:
     """
-    A real server of one test session.
+    A real server for one test session.
 
     Args:
-        server: Running; it is cleared without asking.
+        server: A running server. ``clear()`` deletes all that it holds.
     """
 
     def __init__(self, server: ValkeyServer) -> None:
@@ -29,11 +29,11 @@ class Store:
 
     @property
     def url(self) -> str:
-        """What a limiter is given."""
+        """The URL for limiters."""
         return self.server.url
 
     def clear(self) -> None:
-        """Remove all that it holds, but for the function library; start it if it does not run."""
+        """Delete all keys and load the function library. A stopped server is started."""
         if self.server.running:
             self.server.thaw()
         else:
@@ -45,13 +45,14 @@ class Store:
 
 class Outage:
     """
-    Takes the store away while a block runs: ``with outage(): ...``, or ``with outage("frozen"): ...``.
+    Makes the store unavailable for the time of a block.
 
-    At the end of the block the store is back, and every limiter given decides with it again.
+    Use it as ``with outage(): ...`` or ``with outage("frozen"): ...``. At the end of the block the store is back, and
+    all *limiters* use it again.
 
     Args:
-        server: The store's.
-        limiters: Who must have noticed that it is back.
+        server: The server of the store.
+        limiters: The block ends when all of them use the store again.
     """
 
     def __init__(self, server: ValkeyServer, limiters: Sequence[BaseLimiter]) -> None:
@@ -61,18 +62,18 @@ class Outage:
     @contextmanager
     def __call__(self, kind: Kind = "down") -> Iterator[None]:
         """
-        Take the store away.
+        Make the store unavailable.
 
         Args:
-            kind: ``down``: connections are refused, and it comes back with all that it had. ``lost``: it comes back
-                empty. ``frozen``: connections stay open and nothing answers, so that the first requests wait for their
-                time budget; what they sent may still be executed when it goes on.
+            kind: With ``down`` connections are refused, and the store comes back with its data. With ``lost`` it comes
+                back empty. With ``frozen`` connections stay open without a reply, so that the first requests wait for
+                their time budget. The store may execute these requests later.
         Raises:
-            ValueError: Another kind.
-            AssertionError: A limiter does not come back in time.
+            ValueError: The kind is none of these.
+            AssertionError: A limiter does not use the store again in time.
         """
         if kind not in ("down", "frozen", "lost"):
-            raise ValueError(f"kind: must be 'down', 'frozen' or 'lost', not {kind!r}.")
+            raise ValueError(f"kind: must be 'down', 'frozen' or 'lost', got {kind!r}.")
         if kind == "frozen":
             self._server.freeze()
         else:
@@ -91,7 +92,7 @@ class Outage:
         for limiter in self._limiters:
             while limiter.state == "degraded":
                 if time.monotonic() > deadline:
-                    raise AssertionError(f"{limiter.stats().instance} has not returned to the store: {limiter.stats()}")
+                    raise AssertionError(f"{limiter.stats().instance} does not use the store again: {limiter.stats()}")
                 time.sleep(0.005)
 
 

@@ -6,8 +6,12 @@ from html.parser import HTMLParser
 import pytest
 
 from controlplane import docs
+from tests.repository import ROOT
 
 pytestmark = pytest.mark.django_db
+
+PICTURES = {"index": {"/static/controlplane/architecture.svg", "/static/controlplane/admin.png"}}
+SHOWN_FROM = [ROOT / "README.md", *sorted(docs.FOLDER.glob("*.md"))]
 
 
 class Links(HTMLParser):
@@ -49,7 +53,7 @@ def test_a_page_needs_nothing_from_elsewhere(client, slug):
     assert {re.sub(r"\.[0-9a-f]{12}\.", ".", name) for name in page.fetched} == {
         "/static/controlplane/docs.css",
         "/static/controlplane/favicon.svg",
-    }
+    } | PICTURES.get(slug, set())
 
 
 @pytest.mark.parametrize("slug", docs.SLUGS)
@@ -64,9 +68,19 @@ def test_every_link_leads_somewhere(client, admin_client, slug):
         assert not section or section in Links(answer.text).ids, link
 
 
+@pytest.mark.parametrize("path", SHOWN_FROM, ids=lambda path: path.stem)
+def test_pictures_are_small_files_of_this_repository(path):
+    """A relative path lets a forge show a picture. Each picture has a text for people who cannot see it."""
+    for text, name in re.findall(r"!\[([^\]]*)\]\(([^)]+)\)", path.read_text()):
+        picture = (path.parent / name).resolve()
+        assert picture.is_relative_to(ROOT)
+        assert picture.stat().st_size < 200_000
+        assert len(text) > 20
+
+
 def test_a_page_that_is_none_is_not_found(client):
     """Only the pages that there are: a name never becomes a path."""
-    assert client.get("/docs/settings/").status_code == 404
+    assert client.get("/docs/urls/").status_code == 404
     assert client.get("/docs/../manage/").status_code == 404
 
 

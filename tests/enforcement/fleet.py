@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from enforcement.ledger.claims import Claim, Evidence, Terms, judge
-from enforcement.ledger.counters import read_counters
-from enforcement.ledger.load import Fleet as Processes
-from enforcement.ledger.records import Ledger, read
+from enforcement.proof.checker import judge
+from enforcement.proof.counters import read_counters
+from enforcement.proof.evidence import Claim, Evidence, Terms
+from enforcement.proof.history import Ledger, read
+from enforcement.proof.workload import Fleet as Processes
 from tests.enforcement.world import eventually
 
 
@@ -31,7 +32,7 @@ class Line:
 
 class Fleet(Processes):
     """
-    Processes that ask for one key, started together; options are those of ``enforcement.ledger load``.
+    Processes that ask for one key, started together; options are those of ``enforcement.proof load``.
 
     Args:
         name: What their names begin with; two fleets of one store need two.
@@ -41,7 +42,7 @@ class Fleet(Processes):
         self, url: str, limits: list[dict[str, Any]], processes: int, folder: Path, *options: str, name: str = "p"
     ) -> None:
         self.paths = [folder / f"{name}{number}.ledger" for number in range(processes)]
-        command = [sys.executable, "-m", "enforcement.ledger", "load", "--wait", "--url", url, "--out", str(folder)]
+        command = [sys.executable, "-m", "enforcement.proof", "load", "--wait", "--url", url, "--out", str(folder)]
         command += ["--limits", json.dumps(limits), "--key", "k", "--timeout", "1.0", *options]
         super().__init__([[*command, "--instance", path.stem] for path in self.paths])
 

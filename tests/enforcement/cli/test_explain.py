@@ -1,4 +1,4 @@
-"""The command that says what falls on a token: as a decision would find it, and without charging it."""
+"""``sluicegate explain`` shows what a decision would find, and charges nothing."""
 
 import io
 import json
@@ -20,7 +20,7 @@ SHADOW = Limit(name="stricter", quota=0, window_seconds=60, mode="shadow")
 
 @pytest.fixture
 def published(world):
-    """A store with a project, on which a global policy falls, and a policy for tokens."""
+    """A store with a project, a global policy, and a policy for tokens."""
     published = world.published
     published.policy("all", A_DAY, SHADOW)
     published.globally("all")
@@ -58,7 +58,7 @@ def test_each_limit_of_a_token_is_shown_with_what_is_left(server, published, cap
     rows = [line.split("  ")[0] for line in lines[3:]]
     assert lines[0].startswith("ok: token tok_")
     assert lines[0].endswith(f"(ci) of project shop, revision {published.revision}")
-    assert lines[2].split() == ["limit", "falls", "on", "algorithm", "quota", "left", "resets", "in"]
+    assert lines[2].split() == ["limit", "applies", "to", "algorithm", "quota", "left", "resets", "in"]
     assert rows == ["all/a-day", "all/stricter", "api/per-hour", "api/per-ip"]
     assert "the global (shadow)" in lines[4]
     assert "5 requests by override  3" in lines[5]
@@ -66,23 +66,23 @@ def test_each_limit_of_a_token_is_shown_with_what_is_left(server, published, cap
 
 
 def test_looking_charges_nothing(server, published, explain):
-    """However often it is asked; and what a decision then says is the same."""
+    """However often the command is run."""
     token = published.token(policy="api", project="shop")
     charge(server, token, 1)
     for _ in range(5):
-        status, told = explain(token)
+        status, reported = explain(token)
 
-    assert (status, told["verdict"], told["project"]) == (0, "ok", "shop")
-    assert {row["limit"]: row["remaining"] for row in told["limits"]}["per-hour"] == 2
+    assert (status, reported["verdict"], reported["project"]) == (0, "ok", "shop")
+    assert {row["limit"]: row["remaining"] for row in reported["limits"]}["per-hour"] == 2
 
 
 def test_a_limit_that_is_used_up_is_the_verdict(server, published, explain):
     """The exit status is for programs."""
     token = published.token(policy="api", project="shop")
     charge(server, token, 4)
-    status, told = explain(token)
+    status, reported = explain(token)
 
-    assert (status, told["verdict"]) == (1, "limited")
+    assert (status, reported["verdict"]) == (1, "limited")
 
 
 @pytest.mark.parametrize(
@@ -97,19 +97,19 @@ def test_a_limit_that_is_used_up_is_the_verdict(server, published, explain):
 )
 def test_a_token_that_may_not_pass_has_its_reason(published, explain, make, verdict):
     """The one that a decision gives."""
-    status, told = explain(make(published))
+    status, reported = explain(make(published))
 
-    assert (status, told["verdict"], told["limits"]) == (1, verdict, [])
+    assert (status, reported["verdict"], reported["limits"]) == (1, verdict, [])
 
 
 def test_the_account_of_a_proxy_can_run_it(server, world, published, explain):
     """It reads what a decision reads, and nothing else."""
     world.client.execute_command("ACL SETUSER", "proxy", "on", "resetpass", ">pass", *enforcer(Keys()))
     token = published.token(policy="api", project="shop")
-    status, told = explain(token, "--redis", server.url.replace("redis://", "redis://proxy:pass@"))
+    status, reported = explain(token, "--redis", server.url.replace("redis://", "redis://proxy:pass@"))
     world.client.execute_command("ACL DELUSER", "proxy")
 
-    assert (status, told["verdict"], len(told["limits"])) == (0, "ok", 4)
+    assert (status, reported["verdict"], len(reported["limits"])) == (0, "ok", 4)
 
 
 def test_a_token_can_be_given_where_nobody_sees_it(server, published, explain, monkeypatch):
@@ -129,12 +129,12 @@ def test_what_cannot_be_read_ends_in_two(server, world, published, capsys):
         main(["explain", token, "--redis", "redis://:secret@127.0.0.1:1/0"]),
         main(["explain", token, "--redis", "http://127.0.0.1/0"]),
     ]
-    said = capsys.readouterr().err.splitlines()
+    errors = capsys.readouterr().err.splitlines()
 
     assert outcomes == [2, 2, 2, 2]
-    assert said[0] == "sluicegate explain: the document of policy pol_api is missing or cannot be read"
-    assert said[1] == (
+    assert errors[0] == "sluicegate explain: the document of policy pol_api is missing or cannot be read"
+    assert errors[1] == (
         "sluicegate explain: no documents below the prefix 'other:'; 'manage.py publish --all' writes them there."
     )
-    assert said[2].startswith("sluicegate explain: redis://:***@127.0.0.1:1/0: ConnectionError")
-    assert token not in "".join(said)
+    assert errors[2].startswith("sluicegate explain: redis://:***@127.0.0.1:1/0: ConnectionError")
+    assert token not in "".join(errors)

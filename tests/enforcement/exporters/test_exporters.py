@@ -1,4 +1,4 @@
-"""One snapshot, told to Prometheus and to OpenTelemetry: the same numbers under the same names."""
+"""Prometheus and OpenTelemetry get the same numbers under the same names."""
 
 import re
 from contextlib import closing
@@ -39,7 +39,7 @@ def scrape(limiter, **options):
 
 
 def families():
-    """Return all that a collector tells."""
+    """Return all metrics of a collector."""
     return list(SluicegateCollector(Limiter("redis://127.0.0.1:1/0"), time_store_calls=True).collect())
 
 
@@ -115,7 +115,7 @@ def test_opentelemetry_reads_the_same_numbers(limiter):
     assert metrics["sluicegate.fleet.size"].data.data_points[0].value == 1
 
 
-def test_every_metric_of_the_table_is_told(limiter):
+def test_every_metric_of_the_table_is_exported(limiter):
     """Only what has no value yet is left out: nothing failed, and the store confirmed no documents."""
     missing = {"sluicegate.store.failures", "sluicegate.documents.age"}
 
@@ -140,16 +140,16 @@ def test_opentelemetry_gets_a_histogram_on_demand(limiter):
     assert 0 < point.sum < 3
 
 
-def test_a_span_says_what_was_decided(limiter):
+def test_a_span_holds_the_decision(limiter):
     """Of a denial also which limit and how long to wait; nothing names the caller."""
     limiter.hit(LIMIT, "secret:7", costs=2)
     tracer = TracerProvider().get_tracer("test")
     with tracer.start_as_current_span("request") as span:
         annotate(limiter.hit(LIMIT, "secret:7"))
 
-    said = dict(span.attributes)
-    assert 0 < said.pop("sluicegate.decision.retry_after_ms") <= 3_600_000
-    assert said == {
+    attributes = dict(span.attributes)
+    assert 0 < attributes.pop("sluicegate.decision.retry_after_ms") <= 3_600_000
+    assert attributes == {
         "sluicegate.decision.allowed": False,
         "sluicegate.decision.reason": "limited",
         "sluicegate.decision.source": "store",

@@ -12,9 +12,9 @@ import pytest
 
 from enforcement import Denied, Limit, Limiter
 from enforcement.embedded import ValkeyServer
-from enforcement.ledger.records import read
 from enforcement.model.algorithms import Reference
 from enforcement.plan.plan import BoundLimit
+from enforcement.proof.history import read
 from enforcement.store.client import connect, load_library
 from tests.enforcement.clocks import WallClock
 from tests.enforcement.world import eventually
@@ -313,7 +313,7 @@ def test_control_by_its_wall_clock_it_would_admit_a_window_more(clock, own_serve
 
 def test_a_ledger_is_timed_by_no_clock_that_jumps(clock, server, world, tmp_path):
     """The load's own clock is set back under it: spans stay spans, for they are measured by another one."""
-    command = [sys.executable, "-m", "enforcement.ledger", "load", "--url", server.url, "--limit", "9/hour", "--wait"]
+    command = [sys.executable, "-m", "enforcement.proof", "load", "--url", server.url, "--limit", "9/hour", "--wait"]
     command += ["--out", str(tmp_path), "--instance", "jump", "--calls", "40", "--pause", "0.01", "--timeout", "1"]
     clock.set(0)
     process = subprocess.Popen(

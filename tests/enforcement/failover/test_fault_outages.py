@@ -16,10 +16,9 @@ import pytest
 
 from enforcement import Limit, Limiter, aio
 from enforcement.failover import in_doubt
-from enforcement.plan import commands as protocol
-from enforcement.plan.commands import StoreError
-from enforcement.store import connection
+from enforcement.store import connection, errors
 from enforcement.store.client import connect
+from enforcement.store.errors import StoreError
 from tests.enforcement.faults import FaultyPath
 from tests.enforcement.fleet import fleet
 from tests.enforcement.world import eventually
@@ -141,7 +140,7 @@ def test_a_call_without_an_answer_is_charged_once(own_server, path, monkeypatch,
     path.delay = 0.1
 
     charged, _ = charged_after_calls_in_vain(own_server, path, limit, how, "once")
-    monkeypatch.setattr(protocol, "TAKEN_FOR_EXECUTED", frozenset())
+    monkeypatch.setattr(errors, "TAKEN_FOR_EXECUTED", frozenset())
     control, vain = charged_after_calls_in_vain(own_server, path, limit, how, "control")
 
     assert (charged, control) == (21, 21 + vain)

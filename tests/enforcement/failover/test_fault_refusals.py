@@ -21,7 +21,7 @@ from enforcement.failover.probe import DecisionProbe
 from enforcement.model.keys import Keys
 from enforcement.model.tokens import mint
 from enforcement.store.client import connect, load_library
-from enforcement.store.slot_map import SlotMap
+from enforcement.store.cluster_monitor import ClusterMonitor
 from tests.enforcement.topologies import Cluster, ask
 from tests.enforcement.world import World, eventually, fixed
 
@@ -264,7 +264,7 @@ def test_control_without_a_trial_the_store_is_taken_back_in_vain(store, monkeypa
 def test_a_node_of_a_cluster_is_taken_back_only_when_it_decides(monkeypatch, tried):
     """One of three is full, and says that all is well: its keys stay without it, once lost. Control: it is believed."""
     if not tried:
-        monkeypatch.setattr(SlotMap, "_decides", lambda routes, node: True)
+        monkeypatch.setattr(ClusterMonitor, "_decides", lambda monitor, node: True)
     limit = Limit(name="deny", quota=100, window_seconds=3_600, on_store_failure="deny")
     with Cluster(replicas=False) as cluster:
         load_library(connect(cluster.url))

@@ -14,10 +14,11 @@ import pytest
 
 from enforcement import Limit, Limiter
 from enforcement.aio import Limiter as AsyncLimiter
-from enforcement.leases.lease import unused_max
-from enforcement.ledger.claims import Evidence, Terms, judge
-from enforcement.ledger.sums import peak
+from enforcement.model.lease_bounds import unused_max
 from enforcement.model.tokens import mint
+from enforcement.proof.checker import judge
+from enforcement.proof.evidence import Evidence, Terms
+from enforcement.proof.model import peak
 from tests.enforcement.fleet import fleet
 from tests.enforcement.world import eventually
 from tests.scale import scale

@@ -11,9 +11,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from enforcement.embedded import ValkeyServer
 from enforcement.model.algorithms import Reference, Spec
 from enforcement.model.limits import Limit
-from enforcement.plan.commands import DECIDE, RESET, SETTLE, numbers
+from enforcement.plan.commands import DECIDE, RESET, SETTLE
 from enforcement.plan.plan import BoundLimit
 from enforcement.store.client import connect, load_library
+from enforcement.store.resp import numbers
 from tests.scale import scale
 
 # A rule that one side lacks shows within the first dozens of examples. A bucket whose level is rounded down where its

@@ -9,10 +9,11 @@ import time
 import pytest
 
 from enforcement import Limit, Limiter, aio
-from enforcement.plan.commands import StoreError, pack, trouble
 from enforcement.store.address import Address
 from enforcement.store.aio_connection import AsyncPipe
 from enforcement.store.connection import _TICK_US, SyncPipe, _in_ticks
+from enforcement.store.errors import StoreError, trouble
+from enforcement.store.resp import pack
 from tests.enforcement.faults import FaultyPath
 
 WIDE = Limit(name="wide", quota=1_000_000, window_seconds=3_600)

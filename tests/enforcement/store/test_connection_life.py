@@ -14,10 +14,11 @@ import pytest
 import uvloop
 
 from enforcement import Limit, Limiter, aio
-from enforcement.plan.commands import Redirected, StoreError, pack, trouble
 from enforcement.store.address import Address
 from enforcement.store.aio_connection import AsyncPipe
 from enforcement.store.connection import SyncPipe
+from enforcement.store.errors import Redirected, StoreError, trouble
+from enforcement.store.resp import pack
 from tests.enforcement.world import eventually
 
 WIDE = Limit(name="wide", quota=1_000_000, window_seconds=3_600)
@@ -69,7 +70,7 @@ def test_a_connection_that_the_store_closed_is_not_used_after_a_pause(pipe, worl
     control is a call so soon that nobody looked: it fails, and may have been executed.
     """
     lost = []
-    pipe._lost = lost.append
+    pipe._on_lost = lost.append
     for quiet in (60.0, 0.0):
         assert pipe.call(PING) == b"PONG"
         world.client.client_kill_filter(_type="normal", skipme=True)
@@ -141,7 +142,7 @@ def test_a_reply_that_nobody_asked_for_ends_its_connection():
         pipe = SyncPipe(lambda: Address(port=port), 1.0)
         assert pipe.call(PING) == b"PONG"
 
-        with pytest.raises(StoreError, match="nobody asked for"):
+        with pytest.raises(StoreError, match="unsolicited reply"):
             pipe.call(pack(("ECHO", "own")))
         assert not pipe._idle
 

@@ -7,15 +7,15 @@ import struct
 import hiredis
 import pytest
 
-from enforcement.plan.commands import charged
-from enforcement.store.late_replies import GARBLED, LOST, SyncLateReply
+from enforcement.failover.in_doubt import charged
+from enforcement.store.late_replies import GARBLED, LOST, AioLateReply
 
 
 @pytest.fixture
 def ends():
     """Give both ends of a connection: the store's, and what a process waits on."""
     theirs, ours = socket.socketpair()
-    late = SyncLateReply(ours, hiredis.Reader())
+    late = AioLateReply(ours, hiredis.Reader())
     yield theirs, late
     late.close()
     theirs.close()
@@ -84,7 +84,7 @@ def test_a_connection_is_closed_once_however_nobody_waits_for_it(ends):
     assert (theirs.recv(1), late.look()) == (b"", None)
 
     another, ours = socket.socketpair()
-    circle = [SyncLateReply(ours, hiredis.Reader()), ours]
+    circle = [AioLateReply(ours, hiredis.Reader()), ours]
     circle.append(circle)
     del circle, ours
     gc.collect()

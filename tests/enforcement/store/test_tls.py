@@ -86,7 +86,7 @@ def test_every_node_of_a_cluster_is_spoken_to_over_tls(papers):
         known = Limiter(f"{url}?ssl_ca_certs={own}", timeout=1.0)
 
         assert {known.hit(LIMIT, f"user:{number}").source for number in range(30)} == {"store"}
-        assert {node.place[1] for node in known._engine.health.connector.slot_map.nodes.values()} == set(ports)
+        assert {node.host_port[1] for node in known._engine.health.connector.slot_map.nodes.values()} == set(ports)
         assert decides(f"{url}?ssl_ca_certs={own}") == {"store"}
         assert decides(url) == {"fallback"}
         known.close()

@@ -177,7 +177,7 @@ def test_a_slot_that_moved_is_found_with_one_redirection(cluster, limiter, world
 def test_control_without_redirections_the_moved_slot_is_lost(cluster, world, monkeypatch):
     """The move is real: who follows no redirection decides without the store."""
     monkeypatch.setattr("enforcement.store.cluster.MAX_REDIRECTS", 0)
-    monkeypatch.setattr(slot_map.SlotMap, "follow", lambda self, sent, asked: asked)
+    monkeypatch.setattr(slot_map.SlotMap, "follow", lambda self, redirection, sender: sender)
     key = keys_of_thirds(cluster)[0]
     limiter = Limiter(cluster.url, timeout=1.0)
     limiter.hit(LIMIT, key)
@@ -309,7 +309,8 @@ def test_a_denial_tells_of_all_limits_in_their_order(limiter, world):
 
 def test_an_undo_that_could_not_be_sent_is_owed_and_paid(limiter, world, monkeypatch):
     """The reply to giving back is lost: it is sent again later, and once only."""
-    from enforcement.plan.commands import SETTLE, StoreError
+    from enforcement.plan.commands import SETTLE
+    from enforcement.store.errors import StoreError
 
     secrets = spread(world, everyone=[fixed(2, name="all")], project=[fixed(40)])
     pipe, lost = limiter._pipe, []

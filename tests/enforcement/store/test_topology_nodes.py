@@ -199,12 +199,12 @@ def test_the_node_of_the_usage_may_be_away(lone):
     lone.owner("{usage}").kill()
 
     assert {limiter.check(secret).source for _ in range(20)} == {"store"}
-    assert eventually(lambda: "usage" in limiter._engine.agent._failing)
+    assert eventually(lambda: "usage" in limiter._engine.health.connector.duty_failures.failing)
 
     lone.owner("{usage}").start()
     with pytest.raises(RedisError):  # it knows its slots again and not yet whether others do
         world.client.xlen(Keys().usage)
-    assert eventually(lambda: "usage" not in limiter._engine.agent._failing, 10)
+    assert eventually(lambda: "usage" not in limiter._engine.health.connector.duty_failures.failing, 10)
     assert world.client.xlen(Keys().usage) >= 1
     limiter.close()
     world.client.close()

@@ -102,7 +102,7 @@ def test_a_demoted_primary_is_left_by_one_question(trio, monkeypatch):
     for sentinels in known:
         sentinels.look = lambda: None  # so that only what is lost is asked for
     known[2].lost, known[2].forget, known[2].find = lambda address: None, lambda: None, known[2].address
-    asked = [sentinels.asked for sentinels in known]
+    asked = [sentinels.queries for sentinels in known]
     with Redis(port=trio.sentinel_ports[0]) as sentinel:
         sentinel.execute_command("SENTINEL", "FAILOVER", SERVICE)
     assert eventually(trio.agreed, 15)
@@ -113,7 +113,7 @@ def test_a_demoted_primary_is_left_by_one_question(trio, monkeypatch):
 
     assert sources == [["store"] * 20, ["store"] * 20, ["fallback"] * 20]
     # Once for decisions, once for the agent, once before paying.
-    assert all(sentinels.asked - before <= 3 for sentinels, before in zip(known, asked, strict=True))
+    assert all(sentinels.queries - before <= 3 for sentinels, before in zip(known, asked, strict=True))
     assert ask(trio.primary, "ROLE")[0] == "slave"
     runner.run(awaited.close())
     runner.close()

@@ -21,7 +21,7 @@ def test_sentinels_and_their_service_are_read():
     topology = Topology.parse(url)
 
     assert (topology.kind, topology.service) == ("sentinel", "orders")
-    assert topology.places == (("s1", 26380), ("s2", 26379), ("::1", 7))
+    assert topology.hosts == (("s1", 26380), ("s2", 26379), ("::1", 7))
     server, sentinel = topology.address_of("s9", 1), topology.sentinel_address("s1", 26380)
     assert (server.username, server.password, server.database) == ("app", "p@ss", 3)
     assert (sentinel.host, sentinel.username, sentinel.password, sentinel.database) == ("s1", "", "q/:{}", 0)
@@ -31,7 +31,7 @@ def test_nodes_of_a_cluster_are_read():
     """The default port, TLS for every node, and options for every connection."""
     topology = Topology.parse("rediss+cluster://:secret@n1,n2:7001?ssl_cert_reqs=none")
 
-    assert (topology.kind, topology.places) == ("cluster", (("n1", 6379), ("n2", 7001)))
+    assert (topology.kind, topology.hosts) == ("cluster", (("n1", 6379), ("n2", 7001)))
     assert topology.url_of("::1", 5) == "rediss://:secret@[::1]:5/0?ssl_cert_reqs=none"
     assert topology.address_of("n3", 1).tls is not None
     assert topology.address_of("n3", 1).password == "secret"
@@ -43,9 +43,9 @@ def test_nodes_of_a_cluster_are_read():
         ("http://a", "must begin with redis://"),
         (None, "must begin with redis://"),
         (b"redis://a", "must begin with redis://"),
-        ("redis://a:port/0", "the port must be a whole number"),
-        ("redis://a:99999/0", "the port must be a whole number"),
-        ("redis://:se/cret@a", "are written as %40"),
+        ("redis://a:port/0", "the port must be an integer"),
+        ("redis://a:99999/0", "the port must be an integer"),
+        ("redis://:se/cret@a", "in a password as %40"),
         ("redis://a/zero", "only the number of a database"),
         ("redis://a/0/1", "only the number of a database"),
         ("redis://a/0?tiemout=5", "unexpected keyword argument 'tiemout'"),
@@ -55,7 +55,7 @@ def test_nodes_of_a_cluster_are_read():
         ("redis+sentinel://a:1", "name of the service must follow"),
         ("redis+sentinel://a/store/x", "only the number of a database"),
         ("redis+sentinel://a/store/1/2", "only the number of a database"),
-        ("redis+sentinel://a/store?db=1", "the database stands in the path"),
+        ("redis+sentinel://a/store?db=1", "the database belongs in the path"),
         ("redis+sentinel://a/store?sentinel_username=u", "needs sentinel_password"),
         ("redis+sentinel://a:x,b/store", "the port of host 1, 'a:x'"),
         ("redis+sentinel://a,b:70000/store", "the port of host 2, 'b:70000'"),
@@ -63,11 +63,11 @@ def test_nodes_of_a_cluster_are_read():
         ("redis+cluster://a,,b", "host 2 of 'a,,b'"),
         ("redis+cluster://a,a:6379", "names a host twice"),
         ("redis+cluster://a/1", "a cluster has no databases"),
-        ("redis://a..b/0", "'a..b' is no host"),
-        (f"redis+cluster://a,{'x' * 64}", "between its dots"),
+        ("redis://a..b/0", "'a..b' is not a host"),
+        (f"redis+cluster://a,{'x' * 64}", "between dots"),
         ("redis+cluster://a?sentinel_password=x", "for redis+sentinel:// only"),
-        ("redis+cluster://u:se/cret@a", "are written as %40"),
-        ("redis+cluster://u:se?cret@a", "are written as %40"),
+        ("redis+cluster://u:se/cret@a", "in a password as %40"),
+        ("redis+cluster://u:se?cret@a", "in a password as %40"),
     ],
 )
 def test_what_is_wrong_is_named_everywhere_and_no_password_is(url, text):

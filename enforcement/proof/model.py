@@ -1,8 +1,8 @@
 """
-How much of a limit a list of charges has used, counted anew and by other means than the store's.
+Compute how much of a limit a list of charges has used.
 
-A *charge* is an instant in microseconds and a number of permits. Fixed and sliding windows are summed, logs are slid
-over, buckets are poured out; nothing here shares a line with the algorithms that it judges.
+A *charge* is an instant in microseconds and a number of permits. This module shares no line with the algorithms that it
+checks, so that a defect of theirs cannot hide here.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _WHOLE: Final = Fraction(1)
 
 
 def window_of(limit: Limit, at_us: int) -> tuple[int, int]:
-    """Return the window of a limit that holds an instant; a log's or a bucket's charges are all of one."""
+    """Return the start and the end of the window at an instant. A log or a bucket has one window for ever."""
     if limit.algorithm in ("sliding_log", "token_bucket") or limit.calendar == "lifetime":
         return LIFETIME
     if limit.calendar is not None:
@@ -33,18 +33,18 @@ def window_of(limit: Limit, at_us: int) -> tuple[int, int]:
 
 
 def length_us(limit: Limit) -> int:
-    """Return the length of a window that is no calendar's; a leased log feels its permits longer than a strict one."""
+    """Return the length of a window that has no calendar. A leased log counts its permits longer than a strict one."""
     length = (limit.window_seconds or 0) * 1_000_000
     return length + limit.held_us if limit.algorithm == "sliding_log" and limit.leasable else length
 
 
 def peak(limit: Limit, charges: Iterable[Charge], part: Fraction = _WHOLE) -> int:
     """
-    Return the most permits that charges used of a limit at any instant.
+    Return the most permits that were in use at any instant.
 
     Args:
-        charges: In the order of their instants; of one window if the limit has windows.
-        part: Of the limit's rate, if only a part of it was to be used; a bucket alone needs to know.
+        charges: In the order of their instants. If the limit has windows, the charges of one window.
+        part: The part of the limit's rate that could be used. Only a bucket depends on it.
     """
     if limit.algorithm == "sliding_log":
         return _peak_of_log(length_us(limit), list(charges))
@@ -55,7 +55,7 @@ def peak(limit: Limit, charges: Iterable[Charge], part: Fraction = _WHOLE) -> in
 
 
 def felt(limit: Limit, charges: Sequence[Charge], now_us: int) -> int:
-    """Return how many permits of earlier charges are felt now, rounded up as a counter's ``remaining`` is down."""
+    """Return how many permits of earlier charges still count now, rounded up, as ``remaining`` is rounded down."""
     if limit.algorithm == "sliding_log":
         return sum(permits for at, permits in charges if at > now_us - length_us(limit))
     if limit.algorithm == "token_bucket":
@@ -82,7 +82,7 @@ def _peak_of_log(length: int, charges: Sequence[Charge]) -> int:
 
 
 def _levels(limit: Limit, charges: Iterable[Charge], part: Fraction) -> Iterator[tuple[int, int]]:
-    """Yield the instant of each charge and what a bucket lacks right after it, in units of a permit's :func:`_unit`."""
+    """Yield the instant of each charge and how much a bucket lacks after it. One permit is :func:`_unit`."""
     unit, rate = _unit(limit, part), limit.quota * part.numerator
     level, last_us = 0, 0
     for at_us, permits in charges:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from enforcement.failover import disk
-from enforcement.failover.disk import restore, save
 from enforcement.model.documents import dumps
+from enforcement.state import disk
+from enforcement.state.disk import restore, save
 from enforcement.state.published import PublishedState
 from tests.enforcement.published import DIGEST, changes, policy, state, token
 

@@ -1,4 +1,4 @@
-"""Asking a store as fast as it goes, and writing every decision down: one process, or several that begin at once."""
+"""Send requests to a store from one or several processes, and write every decision to a ledger."""
 
 from __future__ import annotations
 
@@ -12,30 +12,34 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from enforcement.ledger.records import Writer
 from enforcement.limiter import Limiter
 from enforcement.model.limits import Limit
 from enforcement.plan.decision import Decision
+from enforcement.proof.history import LedgerWriter
 
 READY: Final = "ready\n"
 FLEET_SECONDS: Final = 30.0
-"""How long a process waits until it sees as many instances as it was told to."""
+"""How long a process waits until it sees as many instances as requested."""
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
     """
-    What one process asks.
+    The load of one process.
 
     Args:
-        limits: Limits in code, with *key*; or none, and *token* is checked.
-        key: Whom they count.
-        token: A credential, whose policies are then the limits. It is not written down.
-        costs: Requests that each decision is for.
-        calls: Decisions; 0: until *seconds* are over.
+        url: Of the store.
+        path: The ledger, a new file.
+        instance: Name of the process in the fleet.
+        limits: Limits in code, which count *key*. Without any the policies of *token* are the limits.
+        key: The caller that the limits count.
+        token: A credential. It is not written to the ledger.
+        costs: Cost of each decision, in requests.
+        calls: Number of decisions. 0: until *seconds* have passed.
+        seconds: Length of the load.
         pause: Seconds between two decisions.
-        timeout: Seconds a decision may take.
-        fleet: Begin when so many instances are seen alive.
+        timeout: Time budget of a decision, in seconds.
+        fleet: Begin when this many instances are alive.
     """
 
     url: str
@@ -53,34 +57,36 @@ class Load:
 
     def run(self, begin: Callable[[], object] = lambda: None) -> int:
         """
-        Ask until the end, or until the process is told to terminate, and return how many decisions were made.
+        Make the decisions and return their number.
+
+        The load ends early if the process gets SIGTERM.
 
         Args:
-            begin: Called once all is prepared; the load begins when it returns.
+            begin: Called when all is prepared. The load begins when it returns.
         Raises:
-            TimeoutError: The fleet is not as large as it should be.
+            TimeoutError: The fleet stays smaller than *fleet*.
         """
         limiter = Limiter(self.url, timeout=self.timeout, instance=self.instance)
-        writer = Writer(self.path, self.instance, self.timeout * 1_000)
+        writer = LedgerWriter(self.path, self.instance, self.timeout * 1_000)
         stop: list[int] = []
         before = signal.signal(signal.SIGTERM, lambda number, frame: stop.append(number))
         try:
             self._prepare(limiter)
             begin()
-            return self._ask(limiter, writer, stop)
+            return self._make_decisions(limiter, writer, stop)
         finally:
             signal.signal(signal.SIGTERM, before)
             limiter.close()
             writer.close()
 
     def _prepare(self, limiter: Limiter) -> None:
-        """Connect, and wait for the fleet: whoever decides alone has to know how many others do."""
+        """Connect and wait for the fleet. A process that decides alone needs to know how many instances there are."""
         limiter.start(0.0 if self.limits else 5.0)
         self._decide(limiter, 0)
         deadline = time.monotonic() + FLEET_SECONDS
         while (seen := limiter.stats().fleet_size) < self.fleet:
             if time.monotonic() > deadline:
-                raise TimeoutError(f"Only {seen} of {self.fleet} instances were seen.")
+                raise TimeoutError(f"fleet: must be {self.fleet} instances, got {seen} after {FLEET_SECONDS:g} s.")
             time.sleep(0.01)
 
     def _decide(self, limiter: Limiter, costs: int) -> Decision:
@@ -88,7 +94,7 @@ class Load:
             return limiter.hit(self.limits, self.key, costs)
         return limiter.check(self.token, costs)
 
-    def _ask(self, limiter: Limiter, writer: Writer, stop: Sequence[int]) -> int:
+    def _make_decisions(self, limiter: Limiter, writer: LedgerWriter, stop: Sequence[int]) -> int:
         end, number = time.monotonic() + self.seconds, 0
         while not stop and time.monotonic() < end and (not self.calls or number < self.calls):
             number += 1
@@ -103,10 +109,13 @@ class Load:
 
 class Fleet:
     """
-    Processes that are started one by one, begin together, and are gone when the block is left.
+    Processes that begin together, and that end with the block at the latest.
 
     Args:
-        commands: One a process; each prints ``ready`` when it is, and begins at a line on its standard input.
+        commands: One for each process. It prints ``ready``, and begins at a line on its standard input.
+        options: Passed on to ``subprocess.Popen``.
+    Raises:
+        RuntimeError: A process ended before it was ready.
     """
 
     def __init__(self, commands: Sequence[Sequence[str]], **options: Any) -> None:
@@ -125,18 +134,23 @@ class Fleet:
             raise
 
     def go(self) -> None:
-        """Let all begin."""
+        """Make all processes begin."""
         for process in self.processes:
             assert process.stdin is not None
             process.stdin.write("\n")
             process.stdin.flush()
 
     def wait(self, seconds: float) -> list[int]:
-        """Wait until all have ended; return their statuses. Raises subprocess.TimeoutExpired."""
+        """
+        Wait until all processes have ended, and return their exit statuses.
+
+        Raises:
+            subprocess.TimeoutExpired: A process is still running.
+        """
         return [process.wait(seconds) for process in self.processes]
 
     def close(self) -> None:
-        """Leave no process behind."""
+        """Kill all processes that are still running."""
         for process in self.processes:
             process.kill()
             process.wait(10)
@@ -154,7 +168,7 @@ class Fleet:
 
 
 def wait_for_the_signal() -> None:
-    """Say that this process is ready, and wait for a line on standard input."""
+    """Print ``ready`` and wait for a line on standard input."""
     print(READY, end="", flush=True)
     sys.stdin.readline()
 

@@ -1,7 +1,8 @@
 """
-The ledger of one process: a header, the counters it met, and a line for each decision. JSON, one object a line.
+Write and read the ledger of one process.
 
-The reader is strict. A ledger is evidence, and evidence that has to be guessed at proves nothing.
+A ledger is JSON, one object a line: a header, a line for each counter before its first use, and a line for each
+decision. The reader refuses a line that it does not understand completely, since a guess would prove nothing.
 """
 
 from __future__ import annotations
@@ -21,15 +22,20 @@ SOURCES: Final = frozenset({"store", "lease", "denial_cache", "fallback", "docum
 
 
 class LedgerError(ValueError):
-    """A ledger that cannot be read; the text names the file, the line and the rule."""
+    """A ledger cannot be read. The message names the file, the line and the rule."""
 
     def __init__(self, path: Path, line: int, reason: str) -> None:
         super().__init__(f"{path}, line {line}: {reason}")
 
 
 @dataclass(frozen=True, slots=True)
-class Counter:
-    """A counter of the store: its key, the limit that it counts for, and the slug of the limit's policy, if any."""
+class LedgerCounter:
+    """
+    A counter of the store, as a ledger declares it.
+
+    Attributes:
+        policy: Slug of the limit's policy. Empty for a limit in code.
+    """
 
     key: str
     limit: Limit
@@ -37,7 +43,7 @@ class Counter:
 
     @property
     def name(self) -> str:
-        """The limit's name as a person knows it."""
+        """The name of the limit, after the slug of its policy if it has one."""
         return f"{self.policy}/{self.limit.name}" if self.policy else self.limit.name
 
 
@@ -47,14 +53,14 @@ class Record:
     One decision.
 
     Attributes:
-        instance: The process that asked.
-        id: Of the request; no two are alike.
-        started_at_us: This machine's clock; ``ended_at_us`` is later by the monotonic clock's measure.
-        decided_at_us: The instant that the decision names its windows by: the store's clock, or the best idea of it.
-        cause: Why the store did not decide, if it was asked: ``timeout``, ``connection`` ...; empty otherwise.
-        ambiguous: Whether the store was asked, did not answer, and may have charged all the same.
-        costs: Permits, one for each of ``counters``.
-        denied_by: Names of the limits that did not admit it.
+        instance: The process that made the request.
+        id: Id of the request, unique in the load.
+        started_at_us: By the clock of this machine. ``ended_at_us`` adds the time by the monotonic clock.
+        decided_at_us: The instant that selects the windows, by the store's clock or the process' estimate of it.
+        cause: Why the store was called and did not decide, such as ``timeout`` or ``connection``. Empty otherwise.
+        ambiguous: Whether a call got no reply, so that the store may have charged it.
+        costs: Permits, one number for each of ``counters``.
+        denied_by: Names of the limits that denied the request.
     """
 
     instance: str
@@ -68,24 +74,30 @@ class Record:
     cause: str
     ambiguous: bool
     revision: int
-    counters: tuple[Counter, ...]
+    counters: tuple[LedgerCounter, ...]
     costs: tuple[int, ...]
     denied_by: tuple[str, ...]
 
     @property
     def took_ms(self) -> float:
-        """How long the caller waited."""
+        """How long the caller waited, in milliseconds."""
         return (self.ended_at_us - self.started_at_us) / 1_000
 
     @property
     def degraded(self) -> bool:
-        """Whether the process decided alone."""
+        """Whether the process decided without the store."""
         return self.source == "fallback"
 
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """What one process wrote: its name, the time budget it gave a decision, and its decisions in their order."""
+    """
+    All that one process wrote.
+
+    Attributes:
+        timeout_ms: The time budget of its decisions.
+        records: Its decisions in their order.
+    """
 
     path: Path
     instance: str
@@ -93,16 +105,18 @@ class Ledger:
     records: list[Record] = field(default_factory=list)
 
 
-class Writer:
+class LedgerWriter:
     """
-    Writes a ledger; every line is with the system when ``write`` returns, so a killed process leaves whole lines.
+    Writes a ledger.
+
+    The system has each line when ``write`` returns, so a killed process leaves whole lines.
 
     Args:
         path: A new file.
-        instance: The process' name in the fleet.
+        instance: Name of the process in the fleet.
         timeout_ms: The time budget of its decisions.
     Raises:
-        FileExistsError: Evidence is not overwritten.
+        FileExistsError: The file exists. Evidence is never overwritten.
     """
 
     def __init__(self, path: Path, instance: str, timeout_ms: float) -> None:
@@ -115,7 +129,7 @@ class Writer:
     def write(
         self, ident: str, started_at_us: int, ended_at_us: int, decision: Decision, costs: int | Mapping[str, int]
     ) -> None:
-        """Write down one decision."""
+        """Write one decision."""
         bounds = decision.bounds
         self._put(
             {
@@ -144,8 +158,8 @@ class Writer:
         if limit is not bound.limit and limit != bound.limit:
             number, self._declared = self._declared, self._declared + 1
             self._counters[bound.key] = number, bound.limit
-            text = bound.limit.to_json()
-            self._put({"counter": number, "key": bound.key, "limit": text, "policy": bound.policy_slug})
+            limit_json = bound.limit.to_json()
+            self._put({"counter": number, "key": bound.key, "limit": limit_json, "policy": bound.policy_slug})
         return number
 
     def _put(self, value: Mapping[str, Any]) -> None:
@@ -154,23 +168,23 @@ class Writer:
 
 def read(path: Path) -> Ledger:
     """
-    Return a ledger.
+    Read a ledger.
 
     Raises:
-        LedgerError: A line is not what the format says, or the file cannot be read.
+        LedgerError: A line breaks the format, or the file cannot be read.
     """
     try:
         with path.open("rb") as file:
-            return _Reader(path).read(file)
+            return _LedgerReader(path).read(file)
     except OSError as exc:
         raise LedgerError(path, 0, exc.strerror or str(exc)) from exc
 
 
-class _Reader:
+class _LedgerReader:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._line = 0
-        self._counters: list[Counter] = []
+        self._counters: list[LedgerCounter] = []
 
     def read(self, lines: Iterable[bytes]) -> Ledger:
         ledger: Ledger | None = None
@@ -183,7 +197,7 @@ class _Reader:
             else:
                 ledger.records.append(self._record(ledger.instance, value))
         if ledger is None:
-            raise self._error("it is empty.")
+            raise self._error("the file is empty.")
         return ledger
 
     def _error(self, reason: str) -> LedgerError:
@@ -195,32 +209,32 @@ class _Reader:
         try:
             value = json.loads(line, object_pairs_hook=self._unique, parse_constant=self._no_constant)
         except (ValueError, RecursionError) as exc:
-            raise exc if isinstance(exc, LedgerError) else self._error(f"it is not JSON ({exc}).") from None
+            raise exc if isinstance(exc, LedgerError) else self._error(f"must be JSON: {exc}.") from None
         if not isinstance(value, dict):
-            raise self._error("it is not a JSON object.")
+            raise self._error("must be a JSON object.")
         return value
 
     def _unique(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         value = dict(pairs)
         if len(value) < len(pairs):
-            raise self._error("a field stands twice.")
+            raise self._error("a field occurs twice.")
         return value
 
     def _no_constant(self, name: str) -> None:
-        raise self._error(f"{name} is not a number.")
+        raise self._error(f"numbers must be finite, got {name}.")
 
     def _header(self, value: dict[str, Any]) -> Ledger:
         if value.get("ledger") != FORMAT or type(value["ledger"]) is not int:
-            raise self._error(f'it is not a ledger of format {FORMAT}: the first line must say {{"ledger":{FORMAT}}}.')
+            raise self._error(f"ledger: must be {FORMAT}, got {value.get('ledger')!r}.")
         self._check(value, {"ledger": int, "instance": str, "timeout_ms": (int, float)})
         return Ledger(self._path, value["instance"], value["timeout_ms"])
 
-    def _counter(self, value: dict[str, Any]) -> Counter:
+    def _counter(self, value: dict[str, Any]) -> LedgerCounter:
         self._check(value, {"counter": int, "key": str, "limit": dict, "policy": str})
         if value["counter"] != len(self._counters):
-            raise self._error(f"counter: the next number is {len(self._counters)}.")
+            raise self._error(f"counter: must be {len(self._counters)}, got {value['counter']}.")
         try:
-            return Counter(value["key"], Limit.from_json(value["limit"]), value["policy"])
+            return LedgerCounter(value["key"], Limit.from_json(value["limit"]), value["policy"])
         except InvalidLimit as exc:
             raise self._error(f"limit.{exc.field}: {exc.reason}") from exc
 
@@ -228,19 +242,19 @@ class _Reader:
         self._check(value, _FIELDS)
         for name in ("counters", "costs"):
             if any(type(number) is not int or number < 0 for number in value[name]):
-                raise self._error(f"{name}: must hold whole numbers, none below 0.")
+                raise self._error(f"{name}: must be a list of integers, 0 or more.")
         if any(not isinstance(name, str) for name in value["denied_by"]):
-            raise self._error("denied_by: must hold texts.")
+            raise self._error("denied_by: must be a list of strings.")
         if len(value["counters"]) != len(value["costs"]):
-            raise self._error("costs: must be as many as counters.")
+            raise self._error("costs: must have as many items as counters.")
         if any(number >= len(self._counters) for number in value["counters"]):
-            raise self._error("counters: names one that no line before declares.")
+            raise self._error("counters: must be declared by an earlier line.")
         if value["ended_at_us"] < value["started_at_us"]:
-            raise self._error("ended_at_us: must not lie before started_at_us.")
+            raise self._error("ended_at_us: must not be less than started_at_us.")
         if value["source"] not in SOURCES:
-            raise self._error(f"source: must be one of {', '.join(sorted(SOURCES))}.")
+            raise self._error(f"source: must be one of {', '.join(sorted(SOURCES))}, got {value['source']!r}.")
         if value["reason"] not in STATUSES or value["allowed"] != (value["reason"] == "ok"):
-            raise self._error('reason: must be that of a decision, and "ok" exactly if it was allowed.')
+            raise self._error('reason: must be a reason of decisions, and "ok" if and only if allowed is true.')
         value["counters"] = tuple(self._counters[number] for number in value["counters"])
         value["costs"], value["denied_by"] = tuple(value["costs"]), tuple(value["denied_by"])
         return Record(instance, **value)
@@ -252,7 +266,7 @@ class _Reader:
         for name, kind in kinds.items():
             given = value[name]
             if not isinstance(given, kind) or (isinstance(given, bool) and kind is not bool):
-                raise self._error(f"{name}: has the wrong type.")
+                raise self._error(f"{name}: must not be {type(given).__name__}.")
 
 
 _FIELDS: Final[Mapping[str, Any]] = {
@@ -271,4 +285,4 @@ _FIELDS: Final[Mapping[str, Any]] = {
     "denied_by": list,
 }
 
-__all__ = ["Counter", "Ledger", "LedgerError", "Record", "Writer", "read"]
+__all__ = ["Ledger", "LedgerCounter", "LedgerError", "LedgerWriter", "Record", "read"]

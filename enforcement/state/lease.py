@@ -14,47 +14,19 @@ or given back, all the same, so that once as many as may lie unused pass beyond 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
 from time import monotonic
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from enforcement.plan.reply import NO_REPLY, Reply
 
 if TYPE_CHECKING:
-    from enforcement.model.limits import Limit
     from enforcement.plan.plan import Plan
 
 AHEAD_SECONDS: Final = 0.1
 """A lease is sized to last so long at the rate that was seen, or half as long as its permits may be held."""
-MAX_PERMITS: Final = 10_000
-UNUSED_PART: Final = 10
-"""All processes together hold no more than one permit of so many that a quota has."""
 STEADY_PERMITS: Final = 10
 """So many permits must be asked for within STEADY_SECONDS before any are taken ahead."""
 STEADY_SECONDS: Final = 0.25
-
-
-def held_max(capacity: int, fleet: int) -> int:
-    """Return how many permits of a limit one of *fleet* processes may hold: at least 1, or it could lease none."""
-    return max(1, min(MAX_PERMITS, capacity // (UNUSED_PART * fleet)))
-
-
-def unused_max(limit: Limit, fleet: int) -> int:
-    """
-    Return how many permits of a limit may lie unused in a fleet of so many processes, and be denied to others.
-
-    A tenth of the quota, or of the burst, but one a process at least; 0 for a limit that is not leased.
-    """
-    return min(limit.capacity, held_max(limit.capacity, fleet) * fleet) if limit.leasable else 0
-
-
-def published_bounds(limits: Iterable[Limit]) -> dict[str, int]:
-    """
-    Return what a policy's document says of its leased limits, by name: permits that may lie unused in any fleet.
-
-    Where the processes are more than that, it is one for each of them.
-    """
-    return {limit.name: limit.capacity // UNUSED_PART for limit in limits if limit.leasable}
 
 
 class Grant(NamedTuple):

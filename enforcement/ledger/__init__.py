@@ -1,7 +1,0 @@
-"""
-A proof by counting: what a load wrote down, decision by decision, against what was promised and what the store counted.
-
-``python -m enforcement.ledger load`` asks a store of yours and writes a ledger for each process;
-``python -m enforcement.ledger verify`` reads the ledgers and decides every claim that has a number in it. Nothing
-here is imported by a proxy.
-"""

@@ -1,0 +1,76 @@
+"""Parse the options that ``load`` and ``verify`` share, which are numbers and limits."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+from enforcement.model.limits import InvalidLimit, Limit
+
+DEFAULT: Final = "default: %(default)s"
+
+NumberOption = tuple[str, str, Callable[[str], float], float, str]
+"""Name, metavar, parser, default and help."""
+
+
+class InvalidOption(ValueError):
+    """The value of an option is not valid."""
+
+
+def add_numbers(parser: Any, numbers: Iterable[NumberOption]) -> None:
+    """Add options that take a number."""
+    for option, metavar, parse, default, text in numbers:
+        parser.add_argument(option, metavar=metavar, type=parse, default=default, help=text)
+
+
+def integer(string: str) -> int:
+    """Parse an integer, 0 or more."""
+    if not (string.isascii() and string.isdigit()):
+        raise argparse.ArgumentTypeError(f"must be an integer, 0 or more, got {string!r}")
+    return int(string)
+
+
+def span(string: str) -> float:
+    """Parse a finite number, 0 or more."""
+    try:
+        number = float(string)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a number, 0 or more, got {string!r}")
+    return number
+
+
+def parse_limits(document: str | None, rates: Iterable[str] = ()) -> tuple[Limit, ...]:
+    """
+    Return the limits of a JSON list, and after them those of rates such as "100/minute".
+
+    Raises:
+        InvalidOption: The JSON, a limit in it or a rate is not valid.
+    """
+    try:
+        data = json.loads(document) if document else []
+    except (ValueError, RecursionError) as exc:
+        raise InvalidOption(f"--limits: must be JSON: {exc}.") from exc
+    if not isinstance(data, list):
+        raise InvalidOption("--limits: must be a JSON list.")
+    try:
+        limits = tuple(map(_limit, data))
+    except InvalidLimit as exc:
+        raise InvalidOption(f"--limits: {exc}") from exc
+    try:
+        return (*limits, *map(Limit.parse, rates))
+    except InvalidLimit as exc:
+        raise InvalidOption(f"--limit: {exc}") from exc
+
+
+def _limit(data: object) -> Limit:
+    if isinstance(data, dict):
+        data = {"name": "", "algorithm": "fixed_window", **data}
+    return Limit.from_json(data)
+
+
+__all__ = ["DEFAULT", "InvalidOption", "NumberOption", "add_numbers", "integer", "parse_limits", "span"]

@@ -1,0 +1,67 @@
+"""Whether a failure of one duty of the background thread means that the whole store is unavailable."""
+
+from __future__ import annotations
+
+import logging
+
+from enforcement.store.slot_map import SlotMap
+
+logger = logging.getLogger("sluicegate.agent")
+
+
+class DutyFailures:
+    """
+    What the background thread does when one of its duties fails, if the store is available or unavailable as a whole.
+
+    Then no duty fails alone: each failure is raised, and the thread waits for the store.
+    """
+
+    def failed(self, duty: str, exc: Exception) -> None:
+        """Raise *exc*, or return if the thread can go on with its other duties."""
+        raise exc
+
+    def succeeded(self, duty: str) -> None:
+        """Note that a duty was done."""
+
+    def is_degraded(self) -> bool:
+        """Return whether a part of the store is unavailable while the rest is in use."""
+        return False
+
+    def reset(self) -> None:
+        """Forget what failed before, as the thread is about to start."""
+
+
+class NodeDutyFailures(DutyFailures):
+    """
+    What it does on a cluster, where a duty may fail alone because its node is unavailable. It is tried again when due.
+
+    Attributes:
+        failing: For each duty that failed last time, the name of the error.
+    """
+
+    def __init__(self, slot_map: SlotMap) -> None:
+        self._slot_map = slot_map
+        self.failing: dict[str, str] = {}
+
+    def failed(self, duty: str, exc: Exception) -> None:
+        """Log the failure, once for each kind of error in a row."""
+        error = type(exc).__name__
+        if self.failing.get(duty) != error:
+            logger.warning("The node for the %s is away (%s: %s).", duty, error, exc)
+        self.failing[duty] = error
+
+    def succeeded(self, duty: str) -> None:
+        """Log that a duty works again after it failed."""
+        if self.failing.pop(duty, None) is not None:
+            logger.warning("The node for the %s is back.", duty)
+
+    def is_degraded(self) -> bool:
+        """Return whether a node is unavailable."""
+        return bool(self._slot_map.away())
+
+    def reset(self) -> None:
+        """Forget what failed before."""
+        self.failing = {}
+
+
+__all__ = ["DutyFailures", "NodeDutyFailures"]

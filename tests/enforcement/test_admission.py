@@ -1,0 +1,166 @@
+"""The end of an admission: charged for the status, slots freed, once, whatever happens."""
+
+import asyncio
+
+import pytest
+
+from enforcement import Limit, Limiter, aio
+from tests.enforcement.faults import FaultyPath
+from tests.enforcement.world import eventually
+
+SLOTS = Limit(name="slots", algorithm="concurrency", quota=4, window_seconds=600)
+FIVE = Limit(name="five", quota=5, window_seconds=3_600, charge_on=["2xx"])
+BOTH = [SLOTS, FIVE]
+
+
+@pytest.fixture
+def path(server, world):
+    """Give a way to the store that a test may spoil."""
+    path = FaultyPath(server.port)
+    yield path
+    path.close()
+
+
+@pytest.fixture
+def limiter(path):
+    """Give a limiter on that way."""
+    limiter = Limiter(path.url, timeout=0.1)
+    yield limiter
+    limiter.close()
+
+
+@pytest.fixture
+async def limiter_aio(path):
+    """Give an asyncio limiter on that way."""
+    limiter = aio.Limiter(path.url, timeout=1.0)
+    yield limiter
+    await limiter.close()
+
+
+def left(limiter, key):
+    return [state.remaining for state in limiter.peek(BOTH, key).limits]
+
+
+async def left_aio(limiter, key):
+    return [state.remaining for state in (await limiter.peek(BOTH, key)).limits]
+
+
+@pytest.mark.parametrize(("status", "remaining"), [(200, 3), (204, 3), (500, 5), (None, 5)])
+def test_finish_charges_for_the_status_and_frees_the_slots(limiter, status, remaining):
+    """None stands for a request without a response, which costs nothing."""
+    admission = limiter.open_admission(BOTH, f"status-{status}", costs=2)
+    admission.finish(status)
+
+    assert left(limiter, f"status-{status}") == [4, remaining]
+
+
+@pytest.mark.parametrize(("first", "second", "remaining"), [(200, None, 4), (None, 200, 5), (500, 200, 5)])
+def test_a_second_finish_changes_nothing(limiter, first, second, remaining):
+    """Neither the charge, nor slots that somebody else has taken since."""
+    key = f"twice-{first}"
+    limiter.open_admission(BOTH, key).finish(500)
+    admission = limiter.open_admission(BOTH, key)
+    admission.finish(first)
+    other = limiter.open_admission(SLOTS, key, costs=4)
+    admission.finish(second)
+    admission.cancel()
+
+    assert left(limiter, key) == [0, remaining]
+    other.finish(200)
+
+
+def test_finish_keeps_what_was_settled(limiter):
+    """The status does not count then; the slots are freed."""
+    admission = limiter.open_admission(BOTH, "settled", costs=4)
+    admission.settle(1)
+    admission.finish(500)
+
+    assert left(limiter, "settled") == [4, 4]
+
+
+def test_free_slots_leaves_the_charge_to_settle(limiter):
+    """Whoever was served may still be counting."""
+    admission = limiter.open_admission(BOTH, "freed", costs=4)
+    admission.free_slots()
+    assert left(limiter, "freed") == [4, 1]
+    admission.finish(503)
+
+    assert left(limiter, "freed") == [4, 5]
+
+
+@pytest.mark.parametrize("status", [200, 500, None])
+def test_finish_raises_nothing_while_the_store_is_away(limiter, path, server, status):
+    """The slot and the correction are owed to the store, which gets them when it is back."""
+    key = f"away-{status}"
+    admission = limiter.open_admission(BOTH, key)
+    path.mode = "deaf"
+    admission.finish(status)
+    assert path.hit
+    path.mode = "pass"
+
+    with Limiter(server.url, timeout=1.0) as other:
+        assert eventually(lambda: left(other, key) == [4, 4 if status == 200 else 5])
+
+
+async def test_finish_is_awaited_likewise(limiter_aio):
+    """Two at once end the same admission, and both return when it has ended."""
+    admission = await limiter_aio.open_admission(BOTH, "likewise")
+    await asyncio.gather(admission.finish(500), admission.finish(200))
+    assert await left_aio(limiter_aio, "likewise") == [4, 5]
+
+    other = await limiter_aio.open_admission(SLOTS, "likewise", costs=4)
+    await admission.finish(None)
+    assert await left_aio(limiter_aio, "likewise") == [0, 5]
+    await other.finish(None)
+
+
+async def test_finish_raises_nothing_while_the_store_is_away_from_tasks(path, server):
+    """As in threads."""
+    limiter = aio.Limiter(path.url, timeout=0.1)
+    admission = await limiter.open_admission(BOTH, "away")
+    path.mode = "deaf"
+    await admission.finish(500)
+    assert path.hit
+    path.mode = "pass"
+
+    with Limiter(server.url, timeout=1.0) as other:
+        assert await asyncio.to_thread(eventually, lambda: left(other, "away") == [4, 5])
+    await limiter.close()
+
+
+@pytest.mark.parametrize("times", [1, 2, 3])
+async def test_finish_survives_the_cancellation_of_its_task(limiter_aio, path, times):
+    """Also one that is repeated at every turn of the loop, as anyio does it."""
+    key = f"cancelled-{times}"
+    admission = await limiter_aio.open_admission(BOTH, key)
+    path.delay, path.mode = 0.05, "delay"
+
+    async def end() -> None:
+        try:
+            await admission.finish(500)
+        finally:
+            await admission.finish(200)
+
+    task = asyncio.create_task(end())
+    await asyncio.sleep(0)
+    for _ in range(times):
+        task.cancel()
+        await asyncio.sleep(0)
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await admission.finish(200)  # returns when the work of the first call is done
+    path.mode = "pass"
+
+    assert path.hit
+    assert await left_aio(limiter_aio, key) == [4, 5]
+
+
+def test_a_second_finish_does_not_wait_for_the_store(limiter, path):
+    """What has ended needs nothing more from it."""
+    admission = limiter.open_admission(BOTH, "at-once")
+    admission.finish(500)
+    path.mode = "deaf"
+    admission.finish(200)
+    admission.free_slots()
+
+    assert not path.hit
