@@ -51,6 +51,7 @@ def lines_of(terminal: int) -> Iterator[str]:
             return
 
 
+@pytest.mark.proof(times=3)
 def test_demo_proves_all_seven_points_and_leaves_nothing_behind(tmp_path: Path) -> None:
     """Without a terminal it stops by itself, with 0 because every check passed."""
     directory = tmp_path / "demo"
@@ -69,6 +70,7 @@ def test_demo_proves_all_seven_points_and_leaves_nothing_behind(tmp_path: Path) 
     assert running(directory) == []
 
 
+@pytest.mark.proof(times=3)
 @pytest.mark.parametrize("until", ["Starting Valkey", "1  A project"])
 def test_demo_on_a_terminal_is_stopped_by_a_signal_at_any_time(tmp_path: Path, until: str) -> None:
     """Whatever runs by then is stopped; the end before the end is no success."""

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -361,13 +362,14 @@ def celery(settings, tmp_path) -> Iterator[Callable[[str], None]]:
 def environment(url: str) -> dict[str, str]:
     name, user, port = (connection.settings_dict[key] for key in ("NAME", "USER", "PORT"))
     database = f"sqlite:///{name}" if connection.vendor == "sqlite" else f"postgres://{user}@127.0.0.1:{port}/{name}"
-    given = {"DATABASE_URL": database, "SLUICEGATE_REDIS_URL": url, "DJANGO_SETTINGS_MODULE": "controlplane.settings"}
+    given = {"DATABASE_URL": database, "SLUICEGATE_REDIS_URL": url, "DJANGO_SETTINGS_MODULE": "tests.quick_settings"}
     return {**os.environ, **given}
 
 
 def answers_broadcasts(url: str) -> bool:
-    """Ask as an operator does: ``celery inspect ping``."""
+    """Ask as an operator does: ``celery inspect ping``; it waits for more answers unless one name is given."""
     command = [sys.executable, "-m", "celery", "-A", "controlplane.celery", "inspect", "ping", "--timeout", "5"]
+    command += ["--destination", f"celery@{socket.gethostname()}"]
     return "pong" in subprocess.run(command, env=environment(url), capture_output=True, text=True, check=False).stdout
 
 

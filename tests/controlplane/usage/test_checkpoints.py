@@ -208,6 +208,8 @@ def test_a_new_window_replaces_the_old_one(token, limiter):
 # Dying, and two at once.
 
 
+# Within a run the place is given; what the store and the database were at when the process dies is chance.
+@pytest.mark.proof(times=20)
 @pytest.mark.parametrize("place", ["keep", "protocol.strike_call"], ids=["before the commit", "after it"])
 def test_a_run_that_is_killed_loses_nothing(token, limiter, client_of_store, run_python, place):
     """Killed for good, between reading and committing or behind the commit; what comes meanwhile is kept too."""
@@ -240,6 +242,7 @@ def test_the_slower_of_two_runs_changes_nothing(token, limiter, client_of_store)
     assert used() == [5]
 
 
+@pytest.mark.proof(times=20)
 def test_runs_at_once_and_charges_meanwhile_end_in_the_truth(store, limiter):
     """Without the lock, which may fail: three runs over and over, while requests go on."""
     token = TokenFactory(policy=LimitFactory(quota=10**6, window_seconds=None, calendar="month").policy)

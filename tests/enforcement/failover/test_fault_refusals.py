@@ -25,6 +25,9 @@ from enforcement.store.cluster.monitor import ClusterMonitor
 from tests.enforcement.topologies import Cluster, ask
 from tests.enforcement.world import World, eventually, fixed
 
+# What a process was at when the store begins to refuse is chance, so that a proof does it more than once.
+pytestmark = pytest.mark.proof(times=3)
+
 LIMITS = [
     Limit(name="hour", quota=10_000, window_seconds=3_600),
     Limit(name="day", quota=20_000, window_seconds=86_400),
