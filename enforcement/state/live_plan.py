@@ -1,4 +1,4 @@
-"""A plan in use: what this process knows about its counters."""
+"""Plans with the state that this process keeps about their counters."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ from enforcement.state.usage import TokenUsage
 
 class LivePlan(Plan):
     """
-    A plan, and what this process knows about its counters.
+    A plan with the state that this process keeps about its counters.
 
-    What others keep here, so that a decision finds it without a look-up, is opaque: its owner alone makes and reads it.
+    Other modules keep their state here too, so that a decision needs no look-up. Each such attribute is written and
+    read only by the module that owns it.
 
     Attributes:
-        name: Its name in the cache of plans with attributes; None: it is in none.
-        usage: Where its decisions are counted; None for limits in code.
-        lease: Permits held ahead (:class:`~enforcement.state.lease.Lease`); None: none may be taken.
-        denied: A denial that is remembered (:class:`~enforcement.state.denial_cache.Denial`); None: none is.
-        last: The latest reply of the store, from which a fallback starts; None: there is none.
-        command: The encoded command that charges one request, once there is one and if it never expires.
-        parts: Its parts of one hash tag each (:mod:`enforcement.engine.cross_slot`); None: not worked out yet.
-        registered_until: Until when the values of its unregistered bounds are taken for registered, monotonic seconds.
-        retry_at: When a plan over overflow counters looks for a place again, monotonic seconds.
+        name: Its name in the cache of plans with attributes. None if it is not in the cache.
+        usage: Where its decisions are counted. None for limits in code.
+        lease: Its lease (:class:`~enforcement.state.lease.Lease`). None if its permits may not be leased.
+        denied: Its cached denial (:class:`~enforcement.state.denial_cache.Denial`). None if there is none.
+        last: The latest reply of the store, from which a fallback starts. None if there is none.
+        command: The encoded command that charges one request. None if there is none yet, or if it depends on the time.
+        parts: The plan split by hash tag (:mod:`enforcement.engine.cross_slot`). None if it was not split yet.
+        registered_until: Until when its values count as registered in the store, monotonic seconds. 0 if they are not.
+        retry_at: When a plan with overflow counters asks for counters of its own again, monotonic seconds.
     """
 
     __slots__ = (
@@ -62,15 +63,22 @@ class LivePlan(Plan):
         self.parts: Any = None
         self.registered_until = 0.0
         self.retry_at = 0.0
-        self._once: tuple[tuple[Spec, ...], bytes] | None = None  # in one value, since threads read it
+        self._once: tuple[tuple[Spec, ...], bytes] | None = None  # a pair, so that threads replace both at once
 
     def once(self, now_us: int) -> bytes | None:
-        """Return the encoded command that charges one request, if it is kept and good at *now_us*."""
+        """
+        Return the kept command that charges one request.
+
+        Args:
+            now_us: Unix time in microseconds.
+        Returns:
+            The encoded command. None if none is kept, or if it was made for another calendar window than *now_us*.
+        """
         once = self._once
         return None if once is None or once[0] is not self._specs or self.expired(now_us) else once[1]
 
     def keep_once(self, command: bytes, specs: tuple[Spec, ...]) -> None:
-        """Keep the encoded command that charges one request, made of *specs*; with others it is good no longer."""
+        """Keep the encoded command that charges one request, for as long as the plan has these *specs*."""
         self._once = specs, command
         if not self.follows_calendar:
             self.command = command
