@@ -20,7 +20,8 @@ from enforcement.plan.commands import Steps
 from enforcement.plan.reply import MARKED, Reply
 from enforcement.plan.request import Request
 from enforcement.state.live_plan import LivePlan
-from enforcement.state.reservation import correcting, new_ident
+from enforcement.state.reservation import new_ident
+from enforcement.state.settlement import correcting
 from enforcement.store.errors import StoreError
 
 UNDONE_MS: Final = 60_000

@@ -1,1 +1,1 @@
-"""What one process knows and has counted."""
+"""Hold what one process knows and has counted."""
