@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from enforcement.state.published import PublishedState
 
 DENIAL_SECONDS: Final = 0.25
+"""How long a denial is kept at most."""
 
 
 class Denials:
@@ -53,7 +54,7 @@ class Denials:
         ):
             plan.denied = None
             return None
-        if costs != denial.costs:
+        if costs != denial.costs:  # a smaller cost might pass
             return None
         if plan.usage is not None:
             plan.usage.denied_again(denial.minute, denial.states)
@@ -62,6 +63,7 @@ class Denials:
 
     def remember(self, plan: LivePlan, costs: Costs, decision: Decision) -> None:
         """Cache a denial until the request can pass, for at most DENIAL_SECONDS."""
+        # Shadow limits never deny. Below 0 no wait helps, but another process may reset the counter.
         waits = [decision.reply.wait(i) for i, bound in enumerate(plan.bounds) if not bound.limit.shadow]
         wait = DENIAL_SECONDS if min(waits) < 0 else min(DENIAL_SECONDS, max(waits) / 1_000_000)
         states = states_of(plan.bounds, costs, decision.reply, False)

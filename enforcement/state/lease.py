@@ -206,6 +206,7 @@ class Lease:
         """Add permits that the store has granted."""
         with self._lock:
             if self.left and not (self._merges and grant.marks == self._marks):
+                # The permits of an earlier window are of no use now, but those of a log or bucket still are.
                 if monotonic() < self.until and not self._merges:
                     self._next, self.low = grant, -1
                     return
@@ -238,6 +239,7 @@ class Lease:
         Args:
             reply: The reply of the store that granted them.
         """
+        # A permit must not be handed out after its window, where it would count for nothing.
         spans_us: list[int] = []
         for at, bound in enumerate(self.plan.bounds):
             reset_us, mark_us = reply.reset(at), reply.mark(at)

@@ -125,6 +125,7 @@ class PlanCache:
 
     def clear(self) -> None:
         """Forget everything, as a child process does after a fork."""
+        # Leases in the plans belong to the parent process, which still holds them.
         self.overflowed = 0
         for kept in (self._probation, self._protected, self._overflowed, self._trusted, self._full):
             kept.clear()

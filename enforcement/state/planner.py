@@ -214,7 +214,7 @@ class Planner:
         source = "fallback" if reason == "degraded_denied" else "documents"
         return Decision(False, reason, source, Plan((), revision=self._documents.current.revision))
 
-    def placed(self, plan: LivePlan, overflowed: Sequence[int]) -> LivePlan:
+    def registered(self, plan: LivePlan, overflowed: Sequence[int]) -> LivePlan:
         """
         Return the plan with the counters that its values use now, and keep it for later requests.
 
