@@ -4,13 +4,14 @@ The loggers of this library, and a limit on how often they repeat themselves.
 All loggers are children of ``sluicegate``. None of them has a handler of its own:
 
 =========================== ==================================================================================
-``sluicegate.failover``     the store is unavailable, is so for a new cause, or is back; durable counters are lost,
-                            or back
-``sluicegate.agent``        documents, heartbeats, usage: what the background thread does, and what the store refuses
-``sluicegate.disk``         the last good documents on disk
-``sluicegate.cluster``      tables of slots that could not be read
-``sluicegate.slots``        slots of ``concurrency`` limits that were lost or not renewed
-``sluicegate.doors``        clients whose address an integration cannot know, and which therefore share one counter
+``sluicegate.failover``     the store became unavailable, has a new cause of that, or is available again; durable
+                            counters were lost or restored
+``sluicegate.agent``        the background thread loads documents and sends heartbeats and usage, or the store refuses
+                            one of these
+``sluicegate.disk``         the copy of the documents on disk cannot be written or read
+``sluicegate.cluster``      the slot table of a cluster cannot be read
+``sluicegate.slots``        slots of ``concurrency`` limits were lost or not renewed
+``sluicegate.doors``        an integration cannot find out the address of a client, so such clients share one counter
 ``sluicegate.proxy``        the ready-made proxy
 =========================== ==================================================================================
 
@@ -31,12 +32,12 @@ MAX_CAUSES: Final = 100
 
 class RateLimitedLogger:
     """
-    Logs at most one warning a second for each cause, and how many were left out.
+    Logs at most one warning per second for each cause, and the number of suppressed warnings.
 
-    A store that fails and returns many times a second must neither fill a disk nor delay requests by slow logging.
+    A store that fails and recovers many times a second must not fill the disk or delay requests by slow logging.
 
     Args:
-        logger: Writes the lines.
+        logger: The logger to write to.
         clock: Returns monotonic seconds.
     """
 
@@ -46,26 +47,32 @@ class RateLimitedLogger:
         self._last: dict[str, tuple[float, int]] = {}
         self._lock = threading.Lock()
 
-    def warning(self, cause: str, text: str, *args: object) -> None:
+    def warning(self, cause: str, message: str, *args: object) -> None:
         """Log a warning, unless one of the same *cause* was logged within the last second."""
-        left_out = self._left_out(cause)
-        if left_out is None:
+        suppressed = self._suppressed(cause)
+        if suppressed is None:
             return
-        more = f" ({left_out} such lines were left out.)" if left_out else ""
-        self._logger.warning(text + more, *args)
+        more = f" ({suppressed} similar warnings were suppressed.)" if suppressed else ""
+        self._logger.warning(message + more, *args)
 
-    def _left_out(self, cause: str) -> int | None:
-        """Return how many lines were left out since the last one. None: leave this one out, too."""
+    def _suppressed(self, cause: str) -> int | None:
+        """
+        Return how many warnings of a cause were suppressed since the last one was logged.
+
+        Returns:
+            None if this one must be suppressed, too.
+        """
         now = self._clock()
         with self._lock:
-            at, left_out = self._last.pop(cause, (None, 0))
+            at, suppressed = self._last.pop(cause, (None, 0))
             if at is not None and now - at < QUIET_SECONDS:
-                self._last[cause] = at, left_out + 1
+                self._last[cause] = at, suppressed + 1
                 return None
+            # A cause may contain text from the store, so there may be any number of them.
             if len(self._last) >= MAX_CAUSES:
                 del self._last[next(iter(self._last))]
             self._last[cause] = now, 0
-        return left_out
+        return suppressed
 
 
 __all__ = ["RateLimitedLogger"]

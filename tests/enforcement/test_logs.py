@@ -42,7 +42,7 @@ def test_a_cause_is_told_once_a_second_with_what_was_left_out(said):
 
     assert [text for _, _, text in said() if text != "Other."] == [
         "No answer.",
-        "No answer. (2 such lines were left out.)",
+        "No answer. (2 similar warnings were suppressed.)",
     ]
     assert len(said()) == 7
 
