@@ -1,1 +1,1 @@
-"""A cluster as a store: which node owns a slot, connections to the nodes, and a monitor that finds lost nodes."""
+"""Connect to a cluster, find the node of each slot, and watch for nodes that are unavailable."""
