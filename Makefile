@@ -61,6 +61,7 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m tests.repository
+	$(BIN)/python -m tests.house
 
 # A universal lock: one file for every platform and Python. The smaller files take their versions from dev.txt.
 COMPILE = var/lock/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --no-annotate pyproject.toml
