@@ -33,7 +33,7 @@ BODY_LINES = 40
 ROOMS_IN_A_CHAIN = 12
 RIDDLES_PERCENT = 5
 
-# Public names that an application imports by their module. Each says the same of another framework.
+# Public names that several modules have, each for another framework. Applications import them, so they stay.
 PUBLIC_TWINS = frozenset({"Admission", "LimitMiddleware", "Limiter"})
 
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
