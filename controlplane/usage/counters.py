@@ -19,7 +19,7 @@ from controlplane.usage import checkpoints
 from enforcement.control import inspection
 from enforcement.model import documents
 from enforcement.model.limits import Policy
-from enforcement.plan import plan
+from enforcement.plan import binding
 from enforcement.store.client import is_unknown_function, load_library
 
 
@@ -86,8 +86,8 @@ class Subject:
             client, partial(inspection.reset_counters, client, store.keys(), value, now_us=now_us, limit=name)
         )
 
-    def _as_value(self) -> plan.Subject:
-        return plan.Subject(self.project, self.token, self.policies, self.global_policy)
+    def _as_value(self) -> binding.Subject:
+        return binding.Subject(self.project, self.token, self.policies, self.global_policy)
 
     def _now_us(self) -> int:
         return compile.microseconds(self.now) or 0

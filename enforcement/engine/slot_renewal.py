@@ -9,7 +9,7 @@ from time import monotonic
 
 from enforcement.model.keys import together
 from enforcement.plan import commands
-from enforcement.plan.plan import BoundLimit
+from enforcement.plan.binding import BoundLimit
 from enforcement.state.reservation import Reservation
 from enforcement.store import resp
 from enforcement.store.connector import Pipe

@@ -16,7 +16,8 @@ from typing import Final
 from enforcement.failover.in_doubt import InDoubtCalls
 from enforcement.failover.journal import Journal, JournalCharge, Ready, ReplayBatch
 from enforcement.model.algorithms import NEVER, Concurrency, Reference, Spec
-from enforcement.plan.plan import BoundLimit, Plan, with_share
+from enforcement.plan.binding import BoundLimit
+from enforcement.plan.plan import Plan, with_share
 from enforcement.plan.reply import MARKED, Reply
 from enforcement.plan.request import Request
 from enforcement.store.errors import StoreError
@@ -55,7 +56,8 @@ class Fallback:
 
     def decide(
         self,
-        request: Request,
+        request: Request[Plan],
+        last: Reply | None,
         now_us: int,
         fleet: int,
         *,
@@ -65,6 +67,7 @@ class Fallback:
         Return a reply in the store's form, with marks, and the reason.
 
         Args:
+            last: The latest reply of the store to this plan; None: there is none.
             now_us: The best idea of the store's time, microseconds.
             fleet: Instances that share the quotas, at least 1.
             trouble: How the store was asked in vain: it may charge the request by itself. None: it was not asked.
@@ -73,7 +76,11 @@ class Fallback:
         bounds, specs = plan.bounds, plan.specs(now_us)
         with self._lock:
             charges = [
-                (bound.key, self._share(plan, i, spec, fleet, now_us), bound.cost_of(request.costs))
+                (
+                    bound.key,
+                    self._share(bound, spec, _known(last, i), fleet, now_us),
+                    bound.cost_of(request.costs),
+                )
                 for i, (bound, spec) in enumerate(zip(bounds, specs, strict=True))
             ]
             refusing = [i for i, b in enumerate(bounds) if _refuses(b, charges[i][2])]
@@ -220,22 +227,26 @@ class Fallback:
         self._places += 1
         return 0
 
-    def _share(self, plan: Plan, index: int, spec: Spec, fleet: int, now_us: int) -> Spec:
-        """Return the spec that this process may admit by, its counter begun from what was last known to be used."""
-        bound = plan.bounds[index]
+    def _share(self, bound: BoundLimit, spec: Spec, known: tuple[int, int] | None, fleet: int, now_us: int) -> Spec:
+        """
+        Return the spec that this process may admit by, its counter begun from what was last known to be left.
+
+        Args:
+            known: When the store last said what remains, microseconds, and how much; None: it never did.
+        """
         if bound.limit.on_store_failure == "allow":
             return replace(spec, shadow=True)
         share = min(spec.capacity, max(1, spec.capacity // fleet))
         local = with_share(spec, share)
-        if not self._is_news(bound.key, plan.last.now_us if plan.last else 0):
+        if not self._is_news(bound.key, known[0] if known else 0):
             return local
         if bound.letter == "c":  # what was left is old news: slots are freed by the moment
             for ident, count in self._held(bound.key).items():
                 self._local.amend(now_us, bound.key, spec, count, 0, ident)
-        elif plan.last:
-            left = max(0, plan.last.remaining(index)) // fleet
+        elif known:
+            left = max(0, known[1]) // fleet
             if left < share:
-                self._local.decide(plan.last.now_us, [(bound.key, local, share - left)], ident="known")
+                self._local.decide(known[0], [(bound.key, local, share - left)], ident="known")
         return local
 
     def _is_news(self, key: str, said_at_us: int) -> bool:
@@ -253,7 +264,7 @@ class Fallback:
         self._told[key] = said_at_us
         return True
 
-    def _write_down(self, request: Request, reply: Reply, trouble: StoreError | None) -> None:
+    def _write_down(self, request: Request[Plan], reply: Reply, trouble: StoreError | None) -> None:
         entries = []
         for i, bound in reply.charged(request.plan.bounds):
             cost = bound.cost_of(request.costs)
@@ -269,6 +280,10 @@ class Fallback:
                 self.journal.add(entry.bound, entry.mark, entry.permits)
         elif trouble.late is not None:
             self.in_doubt.add(trouble.late, entries)
+
+
+def _known(last: Reply | None, index: int) -> tuple[int, int] | None:
+    return None if last is None else (last.now_us, last.remaining(index))
 
 
 def _by_rules(numbers: list[int], bounds: Sequence[BoundLimit], refusing: Sequence[int]) -> Reply:

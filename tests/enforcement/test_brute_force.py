@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from enforcement import Limit, Limiter
 from enforcement.model.algorithms import HOPELESS, Reference
-from enforcement.plan.plan import BoundLimit
+from enforcement.plan.binding import BoundLimit
 
 START_US, SECOND = 1_767_225_600_000_000, 1_000_000
 ALGORITHMS = ["fixed_window", "sliding_window", "sliding_log", "token_bucket"]

@@ -13,7 +13,7 @@ import pytest
 from enforcement import Denied, Limit, Limiter
 from enforcement.embedded import ValkeyServer
 from enforcement.model.algorithms import Reference
-from enforcement.plan.plan import BoundLimit
+from enforcement.plan.binding import BoundLimit
 from enforcement.proof.history import read
 from enforcement.store.client import connect, load_library
 from tests.enforcement.clocks import WallClock

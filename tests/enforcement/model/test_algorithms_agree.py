@@ -11,8 +11,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from enforcement.embedded import ValkeyServer
 from enforcement.model.algorithms import Reference, Spec
 from enforcement.model.limits import Limit
+from enforcement.plan.binding import BoundLimit
 from enforcement.plan.commands import DECIDE, RESET, SETTLE
-from enforcement.plan.plan import BoundLimit
 from enforcement.store.client import connect, load_library
 from enforcement.store.resp import numbers
 

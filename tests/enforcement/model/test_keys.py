@@ -14,7 +14,7 @@ from enforcement.model.limits import Limit, Policy
 from enforcement.model.partitions import life_us
 from enforcement.model.sizes import MAX_INSTANCE_LENGTH, MAX_KEY_BYTES
 from enforcement.model.tokens import digest, mint
-from enforcement.plan.plan import Subject, bind_in_code, rules_of
+from enforcement.plan.binding import Subject, bind_in_code, rules_of
 from enforcement.settings import Settings
 
 KEYS = Keys("p" * 16)

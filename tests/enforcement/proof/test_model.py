@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from enforcement import Limit
 from enforcement.model.algorithms import Reference
-from enforcement.plan.plan import BoundLimit
+from enforcement.plan.binding import BoundLimit
 from enforcement.proof.model import felt, peak, window_of
 
 SECOND = 1_000_000
