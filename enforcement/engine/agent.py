@@ -22,6 +22,7 @@ from typing import Any, Final, Protocol
 
 from redis.exceptions import NoPermissionError, ResponseError
 
+from enforcement.engine.change_log import ChangeLogReader, LogChange
 from enforcement.failover.lost_counters import LOOK_SECONDS
 from enforcement.lua import function
 from enforcement.model.keys import Keys, fingerprint
@@ -30,7 +31,6 @@ from enforcement.state.published import PublishedState
 from enforcement.state.usage import UsageLog
 from enforcement.store.base_client import StoreClient
 from enforcement.store.breaker import jittered
-from enforcement.store.change_log import ChangeLogReader, LogChange
 from enforcement.store.client import STORE_ERRORS, cause_of, is_unknown_function, load_library
 from enforcement.store.duty_failures import DutyFailures
 

@@ -162,13 +162,13 @@ class Decider:
         if plan.spread and health.connector.one_slot_per_call:
             return None
         now_us = health.now_us() if plan.follows_calendar or self._clock else 0
-        plainest = charge and not ident and type(costs) is int and costs == 1 and not self._clock
-        if plainest and (kept := plan.once(now_us)) is not None:
+        if ident or not charge or costs != 1 or self._clock:
+            return commands.decide(Request(plan, costs, charge, ident), now_us, clock=self._clock)
+        if (kept := plan.once(now_us)) is not None:
             return kept
         specs = plan.specs(now_us)
-        command = commands.decide(Request(plan, costs, charge, ident), now_us, clock=self._clock)
-        if plainest:
-            plan.keep_once(command, specs)
+        command = commands.decide(Request(plan, 1), now_us, clock=False)
+        plan.keep_once(command, specs)
         return command
 
     def answer(self, plan: LivePlan, costs: Costs, charge: bool, ident: str, raw: object) -> Decision | None:

@@ -2,10 +2,10 @@
 
 import pytest
 
-from enforcement.store.cluster import MAX_REDIRECTS, after_failure, drive
+from enforcement.store.cluster.connection import MAX_REDIRECTS, after_failure, drive
+from enforcement.store.cluster.slot_map import SlotMap
 from enforcement.store.connector import ClusterStore, SentinelStore, SingleStore, connector_of
 from enforcement.store.errors import Redirected, StoreError
-from enforcement.store.slot_map import SlotMap
 from enforcement.store.topology import Topology
 
 FIRST, SECOND, THIRD, FOURTH = ("n1", 1), ("n2", 2), ("n3", 3), ("n4", 4)
