@@ -71,6 +71,7 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m tests.repository
+	$(BIN)/python -m tests.house
 
 # Each file serves every platform and Python version. The smaller files take their versions from dev.txt.
 COMPILE = var/lock/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --no-annotate pyproject.toml

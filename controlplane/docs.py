@@ -32,6 +32,7 @@ SLUGS = (
     "deployment",
     "operating",
     "settings",
+    "contributing",
 )
 EXTENSIONS = ("fenced_code", "tables", "toc", "sane_lists")
 _LINK = re.compile(r'href="([a-z-]+)\.md(#[a-z0-9-]*)?"')
