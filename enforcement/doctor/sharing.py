@@ -112,7 +112,11 @@ def round_trips(client: Redis, keys: Keys, budget: float) -> Iterator[Finding]:
 
 
 def _second_process(task: dict[str, str]) -> dict[str, Any]:
-    """Run :func:`second` in a new process. The task may hold a password, so it goes through standard input."""
+    """
+    Charge the counter from a second process, and return what that process reports.
+
+    The task may hold a password, so it is passed through standard input, and not as an argument that others can see.
+    """
     command = [sys.executable, "-c", "from enforcement.doctor.sharing import second; second()"]
     try:
         done = subprocess.run(

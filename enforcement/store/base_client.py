@@ -1,4 +1,4 @@
-"""redis-py's client of one server, with the operations that a client of a cluster answers differently."""
+"""Extend redis-py's client by operations that differ between one server and a cluster."""
 
 from __future__ import annotations
 

@@ -121,7 +121,7 @@ class StoreConnector(ABC):
         """Drop the cached primary, so that the next connection asks the sentinels again."""
 
     def start(self) -> None:  # noqa: B027 - see ClusterStore
-        """Allow the monitor to run."""
+        """Let the monitor run, which checks the nodes of a cluster in the background."""
 
     @abstractmethod
     def stop(self, timeout: float, *, agent_ended: bool) -> bool:
@@ -229,7 +229,7 @@ class SentinelStore(SingleStore):
         self.sentinels.forget()
 
     def after_fork(self) -> None:
-        """See :meth:`StoreConnector.after_fork`."""
+        """Replace locks and threads in a child process."""
         super().after_fork()
         self.sentinels.after_fork()
 
@@ -303,7 +303,7 @@ class ClusterStore(StoreConnector):
             ask_once(self.slot_map.owner(slot_of(key.encode())).address, command, LOAD_SECONDS)
 
     def start(self) -> None:
-        """Allow the monitor to run."""
+        """Let the monitor run, which checks the nodes of a cluster in the background."""
         self._monitor.start()
 
     def stop(self, timeout: float, *, agent_ended: bool) -> bool:
@@ -315,7 +315,7 @@ class ClusterStore(StoreConnector):
         self._monitor.wake()
 
     def after_fork(self) -> None:
-        """See :meth:`StoreConnector.after_fork`."""
+        """Replace locks and threads in a child process."""
         super().after_fork()
         self.slot_map.after_fork()
         self._make_monitor()

@@ -1,5 +1,5 @@
 """
-Which node of a cluster owns which slot, and which nodes are unavailable.
+Find the node that owns a slot of a cluster, and the nodes that are unavailable.
 
 Every node has a circuit breaker of its own, because one dead node says nothing about the others. The table of slots is
 read from any node. Each redirection corrects it, and the monitor reads it again whenever it was wrong.
