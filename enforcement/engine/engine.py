@@ -8,8 +8,9 @@ import uuid
 from time import monotonic
 from typing import Final
 
-from enforcement.engine.agent import Agent, Identity
+from enforcement.engine.agent import Agent
 from enforcement.engine.decide import Decider
+from enforcement.engine.heartbeat import Identity
 from enforcement.engine.slot_renewal import SlotKeeper
 from enforcement.failover.fallback import Fallback
 from enforcement.failover.health import BACKGROUND_BUDGET, Health
