@@ -127,6 +127,10 @@ def revision_of(agent: Agent) -> int:
     return agent.documents.current.revision
 
 
+def store_of(agent: Agent) -> str:
+    return agent.documents.current.store_id
+
+
 def quota_of(agent: Agent) -> int:
     return agent.documents.current.policies["pol_1"].limits[0].quota
 
@@ -135,7 +139,7 @@ def test_documents_are_loaded_at_the_start(make: Make, client: Redis) -> None:
     """A new instance obeys what the store holds, and says which revision that is."""
     agent = following(make(), client)
 
-    assert (quota_of(agent), revision_of(agent), agent.documents.current.store_id, agent.state) == (
+    assert (quota_of(agent), revision_of(agent), store_of(agent), agent.state) == (
         100,
         1,
         "store-1",
@@ -215,7 +219,7 @@ def test_emptied_store_changes_nothing_until_it_is_refilled(make: Make, client: 
 
     publish(client, 1, "store-2", documents={"policy:pol_1": policy(11), "project:proj_1": project()})
 
-    until(lambda: agent.documents.current.store_id == "store-2")
+    until(lambda: store_of(agent) == "store-2")
     assert (revision_of(agent), quota_of(agent)) == (1, 11)
     publish(client, 2, "store-2", documents={"policy:pol_1": policy(12)})
     until(lambda: quota_of(agent) == 12)
@@ -284,19 +288,19 @@ def test_lost_function_library_is_given_back(make: Make, client: Redis) -> None:
     until(lambda: [library[1] for library in client.function_list(library=LIBRARY_NAME)])
 
 
-def test_heartbeat_says_who_runs_what(make: Make, client: Redis) -> None:
+def test_heartbeat_reports_the_instance_and_its_revision(make: Make, client: Redis) -> None:
     """The heartbeat holds what the control plane shows, and expires by itself when the process is gone."""
     agent = following(make(), client)
     until(lambda: json.loads(client.get(KEYS.instance("proxy-1")))["state"] == "ok")
 
-    told = json.loads(client.get(KEYS.instance("proxy-1")))
+    heartbeat = json.loads(client.get(KEYS.instance("proxy-1")))
 
-    assert set(told) == {
+    assert set(heartbeat) == {
         "id", "host", "pid", "version", "revision", "state", "started_at_us", "seen_at_us", "store_id", "decisions",
         "degraded_since_us", "overflowing",
     }  # fmt: skip
-    assert (told["id"], told["version"], told["store_id"]) == ("proxy-1", "1.2.3", "store-1")
-    assert told["decisions"] == {"allowed": 0, "denied": 0, "fallback": 0}
+    assert (heartbeat["id"], heartbeat["version"], heartbeat["store_id"]) == ("proxy-1", "1.2.3", "store-1")
+    assert heartbeat["decisions"] == {"allowed": 0, "denied": 0, "fallback": 0}
     assert 10_000 < client.pttl(KEYS.instance("proxy-1")) <= 15_000
     assert abs(agent.clock_offset_us) < 1_000_000
 
@@ -465,7 +469,7 @@ def test_probes_spread_and_grow_to_a_second(make: Make, monkeypatch) -> None:
 
 
 def test_account_with_few_rights_uses_them(make: Make, server: ValkeyServer, client: Redis, caplog) -> None:
-    """An account that may not load functions is told so once, and goes on with what it may do."""
+    """An account that may not load functions logs that once, and goes on with what it may do."""
     publish_quota(client, 1, 100)
     client.function_flush()
     client.acl_setuser("few", enabled=True, passwords=["+few"], keys=["*"], commands=["+@all", "-function"])
