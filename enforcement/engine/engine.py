@@ -126,7 +126,7 @@ class Engine:
         """Give back what is held, pay what is owed, report what is left, and stop tending."""
         self.leases.close()
         ended = self.health.stop(STOP_SECONDS, self.agent.stop(STOP_SECONDS))
-        self.health.close(pays=ended)  # else the thread that pays in the background may be at it still
+        self.health.close(replays=ended)  # otherwise the thread that replays may still be doing so
         # The next call finds no plan at hand, and starts the engine anew.
         self.documents.rest()
         self.planner.in_code.clear()

@@ -139,12 +139,7 @@ def test_documents_are_loaded_at_the_start(make: Make, client: Redis) -> None:
     """A new instance obeys what the store holds, and says which revision that is."""
     agent = following(make(), client)
 
-    assert (quota_of(agent), revision_of(agent), store_of(agent), agent.state) == (
-        100,
-        1,
-        "store-1",
-        "ok",
-    )
+    assert (quota_of(agent), revision_of(agent), store_of(agent), agent.state) == (100, 1, "store-1", "ok")
 
 
 def test_change_is_live_within_100_ms(make: Make, client: Redis) -> None:
