@@ -26,11 +26,12 @@ from enforcement.decorator import (
 )
 from enforcement.latency import Timing
 from enforcement.model.matching import Attributes
+from enforcement.plan.binding import Costs
 from enforcement.plan.commands import Steps
 from enforcement.plan.decision import Decision, Denied
-from enforcement.plan.plan import Costs, Plan
 from enforcement.plan.request import Request
 from enforcement.settings import Settings
+from enforcement.state.live_plan import LivePlan
 from enforcement.state.reservation import Reservation, new_ident
 from enforcement.store.errors import StoreError
 
@@ -155,13 +156,13 @@ class Limiter(BaseLimiter):
 
     # For doors, which find a plan once and then see what it takes.
 
-    async def find_plan(self, token: object, attributes: Attributes | None) -> Plan | Decision:
+    async def find_plan(self, token: object, attributes: Attributes | None) -> LivePlan | Decision:
         """Return what a request with this token falls under, or its refusal."""
         if not self._started:
             await self.start()
         return await self._run(self._decider.finding(token, attributes))  # type: ignore[no-any-return]
 
-    def by_fields(self, fields: Iterable[tuple[bytes, bytes]]) -> Plan | None:
+    def by_fields(self, fields: Iterable[tuple[bytes, bytes]]) -> LivePlan | None:
         """Return the plan that is at hand for the ``Authorization`` field of a request, if it has just one."""
         found = None
         for name, value in fields:
@@ -174,17 +175,17 @@ class Limiter(BaseLimiter):
     def keep_field(self, field: bytes | None, token: str) -> None:
         """Have the plan of *token* at hand by the field that it came in, if it needs no more than a decision."""
         derived = self._engine.documents.derived
-        plan: Plan | None = derived.plans.get(token)
+        plan: LivePlan | None = derived.plans.get(token)
         if field is not None and plan is not None and not (plan.has_slots or plan.has_charge_on):
             derived.keep(field, plan, header=True)
 
-    async def admit_plan(self, plan: Plan, costs: Costs) -> Admission:
+    async def admit_plan(self, plan: LivePlan, costs: Costs) -> Admission:
         """Open an admission for a plan that :meth:`find_plan` returned. Raises Denied."""
         admission = await self._reserve(plan, costs)
         self._engine.slots.keep(admission.reservation)
         return admission
 
-    async def _reserve(self, plan: Plan, costs: Costs) -> Admission:
+    async def _reserve(self, plan: LivePlan, costs: Costs) -> Admission:
         """Make the reservation. If the task is cancelled meanwhile, give back what the store may have charged."""
         ident = new_ident()
         deciding = asyncio.ensure_future(self.decide(plan, costs, ident=ident))
@@ -197,19 +198,19 @@ class Limiter(BaseLimiter):
             raise Denied(decision)
         return Admission(self, self._engine.reservation(plan, costs, decision, ident))
 
-    async def _give_back(self, deciding: Awaitable[Decision], plan: Plan, costs: Costs, ident: str) -> None:
+    async def _give_back(self, deciding: Awaitable[Decision], plan: LivePlan, costs: Costs, ident: str) -> None:
         """Give back what a decision charged after its caller was cancelled."""
         decision = await deciding
         if decision.allowed:
             await self._run(self._engine.reservation(plan, costs, decision, ident).cancelling())
 
-    async def decide(self, plan: Plan, costs: Costs, *, charge: bool = True, ident: str = "") -> Decision:
+    async def decide(self, plan: LivePlan, costs: Costs, *, charge: bool = True, ident: str = "") -> Decision:
         """Return the decision on a plan; *charge* and *ident* as in :class:`~enforcement.plan.request.Request`."""
         begun = self._begin(plan, costs, charge, ident)
         return begun if type(begun) is Decision else await self._ask(begun, plan, costs, charge, ident)
 
     async def _ask(
-        self, command: Decision | bytes | None, plan: Plan, costs: Costs, charge: bool = True, ident: str = ""
+        self, command: Decision | bytes | None, plan: LivePlan, costs: Costs, charge: bool = True, ident: str = ""
     ) -> Decision:
         """Return the decision that takes a call to the store, or several; *command* as ``begin`` returned it."""
         decider, came = self._decider, None

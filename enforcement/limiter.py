@@ -22,11 +22,12 @@ from enforcement.decorator import (
 )
 from enforcement.latency import Timing
 from enforcement.model.matching import Attributes
+from enforcement.plan.binding import Costs
 from enforcement.plan.commands import Steps
 from enforcement.plan.decision import Decision, Denied
-from enforcement.plan.plan import Costs, Plan
 from enforcement.plan.request import Request
 from enforcement.settings import Settings
+from enforcement.state.live_plan import LivePlan
 from enforcement.state.reservation import Reservation, new_ident
 from enforcement.store.errors import StoreError
 
@@ -207,7 +208,7 @@ class Limiter(BaseLimiter):
         Use this where a ``with`` block cannot span the request. Arguments and errors are those of :meth:`admit`.
         """
         check_subject(token, key, attributes)
-        plan: Plan | Decision
+        plan: LivePlan | Decision
         plan = self.find_plan(token, attributes) if isinstance(token, str) else self._plan_in_code(token, key or "")
         if isinstance(plan, Decision):
             raise Denied(plan)
@@ -225,13 +226,13 @@ class Limiter(BaseLimiter):
 
     # For doors, which find a plan once and then see what it takes.
 
-    def find_plan(self, token: object, attributes: Attributes | None) -> Plan | Decision:
+    def find_plan(self, token: object, attributes: Attributes | None) -> LivePlan | Decision:
         """Return what a request with this token falls under, or its refusal."""
         if not self._started:
             self.start()
         return self._run(self._decider.finding(token, attributes))  # type: ignore[no-any-return]
 
-    def admit_plan(self, plan: Plan, costs: Costs) -> Admission:
+    def admit_plan(self, plan: LivePlan, costs: Costs) -> Admission:
         """Open an admission for a plan that :meth:`find_plan` returned. Raises Denied."""
         ident = new_ident()
         decision = self.decide(plan, costs, ident=ident)
@@ -241,13 +242,13 @@ class Limiter(BaseLimiter):
         self._engine.slots.keep(admission.reservation)
         return admission
 
-    def decide(self, plan: Plan, costs: Costs, *, charge: bool = True, ident: str = "") -> Decision:
+    def decide(self, plan: LivePlan, costs: Costs, *, charge: bool = True, ident: str = "") -> Decision:
         """Return the decision on a plan; *charge* and *ident* as in :class:`~enforcement.plan.request.Request`."""
         begun = self._begin(plan, costs, charge, ident)
         return begun if type(begun) is Decision else self._ask(begun, plan, costs, charge, ident)
 
     def _ask(
-        self, command: Decision | bytes | None, plan: Plan, costs: Costs, charge: bool = True, ident: str = ""
+        self, command: Decision | bytes | None, plan: LivePlan, costs: Costs, charge: bool = True, ident: str = ""
     ) -> Decision:
         """Return the decision that takes a call to the store, or several; *command* as ``begin`` returned it."""
         decider, came = self._decider, None

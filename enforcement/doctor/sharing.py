@@ -19,7 +19,8 @@ from enforcement.doctor.findings import Finding
 from enforcement.model.keys import Keys
 from enforcement.model.limits import Limit
 from enforcement.plan import commands
-from enforcement.plan.plan import Plan, bind_in_code
+from enforcement.plan.binding import bind_in_code
+from enforcement.plan.plan import Plan
 from enforcement.plan.reply import read
 from enforcement.plan.request import Request
 from enforcement.store import errors

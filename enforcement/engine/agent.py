@@ -18,6 +18,7 @@ from typing import Final, Protocol
 
 from redis.exceptions import NoPermissionError, ResponseError
 
+from enforcement.engine.change_log import ChangeLogReader
 from enforcement.engine.duties import DiskCopy, DocumentLoader, Duty, OnceLogger, UsageDelivery, read_clock
 from enforcement.engine.heartbeat import Heartbeat, Identity
 from enforcement.engine.store_clock import StoreClock
@@ -27,7 +28,6 @@ from enforcement.state.published import PublishedState
 from enforcement.state.usage import UsageLog
 from enforcement.store.base_client import StoreClient
 from enforcement.store.breaker import jittered
-from enforcement.store.change_log import ChangeLogReader
 from enforcement.store.client import STORE_ERRORS, cause_of
 from enforcement.store.duty_failures import DutyFailures
 

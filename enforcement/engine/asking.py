@@ -10,6 +10,7 @@ from enforcement.failover.health import Health
 from enforcement.lua import library_source
 from enforcement.plan import commands
 from enforcement.plan.commands import Steps
+from enforcement.plan.plan import Plan
 from enforcement.plan.reply import Reply, read_enrolled, read_plain
 from enforcement.plan.request import Request
 from enforcement.store import resp
@@ -50,7 +51,7 @@ class Asker:
         self._health = health
         self._clock = health.clock is not None
 
-    def asking(self, request: Request, *, registers: bool, came: object = None) -> Steps:
+    def asking(self, request: Request[Plan], *, registers: bool, came: object = None) -> Steps:
         """
         Have the store decide on counters of one slot, and return an :class:`Answer`.
 

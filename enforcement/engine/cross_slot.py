@@ -15,10 +15,11 @@ from typing import Final
 from enforcement.engine.asking import NOT_RESTORED, Answer, Asker
 from enforcement.failover.health import Health
 from enforcement.model.keys import together
+from enforcement.plan.binding import BoundLimit
 from enforcement.plan.commands import Steps
-from enforcement.plan.plan import BoundLimit, Plan
 from enforcement.plan.reply import MARKED, Reply
 from enforcement.plan.request import Request
+from enforcement.state.live_plan import LivePlan
 from enforcement.state.reservation import correcting, new_ident
 from enforcement.store.errors import StoreError
 
@@ -30,16 +31,16 @@ UNDONE_MS: Final = 60_000
 class Part:
     """The bounds of a plan that lie in one slot, and their places among all."""
 
-    plan: Plan
+    plan: LivePlan
     places: tuple[int, ...]
 
 
-def parts_of(plan: Plan) -> tuple[Part, ...]:
+def parts_of(plan: LivePlan) -> tuple[Part, ...]:
     """Return the parts of a plan in the order in which they are asked: what is global comes last."""
     bounds = plan.bounds
     of_one_tag = together(range(len(bounds)), lambda place: bounds[place].tag)
     ordered = sorted(of_one_tag, key=lambda places: bounds[places[0]].scope == "global")
-    return tuple(Part(Plan(tuple(bounds[i] for i in places)), tuple(places)) for places in ordered)
+    return tuple(Part(LivePlan(tuple(bounds[i] for i in places)), tuple(places)) for places in ordered)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ class _Outcome:
     """
 
     part: Part
-    request: Request
+    request: Request[LivePlan]
     answer: Answer
     overflowed: Sequence[int]
     reply: Reply
@@ -115,7 +116,7 @@ class CrossSlot:
         self._asker = asker
         self._health = health
 
-    def asking(self, request: Request, *, registers: bool) -> Steps:
+    def asking(self, request: Request[LivePlan], *, registers: bool) -> Steps:
         """Steps that decide a request part by part; they return a :class:`Verdict`."""
         plan = request.plan
         if plan.parts is None:
@@ -134,7 +135,7 @@ class CrossSlot:
         overflowed = _overflowed(plan, outcomes) if registers else ()
         return Verdict(_merged(plan, outcomes), max(reasons, key=_weight, default="ok"), by_store, overflowed, errors)
 
-    def _asking(self, part: Part, request: Request, *, registers: bool) -> Steps:
+    def _asking(self, part: Part, request: Request[LivePlan], *, registers: bool) -> Steps:
         """Steps that ask one part, at its node or, if that is away, in this process."""
         health, plan = self._health, part.plan
         registers = registers and request.charge and bool(plan.unregistered)
@@ -149,7 +150,7 @@ class CrossSlot:
         if registers:
             overflowed = health.fallback.overflowed(plan)
         asked = request.over(_diverted(plan, overflowed))
-        return _Outcome(part, asked, answer, overflowed, *health.decide_alone(asked, answer.error))
+        return _Outcome(part, asked, answer, overflowed, *health.decide_alone(asked, asked.plan.last, answer.error))
 
     def _undoing(self, outcomes: Sequence[_Outcome]) -> Steps:
         """Steps that give back what was charged before another part denied; they return the outcomes after that."""
@@ -180,11 +181,11 @@ class CrossSlot:
                 fallback.amend(bound, delta, mark, now_us)
 
 
-def _diverted(plan: Plan, overflowed: Sequence[int]) -> Plan:
-    return Plan(plan.diverted(overflowed)) if any(overflowed) else plan
+def _diverted(plan: LivePlan, overflowed: Sequence[int]) -> LivePlan:
+    return LivePlan(plan.diverted(overflowed)) if any(overflowed) else plan
 
 
-def _overflowed(plan: Plan, outcomes: Sequence[_Outcome]) -> list[int]:
+def _overflowed(plan: LivePlan, outcomes: Sequence[_Outcome]) -> list[int]:
     """Return for each unregistered value of the whole plan whether it found no place."""
     found = {
         outcome.part.places[i]: diverts
@@ -194,7 +195,7 @@ def _overflowed(plan: Plan, outcomes: Sequence[_Outcome]) -> list[int]:
     return [found[place] for place in plan.unregistered]
 
 
-def _merged(plan: Plan, outcomes: Sequence[_Outcome]) -> Reply:
+def _merged(plan: LivePlan, outcomes: Sequence[_Outcome]) -> Reply:
     """Return one reply in the order of the plan's bounds, as one call would have given it."""
     numbers = [int(all(outcome.passed for outcome in outcomes)), max(outcome.reply.now_us for outcome in outcomes)]
     rows = {

@@ -19,16 +19,17 @@ from enforcement.model.keys import Keys
 from enforcement.model.matching import Attributes
 from enforcement.model.partitions import TRUST_SECONDS
 from enforcement.plan import commands
+from enforcement.plan.binding import Costs, check_costs
 from enforcement.plan.commands import Steps
 from enforcement.plan.decision import Decision
-from enforcement.plan.plan import Costs, Plan, check_costs
 from enforcement.plan.reply import MARKED, PLAIN, Reply
 from enforcement.plan.request import Request
 from enforcement.state.counts import DecisionCounts
 from enforcement.state.denial_cache import Denials
+from enforcement.state.live_plan import LivePlan
 from enforcement.state.planner import Planner
 from enforcement.state.published import PublishedState
-from enforcement.state.usage import TokenUsage, states_of
+from enforcement.state.usage import states_of
 from enforcement.store import errors, resp
 from enforcement.store.errors import StoreError
 from enforcement.store.resp import numbers
@@ -123,7 +124,7 @@ class Decider:
 
     # From a plan to its decision.
 
-    def begin(self, plan: Plan, costs: Costs, charge: bool, ident: str) -> Decision | bytes | None:
+    def begin(self, plan: LivePlan, costs: Costs, charge: bool, ident: str) -> Decision | bytes | None:
         """
         Return the decision if it can be made at hand, else the command that asks the store for it.
 
@@ -155,21 +156,22 @@ class Decider:
             return command
         return self._command(plan, costs, charge, ident)
 
-    def _command(self, plan: Plan, costs: Costs, charge: bool, ident: str) -> bytes | None:
+    def _command(self, plan: LivePlan, costs: Costs, charge: bool, ident: str) -> bytes | None:
         """Return the command that decides; None: no single command can. That of the plainest request is kept."""
         health = self._health
         if plan.spread and health.connector.one_slot_per_call:
             return None
         now_us = health.now_us() if plan.follows_calendar or self._clock else 0
-        plainest = charge and not ident and type(costs) is int and costs == 1 and not self._clock
-        if plainest and (kept := plan.once(now_us)) is not None:
+        if ident or not charge or costs != 1 or self._clock:
+            return commands.decide(Request(plan, costs, charge, ident), now_us, clock=self._clock)
+        if (kept := plan.once(now_us)) is not None:
             return kept
-        command = commands.decide(Request(plan, costs, charge, ident), now_us, clock=self._clock)
-        if plainest:
-            plan.keep_once(command)
+        specs = plan.specs(now_us)
+        command = commands.decide(Request(plan, 1), now_us, clock=False)
+        plan.keep_once(command, specs)
         return command
 
-    def answer(self, plan: Plan, costs: Costs, charge: bool, ident: str, raw: object) -> Decision | None:
+    def answer(self, plan: LivePlan, costs: Costs, charge: bool, ident: str, raw: object) -> Decision | None:
         """
         Return the decision that the store made.
 
@@ -183,7 +185,7 @@ class Decider:
         reply = Reply(numbers(raw), MARKED if ident else PLAIN)
         return self._decision(plan, costs, charge, ident, reply) if reply.numbers[0] >= 0 else None
 
-    def _decision(self, plan: Plan, costs: Costs, charge: bool, ident: str, reply: Reply) -> Decision:
+    def _decision(self, plan: LivePlan, costs: Costs, charge: bool, ident: str, reply: Reply) -> Decision:
         """Return the decision that a reply of the store says, and count it."""
         if self._breaker.failures:
             self._breaker.succeeded()
@@ -203,8 +205,9 @@ class Decider:
             self._count(plan, costs, reply, passed)
         return decision
 
-    def _count(self, plan: Plan, costs: Costs, reply: Reply, passed: bool) -> None:
-        usage: TokenUsage = plan.usage
+    def _count(self, plan: LivePlan, costs: Costs, reply: Reply, passed: bool) -> None:
+        usage = plan.usage
+        assert usage is not None
         minute = reply.numbers[1] // 60_000_000
         if passed and costs == 1 and not plan.has_shadows:
             usage.passed(minute, 1, plan.ones)
@@ -215,7 +218,7 @@ class Decider:
             return
         usage.decided(minute, passed, requests if passed else 0, states_of(plan.bounds, costs, reply, passed))
 
-    def _from_lease(self, plan: Plan, costs: Costs) -> Decision | None:
+    def _from_lease(self, plan: LivePlan, costs: Costs) -> Decision | None:
         """Return the decision on a greater cost that permits at hand make; None: the store has to be asked."""
         if type(costs) is not int:
             return None
@@ -229,7 +232,7 @@ class Decider:
             plan.usage.passed(lease.reply.minute, costs, tuple((bound.index, costs) for bound in plan.bounds))
         return Decision(True, "ok", "lease", plan, lease.reply, left)
 
-    def one_from_lease(self, plan: Plan) -> Decision | None:
+    def one_from_lease(self, plan: LivePlan) -> Decision | None:
         """Return the decision on one request that a permit at hand makes; None: the store has to be asked."""
         lease = plan.lease
         if lease is None:
@@ -239,7 +242,7 @@ class Decider:
             self._leases.ask(lease)
         return None if left < 0 else Decision(True, "ok", "lease", plan, lease.reply, left)
 
-    def _unlimited(self, plan: Plan, costs: Costs) -> Decision:
+    def _unlimited(self, plan: LivePlan, costs: Costs) -> Decision:
         """Return the decision on a request that falls under no limit."""
         if self._health.connector.is_open() and self._distrusts(plan):
             return self._refused(self._planner.refusal("degraded_denied"))
@@ -249,7 +252,7 @@ class Decider:
             self._count(plan, costs, reply, True)
         return Decision(True, "ok", "documents", plan, reply)
 
-    def resetting(self, plan: Plan) -> Steps:
+    def resetting(self, plan: LivePlan) -> Steps:
         """Steps that forget what the counters of a plan hold. Raises StoreError."""
         # What was charged before the reset must not be handed out, or given back, after it.
         yield from self._leases.returning(plan.keys)
@@ -260,7 +263,7 @@ class Decider:
 
     # Asking the store, once more where that does no harm.
 
-    def deciding(self, request: Request, came: object = None) -> Steps:
+    def deciding(self, request: Request[LivePlan], came: object = None) -> Steps:
         """
         Steps that decide a request: the store does, and if it does not, this process.
 
@@ -283,7 +286,7 @@ class Decider:
             request = self._placed(request, answer.overflowed, began if answer.reply.passed else None)
         return self._decision(request.plan, request.costs, request.charge, request.ident, answer.reply)
 
-    def _judged(self, request: Request, verdict: Verdict) -> Decision:
+    def _judged(self, request: Request[LivePlan], verdict: Verdict) -> Decision:
         """Return the decision that the parts of a request make."""
         if verdict.by_store:
             return self._decision(request.plan, request.costs, request.charge, request.ident, verdict.reply)
@@ -292,7 +295,7 @@ class Decider:
             decision.after(verdict.errors[0].cause, ambiguous=any(error.executed for error in verdict.errors))
         return decision
 
-    def _placed(self, request: Request, overflowed: Sequence[int], began: float | None) -> Request:
+    def _placed(self, request: Request[LivePlan], overflowed: Sequence[int], began: float | None) -> Request[LivePlan]:
         """Return the request over the counters that decided; those enrolled are trusted from *began* on, if given."""
         plan = self._planner.placed(request.plan, overflowed)
         if began is not None:
@@ -301,7 +304,7 @@ class Decider:
 
     # Deciding here.
 
-    def _fall_back(self, request: Request, answer: Answer = NOT_ASKED) -> Decision:
+    def _fall_back(self, request: Request[LivePlan], answer: Answer = NOT_ASKED) -> Decision:
         """Return the decision of this process alone; *answer* says what came of asking the store."""
         plan, error = request.plan, answer.error
         if self._distrusts(plan):
@@ -311,12 +314,12 @@ class Decider:
             if plan.unregistered and not plan.registered_until:
                 plan = self._planner.placed(plan, self._health.fallback.overflowed(plan))
                 request = request.over(plan)
-            decision = self._degraded(request, *self._health.decide_alone(request, error))
+            decision = self._degraded(request, *self._health.decide_alone(request, plan.last, error))
         if answer.cause:
             decision.after(answer.cause, ambiguous=error is not None and error.executed)
         return decision
 
-    def _degraded(self, request: Request, reply: Reply, reason: str) -> Decision:
+    def _degraded(self, request: Request[LivePlan], reply: Reply, reason: str) -> Decision:
         """Return a decision that this process made, as a whole or in part, and count it."""
         plan = request.plan
         self.fallbacks += 1
@@ -326,7 +329,7 @@ class Decider:
                 self._count(plan, request.costs, reply, reply.passed)
         return Decision(reply.passed, reason, "fallback", plan, reply)
 
-    def _distrusts(self, plan: Plan) -> bool:
+    def _distrusts(self, plan: LivePlan) -> bool:
         """Return whether a token's plan is too old to be obeyed; limits in code depend on no document."""
         return plan.usage is not None and self._unconfirmed_for() > TOKEN_TRUST_SECONDS
 

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from enforcement.engine.change_log import ChangeLogReader, LogChange
 from enforcement.engine.store_clock import StoreClock
 from enforcement.model.keys import Keys
 from enforcement.state.disk import restore, save
 from enforcement.state.published import PublishedState
 from enforcement.state.usage import UsageLog
 from enforcement.store.base_client import StoreClient
-from enforcement.store.change_log import ChangeLogReader, LogChange
 
 MAX_STREAM_LENGTH: Final = 100_000
 TOKENS_PER_READ: Final = 500

@@ -17,11 +17,12 @@ from enforcement.failover.health import BACKGROUND_BUDGET, Health
 from enforcement.latency import Timing
 from enforcement.leases.manager import LeaseKeeper
 from enforcement.model.keys import Keys
+from enforcement.plan.binding import Costs
 from enforcement.plan.decision import Decision
-from enforcement.plan.plan import Costs, Plan
 from enforcement.settings import Settings, library_version
 from enforcement.state.counts import DecisionCounts
 from enforcement.state.denial_cache import Denials
+from enforcement.state.live_plan import LivePlan
 from enforcement.state.planner import Planner
 from enforcement.state.published import PublishedState
 from enforcement.state.reservation import Reservation
@@ -101,7 +102,7 @@ class Engine:
         )
         return agent, usage
 
-    def reservation(self, plan: Plan, costs: Costs, decision: Decision, ident: str) -> Reservation:
+    def reservation(self, plan: LivePlan, costs: Costs, decision: Decision, ident: str) -> Reservation:
         """Return the reservation that a decision with an id made."""
         return Reservation(self.health, self.denials, plan, costs, decision, ident)
 

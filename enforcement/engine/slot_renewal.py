@@ -7,14 +7,14 @@ import threading
 from collections.abc import Iterator, Sequence
 from time import monotonic
 
+from enforcement.logs import RateLimitedLogger
 from enforcement.model.keys import together
 from enforcement.plan import commands
-from enforcement.plan.plan import BoundLimit
+from enforcement.plan.binding import BoundLimit
 from enforcement.state.reservation import Reservation
 from enforcement.store import resp
 from enforcement.store.connector import Pipe
 from enforcement.store.errors import StoreError
-from enforcement.store.logs import RateLimitedLogger
 
 logger = logging.getLogger("sluicegate.slots")
 

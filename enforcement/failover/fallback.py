@@ -17,7 +17,8 @@ from enforcement.failover.partition_values import LocalValues
 from enforcement.failover.shares import LocalShares
 from enforcement.failover.slots import UnreportedSlots
 from enforcement.model.algorithms import NEVER
-from enforcement.plan.plan import BoundLimit, Plan
+from enforcement.plan.binding import BoundLimit
+from enforcement.plan.plan import Plan
 from enforcement.plan.reply import MARKED, Reply
 from enforcement.plan.request import Request
 from enforcement.store.errors import StoreError
@@ -57,7 +58,8 @@ class Fallback:
 
     def decide(
         self,
-        request: Request,
+        request: Request[Plan],
+        last: Reply | None,
         now_us: int,
         fleet: int,
         *,
@@ -67,6 +69,7 @@ class Fallback:
         Return a reply in the form of the store's with marks, and the reason.
 
         Args:
+            last: The latest reply of the store to this plan, or None.
             now_us: The store's time in microseconds, as far as it is known.
             fleet: Instances that share the quotas, at least 1.
             error: The call that failed, which the store may have executed nevertheless. None if there was no call.
@@ -76,7 +79,7 @@ class Fallback:
         refusing = [i for i, bound in enumerate(bounds) if _refuses(bound, costs[i])]
         charge = request.charge and not refusing
         with self._lock:
-            numbers = self._shares.decide(request, costs, now_us, fleet, charge=charge)
+            numbers = self._shares.decide(request, costs, last, now_us, fleet, charge=charge)
             reply = _by_rules(numbers, bounds, refusing)
             if charge and reply.passed:
                 self._record(request, reply, error)
@@ -190,7 +193,7 @@ class Fallback:
         for freeing in self._slots.reported(batch):
             self.journal.add_batch(freeing)
 
-    def _record(self, request: Request, reply: Reply, error: StoreError | None) -> None:
+    def _record(self, request: Request[Plan], reply: Reply, error: StoreError | None) -> None:
         charges = []
         for i, bound in reply.charged(request.plan.bounds):
             cost = bound.cost_of(request.costs)

@@ -15,7 +15,8 @@ from enforcement.failover.lost_counters import LostCounters
 from enforcement.failover.probe import DecisionProbe
 from enforcement.failover.replay import JournalReplay
 from enforcement.model.keys import Keys
-from enforcement.plan.plan import BoundLimit
+from enforcement.plan.binding import BoundLimit
+from enforcement.plan.plan import Plan
 from enforcement.plan.reply import Reply
 from enforcement.plan.request import Request
 from enforcement.store.connector import IsReady, StoreConnector
@@ -118,17 +119,18 @@ class Health:
             self._count_failure(exc.cause)
         self.connector.failed(exc)
 
-    def decide_alone(self, request: Request, error: StoreError | None) -> tuple[Reply, str]:
+    def decide_alone(self, request: Request[Plan], last: Reply | None, error: StoreError | None) -> tuple[Reply, str]:
         """
         Decide without the store.
 
         Args:
+            last: The latest reply of the store to this plan, or None.
             error: The call that failed, or None if there was no call.
         Returns:
             The reply of this process, with marks, and the reason.
         """
         self.connector.wake()  # so that the charge is replayed as soon as its node is back
-        return self.fallback.decide(request, self.now_us(), self._fleet(), error=error)
+        return self.fallback.decide(request, last, self.now_us(), self._fleet(), error=error)
 
     def is_open(self) -> bool:
         """Return whether all decisions are made without the store."""

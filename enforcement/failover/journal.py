@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from enforcement.plan.binding import BoundLimit
 from enforcement.plan.commands import Correction
-from enforcement.plan.plan import BoundLimit
 
 MAX_CHARGES: Final = 50_000
 MAX_CHARGES_PER_BATCH: Final = 100

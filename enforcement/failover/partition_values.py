@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from enforcement.plan.plan import BoundLimit
+from enforcement.plan.binding import BoundLimit
 
 MAX_VALUES: Final = 50_000
 

@@ -12,7 +12,8 @@ from typing import Final
 from enforcement.model.keys import Keys
 from enforcement.model.limits import MAX_NUMBER, Limit
 from enforcement.plan import commands
-from enforcement.plan.plan import BoundLimit, Plan
+from enforcement.plan.binding import BoundLimit
+from enforcement.plan.plan import Plan
 from enforcement.plan.request import Request
 from enforcement.store.connector import Pipe
 from enforcement.store.errors import StoreError

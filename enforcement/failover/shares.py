@@ -7,7 +7,9 @@ from dataclasses import replace
 from typing import Final
 
 from enforcement.model.algorithms import Concurrency, Reference, Spec
-from enforcement.plan.plan import BoundLimit, Plan, with_share
+from enforcement.plan.binding import BoundLimit
+from enforcement.plan.plan import Plan, with_share
+from enforcement.plan.reply import Reply
 from enforcement.plan.request import Request
 
 MAX_COUNTERS: Final = 50_000
@@ -39,19 +41,29 @@ class LocalShares:
         """Return whether any counter was used since the store counted it last."""
         return bool(self._replied_at_us)
 
-    def decide(self, request: Request, costs: Sequence[int], now_us: int, fleet: int, *, charge: bool) -> list[int]:
+    def decide(
+        self,
+        request: Request[Plan],
+        costs: Sequence[int],
+        last: Reply | None,
+        now_us: int,
+        fleet: int,
+        *,
+        charge: bool,
+    ) -> list[int]:
         """
         Decide a request by the local counters, and return a reply in the form of the store's with marks.
 
         Args:
             costs: The permits for each limit of the plan.
+            last: The latest reply of the store to this plan, or None.
             now_us: The store's time.
             fleet: Instances that share the quotas, at least 1.
             charge: Whether the request is charged if it passes.
         """
         plan = request.plan
         rows = [
-            (bound.key, self._share(plan, i, spec, fleet, now_us), cost)
+            (bound.key, self._share(bound, spec, _known(last, i), fleet, now_us), cost)
             for i, (bound, spec, cost) in enumerate(zip(plan.bounds, plan.specs(now_us), costs, strict=True))
         ]
         return self._local.decide(now_us, rows, charge=charge, ident=request.ident or "local")
@@ -86,22 +98,26 @@ class LocalShares:
         self._local.forget([key for key in slots if ready(key)])
         self._replied_at_us = {key: at_us for key, at_us in self._replied_at_us.items() if not ready(key)}
 
-    def _share(self, plan: Plan, index: int, spec: Spec, fleet: int, now_us: int) -> Spec:
-        """Return the limit that this process decides by, and begin its counter from the last reply if that is newer."""
-        bound = plan.bounds[index]
+    def _share(self, bound: BoundLimit, spec: Spec, known: tuple[int, int] | None, fleet: int, now_us: int) -> Spec:
+        """
+        Return the limit that this process decides by, and begin its counter from the last reply if that is newer.
+
+        Args:
+            known: The time of the last reply in microseconds, and what remained then. None if there was no reply.
+        """
         if bound.limit.on_store_failure == "allow":
             return replace(spec, shadow=True)
         share = min(spec.capacity, max(1, spec.capacity // fleet))
         local = with_share(spec, share)
-        if not self._begins(bound.key, plan.last.now_us if plan.last else 0):
+        if not self._begins(bound.key, known[0] if known else 0):
             return local
         if bound.letter == "c":  # the reply is outdated, as slots are freed at any moment
             for ident, count in self._held(bound.key).items():
                 self._local.amend(now_us, bound.key, spec, count, 0, ident)
-        elif plan.last:
-            left = max(0, plan.last.remaining(index)) // fleet
+        elif known:
+            left = max(0, known[1]) // fleet
             if left < share:
-                self._local.decide(plan.last.now_us, [(bound.key, local, share - left)], ident="known")
+                self._local.decide(known[0], [(bound.key, local, share - left)], ident="known")
         return local
 
     def _begins(self, key: str, replied_at_us: int) -> bool:
@@ -119,6 +135,10 @@ class LocalShares:
             del self._replied_at_us[next(iter(self._replied_at_us))]
         self._replied_at_us[key] = replied_at_us
         return True
+
+
+def _known(last: Reply | None, index: int) -> tuple[int, int] | None:
+    return None if last is None else (last.now_us, last.remaining(index))
 
 
 __all__ = ["MAX_COUNTERS", "LocalShares"]

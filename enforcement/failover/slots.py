@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Final
 
 from enforcement.failover.journal import JournalCharge, Ready, ReplayBatch
-from enforcement.plan.plan import BoundLimit
+from enforcement.plan.binding import BoundLimit
 
 MAX_SLOTS: Final = 50_000
 

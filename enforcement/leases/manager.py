@@ -15,10 +15,10 @@ from enforcement.failover.health import Health
 from enforcement.model.lease_bounds import held_max
 from enforcement.plan import commands
 from enforcement.plan.commands import Correction, Steps
-from enforcement.plan.plan import Plan
 from enforcement.plan.reply import MARKED, Reply, read
 from enforcement.state.denial_cache import Denials
 from enforcement.state.lease import Grant, Lease, Remains
+from enforcement.state.live_plan import LivePlan
 from enforcement.state.reservation import new_ident
 from enforcement.store import resp
 from enforcement.store.errors import StoreError
@@ -225,13 +225,13 @@ class LeaseKeeper:
                 self._owe(plan, remains)
             self._denials.forget()
 
-    def _owe(self, plan: Plan, remains: Remains) -> None:
+    def _owe(self, plan: LivePlan, remains: Remains) -> None:
         permits, marks = remains
         rows = [(bound, mark, -permits) for bound, mark in zip(plan.bounds, marks, strict=True)]
         self._health.fallback.owe(new_ident(), rows, once=True)
 
     @staticmethod
-    def _settlement(plan: Plan, remains: Remains, now_us: int) -> bytes:
+    def _settlement(plan: LivePlan, remains: Remains, now_us: int) -> bytes:
         permits, marks = remains
         rows = zip(plan.bounds, plan.specs(now_us), marks, strict=True)
         corrections = [Correction(bound.key, spec, -permits, mark) for bound, spec, mark in rows]

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 from enforcement.lua import function
 from enforcement.model.algorithms import Spec
 from enforcement.model.keys import dirty_beside
-from enforcement.plan.plan import BoundLimit, Plan
+from enforcement.plan.binding import BoundLimit
+from enforcement.plan.plan import Plan
 from enforcement.store.resp import pack
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ NOT_RESTORED: Final = -3
 """In place of a reply: the store lost durable counters and has not got them back; nothing was read or written."""
 
 
-def decide_arguments(request: Request, now_us: int, *, clock: bool) -> list[str | int]:
+def decide_arguments(request: Request[Plan], now_us: int, *, clock: bool) -> list[str | int]:
     """
     Return the arguments of the call that decides a request.
 
@@ -53,12 +54,12 @@ def decide_arguments(request: Request, now_us: int, *, clock: bool) -> list[str 
     return arguments
 
 
-def decide(request: Request, now_us: int, *, clock: bool) -> bytes:
+def decide(request: Request[Plan], now_us: int, *, clock: bool) -> bytes:
     """Return the encoded call that decides a request; see :func:`decide_arguments`."""
     return pack(decide_arguments(request, now_us, clock=clock))
 
 
-def register(request: Request, now_us: int, *, clock: bool) -> bytes:
+def register(request: Request[Plan], now_us: int, *, clock: bool) -> bytes:
     """
     Return the encoded call that decides a request whose values may be new to the store.
 

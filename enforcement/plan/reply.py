@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from enforcement.model.algorithms import HOPELESS
+from enforcement.plan.binding import BoundLimit
 from enforcement.store.errors import StoreError
 from enforcement.store.resp import numbers
-
-if TYPE_CHECKING:
-    from enforcement.plan.plan import BoundLimit
 
 PLAIN: Final = 4
 """Numbers a limit, in a reply without marks."""

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from enforcement.model.limits import InvalidLimit, Limit
+from enforcement.plan.binding import BoundLimit
 from enforcement.plan.decision import STATUSES, Decision
-from enforcement.plan.plan import BoundLimit
 
 FORMAT: Final = 1
 SOURCES: Final = frozenset({"store", "lease", "denial_cache", "fallback", "documents"})

@@ -15,7 +15,8 @@ from enforcement.state.counts import Cell, DecisionCounts
 from enforcement.state.usage import State, states_of
 
 if TYPE_CHECKING:
-    from enforcement.plan.plan import Costs, Plan
+    from enforcement.plan.binding import Costs
+    from enforcement.state.live_plan import LivePlan
     from enforcement.state.published import PublishedState
 
 DENIAL_SECONDS: Final = 0.25
@@ -29,7 +30,7 @@ class Denials:
         self._counts = counts
         self._given_back = 0
 
-    def known(self, plan: Plan, costs: Costs) -> Decision | None:
+    def known(self, plan: LivePlan, costs: Costs) -> Decision | None:
         """
         Return the denial that a plan remembers, if it holds for these costs.
 
@@ -52,7 +53,7 @@ class Denials:
         denial.recalled[0] += 1
         return denial.present if now < denial.renew_at else denial.renewed(now)
 
-    def remember(self, plan: Plan, costs: Costs, decision: Decision) -> None:
+    def remember(self, plan: LivePlan, costs: Costs, decision: Decision) -> None:
         """Keep a denial until it can pass; where no wait is known, as long as any may be kept."""
         waits = [decision.reply.wait(i) for i, bound in enumerate(plan.bounds) if not bound.limit.shadow]
         wait = DENIAL_SECONDS if min(waits) < 0 else min(DENIAL_SECONDS, max(waits) / 1_000_000)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from enforcement.plan.reply import NO_REPLY, Reply
 
 if TYPE_CHECKING:
-    from enforcement.plan.plan import Plan
+    from enforcement.state.live_plan import LivePlan
 
 AHEAD_SECONDS: Final = 0.1
 """A lease is sized to last so long at the rate that was seen, or half as long as its permits may be held."""
@@ -70,6 +70,7 @@ class Lease:
         "_granted",
         "_lock",
         "_marks",
+        "_merges",
         "_missed",
         "_next",
         "_rests_until",
@@ -85,8 +86,9 @@ class Lease:
         "used_at",
     )
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: LivePlan) -> None:
         self.plan = plan
+        self._merges = all(bound.letter in "fs" for bound in plan.bounds)
         self.left = self.low = 0
         self.until = 0.0
         self.used_at = 0.0
@@ -183,8 +185,8 @@ class Lease:
     def fill(self, grant: Grant) -> None:
         """Add permits that the store granted."""
         with self._lock:
-            if self.left and not (self.plan.merges_leases and grant.marks == self._marks):
-                if monotonic() < self.until and not self.plan.merges_leases:
+            if self.left and not (self._merges and grant.marks == self._marks):
+                if monotonic() < self.until and not self._merges:
                     self._next, self.low = grant, -1
                     return
                 self._lay_aside()

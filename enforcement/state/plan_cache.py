@@ -13,7 +13,7 @@ from collections.abc import Hashable
 from typing import TYPE_CHECKING, Final, TypeVar
 
 if TYPE_CHECKING:
-    from enforcement.plan.plan import Plan
+    from enforcement.state.live_plan import LivePlan
 
 MAX_PROBATION: Final = 2_500
 MAX_PROTECTED: Final = 7_500
@@ -41,16 +41,16 @@ class PlanCache:
 
     def __init__(self) -> None:
         self.overflowed = 0
-        self._probation: OrderedDict[Name, Plan] = OrderedDict()
-        self._protected: OrderedDict[Name, Plan] = OrderedDict()
-        self._overflowed: OrderedDict[Name, Plan] = OrderedDict()
+        self._probation: OrderedDict[Name, LivePlan] = OrderedDict()
+        self._protected: OrderedDict[Name, LivePlan] = OrderedDict()
+        self._overflowed: OrderedDict[Name, LivePlan] = OrderedDict()
         self._trusted: OrderedDict[str, float] = OrderedDict()
         self._full: OrderedDict[Limited, float] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._probation) + len(self._protected) + len(self._overflowed)
 
-    def get(self, name: Name) -> Plan | None:
+    def get(self, name: Name) -> LivePlan | None:
         """Return the plan of this name, which is protected from then on."""
         plan = self._protected.get(name)
         if plan is not None:
@@ -65,29 +65,29 @@ class PlanCache:
         _put(self._protected, name, plan, MAX_PROTECTED)
         return plan
 
-    def put(self, name: Name, plan: Plan) -> None:
+    def put(self, name: Name, plan: LivePlan) -> None:
         """Keep a plan under its own name."""
         if name not in self._protected:
             _put(self._probation, name, plan, MAX_PROBATION)
 
-    def divert(self, name: Name, plan: Plan) -> None:
+    def divert(self, name: Name, plan: LivePlan) -> None:
         """Keep the plan over overflow counters that a value shares with others."""
         self._protected.pop(name, None)
         self._probation.pop(name, None)
         _put(self._overflowed, name, plan, MAX_OVERFLOWED)
 
-    def admit(self, name: Name, plan: Plan) -> None:
+    def admit(self, name: Name, plan: LivePlan) -> None:
         """Keep the plan of a value that found a place."""
         self._overflowed.pop(name, None)
         self.put(name, plan)
 
-    def trust(self, plan: Plan, until: float) -> None:
+    def trust(self, plan: LivePlan, until: float) -> None:
         """Take the values of a plan for enrolled until a monotonic instant, also under documents yet to come."""
         plan.registered_until = until
         for i in plan.unregistered:
             _put(self._trusted, plan.bounds[i].key, until, MAX_TRUSTED)
 
-    def trusted(self, plan: Plan) -> float:
+    def trusted(self, plan: LivePlan) -> float:
         """Return until when all values of a plan are taken for enrolled; 0: one of them is not known to be."""
         return min((self._trusted.get(plan.bounds[i].key, 0.0) for i in plan.unregistered), default=0.0)
 

@@ -21,9 +21,11 @@ from enforcement.model.matching import Attributes, check_attributes
 from enforcement.model.partitions import RETRY_SECONDS, PartitionIndex
 from enforcement.model.sizes import MAX_TOKEN_LENGTH
 from enforcement.model.tokens import digest, is_well_formed
+from enforcement.plan.binding import Rule, Subject, bind_in_code, rules_of
 from enforcement.plan.decision import Decision
-from enforcement.plan.plan import Plan, Rule, Subject, bind_in_code, rules_of
+from enforcement.plan.plan import Plan
 from enforcement.state.lease import Lease
+from enforcement.state.live_plan import LivePlan
 from enforcement.state.plan_cache import PlanCache
 from enforcement.state.published import DerivedPlans, PublishedState, Snapshot, TokenEntry
 from enforcement.state.usage import TokenUsage, UsageLog
@@ -44,13 +46,13 @@ class TokenPlans:
     usage: TokenUsage
     until_us: int | None
     never_expires: bool
-    always: Plan | None
+    always: LivePlan | None
     testers: tuple[Callable[[Attributes], bool] | None, ...]
     censuses: tuple[PartitionIndex | None, ...]
     fleet: Callable[[], int] | None = None
     serial: int = field(default_factory=_serials.__next__)
 
-    def plan(self, attributes: Attributes, keys: Keys, plan_cache: PlanCache) -> Plan:
+    def plan(self, attributes: Attributes, keys: Keys, plan_cache: PlanCache) -> LivePlan:
         """Return the plan of a request with these attributes, over overflow counters where values found no place."""
         matched = [r for r, test in zip(self.rules, self.testers, strict=True) if test is None or test(attributes)]
         parts = [(r.index, *(_short(attributes[part]) for part in r.limit.partition_by)) for r in matched]
@@ -58,7 +60,7 @@ class TokenPlans:
         plan = plan_cache.get(name)
         if plan is None or (plan.overflows and monotonic() >= plan.retry_at):
             bounds = tuple(rule.bind(keys, attributes, self.censuses[rule.index]) for rule in matched)
-            plan = _with_lease(Plan(bounds, revision=self.revision, usage=self.usage, fleet=self.fleet, name=name))
+            plan = _with_lease(LivePlan(bounds, revision=self.revision, usage=self.usage, fleet=self.fleet, name=name))
             plan.registered_until = plan_cache.trusted(plan)
             if not plan.unregistered or plan.registered_until > monotonic():
                 plan_cache.put(name, plan)  # the others are put there when the store has said where they belong
@@ -94,7 +96,7 @@ class Planner:
         *,
         fleet: Callable[[], int] | None,
     ) -> None:
-        self.in_code: OrderedDict[Any, Plan] = OrderedDict()
+        self.in_code: OrderedDict[Any, LivePlan] = OrderedDict()
         self.plan_cache = PlanCache()
         self._keys = keys
         self._documents = documents
@@ -107,12 +109,12 @@ class Planner:
         self.in_code.clear()
         self.plan_cache.clear()
 
-    def plan_in_code(self, limits: Limit | Sequence[Limit], key: str) -> Plan:
+    def plan_in_code(self, limits: Limit | Sequence[Limit], key: str) -> LivePlan:
         """
         Return the plan of limits that stand in code.
 
         Raises:
-            ValueError: See :func:`~enforcement.plan.plan.bind_in_code`.
+            ValueError: See :func:`~enforcement.plan.binding.bind_in_code`.
         """
         # The limits themselves are known by identity, which is quick; the plan holds them, so that it stays theirs.
         name = (key, id(limits)) if isinstance(limits, Limit) else (key, *map(id, limits))
@@ -120,7 +122,7 @@ class Planner:
         if plan is None:
             given: Any = limits  # a text, too, is a sequence; what is no Limit is refused by name
             several = (given,) if isinstance(given, (Limit, str)) else tuple(given)
-            plan = _with_lease(Plan(bind_in_code(several, key, self._keys), fleet=self._fleet))
+            plan = _with_lease(LivePlan(bind_in_code(several, key, self._keys), fleet=self._fleet))
             self.in_code[name] = plan
             if len(self.in_code) > MAX_PLANS:
                 self.in_code.popitem(last=False)
@@ -136,7 +138,7 @@ class Planner:
             return entry
         return name if is_well_formed(token) else self.refusal("unknown_token")
 
-    def plan_of(self, entry: TokenEntry, attributes: Attributes | None) -> Plan | Decision:
+    def plan_of(self, entry: TokenEntry, attributes: Attributes | None) -> LivePlan | Decision:
         """
         Return the plan of a request with this token, or its refusal.
 
@@ -160,7 +162,7 @@ class Planner:
         return plans.plan(check_attributes(attributes) if attributes else _NOTHING, self._keys, self.plan_cache)
 
     @staticmethod
-    def keep_plan(derived: DerivedPlans, token: object, entry: TokenEntry, plan: Plan | Decision) -> None:
+    def keep_plan(derived: DerivedPlans, token: object, entry: TokenEntry, plan: LivePlan | Decision) -> None:
         """
         Keep a token's plan at hand, if it is the same for every request until the documents change.
 
@@ -177,11 +179,13 @@ class Planner:
         source = "fallback" if reason == "degraded_denied" else "documents"
         return Decision(False, reason, source, Plan((), revision=self._documents.current.revision))
 
-    def placed(self, plan: Plan, overflowed: Sequence[int]) -> Plan:
+    def placed(self, plan: LivePlan, overflowed: Sequence[int]) -> LivePlan:
         """
         Return the plan over the counters that were found for its unregistered values, and keep it for their next
         request.
         """
+        assert plan.name is not None  # values are registered for published policies alone
+        assert plan.usage is not None
         if not any(overflowed):
             self.plan_cache.admit(plan.name, plan)
             return plan
@@ -189,7 +193,9 @@ class Planner:
         name = (plan.name[0], "beyond", *(bound.key for bound in bounds))
         shared = self.plan_cache.get(name)
         if shared is None:
-            shared = _with_lease(Plan(bounds, revision=plan.revision, usage=plan.usage, fleet=self._fleet, name=name))
+            shared = _with_lease(
+                LivePlan(bounds, revision=plan.revision, usage=plan.usage, fleet=self._fleet, name=name)
+            )
             self.plan_cache.put(name, shared)
         shared.retry_at = monotonic() + RETRY_SECONDS
         self.plan_cache.divert(plan.name, shared)
@@ -226,7 +232,7 @@ class Planner:
         always = None
         if not any(testers):
             bounds = tuple(rule.bind(self._keys, _NOTHING) for rule in rules)
-            always = _with_lease(Plan(bounds, revision=revision, usage=usage, fleet=self._fleet))
+            always = _with_lease(LivePlan(bounds, revision=revision, usage=usage, fleet=self._fleet))
         never_expires = entry.token.expires_at_us is None
         censuses = tuple(rule.census(self._keys) for rule in rules)
         return TokenPlans(
@@ -234,7 +240,7 @@ class Planner:
         )
 
 
-def _with_lease(plan: Plan) -> Plan:
+def _with_lease(plan: LivePlan) -> LivePlan:
     """Return the plan, with an empty lease if permits may be taken ahead for it."""
     if plan.leasable:
         plan.lease = Lease(plan)

@@ -13,10 +13,11 @@ from collections.abc import Iterator, Sequence
 from enforcement.failover.health import Health
 from enforcement.model.keys import marker_beside
 from enforcement.plan import commands
+from enforcement.plan.binding import BoundLimit, Costs, check_costs
 from enforcement.plan.commands import REMEMBERED_MS, Correction, Steps
 from enforcement.plan.decision import Decision
-from enforcement.plan.plan import BoundLimit, Costs, Plan, check_costs
 from enforcement.state.denial_cache import Denials
+from enforcement.state.live_plan import LivePlan
 from enforcement.store import resp
 from enforcement.store.errors import StoreError
 
@@ -32,7 +33,7 @@ class Reservation:
     """
 
     def __init__(
-        self, health: Health, denials: Denials, plan: Plan, costs: Costs, decision: Decision, ident: str
+        self, health: Health, denials: Denials, plan: LivePlan, costs: Costs, decision: Decision, ident: str
     ) -> None:
         self.decision = decision
         self.ident = ident
@@ -48,7 +49,7 @@ class Reservation:
         Replace the estimate by the real cost, once. A unit that is left out keeps its estimate.
 
         Raises:
-            ValueError: See :func:`~enforcement.plan.plan.check_costs`.
+            ValueError: See :func:`~enforcement.plan.binding.check_costs`.
         """
         check_costs(costs)
         real = {"requests": costs} if isinstance(costs, int) else costs

@@ -9,7 +9,7 @@ class StoreClient(Redis):
     """
     A client of a store that is one server at a time.
 
-    :class:`~enforcement.store.cluster_client.ClusterClient` overrides every method, so callers need not know which
+    :class:`~enforcement.store.cluster.client.ClusterClient` overrides every method, so callers need not know which
     they have.
     """
 

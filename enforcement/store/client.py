@@ -29,10 +29,10 @@ from redis.sentinel import MasterNotFoundError, Sentinel
 
 from enforcement.lua import library_source
 from enforcement.store.base_client import StoreClient
-from enforcement.store.cluster_client import ClusterClient
+from enforcement.store.cluster.client import ClusterClient
+from enforcement.store.cluster.slot_map import SlotMap
 from enforcement.store.errors import StoreError, trouble
 from enforcement.store.sentinel import Sentinels
-from enforcement.store.slot_map import SlotMap
 from enforcement.store.topology import HostPort, Topology
 
 T = TypeVar("T")

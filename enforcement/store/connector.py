@@ -18,15 +18,15 @@ from enforcement.store.aio_connection import AsyncPipe
 from enforcement.store.base_client import StoreClient
 from enforcement.store.breaker import Breaker
 from enforcement.store.client import connect, node_client, primary_client
-from enforcement.store.cluster import AsyncClusterPipe, ClusterPipe
-from enforcement.store.cluster_client import ClusterClient
-from enforcement.store.cluster_monitor import ClusterMonitor
+from enforcement.store.cluster.client import ClusterClient
+from enforcement.store.cluster.connection import AsyncClusterPipe, ClusterPipe
+from enforcement.store.cluster.monitor import ClusterMonitor
+from enforcement.store.cluster.slot_map import Node, SlotMap, slot_of
 from enforcement.store.connection import SyncPipe, ask_once
 from enforcement.store.duty_failures import DutyFailures, NodeDutyFailures
 from enforcement.store.errors import StoreError
 from enforcement.store.resp import pack
 from enforcement.store.sentinel import Sentinels
-from enforcement.store.slot_map import Node, SlotMap, slot_of
 from enforcement.store.topology import Topology
 
 LOAD_SECONDS: Final = 1.0
@@ -72,7 +72,7 @@ class StoreConnector(ABC):
 
         Args:
             budget: Seconds that a call may take.
-            respects_breakers: See :class:`~enforcement.store.cluster.ClusterPipe`.
+            respects_breakers: See :class:`~enforcement.store.cluster.connection.ClusterPipe`.
         """
 
     @abstractmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from enforcement.store.slot_map import SlotMap
+from enforcement.store.cluster.slot_map import SlotMap
 
 logger = logging.getLogger("sluicegate.agent")
 

@@ -21,9 +21,12 @@ from enforcement.failover.probe import DecisionProbe
 from enforcement.model.keys import Keys
 from enforcement.model.tokens import mint
 from enforcement.store.client import connect, load_library
-from enforcement.store.cluster_monitor import ClusterMonitor
+from enforcement.store.cluster.monitor import ClusterMonitor
 from tests.enforcement.topologies import Cluster, ask
 from tests.enforcement.world import World, eventually, fixed
+
+# What a process was at when the store begins to refuse is chance, so that a proof does it more than once.
+pytestmark = pytest.mark.proof(times=3)
 
 LIMITS = [
     Limit(name="hour", quota=10_000, window_seconds=3_600),

@@ -10,6 +10,9 @@ from enforcement.failover.slots import UnreportedSlots
 from enforcement.store.client import connect
 from tests.enforcement.world import eventually
 
+# Whether the background or a caller finds the store again is chance, so that a proof does it more than once.
+pytestmark = pytest.mark.proof(times=5)
+
 SLOTS = Limit(name="slots", algorithm="concurrency", quota=2, window_seconds=60)
 
 
