@@ -152,7 +152,7 @@ class Fallback:
             self.journal.add_batch(ReplayBatch(ident, charges, once))
 
     def batches(self, ready: Ready = lambda charge: True) -> list[ReplayBatch]:
-        """Return what can be replayed now: see :meth:`Journal.batches`. Slots that are still held are included."""
+        """Return the batches that can be replayed now, with those that report slots. See :meth:`Journal.batches`."""
         with self._lock:
             self.in_doubt.resolve(ready)
             return self.journal.batches(ready) + self._slots.batches(ready)
@@ -166,7 +166,7 @@ class Fallback:
                 self.journal.remove(batch)
 
     def refused(self, batch: ReplayBatch) -> None:
-        """Handle a batch that the store could not read: see :meth:`Journal.refused`."""
+        """Handle a batch that the store could not read. See :meth:`Journal.refused`."""
         with self._lock:
             if batch.reports_slots:
                 self._report(batch)
