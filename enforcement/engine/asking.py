@@ -1,4 +1,4 @@
-"""Asking the store to decide, once more where that does no harm."""
+"""Send a request to the store to be decided, and once more if that is harmless."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from enforcement.store.errors import LibraryMissing, StoreError
 @dataclass(frozen=True, slots=True)
 class Answer:
     """
-    What came of asking the store about counters of one slot.
+    The result of a call about counters of one slot.
 
     Attributes:
-        reply: Its decision; None: it made none.
+        reply: The store's decision, or None if it made none.
         overflowed: For each unregistered value of the plan 1 if its overflow counter decided, or 0.
-        cause: Why it made none; empty if it was not asked.
-        error: The failed call, if that is why.
+        cause: Why there is no decision. Empty if there was no call.
+        error: The failed call, if that is the cause.
     """
 
     reply: Reply | None = None
@@ -41,10 +41,10 @@ NOT_RESTORED: Final = Answer(cause="not_restored")
 
 class Asker:
     """
-    Asks the store to decide on counters that one call can reach.
+    Makes the calls about counters that one call can reach.
 
     Args:
-        health: Told of failed calls, and of durable counters that the store lost.
+        health: Gets the failed calls, and the durable counters that the store has lost.
     """
 
     def __init__(self, health: Health) -> None:
@@ -53,11 +53,11 @@ class Asker:
 
     def asking(self, request: Request[Plan], *, registers: bool, came: object = None) -> Steps:
         """
-        Steps that ask the store to decide on counters of one slot; they return an :class:`Answer`.
+        Have the store decide on counters of one slot, and return an :class:`Answer`.
 
         Args:
-            enrols: Whether values may be new to the store: each is enrolled, or shares its limit's overflow counter.
-            came: What came of the command if it was sent already: the reply, or the StoreError in its place.
+            registers: Whether the store has to register values first. A value without room uses an overflow counter.
+            came: The reply or the StoreError, if the command was sent already.
         """
         health, now_us = self._health, self._health.now_us()
         encode, reads = (commands.register, read_enrolled) if registers else (commands.decide, read_plain)
@@ -77,7 +77,7 @@ class Asker:
         return Answer(cause="calendar")
 
     def _calling(self, command: bytes, came: object) -> Steps:
-        """Steps that send a command, and once more if it surely was not executed. Raises StoreError."""
+        """Send a command, and once more if it certainly was not executed. Raises StoreError."""
         try:
             if isinstance(came, StoreError):
                 raise came
@@ -90,13 +90,13 @@ class Asker:
 
     @staticmethod
     def _loading(exc: StoreError) -> Steps:
-        """Steps that give the store its functions, if they were what was missing. Raises StoreError."""
+        """Load the function library into the store if it was missing. Raises StoreError."""
         if not isinstance(exc, LibraryMissing):
             return
         try:
             yield resp.pack(("FUNCTION", "LOAD", "REPLACE", library_source()))
         except StoreError as refused:
-            # An account that may not load them still lacks the functions, and not the right to call them.
+            # If this account may not load the library, the missing library is still the cause to report.
             raise exc if refused.cause == "auth" else refused from None
 
 

@@ -8,8 +8,9 @@ import uuid
 from time import monotonic
 from typing import Final
 
-from enforcement.engine.agent import Agent, Identity
+from enforcement.engine.agent import Agent
 from enforcement.engine.decide import Decider
+from enforcement.engine.heartbeat import Identity
 from enforcement.engine.slot_renewal import SlotKeeper
 from enforcement.failover.fallback import Fallback
 from enforcement.failover.health import BACKGROUND_BUDGET, Health
@@ -126,7 +127,7 @@ class Engine:
         """Give back what is held, pay what is owed, report what is left, and stop tending."""
         self.leases.close()
         ended = self.health.stop(STOP_SECONDS, self.agent.stop(STOP_SECONDS))
-        self.health.close(pays=ended)  # else the thread that pays in the background may be at it still
+        self.health.close(replays=ended)  # otherwise the thread that replays may still be doing so
         # The next call finds no plan at hand, and starts the engine anew.
         self.documents.rest()
         self.planner.in_code.clear()
