@@ -3,7 +3,7 @@ from datetime import datetime, timedelta
 
 from django.db import models
 
-from enforcement.engine.agent import HEARTBEAT_LIFETIME_MS
+from enforcement.engine.heartbeat import HEARTBEAT_LIFETIME_MS
 
 HEARTBEAT_LIFETIME = timedelta(milliseconds=HEARTBEAT_LIFETIME_MS)
 OK, STARTING, DEGRADED = "ok", "starting", "degraded"

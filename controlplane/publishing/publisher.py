@@ -27,7 +27,7 @@ from controlplane.publishing import compile
 from controlplane.publishing.models import OutboxEntry, Revision
 from controlplane.usage import checkpoints
 from enforcement.control.publication import Publication, publish_call, refused_by, tags_of
-from enforcement.store.client import STORE_ERRORS, is_unknown_function, load_library
+from enforcement.store.client import STORE_ERRORS, call_function
 
 logger = logging.getLogger(__name__)
 
@@ -200,15 +200,7 @@ def _send(client: redis.Redis, publication: Publication) -> bool:
 
     It refuses a publication if it has this revision or a later one, or if it was emptied.
     """
-    function, names, arguments = publish_call(publication, store.keys())
-    try:
-        reply = client.fcall(function, len(names), *names, *arguments)
-    except redis.ResponseError as exc:
-        if not is_unknown_function(exc):
-            raise
-        load_library(client)
-        reply = client.fcall(function, len(names), *names, *arguments)
-    return refused_by(reply) is None
+    return refused_by(call_function(client, *publish_call(publication, store.keys()))) is None
 
 
 def _mark(work: Work, publication: Publication) -> int:

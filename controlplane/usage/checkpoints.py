@@ -37,7 +37,7 @@ from enforcement.control.publication import tags_of
 from enforcement.model.keys import GLOBAL_TAG, NAME_LENGTH, WHOLE
 from enforcement.model.limits import DAY_SECONDS, DURABLE_CALENDARS
 from enforcement.store.base_client import StoreClient
-from enforcement.store.client import STORE_ERRORS, is_unknown_function, load_library
+from enforcement.store.client import STORE_ERRORS, with_library
 
 logger = logging.getLogger(__name__)
 
@@ -344,15 +344,15 @@ def _run(client: redis.Redis, calls: Sequence[protocol.Call]) -> list[Any]:
 
     If the store has lost the library, it is loaded, and all functions are called again, which does no harm.
     """
-    for _ in range(2):
+
+    def act() -> list[Any]:
         with client.pipeline(transaction=False) as pipe:
             for function, names, arguments in calls:
                 pipe.fcall(function, len(names), *names, *arguments)
             replies = pipe.execute(raise_on_error=False)
-        errors = [reply for reply in replies if isinstance(reply, Exception)]
-        if not errors:
-            return replies
-        if not is_unknown_function(errors[0]):
-            break
-        load_library(client)
-    raise errors[0]
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise reply
+        return replies
+
+    return with_library(client, act)

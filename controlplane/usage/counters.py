@@ -1,11 +1,9 @@
 """The present counters of a token or project, read and reset with the code of the enforcement library."""
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
-from typing import Any
 
 import redis
 from django.conf import settings
@@ -23,7 +21,7 @@ from enforcement.control import inspection
 from enforcement.model import documents
 from enforcement.model.limits import Policy
 from enforcement.plan import binding
-from enforcement.store.client import is_unknown_function, load_library
+from enforcement.store.client import with_library
 
 
 class Forgotten(LookupError):
@@ -64,7 +62,7 @@ class HolderDocuments:
         look = partial(
             inspection.live_counters, client, store.keys(), self._as_value(), now_us=self._now_us(), fleet=fleet
         )
-        return _with_library(client, look)
+        return with_library(client, look)
 
     def scope_of(self, policy_id: str) -> str | None:
         """
@@ -93,7 +91,7 @@ class HolderDocuments:
         """Delete the counters of one limit, or of all limits that only the holder has. Raises one of STORE_ERRORS."""
         subject = self.narrowed(limit.policy_id) if limit else self
         value, now_us, name = subject._as_value(), self._now_us(), limit and str(limit)
-        return _with_library(
+        return with_library(
             client, partial(inspection.reset_counters, client, store.keys(), value, now_us=now_us, limit=name)
         )
 
@@ -151,14 +149,3 @@ def _token(token: Token, now: datetime) -> documents.Token:
     if document is None:
         raise Forgotten
     return documents.parse_token(documents.dumps(document))
-
-
-def _with_library(store_client: redis.Redis, ask: Callable[[], Any]) -> Any:
-    """Return the result of *ask*. If the store has lost the function library, load it and call *ask* once more."""
-    try:
-        return ask()
-    except redis.ResponseError as exc:
-        if not is_unknown_function(exc):
-            raise
-        load_library(store_client)
-        return ask()

@@ -12,7 +12,7 @@ from redis import Redis
 from redis.exceptions import NoPermissionError, ResponseError
 
 from enforcement.doctor.findings import Finding, pairs
-from enforcement.engine.agent import HEARTBEAT_LIFETIME_MS
+from enforcement.engine.heartbeat import HEARTBEAT_LIFETIME_MS
 from enforcement.lua import LIBRARY_NAME, library_source
 from enforcement.model.documents import InvalidDocument, loads
 from enforcement.model.keys import Keys

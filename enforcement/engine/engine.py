@@ -8,8 +8,9 @@ import uuid
 from time import monotonic
 from typing import Final
 
-from enforcement.engine.agent import Agent, Identity
+from enforcement.engine.agent import Agent
 from enforcement.engine.decide import Decider
+from enforcement.engine.heartbeat import Identity
 from enforcement.engine.slot_renewal import SlotKeeper
 from enforcement.failover.fallback import Fallback
 from enforcement.failover.health import BACKGROUND_BUDGET, Health
@@ -138,7 +139,7 @@ class Engine:
         """Return leased permits, replay recorded charges, deliver usage and stop the background threads."""
         self.leases.close()
         ended = self.health.stop(STOP_SECONDS, self.agent.stop(STOP_SECONDS))
-        self.health.close(pays=ended)  # otherwise the background thread may still be replaying them
+        self.health.close(replays=ended)  # otherwise the thread that replays may still be doing so
         # Without these plans, the next call takes the slow path, which starts the engine again.
         self.documents.rest()
         self.planner.in_code.clear()

@@ -219,11 +219,11 @@ def test_an_enforcers_clock_decides_nothing(clock, server, world, shift):
 ALONE = """
 import sys, time
 from enforcement import Limit, Limiter
-from enforcement.engine.agent import Agent
+from enforcement.engine.store_clock import StoreClock
 from tests.enforcement.failover.test_fault_clocks import QUOTA, of_each_algorithm
 
 if sys.argv[2] == "control":
-    Agent.now_us = lambda agent: time.time_ns() // 1_000
+    StoreClock.now_us = lambda clock: time.time_ns() // 1_000
 
 def say(*words):
     print(*words, flush=True)

@@ -108,7 +108,7 @@ def test_control_without_the_journal_the_outage_is_forgotten(own_server, monkeyp
     admitted = outage_of_one_process(own_server)
     assert used_of(own_server.url, LIMIT[0]) == admitted
 
-    monkeypatch.setattr(JournalReplay, "pay", lambda payer, ready: True)
+    monkeypatch.setattr(JournalReplay, "run", lambda replay, ready: True)
     admitted += outage_of_one_process(own_server)
     assert used_of(own_server.url, LIMIT[0]) < admitted
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from enforcement.engine.agent import Identity
+from enforcement.engine.heartbeat import Identity
 from enforcement.model.documents import Project, Token
 from enforcement.model.keys import Keys
 from enforcement.model.limits import Limit, Policy

@@ -328,7 +328,7 @@ def test_an_undo_that_could_not_be_sent_is_owed_and_paid(limiter, world, monkeyp
 
     assert [d.allowed for d in decisions] == [True, False]
     assert len(lost) == 1
-    assert eventually(lambda: not limiter._engine.fallback.debts())
+    assert eventually(lambda: not limiter._engine.fallback.batches())
     assert used(limiter, secrets[0]) == {"all": 2, "rpm": 2}
 
 
