@@ -92,7 +92,7 @@ class LeaseKeeper:
         with self._lock:
             leases = {lease for key in keys for lease in self._by_key.get(key, ())}
         for lease in leases:
-            for remains in lease.over(inf):
+            for remains in lease.pop_expired(inf):
                 yield self._settlement(lease.plan, remains, self._health.now_us())
 
     def close(self) -> None:
@@ -197,19 +197,19 @@ class LeaseKeeper:
                     self._by_key.pop(key, None)
 
     def _add_up(self, lease: Lease) -> None:
-        permits, requests = lease.news()
+        permits, requests = lease.pop_served()
         self._used += permits
         self._requests += requests
 
     def _count(self, lease: Lease) -> None:
-        plan, handed = lease.plan, lease.handed()
+        plan, handed = lease.plan, lease.pop_uncounted()
         if handed and plan.usage is not None:
             plan.usage.passed(lease.reply.minute, 1, plan.ones, handed)
 
     def _give_back(self, lease: Lease, now: float) -> None:
         """Give back the permits left over at *now*, or add them to the journal if the store cannot be reached."""
         health, plan = self._health, lease.plan
-        for remains in lease.over(now):
+        for remains in lease.pop_expired(now):
             if health.is_away(plan.keys[0]):
                 self._owe(plan, remains)
                 continue

@@ -150,7 +150,7 @@ class Lease:
             waiting = self._next.permits if self._next else 0
             return self.left + waiting + sum(permits for permits, _ in self._to_return)
 
-    def handed(self) -> int:
+    def pop_uncounted(self) -> int:
         """
         Return how many permits were handed out to requests of cost 1 since the last call.
 
@@ -161,7 +161,7 @@ class Lease:
             permits, self._counted = total - self._counted, total
         return permits
 
-    def news(self) -> tuple[int, int]:
+    def pop_served(self) -> tuple[int, int]:
         """Return the permits handed out since the last call, and the number of requests that got them."""
         with self._lock:
             total = self._granted - self.left
@@ -250,7 +250,7 @@ class Lease:
                 spans_us.append(mark_us + (bound.limit.window_seconds or 0) * 1_000_000 - reply.now_us)
         return min(spans_us) / 1_000_000
 
-    def over(self, now: float) -> list[Remains]:
+    def pop_expired(self, now: float) -> list[Remains]:
         """
         Remove the permits that have expired, so that they can be returned to the store.
 
