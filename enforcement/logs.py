@@ -1,5 +1,5 @@
 """
-The loggers of this library, and a limit on how often they repeat themselves.
+List the loggers of this library, and limit how often they repeat themselves.
 
 All loggers are children of ``sluicegate``. None of them has a handler of its own:
 

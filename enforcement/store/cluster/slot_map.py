@@ -22,7 +22,7 @@ from enforcement.store.resp import pack
 from enforcement.store.topology import HostPort, Topology
 
 PAUSE_SECONDS: Final = 0.2
-"""After the table could not be read, calls fail at once for so long, and do not wait for another try."""
+"""How long calls fail at once after the table could not be read, without waiting for another try."""
 
 _CLUSTER_SLOTS: Final = pack(("CLUSTER", "SLOTS"))
 
