@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
+from functools import wraps
 from types import TracebackType
 from typing import Any, Self
 
@@ -22,7 +24,6 @@ from enforcement.decorator import (
     R,
     Waiting,
     declared,
-    limit_awaited,
 )
 from enforcement.latency import Timing
 from enforcement.model.matching import Attributes
@@ -108,7 +109,7 @@ class Limiter(BaseLimiter):
     ) -> Callable[[CoroutineFunction[P, R]], CoroutineFunction[P, R]]:
         """Return a decorator of coroutine functions; see the sync limiter."""
         values = declared(limits)
-        return lambda function: limit_awaited(self, function, Declaration(function, values, key, costs, max_wait))
+        return lambda function: _limit_awaited(self, function, Declaration(function, values, key, costs, max_wait))
 
     @asynccontextmanager
     async def admit(
@@ -253,6 +254,29 @@ class Limiter(BaseLimiter):
                     command = steps.send(reply)
         except StopIteration as stop:
             return stop.value
+
+
+def _limit_awaited(limiter: Limiter, function: CoroutineFunction[P, R], rule: Declaration) -> CoroutineFunction[P, R]:
+    """Return the coroutine function *function* behind its limits. Raises TypeError: it is none."""
+    if not inspect.iscoroutinefunction(function):
+        raise TypeError(f"{function.__qualname__}: is no coroutine function; decorate it by an enforcement.Limiter.")
+
+    @wraps(function)
+    async def limited(*args: P.args, **kwargs: P.kwargs) -> R:
+        key = rule.key(args, kwargs)
+        if key is None:
+            return await function(*args, **kwargs)
+        costs = rule.costs(args, kwargs)
+        if not rule.holds:
+            await limiter.acquire(rule.limits, key, costs, max_wait=rule.max_wait)
+            return await function(*args, **kwargs)
+        admission = await limiter.open_admission(rule.limits, key, costs)
+        try:
+            return await function(*args, **kwargs)
+        finally:
+            await admission.free_slots()
+
+    return limited
 
 
 class Admission:

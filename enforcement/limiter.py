@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
+from functools import wraps
 from types import TracebackType
 from typing import Any, Self
 
@@ -18,7 +20,6 @@ from enforcement.decorator import (
     R,
     Waiting,
     declared,
-    limit_calls,
 )
 from enforcement.latency import Timing
 from enforcement.model.matching import Attributes
@@ -162,7 +163,7 @@ class Limiter(BaseLimiter):
                 cannot be used.
         """
         values = declared(limits)
-        return lambda function: limit_calls(self, function, Declaration(function, values, key, costs, max_wait))
+        return lambda function: _limit_calls(self, function, Declaration(function, values, key, costs, max_wait))
 
     @contextmanager
     def admit(
@@ -276,6 +277,30 @@ class Limiter(BaseLimiter):
                     command = steps.send(reply)
         except StopIteration as stop:
             return stop.value
+
+
+def _limit_calls(limiter: Limiter, function: Callable[P, R], rule: Declaration) -> Callable[P, R]:
+    """Return *function* behind its limits. Raises TypeError: it is a coroutine function."""
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        raise TypeError(f"{function.__qualname__}: is asynchronous; decorate it by an enforcement.aio.Limiter.")
+
+    @wraps(function)
+    def limited(*args: P.args, **kwargs: P.kwargs) -> R:
+        key = rule.key(args, kwargs)
+        if key is None:
+            return function(*args, **kwargs)
+        costs = rule.costs(args, kwargs)
+        if not rule.holds:
+            limiter.acquire(rule.limits, key, costs, max_wait=rule.max_wait)
+            return function(*args, **kwargs)
+        admission = limiter.open_admission(rule.limits, key, costs)
+        try:
+            return function(*args, **kwargs)
+        finally:
+            # The charge stays: a call that failed was made.
+            admission.free_slots()
+
+    return limited
 
 
 class Admission:

@@ -8,7 +8,7 @@ from typing import Final
 
 from enforcement.model.algorithms import Concurrency, Reference, Spec
 from enforcement.plan.binding import BoundLimit
-from enforcement.plan.plan import Plan, with_share
+from enforcement.plan.plan import Plan
 from enforcement.plan.reply import Reply
 from enforcement.plan.request import Request
 
@@ -137,8 +137,17 @@ class LocalShares:
         return True
 
 
+def with_share(spec: Spec, share: int) -> Spec:
+    """Return a spec with another capacity. The refill of a bucket shrinks with it."""
+    if share == spec.capacity:
+        return spec
+    if spec.letter != "b":
+        return replace(spec, capacity=share)
+    return replace(spec, capacity=share, a=spec.a * share, b=(spec.b[0] * spec.capacity,))
+
+
 def _known(last: Reply | None, index: int) -> tuple[int, int] | None:
     return None if last is None else (last.now_us, last.remaining(index))
 
 
-__all__ = ["MAX_COUNTERS", "LocalShares"]
+__all__ = ["MAX_COUNTERS", "LocalShares", "with_share"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any, Final
 
 from enforcement.model.algorithms import Spec
@@ -132,11 +131,4 @@ NO_PLAN: Final = Plan(())
 """Of a request that is refused whatever its limits are."""
 
 
-def with_share(spec: Spec, share: int) -> Spec:
-    """Return a spec with another capacity; a bucket's refill is cut down with it."""
-    if spec.letter != "b" or spec.capacity == 0:
-        return replace(spec, capacity=share)
-    return replace(spec, capacity=share, a=spec.a * share, b=(spec.b[0] * spec.capacity,))
-
-
-__all__ = ["NO_PLAN", "Plan", "with_share"]
+__all__ = ["NO_PLAN", "Plan"]
