@@ -1,4 +1,8 @@
-"""The limiter for asyncio: :mod:`enforcement.limiter`, awaited. Checks that wait together share a round trip."""
+"""
+The limiter for asyncio. It has the names of :mod:`enforcement.limiter`.
+
+Checks that wait at the same time share a round trip.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +43,7 @@ from enforcement.store.errors import StoreError
 
 class Limiter(BaseLimiter):
     """
-    Decides requests for the tasks of one event loop; the names are those of :class:`enforcement.Limiter`, awaited.
+    Decide requests for the tasks of one event loop, with the names of :class:`enforcement.Limiter`.
 
     >>> async with Limiter("redis://127.0.0.1:6379/0") as limiter:
     ...     decision = await limiter.hit(Limit.parse("100/minute"), "user:42")
@@ -55,7 +59,7 @@ class Limiter(BaseLimiter):
         self._pipe.call = timing.of_awaited_calls(self._pipe.call)  # type: ignore[method-assign]
 
     async def start(self, timeout: float = START_SECONDS) -> bool:
-        """Start the background thread and wait until documents are there; see the sync limiter."""
+        """Start the background thread and wait until documents are there. See the sync limiter."""
         self._started = True
         return await asyncio.to_thread(self._engine.start, timeout)
 
@@ -76,7 +80,7 @@ class Limiter(BaseLimiter):
         await self.close()
 
     async def check(self, token: str, costs: Costs = 1, attributes: Attributes | None = None) -> Decision:
-        """Charge a request to every limit that a token falls under, or to none; see the sync limiter."""
+        """Charge a request to every limit that a token falls under, or to none. See the sync limiter."""
         plan = self._documents.derived.plans.get(token) if type(token) is str else None
         if plan is None:
             plan = await self.find_plan(token, attributes)
@@ -86,7 +90,7 @@ class Limiter(BaseLimiter):
         return begun if type(begun) is Decision else await self._ask(begun, plan, costs)
 
     async def hit(self, limits: Limits, key: str, costs: Costs = 1) -> Decision:
-        """Charge a request to limits that stand in code, all or none; see the sync limiter."""
+        """Charge a request to limits that stand in code, all or none. See the sync limiter."""
         plan = self._in_code.get((key, id(limits))) or self._plan_in_code(limits, key)
         if plan.has_slots:
             raise ValueError("limits: a concurrency limit is held, not hit; use admit().")
@@ -98,7 +102,7 @@ class Limiter(BaseLimiter):
         return await self.decide(self._plan_in_code(limits, key), 1, charge=False)
 
     async def acquire(self, limits: Limits, key: str, costs: Costs = 1, *, max_wait: float) -> Decision:
-        """Charge as :meth:`hit` does, and wait for permits where there are none; see the sync limiter."""
+        """Charge as :meth:`hit` does, and wait for permits where there are none. See the sync limiter."""
         waiting = Waiting(max_wait)
         while not (decision := await self.hit(limits, key, costs)).allowed:
             await asyncio.sleep(waiting.pause(decision))
@@ -107,7 +111,7 @@ class Limiter(BaseLimiter):
     def limited(
         self, limits: Declared, *, key: FunctionKey = None, costs: FunctionCosts = 1, max_wait: float = 0.0
     ) -> Callable[[CoroutineFunction[P, R]], CoroutineFunction[P, R]]:
-        """Return a decorator of coroutine functions; see the sync limiter."""
+        """Return a decorator of coroutine functions. See the sync limiter."""
         values = declared(limits)
         return lambda function: _limit_awaited(self, function, Declaration(function, values, key, costs, max_wait))
 
@@ -206,14 +210,14 @@ class Limiter(BaseLimiter):
             await self._run(self._engine.reservation(plan, costs, decision, ident).cancelling())
 
     async def decide(self, plan: LivePlan, costs: Costs, *, charge: bool = True, ident: str = "") -> Decision:
-        """Return the decision on a plan; *charge* and *ident* as in :class:`~enforcement.plan.request.Request`."""
+        """Return the decision on a plan. Arguments are those of :class:`~enforcement.plan.request.Request`."""
         begun = self._begin(plan, costs, charge, ident)
         return begun if type(begun) is Decision else await self._ask(begun, plan, costs, charge, ident)
 
     async def _ask(
         self, command: Decision | bytes | None, plan: LivePlan, costs: Costs, charge: bool = True, ident: str = ""
     ) -> Decision:
-        """Return the decision that takes a call to the store, or several; *command* as ``begin`` returned it."""
+        """Return a decision that needs the store, given the *command* that ``begin`` returned."""
         decider, came = self._decider, None
         if command is not None:
             try:
@@ -280,7 +284,7 @@ def _limit_awaited(limiter: Limiter, function: CoroutineFunction[P, R], rule: De
 
 
 class Admission:
-    """A request that was admitted, and what it holds until it ends; see :class:`enforcement.limiter.Admission`."""
+    """A request that was admitted, and what it holds until it ends. See :class:`enforcement.limiter.Admission`."""
 
     def __init__(self, limiter: Limiter, reservation: Reservation) -> None:
         self.decision = reservation.decision

@@ -1,4 +1,4 @@
-"""The limiter for threads: check, hit, peek, admit, reset. ``enforcement.aio`` has the same names, awaited."""
+"""The limiter for threads. :mod:`enforcement.aio` has the same names for asyncio."""
 
 from __future__ import annotations
 
@@ -85,8 +85,8 @@ class Limiter(BaseLimiter):
 
         Args:
             token: The credential as the client sent it.
-            costs: Permits: a whole number of requests, or a mapping of units. A unit that a mapping leaves out costs
-                0, but ``requests``, which costs 1 then.
+            costs: An integer number of requests, or a mapping of units to integers. A unit that a mapping leaves out
+                costs 0, but ``requests`` costs 1.
             attributes: Name-value pairs that limits match on or are partitioned by.
         Returns:
             The decision. An unknown, revoked or expired token is a denial with its own reason, not an error.
@@ -120,7 +120,7 @@ class Limiter(BaseLimiter):
         return begun if type(begun) is Decision else self._ask(begun, plan, costs)
 
     def peek(self, limits: Limits, key: str) -> Decision:
-        """Return the decision on a request of cost 1 and charge nothing; ``remaining`` is what is left now."""
+        """Return the decision on a request of cost 1, and charge nothing. ``remaining`` is what remains now."""
         return self.decide(self._plan_in_code(limits, key), 1, charge=False)
 
     def acquire(self, limits: Limits, key: str, costs: Costs = 1, *, max_wait: float) -> Decision:
@@ -244,14 +244,14 @@ class Limiter(BaseLimiter):
         return admission
 
     def decide(self, plan: LivePlan, costs: Costs, *, charge: bool = True, ident: str = "") -> Decision:
-        """Return the decision on a plan; *charge* and *ident* as in :class:`~enforcement.plan.request.Request`."""
+        """Return the decision on a plan. Arguments are those of :class:`~enforcement.plan.request.Request`."""
         begun = self._begin(plan, costs, charge, ident)
         return begun if type(begun) is Decision else self._ask(begun, plan, costs, charge, ident)
 
     def _ask(
         self, command: Decision | bytes | None, plan: LivePlan, costs: Costs, charge: bool = True, ident: str = ""
     ) -> Decision:
-        """Return the decision that takes a call to the store, or several; *command* as ``begin`` returned it."""
+        """Return a decision that needs the store, given the *command* that ``begin`` returned."""
         decider, came = self._decider, None
         if command is not None:
             try:

@@ -1,4 +1,4 @@
-"""Which counters a request falls under: limits bound to the keys of their counters."""
+"""Bind limits to the keys of the counters that a request is charged to."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ Costs = int | Mapping[str, int]
 
 def check_costs(costs: Costs) -> Costs:
     """
-    Return costs as given, checked.
+    Return valid costs as they are.
 
     Raises:
-        ValueError: Negative, fractional, boolean or text numbers, or more than 2**53 - 1.
+        ValueError: A cost is not an integer from 0 to 2**53 - 1, or a unit is not a string.
     """
     if isinstance(costs, Mapping):
         for unit, cost in costs.items():
             if not isinstance(unit, str):
-                raise ValueError(f"costs: a unit must be a text, not {unit!r}.")
+                raise ValueError(f"costs: each unit must be a string, got {unit!r}.")
             _check_cost(f"costs[{unit!r}]", cost)
     else:
         _check_cost("costs", costs)
@@ -46,7 +46,7 @@ def check_costs(costs: Costs) -> Costs:
 
 def _check_cost(name: str, cost: object) -> None:
     if type(cost) is not int or not 0 <= cost <= MAX_NUMBER:
-        raise ValueError(f"{name}: must be a whole number from 0 to {MAX_NUMBER}, not {cost!r}.")
+        raise ValueError(f"{name}: must be an integer from 0 to {MAX_NUMBER}, got {cost!r}.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +58,10 @@ class BoundLimit:
         limit: With its override applied.
         key: The counter's key in the store.
         scope: What the policy is attached to: ``global``, ``project``, ``token``; ``key`` for a limit in code.
-        index: Its place among all limits of the token, whether they match this request or not.
-        census: Where the values of its attributes are enrolled, and *value* is the name of this one there.
-        overflow: Whether the counter is the one that values beyond the cap share; it stands in no census.
+        index: Its index among all limits of the token, including those that do not match this request.
+        census: Where the values of its partition are registered; None if it has no partition.
+        value: The name of its own value there.
+        overflow: Whether its counter is the one that all values beyond the cap share.
     """
 
     limit: Limit
@@ -76,35 +77,39 @@ class BoundLimit:
 
     @property
     def tag(self) -> str:
-        """The hash tag of its key: all counters of one tag can be reached by one call."""
+        """The hash tag of its key. One call can reach all counters with the same hash tag."""
         return self.key[self.key.index("{") + 1 : self.key.index("}")]
 
     @property
     def letter(self) -> str:
-        """The algorithm as the store's functions name it."""
+        """The letter by which the store's functions know the algorithm."""
         return LETTERS[self.limit.algorithm]
 
     @property
     def durable(self) -> bool:
-        """Whether its counter is checkpointed; of a limit in code nobody knows that it is there."""
+        """Whether its counter is checkpointed. Limits in code are not, since the control plane does not know them."""
         return self.limit.durable and self.scope != "key"
 
     def cost_of(self, costs: Costs) -> int:
-        """Return the permits that a request costs here: of a mapping, its unit; left out, 0, or 1 request."""
+        """
+        Return the permits that a request of these costs takes from this limit.
+
+        A mapping without its unit costs 0, or 1 if the unit is ``requests``.
+        """
         unit = self.limit.unit
         if isinstance(costs, int):
             return costs if unit == "requests" else 0
         return costs.get(unit, 1 if unit == "requests" else 0)
 
     def spec(self, now_us: int) -> Spec:
-        """Return what the functions have to know, calendar boundaries around *now_us* included."""
+        """Return the numbers that the store's functions need, with the calendar window around *now_us*."""
         limit = self.limit
         letter, length = LETTERS[limit.algorithm], (limit.window_seconds or 0) * 1_000_000
         if letter == "b":
             divisor = gcd(limit.quota, length)
             return Spec(letter, limit.capacity, limit.quota // divisor, (length // divisor,), limit.shadow)
         if letter == "l" and limit.leasable:
-            length += limit.held_us  # what was handed out late is felt as long as if it had been charged then
+            length += limit.held_us  # a permit may be handed out this much later than it was charged
         if limit.calendar is None or limit.calendar == "lifetime":
             return Spec(letter, limit.capacity, length, (), limit.shadow, self.durable)
         present = window(now_us, limit.calendar, limit.time_zone, limit.anchor)
@@ -112,14 +117,14 @@ class BoundLimit:
         return Spec(letter, limit.capacity, 0, around, limit.shadow, self.durable)
 
     def window_end(self, now_us: int) -> int:
-        """Return when the present window of a fixed window ends, microseconds since the epoch; 0: never."""
+        """Return when the present window of a fixed window ends, in microseconds since the epoch. 0 means never."""
         spec = self.spec(now_us)
         if spec.b:
             return spec.b[2]
         return now_us - now_us % spec.a + spec.a if spec.a else 0
 
     def origin(self) -> dict[str, Any]:
-        """Return where it comes from, for explanations."""
+        """Return the policy, override and counter of the limit, for explanations."""
         return {
             "limit": self.limit.name,
             "policy": self.policy_slug,
@@ -132,19 +137,19 @@ class BoundLimit:
         }
 
     def overflowing(self) -> BoundLimit:
-        """Return the same limit, bound to the counter that values beyond the cap share."""
+        """Return the same limit, bound to the counter that all values beyond the cap share."""
         assert self.census is not None
         return replace(self, key=self.census.overflow, census=None, value="", overflow=True)
 
 
 def bind_in_code(limits: Sequence[Limit], key: str, keys: Keys) -> tuple[BoundLimit, ...]:
     """
-    Bind limits that stand in code to the counters of one key.
+    Bind limits in code to the counters of one key.
 
     Raises:
-        ValueError: Two limits of one name, none at all, a key that is no text or too long, or a limit that asks for
-            attributes.
-        TypeError: Something that is no Limit.
+        ValueError: There is no limit, or two have the same name, or one needs attributes, or the key is not a string of
+            valid length.
+        TypeError: One of them is not a Limit.
     """
     for limit in limits:
         if not isinstance(limit, Limit):
@@ -164,7 +169,7 @@ def bind_in_code(limits: Sequence[Limit], key: str, keys: Keys) -> tuple[BoundLi
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What applies to one token at one revision, as :func:`bind_token` needs it."""
+    """The documents that apply to one token at one revision."""
 
     project: Project
     token: Token | None
@@ -174,7 +179,7 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One limit that a token may fall under, before its attributes are known."""
+    """One limit that may apply to a token, before the attributes of a request are known."""
 
     limit: Limit
     scope: str
@@ -187,7 +192,12 @@ class Rule:
     project: Project
 
     def bind(self, keys: Keys, attributes: Attributes, census: PartitionIndex | None = None) -> BoundLimit:
-        """Return the limit bound to the counter of these attributes; *census* is what :meth:`census` made."""
+        """
+        Return the limit bound to the counter of these attributes.
+
+        Args:
+            census: The result of :meth:`census`.
+        """
         limit, identity, value = self.limit, self.identity, ""
         if limit.partition_by:
             # With their names, for a limit may come to be partitioned by another attribute that has the same values.
@@ -198,15 +208,19 @@ class Rule:
         return BoundLimit(limit, key, *origin, census, value)
 
     def overflow(self, census: PartitionIndex) -> BoundLimit:
-        """Return the limit bound to the counter that values beyond the cap share."""
+        """Return the limit, bound to the counter that all values beyond the cap share."""
         origin = (self.scope, self.policy.id, self.policy.slug, self.override_id, self.index)
         return BoundLimit(self.limit, census.overflow, *origin, overflow=True)
 
     def census(self, keys: Keys) -> PartitionIndex | None:
         """
-        Return the census of the values that this limit is partitioned by; None: it is partitioned by none.
+        Return where the values of this limit's partition are registered.
 
-        Each project has one of its own, also for a limit that falls on everything: its flood leaves the others room.
+        Each project has a partition index of its own, even for a global limit. So a flood of values in one project
+        leaves room for the values of the others.
+
+        Returns:
+            None if the limit has no partition.
         """
         if not self.limit.partition_by:
             return None
@@ -219,10 +233,10 @@ class Rule:
 
 def rules_of(subject: Subject, now_us: int) -> tuple[Rule, ...]:
     """
-    Return all limits that a token may fall under: of the global policy, its project's and its own.
+    Return all limits that may apply to a token, from the global policy, the project's policy and its own.
 
-    A policy that a document names and the store does not have contributes nothing; the reader of documents reports it.
-    Overrides that have ended at *now_us* are left out.
+    A policy that a document names and that is not published adds nothing. The reader of documents reports it.
+    Overrides that have ended at *now_us* do not count.
     """
     project, token = subject.project, subject.token
     attached: list[tuple[str, str, tuple[str, ...], str | None]] = [
@@ -257,7 +271,7 @@ def rules_of(subject: Subject, now_us: int) -> tuple[Rule, ...]:
 
 
 def _override_for(overrides: Sequence[Override], policy: Policy, limit: Limit, now_us: int) -> Override | None:
-    """Return the first that applies; a token's stand before its project's."""
+    """Return the override that applies, or None. Those of the token come before those of its project."""
     for override in overrides:
         if (override.policy, override.limit) != (policy.id, limit.name):
             continue
@@ -270,8 +284,8 @@ def _counter(limit: Limit, identity: tuple[str, ...]) -> str:
     """
     Return the last part of a counter's key.
 
-    The letter is part of it, so another algorithm starts fresh; windows carry their length for the same reason, while
-    logs and buckets keep what they hold when it changes.
+    It begins with the letter of the algorithm, so a changed algorithm starts a new counter. The keys of windows contain
+    the length of the window, for the same reason. Logs and buckets keep their counter if the length changes.
     """
     letter = LETTERS[limit.algorithm]
     shape = ""

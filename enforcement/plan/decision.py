@@ -1,4 +1,4 @@
-"""What a decision says: allowed or not, why, what is left, and how to tell a client over HTTP."""
+"""A decision says whether a request may pass, why, what remains, and what the HTTP response is."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class Decision:
 
     @property
     def revision(self) -> int:
-        """The published revision that it obeys; 0 for limits in code."""
+        """The published revision that it follows. 0 for limits in code."""
         return self.plan.revision
 
     @property
@@ -99,17 +99,21 @@ class Decision:
 
     @property
     def decided_at_us(self) -> int:
-        """The instant that names its windows: the store's clock, or the best idea of it; 0 if no counter was read."""
+        """
+        The time of the decision by the store's clock, in microseconds since the epoch.
+
+        Without the store it is an estimate of that clock. It is 0 if no counter was read.
+        """
         return self.reply.now_us
 
     @property
     def cause(self) -> str:
-        """Why the store was asked in vain: ``timeout``, ``auth``, ``oom`` ...; empty if it was not."""
+        """Why the call to the store failed, such as ``timeout``, ``auth`` or ``oom``. Empty if no call failed."""
         return self._tried()[0]
 
     @property
     def ambiguous(self) -> bool:
-        """Whether the store was asked in vain and may have charged all the same."""
+        """Whether the call to the store failed, and the store may have charged the request nevertheless."""
         return self._tried()[1]
 
     def _tried(self) -> tuple[str, bool]:
@@ -119,7 +123,7 @@ class Decision:
 
     @property
     def status(self) -> int:
-        """The HTTP status of an answer that this decision makes: 200 when allowed."""
+        """The HTTP status of the response. 200 if the request may pass."""
         return STATUSES[self.reason]
 
     @property
@@ -135,7 +139,7 @@ class Decision:
 
     @property
     def limit(self) -> LimitState | None:
-        """The limit that decides: the denier with the longest wait, else the one with the least share left."""
+        """The limit that decides, which denies with the longest wait, or else has the least share left."""
         if isinstance(self._limit, str):
             self._limit = self._deciding()
         return self._limit
@@ -164,7 +168,7 @@ class Decision:
 
     @property
     def retry_after_ms(self) -> int | None:
-        """Milliseconds until the same request can pass; None when it passed or no wait helps."""
+        """Milliseconds until the same request can pass. None if it passed, or if no wait helps."""
         if self.reason == "degraded_denied":
             return _DEGRADED_RETRY_MS
         return None if self.allowed or self.limit is None or self.limit.hopeless else self.limit.retry_after_ms
@@ -190,7 +194,7 @@ class Decision:
 
     @property
     def shown(self) -> bool:
-        """Whether it says something of a limit: fields of a token that is refused would tell nothing true."""
+        """Whether there is a limit to show. A token that is refused has none."""
         if self.reason == "ok":
             return self.plan.enforces
         return self.limit is not None and self.status in (429, 503)
@@ -214,9 +218,9 @@ class Decision:
 
     def explain(self) -> dict[str, Any]:
         """
-        Return who made this decision: source, revision, and for each limit its policy, override and counter.
+        Return how this decision was made, with its source, its revision, and the policy and counter of each limit.
 
-        The one that decides, see :attr:`limit`, stands under ``decided_by`` once more; None: no counter decided.
+        ``decided_by`` repeats the limit that decides, see :attr:`limit`. It is None if no counter decided.
         """
         origins = [bound.origin() for bound in self.plan.bounds]
         return {
@@ -253,6 +257,6 @@ class Denied(Exception):
 
 
 def _mildness(state: LimitState) -> tuple[bool, float, float, float]:
-    """Return what sorts deniers: the hopeless, then the longest wait; of equals as among those that admit."""
+    """Return a sort key of limits that deny. Those that no wait helps come first, then those with the longest wait."""
     wait_ms = math.inf if state.retry_after_ms is None else state.retry_after_ms
     return not state.hopeless, -wait_ms, *state.tightness

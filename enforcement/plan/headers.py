@@ -1,5 +1,5 @@
 """
-The header fields that say what is left: those of the IETF draft, and those that came before it.
+Write the header fields that say what remains, in the form of the IETF draft and in older forms.
 
 Every response carries them. So the usual case works on the numbers of the store's reply, and on what is the same for
 all decisions of a plan. Limit states are made only for decisions that need them.
@@ -23,7 +23,7 @@ LIST_FIELDS: Final = frozenset({"RateLimit-Policy", "RateLimit"})
 
 
 class Described(Protocol):
-    """What header fields describe: :class:`~enforcement.plan.decision.Decision` is one."""
+    """The part of a :class:`~enforcement.plan.decision.Decision` that header fields need."""
 
     allowed: bool
     plan: Plan
@@ -44,7 +44,7 @@ class Described(Protocol):
 
     @property
     def reset_ms(self) -> int | None:
-        """Milliseconds until that limit is full again; None: never."""
+        """Milliseconds until that limit is full again. None if it never is."""
 
 
 class Preset(Protocol):
@@ -91,7 +91,7 @@ class Spelled:
 
 
 def spell(bounds: Sequence[BoundLimit]) -> tuple[Spelled, ...] | None:
-    """Return what is the same in all answers; None if the length of a calendar's windows is not."""
+    """Return what all decisions have in common, or None if the windows of a calendar differ in length."""
     if any(bound.limit.calendar not in (None, "lifetime") for bound in bounds):
         return None
     names = labels([(bound.policy_slug, bound.limit.name) for bound in bounds])
@@ -99,7 +99,7 @@ def spell(bounds: Sequence[BoundLimit]) -> tuple[Spelled, ...] | None:
 
 
 class _Cache:
-    """What a plan keeps for the fields of its decisions: :func:`spell` of its bounds, and its item if it has one."""
+    """The result of :func:`spell` for a plan, and its only item if it has just one."""
 
     __slots__ = ("only", "spelled")
 
@@ -125,13 +125,13 @@ def _spell(at: int, limit: Limit, label: str) -> Spelled:
 
 
 def labels(names: Sequence[tuple[str, str]]) -> list[str]:
-    """Name each limit so that no two share a name, by its policy and its own: two policies may both have an "rpm"."""
+    """Return a unique label for each limit. If two policies have a limit of the same name, it includes the policy."""
     own = [name for _, name in names]
     return [f"{policy}/{name}" if policy and own.count(name) > 1 else name for policy, name in names]
 
 
 def ordered(decision: Described) -> list[tuple[str, LimitState]]:
-    """Return the enforced limits with their labels as headers list them: the deciding one, then the tightest."""
+    """Return the enforced limits with their labels. The limit that decides comes first, then the tightest."""
     names = labels([(state.policy, state.name) for state in decision.limits])
     enforced = [row for row in zip(names, decision.limits, strict=True) if row[1].mode == "enforce"]
     if len(enforced) > 1:
@@ -141,7 +141,7 @@ def ordered(decision: Described) -> list[tuple[str, LimitState]]:
 
 
 def seconds(span_ms: int) -> int:
-    """Return a span in whole seconds, rounded up."""
+    """Return a span in seconds, rounded up."""
     return -(-span_ms // 1_000)
 
 
@@ -178,7 +178,7 @@ def draft_lines(decision: Described) -> list[tuple[bytes, bytes]]:
 
 
 def _by_numbers(decision: Described, spelled: Sequence[Spelled]) -> dict[str, str]:
-    """Return the same as with states; of an admission the tightest limit is the one that decides."""
+    """Return the fields of an admitted request, whose tightest limit decides, without making limit states."""
     rows = [(limit, *_limit_item(decision, limit)) for limit in spelled]
     rows.sort(key=lambda row: tightness(row[1], row[0].capacity, row[0].window_seconds))
     return {
@@ -229,7 +229,7 @@ def _openai(decision: Described) -> dict[str, str]:
 
 
 def _go_duration(span_ms: int) -> str:
-    """Spell a span as Go does: ``1s``, ``6m0s``, ``1h0m2.5s``, ``250ms``."""
+    """Return a span in the notation of Go, such as ``1s``, ``6m0s``, ``1h0m2.5s`` or ``250ms``."""
     if span_ms < 1_000:
         return f"{span_ms}ms" if span_ms else "0s"
     minutes, rest = divmod(span_ms, 60_000)

@@ -1,4 +1,4 @@
-"""The counters of one request, compiled: their keys, and what the store's functions have to know of each."""
+"""Compile the counters of one request into their keys and the numbers that the store's functions need."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Plan:
 
     @property
     def leasable(self) -> bool:
-        """Whether permits may be taken ahead: every limit is leased. One strict limit needs the store anyway."""
+        """Whether permits may be taken ahead. Every limit has to be leased, as a strict limit needs the store anyway."""
         return self.fleet is not None and bool(self.bounds) and all(bound.limit.leasable for bound in self.bounds)
 
     @property

@@ -1,4 +1,4 @@
-"""A request to be decided: what it falls under, and what it costs."""
+"""The request that a decision is made on."""
 
 from __future__ import annotations
 
