@@ -153,16 +153,16 @@ def bind_in_code(limits: Sequence[Limit], key: str, keys: Keys) -> tuple[BoundLi
     """
     for limit in limits:
         if not isinstance(limit, Limit):
-            raise TypeError(f"limits: must be Limit values, not {limit!r}; Limit.parse() makes one of a text.")
+            raise TypeError(f"limits: must be Limit values, got {limit!r}. Limit.parse() makes one from a string.")
     if not isinstance(key, str) or not 0 < len(key) <= MAX_CODE_KEY_LENGTH:
-        raise ValueError(f"key: must be a text of 1 to {MAX_CODE_KEY_LENGTH} characters.")
+        raise ValueError(f"key: must be a string of 1 to {MAX_CODE_KEY_LENGTH} characters.")
     if not 0 < len(limits) <= MAX_LIMITS_PER_REQUEST:
-        raise ValueError(f"limits: give 1 to {MAX_LIMITS_PER_REQUEST}, not {len(limits)}.")
+        raise ValueError(f"limits: must be 1 to {MAX_LIMITS_PER_REQUEST}, got {len(limits)}.")
     if len({limit.name for limit in limits}) < len(limits):
-        raise ValueError("limits: each needs a name of its own.")
+        raise ValueError("limits: names must be unique.")
     for limit in limits:
         if limit.partition_by or limit.match.to_json():
-            raise ValueError(f"limits: {limit.name!r} asks for attributes, which only check() has.")
+            raise ValueError(f"limits: {limit.name!r} needs attributes, which only check() has.")
     scope = keys.scope(fingerprint(("key", key)))
     return tuple(BoundLimit(limit, scope + _counter(limit, ()), "key", index=i) for i, limit in enumerate(limits))
 

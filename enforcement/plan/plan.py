@@ -82,7 +82,7 @@ class Plan:
 
     @property
     def leasable(self) -> bool:
-        """Whether permits may be taken ahead. Every limit has to be leased, as a strict limit needs the store anyway."""
+        """Whether permits may be taken ahead. Every limit has to be leased: a strict one needs the store anyway."""
         return self.fleet is not None and bool(self.bounds) and all(bound.limit.leasable for bound in self.bounds)
 
     @property
