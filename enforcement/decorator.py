@@ -9,20 +9,15 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from functools import wraps
 from string import Formatter
 from time import monotonic
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 from uuid import UUID
 
 from enforcement.model.keys import Keys
 from enforcement.model.limits import Limit
 from enforcement.plan.decision import Decision, Denied
 from enforcement.plan.plan import Costs, bind_in_code, check_costs
-
-if TYPE_CHECKING:
-    from enforcement import aio
-    from enforcement.limiter import Limiter
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -137,55 +132,6 @@ class Declaration:
         return self._costs(*args, **kwargs) if callable(self._costs) else self._costs
 
 
-def limit_calls(limiter: Limiter, function: Callable[P, R], rule: Declaration) -> Callable[P, R]:
-    """Return *function* behind its limits. Raises TypeError: it is a coroutine function."""
-    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
-        raise TypeError(f"{function.__qualname__}: is asynchronous; decorate it by an enforcement.aio.Limiter.")
-
-    @wraps(function)
-    def limited(*args: P.args, **kwargs: P.kwargs) -> R:
-        key = rule.key(args, kwargs)
-        if key is None:
-            return function(*args, **kwargs)
-        costs = rule.costs(args, kwargs)
-        if not rule.holds:
-            limiter.acquire(rule.limits, key, costs, max_wait=rule.max_wait)
-            return function(*args, **kwargs)
-        admission = limiter.open_admission(rule.limits, key, costs)
-        try:
-            return function(*args, **kwargs)
-        finally:
-            # The charge stays: a call that failed was made.
-            admission.free_slots()
-
-    return limited
-
-
-def limit_awaited(
-    limiter: aio.Limiter, function: CoroutineFunction[P, R], rule: Declaration
-) -> CoroutineFunction[P, R]:
-    """Return the coroutine function *function* behind its limits. Raises TypeError: it is none."""
-    if not inspect.iscoroutinefunction(function):
-        raise TypeError(f"{function.__qualname__}: is no coroutine function; decorate it by an enforcement.Limiter.")
-
-    @wraps(function)
-    async def limited(*args: P.args, **kwargs: P.kwargs) -> R:
-        key = rule.key(args, kwargs)
-        if key is None:
-            return await function(*args, **kwargs)
-        costs = rule.costs(args, kwargs)
-        if not rule.holds:
-            await limiter.acquire(rule.limits, key, costs, max_wait=rule.max_wait)
-            return await function(*args, **kwargs)
-        admission = await limiter.open_admission(rule.limits, key, costs)
-        try:
-            return await function(*args, **kwargs)
-        finally:
-            await admission.free_slots()
-
-    return limited
-
-
 def _key_of(function: Callable[..., Any], key: FunctionKey) -> Callable[..., object]:
     """Return a function of a call's arguments that makes its key."""
     if key is None:
@@ -220,4 +166,4 @@ def _fields(text: str) -> set[str]:
     return {field.partition(".")[0].partition("[")[0] for field in fields}
 
 
-__all__ = ["Declaration", "Declared", "Waiting", "declared", "has_slots", "key_text", "limit_awaited", "limit_calls"]
+__all__ = ["Declaration", "Declared", "Waiting", "declared", "has_slots", "key_text"]

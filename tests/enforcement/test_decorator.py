@@ -270,9 +270,9 @@ def test_each_limiter_decorates_its_own_kind(limiter, server):
 
     async def work(): ...
 
-    with pytest.raises(TypeError, match=r"work: is asynchronous; decorate it by an enforcement\.aio\.Limiter"):
+    with pytest.raises(TypeError, match=r"work: must not be asynchronous\. Use an enforcement\.aio\.Limiter"):
         limiter.limited("1/second")(work)
-    with pytest.raises(TypeError, match="is no coroutine function"):
+    with pytest.raises(TypeError, match="must be a coroutine function"):
         aio.Limiter(server.url).limited("1/second")(lambda: None)
 
 
