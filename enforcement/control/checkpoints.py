@@ -14,15 +14,16 @@ from dataclasses import dataclass
 from typing import Final
 
 from enforcement.lua import function
+from enforcement.model.instants import HOUR_SECONDS, SECOND_US
 from enforcement.model.keys import NAME_LENGTH, Keys
-from enforcement.model.limits import MAX_NUMBER
+from enforcement.model.sizes import MAX_NUMBER
 
 CHECKPOINT: Final = function("checkpoint")
 CHECKPOINTED: Final = function("checkpointed")
 RESTORE: Final = function("restore")
 SAY_WHOLE: Final = function("whole")
 
-SET_BACK_US: Final = 3_600_000_000
+SET_BACK_US: Final = HOUR_SECONDS * SECOND_US
 """Nothing that was read takes so long to be kept."""
 
 Call = tuple[str, list[str], list[str | int]]

@@ -9,6 +9,7 @@ from operator import attrgetter
 from redis import Redis
 from redis.exceptions import BusyLoadingError
 
+from enforcement.model.instants import time_reply_us
 from enforcement.model.keys import Keys, together
 from enforcement.model.lease_bounds import unused_max
 from enforcement.plan import commands
@@ -158,8 +159,8 @@ def _reset(client: Redis, keys: Keys, rules: list[Rule]) -> Reset:
         # In one step: what was charged before this instant is forgotten, and nothing that came after it.
         pipe.time()
         pipe.execute_command(*commands.reset(plan.keys))  # type: ignore[no-untyped-call]
-        (seconds, micros), count = pipe.execute()
-    at_us = seconds * 1_000_000 + micros
+        time, count = pipe.execute()
+    at_us = time_reply_us(time)
     durable = [(rule.tag, bound) for rule, bound in zip(rules, plan.bounds, strict=True) if bound.durable]
     named = tuple((tag, bound.key.rpartition(":")[2], bound.window_end(at_us)) for tag, bound in durable)
     return Reset(count, at_us, named)

@@ -12,12 +12,13 @@ from typing import Any, Final
 
 from enforcement.lua import function
 from enforcement.model.documents import SCHEMA, dumps
+from enforcement.model.instants import DAY_SECONDS
 from enforcement.model.keys import GLOBAL_TAG, Keys
 
 MAX_LOGGED_BYTES: Final = 262_144
 """Changes up to this size travel in the log; more of them are announced, and readers load everything."""
 
-_DAY_MS: Final = 86_400_000
+_DAY_MS: Final = DAY_SECONDS * 1_000
 
 Document = Mapping[str, Any]
 StoreCall = tuple[str, list[str], list[str | int]]

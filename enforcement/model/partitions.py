@@ -11,6 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from enforcement.model.instants import DAY_SECONDS, HOUR_SECONDS, MINUTE_SECONDS, SECOND_US
+
 if TYPE_CHECKING:
     from enforcement.model.limits import Limit
 
@@ -21,17 +23,16 @@ TRUST_SECONDS: Final = 300.0
 RETRY_SECONDS: Final = 5.0
 """How long a process keeps a value on the overflow counter before it looks for a place again."""
 
-_GRACE_US: Final = 2 * int(TRUST_SECONDS) * 1_000_000  # for trust, and for what is charged late: leases, settlements
+_GRACE_US: Final = 2 * int(TRUST_SECONDS) * SECOND_US  # for trust, and for what is charged late: leases, settlements
 _TEN_YEARS: Final = 315_360_000
-_HOUR: Final = 3_600
 # A day may have 25 hours, and a week or a month one such day.
 _CALENDAR_SECONDS: Final = {
-    "minute": 60,
-    "hour": _HOUR,
-    "day": 25 * _HOUR,
-    "week": 169 * _HOUR,
-    "month": 745 * _HOUR,
-    "year": 366 * 24 * _HOUR,
+    "minute": MINUTE_SECONDS,
+    "hour": HOUR_SECONDS,
+    "day": 25 * HOUR_SECONDS,
+    "week": 169 * HOUR_SECONDS,
+    "month": 745 * HOUR_SECONDS,
+    "year": 366 * DAY_SECONDS,
     "lifetime": _TEN_YEARS,
 }
 
@@ -58,7 +59,7 @@ class PartitionIndex:
 
 def life_us(limit: Limit) -> int:
     """Return how long a value must stand in the census, so that none is forgotten before its counter is gone."""
-    return min(_longest_seconds(limit), _TEN_YEARS) * 1_000_000 + _GRACE_US
+    return min(_longest_seconds(limit), _TEN_YEARS) * SECOND_US + _GRACE_US
 
 
 def _longest_seconds(limit: Limit) -> int:
@@ -68,7 +69,7 @@ def _longest_seconds(limit: Limit) -> int:
     if limit.algorithm == "sliding_window":
         return 2 * length
     if limit.algorithm == "token_bucket":
-        return -(-limit.capacity * length // limit.quota) if limit.quota else 25 * _HOUR
+        return -(-limit.capacity * length // limit.quota) if limit.quota else 25 * HOUR_SECONDS
     return length
 
 

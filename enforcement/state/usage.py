@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from enforcement.plan.plan import BoundLimit, Costs
     from enforcement.plan.reply import Reply
-    from enforcement.state.published import TokenEntry
+    from enforcement.state.token_cache import TokenEntry
 
 MAX_ROWS_PER_BATCH: Final = 1_000
 MAX_UNDELIVERED: Final = 8
