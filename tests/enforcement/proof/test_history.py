@@ -31,7 +31,7 @@ def test_a_whole_ledger_is_read(tmp_path):
         (
             [HEADER, DECLARED, LINE.replace('"revision":0', '"revision":0,"revision":1')],
             3,
-            "revision: must occur only once",
+            "must occur only once",
         ),
         (
             [HEADER, DECLARED, LINE.replace('"ended_at_us":2', '"ended_at_us":0')],
