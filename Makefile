@@ -1,28 +1,30 @@
-# The commands a person types. `make demo` on a fresh machine needs a Python >= 3.12 and nothing else.
+# The commands that a person types. On a fresh machine `make demo` needs only Python 3.12 or newer.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test bench lint lock clean
+.PHONY: help install demo up check test proof bench lint lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
 REQUIREMENTS := docker/requirements
-# The newest Python that the control plane runs on and that can make an environment with pip in it.
+# Print the newest Python that runs the control plane and can make an environment that has pip.
 FIND_PYTHON = for candidate in python3.14 python3.13 python3.12 /usr/bin/python3 python3; do \
 	"$$candidate" -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 12))' 2>/dev/null && echo "$$candidate" && break; done
-# What decides the contents of the environment; `install` has nothing to do while it is as it was.
+# A checksum of the files that decide what is installed. `install` does nothing while it is unchanged.
 STAMP = $$(cat $(REQUIREMENTS)/dev.txt pyproject.toml | cksum)
 
 help:
-	@echo 'make install   prepare $(VENV)'
-	@echo 'make demo      see one limit hold over three proxies'
+	@echo 'make install   create $(VENV) and install the pinned requirements'
+	@echo 'make demo      show one limit that holds over three proxies'
 	@echo 'make up        run the whole platform on this machine'
-	@echo 'make test      run every test, on SQLite and on PostgreSQL'
-	@echo 'make bench     measure decisions beside their peers'
-	@echo 'make lint      style, types, imports'
-	@echo 'make lock      pin the requirements anew'
-	@echo 'make clean     remove $(VENV), caches and var/ (data of the embedded stack)'
+	@echo 'make check     lint and run the fast tests; use it while you work'
+	@echo 'make test      run every test, on SQLite and on PostgreSQL; use it before you push'
+	@echo 'make proof     run the costly tests with full numbers, up to an hour; use it before a release'
+	@echo 'make bench     measure decisions, side by side with other libraries'
+	@echo 'make lint      check style, types, imports and tracked files'
+	@echo 'make lock      resolve and pin the requirements again'
+	@echo 'make clean     remove $(VENV), caches and var/ (the data of `make up`)'
 
 install:
 	@if [ "$$(cat $(VENV)/stamp 2>/dev/null)" = "$(STAMP)" ]; then exit 0; fi; \
@@ -45,12 +47,20 @@ demo: install
 up: install
 	@$(BIN)/python manage.py up
 
-# By file, since the tests of one share costly servers; in the order of collection, in which browsers come last.
+# Two workers. Each takes whole files, because the tests of a file share servers, and the longest files come first.
 PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
-# The stack's tests bring their own databases: once is enough for them.
+
+# The list of fast files is tests/fast.txt; `make test` keeps it up to date.
+check: lint
+	env -u DATABASE_URL $(PYTEST) --fast
+
+# Tests in tests/controlplane/stack create databases of their own, so they do not run on PostgreSQL again.
 test: install
-	env -u DATABASE_URL $(PYTEST)
+	env -u DATABASE_URL $(PYTEST) --update-tiers
 	$(BIN)/python -m tests.postgres $(PYTEST) tests/controlplane --ignore=tests/controlplane/stack
+
+proof: install
+	env -u DATABASE_URL $(PYTEST) --proof -m proof
 
 bench: install
 	@$(BIN)/python -m benchmarks
@@ -61,8 +71,9 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m tests.repository
+	$(BIN)/python -m tests.house
 
-# A universal lock: one file for every platform and Python. The smaller files take their versions from dev.txt.
+# Each file serves every platform and Python version. The smaller files take their versions from dev.txt.
 COMPILE = var/lock/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --no-annotate pyproject.toml
 lock:
 	@test -x var/lock/bin/uv || { python=$$($(FIND_PYTHON)); "$$python" -m venv var/lock; var/lock/bin/pip install --quiet 'uv>=0.13,<1'; }

@@ -26,7 +26,7 @@ from benchmarks.world import (
     world,
 )
 from enforcement.limiter import Limiter
-from enforcement.plan.plan import bind_in_code
+from enforcement.plan.binding import bind_in_code
 
 PATIENCE = 0.25
 """

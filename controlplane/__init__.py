@@ -1,4 +1,4 @@
-"""The control plane: who is limited, by what, and how it reaches every proxy."""
+"""The control plane, in which operators manage projects, tokens and limits that are published to every proxy."""
 
 from controlplane.celery import app as celery_app
 

@@ -14,7 +14,7 @@ app.autodiscover_tasks()
 @worker_init.connect
 @beat_init.connect
 def check_settings(**_: Any) -> None:
-    """Celery runs Django's checks and does not look at what they say."""
+    """Stop the process if the settings are unsafe, because Celery ignores the errors of Django's checks."""
     from django.core.exceptions import ImproperlyConfigured
 
     from controlplane.checks import refuse_unsafe_settings
@@ -22,12 +22,12 @@ def check_settings(**_: Any) -> None:
     try:
         refuse_unsafe_settings()
     except ImproperlyConfigured as exc:
-        raise SystemExit(str(exc)) from exc  # Celery logs any other exception of a receiver, and goes on
+        raise SystemExit(str(exc)) from exc  # Celery only logs any other exception of a receiver
 
 
 @worker_ready.connect
 def check_store(**_: Any) -> None:
-    """Every site has a worker, so one of its processes says at start what the store is not set to."""
+    """Log warnings about the store when a worker starts. Every installation has a worker."""
     from controlplane.checks import warn_of_store
 
     warn_of_store()
@@ -35,4 +35,4 @@ def check_store(**_: Any) -> None:
 
 @setup_logging.connect
 def keep_logging(**_: Any) -> None:
-    """Leave logging as the settings configured it: with a receiver here, Celery does not replace the handlers."""
+    """Do nothing. With a receiver of this signal, Celery keeps the logging of the settings."""

@@ -1,4 +1,4 @@
-"""What would fail at night fails at start."""
+"""Checks of the settings and of the store, which run when a process starts."""
 
 import logging
 from typing import Any
@@ -13,17 +13,17 @@ from enforcement.store.client import STORE_ERRORS
 logger = logging.getLogger(__name__)
 
 MAKE_A_KEY = "python -c 'import secrets; print(secrets.token_urlsafe(50))'"
-# Django's own measure, which it applies to deployments only.
+# The same limits as in Django's own check, which runs for deployments only.
 KEY_LENGTH = 50
 KEY_CHARACTERS = 5
 
 
 def refuse_unsafe_settings() -> None:
     """
-    Stop a server or worker that is about to start with settings under which it must not run.
+    Raise an exception if a server or worker must not start with the present settings.
 
     Raises:
-        ImproperlyConfigured: With each error and its remedy.
+        ImproperlyConfigured: The message has each error with its solution.
     """
     errors = [*debug_is_off(), *secret_key_is_secret(), *hosts_are_named(), *broker_is_one_server()]
     if errors:
@@ -31,7 +31,7 @@ def refuse_unsafe_settings() -> None:
 
 
 def warn_of_store() -> None:
-    """Log what the store's checks find, and what to do about it: nobody asks for them when a site starts."""
+    """Log the findings of the store's checks, because Django runs these checks only with ``check --deploy``."""
     for found in (*store_keeps_documents(), *store_outlives_a_restart()):
         logger.warning("%s: %s %s", found.id, found.msg, found.hint)
 
@@ -40,19 +40,19 @@ def warn_of_store() -> None:
 def debug_is_off(**_: Any) -> list[checks.CheckMessage]:
     if not settings.DEBUG or settings.ALLOW_DEBUG:
         return []
-    hint = "Unset DEBUG. On a machine that only you can reach, set SLUICEGATE_ALLOW_DEBUG=1 beside it."
-    return [checks.Error("DEBUG is on: every error page shows settings and code.", hint, id="sluicegate.E001")]
+    hint = "Unset DEBUG. On a machine that only you can reach, also set SLUICEGATE_ALLOW_DEBUG=1."
+    return [checks.Error("DEBUG: must be off, because error pages show settings and code.", hint, id="sluicegate.E001")]
 
 
 @checks.register(checks.Tags.security)
 def secret_key_is_secret(**_: Any) -> list[checks.CheckMessage]:
     try:
         key = settings.SECRET_KEY
-    except ImproperlyConfigured:  # what Django says of an empty one
+    except ImproperlyConfigured:  # raised by Django for an empty key
         key = ""
     if len(key) >= KEY_LENGTH and len(set(key)) >= KEY_CHARACTERS and not key.startswith("django-insecure-"):
         return []
-    message = "SECRET_KEY is missing, a default, or too short: sessions could be forged."
+    message = "SECRET_KEY: must be set, random and long. Otherwise sessions can be forged."
     return [checks.Error(message, f"Set SECRET_KEY to the output of: {MAKE_A_KEY}", id="sluicegate.E002")]
 
 
@@ -60,8 +60,8 @@ def secret_key_is_secret(**_: Any) -> list[checks.CheckMessage]:
 def hosts_are_named(**_: Any) -> list[checks.CheckMessage]:
     if "*" not in settings.ALLOWED_HOSTS:
         return []
-    hint = "Set ALLOWED_HOSTS to the names under which people reach this server, separated by commas."
-    return [checks.Error("ALLOWED_HOSTS allows every host name.", hint, id="sluicegate.E003")]
+    hint = "Set ALLOWED_HOSTS to the host names of this server, with commas between them."
+    return [checks.Error('ALLOWED_HOSTS: must not contain "*".', hint, id="sluicegate.E003")]
 
 
 @checks.register(checks.Tags.caches)
@@ -69,34 +69,34 @@ def broker_is_one_server(**_: Any) -> list[checks.CheckMessage]:
     scheme = settings.BROKER_URL.partition("://")[0]
     if scheme in ("redis", "rediss"):
         return []
-    message = f"Celery and the cache cannot use {scheme}://: they take the address of one server."
-    hint = "Set SLUICEGATE_BROKER_URL to redis:// or rediss:// of a server for them."
+    message = f"SLUICEGATE_BROKER_URL: must begin with redis:// or rediss://, got {scheme}://."
+    hint = "Celery and the cache use a single server. Set SLUICEGATE_BROKER_URL to its address."
     return [checks.Error(message, hint, id="sluicegate.E004")]
 
 
 @checks.register("store", deploy=True)
 def store_keeps_documents(**_: Any) -> list[checks.CheckMessage]:
-    from controlplane.publishing import store
+    from controlplane.core import store
 
     try:
         policy = store.connection(settings.PUBLISH_TIMEOUT_SECONDS).info("memory").get("maxmemory_policy")
     except STORE_ERRORS as exc:
-        hint = "Set SLUICEGATE_REDIS_URL, and see that the server runs. Changes are kept until it answers."
-        return [checks.Warning(f"The store does not answer: {exc}", hint, id="sluicegate.W005")]
+        hint = "Check SLUICEGATE_REDIS_URL, and that the server runs. Changes are saved and published later."
+        return [checks.Warning(f"The store is unavailable: {exc}", hint, id="sluicegate.W005")]
     hint = eviction_advice(policy)
     if not hint:
         return []
-    message = f"The store may evict what it holds (maxmemory-policy {policy}): lost counters admit too much."
+    message = f"The store may evict counters (maxmemory-policy {policy}). Then too many requests are allowed."
     return [checks.Warning(message, hint, id="sluicegate.W004")]
 
 
 @checks.register("store", deploy=True)
 def store_outlives_a_restart(**_: Any) -> list[checks.CheckMessage]:
-    from controlplane.publishing import store
+    from controlplane.core import store
 
     try:
         findings = [*persistence(store.connection(settings.PUBLISH_TIMEOUT_SECONDS))]
     except STORE_ERRORS:
-        return []  # store_keeps_documents() tells it
-    unwell = [finding for finding in findings if finding.level != "ok"]
-    return [checks.Warning(f"The store: {it.value}.", it.advice, id="sluicegate.W006") for it in unwell]
+        return []  # store_keeps_documents() reports it
+    problems = [finding for finding in findings if finding.level != "ok"]
+    return [checks.Warning(f"The store: {it.value}.", it.advice, id="sluicegate.W006") for it in problems]

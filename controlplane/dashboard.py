@@ -1,4 +1,4 @@
-"""The admin's first page: what is decided, who is denied, how the fleet does, what needs a hand."""
+"""The first page of the admin, with the decisions, the health of the fleet, and what needs attention."""
 
 import json
 import time
@@ -16,17 +16,18 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html
 
-from controlplane.adminsite import badge, change_url, instant, link_to, list_url
+from controlplane.adminkit.site import badge, change_url, instant, link_to, list_url
+from controlplane.core import store
 from controlplane.fleet.admin import state_of
 from controlplane.fleet.heartbeats import fleet_now
-from controlplane.fleet.models import Instance
+from controlplane.fleet.models import DEGRADED, OK, Instance
 from controlplane.policies.models import Limit, Policy
 from controlplane.projects.models import Project, Token
-from controlplane.publishing import publisher, store
+from controlplane.publishing import publisher
 from controlplane.publishing.models import OutboxEntry
 from controlplane.usage import checkpoints
 from controlplane.usage.models import UsageRow
-from controlplane.usage.rollup import start_of
+from controlplane.usage.periods import start_of
 from enforcement.store.client import STORE_ERRORS
 
 TOP = 5
@@ -37,7 +38,7 @@ COUNTS = ("allowed", "denied", "would_deny")
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A stretch of time up to now, in steps of one of the periods that usage is kept in."""
+    """A range of time that ends now, divided into steps of a period in which usage is counted."""
 
     name: str
     title: str
@@ -47,6 +48,7 @@ class Span:
     label: str
 
     def starts(self, now: datetime) -> list[datetime]:
+        """Return the start of each step, oldest first."""
         last = start_of(self.period, now)
         return [last - self.step * back for back in reversed(range(self.steps))]
 
@@ -63,7 +65,7 @@ SPANS = {
 
 
 def dashboard_callback(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
-    """Add what the first page shows to its context."""
+    """Return the context of the first page."""
     now = timezone.now()
     span = SPANS.get(request.GET.get("range", ""), SPANS["1h"])
     rows = UsageRow.objects.filter(period=span.period, at__gte=span.starts(now)[0])
@@ -76,7 +78,7 @@ def dashboard_callback(request: HttpRequest, context: dict[str, Any]) -> dict[st
         "series": [point for point in series if any(point[name] for name in COUNTS)],
         "totals": totals,
         "chart": chart(series, span),
-        "chart_told": f"{totals['allowed']:,} allowed, {totals['denied']:,} denied, {span.title.lower()}",
+        "chart_description": f"{totals['allowed']:,} allowed, {totals['denied']:,} denied, {span.title.lower()}",
         "denied_tokens": denied_tokens(rows),
         "denied_limits": denied_limits(rows),
         "health": [store_health(), outbox_health(now), *quota_health(now), *fleet_health(fleet), *cap_health(fleet)],
@@ -88,7 +90,7 @@ def dashboard_callback(request: HttpRequest, context: dict[str, Any]) -> dict[st
 
 
 def series_of(rows: QuerySet[UsageRow], span: Span, now: datetime) -> list[dict[str, Any]]:
-    """Return the sums of every step, empty ones too: a gap in a chart would look like its neighbours."""
+    """Return the sums of every step. Steps without usage are included, because the chart needs them."""
     whole = rows.filter(policy_id="", limit_name="")
     sums = {row["at"]: row for row in whole.values("at").annotate(**{name: Sum(name) for name in COUNTS})}
     nothing = dict.fromkeys(COUNTS, 0)
@@ -96,7 +98,7 @@ def series_of(rows: QuerySet[UsageRow], span: Span, now: datetime) -> list[dict[
 
 
 def chart(series: list[dict[str, Any]], span: Span) -> dict[str, str]:
-    """Return the data and options of a stacked bar chart, as the theme's script reads them."""
+    """Return the data and options of a stacked bar chart as JSON, which the theme's script reads."""
     colours = {"allowed": "var(--sg-allowed)", "denied": "var(--sg-denied)"}
     datasets = [
         {"label": name, "data": [point[name] for point in series], "backgroundColor": colour, "stack": "decisions"}
@@ -118,6 +120,7 @@ def chart(series: list[dict[str, Any]], span: Span) -> dict[str, str]:
 
 
 def denied_tokens(rows: QuerySet[UsageRow]) -> list[dict[str, Any]]:
+    """Return the most denied tokens."""
     whole = rows.filter(policy_id="", limit_name="").exclude(token_id="")
     top = _most_denied(whole.values("token_id"))
     known = Token.objects.select_related("project").in_bulk([row["token_id"] for row in top])
@@ -125,6 +128,7 @@ def denied_tokens(rows: QuerySet[UsageRow]) -> list[dict[str, Any]]:
 
 
 def denied_limits(rows: QuerySet[UsageRow]) -> list[dict[str, Any]]:
+    """Return the limits that denied most requests."""
     top = _most_denied(rows.exclude(limit_name="").values("policy_id", "limit_name"))
     known = Policy.objects.in_bulk([row["policy_id"] for row in top])
     return [row | {"link": _link(known, row["policy_id"])} for row in top]
@@ -138,24 +142,26 @@ def _most_denied(rows: Any) -> list[dict[str, Any]]:
 
 
 def _link(known: dict[str, Model], key: str) -> str:
-    """History outlives what it speaks of: an id then stands where a name was."""
+    """Return a link to the row, or its id if the row is deleted."""
     return link_to(known[key]) if key in known else key
 
 
 def store_health() -> dict[str, Any]:
+    """Return whether the store responds and has the last revision."""
     began = time.perf_counter()
     try:
         state = store.StoreState.read(store.connection(settings.PUBLISH_TIMEOUT_SECONDS))
     except STORE_ERRORS as exc:
-        return _fact("Store", badge("not reachable", "bad"), f"Changes are kept and published later. {exc}"[:160])
-    told = f"answers in {(time.perf_counter() - began) * 1000:.1f} ms"
+        return _fact("Store", badge("not reachable", "bad"), f"Changes are saved and published later. {exc}"[:160])
+    detail = f"response time {(time.perf_counter() - began) * 1000:.1f} ms"
     last = publisher.last_revision()
     if state.revision != last:
-        return _fact("Store", badge(f"at revision {state.revision}", "warn"), f"SQL is at {last}; {told}")
-    return _fact("Store", badge("reachable", "good"), f"revision {last}, {told}")
+        return _fact("Store", badge(f"at revision {state.revision}", "warn"), f"SQL is at {last}; {detail}")
+    return _fact("Store", badge("reachable", "good"), f"revision {last}, {detail}")
 
 
 def outbox_health(now: datetime) -> dict[str, Any]:
+    """Return how many changes are not published yet, and how old the oldest is."""
     pending = OutboxEntry.objects.filter(revision=None)
     count, oldest = pending.count(), pending.aggregate(at=Min("created_at"))["at"]
     url = list_url(OutboxEntry)
@@ -165,52 +171,54 @@ def outbox_health(now: datetime) -> dict[str, Any]:
 
 
 def quota_health(now: datetime) -> Iterable[dict[str, Any]]:
-    """What a store that loses everything would let through again: what passed since the last checkpoint."""
+    """Yield the age of the last checkpoint. A store that loses its data admits the requests since then once more."""
     if not checkpoints.needed():
         return
     run = checkpoints.last_run()
     if run is None:
-        yield _fact("Quotas", badge("not kept yet", "warn"), "No worker has kept the counts of long windows.")
+        yield _fact("Quotas", badge("not saved yet", "warn"), "No worker has saved the counters of long windows.")
         return
     late = now - run.at > checkpoints.LATE
-    told = format_html("{} counters of a day or longer, {}", f"{run.counters:,}", instant(run.at, now))
-    yield _fact("Quotas", badge("late", "bad") if late else badge("kept", "good"), told)
+    detail = format_html("{} counters of a day or longer, saved {}", f"{run.counters:,}", instant(run.at, now))
+    yield _fact("Quotas", badge("late", "bad") if late else badge("saved", "good"), detail)
 
 
 def fleet_health(fleet: list[Instance]) -> Iterable[dict[str, Any]]:
+    """Yield how many instances run the last revision, and how many are degraded."""
     url, last = list_url(Instance), publisher.last_revision()
     if not fleet:
-        yield _fact("Fleet", badge("no live instance", "warn"), "No process with the library reports.", url)
+        yield _fact("Fleet", badge("no live instance", "warn"), "No process with the library sends a heartbeat.", url)
         return
     current = sum(instance.revision >= last for instance in fleet)
-    degraded = sum(instance.state == "degraded" for instance in fleet)
+    degraded = sum(instance.state == DEGRADED for instance in fleet)
     all_current = badge(f"{current} of {len(fleet)} current", "good" if current == len(fleet) else "warn")
     yield _fact("Fleet", all_current, f"run revision {last}", url)
-    told = "decide by themselves, without the store" if degraded else "Every instance reaches the store."
+    detail = "These instances decide without the store." if degraded else "Every instance reaches the store."
     yield _fact(
-        "Degraded", badge(f"{degraded} degraded" if degraded else "none", "bad" if degraded else "good"), told, url
+        "Degraded", badge(f"{degraded} degraded" if degraded else "none", "bad" if degraded else "good"), detail, url
     )
 
 
 def cap_health(fleet: list[Instance]) -> Iterable[dict[str, Any]]:
-    """Say which projects have a limit that had no place for a value lately; nothing, if there are none."""
+    """Yield the projects in which a limit recently had more values than the project's cap."""
     full = sorted({limited for instance in fleet for limited in instance.overflowing})
     projects = Project.objects.in_bulk({project for project, _, _ in full})
     slugs = dict(Policy.objects.filter(pk__in={policy for _, policy, _ in full}).values_list("pk", "slug"))
     for project, limits in groupby(full, key=itemgetter(0)):
         if project in projects:
             names = ", ".join(f"{slugs.get(policy, policy)}/{name}" for _, policy, name in limits)
-            told = f"{names}: more values than its cap, and those beyond share one counter."
-            yield _fact("Values", badge(f"{projects[project]} is full", "warn"), told, change_url(projects[project]))
+            detail = f"{names}: more values than the cap allows, so the other values share one counter."
+            yield _fact("Values", badge(f"{projects[project]} is full", "warn"), detail, change_url(projects[project]))
 
 
-def _fact(name: str, state: str, told: str, url: str = "") -> dict[str, Any]:
-    return {"name": name, "state": state, "told": told, "url": url}
+def _fact(name: str, state: str, detail: str, url: str = "") -> dict[str, Any]:
+    return {"name": name, "state": state, "detail": detail, "url": url}
 
 
 def fleet_rows(fleet: list[Instance]) -> list[dict[str, Any]]:
-    # Those in trouble first: a fleet of hundreds does not fit here.
-    worst = sorted(fleet, key=lambda instance: (instance.state == "ok", instance.revision, instance.id))
+    """Return the first rows of the table of instances."""
+    # Instances with a problem come first, because a large fleet does not fit here.
+    worst = sorted(fleet, key=lambda instance: (instance.state == OK, instance.revision, instance.id))
     return [
         {
             "link": link_to(row),
@@ -224,6 +232,7 @@ def fleet_rows(fleet: list[Instance]) -> list[dict[str, Any]]:
 
 
 def expiring_tokens(now: datetime) -> list[dict[str, Any]]:
+    """Return the live tokens that expire next."""
     ending = Token.objects.live(now).filter(expires_at__lte=now + EXPIRING).select_related("project")
     return [
         {"link": link_to(token), "project": link_to(token.project), "ends": instant(token.expires_at, now)}
@@ -233,15 +242,17 @@ def expiring_tokens(now: datetime) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True, slots=True)
 class Step:
+    """A step of the installation, with the button that leads to it."""
+
     title: str
-    told: str
+    detail: str
     done: bool
     url: str
-    verb: str
+    button: str
 
 
 def first_steps(fleet: list[Instance]) -> list[dict[str, Any]]:
-    """What a new installation needs until it denies something; empty when it is all done."""
+    """Return the steps of a new installation, or an empty list if all of them are done."""
     add = {
         model: reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_add")
         for model in (Project, Policy, Token)
@@ -265,7 +276,7 @@ def first_steps(fleet: list[Instance]) -> list[dict[str, Any]]:
         ),
         Step(
             "Start a proxy with the library",
-            "It reports here by itself.",
+            "It appears here by itself.",
             bool(fleet) or decided,
             list_url(Instance),
             "See instances",

@@ -1,4 +1,4 @@
-"""The pages below /docs/: templates/docs/*.md, which are also read as files, made into HTML once a process."""
+"""The pages below /docs/. Each is a file of templates/docs, converted to HTML once in each process."""
 
 import re
 from dataclasses import dataclass
@@ -32,17 +32,22 @@ SLUGS = (
     "deployment",
     "operating",
     "settings",
+    "contributing",
 )
 EXTENSIONS = ("fenced_code", "tables", "toc", "sane_lists")
 _LINK = re.compile(r'href="([a-z-]+)\.md(#[a-z0-9-]*)?"')
 _IMAGE = re.compile(r'src="\.\./\.\./controlplane/static/([a-z/-]+\.(?:svg|png))"')
-# What tells the tests how to run a block stands in comments, which nobody needs to read.
+# Comments tell the tests how to run a block of code. Pages do not show them.
 _COMMENT = re.compile(r"<!--.*?-->\n?", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One page: its title is the text's first heading, *sections* are (id, name) of the second level."""
+    """
+    A page of the documentation.
+
+    ``title`` is the first heading, and ``sections`` has the id and name of each heading of the second level.
+    """
 
     slug: str
     title: str
@@ -56,7 +61,7 @@ class Page:
 
 @require_safe
 def page(request: HttpRequest, slug: str = INDEX) -> HttpResponse:
-    """Answer with a page of the documentation. Raises Http404."""
+    """Return a page of the documentation. Raises Http404."""
     if slug not in SLUGS:
         raise Http404("There is no such page of documentation.")
     at = SLUGS.index(slug)
@@ -70,12 +75,13 @@ def page(request: HttpRequest, slug: str = INDEX) -> HttpResponse:
 
 
 def page_url(slug: str) -> str:
+    """Return the address of a page."""
     return reverse("docs") if slug == INDEX else reverse("docs-page", args=[slug])
 
 
 @cache
 def load(slug: str) -> Page:
-    """Read a page, whose text is ours and is trusted."""
+    """Return a page. Its text is part of this project, so its HTML is trusted."""
     text = _COMMENT.sub("", (FOLDER / f"{slug}.md").read_text(encoding="utf-8"))
     reader = markdown.Markdown(extensions=EXTENSIONS)
     html = _IMAGE.sub(_to_static, _LINK.sub(_to_page, _scrollable(reader.convert(text))))
@@ -85,7 +91,7 @@ def load(slug: str) -> Page:
 
 
 def _to_page(link: re.Match[str]) -> str:
-    """Files link to each other by name, so that they can be read as files; pages by address."""
+    """Return a link between files as a link between pages."""
     return f'href="{page_url(link[1])}{link[2] or ""}"'
 
 
@@ -95,6 +101,6 @@ def _to_static(image: re.Match[str]) -> str:
 
 
 def _scrollable(html: str) -> str:
-    """What is wider than a small screen can be scrolled by keyboard too."""
+    """Return the HTML with tables and code that can be scrolled by keyboard on a small screen."""
     html = html.replace("<pre>", '<pre tabindex="0">')
     return html.replace("<table>", '<div class="scroll" tabindex="0"><table>').replace("</table>", "</table></div>")

@@ -1,4 +1,4 @@
-"""Wiring. Every value that two sites differ in comes from the environment; the rest are constants."""
+"""The settings. A value that differs between installations comes from the environment, and the rest are constants."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -17,20 +17,20 @@ env = environ.Env()
 
 
 def _kept(name: str) -> str:
-    """What `manage.py up` chose in this checkout, so that other commands reach the same stack."""
+    """Return a value that `manage.py up` has saved in this checkout, so that other commands reach the same stack."""
     path = VAR_DIR / name
     return path.read_text().strip() if path.is_file() else ""
 
 
-# What a site sets -----------------------------------------------------------------------------------------------------
+# Set by each installation ---------------------------------------------------------------------------------------------
 
 DEBUG = env.bool("DEBUG", default=False)
 ALLOW_DEBUG = env.bool("SLUICEGATE_ALLOW_DEBUG", default=False)
-# No default: a secret that is published with the code is none. checks.py says how to make one.
+# There is no default, because a secret in published code is not secret. checks.py shows how to create one.
 SECRET_KEY = env.str("SECRET_KEY", default="") or _kept("secret_key")
 ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
 CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", default=[])
-# True where visitors come over TLS, also when a proxy in front ends it and says so in X-Forwarded-Proto.
+# True if clients connect over TLS, also if a proxy terminates TLS and sends X-Forwarded-Proto.
 HTTPS = env.bool("SLUICEGATE_HTTPS", default=False)
 
 REDIS_URL = (
@@ -39,7 +39,7 @@ REDIS_URL = (
     or _kept("redis_url")
     or "redis://127.0.0.1:6379/0"
 )
-# Celery and the cache take one server: where the store is several, they have one of their own.
+# Celery and the cache need a single server. If the store is a cluster, they need a server of their own.
 BROKER_URL = env.str("SLUICEGATE_BROKER_URL", default="") or REDIS_URL
 STORE_PREFIX = env.str("SLUICEGATE_PREFIX", default="sg:")
 ENVIRONMENT_NAME = env.str("SLUICEGATE_ENVIRONMENT", default="")
@@ -74,14 +74,14 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
-    "controlplane.csp.ContentSecurityPolicy",
+    "controlplane.core.csp.ContentSecurityPolicy",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
-    "axes.middleware.AxesMiddleware",  # last: it turns a refused log-in into the lock-out answer
+    "axes.middleware.AxesMiddleware",  # last, because it replaces the response to a refused log-in
 ]
 
 ROOT_URLCONF = "controlplane.urls"
@@ -112,16 +112,16 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 STATIC_URL = "static/"
 STATICFILES_DIRS = [BASE_DIR / "controlplane" / "static"]
 STATIC_ROOT = VAR_DIR / "static"
-# Files are served from the packages that bring them: no collectstatic has to run before the first page.
+# Files are served from the installed packages, so collectstatic is not needed.
 WHITENOISE_USE_FINDERS = True
 STATIC_ROOT.mkdir(parents=True, exist_ok=True)
 
-# SQL: the truth -------------------------------------------------------------------------------------------------------
+# The database ---------------------------------------------------------------------------------------------------------
 
 DATABASES = {"default": env.db("DATABASE_URL", default=f"sqlite:///{VAR_DIR / 'controlplane.sqlite3'}")}
 if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
     DATABASES["default"]["OPTIONS"] = {
-        # A transaction takes the write lock at once: one that reads first could not get it later.
+        # A transaction takes the write lock at its start, because after a read it could not get it.
         "transaction_mode": "IMMEDIATE",
         "timeout": 10,
         "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA busy_timeout=10000;",
@@ -132,7 +132,7 @@ else:
 
 # The store ------------------------------------------------------------------------------------------------------------
 
-# The longest that a person who saves a policy waits for the store in one step; later it is Celery's business.
+# The longest time that a request waits for one reply of the store. After that, Celery publishes the change.
 PUBLISH_TIMEOUT_SECONDS = 0.25
 
 CACHES = {
@@ -141,7 +141,7 @@ CACHES = {
         "LOCATION": BROKER_URL,
         "KEY_PREFIX": f"{STORE_PREFIX}cache",
         "OPTIONS": {
-            # A cache that is away is a miss, quickly; the client's own retries would wait for seconds.
+            # An unavailable cache counts as a miss after a short time. Retries of the client would take seconds.
             "IGNORE_EXCEPTIONS": True,
             "SOCKET_CONNECT_TIMEOUT": 0.1,
             "SOCKET_TIMEOUT": 0.1,
@@ -155,14 +155,14 @@ DJANGO_REDIS_LOG_IGNORED_EXCEPTIONS = True
 
 CELERY_BROKER_URL = BROKER_URL
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
-CELERY_BROKER_CONNECTION_MAX_RETRIES = None  # however long the store is away
+CELERY_BROKER_CONNECTION_MAX_RETRIES = None  # retry however long the store is unavailable
 CELERY_BROKER_CONNECTION_TIMEOUT = 2
 CELERY_BROKER_TRANSPORT_OPTIONS = {
     "global_keyprefix": f"{STORE_PREFIX}celery:",
-    # Longer than any task may run, or a second worker would start it meanwhile.
+    # Longer than any task may run. Otherwise a second worker would start it too.
     "visibility_timeout": 300,
     "socket_connect_timeout": 2,
-    # Longer than the worker's blocking read (one second), short enough to notice a store that hangs.
+    # Longer than the worker's blocking read of one second, and short enough to detect a store that hangs.
     "socket_timeout": 5,
     "socket_keepalive": True,
     "max_retries": 3,
@@ -173,7 +173,7 @@ CELERY_WORKER_CONSUMER = "controlplane.worker:Consumer"
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_TASK_SOFT_TIME_LIMIT = 50
 CELERY_TASK_TIME_LIMIT = 60
-# A worker that dies leaves its task to the next: tasks may run twice, and say so.
+# Another worker repeats the task of a worker that dies. Every task may run twice.
 CELERY_TASK_ACKS_LATE = True
 CELERY_TASK_REJECT_ON_WORKER_LOST = True
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
@@ -181,7 +181,7 @@ CELERY_WORKER_CANCEL_LONG_RUNNING_TASKS_ON_CONNECTION_LOSS = True
 CELERY_TIMEZONE = "UTC"
 CELERY_BEAT_MAX_LOOP_INTERVAL = 1
 CELERY_BEAT_SCHEDULE_FILENAME = str(VAR_DIR / "celerybeat-schedule")
-# "expires": what a worker could not start in time is dropped, so that an outage leaves no queue behind.
+# "expires" drops a task that no worker could start in time, so that an outage leaves no queue.
 CELERY_BEAT_SCHEDULE = {
     "publish-pending": {
         "task": "controlplane.publishing.tasks.publish_pending",
@@ -233,7 +233,7 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": timedelta(hours=1),
         "options": {"expires": 3600},
     },
-    # Every hour, though a day has one report: what was missed while a worker was away is caught up.
+    # Every hour, although each day has one report, so that missed reports are written soon.
     "daily-reports": {
         "task": "controlplane.usage.tasks.daily_reports",
         "schedule": crontab(minute=10),
@@ -241,10 +241,10 @@ CELERY_BEAT_SCHEDULE = {
     },
 }
 
-# Who may come in ------------------------------------------------------------------------------------------------------
+# Authentication -------------------------------------------------------------------------------------------------------
 
 AUTHENTICATION_BACKENDS = [
-    "axes.backends.AxesStandaloneBackend",  # first: a locked-out name is refused before its password is looked at
+    "axes.backends.AxesStandaloneBackend",  # first, so that a locked-out user is refused before the password check
     "django.contrib.auth.backends.ModelBackend",
 ]
 AUTH_PASSWORD_VALIDATORS = [
@@ -256,7 +256,7 @@ AUTH_PASSWORD_VALIDATORS = [
 LOGIN_URL = "/admin/login/"
 LOGIN_REDIRECT_URL = "/admin/"
 
-# Failed log-ins are counted in SQL: a store that is away locks nobody out and lets nobody guess.
+# Failed log-ins are counted in SQL, so the lock-out does not depend on the store.
 AXES_HANDLER = "axes.handlers.database.AxesDatabaseHandler"
 AXES_FAILURE_LIMIT = 5
 AXES_COOLOFF_TIME = timedelta(minutes=15)
@@ -277,7 +277,7 @@ X_FRAME_OPTIONS = "DENY"
 if HTTPS:
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
     SECURE_SSL_REDIRECT = True
-    SECURE_REDIRECT_EXEMPT = [r"^healthz$", r"^readyz$", r"^metrics$"]  # asked from inside, without TLS
+    SECURE_REDIRECT_EXEMPT = [r"^healthz$", r"^readyz$", r"^metrics$"]  # requested inside the network, without TLS
     SECURE_HSTS_SECONDS = 365 * 24 * 3600
 DATA_UPLOAD_MAX_MEMORY_SIZE = 1024 * 1024
 
@@ -301,9 +301,9 @@ SPECTACULAR_SETTINGS = {
     "OAS_VERSION": "3.1.1",
     "SERVE_INCLUDE_SCHEMA": False,
     "SCHEMA_PATH_PREFIX": "/api/v1",
-    # What a client sends and what it gets differ: read-only fields, the secret of a token.
+    # Requests and responses differ in read-only fields and in the secret of a token.
     "COMPONENT_SPLIT_REQUEST": True,
-    # The docs page asks no other host for anything.
+    # The docs page sends no request to another host.
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "REDOC_DIST": "SIDECAR",
@@ -321,11 +321,11 @@ UNFOLD = {
     ],
     "SHOW_HISTORY": True,
     "SHOW_VIEW_ON_SITE": False,
-    "ENVIRONMENT": "controlplane.adminsite.environment",
+    "ENVIRONMENT": "controlplane.adminkit.site.environment",
     "DASHBOARD_CALLBACK": "controlplane.dashboard.dashboard_callback",
     "STYLES": [lambda request: static("controlplane/admin.css")],
     "SCRIPTS": [lambda request: static("controlplane/admin.js")],
-    # Blue in place of the theme's purple; white on 600 and 500 on the dark ground both pass 4.5 to 1.
+    # Blue in place of the theme's purple. White on 600, and 500 on the dark background, have a contrast over 4.5 to 1.
     "COLORS": {
         "primary": {
             "50": "oklch(97% .014 254.604)",
@@ -342,13 +342,13 @@ UNFOLD = {
         },
     },
     "COMMAND": {"search_models": ["projects.project", "projects.token", "policies.policy"]},
-    "SIDEBAR": {"show_search": True, "navigation": "controlplane.adminmenu.navigation"},
+    "SIDEBAR": {"show_search": True, "navigation": "controlplane.adminkit.menu.navigation"},
 }
 
 # Logs -----------------------------------------------------------------------------------------------------------------
 
-# One JSON object a line. Whatever a client put into a message leaves as \u escapes, so it can neither start a line of
-# its own nor steer the terminal that shows it.
+# One JSON object on each line. Text of a client is written with \u escapes, so it cannot start a line or control the
+# terminal.
 _LOG_PROCESSORS = [
     structlog.contextvars.merge_contextvars,
     structlog.stdlib.add_logger_name,
@@ -374,7 +374,7 @@ LOGGING = {
     "root": {"handlers": ["console"], "level": "INFO"},
     "loggers": {
         "django.server": {"handlers": ["console"], "level": "INFO", "propagate": False},
-        # Every run of every task would leave three lines, several a second. What fails is no INFO, and stays.
+        # Each run of a task would write three lines, several times a second. Failures have a higher level and stay.
         **{name: {"level": "WARNING"} for name in ("celery.beat", "celery.worker.strategy", "celery.app.trace")},
     },
 }

@@ -1,8 +1,7 @@
 from django.contrib import admin
 from django.urls import include, path
 
-from controlplane import docs
-from controlplane.api import health
+from controlplane import docs, health
 
 handler400 = "controlplane.api.problems.bad_request"
 handler403 = "controlplane.api.problems.permission_denied"
@@ -11,7 +10,7 @@ handler500 = "controlplane.api.problems.server_error"
 
 urlpatterns = [
     path("admin/", admin.site.urls),
-    path("api/v1/", include("controlplane.api.urls")),
+    path("api/v1/", include("controlplane.api_urls")),
     path("healthz", health.healthz),
     path("readyz", health.readyz),
     path("metrics", health.metrics),

@@ -7,21 +7,21 @@ from celery.worker.consumer import Consumer as CeleryConsumer
 
 class Consumer(CeleryConsumer):
     """
-    Come back soon after the broker does.
+    A consumer that reconnects within a second after the broker is back.
 
-    Celery waits two seconds longer after each failure, up to half a minute. The broker is the store, and a store that
-    came back empty is to be refilled within ten seconds.
+    Celery waits two seconds longer after each failure, up to half a minute. The broker is the store, and an empty store
+    must be filled again within ten seconds.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        # A task that ends just as the store goes is acknowledged over a transport that is closed already: kombu asks
-        # for its host name, finds none there, and would end the worker instead of connecting again.
+        # A task that ends while the store fails is acknowledged over a closed transport. There kombu raises
+        # AttributeError for the host name, which would end the worker instead of a reconnection.
         self.connection_errors = (*self.connection_errors, AttributeError)
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
-        # The same once more where the lost connection is closed with tasks that nobody has acknowledged: kombu would
-        # put them back over it. The broker has them still, or lost them with itself.
+        # The same error comes when a lost connection is closed with tasks that are not acknowledged, because kombu
+        # would return them over it. They are still in the broker, or the broker has lost them.
         with suppress(AttributeError):
             super().on_connection_error_after_connected(exc)
 

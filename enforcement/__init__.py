@@ -15,7 +15,8 @@ from enforcement.model.limits import InvalidLimit, Limit, Match, Policy
 
 if TYPE_CHECKING:
     from enforcement.limiter import Admission, Limiter
-    from enforcement.plan.decision import Decision, Denied, LimitState
+    from enforcement.plan.decision import Decision, Denied
+    from enforcement.plan.limit_state import LimitState
     from enforcement.store.errors import StoreError
 
 __all__ = [
@@ -34,7 +35,7 @@ __all__ = [
 _LATER = {
     "Decision": "enforcement.plan.decision",
     "Denied": "enforcement.plan.decision",
-    "LimitState": "enforcement.plan.decision",
+    "LimitState": "enforcement.plan.limit_state",
     "Admission": "enforcement.limiter",
     "Limiter": "enforcement.limiter",
     "StoreError": "enforcement.store.errors",

@@ -1,4 +1,8 @@
-"""The limiter for asyncio: :mod:`enforcement.limiter`, awaited. Checks that wait together share a round trip."""
+"""
+The limiter for asyncio. It has the names of :mod:`enforcement.limiter`.
+
+Checks that wait at the same time share a round trip.
+"""
 
 from __future__ import annotations
 
@@ -27,18 +31,19 @@ from enforcement.decorator import (
 )
 from enforcement.latency import Timing
 from enforcement.model.matching import Attributes
+from enforcement.plan.binding import Costs
 from enforcement.plan.commands import Steps
 from enforcement.plan.decision import Decision, Denied
-from enforcement.plan.plan import Costs, Plan
 from enforcement.plan.request import Request
 from enforcement.settings import Settings
+from enforcement.state.live_plan import LivePlan
 from enforcement.state.reservation import Reservation, new_ident
 from enforcement.store.errors import StoreError
 
 
 class Limiter(BaseLimiter):
     """
-    Decides requests for the tasks of one event loop; the names are those of :class:`enforcement.Limiter`, awaited.
+    Decide requests for the tasks of one event loop, with the names of :class:`enforcement.Limiter`.
 
     >>> async with Limiter("redis://127.0.0.1:6379/0") as limiter:
     ...     decision = await limiter.hit(Limit.parse("100/minute"), "user:42")
@@ -54,7 +59,7 @@ class Limiter(BaseLimiter):
         self._pipe.call = timing.of_awaited_calls(self._pipe.call)  # type: ignore[method-assign]
 
     async def start(self, timeout: float = START_SECONDS) -> bool:
-        """Start the background thread and wait until documents are there; see the sync limiter."""
+        """Start the background thread and wait until documents are there. See the sync limiter."""
         self._started = True
         return await asyncio.to_thread(self._engine.start, timeout)
 
@@ -75,7 +80,7 @@ class Limiter(BaseLimiter):
         await self.close()
 
     async def check(self, token: str, costs: Costs = 1, attributes: Attributes | None = None) -> Decision:
-        """Charge a request to every limit that a token falls under, or to none; see the sync limiter."""
+        """Charge a request to every limit that a token falls under, or to none. See the sync limiter."""
         plan = self._documents.derived.plans.get(token) if type(token) is str else None
         if plan is None:
             plan = await self.find_plan(token, attributes)
@@ -85,7 +90,7 @@ class Limiter(BaseLimiter):
         return begun if type(begun) is Decision else await self._ask(begun, plan, costs)
 
     async def hit(self, limits: Limits, key: str, costs: Costs = 1) -> Decision:
-        """Charge a request to limits that stand in code, all or none; see the sync limiter."""
+        """Charge a request to limits that stand in code, all or none. See the sync limiter."""
         plan = self._in_code.get((key, id(limits))) or self._plan_in_code(limits, key)
         if plan.has_slots:
             raise ValueError("limits: a concurrency limit is held, not hit; use admit().")
@@ -97,7 +102,7 @@ class Limiter(BaseLimiter):
         return await self.decide(self._plan_in_code(limits, key), 1, charge=False)
 
     async def acquire(self, limits: Limits, key: str, costs: Costs = 1, *, max_wait: float) -> Decision:
-        """Charge as :meth:`hit` does, and wait for permits where there are none; see the sync limiter."""
+        """Charge as :meth:`hit` does, and wait for permits where there are none. See the sync limiter."""
         waiting = Waiting(max_wait)
         while not (decision := await self.hit(limits, key, costs)).allowed:
             await asyncio.sleep(waiting.pause(decision))
@@ -106,9 +111,9 @@ class Limiter(BaseLimiter):
     def limited(
         self, limits: Declared, *, key: FunctionKey = None, costs: FunctionCosts = 1, max_wait: float = 0.0
     ) -> Callable[[CoroutineFunction[P, R]], CoroutineFunction[P, R]]:
-        """Return a decorator of coroutine functions; see the sync limiter."""
+        """Return a decorator of coroutine functions. See the sync limiter."""
         values = declared(limits)
-        return lambda function: limit_awaited(self, function, Declaration(function, values, key, costs, max_wait))
+        return lambda function: _limit_awaited(self, function, Declaration(function, values, key, costs, max_wait))
 
     @asynccontextmanager
     async def admit(
@@ -156,13 +161,13 @@ class Limiter(BaseLimiter):
 
     # For doors, which find a plan once and then see what it takes.
 
-    async def find_plan(self, token: object, attributes: Attributes | None) -> Plan | Decision:
+    async def find_plan(self, token: object, attributes: Attributes | None) -> LivePlan | Decision:
         """Return what a request with this token falls under, or its refusal."""
         if not self._started:
             await self.start()
         return await self._run(self._decider.finding(token, attributes))  # type: ignore[no-any-return]
 
-    def by_fields(self, fields: Iterable[tuple[bytes, bytes]]) -> Plan | None:
+    def by_fields(self, fields: Iterable[tuple[bytes, bytes]]) -> LivePlan | None:
         """Return the plan that is at hand for the ``Authorization`` field of a request, if it has just one."""
         found = None
         for name, value in fields:
@@ -175,17 +180,17 @@ class Limiter(BaseLimiter):
     def keep_field(self, field: bytes | None, token: str) -> None:
         """Have the plan of *token* at hand by the field that it came in, if it needs no more than a decision."""
         derived = self._engine.documents.derived
-        plan: Plan | None = derived.plans.get(token)
+        plan: LivePlan | None = derived.plans.get(token)
         if field is not None and plan is not None and not (plan.has_slots or plan.has_charge_on):
             derived.keep(field, plan, header=True)
 
-    async def admit_plan(self, plan: Plan, costs: Costs) -> Admission:
+    async def admit_plan(self, plan: LivePlan, costs: Costs) -> Admission:
         """Open an admission for a plan that :meth:`find_plan` returned. Raises Denied."""
         admission = await self._reserve(plan, costs)
         self._engine.slots.keep(admission.reservation)
         return admission
 
-    async def _reserve(self, plan: Plan, costs: Costs) -> Admission:
+    async def _reserve(self, plan: LivePlan, costs: Costs) -> Admission:
         """Make the reservation. If the task is cancelled meanwhile, give back what the store may have charged."""
         ident = new_ident()
         deciding = asyncio.ensure_future(self.decide(plan, costs, ident=ident))
@@ -198,21 +203,21 @@ class Limiter(BaseLimiter):
             raise Denied(decision)
         return Admission(self, self._engine.reservation(plan, costs, decision, ident))
 
-    async def _give_back(self, deciding: Awaitable[Decision], plan: Plan, costs: Costs, ident: str) -> None:
+    async def _give_back(self, deciding: Awaitable[Decision], plan: LivePlan, costs: Costs, ident: str) -> None:
         """Give back what a decision charged after its caller was cancelled."""
         decision = await deciding
         if decision.allowed:
             await self._run(self._engine.reservation(plan, costs, decision, ident).cancelling())
 
-    async def decide(self, plan: Plan, costs: Costs, *, charge: bool = True, ident: str = "") -> Decision:
-        """Return the decision on a plan; *charge* and *ident* as in :class:`~enforcement.plan.request.Request`."""
+    async def decide(self, plan: LivePlan, costs: Costs, *, charge: bool = True, ident: str = "") -> Decision:
+        """Return the decision on a plan. Arguments are those of :class:`~enforcement.plan.request.Request`."""
         begun = self._begin(plan, costs, charge, ident)
         return begun if type(begun) is Decision else await self._ask(begun, plan, costs, charge, ident)
 
     async def _ask(
-        self, command: Decision | bytes | None, plan: Plan, costs: Costs, charge: bool = True, ident: str = ""
+        self, command: Decision | bytes | None, plan: LivePlan, costs: Costs, charge: bool = True, ident: str = ""
     ) -> Decision:
-        """Return the decision that takes a call to the store, or several; *command* as ``begin`` returned it."""
+        """Return a decision that needs the store, given the *command* that ``begin`` returned."""
         decider, came = self._decider, None
         if command is not None:
             try:
@@ -255,8 +260,31 @@ class Limiter(BaseLimiter):
             return stop.value
 
 
+def _limit_awaited(limiter: Limiter, function: CoroutineFunction[P, R], rule: Declaration) -> CoroutineFunction[P, R]:
+    """Return the coroutine function *function* behind its limits. Raises TypeError: it is none."""
+    if not inspect.iscoroutinefunction(function):
+        raise TypeError(f"{function.__qualname__}: is no coroutine function; decorate it by an enforcement.Limiter.")
+
+    @wraps(function)
+    async def limited(*args: P.args, **kwargs: P.kwargs) -> R:
+        key = rule.key(args, kwargs)
+        if key is None:
+            return await function(*args, **kwargs)
+        costs = rule.costs(args, kwargs)
+        if not rule.holds:
+            await limiter.acquire(rule.limits, key, costs, max_wait=rule.max_wait)
+            return await function(*args, **kwargs)
+        admission = await limiter.open_admission(rule.limits, key, costs)
+        try:
+            return await function(*args, **kwargs)
+        finally:
+            await admission.free_slots()
+
+    return limited
+
+
 class Admission:
-    """A request that was admitted, and what it holds until it ends; see :class:`enforcement.limiter.Admission`."""
+    """A request that was admitted, and what it holds until it ends. See :class:`enforcement.limiter.Admission`."""
 
     def __init__(self, limiter: Limiter, reservation: Reservation) -> None:
         self.decision = reservation.decision

@@ -13,8 +13,8 @@ from enforcement.latency import Listener, Timing
 from enforcement.model.keys import DEFAULT_PREFIX
 from enforcement.model.limits import Limit
 from enforcement.model.matching import Attributes
-from enforcement.plan.plan import Plan
 from enforcement.settings import DEFAULT_TIMEOUT, DEFAULT_URL, Settings
+from enforcement.state.live_plan import LivePlan
 from enforcement.stats import Stats
 
 START_SECONDS = 1.0
@@ -118,7 +118,7 @@ class BaseLimiter:
     def _time_calls(self, timing: Timing) -> None:
         raise NotImplementedError
 
-    def _plan_in_code(self, limits: Limits, key: str) -> Plan:
+    def _plan_in_code(self, limits: Limits, key: str) -> LivePlan:
         if not self._started:
             self._started = True
             self._engine.start_quietly()

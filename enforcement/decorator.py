@@ -16,8 +16,8 @@ from uuid import UUID
 
 from enforcement.model.keys import Keys
 from enforcement.model.limits import Limit
+from enforcement.plan.binding import Costs, bind_in_code, check_costs
 from enforcement.plan.decision import Decision, Denied
-from enforcement.plan.plan import Costs, bind_in_code, check_costs
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -1,4 +1,4 @@
-"""The limiter for threads: check, hit, peek, admit, reset. ``enforcement.aio`` has the same names, awaited."""
+"""The limiter for threads. :mod:`enforcement.aio` has the same names for asyncio."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ from enforcement.decorator import (
 )
 from enforcement.latency import Timing
 from enforcement.model.matching import Attributes
+from enforcement.plan.binding import Costs
 from enforcement.plan.commands import Steps
 from enforcement.plan.decision import Decision, Denied
-from enforcement.plan.plan import Costs, Plan
 from enforcement.plan.request import Request
 from enforcement.settings import Settings
+from enforcement.state.live_plan import LivePlan
 from enforcement.state.reservation import Reservation, new_ident
 from enforcement.store.errors import StoreError
 
@@ -84,8 +85,8 @@ class Limiter(BaseLimiter):
 
         Args:
             token: The credential as the client sent it.
-            costs: Permits: a whole number of requests, or a mapping of units. A unit that a mapping leaves out costs
-                0, but ``requests``, which costs 1 then.
+            costs: An integer number of requests, or a mapping of units to integers. A unit that a mapping leaves out
+                costs 0, but ``requests`` costs 1.
             attributes: Name-value pairs that limits match on or are partitioned by.
         Returns:
             The decision. An unknown, revoked or expired token is a denial with its own reason, not an error.
@@ -119,7 +120,7 @@ class Limiter(BaseLimiter):
         return begun if type(begun) is Decision else self._ask(begun, plan, costs)
 
     def peek(self, limits: Limits, key: str) -> Decision:
-        """Return the decision on a request of cost 1 and charge nothing; ``remaining`` is what is left now."""
+        """Return the decision on a request of cost 1, and charge nothing. ``remaining`` is what remains now."""
         return self.decide(self._plan_in_code(limits, key), 1, charge=False)
 
     def acquire(self, limits: Limits, key: str, costs: Costs = 1, *, max_wait: float) -> Decision:
@@ -162,7 +163,7 @@ class Limiter(BaseLimiter):
                 cannot be used.
         """
         values = declared(limits)
-        return lambda function: limit_calls(self, function, Declaration(function, values, key, costs, max_wait))
+        return lambda function: _limit_calls(self, function, Declaration(function, values, key, costs, max_wait))
 
     @contextmanager
     def admit(
@@ -208,7 +209,7 @@ class Limiter(BaseLimiter):
         Use this where a ``with`` block cannot span the request. Arguments and errors are those of :meth:`admit`.
         """
         check_subject(token, key, attributes)
-        plan: Plan | Decision
+        plan: LivePlan | Decision
         plan = self.find_plan(token, attributes) if isinstance(token, str) else self._plan_in_code(token, key or "")
         if isinstance(plan, Decision):
             raise Denied(plan)
@@ -226,13 +227,13 @@ class Limiter(BaseLimiter):
 
     # For doors, which find a plan once and then see what it takes.
 
-    def find_plan(self, token: object, attributes: Attributes | None) -> Plan | Decision:
+    def find_plan(self, token: object, attributes: Attributes | None) -> LivePlan | Decision:
         """Return what a request with this token falls under, or its refusal."""
         if not self._started:
             self.start()
         return self._run(self._decider.finding(token, attributes))  # type: ignore[no-any-return]
 
-    def admit_plan(self, plan: Plan, costs: Costs) -> Admission:
+    def admit_plan(self, plan: LivePlan, costs: Costs) -> Admission:
         """Open an admission for a plan that :meth:`find_plan` returned. Raises Denied."""
         ident = new_ident()
         decision = self.decide(plan, costs, ident=ident)
@@ -242,15 +243,15 @@ class Limiter(BaseLimiter):
         self._engine.slots.keep(admission.reservation)
         return admission
 
-    def decide(self, plan: Plan, costs: Costs, *, charge: bool = True, ident: str = "") -> Decision:
-        """Return the decision on a plan; *charge* and *ident* as in :class:`~enforcement.plan.request.Request`."""
+    def decide(self, plan: LivePlan, costs: Costs, *, charge: bool = True, ident: str = "") -> Decision:
+        """Return the decision on a plan. Arguments are those of :class:`~enforcement.plan.request.Request`."""
         begun = self._begin(plan, costs, charge, ident)
         return begun if type(begun) is Decision else self._ask(begun, plan, costs, charge, ident)
 
     def _ask(
-        self, command: Decision | bytes | None, plan: Plan, costs: Costs, charge: bool = True, ident: str = ""
+        self, command: Decision | bytes | None, plan: LivePlan, costs: Costs, charge: bool = True, ident: str = ""
     ) -> Decision:
-        """Return the decision that takes a call to the store, or several; *command* as ``begin`` returned it."""
+        """Return a decision that needs the store, given the *command* that ``begin`` returned."""
         decider, came = self._decider, None
         if command is not None:
             try:
@@ -276,6 +277,30 @@ class Limiter(BaseLimiter):
                     command = steps.send(reply)
         except StopIteration as stop:
             return stop.value
+
+
+def _limit_calls(limiter: Limiter, function: Callable[P, R], rule: Declaration) -> Callable[P, R]:
+    """Return *function* behind its limits. Raises TypeError: it is a coroutine function."""
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        raise TypeError(f"{function.__qualname__}: is asynchronous; decorate it by an enforcement.aio.Limiter.")
+
+    @wraps(function)
+    def limited(*args: P.args, **kwargs: P.kwargs) -> R:
+        key = rule.key(args, kwargs)
+        if key is None:
+            return function(*args, **kwargs)
+        costs = rule.costs(args, kwargs)
+        if not rule.holds:
+            limiter.acquire(rule.limits, key, costs, max_wait=rule.max_wait)
+            return function(*args, **kwargs)
+        admission = limiter.open_admission(rule.limits, key, costs)
+        try:
+            return function(*args, **kwargs)
+        finally:
+            # The charge stays: a call that failed was made.
+            admission.free_slots()
+
+    return limited
 
 
 class Admission:

@@ -2,20 +2,20 @@ from collections.abc import Iterator
 
 import pytest
 import redis
+from django.test import TransactionTestCase
 
 from enforcement.embedded import ValkeyServer
+from tests.emptying import empty
+
+pytest_plugins = ["tests.tiers"]
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """
-    Put the files with browser tests last.
-
-    Playwright's event loop runs in the thread of the tests from the first of them to the end of the run; a test that
-    starts a loop of its own could not run after it.
-    """
-    browsing = {item.path for item in items if "page" in getattr(item, "fixturenames", ())}
-    items.sort(key=lambda item: item.path in browsing)
+@pytest.fixture(scope="session", autouse=True)
+def quick_emptying() -> Iterator[None]:
+    """Tests that commit leave an empty database behind in milliseconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TransactionTestCase, "_fixture_teardown", empty)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -18,3 +18,9 @@ if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
     # Not in memory: threads and other processes of a test see the same rows.
     name = Path(tempfile.gettempdir()) / f"sluicegate-test-{os.getpid()}.sqlite3"
     DATABASES["default"]["TEST"] = {"NAME": str(name)}
+
+# Every test client builds the middleware anew. Production looks for the static files once; here that would take 50 ms
+# a request. Tests that run the whole platform use the settings of production.
+WHITENOISE_AUTOREFRESH = True
+# The usual hash takes a third of a second by design, and a test of a page needs only to log in.
+PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]

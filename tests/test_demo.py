@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from controlplane.demo.stage import claim
-from controlplane.demo.telling import Teller
+from controlplane.demo.environment import claim
+from controlplane.demo.reporter import Reporter
 from controlplane.stack.locks import StackError
 from tests.repository import ROOT
 
@@ -51,8 +51,9 @@ def lines_of(terminal: int) -> Iterator[str]:
             return
 
 
+@pytest.mark.proof(times=3)
 def test_demo_proves_all_seven_points_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    """Without a terminal it stops by itself, with 0 because every check held."""
+    """Without a terminal it stops by itself, with 0 because every check passed."""
     directory = tmp_path / "demo"
 
     played = subprocess.run(
@@ -63,12 +64,13 @@ def test_demo_proves_all_seven_points_and_leaves_nothing_behind(tmp_path: Path) 
     assert played.returncode == 0, said + played.stderr
     assert [line[0] for line in said.splitlines() if line[:1].isdigit()] == ["1", "2", "3", "4", "5", "6", "7"]
     assert "✗" not in said
-    for proof in ("100 pass", "200 get 429", "50 more pass", "401 from all three", "150 of 150 in all", "caught up"):
+    for proof in ("100 pass", "200 get 429", "50 more pass", "401 from all three", "150 of 150 in total", "caught up"):
         assert proof in said
     assert "/admin/   user admin, password" in said
     assert running(directory) == []
 
 
+@pytest.mark.proof(times=3)
 @pytest.mark.parametrize("until", ["Starting Valkey", "1  A project"])
 def test_demo_on_a_terminal_is_stopped_by_a_signal_at_any_time(tmp_path: Path, until: str) -> None:
     """Whatever runs by then is stopped; the end before the end is no success."""
@@ -97,19 +99,19 @@ def test_directory_with_foreign_files_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_one_check_that_fails_fails_the_whole() -> None:
-    """The sum repeats what did not hold."""
+    """The summary repeats the failed checks."""
     said: list[str] = []
-    teller = Teller(said.append)
-    teller.check(True, "holds")
-    teller.check(False, "does not hold")
+    reporter = Reporter(said.append)
+    reporter.check(True, "holds")
+    reporter.check(False, "does not hold")
 
-    assert teller.sum_up() is False
-    assert said[-2:] == ["1 of 2 checks did not hold:", "   ✗ does not hold"]
+    assert reporter.summarize() is False
+    assert said[-2:] == ["1 of 2 checks failed:", "   ✗ does not hold"]
 
 
 def test_marks_are_spelled_in_letters_where_the_terminal_has_no_others() -> None:
     """An ASCII terminal shows the demo too."""
     said: list[str] = []
-    Teller(said.append, "ascii").check(True, "holds")
+    Reporter(said.append, "ascii").check(True, "holds")
 
     assert said == ["   ok holds"]

@@ -1,4 +1,4 @@
-"""Who asks, by management key, and what that key may do: nothing, unless it says so."""
+"""Authentication by management key, and the scopes that a key must have."""
 
 import hmac
 import logging
@@ -31,13 +31,14 @@ USED_PRECISION = timedelta(minutes=1)
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """The rows that a key may see. ``project_ids`` None: those of every project."""
+    """The rows that a key may see. With ``project_ids`` None it may see those of every project."""
 
     key: ManagementKey
     project_ids: frozenset[str] | None
 
     @classmethod
     def of(cls, key: ManagementKey) -> "Access":
+        """Return the access of a key, which is limited if the key names projects."""
         return cls(key, frozenset(key.projects.values_list("pk", flat=True)) or None)
 
     def projects(self) -> QuerySet[Project]:
@@ -47,7 +48,7 @@ class Access:
         return self._within(Token.objects.all(), "project__in")
 
     def policies(self) -> QuerySet[Policy]:
-        """Its projects' own policies, and the shared ones, which its projects may use."""
+        """Return the policies of the key's projects and the shared ones, which every project may use."""
         if self.project_ids is None:
             return Policy.objects.all()
         return Policy.objects.filter(Q(project=None) | Q(project__in=self.project_ids))
@@ -61,7 +62,7 @@ class Access:
         return Override.objects.filter(Q(project__in=self.project_ids) | Q(token__project__in=self.project_ids))
 
     def owns(self, project_id: str | None) -> bool:
-        """Whether it may change what belongs to this project, or, for None, to all of them."""
+        """Return whether the key may change rows of this project, or, for None, rows that belong to no project."""
         return self.project_ids is None or project_id in self.project_ids
 
     def _within(self, rows: QuerySet[Any], lookup: str) -> QuerySet[Any]:
@@ -69,34 +70,36 @@ class Access:
 
 
 class LimitedKey(Problem):
-    """The key is limited to projects, and what was asked for is not."""
+    """Raised if a key that is limited to projects asks for something that concerns all of them."""
 
     status_code = 403
-    default_detail = "This key is limited to its projects, and this concerns all of them."
+    default_detail = "This key is limited to some projects, and the request concerns all of them."
     default_code = "key_limited_to_projects"
 
 
 class ManagementKeyAuthentication(BaseAuthentication):
     def authenticate(self, request: Request) -> tuple[AnonymousUser, Access] | None:
         """
-        Return what the request's key may see, None without an Authorization header.
+        Return the access of the request's key, or None if there is no Authorization header.
 
         Raises:
-            AuthenticationFailed: The header holds no live key; unknown, revoked and expired ones are told the same.
+            AuthenticationFailed: The header holds no live key. The message is the same for an unknown, a revoked and an
+                expired key.
         """
         header = request.headers.get("Authorization")
         if header is None:
             return None
         scheme, _, secret = header.partition(" ")
         if scheme.lower() != "bearer":
-            raise AuthenticationFailed("Use the scheme Bearer: Authorization: Bearer sg_mgmt_...")
+            raise AuthenticationFailed("Authorization must use the scheme Bearer, as in: Bearer sg_mgmt_...")
         return AnonymousUser(), Access.of(self.key(secret.strip(), timezone.now()))
 
     def key(self, secret: str, now: datetime) -> ManagementKey:
+        """Return the live key with this secret. Raises AuthenticationFailed."""
         if not tokens.is_well_formed(secret):
             raise AuthenticationFailed(UNKNOWN)
         if not secret.startswith("sg_mgmt_"):
-            raise AuthenticationFailed("This is a project's token. The REST API wants a management key, sg_mgmt_...")
+            raise AuthenticationFailed("This is a token of a project. Send a management key, which begins sg_mgmt_.")
         digest = tokens.digest(secret)
         key = ManagementKey.objects.live(now).filter(digest=digest).first()
         if key is None or not hmac.compare_digest(key.digest, digest):
@@ -112,26 +115,27 @@ def _remember_use(key: ManagementKey, now: datetime) -> None:
     if key.last_used_at and key.last_used_at > now - USED_PRECISION:
         return
     try:
-        # Of requests that come at once, one writes: the others find the new time.
+        # Of several requests at the same time only one writes, because the others find the new time.
         unused = Q(last_used_at=None) | Q(last_used_at__lte=now - USED_PRECISION)
         ManagementKey.objects.filter(unused, pk=key.pk).update(last_used_at=now)
     except OperationalError as exc:
-        logger.warning("The last use of %s was not written down: %s", key, exc)
+        logger.warning("The last use of the management key %s was not saved: %s", key, exc)
 
 
 class HasScope(BasePermission):
     def has_permission(self, request: Request, view: Any) -> bool:
         """
-        Ask for the scope that the view names for what is asked of it. What names none is nobody's.
+        Return whether the key has the scope that the view names for this action. Without a scope, no key may do it.
 
         Raises:
-            Problem: The key lacks the scope, or is limited to projects where the view speaks of all.
+            NotAuthenticated: The request shows no key.
+            Problem: The key lacks the scope, or it is limited to projects and the action concerns all of them.
         """
         access = request.auth
         if not isinstance(access, Access):
-            raise NotAuthenticated("Show a management key: Authorization: Bearer sg_mgmt_...")
+            raise NotAuthenticated("Send a management key in the header Authorization, as in: Bearer sg_mgmt_...")
         if request.method not in view.allowed_methods:
-            return True  # the view's answer is 405
+            return True  # the view then answers with 405
         scope = view.required_scope()
         if scope is None:
             return False
@@ -153,5 +157,5 @@ class BearerScheme(OpenApiAuthenticationExtension):
     name = "managementKey"
 
     def get_security_definition(self, auto_schema: Any) -> dict[str, str]:
-        how = "A management key, made in the admin or by `manage.py create_management_key`."
+        how = "A management key, created in the admin or by `manage.py create_management_key`."
         return {"type": "http", "scheme": "bearer", "bearerFormat": "sg_mgmt_", "description": how}

@@ -1,4 +1,4 @@
-"""The OpenAPI document, the page that shows it, and the answer to every address that is neither of ours."""
+"""The OpenAPI document, the page that shows it, and the response for unknown addresses."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ class OpenApi(SpectacularAPIView):
 
 
 class Documentation(SpectacularSwaggerSplitView):
-    """Swagger UI, from the packages that bring it: no other host is asked for anything."""
+    """Swagger UI, served from an installed package without any request to another host."""
 
     authentication_classes = ()
     permission_classes = (AllowAny,)
@@ -34,7 +34,7 @@ class NoSuchPath(APIView):
     permission_classes = (AllowAny,)
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
-        """Raises NotFound, whatever the method."""
+        """Raise NotFound for every method."""
         super().initial(request, *args, **kwargs)
-        hint = "Addresses have no slash at the end." if request.path.endswith("/") else "/api/v1/docs/ lists them all."
+        hint = "Addresses have no slash at the end." if request.path.endswith("/") else "/api/v1/docs/ lists them."
         raise NotFound(f"There is nothing at this address. {hint}")

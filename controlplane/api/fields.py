@@ -1,4 +1,4 @@
-"""Fields that take what is sent for what it is: "1" is no number, 1 no text, and nothing is trimmed or rounded."""
+"""Strict fields, which accept only a value of their own JSON type and never convert, trim or round it."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -12,12 +12,12 @@ from rest_framework import serializers
 from controlplane.policies.models import Limit
 
 MAX_NUMBER = 2**53 - 1
-# Instants are published in microseconds, which enforcers read up to 2**53.
+# Instants are published in microseconds, and enforcers read integers up to 2**53.
 LATEST = datetime(2255, 1, 1, tzinfo=UTC)
 
 
-class TextField(serializers.CharField):
-    default_error_messages = {"invalid": "Must be a text."}
+class StringField(serializers.CharField):
+    default_error_messages = {"invalid": "Must be a string."}
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"trim_whitespace": False, **options})
@@ -30,10 +30,10 @@ class TextField(serializers.CharField):
         return super().to_internal_value(data)
 
 
-class WholeField(serializers.IntegerField):
+class StrictIntegerField(serializers.IntegerField):
     default_error_messages = {
-        "invalid": "Must be a whole number.",
-        "fraction": "Must be a whole number, written without a decimal point.",
+        "invalid": "Must be an integer.",
+        "fraction": "Must be an integer, written without a decimal point.",
     }
 
     def __init__(self, **options: Any) -> None:
@@ -47,7 +47,7 @@ class WholeField(serializers.IntegerField):
         return data
 
 
-class TruthField(serializers.BooleanField):
+class StrictBooleanField(serializers.BooleanField):
     default_error_messages = {"invalid": "Must be true or false."}
 
     def to_internal_value(self, data: Any) -> bool:
@@ -57,11 +57,11 @@ class TruthField(serializers.BooleanField):
 
 
 class InstantField(serializers.DateTimeField):
-    """RFC 3339 with its offset in; UTC with Z out."""
+    """An instant as RFC 3339 writes it. A client sends it with an offset and receives it in UTC."""
 
     default_error_messages = {
-        "invalid": "Must be a time with its offset, like 2026-12-01T12:00:00Z.",
-        "range": "Must lie between the years 1970 and 2255.",
+        "invalid": "Must be an RFC 3339 time with an offset, such as 2026-12-01T12:00:00Z.",
+        "range": "Must be between the years 1970 and 2255.",
     }
 
     def __init__(self, **options: Any) -> None:
@@ -85,9 +85,15 @@ def _instant(value: Any) -> datetime | None:
 
 @extend_schema_field({"type": "string"})
 class ReferenceField(serializers.Field):
-    """Another row, by its slug or id, among those that the key may see; ``rows`` is a method of Access."""
+    """
+    A reference to a row that the key may see, by the row's slug or id.
 
-    default_error_messages = {"invalid": "Must be a text.", "does_not_exist": "There is no {kind} {value!r}."}
+    Args:
+        rows: The name of the method of Access that returns the rows.
+        by: The column that names a row.
+    """
+
+    default_error_messages = {"invalid": "Must be a string.", "does_not_exist": "There is no {kind} {value!r}."}
 
     def __init__(self, rows: str, by: str = "slug", **options: Any) -> None:
         super().__init__(**options)
@@ -103,6 +109,7 @@ class ReferenceField(serializers.Field):
         return found
 
     def find(self, rows: QuerySet[Any], value: str) -> Model | None:
+        """Return the row that *value* names, or None."""
         return rows.filter(**{self.by: value}).first()
 
     def to_representation(self, value: Model) -> str:
@@ -111,7 +118,7 @@ class ReferenceField(serializers.Field):
 
 @extend_schema_field({"type": "string", "example": "free/per-minute"})
 class LimitReferenceField(ReferenceField):
-    """A limit as "policy-slug/limit-name"; the name may hold further slashes."""
+    """A reference to a limit, written as "policy-slug/limit-name". The name may contain slashes."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__("limits", **options)

@@ -1,4 +1,4 @@
-"""A limit as the OpenAPI document shows it: the rules of enforcement.model.limits, as far as a schema can say them."""
+"""The schema of a limit in the OpenAPI document, with the rules that a JSON schema can express."""
 
 from typing import Any
 
@@ -12,44 +12,44 @@ _PATTERN = {"type": "string", "maxLength": 256}
 
 LIMIT: dict[str, Any] = {
     "type": "object",
-    "description": "What it counts, how many, in which window, and whom it falls on.",
+    "description": "What is counted, how many are allowed, in which window, and for which requests.",
     "additionalProperties": False,
     "required": ["name", "quota"],
     "properties": {
         "name": {
             "type": "string",
             "pattern": "^[A-Za-z0-9][A-Za-z0-9._:/-]{0,63}$",
-            "description": "Its identity within the policy: a limit that keeps its name keeps its usage and overrides.",
+            "description": "Identifies the limit in its policy. A limit that keeps its name keeps usage and overrides.",
             "example": "per-minute",
         },
         "algorithm": {"type": "string", "enum": list(ALGORITHMS), "default": "fixed_window"},
-        "quota": {**_NUMBER, "description": "Permits a window; 0 denies all.", "example": 100},
+        "quota": {**_NUMBER, "description": "Permits in each window. 0 denies every request.", "example": 100},
         "window_seconds": {
             "type": ["integer", "null"],
             "minimum": 1,
             "maximum": 31_622_400,
-            "description": "Required, unless there is a calendar. Of a concurrency limit the life of a slot.",
+            "description": "Required without a calendar. For concurrency, the lifetime of a slot.",
             "example": 60,
         },
         "calendar": {
             "type": ["string", "null"],
             "enum": [*CALENDARS, None],
-            "description": "In place of window_seconds, for fixed_window only.",
+            "description": "Used in place of window_seconds, with fixed_window only.",
         },
-        "time_zone": {"type": "string", "maxLength": 64, "default": "UTC", "description": "IANA name; of a calendar."},
+        "time_zone": {"type": "string", "maxLength": 64, "default": "UTC", "description": "IANA name, for a calendar."},
         "anchor": {
             "oneOf": [
                 {"type": "integer", "minimum": 1, "maximum": 31},
                 {"type": "string", "pattern": r"^[0-9]{2}[:-][0-9]{2}$"},
                 {"type": "null"},
             ],
-            "description": 'Begin of a calendar window: month 1-31, week 1-7 (Monday 1), day "HH:MM", year "MM-DD".',
+            "description": 'Start of a calendar window: month 1-31, week 1-7 (Monday 1), day "HH:MM", year "MM-DD".',
         },
         "burst": {
             "type": ["integer", "null"],
             "minimum": 1,
             "maximum": MAX_NUMBER,
-            "description": "Capacity of a token_bucket; null: its quota.",
+            "description": "Capacity of a token_bucket. If null, the quota.",
         },
         "unit": {"type": "string", "pattern": "^[a-z][a-z0-9_]{0,31}$", "default": "requests"},
         "partition_by": {
@@ -57,16 +57,16 @@ LIMIT: dict[str, Any] = {
             "items": {"type": "string", "pattern": "^[a-z][a-z0-9._-]{0,63}$"},
             "maxItems": 4,
             "uniqueItems": True,
-            "description": "Attributes of a request that get a counter for each of their values.",
+            "description": "Attributes of a request. Each of their values has a counter of its own.",
             "example": ["ip"],
         },
         "match": {
             "type": "object",
             "additionalProperties": False,
-            "description": "The requests it falls on; empty: all.",
+            "description": "The requests to which the limit applies. If empty, all.",
             "properties": {
                 "methods": {"type": "array", "items": {"type": "string", "pattern": "^[A-Z]{1,16}$"}, "maxItems": 16},
-                "path": {**_PATTERN, "description": "A glob over the whole path."},
+                "path": {**_PATTERN, "description": "A glob that matches the whole path."},
                 "attributes": {
                     "type": "object",
                     "maxProperties": 16,
@@ -74,17 +74,22 @@ LIMIT: dict[str, Any] = {
                     "additionalProperties": {
                         "oneOf": [_PATTERN, {"type": "array", "items": _PATTERN, "minItems": 1, "maxItems": 64}]
                     },
-                    "description": "A value, a glob, or a list of values, for each name.",
+                    "description": "For each name a value, a glob, or a list of values.",
                 },
             },
         },
-        "mode": {"type": "string", "enum": list(MODES), "default": "enforce", "description": "shadow: only watches."},
+        "mode": {
+            "type": "string",
+            "enum": list(MODES),
+            "default": "enforce",
+            "description": "A shadow limit never denies.",
+        },
         "consistency": {"type": "string", "enum": list(CONSISTENCIES), "default": "strict"},
         "on_store_failure": {"type": "string", "enum": list(STORE_FAILURES), "default": "local"},
         "charge_on": {
             "type": "array",
             "items": {"type": "string", "pattern": "^[1-5](xx|[0-9]{2})$"},
-            "description": "Response classes or codes that are charged; empty: every request, at once.",
+            "description": "Response classes or codes that are charged. If empty, each request is charged at once.",
         },
     },
 }

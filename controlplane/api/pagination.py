@@ -1,4 +1,4 @@
-"""Pages by cursor: the place of a row, not its number, so that rows which come and go shift nothing."""
+"""Pagination by cursor. A cursor names a row and not a position, so new and deleted rows do not shift the pages."""
 
 from typing import Any
 
@@ -15,9 +15,9 @@ from controlplane.api.problems import InvalidQuery
 
 class CursorPage(BasePagination):
     """
-    A page of the view's ``ordering``, whose fields together are unique.
+    A page of rows in the view's ``ordering``, whose fields together are unique.
 
-    A cursor is signed, so that what it holds is what we wrote: the direction, and the values of the row at the edge.
+    A cursor holds the direction and the values of the row at the edge. It is signed, so a client cannot forge one.
     """
 
     def paginate_queryset(self, queryset: QuerySet[Any], request: Request, view: Any = None) -> list[Model]:
@@ -43,13 +43,13 @@ class CursorPage(BasePagination):
         return {"type": "object", "required": ["results", "next", "previous"], "properties": properties}
 
     def get_schema_operation_parameters(self, view: Any) -> list[dict[str, Any]]:
-        return []  # they are fields of the view's query
+        return []  # the parameters are fields of the view's query
 
     def _read(self, cursor: str) -> tuple[bool, list[Any]]:
         try:
             backwards, edge = signing.loads(cursor, salt=self._salt)
         except signing.BadSignature as exc:
-            message = "Is no cursor of this list. Take it from next or previous of another page."
+            message = "Must be a cursor of this list, taken from next or previous of another page."
             raise InvalidQuery({"cursor": [ErrorDetail(message, code="invalid_cursor")]}) from exc
         return backwards, edge
 
@@ -60,7 +60,7 @@ class CursorPage(BasePagination):
 
 
 def _beyond(queryset: QuerySet[Any], ordering: tuple[str, ...], edge: list[Any] | None, backwards: bool) -> QuerySet:
-    """Order *queryset* and leave out what lies before the row at the edge, and that row."""
+    """Return the rows in order, without the row at the edge and those before it."""
     signs = [(name.lstrip("-"), name.startswith("-") != backwards) for name in ordering]
     ordered = queryset.order_by(*(f"-{name}" if falling else name for name, falling in signs))
     if edge is None:

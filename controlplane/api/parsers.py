@@ -1,4 +1,4 @@
-"""JSON in, strictly, and JSON out."""
+"""Reading JSON strictly, and choosing JSON for the response."""
 
 import json
 from collections.abc import Sequence
@@ -17,19 +17,24 @@ MAX_DEPTH = 20
 
 
 class StrictJSONParser(BaseParser):
-    """Refuse what JSON readers disagree about: duplicate names, NaN, infinities, NUL, half a surrogate pair."""
+    """
+    A parser that refuses JSON on which readers disagree.
+
+    That is a duplicate name, NaN, an infinity, NUL, or half a surrogate pair.
+    """
 
     media_type = "application/json"
 
     def parse(self, stream: IO[bytes], media_type: str | None = None, parser_context: Any = None) -> Any:
+        """Return the value in a request's body. Raises TooLarge or ParseError."""
         limit = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
         body = stream.read(limit + 1)
         if len(body) > limit:
-            raise TooLarge(f"The body has more than {limit} bytes.")
+            raise TooLarge(f"The body must have at most {limit} bytes.")
         try:
             value = json.loads(body.decode(), object_pairs_hook=_pairs, parse_constant=_refuse, parse_float=_number)
         except (ValueError, RecursionError) as exc:
-            raise ParseError(f"The body is not JSON: {exc}.") from exc
+            raise ParseError(f"The body must be JSON: {exc}.") from exc
         _check(value, 1)
         return value
 
@@ -42,7 +47,7 @@ def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _refuse(text: str) -> NoReturn:
-    raise ValueError(f"{text} is no number of JSON")
+    raise ValueError(f"{text} is not a JSON number")
 
 
 def _number(text: str) -> float:
@@ -54,10 +59,10 @@ def _number(text: str) -> float:
 
 def _check(value: Any, depth: int) -> None:
     if depth > MAX_DEPTH:
-        raise ParseError(f"The body is nested deeper than {MAX_DEPTH} levels.")
+        raise ParseError(f"The body must be nested at most {MAX_DEPTH} levels deep.")
     if isinstance(value, str):
         if any(character == "\0" or "\ud800" <= character <= "\udfff" for character in value):
-            raise ParseError("A text of the body holds NUL or half a surrogate pair.")
+            raise ParseError("A string in the body must not contain NUL or half a surrogate pair.")
     elif isinstance(value, dict):
         for name, item in value.items():
             _check(name, depth)
@@ -71,10 +76,11 @@ class Negotiation(DefaultContentNegotiation):
     def select_renderer(
         self, request: Request, renderers: Sequence[BaseRenderer], format_suffix: str | None = None
     ) -> tuple[BaseRenderer, str]:
-        """Take a client that accepts our errors for one that accepts our answers: both are JSON."""
+        """Return the JSON renderer also for a client that accepts only the media type of errors."""
         try:
             return super().select_renderer(request, renderers, format_suffix)
         except NotAcceptable:
             if MEDIA_TYPE in request.headers.get("Accept", ""):
                 return renderers[0], renderers[0].media_type
-            raise NotAcceptable(f"Answers are {renderers[0].media_type}, errors {MEDIA_TYPE}.") from None
+            message = f"Accept must allow {renderers[0].media_type}, or {MEDIA_TYPE} for errors."
+            raise NotAcceptable(message) from None

@@ -1,4 +1,4 @@
-"""Every error as application/problem+json (RFC 9457): one shape, a stable code, a JSON pointer for each field."""
+"""Errors as application/problem+json (RFC 9457), with a stable code and a JSON pointer for each field."""
 
 import logging
 from collections.abc import Iterator, Mapping
@@ -22,12 +22,12 @@ logger = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 API_ROOT = "/api/"
-# Codes of whole problems that differ from the exception's own.
+# The codes of problems that differ from the code of the exception.
 CODES = {"invalid": "validation_error", "error": "server_error"}
 
 
 class Problem(exceptions.APIException):
-    """An answer that is an error; ``headers`` go with it."""
+    """An error that is sent as a response, together with ``headers``."""
 
     def __init__(self, detail: str = "", code: str = "", headers: Mapping[str, str] | None = None) -> None:
         super().__init__(detail or None, code or None)
@@ -36,13 +36,13 @@ class Problem(exceptions.APIException):
 
 class Conflict(Problem):
     status_code = status.HTTP_409_CONFLICT
-    default_detail = "Somebody else changed the same thing at the same time. Read it again, and repeat the request."
+    default_detail = "Another request changed the same object at the same time. Read it again and repeat the request."
     default_code = "conflict"
 
 
 class PreconditionFailed(Problem):
     status_code = status.HTTP_412_PRECONDITION_FAILED
-    default_detail = "It was changed since you read it. Read it again, and repeat the request with its new ETag."
+    default_detail = "The object was changed after you read it. Read it again and repeat the request with the new ETag."
     default_code = "stale_version"
 
 
@@ -53,24 +53,28 @@ class TooLarge(Problem):
 
 class Unavailable(Problem):
     status_code = status.HTTP_503_SERVICE_UNAVAILABLE
-    default_detail = "The database does not answer. Nothing was changed; try again."
+    default_detail = "The database is unavailable. Nothing was changed. Try again."
     default_code = "database_unavailable"
 
     def __init__(self, detail: str = "", code: str = "") -> None:
         super().__init__(detail, code, {"Retry-After": "1"})
 
 
-class StoreAway(Unavailable):
-    default_detail = "The store does not answer. Nothing was changed; try again."
+class StoreUnavailable(Unavailable):
+    default_detail = "The store is unavailable. Nothing was changed. Try again."
     default_code = "store_unavailable"
 
 
 class InvalidQuery(exceptions.ValidationError):
-    """A query parameter that is unknown or wrong; its errors name parameters in place of pointers."""
+    """Raised for an unknown or wrong query parameter. Its errors name parameters in place of pointers."""
 
 
 def handle(exc: Exception, context: Mapping[str, Any]) -> Response | None:
-    """Answer what a view raised; None for what nobody foresaw, which Django logs and hands to ``server_error``."""
+    """
+    Return the response to an exception of a view.
+
+    Return None for an unexpected exception, which Django logs and passes to ``server_error``.
+    """
     known = _translated(exc)
     if known is None:
         return None
@@ -96,17 +100,17 @@ def _translated(exc: Exception) -> exceptions.APIException | None:
         case IntegrityError():
             return Conflict()
         case OperationalError():
-            logger.warning("The database failed a request: %s", exc)
+            logger.warning("A request failed in the database: %s", exc)
             return Unavailable()
     return None
 
 
 def model_errors(exc: InvalidModel) -> dict[str, list[exceptions.ErrorDetail]]:
-    """Return what a model's ``full_clean()`` refused, as a serializer would say it."""
+    """Return the errors of a model's ``full_clean()`` in the form of a serializer's errors."""
     errors = exc.error_dict if hasattr(exc, "error_dict") else {NON_FIELD_ERRORS: exc.error_list}
     return {
         api_settings.NON_FIELD_ERRORS_KEY if name == NON_FIELD_ERRORS else name: [
-            # A model's clean() and the constraint behind it say the same; once is enough.
+            # A model's clean() and its constraint report the same error, so equal messages are kept once.
             exceptions.ErrorDetail(text, code=code)
             for text, code in {error.messages[0]: error.code or "rule" for error in found}.items()
         ]
@@ -117,7 +121,7 @@ def model_errors(exc: InvalidModel) -> dict[str, list[exceptions.ErrorDetail]]:
 def _in_use(users: list[Any]) -> str:
     shown = ", ".join(f"{user._meta.verbose_name} {user}" for user in users[:5])
     more = f" and {len(users) - 5} more" if len(users) > 5 else ""
-    return f"It is still in use by {shown}{more}."
+    return f"The object is still used by {shown}{more}."
 
 
 def _headers(exc: exceptions.APIException) -> dict[str, str]:
@@ -141,6 +145,7 @@ def _document(request: Any, exc: exceptions.APIException) -> dict[str, Any]:
 
 
 def problem(request: Any, code_of_http: int, code: str, detail: str) -> dict[str, Any]:
+    """Return the document of a problem."""
     return {
         "type": f"urn:sluicegate:problem:{code}",
         "title": HTTPStatus(code_of_http).phrase,
@@ -153,7 +158,7 @@ def problem(request: Any, code_of_http: int, code: str, detail: str) -> dict[str
 
 
 def _walk(detail: Any, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], exceptions.ErrorDetail]]:
-    """Yield each error with the way to it: dictionaries by name, lists of dictionaries by position."""
+    """Yield each error with its path, which has the names and the positions that lead to it."""
     if isinstance(detail, Mapping):
         for name, found in detail.items():
             yield from _walk(found, path if name == api_settings.NON_FIELD_ERRORS_KEY else (*path, name))
@@ -179,13 +184,13 @@ def _sentence(error: dict[str, str]) -> str:
     return f"{where}: {error['detail']}" if where != "#" else error["detail"]
 
 
-# What Django itself refuses, outside any view of ours: under /api/ it has the same shape. ----------------------------
+# Errors of Django itself, outside the views of REST. Below /api/ they have the same format. ---------------------------
 
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
     if not request.path.startswith(API_ROOT):
         return defaults.bad_request(request, exception)
-    return _plain(request, 400, "bad_request", "The request was refused before it was read.")
+    return _plain(request, 400, "bad_request", "The request was refused before it reached a view.")
 
 
 def permission_denied(request: HttpRequest, exception: Exception) -> HttpResponse:
@@ -203,7 +208,7 @@ def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
 def server_error(request: HttpRequest) -> HttpResponse:
     if not request.path.startswith(API_ROOT):
         return defaults.server_error(request)
-    return _plain(request, 500, "server_error", "Something went wrong here. The log holds it under this request_id.")
+    return _plain(request, 500, "server_error", "An unexpected error occurred. Search the log for this request_id.")
 
 
 def _plain(request: HttpRequest, code_of_http: int, code: str, detail: str) -> HttpResponse:

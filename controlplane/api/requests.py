@@ -1,4 +1,4 @@
-"""What every request carries: its id, and the reason that a client gives for a change."""
+"""The id of a request, and the header with the reason of a change."""
 
 import re
 import secrets
@@ -10,8 +10,12 @@ _ID = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
 
 
 def request_id(request: Any) -> str:
-    """Return the id that the client sent in X-Request-Id, if it is one, else one of our own; always the same."""
-    request = getattr(request, "_request", request)  # of REST framework's wrapper, or Django's own
+    """
+    Return the id of a request.
+
+    It is the value of X-Request-Id if that is valid, else a random one. A request keeps its id.
+    """
+    request = getattr(request, "_request", request)  # the request of Django, if REST framework has wrapped it
     if not hasattr(request, "sluicegate_id"):
         sent = request.headers.get("X-Request-Id", "")
         request.sluicegate_id = sent if _ID.fullmatch(sent) else f"req_{secrets.token_hex(12)}"

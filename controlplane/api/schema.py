@@ -1,4 +1,4 @@
-"""The OpenAPI document: what the views take and answer, and every error they may give."""
+"""The OpenAPI document, built from the views with every error that they may return."""
 
 from collections.abc import Callable, Iterator
 from copy import deepcopy
@@ -18,12 +18,12 @@ from controlplane.api.serializers import StrictSerializer
 DESCRIPTION = """
 Manage projects, tokens and rate limits of a fleet of proxies.
 
-- Send `Authorization: Bearer sg_mgmt_...` with every request; each operation names the scope that the key needs.
-- Every error is `application/problem+json` (RFC 9457) with a stable `code`; `errors` points at each field.
-- Unknown fields and parameters are refused. Nothing is coerced: `"1"` is no number.
-- Lists come in pages; follow `next`.
-- Single things have an `ETag`; send it as `If-Match`, and a change that would overwrite another one's fails with 412.
-- A write answers with `Sluicegate-Revision`: the number under which it was published before the reply, or `pending`.
+- Send `Authorization: Bearer sg_mgmt_...` with every request. Each operation names the scope that the key needs.
+- Every error is `application/problem+json` (RFC 9457) with a stable `code`. `errors` names each wrong field.
+- Unknown fields and parameters are refused. No value is converted, so `"1"` is not a number.
+- Lists have pages. Follow `next`.
+- Single objects have an `ETag`. Send it as `If-Match`, and a change that would overwrite another one fails with 412.
+- The response to a change has the header `Sluicegate-Revision`, with the number of its publication, or `pending`.
 """
 
 PROBLEM: dict[str, Any] = {
@@ -31,12 +31,12 @@ PROBLEM: dict[str, Any] = {
     "required": ["type", "title", "status", "code", "detail", "instance", "request_id"],
     "properties": {
         "type": {"type": "string", "format": "uri", "example": "urn:sluicegate:problem:validation_error"},
-        "title": {"type": "string", "description": "The phrase of the status."},
+        "title": {"type": "string", "description": "The reason phrase of the status."},
         "status": {"type": "integer", "minimum": 400, "maximum": 599},
-        "code": {"type": "string", "description": "What went wrong, for programs; it does not change."},
-        "detail": {"type": "string", "description": "What went wrong, for people."},
+        "code": {"type": "string", "description": "The kind of error, for programs. Codes do not change."},
+        "detail": {"type": "string", "description": "What is wrong, for people."},
         "instance": {"type": "string", "description": "The path of the request."},
-        "request_id": {"type": "string", "description": "Stands in the logs and in the audit."},
+        "request_id": {"type": "string", "description": "The id of the request in the logs and in the audit."},
         "errors": {
             "type": "array",
             "description": "Each field or query parameter that is wrong.",
@@ -56,7 +56,7 @@ PROBLEM: dict[str, Any] = {
 
 
 def example(**body: Any) -> Callable[[type], type]:
-    """Show a body that works, in place of one that is put together from every field."""
+    """Return a decorator that gives a serializer this example, in place of one generated from every field."""
     return extend_schema_serializer(examples=[OpenApiExample("Example", body, request_only=True)])
 
 
@@ -69,23 +69,23 @@ def _header(name: str, description: str, statuses: list[int] | bool = False) -> 
     return OpenApiParameter(name, str, where, required=False, description=description, response=statuses)
 
 
-IF_MATCH = _header("If-Match", "The ETag of what you read: go on only if it is still so.")
+IF_MATCH = _header("If-Match", "The ETag that you read. The change is made only if it is still valid.")
 REASON = OpenApiParameter(
     REASON_HEADER,
     {"type": "string", "maxLength": MAX_REASON, "pattern": "^[ -~\u00a1-\u00ac\u00ae-\u00ff]*$"},
     OpenApiParameter.HEADER,
-    description="Why; it is kept in the audit.",
+    description="The reason, which the audit keeps.",
 )
-REVISION = _header("Sluicegate-Revision", "The revision that carries the change, or `pending`.", [200, 201, 204])
-ETAG = _header("ETag", "For If-Match.", [200, 201])
-LOCATION = _header("Location", "Where the new one is.", [201])
+REVISION = _header("Sluicegate-Revision", "The revision that contains the change, or `pending`.", [200, 201, 204])
+ETAG = _header("ETag", "The value for If-Match.", [200, 201])
+LOCATION = _header("Location", "The address of the new object.", [201])
 
 
 class AutoSchema(Base):
     def get_operation(self, *args: Any) -> dict[str, Any] | None:
         registry = args[-1]
         for name, schema in (("Problem", PROBLEM), (LIMIT_NAME, LIMIT)):
-            # A copy: what follows moves enumerations out of it.
+            # A copy, because later steps move enumerations out of it.
             registry.register_on_missing(ResolvedComponent(name, ResolvedComponent.SCHEMA, deepcopy(schema), name))
         return super().get_operation(*args)
 
@@ -116,11 +116,11 @@ class AutoSchema(Base):
     def _postprocess_serializer_schema(self, schema: dict[str, Any], serializer: Any, direction: str) -> dict[str, Any]:
         schema = super()._postprocess_serializer_schema(schema, serializer, direction)
         if type(serializer).__doc__ is None:
-            schema.pop("description", None)  # the base class's, which speaks to us
+            schema.pop("description", None)  # it comes from the base class and describes the code
         if direction == "request" and isinstance(serializer, StrictSerializer):
             schema["additionalProperties"] = False
         if direction == "response" and "properties" in schema:
-            schema["required"] = sorted(schema["properties"])  # an answer leaves nothing out
+            schema["required"] = sorted(schema["properties"])  # a response contains every field
         return schema
 
     def _get_response_bodies(self, direction: str = "response") -> dict[str, Any]:

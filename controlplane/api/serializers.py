@@ -1,4 +1,4 @@
-"""What a body and a query may hold: what is declared, and what the models' own rules allow."""
+"""Serializers of bodies and queries, which refuse unknown fields and apply the rules of the models."""
 
 from collections.abc import Mapping
 from copy import copy
@@ -16,13 +16,14 @@ from controlplane.api.problems import InvalidQuery, model_errors
 
 
 def unknown_field(name: str, known: list[str]) -> list[ErrorDetail]:
+    """Return the error of an unknown field, with the closest known name or all of them."""
     close = get_close_matches(name, known, n=1)
-    hint = f'Did you mean "{close[0]}"?' if close else f"Known: {', '.join(known) or 'none'}."
-    return [ErrorDetail(f"Unknown. {hint}", code="unknown_field")]
+    hint = f'Did you mean "{close[0]}"?' if close else f"Must be one of: {', '.join(known) or 'none'}."
+    return [ErrorDetail(f"Unknown field. {hint}", code="unknown_field")]
 
 
 class StrictSerializer(serializers.Serializer):
-    """Refuse unknown fields, and read-only ones unless they come back as they are."""
+    """A serializer that refuses unknown fields, and read-only fields with a changed value."""
 
     def to_internal_value(self, data: Any) -> dict[str, Any]:
         errors = self._surplus(data) if isinstance(data, Mapping) else {}
@@ -43,27 +44,27 @@ class StrictSerializer(serializers.Serializer):
             if name not in self.fields:
                 errors[name] = unknown_field(name, writable)
             elif not self._is_unchanged(name, data[name]):
-                errors[name] = [ErrorDetail("Is set by the server and cannot be changed.", code="read_only")]
+                errors[name] = [ErrorDetail("Must not be changed, because the server sets it.", code="read_only")]
         return errors
 
     def _is_unchanged(self, name: str, value: Any) -> bool:
-        """Whoever reads a thing, edits it and sends it back sends its read-only fields too."""
+        """Return whether a read-only field has its present value, as in an object that was read and sent back."""
         return isinstance(self.instance, models.Model) and self.to_representation(self.instance)[name] == value
 
 
 class QuerySerializer(StrictSerializer):
-    """The query of a request; each parameter is a field, and given at most once."""
+    """The query of a request. Each parameter is a field and may occur once."""
 
     @classmethod
     def read(cls, query: QueryDict, context: dict[str, Any]) -> dict[str, Any]:
         """
-        Return the parameters, with defaults.
+        Return the parameters of a query, with defaults.
 
         Raises:
-            InvalidQuery: One is unknown, repeated or wrong.
+            InvalidQuery: A parameter is unknown, repeated or wrong.
         """
         repeated = {
-            name: [ErrorDetail("Is given more than once.", code="repeated")]
+            name: [ErrorDetail("Must occur at most once.", code="repeated")]
             for name, values in query.lists()
             if len(values) > 1
         }
@@ -80,9 +81,11 @@ class NoQuery(QuerySerializer):
 
 
 class ListQuery(QuerySerializer):
-    page_size = serializers.IntegerField(min_value=1, max_value=200, default=50, help_text="Results a page.")
+    page_size = serializers.IntegerField(min_value=1, max_value=200, default=50, help_text="Results in a page.")
     cursor = serializers.CharField(
-        required=False, max_length=1000, help_text="Where the page begins: from `next` or `previous` of another page."
+        required=False,
+        max_length=1000,
+        help_text="The start of the page, taken from `next` or `previous` of another page.",
     )
 
 
@@ -91,24 +94,24 @@ class NoBody(StrictSerializer):
 
 
 class CleanModelSerializer(StrictSerializer, serializers.ModelSerializer):
-    """Judge a request by the model's full_clean(), as the admin's forms do."""
+    """A serializer that validates with the model's full_clean(), as the forms of the admin do."""
 
     serializer_field_mapping = {
         **serializers.ModelSerializer.serializer_field_mapping,
-        models.CharField: fields.TextField,
-        models.TextField: fields.TextField,
-        models.BooleanField: fields.TruthField,
-        models.BigIntegerField: fields.WholeField,
-        models.PositiveIntegerField: fields.WholeField,
+        models.CharField: fields.StringField,
+        models.TextField: fields.StringField,
+        models.BooleanField: fields.StrictBooleanField,
+        models.BigIntegerField: fields.StrictIntegerField,
+        models.PositiveIntegerField: fields.StrictIntegerField,
         models.DateTimeField: fields.InstantField,
     }
-    # Fields of the model that no client sends, and that the view fills in.
+    # Fields of the model that the view sets, and no client.
     clean_exclude: tuple[str, ...] = ()
 
     def build_standard_field(self, field_name: str, model_field: models.Field) -> tuple[type, dict[str, Any]]:
-        """Leave uniqueness to the model: one rule, one message."""
+        """Return the field without its check of uniqueness and bounds, because the model makes them."""
         field_class, options = super().build_standard_field(field_name, model_field)
-        if issubclass(field_class, fields.WholeField):
+        if issubclass(field_class, fields.StrictIntegerField):
             options = {name: value for name, value in options.items() if name not in ("min_value", "max_value")}
         validators = options.get("validators", [])
         options["validators"] = [one for one in validators if not hasattr(one, "queryset")]
@@ -128,7 +131,7 @@ class CleanModelSerializer(StrictSerializer, serializers.ModelSerializer):
         return attrs
 
     def candidate(self, attrs: dict[str, Any]) -> models.Model:
-        """Return the row as it would be saved."""
+        """Return the row as it would be saved, without saving it."""
         candidate = copy(self.instance) if self.instance else self.Meta.model()
         for name, value in attrs.items():
             setattr(candidate, name, value)

@@ -1,4 +1,4 @@
-"""What every resource of the API has in common: identity, query, conditions, changes, and the headers of an answer."""
+"""The base classes of the API's views, with the query, the conditions, the change and the headers of the response."""
 
 import re
 from collections.abc import Iterator
@@ -27,20 +27,22 @@ _ETAG = re.compile(r'(W/)?"([^"]*)"')
 
 class ApiView(GenericViewSet):
     """
-    A resource. ``scopes`` names, for each action, the scope it asks of a key: an action without one is nobody's.
+    The base class of a resource.
 
-    ``queries`` names the query of an action that takes one; every other parameter is refused.
+    Attributes:
+        scopes: The scope that a key needs for each action. No key may do an action without a scope.
+        queries: The query of each action that has one. All other parameters are refused.
+        of_all_projects: The actions that a key limited to projects may not do, or "*" for all of them.
+        conditional: Whether single objects have an ETag, which If-Match may name.
+        holder_in_query: Whether the query names the object, so that the response may be 404.
     """
 
     scopes: ClassVar[dict[str, str]] = {}
     queries: ClassVar[dict[str, type[QuerySerializer]]] = {}
-    # Actions that a key which is limited to projects may not do; "*": none of them.
     of_all_projects: ClassVar[tuple[str, ...]] = ()
-    # Neither OPTIONS nor TRACE: the OpenAPI document says what there is.
+    # OPTIONS and TRACE are left out, because the OpenAPI document describes the API.
     http_method_names = ("get", "head", "post", "put", "patch", "delete")
-    # Whether single things have an ETag, which If-Match may name.
     conditional: ClassVar[bool] = True
-    # Whether the query names the thing itself, so that it may be not found.
     holder_in_query: ClassVar[bool] = False
     tx: Change | None = None
 
@@ -75,7 +77,7 @@ class ApiView(GenericViewSet):
 
     @contextmanager
     def change(self, reason: str = "") -> Iterator[Change]:
-        """Open the one change of this request; its reason is given, or in the request's header."""
+        """Run the block as the one change of this request. Without *reason*, the header holds it."""
         actor = Actor(self.access.key.name, "api", request_id(self.request))
         with change(actor=actor, reason=reason or self._reason()) as tx:
             yield tx
@@ -84,27 +86,33 @@ class ApiView(GenericViewSet):
     def _reason(self) -> str:
         reason = self.request.headers.get(REASON_HEADER, "")
         if len(reason) > MAX_REASON or not reason.isprintable():
-            message = f"The header {REASON_HEADER} holds at most {MAX_REASON} printable characters."
+            message = f"The header {REASON_HEADER} must hold at most {MAX_REASON} printable characters."
             raise ValidationError([ErrorDetail(message, code="invalid_reason")])
         return reason
 
     def read_body(self, instance: Model | None = None, *, partial: bool = False) -> Any:
-        """Return the serializer of the request's body, which is valid."""
+        """Return the valid serializer of the request's body. Raises ValidationError."""
         serializer = self.get_serializer(instance, data=self.request.data, partial=partial)
         serializer.is_valid(raise_exception=True)
         return serializer
 
     def locked(self, rows: QuerySet[Any]) -> QuerySet[Any]:
-        """Lock rows until the end of the change: whoever comes second sees what the first one made of them."""
+        """Return the rows locked until the end of the change, so that a second change sees the result of the first."""
         return rows.select_for_update(of=("self",))
 
     def answer(self, obj: Model, code: int = status.HTTP_200_OK, headers: dict[str, str] | None = None) -> Response:
+        """Return a response with one object and its ETag."""
         data = self.get_serializer(obj).data
         return Response(data, code, headers={"ETag": etag(obj), **(headers or {})})
 
 
 def revision_header(tx: Change) -> str:
-    """Name the revision that carries a change; of one that changed nothing, the one that is published."""
+    """
+    Return the value of Sluicegate-Revision after a change.
+
+    It is the number of the revision that contains the change, or "pending". If nothing was changed, it is the number of
+    the last revision.
+    """
     if tx.revision is not None:
         return str(tx.revision)
     if OutboxEntry.objects.filter(revision=None).exists():
@@ -113,22 +121,22 @@ def revision_header(tx: Change) -> str:
 
 
 def etag(obj: Model) -> str:
-    """Return the entity tag of a row: its version where it counts them, else a digest of what it says."""
+    """Return the entity tag of a row, made from its version, or from a digest if the row counts no versions."""
     version = getattr(obj, "version", None) or sha256(dumps(obj.as_record()).encode()).hexdigest()[:16]
     return f'"{obj.pk}-{version}"'
 
 
 def check_precondition(request: Request, obj: Model) -> None:
     """
-    Honour If-Match (RFC 9110, 13.1.1): go on only if the row is as the client read it.
+    Compare the row with the request's If-Match (RFC 9110, 13.1.1).
 
     Raises:
-        PreconditionFailed: It was changed since; the answer carries its present tag.
+        PreconditionFailed: The row was changed after the client read it. The response has its present tag.
     """
     expected = request.headers.get("If-Match")
     if expected is None or expected.strip() == "*":
         return
-    # A weak tag matches nothing here.
+    # The strong comparison that RFC 9110 demands here: a weak tag never matches.
     strong = {f'"{tag}"' for weak, tag in _ETAG.findall(expected) if not weak}
     if etag(obj) not in strong:
         raise PreconditionFailed(headers={"ETag": etag(obj)})
@@ -153,6 +161,7 @@ class Created:
         return self.answer(obj, status.HTTP_201_CREATED, {"Location": self.location(obj)})
 
     def save_new(self, tx: Change, serializer: Any) -> Model:
+        """Save and record a new row, and return it."""
         created = serializer.save()
         tx.created(created)
         return created
@@ -175,12 +184,12 @@ class Updated:
 
     def for_writing(self) -> Model:
         """
-        Return the row that the address names, locked, if the request's conditions hold.
+        Return the row that the address names, locked for a change.
 
         Raises:
-            NotFound: It is not there, or not this key's.
-            PreconditionFailed: It was changed since the client read it.
-            Problem: The key may read but not change it.
+            NotFound: The row does not exist, or the key may not see it.
+            PreconditionFailed: The row was changed after the client read it.
+            Problem: The key may read the row but not change it.
         """
         found = self.locked(self.get_queryset()).filter(**self.lookup()).first()
         if found is None:
@@ -193,10 +202,10 @@ class Updated:
         return {self.lookup_field: self.kwargs[self.lookup_url_kwarg or self.lookup_field]}
 
     def check_writable(self, obj: Model) -> None:
-        """Refuse what the key may see and not change."""
+        """Raise Problem if the key may see the row but not change it."""
 
     def save_changed(self, tx: Change, serializer: Any, before: dict[str, Any]) -> None:
-        """Save what differs; where nothing does, leave no trace."""
+        """Save and record the row if it differs from *before*. Otherwise do nothing."""
         if serializer.candidate(serializer.validated_data).as_record() != before:
             tx.updated(serializer.save(), before)
 

@@ -1,4 +1,4 @@
-"""Requests to the proxies, and what came back."""
+"""Requests to the proxies, and their replies."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ import httpx2
 
 MOST_SECONDS = 10.0
 POLL_SECONDS = 0.002
-# Decisions about limits, which is what usage counts: an unknown or revoked token falls under none.
+# The statuses of decisions about limits, which usage counts. No limit applies to an unknown or revoked token.
 COUNTED = (200, 429)
 NEVER = math.inf
-Said = dict[str, Any]
+Readiness = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One answer; status 0: there was none in MOST_SECONDS, or the connection broke."""
+    """A reply. The status is 0 if there was none within MOST_SECONDS, or if the connection failed."""
 
     proxy: int
     status: int
@@ -34,7 +34,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Replies:
-    """Many answers."""
+    """The replies to many requests, and the time that all of them took."""
 
     all: Sequence[Reply]
     ms: float
@@ -59,15 +59,15 @@ class Replies:
 
 
 @dataclass
-class Crowd:
-    """Clients of all proxies. ``counted`` holds, for each token, the requests that usage should report."""
+class ProxyClients:
+    """HTTP clients of all proxies. ``counted`` has the number of requests that usage should report for each token."""
 
     urls: Sequence[str]
     counted: Counter[str] = field(default_factory=Counter)
 
     async def __aenter__(self) -> Self:
         self._stack = AsyncExitStack()
-        # Bounded by the number of requests a step sends; every one of them gets a connection of its own if need be.
+        # More than any step sends at the same time, so that no request waits for a connection.
         limits = httpx2.Limits(max_connections=200, max_keepalive_connections=200)
         self._clients = [
             await self._stack.enter_async_context(
@@ -81,13 +81,13 @@ class Crowd:
         await self._stack.aclose()
 
     async def at_once(self, token: str, *, each: int) -> Replies:
-        """Send *each* requests to every proxy, all at the same time."""
+        """Send *each* requests to every proxy, all at the same time, and return the replies."""
         started = time.perf_counter()
         requests = [self._ask(proxy, token) for _ in range(each) for proxy in range(len(self._clients))]
         return Replies(await asyncio.gather(*requests), _ms_since(started))
 
     async def in_turn(self, token: str, *, each: int) -> Replies:
-        """Send *each* requests to every proxy, each proxy's one after the other."""
+        """Send *each* requests to every proxy, one at a time for each proxy, and return the replies."""
 
         async def lane(proxy: int) -> list[Reply]:
             return [await self._ask(proxy, token) for _ in range(each)]
@@ -97,24 +97,29 @@ class Crowd:
         return Replies([reply for lane_replies in lanes for reply in lane_replies], _ms_since(started))
 
     async def one_by_one(self, token: str) -> Replies:
-        """Send one request to every proxy, each after the answer of the one before."""
+        """Send one request to each proxy after the reply of the one before, and return the replies."""
         started = time.perf_counter()
         replies = [await self._ask(proxy, token) for proxy in range(len(self._clients))]
         return Replies(replies, _ms_since(started))
 
     async def when_refused(self, token: str, seconds: float = MOST_SECONDS) -> list[float]:
-        """Ask every proxy until it answers 401; see :meth:`when_ready`."""
+        """Return for each proxy the instant at which it first replied with 401, as in ``when_ready()``."""
 
         async def refused(proxy: int) -> bool:
             return (await self._ask(proxy, token)).status == 401
 
         return await self._when(refused, seconds)
 
-    async def when_ready(self, wanted: Callable[[Said], bool], seconds: float = MOST_SECONDS) -> list[float]:
-        """Ask every proxy's /readyz until it says what is *wanted*; return the instants (perf_counter), or NEVER."""
+    async def when_ready(self, wanted: Callable[[Readiness], bool], seconds: float = MOST_SECONDS) -> list[float]:
+        """
+        Poll /readyz of every proxy until *wanted* returns True for its content.
+
+        Returns:
+            For each proxy the instant of that reply (``time.perf_counter()``), or NEVER after *seconds*.
+        """
 
         async def ready(proxy: int) -> bool:
-            return await self._says(proxy, wanted)
+            return await self._is_ready(proxy, wanted)
 
         return await self._when(ready, seconds)
 
@@ -130,7 +135,7 @@ class Crowd:
 
         return await asyncio.gather(*map(poll, range(len(self._clients))))
 
-    async def _says(self, proxy: int, wanted: Callable[[Said], bool]) -> bool:
+    async def _is_ready(self, proxy: int, wanted: Callable[[Readiness], bool]) -> bool:
         try:
             answer = await self._clients[proxy].get("/readyz")
         except httpx2.TransportError:

@@ -1,4 +1,4 @@
-"""The seventh proof: what a decision costs, against a bare round trip to the same store."""
+"""Step seven of the demo, which compares the time of a decision with a round trip to the store."""
 
 from __future__ import annotations
 
@@ -8,48 +8,48 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
 
-from controlplane.demo.stage import Stage
-from controlplane.demo.story import new_token
-from controlplane.demo.telling import Teller
+from controlplane.demo.environment import DemoEnvironment
+from controlplane.demo.reporter import Reporter
+from controlplane.demo.steps import new_token
 from enforcement import Limiter
 from enforcement.store.client import connect
 
 ROUNDS = 60
 CALLS_PER_ROUND = 50
 POLICY = "demo-overhead"
-# So far off that no request of the measurement is denied; a denial that is remembered costs no round trip.
+# So large that no request is denied, because a remembered denial needs no round trip.
 QUOTA = 1_000_000_000
-# What costs more than this is a broken decision and not a slow machine: both are measured on the same one.
+# Both times are measured on the same machine, so a larger ratio means a defect and not a slow machine.
 MOST_TIMES = 3.0
 
 
 @dataclass(frozen=True, slots=True)
 class Overhead:
-    """Microseconds of a decision and of a bare round trip (medians), and how often a decision called the store."""
+    """The median microseconds of a decision and of a round trip, and the calls to the store for each decision."""
 
     decision_us: float
     bare_us: float
     calls: float
 
 
-async def weigh(stage: Stage, teller: Teller) -> None:
-    """Measure decisions and pings in turn, from a process of their own making."""
-    teller.chapter("What a decision costs")
+async def check_overhead(demo: DemoEnvironment, reporter: Reporter) -> None:
+    """Measure decisions and round trips from this process, and check their ratio."""
+    reporter.step("The time of a decision")
     limit = {"name": "per-minute", "algorithm": "fixed_window", "quota": QUOTA, "window_seconds": 60}
-    await stage.call("POST", "policies", {"slug": POLICY, "name": "Demo overhead", "limits": [limit]})
-    token = await new_token(stage, "overhead", POLICY)
-    found = await asyncio.to_thread(measure, stage.stack.redis_url, token.secret)
-    teller.say(f"{ROUNDS * CALLS_PER_ROUND} decisions and as many bare PINGs, in turn, one at a time:")
-    teller.check(
+    await demo.call("POST", "policies", {"slug": POLICY, "name": "Demo overhead", "limits": [limit]})
+    token = await new_token(demo, "overhead", POLICY)
+    found = await asyncio.to_thread(measure, demo.stack.redis_url, token.secret)
+    reporter.note(f"{ROUNDS * CALLS_PER_ROUND} decisions and as many PINGs, in alternating rounds, one at a time:")
+    reporter.check(
         found.decision_us < MOST_TIMES * found.bare_us,
-        f"a decision takes {found.decision_us:.0f} µs, a bare round trip (redis-py) {found.bare_us:.0f} µs: "
-        f"{found.decision_us - found.bare_us:+.0f} µs",
+        f"a decision takes {found.decision_us:.0f} µs, a round trip with redis-py {found.bare_us:.0f} µs, "
+        f"difference {found.decision_us - found.bare_us:+.0f} µs",
     )
-    teller.check(found.calls < 1.01, f"{found.calls:.2f} calls of the store a decision")
+    reporter.check(found.calls < 1.01, f"{found.calls:.2f} calls to the store for each decision")
 
 
 def measure(url: str, token: str) -> Overhead:
-    """Time both in interleaved rounds, so that whatever else the machine does falls on both alike."""
+    """Return the times of both, measured in alternating rounds, so that other load affects both alike."""
     decisions: list[float] = []
     pings: list[float] = []
     with Limiter(url, instance="demo-overhead") as limiter, connect(url) as client:
@@ -73,5 +73,5 @@ def _timed(work: Callable[[], object]) -> list[float]:
 
 
 def _calls(client: object) -> int:
-    """How many functions the store has run; only decisions call functions here."""
+    """Return how many functions the store has run. Here only decisions call functions."""
     return int(client.info("commandstats").get("cmdstat_fcall", {"calls": 0})["calls"])  # type: ignore[attr-defined]

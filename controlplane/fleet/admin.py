@@ -5,12 +5,12 @@ from django.utils import timezone
 from unfold.contrib.filters.admin import ChoicesDropdownFilter
 from unfold.decorators import display
 
-from controlplane.adminsite import ReadOnlyAdmin, badge, instant
+from controlplane.adminkit.site import ReadOnlyAdmin, badge, instant
 from controlplane.fleet import heartbeats
-from controlplane.fleet.models import Instance
+from controlplane.fleet.models import DEGRADED, OK, STARTING, Instance
 from controlplane.publishing import publisher
 
-STATES = {"ok": "good", "degraded": "bad", "starting": "warn"}
+STATES = {OK: "good", DEGRADED: "bad", STARTING: "warn"}
 
 
 @admin.register(Instance)
@@ -30,25 +30,25 @@ class InstanceAdmin(ReadOnlyAdmin):
         "seen",
         "decided",
     ]
-    empty = ("Nothing reports yet. Each process with the enforcement library appears here seconds after it starts.", "")
+    empty = ("Each process that uses the enforcement library appears here some seconds after it starts.", "")
 
     def get_changelist_instance(self, request: HttpRequest) -> ChangeList:
         changelist = super().get_changelist_instance(request)
         for instance in changelist.result_list:
-            self._look(instance)
+            self._add_revision(instance)
         return changelist
 
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Instance | None:
         instance = super().get_object(request, object_id, from_field)
         if instance is not None:
-            self._look(instance)
+            self._add_revision(instance)
         return instance
 
     @staticmethod
-    def _look(instance: Instance) -> None:
+    def _add_revision(instance: Instance) -> None:
         instance.published = publisher.last_revision()
 
-    @display(description="Runs revision", ordering="revision")
+    @display(description="Revision", ordering="revision")
     def runs(self, instance: Instance) -> str:
         behind = instance.published - instance.revision
         return badge(f"{instance.revision}, {behind} behind", "warn") if behind > 0 else str(instance.revision)
@@ -65,15 +65,16 @@ class InstanceAdmin(ReadOnlyAdmin):
     def started(self, instance: Instance) -> str:
         return instant(instance.started_at)
 
-    @display(description="Seen", ordering="seen_at")
+    @display(description="Last seen", ordering="seen_at")
     def seen(self, instance: Instance) -> str:
         return instant(instance.seen_at)
 
-    @display(description="Decided since its start")
+    @display(description="Decisions since the start")
     def decided(self, instance: Instance) -> str:
         counts = {name: instance.decisions.get(name, 0) for name in heartbeats.COUNTERS}
         return f"{counts['allowed']:,} allowed, {counts['denied']:,} denied, {counts['fallback']:,} without the store"
 
 
 def state_of(instance: Instance, live: bool) -> str:
-    return badge(instance.state, STATES[instance.state]) if live else badge("gone or cut off", "bad")
+    """Return the state of an instance as a badge. An instance that is not live has stopped or lost its network."""
+    return badge(instance.state, STATES[instance.state]) if live else badge("no heartbeat", "bad")

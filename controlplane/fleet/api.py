@@ -1,4 +1,4 @@
-"""REST: the running enforcers."""
+"""The REST resource of instances."""
 
 from django.db.models import QuerySet
 from django.utils import timezone
@@ -8,7 +8,9 @@ from controlplane.api.fields import InstantField
 from controlplane.api.serializers import ListQuery
 from controlplane.api.views import ApiView, Listed
 from controlplane.fleet import heartbeats
-from controlplane.fleet.models import Instance
+from controlplane.fleet.models import HEARTBEAT_LIFETIME, Instance
+
+LIFETIME = f"{HEARTBEAT_LIFETIME.seconds} seconds"
 
 
 class DecisionsSerializer(serializers.Serializer):
@@ -18,11 +20,11 @@ class DecisionsSerializer(serializers.Serializer):
 
 
 class InstanceSerializer(serializers.ModelSerializer):
-    state = serializers.SerializerMethodField(help_text="lost: not heard of for 15 seconds.")
+    state = serializers.SerializerMethodField(help_text=f"An instance without a heartbeat for {LIFETIME} is lost.")
     started_at = InstantField(read_only=True, allow_null=True)
     seen_at = InstantField(read_only=True)
     degraded_since = InstantField(read_only=True, allow_null=True)
-    decisions = DecisionsSerializer(read_only=True, help_text="Since it started.")
+    decisions = DecisionsSerializer(read_only=True, help_text="Decisions since the start of the process.")
 
     class Meta:
         model = Instance
@@ -36,11 +38,13 @@ class InstanceSerializer(serializers.ModelSerializer):
 
 
 class InstanceQuery(ListQuery):
-    running = serializers.BooleanField(required=False, help_text="true: only those heard of in the last 15 seconds.")
+    running = serializers.BooleanField(
+        required=False, help_text=f"If true, only instances with a heartbeat in the last {LIFETIME}."
+    )
 
 
 class InstanceView(Listed, ApiView):
-    """The processes that enforce, each with the revision it runs."""
+    """The processes that enforce limits, each with the revision that it runs."""
 
     serializer_class = InstanceSerializer
     ordering = ("id",)

@@ -1,4 +1,4 @@
-"""Who runs, and at which revision: what the enforcers say of themselves in the store."""
+"""The instances that run, read from their heartbeats in the store."""
 
 import logging
 from collections.abc import Iterable, Iterator
@@ -10,17 +10,17 @@ import redis
 from django.conf import settings
 from django.core.exceptions import ValidationError
 
+from controlplane.core import store
+from controlplane.core.instants import EPOCH, microseconds
 from controlplane.fleet import outages
-from controlplane.fleet.models import ALIVE, Instance
-from controlplane.publishing import store
-from controlplane.publishing.compile import EPOCH, microseconds
+from controlplane.fleet.models import HEARTBEAT_LIFETIME, Instance
 from enforcement.model.documents import InvalidDocument, loads
 from enforcement.store.client import STORE_ERRORS
 
 logger = logging.getLogger(__name__)
 
-# A gone instance is shown for two days: whoever looks for it finds when it was last seen, and so does the report of
-# the day on which it went.
+# A stopped instance is kept for two days, so that people can find when it was last seen, and so that the report of its
+# last day counts it.
 KEPT = timedelta(days=2)
 MOST_INSTANCES = 10_000
 READ_AT_ONCE = 500
@@ -30,10 +30,10 @@ FIELDS = tuple(field.name for field in Instance._meta.concrete_fields if not fie
 
 def live_instances(client: redis.Redis | None = None) -> list[Instance]:
     """
-    Return the instances with a heartbeat in the store, by id, as rows that are not saved.
+    Return the instances with a heartbeat in the store, ordered by id, as rows that are not saved.
 
     Raises:
-        One of STORE_ERRORS: The store is away; the saved rows say what was last known.
+        One of STORE_ERRORS: The store is unavailable. The saved rows hold the last known state.
     """
     client = client or store.connection()
     ids = sorted(client.zrevrange(store.keys().instances, 0, MOST_INSTANCES - 1))
@@ -41,7 +41,7 @@ def live_instances(client: redis.Redis | None = None) -> list[Instance]:
 
 
 def fleet_now(now: datetime) -> list[Instance]:
-    """Return the live instances as the store knows them, or, while it is away, as they were last saved."""
+    """Return the live instances from the store, or, while the store is unavailable, from the saved rows."""
     try:
         return live_instances(store.connection(settings.PUBLISH_TIMEOUT_SECONDS))
     except STORE_ERRORS:
@@ -49,23 +49,24 @@ def fleet_now(now: datetime) -> list[Instance]:
 
 
 def is_live(instance: Instance, now: datetime) -> bool:
-    return instance.seen_at > now - ALIVE
+    """Return whether the last heartbeat of the instance is still valid."""
+    return instance.seen_at > now - HEARTBEAT_LIFETIME
 
 
 def acknowledged(revision: int, instances: Iterable[Instance]) -> tuple[int, int]:
-    """Return how many of *instances* run *revision* or a later one, and how many there are."""
+    """Return the number of *instances* that run *revision* or a later one, and the number of all."""
     instances = list(instances)
     return sum(instance.revision >= revision for instance in instances), len(instances)
 
 
 def collect(now: datetime, client: redis.Redis | None = None) -> int:
     """
-    Save the present heartbeats, forget who was not seen for two days, and return how many instances are live.
+    Save the present heartbeats, delete instances that were not seen for two days, and return the number of live ones.
 
-    Two that run at once write the same rows; should the slower one write the older heartbeat, the next run mends it.
+    Two runs at the same time write the same rows. If the slower run writes an older heartbeat, the next run repairs it.
 
     Raises:
-        One of STORE_ERRORS: The store is away, and the rows stay as they are.
+        One of STORE_ERRORS: The store is unavailable. The rows do not change.
     """
     client = client or store.connection()
     live = live_instances(client)
@@ -84,23 +85,23 @@ def _read(client: redis.Redis, ids: Iterable[str]) -> Iterator[Instance]:
     ids = list(ids)
     for instance_id, text in zip(ids, client.mget(map(store.keys().instance, ids)), strict=True):
         if text is None:
-            continue  # it expired: the set remembers ids for longer
+            continue  # the heartbeat has expired, and the set keeps ids for longer
         try:
             yield _parse(instance_id, loads(text))
         except (InvalidDocument, ValidationError) as exc:
-            logger.warning("The heartbeat of %r cannot be read: %s", instance_id[:128], exc)
+            logger.warning("The heartbeat of %r is not valid: %s", instance_id[:128], exc)
 
 
 def _parse(instance_id: str, fields: dict[str, Any]) -> Instance:
     """
-    Read a heartbeat. Fields that this version does not know are left alone: enforcers may be newer.
+    Return a heartbeat as a row. Unknown fields are ignored, because enforcers may be newer.
 
     Raises:
-        InvalidDocument: It is not the heartbeat of this instance, or an instant or a counter is no number.
-        ValidationError: Another field is not what the row can hold.
+        InvalidDocument: It is the heartbeat of another instance, or an instant or a counter is not a number.
+        ValidationError: Another field has a value that the row cannot hold.
     """
     if fields.get("id") != instance_id:
-        raise InvalidDocument("it names another instance")
+        raise InvalidDocument(f"id: must be the instance's own, got {str(fields.get('id'))[:128]!r}")
     instance = Instance(
         id=instance_id,
         host=fields.get("host", ""),
@@ -120,7 +121,7 @@ def _parse(instance_id: str, fields: dict[str, Any]) -> Instance:
 
 
 def _maybe_empty(instance: Instance) -> list[str]:
-    # Null in a heartbeat where the column has no blank=True is no error; seen_at must be there.
+    # A heartbeat may leave these fields empty, although their columns have no blank=True. seen_at is required.
     optional = ("pid", "started_at", "degraded_since", "decisions", "store_id")
     return [name for name in optional if getattr(instance, name) in (None, {}, "")]
 
@@ -132,20 +133,20 @@ def _instant(fields: dict[str, Any], name: str) -> datetime | None:
     try:
         return EPOCH + timedelta(microseconds=value)
     except (TypeError, OverflowError) as exc:
-        raise InvalidDocument(f"{name} is no instant") from exc
+        raise InvalidDocument(f"{name}: must be microseconds since the epoch") from exc
 
 
 def _overflowing(value: Any) -> list[tuple[str, str, str]]:
     rows = value if isinstance(value, list) else [None]
     if not all(isinstance(row, list) and len(row) == 3 and all(isinstance(part, str) for part in row) for row in rows):
-        raise InvalidDocument("overflowing is no list of limits")
+        raise InvalidDocument("overflowing: must be a list of limits")
     return [tuple(row) for row in rows]
 
 
 def _counters(value: Any) -> dict[str, int]:
     if not isinstance(value, dict):
-        raise InvalidDocument("decisions is no object")
+        raise InvalidDocument("decisions: must be an object")
     counters = {name: value.get(name, 0) for name in COUNTERS}
     if not all(type(number) is int and number >= 0 for number in counters.values()):
-        raise InvalidDocument("decisions holds what is no number")
+        raise InvalidDocument("decisions: each number must be an integer of at least 0")
     return counters

@@ -3,33 +3,36 @@ from datetime import datetime, timedelta
 
 from django.db import models
 
-ALIVE = timedelta(seconds=15)
-"""As long as a heartbeat is believed."""
+from enforcement.engine.heartbeat import HEARTBEAT_LIFETIME_MS
+
+HEARTBEAT_LIFETIME = timedelta(milliseconds=HEARTBEAT_LIFETIME_MS)
+OK, STARTING, DEGRADED = "ok", "starting", "degraded"
 
 
 class InstanceQuerySet(models.QuerySet["Instance"]):
     def running(self, now: datetime) -> "InstanceQuerySet":
-        """Leave out those that were not heard of for the life of a heartbeat."""
-        return self.filter(seen_at__gt=now - ALIVE)
+        """Return the instances whose last heartbeat is still valid."""
+        return self.filter(seen_at__gt=now - HEARTBEAT_LIFETIME)
 
 
 class Instance(models.Model):
     """
-    A running enforcer, as its last heartbeat described it.
+    An enforcer, as its last heartbeat described it.
 
-    ``overflowing`` is not saved: project id, policy id and name of each limit that had no place for a value lately.
+    ``overflowing`` is not saved. It has the project id, the policy id and the name of each limit that recently had more
+    values than the project's cap allows.
     """
 
     overflowing: Sequence[tuple[str, str, str]] = ()
 
-    STATES = (("starting", "starting"), ("ok", "ok"), ("degraded", "degraded"))
+    STATES = tuple((state, state) for state in (STARTING, OK, DEGRADED))
 
     id = models.CharField(primary_key=True, max_length=128)
     host = models.CharField(max_length=255, blank=True)
     pid = models.BigIntegerField(null=True)
     version = models.CharField(max_length=64, blank=True)
     revision = models.BigIntegerField(default=0)
-    state = models.CharField(max_length=10, choices=STATES, default="starting")
+    state = models.CharField(max_length=10, choices=STATES, default=STARTING)
     started_at = models.DateTimeField(null=True)
     seen_at = models.DateTimeField(db_index=True)
     degraded_since = models.DateTimeField(null=True)

@@ -1,4 +1,8 @@
-"""Each task may run twice, at the same time too: it writes what the store says now."""
+"""
+The periodic task of this app.
+
+A task may run twice, even at the same time. It writes the present state of the store.
+"""
 
 import logging
 
@@ -13,9 +17,9 @@ logger = logging.getLogger(__name__)
 
 @shared_task
 def collect_heartbeats() -> int:
-    """Save who runs and at which revision; return how many instances are live."""
+    """Save the heartbeats of all instances, and return the number of live ones."""
     try:
         return heartbeats.collect(timezone.now())
     except STORE_ERRORS as exc:
-        logger.warning("No heartbeats were read: %s", exc)
+        logger.warning("The heartbeats could not be read: %s", exc)
         return 0

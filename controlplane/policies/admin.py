@@ -9,8 +9,8 @@ from django.utils.html import format_html, format_html_join
 from unfold.contrib.filters.admin import AutocompleteSelectFilter, ChoicesDropdownFilter, RangeDateTimeFilter
 from unfold.decorators import action, display
 
-from controlplane.adminforms import ReasonDialog, RecordedForm
-from controlplane.adminsite import (
+from controlplane.adminkit.forms import ReasonDialog, RecordedForm
+from controlplane.adminkit.site import (
     ReadOnlyAdmin,
     RecordedAdmin,
     StackedInline,
@@ -23,22 +23,23 @@ from controlplane.adminsite import (
     list_url,
     table,
 )
+from controlplane.policies.actions import remove_limit, save_override, set_global_policy
+from controlplane.policies.describe import sentence
 from controlplane.policies.differences import differences
 from controlplane.policies.limit_form import LimitForm, LimitFormSet, explain, holder_of
 from controlplane.policies.models import AuditEntry, Limit, Override, Policy
-from controlplane.policies.words import sentence
 from controlplane.projects.models import Project, Token
-from controlplane.publishing import verbs
 from controlplane.publishing.changes import Change
 from enforcement.model.limits import MAX_LIMITS_PER_POLICY, InvalidLimit
 
 ROWS_OF_LIMITS_SHOWN = 4
 
 
-def told(limit: Limit, holder: str) -> str:
+def describe(limit: Limit, holder: str) -> str:
+    """Return a sentence that says what the limit does, or why it cannot be enforced."""
     try:
         return sentence(limit.as_value(), holder)
-    except InvalidLimit as exc:  # somebody wrote to the tables
+    except InvalidLimit as exc:  # another program has written to the table
         return f"{limit.name} cannot be enforced: {exc}"
 
 
@@ -64,11 +65,11 @@ class LimitInline(StackedInline):
             },
         ),
         (
-            "Which requests it falls on",
+            "Matching requests",
             {"fields": ["partition_by", "match_methods", "match_path", "match_attributes"], "classes": ["collapse"]},
         ),
         (
-            "How it is kept",
+            "Enforcement",
             {"fields": ["consistency", "on_store_failure", "charge_on"], "classes": ["collapse"]},
         ),
     ]
@@ -76,21 +77,21 @@ class LimitInline(StackedInline):
 
 @admin.register(Policy)
 class PolicyAdmin(RecordedAdmin):
-    list_display = ["slug", "limits_told", "reach", "holders", "version", "changed"]
+    list_display = ["slug", "limits_described", "reach", "holders", "version", "changed"]
     list_filter = [("project", AutocompleteSelectFilter)]
     search_fields = ["slug", "name"]
     autocomplete_fields = ["project"]
     readonly_fields = ["reach", "holders", "version", "changed"]
     fieldsets = [
         (None, {"fields": ["slug", "name", "description", "project"]}),
-        ("Where it applies", {"fields": ["reach", "holders", "version", "changed"]}),
+        ("Use", {"fields": ["reach", "holders", "version", "changed"]}),
     ]
     add_fieldsets = [(None, {"fields": ["slug", "name", "description", "project"]})]
     inlines = [LimitInline]
     actions_detail = ["apply_everywhere", "apply_where_attached"]
     empty = (
-        "A policy is a named list of limits. Tokens and projects have one; one may fall on every request.",
-        "Add one",
+        "A policy is a named list of limits. It is attached to tokens and projects, or applies to every request.",
+        "Add a policy",
     )
 
     class Media:
@@ -104,29 +105,29 @@ class PolicyAdmin(RecordedAdmin):
         return [own, *super().get_urls()]
 
     def sentence_view(self, request: HttpRequest) -> HttpResponse:
-        """Say what the limit in a form means while it is typed: by the same rules that save it."""
+        """Return what the limit in a form does, while it is typed. The rules are those that save it."""
         if request.method != "POST":
             return HttpResponse(status=405)
         policy = Policy.objects.filter(pk=request.POST.get("policy", "")).first() or Policy()
         return JsonResponse(explain(policy, request.POST.items()))
 
     @display(description="Limits")
-    def limits_told(self, policy: Policy) -> str:
+    def limits_described(self, policy: Policy) -> str:
         limits = list(policy.limits.all())
-        rows = [(told(limit, holder_of(policy)),) for limit in limits[:ROWS_OF_LIMITS_SHOWN]]
+        rows = [(describe(limit, holder_of(policy)),) for limit in limits[:ROWS_OF_LIMITS_SHOWN]]
         more = len(limits) - len(rows)
         rows += [(f"and {more} more",)] if more > 0 else []
         return (
             format_html('<ul class="sg-limits">{}</ul>', format_html_join("", "<li>{}</li>", rows)) if rows else "none"
         )
 
-    @display(description="Falls on")
+    @display(description="Applies to")
     def reach(self, policy: Policy) -> str:
         if policy.is_global:
             return badge("every request", "warn")
-        return link_to(policy.project, f"{policy.project} only") if policy.project else "whoever has it"
+        return link_to(policy.project, f"{policy.project} only") if policy.project else "its tokens and projects"
 
-    @display(description="Had by")
+    @display(description="Used by")
     def holders(self, policy: Policy) -> str:
         tokens, projects = (model.objects.filter(policy=policy).count() for model in (Token, Project))
         return links(
@@ -149,37 +150,29 @@ class PolicyAdmin(RecordedAdmin):
     def save_formset(self, request: HttpRequest, form: ModelForm, formset: LimitFormSet, change: bool) -> None:
         formset.save(commit=False)
         for limit in formset.deleted_objects:
-            self._remove(request.change, limit)
+            remove_limit(request.change, limit)
         limits = formset.in_order()
         for limit in limits:
-            # Two limits may exchange their names: neither name is free before both have left it.
+            # Two limits may exchange their names, so each first gives up its name.
             Limit.objects.filter(pk=limit.pk).update(name=limit.pk)
         for position, limit in enumerate(limits):
             limit.position = position
             limit.save()
 
-    @staticmethod
-    def _remove(tx: Change, limit: Limit) -> None:
-        """The holders of its overrides are published anew: their documents name the limit."""
-        for override in limit.dependents():
-            for kind, object_id in override.touches():
-                tx.touch(kind, object_id)
-        limit.delete()
-
     def get_actions_detail(self, request: HttpRequest, object_id: str) -> list[Any]:
-        """Offer what would change something."""
+        """Return the actions without the one that would change nothing."""
         is_global = Policy.objects.filter(pk=self.key_of(object_id), is_global=True).exists()
-        senseless = "apply_everywhere" if is_global else "apply_where_attached"
+        useless = "apply_everywhere" if is_global else "apply_where_attached"
         actions = super().get_actions_detail(request, object_id)
-        return [offered for offered in actions if not offered.action_name.endswith(senseless)]
+        return [offered for offered in actions if not offered.action_name.endswith(useless)]
 
     @action(
         description="Apply to every request",
         permissions=["change"],
         icon="public",
         dialog={
-            "title": "Let this policy fall on every request",
-            "description": "It then counts all projects together, and takes the place of the policy that does so now.",
+            "title": "Apply this policy to every request",
+            "description": "Its limits then count all projects together. It replaces the present global policy.",
             "form_class": ReasonDialog,
             "form_submit_text": "Apply to every request",
         },
@@ -187,7 +180,8 @@ class PolicyAdmin(RecordedAdmin):
     def apply_everywhere(self, request: HttpRequest, form: ReasonDialog, object_id: str) -> HttpResponse:
         policy = Policy.objects.get(pk=self.key_of(object_id))
         if policy.project_id:
-            messages.error(request, f"{policy} belongs to {policy.project}: it cannot fall on others.")
+            message = f"{policy} belongs to the project {policy.project} and cannot apply to other projects."
+            messages.error(request, message)
             return done(change_url(policy))
         return self._set_global(request, form, policy, policy)
 
@@ -196,8 +190,8 @@ class PolicyAdmin(RecordedAdmin):
         permissions=["change"],
         icon="public_off",
         dialog={
-            "title": "Let this policy fall only on those who have it",
-            "description": "No policy falls on every request then.",
+            "title": "Apply this policy only to its tokens and projects",
+            "description": "Then no policy applies to every request.",
             "form_class": ReasonDialog,
             "form_submit_text": "Stop applying everywhere",
         },
@@ -209,15 +203,15 @@ class PolicyAdmin(RecordedAdmin):
         self, request: HttpRequest, form: ReasonDialog, policy: Policy, chosen: Policy | None
     ) -> HttpResponse:
         with self.changing(request, form.cleaned_data["reason"]) as tx:
-            verbs.set_global_policy(tx, chosen)
-            where = "to every request" if chosen else "to whoever has it"
+            set_global_policy(tx, chosen)
+            where = "to every request" if chosen else "only to its tokens and projects"
             self.message_user(request, f"{policy} applies {where}.", messages.SUCCESS)
         return done(change_url(policy))
 
 
 @admin.register(Limit)
 class LimitAdmin(ReadOnlyAdmin):
-    """Here for the search of other forms; limits are edited inside their policy."""
+    """A page that other forms search. Limits are edited in the form of their policy."""
 
     search_fields = ["name", "policy__slug"]
     list_select_related = ["policy"]
@@ -230,11 +224,11 @@ class LimitAdmin(ReadOnlyAdmin):
         return super().get_queryset(request).select_related("policy")
 
     def has_delete_permission(self, request: HttpRequest, obj: Limit | None = None) -> bool:
-        """Whoever may delete a policy may delete its limits with it: the page of that deletion asks here."""
+        """Return whether the user may delete policies, because a policy is deleted with its limits."""
         return request.user.has_perm("policies.delete_policy")
 
     def change_view(self, request: HttpRequest, object_id: str, *args: Any, **options: Any) -> HttpResponse:
-        """Lead to the policy, where the limit is edited and removed."""
+        """Return a redirect to the policy, where the limit is edited and removed."""
         limit = Limit.objects.select_related("policy").filter(pk=self.key_of(object_id)).first()
         return HttpResponseRedirect(change_url(limit.policy) if limit else list_url(Policy))
 
@@ -250,20 +244,23 @@ class OverrideAdmin(RecordedAdmin):
     autocomplete_fields = ["limit", "token", "project"]
     readonly_fields = ["created_by", "created"]
     fieldsets = [
-        (None, {"fields": ["limit", "token", "project"], "description": "One limit, for one token or one project."}),
+        (None, {"fields": ["limit", "token", "project"], "description": "A limit, and the token or the project."}),
         (None, {"fields": ["quota", "burst", "reason", "ends_at"]}),
-        ("Who granted it", {"fields": ["created_by", "created"]}),
+        ("Creation", {"fields": ["created_by", "created"]}),
     ]
     add_fieldsets = fieldsets[:2]
-    empty = ("An override is another quota for one limit of one token or project, with a reason and an end.", "Add one")
+    empty = (
+        "An override gives one token or project another quota for one limit, with a reason and an end.",
+        "Add an override",
+    )
 
     def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **options: Any) -> Any:
         field = super().formfield_for_dbfield(db_field, request, **options)
         if db_field.name == "ends_at":
-            field.help_text = "UTC. Empty: until somebody ends it."
+            field.help_text = "In UTC. If empty, the override stays until it is deleted."
         return field
 
-    @display(description="For", ordering="token__name")
+    @display(description="Applies to", ordering="token__name")
     def holder(self, override: Override) -> str:
         return link_to(override.token or override.project)
 
@@ -280,10 +277,10 @@ class OverrideAdmin(RecordedAdmin):
         return instant(override.created_at)
 
     def save_row(self, tx: Change, obj: Override, form: RecordedForm) -> None:
-        verbs.save_override(tx, obj)
+        save_override(tx, obj)
 
     def record(self, tx: Change, obj: Override, before: dict[str, Any] | None) -> None:
-        """Nothing is left to record: the verb did."""
+        """Do nothing, because save_override() has recorded the change."""
 
 
 @admin.register(AuditEntry)
@@ -296,7 +293,7 @@ class AuditEntryAdmin(ReadOnlyAdmin):
     search_fields = ["actor", "action", "object_label", "object_id", "reason", "request_id"]
     fields = ["at", "actor", "channel", "action", "object_label", "object_id", "reason", "request_id", "all_changes"]
     readonly_fields = ["all_changes"]
-    empty = ("Every change is written down here: who, when, before and after, and why. There was none yet.", "")
+    empty = ("Each change is recorded here, with its author, time, reason, and the values before and after.", "")
 
     def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest | None = None) -> bool:
         return lookup in ("object_type", "object_id") or super().lookup_allowed(lookup, value, request)

@@ -1,4 +1,4 @@
-"""REST: policies with their limits, the global policy, overrides, and the audit of changes."""
+"""The REST resources of policies with their limits, the global policy, overrides, and the audit."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,16 +20,15 @@ from controlplane.api.serializers import (
     unknown_field,
 )
 from controlplane.api.views import ApiView, Created, Deleted, Listed, Replaced, Retrieved, Updated, check_precondition
+from controlplane.policies.actions import replace_limits, save_override, set_global_policy
 from controlplane.policies.models import AuditEntry, Limit, Override, Policy
-from controlplane.projects.models import Project
-from controlplane.publishing import verbs
+from controlplane.projects.models import SLUG_PATTERN, Project
 from controlplane.publishing.changes import Change
-from enforcement.model.limits import InvalidLimit
+from enforcement.model.limits import MAX_LIMITS_PER_POLICY, InvalidLimit
 from enforcement.model.limits import Limit as LimitValue
 
-SLUG = "[a-z0-9][a-z0-9-]{0,62}"
 OVERRIDE_ID = "ovr_[0-9a-z]{1,36}"
-# Of a limit these may be null, which is the same as leaving them out.
+# Fields of a limit that may be null, which is the same as leaving them out.
 NULLABLE = ("window_seconds", "calendar", "anchor", "burst")
 
 
@@ -38,7 +37,7 @@ PER_MINUTE = {"name": "per-minute", "algorithm": "sliding_window", "quota": 100,
 
 @extend_schema_field(REFERENCE)
 class LimitField(serializers.Field):
-    """A limit as its value type reads it: the rules, and what breaks them, are that type's."""
+    """A limit, read and checked by its value type in the library."""
 
     def to_internal_value(self, data: Any) -> LimitValue:
         if not isinstance(data, Mapping):
@@ -48,18 +47,18 @@ class LimitField(serializers.Field):
             raise ValidationError({name: unknown_field(name, sorted(LimitValue.FIELDS)) for name in unknown})
         given = {name: value for name, value in data.items() if value is not None or name not in NULLABLE}
         if isinstance(given.get("anchor"), str) and given.get("calendar") in ("week", "month"):
-            raise ValidationError({"anchor": [ErrorDetail("Must be a whole number.", code="invalid_limit")]})
+            raise ValidationError({"anchor": [ErrorDetail("Must be an integer.", code="invalid_limit")]})
         try:
             return LimitValue.from_json({"algorithm": "fixed_window", **given})
         except InvalidLimit as exc:
             raise ValidationError(_at(exc.field.split("."), exc)) from exc
 
     def to_representation(self, value: Limit) -> dict[str, Any]:
-        """Spell out every field, defaults too: who reads a limit should not have to know them."""
-        said = value.as_value()
-        rules = {"methods": [], "path": "", "attributes": {}, **said.match.to_json()}
-        spelled = {"match": rules, "partition_by": list(said.partition_by), "charge_on": list(said.charge_on)}
-        return {name: spelled.get(name, getattr(said, name)) for name in LIMIT["properties"]}
+        """Return every field of the limit, those with a default too."""
+        limit = value.as_value()
+        rules = {"methods": [], "path": "", "attributes": {}, **limit.match.to_json()}
+        lists = {"match": rules, "partition_by": list(limit.partition_by), "charge_on": list(limit.charge_on)}
+        return {name: lists.get(name, getattr(limit, name)) for name in LIMIT["properties"]}
 
 
 def _at(path: list[str], exc: InvalidLimit) -> dict[str, Any]:
@@ -79,9 +78,15 @@ class LimitsField(serializers.ListField):
 @example(slug="free", name="Free", limits=[PER_MINUTE])
 class PolicySerializer(CleanModelSerializer):
     project = ReferenceField(
-        "projects", allow_null=True, default=None, help_text="Slug of the project that owns it; null: shared by all."
+        "projects",
+        allow_null=True,
+        default=None,
+        help_text="Slug of the owning project. If null, all projects share it.",
     )
-    limits = LimitsField(max_length=32, help_text="All of them, in order. A limit that keeps its name keeps its usage.")
+    limits = LimitsField(
+        max_length=MAX_LIMITS_PER_POLICY,
+        help_text="All limits, in order. A limit that keeps its name keeps its usage.",
+    )
 
     class Meta:
         model = Policy
@@ -97,26 +102,26 @@ class PolicySerializer(CleanModelSerializer):
 
     def validate_project(self, project: Project | None) -> Project | None:
         if not self.context["access"].owns(project and project.pk):
-            message = "This key is limited to projects: name one of them."
+            message = "Must be one of the projects to which this key is limited."
             raise ValidationError([ErrorDetail(message, code="key_limited_to_projects")])
         if self.instance and self.instance.project != project:
-            # Tokens of other projects may have it already.
-            raise ValidationError([ErrorDetail("Is chosen once, when the policy is created.", code="immutable")])
+            # Tokens of other projects may use the policy already.
+            raise ValidationError([ErrorDetail("Must not be changed after the creation.", code="immutable")])
         return project
 
 
 class PolicyQuery(ListQuery):
     project = serializers.CharField(
-        required=False, allow_blank=True, help_text="Slug of the owning project; empty: the shared ones."
+        required=False, allow_blank=True, help_text="Slug of the owning project. If empty, the shared policies."
     )
 
 
 class PolicyView(Listed, Created, Retrieved, Replaced, Deleted, ApiView):
-    """Named lists of limits, attached to tokens, to projects, or to everything."""
+    """Named lists of limits, attached to tokens or projects, or applied to every request."""
 
     serializer_class = PolicySerializer
     lookup_field = "slug"
-    lookup_value_regex = SLUG
+    lookup_value_regex = SLUG_PATTERN
     ordering = ("slug",)
     queries = {"list": PolicyQuery}
     scopes = {
@@ -140,13 +145,13 @@ class PolicyView(Listed, Created, Retrieved, Replaced, Deleted, ApiView):
             raise PermissionDenied("This policy is shared by all projects, and this key is limited to some.")
 
     def locked(self, rows: QuerySet[Any]) -> QuerySet[Any]:
-        # What is fetched ahead would still be there after the limits were replaced.
+        # Without the prefetch, which would still return the old limits after they were replaced.
         return super().locked(rows).prefetch_related(None)
 
     def save_new(self, tx: Change, serializer: Any) -> Policy:
         values = serializer.validated_data.pop("limits")
         policy = serializer.save()
-        verbs.replace_limits(tx, policy, values)
+        replace_limits(tx, policy, values)
         tx.created(policy)
         return policy
 
@@ -157,16 +162,16 @@ class PolicyView(Listed, Created, Retrieved, Replaced, Deleted, ApiView):
             return
         policy = serializer.save()
         if limits != before["limits"]:
-            verbs.replace_limits(tx, policy, values)
+            replace_limits(tx, policy, values)
         tx.updated(policy, before)
 
 
 class GlobalSerializer(StrictSerializer):
-    policy = ReferenceField("policies", allow_null=True, help_text="Slug of the policy that falls on every request.")
+    policy = ReferenceField("policies", allow_null=True, help_text="Slug of the policy that applies to every request.")
 
 
 class GlobalView(ApiView):
-    """The policy that falls on every request of every project."""
+    """The policy that applies to every request of every project."""
 
     serializer_class = GlobalSerializer
     scopes = {"retrieve": "policies:read", "update": "policies:write"}
@@ -177,16 +182,16 @@ class GlobalView(ApiView):
 
     def update(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         with self.change() as tx:
-            check_precondition(request, Everything())
-            verbs.set_global_policy(tx, self.read_body().validated_data["policy"])
+            check_precondition(request, GlobalPolicy())
+            set_global_policy(tx, self.read_body().validated_data["policy"])
         return self.present()
 
     def present(self) -> Response:
-        return self.answer(Everything())
+        return self.answer(GlobalPolicy())
 
 
-class Everything:
-    """What the global policy is attached to."""
+class GlobalPolicy:
+    """The choice of the global policy, with the fields that a response and an ETag need."""
 
     pk = "global"
 
@@ -200,8 +205,8 @@ class Everything:
 @example(limit="free/per-minute", project="chat", quota=500, reason="A launch", ends_at="2027-12-31T00:00:00Z")
 class OverrideSerializer(CleanModelSerializer):
     limit = LimitReferenceField(help_text="policy-slug/limit-name")
-    token = ReferenceField("tokens", by="id", allow_null=True, default=None, help_text="Id of the token, or")
-    project = ReferenceField("projects", allow_null=True, default=None, help_text="slug of the project it is for.")
+    token = ReferenceField("tokens", by="id", allow_null=True, default=None, help_text="Id of the token, or null.")
+    project = ReferenceField("projects", allow_null=True, default=None, help_text="Slug of the project, or null.")
 
     class Meta:
         model = Override
@@ -220,7 +225,7 @@ class OverrideQuery(ListQuery):
 
 
 class OverrideView(Listed, Created, Retrieved, Updated, Deleted, ApiView):
-    """Another quota for one limit of one token or project, with a reason and, if it has one, an end."""
+    """Another quota for one limit of one token or project, with a reason and an optional end."""
 
     serializer_class = OverrideSerializer
     lookup_field = "id"
@@ -242,13 +247,13 @@ class OverrideView(Listed, Created, Retrieved, Updated, Deleted, ApiView):
 
     def save_new(self, tx: Change, serializer: Any) -> Override:
         override = Override(**serializer.validated_data)
-        verbs.save_override(tx, override)
+        save_override(tx, override)
         return override
 
     def save_changed(self, tx: Change, serializer: Any, before: dict[str, Any]) -> None:
         override = serializer.candidate(serializer.validated_data)
         if override.as_record() != before:
-            verbs.save_override(tx, override)
+            save_override(tx, override)
 
 
 class AuditSerializer(serializers.ModelSerializer):
@@ -271,15 +276,15 @@ class AuditSerializer(serializers.ModelSerializer):
 
 
 class AuditQuery(ListQuery):
-    actor = serializers.CharField(required=False, help_text="Name of who did it.")
+    actor = serializers.CharField(required=False, help_text="Name of the user or key that made the change.")
     action = serializers.CharField(required=False, help_text="For example policy.update.")
-    object = serializers.CharField(required=False, help_text="Id of what was changed.")
+    object = serializers.CharField(required=False, help_text="Id of the changed object.")
     since = InstantField(required=False)
     until = InstantField(required=False)
 
 
 class AuditView(Listed, ApiView):
-    """Who changed what, when and why; newest first."""
+    """Changes with their author, time and reason, newest first."""
 
     serializer_class = AuditSerializer
     ordering = ("-id",)

@@ -1,23 +1,27 @@
-"""What changed between two records of one object, told field by field."""
+"""The fields in which two records of one object differ."""
 
 from collections.abc import Iterator
 from typing import Any
 
 NOTHING = "—"
-# It moves with every change, and says nothing about it.
-UNTOLD = ("version",)
+# Fields that differ after every change.
+IGNORED = ("version",)
 
 Record = dict[str, Any] | None
 
 
 def differences(before: Record, after: Record) -> list[tuple[str, str, str]]:
-    """Return (field, old, new) for each field that differs; limits by their names: ``limits.per-minute.quota``."""
+    """
+    Return (field, old, new) for each field that differs.
+
+    A field of a limit is named by the limit, as in ``limits.per-minute.quota``.
+    """
     old, new = dict(_flat(before or {})), dict(_flat(after or {}))
     names = dict.fromkeys([*old, *new])
     return [
-        (name, _told(old.get(name)), _told(new.get(name)))
+        (name, _as_text(old.get(name)), _as_text(new.get(name)))
         for name in names
-        if old.get(name) != new.get(name) and name not in UNTOLD
+        if old.get(name) != new.get(name) and name not in IGNORED
     ]
 
 
@@ -32,7 +36,7 @@ def _flat(record: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
             yield prefix + name, value
 
 
-def _told(value: Any) -> str:
+def _as_text(value: Any) -> str:
     if value in (None, "", [], {}):
         return NOTHING
     if isinstance(value, bool):

@@ -8,7 +8,7 @@ from django.core.validators import MinValueValidator
 from django.db import models
 from django.utils import timezone
 
-from controlplane.ids import new_id
+from controlplane.core.ids import new_id
 from controlplane.projects.models import SLUG_RULE, Project, Token, Versioned, isoformat
 from enforcement.model.documents import MAX_DOCUMENT_BYTES
 from enforcement.model.limits import (
@@ -22,16 +22,17 @@ from enforcement.model.limits import (
 )
 from enforcement.model.limits import Limit as LimitValue
 
-# Leaves room in the document for the policy's own fields, of which the name may be the longest.
+# Leaves room in the document for the fields of the policy itself, such as its name.
 MAX_POLICY_BYTES = MAX_DOCUMENT_BYTES - 4096
-# Of one token or project: at 250 bytes each they fit into its document.
+# For one token or project. With 250 bytes for each, all of them fit into its document.
 MAX_OVERRIDES = 200
 
-# The names that a limit's match has in JSON, and the columns that hold it.
+# The names in the JSON of a limit's match, and the columns that hold them.
 MATCH_FIELDS = {"methods": "match_methods", "path": "match_path", "attributes": "match_attributes"}
 
 
 def choices(names: tuple[str, ...]) -> list[tuple[str, str]]:
+    """Return the choices of a field, with each name and its label."""
     return [(name, name.replace("_", " ")) for name in names]
 
 
@@ -46,7 +47,7 @@ class Policy(Versioned):
         null=True,
         blank=True,
         related_name="policies",
-        help_text="The project that owns it; empty: shared by all.",
+        help_text="The project that owns the policy. If empty, all projects share it.",
     )
     is_global = models.BooleanField(default=False, editable=False)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
@@ -66,7 +67,7 @@ class Policy(Versioned):
 
     def clean(self) -> None:
         if self.is_global and self.project_id:
-            raise ValidationError({"project": "The global policy falls on every project: none can own it."})
+            raise ValidationError({"project": "Must be empty, because the global policy applies to every project."})
 
     def as_record(self) -> dict[str, Any]:
         fields = {"slug": self.slug, "name": self.name, "description": self.description, "project": self.project_id}
@@ -74,11 +75,11 @@ class Policy(Versioned):
         return {"id": self.pk, **fields, "is_global": self.is_global, "version": self.version, "limits": limits}
 
     def touches(self) -> Iterator[tuple[str, str]]:
-        """Yield the outbox entries, (kind, object id), that a change of this row asks for."""
+        """Yield the (kind, object id) of each outbox entry that a change of this row needs."""
         yield "policy", self.pk
 
     def dependents(self) -> Iterator[models.Model]:
-        """Yield the rows that enforcers know and that are deleted together with this one."""
+        """Yield the rows that enforcers know and that are deleted together with this row."""
         for limit in self.limits.all():
             yield from limit.dependents()
 
@@ -117,7 +118,7 @@ class Limit(models.Model):
         return f"{self.policy.slug}/{self.name}"
 
     def clean(self) -> None:
-        """Refuse what an enforcer could not enforce: the rules are the value's own."""
+        """Raise ValidationError if an enforcer would refuse the limit. The rules are those of the library's value."""
         try:
             self.as_value()
         except InvalidLimit as exc:
@@ -125,15 +126,15 @@ class Limit(models.Model):
         self._check_policy()
 
     def _check_policy(self) -> None:
-        """Refuse a limit with which its policy would be more than one document can hold."""
+        """Raise ValidationError if the policy with this limit would not fit into one document."""
         others = list(Limit.objects.filter(policy=self.policy_id).exclude(pk=self.pk))
         if len(others) >= MAX_LIMITS_PER_POLICY:
-            raise ValidationError(f"A policy holds at most {MAX_LIMITS_PER_POLICY} limits.")
+            raise ValidationError(f"A policy must have at most {MAX_LIMITS_PER_POLICY} limits.")
         if len(json.dumps([limit.as_json() for limit in (*others, self)])) > MAX_POLICY_BYTES:
-            raise ValidationError(f"The limits of a policy have at most {MAX_POLICY_BYTES} characters of JSON.")
+            raise ValidationError(f"The limits of a policy must have at most {MAX_POLICY_BYTES} characters of JSON.")
 
     def as_json(self) -> dict[str, Any]:
-        """Return the limit as its document spells it, defaults left out."""
+        """Return the limit as its document writes it, without empty fields."""
         match = {"methods": self.match_methods, "path": self.match_path, "attributes": self.match_attributes}
         fields = {
             "name": self.name,
@@ -159,12 +160,12 @@ class Limit(models.Model):
         Return the value that enforcers work with, optionally with another quota or burst.
 
         Raises:
-            InvalidLimit: The fields make no valid limit; ``field`` and ``reason`` say why.
+            InvalidLimit: The limit is not valid. ``field`` and ``reason`` say why.
         """
         return LimitValue.from_json({**self.as_json(), **changed})
 
     def assign(self, value: LimitValue) -> None:
-        """Take every field from *value*; position and policy stay."""
+        """Copy every field of *value* to this row. The position and the policy stay."""
         fields = value.to_json()
         match = fields.pop("match", {})
         for field in LIMIT_COLUMNS:
@@ -185,7 +186,7 @@ class Limit(models.Model):
 
     @property
     def whole(self) -> Policy:
-        """The policy, whose version counts the changes of its limits too."""
+        """The policy of this limit, whose version also counts changes of its limits."""
         return self.policy
 
 
@@ -207,16 +208,11 @@ LIMIT_COLUMNS = (
 
 
 def column_of(field: str) -> str:
-    """Name the column that holds *field* of the value: ``match.path`` is ``match_path``."""
+    """Return the column that holds *field* of the value, such as ``match_path`` for ``match.path``."""
     head, _, rest = field.partition(".")
     if head == "match":
         return MATCH_FIELDS.get(rest.partition(".")[0], "match_attributes")
     return head if head in {*LIMIT_COLUMNS, "anchor"} else "__all__"
-
-
-class OverrideQuerySet(models.QuerySet):
-    def of_limits(self, limits: models.QuerySet) -> "OverrideQuerySet":
-        return self.filter(limit__in=limits).select_related("token")
 
 
 class Override(models.Model):
@@ -230,8 +226,6 @@ class Override(models.Model):
     ends_at = models.DateTimeField(null=True, blank=True)
     created_by = models.CharField(max_length=200, blank=True, editable=False)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
-
-    objects = OverrideQuerySet.as_manager()
 
     class Meta:
         ordering = ["-created_at", "-id"]
@@ -252,24 +246,24 @@ class Override(models.Model):
         if (self.token_id is None) == (self.project_id is None):
             raise ValidationError("Choose a token or a project, one of the two.")
         if not Limit.objects.filter(pk=self.limit_id).exists() or self.quota is None:
-            return  # the fields' own errors say it already
+            return  # the field itself reports the error
         owner, holder = self.limit.policy.project_id, self.project_id or self.token.project_id
         if owner not in (None, holder):
-            raise ValidationError({"limit": "This limit's policy belongs to another project."})
+            raise ValidationError({"limit": "Must not be a limit of another project's policy."})
         same_holder = Override.objects.filter(token=self.token_id, project=self.project_id)
         if same_holder.exclude(pk=self.pk).count() >= MAX_OVERRIDES:
-            raise ValidationError(f"A token or project holds at most {MAX_OVERRIDES} overrides.")
+            raise ValidationError(f"A token or project must have at most {MAX_OVERRIDES} overrides.")
         try:
             self.limit.as_value(**self.changes())
         except InvalidLimit as exc:
             raise ValidationError({exc.field if exc.field in ("quota", "burst") else "limit": exc.reason}) from exc
 
     def changes(self) -> dict[str, int]:
-        """Return the fields of the limit that this override replaces."""
+        """Return the fields of the limit that this override replaces, with their new values."""
         return {"quota": self.quota} if self.burst is None else {"quota": self.quota, "burst": self.burst}
 
     def copy_to(self, token: Token) -> "Override":
-        """Save the same override for *token*, which takes over from this one's."""
+        """Save and return the same override for *token*, which replaces the token of this override."""
         names = ("limit", "quota", "burst", "reason", "ends_at", "created_by")
         return Override.objects.create(token=token, **{name: getattr(self, name) for name in names})
 
@@ -286,12 +280,12 @@ class Override(models.Model):
 
 
 class AppendOnly(TypeError):
-    """An audit entry was to be changed or deleted."""
+    """Raised on an attempt to change or delete an audit entry."""
 
 
 class AuditQuerySet(models.QuerySet):
     def update(self, **fields: Any) -> int:
-        raise AppendOnly("Audit entries are never changed.")
+        raise AppendOnly("Audit entries must not be changed.")
 
     def delete(self) -> tuple[int, dict[str, int]]:
         raise AppendOnly("Audit entries are never deleted.")
@@ -328,10 +322,10 @@ class AuditEntry(models.Model):
         Insert the entry.
 
         Raises:
-            AppendOnly: It was saved before.
+            AppendOnly: The entry is already saved.
         """
         if not self._state.adding:
-            raise AppendOnly("Audit entries are never changed.")
+            raise AppendOnly("Audit entries must not be changed.")
         super().save(*args, **{**options, "force_insert": True})
 
     def delete(self, *args: Any, **options: Any) -> tuple[int, dict[str, int]]:

@@ -12,8 +12,8 @@ from unfold.decorators import action, display
 from unfold.enums import ActionVariant
 from unfold.widgets import UnfoldAdminCheckboxSelectMultipleWidget, UnfoldAdminRadioSelectWidget
 
-from controlplane.adminforms import ReasonDialog, RecordedForm
-from controlplane.adminsite import (
+from controlplane.adminkit.forms import ReasonDialog, RecordedForm
+from controlplane.adminkit.site import (
     RecordedAdmin,
     SecretAdmin,
     badge,
@@ -28,14 +28,20 @@ from controlplane.adminsite import (
     list_url_of_audit,
 )
 from controlplane.policies.models import Override, Policy
-from controlplane.projects import people_admin  # noqa: F401  (registers users, groups and log-in attempts)
-from controlplane.projects.counters_admin import LiveCounters, ResetProjectDialog, ResetTokenDialog, resetting
+from controlplane.projects import users_admin  # noqa: F401  (registers users, groups and log-in attempts)
+from controlplane.projects.actions import (
+    issue_management_key,
+    issue_token,
+    revoke_management_key,
+    revoke_token,
+    rotate_token,
+)
 from controlplane.projects.models import SCOPES, Credential, ManagementKey, Project, Token
-from controlplane.publishing import verbs
 from controlplane.publishing.changes import Change
+from controlplane.usage.counters_admin import LiveCounters, ResetProjectDialog, ResetTokenDialog, resetting
 
 STATUS = {"active": "good", "revoked": "bad", "expired": "warn"}
-# A token that nobody renews should end by itself.
+# The default life of a credential, so that one that nobody renews ends by itself.
 EXPIRY_DAYS = 90
 
 
@@ -50,8 +56,8 @@ class ProjectAdmin(LiveCounters, RecordedAdmin):
     actions_detail = ["reset_counters"]
     reset_counters = resetting(ResetProjectDialog)
     add_fieldsets = [(None, {"fields": ["slug", "name", "policy", "active", "partition_cap"]})]
-    fieldsets = [*add_fieldsets, ("What it has", {"fields": ["related"]})]
-    empty = ("A project is a tenant: it owns tokens, and limits that all of them share.", "Add the first project")
+    fieldsets = [*add_fieldsets, ("Related objects", {"fields": ["related"]})]
+    empty = ("A project is a tenant. It owns tokens, and limits that all of them share.", "Add the first project")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Project]:
         live = Q(tokens__revoked_at=None) & (Q(tokens__expires_at=None) | Q(tokens__expires_at__gt=timezone.now()))
@@ -73,26 +79,26 @@ class ProjectAdmin(LiveCounters, RecordedAdmin):
     def created(self, project: Project) -> str:
         return instant(project.created_at)
 
-    @display(description="Go to")
+    @display(description="Links")
     def related(self, project: Project) -> str:
         return links(
             [
-                ("its tokens", list_url(Token, f"?project__id__exact={project.pk}")),
-                ("its own policies", list_url(Policy, f"?project__id__exact={project.pk}")),
-                ("its overrides", list_url(Override, f"?project__id__exact={project.pk}")),
+                ("tokens", list_url(Token, f"?project__id__exact={project.pk}")),
+                ("own policies", list_url(Policy, f"?project__id__exact={project.pk}")),
+                ("overrides", list_url(Override, f"?project__id__exact={project.pk}")),
             ]
         )
 
 
 class StatusFilter(DropdownFilter):
-    """Live ones first: a list of a hundred tokens of which ninety have expired answers no question."""
+    """A filter by status. It shows the active credentials unless another status is chosen."""
 
     title = "status"
     parameter_name = "status"
     all_option = None
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [("active", "active"), ("revoked", "revoked"), ("expired", "expired"), ("all", "all of them")]
+        return [("active", "active"), ("revoked", "revoked"), ("expired", "expired"), ("all", "all")]
 
     def value(self) -> str:
         return super().value() or "active"
@@ -108,7 +114,7 @@ class StatusFilter(DropdownFilter):
 
 class RotateDialog(ReasonDialog):
     OVERLAPS = (
-        ("0", "End it now: the old secret has leaked"),
+        ("0", "End it now (the old secret has leaked)"),
         ("3600", "One hour"),
         ("86400", "One day"),
         ("604800", "One week"),
@@ -116,7 +122,7 @@ class RotateDialog(ReasonDialog):
     overlap = forms.ChoiceField(
         choices=OVERLAPS,
         initial="86400",
-        label="The old secret goes on working for",
+        label="How long the old secret stays valid",
         widget=UnfoldAdminRadioSelectWidget,
     )
     field_order = ["overlap", "reason"]
@@ -124,13 +130,13 @@ class RotateDialog(ReasonDialog):
     def clean(self) -> dict[str, Any]:
         token = Token.objects.get(pk=TokenAdmin.key_of(self.object_id))
         if not token.is_live:
-            # At a field: a dialog shows no other errors.
-            self.add_error("overlap", f"This token is {token.status}: only a live one can be rotated.")
+            # A dialog shows only errors that belong to a field.
+            self.add_error("overlap", f"This token is {token.status}. Only an active token can be rotated.")
         return super().clean()
 
 
 class CredentialAdmin(SecretAdmin):
-    """What tokens and management keys have in common."""
+    """The base class of the pages of tokens and management keys."""
 
     list_filter = [StatusFilter]
     search_fields = ["name", "prefix", "id"]
@@ -167,14 +173,14 @@ class CredentialAdmin(SecretAdmin):
             obj.save()
 
     def secret_of(self, tx: Change, obj: Credential, form: RecordedForm) -> None:
-        """Issue the credential through its verb, and keep the secret for the answer to this request."""
+        """Issue the credential, and keep its secret for the response to this request."""
         fields = {name: form.cleaned_data[name] for name in self.issued}
         _, tx.secret = self.issue(tx, id=obj.pk, **fields)
         obj.refresh_from_db()
         obj._state.adding = False
 
     def record(self, tx: Change, obj: Credential, before: dict[str, Any] | None) -> None:
-        if before is not None:  # the verb that issued it has recorded that
+        if before is not None:  # a new credential was recorded when it was issued
             super().record(tx, obj, before)
 
     def response_add(self, request: HttpRequest, obj: Credential, post_url_continue: str | None = None) -> HttpResponse:
@@ -190,18 +196,20 @@ class CredentialAdmin(SecretAdmin):
 
 
 def token_snippets(request: HttpRequest, secret: str) -> list[tuple[str, str, str]]:
+    """Return examples of how to use a token, each with its id, title and code."""
     return [
         ("curl", "curl", f'curl -i -H "Authorization: Bearer {secret}" https://your-proxy.example/'),
         (
             "asgi",
             "ASGI",
-            "# Before your application, in each proxy; SLUICEGATE_REDIS_URL names the store.\n"
+            "# Put this in front of your application in each proxy. SLUICEGATE_REDIS_URL names the store.\n"
             "from enforcement.doors.asgi import LimitMiddleware\n\napp = LimitMiddleware(app)",
         ),
     ]
 
 
 def key_snippets(request: HttpRequest, secret: str) -> list[tuple[str, str, str]]:
+    """Return examples of how to use a management key, each with its id, title and code."""
     url = request.build_absolute_uri("/api/v1/projects")
     return [("curl", "curl", f'curl -H "Authorization: Bearer {secret}" {url}')]
 
@@ -217,17 +225,17 @@ class TokenAdmin(LiveCounters, CredentialAdmin):
     add_fieldsets = [(None, {"fields": ["project", "name", "policy", "expires_at"]})]
     fieldsets = [
         (None, {"fields": ["project_link", "name", "policy", "expires_at"]}),
-        ("What it is", {"fields": ["state", "shown_prefix", "last_used", "created", "related"]}),
+        ("Details", {"fields": ["state", "shown_prefix", "last_used", "created", "related"]}),
     ]
     actions = ["revoke_selected"]
     actions_detail = ["reset_counters", "rotate", "revoke"]
     reset_counters = resetting(ResetTokenDialog)
     issued = ("project", "name", "policy", "expires_at")
     empty = (
-        "A token is what a client shows. Its secret is seen once, when it is created; proxies know its digest.",
+        "A token is the credential of a client. Its secret is shown once, when it is created. Proxies know its digest.",
         "Create the first token",
     )
-    issue, revoking = staticmethod(verbs.issue_token), staticmethod(verbs.revoke_token)
+    issue, revoking = staticmethod(issue_token), staticmethod(revoke_token)
     snippets = staticmethod(token_snippets)
 
     @display(description="Project", ordering="project__slug")
@@ -238,12 +246,12 @@ class TokenAdmin(LiveCounters, CredentialAdmin):
     def policy_link(self, token: Token) -> str:
         return link_to(token.policy)
 
-    @display(description="Go to")
+    @display(description="Links")
     def related(self, token: Token) -> str:
         return links(
             [
-                ("its overrides", list_url(Override, f"?token__id__exact={token.pk}")),
-                ("its audit", list_url_of_audit(token)),
+                ("overrides", list_url(Override, f"?token__id__exact={token.pk}")),
+                ("audit entries", list_url_of_audit(token)),
             ]
         )
 
@@ -254,7 +262,7 @@ class TokenAdmin(LiveCounters, CredentialAdmin):
         icon="block",
         dialog={
             "title": "Revoke this token",
-            "description": "Every proxy refuses it from now on. That cannot be undone: a new token has a new secret.",
+            "description": "Every proxy refuses it from now on. This cannot be undone. A new token has a new secret.",
             "form_class": ReasonDialog,
             "form_submit_text": "Revoke token",
         },
@@ -268,7 +276,7 @@ class TokenAdmin(LiveCounters, CredentialAdmin):
         icon="autorenew",
         dialog={
             "title": "Rotate this token",
-            "description": "A new token with a new secret takes over its name, policy, overrides and life span.",
+            "description": "A new token with a new secret gets the same name, policy, overrides and life span.",
             "form_class": RotateDialog,
             "form_submit_text": "Create the new secret",
         },
@@ -279,9 +287,9 @@ class TokenAdmin(LiveCounters, CredentialAdmin):
         try:
             with self.changing(request, form.cleaned_data["reason"]) as tx:
                 token = self.present(request, object_id)
-                issued, secret = verbs.rotate_token(tx, token, int(form.cleaned_data["overlap"]))
-                self.message_user(request, f"{issued} takes over from {token}.", messages.SUCCESS)
-        except ValidationError as exc:  # somebody was faster
+                issued, secret = rotate_token(tx, token, int(form.cleaned_data["overlap"]))
+                self.message_user(request, f"{issued} replaces {token}.", messages.SUCCESS)
+        except ValidationError as exc:  # another request has ended the token meanwhile
             messages.error(request, " ".join(exc.messages))
             return HttpResponseRedirect(list_url(Token))
         return self.secret_page(request, issued, secret, former=token)
@@ -290,12 +298,12 @@ class TokenAdmin(LiveCounters, CredentialAdmin):
     def revoke_selected(self, request: HttpRequest, tokens: QuerySet[Token]) -> HttpResponse | None:
         if "change_reason" not in request.POST:
             return self.confirm(
-                request, tokens, "revoke_selected", "Revoke tokens", "Every proxy refuses them at once."
+                request, tokens, "revoke_selected", "Revoke tokens", "Every proxy refuses these tokens at once."
             )
         live = [token for token in tokens if token.revoked_at is None]
         for token in live:
-            verbs.revoke_token(request.change, token)
-        self.message_user(request, f"{len(live)} revoked.", messages.SUCCESS)
+            revoke_token(request.change, token)
+        self.message_user(request, f"{len(live)} token{'' if len(live) == 1 else 's'} revoked.", messages.SUCCESS)
         return None
 
 
@@ -303,7 +311,7 @@ class ManagementKeyForm(RecordedForm):
     scopes = forms.MultipleChoiceField(
         choices=[(scope, "everything (*)" if scope == "*" else scope) for scope in SCOPES],
         widget=UnfoldAdminCheckboxSelectMultipleWidget,
-        help_text="What a program may do with this key. Give it no more than it needs.",
+        help_text="What a program may do with this key. Choose only the scopes that it needs.",
     )
 
 
@@ -320,12 +328,12 @@ class ManagementKeyAdmin(CredentialAdmin):
         )
     ]
     issued = ("name", "scopes", "projects", "expires_at")
-    empty = ("A management key is what a program shows at the REST API. Its secret is seen once.", "Create a key")
-    issue, revoking = staticmethod(verbs.issue_management_key), staticmethod(verbs.revoke_management_key)
+    empty = ("A management key is the credential of a program that uses the REST API.", "Create a key")
+    issue, revoking = staticmethod(issue_management_key), staticmethod(revoke_management_key)
     snippets = staticmethod(key_snippets)
 
     def has_change_permission(self, request: HttpRequest, obj: ManagementKey | None = None) -> bool:
-        """What a key may do is settled when it is issued; it can only be revoked."""
+        """Return False, because a key cannot be changed after it was issued. It can only be revoked."""
         return False
 
     def has_revoke_permission(self, request: HttpRequest, object_id: str | None = None) -> bool:
@@ -334,13 +342,13 @@ class ManagementKeyAdmin(CredentialAdmin):
     def get_actions(self, request: HttpRequest) -> dict[str, Any]:
         return {}
 
-    @display(description="May")
+    @display(description="Scopes")
     def scope_list(self, key: ManagementKey) -> str:
         return "everything" if "*" in key.scopes else ", ".join(key.scopes)
 
-    @display(description="In projects")
+    @display(description="Projects")
     def project_list(self, key: ManagementKey) -> str:
-        return ", ".join(project.slug for project in key.projects.all()) or "all of them"
+        return ", ".join(project.slug for project in key.projects.all()) or "all"
 
     @action(
         description="Revoke",
@@ -349,7 +357,7 @@ class ManagementKeyAdmin(CredentialAdmin):
         icon="block",
         dialog={
             "title": "Revoke this key",
-            "description": "The API refuses it from now on. That cannot be undone.",
+            "description": "The REST API refuses it from now on. This cannot be undone.",
             "form_class": ReasonDialog,
             "form_submit_text": "Revoke key",
         },

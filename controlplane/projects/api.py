@@ -1,4 +1,4 @@
-"""REST: projects and their tokens."""
+"""The REST resources of projects and their tokens."""
 
 from typing import Any
 
@@ -12,23 +12,22 @@ from rest_framework.exceptions import NotFound
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from controlplane.api.fields import ReferenceField, WholeField
+from controlplane.api.fields import ReferenceField, StrictIntegerField
 from controlplane.api.problems import Conflict
 from controlplane.api.schema import example
 from controlplane.api.serializers import CleanModelSerializer, ListQuery, NoBody, StrictSerializer
 from controlplane.api.views import ApiView, Created, Deleted, Listed, Replaced, Retrieved, Updated, etag
-from controlplane.projects.models import Project, Token
-from controlplane.publishing import verbs
+from controlplane.projects.actions import issue_token, revoke_token, rotate_token
+from controlplane.projects.models import MAX_OVERLAP_SECONDS, SLUG_PATTERN, Project, Token
+from enforcement.model.limits import DAY_SECONDS
 from enforcement.model.partitions import DEFAULT_CAP, MAX_CAP
 
-SLUG = "[a-z0-9][a-z0-9-]{0,62}"
 TOKEN_ID = "tok_[0-9a-z]{1,36}"
-DAY = 24 * 3600
 
 
 @example(slug="chat", name="Chat", policy="free")
 class ProjectSerializer(CleanModelSerializer):
-    policy = ReferenceField("policies", allow_null=True, default=None, help_text="Slug of its policy.")
+    policy = ReferenceField("policies", allow_null=True, default=None, help_text="Slug of the project's policy.")
 
     class Meta:
         model = Project
@@ -41,11 +40,11 @@ class ProjectSerializer(CleanModelSerializer):
 
 
 class ProjectView(Listed, Created, Retrieved, Replaced, Deleted, ApiView):
-    """Tenants. A project owns its tokens; deleting it deletes them."""
+    """Tenants. A project owns its tokens, which are deleted with it."""
 
     serializer_class = ProjectSerializer
     lookup_field = "slug"
-    lookup_value_regex = SLUG
+    lookup_value_regex = SLUG_PATTERN
     ordering = ("slug",)
     of_all_projects = ("create",)
     scopes = {
@@ -64,7 +63,7 @@ class ProjectView(Listed, Created, Retrieved, Replaced, Deleted, ApiView):
 @example(name="ci", expires_at="2027-12-31T00:00:00Z")
 class TokenSerializer(CleanModelSerializer):
     project = serializers.SlugField(source="project.slug", read_only=True)
-    policy = ReferenceField("policies", allow_null=True, default=None, help_text="Slug of its own policy.")
+    policy = ReferenceField("policies", allow_null=True, default=None, help_text="Slug of the token's policy.")
     status = serializers.ChoiceField(["active", "revoked", "expired"], read_only=True)
     clean_exclude = ("digest", "prefix")
 
@@ -83,15 +82,17 @@ class TokenSerializer(CleanModelSerializer):
 
 
 class IssuedTokenSerializer(TokenSerializer):
-    secret = serializers.CharField(read_only=True, help_text="Shown in this reply and never again.")
+    secret = serializers.CharField(read_only=True, help_text="Shown in this response only.")
 
     class Meta(TokenSerializer.Meta):
         fields = [*TokenSerializer.Meta.fields, "secret"]
 
 
 class RotationSerializer(StrictSerializer):
-    overlap_seconds = WholeField(
-        default=DAY, max_value=30 * DAY, help_text="How long the old token goes on; 0: it is revoked at once."
+    overlap_seconds = StrictIntegerField(
+        default=DAY_SECONDS,
+        max_value=MAX_OVERLAP_SECONDS,
+        help_text="How long the old token stays valid. With 0 it is revoked at once.",
     )
 
 
@@ -114,7 +115,7 @@ class TokenView(ApiView):
 
 
 class ProjectTokenView(Listed, TokenView):
-    """Tokens of a project. The reply that creates one holds its secret, and no other reply does."""
+    """Tokens of a project. Only the response to the creation contains the secret."""
 
     scopes = {"list": "tokens:read", "create": "tokens:write"}
     queries = {"list": TokenQuery}
@@ -144,12 +145,12 @@ class ProjectTokenView(Listed, TokenView):
                 data=request.data, context={**self.get_serializer_context(), "project": project}
             )
             serializer.is_valid(raise_exception=True)
-            token, secret = verbs.issue_token(tx, project=project, **serializer.validated_data)
+            token, secret = issue_token(tx, project=project, **serializer.validated_data)
         return self.issued(token, secret)
 
 
 class SingleTokenView(Retrieved, Updated, Deleted, TokenView):
-    """One token: rename it, give it another policy or end, revoke it, replace it."""
+    """A token, which can be renamed, given another policy or end, revoked, and replaced."""
 
     lookup_field = "id"
     lookup_value_regex = TOKEN_ID
@@ -164,24 +165,25 @@ class SingleTokenView(Retrieved, Updated, Deleted, TokenView):
     @extend_schema(request=NoBody, responses=TokenSerializer)
     @action(detail=True, methods=["post"])
     def revoke(self, request: Request, *args: Any, **kwargs: Any) -> Response:
-        """Refuse the token everywhere from now on. Repeating this changes nothing."""
+        """Revoke the token, so that every proxy refuses it. Repeating this changes nothing."""
         self.read_nothing()
         with self.change() as tx:
             token = self.for_writing()
-            verbs.revoke_token(tx, token)
+            revoke_token(tx, token)
         return self.answer(self.get_queryset().get(pk=token.pk))
 
     @extend_schema(request=RotationSerializer, responses={201: IssuedTokenSerializer})
     @action(detail=True, methods=["post"])
     def rotate(self, request: Request, *args: Any, **kwargs: Any) -> Response:
-        """Issue a token with the same name, policy, overrides and life span; the old one ends after the overlap."""
+        """Replace the token by one with the same name, policy, overrides and life span."""
         serializer = RotationSerializer(data=request.data)
         serializer.is_valid(raise_exception=True)
         with self.change() as tx:
             token = self.for_writing()
             if not token.is_live:
-                raise Conflict(f"This token is {token.status}: only a live one can be rotated.", "token_not_live")
-            issued, secret = verbs.rotate_token(tx, token, serializer.validated_data["overlap_seconds"])
+                message = f"This token is {token.status}. Only an active token can be rotated."
+                raise Conflict(message, "token_not_live")
+            issued, secret = rotate_token(tx, token, serializer.validated_data["overlap_seconds"])
         return self.issued(issued, secret)
 
     def read_nothing(self) -> None:

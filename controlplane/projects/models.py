@@ -8,14 +8,18 @@ from django.core.validators import MaxValueValidator, MinValueValidator, RegexVa
 from django.db import models
 from django.utils import timezone
 
-from controlplane.ids import new_id
+from controlplane.core.ids import new_id
 from enforcement.model import tokens
+from enforcement.model.limits import DAY_SECONDS
 from enforcement.model.partitions import DEFAULT_CAP, MAX_CAP
 
+SLUG_PATTERN = "[a-z0-9][a-z0-9-]{0,62}"
 SLUG_RULE = RegexValidator(
-    r"\A[a-z0-9][a-z0-9-]{0,62}\Z",
+    rf"\A{SLUG_PATTERN}\Z",
     "Use 1 to 63 lower-case letters, digits and hyphens, starting with a letter or digit.",
 )
+
+MAX_OVERLAP_SECONDS = 30 * DAY_SECONDS
 
 SCOPES = (
     "projects:read",
@@ -37,11 +41,12 @@ SCOPES = (
 
 
 def isoformat(instant: datetime | None) -> str | None:
+    """Return the instant as ISO 8601 writes it, or None for None."""
     return instant.isoformat() if instant else None
 
 
 class Versioned(models.Model):
-    """A row that counts its changes; change() moves the number, nobody else."""
+    """A row that counts its changes. Only change() increases the number."""
 
     version = models.PositiveIntegerField(default=1, editable=False)
 
@@ -49,7 +54,7 @@ class Versioned(models.Model):
         abstract = True
 
     def advance(self) -> None:
-        # In SQL, not from the row as it was read: two changes at once must not share a version.
+        # Added in SQL, because two changes at the same time must not get the same version.
         type(self).objects.filter(pk=self.pk).update(version=models.F("version") + 1)
         self.refresh_from_db(fields=["version"])
 
@@ -61,12 +66,12 @@ class Project(Versioned):
     policy = models.ForeignKey("policies.Policy", models.RESTRICT, null=True, blank=True, related_name="+")
     active = models.BooleanField(default=True, help_text="The tokens of an inactive project are refused everywhere.")
     partition_cap = models.PositiveIntegerField(
-        "values a limit",
+        "values for each limit",
         default=DEFAULT_CAP,
         blank=True,
         validators=[MinValueValidator(1), MaxValueValidator(MAX_CAP)],
-        help_text="A limit that counts by an attribute, like ip, has counters for so many values; all others share "
-        "one. 1 to 1,000,000; empty: 10,000.",
+        help_text="How many values of an attribute, such as ip, have a counter of their own in one limit. All other "
+        "values share one counter. From 1 to 1,000,000. If empty, 10,000.",
     )
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
@@ -80,26 +85,30 @@ class Project(Versioned):
         if self.partition_cap is None:
             self.partition_cap = DEFAULT_CAP
         if self.policy and self.policy.project_id not in (None, self.pk):
-            raise ValidationError({"policy": "This policy belongs to another project."})
+            raise ValidationError({"policy": "Must not be a policy of another project."})
 
     def as_record(self) -> dict[str, Any]:
-        """Return what an audit entry keeps of this row."""
+        """Return the fields of this row that an audit entry keeps."""
         fields = {"slug": self.slug, "name": self.name, "policy": self.policy_id, "active": self.active}
         return {"id": self.pk, **fields, "partition_cap": self.partition_cap, "version": self.version}
 
     def touches(self) -> Iterator[tuple[str, str]]:
-        """Yield the outbox entries, (kind, object id), that a change of this row asks for."""
+        """Yield the (kind, object id) of each outbox entry that a change of this row needs."""
         yield "project", self.pk
 
     def delete(self, *args: Any, **options: Any) -> tuple[int, dict[str, int]]:
-        """Revoke the keys that were limited to this project alone: limited to nothing, they would open everything."""
+        """
+        Delete the project and revoke the keys that are limited to it alone.
+
+        Without any project such a key would have access to all of them.
+        """
         for key in self.managementkey_set.filter(revoked_at=None):
             if key.projects.count() == 1:
                 key.revoke(timezone.now())
         return super().delete(*args, **options)
 
     def dependents(self) -> Iterator[models.Model]:
-        """Yield the rows that enforcers know and that are deleted together with this one."""
+        """Yield the rows that enforcers know and that are deleted together with this row."""
         yield from self.tokens.all()
         for policy in self.policies.all():
             yield policy
@@ -108,11 +117,12 @@ class Project(Versioned):
 
 class CredentialQuerySet(models.QuerySet):
     def live(self, now: datetime) -> "CredentialQuerySet":
+        """Return the credentials that are neither revoked nor expired."""
         return self.filter(revoked_at=None).exclude(expires_at__lte=now)
 
 
 class Credential(models.Model):
-    """A secret known by its digest alone."""
+    """A secret of which only the digest is stored."""
 
     name = models.CharField(max_length=200)
     digest = models.CharField(max_length=64, unique=True, editable=False)
@@ -131,7 +141,7 @@ class Credential(models.Model):
 
     @property
     def status(self) -> str:
-        """Say "active", "revoked" or "expired"; a token that is both was revoked."""
+        """Return "active", "revoked" or "expired". A credential that is both is "revoked"."""
         if self.revoked_at:
             return "revoked"
         if self.expires_at and self.expires_at <= timezone.now():
@@ -143,7 +153,7 @@ class Credential(models.Model):
         return self.status == "active"
 
     def set_secret(self, kind: str) -> str:
-        """Give this credential a new secret and return it: nobody can read it again."""
+        """Give this credential a new secret and return the secret, which cannot be read again."""
         secret = tokens.mint(kind)
         self.digest, self.prefix = tokens.digest(secret), secret[: tokens.PREFIX_LENGTH]
         return secret
@@ -152,10 +162,10 @@ class Credential(models.Model):
 class TokenManager(models.Manager.from_queryset(CredentialQuerySet)):
     def issue(self, **fields: Any) -> tuple["Token", str]:
         """
-        Save a new token (project=, name=, policy=, expires_at=) and return it with its secret.
+        Save a new token with the given project, name, policy and expires_at, and return it with its secret.
 
         Raises:
-            ValidationError: A field breaks a rule of the model; nothing is saved.
+            ValidationError: A field breaks a rule of the model. Nothing is saved.
         """
         token = self.model(**fields)
         secret = token.set_secret("live")
@@ -165,17 +175,19 @@ class TokenManager(models.Manager.from_queryset(CredentialQuerySet)):
 
     def rotate(self, token: "Token", overlap_seconds: int) -> tuple["Token", str]:
         """
-        Issue a token of the same name, policy, overrides and life span; the old one ends after *overlap_seconds*.
+        Return a new token with its secret, which replaces *token* after *overlap_seconds*.
 
-        With an overlap of 0 the old one is revoked at once.
+        The new token has the same name, policy, overrides and life span. With an overlap of 0, the old token is revoked
+        at once.
 
         Raises:
-            ValidationError: The token is revoked or expired, or the overlap is not 0 to 30 days.
+            ValidationError: The token is revoked or expired, or the overlap is not from 0 to 30 days.
         """
-        if not 0 <= overlap_seconds <= 30 * 24 * 3600:
-            raise ValidationError({"overlap_seconds": "Must be 0 to 2592000 seconds (30 days)."})
+        if not 0 <= overlap_seconds <= MAX_OVERLAP_SECONDS:
+            message = f"Must be from 0 to {MAX_OVERLAP_SECONDS} seconds (30 days), got {overlap_seconds}."
+            raise ValidationError({"overlap_seconds": message})
         if not token.is_live:
-            raise ValidationError(f"This token is {token.status}: only a live one can be rotated.")
+            raise ValidationError(f"This token is {token.status}. Only an active token can be rotated.")
         now = timezone.now()
         expires_at = token.expires_at and now + (token.expires_at - token.created_at)
         issued = self.issue(project=token.project, name=token.name, policy=token.policy, expires_at=expires_at)
@@ -197,10 +209,10 @@ class Token(Credential):
 
     def clean(self) -> None:
         if self.policy and self.policy.project_id not in (None, self.project_id):
-            raise ValidationError({"policy": "This policy belongs to another project."})
+            raise ValidationError({"policy": "Must not be a policy of another project."})
 
     def retire(self, now: datetime, end: datetime) -> None:
-        """Let this token end at *end*, never later than it would have; revoke it if that is now."""
+        """End this token at *end* or at its own end, whichever is earlier. Revoke it if *end* is now."""
         if end <= now:
             self.revoked_at = now
         else:
@@ -213,21 +225,23 @@ class Token(Credential):
         return {"id": self.pk, **fields, **ends}
 
     def touches(self) -> Iterator[tuple[str, str]]:
-        # By digest: after a deletion nobody could tell which key of the store the id had.
+        # The digest names the key in the store, and after a deletion the id does not lead to it.
         yield "token", self.digest
 
     def dependents(self) -> Iterator[models.Model]:
-        """Yield nothing: its overrides stand in its own document."""
+        """Yield nothing, because the document of the token contains its overrides."""
         yield from ()
 
 
 class ManagementKeyManager(models.Manager.from_queryset(CredentialQuerySet)):
     def issue(self, *, projects: list[Project] | None = None, **fields: Any) -> tuple["ManagementKey", str]:
         """
-        Save a new key (name=, scopes=, expires_at=; no projects: all of them) and return it with its secret.
+        Save a new key with the given name, scopes and expires_at, and return it with its secret.
+
+        Without *projects* the key has access to every project.
 
         Raises:
-            ValidationError: A scope is unknown or a field breaks a rule; nothing is saved.
+            ValidationError: A scope is unknown, or a field breaks a rule of the model. Nothing is saved.
         """
         key = self.model(**fields)
         secret = key.set_secret("mgmt")
@@ -238,22 +252,24 @@ class ManagementKeyManager(models.Manager.from_queryset(CredentialQuerySet)):
 
 
 class ManagementKey(Credential):
-    """What a program shows at the REST API."""
+    """The credential of a program that uses the REST API."""
 
     id = models.CharField(primary_key=True, max_length=40, default=partial(new_id, "mgk"), editable=False)
     scopes = models.JSONField(default=list, help_text="What the key may do, for example projects:read.")
-    projects = models.ManyToManyField(Project, blank=True, help_text="None chosen: every project.")
+    projects = models.ManyToManyField(Project, blank=True, help_text="If none is chosen, every project.")
 
     objects = ManagementKeyManager()
 
     def clean(self) -> None:
         if not isinstance(self.scopes, list) or not self.scopes:
-            raise ValidationError({"scopes": "Name at least one scope, in a list."})
+            raise ValidationError({"scopes": f"Must be a list of at least one scope, got {self.scopes!r}."})
         unknown = [scope for scope in self.scopes if scope not in SCOPES]
         if unknown:
-            raise ValidationError({"scopes": f"Unknown: {', '.join(map(str, unknown))}. Known: {', '.join(SCOPES)}."})
+            message = f"Must be from {', '.join(SCOPES)}, got {', '.join(map(str, unknown))}."
+            raise ValidationError({"scopes": message})
 
     def allows(self, scope: str) -> bool:
+        """Return whether the key has this scope."""
         return "*" in self.scopes or scope in self.scopes
 
     def revoke(self, now: datetime) -> None:
@@ -266,7 +282,7 @@ class ManagementKey(Credential):
         return {"id": self.pk, **fields, **ends, "projects": [project.slug for project in self.projects.all()]}
 
     def touches(self) -> Iterator[tuple[str, str]]:
-        """Yield nothing: enforcers do not know management keys."""
+        """Yield nothing, because enforcers do not know management keys."""
         yield from ()
 
     dependents = touches

@@ -1,4 +1,8 @@
-"""Each task may run twice, at the same time too: the audit settles it."""
+"""
+The periodic task of this app.
+
+A task may run twice, even at the same time. The audit entries show what is already done.
+"""
 
 from celery import shared_task
 from django.utils import timezone
@@ -8,5 +12,5 @@ from controlplane.projects import expiry
 
 @shared_task
 def expire_tokens() -> int:
-    """Say which tokens have ended; return how many."""
+    """Record the tokens that have expired, and return their number."""
     return expiry.expire_tokens(timezone.now())

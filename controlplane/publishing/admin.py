@@ -11,8 +11,8 @@ from unfold.contrib.filters.admin import ChoicesDropdownFilter, RangeDateTimeFil
 from unfold.decorators import action, display
 from unfold.enums import ActionVariant
 
-from controlplane.adminforms import ReasonDialog
-from controlplane.adminsite import ChangingAdmin, ReadOnlyAdmin, badge, change_url, done, instant, link_to, table
+from controlplane.adminkit.forms import ReasonDialog
+from controlplane.adminkit.site import ChangingAdmin, ReadOnlyAdmin, badge, change_url, done, instant, link_to, table
 from controlplane.fleet import heartbeats
 from controlplane.fleet.models import Instance
 from controlplane.policies.models import Policy
@@ -31,7 +31,7 @@ class RevisionAdmin(ChangingAdmin, ReadOnlyAdmin):
     search_fields = ["=number", "by"]
     fields = readonly_fields = ["published", "by", "channel", "changed", "runs_on", "who_runs_what", "documents"]
     actions_detail = ["roll_back"]
-    empty = ("Each publication to the proxies gets the next number. Nothing was published yet.", "")
+    empty = ("Each publication to the proxies gets the next number. Nothing is published yet.", "")
 
     def get_changelist_instance(self, request: HttpRequest) -> ChangeList:
         changelist, fleet = super().get_changelist_instance(request), heartbeats.fleet_now(timezone.now())
@@ -53,8 +53,8 @@ class RevisionAdmin(ChangingAdmin, ReadOnlyAdmin):
     def changed(self, revision: Revision) -> str:
         changes = revision.changes
         if changes.get("full"):
-            return f"everything: {len(changes['documents'])} documents, {changes.get('token_count', 0)} tokens"
-        names = [*map(told, changes.get("documents", {}).items())]
+            return f"everything ({len(changes['documents'])} documents, {changes.get('token_count', 0)} tokens)"
+        names = [*map(name_of, changes.get("documents", {}).items())]
         names += [f"token {token['prefix']}…" for token in changes.get("tokens", [])]
         names += ["a reset of counters"] * bool(changes.get("resets"))
         more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
@@ -62,38 +62,38 @@ class RevisionAdmin(ChangingAdmin, ReadOnlyAdmin):
 
     @display(description="Acknowledged by")
     def runs_on(self, revision: Revision) -> str:
-        have, of = heartbeats.acknowledged(revision.number, revision.fleet)
-        if not of:
+        acknowledged, total = heartbeats.acknowledged(revision.number, revision.fleet)
+        if not total:
             return badge("no live instance", "warn")
-        return badge(f"{have} of {of} instances", "good" if have == of else "warn")
+        return badge(f"{acknowledged} of {total} instances", "good" if acknowledged == total else "warn")
 
-    @display(description="Who runs what")
+    @display(description="Instances")
     def who_runs_what(self, revision: Revision) -> str:
         rows = [
             (link_to(row), row.host, row.revision, _standing(row, revision), instant(row.seen_at))
             for row in revision.fleet
         ]
-        head = ("Instance", "Host", "Runs revision", "This one", "Seen")
+        head = ("Instance", "Host", "Revision", "Compared with this one", "Last seen")
         return table(head, rows) if rows else "No instance is live."
 
-    @display(description="Documents as they were published")
+    @display(description="Published documents")
     def documents(self, revision: Revision) -> str:
         documents = revision.changes.get("documents", {}).items()
         return format_html_join(
             "",
             '<details class="sg-document"><summary>{}</summary><pre tabindex="0">{}</pre></details>',
-            ((told((name, document)), json.dumps(document, indent=2)) for name, document in documents),
+            ((name_of((name, document)), json.dumps(document, indent=2)) for name, document in documents),
         )
 
     @action(
-        description="Roll back to this",
+        description="Roll back to this revision",
         permissions=["roll_back"],
         variant=ActionVariant.DANGER,
         icon="history",
         dialog={
             "title": "Roll back to this revision",
-            "description": "Policies, their limits, each project's policy and the global policy become what they were, "
-            "as a new revision. What was made since stays; tokens and overrides are left as they are.",
+            "description": "Policies with their limits, the policy of each project and the global policy are restored, "
+            "as a new revision. Newer policies and projects stay. Tokens and overrides do not change.",
             "form_class": ReasonDialog,
             "form_submit_text": "Roll back",
         },
@@ -104,11 +104,11 @@ class RevisionAdmin(ChangingAdmin, ReadOnlyAdmin):
                 rollback(tx, int(object_id))
                 self.message_user(request, f"Rolled back to revision {object_id}.", messages.SUCCESS)
         except ValidationError as exc:
-            messages.error(request, f"Nothing was changed: {' '.join(exc.messages)}")
+            messages.error(request, f"Nothing was changed. {' '.join(exc.messages)}")
         return done(change_url(Revision(number=tx.revision or int(object_id))))
 
     def get_actions_detail(self, request: HttpRequest, object_id: str) -> list[Any]:
-        """The last revision is what there is: there is nothing to roll back."""
+        """Return the actions, without the roll-back on the page of the last revision."""
         return super().get_actions_detail(request, object_id) if int(object_id) < publisher.last_revision() else []
 
     def has_roll_back_permission(self, request: HttpRequest, object_id: str | None = None) -> bool:
@@ -117,12 +117,12 @@ class RevisionAdmin(ChangingAdmin, ReadOnlyAdmin):
 
 def _standing(instance: Instance, revision: Revision) -> str:
     if instance.revision >= revision.number:
-        return badge("runs it or a later one", "good")
+        return badge("same or later", "good")
     return badge(f"{revision.number - instance.revision} behind", "warn")
 
 
-def told(document: tuple[str, Any]) -> str:
-    """Name a document by the slug it had, or by what it is."""
+def name_of(document: tuple[str, Any]) -> str:
+    """Return the name of a published document for people, with the slug that it had."""
     name, content = document
     kind, _, object_id = name.partition(":")
     if kind == "global":
@@ -134,12 +134,12 @@ def told(document: tuple[str, Any]) -> str:
 
 @admin.register(OutboxEntry)
 class OutboxAdmin(ReadOnlyAdmin):
-    list_display = ["kind", "what", "by", "created", "fate"]
+    list_display = ["kind", "what", "by", "created", "published"]
     list_filter = [("kind", ChoicesDropdownFilter)]
-    fields = readonly_fields = ["kind", "what", "by", "channel", "created", "fate"]
+    fields = readonly_fields = ["kind", "what", "by", "channel", "created", "published"]
     list_select_related = ["revision"]
     ordering = ["-id"]
-    empty = ("What was changed and is not in the store yet stands here for a moment.", "")
+    empty = ("Each change is listed here until it is published to the store.", "")
 
     @display(description="Object")
     def what(self, entry: OutboxEntry) -> str:
@@ -152,10 +152,10 @@ class OutboxAdmin(ReadOnlyAdmin):
         return instant(entry.created_at)
 
     @display(description="Published")
-    def fate(self, entry: OutboxEntry) -> str:
+    def published(self, entry: OutboxEntry) -> str:
         return link_to(entry.revision) if entry.revision else badge("pending", "warn")
 
 
 def pending_badge(request: HttpRequest) -> str:
-    """How many changes wait for the store; none is no badge."""
+    """Return the number of changes that are not published yet, as a badge of the menu. If there are none, no badge."""
     return str(OutboxEntry.objects.filter(revision=None).count() or "")

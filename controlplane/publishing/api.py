@@ -1,4 +1,4 @@
-"""REST: what was published, who runs it, and the way back."""
+"""The REST resource of revisions, with the instances that run them and the roll-back."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from controlplane.api.fields import InstantField, TextField
+from controlplane.api.fields import InstantField, StringField
 from controlplane.api.serializers import StrictSerializer
 from controlplane.api.views import ApiView, Listed
 from controlplane.fleet import heartbeats
@@ -24,8 +24,8 @@ class RevisionSerializer(serializers.ModelSerializer):
     revision = serializers.IntegerField(source="number", read_only=True)
     at = InstantField(read_only=True)
     published_at = InstantField(read_only=True, allow_null=True)
-    acknowledged = serializers.SerializerMethodField(help_text="How many instances run this revision, or a newer one.")
-    instances = serializers.SerializerMethodField(help_text="How many instances are running.")
+    acknowledged = serializers.SerializerMethodField(help_text="Number of instances with this or a newer revision.")
+    instances = serializers.SerializerMethodField(help_text="Number of running instances.")
 
     class Meta:
         model = Revision
@@ -39,8 +39,8 @@ class RevisionSerializer(serializers.ModelSerializer):
 
 
 class RevisionDetailSerializer(RevisionSerializer):
-    changes = serializers.DictField(read_only=True, help_text="The documents as published; null: deleted.")
-    behind = serializers.SerializerMethodField(help_text="Ids of the running instances that have an older revision.")
+    changes = serializers.DictField(read_only=True, help_text="The published documents. A deleted one is null.")
+    behind = serializers.SerializerMethodField(help_text="Ids of the running instances with an older revision.")
 
     class Meta(RevisionSerializer.Meta):
         fields = [*RevisionSerializer.Meta.fields, "behind", "changes"]
@@ -50,18 +50,18 @@ class RevisionDetailSerializer(RevisionSerializer):
 
 
 class RollbackSerializer(StrictSerializer):
-    reason = TextField(max_length=500, help_text="Why; it is kept in the audit.")
+    reason = StringField(max_length=500, help_text="The reason, which the audit keeps.")
 
 
 class RolledBackSerializer(serializers.Serializer):
     rolled_back_to = serializers.IntegerField()
     revision = serializers.IntegerField(
-        allow_null=True, help_text="The new revision; null: it is pending, or there was nothing to change."
+        allow_null=True, help_text="The new revision. Null if it is pending, or if nothing had to be changed."
     )
 
 
 class RevisionView(Listed, ApiView):
-    """Published states, newest first. A roll-back is a new one."""
+    """Published states, newest first. A roll-back is a new revision."""
 
     serializer_class = RevisionSerializer
     lookup_field = "number"
@@ -76,7 +76,7 @@ class RevisionView(Listed, ApiView):
 
     @cached_property
     def fleet(self) -> list[Instance]:
-        """The running instances, asked for once an answer."""
+        """The running instances, read once for each request."""
         return heartbeats.fleet_now(timezone.now())
 
     @extend_schema(responses=RevisionDetailSerializer)
@@ -87,9 +87,9 @@ class RevisionView(Listed, ApiView):
     @action(detail=True, methods=["post"])
     def rollback(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         """
-        Restore the policies, their limits and attachments, and the global policy of this revision, as a new one.
+        Restore the policies, their limits, the policies of projects, and the global policy of this revision.
 
-        Tokens and overrides stay as they are. The header Sluicegate-Revision names the new revision.
+        Tokens and overrides do not change. The header Sluicegate-Revision names the new revision.
         """
         serializer = RollbackSerializer(data=request.data)
         serializer.is_valid(raise_exception=True)

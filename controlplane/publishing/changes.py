@@ -1,4 +1,8 @@
-"""The one way to change what enforcers know: rows, audit and outbox in one transaction, published after the commit."""
+"""
+The only way to change what enforcers know.
+
+The rows, the audit and the outbox are written in one transaction, and are published after the commit.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +19,7 @@ from controlplane.publishing.models import OutboxEntry
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Who changes something, through which door: "admin", "api", "command" or "task"."""
+    """The author of a change, and its channel, which is "admin", "api", "command" or "task"."""
 
     name: str
     channel: str
@@ -25,24 +29,24 @@ class Actor:
 @contextmanager
 def change(*, actor: Actor, reason: str = "") -> Iterator["Change"]:
     """
-    Make the block one change: all of it is committed, or none.
+    Run the block as one change, of which all or nothing is committed.
 
-    Publishing follows the commit at once. When the block stands in a transaction of its caller's, both wait for that
-    one's end. Read ``revision`` of what is yielded afterwards: a number, or None while the change is pending because
-    the store is away; Celery then goes on trying.
+    The change is published right after the commit. If the caller has an open transaction, both happen at its end.
+    Afterwards ``revision`` of the yielded object is the number of the publication. It is None while the change is
+    pending because the store is unavailable, and Celery then retries.
 
     Raises:
-        Whatever the block raises; nothing is changed then. A store that is away raises nothing.
+        Every exception of the block. Nothing is changed then. An unavailable store raises nothing.
     """
     tx = Change(actor, reason)
     with transaction.atomic():
         yield tx
-        # robust: the change is committed whatever happens now, and the caller must not be told otherwise.
+        # robust, because the change is already committed, and an exception would tell the caller that it failed.
         transaction.on_commit(tx.publish, robust=True)
 
 
 class Change:
-    """An open change. Its ``revision`` is known after the block."""
+    """An open change. Its ``revision`` is set after the block."""
 
     def __init__(self, actor: Actor, reason: str) -> None:
         self.actor = actor
@@ -51,19 +55,19 @@ class Change:
         self._touched: dict[tuple[str, str], int] = {}
 
     def created(self, obj: models.Model) -> None:
-        """Record that *obj* is new."""
+        """Record that *obj* was created."""
         self.record(f"{obj._meta.model_name}.create", obj, before=None, after=obj.as_record())
 
     def updated(self, obj: models.Model, before: dict[str, Any]) -> None:
-        """Record that *obj* was saved; *before* is what ``as_record()`` returned when it was read."""
+        """Record that *obj* was changed. *before* is the value of ``as_record()`` before the change."""
         self.record(f"{obj._meta.model_name}.update", obj, before=before, after=obj.as_record())
 
     def delete(self, obj: models.Model) -> None:
         """
-        Delete *obj* and what falls with it, and record that.
+        Delete *obj* and the rows that depend on it, and record that.
 
         Raises:
-            RestrictedError: A project or token still has this policy.
+            RestrictedError: A project or token still uses this policy.
         """
         for dependent in obj.dependents():
             self._touch_all(dependent)
@@ -74,9 +78,9 @@ class Change:
         self, action: str, obj: models.Model, *, before: dict[str, Any] | None, after: dict[str, Any] | None
     ) -> None:
         """
-        Write the audit entry, and the outbox entries of what *obj* touches; its version, or its policy's, moves.
+        Write the audit entry and the outbox entries for *obj*, and increase its version or that of its policy.
 
-        A deletion is recorded while the row is still there (``delete()`` does both).
+        A deletion is recorded before the row is deleted, as ``delete()`` does.
         """
         self._advance(obj, before, after)
         AuditEntry.objects.create(
@@ -95,12 +99,12 @@ class Change:
         if (before or {}).get("is_global", False) != (after or {}).get("is_global", False):
             self.touch("global")
         if before and after and _limit_names(before) != _limit_names(after):
-            # Overrides name their limit in the documents of tokens and projects.
+            # The documents of tokens and projects contain overrides, which name their limit.
             for dependent in obj.dependents():
                 self._touch_all(dependent)
 
     def touch(self, kind: str, object_id: str = "") -> None:
-        """Ask for the object's present state to be published; asking twice in one change is asking once."""
+        """Add an outbox entry, so that the present state of the object is published. Once is enough for a change."""
         if (kind, object_id) not in self._touched:
             entry = OutboxEntry.objects.create(
                 kind=kind, object_id=object_id, by=self.actor.name[:200], channel=self.actor.channel
@@ -108,7 +112,7 @@ class Change:
             self._touched[kind, object_id] = entry.pk
 
     def publish(self) -> None:
-        """Publish what was committed, if the store answers in time, and remember the revision that carries it."""
+        """Publish the committed change if the store responds in time, and set the revision that contains it."""
         if self._touched:
             publisher.publish_promptly()
             self.revision = publisher.revision_of(self._touched.values())
@@ -127,7 +131,7 @@ class Change:
 
 
 def _limit_names(record: dict[str, Any]) -> list[str]:
-    """Name the limits that the record of a policy, or of one limit, speaks of."""
+    """Return the names of the limits in the record of a policy or of one limit."""
     if "limits" in record:
         return [limit["name"] for limit in record["limits"]]
     return [record["name"]] if "algorithm" in record else []

@@ -1,4 +1,8 @@
-"""From rows to the documents that enforcers read: the present state, so that order and repetition do not matter."""
+"""
+The documents that enforcers read, made from rows in SQL.
+
+A document always describes the present state, so the order and the repetition of publications do not matter.
+"""
 
 import json
 import logging
@@ -10,6 +14,7 @@ from typing import Any
 from django.db import connection, transaction
 from django.db.models import Prefetch, QuerySet
 
+from controlplane.core.instants import microseconds
 from controlplane.policies.models import Override, Policy
 from controlplane.projects.models import Project, Token
 from controlplane.publishing.models import Revision
@@ -19,8 +24,7 @@ from enforcement.model.partitions import DEFAULT_CAP
 
 logger = logging.getLogger(__name__)
 
-EPOCH = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
-# An expired token stays known for a day, so that its holder is told "expired" and not "unknown".
+# An expired token stays published for a day, so that its holder gets the reason "expired" and not "unknown".
 EXPIRED_FOR = timedelta(days=1)
 
 Document = dict[str, Any]
@@ -28,7 +32,7 @@ Document = dict[str, Any]
 
 @contextmanager
 def snapshot() -> Iterator[None]:
-    """Let all reads of the block see one moment: a change that is committed meanwhile is in all of them, or in none."""
+    """Run the block in a transaction in which all reads see the same state of the database."""
     outermost = not connection.in_atomic_block
     with transaction.atomic():
         if outermost and connection.vendor == "postgresql":
@@ -38,7 +42,11 @@ def snapshot() -> Iterator[None]:
 
 
 def documents(wanted: Iterable[tuple[str, str]]) -> dict[str, Document | None]:
-    """Compile the wanted (kind, id) pairs of policies, projects and the global document; None: it is no more."""
+    """
+    Return the documents of the wanted (kind, id) pairs by name.
+
+    The kinds are "policy", "project" and "global". The document of a deleted row is None.
+    """
     wanted = set(wanted)
     found: dict[str, Document | None] = {f"{kind}:{pk}": None for kind, pk in wanted if kind in ("policy", "project")}
     found |= _policies(Policy.objects.filter(pk__in=[pk for kind, pk in wanted if kind == "policy"]))
@@ -49,26 +57,29 @@ def documents(wanted: Iterable[tuple[str, str]]) -> dict[str, Document | None]:
 
 
 def all_documents() -> dict[str, Document]:
+    """Return the documents of all policies and projects, and the global document, by name."""
     return _policies(Policy.objects.all()) | _projects(Project.objects.all()) | _global()
 
 
 def count_documents() -> int:
+    """Return the number of documents that SQL describes."""
     return Policy.objects.count() + Project.objects.count() + 1
 
 
 def tokens(digests: Iterable[str], now: datetime) -> dict[str, Document | None]:
-    """Compile the tokens of these digests; None: deleted, or expired for longer than anybody asks."""
+    """Return the documents of tokens by digest. A token that is deleted or expired for over a day has None."""
     digests = set(digests)
     compiled = dict(_tokens(Token.objects.filter(digest__in=digests), now))
     return {digest: compiled.get(digest) for digest in digests}
 
 
 def all_tokens(now: datetime) -> Iterator[tuple[str, Document]]:
+    """Yield the digest and the document of each token that is published."""
     return _tokens(Token.objects.order_by("pk"), now)
 
 
 def resets(entries: Iterable[str]) -> list[Document]:
-    """Read the resets that the outbox keeps as text."""
+    """Return the resets of counters from the JSON strings in the outbox."""
     return [json.loads(entry) for entry in sorted(set(entries))]
 
 
@@ -84,10 +95,10 @@ def _policy(policy: Policy) -> Document | None:
     try:
         read = parse_policy(dumps(document))
     except InvalidDocument as exc:
-        # Every door refuses such a limit, so somebody wrote to the tables. Enforcers keep what they have.
-        logger.error("The policy %s cannot be published, its last good state stays: %s", policy.slug, exc)
+        # Admin and REST refuse such a limit, so another program has written to the table. Enforcers keep the old state.
+        logger.error("The policy %s cannot be published, so its last valid state stays: %s", policy.slug, exc)
         return _last_published(f"policy:{policy.pk}")
-    # Left out where it says nothing, for the reason that _project() gives.
+    # Left out if empty, for the reason given in _project().
     bounds = published_bounds(read.limits)
     return {
         **document,
@@ -109,7 +120,7 @@ def _projects(projects: QuerySet[Project]) -> dict[str, Document]:
 
 def _project(project: Project) -> Document:
     fields = {"id": project.pk, "slug": project.slug, "active": project.active, "policy": project.policy_id}
-    # Left out where it says nothing new: enforcers that do not know the field refuse a document that has it.
+    # Left out if it is the default, because older enforcers refuse a document with this field.
     cap = {} if project.partition_cap == DEFAULT_CAP else {"partition_cap": project.partition_cap}
     return {"schema": SCHEMA, **fields, **cap, "overrides": _overrides(project)}
 
@@ -143,10 +154,3 @@ def _override(override: Override) -> Document:
     fields = {"id": override.pk, "policy": override.limit.policy_id, "limit": override.limit.name}
     numbers = {"quota": override.quota, "burst": override.burst}
     return {**fields, **numbers, "ends_at_us": microseconds(override.ends_at)}
-
-
-def microseconds(instant: datetime | None) -> int | None:
-    """Return microseconds since the epoch, in whole numbers: a float would lose some."""
-    if instant is None:
-        return None
-    return (instant - EPOCH) // timedelta(microseconds=1)

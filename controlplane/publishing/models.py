@@ -3,7 +3,7 @@ from django.utils import timezone
 
 
 class Revision(models.Model):
-    """One published state. Its number is also the fencing token: the store refuses an older one."""
+    """A published state. Its number is also the fencing token, so the store refuses an older state."""
 
     number = models.BigIntegerField(primary_key=True)
     at = models.DateTimeField(default=timezone.now)
@@ -21,13 +21,13 @@ class Revision(models.Model):
 
 
 class OutboxEntry(models.Model):
-    """What a committed change has still to bring to the store: the object, not its state."""
+    """An object that was changed and must be published. The entry names the object, and not its state."""
 
     KINDS = tuple((kind, kind) for kind in ("policy", "project", "token", "global", "all", "reset"))
 
     id = models.BigAutoField(primary_key=True)
     kind = models.CharField(max_length=10, choices=KINDS)
-    # Of a policy or project its id, of a token its digest, of a reset the JSON that enforcers read.
+    # The id of a policy or project, the digest of a token, or the JSON of a reset that enforcers read.
     object_id = models.CharField(max_length=1000, blank=True)
     by = models.CharField(max_length=200, blank=True)
     channel = models.CharField(max_length=10, blank=True)

@@ -1,9 +1,10 @@
 """
-From the outbox to the store.
+Publication of the changes in the outbox to the store.
 
-One publisher works at a time, under a lock that may fail. What keeps two from mixing is the revision: each reads the
-store's, then compiles, then publishes the next number, which the store accepts once. Whoever is refused compiled too
-early and does it again; whoever is accepted compiled after everything that the store already had.
+One publisher works at a time, under a lock. The lock may fail, so the revision keeps two publishers from mixing. Each
+publisher reads the revision of the store, then compiles the documents, and then publishes the next number, which the
+store accepts once. A publisher that is refused compiled too early and starts again. A publisher that is accepted
+compiled after everything that the store already has.
 """
 
 import logging
@@ -18,33 +19,35 @@ from django.db import transaction
 from django.db.models import Max
 from django.utils import timezone
 
+from controlplane.core import store
+from controlplane.core.instants import microseconds
+from controlplane.core.locks import hold
 from controlplane.projects.models import Token
-from controlplane.publishing import compile, store
-from controlplane.publishing.locks import hold
+from controlplane.publishing import compile
 from controlplane.publishing.models import OutboxEntry, Revision
 from controlplane.usage import checkpoints
 from enforcement.control.publication import Publication, publish_call, refused_by, tags_of
-from enforcement.store.client import STORE_ERRORS, is_unknown_function, load_library
+from enforcement.store.client import STORE_ERRORS, call_function
 
 logger = logging.getLogger(__name__)
 
 LOCK = "publish"
-# A publisher that was killed holds up the others for so long. One that is slower than this is stopped by its revision.
+# The time for which a killed publisher blocks the others. A publisher that is slower is stopped by its revision.
 LOCK_TTL_MS = 5000
 LOCK_WAIT_MS = 250
 BATCH = 5000
 ATTEMPTS = 5
-# Writing all documents anew takes about 70 microseconds a token. In a request only as many as it does not feel.
+# Writing all documents takes about 70 microseconds for each token. A request writes at most so many.
 TOKENS_IN_A_REQUEST = 1000
 
 
 class Postponed(RuntimeError):
-    """Nothing was published now, for the reason given; the outbox keeps what is pending."""
+    """Raised if nothing can be published now. The outbox keeps the pending changes."""
 
 
 @dataclass(slots=True)
 class Work:
-    """The outbox entries of one publication, and what they ask for."""
+    """The outbox entries of one publication, and the objects that they name."""
 
     entries: list[OutboxEntry]
     wanted: set[tuple[str, str]] = field(init=False)
@@ -54,9 +57,11 @@ class Work:
 
     @classmethod
     def pending(cls) -> "Work":
+        """Return the oldest entries that are not published yet, at most BATCH of them."""
         return cls(list(OutboxEntry.objects.filter(revision=None).order_by("pk")[:BATCH]))
 
     def ids(self, kind: str) -> list[str]:
+        """Return the object ids of the entries of this kind."""
         return [object_id for wanted, object_id in self.wanted if wanted == kind]
 
     @property
@@ -69,22 +74,24 @@ class Work:
 
 
 def publish_promptly() -> None:
-    """Publish from a request: within the short time that a person waits, else leave it to Celery."""
+    """Publish from within a request, in the short time that a user waits. If that fails, Celery publishes later."""
     try:
         publish_pending(store.connection(settings.PUBLISH_TIMEOUT_SECONDS), most_tokens=TOKENS_IN_A_REQUEST)
     except STORE_ERRORS as exc:
-        logger.warning("The store is away, the change is published later: %s", exc)
+        logger.warning("The store is unavailable, so the change is published later: %s", exc)
     except Postponed as exc:
         logger.warning("The change is published later: %s", exc)
 
 
 def publish_pending(client: redis.Redis | None = None, *, most_tokens: int | None = None) -> int | None:
     """
-    Publish everything in the outbox and return the last revision, or None: nothing to do, or another is at it.
+    Publish everything in the outbox and return the last revision.
+
+    Return None if nothing is pending, or if another publisher is at work.
 
     Raises:
-        One of STORE_ERRORS: The store is away; everything stays pending.
-        Postponed: Other publishers came first too often, or all of more than *most_tokens* tokens had to be written.
+        One of STORE_ERRORS: The store is unavailable. The changes stay pending.
+        Postponed: Other publishers came first too often, or more than *most_tokens* tokens would have to be written.
     """
     client = client or store.connection()
     revision = None
@@ -96,100 +103,112 @@ def publish_pending(client: redis.Redis | None = None, *, most_tokens: int | Non
 
 def publish_all(*, by: str = "", channel: str = "task") -> int | None:
     """
-    Write every document anew, so that the store holds what SQL holds; return the revision, or None as above.
+    Write every document, so that the store has the state of SQL, and return the revision.
+
+    Return None if another publisher is at work.
 
     Raises:
-        One of STORE_ERRORS: The store is away; the publication is pending.
+        One of STORE_ERRORS: The store is unavailable. The publication stays pending.
     """
     OutboxEntry.objects.create(kind="all", by=by, channel=channel)
     return publish_pending()
 
 
 def revision_of(entries: Iterable[int]) -> int | None:
-    """Return the revision that carries all these outbox entries, None while one is pending."""
+    """Return the revision that contains all these outbox entries, or None while one of them is pending."""
     numbers = list(OutboxEntry.objects.filter(pk__in=entries).values_list("revision", flat=True))
     return None if None in numbers else max(numbers, default=None)
 
 
 def last_revision() -> int:
+    """Return the number of the last revision in SQL, 0 before the first."""
     return Revision.objects.aggregate(last=Max("number"))["last"] or 0
 
 
 def publish_next(client: redis.Redis, most_tokens: int | None = None) -> int | None:
-    """Publish one batch of the outbox and return its revision, None when there is none. The caller holds the lock."""
+    """
+    Publish one batch of the outbox and return its revision, or None if the outbox is empty.
+
+    The caller holds the lock.
+    """
     for _ in range(ATTEMPTS):
-        # Before anything is read from SQL: see the head of this module.
+        # Read before anything is read from SQL, as the docstring of this module explains.
         state = store.StoreState.read(client)
         with compile.snapshot():
             work = Work.pending()
             if not work.entries:
                 return None
             publication = _compile(work, state, most_tokens)
-        _make_whole(client, state, publication, most_tokens)
+        _restore_counters(client, state, publication, most_tokens)
         if _send(client, publication):
             checkpoints.forget(client, publication.documents)
             return _mark(work, publication)
-    raise Postponed(f"{ATTEMPTS} attempts were overtaken by other publishers.")
+    raise Postponed(f"Other publishers came first in {ATTEMPTS} attempts.")
 
 
 def _compile(work: Work, state: store.StoreState, most_tokens: int | None) -> Publication:
-    """A store at another revision than SQL's was emptied or set back: pieces would not mend it, so all is sent."""
+    """
+    Return the publication for these entries.
+
+    A store at another revision than SQL was emptied or restored from a backup. Then everything is published.
+    """
     last, now = last_revision(), timezone.now()
     full = state.is_empty or state.revision != last or ("all", "") in work.wanted
     if full and most_tokens is not None and Token.objects.count() > most_tokens:
-        raise Postponed("The whole store has to be written, which takes longer than a request may.")
+        raise Postponed("The whole store must be written, which takes too long for a request.")
     documents = compile.all_documents() if full else compile.documents(work.wanted)
     tokens = dict(compile.all_tokens(now)) if full else {}
     return Publication(
         revision=max(last, state.revision) + 1,
-        now_us=compile.microseconds(now),
+        now_us=microseconds(now),
         documents=documents,
-        # Also in a full publication: a deleted token's key is not among all tokens.
+        # Needed in a full publication too, because a deleted token is not among all tokens.
         tokens=compile.tokens(work.ids("token"), now) | tokens,
         resets=compile.resets(work.ids("reset")),
         full=full,
-        # Without one, a store that was emptied since it was looked at refuses pieces, and is then sent all.
+        # Without an id, a store that was emptied meanwhile refuses the publication, and then gets everything.
         store_id=secrets.token_hex(16) if full else "",
         replace_all=full,
     )
 
 
-def _make_whole(client: redis.Redis, state: store.StoreState, publication: Publication, most: int | None) -> None:
+def _restore_counters(client: redis.Redis, state: store.StoreState, publication: Publication, most: int | None) -> None:
     """
-    Give the store the durable counters that it lost, before it is published to and enforcers trust it.
+    Restore the durable counters that the store has lost, before the publication lets enforcers trust it.
 
     Raises:
-        Postponed: There are more than *most* of them, or this process' account may not write counters.
+        Postponed: There are more than *most* counters, or the account of this process may not write them.
     """
     there = [name for name, document in publication.documents.items() if document is not None]
     tags = checkpoints.all_tags() if publication.full else tags_of(there)
-    if not state.revision < last_revision():  # else it was emptied or set back, and may have older counts
+    # A store at an older revision was emptied or restored from a backup, and may have old counts in every tag.
+    if state.revision >= last_revision():
         tags = checkpoints.missing(client, tags)
     if most is not None and checkpoints.number(tags) > most:
-        raise Postponed("The store lost more counters than a request has time to give back.")
+        raise Postponed("The store lost more counters than a request can restore in time.")
     try:
         checkpoints.restore(client, tags)
     except redis.ResponseError as exc:
-        if "permission" not in str(exc):  # in a function it is no NoPermissionError
+        if "permission" not in str(exc):  # inside a function, the error is not a NoPermissionError
             raise
-        raise Postponed(f"The store lost counters that only the worker may give back: {exc}") from exc
+        raise Postponed(f"The store lost counters that only the worker may restore: {exc}") from exc
 
 
 def _send(client: redis.Redis, publication: Publication) -> bool:
-    """Tell whether the store took the publication; False: it has this revision or a later one, or was emptied."""
-    function, names, arguments = publish_call(publication, store.keys())
-    try:
-        reply = client.fcall(function, len(names), *names, *arguments)
-    except redis.ResponseError as exc:
-        if not is_unknown_function(exc):
-            raise
-        load_library(client)
-        reply = client.fcall(function, len(names), *names, *arguments)
-    return refused_by(reply) is None
+    """
+    Return whether the store accepted the publication.
+
+    It refuses a publication if it has this revision or a later one, or if it was emptied.
+    """
+    return refused_by(call_function(client, *publish_call(publication, store.keys()))) is None
 
 
 def _mark(work: Work, publication: Publication) -> int:
-    """Write down what the store has taken. A crash before this publishes the same state again, as the next revision."""
+    """
+    Save the revision that the store has accepted, and return its number.
+
+    After a crash before this, the same state is published again as the next revision.
+    """
     now = timezone.now()
     with transaction.atomic():
         revision = Revision.objects.create(
@@ -200,7 +219,7 @@ def _mark(work: Work, publication: Publication) -> int:
             changes=_changes(publication),
             published_at=now,
         )
-        # Entries that a second publisher has marked meanwhile keep its revision, which carried them too.
+        # Entries that a second publisher has marked meanwhile keep its revision, which contains them too.
         ids = [entry.pk for entry in work.entries]
         OutboxEntry.objects.filter(pk__in=ids, revision=None).update(revision=revision)
     logger.info("Published revision %d", revision.number)
@@ -208,7 +227,7 @@ def _mark(work: Work, publication: Publication) -> int:
 
 
 def _changes(publication: Publication) -> dict[str, Any]:
-    """What people may read of a publication: tokens by id and prefix, no digest, and of a full one their number."""
+    """Return the part of a publication that people may read, with tokens by id and prefix, and without digests."""
     digests = [] if publication.full else list(publication.tokens)
     return {
         "full": publication.full,

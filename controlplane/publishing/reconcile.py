@@ -1,4 +1,4 @@
-"""SQL is the truth: find where the store differs from it, and send what differs through the outbox like any change."""
+"""Repair of a store that differs from SQL. Each difference is published through the outbox, as a change is."""
 
 import json
 import logging
@@ -8,9 +8,10 @@ from itertools import batched
 import redis
 from django.utils import timezone
 
+from controlplane.core import store
+from controlplane.core.locks import hold
 from controlplane.projects.models import Token
-from controlplane.publishing import compile, publisher, store
-from controlplane.publishing.locks import hold
+from controlplane.publishing import compile, publisher
 from controlplane.publishing.models import OutboxEntry
 from enforcement.lua import LIBRARY_NAME
 from enforcement.store.client import load_library
@@ -24,19 +25,19 @@ TOKEN_BATCH = 1000
 
 def reconcile(*, full: bool = False, client: redis.Redis | None = None) -> list[str]:
     """
-    Compare the store with SQL, repair what differs, and return a line for each repair.
+    Compare the store with SQL, repair each difference, and return a line for each repair.
 
-    Without *full* only what is cheap is looked at, every few seconds: the function library, the store's identity, its
-    revision, the number of documents. With it every document and token is read.
+    Without *full*, only the function library, the identity of the store, its revision and the number of documents are
+    compared, which is cheap. With *full*, every document and token is compared.
 
     Raises:
-        One of STORE_ERRORS: The store is away.
+        One of STORE_ERRORS: The store is unavailable.
     """
     client = client or store.connection()
     with hold(client, publisher.LOCK, ttl_ms=publisher.LOCK_TTL_MS) as fence:
         if fence is None:
-            return []  # a publisher is at work, and what is half done is no difference
-        repairs = [*_restore_library(client), *_remove_nonsense(client)]
+            return []  # a publisher is at work, and a half-written publication is not a difference
+        repairs = [*_restore_library(client), *_remove_invalid(client)]
         _publish_what_is_pending(client)
         differences = _emptied_or_set_back(client) or (list(_differing(client)) if full else [])
         repairs += _repair(client, differences)
@@ -52,32 +53,32 @@ def _restore_library(client: redis.Redis) -> list[str]:
     return ["the function library was missing"]
 
 
-def _remove_nonsense(client: redis.Redis) -> list[str]:
-    """A revision that is no number would make every publication fail."""
+def _remove_invalid(client: redis.Redis) -> list[str]:
+    """Delete documents or a revision of a wrong type, because they would make every publication fail."""
     documents = store.keys().documents
     if client.type(documents) not in ("hash", "none"):
         client.delete(documents)
-        return ["the documents were no hash"]
+        return ["the documents were not a hash"]
     revision = client.hget(documents, "revision")
     if revision is None or revision.isdecimal():
         return []
     client.hdel(documents, "revision")
-    return ["the revision was no number"]
+    return ["the revision was not a number"]
 
 
 def _publish_what_is_pending(client: redis.Redis) -> None:
-    """Pending changes are no difference, only late: they are published first, and not reported."""
+    """Publish the pending changes first, so that they are not reported as differences."""
     while publisher.publish_next(client):
         pass
 
 
-Difference = tuple[str, str, str]  # kind and object id of an outbox entry, and what people are told
+Difference = tuple[str, str, str]  # the kind and object id of an outbox entry, and a line for people
 
 
 def _emptied_or_set_back(client: redis.Redis) -> list[Difference]:
     state, last = store.StoreState.read(client), publisher.last_revision()
     if state.is_empty and not last:
-        return [("all", "", "nothing was ever published")]
+        return [("all", "", "nothing was published yet")]
     if state.is_empty:
         return [("all", "", "the store was empty")]
     if state.revision != last:
@@ -89,7 +90,7 @@ def _emptied_or_set_back(client: redis.Redis) -> list[Difference]:
 
 
 def _differing(client: redis.Redis) -> Iterator[Difference]:
-    # The store before SQL: a change that comes between is then newer in SQL, and has its own outbox entry.
+    # The store is read before SQL. A change between the two is then newer in SQL, and has its own outbox entry.
     found = client.hgetall(store.keys().documents)
     with compile.snapshot():
         expected = compile.all_documents()
@@ -120,11 +121,11 @@ def _repair(client: redis.Redis, differences: list[Difference]) -> list[str]:
         for kind, object_id, _ in differences
     )
     _publish_what_is_pending(client)
-    return [told for _, _, told in differences]
+    return [line for _, _, line in differences]
 
 
 def _parsed(text: str | None) -> object:
-    """Read a document; what is no JSON equals no document."""
+    """Return the value of a document, or the string itself if it is not JSON, which equals no document."""
     if text is None:
         return None
     try:
@@ -135,12 +136,12 @@ def _parsed(text: str | None) -> object:
 
 def queue_unknown_tokens() -> int:
     """
-    Ask for the tokens that the store has and SQL does not to be deleted, and return how many there are.
+    Add outbox entries that delete the tokens which are in the store but not in SQL, and return their number.
 
-    A back-up of the store that was restored brings them back. The whole key space is walked, so only a person asks.
+    Such tokens come from a restored backup of the store. All keys are scanned, so only a person starts this.
 
     Raises:
-        One of STORE_ERRORS: The store is away.
+        One of STORE_ERRORS: The store is unavailable.
     """
     queued = 0
     found = store.connection().scan_iter(match=store.keys().token("*"), count=TOKEN_BATCH)

@@ -1,12 +1,12 @@
-"""Back to what enforcers were told at an earlier revision: as a new change, with a new number."""
+"""Roll-back to the state of an earlier revision, as a new change with a new number."""
 
 from typing import Any
 
 from django.core.exceptions import ObjectDoesNotExist
 
+from controlplane.policies.actions import replace_limits, set_global_policy
 from controlplane.policies.models import Policy
 from controlplane.projects.models import Project
-from controlplane.publishing import verbs
 from controlplane.publishing.changes import Change
 from controlplane.publishing.models import Revision
 from enforcement.model.limits import Limit as LimitValue
@@ -15,15 +15,15 @@ from enforcement.model.partitions import DEFAULT_CAP
 
 def rollback(tx: Change, number: int) -> None:
     """
-    Restore policies with their limits, each project's policy, active flag and cap, and the global policy.
+    Restore the state of revision *number*.
 
-    Policies and projects that were made since stay, for deleting them is a decision of its own; so do tokens and
-    overrides. A policy that was deleted comes back under its id; a project that was deleted does not, since its tokens
-    are gone.
+    That is the policies with their limits, the policy, active flag and cap of each project, and the global policy.
+    Newer policies and projects, tokens and overrides stay as they are. A deleted policy is created again under its id.
+    A deleted project is not, because its tokens are gone.
 
     Raises:
         Revision.DoesNotExist: There is no such revision.
-        ValidationError: A slug of that time is now another policy's; nothing is changed.
+        ValidationError: Another policy now has the slug of a restored one. Nothing is changed.
     """
     documents = documents_at(number)
     for name, document in documents.items():
@@ -33,19 +33,19 @@ def rollback(tx: Change, number: int) -> None:
         if name.startswith("project:") and document:
             _restore_project(tx, document)
     chosen = (documents.get("global") or {}).get("policy")
-    verbs.set_global_policy(tx, Policy.objects.filter(pk=chosen).first())
+    set_global_policy(tx, Policy.objects.filter(pk=chosen).first())
 
 
 def documents_at(number: int) -> dict[str, dict[str, Any] | None]:
     """
-    Return every document as it was at revision *number*; None: deleted by then.
+    Return every document as it was at revision *number*. A document that was deleted by then is None.
 
     Raises:
         Revision.DoesNotExist: There is no such revision.
     """
     Revision.objects.get(pk=number)
     known = Revision.objects.filter(number__lte=number)
-    # A full publication holds them all: nothing before it matters.
+    # A full publication contains every document, so earlier revisions are not needed.
     full = known.filter(changes__full=True).order_by("-number").values_list("number", flat=True).first() or 0
     documents: dict[str, dict[str, Any] | None] = {}
     for revision in known.filter(number__gte=full).order_by("number").iterator():
@@ -62,7 +62,7 @@ def _restore_policy(tx: Change, document: dict[str, Any]) -> None:
     policy.slug, policy.name = document["slug"], document["name"]
     policy.full_clean()
     policy.save()
-    verbs.replace_limits(tx, policy, [LimitValue.from_json(limit) for limit in document["limits"]])
+    replace_limits(tx, policy, [LimitValue.from_json(limit) for limit in document["limits"]])
     policy = Policy.objects.get(pk=policy.pk)
     tx.record("policy.rollback", policy, before=before, after=policy.as_record())
 

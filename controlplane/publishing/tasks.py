@@ -1,4 +1,8 @@
-"""Each task may run twice, at the same time too: the publisher's lock and revision settle it."""
+"""
+The periodic tasks of this app.
+
+A task may run twice, even at the same time. The lock and the revision of the publisher make that harmless.
+"""
 
 import logging
 from datetime import timedelta
@@ -6,21 +10,20 @@ from datetime import timedelta
 from celery import shared_task
 from django.utils import timezone
 
-from controlplane.publishing import publisher, verbs
+from controlplane.publishing import publisher
 from controlplane.publishing import reconcile as reconciler
-from controlplane.publishing.changes import Actor, change
 from controlplane.publishing.models import OutboxEntry
 from enforcement.store.client import STORE_ERRORS
 
 logger = logging.getLogger(__name__)
 
-# Long enough to look into what went wrong last month; the revisions themselves are kept.
+# Long enough to look into errors of the last weeks. The revisions themselves are kept.
 OUTBOX_KEPT = timedelta(days=30)
 
 
 @shared_task
 def publish_pending() -> int | None:
-    """Publish what a request could not; the next run is its own retry."""
+    """Publish the pending changes, and return the last revision or None. The next run is the retry."""
     try:
         return publisher.publish_pending()
     except (*STORE_ERRORS, publisher.Postponed) as exc:
@@ -30,11 +33,13 @@ def publish_pending() -> int | None:
 
 @shared_task
 def reconcile() -> list[str]:
+    """Repair what is cheap to compare, and return a line for each repair."""
     return _reconcile(full=False)
 
 
 @shared_task
 def reconcile_fully() -> list[str]:
+    """Compare and repair every document and token, and return a line for each repair."""
     return _reconcile(full=True)
 
 
@@ -47,14 +52,7 @@ def _reconcile(*, full: bool) -> list[str]:
 
 
 @shared_task
-def end_overrides() -> int:
-    """Delete the overrides whose end has come; return how many."""
-    with change(actor=Actor("end_overrides", "task"), reason="its end has come") as tx:
-        return verbs.end_overrides(tx, timezone.now())
-
-
-@shared_task
 def prune_outbox() -> int:
-    """Delete entries that were published a month ago; return how many."""
+    """Delete the entries that were published over a month ago, and return their number."""
     old = OutboxEntry.objects.filter(revision__published_at__lt=timezone.now() - OUTBOX_KEPT)
     return old.delete()[0]

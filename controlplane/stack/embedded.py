@@ -1,4 +1,4 @@
-"""The whole platform on one machine: which processes it has, and what each is told."""
+"""The processes of the whole platform on one machine, with their commands and environments."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CELERY = "celery --quiet -A controlplane.celery"
 
 @dataclass(frozen=True)
 class Stack:
-    """What is to run, and where it will be found."""
+    """The services to run, and their addresses."""
 
     services: tuple[Service, ...]
     environment: Mapping[str, str]
@@ -38,11 +38,11 @@ class Stack:
 
 def build(base: Path, var: Path, environ: Mapping[str, str]) -> Stack:
     """
-    Describe the stack whose code is in *base* and whose data is in *var*.
+    Return the stack with its code in *base* and its data in *var*.
 
-    A store or a database that *environ* names (SLUICEGATE_REDIS_URL or REDIS_URL, DATABASE_URL) is used as it is;
-    without one, a Valkey server is started and SQLite used, both in *var*. Ports that are taken are replaced by free
-    ones.
+    The store and the database that *environ* names (SLUICEGATE_REDIS_URL or REDIS_URL, DATABASE_URL) are used as they
+    are. Without them, a Valkey server and SQLite are used, with their data in *var*. A port that is in use is replaced
+    by a free one.
 
     Raises:
         StackError: SLUICEGATE_PORT is not a port.
@@ -73,19 +73,19 @@ def build(base: Path, var: Path, environ: Mapping[str, str]) -> Stack:
 
 
 def remember(stack: Stack, var: Path) -> None:
-    """Write down where the store is: settings.py reads it, so that other commands reach the stack that runs here."""
+    """Save the address of the store in a file that settings.py reads, so that other commands reach this stack."""
     _write_private(var / "redis_url", stack.redis_url + "\n")
 
 
 def kept_secret(path: Path) -> str:
-    """Return the secret in *path*; the first time, make one that nobody else can read."""
+    """Return the secret in *path*. The first time, create it in a file that only this user can read."""
     if not path.exists():
         _write_private(path, secrets.token_urlsafe(50) + "\n")
     return path.read_text().strip()
 
 
 def answers(url: str) -> Callable[[], bool]:
-    """Return a question: does *url* answer with success within a second?"""
+    """Return a function that returns whether *url* responds with success within a second."""
 
     def ask() -> bool:
         try:
@@ -98,13 +98,13 @@ def answers(url: str) -> Callable[[], bool]:
 
 
 class Ports:
-    """Hands out each port once."""
+    """The ports of a stack. Each is used once."""
 
     def __init__(self) -> None:
         self._taken: set[int] = set()
 
     def take(self, wanted: int) -> int:
-        """Return *wanted* if nothing listens there, else a free port."""
+        """Return the port *wanted* if it is free, else another free port."""
         port = wanted
         while port in self._taken or not _can_bind(port):
             port = free_port()
@@ -121,7 +121,7 @@ class _Maker:
     def control_plane(self, port: int, var: Path) -> list[Service]:
         migrated = ("migrate", *self.needs)
         listen = f"--bind 127.0.0.1:{port} --workers 2 --threads 4 --no-control-socket"
-        # One worker has no neighbours to look for, which would take it a second.
+        # A single worker need not look for other workers, which would take a second.
         alone = "--without-mingle --without-gossip"
         schedule = str(var / "celerybeat-schedule")
         return [
@@ -146,7 +146,7 @@ class _Maker:
             f"{_uvicorn(port)} enforcement.doors.proxy:create_app",
             after=("upstream", *self.needs),
             ready=answers(f"{_local(port)}/healthz"),
-            told={"SLUICEGATE_INSTANCE": f"proxy-{index}", "SLUICEGATE_UPSTREAM_URL": upstream_url},
+            extra={"SLUICEGATE_INSTANCE": f"proxy-{index}", "SLUICEGATE_UPSTREAM_URL": upstream_url},
         )
 
     def _service(
@@ -157,12 +157,12 @@ class _Maker:
         after: tuple[str, ...] = (),
         once: bool = False,
         ready: Callable[[], bool] | None = None,
-        told: Mapping[str, str] | None = None,
+        extra: Mapping[str, str] | None = None,
     ) -> Service:
         return Service(
             name=name,
             command=(sys.executable, "-m", *module.split(), *arguments),
-            environment={**self.environment, **(told or {})},
+            environment={**self.environment, **(extra or {})},
             directory=self.base,
             ready=ready,
             after=after,
@@ -186,13 +186,13 @@ def _store(var: Path, environ: Mapping[str, str], ports: Ports) -> tuple[list[Se
 def _wanted_port(environ: Mapping[str, str]) -> int:
     text = environ.get("SLUICEGATE_PORT") or str(WEB_PORT)
     if not (text.isascii() and text.isdigit()) or not 0 < int(text) < 65536:
-        raise StackError(f"SLUICEGATE_PORT is {text!r}: it must be a port between 1 and 65535.")
+        raise StackError(f"SLUICEGATE_PORT: must be an integer from 1 to 65535, got {text!r}.")
     return int(text)
 
 
 def _can_bind(port: int) -> bool:
     with socket.socket() as probe:
-        # As the servers do: a port that only waits for the last packets of old connections is free.
+        # The servers set this option too. A port that only waits for the end of old connections then counts as free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))

@@ -1,7 +1,9 @@
 """
-``python -m controlplane.stack.health web ADDRESS|worker|beat SCHEDULE``: exit with 0 if that part is alive.
+The health check of a container, which exits with 0 if the process in the container is alive.
 
-A container's health check runs this beside the process that it is about.
+    python -m controlplane.stack.health web ADDRESS
+    python -m controlplane.stack.health worker
+    python -m controlplane.stack.health beat SCHEDULE
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ OLDEST_SCHEDULE_SECONDS = 400
 
 
 def web(address: str) -> None:
-    """Ask the server at host:port for /healthz, under a name that ALLOWED_HOSTS lets in."""
+    """Request /healthz from the server at host:port, with a host name of ALLOWED_HOSTS. Raises URLError."""
     from django.conf import settings
 
     host = settings.ALLOWED_HOSTS[0].removeprefix(".")
@@ -29,19 +31,19 @@ def web(address: str) -> None:
 
 
 def worker() -> None:
-    """Ask the worker of this host, over the broker."""
+    """Ping the worker of this host over the broker. Exit with an error if it does not reply."""
     from controlplane.celery import app
 
     name = f"celery@{socket.gethostname()}"
     if not app.control.ping(destination=[name], timeout=5, limit=1):
-        sys.exit(f"{name} does not answer.")
+        sys.exit(f"{name} does not reply.")
 
 
 def beat(schedule: str) -> None:
-    """Look at the age of the file in which beat notes what it sent."""
+    """Check the age of the file in which beat saves its schedule. Exit with an error if it is old."""
     age = time.time() - Path(schedule).stat().st_mtime
     if age > OLDEST_SCHEDULE_SECONDS:
-        sys.exit(f"Beat has not written {schedule} for {age:.0f} s.")
+        sys.exit(f"{schedule}: must be at most {OLDEST_SCHEDULE_SECONDS} s old, but beat wrote it {age:.0f} s ago.")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,8 @@
-"""Locks that live exactly as long as a process group: what a killed supervisor left behind is found by them."""
+"""
+File locks that are held exactly as long as a process group lives.
+
+A supervisor finds the processes of a killed supervisor by these locks.
+"""
 
 from __future__ import annotations
 
@@ -15,22 +19,22 @@ SUPERVISOR = "supervisor.lock"
 
 
 class StackError(RuntimeError):
-    """The stack cannot start; the message names the process and the reason."""
+    """Raised if the stack cannot start. The message names the process and the reason."""
 
 
 def own_lock(directory: Path) -> int:
-    """Lock *directory* for this supervisor; refuse where a live one holds it."""
+    """Lock *directory* for this supervisor, and return the lock. Raises StackError if another supervisor has it."""
     lock = os.open(directory / SUPERVISOR, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     if not _try_lock(lock):
         holder = os.pread(lock, 20, 0).decode().strip()
         os.close(lock)
-        raise StackError(f"The stack runs already (process {holder}). Stop it first.")
+        raise StackError(f"The stack is already running (process {holder}). Stop it first.")
     os.pwrite(lock, f"{os.getpid():<20}\n".encode(), 0)
     return lock
 
 
 async def end_leftovers(directory: Path, grace_seconds: float = 5.0) -> None:
-    """End every process group that a killed supervisor left behind; *directory* is locked by ``own_lock``."""
+    """End every process group of a killed supervisor. The caller has locked *directory* with ``own_lock``."""
     others = [path for path in directory.glob("*.lock") if path.name != SUPERVISOR]
     for lock in await asyncio.gather(*(free_lock(path, grace_seconds) for path in others)):
         os.close(lock)
@@ -38,10 +42,14 @@ async def end_leftovers(directory: Path, grace_seconds: float = 5.0) -> None:
 
 async def free_lock(path: Path, grace_seconds: float) -> int:
     """
-    Lock *path* for a process about to start; end the process group that a killed supervisor left holding it.
+    Lock *path* for a process that is about to start, and return the lock.
 
-    The lock is inherited, so it is held exactly as long as one process of the group lives, and the group id in it is
-    true that long: a stale pid file cannot get a stranger killed.
+    A process group that still has the lock is ended first. The processes of a group inherit the lock, so it is held
+    exactly as long as one of them lives. The group id in the file is valid for that time, so no other process can be
+    killed by mistake.
+
+    Raises:
+        StackError: The process group does not end.
     """
     lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     for sent, seconds in ((signal.SIGTERM, grace_seconds), (signal.SIGKILL, grace_seconds)):
@@ -52,7 +60,7 @@ async def free_lock(path: Path, grace_seconds: float) -> int:
         while time.monotonic() < deadline and not _try_lock(lock):
             await asyncio.sleep(POLL_SECONDS)
     if not _try_lock(lock):
-        raise StackError(f"A process that an earlier run left behind still holds {path}.")
+        raise StackError(f"A process of an earlier run still holds the lock {path}.")
     return lock
 
 
@@ -65,6 +73,6 @@ def _try_lock(descriptor: int) -> bool:
 
 
 def signal_group(group: int, sent: signal.Signals) -> None:
-    """Send a signal to every process of a group that is still there."""
+    """Send a signal to every process of a group, if the group still exists."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(group, sent)

@@ -1,7 +1,7 @@
 """
-Starts processes in the order in which they need each other, keeps them running, and stops them in reverse.
+A supervisor that starts processes in the order of their dependencies, restarts them, and stops them in reverse order.
 
-Ready-made supervisors stop everything when one process exits, or do not wait until a process is ready.
+Existing supervisors either stop every process when one exits, or do not wait until a process is ready.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from controlplane.stack.locks import StackError, end_leftovers, free_lock, own_l
 POLL_SECONDS = 0.05
 FIRST_DELAY_SECONDS = 0.2
 LONGEST_DELAY_SECONDS = 5.0
-# A process that ran this long before it ended is started again at once, not with the last delay.
+# A process that ran for this time is restarted with the first delay, and not with a longer one.
 STEADY_SECONDS = 10.0
 
 Output = Callable[[str, str], None]
@@ -30,13 +30,14 @@ Output = Callable[[str, str], None]
 @dataclass(frozen=True)
 class Service:
     """
-    One process and what it needs.
+    A process and its dependencies.
 
     Attributes:
-        ready: Asked from a thread until it says True; None: ready once it has been started.
-        after: Names of the services that must be ready before this one starts, and outlive it.
-        once: It does its work and exits with 0; ready then means that it has.
-        grace_seconds: From the request to end until it is forced.
+        ready: A function that returns whether the service is ready, called in a thread. With None, a started process is
+            ready.
+        after: Names of the services that must be ready before this one starts. They are stopped after it.
+        once: Whether the process does its work once and exits with 0. It is ready when it has exited.
+        grace_seconds: The time that the process has to end before it is killed.
     """
 
     name: str
@@ -51,7 +52,7 @@ class Service:
 
 
 class _Member:
-    """A service, and what is true of it now."""
+    """A service and its present state."""
 
     def __init__(self, service: Service) -> None:
         self.service = service
@@ -66,10 +67,12 @@ class _Member:
 
 class Supervisor:
     """
-    Runs what *describe* names; *directory* holds a lock a process, by which the next supervisor finds what a killed one
-    left. The description is made when nothing of an earlier run is left: its ports are free, its files not in use.
+    A supervisor of the services that *describe* returns.
 
-    Every method but ``pid`` belongs to one event loop; ``supervised()`` gives a supervisor a loop in a thread.
+    *describe* is called after all processes of an earlier run have ended, when their ports and files are free.
+    *directory* has a lock for each process, by which the next supervisor finds the processes of a killed one.
+
+    All methods but ``pid`` belong to one event loop. ``supervised()`` runs a supervisor with a loop in a thread.
     """
 
     def __init__(self, describe: Callable[[], Iterable[Service]], directory: Path, output: Output) -> None:
@@ -80,18 +83,18 @@ class Supervisor:
         self._lock: int | None = None
 
     def pid(self, name: str) -> int:
-        """Return the process id, which is the process group's too, of a running service."""
+        """Return the process id of a running service, which is also the id of its process group."""
         process = self._members[name].process
         if process is None or process.returncode is not None:
-            raise StackError(f"{name} does not run.")
+            raise StackError(f"{name} is not running.")
         return process.pid
 
     async def start(self) -> None:
         """
-        Start everything and return once all of it is ready.
+        Start every service, and return when all of them are ready.
 
         Raises:
-            StackError: Another supervisor is at work here, or a service did not become ready. Nothing runs then.
+            StackError: Another supervisor uses the directory, or a service did not become ready. Nothing runs then.
         """
         self._directory.mkdir(parents=True, exist_ok=True)
         self._lock = own_lock(self._directory)
@@ -106,7 +109,7 @@ class Supervisor:
             raise
 
     async def stop(self) -> None:
-        """Stop everything, dependants first."""
+        """Stop every service after those that depend on it."""
         stopping: dict[str, asyncio.Task[None]] = {}
         for name in self._members:
             self._stop_after_dependants(name, stopping)
@@ -116,13 +119,13 @@ class Supervisor:
             self._lock = None
 
     async def take_down(self, name: str) -> None:
-        """Kill a service as a crash would, and leave it down until ``bring_back``."""
+        """Kill a service, and do not restart it until ``bring_back`` is called."""
         member = self._members[name]
         member.wanted.clear()
         await _end(member, grace_seconds=0)
 
     async def bring_back(self, name: str) -> None:
-        """Start a service that was taken down, and return once it is ready."""
+        """Start a service that was taken down, and return when it is ready."""
         self._members[name].wanted.set()
         await self._members[name].ready.wait()
 
@@ -133,7 +136,7 @@ class Supervisor:
             while waiting:
                 done, _ = await asyncio.wait([*waiting, *keepers], return_when=asyncio.FIRST_COMPLETED)
                 waiting -= done
-                for failed in done.intersection(keepers):  # a keeper ends only by failing
+                for failed in done.intersection(keepers):  # the task of a service ends only with an exception
                     await failed
         finally:
             for task in waiting:
@@ -155,7 +158,7 @@ class Supervisor:
         await _end(member, grace_seconds=member.service.grace_seconds)
 
     async def _keep(self, member: _Member) -> None:
-        """Run one service for as long as it is wanted; start it again whenever it ends by itself."""
+        """Run a service as long as it is wanted, and restart it when it ends by itself."""
         for name in member.service.after:
             await self._members[name].ready.wait()
         delay = FIRST_DELAY_SECONDS
@@ -164,12 +167,12 @@ class Supervisor:
             started = time.monotonic()
             code = await self._run(member)
             if not member.was_ready:
-                raise StackError(f"{member.service.name} ended with {code} before it was ready.")
+                raise StackError(f"{member.service.name} ended with exit code {code} before it was ready.")
             if member.service.once:
-                await asyncio.Event().wait()  # done, and true until the end
+                await asyncio.Event().wait()  # its work is done, and this task waits until it is cancelled
             if member.wanted.is_set():
                 delay = FIRST_DELAY_SECONDS if time.monotonic() - started > STEADY_SECONDS else delay
-                self._output(member.service.name, f"ended with {code}; starting again in {delay:.1f} s")
+                self._output(member.service.name, f"ended with exit code {code}, restarting in {delay:.1f} s")
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, LONGEST_DELAY_SECONDS)
 
@@ -185,7 +188,7 @@ class Supervisor:
             member.ready.set()
         else:
             member.ready.clear()
-        signal_group(process.pid, signal.SIGKILL)  # what a crashed leader left of its group
+        signal_group(process.pid, signal.SIGKILL)  # children of a crashed process may still run
         if member.pump is not None:
             await member.pump
         return code
@@ -193,10 +196,10 @@ class Supervisor:
     async def _launch(self, member: _Member) -> asyncio.subprocess.Process:
         service = member.service
         lock = await free_lock(self._directory / f"{service.name}.lock", service.grace_seconds)
-        # A pipe of our own: with asyncio's, wait() returns only when the last child of a dead process lets go of it.
+        # With a pipe of asyncio, wait() would return only when the last child of a dead process closes the pipe.
         reading, writing = os.pipe()
         try:
-            # A session of its own: Ctrl-C reaches the supervisor only, which then keeps the order.
+            # In a new session, Ctrl-C reaches only the supervisor, which then stops the processes in order.
             process = await asyncio.create_subprocess_exec(
                 *service.command,
                 env=dict(service.environment),
@@ -209,7 +212,7 @@ class Supervisor:
             )
             os.pwrite(lock, f"{process.pid:<20}\n".encode(), 0)
         finally:
-            os.close(lock)  # the child holds it on
+            os.close(lock)  # the child process still holds the lock
             os.close(writing)
             member.pump = asyncio.create_task(self._pump(service.name, reading))
         return process
@@ -243,10 +246,10 @@ class Supervisor:
 
 async def serve(supervisor: Supervisor, announce: Callable[[], None]) -> None:
     """
-    Run until SIGINT, SIGTERM or SIGHUP; call *announce* when everything is ready.
+    Run the supervisor until SIGINT, SIGTERM or SIGHUP. Call *announce* when every service is ready.
 
     Raises:
-        StackError: It could not start.
+        StackError: The stack cannot start.
     """
     asked_to_stop = asyncio.Event()
     for sent in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -267,7 +270,7 @@ async def serve(supervisor: Supervisor, announce: Callable[[], None]) -> None:
 @contextlib.contextmanager
 def supervised(supervisor: Supervisor) -> Iterator[Callable[[Awaitable[None]], None]]:
     """
-    Run a supervisor beside the caller's own code; yield a function that awaits one of its methods.
+    Run a supervisor in a thread during the block, and yield a function that runs one of its methods.
 
     >>> with supervised(supervisor) as run:
     ...     run(supervisor.take_down("valkey"))
@@ -292,7 +295,11 @@ def supervised(supervisor: Supervisor) -> Iterator[Callable[[Awaitable[None]], N
 
 
 async def _end(member: _Member, *, grace_seconds: float) -> None:
-    """End a process: by request to its leader, who ends its own children in order; then by force to the whole group."""
+    """
+    End a process and its group.
+
+    The process is asked to end first, so that it can end its own children. After the grace, the group is killed.
+    """
     process = member.process
     member.ready.clear()
     if process is None:
@@ -301,7 +308,7 @@ async def _end(member: _Member, *, grace_seconds: float) -> None:
         with contextlib.suppress(ProcessLookupError, TimeoutError):
             if grace_seconds:
                 process.terminate()
-                process.send_signal(signal.SIGCONT)  # a frozen process sees no SIGTERM
+                process.send_signal(signal.SIGCONT)  # a stopped process does not receive SIGTERM
             await asyncio.wait_for(process.wait(), grace_seconds)
     signal_group(process.pid, signal.SIGKILL)
     await process.wait()

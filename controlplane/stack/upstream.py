@@ -1,4 +1,4 @@
-"""What stands behind the proxies of the embedded stack and of docker/compose.yaml: it answers, and it streams."""
+"""The server behind the proxies of the embedded stack and of docker/compose.yaml, which echoes and streams."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ MOST_EVENTS = 1000
 
 
 async def health(_: Request) -> Response:
+    """Return 200."""
     return PlainTextResponse("ok\n")
 
 
 async def stream(request: Request) -> Response:
-    """Send ?count= server-sent events, ?interval_ms= apart, as a model does that answers word by word."""
+    """Send ?count= server-sent events, one every ?interval_ms=, as a language model streams its response."""
     count = min(_number(request, "count", 5), MOST_EVENTS)
     interval_ms = min(_number(request, "interval_ms", 100), 10_000)
 
@@ -32,7 +33,7 @@ async def stream(request: Request) -> Response:
 
 
 async def echo(request: Request) -> Response:
-    """Say what arrived: the proof that a proxy passed it on."""
+    """Return the method, the path and the size of the request, which shows that a proxy forwarded it."""
     size = 0
     async for chunk in request.stream():
         size += len(chunk)
@@ -45,6 +46,7 @@ def _number(request: Request, name: str, default: int) -> int:
 
 
 def create_app() -> Starlette:
+    """Return the ASGI application."""
     return Starlette(
         routes=[
             Route("/healthz", health),

@@ -10,13 +10,15 @@ from django.utils.html import format_html
 from unfold.contrib.filters.admin import DropdownFilter, FieldTextFilter, RangeDateTimeFilter
 from unfold.decorators import display
 
-from controlplane.adminsite import ReadOnlyAdmin, link_to
-from controlplane.csp import HEADER
+from controlplane.adminkit.site import ReadOnlyAdmin, link_to
+from controlplane.core.csp import HEADER
 from controlplane.policies.models import Policy
 from controlplane.projects.models import Project, Token
 from controlplane.usage.models import DailyReport, UsageRow
+from controlplane.usage.periods import PERIODS
+from controlplane.usage.report_render import cell
 
-# A report is a page without scripts, whose only style is its own.
+# A report is a page without scripts, which contains its style.
 REPORT_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 )
@@ -25,14 +27,14 @@ MOST_ROWS = 100_000
 
 
 class PeriodFilter(DropdownFilter):
-    """One period at a time: hours hold what their minutes hold, and a list of both would count twice."""
+    """A filter that shows one period at a time, because hours contain their minutes."""
 
     title = "period"
     parameter_name = "period"
     all_option = None
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return list(UsageRow.PERIODS)
+        return [(period, period) for period in PERIODS]
 
     def value(self) -> str:
         return super().value() or "hour"
@@ -42,12 +44,12 @@ class PeriodFilter(DropdownFilter):
 
 
 class ScopeFilter(DropdownFilter):
-    title = "what is counted"
+    title = "counted by"
     parameter_name = "of"
     all_option = None
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [("decisions", "all decisions of a token"), ("limits", "each limit")]
+        return [("decisions", "token (all decisions)"), ("limits", "limit")]
 
     def value(self) -> str:
         return super().value() or "decisions"
@@ -57,7 +59,7 @@ class ScopeFilter(DropdownFilter):
 
 
 class NamedFilter(FieldTextFilter):
-    """Takes the id, or what people call it."""
+    """A filter that accepts an id or a name."""
 
     model: type[Project] | type[Token]
     column: str
@@ -93,7 +95,7 @@ class UsageAdmin(ReadOnlyAdmin):
     list_display_links = None
     show_full_result_count = False
     list_before_template = "admin/sluicegate/usage_export.html"
-    empty = ("What proxies decided is counted here by the minute, half a minute after it happened.", "")
+    empty = ("The decisions of proxies are counted here by the minute, about half a minute later.", "")
 
     def get_changelist_instance(self, request: HttpRequest) -> Any:
         changelist = super().get_changelist_instance(request)
@@ -114,7 +116,7 @@ class UsageAdmin(ReadOnlyAdmin):
     def begins(self, row: UsageRow) -> str:
         return row.at.strftime("%Y-%m-%d" if row.period == "day" else "%Y-%m-%d %H:%M")
 
-    # History outlives what it speaks of: an id then stands where a name was.
+    # A row is kept after its project or token is deleted, and then shows the id in place of the name.
     @display(description="Project", ordering="project_id")
     def project(self, row: UsageRow) -> str:
         return link_to(row.project_row) if row.project_row else row.project_id
@@ -138,7 +140,7 @@ class UsageAdmin(ReadOnlyAdmin):
         return super().changelist_view(request, {"export_url": url, **(extra_context or {})})
 
     def export_view(self, request: HttpRequest) -> HttpResponse:
-        """Send the rows that the list shows with the same filters."""
+        """Return the rows of the list with the same filters as CSV."""
         if not self.has_view_permission(request):
             return HttpResponse(status=403)
         text = io.StringIO()
@@ -146,13 +148,8 @@ class UsageAdmin(ReadOnlyAdmin):
         writer.writerow(COLUMNS)
         rows = self.get_changelist_instance(request).queryset[:MOST_ROWS]
         for row in rows.values_list(*COLUMNS).iterator(chunk_size=2000):
-            writer.writerow([row[0].isoformat(), *map(guarded, row[1:])])
+            writer.writerow([row[0].isoformat(), *map(cell, row[1:])])
         return attachment(text.getvalue(), "usage.csv")
-
-
-def guarded(value: Any) -> Any:
-    """A text that a spreadsheet would take for a formula is told to be text."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
 def attachment(text: str, name: str) -> HttpResponse:
@@ -165,7 +162,7 @@ class DailyReportAdmin(ReadOnlyAdmin):
     list_display = ["day", "decisions", "denied", "without_store", "formats"]
     fields = readonly_fields = ["day", "created_at", "decisions", "denied", "without_store", "formats"]
     ordering = ["-day"]
-    empty = ("Each night the day before is counted and kept here, as a page and as CSV.", "")
+    empty = ("The report of each day is saved here in the following night, as a page and as CSV.", "")
 
     def get_urls(self) -> list[URLPattern]:
         own = [
@@ -186,7 +183,7 @@ class DailyReportAdmin(ReadOnlyAdmin):
     def without_store(self, report: DailyReport) -> str:
         return f"{report.summary.get('without_store', {}).get('decisions', 0):,}"
 
-    @display(description="Read")
+    @display(description="Formats")
     def formats(self, report: DailyReport) -> str:
         page, table = (reverse(f"admin:usage_dailyreport_{kind}", args=[report.pk]) for kind in ("page", "csv"))
         return format_html(

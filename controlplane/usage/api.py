@@ -1,4 +1,4 @@
-"""REST: how much was used, by whom, under which limit."""
+"""The REST resources of usage and of the present counters."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,40 +14,41 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from controlplane.api.authentication import LimitedKey
-from controlplane.api.fields import InstantField, LimitReferenceField, ReferenceField, TextField
+from controlplane.api.fields import InstantField, LimitReferenceField, ReferenceField, StringField
 from controlplane.api.pagination import CursorPage
-from controlplane.api.problems import StoreAway
+from controlplane.api.problems import StoreUnavailable
 from controlplane.api.serializers import ListQuery, QuerySerializer, StrictSerializer
 from controlplane.api.views import ApiView
 from controlplane.policies.models import Limit, Policy
 from controlplane.projects.models import Project, Token
 from controlplane.usage import counters
 from controlplane.usage.models import UsageRow
-from controlplane.usage.rollup import start_of
+from controlplane.usage.periods import KEPT, PERIODS, start_of
 from enforcement.control.inspection import LiveCounter
 from enforcement.model.limits import ALGORITHMS, MODES
 from enforcement.store.client import STORE_ERRORS
 
 EVERY_LIMIT = "*"
-# The step of a range, when the client names none: so fine that a token has at most a few hundred rows.
+# The default step of a range, chosen so that a token has at most a few hundred rows.
 FINEST = (("minute", timedelta(hours=6)), ("hour", timedelta(days=14)))
-# The range of a step, when the client names no beginning.
+# The default range of each step.
 LAST = {"minute": timedelta(hours=1), "hour": timedelta(days=1), "day": timedelta(days=30)}
-# Parameters that a column equals.
+# Parameters and the columns that must equal them.
 TEXTS = {"token": "token_id", "unit": "unit"}
-FOREVER = timedelta(days=800)  # longer than any row is kept
+# No row is older: a range that begins earlier is cut.
+OLDEST = max(KEPT.values()) + timedelta(days=70)
 
 
 class ProjectField(ReferenceField):
-    """A project by its slug, or by its id, which outlives it in the history."""
+    """A project by its slug or id. The id also works for rows of a deleted project."""
 
     def find(self, rows: QuerySet[Project], value: str) -> Project | None:
         return rows.filter(Q(slug=value) | Q(pk=value)).first()
 
 
 @extend_schema_field({"type": "string", "example": "free/per-minute"})
-class LimitField(serializers.Field):
-    """A limit as policy-slug/limit-name; its policy's id will do too, which outlives it in the history; or "*"."""
+class UsageLimitField(serializers.Field):
+    """A limit as policy-slug/limit-name, or "*". The id of a policy, deleted or not, works in place of its slug."""
 
     def to_internal_value(self, data: str) -> dict[str, str]:
         head, _, name = data.partition("/")
@@ -62,24 +63,24 @@ class LimitField(serializers.Field):
 class UsageQuery(ListQuery):
     project = ProjectField("projects", required=False, help_text="Slug of a project.")
     token = serializers.CharField(required=False, max_length=40, help_text="Id of a token.")
-    limit = LimitField(
+    limit = UsageLimitField(
         required=False,
-        help_text='policy-slug/limit-name, or "*" for every limit; left out: totals of all decisions, counted once.',
+        help_text='policy-slug/limit-name, or "*" for each limit. If left out, the totals of all decisions.',
     )
     unit = serializers.CharField(required=False, max_length=64, help_text="Totals have the unit requests only.")
-    to = InstantField(required=False, help_text="End of the range, not part of it; left out: now.")
+    to = InstantField(required=False, help_text="End of the range, which is not included. If left out, now.")
     step = serializers.ChoiceField(
-        ["minute", "hour", "day"],
+        PERIODS,
         required=False,
-        help_text="Left out: minute for up to 6 hours, hour for up to 14 days, else day. "
+        help_text="If left out, minute for up to 6 hours, hour for up to 14 days, else day. "
         "Minutes are kept for 48 hours, hours for 90 days, days for 730.",
     )
 
     def get_fields(self) -> dict[str, serializers.Field]:
         beginning = InstantField(
             required=False,
-            help_text="Begin of the range, back to the begin of its step; "
-            "left out: an hour before the end for minutes, a day for hours, 30 days for days.",
+            help_text="Start of the range, rounded down to a full step. "
+            "If left out, an hour before the end for minutes, a day for hours, 30 days for days.",
         )
         return {**super().get_fields(), "from": beginning}
 
@@ -88,10 +89,10 @@ class UsageQuery(ListQuery):
         attrs["step"] = attrs.get("step") or _finest(attrs)
         beginning = attrs.get("from") or attrs["to"] - LAST[attrs["step"]]
         if beginning >= attrs["to"]:
-            raise ValidationError({"from": [ErrorDetail("Must lie before the end of the range.", code="range")]})
-        attrs["from"] = start_of(attrs["step"], max(beginning, attrs["to"] - FOREVER))
+            raise ValidationError({"from": [ErrorDetail("Must be before the end of the range.", code="range")]})
+        attrs["from"] = start_of(attrs["step"], max(beginning, attrs["to"] - OLDEST))
         if "limit" not in attrs and attrs.get("unit", "requests") != "requests":
-            message = 'Totals are counted in requests. For other units name a limit, or "*" for every limit.'
+            message = 'Must be "requests" for totals. For another unit, name a limit, or "*" for each limit.'
             raise ValidationError({"unit": [ErrorDetail(message, code="needs_limit")]})
         return attrs
 
@@ -103,10 +104,10 @@ def _finest(attrs: dict[str, Any]) -> str:
 
 
 class UsageSerializer(serializers.ModelSerializer):
-    at = InstantField(read_only=True, help_text="Begin of the minute, hour or day.")
-    project = serializers.SerializerMethodField(help_text="Slug, or the id of one that is no more.")
+    at = InstantField(read_only=True, help_text="Start of the minute, hour or day.")
+    project = serializers.SerializerMethodField(help_text="Slug, or the id of a deleted project.")
     token = serializers.CharField(source="token_id", read_only=True)
-    limit = serializers.SerializerMethodField(help_text="null: all decisions about the token.")
+    limit = serializers.SerializerMethodField(help_text="If null, all decisions about the token.")
 
     class Meta:
         model = UsageRow
@@ -124,13 +125,13 @@ class UsagePage(CursorPage):
     def get_paginated_response_schema(self, schema: dict[str, Any]) -> dict[str, Any]:
         page = super().get_paginated_response_schema(schema)
         instant = {"type": "string", "format": "date-time"}
-        step = {"type": "string", "enum": ["minute", "hour", "day"]}
+        step = {"type": "string", "enum": list(PERIODS)}
         page["properties"] |= {"step": step, "from": instant, "to": instant}
         return {**page, "required": [*page["required"], "step", "from", "to"]}
 
 
 class UsageView(ApiView):
-    """Decisions and permits by minute, hour or day; oldest first."""
+    """Decisions and permits by minute, hour or day, oldest first."""
 
     serializer_class = UsageSerializer
     pagination_class = UsagePage
@@ -154,38 +155,42 @@ class UsageView(ApiView):
         page = self.paginate_queryset(self.get_queryset())
         context = {**self.get_serializer_context(), "slugs": _slugs(page)}
         response = self.get_paginated_response(UsageSerializer(page, many=True, context=context).data)
-        said = {name: _text(self.query[name]) for name in ("from", "to")}
-        response.data |= {"step": self.query["step"], **said}
+        limits = {name: _text(self.query[name]) for name in ("from", "to")}
+        response.data |= {"step": self.query["step"], **limits}
         return response
 
 
 class ValuesSerializer(serializers.Serializer):
-    """The values of the attributes that a partitioned limit counts by, in one project."""
+    """The values by which a partitioned limit counts in one project."""
 
-    present = serializers.IntegerField(help_text="How many have a counter of their own.")
-    cap = serializers.IntegerField(help_text="How many may have one: the project's partition_cap.")
-    beyond = serializers.IntegerField(help_text="About how many found no place within a day, and share one counter.")
-    remaining = serializers.IntegerField(allow_null=True, help_text="What those have left together; null: none do.")
+    present = serializers.IntegerField(help_text="Number of values with a counter of their own.")
+    cap = serializers.IntegerField(help_text="Largest such number, which is the project's partition_cap.")
+    beyond = serializers.IntegerField(
+        help_text="Approximate number of other values within a day. They share a counter."
+    )
+    remaining = serializers.IntegerField(allow_null=True, help_text="Permits left in the shared counter, or null.")
 
 
 class CounterSerializer(serializers.Serializer):
-    """What one limit has counted. Of a partitioned one there is no single count: its numbers are null."""
+    """The counter of one limit. A partitioned limit has many counters, so its numbers are null."""
 
     limit = serializers.SerializerMethodField(help_text="policy-slug/limit-name")
-    scope = serializers.ChoiceField(["global", "project", "token"], help_text="What its policy is attached to.")
+    scope = serializers.ChoiceField(["global", "project", "token"], help_text="Where its policy is attached.")
     algorithm = serializers.ChoiceField(ALGORITHMS)
     unit = serializers.CharField()
     mode = serializers.ChoiceField(MODES)
     quota = serializers.IntegerField(help_text="With the override applied.")
     partition_by = serializers.ListField(child=serializers.CharField())
-    used = serializers.IntegerField(allow_null=True, help_text="More than the quota after an overdraft.")
-    remaining = serializers.IntegerField(allow_null=True, help_text="The greatest cost that would pass now.")
-    reset_ms = serializers.IntegerField(allow_null=True, help_text="Until nothing is felt any more; null: never.")
+    used = serializers.IntegerField(allow_null=True, help_text="It may exceed the quota after an overdraft.")
+    remaining = serializers.IntegerField(allow_null=True, help_text="The largest cost that would be allowed now.")
+    reset_ms = serializers.IntegerField(
+        allow_null=True, help_text="Time until the full quota is available. If null, it never is."
+    )
     override = serializers.CharField(allow_null=True, help_text="Id of the override that sets the quota.")
     unused_max = serializers.IntegerField(
-        help_text="Permits of a leased limit that may lie unused in the instances that live now; 0 for a strict one."
+        help_text="Largest number of permits that running instances may hold unused. 0 for a strict limit."
     )
-    values = ValuesSerializer(allow_null=True, help_text="Of a partitioned limit.")
+    values = ValuesSerializer(allow_null=True, help_text="Only for a partitioned limit.")
 
     def get_limit(self, counter: LiveCounter) -> str:
         return f"{counter.policy}/{counter.limit}"
@@ -196,12 +201,12 @@ class CountersSerializer(serializers.Serializer):
 
 
 class HolderQuery(QuerySerializer):
-    token = serializers.CharField(required=False, max_length=40, help_text="Id of a token, or")
-    project = serializers.CharField(required=False, max_length=63, help_text="slug of a project.")
+    token = serializers.CharField(required=False, max_length=40, help_text="Id of a token.")
+    project = serializers.CharField(required=False, max_length=63, help_text="Slug of a project, if no token is given.")
 
     def validate(self, attrs: dict[str, str]) -> dict[str, str]:
         if len(attrs) != 1:
-            message = "Name a token or a project, one of the two."
+            message = "Exactly one of token and project must be given."
             raise ValidationError({"token": [ErrorDetail(message, code="one_of_two")]})
         return attrs
 
@@ -210,18 +215,18 @@ class ResetSerializer(StrictSerializer):
     limit = LimitReferenceField(
         required=False,
         allow_null=True,
-        help_text="policy-slug/limit-name, as attached to the token, else to its project, else to everything; "
-        "left out: all limits of the policy attached to the token, or to the project.",
+        help_text="policy-slug/limit-name of the token's policy, else of the project's, else of the global policy. "
+        "If left out, all limits of the policy of the token, or of the project.",
     )
-    reason = TextField(max_length=500, help_text="Why; it is kept in the audit.")
+    reason = StringField(max_length=500, help_text="The reason, which the audit keeps.")
 
 
 class ResetDoneSerializer(serializers.Serializer):
-    reset = serializers.IntegerField(help_text="How many counters there were.")
+    reset = serializers.IntegerField(help_text="Number of deleted counters.")
 
 
 class CounterView(ApiView):
-    """What limits have counted up to now, as enforcement sees it."""
+    """The present counters of limits."""
 
     serializer_class = CountersSerializer
     queries = {"retrieve": HolderQuery, "reset": HolderQuery}
@@ -240,54 +245,55 @@ class CounterView(ApiView):
 
     @extend_schema(responses=CountersSerializer)
     def retrieve(self, request: Request, *args: Any, **kwargs: Any) -> Response:
-        """List every limit that falls on a token, or that the tokens of a project share. Nothing is charged."""
-        with _told():
+        """List every limit that applies to a token, or that the tokens of a project share. Nothing is charged."""
+        with _as_problems():
             found = counters.counters_of(self.holder())
         return Response(CountersSerializer({"results": found}).data)
 
     @extend_schema(request=ResetSerializer, responses=ResetDoneSerializer)
     def reset(self, request: Request, *args: Any, **kwargs: Any) -> Response:
-        """Forget what was used. Without a limit, the counters of partitioned ones stay: they cannot be named."""
+        """Reset counters to 0. Without a limit, the counters of partitioned limits stay."""
         body = ResetSerializer(data=request.data, context=self.get_serializer_context())
         body.is_valid(raise_exception=True)
         limit = body.validated_data.get("limit")
-        with _told(), self.change(body.validated_data["reason"]) as tx:
+        with _as_problems(), self.change(body.validated_data["reason"]) as tx:
             holder = self.holder()
             if limit:
-                subject = counters.Subject.of(holder, timezone.now())
+                subject = counters.HolderDocuments.of(holder, timezone.now())
                 self.check_resettable(limit, subject.scope_of(limit.policy_id))
             number = counters.reset(tx, holder, limit)
         return Response({"reset": number})
 
     def check_resettable(self, limit: Limit, scope: str | None) -> None:
         """
-        Refuse what would reset nothing, and to a key of some projects what they share with the others.
+        Raise an exception if the limit cannot be reset with this request.
 
         Raises:
-            ValidationError: The limit does not fall here, or its counters cannot be named.
-            LimitedKey: Every project shares the counter.
+            ValidationError: The limit does not apply to the holder, or its counters cannot be named.
+            LimitedKey: The key is limited to projects, and all projects share the counter.
         """
         if scope is None:
-            raise ValidationError({"limit": [ErrorDetail("Does not fall on this token or project.", code="rule")]})
+            raise ValidationError({"limit": [ErrorDetail("Must apply to this token or project.", code="rule")]})
         if limit.partition_by:
-            message = "Is partitioned: its counters cannot be named. They end with their window."
+            message = "Must not be partitioned, because its counters cannot be named. They end with their window."
             raise ValidationError({"limit": [ErrorDetail(message, code="partitioned")]})
         if scope == "global" and self.access.project_ids is not None:
             raise LimitedKey
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def _as_problems() -> Iterator[None]:
+    """Raise an unavailable store and an unknown token as errors of REST."""
     try:
         yield
     except STORE_ERRORS as exc:
-        raise StoreAway from exc
+        raise StoreUnavailable from exc
     except counters.Forgotten as exc:
-        raise NotFound("This token expired long ago: enforcers no longer know it, and nothing is counted.") from exc
+        raise NotFound("This token expired long ago and has no counters.") from exc
 
 
 def _slugs(page: list[UsageRow]) -> dict[str, str]:
-    """Name the projects and policies of a page that are still there."""
+    """Return the slugs of the projects and policies of a page by id, without the deleted ones."""
     projects = Project.objects.filter(pk__in={row.project_id for row in page})
     policies = Policy.objects.filter(pk__in={row.policy_id for row in page})
     return dict([*projects.values_list("pk", "slug"), *policies.values_list("pk", "slug")])

@@ -1,4 +1,4 @@
-"""The entries of the usage stream. Whoever may write to the store may write nonsense there: reading is strict."""
+"""The entries of the usage stream, read strictly, because every client of the store may write there."""
 
 import json
 from collections.abc import Mapping
@@ -7,30 +7,35 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, NoReturn, Self
 
 from controlplane.usage.models import UsageBatch, UsageRow
+from controlplane.usage.periods import KEPT
 
 MAX_BYTES = 1024 * 1024
 MAX_ROWS = 10_000
-# Far above what one minute can count, and thousands of such rows still add up within 64 bits.
+# Far more than one minute can count, and small enough that thousands of such rows add up within 64 bits.
 MAX_COUNT = 2**50
-# A clock may be wrong by a little. What is further ahead would sit in the tables until its time comes.
+# The largest error of a clock. A row from further ahead would stay in the tables until its time has come.
 MOST_AHEAD = timedelta(hours=1)
-# As long as anything is kept.
-MOST_BEHIND = timedelta(days=730)
+# Older rows would be pruned at once.
+MOST_BEHIND = max(KEPT.values())
 
 NAMES = ("project_id", "token_id", "policy_id", "limit_name", "unit")
 COUNTS = ("allowed", "denied", "would_deny", "cost")
-# A settlement gives back permits that an earlier batch counted.
+# A cost may be negative, because a settlement returns permits that an earlier batch counted.
 LEAST = {"allowed": 0, "denied": 0, "would_deny": 0, "cost": -MAX_COUNT}
 MAY_BE_EMPTY = {"token_id", "policy_id", "limit_name"}
 
 
 class InvalidBatch(ValueError):
-    """An entry that cannot be counted; the text names what is wrong."""
+    """Raised for an entry that cannot be counted. The message names the wrong field."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What one token did under one limit in one minute; *names* and *counts* in the order of NAMES and COUNTS."""
+    """
+    The usage of one token under one limit in one minute.
+
+    ``names`` and ``counts`` are in the order of NAMES and COUNTS.
+    """
 
     at: datetime
     names: tuple[str, ...]
@@ -42,8 +47,12 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
-    """One entry of the stream: *entry* is the stream's id for it, *id* the one that its instance gave it."""
+class StreamBatch:
+    """
+    One entry of the stream.
+
+    ``entry`` is its id in the stream, and ``id`` is the id that the instance gave it.
+    """
 
     entry: str
     id: str
@@ -53,10 +62,10 @@ class Batch:
     @classmethod
     def parse(cls, entry: str, fields: Mapping[str, str], now: datetime) -> Self:
         """
-        Read an entry of the stream.
+        Return an entry of the stream as a batch.
 
         Raises:
-            InvalidBatch: It has no id, or one of its rows is not what an enforcer would send.
+            InvalidBatch: The entry has no id, or a row has a field that no enforcer would send.
         """
         batch_id = _text(fields.get("id"), "id", _width(UsageBatch, "batch_id"))
         instance = _text(fields.get("instance", ""), "instance", _width(UsageBatch, "instance"), may_be_empty=True)
@@ -66,23 +75,23 @@ class Batch:
 
 def _load(text: str | None) -> list[Any]:
     if text is None or len(text) > MAX_BYTES:
-        raise InvalidBatch(f"rows: must be there, with at most {MAX_BYTES} bytes.")
+        raise InvalidBatch(f"rows: must be present and have at most {MAX_BYTES} bytes.")
     try:
         rows = json.loads(text, parse_constant=_refuse, parse_float=_refuse)
     except (ValueError, RecursionError) as exc:
-        raise InvalidBatch(f"rows: are not JSON with whole numbers: {exc}") from exc
+        raise InvalidBatch(f"rows: must be JSON in which all numbers are integers: {exc}") from exc
     if not isinstance(rows, list) or len(rows) > MAX_ROWS:
-        raise InvalidBatch(f"rows: must be a list of at most {MAX_ROWS}.")
+        raise InvalidBatch(f"rows: must be a list of at most {MAX_ROWS} rows.")
     return rows
 
 
 def _refuse(text: str) -> NoReturn:
-    raise ValueError(f"{text[:40]} is no whole number")
+    raise ValueError(f"{text[:40]} is not an integer")
 
 
 def _row(number: int, row: Any, now: datetime) -> Row:
     if not isinstance(row, list) or len(row) != 1 + len(NAMES) + len(COUNTS):
-        raise InvalidBatch(f"rows[{number}]: must be a list of {1 + len(NAMES) + len(COUNTS)}.")
+        raise InvalidBatch(f"rows[{number}]: must be a list of {1 + len(NAMES) + len(COUNTS)} fields.")
     minute, names, counts = row[0], row[1 : 1 + len(NAMES)], row[1 + len(NAMES) :]
     return Row(
         at=_minute(minute, f"rows[{number}].minute", now),
@@ -99,20 +108,21 @@ def _row(number: int, row: Any, now: datetime) -> Row:
 def _minute(value: Any, where: str, now: datetime) -> datetime:
     earliest, latest = ((now + distance).timestamp() // 60 for distance in (-MOST_BEHIND, MOST_AHEAD))
     if type(value) is not int or not earliest <= value <= latest:
-        raise InvalidBatch(f"{where}: must be a minute since the epoch, not over an hour ahead or two years back.")
+        message = f"must be a minute since the epoch, at most one hour ahead or two years back, got {value!r:.40}."
+        raise InvalidBatch(f"{where}: {message}")
     return datetime.fromtimestamp(value * 60, UTC)
 
 
 def _text(value: Any, where: str, width: int, *, may_be_empty: bool = False) -> str:
-    # isprintable() also refuses NUL and lone surrogates, which PostgreSQL does not store.
+    # isprintable() also refuses NUL and lone surrogates, which PostgreSQL cannot store.
     if not isinstance(value, str) or not value.isprintable() or len(value) > width or not (value or may_be_empty):
-        raise InvalidBatch(f"{where}: must be a text of {0 if may_be_empty else 1} to {width} printable characters.")
+        raise InvalidBatch(f"{where}: must be a string of {0 if may_be_empty else 1} to {width} printable characters.")
     return value
 
 
 def _count(value: Any, where: str, least: int) -> int:
     if type(value) is not int or not least <= value <= MAX_COUNT:
-        raise InvalidBatch(f"{where}: must be a whole number from {least} to {MAX_COUNT}.")
+        raise InvalidBatch(f"{where}: must be an integer from {least} to {MAX_COUNT}, got {value!r:.40}.")
     return value
 
 

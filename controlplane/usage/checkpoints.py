@@ -1,12 +1,12 @@
 """
-Durable counters: from the store to SQL every few seconds, and back into a store that lost them.
+Checkpoints of durable counters. They are copied from the store to SQL every few seconds, and restored if they are lost.
 
-Nothing is lost when a run dies at any place: a counter stays in the store's set of changed ones until a commit holds
-what it still is. Two runs at once do no harm either. What keeps a low count from replacing a high one is the stamp (see
-`enforcement.control.checkpoints`): a counter that was lost and began anew does not know the last checkpoint, and is
-raised to it.
+A run may die at any place without a loss, because a counter stays in the store's set of changed counters until SQL has
+its present value. Two runs at the same time do no harm. The stamp (see `enforcement.control.checkpoints`) keeps a low
+count from replacing a high one, because a counter that was lost and started again does not know the last checkpoint,
+and is raised to it.
 
-Restoring comes before publishing: a tag whose counters are not whole is decided by each enforcer alone.
+Counters are restored before a publication, because each enforcer decides alone for a tag whose counters are incomplete.
 """
 
 import logging
@@ -22,11 +22,13 @@ from typing import Any
 
 import redis
 from django.db import IntegrityError, models, transaction
+from django.utils import timezone
 
+from controlplane.core import store
+from controlplane.core.instants import microseconds
+from controlplane.core.locks import hold
 from controlplane.policies.models import Limit
 from controlplane.projects.models import Project
-from controlplane.publishing import compile, store
-from controlplane.publishing.locks import hold
 from controlplane.usage.models import Checkpoint, CheckpointRun
 from enforcement.control import checkpoints as protocol
 from enforcement.control.checkpoints import CheckpointReading, Kept
@@ -35,22 +37,22 @@ from enforcement.control.publication import tags_of
 from enforcement.model.keys import GLOBAL_TAG, NAME_LENGTH, WHOLE
 from enforcement.model.limits import DAY_SECONDS, DURABLE_CALENDARS
 from enforcement.store.base_client import StoreClient
-from enforcement.store.client import STORE_ERRORS, is_unknown_function, load_library
+from enforcement.store.client import STORE_ERRORS, with_library
 
 logger = logging.getLogger(__name__)
 
 LOCK = "checkpoint"
-# A run that was killed holds up the next for so long. Longer than one lasts.
+# The time for which a killed run blocks the next one. It is longer than a run.
 LOCK_TTL_MS = 25_000
-# The next run goes on where one stops; it begins with other projects, so that none waits for ever.
+# A run stops after this time. The next one starts with other projects, so that none of them waits for ever.
 MOST_SECONDS = 20
 COUNTERS_AT_ONCE = 500
 TAGS_AT_ONCE = 500
 CALLS_AT_ONCE = 100
 ATTEMPTS = 3
-# As long as the store keeps a counter that never ends.
+# As long as the store keeps a counter with the window "lifetime".
 LIFETIME_KEPT = timedelta(days=3650)
-# A checkpoint is late from then on: what passed since is what a store that lost its counters lets through again.
+# A checkpoint is late after this time. A store that loses its counters admits the requests since then once more.
 LATE = timedelta(seconds=60)
 
 Names = tuple[str, list[str]]
@@ -58,24 +60,24 @@ Names = tuple[str, list[str]]
 
 
 @dataclass(slots=True)
-class Done:
-    """What one run did, in counters; *restored* ones had been lost."""
+class CheckpointResult:
+    """The numbers of counters that one run has saved (``kept``) and restored, and whether it was complete."""
 
     kept: int = 0
     restored: int = 0
     complete: bool = False
 
 
-def checkpoint(now: datetime, client: redis.Redis | None = None) -> Done:
+def checkpoint(now: datetime, client: redis.Redis | None = None) -> CheckpointResult:
     """
-    Keep every durable counter that changed, and give back to the store what it lost, for at most MOST_SECONDS.
+    Save every durable counter that has changed, and restore those that the store has lost, for at most MOST_SECONDS.
 
     Raises:
-        One of STORE_ERRORS: The store is away, or a server of it; counters of the others are kept. What is not kept yet
-            is kept by the next run.
+        One of STORE_ERRORS: The store, or a server of it, is unavailable. The counters of other servers are saved. The
+            next run saves the rest.
     """
     client = client or store.connection()
-    done, deadline = Done(), time.monotonic() + MOST_SECONDS
+    done, deadline = CheckpointResult(), time.monotonic() + MOST_SECONDS
     with hold(client, LOCK, ttl_ms=LOCK_TTL_MS) as fence:
         if fence is None:
             return done
@@ -95,7 +97,7 @@ def checkpoint(now: datetime, client: redis.Redis | None = None) -> Done:
     return done
 
 
-def _checkpoint(client: redis.Redis, tags: list[str], deadline: float, done: Done) -> None:
+def _checkpoint(client: redis.Redis, tags: list[str], deadline: float, done: CheckpointResult) -> None:
     done.restored += restore(client, missing(client, tags))
     for some in _changed(client, tags):
         if time.monotonic() > deadline:
@@ -104,7 +106,7 @@ def _checkpoint(client: redis.Redis, tags: list[str], deadline: float, done: Don
 
 
 def _by_server(client: StoreClient, tags: Iterable[str]) -> Iterable[list[str]]:
-    """Part tags by the server that has them: one of a cluster that is away is not to keep the others waiting."""
+    """Return the tags grouped by their server, so that an unavailable server does not delay the others."""
     servers: dict[Any, list[str]] = defaultdict(list)
     for tag in tags:
         key = store.keys().dirty(tag)
@@ -113,26 +115,29 @@ def _by_server(client: StoreClient, tags: Iterable[str]) -> Iterable[list[str]]:
 
 
 def needed() -> bool:
-    """Tell whether any limit has durable counters."""
+    """Return whether any limit has durable counters."""
     day = models.Q(calendar__in=DURABLE_CALENDARS) | models.Q(window_seconds__gte=DAY_SECONDS)
     return Limit.objects.filter(day, algorithm="fixed_window").exists()
 
 
 def last_run() -> CheckpointRun | None:
+    """Return the last complete run, or None before the first."""
     return CheckpointRun.objects.first()
 
 
 def all_tags() -> list[str]:
-    """Return the hash tags under which enforcers keep durable counters."""
+    """Return the hash tags of all durable counters."""
     return [GLOBAL_TAG, *Project.objects.values_list("pk", flat=True)]
 
 
 def missing(client: redis.Redis, tags: Iterable[str]) -> list[str]:
     """
-    Return those of *tags* whose counters this store never had, or has lost; what stands in place of a set is removed.
+    Return the *tags* whose counters the store never had, or has lost.
+
+    A key of a wrong type is deleted.
 
     Raises:
-        One of STORE_ERRORS: The store is away.
+        One of STORE_ERRORS: The store is unavailable.
     """
     found = []
     for tag, whole in _ask(client, tags, lambda pipe, key: pipe.sismember(key, WHOLE), raising=False):
@@ -148,10 +153,10 @@ def missing(client: redis.Redis, tags: Iterable[str]) -> list[str]:
 
 def restore(client: redis.Redis, tags: Iterable[str]) -> int:
     """
-    Give the store what is kept of these tags, let enforcers trust it with them, and return how many counters it got.
+    Restore the counters of these tags from SQL, mark the tags as complete, and return the number of counters.
 
     Raises:
-        One of STORE_ERRORS: The store is away; what it has of them by now stays untrusted, tag by tag.
+        One of STORE_ERRORS: The store is unavailable. Enforcers do not trust tags that are not marked yet.
     """
     restored = 0
     for some in batched(tags, TAGS_AT_ONCE):
@@ -159,11 +164,11 @@ def restore(client: redis.Redis, tags: Iterable[str]) -> int:
         list(_ask(client, some, lambda pipe, key, mark=mark: pipe.sadd(key, mark)))
         for calls in batched(_restore_calls(some), CALLS_AT_ONCE):
             restored += sum(_run(client, calls))
-        # Last of all, when nothing of them is missing any more.
+        # The last step, after every counter of these tags is restored.
         if not all(_run(client, [protocol.whole_call(store.keys(), tag, mark) for tag in some])):
-            logger.warning("The store lost durable counters again while it got them back; the next run begins anew")
+            logger.warning("The store lost durable counters again while they were restored. The next run starts again")
     if restored:
-        logger.warning("The store had lost durable counters and got %d back", restored)
+        logger.warning("The store had lost durable counters, and %d were restored", restored)
     return restored
 
 
@@ -175,21 +180,21 @@ def _restore_calls(tags: Iterable[str]) -> Iterator[protocol.Call]:
 
 
 def number(tags: Iterable[str]) -> int:
-    """Return how many counters are kept of these tags."""
+    """Return the number of counters in SQL with these tags."""
     return sum(Checkpoint.objects.filter(tag__in=some).count() for some in batched(tags, TAGS_AT_ONCE))
 
 
 def forget(client: redis.Redis, documents: Mapping[str, Any]) -> None:
-    """Take away the sets of projects that were published as being no more. Raises one of STORE_ERRORS."""
+    """Delete the sets of the projects that were published as deleted. Raises one of STORE_ERRORS."""
     gone = [name for name, document in documents.items() if document is None]
     list(_ask(client, set(tags_of(gone)) - {GLOBAL_TAG}, lambda pipe, key: pipe.unlink(key)))
 
 
 def reset(done: Reset) -> None:
     """
-    Keep that counters were reset, so that no restore brings back what they had.
+    Save that counters were reset, so that their former values are not restored.
 
-    A run that read one before has an older stamp, and comes too late to keep it.
+    A run that has read a counter before the reset has an older stamp, so it cannot save the former value.
     """
     at_us = done.at_us
     _write(
@@ -201,8 +206,8 @@ def reset(done: Reset) -> None:
 
 
 def prune(now: datetime) -> int:
-    """Delete checkpoints of windows that are over and of projects that are no more; return how many."""
-    now_us, oldest_us = compile.microseconds(now) or 0, compile.microseconds(now - LIFETIME_KEPT) or 0
+    """Delete the checkpoints of ended windows and deleted projects, and return their number."""
+    now_us, oldest_us = microseconds(now) or 0, microseconds(now - LIFETIME_KEPT) or 0
     over = models.Q(ends_us__gt=0, ends_us__lt=now_us) | models.Q(ends_us=0, last_us__lt=oldest_us)
     known = Project.objects.filter(pk=models.OuterRef("tag"))
     orphan = ~models.Q(tag=GLOBAL_TAG) & ~models.Exists(known)
@@ -210,16 +215,17 @@ def prune(now: datetime) -> int:
 
 
 def kept_of(row: Checkpoint) -> Kept:
+    """Return a row as the value that the library works with."""
     return Kept(row.counter, *(getattr(row, name) for name in Checkpoint.VALUES))
 
 
 def _not_over() -> models.Q:
-    """By this process' clock, with an hour to spare: the store's own decides."""
-    return models.Q(ends_us=0) | models.Q(ends_us__gt=(time.time() - 3600) * 1_000_000)
+    """Return the condition for windows that have not ended. An hour is added, because the store's clock decides."""
+    return models.Q(ends_us=0) | models.Q(ends_us__gt=microseconds(timezone.now() - timedelta(hours=1)))
 
 
 def _ask(client: redis.Redis, tags: Iterable[str], question: Any, *, raising: bool = True) -> Iterator[tuple[str, Any]]:
-    """Yield each tag with what the store answers about its set."""
+    """Yield each tag with the store's reply to *question* about its set of changed counters."""
     for some in batched(tags, TAGS_AT_ONCE):
         with client.pipeline(transaction=False) as pipe:
             for tag in some:
@@ -228,7 +234,7 @@ def _ask(client: redis.Redis, tags: Iterable[str], question: Any, *, raising: bo
 
 
 def _changed(client: redis.Redis, tags: Iterable[str]) -> Iterator[list[Names]]:
-    """Yield the counters that changed, about COUNTERS_AT_ONCE together."""
+    """Yield the changed counters in lists of about COUNTERS_AT_ONCE."""
     gathered: list[Names] = []
     for tag, names in _changed_of_each(client, tags):
         gathered.append((tag, names))
@@ -250,22 +256,26 @@ def _changed_of_each(client: redis.Redis, tags: Iterable[str]) -> Iterator[Names
 
 
 def _counters(members: Iterable[str]) -> list[str]:
-    """A scan may name a member twice, and whoever may count may write here what is no counter."""
+    """
+    Return the members of a scan that are counters, each once.
+
+    A scan may return a member twice, and every client that may count can write other members to the set.
+    """
     return [member for member in dict.fromkeys(members) if member != WHOLE and len(member) == NAME_LENGTH]
 
 
-def keep_present(client: redis.Redis, some: list[Names], done: Done) -> None:
-    """Read counters, commit what they hold, and strike them out of the set of changed ones."""
+def keep_present(client: redis.Redis, some: list[Names], done: CheckpointResult) -> None:
+    """Read counters, save their values, and remove them from the set of changed counters."""
     lost = _keep_present(client, some, done)
     if lost:
         keys = store.keys()
         done.restored += sum(_run(client, [protocol.restore_call(keys, tag, kept) for tag, kept in lost]))
-        # They know the checkpoint now, and what they have is its later state.
+        # Now these counters know their checkpoint, and their values are later than it.
         _keep_present(client, [(tag, [one.counter for one in kept]) for tag, kept in lost], done)
 
 
-def _keep_present(client: redis.Redis, some: list[Names], done: Done) -> list[tuple[str, list[Kept]]]:
-    """Return, tag by tag, what is kept of counters that have forgotten it; they stay in the set."""
+def _keep_present(client: redis.Redis, some: list[Names], done: CheckpointResult) -> list[tuple[str, list[Kept]]]:
+    """Save counters, and return by tag the checkpoints of those that the store has lost. These stay in the set."""
     keys = store.keys()
     replies = _run(client, [protocol.read_call(keys, tag, names) for tag, names in some])
     read = [(tag, list(protocol.readings(names, reply))) for (tag, names), reply in zip(some, replies, strict=True)]
@@ -282,14 +292,15 @@ def _keep_present(client: redis.Redis, some: list[Names], done: Done) -> list[tu
 
 def keep(read: list[tuple[str, list[CheckpointReading]]]) -> tuple[int, list[tuple[str, list[Kept]]]]:
     """
-    Write down what was read of each tag and follows what is kept; return how many, and what is kept of counters that
-    have forgotten it.
+    Save each reading that follows its checkpoint.
 
+    Returns:
+        The number of saved counters, and by tag the checkpoints of the counters that the store has lost.
     Raises:
-        IntegrityError: Other runs came first three times.
+        IntegrityError: Other runs came first in three attempts.
     """
     for _ in range(ATTEMPTS - 1):
-        # Another run may insert a row after this one has looked: look again.
+        # Another run may insert a row after this run has read them, so read them again.
         with suppress(IntegrityError):
             return _keep(read)
     return _keep(read)
@@ -299,7 +310,7 @@ def keep(read: list[tuple[str, list[CheckpointReading]]]) -> tuple[int, list[tup
 def _keep(read: list[tuple[str, list[CheckpointReading]]]) -> tuple[int, list[tuple[str, list[Kept]]]]:
     names = [reading.kept.counter for _, readings in read for reading in readings]
     rows = Checkpoint.objects.filter(tag__in=[tag for tag, _ in read], counter__in=names)
-    # Locked, and in one order: two runs at once wait for each other here, and the later one sees what the earlier kept.
+    # Locked in one order, so two runs at the same time wait for each other, and the later one sees the saved rows.
     before = {(row.tag, row.counter): kept_of(row) for row in rows.select_for_update().order_by("tag", "counter")}
     new, changed, lost = [], [], []
     for tag, readings in read:
@@ -328,16 +339,20 @@ def _write(rows: list[Checkpoint]) -> None:
 
 
 def _run(client: redis.Redis, calls: Sequence[protocol.Call]) -> list[Any]:
-    """Call functions, which may be called twice: a store that lost the library gets it back, and is asked again."""
-    for _ in range(2):
+    """
+    Call functions of the store and return their replies.
+
+    If the store has lost the library, it is loaded, and all functions are called again, which does no harm.
+    """
+
+    def act() -> list[Any]:
         with client.pipeline(transaction=False) as pipe:
             for function, names, arguments in calls:
                 pipe.fcall(function, len(names), *names, *arguments)
             replies = pipe.execute(raise_on_error=False)
-        errors = [reply for reply in replies if isinstance(reply, Exception)]
-        if not errors:
-            return replies
-        if not is_unknown_function(errors[0]):
-            break
-        load_library(client)
-    raise errors[0]
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise reply
+        return replies
+
+    return with_library(client, act)

@@ -1,9 +1,9 @@
 """
-From the usage stream to SQL, exactly once.
+Transfer of the usage stream to SQL, in which each entry is counted exactly once.
 
-An entry is deleted from the stream after the commit that counts it. Whoever dies between the two leaves it there, and
-whoever reads it again finds its id in UsageBatch and only deletes it. The lock saves two drains from doing the same
-work; when it fails, the unique id lets one of them commit.
+An entry is deleted from the stream after the commit that counts it. If a process dies between the two, the entry stays
+in the stream. The next drain then finds its id in UsageBatch and only deletes it. The lock keeps two drains from doing
+the same work. If the lock fails, the unique id lets only one of them commit.
 """
 
 import logging
@@ -18,19 +18,19 @@ from itertools import batched
 import redis
 from django.db import DataError, IntegrityError, models, transaction
 
+from controlplane.core import store
+from controlplane.core.locks import hold
 from controlplane.projects.models import Token
-from controlplane.publishing import store
-from controlplane.publishing.locks import hold
 from controlplane.usage import rollup
-from controlplane.usage.batches import Batch, InvalidBatch
+from controlplane.usage.batches import InvalidBatch, StreamBatch
 from controlplane.usage.models import UsageBatch
 
 logger = logging.getLogger(__name__)
 
 LOCK = "drain"
-# The next run goes on where one stops: a worker is not kept from publishing by a long queue of usage.
+# A run stops after this time and the next one continues, so that a long queue of usage does not delay publications.
 MOST_SECONDS = 10
-# A drain that was killed holds up the next for so long. Longer than one runs.
+# The time for which a killed drain blocks the next one. It is longer than a run.
 LOCK_TTL_MS = 15_000
 ENTRIES_AT_ONCE = 100
 ATTEMPTS = 3
@@ -40,8 +40,8 @@ REJECTED_BYTES = 16_384
 
 
 @dataclass(slots=True)
-class Drained:
-    """What one run did, in entries of the stream; *repeated* were counted before."""
+class DrainResult:
+    """The numbers of entries that one run has counted, found counted already (``repeated``), or rejected."""
 
     counted: int = 0
     repeated: int = 0
@@ -52,19 +52,19 @@ class Drained:
 
 
 def rejected_key() -> str:
-    """Name the stream of the entries that could not be counted, each with the reason."""
+    """Return the key of the stream that keeps the rejected entries with their reasons."""
     return f"{store.keys().usage}:rejected"
 
 
-def drain(now: datetime, client: redis.Redis | None = None) -> Drained:
+def drain(now: datetime, client: redis.Redis | None = None) -> DrainResult:
     """
-    Count what the usage stream holds, for at most MOST_SECONDS, and return what was done.
+    Count the entries of the usage stream for at most MOST_SECONDS, and return the result.
 
     Raises:
-        One of STORE_ERRORS: The store is away. What was committed is not counted again.
+        One of STORE_ERRORS: The store is unavailable. Committed entries are not counted again.
     """
     client = client or store.connection()
-    done = Drained()
+    done = DrainResult()
     deadline = time.monotonic() + MOST_SECONDS
     with hold(client, LOCK, ttl_ms=LOCK_TTL_MS) as fence:
         while fence and time.monotonic() < deadline:
@@ -77,34 +77,36 @@ def drain(now: datetime, client: redis.Redis | None = None) -> Drained:
     return done
 
 
-def _drain(client: redis.Redis, entries: list[tuple[str, dict[str, str]]], now: datetime, done: Drained) -> None:
+def _drain(client: redis.Redis, entries: list[tuple[str, dict[str, str]]], now: datetime, done: DrainResult) -> None:
     batches = list(_readable(client, entries, now, done))
     try:
         _count_and_delete(client, batches, now, done)
     except DataError:
-        # One of them holds what the database cannot: the others are not to wait for it.
+        # One batch has a value that the database cannot store, so each batch is now counted alone.
         for batch in batches:
             _count_or_reject(client, batch, dict(entries)[batch.entry], now, done)
 
 
 def _readable(
-    client: redis.Redis, entries: list[tuple[str, dict[str, str]]], now: datetime, done: Drained
-) -> Iterator[Batch]:
+    client: redis.Redis, entries: list[tuple[str, dict[str, str]]], now: datetime, done: DrainResult
+) -> Iterator[StreamBatch]:
     for entry, fields in entries:
         try:
-            yield Batch.parse(entry, fields, now)
+            yield StreamBatch.parse(entry, fields, now)
         except InvalidBatch as exc:
             _reject(client, entry, fields, str(exc), done)
 
 
-def _count_or_reject(client: redis.Redis, batch: Batch, fields: dict[str, str], now: datetime, done: Drained) -> None:
+def _count_or_reject(
+    client: redis.Redis, batch: StreamBatch, fields: dict[str, str], now: datetime, done: DrainResult
+) -> None:
     try:
         _count_and_delete(client, [batch], now, done)
     except DataError as exc:
         _reject(client, batch.entry, fields, str(exc), done)
 
 
-def _count_and_delete(client: redis.Redis, batches: list[Batch], now: datetime, done: Drained) -> None:
+def _count_and_delete(client: redis.Redis, batches: list[StreamBatch], now: datetime, done: DrainResult) -> None:
     if not batches:
         return
     counted = count(batches, now)
@@ -114,27 +116,27 @@ def _count_and_delete(client: redis.Redis, batches: list[Batch], now: datetime, 
     done.repeated += len(batches) - len(counted)
 
 
-def count(batches: list[Batch], now: datetime) -> list[Batch]:
+def count(batches: list[StreamBatch], now: datetime) -> list[StreamBatch]:
     """
-    Add the batches that were never added before, in one transaction, and return them.
+    Count the batches that are not counted yet, in one transaction, and return them.
 
     Raises:
-        DataError: A number or text is more than the database holds; nothing was added.
-        IntegrityError: Other drains came first three times.
+        DataError: A number or string is too large for the database. Nothing is counted.
+        IntegrityError: Other drains came first in three attempts.
     """
     for _ in range(ATTEMPTS - 1):
-        # Another drain may commit one of these ids after this one has looked: look again.
+        # Another drain may commit one of these ids after this drain has read them, so read them again.
         with suppress(IntegrityError):
             return _count_new(batches, now)
     return _count_new(batches, now)
 
 
 @transaction.atomic
-def _count_new(batches: list[Batch], now: datetime) -> list[Batch]:
+def _count_new(batches: list[StreamBatch], now: datetime) -> list[StreamBatch]:
     ids = [batch.id for batch in batches]
     known = set(UsageBatch.objects.filter(batch_id__in=ids).values_list("batch_id", flat=True))
-    # By id, since a batch may stand in the stream twice; sorted, so that two drains at once wait for each other in one
-    # order.
+    # By id, because the stream may contain a batch twice. Sorted, so that two drains at the same time wait for each
+    # other in the same order.
     unknown = {batch.id: batch for batch in reversed(batches) if batch.id not in known}
     new = [batch for _, batch in sorted(unknown.items())]
     UsageBatch.objects.bulk_create(
@@ -144,8 +146,8 @@ def _count_new(batches: list[Batch], now: datetime) -> list[Batch]:
     return new
 
 
-def note_use_of_tokens(batches: list[Batch]) -> None:
-    """Set when tokens were last used, to the minute: at most one write a token and minute."""
+def note_use_of_tokens(batches: list[StreamBatch]) -> None:
+    """Save the minute in which each token was last used, with at most one write for each token and minute."""
     last: dict[str, datetime] = {}
     for row in (row for batch in batches for row in batch.rows if row.token_id):
         last[row.token_id] = max(row.at, last.get(row.token_id, row.at))
@@ -153,18 +155,18 @@ def note_use_of_tokens(batches: list[Batch]) -> None:
     for token_id, at in last.items():
         tokens_of_minute[at].append(token_id)
     for at, ids in sorted(tokens_of_minute.items()):
-        # Only forward: batches of one token come from many instances, in any order.
+        # Only to a later minute, because the batches of a token come from many instances in any order.
         older = models.Q(last_used_at=None) | models.Q(last_used_at__lt=at)
         for some in batched(ids, TOKENS_AT_ONCE):
             Token.objects.filter(older, pk__in=some).update(last_used_at=at)
 
 
-def _reject(client: redis.Redis, entry: str, fields: dict[str, str], reason: str, done: Drained) -> None:
-    """Move an entry out of the way of the others, to where a person can read it."""
+def _reject(client: redis.Redis, entry: str, fields: dict[str, str], reason: str, done: DrainResult) -> None:
+    """Move an entry to the stream of rejected entries, where a person can read it."""
     kept = {name[:64]: value[:REJECTED_BYTES] for name, value in list(fields.items())[:10]}
     with client.pipeline(transaction=True) as pipe:
         pipe.xadd(rejected_key(), {**kept, "entry": entry, "reason": reason[:500]}, maxlen=REJECTED_KEPT)
         pipe.xdel(store.keys().usage, entry)
         pipe.execute()
     done.rejected += 1
-    logger.error("The usage entry %s was set aside in %s: %s", entry, rejected_key(), reason[:500])
+    logger.error("The usage entry %s was rejected and moved to %s: %s", entry, rejected_key(), reason[:500])

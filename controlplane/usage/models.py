@@ -1,9 +1,11 @@
 from django.db import models
 from django.utils import timezone
 
+from controlplane.usage.periods import PERIODS
+
 
 class UsageBatch(models.Model):
-    """A drained entry of the usage stream: its unique id is what makes the drain exactly-once."""
+    """An entry of the usage stream that is counted. Its unique id prevents that it is counted twice."""
 
     batch_id = models.CharField(max_length=200, unique=True)
     instance = models.CharField(max_length=128, blank=True)
@@ -17,12 +19,15 @@ class UsageBatch(models.Model):
 
 
 class UsageRow(models.Model):
-    """What one token did under one limit in one period. Plain ids: history outlives the objects."""
+    """
+    The usage of one token under one limit in one period.
 
-    PERIODS = (("minute", "minute"), ("hour", "hour"), ("day", "day"))
+    The row has plain ids and no foreign keys, because it is kept after the objects are deleted.
+    """
+
     KEY = ("period", "at", "project_id", "token_id", "policy_id", "limit_name", "unit")
 
-    period = models.CharField(max_length=6, choices=PERIODS)
+    period = models.CharField(max_length=6, choices=[(period, period) for period in PERIODS])
     at = models.DateTimeField()
     project_id = models.CharField(max_length=40)
     token_id = models.CharField(max_length=40, blank=True)
@@ -54,9 +59,10 @@ class UsageRow(models.Model):
 
 class Checkpoint(models.Model):
     """
-    What a durable counter held when it was last read: `enforcement.control.checkpoints.Kept`, whose instants these are.
+    The value of a durable counter when it was last read.
 
-    The names of counters are digests: whose one is, only who has the policy's documents can tell.
+    The fields are those of `enforcement.control.checkpoints.Kept`. The name of a counter is a digest, so only the
+    documents of a policy show to whom it belongs.
     """
 
     VALUES = ("used", "ends_us", "last_us", "stamp")
@@ -76,7 +82,7 @@ class Checkpoint(models.Model):
 
 
 class CheckpointRun(models.Model):
-    """The last complete look at all durable counters; one row."""
+    """The last complete run over all durable counters, in one row."""
 
     at = models.DateTimeField()
     counters = models.BigIntegerField(default=0)

@@ -1,4 +1,4 @@
-"""What happened on one day, for people: counted from the sums of that day, and kept."""
+"""The usage of one day, summed up for people."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -8,25 +8,22 @@ from heapq import nlargest
 from itertools import batched
 from typing import Any
 
-from django.db.models import Model, QuerySet, Sum
+from django.db.models import Model, QuerySet
 
 from controlplane.fleet import outages
 from controlplane.fleet.outages import Outage
 from controlplane.policies.models import Policy
 from controlplane.projects.models import Project, Token
-from controlplane.usage import report_formats
 from controlplane.usage.batches import COUNTS
-from controlplane.usage.models import DailyReport, UsageRow
+from controlplane.usage.models import UsageRow
 
 TOP = 10
-# How far back a missing report is still written: a worker may have been down, or usage late.
-DAYS_BACK = 7
 NAMES_AT_ONCE = 1000
 
 
 @dataclass(slots=True)
-class Line:
-    """The sums of one token under one limit, or (without limit) of all its decisions, or of a whole project."""
+class ReportLine:
+    """The sums of a token under one limit. Without a limit, of all its decisions. Without a token, of its project."""
 
     project: str
     token: str = ""
@@ -38,33 +35,37 @@ class Line:
     would_deny: int = 0
     cost: int = 0
 
-    def add(self, other: "Line") -> None:
+    def add(self, other: "ReportLine") -> None:
         for name in COUNTS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """*tokens* and *projects* count every decision once; *limits* has one line a token, limit and unit."""
+    """
+    The usage of one day.
+
+    ``tokens`` and ``projects`` count each decision once. ``limits`` has one line for each token, limit and unit.
+    """
 
     day: date
     complete: bool
     outage: Outage
-    totals: Line
-    projects: list[Line] = field(default_factory=list)
-    tokens: list[Line] = field(default_factory=list)
-    limits: list[Line] = field(default_factory=list)
+    totals: ReportLine
+    projects: list[ReportLine] = field(default_factory=list)
+    tokens: list[ReportLine] = field(default_factory=list)
+    limits: list[ReportLine] = field(default_factory=list)
 
     @property
-    def top_denied_tokens(self) -> list[Line]:
+    def top_denied_tokens(self) -> list[ReportLine]:
         return _top_denied(self.tokens)
 
     @property
-    def top_denied_limits(self) -> list[Line]:
-        """Whole limits, over all tokens: one that many run into is too narrow, or under attack."""
-        whole: dict[tuple[str, str], Line] = {}
+    def top_denied_limits(self) -> list[ReportLine]:
+        """The limits that denied most requests of all tokens. Such a limit is too low or under attack."""
+        whole: dict[tuple[str, str], ReportLine] = {}
         for line in self.limits:
-            whole.setdefault((line.limit, line.unit), Line("", limit=line.limit, unit=line.unit)).add(line)
+            whole.setdefault((line.limit, line.unit), ReportLine("", limit=line.limit, unit=line.unit)).add(line)
         return _top_denied(whole.values())
 
     @property
@@ -76,13 +77,13 @@ class Report:
 
 
 def build(day: date, now: datetime) -> Report:
-    """Count a day; one that is not over is counted so far."""
-    rows = list(_rows(day).order_by("project_id", "token_id", "policy_id", "limit_name", "unit"))
+    """Return the report of a day. If the day is not over, it covers the usage so far."""
+    rows = list(day_rows(day).order_by("project_id", "token_id", "policy_id", "limit_name", "unit"))
     names = _names(rows)
     lines = [_line(row, names) for row in rows]
     tokens = [line for line in lines if not line.limit]
-    projects: dict[str, Line] = defaultdict(lambda: Line(""))
-    totals = Line("")
+    projects: dict[str, ReportLine] = defaultdict(lambda: ReportLine(""))
+    totals = ReportLine("")
     for line in tokens:
         projects[line.project].project = line.project
         projects[line.project].add(line)
@@ -98,38 +99,7 @@ def build(day: date, now: datetime) -> Report:
     )
 
 
-def write(day: date, now: datetime) -> DailyReport:
-    """Keep the report of a day that is over; a second one of the same day replaces the first."""
-    report = build(day, now)
-    fields = {
-        "created_at": now,
-        "csv": report_formats.as_csv(report),
-        "html": report_formats.as_html(report),
-        "summary": report.summary,
-    }
-    return DailyReport.objects.update_or_create(day=day, defaults=fields)[0]
-
-
-def write_missing(now: datetime) -> list[date]:
-    """Write the reports of the past week that are missing, or that late usage has changed; return their days."""
-    yesterday = now.astimezone(UTC).date() - timedelta(days=1)
-    days = [yesterday - timedelta(days=back) for back in reversed(range(DAYS_BACK))]
-    due = [day for day in days if _is_due(day, is_yesterday=day == yesterday)]
-    for day in due:
-        write(day, now)
-    return due
-
-
-def _is_due(day: date, *, is_yesterday: bool) -> bool:
-    kept = DailyReport.objects.filter(day=day).values_list("summary", flat=True).first()
-    sums = _rows(day).filter(limit_name="").aggregate(**{f"sum_{name}": Sum(name, default=0) for name in COUNTS})
-    if kept is None:
-        # A quiet yesterday is news, a week of silence before the first request is none.
-        return is_yesterday or any(sums.values())
-    return any(kept.get(name) != sums[f"sum_{name}"] for name in COUNTS)
-
-
-def _rows(day: date) -> QuerySet[UsageRow]:
+def day_rows(day: date) -> QuerySet[UsageRow]:
     return UsageRow.objects.filter(period="day", at=datetime(day.year, day.month, day.day, tzinfo=UTC))
 
 
@@ -137,15 +107,15 @@ def _is_over(day: date, now: datetime) -> bool:
     return day < now.astimezone(UTC).date()
 
 
-def _line(row: UsageRow, names: dict[str, str]) -> Line:
+def _line(row: UsageRow, names: dict[str, str]) -> ReportLine:
     limit = f"{names.get(row.policy_id, row.policy_id)}/{row.limit_name}" if row.limit_name else ""
     counts = {name: getattr(row, name) for name in COUNTS}
     project, token = names.get(row.project_id, row.project_id), names.get(row.token_id, row.token_id)
-    return Line(project, token, row.token_id, limit, row.unit, **counts)
+    return ReportLine(project, token, row.token_id, limit, row.unit, **counts)
 
 
 def _names(rows: list[UsageRow]) -> dict[str, str]:
-    """Name what is still there; what was deleted since is shown by its id."""
+    """Return the names of projects, policies and tokens by id, without the deleted ones."""
     return {
         **_column(Project, "slug", {row.project_id for row in rows}),
         **_column(Policy, "slug", {row.policy_id for row in rows}),
@@ -160,9 +130,9 @@ def _column(model: type[Model], column: str, ids: set[str]) -> dict[str, str]:
     return found
 
 
-def _busiest(line: Line) -> tuple[int, str, str]:
+def _busiest(line: ReportLine) -> tuple[int, str, str]:
     return -(line.allowed + line.denied), line.project, line.token_id
 
 
-def _top_denied(lines: Iterable[Line]) -> list[Line]:
+def _top_denied(lines: Iterable[ReportLine]) -> list[ReportLine]:
     return nlargest(TOP, (line for line in lines if line.denied), key=lambda line: line.denied)

@@ -1,9 +1,9 @@
 """
-Minutes, hours and days.
+The sums of usage by minute, hour and day.
 
-The sums of all three periods are raised in the transaction that takes a batch in, so that an hour is always the sum of
-its minutes and a day of its hours: late rows need no second roll-up, two drains at once cannot overwrite each other's
-sums, and what comes after its minutes were pruned is still counted where it belongs.
+The sums of all three periods are increased in the transaction that saves a batch. So an hour is always the sum of its
+minutes, and a day the sum of its hours. Late rows need no second roll-up, two drains at the same time cannot overwrite
+each other's sums, and a row whose minutes are already pruned still counts for its hour and day.
 """
 
 from collections import defaultdict
@@ -16,44 +16,36 @@ from django.db.models import QuerySet
 
 from controlplane.usage.batches import COUNTS, Row
 from controlplane.usage.models import UsageBatch, UsageRow
+from controlplane.usage.periods import KEPT, start_of
 
-KEPT = {"minute": timedelta(hours=48), "hour": timedelta(days=90), "day": timedelta(days=730)}
-# An instance sends a batch again for as long as it does not know that it arrived: minutes, or an outage.
+# An instance repeats a batch until it knows that the batch has arrived, which takes minutes, or as long as an outage.
 BATCHES_KEPT = timedelta(days=7)
-# Parameters are limited to 32766 in one statement of SQLite, 65535 in PostgreSQL; a row has eleven.
+# A statement has at most 32766 parameters in SQLite and 65535 in PostgreSQL, and a row has eleven.
 ROWS_A_STATEMENT = 1000
 DELETED_AT_ONCE = 5000
 
 Key = tuple[str, datetime, str, str, str, str, str]  # in the order of UsageRow.KEY
 
 
-def start_of(period: str, at: datetime) -> datetime:
-    """Return when the minute, hour or day of *at* began, in UTC."""
-    minute = at.replace(second=0, microsecond=0)
-    if period == "minute":
-        return minute
-    return minute.replace(minute=0) if period == "hour" else minute.replace(hour=0, minute=0)
-
-
 def add(rows: Iterable[Row], now: datetime) -> None:
-    """Raise the sums of every period by *rows*; the caller's transaction makes that happen once."""
+    """Add *rows* to the sums of every period. The caller's transaction ensures that this happens once."""
     sums: dict[Key, list[int]] = defaultdict(lambda: [0] * len(COUNTS))
     for row in rows:
         for period in _open_periods(row.at, now):
             held = sums[(period, start_of(period, row.at), *row.names)]
             held[:] = map(sum, zip(held, row.counts, strict=True))
-    # Sorted: two drains at once lock the rows that they share in one order.
+    # Sorted, so that two drains at the same time lock common rows in the same order.
     for some in batched(sorted(sums.items()), ROWS_A_STATEMENT):
         _raise(some)
 
 
 def _open_periods(at: datetime, now: datetime) -> list[str]:
-    """Name the periods that are still kept for that moment: pruning would only delete the others again."""
+    """Return the periods that are still kept for this instant. Rows of the others would be pruned at once."""
     return [period for period, kept in KEPT.items() if start_of(period, at) >= now - kept]
 
 
 def _raise(sums: Iterable[tuple[Key, list[int]]]) -> None:
-    # The ORM's upsert can replace a value and not add to it.
+    # The upsert of Django's ORM can replace a value but not add to it.
     table, columns = UsageRow._meta.db_table, (*UsageRow.KEY, *COUNTS)
     rows = [(period, connection.ops.adapt_datetimefield_value(at), *names, *n) for (period, at, *names), n in sums]
     one_row = f"({', '.join(['%s'] * len(columns))})"
@@ -67,14 +59,14 @@ def _raise(sums: Iterable[tuple[Key, list[int]]]) -> None:
 
 
 def prune(now: datetime) -> int:
-    """Delete rows that are older than their period is kept, and batch ids nobody will send again; return how many."""
+    """Delete the rows and batch ids that are no longer kept, and return their number."""
     old = [UsageRow.objects.filter(period=period, at__lt=now - kept) for period, kept in KEPT.items()]
     old.append(UsageBatch.objects.filter(received_at__lt=now - BATCHES_KEPT))
     return sum(_delete(rows) for rows in old)
 
 
 def _delete(rows: QuerySet) -> int:
-    """Delete in pieces: the drain waits for each transaction that deletes."""
+    """Delete in small transactions, because the drain waits for each of them."""
     deleted = 0
     while ids := list(rows.values_list("pk", flat=True)[:DELETED_AT_ONCE]):
         deleted += rows.model.objects.filter(pk__in=ids).delete()[0]

@@ -1,11 +1,16 @@
-"""Each task may run twice, at the same time too: unique batch ids and days settle it."""
+"""
+The periodic tasks of this app.
+
+A task may run twice, even at the same time. Unique ids of batches and unique days make that harmless.
+"""
 
 import logging
 
 from celery import shared_task
 from django.utils import timezone
 
-from controlplane.usage import checkpoints, report, rollup
+from controlplane.usage import checkpoints, rollup
+from controlplane.usage import daily_reports as reports
 from controlplane.usage import drain as drainer
 from enforcement.store.client import STORE_ERRORS
 
@@ -14,32 +19,32 @@ logger = logging.getLogger(__name__)
 
 @shared_task
 def drain() -> int:
-    """Count what enforcers reported, and return how many entries; the next run is the retry."""
+    """Count the entries of the usage stream, and return their number. The next run is the retry."""
     try:
         return drainer.drain(timezone.now()).counted
     except STORE_ERRORS as exc:
-        logger.warning("Usage was not drained to its end: %s", exc)
+        logger.warning("The usage stream was not drained completely: %s", exc)
         return 0
 
 
 @shared_task
 def checkpoint() -> int:
-    """Keep the durable counters that changed, and return how many; the next run is the retry."""
+    """Save the changed durable counters, and return their number. The next run is the retry."""
     try:
         return checkpoints.checkpoint(timezone.now()).kept
     except STORE_ERRORS as exc:
-        logger.warning("Durable counters were not kept: %s", exc)
+        logger.warning("The durable counters were not saved completely: %s", exc)
         return 0
 
 
 @shared_task
 def prune() -> int:
-    """Delete what is older than it is kept; return how many rows."""
+    """Delete the rows that are no longer kept, and return their number."""
     now = timezone.now()
     return rollup.prune(now) + checkpoints.prune(now)
 
 
 @shared_task
 def daily_reports() -> list[str]:
-    """Write the reports of past days that are missing, or that late usage has changed; return the days."""
-    return [day.isoformat() for day in report.write_missing(timezone.now())]
+    """Write the reports that are missing or that late usage has changed, and return their days."""
+    return [day.isoformat() for day in reports.write_missing(timezone.now())]

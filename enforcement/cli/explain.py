@@ -19,7 +19,7 @@ from enforcement.model.documents import Project, Token
 from enforcement.model.instants import time_reply_us
 from enforcement.model.keys import Keys
 from enforcement.model.tokens import digest, is_well_formed
-from enforcement.plan.plan import Subject
+from enforcement.plan.binding import Subject
 from enforcement.state.published import PublishedState, Snapshot
 from enforcement.store.client import connect
 

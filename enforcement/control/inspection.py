@@ -13,8 +13,10 @@ from enforcement.model.instants import time_reply_us
 from enforcement.model.keys import Keys, together
 from enforcement.model.lease_bounds import unused_max
 from enforcement.plan import commands
-from enforcement.plan.decision import Decision, LimitState
-from enforcement.plan.plan import BoundLimit, Plan, Rule, Subject, rules_of
+from enforcement.plan.binding import BoundLimit, Rule, Subject, rules_of
+from enforcement.plan.decision import Decision
+from enforcement.plan.limit_state import LimitState
+from enforcement.plan.plan import Plan
 from enforcement.plan.reply import read
 from enforcement.plan.request import Request
 

@@ -74,7 +74,12 @@ def _checks(client: StoreClient, keys: Keys, settings: Settings) -> Iterator[Fin
 
 
 def _every_server(client: StoreClient) -> Iterator[Finding]:
-    """Check the server, or every primary of a cluster. Of a cluster only primaries with a problem are named."""
+    """
+    Check the server, or every primary of a cluster.
+
+    If all primaries of a cluster pass a check, there is one finding for all of them. Otherwise there is one for each
+    primary that has a problem.
+    """
     primaries = client.primaries()
     if len(primaries) == 1:
         yield from _one_server(primaries[0][1])

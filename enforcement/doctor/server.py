@@ -89,7 +89,13 @@ def clock(client: Redis) -> Iterator[Finding]:
 
 
 def _clock_once(client: Redis) -> tuple[float, float]:
-    """Return how far the server is ahead and the error of that, both in seconds."""
+    """
+    Measure the clock of the server.
+
+    Returns:
+        By how many seconds it is ahead of this machine's clock (negative if it is behind), and the largest possible
+        error of that, in seconds.
+    """
     sent = time.time()
     seconds, microseconds = client.time()
     received = time.time()

@@ -19,7 +19,8 @@ from enforcement.doctor.findings import Finding
 from enforcement.model.keys import Keys
 from enforcement.model.limits import Limit
 from enforcement.plan import commands
-from enforcement.plan.plan import Plan, bind_in_code
+from enforcement.plan.binding import bind_in_code
+from enforcement.plan.plan import Plan
 from enforcement.plan.reply import read
 from enforcement.plan.request import Request
 from enforcement.store import errors
@@ -111,7 +112,11 @@ def round_trips(client: Redis, keys: Keys, budget: float) -> Iterator[Finding]:
 
 
 def _second_process(task: dict[str, str]) -> dict[str, Any]:
-    """Run :func:`second` in a new process. The task may hold a password, so it goes through standard input."""
+    """
+    Charge the counter from a second process, and return what that process reports.
+
+    The task may hold a password, so it is passed through standard input, and not as an argument that others can see.
+    """
     command = [sys.executable, "-c", "from enforcement.doctor.sharing import second; second()"]
     try:
         done = subprocess.run(

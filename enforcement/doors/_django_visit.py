@@ -17,8 +17,8 @@ from enforcement.doors._in_code import limit_headers
 from enforcement.doors._options import Options
 from enforcement.limiter import Admission, Limiter
 from enforcement.model.limits import Limit
+from enforcement.plan.binding import Costs
 from enforcement.plan.decision import Decision, Denied
-from enforcement.plan.plan import Costs
 
 _LISTS: Final = ("RateLimit", "RateLimit-Policy")
 

@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar
 
 from enforcement.base import BaseLimiter
 from enforcement.doors._http import TrustedProxies, check_preset
-from enforcement.plan.plan import Costs
+from enforcement.plan.binding import Costs
 
 GuardedApp = TypeVar("GuardedApp")
 AnyLimiter = TypeVar("AnyLimiter", bound=BaseLimiter)

@@ -159,8 +159,8 @@ class RequestAttributes(Mapping[str, str]):
             return self._values[name]
         if name == "ip.net":
             return network_of(self._values["ip"])
-        asked = name.removeprefix("header.")
-        value = None if asked == name or asked in _CREDENTIALS else self._header(asked)
+        header = name.removeprefix("header.")
+        value = None if header == name or header in _CREDENTIALS else self._header(header)
         if value is None:
             raise KeyError(name)
         return _check_length(name, value, 431)

@@ -34,8 +34,8 @@ from enforcement.doors._http import (
 )
 from enforcement.doors._in_code import denial_without_limits, limit_headers, name_of
 from enforcement.model.limits import Limit
+from enforcement.plan.binding import Costs
 from enforcement.plan.decision import Decision, Denied
-from enforcement.plan.plan import Costs
 
 _VISIT: Final = "sluicegate.visit"
 

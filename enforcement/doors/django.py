@@ -31,8 +31,8 @@ from enforcement.doors._http import PlainResponse, Refusal
 from enforcement.doors._in_code import check_scope, counted_address, counter_key, denial_without_limits, name_of
 from enforcement.doors._options import Options, read_options
 from enforcement.limiter import Limiter
+from enforcement.plan.binding import Costs, check_costs
 from enforcement.plan.decision import Denied
-from enforcement.plan.plan import Costs, check_costs
 
 SETTING: Final = "SLUICEGATE"
 _VISIT: Final = "_sluicegate_visit"

@@ -37,8 +37,8 @@ from enforcement.doors._starlette import (
     token_of,
     visit_of,
 )
+from enforcement.plan.binding import Costs, check_costs
 from enforcement.plan.decision import Decision, Denied
-from enforcement.plan.plan import Costs, check_costs
 
 Found = str | Callable[[HTTPConnection], Any] | params.Depends
 """

@@ -1,1 +1,1 @@
-"""From a plan to its decision, and the background thread."""
+"""Decide requests, and run the background thread of a process."""

@@ -1,4 +1,4 @@
-"""Asking the store to decide, once more where that does no harm."""
+"""Send the command that decides, and send it again if it surely was not executed."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from enforcement.failover.health import Health
 from enforcement.lua import library_source
 from enforcement.plan import commands
 from enforcement.plan.commands import Steps
+from enforcement.plan.plan import Plan
 from enforcement.plan.reply import Reply, read_enrolled, read_plain
 from enforcement.plan.request import Request
 from enforcement.store import resp
@@ -19,13 +20,13 @@ from enforcement.store.errors import LibraryMissing, StoreError
 @dataclass(frozen=True, slots=True)
 class Answer:
     """
-    What came of asking the store about counters of one slot.
+    The store's answer to a request on counters of one slot.
 
     Attributes:
-        reply: Its decision; None: it made none.
-        overflowed: For each unregistered value of the plan 1 if its overflow counter decided, or 0.
-        cause: Why it made none; empty if it was not asked.
-        error: The failed call, if that is why.
+        reply: Its decision. None if it made none.
+        overflowed: For each unregistered value of the plan, 1 if its overflow counter was used, 0 if its own was.
+        cause: Why it made no decision. Empty if it made one, or was not asked.
+        error: The error of the call. None if the call did not fail.
     """
 
     reply: Reply | None = None
@@ -43,26 +44,30 @@ class Asker:
     Asks the store to decide on counters that one call can reach.
 
     Args:
-        health: Told of failed calls, and of durable counters that the store lost.
+        health: Records failed calls, and durable counters that the store has lost.
     """
 
     def __init__(self, health: Health) -> None:
         self._health = health
         self._clock = health.clock is not None
 
-    def asking(self, request: Request, *, registers: bool, came: object = None) -> Steps:
+    def asking(self, request: Request[Plan], *, registers: bool, result: object = None) -> Steps:
         """
-        Steps that ask the store to decide on counters of one slot; they return an :class:`Answer`.
+        Ask the store to decide a request on counters of one slot.
 
         Args:
-            enrols: Whether values may be new to the store: each is enrolled, or shares its limit's overflow counter.
-            came: What came of the command if it was sent already: the reply, or the StoreError in its place.
+            registers: Whether the store must first register the attribute values that are new to it. A value that its
+                limit has no room for is charged to the overflow counter.
+            result: The reply to the command if it was sent already, or the StoreError that it raised. None if it was
+                not sent.
+        Returns:
+            An :class:`Answer`.
         """
         health, now_us = self._health, self._health.now_us()
         encode, reads = (commands.register, read_enrolled) if registers else (commands.decide, read_plain)
-        for _ in range(2):  # once more if the store's time lies in another window than this process thought
+        for _ in range(2):  # again with the store's time, if that lies in another calendar window
             try:
-                raw = yield from self._calling(encode(request, now_us, clock=self._clock), came)
+                raw = yield from self._calling(encode(request, now_us, clock=self._clock), result)
                 reply, overflowed = reads(raw, request.width)
             except StoreError as exc:
                 health.failed(exc)
@@ -72,15 +77,24 @@ class Asker:
             if reply.lost:
                 health.lost_counters.add(request.plan.durable_sets)
                 return NOT_RESTORED
-            came, now_us = None, reply.now_us
+            result, now_us = None, reply.now_us
         return Answer(cause="calendar")
 
-    def _calling(self, command: bytes, came: object) -> Steps:
-        """Steps that send a command, and once more if it surely was not executed. Raises StoreError."""
+    def _calling(self, command: bytes, result: object) -> Steps:
+        """
+        Send a command, and send it again if it surely was not executed.
+
+        Args:
+            result: As for :meth:`asking`.
+        Returns:
+            The reply.
+        Raises:
+            StoreError: The last call failed.
+        """
         try:
-            if isinstance(came, StoreError):
-                raise came
-            return (yield command) if came is None else came
+            if isinstance(result, StoreError):
+                raise result
+            return (yield command) if result is None else result
         except StoreError as exc:
             if not exc.retryable or self._health.breaker.open:
                 raise
@@ -89,13 +103,18 @@ class Asker:
 
     @staticmethod
     def _loading(exc: StoreError) -> Steps:
-        """Steps that give the store its functions, if they were what was missing. Raises StoreError."""
+        """
+        Load the function library into the store, if the call failed because it was missing.
+
+        Raises:
+            StoreError: The library could not be loaded.
+        """
         if not isinstance(exc, LibraryMissing):
             return
         try:
             yield resp.pack(("FUNCTION", "LOAD", "REPLACE", library_source()))
         except StoreError as refused:
-            # An account that may not load them still lacks the functions, and not the right to call them.
+            # If the account may not load functions, report the missing library, and not an account without rights.
             raise exc if refused.cause == "auth" else refused from None
 
 

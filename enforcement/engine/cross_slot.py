@@ -1,9 +1,12 @@
 """
-Deciding on a cluster a request whose counters lie in several slots: one call for each, all charged or none.
+Decide requests whose counters lie in several slots of a cluster.
 
-The project's part comes first: it denies most often, and then nothing is to be undone. What a part has charged when a
-later one denies is given back under the id of the request, so that sending it twice does no harm; could it not be sent,
-it is owed. A part whose node is away is decided by this process alone; the others are not.
+There is one call for each slot. Either all counters are charged or none.
+
+The counters of the project are asked before the global ones. They deny most often, and then nothing has to be undone.
+If a later part denies, the charges of the earlier parts are returned under the id of the request, so that sending the
+correction twice does no harm. If it cannot be sent, it is recorded and replayed later. If the node of a part is
+unavailable, this process decides for that part alone.
 """
 
 from __future__ import annotations
@@ -15,46 +18,57 @@ from typing import Final
 from enforcement.engine.asking import NOT_RESTORED, Answer, Asker
 from enforcement.failover.health import Health
 from enforcement.model.keys import together
+from enforcement.plan.binding import BoundLimit
 from enforcement.plan.commands import Steps
-from enforcement.plan.plan import BoundLimit, Plan
 from enforcement.plan.reply import MARKED, Reply
 from enforcement.plan.request import Request
-from enforcement.state.reservation import correcting, new_ident
+from enforcement.state.live_plan import LivePlan
+from enforcement.state.reservation import new_ident
+from enforcement.state.settlement import correcting
 from enforcement.store.errors import StoreError
 
 UNDONE_MS: Final = 60_000
-"""How long an id is remembered whose charge was given back. Under saturation there are many of them."""
+"""How long the store remembers the id of an undone charge. Short, because a saturated limit causes many of them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """The bounds of a plan that lie in one slot, and their places among all."""
+    """
+    The bounds of a plan that lie in one slot.
 
-    plan: Plan
-    places: tuple[int, ...]
+    Attributes:
+        plan: A plan of these bounds.
+        indexes: For each of them its index among all bounds of the whole plan.
+    """
+
+    plan: LivePlan
+    indexes: tuple[int, ...]
 
 
-def parts_of(plan: Plan) -> tuple[Part, ...]:
-    """Return the parts of a plan in the order in which they are asked: what is global comes last."""
+def parts_of(plan: LivePlan) -> tuple[Part, ...]:
+    """Return the parts of a plan in the order in which they are asked, the global part last."""
     bounds = plan.bounds
-    of_one_tag = together(range(len(bounds)), lambda place: bounds[place].tag)
-    ordered = sorted(of_one_tag, key=lambda places: bounds[places[0]].scope == "global")
-    return tuple(Part(Plan(tuple(bounds[i] for i in places)), tuple(places)) for places in ordered)
+    by_tag = together(range(len(bounds)), lambda i: bounds[i].tag)
+    ordered = sorted(by_tag, key=lambda indexes: bounds[indexes[0]].scope == "global")
+    return tuple(Part(LivePlan(tuple(bounds[i] for i in indexes)), tuple(indexes)) for indexes in ordered)
 
 
 @dataclass(frozen=True, slots=True)
 class _Outcome:
     """
-    What one part said, by a reply with marks.
+    The decision on one part.
 
     Attributes:
-        request: Over the counters that were asked, which may be overflow counters where the part's are not.
-        answer: What came of asking its node; without a reply, this process decided.
-        overflowed: For each unregistered value of the part 1 if it found no place, or 0.
+        part: The part.
+        request: The request with the counters that were used. Some may be overflow counters in place of the part's own.
+        answer: The answer of the node. If it has no reply, this process decided.
+        overflowed: For each unregistered value of the part, 1 if its overflow counter was used, 0 if its own was.
+        reply: The reply of the node or of this process, with marks.
+        reason: ``ok``, or why the part denies.
     """
 
     part: Part
-    request: Request
+    request: Request[LivePlan]
     answer: Answer
     overflowed: Sequence[int]
     reply: Reply
@@ -62,7 +76,7 @@ class _Outcome:
 
     @property
     def by_store(self) -> bool:
-        """Whether its node decided."""
+        """Whether the node decided."""
         return self.answer.reply is not None
 
     @property
@@ -76,7 +90,7 @@ class _Outcome:
         return self.request.charge and self.reply.passed
 
     def refunds(self) -> Iterator[tuple[BoundLimit, int, int]]:
-        """Yield each limit that was charged, the permits that give it back, and the mark of its window."""
+        """Yield each limit that was charged, its charge as a negative number, and the mark of its window."""
         for i, bound in self.reply.charged(self.request.plan.bounds):
             if cost := bound.cost_of(self.request.costs):
                 yield bound, -cost, self.reply.mark(i)
@@ -85,14 +99,14 @@ class _Outcome:
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """
-    What all parts together say.
+    The decision on all parts together.
 
     Attributes:
-        reply: As one call would have given it.
-        reason: The weightiest of the parts that deny; ``ok`` if none does.
+        reply: The replies of all parts, merged into one.
+        reason: The most serious reason of the parts that deny. ``ok`` if none denies.
         by_store: Whether every part was decided by its node.
-        overflowed: For each unregistered value of the plan 1 if it found no place, or 0.
-        errors: The failed calls.
+        overflowed: For each unregistered value of the plan, 1 if its overflow counter was used, 0 if its own was.
+        errors: The errors of the calls that failed.
     """
 
     reply: Reply
@@ -107,25 +121,35 @@ class CrossSlot:
     Decides requests whose counters lie in several slots of a cluster.
 
     Args:
-        asker: Asks for each part.
-        health: Decides for a part whose node is away.
+        asker: Asks the node of each part.
+        health: Decides for a part whose node is unavailable.
     """
 
     def __init__(self, asker: Asker, health: Health) -> None:
         self._asker = asker
         self._health = health
 
-    def asking(self, request: Request, *, registers: bool) -> Steps:
-        """Steps that decide a request part by part; they return a :class:`Verdict`."""
+    def asking(self, request: Request[LivePlan], *, registers: bool) -> Steps:
+        """
+        Decide a request part by part.
+
+        A part is charged only if all parts before it admit the request.
+
+        Args:
+            registers: Whether the store must first register the attribute values that are new to it.
+        Returns:
+            A :class:`Verdict`.
+        """
         plan = request.plan
         if plan.parts is None:
             plan.parts = parts_of(plan)
         ident = request.ident or new_ident()
         outcomes: list[_Outcome] = []
         for part in plan.parts:
+            # After a denial the other parts are only read, so that the reply still shows what all limits have left.
             charge = request.charge and all(outcome.passed for outcome in outcomes)
-            asked = Request(part.plan, request.costs, charge, ident)
-            outcomes.append((yield from self._asking(part, asked, registers=registers)))
+            of_part = Request(part.plan, request.costs, charge, ident)
+            outcomes.append((yield from self._asking(part, of_part, registers=registers)))
         errors = [outcome.answer.error for outcome in outcomes if outcome.answer.error is not None]
         if not all(outcome.passed for outcome in outcomes):
             outcomes = yield from self._undoing(outcomes)
@@ -134,8 +158,13 @@ class CrossSlot:
         overflowed = _overflowed(plan, outcomes) if registers else ()
         return Verdict(_merged(plan, outcomes), max(reasons, key=_weight, default="ok"), by_store, overflowed, errors)
 
-    def _asking(self, part: Part, request: Request, *, registers: bool) -> Steps:
-        """Steps that ask one part, at its node or, if that is away, in this process."""
+    def _asking(self, part: Part, request: Request[LivePlan], *, registers: bool) -> Steps:
+        """
+        Decide one part by its node, or in this process if the node is unavailable.
+
+        Returns:
+            An :class:`_Outcome`.
+        """
         health, plan = self._health, part.plan
         registers = registers and request.charge and bool(plan.unregistered)
         answer = NOT_RESTORED
@@ -143,16 +172,22 @@ class CrossSlot:
             answer = yield from self._asker.asking(request, registers=registers)
         overflowed = answer.overflowed or [0] * len(plan.unregistered)
         if answer.reply is not None:
-            asked = request.over(_diverted(plan, overflowed))
-            asked.plan.last = answer.reply
-            return _Outcome(part, asked, answer, overflowed, answer.reply, answer.reply.reason(asked.plan.bounds))
+            used = request.over(_diverted(plan, overflowed))
+            used.plan.last = answer.reply
+            return _Outcome(part, used, answer, overflowed, answer.reply, answer.reply.reason(used.plan.bounds))
+        # The node that knows which values are registered is unavailable, so this process counts them by itself.
         if registers:
             overflowed = health.fallback.overflowed(plan)
-        asked = request.over(_diverted(plan, overflowed))
-        return _Outcome(part, asked, answer, overflowed, *health.decide_alone(asked, answer.error))
+        used = request.over(_diverted(plan, overflowed))
+        return _Outcome(part, used, answer, overflowed, *health.decide_alone(used, used.plan.last, answer.error))
 
     def _undoing(self, outcomes: Sequence[_Outcome]) -> Steps:
-        """Steps that give back what was charged before another part denied; they return the outcomes after that."""
+        """
+        Return what the parts before the one that denied have charged.
+
+        Returns:
+            The outcomes of all parts after that. Those that were undone are asked again without a charge.
+        """
         after = []
         for outcome in outcomes:
             if outcome.charged:
@@ -161,14 +196,18 @@ class CrossSlot:
                     yield from correcting(self._health, rows, ident, once_for_ms=UNDONE_MS)
                 else:
                     self._undo_here(rows, outcome)
-                part = Part(outcome.request.plan, outcome.part.places)
-                seen = yield from self._asking(part, replace(outcome.request, charge=False), registers=False)
-                outcome = replace(seen, part=outcome.part, overflowed=outcome.overflowed)
+                part = Part(outcome.request.plan, outcome.part.indexes)
+                peeked = yield from self._asking(part, replace(outcome.request, charge=False), registers=False)
+                outcome = replace(peeked, part=outcome.part, overflowed=outcome.overflowed)
             after.append(outcome)
         return after
 
     def _undo_here(self, rows: Sequence[tuple[BoundLimit, int, int]], outcome: _Outcome) -> None:
-        """Give back what this process charged alone; a node that may have given slots, too, frees them as well."""
+        """
+        Undo the charges that this process made for a part.
+
+        If the call to the node may have been executed, the slots that it may have taken there are freed as well.
+        """
         fallback, ident, now_us = self._health.fallback, outcome.request.ident, self._health.now_us()
         ambiguous = outcome.answer.error is not None and outcome.answer.error.executed
         for bound, delta, mark in rows:
@@ -180,35 +219,41 @@ class CrossSlot:
                 fallback.amend(bound, delta, mark, now_us)
 
 
-def _diverted(plan: Plan, overflowed: Sequence[int]) -> Plan:
-    return Plan(plan.diverted(overflowed)) if any(overflowed) else plan
+def _diverted(plan: LivePlan, overflowed: Sequence[int]) -> LivePlan:
+    # The part is kept in its plan, so it must not change. Another request may find room for the same values.
+    return LivePlan(plan.diverted(overflowed)) if any(overflowed) else plan
 
 
-def _overflowed(plan: Plan, outcomes: Sequence[_Outcome]) -> list[int]:
-    """Return for each unregistered value of the whole plan whether it found no place."""
+def _overflowed(plan: LivePlan, outcomes: Sequence[_Outcome]) -> list[int]:
+    """Return for each unregistered value of the whole plan whether its overflow counter was used."""
     found = {
-        outcome.part.places[i]: diverts
+        outcome.part.indexes[i]: diverts
         for outcome in outcomes
         for i, diverts in zip(outcome.part.plan.unregistered, outcome.overflowed, strict=True)
     }
-    return [found[place] for place in plan.unregistered]
+    return [found[i] for i in plan.unregistered]
 
 
-def _merged(plan: Plan, outcomes: Sequence[_Outcome]) -> Reply:
-    """Return one reply in the order of the plan's bounds, as one call would have given it."""
+def _merged(plan: LivePlan, outcomes: Sequence[_Outcome]) -> Reply:
+    """Return the replies of all parts as one reply, in the order of the plan's bounds."""
     numbers = [int(all(outcome.passed for outcome in outcomes)), max(outcome.reply.now_us for outcome in outcomes)]
     rows = {
-        place: [*outcome.reply.row(i), outcome.reply.mark(i)]
+        index: [*outcome.reply.row(i), outcome.reply.mark(i)]
         for outcome in outcomes
-        for i, place in enumerate(outcome.part.places)
+        for i, index in enumerate(outcome.part.indexes)
     }
-    for place in range(len(plan.bounds)):
-        numbers += rows[place]
+    for index in range(len(plan.bounds)):
+        numbers += rows[index]
     return Reply(numbers, MARKED)
 
 
 def _weight(reason: str) -> int:
-    """One hopeless denier makes the whole hopeless, and one who may not say yes alone comes before those who count."""
+    """
+    Return how serious a reason is, so that the most serious one becomes the reason of the whole request.
+
+    If one part can never admit the request, no wait helps. If one part cannot be decided without its node, the waiting
+    time of a limited part says nothing.
+    """
     return ("ok", "limited", "degraded_denied", "cost_exceeds_capacity").index(reason)
 
 

@@ -1,8 +1,12 @@
 """
-From a request to its decision: at hand, by the store, or in this process where the store does not decide.
+Decide requests.
 
-Whatever takes more than one call to the store is a generator of *steps*: it yields encoded commands, and is sent the
-replies or thrown a StoreError. Both limiters drive steps in the same few lines, so every flow is written once.
+A decision is made from what this process holds (a lease, a cached denial), by the store, or by this process alone while
+the store is unavailable.
+
+Work that needs several calls to the store is a generator of *steps*. It yields encoded commands. The limiter sends each
+to the store, and sends the reply into the generator or throws a StoreError into it. The synchronous and the asyncio
+limiter run the same generators, so that no flow is written twice.
 """
 
 from __future__ import annotations
@@ -19,22 +23,23 @@ from enforcement.model.keys import Keys
 from enforcement.model.matching import Attributes
 from enforcement.model.partitions import TRUST_SECONDS
 from enforcement.plan import commands
+from enforcement.plan.binding import Costs, check_costs
 from enforcement.plan.commands import Steps
 from enforcement.plan.decision import Decision
-from enforcement.plan.plan import Costs, Plan, check_costs
 from enforcement.plan.reply import MARKED, PLAIN, Reply
 from enforcement.plan.request import Request
 from enforcement.state.counts import DecisionCounts
 from enforcement.state.denial_cache import Denials
+from enforcement.state.live_plan import LivePlan
 from enforcement.state.planner import Planner
 from enforcement.state.published import PublishedState
-from enforcement.state.usage import TokenUsage, states_of
+from enforcement.state.usage import states_of
 from enforcement.store import errors, resp
 from enforcement.store.errors import StoreError
 from enforcement.store.resp import numbers
 
 TOKEN_TRUST_SECONDS: Final = 600.0
-"""How long tokens are good without a word from the store: it alone would say that one was revoked meanwhile."""
+"""How long tokens are accepted while the store cannot confirm the documents. One may have been revoked meanwhile."""
 
 
 class Decider:
@@ -42,9 +47,16 @@ class Decider:
     Decides the requests of one process.
 
     Args:
-        health: Whether the store is there, and how to decide without it.
+        documents: The published documents, as far as this process has loaded them.
+        planner: Finds the plan of a request.
+        denials: The cached denials.
+        health: Knows whether the store is available, and decides without it.
         leases: Fills leases.
-        unconfirmed_for: Returns for how many seconds the store has not confirmed the documents that are obeyed.
+        counts: Counts decisions by source and reason.
+        unconfirmed_for: Returns for how many seconds the store has not confirmed the documents in use.
+
+    Attributes:
+        fallbacks: Number of decisions that this process made without the store.
     """
 
     def __init__(
@@ -80,10 +92,12 @@ class Decider:
 
     def finding(self, token: object, attributes: Attributes | None) -> Steps:
         """
-        Steps that find what a request with this token falls under; they return its plan, or its refusal.
+        Find the plan of a request with this token.
 
+        Returns:
+            The plan, or a denial if the token may not be used.
         Raises:
-            ValueError: Attributes that cannot be read.
+            ValueError: The attributes are not a small mapping of strings.
         """
         planner, derived = self._planner, self.documents.derived
         found = planner.find(token)
@@ -98,41 +112,49 @@ class Decider:
         return plan
 
     def _fetching(self, name: str) -> Steps:
-        """Steps that ask the store for a token's document; they return the entry, or a refusal if nobody can tell."""
+        """
+        Read a token's document from the store.
+
+        Args:
+            name: Digest of the token.
+        Returns:
+            The entry of the token, or a denial if the store cannot be read.
+        """
         breaker, refusal = self._breaker, self._planner.refusal
         if breaker.open and breaker.cause not in errors.READS:
             return refusal("degraded_denied")
-        asked_at = self.documents.generation
+        generation = self.documents.generation
         try:
-            text = yield resp.pack(("GET", self._keys.token(name)))
-            # A store that lost everything knows no token, which says nothing about this one.
-            lost = text is None and (yield resp.pack(("HGET", self._keys.documents, "revision"))) is None
+            document = yield resp.pack(("GET", self._keys.token(name)))
+            # A store that has lost its data has no token at all, so this one may still be valid.
+            lost = document is None and (yield resp.pack(("HGET", self._keys.documents, "revision"))) is None
         except StoreError as exc:
             self._health.failed(exc)
-            if breaker.open:  # it cannot even be read any longer: the next request need not try
+            if breaker.open:  # the store cannot be read either, so the next request must not try
                 breaker.trip(exc.cause)
             return refusal("degraded_denied")
         if lost:
             return refusal("degraded_denied")
-        return self.documents.remember(name, text, asked_at)
+        return self.documents.remember(name, document, generation)
 
     def _refused(self, decision: Decision) -> Decision:
-        """Count a request that was refused before any counter was asked, and return its decision."""
+        """Count and return a denial for which no counter was read."""
         self._counts.count(decision.source, decision.reason)
         return decision
 
     # From a plan to its decision.
 
-    def begin(self, plan: Plan, costs: Costs, charge: bool, ident: str) -> Decision | bytes | None:
+    def begin(self, plan: LivePlan, costs: Costs, charge: bool, ident: str) -> Decision | bytes | None:
         """
-        Return the decision if it can be made at hand, else the command that asks the store for it.
+        Decide without a call to the store if possible.
 
-        Arguments are those of :class:`~enforcement.plan.request.Request`.
+        The arguments are those of :class:`~enforcement.plan.request.Request`.
 
         Returns:
-            None: It takes more than one call; run :meth:`deciding`.
+            The decision, or the encoded command by which the store decides. None if one command is not enough, so that
+            :meth:`deciding` must be run.
         Raises:
-            ValueError: Costs that cannot be read.
+            ValueError: The costs are not valid.
         """
         if type(costs) is not int or costs != 1:
             check_costs(costs)
@@ -155,36 +177,44 @@ class Decider:
             return command
         return self._command(plan, costs, charge, ident)
 
-    def _command(self, plan: Plan, costs: Costs, charge: bool, ident: str) -> bytes | None:
-        """Return the command that decides; None: no single command can. That of the plainest request is kept."""
+    def _command(self, plan: LivePlan, costs: Costs, charge: bool, ident: str) -> bytes | None:
+        """
+        Return the command by which the store decides, and keep it if the request is the usual one of cost 1.
+
+        Returns:
+            None if the counters lie in several slots of a cluster, so that one command is not enough.
+        """
         health = self._health
         if plan.spread and health.connector.one_slot_per_call:
             return None
         now_us = health.now_us() if plan.follows_calendar or self._clock else 0
-        plainest = charge and not ident and type(costs) is int and costs == 1 and not self._clock
-        if plainest and (kept := plan.once(now_us)) is not None:
+        if ident or not charge or costs != 1 or self._clock:
+            return commands.decide(Request(plan, costs, charge, ident), now_us, clock=self._clock)
+        if (kept := plan.once(now_us)) is not None:
             return kept
-        command = commands.decide(Request(plan, costs, charge, ident), now_us, clock=self._clock)
-        if plainest:
-            plan.keep_once(command)
+        specs = plan.specs(now_us)
+        command = commands.decide(Request(plan, 1), now_us, clock=False)
+        plan.keep_once(command, specs)
         return command
 
-    def answer(self, plan: Plan, costs: Costs, charge: bool, ident: str, raw: object) -> Decision | None:
+    def answer(self, plan: LivePlan, costs: Costs, charge: bool, ident: str, raw: object) -> Decision | None:
         """
-        Return the decision that the store made.
+        Return the decision in a reply of the store.
+
+        The other arguments are those of :meth:`begin`.
 
         Args:
-            raw: Its reply to the command of :meth:`begin`, whose other arguments are these.
+            raw: The store's reply to the command of :meth:`begin`.
         Returns:
-            None: It made none; run :meth:`deciding` with the same reply.
+            None if the store made no decision, so that :meth:`deciding` must be run with the same reply.
         Raises:
-            StoreError: The reply cannot be read.
+            StoreError: The reply has the wrong format.
         """
         reply = Reply(numbers(raw), MARKED if ident else PLAIN)
         return self._decision(plan, costs, charge, ident, reply) if reply.numbers[0] >= 0 else None
 
-    def _decision(self, plan: Plan, costs: Costs, charge: bool, ident: str, reply: Reply) -> Decision:
-        """Return the decision that a reply of the store says, and count it."""
+    def _decision(self, plan: LivePlan, costs: Costs, charge: bool, ident: str, reply: Reply) -> Decision:
+        """Count and return the decision in a reply of the store."""
         if self._breaker.failures:
             self._breaker.succeeded()
         passed = reply.numbers[0] == 1
@@ -203,8 +233,9 @@ class Decider:
             self._count(plan, costs, reply, passed)
         return decision
 
-    def _count(self, plan: Plan, costs: Costs, reply: Reply, passed: bool) -> None:
-        usage: TokenUsage = plan.usage
+    def _count(self, plan: LivePlan, costs: Costs, reply: Reply, passed: bool) -> None:
+        usage = plan.usage
+        assert usage is not None
         minute = reply.numbers[1] // 60_000_000
         if passed and costs == 1 and not plan.has_shadows:
             usage.passed(minute, 1, plan.ones)
@@ -215,8 +246,13 @@ class Decider:
             return
         usage.decided(minute, passed, requests if passed else 0, states_of(plan.bounds, costs, reply, passed))
 
-    def _from_lease(self, plan: Plan, costs: Costs) -> Decision | None:
-        """Return the decision on a greater cost that permits at hand make; None: the store has to be asked."""
+    def _from_lease(self, plan: LivePlan, costs: Costs) -> Decision | None:
+        """
+        Decide a request of a cost other than 1 with leased permits.
+
+        Returns:
+            None if the lease has too few permits, so that the store must decide.
+        """
         if type(costs) is not int:
             return None
         lease = plan.lease
@@ -229,8 +265,13 @@ class Decider:
             plan.usage.passed(lease.reply.minute, costs, tuple((bound.index, costs) for bound in plan.bounds))
         return Decision(True, "ok", "lease", plan, lease.reply, left)
 
-    def one_from_lease(self, plan: Plan) -> Decision | None:
-        """Return the decision on one request that a permit at hand makes; None: the store has to be asked."""
+    def one_from_lease(self, plan: LivePlan) -> Decision | None:
+        """
+        Decide a request of cost 1 with a leased permit.
+
+        Returns:
+            None if the plan has no lease or no permit is left, so that the store must decide.
+        """
         lease = plan.lease
         if lease is None:
             return None
@@ -239,8 +280,8 @@ class Decider:
             self._leases.ask(lease)
         return None if left < 0 else Decision(True, "ok", "lease", plan, lease.reply, left)
 
-    def _unlimited(self, plan: Plan, costs: Costs) -> Decision:
-        """Return the decision on a request that falls under no limit."""
+    def _unlimited(self, plan: LivePlan, costs: Costs) -> Decision:
+        """Decide a request to which no limit applies."""
         if self._health.connector.is_open() and self._distrusts(plan):
             return self._refused(self._planner.refusal("degraded_denied"))
         reply = Reply((1, self._health.now_us()))
@@ -249,42 +290,49 @@ class Decider:
             self._count(plan, costs, reply, True)
         return Decision(True, "ok", "documents", plan, reply)
 
-    def resetting(self, plan: Plan) -> Steps:
-        """Steps that forget what the counters of a plan hold. Raises StoreError."""
-        # What was charged before the reset must not be handed out, or given back, after it.
+    def resetting(self, plan: LivePlan) -> Steps:
+        """
+        Reset the counters of a plan.
+
+        Raises:
+            StoreError: The store cannot be reached, or refused a command.
+        """
+        # Permits leased before the reset must not be handed out or returned after it.
         yield from self._leases.returning(plan.keys)
         yield resp.pack(commands.reset(plan.keys))
         plan.last = None
         self._health.fallback.forget(plan.keys)
         self._denials.forget()
 
-    # Asking the store, once more where that does no harm.
+    # Decisions that take several calls.
 
-    def deciding(self, request: Request, came: object = None) -> Steps:
+    def deciding(self, request: Request[LivePlan], result: object = None) -> Steps:
         """
-        Steps that decide a request: the store does, and if it does not, this process.
+        Decide a request by the store, or by this process if the store does not decide.
 
         Args:
-            came: What came of the command of :meth:`begin`: the reply, or the StoreError in its place. None: there
-                was no such command.
+            result: The reply to the command of :meth:`begin`, or the StoreError that it raised. None if no command was
+                sent.
+        Returns:
+            The decision.
         """
         plan, began = request.plan, monotonic()
-        registers = came is None and request.charge and bool(plan.unregistered) and began >= plan.registered_until
+        registers = result is None and request.charge and bool(plan.unregistered) and began >= plan.registered_until
         if plan.spread and self._health.connector.one_slot_per_call:
             verdict = yield from self._cross_slot.asking(request, registers=registers)
             if registers:
                 trusts = verdict.reply.passed and verdict.by_store
-                request = self._placed(request, verdict.overflowed, began if trusts else None)
+                request = self._registered(request, verdict.overflowed, began if trusts else None)
             return self._judged(request, verdict)
-        answer = yield from self._asker.asking(request, registers=registers, came=came)
+        answer = yield from self._asker.asking(request, registers=registers, result=result)
         if answer.reply is None:
             return self._fall_back(request, answer)
         if registers:
-            request = self._placed(request, answer.overflowed, began if answer.reply.passed else None)
+            request = self._registered(request, answer.overflowed, began if answer.reply.passed else None)
         return self._decision(request.plan, request.costs, request.charge, request.ident, answer.reply)
 
-    def _judged(self, request: Request, verdict: Verdict) -> Decision:
-        """Return the decision that the parts of a request make."""
+    def _judged(self, request: Request[LivePlan], verdict: Verdict) -> Decision:
+        """Return the decision of a request that was decided in several slots."""
         if verdict.by_store:
             return self._decision(request.plan, request.costs, request.charge, request.ident, verdict.reply)
         decision = self._degraded(request, verdict.reply, verdict.reason)
@@ -292,32 +340,45 @@ class Decider:
             decision.after(verdict.errors[0].cause, ambiguous=any(error.executed for error in verdict.errors))
         return decision
 
-    def _placed(self, request: Request, overflowed: Sequence[int], began: float | None) -> Request:
-        """Return the request over the counters that decided; those enrolled are trusted from *began* on, if given."""
-        plan = self._planner.placed(request.plan, overflowed)
+    def _registered(
+        self, request: Request[LivePlan], overflowed: Sequence[int], began: float | None
+    ) -> Request[LivePlan]:
+        """
+        Return the request with the plan of the counters that were used.
+
+        Args:
+            overflowed: For each unregistered value, 1 if its overflow counter was used, 0 if its own was.
+            began: When the values were registered, monotonic seconds. None if the store did not register them.
+        """
+        plan = self._planner.registered(request.plan, overflowed)
         if began is not None:
             self._planner.plan_cache.trust(plan, began + TRUST_SECONDS)
         return request.over(plan)
 
-    # Deciding here.
+    # Decisions without the store.
 
-    def _fall_back(self, request: Request, answer: Answer = NOT_ASKED) -> Decision:
-        """Return the decision of this process alone; *answer* says what came of asking the store."""
+    def _fall_back(self, request: Request[LivePlan], answer: Answer = NOT_ASKED) -> Decision:
+        """
+        Decide without the store.
+
+        Args:
+            answer: Why the store made no decision.
+        """
         plan, error = request.plan, answer.error
         if self._distrusts(plan):
             self.fallbacks += 1
             decision = self._refused(self._planner.refusal("degraded_denied"))
         else:
             if plan.unregistered and not plan.registered_until:
-                plan = self._planner.placed(plan, self._health.fallback.overflowed(plan))
+                plan = self._planner.registered(plan, self._health.fallback.overflowed(plan))
                 request = request.over(plan)
-            decision = self._degraded(request, *self._health.decide_alone(request, error))
+            decision = self._degraded(request, *self._health.decide_alone(request, plan.last, error))
         if answer.cause:
             decision.after(answer.cause, ambiguous=error is not None and error.executed)
         return decision
 
-    def _degraded(self, request: Request, reply: Reply, reason: str) -> Decision:
-        """Return a decision that this process made, as a whole or in part, and count it."""
+    def _degraded(self, request: Request[LivePlan], reply: Reply, reason: str) -> Decision:
+        """Count and return a decision that this process made, at least for some of the counters."""
         plan = request.plan
         self.fallbacks += 1
         if request.charge:
@@ -326,8 +387,12 @@ class Decider:
                 self._count(plan, request.costs, reply, reply.passed)
         return Decision(reply.passed, reason, "fallback", plan, reply)
 
-    def _distrusts(self, plan: Plan) -> bool:
-        """Return whether a token's plan is too old to be obeyed; limits in code depend on no document."""
+    def _distrusts(self, plan: LivePlan) -> bool:
+        """
+        Return whether the documents behind a plan are too old to be used.
+
+        Limits in code are never too old, because they depend on no document.
+        """
         return plan.usage is not None and self._unconfirmed_for() > TOKEN_TRUST_SECONDS
 
 

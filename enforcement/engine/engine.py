@@ -1,4 +1,4 @@
-"""One process' enforcement, put together: its parts, and their life from start to stop."""
+"""Build, start and stop the parts that enforce limits in one process."""
 
 from __future__ import annotations
 
@@ -8,19 +8,21 @@ import uuid
 from time import monotonic
 from typing import Final
 
-from enforcement.engine.agent import Agent, Identity
+from enforcement.engine.agent import Agent
 from enforcement.engine.decide import Decider
+from enforcement.engine.heartbeat import Identity
 from enforcement.engine.slot_renewal import SlotKeeper
 from enforcement.failover.fallback import Fallback
 from enforcement.failover.health import BACKGROUND_BUDGET, Health
 from enforcement.latency import Timing
 from enforcement.leases.manager import LeaseKeeper
 from enforcement.model.keys import Keys
+from enforcement.plan.binding import Costs
 from enforcement.plan.decision import Decision
-from enforcement.plan.plan import Costs, Plan
 from enforcement.settings import Settings, library_version
 from enforcement.state.counts import DecisionCounts
 from enforcement.state.denial_cache import Denials
+from enforcement.state.live_plan import LivePlan
 from enforcement.state.planner import Planner
 from enforcement.state.published import PublishedState
 from enforcement.state.reservation import Reservation
@@ -33,14 +35,22 @@ STOP_SECONDS: Final = 2.0
 
 class Engine:
     """
-    The parts that enforce limits in one process, and the threads that tend them.
+    The parts that enforce limits in one process, and their background threads.
 
     Attributes:
-        documents: What is published, as far as this process knows it.
-        planner: Finds the counters of a request.
+        settings: The settings of the process.
+        keys: Names the keys of the store.
+        documents: The published documents, as far as this process has loaded them.
+        counts: Counts decisions and failed calls.
+        fallback: Decides without the store, and records the charges to replay.
+        health: Knows whether the store is available.
+        planner: Finds the plan of a request.
+        denials: The cached denials.
+        leases: Fills leases and returns unused permits.
+        slots: Renews the slots of open reservations.
         decider: Decides requests.
-        health: Whether the store is there, and what is owed to it.
-        agent: The background thread.
+        agent: The background thread that loads documents and sends heartbeats and usage.
+        usage: The usage that the agent delivers.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -61,8 +71,8 @@ class Engine:
             wake=lambda: self.agent.wake(),
             count_failure=self.counts.failed,
         )
-        self.agent, self.usage = self._tended(connector)
-        # A test's clock stands still or jumps: nothing may be kept for a time that passes by itself.
+        self.agent, self.usage = self._make_agent(connector)
+        # With a test's clock, which does not move by itself, nothing may be leased, because leases end by real time.
         fleet = self._fleet if settings.clock is None else None
         self.planner = Planner(self.keys, self.documents, self.usage, self.health.now_us, fleet=fleet)
         self.denials = Denials(self.documents, self.counts)
@@ -79,8 +89,8 @@ class Engine:
             unconfirmed_for=self.agent.unconfirmed_for,
         )
 
-    def _tended(self, connector: StoreConnector) -> tuple[Agent, UsageLog]:
-        """Return the background thread, not started yet, and the usage that it delivers."""
+    def _make_agent(self, connector: StoreConnector) -> tuple[Agent, UsageLog]:
+        """Return the agent, which is not started yet, and the usage that it delivers."""
         settings = self.settings
         instance = settings.instance or f"{socket.gethostname()[:40]}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         usage = UsageLog(instance, late=lambda: self.leases.count())
@@ -100,20 +110,24 @@ class Engine:
         )
         return agent, usage
 
-    def reservation(self, plan: Plan, costs: Costs, decision: Decision, ident: str) -> Reservation:
-        """Return the reservation that a decision with an id made."""
+    def reservation(self, plan: LivePlan, costs: Costs, decision: Decision, ident: str) -> Reservation:
+        """Return the reservation of a decision that was made with *ident*."""
         return Reservation(self.health, self.denials, plan, costs, decision, ident)
 
     def _fleet(self) -> int:
         return max(1, self.agent.fleet_size)
 
     def start(self, timeout: float) -> bool:
-        """Start tending, and return whether documents are there within *timeout* seconds."""
+        """Start the background threads, and return whether documents are loaded within *timeout* seconds."""
         self._begin()
         return self.agent.wait_loaded(timeout)
 
     def start_quietly(self) -> None:
-        """Start tending and wait for nothing: limits in code need no documents. A test's clock needs no tending."""
+        """
+        Start the background threads without waiting for documents, which limits in code do not need.
+
+        With a test's clock nothing is started.
+        """
         if self.settings.clock is None:
             self._begin()
 
@@ -122,16 +136,16 @@ class Engine:
         self.agent.start()
 
     def stop(self) -> None:
-        """Give back what is held, pay what is owed, report what is left, and stop tending."""
+        """Return leased permits, replay recorded charges, deliver usage and stop the background threads."""
         self.leases.close()
         ended = self.health.stop(STOP_SECONDS, self.agent.stop(STOP_SECONDS))
-        self.health.close(pays=ended)  # else the thread that pays in the background may be at it still
-        # The next call finds no plan at hand, and starts the engine anew.
+        self.health.close(replays=ended)  # otherwise the thread that replays may still be doing so
+        # Without these plans, the next call takes the slow path, which starts the engine again.
         self.documents.rest()
         self.planner.in_code.clear()
 
     def after_fork(self) -> None:
-        """Go on in a child process: threads do not survive a fork."""
+        """Prepare all parts for use in a child process, where no background thread is running."""
         self.health.after_fork()
         for part in (self.slots, self.leases, self.counts):
             part.after_fork()
@@ -144,10 +158,10 @@ class Engine:
         return "degraded" if self.health.breaker.open else self.agent.state
 
     def stats(self, timing: Timing | None) -> Stats:
-        """Return what this process has done and how it is. Takes no lock that a decision waits for."""
-        agent, held, used, by_lease = self.agent, *self.leases.counts()
+        """Return the statistics of this process, without taking a lock that a decision waits for."""
+        agent, held, used, from_lease = self.agent, *self.leases.counts()
         servers_away, outages = self.health.outages()
-        rows = [*self.counts.decisions().items(), (("lease", "ok"), by_lease)]
+        rows = [*self.counts.decisions().items(), (("lease", "ok"), from_lease)]
         confirmed_at = agent.confirmed_at
         return Stats(
             instance=agent.identity.id,

@@ -1,4 +1,4 @@
-"""The thread that renews the slots which open reservations hold, and what this process knows of them."""
+"""Renew the slots that open reservations hold."""
 
 from __future__ import annotations
 
@@ -7,31 +7,33 @@ import threading
 from collections.abc import Iterator, Sequence
 from time import monotonic
 
+from enforcement.logs import RateLimitedLogger
 from enforcement.model.keys import together
 from enforcement.plan import commands
-from enforcement.plan.plan import BoundLimit
+from enforcement.plan.binding import BoundLimit
 from enforcement.state.reservation import Reservation
 from enforcement.store import resp
 from enforcement.store.connector import Pipe
 from enforcement.store.errors import StoreError
-from enforcement.store.logs import RateLimitedLogger
 
 logger = logging.getLogger("sluicegate.slots")
 
 
 class SlotKeeper:
     """
-    Knows the slots of all open reservations of a process, and renews each three times a lifetime, in one thread.
+    Keeps the slots of all open reservations of a process, and renews each three times in its lifetime.
+
+    One thread renews all of them. It runs only while there are any.
 
     Args:
-        pipe: What renewals are sent by.
-        renews: Whether it does; a test's clock stands still, and so do its slots.
+        pipe: Reaches the store.
+        renews: Whether to renew them. By a clock of a test, no slot expires by itself.
     """
 
     def __init__(self, pipe: Pipe, *, renews: bool = True) -> None:
         self._pipe = pipe
         self._renews = renews
-        self._say = RateLimitedLogger(logger)
+        self._log = RateLimitedLogger(logger)
         self._begin()
 
     def _begin(self) -> None:
@@ -41,11 +43,11 @@ class SlotKeeper:
         self._thread: threading.Thread | None = None
 
     def after_fork(self) -> None:
-        """Begin anew in a child process: open reservations are the parent's."""
+        """Start empty in a child process, as the open reservations belong to the parent."""
         self._begin()
 
     def keep(self, reservation: Reservation) -> None:
-        """Keep the slots of a reservation until it is dropped."""
+        """Renew the slots of a reservation until it is dropped."""
         slots = reservation.slots()
         if not slots:
             return
@@ -62,7 +64,7 @@ class SlotKeeper:
             self._wake.notify()
 
     def drop(self, reservation: Reservation) -> None:
-        """Keep them no longer."""
+        """Stop renewing the slots of a reservation."""
         with self._wake:
             if self._open.pop(reservation.ident, None) is None:
                 return
@@ -73,7 +75,7 @@ class SlotKeeper:
                     del self._held[bound.key]
 
     def held(self, key: str) -> dict[str, int]:
-        """Return the slots of one counter that open reservations hold: how many under each id."""
+        """Return the slots of one counter that open reservations hold, by the id of the reservation."""
         with self._wake:
             return dict(self._held.get(key, ()))
 
@@ -83,13 +85,13 @@ class SlotKeeper:
                 due = min((row[0] for row in list(self._open.values())), default=monotonic() + 60)
                 self._wake.wait(max(0.0, due - monotonic()))
                 if not self._open:
-                    self._thread = None  # nobody holds slots: the next one starts a thread anew
+                    self._thread = None  # the next reservation with slots starts another thread
                     return
             for reservation in self._due():
                 self._renew(reservation)
 
     def _due(self) -> list[Reservation]:
-        """Return what is to be renewed now, and set the time of its next renewal."""
+        """Return the reservations to renew now, and set the time of their next renewal."""
         now, due = monotonic(), []
         with self._wake:
             for ident, (at, interval, reservation) in self._open.items():
@@ -103,16 +105,16 @@ class SlotKeeper:
         try:
             renewed = sum(self._pipe.call(command) for command in _renewals(slots, reservation.ident))
         except StoreError as exc:
-            self._say.warning(exc.cause, "Slots were not renewed (%s).", exc.cause)
+            self._log.warning(exc.cause, "Slots were not renewed (%s).", exc.cause)
         else:
             if renewed < sum(count for _, count in slots):
-                self._say.warning("lost", "Slots were lost: they outlived their lifetime without a renewal.")
+                self._log.warning("lost", "Slots expired in the store, as they were not renewed in time.")
 
 
 def _renewals(slots: Sequence[tuple[BoundLimit, int]], ident: str) -> Iterator[bytes]:
-    """Give the commands that renew slots: one for each hash tag, for a cluster takes no other."""
-    for some in together(slots, lambda slot: slot[0].tag):
-        yield resp.pack(commands.renew(some, ident, None))
+    """Yield the commands that renew slots. There is one for each hash tag, as a cluster requires."""
+    for group in together(slots, lambda slot: slot[0].tag):
+        yield resp.pack(commands.renew(group, ident, None))
 
 
 __all__ = ["SlotKeeper"]

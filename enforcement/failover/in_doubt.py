@@ -1,8 +1,9 @@
 """
-Requests that were admitted here because the store did not answer in time, while it still may charge them by itself.
+Calls that timed out, so that it is not known whether the store charged their requests.
 
-Its late answer says whether it did. It did not if the connection ended without one: then they are owed like any other.
-Where neither comes, for replies get lost on the way, the call is taken for executed: nothing is charged twice.
+The requests were admitted by this process. A late reply says whether the store charged them. If the connection ended
+without a reply, it did not, and they are added to the journal. If the reply was lost on the way, neither happens. Then
+the call is treated as executed, so that nothing is charged twice.
 """
 
 from __future__ import annotations
@@ -10,82 +11,87 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import monotonic
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import hiredis
 
+from enforcement.failover.journal import JournalCharge, Ready
 from enforcement.store.errors import StoreError
 from enforcement.store.late_replies import LOST, Late
 from enforcement.store.resp import numbers
 
-if TYPE_CHECKING:
-    from enforcement.failover.journal import JournalCharge, Ready
-
 PATIENCE_SECONDS: Final = 1.0
-"""So long a store that is back may be silent on the connections of before."""
-MAX_DOUBTS: Final = 1_000
-"""Each keeps a connection open; further ones are taken for executed."""
+"""How long to wait for late replies once the store is back."""
+MAX_IN_DOUBT: Final = 1_000
+"""Each call keeps a connection open. Further calls are treated as executed."""
 
 
 @dataclass(slots=True)
 class InDoubtCall:
-    """What one request is to be charged if its call was not executed; looked at since a monotonic instant."""
+    """
+    A call without a reply so far.
+
+    Attributes:
+        late: The reply.
+        charges: Those of its request.
+        since: When it was first looked at after the store came back, in monotonic seconds.
+    """
 
     late: Late
-    entries: Sequence[JournalCharge]
+    charges: Sequence[JournalCharge]
     since: float | None = None
 
 
 class InDoubtCalls:
     """
-    The doubts of one process.
+    Keeps the calls of one process whose execution is in doubt.
 
     Args:
-        owe: Called with each entry that turns out to be owed.
+        add_charge: Called with each charge that the store did not make.
     """
 
-    def __init__(self, owe: Callable[[JournalCharge], None]) -> None:
-        self._owe = owe
-        self._in_doubt: list[InDoubtCall] = []
+    def __init__(self, add_charge: Callable[[JournalCharge], None]) -> None:
+        self._add_charge = add_charge
+        self._calls: list[InDoubtCall] = []
 
     def __len__(self) -> int:
-        return len(self._in_doubt)
+        return len(self._calls)
 
-    def add(self, late: Late, entries: Sequence[JournalCharge]) -> None:
-        """Keep a request in mind until it is known what became of its call."""
-        if entries and len(self._in_doubt) < MAX_DOUBTS:
-            self._in_doubt.append(InDoubtCall(late, entries))
+    def add(self, late: Late, charges: Sequence[JournalCharge]) -> None:
+        """Keep a call until it is known whether the store executed it."""
+        if charges and len(self._calls) < MAX_IN_DOUBT:
+            self._calls.append(InDoubtCall(late, charges))
         else:
             late.close()
 
     def resolve(self, ready: Ready) -> None:
-        """Look at those whose counters can be paid to now, and owe what the store did not charge."""
-        now, in_doubt, self._in_doubt = monotonic(), self._in_doubt, []
-        for doubt in in_doubt:
-            if all(map(ready, doubt.entries)) and self._is_over(doubt, now):
-                doubt.late.close()
+        """Look at the calls whose charges are all *ready*, and report the charges that the store did not make."""
+        now, calls, self._calls = monotonic(), self._calls, []
+        for call in calls:
+            if all(map(ready, call.charges)) and self._is_over(call, now):
+                call.late.close()
             else:
-                self._in_doubt.append(doubt)
+                self._calls.append(call)
 
-    def _is_over(self, doubt: InDoubtCall, now: float) -> bool:
-        answer = doubt.late.look()
-        if answer is None:
-            doubt.since = now if doubt.since is None else doubt.since
-            return now - doubt.since > PATIENCE_SECONDS
-        if not charged(answer):
-            for entry in doubt.entries:
-                self._owe(entry)
+    def _is_over(self, call: InDoubtCall, now: float) -> bool:
+        reply = call.late.look()
+        if reply is None:
+            call.since = now if call.since is None else call.since
+            return now - call.since > PATIENCE_SECONDS
+        if not charged(reply):
+            for charge in call.charges:
+                self._add_charge(charge)
         return True
 
     def clear(self) -> None:
-        """Wait for no answer any longer."""
-        for doubt in self._in_doubt:
-            doubt.late.close()
-        self._in_doubt.clear()
+        """Stop waiting for all late replies."""
+        for call in self._calls:
+            call.late.close()
+        self._calls.clear()
 
 
 def charged(reply: object) -> bool:
-    """Return whether a late reply says that the request was charged; it may belong to a decision or an enrolment."""
+    """Return whether a late reply says that the request was charged. It answers a decision or a registration."""
     if reply is LOST or isinstance(reply, hiredis.ReplyError):
         return False
     decision = reply[0] if isinstance(reply, list) and reply else reply
@@ -93,7 +99,7 @@ def charged(reply: object) -> bool:
         return decision[:1] == [1]
     try:
         return numbers(decision)[0] == 1
-    except StoreError:  # garbled on its way: as elsewhere, the call is treated as executed
+    except StoreError:  # a garbled reply proves that the call was executed
         return True
 
 

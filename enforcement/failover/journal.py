@@ -1,7 +1,9 @@
 """
-What this process admitted without the store, and owes it: permits by counter and window, paid in calls of one hash tag.
+The charges of this process that have to be replayed to the store.
 
-No I/O, and no lock: the fallback keeps it, and :mod:`enforcement.failover.replay` pays it when the store is back.
+There is one for each counter and window. They are sent in batches, and each batch has counters of one hash tag. There
+is no I/O and no lock here. :mod:`enforcement.failover.fallback` protects the journal, and
+:mod:`enforcement.failover.replay` sends the batches when the store is back.
 """
 
 from __future__ import annotations
@@ -11,18 +13,18 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from enforcement.plan.binding import BoundLimit
 from enforcement.plan.commands import Correction
-from enforcement.plan.plan import BoundLimit
 
-MAX_ENTRIES: Final = 50_000
-MAX_ENTRIES_PER_BATCH: Final = 100
+MAX_CHARGES: Final = 50_000
+MAX_CHARGES_PER_BATCH: Final = 100
 GRAIN_US: Final = 100_000
-"""Instants of the journal are rounded up to this, so that a busy bucket is one entry and not thousands."""
+"""Instants are rounded up to this, so that a busy bucket makes one charge and not thousands."""
 
 
 @dataclass(frozen=True, slots=True)
 class JournalCharge:
-    """What is to be charged to one counter: permits, and the mark of their window."""
+    """Permits to charge to one counter, and the mark of their window."""
 
     key: str
     bound: BoundLimit
@@ -33,128 +35,134 @@ class JournalCharge:
 @dataclass(frozen=True, slots=True)
 class ReplayBatch:
     """
-    Entries that are charged in one call.
+    Charges that are sent in one call.
 
     Attributes:
-        ident: Makes a second sending harmless where *once* says so; slots are taken and freed under it, which is
-            harmless by itself.
+        ident: The id of the batch. Slots are taken and freed under it.
+        once: Whether the store remembers the id, so that a second call changes nothing. Slots do not need that.
     """
 
     ident: str
-    entries: tuple[JournalCharge, ...]
+    charges: tuple[JournalCharge, ...]
     once: bool = True
 
     @property
-    def hands_over(self) -> bool:
-        """Whether it tells the store of slots that this process gave, and that are held still."""
-        return self.entries[0].bound.letter == "c" and self.entries[0].permits > 0
+    def reports_slots(self) -> bool:
+        """Whether it reports slots that are still held."""
+        return self.charges[0].bound.letter == "c" and self.charges[0].permits > 0
 
     def apart(self) -> list[ReplayBatch]:
-        """Return a debt for each entry; nothing of this one may have been charged."""
-        return [replace(self, ident=self._of_part(i), entries=(entry,)) for i, entry in enumerate(self.entries)]
+        """Return one batch for each charge. The store must not have executed this one."""
+        return [replace(self, ident=self._part(i), charges=(charge,)) for i, charge in enumerate(self.charges)]
 
-    def _of_part(self, number: int) -> str:
-        # Each is remembered by itself, while slots are known by the id that they were taken under.
+    def _part(self, number: int) -> str:
+        # The store remembers each part by an id of its own, but it knows slots by the id that took them.
         return f"{self.ident}.{number}" if self.once else self.ident
 
     def corrections(self, now_us: int) -> list[Correction]:
-        """Return the settlement that pays it, in the store's terms of the present."""
-        return [Correction(e.key, e.bound.spec(now_us), e.permits, e.mark) for e in self.entries]
+        """Return the corrections to send, with the limits as they are now."""
+        return [Correction(c.key, c.bound.spec(now_us), c.permits, c.mark) for c in self.charges]
 
 
 Ready = Callable[[JournalCharge], bool]
-"""Tells of an entry whether its counter can be paid to now."""
+"""Returns whether a charge can be replayed now."""
 
 
 class Journal:
-    """Permits admitted without the store, by counter and window; bounded, and counting what it had to drop."""
+    """
+    Keeps permits that were admitted without the store, up to a bound.
+
+    Attributes:
+        dropped: Permits that had no room, or that the store could not read.
+    """
 
     def __init__(self) -> None:
         self.dropped = 0
-        self._entries: dict[tuple[str, int], JournalCharge] = {}
-        self._debts: list[ReplayBatch] = []
-        self._owed = 0  # entries of all debts
+        self._charges: dict[tuple[str, int], JournalCharge] = {}
+        self._batches: list[ReplayBatch] = []
+        self._batched = 0  # charges in all batches
 
     def __len__(self) -> int:
-        return len(self._entries) + self._owed
+        return len(self._charges) + self._batched
 
-    def add(self, bound: BoundLimit, mark: int, permits: int) -> None:
-        """Write down a charge; *mark* names its window as the store would have."""
+    def add(self, charge: JournalCharge) -> None:
+        """Add a charge to the others of its counter and window. Its mark is the one that the store would have set."""
+        bound, mark, permits = charge.bound, charge.mark, charge.permits
         if bound.letter in "lb":
             rounded = -(-mark // GRAIN_US) * GRAIN_US
-            # What gives back a charge of the store's has to name its very instant: a log finds it by that.
-            if permits > 0 or (bound.key, rounded) in self._entries:
+            # A log finds a charge by its exact instant. So what gives back permits is rounded only if the charge that
+            # it corrects is in this journal.
+            if permits > 0 or (bound.key, rounded) in self._charges:
                 mark = rounded
-        known = self._entries.get((bound.key, mark))
-        if known is None and len(self) >= MAX_ENTRIES:
+        known = self._charges.get((bound.key, mark))
+        if known is None and len(self) >= MAX_CHARGES:
             self.dropped += abs(permits)
             return
-        self._entries[bound.key, mark] = JournalCharge(
-            bound.key, bound, mark, permits + (known.permits if known else 0)
-        )
+        permits += known.permits if known else 0
+        self._charges[bound.key, mark] = JournalCharge(bound.key, bound, mark, permits)
 
-    def debts(self, ready: Ready) -> list[ReplayBatch]:
+    def add_batch(self, batch: ReplayBatch) -> None:
+        """Add a correction that the store may or may not have executed."""
+        if len(self) < MAX_CHARGES:
+            self._keep((batch,))
+        else:
+            self.dropped += _permits(batch)
+
+    def batches(self, ready: Ready) -> list[ReplayBatch]:
         """
-        Return what is owed in calls of one hash tag each; it is owed until :meth:`paid`.
+        Return the batches of which every charge is *ready*. Each has one hash tag, and stays until :meth:`remove`.
 
-        What cannot be paid now stays written down by counter and window: however long that takes, it grows no further.
-        Durable counters are paid apart, for the store may wait for them alone.
+        Charges that are not ready stay separate by counter and window, so that the journal does not grow with time.
+        Durable counters have their own batches, as the store may wait for those alone.
         """
         groups: dict[tuple[str, bool], list[JournalCharge]] = {}
-        for entry in self._entries.values():
-            groups.setdefault((entry.bound.tag, entry.bound.durable), []).append(entry)
-        for entries in groups.values():
-            if not ready(entries[0]):
+        for charge in self._charges.values():
+            groups.setdefault((charge.bound.tag, charge.bound.durable), []).append(charge)
+        for charges in groups.values():
+            if not ready(charges[0]):
                 continue
-            for entry in entries:
-                del self._entries[entry.key, entry.mark]
-            # One counter may owe for several windows: each in its own call, the oldest first.
-            entries.sort(key=lambda entry: entry.mark)
-            self._keep(ReplayBatch(uuid.uuid4().hex, chunk) for chunk in _distinct_chunks(entries))
-        return [debt for debt in self._debts if all(map(ready, debt.entries))]
+            for charge in charges:
+                del self._charges[charge.key, charge.mark]
+            # A counter may have charges in several windows. Each is sent in its own call, and the oldest comes first.
+            charges.sort(key=lambda charge: charge.mark)
+            self._keep(ReplayBatch(uuid.uuid4().hex, chunk) for chunk in _distinct_chunks(charges))
+        return [batch for batch in self._batches if all(map(ready, batch.charges))]
 
-    def owe(self, debt: ReplayBatch) -> None:
-        """Take over a settlement that may or may not have reached the store."""
-        if len(self) < MAX_ENTRIES:
-            self._keep((debt,))
+    def remove(self, batch: ReplayBatch) -> None:
+        """Remove a batch."""
+        self._batches.remove(batch)
+        self._batched -= len(batch.charges)
+
+    def refused(self, batch: ReplayBatch) -> None:
+        """Send the charges of a batch one by one from now on, or drop its only charge, as one of them is unreadable."""
+        self.remove(batch)
+        if len(batch.charges) > 1:
+            self._keep(batch.apart())
         else:
-            self.dropped += _permits(debt)
+            self.dropped += _permits(batch)
 
-    def paid(self, debt: ReplayBatch) -> None:
-        """Strike out a debt."""
-        self._debts.remove(debt)
-        self._owed -= len(debt.entries)
-
-    def refused(self, debt: ReplayBatch) -> None:
-        """Owe the entries of a debt one by one, for one of them spoils the call; one that stands alone is given up."""
-        self.paid(debt)
-        if len(debt.entries) > 1:
-            self._keep(debt.apart())
-        else:
-            self.dropped += _permits(debt)
-
-    def _keep(self, debts: Iterable[ReplayBatch]) -> None:
-        for debt in debts:
-            self._debts.append(debt)
-            self._owed += len(debt.entries)
+    def _keep(self, batches: Iterable[ReplayBatch]) -> None:
+        for batch in batches:
+            self._batches.append(batch)
+            self._batched += len(batch.charges)
 
 
-def _permits(debt: ReplayBatch) -> int:
-    return sum(abs(entry.permits) for entry in debt.entries)
+def _permits(batch: ReplayBatch) -> int:
+    return sum(abs(charge.permits) for charge in batch.charges)
 
 
-def _distinct_chunks(entries: Sequence[JournalCharge]) -> list[tuple[JournalCharge, ...]]:
-    """Cut entries into calls in which no counter stands twice: a call reads all counters before it writes one."""
+def _distinct_chunks(charges: Sequence[JournalCharge]) -> list[tuple[JournalCharge, ...]]:
+    """Split charges so that no chunk has a counter twice, as a call reads all counters before it writes one."""
     chunks: list[list[JournalCharge]] = []
-    placed: dict[str, int] = {}
-    for entry in entries:
-        at = placed.get(entry.key, 0)
-        while at < len(chunks) and len(chunks[at]) >= MAX_ENTRIES_PER_BATCH:
+    next_chunk: dict[str, int] = {}
+    for charge in charges:
+        at = next_chunk.get(charge.key, 0)
+        while at < len(chunks) and len(chunks[at]) >= MAX_CHARGES_PER_BATCH:
             at += 1
         while at >= len(chunks):
             chunks.append([])
-        chunks[at].append(entry)
-        placed[entry.key] = at + 1
+        chunks[at].append(charge)
+        next_chunk[charge.key] = at + 1
     return [tuple(chunk) for chunk in chunks if chunk]
 
 

@@ -1,8 +1,8 @@
 """
-Durable counters that the store has lost, as one process found out, until it may trust the store with them again.
+Durable counters that the store has lost.
 
-When they are back, every process first pays what it admitted meanwhile, and only then, a grace later, asks the store
-again: one that asked sooner would be told what others have not charged yet.
+When they are restored, every process first replays its journal. Only after a grace period does it decide by them again,
+because a process that did so sooner would not see what the others have not charged yet.
 """
 
 from __future__ import annotations
@@ -21,64 +21,64 @@ from enforcement.store.errors import StoreError
 logger = logging.getLogger("sluicegate.failover")
 
 LOOK_SECONDS: Final = 0.25
-"""How often a process looks whether counters are back."""
+"""How often a process checks whether counters are restored."""
 GRACE_SECONDS: Final = 2.0
-"""Longer than any process takes to find the store again, which it looks for every second at the latest, and to pay."""
+"""Longer than any process takes to notice that the store is back, at most a second, and to replay its journal."""
 BUDGET_SECONDS: Final = 0.05
-"""For one look. There may be the counters of thousands of projects: the next look asks for others."""
+"""For one check. There may be counters of thousands of projects, of which the next check takes others."""
 
 
 class LostCounters:
     """
-    The dirty sets beside the counters that are lost.
+    Keeps the keys of the dirty sets whose counters the store has lost. There is one such set for each hash tag.
 
     Args:
-        pipe: To ask with.
+        pipe: Reaches the store.
 
     Attributes:
-        sets: Read by every decision. Requests add, the background takes away.
+        sets: The keys, which every decision reads. Requests add keys, and the background thread removes them.
     """
 
     def __init__(self, pipe: Pipe) -> None:
         self.sets: frozenset[str] = frozenset()
         self._pipe = pipe
-        self._back: dict[str, float] = {}
+        self._restored: dict[str, float] = {}
 
     def add(self, sets: Iterable[str]) -> None:
-        """Note that the store said so."""
+        """Note that the store has lost the counters of these sets."""
         known, self.sets = self.sets, self.sets | frozenset(sets)
         if not known and self.sets:
-            logger.warning("The store lost durable counters; their limits are decided here until it has them back.")
+            logger.warning("The store lost durable counters; their limits are decided locally until they are restored.")
 
     def look(self, now: float) -> None:
-        """Ask which are back; *now* is in monotonic seconds."""
+        """Check which counters are restored. *now* is in monotonic seconds."""
         for dirty in chance.sample(sorted(self.sets), len(self.sets)):
             if monotonic() > now + BUDGET_SECONDS:
                 break
-            if self._is_back(dirty):
-                self._back.setdefault(dirty, now)
+            if self._is_restored(dirty):
+                self._restored.setdefault(dirty, now)
             else:
-                self._back.pop(dirty, None)
+                self._restored.pop(dirty, None)
 
     def holds(self, counter: str) -> bool:
-        """Tell whether a counter's key has its set among them."""
+        """Return whether the counter of this key is among the lost ones, or was restored only lately."""
         return dirty_beside(counter) in self.sets
 
     def lacks(self, counter: str) -> bool:
-        """Tell whether the store has not got this counter back, as far as is known: in vain would be paid to it."""
+        """Return whether the store still lacks this counter. Replaying charges to it would fail."""
         dirty = dirty_beside(counter)
-        return dirty in self.sets and dirty not in self._back
+        return dirty in self.sets and dirty not in self._restored
 
     def release(self, now: float) -> None:
-        """Trust the store again with what has been back for the grace, and was paid to."""
-        done = frozenset(dirty for dirty, since in self._back.items() if now - since >= GRACE_SECONDS)
+        """Remove the counters that were restored a grace period ago. The journal has been replayed to them."""
+        done = frozenset(dirty for dirty, since in self._restored.items() if now - since >= GRACE_SECONDS)
         self.sets -= done
         for dirty in done:
-            del self._back[dirty]
+            del self._restored[dirty]
         if done and not self.sets:
-            logger.warning("The store has all durable counters back and decides their limits again.")
+            logger.warning("All durable counters are restored, and the store decides their limits again.")
 
-    def _is_back(self, dirty: str) -> bool:
+    def _is_restored(self, dirty: str) -> bool:
         try:
             return bool(self._pipe.call(resp.pack(("SISMEMBER", dirty, WHOLE))))
         except StoreError:

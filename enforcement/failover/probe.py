@@ -1,8 +1,8 @@
 """
-A decision that nobody waits for: it tells whether a store that answers would also decide.
+A decision for no request, made to see whether the store can decide.
 
-A store may answer PING and be out of memory, read-only, without its functions, forbidden to this account, or too slow.
-Requests would find that out one by one, so the background asks for them, with the time budget that they have.
+A store may answer PING although it is out of memory, read-only, too slow, without the functions, or not permitted to
+this account. Requests would discover that one by one. So the background thread tries it first, with their time budget.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from typing import Final
 from enforcement.model.keys import Keys
 from enforcement.model.limits import MAX_NUMBER, Limit
 from enforcement.plan import commands
-from enforcement.plan.plan import BoundLimit, Plan
+from enforcement.plan.binding import BoundLimit
+from enforcement.plan.plan import Plan
 from enforcement.plan.request import Request
 from enforcement.store.connector import Pipe
 from enforcement.store.errors import StoreError
@@ -22,11 +23,11 @@ _LIMIT: Final = Limit(name="trial", quota=MAX_NUMBER, window_seconds=1)
 
 class DecisionProbe:
     """
-    Charges a counter of its own, which lives for a second.
+    Charges a counter of its own, which expires after a second.
 
     Args:
-        pipe: With the time budget of a decision.
-        keys: The counter is in the scope of global limits, which every account of an enforcer may write.
+        pipe: Has the time budget of a decision.
+        keys: The keys of the store. The counter is among those of global limits, which every enforcer may write.
     """
 
     def __init__(self, pipe: Pipe, keys: Keys) -> None:
@@ -34,8 +35,8 @@ class DecisionProbe:
         plan = Plan((BoundLimit(_LIMIT, keys.scope("global") + "trial", "global"),))
         self._command = commands.decide(Request(plan, 1), 0, clock=False)
 
-    def trouble(self) -> StoreError | None:
-        """Return why requests would not be decided by the store; None: they would."""
+    def error(self) -> StoreError | None:
+        """Return why the store cannot decide requests, or None if it can."""
         try:
             self._pipe.call(self._command)
         except StoreError as exc:

@@ -1,36 +1,34 @@
 """
-Paying what was admitted without the store, or could not be corrected in it, when it counts again.
+Replay to the store what was admitted without it, or could not be corrected in it.
 
-Each debt is one call of one hash tag. Its id makes a second sending harmless, so what is not surely paid stays owed.
+Each batch is one call. Its id makes a second call harmless, so a batch stays in the journal until it surely worked.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
+from enforcement.failover.fallback import Fallback
+from enforcement.failover.journal import JournalCharge, ReplayBatch
+from enforcement.failover.lost_counters import LostCounters
 from enforcement.model.keys import dirty_beside, marker_beside
 from enforcement.plan import commands
 from enforcement.plan.commands import REMEMBERED_MS
 from enforcement.store import resp
+from enforcement.store.connector import Pipe
 from enforcement.store.errors import LibraryMissing, StoreError
-
-if TYPE_CHECKING:
-    from enforcement.failover.fallback import Fallback
-    from enforcement.failover.journal import JournalCharge
-    from enforcement.failover.lost_counters import LostCounters
-    from enforcement.store.connector import Pipe
 
 
 class JournalReplay:
     """
-    Pays what the fallback of one process owes.
+    Replays the journal of one process.
 
     Args:
-        pipe: A connection of its own, which also reaches a store that is taken to be away.
-        lost_counters: Which sets of durable counters the store has not got back; told of each that is met.
-        now_us: The best idea of the store's time, microseconds.
-        clock: A test's, or None.
+        fallback: Has the journal.
+        pipe: A connection of its own, which is also used while the breaker is open.
+        lost_counters: Durable counters that the store has lost. Those that are met here are added.
+        now_us: Returns the store's time in microseconds, as far as it is known.
+        clock: Returns the time of a test, or None.
         load_library: Loads the function library into the node of a counter that came back without it.
     """
 
@@ -50,46 +48,53 @@ class JournalReplay:
         self._clock = clock
         self._load_library = load_library
 
-    def pay(self, ready: Callable[[str], bool]) -> bool:
-        """Pay what is owed to counters that are ready. False: the store does not take it."""
-        # Twice: what the store leaves out of a debt, for its values found no place, is then owed to overflow counters.
-        return self._pay_debts(ready) and self._pay_debts(ready)
+    def run(self, ready: Callable[[str], bool]) -> bool:
+        """Replay charges to counters that are *ready*, and return whether the store accepts them."""
+        # The second time sends what the first one added, which are charges to overflow counters: see _send.
+        return self._replay(ready) and self._replay(ready)
 
-    def _pay_debts(self, ready: Callable[[str], bool]) -> bool:
-        """Pay once, but for debts to counters that are not restored yet, or on the move; False as above."""
-        for debt in self._fallback.debts(lambda entry: ready(entry.key) and not self._lost(entry)):
-            marker = marker_beside(debt.entries[0].key, debt.ident)
-            corrections = debt.corrections(self._now_us())
-            once_for_ms = REMEMBERED_MS if debt.once else None
-            now_us = self._clock and self._clock()
-            arguments = commands.settle(corrections, marker, now_us, ident=debt.ident, once_for_ms=once_for_ms)
-            registers = any(entry.bound.census for entry in debt.entries)
-            if registers:
-                arguments = commands.register_settle(arguments, [entry.bound for entry in debt.entries])
+    def _replay(self, ready: Callable[[str], bool]) -> bool:
+        for batch in self._fallback.batches(lambda charge: ready(charge.key) and not self._is_lost(charge)):
             try:
-                reply = self._pipe.call(resp.pack(arguments))
-                if (reply[0] if registers else reply) == commands.NOT_RESTORED:
-                    self._lost_counters.add(dirty_beside(entry.key) for entry in debt.entries if entry.bound.durable)
-                    continue
-                if registers:
-                    self._fallback.divert(debt, reply[1:])
+                accepted = self._send(batch)
             except LibraryMissing:
-                self._load_library(debt.entries[0].key)
+                self._load_library(batch.charges[0].key)
                 return False
             except StoreError as exc:
                 if exc.away:
                     return False
-                if exc.retryable:
-                    continue
-                # All counters are read before one is written: who shall not lose what he is owed is paid without it.
-                self._fallback.refused(debt)
-                continue
-            self._fallback.paid(debt)
+                if not exc.retryable:
+                    # The store reads all counters of a call before it writes one, so no charge was made.
+                    self._fallback.refused(batch)
+            else:
+                if accepted:
+                    self._fallback.replayed(batch)
         return True
 
-    def _lost(self, entry: JournalCharge) -> bool:
-        """Tell whether the store is known to wait for this counter itself."""
-        return entry.bound.durable and self._lost_counters.lacks(entry.key)
+    def _send(self, batch: ReplayBatch) -> bool:
+        """Send a batch, and return False if the store has lost its counters. Raises StoreError."""
+        bounds = [charge.bound for charge in batch.charges]
+        registers = any(bound.census for bound in bounds)
+        arguments = commands.settle(
+            batch.corrections(self._now_us()),
+            marker_beside(batch.charges[0].key, batch.ident),
+            self._clock and self._clock(),
+            ident=batch.ident,
+            once_for_ms=REMEMBERED_MS if batch.once else None,
+        )
+        if registers:
+            arguments = commands.register_settle(arguments, bounds)
+        reply = self._pipe.call(resp.pack(arguments))
+        if (reply[0] if registers else reply) == commands.NOT_RESTORED:
+            self._lost_counters.add(dirty_beside(bound.key) for bound in bounds if bound.durable)
+            return False
+        if registers:
+            # The store leaves out values that had no room. They are charged to overflow counters.
+            self._fallback.divert(batch, reply[1:])
+        return True
+
+    def _is_lost(self, charge: JournalCharge) -> bool:
+        return charge.bound.durable and self._lost_counters.lacks(charge.key)
 
 
 __all__ = ["JournalReplay"]

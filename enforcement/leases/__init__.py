@@ -1,1 +1,1 @@
-"""Permits taken ahead of requests, and their upkeep."""
+"""Permits that a process takes ahead of requests."""

@@ -1,4 +1,4 @@
-"""The thread that takes permits ahead, refills leases at low water, and gives back what is not used."""
+"""Take permits ahead of requests, and give back to the store those that are not used."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from enforcement.failover.health import Health
 from enforcement.model.lease_bounds import held_max
 from enforcement.plan import commands
 from enforcement.plan.commands import Correction, Steps
-from enforcement.plan.plan import Plan
 from enforcement.plan.reply import MARKED, Reply, read
 from enforcement.state.denial_cache import Denials
 from enforcement.state.lease import Grant, Lease, Remains
+from enforcement.state.live_plan import LivePlan
 from enforcement.state.reservation import new_ident
 from enforcement.store import resp
 from enforcement.store.errors import StoreError
@@ -26,21 +26,21 @@ from enforcement.store.errors import StoreError
 SWEEP_SECONDS: Final = 0.1
 IDLE_SECONDS: Final = 0.3
 REST_SECONDS: Final = 0.1
-"""Where a limit had nothing left, or the store is away, a lease is filled no sooner than after this time ..."""
+"""How long to wait before a lease is filled again if its limits had no permits left, or the store is unavailable."""
 SHORTEST_REST_SECONDS: Final = 0.01
-"""... or when the limit lets something pass again, and this at least."""
+"""If the limits have permits again sooner than REST_SECONDS, the wait is only so long, but at least this."""
 
 
 class LeaseKeeper:
     """
-    The thread that takes permits ahead and gives back what is not used.
+    Takes permits ahead of requests in a thread of its own, and gives back those that are not used.
 
-    Several leases may draw on one counter, for a project's limit falls on each of its tokens. They share what the
-    process may hold of it.
+    Several leases may use one counter, as a limit of a project applies to each of its tokens. Together they hold no
+    more of it than one process may.
 
     Args:
-        health: Whether the store is there; keeps what it is owed.
-        denials: Told when permits were given back.
+        health: Whether the store is available. Its fallback keeps permits that could not be given back.
+        denials: Forgotten when permits are given back.
         fleet: Returns how many instances share the quotas.
     """
 
@@ -53,7 +53,7 @@ class LeaseKeeper:
         _keepers.add(self)
 
     def _begin(self) -> None:
-        self._wishes: queue.SimpleQueue[Lease | None] = queue.SimpleQueue()
+        self._requested: queue.SimpleQueue[Lease | None] = queue.SimpleQueue()
         self._held: dict[int, Lease] = {}
         self._by_key: dict[str, set[Lease]] = {}
         self._lock = threading.Lock()
@@ -61,45 +61,45 @@ class LeaseKeeper:
         self._thread: threading.Thread | None = None
 
     def after_fork(self) -> None:
-        """Begin anew in a child process: what is held is the parent's."""
+        """Start empty in a child process, as the permits belong to the parent."""
         self._begin()
 
     def ask(self, lease: Lease) -> None:
-        """Have a lease filled soon."""
+        """Request that a lease is filled soon."""
         lease.asking = True
         if self._thread is None:
             self._start()
-        self._wishes.put(lease)
+        self._requested.put(lease)
 
     def outstanding(self) -> int:
-        """Return the permits that this process holds and has not handed out."""
+        """Return how many permits this process holds and has not handed out."""
         return self.counts()[0]
 
     def counts(self) -> tuple[int, int, int]:
-        """Return the permits at hand, and since the process began: permits handed out, requests that got them."""
+        """Return the permits that are held, and the permits and requests that were served since the process began."""
         with self._lock:
             for lease in self._held.values():
                 self._add_up(lease)
             return sum(lease.outstanding() for lease in self._held.values()), self._used, self._requests
 
     def count(self) -> None:
-        """Count what was handed out. Decisions on a lease leave that to whoever fills it, or reports usage."""
+        """Add what was handed out to the usage. Decisions by a lease do not do that themselves."""
         for lease in list(self._held.values()):
             self._count(lease)
 
     def returning(self, keys: Sequence[str]) -> Steps:
-        """Steps that give back what is held of these counters, before they are reset. Raises StoreError."""
+        """Give back the permits of these counters in steps, before the counters are reset. Raises StoreError."""
         with self._lock:
             leases = {lease for key in keys for lease in self._by_key.get(key, ())}
         for lease in leases:
-            for remains in lease.over(inf):
+            for remains in lease.pop_expired(inf):
                 yield self._settlement(lease.plan, remains, self._health.now_us())
 
     def close(self) -> None:
-        """Give everything back."""
+        """Give back all permits, and end the thread."""
         thread, self._thread = self._thread, None
         if thread is not None:
-            self._wishes.put(None)
+            self._requested.put(None)
             thread.join(1.0)
 
     def _start(self) -> None:
@@ -111,11 +111,11 @@ class LeaseKeeper:
     def _run(self) -> None:
         sweep_at = monotonic() + SWEEP_SECONDS
         while True:
-            if monotonic() >= sweep_at:  # also where wishes never cease
+            if monotonic() >= sweep_at:  # also if there is always a request in the queue
                 self._sweep(monotonic())
                 sweep_at = monotonic() + SWEEP_SECONDS
             try:
-                lease = self._wishes.get(timeout=max(0.001, sweep_at - monotonic()))
+                lease = self._requested.get(timeout=max(0.001, sweep_at - monotonic()))
             except queue.Empty:
                 continue
             if lease is None:
@@ -127,7 +127,7 @@ class LeaseKeeper:
         try:
             plan = lease.plan
             if plan.spread and self._health.connector.one_slot_per_call:
-                plan.lease = None  # no single call takes from several slots
+                plan.lease = None  # one call cannot reach several slots
                 return
             self._give_back(lease, monotonic())
             if self._health.is_away(plan.keys[0]):
@@ -145,7 +145,7 @@ class LeaseKeeper:
         if lost.sets and plan.lies_in(lost.sets):
             return
         if plan.unregistered and began >= plan.registered_until:
-            return  # permits run out then, and the next request enrols the value again
+            return  # the permits run out, and then the next request registers the value again
         fleet = self._fleet()
         wanted = lease.wanted(self._most(lease, fleet))
         if wanted <= 0:
@@ -157,12 +157,12 @@ class LeaseKeeper:
             return
         self._count(lease)
         self._keep(lease)
-        # Counted from before the call, so that no permit outlives its window by the time the reply took.
+        # Measured from before the call, so that no permit is used after its window, however long the call took.
         lease.fill(Grant(reply.granted, began + lease.good_for(reply), reply))
         self._give_back(lease, monotonic())
 
     def _most(self, lease: Lease, fleet: int) -> int:
-        """Return how many permits a lease may hold, for others in this process hold some of the same counters."""
+        """Return how many permits a lease may hold, less those of other leases on the same counters."""
         return min(
             held_max(bound.limit.capacity, fleet)
             - sum(other.outstanding() for other in self._by_key.get(bound.key, ()) if other is not lease)
@@ -170,7 +170,7 @@ class LeaseKeeper:
         )
 
     def _sweep(self, now: float) -> None:
-        """Give back what is idle, or about to end and not used just now."""
+        """Give back permits that are idle, or that end soon and are not in use."""
         for lease in list(self._held.values()):
             idle = now - lease.idle_since(now)
             if idle > IDLE_SECONDS or now >= lease.until or (idle > 0 and lease.until - now < IDLE_SECONDS):
@@ -197,19 +197,19 @@ class LeaseKeeper:
                     self._by_key.pop(key, None)
 
     def _add_up(self, lease: Lease) -> None:
-        permits, requests = lease.news()
+        permits, requests = lease.pop_served()
         self._used += permits
         self._requests += requests
 
     def _count(self, lease: Lease) -> None:
-        plan, handed = lease.plan, lease.handed()
+        plan, handed = lease.plan, lease.pop_uncounted()
         if handed and plan.usage is not None:
             plan.usage.passed(lease.reply.minute, 1, plan.ones, handed)
 
     def _give_back(self, lease: Lease, now: float) -> None:
-        """Give back what is over at *now*; what the store surely did not take it gets when it is back."""
+        """Give back the permits left over at *now*, or add them to the journal if the store cannot be reached."""
         health, plan = self._health, lease.plan
-        for remains in lease.over(now):
+        for remains in lease.pop_expired(now):
             if health.is_away(plan.keys[0]):
                 self._owe(plan, remains)
                 continue
@@ -217,7 +217,7 @@ class LeaseKeeper:
                 reply = self._pipe.call(self._settlement(plan, remains, health.now_us()))
             except StoreError as exc:
                 health.failed(exc)
-                # A second sending might give back twice, and let more pass than the quota: rather these are lost.
+                # If the store may have executed the call, a second one could exceed the quota. Then they are lost.
                 if not exc.executed:
                     self._owe(plan, remains)
                 continue
@@ -225,13 +225,13 @@ class LeaseKeeper:
                 self._owe(plan, remains)
             self._denials.forget()
 
-    def _owe(self, plan: Plan, remains: Remains) -> None:
+    def _owe(self, plan: LivePlan, remains: Remains) -> None:
         permits, marks = remains
         rows = [(bound, mark, -permits) for bound, mark in zip(plan.bounds, marks, strict=True)]
         self._health.fallback.owe(new_ident(), rows, once=True)
 
     @staticmethod
-    def _settlement(plan: Plan, remains: Remains, now_us: int) -> bytes:
+    def _settlement(plan: LivePlan, remains: Remains, now_us: int) -> bytes:
         permits, marks = remains
         rows = zip(plan.bounds, plan.specs(now_us), marks, strict=True)
         corrections = [Correction(bound.key, spec, -permits, mark) for bound, spec, mark in rows]
@@ -239,8 +239,8 @@ class LeaseKeeper:
 
 
 def _rest_seconds(reply: Reply, count: int) -> float:
-    """Return how long nothing need be asked for, by a reply on *count* limits that granted nothing."""
-    if not reply.decided:  # the store lost the counters: its reply says nothing of any limit
+    """Return how long to wait before the next call, after a reply on *count* limits that granted nothing."""
+    if not reply.decided:  # the store lost the counters, so its reply says nothing about the limits
         return REST_SECONDS
     waits = [reply.more(i) for i in range(count) if reply.remaining(i) <= 0]
     if not waits or min(waits) < 0:
@@ -253,6 +253,6 @@ _keepers: weakref.WeakSet[LeaseKeeper] = weakref.WeakSet()
 
 @atexit.register
 def _give_back_at_exit() -> None:
-    """A process that ends without closing its limiters gives back as well."""
+    """Give back the permits of limiters that are not closed when the process ends."""
     for keeper in list(_keepers):
         keeper.close()

@@ -1,5 +1,5 @@
 """
-The commands of the store: a plan and its costs become one command. No I/O.
+Encode the commands that the store's functions execute. :mod:`enforcement.plan.reply` reads the replies. No I/O.
 
 Every command names the version of the function library it was written for.
 """
@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 from enforcement.lua import function
 from enforcement.model.algorithms import Spec
 from enforcement.model.keys import dirty_beside
-from enforcement.plan.plan import BoundLimit, Plan
+from enforcement.plan.binding import BoundLimit
+from enforcement.plan.plan import Plan
 from enforcement.store.resp import pack
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ NOT_RESTORED: Final = -3
 """In place of a reply: the store lost durable counters and has not got them back; nothing was read or written."""
 
 
-def decide_arguments(request: Request, now_us: int, *, clock: bool) -> list[str | int]:
+def decide_arguments(request: Request[Plan], now_us: int, *, clock: bool) -> list[str | int]:
     """
     Return the arguments of the call that decides a request.
 
@@ -53,14 +54,14 @@ def decide_arguments(request: Request, now_us: int, *, clock: bool) -> list[str 
     return arguments
 
 
-def decide(request: Request, now_us: int, *, clock: bool) -> bytes:
-    """Return the encoded call that decides a request; see :func:`decide_arguments`."""
+def decide(request: Request[Plan], now_us: int, *, clock: bool) -> bytes:
+    """Return the encoded call of :func:`decide_arguments`."""
     return pack(decide_arguments(request, now_us, clock=clock))
 
 
-def register(request: Request, now_us: int, *, clock: bool) -> bytes:
+def register(request: Request[Plan], now_us: int, *, clock: bool) -> bytes:
     """
-    Return the encoded call that decides a request whose values may be new to the store.
+    Return the encoded call that decides a request, and registers its values that are new to the store.
 
     Its reply is a list: the reply of :func:`decide`, then for each unregistered value of the plan 1 if the overflow
     counter decided, or 0.
@@ -73,7 +74,13 @@ def register(request: Request, now_us: int, *, clock: bool) -> bytes:
 def _registering(
     name: str, arguments: list[str | int], unregistered: Iterable[tuple[int, BoundLimit]]
 ) -> list[str | int]:
-    """Return the arguments of a call with the enrolment of values before it; of each its place among the keys."""
+    """
+    Return the arguments of a call that also registers values.
+
+    Args:
+        name: The function that registers and then does the same as the call.
+        unregistered: Each bound whose value may be new, with the index of its counter among the keys of the call.
+    """
     count = int(arguments[2])
     keys, numbers = arguments[3 : 3 + count], arguments[3 + count :]
     censuses: list[str | int] = []
@@ -100,7 +107,7 @@ def lease_arguments(plan: Plan, wanted: int, share: int, now_us: int) -> list[st
 
 @dataclass(frozen=True, slots=True)
 class Correction:
-    """One counter's part in a settlement: permits to add (negative: to give back) to the window of *mark*."""
+    """One counter's part in a settlement. It adds *delta* permits to the window of *mark*, or gives back if below 0."""
 
     key: str
     spec: Spec
@@ -130,7 +137,11 @@ def settle(
 
 def register_settle(arguments: list[str | int], bounds: Sequence[BoundLimit]) -> list[str | int]:
     """
-    Return the arguments of a :func:`settle` whose counters may stand in no census yet; *bounds* in its order.
+    Return the arguments of a :func:`settle` that also registers values.
+
+    Args:
+        arguments: Those of the settlement.
+        bounds: Its counters, in its order.
 
     Its reply is [that of the settlement, then for each bound with a census 1: it has no place and was left out, or 0].
     """
@@ -139,7 +150,7 @@ def register_settle(arguments: list[str | int], bounds: Sequence[BoundLimit]) ->
 
 
 def renew(slots: Sequence[tuple[BoundLimit, int]], ident: str, now_us: int | None) -> list[str | int]:
-    """Return the arguments of the call that prolongs slots: of each limit, how many."""
+    """Return the arguments of the call that renews slots, given the number of slots for each limit."""
     censuses = [bound.census.key for bound, _ in slots if bound.census]
     keys = [*(bound.key for bound, _ in slots), *censuses]
     arguments: list[str | int] = ["FCALL", RENEW, len(keys), *keys, "" if now_us is None else now_us, ident]

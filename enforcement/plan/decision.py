@@ -1,21 +1,16 @@
-"""What a decision says: allowed or not, why, what is left, and how to tell a client over HTTP."""
+"""A decision says whether a request may pass, why, what remains, and what the HTTP response is."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from enforcement.model.algorithms import HOPELESS
-from enforcement.model.calendars import window
-from enforcement.model.lease_bounds import unused_max
-from enforcement.plan.headers import labels, presets, seconds, tightness
+from enforcement.plan.binding import BoundLimit
+from enforcement.plan.headers import labels, presets, seconds
+from enforcement.plan.limit_state import LimitState, state_of
 from enforcement.plan.plan import NO_PLAN, Plan
 from enforcement.plan.reply import NO_REPLY, Reply
-
-if TYPE_CHECKING:
-    from enforcement.plan.plan import BoundLimit
 
 QUOTA_EXCEEDED: Final = "https://iana.org/assignments/http-problem-types#quota-exceeded"
 REDUCED_CAPACITY: Final = "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity"
@@ -43,55 +38,6 @@ _TITLES: Final = {
 }
 _DEGRADED_RETRY_MS: Final = 1_000
 _UNKNOWN: Final = "not looked for yet"
-
-
-@dataclass(frozen=True, slots=True)
-class LimitState:
-    """
-    One limit's part in a decision.
-
-    Attributes:
-        name: The limit's name; ``policy`` is the slug it stands in, empty for a limit in code.
-        quota: Permits a window, with any override.
-        remaining: The greatest whole cost that would pass now, after this call.
-        reset_ms: Milliseconds to the end of a fixed window, elsewhere until nothing is felt any more; None: never.
-        retry_after_ms: Milliseconds until the same cost passes; None: it passed, or no wait helps.
-        more_ms: Milliseconds until more remains; None: never.
-        allowed: Whether this limit admits the request by itself.
-        hopeless: Whether the cost exceeds the limit's capacity.
-        window_seconds: Present length of the window; None for a lifetime and for concurrency.
-        slot_seconds: Lifetime of a slot; None but for concurrency.
-        unused_max: Permits that may lie unused in the leases of all processes; 0 for a limit that is not leased.
-        overflow: Whether this is the counter that all values beyond the project's cap share.
-    """
-
-    name: str
-    policy: str
-    algorithm: str
-    unit: str
-    mode: str
-    quota: int
-    capacity: int
-    remaining: int
-    reset_ms: int | None
-    retry_after_ms: int | None
-    more_ms: int | None
-    allowed: bool
-    hopeless: bool
-    window_seconds: int | None
-    slot_seconds: int | None = None
-    overflow: bool = False
-    unused_max: int = 0
-
-    @property
-    def share(self) -> float:
-        """What part of the capacity remains."""
-        return self.remaining / self.capacity if self.capacity else 0.0
-
-    @property
-    def tightness(self) -> tuple[float, float]:
-        """What sorts limits by the share that they have left."""
-        return tightness(self.remaining, self.capacity, self.window_seconds or self.slot_seconds)
 
 
 class Decision:
@@ -138,7 +84,7 @@ class Decision:
 
     @property
     def revision(self) -> int:
-        """The published revision that it obeys; 0 for limits in code."""
+        """The published revision that it follows. 0 for limits in code."""
         return self.plan.revision
 
     @property
@@ -153,17 +99,21 @@ class Decision:
 
     @property
     def decided_at_us(self) -> int:
-        """The instant that names its windows: the store's clock, or the best idea of it; 0 if no counter was read."""
+        """
+        The time of the decision by the store's clock, in microseconds since the epoch.
+
+        Without the store it is an estimate of that clock. It is 0 if no counter was read.
+        """
         return self.reply.now_us
 
     @property
     def cause(self) -> str:
-        """Why the store was asked in vain: ``timeout``, ``auth``, ``oom`` ...; empty if it was not."""
+        """Why the call to the store failed, such as ``timeout``, ``auth`` or ``oom``. Empty if no call failed."""
         return self._tried()[0]
 
     @property
     def ambiguous(self) -> bool:
-        """Whether the store was asked in vain and may have charged all the same."""
+        """Whether the call to the store failed, and the store may have charged the request nevertheless."""
         return self._tried()[1]
 
     def _tried(self) -> tuple[str, bool]:
@@ -173,7 +123,7 @@ class Decision:
 
     @property
     def status(self) -> int:
-        """The HTTP status of an answer that this decision makes: 200 when allowed."""
+        """The HTTP status of the response. 200 if the request may pass."""
         return STATUSES[self.reason]
 
     @property
@@ -183,13 +133,13 @@ class Decision:
             reply, now_us = self.reply, self.reply.now_us
             fleet = self.plan.fleet() if self.plan.fleet else 0
             self._states = tuple(
-                _state(bound, fleet, now_us, self.held, *reply.row(i)) for i, bound in enumerate(self.plan.bounds)
+                state_of(bound, fleet, now_us, self.held, *reply.row(i)) for i, bound in enumerate(self.plan.bounds)
             )
         return self._states
 
     @property
     def limit(self) -> LimitState | None:
-        """The limit that decides: the denier with the longest wait, else the one with the least share left."""
+        """The limit that decides, which denies with the longest wait, or else has the least share left."""
         if isinstance(self._limit, str):
             self._limit = self._deciding()
         return self._limit
@@ -218,7 +168,7 @@ class Decision:
 
     @property
     def retry_after_ms(self) -> int | None:
-        """Milliseconds until the same request can pass; None when it passed or no wait helps."""
+        """Milliseconds until the same request can pass. None if it passed, or if no wait helps."""
         if self.reason == "degraded_denied":
             return _DEGRADED_RETRY_MS
         return None if self.allowed or self.limit is None or self.limit.hopeless else self.limit.retry_after_ms
@@ -244,7 +194,7 @@ class Decision:
 
     @property
     def shown(self) -> bool:
-        """Whether it says something of a limit: fields of a token that is refused would tell nothing true."""
+        """Whether there is a limit to show. A token that is refused has none."""
         if self.reason == "ok":
             return self.plan.enforces
         return self.limit is not None and self.status in (429, 503)
@@ -268,9 +218,9 @@ class Decision:
 
     def explain(self) -> dict[str, Any]:
         """
-        Return who made this decision: source, revision, and for each limit its policy, override and counter.
+        Return how this decision was made, with its source, its revision, and the policy and counter of each limit.
 
-        The one that decides, see :attr:`limit`, stands under ``decided_by`` once more; None: no counter decided.
+        ``decided_by`` repeats the limit that decides, see :attr:`limit`. It is None if no counter decided.
         """
         origins = [bound.origin() for bound in self.plan.bounds]
         return {
@@ -306,46 +256,7 @@ class Denied(Exception):
         self.decision = decision
 
 
-def _state(
-    bound: BoundLimit, fleet: int, now_us: int, held: int, remaining: int, reset: int, wait: int, more: int
-) -> LimitState:
-    limit = bound.limit
-    return LimitState(
-        name=limit.name,
-        policy=bound.policy_slug,
-        algorithm=limit.algorithm,
-        unit=limit.unit,
-        mode=limit.mode,
-        quota=limit.quota,
-        capacity=limit.capacity,
-        remaining=max(0, held + remaining),
-        reset_ms=_milliseconds(reset),
-        retry_after_ms=_milliseconds(wait) if wait else None,
-        more_ms=_milliseconds(more if more else reset),
-        allowed=wait == 0,
-        hopeless=wait == HOPELESS,
-        window_seconds=_window_seconds(bound, now_us),
-        slot_seconds=limit.window_seconds if limit.algorithm == "concurrency" else None,
-        overflow=bound.overflow,
-        unused_max=unused_max(limit, fleet) if fleet else 0,
-    )
-
-
-def _window_seconds(bound: BoundLimit, now_us: int) -> int | None:
-    limit = bound.limit
-    if limit.algorithm == "concurrency" or limit.calendar == "lifetime":
-        return None
-    if limit.calendar is None:
-        return limit.window_seconds
-    start, end = window(now_us, limit.calendar, limit.time_zone, limit.anchor)
-    return (end - start) // 1_000_000
-
-
-def _milliseconds(span_us: int) -> int | None:
-    return None if span_us < 0 else -(-span_us // 1_000)
-
-
 def _mildness(state: LimitState) -> tuple[bool, float, float, float]:
-    """Return what sorts deniers: the hopeless, then the longest wait; of equals as among those that admit."""
+    """Return a sort key of limits that deny. Those that no wait helps come first, then those with the longest wait."""
     wait_ms = math.inf if state.retry_after_ms is None else state.retry_after_ms
     return not state.hopeless, -wait_ms, *state.tightness

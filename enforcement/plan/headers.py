@@ -1,44 +1,69 @@
 """
-The header fields that tell a client what is left: the IETF draft's, and those that came before it.
+Write the header fields that say what remains, in the form of the IETF draft and in older forms.
 
-Every answer carries them, so the usual case works on the numbers of the store's reply and on what is the same for all
-answers of a plan; states are made only where an answer needs them.
+Every response carries them. So the usual case works on the numbers of the store's reply, and on what is the same for
+all decisions of a plan. Limit states are made only for decisions that need them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Final, Protocol
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from enforcement.model.limits import Limit
-    from enforcement.plan.decision import Decision, LimitState
-    from enforcement.plan.plan import BoundLimit
+from enforcement.model.limits import Limit
+from enforcement.plan.binding import BoundLimit
+from enforcement.plan.limit_state import LimitState, tightness
+from enforcement.plan.plan import Plan
+from enforcement.plan.reply import Reply
 
 LIST_FIELDS: Final = frozenset({"RateLimit-Policy", "RateLimit"})
 """Fields of the draft; their values are lists, which may go on where somebody else began one."""
 
 
-class Preset(Protocol):
-    """Returns the fields of one convention."""
+class Described(Protocol):
+    """The part of a :class:`~enforcement.plan.decision.Decision` that header fields need."""
 
-    def __call__(self, decision: Decision) -> dict[str, str]: ...
+    allowed: bool
+    plan: Plan
+    reply: Reply
+    held: int
+
+    @property
+    def shown(self) -> bool:
+        """Whether it has anything to say about a limit."""
+
+    @property
+    def limits(self) -> tuple[LimitState, ...]:
+        """The state of each limit."""
+
+    @property
+    def limit(self) -> LimitState | None:
+        """The limit that decides."""
+
+    @property
+    def reset_ms(self) -> int | None:
+        """Milliseconds until that limit is full again. None if it never is."""
+
+
+class Preset(Protocol):
+    """Return the fields of one convention."""
+
+    def __call__(self, decision: Described) -> dict[str, str]: ...
 
 
 @cache
 def presets(names: str) -> tuple[Preset, ...]:
     """
-    Return the conventions that a text names, joined by ``+``.
+    Return the conventions whose names are joined by ``+``.
 
     Raises:
         ValueError: One of them is unknown.
     """
     unknown = [name for name in names.split("+") if name not in _PRESETS]
     if unknown:
-        raise ValueError(f"preset: must be of {', '.join(_PRESETS)}, not {unknown[0]!r}.")
+        raise ValueError(f"preset: must be one of {', '.join(_PRESETS)}, got {unknown[0]!r}.")
     return tuple(_PRESETS[name] for name in names.split("+"))
 
 
@@ -66,11 +91,29 @@ class Spelled:
 
 
 def spell(bounds: Sequence[BoundLimit]) -> tuple[Spelled, ...] | None:
-    """Return what is the same in all answers; None if the length of a calendar's windows is not."""
+    """Return what all decisions have in common, or None if the windows of a calendar differ in length."""
     if any(bound.limit.calendar not in (None, "lifetime") for bound in bounds):
         return None
     names = labels([(bound.policy_slug, bound.limit.name) for bound in bounds])
     return tuple(_spell(at, bound.limit, names[at]) for at, bound in enumerate(bounds) if not bound.limit.shadow)
+
+
+class _Cache:
+    """The result of :func:`spell` for a plan, and its only item if it has just one."""
+
+    __slots__ = ("only", "spelled")
+
+    def __init__(self, bounds: Sequence[BoundLimit]) -> None:
+        self.spelled = spell(bounds)
+        self.only = self.spelled[0] if self.spelled is not None and len(self.spelled) == 1 else None
+
+
+def _cached(plan: Plan) -> _Cache:
+    """Return the cache of a plan, made by its first decision that is shown."""
+    if plan.header_cache is None:
+        plan.header_cache = _Cache(plan.bounds)
+    cached: _Cache = plan.header_cache
+    return cached
 
 
 def _spell(at: int, limit: Limit, label: str) -> Spelled:
@@ -82,13 +125,13 @@ def _spell(at: int, limit: Limit, label: str) -> Spelled:
 
 
 def labels(names: Sequence[tuple[str, str]]) -> list[str]:
-    """Name each limit so that no two share a name, by its policy and its own: two policies may both have an "rpm"."""
+    """Return a unique label for each limit. If two policies have a limit of the same name, it includes the policy."""
     own = [name for _, name in names]
     return [f"{policy}/{name}" if policy and own.count(name) > 1 else name for policy, name in names]
 
 
-def ordered(decision: Decision) -> list[tuple[str, LimitState]]:
-    """Return the enforced limits with their labels as headers list them: the deciding one, then the tightest."""
+def ordered(decision: Described) -> list[tuple[str, LimitState]]:
+    """Return the enforced limits with their labels. The limit that decides comes first, then the tightest."""
     names = labels([(state.policy, state.name) for state in decision.limits])
     enforced = [row for row in zip(names, decision.limits, strict=True) if row[1].mode == "enforce"]
     if len(enforced) > 1:
@@ -98,7 +141,7 @@ def ordered(decision: Decision) -> list[tuple[str, LimitState]]:
 
 
 def seconds(span_ms: int) -> int:
-    """Return a span in whole seconds, rounded up."""
+    """Return a span in seconds, rounded up."""
     return -(-span_ms // 1_000)
 
 
@@ -108,8 +151,8 @@ def _policy_item(label: str, quota: int, unit: str, algorithm: str, window_secon
     return f'"{label}";q={quota}{length}' + ("" if unit == "requests" else f';qu="{unit}"')
 
 
-def _ietf(decision: Decision) -> dict[str, str]:
-    spelled = decision.plan.spelled
+def _ietf(decision: Described) -> dict[str, str]:
+    spelled = _cached(decision.plan).spelled
     if spelled is not None and (decision.allowed or len(spelled) == 1):
         return _by_numbers(decision, spelled)
     policies, limits = [], []
@@ -121,20 +164,21 @@ def _ietf(decision: Decision) -> dict[str, str]:
     return {"RateLimit-Policy": ", ".join(policies), "RateLimit": ", ".join(limits)}
 
 
-def draft_lines(decision: Decision) -> list[tuple[bytes, bytes]]:
+def draft_lines(decision: Described) -> list[tuple[bytes, bytes]]:
     """Return the draft's fields of an admission as ASGI has them."""
-    alone = decision.plan.alone
-    if alone is not None:
+    cached: _Cache | None = decision.plan.header_cache
+    if cached is not None and (only := cached.only) is not None:
         # As _limit_item() does; a leased request has so little to do that another call would be felt.
-        numbers, at = decision.reply.numbers, 2 + alone.at * decision.reply.width
+        numbers, at = decision.reply.numbers, 2 + only.at * decision.reply.width
         remaining, more = numbers[at] + decision.held, numbers[at + 3] or numbers[at + 1]
-        until = f";t={-(-more // 1_000_000)}" if more >= 0 and alone.tells_time else ""
-        return [alone.line, (b"ratelimit", f"{alone.head}{remaining if remaining > 0 else 0}{until}".encode("latin-1"))]
-    return [(name.lower().encode("latin-1"), text.encode("latin-1")) for name, text in decision.headers().items()]
+        until = f";t={-(-more // 1_000_000)}" if more >= 0 and only.tells_time else ""
+        return [only.line, (b"ratelimit", f"{only.head}{remaining if remaining > 0 else 0}{until}".encode("latin-1"))]
+    fields = _ietf(decision) if decision.shown else {}
+    return [(name.lower().encode("latin-1"), text.encode("latin-1")) for name, text in fields.items()]
 
 
-def _by_numbers(decision: Decision, spelled: Sequence[Spelled]) -> dict[str, str]:
-    """Return the same as with states; of an admission the tightest limit is the one that decides."""
+def _by_numbers(decision: Described, spelled: Sequence[Spelled]) -> dict[str, str]:
+    """Return the fields of an admitted request, whose tightest limit decides, without making limit states."""
     rows = [(limit, *_limit_item(decision, limit)) for limit in spelled]
     rows.sort(key=lambda row: tightness(row[1], row[0].capacity, row[0].window_seconds))
     return {
@@ -143,7 +187,7 @@ def _by_numbers(decision: Decision, spelled: Sequence[Spelled]) -> dict[str, str
     }
 
 
-def _limit_item(decision: Decision, limit: Spelled) -> tuple[int, str]:
+def _limit_item(decision: Described, limit: Spelled) -> tuple[int, str]:
     """Return what remains of a limit, and its item of ``RateLimit``."""
     remaining, reset, _, more = decision.reply.row(limit.at)
     remaining, more = max(0, remaining + decision.held), more or reset
@@ -152,13 +196,7 @@ def _limit_item(decision: Decision, limit: Spelled) -> tuple[int, str]:
     return remaining, f"{limit.head}{remaining};t={-(-more // 1_000_000)}"
 
 
-def tightness(remaining: int, capacity: int, window_seconds: int | None) -> tuple[float, float]:
-    """Return what sorts limits by the share that they have left, and of equals the longer window first."""
-    share = remaining / capacity if capacity else 0.0
-    return share, float("-inf") if window_seconds is None else -window_seconds
-
-
-def _legacy(decision: Decision, reset: int | None) -> dict[str, str]:
+def _legacy(decision: Described, reset: int | None) -> dict[str, str]:
     limit = decision.limit
     assert limit is not None
     fields = {"X-RateLimit-Limit": str(limit.quota), "X-RateLimit-Remaining": str(limit.remaining)}
@@ -167,17 +205,17 @@ def _legacy(decision: Decision, reset: int | None) -> dict[str, str]:
     return fields
 
 
-def _legacy_delta(decision: Decision) -> dict[str, str]:
+def _legacy_delta(decision: Described) -> dict[str, str]:
     return _legacy(decision, None if decision.reset_ms is None else seconds(decision.reset_ms))
 
 
-def _legacy_epoch(decision: Decision) -> dict[str, str]:
+def _legacy_epoch(decision: Described) -> dict[str, str]:
     if decision.reset_ms is None:
         return _legacy(decision, None)
     return _legacy(decision, -(-(decision.reply.now_us + decision.reset_ms * 1_000) // 1_000_000))
 
 
-def _openai(decision: Decision) -> dict[str, str]:
+def _openai(decision: Described) -> dict[str, str]:
     """Give the tightest limit of each of the two units that such clients know."""
     fields: dict[str, str] = {}
     for _, state in reversed(ordered(decision)):
@@ -191,7 +229,7 @@ def _openai(decision: Decision) -> dict[str, str]:
 
 
 def _go_duration(span_ms: int) -> str:
-    """Spell a span as Go does: ``1s``, ``6m0s``, ``1h0m2.5s``, ``250ms``."""
+    """Return a span in the notation of Go, such as ``1s``, ``6m0s``, ``1h0m2.5s`` or ``250ms``."""
     if span_ms < 1_000:
         return f"{span_ms}ms" if span_ms else "0s"
     minutes, rest = divmod(span_ms, 60_000)

@@ -1,425 +1,89 @@
-"""
-Which limits a request falls under, compiled: every counter's key and numbers are worked out once and kept.
-
-A *bound* is a limit bound to one counter. A *plan* is the bounds of one request, in the order in which they are asked,
-with the commands already encoded. Plans are kept by those who make them and thrown away when documents change.
-"""
+"""Compile the counters of one request into their keys and the numbers that the store's functions need."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from math import gcd
-from typing import TYPE_CHECKING, Any, Final, Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
 from enforcement.model.algorithms import Spec
-from enforcement.model.calendars import boundaries, window
-from enforcement.model.documents import Override, Project, Token
-from enforcement.model.keys import GLOBAL_TAG, Keys, dirty_beside, fingerprint
-from enforcement.model.limits import MAX_NUMBER, Limit, Policy
-from enforcement.model.matching import Attributes
-from enforcement.model.partitions import PartitionIndex, life_us
-from enforcement.model.sizes import MAX_CODE_KEY_LENGTH, MAX_LIMITS_PER_REQUEST
-from enforcement.plan.headers import Spelled, spell
-
-if TYPE_CHECKING:
-    from enforcement.plan.reply import Reply
-
-LETTERS: Final = {
-    "fixed_window": "f",
-    "sliding_window": "s",
-    "sliding_log": "l",
-    "token_bucket": "b",
-    "concurrency": "c",
-}
-
-Costs = int | Mapping[str, int]
-
-
-def check_costs(costs: Costs) -> Costs:
-    """
-    Return costs as given, checked.
-
-    Raises:
-        ValueError: Negative, fractional, boolean or text numbers, or more than 2**53 - 1.
-    """
-    if isinstance(costs, Mapping):
-        for unit, cost in costs.items():
-            if not isinstance(unit, str):
-                raise ValueError(f"costs: a unit must be a text, not {unit!r}.")
-            _check_cost(f"costs[{unit!r}]", cost)
-    else:
-        _check_cost("costs", costs)
-    return costs
-
-
-def _check_cost(name: str, cost: object) -> None:
-    if type(cost) is not int or not 0 <= cost <= MAX_NUMBER:
-        raise ValueError(f"{name}: must be a whole number from 0 to {MAX_NUMBER}, not {cost!r}.")
-
-
-@dataclass(frozen=True, slots=True)
-class BoundLimit:
-    """
-    A limit bound to one counter.
-
-    Attributes:
-        limit: With its override applied.
-        key: The counter's key in the store.
-        scope: What the policy is attached to: ``global``, ``project``, ``token``; ``key`` for a limit in code.
-        index: Its place among all limits of the token, whether they match this request or not.
-        census: Where the values of its attributes are enrolled, and *value* is the name of this one there.
-        overflow: Whether the counter is the one that values beyond the cap share; it stands in no census.
-    """
-
-    limit: Limit
-    key: str
-    scope: str
-    policy_id: str = ""
-    policy_slug: str = ""
-    override_id: str | None = None
-    index: int = 0
-    census: PartitionIndex | None = None
-    value: str = ""
-    overflow: bool = False
-
-    @property
-    def tag(self) -> str:
-        """The hash tag of its key: all counters of one tag can be reached by one call."""
-        return self.key[self.key.index("{") + 1 : self.key.index("}")]
-
-    @property
-    def letter(self) -> str:
-        """The algorithm as the store's functions name it."""
-        return LETTERS[self.limit.algorithm]
-
-    @property
-    def durable(self) -> bool:
-        """Whether its counter is checkpointed; of a limit in code nobody knows that it is there."""
-        return self.limit.durable and self.scope != "key"
-
-    def cost_of(self, costs: Costs) -> int:
-        """Return the permits that a request costs here: of a mapping, its unit; left out, 0, or 1 request."""
-        unit = self.limit.unit
-        if isinstance(costs, int):
-            return costs if unit == "requests" else 0
-        return costs.get(unit, 1 if unit == "requests" else 0)
-
-    def spec(self, now_us: int) -> Spec:
-        """Return what the functions have to know, calendar boundaries around *now_us* included."""
-        limit = self.limit
-        letter, length = LETTERS[limit.algorithm], (limit.window_seconds or 0) * 1_000_000
-        if letter == "b":
-            divisor = gcd(limit.quota, length)
-            return Spec(letter, limit.capacity, limit.quota // divisor, (length // divisor,), limit.shadow)
-        if letter == "l" and limit.leasable:
-            length += limit.held_us  # what was handed out late is felt as long as if it had been charged then
-        if limit.calendar is None or limit.calendar == "lifetime":
-            return Spec(letter, limit.capacity, length, (), limit.shadow, self.durable)
-        present = window(now_us, limit.calendar, limit.time_zone, limit.anchor)
-        around = boundaries(present, limit.calendar, limit.time_zone, limit.anchor)
-        return Spec(letter, limit.capacity, 0, around, limit.shadow, self.durable)
-
-    def window_end(self, now_us: int) -> int:
-        """Return when the present window of a fixed window ends, microseconds since the epoch; 0: never."""
-        spec = self.spec(now_us)
-        if spec.b:
-            return spec.b[2]
-        return now_us - now_us % spec.a + spec.a if spec.a else 0
-
-    def origin(self) -> dict[str, Any]:
-        """Return where it comes from, for explanations."""
-        return {
-            "limit": self.limit.name,
-            "policy": self.policy_slug,
-            "policy_id": self.policy_id,
-            "scope": self.scope,
-            "override": self.override_id,
-            "quota": self.limit.quota,
-            "counter": self.key,
-            "overflow": self.overflow,
-        }
-
-    def overflowing(self) -> BoundLimit:
-        """Return the same limit, bound to the counter that values beyond the cap share."""
-        assert self.census is not None
-        return replace(self, key=self.census.overflow, census=None, value="", overflow=True)
-
-
-def bind_in_code(limits: Sequence[Limit], key: str, keys: Keys) -> tuple[BoundLimit, ...]:
-    """
-    Bind limits that stand in code to the counters of one key.
-
-    Raises:
-        ValueError: Two limits of one name, none at all, a key that is no text or too long, or a limit that asks for
-            attributes.
-        TypeError: Something that is no Limit.
-    """
-    for limit in limits:
-        if not isinstance(limit, Limit):
-            raise TypeError(f"limits: must be Limit values, not {limit!r}; Limit.parse() makes one of a text.")
-    if not isinstance(key, str) or not 0 < len(key) <= MAX_CODE_KEY_LENGTH:
-        raise ValueError(f"key: must be a text of 1 to {MAX_CODE_KEY_LENGTH} characters.")
-    if not 0 < len(limits) <= MAX_LIMITS_PER_REQUEST:
-        raise ValueError(f"limits: give 1 to {MAX_LIMITS_PER_REQUEST}, not {len(limits)}.")
-    if len({limit.name for limit in limits}) < len(limits):
-        raise ValueError("limits: each needs a name of its own.")
-    for limit in limits:
-        if limit.partition_by or limit.match.to_json():
-            raise ValueError(f"limits: {limit.name!r} asks for attributes, which only check() has.")
-    scope = keys.scope(fingerprint(("key", key)))
-    return tuple(BoundLimit(limit, scope + _counter(limit, ()), "key", index=i) for i, limit in enumerate(limits))
-
-
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """What applies to one token at one revision, as :func:`bind_token` needs it."""
-
-    project: Project
-    token: Token | None
-    policies: Mapping[str, Policy]
-    global_policy: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """One limit that a token may fall under, before its attributes are known."""
-
-    limit: Limit
-    scope: str
-    tag: str
-    identity: tuple[str, ...]
-    policy: Policy
-    override_id: str | None
-    ends_at_us: int | None
-    index: int
-    project: Project
-
-    def bind(self, keys: Keys, attributes: Attributes, census: PartitionIndex | None = None) -> BoundLimit:
-        """Return the limit bound to the counter of these attributes; *census* is what :meth:`census` made."""
-        limit, identity, value = self.limit, self.identity, ""
-        if limit.partition_by:
-            # With their names, for a limit may come to be partitioned by another attribute that has the same values.
-            identity = (*identity, *(text for name in limit.partition_by for text in (name, attributes[name])))
-            value = fingerprint(identity) if census else ""
-        key = keys.scope(self.tag) + _counter(limit, identity)
-        origin = (self.scope, self.policy.id, self.policy.slug, self.override_id, self.index)
-        return BoundLimit(limit, key, *origin, census, value)
-
-    def overflow(self, census: PartitionIndex) -> BoundLimit:
-        """Return the limit bound to the counter that values beyond the cap share."""
-        origin = (self.scope, self.policy.id, self.policy.slug, self.override_id, self.index)
-        return BoundLimit(self.limit, census.overflow, *origin, overflow=True)
-
-    def census(self, keys: Keys) -> PartitionIndex | None:
-        """
-        Return the census of the values that this limit is partitioned by; None: it is partitioned by none.
-
-        Each project has one of its own, also for a limit that falls on everything: its flood leaves the others room.
-        """
-        if not self.limit.partition_by:
-            return None
-        key, overflowed = keys.census(self.tag, ("census", self.project.id, self.policy.id, self.limit.name))
-        shared = _counter(self.limit, ("overflow", self.project.id, *self.identity))
-        return PartitionIndex(
-            key, overflowed, keys.scope(self.tag) + shared, self.project.partition_cap, life_us(self.limit)
-        )
-
-
-def rules_of(subject: Subject, now_us: int) -> tuple[Rule, ...]:
-    """
-    Return all limits that a token may fall under: of the global policy, its project's and its own.
-
-    A policy that a document names and the store does not have contributes nothing; the reader of documents reports it.
-    Overrides that have ended at *now_us* are left out.
-    """
-    project, token = subject.project, subject.token
-    attached: list[tuple[str, str, tuple[str, ...], str | None]] = [
-        ("global", GLOBAL_TAG, ("global",), subject.global_policy)
-    ]
-    attached.append(("project", project.id, ("project", project.id), project.policy))
-    if token is not None:
-        attached.append(("token", project.id, ("token", token.id), token.policy))
-    overrides = [*(token.overrides if token else ()), *project.overrides]
-    rules: list[Rule] = []
-    for scope, tag, identity, policy_id in attached:
-        policy = subject.policies.get(policy_id or "")
-        for limit in policy.limits if policy else ():
-            assert policy is not None
-            override = _override_for(overrides, policy, limit, now_us)
-            if override is not None:
-                limit = override.apply(limit)
-            rules.append(
-                Rule(
-                    limit,
-                    scope,
-                    tag,
-                    (*identity, policy.id, limit.name),
-                    policy,
-                    override.id if override else None,
-                    override.ends_at_us if override else None,
-                    len(rules),
-                    project,
-                )
-            )
-    return tuple(rules)
-
-
-def _override_for(overrides: Sequence[Override], policy: Policy, limit: Limit, now_us: int) -> Override | None:
-    """Return the first that applies; a token's stand before its project's."""
-    for override in overrides:
-        if (override.policy, override.limit) != (policy.id, limit.name):
-            continue
-        if override.ends_at_us is None or now_us < override.ends_at_us:
-            return override
-    return None
-
-
-def _counter(limit: Limit, identity: tuple[str, ...]) -> str:
-    """
-    Return the last part of a counter's key.
-
-    The letter is part of it, so another algorithm starts fresh; windows carry their length for the same reason, while
-    logs and buckets keep what they hold when it changes.
-    """
-    letter = LETTERS[limit.algorithm]
-    shape = ""
-    if letter == "f":
-        calendar = f"{limit.calendar}|{limit.time_zone}|{limit.anchor}"
-        shape = f"{limit.window_seconds}" if limit.calendar is None else calendar
-    elif letter == "s":
-        shape = f"{limit.window_seconds}"
-    return letter + fingerprint((*identity, limit.name, shape))
+from enforcement.model.keys import dirty_beside
+from enforcement.plan.binding import BoundLimit
 
 
 class Plan:
     """
-    The bounds of one request, and what is known about their counters.
+    The bounds of one request.
+
+    Apart from what it works out once and keeps, it never changes. What a process knows about the counters, such as a
+    lease or a remembered denial, stands in :class:`~enforcement.state.live_plan.LivePlan`.
 
     Attributes:
-        alone: The limit that headers name, once known, if they always name just this one.
         bounds: In the order of the call.
-        command: The encoded command that charges one request, once there is one and if it never grows old.
-        enforces: Whether a limit may deny.
-        has_shadows: Whether a limit may deny without the request being denied.
+        keys: Of the counters, in the same order.
         touches: The keys of a call: the counters, then the sets that name those which changed.
-        fleet: Tells how many processes share its limits; None: nothing is taken ahead here.
+        revision: The published revision that it obeys; 0 for limits in code.
+        fleet: Returns how many processes share its limits; None: no permits are taken ahead.
+        enforces: Whether a limit may deny the request.
+        has_shadows: Whether one is a shadow, which may deny without the request being denied.
         has_slots: Whether one is a concurrency limit, which must be admitted, not hit.
-        lease: Permits held ahead, see :meth:`leasable`; the planner sets it.
+        has_charge_on: Whether one is charged by the status of the response.
         spread: Whether its counters have several hash tags, which on a cluster no single call reaches.
-        parts: Its parts of one tag each, once a cluster needed them.
-        merges_leases: Whether permits of different charges may be held together: those of one window may.
+        follows_calendar: Whether its commands hold boundaries of a calendar, and so expire.
         ones: Index and cost of each bound for a request that costs 1.
-        last: The latest reply of the store, from which a fallback starts; None: there is none.
-        denied: A denial that this process remembers.
-        name: Under which it stands in the cache of plans with attributes; None: nowhere.
-        unregistered: Places of the bounds whose values must be enrolled; trusted to be until ``registered_until``.
-        overflows: Whether one is bound to an overflow counter; then it is looked for a place at ``retry_at``.
-            Monotonic seconds, both.
+        unregistered: Indices of the bounds whose values may have no counter yet.
+        overflows: Whether one is bound to an overflow counter.
+        header_cache: What the header fields of all its decisions have in common; :mod:`enforcement.plan.headers` alone
+            reads and sets it.
     """
 
     __slots__ = (
-        "_calendar",
-        "_once",
         "_specs",
         "_specs_from_us",
         "_specs_until_us",
-        "_spelled",
         "_texts",
-        "alone",
         "bounds",
-        "command",
-        "denied",
         "enforces",
         "fleet",
+        "follows_calendar",
         "has_charge_on",
         "has_shadows",
         "has_slots",
+        "header_cache",
         "keys",
-        "last",
-        "lease",
-        "merges_leases",
-        "name",
         "ones",
         "overflows",
-        "parts",
-        "registered_until",
-        "retry_at",
         "revision",
         "spread",
         "touches",
         "unregistered",
-        "usage",
     )
 
     def __init__(
-        self,
-        bounds: tuple[BoundLimit, ...],
-        *,
-        revision: int = 0,
-        usage: Any = None,
-        fleet: Callable[[], int] | None = None,
-        name: Any = None,
+        self, bounds: tuple[BoundLimit, ...], *, revision: int = 0, fleet: Callable[[], int] | None = None
     ) -> None:
         self.bounds = bounds
-        self.name = name
         self.keys = [bound.key for bound in bounds]
         self.touches = [*self.keys, *dict.fromkeys(dirty_beside(bound.key) for bound in bounds if bound.durable)]
         self.revision = revision
-        self.usage = usage
-        self.has_slots = any(bound.limit.algorithm == "concurrency" for bound in bounds)
+        self.fleet = fleet
         self.enforces = any(not bound.limit.shadow for bound in bounds)
         self.has_shadows = any(bound.limit.shadow for bound in bounds)
+        self.has_slots = any(bound.limit.algorithm == "concurrency" for bound in bounds)
         self.has_charge_on = any(bound.limit.charge_on for bound in bounds)
-        self.last: Reply | None = None
         self.spread = len({bound.tag for bound in bounds}) > 1
-        self.parts: Any = None
-        self.fleet = fleet
-        self.lease: Any = None
-        self.merges_leases = all(bound.letter in "fs" for bound in bounds)
+        self.follows_calendar = any(bound.limit.calendar not in (None, "lifetime") for bound in bounds)
         self.ones = tuple((bound.index, bound.cost_of(1)) for bound in bounds)
-        self.denied: Any = None
         self.unregistered = tuple(i for i, bound in enumerate(bounds) if bound.census is not None)
-        self.registered_until = 0.0
         self.overflows = any(bound.overflow for bound in bounds)
-        self.retry_at = 0.0
-        self._calendar = any(bound.limit.calendar not in (None, "lifetime") for bound in bounds)
+        self.header_cache: Any = None
         self._specs: tuple[Spec, ...] = ()
         self._texts: tuple[str, ...] = ()
         self._specs_from_us = self._specs_until_us = 0
-        self.command: bytes | None = None
-        self._once: bytes | None = None
-        self.alone: Spelled | None = None
-        self._spelled: tuple[Spelled, ...] | Literal[False] | None = False  # not looked at yet
-
-    @property
-    def spelled(self) -> tuple[Spelled, ...] | None:
-        """See :func:`~enforcement.plan.headers.spell`; worked out when it is first asked for."""
-        if self._spelled is False:
-            self._spelled = spell(self.bounds)
-            self.alone = self._spelled[0] if self._spelled is not None and len(self._spelled) == 1 else None
-        return self._spelled
 
     @property
     def leasable(self) -> bool:
-        """Whether permits may be taken ahead: every limit is leased. One strict limit has to be asked anyway."""
+        """Whether permits may be taken ahead. Every limit has to be leased: a strict one needs the store anyway."""
         return self.fleet is not None and bool(self.bounds) and all(bound.limit.leasable for bound in self.bounds)
-
-    @property
-    def follows_calendar(self) -> bool:
-        """Whether its commands hold boundaries, and so grow old."""
-        return self._calendar
-
-    def specs(self, now_us: int) -> tuple[Spec, ...]:
-        """Return the functions' view of each bound; boundaries are worked out anew when *now_us* leaves a window."""
-        if not self._specs or (self._calendar and not self._specs_from_us <= now_us < self._specs_until_us):
-            self._specs = tuple(bound.spec(now_us) for bound in self.bounds)
-            self._texts = tuple(spec.text for spec in self._specs)
-            windows = [spec.b for spec in self._specs if spec.letter == "f" and spec.b]
-            self._specs_from_us = max((window[1] for window in windows), default=0)
-            self._specs_until_us = min((window[2] for window in windows), default=0)
-            self._once = None
-        return self._specs
 
     @property
     def durable_sets(self) -> list[str]:
@@ -427,18 +91,34 @@ class Plan:
         return self.touches[len(self.keys) :]
 
     def lies_in(self, sets: frozenset[str]) -> bool:
-        """Tell whether a durable counter of it has its set of changed ones among *sets*."""
+        """Return whether *sets* has the set of changed counters of one of its durable counters."""
         return not sets.isdisjoint(self.touches)
 
+    def specs(self, now_us: int) -> tuple[Spec, ...]:
+        """Return what the functions have to know of each bound, with the calendar windows around *now_us*."""
+        if not self._specs or self.expired(now_us):
+            self._specs = tuple(bound.spec(now_us) for bound in self.bounds)
+            self._texts = tuple(spec.text for spec in self._specs)
+            windows = [spec.b for spec in self._specs if spec.letter == "f" and spec.b]
+            self._specs_from_us = max((window[1] for window in windows), default=0)
+            self._specs_until_us = min((window[2] for window in windows), default=0)
+        return self._specs
+
     def texts(self, now_us: int) -> tuple[str, ...]:
-        """Return the specs as calls name them."""
+        """Return :meth:`specs` as calls spell them."""
         self.specs(now_us)
         return self._texts
 
+    def expired(self, now_us: int) -> bool:
+        """Return whether *now_us* lies outside the calendar windows of the specs that were worked out last."""
+        return self.follows_calendar and not self._specs_from_us <= now_us < self._specs_until_us
+
     def diverted(self, overflowed: Sequence[int]) -> tuple[BoundLimit, ...]:
         """
-        Return the bounds, with overflow counters for those unregistered values that *overflowed* says 1 of, and 0 of
-        others.
+        Return the bounds, some of them to overflow counters.
+
+        Args:
+            overflowed: For each of :attr:`unregistered` 1 if its value shares the overflow counter, or 0.
         """
         bounds = list(self.bounds)
         for i, diverts in zip(self.unregistered, overflowed, strict=True):
@@ -446,40 +126,9 @@ class Plan:
                 bounds[i] = bounds[i].overflowing()
         return tuple(bounds)
 
-    def once(self, now_us: int) -> bytes | None:
-        """Return the encoded command that charges one request, if it is kept and good at *now_us*."""
-        self.specs(now_us)  # drops what is kept, if its boundaries are over
-        return self._once
-
-    def keep_once(self, command: bytes) -> None:
-        """Keep the encoded command that charges one request."""
-        self._once = command
-        if not self._calendar:
-            self.command = command
-
 
 NO_PLAN: Final = Plan(())
 """Of a request that is refused whatever its limits are."""
 
 
-def with_share(spec: Spec, share: int) -> Spec:
-    """Return a spec with another capacity; a bucket's refill is cut down with it."""
-    if spec.letter != "b" or spec.capacity == 0:
-        return replace(spec, capacity=share)
-    return replace(spec, capacity=share, a=spec.a * share, b=(spec.b[0] * spec.capacity,))
-
-
-__all__ = [
-    "LETTERS",
-    "MAX_LIMITS_PER_REQUEST",
-    "NO_PLAN",
-    "BoundLimit",
-    "Costs",
-    "Plan",
-    "Rule",
-    "Subject",
-    "bind_in_code",
-    "check_costs",
-    "rules_of",
-    "with_share",
-]
+__all__ = ["NO_PLAN", "Plan"]

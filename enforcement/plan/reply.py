@@ -1,16 +1,14 @@
-"""The store's reply to a decision or a lease, read: numbers by name in place of positions."""
+"""Read the store's reply to a decision or a lease, and give its numbers names."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from enforcement.model.algorithms import HOPELESS
+from enforcement.plan.binding import BoundLimit
 from enforcement.store.errors import StoreError
 from enforcement.store.resp import numbers
-
-if TYPE_CHECKING:
-    from enforcement.plan.plan import BoundLimit
 
 PLAIN: Final = 4
 """Numbers a limit, in a reply without marks."""
@@ -82,19 +80,19 @@ class Reply:
         return self.numbers[2 + self.width * index]
 
     def reset(self, index: int) -> int:
-        """Return the span until limit *index* is full again; below 0: never."""
+        """Return the span until limit *index* is full again. Below 0 means never."""
         return self.numbers[3 + self.width * index]
 
     def wait(self, index: int) -> int:
-        """Return the span until the same cost passes limit *index*; 0: it passes; below 0: no wait helps."""
+        """Return the span until the same cost passes limit *index*. 0 means now, and below 0 that no wait helps."""
         return self.numbers[4 + self.width * index]
 
     def more(self, index: int) -> int:
-        """Return the span until more remains of limit *index*; 0: as :meth:`reset`; below 0: never."""
+        """Return the span until more remains of limit *index*. 0 means the span of :meth:`reset`, and below 0 never."""
         return self.numbers[5 + self.width * index]
 
     def mark(self, index: int) -> int:
-        """Return the mark of the window of limit *index*, which settlements name; only in a marked reply."""
+        """Return the mark that settlements name the window of limit *index* by. Only a marked reply has it."""
         return self.numbers[6 + self.width * index]
 
     def row(self, index: int) -> Sequence[int]:
@@ -115,7 +113,7 @@ class Reply:
         return ((i, bound) for i, bound in enumerate(bounds) if self.wait(i) == 0)
 
     def reason(self, bounds: Sequence[BoundLimit]) -> str:
-        """Return ``ok``, or the reason of a denial: one limit that no wait helps makes the whole hopeless."""
+        """Return ``ok`` or the reason of the denial. If no wait helps one limit, none helps the request."""
         if self.passed:
             return "ok"
         hopeless = (not bounds[i].limit.shadow for i, wait in enumerate(self.waits()) if wait == HOPELESS)

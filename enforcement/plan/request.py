@@ -1,15 +1,20 @@
-"""A request to be decided: what it falls under, and what it costs."""
+"""The request that a decision is made on."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
-from enforcement.plan.plan import Costs, Plan
+from enforcement.plan.binding import Costs
+from enforcement.plan.plan import Plan
 from enforcement.plan.reply import MARKED, PLAIN
+
+PlanT = TypeVar("PlanT", bound=Plan, covariant=True)
+OtherT = TypeVar("OtherT", bound=Plan)
 
 
 @dataclass(slots=True)
-class Request:
+class Request(Generic[PlanT]):
     """
     One request on its way to a decision. Nobody changes it; not frozen, since that would quadruple what it costs.
 
@@ -23,7 +28,7 @@ class Request:
         ident: Id of a reservation, under which slots are taken; asks for the marks of the windows. Empty: none.
     """
 
-    plan: Plan
+    plan: PlanT
     costs: Costs
     charge: bool = True
     ident: str = ""
@@ -33,6 +38,6 @@ class Request:
         """Numbers a limit in its reply."""
         return MARKED if self.ident else PLAIN
 
-    def over(self, plan: Plan) -> Request:
+    def over(self, plan: OtherT) -> Request[OtherT]:
         """Return the same request over the counters of another plan."""
-        return self if plan is self.plan else replace(self, plan=plan)
+        return Request(plan, self.costs, self.charge, self.ident)

@@ -40,7 +40,7 @@ def _revisions(evidence: Evidence) -> Claim:
 
 
 def _figures(evidence: Evidence) -> Iterator[Claim]:
-    """Yield figures that have no bound."""
+    """Yield figures that are only reported, because no value of them is wrong."""
     total = len(evidence.records) or 1
     sources = Counter(record.source for record in evidence.records)
     yield Claim("decided by", "any", ", ".join(f"{name} {count}" for name, count in sources.most_common()) or "nobody")

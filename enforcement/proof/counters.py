@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from redis import Redis
 
 from enforcement.control.inspection import look
-from enforcement.plan.plan import BoundLimit
+from enforcement.plan.binding import BoundLimit
 from enforcement.proof.evidence import CounterReading, can_be_proved
 from enforcement.proof.history import LedgerCounter
 from enforcement.store.client import connect

@@ -15,8 +15,8 @@ from typing import Any, Final
 
 from enforcement.model.limits import InvalidLimit, Limit
 from enforcement.model.strict_json import InvalidJSON, loads_object
+from enforcement.plan.binding import BoundLimit
 from enforcement.plan.decision import STATUSES, Decision
-from enforcement.plan.plan import BoundLimit
 
 FORMAT: Final = 1
 SOURCES: Final = frozenset({"store", "lease", "denial_cache", "fallback", "documents"})

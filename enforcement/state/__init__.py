@@ -1,1 +1,1 @@
-"""What one process knows and has counted."""
+"""Keep what one process has loaded, cached and counted."""

@@ -1,8 +1,9 @@
 """
-Denials that one process remembers: a client that hammers a full limit does not reach the store.
+Cache denials, so that retries against a full limit do not reach the store.
 
-One is believed until the limit lets something pass again, and never long: another process may give back or reset. What
-this process gives back itself, and every change of the documents, ends all of them at once.
+A denial is kept until the limit can admit the request again, but no longer than DENIAL_SECONDS, because another process
+may return permits or reset the counter. All denials become invalid at once when this process returns permits or resets
+a counter, and when the documents change.
 """
 
 from __future__ import annotations
@@ -15,26 +16,34 @@ from enforcement.state.counts import Cell, DecisionCounts
 from enforcement.state.usage import State, states_of
 
 if TYPE_CHECKING:
-    from enforcement.plan.plan import Costs, Plan
+    from enforcement.plan.binding import Costs
+    from enforcement.state.live_plan import LivePlan
     from enforcement.state.published import PublishedState
 
 DENIAL_SECONDS: Final = 0.25
+"""How long a denial is kept at most."""
 
 
 class Denials:
-    """What one process remembers; each denial stands in its plan."""
+    """
+    The cached denials of one process.
+
+    Each denial is stored in its plan (``LivePlan.denied``). This class knows whether they are still valid.
+    """
 
     def __init__(self, documents: PublishedState, counts: DecisionCounts) -> None:
         self._documents = documents
         self._counts = counts
         self._given_back = 0
 
-    def known(self, plan: Plan, costs: Costs) -> Decision | None:
+    def known(self, plan: LivePlan, costs: Costs) -> Decision | None:
         """
-        Return the denial that a plan remembers, if it holds for these costs.
+        Return the cached denial of a plan, if it is still valid for these costs.
 
         Args:
-            plan: With a denial; whether it has one is asked by the caller, whom a call for nothing would cost more.
+            plan: A plan that has a denial. The caller checks this, which saves a call in most decisions.
+        Returns:
+            None if the store must be asked.
         """
         denial: Denial = plan.denied
         now = monotonic()
@@ -45,15 +54,16 @@ class Denials:
         ):
             plan.denied = None
             return None
-        if costs != denial.costs:
+        if costs != denial.costs:  # a smaller cost might pass
             return None
         if plan.usage is not None:
             plan.usage.denied_again(denial.minute, denial.states)
         denial.recalled[0] += 1
         return denial.present if now < denial.renew_at else denial.renewed(now)
 
-    def remember(self, plan: Plan, costs: Costs, decision: Decision) -> None:
-        """Keep a denial until it can pass; where no wait is known, as long as any may be kept."""
+    def remember(self, plan: LivePlan, costs: Costs, decision: Decision) -> None:
+        """Cache a denial until the request can pass, for at most DENIAL_SECONDS."""
+        # Shadow limits never deny. Below 0 no wait helps, but another process may reset the counter.
         waits = [decision.reply.wait(i) for i, bound in enumerate(plan.bounds) if not bound.limit.shadow]
         wait = DENIAL_SECONDS if min(waits) < 0 else min(DENIAL_SECONDS, max(waits) / 1_000_000)
         states = states_of(plan.bounds, costs, decision.reply, False)
@@ -61,19 +71,24 @@ class Denials:
         plan.denied = Denial(decision, costs, wait, self._given_back, self._documents.generation, states, recalled)
 
     def forget(self) -> None:
-        """Something was given back or reset in this process: no denial is remembered any longer."""
+        """Invalidate all denials, because this process has returned permits or reset a counter."""
         self._given_back += 1
 
 
 class Denial:
     """
-    A denial that this process remembers.
+    One cached denial.
 
     Attributes:
-        present: The denial as of a moment ago. Its spans have grown shorter since, which is worked out anew from
-            ``renew_at`` on, monotonic seconds.
-        until: Monotonic instant from which the store is asked again.
-        recalled: The count of decisions made from memory.
+        costs: The costs that were denied.
+        states: The state of each limit, for the usage report.
+        minute: Minute of the denial by the store's time, minutes since the epoch.
+        given_back: The value of ``Denials._given_back`` when it was cached. It is invalid after that has changed.
+        generation: The generation of the documents when it was cached. It is invalid after that has changed.
+        present: The decision to return. Its waiting times are correct to GRAIN_SECONDS.
+        renew_at: When ``present`` must be computed again, monotonic seconds.
+        until: When the store is asked again, monotonic seconds.
+        recalled: The counter of decisions made from the cache.
     """
 
     __slots__ = (
@@ -111,7 +126,7 @@ class Denial:
         self.renew_at = 0.0
 
     def renewed(self, now: float) -> Decision:
-        """Return the denial as of *now*, monotonic seconds, and keep it for the next hundredth of a second."""
+        """Return the denial with the waiting times of *now*, monotonic seconds, and keep it for GRAIN_SECONDS."""
         first, passed_us = self._decision, int((now - self._at) * 1_000_000)
         self.present = Decision(False, first.reason, "denial_cache", first.plan, first.reply.later(passed_us))
         self.renew_at = now + self.GRAIN_SECONDS

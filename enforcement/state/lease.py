@@ -1,14 +1,17 @@
 """
-Leases: permits taken ahead, and handed out inside one process without a round trip.
+Hand out leased permits without a call to the store.
 
-Permits are charged before they are handed out, so no number of processes admits more than the quota. What lies unused
-is bounded (:func:`unused_max`) and given back within a second, or dies with its window; what a killed process held is
-lost for as long as the limit feels it. A request takes what is at hand and never waits for more: the keeper
-(:mod:`enforcement.leases.manager`) fills and empties leases, and where no permit is at hand the store decides.
+A lease holds permits that the store has charged in advance. Because they are charged before they are handed out, all
+processes together never admit more than the quota.
 
-A change of the documents makes new plans, and those begin without a lease: what was held under the old ones is not
-handed out any longer. A counter that another process resets forgets permits that are held here; they are handed out,
-or given back, all the same, so that once as many as may lie unused pass beyond the quota.
+- The number of unused permits is bounded (:func:`enforcement.model.lease_bounds.unused_max`). They are returned within
+  a second, or expire with their window. A killed process cannot return its permits, so they stay charged for as long
+  as any charge of the limit does.
+- A request never waits for a lease to be filled. If it holds no permit, the store decides. The background thread
+  (:mod:`enforcement.leases.manager`) fills leases and returns what is unused.
+- When the documents change, new plans start with empty leases. The permits of the old plans are returned.
+- When another process resets a counter, this process may still hand out the permits that it has leased from it. Until
+  they are used up or returned, the counter can admit that many more than its quota.
 """
 
 from __future__ import annotations
@@ -20,17 +23,24 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from enforcement.plan.reply import NO_REPLY, Reply
 
 if TYPE_CHECKING:
-    from enforcement.plan.plan import Plan
+    from enforcement.state.live_plan import LivePlan
 
 AHEAD_SECONDS: Final = 0.1
-"""A lease is sized to last so long at the rate that was seen, or half as long as its permits may be held."""
+"""A lease is filled with the permits for this time at the measured rate, or for half of their lifetime if shorter."""
 STEADY_PERMITS: Final = 10
-"""So many permits must be asked for within STEADY_SECONDS before any are taken ahead."""
+"""How many permits must be requested within STEADY_SECONDS before any are leased."""
 STEADY_SECONDS: Final = 0.25
 
 
 class Grant(NamedTuple):
-    """Permits that the store charged in one call: good until a monotonic instant, and the reply that granted them."""
+    """
+    Permits that the store has charged in one call.
+
+    Attributes:
+        permits: How many.
+        until: When they expire, monotonic seconds.
+        reply: The reply of the store that granted them.
+    """
 
     permits: int
     until: float
@@ -38,44 +48,49 @@ class Grant(NamedTuple):
 
     @property
     def marks(self) -> tuple[int, ...]:
-        """The window of each limit that was charged."""
+        """The mark of the window that was charged, for each limit."""
         return self.reply.marks()
 
 
 Remains = tuple[int, tuple[int, ...]]
-"""Permits that are to be given back, and the marks of their charge."""
+"""Permits that must be returned, and the marks of the windows in which they were charged."""
 
 
 class Lease:
     """
-    What one process holds of the limits of one plan. Any thread may take; the keeper alone fills and empties.
+    The permits that one process holds for one plan.
 
-    Permits of one window are all alike, and held together. Those of a log or a bucket end one charge after the other:
-    there a second grant waits until the first is used up, or over.
+    Any thread may take permits. Only the background thread fills the lease and returns permits.
+
+    For fixed and sliding windows, grants in the same window are merged. For logs and buckets, each grant has its own
+    end, so a second grant waits until the first is used up or has expired.
 
     Attributes:
-        left: Permits at hand.
-        low: With so many or fewer left, more shall be asked for.
-        until: Monotonic instant from which they are not handed out any longer.
-        asking: Whether the keeper was asked to fill it and has not yet done so.
-        reply: The store's reply that granted them, from which decisions are made.
+        plan: The plan whose limits are charged.
+        left: Permits that can be handed out now.
+        low: At this many permits or fewer, the lease must be filled again. -1 if it must not, because a grant waits.
+        until: When the permits expire, monotonic seconds.
+        asking: Whether the background thread was asked to fill the lease and has not done so yet.
+        reply: The store's reply that granted the permits. Decisions are made from it.
+        used_at: When permits were last known to be handed out, monotonic seconds.
     """
 
     __slots__ = (
-        "_ahead",
-        "_aside",
-        "_at_sweep",
-        "_beyond",
+        "_ahead_seconds",
         "_counted",
+        "_extra",
         "_granted",
+        "_handed_at_sweep",
         "_lock",
         "_marks",
+        "_merges",
         "_missed",
         "_next",
+        "_rate_base",
+        "_rate_since",
+        "_reported",
         "_rests_until",
-        "_since",
-        "_told",
-        "_wanted_from",
+        "_to_return",
         "asking",
         "left",
         "low",
@@ -85,8 +100,9 @@ class Lease:
         "used_at",
     )
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: LivePlan) -> None:
         self.plan = plan
+        self._merges = all(bound.letter in "fs" for bound in plan.bounds)
         self.left = self.low = 0
         self.until = 0.0
         self.used_at = 0.0
@@ -94,14 +110,14 @@ class Lease:
         self.asking = False
         self._marks: tuple[int, ...] = ()
         self._next: Grant | None = None
-        self._aside: list[Remains] = []
-        # What was handed out is not counted where it is: it is what was granted and is not at hand.
-        self._granted = self._counted = self._at_sweep = 0
-        self._missed = self._wanted_from = 0
-        self._since = self._rests_until = 0.0
-        self._told = 0
-        self._ahead = min(AHEAD_SECONDS, *(bound.limit.held_us / 2e6 for bound in plan.bounds))
-        self._beyond = 0  # permits handed out beyond one a request
+        self._to_return: list[Remains] = []
+        # Handed out = granted - left. No counter is raised when one permit is taken, which keeps take() fast.
+        self._granted = self._counted = self._handed_at_sweep = 0
+        self._missed = self._rate_base = 0
+        self._rate_since = self._rests_until = 0.0
+        self._reported = 0
+        self._ahead_seconds = min(AHEAD_SECONDS, *(bound.limit.held_us / 2e6 for bound in plan.bounds))
+        self._extra = 0  # permits handed out, minus the requests that got them
         self._lock = threading.Lock()
 
     def take(self, cost: int) -> int:
@@ -109,7 +125,7 @@ class Lease:
         Hand out *cost* permits.
 
         Returns:
-            What is left, or -1: there are not enough, ask the store.
+            How many permits are left. -1 if there are not enough, so that the store must decide.
         """
         now = monotonic()
         with self._lock:
@@ -119,103 +135,111 @@ class Lease:
                     self.left = left
                     if cost != 1:
                         self._counted += cost
-                        self._beyond += cost - 1
+                        self._extra += cost - 1
                     return left
                 if self._next is None:
                     self._missed += cost
                     return -1
-                self._lay_aside()
+                self._withdraw()
                 grant, self._next = self._next, None
-                self._hold(grant)
+                self._add(grant)
 
     def outstanding(self) -> int:
-        """Return the permits that are charged and not handed out."""
+        """Return how many permits are charged and not handed out yet."""
         with self._lock:
             waiting = self._next.permits if self._next else 0
-            return self.left + waiting + sum(permits for permits, _ in self._aside)
+            return self.left + waiting + sum(permits for permits, _ in self._to_return)
 
-    def handed(self) -> int:
-        """Return how many permits were handed out one by one since the last time; who takes several counts them."""
+    def pop_uncounted(self) -> int:
+        """
+        Return how many permits were handed out to requests of cost 1 since the last call.
+
+        The usage of a greater cost is counted by the decision itself, so it is not included.
+        """
         with self._lock:
             total = self._granted - self.left
             permits, self._counted = total - self._counted, total
         return permits
 
-    def news(self) -> tuple[int, int]:
-        """Return the permits handed out since the last time this was asked, and the requests that got them."""
+    def pop_served(self) -> tuple[int, int]:
+        """Return the permits handed out since the last call, and the number of requests that got them."""
         with self._lock:
             total = self._granted - self.left
-            permits, self._told = total - self._told, total
-            beyond, self._beyond = self._beyond, 0
-        return permits, permits - beyond
+            permits, self._reported = total - self._reported, total
+            extra, self._extra = self._extra, 0
+        return permits, permits - extra
 
-    def _asked(self) -> int:
-        """Return the permits asked for, ever: handed out, or not there."""
+    def _requested(self) -> int:
+        """Return how many permits were requested so far, whether or not there were enough."""
         return self._granted - self.left + self._missed
 
     def steady(self) -> bool:
-        """Tell whether permits are asked for at a rate that is worth taking some ahead."""
-        now, asked = monotonic(), self._asked()
+        """Return whether enough permits are requested to make a lease worth its call."""
+        now, requested = monotonic(), self._requested()
         if now < self._rests_until:
             return False
-        if now - self._since > STEADY_SECONDS and asked - self._wanted_from < STEADY_PERMITS:
-            self._since, self._wanted_from = now, asked
-        return asked - self._wanted_from >= STEADY_PERMITS
+        if now - self._rate_since > STEADY_SECONDS and requested - self._rate_base < STEADY_PERMITS:
+            self._rate_since, self._rate_base = now, requested
+        return requested - self._rate_base >= STEADY_PERMITS
 
     def rest(self, seconds: float) -> None:
-        """Ask for nothing so long: there is nothing to be had."""
+        """Do not request permits from the store for this many seconds."""
         self._rests_until = monotonic() + seconds
 
     def wanted(self, most: int) -> int:
         """
-        Return how many permits to take: by the rate since the last time this was asked.
+        Return how many permits to request from the store, and start to measure the rate anew.
 
         Args:
-            most: So many permits may be outstanding.
+            most: How many permits may be outstanding.
+        Returns:
+            The permits for AHEAD_SECONDS at the rate since the last measurement began. 0 or less if *most* is reached.
         """
         now = monotonic()
         with self._lock:
-            asked = self._asked()
-            rate = (asked - self._wanted_from) / max(0.001, now - self._since)
-            self._since, self._wanted_from = now, asked
-        return min(max(1, round(rate * self._ahead)), most - self.outstanding())
+            requested = self._requested()
+            rate = (requested - self._rate_base) / max(0.001, now - self._rate_since)
+            self._rate_since, self._rate_base = now, requested
+        return min(max(1, round(rate * self._ahead_seconds)), most - self.outstanding())
 
     def fill(self, grant: Grant) -> None:
-        """Add permits that the store granted."""
+        """Add permits that the store has granted."""
         with self._lock:
-            if self.left and not (self.plan.merges_leases and grant.marks == self._marks):
-                if monotonic() < self.until and not self.plan.merges_leases:
+            if self.left and not (self._merges and grant.marks == self._marks):
+                # The permits of an earlier window are of no use now, but those of a log or bucket still are.
+                if monotonic() < self.until and not self._merges:
                     self._next, self.low = grant, -1
                     return
-                self._lay_aside()
-            self._hold(grant)
+                self._withdraw()
+            self._add(grant)
             self.used_at = monotonic()
 
-    def _hold(self, grant: Grant) -> None:
+    def _add(self, grant: Grant) -> None:
         self.reply, self._marks, self.until = grant.reply, grant.marks, grant.until
         self._granted += grant.permits
         self.left += grant.permits
         self.low = self.left // 2
 
-    def _lay_aside(self) -> None:
-        """Hand out no longer what is at hand."""
+    def _withdraw(self) -> None:
+        """Stop handing out the current permits, and keep them for return."""
         if self.left:
-            self._aside.append((self.left, self._marks))
+            self._to_return.append((self.left, self._marks))
         self._granted -= self.left
         self.left = self.low = 0
 
     @property
     def full(self) -> bool:
-        """Whether a second grant waits already."""
+        """Whether a second grant is already waiting."""
         return self._next is not None
 
     def good_for(self, reply: Reply) -> float:
         """
-        Return how many seconds permits may be handed out that the store has just granted.
+        Return for how many seconds the permits of a new grant may be handed out.
 
         Args:
-            reply: The grant.
+            reply: The reply of the store that granted them.
         """
+        # A permit must not be handed out after its window, where it would count for nothing.
         spans_us: list[int] = []
         for at, bound in enumerate(self.plan.bounds):
             reset_us, mark_us = reply.reset(at), reply.mark(at)
@@ -226,20 +250,34 @@ class Lease:
                 spans_us.append(mark_us + (bound.limit.window_seconds or 0) * 1_000_000 - reply.now_us)
         return min(spans_us) / 1_000_000
 
-    def over(self, now: float) -> list[Remains]:
-        """Take out, to give it back, what nobody shall be handed at *now* any longer: all of it, at infinity."""
+    def pop_expired(self, now: float) -> list[Remains]:
+        """
+        Remove the permits that have expired, so that they can be returned to the store.
+
+        Args:
+            now: Monotonic seconds. Infinity removes all permits.
+        Returns:
+            The removed permits, with the marks of the windows in which they were charged.
+        """
         with self._lock:
             if now >= self.until:
-                self._lay_aside()
+                self._withdraw()
             if self._next is not None and now >= self._next.until:
-                self._aside.append((self._next.permits, self._next.marks))
+                self._to_return.append((self._next.permits, self._next.marks))
                 self._next = None
-            aside, self._aside = self._aside, []
-        return aside
+            to_return, self._to_return = self._to_return, []
+        return to_return
 
     def idle_since(self, now: float) -> float:
-        """Return when permits were last handed out, as exactly as this is asked often; *now*: since the last time."""
+        """
+        Return when permits were last handed out.
+
+        The time is not recorded when a permit is taken. It is only as exact as the interval between calls.
+
+        Args:
+            now: Monotonic seconds. This is returned if permits were handed out since the last call.
+        """
         handed = self._granted - self.left
-        if handed != self._at_sweep:
-            self._at_sweep, self.used_at = handed, now
+        if handed != self._handed_at_sweep:
+            self._handed_at_sweep, self.used_at = handed, now
         return self.used_at

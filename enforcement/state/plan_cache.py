@@ -1,9 +1,9 @@
 """
-Where one process keeps the plans of requests with attributes: bounded for all tokens together.
+Cache the plans of requests with attributes, with one bound on its size for all tokens.
 
-Values come from clients, so there may be any number of them. A plan that is asked for again is *protected* and stays
-until others were used since; one that came once is on *probation* and makes room for the next. So whoever invents
-values, each of them once, washes out nobody's plans but others that came once.
+Attribute values come from clients, so there may be any number of them. The cache is a segmented LRU. A new plan is on
+*probation*. When it is used again, it becomes *protected*. Each segment evicts its least recently used plan. A client
+that sends many values once each can therefore evict only other plans that were used once.
 """
 
 from __future__ import annotations
@@ -13,16 +13,18 @@ from collections.abc import Hashable
 from typing import TYPE_CHECKING, Final, TypeVar
 
 if TYPE_CHECKING:
-    from enforcement.plan.plan import Plan
+    from enforcement.state.live_plan import LivePlan
 
 MAX_PROBATION: Final = 2_500
 MAX_PROTECTED: Final = 7_500
 MAX_OVERFLOWED: Final = 2_500
-"""Values remembered as being on an overflow counter; they share a plan, so each is a name and no more."""
+"""Names whose values use an overflow counter. Many names share one plan, so an entry is small."""
 
 MAX_TRUSTED: Final = 10_000
-MAX_TOLD: Final = 20
-TOLD_SECONDS: Final = 600.0
+MAX_REPORTED: Final = 20
+"""Full limits in one report."""
+REPORTED_SECONDS: Final = 600.0
+"""How long a limit is reported as full after a value last found it full."""
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -33,30 +35,37 @@ Limited = tuple[str, str, str]
 
 class PlanCache:
     """
-    Plans by name. Any thread may call: each step is one operation of an ordered mapping.
+    Plans by name, for any thread.
+
+    There is no lock, because each step is one atomic operation of an OrderedDict.
 
     Attributes:
-        overflowed: Decisions that went to an overflow counter.
+        overflowed: Number of decisions that used an overflow counter.
     """
 
     def __init__(self) -> None:
         self.overflowed = 0
-        self._probation: OrderedDict[Name, Plan] = OrderedDict()
-        self._protected: OrderedDict[Name, Plan] = OrderedDict()
-        self._overflowed: OrderedDict[Name, Plan] = OrderedDict()
+        self._probation: OrderedDict[Name, LivePlan] = OrderedDict()
+        self._protected: OrderedDict[Name, LivePlan] = OrderedDict()
+        self._overflowed: OrderedDict[Name, LivePlan] = OrderedDict()
         self._trusted: OrderedDict[str, float] = OrderedDict()
         self._full: OrderedDict[Limited, float] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._probation) + len(self._protected) + len(self._overflowed)
 
-    def get(self, name: Name) -> Plan | None:
-        """Return the plan of this name, which is protected from then on."""
+    def get(self, name: Name) -> LivePlan | None:
+        """
+        Return the plan of this name, and protect it if it was on probation.
+
+        Returns:
+            None if no plan of this name is kept.
+        """
         plan = self._protected.get(name)
         if plan is not None:
             try:
                 self._protected.move_to_end(name)
-            except KeyError:  # another thread let go of it
+            except KeyError:  # another thread has just evicted it
                 _put(self._protected, name, plan, MAX_PROTECTED)
             return plan
         plan = self._probation.pop(name, None)
@@ -65,52 +74,65 @@ class PlanCache:
         _put(self._protected, name, plan, MAX_PROTECTED)
         return plan
 
-    def put(self, name: Name, plan: Plan) -> None:
-        """Keep a plan under its own name."""
+    def put(self, name: Name, plan: LivePlan) -> None:
+        """Add a plan on probation, unless its name is protected already."""
         if name not in self._protected:
             _put(self._probation, name, plan, MAX_PROBATION)
 
-    def divert(self, name: Name, plan: Plan) -> None:
-        """Keep the plan over overflow counters that a value shares with others."""
+    def divert(self, name: Name, plan: LivePlan) -> None:
+        """Replace the plan of a name by one with overflow counters, which other names share."""
         self._protected.pop(name, None)
         self._probation.pop(name, None)
         _put(self._overflowed, name, plan, MAX_OVERFLOWED)
 
-    def admit(self, name: Name, plan: Plan) -> None:
-        """Keep the plan of a value that found a place."""
+    def admit(self, name: Name, plan: LivePlan) -> None:
+        """Add the plan of values that the store has registered, in place of one with overflow counters."""
         self._overflowed.pop(name, None)
         self.put(name, plan)
 
-    def trust(self, plan: Plan, until: float) -> None:
-        """Take the values of a plan for enrolled until a monotonic instant, also under documents yet to come."""
+    def trust(self, plan: LivePlan, until: float) -> None:
+        """
+        Remember that the values of a plan are registered in the store.
+
+        This is kept by counter key, so that it still holds for plans compiled from later documents.
+
+        Args:
+            until: When the store must be asked to register the values again, monotonic seconds.
+        """
         plan.registered_until = until
         for i in plan.unregistered:
             _put(self._trusted, plan.bounds[i].key, until, MAX_TRUSTED)
 
-    def trusted(self, plan: Plan) -> float:
-        """Return until when all values of a plan are taken for enrolled; 0: one of them is not known to be."""
+    def trusted(self, plan: LivePlan) -> float:
+        """
+        Return until when all values of a plan count as registered.
+
+        Returns:
+            Monotonic seconds. 0 if at least one value is not known to be registered.
+        """
         return min((self._trusted.get(plan.bounds[i].key, 0.0) for i in plan.unregistered), default=0.0)
 
     def note(self, limited: Limited, now: float) -> None:
-        """Take note that a limit of a project had no place for a value just now, in monotonic seconds."""
+        """Remember that a limit had no room for another value at *now*, monotonic seconds."""
         self._full[limited] = now
         self._full.move_to_end(limited)
-        if len(self._full) > MAX_TOLD:
+        if len(self._full) > MAX_REPORTED:
             self._full.popitem(last=False)
 
     def overflowing(self, now: float) -> list[Limited]:
-        """Return the limits that had no place for a value lately; the latest ones, if there are many."""
-        return [limited for limited, at in self._full.copy().items() if now - at < TOLD_SECONDS]
+        """Return the limits that recently had no room for another value, at most the last MAX_REPORTED."""
+        return [limited for limited, at in self._full.copy().items() if now - at < REPORTED_SECONDS]
 
     def clear(self) -> None:
-        """Forget everything: a child process has its own."""
+        """Forget everything, as a child process does after a fork."""
+        # Leases in the plans belong to the parent process, which still holds them.
         self.overflowed = 0
         for kept in (self._probation, self._protected, self._overflowed, self._trusted, self._full):
             kept.clear()
 
 
 def _put(kept: OrderedDict[K, V], name: K, value: V, size: int) -> None:
-    # Not a dict, which finds its first entry slowly when many before it were deleted.
+    # An OrderedDict, because a dict finds its first entry slowly after many deletions at its front.
     kept[name] = value
     if len(kept) > size:
         kept.popitem(last=False)

@@ -1,8 +1,11 @@
 """
-From a request to its plan: limits in code by key, published policies by token, compiled once and kept while good.
+Find the plan of a request.
 
-A token has one plan for every request, or, where its limits look at attributes, one for each of their values; those
-stand on a shelf that all tokens share.
+Limits in code are found by their key, published policies by the token of the request. A plan is compiled once and kept
+until the documents change.
+
+A token whose limits look at no attributes has one plan for all its requests. Any other token has a plan for each set of
+attribute values, in a cache that all tokens share (:mod:`enforcement.state.plan_cache`).
 """
 
 from __future__ import annotations
@@ -21,9 +24,11 @@ from enforcement.model.matching import Attributes, check_attributes
 from enforcement.model.partitions import RETRY_SECONDS, PartitionIndex
 from enforcement.model.sizes import MAX_TOKEN_LENGTH
 from enforcement.model.tokens import digest, is_well_formed
+from enforcement.plan.binding import Rule, Subject, bind_in_code, rules_of
 from enforcement.plan.decision import Decision
-from enforcement.plan.plan import Plan, Rule, Subject, bind_in_code, rules_of
+from enforcement.plan.plan import Plan
 from enforcement.state.lease import Lease
+from enforcement.state.live_plan import LivePlan
 from enforcement.state.plan_cache import PlanCache
 from enforcement.state.published import DerivedPlans, PublishedState, Snapshot, TokenEntry
 from enforcement.state.usage import TokenUsage, UsageLog
@@ -31,58 +36,82 @@ from enforcement.state.usage import TokenUsage, UsageLog
 MAX_PLANS: Final = 10_000
 
 _NOTHING: Final[Attributes] = {}
-_LONG: Final = 64
+_MAX_VALUE_IN_NAME: Final = 64
 _serials = count()
 
 
 @dataclass(slots=True)
 class TokenPlans:
-    """The plans of one token at one state of the documents; most tokens have exactly one."""
+    """
+    The plans of one token, compiled from one generation of the documents.
+
+    Attributes:
+        rules: The limits that apply to the token.
+        revision: Revision of the documents that the plans are made from.
+        usage: Where decisions on this token are counted.
+        until_us: When the first of the applied overrides ends, so that the plans must be compiled again; microseconds
+            since the epoch. None if no override applied here ends.
+        never_expires: Whether the token has no expiry date.
+        always: The plan of every request. None if some rule looks at attributes.
+        testers: For each rule, a function that returns whether a request's attributes match. None if every request
+            matches.
+        indexes: For each rule, the partition index of its values. None if the rule has no partitions.
+        fleet: Returns how many processes share the limits. None if no permits may be leased.
+        serial: Begins the name of each of these plans in the plan cache, so that no two tokens use the same name.
+    """
 
     rules: tuple[Rule, ...]
     revision: int
     usage: TokenUsage
     until_us: int | None
     never_expires: bool
-    always: Plan | None
+    always: LivePlan | None
     testers: tuple[Callable[[Attributes], bool] | None, ...]
-    censuses: tuple[PartitionIndex | None, ...]
+    indexes: tuple[PartitionIndex | None, ...]
     fleet: Callable[[], int] | None = None
     serial: int = field(default_factory=_serials.__next__)
 
-    def plan(self, attributes: Attributes, keys: Keys, plan_cache: PlanCache) -> Plan:
-        """Return the plan of a request with these attributes, over overflow counters where values found no place."""
+    def plan(self, attributes: Attributes, keys: Keys, plan_cache: PlanCache) -> LivePlan:
+        """
+        Return the plan of a request with these attributes.
+
+        A value that the store could not register, because its limit is full, is counted by the overflow counter.
+        """
         matched = [r for r, test in zip(self.rules, self.testers, strict=True) if test is None or test(attributes)]
-        parts = [(r.index, *(_short(attributes[part]) for part in r.limit.partition_by)) for r in matched]
-        name = (self.serial, *parts)
+        values = [(r.index, *(_short(attributes[part]) for part in r.limit.partition_by)) for r in matched]
+        name = (self.serial, *values)
         plan = plan_cache.get(name)
         if plan is None or (plan.overflows and monotonic() >= plan.retry_at):
-            bounds = tuple(rule.bind(keys, attributes, self.censuses[rule.index]) for rule in matched)
-            plan = _with_lease(Plan(bounds, revision=self.revision, usage=self.usage, fleet=self.fleet, name=name))
+            bounds = tuple(rule.bind(keys, attributes, self.indexes[rule.index]) for rule in matched)
+            plan = _with_lease(LivePlan(bounds, revision=self.revision, usage=self.usage, fleet=self.fleet, name=name))
             plan.registered_until = plan_cache.trusted(plan)
             if not plan.unregistered or plan.registered_until > monotonic():
-                plan_cache.put(name, plan)  # the others are put there when the store has said where they belong
+                plan_cache.put(name, plan)  # any other plan is kept once the store has registered its values
         elif plan.overflows:
             plan_cache.overflowed += 1
         return plan
 
 
 def _short(value: str) -> str | tuple[str]:
-    """Return what stands for a value in a name; a long one by its fingerprint, in a tuple, which no value is."""
-    return value if len(value) <= _LONG else (fingerprint((value,)),)
+    """
+    Return a value in the form used in the name of a plan.
+
+    A long value is replaced by its fingerprint, in a tuple, so that it cannot equal a short value.
+    """
+    return value if len(value) <= _MAX_VALUE_IN_NAME else (fingerprint((value,)),)
 
 
 class Planner:
     """
-    Knows what each request of one process falls under.
+    Finds the plan of each request of one process.
 
     Args:
-        now_us: The best idea of the store's time, microseconds.
-        fleet: Tells how many processes share the limits; None: no permits are taken ahead.
+        now_us: Returns the estimated time of the store, microseconds since the epoch.
+        fleet: Returns how many processes share the limits. None if no permits may be leased.
 
     Attributes:
         in_code: Plans of limits in code, by key and limits.
-        shelf: Plans of values of attributes.
+        plan_cache: Plans of requests with attributes.
     """
 
     def __init__(
@@ -94,7 +123,7 @@ class Planner:
         *,
         fleet: Callable[[], int] | None,
     ) -> None:
-        self.in_code: OrderedDict[Any, Plan] = OrderedDict()
+        self.in_code: OrderedDict[Any, LivePlan] = OrderedDict()
         self.plan_cache = PlanCache()
         self._keys = keys
         self._documents = documents
@@ -103,31 +132,37 @@ class Planner:
         self._fleet = fleet
 
     def clear(self) -> None:
-        """Forget all plans: what they hold on lease is a parent process' own."""
+        """Forget all plans in a child process, because their leases belong to the parent."""
         self.in_code.clear()
         self.plan_cache.clear()
 
-    def plan_in_code(self, limits: Limit | Sequence[Limit], key: str) -> Plan:
+    def plan_in_code(self, limits: Limit | Sequence[Limit], key: str) -> LivePlan:
         """
-        Return the plan of limits that stand in code.
+        Return the plan of limits in code.
 
         Raises:
-            ValueError: See :func:`~enforcement.plan.plan.bind_in_code`.
+            ValueError: See :func:`~enforcement.plan.binding.bind_in_code`.
         """
-        # The limits themselves are known by identity, which is quick; the plan holds them, so that it stays theirs.
+        # Hashing an id is faster than hashing a Limit. The plan keeps the limits alive, so no other object gets the id.
         name = (key, id(limits)) if isinstance(limits, Limit) else (key, *map(id, limits))
         plan = self.in_code.get(name)
         if plan is None:
-            given: Any = limits  # a text, too, is a sequence; what is no Limit is refused by name
+            given: Any = limits  # a string is a sequence too; bind_in_code() refuses it with a clear message
             several = (given,) if isinstance(given, (Limit, str)) else tuple(given)
-            plan = _with_lease(Plan(bind_in_code(several, key, self._keys), fleet=self._fleet))
+            plan = _with_lease(LivePlan(bind_in_code(several, key, self._keys), fleet=self._fleet))
             self.in_code[name] = plan
             if len(self.in_code) > MAX_PLANS:
                 self.in_code.popitem(last=False)
         return plan
 
     def find(self, token: object) -> TokenEntry | Decision | str:
-        """Return what is known of a token, the refusal of what is none, or the digest to ask the store for."""
+        """
+        Look up a token among the published documents in memory.
+
+        Returns:
+            The entry of the token, if it is in memory. A denial, if the value cannot be a token. Otherwise the digest
+            under which the store must be asked for the token.
+        """
         if not isinstance(token, str) or len(token) > MAX_TOKEN_LENGTH or not token.isascii():
             return self.refusal("unknown_token")
         name = digest(token)
@@ -136,12 +171,14 @@ class Planner:
             return entry
         return name if is_well_formed(token) else self.refusal("unknown_token")
 
-    def plan_of(self, entry: TokenEntry, attributes: Attributes | None) -> Plan | Decision:
+    def plan_of(self, entry: TokenEntry, attributes: Attributes | None) -> LivePlan | Decision:
         """
-        Return the plan of a request with this token, or its refusal.
+        Return the plan of a request with this token, or a denial if the token may not be used.
 
+        Args:
+            attributes: Attributes of the request by name. None or an empty mapping if it has none.
         Raises:
-            ValueError: Attributes that are not a small mapping of texts.
+            ValueError: The attributes are not a small mapping of strings.
         """
         token = entry.token
         if token is None:
@@ -160,28 +197,33 @@ class Planner:
         return plans.plan(check_attributes(attributes) if attributes else _NOTHING, self._keys, self.plan_cache)
 
     @staticmethod
-    def keep_plan(derived: DerivedPlans, token: object, entry: TokenEntry, plan: Plan | Decision) -> None:
+    def keep_plan(derived: DerivedPlans, token: object, entry: TokenEntry, plan: LivePlan | Decision) -> None:
         """
-        Keep a token's plan at hand, if it is the same for every request until the documents change.
+        Keep a token's plan, if it is the same for every request until the documents change.
 
         Args:
-            derived: As it was before anything was looked up: should the documents have changed meanwhile, it is the old
-                one, and what is kept in it is gone with it.
+            derived: The plans kept for one generation of the documents, read before the token was looked up. If the
+                documents have changed since, this object is already unused, and the outdated plan is dropped with it.
         """
         plans = entry.plan
         if type(plans) is TokenPlans and plans.always is plan and plans.until_us is None and plans.never_expires:
             derived.keep(token, plan)
 
     def refusal(self, reason: str) -> Decision:
-        """Return a denial that needs no counter."""
+        """Return a denial for which no counter was read."""
         source = "fallback" if reason == "degraded_denied" else "documents"
         return Decision(False, reason, source, Plan((), revision=self._documents.current.revision))
 
-    def placed(self, plan: Plan, overflowed: Sequence[int]) -> Plan:
+    def registered(self, plan: LivePlan, overflowed: Sequence[int]) -> LivePlan:
         """
-        Return the plan over the counters that were found for its unregistered values, and keep it for their next
-        request.
+        Return the plan with the counters that its values use now, and keep it for later requests.
+
+        Args:
+            overflowed: For each of ``plan.unregistered``, 1 if the value uses the overflow counter, 0 if it has a
+                counter of its own.
         """
+        assert plan.name is not None  # only values of published policies are registered
+        assert plan.usage is not None
         if not any(overflowed):
             self.plan_cache.admit(plan.name, plan)
             return plan
@@ -189,7 +231,9 @@ class Planner:
         name = (plan.name[0], "beyond", *(bound.key for bound in bounds))
         shared = self.plan_cache.get(name)
         if shared is None:
-            shared = _with_lease(Plan(bounds, revision=plan.revision, usage=plan.usage, fleet=self._fleet, name=name))
+            shared = _with_lease(
+                LivePlan(bounds, revision=plan.revision, usage=plan.usage, fleet=self._fleet, name=name)
+            )
             self.plan_cache.put(name, shared)
         shared.retry_at = monotonic() + RETRY_SECONDS
         self.plan_cache.divert(plan.name, shared)
@@ -207,7 +251,7 @@ class Planner:
         if token.revoked:
             made: Any = self.refusal("revoked")
         elif project is None or not _complete(state, project, token):
-            # Published this very moment and not read yet, or not readable: in either case not to be judged now.
+            # A document is not loaded yet, or cannot be read. Its limits are unknown, so nothing can be admitted.
             made = self.refusal("degraded_denied")
         elif not project.active:
             made = self.refusal("inactive_project")
@@ -226,23 +270,23 @@ class Planner:
         always = None
         if not any(testers):
             bounds = tuple(rule.bind(self._keys, _NOTHING) for rule in rules)
-            always = _with_lease(Plan(bounds, revision=revision, usage=usage, fleet=self._fleet))
+            always = _with_lease(LivePlan(bounds, revision=revision, usage=usage, fleet=self._fleet))
         never_expires = entry.token.expires_at_us is None
-        censuses = tuple(rule.census(self._keys) for rule in rules)
+        indexes = tuple(rule.census(self._keys) for rule in rules)
         return TokenPlans(
-            rules, revision, usage, min(ends, default=None), never_expires, always, testers, censuses, self._fleet
+            rules, revision, usage, min(ends, default=None), never_expires, always, testers, indexes, self._fleet
         )
 
 
-def _with_lease(plan: Plan) -> Plan:
-    """Return the plan, with an empty lease if permits may be taken ahead for it."""
+def _with_lease(plan: LivePlan) -> LivePlan:
+    """Return the plan, with an empty lease if its permits may be leased."""
     if plan.leasable:
         plan.lease = Lease(plan)
     return plan
 
 
 def _complete(state: Snapshot, project: Project, token: Token) -> bool:
-    """Tell whether every policy that falls on a token could be read; a limit that cannot be read is not no limit."""
+    """Return whether all policies that apply to a token are loaded."""
     return all(name is None or name in state.policies for name in (state.global_policy, project.policy, token.policy))
 
 

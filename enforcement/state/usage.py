@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from enforcement.plan.plan import BoundLimit, Costs
+    from enforcement.plan.binding import BoundLimit, Costs
     from enforcement.plan.reply import Reply
     from enforcement.state.token_cache import TokenEntry
 

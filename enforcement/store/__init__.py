@@ -1,1 +1,1 @@
-"""How the store is reached: connections, topologies and clients."""
+"""Connect to the store, whatever its topology."""

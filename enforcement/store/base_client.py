@@ -1,4 +1,4 @@
-"""redis-py's client of one server, with the operations that a client of a cluster answers differently."""
+"""Extend redis-py's client by operations that differ between one server and a cluster."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ class StoreClient(Redis):
     """
     A client of a store that is one server at a time.
 
-    :class:`~enforcement.store.cluster_client.ClusterClient` overrides every method, so callers need not know which
+    :class:`~enforcement.store.cluster.client.ClusterClient` overrides every method, so callers need not know which
     they have.
     """
 

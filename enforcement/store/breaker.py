@@ -9,7 +9,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Final
 
-from enforcement.store.logs import RateLimitedLogger
+from enforcement.logs import RateLimitedLogger
 
 logger = logging.getLogger("sluicegate.failover")
 

@@ -7,8 +7,8 @@ timeout.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Final, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, TypeVar, cast
 
 from redis import Redis
 from redis.backoff import NoBackoff
@@ -29,11 +29,13 @@ from redis.sentinel import MasterNotFoundError, Sentinel
 
 from enforcement.lua import library_source
 from enforcement.store.base_client import StoreClient
-from enforcement.store.cluster_client import ClusterClient
+from enforcement.store.cluster.client import ClusterClient
+from enforcement.store.cluster.slot_map import SlotMap
 from enforcement.store.errors import StoreError, trouble
 from enforcement.store.sentinel import Sentinels
-from enforcement.store.slot_map import SlotMap
 from enforcement.store.topology import HostPort, Topology
+
+T = TypeVar("T")
 
 DEFAULT_TIMEOUT: Final = 1.0
 STORE_ERRORS: Final = (RedisError, OSError)
@@ -141,14 +143,47 @@ def is_unknown_function(error: Exception) -> bool:
     return isinstance(error, ResponseError) and "function not found" in str(error).lower()
 
 
+def call_function(
+    client: Redis,
+    name: str,
+    keys: Sequence[str],
+    args: Sequence[str | int],
+    *,
+    on_load: Callable[[], None] = lambda: None,
+) -> Any:
+    """
+    Return the reply of a function of the library. If the store does not have the library, load it and call again.
+
+    Args:
+        on_load: Called after the library was loaded.
+    Raises:
+        RedisError: The function failed, or the library could not be loaded.
+    """
+    return with_library(client, lambda: client.fcall(name, len(keys), *keys, *args), on_load=on_load)
+
+
+def with_library(client: Redis, act: Callable[[], T], *, on_load: Callable[[], None] = lambda: None) -> T:
+    """Return the result of *act*, which calls functions. See :func:`call_function`."""
+    try:
+        return act()
+    except ResponseError as exc:
+        if not is_unknown_function(exc):
+            raise
+    load_library(client)
+    on_load()
+    return act()
+
+
 __all__ = [
     "DEFAULT_TIMEOUT",
     "STORE_ERRORS",
     "StoreTimeoutError",
+    "call_function",
     "cause_of",
     "connect",
     "is_unknown_function",
     "load_library",
     "node_client",
     "primary_client",
+    "with_library",
 ]

@@ -18,15 +18,15 @@ from enforcement.store.aio_connection import AsyncPipe
 from enforcement.store.base_client import StoreClient
 from enforcement.store.breaker import Breaker
 from enforcement.store.client import connect, node_client, primary_client
-from enforcement.store.cluster import AsyncClusterPipe, ClusterPipe
-from enforcement.store.cluster_client import ClusterClient
-from enforcement.store.cluster_monitor import ClusterMonitor
+from enforcement.store.cluster.client import ClusterClient
+from enforcement.store.cluster.connection import AsyncClusterPipe, ClusterPipe
+from enforcement.store.cluster.monitor import ClusterMonitor
+from enforcement.store.cluster.slot_map import Node, SlotMap, slot_of
 from enforcement.store.connection import SyncPipe, ask_once
 from enforcement.store.duty_failures import DutyFailures, NodeDutyFailures
 from enforcement.store.errors import StoreError
 from enforcement.store.resp import pack
 from enforcement.store.sentinel import Sentinels
-from enforcement.store.slot_map import Node, SlotMap, slot_of
 from enforcement.store.topology import Topology
 
 LOAD_SECONDS: Final = 1.0
@@ -72,7 +72,7 @@ class StoreConnector(ABC):
 
         Args:
             budget: Seconds that a call may take.
-            respects_breakers: See :class:`~enforcement.store.cluster.ClusterPipe`.
+            respects_breakers: See :class:`~enforcement.store.cluster.connection.ClusterPipe`.
         """
 
     @abstractmethod
@@ -121,7 +121,7 @@ class StoreConnector(ABC):
         """Drop the cached primary, so that the next connection asks the sentinels again."""
 
     def start(self) -> None:  # noqa: B027 - see ClusterStore
-        """Allow the monitor to run."""
+        """Let the monitor run, which checks the nodes of a cluster in the background."""
 
     @abstractmethod
     def stop(self, timeout: float, *, agent_ended: bool) -> bool:
@@ -229,7 +229,7 @@ class SentinelStore(SingleStore):
         self.sentinels.forget()
 
     def after_fork(self) -> None:
-        """See :meth:`StoreConnector.after_fork`."""
+        """Replace locks and threads in a child process."""
         super().after_fork()
         self.sentinels.after_fork()
 
@@ -303,7 +303,7 @@ class ClusterStore(StoreConnector):
             ask_once(self.slot_map.owner(slot_of(key.encode())).address, command, LOAD_SECONDS)
 
     def start(self) -> None:
-        """Allow the monitor to run."""
+        """Let the monitor run, which checks the nodes of a cluster in the background."""
         self._monitor.start()
 
     def stop(self, timeout: float, *, agent_ended: bool) -> bool:
@@ -315,7 +315,7 @@ class ClusterStore(StoreConnector):
         self._monitor.wake()
 
     def after_fork(self) -> None:
-        """See :meth:`StoreConnector.after_fork`."""
+        """Replace locks and threads in a child process."""
         super().after_fork()
         self.slot_map.after_fork()
         self._make_monitor()

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import logging
 
-from enforcement.store.slot_map import SlotMap
+from enforcement.store.cluster.slot_map import SlotMap
 
 logger = logging.getLogger("sluicegate.agent")
 
 
 class DutyFailures:
     """
-    What the background thread does when one of its duties fails, if the store is available or unavailable as a whole.
+    Handles failed duties of the background thread if the store is available or unavailable as a whole.
 
-    Then no duty fails alone: each failure is raised, and the thread waits for the store.
+    No duty fails alone then. Each failure is raised, and the thread waits for the store.
     """
 
     def failed(self, duty: str, exc: Exception) -> None:
@@ -33,7 +33,9 @@ class DutyFailures:
 
 class NodeDutyFailures(DutyFailures):
     """
-    What it does on a cluster, where a duty may fail alone because its node is unavailable. It is tried again when due.
+    Handles failed duties on a cluster, where a duty may fail alone because its node is unavailable.
+
+    Such a duty is tried again when it is due.
 
     Attributes:
         failing: For each duty that failed last time, the name of the error.

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 from enforcement.base import Limits, check_subject
 from enforcement.model.limits import Limit
 from enforcement.model.matching import Attributes
-from enforcement.plan.decision import Decision, Denied, LimitState
-from enforcement.plan.plan import Costs, Plan
+from enforcement.plan.binding import Costs
+from enforcement.plan.decision import Decision, Denied
+from enforcement.plan.limit_state import LimitState
+from enforcement.plan.plan import Plan
 
 if TYPE_CHECKING:
     from enforcement import aio

@@ -1,13 +1,102 @@
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
+import redis
+from django.http import HttpResponse
+from django.test import Client
+from django.utils import timezone
 
-from controlplane.projects.models import Project
-from controlplane.publishing import verbs
+from controlplane.fleet.models import Instance
+from controlplane.projects.actions import issue_token
+from controlplane.projects.models import ManagementKey, Project
 from controlplane.publishing.changes import Actor, change
 from enforcement import Limiter
 from enforcement.embedded import ValkeyServer
-from tests.factories import LimitFactory, PolicyFactory, ProjectFactory
+from tests.factories import LimitFactory, ManagementKeyFactory, PolicyFactory, ProjectFactory
+
+Call = Callable[..., HttpResponse]
+ANN = Actor("ann", "api", "req-1")
+
+
+@pytest.fixture
+def key(db) -> ManagementKey:
+    """A key that may do everything."""
+    return ManagementKeyFactory(name="ann")
+
+
+@pytest.fixture
+def call() -> Call:
+    """``call("PATCH", "projects/chat", {...}, key=key, **headers)``: one request to the API, body as JSON."""
+
+    def send(method: str, path: str, body: Any = None, *, key: ManagementKey | None = None, **headers: str) -> Any:
+        client = Client(raise_request_exception=False)
+        sent = {name.replace("_", "-"): value for name, value in headers.items()}
+        if key is not None:
+            sent["Authorization"] = f"Bearer {key.secret}"
+        options: dict[str, Any] = {"headers": sent}
+        if body is not None:
+            text = body if isinstance(body, str | bytes) else json.dumps(body)
+            options |= {"data": text, "content_type": sent.pop("content-type", "application/json")}
+        path = path if path.startswith(("/", "http")) else f"/api/v1/{path}"
+        return client.generic(method, path, **options)
+
+    return send
+
+
+@pytest.fixture
+def api(call: Call, key: ManagementKey) -> Call:
+    """``call`` with the key that may do everything."""
+
+    def send(method: str, path: str, body: Any = None, **headers: str) -> HttpResponse:
+        return call(method, path, body, key=key, **headers)
+
+    return send
+
+
+@pytest.fixture
+def instance(db) -> Callable[..., Instance]:
+    """An enforcer that was heard of just now, unless ``seen_at`` says otherwise."""
+
+    def heard_of(pk: str, **fields: Any) -> Instance:
+        return Instance.objects.create(pk=pk, **{"state": "ok", "seen_at": timezone.now(), **fields})
+
+    return heard_of
+
+
+@pytest.fixture
+def lost_at() -> datetime:
+    """When an instance was last heard of that is lost by now."""
+    return timezone.now() - timedelta(seconds=16)
+
+
+@pytest.fixture
+def actor() -> Actor:
+    return ANN
+
+
+@pytest.fixture
+def document(client_of_store: redis.Redis) -> Callable[[str], Any]:
+    """What an enforcer would read: ``document("policy:<id>")``, None when there is none."""
+
+    def read(name: str) -> Any:
+        text = client_of_store.hget("sg:{doc}:documents", name)
+        return text and json.loads(text)
+
+    return read
+
+
+@pytest.fixture
+def token_document(client_of_store: redis.Redis) -> Callable[[str], Any]:
+    """What an enforcer would read of the token with this digest, None when there is none."""
+
+    def read(digest: str) -> Any:
+        text = client_of_store.get(f"sg:{{doc}}:token:{digest}")
+        return text and json.loads(text)
+
+    return read
 
 
 @pytest.fixture
@@ -18,7 +107,7 @@ def full(transactional_db: None, store: ValkeyServer) -> Iterator[Project]:
     with change(actor=Actor("ann", "command")) as tx:
         tx.created(limit.policy)
         tx.created(project)
-        _, secret = verbs.issue_token(tx, project=project, name="ci")
+        _, secret = issue_token(tx, project=project, name="ci")
     with Limiter(store.url, timeout=1.0) as limiter:
         for number in range(12):
             assert limiter.check(secret, attributes={"user": f"u{number}"}).allowed

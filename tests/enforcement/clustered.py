@@ -3,7 +3,7 @@
 from enforcement import Limit
 from enforcement.model.keys import Keys
 from enforcement.model.tokens import mint
-from enforcement.plan.plan import bind_in_code
+from enforcement.plan.binding import bind_in_code
 
 HOUR = 3_600
 LIMIT = Limit(name="rate", quota=10, window_seconds=HOUR)

@@ -46,9 +46,13 @@ class Fleet(Processes):
         command += ["--limits", json.dumps(limits), "--key", "k", "--timeout", "1.0", *options]
         super().__init__([[*command, "--instance", path.stem] for path in self.paths])
 
+    def await_back(self, source: str = "store") -> None:
+        """Wait until every process is decided for by the store, or another source."""
+        assert eventually(lambda: all(f'"source":"{source}"' in _last_line(path) for path in self.paths), 20.0)
+
     def end_when_back(self, source: str = "store") -> None:
         """Wait until every process is decided for by the store, or another source, and tell all to end."""
-        assert eventually(lambda: all(f'"source":"{source}"' in _last_line(path) for path in self.paths))
+        self.await_back(source)
         for process in self.processes:
             process.terminate()
 

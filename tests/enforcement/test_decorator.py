@@ -100,7 +100,7 @@ def test_a_key_of_no_usable_length_is_an_error(limiter, key):
     """As it is for hit."""
     send = limiter.limited("1/hour", key=lambda key: key)(lambda key: "sent")
 
-    with pytest.raises(ValueError, match="key: must be a text of 1 to 1024 characters"):
+    with pytest.raises(ValueError, match="key: must be a string of 1 to 1024 characters"):
         send(key)
 
 
@@ -192,9 +192,9 @@ def test_a_wait_that_is_no_span_is_refused(max_wait):
     [
         ({"limits": "10/fortnight"}, InvalidLimit, "text"),
         ({"limits": "10/minute; 10/minute"}, ValueError, "limits: each needs a name"),
-        ({"limits": []}, ValueError, "limits: give 1 to"),
+        ({"limits": []}, ValueError, "limits: must be 1 to"),
         ({"limits": [5]}, TypeError, "limits: must be strings or Limit values"),
-        ({"limits": Limit(quota=1, window_seconds=1, partition_by=("ip",))}, ValueError, "asks for attributes"),
+        ({"limits": Limit(quota=1, window_seconds=1, partition_by=("ip",))}, ValueError, "needs attributes"),
         ({"limits": print}, TypeError, "limits: must be strings or Limit values"),
         ({"key": "user:{usr}"}, ValueError, "key: must name parameters of .*, got 'usr'"),
         ({"key": "user:{user"}, ValueError, "key: must be a format, got 'user:{user'"),

@@ -61,22 +61,30 @@ def seconds(module, beside="sys"):
     return float(python(script))
 
 
+def takes_little(module, client, beside="sys"):
+    """
+    Tell whether one of a few imports was quick, or else the quickest took no more than a part of the client library's.
+
+    The comparison is made only where it is needed: on a machine that is busy, or slow.
+    """
+    best = float("inf")
+    for _ in range(ROUNDS):
+        best = min(best, seconds(module, beside))
+        if best < MOST_SECONDS:
+            return True
+    return best < MOST_OF_REDIS * min(seconds(client) for _ in range(ROUNDS))
+
+
 def test_importing_takes_less_than_fifty_milliseconds():
     """Also where it is imported to be used in one test of many, or by a command that needs it only sometimes."""
-    rounds = [(seconds("enforcement"), seconds("redis, hiredis")) for _ in range(ROUNDS)]
-    ours, theirs = (min(column) for column in zip(*rounds, strict=True))
-
-    assert ours < MOST_SECONDS or ours < MOST_OF_REDIS * theirs
+    assert takes_little("enforcement", "redis, hiredis")
 
 
 @pytest.mark.parametrize("module", ["enforcement.limiter", "enforcement.aio"])
 def test_what_decides_takes_as_little_beside_the_client_library(module):
     """That is most of the time until the first limiter, and every process that limits by Redis has it anyway."""
     client = "redis, redis.asyncio, hiredis"
-    rounds = [(seconds(module, beside=client), seconds(client)) for _ in range(ROUNDS)]
-    ours, theirs = (min(column) for column in zip(*rounds, strict=True))
-
-    assert ours < MOST_SECONDS or ours < MOST_OF_REDIS * theirs
+    assert takes_little(module, client, beside=client)
 
 
 def test_importing_does_no_io():

@@ -16,7 +16,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from enforcement.embedded import ValkeyServer, find_binary, free_port
-from enforcement.store.slot_map import slot_of
+from enforcement.store.cluster.slot_map import slot_of
 from tests.enforcement.world import eventually
 
 SERVICE = "store"

@@ -7,7 +7,7 @@ import django.db.models.deletion
 import django.utils.timezone
 from django.db import migrations, models
 
-import controlplane.ids
+import controlplane.core.ids
 
 
 class Migration(migrations.Migration):
@@ -22,7 +22,7 @@ class Migration(migrations.Migration):
                 (
                     "id",
                     models.CharField(
-                        default=functools.partial(controlplane.ids.new_id, *("lim",)),
+                        default=functools.partial(controlplane.core.ids.new_id, *("lim",)),
                         editable=False,
                         max_length=40,
                         primary_key=True,
@@ -103,7 +103,7 @@ class Migration(migrations.Migration):
                 (
                     "id",
                     models.CharField(
-                        default=functools.partial(controlplane.ids.new_id, *("pol",)),
+                        default=functools.partial(controlplane.core.ids.new_id, *("pol",)),
                         editable=False,
                         max_length=40,
                         primary_key=True,
@@ -141,7 +141,7 @@ class Migration(migrations.Migration):
                 (
                     "id",
                     models.CharField(
-                        default=functools.partial(controlplane.ids.new_id, *("aud",)),
+                        default=functools.partial(controlplane.core.ids.new_id, *("aud",)),
                         editable=False,
                         max_length=40,
                         primary_key=True,
@@ -180,7 +180,7 @@ class Migration(migrations.Migration):
                 (
                     "id",
                     models.CharField(
-                        default=functools.partial(controlplane.ids.new_id, *("ovr",)),
+                        default=functools.partial(controlplane.core.ids.new_id, *("ovr",)),
                         editable=False,
                         max_length=40,
                         primary_key=True,

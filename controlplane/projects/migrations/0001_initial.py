@@ -7,7 +7,7 @@ import django.db.models.deletion
 import django.utils.timezone
 from django.db import migrations, models
 
-import controlplane.ids
+import controlplane.core.ids
 
 
 class Migration(migrations.Migration):
@@ -24,7 +24,7 @@ class Migration(migrations.Migration):
                 (
                     "id",
                     models.CharField(
-                        default=functools.partial(controlplane.ids.new_id, *("proj",)),
+                        default=functools.partial(controlplane.core.ids.new_id, *("proj",)),
                         editable=False,
                         max_length=40,
                         primary_key=True,
@@ -81,7 +81,7 @@ class Migration(migrations.Migration):
                 (
                     "id",
                     models.CharField(
-                        default=functools.partial(controlplane.ids.new_id, *("mgk",)),
+                        default=functools.partial(controlplane.core.ids.new_id, *("mgk",)),
                         editable=False,
                         max_length=40,
                         primary_key=True,
@@ -112,7 +112,7 @@ class Migration(migrations.Migration):
                 (
                     "id",
                     models.CharField(
-                        default=functools.partial(controlplane.ids.new_id, *("tok",)),
+                        default=functools.partial(controlplane.core.ids.new_id, *("tok",)),
                         editable=False,
                         max_length=40,
                         primary_key=True,

@@ -1,5 +1,5 @@
 "use strict";
-// What the theme leaves out for people who use a keyboard or a screen reader, and the second half of a dialog.
+// Keyboard and screen-reader support that the theme lacks, and the second submission of a dialog.
 (() => {
   const NAMES = {
     dock_to_right: "Open or close the menu",
@@ -26,7 +26,7 @@
     if (element.getAttribute("x-on:click")?.includes("openTheme")) return "Appearance";
     return NAMES[text] || (text && !/^[a-z_]+$/.test(text) ? null : NAMES[icon[0]]);
   };
-  // The boxes that search the server: their label names a select that is out of sight.
+  // Boxes that search the server. Their label belongs to a hidden select, so the visible box needs a name.
   const nameBox = (box) => {
     const select = box.previousElementSibling;
     const label = select?.id && document.querySelector(`label[for="${select.id}"]`);
@@ -40,7 +40,7 @@
     if (combobox && combobox.getAttribute("aria-labelledby") !== labelled) combobox.setAttribute("aria-labelledby", labelled);
     box.querySelector(".select2-search__field")?.setAttribute("aria-labelledby", label.id);
   };
-  // Clickable, but neither reachable nor announced: make it a button.
+  // Clickable elements that a keyboard cannot reach become buttons.
   const mend = (root) => {
     for (const element of root.querySelectorAll(CONTROLS)) {
       if (element.matches(NATIVE) || element.hasAttribute("tabindex")) continue;
@@ -49,7 +49,7 @@
       const name = named(element);
       if (name) element.setAttribute("aria-label", name);
     }
-    // Buttons and links that show an icon and nothing else.
+    // Buttons and links that show only an icon.
     for (const element of root.querySelectorAll("a:not([aria-label]), button:not([aria-label])")) {
       const name = NAMES[element.textContent.trim()];
       if (name) element.setAttribute("aria-label", name);
@@ -66,7 +66,7 @@
     event.preventDefault();
     element.click();
   };
-  // Django names each field's help and error; the theme leaves the help without that name, and closes what has an error.
+  // Django refers to the help text of each field by an id that the theme leaves out. The theme also closes sections with errors.
   const join = () => {
     for (const field of document.querySelectorAll("[aria-describedby]")) {
       for (const id of field.getAttribute("aria-describedby").split(" ")) {
@@ -91,7 +91,7 @@
       for (const change of changes) for (const node of change.addedNodes) if (node.querySelectorAll) mend(node.parentElement || node);
     }).observe(document.body, { childList: true, subtree: true });
 
-    // A dialog was filled in well, and what it does answers with a page of its own.
+    // The dialog is valid, and its action returns a whole page, so the form is submitted again.
     document.body.addEventListener("sluicegate:confirmed", (event) => {
       const form = event.target.closest("form");
       form.action = form.getAttribute("hx-post");

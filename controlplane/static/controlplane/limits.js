@@ -1,6 +1,6 @@
 "use strict";
-// The limits inside a policy's form: fields that mean nothing for an algorithm are left out of sight and of the request,
-// and a sentence says what the limit means, in the words of the server that would save it.
+// The limits in the form of a policy. Fields that an algorithm does not use are hidden and not sent, and a sentence from
+// the server says what the limit does.
 (() => {
   const DELAY_MS = 300;
   const field = (row, name) => row.querySelector(`[name$="-${name}"]`);
@@ -52,15 +52,15 @@
   };
   const tell = async (row) => {
     const number = (row.dataset.asked = String(Number(row.dataset.asked || 0) + 1));
-    const told = await ask(row).catch(() => null);
-    if (!told || row.dataset.asked !== number) return;
-    const errors = Object.entries(told.errors).map(([name, texts]) => {
+    const reply = await ask(row).catch(() => null);
+    if (!reply || row.dataset.asked !== number) return;
+    const errors = Object.entries(reply.errors).map(([name, texts]) => {
       const input = field(row, name);
       const label = input && row.querySelector(`label[for="${input.id}"]`);
       return `${label ? label.textContent.replace(/[*:]/g, "").trim() : "This limit"}: ${texts.join(" ")}`;
     });
-    place(row).textContent = told.sentence ? `${told.sentence}.` : errors.join(" ");
-    place(row).classList.toggle("sg-wrong", !told.sentence);
+    place(row).textContent = reply.sentence ? `${reply.sentence}.` : errors.join(" ");
+    place(row).classList.toggle("sg-wrong", !reply.sentence);
   };
 
   const rows = () => [...document.querySelectorAll("#limits-group .form-group:not(.empty-form)")];
@@ -75,7 +75,7 @@
     show(row);
     later(row);
   };
-  // The theme writes the rows anew when one is removed, from what the server sent: keep what was typed in the markup.
+  // When a row is removed, the theme rebuilds all rows from the markup. So the typed values are kept in the markup.
   const keep = () => {
     for (const input of document.querySelectorAll("#limits-group input, #limits-group textarea")) {
       if (input.type === "checkbox") input.toggleAttribute("checked", input.checked);
@@ -102,7 +102,7 @@
       show(row);
       tell(row);
     }
-    // A policy without a limit limits nothing: begin with one.
+    // A policy without limits has no effect, so start with one limit.
     if (!rows().length && location.pathname.endsWith("/add/")) setTimeout(() => group.querySelector(".add-row")?.click());
   });
 })();

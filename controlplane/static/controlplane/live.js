@@ -1,5 +1,5 @@
 "use strict";
-// Counters that keep themselves current: read every two seconds, not while the tab is hidden, and until paused.
+// The table of counters, which is updated every two seconds while the tab is visible and not paused.
 (() => {
   const EVERY_MS = 2000;
   const QUIET_MS = 10000;
@@ -11,15 +11,15 @@
   const pause = section.querySelector("[data-pause]");
   const url = location.pathname.replace(/change\/$/, section.dataset.live);
   let states = null;
-  let told = 0;
+  let announced = 0;
 
-  // The table is no live region, or it would be read out every two seconds: only what changes its state is told.
+  // The table is not a live region, because screen readers would read it every two seconds. Only full limits are announced.
   const tell = () => {
     const now = new Map([...rows.querySelectorAll("tr[data-name]")].map((row) => [row.dataset.name, row.dataset.state]));
     const full = states ? [...now].filter(([name, state]) => state === "full" && states.get(name) !== "full") : [];
     states = now;
-    if (!full.length || Date.now() - told < QUIET_MS) return;
-    told = Date.now();
+    if (!full.length || Date.now() - announced < QUIET_MS) return;
+    announced = Date.now();
     status.textContent = `${full.map(([name]) => name).join(", ")} reached its limit`;
   };
   const read = async () => {
@@ -33,11 +33,11 @@
   pause.addEventListener("click", () => {
     const paused = pause.getAttribute("aria-pressed") !== "true";
     pause.setAttribute("aria-pressed", paused);
-    pause.textContent = paused ? "Go on updating" : "Pause updates";
+    pause.textContent = paused ? "Resume updates" : "Pause updates";
     if (!paused) read();
   });
   document.addEventListener("visibilitychange", read);
-  // The next reading waits for the last: a slow server is not asked twice at once.
+  // The next request waits for the reply to the last one, so a slow server gets one request at a time.
   const loop = async () => {
     await read();
     setTimeout(loop, EVERY_MS);

@@ -1,6 +1,6 @@
 "use strict";
-// The page that shows a secret once. Reloading leads to the credential's page and cannot create a second one; leaving
-// asks first, until the secret was copied or its reader says that it is stored.
+// The page that shows a secret once. Reloading opens the page of the credential and cannot create a second one. Leaving
+// asks for confirmation until the secret is copied or the user has confirmed that it is stored.
 (() => {
   const page = document.querySelector(".sg-secret");
   if (!page) return;
@@ -14,7 +14,7 @@
   window.addEventListener("beforeunload", guard);
 
   const copyByHand = (element) => {
-    // Without HTTPS a browser offers no clipboard: select the text and use what older ones had.
+    // Without HTTPS, browsers have no clipboard API. Then the text is selected and copied with the older command.
     const range = document.createRange();
     range.selectNodeContents(element);
     getSelection().removeAllRanges();
@@ -33,7 +33,7 @@
     const button = event.target.closest("[data-copy]");
     if (!button) return;
     const done = await copy(document.getElementById(button.dataset.copy));
-    status.textContent = done ? "Copied." : "The browser refused. The text is selected: press Ctrl+C.";
+    status.textContent = done ? "Copied." : "Copying failed. The text is selected, so press Ctrl+C.";
     if (done) stored.checked = true;
   });
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from django.urls import URLPattern, URLResolver
 
-from controlplane.api import urls
+from controlplane import api_urls
 from controlplane.projects.models import SCOPES, ManagementKey
 from controlplane.publishing.models import Revision
 from tests.factories import (
@@ -124,7 +124,7 @@ def address(route: str) -> str:
 def existing() -> set[tuple[str, str]]:
     return {
         (address(route), method.upper())
-        for route, pattern in routes(urls.urlpatterns)
+        for route, pattern in routes(api_urls.urlpatterns)
         if address(route) not in PUBLIC
         for method in pattern.callback.actions
         if method != "head"

@@ -67,7 +67,7 @@ def test_the_token_of_a_project_opens_nothing(call):
 
     status, _, detail = refused(call, f"Bearer {token.secret}")
 
-    assert (status, detail) == (401, "This is a project's token. The REST API wants a management key, sg_mgmt_...")
+    assert (status, detail) == (401, "This is a token of a project. Send a management key, which begins sg_mgmt_.")
 
 
 def test_a_session_of_the_admin_opens_nothing():

@@ -35,7 +35,7 @@ def test_an_unknown_field_is_told_its_likely_name(api):
     response = api("POST", "projects", {"slug": "chat", "nam": "Chat", "name": "Chat"})
 
     assert response.json()["errors"] == [
-        {"pointer": "#/nam", "code": "unknown_field", "detail": 'Unknown. Did you mean "name"?'}
+        {"pointer": "#/nam", "code": "unknown_field", "detail": 'Unknown field. Did you mean "name"?'}
     ]
 
 
@@ -60,7 +60,7 @@ def test_a_query_error_names_the_parameter(api):
     response = api("GET", "projects?page_sise=3")
 
     assert response.json()["errors"] == [
-        {"parameter": "page_sise", "code": "unknown_field", "detail": 'Unknown. Did you mean "page_size"?'}
+        {"parameter": "page_sise", "code": "unknown_field", "detail": 'Unknown field. Did you mean "page_size"?'}
     ]
 
 
@@ -201,7 +201,7 @@ def test_what_is_in_use_is_not_deleted(api):
     response = api("DELETE", "policies/free")
 
     assert (response.status_code, response.json()["code"]) == (409, "in_use")
-    assert response.json()["detail"] == "It is still in use by project chat."
+    assert response.json()["detail"] == "The object is still used by project chat."
     assert Policy.objects.exists()
 
 

@@ -98,7 +98,7 @@ def test_a_dead_token_cannot_be_rotated(traits):
     """Rotation does not bring a token back to life."""
     token = TokenFactory(**traits)
 
-    with pytest.raises(ValidationError, match="only a live one"):
+    with pytest.raises(ValidationError, match="Only an active token"):
         Token.objects.rotate(token, overlap_seconds=60)
 
     assert Token.objects.count() == 1

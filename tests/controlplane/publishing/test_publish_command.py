@@ -44,7 +44,7 @@ def test_all_removes_tokens_that_sql_does_not_know(store, client_of_store, token
     publish("--all")
     token.project.delete()
 
-    assert publish("--all") == "Removing 1 tokens that SQL does not know.\nPublished revision 2.\n"
+    assert publish("--all") == "Deleting 1 tokens that are not in SQL.\nPublished revision 2.\n"
     assert token_document(token.digest) is None
 
 
@@ -52,5 +52,5 @@ def test_a_store_that_is_away_is_an_error(store):
     """The command fails, and what it should have done stays pending."""
     store.kill()
 
-    with pytest.raises(CommandError, match="it stays pending"):
+    with pytest.raises(CommandError, match="the changes stay pending"):
         publish()

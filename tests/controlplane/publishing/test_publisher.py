@@ -109,14 +109,14 @@ def test_a_store_that_is_emptied_while_a_change_is_compiled_gets_everything(
     """The piece that was meant for the full store is refused by the empty one, and all of it is sent."""
     policy, project = PolicyFactory(), ProjectFactory()
     publisher.publish_all()
-    make_whole, emptied = publisher._make_whole, []
+    make_whole, emptied = publisher._restore_counters, []
 
     def empty_once(client, *arguments):
         make_whole(client, *arguments)
         if not emptied:
             emptied.append(client_of_store.flushall())
 
-    monkeypatch.setattr(publisher, "_make_whole", empty_once)
+    monkeypatch.setattr(publisher, "_restore_counters", empty_once)
     ask_for("project", project.pk)
 
     assert publisher.publish_pending() == 2

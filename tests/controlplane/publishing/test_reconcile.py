@@ -37,7 +37,7 @@ def test_an_emptied_store_is_refilled(published, client_of_store, document, toke
 
 def test_a_store_that_never_had_anything_is_filled(store, document):
     """A new store is usable without a first change: enforcers find a revision."""
-    assert reconcile() == ["the function library was missing", "nothing was ever published"]
+    assert reconcile() == ["the function library was missing", "nothing was published yet"]
     assert document("global") == {"schema": 1, "policy": None}
 
 
@@ -98,7 +98,7 @@ def test_a_revision_that_is_no_number_is_repaired(published, client_of_store):
     """It would make every publication fail, for ever."""
     client_of_store.hset("sg:{doc}:documents", "revision", "eleven")
 
-    assert reconcile() == ["the revision was no number", "the store was empty"]
+    assert reconcile() == ["the revision was not a number", "the store was empty"]
     assert client_of_store.hget("sg:{doc}:documents", "revision") == "2"
 
 
@@ -106,7 +106,7 @@ def test_documents_that_are_no_hash_are_repaired(published, client_of_store, doc
     """A key of another type in their place is removed and they are written anew."""
     client_of_store.set("sg:{doc}:documents", "x")
 
-    assert reconcile() == ["the documents were no hash", "the store was empty"]
+    assert reconcile() == ["the documents were not a hash", "the store was empty"]
     assert document("global") == {"schema": 1, "policy": None}
 
 

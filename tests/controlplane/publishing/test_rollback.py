@@ -1,9 +1,9 @@
 import pytest
 from django.core.exceptions import ValidationError
 
+from controlplane.policies.actions import set_global_policy
 from controlplane.policies.models import AuditEntry, Limit, Policy
 from controlplane.projects.models import Project
-from controlplane.publishing import verbs
 from controlplane.publishing.changes import change
 from controlplane.publishing.models import Revision
 from controlplane.publishing.rollback import rollback
@@ -20,7 +20,7 @@ def published(store, actor):
     with change(actor=actor) as tx:
         tx.created(limit.policy)
         tx.created(project)
-        verbs.set_global_policy(tx, limit.policy)
+        set_global_policy(tx, limit.policy)
     assert tx.revision == 1
     return project
 
@@ -64,7 +64,7 @@ def test_a_project_gets_its_policy_and_state_back(published, actor):
 def test_the_global_policy_is_restored(published, actor, document):
     """It falls on everything again."""
     with change(actor=actor) as tx:
-        verbs.set_global_policy(tx, None)
+        set_global_policy(tx, None)
 
     roll_back(actor, 1)
 

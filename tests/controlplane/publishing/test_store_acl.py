@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -24,7 +25,7 @@ from controlplane.publishing.models import OutboxEntry
 from controlplane.publishing.publisher import Postponed, publish_all
 from controlplane.publishing.reconcile import reconcile
 from controlplane.usage import checkpoints, counters
-from controlplane.usage.drain import Drained, drain
+from controlplane.usage.drain import DrainResult, drain
 from controlplane.usage.models import UsageRow
 from enforcement import Limiter
 from enforcement.embedded import ValkeyServer
@@ -104,7 +105,7 @@ def test_the_rules_are_printed_and_nothing_is_changed(admin):
     rules, told = store_acl()
 
     assert [line.split()[:3] for line in rules.splitlines()] == [["user", name, "on"] for name in NAMES]
-    assert len(re.findall(r"^New password, shown this once: SLUICEGATE_REDIS_URL=redis://\w+:\S{43}@", told, re.M)) == 3
+    assert len(re.findall(r"^New password, shown only once: SLUICEGATE_REDIS_URL=redis://\w+:\S{43}@", told, re.M)) == 3
     assert not any(password in rules for password in re.findall(r":(\S{43})@", told))
     assert sorted(admin.acl_users()) == ["admin", "default"]
 
@@ -133,7 +134,7 @@ def test_apply_installs_saves_and_says_so(admin, server):
         "Account publisher: created.",
         "Account enforcer: created.",
         "Account worker: created.",
-        "Saved to the store's file of accounts.",
+        "Saved to the store's ACL file.",
     ]
     assert can_connect(url_of(server, "enforcer", password))
 
@@ -182,7 +183,7 @@ def test_a_short_password_is_refused(admin, monkeypatch):
     """The store's hashes are quick to try."""
     monkeypatch.setenv("SLUICEGATE_WORKER_PASSWORD", "fifteen-letters")
 
-    with pytest.raises(CommandError, match="SLUICEGATE_WORKER_PASSWORD must have at least 16 characters"):
+    with pytest.raises(CommandError, match="SLUICEGATE_WORKER_PASSWORD: must have at least 16 characters"):
         store_acl("--apply")
 
     assert sorted(admin.acl_users()) == ["admin", "default"]
@@ -199,7 +200,7 @@ def test_default_is_not_closed_through_itself(admin, server, settings):
     """Nobody could open it again."""
     settings.REDIS_URL = server.url
 
-    with pytest.raises(CommandError, match="nothing was done"):
+    with pytest.raises(CommandError, match="Nothing was changed"):
         store_acl("--apply", "--default-off")
 
     assert can_connect(server.url)
@@ -218,14 +219,14 @@ def test_a_store_without_a_file_of_accounts_is_told_of(store):
     """What is installed there is lost at the next restart, and the operator must know."""
     done, _ = store_acl("--apply")
 
-    assert done.splitlines()[-1] == "The store has no file of accounts (aclfile): it forgets them when it restarts."
+    assert done.splitlines()[-1] == "The store has no ACL file (aclfile), so it loses the accounts when it restarts."
     with redis.Redis.from_url(store.url) as client:
         client.execute_command("ACL DELUSER", *NAMES)
 
 
 def test_a_store_that_is_away_is_an_error(settings):
     """The address of the tests' settings: nothing listens there."""
-    with pytest.raises(CommandError, match="The store did not take the accounts"):
+    with pytest.raises(CommandError, match="The store did not accept the accounts"):
         store_acl("--apply")
 
 
@@ -258,7 +259,7 @@ def test_the_control_plane_publishes_under_publisher(account, admin, actor):
     admin.hset("sg:{doc}:documents", f"policy:{token.policy_id}", "{}")
     repaired = reconcile(full=True)
     call_command("publish", "--all", stdout=StringIO())
-    subject = counters.Subject.of(token, timezone.now())
+    subject = counters.HolderDocuments.of(token, timezone.now())
 
     assert tx.revision == 1
     assert repaired == [f"the document policy:{token.policy_id} differed"]
@@ -319,7 +320,7 @@ def test_usage_is_drained_and_heartbeats_are_collected_under_worker(account, ser
     assert (drained.counted >= 1, drained.rejected) == (True, 1)
     assert UsageRow.objects.filter(token_id=token.pk, period="day", allowed=1).exists()
     assert (admin.xlen("sg:{usage}:stream"), admin.xlen("sg:{usage}:stream:rejected")) == (0, 1)
-    assert drain(timezone.now()) == Drained()
+    assert drain(timezone.now()) == DrainResult()
     assert refused(admin) == []
 
 
@@ -361,13 +362,14 @@ def celery(settings, tmp_path) -> Iterator[Callable[[str], None]]:
 def environment(url: str) -> dict[str, str]:
     name, user, port = (connection.settings_dict[key] for key in ("NAME", "USER", "PORT"))
     database = f"sqlite:///{name}" if connection.vendor == "sqlite" else f"postgres://{user}@127.0.0.1:{port}/{name}"
-    given = {"DATABASE_URL": database, "SLUICEGATE_REDIS_URL": url, "DJANGO_SETTINGS_MODULE": "controlplane.settings"}
+    given = {"DATABASE_URL": database, "SLUICEGATE_REDIS_URL": url, "DJANGO_SETTINGS_MODULE": "tests.quick_settings"}
     return {**os.environ, **given}
 
 
 def answers_broadcasts(url: str) -> bool:
-    """Ask as an operator does: ``celery inspect ping``."""
+    """Ask as an operator does: ``celery inspect ping``; it waits for more answers unless one name is given."""
     command = [sys.executable, "-m", "celery", "-A", "controlplane.celery", "inspect", "ping", "--timeout", "5"]
+    command += ["--destination", f"celery@{socket.gethostname()}"]
     return "pong" in subprocess.run(command, env=environment(url), capture_output=True, text=True, check=False).stdout
 
 

@@ -4,10 +4,9 @@ import pytest
 from django.utils import timezone
 
 from controlplane.celery import app
-from controlplane.policies.models import AuditEntry, Override
 from controlplane.publishing import tasks
 from controlplane.publishing.models import OutboxEntry, Revision
-from tests.factories import OverrideFactory, ProjectFactory
+from tests.factories import ProjectFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -59,15 +58,6 @@ def test_a_tampered_document_is_repaired_by_the_task_of_the_minute(store, client
 
     assert tasks.reconcile() == []
     assert tasks.reconcile_fully() == ["the document global differed"]
-
-
-def test_ended_overrides_are_removed(store):
-    """The usual quota is shown again, and the trace says that it was the task."""
-    OverrideFactory(ended=True)
-
-    assert tasks.end_overrides() == 1
-    assert not Override.objects.exists()
-    assert AuditEntry.objects.get().channel == "task"
 
 
 def test_the_outbox_is_pruned_after_a_month(store):

@@ -114,7 +114,7 @@ def test_failed_migration_fails_the_start(make, tmp_path: Path) -> None:
     touched = tmp_path / "touched"
     web = service("web", f"open({str(touched)!r}, 'w')", after=("migrate",))
 
-    with pytest.raises(StackError, match="migrate ended with 3 before it was ready"):
+    with pytest.raises(StackError, match="migrate ended with exit code 3 before it was ready"):
         asyncio.run(make(service("migrate", "raise SystemExit(3)", once=True), web).start())
 
     assert not touched.exists()
@@ -124,7 +124,7 @@ def test_service_that_never_gets_ready_fails_the_start(make, journal: Journal) -
     """A process that runs and does not answer is ended, and the start fails with its name."""
     deaf = service("deaf", STAY, ready=lambda: False, ready_seconds=0.2)
 
-    with pytest.raises(StackError, match="deaf ended with -9"):
+    with pytest.raises(StackError, match="deaf ended with exit code -9"):
         asyncio.run(make(deaf).start())
 
     assert journal.lines == [("deaf", "was not ready within 0 s")]
@@ -146,9 +146,9 @@ def test_restarts_come_at_growing_intervals(make, journal: Journal) -> None:
         assert eventually(lambda: len(journal.lines) == 3)
 
     assert [line for _, line in journal.lines[:3]] == [
-        "ended with 0; starting again in 0.2 s",
-        "ended with 0; starting again in 0.4 s",
-        "ended with 0; starting again in 0.8 s",
+        "ended with exit code 0, restarting in 0.2 s",
+        "ended with exit code 0, restarting in 0.4 s",
+        "ended with exit code 0, restarting in 0.8 s",
     ]
 
 
@@ -213,7 +213,7 @@ def test_frozen_service_is_stopped(make) -> None:
 
 def test_second_supervisor_is_refused(make) -> None:
     """Two stacks on one set of data would ruin it; the message names the process that runs the first."""
-    with supervised(make()), pytest.raises(StackError, match=rf"runs already \(process {os.getpid()}\)"):
+    with supervised(make()), pytest.raises(StackError, match=rf"is already running \(process {os.getpid()}\)"):
         asyncio.run(make().start())
 
 

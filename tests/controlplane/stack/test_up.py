@@ -147,7 +147,7 @@ def test_second_start_is_refused_and_harms_nothing(running: Run) -> None:
     os.kill(running.groups()["valkey"], signal.SIGKILL)
 
     assert second.returncode == 1
-    assert f"runs already (process {running.process.pid})" in second.stderr
+    assert f"is already running (process {running.process.pid})" in second.stderr
     assert eventually(lambda: get(f"{running.web_url}/readyz") == 200)
 
 
@@ -161,6 +161,7 @@ def test_named_store_is_used_and_none_is_started(tmp_path: Path) -> None:
         assert store.answers()
 
 
+@pytest.mark.proof(times=3)
 def test_interrupt_ends_everything_and_a_kill_is_mended(tmp_path: Path) -> None:
     """After kill -9 the next start ends what was left, at the same address; Ctrl-C leaves nothing and exits with 0."""
     folder, fixed = checkout(tmp_path), {"SLUICEGATE_PORT": str(free_port())}

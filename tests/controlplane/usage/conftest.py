@@ -41,7 +41,7 @@ def environment(store, transactional_db) -> dict[str, str]:
         **os.environ,
         "DATABASE_URL": database,
         "SLUICEGATE_REDIS_URL": store.url,
-        "DJANGO_SETTINGS_MODULE": "controlplane.settings",
+        "DJANGO_SETTINGS_MODULE": "tests.quick_settings",
     }
 
 

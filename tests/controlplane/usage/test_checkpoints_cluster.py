@@ -6,7 +6,7 @@ import pytest
 import redis
 from django.utils import timezone
 
-from controlplane.ids import new_id
+from controlplane.core.ids import new_id
 from controlplane.projects.models import Token
 from controlplane.publishing import publisher
 from controlplane.usage import checkpoints

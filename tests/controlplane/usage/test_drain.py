@@ -6,10 +6,10 @@ import pytest
 from django.db import connection
 from django.db.models import Sum
 
-from controlplane.publishing.locks import hold
+from controlplane.core.locks import hold
 from controlplane.usage import drain as drainer
 from controlplane.usage import tasks
-from controlplane.usage.drain import Drained, drain
+from controlplane.usage.drain import DrainResult, drain
 from controlplane.usage.models import UsageBatch, UsageRow
 from enforcement.store.client import STORE_ERRORS
 from tests.controlplane.usage.conftest import NOON, NOON_MINUTE, USAGE, row
@@ -28,7 +28,7 @@ def test_a_batch_arrives_in_sql(report_usage, client_of_store):
     """What an enforcer reported is a row of its minute, and the stream is empty again."""
     report_usage("proxy-1-1", row(allowed=3, denied=2, would_deny=1, cost=3))
 
-    assert drain(NOON) == Drained(counted=1)
+    assert drain(NOON) == DrainResult(counted=1)
     minute = UsageRow.objects.get(period="minute")
     assert (minute.at, minute.project_id, minute.token_id, minute.unit) == (NOON, "proj_1", "tok_1", "requests")
     assert (minute.allowed, minute.denied, minute.would_deny, minute.cost) == (3, 2, 1, 3)
@@ -68,11 +68,11 @@ def test_a_batch_that_is_sent_again_counts_once(report_usage, client_of_store):
     """An enforcer that does not know whether its batch arrived sends it again, unchanged."""
     for _ in range(2):
         report_usage("proxy-1-1", row())
-    assert drain(NOON) == Drained(counted=1, repeated=1)
+    assert drain(NOON) == DrainResult(counted=1, repeated=1)
 
     report_usage("proxy-1-1", row())
 
-    assert drain(NOON) == Drained(repeated=1)
+    assert drain(NOON) == DrainResult(repeated=1)
     assert (total(), client_of_store.xlen(USAGE)) == (1, 0)
 
 
@@ -81,7 +81,7 @@ def test_more_than_one_read_is_drained(report_usage, client_of_store):
     for number in range(120):
         report_usage(f"proxy-1-{number}", row())
 
-    assert drain(NOON) == Drained(counted=120)
+    assert drain(NOON) == DrainResult(counted=120)
     assert (total(), client_of_store.xlen(USAGE)) == (120, 0)
 
 
@@ -90,8 +90,8 @@ def test_another_drain_at_work_is_left_alone(report_usage, client_of_store):
     report_usage("proxy-1-1", row())
 
     with hold(client_of_store, "drain", ttl_ms=60_000):
-        assert drain(NOON) == Drained()
-    assert drain(NOON) == Drained(counted=1)
+        assert drain(NOON) == DrainResult()
+    assert drain(NOON) == DrainResult(counted=1)
 
 
 def test_a_malformed_entry_is_set_aside_and_blocks_no_other(report_usage, client_of_store):
@@ -100,11 +100,11 @@ def test_a_malformed_entry_is_set_aside_and_blocks_no_other(report_usage, client
     report_usage("proxy-1-2", row(allowed=-1))
     report_usage("proxy-1-3", row())
 
-    assert drain(NOON) == Drained(counted=2, rejected=1)
+    assert drain(NOON) == DrainResult(counted=2, rejected=1)
     assert (total(), client_of_store.xlen(USAGE)) == (2, 0)
     [(_, kept)] = client_of_store.xrange(REJECTED)
     assert kept["id"] == "proxy-1-2"
-    assert kept["reason"] == "rows[0].allowed: must be a whole number from 0 to 1125899906842624."
+    assert kept["reason"] == "rows[0].allowed: must be an integer from 0 to 1125899906842624, got -1."
     assert json.loads(kept["rows"]) == [row(allowed=-1)]
 
 
@@ -115,7 +115,7 @@ def test_entries_set_aside_are_bounded(client_of_store, store):
             pipe.xadd(USAGE, {"nonsense": str(number) * 10_000})
         pipe.execute()
 
-    assert drain(NOON) == Drained(rejected=1100)
+    assert drain(NOON) == DrainResult(rejected=1100)
     assert client_of_store.xlen(REJECTED) == 1000
     assert client_of_store.memory_usage(REJECTED, samples=0) < 20_000_000
 
@@ -130,7 +130,7 @@ def test_a_sum_that_the_database_cannot_hold_stops_no_other(report_usage, client
     report_usage("proxy-1-1", row())
     report_usage("proxy-1-2", row(token="tok_2"))
 
-    assert drain(NOON) == Drained(counted=1, rejected=1)
+    assert drain(NOON) == DrainResult(counted=1, rejected=1)
     assert [kept["id"] for _, kept in client_of_store.xrange(REJECTED)] == ["proxy-1-1"]
 
 
@@ -166,7 +166,7 @@ DIES_BEFORE_DELETING = """
 import os, signal
 from datetime import datetime
 import redis
-from controlplane.publishing import store
+from controlplane.core import store
 from controlplane.usage.drain import drain
 
 class Dies(redis.Redis):
@@ -187,7 +187,7 @@ def test_a_drain_killed_between_commit_and_delete_counts_nothing_twice(report_us
     assert (total(), client_of_store.xlen(USAGE)) == (20, 20)
     client_of_store.delete("sg:{lock}:drain")  # as its time to live would, later
 
-    assert drain(NOON) == Drained(repeated=20)
+    assert drain(NOON) == DrainResult(repeated=20)
     assert (total(), client_of_store.xlen(USAGE)) == (20, 0)
 
 
@@ -210,7 +210,7 @@ def test_a_drain_killed_before_its_commit_loses_nothing(report_usage, run_python
     assert (total(), client_of_store.xlen(USAGE)) == (0, 20)
     client_of_store.delete("sg:{lock}:drain")  # as its time to live would, later
 
-    assert drain(NOON) == Drained(counted=20)
+    assert drain(NOON) == DrainResult(counted=20)
     assert (total(), client_of_store.xlen(USAGE)) == (20, 0)
 
 

@@ -7,7 +7,7 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.utils import timezone
 
-from controlplane.usage import report, report_formats, tasks
+from controlplane.usage import daily_reports, report, report_render, tasks
 from controlplane.usage.models import DailyReport
 from tests.controlplane.usage.conftest import NOON
 from tests.factories import InstanceFactory, LimitFactory, PolicyFactory, ProjectFactory, TokenFactory, UsageRowFactory
@@ -74,12 +74,12 @@ def test_other_days_and_periods_are_not_counted():
 def test_a_report_says_whether_the_day_is_over(day, complete):
     """Nobody takes half a day for a quiet one."""
     assert report.build(day, NOON).complete is complete
-    assert ("so far" in report_formats.as_text(report.build(day, NOON))) is not complete
+    assert ("so far" in report_render.as_text(report.build(day, NOON))) is not complete
 
 
 def test_csv_has_a_line_a_token_and_limit(busy_day):
     """A spreadsheet gets everything: totals of tokens first, then each limit."""
-    rows = list(csv.DictReader(io.StringIO(report_formats.as_csv(report.build(DAY, NOON)))))
+    rows = list(csv.DictReader(io.StringIO(report_render.as_csv(report.build(DAY, NOON)))))
 
     assert [(row["token"], row["limit"], row["denied"]) for row in rows] == [
         ("web", "", "300"),
@@ -97,7 +97,7 @@ def test_a_name_is_no_formula_in_a_spreadsheet(name):
     """A tenant's name for a token does not run in the operator's spreadsheet."""
     of_day(token_id=TokenFactory(name=name).pk, allowed=1)
 
-    rows = list(csv.DictReader(io.StringIO(report_formats.as_csv(report.build(DAY, NOON)))))
+    rows = list(csv.DictReader(io.StringIO(report_render.as_csv(report.build(DAY, NOON)))))
 
     assert rows[0]["token"] == f"'{name}"
 
@@ -106,7 +106,7 @@ def test_html_escapes_names():
     """A tenant's name for a token does not run in the operator's browser."""
     of_day(token_id=TokenFactory(name="<script>alert(1)</script>").pk, denied=1)
 
-    page = report_formats.as_html(report.build(DAY, NOON))
+    page = report_render.as_html(report.build(DAY, NOON))
 
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
     assert "<script" not in page
@@ -128,7 +128,7 @@ class Outline(HTMLParser):
 
 def test_html_is_a_whole_page_that_fetches_nothing(busy_day):
     """It can be sent by mail and opened anywhere."""
-    page = report_formats.as_html(report.build(DAY, NOON))
+    page = report_render.as_html(report.build(DAY, NOON))
     outline = Outline(page)
 
     assert outline.fetched == []
@@ -143,15 +143,15 @@ def test_html_of_many_tokens_shows_the_busiest():
 
     built = report.build(DAY, NOON)
 
-    assert "The busiest 200; 1 more are in the CSV file." in report_formats.as_html(built)
-    assert len(report_formats.as_csv(built).splitlines()) == 202
+    assert "The 200 tokens with most decisions. 1 more are in the CSV file." in report_render.as_html(built)
+    assert len(report_render.as_csv(built).splitlines()) == 202
 
 
 def test_text_fits_a_terminal(busy_day):
     """The same sums, read at a glance."""
-    assert report_formats.as_text(report.build(DAY, NOON)) == (
+    assert report_render.as_text(report.build(DAY, NOON)) == (
         "Usage of 2026-11-23 (UTC)\n"
-        "1,257 allowed, 1,200 denied, 0 that shadow limits would deny\n"
+        "1,257 allowed, 1,200 denied, 0 would be denied by shadow limits\n"
         "\n"
         "Projects       allowed        denied\n"
         "chat             1,250           300\n"
@@ -173,14 +173,14 @@ def test_an_outage_is_reported():
 
     built = report.build(DAY, NOON)
 
-    assert "812 decided without the store, in at most 14 s" in report_formats.as_text(built)
-    assert "for at most 14 seconds" in report_formats.as_html(built)
+    assert "812 decided without the store, during at most 14 s" in report_render.as_text(built)
+    assert "for at most 14 seconds" in report_render.as_html(built)
     assert built.summary["without_store"] == {"decisions": 812, "at_most_ms": 14_000}
 
 
 def test_a_report_is_kept(busy_day):
     """Both files and the sums, for the admin and the API."""
-    kept = report.write(DAY, NOON)
+    kept = daily_reports.write(DAY, NOON)
 
     assert (kept.day, kept.created_at, kept.summary["denied"]) == (DAY, NOON, 1200)
     assert kept.csv.startswith("day,project,token,")
@@ -189,17 +189,17 @@ def test_a_report_is_kept(busy_day):
 
 def test_a_second_report_of_a_day_replaces_the_first(busy_day):
     """There is one a day, with the last sums."""
-    report.write(DAY, NOON)
+    daily_reports.write(DAY, NOON)
     of_day(token_id="tok_late", allowed=1)
 
-    report.write(DAY, NOON)
+    daily_reports.write(DAY, NOON)
 
     assert DailyReport.objects.get().summary["allowed"] == 1258
 
 
 def test_a_quiet_yesterday_has_its_report():
     """Silence is news; the days before the first request are not."""
-    assert report.write_missing(NOON) == [DAY]
+    assert daily_reports.write_missing(NOON) == [DAY]
     assert "No usage was reported" in DailyReport.objects.get().html
 
 
@@ -208,16 +208,16 @@ def test_missed_reports_are_caught_up():
     for back in (1, 3, 9):
         of_day(at=datetime(2026, 11, 24, tzinfo=UTC) - timedelta(days=back), allowed=1)
 
-    assert report.write_missing(NOON) == [date(2026, 11, 21), date(2026, 11, 23)]
+    assert daily_reports.write_missing(NOON) == [date(2026, 11, 21), date(2026, 11, 23)]
 
 
 def test_late_usage_is_reported_again():
     """A proxy that was cut off delivers yesterday's usage today."""
-    report.write_missing(NOON)
-    assert report.write_missing(NOON) == []
+    daily_reports.write_missing(NOON)
+    assert daily_reports.write_missing(NOON) == []
     of_day(allowed=5)
 
-    assert report.write_missing(NOON) == [DAY]
+    assert daily_reports.write_missing(NOON) == [DAY]
     assert DailyReport.objects.get(day=DAY).summary["allowed"] == 5
 
 
@@ -258,9 +258,9 @@ def test_the_command_writes_a_file(tmp_path, form, begin):
 @pytest.mark.parametrize(
     ("day", "said"),
     [
-        ("yesterday", "--day is 'yesterday': it must be a day as YYYY-MM-DD."),
-        ("2026-02-30", "--day is '2026-02-30': it must be a day as YYYY-MM-DD."),
-        ("9999-12-31", "--day is 9999-12-31: that day has not begun."),
+        ("yesterday", "--day: must be a day as YYYY-MM-DD, got 'yesterday'."),
+        ("2026-02-30", "--day: must be a day as YYYY-MM-DD, got '2026-02-30'."),
+        ("9999-12-31", "--day: must not be in the future, got 9999-12-31."),
     ],
 )
 def test_a_day_that_is_none_is_refused(day, said):
@@ -273,5 +273,5 @@ def test_a_day_that_is_none_is_refused(day, said):
 
 def test_a_file_that_cannot_be_written_is_said(tmp_path):
     """No traceback for a wrong path."""
-    with pytest.raises(CommandError, match="The report could not be written"):
+    with pytest.raises(CommandError, match="the report could not be written"):
         call_command("daily_report", "--day", "2026-11-23", "--output", str(tmp_path / "missing" / "report"))

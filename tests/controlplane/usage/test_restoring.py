@@ -51,7 +51,7 @@ def limiter(store) -> Iterator[Limiter]:
     limiter.close()
 
 
-def checkpoint() -> checkpoints.Done:
+def checkpoint() -> checkpoints.CheckpointResult:
     return checkpoints.checkpoint(timezone.now())
 
 

@@ -584,7 +584,7 @@ def test_degraded_decision_says_so(site: Any) -> None:
         ({"PREFIX": "a b"}, r"SLUICEGATE: the store settings are not valid: prefix"),
         ({"TIMEOUT_MS": "25"}, r"SLUICEGATE\['TIMEOUT_MS'\]: must be an integer from 1 to 10000"),
         ({"TIMEOUT_MS": True}, r"SLUICEGATE\['TIMEOUT_MS'\]"),
-        ({"HEADERS": "best"}, r"SLUICEGATE\['HEADERS'\]: preset: must be of"),
+        ({"HEADERS": "best"}, r"SLUICEGATE\['HEADERS'\]: preset: must be one of"),
         ({"HEADERS": None}, r"SLUICEGATE\['HEADERS'\]"),
         ({"TRUSTED_PROXIES": "10.0.0.0/8"}, r"SLUICEGATE\['TRUSTED_PROXIES'\]: must be a list"),
         ({"TRUSTED_PROXIES": ["here"]}, r"SLUICEGATE\['TRUSTED_PROXIES'\]: 'here'"),

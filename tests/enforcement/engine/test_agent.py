@@ -17,7 +17,9 @@ import pytest
 from redis import Redis
 
 from enforcement.embedded import ValkeyServer
-from enforcement.engine.agent import Agent, Identity
+from enforcement.engine.agent import Agent
+from enforcement.engine.duties import UsageDelivery
+from enforcement.engine.heartbeat import Identity
 from enforcement.lua import LIBRARY_NAME
 from enforcement.model.documents import dumps, parse_token
 from enforcement.state.published import PublishedState, TokenEntry
@@ -29,7 +31,7 @@ DEADLINE_SECONDS = 10.0
 
 
 class Switch:
-    """A limiter's part: a breaker that opens when told, and notes what it was told."""
+    """The limiter's hooks: a breaker, and a list of what the agent reported."""
 
     def __init__(self) -> None:
         self.open = False
@@ -121,6 +123,14 @@ def following(agent: Agent, client: Redis, quota: int = 100) -> Agent:
     return agent
 
 
+def revision_of(agent: Agent) -> int:
+    return agent.documents.current.revision
+
+
+def store_of(agent: Agent) -> str:
+    return agent.documents.current.store_id
+
+
 def quota_of(agent: Agent) -> int:
     return agent.documents.current.policies["pol_1"].limits[0].quota
 
@@ -129,7 +139,7 @@ def test_documents_are_loaded_at_the_start(make: Make, client: Redis) -> None:
     """A new instance obeys what the store holds, and says which revision that is."""
     agent = following(make(), client)
 
-    assert (quota_of(agent), agent.acknowledged, agent.store_id, agent.state) == (100, 1, "store-1", "ok")
+    assert (quota_of(agent), revision_of(agent), store_of(agent), agent.state) == (100, 1, "store-1", "ok")
 
 
 def test_change_is_live_within_100_ms(make: Make, client: Redis) -> None:
@@ -176,7 +186,7 @@ def test_cut_log_leads_to_a_full_load(make: Make, client: Redis) -> None:
         together.xadd(KEYS.log, {"changes": "{}"}, id="5-0")
         together.execute()
 
-    until(lambda: agent.acknowledged == 5)
+    until(lambda: revision_of(agent) == 5)
 
     assert quota_of(agent) == 55
     assert agent.documents.find(DIGEST).token.revoked
@@ -188,7 +198,7 @@ def test_deleted_log_is_noticed(make: Make, client: Redis) -> None:
     client.hset(KEYS.documents, mapping=state(2, quota=20))
     client.delete(KEYS.log)
 
-    until(lambda: agent.acknowledged == 2)
+    until(lambda: revision_of(agent) == 2)
 
     assert quota_of(agent) == 20
 
@@ -197,15 +207,15 @@ def test_emptied_store_changes_nothing_until_it_is_refilled(make: Make, client: 
     """An empty store is not "no limits": the last state stays. Another store's state replaces it, at any revision."""
     agent = following(make(), client)
     publish_quota(client, 2, 22)
-    until(lambda: agent.acknowledged == 2)
+    until(lambda: revision_of(agent) == 2)
     client.flushall()
     until(lambda: client.exists(KEYS.instance("proxy-1")))
     assert (quota_of(agent), agent.state) == (22, "ok")
 
     publish(client, 1, "store-2", documents={"policy:pol_1": policy(11), "project:proj_1": project()})
 
-    until(lambda: agent.store_id == "store-2")
-    assert (agent.acknowledged, quota_of(agent)) == (1, 11)
+    until(lambda: store_of(agent) == "store-2")
+    assert (revision_of(agent), quota_of(agent)) == (1, 11)
     publish(client, 2, "store-2", documents={"policy:pol_1": policy(12)})
     until(lambda: quota_of(agent) == 12)
 
@@ -227,7 +237,7 @@ def test_garbled_document_keeps_the_old_state(make: Make, client: Redis, caplog,
     agent = following(make(), client)
     client.hset(KEYS.documents, mapping={**state(5), "policy:pol_1": document})
     client.xadd(KEYS.log, {"changes": "garbage"}, id="5-0")
-    until(lambda: agent.acknowledged == 5)
+    until(lambda: revision_of(agent) == 5)
 
     assert quota_of(agent) == 100
     until(lambda: "policy:pol_1 is refused, the last good one stays" in caplog.text)
@@ -273,19 +283,19 @@ def test_lost_function_library_is_given_back(make: Make, client: Redis) -> None:
     until(lambda: [library[1] for library in client.function_list(library=LIBRARY_NAME)])
 
 
-def test_heartbeat_says_who_runs_what(make: Make, client: Redis) -> None:
+def test_heartbeat_reports_the_instance_and_its_revision(make: Make, client: Redis) -> None:
     """The heartbeat holds what the control plane shows, and expires by itself when the process is gone."""
     agent = following(make(), client)
     until(lambda: json.loads(client.get(KEYS.instance("proxy-1")))["state"] == "ok")
 
-    told = json.loads(client.get(KEYS.instance("proxy-1")))
+    heartbeat = json.loads(client.get(KEYS.instance("proxy-1")))
 
-    assert set(told) == {
+    assert set(heartbeat) == {
         "id", "host", "pid", "version", "revision", "state", "started_at_us", "seen_at_us", "store_id", "decisions",
         "degraded_since_us", "overflowing",
     }  # fmt: skip
-    assert (told["id"], told["version"], told["store_id"]) == ("proxy-1", "1.2.3", "store-1")
-    assert told["decisions"] == {"allowed": 0, "denied": 0, "fallback": 0}
+    assert (heartbeat["id"], heartbeat["version"], heartbeat["store_id"]) == ("proxy-1", "1.2.3", "store-1")
+    assert heartbeat["decisions"] == {"allowed": 0, "denied": 0, "fallback": 0}
     assert 10_000 < client.pttl(KEYS.instance("proxy-1")) <= 15_000
     assert abs(agent.clock_offset_us) < 1_000_000
 
@@ -318,16 +328,16 @@ def test_stop_delivers_the_usage_and_takes_the_heartbeat_away(make: Make, client
     assert client.exists(KEYS.instance("proxy-1")) == 0
 
 
-def test_batch_in_doubt_is_sent_again_under_its_id(make: Make, server: ValkeyServer, client: Redis) -> None:
+def test_batch_in_doubt_is_sent_again_under_its_id(server: ValkeyServer, client: Redis) -> None:
     """A store that froze may have taken the batch: it is sent again unchanged, so that the drain can tell."""
-    agent = make()
-    counted = agent._usage.of(TokenEntry(parse_token(dumps(token()))), [])
-    counted.passed(7, 1, [])
+    usage = UsageLog("proxy-1")
+    usage.of(TokenEntry(parse_token(dumps(token()))), []).passed(7, 1, [])
+    delivery = UsageDelivery(connect(server.url, timeout=0.3), KEYS, usage)
     server.freeze()
     with pytest.raises(STORE_ERRORS):
-        agent._flush()
+        delivery.deliver()
     server.thaw()
-    agent._flush()
+    delivery.deliver()
 
     sent = [fields for _, fields in client.xrange(KEYS.usage)]
     assert len({(fields["id"], fields["rows"]) for fields in sent}) == 1
@@ -454,7 +464,7 @@ def test_probes_spread_and_grow_to_a_second(make: Make, monkeypatch) -> None:
 
 
 def test_account_with_few_rights_uses_them(make: Make, server: ValkeyServer, client: Redis, caplog) -> None:
-    """An account that may not load functions is told so once, and goes on with what it may do."""
+    """An account that may not load functions logs that once, and goes on with what it may do."""
     publish_quota(client, 1, 100)
     client.function_flush()
     client.acl_setuser("few", enabled=True, passwords=["+few"], keys=["*"], commands=["+@all", "-function"])
@@ -471,7 +481,8 @@ def test_account_with_few_rights_uses_them(make: Make, server: ValkeyServer, cli
 
 FORKING = """
 import os, sys, time
-from enforcement.engine.agent import Agent, Identity
+from enforcement.engine.agent import Agent
+from enforcement.engine.heartbeat import Identity
 from enforcement.model.keys import Keys
 from enforcement.state.published import PublishedState
 from enforcement.store.client import connect
@@ -485,7 +496,7 @@ agent.start()
 assert agent.wait_loaded(10)
 reading, writing = os.pipe()
 child = os.fork()
-while agent.acknowledged < 2 or agent.fleet_size < 2:
+while agent.documents.current.revision < 2 or agent.fleet_size < 2:
     time.sleep(0.01)
 if child == 0:
     os.close(writing)

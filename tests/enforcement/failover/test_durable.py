@@ -139,6 +139,7 @@ def test_control_trusted_at_once_it_admits_a_whole_quota_again(limiter, world):
     assert sum(limiter.check(secret).allowed for _ in range(2 * QUOTA)) == QUOTA
 
 
+@pytest.mark.proof(times=30)
 def test_a_killed_store_lets_nothing_pass_twice(own_server):
     """Killed and empty, under two limiters that go on asking: the fleet admits the quota, and not one more."""
     world = World(own_server.url)

@@ -13,11 +13,14 @@ import pytest
 from enforcement import Denied, Limit, Limiter
 from enforcement.embedded import ValkeyServer
 from enforcement.model.algorithms import Reference
-from enforcement.plan.plan import BoundLimit
+from enforcement.plan.binding import BoundLimit
 from enforcement.proof.history import read
 from enforcement.store.client import connect, load_library
 from tests.enforcement.clocks import WallClock
 from tests.enforcement.world import eventually
+
+# At which point of a call a clock is set is chance, so that a proof sets it more than once.
+pytestmark = pytest.mark.proof(times=2)
 
 HOUR, MINUTE = 3_600, 60
 SECOND = 1_000_000
@@ -216,11 +219,11 @@ def test_an_enforcers_clock_decides_nothing(clock, server, world, shift):
 ALONE = """
 import sys, time
 from enforcement import Limit, Limiter
-from enforcement.engine.agent import Agent
+from enforcement.engine.store_clock import StoreClock
 from tests.enforcement.failover.test_fault_clocks import QUOTA, of_each_algorithm
 
 if sys.argv[2] == "control":
-    Agent.now_us = lambda agent: time.time_ns() // 1_000
+    StoreClock.now_us = lambda clock: time.time_ns() // 1_000
 
 def say(*words):
     print(*words, flush=True)

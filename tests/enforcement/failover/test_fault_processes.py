@@ -21,6 +21,9 @@ from enforcement.store.client import connect
 from tests.enforcement.fleet import fleet
 from tests.enforcement.world import eventually
 
+# What a process was at when it is forked or killed is chance, so that a proof does it more than once.
+pytestmark = pytest.mark.proof(times=5)
+
 ROOT = Path(__file__).parents[3]
 DAY = 86_400
 
@@ -230,20 +233,19 @@ def test_a_killed_process_costs_the_request_it_was_at(server, world):
 async def test_a_busy_loop_is_no_outage(server, world):
     """Replies lay in the socket while the loop did something else: they are read, and nothing is decided alone."""
     limiter, limit = aio.Limiter(server.url, timeout=0.025), Limit(name="busy", quota=100, window_seconds=DAY)
-    assert eventually_decides(await limiter.hit(limit, "loop"))
+    # The first calls connect, which may take longer than the budget on a machine with much to do.
+    async with asyncio.timeout(20):
+        while (await limiter.peek(limit, "loop")).source != "store":
+            await asyncio.sleep(0.01)
+    before = limiter.stats().store_failures
     waiting = [asyncio.ensure_future(limiter.hit(limit, "loop")) for _ in range(10)]
     await asyncio.sleep(0)
     time.sleep(0.3)  # what a loop must not do, and does
     decisions = await asyncio.gather(*waiting)
 
     assert {decision.source for decision in decisions} == {"store"}
-    assert limiter.stats().store_failures == {}
+    assert limiter.stats().store_failures == before
     await limiter.close()
-
-
-def eventually_decides(decision):
-    """The first call connects, which may take longer than the budget on a machine with much to do."""
-    return decision.source in ("store", "fallback")
 
 
 @pytest.mark.parametrize("threads", [64])

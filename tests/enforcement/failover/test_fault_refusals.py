@@ -21,9 +21,12 @@ from enforcement.failover.probe import DecisionProbe
 from enforcement.model.keys import Keys
 from enforcement.model.tokens import mint
 from enforcement.store.client import connect, load_library
-from enforcement.store.cluster_monitor import ClusterMonitor
+from enforcement.store.cluster.monitor import ClusterMonitor
 from tests.enforcement.topologies import Cluster, ask
 from tests.enforcement.world import World, eventually, fixed
+
+# What a process was at when the store begins to refuse is chance, so that a proof does it more than once.
+pytestmark = pytest.mark.proof(times=3)
 
 LIMITS = [
     Limit(name="hour", quota=10_000, window_seconds=3_600),
@@ -240,7 +243,7 @@ def test_control_without_a_trial_the_store_is_taken_back_in_vain(store, monkeypa
     PING and heartbeats go well: who believes them returns, fails, and returns, as often as it probes; and if it forgot
     each time that it was lost a moment ago, it would be ten times a second.
     """
-    monkeypatch.setattr(DecisionProbe, "trouble", lambda trial: None)
+    monkeypatch.setattr(DecisionProbe, "error", lambda probe: None)
     monkeypatch.setattr(agent, "STEADY_SECONDS", steady_seconds)
     limiter = Limiter(store.url, timeout=0.1)
     # What is owed would be a trial too: this limit admits nothing alone, so nothing is.
@@ -388,7 +391,7 @@ def test_a_counter_that_stays_wrong_typed_admits_one_share(store):
 
 
 def test_a_wrong_typed_counter_costs_nobody_else_what_he_is_owed(store):
-    """A project's debts are paid in one call, which one such counter spoils: the others are then paid by themselves."""
+    """A batch fails as a whole if one counter is unreadable. Its charges are then replayed one by one."""
     world, secrets = World(store.server.url), [mint("live") for _ in range(3)]
     documents = {"global": {"schema": 1, "policy": None}, **world.policy("api", fixed(100)), **world.project()}
     world.publish(documents, {secret: world.token("pol_api") for secret in secrets})

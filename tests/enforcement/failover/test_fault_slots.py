@@ -6,9 +6,12 @@ import pytest
 
 from enforcement import Denied, Limit, Limiter, aio
 from enforcement.engine.slot_renewal import SlotKeeper
-from enforcement.failover.fallback import Fallback
+from enforcement.failover.slots import UnreportedSlots
 from enforcement.store.client import connect
 from tests.enforcement.world import eventually
+
+# Whether the background or a caller finds the store again is chance, so that a proof does it more than once.
+pytestmark = pytest.mark.proof(times=5)
 
 SLOTS = Limit(name="slots", algorithm="concurrency", quota=2, window_seconds=60)
 
@@ -88,7 +91,7 @@ def test_slots_taken_between_two_outages_count_in_the_second(own_server, limiter
         assert is_back(limiter)
 
 
-def test_slots_held_when_the_store_returns_are_told_to_it(own_server, limiter):
+def test_slots_held_when_the_store_returns_are_reported_to_it(own_server, limiter):
     """Nobody else is given them; leaving frees them there."""
     lose(own_server, limiter)
     with limiter.admit(SLOTS, "k"), limiter.admit(SLOTS, "k"):
@@ -102,9 +105,9 @@ def test_slots_held_when_the_store_returns_are_told_to_it(own_server, limiter):
         assert admission.decision.source == "store"
 
 
-def test_control_untold_the_store_gives_them_away_again(own_server, limiter, monkeypatch):
-    """Without the telling four are held of two."""
-    monkeypatch.setattr(Fallback, "_slot_debts", lambda fallback, ready: [])
+def test_control_a_store_without_a_report_gives_them_away_again(own_server, limiter, monkeypatch):
+    """If nothing is reported, four slots of two are held."""
+    monkeypatch.setattr(UnreportedSlots, "batches", lambda slots, ready: [])
     lose(own_server, limiter)
     with limiter.admit(SLOTS, "k"), limiter.admit(SLOTS, "k"):
         own_server.thaw()
@@ -113,13 +116,13 @@ def test_control_untold_the_store_gives_them_away_again(own_server, limiter, mon
             assert held(own_server) == 2
 
 
-def test_a_slot_left_while_the_store_is_told_of_it_does_not_stay(own_server, limiter):
-    """Whichever of the two messages comes first."""
+def test_a_slot_freed_while_it_is_reported_does_not_stay(own_server, limiter):
+    """The order of the two calls does not matter."""
     lose(own_server, limiter)
     fallback = limiter._engine.fallback
     with limiter.admit(SLOTS, "k"):
-        [debt] = [debt for debt in fallback.debts() if debt.hands_over]
-    fallback.paid(debt)  # that message arrived only now
+        [batch] = [batch for batch in fallback.batches() if batch.reports_slots]
+    fallback.replayed(batch)  # the store accepts the report only now
     own_server.thaw()
     assert is_back(limiter)
 
@@ -153,7 +156,7 @@ def test_slots_of_the_store_are_held_through_an_outage_longer_than_their_life(ow
     assert limiter.peek(short, "k").allowed
 
 
-def test_a_slot_left_while_it_is_renewed_here_is_not_told_to_the_store(own_server, limiter):
+def test_a_slot_freed_while_it_is_renewed_here_is_not_reported(own_server, limiter):
     """The thread that renews comes a moment too late."""
     with limiter.admit(SLOTS, "k") as admission:
         lose(own_server, limiter)

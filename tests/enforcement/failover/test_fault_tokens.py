@@ -32,7 +32,7 @@ def started(own_server, clock):
     """Give a world, and a started limiter by whose clock time passes as the test says."""
     world = World(own_server.url)
     limiter = Limiter(own_server.url, timeout=0.1)
-    limiter._engine.agent._monotonic = clock
+    limiter._engine.agent.clock.monotonic = clock
     limiter.start(0.0)
     world.followers.append(limiter)
     yield world, limiter

@@ -11,13 +11,17 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from enforcement.embedded import ValkeyServer
 from enforcement.model.algorithms import Reference, Spec
 from enforcement.model.limits import Limit
+from enforcement.plan.binding import BoundLimit
 from enforcement.plan.commands import DECIDE, RESET, SETTLE
-from enforcement.plan.plan import BoundLimit
 from enforcement.store.client import connect, load_library
 from enforcement.store.resp import numbers
+from tests.scale import scale
 
-STEPS, EXAMPLES = 100, 600
-AT_LEAST = 10_000  # steps an algorithm; how many an example has is Hypothesis' choice, so they are counted
+# A rule that one side lacks shows within the first dozens of examples. A bucket whose level is rounded down where its
+# quota changes showed after 200, so that fewer than 300 are too few.
+STEPS, EXAMPLES = 100, scale(300, 6_000)
+# How many steps an example has is Hypothesis' choice, so they are counted: at least so many for each algorithm.
+AT_LEAST = scale(5_000, 100_000)
 START_US = 1_767_225_600_000_000
 CALENDAR = {"calendar": "hour", "time_zone": "Australia/Lord_Howe"}
 SET_BACK_US = 1_775_314_200_000_000  # ten minutes before the clocks of Lord Howe are set back, by half an hour
@@ -134,6 +138,7 @@ class Agreement(RuleBasedStateMachine):
 ALGORITHMS = ["fixed_window", "calendar", "sliding_window", "sliding_log", "token_bucket", "concurrency"]
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_the_store_and_the_reference_answer_alike(client, algorithm):
     """Same decision, remaining, reset, wait and mark for any sequence of calls, changes, refunds and clocks."""

@@ -7,16 +7,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from enforcement.engine.agent import Identity
+from enforcement.engine.heartbeat import Identity
 from enforcement.model.documents import Project, Token
 from enforcement.model.keys import Keys
 from enforcement.model.limits import Limit, Policy
 from enforcement.model.partitions import life_us
 from enforcement.model.sizes import MAX_INSTANCE_LENGTH, MAX_KEY_BYTES
 from enforcement.model.tokens import digest, mint
-from enforcement.plan.plan import Subject, bind_in_code, rules_of
+from enforcement.plan.binding import Subject, bind_in_code, rules_of
 from enforcement.settings import Settings
+from tests.scale import scale
 
+# What is drawn is nasty on purpose, so that two partitions with one key show within a hundred pairs.
+EXAMPLES = scale(100, 5_000)
 KEYS = Keys("p" * 16)
 PROJECT = "proj_" + "7" * 35
 LONGEST = "é" * 1_024
@@ -91,7 +94,8 @@ def identity(meaning):
     return scope, policy_id, token_id if scope == "token" else "", name, algorithm, partition
 
 
-@settings(max_examples=300, deadline=None)
+@pytest.mark.proof
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(meanings())
 def test_keys_are_short_and_their_tag_is_the_projects(meaning):
     """Whatever a request carries: 128 bytes at most, and only the project or "global" between the braces."""
@@ -103,7 +107,8 @@ def test_keys_are_short_and_their_tag_is_the_projects(meaning):
     assert all(re.fullmatch(r"p{16}\{\w+\}:(\w|[no]:)[\w-]{22}", key, re.ASCII) for key in keys)
 
 
-@settings(max_examples=500, deadline=None)
+@pytest.mark.proof
+@settings(max_examples=2 * EXAMPLES, deadline=None)
 @given(meanings(), meanings())
 def test_two_partitions_share_no_key(one, other):
     """Nor a name in the census; and what is the same has the same."""
@@ -125,7 +130,8 @@ def test_values_cannot_be_shifted_from_one_attribute_to_the_next(first):
     assert bound_of((*meaning, (("ip", first),)))[0].key != bound_of((*meaning, (("user", first),)))[0].key
 
 
-@settings(max_examples=300, deadline=None)
+@pytest.mark.proof
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(meanings())
 def test_no_value_is_the_overflow_counter(meaning):
     """Nobody can name themselves into the counter that others share."""
@@ -136,7 +142,8 @@ def test_no_value_is_the_overflow_counter(meaning):
         assert life_us(bound.limit) >= 60_000_000
 
 
-@settings(max_examples=300, deadline=None)
+@pytest.mark.proof
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(st.text(st.characters(), min_size=1, max_size=60), st.text(st.characters(), min_size=1, max_size=60))
 def test_a_key_in_code_is_a_digest(one, other):
     """Its tag says nothing of what it stands for, and two of them share no counter."""

@@ -6,9 +6,12 @@ from hypothesis import strategies as st
 
 from enforcement import Limit
 from enforcement.model.algorithms import Reference
-from enforcement.plan.plan import BoundLimit
+from enforcement.plan.binding import BoundLimit
 from enforcement.proof.model import felt, peak, window_of
+from tests.scale import scale
 
+# A charge that is counted into a neighbouring window shows within a few histories of sixty calls.
+EXAMPLES = scale(40, 2_000)
 SECOND = 1_000_000
 START = 1_767_225_600 * SECOND
 
@@ -24,8 +27,9 @@ def algorithms():
     ]
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize("limit", algorithms(), ids=lambda limit: limit.calendar or limit.algorithm)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(calls=st.lists(st.tuples(st.integers(0, 40 * SECOND), st.integers(1, 4)), max_size=60))
 def test_sums_agree_with_the_algorithms(limit, calls):
     """Counted by other means, no history of the reference exceeds its limit, and what is felt is what it has used."""

@@ -13,14 +13,18 @@ from enforcement.model.partitions import DEFAULT_CAP
 from enforcement.model.tokens import digest, mint
 from enforcement.state.published import PublishedState
 from tests.enforcement.world import PROJECT, fixed
+from tests.scale import scale
 
-VALUES = 100_000
+# Three times what a project may have counters for, and more than a process may count without the store. Whatever keeps
+# something of every value grows without end in either.
+VALUES, VALUES_AWAY = scale(3 * DEFAULT_CAP, 1_000_000), scale(70_000, 1_000_000)
+LONGEST_SECONDS = scale(300, 1_800)
 
 
 def flood(server, secret, values, *options):
     """Let a process of its own ask for so many values; return what it told, line by line."""
     command = [sys.executable, "-m", "tests.enforcement.flood", server.url, secret, str(values), *options]
-    told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout
+    told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=LONGEST_SECONDS).stdout
     return [json.loads(line) for line in told.splitlines()]
 
 
@@ -44,7 +48,8 @@ def counters(world, project):
     return len(world.client.keys(f"sg:{{{project}}}:f*"))
 
 
-def test_100_000_values_leave_as_many_counters_as_the_cap_says(server, world):
+@pytest.mark.proof
+def test_a_flood_of_values_leaves_as_many_counters_as_the_cap_says(server, world):
     """And one that the others share. Another project loses nothing, and the process grows by 50 MB at most."""
     attacker, victim = publish(world)
     with Limiter(server.url, timeout=1.0) as limiter:
@@ -67,15 +72,16 @@ def test_control_without_a_cap_to_speak_of_each_value_has_a_counter(server, worl
     assert counters(world, PROJECT) == DEFAULT_CAP + 2_000
 
 
+@pytest.mark.proof
 def test_the_same_flood_while_the_store_is_away_stays_bounded(server, world):
     """Even without a cap to speak of 50,000 counters are kept at most, and memory stays as it is from there on."""
     attacker, _ = publish(world, cap=1_000_000)
-    told = flood(server, attacker, VALUES, "--away")
+    told = flood(server, attacker, VALUES_AWAY, "--away")
     grown = {line["asked"]: line["mb"] - told[0]["mb"] for line in told}
 
     assert (told[-1]["source"], told[-1]["counters"]) == ("fallback", 50_000)
     assert grown[50_000] > 10
-    assert grown[VALUES] - grown[60_000] < 5
+    assert grown[VALUES_AWAY] - grown[60_000] < 5
 
 
 def seconds(act, numbers):

@@ -9,13 +9,14 @@ from enforcement import Denied, Limit, Limiter, aio
 from enforcement.control.acl import enforcer
 from enforcement.engine import cross_slot
 from enforcement.model.keys import Keys
-from enforcement.store import slot_map
-from enforcement.store.slot_map import slot_of
+from enforcement.store.cluster import slot_map
+from enforcement.store.cluster.slot_map import slot_of
 from tests.enforcement.clustered import HOUR, LIMIT, PROJECTS, counter_of, keys_of_thirds, spread, used
 from tests.enforcement.crowd import crowd
 from tests.enforcement.topologies import Cluster, ask
 from tests.enforcement.vectors import Processes, Scenario, SyncDoor, load_vectors
 from tests.enforcement.world import World, eventually, fixed
+from tests.scale import scale
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +176,7 @@ def test_a_slot_that_moved_is_found_with_one_redirection(cluster, limiter, world
 
 def test_control_without_redirections_the_moved_slot_is_lost(cluster, world, monkeypatch):
     """The move is real: who follows no redirection decides without the store."""
-    monkeypatch.setattr("enforcement.store.cluster.MAX_REDIRECTS", 0)
+    monkeypatch.setattr("enforcement.store.cluster.connection.MAX_REDIRECTS", 0)
     monkeypatch.setattr(slot_map.SlotMap, "follow", lambda self, redirection, sender: sender)
     key = keys_of_thirds(cluster)[0]
     limiter = Limiter(cluster.url, timeout=1.0)
@@ -228,15 +229,17 @@ def test_keys_on_both_sides_of_a_move_cost_one_decision_and_no_node(cluster, lim
     cluster.move(slot, target, source)
 
 
+@pytest.mark.proof
 def test_slots_move_under_load_and_nothing_is_lost(cluster, world):
     """Two processes ask for three keys while slots go round: each decision is the store's, and each is counted."""
     keys = keys_of_thirds(cluster)
     limiter = Limiter(cluster.url, timeout=1.0)
     limit = Limit(name="rate", quota=1_000_000, window_seconds=86_400)
     counters = [counter_of(key) for key in keys]
-    with crowd(cluster.url, 2, keys=keys, seconds=4, pause=0.002, timeout=1.0) as asking:
+    with crowd(cluster.url, 2, keys=keys, seconds=scale(4, 40), pause=0.002, timeout=1.0) as asking:
         asking.go()
-        for _ in range(3):
+        # Three rounds meet a slot in each state: at its source, on its way, and at its target.
+        for _ in range(scale(3, 30)):
             for i, counter in enumerate(counters):
                 slot = slot_of(counter.encode())
                 cluster.move(slot, cluster.primaries[i], cluster.primaries[(i + 1) % 3])
@@ -325,7 +328,7 @@ def test_an_undo_that_could_not_be_sent_is_owed_and_paid(limiter, world, monkeyp
 
     assert [d.allowed for d in decisions] == [True, False]
     assert len(lost) == 1
-    assert eventually(lambda: not limiter._engine.fallback.debts())
+    assert eventually(lambda: not limiter._engine.fallback.batches())
     assert used(limiter, secrets[0]) == {"all": 2, "rpm": 2}
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from enforcement import Denied, Limiter, aio
-from enforcement.store.slot_map import slot_of
+from enforcement.store.cluster.slot_map import slot_of
 from tests.enforcement.clustered import PROJECTS, spread, used
 from tests.enforcement.crowd import crowd
 from tests.enforcement.topologies import Cluster, ask

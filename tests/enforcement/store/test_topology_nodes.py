@@ -13,6 +13,9 @@ from tests.enforcement.crowd import crowd
 from tests.enforcement.topologies import Cluster, ask
 from tests.enforcement.world import PROJECT, World, eventually, fixed
 
+# At which point of a call a node is lost is chance, so that a proof loses it more than once.
+pytestmark = pytest.mark.proof(times=5)
+
 LIMIT = Limit(name="rate", quota=1_000_000, window_seconds=86_400)
 
 

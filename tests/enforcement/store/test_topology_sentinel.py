@@ -14,6 +14,9 @@ from tests.enforcement.crowd import crowd
 from tests.enforcement.topologies import SERVICE, SentinelTrio, ask
 from tests.enforcement.world import World, eventually, fixed
 
+# At which point of a call a primary is lost is chance, so that a proof loses it more than once.
+pytestmark = pytest.mark.proof(times=5)
+
 LIMIT = Limit(name="rate", quota=1_000_000, window_seconds=86_400)
 KEY = "k"
 PROCESSES = 3

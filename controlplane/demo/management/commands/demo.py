@@ -11,8 +11,8 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
-from controlplane.demo.play import perform
-from controlplane.demo.telling import Teller
+from controlplane.demo.reporter import Reporter
+from controlplane.demo.run import run_demo
 from controlplane.stack.locks import StackError
 
 STOPPED_BY_SIGNAL = 130
@@ -20,10 +20,10 @@ STOPPED_BY_SIGNAL = 130
 
 class Command(BaseCommand):
     help = (
-        "Show one limit hold over three proxies: start everything with fresh data, prove what Sluicegate promises, and "
-        "stay up. With DEMO_EXIT=1 or without a terminal it stops then. It exits with 0 only if all checks held."
+        "Start the whole platform with new data, show that one limit holds over three proxies, and keep running. With "
+        "DEMO_EXIT=1 or without a terminal, stop at the end. The exit code is 0 only if all checks passed."
     )
-    # The processes check their own settings; those of this one lack what it is about to choose.
+    # The processes check their own settings. Those of this process lack the values that it is about to choose.
     requires_system_checks = []
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -31,32 +31,32 @@ class Command(BaseCommand):
             "--directory",
             type=Path,
             default=settings.VAR_DIR / "demo",
-            help="Where its data goes; what an earlier demo left there is removed. Default: var/demo.",
+            help="The directory for the data. The data of an earlier demo is deleted. Default: var/demo.",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        logging.disable(logging.WARNING)  # every request, every outage on purpose: the story tells them better
+        logging.disable(logging.WARNING)  # the demo causes errors on purpose, and reports them itself
         encoding = getattr(self.stdout, "encoding", None) or "utf-8"
-        teller = Teller(self.line, encoding, self.style.SUCCESS, self.style.ERROR)
+        reporter = Reporter(self.line, encoding, self.style.SUCCESS, self.style.ERROR)
         stays = sys.stdout.isatty() and os.environ.get("DEMO_EXIT") != "1"
         try:
-            held = asyncio.run(self.play(teller, options["directory"], stays))
+            held = asyncio.run(self.play(reporter, options["directory"], stays))
         except StackError as exc:
-            raise CommandError(f"{exc}\nWhat the processes said is in {options['directory'] / 'log'}.") from exc
+            raise CommandError(f"{exc}\nThe logs of the processes are in {options['directory'] / 'log'}.") from exc
         if not held:
             sys.exit(STOPPED_BY_SIGNAL if held is None else 1)
 
     def line(self, text: str) -> None:
         self.stdout.write(text)
-        self.stdout.flush()  # as it happens, through a pipe too
+        self.stdout.flush()  # so that a reader of a pipe sees each line at once
 
-    async def play(self, teller: Teller, directory: Path, stays: bool) -> bool | None:
-        """Return whether all checks held; None if it was stopped before that was known."""
-        playing = asyncio.create_task(perform(teller, settings.BASE_DIR, directory, os.environ, stays=stays))
+    async def play(self, reporter: Reporter, directory: Path, stays: bool) -> bool | None:
+        """Return whether all checks passed, or None if the demo was stopped before its end."""
+        playing = asyncio.create_task(run_demo(reporter, settings.BASE_DIR, directory, os.environ, stays=stays))
         asked_to_end = False
 
         def end() -> None:
-            # Once: what clears up must not be interrupted.
+            # Only once, because a second signal must not interrupt the cleanup.
             nonlocal asked_to_end
             if not asked_to_end:
                 self.line("\nStopping everything.")
@@ -67,4 +67,4 @@ class Command(BaseCommand):
             asyncio.get_running_loop().add_signal_handler(sent, end)
         with contextlib.suppress(asyncio.CancelledError):
             await playing
-        return teller.held
+        return reporter.passed

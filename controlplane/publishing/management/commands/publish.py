@@ -9,16 +9,18 @@ from enforcement.store.client import STORE_ERRORS
 
 
 class Command(BaseCommand):
-    help = "Publish what is pending. With --all, write every document anew: rebuilds a store."
+    help = "Publish the pending changes. With --all, write every document, which rebuilds the store."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--all", action="store_true", help="every document and token, not only what changed")
+        parser.add_argument(
+            "--all", action="store_true", help="write every document and token, not only the changed ones"
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
             revision = self._publish(options["all"])
         except (*STORE_ERRORS, publisher.Postponed) as exc:
-            raise CommandError(f"Not published, it stays pending: {exc}") from exc
+            raise CommandError(f"Nothing was published, and the changes stay pending: {exc}") from exc
         self.stdout.write(f"Published revision {revision}." if revision else "Nothing was pending.")
 
     def _publish(self, everything: bool) -> int | None:
@@ -26,5 +28,5 @@ class Command(BaseCommand):
             return publisher.publish_pending()
         unknown = queue_unknown_tokens()
         if unknown:
-            self.stdout.write(f"Removing {unknown} tokens that SQL does not know.")
+            self.stdout.write(f"Deleting {unknown} tokens that are not in SQL.")
         return publisher.publish_all(by="publish --all", channel="command")

@@ -10,20 +10,24 @@ import redis
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
+from controlplane.core import store
 from controlplane.projects.models import Project
-from controlplane.publishing import store
 from enforcement.control.acl import ACCOUNTS, Rules, acl_line, enforcer, password_rules
 from enforcement.store.client import STORE_ERRORS
 from enforcement.store.topology import Topology
 
-# The store hashes passwords once, without salt: whoever reads its file of accounts can try short ones quickly.
+# The store hashes a password once and without salt, so short passwords are quickly found from its ACL file.
 SHORTEST_PASSWORD = 16
 NO_FILE = "not configured to use an ACL file"
 
 
 @dataclass(slots=True)
 class Account:
-    """An account as it should be; ``given`` and ``made`` are its password from the environment, or a new one."""
+    """
+    An account of the store with its rules.
+
+    ``given`` is its password from the environment, and ``made`` is a new password. Both may be None.
+    """
 
     name: str
     rules: Rules
@@ -32,10 +36,11 @@ class Account:
 
     @classmethod
     def of(cls, name: str, rules: Rules) -> Self:
+        """Return the account, with its password from the environment. Raises CommandError for a short password."""
         variable = f"SLUICEGATE_{name.upper().replace('-', '_')}_PASSWORD"
         given = os.environ.get(variable) or None
         if given and len(given) < SHORTEST_PASSWORD:
-            raise CommandError(f"{variable} must have at least {SHORTEST_PASSWORD} characters.")
+            raise CommandError(f"{variable}: must have at least {SHORTEST_PASSWORD} characters, got {len(given)}.")
         return cls(name, rules, given)
 
     @property
@@ -53,21 +58,21 @@ class Account:
 
 class Command(BaseCommand):
     help = (
-        "Print the store's accounts as lines for its file of accounts; with --apply, install them through the "
-        "connection of SLUICEGATE_REDIS_URL, whose account must be allowed to. A password is taken from "
-        "SLUICEGATE_<ACCOUNT>_PASSWORD, for example SLUICEGATE_ENFORCER_PASSWORD; an account that has none gets one, "
-        "which is shown once."
+        "Print the accounts of the store as lines of its ACL file. With --apply, install them over the connection of "
+        "SLUICEGATE_REDIS_URL, whose account must have the right to do so. Passwords are read from "
+        "SLUICEGATE_<ACCOUNT>_PASSWORD, for example SLUICEGATE_ENFORCER_PASSWORD. An account without one gets a new "
+        "password, which is shown once."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--apply", action="store_true", help="install the accounts instead of printing them")
-        parser.add_argument("--default-off", action="store_true", help="close the account that needs no name")
+        parser.add_argument("--default-off", action="store_true", help="disable the account 'default'")
         parser.add_argument(
             "--project",
             action="append",
             default=[],
             metavar="SLUG",
-            help="also make enforcer-SLUG, for proxies that are trusted with the counters of this project only",
+            help="also create enforcer-SLUG, an account for proxies that may use the counters of this project only",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -81,12 +86,12 @@ class Command(BaseCommand):
         except redis.exceptions.NoPermissionError as exc:
             raise CommandError(f"The account of SLUICEGATE_REDIS_URL may not manage accounts: {exc}") from exc
         except STORE_ERRORS as exc:
-            raise CommandError(f"The store did not take the accounts: {exc}") from exc
+            raise CommandError(f"The store did not accept the accounts: {exc}") from exc
 
     def _print(self, accounts: Iterable[Account], default_off: bool) -> None:
         if default_off:
             self.stdout.write("user default off")
-            self._tell("None of these accounts can manage the store: add one of your own to the file.")
+            self._warn("None of these accounts can manage the store. Add an account of your own to the file.")
         for account in accounts:
             account.make_password()
             self.stdout.write(acl_line(account.name, account.rules, account.password))
@@ -95,13 +100,13 @@ class Command(BaseCommand):
     def _apply(self, accounts: Iterable[Account], default_off: bool) -> None:
         if Topology.parse(settings.REDIS_URL).kind != "single":
             raise CommandError(
-                "Accounts are not replicated: give the file that this command prints without --apply to every server "
-                "(aclfile), replicas included. Nothing was done."
+                "The store does not replicate accounts. Run this command without --apply, and give the printed file to "
+                "every server as its aclfile, replicas included. Nothing was changed."
             )
         client = store.connection()
         if default_off and client.acl_whoami() == "default":
             raise CommandError(
-                "This connection is the account default itself; nothing was done. Make one of your own first "
+                "SLUICEGATE_REDIS_URL uses the account 'default' itself. Nothing was changed. Create another account "
                 "(ACL SETUSER admin on >PASSWORD ~* &* +@all), and use it in SLUICEGATE_REDIS_URL for this command."
             )
         known = client.acl_users()
@@ -113,7 +118,7 @@ class Command(BaseCommand):
         self.stdout.write(_save(client))
 
     def _install(self, client: redis.Redis, account: Account, known: bool) -> None:
-        # An account that anybody could use without one, or nobody, gets one like a new account.
+        # An existing account without a password gets one too, because anybody or nobody could use it.
         if not known or not client.acl_getuser(account.name)["passwords"]:
             account.make_password()
         password = password_rules(account.password) if account.password else []
@@ -124,10 +129,10 @@ class Command(BaseCommand):
 
     def _show(self, account: Account) -> None:
         if account.made:
-            self._tell(f"New password, shown this once: SLUICEGATE_REDIS_URL={account.url()}")
+            self._warn(f"New password, shown only once: SLUICEGATE_REDIS_URL={account.url()}")
 
-    def _tell(self, text: str) -> None:
-        """Write where a file that takes the rules does not get the passwords too; it is no error, and not red."""
+    def _warn(self, text: str) -> None:
+        """Write to stderr without colour, so that a file with the printed rules does not contain the passwords."""
         self.stderr.write(text, style_func=str)
 
 
@@ -145,5 +150,5 @@ def _save(client: redis.Redis) -> str:
     except redis.ResponseError as exc:
         if NO_FILE not in str(exc):
             raise
-        return "The store has no file of accounts (aclfile): it forgets them when it restarts."
-    return "Saved to the store's file of accounts."
+        return "The store has no ACL file (aclfile), so it loses the accounts when it restarts."
+    return "Saved to the store's ACL file."

@@ -12,8 +12,8 @@ from controlplane.stack.supervisor import Service, Supervisor, serve
 
 
 class Command(BaseCommand):
-    help = "Run the whole platform on this machine until Ctrl-C: store, control plane, workers, three proxies."
-    # The processes check their own settings; those of this one lack what it is about to choose.
+    help = "Run the whole platform on this machine until Ctrl-C, with a store, the control plane and three proxies."
+    # The processes check their own settings. Those of this process lack the values that it is about to choose.
     requires_system_checks = []
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -33,7 +33,7 @@ class Command(BaseCommand):
 
     def tell(self, text: str) -> None:
         self.stdout.write(text)
-        self.stdout.flush()  # whoever reads a file or a pipe sees it now, not when a buffer is full
+        self.stdout.flush()  # so that a reader of a file or a pipe sees each line at once
 
     def announce(self) -> None:
         stack = self.stack

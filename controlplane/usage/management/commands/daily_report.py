@@ -6,25 +6,25 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 from django.utils import timezone
 
-from controlplane.usage import report, report_formats
+from controlplane.usage import daily_reports, report, report_render
 
-FORMATS = {"csv": report_formats.as_csv, "html": report_formats.as_html, "text": report_formats.as_text}
+FORMATS = {"csv": report_render.as_csv, "html": report_render.as_html, "text": report_render.as_text}
 
 
 class Command(BaseCommand):
-    help = "Print the usage report of a day. That of a day that is over is also kept, for the admin and the API."
+    help = "Print the usage report of a day. If the day is over, the report is also saved for the admin."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--day", help="YYYY-MM-DD, in UTC; today is reported so far. Default: yesterday.")
+        parser.add_argument("--day", help="The day as YYYY-MM-DD in UTC. Default: yesterday.")
         parser.add_argument("--format", choices=FORMATS, default="text")
-        parser.add_argument("--output", type=Path, help="Write to this file, not to the terminal.")
+        parser.add_argument("--output", type=Path, help="The file to write. Default: the terminal.")
 
     def handle(self, *args: Any, **options: Any) -> None:
         now = timezone.now()
         day = _day(options["day"], now)
         built = report.build(day, now)
         if built.complete:
-            report.write(day, now)
+            daily_reports.write(day, now)
         text = FORMATS[options["format"]](built)
         if options["output"] is None:
             self.stdout.write(text, ending="")
@@ -32,7 +32,7 @@ class Command(BaseCommand):
         try:
             options["output"].write_text(text, encoding="utf-8")
         except OSError as exc:
-            raise CommandError(f"The report could not be written: {exc}") from exc
+            raise CommandError(f"--output: the report could not be written: {exc}") from exc
 
 
 def _day(text: str | None, now: datetime) -> date:
@@ -42,7 +42,7 @@ def _day(text: str | None, now: datetime) -> date:
     try:
         day = date.fromisoformat(text)
     except ValueError as exc:
-        raise CommandError(f"--day is {text!r}: it must be a day as YYYY-MM-DD.") from exc
+        raise CommandError(f"--day: must be a day as YYYY-MM-DD, got {text!r}.") from exc
     if day > today:
-        raise CommandError(f"--day is {text}: that day has not begun.")
+        raise CommandError(f"--day: must not be in the future, got {text}.")
     return day

@@ -1,0 +1,165 @@
+"""Form fields and forms that several pages of the admin use."""
+
+import hashlib
+import json
+import re
+from datetime import timedelta
+from typing import Any
+
+from django import forms
+from django.core.exceptions import ValidationError
+from django.utils import timezone
+from django.utils.timesince import timesince
+from unfold.forms import BaseDialogForm
+from unfold.widgets import INPUT_CLASSES, UnfoldAdminTextareaWidget, UnfoldAdminTextInputWidget
+
+from controlplane.policies.describe import in_words, seconds_of
+from controlplane.policies.differences import differences
+from controlplane.policies.models import AuditEntry
+
+
+class DurationField(forms.CharField):
+    """A number of seconds, typed and shown as words such as "1 hour 30 minutes"."""
+
+    widget = UnfoldAdminTextInputWidget
+
+    def prepare_value(self, value: Any) -> Any:
+        return in_words(value) if isinstance(value, int) else value
+
+    def to_python(self, value: Any) -> int | None:
+        if value in self.empty_values:
+            return None
+        try:
+            return seconds_of(str(value))
+        except ValueError as exc:
+            message = f"Must be a duration such as 30 seconds, 5m, 1 hour 30 minutes or 2 weeks, got {value!r}."
+            raise ValidationError(message) from exc
+
+    def validate(self, value: int | None) -> None:
+        if self.required and value is None:
+            raise ValidationError(self.error_messages["required"])
+
+    def run_validators(self, value: int | None) -> None:
+        """Check nothing here, because the limit's own rules check the bounds."""
+
+    def has_changed(self, initial: Any, data: Any) -> bool:
+        try:
+            return self.to_python(data) != initial
+        except ValidationError:
+            return True
+
+
+class WordsField(forms.CharField):
+    """A list of words, typed on one line with commas or spaces between them."""
+
+    widget = UnfoldAdminTextInputWidget
+
+    def prepare_value(self, value: Any) -> Any:
+        return ", ".join(map(str, value)) if isinstance(value, list) else value
+
+    def to_python(self, value: Any) -> list[str]:
+        return re.split(r"[\s,]+", value.strip(" ,\n\r\t")) if value and value.strip(" ,\n\r\t") else []
+
+    def has_changed(self, initial: Any, data: Any) -> bool:
+        return self.to_python(data) != (initial or [])
+
+
+class RulesField(forms.CharField):
+    """Rules for attributes, one on each line, such as ``model = gpt-*`` or ``tier = free | trial``."""
+
+    widget = UnfoldAdminTextareaWidget
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(widget=self.widget(attrs={"rows": 3}), **options)
+
+    def prepare_value(self, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return "\n".join(f"{name} = {' | '.join(r) if isinstance(r, list) else r}" for name, r in value.items())
+
+    def to_python(self, value: Any) -> dict[str, Any]:
+        rules: dict[str, Any] = {}
+        for line in (value or "").splitlines():
+            if not line.strip():
+                continue
+            name, equals, rule = (part.strip() for part in line.partition("="))
+            if not equals or not rule or name in rules:
+                message = f'Each line must hold one rule such as "model = gpt-*", each name once, got {line.strip()!r}.'
+                raise ValidationError(message)
+            options = [option.strip() for option in rule.split("|")]
+            rules[name] = options if len(options) > 1 else rule
+        return rules
+
+    def has_changed(self, initial: Any, data: Any) -> bool:
+        try:
+            return self.to_python(data) != (initial or {})
+        except ValidationError:
+            return True
+
+
+class InstantInput(forms.DateTimeInput):
+    """A date and time input of the browser, which is one field with one label."""
+
+    input_type = "datetime-local"
+
+    def __init__(self, attrs: dict[str, Any] | None = None, **options: Any) -> None:
+        super().__init__({"class": " ".join(INPUT_CLASSES), **(attrs or {})}, format="%Y-%m-%dT%H:%M", **options)
+
+
+class ReasonDialog(BaseDialogForm):
+    """A dialog that asks for the reason of an action. The audit keeps the reason."""
+
+    reason = forms.CharField(max_length=500, widget=UnfoldAdminTextInputWidget, help_text="The audit keeps the reason.")
+
+
+def version_of(row: Any) -> str:
+    """
+    Return a digest of the row's present state.
+
+    A form that was opened on another state must not be saved over this one.
+    """
+    record = json.dumps(row.as_record(), sort_keys=True, default=str)
+    return hashlib.sha256(record.encode()).hexdigest()[:32]
+
+
+class RecordedForm(forms.ModelForm):
+    """A form that remembers which state of the row it was opened on, and asks for a reason."""
+
+    # Not the name of a column, because Django drops a declared field that the admin also shows as a read-only column.
+    seen_version = forms.CharField(required=False, max_length=32, widget=forms.HiddenInput)
+    change_reason = forms.CharField(
+        required=False,
+        max_length=500,
+        label="Reason for the change",
+        widget=UnfoldAdminTextInputWidget,
+        help_text="Optional. The audit keeps the reason.",
+    )
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        # Computed now, before Django copies the posted values into the row.
+        self.present = "" if self.instance._state.adding else version_of(self.instance)
+        self.initial["seen_version"] = self.present
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or self.cleaned_data
+        if self.present and cleaned.get("seen_version") != self.present:
+            self.add_error(None, self._conflict_message())
+            # The user has seen the message, so the next save of this form is accepted.
+            self.data = self.data.copy()
+            self.data[self.add_prefix("seen_version")] = self.present
+        return cleaned
+
+    def _conflict_message(self) -> str:
+        """Say who changed the row after this form was opened, when, and what."""
+        what = self.instance._meta.verbose_name
+        last = AuditEntry.objects.filter(object_type=self.instance._meta.model_name, object_id=self.instance.pk).first()
+        if last is None:
+            return f"This {what} was changed after you opened it. Your changes are not saved. Check it and save again."
+        now = timezone.now()
+        ago = "just now" if now - last.at < timedelta(minutes=1) else f"{timesince(last.at, now, depth=1)} ago"
+        changes = "; ".join(f"{name}: {old} → {new}" for name, old, new in differences(last.before, last.after)[:6])
+        return (
+            f"{last.actor} changed this {what} {ago}" + (f" ({changes})" if changes else "") + ". Your changes are "
+            "not saved yet. The fields below hold your values. If you save again, they replace that change."
+        )

@@ -1,0 +1,59 @@
+"""The menu of the admin, ordered by what people want to do and not by Django application."""
+
+from typing import Any
+
+from django.http import HttpRequest
+from django.urls import reverse_lazy
+
+
+def navigation(request: HttpRequest) -> list[dict[str, Any]]:
+    """Return the groups of the menu with their entries, as the theme expects them."""
+    return [
+        {"items": [_menu("Overview", "dashboard", "index", "")]},
+        {"title": "Limits", "items": _limits()},
+        {"title": "Operation", "items": _operation()},
+        {"title": "Access", "items": _access()},
+    ]
+
+
+def _limits() -> list[dict[str, Any]]:
+    return [
+        _menu("Projects", "apartment", "projects_project_changelist", "projects.view_project"),
+        _menu("Tokens", "key", "projects_token_changelist", "projects.view_token"),
+        _menu("Policies", "tune", "policies_policy_changelist", "policies.view_policy"),
+        _menu("Overrides", "alt_route", "policies_override_changelist", "policies.view_override"),
+    ]
+
+
+def _operation() -> list[dict[str, Any]]:
+    outbox, badge = "publishing_outboxentry_changelist", "controlplane.publishing.admin.pending_badge"
+    return [
+        _menu("Usage", "bar_chart", "usage_usagerow_changelist", "usage.view_usagerow"),
+        _menu("Daily reports", "summarize", "usage_dailyreport_changelist", "usage.view_dailyreport"),
+        _menu("Instances", "dns", "fleet_instance_changelist", "fleet.view_instance"),
+        _menu("Revisions", "history", "publishing_revision_changelist", "publishing.view_revision"),
+        _menu("Outbox", "outbox", outbox, "publishing.view_outboxentry", badge),
+        _menu("Audit", "fact_check", "policies_auditentry_changelist", "policies.view_auditentry"),
+    ]
+
+
+def _access() -> list[dict[str, Any]]:
+    return [
+        _menu("Management keys", "vpn_key", "projects_managementkey_changelist", "projects.view_managementkey"),
+        _menu("Users", "person", "auth_user_changelist", "auth.view_user"),
+        _menu("Groups", "group", "auth_group_changelist", "auth.view_group"),
+        _menu("Failed log-ins", "gpp_bad", "axes_accessattempt_changelist", "axes.view_accessattempt"),
+    ]
+
+
+def _menu(title: str, icon: str, name: str, right: str, badge: str = "") -> dict[str, Any]:
+    """
+    Return an entry of the menu, which is shown to users with the permission *right*.
+
+    Args:
+        name: The URL name of the page in the admin.
+        badge: The dotted path of the function that returns the badge's text.
+    """
+    entry = {"title": title, "icon": icon, "link": reverse_lazy(f"admin:{name}")}
+    entry["permission"] = lambda request: not right or request.user.has_perm(right)
+    return entry | ({"badge": badge, "badge_variant": "warning"} if badge else {})

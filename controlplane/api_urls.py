@@ -1,0 +1,33 @@
+"""Every address below /api/v1/. Paths have no slash at the end, but for the page of documentation."""
+
+from django.urls import include, path, re_path
+from rest_framework.routers import SimpleRouter
+
+from controlplane.api.documentation import Documentation, NoSuchPath, OpenApi
+from controlplane.fleet.api import InstanceView
+from controlplane.policies.api import AuditView, GlobalView, OverrideView, PolicyView
+from controlplane.projects.api import ProjectTokenView, ProjectView, SingleTokenView
+from controlplane.projects.models import SLUG_PATTERN
+from controlplane.publishing.api import RevisionView
+from controlplane.usage.api import CounterView, UsageView
+
+router = SimpleRouter(trailing_slash=False)
+router.register("projects", ProjectView, "project")
+router.register(rf"projects/(?P<slug>{SLUG_PATTERN})/tokens", ProjectTokenView, "project-token")
+router.register("tokens", SingleTokenView, "token")
+router.register("policies", PolicyView, "policy")
+router.register("overrides", OverrideView, "override")
+router.register("revisions", RevisionView, "revision")
+router.register("instances", InstanceView, "instance")
+router.register("usage", UsageView, "usage")
+router.register("audit", AuditView, "audit")
+
+urlpatterns = [
+    path("", include(router.urls)),
+    path("global", GlobalView.as_view({"get": "retrieve", "put": "update"}), name="global"),
+    path("counters", CounterView.as_view({"get": "retrieve"}), name="counters"),
+    path("counters/reset", CounterView.as_view({"post": "reset"}), name="counters-reset"),
+    path("openapi.json", OpenApi.as_view(), name="openapi"),
+    path("docs/", Documentation.as_view(), name="api-docs"),
+    re_path("", NoSuchPath.as_view()),
+]

@@ -1,0 +1,95 @@
+"""Changes of policies and overrides. Admin, API and tasks call these functions with an open change."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from django.core.exceptions import ValidationError
+
+from controlplane.policies.models import Limit, Override, Policy
+from controlplane.publishing.changes import Change
+from enforcement.model.limits import InvalidLimit
+from enforcement.model.limits import Limit as LimitValue
+from enforcement.model.limits import Policy as PolicyValue
+
+
+def set_global_policy(tx: Change, policy: Policy | None) -> None:
+    """
+    Apply *policy* to every request, in place of the present global policy. With None, no policy is global.
+
+    Raises:
+        ValidationError: The policy belongs to a project.
+    """
+    for former in Policy.objects.filter(is_global=True).exclude(pk=policy and policy.pk):
+        _set_global(tx, former, False)
+    if policy and not policy.is_global:
+        _set_global(tx, policy, True)
+
+
+def _set_global(tx: Change, policy: Policy, is_global: bool) -> None:
+    before = policy.as_record()
+    policy.is_global = is_global
+    policy.full_clean()
+    policy.save(update_fields=["is_global", "updated_at"])
+    tx.record("global.set", policy, before=before, after=policy.as_record())
+
+
+def replace_limits(tx: Change, policy: Policy, values: Sequence[LimitValue]) -> None:
+    """
+    Replace the limits of *policy* by these, in this order.
+
+    A limit that keeps its name keeps its row, and so its overrides. The caller records the change of the policy, with
+    ``before = policy.as_record()`` first and ``tx.updated`` or ``tx.created`` afterwards.
+
+    Raises:
+        ValidationError: There are more than 32 limits, two have the same name, or a limit breaks a rule of the model.
+    """
+    try:
+        PolicyValue(policy.pk, policy.slug, tuple(values))
+    except InvalidLimit as exc:
+        raise ValidationError({exc.field: exc.reason}) from exc
+    names = {value.name for value in values}
+    kept = {limit.name: limit for limit in policy.limits.all()}
+    for name in kept.keys() - names:
+        remove_limit(tx, kept[name])
+    for position, value in enumerate(values):
+        limit = kept.get(value.name) or Limit(policy=policy)
+        limit.position = position
+        limit.assign(value)
+        limit.full_clean()
+        limit.save()
+
+
+def remove_limit(tx: Change, limit: Limit) -> None:
+    """Delete a limit, and publish the holders of its overrides, whose documents name the limit."""
+    for override in limit.dependents():
+        for kind, object_id in override.touches():
+            tx.touch(kind, object_id)
+    limit.delete()
+
+
+def save_override(tx: Change, override: Override) -> None:
+    """
+    Save and record a new or changed override.
+
+    Raises:
+        ValidationError: It has no holder, or two, or numbers that its limit does not allow.
+    """
+    former = Override.objects.filter(pk=override.pk).first()
+    if former is None:
+        override.created_by = tx.actor.name[:200]
+    override.full_clean()
+    override.save()
+    if former is None:
+        tx.created(override)
+        return
+    for kind, object_id in former.touches():  # the former holder, which may be another one
+        tx.touch(kind, object_id)
+    tx.updated(override, former.as_record())
+
+
+def end_overrides(tx: Change, now: datetime) -> int:
+    """Delete the overrides that have ended, and return their number. Enforcers ignore them from their end on."""
+    ended = list(Override.objects.filter(ends_at__lte=now).select_related("limit__policy", "token", "project"))
+    for override in ended:
+        tx.delete(override)
+    return len(ended)

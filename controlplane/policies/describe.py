@@ -1,0 +1,111 @@
+"""Limits and durations in words."""
+
+import re
+from itertools import pairwise
+
+from enforcement.model.limits import Limit
+
+LENGTHS = {"week": 604_800, "day": 86_400, "hour": 3_600, "minute": 60, "second": 1}
+_SPELLINGS = {"w": "week", "d": "day", "h": "hour", "m": "minute", "min": "minute", "s": "second", "sec": "second"}
+_SECONDS = LENGTHS | {spelling: LENGTHS[name] for spelling, name in _SPELLINGS.items()}
+_PART = re.compile(r"(\d{1,9})\s*([a-z]+)", re.ASCII)
+_BETWEEN = re.compile(r"\s*(,|and)?\s*", re.ASCII)
+
+COUNTED = {
+    "sliding_window": "counted in a sliding window",
+    "sliding_log": "counted exactly in the window that ends now",
+    "token_bucket": "refilled at a steady rate",
+}
+ALIGNED = "counted in fixed windows"
+
+
+def seconds_of(text: str) -> int:
+    """
+    Return the seconds of a duration such as "90", "1 minute", "5m", "1 hour 30 min" or "2 weeks".
+
+    Raises:
+        ValueError: The text is not a duration.
+    """
+    text = text.strip().lower()
+    if text.isascii() and text.isdigit() and len(text) < 12:
+        return int(text)
+    parts = list(_PART.finditer(text))
+    if not parts or (parts[0].start(), parts[-1].end()) != (0, len(text)):
+        raise ValueError(text)
+    if any(not _BETWEEN.fullmatch(text[left.end() : right.start()]) for left, right in pairwise(parts)):
+        raise ValueError(text)
+    return sum(int(part[1]) * _length(part[2]) for part in parts)
+
+
+def _length(name: str) -> int:
+    try:
+        return _SECONDS.get(name) or _SECONDS[name.removesuffix("s")]
+    except KeyError as exc:
+        raise ValueError(name) from exc
+
+
+def in_words(seconds: int) -> str:
+    """Return a duration in words, such as "1 hour 30 minutes" for 5400."""
+    words = []
+    for name, length in LENGTHS.items():
+        number, seconds = divmod(seconds, length)
+        if number:
+            words.append(f"{number} {name}" + ("s" if number != 1 else ""))
+    return " ".join(words) or "0 seconds"
+
+
+def sentence(limit: Limit, holder: str = "each token or project") -> str:
+    """Return what a limit does, such as "100 requests per minute for each token, counted in a sliding window"."""
+    parts = [f"{_amount(limit)} for {_whom(limit, holder)}{_which(limit)}", *_manner(limit), *_behaviour(limit)]
+    return ", ".join(parts)
+
+
+def _amount(limit: Limit) -> str:
+    unit = limit.unit.removesuffix("s") if limit.quota == 1 else limit.unit
+    number = f"{limit.quota:,}" if limit.quota else "No"
+    if limit.algorithm == "concurrency":
+        return f"{number} {unit} at a time"
+    return f"{number} {unit} {_period(limit)}"
+
+
+def _period(limit: Limit) -> str:
+    if limit.calendar == "lifetime":
+        return "in total"
+    if limit.calendar:
+        return f"per calendar {limit.calendar}"
+    words = in_words(limit.window_seconds or 0)
+    return f"per {words.removeprefix('1 ')}" if words.startswith("1 ") and words.count(" ") == 1 else f"per {words}"
+
+
+def _whom(limit: Limit, holder: str) -> str:
+    return " and ".join([holder, *(f"each {name}" for name in limit.partition_by)])
+
+
+def _which(limit: Limit) -> str:
+    match = limit.match
+    rules = [f"{name} is {' or '.join(r) if isinstance(r, tuple) else r}" for name, r in match.attributes.items()]
+    parts = [*([" or ".join(match.methods)] if match.methods else []), *([match.path] if match.path else [])]
+    requests = f" on {' '.join(parts)}" if parts else ""
+    return requests + (f" where {' and '.join(rules)}" if rules else "")
+
+
+def _manner(limit: Limit) -> list[str]:
+    if limit.quota == 0:
+        return ["so every request is denied"]
+    if limit.algorithm == "concurrency":
+        return [f"a slot ends {in_words(limit.window_seconds or 0)} after its last renewal"]
+    if limit.algorithm == "token_bucket":
+        return [f"{COUNTED[limit.algorithm]}, with bursts of up to {limit.capacity:,}"]
+    if limit.calendar and limit.calendar != "lifetime":
+        begins = f", starting at {limit.anchor}" if limit.anchor is not None else ""
+        return [f"in the time zone {limit.time_zone}{begins}"]
+    return [] if limit.calendar else [COUNTED.get(limit.algorithm, ALIGNED)]
+
+
+def _behaviour(limit: Limit) -> list[str]:
+    parts = []
+    if limit.charge_on:
+        parts.append(f"charged for {' and '.join(limit.charge_on)} responses only")
+    if limit.mode == "shadow":
+        parts.append("counted but never denied (shadow)")
+    return parts

@@ -1,0 +1,124 @@
+"""The present counters on the page of a token or project, and the action that resets them."""
+
+from typing import Any
+
+from django import forms
+from django.contrib import messages
+from django.contrib.admin.utils import unquote
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.urls import URLPattern, path
+from django.utils import timezone
+from unfold.decorators import action
+from unfold.widgets import UnfoldAdminSelectWidget
+
+from controlplane.adminkit.forms import ReasonDialog
+from controlplane.adminkit.site import change_url, done
+from controlplane.policies.describe import in_words
+from controlplane.policies.models import Limit, Policy
+from controlplane.projects.models import Project, Token
+from controlplane.usage import counters
+from enforcement.control.inspection import LiveCounter
+from enforcement.store.client import STORE_ERRORS
+
+
+class ResetDialog(ReasonDialog):
+    limit = forms.ModelChoiceField(
+        queryset=Limit.objects.none(),
+        required=False,
+        empty_label="all its own limits",
+        widget=UnfoldAdminSelectWidget,
+    )
+    field_order = ["limit", "reason"]
+    model: type[Token] | type[Project]
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        holder = self.model.objects.filter(pk=unquote(self.object_id or "")).first()
+        policies = [holder.policy_id] if holder else []
+        if isinstance(holder, Token):
+            policies.append(holder.project.policy_id)
+        self.fields["limit"].queryset = Limit.objects.filter(policy__in=policies).select_related("policy")
+
+
+class ResetTokenDialog(ResetDialog):
+    model = Token
+
+
+class ResetProjectDialog(ResetDialog):
+    model = Project
+
+
+def resetting(form: type[ResetDialog]) -> Any:
+    """Return the action of the page, with a dialog that lists the limits of a token or of a project."""
+
+    @action(
+        description="Reset counters",
+        permissions=["change"],
+        icon="restart_alt",
+        dialog={
+            "title": "Reset counters",
+            "description": "The full quota is available again at once, on every proxy. Counters of partitioned limits "
+            "are not reset. They end with their window.",
+            "form_class": form,
+            "form_submit_text": "Reset counters",
+        },
+    )
+    def reset_counters(self: Any, request: HttpRequest, form: ResetDialog, object_id: str) -> HttpResponse:
+        holder = self.present_one(object_id)
+        limit = form.cleaned_data["limit"]
+        try:
+            with self.changing(request, form.cleaned_data["reason"]) as tx:
+                count = counters.reset(tx, holder, limit)
+                self.message_user(request, f"{count} counter{'' if count == 1 else 's'} of {holder} reset.")
+        except STORE_ERRORS:
+            messages.error(request, "The store is unavailable. Nothing was reset.")
+        except counters.Forgotten:
+            messages.error(request, "This token expired long ago and has no counters. Nothing was reset.")
+        return done(change_url(holder))
+
+    return reset_counters
+
+
+class LiveCounters:
+    """A mixin for the page of a token or project, which adds a table of its counters."""
+
+    change_form_outer_before_template = "admin/sluicegate/live.html"
+
+    def get_urls(self) -> list[URLPattern]:
+        name = f"{self.opts.app_label}_{self.opts.model_name}_counters"
+        own = path("<path:object_id>/counters/", self.admin_site.admin_view(self.counters_view), name=name)
+        return [own, *super().get_urls()]
+
+    def present_one(self, object_id: str) -> Token | Project:
+        return self.model.objects.get(pk=self.key_of(object_id))
+
+    def counters_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """Return only the rows of the table, which the page inserts."""
+        holder = self.model.objects.filter(pk=self.key_of(object_id)).first()
+        if holder is None or not self.has_view_permission(request, holder):
+            return HttpResponse(status=404)
+        context: dict[str, Any] = {"now": timezone.now()}
+        try:
+            context["rows"] = [row_of(counter) for counter in counters.counters_of(holder)]
+        except STORE_ERRORS:
+            context["away"] = True
+        except counters.Forgotten:
+            context["rows"] = []
+        response = render(request, "admin/sluicegate/live_rows.html", context)
+        response["Cache-Control"] = "no-store"
+        return response
+
+
+def row_of(counter: LiveCounter) -> dict[str, Any]:
+    """Return the values that the template shows for one counter."""
+    share = None
+    if counter.used is not None and counter.quota:
+        share = min(100, round(100 * counter.used / counter.quota))
+    return {
+        "counter": counter,
+        "policy": Policy.objects.filter(slug=counter.policy).first(),
+        "share": share,
+        "reset": in_words(-(-counter.reset_ms // 1000)) if counter.reset_ms else "—",
+        "full": counter.remaining == 0,
+    }

@@ -1,0 +1,45 @@
+"""The saved reports, one for each day that is over."""
+
+from datetime import UTC, date, datetime, timedelta
+
+from django.db.models import Sum
+
+from controlplane.usage import report, report_render
+from controlplane.usage.batches import COUNTS
+from controlplane.usage.models import DailyReport
+
+# The days for which a missing report is still written, because a worker was down or usage came late.
+DAYS_BACK = 7
+
+
+def write(day: date, now: datetime) -> DailyReport:
+    """Save and return the report of a day that is over, in place of an earlier report of that day."""
+    built = report.build(day, now)
+    fields = {
+        "created_at": now,
+        "csv": report_render.as_csv(built),
+        "html": report_render.as_html(built),
+        "summary": built.summary,
+    }
+    return DailyReport.objects.update_or_create(day=day, defaults=fields)[0]
+
+
+def write_missing(now: datetime) -> list[date]:
+    """Write the reports of the past week that are missing or that late usage has changed, and return their days."""
+    yesterday = now.astimezone(UTC).date() - timedelta(days=1)
+    days = [yesterday - timedelta(days=back) for back in reversed(range(DAYS_BACK))]
+    due = [day for day in days if _is_due(day, is_yesterday=day == yesterday)]
+    for day in due:
+        write(day, now)
+    return due
+
+
+def _is_due(day: date, *, is_yesterday: bool) -> bool:
+    kept = DailyReport.objects.filter(day=day).values_list("summary", flat=True).first()
+    sums = (
+        report.day_rows(day).filter(limit_name="").aggregate(**{f"sum_{name}": Sum(name, default=0) for name in COUNTS})
+    )
+    if kept is None:
+        # Yesterday always has a report, an earlier day only if it had usage.
+        return is_yesterday or any(sums.values())
+    return any(kept.get(name) != sums[f"sum_{name}"] for name in COUNTS)

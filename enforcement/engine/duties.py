@@ -1,0 +1,237 @@
+"""The duties of the background thread. Each is one short call, made when it is due."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from enforcement.engine.change_log import ChangeLogReader, LogChange
+from enforcement.engine.store_clock import StoreClock
+from enforcement.model.keys import Keys
+from enforcement.state.disk import restore, save
+from enforcement.state.published import PublishedState
+from enforcement.state.usage import UsageLog
+from enforcement.store.base_client import StoreClient
+
+MAX_STREAM_LENGTH: Final = 100_000
+TOKENS_PER_READ: Final = 500
+
+logger = logging.getLogger("sluicegate.agent")
+
+
+@dataclass(slots=True)
+class Duty:
+    """
+    One duty of the background thread.
+
+    Attributes:
+        name: The noun for it in log lines.
+        period: Seconds between two calls of ``act``.
+        act: Does it. It may raise redis-py's errors.
+        due_at: When it is due, in seconds of monotonic time.
+    """
+
+    name: str
+    period: float
+    act: Callable[[], None]
+    due_at: float = float("-inf")
+
+
+class OnceLogger:
+    """Logs each warning once."""
+
+    def __init__(self) -> None:
+        self._logged: set[str] = set()
+
+    def warn(self, text: str) -> None:
+        """Log a warning, unless the same text was logged before."""
+        if text not in self._logged:
+            self._logged.add(text)
+            logger.warning("%s", text)
+
+    def forget_except(self, texts: Collection[str]) -> None:
+        """Allow all other texts to be logged again."""
+        self._logged.intersection_update(texts)
+
+
+class DocumentLoader:
+    """
+    Keeps the documents of this process at the state of the store.
+
+    The change log brings single changes. If it does not lead to the state of the store, everything is loaded.
+
+    Args:
+        client: Reads the store.
+        keys: The keys of the store.
+        documents: The loader is their only writer.
+        change_log: Closed when it has to be read from another entry on.
+        clock: Its monotonic time is used.
+        once: Logs what is wrong with the store's documents.
+        loaded: Set as soon as there are documents.
+
+    Attributes:
+        cursor: The id of the last entry of the change log that was read, or an empty string.
+        confirmed_at: When the store last had the same documents, in monotonic seconds, or None.
+    """
+
+    def __init__(
+        self,
+        client: StoreClient,
+        keys: Keys,
+        documents: PublishedState,
+        change_log: ChangeLogReader,
+        clock: StoreClock,
+        once: OnceLogger,
+        loaded: threading.Event,
+    ) -> None:
+        self._client = client
+        self._keys = keys
+        self._documents = documents
+        self._change_log = change_log
+        self._clock = clock
+        self._once = once
+        self._loaded = loaded
+        self._behind: int | None = None
+        self._begun_at = clock.monotonic()
+        self.cursor = ""
+        self.confirmed_at: float | None = None
+
+    def unconfirmed_for(self) -> float:
+        """Return for how many seconds the store has not confirmed the documents."""
+        return self._clock.monotonic() - (self._begun_at if self.confirmed_at is None else self.confirmed_at)
+
+    def resume(self) -> None:
+        """Continue from the documents that this process has already, if it has any."""
+        if self._documents.loaded:
+            self._loaded.set()
+            self.cursor = f"{self._documents.current.revision}-0"
+
+    def apply(self, change: LogChange) -> bool:
+        """Apply one change, or load everything and return False if it does not fit."""
+        # The cursor also passes an entry that cannot be applied, as reading it again would not help.
+        self.cursor = change.id
+        if change.changes is not None and self._documents.apply(change.revision, change.changes):
+            return True
+        self._load()
+        return False
+
+    def check(self) -> None:
+        """
+        Compare the revision in the store with that of this process, and load everything if the log does not help.
+
+        It does not if the store is another one, was set back, or was ahead at the previous check already.
+        """
+        revision, store_id = self._read("HMGET", self._keys.documents, "revision", "store_id")
+        current = self._documents.current
+        if revision is None:
+            if self._documents.loaded:
+                self._once.warn(f"The store lost its documents; revision {current.revision} remains in force.")
+            return  # Limits in code need no documents.
+        present = int(revision) if revision.isdigit() and len(revision) <= 16 else 0
+        other = store_id != current.store_id.encode() or present < current.revision
+        stuck = self._behind is not None and current.revision < self._behind
+        if other or stuck or not self._documents.loaded:
+            self._load_anew()
+        self._behind = present if present > self._documents.current.revision else None
+        if self._documents.loaded and self._behind is None:
+            self.confirmed_at = self._clock.monotonic()
+
+    def _load_anew(self) -> None:
+        """Load everything, and read the log from there on."""
+        if self._load():
+            self._change_log.close()
+            self.cursor = f"{self._documents.current.revision}-0"
+
+    def _load(self) -> bool:
+        raw = self._read("HGETALL", self._keys.documents)
+        # Tokens are read after the documents, so that none is older than the revision that is acknowledged.
+        tokens = dict(self._read_tokens(self._documents.cached()))
+        problems = self._documents.load(raw, tokens)
+        texts = [f"{it.document} is refused, the last good one stays: {it.reason}" for it in problems]
+        for text in texts:
+            self._once.warn(text)
+        if any(problem.whole for problem in problems):
+            return False
+        # A document that is repaired and breaks again is logged again.
+        self._once.forget_except(texts)
+        self._loaded.set()
+        current = self._documents.current
+        logger.info("Documents of revision %d were loaded from store %s.", current.revision, current.store_id)
+        return True
+
+    def _read_tokens(self, digests: Sequence[str]) -> Iterator[tuple[str, bytes | None]]:
+        for start in range(0, len(digests), TOKENS_PER_READ):
+            some = digests[start : start + TOKENS_PER_READ]
+            yield from zip(some, self._read("MGET", *map(self._keys.token, some)), strict=True)
+
+    def _read(self, *command: str) -> Any:
+        # Replies are not decoded, as one byte that is not UTF-8 would spoil all documents and not only its own.
+        return self._client.execute_command(*command, NEVER_DECODE=True)  # type: ignore[no-untyped-call]
+
+
+class UsageDelivery:
+    """
+    Delivers the usage of this process.
+
+    Args:
+        client: Reaches the store.
+        keys: Has the key of the usage stream.
+        usage: Batches come from it. One that fails is sent again with the same id.
+    """
+
+    def __init__(self, client: StoreClient, keys: Keys, usage: UsageLog) -> None:
+        self._client = client
+        self._keys = keys
+        self._usage = usage
+
+    def deliver(self) -> None:
+        """Add all batches to the usage stream. Raises redis-py's errors."""
+        for batch in self._usage.drain():
+            fields = {"id": batch.id, "instance": batch.instance, "rows": batch.rows}
+            self._client.xadd(self._keys.usage, fields, maxlen=MAX_STREAM_LENGTH, approximate=True)  # type: ignore[arg-type]
+            self._usage.delivered(batch)
+
+
+class DiskCopy:
+    """
+    Keeps a copy of the documents on disk.
+
+    Args:
+        path: The file, or None if no copy is kept.
+        documents: Saved when they have changed since the last time.
+    """
+
+    def __init__(self, path: Path | None, documents: PublishedState) -> None:
+        self._path = path
+        self._documents = documents
+        self._saved = self._present()
+
+    def restore(self) -> None:
+        """Read the documents from disk, unless this process has some already."""
+        documents = self._documents
+        if self._path is not None and not documents.loaded and restore(self._path, documents):
+            logger.info("Documents of revision %d were read from disk.", documents.current.revision)
+
+    def save(self) -> None:
+        """Write the documents to disk if they have changed."""
+        present = self._present()
+        if self._path is not None and self._documents.loaded and present != self._saved:
+            self._saved = present
+            save(self._path, self._documents)
+
+    def _present(self) -> tuple[int, int]:
+        return self._documents.generation, self._documents.kept
+
+
+def read_clock(client: StoreClient, clock: StoreClock) -> None:
+    """Set the clock to the store's time. Raises redis-py's errors."""
+    sent_us = clock.monotonic_us()
+    seconds, microseconds = client.time()
+    clock.set(seconds * 1_000_000 + microseconds, sent_us)
+
+
+__all__ = ["DiskCopy", "DocumentLoader", "Duty", "OnceLogger", "UsageDelivery", "read_clock"]

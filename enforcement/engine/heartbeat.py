@@ -1,0 +1,152 @@
+"""The heartbeat, by which the control plane and the other instances know that this one is alive."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import secrets
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from enforcement.engine.store_clock import StoreClock
+from enforcement.lua import function
+from enforcement.model.instances import HEARTBEAT_LIFETIME_MS
+from enforcement.model.keys import Keys
+from enforcement.state.published import PublishedState
+from enforcement.state.usage import UsageLog
+from enforcement.store.base_client import StoreClient
+from enforcement.store.client import call_function
+
+FLEET_SECONDS: Final = 600.0
+
+logger = logging.getLogger("sluicegate.agent")
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Names one instance. Its id is unique in the fleet, and its version is that of this library."""
+
+    id: str
+    host: str
+    pid: int
+    version: str
+
+    def of_child(self) -> Identity:
+        """Return the identity of this process, which was forked from the process with the present identity."""
+        pid = os.getpid()
+        return replace(self, id=f"{self.id[:80]}-{pid}-{secrets.token_hex(2)}", pid=pid)
+
+
+class Heartbeat:
+    """
+    Reports this instance to the store, and counts the live instances.
+
+    Args:
+        identity: That of this instance.
+        keys: The keys of the store.
+        documents: Their revision is reported.
+        usage: Its totals are reported.
+        clock: Adopts the time in each reply.
+        fallbacks: Returns how many decisions were made without the store.
+        overflowing: Returns project id, policy id and name of each limit that lately had no room for a value.
+
+    Attributes:
+        identity: That of this instance. A forked child gets its own.
+        fleet_size: The highest number of live instances in ten minutes, including this one.
+        reported_revision: The revision in the last heartbeat, or 0 if there was none.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        keys: Keys,
+        documents: PublishedState,
+        usage: UsageLog,
+        clock: StoreClock,
+        *,
+        fallbacks: Callable[[], int],
+        overflowing: Callable[[], Sequence[Sequence[str]]],
+    ) -> None:
+        self.identity = identity
+        self.fleet_size = 1
+        self.reported_revision = 0
+        self._given = identity
+        self._keys = keys
+        self._documents = documents
+        self._usage = usage
+        self._clock = clock
+        self._fallbacks = fallbacks
+        self._overflowing = overflowing
+        self._started_at_us = clock.wall_us()
+        self._sizes: deque[tuple[float, int]] = deque()
+
+    def reset(self) -> None:
+        """Forget what was reported, and the fleet sizes seen so far, as the thread is about to start."""
+        self.reported_revision = 0
+        self._sizes.clear()
+
+    def after_fork(self) -> None:
+        """Take a new identity in a child process."""
+        self.identity = self._given.of_child()
+        self._started_at_us = self._clock.wall_us()
+
+    def send(self, client: StoreClient, state: str, degraded_since_us: int | None) -> None:
+        """
+        Send one heartbeat, and take the time and the fleet size from the reply. Raises redis-py's errors.
+
+        Args:
+            state: ``starting``, ``ok`` or ``degraded``.
+            degraded_since_us: When a part of the store became unavailable, or None if all of it is available.
+        """
+        sent_us, self.reported_revision = self._clock.monotonic_us(), self._documents.current.revision
+        text = json.dumps(self._document(state, degraded_since_us), separators=(",", ":"))
+        ident = self.identity.id
+        keys = (self._keys.instance(ident), self._keys.instances)
+        args = ("", ident, text, HEARTBEAT_LIFETIME_MS)
+        now_us, alive = call_function(client, function("heartbeat"), keys, args, on_load=_log_load)
+        self._clock.set(now_us, sent_us)
+        self._count_fleet(alive)
+
+    def remove(self, client: StoreClient) -> None:
+        """Remove the heartbeat from the store. Raises redis-py's errors."""
+        client.unlink(self._keys.instance(self.identity.id))
+        client.zrem(self._keys.instances, self.identity.id)
+
+    def _document(self, state: str, degraded_since_us: int | None) -> Mapping[str, Any]:
+        current = self._documents.current
+        return {
+            "id": self.identity.id,
+            "host": self.identity.host,
+            "pid": self.identity.pid,
+            "version": self.identity.version,
+            "revision": current.revision,
+            "state": state,
+            "started_at_us": self._started_at_us,
+            "seen_at_us": self._clock.now_us(),
+            "store_id": current.store_id,
+            "decisions": {
+                "allowed": self._usage.allowed,
+                "denied": self._usage.denied,
+                "fallback": self._fallbacks(),
+            },
+            "degraded_since_us": degraded_since_us,
+            "overflowing": self._overflowing(),
+        }
+
+    def _count_fleet(self, alive: int) -> None:
+        # The highest number counts, as an instance that the store cannot see now may be admitting requests on its own.
+        now = self._clock.monotonic()
+        self._sizes.append((now, alive))
+        while self._sizes[0][0] < now - FLEET_SECONDS:
+            self._sizes.popleft()
+        self.fleet_size = max(1, *(size for _, size in self._sizes))
+
+
+def _log_load() -> None:
+    logger.warning("The store had no function library, so it was loaded.")
+
+
+__all__ = ["FLEET_SECONDS", "Heartbeat", "Identity"]

@@ -1,0 +1,50 @@
+"""The store's time between its replies."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+
+class StoreClock:
+    """
+    Estimates the store's time from the monotonic clock of this process.
+
+    The wall clock is read only once for that: if someone sets it while the store is unavailable, no window moves.
+
+    Attributes:
+        monotonic: Returns seconds.
+    """
+
+    def __init__(self) -> None:
+        self.monotonic: Callable[[], float] = time.monotonic
+        self._ahead_us = self.wall_us() - self.monotonic_us()  # the store's time minus monotonic time
+
+    def now_us(self) -> int:
+        """Return the store's time in microseconds since the epoch, or this host's before the store has replied."""
+        return int(self.monotonic() * 1_000_000) + self._ahead_us
+
+    def monotonic_us(self) -> int:
+        """Return the monotonic time in microseconds."""
+        return int(self.monotonic() * 1_000_000)
+
+    def wall_us(self) -> int:
+        """Return the time of this host in microseconds since the epoch."""
+        return time.time_ns() // 1_000
+
+    def offset_us(self) -> int:
+        """Return the store's time minus this host's, in microseconds."""
+        return self.now_us() - self.wall_us()
+
+    def set(self, store_us: int, sent_us: int) -> None:
+        """
+        Adopt the store's time from a reply that has just arrived.
+
+        Args:
+            store_us: The time in the reply.
+            sent_us: When its command was sent, by :meth:`monotonic_us`.
+        """
+        self._ahead_us = store_us - (sent_us + self.monotonic_us()) // 2
+
+
+__all__ = ["StoreClock"]

@@ -1,0 +1,153 @@
+"""Counters of this process for limits with the rule ``local``, which count its share of each quota."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Final
+
+from enforcement.model.algorithms import Concurrency, Reference, Spec
+from enforcement.plan.binding import BoundLimit
+from enforcement.plan.plan import Plan
+from enforcement.plan.reply import Reply
+from enforcement.plan.request import Request
+
+MAX_COUNTERS: Final = 50_000
+
+
+class LocalShares:
+    """
+    Counts the share of each quota that this process may admit alone, with the reference algorithms.
+
+    The share is the quota divided by the number of live instances (the highest of ten minutes), but at least 1. It is
+    no more than the same part of what remained by the last reply of the store. For a ``concurrency`` limit, the slots
+    that this process holds count, as those of the other instances belong to their shares.
+
+    The caller holds a lock.
+
+    Args:
+        held: Returns the slots of a counter that open reservations of this process hold, by the id of the reservation.
+    """
+
+    def __init__(self, held: Callable[[str], Mapping[str, int]]) -> None:
+        self._held = held
+        self._local = Reference(MAX_COUNTERS)
+        self._replied_at_us: dict[str, int] = {}  # for each key, the time of the reply that its counter began from
+
+    def __len__(self) -> int:
+        return len(self._local.counters)
+
+    def in_use(self) -> bool:
+        """Return whether any counter was used since the store counted it last."""
+        return bool(self._replied_at_us)
+
+    def decide(
+        self,
+        request: Request[Plan],
+        costs: Sequence[int],
+        last: Reply | None,
+        now_us: int,
+        fleet: int,
+        *,
+        charge: bool,
+    ) -> list[int]:
+        """
+        Decide a request by the local counters, and return a reply in the form of the store's with marks.
+
+        Args:
+            costs: The permits for each limit of the plan.
+            last: The latest reply of the store to this plan, or None.
+            now_us: The store's time.
+            fleet: Instances that share the quotas, at least 1.
+            charge: Whether the request is charged if it passes.
+        """
+        plan = request.plan
+        rows = [
+            (bound.key, self._share(bound, spec, _known(last, i), fleet, now_us), cost)
+            for i, (bound, spec, cost) in enumerate(zip(plan.bounds, plan.specs(now_us), costs, strict=True))
+        ]
+        return self._local.decide(now_us, rows, charge=charge, ident=request.ident or "local")
+
+    def amend(self, bound: BoundLimit, delta: int, mark: int, now_us: int) -> None:
+        """Correct a charge."""
+        self._local.amend(now_us, bound.key, bound.spec(now_us), delta, mark)
+
+    def free(self, ident: str, bound: BoundLimit, count: int, now_us: int) -> None:
+        """Free the slots that this id holds."""
+        if bound.key in self._local.counters:
+            self._local.amend(now_us, bound.key, bound.spec(now_us), -count, 0, ident)
+
+    def renew(self, ident: str, bound: BoundLimit, count: int, now_us: int) -> None:
+        """Renew the slots that this id holds."""
+        counter = self._local.counters.get(bound.key)
+        if isinstance(counter, Concurrency):
+            counter.renew(ident, count, now_us, bound.spec(now_us).a)
+
+    def forget(self, keys: Sequence[str]) -> None:
+        """Forget counters."""
+        self._local.forget(keys)
+
+    def rest(self, ready: Callable[[str], bool]) -> None:
+        """
+        Note that the store counts again for keys that are *ready*.
+
+        Their counters stay. If the store is lost again before it has replied for such a key, the share used up before
+        still counts. Slots are counted anew then, from what is held at that time.
+        """
+        slots = [key for key, counter in self._local.counters.items() if isinstance(counter, Concurrency)]
+        self._local.forget([key for key in slots if ready(key)])
+        self._replied_at_us = {key: at_us for key, at_us in self._replied_at_us.items() if not ready(key)}
+
+    def _share(self, bound: BoundLimit, spec: Spec, known: tuple[int, int] | None, fleet: int, now_us: int) -> Spec:
+        """
+        Return the limit that this process decides by, and begin its counter from the last reply if that is newer.
+
+        Args:
+            known: The time of the last reply in microseconds, and what remained then. None if there was no reply.
+        """
+        if bound.limit.on_store_failure == "allow":
+            return replace(spec, shadow=True)
+        share = min(spec.capacity, max(1, spec.capacity // fleet))
+        local = with_share(spec, share)
+        if not self._begins(bound.key, known[0] if known else 0):
+            return local
+        if bound.letter == "c":  # the reply is outdated, as slots are freed at any moment
+            for ident, count in self._held(bound.key).items():
+                self._local.amend(now_us, bound.key, spec, count, 0, ident)
+        elif known:
+            left = max(0, known[1]) // fleet
+            if left < share:
+                self._local.decide(known[0], [(bound.key, local, share - left)], ident="known")
+        return local
+
+    def _begins(self, key: str, replied_at_us: int) -> bool:
+        """
+        Return whether a counter has to begin from the store's reply of this time, and drop the old counter if so.
+
+        A counter that was charged here after the reply stays. So this process admits a single share, however long the
+        store is unavailable.
+        """
+        counter = self._local.counters.get(key)
+        if counter is not None and (replied_at_us <= self._replied_at_us.get(key, 0) or replied_at_us < counter.now):
+            return False
+        self._local.forget([key])
+        if len(self._replied_at_us) >= MAX_COUNTERS:
+            del self._replied_at_us[next(iter(self._replied_at_us))]
+        self._replied_at_us[key] = replied_at_us
+        return True
+
+
+def with_share(spec: Spec, share: int) -> Spec:
+    """Return a spec with another capacity. The refill of a bucket shrinks with it."""
+    if share == spec.capacity:
+        return spec
+    if spec.letter != "b":
+        return replace(spec, capacity=share)
+    return replace(spec, capacity=share, a=spec.a * share, b=(spec.b[0] * spec.capacity,))
+
+
+def _known(last: Reply | None, index: int) -> tuple[int, int] | None:
+    return None if last is None else (last.now_us, last.remaining(index))
+
+
+__all__ = ["MAX_COUNTERS", "LocalShares", "with_share"]

@@ -1,0 +1,72 @@
+"""Slots of ``concurrency`` limits that the store has to hear of. They may be held for longer than an outage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Final
+
+from enforcement.failover.journal import JournalCharge, Ready, ReplayBatch
+from enforcement.plan.binding import BoundLimit
+
+MAX_SLOTS: Final = 50_000
+
+SlotName = tuple[str, str]
+"""The id of a reservation, and the key of a counter."""
+
+
+class UnreportedSlots:
+    """
+    Keeps the slots that the store does not know of, or may have forgotten.
+
+    The caller holds a lock.
+
+    Args:
+        held: Returns the slots of a counter that open reservations of this process hold, by the id of the reservation.
+    """
+
+    def __init__(self, held: Callable[[str], Mapping[str, int]]) -> None:
+        self._held = held
+        self._given: dict[SlotName, JournalCharge] = {}  # taken without the store
+        self._unrenewed: dict[SlotName, JournalCharge] = {}  # taken from the store, but not renewed there
+
+    def __bool__(self) -> bool:
+        return bool(self._given or self._unrenewed)
+
+    def add(self, ident: str, charge: JournalCharge) -> None:
+        """Keep slots that this process gave to a reservation without the store."""
+        if len(self._given) < MAX_SLOTS:
+            self._given[ident, charge.key] = charge
+
+    def holds(self, ident: str, key: str) -> bool:
+        """Return whether this process gave slots to this id, and the store does not know of them."""
+        return (ident, key) in self._given
+
+    def renew(self, ident: str, bound: BoundLimit, count: int) -> None:
+        """Keep slots that the store gave and that could not be renewed there."""
+        name = ident, bound.key
+        if ident not in self._held(bound.key):  # they were freed a moment ago
+            return
+        if name not in self._given and len(self._unrenewed) < MAX_SLOTS:
+            self._unrenewed[name] = JournalCharge(bound.key, bound, 0, count)
+
+    def free(self, ident: str, key: str) -> bool:
+        """Drop slots that were freed, and return whether the store does not know of them."""
+        self._unrenewed.pop((ident, key), None)
+        return self._given.pop((ident, key), None) is not None
+
+    def batches(self, ready: Ready) -> list[ReplayBatch]:
+        """Return one batch for each charge that is *ready*. The store takes its slots under the same id."""
+        rows = [*self._given.items(), *self._unrenewed.items()]
+        return [ReplayBatch(ident, (charge,), once=False) for (ident, _), charge in rows if ready(charge)]
+
+    def reported(self, batch: ReplayBatch) -> Iterator[ReplayBatch]:
+        """Drop slots that the store knows of now, and yield batches that free those which nobody holds any more."""
+        for charge in batch.charges:
+            name = batch.ident, charge.key
+            # They were freed during the call, so the store was not asked to free them, or was asked too early.
+            if self._given.pop(name, None) is None and self._unrenewed.pop(name, None) is None:
+                yield replace(batch, charges=(replace(charge, permits=-charge.permits),))
+
+
+__all__ = ["MAX_SLOTS", "SlotName", "UnreportedSlots"]

@@ -1,0 +1,104 @@
+"""One limit's part in a decision."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from enforcement.model.algorithms import HOPELESS
+from enforcement.model.calendars import window
+from enforcement.model.lease_bounds import unused_max
+from enforcement.plan.binding import BoundLimit
+
+
+@dataclass(frozen=True, slots=True)
+class LimitState:
+    """
+    One limit's part in a decision.
+
+    Attributes:
+        name: The limit's name; ``policy`` is the slug it stands in, empty for a limit in code.
+        quota: Permits a window, with any override.
+        remaining: The greatest whole cost that would pass now, after this call.
+        reset_ms: Milliseconds to the end of a fixed window, elsewhere until nothing is felt any more; None: never.
+        retry_after_ms: Milliseconds until the same cost passes; None: it passed, or no wait helps.
+        more_ms: Milliseconds until more remains; None: never.
+        allowed: Whether this limit admits the request by itself.
+        hopeless: Whether the cost exceeds the limit's capacity.
+        window_seconds: Present length of the window; None for a lifetime and for concurrency.
+        slot_seconds: Lifetime of a slot; None but for concurrency.
+        unused_max: Permits that may lie unused in the leases of all processes; 0 for a limit that is not leased.
+        overflow: Whether this is the counter that all values beyond the project's cap share.
+    """
+
+    name: str
+    policy: str
+    algorithm: str
+    unit: str
+    mode: str
+    quota: int
+    capacity: int
+    remaining: int
+    reset_ms: int | None
+    retry_after_ms: int | None
+    more_ms: int | None
+    allowed: bool
+    hopeless: bool
+    window_seconds: int | None
+    slot_seconds: int | None = None
+    overflow: bool = False
+    unused_max: int = 0
+
+    @property
+    def share(self) -> float:
+        """What part of the capacity remains."""
+        return self.remaining / self.capacity if self.capacity else 0.0
+
+    @property
+    def tightness(self) -> tuple[float, float]:
+        """What sorts limits by the share that they have left."""
+        return tightness(self.remaining, self.capacity, self.window_seconds or self.slot_seconds)
+
+
+def tightness(remaining: int, capacity: int, window_seconds: int | None) -> tuple[float, float]:
+    """Return what sorts limits by the share that they have left, and of equals the longer window first."""
+    share = remaining / capacity if capacity else 0.0
+    return share, float("-inf") if window_seconds is None else -window_seconds
+
+
+def state_of(
+    bound: BoundLimit, fleet: int, now_us: int, held: int, remaining: int, reset: int, wait: int, more: int
+) -> LimitState:
+    limit = bound.limit
+    return LimitState(
+        name=limit.name,
+        policy=bound.policy_slug,
+        algorithm=limit.algorithm,
+        unit=limit.unit,
+        mode=limit.mode,
+        quota=limit.quota,
+        capacity=limit.capacity,
+        remaining=max(0, held + remaining),
+        reset_ms=_milliseconds(reset),
+        retry_after_ms=_milliseconds(wait) if wait else None,
+        more_ms=_milliseconds(more if more else reset),
+        allowed=wait == 0,
+        hopeless=wait == HOPELESS,
+        window_seconds=_window_seconds(bound, now_us),
+        slot_seconds=limit.window_seconds if limit.algorithm == "concurrency" else None,
+        overflow=bound.overflow,
+        unused_max=unused_max(limit, fleet) if fleet else 0,
+    )
+
+
+def _window_seconds(bound: BoundLimit, now_us: int) -> int | None:
+    limit = bound.limit
+    if limit.algorithm == "concurrency" or limit.calendar == "lifetime":
+        return None
+    if limit.calendar is None:
+        return limit.window_seconds
+    start, end = window(now_us, limit.calendar, limit.time_zone, limit.anchor)
+    return (end - start) // 1_000_000
+
+
+def _milliseconds(span_us: int) -> int | None:
+    return None if span_us < 0 else -(-span_us // 1_000)

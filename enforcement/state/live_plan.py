@@ -1,0 +1,87 @@
+"""Plans with the state that this process keeps about their counters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import Any
+
+from enforcement.model.algorithms import Spec
+from enforcement.plan.binding import BoundLimit
+from enforcement.plan.plan import Plan
+from enforcement.plan.reply import Reply
+from enforcement.state.usage import TokenUsage
+
+
+class LivePlan(Plan):
+    """
+    A plan with the state that this process keeps about its counters.
+
+    Other modules keep their state here too, so that a decision needs no look-up. Each such attribute is written and
+    read only by the module that owns it.
+
+    Attributes:
+        name: Its name in the cache of plans with attributes. None if it is not in the cache.
+        usage: Where its decisions are counted. None for limits in code.
+        lease: Its lease (:class:`~enforcement.state.lease.Lease`). None if its permits may not be leased.
+        denied: Its cached denial (:class:`~enforcement.state.denial_cache.Denial`). None if there is none.
+        last: The latest reply of the store, from which a fallback starts. None if there is none.
+        command: The encoded command that charges one request. None if there is none yet, or if it depends on the time.
+        parts: The plan split by hash tag (:mod:`enforcement.engine.cross_slot`). None if it was not split yet.
+        registered_until: Until when its values count as registered in the store, monotonic seconds. 0 if they are not.
+        retry_at: When a plan with overflow counters asks for counters of its own again, monotonic seconds.
+    """
+
+    __slots__ = (
+        "_once",
+        "command",
+        "denied",
+        "last",
+        "lease",
+        "name",
+        "parts",
+        "registered_until",
+        "retry_at",
+        "usage",
+    )
+
+    def __init__(
+        self,
+        bounds: tuple[BoundLimit, ...],
+        *,
+        revision: int = 0,
+        fleet: Callable[[], int] | None = None,
+        usage: TokenUsage | None = None,
+        name: tuple[Hashable, ...] | None = None,
+    ) -> None:
+        super().__init__(bounds, revision=revision, fleet=fleet)
+        self.name = name
+        self.usage = usage
+        self.lease: Any = None
+        self.denied: Any = None
+        self.last: Reply | None = None
+        self.command: bytes | None = None
+        self.parts: Any = None
+        self.registered_until = 0.0
+        self.retry_at = 0.0
+        self._once: tuple[tuple[Spec, ...], bytes] | None = None  # a pair, so that threads replace both at once
+
+    def once(self, now_us: int) -> bytes | None:
+        """
+        Return the kept command that charges one request.
+
+        Args:
+            now_us: Unix time in microseconds.
+        Returns:
+            The encoded command. None if none is kept, or if it was made for another calendar window than *now_us*.
+        """
+        once = self._once
+        return None if once is None or once[0] is not self._specs or self.expired(now_us) else once[1]
+
+    def keep_once(self, command: bytes, specs: tuple[Spec, ...]) -> None:
+        """Keep the encoded command that charges one request, for as long as the plan has these *specs*."""
+        self._once = specs, command
+        if not self.follows_calendar:
+            self.command = command
+
+
+__all__ = ["LivePlan"]

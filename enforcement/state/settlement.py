@@ -1,0 +1,61 @@
+"""
+Correct earlier charges.
+
+A correction goes to the store if it can. Otherwise this process records it, and replays it when the store is back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from enforcement.failover.health import Health
+from enforcement.model.keys import marker_beside
+from enforcement.plan import commands
+from enforcement.plan.binding import BoundLimit
+from enforcement.plan.commands import Correction, Steps
+from enforcement.store import resp
+from enforcement.store.errors import StoreError
+
+
+def correcting(
+    health: Health, rows: Sequence[tuple[BoundLimit, int, int]], ident: str, *, once_for_ms: int | None
+) -> Steps:
+    """
+    Correct charges in the store, or in this process while the store is unavailable.
+
+    The corrections are sent in one command for each group of counters that one call can reach.
+
+    Args:
+        rows: For each counter its limit, the permits to add (negative to return permits), and the mark of the window in
+            which they were charged.
+        ident: Id of the reservation or request that was charged.
+        once_for_ms: How long the store remembers *ident*, in milliseconds, so that a second copy of the correction
+            changes nothing. None if a second copy does no harm anyway, as when slots are freed.
+    """
+    now_us = health.now_us()
+    for group in health.together(rows):
+        owed = [(bound, mark, delta) for bound, delta, mark in group]
+        if health.is_away(group[0][0].key):
+            if once_for_ms is None:
+                health.fallback.owe(ident, owed, once=False)
+            else:
+                for bound, delta, mark in group:
+                    health.fallback.amend(bound, delta, mark, now_us)
+            continue
+        corrections = [Correction(b.key, b.spec(now_us), delta, mark) for b, delta, mark in group]
+        marker, clock = marker_beside(corrections[0].key, ident), health.clock and health.clock()
+        try:
+            command = commands.settle(corrections, marker, clock, ident=ident, once_for_ms=once_for_ms)
+            reply = yield resp.pack(command)
+        except StoreError as exc:
+            health.failed(exc)
+            # The store may have executed the command. A replay does no harm, because the store finds the id, or slots
+            # that are free already.
+            health.fallback.owe(ident, owed, once=once_for_ms is not None)
+            health.wake()
+        else:
+            if reply == commands.NOT_RESTORED:
+                health.fallback.owe(ident, owed, once=once_for_ms is not None)
+
+
+__all__ = ["correcting"]

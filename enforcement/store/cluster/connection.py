@@ -1,0 +1,232 @@
+"""
+Send each command to the node of a cluster that owns the slot of its first key.
+
+A call follows at most two redirections. A call to a node whose breaker is open fails at once, so that a dead primary
+affects only the counters that it holds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Generator
+from typing import Any, Final
+
+from hiredis import ReplyError
+
+from enforcement.store.aio_connection import AsyncPipe
+from enforcement.store.cluster.slot_map import Node, SlotMap, slot_of
+from enforcement.store.connection import SyncPipe
+from enforcement.store.errors import Redirected, StoreError, trouble
+
+MAX_REDIRECTS: Final = 2
+"""One for a slot that has moved, and another for a slot that is being moved."""
+_LOAD: Final = b"*4\r\n$8\r\nFUNCTION"
+
+Hops = Generator[tuple[Node, bool], Any, Any]
+
+
+def away(node: Node) -> StoreError:
+    """Return the exception for a call that was not sent, because the breaker of its node is open."""
+    return StoreError("away", node.name, executed=False)
+
+
+def after_failure(slot_map: SlotMap, node: Node, exc: StoreError, *, respects_breakers: bool, counts: bool) -> Hops:
+    """
+    Follow the redirections of a call that has failed, and return its reply.
+
+    A generator: it yields a node, and whether ``ASKING`` has to precede the call. The caller sends the call there. Then
+    it sends the reply into the generator, or throws the StoreError that came instead. The first call, which nearly
+    always succeeds, is left to the caller, so that it costs no generator.
+
+    Args:
+        node: The node that failed the call.
+        exc: How it failed.
+        respects_breakers: Whether a call to a node whose breaker is open fails at once.
+        counts: Whether failures and successes count for the breakers.
+    Raises:
+        StoreError: The call failed for another reason, or there were too many redirections.
+    """
+    redirects = 0
+    while isinstance(exc, Redirected):
+        node, asking = slot_map.follow(exc, node), exc.asking
+        if redirects == MAX_REDIRECTS:
+            raise StoreError("moved", "too many redirections", executed=False)
+        redirects += 1
+        if respects_breakers and node.breaker.open:
+            raise away(node)
+        try:
+            reply = yield node, asking
+        except StoreError as again:
+            exc = again
+        else:
+            if counts and node.breaker.failures:
+                node.breaker.succeeded()
+            return reply
+    if counts:
+        slot_map.failed(node, exc)
+    try:
+        raise exc
+    finally:
+        del exc  # its traceback contains this frame: a late reply must not wait for the garbage collector
+
+
+def drive(hops: Hops, send: Callable[..., Any], *arguments: Any) -> Any:
+    """Run :func:`after_failure` with ``send(node, asking, *arguments)``, and return the reply."""
+    try:
+        node, asking = next(hops)
+        while True:
+            try:
+                reply = send(node, asking, *arguments)
+            except StoreError as exc:
+                node, asking = hops.throw(exc)
+            else:
+                node, asking = hops.send(reply)
+    except StopIteration as stop:
+        return stop.value
+
+
+class ClusterPipe:
+    """
+    A :class:`~enforcement.store.connection.SyncPipe` for each node of a cluster.
+
+    Args:
+        respects_breakers: Whether calls to a node whose breaker is open fail at once, and failures count for the
+            breaker. False: for replaying to a node that is just coming back.
+    """
+
+    def __init__(self, slot_map: SlotMap, budget: float, *, respects_breakers: bool = True) -> None:
+        self._slot_map = slot_map
+        self._budget = budget
+        self._respects_breakers = respects_breakers
+        self._pipes: dict[Node, SyncPipe] = {}
+
+    def call(self, command: bytes) -> Any:
+        """Send one encoded command to the node of its first key and return the parsed reply. Raises StoreError."""
+        slot_map, respects = self._slot_map, self._respects_breakers
+        if command.startswith(_LOAD):
+            return [
+                self._pipe_of(node).call(command) for node in list(slot_map.nodes.values()) if not node.breaker.open
+            ]
+        slot = slot_of(command)
+        node = slot_map.owners[slot] or slot_map.owner(slot)
+        breaker = node.breaker
+        if respects and breaker.open:
+            raise away(node)
+        try:
+            reply = (self._pipes.get(node) or self._pipe_of(node)).call(command)
+        except StoreError as exc:
+            hops = after_failure(slot_map, node, exc, respects_breakers=respects, counts=respects)
+            return drive(hops, self._send, command)
+        if breaker.failures and respects:
+            breaker.succeeded()
+        return reply
+
+    def close(self) -> None:
+        """Close the connections that nobody uses."""
+        for pipe in list(self._pipes.values()):
+            pipe.close()
+
+    def _send(self, node: Node, asking: bool, command: bytes) -> Any:
+        pipe = self._pipe_of(node)
+        return pipe.ask(command) if asking else pipe.call(command)
+
+    def _pipe_of(self, node: Node) -> SyncPipe:
+        """Return the pipe of a node. A new one replaces those of nodes that have left the cluster."""
+        pipe = self._pipes.get(node)
+        if pipe is None:
+            for old in set(self._pipes) - set(self._slot_map.nodes.values()):
+                if (left := self._pipes.pop(old, None)) is not None:  # None: another thread was faster
+                    left.close()
+            pipe = self._pipes.setdefault(node, SyncPipe(lambda: node.address, self._budget))
+        return pipe
+
+
+class AsyncClusterPipe:
+    """An :class:`~enforcement.store.aio_connection.AsyncPipe` for each node of a cluster."""
+
+    def __init__(self, slot_map: SlotMap, budget: float) -> None:
+        self._slot_map = slot_map
+        self._budget = budget
+        self._pipes: dict[Node, AsyncPipe] = {}
+
+    async def call(self, command: bytes) -> Any:
+        """
+        Send one encoded command to the node of its first key and return the parsed reply.
+
+        Raises:
+            StoreError: There is no usable reply. Unlike a single store's pipe, this one raises error replies.
+        """
+        slot_map = self._slot_map
+        if command.startswith(_LOAD):
+            return await self._call_everywhere(command)
+        slot = slot_of(command)
+        node = slot_map.owners[slot] or await self._owner(slot)
+        breaker = node.breaker
+        if breaker.open:
+            raise away(node)
+        try:
+            reply = await (self._pipes.get(node) or self._pipe_of(node)).call(command)
+            if type(reply) is ReplyError:
+                raise trouble(reply)
+        except StoreError as exc:
+            return await self._follow(after_failure(slot_map, node, exc, respects_breakers=True, counts=True), command)
+        if breaker.failures:
+            breaker.succeeded()
+        return reply
+
+    async def _follow(self, hops: Hops, command: bytes) -> Any:
+        """Do what :func:`drive` does, for asyncio."""
+        try:
+            node, asking = next(hops)
+            while True:
+                pipe = self._pipe_of(node)
+                try:
+                    reply = await (pipe.ask(command) if asking else pipe.call(command))
+                    if type(reply) is ReplyError:
+                        raise trouble(reply)
+                except StoreError as exc:
+                    node, asking = hops.throw(exc)
+                else:
+                    node, asking = hops.send(reply)
+        except StopIteration as stop:
+            return stop.value
+
+    def trouble(self, reply: object) -> StoreError:
+        """Return the exception for an error reply."""
+        return trouble(reply)
+
+    def renew(self) -> None:
+        """Keep the connections. Those of a node are closed when the node has left the cluster."""
+
+    def close(self) -> None:
+        """Close the connections and fail the calls in flight."""
+        for pipe in self._pipes.values():
+            pipe.close()
+
+    async def _owner(self, slot: int) -> Node:
+        try:
+            async with asyncio.timeout(self._budget):
+                return await asyncio.to_thread(self._slot_map.owner, slot)
+        except TimeoutError as exc:
+            raise StoreError("timeout", "no table of slots in time", executed=False) from exc
+
+    async def _call_everywhere(self, command: bytes) -> list[Any]:
+        nodes = [node for node in self._slot_map.nodes.values() if not node.breaker.open]
+        replies = await asyncio.gather(*(self._pipe_of(node).call(command) for node in nodes))
+        for reply in replies:
+            if type(reply) is ReplyError:
+                raise trouble(reply)
+        return replies
+
+    def _pipe_of(self, node: Node) -> AsyncPipe:
+        """Return the pipe of a node. A new one replaces those of nodes that have left the cluster."""
+        pipe = self._pipes.get(node)
+        if pipe is None:
+            for old in set(self._pipes) - set(self._slot_map.nodes.values()):
+                if (left := self._pipes.pop(old, None)) is not None:  # None: the thread of another loop was faster
+                    left.renew()
+            pipe = self._pipes.setdefault(node, AsyncPipe(lambda: node.address, self._budget))
+        return pipe
+
+
+__all__ = ["AsyncClusterPipe", "ClusterPipe", "after_failure", "away", "drive"]

@@ -1,0 +1,470 @@
+"""What the admin does with a form: one change, told, at the field, never over somebody else's."""
+
+import pytest
+from django.contrib.auth.models import Permission, User
+from django.contrib.sessions.models import Session
+from django.urls import reverse
+from django.utils import timezone
+
+from controlplane.adminkit.forms import version_of
+from controlplane.policies.models import AuditEntry, Limit, Override, Policy
+from controlplane.projects.models import ManagementKey, Project, Token
+from controlplane.publishing import publisher
+from controlplane.publishing.models import OutboxEntry, Revision
+from tests.factories import (
+    LimitFactory,
+    ManagementKeyFactory,
+    OverrideFactory,
+    PolicyFactory,
+    ProjectFactory,
+    TokenFactory,
+)
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+PROJECTS = "/admin/projects/project/"
+POLICIES = "/admin/policies/policy/"
+TOKENS = "/admin/projects/token/"
+
+
+def limit_fields(*limits, initial=0):
+    """The fields of the limits in a policy's form, as a browser sends them."""
+    fields = {"limits-TOTAL_FORMS": len(limits), "limits-INITIAL_FORMS": initial}
+    usual = {
+        "algorithm": "sliding_window",
+        "quota": 100,
+        "unit": "requests",
+        "window_seconds": "1 minute",
+        "mode": "enforce",
+        "consistency": "strict",
+        "on_store_failure": "local",
+    }
+    for index, limit in enumerate(limits):
+        fields |= {f"limits-{index}-{name}": value for name, value in {**usual, **limit}.items()}
+    return fields
+
+
+def policy_fields(policy, *limits, initial=0, **changed):
+    fields = {"slug": policy.slug, "name": policy.name, "seen_version": version_of(policy)}
+    return {**fields, **limit_fields(*limits, initial=initial), **changed}
+
+
+def fields_of(limit, **changed):
+    return {"id": limit.pk, "policy": limit.policy_id, "name": limit.name, **changed}
+
+
+def errors_of(response):
+    return response.context["adminform"].form.errors
+
+
+def test_a_saved_project_is_published_and_told(as_ann, told, store):
+    """One message says what was saved, and as which revision it is live."""
+    response = as_ann.post(f"{PROJECTS}add/", {"slug": "a", "name": "A", "change_reason": "new"}, follow=True)
+
+    (message,) = told(response)
+    assert message.endswith("was added successfully. Published as revision 1.")
+    assert AuditEntry.objects.values_list("actor", "channel", "action", "reason").get() == (
+        "ann",
+        "admin",
+        "project.create",
+        "new",
+    )
+
+
+def test_a_store_that_is_away_delays_and_loses_nothing(as_ann, told):
+    """The row is saved, and whoever saved it is told what is still to come."""
+    response = as_ann.post(f"{PROJECTS}add/", {"slug": "a", "name": "A"}, follow=True)
+
+    (message,) = told(response)
+    assert message.endswith("Saved. The change will be published when the store is available.")
+    assert Project.objects.get().slug == "a"
+    assert OutboxEntry.objects.filter(revision=None).count() == 1
+
+
+def test_a_form_that_changes_nothing_publishes_nothing(as_ann, told, store):
+    """Pressing Save is no change by itself."""
+    project = ProjectFactory()
+    fields = {"slug": project.slug, "name": project.name, "active": "on", "seen_version": version_of(project)}
+
+    response = as_ann.post(f"{PROJECTS}{project.pk}/change/", fields, follow=True)
+
+    assert response.status_code == 200
+    assert not AuditEntry.objects.exists()
+    assert not Revision.objects.exists()
+
+
+def test_a_refused_form_says_nothing_of_publishing(as_ann, told):
+    """What is pending from before is no fate of what was refused."""
+    as_ann.post(f"{PROJECTS}add/", {"slug": "a", "name": "A"}, follow=True)
+
+    response = as_ann.post(f"{PROJECTS}add/", {"slug": "Not a slug", "name": "A"})
+
+    assert list(errors_of(response)) == ["slug"]
+    assert told(response) == []
+
+
+def test_a_policy_and_its_limits_are_one_revision(as_ann, store):
+    """Enforcers never see a policy without the limits it was saved with."""
+    policy = Policy(slug="starter", name="Starter")
+    fields = policy_fields(policy, {"name": "m", "quota": 1}, {"name": "d", "quota": 9, "window_seconds": "1 day"})
+
+    as_ann.post(f"{POLICIES}add/", fields)
+
+    assert list(Limit.objects.values_list("name", "quota", "window_seconds")) == [("m", 1, 60), ("d", 9, 86_400)]
+    assert Revision.objects.count() == 1
+    assert AuditEntry.objects.get().action == "policy.create"
+
+
+@pytest.mark.parametrize(
+    ("limit", "field", "message"),
+    [
+        ({"window_seconds": ""}, "window_seconds", "Is required, unless a fixed_window follows the calendar."),
+        ({"window_seconds": "0"}, "window_seconds", "Must last between a second and a year."),
+        ({"window_seconds": "soon"}, "window_seconds", "Must be a duration such as 30 seconds"),
+        ({"burst": "5"}, "burst", "Only a token_bucket has a burst."),
+        ({"calendar": "month"}, "calendar", "Only a fixed_window follows the calendar."),
+        ({"partition_by": "UPPER"}, "partition_by", "An attribute is"),
+        ({"match_methods": "get"}, "match_methods", "Must list HTTP methods in capitals."),
+        ({"match_attributes": "model"}, "match_attributes", "Each line must hold one rule"),
+        ({"charge_on": "9xx"}, "charge_on", "Must list response classes"),
+        ({"quota": ""}, "quota", "This field is required."),
+        ({"time_zone": "Mars/Base"}, "time_zone", "Must be the IANA name of a time zone"),
+        ({"unit": "Requests"}, "unit", "Must be 1 to 32"),
+    ],
+)
+def test_a_rule_of_enforcement_is_told_at_its_field(as_ann, limit, field, message):
+    """The rules are enforcement's own, and nothing is saved against them."""
+    fields = policy_fields(Policy(slug="starter", name="Starter"), {"name": "m", **limit})
+
+    response = as_ann.post(f"{POLICIES}add/", fields)
+
+    (form,) = response.context["inline_admin_formsets"][0].formset.forms
+    assert [text[: len(message)] for text in form.errors[field]] == [message]
+    assert not Policy.objects.exists()
+
+
+def test_two_limits_of_one_name_are_refused(as_ann):
+    """The name is what overrides and usage know a limit by."""
+    fields = policy_fields(Policy(slug="starter", name="Starter"), {"name": "m"}, {"name": "m"})
+
+    response = as_ann.post(f"{POLICIES}add/", fields)
+
+    assert "Please correct the duplicate data for name." in response.content.decode()
+    assert not Policy.objects.exists()
+
+
+def test_a_renamed_limit_keeps_its_overrides(as_ann, store):
+    """The row is known by its id, and the documents of its overrides' holders follow."""
+    override = OverrideFactory(limit=LimitFactory(name="old"))
+    policy = override.limit.policy
+
+    fields = policy_fields(policy, fields_of(override.limit, name="new"), initial=1)
+    as_ann.post(f"{POLICIES}{policy.pk}/change/", fields)
+
+    assert Override.objects.get().limit.name == "new"
+    assert ("token", override.token.digest) in set(OutboxEntry.objects.values_list("kind", "object_id"))
+
+
+def test_two_limits_exchange_their_names(as_ann, store):
+    """Whichever is saved first, neither stands in the other's way."""
+    one = LimitFactory(name="one")
+    two = LimitFactory(name="two", policy=one.policy)
+    fields = policy_fields(one.policy, fields_of(one, name="two"), fields_of(two, name="one"), initial=2)
+
+    as_ann.post(f"{POLICIES}{one.policy.pk}/change/", fields)
+
+    assert dict(Limit.objects.values_list("pk", "name")) == {one.pk: "two", two.pk: "one"}
+
+
+def test_a_removed_limit_is_taken_from_its_overrides_holders(as_ann, store):
+    """Their documents name a limit that is gone."""
+    override = OverrideFactory()
+    policy = override.limit.policy
+    fields = policy_fields(policy, fields_of(override.limit, DELETE="on"), initial=1)
+
+    as_ann.post(f"{POLICIES}{policy.pk}/change/", fields)
+
+    assert not Limit.objects.exists()
+    assert ("token", override.token.digest) in set(OutboxEntry.objects.values_list("kind", "object_id"))
+
+
+def test_a_form_opened_before_somebody_elses_change_is_not_saved(as_ann):
+    """Whoever was slower is told, and finds what was typed."""
+    limit = LimitFactory(name="m", quota=1)
+    fields = policy_fields(limit.policy, fields_of(limit, quota=2), initial=1, name="Mine")
+    Policy.objects.update(name="Theirs")
+
+    response = as_ann.post(f"{POLICIES}{limit.policy.pk}/change/", fields)
+
+    assert "was changed after you opened it" in str(errors_of(response)["__all__"])
+    assert 'value="Mine"' in response.content.decode()
+    assert Policy.objects.get().name == "Theirs"
+
+
+def test_a_form_whose_limit_was_deleted_meanwhile_is_shown_again(as_ann):
+    """It names the conflict, and is no server error."""
+    limit = LimitFactory(name="m")
+    fields = policy_fields(limit.policy, fields_of(limit), initial=1)
+    limit.delete()
+
+    response = as_ann.post(f"{POLICIES}{limit.policy.pk}/change/", fields)
+
+    assert response.status_code == 200
+    assert "__all__" in errors_of(response)
+
+
+def test_the_secret_is_in_the_answer_and_nowhere_else(as_ann, store, caplog):
+    """Not in an address, the session, the log, the audit, or another page."""
+    project = ProjectFactory()
+
+    response = as_ann.post(f"{TOKENS}add/", {"project": project.pk, "name": "ci"})
+
+    secret = response.context["secret"]
+    assert "no-store" in response.headers["Cache-Control"]
+    assert response.content.decode().count(secret) >= 1
+    token = Token.objects.get()
+    assert secret not in as_ann.get(f"{TOKENS}{token.pk}/change/").content.decode()
+    kept = [str(session.get_decoded()) for session in Session.objects.all()]
+    kept += [str(entry.after) for entry in AuditEntry.objects.all()] + [caplog.text]
+    assert not any(secret in text for text in kept)
+
+
+def test_a_management_key_is_issued_with_its_scopes(as_ann):
+    """It is recorded once, and enforcers hear nothing of it."""
+    project = ProjectFactory()
+    fields = {"name": "ci", "scopes": ["tokens:read", "usage:read"], "projects": [project.pk]}
+
+    response = as_ann.post("/admin/projects/managementkey/add/", fields)
+
+    key = ManagementKey.objects.get()
+    assert response.context["secret"].startswith("sg_mgmt_")
+    assert (key.scopes, list(key.projects.all())) == (["tokens:read", "usage:read"], [project])
+    assert [entry.action for entry in AuditEntry.objects.all()] == ["managementkey.create"]
+
+
+def test_a_revoked_token_is_published_as_such(as_ann, store):
+    """The dialog's answer leads back to the token."""
+    token = TokenFactory()
+
+    response = as_ann.post(f"{TOKENS}{token.pk}/revoke/", {"_form_submitted": "on", "reason": "leaked"})
+
+    assert response.headers["HX-Redirect"] == f"/admin/projects/token/{token.pk.replace('_', '_5F')}/change/"
+    assert Token.objects.get().status == "revoked"
+    assert AuditEntry.objects.get().reason == "leaked"
+
+
+@pytest.mark.parametrize("name", ["revoke", "rotate", "reset_counters"])
+def test_what_is_done_to_others_needs_a_reason(as_ann, name):
+    """Without one nothing happens."""
+    token = TokenFactory()
+
+    response = as_ann.post(f"{TOKENS}{token.pk}/{name}/", {"_form_submitted": "on", "overlap": "0"})
+
+    assert "This field is required." in response.content.decode()
+    assert not AuditEntry.objects.exists()
+
+
+def test_a_token_that_has_ended_is_not_rotated(as_ann):
+    """A new secret for a revoked token would undo the revocation."""
+    token = TokenFactory(revoked=True)
+    fields = {"_form_submitted": "on", "reason": "r", "overlap": "0"}
+
+    response = as_ann.post(f"{TOKENS}{token.pk}/rotate/", fields)
+
+    assert "This token is revoked. Only an active token can be rotated." in response.content.decode()
+    assert Token.objects.count() == 1
+
+
+def test_selected_tokens_are_revoked_after_a_reason_was_given(as_ann, store):
+    """The first answer asks, the second does."""
+    token, other = TokenFactory(), TokenFactory()
+    chosen = {"action": "revoke_selected", "_selected_action": [token.pk]}
+
+    asked = as_ann.post(TOKENS, chosen)
+    as_ann.post(TOKENS, {**chosen, "change_reason": "left the company"})
+
+    assert "Every proxy refuses these tokens at once." in asked.content.decode()
+    assert {row.pk: row.status for row in Token.objects.all()} == {token.pk: "revoked", other.pk: "active"}
+    assert AuditEntry.objects.get().reason == "left the company"
+
+
+def test_a_deleted_policy_takes_its_limits_and_is_published(as_ann, told, store):
+    """With a reason, as one change."""
+    limit = LimitFactory()
+    publisher.publish_all()
+
+    response = as_ann.post(
+        f"{POLICIES}{limit.policy.pk}/delete/", {"post": "yes", "change_reason": "unused"}, follow=True
+    )
+
+    assert told(response)[0].endswith("was deleted successfully. Published as revision 2.")
+    assert not Policy.objects.exists()
+    assert AuditEntry.objects.values_list("action", "reason").get() == ("policy.delete", "unused")
+
+
+def test_a_policy_that_somebody_has_is_not_deleted(as_ann):
+    """The page names who has it."""
+    token = TokenFactory(policy=PolicyFactory())
+
+    response = as_ann.post(f"{POLICIES}{token.policy.pk}/delete/", {"post": "yes"})
+
+    assert str(token) in response.content.decode()
+    assert Policy.objects.exists()
+
+
+def test_selected_projects_are_deleted_one_by_one(as_ann, store):
+    """Each deletion is recorded: enforcers are told of every token that falls."""
+    token = TokenFactory()
+
+    as_ann.post(PROJECTS, {"action": "delete_selected", "_selected_action": [token.project_id], "post": "yes"})
+
+    assert [entry.action for entry in AuditEntry.objects.all()] == ["project.delete"]
+    assert {("token", token.digest), ("project", token.project_id)} <= set(
+        OutboxEntry.objects.values_list("kind", "object_id")
+    )
+
+
+def test_an_override_is_saved_by_the_same_verb_as_elsewhere(as_ann, store):
+    """It says who granted it, and is published with its holder."""
+    limit, token = LimitFactory(), TokenFactory()
+    fields = {"limit": limit.pk, "token": token.pk, "quota": 500, "reason": "launch", "ends_at": "2027-01-01T00:00"}
+
+    as_ann.post("/admin/policies/override/add/", fields)
+
+    override = Override.objects.get()
+    assert (override.created_by, override.quota, override.ends_at.year) == ("ann", 500, 2027)
+    assert [entry.action for entry in AuditEntry.objects.all()] == ["override.create"]
+
+
+def test_an_override_for_two_holders_is_refused(as_ann):
+    """The form says so, and the database is not asked."""
+    limit, token = LimitFactory(), TokenFactory()
+    fields = {"limit": limit.pk, "token": token.pk, "project": token.project_id, "quota": 5, "reason": "launch"}
+
+    response = as_ann.post("/admin/policies/override/add/", fields)
+
+    assert "Choose a token or a project, one of the two." in str(errors_of(response)["__all__"])
+
+
+def test_a_policy_is_made_global_and_back(as_ann, store):
+    """Both are dialogs with a reason; only what would change something is offered."""
+    policy = PolicyFactory()
+    fields = {"_form_submitted": "on", "reason": "start"}
+
+    as_ann.post(f"{POLICIES}{policy.pk}/apply_everywhere/", fields)
+    assert Policy.objects.get().is_global
+
+    as_ann.post(f"{POLICIES}{policy.pk}/apply_where_attached/", fields)
+    assert not Policy.objects.get().is_global
+
+
+def test_a_revision_is_rolled_back(as_ann, store):
+    """What enforcers were told then is told again, as a new revision."""
+    limit = LimitFactory(quota=1)
+    publisher.publish_all()
+    fields = policy_fields(limit.policy, fields_of(limit, quota=2, algorithm="fixed_window"), initial=1)
+    as_ann.post(f"{POLICIES}{limit.policy.pk}/change/", fields)
+
+    as_ann.post("/admin/publishing/revision/1/roll_back/", {"_form_submitted": "on", "reason": "too much"})
+
+    assert Limit.objects.get().quota == 1
+    assert Revision.objects.count() == 3
+    assert AuditEntry.objects.first().reason == "too much"
+
+
+def test_history_is_the_audit_of_every_door(as_ann, store):
+    """Not only what was done in the admin."""
+    project = ProjectFactory()
+
+    response = as_ann.get(f"{PROJECTS}{project.pk}/history/")
+
+    assert response.url == f"/admin/policies/auditentry/?object_type=project&object_id={project.pk}"
+    assert as_ann.get(response.url).status_code == 200
+
+
+@pytest.fixture
+def as_reader(client):
+    """Somebody who may look at tokens, and do nothing with them."""
+    reader = User.objects.create_user("ron", password="irrelevant here", is_staff=True)
+    reader.user_permissions.add(Permission.objects.get(codename="view_token"))
+    client.force_login(reader)
+    return client
+
+
+@pytest.mark.parametrize("name", ["revoke", "rotate", "reset_counters"])
+def test_a_reader_changes_nothing(as_reader, name):
+    """An address that is typed is refused like a button that is not there."""
+    token = TokenFactory()
+
+    response = as_reader.post(f"{TOKENS}{token.pk}/{name}/", {"_form_submitted": "on", "reason": "r", "overlap": "0"})
+
+    assert response.status_code == 403
+    assert Token.objects.get().is_live
+
+
+def test_a_reader_sees_the_token_and_its_counters(as_reader, store):
+    """Without a form, and without the actions."""
+    token = TokenFactory()
+
+    page = as_reader.get(f"{TOKENS}{token.pk}/change/")
+
+    assert page.status_code == 200
+    assert "Revoke" not in page.content.decode()
+    assert as_reader.get(f"{TOKENS}{token.pk}/counters/").status_code == 200
+
+
+def test_a_reader_of_tokens_does_not_see_keys(as_reader):
+    """Each model asks for its own right."""
+    key = ManagementKeyFactory()
+
+    assert as_reader.get("/admin/projects/managementkey/").status_code == 403
+    assert as_reader.get(f"/admin/projects/managementkey/{key.pk}/change/").status_code == 403
+
+
+def test_counters_of_a_store_that_is_away_say_so(as_ann):
+    """The page stays, and tells what it cannot know."""
+    token = TokenFactory(policy=LimitFactory().policy)
+
+    response = as_ann.get(f"{TOKENS}{token.pk}/counters/")
+
+    assert "store not reachable" in response.content.decode()
+
+
+def test_the_first_page_stands_without_a_store(as_ann):
+    """It is the page that people open when something is wrong."""
+    response = as_ann.get("/admin/")
+
+    assert response.status_code == 200
+    assert "not reachable" in response.content.decode()
+
+
+def test_login_leads_to_the_first_page(client, ann):
+    """Also without a page that was asked for."""
+    response = client.post("/admin/login/", {"username": "ann", "password": "correct horse battery staple"})
+
+    assert response.url == "/admin/"
+
+
+def test_a_sentence_is_told_by_the_rules_that_save(as_ann):
+    """The form's preview and the form agree."""
+    limit = {"name": "m", "algorithm": "sliding_window", "quota": "100", "window_seconds": "1m", "unit": "requests"}
+    rest = {"mode": "enforce", "consistency": "strict", "on_store_failure": "local"}
+    url = reverse("admin:policies_policy_sentence")
+
+    told = as_ann.post(url, {**limit, **rest}).json()
+    refused = as_ann.post(url, {**limit, **rest, "window_seconds": "0"}).json()
+
+    assert told["sentence"].startswith("100 requests per minute for each token or project")
+    assert refused == {"sentence": "", "errors": {"window_seconds": ["Must last between a second and a year."]}}
+
+
+def test_usage_leaves_as_csv_without_formulas(as_ann):
+    """A name that a spreadsheet would run is told to be text."""
+    from tests.factories import UsageRowFactory
+
+    UsageRowFactory(limit_name="", token_id="=1+1", at=timezone.now())
+
+    lines = as_ann.get("/admin/usage/usagerow/export.csv?period=minute").content.decode().splitlines()
+
+    assert lines[0] == "at,project_id,token_id,policy_id,limit_name,unit,allowed,denied,would_deny,cost"
+    assert lines[1].split(",")[1:3] == ["proj_1", "'=1+1"]

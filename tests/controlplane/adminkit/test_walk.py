@@ -1,0 +1,297 @@
+"""The admin as a newcomer meets it, in a real browser, before a real server and a real store."""
+
+import json
+import re
+
+import pytest
+import redis
+from django.contrib.auth.models import User
+from django.utils import timezone
+from playwright.sync_api import expect
+
+from controlplane.policies.models import AuditEntry, Limit, Policy
+from controlplane.projects.models import Token
+from controlplane.publishing import publisher
+from controlplane.publishing.changes import Actor, change
+from controlplane.usage.drain import drain
+from controlplane.usage.models import DailyReport
+from enforcement import Limiter
+from tests.controlplane.adminkit.conftest import PASSWORD
+from tests.controlplane.adminkit.walking import Walker
+from tests.factories import (
+    LimitFactory,
+    ManagementKeyFactory,
+    OverrideFactory,
+    ProjectFactory,
+    TokenFactory,
+    UsageRowFactory,
+)
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def make_project(walker: Walker) -> None:
+    walker.open("/admin/projects/project/add/")
+    walker.page.get_by_label("Slug").fill("checkout")
+    walker.page.get_by_label("Name").fill("Checkout service")
+    walker.look("project-form")
+    walker.press("Save")
+    walker.reads("Published as revision 1.")
+
+
+def make_policy(walker: Walker) -> None:
+    walker.open("/admin/policies/policy/add/")
+    walker.page.locator("#id_slug").fill("starter")
+    walker.page.locator("#id_name").fill("Starter plan")
+    walker.page.locator("#id_limits-0-name").fill("per-minute")
+    walker.page.locator("#id_limits-0-algorithm").select_option("sliding_window")
+    walker.page.locator("#id_limits-0-quota").fill("1")
+    walker.page.locator("#id_limits-0-window_seconds").fill("1 minute")
+    walker.reads("1 request per minute for each token or project with this policy, counted in a sliding window.")
+    walker.look("policy-form")
+    walker.press("Save")
+    walker.reads("Published as revision 2.")
+    walker.look("policies")
+
+
+def make_token(walker: Walker) -> str:
+    walker.open("/admin/projects/token/add/")
+    walker.choose("Project", "checkout")
+    walker.page.locator("#id_name").fill("ci")
+    walker.choose("Policy", "starter")
+    walker.look("token-form")
+    walker.press("Save")
+    walker.reads("Published as revision 3.")
+    secret = walker.page.locator("#secret").inner_text()
+    walker.look("secret")
+    walker.page.get_by_label("I have stored the secret").check()
+    walker.page.get_by_role("link", name="Go to the token").click()
+    walker.reads("sg_live_")
+    assert secret not in walker.page.content()
+    walker.look("token")
+    return secret
+
+
+def test_from_an_empty_installation_to_the_first_denial(walker, store, client_of_store):
+    """Project, policy, token, published, enforced, and the denial is seen on the first page."""
+    walker.open("/admin/login/")
+    walker.look("login")
+    walker.log_in("ann", PASSWORD)
+    walker.page.wait_for_url("**/admin/")
+    walker.look("first-steps")
+    make_project(walker)
+    make_policy(walker)
+    secret = make_token(walker)
+
+    document = json.loads(client_of_store.hget("sg:{doc}:documents", f"policy:{Policy.objects.get().pk}"))
+    assert [limit["quota"] for limit in document["limits"]] == [1]
+
+    with Limiter(store.url, instance="proxy-1") as limiter:
+        assert [limiter.check(secret).allowed for _ in range(2)] == [True, False]
+        walker.open("/admin/publishing/revision/")
+        walker.reads("1 of 1 instances")
+        walker.look("revisions")
+        walker.open("/admin/publishing/revision/2/change/")
+        walker.reads("same or later")
+        walker.look("revision")
+    drain(timezone.now(), redis.Redis.from_url(store.url, decode_responses=True, protocol=2))
+
+    with Limiter(store.url, instance="proxy-2"):
+        walker.open("/admin/")
+        denied = walker.page.locator(".sg-totals div", has_text="Denied").locator("dd").first
+        expect(denied).to_have_text("1")
+        walker.reads("1 denied")
+        walker.reads("proxy-2")
+        walker.look("dashboard")
+        walker.open("/admin/fleet/instance/")
+        walker.look("instances")
+
+
+def test_every_page_of_a_used_installation_is_sound(walker, store):
+    """Lists, forms and reports that the walk above does not come by."""
+    override, key = OverrideFactory(), ManagementKeyFactory()
+    row = UsageRowFactory(token_id=override.token.pk, project_id=override.token.project_id, at=timezone.now())
+    report = DailyReport.objects.create(
+        day=row.at.date(), csv="a,b", html="<!doctype html><html lang=en><title>Report</title>"
+    )
+    with change(actor=Actor("ann", "admin")) as tx:
+        before = override.limit.policy.as_record()
+        override.limit.policy.limits.update(quota=7)
+        tx.updated(Policy.objects.get(), before)
+    walker.log_in("ann", PASSWORD)
+    paths = {
+        "projects": "projects/project/",
+        "tokens": "projects/token/",
+        "keys": "projects/managementkey/",
+        "key": f"projects/managementkey/{key.pk}/change/",
+        "key-form": "projects/managementkey/add/",
+        "policy": f"policies/policy/{Policy.objects.get().pk}/change/",
+        "policy-delete": f"policies/policy/{Policy.objects.get().pk}/delete/",
+        "overrides": "policies/override/",
+        "override": f"policies/override/{override.pk}/change/",
+        "usage": "usage/usagerow/?period=minute",
+        "reports": "usage/dailyreport/",
+        "report": f"usage/dailyreport/{report.pk}/change/",
+        "audit": "policies/auditentry/",
+        "audit-entry": f"policies/auditentry/{AuditEntry.objects.get().pk}/change/",
+        "outbox": "publishing/outboxentry/",
+        "users": "auth/user/",
+        "user": f"auth/user/{User.objects.get().pk}/change/",
+        "groups": "auth/group/add/",
+        "refused": "axes/accessattempt/",
+        "empty": "projects/token/?status=revoked",
+    }
+    for name, path in paths.items():
+        walker.open(f"/admin/{path}")
+        walker.look(name)
+
+
+def test_the_documentation_of_the_api_runs_under_its_policy(walker):
+    """Nothing that the page needs is refused, and nothing is asked of another host."""
+    walker.open("/api/v1/docs/")
+
+    expect(walker.page.locator(".swagger-ui .opblock").first).to_be_visible()
+
+
+def test_the_menu_and_the_filters_work_by_keyboard_on_a_narrow_screen(walker):
+    """What the theme makes of clickable spans can be reached, named and pressed."""
+    walker.log_in("ann", PASSWORD)
+    walker.open("/admin/projects/token/")
+    walker.page.set_viewport_size({"width": 320, "height": 720})
+    toggle = walker.page.get_by_role("button", name="Open or close the menu")
+
+    toggle.focus()
+    walker.page.keyboard.press("Enter")
+    expect(walker.page.get_by_role("link", name="Policies")).to_be_visible()
+    walker.look("menu")
+
+
+def test_the_form_of_a_limit_asks_only_what_means_something(walker, store):
+    """Fields follow the algorithm, what was typed survives a removed row, and both limits are saved at once."""
+    policy = LimitFactory(name="per-minute", quota=10, policy__slug="starter").policy
+    walker.log_in("ann", PASSWORD)
+    walker.open(f"/admin/policies/policy/{policy.pk}/change/")
+    page, first = walker.page, "#id_limits-0-"
+    expect(page.locator(f"{first}calendar")).to_be_visible()
+    expect(page.locator(f"{first}burst")).to_be_hidden()
+    page.locator(f"{first}algorithm").select_option("token_bucket")
+    expect(page.locator(f"{first}calendar")).to_be_hidden()
+    page.locator(f"{first}burst").fill("50")
+    walker.reads("refilled at a steady rate, with bursts of up to 50.")
+
+    for index in (1, 2):
+        page.get_by_role("link", name="Add another Limit").click()
+        page.locator(f"#id_limits-{index}-name").fill(f"new-{index}")
+    page.get_by_role("button", name="Remove this limit").nth(1).press("Enter")
+    expect(page.locator("#id_limits-1-name")).to_have_value("new-2")
+    page.locator("#id_limits-1-calendar").select_option("month")
+    expect(page.locator("#id_limits-1-window_seconds")).to_be_hidden()
+    page.locator("#id_limits-1-time_zone").fill("Europe/Berlin")
+    page.locator("#id_limits-1-quota").fill("100000")
+    walker.reads("100,000 requests per calendar month")
+    walker.look("two-limits")
+    walker.press("Save")
+    walker.reads("was changed successfully. Published as revision 1.")
+
+    limits = Limit.objects.values_list("name", "algorithm", "burst", "calendar", "time_zone")
+    assert list(limits) == [
+        ("per-minute", "token_bucket", 50, "", "UTC"),
+        ("new-2", "fixed_window", None, "month", "Europe/Berlin"),
+    ]
+
+
+def test_an_error_is_told_at_its_field(walker, store):
+    """Also to those who do not see where it stands."""
+    limit = LimitFactory(name="per-minute", policy__slug="starter")
+    walker.log_in("ann", PASSWORD)
+    walker.open(f"/admin/policies/policy/{limit.policy.pk}/change/")
+    walker.page.locator("#id_limits-0-window_seconds").fill("0")
+    walker.reads("Window: Must last between a second and a year.")
+    walker.press("Save")
+    window = walker.page.locator("#id_limits-0-window_seconds")
+
+    expect(window).to_have_attribute("aria-invalid", "true")
+    expect(window).to_have_accessible_description(re.compile("Such as 30 seconds.* Must last between a second and"))
+    walker.look("error")
+
+
+def test_a_counter_is_watched_and_reset(walker, store):
+    """The page of a token shows what is used as it happens; a reset has a reason and works at once."""
+    limit = LimitFactory(name="per-hour", quota=2, window_seconds=3600, policy__slug="starter")
+    token = TokenFactory(policy=limit.policy, name="ci")
+    publisher.publish_all()
+    walker.log_in("ann", PASSWORD)
+    with Limiter(store.url) as limiter:
+        walker.open(f"/admin/projects/token/{token.pk}/change/")
+        walker.reads("0 of 2 requests (0 %)")
+        assert [limiter.check(token.secret).allowed for _ in range(3)] == [True, True, False]
+        walker.reads("2 of 2 requests (100 %)")
+        walker.look("live")
+
+        walker.press("Pause updates")
+        walker.page.get_by_role("link", name="Reset counters").click()
+        walker.page.locator("#dialog input[name=reason]").fill("support call")
+        walker.look("reset-dialog")
+        walker.press("Reset counters")
+        walker.reads("1 counter of ci")
+        walker.reads("0 of 2 requests (0 %)")
+        assert limiter.check(token.secret).allowed
+
+    assert AuditEntry.objects.get().reason == "support call"
+
+
+def test_a_second_editor_is_told_who_was_faster(walker, store):
+    """Nothing is saved over a change that its author has not seen."""
+    project = ProjectFactory(slug="checkout", name="Checkout")
+    walker.log_in("ann", PASSWORD)
+    walker.open(f"/admin/projects/project/{project.pk}/change/")
+    with change(actor=Actor("bob", "api")) as tx:
+        before = project.as_record()
+        project.name = "Till"
+        project.save()
+        tx.updated(project, before)
+
+    walker.page.locator("#id_name").fill("Check-out")
+    walker.press("Save")
+    walker.reads("bob changed this project")
+    walker.reads("name: Checkout → Till")
+    walker.look("conflict")
+    assert walker.page.locator("#id_name").input_value() == "Check-out"
+    walker.press("Save")
+    walker.reads("was changed successfully. Published as revision")
+
+    project.refresh_from_db()
+    assert project.name == "Check-out"
+
+
+def test_a_token_is_rotated_and_revoked_in_dialogs(walker, store):
+    """Both ask for a reason, and the new secret has a page of its own."""
+    walker.log_in("ann", PASSWORD)
+    make_project(walker)
+    walker.open("/admin/projects/token/add/")
+    walker.choose("Project", "checkout")
+    walker.page.locator("#id_name").fill("ci")
+    walker.press("Save")
+    walker.page.get_by_label("I have stored the secret").check()
+    walker.page.get_by_role("link", name="Go to the token").click()
+
+    walker.page.get_by_role("link", name="Rotate").click()
+    walker.page.get_by_label("One hour").check()
+    walker.page.get_by_label("Reason", exact=False).last.fill("quarterly")
+    walker.look("rotate-dialog")
+    walker.press("Create the new secret")
+    walker.reads("stays valid until")
+    walker.look("rotated")
+    new = Token.objects.order_by("-id").first()
+    assert f"/admin/projects/token/{new.pk}/change/" in walker.page.url.replace("_5F", "_")
+
+    walker.page.get_by_label("I have stored the secret").check()
+    walker.page.get_by_role("link", name="Go to the token").click()
+    walker.page.get_by_role("link", name="Revoke").click()
+    walker.press("Revoke token")
+    expect(walker.page.locator("#dialog")).to_contain_text("This field is required")
+    walker.page.locator("#dialog input[name=reason]").fill("leaked in a log")
+    walker.press("Revoke token")
+    walker.reads("is revoked. Published as revision 4.")
+
+    assert AuditEntry.objects.get(action="token.revoke").reason == "leaked in a log"

@@ -1,0 +1,91 @@
+import pytest
+from django.utils import timezone
+
+from controlplane.policies.models import AuditEntry
+from controlplane.projects.actions import issue_token, revoke_management_key, revoke_token, rotate_token
+from controlplane.projects.models import ManagementKey
+from controlplane.publishing.changes import change
+from controlplane.publishing.models import OutboxEntry
+from tests.factories import (
+    ManagementKeyFactory,
+    ProjectFactory,
+    TokenFactory,
+)
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def outbox() -> set[tuple[str, str]]:
+    return set(OutboxEntry.objects.values_list("kind", "object_id"))
+
+
+def actions() -> list[str]:
+    return list(AuditEntry.objects.order_by("id").values_list("action", flat=True))
+
+
+def test_an_issued_token_is_known_to_enforcers(actor, store, token_document):
+    """A token works as soon as its secret is shown."""
+    project = ProjectFactory()
+
+    with change(actor=actor) as tx:
+        token, secret = issue_token(tx, project=project, name="ci")
+
+    assert secret.startswith("sg_live_")
+    assert token_document(token.digest) == {
+        "schema": 1,
+        "id": token.pk,
+        "project": project.pk,
+        "name": "ci",
+        "policy": None,
+        "revoked": False,
+        "expires_at_us": None,
+        "overrides": [],
+    }
+
+
+def test_a_revoked_token_is_refused_everywhere(actor, store, token_document):
+    """Enforcers are told that it is revoked: its holder reads why."""
+    token = TokenFactory()
+
+    with change(actor=actor, reason="leaked") as tx:
+        revoke_token(tx, token)
+
+    assert token_document(token.digest)["revoked"] is True
+    assert actions() == ["token.revoke"]
+
+
+def test_revoking_twice_is_revoking_once(actor):
+    """A repeated request changes nothing and leaves no second trace."""
+    token = TokenFactory(revoked=True)
+    revoked_at = token.revoked_at
+
+    with change(actor=actor) as tx:
+        revoke_token(tx, token)
+
+    token.refresh_from_db()
+    assert token.revoked_at == revoked_at
+    assert actions() == []
+
+
+def test_rotation_publishes_both_tokens(actor, store, token_document):
+    """The new token works and the old one has its end, in one revision."""
+    token = TokenFactory()
+
+    with change(actor=actor) as tx:
+        issued, _ = rotate_token(tx, token, overlap_seconds=60)
+
+    assert tx.revision == 1
+    assert token_document(issued.digest)["expires_at_us"] is None
+    assert token_document(token.digest)["expires_at_us"] > timezone.now().timestamp() * 1e6
+    assert actions() == ["token.rotate", "token.create"]
+
+
+def test_a_management_key_is_revoked_without_a_publication(actor, store):
+    """Enforcers do not know management keys."""
+    key = ManagementKeyFactory()
+
+    with change(actor=actor) as tx:
+        revoke_management_key(tx, key)
+
+    assert ManagementKey.objects.get().status == "revoked"
+    assert (tx.revision, actions(), outbox()) == (None, ["managementkey.revoke"], set())

@@ -1,0 +1,66 @@
+"""The lists of fast and slow test files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests import tiers
+
+
+@pytest.fixture
+def lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """Give lists of one fast file and one slow file."""
+    fast, slow = tmp_path / "fast.txt", tmp_path / "slow.txt"
+    fast.write_text("tests/test_f.py\n")
+    slow.write_text("tests/test_s.py 4.0\n")
+    monkeypatch.setattr(tiers, "FAST", fast)
+    monkeypatch.setattr(tiers, "SLOW", slow)
+    return fast, slow
+
+
+BOTH = {"tests/test_f.py", "tests/test_s.py"}
+
+
+@pytest.mark.parametrize(
+    ("measured", "fast", "slow"),
+    [
+        ({"tests/test_f.py": 1.4, "tests/test_s.py": 1.1}, "tests/test_f.py\n", "tests/test_s.py 1.1\n"),
+        ({"tests/test_f.py": 1.6, "tests/test_s.py": 0.9}, "tests/test_s.py\n", "tests/test_f.py 1.6\n"),
+        ({"tests/test_f.py": 0.1, "tests/test_s.py": 5.9}, "tests/test_f.py\n", "tests/test_s.py 4.0\n"),
+        ({"tests/test_f.py": 0.1, "tests/test_s.py": 6.11}, "tests/test_f.py\n", "tests/test_s.py 6.1\n"),
+        ({}, "tests/test_f.py\n", "tests/test_s.py 4.0\n"),
+    ],
+    ids=["between the bounds", "beyond the bounds", "about as slow", "much slower", "skipped"],
+)
+def test_a_file_changes_its_list_only_when_it_is_clearly_slower_or_faster(lists, measured, fast, slow) -> None:
+    """A file that takes about a second does not change the lists at every run."""
+    tiers.update(measured, BOTH)
+
+    assert [path.read_text() for path in lists] == [fast, slow]
+
+
+def test_a_new_file_is_listed_and_a_removed_one_disappears(lists) -> None:
+    """The lists name the files that there are, in order."""
+    tiers.update(
+        {"tests/b/test_b.py": 0.2, "tests/test_a.py": 0.2, "tests/test_c.py": 1.2},
+        {"tests/b/test_b.py", "tests/test_a.py", "tests/test_c.py"},
+    )
+
+    assert [path.read_text() for path in lists] == ["tests/b/test_b.py\ntests/test_a.py\n", "tests/test_c.py 1.2\n"]
+
+
+def test_a_file_whose_tests_were_skipped_and_that_is_in_no_list_stays_out(lists) -> None:
+    """Without its parts nobody knows how long it takes."""
+    tiers.update({}, {*BOTH, "tests/test_new.py"})
+
+    assert [path.read_text() for path in lists] == ["tests/test_f.py\n", "tests/test_s.py 4.0\n"]
+
+
+def test_whatever_has_full_numbers_is_a_proof() -> None:
+    """Numbers that no marker names would never be run in full."""
+    scaled = [path for path in tiers.HERE.rglob("test_*.py") if "import scale\n" in path.read_text()]
+
+    assert scaled
+    assert [path.name for path in scaled if "pytest.mark.proof" not in path.read_text()] == []

@@ -1,0 +1,203 @@
+"""
+A pytest plugin that measures test files, keeps the list of the fast ones, and runs the longest files first.
+
+``tests/fast.txt`` lists the files that ``make check`` runs. ``tests/slow.txt`` lists the others with their seconds, so
+that a run on two workers can begin with the longest. ``make test`` brings both up to date.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Generator, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.scale import VARIABLE
+
+HERE = Path(__file__).parent
+FAST, SLOW = HERE / "fast.txt", HERE / "slow.txt"
+# Two bounds instead of one: a file that takes about a second would join and leave the list in turns.
+ENTERS_SECONDS, LEAVES_SECONDS = 1.0, 1.5
+# A slow file keeps its figure until it is this much slower or faster, for the same reason.
+KEPT_FACTOR = 1.5
+SHOWN = 10
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("tiers")
+    group.addoption("--fast", action="store_true", help="run only the files that tests/fast.txt lists")
+    group.addoption(
+        "--proof", action="store_true", help="run costly tests with their full numbers (see tests/scale.py)"
+    )
+    group.addoption("--update-tiers", action="store_true", help="rewrite tests/fast.txt and tests/slow.txt at the end")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "proof(times=1): has a costly form, with full numbers or run so many times")
+    if config.option.proof:
+        os.environ[VARIABLE] = "1"
+    _refuse_part_of_the_tests(config)
+    config.pluginmanager.register(SharedTime(), "tiers-shared-time")
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(FileTimes(config), "tiers-file-times")
+
+
+def _refuse_part_of_the_tests(config: pytest.Config) -> None:
+    """Refuse to rewrite the lists after a part of the tests, or after a run on another database than most have."""
+    if not config.option.update_tiers or hasattr(config, "workerinput"):
+        return
+    chosen = config.args_source is not pytest.Config.ArgsSource.TESTPATHS
+    if chosen or config.option.keyword or config.option.markexpr:
+        raise pytest.UsageError("--update-tiers: must not be combined with a choice of tests")
+    if "DATABASE_URL" in os.environ:
+        raise pytest.UsageError("--update-tiers: must not be combined with DATABASE_URL")
+
+
+@pytest.fixture
+def proof_run(request: pytest.FixtureRequest) -> int:
+    """Return which repetition of a proof this is."""
+    return request.param
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """With ``--proof``, repeat a test as often as its marker says, since what it shows depends on chance."""
+    marker = metafunc.definition.get_closest_marker("proof")
+    if marker and marker.kwargs and metafunc.config.option.proof:
+        metafunc.fixturenames.append("proof_run")
+        metafunc.parametrize("proof_run", range(marker.kwargs["times"]), indirect=True)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With ``--fast``, leave out every test file that is not in the list."""
+    if not config.option.fast or not collection_path.match("test_*.py"):
+        return None
+    return _name(collection_path) not in read_fast() or None
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """
+    Put the longest files first where two workers share them, and files with browser tests last.
+
+    Playwright's event loop runs in the thread of the tests from the first of them to the end of the run; a test that
+    starts a loop of its own could not run after it.
+    """
+    seconds = read_slow() if hasattr(config, "workerinput") else {}
+    browsing = {item.path for item in items if "page" in getattr(item, "fixturenames", ())}
+    items.sort(key=lambda item: (item.path in browsing, -seconds.get(_name(item.path), 0.0)))
+
+
+class SharedTime:
+    """
+    Measures fixtures that live as long as the run, such as a database, apart from the tests.
+
+    The first test that needs such a fixture starts it, and which test is the first changes from run to run. Therefore
+    its seconds count for no file.
+    """
+
+    def __init__(self) -> None:
+        self._seconds, self._depth, self._is_last = 0.0, 0, False
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[Any]) -> Generator[None, Any, Any]:
+        if fixturedef.scope != "session" or self._depth:
+            return (yield)
+        self._depth, began = 1, time.perf_counter()
+        try:
+            return (yield)
+        finally:
+            self._depth = 0
+            self._seconds += time.perf_counter() - began
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, nextitem: pytest.Item | None) -> Generator[None, Any, Any]:
+        self._is_last = nextitem is None
+        return (yield)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(self, call: pytest.CallInfo[Any]) -> Generator[None, Any, Any]:
+        report = yield
+        # Whatever was shared is stopped in the teardown of a process' last test.
+        stops = call.when == "teardown" and self._is_last
+        report.own_seconds = 0.0 if stops else max(0.0, report.duration - self._seconds)
+        self._seconds = 0.0
+        return report
+
+
+class FileTimes:
+    """Adds up the seconds of each file, in the process that reports."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+        self.seconds: Counter[str] = Counter()
+        self.skipped: set[str] = set()
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if isinstance(report, pytest.SubtestReport):
+            return  # its seconds are among those of its test
+        file = report.nodeid.partition("::")[0]
+        self.seconds[file] += getattr(report, "own_seconds", report.duration)
+        if report.skipped:
+            self.skipped.add(file)
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter, exitstatus: int) -> None:
+        option = self.config.option
+        if option.fast:
+            listed, present = read_fast(), test_files()
+            left_out = len(present - listed)
+            terminalreporter.write_line(f"{left_out} of {len(present)} test files were left out as slow: make test")
+        if option.update_tiers or option.proof:
+            terminalreporter.section(f"slowest {SHOWN} files")
+            for file, seconds in self.seconds.most_common(SHOWN):
+                terminalreporter.write_line(f"{seconds:7.1f} s  {file}")
+        if option.update_tiers and exitstatus == 0:
+            measured = {file: seconds for file, seconds in self.seconds.items() if file not in self.skipped}
+            update(measured, present=test_files())
+
+
+def update(measured: Mapping[str, float], present: Iterable[str]) -> None:
+    """
+    Rewrite both lists.
+
+    Args:
+        measured: Seconds by file, without files of which a test was skipped: those keep their place.
+        present: All test files there are; others disappear from the lists.
+    """
+    fast, slow = read_fast(), read_slow()
+    new_fast, new_slow = set(), {}
+    for file in present:
+        seconds, old = measured.get(file), slow.get(file)
+        if seconds is None:
+            new_fast |= {file} & fast
+            new_slow |= {file: old} if old else {}
+        elif seconds < (LEAVES_SECONDS if file in fast else ENTERS_SECONDS):
+            new_fast.add(file)
+        else:
+            keeps = old and old / KEPT_FACTOR < seconds < old * KEPT_FACTOR
+            new_slow[file] = old if keeps else round(seconds, 1)
+    FAST.write_text("".join(f"{file}\n" for file in sorted(new_fast)))
+    SLOW.write_text("".join(f"{file} {new_slow[file]}\n" for file in sorted(new_slow)))
+
+
+def read_fast() -> frozenset[str]:
+    """Return the files that take less than about a second."""
+    return frozenset(FAST.read_text().split()) if FAST.exists() else frozenset()
+
+
+def read_slow() -> dict[str, float]:
+    """Return the seconds of the other files."""
+    lines = SLOW.read_text().splitlines() if SLOW.exists() else []
+    return {file: float(seconds) for file, _, seconds in (line.partition(" ") for line in lines)}
+
+
+def test_files() -> frozenset[str]:
+    """Return every test file there is."""
+    return frozenset(map(_name, HERE.rglob("test_*.py")))
+
+
+def _name(path: Path) -> str:
+    return path.relative_to(HERE.parent).as_posix()
