@@ -1,9 +1,9 @@
 """
-Sluicegate's enforcement: rate limits and quotas that hold over a whole fleet of processes.
+Enforce rate limits and quotas over a whole fleet of processes.
 
 >>> from enforcement import Limit, Limiter, Denied
 
-Importing this package does no I/O, and loads what decides only when a limiter or a decision is asked for.
+Importing this package does no I/O. The modules that decide are loaded when a name of theirs is first used.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tasks that run to their end even if nobody awaits them any more."""
+"""Run tasks to completion even if no other task awaits them any more."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any, Final, TypeVar
 T = TypeVar("T")
 
 _running: Final[set[asyncio.Task[Any]]] = set()
-"""The tasks begun here. The event loop itself keeps only weak references to tasks."""
+"""Tasks that are kept alive here, because the event loop has only weak references to them."""
 
 
 def begun(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-    """Start a task and keep it alive until it is done."""
+    """Return a new task for a coroutine, which is kept alive until it is done."""
     task = asyncio.ensure_future(work)
     _running.add(task)
     task.add_done_callback(_running.discard)
@@ -21,7 +21,7 @@ def begun(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
 
 
 async def seen_through(work: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine to its end even if the task awaiting it is cancelled, however often."""
+    """Run a coroutine to completion even if the task awaiting it is cancelled."""
     return await asyncio.shield(begun(work))
 
 

@@ -1,4 +1,4 @@
-"""What the two limiters have in common around the engine: how they are made, and what they tell of themselves."""
+"""Build a limiter around the engine, and report its state. Both limiters inherit this."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from enforcement.state.live_plan import LivePlan
 from enforcement.stats import Stats
 
 START_SECONDS = 1.0
-"""How long ``start()`` waits for the documents of a store that answers."""
+"""How long ``start()`` waits for the documents of a store that replies."""
 
 Limits = Limit | Sequence[Limit]
 
 
 class BaseLimiter:
     """
-    A limiter before it does any I/O.
+    What both limiters share.
 
-    Nothing happens before the first call: no connection, no thread. A background thread then follows the published
-    documents, reports usage and tells the fleet that this instance lives.
+    A limiter opens no connection and starts no thread before its first call. A background thread then follows the
+    published documents, reports usage and sends the heartbeats of this instance.
     """
 
     def __init__(
@@ -42,19 +42,20 @@ class BaseLimiter:
         clock: Callable[[], int] | None = None,
     ) -> None:
         """
-        Make a limiter, and do no I/O.
+        Make a limiter without any I/O.
 
         Args:
-            url: ``redis://``, ``rediss://`` or ``unix://`` of the store; ``redis+sentinel://host1,host2/service`` or
-                ``redis+cluster://host1,host2`` where it is several servers.
-            prefix: What all keys begin with.
-            instance: Its name in the fleet; None: made of host, process and chance.
-            state_dir: Folder for the last good documents, so that it can start while the store is away; None: not kept.
-            timeout: Seconds a decision may take, connecting included, 0.001 to 10; beyond it the limit's
+            url: URL of the store: ``redis://``, ``rediss://`` or ``unix://``, and for several servers
+                ``redis+sentinel://host1,host2/service`` or ``redis+cluster://host1,host2``.
+            prefix: Prefix of all keys.
+            instance: Its name in the fleet. None: made of the host's name, the process id and random characters.
+            state_dir: Folder for the last good documents, with which it starts while the store is unavailable. None:
+                they are not kept.
+            timeout: Seconds that a decision may take, connecting included, 0.001 to 10. After that, each limit's
                 ``on_store_failure`` decides.
-            clock: Whole microseconds since the epoch, for tests; None: the store's clock.
+            clock: Returns microseconds since the epoch as an integer, for tests. None: the store's clock.
         Raises:
-            ValueError: One of them cannot be used; the text names it.
+            ValueError: An argument breaks a rule. The message names it.
         """
         folder = None if state_dir is None else Path(state_dir)
         self._set_up(
@@ -64,10 +65,13 @@ class BaseLimiter:
     @classmethod
     def from_env(cls) -> Self:
         """
-        Return a limiter made from ``SLUICEGATE_REDIS_URL`` (else ``REDIS_URL``) and its sisters; the README lists them.
+        Return a limiter with the settings from the variables of the environment.
+
+        The page "Settings" of the documentation (``templates/docs/settings.md``) lists them. The most important one is
+        ``SLUICEGATE_REDIS_URL``, the URL of the store.
 
         Raises:
-            ValueError: A variable that cannot be used.
+            ValueError: A variable breaks a rule. The message names it.
         """
         limiter = cls.__new__(cls)
         limiter._set_up(Settings.from_env())
@@ -75,7 +79,7 @@ class BaseLimiter:
 
     def _set_up(self, settings: Settings) -> None:
         self._engine = Engine(settings)
-        # What every decision asks, one look-up away.
+        # Every decision needs these. Here they cost one look-up.
         self._decider = self._engine.decider
         self._begin = self._decider.begin
         self._documents = self._engine.documents
@@ -91,19 +95,19 @@ class BaseLimiter:
 
     @property
     def revision(self) -> int:
-        """The published revision that it obeys; 0 before it has one."""
+        """The published revision that it uses. 0: none yet."""
         return self._engine.documents.current.revision
 
     def stats(self) -> Stats:
-        """Return what this limiter has done and how it is, in numbers; any thread may ask, as often as it likes."""
+        """Return what this limiter has done, and its present state. Any thread may call this at any time."""
         return self._engine.stats(self._timing)
 
     def time_store_calls(self, listener: Listener | None = None) -> None:
         """
-        Measure from now on how long the store takes to answer, which costs each call to it about a microsecond.
+        Measure how long the store takes to reply from now on. This adds about a microsecond to each call to it.
 
         Args:
-            listener: Told the seconds of each call; it must be quick, and must not raise.
+            listener: Called with the seconds of each call. It must be quick and must not raise.
         """
         if self._timing is None:
             self._timing = Timing()
@@ -122,21 +126,21 @@ class BaseLimiter:
 
 
 def check_subject(subject: object, key: str | None, attributes: Attributes | None) -> None:
-    """Raise TypeError for what does not go together: a token with a key, or limits in code with attributes."""
+    """Refuse a token with a key, and limits in code with attributes. Raises TypeError."""
     if isinstance(subject, str):
         if key is not None:
-            raise TypeError("key: belongs to limits in code, not to a token; Limit.parse() makes a limit of a text.")
+            raise TypeError("key: must be None for a token. Limit.parse() makes a limit from a string.")
     elif attributes is not None:
-        raise TypeError("attributes: belong to a token; limits in code look at none.")
+        raise TypeError("attributes: must be None for limits in code, which do not use them.")
 
 
 _limiters: weakref.WeakSet[BaseLimiter] = weakref.WeakSet()
 
 
 def _after_fork() -> None:
-    for shell in list(_limiters):
-        if shell._started:
-            shell._engine.after_fork()
+    for limiter in list(_limiters):
+        if limiter._started:
+            limiter._engine.after_fork()
 
 
 os.register_at_fork(after_in_child=_after_fork)

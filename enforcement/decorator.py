@@ -1,7 +1,7 @@
 """
-Limits on plain functions: which limits, whom a call counts for, what it costs, and how long it may wait.
+Declare limits on functions: which limits apply to a call, its key, its costs, and how long it may wait.
 
-Whatever can be wrong with a declaration is found when the function is decorated, not when it is first called.
+An error in a declaration is raised when the function is decorated, not when it is first called.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from enforcement.plan.decision import Decision, Denied
 P = ParamSpec("P")
 R = TypeVar("R")
 CoroutineFunction = Callable[P, Coroutine[Any, Any, R]]
-"""What ``async def`` makes; what it returns can be run and made a task of, unlike any other awaitable."""
+"""A function made by ``async def``. Unlike other awaitables, what it returns can be made a task."""
 
 Declared = str | Limit | Sequence[str | Limit]
-"""Limits as people write them: ``"10/minute"``, ``"10/minute; 1000/day"``, a Limit, or several of either."""
+"""Limits as users write them: ``"10/minute"``, ``"10/minute; 1000/day"``, a Limit, or a list of either."""
 
 FunctionKey = str | Callable[..., object] | None
 FunctionCosts = Costs | Callable[..., Costs]
@@ -36,57 +36,57 @@ def declared(limits: Declared) -> tuple[Limit, ...]:
     Return limits as values.
 
     Raises:
-        InvalidLimit: A text that is no limit.
-        ValueError: None at all, two of one name, or one that asks for attributes, which limits in code cannot have.
-        TypeError: Something else than texts and limits.
+        InvalidLimit: A string is not a limit.
+        ValueError: There is no limit, two have one name, or one needs attributes, which limits in code do not have.
+        TypeError: Something is neither a string nor a Limit.
     """
     several = list(limits) if isinstance(limits, Iterable) and not isinstance(limits, str) else [limits]
     found: list[Limit] = []
     for item in several:
         if not isinstance(item, (str, Limit)):
-            raise TypeError(f"limits: must be texts or Limit values, not {item!r}.")
+            raise TypeError(f"limits: must be strings or Limit values, got {item!r}.")
         found += [item] if isinstance(item, Limit) else Limit.parse_many(item)
     bind_in_code(found, "any", Keys())
     return tuple(found)
 
 
 def has_slots(limits: Sequence[Limit]) -> bool:
-    """Tell whether one of them is held while something lasts, and so must be admitted, not hit."""
+    """Return whether one of the limits has slots, so that it needs ``admit()`` and not ``hit()``."""
     return any(limit.algorithm == "concurrency" for limit in limits)
 
 
 def key_text(value: object) -> str | None:
     """
-    Return a key as text; None, which means that the limit does not fall on this call or request, stays None.
+    Return a key as a string. None stays None, and means that no limit applies to this call or request.
 
     Raises:
-        TypeError: Neither a text nor a whole number nor a UUID: two values that look alike might count together.
+        TypeError: The key is not a string, an integer or a UUID. Other values could be counted together.
     """
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, UUID) or type(value) is int:
         return str(value)
-    raise TypeError(f"key: must be a text, a whole number, a UUID or None, not {type(value).__name__}.")
+    raise TypeError(f"key: must be a string, an integer, a UUID or None, got {type(value).__name__}.")
 
 
 class Waiting:
     """
-    How long a caller still waits for permits.
+    The time that a caller may still wait for permits.
 
     Args:
-        max_wait: Seconds, from now on, all pauses together; 0: not at all.
+        max_wait: Seconds from now for all pauses together. 0: do not wait.
     Raises:
-        ValueError: Negative, infinite or no number.
+        ValueError: *max_wait* is not a finite number, or is negative.
     """
 
     def __init__(self, max_wait: float) -> None:
         number = isinstance(max_wait, (int, float)) and not isinstance(max_wait, bool)
         if not number or not 0 <= max_wait < math.inf:
-            raise ValueError(f"max_wait: must be seconds, 0 or more, not {max_wait!r}.")
+            raise ValueError(f"max_wait: must be seconds, 0 or more, got {max_wait!r}.")
         self._until = monotonic() + max_wait
 
     def pause(self, decision: Decision) -> float:
-        """Return how many seconds to sleep before asking again. Raises Denied: waiting so long, or at all, is vain."""
+        """Return how many seconds to sleep before the next try. Raises Denied if no pause is short enough, or helps."""
         wait_ms = decision.retry_after_ms
         if wait_ms is None or monotonic() + wait_ms / 1_000 > self._until:
             raise Denied(decision)
@@ -95,18 +95,18 @@ class Waiting:
 
 class Declaration:
     """
-    A declaration on one function.
+    The limits that are declared on one function.
 
     Args:
-        function: What is decorated; its parameters are what a key in text may name.
+        function: The decorated function. A format in *key* may name its parameters.
         limits: See :data:`Declared`.
-        key: Whom a call counts for: a format of the arguments (``"user:{user_id}"``), or a function that gets them and
-            returns a text, a whole number, a UUID, or None for no limit; None: all calls of *function* together.
-        costs: What a call costs, or a function of its arguments that says so.
-        max_wait: Seconds that a call may wait.
+        key: What calls are counted by: a format of the arguments (``"user:{user_id}"``), or a function that takes them
+            and returns a string, an integer, a UUID, or None for no limit. None: all calls of *function* together.
+        costs: The costs of a call, or a function that takes its arguments and returns the costs.
+        max_wait: Seconds that a call may wait for permits.
     Raises:
-        ValueError: Limits, key, costs or max_wait that cannot be used. InvalidLimit is one.
-        TypeError: A key that is neither text nor callable.
+        ValueError: An argument breaks a rule. InvalidLimit is a ValueError.
+        TypeError: *key* is neither a string nor callable.
     """
 
     def __init__(
@@ -116,36 +116,38 @@ class Declaration:
         self.holds = has_slots(self.limits)
         Waiting(max_wait)
         if self.holds and max_wait:
-            raise ValueError("max_wait: nobody knows when a slot of a concurrency limit becomes free.")
+            raise ValueError("max_wait: must be 0 with a concurrency limit, whose slots become free at unknown times.")
         if self.holds and (inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)):
-            raise ValueError("limits: a concurrency limit would be over before the first item of a generator.")
+            raise ValueError(
+                "limits: must not be concurrency limits on a generator, which returns before its first item."
+            )
         self.max_wait = max_wait
         self._costs = costs if callable(costs) else check_costs(costs)
         self._key = _key_of(function, key)
 
     def key(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str | None:
-        """Return whom a call counts for; None: no limit. Raises TypeError, see :func:`key_text`."""
+        """Return the key of a call. None: no limit applies. Raises TypeError as :func:`key_text` does."""
         return key_text(self._key(*args, **kwargs))
 
     def costs(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Costs:
-        """Return what a call costs."""
+        """Return the costs of a call."""
         return self._costs(*args, **kwargs) if callable(self._costs) else self._costs
 
 
 def _key_of(function: Callable[..., Any], key: FunctionKey) -> Callable[..., object]:
-    """Return a function of a call's arguments that makes its key."""
+    """Return a function that takes the arguments of a call and returns its key."""
     if key is None:
         constant = f"{function.__module__}.{function.__qualname__}"
         return lambda *args, **kwargs: constant
     if callable(key):
         return key
     if not isinstance(key, str):
-        raise TypeError(f"key: must be a format of the arguments or a function of them, not {key!r}.")
+        raise TypeError(f"key: must be a format of the arguments or a function of them, got {key!r}.")
     signature = inspect.signature(function)
     names = _fields(key)
     unknown = sorted(names - set(signature.parameters))
     if unknown:
-        raise ValueError(f"key: {unknown[0]!r} is no parameter of {function.__qualname__}.")
+        raise ValueError(f"key: must name parameters of {function.__qualname__}, got {unknown[0]!r}.")
     if not names:
         return lambda *args, **kwargs: key.format()
 
@@ -158,11 +160,11 @@ def _key_of(function: Callable[..., Any], key: FunctionKey) -> Callable[..., obj
 
 
 def _fields(text: str) -> set[str]:
-    """Return the names that a format asks for."""
+    """Return the names in a format."""
     try:
         fields = [field for _, field, _, _ in Formatter().parse(text) if field is not None]
     except ValueError as exc:
-        raise ValueError(f"key: {text!r} is no format: {exc}.") from exc
+        raise ValueError(f"key: must be a format, got {text!r}: {exc}.") from exc
     return {field.partition(".")[0].partition("[")[0] for field in fields}
 
 

@@ -1,4 +1,4 @@
-"""How long the store takes to answer, for those who want to know: nothing is measured until somebody asks for it."""
+"""Measure how long the store takes to reply. Nothing is measured until it is requested."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from time import perf_counter
 from typing import Any, Final
 
 BOUNDS_SECONDS: Final = (0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25)
-"""Upper bounds of the buckets; the last bucket has none."""
+"""Upper bounds of the buckets. The last bucket has none."""
 
 Call = Callable[..., Any]
 Listener = Callable[[float], None]
@@ -18,12 +18,12 @@ Listener = Callable[[float], None]
 @dataclass(frozen=True, slots=True)
 class Histogram:
     """
-    Calls by how long they took.
+    The number of calls by their duration.
 
     Attributes:
-        bounds_seconds: Upper bounds, inclusive, of all buckets but the last, which has none.
-        counts: Calls in each bucket, not summed up; one more than there are bounds.
-        total_seconds: Of all calls together.
+        bounds_seconds: Inclusive upper bounds of all buckets except the last, which has none.
+        counts: Calls in each bucket, not cumulative. There is one more than there are bounds.
+        total_seconds: Duration of all calls together.
     """
 
     bounds_seconds: tuple[float, ...]
@@ -32,7 +32,7 @@ class Histogram:
 
 
 class Timing:
-    """Times the calls of one pipe, whatever comes of them. Any thread may call."""
+    """Measures the duration of calls, including those that fail. Any thread may call."""
 
     def __init__(self) -> None:
         self.listeners: list[Listener] = []
@@ -40,7 +40,7 @@ class Timing:
         self._total = 0.0
 
     def of_calls(self, call: Call) -> Call:
-        """Return *call*, timed."""
+        """Return a function that does what *call* does and measures it."""
 
         def timed(*args: Any) -> Any:
             began = perf_counter()
@@ -52,7 +52,7 @@ class Timing:
         return timed
 
     def of_awaited_calls(self, call: Call) -> Call:
-        """Return *call*, which is awaited, timed until it is answered."""
+        """Return a coroutine function that does what *call* does and measures it until its reply."""
 
         async def timed(*args: Any) -> Any:
             began = perf_counter()
@@ -64,7 +64,7 @@ class Timing:
         return timed
 
     def histogram(self) -> Histogram:
-        """Return what was measured so far."""
+        """Return what has been measured so far."""
         return Histogram(BOUNDS_SECONDS, tuple(self._counts), self._total)
 
     def _note(self, seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""What an operator may say of an enforcer: in code, or in the environment."""
+"""Read the settings of an enforcer from code or from the environment."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
 
+from enforcement.model.checks import shown
 from enforcement.model.keys import DEFAULT_PREFIX
 from enforcement.model.sizes import MAX_INSTANCE_LENGTH
 
@@ -24,18 +25,18 @@ _NAME: Final = re.compile(rf"[!-~]{{1,{MAX_INSTANCE_LENGTH}}}", re.ASCII)
 @dataclass(frozen=True, slots=True)
 class Settings:
     """
-    How an enforcer reaches its store, and who it is.
+    The settings of an enforcer.
 
     Args:
-        url: ``redis://``, ``rediss://`` or ``unix://``, or one that names several hosts
+        url: URL of the store: ``redis://``, ``rediss://`` or ``unix://``, or one that names several hosts
             (:mod:`enforcement.store.topology`).
-        prefix: What all keys begin with.
-        instance: Its name in the fleet; None: made of host, process and chance.
-        state_dir: Folder for the last good documents; None: they are not kept.
-        timeout: Seconds a decision may take, connecting included.
-        clock: Microseconds since the epoch, for tests; None: the store's clock.
+        prefix: Prefix of all keys.
+        instance: Its name in the fleet. None: made of the host's name, the process id and random characters.
+        state_dir: Folder for the last good documents. None: they are not kept.
+        timeout: Seconds that a decision may take, connecting included.
+        clock: Returns microseconds since the epoch, for tests. None: the store's clock.
     Raises:
-        ValueError: An instance, a timeout or a clock that cannot be used.
+        ValueError: The instance, timeout or clock breaks a rule.
     """
 
     url: str = DEFAULT_URL
@@ -47,27 +48,31 @@ class Settings:
 
     def __post_init__(self) -> None:
         if self.instance is not None and not (isinstance(self.instance, str) and _NAME.fullmatch(self.instance)):
-            raise ValueError(f"instance: must be 1 to {MAX_INSTANCE_LENGTH} printable ASCII characters without blanks.")
+            raise ValueError(
+                f"instance: must be 1 to {MAX_INSTANCE_LENGTH} printable ASCII characters without blanks, "
+                f"got {shown(self.instance)}."
+            )
         span = self.timeout if type(self.timeout) in (int, float) else 0
         if not LEAST_TIMEOUT <= span <= MOST_TIMEOUT:
             raise ValueError(
-                f"timeout: must be seconds, from {LEAST_TIMEOUT} to {MOST_TIMEOUT:g}, not {self.timeout!r}."
+                f"timeout: must be seconds from {LEAST_TIMEOUT} to {MOST_TIMEOUT:g}, got {shown(self.timeout)}."
             )
         if self.clock is not None and not (callable(self.clock) and type(self.clock()) is int):
-            raise ValueError("clock: must be a function that returns whole microseconds since the epoch.")
+            raise ValueError("clock: must be a function that returns microseconds since the epoch as an integer.")
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Settings:
         """
-        Read ``SLUICEGATE_REDIS_URL``, else ``REDIS_URL``, and ``SLUICEGATE_PREFIX``, ``_INSTANCE``, ``_STATE_DIR``,
-        ``_TIMEOUT_MS``.
+        Return the settings from the variables of the environment.
+
+        The page "Settings" of the documentation (``templates/docs/settings.md``) lists them.
 
         Raises:
-            ValueError: A value that cannot be used; the text names the variable.
+            ValueError: A variable breaks a rule. The message names it.
         """
         timeout = environ.get("SLUICEGATE_TIMEOUT_MS") or "25"
         if not timeout.isascii() or not timeout.isdigit() or not 1 <= int(timeout) <= 10_000:
-            raise ValueError(f"SLUICEGATE_TIMEOUT_MS: must be a whole number from 1 to 10000, not {timeout!r}.")
+            raise ValueError(f"SLUICEGATE_TIMEOUT_MS: must be an integer from 1 to 10000, got {shown(timeout)}.")
         state_dir = environ.get("SLUICEGATE_STATE_DIR")
         return cls(
             url=environ.get("SLUICEGATE_REDIS_URL") or environ.get("REDIS_URL") or DEFAULT_URL,
@@ -79,7 +84,7 @@ class Settings:
 
 
 def library_version() -> str:
-    """Return the version of the installed package; "0" in a checkout that was never installed."""
+    """Return the version of the installed package, or "0" if it is not installed."""
     try:
         return version("sluicegate")
     except PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""One process' enforcement in numbers: a snapshot, made of counts that are kept anyway. Exporters read nothing else."""
+"""Describe what one limiter has done, in numbers. Exporters read nothing else."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from enforcement.latency import Histogram
+from enforcement.model.instants import SECOND_US
 
 
 @dataclass(frozen=True, slots=True)
 class DecisionCount:
-    """How many decisions one source made for one reason; both as in :class:`~enforcement.plan.decision.Decision`."""
+    """How many decisions have one source and one reason, as in :class:`~enforcement.plan.decision.Decision`."""
 
     source: str
     reason: str
@@ -18,34 +19,39 @@ class DecisionCount:
 
     @property
     def allowed(self) -> bool:
-        """Whether they let the request pass."""
+        """Whether the requests were allowed."""
         return self.reason == "ok"
 
 
 @dataclass(frozen=True, slots=True)
 class Stats:
     """
-    What one limiter has done since its process began, and how it is. Counts never go down, but in a forked child.
+    What one limiter has done since its process began, and its present state.
+
+    Counts never decrease, except in a forked child, where they begin at 0.
 
     Attributes:
-        instance: Its name in the fleet; ``version`` is the library's.
+        instance: Its name in the fleet.
+        version: Version of the library.
         state: ``starting``, ``ok`` or ``degraded``.
-        revision: The published revision that it obeys, ``store_id`` the store that this came from; 0 and "": none yet.
-        documents_age_seconds: Since the store last confirmed that these documents are its present ones; None: not yet.
-        fleet_size: The most instances seen alive in ten minutes.
-        clock_offset_us: The store's time less this host's, microseconds.
-        decisions: Requests decided, by source and reason; looking without charging is none.
-        store_failures: Calls that the store gave no usable answer to, by cause: ``timeout``, ``oom`` ...
-        servers_away: Servers of the store without which requests are decided: of a single store 0 or 1.
-        outages: How often one was found away.
-        journal_entries: Counters and windows that the store is owed a charge for, from the time without it.
-        journal_dropped: Permits that were admitted without it and will not be charged, because the journal was full or
-            their counter cannot be read.
-        lease_permits_held: Permits taken ahead and not handed out; ``lease_permits_used`` is how many were.
+        revision: The published revision that it uses. 0: none yet.
+        store_id: Identity of the store that this revision came from. Empty: none yet.
+        documents_age_seconds: Seconds since the store confirmed that these documents are up to date. None: not yet.
+        fleet_size: The most instances that were alive at one time in the last ten minutes.
+        clock_offset_us: The store's time minus this host's time, in microseconds.
+        decisions: Decisions by source and reason. A call that does not charge is not counted.
+        store_failures: Calls without a usable reply, by cause, such as ``timeout`` or ``oom``.
+        servers_away: Servers of the store that are unavailable. 0 or 1 for a single server.
+        outages: How often a server became unavailable.
+        journal_entries: Counters and windows with charges that the store has not received yet.
+        journal_dropped: Permits admitted during an outage that will never be charged, because the journal was full or
+            their counter could not be read.
+        lease_permits_held: Permits charged in advance and not used yet.
+        lease_permits_used: Permits charged in advance and used.
         overflow_decisions: Decisions by counters that values beyond a project's cap share.
-        usage_dropped: Decisions that no report will show, because nobody took the reports.
-        disk_failures: Times that the last good documents could not be kept or read.
-        store_calls: How long the store took; None: not measured, see ``time_store_calls()``.
+        usage_dropped: Decisions missing in every report, because the reports could not be delivered in time.
+        disk_failures: How often the last good documents could not be written or read.
+        store_calls: How long calls to the store took. None: not measured, see ``time_store_calls()``.
     """
 
     instance: str
@@ -70,7 +76,7 @@ class Stats:
     store_calls: Histogram | None
 
     def decided(self, *, source: str | None = None, allowed: bool | None = None) -> int:
-        """Return the number of decisions, of one source or outcome if one is named."""
+        """Return the number of decisions, or only of those with a source or an outcome."""
         return sum(
             row.count
             for row in self.decisions
@@ -79,12 +85,12 @@ class Stats:
 
     @property
     def clock_offset_seconds(self) -> float:
-        """The store's time less this host's."""
-        return self.clock_offset_us / 1_000_000
+        """The store's time minus this host's time, in seconds."""
+        return self.clock_offset_us / SECOND_US
 
     @property
     def lease_share(self) -> float:
-        """What part of all decisions was made by permits at hand, 0 to 1."""
+        """The share of decisions that used a leased permit, from 0 to 1."""
         total = self.decided()
         return self.decided(source="lease") / total if total else 0.0
 

@@ -16,6 +16,7 @@ from enforcement.cli.options import add_store, settings_of
 from enforcement.control.inspection import LiveCounter, live_counters
 from enforcement.doctor.endpoint import shown
 from enforcement.model.documents import Project, Token
+from enforcement.model.instants import time_reply_us
 from enforcement.model.keys import Keys
 from enforcement.model.tokens import digest, is_well_formed
 from enforcement.plan.binding import Subject
@@ -150,8 +151,7 @@ def _denies(counter: LiveCounter) -> bool:
 
 
 def _now_us(client: Redis) -> int:
-    seconds, microseconds = client.time()
-    return int(seconds) * 1_000_000 + int(microseconds)
+    return time_reply_us(client.time())
 
 
 def _as_json(explanation: Explanation) -> dict[str, Any]:

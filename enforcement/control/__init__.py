@@ -1,1 +1,1 @@
-"""What the control plane and tools ask of the store."""
+"""Build the calls with which the control plane and tools use the store."""

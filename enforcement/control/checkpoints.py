@@ -1,9 +1,10 @@
 """
-Counters that outlive the store: what to ask for a checkpoint of them, and how to give them back. No I/O.
+Build the calls that checkpoint durable counters and restore them after the store has lost them. No I/O.
 
-The functions write down, in one set a hash tag, which durable counters changed (``lua/checkpoint.lua``). The control
-plane reads those, keeps them in SQL, and strikes them out of the set. A store that lost a tag's counters lost the set
-too; until it is told that it is whole again, enforcers decide the tag's durable limits without it.
+For each hash tag, the functions keep a "dirty" set of the durable counters that changed (``lua/checkpoint.lua``). The
+control plane reads these counters, keeps them in SQL and removes them from the set. A store that has lost the counters
+of a tag has also lost this set. Enforcers then decide the durable limits of the tag without the store, until all
+counters are restored.
 """
 
 from __future__ import annotations
@@ -14,32 +15,33 @@ from dataclasses import dataclass
 from typing import Final
 
 from enforcement.lua import function
+from enforcement.model.instants import HOUR_SECONDS, SECOND_US
 from enforcement.model.keys import NAME_LENGTH, Keys
-from enforcement.model.limits import MAX_NUMBER
+from enforcement.model.sizes import MAX_NUMBER
 
 CHECKPOINT: Final = function("checkpoint")
 CHECKPOINTED: Final = function("checkpointed")
 RESTORE: Final = function("restore")
 SAY_WHOLE: Final = function("whole")
 
-SET_BACK_US: Final = 3_600_000_000
-"""Nothing that was read takes so long to be kept."""
+SET_BACK_US: Final = HOUR_SECONDS * SECOND_US
+"""An older reading was not delayed. The store's clock was set back."""
 
 Call = tuple[str, list[str], list[str | int]]
-"""Function, keys, arguments: what ``FCALL`` takes."""
+"""Function, keys and arguments for ``FCALL``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
     """
-    What a durable counter held.
+    The state of a durable counter.
 
     Attributes:
         counter: The last part of its key.
         used: Permits charged in its window.
-        ends_us: End of the window, microseconds since the epoch; 0: it never ends.
-        last_us: Instant of its last charge.
-        stamp: Grows with each checkpoint of the counter; of a counter that began anew it is 0.
+        ends_us: End of the window, microseconds since the epoch. 0: it never ends.
+        last_us: Instant of its last charge, microseconds since the epoch.
+        stamp: Increases with each checkpoint of the counter. It is 0 for a counter that was lost and began anew.
     """
 
     counter: str
@@ -51,35 +53,35 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class CheckpointReading:
-    """A counter as a checkpoint read it, and the stamp that it had ``before``."""
+    """A counter that a checkpoint has read, and the stamp that it had ``before``."""
 
     kept: Kept
     before: int
 
     def follows(self, kept: Kept | None) -> bool:
         """
-        Tell whether this is a later state of what is kept, and may replace it.
+        Return whether this is a later state than the kept one and may replace it.
 
-        It is not, if the counter has forgotten the checkpoint that is kept: it was lost, and began anew.
+        It is not if the counter does not know the kept checkpoint, because it was lost and began anew.
         """
         if kept is None or self.kept.ends_us > kept.ends_us:
             return True
-        if self.kept.ends_us < kept.ends_us:  # it was read too long ago; or the store's clock was set back, and counts
+        if self.kept.ends_us < kept.ends_us:  # A late reading, unless the store's clock was set back.
             return kept.stamp - self.kept.stamp > SET_BACK_US
         return self.before >= kept.stamp
 
     def forgot(self, kept: Kept | None) -> bool:
-        """Tell whether the counter shall get back what is kept, for it counts the same window and does not know it."""
+        """Return whether the kept state must be restored, because the counter of the same window does not know it."""
         return kept is not None and self.kept.ends_us == kept.ends_us and self.before < kept.stamp
 
 
 def read_call(keys: Keys, tag: str, counters: Sequence[str]) -> Call:
-    """Return the call that reads and stamps counters of one tag; :func:`readings` reads the reply."""
+    """Return the call that reads and stamps counters of one tag. :func:`readings` reads the reply."""
     return CHECKPOINT, _keys(keys, tag, counters), [""]
 
 
 def readings(counters: Sequence[str], reply: Sequence[Sequence[int]]) -> Iterator[CheckpointReading]:
-    """Yield what was read of *counters*; those that are no more are left out, and such as nobody can have counted."""
+    """Yield a reading of each counter, except of those that are gone or have impossible numbers."""
     for counter, found in zip(counters, reply, strict=True):
         if found and all(0 <= number <= MAX_NUMBER for number in found):
             used, ends_us, last_us, before, stamp = found
@@ -87,7 +89,7 @@ def readings(counters: Sequence[str], reply: Sequence[Sequence[int]]) -> Iterato
 
 
 def strike_call(keys: Keys, tag: str, counters: Sequence[str], read: Sequence[CheckpointReading]) -> Call:
-    """Return the call that strikes out of the dirty set what is still as it was *read*, and what is no more."""
+    """Return the call that removes unchanged counters from the dirty set, and those that are gone."""
     by_name = {reading.kept.counter: reading.kept for reading in read}
     arguments: list[str | int] = []
     for counter in counters:
@@ -98,9 +100,9 @@ def strike_call(keys: Keys, tag: str, counters: Sequence[str], read: Sequence[Ch
 
 def restore_call(keys: Keys, tag: str, kept: Sequence[Kept]) -> Call:
     """
-    Return the call that raises counters of one tag to what is kept of them; it answers how many were written.
+    Return the call that raises counters of one tag to their kept states. Its reply is how many were written.
 
-    When the store has got all of a tag, :func:`whole_call` lets enforcers trust it again.
+    Once all counters of a tag are restored, :func:`whole_call` lets enforcers use the store again.
     """
     arguments: list[str | int] = [""]
     for one in kept:
@@ -109,12 +111,12 @@ def restore_call(keys: Keys, tag: str, kept: Sequence[Kept]) -> Call:
 
 
 def new_mark() -> str:
-    """Return what to add to the dirty sets of some tags before the first of their counters is given back."""
+    """Return a new mark, to be added to the dirty sets of tags before their first counter is restored."""
     return "w" + secrets.token_urlsafe(NAME_LENGTH)[: NAME_LENGTH - 1]
 
 
 def whole_call(keys: Keys, tag: str, mark: str) -> Call:
-    """Return the call that lets enforcers trust the store with a tag; it answers 0 if *mark* was lost meanwhile."""
+    """Return the call that lets enforcers use the store for a tag. Its reply is 0 if *mark* was lost meanwhile."""
     return SAY_WHOLE, [keys.dirty(tag)], [mark]
 
 

@@ -1,4 +1,4 @@
-"""Looking at, and resetting, the counters that enforcement keeps: the same keys, by the same code, for people."""
+"""Read and reset counters for operators, with the keys and the code that enforcers use."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from operator import attrgetter
 from redis import Redis
 from redis.exceptions import BusyLoadingError
 
+from enforcement.model.instants import time_reply_us
 from enforcement.model.keys import Keys, together
 from enforcement.model.lease_bounds import unused_max
 from enforcement.plan import commands
@@ -23,13 +24,13 @@ from enforcement.plan.request import Request
 @dataclass(frozen=True, slots=True)
 class Values:
     """
-    The values that a partitioned limit counts by, in one project.
+    The values of a partitioned limit in one project.
 
     Attributes:
         present: How many have a counter of their own.
         cap: How many may have one.
-        beyond: About how many found no place within a day, and share one counter.
-        remaining: What those have left together; None if there are none.
+        beyond: About how many were not registered within a day because of the cap. They share one counter.
+        remaining: Permits left on the shared counter. None: no value uses it.
     """
 
     present: int
@@ -39,25 +40,26 @@ class Values:
 
     @property
     def full(self) -> bool:
-        """Whether a new value would share a counter now."""
+        """Whether a new value would use the shared counter."""
         return self.present >= self.cap
 
 
 @dataclass(frozen=True, slots=True)
 class LiveCounter:
     """
-    One limit of a project or token as it stands now.
+    The present state of one limit of a project or token.
 
     Attributes:
-        policy: Slug of the policy; ``limit`` is the limit's name in it.
+        policy: Slug of the policy.
+        limit: Name of the limit in the policy.
         scope: What the policy is attached to: ``global``, ``project`` or ``token``.
-        partition_by: Attributes that each have a counter of their own; such a limit has no single count.
-        used: Permits charged and still felt; more than the quota after an overdraft. None if partitioned.
-        remaining: The greatest cost that would pass now. None if partitioned.
-        reset_ms: As in a decision. None if partitioned, or if it never resets.
+        partition_by: Attributes whose values have counters of their own. Such a limit is partitioned.
+        used: Permits that are charged now, which may be more than the quota. None: partitioned.
+        remaining: The greatest cost that would be admitted now. None: partitioned.
+        reset_ms: As in a decision. None: partitioned, or it never resets.
         override: Id of the override that sets the quota, or None.
-        unused_max: Permits that may lie unused in the leases of all instances; 0 for a limit that is not leased.
-        values: What a partitioned limit has in place of a single count; None if it is not partitioned.
+        unused_max: Permits that may lie unused in the leases of all instances. 0: not leased.
+        values: The values of a partitioned limit. None: not partitioned, or not requested.
     """
 
     policy: str
@@ -79,13 +81,13 @@ class LiveCounter:
 @dataclass(frozen=True, slots=True)
 class Reset:
     """
-    What a reset has forgotten.
+    The counters that were reset.
 
     Attributes:
-        count: How many counters there were.
-        at_us: When, by the store's clock.
-        durable: Of each counter that may be kept outside of the store, whether it was there or not: its hash tag, the
-            last part of its key, and the end of its present window (0: none), microseconds since the epoch.
+        count: How many counters the store had.
+        at_us: When they were reset, by the store's clock, microseconds since the epoch.
+        durable: The durable counters, even if the store had none: the hash tag, the last part of the key, and the end
+            of the present window in microseconds since the epoch. 0: it has no end.
     """
 
     count: int = 0
@@ -103,15 +105,15 @@ def live_counters(
     with_values: bool = True,
 ) -> list[LiveCounter]:
     """
-    Read what every limit that falls on a token, or on its project as a whole, has counted. Charges nothing.
+    Return the state of every limit that applies to a token or project. Nothing is charged.
 
     Args:
-        subject: Without a token it shows the limits that the project's tokens share.
-        now_us: For overrides that end and calendar boundaries; the counters are read by the store's own clock.
-        fleet: Instances that live, at least 1.
-        with_values: Also count the values of partitioned limits, which the account of a proxy may not.
+        subject: Without a token, the limits that all tokens of the project share are returned.
+        now_us: Used for the ends of overrides and for calendar windows. Counters are read by the store's own clock.
+        fleet: Number of live instances, at least 1.
+        with_values: Also count the values of partitioned limits. The account of a proxy has no right to do that.
     Raises:
-        redis.RedisError: The store does not answer, or lacks the function library.
+        redis.RedisError: The store does not reply, or lacks the function library.
     """
     rules = rules_of(subject, now_us)
     single = [rule for rule in rules if not rule.limit.partition_by]
@@ -130,14 +132,14 @@ def reset_counters(
     limit: str | None = None,
 ) -> Reset:
     """
-    Forget what the limits of a token, or the ones attached to a project, have counted.
+    Reset the counters of a token, or of a project.
 
     Args:
-        limit: ``"policy-slug/limit-name"``; None: all that belong to the token, or without one to the project.
+        limit: ``"policy-slug/limit-name"``. None: all limits attached to the token, or to the project if there is none.
     Returns:
-        What was forgotten. A partitioned limit's counters cannot be named, and stay.
+        The counters that were reset. Those of partitioned limits are not reset, because their values are not known.
     Raises:
-        redis.RedisError: The store does not answer, or lacks the function library.
+        redis.RedisError: The store does not reply, or lacks the function library.
     """
     scope = "project" if subject.token is None else "token"
     rules = rules_of(subject, now_us)
@@ -157,18 +159,18 @@ def reset_counters(
 def _reset(client: Redis, keys: Keys, rules: list[Rule]) -> Reset:
     plan = Plan(tuple(rule.bind(keys, {}) for rule in rules))
     with client.pipeline(transaction=True) as pipe:
-        # In one step: what was charged before this instant is forgotten, and nothing that came after it.
+        # In one transaction, so that exactly the charges before this instant are reset.
         pipe.time()
         pipe.execute_command(*commands.reset(plan.keys))  # type: ignore[no-untyped-call]
-        (seconds, micros), count = pipe.execute()
-    at_us = seconds * 1_000_000 + micros
+        time, count = pipe.execute()
+    at_us = time_reply_us(time)
     durable = [(rule.tag, bound) for rule, bound in zip(rules, plan.bounds, strict=True) if bound.durable]
     named = tuple((tag, bound.key.rpartition(":")[2], bound.window_end(at_us)) for tag, bound in durable)
     return Reset(count, at_us, named)
 
 
 def _values(client: Redis, keys: Keys, rules: list[Rule], now_us: int) -> dict[int, Values]:
-    """Return how many values each rule counts by, under its index."""
+    """Return the values of each partitioned rule, by its index."""
     censuses = [(rule, census) for rule in rules if (census := rule.census(keys))]
     pipe = client.pipeline(transaction=False)
     for _, census in censuses:
@@ -183,33 +185,33 @@ def _values(client: Redis, keys: Keys, rules: list[Rule], now_us: int) -> dict[i
 
 
 def _look(client: Redis, keys: Keys, rules: list[Rule], now_us: int) -> list[tuple[LimitState, int]]:
-    """Return the state of each rule's counter, and what is used of it."""
+    """Return the state of each rule's counter, and the permits used."""
     seen = {
-        rule.index: told
+        rule.index: state
         for some in together(rules, attrgetter("tag"))
-        for rule, told in zip(some, look(client, [rule.bind(keys, {}) for rule in some], now_us)[1], strict=True)
+        for rule, state in zip(some, look(client, [rule.bind(keys, {}) for rule in some], now_us)[1], strict=True)
     }
     return [seen[rule.index] for rule in rules]
 
 
 def look(client: Redis, bounds: Sequence[BoundLimit], now_us: int) -> tuple[int, list[tuple[LimitState, int]]]:
     """
-    Read counters of one hash tag, and charge nothing.
+    Return the states of counters with one hash tag. Nothing is charged.
 
     Args:
-        bounds: At least one.
-        now_us: The best idea of the store's time, for calendar boundaries.
+        bounds: At least one bound limit.
+        now_us: An estimate of the store's time, for calendar windows.
     Returns:
-        The store's time in microseconds, and for each counter its state and what is used of its capacity.
+        The store's time in microseconds since the epoch, and each counter's state and used permits.
     Raises:
-        redis.RedisError: The store does not answer, or lacks the function library.
+        redis.RedisError: The store does not reply, or lacks the function library.
     """
     plan = Plan(tuple(bounds))
-    for _ in range(2):  # once more if the store's clock is in another calendar window than ours
+    for _ in range(2):  # Try again if the store's clock is in another calendar window.
         arguments = commands.decide_arguments(Request(plan, 0, charge=False), now_us, clock=False)
         reply = read(client.execute_command(*arguments, NEVER_DECODE=True))  # type: ignore[no-untyped-call]
         if reply.lost:
-            raise BusyLoadingError("The store is getting its counters back.")
+            raise BusyLoadingError("The store is restoring its counters.")
         if reply.decided:
             break
         now_us = reply.now_us

@@ -1,7 +1,7 @@
 """
-How a state is published: what to send to the store for one revision, and what its answer means. No I/O.
+Build the call that publishes one revision to the store, and read its reply. No I/O.
 
-The control plane decides what is published and when; this page only knows the store's side of it, beside the reader.
+The control plane decides what is published and when.
 """
 
 from __future__ import annotations
@@ -12,33 +12,35 @@ from typing import Any, Final
 
 from enforcement.lua import function
 from enforcement.model.documents import SCHEMA, dumps
+from enforcement.model.instants import DAY_SECONDS
 from enforcement.model.keys import GLOBAL_TAG, Keys
 
 MAX_LOGGED_BYTES: Final = 262_144
-"""Changes up to this size travel in the log; more of them are announced, and readers load everything."""
+"""Changes up to this size are written to the change log. After larger ones, readers load everything."""
 
-_DAY_MS: Final = 86_400_000
+_DAY_MS: Final = DAY_SECONDS * 1_000
 
 Document = Mapping[str, Any]
 StoreCall = tuple[str, list[str], list[str | int]]
-"""Function, keys, arguments: what ``FCALL`` takes."""
+"""Function, keys and arguments for ``FCALL``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Publication:
     """
-    One revision.
+    One revision to publish.
 
     Args:
-        revision: Its number, greater than the store's.
-        now_us: When, microseconds since the epoch; told to people, decides nothing.
-        store_id: Identity for a store that has none yet, random text. Empty: such a store lost what these documents are
-            changes of, and refuses them.
-        documents: Field of the documents' hash to document, None removes it.
-        tokens: Digest to document, None removes it.
-        resets: Counters that were reset, for enforcers that remember denials: objects of "project" and "token" ids.
-        full: Readers shall load everything anew.
-        replace_all: *documents* are all there are; whatever else the hash holds is removed.
+        revision: Its number, which is greater than the store's.
+        now_us: When it is published, microseconds since the epoch. It is only shown to people.
+        store_id: A random identity for a store without one. Empty: a store without an identity has lost its documents
+            and refuses these changes.
+        documents: Field of the hash of documents to document. None removes the field.
+        tokens: Digest to document. None removes the token.
+        resets: Counters that were reset, as objects with the ids of a "project" and a "token". Enforcers drop the
+            denials that they remember for these.
+        full: Whether readers must load everything again.
+        replace_all: Whether *documents* are complete. All other fields of the hash are then removed.
     """
 
     revision: int
@@ -53,9 +55,9 @@ class Publication:
 
 def tags_of(documents: Iterable[str]) -> list[str]:
     """
-    Return the hash tags of the counters that these fields of the documents' hash let begin.
+    Return the hash tags of the counters that enforcers use after these documents are published.
 
-    Each must be whole in the store before they are published: see :mod:`enforcement.control.checkpoints`.
+    The store must have all counters of each tag before that. See :mod:`enforcement.control.checkpoints`.
     """
     projects = (name.partition(":")[2] for name in documents if name.startswith("project:"))
     return [GLOBAL_TAG, *projects]
@@ -63,10 +65,10 @@ def tags_of(documents: Iterable[str]) -> list[str]:
 
 def publish_call(publication: Publication, keys: Keys) -> StoreCall:
     """
-    Return the one call that publishes it, or leaves a store that knows a later revision as it is.
+    Return the call that publishes a revision. It changes nothing if the store has a later one.
 
-    Whoever calls it has made the store whole for :func:`tags_of` the documents: durable limits are decided without it
-    where it is not.
+    Before it, the store must have all counters of the tags that :func:`tags_of` returns. Otherwise enforcers decide
+    durable limits without the store.
     """
     documents = {name: _text(document) for name, document in publication.documents.items()}
     args: list[str | int] = [
@@ -86,7 +88,7 @@ def publish_call(publication: Publication, keys: Keys) -> StoreCall:
 
 
 def refused_by(reply: Sequence[int]) -> int | None:
-    """Return the revision that the store has instead, a later one or 0 for none, or None if it took this one."""
+    """Return None if the store accepted the revision, else the revision that it has. 0: it has none."""
     return None if reply[0] == 1 else reply[1]
 
 
@@ -109,7 +111,7 @@ def _text(document: Document | None) -> str:
 
 
 def _expiry(token: Document | None) -> str | int:
-    """A token stays a day longer than it is valid, so that it can be called expired rather than unknown."""
+    """Return when the store deletes a token. A day after its end, so that it is reported as expired, not as unknown."""
     if token is None or token["expires_at_us"] is None:
         return ""
     return int(token["expires_at_us"]) // 1_000 + _DAY_MS

@@ -12,9 +12,9 @@ from redis import Redis
 from redis.exceptions import NoPermissionError, ResponseError
 
 from enforcement.doctor.findings import Finding, pairs
-from enforcement.engine.heartbeat import HEARTBEAT_LIFETIME_MS
 from enforcement.lua import LIBRARY_NAME, library_source
 from enforcement.model.documents import InvalidDocument, loads
+from enforcement.model.instances import DEGRADED, HEARTBEAT_LIFETIME_MS
 from enforcement.model.keys import Keys
 from enforcement.store.client import load_library
 
@@ -65,7 +65,7 @@ def instances(client: Redis, keys: Keys) -> Iterator[Finding]:
     live = sorted(_parsed(heartbeats), key=lambda row: str(row.get("id")))
     present = cast("str | None", client.hget(keys.documents, "revision")) or "0"
     behind = [row for row in live if str(row.get("revision")) != present]
-    degraded = [row for row in live if row.get("state") == "degraded"]
+    degraded = [row for row in live if row.get("state") == DEGRADED]
     shown = [f"{row.get('id')} at {row.get('revision')} ({row.get('state')})" for row in live[:MOST_SHOWN]]
     more = [f"and {len(live) - MOST_SHOWN} more"] if len(live) > MOST_SHOWN else []
     value = f"{len(live)} alive{': ' if live else ''}{', '.join(shown + more)}"

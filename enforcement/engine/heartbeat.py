@@ -13,13 +13,13 @@ from typing import Any, Final
 
 from enforcement.engine.store_clock import StoreClock
 from enforcement.lua import function
+from enforcement.model.instances import HEARTBEAT_LIFETIME_MS
 from enforcement.model.keys import Keys
 from enforcement.state.published import PublishedState
 from enforcement.state.usage import UsageLog
 from enforcement.store.base_client import StoreClient
 from enforcement.store.client import call_function
 
-HEARTBEAT_LIFETIME_MS: Final = 15_000
 FLEET_SECONDS: Final = 600.0
 
 logger = logging.getLogger("sluicegate.agent")
@@ -149,4 +149,4 @@ def _log_load() -> None:
     logger.warning("The store had no function library, so it was loaded.")
 
 
-__all__ = ["FLEET_SECONDS", "HEARTBEAT_LIFETIME_MS", "Heartbeat", "Identity"]
+__all__ = ["FLEET_SECONDS", "Heartbeat", "Identity"]

@@ -11,9 +11,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from enforcement.model.instances import STATES
 from enforcement.stats import Stats
-
-STATES: Final = ("starting", "ok", "degraded")
 
 Labels = dict[str, str]
 Values = Iterable[tuple[Labels, float]]

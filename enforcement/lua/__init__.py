@@ -1,8 +1,8 @@
 """
-The function library that decides inside the store.
+Assemble the function library that decides inside the store.
 
-The store keeps it as part of its data: a promoted replica has it, and every language calls it by name. Its name carries
-the version of its interface; a change that an older caller would not understand gets a new one.
+The library is part of the store's data, so a promoted replica has it, and every language calls its functions by name.
+Their names contain the version of the interface. A change that older callers would not understand needs a new version.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ _PARTS: Final = (
 
 
 def function(verb: str) -> str:
-    """Return the name under which the store knows a function, by its verb: decide, lease, settle ..."""
+    """Return the name of a function in the store. *verb* is decide, lease, settle or another part of the library."""
     return f"sg{VERSION}_{verb}"
 
 
 @cache
 def library_source() -> str:
-    """Return the source to give to ``FUNCTION LOAD REPLACE``."""
+    """Return the source of the library for ``FUNCTION LOAD REPLACE``."""
     here = files(__package__)
     parts = [here.joinpath(part).read_text(encoding="utf-8") for part in _PARTS]
     return "\n".join([f"#!lua name={LIBRARY_NAME}", *parts])

@@ -1,1 +1,1 @@
-"""What a limit is: values and arithmetic, without I/O."""
+"""Define what a limit is, with values and arithmetic and without I/O."""

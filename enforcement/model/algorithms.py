@@ -1,10 +1,10 @@
 """
-The algorithms in pure Python: the reference that the store's functions are tested against, and the local fallback.
+Implement the algorithms in pure Python, as the reference for the functions of the store and for local decisions.
 
-Each class holds the state of one counter, and speaks of microseconds and permits. The arithmetic is the one of
-``lua/algorithms.lua``, line by line where a line can be the same: doubles that are whole and exact below 2**53. An
-instant before the last charge of a counter counts as the instant of that charge; if that lies more than a window ahead,
-the clock was set back, and what was charged counts as charged now (``behind``).
+Each class holds the state of one counter, in microseconds and permits. The arithmetic is that of
+``lua/algorithms.lua``, line by line where possible. Its doubles are integers and exact below 2**53. An instant before
+the last charge of a counter counts as the instant of that charge. If the last charge is more than a window ahead, the
+clock was set back, and the charges count as made now (``behind``).
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 HOPELESS: Final = -1
-"""In place of a wait: the cost exceeds the capacity."""
+"""Replaces a wait if the cost exceeds the capacity."""
 NEVER: Final = -2
-"""In place of a span: no wait helps, until someone gives back or resets."""
+"""Replaces a span if no wait helps, until permits are given back or the counter is reset."""
 
 
 @dataclass(frozen=True, slots=True)
 class Spec:
     """
-    A limit as the store's functions see it: an algorithm by its letter, a capacity in permits, and two parameters.
+    A limit as the store's functions see it, with the letter of its algorithm, its capacity and two parameters.
 
     ====== ================== ================================== =====================================
     letter algorithm          a                                  b
@@ -47,17 +47,17 @@ class Spec:
 
     @property
     def text(self) -> str:
-        """The limit as calls name it; see ``spec_of`` in ``lua/algorithms.lua``."""
+        """The limit as an argument of calls. See ``spec_of`` in ``lua/algorithms.lua``."""
         b = ",".join(map(str, self.b))
         return f"{'d' if self.durable else self.letter}|{self.capacity}|{self.a}|{b}|{'s' if self.shadow else ''}"
 
 
 class OutOfCalendar(Exception):
-    """The boundaries given do not hold the time."""
+    """The time is outside of the given boundaries."""
 
 
 class Counter(Protocol):
-    """What every algorithm can do; see the head of ``lua/algorithms.lua`` for the meaning of each."""
+    """The methods of every algorithm. The head of ``lua/algorithms.lua`` explains them."""
 
     behind: bool
     now: int
@@ -72,7 +72,7 @@ class Counter(Protocol):
 
 
 class FixedWindow:
-    """Permits used in the window that ends at ``ends``; 0: it never ends."""
+    """Permits used in the window that ends at ``ends``. If that is 0, it never ends."""
 
     def __init__(self) -> None:
         self.used, self.ends, self.last = 0, -1, 0
@@ -115,7 +115,7 @@ class FixedWindow:
 
 
 def _window(now: int, spec: Spec) -> tuple[int, int]:
-    """Return start and end of the window that holds *now*; of a lifetime both are 0."""
+    """Return the start and end of the window that contains *now*. Both are 0 for a lifetime."""
     if not spec.b:
         start = now - now % spec.a if spec.a else 0
         return start, start + spec.a
@@ -126,7 +126,7 @@ def _window(now: int, spec: Spec) -> tuple[int, int]:
 
 
 class SlidingWindow:
-    """Permits of the current window, and of the previous one, which fades."""
+    """Permits used in the current window, and in the previous one, which counts less with time."""
 
     def __init__(self) -> None:
         self.current, self.previous, self.last = 0, 0, 0
@@ -179,7 +179,7 @@ class SlidingWindow:
 
 
 class SlidingLog:
-    """Every charge with its instant; the totals before each make any sum a difference."""
+    """Every charge with its instant, and the total before it, so that any sum is one difference."""
 
     def __init__(self) -> None:
         self.instants: list[int] = []
@@ -239,7 +239,7 @@ class SlidingLog:
 
 
 class TokenBucket:
-    """What is taken out of a bucket, in units; ``since`` is the instant from which it has not been full."""
+    """The units taken out of a bucket, which was last full at ``since``."""
 
     def __init__(self) -> None:
         self.level, self.unit, self.last, self.since = 0.0, 0, 0, 0
@@ -301,7 +301,7 @@ class TokenBucket:
 
 
 class Concurrency:
-    """Slots by owner, number and life, each with the instant at which it ends."""
+    """Slots by owner, number and lifetime, each with the instant at which it ends."""
 
     def __init__(self) -> None:
         self.slots: dict[tuple[str, int, int], int] = {}
@@ -343,14 +343,14 @@ class Concurrency:
         return True
 
     def renew(self, ident: str, count: int, now: int, life: int) -> None:
-        """Prolong slots that are still held."""
+        """Extend slots that are still held."""
         for slot in ((ident, number, life) for number in range(1, count + 1)):
             if self.slots.get(slot, 0) > now:
                 self.slots[slot] = now + life
 
 
 def _member(slot: tuple[str, int, int]) -> str:
-    """Return a slot as the store names it, which there orders those that end together."""
+    """Return the name of a slot in the store, which orders slots that end at the same instant."""
     ident, number, life = slot
     return f"{ident}:{number}:{life}"
 
@@ -364,15 +364,15 @@ ALGORITHMS: Final[dict[str, type[Counter]]] = {
 }
 
 Charge = tuple[str, Spec, int]
-"""Key of a counter, what it means, and the cost in permits."""
+"""Key and specification of a counter, and the cost in permits."""
 
 
 class Reference:
     """
-    A store of counters in this process that answers as the store's functions do.
+    Counters in this process that reply as the functions of the store do.
 
     Args:
-        max_counters: How many counters are kept; beyond it the one not charged for longest is forgotten.
+        max_counters: How many counters are kept. Beyond that, the one not charged for longest is dropped.
     """
 
     def __init__(self, max_counters: int = 50_000) -> None:
@@ -380,7 +380,7 @@ class Reference:
         self.counters: OrderedDict[str, Counter] = OrderedDict()
 
     def decide(self, now: int, charges: Sequence[Charge], *, charge: bool = True, ident: str = "") -> list[int]:
-        """Decide as ``sg2_decide`` does; its head in ``lua/decide.lua`` tells what is returned."""
+        """Decide as ``sg2_decide`` does. Its head in ``lua/decide.lua`` describes the reply."""
         try:
             rows = [(self._read(key, now, spec), spec, cost) for key, spec, cost in charges]
         except OutOfCalendar:
@@ -415,7 +415,7 @@ class Reference:
             self.counters.pop(key, None)
 
     def _read(self, key: str, now: int, spec: Spec) -> Counter:
-        """Return a counter brought forward to *now*: a copy, for only a charge may change what is kept."""
+        """Return a copy of a counter, brought forward to *now*. Only a charge may change the counter itself."""
         kept = self.counters.get(key)
         counter = ALGORITHMS[spec.letter]() if kept is None else copy(kept)
         counter.read(now, spec)
@@ -429,7 +429,7 @@ class Reference:
 
 
 def _more(counter: Counter, spec: Spec, remaining: int) -> int:
-    """Return how long until more than *remaining* fits; 0: it is full."""
+    """Return how long it takes until more than *remaining* permits are left. 0: nothing is charged."""
     if spec.capacity == 0:
         return NEVER
     return 0 if remaining >= spec.capacity else counter.wait(max(remaining, 0) + 1)

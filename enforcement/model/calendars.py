@@ -1,12 +1,13 @@
 """
-Windows of the calendar: real days, weeks, months and years of a time zone, as instants in microseconds.
+Compute the windows of a calendar, which are the real days, weeks, months and years of a time zone.
 
-Boundaries come from the tz data of this process, never from a month of 30 days. A clock that is set forward or back
-shortens or lengthens the day it happens on; the hour that autumn repeats is two windows.
+The boundaries come from the time zone data of this process. A change to or from summer time shortens or lengthens the
+day on which it happens. The hour that is repeated in autumn is two windows.
 """
 
 from __future__ import annotations
 
+import re
 from calendar import monthrange
 from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
@@ -14,47 +15,48 @@ from itertools import pairwise
 from typing import Final
 from zoneinfo import ZoneInfo
 
+from enforcement.model.checks import integer_rule, is_integer, shown
+from enforcement.model.instants import MICROSECOND, from_us, to_us
+
 CALENDARS: Final = ("minute", "hour", "day", "week", "month", "year", "lifetime")
 
 Anchor = int | str | None
 Window = tuple[int, int]
 
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND: Final = timedelta(microseconds=1)
 _SHORT: Final = {"minute": timedelta(minutes=1), "hour": timedelta(hours=1)}
 
 
 def window(now_us: int, calendar: str, zone: str = "UTC", anchor: Anchor = None) -> Window:
     """
-    Return the calendar window that holds an instant.
+    Return the calendar window that contains an instant.
 
     Args:
         now_us: Microseconds since the epoch.
-        calendar: ``minute`` to ``year``; a ``lifetime`` has no window.
-        zone: IANA name of the time zone whose clock is meant.
-        anchor: Where a window begins: day of the month 1-31 (clamped to the month's last), ISO weekday 1-7,
-            ``"HH:MM"`` of a day, ``"MM-DD"`` of a year. None: the first, Monday, midnight, January 1st.
+        calendar: ``minute`` to ``year``. A ``lifetime`` has no window.
+        zone: IANA name of the time zone.
+        anchor: Where a window begins: day of the month 1-31 (at most the month's last), ISO weekday 1-7, ``"HH:MM"``
+            of a day, ``"MM-DD"`` of a year. None: the first, Monday, midnight, January 1st.
     Returns:
-        (start, end) in microseconds, start <= now < end.
+        (start, end) in microseconds since the epoch, with start <= now < end.
     """
-    instant = _EPOCH + timedelta(microseconds=now_us)
+    instant = from_us(now_us)
     tz = ZoneInfo(zone)
     if calendar in _SHORT:
         return _short_window(instant, tz, _SHORT[calendar])
     start, end = _dated_window(instant, tz, calendar, anchor)
-    return _microseconds(start), _microseconds(end)
+    return to_us(start), to_us(end)
 
 
 @lru_cache(maxsize=1024)
 def boundaries(within: Window, calendar: str, zone: str, anchor: Anchor) -> tuple[int, int, int, int]:
-    """Return the boundaries of three windows in a row, the middle one being *within*."""
+    """Return the four boundaries of three windows in a row, of which *within* is the second."""
     before = window(within[0] - 1, calendar, zone, anchor)
     after = window(within[1], calendar, zone, anchor)
     return before[0], within[0], within[1], after[1]
 
 
 def _short_window(instant: datetime, tz: ZoneInfo, length: timedelta) -> Window:
-    """Cut the wall clock into minutes or hours; a change of offset ends one window and begins another."""
+    """Return the minute or hour of the local clock. A change of the offset from UTC begins a new window."""
     local = instant.astimezone(tz)
     offset = local.utcoffset() or timedelta()
     since = timedelta(minutes=local.minute if length > _SHORT["minute"] else 0)
@@ -62,15 +64,15 @@ def _short_window(instant: datetime, tz: ZoneInfo, length: timedelta) -> Window:
     end = start + length
     if (start.astimezone(tz).utcoffset() or timedelta()) != offset:
         start = _transition(start, instant, tz)
-    if ((end - _MICROSECOND).astimezone(tz).utcoffset() or timedelta()) != offset:
+    if ((end - MICROSECOND).astimezone(tz).utcoffset() or timedelta()) != offset:
         end = _transition(instant, end, tz)
-    return _microseconds(start), _microseconds(end)
+    return to_us(start), to_us(end)
 
 
 def _transition(low: datetime, high: datetime, tz: ZoneInfo) -> datetime:
-    """Return the first instant after *low* with the offset that holds at *high*'s side of the change, by bisection."""
+    """Return the first instant between *low* and *high* at which the offset of *low* no longer holds."""
     before = low.astimezone(tz).utcoffset()
-    while high - low > _MICROSECOND:
+    while high - low > MICROSECOND:
         middle = low + (high - low) / 2
         if middle.astimezone(tz).utcoffset() == before:
             low = middle
@@ -89,7 +91,7 @@ def _dated_window(instant: datetime, tz: ZoneInfo, calendar: str, anchor: Anchor
 
 
 def _start(day: date, step: int, tz: ZoneInfo, calendar: str, anchor: Anchor) -> datetime:
-    """Return the start of a window: *step* windows after the one whose name (date, month, year) *day* bears."""
+    """Return the start of the window that is *step* windows after the one that *day* names."""
     at = time()
     if calendar == "day":
         if isinstance(anchor, str):
@@ -110,5 +112,49 @@ def _clamped(year: int, month: int, day: int) -> date:
     return date(year, month, min(day, monthrange(year, month)[1]))
 
 
-def _microseconds(instant: datetime) -> int:
-    return (instant - _EPOCH) // _MICROSECOND
+def read_anchor(calendar: str | None, value: object) -> Anchor:
+    """
+    Return an anchor after checking it.
+
+    Args:
+        calendar: One of :data:`CALENDARS`, or None.
+        value: An anchor. The number of a week or month may be a string.
+    Returns:
+        An integer for weeks and months, a string for days and years, None if *value* is None or empty.
+    Raises:
+        ValueError: The anchor does not fit the calendar. The message is the rule that it breaks.
+    """
+    if value is None or value == "":
+        return None
+    most = {"week": 7, "month": 31}.get(calendar or "")
+    if most is not None:
+        number = int(value) if isinstance(value, str) and value.isascii() and value.isdigit() else value
+        if not is_integer(number, 1, most):
+            raise ValueError(integer_rule(number, 1, most))
+        return number if isinstance(number, int) else None
+    if calendar == "day" and _is_clock(value):
+        return str(value)
+    if calendar == "year" and _is_date(value):
+        return str(value)
+    format_ = {"day": '"HH:MM"', "year": '"MM-DD"'}.get(calendar or "")
+    if format_ is None:
+        raise ValueError("only days, weeks, months and years have an anchor")
+    raise ValueError(f"must be {format_}, got {shown(value)}")
+
+
+def _is_clock(value: object) -> bool:
+    if not isinstance(value, str) or not re.fullmatch(r"\d\d:\d\d", value, re.ASCII):
+        return False
+    try:
+        time.fromisoformat(value)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_date(value: object) -> bool:
+    days = (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
+    if not isinstance(value, str) or not re.fullmatch(r"\d\d-\d\d", value, re.ASCII):
+        return False
+    month, day = map(int, value.split("-"))
+    return 1 <= month <= 12 and 1 <= day <= days[month - 1]

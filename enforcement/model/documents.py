@@ -1,38 +1,47 @@
 """
-The documents that the control plane publishes and enforcers obey: canonical JSON out, strict reading in.
+Read the documents that the control plane publishes and enforcers obey.
 
-A document is data that can stop a fleet. So an unknown schema number or field, NaN, an infinity, a duplicate key, a
-truth value or a fraction where a whole number belongs, too much text or too much nesting is refused as a whole, and
-the reader keeps what it had. Nothing is ever read as "unlimited".
+A wrong document can stop a fleet. So a document is refused as a whole if it has an unknown schema number or field, a
+boolean or a fraction in place of an integer, or anything that :mod:`~enforcement.model.strict_json` refuses. The
+reader then keeps the version that it had. No mistake in a document is ever read as "unlimited".
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
-from enforcement.model.limits import MAX_NUMBER, InvalidLimit, Limit, Policy
+from enforcement.model.checks import integer_rule, is_integer, shown
+from enforcement.model.limits import InvalidLimit, Limit, Policy
 from enforcement.model.partitions import DEFAULT_CAP, MAX_CAP
+from enforcement.model.sizes import MAX_DOCUMENT_BYTES, MAX_ITEMS_PER_LIST, MAX_NUMBER, MAX_STRING_LENGTH
+from enforcement.model.strict_json import InvalidJSON, check_strings, dumps, loads_object
 
 SCHEMA: Final = 1
-MAX_DOCUMENT_BYTES: Final = 65_536
-MAX_OVERRIDES: Final = 1_000
-MAX_DEPTH: Final = 20
 
 _PROJECT_ID: Final = re.compile(r"proj_[A-Za-z0-9]{1,35}", re.ASCII)
 
 
 class InvalidDocument(ValueError):
-    """A document that must not be obeyed; the text says which rule it breaks, and where."""
+    """A document that must not be obeyed. The message names the field and the rule that it breaks."""
 
 
 @dataclass(frozen=True, slots=True)
 class Override:
-    """Another quota, and burst, for one limit of one project or token, until its end."""
+    """
+    Another quota for one limit of one project or token.
+
+    Attributes:
+        id: Its identity.
+        policy: Id of the limit's policy.
+        limit: Name of the limit.
+        quota: The quota in place of the limit's own.
+        burst: The burst in place of the limit's own. None: unchanged.
+        ends_at_us: When it ends, microseconds since the epoch. None: it does not end.
+    """
 
     id: str
     policy: str
@@ -43,9 +52,10 @@ class Override:
 
     def apply(self, limit: Limit) -> Limit:
         """
-        Return *limit* with this override's numbers; a burst that it leaves out stays as it is.
+        Return *limit* with the numbers of this override.
 
-        So does the burst of a limit that has none: its algorithm may have changed since the override was made.
+        Its burst changes only a ``token_bucket``, because the limit may have had another algorithm when the override
+        was made.
         """
         bursts = self.burst is not None and limit.algorithm == "token_bucket"
         return replace(limit, quota=self.quota, burst=self.burst if bursts else limit.burst)
@@ -53,7 +63,14 @@ class Override:
 
 @dataclass(frozen=True, slots=True)
 class Project:
-    """A tenant as enforcers know it; ``policy`` is an id or None, ``partition_cap`` is for each limit."""
+    """
+    What enforcers know of a tenant.
+
+    Attributes:
+        policy: Id of its policy. None: it has none.
+        overrides: Other quotas for limits of its policies.
+        partition_cap: How many values of its attributes may have a counter of their own, for each limit.
+    """
 
     id: str
     slug: str
@@ -65,7 +82,15 @@ class Project:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A credential as enforcers know it; found by its digest, and never holding the secret."""
+    """
+    What enforcers know of a credential. They find it by its digest, and it does not contain the secret.
+
+    Attributes:
+        project: Id of its project.
+        policy: Id of its policy. None: it has none.
+        expires_at_us: When it expires, microseconds since the epoch. None: never.
+        overrides: Other quotas for limits that apply to it.
+    """
 
     id: str
     project: str
@@ -76,82 +101,81 @@ class Token:
     overrides: tuple[Override, ...] = ()
 
 
-def dumps(document: Mapping[str, Any]) -> str:
-    """Return canonical JSON: sorted keys, no blanks, ASCII only."""
-    return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
 def loads(text: str | bytes) -> dict[str, Any]:
     """
-    Read a JSON object, strictly.
+    Return the fields of a document.
 
     Raises:
-        InvalidDocument: Not one JSON object, or it holds what JSON readers disagree about.
+        InvalidDocument: The text is not one JSON object, or has something that JSON readers disagree about.
     """
-    if len(text) > MAX_DOCUMENT_BYTES:
-        raise InvalidDocument(f"it has {len(text)} bytes, and at most {MAX_DOCUMENT_BYTES} are read")
     try:
-        value = json.loads(text, object_pairs_hook=_pairs, parse_constant=_constant, parse_float=_constant)
-    except InvalidDocument:
-        raise
-    except (ValueError, RecursionError) as exc:
-        raise InvalidDocument(f"it is not JSON: {exc}") from exc
-    if not isinstance(value, dict):
-        raise InvalidDocument("it is not a JSON object")
-    _check_values(value, 1)
+        value = loads_object(text, max_length=MAX_DOCUMENT_BYTES)
+        check_strings(value)
+    except InvalidJSON as exc:
+        raise InvalidDocument(str(exc)) from exc
     return value
 
 
 def parse_policy(text: str | bytes) -> Policy:
     """
-    Read a policy's document. Raises InvalidDocument.
+    Read the document of a policy.
 
-    ``unused_max`` tells readers by a limit's name how many of its permits leases may leave unused; see
-    :func:`~enforcement.state.lease.published_bounds`. Enforcers know that by themselves.
+    Its field ``unused_max`` is for other readers: how many permits of each limit may lie unused in leases. Enforcers
+    compute that with :func:`~enforcement.model.lease_bounds.published_bounds`.
+
+    Raises:
+        InvalidDocument: It breaks a rule.
     """
     data = _Reader(text, {"id", "slug", "name", "version", "limits"}, optional={"unused_max"})
-    data.check_numbers("unused_max")
+    data.check_integers("unused_max")
     try:
         limits = tuple(Limit.from_json(limit) for limit in data.items("limits"))
-        return Policy(data.text("id"), data.text("slug"), limits, data.text("name"), data.number("version"))
+        return Policy(data.string("id"), data.string("slug"), limits, data.string("name"), data.integer("version"))
     except InvalidLimit as exc:
         raise InvalidDocument(f"limit {exc}") from exc
 
 
 def parse_project(text: str | bytes) -> Project:
-    """Read a project's document; ``partition_cap`` may be left out. Raises InvalidDocument."""
+    """Read the document of a project, which may lack ``partition_cap``. Raises InvalidDocument."""
     data = _Reader(text, {"id", "slug", "active", "policy", "overrides"}, optional={"partition_cap"})
     return Project(
         data.project_id("id"),
-        data.text("slug"),
-        data.truth("active"),
-        data.maybe_text("policy"),
+        data.string("slug"),
+        data.boolean("active"),
+        data.maybe_string("policy"),
         data.overrides(),
         data.cap("partition_cap"),
     )
 
 
 def parse_token(text: str | bytes) -> Token:
-    """Read a token's document. Raises InvalidDocument."""
+    """Read the document of a token. Raises InvalidDocument."""
     data = _Reader(text, {"id", "project", "name", "policy", "revoked", "expires_at_us", "overrides"})
     return Token(
-        id=data.text("id"),
-        project=data.text("project"),
-        name=data.text("name"),
-        policy=data.maybe_text("policy"),
-        revoked=data.truth("revoked"),
-        expires_at_us=data.maybe_number("expires_at_us"),
+        id=data.string("id"),
+        project=data.string("project"),
+        name=data.string("name"),
+        policy=data.maybe_string("policy"),
+        revoked=data.boolean("revoked"),
+        expires_at_us=data.maybe_integer("expires_at_us"),
         overrides=data.overrides(),
     )
 
 
 def parse_global(text: str | bytes) -> str | None:
-    """Return the id of the policy that falls on every request, or None. Raises InvalidDocument."""
-    return _Reader(text, {"policy"}).maybe_text("policy")
+    """Return the id of the policy that applies to every request, or None. Raises InvalidDocument."""
+    return _Reader(text, {"policy"}).maybe_string("policy")
 
 
 class _Reader:
-    """Hands out fields of one object by type; every field must be there but for optional ones, and no other may be."""
+    """
+    The fields of one object, read by type.
+
+    Args:
+        names: Fields that the object must have.
+        optional: Fields that it may have. It must not have any other.
+        nested: Whether it is part of a document. Such an object has no ``schema``.
+    """
 
     def __init__(
         self,
@@ -165,54 +189,51 @@ class _Reader:
         if not nested:
             names = names | {"schema"}
             if self.data.get("schema") != SCHEMA or isinstance(self.data["schema"], bool):
-                raise InvalidDocument(f"schema: must be {SCHEMA}, not {self.data.get('schema')!r}")
+                raise InvalidDocument(f"schema: must be {SCHEMA}, got {shown(self.data.get('schema'))}")
         odd = sorted((set(self.data) - optional) ^ names)
         if odd:
-            raise InvalidDocument(f"{odd[0]}: {'is missing' if odd[0] in names else 'unknown field'}")
+            raise InvalidDocument(f"{odd[0]}: {'is required' if odd[0] in names else 'unknown field'}")
 
-    def text(self, name: str) -> str:
+    def string(self, name: str) -> str:
         value = self.data[name]
-        if not isinstance(value, str) or len(value) > 255:
-            raise InvalidDocument(f"{name}: must be a text of at most 255 characters")
+        if not isinstance(value, str) or len(value) > MAX_STRING_LENGTH:
+            raise InvalidDocument(f"{name}: must be a string of at most {MAX_STRING_LENGTH} characters")
         return value
 
     def project_id(self, name: str) -> str:
-        """Return the hash tag of all counters of a project: short, and no other tag looks like it."""
-        value = self.text(name)
+        """Return the id of a project, which is the hash tag of its counters. No other hash tag has this format."""
+        value = self.string(name)
         if not _PROJECT_ID.fullmatch(value):
-            raise InvalidDocument(f'{name}: must be "proj_" and 1 to 35 letters and digits')
+            raise InvalidDocument(f'{name}: must be "proj_" and 1 to 35 letters and digits, got {shown(value)}')
         return value
 
     def cap(self, name: str) -> int:
         if name not in self.data:
             return DEFAULT_CAP
-        value = self.number(name)
-        if not 1 <= value <= MAX_CAP:
-            raise InvalidDocument(f"{name}: must be a whole number from 1 to {MAX_CAP}")
-        return value
+        return self.integer(name, least=1, most=MAX_CAP)
 
-    def check_numbers(self, name: str) -> None:
-        """Refuse a field that is there and is no object of whole numbers."""
+    def check_integers(self, name: str) -> None:
+        """Refuse an optional field that is not an object of integers."""
         values = self.data.get(name, {})
         if not isinstance(values, Mapping):
             raise InvalidDocument(f"{name}: must be an object")
-        numbers = _Reader(values, set(values), nested=True)
+        integers = _Reader(values, set(values), nested=True)
         for key in values:
-            numbers.number(key)
+            integers.integer(key)
 
-    def maybe_text(self, name: str) -> str | None:
-        return None if self.data[name] is None else self.text(name)
+    def maybe_string(self, name: str) -> str | None:
+        return None if self.data[name] is None else self.string(name)
 
-    def number(self, name: str, least: int = 0) -> int:
-        value = self.data[name]
-        if type(value) is not int or not least <= value <= MAX_NUMBER:
-            raise InvalidDocument(f"{name}: must be a whole number from {least} to {MAX_NUMBER}")
+    def integer(self, name: str, least: int = 0, most: int = MAX_NUMBER) -> int:
+        value: int = self.data[name]
+        if not is_integer(value, least, most):
+            raise InvalidDocument(f"{name}: {integer_rule(value, least, most)}")
         return value
 
-    def maybe_number(self, name: str, least: int = 0) -> int | None:
-        return None if self.data[name] is None else self.number(name, least)
+    def maybe_integer(self, name: str, least: int = 0) -> int | None:
+        return None if self.data[name] is None else self.integer(name, least)
 
-    def truth(self, name: str) -> bool:
+    def boolean(self, name: str) -> bool:
         value = self.data[name]
         if not isinstance(value, bool):
             raise InvalidDocument(f"{name}: must be true or false")
@@ -220,8 +241,8 @@ class _Reader:
 
     def items(self, name: str) -> list[Any]:
         value = self.data[name]
-        if not isinstance(value, list) or len(value) > MAX_OVERRIDES:
-            raise InvalidDocument(f"{name}: must be a list of at most {MAX_OVERRIDES}")
+        if not isinstance(value, list) or len(value) > MAX_ITEMS_PER_LIST:
+            raise InvalidDocument(f"{name}: must be a list of at most {MAX_ITEMS_PER_LIST} items")
         return value
 
     def overrides(self) -> tuple[Override, ...]:
@@ -230,39 +251,29 @@ class _Reader:
 
 def _override(item: object) -> Override:
     if not isinstance(item, Mapping):
-        raise InvalidDocument("overrides: must hold objects")
+        raise InvalidDocument("overrides: must be a list of objects")
     data = _Reader(item, {"id", "policy", "limit", "quota", "burst", "ends_at_us"}, nested=True)
     return Override(
-        id=data.text("id"),
-        policy=data.text("policy"),
-        limit=data.text("limit"),
-        quota=data.number("quota"),
-        burst=data.maybe_number("burst", least=1),
-        ends_at_us=data.maybe_number("ends_at_us"),
+        id=data.string("id"),
+        policy=data.string("policy"),
+        limit=data.string("limit"),
+        quota=data.integer("quota"),
+        burst=data.maybe_integer("burst", least=1),
+        ends_at_us=data.maybe_integer("ends_at_us"),
     )
 
 
-def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise InvalidDocument("a key stands in it twice")
-    return found
-
-
-def _constant(text: str) -> NoReturn:
-    raise InvalidDocument(f"{text} is not a whole number")
-
-
-def _check_values(value: Any, depth: int) -> None:
-    if depth > MAX_DEPTH:
-        raise InvalidDocument(f"it is nested deeper than {MAX_DEPTH}")
-    if isinstance(value, str):
-        if "\0" in value or (not value.isprintable() and any(0xD800 <= ord(c) <= 0xDFFF for c in value)):
-            raise InvalidDocument("a text in it holds NUL or half of a surrogate pair")
-    elif isinstance(value, list):
-        for item in value:
-            _check_values(item, depth + 1)
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            _check_values(key, depth + 1)
-            _check_values(item, depth + 1)
+__all__ = [
+    "MAX_DOCUMENT_BYTES",
+    "SCHEMA",
+    "InvalidDocument",
+    "Override",
+    "Project",
+    "Token",
+    "dumps",
+    "loads",
+    "parse_global",
+    "parse_policy",
+    "parse_project",
+    "parse_token",
+]

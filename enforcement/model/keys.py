@@ -1,8 +1,8 @@
 """
-Every key of the store, spelled once.
+Build every key of the store.
 
-A hash tag keeps together what one atomic call touches: all documents, all instances, all usage, and each project's
-counters. Tags are made of ids and digests, never of what a tenant typed.
+A hash tag keeps the keys of one atomic call in one slot. There is one tag each for documents, instances and usage, and
+one for the counters of each project. Tags consist of ids and digests, never of what a tenant has typed.
 """
 
 from __future__ import annotations
@@ -12,29 +12,33 @@ from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterable
 from typing import Final, TypeVar
 
+from enforcement.model.checks import shown
 from enforcement.model.sizes import MAX_PREFIX_LENGTH
 
 T = TypeVar("T")
 
 DEFAULT_PREFIX: Final = "sg:"
 GLOBAL_TAG: Final = "global"
-"""Hash tag of the counters that all projects share; a project's own tag is its id."""
+"""Hash tag of the counters that all projects share. The tag of a project is its id."""
 NAME_LENGTH: Final = 23
-"""Of the last part of a counter's key: a letter and a fingerprint."""
+"""Characters of the last part of a counter's key, which is a letter and a fingerprint."""
 DIRTY: Final = "dirty"
 WHOLE: Final = "whole"
-"""Member of a dirty set that is no counter: the store has all that was ever checkpointed of this tag."""
+"""Member of a dirty set that is not a counter. It says that the store has all checkpointed counters of the tag."""
 
 
 class Keys:
-    """The keys below one prefix; several fleets may share a store under different ones."""
+    """The keys with one prefix. Fleets that share a store have different prefixes."""
 
     __slots__ = ("documents", "instances", "log", "prefix", "usage")
 
     def __init__(self, prefix: str = DEFAULT_PREFIX) -> None:
         usable = isinstance(prefix, str) and prefix.isascii() and 1 <= len(prefix) <= MAX_PREFIX_LENGTH
         if not usable or set(prefix) & set("{} \r\n"):
-            raise ValueError(f"prefix: must be 1 to {MAX_PREFIX_LENGTH} ASCII characters without braces or blanks.")
+            raise ValueError(
+                f"prefix: must be 1 to {MAX_PREFIX_LENGTH} ASCII characters without braces or blanks, "
+                f"got {shown(prefix)}."
+            )
         self.prefix = prefix
         self.documents = f"{prefix}{{doc}}:documents"
         self.log = f"{prefix}{{doc}}:log"
@@ -42,7 +46,7 @@ class Keys:
         self.usage = f"{prefix}{{usage}}:stream"
 
     def token(self, digest: str) -> str:
-        """Return the key of a token's document; *digest* is 64 hexadecimal characters."""
+        """Return the key of a token's document. *digest* has 64 hexadecimal characters."""
         return f"{self.prefix}{{doc}}:token:{digest}"
 
     def instance(self, instance_id: str) -> str:
@@ -58,26 +62,26 @@ class Keys:
         return f"{self.prefix}{{lock}}:{name}:fence"
 
     def dirty(self, tag: str) -> str:
-        """Return the set that names the durable counters of a tag which changed since their last checkpoint."""
+        """Return the key of the set of durable counters of a tag that changed since their last checkpoint."""
         return f"{self.scope(tag)}{DIRTY}"
 
     def scope(self, tag: str) -> str:
-        """Return what all counters of one hash tag begin with: a project id, or the digest of a key in code."""
+        """Return the beginning of all keys of counters with a hash tag, which is a project id or a fingerprint."""
         return f"{self.prefix}{{{tag}}}:"
 
     def census(self, tag: str, identity: Iterable[str]) -> tuple[str, str]:
-        """Return the keys of a census of partition values, and of the estimate of how many more there are."""
+        """Return the keys of an index of partition values, and of the estimate of how many more there are."""
         scope, name = self.scope(tag), fingerprint(identity)
         return f"{scope}n:{name}", f"{scope}o:{name}"
 
 
 def dirty_beside(counter: str) -> str:
-    """Return the set of :meth:`Keys.dirty` for the tag of a counter's key."""
+    """Return the key of :meth:`Keys.dirty` for the tag of a counter's key."""
     return _scope_of(counter) + DIRTY
 
 
 def marker_beside(counter: str, ident: str) -> str:
-    """Return the key that remembers the id of a settlement, in the slot of a counter's key."""
+    """Return the key, in the slot of a counter, that records a settlement by its id."""
     return f"{_scope_of(counter)}m:{ident}"
 
 
@@ -86,7 +90,7 @@ def _scope_of(counter: str) -> str:
 
 
 def together(things: Iterable[T], tag_of: Callable[[T], str]) -> list[list[T]]:
-    """Return things in lists of one hash tag each, in their order: what one call reaches on a cluster, too."""
+    """Return things in lists that have one hash tag each, so that one call reaches each list on a cluster as well."""
     by_tag: dict[str, list[T]] = {}
     for thing in things:
         by_tag.setdefault(tag_of(thing), []).append(thing)
@@ -95,10 +99,10 @@ def together(things: Iterable[T], tag_of: Callable[[T], str]) -> list[list[T]]:
 
 def fingerprint(parts: Iterable[str]) -> str:
     """
-    Return 22 characters that stand for a sequence of texts, and for no other sequence.
+    Return 22 characters that identify a sequence of strings.
 
-    Each text is preceded by its length, so ``("a", "bc")`` and ``("ab", "c")`` differ; 128 bits of BLAKE2b keep
-    a key short whatever a tenant puts into an attribute.
+    The length of each string is hashed before it, so ``("a", "bc")`` and ``("ab", "c")`` differ. With 128 bits of
+    BLAKE2b a key stays short, however long an attribute is.
     """
     hashed = hashlib.blake2b(digest_size=16)
     for part in parts:

@@ -1,4 +1,4 @@
-"""How many permits of a limit may be held on lease, and so lie unused."""
+"""Bound how many permits of a limit may be leased, and so lie unused."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from enforcement.model.limits import Limit
 
 MAX_PERMITS: Final = 10_000
 UNUSED_PART: Final = 10
-"""All processes together hold no more than one permit of so many that a quota has."""
+"""All processes together hold at most one part in so many of a quota."""
 
 
 def held_max(capacity: int, fleet: int) -> int:
-    """Return how many permits of a limit one of *fleet* processes may hold: at least 1, or it could lease none."""
+    """Return how many permits of a limit one of *fleet* processes may hold. Each may hold at least one."""
     return max(1, min(MAX_PERMITS, capacity // (UNUSED_PART * fleet)))
 
 
 def unused_max(limit: Limit, fleet: int) -> int:
     """
-    Return how many permits of a limit may lie unused in a fleet of so many processes, and be denied to others.
+    Return how many permits of a limit may lie unused in a fleet of so many processes, while others are denied.
 
-    A tenth of the quota, or of the burst, but one a process at least; 0 for a limit that is not leased.
+    This is a tenth of the quota or burst, and at least one permit for each process. It is 0 if the limit is not leased.
     """
     return min(limit.capacity, held_max(limit.capacity, fleet) * fleet) if limit.leasable else 0
 
 
 def published_bounds(limits: Iterable[Limit]) -> dict[str, int]:
     """
-    Return what a policy's document says of its leased limits, by name: permits that may lie unused in any fleet.
+    Return how many permits of each leased limit may lie unused, by the limit's name, for the document of a policy.
 
-    Where the processes are more than that, it is one for each of them.
+    In a fleet with more processes than that, one permit for each process may lie unused.
     """
     return {limit.name: limit.capacity // UNUSED_PART for limit in limits if limit.leasable}

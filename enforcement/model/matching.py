@@ -1,4 +1,4 @@
-"""Which requests a limit falls on: methods, a path, attributes; each given exactly, as a list or as a glob."""
+"""Decide which requests a limit applies to, by their method, path and attributes."""
 
 from __future__ import annotations
 
@@ -10,13 +10,18 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Final, Self
 
-from enforcement.model.sizes import MAX_ATTRIBUTE_LENGTH, MAX_ATTRIBUTE_NAME_LENGTH, MAX_ATTRIBUTES
+from enforcement.model.checks import shown
+from enforcement.model.sizes import (
+    MAX_ATTRIBUTE_LENGTH,
+    MAX_ATTRIBUTE_NAME_LENGTH,
+    MAX_ATTRIBUTES,
+    MAX_MATCH_RULES,
+    MAX_PATTERN_LENGTH,
+    MAX_PATTERNS_PER_RULE,
+)
 
 AttributeRule = str | tuple[str, ...]
 Attributes = Mapping[str, str]
-
-MAX_PATTERN_LENGTH: Final = 256
-MAX_RULES: Final = 16
 
 _NAME: Final = re.compile(r"[a-z][a-z0-9._-]{0,63}", re.ASCII)
 _METHOD: Final = re.compile(r"[A-Z]{1,16}", re.ASCII)
@@ -24,7 +29,13 @@ _WILD: Final = frozenset("*?[")
 
 
 class InvalidMatch(ValueError):
-    """A rule that cannot be matched. ``field`` and ``reason`` as in :class:`~enforcement.model.limits.InvalidLimit`."""
+    """
+    A rule that cannot be matched.
+
+    Attributes:
+        field: Name of the field that is wrong, as in JSON.
+        reason: The rule that it breaks, as a sentence.
+    """
 
     def __init__(self, field: str, reason: str) -> None:
         super().__init__(f"{field}: {reason}")
@@ -35,12 +46,13 @@ class InvalidMatch(ValueError):
 @dataclass(frozen=True, slots=True)
 class Match:
     """
-    The requests a limit falls on; an empty one is every request.
+    The requests that a limit applies to. An empty match applies to every request.
 
     Args:
-        methods: HTTP methods in capitals, any of which will do.
-        path: A glob over the whole path; ``*`` stands for any characters, ``/`` included.
-        attributes: Name to rule, all of which must hold: a text, a glob, or a tuple of texts, one of which is meant.
+        methods: HTTP methods in capitals. The request must have one of them.
+        path: A glob that the whole path must match. ``*`` matches any characters, also ``/``.
+        attributes: Name to rule. The request must fit all rules. A rule is a string, a glob, or a tuple of strings of
+            which the attribute must equal one.
     """
 
     methods: tuple[str, ...] = ()
@@ -48,19 +60,24 @@ class Match:
     attributes: Mapping[str, AttributeRule] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if len(self.methods) > MAX_RULES or any(not _is(_METHOD, name) for name in self.methods):
+        if len(self.methods) > MAX_MATCH_RULES or any(not _is(_METHOD, name) for name in self.methods):
             raise InvalidMatch("methods", "Must list HTTP methods in capitals.")
         if not isinstance(self.path, str) or len(self.path) > MAX_PATTERN_LENGTH:
             raise InvalidMatch("path", f"Must be a glob of at most {MAX_PATTERN_LENGTH} characters.")
-        if len(self.attributes) > MAX_RULES:
-            raise InvalidMatch("attributes", f"Must hold at most {MAX_RULES} rules.")
+        if len(self.attributes) > MAX_MATCH_RULES:
+            raise InvalidMatch("attributes", f"Must have at most {MAX_MATCH_RULES} rules, got {len(self.attributes)}.")
         for name, rule in self.attributes.items():
             if not _is(_NAME, name):
-                raise InvalidMatch("attributes", "A name is 1 to 64 of a-z 0-9 . _ - and begins with a letter.")
-            options = rule if isinstance(rule, tuple) else (rule,)
-            if not 0 < len(options) <= 64 or any(not _short(option) for option in options):
                 raise InvalidMatch(
-                    "attributes", "A rule is a text, a glob or a list of texts, each of 256 characters at most."
+                    "attributes",
+                    f"A name must be 1 to 64 of a-z 0-9 . _ - and begin with a letter, got {shown(name)}.",
+                )
+            options = rule if isinstance(rule, tuple) else (rule,)
+            if not 0 < len(options) <= MAX_PATTERNS_PER_RULE or any(not _short(option) for option in options):
+                raise InvalidMatch(
+                    "attributes",
+                    f"A rule must be a string, a glob or a list of 1 to {MAX_PATTERNS_PER_RULE} strings, each of at "
+                    f"most {MAX_PATTERN_LENGTH} characters.",
                 )
         object.__setattr__(self, "attributes", MappingProxyType(dict(self.attributes)))
 
@@ -71,7 +88,14 @@ class Match:
         return type(self), (self.methods, self.path, dict(self.attributes))
 
     def compile(self, partition_by: tuple[str, ...] = ()) -> Callable[[Attributes], bool] | None:
-        """Return a function that tells whether a request's attributes match, or None if every request does."""
+        """
+        Return a function that takes the attributes of a request and returns whether they match.
+
+        Args:
+            partition_by: Attributes that the request must have as well, with any value.
+        Returns:
+            The function. None if every request matches.
+        """
         rules = [(name, _tester(rule)) for name, rule in self.attributes.items()]
         if self.methods:
             rules.append(("method", frozenset(self.methods).__contains__))
@@ -89,7 +113,7 @@ class Match:
         return matches
 
     def to_json(self) -> dict[str, Any]:
-        """Return the rules as JSON values, empty ones left out."""
+        """Return the rules as JSON values, without those that are empty."""
         rules = {name: list(rule) if isinstance(rule, tuple) else rule for name, rule in self.attributes.items()}
         parts = {"methods": list(self.methods), "path": self.path, "attributes": rules}
         return {name: part for name, part in parts.items() if part}
@@ -100,7 +124,7 @@ class Match:
         Read the rules from JSON values.
 
         Raises:
-            InvalidMatch: An unknown field or a rule of the wrong type.
+            InvalidMatch: A field is unknown, or a rule has the wrong type.
         """
         if not isinstance(data, Mapping) or not set(data) <= {"methods", "path", "attributes"}:
             raise InvalidMatch("match", "Must be an object of methods, path and attributes.")
@@ -115,22 +139,27 @@ class Match:
 
 def check_attributes(attributes: object) -> Attributes:
     """
-    Return a request's attributes, checked.
+    Return the attributes of a request after checking them.
 
     Raises:
-        ValueError: Not a mapping of texts, or more and longer ones than :mod:`enforcement.model.sizes` allows.
+        ValueError: They are not a mapping of strings, or are larger than :mod:`enforcement.model.sizes` allows.
     """
     if not isinstance(attributes, Mapping):
-        raise ValueError("attributes: must be a mapping of names to texts.")
+        raise ValueError(f"attributes: must be a mapping of names to strings, got {shown(attributes)}.")
     if len(attributes) > MAX_ATTRIBUTES:
-        raise ValueError(f"attributes: at most {MAX_ATTRIBUTES} may be given, not {len(attributes)}.")
+        raise ValueError(f"attributes: must have at most {MAX_ATTRIBUTES} items, got {len(attributes)}.")
     for name, value in attributes.items():
         if not isinstance(name, str) or not isinstance(value, str):
-            raise ValueError(f"attributes: {name!r} must be a text.")
+            what, odd = (shown(name), value) if isinstance(name, str) else ("a name", name)
+            raise ValueError(f"attributes: {what} must be a string, got {shown(odd)}.")
         if len(name) > MAX_ATTRIBUTE_NAME_LENGTH:
-            raise ValueError(f"attributes: a name must have at most {MAX_ATTRIBUTE_NAME_LENGTH} characters.")
+            raise ValueError(
+                f"attributes: a name must have at most {MAX_ATTRIBUTE_NAME_LENGTH} characters, got {len(name)}."
+            )
         if len(value) > MAX_ATTRIBUTE_LENGTH:
-            raise ValueError(f"attributes: {name!r} must have at most {MAX_ATTRIBUTE_LENGTH} characters.")
+            raise ValueError(
+                f"attributes: {name!r} must have at most {MAX_ATTRIBUTE_LENGTH} characters, got {len(value)}."
+            )
     return attributes
 
 

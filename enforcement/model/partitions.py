@@ -1,9 +1,9 @@
 """
-How many values of an attribute get a counter of their own: as many as the project's cap says, for each limit.
+Bound how many values of an attribute have a counter of their own. Each project has a cap, which holds for each limit.
 
-The store keeps a census of them, exact over the whole fleet. A value is enrolled by the call that first charges it; one
-that finds no place is charged to an overflow counter that all such values of the limit share. So a client that invents
-values fills the census of its own project and meets one counter then, and harms nobody else.
+The store keeps an index of these values, which is exact for the whole fleet. The call that first charges a value
+registers it. If the index is full, the value is charged to an overflow counter that all such values of the limit
+share. A client that invents values can therefore only fill the index of its own project.
 """
 
 from __future__ import annotations
@@ -11,27 +11,28 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from enforcement.model.instants import DAY_SECONDS, HOUR_SECONDS, MINUTE_SECONDS, SECOND_US
+
 if TYPE_CHECKING:
     from enforcement.model.limits import Limit
 
 DEFAULT_CAP: Final = 10_000
 MAX_CAP: Final = 1_000_000
 TRUST_SECONDS: Final = 300.0
-"""How long a process takes a value for enrolled without saying so again."""
+"""How long a process relies on a value being registered, before it registers the value again."""
 RETRY_SECONDS: Final = 5.0
-"""How long a process keeps a value on the overflow counter before it looks for a place again."""
+"""How long a process charges a value to the overflow counter before it tries to register the value again."""
 
-_GRACE_US: Final = 2 * int(TRUST_SECONDS) * 1_000_000  # for trust, and for what is charged late: leases, settlements
+_GRACE_US: Final = 2 * int(TRUST_SECONDS) * SECOND_US  # TRUST_SECONDS, and late charges of leases and settlements
 _TEN_YEARS: Final = 315_360_000
-_HOUR: Final = 3_600
 # A day may have 25 hours, and a week or a month one such day.
 _CALENDAR_SECONDS: Final = {
-    "minute": 60,
-    "hour": _HOUR,
-    "day": 25 * _HOUR,
-    "week": 169 * _HOUR,
-    "month": 745 * _HOUR,
-    "year": 366 * 24 * _HOUR,
+    "minute": MINUTE_SECONDS,
+    "hour": HOUR_SECONDS,
+    "day": 25 * HOUR_SECONDS,
+    "week": 169 * HOUR_SECONDS,
+    "month": 745 * HOUR_SECONDS,
+    "year": 366 * DAY_SECONDS,
     "lifetime": _TEN_YEARS,
 }
 
@@ -39,14 +40,14 @@ _CALENDAR_SECONDS: Final = {
 @dataclass(frozen=True, slots=True)
 class PartitionIndex:
     """
-    The census of one limit in one project.
+    The registered values of one limit in one project.
 
     Attributes:
-        key: A sorted set: values by the instant at which each may be forgotten.
-        overflowed: An estimate of the values that found no place within a day.
-        overflow: Key of the counter that those share; of one holder, where the limit belongs to tokens.
-        cap: How many values have counters of their own.
-        life_us: How long a value stands there after it was enrolled.
+        key: Key of a sorted set of values, each with the instant from which it may be removed.
+        overflowed: Key of an estimate of how many values were not registered within a day because of the cap.
+        overflow: Key of the counter that these values share. A limit of tokens has one for each token.
+        cap: How many values may be registered.
+        life_us: How long a value stays registered, in microseconds.
     """
 
     key: str
@@ -57,8 +58,8 @@ class PartitionIndex:
 
 
 def life_us(limit: Limit) -> int:
-    """Return how long a value must stand in the census, so that none is forgotten before its counter is gone."""
-    return min(_longest_seconds(limit), _TEN_YEARS) * 1_000_000 + _GRACE_US
+    """Return how long a value must stay registered, so that it outlives its counter, in microseconds."""
+    return min(_longest_seconds(limit), _TEN_YEARS) * SECOND_US + _GRACE_US
 
 
 def _longest_seconds(limit: Limit) -> int:
@@ -68,7 +69,7 @@ def _longest_seconds(limit: Limit) -> int:
     if limit.algorithm == "sliding_window":
         return 2 * length
     if limit.algorithm == "token_bucket":
-        return -(-limit.capacity * length // limit.quota) if limit.quota else 25 * _HOUR
+        return -(-limit.capacity * length // limit.quota) if limit.quota else 25 * HOUR_SECONDS
     return length
 
 

@@ -1,32 +1,51 @@
 """
-How long and how many: every size that a request, an operator or a developer can reach, stated once.
+The largest sizes that a request, an operator or a developer can use.
 
-What is longer is refused with the name of the field and the rule; nothing is cut short, for then it would name another.
+A value that is too long is refused, with the name of the field and the rule. It is never cut, because the shorter value
+could name something else.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
+MAX_NUMBER: Final = 2**53 - 1
+"""The largest quota, cost or count. Lua computes with doubles, which hold every integer up to here exactly."""
 MAX_TOKEN_LENGTH: Final = 512
-"""Characters of a credential. A longer one is no token: it is neither hashed nor looked up."""
+"""Characters of a credential. A longer string is neither hashed nor looked up."""
 MAX_ATTRIBUTES: Final = 32
-"""Attributes that a request may carry."""
+"""Attributes of a request."""
 MAX_ATTRIBUTE_NAME_LENGTH: Final = 64
 """Characters of an attribute's name."""
 MAX_ATTRIBUTE_LENGTH: Final = 1_024
 """Characters of an attribute's value."""
 MAX_CODE_KEY_LENGTH: Final = 1_024
-"""Characters of what limits in code count by."""
+"""Characters of the key that limits in code count by."""
 MAX_LIMITS_PER_REQUEST: Final = 64
 """Limits in code of one call."""
 MAX_LIMITS_PER_POLICY: Final = 32
-"""Limits of one policy; three policies fall on a request at most."""
+"""Limits of one policy. At most three policies apply to a request."""
 MAX_PARTITIONS: Final = 4
 """Attributes that one limit may be partitioned by."""
+MAX_NAME_LENGTH: Final = 64
+"""Characters of a limit's name."""
+MAX_UNIT_LENGTH: Final = 32
+"""Characters of a unit."""
+MAX_MATCH_RULES: Final = 16
+"""Methods, and attributes, that one limit may match on."""
+MAX_PATTERNS_PER_RULE: Final = 64
+"""Patterns of which a matching attribute has to fit one."""
+MAX_PATTERN_LENGTH: Final = 256
+"""Characters of a pattern."""
 MAX_PREFIX_LENGTH: Final = 16
-"""Characters that all keys of the store begin with."""
+"""Characters of the prefix of all keys of the store."""
 MAX_INSTANCE_LENGTH: Final = 80
 """Characters of an instance's name."""
 MAX_KEY_BYTES: Final = 128
-"""Bytes of a key in the store. It follows from the others; a test holds every key to it."""
+"""Bytes of a key in the store. This follows from the other sizes."""
+MAX_DOCUMENT_BYTES: Final = 65_536
+"""Bytes of a published document."""
+MAX_ITEMS_PER_LIST: Final = 1_000
+"""Items of a list in a document, such as its overrides."""
+MAX_STRING_LENGTH: Final = 255
+"""Characters of a string in a document, such as a name."""

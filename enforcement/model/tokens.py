@@ -1,7 +1,7 @@
 """
-The format of a credential: ``sg_<kind>_`` + 32 random bytes in base62 + six characters of CRC-32.
+Make and check credentials of the form ``sg_<kind>_`` + 32 random bytes in base62 + six characters of CRC-32.
 
-The checksum lets any door, and any secret scanner, refuse a mistyped or invented string without a look-up.
+With the checksum a proxy, or a secret scanner, refuses a mistyped or invented string without a look-up.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Final
 ALPHABET: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 KINDS: Final = ("live", "mgmt")
 PREFIX_LENGTH: Final = 12
-"""How much of a token people may see: the kind and four characters."""
+"""Characters of a token that people may see, which are the kind and four more."""
 
 _BODY_LENGTH: Final = 43  # 62**43 > 2**256
 _CHECK_LENGTH: Final = 6  # 62**6 > 2**32
@@ -30,16 +30,16 @@ def mint(kind: str) -> str:
     Args:
         kind: One of :data:`KINDS`.
     Raises:
-        ValueError: *kind* is none of them.
+        ValueError: *kind* is something else.
     """
     if kind not in KINDS:
-        raise ValueError(f"kind: must be one of {', '.join(KINDS)}, not {kind!r}.")
+        raise ValueError(f"kind: must be one of {', '.join(KINDS)}, got {kind!r}.")
     body = f"sg_{kind}_" + _base62(int.from_bytes(secrets.token_bytes(32)), _BODY_LENGTH)
     return body + _checksum(body)
 
 
 def is_well_formed(token: object) -> bool:
-    """Tell whether *token* could have been minted: kind, length, alphabet and checksum. No I/O."""
+    """Return whether *token* has the format of a credential. Its kind, length, alphabet and checksum are checked."""
     if not isinstance(token, str) or len(token) != _LENGTH or not token.startswith(_HEADS):
         return False
     if not _CHARACTERS.issuperset(token[len(_HEADS[0]) :]):
@@ -49,9 +49,9 @@ def is_well_formed(token: object) -> bool:
 
 def digest(token: str) -> str:
     """
-    Return the name under which a token is stored: SHA-256, 64 hexadecimal characters.
+    Return the SHA-256 of a token in 64 hexadecimal characters. The store and SQL know the token only by it.
 
-    A plain hash suffices: the token holds 256 random bits, so there is nothing to guess (ASVS 5.0, 6.5.2).
+    A plain hash is enough, because a token has 256 random bits that nobody can guess (ASVS 5.0, 6.5.2).
     """
     return hashlib.sha256(token.encode()).hexdigest()
 

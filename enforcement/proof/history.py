@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from enforcement.model.limits import InvalidLimit, Limit
+from enforcement.model.strict_json import InvalidJSON, loads_object
 from enforcement.plan.binding import BoundLimit
 from enforcement.plan.decision import STATUSES, Decision
 
@@ -207,21 +208,9 @@ class _LedgerReader:
         if not line.endswith(b"\n"):
             raise self._error("the line is cut off.")
         try:
-            value = json.loads(line, object_pairs_hook=self._unique, parse_constant=self._no_constant)
-        except (ValueError, RecursionError) as exc:
-            raise exc if isinstance(exc, LedgerError) else self._error(f"must be JSON: {exc}.") from None
-        if not isinstance(value, dict):
-            raise self._error("must be a JSON object.")
-        return value
-
-    def _unique(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        value = dict(pairs)
-        if len(value) < len(pairs):
-            raise self._error("a field occurs twice.")
-        return value
-
-    def _no_constant(self, name: str) -> None:
-        raise self._error(f"numbers must be finite, got {name}.")
+            return loads_object(line, fractions=True)
+        except InvalidJSON as exc:
+            raise self._error(f"{exc}.") from None
 
     def _header(self, value: dict[str, Any]) -> Ledger:
         if value.get("ledger") != FORMAT or type(value["ledger"]) is not int:

@@ -1,17 +1,17 @@
-"""What was decided and what failed in this process, counted where it happens."""
+"""Count the decisions and failures of this process where they happen."""
 
 from __future__ import annotations
 
 Cell = list[int]
-"""A count that its holder raises in place: ``cell[0] += 1`` is all that a decision pays."""
+"""A count that a decision increases in place with ``cell[0] += 1``."""
 
 
 class DecisionCounts:
     """
-    Counts since the process began. Any thread may count and read.
+    The counts since the process began. Any thread may count and read.
 
     Attributes:
-        failures: Calls to the store that gave no usable answer, by cause (see ``StoreError``).
+        failures: Calls to the store without a usable reply, by cause (see ``StoreError``).
     """
 
     def __init__(self) -> None:
@@ -19,11 +19,11 @@ class DecisionCounts:
         self._cells: dict[tuple[str, str], Cell] = {}
 
     def cell(self, source: str, reason: str) -> Cell:
-        """Return the count of the decisions of one source and reason; hold it where it is raised often."""
+        """Return the count of decisions with one source and reason. Keep it where it is increased often."""
         return self._cells.setdefault((source, reason), [0])
 
     def count(self, source: str, reason: str) -> None:
-        """Count a decision that is rare, or slow for another cause."""
+        """Count a decision where the look-up of its cell does not matter."""
         self.cell(source, reason)[0] += 1
 
     def failed(self, cause: str) -> None:
@@ -31,11 +31,11 @@ class DecisionCounts:
         self.failures[cause] = self.failures.get(cause, 0) + 1
 
     def after_fork(self) -> None:
-        """Begin anew in a child process: what was counted before is the parent's to tell."""
+        """Set all counts to 0 in a child process, because the parent reports what was counted before."""
         self.failures = {}
         for cell in self._cells.values():
             cell[0] = 0
 
     def decisions(self) -> dict[tuple[str, str], int]:
-        """Return how many decisions there were, by source and reason."""
+        """Return the number of decisions by source and reason."""
         return {name: cell[0] for name, cell in sorted(self._cells.copy().items()) if cell[0]}

@@ -1,7 +1,7 @@
 """
-The last good documents on disk, so that a process can start while the store is away.
+Keep the last good documents on disk, so that a process can start while the store is unavailable.
 
-A file is taken whole or not at all: a checksum tells, and a new file replaces the old one in one step.
+A file is used as a whole or not at all. It has a checksum, and a new file replaces the old one in one step.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from enforcement.model.strict_json import loads
 from enforcement.state.published import PublishedState
 
 MAX_BYTES: Final = 268_435_456
@@ -28,9 +29,9 @@ logger = logging.getLogger("sluicegate.disk")
 
 def save(path: Path, documents: PublishedState) -> None:
     """
-    Write what *documents* hold to *path*, for its owner only; the old copy stays until the new one is safe on disk.
+    Write *documents* to a file that only its owner may read. The old file stays until the new one is complete.
 
-    A disk that is full, read-only or gone is no reason to stop: it is logged once, and counted.
+    If the disk is full, read-only or missing, this is logged once and counted, and no error is raised.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -52,15 +53,18 @@ def save(path: Path, documents: PublishedState) -> None:
         _sync_folder(path.parent)
     except OSError as exc:
         if not documents.disk_failures:
-            logger.warning("The last good documents cannot be kept in %s: %s", path, exc)
+            logger.warning("Cannot write the last good documents to %s: %s", path, exc)
         documents.disk_failures += 1
 
 
 def restore(path: Path, documents: PublishedState) -> bool:
     """
-    Give *documents* the state that was saved to *path*; tell whether there was a good one.
+    Load the state that was saved to *path* into *documents*.
 
-    A file that is truncated, altered, of another version, or that others may write to is ignored, and one line says so.
+    A file is ignored, and this is logged, if it is truncated, altered, from another version or writable by others.
+
+    Returns:
+        Whether a state was loaded.
     """
     try:
         texts = _read(path)
@@ -73,18 +77,18 @@ def restore(path: Path, documents: PublishedState) -> bool:
     if any(problem.whole for problem in problems):
         return _ignored(path, documents, problems[0].reason)
     for problem in problems:
-        logger.warning("Ignored in %s: %s: %s", path, problem.document, problem.reason)
+        logger.warning("Ignored a document in %s. %s: %s", path, problem.document, problem.reason)
     return True
 
 
 def _ignored(path: Path, documents: PublishedState, reason: str) -> bool:
     documents.disk_failures += 1
-    logger.warning("The documents kept in %s are ignored: %s", path, reason)
+    logger.warning("Ignored the saved documents in %s: %s", path, reason)
     return False
 
 
 def _lines(documents: PublishedState) -> Iterator[bytes]:
-    # A line for each document: one long call of a JSON writer would hold up every request of this process.
+    # One line for each document, because one long call of the JSON writer would delay every request of this process.
     yield _HEADER
     for item in documents.texts():
         yield json.dumps(item, separators=(",", ":")).encode() + b"\n"
@@ -94,16 +98,16 @@ def _read(path: Path) -> dict[str, str]:
     with path.open("rb") as file:
         status = os.fstat(file.fileno())
         if status.st_uid not in (os.geteuid(), 0) or status.st_mode & 0o022:
-            raise ValueError("others may write to the file")
+            raise ValueError("the file must not be writable by others")
         if status.st_size > MAX_BYTES:
-            raise ValueError(f"it has {status.st_size} bytes")
+            raise ValueError(f"the file must have at most {MAX_BYTES} bytes, got {status.st_size}")
         content = file.read()
     if not content.startswith(_HEADER):
-        raise ValueError("it was not written by this version")
+        raise ValueError("the file must be written by this version")
     body, _, checksum = content.rpartition(_TRAILER)
     if checksum != hashlib.sha256(body).hexdigest().encode() + b"\n":
-        raise ValueError("its checksum does not match")
-    return dict(json.loads(line) for line in body[len(_HEADER) :].splitlines())
+        raise ValueError("the checksum does not match")
+    return dict(loads(line) for line in body[len(_HEADER) :].splitlines())
 
 
 def _sync_folder(folder: Path) -> None:

@@ -1,56 +1,46 @@
 """
-What an enforcer knows: the documents at one revision, and the tokens it met. One thread writes, readers take no lock.
+Hold the published documents that a process obeys, and the tokens that it has met.
 
-A document that breaks a rule changes nothing: its last good version stays, and whoever loads is told.
+One thread writes, and readers take no lock. A document that breaks a rule changes nothing: its last good version stays
+in use, and the caller that loads it gets the reason.
 """
 
 from __future__ import annotations
 
-import json
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
+from enforcement.model.checks import is_integer, shown
 from enforcement.model.documents import (
     SCHEMA,
     InvalidDocument,
     Project,
-    Token,
     dumps,
     parse_global,
     parse_policy,
     parse_project,
-    parse_token,
 )
-from enforcement.model.limits import MAX_NUMBER, Policy
+from enforcement.model.limits import Policy
+from enforcement.model.sizes import MAX_NUMBER
+from enforcement.model.strict_json import InvalidJSON, loads_canonical
+from enforcement.state.token_cache import DocumentProblem, Text, TokenCache, TokenEntry, as_string, read_entry
 
-if TYPE_CHECKING:
-    from enforcement.state.usage import TokenUsage
-
-MAX_TOKENS: Final = 10_000
-MAX_UNKNOWN: Final = 10_000
 MAX_DERIVED: Final = 2_000
-UNKNOWN_SECONDS: Final = 5.0
-"""How long "there is no such token" is believed, for one that is made in a moment nobody announced."""
 MAX_CHANGES_LENGTH: Final = 524_288
-"""A log entry beyond twice what a publisher writes is not read."""
-
-_SECOND_CHANCES: Final = 16
-
-Text = str | bytes
+"""Characters of a change log entry that is read. A publisher writes at most half as many."""
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """
-    All documents but the tokens, as published with one revision.
+    All documents except those of tokens, as published with one revision.
 
-    A policy or project that is referred to and stands in no mapping could not be read: nothing may be admitted by
-    taking it for absent.
+    A policy or project that is referred to but is not contained here could not be read. It must not be treated as
+    absent, because then its limits would not apply.
     """
 
     revision: int = 0
@@ -60,50 +50,16 @@ class Snapshot:
     global_policy: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class DocumentProblem:
-    """A document that was refused; ``whole``: all others with it."""
-
-    document: str
-    reason: str
-    whole: bool = False
-
-
-class TokenEntry:
-    """
-    What is known of one token.
-
-    Attributes:
-        token: Its document; None: unknown, or unreadable if there is a problem.
-        problem: Why the document cannot be read; empty otherwise.
-        generation: The state of the documents that ``plan`` was compiled for; -1: none yet. The limiter's to set.
-        plan: Whatever the limiter compiled.
-        usage: Where its decisions are counted.
-    """
-
-    __slots__ = ("generation", "plan", "problem", "text", "token", "until", "usage", "used")
-
-    def __init__(self, token: Token | None, problem: str = "", text: str = "") -> None:
-        self.token = token
-        self.problem = problem
-        self.text = text
-        self.generation = -1
-        self.plan: Any = None
-        self.usage: TokenUsage | None = None
-        self.used = False
-        self.until = 0.0
-
-
 class DerivedPlans:
     """
-    What a limiter found out about one generation of the documents; thrown away with it, so nobody has to ask its age.
+    Plans made from one generation of the documents. They are dropped with it, so their age is never checked.
 
-    It is the one place that holds credentials as clients send them, in this process' memory alone, and few of them: to
-    hash one takes longer than all else that a leased decision does.
+    This is the only place that holds credentials as clients send them, a few of them, in the memory of this process.
+    Hashing a credential takes longer than everything else that a leased decision does.
 
     Attributes:
-        plans: A token's plan, where that depends on nothing but the documents.
-        headers: The same by the bytes of an ``Authorization`` field.
+        plans: Plans by token, if they depend only on the documents.
+        headers: The same plans by the value of an ``Authorization`` header.
     """
 
     __slots__ = ("headers", "plans")
@@ -122,20 +78,21 @@ class DerivedPlans:
 
 class PublishedState:
     """
-    The present snapshot and the tokens met lately.
+    The current snapshot and the tokens that were met lately.
 
-    ``load``, ``apply`` and ``forget`` belong to one thread; everything else may be called from any.
+    ``load`` and ``apply`` are for one thread. Any thread may call everything else.
 
     Args:
-        clock: Monotonic seconds.
+        clock: Returns monotonic seconds.
 
     Attributes:
-        current: The snapshot, replaced as a whole.
-        generation: +1 whenever the snapshot or a token changed. Read it before ``current``: what is compiled from both
-            is then at worst compiled once more.
-        derived: What was found out about the present generation. Take it before anything that goes into it.
-        loaded: Whether there ever was a good state.
-        kept: +1 whenever the documents of a token were kept; with ``generation``, whether there is anything to save.
+        current: The snapshot. It is replaced as a whole.
+        generation: Increases whenever the snapshot or a token changes. Read it before ``current``: a plan that is made
+            from both is then at worst made once more.
+        derived: Plans of the current generation. Read it before anything that a plan is made from.
+        loaded: Whether a complete state was ever loaded.
+        find: Returns what is known of the token with a digest. None: ask the store, and pass its reply to
+            :meth:`remember`.
         disk_failures: How often the copy on disk could not be written or used.
     """
 
@@ -144,35 +101,32 @@ class PublishedState:
         self.generation = 0
         self.derived = DerivedPlans()
         self.loaded = False
-        self.kept = 0
         self.disk_failures = 0
-        self._clock = clock
         self._lock = threading.Lock()
         self._parsed: dict[str, tuple[str, Any]] = {}
-        # Not dicts, which find their first entry slowly when many before it were deleted.
-        self._tokens: OrderedDict[str, TokenEntry] = OrderedDict()
-        self._unknown: OrderedDict[str, TokenEntry] = OrderedDict()
-        # Which tokens changed lately, and when: a document that was on its way meanwhile must not be kept.
-        self._changed: dict[str, int] = {}
-        self._all_changed_at = 0
+        self._tokens = TokenCache(clock, self.rest)
+        self.find = self._tokens.find
 
-    # Documents.
+    @property
+    def kept(self) -> int:
+        """How often the document of a token was added. It changes, as ``generation`` does, if there is more to save."""
+        return self._tokens.kept
 
     def load(
         self, raw: Mapping[str, Text] | Mapping[bytes, Text], tokens: Mapping[str, Text | None] | None = None
     ) -> list[DocumentProblem]:
         """
-        Take over a complete state.
+        Replace the state by a complete one.
 
         Args:
-            raw: All fields of the documents' hash.
-            tokens: Digest to document of the tokens that ``cached()`` named, read after *raw*, None if gone; any other
-                token is forgotten. Left out: what is known of tokens stays.
+            raw: All fields of the hash of documents.
+            tokens: Digest to document of the tokens that :meth:`cached` has named, read after *raw*. A document is None
+                if it is gone. All other tokens are forgotten. None: the known tokens stay.
         Returns:
-            What was refused. Such a document keeps its last good version. Without a readable revision and identity,
-            or without knowing whether anything falls on every request, nothing at all is taken.
+            The documents that were refused. Each of them keeps its last good version. If the revision, the identity or
+            the first version of the global document cannot be read, nothing is replaced.
         """
-        texts = {_text(name): _text(value) for name, value in raw.items()}
+        texts = {as_string(name): as_string(value) for name, value in raw.items()}
         try:
             revision, store_id = _revision(texts.pop("revision", "")), _identity(texts.pop("store_id", ""))
         except InvalidDocument as exc:
@@ -181,36 +135,79 @@ class PublishedState:
         parsed, problems = self._parse(texts)
         if any(problem.whole for problem in problems):
             return problems
-        problems += self._take(revision, store_id, parsed, tokens)
+        problems += self._replace(revision, store_id, parsed, tokens)
         return problems
 
     def apply(self, revision: int, changes_json: Text) -> bool:
         """
-        Take over one entry of the change log.
+        Apply one entry of the change log.
 
         Args:
-            revision: The number in the entry's id.
-            changes_json: Its ``changes``, canonical JSON.
+            revision: The number in the id of the entry.
+            changes_json: Its ``changes``, as canonical JSON.
         Returns:
-            False: it cannot be applied here, a complete load is needed. Nothing was changed then. An entry that is
-            known already is no reason for that.
+            Whether the state now contains the changes, which also holds for an entry that was applied before. False:
+            nothing was changed, and a complete load is needed.
         """
         if not self.loaded or revision > self.current.revision + 1:
             return False
         if revision <= self.current.revision:
             return True
         try:
-            changes = _Changes.read(_text(changes_json))
+            documents, tokens = _read_changes(as_string(changes_json))
             parsed = dict(self._parsed)
-            for name, text in changes.documents.items():
+            for name, text in documents.items():
                 if text is None:
                     parsed.pop(name, None)
                 else:
                     parsed[name] = (text, _parse(name, text))
         except InvalidDocument:
             return False
-        self._take(revision, self.current.store_id, parsed, None, changes.tokens)
+        self._replace(revision, self.current.store_id, parsed, None, tokens)
         return True
+
+    def remember(self, digest: str, text: Text | None, asked_at: int) -> TokenEntry:
+        """
+        Keep what the store replied about a token, and return it.
+
+        Args:
+            digest: SHA-256 of the token, in hexadecimal.
+            text: The document. None: there is none.
+            asked_at: The ``generation`` before the store was asked. If the token has changed since, the reply may be
+                outdated. It is then returned but not kept.
+        """
+        entry = read_entry(text)
+        with self._lock:
+            return self._tokens.add(digest, entry, asked_at)
+
+    def rest(self) -> None:
+        """Drop all plans, for example because nothing follows the documents from now on."""
+        self.derived = DerivedPlans()
+
+    def cached(self) -> list[str]:
+        """Return the digests of all known tokens."""
+        return self._tokens.digests()
+
+    def after_fork(self) -> None:
+        """
+        Make the state usable in a child process.
+
+        A thread of the parent may have held the lock, and plans contain leases of the parent.
+        """
+        self._lock = threading.Lock()
+        self.generation += 1
+        self.derived = DerivedPlans()
+
+    def texts(self) -> Iterator[tuple[str, str]]:
+        """Yield the name and text of all that a restart needs: revision, identity, documents and tokens."""
+        with self._lock:
+            current, parsed, tokens = self.current, self._parsed, self._tokens.known()
+        yield "revision", str(current.revision)
+        yield "store_id", current.store_id
+        for name, (text, _) in parsed.items():
+            yield name, text
+        for digest, entry in tokens.items():
+            yield f"token:{digest}", entry.text
 
     def _parse(self, texts: Mapping[str, str]) -> tuple[dict[str, tuple[str, Any]], list[DocumentProblem]]:
         parsed: dict[str, tuple[str, Any]] = {}
@@ -225,7 +222,7 @@ class PublishedState:
                 problems.append(DocumentProblem(name, str(exc), whole=name == "global" and not known))
         return parsed, problems
 
-    def _take(
+    def _replace(
         self,
         revision: int,
         store_id: str,
@@ -233,14 +230,13 @@ class PublishedState:
         tokens: Mapping[str, Text | None] | None,
         changed: Sequence[str] = (),
     ) -> list[DocumentProblem]:
-        """Replace the state; the generation comes last, for whoever sees it shall see everything else."""
-        entries, problems = self._reread(tokens) if tokens is not None else (None, [])
+        """Replace the state. The generation comes last, because a reader that sees it must see everything else."""
+        entries, problems = self._tokens.read(tokens) if tokens is not None else (None, [])
         with self._lock:
             generation = self.generation + 1
             if entries is not None:
-                self._tokens, self._unknown, self._changed = entries, OrderedDict(), {}
-                self._all_changed_at = generation
-            self._drop(changed, generation)
+                self._tokens.replace(entries, generation)
+            self._tokens.drop(changed, generation)
             self._parsed = parsed
             self.current = _snapshot(revision, store_id, parsed)
             self.loaded = True
@@ -248,160 +244,28 @@ class PublishedState:
             self.derived = DerivedPlans()
         return problems
 
-    # Tokens.
 
-    def find(self, digest: str) -> TokenEntry | None:
-        """Return what is known of a token, or None: ask the store, and ``remember`` its answer."""
-        entry = self._tokens.get(digest)
-        if entry is not None:
-            entry.used = True
-            return entry
-        entry = self._unknown.get(digest)
-        if entry is not None and self._clock() < entry.until:
-            return entry
-        return None
+def _read_changes(text: str) -> tuple[Mapping[str, str | None], Sequence[str]]:
+    """
+    Return the documents of a change log entry, None if removed, and the digests of tokens that changed.
 
-    def remember(self, digest: str, text: Text | None, asked_at: int) -> TokenEntry:
-        """
-        Keep the store's answer.
-
-        Args:
-            digest: SHA-256 of the token, in hexadecimal.
-            text: The document; None: there is none.
-            asked_at: ``generation`` as it was before the store was asked. If the token changed since, the answer may be
-                older than the change: it serves this once and is not kept.
-        """
-        entry = _entry(text)
-        with self._lock:
-            if max(self._all_changed_at, self._changed.get(digest, 0)) > asked_at:
-                return entry
-            known = self._tokens.get(digest)
-            if known is not None and known.text == entry.text:
-                return known
-            self._keep(digest, entry)
-        return entry
-
-    def forget(self, digests: Sequence[str]) -> None:
-        """Forget tokens whose documents changed."""
-        with self._lock:
-            self._drop(digests, self.generation + 1)
-            self.generation += 1
-            self.derived = DerivedPlans()
-
-    def rest(self) -> None:
-        """Forget what was derived: nobody follows the documents from here on."""
-        self.derived = DerivedPlans()
-
-    def cached(self) -> list[str]:
-        """Return the digests of all known tokens."""
-        return list(self._tokens)
-
-    def after_fork(self) -> None:
-        """Make it usable in a child: another thread of the parent may have held the lock, and plans hold its leases."""
-        self._lock = threading.Lock()
-        self.generation += 1
-        self.derived = DerivedPlans()
-
-    def _keep(self, digest: str, entry: TokenEntry) -> None:
-        self._tokens.pop(digest, None)
-        self._unknown.pop(digest, None)
-        if entry.token is not None:
-            self._make_room()
-            self._tokens[digest] = entry
-            self.kept += 1
-            return
-        entry.until = self._clock() + UNKNOWN_SECONDS
-        if len(self._unknown) >= MAX_UNKNOWN:
-            self._unknown.popitem(last=False)
-        self._unknown[digest] = entry
-
-    def _make_room(self) -> None:
-        """
-        Let go of the token that was not used for longest, or nearly: one that was used gets a second chance.
-
-        A strict order would make every reader write to it; here a reader sets a flag. Chances are bounded, so no
-        request pays for all.
-        """
-        for _ in range(_SECOND_CHANCES):
-            if len(self._tokens) < MAX_TOKENS:
-                return
-            oldest, entry = self._tokens.popitem(last=False)
-            if entry.used:
-                entry.used = False
-                self._tokens[oldest] = entry
-                self.derived = DerivedPlans()  # who finds its plan there does not say that it is used
-        while len(self._tokens) >= MAX_TOKENS:
-            self._tokens.popitem(last=False)
-
-    def _drop(self, digests: Sequence[str], generation: int) -> None:
-        for digest in digests:
-            self._tokens.pop(digest, None)
-            self._unknown.pop(digest, None)
-            self._changed[digest] = generation
-        if len(self._changed) > MAX_TOKENS:
-            self._changed, self._all_changed_at = {}, generation
-
-    def _reread(self, tokens: Mapping[str, Text | None]) -> tuple[OrderedDict[str, TokenEntry], list[DocumentProblem]]:
-        entries: OrderedDict[str, TokenEntry] = OrderedDict()
-        problems = []
-        for digest, text in tokens.items():
-            known = self._tokens.get(digest)
-            if known is not None and text is not None and known.text == _text(text):
-                entries[digest] = known
-                continue
-            entry = _entry(text)
-            if entry.problem:
-                problems.append(DocumentProblem(f"token:{digest}", entry.problem))
-                entry = known or entry
-            if entry.token is not None:
-                entries[digest] = entry
-        return entries, problems
-
-    def texts(self) -> Iterator[tuple[str, str]]:
-        """Yield name and text of everything a restart needs: revision, identity, documents, tokens."""
-        with self._lock:
-            current, parsed, tokens = self.current, self._parsed, self._tokens.copy()
-        yield "revision", str(current.revision)
-        yield "store_id", current.store_id
-        for name, (text, _) in parsed.items():
-            yield name, text
-        for digest, entry in tokens.items():
-            yield f"token:{digest}", entry.text
-
-
-@dataclass(frozen=True, slots=True)
-class _Changes:
-    """A log entry, read."""
-
-    documents: Mapping[str, str | None]
-    tokens: Sequence[str]
-
-    @classmethod
-    def read(cls, text: str) -> _Changes:
-        """
-        Read the entry strictly. Raises InvalidDocument, also for one that says that everything is to be loaded.
-
-        Canonical JSON comes out as it went in. What does not (a key that stands twice, NaN, blanks) was not written by
-        a publisher, and every document in it goes through the reader of documents once more.
-        """
-        if len(text) > MAX_CHANGES_LENGTH:
-            raise InvalidDocument(f"it has {len(text)} characters")
-        try:
-            value = json.loads(text)
-            if not isinstance(value, dict) or dumps(value) != text:
-                raise InvalidDocument("it is not an object in canonical JSON")
-        except (ValueError, RecursionError) as exc:
-            raise InvalidDocument(f"it is not JSON: {exc}") from exc
-        if set(value) != {"schema", "documents", "tokens", "resets", "full"}:
-            raise InvalidDocument("it has not the fields of an entry")
-        if type(value["schema"]) is not int or value["schema"] != SCHEMA:
-            raise InvalidDocument("schema: unknown")
-        documents, tokens = value["documents"], value["tokens"]
-        if value["full"] is not False or not isinstance(documents, dict) or not isinstance(tokens, list):
-            raise InvalidDocument("full: everything is to be loaded")
-        if any(not isinstance(digest, str) for digest in tokens):
-            raise InvalidDocument("tokens: must be a list of texts")
-        return cls({name: None if item is None else _dumped(item) for name, item in documents.items()}, tokens)
+    Raises:
+        InvalidDocument: A publisher cannot have written the entry, or it requires a complete load.
+    """
+    try:
+        value = loads_canonical(text, max_length=MAX_CHANGES_LENGTH)
+    except InvalidJSON as exc:
+        raise InvalidDocument(str(exc)) from exc
+    if set(value) != {"schema", "documents", "tokens", "resets", "full"}:
+        raise InvalidDocument("must have the fields of a change log entry")
+    if not is_integer(value["schema"], SCHEMA, SCHEMA):
+        raise InvalidDocument(f"schema: must be {SCHEMA}, got {shown(value['schema'])}")
+    documents, tokens = value["documents"], value["tokens"]
+    if value["full"] is not False or not isinstance(documents, dict) or not isinstance(tokens, list):
+        raise InvalidDocument("full: requires a complete load")
+    if any(not isinstance(digest, str) for digest in tokens):
+        raise InvalidDocument("tokens: must be a list of strings")
+    return {name: None if item is None else _dumped(item) for name, item in documents.items()}, tokens
 
 
 def _parse(name: str, text: str) -> Any:
@@ -413,20 +277,10 @@ def _parse(name: str, text: str) -> Any:
     elif kind == "project":
         value = parse_project(text)
     else:
-        raise InvalidDocument("no document of this name is known")
+        raise InvalidDocument("unknown document")
     if value.id != ident:
-        raise InvalidDocument("id: must be the one under which it is published")
+        raise InvalidDocument(f"id: must be the id in the document's name, got {shown(value.id)}")
     return value
-
-
-def _entry(text: Text | None) -> TokenEntry:
-    if text is None:
-        return TokenEntry(None)
-    text = _text(text)
-    try:
-        return TokenEntry(parse_token(text), text=text)
-    except InvalidDocument as exc:
-        return TokenEntry(None, str(exc))
 
 
 def _snapshot(revision: int, store_id: str, parsed: Mapping[str, tuple[str, Any]]) -> Snapshot:
@@ -438,25 +292,20 @@ def _snapshot(revision: int, store_id: str, parsed: Mapping[str, tuple[str, Any]
 
 def _revision(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 16 and 0 < int(text) <= MAX_NUMBER):
-        raise InvalidDocument(f"revision: must be a whole number from 1 to {MAX_NUMBER}, not {text[:40]!r}")
+        raise InvalidDocument(f"revision: must be an integer from 1 to {MAX_NUMBER}, got {shown(text)}")
     return int(text)
 
 
 def _identity(text: str) -> str:
     if not (0 < len(text) <= 64 and text.isascii() and text.isprintable()):
-        raise InvalidDocument("store_id: must be 1 to 64 printable ASCII characters")
+        raise InvalidDocument(f"store_id: must be 1 to 64 printable ASCII characters, got {shown(text)}")
     return text
 
 
 def _dumped(item: object) -> str:
     if not isinstance(item, dict):
-        raise InvalidDocument("documents: must hold objects")
+        raise InvalidDocument("documents: must be an object of objects")
     return dumps(item)
-
-
-def _text(value: Text) -> str:
-    """Bytes that are no UTF-8 become halves of surrogate pairs, which every reader of documents refuses."""
-    return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value
 
 
 __all__ = ["DocumentProblem", "PublishedState", "Snapshot", "TokenEntry"]

@@ -1,8 +1,8 @@
 """
-What was decided, counted by minute for each token and limit, and handed over in batches that may be sent twice.
+Count decisions by minute, token and limit, and collect the counts in batches that may be sent twice.
 
-Counting is on the path of every request, so the usual case (the same costs as the request before, in the same minute)
-adds one number under one lock. Everything else is worked out when the counts are drained.
+Every request is counted, so the usual case only adds one number under one lock. It is a request with the same costs and
+in the same minute as the one before. Everything else is computed when the counts are drained.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from enforcement.plan.binding import BoundLimit, Costs
     from enforcement.plan.reply import Reply
-    from enforcement.state.published import TokenEntry
+    from enforcement.state.token_cache import TokenEntry
 
 MAX_ROWS_PER_BATCH: Final = 1_000
 MAX_UNDELIVERED: Final = 8
-"""Batches made and not yet accepted; beyond them rows wait, and equal ones become one."""
+"""Batches that are not yet delivered. If there are more, rows wait, and those with one key are added up."""
 MAX_WAITING_ROWS: Final = 50_000
 
 Unit = tuple[str, str, str]
@@ -29,7 +29,7 @@ Unit = tuple[str, str, str]
 Key = tuple[int, str, str, str, str, str]
 """Minute, project, token, policy, limit, unit."""
 State = tuple[int, bool, bool, int]
-"""Index of a limit, whether it admits, whether it is a shadow, what was charged there."""
+"""Index of a limit, whether it admits the request, whether it is a shadow, and the permits charged."""
 Counts = list[int]
 """Allowed, denied, would deny, cost."""
 
@@ -40,10 +40,13 @@ _ALLOWED, _DENIED, _WOULD_DENY, _COST = range(4)
 @dataclass(frozen=True, slots=True)
 class UsageBatch:
     """
-    Rows to deliver; ``id`` names them for ever, so a receiver can tell a second copy.
+    Rows to deliver.
 
-    ``rows`` is a JSON list of [minute since the epoch, project, token, policy or "", limit or "", unit, allowed,
-    denied, would_deny, cost]. Cost may be negative: a settlement gave back what an earlier batch counted.
+    Attributes:
+        id: Identifies the batch for ever, so that a receiver recognizes a second copy.
+        instance: The instance that counted.
+        rows: A JSON list of [minute since the epoch, project, token, policy or "", limit or "", unit, allowed, denied,
+            would_deny, cost]. The cost is negative if a settlement gave back what an earlier batch had counted.
     """
 
     id: str
@@ -53,9 +56,9 @@ class UsageBatch:
 
 class TokenUsage:
     """
-    The decisions about one token under one set of limits. Made by :meth:`UsageLog.of`; any thread may count.
+    The decisions about one token under one set of limits. Any thread may count.
 
-    A limit is named by its index in the units that it was made with.
+    :meth:`UsageLog.of` makes it. Methods refer to a limit by its index in *units*.
     """
 
     __slots__ = (
@@ -89,12 +92,13 @@ class TokenUsage:
 
     def passed(self, minute: int, requests: int, costs: Sequence[tuple[int, int]], times: int = 1) -> None:
         """
-        Count a request that every limit admitted, or several that were alike.
+        Count a request that every limit admitted, or several equal ones.
 
         Args:
-            minute: Since the epoch.
-            requests: Its cost in requests.
-            costs: Index of each limit it fell under, and what was charged there. Not changed afterwards.
+            minute: Minutes since the epoch.
+            requests: The cost of one request in requests.
+            costs: Index of each limit that applies, and the permits charged. Callers must not change it afterwards.
+            times: How many equal requests there were.
         """
         with self._log.lock:
             if minute == self._minute and requests == self._requests and costs == self._costs:
@@ -109,11 +113,10 @@ class TokenUsage:
         Count a request that a limit denied, or would have denied.
 
         Args:
-            minute: Since the epoch.
+            minute: Minutes since the epoch.
             passed: Whether the request was admitted.
-            requests: Its cost in requests; counted only if it passed.
-            states: Index of each limit it fell under, whether that admits it, whether that is a shadow, and what was
-                charged there.
+            requests: Its cost in requests. It is counted only if the request was admitted.
+            states: The state of each limit that applies.
         """
         with self._log.lock:
             self._list()
@@ -123,7 +126,7 @@ class TokenUsage:
                 _add(rows[index], passed, not (admits or shadow), shadow and not admits, cost)
 
     def denied_again(self, minute: int, states: Sequence[State]) -> None:
-        """Count a denial that is told from memory: *states* as for :meth:`decided`, and the same object each time."""
+        """Count a remembered denial. *states* is as for :meth:`decided`, and is the same object each time."""
         with self._log.lock:
             known_minute, known = self._denied
             if states is known and minute == known_minute:
@@ -134,15 +137,13 @@ class TokenUsage:
             self._denied, self._denials = (minute, states), 1
 
     def amend(self, minute: int, index: int, cost_delta: int) -> None:
-        """Correct what a limit was charged in a minute, drained or not; index -1: the cost in requests of the total."""
+        """Correct the cost of a limit in a minute, which may be drained already. Index -1 is the total in requests."""
         with self._log.lock:
             self._list()
             self._rows(minute)[index][_COST] += cost_delta
 
-    # The lock of the log is held below.
-
     def _fold(self) -> None:
-        """Write down the repeated decisions."""
+        """Add the repeated decisions to the rows. The caller holds the lock of the log."""
         repeats = self._repeats
         if not repeats:
             return
@@ -155,7 +156,7 @@ class TokenUsage:
             row[_COST] += repeats * cost
 
     def _fold_denials(self) -> None:
-        """Write down the repeated denials."""
+        """Add the repeated denials to the rows. The caller holds the lock of the log."""
         repeats, (minute, states) = self._denials, self._denied
         if not repeats:
             return
@@ -166,7 +167,7 @@ class TokenUsage:
             _add(rows[index], 0, 0 if admits or shadow else repeats, repeats if shadow and not admits else 0, 0)
 
     def _rows(self, minute: int) -> list[Counts]:
-        """Return the counts of a minute: one for each limit, then the total."""
+        """Return the counts of a minute, one for each limit and then the total."""
         rows = self._minutes.get(minute)
         if rows is None:
             rows = self._minutes[minute] = [[0, 0, 0, 0] for _ in range(len(self.units) + 1)]
@@ -178,7 +179,7 @@ class TokenUsage:
             self._log.listed.append(self)
 
     def take(self) -> dict[int, list[Counts]]:
-        """Return the counts by minute, the total last, and begin anew."""
+        """Return the counts by minute, and begin anew. The caller holds the lock of the log."""
         self._fold()
         self._fold_denials()
         self._denied = (-1, ())
@@ -189,15 +190,16 @@ class TokenUsage:
 
 class UsageLog:
     """
-    All usage of one process. Counting and ``of`` are for any thread, ``drain`` and ``delivered`` for one.
+    All usage of one process. Any thread may count and call ``of``. ``drain`` and ``delivered`` are for one thread.
 
     Args:
         instance: Name of this process in the fleet.
-        late: Called before counts are drained: whoever did not count each decision by itself shall do it now.
+        late: Called before counts are drained. It counts decisions that were not counted one by one.
 
     Attributes:
-        dropped: Decisions that were not reported, because nobody took the batches and the room was full.
-        allowed, denied: Decisions drained so far.
+        dropped: Decisions that are missing in every batch, because too many rows were waiting.
+        allowed: Admitted requests that were drained so far.
+        denied: Denied requests that were drained so far.
     """
 
     def __init__(self, instance: str, late: Callable[[], None] = lambda: None) -> None:
@@ -211,26 +213,26 @@ class UsageLog:
         self._begin()
 
     def _begin(self) -> None:
-        # A process that is restarted under its old name must not repeat the ids of its former life.
+        # A process that restarts with its old name must not use the ids of earlier batches again.
         self._life = secrets.token_hex(4)
         self._made = 0
         self._waiting: dict[Key, Counts] = {}
         self._undelivered: list[UsageBatch] = []
 
     def of(self, entry: TokenEntry, units: Sequence[Unit]) -> TokenUsage:
-        """Return where the decisions about *entry*'s token are counted, under limits named by *units*."""
+        """Return the counts of a known token under the limits that *units* names."""
         token, usage = entry.token, entry.usage
         if token is None:
-            raise ValueError("entry: only a known token has usage.")
+            raise ValueError("entry: must be a known token.")
         if usage is None or usage.units != tuple(units) or usage.project != token.project:
             usage = entry.usage = TokenUsage(self, token.project, token.id, units)
         return usage
 
     def drain(self) -> list[UsageBatch]:
         """
-        Collect what was counted; return the batches that are to be delivered, oldest first.
+        Return the batches that are not yet delivered, the oldest first.
 
-        A batch is returned again, unchanged, until it was ``delivered``.
+        A batch is returned again, unchanged, until it is passed to :meth:`delivered`.
         """
         self._late()
         self._collect()
@@ -239,11 +241,11 @@ class UsageLog:
         return list(self._undelivered)
 
     def delivered(self, batch: UsageBatch) -> None:
-        """Forget a batch that was accepted."""
+        """Drop a batch that was accepted."""
         self._undelivered = [other for other in self._undelivered if other.id != batch.id]
 
     def after_fork(self, instance: str) -> None:
-        """Begin anew in a child process: what was counted before is the parent's to report."""
+        """Begin anew in a child process, because the parent reports what was counted before."""
         self.lock = threading.Lock()
         for usage in self.listed:
             usage.take()
@@ -255,7 +257,7 @@ class UsageLog:
         with self.lock:
             listed, self.listed = self.listed, []
         for usage in listed:
-            # One at a time: no request waits for ten thousand tokens.
+            # The lock is taken for each token, so that no request waits for all of them.
             with self.lock:
                 taken = usage.take()
             for minute, rows in taken.items():
@@ -292,7 +294,7 @@ def _add(row: Counts, allowed: int, denied: int, would_deny: int, cost: int) -> 
 
 
 def states_of(bounds: Sequence[BoundLimit], costs: Costs, reply: Reply, passed: bool) -> tuple[State, ...]:
-    """Return each limit's part in a reply, as usage counts it."""
+    """Return the state of each limit in a reply, as :meth:`TokenUsage.decided` takes it."""
     return tuple(
         (bound.index, wait == 0, bound.limit.shadow, bound.cost_of(costs) if passed and wait == 0 else 0)
         for bound, wait in zip(bounds, reply.waits(), strict=True)

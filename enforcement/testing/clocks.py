@@ -5,11 +5,10 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from enforcement.model.instants import to_us
+
 # The store deletes expired tokens by its own clock, which must never be ahead of the clock of the test.
 START: Final = datetime(2100, 1, 1, tzinfo=UTC)
-
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND: Final = timedelta(microseconds=1)
 
 
 class Clock:
@@ -29,7 +28,7 @@ class Clock:
 
     def __call__(self) -> int:
         """Return the time in microseconds since the epoch."""
-        return (self._now - _EPOCH) // _MICROSECOND
+        return to_us(self._now)
 
     @property
     def now(self) -> datetime:

@@ -11,6 +11,7 @@ from typing import Any, Final
 from enforcement.base import BaseLimiter
 from enforcement.control.publication import Document, Publication, publish_call, refused_by, tags_of
 from enforcement.model.documents import SCHEMA
+from enforcement.model.instants import to_us
 from enforcement.model.keys import DEFAULT_PREFIX, WHOLE, Keys
 from enforcement.model.limits import Limit
 from enforcement.model.partitions import DEFAULT_CAP
@@ -20,8 +21,6 @@ from enforcement.store.client import connect, load_library
 FOLLOW_SECONDS: Final = 5.0
 PROJECT: Final = "test"
 """The default project of tokens. It exists from the beginning."""
-
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Published:
@@ -220,7 +219,7 @@ def _expiry(expires_at: datetime | None) -> int | None:
 def _microseconds(name: str, instant: datetime) -> int:
     if instant.tzinfo is None:
         raise ValueError(f"{name}: must have a time zone.")
-    return (instant - _EPOCH) // timedelta(microseconds=1)
+    return to_us(instant)
 
 
 __all__ = ["PROJECT", "Published"]

@@ -9,6 +9,7 @@ from typing import Final, Literal
 
 from enforcement.base import BaseLimiter
 from enforcement.embedded import ValkeyServer
+from enforcement.model.instances import DEGRADED
 from enforcement.store.client import connect, load_library
 
 RETURN_SECONDS: Final = 10.0
@@ -90,7 +91,7 @@ class Outage:
     def _wait(self) -> None:
         deadline = time.monotonic() + RETURN_SECONDS
         for limiter in self._limiters:
-            while limiter.state == "degraded":
+            while limiter.state == DEGRADED:
                 if time.monotonic() > deadline:
                     raise AssertionError(f"{limiter.stats().instance} does not use the store again: {limiter.stats()}")
                 time.sleep(0.005)

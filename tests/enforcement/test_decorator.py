@@ -91,7 +91,7 @@ def test_a_key_that_is_no_key_is_an_error(limiter, key):
     """A caller who could be anybody is not counted as somebody."""
     send = limiter.limited("1/hour", key=lambda key: key)(lambda key: "sent")
 
-    with pytest.raises(TypeError, match="key: must be a text"):
+    with pytest.raises(TypeError, match="key: must be a string"):
         send(key)
 
 
@@ -193,15 +193,15 @@ def test_a_wait_that_is_no_span_is_refused(max_wait):
         ({"limits": "10/fortnight"}, InvalidLimit, "text"),
         ({"limits": "10/minute; 10/minute"}, ValueError, "limits: names must be unique"),
         ({"limits": []}, ValueError, "limits: must be 1 to"),
-        ({"limits": [5]}, TypeError, "limits: must be texts or Limit values"),
+        ({"limits": [5]}, TypeError, "limits: must be strings or Limit values"),
         ({"limits": Limit(quota=1, window_seconds=1, partition_by=("ip",))}, ValueError, "needs attributes"),
-        ({"limits": print}, TypeError, "limits: must be texts or Limit values"),
-        ({"key": "user:{usr}"}, ValueError, "key: 'usr' is no parameter of"),
-        ({"key": "user:{user"}, ValueError, "key: 'user:{user' is no format"),
+        ({"limits": print}, TypeError, "limits: must be strings or Limit values"),
+        ({"key": "user:{usr}"}, ValueError, "key: must name parameters of .*, got 'usr'"),
+        ({"key": "user:{user"}, ValueError, "key: must be a format, got 'user:{user'"),
         ({"key": 7}, TypeError, "key: must be a format"),
         ({"costs": -1}, ValueError, "costs: must be an integer"),
         ({"max_wait": -1}, ValueError, "max_wait: must be seconds"),
-        ({"limits": ONE_SLOT, "max_wait": 1}, ValueError, "max_wait: nobody knows"),
+        ({"limits": ONE_SLOT, "max_wait": 1}, ValueError, "max_wait: must be 0 with a concurrency limit"),
     ],
 )
 def test_a_declaration_that_cannot_work_is_refused_when_it_is_made(limiter, declaration, error, names):
@@ -213,7 +213,7 @@ def test_a_declaration_that_cannot_work_is_refused_when_it_is_made(limiter, decl
 async def test_a_decorator_without_its_limits_is_refused_at_once(limiter, limiter_aio):
     """``@limiter.limited`` and nothing more would replace the function by a decorator."""
     for one in (limiter, limiter_aio):
-        with pytest.raises(TypeError, match="limits: must be texts or Limit values, not <function"):
+        with pytest.raises(TypeError, match="limits: must be strings or Limit values, got <function"):
             one.limited(lambda user: user)
 
 
@@ -270,9 +270,9 @@ def test_each_limiter_decorates_its_own_kind(limiter, server):
 
     async def work(): ...
 
-    with pytest.raises(TypeError, match=r"work: is asynchronous; decorate it by an enforcement\.aio\.Limiter"):
+    with pytest.raises(TypeError, match=r"work: must not be asynchronous\. Use an enforcement\.aio\.Limiter"):
         limiter.limited("1/second")(work)
-    with pytest.raises(TypeError, match="is no coroutine function"):
+    with pytest.raises(TypeError, match="must be a coroutine function"):
         aio.Limiter(server.url).limited("1/second")(lambda: None)
 
 

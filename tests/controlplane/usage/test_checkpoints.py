@@ -276,7 +276,7 @@ def test_a_store_that_restarts_empty_gets_its_counts_back(token, limiter, empty)
     spend(limiter, token, 7)
     checkpoint()
     empty()
-    with pytest.raises(redis.exceptions.BusyLoadingError, match="getting its counters back"):
+    with pytest.raises(redis.exceptions.BusyLoadingError, match="restoring its counters"):
         remaining(token)
 
     reconcile()

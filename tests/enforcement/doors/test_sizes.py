@@ -137,9 +137,9 @@ def test_what_is_no_token_is_unknown(limiter: Limiter, client_of_store: redis.Re
     [
         ({"user": MEGABYTE}, "'user' must have at most 1024 characters"),
         ({"u" * (MAX_ATTRIBUTE_NAME_LENGTH + 1): "x"}, "a name must have at most 64 characters"),
-        ({f"a{number}": "x" for number in range(MAX_ATTRIBUTES + 1)}, "at most 32 may be given, not 33"),
-        ({"user": 7}, "'user' must be a text"),
-        ({7: "user"}, "7 must be a text"),
+        ({f"a{number}": "x" for number in range(MAX_ATTRIBUTES + 1)}, "must have at most 32 items, got 33"),
+        ({"user": 7}, "'user' must be a string, got 7"),
+        ({7: "user"}, "a name must be a string, got 7"),
         (["user"], "must be a mapping"),
     ],
 )

@@ -76,7 +76,7 @@ def test_several_limits_may_stand_in_one_text():
         "1-per-day",
         "7-per-second",
     ]
-    with pytest.raises(InvalidLimit, match="not ' '"):
+    with pytest.raises(InvalidLimit, match="got ' '"):
         Limit.parse_many("10/minute; ")
 
 

@@ -28,7 +28,11 @@ def test_a_whole_ledger_is_read(tmp_path):
         ([HEADER, DECLARED, LINE.replace('"id"', '"more":1,"id"')], 3, "more: unknown field"),
         ([HEADER, DECLARED, LINE.replace('"revision":0', '"revision":true')], 3, "revision: must not be bool"),
         ([HEADER, DECLARED, LINE.replace('"revision":0', '"revision":NaN')], 3, "numbers must be finite, got NaN"),
-        ([HEADER, DECLARED, LINE.replace('"revision":0', '"revision":0,"revision":1')], 3, "a field occurs twice"),
+        (
+            [HEADER, DECLARED, LINE.replace('"revision":0', '"revision":0,"revision":1')],
+            3,
+            "must occur only once",
+        ),
         (
             [HEADER, DECLARED, LINE.replace('"ended_at_us":2', '"ended_at_us":0')],
             3,

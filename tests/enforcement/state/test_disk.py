@@ -76,7 +76,7 @@ def test_file_of_another_version_is_ignored(documents: PublishedState, tmp_path:
     path.write_bytes(path.read_bytes().replace(b"sluicegate-snapshot 1", b"sluicegate-snapshot 2"))
 
     assert not restore(path, PublishedState())
-    assert "it was not written by this version" in caplog.text
+    assert "the file must be written by this version" in caplog.text
 
 
 def test_file_that_others_may_write_to_is_ignored(documents: PublishedState, tmp_path: Path) -> None:

@@ -123,7 +123,7 @@ def test_unknown_tokens_fill_no_memory_and_wash_out_no_known_one():
     filling = seconds(ask, range(10_000))
     replacing = seconds(ask, range(10_000, 40_000)) / 3
 
-    assert len(documents._unknown) == 10_000
+    assert len(documents._tokens._unknown) == 10_000
     assert documents.find(known).token.id == "tok_1"
     assert replacing < 5 * filling
 

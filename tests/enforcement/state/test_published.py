@@ -86,18 +86,18 @@ def test_broken_document_keeps_its_last_good_version(documents: PublishedState, 
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("not a number", "NaN is not a whole number"),
-        ("infinite", "1e999 is not a whole number"),
-        ("a key twice", "a key stands in it twice"),
-        ("of a schema that is true", "schema: must be 1, not True"),
+        ("not a number", "numbers must be integers, got NaN"),
+        ("infinite", "numbers must be integers, got 1e999"),
+        ("a key twice", "quota: must occur only once"),
+        ("of a schema that is true", "schema: must be 1, got True"),
         ("of an unknown algorithm", "limit algorithm: Must be one of "),
-        ("without limits", "limits: is missing"),
+        ("without limits", "limits: is required"),
         ("with an unknown field", "unlimited: unknown field"),
-        ("nested a little too deeply", "it is nested deeper than 20"),
-        ("with NUL", "a text in it holds NUL or half of a surrogate pair"),
-        ("with half a pair in a key", "a text in it holds NUL or half of a surrogate pair"),
-        ("too long", "it has 10000"),
-        ("not text", "a text in it holds NUL or half of a surrogate pair"),
+        ("nested a little too deeply", "must have at most 20 levels of nesting"),
+        ("with NUL", "strings must not contain NUL or half of a surrogate pair"),
+        ("with half a pair in a key", "strings must not contain NUL or half of a surrogate pair"),
+        ("too long", "must have at most 65536 characters, got 10000"),
+        ("not text", "strings must not contain NUL or half of a surrogate pair"),
     ],
 )
 def test_a_refusal_names_the_rule(documents: PublishedState, name: str, reason: str) -> None:
@@ -273,4 +273,4 @@ def test_project_is_read_strictly(documents: PublishedState) -> None:
     """A project that claims another id is refused like a policy."""
     problems = documents.load(state(6, **{"project:proj_1": dumps(project("proj_2"))}))
 
-    assert [problem.reason for problem in problems] == ["id: must be the one under which it is published"]
+    assert [problem.reason for problem in problems] == ["id: must be the id in the document's name, got 'proj_2'"]

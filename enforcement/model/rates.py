@@ -1,0 +1,60 @@
+"""Read the notation for limits that other libraries use, such as ``"100/minute"``."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+from enforcement.model.checks import shown
+from enforcement.model.instants import PERIOD_SECONDS
+
+# A single letter has no plural: "ms" would be read as minutes.
+_RATE: Final = re.compile(
+    r"\s*(\d{1,16})\s*(?:/|\s+per\s+)\s*(\d{1,8})?\s*(?:([smhd])|([a-z]{2,}?)s?)\s*", re.ASCII | re.IGNORECASE
+)
+_SHORT: Final = {"s": "second", "sec": "second", "m": "minute", "min": "minute", "h": "hour", "hr": "hour", "d": "day"}
+_SEPARATORS: Final = re.compile("[;,|]")
+
+
+def parse_rate(text: object) -> dict[str, Any]:
+    """
+    Return the fields of a limit that a rate stands for, which are its quota, algorithm and window.
+
+    Months and years become ``fixed_window`` limits of the calendar, because they differ in length. All other rates
+    become a ``sliding_window``.
+
+    Raises:
+        ValueError: The text is not ``<quota>/[<number>] <period>``. The message is a rule, as a sentence.
+    """
+    found = _RATE.fullmatch(text) if isinstance(text, str) else None
+    if found is None:
+        several = isinstance(text, str) and _SEPARATORS.search(text)
+        hint = " Limit.parse_many() reads several." if several else ""
+        raise ValueError(f'Must be like "100/minute" or "10 per 2 seconds", got {shown(text)}.{hint}')
+    quota, multiple, period = int(found[1]), int(found[2] or 1), (found[3] or found[4]).lower()
+    period = _SHORT.get(period, period)
+    if period in PERIOD_SECONDS:
+        seconds = multiple * PERIOD_SECONDS[period]
+        return {"quota": quota, "algorithm": "sliding_window", "window_seconds": seconds}
+    if period in ("month", "year") and multiple == 1:
+        return {"quota": quota, "algorithm": "fixed_window", "calendar": period}
+    raise ValueError(f"The period must be seconds to weeks, a month or a year, got {shown(found[0].strip())}.")
+
+
+def split_rates(text: object) -> list[object]:
+    """Return the parts of a text between ``;``, ``,`` or ``|``. What is not a string is returned as the only part."""
+    return list(_SEPARATORS.split(text)) if isinstance(text, str) else [text]
+
+
+def rate_name(quota: int, window_seconds: int | None, calendar: str | None) -> str:
+    """Return a name for a limit without one, such as ``100-per-minute``."""
+    if calendar is not None:
+        return f"{quota}-per-{calendar}"
+    for period, seconds in PERIOD_SECONDS.items():
+        if window_seconds is not None and window_seconds % seconds == 0:
+            multiple = window_seconds // seconds
+            return f"{quota}-per-{period}" if multiple == 1 else f"{quota}-per-{multiple}-{period}s"
+    return f"{quota}-per-window"
+
+
+__all__ = ["parse_rate", "rate_name", "split_rates"]

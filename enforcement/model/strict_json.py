@@ -1,0 +1,131 @@
+"""
+Read and write JSON so that every program understands the same value.
+
+JSON readers disagree about fields that occur twice, NaN, infinities, NUL and broken surrogate pairs. All of these are
+refused here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, Final, NoReturn
+
+MAX_DEPTH: Final = 20
+"""Levels of nesting that a document may have."""
+
+
+class InvalidJSON(ValueError):
+    """Text that is not JSON, or that two JSON readers could understand differently."""
+
+
+def loads(text: str | bytes, *, max_length: int | None = None, fractions: bool = False) -> Any:
+    """
+    Return the value of a JSON text.
+
+    Args:
+        text: One JSON value, with nothing after it.
+        max_length: Longest text that is read, in characters, or in bytes if *text* is bytes. None: any length.
+        fractions: Accept numbers with a fraction or an exponent. Without it all numbers must be integers.
+    Raises:
+        InvalidJSON: The text is too long, is not JSON, has a field twice, or has a number that is not accepted.
+    """
+    if max_length is not None and len(text) > max_length:
+        unit = "bytes" if isinstance(text, bytes) else "characters"
+        raise InvalidJSON(f"must have at most {max_length} {unit}, got {len(text)}")
+    constant, fraction = (_not_finite, _finite) if fractions else (_not_integer, _not_integer)
+    return _decode(text, constant, fraction)
+
+
+def loads_object(text: str | bytes, *, max_length: int | None = None, fractions: bool = False) -> dict[str, Any]:
+    """Return the value of a JSON text that must be an object. Arguments and errors are those of :func:`loads`."""
+    value = loads(text, max_length=max_length, fractions=fractions)
+    if not isinstance(value, dict):
+        raise InvalidJSON("must be a JSON object")
+    return value
+
+
+def loads_canonical(text: str, *, max_length: int | None = None) -> dict[str, Any]:
+    """
+    Return the value of an object that :func:`dumps` has written.
+
+    Raises:
+        InvalidJSON: As :func:`loads_object` does, or the text is not what :func:`dumps` makes of its value.
+    """
+    value = loads_object(text, max_length=max_length)
+    if dumps(value) != text:
+        raise InvalidJSON("must be canonical JSON")
+    return value
+
+
+def dumps(value: Any) -> str:
+    """Return a value as canonical JSON, which has sorted fields, no blanks and only ASCII characters."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def check_strings(value: Any, depth: int = 1) -> None:
+    """
+    Refuse a value that is nested too deeply, or has a string that other programs cannot store.
+
+    Args:
+        value: A value that :func:`loads` has returned.
+        depth: The level of *value*.
+    Raises:
+        InvalidJSON: There are more than :data:`MAX_DEPTH` levels, or a string has NUL or half of a surrogate pair.
+    """
+    if depth > MAX_DEPTH:
+        raise InvalidJSON(f"must have at most {MAX_DEPTH} levels of nesting")
+    if isinstance(value, str):
+        if "\0" in value or (not value.isprintable() and any(0xD800 <= ord(char) <= 0xDFFF for char in value)):
+            raise InvalidJSON("strings must not contain NUL or half of a surrogate pair")
+    elif isinstance(value, list):
+        for item in value:
+            check_strings(item, depth + 1)
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            check_strings(name, depth + 1)
+            check_strings(item, depth + 1)
+
+
+def _decode(text: str | bytes, constant: Callable[[str], Any], fraction: Callable[[str], Any]) -> Any:
+    try:
+        return json.loads(text, object_pairs_hook=_unique, parse_constant=constant, parse_float=fraction)
+    except InvalidJSON:
+        raise
+    except (ValueError, RecursionError) as exc:
+        raise InvalidJSON(f"must be JSON: {exc}") from exc
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InvalidJSON(f"{twice[:64]}: must occur only once")
+    return found
+
+
+def _not_integer(text: str) -> NoReturn:
+    raise InvalidJSON(f"numbers must be integers, got {text[:40]}")
+
+
+def _not_finite(text: str) -> NoReturn:
+    raise InvalidJSON(f"numbers must be finite, got {text[:40]}")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if number in (float("inf"), float("-inf")):
+        _not_finite(text)
+    return number
+
+
+__all__ = [
+    "MAX_DEPTH",
+    "InvalidJSON",
+    "check_strings",
+    "dumps",
+    "loads",
+    "loads_canonical",
+    "loads_object",
+]

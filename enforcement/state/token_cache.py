@@ -1,0 +1,206 @@
+"""Remember the tokens that a process has met, both those that exist and those that do not."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from enforcement.model.documents import InvalidDocument, Token, parse_token
+
+if TYPE_CHECKING:
+    from enforcement.state.usage import TokenUsage
+
+MAX_TOKENS: Final = 10_000
+MAX_UNKNOWN: Final = 10_000
+UNKNOWN_SECONDS: Final = 5.0
+"""How long an unknown token is remembered. It may be created without an announcement that reaches this process."""
+
+_SECOND_CHANCES: Final = 16
+
+Text = str | bytes
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentProblem:
+    """
+    A document that was refused.
+
+    Attributes:
+        document: Its name.
+        reason: The rule that it breaks.
+        whole: Whether all other documents were refused with it.
+    """
+
+    document: str
+    reason: str
+    whole: bool = False
+
+
+class TokenEntry:
+    """
+    What is known of one token.
+
+    Attributes:
+        token: Its document. None: the token is unknown, or its document cannot be read.
+        problem: Why the document cannot be read. Empty otherwise.
+        generation: The generation of the documents that ``plan`` was made for, set by the planner. -1: none yet.
+        plan: Whatever the planner has made.
+        usage: Where its decisions are counted.
+    """
+
+    __slots__ = ("generation", "plan", "problem", "text", "token", "until", "usage", "used")
+
+    def __init__(self, token: Token | None, problem: str = "", text: str = "") -> None:
+        self.token = token
+        self.problem = problem
+        self.text = text
+        self.generation = -1
+        self.plan: Any = None
+        self.usage: TokenUsage | None = None
+        self.used = False
+        self.until = 0.0
+
+
+class TokenCache:
+    """
+    A bounded cache of tokens by their digests.
+
+    Any thread may call :meth:`find`, without a lock. The owner holds its lock for every other method.
+
+    Args:
+        clock: Returns monotonic seconds.
+        on_second_chance: Called when a token stays only because it was used. Plans that are found elsewhere must then
+            be dropped, because finding them does not mark the token as used.
+
+    Attributes:
+        kept: How often the document of a token was added.
+    """
+
+    def __init__(self, clock: Callable[[], float], on_second_chance: Callable[[], None]) -> None:
+        self.kept = 0
+        self._clock = clock
+        self._on_second_chance = on_second_chance
+        # A dict finds its first entry slowly after many deletions at its beginning. An OrderedDict does not.
+        self._known: OrderedDict[str, TokenEntry] = OrderedDict()
+        self._unknown: OrderedDict[str, TokenEntry] = OrderedDict()
+        # When tokens have changed. A document that was read before such a change must not be added after it.
+        self._changed_at: dict[str, int] = {}
+        self._all_changed_at = 0
+
+    def find(self, digest: str) -> TokenEntry | None:
+        """Return what is known of a token. None: the store has to be asked."""
+        entry = self._known.get(digest)
+        if entry is not None:
+            entry.used = True
+            return entry
+        entry = self._unknown.get(digest)
+        if entry is not None and self._clock() < entry.until:
+            return entry
+        return None
+
+    def add(self, digest: str, entry: TokenEntry, asked_at: int) -> TokenEntry:
+        """
+        Add what the store replied, and return the entry to use.
+
+        Args:
+            asked_at: The generation of the documents before the store was asked. If the token has changed since, the
+                entry may be outdated. It is returned but not added.
+        """
+        if max(self._all_changed_at, self._changed_at.get(digest, 0)) > asked_at:
+            return entry
+        known = self._known.get(digest)
+        if known is not None and known.text == entry.text:
+            return known
+        self._add(digest, entry)
+        return entry
+
+    def drop(self, digests: Sequence[str], generation: int) -> None:
+        """Drop tokens whose documents have changed with this generation."""
+        for digest in digests:
+            self._known.pop(digest, None)
+            self._unknown.pop(digest, None)
+            self._changed_at[digest] = generation
+        if len(self._changed_at) > MAX_TOKENS:
+            self._changed_at, self._all_changed_at = {}, generation
+
+    def replace(self, entries: OrderedDict[str, TokenEntry], generation: int) -> None:
+        """Replace all tokens by those that were read with this generation."""
+        self._known, self._unknown, self._changed_at = entries, OrderedDict(), {}
+        self._all_changed_at = generation
+
+    def read(self, texts: Mapping[str, Text | None]) -> tuple[OrderedDict[str, TokenEntry], list[DocumentProblem]]:
+        """Return entries for documents by digest, and the documents that cannot be read. Nothing is replaced yet."""
+        entries: OrderedDict[str, TokenEntry] = OrderedDict()
+        problems = []
+        for digest, text in texts.items():
+            known = self._known.get(digest)
+            if known is not None and text is not None and known.text == as_string(text):
+                entries[digest] = known
+                continue
+            entry = read_entry(text)
+            if entry.problem:
+                problems.append(DocumentProblem(f"token:{digest}", entry.problem))
+                entry = known or entry
+            if entry.token is not None:
+                entries[digest] = entry
+        return entries, problems
+
+    def known(self) -> OrderedDict[str, TokenEntry]:
+        """Return a copy of all tokens that exist, by digest."""
+        return self._known.copy()
+
+    def digests(self) -> list[str]:
+        """Return the digests of all tokens that exist."""
+        return list(self._known)
+
+    def _add(self, digest: str, entry: TokenEntry) -> None:
+        self._known.pop(digest, None)
+        self._unknown.pop(digest, None)
+        if entry.token is not None:
+            self._make_room()
+            self._known[digest] = entry
+            self.kept += 1
+            return
+        entry.until = self._clock() + UNKNOWN_SECONDS
+        if len(self._unknown) >= MAX_UNKNOWN:
+            self._unknown.popitem(last=False)
+        self._unknown[digest] = entry
+
+    def _make_room(self) -> None:
+        """
+        Drop a token that was not used lately if the cache is full.
+
+        In a strict order of use every reader would have to write. Here a reader only sets a flag, and a token that was
+        used gets a second chance. The number of chances is bounded, so that no request has to look at all tokens.
+        """
+        for _ in range(_SECOND_CHANCES):
+            if len(self._known) < MAX_TOKENS:
+                return
+            oldest, entry = self._known.popitem(last=False)
+            if entry.used:
+                entry.used = False
+                self._known[oldest] = entry
+                self._on_second_chance()
+        while len(self._known) >= MAX_TOKENS:
+            self._known.popitem(last=False)
+
+
+def read_entry(text: Text | None) -> TokenEntry:
+    """Return what a document says of a token. None: the store has no such document."""
+    if text is None:
+        return TokenEntry(None)
+    text = as_string(text)
+    try:
+        return TokenEntry(parse_token(text), text=text)
+    except InvalidDocument as exc:
+        return TokenEntry(None, str(exc))
+
+
+def as_string(value: Text) -> str:
+    """Return bytes as a string. What is not UTF-8 becomes half a surrogate pair, which every reader refuses."""
+    return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value
+
+
+__all__ = ["DocumentProblem", "Text", "TokenCache", "TokenEntry", "as_string", "read_entry"]
