@@ -191,7 +191,7 @@ def test_a_wait_that_is_no_span_is_refused(max_wait):
     ("declaration", "error", "names"),
     [
         ({"limits": "10/fortnight"}, InvalidLimit, "text"),
-        ({"limits": "10/minute; 10/minute"}, ValueError, "limits: each needs a name"),
+        ({"limits": "10/minute; 10/minute"}, ValueError, "limits: names must be unique"),
         ({"limits": []}, ValueError, "limits: must be 1 to"),
         ({"limits": [5]}, TypeError, "limits: must be strings or Limit values"),
         ({"limits": Limit(quota=1, window_seconds=1, partition_by=("ip",))}, ValueError, "needs attributes"),
@@ -199,7 +199,7 @@ def test_a_wait_that_is_no_span_is_refused(max_wait):
         ({"key": "user:{usr}"}, ValueError, "key: must name parameters of .*, got 'usr'"),
         ({"key": "user:{user"}, ValueError, "key: must be a format, got 'user:{user'"),
         ({"key": 7}, TypeError, "key: must be a format"),
-        ({"costs": -1}, ValueError, "costs: must be a whole number"),
+        ({"costs": -1}, ValueError, "costs: must be an integer"),
         ({"max_wait": -1}, ValueError, "max_wait: must be seconds"),
         ({"limits": ONE_SLOT, "max_wait": 1}, ValueError, "max_wait: must be 0 with a concurrency limit"),
     ],
