@@ -137,7 +137,7 @@ def charged_by_lost_replies(server, path, key):
 def test_a_call_without_an_answer_is_charged_once(own_server, path, monkeypatch, how, algorithm):
     """The store has it, and charges it: nobody pays it once more. Control: if nothing is taken for executed, it is."""
     limit = Limit(name="once", algorithm=algorithm, quota=1_000, window_seconds=86_400)
-    path.delay = 0.1
+    path.delay = 0.25
 
     charged, _ = charged_after_calls_in_vain(own_server, path, limit, how, "once")
     monkeypatch.setattr(errors, "TAKEN_FOR_EXECUTED", frozenset())
@@ -148,7 +148,7 @@ def test_a_call_without_an_answer_is_charged_once(own_server, path, monkeypatch,
 
 def charged_after_calls_in_vain(server, path, limit, how, key):
     """Call once, and twenty times while no answer comes; return what was charged in the end, and how many waited."""
-    limiter = Limiter(path.url, timeout=0.05)
+    limiter = Limiter(path.url, timeout=0.1)
     assert limiter.hit(limit, key).source == "store"
     spoil, mend = (server.freeze, server.thaw) if how == "freeze" else (partial(turn, path, how), partial(turn, path))
     spoil()
