@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from enforcement.model.documents import InvalidDocument, Token, parse_token
-
-if TYPE_CHECKING:
-    from enforcement.state.usage import TokenUsage
+from enforcement.state.usage import TokenUsage
 
 MAX_TOKENS: Final = 10_000
 MAX_UNKNOWN: Final = 10_000

@@ -12,12 +12,11 @@ import secrets
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
-if TYPE_CHECKING:
-    from enforcement.plan.binding import BoundLimit, Costs
-    from enforcement.plan.reply import Reply
-    from enforcement.state.token_cache import TokenEntry
+from enforcement.model.documents import Token
+from enforcement.plan.binding import BoundLimit, Costs
+from enforcement.plan.reply import Reply
 
 MAX_ROWS_PER_BATCH: Final = 1_000
 MAX_UNDELIVERED: Final = 8
@@ -188,6 +187,13 @@ class TokenUsage:
         return taken
 
 
+class KnownToken(Protocol):
+    """The part of a :class:`~enforcement.state.token_cache.TokenEntry` that counting needs."""
+
+    token: Token | None
+    usage: TokenUsage | None
+
+
 class UsageLog:
     """
     All usage of one process. Any thread may count and call ``of``. ``drain`` and ``delivered`` are for one thread.
@@ -219,7 +225,7 @@ class UsageLog:
         self._waiting: dict[Key, Counts] = {}
         self._undelivered: list[UsageBatch] = []
 
-    def of(self, entry: TokenEntry, units: Sequence[Unit]) -> TokenUsage:
+    def of(self, entry: KnownToken, units: Sequence[Unit]) -> TokenUsage:
         """Return the counts of a known token under the limits that *units* names."""
         token, usage = entry.token, entry.usage
         if token is None:
