@@ -263,7 +263,7 @@ class Limiter(BaseLimiter):
 def _limit_awaited(limiter: Limiter, function: CoroutineFunction[P, R], rule: Declaration) -> CoroutineFunction[P, R]:
     """Return the coroutine function *function* behind its limits. Raises TypeError: it is none."""
     if not inspect.iscoroutinefunction(function):
-        raise TypeError(f"{function.__qualname__}: is no coroutine function; decorate it by an enforcement.Limiter.")
+        raise TypeError(f"{function.__qualname__}: must be a coroutine function. Use an enforcement.Limiter.")
 
     @wraps(function)
     async def limited(*args: P.args, **kwargs: P.kwargs) -> R:

@@ -1,5 +1,5 @@
 """
-Declare limits on functions: which limits apply to a call, its key, its costs, and how long it may wait.
+Declare which limits apply to the calls of a function, with the key, the costs and the longest wait of a call.
 
 An error in a declaration is raised when the function is decorated, not when it is first called.
 """

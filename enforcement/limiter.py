@@ -111,7 +111,7 @@ class Limiter(BaseLimiter):
             costs: As in :meth:`check`.
         Raises:
             ValueError: Costs, key or limits that cannot be used; a concurrency limit among them: admit it.
-            TypeError: Something that is no Limit; ``Limit.parse()`` makes one of a text.
+            TypeError: Something is not a Limit. ``Limit.parse()`` makes one from a string.
         """
         plan = self._in_code.get((key, id(limits))) or self._plan_in_code(limits, key)
         if plan.has_slots:
@@ -154,8 +154,8 @@ class Limiter(BaseLimiter):
 
         Args:
             limits: ``"10/minute; 100/day"``, a Limit, or a list of either: one atomic decision.
-            key: Whom a call counts for: a format of the arguments, or a function that gets them and returns a text, a
-                whole number, a UUID, or None for no limit; None: all calls of the function together.
+            key: Whom a call counts for: a format of the arguments, or a function that gets them and returns a string,
+                an integer, a UUID, or None for no limit; None: all calls of the function together.
             costs: What a call costs, as in :meth:`check`, or a function of its arguments that says so.
             max_wait: Seconds that a call may wait for permits; 0: not at all.
         Raises:
@@ -282,7 +282,7 @@ class Limiter(BaseLimiter):
 def _limit_calls(limiter: Limiter, function: Callable[P, R], rule: Declaration) -> Callable[P, R]:
     """Return *function* behind its limits. Raises TypeError: it is a coroutine function."""
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
-        raise TypeError(f"{function.__qualname__}: is asynchronous; decorate it by an enforcement.aio.Limiter.")
+        raise TypeError(f"{function.__qualname__}: must not be asynchronous. Use an enforcement.aio.Limiter.")
 
     @wraps(function)
     def limited(*args: P.args, **kwargs: P.kwargs) -> R:

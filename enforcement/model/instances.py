@@ -1,4 +1,4 @@
-"""What the fleet knows about one instance: its state, and how long its heartbeat counts."""
+"""Name the states of an instance, and say how long its heartbeat is valid."""
 
 from __future__ import annotations
 

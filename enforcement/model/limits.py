@@ -1,5 +1,5 @@
 """
-Define what a limit is: frozen values that check themselves when they are built.
+Define limits and policies as frozen values that check themselves when they are built.
 
 The rules of a valid limit are written only here. The control plane's models, forms and API and every enforcer build
 these values, so none of them accepts a limit that another refuses.
@@ -181,7 +181,7 @@ class Limit:
     @classmethod
     def parse(cls, text: str, /, **keywords: Any) -> Self:
         """
-        Return a limit from the notation of other libraries: ``"100/minute"``, ``"10 per 2 seconds"`` or ``"100/5m"``.
+        Return a limit from a string such as ``"100/minute"``, ``"10 per 2 seconds"`` or ``"100/5m"``.
 
         Months and years become ``fixed_window`` limits of the calendar, because they differ in length. All other rates
         become a ``sliding_window``.
@@ -200,7 +200,9 @@ class Limit:
     @classmethod
     def parse_many(cls, text: str, /, **keywords: Any) -> tuple[Self, ...]:
         """
-        Return one limit for each part of ``"10/minute; 1000/day"``. Parts are separated by ``;``, ``,`` or ``|``.
+        Return one limit for each rate in a string such as ``"10/minute; 1000/day"``.
+
+        Rates are separated by ``;``, ``,`` or ``|``.
 
         Raises:
             InvalidLimit: A part breaks a rule of :meth:`parse`.

@@ -42,7 +42,7 @@ def parse_rate(text: object) -> dict[str, Any]:
 
 
 def split_rates(text: object) -> list[object]:
-    """Return the parts of a text between ``;``, ``,`` or ``|``. What is not a string is returned as the only part."""
+    """Return the rates in a string, separated by semicolons, commas or bars. Any other value is returned alone."""
     return list(_SEPARATORS.split(text)) if isinstance(text, str) else [text]
 
 

@@ -199,7 +199,7 @@ class PublishedState:
         self.derived = DerivedPlans()
 
     def texts(self) -> Iterator[tuple[str, str]]:
-        """Yield the name and text of all that a restart needs: revision, identity, documents and tokens."""
+        """Yield the name and text of everything that a restart needs, from the revision to the tokens."""
         with self._lock:
             current, parsed, tokens = self.current, self._parsed, self._tokens.known()
         yield "revision", str(current.revision)
