@@ -10,8 +10,8 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from controlplane.policies.models import Limit
+from enforcement.model.sizes import MAX_NUMBER
 
-MAX_NUMBER = 2**53 - 1
 # Instants are published in microseconds, and enforcers read integers up to 2**53.
 LATEST = datetime(2255, 1, 1, tzinfo=UTC)
 

@@ -3,8 +3,8 @@
 from typing import Any
 
 from enforcement.model.limits import ALGORITHMS, CALENDARS, CONSISTENCIES, MAX_LIMITS_PER_POLICY, MODES, STORE_FAILURES
+from enforcement.model.sizes import MAX_NUMBER
 
-MAX_NUMBER = 2**53 - 1
 NAME = "Limit"
 REFERENCE = {"$ref": f"#/components/schemas/{NAME}"}
 _NUMBER = {"type": "integer", "minimum": 0, "maximum": MAX_NUMBER}

@@ -1,8 +1,7 @@
 """Reading JSON strictly, and choosing JSON for the response."""
 
-import json
 from collections.abc import Sequence
-from typing import IO, Any, NoReturn
+from typing import IO, Any
 
 from django.conf import settings
 from rest_framework.exceptions import NotAcceptable, ParseError
@@ -12,8 +11,7 @@ from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request
 
 from controlplane.api.problems import MEDIA_TYPE, TooLarge
-
-MAX_DEPTH = 20
+from enforcement.model import strict_json
 
 
 class StrictJSONParser(BaseParser):
@@ -32,44 +30,11 @@ class StrictJSONParser(BaseParser):
         if len(body) > limit:
             raise TooLarge(f"The body must have at most {limit} bytes.")
         try:
-            value = json.loads(body.decode(), object_pairs_hook=_pairs, parse_constant=_refuse, parse_float=_number)
-        except (ValueError, RecursionError) as exc:
-            raise ParseError(f"The body must be JSON: {exc}.") from exc
-        _check(value, 1)
+            value = strict_json.loads(body.decode(), fractions=True)
+            strict_json.check_strings(value)
+        except ValueError as exc:
+            raise ParseError(f"The body cannot be read: {exc}.") from exc
         return value
-
-
-def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a name occurs twice in one object")
-    return found
-
-
-def _refuse(text: str) -> NoReturn:
-    raise ValueError(f"{text} is not a JSON number")
-
-
-def _number(text: str) -> float:
-    number = float(text)
-    if number in (float("inf"), float("-inf")):
-        raise ValueError(f"{text} is too large")
-    return number
-
-
-def _check(value: Any, depth: int) -> None:
-    if depth > MAX_DEPTH:
-        raise ParseError(f"The body must be nested at most {MAX_DEPTH} levels deep.")
-    if isinstance(value, str):
-        if any(character == "\0" or "\ud800" <= character <= "\udfff" for character in value):
-            raise ParseError("A string in the body must not contain NUL or half a surrogate pair.")
-    elif isinstance(value, dict):
-        for name, item in value.items():
-            _check(name, depth)
-            _check(item, depth + 1)
-    elif isinstance(value, list):
-        for item in value:
-            _check(item, depth + 1)
 
 
 class Negotiation(DefaultContentNegotiation):

@@ -11,10 +11,11 @@ from django.conf import settings
 from django.core.exceptions import ValidationError
 
 from controlplane.core import store
-from controlplane.core.instants import EPOCH, microseconds
+from controlplane.core.instants import microseconds
 from controlplane.fleet import outages
 from controlplane.fleet.models import HEARTBEAT_LIFETIME, Instance
 from enforcement.model.documents import InvalidDocument, loads
+from enforcement.model.instants import from_us
 from enforcement.store.client import STORE_ERRORS
 
 logger = logging.getLogger(__name__)
@@ -131,7 +132,7 @@ def _instant(fields: dict[str, Any], name: str) -> datetime | None:
     if value is None:
         return None
     try:
-        return EPOCH + timedelta(microseconds=value)
+        return from_us(value)
     except (TypeError, OverflowError) as exc:
         raise InvalidDocument(f"{name}: must be microseconds since the epoch") from exc
 

@@ -3,10 +3,9 @@ from datetime import datetime, timedelta
 
 from django.db import models
 
-from enforcement.engine.heartbeat import HEARTBEAT_LIFETIME_MS
+from enforcement.model.instances import DEGRADED, HEARTBEAT_LIFETIME_MS, OK, STARTING
 
 HEARTBEAT_LIFETIME = timedelta(milliseconds=HEARTBEAT_LIFETIME_MS)
-OK, STARTING, DEGRADED = "ok", "starting", "degraded"
 
 
 class InstanceQuerySet(models.QuerySet["Instance"]):

@@ -3,11 +3,11 @@
 import re
 from itertools import pairwise
 
+from enforcement.model.instants import PERIOD_SECONDS
 from enforcement.model.limits import Limit
 
-LENGTHS = {"week": 604_800, "day": 86_400, "hour": 3_600, "minute": 60, "second": 1}
 _SPELLINGS = {"w": "week", "d": "day", "h": "hour", "m": "minute", "min": "minute", "s": "second", "sec": "second"}
-_SECONDS = LENGTHS | {spelling: LENGTHS[name] for spelling, name in _SPELLINGS.items()}
+_SECONDS = PERIOD_SECONDS | {spelling: PERIOD_SECONDS[name] for spelling, name in _SPELLINGS.items()}
 _PART = re.compile(r"(\d{1,9})\s*([a-z]+)", re.ASCII)
 _BETWEEN = re.compile(r"\s*(,|and)?\s*", re.ASCII)
 
@@ -47,7 +47,7 @@ def _length(name: str) -> int:
 def in_words(seconds: int) -> str:
     """Return a duration in words, such as "1 hour 30 minutes" for 5400."""
     words = []
-    for name, length in LENGTHS.items():
+    for name, length in PERIOD_SECONDS.items():
         number, seconds = divmod(seconds, length)
         if number:
             words.append(f"{number} {name}" + ("s" if number != 1 else ""))

@@ -1,13 +1,13 @@
 """The entries of the usage stream, read strictly, because every client of the store may write there."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, NoReturn, Self
+from typing import Any, Self
 
 from controlplane.usage.models import UsageBatch, UsageRow
 from controlplane.usage.periods import KEPT
+from enforcement.model import strict_json
 
 MAX_BYTES = 1024 * 1024
 MAX_ROWS = 10_000
@@ -77,16 +77,12 @@ def _load(text: str | None) -> list[Any]:
     if text is None or len(text) > MAX_BYTES:
         raise InvalidBatch(f"rows: must be present and have at most {MAX_BYTES} bytes.")
     try:
-        rows = json.loads(text, parse_constant=_refuse, parse_float=_refuse)
-    except (ValueError, RecursionError) as exc:
-        raise InvalidBatch(f"rows: must be JSON in which all numbers are integers: {exc}") from exc
+        rows = strict_json.loads(text)
+    except strict_json.InvalidJSON as exc:
+        raise InvalidBatch(f"rows: {exc}.") from exc
     if not isinstance(rows, list) or len(rows) > MAX_ROWS:
         raise InvalidBatch(f"rows: must be a list of at most {MAX_ROWS} rows.")
     return rows
-
-
-def _refuse(text: str) -> NoReturn:
-    raise ValueError(f"{text[:40]} is not an integer")
 
 
 def _row(number: int, row: Any, now: datetime) -> Row:
