@@ -261,7 +261,7 @@ class Limiter(BaseLimiter):
 
 
 def _limit_awaited(limiter: Limiter, function: CoroutineFunction[P, R], rule: Declaration) -> CoroutineFunction[P, R]:
-    """Return the coroutine function *function* behind its limits. Raises TypeError: it is none."""
+    """Return *function* with its limits applied to each call. Raises TypeError if it is not a coroutine function."""
     if not inspect.iscoroutinefunction(function):
         raise TypeError(f"{function.__qualname__}: must be a coroutine function. Use an enforcement.Limiter.")
 
@@ -329,26 +329,3 @@ class Admission:
     async def _free_slots(self) -> None:
         self._limiter._engine.slots.drop(self.reservation)
         await self._limiter._run(self.reservation.leaving())
-
-
-def limit_awaited(limiter: Limiter, function: CoroutineFunction[P, R], rule: Declaration) -> CoroutineFunction[P, R]:
-    """Return *function* with its limits applied to each call. Raises TypeError if it is not a coroutine function."""
-    if not inspect.iscoroutinefunction(function):
-        raise TypeError(f"{function.__qualname__}: must be a coroutine function. Use an enforcement.Limiter.")
-
-    @wraps(function)
-    async def limited(*args: P.args, **kwargs: P.kwargs) -> R:
-        key = rule.key(args, kwargs)
-        if key is None:
-            return await function(*args, **kwargs)
-        costs = rule.costs(args, kwargs)
-        if not rule.holds:
-            await limiter.acquire(rule.limits, key, costs, max_wait=rule.max_wait)
-            return await function(*args, **kwargs)
-        admission = await limiter.open_admission(rule.limits, key, costs)
-        try:
-            return await function(*args, **kwargs)
-        finally:
-            await admission.free_slots()
-
-    return limited

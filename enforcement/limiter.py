@@ -280,7 +280,7 @@ class Limiter(BaseLimiter):
 
 
 def _limit_calls(limiter: Limiter, function: Callable[P, R], rule: Declaration) -> Callable[P, R]:
-    """Return *function* behind its limits. Raises TypeError: it is a coroutine function."""
+    """Return *function* with its limits applied to each call. Raises TypeError for a coroutine function."""
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
         raise TypeError(f"{function.__qualname__}: must not be asynchronous. Use an enforcement.aio.Limiter.")
 
@@ -297,7 +297,7 @@ def _limit_calls(limiter: Limiter, function: Callable[P, R], rule: Declaration) 
         try:
             return function(*args, **kwargs)
         finally:
-            # The charge stays: a call that failed was made.
+            # The charge stays, because a call that fails was made.
             admission.free_slots()
 
     return limited
@@ -358,27 +358,3 @@ class Admission:
         """Free the slots. What was charged can still be settled."""
         self._limiter._engine.slots.drop(self.reservation)
         self._limiter._run(self.reservation.leaving())
-
-
-def limit_calls(limiter: Limiter, function: Callable[P, R], rule: Declaration) -> Callable[P, R]:
-    """Return *function* with its limits applied to each call. Raises TypeError for a coroutine function."""
-    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
-        raise TypeError(f"{function.__qualname__}: must not be asynchronous. Use an enforcement.aio.Limiter.")
-
-    @wraps(function)
-    def limited(*args: P.args, **kwargs: P.kwargs) -> R:
-        key = rule.key(args, kwargs)
-        if key is None:
-            return function(*args, **kwargs)
-        costs = rule.costs(args, kwargs)
-        if not rule.holds:
-            limiter.acquire(rule.limits, key, costs, max_wait=rule.max_wait)
-            return function(*args, **kwargs)
-        admission = limiter.open_admission(rule.limits, key, costs)
-        try:
-            return function(*args, **kwargs)
-        finally:
-            # The charge stays, because a call that fails was made.
-            admission.free_slots()
-
-    return limited
