@@ -156,8 +156,7 @@ class Limiter(BaseLimiter):
 
     async def reset(self, limits: Limits, key: str) -> None:
         """Forget what limits in code have counted for a key. Raises StoreError if the store did not do it."""
-        plan = self._engine.planner.plan_in_code(limits, key)
-        await self._run(self._decider.resetting(plan))
+        await self._run(self._decider.resetting(self._plan_in_code(limits, key)))
 
     # For doors, which find a plan once and then see what it takes.
 

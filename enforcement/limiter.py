@@ -220,10 +220,9 @@ class Limiter(BaseLimiter):
         Forget what limits in code have counted for a key.
 
         Raises:
-            enforcement.store.errors.StoreError: The store did not do it.
+            enforcement.StoreError: The store did not do it.
         """
-        plan = self._engine.planner.plan_in_code(limits, key)
-        self._run(self._decider.resetting(plan))
+        self._run(self._decider.resetting(self._plan_in_code(limits, key)))
 
     # For doors, which find a plan once and then see what it takes.
 

@@ -67,7 +67,7 @@ class Asker:
         encode, reads = (commands.register, read_enrolled) if registers else (commands.decide, read_plain)
         for _ in range(2):  # again with the store's time, if that lies in another calendar window
             try:
-                raw = yield from self._calling(encode(request, now_us, clock=self._clock), result)
+                raw = yield from self.calling(encode(request, now_us, clock=self._clock), result)
                 reply, overflowed = reads(raw, request.width)
             except StoreError as exc:
                 health.failed(exc)
@@ -80,7 +80,7 @@ class Asker:
             result, now_us = None, reply.now_us
         return Answer(cause="calendar")
 
-    def _calling(self, command: bytes, result: object) -> Steps:
+    def calling(self, command: bytes, result: object = None) -> Steps:
         """
         Send a command, and send it again if it surely was not executed.
 

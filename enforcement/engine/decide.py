@@ -299,7 +299,7 @@ class Decider:
         """
         # Permits leased before the reset must not be handed out or returned after it.
         yield from self._leases.returning(plan.keys)
-        yield resp.pack(commands.reset(plan.keys))
+        yield from self._asker.calling(resp.pack(commands.reset(plan.keys)))
         plan.last = None
         self._health.fallback.forget(plan.keys)
         self._denials.forget()

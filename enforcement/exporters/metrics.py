@@ -27,7 +27,7 @@ class Metric:
         name: With dots. Exporters put ``sluicegate`` before it.
         kind: A ``counter`` never decreases while the process lives.
         unit: ``s``, ``1``, or in braces what is counted.
-        help: One sentence for people.
+        text: One sentence for people.
         read: Returns the values in a snapshot.
         labels: Names of the labels of each value.
     """
@@ -35,17 +35,17 @@ class Metric:
     name: str
     kind: Literal["counter", "gauge"]
     unit: str
-    help: str
+    text: str
     read: Callable[[Stats], Values]
     labels: tuple[str, ...] = ()
 
 
-def _gauge(name: str, unit: str, help: str, field: str) -> Metric:
-    return Metric(name, "gauge", unit, help, _reader(field))
+def _gauge(name: str, unit: str, text: str, field: str) -> Metric:
+    return Metric(name, "gauge", unit, text, _reader(field))
 
 
-def _counter(name: str, unit: str, help: str, field: str) -> Metric:
-    return Metric(name, "counter", unit, help, _reader(field))
+def _counter(name: str, unit: str, text: str, field: str) -> Metric:
+    return Metric(name, "counter", unit, text, _reader(field))
 
 
 def _reader(field: str) -> Callable[[Stats], Values]:
@@ -108,6 +108,6 @@ METRICS: Final = (
 )
 
 STORE_CALL: Final = "store.call.duration"
-STORE_CALL_HELP: Final = "Time from a call to the store to its reply or its timeout."
+STORE_CALL_TEXT: Final = "Time from a call to the store to its reply or its timeout."
 
-__all__ = ["METRICS", "STORE_CALL", "STORE_CALL_HELP", "Metric"]
+__all__ = ["METRICS", "STORE_CALL", "STORE_CALL_TEXT", "Metric"]

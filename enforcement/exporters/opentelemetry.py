@@ -13,7 +13,7 @@ from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation, g
 from opentelemetry.trace import Span, get_current_span
 
 from enforcement.base import BaseLimiter
-from enforcement.exporters.metrics import METRICS, STORE_CALL, STORE_CALL_HELP, Metric
+from enforcement.exporters.metrics import METRICS, STORE_CALL, STORE_CALL_TEXT, Metric
 from enforcement.latency import BOUNDS_SECONDS
 from enforcement.plan.decision import Decision
 
@@ -37,12 +37,12 @@ def instrument(
     meter = (meter_provider or get_meter_provider()).get_meter("sluicegate", limiter.stats().version)
     for metric in METRICS:
         create = meter.create_observable_counter if metric.kind == "counter" else meter.create_observable_gauge
-        create(f"sluicegate.{metric.name}", [_callback(limiter, metric)], unit=metric.unit, description=metric.help)
+        create(f"sluicegate.{metric.name}", [_callback(limiter, metric)], unit=metric.unit, description=metric.text)
     if time_store_calls:
         histogram = meter.create_histogram(
             f"sluicegate.{STORE_CALL}",
             unit="s",
-            description=STORE_CALL_HELP,
+            description=STORE_CALL_TEXT,
             explicit_bucket_boundaries_advisory=BOUNDS_SECONDS,
         )
         limiter.time_store_calls(histogram.record)

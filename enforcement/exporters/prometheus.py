@@ -11,7 +11,7 @@ from prometheus_client.core import Metric as Family
 from prometheus_client.registry import Collector
 
 from enforcement.base import BaseLimiter
-from enforcement.exporters.metrics import METRICS, STORE_CALL, STORE_CALL_HELP, Metric
+from enforcement.exporters.metrics import METRICS, STORE_CALL, STORE_CALL_TEXT, Metric
 from enforcement.latency import Histogram
 from enforcement.stats import Stats
 
@@ -49,7 +49,7 @@ class SluicegateCollector(Collector):
 
 def _family(metric: Metric, stats: Stats) -> Family:
     kind = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
-    family = kind(_name(metric.name) + _UNITS.get(metric.unit, ""), metric.help, labels=metric.labels)
+    family = kind(_name(metric.name) + _UNITS.get(metric.unit, ""), metric.text, labels=metric.labels)
     for labels, value in metric.read(stats):
         family.add_metric([labels[name] for name in metric.labels], value)
     return family
@@ -58,7 +58,7 @@ def _family(metric: Metric, stats: Stats) -> Family:
 def _histogram(calls: Histogram) -> Family:
     bounds = [*map(str, calls.bounds_seconds), "+Inf"]
     buckets = list(zip(bounds, accumulate(calls.counts), strict=True))
-    family = HistogramMetricFamily(f"{_name(STORE_CALL)}_seconds", STORE_CALL_HELP)
+    family = HistogramMetricFamily(f"{_name(STORE_CALL)}_seconds", STORE_CALL_TEXT)
     family.add_metric([], buckets, calls.total_seconds)
     return family
 

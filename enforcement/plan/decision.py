@@ -83,6 +83,11 @@ class Decision:
         return f"<Decision {self.reason} by {self.source}: {', '.join(f'{s.name} {s.remaining}' for s in self.limits)}>"
 
     @property
+    def width(self) -> int:
+        """How many numbers the reply has for each limit."""
+        return self.reply.width
+
+    @property
     def revision(self) -> int:
         """The published revision that it follows. 0 for limits in code."""
         return self.plan.revision

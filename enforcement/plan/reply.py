@@ -37,6 +37,13 @@ class Reply:
         self.numbers = numbers
         self.width = width
 
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, index: int) -> int:
+        """Return a number by its position, for programs written when a reply was a tuple."""
+        return self.numbers[index]
+
     def __repr__(self) -> str:
         return f"Reply({self.numbers!r}, {self.width})"
 

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import pytest
+from redis import Redis
 
 from enforcement import Denied, Limit, Limiter, aio
 from enforcement.model.tokens import mint
@@ -402,3 +403,41 @@ def test_a_forked_child_goes_on(limiter, world):
     assert os.waitpid(child, 0)[1] == 0
     assert here == ["store"] * 10
     assert limiter.check(secret, costs=0).remaining == 100 - 21
+
+
+def test_a_reset_that_comes_first_starts_the_background(server, world):
+    """The limiter then finds a lost store again by itself, as after any other first call."""
+    limiter = Limiter(server.url, timeout=1.0)
+    limiter.reset(ONE, "first")
+    limiter._engine.health.breaker.trip("test")
+
+    assert eventually(lambda: limiter.hit(ONE, "first").source == "store")
+    limiter.close()
+
+
+async def test_an_awaited_reset_that_comes_first_starts_the_background(server, world):
+    """As with threads."""
+    async with aio.Limiter(server.url, timeout=1.0) as other:
+        await other.reset(ONE, "awaited")
+    limiter = aio.Limiter(server.url, timeout=1.0)
+    await limiter.reset(ONE, "awaited")
+
+    assert limiter._engine.agent._thread is not None
+    await limiter.close()
+
+
+def test_a_reset_gives_a_store_without_the_functions_what_it_lacks(own_server):
+    """A reset that was not executed is sent once more, as a decision is."""
+    with Limiter(own_server.url, timeout=1.0) as limiter, Redis.from_url(own_server.url) as client:
+        limiter.hit(ONE, "k")
+        client.function_flush()
+        limiter.reset(ONE, "k")
+
+        assert limiter.peek(ONE, "k").remaining == 5
+
+
+def test_a_reply_can_still_be_read_by_position(limiter):
+    """Programs of 0.2.0 read a decision's reply as a tuple of so many numbers a limit."""
+    decision = limiter.hit(ONE, "positions")
+
+    assert (decision.width, len(decision.reply), decision.reply[0], decision.reply[2]) == (4, 6, 1, 4)

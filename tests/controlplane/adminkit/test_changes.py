@@ -123,7 +123,7 @@ def test_a_policy_and_its_limits_are_one_revision(as_ann, store):
         ({"window_seconds": "soon"}, "window_seconds", "Must be a duration such as 30 seconds"),
         ({"burst": "5"}, "burst", "Only a token_bucket has a burst."),
         ({"calendar": "month"}, "calendar", "Only a fixed_window follows the calendar."),
-        ({"partition_by": "UPPER"}, "partition_by", "An attribute is"),
+        ({"partition_by": "UPPER"}, "partition_by", "An attribute must be"),
         ({"match_methods": "get"}, "match_methods", "Must list HTTP methods in capitals."),
         ({"match_attributes": "model"}, "match_attributes", "Each line must hold one rule"),
         ({"charge_on": "9xx"}, "charge_on", "Must list response classes"),
