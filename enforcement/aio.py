@@ -51,7 +51,8 @@ class Limiter(BaseLimiter):
 
     def _set_up(self, settings: Settings) -> None:
         super()._set_up(settings)
-        self.from_lease = self._decider.one_from_lease  # of one request; None: :meth:`decide` has to
+        # Decides a request of cost 1 on a lease. If it returns None, use decide().
+        self.from_lease = self._decider.one_from_lease
         self._pipe = self._engine.health.connector.async_pipe(settings.timeout)
         self._engine.health.on_recovery = self._pipe.renew
 
@@ -59,12 +60,12 @@ class Limiter(BaseLimiter):
         self._pipe.call = timing.of_awaited_calls(self._pipe.call)  # type: ignore[method-assign]
 
     async def start(self, timeout: float = START_SECONDS) -> bool:
-        """Start the background thread and wait until documents are there. See the sync limiter."""
+        """Start the background thread and wait until documents are loaded. See the sync limiter."""
         self._started = True
         return await asyncio.to_thread(self._engine.start, timeout)
 
     async def close(self) -> None:
-        """Report what is not yet reported, leave the fleet, close the connection."""
+        """Report the remaining usage, leave the fleet and close the connection. The limiter can be started again."""
         if self._started:
             self._started = False
             await asyncio.to_thread(self._engine.stop)
@@ -80,7 +81,7 @@ class Limiter(BaseLimiter):
         await self.close()
 
     async def check(self, token: str, costs: Costs = 1, attributes: Attributes | None = None) -> Decision:
-        """Charge a request to every limit that a token falls under, or to none. See the sync limiter."""
+        """Charge a request to all limits of a token, or to none if one of them denies it. See the sync limiter."""
         plan = self._documents.derived.plans.get(token) if type(token) is str else None
         if plan is None:
             plan = await self.find_plan(token, attributes)
@@ -90,19 +91,19 @@ class Limiter(BaseLimiter):
         return begun if type(begun) is Decision else await self._ask(begun, plan, costs)
 
     async def hit(self, limits: Limits, key: str, costs: Costs = 1) -> Decision:
-        """Charge a request to limits that stand in code, all or none. See the sync limiter."""
+        """Charge a request to all of some limits in code, or to none if one denies it. See the sync limiter."""
         plan = self._in_code.get((key, id(limits))) or self._plan_in_code(limits, key)
         if plan.has_slots:
-            raise ValueError("limits: a concurrency limit is held, not hit; use admit().")
+            raise ValueError("limits: must not be concurrency limits, which need admit() instead of hit().")
         begun = self._begin(plan, costs, True, "")
         return begun if type(begun) is Decision else await self._ask(begun, plan, costs)
 
     async def peek(self, limits: Limits, key: str) -> Decision:
-        """Return the decision on a request of cost 1 and charge nothing."""
+        """Return the decision on a request of cost 1 without charging it."""
         return await self.decide(self._plan_in_code(limits, key), 1, charge=False)
 
     async def acquire(self, limits: Limits, key: str, costs: Costs = 1, *, max_wait: float) -> Decision:
-        """Charge as :meth:`hit` does, and wait for permits where there are none. See the sync limiter."""
+        """Charge as :meth:`hit` does, and wait for permits if there are none. See the sync limiter."""
         waiting = Waiting(max_wait)
         while not (decision := await self.hit(limits, key, costs)).allowed:
             await asyncio.sleep(waiting.pause(decision))
@@ -155,19 +156,24 @@ class Limiter(BaseLimiter):
         return await self.admit_plan(plan, costs)
 
     async def reset(self, limits: Limits, key: str) -> None:
-        """Forget what limits in code have counted for a key. Raises StoreError if the store did not do it."""
+        """Delete the counters of limits in code for a key. Raises StoreError if the store did not do it."""
         await self._run(self._decider.resetting(self._plan_in_code(limits, key)))
 
-    # For doors, which find a plan once and then see what it takes.
+    # Used by the integrations, which need the plan to choose between a hit and an admission.
 
     async def find_plan(self, token: object, attributes: Attributes | None) -> LivePlan | Decision:
-        """Return what a request with this token falls under, or its refusal."""
+        """Return the plan of a request with this token, or the decision that refuses the token."""
         if not self._started:
             await self.start()
         return await self._run(self._decider.finding(token, attributes))  # type: ignore[no-any-return]
 
     def by_fields(self, fields: Iterable[tuple[bytes, bytes]]) -> LivePlan | None:
-        """Return the plan that is at hand for the ``Authorization`` field of a request, if it has just one."""
+        """
+        Return the cached plan for the ``Authorization`` field of a request.
+
+        Returns:
+            None if no plan is cached for it, or if the request does not have exactly one such field.
+        """
         found = None
         for name, value in fields:
             if name == b"authorization":
@@ -177,7 +183,7 @@ class Limiter(BaseLimiter):
         return None if found is None else self._engine.documents.derived.headers.get(found)
 
     def keep_field(self, field: bytes | None, token: str) -> None:
-        """Have the plan of *token* at hand by the field that it came in, if it needs no more than a decision."""
+        """Cache the plan of *token* for :meth:`by_fields`, if it needs neither slots nor the status of the response."""
         derived = self._engine.documents.derived
         plan: LivePlan | None = derived.plans.get(token)
         if field is not None and plan is not None and not (plan.has_slots or plan.has_charge_on):
@@ -190,7 +196,7 @@ class Limiter(BaseLimiter):
         return admission
 
     async def _reserve(self, plan: LivePlan, costs: Costs) -> Admission:
-        """Make the reservation. If the task is cancelled meanwhile, give back what the store may have charged."""
+        """Return a new admission. If the task is cancelled meanwhile, give back what the store may have charged."""
         ident = new_ident()
         deciding = asyncio.ensure_future(self.decide(plan, costs, ident=ident))
         try:
@@ -233,17 +239,17 @@ class Limiter(BaseLimiter):
 
     async def _finish(self, steps: Steps) -> Decision:
         """
-        Drive steps that decide to their end, also when the caller is cancelled meanwhile.
+        Return the decision of a generator, which runs to its end even if the caller is cancelled.
 
-        On a cluster they charge several slots, one after the other, and give back what a later one denies: ended in
-        between, a request would be charged to some of its limits.
+        On a cluster it may charge several hash slots, one after the other. If a later one denies the request, it gives
+        back the charges to the earlier ones. If it stopped in between, some limits would stay charged.
         """
         if not self._engine.health.connector.one_slot_per_call:
             return await self._run(steps)  # type: ignore[no-any-return]
         return await seen_through(self._run(steps))
 
     async def _run(self, steps: Steps) -> Any:
-        """Drive steps to their end, and return what they return."""
+        """Send the commands that a generator yields to the store, and return its result."""
         try:
             command = next(steps)
             while True:
@@ -283,13 +289,13 @@ def _limit_awaited(limiter: Limiter, function: CoroutineFunction[P, R], rule: De
 
 
 class Admission:
-    """A request that was admitted, and what it holds until it ends. See :class:`enforcement.limiter.Admission`."""
+    """An admitted request, with the charges and slots that it holds. See :class:`enforcement.limiter.Admission`."""
 
     def __init__(self, limiter: Limiter, reservation: Reservation) -> None:
         self.decision = reservation.decision
         self.reservation = reservation
         self._limiter = limiter
-        # Whoever calls again while one of these is running waits for the same task.
+        # A second call waits for the task of the first one.
         self._finishing: asyncio.Task[None] | None = None
         self._freeing: asyncio.Task[None] | None = None
 
@@ -302,12 +308,12 @@ class Admission:
         await seen_through(self._limiter._run(self.reservation.charging_for(status)))
 
     async def cancel(self) -> None:
-        """Give everything back, as an exception does."""
+        """Give back all charges and slots. After a settlement only the slots are freed."""
         await seen_through(self._limiter._run(self.reservation.cancelling()))
 
     async def finish(self, status: int | None) -> None:
         """
-        Charge for the status of the response, unless settled, and free the slots, as the sync admission does.
+        Charge for the status of the response and free the slots, as the sync admission does.
 
         The work runs to its end even if the task that awaits it is cancelled.
         """

@@ -35,36 +35,38 @@ from enforcement.store.errors import StoreError
 
 class Limiter(BaseLimiter):
     """
-    Decides requests, from any number of threads.
+    Decide requests, from any number of threads.
 
     >>> with Limiter("redis://127.0.0.1:6379/0") as limiter:
     ...     decision = limiter.hit(Limit.parse("100/minute"), "user:42")
 
-    One serves a whole process, and forked children go on with it. It does no I/O before its first call.
+    One limiter is enough for a process. Forked children can go on using it. It does no I/O before its first call.
     """
 
     def _set_up(self, settings: Settings) -> None:
         super()._set_up(settings)
         self._pipe = self._engine.health.connector.pipe(settings.timeout)
-        self._engine.health.on_recovery = self._pipe.close  # what was connected before the outage is not any more
+        self._engine.health.on_recovery = self._pipe.close  # connections from before the outage are dead
 
     def _time_calls(self, timing: Timing) -> None:
         self._pipe.call = timing.of_calls(self._pipe.call)  # type: ignore[method-assign]
 
     def start(self, timeout: float = START_SECONDS) -> bool:
         """
-        Start the background thread and wait until documents are there. The first check does it by itself, and waits.
+        Start the background thread and wait until documents are loaded.
+
+        The first check does the same by itself.
 
         Args:
             timeout: Seconds to wait.
         Returns:
-            Whether documents were loaded, from the store or, while it is away, from the last good ones on disk.
+            Whether documents were loaded from the store or, if it is unavailable, from the copy on disk.
         """
         self._started = True
         return self._engine.start(timeout)
 
     def close(self) -> None:
-        """Report what is not yet reported, leave the fleet, close connections. It may be started again."""
+        """Report the remaining usage, leave the fleet and close the connections. The limiter can be started again."""
         if self._started:
             self._started = False
             self._engine.stop()
@@ -81,17 +83,17 @@ class Limiter(BaseLimiter):
 
     def check(self, token: str, costs: Costs = 1, attributes: Attributes | None = None) -> Decision:
         """
-        Charge a request to every limit that a token falls under, or to none.
+        Charge a request to all limits of a token, or to none if one of them denies it.
 
         Args:
             token: The credential as the client sent it.
-            costs: An integer number of requests, or a mapping of units to integers. A unit that a mapping leaves out
-                costs 0, but ``requests`` costs 1.
-            attributes: Name-value pairs that limits match on or are partitioned by.
+            costs: A number of requests, or a mapping of units to permits. A unit that is not in the mapping costs 0,
+                except ``requests``, which then costs 1.
+            attributes: Names and values that limits match on or are partitioned by.
         Returns:
             The decision. An unknown, revoked or expired token is a denial with its own reason, not an error.
         Raises:
-            ValueError: Costs or attributes that cannot be read; nothing was charged.
+            ValueError: Costs or attributes are not valid. Nothing was charged.
         """
         plan = self._documents.derived.plans.get(token) if type(token) is str else None
         if plan is None:
@@ -103,38 +105,38 @@ class Limiter(BaseLimiter):
 
     def hit(self, limits: Limits, key: str, costs: Costs = 1) -> Decision:
         """
-        Charge a request to limits that stand in code, all or none, in one atomic decision.
+        Charge a request to all of some limits in code, or to none if one of them denies it.
 
         Args:
-            limits: One, or several with different names.
-            key: Whom they count, for instance ``"user:42"``.
+            limits: One limit, or several with different names.
+            key: Whose requests are counted together, for instance ``"user:42"``.
             costs: As in :meth:`check`.
         Raises:
-            ValueError: Costs, key or limits that cannot be used; a concurrency limit among them: admit it.
-            TypeError: Something is not a Limit. ``Limit.parse()`` makes one from a string.
+            ValueError: Costs, key or limits are not valid, or one is a concurrency limit, which needs :meth:`admit`.
+            TypeError: A limit is not a Limit. ``Limit.parse()`` makes one from a string.
         """
         plan = self._in_code.get((key, id(limits))) or self._plan_in_code(limits, key)
         if plan.has_slots:
-            raise ValueError("limits: a concurrency limit is held, not hit; use admit().")
+            raise ValueError("limits: must not be concurrency limits, which need admit() instead of hit().")
         begun = self._begin(plan, costs, True, "")
         return begun if type(begun) is Decision else self._ask(begun, plan, costs)
 
     def peek(self, limits: Limits, key: str) -> Decision:
-        """Return the decision on a request of cost 1, and charge nothing. ``remaining`` is what remains now."""
+        """Return the decision on a request of cost 1 without charging it. ``remaining`` is what remains now."""
         return self.decide(self._plan_in_code(limits, key), 1, charge=False)
 
     def acquire(self, limits: Limits, key: str, costs: Costs = 1, *, max_wait: float) -> Decision:
         """
-        Charge as :meth:`hit` does, and wait for permits where there are none.
+        Charge as :meth:`hit` does, and wait for permits if there are none.
 
         Args:
-            max_wait: Seconds to wait at most. Whoever would have to wait longer is denied at once, and whoever waits is
-                served in no particular order.
+            max_wait: Seconds to wait at most. A call that would have to wait longer is denied at once. Waiting calls
+                are not served in the order of their arrival.
         Returns:
-            The decision that allowed it.
+            The decision that allowed the request.
         Raises:
-            Denied: It cannot pass in time, or no wait helps.
-            ValueError: As in :meth:`hit`, or a *max_wait* that is no span.
+            Denied: The request cannot pass in time, or no wait helps.
+            ValueError: As in :meth:`hit`, or *max_wait* is not a number of seconds.
         """
         waiting = Waiting(max_wait)
         while not (decision := self.hit(limits, key, costs)).allowed:
@@ -145,22 +147,23 @@ class Limiter(BaseLimiter):
         self, limits: Declared, *, key: FunctionKey = None, costs: FunctionCosts = 1, max_wait: float = 0.0
     ) -> Callable[[Callable[P, R]], Callable[P, R]]:
         """
-        Return a decorator that charges each call of a function, and raises Denied in place of a call that may not be.
+        Return a decorator that charges each call of a function, and raises Denied if a call is denied.
 
         >>> @limiter.limited("10/minute; 100/day", key="user:{user_id}")
         ... def send(user_id, text): ...
 
-        A slot of a concurrency limit is held while the function runs. A call that fails was made, and stays charged.
+        A slot of a concurrency limit is held while the function runs. A call that raises an exception stays charged.
 
         Args:
-            limits: ``"10/minute; 100/day"``, a Limit, or a list of either: one atomic decision.
-            key: Whom a call counts for: a format of the arguments, or a function that gets them and returns a string,
-                an integer, a UUID, or None for no limit; None: all calls of the function together.
-            costs: What a call costs, as in :meth:`check`, or a function of its arguments that says so.
-            max_wait: Seconds that a call may wait for permits; 0: not at all.
+            limits: ``"10/minute; 100/day"``, a Limit, or a list of either. They decide together, as in :meth:`hit`.
+            key: Which calls are counted together. It is a format of the arguments (``"user:{user_id}"``), or a function
+                that takes them and returns a string, an integer or a UUID, or None if no limit applies. None: all calls
+                of the function.
+            costs: The costs of a call, as in :meth:`check`, or a function that takes its arguments and returns them.
+            max_wait: Seconds that a call may wait for permits. 0: it does not wait.
         Raises:
-            ValueError, TypeError: When the function is decorated, and not when it is first called: something of this
-                cannot be used.
+            ValueError, TypeError: An argument is not valid. This is raised when the function is decorated, not when it
+                is first called.
         """
         values = declared(limits)
         return lambda function: _limit_calls(self, function, Declaration(function, values, key, costs, max_wait))
@@ -176,16 +179,18 @@ class Limiter(BaseLimiter):
         """
         Charge an estimate and hold slots while a block runs.
 
-        The slots are freed when the block ends. If it ends with an exception, the estimate is given back as well,
-        unless it was settled.
+        The slots are freed when the block ends. If it ends with an exception before :meth:`Admission.settle`, the
+        estimate is given back too.
 
         Args:
             token: A token, or limits in code together with *key*.
+            key: As in :meth:`hit`. None with a token.
             costs: The estimate, as in :meth:`check`.
+            attributes: As in :meth:`check`. None with limits in code.
         Raises:
             Denied: The request does not pass. The block is not entered and nothing was charged.
             ValueError: As in :meth:`check` and :meth:`hit`.
-            TypeError: A token with a *key*, or limits in code with *attributes*.
+            TypeError: A token is given with a *key*, or limits in code are given with *attributes*.
         """
         admission = self.open_admission(token, key, costs, attributes)
         try:
@@ -206,7 +211,7 @@ class Limiter(BaseLimiter):
         """
         Charge an estimate and hold slots until :meth:`Admission.finish` is called.
 
-        Use this where a ``with`` block cannot span the request. Arguments and errors are those of :meth:`admit`.
+        Use this if a ``with`` block cannot span the request. Arguments and errors are those of :meth:`admit`.
         """
         check_subject(token, key, attributes)
         plan: LivePlan | Decision
@@ -217,17 +222,17 @@ class Limiter(BaseLimiter):
 
     def reset(self, limits: Limits, key: str) -> None:
         """
-        Forget what limits in code have counted for a key.
+        Delete the counters of limits in code for a key.
 
         Raises:
-            enforcement.StoreError: The store did not do it.
+            enforcement.StoreError: The store is unavailable, or refused the call.
         """
         self._run(self._decider.resetting(self._plan_in_code(limits, key)))
 
-    # For doors, which find a plan once and then see what it takes.
+    # Used by the integrations, which need the plan to choose between a hit and an admission.
 
     def find_plan(self, token: object, attributes: Attributes | None) -> LivePlan | Decision:
-        """Return what a request with this token falls under, or its refusal."""
+        """Return the plan of a request with this token, or the decision that refuses the token."""
         if not self._started:
             self.start()
         return self._run(self._decider.finding(token, attributes))  # type: ignore[no-any-return]
@@ -264,7 +269,7 @@ class Limiter(BaseLimiter):
         return self._run(decider.deciding(Request(plan, costs, charge, ident), came))  # type: ignore[no-any-return]
 
     def _run(self, steps: Steps) -> Any:
-        """Drive steps to their end, and return what they return."""
+        """Send the commands that a generator yields to the store, and return its result."""
         try:
             command = next(steps)
             while True:
@@ -304,7 +309,7 @@ def _limit_calls(limiter: Limiter, function: Callable[P, R], rule: Declaration) 
 
 class Admission:
     """
-    A request that was admitted, and what it holds until it ends.
+    An admitted request, with the charges and slots that it holds until it ends.
 
     Attributes:
         decision: The decision that admitted it.
@@ -322,28 +327,29 @@ class Admission:
         Replace the estimate by the real cost, which may be higher or lower. Only the first settlement counts.
 
         Args:
-            costs: A number of requests, or a mapping of units. A unit that is left out keeps its estimate.
+            costs: A number of requests, or a mapping of units to permits. A unit that is not in it keeps its estimate.
         Raises:
             ValueError: The costs are not valid; the estimate is kept.
         """
         self._limiter._run(self.reservation.settling(costs))
 
     def charge_for(self, status: int) -> None:
-        """Settle by the HTTP status of the response. Limits whose ``charge_on`` does not list it charge nothing."""
+        """Settle by the HTTP status of the response. A limit whose ``charge_on`` does not contain it is not charged."""
         self._limiter._run(self.reservation.charging_for(status))
 
     def cancel(self) -> None:
-        """Give everything back, as an exception does. After a settlement only the slots are freed."""
+        """Give back all charges and slots. After a settlement only the slots are freed."""
         self._limiter._run(self.reservation.cancelling())
 
     def finish(self, status: int | None) -> None:
         """
-        Charge for the status of the response, unless settled, and free the slots. A second call changes nothing.
+        Charge for the status of the response and free the slots. A second call changes nothing.
 
-        A store that is away raises no error here: what it missed is sent to it later.
+        If the request was settled before, only the slots are freed. An unavailable store raises no error, because the
+        changes are sent to it later.
 
         Args:
-            status: HTTP status. None if no response was made: everything is given back, as by :meth:`cancel`.
+            status: The HTTP status. None if there is no response. Everything is then given back, as by :meth:`cancel`.
         """
         if self._finished:
             return

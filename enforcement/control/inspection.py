@@ -171,7 +171,7 @@ def _reset(client: Redis, keys: Keys, rules: list[Rule]) -> Reset:
 
 def _values(client: Redis, keys: Keys, rules: list[Rule], now_us: int) -> dict[int, Values]:
     """Return the values of each partitioned rule, by its index."""
-    censuses = [(rule, census) for rule in rules if (census := rule.census(keys))]
+    censuses = [(rule, census) for rule in rules if (census := rule.partitions(keys))]
     pipe = client.pipeline(transaction=False)
     for _, census in censuses:
         pipe.zcount(census.key, now_us, "+inf")

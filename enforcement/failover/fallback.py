@@ -182,7 +182,7 @@ class Fallback:
         Args:
             overflowed: For each unregistered value in the batch 1 if the store had no room for it, or 0.
         """
-        unregistered = [charge for charge in batch.charges if charge.bound.census is not None]
+        unregistered = [charge for charge in batch.charges if charge.bound.partitions is not None]
         with self._lock:
             for charge, overflows in zip(unregistered, overflowed, strict=True):
                 if overflows and charge.bound.letter != "c":

@@ -22,7 +22,7 @@ class LocalValues:
 
     def register(self, bound: BoundLimit) -> int:
         """Register the value of a counter, and return 0, or 1 if there is no room and its overflow counter counts."""
-        census = bound.census
+        census = bound.partitions
         assert census is not None
         values = self._values.setdefault(census.key, set())
         if bound.value in values:

@@ -74,7 +74,7 @@ class JournalReplay:
     def _send(self, batch: ReplayBatch) -> bool:
         """Send a batch, and return False if the store has lost its counters. Raises StoreError."""
         bounds = [charge.bound for charge in batch.charges]
-        registers = any(bound.census for bound in bounds)
+        registers = any(bound.partitions for bound in bounds)
         arguments = commands.settle(
             batch.corrections(self._now_us()),
             marker_beside(batch.charges[0].key, batch.ident),

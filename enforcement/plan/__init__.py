@@ -1,1 +1,1 @@
-"""Which counters a request falls under, and what is asked of them."""
+"""Find the counters that a request is charged to, encode the calls to the store, and read the replies. No I/O."""

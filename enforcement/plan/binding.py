@@ -44,6 +44,11 @@ def check_costs(costs: Costs) -> Costs:
     return costs
 
 
+def _length(key: object) -> str:
+    """Return the length of a string, or the type of another value. Messages do not show keys, which may be secret."""
+    return str(len(key)) if isinstance(key, str) else type(key).__name__
+
+
 def _check_cost(name: str, cost: object) -> None:
     if type(cost) is not int or not 0 <= cost <= MAX_NUMBER:
         raise ValueError(f"{name}: must be an integer from 0 to {MAX_NUMBER}, got {cost!r}.")
@@ -55,13 +60,16 @@ class BoundLimit:
     A limit bound to one counter.
 
     Attributes:
-        limit: With its override applied.
+        limit: The limit, with its override applied.
         key: The counter's key in the store.
-        scope: What the policy is attached to: ``global``, ``project``, ``token``; ``key`` for a limit in code.
+        scope: What the policy is attached to (``global``, ``project`` or ``token``). ``key`` for a limit in code.
+        policy_id: Empty for a limit in code, as is *policy_slug*.
+        override_id: None if no override applies.
         index: Its index among all limits of the token, including those that do not match this request.
-        census: Where the values of its partition are registered; None if it has no partition.
-        value: The name of its own value there.
-        overflow: Whether its counter is the one that all values beyond the cap share.
+        partitions: Where the store registers the values that have a counter of their own. None if the limit is not
+            partitioned, or if this is the overflow counter.
+        value: The name of this counter's value in *partitions*. Empty if that is None.
+        overflow: Whether this is the overflow counter, which all values beyond the project's cap share.
     """
 
     limit: Limit
@@ -71,7 +79,7 @@ class BoundLimit:
     policy_slug: str = ""
     override_id: str | None = None
     index: int = 0
-    census: PartitionIndex | None = None
+    partitions: PartitionIndex | None = None
     value: str = ""
     overflow: bool = False
 
@@ -82,7 +90,7 @@ class BoundLimit:
 
     @property
     def letter(self) -> str:
-        """The letter by which the store's functions know the algorithm."""
+        """The letter of the algorithm in calls to the store."""
         return LETTERS[self.limit.algorithm]
 
     @property
@@ -92,9 +100,12 @@ class BoundLimit:
 
     def cost_of(self, costs: Costs) -> int:
         """
-        Return the permits that a request of these costs takes from this limit.
+        Return how many permits of this limit a request costs.
 
-        A mapping without its unit costs 0, or 1 if the unit is ``requests``.
+        Args:
+            costs: A number of requests, or permits by unit.
+        Returns:
+            Permits. 0 if *costs* does not contain the unit of the limit. A mapping without ``requests`` costs 1 of them.
         """
         unit = self.limit.unit
         if isinstance(costs, int):
@@ -102,14 +113,15 @@ class BoundLimit:
         return costs.get(unit, 1 if unit == "requests" else 0)
 
     def spec(self, now_us: int) -> Spec:
-        """Return the numbers that the store's functions need, with the calendar window around *now_us*."""
+        """Return what the store must know to decide on this limit, with the calendar window around *now_us*."""
         limit = self.limit
         letter, length = LETTERS[limit.algorithm], (limit.window_seconds or 0) * 1_000_000
         if letter == "b":
             divisor = gcd(limit.quota, length)
             return Spec(letter, limit.capacity, limit.quota // divisor, (length // divisor,), limit.shadow)
         if letter == "l" and limit.leasable:
-            length += limit.held_us  # a permit may be handed out this much later than it was charged
+            # A leased permit may be used this much later than it was charged.
+            length += limit.held_us
         if limit.calendar is None or limit.calendar == "lifetime":
             return Spec(letter, limit.capacity, length, (), limit.shadow, self.durable)
         present = window(now_us, limit.calendar, limit.time_zone, limit.anchor)
@@ -117,14 +129,19 @@ class BoundLimit:
         return Spec(letter, limit.capacity, 0, around, limit.shadow, self.durable)
 
     def window_end(self, now_us: int) -> int:
-        """Return when the present window of a fixed window ends, in microseconds since the epoch. 0 means never."""
+        """
+        Return when the present window of a fixed-window limit ends.
+
+        Returns:
+            Microseconds since the epoch. 0 for a lifetime, which does not end.
+        """
         spec = self.spec(now_us)
         if spec.b:
             return spec.b[2]
         return now_us - now_us % spec.a + spec.a if spec.a else 0
 
     def origin(self) -> dict[str, Any]:
-        """Return the policy, override and counter of the limit, for explanations."""
+        """Return the entry of this limit in :meth:`~enforcement.plan.decision.Decision.explain`."""
         return {
             "limit": self.limit.name,
             "policy": self.policy_slug,
@@ -137,9 +154,9 @@ class BoundLimit:
         }
 
     def overflowing(self) -> BoundLimit:
-        """Return the same limit, bound to the counter that all values beyond the cap share."""
-        assert self.census is not None
-        return replace(self, key=self.census.overflow, census=None, value="", overflow=True)
+        """Return the same limit, bound to its overflow counter."""
+        assert self.partitions is not None
+        return replace(self, key=self.partitions.overflow, partitions=None, value="", overflow=True)
 
 
 def bind_in_code(limits: Sequence[Limit], key: str, keys: Keys) -> tuple[BoundLimit, ...]:
@@ -147,22 +164,22 @@ def bind_in_code(limits: Sequence[Limit], key: str, keys: Keys) -> tuple[BoundLi
     Bind limits in code to the counters of one key.
 
     Raises:
-        ValueError: There is no limit, or two have the same name, or one needs attributes, or the key is not a string of
-            valid length.
+        ValueError: There are no limits or more than 64, two have the same name, one needs attributes, or the key is
+            not a string of valid length.
         TypeError: One of them is not a Limit.
     """
     for limit in limits:
         if not isinstance(limit, Limit):
             raise TypeError(f"limits: must be Limit values, got {limit!r}. Limit.parse() makes one from a string.")
     if not isinstance(key, str) or not 0 < len(key) <= MAX_CODE_KEY_LENGTH:
-        raise ValueError(f"key: must be a string of 1 to {MAX_CODE_KEY_LENGTH} characters.")
+        raise ValueError(f"key: must be a string of 1 to {MAX_CODE_KEY_LENGTH} characters, got {_length(key)}.")
     if not 0 < len(limits) <= MAX_LIMITS_PER_REQUEST:
         raise ValueError(f"limits: must be 1 to {MAX_LIMITS_PER_REQUEST}, got {len(limits)}.")
     if len({limit.name for limit in limits}) < len(limits):
-        raise ValueError("limits: names must be unique.")
+        raise ValueError(f"limits: names must be unique, got {', '.join(limit.name for limit in limits)}.")
     for limit in limits:
         if limit.partition_by or limit.match.to_json():
-            raise ValueError(f"limits: {limit.name!r} needs attributes, which only check() has.")
+            raise ValueError(f"limits: must not need attributes, which only check() takes, got {limit.name!r}.")
     scope = keys.scope(fingerprint(("key", key)))
     return tuple(BoundLimit(limit, scope + _counter(limit, ()), "key", index=i) for i, limit in enumerate(limits))
 
@@ -191,36 +208,37 @@ class Rule:
     index: int
     project: Project
 
-    def bind(self, keys: Keys, attributes: Attributes, census: PartitionIndex | None = None) -> BoundLimit:
+    def bind(self, keys: Keys, attributes: Attributes, partitions: PartitionIndex | None = None) -> BoundLimit:
         """
-        Return the limit bound to the counter of these attributes.
+        Return the limit, bound to the counter for these attributes.
 
         Args:
-            census: The result of :meth:`census`.
+            attributes: Those of the request. They include each attribute that the limit is partitioned by.
+            partitions: The result of :meth:`partitions`. None leaves the value out of the store's register.
         """
         limit, identity, value = self.limit, self.identity, ""
         if limit.partition_by:
-            # With their names, for a limit may come to be partitioned by another attribute that has the same values.
+            # Names are part of the key. Otherwise another attribute with equal values would continue the old counters.
             identity = (*identity, *(text for name in limit.partition_by for text in (name, attributes[name])))
-            value = fingerprint(identity) if census else ""
+            value = fingerprint(identity) if partitions else ""
         key = keys.scope(self.tag) + _counter(limit, identity)
         origin = (self.scope, self.policy.id, self.policy.slug, self.override_id, self.index)
-        return BoundLimit(limit, key, *origin, census, value)
+        return BoundLimit(limit, key, *origin, partitions, value)
 
-    def overflow(self, census: PartitionIndex) -> BoundLimit:
-        """Return the limit, bound to the counter that all values beyond the cap share."""
+    def overflow(self, partitions: PartitionIndex) -> BoundLimit:
+        """Return the limit, bound to its overflow counter."""
         origin = (self.scope, self.policy.id, self.policy.slug, self.override_id, self.index)
-        return BoundLimit(self.limit, census.overflow, *origin, overflow=True)
+        return BoundLimit(self.limit, partitions.overflow, *origin, overflow=True)
 
-    def census(self, keys: Keys) -> PartitionIndex | None:
+    def partitions(self, keys: Keys) -> PartitionIndex | None:
         """
-        Return where the values of this limit's partition are registered.
+        Return where the store registers the values of this limit's partition.
 
-        Each project has a partition index of its own, even for a global limit. So a flood of values in one project
-        leaves room for the values of the others.
+        Each project has a register of its own, even for a global limit. So a client that invents values can only fill
+        the register of its own project.
 
         Returns:
-            None if the limit has no partition.
+            None if the limit is not partitioned.
         """
         if not self.limit.partition_by:
             return None
@@ -233,10 +251,10 @@ class Rule:
 
 def rules_of(subject: Subject, now_us: int) -> tuple[Rule, ...]:
     """
-    Return all limits that may apply to a token, from the global policy, the project's policy and its own.
+    Return all limits that may apply to a token.
 
-    A policy that a document names and that is not published adds nothing. The reader of documents reports it.
-    Overrides that have ended at *now_us* do not count.
+    They come from the global policy, the policy of its project and its own policy, in this order. A policy that is not
+    published adds no limits. The reader of the documents reports it. Overrides that have ended by *now_us* are ignored.
     """
     project, token = subject.project, subject.token
     attached: list[tuple[str, str, tuple[str, ...], str | None]] = [
@@ -271,7 +289,7 @@ def rules_of(subject: Subject, now_us: int) -> tuple[Rule, ...]:
 
 
 def _override_for(overrides: Sequence[Override], policy: Policy, limit: Limit, now_us: int) -> Override | None:
-    """Return the override that applies, or None. Those of the token come before those of its project."""
+    """Return the first override of a limit that has not ended, or None. *overrides* starts with those of the token."""
     for override in overrides:
         if (override.policy, override.limit) != (policy.id, limit.name):
             continue
@@ -284,8 +302,8 @@ def _counter(limit: Limit, identity: tuple[str, ...]) -> str:
     """
     Return the last part of a counter's key.
 
-    It begins with the letter of the algorithm, so a changed algorithm starts a new counter. The keys of windows contain
-    the length of the window, for the same reason. Logs and buckets keep their counter if the length changes.
+    A change of the algorithm starts a new counter, because the key contains its letter. A change of a window's length
+    does so too, because the key of a fixed or sliding window contains the length. Logs and buckets keep their counter.
     """
     letter = LETTERS[limit.algorithm]
     shape = ""

@@ -1,7 +1,12 @@
 """
-Encode the commands that the store's functions execute. :mod:`enforcement.plan.reply` reads the replies. No I/O.
+Encode the commands that a process sends to the store. No I/O.
 
-Every command names the version of the function library it was written for.
+A command is one ``FCALL``, which runs a function of the library in ``enforcement/lua`` inside the store. It has the name
+of the function, the keys that the function may touch, and its arguments. The name contains the version of the library
+that the command was written for.
+
+:mod:`enforcement.plan.reply` reads the replies to decisions and leases. The code that sends a command reads the other
+replies, such as :mod:`enforcement.state.settlement` for settlements.
 """
 
 from __future__ import annotations
@@ -29,13 +34,13 @@ RENEW: Final = function("renew")
 RESET: Final = function("reset")
 
 Steps = Generator[bytes, Any, Any]
-"""Yields encoded commands, is sent their replies or thrown a StoreError, and returns what comes of them."""
+"""A generator that yields encoded commands, is sent a reply or thrown a StoreError for each, and returns the result."""
 
 REMEMBERED_MS: Final = 3_600_000
 """How long the store remembers that a reservation was settled."""
 
 NOT_RESTORED: Final = -3
-"""In place of a reply: the store lost durable counters and has not got them back; nothing was read or written."""
+"""The reply of a store that lost durable counters, until they are restored. The call read and wrote nothing."""
 
 
 def decide_arguments(request: Request[Plan], now_us: int, *, clock: bool) -> list[str | int]:
@@ -43,8 +48,8 @@ def decide_arguments(request: Request[Plan], now_us: int, *, clock: bool) -> lis
     Return the arguments of the call that decides a request.
 
     Args:
-        now_us: This process' idea of the present, for calendar boundaries.
-        clock: Whether *now_us* is a test's clock, which the store takes for its own.
+        now_us: The time in this process, in microseconds since the epoch. It selects the calendar windows.
+        clock: Whether the store uses *now_us* instead of its own clock, as in tests.
     """
     plan = request.plan
     arguments: list[str | int] = ["FCALL", DECIDE, len(plan.touches), *plan.touches]
@@ -61,10 +66,10 @@ def decide(request: Request[Plan], now_us: int, *, clock: bool) -> bytes:
 
 def register(request: Request[Plan], now_us: int, *, clock: bool) -> bytes:
     """
-    Return the encoded call that decides a request, and registers its values that are new to the store.
+    Return the encoded call that decides a request and registers its partition values.
 
-    Its reply is a list: the reply of :func:`decide`, then for each unregistered value of the plan 1 if the overflow
-    counter decided, or 0.
+    The reply is a list. Its first item is the reply of :func:`decide`. One item for each unregistered value of the plan
+    follows: 1 if there was no room and the overflow counter decided, else 0.
     """
     plan = request.plan
     unregistered = [(i + 1, plan.bounds[i]) for i in plan.unregistered]
@@ -78,36 +83,45 @@ def _registering(
     Return the arguments of a call that also registers values.
 
     Args:
-        name: The function that registers and then does the same as the call.
-        unregistered: Each bound whose value may be new, with the index of its counter among the keys of the call.
+        name: The function that registers values first, and then does the same as the call.
+        arguments: The arguments of the call.
+        unregistered: The bounds whose values may be new, each with the position of its counter among the keys of the
+            call, from 1.
     """
     count = int(arguments[2])
     keys, numbers = arguments[3 : 3 + count], arguments[3 + count :]
-    censuses: list[str | int] = []
+    indexes: list[str | int] = []
     values: list[str | int] = []
     for at, bound in unregistered:
-        census = bound.census
-        assert census is not None
-        censuses += [census.key, census.overflowed, census.overflow]
-        values += [at, bound.value, census.cap, census.life_us]
-    total, number = len(censuses) + count, len(values) // 4
-    return ["FCALL", name, total, *censuses, *keys, number, *values, *numbers]
+        partitions = bound.partitions
+        assert partitions is not None
+        indexes += [partitions.key, partitions.overflowed, partitions.overflow]
+        values += [at, bound.value, partitions.cap, partitions.life_us]
+    total, number = len(indexes) + count, len(values) // 4
+    return ["FCALL", name, total, *indexes, *keys, number, *values, *numbers]
 
 
 def lease_arguments(plan: Plan, wanted: int, share: int, now_us: int) -> list[str | int]:
     """
-    Return the arguments of the call that takes permits ahead.
+    Return the arguments of the call that leases permits.
 
     Args:
         wanted: Permits, at least 1.
-        share: One process may take a *share*-th part of what is left.
+        share: The store grants at most the permits that remain, divided by *share*.
+        now_us: The time in this process, in microseconds since the epoch. It selects the calendar windows.
     """
     return ["FCALL", LEASE, len(plan.touches), *plan.touches, "", wanted, share, *plan.texts(now_us)]
 
 
 @dataclass(frozen=True, slots=True)
 class Correction:
-    """One counter's part in a settlement. It adds *delta* permits to the window of *mark*, or gives back if below 0."""
+    """
+    The correction of one counter in a settlement.
+
+    Attributes:
+        delta: Permits to charge in addition. Below 0: permits to give back.
+        mark: The window that was charged, from :meth:`Reply.mark <enforcement.plan.reply.Reply.mark>`.
+    """
 
     key: str
     spec: Spec
@@ -122,9 +136,11 @@ def settle(
     Return the arguments of the call that corrects earlier charges.
 
     Args:
-        marker: Key that remembers the id; in the slot of the counters.
-        now_us: A test's clock, or None.
-        once_for_ms: How long the id is remembered, so that a second settlement changes nothing; None: not at all.
+        marker: The key that remembers *ident*. It has the hash tag of the counters.
+        now_us: The time of a test's clock. None: the store uses its own clock.
+        ident: The id of the reservation.
+        once_for_ms: How long *ident* is remembered, in milliseconds. A second settlement within that time changes
+            nothing. None: it is not remembered.
     """
     keys = [marker, *(c.key for c in corrections)]
     keys += dict.fromkeys(dirty_beside(c.key) for c in corrections if c.spec.durable)
@@ -140,26 +156,34 @@ def register_settle(arguments: list[str | int], bounds: Sequence[BoundLimit]) ->
     Return the arguments of a :func:`settle` that also registers values.
 
     Args:
-        arguments: Those of the settlement.
-        bounds: Its counters, in its order.
+        arguments: The arguments of the settlement.
+        bounds: The counters of its corrections, in the same order.
 
-    Its reply is [that of the settlement, then for each bound with a census 1: it has no place and was left out, or 0].
+    The reply is a list. Its first item is the reply of the settlement. One item for each partitioned bound follows:
+    1 if there was no room for its value, so that its correction was left out, else 0.
     """
-    unregistered = [(i + 2, bound) for i, bound in enumerate(bounds) if bound.census is not None]
+    unregistered = [(i + 2, bound) for i, bound in enumerate(bounds) if bound.partitions is not None]
     return _registering(ENROL_SETTLE, arguments, unregistered)
 
 
 def renew(slots: Sequence[tuple[BoundLimit, int]], ident: str, now_us: int | None) -> list[str | int]:
-    """Return the arguments of the call that renews slots, given the number of slots for each limit."""
-    censuses = [bound.census.key for bound, _ in slots if bound.census]
-    keys = [*(bound.key for bound, _ in slots), *censuses]
+    """
+    Return the arguments of the call that renews the slots of a reservation.
+
+    Args:
+        slots: Each concurrency limit, with the number of its slots.
+        ident: The id of the reservation.
+        now_us: The time of a test's clock. None: the store uses its own clock.
+    """
+    indexes = [bound.partitions.key for bound, _ in slots if bound.partitions]
+    keys = [*(bound.key for bound, _ in slots), *indexes]
     arguments: list[str | int] = ["FCALL", RENEW, len(keys), *keys, "" if now_us is None else now_us, ident]
     for bound, count in slots:
         arguments += [count, (bound.limit.window_seconds or 1) * 1_000_000]
-        arguments += [bound.value, bound.census.life_us] if bound.census else ["", 0]
+        arguments += [bound.value, bound.partitions.life_us] if bound.partitions else ["", 0]
     return arguments
 
 
 def reset(keys: Sequence[str]) -> list[str | int]:
-    """Return the arguments of the call that forgets counters."""
+    """Return the arguments of the call that deletes counters."""
     return ["FCALL", RESET, len(keys), *keys]

@@ -1,4 +1,4 @@
-"""A decision says whether a request may pass, why, what remains, and what the HTTP response is."""
+"""Hold a decision, and derive from it what remains, the headers and the body of the HTTP response."""
 
 from __future__ import annotations
 
@@ -37,21 +37,23 @@ _TITLES: Final = {
     "degraded_denied": "The limit cannot be checked now",
 }
 _DEGRADED_RETRY_MS: Final = 1_000
-_UNKNOWN: Final = "not looked for yet"
+_UNKNOWN: Final = "not computed yet"
 
 
 class Decision:
     """
-    The answer to one request. Made of the store's reply; whatever is not asked for is not computed.
+    The decision on one request.
+
+    It keeps the store's reply, and computes its properties only when they are read.
 
     Attributes:
         allowed: Whether the request may pass.
-        reason: ``ok``, or why not: a key of :data:`STATUSES`.
-        source: Where it was made: ``store``, ``lease``, ``denial_cache``, ``fallback``, or ``documents`` for a token
-            that is refused whatever the counters say.
-        plan: What the request fell under.
-        reply: The store's reply, or one of its form.
-        held: Permits that this process holds on lease: charged, and yet to be had.
+        reason: ``ok``, or the reason of the denial, which is a key of :data:`STATUSES`.
+        source: Where it was made, which is ``store``, ``lease``, ``denial_cache`` or ``fallback``. ``documents`` if the
+            token is refused, so that no counter was read.
+        plan: The counters of the request.
+        reply: The store's reply, or one that this process made in the same form.
+        held: Permits that this process has leased and not used. They are charged in the store, and still remain.
     """
 
     __slots__ = ("_limit", "_states", "_trouble", "allowed", "held", "plan", "reason", "reply", "source")
@@ -75,7 +77,7 @@ class Decision:
         self._limit: LimitState | str | None = _UNKNOWN
 
     def after(self, cause: str, *, ambiguous: bool) -> Decision:
-        """Note that the store was asked first, in vain, and return the decision."""
+        """Record why the call to the store failed before this decision was made, and return the decision."""
         self._trouble = (cause, ambiguous)
         return self
 
@@ -89,7 +91,7 @@ class Decision:
 
     @property
     def revision(self) -> int:
-        """The published revision that it follows. 0 for limits in code."""
+        """The published revision of its limits. 0 for limits in code."""
         return self.plan.revision
 
     @property
@@ -99,7 +101,7 @@ class Decision:
 
     @property
     def bounds(self) -> Sequence[BoundLimit]:
-        """The counters that the request falls under, with their limits, in the order of ``limits``."""
+        """The limits of the request, each bound to its counter, in the order of ``limits``."""
         return self.plan.bounds
 
     @property
@@ -118,11 +120,11 @@ class Decision:
 
     @property
     def ambiguous(self) -> bool:
-        """Whether the call to the store failed, and the store may have charged the request nevertheless."""
+        """Whether the call to the store failed in such a way that the store may have charged the request."""
         return self._tried()[1]
 
     def _tried(self) -> tuple[str, bool]:
-        # Set on the few decisions that it is true of, and by nobody else: the others need not pay for it.
+        # Only the few decisions that follow a failed call have this attribute. The others save the time to set it.
         found: tuple[str, bool] = getattr(self, "_trouble", ("", False))
         return found
 
@@ -133,7 +135,7 @@ class Decision:
 
     @property
     def limits(self) -> tuple[LimitState, ...]:
-        """One state for each limit that the request falls under, in the order of the call."""
+        """The state of each limit of the request, in the order of the call."""
         if self._states is None:
             reply, now_us = self.reply, self.reply.now_us
             fleet = self.plan.fleet() if self.plan.fleet else 0
@@ -144,7 +146,12 @@ class Decision:
 
     @property
     def limit(self) -> LimitState | None:
-        """The limit that decides, which denies with the longest wait, or else has the least share left."""
+        """
+        The limit that decides.
+
+        If limits deny the request, it is one that no wait helps, or the one with the longest wait. Otherwise it is the
+        one with the smallest share of its capacity left. None if every limit is in shadow mode, or there is none.
+        """
         if isinstance(self._limit, str):
             self._limit = self._deciding()
         return self._limit
@@ -158,22 +165,22 @@ class Decision:
 
     @property
     def denied_by(self) -> tuple[str, ...]:
-        """Names of the enforced limits that do not admit the request."""
+        """The names of the limits that deny the request. Limits in shadow mode do not count."""
         return tuple(state.name for state in self.limits if state.mode == "enforce" and not state.allowed)
 
     @property
     def remaining(self) -> int | None:
-        """What the deciding limit has left, in permits of its unit."""
+        """Permits that the deciding limit has left. None if no limit decides."""
         return None if self.limit is None else self.limit.remaining
 
     @property
     def reset_ms(self) -> int | None:
-        """See :attr:`LimitState.reset_ms`."""
+        """``reset_ms`` of the deciding limit. None if no limit decides, or if it is never full again."""
         return None if self.limit is None else self.limit.reset_ms
 
     @property
     def retry_after_ms(self) -> int | None:
-        """Milliseconds until the same request can pass. None if it passed, or if no wait helps."""
+        """Milliseconds until the same request can pass. None if it is allowed, or if no wait helps."""
         if self.reason == "degraded_denied":
             return _DEGRADED_RETRY_MS
         return None if self.allowed or self.limit is None or self.limit.hopeless else self.limit.retry_after_ms
@@ -184,9 +191,11 @@ class Decision:
 
         Args:
             preset: ``ietf`` (draft-ietf-httpapi-ratelimit-headers-11), ``legacy-delta``, ``legacy-epoch``, ``openai``,
-                or several joined by ``+``. ``Retry-After`` goes with each, on a denial that can pass later.
+                or several joined by ``+``.
+        Returns:
+            Names and values. A denial that can pass later has ``Retry-After`` as well, with every preset.
         Raises:
-            ValueError: An unknown preset.
+            ValueError: A preset is unknown.
         """
         fields: dict[str, str] = {}
         spells = presets(preset)
@@ -199,7 +208,7 @@ class Decision:
 
     @property
     def shown(self) -> bool:
-        """Whether there is a limit to show. A token that is refused has none."""
+        """Whether the response shows limits. It shows none if the token is refused."""
         if self.reason == "ok":
             return self.plan.enforces
         return self.limit is not None and self.status in (429, 503)
@@ -223,9 +232,11 @@ class Decision:
 
     def explain(self) -> dict[str, Any]:
         """
-        Return how this decision was made, with its source, its revision, and the policy and counter of each limit.
+        Return how this decision was made.
 
-        ``decided_by`` repeats the limit that decides, see :attr:`limit`. It is None if no counter decided.
+        Returns:
+            The source, the revision, and the policy, override and counter of each limit. ``decided_by`` repeats the
+            entry of the limit that decides, see :attr:`limit`. It is None if no limit decides.
         """
         origins = [bound.origin() for bound in self.plan.bounds]
         return {
@@ -242,7 +253,7 @@ class Decision:
         if limit is None:
             return ""
         if limit.hopeless:
-            return f"{limit.name} can admit {limit.capacity} {limit.unit} at once, and the request costs more."
+            return f"{limit.name} can admit {limit.capacity} {limit.unit} at once, but the request costs more."
         wait = "" if limit.retry_after_ms is None else f" Try again in {max(1, seconds(limit.retry_after_ms))} s."
         together = " for all values beyond the project's cap together" if limit.overflow else ""
         return f"{limit.name} has {limit.remaining} of {limit.quota} {limit.unit} left{together}.{wait}"
@@ -250,10 +261,10 @@ class Decision:
 
 class Denied(Exception):
     """
-    Raised where a denial leaves no block to enter.
+    Raised if a request is denied and the call cannot return the decision.
 
     Attributes:
-        decision: The denial.
+        decision: The decision that denied it.
     """
 
     def __init__(self, decision: Decision) -> None:
@@ -262,6 +273,6 @@ class Denied(Exception):
 
 
 def _mildness(state: LimitState) -> tuple[bool, float, float, float]:
-    """Return a sort key of limits that deny. Those that no wait helps come first, then those with the longest wait."""
+    """Return a sort key for limits that deny. The first is one that no wait helps, or has the longest wait."""
     wait_ms = math.inf if state.retry_after_ms is None else state.retry_after_ms
     return not state.hopeless, -wait_ms, *state.tightness

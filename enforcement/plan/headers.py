@@ -1,8 +1,8 @@
 """
 Write the header fields that say what remains, in the form of the IETF draft and in older forms.
 
-Every response carries them. So the usual case works on the numbers of the store's reply, and on what is the same for
-all decisions of a plan. Limit states are made only for decisions that need them.
+Every response has these fields, so they must be cheap. The usual case formats the numbers of the store's reply, and
+takes from a cache what is the same for all decisions of a plan. Only the other cases create limit states.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from enforcement.plan.plan import Plan
 from enforcement.plan.reply import Reply
 
 LIST_FIELDS: Final = frozenset({"RateLimit-Policy", "RateLimit"})
-"""Fields of the draft; their values are lists, which may go on where somebody else began one."""
+"""Fields of the draft. Their values are lists, so items can be appended to a field that exists already."""
 
 
 class Described(Protocol):
@@ -32,7 +32,7 @@ class Described(Protocol):
 
     @property
     def shown(self) -> bool:
-        """Whether it has anything to say about a limit."""
+        """Whether the response shows limits."""
 
     @property
     def limits(self) -> tuple[LimitState, ...]:
@@ -70,15 +70,16 @@ def presets(names: str) -> tuple[Preset, ...]:
 @dataclass(frozen=True, slots=True)
 class Spelled:
     """
-    One enforced limit as the draft's fields name it.
+    The constant parts of the draft's fields for one enforced limit.
 
     Attributes:
-        at: Its place among the bounds.
-        capacity: In permits.
-        window_seconds: Length of its window, or the lifetime of its slots; None: of a lifetime.
-        policy: Its item of ``RateLimit-Policy``; ``line`` is the whole field as ASGI has it, if there is no other item.
+        at: The index of its bound in the plan.
+        capacity: Permits.
+        window_seconds: The length of its window, or the lifetime of its slots. None for a lifetime limit.
+        policy: Its item of ``RateLimit-Policy``.
+        line: The name and value of a ``RateLimit-Policy`` field that has this item only, encoded for ASGI.
         head: The beginning of its item of ``RateLimit``, up to the number that remains.
-        tells_time: Whether a time belongs to that item.
+        tells_time: Whether that item has a time.
     """
 
     at: int
@@ -91,7 +92,12 @@ class Spelled:
 
 
 def spell(bounds: Sequence[BoundLimit]) -> tuple[Spelled, ...] | None:
-    """Return what all decisions have in common, or None if the windows of a calendar differ in length."""
+    """
+    Return the constant parts of the header fields for all enforced limits.
+
+    Returns:
+        None if a limit follows a calendar, because its windows differ in length.
+    """
     if any(bound.limit.calendar not in (None, "lifetime") for bound in bounds):
         return None
     names = labels([(bound.policy_slug, bound.limit.name) for bound in bounds])
@@ -99,7 +105,7 @@ def spell(bounds: Sequence[BoundLimit]) -> tuple[Spelled, ...] | None:
 
 
 class _Cache:
-    """The result of :func:`spell` for a plan, and its only item if it has just one."""
+    """The result of :func:`spell` for a plan, and its item if there is exactly one."""
 
     __slots__ = ("only", "spelled")
 
@@ -109,7 +115,7 @@ class _Cache:
 
 
 def _cached(plan: Plan) -> _Cache:
-    """Return the cache of a plan, made by its first decision that is shown."""
+    """Return the cache of a plan, and create it on first use."""
     if plan.header_cache is None:
         plan.header_cache = _Cache(plan.bounds)
     cached: _Cache = plan.header_cache
@@ -125,7 +131,14 @@ def _spell(at: int, limit: Limit, label: str) -> Spelled:
 
 
 def labels(names: Sequence[tuple[str, str]]) -> list[str]:
-    """Return a unique label for each limit. If two policies have a limit of the same name, it includes the policy."""
+    """
+    Return a unique label for each limit.
+
+    Args:
+        names: The policy and the name of each limit.
+    Returns:
+        The name, or ``policy/name`` if several limits have that name.
+    """
     own = [name for _, name in names]
     return [f"{policy}/{name}" if policy and own.count(name) > 1 else name for policy, name in names]
 
@@ -165,10 +178,10 @@ def _ietf(decision: Described) -> dict[str, str]:
 
 
 def draft_lines(decision: Described) -> list[tuple[bytes, bytes]]:
-    """Return the draft's fields of an admission as ASGI has them."""
+    """Return the draft's fields for an allowed request, encoded for ASGI."""
     cached: _Cache | None = decision.plan.header_cache
     if cached is not None and (only := cached.only) is not None:
-        # As _limit_item() does; a leased request has so little to do that another call would be felt.
+        # This repeats _limit_item(). A request on a lease is so fast that one more function call would slow it down.
         numbers, at = decision.reply.numbers, 2 + only.at * decision.reply.width
         remaining, more = numbers[at] + decision.held, numbers[at + 3] or numbers[at + 1]
         until = f";t={-(-more // 1_000_000)}" if more >= 0 and only.tells_time else ""
@@ -178,7 +191,7 @@ def draft_lines(decision: Described) -> list[tuple[bytes, bytes]]:
 
 
 def _by_numbers(decision: Described, spelled: Sequence[Spelled]) -> dict[str, str]:
-    """Return the fields of an admitted request, whose tightest limit decides, without making limit states."""
+    """Return the fields from the numbers of the reply, without limit states. The tightest limit comes first."""
     rows = [(limit, *_limit_item(decision, limit)) for limit in spelled]
     rows.sort(key=lambda row: tightness(row[1], row[0].capacity, row[0].window_seconds))
     return {
@@ -188,7 +201,7 @@ def _by_numbers(decision: Described, spelled: Sequence[Spelled]) -> dict[str, st
 
 
 def _limit_item(decision: Described, limit: Spelled) -> tuple[int, str]:
-    """Return what remains of a limit, and its item of ``RateLimit``."""
+    """Return the permits that a limit has left, and its item of ``RateLimit``."""
     remaining, reset, _, more = decision.reply.row(limit.at)
     remaining, more = max(0, remaining + decision.held), more or reset
     if more < 0 or not limit.tells_time:
@@ -216,7 +229,7 @@ def _legacy_epoch(decision: Described) -> dict[str, str]:
 
 
 def _openai(decision: Described) -> dict[str, str]:
-    """Give the tightest limit of each of the two units that such clients know."""
+    """Return the fields for the tightest limit on requests and the tightest limit on tokens."""
     fields: dict[str, str] = {}
     for _, state in reversed(ordered(decision)):
         if state.algorithm == "concurrency" or state.unit not in ("requests", "tokens"):
@@ -229,7 +242,7 @@ def _openai(decision: Described) -> dict[str, str]:
 
 
 def _go_duration(span_ms: int) -> str:
-    """Return a span in the notation of Go, such as ``1s``, ``6m0s``, ``1h0m2.5s`` or ``250ms``."""
+    """Return a duration as Go formats it, such as ``1s``, ``6m0s``, ``1h0m2.5s`` or ``250ms``."""
     if span_ms < 1_000:
         return f"{span_ms}ms" if span_ms else "0s"
     minutes, rest = divmod(span_ms, 60_000)

@@ -1,4 +1,4 @@
-"""One limit's part in a decision."""
+"""Describe one limit at the time of a decision."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ from enforcement.plan.binding import BoundLimit
 @dataclass(frozen=True, slots=True)
 class LimitState:
     """
-    One limit's part in a decision.
+    The state of one limit after a decision.
 
     Attributes:
-        name: The limit's name; ``policy`` is the slug it stands in, empty for a limit in code.
-        quota: Permits a window, with any override.
-        remaining: The greatest whole cost that would pass now, after this call.
-        reset_ms: Milliseconds to the end of a fixed window, elsewhere until nothing is felt any more; None: never.
-        retry_after_ms: Milliseconds until the same cost passes; None: it passed, or no wait helps.
-        more_ms: Milliseconds until more remains; None: never.
-        allowed: Whether this limit admits the request by itself.
-        hopeless: Whether the cost exceeds the limit's capacity.
-        window_seconds: Present length of the window; None for a lifetime and for concurrency.
-        slot_seconds: Lifetime of a slot; None but for concurrency.
-        unused_max: Permits that may lie unused in the leases of all processes; 0 for a limit that is not leased.
-        overflow: Whether this is the counter that all values beyond the project's cap share.
+        name: The limit's name.
+        policy: The slug of its policy. Empty for a limit in code.
+        quota: Permits per window, with the override applied.
+        remaining: The largest integer cost that would pass now, after this request.
+        reset_ms: Milliseconds until the limit is full again, which is the end of a fixed window. None: never.
+        retry_after_ms: Milliseconds until the same cost passes. None if it passed, or if no wait helps.
+        more_ms: Milliseconds until more permits remain. None: never.
+        allowed: Whether this limit alone would allow the request.
+        hopeless: Whether the cost exceeds the limit's capacity, so that no wait helps.
+        window_seconds: The length of the present window. None for a lifetime limit and for concurrency.
+        slot_seconds: The lifetime of a slot. None for every algorithm except concurrency.
+        overflow: Whether its counter is the overflow counter, which all values beyond the project's cap share.
+        unused_max: Permits that may be unused in the leases of all processes. 0 if the limit is not leased.
     """
 
     name: str
@@ -50,17 +51,17 @@ class LimitState:
 
     @property
     def share(self) -> float:
-        """What part of the capacity remains."""
+        """The share of the capacity that remains. 0 if the capacity is 0."""
         return self.remaining / self.capacity if self.capacity else 0.0
 
     @property
     def tightness(self) -> tuple[float, float]:
-        """What sorts limits by the share that they have left."""
+        """The sort key of :func:`tightness`."""
         return tightness(self.remaining, self.capacity, self.window_seconds or self.slot_seconds)
 
 
 def tightness(remaining: int, capacity: int, window_seconds: int | None) -> tuple[float, float]:
-    """Return what sorts limits by the share that they have left, and of equals the longer window first."""
+    """Return a sort key. The limit with the smallest share left comes first, and of equal ones the longest window."""
     share = remaining / capacity if capacity else 0.0
     return share, float("-inf") if window_seconds is None else -window_seconds
 

@@ -1,4 +1,4 @@
-"""Compile the counters of one request into their keys and the numbers that the store's functions need."""
+"""Keep the counters of one request in the form that calls to the store need."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from enforcement.plan.binding import BoundLimit
 
 class Plan:
     """
-    The bounds of one request.
+    The limits of one request, each bound to its counter.
 
-    Apart from what it works out once and keeps, it never changes. What a process knows about the counters, such as a
-    lease or a remembered denial, stands in :class:`~enforcement.state.live_plan.LivePlan`.
+    A plan never changes, except for values that it computes once and keeps. What a process knows about the counters,
+    such as a lease or a cached denial, is in :class:`~enforcement.state.live_plan.LivePlan`.
 
     Attributes:
-        bounds: In the order of the call.
-        keys: Of the counters, in the same order.
-        touches: The keys of a call: the counters, then the sets that name those which changed.
-        revision: The published revision that it obeys; 0 for limits in code.
-        fleet: Returns how many processes share its limits; None: no permits are taken ahead.
-        enforces: Whether a limit may deny the request.
-        has_shadows: Whether one is a shadow, which may deny without the request being denied.
-        has_slots: Whether one is a concurrency limit, which must be admitted, not hit.
-        has_charge_on: Whether one is charged by the status of the response.
-        spread: Whether its counters have several hash tags, which on a cluster no single call reaches.
-        follows_calendar: Whether its commands hold boundaries of a calendar, and so expire.
-        ones: Index and cost of each bound for a request that costs 1.
-        unregistered: Indices of the bounds whose values may have no counter yet.
-        overflows: Whether one is bound to an overflow counter.
-        header_cache: What the header fields of all its decisions have in common; :mod:`enforcement.plan.headers` alone
-            reads and sets it.
+        bounds: The bound limits, in the order of the call.
+        keys: The keys of the counters, in the same order.
+        touches: The keys of a call. After the counters come the sets in which the store lists changed durable counters.
+        revision: The published revision of its limits. 0 for limits in code.
+        fleet: A function that returns how many processes share the limits. None: permits are not leased.
+        enforces: Whether a limit can deny the request, because it is not in shadow mode.
+        has_shadows: Whether a limit is in shadow mode. Such a limit is counted and never denies.
+        has_slots: Whether a limit is a concurrency limit. Then ``admit()`` is needed instead of ``hit()``.
+        has_charge_on: Whether a limit is charged by the status of the response.
+        spread: Whether the counters have different hash tags. On a cluster they then need more than one call.
+        follows_calendar: Whether a limit follows a calendar. Its commands contain a window, and expire with it.
+        ones: For a request of cost 1, the index and cost of each bound.
+        unregistered: The indices of the bounds whose partition values may not be registered in the store.
+        overflows: Whether a limit is bound to its overflow counter.
+        header_cache: What the header fields of all decisions have in common. Only :mod:`enforcement.plan.headers` reads
+            and sets it.
     """
 
     __slots__ = (
@@ -73,7 +73,7 @@ class Plan:
         self.spread = len({bound.tag for bound in bounds}) > 1
         self.follows_calendar = any(bound.limit.calendar not in (None, "lifetime") for bound in bounds)
         self.ones = tuple((bound.index, bound.cost_of(1)) for bound in bounds)
-        self.unregistered = tuple(i for i, bound in enumerate(bounds) if bound.census is not None)
+        self.unregistered = tuple(i for i, bound in enumerate(bounds) if bound.partitions is not None)
         self.overflows = any(bound.overflow for bound in bounds)
         self.header_cache: Any = None
         self._specs: tuple[Spec, ...] = ()
@@ -82,20 +82,24 @@ class Plan:
 
     @property
     def leasable(self) -> bool:
-        """Whether permits may be taken ahead. Every limit has to be leased: a strict one needs the store anyway."""
+        """
+        Whether permits may be leased.
+
+        Every limit must allow it. A single strict limit needs a call to the store for each request anyway.
+        """
         return self.fleet is not None and bool(self.bounds) and all(bound.limit.leasable for bound in self.bounds)
 
     @property
     def durable_sets(self) -> list[str]:
-        """The sets that name which of its durable counters changed."""
+        """The keys of the sets in which the store lists changed durable counters."""
         return self.touches[len(self.keys) :]
 
     def lies_in(self, sets: frozenset[str]) -> bool:
-        """Return whether *sets* has the set of changed counters of one of its durable counters."""
+        """Return whether *sets* contains one of :attr:`durable_sets`."""
         return not sets.isdisjoint(self.touches)
 
     def specs(self, now_us: int) -> tuple[Spec, ...]:
-        """Return what the functions have to know of each bound, with the calendar windows around *now_us*."""
+        """Return what the store must know to decide on each limit, with the calendar windows around *now_us*."""
         if not self._specs or self.expired(now_us):
             self._specs = tuple(bound.spec(now_us) for bound in self.bounds)
             self._texts = tuple(spec.text for spec in self._specs)
@@ -105,20 +109,20 @@ class Plan:
         return self._specs
 
     def texts(self, now_us: int) -> tuple[str, ...]:
-        """Return :meth:`specs` as calls spell them."""
+        """Return :meth:`specs` as strings, which are arguments of a call."""
         self.specs(now_us)
         return self._texts
 
     def expired(self, now_us: int) -> bool:
-        """Return whether *now_us* lies outside the calendar windows of the specs that were worked out last."""
+        """Return whether *now_us* is outside the calendar windows for which :meth:`specs` was computed last."""
         return self.follows_calendar and not self._specs_from_us <= now_us < self._specs_until_us
 
     def diverted(self, overflowed: Sequence[int]) -> tuple[BoundLimit, ...]:
         """
-        Return the bounds, some of them to overflow counters.
+        Return the bounds, with overflow counters for the values that could not be registered.
 
         Args:
-            overflowed: For each of :attr:`unregistered` 1 if its value shares the overflow counter, or 0.
+            overflowed: For each item of :attr:`unregistered`, 1 if there was no room for its value, else 0.
         """
         bounds = list(self.bounds)
         for i, diverts in zip(self.unregistered, overflowed, strict=True):
@@ -128,7 +132,7 @@ class Plan:
 
 
 NO_PLAN: Final = Plan(())
-"""Of a request that is refused whatever its limits are."""
+"""The plan of a request that is refused before its limits are looked up."""
 
 
 __all__ = ["NO_PLAN", "Plan"]

@@ -1,4 +1,4 @@
-"""Read the store's reply to a decision or a lease, and give its numbers names."""
+"""Read the store's reply to a decision or a lease."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from enforcement.store.errors import StoreError
 from enforcement.store.resp import numbers
 
 PLAIN: Final = 4
-"""Numbers a limit, in a reply without marks."""
+"""How many numbers each limit has in a reply without marks."""
 MARKED: Final = 5
-"""Numbers a limit, in a reply to a call with an id."""
+"""How many numbers each limit has in a reply to a call with an id."""
 
 _OTHER_WINDOW: Final = -1
 _NOT_RESTORED: Final = -3
@@ -21,14 +21,15 @@ _NOT_RESTORED: Final = -3
 
 class Reply:
     """
-    What the store, or this process in its place, answered.
+    The reply of the store, or of this process in its place.
 
-    Limits are addressed by their index among the bounds of the plan. Spans are in microseconds.
+    A limit is addressed by the index of its bound in the plan. All durations are in microseconds.
 
     Args:
-        numbers: The head (1 admitted or 0 denied, the permits that a lease was granted, or below 0 a reason why nothing
-            was decided), the store's time in microseconds since the epoch, and *width* numbers for each limit.
-        width: :data:`PLAIN`, or :data:`MARKED` where each limit also names the window that was charged.
+        numbers: The result, the store's time in microseconds since the epoch, and *width* numbers for each limit. The
+            result of a decision is 1 (allowed) or 0 (denied), and that of a lease the granted permits. Below 0 it is
+            the reason why the store did not decide.
+        width: :data:`PLAIN`, or :data:`MARKED` if each limit also names the window that was charged.
     """
 
     __slots__ = ("numbers", "width")
@@ -49,57 +50,72 @@ class Reply:
 
     @property
     def decided(self) -> bool:
-        """Whether the store decided at all."""
+        """Whether the store decided the request or the lease."""
         return self.numbers[0] >= 0
 
     @property
     def passed(self) -> bool:
-        """Whether the request is admitted."""
+        """Whether the request is allowed."""
         return self.numbers[0] == 1
 
     @property
     def granted(self) -> int:
-        """How many permits a lease was granted."""
+        """The permits that a lease was granted."""
         return self.numbers[0]
 
     @property
     def lost(self) -> bool:
-        """Whether the store decided nothing because it lost durable counters and has not got them back."""
+        """Whether the store did not decide, because it lost durable counters that are not restored yet."""
         return self.numbers[0] == _NOT_RESTORED
 
     @property
     def in_other_window(self) -> bool:
-        """Whether the store decided nothing because its time lies outside the calendar window that was sent."""
+        """Whether the store did not decide, because its time is outside the calendar window in the call."""
         return self.numbers[0] == _OTHER_WINDOW
 
     @property
     def now_us(self) -> int:
-        """The store's time, microseconds since the epoch."""
+        """The store's time, in microseconds since the epoch."""
         return self.numbers[1]
 
     @property
     def minute(self) -> int:
-        """The store's time, whole minutes since the epoch."""
+        """The store's time in minutes since the epoch, rounded down."""
         return self.numbers[1] // 60_000_000
 
     def remaining(self, index: int) -> int:
-        """Return the permits that limit *index* has left, before those held on lease."""
+        """Return the permits that limit *index* has left in the store. Leased permits are not included."""
         return self.numbers[2 + self.width * index]
 
     def reset(self, index: int) -> int:
-        """Return the span until limit *index* is full again. Below 0 means never."""
+        """
+        Return how long it takes until limit *index* is full again.
+
+        Returns:
+            Microseconds. Below 0: never.
+        """
         return self.numbers[3 + self.width * index]
 
     def wait(self, index: int) -> int:
-        """Return the span until the same cost passes limit *index*. 0 means now, and below 0 that no wait helps."""
+        """
+        Return how long it takes until the same cost passes limit *index*.
+
+        Returns:
+            Microseconds. 0: it passes now. Below 0: no wait helps.
+        """
         return self.numbers[4 + self.width * index]
 
     def more(self, index: int) -> int:
-        """Return the span until more remains of limit *index*. 0 means the span of :meth:`reset`, and below 0 never."""
+        """
+        Return how long it takes until limit *index* has more permits left.
+
+        Returns:
+            Microseconds. 0: the same as :meth:`reset`. Below 0: never.
+        """
         return self.numbers[5 + self.width * index]
 
     def mark(self, index: int) -> int:
-        """Return the mark that settlements name the window of limit *index* by. Only a marked reply has it."""
+        """Return the mark of the window that limit *index* charged, for a settlement. Only a marked reply has it."""
         return self.numbers[6 + self.width * index]
 
     def row(self, index: int) -> Sequence[int]:
@@ -116,18 +132,24 @@ class Reply:
         return tuple(self.numbers[6 :: self.width])
 
     def charged(self, bounds: Sequence[BoundLimit]) -> Iterator[tuple[int, BoundLimit]]:
-        """Yield the bounds that this reply admits, each with its index."""
+        """Yield the bounds whose limits admit the request, each with its index."""
         return ((i, bound) for i, bound in enumerate(bounds) if self.wait(i) == 0)
 
     def reason(self, bounds: Sequence[BoundLimit]) -> str:
-        """Return ``ok`` or the reason of the denial. If no wait helps one limit, none helps the request."""
+        """
+        Return the reason of the decision.
+
+        Returns:
+            ``ok`` if the request is allowed. ``cost_exceeds_capacity`` if it can never pass one of the enforced limits.
+            ``limited`` if it can pass later.
+        """
         if self.passed:
             return "ok"
         hopeless = (not bounds[i].limit.shadow for i, wait in enumerate(self.waits()) if wait == HOPELESS)
         return "cost_exceeds_capacity" if any(hopeless) else "limited"
 
     def later(self, passed_us: int) -> Reply:
-        """Return the same denial as of *passed_us* microseconds later, its spans shortened to 1 at least."""
+        """Return the same denial, *passed_us* microseconds later. Its durations get shorter, but not below 1."""
         numbers, width = list(self.numbers), self.width
         numbers[1] += passed_us
         for start in range(3, len(numbers), width):
@@ -137,35 +159,35 @@ class Reply:
 
 
 NO_REPLY: Final = Reply((0, 0))
-"""Of a decision for which no counter was read."""
+"""The reply of a decision for which no counter was read."""
 
 
 def read(raw: object, width: int = PLAIN) -> Reply:
     """
-    Read a reply as it came.
+    Return a reply of the store as numbers.
 
     Raises:
-        StoreError: It is not a string of 64-bit integers.
+        StoreError: The reply is not a string of 64-bit integers.
     """
     return Reply(numbers(raw), width)
 
 
 def read_plain(raw: object, width: int) -> tuple[Reply, Sequence[int]]:
-    """Return :func:`read` in the form of :func:`read_enrolled`."""
+    """Return a reply without registered values, in the form of :func:`read_enrolled`."""
     return read(raw, width), ()
 
 
 def read_enrolled(raw: object, width: int) -> tuple[Reply, Sequence[int]]:
     """
-    Read the reply to a decision that enrolled values.
+    Return the reply to a decision that registered partition values.
 
     Returns:
-        The reply, and for each value 1 if its overflow counter decided, or 0.
+        The reply, and for each value 1 if its overflow counter decided, else 0.
     Raises:
-        StoreError: It is something else.
+        StoreError: The reply has another form.
     """
     if not isinstance(raw, list) or not raw or not isinstance(raw[0], list):
-        raise StoreError("protocol", f"not the reply of an enrolment: {raw!r:.80}")
+        raise StoreError("protocol", f"reply: must be a list that begins with a list, got {raw!r:.80}")
     return Reply(raw[0], width), raw[1:]
 
 

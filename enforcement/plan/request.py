@@ -1,4 +1,4 @@
-"""The request that a decision is made on."""
+"""Describe a request that is to be decided."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ OtherT = TypeVar("OtherT", bound=Plan)
 @dataclass(slots=True)
 class Request(Generic[PlanT]):
     """
-    One request on its way to a decision. Nobody changes it; not frozen, since that would quadruple what it costs.
+    A request that is to be decided.
 
-    A plain decision that the store makes at once passes without one; see
-    :meth:`~enforcement.engine.decide.Decider.begin`.
+    It never changes. The class is not frozen, because creating a frozen instance takes four times as long. The usual
+    decision, which needs one call to the store, does without it: see :meth:`~enforcement.engine.decide.Decider.begin`.
 
     Attributes:
-        plan: The counters that it falls under.
-        costs: Permits by unit, or a number of requests.
-        charge: Whether it is charged; False only looks.
-        ident: Id of a reservation, under which slots are taken; asks for the marks of the windows. Empty: none.
+        plan: The counters of the request.
+        costs: A number of requests, or permits by unit.
+        charge: Whether the counters are charged. False: they are only read.
+        ident: The id of the reservation that takes slots. The reply then has the marks of the windows. Empty: there is
+            no reservation.
     """
 
     plan: PlanT
@@ -35,9 +36,9 @@ class Request(Generic[PlanT]):
 
     @property
     def width(self) -> int:
-        """Numbers a limit in its reply."""
+        """How many numbers each limit has in the reply."""
         return MARKED if self.ident else PLAIN
 
     def over(self, plan: OtherT) -> Request[OtherT]:
-        """Return the same request over the counters of another plan."""
+        """Return the same request for the counters of another plan."""
         return Request(plan, self.costs, self.charge, self.ident)

@@ -272,7 +272,7 @@ class Planner:
             bounds = tuple(rule.bind(self._keys, _NOTHING) for rule in rules)
             always = _with_lease(LivePlan(bounds, revision=revision, usage=usage, fleet=self._fleet))
         never_expires = entry.token.expires_at_us is None
-        indexes = tuple(rule.census(self._keys) for rule in rules)
+        indexes = tuple(rule.partitions(self._keys) for rule in rules)
         return TokenPlans(
             rules, revision, usage, min(ends, default=None), never_expires, always, testers, indexes, self._fleet
         )

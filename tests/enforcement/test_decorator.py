@@ -194,7 +194,7 @@ def test_a_wait_that_is_no_span_is_refused(max_wait):
         ({"limits": "10/minute; 10/minute"}, ValueError, "limits: names must be unique"),
         ({"limits": []}, ValueError, "limits: must be 1 to"),
         ({"limits": [5]}, TypeError, "limits: must be strings or Limit values"),
-        ({"limits": Limit(quota=1, window_seconds=1, partition_by=("ip",))}, ValueError, "needs attributes"),
+        ({"limits": Limit(quota=1, window_seconds=1, partition_by=("ip",))}, ValueError, "must not need attributes"),
         ({"limits": print}, TypeError, "limits: must be strings or Limit values"),
         ({"key": "user:{usr}"}, ValueError, "key: must name parameters of .*, got 'usr'"),
         ({"key": "user:{user"}, ValueError, "key: must be a format, got 'user:{user'"),

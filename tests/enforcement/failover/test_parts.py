@@ -65,7 +65,7 @@ def test_values_beyond_the_cap_overflow():
     values, index = LocalValues(), PartitionIndex("index", "overflowed", "overflow", cap=2, life_us=1_000_000)
 
     def register(value):
-        return values.register(replace(bound(), census=index, value=value))
+        return values.register(replace(bound(), partitions=index, value=value))
 
     assert [register(value) for value in ("a", "b", "c", "a")] == [0, 0, 1, 0]
     values.clear()

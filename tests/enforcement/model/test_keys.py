@@ -82,7 +82,7 @@ def bound_of(meaning, *, overflow=False):
     project = Project(PROJECT, "shop", True, attached["project"])
     token = Token(token_id, PROJECT, "t", attached["token"], False, None)
     (rule,) = rules_of(Subject(project, token, policies, attached["global"]), 0)
-    census = rule.census(KEYS)
+    census = rule.partitions(KEYS)
     if overflow and census:
         return rule.overflow(census), census
     return rule.bind(KEYS, dict(partition), census), census
@@ -115,7 +115,7 @@ def test_two_partitions_share_no_key(one, other):
     (first, _), (second, _) = bound_of(one), bound_of(other)
 
     assert (first.key == second.key) == (identity(one) == identity(other))
-    if first.census == second.census and one[5] and identity(one)[2] == identity(other)[2]:
+    if first.partitions == second.partitions and one[5] and identity(one)[2] == identity(other)[2]:
         assert (first.value == second.value) == (one[5] == other[5])
 
 
