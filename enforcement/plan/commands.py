@@ -1,9 +1,9 @@
 """
 Encode the commands that a process sends to the store. No I/O.
 
-A command is one ``FCALL``, which runs a function of the library in ``enforcement/lua`` inside the store. It has the name
-of the function, the keys that the function may touch, and its arguments. The name contains the version of the library
-that the command was written for.
+A command is one ``FCALL``, which runs a function of the library in ``enforcement/lua`` inside the store. It has the
+name of the function, the keys that the function may touch, and its arguments. The name contains the version of the
+library that the command was written for.
 
 :mod:`enforcement.plan.reply` reads the replies to decisions and leases. The code that sends a command reads the other
 replies, such as :mod:`enforcement.state.settlement` for settlements.
