@@ -36,5 +36,9 @@ class NoSuchPath(APIView):
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         """Raise NotFound for every method."""
         super().initial(request, *args, **kwargs)
-        hint = "Addresses have no slash at the end." if request.path.endswith("/") else "/api/v1/docs/ lists them."
+        hint = (
+            "Addresses have no slash at the end."
+            if request.path.endswith("/")
+            else "/api/v1/docs/ lists all addresses."
+        )
         raise NotFound(f"There is nothing at this address. {hint}")

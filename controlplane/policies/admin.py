@@ -125,7 +125,11 @@ class PolicyAdmin(RecordedAdmin):
     def reach(self, policy: Policy) -> str:
         if policy.is_global:
             return badge("every request", "warn")
-        return link_to(policy.project, f"{policy.project} only") if policy.project else "its tokens and projects"
+        return (
+            link_to(policy.project, f"{policy.project} only")
+            if policy.project
+            else "the tokens and projects that use it"
+        )
 
     @display(description="Used by")
     def holders(self, policy: Policy) -> str:

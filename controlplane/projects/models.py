@@ -256,7 +256,9 @@ class ManagementKey(Credential):
 
     id = models.CharField(primary_key=True, max_length=40, default=partial(new_id, "mgk"), editable=False)
     scopes = models.JSONField(default=list, help_text="What the key may do, for example projects:read.")
-    projects = models.ManyToManyField(Project, blank=True, help_text="If none is chosen, every project.")
+    projects = models.ManyToManyField(
+        Project, blank=True, help_text="If you choose none, the key works for every project."
+    )
 
     objects = ManagementKeyManager()
 

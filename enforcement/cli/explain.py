@@ -184,7 +184,11 @@ def _row(counter: LiveCounter) -> tuple[str, ...]:
     quota = f"{counter.quota} {counter.unit}{' by override' if counter.override else ''}"
     left = str(counter.remaining)
     if counter.partition_by:
-        values = "" if counter.values is None else f": {counter.values.present} values"
+        values = (
+            ""
+            if counter.values is None
+            else f": {counter.values.present} value{'' if counter.values.present == 1 else 's'}"
+        )
         left = f"by {', '.join(counter.partition_by)}{values}"
     reset = "" if counter.reset_ms is None else f"{counter.reset_ms / 1_000:g} s"
     return f"{counter.policy}/{counter.limit}", f"the {counter.scope}{mode}", counter.algorithm, quota, left, reset

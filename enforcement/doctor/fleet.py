@@ -34,11 +34,19 @@ def functions(client: Redis) -> Iterator[Finding]:
         return
     beside = ", ".join(sorted(found.keys() - {LIBRARY_NAME}))
     value = f"{LIBRARY_NAME}{f', beside {beside}' if beside else ''}"
-    if found[LIBRARY_NAME] == library_source():
+    if _code(found[LIBRARY_NAME]) == _code(library_source()):
         yield Finding("functions", "ok", value)
     else:
-        advice = "Install the same release everywhere, then run 'manage.py publish --all' to load its functions."
+        advice = (
+            f"Install the same release everywhere, then run 'FUNCTION DELETE {LIBRARY_NAME}' on the server. "
+            "The next decision loads the functions of this release."
+        )
         yield Finding("functions", "warning", f"{value}; the source differs from this release", advice)
+
+
+def _code(source: str) -> list[str]:
+    """Return the lines of a Lua source that are code. Releases may differ in their comments."""
+    return [line for line in map(str.strip, source.splitlines()) if line and not line.startswith("--")]
 
 
 def documents(client: Redis, keys: Keys) -> Iterator[Finding]:

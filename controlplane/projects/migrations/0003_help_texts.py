@@ -14,7 +14,7 @@ class Migration(migrations.Migration):
             model_name="managementkey",
             name="projects",
             field=models.ManyToManyField(
-                blank=True, help_text="If none is chosen, every project.", to="projects.project"
+                blank=True, help_text="If you choose none, the key works for every project.", to="projects.project"
             ),
         ),
         migrations.AlterField(

@@ -62,7 +62,7 @@ def test_each_limit_of_a_token_is_shown_with_what_is_left(server, published, cap
     assert rows == ["all/a-day", "all/stricter", "api/per-hour", "api/per-ip"]
     assert "the global (shadow)" in lines[4]
     assert "5 requests by override  3" in lines[5]
-    assert "9 requests              by ip: 1 values" in lines[6]
+    assert "9 requests              by ip: 1 value" in lines[6]
 
 
 def test_looking_charges_nothing(server, published, explain):

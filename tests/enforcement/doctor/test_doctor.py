@@ -249,8 +249,8 @@ def test_missing_functions_are_loaded_by_who_may(server, world, account, doctor)
 
 
 def test_functions_of_another_release_are_found_out(server, world, doctor):
-    """Their name is right and their text is not; other versions beside them are no fault."""
-    world.client.function_load(library_source() + "\n-- changed", replace=True)
+    """Their name is right and their code is not. Other versions beside them are no fault."""
+    world.client.function_load(library_source() + "\nlocal changed = 1", replace=True)
     old = "#!lua name=sluicegate_1\nredis.register_function('sg1_decide', function() return 1 end)"
     world.client.function_load(old, replace=True)
     try:
@@ -260,6 +260,17 @@ def test_functions_of_another_release_are_found_out(server, world, doctor):
 
     assert found["functions"]["level"] == "warning"
     assert found["functions"]["value"] == "sluicegate_2, beside sluicegate_1; the source differs from this release"
+
+
+def test_functions_with_other_comments_are_the_same(server, world, doctor):
+    """A release that only rewords the comments has no other functions."""
+    world.client.function_load(library_source() + "\n-- changed", replace=True)
+    try:
+        _, found = doctor(server.url)
+    finally:
+        world.client.function_flush()
+
+    assert found["functions"]["level"] == "ok"
 
 
 @pytest.mark.parametrize(("hours", "side"), [(1, "behind"), (-1, "ahead")])
