@@ -105,7 +105,8 @@ class BoundLimit:
         Args:
             costs: A number of requests, or permits by unit.
         Returns:
-            Permits. 0 if *costs* has not the unit of the limit, but a mapping without ``requests`` costs 1 of it.
+            Permits. 0 if *costs* does not contain the unit of the limit, but 1 if it is a mapping without
+                ``requests``, and that is the unit.
         """
         unit = self.limit.unit
         if isinstance(costs, int):
