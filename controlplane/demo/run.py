@@ -35,8 +35,8 @@ async def run_demo(reporter: Reporter, base: Path, directory: Path, environ: Map
         )
         await _prove(demo, reporter)
         held = reporter.summarize()
+        await _hand_over(demo, reporter)
         if stays:
-            await _hand_over(demo, reporter)
             reporter.line("Everything keeps running until Ctrl-C.")
             await asyncio.Event().wait()
     return held
