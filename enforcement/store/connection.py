@@ -15,7 +15,6 @@ import socket
 import ssl
 import struct
 import sys
-from collections import deque
 from collections.abc import Callable
 from time import clock_getres, monotonic
 from typing import Any, Final
@@ -161,7 +160,7 @@ class SyncPipe:
         self._address = address
         self._budget = budget
         self._on_lost = on_lost
-        self._idle: deque[_Line] = deque()
+        self._idle: list[_Line] = []
         fork.register(self)
 
     def call(self, command: bytes) -> Any:
@@ -208,7 +207,7 @@ class SyncPipe:
             line = self._connect()
         return self._call_on(line, idle, command, asking=True)
 
-    def _call_on(self, line: _Line, idle: deque[_Line], command: bytes, *, asking: bool = False) -> Any:
+    def _call_on(self, line: _Line, idle: list[_Line], command: bytes, *, asking: bool = False) -> Any:
         """Call on this connection before its deadline, and put it back for calls with the whole budget."""
         try:
             line.send(ASKING + command if asking else command)
@@ -226,7 +225,7 @@ class SyncPipe:
             raise self._refused(line, reply)
         return reply
 
-    def _connected(self, line: _Line, idle: deque[_Line]) -> _Line:
+    def _connected(self, line: _Line, idle: list[_Line]) -> _Line:
         """Return this or another idle connection that the server has not closed. Raises IndexError if none is left."""
         while line.hung_up():
             line.sock.close()
@@ -254,7 +253,7 @@ class SyncPipe:
 
     def close(self) -> None:
         """Close idle connections at once, and the others as soon as their calls are over."""
-        idle, self._idle = self._idle, deque()
+        idle, self._idle = self._idle, []
         _hang_up(idle)
 
     def _connect(self) -> _Line:
@@ -270,10 +269,10 @@ class SyncPipe:
 
     def after_fork(self) -> None:
         """Forget the connections in a child process, as they belong to the parent."""
-        self._idle = deque()
+        self._idle = []
 
 
-def _hang_up(idle: deque[_Line]) -> None:
+def _hang_up(idle: list[_Line]) -> None:
     with contextlib.suppress(IndexError):  # several threads may do this at once
         while True:
             idle.pop().sock.close()
