@@ -401,6 +401,7 @@ def test_a_wrong_typed_counter_costs_nobody_else_what_he_is_owed(store):
     documents = {"global": {"schema": 1, "policy": None}, **world.policy("api", fixed(100)), **world.project()}
     world.publish(documents, {secret: world.token("pol_api") for secret in secrets})
     with Limiter(store.server.url, timeout=0.2) as limiter:
+        assert eventually(lambda: {limiter.check(secret, 0).source for secret in secrets} == {"store"})
         keys = [limiter.find_plan(secret, None).keys[0] for secret in secrets]
         assert {limiter.check(secret).source for secret in secrets} == {"store"}
         store.server.freeze()

@@ -142,7 +142,7 @@ def test_an_idle_process_learns_of_another_primary(trio):
 def test_sentinels_that_ask_for_a_password_get_it(steady):
     """The account of the sentinels is another than the servers', and without it nobody is found."""
     port = free_port()
-    folder = steady.primary.directory / "guarded"
+    folder = steady.primary.directory / f"guarded-{port}"  # a proof runs this more than once
     folder.mkdir()
     config = folder / "sentinel.conf"
     config.write_text(
