@@ -137,7 +137,7 @@ class ValkeyServer:
 
     def start(self) -> Self:
         """
-        Start the server, and return when it has loaded its data and replies.
+        Start the server, wait until it replies with its data loaded, and return this object.
 
         Raises:
             ServerError: The server is running already, another server uses the directory, or the process exited. The

@@ -157,5 +157,5 @@ class OutboxAdmin(ReadOnlyAdmin):
 
 
 def pending_badge(request: HttpRequest) -> str:
-    """Return the number of changes that are not published yet, as a badge of the menu. If there are none, no badge."""
+    """Return the number of unpublished changes as a string for the menu, or an empty string if there are none."""
     return str(OutboxEntry.objects.filter(revision=None).count() or "")

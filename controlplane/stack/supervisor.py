@@ -296,9 +296,9 @@ def supervised(supervisor: Supervisor) -> Iterator[Callable[[Awaitable[None]], N
 
 async def _end(member: _Member, *, grace_seconds: float) -> None:
     """
-    End a process and its group.
+    Ask a process to end, and kill its group after the grace.
 
-    The process is asked to end first, so that it can end its own children. After the grace, the group is killed.
+    It is asked first so that it can end its own children.
     """
     process = member.process
     member.ready.clear()

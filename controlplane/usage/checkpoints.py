@@ -215,7 +215,7 @@ def prune(now: datetime) -> int:
 
 
 def kept_of(row: Checkpoint) -> Kept:
-    """Return a row as the value that the library works with."""
+    """Return a checkpoint row as the library's ``Kept``."""
     return Kept(row.counter, *(getattr(row, name) for name in Checkpoint.VALUES))
 
 

@@ -35,7 +35,7 @@ def hosts(url: str) -> list[str]:
 
 
 def transport(url: str) -> Iterator[Finding]:
-    """Report whether the connection is encrypted."""
+    """Yield one finding on whether the URL makes the connection safe from eavesdroppers."""
     if url.startswith("unix://"):
         yield Finding("transport", "ok", "a socket of this machine")
     elif url.startswith("rediss"):

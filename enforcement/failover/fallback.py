@@ -152,7 +152,11 @@ class Fallback:
             self.journal.add_batch(ReplayBatch(ident, charges, once))
 
     def batches(self, ready: Ready = lambda charge: True) -> list[ReplayBatch]:
-        """Return the batches that can be replayed now, with those that report slots. See :meth:`Journal.batches`."""
+        """
+        Settle calls in doubt, and return one list of the batches of charges and of slots that can be sent now.
+
+        See :meth:`Journal.batches`.
+        """
         with self._lock:
             self.in_doubt.resolve(ready)
             return self.journal.batches(ready) + self._slots.batches(ready)

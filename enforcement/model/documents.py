@@ -149,7 +149,7 @@ def parse_project(text: str | bytes) -> Project:
 
 
 def parse_token(text: str | bytes) -> Token:
-    """Read the document of a token. Raises InvalidDocument."""
+    """Parse the JSON document of a token. Raises InvalidDocument."""
     data = _Reader(text, {"id", "project", "name", "policy", "revoked", "expires_at_us", "overrides"})
     return Token(
         id=data.string("id"),

@@ -23,7 +23,7 @@ def admitted(
     evidence: Evidence, name: str, limit: Limit, counters: Sequence[Sequence[CountedDecision]]
 ) -> Iterator[Claim]:
     """
-    Check that no window admitted more than its bound.
+    Yield claims that compare the most that windows admitted with their bounds.
 
     With L for the quota and E for the instances, a window that the store decided admits L. A window without the store
     admits L + E for each outage. A window that an outage cuts admits the sum of both.
@@ -113,7 +113,7 @@ def _peak(limit: Limit, window: Iterable[CountedDecision], part_of_rate: Fractio
 
 
 def _bound(evidence: Evidence, limit: Limit, window: Sequence[CountedDecision]) -> tuple[str, int | None]:
-    """Return the kind of a window and how many permits it may admit. None: any number."""
+    """Return how an outage touched a window, and the most permits that it may admit. None means any number."""
     alone = [decision for decision in window if decision.outage]
     if not alone:
         return _HEALTHY, limit.capacity

@@ -115,7 +115,7 @@ class TokenCache:
         return entry
 
     def drop(self, digests: Sequence[str], generation: int) -> None:
-        """Drop tokens whose documents have changed with this generation."""
+        """Remove the tokens with these digests, and remember the generation of their change."""
         for digest in digests:
             self._known.pop(digest, None)
             self._unknown.pop(digest, None)

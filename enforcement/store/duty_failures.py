@@ -17,11 +17,11 @@ class DutyFailures:
     """
 
     def failed(self, duty: str, exc: Exception) -> None:
-        """Raise *exc*, or return if the thread can go on with its other duties."""
+        """Raise *exc*. The subclass for a cluster logs it and returns, so that the other duties go on."""
         raise exc
 
     def succeeded(self, duty: str) -> None:
-        """Note that a duty was done."""
+        """Do nothing when a duty succeeded. The subclass for a cluster logs that its node is back."""
 
     def is_degraded(self) -> bool:
         """Return whether a part of the store is unavailable while the rest is in use."""
