@@ -30,6 +30,7 @@ from enforcement.plan.reply import MARKED, PLAIN, Reply
 from enforcement.plan.request import Request
 from enforcement.state.counts import DecisionCounts
 from enforcement.state.denial_cache import Denials
+from enforcement.state.lease import Lease
 from enforcement.state.live_plan import LivePlan
 from enforcement.state.planner import Planner
 from enforcement.state.published import PublishedState
@@ -158,13 +159,14 @@ class Decider:
         """
         if type(costs) is not int or costs != 1:
             check_costs(costs)
-        if plan.lease is not None and charge and not ident:
-            held = self.one_from_lease(plan) if costs == 1 else self._from_lease(plan, costs)
+        # Each is read once, since another thread may drop it.
+        if (lease := plan.lease) is not None and charge and not ident:
+            held = self.one_from_lease(plan) if costs == 1 else self._from_lease(plan, lease, costs)
             if held is not None:
                 return held
         if not plan.bounds:
             return self._unlimited(plan, costs)
-        if plan.denied is not None and charge and (known := self._known(plan, costs)) is not None:
+        if (denial := plan.denied) is not None and charge and (known := self._known(plan, denial, costs)) is not None:
             return known
         if self._breaker.open:
             return self._fall_back(Request(plan, costs, charge, ident))
@@ -246,7 +248,7 @@ class Decider:
             return
         usage.decided(minute, passed, requests if passed else 0, states_of(plan.bounds, costs, reply, passed))
 
-    def _from_lease(self, plan: LivePlan, costs: Costs) -> Decision | None:
+    def _from_lease(self, plan: LivePlan, lease: Lease, costs: Costs) -> Decision | None:
         """
         Decide a request of a cost other than 1 with leased permits.
 
@@ -255,7 +257,6 @@ class Decider:
         """
         if type(costs) is not int:
             return None
-        lease = plan.lease
         left = lease.take(costs)
         if left <= lease.low and not lease.asking and lease.steady():
             self._leases.ask(lease)

@@ -14,6 +14,7 @@ from enforcement.failover.lost_counters import LostCounters
 from enforcement.model.keys import dirty_beside, marker_beside
 from enforcement.plan import commands
 from enforcement.plan.commands import REMEMBERED_MS
+from enforcement.plan.reply import NOT_RESTORED
 from enforcement.store import resp
 from enforcement.store.connector import Pipe
 from enforcement.store.errors import LibraryMissing, StoreError
@@ -85,7 +86,7 @@ class JournalReplay:
         if registers:
             arguments = commands.register_settle(arguments, bounds)
         reply = self._pipe.call(resp.pack(arguments))
-        if (reply[0] if registers else reply) == commands.NOT_RESTORED:
+        if (reply[0] if registers else reply) == NOT_RESTORED:
             self._lost_counters.add(dirty_beside(bound.key) for bound in bounds if bound.durable)
             return False
         if registers:

@@ -15,7 +15,7 @@ from enforcement.failover.health import Health
 from enforcement.model.lease_bounds import held_max
 from enforcement.plan import commands
 from enforcement.plan.commands import Correction, Steps
-from enforcement.plan.reply import MARKED, Reply, read
+from enforcement.plan.reply import MARKED, NOT_RESTORED, Reply, read
 from enforcement.state.denial_cache import Denials
 from enforcement.state.lease import Grant, Lease, Remains
 from enforcement.state.live_plan import LivePlan
@@ -221,7 +221,7 @@ class LeaseKeeper:
                 if not exc.executed:
                     self._owe(plan, remains)
                 continue
-            if reply == commands.NOT_RESTORED:
+            if reply == NOT_RESTORED:
                 self._owe(plan, remains)
             self._denials.forget()
 

@@ -39,9 +39,6 @@ Steps = Generator[bytes, Any, Any]
 REMEMBERED_MS: Final = 3_600_000
 """How long the store remembers that a reservation was settled."""
 
-NOT_RESTORED: Final = -3
-"""The reply of a store that lost durable counters, until they are restored. The call read and wrote nothing."""
-
 
 def decide_arguments(request: Request[Plan], now_us: int, *, clock: bool) -> list[str | int]:
     """

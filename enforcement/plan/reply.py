@@ -15,8 +15,8 @@ PLAIN: Final = 4
 MARKED: Final = 5
 """How many numbers each limit has in a reply to a call with an id."""
 
-_OTHER_WINDOW: Final = -1
-_NOT_RESTORED: Final = -3
+NOT_RESTORED: Final = -3
+"""The head of a reply while lost durable counters are not restored. The call read and wrote nothing."""
 
 
 class Reply:
@@ -66,12 +66,7 @@ class Reply:
     @property
     def lost(self) -> bool:
         """Whether the store did not decide, because it lost durable counters that are not restored yet."""
-        return self.numbers[0] == _NOT_RESTORED
-
-    @property
-    def in_other_window(self) -> bool:
-        """Whether the store did not decide, because its time is outside the calendar window in the call."""
-        return self.numbers[0] == _OTHER_WINDOW
+        return self.numbers[0] == NOT_RESTORED
 
     @property
     def now_us(self) -> int:
@@ -191,4 +186,4 @@ def read_enrolled(raw: object, width: int) -> tuple[Reply, Sequence[int]]:
     return Reply(raw[0], width), raw[1:]
 
 
-__all__ = ["MARKED", "NO_REPLY", "PLAIN", "Reply", "read", "read_enrolled", "read_plain"]
+__all__ = ["MARKED", "NOT_RESTORED", "NO_REPLY", "PLAIN", "Reply", "read", "read_enrolled", "read_plain"]

@@ -36,16 +36,15 @@ class Denials:
         self._counts = counts
         self._given_back = 0
 
-    def known(self, plan: LivePlan, costs: Costs) -> Decision | None:
+    def known(self, plan: LivePlan, denial: Denial, costs: Costs) -> Decision | None:
         """
         Return the cached denial of a plan, if it is still valid for these costs.
 
         Args:
-            plan: A plan that has a denial. The caller checks this, which saves a call in most decisions.
+            denial: The one that the caller found in *plan*. Another thread may have dropped it since.
         Returns:
             None if the store must be asked.
         """
-        denial: Denial = plan.denied
         now = monotonic()
         if (
             now >= denial.until

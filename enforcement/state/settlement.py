@@ -13,6 +13,7 @@ from enforcement.model.keys import marker_beside
 from enforcement.plan import commands
 from enforcement.plan.binding import BoundLimit
 from enforcement.plan.commands import Correction, Steps
+from enforcement.plan.reply import NOT_RESTORED
 from enforcement.store import resp
 from enforcement.store.errors import StoreError
 
@@ -54,7 +55,7 @@ def correcting(
             health.fallback.owe(ident, owed, once=once_for_ms is not None)
             health.wake()
         else:
-            if reply == commands.NOT_RESTORED:
+            if reply == NOT_RESTORED:
                 health.fallback.owe(ident, owed, once=once_for_ms is not None)
 
 

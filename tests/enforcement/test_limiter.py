@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -441,3 +442,18 @@ def test_a_reply_can_still_be_read_by_position(limiter):
     decision = limiter.hit(ONE, "positions")
 
     assert (decision.width, len(decision.reply), decision.reply[0], decision.reply[2]) == (4, 6, 1, 4)
+
+
+def test_threads_may_drop_a_remembered_denial_under_each_other(limiter, monkeypatch):
+    """A denial that one thread finds expired may be gone for another that is about to read it."""
+    monkeypatch.setattr("enforcement.state.denial_cache.DENIAL_SECONDS", 0.000_02)
+    limiter.hit(ONE, "threads", 5)
+    switching = sys.getswitchinterval()
+    sys.setswitchinterval(0.000_001)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            denied = list(pool.map(lambda _: limiter.hit(ONE, "threads").allowed, range(8_000)))
+    finally:
+        sys.setswitchinterval(switching)
+
+    assert not any(denied)
