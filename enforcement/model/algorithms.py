@@ -305,10 +305,13 @@ class Concurrency:
 
     def __init__(self) -> None:
         self.slots: dict[tuple[str, int, int], int] = {}
+        self.ended: dict[tuple[str, int, int], int] = {}
         self.behind = False
 
     def read(self, now: int, spec: Spec) -> None:
         self.cap, self.life, self.now = spec.capacity, spec.a, now
+        # A release keeps what has ended, as in the store: it is held again if the clock goes back a little.
+        self.ended = {slot: ends for slot, ends in self.slots.items() if ends <= now}
         self.slots = {slot: ends for slot, ends in self.slots.items() if ends > now}
         # As in ``lua/algorithms.lua``: the last slot tells whether the clock was set back.
         last = max(self.slots.items(), key=lambda row: (row[1], _member(row[0])), default=None)
@@ -338,6 +341,8 @@ class Concurrency:
     def amend(self, delta: int, mark: int, ident: str) -> bool:
         if delta > 0:  # slots that were given elsewhere, whether they fit or not
             self.add(delta, ident)
+            return True
+        self.slots = self.ended | self.slots
         for number in range(1, -delta + 1):
             self.slots.pop((ident, number, self.life), None)
         return True

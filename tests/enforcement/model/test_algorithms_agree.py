@@ -149,3 +149,26 @@ def test_the_store_and_the_reference_answer_alike(client, algorithm):
     )
     run_state_machine_as_test(machine, settings=profile)
     assert machine.steps >= AT_LEAST, machine.steps
+
+
+def test_a_release_keeps_slots_that_have_ended_for_a_clock_that_goes_back(client):
+    """The release of a slot of other numbers removes no ended one. If the clock goes back, both hold it again."""
+    key, reference = "agree:ended", Reference()
+
+    def spec(window):
+        limit = Limit(name="x", algorithm="concurrency", quota=1, window_seconds=window)
+        return BoundLimit(limit, key, "key").spec(START_US)
+
+    def decide(now, spec, *, charge):
+        call = ("FCALL", DECIDE, 1, key, now, int(charge), "i0", spec.text, 1)
+        theirs = list(numbers(client.execute_command(*call, NEVER_DECODE=True)))
+        assert theirs == reference.decide(now, [(key, spec, 1)], charge=charge, ident="i0")
+        return theirs[0] == 1
+
+    assert decide(START_US, spec(1), charge=True)
+    ended = START_US + SECOND
+    assert client.fcall(SETTLE, 2, f"{key}:m", key, ended, "", "i0", spec(2).text, -1, 0) == 1
+    assert reference.amend(ended, key, spec(2), -1, 0, "i0")
+
+    assert not decide(ended - 1, spec(2), charge=False)
+    assert decide(ended, spec(2), charge=False)
