@@ -81,7 +81,7 @@ def dashboard_callback(request: HttpRequest, context: dict[str, Any]) -> dict[st
         "chart_description": f"{totals['allowed']:,} allowed, {totals['denied']:,} denied, {span.title.lower()}",
         "denied_tokens": denied_tokens(rows),
         "denied_limits": denied_limits(rows),
-        "health": [store_health(), outbox_health(now), *quota_health(now), *fleet_health(fleet), *cap_health(fleet)],
+        "health": [store_health(), outbox_health(now), *quota_health(now), *fleet_health(fleet), *limit_health(fleet)],
         "fleet": fleet_rows(fleet),
         "more_instances": max(len(fleet) - INSTANCES_SHOWN, 0),
         "expiring": expiring_tokens(now),
@@ -197,6 +197,21 @@ def fleet_health(fleet: list[Instance]) -> Iterable[dict[str, Any]]:
     yield _fact(
         "Degraded", badge(f"{degraded} degraded" if degraded else "none", "bad" if degraded else "good"), detail, url
     )
+
+
+def meter_health(fleet: list[Instance]) -> Iterable[dict[str, Any]]:
+    """Yield the limits that count nothing, because instances charge no cost in their unit."""
+    names = sorted({name for instance in fleet for name in instance.unmetered})
+    if names:
+        shown = ", ".join(names[:TOP]) + (f" and {len(names) - TOP} more" if len(names) > TOP else "")
+        detail = f"{shown}: requests give no cost in their unit, so they admit everything."
+        yield _fact("Limits", badge(f"{len(names)} unmetered", "warn"), detail, list_url(Instance))
+
+
+def limit_health(fleet: list[Instance]) -> Iterable[dict[str, Any]]:
+    """Yield what instances report about limits."""
+    yield from meter_health(fleet)
+    yield from cap_health(fleet)
 
 
 def cap_health(fleet: list[Instance]) -> Iterable[dict[str, Any]]:

@@ -98,9 +98,10 @@ class Limiter(BaseLimiter):
         begun = self._begin(plan, costs, True, "")
         return begun if type(begun) is Decision else await self._ask(begun, plan, costs)
 
-    async def peek(self, limits: Limits, key: str) -> Decision:
-        """Return the decision on a request of cost 1 without charging it."""
-        return await self.decide(self._plan_in_code(limits, key), 1, charge=False)
+    async def peek(self, limits: Limits, key: str, costs: Costs | None = None) -> Decision:
+        """Return the decision on a request without charging it. See the sync limiter."""
+        plan = self._plan_in_code(limits, key)
+        return await self.decide(plan, plan.one_of_each if costs is None else costs, charge=False)
 
     async def acquire(self, limits: Limits, key: str, costs: Costs = 1, *, max_wait: float) -> Decision:
         """Charge as :meth:`hit` does, and wait for permits if there are none. See the sync limiter."""

@@ -16,7 +16,8 @@ from uuid import UUID
 
 from enforcement.model.keys import Keys
 from enforcement.model.limits import Limit
-from enforcement.plan.binding import Costs, bind_in_code, check_costs
+from enforcement.plan.binding import bind_in_code
+from enforcement.plan.costs import Costs, check_costs, check_units
 from enforcement.plan.decision import Decision, Denied
 
 P = ParamSpec("P")
@@ -48,6 +49,17 @@ def declared(limits: Declared) -> tuple[Limit, ...]:
         found += [item] if isinstance(item, Limit) else Limit.parse_many(item)
     bind_in_code(found, "any", Keys())
     return tuple(found)
+
+
+def declared_costs(limits: Sequence[Limit], costs: Costs) -> Costs:
+    """
+    Return the costs of each call as they are.
+
+    Raises:
+        ValueError: They are not valid, or the limits would not count them.
+    """
+    check_units(limits, check_costs(costs))
+    return costs
 
 
 def has_slots(limits: Sequence[Limit]) -> bool:
@@ -122,7 +134,7 @@ class Declaration:
                 "limits: must not be concurrency limits on a generator, which returns before its first item."
             )
         self.max_wait = max_wait
-        self._costs = costs if callable(costs) else check_costs(costs)
+        self._costs = costs if callable(costs) else declared_costs(self.limits, costs)
         self._key = _key_of(function, key)
 
     def key(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str | None:
@@ -168,4 +180,4 @@ def _fields(text: str) -> set[str]:
     return {field.partition(".")[0].partition("[")[0] for field in fields}
 
 
-__all__ = ["Declaration", "Declared", "Waiting", "declared", "has_slots", "key_text"]
+__all__ = ["Declaration", "Declared", "Waiting", "declared", "declared_costs", "has_slots", "key_text"]

@@ -110,7 +110,7 @@ class Limiter(BaseLimiter):
         Args:
             limits: One limit, or several with different names.
             key: Whose requests are counted together, for instance ``"user:42"``.
-            costs: As in :meth:`check`.
+            costs: As in :meth:`check`. They must name the unit of at least one limit, and no unit that no limit counts.
         Raises:
             ValueError: Costs, key or limits are not valid, or one is a concurrency limit, which needs :meth:`admit`.
             TypeError: A limit is not a Limit. ``Limit.parse()`` makes one from a string.
@@ -121,9 +121,20 @@ class Limiter(BaseLimiter):
         begun = self._begin(plan, costs, True, "")
         return begun if type(begun) is Decision else self._ask(begun, plan, costs)
 
-    def peek(self, limits: Limits, key: str) -> Decision:
-        """Return the decision on a request of cost 1 without charging it. ``remaining`` is what remains now."""
-        return self.decide(self._plan_in_code(limits, key), 1, charge=False)
+    def peek(self, limits: Limits, key: str, costs: Costs | None = None) -> Decision:
+        """
+        Return the decision on a request without charging it.
+
+        Args:
+            costs: As in :meth:`hit`. ``allowed`` answers for these costs. None: one permit of each unit that the limits
+                count.
+        Returns:
+            The decision that :meth:`hit` would make now. ``remaining`` is what remains without the request.
+        Raises:
+            ValueError, TypeError: As in :meth:`hit`, but concurrency limits can be read, too.
+        """
+        plan = self._plan_in_code(limits, key)
+        return self.decide(plan, plan.one_of_each if costs is None else costs, charge=False)
 
     def acquire(self, limits: Limits, key: str, costs: Costs = 1, *, max_wait: float) -> Decision:
         """
@@ -328,6 +339,7 @@ class Admission:
 
         Args:
             costs: A number of requests, or a mapping of units to permits. A unit that is not in it keeps its estimate.
+                0 is 0 of every unit.
         Raises:
             ValueError: The costs are not valid; the estimate is kept.
         """

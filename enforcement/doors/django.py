@@ -25,13 +25,13 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 from django.http import HttpResponse
 
-from enforcement.decorator import Declared, declared
+from enforcement.decorator import Declared, declared, declared_costs
 from enforcement.doors._django_visit import DjangoVisit, in_thread
 from enforcement.doors._http import PlainResponse, Refusal
 from enforcement.doors._in_code import check_scope, counted_address, counter_key, denial_without_limits, name_of
 from enforcement.doors._options import Options, read_options
 from enforcement.limiter import Limiter
-from enforcement.plan.binding import Costs, check_costs
+from enforcement.plan.costs import Costs
 from enforcement.plan.decision import Denied
 
 SETTING: Final = "SLUICEGATE"
@@ -231,7 +231,7 @@ class _ViewLimit:
             raise ValueError(f"methods: must be a list of HTTP methods in capitals, got {methods!r}.")
         self._key = key
         self._scope = None if scope is None else check_scope(scope)
-        self._costs = costs if callable(costs) else check_costs(costs)
+        self._costs = costs if callable(costs) else declared_costs(self.limits, costs)
         self._methods = frozenset(methods)
 
     def applies_to(self, request: Any) -> bool:

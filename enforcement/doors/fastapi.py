@@ -13,7 +13,7 @@ FastAPI reads the body of a request before it runs any dependency. If bodies are
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, cast
 from weakref import WeakKeyDictionary
@@ -23,7 +23,7 @@ from fastapi import Depends, FastAPI, params, routing
 from starlette.requests import ClientDisconnect, HTTPConnection
 
 from enforcement import aio
-from enforcement.decorator import Declared, declared
+from enforcement.decorator import Declared, declared, declared_costs
 from enforcement.doors._http import Refusal, TrustedProxies, check_preset
 from enforcement.doors._in_code import check_scope, counted_address, counter_key
 from enforcement.doors._openapi import describe_denials
@@ -37,7 +37,8 @@ from enforcement.doors._starlette import (
     token_of,
     visit_of,
 )
-from enforcement.plan.binding import Costs, check_costs
+from enforcement.model.limits import Limit
+from enforcement.plan.costs import Costs, check_costs
 from enforcement.plan.decision import Decision, Denied
 
 Found = str | Callable[[HTTPConnection], Any] | params.Depends
@@ -107,7 +108,7 @@ def limited(
         TypeError: *limits* holds something that is not a limit.
     """
     values, whom = declared(limits), _Whom(key, scope)
-    finding_key, finding_costs = _finding(key), _finding(_checked(costs))
+    finding_key, finding_costs = _finding(key), _finding(_checked(costs, values))
 
     async def dependency(
         connection: HTTPConnection, caller: Any = finding_key, cost: Any = finding_costs
@@ -170,7 +171,8 @@ def admit(
         raise ValueError("key: is required for limits in code.")
     values = None if limits is None else declared(limits)
     whom = _Whom(key or "all", scope)
-    finding_key, finding_costs, finding_attributes = _finding(key), _finding(_checked(costs)), _finding(attributes)
+    finding_costs = _finding(_checked(costs, values))
+    finding_key, finding_attributes = _finding(key), _finding(attributes)
 
     async def dependency(
         connection: HTTPConnection,
@@ -271,8 +273,10 @@ class _Whom:
             return counter_key(self._scope or visit.operation(), self._kind, found)
 
 
-def _checked(costs: Any) -> Any:
-    return costs if callable(costs) or isinstance(costs, params.Depends) else check_costs(costs)
+def _checked(costs: Any, limits: Sequence[Limit] | None = None) -> Any:
+    if callable(costs) or isinstance(costs, params.Depends):
+        return costs
+    return check_costs(costs) if limits is None else declared_costs(limits, costs)
 
 
 def _finding(what: Any) -> Any:

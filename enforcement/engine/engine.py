@@ -105,7 +105,8 @@ class Engine:
             look=connector.look,
             duty_failures=connector.duty_failures,
             fallbacks=lambda: self.decider.fallbacks,
-            overflowing=lambda: self.planner.plan_cache.overflowing(monotonic()),
+            overflowing=lambda: self.planner.plan_cache.full.at(monotonic()),
+            unmetered=lambda: self.planner.unmetered.now(),
             failed=self.counts.failed,
         )
         return agent, usage

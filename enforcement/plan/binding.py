@@ -11,10 +11,11 @@ from enforcement.model.algorithms import Spec
 from enforcement.model.calendars import boundaries, window
 from enforcement.model.documents import Override, Project, Token
 from enforcement.model.keys import GLOBAL_TAG, Keys, fingerprint
-from enforcement.model.limits import MAX_NUMBER, Limit, Policy
+from enforcement.model.limits import Limit, Policy
 from enforcement.model.matching import Attributes
 from enforcement.model.partitions import PartitionIndex, life_us
 from enforcement.model.sizes import MAX_CODE_KEY_LENGTH, MAX_LIMITS_PER_REQUEST
+from enforcement.plan.costs import Costs, check_costs
 
 LETTERS: Final = {
     "fixed_window": "f",
@@ -24,34 +25,10 @@ LETTERS: Final = {
     "concurrency": "c",
 }
 
-Costs = int | Mapping[str, int]
-
-
-def check_costs(costs: Costs) -> Costs:
-    """
-    Return valid costs as they are.
-
-    Raises:
-        ValueError: A cost is not an integer from 0 to 2**53 - 1, or a unit is not a string.
-    """
-    if isinstance(costs, Mapping):
-        for unit, cost in costs.items():
-            if not isinstance(unit, str):
-                raise ValueError(f"costs: each unit must be a string, got {unit!r}.")
-            _check_cost(f"costs[{unit!r}]", cost)
-    else:
-        _check_cost("costs", costs)
-    return costs
-
 
 def _length(key: object) -> str:
     """Return the length of a string, or the type of another value. Messages do not show keys, which may be secret."""
     return str(len(key)) if isinstance(key, str) else type(key).__name__
-
-
-def _check_cost(name: str, cost: object) -> None:
-    if type(cost) is not int or not 0 <= cost <= MAX_NUMBER:
-        raise ValueError(f"{name}: must be an integer from 0 to {MAX_NUMBER}, got {cost!r}.")
 
 
 @dataclass(frozen=True, slots=True)

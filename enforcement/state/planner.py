@@ -31,6 +31,7 @@ from enforcement.state.lease import Lease
 from enforcement.state.live_plan import LivePlan
 from enforcement.state.plan_cache import PlanCache
 from enforcement.state.published import DerivedPlans, PublishedState, Snapshot, TokenEntry
+from enforcement.state.unmetered import UnmeteredLimits
 from enforcement.state.usage import TokenUsage, UsageLog
 
 MAX_PLANS: Final = 10_000
@@ -112,6 +113,7 @@ class Planner:
     Attributes:
         in_code: Plans of limits in code, by key and limits.
         plan_cache: Plans of requests with attributes.
+        unmetered: Limits that requests give no cost for.
     """
 
     def __init__(
@@ -125,6 +127,7 @@ class Planner:
     ) -> None:
         self.in_code: OrderedDict[Any, LivePlan] = OrderedDict()
         self.plan_cache = PlanCache()
+        self.unmetered = UnmeteredLimits()
         self._keys = keys
         self._documents = documents
         self._usage = usage
@@ -135,6 +138,7 @@ class Planner:
         """Forget all plans in a child process, because their leases belong to the parent."""
         self.in_code.clear()
         self.plan_cache.clear()
+        self.unmetered.clear()
 
     def plan_in_code(self, limits: Limit | Sequence[Limit], key: str) -> LivePlan:
         """
@@ -240,7 +244,7 @@ class Planner:
         self.plan_cache.overflowed += 1
         for bound in shared.bounds:
             if bound.overflow:
-                self.plan_cache.note((plan.usage.project, bound.policy_id, bound.limit.name), monotonic())
+                self.plan_cache.full.note((plan.usage.project, bound.policy_id, bound.limit.name), monotonic())
         return shared
 
     def _compile(self, entry: TokenEntry) -> Any:
