@@ -16,7 +16,7 @@ class Forkable(Protocol):
     """An object that a forked child process has to reset."""
 
     def after_fork(self) -> None:
-        """Give up what belongs to the parent process. Called in the child."""
+        """Drop or replace what belongs to the parent process. Called in the child."""
 
 
 _registered: Final[dict[weakref.ref[Forkable], None]] = {}

@@ -40,7 +40,9 @@ class Options:
     attributes: Callable[[Any], Mapping[str, str]] | None
 
     def limiter(self) -> Limiter:
-        """Return a limiter on the store. Raises ValueError if the URL or the prefix is not valid."""
+        """
+        Return a new limiter with the store of these options. Raises ValueError if the URL or the prefix is not valid.
+        """
         store = self.store
         return Limiter(
             store.url,
@@ -53,7 +55,7 @@ class Options:
 
 def read_options(data: object, name: str, environ: Mapping[str, str] = os.environ) -> Options:
     """
-    Read the options of an integration.
+    Return the options of an integration, read from a mapping and from environment variables.
 
     Args:
         data: A mapping of :data:`NAMES`. What it leaves out is read from the environment, or has its default.

@@ -53,7 +53,7 @@ class Asker:
 
     def asking(self, request: Request[Plan], *, registers: bool, result: object = None) -> Steps:
         """
-        Ask the store to decide a request on counters of one slot.
+        Ask the store to decide a request on counters of one slot, and return an :class:`Answer`.
 
         Args:
             registers: Whether the store must first register the attribute values that are new to it. A value that its
@@ -82,7 +82,7 @@ class Asker:
 
     def calling(self, command: bytes, result: object = None) -> Steps:
         """
-        Send a command, and send it again if it surely was not executed.
+        Send a command, send it again if it surely was not executed, and return the reply.
 
         Args:
             result: As for :meth:`asking`.

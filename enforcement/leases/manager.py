@@ -61,7 +61,7 @@ class LeaseKeeper:
         self._thread: threading.Thread | None = None
 
     def after_fork(self) -> None:
-        """Start empty in a child process, as the permits belong to the parent."""
+        """Drop all leases in a child process, as their permits belong to the parent."""
         self._begin()
 
     def ask(self, lease: Lease) -> None:
@@ -83,7 +83,10 @@ class LeaseKeeper:
             return sum(lease.outstanding() for lease in self._held.values()), self._used, self._requests
 
     def count(self) -> None:
-        """Add what was handed out to the usage. Decisions by a lease do not do that themselves."""
+        """
+        Add the permits that leases handed out to the usage of their tokens. Decisions by a lease do not do that
+        themselves.
+        """
         for lease in list(self._held.values()):
             self._count(lease)
 
