@@ -67,10 +67,7 @@ class Limiter(BaseLimiter):
         return await asyncio.to_thread(self._engine.start, timeout)
 
     async def close(self) -> None:
-        """
-        Send the remaining usage, remove this process from the fleet and close the connections. The limiter can be
-        started again.
-        """
+        """Send the remaining usage, leave the fleet and close the connections. The limiter can be started again."""
         if self._started:
             self._started = False
             await asyncio.to_thread(self._engine.stop)

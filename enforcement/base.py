@@ -100,15 +100,14 @@ class BaseLimiter:
 
     def stats(self) -> Stats:
         """
-        Return the counts of this limiter's decisions and failures, and its present state. Any thread may call this at
-        any time.
+        Return the counts of this limiter's decisions and failures, and its present state. Any thread may call this.
         """
         return self._engine.stats(self._timing)
 
     def time_store_calls(self, listener: Listener | None = None) -> None:
         """
         Record from now on how long the store takes to reply, for :meth:`stats` and a *listener*. This adds about a
-        microsecond to each call to it.
+        microsecond to each call to the store.
 
         Args:
             listener: Called with the seconds of each call. It must be quick and must not raise.

@@ -66,10 +66,7 @@ class Limiter(BaseLimiter):
         return self._engine.start(timeout)
 
     def close(self) -> None:
-        """
-        Send the remaining usage, remove this process from the fleet and close the connections. The limiter can be
-        started again.
-        """
+        """Send the remaining usage, leave the fleet and close the connections. The limiter can be started again."""
         if self._started:
             self._started = False
             self._engine.stop()
@@ -136,8 +133,6 @@ class Limiter(BaseLimiter):
         Args:
             max_wait: Seconds to wait at most. A call that would have to wait longer is denied at once. Waiting calls
                 are not served in the order of their arrival.
-        Returns:
-            The decision that allowed the request.
         Raises:
             Denied: The request cannot pass in time, or no wait helps.
             ValueError: As in :meth:`hit`, or *max_wait* is not a number of seconds.

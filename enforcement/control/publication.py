@@ -112,8 +112,8 @@ def _text(document: Document | None) -> str:
 
 def _expiry(token: Document | None) -> str | int:
     """
-    Return when the store deletes a token, in milliseconds since the epoch, or an empty string for never. A day after
-    its end, so that it is reported as expired, not as unknown.
+    Return when the store deletes a token, in milliseconds since the epoch, or an empty string for never. This is a day
+    after the token's end, so that it is reported as expired, not as unknown.
     """
     if token is None or token["expires_at_us"] is None:
         return ""

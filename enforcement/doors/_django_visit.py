@@ -71,10 +71,7 @@ class DjangoVisit:
         return self._passed(limiter.hit(limits, key, costs))
 
     def check(self) -> Decision:
-        """
-        Charge the request to the published policies of its token, once, and return the decision. Raises Refusal and
-        Denied.
-        """
+        """Charge the request to its token's policies, once, and return the decision, or raise Refusal or Denied."""
         self.checked = True
         # The middleware and a throttle may both call this for the same request.
         if self._by_policies is None:
@@ -168,10 +165,7 @@ class _HeldBody:
         self._progress.begin(self._status, response.headers.get("Content-Length"))
 
     def close(self) -> None:
-        """
-        End the visit, which finishes its admissions. Servers close every response, also an asynchronous one from a
-        thread.
-        """
+        """Finish the admissions of the visit. Servers close every response, also an asynchronous one from a thread."""
         self._visit.end(self._status)
 
 

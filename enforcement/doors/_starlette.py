@@ -165,10 +165,7 @@ class StarletteVisit:
         return self.passed(await self.limiter.hit(limits, key, costs))
 
     async def check(self, token: str, costs: Costs, attributes: RequestAttributes) -> Decision:
-        """
-        Charge the request to the published policies of its token, and return the decision. Raises HTTPDenied and
-        HTTPRefused.
-        """
+        """Charge the request to its token's policies, and return the decision, or raise HTTPDenied or HTTPRefused."""
         with refusing():
             plan = await self.limiter.find_plan(token, attributes)
         if isinstance(plan, Decision):
@@ -224,9 +221,7 @@ class StarletteVisit:
         return {**message, "headers": theirs + added}
 
     async def _leave(self) -> None:
-        """
-        Finish the admissions that the request holds. Of an admission that will still be settled, free the slots only.
-        """
+        """Finish the admissions that the request holds. Of one that will still be settled, free the slots only."""
         status = self.status
         # All are begun before the first is awaited, where this task may be cancelled.
         ending = [

@@ -86,7 +86,7 @@ class LimitMiddleware(Guard[App, Limiter, Scope]):
                 await _answer(scope, receive, send, denial(decision, self._headers))
 
     async def start(self) -> Limiter:
-        """Start the limiter, once, and return it. Servers without lifespan events do so at the first request."""
+        """Start the limiter, once, and return it. Without lifespan events, the first request calls this."""
         async with self._starting:
             if self.limiter is None:
                 self.limiter = Limiter.from_env()
@@ -260,8 +260,5 @@ def _encoded(headers: Iterable[Header]) -> list[tuple[bytes, bytes]]:
 
 @cache
 def _name(name: str) -> bytes:
-    """
-    Return a field name as ASGI spells it, which is lower case and encoded. The cache stays small: only our own names
-    come here.
-    """
+    """Return a field name as ASGI spells it, lower case and encoded. The cache holds only our own names."""
     return name.lower().encode("latin-1")

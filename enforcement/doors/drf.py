@@ -64,10 +64,7 @@ class SimpleRateThrottle(throttling.SimpleRateThrottle):
         return first.quota, first.window_seconds
 
     def allow_request(self, request: Any, view: Any) -> bool:
-        """
-        Charge a request, if it has a key and the throttle has a rate, and return whether it may pass. Raises
-        LimitDenied.
-        """
+        """Charge a request, if it has a key and a rate, and return whether it may pass. Raises LimitDenied."""
         if self.rate is None:
             return True
         key = self.get_cache_key(request, view)

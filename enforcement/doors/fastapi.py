@@ -225,10 +225,7 @@ class Admission:
             await self._admission.settle(costs)
 
     def settle_from_thread(self, costs: Costs) -> None:
-        """
-        Replace the estimate by the real cost, from a thread, where FastAPI runs ``def`` operations and background
-        tasks.
-        """
+        """Replace the estimate by the real cost from a thread, where FastAPI runs ``def`` operations and tasks."""
         from_thread.run(self.settle, costs)
 
     async def cancel(self) -> None:

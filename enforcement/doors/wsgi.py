@@ -82,7 +82,7 @@ class LimitMiddleware(Guard[App, Limiter, Environ]):
         return _run_admitted(self.app, environ, _adding(headers, start_response), admitted)
 
     def start(self) -> Limiter:
-        """Start the limiter, once, and return it. The first request does so."""
+        """Start the limiter, once, and return it. The first request calls this."""
         with self._starting:
             if self.limiter is None:
                 self.limiter = Limiter.from_env()

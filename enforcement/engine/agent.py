@@ -54,10 +54,7 @@ class Hooks(Protocol):
         """Return whether all requests are decided without the store."""
 
     def lost(self, reason: str) -> None:
-        """
-        Open the breaker of a store that the agent found unavailable, for a *reason* that begins with its cause and a
-        colon.
-        """
+        """Open the breaker of an unavailable store, for a *reason* that begins with its cause and a colon."""
 
     def recovered(self) -> bool:
         """Replay charges to a store that answers, decide with it again, and return False if that does not work yet."""
@@ -208,8 +205,6 @@ class Agent:
 
         Args:
             timeout: Seconds to wait for that.
-        Returns:
-            Whether the thread has ended.
         """
         self._stopping.set()
         self._wake.set()

@@ -60,8 +60,6 @@ class Asker:
                 limit has no room for is charged to the overflow counter.
             result: The reply to the command if it was sent already, or the StoreError that it raised. None if it was
                 not sent.
-        Returns:
-            An :class:`Answer`.
         """
         health, now_us = self._health, self._health.now_us()
         encode, reads = (commands.register, read_enrolled) if registers else (commands.decide, read_plain)
@@ -86,8 +84,6 @@ class Asker:
 
         Args:
             result: As for :meth:`asking`.
-        Returns:
-            The reply.
         Raises:
             StoreError: The last call failed.
         """

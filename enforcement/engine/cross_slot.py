@@ -137,8 +137,6 @@ class CrossSlot:
 
         Args:
             registers: Whether the store must first register the attribute values that are new to it.
-        Returns:
-            A :class:`Verdict`.
         """
         plan = request.plan
         if plan.parts is None:

@@ -95,8 +95,6 @@ class Decider:
         """
         Return the plan of a request with this token, or a denial if the token may not be used.
 
-        Returns:
-            The plan, or a denial if the token may not be used.
         Raises:
             ValueError: The attributes are not a small mapping of strings.
         """
@@ -118,8 +116,6 @@ class Decider:
 
         Args:
             name: Digest of the token.
-        Returns:
-            The entry of the token, or a denial if the store cannot be read.
         """
         breaker, refusal = self._breaker, self._planner.refusal
         if breaker.open and breaker.cause not in errors.READS:
@@ -314,8 +310,6 @@ class Decider:
         Args:
             result: The reply to the command of :meth:`begin`, or the StoreError that it raised. None if no command was
                 sent.
-        Returns:
-            The decision.
         """
         plan, began = request.plan, monotonic()
         registers = result is None and request.charge and bool(plan.unregistered) and began >= plan.registered_until

@@ -52,7 +52,7 @@ class Fallback:
 
     def after_fork(self) -> None:
         """
-        Drop all counters, charges and slots of this process in a child process. Its parent replays its own journal, and
+        Drop the counters, charges and slots that a child process has inherited. Its parent replays its own journal, and
         another thread may hold the lock.
         """
         self._begin()

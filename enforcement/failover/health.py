@@ -99,7 +99,7 @@ class Health:
         self.fallback.in_doubt.clear()
 
     def after_fork(self) -> None:
-        """Drop the inherited connections and the counters of this process in a child process."""
+        """Drop the connections, counters and charges that a child process has inherited."""
         self.connector.after_fork()
         self.fallback.after_fork()
 
@@ -149,9 +149,6 @@ class Health:
     def recovered(self) -> bool:
         """
         Replay the journal to a store that answers again, let it decide from now on, and return whether that worked.
-
-        Returns:
-            Whether that worked.
         """
         return self.connector.recover(self._return_to_store)
 

@@ -52,7 +52,7 @@ class ReplayBatch:
         return self.charges[0].bound.letter == "c" and self.charges[0].permits > 0
 
     def apart(self) -> list[ReplayBatch]:
-        """Return one new batch for each charge of this one. The store must not have executed this one."""
+        """Return one new batch for each charge of this batch, which the store must not have executed."""
         return [replace(self, ident=self._part(i), charges=(charge,)) for i, charge in enumerate(self.charges)]
 
     def _part(self, number: int) -> str:
@@ -86,10 +86,7 @@ class Journal:
         return len(self._charges) + self._batched
 
     def add(self, charge: JournalCharge) -> None:
-        """
-        Add a charge to the sum of the charges of its counter and window. Its mark is the one that the store would have
-        set.
-        """
+        """Add a charge to the sum of its counter and window. Its mark is the one that the store would have set."""
         bound, mark, permits = charge.bound, charge.mark, charge.permits
         if bound.letter in "lb":
             rounded = -(-mark // GRAIN_US) * GRAIN_US

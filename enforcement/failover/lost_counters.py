@@ -51,10 +51,7 @@ class LostCounters:
             logger.warning("The store lost durable counters; their limits are decided locally until they are restored.")
 
     def look(self, now: float) -> None:
-        """
-        Ask the store which of the lost counters are restored, and keep when that was first seen. *now* is in monotonic
-        seconds.
-        """
+        """Ask the store which lost counters are restored, and keep since when. *now* is in monotonic seconds."""
         for dirty in chance.sample(sorted(self.sets), len(self.sets)):
             if monotonic() > now + BUDGET_SECONDS:
                 break

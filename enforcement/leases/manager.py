@@ -83,10 +83,7 @@ class LeaseKeeper:
             return sum(lease.outstanding() for lease in self._held.values()), self._used, self._requests
 
     def count(self) -> None:
-        """
-        Add the permits that leases handed out to the usage of their tokens. Decisions by a lease do not do that
-        themselves.
-        """
+        """Add the permits that leases handed out to the usage, as decisions by a lease do not do that themselves."""
         for lease in list(self._held.values()):
             self._count(lease)
 

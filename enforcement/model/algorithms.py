@@ -380,10 +380,7 @@ class Reference:
         self.counters: OrderedDict[str, Counter] = OrderedDict()
 
     def decide(self, now: int, charges: Sequence[Charge], *, charge: bool = True, ident: str = "") -> list[int]:
-        """
-        Decide a request as ``sg2_decide`` does, and return the numbers of its reply. Its head in ``lua/decide.lua``
-        describes the reply.
-        """
+        """Decide a request as ``sg2_decide`` does, and return the reply that ``lua/decide.lua`` describes."""
         try:
             rows = [(self._read(key, now, spec), spec, cost) for key, spec, cost in charges]
         except OutOfCalendar:

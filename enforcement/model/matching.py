@@ -93,8 +93,6 @@ class Match:
 
         Args:
             partition_by: Attributes that the request must have as well, with any value.
-        Returns:
-            The function. None if every request matches.
         """
         rules = [(name, _tester(rule)) for name, rule in self.attributes.items()]
         if self.methods:

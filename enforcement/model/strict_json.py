@@ -38,10 +38,7 @@ def loads(text: str | bytes, *, max_length: int | None = None, fractions: bool =
 
 
 def loads_object(text: str | bytes, *, max_length: int | None = None, fractions: bool = False) -> dict[str, Any]:
-    """
-    Return the value of a JSON text that must be an object, as a dictionary. Arguments and errors are those of
-    :func:`loads`.
-    """
+    """Return the dictionary of a JSON text that must be an object. Arguments and errors are those of :func:`loads`."""
     value = loads(text, max_length=max_length, fractions=fractions)
     if not isinstance(value, dict):
         raise InvalidJSON("must be a JSON object")

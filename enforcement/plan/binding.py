@@ -45,10 +45,7 @@ def check_costs(costs: Costs) -> Costs:
 
 
 def _length(key: object) -> str:
-    """
-    Return the length of a string, or the type of another value, for a message. Messages do not show keys, which may be
-    secret.
-    """
+    """Return the length of a string, or the type of another value. Messages do not show keys, which may be secret."""
     return str(len(key)) if isinstance(key, str) else type(key).__name__
 
 
@@ -98,10 +95,7 @@ class BoundLimit:
 
     @property
     def durable(self) -> bool:
-        """
-        Whether the counter of this limit is checkpointed. Limits in code are not, since the control plane does not know
-        them.
-        """
+        """Whether the counter is checkpointed. Limits in code are not, since the control plane does not know them."""
         return self.limit.durable and self.scope != "key"
 
     def cost_of(self, costs: Costs) -> int:

@@ -187,7 +187,7 @@ class Decision:
 
     def headers(self, preset: str = "ietf") -> dict[str, str]:
         """
-        Return the header fields that tell a client about its limits, by name.
+        Return the names and values of the header fields for a client.
 
         Args:
             preset: ``ietf`` (draft-ietf-httpapi-ratelimit-headers-11), ``legacy-delta``, ``legacy-epoch``, ``openai``,
@@ -273,9 +273,6 @@ class Denied(Exception):
 
 
 def _mildness(state: LimitState) -> tuple[bool, float, float, float]:
-    """
-    Return a sort key for limits that deny, by which the least mild limit comes first. The first is one that no wait
-    helps, or has the longest wait.
-    """
+    """Return a sort key for limits that deny, by which one that no wait helps comes first, then the longest wait."""
     wait_ms = math.inf if state.retry_after_ms is None else state.retry_after_ms
     return not state.hopeless, -wait_ms, *state.tightness

@@ -61,10 +61,7 @@ class LimitState:
 
 
 def tightness(remaining: int, capacity: int, window_seconds: int | None) -> tuple[float, float]:
-    """
-    Return a sort key by which the limit with the smallest share left comes first. The limit with the smallest share
-    left comes first, and of equal ones the longest window.
-    """
+    """Return a sort key by which the smallest share left comes first, and of equal ones the longest window."""
     share = remaining / capacity if capacity else 0.0
     return share, float("-inf") if window_seconds is None else -window_seconds
 

@@ -37,7 +37,7 @@ def window_of(limit: Limit, at_us: int) -> tuple[int, int]:
 
 def length_us(limit: Limit) -> int:
     """
-    Return the microseconds that a window without a calendar lasts. A leased log counts its permits longer than a strict
+    Return how many microseconds a window without a calendar lasts. A leased log counts its permits longer than a strict
     one.
     """
     length = (limit.window_seconds or 0) * 1_000_000

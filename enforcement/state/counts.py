@@ -19,10 +19,7 @@ class DecisionCounts:
         self._cells: dict[tuple[str, str], Cell] = {}
 
     def cell(self, source: str, reason: str) -> Cell:
-        """
-        Return the cell that holds the count of decisions with one source and reason. Keep it where it is increased
-        often.
-        """
+        """Return the cell that counts decisions with one source and reason. Keep it where it is increased often."""
         return self._cells.setdefault((source, reason), [0])
 
     def count(self, source: str, reason: str) -> None:

@@ -126,8 +126,7 @@ class TokenUsage:
 
     def denied_again(self, minute: int, states: Sequence[State]) -> None:
         """
-        Add a remembered denial to the counts of a minute. *states* is as for :meth:`decided`, and is the same object
-        each time.
+        Add a remembered denial to the counts. *states* is as for :meth:`decided`, and is the same object each time.
         """
         with self._log.lock:
             known_minute, known = self._denied
@@ -139,10 +138,7 @@ class TokenUsage:
             self._denied, self._denials = (minute, states), 1
 
     def amend(self, minute: int, index: int, cost_delta: int) -> None:
-        """
-        Correct the cost of a limit in the counts of a minute, which may be drained already. Index -1 is the total in
-        requests.
-        """
+        """Correct the cost of a limit in a minute, which may be drained already. Index -1 is the total in requests."""
         with self._log.lock:
             self._list()
             self._rows(minute)[index][_COST] += cost_delta

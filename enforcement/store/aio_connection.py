@@ -65,7 +65,7 @@ class AsyncPipe:
 
     def ask(self, command: bytes) -> asyncio.Future[Any]:
         """
-        Send ``ASKING`` and a command to a node that is taking over the command's slot, and return a future for its
+        Send ``ASKING`` and a command, in one write, to a node that takes over its slot, and return a future of the
         reply.
         """
         link = self._link_here()

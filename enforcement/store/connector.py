@@ -68,7 +68,7 @@ class StoreConnector(ABC):
     @abstractmethod
     def pipe(self, budget: float, *, respects_breakers: bool = True) -> Pipe:
         """
-        Return a new pipe, which holds the connections that threads use.
+        Return a new pipe with the connections that threads use.
 
         Args:
             budget: Seconds that a call may take.
@@ -77,10 +77,7 @@ class StoreConnector(ABC):
 
     @abstractmethod
     def async_pipe(self, budget: float) -> AsyncPipe | AsyncClusterPipe:
-        """
-        Return a new pipe, which holds the connections that the tasks of event loops use. The budget is that of
-        :meth:`pipe`.
-        """
+        """Return a new pipe with the connections that tasks of event loops use. The budget is that of :meth:`pipe`."""
 
     @abstractmethod
     def client(self, timeout: float) -> StoreClient:
@@ -113,8 +110,7 @@ class StoreConnector(ABC):
     @abstractmethod
     def recover(self, act: Callable[[], bool]) -> bool:
         """
-        Run *act*, which replays charges, and return whether it replayed all of them. A store with a monitor wakes it
-        instead.
+        Run *act*, which replays charges, and return its result. A store with a monitor wakes that and returns True.
         """
 
     def load_library(self, key: str) -> None:  # noqa: B027 - of a store that is one server, the heartbeat does it

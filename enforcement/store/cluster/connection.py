@@ -131,10 +131,7 @@ class ClusterPipe:
         return pipe.ask(command) if asking else pipe.call(command)
 
     def _pipe_of(self, node: Node) -> SyncPipe:
-        """
-        Return the pipe of a node, and make one if there is none. A new one replaces those of nodes that have left the
-        cluster.
-        """
+        """Return the pipe of a node, or a new one, which replaces those of nodes that have left the cluster."""
         pipe = self._pipes.get(node)
         if pipe is None:
             for old in set(self._pipes) - set(self._slot_map.nodes.values()):
@@ -199,10 +196,7 @@ class AsyncClusterPipe:
         return trouble(reply)
 
     def renew(self) -> None:
-        """
-        Do nothing, because the connections of a node are closed when the node has left the cluster. Those of a node are
-        closed when the node has left the cluster.
-        """
+        """Do nothing, because the connections of a node are closed when the node has left the cluster."""
 
     def close(self) -> None:
         """Close the connections and fail the calls in flight."""
@@ -225,10 +219,7 @@ class AsyncClusterPipe:
         return replies
 
     def _pipe_of(self, node: Node) -> AsyncPipe:
-        """
-        Return the pipe of a node, and make one if there is none. A new one replaces those of nodes that have left the
-        cluster.
-        """
+        """Return the pipe of a node, or a new one, which replaces those of nodes that have left the cluster."""
         pipe = self._pipes.get(node)
         if pipe is None:
             for old in set(self._pipes) - set(self._slot_map.nodes.values()):

@@ -43,10 +43,7 @@ class ClusterMonitor:
         self._thread: threading.Thread | None = None
 
     def wake(self) -> None:
-        """
-        Have the thread check the cluster soon, and start it if necessary. Any thread may call this, as often as it
-        likes.
-        """
+        """Have the monitor's thread check the cluster soon. Any thread may call this, as often as it likes."""
         if self._requested.is_set():
             return
         with self._lock:
