@@ -109,7 +109,7 @@ def runs(revision: str) -> Callable[[Readiness], bool]:
 
 
 def explains(reply: Reply, quota: int) -> bool:
-    """Return whether a denial has the headers that explain it."""
+    """Return whether a denial has the headers that say why and for how long it denies."""
     wait = reply.headers.get("Retry-After", "")
     return (
         reply.headers.get("Content-Type") == "application/problem+json"

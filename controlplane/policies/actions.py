@@ -14,7 +14,8 @@ from enforcement.model.limits import Policy as PolicyValue
 
 def set_global_policy(tx: Change, policy: Policy | None) -> None:
     """
-    Apply *policy* to every request, in place of the present global policy. With None, no policy is global.
+    Set *policy* as the global policy, which applies to every request, in place of the present one. With None, no policy
+    is global.
 
     Raises:
         ValidationError: The policy belongs to a project.

@@ -39,7 +39,7 @@ class Guard(Generic[GuardedApp, AnyLimiter, Request]):
         exempt: Iterable[str] = ("/healthz",),
         trusted_proxies: Iterable[str] = (),
     ) -> None:
-        """Keep the arguments that the class describes, or raise ValueError if the preset or a network is not valid."""
+        """Set the attributes from the arguments, or raise ValueError if the preset or a network is not valid."""
         self.app = app
         self.limiter = limiter
         self._token: Callable[[Request], str | None] = token or self.usual_token

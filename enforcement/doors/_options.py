@@ -93,14 +93,14 @@ class _OptionReader:
         self._name = name
 
     def checked(self, option: str, default: Any, check: Callable[[Any], Any]) -> Any:
-        """Return an option as *check* converts it."""
+        """Return the value of an option as *check* converts it, or raise ValueError with the name of the option."""
         try:
             return check(self._data.get(option, default))
         except (TypeError, ValueError) as exc:
             raise ValueError(f"{self._name}[{option!r}]: {exc}") from exc
 
     def function(self, option: str) -> Any:
-        """Return a function that is given itself or by its dotted path, or None if the option is not set."""
+        """Return the function that an option holds or names by its dotted path, or None if the option is not set."""
         return self.checked(option, None, _function)
 
     def store(self, settings: Settings) -> Settings:

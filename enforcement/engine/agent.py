@@ -285,7 +285,7 @@ class Agent:
         self._attempt("log", self._follow)
 
     def _attempt(self, duty: str, act: Callable[[], None]) -> None:
-        """Run a duty, and if it fails, log or count that where the store allows the other duties to go on."""
+        """Run a duty, and if it fails, log that where the store allows the other duties to go on."""
         try:
             act()
         except STORE_ERRORS as exc:

@@ -100,7 +100,7 @@ class Asker:
     @staticmethod
     def _loading(exc: StoreError) -> Steps:
         """
-        Load the function library into the store, if the call failed because it was missing.
+        Yield the command that loads the function library into the store, if the call failed because it was missing.
 
         Raises:
             StoreError: The library could not be loaded.

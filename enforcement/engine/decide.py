@@ -289,7 +289,7 @@ class Decider:
 
     def resetting(self, plan: LivePlan) -> Steps:
         """
-        Delete the counters of a plan in the store and in this process.
+        Yield the commands that delete the counters of a plan, and drop what this process knows of them.
 
         Raises:
             StoreError: The store cannot be reached, or refused a command.

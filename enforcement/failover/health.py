@@ -179,7 +179,7 @@ class Health:
                 self.lost_counters.release(now)
 
     def _return_to(self, is_back: IsReady) -> None:
-        """Let the nodes that are back decide again."""
+        """Mark the counters of the nodes that are back as counted by the store again."""
         self.on_recovery()
         self.fallback.rest(lambda key: is_back(key) and not self.lost_counters.holds(key))
 

@@ -58,7 +58,7 @@ class InDoubtCalls:
         return len(self._calls)
 
     def add(self, late: Late, charges: Sequence[JournalCharge]) -> None:
-        """Keep a call, until it is known whether the store executed it."""
+        """Add a call of which it is not known yet whether the store executed it."""
         if charges and len(self._calls) < MAX_IN_DOUBT:
             self._calls.append(InDoubtCall(late, charges))
         else:

@@ -65,7 +65,7 @@ class LeaseKeeper:
         self._begin()
 
     def ask(self, lease: Lease) -> None:
-        """Request that a lease is filled soon."""
+        """Ask the background thread to fill a lease soon."""
         lease.asking = True
         if self._thread is None:
             self._start()
@@ -88,7 +88,7 @@ class LeaseKeeper:
             self._count(lease)
 
     def returning(self, keys: Sequence[str]) -> Steps:
-        """Give back the permits of these counters in steps, before the counters are reset. Raises StoreError."""
+        """Yield the commands that give back the leased permits of these counters, before a reset. Raises StoreError."""
         with self._lock:
             leases = {lease for key in keys for lease in self._by_key.get(key, ())}
         for lease in leases:

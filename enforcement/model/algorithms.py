@@ -115,7 +115,7 @@ class FixedWindow:
 
 
 def _window(now: int, spec: Spec) -> tuple[int, int]:
-    """Return the start and end of the window that contains *now*. Both are 0 for a lifetime."""
+    """Return the start and end of the window that contains *now*, in microseconds, or both 0 for a lifetime."""
     if not spec.b:
         start = now - now % spec.a if spec.a else 0
         return start, start + spec.a

@@ -170,17 +170,17 @@ class Decision:
 
     @property
     def remaining(self) -> int | None:
-        """Permits that the deciding limit has left. None if no limit decides."""
+        """Permits that the deciding limit has left, or None if no limit decides."""
         return None if self.limit is None else self.limit.remaining
 
     @property
     def reset_ms(self) -> int | None:
-        """``reset_ms`` of the deciding limit. None if no limit decides, or if it is never full again."""
+        """``reset_ms`` of the deciding limit, or None if no limit decides, or if it is never full again."""
         return None if self.limit is None else self.limit.reset_ms
 
     @property
     def retry_after_ms(self) -> int | None:
-        """Milliseconds until the same request can pass. None if it is allowed, or if no wait helps."""
+        """Milliseconds until the same request can pass, or None if it is allowed, or if no wait helps."""
         if self.reason == "degraded_denied":
             return _DEGRADED_RETRY_MS
         return None if self.allowed or self.limit is None or self.limit.hopeless else self.limit.retry_after_ms

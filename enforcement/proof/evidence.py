@@ -133,7 +133,7 @@ def can_be_proved(limit: Limit) -> bool:
 
 
 def _outages(records: Iterable[Record]) -> list[int]:
-    """Return for each decision of a process the number of its outage. 0: the store decided."""
+    """Return for each decision of a process the number of its outage, or 0 if the store decided."""
     numbers, count, out = [], 0, False
     for record in records:
         count += record.degraded and not out

@@ -221,7 +221,7 @@ class Lease:
         self.low = self.left // 2
 
     def _withdraw(self) -> None:
-        """Stop handing out the current permits, and keep them for return."""
+        """Move the permits that are not handed out to those that must be returned to the store."""
         if self.left:
             self._to_return.append((self.left, self._marks))
         self._granted -= self.left

@@ -92,7 +92,7 @@ class PlanCache:
 
     def trust(self, plan: LivePlan, until: float) -> None:
         """
-        Keep until when the values of a plan count as registered in the store.
+        Set until when the values of a plan count as registered in the store.
 
         This is kept by counter key, so that it still holds for plans compiled from later documents.
 
@@ -113,7 +113,7 @@ class PlanCache:
         return min((self._trusted.get(plan.bounds[i].key, 0.0) for i in plan.unregistered), default=0.0)
 
     def note(self, limited: Limited, now: float) -> None:
-        """Keep that a limit had no room for another value at *now*, in monotonic seconds, for the heartbeat."""
+        """Add a limit to those that had no room for another value, with the time *now* in monotonic seconds."""
         self._full[limited] = now
         self._full.move_to_end(limited)
         if len(self._full) > MAX_REPORTED:

@@ -199,7 +199,7 @@ class Planner:
     @staticmethod
     def keep_plan(derived: DerivedPlans, token: object, entry: TokenEntry, plan: LivePlan | Decision) -> None:
         """
-        Keep a token's plan in *derived*, if it is the same for every request until the documents change.
+        Add a token's plan to *derived*, if it is the same for every request until the documents change.
 
         Args:
             derived: The plans kept for one generation of the documents, read before the token was looked up. If the

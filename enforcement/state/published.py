@@ -69,7 +69,7 @@ class DerivedPlans:
         self.headers: dict[bytes, Any] = {}
 
     def keep(self, name: Any, plan: Any, *, header: bool = False) -> None:
-        """Keep a plan under its token or header."""
+        """Add a plan under its token or header, after clearing a cache that is full."""
         kept: dict[Any, Any] = self.headers if header else self.plans
         if len(kept) >= MAX_DERIVED:
             kept.clear()

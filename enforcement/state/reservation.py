@@ -47,7 +47,7 @@ class Reservation:
 
     def settling(self, costs: Costs) -> Steps:
         """
-        Replace the estimated cost by the real cost in the store, once.
+        Yield the commands that replace the estimated cost by the real cost, once.
 
         Args:
             costs: A number of requests, or permits by unit. A unit that is not included keeps its estimate.
@@ -59,19 +59,21 @@ class Reservation:
         return self._correcting([(b, real.get(b.limit.unit, cost) - cost, mark) for b, cost, mark in self._charged()])
 
     def charging_for(self, status: int) -> Steps:
-        """Give back the permits of limits whose ``charge_on`` does not include this HTTP status."""
+        """
+        Yield the commands that give back the permits of limits whose ``charge_on`` does not include this HTTP status.
+        """
         classes = {f"{status // 100}xx", str(status)}
         rows = [(b, -cost, mark) for b, cost, mark in self._charged() if _spares(b, classes)]
         return self._correcting(rows)
 
     def cancelling(self) -> Steps:
-        """Give back all permits, and free the slots."""
+        """Yield the commands that give back all permits and free the slots."""
         yield from self._correcting([(b, -cost, mark) for b, cost, mark in self._charged()])
         yield from self.leaving()
 
     def finishing(self, status: int | None) -> Steps:
         """
-        Correct the charges by the HTTP status of the response, or cancel them without a status.
+        Yield the commands that correct the charges by the HTTP status of the response, or give back everything.
 
         Args:
             status: HTTP status of the response. None if there was no response, which cancels the reservation.
@@ -79,7 +81,7 @@ class Reservation:
         return self.cancelling() if status is None else self.charging_for(status)
 
     def leaving(self) -> Steps:
-        """Free the slots of the reservation, once."""
+        """Yield the commands that free the slots of the reservation, once."""
         slots = [] if self._left else self.slots()
         self._left = True
         if not slots:

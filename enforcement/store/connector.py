@@ -110,7 +110,8 @@ class StoreConnector(ABC):
     @abstractmethod
     def recover(self, act: Callable[[], bool]) -> bool:
         """
-        Run *act*, which replays charges, and return its result. A store with a monitor wakes that and returns True.
+        Run *act*, which replays charges, and return whether it succeeded. A store with a monitor wakes that and returns
+        True.
         """
 
     def load_library(self, key: str) -> None:  # noqa: B027 - of a store that is one server, the heartbeat does it
@@ -189,7 +190,7 @@ class SingleStore(StoreConnector):
             self.breaker.failed(exc.cause)
 
     def recover(self, act: Callable[[], bool]) -> bool:
-        """Run *act* and return its result."""
+        """Run *act*, which replays charges, and return its result."""
         return act()
 
     def stop(self, timeout: float, *, agent_ended: bool) -> bool:
