@@ -6,16 +6,21 @@ import os
 import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
+from enforcement.engine.asking import Asker
 from enforcement.engine.engine import Engine
+from enforcement.failover.health import BACKGROUND_BUDGET
+from enforcement.failover.probe import probe_command
 from enforcement.latency import Listener, Timing
 from enforcement.model.keys import DEFAULT_PREFIX
 from enforcement.model.limits import Limit
 from enforcement.model.matching import Attributes
+from enforcement.plan.commands import Steps
 from enforcement.settings import DEFAULT_TIMEOUT, DEFAULT_URL, Settings
 from enforcement.state.live_plan import LivePlan
 from enforcement.stats import Stats
+from enforcement.store.errors import StoreError
 
 START_SECONDS = 1.0
 """How long ``start()`` waits for the documents of a store that replies."""
@@ -46,7 +51,8 @@ class BaseLimiter:
 
         Args:
             url: URL of the store: ``redis://``, ``rediss://`` or ``unix://``, and for several servers
-                ``redis+sentinel://host1,host2/service`` or ``redis+cluster://host1,host2``.
+                ``redis+sentinel://host1,host2/service`` or ``redis+cluster://host1,host2``. ``valkey`` may stand for
+                ``redis``.
             prefix: Prefix of all keys.
             instance: Its name in the fleet. None: made of the host's name, the process id and random characters.
             state_dir: Folder for the last good documents, with which it starts while the store is unavailable. None:
@@ -65,7 +71,7 @@ class BaseLimiter:
     @classmethod
     def from_env(cls) -> Self:
         """
-        Return a limiter with the settings from the variables of the environment.
+        Return a limiter with the settings from environment variables.
 
         The page "Settings" of the documentation (``templates/docs/settings.md``) lists them. The most important one is
         ``SLUICEGATE_REDIS_URL``, the URL of the store.
@@ -90,21 +96,24 @@ class BaseLimiter:
 
     @property
     def state(self) -> str:
-        """``starting``, ``ok`` or ``degraded``."""
+        """The state of the limiter, which is ``starting``, ``ok`` or ``degraded``."""
         return self._engine.state
 
     @property
     def revision(self) -> int:
-        """The published revision that it uses. 0: none yet."""
+        """The published revision that this limiter uses, or 0 before the first."""
         return self._engine.documents.current.revision
 
     def stats(self) -> Stats:
-        """Return what this limiter has done, and its present state. Any thread may call this at any time."""
+        """
+        Return the counts of this limiter's decisions and failures, and its present state. Any thread may call this.
+        """
         return self._engine.stats(self._timing)
 
     def time_store_calls(self, listener: Listener | None = None) -> None:
         """
-        Measure how long the store takes to reply from now on. This adds about a microsecond to each call to it.
+        Record from now on how long the store takes to reply, for :meth:`stats` and a *listener*. This adds about a
+        microsecond to each call to the store.
 
         Args:
             listener: Called with the seconds of each call. It must be quick and must not raise.
@@ -118,6 +127,13 @@ class BaseLimiter:
     def _time_calls(self, timing: Timing) -> None:
         raise NotImplementedError
 
+    def _ping(self) -> None:
+        pipe = self._engine.health.connector.pipe(BACKGROUND_BUDGET, respects_breakers=False)
+        try:
+            run_steps(Asker(self._engine.health).calling(probe_command(self._engine.keys)), pipe.call)
+        finally:
+            pipe.close()
+
     def _plan_in_code(self, limits: Limits, key: str) -> LivePlan:
         if not self._started:
             self._started = True
@@ -125,8 +141,23 @@ class BaseLimiter:
         return self._engine.planner.plan_in_code(limits, key)
 
 
+def run_steps(steps: Steps, call: Callable[[bytes], Any]) -> Any:
+    """Send the commands that a generator yields to the store by *call*, and return its result."""
+    try:
+        command = next(steps)
+        while True:
+            try:
+                reply = call(command)
+            except StoreError as exc:
+                command = steps.throw(exc)
+            else:
+                command = steps.send(reply)
+    except StopIteration as stop:
+        return stop.value
+
+
 def check_subject(subject: object, key: str | None, attributes: Attributes | None) -> None:
-    """Refuse a token with a key, and limits in code with attributes. Raises TypeError."""
+    """Raise TypeError for a token with a key, and for limits in code with attributes."""
     if isinstance(subject, str):
         if key is not None:
             raise TypeError("key: must be None for a token. Limit.parse() makes a limit from a string.")

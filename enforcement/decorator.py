@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from string import Formatter
 from time import monotonic
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar
 from uuid import UUID
 
 from enforcement.model.keys import Keys
@@ -34,7 +34,7 @@ FunctionCosts = Costs | Callable[..., Costs]
 
 def declared(limits: Declared) -> tuple[Limit, ...]:
     """
-    Return limits as values.
+    Return limits, some of which may be strings such as ``"10/minute"``, as a tuple of Limit values.
 
     Raises:
         InvalidLimit: A string is not a limit.
@@ -69,7 +69,7 @@ def has_slots(limits: Sequence[Limit]) -> bool:
 
 def key_text(value: object) -> str | None:
     """
-    Return a key as a string. None stays None, and means that no limit applies to this call or request.
+    Return a key as a string, or None for None, which means that no limit applies to this call or request.
 
     Raises:
         TypeError: The key is not a string, an integer or a UUID. Other values could be counted together.
@@ -98,7 +98,9 @@ class Waiting:
         self._until = monotonic() + max_wait
 
     def pause(self, decision: Decision) -> float:
-        """Return how many seconds to sleep before the next try. Raises Denied if no pause is short enough, or helps."""
+        """
+        Return how many seconds to sleep before the next try, or raise Denied if no pause is short enough or helps.
+        """
         wait_ms = decision.retry_after_ms
         if wait_ms is None or monotonic() + wait_ms / 1_000 > self._until:
             raise Denied(decision)
@@ -138,12 +140,30 @@ class Declaration:
         self._key = _key_of(function, key)
 
     def key(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str | None:
-        """Return the key of a call. None: no limit applies. Raises TypeError as :func:`key_text` does."""
+        """
+        Return the key of a call as a string, or None if no limit applies. Raises TypeError as :func:`key_text` does.
+        """
         return key_text(self._key(*args, **kwargs))
 
     def costs(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Costs:
         """Return the costs of a call."""
         return self._costs(*args, **kwargs) if callable(self._costs) else self._costs
+
+
+class _KeyFormat(Formatter):
+    """Refuses None, which would count all callers without a value as one."""
+
+    def get_field(self, field_name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        found = super().get_field(field_name, args, kwargs)
+        if found[0] is None:
+            raise ValueError(
+                f"key: {field_name} must not be None. If no limit applies to such calls, use a function as the key that "
+                "returns None for them."
+            )
+        return found
+
+
+_KEY_FORMAT: Final = _KeyFormat()
 
 
 def _key_of(function: Callable[..., Any], key: FunctionKey) -> Callable[..., object]:
@@ -166,13 +186,13 @@ def _key_of(function: Callable[..., Any], key: FunctionKey) -> Callable[..., obj
     def made(*args: Any, **kwargs: Any) -> str:
         call = signature.bind(*args, **kwargs)
         call.apply_defaults()
-        return key.format_map(call.arguments)
+        return _KEY_FORMAT.vformat(key, (), call.arguments)
 
     return made
 
 
 def _fields(text: str) -> set[str]:
-    """Return the names in a format."""
+    """Return the names of the parameters that a format string contains."""
     try:
         fields = [field for _, field, _, _ in Formatter().parse(text) if field is not None]
     except ValueError as exc:

@@ -10,7 +10,7 @@ from functools import wraps
 from types import TracebackType
 from typing import Any, Self
 
-from enforcement.base import START_SECONDS, BaseLimiter, Limits, check_subject
+from enforcement.base import START_SECONDS, BaseLimiter, Limits, check_subject, run_steps
 from enforcement.decorator import (
     Declaration,
     Declared,
@@ -53,7 +53,7 @@ class Limiter(BaseLimiter):
 
     def start(self, timeout: float = START_SECONDS) -> bool:
         """
-        Start the background thread and wait until documents are loaded.
+        Start the background thread, wait until documents are loaded, and return whether they are.
 
         The first check does the same by itself.
 
@@ -65,8 +65,20 @@ class Limiter(BaseLimiter):
         self._started = True
         return self._engine.start(timeout)
 
+    def ping(self) -> None:
+        """
+        Check that the store decides, which may take a second. It charges nothing.
+
+        Call it at the start if the application must not run without the store. The function library is loaded if it is
+        missing.
+
+        Raises:
+            enforcement.StoreError: The store is unavailable, or refused the call.
+        """
+        self._ping()
+
     def close(self) -> None:
-        """Report the remaining usage, leave the fleet and close the connections. The limiter can be started again."""
+        """Send the remaining usage, leave the fleet and close the connections. The limiter can be started again."""
         if self._started:
             self._started = False
             self._engine.stop()
@@ -83,7 +95,7 @@ class Limiter(BaseLimiter):
 
     def check(self, token: str, costs: Costs = 1, attributes: Attributes | None = None) -> Decision:
         """
-        Charge a request to all limits of a token, or to none if one of them denies it.
+        Charge a request to all limits of a token, or to none if one of them denies it, and return the decision.
 
         Args:
             token: The credential as the client sent it.
@@ -105,7 +117,7 @@ class Limiter(BaseLimiter):
 
     def hit(self, limits: Limits, key: str, costs: Costs = 1) -> Decision:
         """
-        Charge a request to all of some limits in code, or to none if one of them denies it.
+        Charge a request to all of some limits in code, or to none if one of them denies it, and return the decision.
 
         Args:
             limits: One limit, or several with different names.
@@ -138,13 +150,12 @@ class Limiter(BaseLimiter):
 
     def acquire(self, limits: Limits, key: str, costs: Costs = 1, *, max_wait: float) -> Decision:
         """
-        Charge as :meth:`hit` does, and wait for permits if there are none.
+        Charge as :meth:`hit` does, waiting for permits if there are none, and return the decision that allows the
+        request.
 
         Args:
             max_wait: Seconds to wait at most. A call that would have to wait longer is denied at once. Waiting calls
                 are not served in the order of their arrival.
-        Returns:
-            The decision that allowed the request.
         Raises:
             Denied: The request cannot pass in time, or no wait helps.
             ValueError: As in :meth:`hit`, or *max_wait* is not a number of seconds.
@@ -167,9 +178,9 @@ class Limiter(BaseLimiter):
 
         Args:
             limits: ``"10/minute; 100/day"``, a Limit, or a list of either. They decide together, as in :meth:`hit`.
-            key: Which calls are counted together. It is a format of the arguments (``"user:{user_id}"``), or a function
-                that takes them and returns a string, an integer or a UUID, or None if no limit applies. None: all calls
-                of the function.
+            key: Which calls are counted together. It is a format of the arguments (``"user:{user_id}"``), none of
+                which may be None, or a function that takes them and returns a string, an integer or a UUID, or None if
+                no limit applies. None: all calls of the function.
             costs: The costs of a call, as in :meth:`check`, or a function that takes its arguments and returns them.
             max_wait: Seconds that a call may wait for permits. 0: it does not wait.
         Raises:
@@ -188,7 +199,7 @@ class Limiter(BaseLimiter):
         attributes: Attributes | None = None,
     ) -> Generator[Admission]:
         """
-        Charge an estimate and hold slots while a block runs.
+        Charge an estimate, yield the admission, and hold its slots while a block runs.
 
         The slots are freed when the block ends. If it ends with an exception before :meth:`Admission.settle`, the
         estimate is given back too.
@@ -220,7 +231,7 @@ class Limiter(BaseLimiter):
         attributes: Attributes | None = None,
     ) -> Admission:
         """
-        Charge an estimate and hold slots until :meth:`Admission.finish` is called.
+        Charge an estimate, and return an admission that holds slots until :meth:`Admission.finish` is called.
 
         Use this if a ``with`` block cannot span the request. Arguments and errors are those of :meth:`admit`.
         """
@@ -249,7 +260,7 @@ class Limiter(BaseLimiter):
         return self._run(self._decider.finding(token, attributes))  # type: ignore[no-any-return]
 
     def admit_plan(self, plan: LivePlan, costs: Costs) -> Admission:
-        """Open an admission for a plan that :meth:`find_plan` returned. Raises Denied."""
+        """Charge a plan that :meth:`find_plan` returned, and return the admission, or raise Denied."""
         ident = new_ident()
         decision = self.decide(plan, costs, ident=ident)
         if not decision.allowed:
@@ -259,14 +270,17 @@ class Limiter(BaseLimiter):
         return admission
 
     def decide(self, plan: LivePlan, costs: Costs, *, charge: bool = True, ident: str = "") -> Decision:
-        """Return the decision on a plan. Arguments are those of :class:`~enforcement.plan.request.Request`."""
+        """
+        Decide a request on the counters of a plan, and return the decision. Arguments are those of
+        :class:`~enforcement.plan.request.Request`.
+        """
         begun = self._begin(plan, costs, charge, ident)
         return begun if type(begun) is Decision else self._ask(begun, plan, costs, charge, ident)
 
     def _ask(
         self, command: Decision | bytes | None, plan: LivePlan, costs: Costs, charge: bool = True, ident: str = ""
     ) -> Decision:
-        """Return a decision that needs the store, given the *command* that ``begin`` returned."""
+        """Send the *command* that ``begin`` returned to the store, and return the decision."""
         decider, came = self._decider, None
         if command is not None:
             try:
@@ -281,17 +295,7 @@ class Limiter(BaseLimiter):
 
     def _run(self, steps: Steps) -> Any:
         """Send the commands that a generator yields to the store, and return its result."""
-        try:
-            command = next(steps)
-            while True:
-                try:
-                    reply = self._pipe.call(command)
-                except StoreError as exc:
-                    command = steps.throw(exc)
-                else:
-                    command = steps.send(reply)
-        except StopIteration as stop:
-            return stop.value
+        return run_steps(steps, self._pipe.call)
 
 
 def _limit_calls(limiter: Limiter, function: Callable[P, R], rule: Declaration) -> Callable[P, R]:
@@ -335,7 +339,7 @@ class Admission:
 
     def settle(self, costs: Costs | Mapping[str, int]) -> None:
         """
-        Replace the estimate by the real cost, which may be higher or lower. Only the first settlement counts.
+        Replace the charged estimate by the real cost, which may be higher or lower. Only the first settlement counts.
 
         Args:
             costs: A number of requests, or a mapping of units to permits. A unit that is not in it keeps its estimate.
@@ -346,7 +350,7 @@ class Admission:
         self._limiter._run(self.reservation.settling(costs))
 
     def charge_for(self, status: int) -> None:
-        """Settle by the HTTP status of the response. A limit whose ``charge_on`` does not contain it is not charged."""
+        """Give back the permits of limits whose ``charge_on`` does not contain the HTTP status of the response."""
         self._limiter._run(self.reservation.charging_for(status))
 
     def cancel(self) -> None:
@@ -355,7 +359,7 @@ class Admission:
 
     def finish(self, status: int | None) -> None:
         """
-        Charge for the status of the response and free the slots. A second call changes nothing.
+        Correct the charges by the status of the response and free the slots. A second call changes nothing.
 
         If the request was settled before, only the slots are freed. An unavailable store raises no error, because the
         changes are sent to it later.

@@ -21,6 +21,12 @@ from enforcement.store.errors import StoreError
 _LIMIT: Final = Limit(name="trial", quota=MAX_NUMBER, window_seconds=1)
 
 
+def probe_command(keys: Keys) -> bytes:
+    """Return the encoded call that charges a counter of its own, which expires after a second."""
+    plan = Plan((BoundLimit(_LIMIT, keys.scope("global") + "trial", "global"),))
+    return commands.decide(Request(plan, 1), 0, clock=False)
+
+
 class DecisionProbe:
     """
     Charges a counter of its own, which expires after a second.
@@ -32,11 +38,10 @@ class DecisionProbe:
 
     def __init__(self, pipe: Pipe, keys: Keys) -> None:
         self._pipe = pipe
-        plan = Plan((BoundLimit(_LIMIT, keys.scope("global") + "trial", "global"),))
-        self._command = commands.decide(Request(plan, 1), 0, clock=False)
+        self._command = probe_command(keys)
 
     def error(self) -> StoreError | None:
-        """Return why the store cannot decide requests, or None if it can."""
+        """Send a decision to the store, and return why it cannot decide requests, or None if it can."""
         try:
             self._pipe.call(self._command)
         except StoreError as exc:
@@ -44,8 +49,8 @@ class DecisionProbe:
         return None
 
     def close(self) -> None:
-        """Close its connection."""
+        """Close the connection of the probe."""
         self._pipe.close()
 
 
-__all__ = ["DecisionProbe"]
+__all__ = ["DecisionProbe", "probe_command"]

@@ -46,14 +46,14 @@ class Described(Protocol):
 
     @property
     def limit(self) -> LimitState | None:
-        """The limit that decides."""
+        """The limit that decides, or None."""
 
     def unmetered_at(self) -> tuple[int, ...]:
         """Return the index of each limit that counted nothing, because the costs do not name its unit."""
 
     @property
     def reset_ms(self) -> int | None:
-        """Milliseconds until that limit is full again. None if it never is."""
+        """Milliseconds until that limit is full again, or None if it never is."""
 
 
 class Preset(Protocol):
@@ -65,7 +65,7 @@ class Preset(Protocol):
 @cache
 def presets(names: str) -> tuple[Preset, ...]:
     """
-    Return the conventions whose names are joined by ``+``.
+    Return the functions that write the headers of the presets whose names are joined by ``+``.
 
     Raises:
         ValueError: One of them is unknown.
@@ -102,7 +102,7 @@ class Spelled:
 
 def spell(bounds: Sequence[BoundLimit]) -> tuple[Spelled, ...] | None:
     """
-    Return the constant parts of the header fields for all enforced limits.
+    Return the constant parts of the header fields for all enforced limits, or None if a limit follows a calendar.
 
     Returns:
         None if a limit follows a calendar, because its windows differ in length.
@@ -164,6 +164,7 @@ def _labels(bounds: Sequence[BoundLimit]) -> Sequence[str]:
 
 
 def ordered(decision: Described) -> list[tuple[str, LimitState]]:
+<<<<<<< HEAD
     """
     Return the enforced limits that counted the request, with their labels.
 
@@ -172,6 +173,11 @@ def ordered(decision: Described) -> list[tuple[str, LimitState]]:
     left_out, names = decision.unmetered_at(), labels(decision.plan)
     rows = enumerate(zip(names, decision.limits, strict=True))
     enforced = [row for i, row in rows if row[1].mode == "enforce" and i not in left_out]
+=======
+    """Return the enforced limits, each after its label. The limit that decides comes first, then the tightest."""
+    names = labels([(state.policy, state.name) for state in decision.limits])
+    enforced = [row for row in zip(names, decision.limits, strict=True) if row[1].mode == "enforce"]
+>>>>>>> main
     if len(enforced) > 1:
         first = decision.limit
         enforced.sort(key=lambda row: (row[1] is not first, row[1].tightness))
@@ -213,9 +219,13 @@ def draft_lines(decision: Described) -> list[tuple[bytes, bytes]]:
 
 
 def _by_numbers(decision: Described, spelled: Sequence[Spelled]) -> dict[str, str]:
+<<<<<<< HEAD
     """Return the fields from the numbers of the reply, without limit states. The tightest limit comes first."""
     if not spelled:
         return {}
+=======
+    """Return the header fields from the numbers of the reply, without limit states. The tightest limit comes first."""
+>>>>>>> main
     rows = [(limit, *_limit_item(decision, limit)) for limit in spelled]
     rows.sort(key=lambda row: tightness(row[1], row[0].capacity, row[0].window_seconds))
     return {
@@ -263,6 +273,10 @@ def _tightest(decision: Described) -> Iterator[LimitState]:
 
 
 def _openai(decision: Described) -> dict[str, str]:
+<<<<<<< HEAD
+=======
+    """Return the header fields for the tightest limit on requests and the tightest limit on tokens."""
+>>>>>>> main
     fields: dict[str, str] = {}
     for state in _tightest(decision):
         fields[f"x-ratelimit-limit-{state.unit}"] = str(state.quota)

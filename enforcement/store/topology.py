@@ -1,7 +1,7 @@
 """
 Parse the URL of a store, which may be one server, a primary behind sentinels, or a cluster.
 
-``redis://``, ``rediss://`` and ``unix://`` work as in redis-py. Two more schemes name several hosts::
+``redis://``, ``rediss://`` and ``unix://`` work as in redis-py. ``valkey`` may stand for ``redis`` everywhere. Two more schemes name several hosts::
 
     redis+sentinel://[user:password@]host1[:26379],host2/service[/database][?options]
     redis+cluster://[user:password@]host1[:6379],host2[?options]
@@ -33,6 +33,7 @@ _SEVERAL: Final = re.compile(
     r"(?P<scheme>rediss?)\+(?P<kind>sentinel|cluster)://(?:(?P<account>[^/?#]*)@)?"
     r"(?P<hosts>[^/?#@]*)(?P<path>/[^?#@]*)?(?:\?(?P<query>[^#@]*))?"
 )
+_VALKEY: Final = re.compile(r"\Avalkey(?=s?(?:\+(?:sentinel|cluster))?://)")
 _HOST: Final = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^\[\]:]+)(?::(?P<port>.*))?")
 
 
@@ -57,19 +58,19 @@ class Topology:
     @classmethod
     def parse(cls, url: str) -> Topology:
         """
-        Parse a URL.
+        Return the topology that a URL describes.
 
         Raises:
             ValueError: The URL cannot be used. The message names the wrong part, but never contains the password.
         """
-        text = url if isinstance(url, str) else ""
+        text = url = redis_url(url) if isinstance(url, str) else ""
         if text.partition("://")[0] in SINGLE_SCHEMES:
             return cls("single", url, _server=Address.from_url(url))
         found = _SEVERAL.fullmatch(text)
         if found is None:
             raise ValueError(
                 "url: must begin with redis://, rediss://, unix://, redis+sentinel:// or redis+cluster:// (rediss+ for "
-                "TLS), and name hosts; write @ / ? # in a password as %40 and so on."
+                "TLS, valkey for redis), and name hosts; write @ / ? # in a password as %40 and so on."
             )
         kind: Kind = "sentinel" if found["kind"] == "sentinel" else "cluster"
         hosts = _hosts(found["hosts"], SENTINEL_PORT if kind == "sentinel" else SERVER_PORT)
@@ -89,7 +90,7 @@ class Topology:
         )
 
     def url_of(self, host: str, port: int) -> str:
-        """Return the URL of one server, for redis-py."""
+        """Return the URL of one server of this store, for redis-py."""
         return f"{_bracketed(host)}:{port}".join(self._around_server)
 
     @property
@@ -99,13 +100,18 @@ class Topology:
         return self._server
 
     def address_of(self, host: str, port: int) -> Address:
-        """Return the address of one server."""
+        """Return the address of one server of this store."""
         return replace(self.address, host=host, port=port)
 
     def sentinel_address(self, host: str, port: int) -> Address:
-        """Return the address of one sentinel."""
+        """Return the address of one sentinel of this store."""
         assert self._sentinel is not None
         return replace(self._sentinel, host=host, port=port)
+
+
+def redis_url(url: str) -> str:
+    """Return a URL with ``redis`` in place of ``valkey``. Any other URL is returned as it is."""
+    return _VALKEY.sub("redis", url)
 
 
 def _hosts(text: str, default_port: int) -> tuple[HostPort, ...]:
@@ -126,7 +132,7 @@ def _hosts(text: str, default_port: int) -> tuple[HostPort, ...]:
 
 
 def _path(kind: Kind, path: str) -> tuple[str, int]:
-    """Return the service and the database that follow the hosts."""
+    """Return the service and the database that follow the hosts in a URL."""
     first, *rest = [unquote(part) for part in path.removeprefix("/").split("/")]
     if kind == "cluster":
         if first not in ("", "0") or any(rest):
@@ -163,4 +169,4 @@ def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-__all__ = ["HostPort", "Topology"]
+__all__ = ["HostPort", "Topology", "redis_url"]
