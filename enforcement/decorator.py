@@ -157,8 +157,8 @@ class _KeyFormat(Formatter):
         found = super().get_field(field_name, args, kwargs)
         if found[0] is None:
             raise ValueError(
-                f"key: {field_name} must not be None. If no limit applies to such calls, use a function as the key that "
-                "returns None for them."
+                f"key: {field_name} must not be None. If no limit applies to such calls, use a function that returns "
+                "None for them."
             )
         return found
 

@@ -70,12 +70,7 @@ def missing_token() -> Refusal:
 
 
 def problem_answer(body: Mapping[str, object], headers: Iterable[Header] = ()) -> PlainResponse:
-<<<<<<< HEAD
     """Return a response with a problem (RFC 9457). *body* holds the problem, including its ``status``."""
-=======
-    """Return a response whose JSON body is a problem (RFC 9457). *body* holds the problem, including its ``status``."""
-    data = json.dumps(body).encode()
->>>>>>> main
     status = body["status"]
     assert isinstance(status, int)
     return _json_answer(status, body, "application/problem+json", headers)

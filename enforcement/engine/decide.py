@@ -143,19 +143,13 @@ class Decider:
 
     def begin(self, plan: LivePlan, costs: Costs, charge: bool, ident: str) -> Decision | bytes | None:
         """
-        <<<<<<< HEAD
-                Decide without a call to the store if possible. See :class:`~enforcement.plan.request.Request` for arguments.
-        =======
-                Return the decision if no call to the store is needed, else the command that asks the store, or None.
+        Return the decision if no call to the store is needed, else the command that asks the store, or None.
 
-                The arguments are those of :class:`~enforcement.plan.request.Request`.
-        >>>>>>> main
-
-                Returns:
-                    The decision, or the encoded command by which the store decides. None if one command is not enough, so that
-                    :meth:`deciding` must be run.
-                Raises:
-                    ValueError: The costs are not valid, or limits in code would not count them.
+        Returns:
+            The decision, or the encoded command by which the store decides. None if one command is not enough, so that
+            :meth:`deciding` must be run.
+        Raises:
+            ValueError: The costs are not valid, or limits in code would not count them.
         """
         if type(costs) is not int or costs != 1:
             plan.check(costs)

@@ -25,28 +25,6 @@ LETTERS: Final = {
     "concurrency": "c",
 }
 
-<<<<<<< HEAD
-=======
-Costs = int | Mapping[str, int]
-
-
-def check_costs(costs: Costs) -> Costs:
-    """
-    Return *costs* unchanged, or raise ValueError if they are not valid.
-
-    Raises:
-        ValueError: A cost is not an integer from 0 to 2**53 - 1, or a unit is not a string.
-    """
-    if isinstance(costs, Mapping):
-        for unit, cost in costs.items():
-            if not isinstance(unit, str):
-                raise ValueError(f"costs: each unit must be a string, got {unit!r}.")
-            _check_cost(f"costs[{unit!r}]", cost)
-    else:
-        _check_cost("costs", costs)
-    return costs
-
->>>>>>> main
 
 def _length(key: object) -> str:
     """Return the length of a string, or the type of another value. Messages do not show keys, which may be secret."""

@@ -164,7 +164,6 @@ def _labels(bounds: Sequence[BoundLimit]) -> Sequence[str]:
 
 
 def ordered(decision: Described) -> list[tuple[str, LimitState]]:
-<<<<<<< HEAD
     """
     Return the enforced limits that counted the request, with their labels.
 
@@ -173,11 +172,6 @@ def ordered(decision: Described) -> list[tuple[str, LimitState]]:
     left_out, names = decision.unmetered_at(), labels(decision.plan)
     rows = enumerate(zip(names, decision.limits, strict=True))
     enforced = [row for i, row in rows if row[1].mode == "enforce" and i not in left_out]
-=======
-    """Return the enforced limits, each after its label. The limit that decides comes first, then the tightest."""
-    names = labels([(state.policy, state.name) for state in decision.limits])
-    enforced = [row for row in zip(names, decision.limits, strict=True) if row[1].mode == "enforce"]
->>>>>>> main
     if len(enforced) > 1:
         first = decision.limit
         enforced.sort(key=lambda row: (row[1] is not first, row[1].tightness))
@@ -219,13 +213,9 @@ def draft_lines(decision: Described) -> list[tuple[bytes, bytes]]:
 
 
 def _by_numbers(decision: Described, spelled: Sequence[Spelled]) -> dict[str, str]:
-<<<<<<< HEAD
     """Return the fields from the numbers of the reply, without limit states. The tightest limit comes first."""
     if not spelled:
         return {}
-=======
-    """Return the header fields from the numbers of the reply, without limit states. The tightest limit comes first."""
->>>>>>> main
     rows = [(limit, *_limit_item(decision, limit)) for limit in spelled]
     rows.sort(key=lambda row: tightness(row[1], row[0].capacity, row[0].window_seconds))
     return {
@@ -273,10 +263,7 @@ def _tightest(decision: Described) -> Iterator[LimitState]:
 
 
 def _openai(decision: Described) -> dict[str, str]:
-<<<<<<< HEAD
-=======
     """Return the header fields for the tightest limit on requests and the tightest limit on tokens."""
->>>>>>> main
     fields: dict[str, str] = {}
     for state in _tightest(decision):
         fields[f"x-ratelimit-limit-{state.unit}"] = str(state.quota)
@@ -287,6 +274,7 @@ def _openai(decision: Described) -> dict[str, str]:
 
 
 def _anthropic(decision: Described) -> dict[str, str]:
+    """Return the header fields for the same limits. The reset is an instant."""
     fields: dict[str, str] = {}
     for state in _tightest(decision):
         fields[f"anthropic-ratelimit-{state.unit}-limit"] = str(state.quota)

@@ -1,7 +1,8 @@
 """
 Parse the URL of a store, which may be one server, a primary behind sentinels, or a cluster.
 
-``redis://``, ``rediss://`` and ``unix://`` work as in redis-py. ``valkey`` may stand for ``redis`` everywhere. Two more schemes name several hosts::
+``redis://``, ``rediss://`` and ``unix://`` work as in redis-py, and ``valkey`` may stand for ``redis`` everywhere. Two
+more schemes name several hosts::
 
     redis+sentinel://[user:password@]host1[:26379],host2/service[/database][?options]
     redis+cluster://[user:password@]host1[:6379],host2[?options]

@@ -4,6 +4,7 @@ import asyncio
 import inspect
 import threading
 import time
+from types import SimpleNamespace
 from uuid import UUID
 
 import pytest
@@ -84,6 +85,16 @@ def test_a_key_function_gets_the_arguments(limiter):
 
     calls = (7,), ("7",), (A_UUID,), (str(A_UUID),), (None,), (None,)
     assert outcomes(send, *calls) == ["sent", "limited", "sent", "limited", "sent", "sent"]
+
+
+@pytest.mark.parametrize("key", ["user:{user}", "user:{user!r}", "user:{user.imag.nothing}", "{user:>9}"])
+def test_none_in_a_format_is_an_error(limiter, key):
+    """All anonymous callers would be one; a function says that they have no limit."""
+    inside = SimpleNamespace(imag=SimpleNamespace(nothing=None))
+    send = limiter.limited("1/hour", key=key)(lambda user: "sent")
+
+    with pytest.raises(ValueError, match=r"^key: user.* must not be None\. .* use a function that returns None"):
+        send(inside if "nothing" in key else None)
 
 
 @pytest.mark.parametrize("key", [1.5, True, b"x", object()], ids=["fraction", "bool", "bytes", "object"])

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import pickle
+import pydoc
 import re
+from datetime import timedelta
+from importlib.metadata import version
 
 import pytest
 
-from enforcement import Denied, InvalidLimit, Limit, Limiter, aio
+import enforcement
+from enforcement import Denied, InvalidLimit, Limit, Limiter, StoreError, aio
 from enforcement.model.keys import Keys
+from enforcement.store.client import connect
+from enforcement.store.topology import Topology
 from tests.enforcement.world import eventually, fixed
 
 RPM = Limit(name="rpm", quota=10, window_seconds=3_600)
@@ -213,6 +220,32 @@ def test_an_unmetered_limit_is_logged_once_and_reported(limiter, world, caplog):
     assert eventually(lambda: '"unmetered":[["proj_1","api","tpm"]]' in (world.client.get(key) or ""))
 
 
+def test_a_missing_store_can_stop_the_start(own_server):
+    """By both limiters; and a store that has never seen the library is given it."""
+    limiter, awaited = Limiter(own_server.url), aio.Limiter(own_server.url)
+    limiter.ping()
+    asyncio.run(awaited.ping())
+    own_server.kill()
+
+    with pytest.raises(StoreError, match="connection"):
+        limiter.ping()
+    with pytest.raises(StoreError, match="connection"):
+        asyncio.run(awaited.ping())
+    limiter.close()
+
+
+@pytest.mark.parametrize("url", ["valkey://127.0.0.1:{}/0", "valkey://127.0.0.1:{}/0?socket_timeout=1"])
+def test_a_store_may_be_called_valkey(server, url):
+    """By the limiter and by the client of the tools."""
+    with contextlib.closing(Limiter(url.format(server.port), timeout=1.0)) as limiter:
+        assert limiter.hit(RPM, "u").source == "store"
+    assert connect(url.format(server.port)).ping()
+    for text in ("valkeys://h:1/2", "valkey+sentinel://h/m", "valkeys+cluster://h1,h2"):
+        assert Topology.parse(text).url == text.replace("valkey", "redis")
+    with pytest.raises(ValueError, match=r"^url: must begin with redis://"):
+        Limiter("valkeyx://h")
+
+
 @pytest.mark.parametrize("taken", [4, 3])
 def test_a_full_limit_of_slots_says_one_second(limiter, taken):
     """A slot may be free at any moment, and its lifetime of an hour says nothing about that."""
@@ -223,6 +256,20 @@ def test_a_full_limit_of_slots_says_one_second(limiter, taken):
     free = "all 4 slots are in use" if taken == 4 else "1 slot is free, but the request needs more"
     assert str(denied.value) == f"slots: {free}. Try again in 1 s."
     assert denied.value.decision.problem()["detail"] == str(denied.value)
+
+
+def test_a_window_that_is_no_integer_says_so():
+    """60.0 lies between a second and a year, so that rule alone would puzzle."""
+    for window in (60.0, timedelta(minutes=1), "60", True):
+        with pytest.raises(InvalidLimit, match=r"^window_seconds: Must be an integer of seconds, got "):
+            Limit(name="a", quota=1, window_seconds=window)
+
+
+def test_the_package_knows_its_names_and_its_version():
+    """For completion and help(), although they are loaded later."""
+    assert {*enforcement.__all__} <= {*dir(enforcement)}
+    assert "class Limiter" in pydoc.plain(pydoc.render_doc(enforcement))
+    assert enforcement.__version__ == version("sluicegate")
 
 
 def test_units_may_have_hyphens():
