@@ -17,7 +17,7 @@ from typing import Any, Self
 from hiredis import ReplyError
 
 from enforcement.async_tasks import begun, seen_through
-from enforcement.base import START_SECONDS, BaseLimiter, Limits, check_subject
+from enforcement.base import START_SECONDS, BaseLimiter, check_subject
 from enforcement.decorator import (
     CoroutineFunction,
     Declaration,
@@ -31,7 +31,7 @@ from enforcement.decorator import (
 )
 from enforcement.latency import Timing
 from enforcement.model.matching import Attributes
-from enforcement.plan.binding import Costs
+from enforcement.plan.binding import Costs, Limits
 from enforcement.plan.commands import Steps
 from enforcement.plan.decision import Decision, Denied
 from enforcement.plan.request import Request
@@ -99,7 +99,7 @@ class Limiter(BaseLimiter):
         begun = self._begin(plan, costs, True, "")
         return begun if type(begun) is Decision else await self._ask(begun, plan, costs)
 
-    async def hit(self, limits: Limits, key: str, costs: Costs = 1) -> Decision:
+    async def hit(self, limits: Limits, key: str | None = None, costs: Costs = 1) -> Decision:
         """
         Charge a request to all of some limits in code, or to none if one denies it, and return the decision. See the
         sync limiter.
@@ -110,12 +110,12 @@ class Limiter(BaseLimiter):
         begun = self._begin(plan, costs, True, "")
         return begun if type(begun) is Decision else await self._ask(begun, plan, costs)
 
-    async def peek(self, limits: Limits, key: str, costs: Costs | None = None) -> Decision:
+    async def peek(self, limits: Limits, key: str | None = None, costs: Costs | None = None) -> Decision:
         """Return the decision on a request without charging it. See the sync limiter."""
         plan = self._plan_in_code(limits, key)
         return await self.decide(plan, plan.one_of_each if costs is None else costs, charge=False)
 
-    async def acquire(self, limits: Limits, key: str, costs: Costs = 1, *, max_wait: float) -> Decision:
+    async def acquire(self, limits: Limits, key: str | None = None, costs: Costs = 1, *, max_wait: float) -> Decision:
         """
         Charge as :meth:`hit` does, waiting for permits if there are none, and return the decision that allows the
         request. See the sync limiter.
@@ -172,12 +172,12 @@ class Limiter(BaseLimiter):
         if isinstance(token, str):
             plan = await self.find_plan(token, attributes)
         else:
-            plan = self._plan_in_code(token, key or "")
+            plan = self._plan_in_code(token, key)
         if isinstance(plan, Decision):
             raise Denied(plan)
         return await self.admit_plan(plan, costs)
 
-    async def reset(self, limits: Limits, key: str) -> None:
+    async def reset(self, limits: Limits, key: str | None = None) -> None:
         """Delete the counters of limits in code for a key. Raises StoreError if the store did not do it."""
         await self._run(self._decider.resetting(self._plan_in_code(limits, key)))
 

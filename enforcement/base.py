@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,8 +14,8 @@ from enforcement.failover.health import BACKGROUND_BUDGET
 from enforcement.failover.probe import probe_command
 from enforcement.latency import Listener, Timing
 from enforcement.model.keys import DEFAULT_PREFIX
-from enforcement.model.limits import Limit
 from enforcement.model.matching import Attributes
+from enforcement.plan.binding import Limits
 from enforcement.plan.commands import Steps
 from enforcement.settings import DEFAULT_TIMEOUT, DEFAULT_URL, Settings
 from enforcement.state.live_plan import LivePlan
@@ -24,8 +24,6 @@ from enforcement.store.errors import StoreError
 
 START_SECONDS = 1.0
 """How long ``start()`` waits for the documents of a store that replies."""
-
-Limits = Limit | Sequence[Limit]
 
 
 class BaseLimiter:
@@ -134,7 +132,7 @@ class BaseLimiter:
         finally:
             pipe.close()
 
-    def _plan_in_code(self, limits: Limits, key: str) -> LivePlan:
+    def _plan_in_code(self, limits: Limits, key: str | None) -> LivePlan:
         if not self._started:
             self._started = True
             self._engine.start_quietly()

@@ -10,7 +10,7 @@ from functools import wraps
 from types import TracebackType
 from typing import Any, Self
 
-from enforcement.base import START_SECONDS, BaseLimiter, Limits, check_subject, run_steps
+from enforcement.base import START_SECONDS, BaseLimiter, check_subject, run_steps
 from enforcement.decorator import (
     Declaration,
     Declared,
@@ -23,7 +23,7 @@ from enforcement.decorator import (
 )
 from enforcement.latency import Timing
 from enforcement.model.matching import Attributes
-from enforcement.plan.binding import Costs
+from enforcement.plan.binding import Costs, Limits
 from enforcement.plan.commands import Steps
 from enforcement.plan.decision import Decision, Denied
 from enforcement.plan.request import Request
@@ -115,13 +115,14 @@ class Limiter(BaseLimiter):
         begun = self._begin(plan, costs, True, "")
         return begun if type(begun) is Decision else self._ask(begun, plan, costs)
 
-    def hit(self, limits: Limits, key: str, costs: Costs = 1) -> Decision:
+    def hit(self, limits: Limits, key: str | None = None, costs: Costs = 1) -> Decision:
         """
         Charge a request to all of some limits in code, or to none if one of them denies it, and return the decision.
 
         Args:
-            limits: One limit, or several with different names.
-            key: Whose requests are counted together, for instance ``"user:42"``.
+            limits: One limit, or several with different names. If they have different keys, pairs of one or several
+                limits and their key, such as ``[(per_ip, ip), (overall, "all")]``.
+            key: Whose requests are counted together, for instance ``"user:42"``. None if *limits* are pairs.
             costs: As in :meth:`check`. They must name the unit of at least one limit, and no unit that no limit counts.
         Raises:
             ValueError: Costs, key or limits are not valid, or one is a concurrency limit, which needs :meth:`admit`.
@@ -133,7 +134,7 @@ class Limiter(BaseLimiter):
         begun = self._begin(plan, costs, True, "")
         return begun if type(begun) is Decision else self._ask(begun, plan, costs)
 
-    def peek(self, limits: Limits, key: str, costs: Costs | None = None) -> Decision:
+    def peek(self, limits: Limits, key: str | None = None, costs: Costs | None = None) -> Decision:
         """
         Return the decision on a request without charging it.
 
@@ -148,7 +149,7 @@ class Limiter(BaseLimiter):
         plan = self._plan_in_code(limits, key)
         return self.decide(plan, plan.one_of_each if costs is None else costs, charge=False)
 
-    def acquire(self, limits: Limits, key: str, costs: Costs = 1, *, max_wait: float) -> Decision:
+    def acquire(self, limits: Limits, key: str | None = None, costs: Costs = 1, *, max_wait: float) -> Decision:
         """
         Charge as :meth:`hit` does, waiting for permits if there are none, and return the decision that allows the
         request.
@@ -237,12 +238,12 @@ class Limiter(BaseLimiter):
         """
         check_subject(token, key, attributes)
         plan: LivePlan | Decision
-        plan = self.find_plan(token, attributes) if isinstance(token, str) else self._plan_in_code(token, key or "")
+        plan = self.find_plan(token, attributes) if isinstance(token, str) else self._plan_in_code(token, key)
         if isinstance(plan, Decision):
             raise Denied(plan)
         return self.admit_plan(plan, costs)
 
-    def reset(self, limits: Limits, key: str) -> None:
+    def reset(self, limits: Limits, key: str | None = None) -> None:
         """
         Delete the counters of limits in code for a key.
 

@@ -296,7 +296,8 @@ class Decider:
         """
         # Permits leased before the reset must not be handed out or returned after it.
         yield from self._leases.returning(plan.keys)
-        yield from self._asker.calling(resp.pack(commands.reset(plan.keys)))
+        for group in self._health.connector.groups(plan.bounds, lambda bound: bound.tag):
+            yield from self._asker.calling(resp.pack(commands.reset([bound.key for bound in group])))
         plan.last = None
         self._health.fallback.forget(plan.keys)
         self._denials.forget()

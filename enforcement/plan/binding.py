@@ -137,29 +137,68 @@ class BoundLimit:
         return replace(self, key=self.partitions.overflow, partitions=None, value="", overflow=True)
 
 
-def bind_in_code(limits: Sequence[Limit], key: str, keys: Keys) -> tuple[BoundLimit, ...]:
+KeyedLimits = Sequence[tuple[Limit | Sequence[Limit], str]]
+"""Limits in code with different keys, such as ``[(per_ip, ip), (overall, "all")]``."""
+
+Limits = Limit | Sequence[Limit] | KeyedLimits
+"""Limits in code: one, several with one key, or pairs."""
+
+Pairs = tuple[tuple[tuple[Limit, ...], str], ...]
+"""Limits in code, each group with its key."""
+
+
+def pairs_of(limits: Limits, key: str | None) -> Pairs:
     """
-    Return limits in code, bound to the counters of one key.
+    Return limits in code in groups, each with its key.
+
+    Args:
+        limits: See :data:`Limits`.
+        key: The key of all limits. None if *limits* are pairs.
+    Raises:
+        ValueError: *key* is None, and *limits* are not pairs.
+    """
+    given: Any = limits  # a string is a sequence too; bind_in_code() refuses it with a clear message
+    several = (given,) if isinstance(given, (Limit, str)) else tuple(given)
+    if key is not None:
+        return ((several, key),)
+    if not several or not all(isinstance(pair, tuple) and len(pair) == 2 for pair in several):
+        rule = f"must be a string of 1 to {MAX_CODE_KEY_LENGTH} characters"
+        raise ValueError(f"key: {rule}, unless limits are pairs of a limit and its key, got NoneType.")
+    return tuple(((some,) if isinstance(some, (Limit, str)) else tuple(some), own) for some, own in several)
+
+
+def bind_in_code(limits: Sequence[Limit], key: str, keys: Keys) -> tuple[BoundLimit, ...]:
+    """Return limits in code, bound to the counters of one key. Raises the errors of :func:`bind_pairs`."""
+    return bind_pairs(((tuple(limits), key),), keys)
+
+
+def bind_pairs(pairs: Pairs, keys: Keys) -> tuple[BoundLimit, ...]:
+    """
+    Return limits in code, bound to the counters of their keys.
 
     Raises:
-        ValueError: There are no limits or more than 64, two have the same name, one needs attributes, or the key is
-            not a string of valid length.
+        ValueError: There are no limits or more than 64, two have the same name, one needs attributes, or a key is not a
+            string of valid length.
         TypeError: One of them is not a Limit.
     """
+    limits: list[Any] = [limit for several, _ in pairs for limit in several]
     for limit in limits:
         if not isinstance(limit, Limit):
-            raise TypeError(f"limits: must be Limit values, got {limit!r}. Limit.parse() makes one from a string.")
-    if not isinstance(key, str) or not 0 < len(key) <= MAX_CODE_KEY_LENGTH:
-        raise ValueError(f"key: must be a string of 1 to {MAX_CODE_KEY_LENGTH} characters, got {_length(key)}.")
-    if not 0 < len(limits) <= MAX_LIMITS_PER_REQUEST:
+            hint = "Pairs have their own keys" if isinstance(limit, tuple) else "Limit.parse() makes one from a string"
+            raise TypeError(f"limits: must be Limit values, got {limit!r}. {hint}.")
+    for _, key in pairs:
+        if not isinstance(key, str) or not 0 < len(key) <= MAX_CODE_KEY_LENGTH:
+            raise ValueError(f"key: must be a string of 1 to {MAX_CODE_KEY_LENGTH} characters, got {_length(key)}.")
+    if not all(several for several, _ in pairs) or len(limits) > MAX_LIMITS_PER_REQUEST:
         raise ValueError(f"limits: must be 1 to {MAX_LIMITS_PER_REQUEST}, got {len(limits)}.")
     if len({limit.name for limit in limits}) < len(limits):
         raise ValueError(f"limits: names must be unique, got {', '.join(limit.name for limit in limits)}.")
     for limit in limits:
         if limit.partition_by or limit.match.to_json():
             raise ValueError(f"limits: must not need attributes, which only check() takes, got {limit.name!r}.")
-    scope = keys.scope(fingerprint(("key", key)))
-    return tuple(BoundLimit(limit, scope + _counter(limit, ()), "key", index=i) for i, limit in enumerate(limits))
+    scopes = [keys.scope(fingerprint(("key", key))) for several, key in pairs for _ in several]
+    rows = enumerate(zip(limits, scopes, strict=True))
+    return tuple(BoundLimit(limit, scope + _counter(limit, ()), "key", index=i) for i, (limit, scope) in rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,9 +337,13 @@ __all__ = [
     "MAX_LIMITS_PER_REQUEST",
     "BoundLimit",
     "Costs",
+    "KeyedLimits",
+    "Limits",
     "Rule",
     "Subject",
     "bind_in_code",
+    "bind_pairs",
     "check_costs",
+    "pairs_of",
     "rules_of",
 ]

@@ -24,7 +24,7 @@ from enforcement.model.matching import Attributes, check_attributes
 from enforcement.model.partitions import RETRY_SECONDS, PartitionIndex
 from enforcement.model.sizes import MAX_TOKEN_LENGTH
 from enforcement.model.tokens import digest, is_well_formed
-from enforcement.plan.binding import Rule, Subject, bind_in_code, rules_of
+from enforcement.plan.binding import Limits, Rule, Subject, bind_pairs, pairs_of, rules_of
 from enforcement.plan.decision import Decision
 from enforcement.plan.plan import Plan
 from enforcement.state.lease import Lease
@@ -140,20 +140,24 @@ class Planner:
         self.plan_cache.clear()
         self.unmetered.clear()
 
-    def plan_in_code(self, limits: Limit | Sequence[Limit], key: str) -> LivePlan:
+    def plan_in_code(self, limits: Limits, key: str | None) -> LivePlan:
         """
-        Return the plan of limits in code for a key.
+        Return the plan of limits in code.
 
         Raises:
-            ValueError: See :func:`~enforcement.plan.binding.bind_in_code`.
+            ValueError, TypeError: See :func:`~enforcement.plan.binding.bind_pairs` and ``pairs_of()`` beside it.
         """
         # Hashing an id is faster than hashing a Limit. The plan keeps the limits alive, so no other object gets the id.
-        name = (key, id(limits)) if isinstance(limits, Limit) else (key, *map(id, limits))
+        name: tuple[Any, ...]
+        if isinstance(limits, Limit):
+            name = key, id(limits)
+        elif key is not None:
+            name = key, *map(id, limits)
+        else:
+            name = tuple((own, *map(id, several)) for several, own in pairs_of(limits, None))
         plan = self.in_code.get(name)
         if plan is None:
-            given: Any = limits  # a string is a sequence too; bind_in_code() refuses it with a clear message
-            several = (given,) if isinstance(given, (Limit, str)) else tuple(given)
-            plan = _with_lease(LivePlan(bind_in_code(several, key, self._keys), fleet=self._fleet))
+            plan = _with_lease(LivePlan(bind_pairs(pairs_of(limits, key), self._keys), fleet=self._fleet))
             self.in_code[name] = plan
             if len(self.in_code) > MAX_PLANS:
                 self.in_code.popitem(last=False)
