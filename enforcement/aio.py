@@ -21,13 +21,13 @@ from enforcement.base import START_SECONDS, BaseLimiter, check_subject
 from enforcement.decorator import (
     CoroutineFunction,
     Declaration,
-    Declared,
     FunctionCosts,
     FunctionKey,
+    FunctionLimits,
     P,
     R,
     Waiting,
-    declared,
+    check_declared,
 )
 from enforcement.latency import Timing
 from enforcement.model.matching import Attributes
@@ -126,14 +126,14 @@ class Limiter(BaseLimiter):
         return decision
 
     def limited(
-        self, limits: Declared, *, key: FunctionKey = None, costs: FunctionCosts = 1, max_wait: float = 0.0
+        self, limits: FunctionLimits, *, key: FunctionKey = None, costs: FunctionCosts = 1, max_wait: float = 0.0
     ) -> Callable[[CoroutineFunction[P, R]], CoroutineFunction[P, R]]:
         """
         Return a decorator that charges each call of a coroutine function, and raises Denied if a call is denied. See
         the sync limiter.
         """
-        values = declared(limits)
-        return lambda function: _limit_awaited(self, function, Declaration(function, values, key, costs, max_wait))
+        check_declared(limits, key)
+        return lambda function: _limit_awaited(self, function, Declaration(function, limits, key, costs, max_wait))
 
     @asynccontextmanager
     async def admit(
@@ -300,14 +300,13 @@ def _limit_awaited(limiter: Limiter, function: CoroutineFunction[P, R], rule: De
 
     @wraps(function)
     async def limited(*args: P.args, **kwargs: P.kwargs) -> R:
-        key = rule.key(args, kwargs)
-        if key is None:
+        call = rule.call(args, kwargs)
+        if call is None:
             return await function(*args, **kwargs)
-        costs = rule.costs(args, kwargs)
-        if not rule.holds:
-            await limiter.acquire(rule.limits, key, costs, max_wait=rule.max_wait)
+        if not call.holds:
+            await limiter.acquire(call.limits, call.key, call.costs, max_wait=rule.max_wait)
             return await function(*args, **kwargs)
-        admission = await limiter.open_admission(rule.limits, key, costs)
+        admission = await limiter.open_admission(call.limits, call.key, call.costs)
         try:
             return await function(*args, **kwargs)
         finally:

@@ -13,13 +13,13 @@ from typing import Any, Self
 from enforcement.base import START_SECONDS, BaseLimiter, check_subject, run_steps
 from enforcement.decorator import (
     Declaration,
-    Declared,
     FunctionCosts,
     FunctionKey,
+    FunctionLimits,
     P,
     R,
     Waiting,
-    declared,
+    check_declared,
 )
 from enforcement.latency import Timing
 from enforcement.model.matching import Attributes
@@ -167,7 +167,7 @@ class Limiter(BaseLimiter):
         return decision
 
     def limited(
-        self, limits: Declared, *, key: FunctionKey = None, costs: FunctionCosts = 1, max_wait: float = 0.0
+        self, limits: FunctionLimits, *, key: FunctionKey = None, costs: FunctionCosts = 1, max_wait: float = 0.0
     ) -> Callable[[Callable[P, R]], Callable[P, R]]:
         """
         Return a decorator that charges each call of a function, and raises Denied if a call is denied.
@@ -178,7 +178,9 @@ class Limiter(BaseLimiter):
         A slot of a concurrency limit is held while the function runs. A call that raises an exception stays charged.
 
         Args:
-            limits: ``"10/minute; 100/day"``, a Limit, or a list of either. They decide together, as in :meth:`hit`.
+            limits: ``"10/minute; 100/day"``, a Limit, or a list of either. They decide together, as in :meth:`hit`. Or
+                a function of the arguments that returns them, or None for no limit, which needs *key*. Or pairs of
+                either and a *key*, such as ``[("50/minute", "ip:{ip}"), ("100/minute", "all")]``.
             key: Which calls are counted together. It is a format of the arguments (``"user:{user_id}"``), none of
                 which may be None, or a function that takes them and returns a string, an integer or a UUID, or None if
                 no limit applies. None: all calls of the function.
@@ -188,8 +190,8 @@ class Limiter(BaseLimiter):
             ValueError, TypeError: An argument is not valid. This is raised when the function is decorated, not when it
                 is first called.
         """
-        values = declared(limits)
-        return lambda function: _limit_calls(self, function, Declaration(function, values, key, costs, max_wait))
+        check_declared(limits, key)
+        return lambda function: _limit_calls(self, function, Declaration(function, limits, key, costs, max_wait))
 
     @contextmanager
     def admit(
@@ -306,14 +308,13 @@ def _limit_calls(limiter: Limiter, function: Callable[P, R], rule: Declaration) 
 
     @wraps(function)
     def limited(*args: P.args, **kwargs: P.kwargs) -> R:
-        key = rule.key(args, kwargs)
-        if key is None:
+        call = rule.call(args, kwargs)
+        if call is None:
             return function(*args, **kwargs)
-        costs = rule.costs(args, kwargs)
-        if not rule.holds:
-            limiter.acquire(rule.limits, key, costs, max_wait=rule.max_wait)
+        if not call.holds:
+            limiter.acquire(call.limits, call.key, call.costs, max_wait=rule.max_wait)
             return function(*args, **kwargs)
-        admission = limiter.open_admission(rule.limits, key, costs)
+        admission = limiter.open_admission(call.limits, call.key, call.costs)
         try:
             return function(*args, **kwargs)
         finally:
