@@ -124,9 +124,17 @@ end
 -- sliding_window. a: length in us. Value: current, previous, last.
 local sliding = {}
 
+-- The permits of the previous window leave one by one, as if evenly spaced and the first of them at its start: a client that
+-- keeps the limit's pace finds room for each request.
 local function sliding_room(s)
-  local felt = s.previous * (s.length - (s.now - s.start)) / s.length
-  return s.cap - s.current - felt
+  if s.previous == 0 then return s.cap - s.current end
+  return s.cap - s.current - ceil(s.previous * (s.start + s.length - s.now) / s.length) + 1
+end
+
+-- Return how far into a window all but `kept` permits of the one before it have left.
+local function all_but(kept, previous, length)
+  if previous <= kept then return 0 end
+  return ceil((previous - kept) * length / previous)
 end
 
 function sliding.read(s, spec, key, now, value)
@@ -156,16 +164,12 @@ function sliding.wait(s, cost)
   if room < 0 then -- not in this window: in the next one, when what is current now fades
     at, fading, room = s.start + s.length, s.current, s.cap - cost
   end
-  if fading > room then
-    at = at + ceil(s.length - room * s.length / fading)
-  end
-  return at - s.now
+  return max(1, at + all_but(room + 1, fading, s.length) - s.now) -- where doubles are not exact, an instant may look past
 end
 
 function sliding.reset(s)
-  if s.current > 0 then return s.start + 2 * s.length - s.now end
-  if s.previous > 0 then return s.start + s.length - s.now end
-  return 0
+  if s.current > 0 then return s.start + s.length + all_but(1, s.current, s.length) - s.now end
+  return max(0, s.start + all_but(1, s.previous, s.length) - s.now)
 end
 
 function sliding.mark(s) return s.start end
