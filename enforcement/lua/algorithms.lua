@@ -105,9 +105,9 @@ end
 -- A fixed_window whose counters outlive the store; see checkpoint.lua. Value: as above, and the stamp of its last checkpoint if
 -- it has one.
 local durable = {reset = fixed.reset, wait = fixed.wait, mark = fixed.mark, add = fixed.add, amend = fixed.amend}
-local NAME_LENGTH, WHOLE = 23, 'whole' -- of the last part of a counter's key; a member of the set beside it
+local NAME_LENGTH, WHOLE = 34, 'whole' -- of the last part of a counter's key; a member of the set beside it
 
-local function dirty_beside(key) return sub(key, 1, -NAME_LENGTH - 1) .. 'dirty' end
+local function dirty_beside(key) return sub(key, 1, -NAME_LENGTH - 1) .. 'changed' end
 
 -- nil: the store lost its counters, and what this one held is not known.
 function durable.read(s, spec, key, now, value)
@@ -119,6 +119,16 @@ end
 function durable.write(key, s, slack)
   fixed.write(key, s, slack)
   call('SADD', dirty_beside(key), sub(key, -NAME_LENGTH))
+end
+
+-- Return used, end, last and stamp (0: none) of a durable counter; nil if there is none, or something else in its place.
+local function durable_state(key)
+  local value = redis.pcall('GET', key)
+  if type(value) ~= 'string' or #value < 24 then return nil end
+  local used, ends, last = unpack_doubles('>ddd', value)
+  local stamp = 0
+  if #value >= 32 then stamp = unpack_doubles('>d', value, 25) end
+  return used, ends, last, stamp
 end
 
 -- sliding_window. a: length in us. Value: current, previous, last.

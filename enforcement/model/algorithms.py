@@ -395,7 +395,7 @@ class Reference:
         self.counters: OrderedDict[str, Counter] = OrderedDict()
 
     def decide(self, now: int, charges: Sequence[Charge], *, charge: bool = True, ident: str = "") -> list[int]:
-        """Decide a request as ``sg2_decide`` does, and return the reply that ``lua/decide.lua`` describes."""
+        """Decide a request as ``sg3_decide`` does, and return the reply that ``lua/decide.lua`` describes."""
         try:
             rows = [(self._read(key, now, spec), spec, cost) for key, spec, cost in charges]
         except OutOfCalendar:
@@ -417,7 +417,7 @@ class Reference:
         return reply
 
     def amend(self, now: int, key: str, spec: Spec, delta: int, mark: int, ident: str = "") -> bool:
-        """Correct one charge as ``sg2_settle`` does, and return whether the counter changed."""
+        """Correct one charge as ``sg3_settle`` does, and return whether the counter changed."""
         counter = self._read(key, now, spec)
         changed = counter.amend(delta, mark, ident)
         if changed:
@@ -425,7 +425,7 @@ class Reference:
         return changed
 
     def forget(self, keys: Sequence[str]) -> None:
-        """Delete counters as ``sg2_reset`` does."""
+        """Delete counters as ``sg3_reset`` does."""
         for key in keys:
             self.counters.pop(key, None)
 
