@@ -20,6 +20,7 @@ from enforcement.plan.commands import Steps
 from enforcement.settings import DEFAULT_TIMEOUT, DEFAULT_URL, Settings
 from enforcement.state.live_plan import LivePlan
 from enforcement.stats import Stats
+from enforcement.store.credentials import Credentials, from_client
 from enforcement.store.errors import StoreError
 
 START_SECONDS = 1.0
@@ -36,13 +37,14 @@ class BaseLimiter:
 
     def __init__(
         self,
-        url: str = DEFAULT_URL,
+        url: str | object = DEFAULT_URL,
         *,
         prefix: str = DEFAULT_PREFIX,
         instance: str | None = None,
         state_dir: str | Path | None = None,
         timeout: float = DEFAULT_TIMEOUT,
         clock: Callable[[], int] | None = None,
+        credentials: Credentials | None = None,
     ) -> None:
         """
         Make a limiter without any I/O.
@@ -50,7 +52,7 @@ class BaseLimiter:
         Args:
             url: URL of the store: ``redis://``, ``rediss://`` or ``unix://``, and for several servers
                 ``redis+sentinel://host1,host2/service`` or ``redis+cluster://host1,host2``. ``valkey`` may stand for
-                ``redis``.
+                ``redis``. Or a redis-py client or connection pool of one server, whose address is taken.
             prefix: Prefix of all keys.
             instance: Its name in the fleet. None: made of the host's name, the process id and random characters.
             state_dir: Folder for the last good documents, with which it starts while the store is unavailable. None:
@@ -58,13 +60,14 @@ class BaseLimiter:
             timeout: Seconds that a decision may take, connecting included, 0.001 to 10. After that, each limit's
                 ``on_store_failure`` decides.
             clock: Returns microseconds since the epoch as an integer, for tests. None: the store's clock.
+            credentials: Returns user and password for each new connection, for passwords that expire. It must return at
+                once. None: those of *url*.
         Raises:
             ValueError: An argument breaks a rule. The message names it.
         """
         folder = None if state_dir is None else Path(state_dir)
-        self._set_up(
-            Settings(url=url, prefix=prefix, instance=instance, state_dir=folder, timeout=timeout, clock=clock)
-        )
+        place, own = (url, None) if isinstance(url, str) else from_client(url)
+        self._set_up(Settings(place, prefix, instance, folder, timeout, clock, credentials or own))
 
     @classmethod
     def from_env(cls) -> Self:

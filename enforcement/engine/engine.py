@@ -58,7 +58,7 @@ class Engine:
         self.keys = Keys(settings.prefix)
         self.documents = PublishedState()
         self.counts = DecisionCounts()
-        connector = connector_of(settings.url, settings.timeout)
+        connector = connector_of(settings.url, settings.timeout, settings.credentials)
         self.fallback = Fallback(held=lambda key: self.slots.held(key))
         self.health = Health(
             connector,

@@ -16,10 +16,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from typing import Final, Literal
+from typing import Any, Final, Literal
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 from enforcement.store.address import Address, checked_host
+from enforcement.store.credentials import Credentials, Provider
 from enforcement.store.errors import MAX_PORT
 
 SINGLE_SCHEMES: Final = ("redis", "rediss", "unix")
@@ -57,16 +58,19 @@ class Topology:
     _sentinel: Address | None = None
 
     @classmethod
-    def parse(cls, url: str) -> Topology:
+    def parse(cls, url: str, credentials: Credentials | None = None) -> Topology:
         """
         Return the topology that a URL describes.
 
+        Args:
+            credentials: Returns user and password of the servers, if the URL does not have them. None: it has, or there
+                are none.
         Raises:
             ValueError: The URL cannot be used. The message names the wrong part, but never contains the password.
         """
         text = url = redis_url(url) if isinstance(url, str) else ""
         if text.partition("://")[0] in SINGLE_SCHEMES:
-            return cls("single", url, _server=Address.from_url(url))
+            return cls("single", url, _server=_server(url, credentials))
         found = _SEVERAL.fullmatch(text)
         if found is None:
             raise ValueError(
@@ -86,13 +90,19 @@ class Topology:
             hosts,
             service,
             server,
-            Address.from_url("host:1".join(server)),
+            _server("host:1".join(server), credentials),
             Address.from_url("host:1".join(sentinel)),
         )
 
     def url_of(self, host: str, port: int) -> str:
         """Return the URL of one server of this store, for redis-py."""
         return f"{_bracketed(host)}:{port}".join(self._around_server)
+
+    @property
+    def client_options(self) -> dict[str, Any]:
+        """The keywords of redis-py that are not in :attr:`url`."""
+        credentials = self.address.credentials
+        return {} if credentials is None else {"credential_provider": Provider(credentials)}
 
     @property
     def address(self) -> Address:
@@ -108,6 +118,13 @@ class Topology:
         """Return the address of one sentinel of this store."""
         assert self._sentinel is not None
         return replace(self._sentinel, host=host, port=port)
+
+
+def _server(url: str, credentials: Credentials | None) -> Address:
+    address = Address.from_url(url)
+    if credentials is not None and (address.username or address.password):
+        raise ValueError("credentials: must be None if the URL names a user or a password.")
+    return replace(address, credentials=credentials)
 
 
 def redis_url(url: str) -> str:
