@@ -16,6 +16,7 @@ import pytest
 import enforcement
 from enforcement import Denied, InvalidLimit, Limit, Limiter, StoreError, aio
 from enforcement.model.keys import Keys
+from enforcement.model.tokens import mint
 from enforcement.store.client import connect
 from enforcement.store.topology import Topology
 from tests.enforcement.world import eventually, fixed
@@ -181,6 +182,20 @@ def test_a_published_limit_without_a_cost_is_named_and_not_advertised(limiter, w
     assert "tpm" not in plain.headers()["RateLimit"]
     assert '"tpm";r=995' in counted.headers()["RateLimit"]
     assert plain.limit.name == "rpm"
+
+
+def test_one_policy_at_token_and_project_has_two_names(limiter, world):
+    """A client can tell the two limits apart, in both fields and in a denial."""
+    secret = mint("live")
+    documents = {"global": {"schema": 1, "policy": None}, **world.policy("free", fixed(2)), **world.project("pol_free")}
+    world.publish(documents, {secret: world.token("pol_free")})
+
+    admitted, _, denied = (limiter.check(secret) for _ in range(3))
+
+    for field in ("RateLimit", "RateLimit-Policy"):
+        names = sorted(item.split(";")[0] for item in admitted.headers()[field].split(", "))
+        assert names == ['"project/free/rpm"', '"token/free/rpm"']
+    assert denied.problem()["violated-policies"] == ["project/free/rpm", "token/free/rpm"]
 
 
 @pytest.mark.parametrize("preset", ["ietf", "legacy-delta", "legacy-epoch", "openai", "anthropic"])
