@@ -22,6 +22,7 @@ from unfold.admin import ModelAdmin as ThemeModelAdmin
 from unfold.admin import StackedInline as ThemeStackedInline
 
 from controlplane.adminkit.forms import InstantInput, RecordedForm
+from controlplane.core.requests import request_id
 from controlplane.core.text import unprintable
 from controlplane.publishing.changes import Actor, Change, change
 from controlplane.publishing.models import OutboxEntry
@@ -99,7 +100,7 @@ def table(head: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
 
 def actor_of(request: HttpRequest) -> Actor:
     """Return the user of a request as the actor of a change."""
-    return Actor(request.user.get_username(), "admin", request.headers.get("X-Request-ID", ""))
+    return Actor(request.user.get_username(), "admin", request_id(request))
 
 
 class ModelAdmin(ThemeModelAdmin):

@@ -74,7 +74,8 @@ REASON = OpenApiParameter(
     REASON_HEADER,
     {"type": "string", "maxLength": MAX_REASON, "pattern": "^[ -~\u00a1-\u00ac\u00ae-\u00ff]*$"},
     OpenApiParameter.HEADER,
-    description="The reason, which the audit keeps.",
+    # The pattern is that of the characters which every client can put into a header. Those of UTF-8 are more.
+    description="The reason, in UTF-8, which the audit keeps.",
 )
 REVISION = _header("Sluicegate-Revision", "The revision that contains the change, or `pending`.", [200, 201, 204])
 ETAG = _header("ETag", "The value for If-Match.", [200, 201])

@@ -124,7 +124,7 @@ def test_an_old_name_controls_no_terminal(name, shown, form, capsys):
     printed = capsys.readouterr().out
     assert shown in printed
     assert name not in printed
-    assert set(unprintable(line) for line in printed.split("\n")) == {""}
+    assert {unprintable(line) for line in printed.split("\n")} == {""}
 
 
 @pytest.mark.parametrize("value", ["\n=cmd|calc", "\r\n+1", "\x1b=1+1", "\u200b＝1", "\n \t@A1"])
