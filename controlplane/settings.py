@@ -318,6 +318,8 @@ SPECTACULAR_SETTINGS = {
     "OAS_VERSION": "3.1.1",
     "SERVE_INCLUDE_SCHEMA": False,
     "SCHEMA_PATH_PREFIX": "/api/v1",
+    # The server that sent the document.
+    "SERVERS": [{"url": "/"}],
     # Requests and responses differ in read-only fields and in the secret of a token.
     "COMPONENT_SPLIT_REQUEST": True,
     # The docs page sends no request to another host.

@@ -8,12 +8,12 @@ from django.core.validators import RegexValidator
 from django.utils.deconstruct import deconstructible
 
 # Characters that nobody sees and that change what a terminal, a log or a page shows: controls, line and paragraph
-# separators, zero-width and bidirectional characters, halves of surrogate pairs. Written as ranges of the Basic
-# Multilingual Plane, so that OpenAPI states the same rule. Beyond that plane are the tags, see _TAGS.
-_HIDDEN = r"\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb"
-_TAGS = "\U000e0000-\U000e007f"
-_IN_LINE = re.compile(rf"[\x00-\x1f{_HIDDEN}{_TAGS}]")
-_IN_LINES = re.compile(rf"[\x00-\x08\x0b\x0c\x0e-\x1f{_HIDDEN}{_TAGS}]")
+# separators, zero-width and bidirectional characters. Written so that OpenAPI can state the same rule.
+_HIDDEN = r"\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+# Halves of surrogate pairs, and tags. The patterns of some languages cannot name them.
+_ODD = "\\ud800-\\udfff\U000e0000-\U000e007f"
+_IN_LINE = re.compile(rf"[\x00-\x1f{_HIDDEN}{_ODD}]")
+_IN_LINES = re.compile(rf"[\x00-\x08\x0b\x0c\x0e-\x1f{_HIDDEN}{_ODD}]")
 
 
 @deconstructible
