@@ -313,7 +313,13 @@ class AuditEntry(models.Model):
     class Meta:
         ordering = ["-at", "-id"]
         verbose_name_plural = "audit entries"
-        indexes = [models.Index(fields=["object_type", "object_id", "-at"])]
+        indexes = [
+            models.Index(fields=["object_type", "object_id", "-at"]),
+            # The filters of REST, each in the order of its pages.
+            models.Index(fields=["actor", "-id"], name="policies_audit_actor"),
+            models.Index(fields=["action", "-id"], name="policies_audit_action"),
+            models.Index(fields=["object_id", "-id"], name="policies_audit_object"),
+        ]
 
     def __str__(self) -> str:
         return f"{self.action} {self.object_label}"

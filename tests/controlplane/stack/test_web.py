@@ -1,8 +1,10 @@
 """The control plane behind its HTTP server, by sockets and by a client that keeps connections."""
 
+import contextlib
 import json
 import os
 import socket
+import sqlite3
 import subprocess
 import sys
 import urllib.error
@@ -166,3 +168,16 @@ def test_the_log_of_the_server_names_the_request_and_no_secret(web):
     (line,) = (line for line in web.lines() if line.get("request_id") == fields["x-request-id"])
     assert (line["actor"], line["status_code"]) == ("ann", 400)
     assert secret[12:] not in web.log.read_text()
+
+
+def test_a_locked_database_is_told_while_the_client_still_waits(web):
+    """Another process holds SQLite's write lock and does not give it back."""
+    assert httpx2.get(f"{web.url}/api/v1/projects", headers=web.authorization).status_code == 200  # notes the key's use
+    with contextlib.closing(sqlite3.connect(connection.settings_dict["NAME"], isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with httpx2.Client(base_url=web.url, headers=web.authorization, timeout=6) as client:
+            response = client.post("/api/v1/projects", json={"slug": "chat", "name": "Chat"})
+        other.execute("ROLLBACK")
+
+    assert (response.status_code, response.json()["code"]) == (503, "database_unavailable")
+    assert response.headers["Retry-After"] == "1"
