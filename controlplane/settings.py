@@ -319,6 +319,7 @@ SPECTACULAR_SETTINGS = {
     "OAS_VERSION": "3.1.1",
     "SERVE_INCLUDE_SCHEMA": False,
     "SCHEMA_PATH_PREFIX": "/api/v1",
+    "LICENSE": {"name": "Apache License 2.0", "identifier": "Apache-2.0"},
     # The server that sent the document.
     "SERVERS": [{"url": "/"}],
     # Requests and responses differ in read-only fields and in the secret of a token.
