@@ -80,7 +80,11 @@ def test_the_audit_says_who_and_why(api):
     assert (entry.reason, entry.request_id) == ("launch", "req-7")
 
 
-@pytest.mark.parametrize("reason", ["für Jörg", "für 5 €", "日本", "a\u00a0b", "é" * 500, "plain"])
+@pytest.mark.parametrize(
+    "reason",
+    ["für Jörg", "für 5 €", "日本", "a\u00a0b", "é" * 500, "plain"],
+    ids=["umlauts", "euro", "kanji", "no-break space", "longest", "plain"],
+)
 def test_a_reason_is_read_as_utf_8(api, reason):
     """A WSGI server passes each byte that curl sent as one character."""
     sent = reason.encode().decode("latin-1")
