@@ -25,8 +25,8 @@ hidden = pytest.mark.parametrize("text", HIDDEN.values(), ids=HIDDEN)
 
 @pytest.fixture
 def rows() -> None:
-    TokenFactory(project=ProjectFactory(slug="chat"), name="web")
-    LimitFactory(policy=PolicyFactory(slug="free"), name="minute")
+    limit = LimitFactory(policy=PolicyFactory(slug="free"), name="minute")
+    TokenFactory(project=ProjectFactory(slug="chat", policy=limit.policy), name="web")
 
 
 def requests(text: str) -> list[tuple[str, str, dict]]:
