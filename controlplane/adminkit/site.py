@@ -9,6 +9,7 @@ from django import forms
 from django.conf import settings
 from django.contrib import admin, messages
 from django.contrib.admin.utils import quote, unquote
+from django.core.exceptions import BadRequest
 from django.db import models
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
@@ -21,6 +22,8 @@ from unfold.admin import ModelAdmin as ThemeModelAdmin
 from unfold.admin import StackedInline as ThemeStackedInline
 
 from controlplane.adminkit.forms import InstantInput, RecordedForm
+from controlplane.core.requests import request_id
+from controlplane.core.text import unprintable
 from controlplane.publishing.changes import Actor, Change, change
 from controlplane.publishing.models import OutboxEntry
 
@@ -97,7 +100,7 @@ def table(head: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
 
 def actor_of(request: HttpRequest) -> Actor:
     """Return the user of a request as the actor of a change."""
-    return Actor(request.user.get_username(), "admin", request.headers.get("X-Request-ID", ""))
+    return Actor(request.user.get_username(), "admin", request_id(request))
 
 
 class ModelAdmin(ThemeModelAdmin):
@@ -158,6 +161,8 @@ class ChangingAdmin(ModelAdmin):
     def changing(self, request: HttpRequest, reason: str = "") -> Iterator[Change]:
         """Run the block as one change, yield that change, and then show a message that says whether it is published."""
         request.held_messages = []
+        if found := unprintable(reason):
+            raise BadRequest(f"reason: Must have printable characters only, but contains {found}.")
         with change(actor=actor_of(request), reason=reason) as tx:
             request.change = tx
             yield tx

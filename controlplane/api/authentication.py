@@ -17,6 +17,7 @@ from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 
 from controlplane.api.problems import Problem
+from controlplane.core.requests import log_author
 from controlplane.policies.models import Limit, Override, Policy
 from controlplane.projects.models import ManagementKey, Project, Token
 from enforcement.model import tokens
@@ -92,7 +93,9 @@ class ManagementKeyAuthentication(BaseAuthentication):
         scheme, _, secret = header.partition(" ")
         if scheme.lower() != "bearer":
             raise AuthenticationFailed("Authorization must use the scheme Bearer, as in: Bearer sg_mgmt_...")
-        return AnonymousUser(), Access.of(self.key(secret.strip(), timezone.now()))
+        key = self.key(secret.strip(), timezone.now())
+        log_author(key.name, "api")
+        return AnonymousUser(), Access.of(key)
 
     def key(self, secret: str, now: datetime) -> ManagementKey:
         """Return the live key with this secret, or raise AuthenticationFailed."""

@@ -8,15 +8,16 @@ from typing import Any, ClassVar
 
 from django.db.models import Model, QuerySet
 from rest_framework import status
-from rest_framework.exceptions import ErrorDetail, NotFound, ValidationError
+from rest_framework.exceptions import NotFound
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.viewsets import GenericViewSet
 
 from controlplane.api.authentication import Access
 from controlplane.api.problems import PreconditionFailed
-from controlplane.api.requests import MAX_REASON, REASON_HEADER, request_id
+from controlplane.api.requests import reason_of
 from controlplane.api.serializers import ListQuery, NoQuery, QuerySerializer
+from controlplane.core.requests import ID_HEADER, request_id
 from controlplane.publishing.changes import Actor, Change, change
 from controlplane.publishing.models import OutboxEntry
 from controlplane.publishing.publisher import last_revision
@@ -69,7 +70,7 @@ class ApiView(GenericViewSet):
 
     def finalize_response(self, request: Request, response: Response, *args: Any, **kwargs: Any) -> Response:
         response = super().finalize_response(request, response, *args, **kwargs)
-        response["X-Request-Id"] = request_id(request)
+        response[ID_HEADER] = request_id(request)
         response["Cache-Control"] = "no-store"
         if self.tx and not response.exception:
             response["Sluicegate-Revision"] = revision_header(self.tx)
@@ -81,16 +82,9 @@ class ApiView(GenericViewSet):
         Run the block as the one change of this request, and yield that change. Without *reason*, the header holds it.
         """
         actor = Actor(self.access.key.name, "api", request_id(self.request))
-        with change(actor=actor, reason=reason or self._reason()) as tx:
+        with change(actor=actor, reason=reason or reason_of(self.request)) as tx:
             yield tx
         self.tx = tx
-
-    def _reason(self) -> str:
-        reason = self.request.headers.get(REASON_HEADER, "")
-        if len(reason) > MAX_REASON or not reason.isprintable():
-            message = f"The header {REASON_HEADER} must hold at most {MAX_REASON} printable characters."
-            raise ValidationError([ErrorDetail(message, code="invalid_reason")])
-        return reason
 
     def read_body(self, instance: Model | None = None, *, partial: bool = False) -> Any:
         """Return a serializer with the request's body, or raise ValidationError if the body is not valid."""

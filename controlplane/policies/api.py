@@ -256,9 +256,16 @@ class OverrideView(Listed, Created, Retrieved, Updated, Deleted, ApiView):
             save_override(tx, override)
 
 
+@extend_schema_field({"type": ["object", "null"], "additionalProperties": True})
+class RecordField(serializers.JSONField):
+    """The fields of a row at a time, or null if there was none."""
+
+
 class AuditSerializer(serializers.ModelSerializer):
     at = InstantField()
     object = serializers.SerializerMethodField()
+    before = RecordField(help_text="The object before the change. Null if the change created it.")
+    after = RecordField(help_text="The object after the change. Null if the change deleted it.")
 
     class Meta:
         model = AuditEntry

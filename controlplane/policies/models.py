@@ -9,6 +9,7 @@ from django.db import models
 from django.utils import timezone
 
 from controlplane.core.ids import new_id
+from controlplane.core.text import PRINTABLE, PRINTABLE_LINES
 from controlplane.projects.models import SLUG_RULE, Project, Token, Versioned, isoformat
 from enforcement.model.documents import MAX_DOCUMENT_BYTES
 from enforcement.model.limits import (
@@ -39,8 +40,8 @@ def choices(names: tuple[str, ...]) -> list[tuple[str, str]]:
 class Policy(Versioned):
     id = models.CharField(primary_key=True, max_length=40, default=partial(new_id, "pol"), editable=False)
     slug = models.CharField(max_length=63, unique=True, validators=[SLUG_RULE])
-    name = models.CharField(max_length=200)
-    description = models.TextField(blank=True, max_length=4000)
+    name = models.CharField(max_length=200, validators=[PRINTABLE])
+    description = models.TextField(blank=True, max_length=4000, validators=[PRINTABLE_LINES])
     project = models.ForeignKey(
         Project,
         models.CASCADE,
@@ -222,7 +223,7 @@ class Override(models.Model):
     project = models.ForeignKey(Project, models.CASCADE, null=True, blank=True, related_name="overrides")
     quota = models.BigIntegerField(validators=[MinValueValidator(0)])
     burst = models.BigIntegerField(null=True, blank=True)
-    reason = models.CharField(max_length=500)
+    reason = models.CharField(max_length=500, validators=[PRINTABLE])
     ends_at = models.DateTimeField(null=True, blank=True)
     created_by = models.CharField(max_length=200, blank=True, editable=False)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
@@ -312,7 +313,13 @@ class AuditEntry(models.Model):
     class Meta:
         ordering = ["-at", "-id"]
         verbose_name_plural = "audit entries"
-        indexes = [models.Index(fields=["object_type", "object_id", "-at"])]
+        indexes = [
+            models.Index(fields=["object_type", "object_id", "-at"]),
+            # The filters of REST, each in the order of its pages.
+            models.Index(fields=["actor", "-id"], name="policies_audit_actor"),
+            models.Index(fields=["action", "-id"], name="policies_audit_action"),
+            models.Index(fields=["object_id", "-id"], name="policies_audit_object"),
+        ]
 
     def __str__(self) -> str:
         return f"{self.action} {self.object_label}"

@@ -9,6 +9,7 @@ from django.db import models
 from django.utils import timezone
 
 from controlplane.core.ids import new_id
+from controlplane.core.text import PRINTABLE, escaped
 from enforcement.model import tokens
 from enforcement.model.limits import DAY_SECONDS
 from enforcement.model.partitions import DEFAULT_CAP, MAX_CAP
@@ -62,7 +63,7 @@ class Versioned(models.Model):
 class Project(Versioned):
     id = models.CharField(primary_key=True, max_length=40, default=partial(new_id, "proj"), editable=False)
     slug = models.CharField(max_length=63, unique=True, validators=[SLUG_RULE])
-    name = models.CharField(max_length=200)
+    name = models.CharField(max_length=200, validators=[PRINTABLE])
     policy = models.ForeignKey("policies.Policy", models.RESTRICT, null=True, blank=True, related_name="+")
     active = models.BooleanField(default=True, help_text="The tokens of an inactive project are refused everywhere.")
     partition_cap = models.PositiveIntegerField(
@@ -124,7 +125,7 @@ class CredentialQuerySet(models.QuerySet):
 class Credential(models.Model):
     """A secret of which only the digest is stored."""
 
-    name = models.CharField(max_length=200)
+    name = models.CharField(max_length=200, validators=[PRINTABLE])
     digest = models.CharField(max_length=64, unique=True, editable=False)
     prefix = models.CharField(max_length=tokens.PREFIX_LENGTH, editable=False)
     expires_at = models.DateTimeField(null=True, blank=True)
@@ -190,7 +191,9 @@ class TokenManager(models.Manager.from_queryset(CredentialQuerySet)):
             raise ValidationError(f"This token is {token.status}. Only an active token can be rotated.")
         now = timezone.now()
         expires_at = token.expires_at and now + (token.expires_at - token.created_at)
-        issued = self.issue(project=token.project, name=token.name, policy=token.policy, expires_at=expires_at)
+        # The name of an old token may break the present rule, which is no reason to keep its secret in use.
+        name = escaped(token.name)[:200]
+        issued = self.issue(project=token.project, name=name, policy=token.policy, expires_at=expires_at)
         for override in token.overrides.all():
             override.copy_to(issued[0])
         token.retire(now, now + timedelta(seconds=overlap_seconds))

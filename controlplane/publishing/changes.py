@@ -9,8 +9,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from django.core.exceptions import ValidationError
 from django.db import models, transaction
 
+from controlplane.core.text import PRINTABLE
 from controlplane.policies.models import AuditEntry
 from controlplane.projects.models import Versioned
 from controlplane.publishing import publisher
@@ -36,8 +38,13 @@ def change(*, actor: Actor, reason: str = "") -> Iterator["Change"]:
     pending because the store is unavailable, and Celery then retries.
 
     Raises:
+        ValidationError: The reason has characters that are not printable. The block does not run.
         Every exception of the block. Nothing is changed then. An unavailable store raises nothing.
     """
+    try:
+        PRINTABLE(reason)
+    except ValidationError as exc:
+        raise ValidationError({"reason": exc}) from exc
     tx = Change(actor, reason)
     with transaction.atomic():
         yield tx

@@ -14,7 +14,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from controlplane.api.authentication import LimitedKey
-from controlplane.api.fields import InstantField, LimitReferenceField, ReferenceField, StringField
+from controlplane.api.fields import InstantField, LimitReferenceField, ReasonField, ReferenceField
 from controlplane.api.pagination import CursorPage
 from controlplane.api.problems import StoreUnavailable
 from controlplane.api.serializers import ListQuery, QuerySerializer, StrictSerializer
@@ -218,7 +218,7 @@ class ResetSerializer(StrictSerializer):
         help_text="policy-slug/limit-name of the token's policy, else of the project's, else of the global policy. "
         "If left out, all limits of the policy of the token, or of the project.",
     )
-    reason = StringField(max_length=500, help_text="The reason, which the audit keeps.")
+    reason = ReasonField()
 
 
 class ResetDoneSerializer(serializers.Serializer):

@@ -80,7 +80,33 @@ def test_the_audit_says_who_and_why(api):
     assert (entry.reason, entry.request_id) == ("launch", "req-7")
 
 
-@pytest.mark.parametrize("reason", ["x" * 501, "a\tb"], ids=["too long", "unprintable"])
+@pytest.mark.parametrize(
+    "reason",
+    ["für Jörg", "für 5 €", "日本", "a\u00a0b", "é" * 500, "plain"],
+    ids=["umlauts", "euro", "kanji", "no-break space", "longest", "plain"],
+)
+def test_a_reason_is_read_as_utf_8(api, reason):
+    """A WSGI server passes each byte that curl sent as one character."""
+    sent = reason.encode().decode("latin-1")
+
+    response = api("POST", "projects", {"slug": "chat", "name": "Chat"}, sluicegate_reason=sent)
+
+    assert response.status_code == 201
+    assert AuditEntry.objects.get().reason == reason
+
+
+def test_a_reason_in_latin_1_is_read_as_such(api):
+    """Older clients send it, and their bytes are no UTF-8."""
+    api("POST", "projects", {"slug": "chat", "name": "Chat"}, sluicegate_reason="für Jörg")
+
+    assert AuditEntry.objects.get().reason == "für Jörg"
+
+
+@pytest.mark.parametrize(
+    "reason",
+    ["x" * 501, ("é" * 501).encode().decode("latin-1"), "a\tb", "\u202ea".encode().decode("latin-1"), "a\x85"],
+    ids=["too long", "too long in UTF-8", "unprintable", "right to left", "NEL"],
+)
 def test_a_reason_that_could_not_be_kept_is_refused(api, reason):
     """Nothing is cut off silently."""
     response = api("POST", "projects", {"slug": "chat", "name": "Chat"}, sluicegate_reason=reason)
