@@ -90,6 +90,11 @@ class ManagementKeyFactory(CredentialFactory):
     name = factory.Sequence(lambda n: f"key-{n}")
     scopes = factory.LazyFunction(lambda: ["*"])
 
+    @classmethod
+    def _generate(cls, strategy: str, params: dict[str, Any]) -> ManagementKey:
+        """A key without projects works for all of them, unless ``all_projects=False`` says that it has lost its own."""
+        return super()._generate(strategy, {"all_projects": not params.get("projects"), **params})
+
     @factory.post_generation
     def projects(self, create: bool, chosen: list[Project] | None, **_: Any) -> None:
         if create and chosen:

@@ -242,6 +242,32 @@ def test_a_management_key_is_issued_with_its_scopes(as_ann):
     assert [entry.action for entry in AuditEntry.objects.all()] == ["managementkey.create"]
 
 
+@pytest.mark.parametrize(
+    ("chosen", "message"),
+    [
+        ({}, "Name at least one project, or choose all projects."),
+        ({"all_projects": "on", "projects": "some"}, "Must be empty for a key that works for every project."),
+    ],
+    ids=["neither", "both"],
+)
+def test_the_form_of_a_key_asks_what_it_may_reach(as_ann, chosen, message):
+    """Nothing chosen is not everything."""
+    some = {"projects": [ProjectFactory().pk]} if "projects" in chosen else {}
+
+    response = as_ann.post("/admin/projects/managementkey/add/", {"name": "ci", "scopes": ["*"], **chosen, **some})
+
+    assert errors_of(response) == {"projects": [message]}
+    assert not ManagementKey.objects.exists()
+
+
+def test_a_key_of_all_projects_says_so(as_ann):
+    """On its page, and in the audit."""
+    as_ann.post("/admin/projects/managementkey/add/", {"name": "ci", "scopes": ["*"], "all_projects": "on"})
+
+    key = ManagementKey.objects.get()
+    assert (key.all_projects, AuditEntry.objects.get().after["all_projects"]) == (True, True)
+
+
 def test_a_revoked_token_is_published_as_such(as_ann, store):
     """The dialog's answer leads back to the token."""
     token = TokenFactory()
