@@ -20,7 +20,7 @@ from controlplane.api.serializers import (
     unknown_field,
 )
 from controlplane.api.views import ApiView, Created, Deleted, Listed, Replaced, Retrieved, Updated, check_precondition
-from controlplane.policies.actions import replace_limits, save_override, set_global_policy
+from controlplane.policies.actions import lock_global_policy, replace_limits, save_override, set_global_policy
 from controlplane.policies.models import AuditEntry, Limit, Override, Policy
 from controlplane.projects.models import SLUG_PATTERN, Project
 from controlplane.publishing.changes import Change
@@ -182,9 +182,10 @@ class GlobalView(ApiView):
 
     def update(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         with self.change() as tx:
+            lock_global_policy()
             check_precondition(request, GlobalPolicy())
             set_global_policy(tx, self.read_body().validated_data["policy"])
-        return self.present()
+            return self.present()
 
     def present(self) -> Response:
         return self.answer(GlobalPolicy())

@@ -146,7 +146,7 @@ class ProjectTokenView(Listed, TokenView):
             )
             serializer.is_valid(raise_exception=True)
             token, secret = issue_token(tx, project=project, **serializer.validated_data)
-        return self.issued(token, secret)
+            return self.issued(token, secret)
 
 
 class SingleTokenView(Retrieved, Updated, Deleted, TokenView):
@@ -170,7 +170,7 @@ class SingleTokenView(Retrieved, Updated, Deleted, TokenView):
         with self.change() as tx:
             token = self.for_writing()
             revoke_token(tx, token)
-        return self.answer(self.get_queryset().get(pk=token.pk))
+            return self.answer(self.as_written(token))
 
     @extend_schema(request=RotationSerializer, responses={201: IssuedTokenSerializer})
     @action(detail=True, methods=["post"])
@@ -184,7 +184,7 @@ class SingleTokenView(Retrieved, Updated, Deleted, TokenView):
                 message = f"This token is {token.status}. Only an active token can be rotated."
                 raise Conflict(message, "token_not_live")
             issued, secret = rotate_token(tx, token, serializer.validated_data["overlap_seconds"])
-        return self.issued(issued, secret)
+            return self.issued(issued, secret)
 
     def read_nothing(self) -> None:
         NoBody(data=self.request.data).is_valid(raise_exception=True)

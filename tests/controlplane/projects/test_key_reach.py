@@ -46,6 +46,7 @@ def delete_together(web, key: ManagementKey, slugs: list[str]) -> list[int]:
     return answers
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize("by", ["another key", "the key itself"])
 def test_two_deletions_at_once_leave_a_key_of_nothing(web, by):
     """The last two projects go at the same moment: each deletion would still count the project of the other."""
