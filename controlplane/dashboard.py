@@ -276,36 +276,12 @@ class Step:
 
 def first_steps(fleet: list[Instance]) -> list[dict[str, Any]]:
     """Return the steps of a new installation, or an empty list if all of them are done."""
-    add = {
-        model: reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_add")
-        for model in (Project, Policy, Token)
-    }
     decided = UsageRow.objects.exists()
+    first, detail = "Send a request", "The first decision appears within a minute."
     steps = [
-        Step(
-            "Create a project",
-            "The tenant that owns tokens.",
-            Project.objects.exists(),
-            add[Project],
-            "Add project",
-            "projects.add_project",
-        ),
-        Step(
-            "Create a policy with a limit",
-            "Such as 100 requests per minute.",
-            Limit.objects.exists(),
-            add[Policy],
-            "Add policy",
-            "policies.add_policy",
-        ),
-        Step(
-            "Create a token",
-            "Give it the policy. Its secret is shown once.",
-            Token.objects.exists(),
-            add[Token],
-            "Add token",
-            "projects.add_token",
-        ),
+        _adding(Project, "Create a project", "The tenant that owns tokens.", Project.objects.exists()),
+        _adding(Policy, "Create a policy with a limit", "Such as 100 requests per minute.", Limit.objects.exists()),
+        _adding(Token, "Create a token", "Give it the policy. Its secret is shown once.", Token.objects.exists()),
         Step(
             "Start a proxy with the library",
             "It appears here by itself.",
@@ -314,13 +290,12 @@ def first_steps(fleet: list[Instance]) -> list[dict[str, Any]]:
             "See instances",
             INSTANCES,
         ),
-        Step(
-            "Send a request",
-            "The first decision appears within a minute.",
-            decided,
-            list_url(UsageRow),
-            "See usage",
-            USAGE,
-        ),
+        Step(first, detail, decided, list_url(UsageRow), "See usage", USAGE),
     ]
     return [] if all(step.done for step in steps) else [asdict(step) for step in steps]
+
+
+def _adding(model: type[Model], title: str, detail: str, done: bool) -> Step:
+    """Return the step whose button leads to the form of a new row."""
+    app, name = model._meta.app_label, model._meta.model_name
+    return Step(title, detail, done, reverse(f"admin:{app}_{name}_add"), f"Add {name}", f"{app}.add_{name}")
