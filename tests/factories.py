@@ -24,6 +24,16 @@ class CleanFactory(factory.django.DjangoModelFactory):
         return row
 
 
+def clean_as_of_old(row: Any, field: str) -> None:
+    """Check a row whose end may be over by now, which it was not when somebody set it."""
+    row.clean_fields(exclude=[] if getattr(row, field) else [field])
+    end = getattr(row, field)
+    if end and end <= timezone.now():
+        setattr(row, field, None)
+    row.full_clean()
+    setattr(row, field, end)
+
+
 class PolicyFactory(CleanFactory):
     class Meta:
         model = Policy
@@ -69,7 +79,7 @@ class CredentialFactory(CleanFactory):
     def _create(cls, model_class: type, *args: Any, **fields: Any) -> Any:
         row = model_class(*args, **fields)
         row.secret = row.set_secret("live" if model_class is Token else "mgmt")
-        row.full_clean()
+        clean_as_of_old(row, "expires_at")
         row.save()
         return row
 
@@ -115,6 +125,18 @@ class OverrideFactory(CleanFactory):
     token = factory.SubFactory(TokenFactory)
     quota = 500
     reason = "A launch"
+
+    @classmethod
+    def _create(cls, model_class: type, *args: Any, **fields: Any) -> Override:
+        """A holder without a policy gets that of the limit, so that the limit applies to it."""
+        row = model_class(*args, **fields)
+        holder = row.token or row.project
+        if holder and holder.policy is None and not row.limit.policy.is_global:
+            holder.policy = row.limit.policy
+            holder.save(update_fields=["policy"])
+        clean_as_of_old(row, "ends_at")
+        row.save()
+        return row
 
 
 class InstanceFactory(CleanFactory):

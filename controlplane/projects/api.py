@@ -8,7 +8,7 @@ from django.utils import timezone
 from drf_spectacular.utils import extend_schema
 from rest_framework import serializers, status
 from rest_framework.decorators import action
-from rest_framework.exceptions import NotFound
+from rest_framework.exceptions import ErrorDetail, NotFound, ValidationError
 from rest_framework.request import Request
 from rest_framework.response import Response
 
@@ -37,6 +37,13 @@ class ProjectSerializer(CleanModelSerializer):
             "partition_cap": {"default": DEFAULT_CAP, "min_value": 1, "max_value": MAX_CAP},
         }
         read_only_fields = ["version"]
+
+    def validate_slug(self, slug: str) -> str:
+        if self.instance and self.instance.slug != slug and not self.context["access"].all_projects:
+            # A slug in use is refused, so such a key would learn the slugs of other projects.
+            message = "Must not be changed by a key that is limited to projects."
+            raise ValidationError([ErrorDetail(message, code="key_limited_to_projects")])
+        return slug
 
 
 class ProjectView(Listed, Created, Retrieved, Replaced, Deleted, ApiView):

@@ -45,6 +45,13 @@ def isoformat(instant: datetime | None) -> str | None:
     return instant.isoformat() if instant else None
 
 
+def check_is_future(field: str, instant: datetime | None) -> None:
+    """Raise ValidationError for *field* if it holds an instant that is over."""
+    if instant is not None and instant <= timezone.now():
+        message = f"Must be in the future, got {instant.isoformat()}."
+        raise ValidationError({field: ValidationError(message, code="past")})
+
+
 class Versioned(models.Model):
     """A row that counts its changes. Only change() increases the number."""
 
@@ -137,6 +144,19 @@ class Credential(models.Model):
     def __str__(self) -> str:
         return f"{self.name} ({self.prefix}…)"
 
+    def clean(self) -> None:
+        """Raise ValidationError for an end that is over, and for another name or end of an ended credential."""
+        former = type(self).objects.filter(pk=self.pk).first()
+        changed = [
+            name for name in ("name", "expires_at") if not former or getattr(former, name) != getattr(self, name)
+        ]
+        if former and not former.is_live and changed:
+            what = self._meta.verbose_name
+            message = f"Must not be changed, because this {what} is {former.status}. Create another {what}."
+            raise ValidationError({name: ValidationError(message, code="ended") for name in changed})
+        if "expires_at" in changed:
+            check_is_future("expires_at", self.expires_at)
+
     @property
     def status(self) -> str:
         """Return "active", "revoked" or "expired". A credential that is both is "revoked"."""
@@ -206,6 +226,7 @@ class Token(Credential):
         indexes = [models.Index(fields=["project", "-created_at"])]
 
     def clean(self) -> None:
+        super().clean()
         if self.policy and self.policy.project_id not in (None, self.project_id):
             raise ValidationError({"policy": "Must not be a policy of another project."})
 
@@ -265,6 +286,7 @@ class ManagementKey(Credential):
     objects = ManagementKeyManager()
 
     def clean(self) -> None:
+        super().clean()
         if not isinstance(self.scopes, list) or not self.scopes:
             raise ValidationError({"scopes": f"Must be a list of at least one scope, got {self.scopes!r}."})
         unknown = [scope for scope in self.scopes if scope not in SCOPES]

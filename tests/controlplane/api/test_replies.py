@@ -139,10 +139,10 @@ def test_a_deletion_beside_a_write_is_no_server_error(web, key, store, kind):
     """The publication of the write waits for a store that hangs, and meanwhile its row is deleted."""
     store.freeze()
     for _ in range(scale(2, 20)):
-        Policy.objects.all().delete()
         Project.objects.all().delete()
+        Policy.objects.all().delete()
         token = TokenFactory(project=ProjectFactory(slug="chat"))
-        limit = LimitFactory(policy=PolicyFactory(slug="free"), name="per-minute")
+        limit = LimitFactory(policy=PolicyFactory(slug="free", everywhere=True), name="per-minute")
         override = OverrideFactory(limit=limit, token=token)
         new = {"limit": "free/per-minute", "project": "chat", "quota": 1, "reason": "x"}
         requests = {
