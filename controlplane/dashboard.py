@@ -44,6 +44,8 @@ PANELS = {
     **dict.fromkeys(("fleet", "more_instances"), (INSTANCES,)),
     "expiring": (TOKENS,),
 }
+# Whoever needs no permission is everybody.
+assert all(PANELS.values())
 FACTS = {
     "Store": "publishing.view_revision",
     "Publishing": "publishing.view_outboxentry",

@@ -32,8 +32,8 @@ def rollback(tx: Change, number: int) -> None:
     for name, document in documents.items():
         if name.startswith("project:") and document:
             _restore_project(tx, document)
-    chosen = (documents.get("global") or {}).get("policy")
-    set_global_policy(tx, Policy.objects.filter(pk=chosen).first())
+    if everywhere := documents.get("global"):  # without the document it is unknown which policy was global, if any
+        set_global_policy(tx, Policy.objects.get(pk=everywhere["policy"]) if everywhere["policy"] else None)
 
 
 def documents_at(number: int) -> dict[str, dict[str, Any] | None]:
