@@ -171,7 +171,7 @@ class Credential(models.Model):
         return self.status == "active"
 
     def set_secret(self, kind: str) -> str:
-        """Give this credential a new secret and return the secret, which cannot be read again."""
+        """Set a new secret of this credential without saving, and return the secret, which cannot be read again."""
         secret = tokens.mint(kind)
         self.digest, self.prefix = tokens.digest(secret), secret[: tokens.PREFIX_LENGTH]
         return secret
@@ -193,7 +193,7 @@ class TokenManager(models.Manager.from_queryset(CredentialQuerySet)):
 
     def rotate(self, token: "Token", overlap_seconds: int) -> tuple["Token", str]:
         """
-        Return a new token with its secret, which replaces *token* after *overlap_seconds*.
+        Save a new token, which replaces *token* after *overlap_seconds*, and return it with its secret.
 
         The new token has the same name, policy, overrides and life span. With an overlap of 0, the old token is revoked
         at once.
