@@ -288,7 +288,7 @@ def _as_problems() -> Iterator[None]:
     except STORE_ERRORS as exc:
         raise StoreUnavailable from exc
     except counters.Forgotten as exc:
-        raise NotFound("This token expired long ago and has no counters.") from exc
+        raise NotFound("It is deleted, or expired long ago, and has no counters.") from exc
 
 
 def _slugs(page: list[UsageRow]) -> dict[str, str]:
