@@ -238,7 +238,8 @@ class RecordedAdmin(ChangingAdmin):
 
     def save_model(self, request: HttpRequest, obj: models.Model, form: RecordedForm, change: bool) -> None:
         request.change.reason = form.cleaned_data.get("change_reason", "")
-        request.before = self.model._default_manager.get(pk=obj.pk).as_record() if change else None
+        present = self.recorded(self.model._default_manager.get(pk=obj.pk)) if change else None
+        request.before = present.as_record() if present else None
         self.save_row(request.change, obj, form)
 
     def save_row(self, tx: Change, obj: models.Model, form: RecordedForm) -> None:
@@ -251,18 +252,22 @@ class RecordedAdmin(ChangingAdmin):
 
     def record(self, tx: Change, obj: models.Model, before: dict[str, Any] | None) -> None:
         """Write the audit entry of a saved row. *before* is its earlier record, None for a new row."""
-        obj = self.model._default_manager.get(pk=obj.pk)
+        obj = self.recorded(self.model._default_manager.get(pk=obj.pk))
         if before is None:
             tx.created(obj)
         elif before != obj.as_record():
             tx.updated(obj, before)
 
     def delete_model(self, request: HttpRequest, obj: models.Model) -> None:
-        request.change.delete(obj)
+        request.change.delete(self.recorded(obj))
 
     def delete_queryset(self, request: HttpRequest, queryset: models.QuerySet) -> None:
         for obj in queryset:
-            request.change.delete(obj)
+            request.change.delete(self.recorded(obj))
+
+    def recorded(self, obj: models.Model) -> Any:
+        """Return the row as a change records it. A page of rows that have no record of their own overrides this."""
+        return obj
 
     def log_addition(self, request: HttpRequest, obj: models.Model, message: Any) -> None:
         """Do nothing, because the audit records the change."""

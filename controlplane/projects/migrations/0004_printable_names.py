@@ -7,7 +7,7 @@ import controlplane.core.text
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("projects", "0003_help_texts"),
+        ("projects", "0004_all_projects"),
     ]
 
     operations = [

@@ -94,7 +94,7 @@ def test_the_admin_refuses_hidden_characters(admin_client, rows, text):
 def test_the_command_refuses_hidden_characters(text):
     """A key's name stands in the audit of every change that it makes."""
     with pytest.raises(CommandError, match="printable characters only"):
-        call_command("create_management_key", "--name", text, "--scopes", "*")
+        call_command("create_management_key", "--name", text, "--scopes", "*", "--all-projects")
 
     assert not ManagementKey.objects.exists()
 

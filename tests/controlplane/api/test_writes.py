@@ -280,7 +280,7 @@ def test_tokens_are_listed_by_status(api, status):
 def test_an_override_names_its_limit_and_its_holder(api):
     """By slugs and ids that people know."""
     limit = LimitFactory(policy=PolicyFactory(slug="free"), name="a/b")
-    ProjectFactory(slug="chat")
+    ProjectFactory(slug="chat", policy=limit.policy)
 
     body = {"limit": "free/a/b", "project": "chat", "quota": 500, "reason": "A launch"}
     response = api("POST", "overrides", body)
@@ -291,14 +291,17 @@ def test_an_override_names_its_limit_and_its_holder(api):
     assert Override.objects.get().limit == limit
 
 
-def test_an_override_needs_one_holder(api):
-    """Not none, and not two."""
-    LimitFactory(policy=PolicyFactory(slug="free"), name="per-minute")
+@pytest.mark.parametrize("field", ["token", "project"])
+def test_an_override_needs_one_holder(api, field):
+    """Not none, and not two. The error is told once, at the field that is missing or that is too many."""
+    policy = LimitFactory(policy=PolicyFactory(slug="free"), name="per-minute").policy
+    token = TokenFactory(project=ProjectFactory(slug="chat"), policy=policy)
+    both = {"token": token.pk, "project": "chat"} if field == "project" else {}
 
-    response = api("POST", "overrides", {"limit": "free/per-minute", "quota": 5, "reason": "x"})
+    response = api("POST", "overrides", {"limit": "free/per-minute", "quota": 5, "reason": "x", **both})
 
     assert response.json()["errors"] == [
-        {"pointer": "#", "code": "rule", "detail": "Choose a token or a project, one of the two."}
+        {"pointer": f"#/{field}", "code": "one_of_two", "detail": "Choose a token or a project, one of the two."}
     ]
 
 

@@ -1,4 +1,7 @@
+import threading
+
 import pytest
+from django.db import connection
 
 from controlplane.policies.models import AuditEntry
 from controlplane.projects.models import Project
@@ -174,3 +177,24 @@ def test_a_reset_of_a_forgotten_token_leaves_its_project_alone(api, token, used)
 
     assert api("POST", f"counters/reset?token={gone.pk}", {"reason": "x"}).status_code == 404
     assert shown(api, "project=chat") == [("team/hourly", "project", 1000, 7, 993)]
+
+
+def test_counters_of_a_project_that_is_deleted_meanwhile_are_not_found(api, secret):
+    """The request has found the project, and its documents are gone: 404, and no error of the server."""
+    reads = []
+
+    def deleting(execute, sql, params, many, context):
+        if 'FROM "projects_project"' in sql and threading.current_thread() is here:
+            reads.append(sql)
+            if len(reads) == 2:
+                other = threading.Thread(target=lambda: (api("DELETE", "projects/chat"), connection.close()))
+                other.start()
+                other.join()
+        return execute(sql, params, many, context)
+
+    here = threading.current_thread()
+    for _ in range(2):  # deleted between the two reads, and before both
+        reads.clear()
+        with connection.execute_wrapper(deleting):
+            response = api("GET", "counters?project=chat")
+        assert response.status_code == 404
