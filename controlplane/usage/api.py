@@ -213,7 +213,6 @@ class HolderQuery(QuerySerializer):
 class ResetSerializer(StrictSerializer):
     limit = LimitReferenceField(
         required=False,
-        allow_null=True,
         help_text="policy-slug/limit-name of the token's policy, else of the project's, else of the global policy. "
         "If left out, all limits of the policy of the token, or of the project.",
     )

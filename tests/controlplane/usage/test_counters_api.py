@@ -164,6 +164,16 @@ def test_a_key_of_some_projects_resets_nothing_that_all_share(api, call, token):
     assert (response.status_code, response.json()["code"]) == (403, "key_limited_to_projects")
 
 
+def test_null_is_not_every_limit(api, token, used):
+    """A program that has not found the limit resets none. Whoever means all of them leaves the field out."""
+    response = api("POST", f"counters/reset?token={token}", {"reason": "x", "limit": None})
+
+    assert response.json()["errors"] == [
+        {"pointer": "#/limit", "code": "null", "detail": "This field may not be null."}
+    ]
+    assert shown(api, f"token={token}")[1] == ("free/hourly", "token", 100, 7, 93)
+
+
 def test_a_token_that_nobody_remembers_has_no_counters(api, store):
     """It expired days ago."""
     token = TokenFactory(expires_at="2020-01-01T00:00:00Z")
