@@ -39,8 +39,8 @@ def from_client(client: Any) -> tuple[str, Credentials | None]:
     given = getattr(pool, "connection_kwargs", None)
     if not isinstance(given, dict) or "connection_pool" in given:
         raise ValueError(
-            f"url: must be a URL, or a redis-py client or pool of one server, got {type(client).__name__}. Name "
-            "sentinels or a cluster in a URL."
+            "url: must begin with redis://, or be a redis-py client or pool of one server, got "
+            f"{type(client).__name__}. Name sentinels or a cluster in a URL."
         )
     provider = given.get("credential_provider")
     user, password = ("", "") if provider else (given.get("username") or "", given.get("password") or "")

@@ -103,12 +103,12 @@ def test_the_url_of_a_client(client, url):
 @pytest.mark.parametrize(
     ("url", "keywords", "message"),
     [
-        (7, {}, "url: must be a URL, or a redis-py client or pool of one server, got int"),
-        (None, {}, "url: must be a URL"),
+        (7, {}, "url: must begin with redis://, or be a redis-py client or pool of one server, got int"),
+        (None, {}, "url: must begin with redis://"),
         (
             redis.sentinel.Sentinel([("127.0.0.1", 1)]).master_for("m"),
             {},
-            "url: must be a URL, or a redis-py client or pool of one server, got Redis. Name sentinels",
+            "url: must begin with redis://, or be a redis-py client or pool of one server, got Redis. Name sentinels",
         ),
         (redis.Redis(ssl=True, ssl_min_version=771), {}, "url: the client's ssl_min_version cannot be kept"),
         ("redis://u:p@h", {"credentials": lambda: ("u", "p")}, "credentials: must be None if the URL names a user"),
