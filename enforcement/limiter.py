@@ -23,6 +23,7 @@ from enforcement.decorator import (
 )
 from enforcement.latency import Timing
 from enforcement.model.matching import Attributes
+from enforcement.model.tokens import Anonymous
 from enforcement.plan.binding import Costs, Limits
 from enforcement.plan.commands import Steps
 from enforcement.plan.decision import Decision, Denied
@@ -93,12 +94,12 @@ class Limiter(BaseLimiter):
     ) -> None:
         self.close()
 
-    def check(self, token: str, costs: Costs = 1, attributes: Attributes | None = None) -> Decision:
+    def check(self, token: str | Anonymous, costs: Costs = 1, attributes: Attributes | None = None) -> Decision:
         """
         Charge a request to all limits of a token, or to none if one of them denies it, and return the decision.
 
         Args:
-            token: The credential as the client sent it.
+            token: The credential as the client sent it, or :class:`enforcement.Anonymous` for a request without one.
             costs: A number of requests, or a mapping of units to permits. A unit that is not in the mapping costs 0,
                 except ``requests``, which then costs 1.
             attributes: Names and values that limits match on or are partitioned by.
@@ -196,7 +197,7 @@ class Limiter(BaseLimiter):
     @contextmanager
     def admit(
         self,
-        token: str | Limits,
+        token: str | Anonymous | Limits,
         key: str | None = None,
         costs: Costs = 1,
         attributes: Attributes | None = None,
@@ -208,7 +209,7 @@ class Limiter(BaseLimiter):
         estimate is given back too.
 
         Args:
-            token: A token, or limits in code together with *key*.
+            token: As in :meth:`check`, or limits in code together with *key*.
             key: As in :meth:`hit`. None with a token.
             costs: The estimate, as in :meth:`check`.
             attributes: As in :meth:`check`. None with limits in code.
@@ -228,7 +229,7 @@ class Limiter(BaseLimiter):
 
     def open_admission(
         self,
-        token: str | Limits,
+        token: str | Anonymous | Limits,
         key: str | None = None,
         costs: Costs = 1,
         attributes: Attributes | None = None,
@@ -240,7 +241,10 @@ class Limiter(BaseLimiter):
         """
         check_subject(token, key, attributes)
         plan: LivePlan | Decision
-        plan = self.find_plan(token, attributes) if isinstance(token, str) else self._plan_in_code(token, key)
+        if isinstance(token, (str, Anonymous)):
+            plan = self.find_plan(token, attributes)
+        else:
+            plan = self._plan_in_code(token, key)
         if isinstance(plan, Decision):
             raise Denied(plan)
         return self.admit_plan(plan, costs)
@@ -257,7 +261,7 @@ class Limiter(BaseLimiter):
     # Used by the integrations, which need the plan to choose between a hit and an admission.
 
     def find_plan(self, token: object, attributes: Attributes | None) -> LivePlan | Decision:
-        """Return the plan of a request with this token, or the decision that refuses the token."""
+        """Return the plan of a request with this token or without one, or the decision that refuses it."""
         if not self._started:
             self.start()
         return self._run(self._decider.finding(token, attributes))  # type: ignore[no-any-return]

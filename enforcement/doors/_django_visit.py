@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, Final, Protocol
 
 from enforcement.decorator import has_slots
-from enforcement.doors._http import Progress, RequestAttributes, find_token, joining, missing_token
+from enforcement.doors._http import Progress, RequestAttributes, find_token, joining, without_token
 from enforcement.doors._in_code import limit_headers
 from enforcement.doors._options import Options
 from enforcement.limiter import Admission, Limiter
@@ -80,9 +80,8 @@ class DjangoVisit:
 
     def _charge_policies(self) -> Decision:
         options, limiter = self.installed.options(), self.installed.limiter()
-        token = (options.token or _token)(self.request)
-        if not token:
-            raise missing_token()
+        shown = (options.token or _token)(self.request)
+        token = shown or without_token(shown, options.anonymous)
         costs = options.costs(self.request) if options.costs else 1
         plan = limiter.find_plan(token, self._describe(options))
         if isinstance(plan, Decision):

@@ -30,10 +30,11 @@ from enforcement.doors._http import (
     TrustedProxies,
     find_token,
     joining,
-    missing_token,
+    without_token,
 )
 from enforcement.doors._in_code import denial_without_limits, limit_headers, name_of
 from enforcement.model.limits import Limit
+from enforcement.model.tokens import Anonymous
 from enforcement.plan.binding import Costs
 from enforcement.plan.decision import Decision, Denied
 
@@ -49,11 +50,13 @@ class Gate:
         preset: str,
         token: Callable[[HTTPConnection], str | None],
         proxies: TrustedProxies,
+        anonymous: Anonymous | None = None,
     ) -> None:
         self._limiter = limiter
         self.preset = preset
         self.token = token
         self.proxies = proxies
+        self.anonymous = anonymous
 
     @property
     def limiter(self) -> aio.Limiter:
@@ -131,12 +134,13 @@ class StarletteVisit:
         """The status of the response. If none began: 499 if the client left, else 500."""
         return self._exchange.status
 
-    def token(self) -> str:
-        """Return the token of the request, or raise HTTPRefused if it has none."""
-        token = self.gate.token(self._connection)
-        if not token:
-            raise HTTPRefused(missing_token())
-        return token
+    def token(self) -> str | Anonymous:
+        """Return the token of the request, or what stands for a request without one, or raise HTTPRefused."""
+        shown = self.gate.token(self._connection)
+        if shown:
+            return shown
+        with refusing():
+            return without_token(shown, self.gate.anonymous)
 
     def operation(self) -> str:
         """Return the full name of the path operation, or ``app`` for routes without one, such as files."""
@@ -164,7 +168,7 @@ class StarletteVisit:
             return (await self.hold(self.limiter.open_admission(limits, key, costs))).decision
         return self.passed(await self.limiter.hit(limits, key, costs))
 
-    async def check(self, token: str, costs: Costs, attributes: RequestAttributes) -> Decision:
+    async def check(self, token: str | Anonymous, costs: Costs, attributes: RequestAttributes) -> Decision:
         """Charge the request to its token's policies, and return the decision, or raise HTTPDenied or HTTPRefused."""
         with refusing():
             plan = await self.limiter.find_plan(token, attributes)

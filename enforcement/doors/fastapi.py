@@ -24,7 +24,7 @@ from starlette.requests import ClientDisconnect, HTTPConnection
 
 from enforcement import aio
 from enforcement.decorator import Declared, chosen, declared, declared_costs
-from enforcement.doors._http import Refusal, TrustedProxies, check_preset
+from enforcement.doors._http import Refusal, TrustedProxies, check_anonymous, check_preset
 from enforcement.doors._in_code import check_scope, counted_address, counter_key
 from enforcement.doors._openapi import describe_denials
 from enforcement.doors._starlette import (
@@ -62,6 +62,7 @@ def install(
     headers: str = "ietf",
     token: Callable[[HTTPConnection], str | None] | None = None,
     trusted_proxies: tuple[str, ...] | list[str] = (),
+    anonymous: str | None = None,
 ) -> None:
     """
     Add the middleware, error handlers, lifespan and documentation that the dependencies of this module need to *app*.
@@ -74,16 +75,20 @@ def install(
     Args:
         limiter: None: one is made from the environment when the application starts.
         headers: Preset of :meth:`Decision.headers <enforcement.plan.decision.Decision.headers>`.
-        token: Returns the token of a request, or None. By default ``Authorization: Bearer``, then ``X-API-Key``.
+        token: Returns the token of a request, or None. By default ``Authorization: Bearer``, then ``X-API-Key``. An
+            empty string is a token that is not valid.
         trusted_proxies: Networks whose ``X-Forwarded-For`` is trusted. The server should then not rewrite client
             addresses itself (uvicorn: ``--no-proxy-headers``).
+        anonymous: Slug of the project that requests without a token count for, in :func:`check` and :func:`admit`. Its
+            anonymous policy decides on them. None: they are refused with 401, as tokens that are not valid always are.
     Raises:
-        ValueError: The preset or a network is not valid, or the application has it installed already.
+        ValueError: The preset, a network or the project is not valid, or the application has it installed already.
         RuntimeError: The application is already running.
     """
     if any(cast(object, middleware.cls) is VisitMiddleware for middleware in app.user_middleware):
         raise ValueError("app: Sluicegate is already installed.")
-    gate = Gate(limiter, check_preset(headers), token or token_of, TrustedProxies(trusted_proxies))
+    proxies, project = TrustedProxies(trusted_proxies), check_anonymous(anonymous)
+    gate = Gate(limiter, check_preset(headers), token or token_of, proxies, project)
     app.add_middleware(VisitMiddleware, gate=gate)
     app.add_exception_handler(Denied, cast(Any, answer_denied))
     app.add_exception_handler(Refusal, cast(Any, answer_refused))

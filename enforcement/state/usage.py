@@ -45,7 +45,8 @@ class UsageBatch:
         id: Identifies the batch for ever, so that a receiver recognizes a second copy.
         instance: The instance that counted.
         rows: A JSON list of [minute since the epoch, project, token, policy or "", limit or "", unit, allowed, denied,
-            would_deny, cost]. The cost is negative if a settlement gave back what an earlier batch had counted.
+            would_deny, cost]. The token of requests without one is "". The cost is negative if a settlement gave back
+            what an earlier batch had counted.
     """
 
     id: str
