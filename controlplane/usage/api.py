@@ -174,7 +174,9 @@ class CounterSerializer(serializers.Serializer):
     """The counter of one limit. A partitioned limit has many counters, so its numbers are null."""
 
     limit = serializers.SerializerMethodField(help_text="policy-slug/limit-name")
-    scope = serializers.ChoiceField(["global", "project", "token"], help_text="Where its policy is attached.")
+    scope = serializers.ChoiceField(
+        ["global", "project", "anonymous", "token"], help_text="Where its policy is attached."
+    )
     algorithm = serializers.ChoiceField(ALGORITHMS)
     unit = serializers.CharField()
     mode = serializers.ChoiceField(MODES)
