@@ -215,8 +215,9 @@ class HolderQuery(QuerySerializer):
 class ResetSerializer(StrictSerializer):
     limit = LimitReferenceField(
         required=False,
-        help_text="policy-slug/limit-name of the token's policy, else of the project's, else of the global policy. "
-        "If left out, all limits of the policy of the token, or of the project.",
+        help_text="policy-slug/limit-name of the token's policy, else of the project's, else of its anonymous policy, "
+        "else of the global policy. If left out, all limits of the policy of the token, or of both policies of the "
+        "project.",
     )
     reason = ReasonField()
 
@@ -245,7 +246,10 @@ class CounterView(ApiView):
 
     @extend_schema(responses=CountersSerializer)
     def retrieve(self, request: Request, *args: Any, **kwargs: Any) -> Response:
-        """List every limit that applies to a token, or that the tokens of a project share. Nothing is charged."""
+        """
+        List every limit that applies to a token, or that the tokens or the anonymous requests of a project share.
+        Nothing is charged.
+        """
         with _as_problems():
             found = counters.counters_of(self.holder())
         return Response(CountersSerializer({"results": found}).data)

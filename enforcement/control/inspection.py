@@ -136,7 +136,7 @@ def reset_counters(
     Delete the counters of the limits attached to a token, or to a project itself, and return a :class:`Reset`.
 
     Args:
-        limit: ``"policy-slug/limit-name"``. None: all limits attached to the token or, if there is none, to the project,
+        limit: ``"policy-slug/limit-name"``. None: all limits attached to the token, or to the project if there is none,
             those of its anonymous policy included.
     Returns:
         The counters that were reset. Those of partitioned limits are not reset, because their values are not known.
