@@ -13,7 +13,7 @@ from enforcement.latency import Listener, Timing
 from enforcement.model.keys import DEFAULT_PREFIX
 from enforcement.model.limits import Limit
 from enforcement.model.matching import Attributes
-from enforcement.settings import DEFAULT_TIMEOUT, DEFAULT_URL, Settings
+from enforcement.settings import DEFAULT_LOOKUP, DEFAULT_TIMEOUT, DEFAULT_URL, Settings
 from enforcement.state.live_plan import LivePlan
 from enforcement.stats import Stats
 
@@ -39,6 +39,7 @@ class BaseLimiter:
         instance: str | None = None,
         state_dir: str | Path | None = None,
         timeout: float = DEFAULT_TIMEOUT,
+        lookup: float = DEFAULT_LOOKUP,
         clock: Callable[[], int] | None = None,
     ) -> None:
         """
@@ -53,13 +54,23 @@ class BaseLimiter:
                 they are not kept.
             timeout: Seconds that a decision may take, connecting included, 0.001 to 10. After that, each limit's
                 ``on_store_failure`` decides.
+            lookup: Seconds for reading the document of a token that this process has not met yet, 0.001 to 10. All
+                requests with this token wait for one look-up, and the decision after it has its own *timeout*.
             clock: Returns microseconds since the epoch as an integer, for tests. None: the store's clock.
         Raises:
             ValueError: An argument breaks a rule. The message names it.
         """
         folder = None if state_dir is None else Path(state_dir)
         self._set_up(
-            Settings(url=url, prefix=prefix, instance=instance, state_dir=folder, timeout=timeout, clock=clock)
+            Settings(
+                url=url,
+                prefix=prefix,
+                instance=instance,
+                state_dir=folder,
+                timeout=timeout,
+                lookup=lookup,
+                clock=clock,
+            )
         )
 
     @classmethod
@@ -82,6 +93,7 @@ class BaseLimiter:
         # Every decision needs these. Here they cost one look-up.
         self._decider = self._engine.decider
         self._begin = self._decider.begin
+        self._budget = settings.timeout
         self._documents = self._engine.documents
         self._in_code = self._engine.planner.in_code
         self._started = False

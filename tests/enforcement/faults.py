@@ -71,7 +71,7 @@ class FaultyPath:
         elif self.mode == "garble":
             return b"?" + data[::-1]
         elif self.mode == "cut":
-            target.close()
+            target.shutdown(socket.SHUT_RDWR)  # closing would wait for the thread that reads from it
         elif self.mode == "drip":
             for i in range(len(data)):
                 target.sendall(data[i : i + 1])

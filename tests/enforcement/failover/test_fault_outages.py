@@ -117,12 +117,12 @@ def test_a_call_that_may_have_run_is_not_sent_again(own_server, path, monkeypatc
 
 
 def charged_by_lost_replies(server, path, key):
-    """Ask twice while replies are swallowed, for what is denied without the store, and return what was charged."""
+    """Ask twice while replies are cut off, for what is denied without the store, and return what was charged."""
     limit = Limit(name="deny", quota=100, window_seconds=3_600, on_store_failure="deny")
     path.mode = "pass"
-    limiter = Limiter(path.url, timeout=0.05)
+    limiter = Limiter(path.url, timeout=0.5)
     limiter.peek(limit, key)
-    path.hit, path.mode = 0, "swallow"
+    path.hit, path.mode = 0, "cut"  # at once, so that there is time to send it again
     assert [limiter.hit(limit, key).source for _ in range(2)] == ["fallback"] * 2
     assert path.hit >= 2
     limiter.close()
@@ -156,7 +156,7 @@ def charged_after_calls_in_vain(server, path, limit, how, key):
     mend()
     assert [decision.source for decision in decisions if decision.allowed] == ["fallback"] * 20
     vain = sum(decision.ambiguous for decision in decisions)
-    assert 1 <= vain <= 3  # the rest are told by whoever found the store away, which may be the background
+    assert 1 <= vain <= 5  # the rest are told by whoever found the store away, which may be the background
     assert eventually(lambda: limiter.hit(limit, key, 0).source == "store" and not limiter._engine.fallback.owes())
     other = Limiter(server.url, timeout=1.0)
     used = limit.quota - other.peek(limit, key).remaining
@@ -167,10 +167,12 @@ def charged_after_calls_in_vain(server, path, limit, how, key):
 
 def test_a_call_that_a_frozen_store_died_with_is_charged(own_server, monkeypatch):
     """Its connection ends without an answer, so the process pays it. Control: who takes it for executed forgets it."""
-    assert charged_after_a_store_that_died(own_server) == (20, 3)
+    charged, vain = charged_after_a_store_that_died(own_server)
+    assert (charged, 1 <= vain <= 5) == (20, True)
 
     monkeypatch.setattr(in_doubt, "charged", lambda answer: True)
-    assert charged_after_a_store_that_died(own_server) == (17, 3)
+    charged, vain = charged_after_a_store_that_died(own_server)
+    assert (charged + vain, 1 <= vain <= 5) == (20, True)
 
 
 def charged_after_a_store_that_died(server):
