@@ -9,7 +9,6 @@ because it may have been executed.
 
 from __future__ import annotations
 
-import _socket
 import contextlib
 import select
 import socket
@@ -23,7 +22,7 @@ from typing import Any, Final
 import hiredis
 
 from enforcement import fork
-from enforcement.store.address import Address, left_until
+from enforcement.store.address import Address, is_native, left_until
 from enforcement.store.errors import StoreError, trouble
 from enforcement.store.late_replies import AioLateReply
 
@@ -67,8 +66,8 @@ class _Line:
         self._budget, self.deadline = budget, deadline
         self.address = address
         self.sock = address.connect(deadline)
-        # The sockets of gevent are another class. They wait in its hub, where the kernel's timeouts have no effect.
-        self._by_kernel = isinstance(self.sock, _socket.socket) and not isinstance(self.sock, ssl.SSLSocket)
+        # The sockets of gevent wait in its hub, where the kernel's timeouts have no effect.
+        self._by_kernel = is_native(type(self.sock)) and not isinstance(self.sock, ssl.SSLSocket)
         self.reader = hiredis.Reader()
         self._feed, self._gets = self.reader.feed, self.reader.gets
         self._recv, self.send = self.sock.recv, self.sock.sendall

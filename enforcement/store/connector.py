@@ -14,6 +14,7 @@ from typing import Final, TypeVar
 
 from enforcement.lua import library_source
 from enforcement.model.keys import together
+from enforcement.store.address import check_sockets
 from enforcement.store.aio_connection import AsyncPipe
 from enforcement.store.base_client import StoreClient
 from enforcement.store.breaker import Breaker
@@ -376,7 +377,9 @@ def connector_of(url: str, budget: float) -> StoreConnector:
         budget: Seconds for finding a server while a decision waits for it.
     Raises:
         ValueError: The URL cannot be used.
+        RuntimeError: Another library than gevent has replaced Python's sockets.
     """
+    check_sockets()
     topology = Topology.parse(url)
     if topology.kind == "cluster":
         return ClusterStore(topology, budget)
