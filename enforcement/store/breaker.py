@@ -16,13 +16,15 @@ logger = logging.getLogger("sluicegate.failover")
 
 FAILURES_TO_OPEN: Final = 5
 """How many of the last calls must fail before the breaker opens. Each of them may take the whole time budget."""
+FAILURES_IN_A_ROW: Final = 4
+"""The breaker opens sooner if no call succeeds in between."""
 CALLS_JUDGED: Final = 20
 """
 How many of the last calls are looked at.
 
 Five of twenty is a share of a quarter. A store that fails every second or third call opens the breaker with its fifth
-failure, and so does one that fails every call, however well it did before. With 1 % of late replies, four more among
-the next fifteen calls come once in 100,000 late replies.
+failure, however well it did before. If 1 % of the replies are late, four more among the next fifteen calls come once in
+100,000 late replies, and three more in a row once in a million.
 """
 LEAST_SPAN_SECONDS: Final = 1.0
 """Older failures are forgotten, unless the calls take so long that five of them do not fit into this span."""
@@ -33,7 +35,9 @@ chance: Final = random.SystemRandom()
 
 class Breaker:
     """
-    Opens when a quarter of the last calls of decisions failed. Only a probe in the background closes it.
+    Opens when a quarter of the last calls of decisions failed, or all of the very last ones.
+
+    Only a probe in the background closes it.
 
     Args:
         on_open: Called with the cause each time the breaker opens.
@@ -84,7 +88,7 @@ class Breaker:
             now = self._count()
             self._failed.append((self._calls, now))
             self.failures = len(self._failed)
-            opens = self.failures >= FAILURES_TO_OPEN
+            opens = self.failures >= FAILURES_TO_OPEN or self._in_a_row()
             if opens:
                 self._open(cause, now)
         if opens:
@@ -107,6 +111,11 @@ class Breaker:
         ):
             self._failed.popleft()
         return now
+
+    def _in_a_row(self) -> bool:
+        """Return whether none of the last few calls succeeded."""
+        before = self._calls - FAILURES_IN_A_ROW
+        return self.failures >= FAILURES_IN_A_ROW and self._failed[-FAILURES_IN_A_ROW][0] > before
 
     def _open(self, cause: str, now: float) -> None:
         self.open, self.opened_at = True, now

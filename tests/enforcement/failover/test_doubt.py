@@ -92,9 +92,9 @@ def test_a_store_that_fails_every_few_calls_is_left_after_five(path, mode, every
 
 def test_a_few_late_replies_leave_threads_with_the_store(path):
     """One of a hundred is late by far, on each of four connections: the store decides the rest."""
-    limiter = Limiter(path.url, timeout=0.025)
+    limiter = Limiter(path.url, timeout=0.1)
     limiter.peek(WIDE, "k")
-    path.delay, path.every, path.mode = 0.5, 100, "delay"
+    path.delay, path.every, path.mode = 0.5, 200, "delay"
     with ThreadPoolExecutor(4) as threads:
         decisions = list(threads.map(lambda _: limiter.hit(WIDE, "k"), range(2_000)))
     path.mode = "pass"
@@ -109,9 +109,9 @@ def test_a_few_late_replies_leave_threads_with_the_store(path):
 
 async def test_a_few_late_replies_leave_tasks_with_the_store(path):
     """A late reply holds up the replies behind it on its connection, and counts once for all of them."""
-    async with aio.Limiter(path.url, timeout=0.025) as limiter:
+    async with aio.Limiter(path.url, timeout=0.1) as limiter:
         await limiter.peek(WIDE, "k")
-        path.delay, path.every, path.mode = 0.5, 10, "delay"
+        path.delay, path.every, path.mode = 0.5, 20, "delay"
 
         async def ask():
             return [await limiter.hit(WIDE, "k") for _ in range(100)]
@@ -155,14 +155,14 @@ async def test_one_connection_that_is_cut_counts_once(server, world):
 
 @pytest.mark.parametrize("busy", ["before", "after"])
 async def test_the_budget_does_not_run_while_the_loop_is_busy(path, busy):
-    """The loop does something else for four budgets, before or after the calls are written: all are answered."""
-    path.delay, path.mode = 0.02, "delay"
-    async with aio.Limiter(path.url, timeout=0.05) as limiter:
+    """The loop does something else for three budgets, before or after the calls are written: all are answered."""
+    path.delay, path.mode = 0.08, "delay"
+    async with aio.Limiter(path.url, timeout=0.2) as limiter:
         assert (await limiter.hit(WIDE, "k")).source == "store"
         calls = [asyncio.ensure_future(limiter.hit(WIDE, "k")) for _ in range(20)]
         for _ in range(1 if busy == "before" else 2):
             await asyncio.sleep(0)
-        time.sleep(0.2)
+        time.sleep(0.6)
         decisions = await asyncio.gather(*calls)
 
         assert {decision.source for decision in decisions} == {"store"}
