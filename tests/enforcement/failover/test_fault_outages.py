@@ -230,6 +230,20 @@ def test_a_failure_that_opens_nothing_is_made_good(own_server):
     limiter.close()
 
 
+@pytest.mark.parametrize("algorithm", ["fixed_window", "sliding_log", "token_bucket"])
+def test_what_was_admitted_here_and_cancelled_is_not_charged(own_server, path, algorithm):
+    """One call fails, and its request is cancelled before its charge is replayed: nothing of it stays."""
+    limit = Limit(name="cancelled", algorithm=algorithm, quota=100, window_seconds=86_400)
+    with Limiter(path.url, timeout=0.5) as limiter:
+        assert limiter.hit(limit, "k").source == "store"
+        limiter._pipe._idle[0].sock.shutdown(socket.SHUT_RDWR)
+        with limiter.admit(limit, "k", 5) as admission:
+            assert admission.decision.source == "fallback"
+            admission.cancel()
+        assert eventually(lambda: not limiter._engine.fallback.owes())
+        assert limiter.peek(limit, "k").remaining == 99
+
+
 def commands(client):
     """Return how many commands the store has executed since it was asked last, but for asking."""
     stats = client.info("commandstats")
