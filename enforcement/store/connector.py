@@ -116,12 +116,9 @@ class StoreConnector(ABC):
     @abstractmethod
     def examine(self, attempt: Callable[[], StoreError | None]) -> bool:
         """
-        Find out whether the store decides, after something else than a decision failed.
+        Try a decision by *attempt*, count it for ``breaker``, and return whether the store made it.
 
-        Args:
-            attempt: Tries a decision, and returns its error, or None if the store made it.
-        Returns:
-            Whether the store made it. A store with a monitor leaves that to it, and returns True.
+        *attempt* returns the error, or None. A store with a monitor leaves that to it, and returns True.
         """
 
     @abstractmethod
