@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import random
 import threading
-from collections import deque
 from collections.abc import Callable
 from time import monotonic
 from typing import Final
@@ -72,7 +71,7 @@ class Breaker:
         # Calls one after the other, each with its whole budget and a pause as long, must not outlast the span.
         self._span = max(LEAST_SPAN_SECONDS, 2 * FAILURES_TO_OPEN * budget)
         self._calls = 0
-        self._failed: deque[tuple[int, float]] = deque()  # number and time of each failed call
+        self._failed: list[tuple[int, float]] = []  # number and time of each failed call
         self.after_fork()
 
     def after_fork(self) -> None:
@@ -109,7 +108,7 @@ class Breaker:
         while self._failed and (
             self._failed[0][0] <= self._calls - CALLS_JUDGED or self._failed[0][1] < now - self._span
         ):
-            self._failed.popleft()
+            del self._failed[0]
         return now
 
     def _in_a_row(self) -> bool:
