@@ -159,7 +159,10 @@ class Health:
 
     def examine(self) -> bool:
         """Try a decision, count it for the breaker, and return whether the store made it."""
-        return self.connector.examine(self._tried)
+        decides = self.connector.examine(self._tried)
+        if decides and not self.breaker.open:
+            self.on_recovery()  # what cut a connection may have cut the idle ones of decisions, too
+        return decides
 
     def _tried(self) -> StoreError | None:
         exc = self._probe.error()

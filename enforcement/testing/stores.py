@@ -91,7 +91,8 @@ class Outage:
     def _wait(self) -> None:
         deadline = time.monotonic() + RETURN_SECONDS
         for limiter in self._limiters:
-            while limiter.state == DEGRADED or limiter._engine.fallback.owes():
+            engine = limiter._engine
+            while not engine.health.examine() or limiter.state == DEGRADED or engine.fallback.owes():
                 if time.monotonic() > deadline:
                     raise AssertionError(f"{limiter.stats().instance} does not use the store again: {limiter.stats()}")
                 time.sleep(0.005)
