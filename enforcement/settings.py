@@ -38,8 +38,9 @@ class Settings:
         lookup: Seconds for reading the document of a token that this process has not met yet. A look-up has at least
             the time of a decision.
         clock: Returns microseconds since the epoch, for tests. None: the store's clock.
+        credentials: Returns user and password for a new connection. None: those of the URL.
     Raises:
-        ValueError: The instance, timeout, lookup or clock breaks a rule.
+        ValueError: The instance, timeout, lookup, clock or credentials break a rule.
     """
 
     url: str = DEFAULT_URL
@@ -49,6 +50,7 @@ class Settings:
     timeout: float = DEFAULT_TIMEOUT
     lookup: float = DEFAULT_LOOKUP
     clock: Callable[[], int] | None = None
+    credentials: Callable[[], tuple[str, str]] | None = None
 
     def __post_init__(self) -> None:
         if self.instance is not None and not (isinstance(self.instance, str) and _NAME.fullmatch(self.instance)):
@@ -65,6 +67,9 @@ class Settings:
                 )
         if self.clock is not None and not (callable(self.clock) and type(self.clock()) is int):
             raise ValueError("clock: must be a function that returns microseconds since the epoch as an integer.")
+
+        if self.credentials is not None and not callable(self.credentials):
+            raise ValueError("credentials: must be a function that returns user and password.")
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Settings:

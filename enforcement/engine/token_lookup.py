@@ -8,11 +8,11 @@ own, and all requests that show the same token meanwhile wait for one look-up.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from typing import Any
+from time import monotonic
 
+from enforcement.engine.driving import run_within
 from enforcement.failover.health import Health
 from enforcement.model.keys import Keys
 from enforcement.model.matching import Attributes
@@ -23,6 +23,7 @@ from enforcement.state.live_plan import LivePlan
 from enforcement.state.planner import Planner
 from enforcement.state.published import DerivedPlans, PublishedState, TokenEntry
 from enforcement.store import errors, resp
+from enforcement.store.connector import Pipe
 from enforcement.store.errors import StoreError
 
 Found = TokenEntry | Decision
@@ -103,13 +104,13 @@ class TokenLookup:
             return refusal("degraded_denied")
         return self._documents.remember(name, document, generation)
 
-    def once(self, name: str, read: Callable[[], Any], seconds: float) -> Found:
+    def once(self, name: str, pipe: Pipe, seconds: float) -> Found:
         """
-        Return what *read* returns, or what another thread finds that is reading the same token.
+        Return what the store or another thread that is reading the same token says of it.
 
         Args:
             name: Digest of the token.
-            read: Runs :meth:`reading`.
+            pipe: Reaches the store.
             seconds: How long that may take.
         """
         own: Future[Found] = Future()
@@ -122,7 +123,7 @@ class TokenLookup:
                 return self._planner.refusal("degraded_denied")
         found: Found = self._planner.refusal("degraded_denied")  # for the others, if this thread is interrupted
         try:
-            found = read()
+            found = run_within(self.reading(name), pipe, monotonic() + seconds)
         finally:
             with self._lock:
                 self._under_way.pop(name, None)

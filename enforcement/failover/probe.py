@@ -26,6 +26,12 @@ TRIES: Final = 3
 """How many decisions the store must make in time, one after the other, before it is used again."""
 
 
+def probe_command(keys: Keys) -> bytes:
+    """Return the encoded call that charges a counter of its own, which expires after a second."""
+    plan = Plan((BoundLimit(_LIMIT, keys.scope("global") + "trial", "global"),))
+    return commands.decide(Request(plan, 1), 0, clock=False)
+
+
 class DecisionProbe:
     """
     Charges a counter of its own, which expires after a second.
@@ -39,8 +45,7 @@ class DecisionProbe:
     def __init__(self, pipe: Pipe, keys: Keys, budget: float) -> None:
         self._pipe = pipe
         self._budget = budget
-        plan = Plan((BoundLimit(_LIMIT, keys.scope("global") + "trial", "global"),))
-        self._command = commands.decide(Request(plan, 1), 0, clock=False)
+        self._command = probe_command(keys)
 
     def error(self) -> StoreError | None:
         """Return why the store cannot decide requests, or None if it can."""
@@ -70,4 +75,4 @@ class DecisionProbe:
         self._pipe.close()
 
 
-__all__ = ["DecisionProbe"]
+__all__ = ["DecisionProbe", "probe_command"]
