@@ -66,7 +66,7 @@ class Asker:
         for _ in range(2):  # again with the store's time, if that lies in another calendar window
             try:
                 raw = yield from self.calling(encode(request, now_us, clock=self._clock), result)
-                reply, overflowed = reads(raw, request.width)
+                reply, overflowed = reads(raw, request.plan, request.width)
             except StoreError as exc:
                 health.failed(exc)
                 return Answer(cause=exc.cause, error=exc)
