@@ -51,6 +51,15 @@ class Keys:
         """Return the key of a token's document. *digest* has 64 hexadecimal characters."""
         return f"{self.prefix}{{doc}}:token:{digest}"
 
+    @property
+    def revision(self) -> str:
+        """
+        The key that has the revision of the documents beside the tokens, so that one ``MGET`` reads it with a token.
+
+        It begins as the keys of tokens do, which is what accounts have a right to read.
+        """
+        return self.token("revision")
+
     def instance(self, instance_id: str) -> str:
         """Return the key of an instance's heartbeat."""
         return f"{self.prefix}{{fleet}}:instance:{instance_id}"
