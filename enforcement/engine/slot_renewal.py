@@ -77,6 +77,13 @@ class SlotKeeper:
                 if not of_key:
                     del self._held[bound.key]
 
+    def renew_soon(self) -> None:
+        """Have all slots renewed now. Any thread may call this."""
+        with self._wake:
+            for ident, (_, interval, reservation) in self._open.items():
+                self._open[ident] = monotonic(), interval, reservation
+            self._wake.notify()
+
     def held(self, key: str) -> dict[str, int]:
         """Return the slots of one counter that open reservations hold, by the id of the reservation."""
         with self._wake:

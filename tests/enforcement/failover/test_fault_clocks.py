@@ -126,8 +126,8 @@ def test_the_slot_of_a_dead_owner_is_free_after_its_life_on_a_store_set_back(clo
 
 
 def test_a_living_holder_keeps_its_slot_on_a_store_set_ahead(clock, shifted, limiter):
-    """All slots have ended at once. The next renewal takes the slot again, and nobody else gets it after that."""
-    slots = Limit(name="slots", algorithm="concurrency", quota=1, window_seconds=3)
+    """All slots have ended at once. The holder sees the clock jump, and takes its slot before somebody else does."""
+    slots = Limit(name="slots", algorithm="concurrency", quota=1, window_seconds=MINUTE)
     with limiter.admit(slots, "living"):
         shift_store(clock, shifted, HOUR)
         assert eventually(lambda: not limiter.peek(slots, "living").allowed)
@@ -140,6 +140,7 @@ def test_a_holder_whose_place_was_taken_does_not_come_back(clock, shifted, limit
     """The store never has more slots than the limit, whoever was there first."""
     slots = Limit(name="slots", algorithm="concurrency", quota=1, window_seconds=MINUTE)
     with limiter.admit(slots, "taken") as first:
+        limiter._engine.slots.drop(first.reservation)  # from here on it is renewed when the test says so
         shift_store(clock, shifted, HOUR)
         with limiter.admit(slots, "taken"):
             limiter._engine.slots._renew(first.reservation)
