@@ -111,7 +111,7 @@ end
 -- A fixed_window whose counters outlive the store; see checkpoint.lua. Value: as above, and the stamp of its last checkpoint if
 -- it has one.
 local durable = {reset = fixed.reset, wait = fixed.wait, mark = fixed.mark, add = fixed.add, amend = fixed.amend}
-local NAME_LENGTH, WHOLE = 34, 'whole' -- of the last part of a counter's key; a member of the set beside it
+local NAME_LENGTH, WHOLE = 26, 'whole' -- of the last part of a counter's key; a member of the set beside it
 
 local function dirty_beside(key) return sub(key, 1, -NAME_LENGTH - 1) .. 'changed' end
 
