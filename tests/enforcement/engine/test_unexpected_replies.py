@@ -91,7 +91,7 @@ async def test_the_same_for_asyncio(liar, reply):
 class ShortPath(FaultyPath):
     """Passes everything on, except the replies to one function once it has been called."""
 
-    function, armed = b"", False
+    function, armed, reply = b"", False, [1]
 
     def _pump(self, source, target, replies):
         try:
@@ -100,7 +100,7 @@ class ShortPath(FaultyPath):
                     self.armed = True
                 elif replies and self.armed:
                     self.armed, self.hit = False, self.hit + 1
-                    data = encode([1])
+                    data = encode(self.reply)
                 target.sendall(data)
         except OSError:
             pass
@@ -124,3 +124,17 @@ def test_close_raises_nothing_when_the_reply_to_a_replay_is_short(own_server):
     path.close()
 
     assert path.hit
+
+
+@pytest.mark.parametrize("reply", [[[1]], [[]], [1], [[1, 2, 3, 4, 5, 6]], [[b"1", b"2", b"3", b"4", b"5", b"6"], 0]])
+def test_a_decision_that_registers_a_value_is_made_without_the_store(server, world, reply):
+    """If the reply is shorter than the limits and values of the call."""
+    secret = world.everything({**fixed(9), "partition_by": ["ip"]})
+    path = ShortPath(server.port)
+    path.function, path.reply = function("enrol").encode() + b"\r\n", reply
+    with Limiter(path.url, timeout=1.0) as limiter:
+        decision = limiter.check(secret, attributes={"ip": "192.0.2.1"})
+    path.close()
+
+    assert path.hit
+    assert (decision.allowed, decision.source) == (True, "fallback")
