@@ -26,7 +26,7 @@ from enforcement.plan import commands
 from enforcement.plan.commands import Steps
 from enforcement.plan.costs import Costs
 from enforcement.plan.decision import Decision
-from enforcement.plan.reply import MARKED, PLAIN, Reply
+from enforcement.plan.reply import MARKED, PLAIN, Reply, read
 from enforcement.plan.request import Request
 from enforcement.state.counts import DecisionCounts
 from enforcement.state.denial_cache import Denials
@@ -37,7 +37,6 @@ from enforcement.state.published import PublishedState
 from enforcement.state.usage import states_of
 from enforcement.store import errors, resp
 from enforcement.store.errors import StoreError
-from enforcement.store.resp import numbers
 
 TOKEN_TRUST_SECONDS: Final = 600.0
 """How long tokens are accepted while the store cannot confirm the documents. One may have been revoked meanwhile."""
@@ -122,9 +121,11 @@ class Decider:
             return refusal("degraded_denied")
         generation = self.documents.generation
         try:
-            document = yield resp.pack(("GET", self._keys.token(name)))
-            # A store that has lost its data has no token at all, so this one may still be valid.
-            lost = document is None and (yield resp.pack(("HGET", self._keys.documents, "revision"))) is None
+            found = yield resp.pack(("MGET", self._keys.token(name), self._keys.revision))
+            document, revision = resp.items(found, 2)
+            # A store that has lost its data has no token at all, so this one may still be valid. One that 0.2 published
+            # to has the revision in its documents only.
+            lost = document is revision is None and not (yield resp.pack(("HGET", self._keys.documents, "revision")))
         except StoreError as exc:
             self._health.failed(exc)
             if breaker.open:  # the store cannot be read either, so the next request must not try
@@ -206,7 +207,7 @@ class Decider:
         Raises:
             StoreError: The reply has the wrong format.
         """
-        reply = Reply(numbers(raw), MARKED if ident else PLAIN)
+        reply = read(raw, len(plan.bounds), MARKED if ident else PLAIN)
         return self._decision(plan, costs, charge, ident, reply) if reply.numbers[0] >= 0 else None
 
     def _decision(self, plan: LivePlan, costs: Costs, charge: bool, ident: str, reply: Reply) -> Decision:

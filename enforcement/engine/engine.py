@@ -78,6 +78,8 @@ class Engine:
         self.denials = Denials(self.documents, self.counts)
         self.leases = LeaseKeeper(self.health, self.denials, fleet=self._fleet)
         self.slots = SlotKeeper(self.health.background, renews=settings.clock is None)
+        # A clock that was set ahead has ended slots, perhaps all of them.
+        self.agent.clock.on_jump = self.slots.renew_soon
         self.decider = Decider(
             self.keys,
             self.documents,
