@@ -78,7 +78,9 @@ def dashboard_callback(request: HttpRequest, context: dict[str, Any]) -> dict[st
         "series": [point for point in series if any(point[name] for name in COUNTS)],
         "totals": totals,
         "chart": chart(series, span),
-        "chart_description": f"{totals['allowed']:,} allowed, {totals['denied']:,} denied, {span.title.lower()}",
+        "chart_description": chart_description(totals, span),
+        # Sorted by the column "Would deny", the eighth.
+        "would_deny_url": list_url(UsageRow, f"?of=limits&period={span.period}&o=-8"),
         "denied_tokens": denied_tokens(rows),
         "denied_limits": denied_limits(rows),
         "health": [store_health(), outbox_health(now), *quota_health(now), *fleet_health(fleet), *cap_health(fleet)],
@@ -99,10 +101,14 @@ def series_of(rows: QuerySet[UsageRow], span: Span, now: datetime) -> list[dict[
 
 def chart(series: list[dict[str, Any]], span: Span) -> dict[str, str]:
     """Return the data and options of a stacked bar chart as JSON, which the theme's script reads."""
-    colours = {"allowed": "var(--sg-allowed)", "denied": "var(--sg-denied)"}
+    # A request that a shadow limit would have denied was allowed, so the first two parts of a bar are its allowed ones.
+    parts = [
+        ("allowed", "var(--sg-allowed)", [point["allowed"] - point["would_deny"] for point in series]),
+        ("allowed, would deny", "var(--sg-would-deny)", [point["would_deny"] for point in series]),
+        ("denied", "var(--sg-denied)", [point["denied"] for point in series]),
+    ]
     datasets = [
-        {"label": name, "data": [point[name] for point in series], "backgroundColor": colour, "stack": "decisions"}
-        for name, colour in colours.items()
+        {"label": label, "data": data, "backgroundColor": colour, "stack": "decisions"} for label, colour, data in parts
     ]
     axis = {"stacked": True, "grid": {"display": False}, "ticks": {"color": "#6b7a90", "maxTicksLimit": 8}}
     options = {
@@ -117,6 +123,12 @@ def chart(series: list[dict[str, Any]], span: Span) -> dict[str, str]:
     }
     labels = [point["label"] for point in series]
     return {"data": json.dumps({"labels": labels, "datasets": datasets}), "options": json.dumps(options)}
+
+
+def chart_description(totals: dict[str, int], span: Span) -> str:
+    """Return the sums in words, for people who do not see the chart."""
+    would_deny = f"of which {totals['would_deny']:,} would be denied by shadow limits, " if totals["would_deny"] else ""
+    return f"{totals['allowed']:,} allowed, {would_deny}{totals['denied']:,} denied, {span.title.lower()}"
 
 
 def denied_tokens(rows: QuerySet[UsageRow]) -> list[dict[str, Any]]:

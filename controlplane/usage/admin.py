@@ -159,8 +159,8 @@ def attachment(text: str, name: str) -> HttpResponse:
 
 @admin.register(DailyReport)
 class DailyReportAdmin(ReadOnlyAdmin):
-    list_display = ["day", "decisions", "denied", "without_store", "formats"]
-    fields = readonly_fields = ["day", "created_at", "decisions", "denied", "without_store", "formats"]
+    list_display = ["day", "decisions", "denied", "would_deny", "without_store", "formats"]
+    fields = readonly_fields = ["day", "created_at", "decisions", "denied", "would_deny", "without_store", "formats"]
     ordering = ["-day"]
     empty = ("The report of each day is saved here in the following night, as a page and as CSV.", "")
 
@@ -178,6 +178,10 @@ class DailyReportAdmin(ReadOnlyAdmin):
     @display(description="Denied")
     def denied(self, report: DailyReport) -> str:
         return f"{report.summary.get('denied', 0):,}"
+
+    @display(description="Would deny (shadow)")
+    def would_deny(self, report: DailyReport) -> str:
+        return f"{report.summary.get('would_deny', 0):,}"
 
     @display(description="Decided without the store")
     def without_store(self, report: DailyReport) -> str:
