@@ -33,12 +33,13 @@ def _set_global(tx: Change, policy: Policy, is_global: bool) -> None:
     tx.record("global.set", policy, before=before, after=policy.as_record())
 
 
-def replace_limits(tx: Change, policy: Policy, values: Sequence[LimitValue]) -> None:
+def replace_limits(tx: Change, policy: Policy, values: Sequence[LimitValue], *, restored: bool = False) -> None:
     """
     Replace the limits of *policy* by these, in this order.
 
     A limit that keeps its name keeps its row, and so its overrides. The caller records the change of the policy, with
-    ``before = policy.as_record()`` first and ``tx.updated`` or ``tx.created`` afterwards.
+    ``before = policy.as_record()`` first and ``tx.updated`` or ``tx.created`` afterwards. *restored* is for limits of a
+    published document, which may break a rule that is newer than the document.
 
     Raises:
         ValidationError: There are more than 32 limits, two have the same name, or a limit breaks a rule of the model.
@@ -53,7 +54,7 @@ def replace_limits(tx: Change, policy: Policy, values: Sequence[LimitValue]) -> 
         remove_limit(tx, kept[name])
     for position, value in enumerate(values):
         limit = kept.get(value.name) or Limit(policy=policy)
-        limit.position = position
+        limit.position, limit.restored = position, restored
         limit.assign(value)
         limit.full_clean()
         limit.save()

@@ -96,7 +96,7 @@ class LimitForm(forms.ModelForm):
             "burst": "How many units are allowed at once. If empty, the quota.",
             "anchor": "When a window starts. For month, day 1 to 31. For week, 1 (Monday) to 7. For day, HH:MM. For "
             "year, MM-DD.",
-            "match_path": "A pattern such as /v1/chat/*. If empty, every path.",
+            "match_path": "A pattern such as /v1/chat/*. It begins with / or a wildcard. If empty, every path.",
         }
 
     def clean_time_zone(self) -> str:
