@@ -21,6 +21,7 @@ from unfold.admin import ModelAdmin as ThemeModelAdmin
 from unfold.admin import StackedInline as ThemeStackedInline
 
 from controlplane.adminkit.forms import InstantInput, RecordedForm
+from controlplane.adminkit.selection import has_changed, selection
 from controlplane.publishing.changes import Actor, Change, change
 from controlplane.publishing.models import OutboxEntry
 
@@ -167,6 +168,8 @@ class ChangingAdmin(ModelAdmin):
             messages.success(request, format_html_join(" ", "{}", ((sentence,) for sentence in sentences)))
 
     def _publication(self, tx: Change) -> str:
+        if tx.is_empty:
+            return ""
         if tx.revision is not None:
             return f"Published as revision {tx.revision}."
         if OutboxEntry.objects.filter(revision=None, by=tx.actor.name).exists():
@@ -188,7 +191,10 @@ class ChangingAdmin(ModelAdmin):
 
     def confirm(self, request: HttpRequest, rows: models.QuerySet, name: str, title: str, effect: str) -> HttpResponse:
         """Return a page that asks for the reason of an action on selected rows. It posts ``change_reason`` back."""
-        return self.page(request, "confirm.html", title=title, effect=effect, rows=rows, action=name)
+        chosen = selection(request, rows)
+        noun = self.opts.verbose_name if chosen["count"] == 1 else self.opts.verbose_name_plural
+        title = f"{title} {chosen['count']:,} {noun}"
+        return self.page(request, "confirm.html", title=title, effect=effect, action=name, selection=chosen)
 
 
 class RecordedAdmin(ChangingAdmin):
@@ -200,6 +206,7 @@ class RecordedAdmin(ChangingAdmin):
 
     form = RecordedForm
     change_form_before_template = "admin/sluicegate/version.html"
+    delete_selected_confirmation_template = "admin/sluicegate/delete_selected.html"
     warn_unsaved_form = True
 
     def changeform_view(self, request: HttpRequest, *args: Any, **options: Any) -> HttpResponse:
@@ -219,6 +226,26 @@ class RecordedAdmin(ChangingAdmin):
             return super().changelist_view(request, extra_context)
         with self.changing(request, request.POST.get("change_reason", "")):
             return super().changelist_view(request, extra_context)
+
+    def response_action(self, request: HttpRequest, queryset: models.QuerySet) -> HttpResponse | None:
+        if has_changed(request, queryset):
+            text = "The selected rows are not the same as when you opened this page. Check them and confirm again."
+            messages.warning(request, text)
+            # The action then asks again.
+            request.POST = request.POST.copy()
+            for confirmed in ("change_reason", "post"):
+                request.POST.pop(confirmed, None)
+        response = super().response_action(request, queryset)
+        if isinstance(response, TemplateResponse) and "deletable_objects" in response.context_data:
+            response.context_data |= {"selection": selection(request, response.context_data["queryset"])}
+        return response
+
+    def response_change(self, request: HttpRequest, obj: models.Model) -> HttpResponse:
+        response = super().response_change(request, obj)
+        if request.change.is_empty:
+            request.held_messages = None
+            messages.info(request, f"Nothing was changed. {obj} is as it was.")
+        return response
 
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> models.Model | None:
         if getattr(request, "change", None) is not None:

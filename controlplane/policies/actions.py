@@ -70,7 +70,7 @@ def remove_limit(tx: Change, limit: Limit) -> None:
 
 def save_override(tx: Change, override: Override) -> None:
     """
-    Save and record a new or changed override.
+    Save a new or changed override, and record it if anything was changed.
 
     Raises:
         ValidationError: It has no holder, or two, or numbers that its limit does not allow.
@@ -82,6 +82,8 @@ def save_override(tx: Change, override: Override) -> None:
     override.save()
     if former is None:
         tx.created(override)
+        return
+    if override.as_record() == former.as_record():
         return
     for kind, object_id in former.touches():  # the former holder, which may be another one
         tx.touch(kind, object_id)

@@ -30,6 +30,7 @@ from controlplane.policies.limit_form import LimitForm, LimitFormSet, explain, h
 from controlplane.policies.models import AuditEntry, Limit, Override, Policy
 from controlplane.projects.models import Project, Token
 from controlplane.publishing.changes import Change
+from controlplane.publishing.models import OutboxEntry
 from enforcement.model.limits import MAX_LIMITS_PER_POLICY, InvalidLimit
 
 ROWS_OF_LIMITS_SHOWN = 4
@@ -295,8 +296,11 @@ class AuditEntryAdmin(ReadOnlyAdmin):
         ("at", RangeDateTimeFilter),
     ]
     search_fields = ["actor", "action", "object_label", "object_id", "reason", "request_id"]
-    fields = ["at", "actor", "channel", "action", "object_label", "object_id", "reason", "request_id", "all_changes"]
-    readonly_fields = ["all_changes"]
+    fields = [
+        *("at", "actor", "channel", "action", "object_label", "object_id", "reason", "request_id"),
+        *("revision", "all_changes"),
+    ]
+    readonly_fields = ["revision", "all_changes"]
     empty = ("Each change is recorded here, with its author, time, reason, and the values before and after.", "")
 
     def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest | None = None) -> bool:
@@ -311,6 +315,12 @@ class AuditEntryAdmin(ReadOnlyAdmin):
         if not (entry.before and entry.after):
             return "—"
         return ", ".join(name for name, _, _ in differences(entry.before, entry.after)[:4]) or "—"
+
+    @display(description="Published as")
+    def revision(self, entry: AuditEntry) -> str:
+        published = OutboxEntry.objects.exclude(revision=None).filter(change=entry.change).exclude(change="")
+        last = published.select_related("revision").order_by("-revision").first()
+        return link_to(last and last.revision)
 
     @display(description="Changes")
     def all_changes(self, entry: AuditEntry) -> str:

@@ -30,10 +30,12 @@ from controlplane.adminkit.site import (
 from controlplane.policies.models import Override, Policy
 from controlplane.projects import users_admin  # noqa: F401  (registers users, groups and log-in attempts)
 from controlplane.projects.actions import (
+    delete_tokens,
     issue_management_key,
     issue_token,
     revoke_management_key,
     revoke_token,
+    revoke_tokens,
     rotate_token,
 )
 from controlplane.projects.models import SCOPES, Credential, ManagementKey, Project, Token
@@ -296,15 +298,17 @@ class TokenAdmin(LiveCounters, CredentialAdmin):
 
     @admin.action(description="Revoke the selected tokens", permissions=["change"])
     def revoke_selected(self, request: HttpRequest, tokens: QuerySet[Token]) -> HttpResponse | None:
-        if "change_reason" not in request.POST:
-            return self.confirm(
-                request, tokens, "revoke_selected", "Revoke tokens", "Every proxy refuses these tokens at once."
-            )
-        live = [token for token in tokens if token.revoked_at is None]
-        for token in live:
-            revoke_token(request.change, token)
-        self.message_user(request, f"{len(live)} token{'' if len(live) == 1 else 's'} revoked.", messages.SUCCESS)
+        if not request.POST.get("change_reason", "").strip():
+            effect = "Every proxy refuses these tokens at once. This cannot be undone."
+            projects = tokens.order_by().values("project").distinct().count()
+            owners = f" They belong to {projects} projects." if projects > 1 else ""
+            return self.confirm(request, tokens, "revoke_selected", "Revoke", effect + owners)
+        count = revoke_tokens(request.change, tokens)
+        self.message_user(request, f"{count:,} token{'' if count == 1 else 's'} revoked.", messages.SUCCESS)
         return None
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Token]) -> None:
+        delete_tokens(request.change, queryset)
 
 
 class ManagementKeyForm(RecordedForm):

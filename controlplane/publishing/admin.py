@@ -15,11 +15,13 @@ from controlplane.adminkit.forms import ReasonDialog
 from controlplane.adminkit.site import ChangingAdmin, ReadOnlyAdmin, badge, change_url, done, instant, link_to, table
 from controlplane.fleet import heartbeats
 from controlplane.fleet.models import Instance
+from controlplane.policies.differences import differences
 from controlplane.policies.models import Policy
 from controlplane.projects.models import Project
 from controlplane.publishing import publisher
 from controlplane.publishing.models import OutboxEntry, Revision
 from controlplane.publishing.rollback import rollback
+from controlplane.publishing.summaries import entries_of, first_entries, in_words
 
 NAMES_SHOWN = 3
 
@@ -29,20 +31,25 @@ class RevisionAdmin(ChangingAdmin, ReadOnlyAdmin):
     list_display = ["number", "published", "by", "channel", "changed", "runs_on"]
     list_filter = [("at", RangeDateTimeFilter)]
     search_fields = ["=number", "by"]
-    fields = readonly_fields = ["published", "by", "channel", "changed", "runs_on", "who_runs_what", "documents"]
+    fields = readonly_fields = [
+        *("published", "by", "channel", "changed", "what_changed"),
+        *("runs_on", "who_runs_what", "documents"),
+    ]
     actions_detail = ["roll_back"]
     empty = ("Each publication to the proxies gets the next number. Nothing is published yet.", "")
 
     def get_changelist_instance(self, request: HttpRequest) -> ChangeList:
         changelist, fleet = super().get_changelist_instance(request), heartbeats.fleet_now(timezone.now())
+        entries = first_entries(changelist.result_list, NAMES_SHOWN)
         for revision in changelist.result_list:
-            revision.fleet = fleet
+            revision.fleet, revision.entries = fleet, entries[revision.number]
         return changelist
 
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Revision | None:
         revision = super().get_object(request, object_id, from_field)
         if revision is not None:
             revision.fleet = heartbeats.fleet_now(timezone.now())
+            revision.entries = first_entries([revision], NAMES_SHOWN)[revision.number]
         return revision
 
     @display(description="Published", ordering="at")
@@ -54,11 +61,28 @@ class RevisionAdmin(ChangingAdmin, ReadOnlyAdmin):
         changes = revision.changes
         if changes.get("full"):
             return f"everything ({len(changes['documents'])} documents, {changes.get('token_count', 0)} tokens)"
-        names = [*map(name_of, changes.get("documents", {}).items())]
-        names += [f"token {token['prefix']}…" for token in changes.get("tokens", [])]
-        names += ["a reset of counters"] * bool(changes.get("resets"))
-        more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+        if revision.entries:
+            names = [in_words(entry) for entry in revision.entries]
+            count = sum({entry.change: entry.of_change for entry in revision.entries}.values())
+        else:  # a revision of 0.2.0 or of the reconciler
+            names = [*map(name_of, changes.get("documents", {}).items())]
+            names += [f"token {token['prefix']}…" for token in changes.get("tokens", [])]
+            names += ["a reset of counters"] * bool(changes.get("resets"))
+            count = len(names)
+        more = f" and {count - NAMES_SHOWN:,} more" if count > NAMES_SHOWN else ""
         return ", ".join(names[:NAMES_SHOWN]) + more or "—"
+
+    @display(description="Changes")
+    def what_changed(self, revision: Revision) -> str:
+        entries, count = entries_of(revision)
+        rows = []
+        for entry in entries:
+            fields = differences(entry.before, entry.after) or [("—", "—", "—")]
+            names = [link_to(entry, in_words(entry)), *[""] * (len(fields) - 1)]
+            rows += [(name, *field) for name, field in zip(names, fields, strict=True)]
+        if count > len(entries):
+            rows.append((f"and {count - len(entries):,} more, which the audit has", "", "", ""))
+        return table(("Change", "Field", "Before", "After"), rows) if rows else "Not recorded for this revision."
 
     @display(description="Acknowledged by")
     def runs_on(self, revision: Revision) -> str:
@@ -102,7 +126,11 @@ class RevisionAdmin(ChangingAdmin, ReadOnlyAdmin):
         try:
             with self.changing(request, form.cleaned_data["reason"]) as tx:
                 rollback(tx, int(object_id))
-                self.message_user(request, f"Rolled back to revision {object_id}.", messages.SUCCESS)
+                if not tx.is_empty:
+                    self.message_user(request, f"Rolled back to revision {object_id}.", messages.SUCCESS)
+            if tx.is_empty:
+                same = f"Policies and projects are as they were at revision {object_id}."
+                messages.warning(request, f"Nothing was changed. {same}")
         except ValidationError as exc:
             messages.error(request, f"Nothing was changed. {' '.join(exc.messages)}")
         return done(change_url(Revision(number=tx.revision or int(object_id))))
