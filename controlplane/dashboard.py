@@ -19,7 +19,7 @@ from django.utils.html import format_html
 from controlplane.adminkit.site import badge, change_url, instant, link_to, list_url
 from controlplane.core import store
 from controlplane.fleet.admin import state_of
-from controlplane.fleet.heartbeats import fleet_now
+from controlplane.fleet.heartbeats import Fleet, fleet_now
 from controlplane.fleet.models import DEGRADED, OK, Instance
 from controlplane.policies.models import Limit, Policy
 from controlplane.projects.models import Project, Token
@@ -71,7 +71,7 @@ def dashboard_callback(request: HttpRequest, context: dict[str, Any]) -> dict[st
     rows = UsageRow.objects.filter(period=span.period, at__gte=span.starts(now)[0])
     series = series_of(rows, span, now)
     totals = {name: sum(point[name] for point in series) for name in COUNTS}
-    fleet = fleet_now(now)
+    fleet = fleet_now()
     return context | {
         "span": span,
         "spans": SPANS.values(),
@@ -85,6 +85,7 @@ def dashboard_callback(request: HttpRequest, context: dict[str, Any]) -> dict[st
         "denied_limits": denied_limits(rows),
         "health": [store_health(), outbox_health(now), *quota_health(now), *fleet_health(fleet), *cap_health(fleet)],
         "fleet": fleet_rows(fleet),
+        "fleet_is_known": not fleet.unknown,
         "more_instances": max(len(fleet) - INSTANCES_SHOWN, 0),
         "expiring": expiring_tokens(now),
         "steps": first_steps(fleet),
@@ -164,7 +165,10 @@ def store_health() -> dict[str, Any]:
     try:
         state = store.StoreState.read(store.connection(settings.PUBLISH_TIMEOUT_SECONDS))
     except STORE_ERRORS as exc:
-        return _fact("Store", badge("not reachable", "bad"), f"Changes are saved and published later. {exc}"[:160])
+        detail = f"{store.reason_of(exc)} Changes are saved, and published when it is back."
+        return _fact(
+            "Store", badge("not reachable", "bad"), f"{detail} Until then, proxies decide by each limit's rule."
+        )
     detail = f"response time {(time.perf_counter() - began) * 1000:.1f} ms"
     last = publisher.last_revision()
     if state.revision != last:
@@ -195,9 +199,14 @@ def quota_health(now: datetime) -> Iterable[dict[str, Any]]:
     yield _fact("Quotas", badge("late", "bad") if late else badge("saved", "good"), detail)
 
 
-def fleet_health(fleet: list[Instance]) -> Iterable[dict[str, Any]]:
+def fleet_health(fleet: Fleet) -> Iterable[dict[str, Any]]:
     """Yield how many instances run the last revision, and how many are degraded."""
     url, last = list_url(Instance), publisher.last_revision()
+    if fleet.unknown:
+        ran = f"{len(fleet)} ran when it was last reached. " if fleet else ""
+        detail = f"{ran}Heartbeats come through the store, so nobody knows which instances run."
+        yield _fact("Fleet", badge("unknown", "warn"), detail, url)
+        return
     if not fleet:
         yield _fact("Fleet", badge("no live instance", "warn"), "No process with the library sends a heartbeat.", url)
         return
@@ -227,7 +236,7 @@ def _fact(name: str, state: str, detail: str, url: str = "") -> dict[str, Any]:
     return {"name": name, "state": state, "detail": detail, "url": url}
 
 
-def fleet_rows(fleet: list[Instance]) -> list[dict[str, Any]]:
+def fleet_rows(fleet: Fleet) -> list[dict[str, Any]]:
     """Return the first rows of the table of instances."""
     # Instances with a problem come first, because a large fleet does not fit here.
     worst = sorted(fleet, key=lambda instance: (instance.state == OK, instance.revision, instance.id))
@@ -236,7 +245,7 @@ def fleet_rows(fleet: list[Instance]) -> list[dict[str, Any]]:
             "link": link_to(row),
             "host": row.host,
             "revision": row.revision,
-            "state": state_of(row, True),
+            "state": state_of(row, None if fleet.unknown else True),
             "version": row.version,
         }
         for row in worst[:INSTANCES_SHOWN]
