@@ -10,6 +10,8 @@ from django.templatetags.static import static
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from controlplane.core.log_redaction import without_secrets
+
 BASE_DIR = Path(__file__).resolve().parent.parent
 VAR_DIR = BASE_DIR / "var"
 
@@ -324,7 +326,10 @@ UNFOLD = {
     "ENVIRONMENT": "controlplane.adminkit.site.environment",
     "DASHBOARD_CALLBACK": "controlplane.dashboard.dashboard_callback",
     "STYLES": [lambda request: static("controlplane/admin.css")],
-    "SCRIPTS": [lambda request: static("controlplane/admin.js")],
+    "SCRIPTS": [
+        lambda request: static("controlplane/admin.js"),
+        lambda request: static("controlplane/secret_search.js"),
+    ],
     # Blue in place of the theme's purple. White on 600, and 500 on the dark background, have a contrast over 4.5 to 1.
     "COLORS": {
         "primary": {
@@ -356,6 +361,7 @@ _LOG_PROCESSORS = [
     structlog.stdlib.ExtraAdder(),
     structlog.processors.TimeStamper(fmt="iso", utc=True),
     structlog.processors.format_exc_info,
+    without_secrets,
 ]
 LOGGING = {
     "version": 1,
