@@ -9,6 +9,7 @@ from django import forms
 from django.conf import settings
 from django.contrib import admin, messages
 from django.contrib.admin.utils import quote, unquote
+from django.core.exceptions import NON_FIELD_ERRORS
 from django.db import models
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
@@ -46,14 +47,19 @@ def badge(text: str, kind: str = "") -> SafeString:
 
 
 def instant(at: datetime | None, now: datetime | None = None) -> SafeString | str:
-    """Return an instant relative to now, such as "2 hours ago", with the exact time on hover. None is "never"."""
+    """
+    Return an instant relative to now, such as "2 hours ago", with the exact time on hover. None is "never".
+
+    The time left has two units, because "in 1 day" is misleading for almost two days.
+    """
     if at is None:
         return "never"
     now = now or timezone.now()
     if abs(at - now) < timedelta(minutes=1):
         relative = "just now" if at <= now else "in less than a minute"
     else:
-        relative = f"in {timeuntil(at, now, depth=1)}" if at > now else f"{timesince(at, now, depth=1)} ago"
+        left = timeuntil(at, now, depth=2).replace(",", "")
+        relative = f"in {left}" if at > now else f"{timesince(at, now, depth=1)} ago"
     exact = at.strftime("%Y-%m-%d %H:%M:%S UTC")
     return format_html('<time datetime="{}" title="{}">{}</time>', at.isoformat(), exact, relative)
 
@@ -119,6 +125,13 @@ class ModelAdmin(ThemeModelAdmin):
             if field is not None and hasattr(field.widget, f"can_{right}_related"):
                 setattr(field.widget, f"can_{right}_related", False)
         return field
+
+    def render_change_form(self, request: HttpRequest, context: dict[str, Any], **options: Any) -> HttpResponse:
+        """Return the page, which points to errors below only if there are some."""
+        form, inlines = context["adminform"].form, context["inline_admin_formsets"]
+        if not form.errors.keys() - {NON_FIELD_ERRORS} and all(inline.formset.is_valid() for inline in inlines):
+            context |= {"errors": None}
+        return super().render_change_form(request, context, **options)
 
     @staticmethod
     def key_of(object_id: str | None) -> str:
@@ -237,7 +250,9 @@ class RecordedAdmin(ChangingAdmin):
                 request.POST.pop(confirmed, None)
         response = super().response_action(request, queryset)
         if isinstance(response, TemplateResponse) and "deletable_objects" in response.context_data:
-            response.context_data |= {"selection": selection(request, response.context_data["queryset"])}
+            chosen = selection(request, response.context_data["queryset"])
+            title = f"Delete {chosen['count']:,} {response.context_data['objects_name']}"
+            response.context_data |= {"selection": chosen, "title": title}
         return response
 
     def response_change(self, request: HttpRequest, obj: models.Model) -> HttpResponse:

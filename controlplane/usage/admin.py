@@ -7,9 +7,10 @@ from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.urls import URLPattern, path, reverse
 from django.utils.html import format_html
-from unfold.contrib.filters.admin import DropdownFilter, FieldTextFilter, RangeDateTimeFilter
+from unfold.contrib.filters.admin import DropdownFilter, FieldTextFilter
 from unfold.decorators import display
 
+from controlplane.adminkit.filters import InstantRangeFilter
 from controlplane.adminkit.site import ReadOnlyAdmin, link_to
 from controlplane.core.csp import HEADER
 from controlplane.policies.models import Policy
@@ -89,7 +90,7 @@ class UsageAdmin(ReadOnlyAdmin):
         ("project_id", ProjectFilter),
         ("token_id", TokenFilter),
         ("unit", FieldTextFilter),
-        ("at", RangeDateTimeFilter),
+        ("at", InstantRangeFilter),
     ]
     ordering = ["-at", "id"]
     list_display_links = None
