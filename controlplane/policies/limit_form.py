@@ -14,7 +14,7 @@ from enforcement.model.limits import CALENDARS, InvalidLimit
 
 ALGORITHMS = {
     "fixed_window": "Fixed window — the full quota when each window starts, also by the calendar",
-    "sliding_window": "Sliding window — smooth and cheap, the best choice for most limits",
+    "sliding_window": "Sliding window — cheap, never denies a client that keeps the pace, best for most limits",
     "sliding_log": "Sliding log — exact for each request, for small quotas",
     "token_bucket": "Token bucket — a steady rate with bursts",
     "concurrency": "Concurrency — a number of requests at the same time",
@@ -140,5 +140,5 @@ def explain(policy: Policy, posted: Iterable[tuple[str, str]]) -> dict[str, Any]
 
 
 def holder_of(policy: Policy) -> str:
-    """Return whose requests the limits of a policy count together, in words."""
+    """Return in words whose requests the limits of a policy count together."""
     return "all projects together" if policy.is_global else "each token or project with this policy"

@@ -17,7 +17,7 @@ from controlplane.publishing.changes import AT_ONCE, Change
 
 def issue_token(tx: Change, **fields: Any) -> tuple[Token, str]:
     """
-    Save and record a new token, and return it with its secret.
+    Save a new token with its audit entry, and return it with its secret.
 
     Args:
         fields: project, name, policy and expires_at of the token.
@@ -83,7 +83,7 @@ def _locked(tokens: QuerySet[Token], **conditions: Any) -> list[Token]:
 
 def issue_management_key(tx: Change, **fields: Any) -> tuple[ManagementKey, str]:
     """
-    Save and record a new management key, and return it with its secret.
+    Save a new management key with its audit entry, and return it with its secret.
 
     Args:
         fields: name, scopes, projects and expires_at of the key.

@@ -13,9 +13,9 @@ import logging
 import random
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import batched, groupby
 from typing import Any
@@ -27,6 +27,7 @@ from django.utils import timezone
 from controlplane.core import store
 from controlplane.core.instants import microseconds
 from controlplane.core.locks import hold
+from controlplane.policies.counter_names import present_names
 from controlplane.policies.models import Limit
 from controlplane.projects.models import Project
 from controlplane.usage.models import Checkpoint, CheckpointRun
@@ -34,7 +35,7 @@ from enforcement.control import checkpoints as protocol
 from enforcement.control.checkpoints import CheckpointReading, Kept
 from enforcement.control.inspection import Reset
 from enforcement.control.publication import tags_of
-from enforcement.model.keys import GLOBAL_TAG, NAME_LENGTH, WHOLE
+from enforcement.model.keys import EARLIER_NAME_LENGTH, GLOBAL_TAG, NAME_LENGTH, WHOLE
 from enforcement.model.limits import DAY_SECONDS, DURABLE_CALENDARS
 from enforcement.store.base_client import StoreClient
 from enforcement.store.client import STORE_ERRORS, with_library
@@ -70,7 +71,7 @@ class CheckpointResult:
 
 def checkpoint(now: datetime, client: redis.Redis | None = None) -> CheckpointResult:
     """
-    Save every durable counter that has changed, and restore those that the store has lost, for at most MOST_SECONDS.
+    Save changed durable counters and restore lost ones, for at most MOST_SECONDS, and return the numbers of both.
 
     Raises:
         One of STORE_ERRORS: The store, or a server of it, is unavailable. The counters of other servers are saved. The
@@ -153,7 +154,7 @@ def missing(client: redis.Redis, tags: Iterable[str]) -> list[str]:
 
 def restore(client: redis.Redis, tags: Iterable[str]) -> int:
     """
-    Restore the counters of these tags from SQL, mark the tags as complete, and return the number of counters.
+    Restore the counters of these tags from SQL to the store, mark the tags as complete, and return their number.
 
     Raises:
         One of STORE_ERRORS: The store is unavailable. Enforcers do not trust tags that are not marked yet.
@@ -162,6 +163,7 @@ def restore(client: redis.Redis, tags: Iterable[str]) -> int:
     for some in batched(tags, TAGS_AT_ONCE):
         mark = protocol.new_mark()
         list(_ask(client, some, lambda pipe, key, mark=mark: pipe.sadd(key, mark)))
+        _carry_over(client, some)
         for calls in batched(_restore_calls(some), CALLS_AT_ONCE):
             restored += sum(_run(client, calls))
         # The last step, after every counter of these tags is restored.
@@ -170,6 +172,30 @@ def restore(client: redis.Redis, tags: Iterable[str]) -> int:
     if restored:
         logger.warning("The store had lost durable counters, and %d were restored", restored)
     return restored
+
+
+def _carry_over(client: redis.Redis, tags: Iterable[str]) -> None:
+    """
+    Save the counts that 0.2 kept under other names, and copy those to the present names that have no count yet.
+
+    Enforcers of 0.2 may go on. Their counters stay, and what they charge from now on is theirs alone.
+    """
+    earlier = defaultdict(set)
+    for tag, counter in Checkpoint.objects.filter(_not_over(), tag__in=tags).values_list("tag", "counter"):
+        if len(counter) == EARLIER_NAME_LENGTH:
+            earlier[tag].add(counter)
+    sizes = _ask(client, tags, lambda pipe, key: pipe.scard(key), key_of=store.keys().earlier_dirty)
+    for tag in [tag for tag, size in sizes if size]:
+        members = client.sscan_iter(store.keys().earlier_dirty(tag), count=COUNTERS_AT_ONCE)
+        earlier[tag].update(member for member in members if len(member) == EARLIER_NAME_LENGTH)
+    for tag, counters in earlier.items():
+        present = present_names(tag) if counters else {}
+        for names in batched(counters, COUNTERS_AT_ONCE):
+            (reply,) = _run(client, [protocol.read_call(store.keys(), tag, names)])
+            keep([(tag, list(protocol.readings(names, reply)))])
+            rows = Checkpoint.objects.filter(tag=tag, counter__in=[name for name in names if name in present])
+            copies = [_row(tag, replace(kept_of(row), counter=present[row.counter])) for row in rows]
+            Checkpoint.objects.bulk_create(copies, ignore_conflicts=True)
 
 
 def _restore_calls(tags: Iterable[str]) -> Iterator[protocol.Call]:
@@ -185,14 +211,16 @@ def number(tags: Iterable[str]) -> int:
 
 
 def forget(client: redis.Redis, documents: Mapping[str, Any]) -> None:
-    """Delete the sets of the projects that were published as deleted. Raises one of STORE_ERRORS."""
+    """
+    Delete the sets of changed counters of the projects that were published as deleted. Raises one of STORE_ERRORS.
+    """
     gone = [name for name, document in documents.items() if document is None]
     list(_ask(client, set(tags_of(gone)) - {GLOBAL_TAG}, lambda pipe, key: pipe.unlink(key)))
 
 
 def reset(done: Reset) -> None:
     """
-    Save that counters were reset, so that their former values are not restored.
+    Save in SQL that counters were reset, so that their former values are not restored.
 
     A run that has read a counter before the reset has an older stamp, so it cannot save the former value.
     """
@@ -220,16 +248,26 @@ def kept_of(row: Checkpoint) -> Kept:
 
 
 def _not_over() -> models.Q:
-    """Return the condition for windows that have not ended. An hour is added, because the store's clock decides."""
+    """
+    Return the query condition for windows that have not ended. An hour is added, because the store's clock decides.
+    """
     return models.Q(ends_us=0) | models.Q(ends_us__gt=microseconds(timezone.now() - timedelta(hours=1)))
 
 
-def _ask(client: redis.Redis, tags: Iterable[str], question: Any, *, raising: bool = True) -> Iterator[tuple[str, Any]]:
+def _ask(
+    client: redis.Redis,
+    tags: Iterable[str],
+    question: Any,
+    *,
+    raising: bool = True,
+    key_of: Callable[[str], str] | None = None,
+) -> Iterator[tuple[str, Any]]:
     """Yield each tag with the store's reply to *question* about its set of changed counters."""
+    key_of = key_of or store.keys().dirty
     for some in batched(tags, TAGS_AT_ONCE):
         with client.pipeline(transaction=False) as pipe:
             for tag in some:
-                question(pipe, store.keys().dirty(tag))
+                question(pipe, key_of(tag))
             yield from zip(some, pipe.execute(raise_on_error=raising), strict=True)
 
 
@@ -265,7 +303,7 @@ def _counters(members: Iterable[str]) -> list[str]:
 
 
 def keep_present(client: redis.Redis, some: list[Names], done: CheckpointResult) -> None:
-    """Read counters, save their values, and remove them from the set of changed counters."""
+    """Read changed counters from the store, save their values, and restore those that the store has lost."""
     lost = _keep_present(client, some, done)
     if lost:
         keys = store.keys()
@@ -292,7 +330,7 @@ def _keep_present(client: redis.Redis, some: list[Names], done: CheckpointResult
 
 def keep(read: list[tuple[str, list[CheckpointReading]]]) -> tuple[int, list[tuple[str, list[Kept]]]]:
     """
-    Save each reading that follows its checkpoint.
+    Save each reading that follows its checkpoint, and return the number of saved and the list of lost counters.
 
     Returns:
         The number of saved counters, and by tag the checkpoints of the counters that the store has lost.

@@ -10,7 +10,7 @@ from redis import Redis
 from redis.exceptions import BusyLoadingError
 
 from enforcement.model.instants import time_reply_us
-from enforcement.model.keys import Keys, together
+from enforcement.model.keys import NAME_LENGTH, Keys, together
 from enforcement.model.lease_bounds import unused_max
 from enforcement.plan import commands
 from enforcement.plan.binding import BoundLimit, Rule, Subject, rules_of
@@ -132,7 +132,7 @@ def reset_counters(
     limit: str | None = None,
 ) -> Reset:
     """
-    Reset the counters of a token, or of a project.
+    Delete the counters of the limits attached to a token, or to a project itself, and return a :class:`Reset`.
 
     Args:
         limit: ``"policy-slug/limit-name"``. None: all limits attached to the token, or to the project if there is none.
@@ -165,12 +165,12 @@ def _reset(client: Redis, keys: Keys, rules: list[Rule]) -> Reset:
         time, count = pipe.execute()
     at_us = time_reply_us(time)
     durable = [(rule.tag, bound) for rule, bound in zip(rules, plan.bounds, strict=True) if bound.durable]
-    named = tuple((tag, bound.key.rpartition(":")[2], bound.window_end(at_us)) for tag, bound in durable)
+    named = tuple((tag, bound.key[-NAME_LENGTH:], bound.window_end(at_us)) for tag, bound in durable)
     return Reset(count, at_us, named)
 
 
 def _values(client: Redis, keys: Keys, rules: list[Rule], now_us: int) -> dict[int, Values]:
-    """Return the values of each partitioned rule, by its index."""
+    """Return how many values each partitioned rule has registered, may have and could not register, by its index."""
     censuses = [(rule, census) for rule in rules if (census := rule.partitions(keys))]
     pipe = client.pipeline(transaction=False)
     for _, census in censuses:
@@ -196,7 +196,7 @@ def _look(client: Redis, keys: Keys, rules: list[Rule], now_us: int) -> list[tup
 
 def look(client: Redis, bounds: Sequence[BoundLimit], now_us: int) -> tuple[int, list[tuple[LimitState, int]]]:
     """
-    Return the states of counters with one hash tag. Nothing is charged.
+    Return the store's time, and the state and the used permits of counters with one hash tag. Nothing is charged.
 
     Args:
         bounds: At least one bound limit.

@@ -6,12 +6,14 @@ Integration for Django REST framework. It replaces the framework's throttle clas
 ...     "DEFAULT_THROTTLE_RATES": {"user": "1000/day"},
 ... }
 
-Scopes, rates and ``get_cache_key()`` of subclasses work as before. The settings, including trusted proxies, are those
-of :mod:`enforcement.doors.django`, whose middleware adds the header fields to every response.
+Scopes, rates and ``get_cache_key()`` of subclasses work as before. A rate in a string is a ``sliding_log``: it counts
+the requests of exactly the last period, as the framework's own list does. The settings, including trusted proxies, are
+those of :mod:`enforcement.doors.django`, whose middleware adds the header fields to every response.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Final
 
@@ -45,7 +47,7 @@ class SimpleRateThrottle(throttling.SimpleRateThrottle):
     decision: Decision | None = None
 
     def __init_subclass__(cls, **keywords: Any) -> None:
-        """Check the rate of a class, so that an invalid one is reported when its module is imported."""
+        """Raise ImproperlyConfigured for a class with an invalid rate, when its module is imported."""
         super().__init_subclass__(**keywords)
         rate = cls.__dict__.get("rate")
         if rate and isinstance(rate, (str, Limit, list, tuple)):  # an empty rate is that of the scope
@@ -57,14 +59,14 @@ class SimpleRateThrottle(throttling.SimpleRateThrottle):
         return api_settings.DEFAULT_THROTTLE_RATES
 
     def parse_rate(self, rate: Any) -> tuple[int | None, int | None]:
-        """Return the quota and the seconds of the first limit of a rate."""
+        """Return the quota and the seconds of the first limit of a rate, or None twice for no rate."""
         if rate is None:
             return None, None
         first = self._limits(rate)[0]
         return first.quota, first.window_seconds
 
     def allow_request(self, request: Any, view: Any) -> bool:
-        """Charge a request, if it has a key and the throttle has a rate. Raises LimitDenied."""
+        """Charge a request, if it has a key and a rate, and return whether it may pass. Raises LimitDenied."""
         if self.rate is None:
             return True
         key = self.get_cache_key(request, view)
@@ -85,13 +87,18 @@ class SimpleRateThrottle(throttling.SimpleRateThrottle):
         return _seconds(self.decision)
 
     def get_ident(self, request: Any) -> str:
-        """Return the address of the client. Forwarded addresses count only if a trusted proxy wrote them."""
+        """
+        Return the address or /64 network of the client, or an empty string if it is unknown. Forwarded addresses count
+        only if a trusted proxy wrote them.
+        """
         return counted_address(visit_of(request).address())
 
     @classmethod
     def _limits(cls, rate: Declared) -> tuple[Limit, ...]:
         try:
-            return _read(rate) if isinstance(rate, (str, Limit)) else declared(rate)
+            if isinstance(rate, (str, Limit)):
+                return _read(rate)
+            return declared([limit for one in rate for limit in (_read(one) if isinstance(one, str) else (one,))])
         except (TypeError, ValueError) as exc:
             raise ImproperlyConfigured(f"The rate of {cls.__name__} is not valid. {exc}") from exc
 
@@ -119,7 +126,10 @@ class PolicyThrottle(throttling.BaseThrottle):
     decision: Decision | None = None
 
     def allow_request(self, request: Any, view: Any) -> bool:
-        """Charge a request. Raises LimitDenied if it is denied for another reason than a rate limit."""
+        """
+        Charge a request to the policies of its token, and return whether it may pass. Raises LimitDenied if it is
+        denied for another reason than a rate limit.
+        """
         try:
             self.decision = visit_of(request).check()
         except Refusal as refusal:
@@ -154,7 +164,7 @@ class _Refused(exceptions.APIException):
 
 
 def _throttled(denied: Denied) -> Decision:
-    """Return the decision of a denial by a rate limit. Raises LimitDenied for any other denial."""
+    """Return the decision of a denial by a rate limit, or raise LimitDenied for any other denial."""
     if denied.decision.status != 429:
         raise LimitDenied(denied.decision) from denied
     return denied.decision
@@ -169,7 +179,14 @@ def _seconds(decision: Decision | None) -> float | None:
 # The same rate must give the same objects, because a limiter caches limits by identity.
 @lru_cache(maxsize=1_024)
 def _read(rate: str | Limit) -> tuple[Limit, ...]:
-    return declared(rate)
+    if isinstance(rate, Limit):
+        return declared(rate)
+    return tuple(_as_log(limit) for limit in declared(rate))
+
+
+def _as_log(limit: Limit) -> Limit:
+    """Return a limit that counts as the list of the framework does. Calendar months and years stay windows."""
+    return limit if limit.calendar else replace(limit, algorithm="sliding_log")
 
 
 __all__ = [

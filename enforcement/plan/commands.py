@@ -57,7 +57,7 @@ def decide_arguments(request: Request[Plan], now_us: int, *, clock: bool) -> lis
 
 
 def decide(request: Request[Plan], now_us: int, *, clock: bool) -> bytes:
-    """Return the encoded call of :func:`decide_arguments`."""
+    """Return the call of :func:`decide_arguments`, encoded for the store."""
     return pack(decide_arguments(request, now_us, clock=clock))
 
 
@@ -93,9 +93,10 @@ def _registering(
         partitions = bound.partitions
         assert partitions is not None
         indexes += [partitions.key, partitions.overflowed, partitions.overflow]
-        values += [at, bound.value, partitions.cap, partitions.life_us]
-    total, number = len(indexes) + count, len(values) // 4
-    return ["FCALL", name, total, *indexes, *keys, number, *values, *numbers]
+        values += [at, bound.value, partitions.cap, partitions.life_us, bound.earlier]
+        if bound.earlier:
+            keys.append(bound.earlier)
+    return ["FCALL", name, len(indexes) + len(keys), *indexes, *keys, len(values) // 5, *values, *numbers]
 
 
 def lease_arguments(plan: Plan, wanted: int, share: int, now_us: int) -> list[str | int]:
@@ -130,7 +131,7 @@ def settle(
     corrections: Sequence[Correction], marker: str, now_us: int | None, *, ident: str, once_for_ms: int | None
 ) -> list[str | int]:
     """
-    Return the arguments of the call that corrects earlier charges.
+    Return the arguments of the call that corrects earlier charges by these permits.
 
     Args:
         marker: The key that remembers *ident*. It has the hash tag of the counters.
@@ -150,7 +151,7 @@ def settle(
 
 def register_settle(arguments: list[str | int], bounds: Sequence[BoundLimit]) -> list[str | int]:
     """
-    Return the arguments of a :func:`settle` that also registers values.
+    Return the arguments of a :func:`settle` that also registers partition values.
 
     Args:
         arguments: The arguments of the settlement.
