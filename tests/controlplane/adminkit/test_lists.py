@@ -21,7 +21,7 @@ from tests.factories import (
     TokenFactory,
 )
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = pytest.mark.django_db
 
 NOW = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
 TOKENS = "/admin/projects/token/"
@@ -248,7 +248,7 @@ def free_of_limits():
 
 
 @pytest.mark.parametrize("project_and_text", [shared_by_its_project, free_of_limits])
-def test_a_token_without_a_policy_is_created_with_a_warning(as_ann, told, store, project_and_text):
+def test_a_token_without_a_policy_is_created_with_a_warning(as_ann, told, project_and_text):
     """Nothing else tells that nothing limits it."""
     project, text = project_and_text()
 
