@@ -115,7 +115,7 @@ def test_a_pasted_secret_finds_its_owner_and_is_in_no_address(inside, place, fac
 def test_pages_of_many_rows_and_of_no_rows_are_sound(inside, store):
     """The chart with its third colour, a revision with its changes, the confirmations, and an outage."""
     limit, now = LimitFactory(policy__slug="free", name="per-day"), timezone.now()
-    tokens = [TokenFactory(name=f"t{number}") for number in range(25)]
+    tokens = [TokenFactory(name=f"t{number}", policy=limit.policy) for number in range(25)]
     publisher.publish_all()
     with change(actor=Actor("ann", "admin"), reason="launch") as tx:
         save_override(tx, Override(limit=limit, token=tokens[0], quota=500, reason="launch"))

@@ -27,7 +27,7 @@ def text_of(response) -> str:
 def test_the_revision_of_an_override_says_what_changed(as_ann, store):
     """Its page has the fields before and after, its row in the list the object."""
     limit = LimitFactory(policy__slug="free", name="per-day")
-    token = TokenFactory(name="web")
+    token = TokenFactory(name="web", policy=limit.policy)
     publisher.publish_all()
     override = Override(limit=limit, token=token, quota=500, reason="launch")
     with change(actor=ANN) as tx:

@@ -5,7 +5,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("policies", "0003_help_texts"),
+        ("policies", "0005_audit_indexes"),
     ]
 
     operations = [
