@@ -333,8 +333,9 @@ class AuditEntry(models.Model):
     after = models.JSONField(null=True, blank=True)
     reason = models.CharField(max_length=500, blank=True)
     request_id = models.CharField(max_length=128, blank=True)
-    # The id of the change that wrote this entry, perhaps with others. Empty for entries of 0.2.0.
-    change = models.CharField(max_length=40, blank=True, default="", db_index=True)
+    # The id of the change that wrote this entry, perhaps with others. Empty for entries of 0.2.0, whose processes may
+    # still write some during an upgrade.
+    change = models.CharField(max_length=40, blank=True, default="", db_default="", db_index=True)
 
     objects = AuditQuerySet.as_manager()
 

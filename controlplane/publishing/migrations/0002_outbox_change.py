@@ -12,6 +12,6 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name="outboxentry",
             name="change",
-            field=models.CharField(blank=True, db_index=True, default="", max_length=40),
+            field=models.CharField(blank=True, db_index=True, default="", db_default="", max_length=40),
         ),
     ]
