@@ -176,6 +176,7 @@ class Engine:
             fleet_size=agent.fleet_size,
             clock_offset_us=agent.clock_offset_us,
             decisions=tuple(DecisionCount(*name, count) for name, count in rows if count),
+            would_deny=self.usage.would_deny,
             store_failures=dict(self.counts.failures),
             servers_away=servers_away,
             outages=outages,
