@@ -19,7 +19,7 @@ from django.utils.html import format_html
 from controlplane.adminkit.site import badge, change_url, instant, link_to, list_url
 from controlplane.core import store
 from controlplane.fleet.admin import state_of
-from controlplane.fleet.heartbeats import fleet_now
+from controlplane.fleet.heartbeats import Fleet, fleet_now
 from controlplane.fleet.models import DEGRADED, OK, Instance
 from controlplane.policies.models import Limit, Policy
 from controlplane.projects.models import Project, Token
@@ -38,10 +38,10 @@ COUNTS = ("allowed", "denied", "would_deny")
 # The permissions that a panel asks for, which are those of the pages from which it shows something.
 USAGE, TOKENS, INSTANCES = "usage.view_usagerow", "projects.view_token", "fleet.view_instance"
 PANELS = {
-    **dict.fromkeys(("span", "spans", "series", "totals", "chart", "chart_description"), (USAGE,)),
+    **dict.fromkeys(("span", "spans", "series", "totals", "chart", "chart_description", "would_deny_url"), (USAGE,)),
     "denied_tokens": (USAGE, TOKENS),
     "denied_limits": (USAGE, "policies.view_policy"),
-    **dict.fromkeys(("fleet", "more_instances"), (INSTANCES,)),
+    **dict.fromkeys(("fleet", "fleet_is_known", "more_instances"), (INSTANCES,)),
     "expiring": (TOKENS,),
 }
 # Whoever needs no permission is everybody.
@@ -92,7 +92,7 @@ def dashboard_callback(request: HttpRequest, context: dict[str, Any]) -> dict[st
     rows = UsageRow.objects.filter(period=span.period, at__gte=span.starts(now)[0])
     series = series_of(rows, span, now)
     totals = {name: sum(point[name] for point in series) for name in COUNTS}
-    fleet = fleet_now(now)
+    fleet = fleet_now()
     health = [store_health(), outbox_health(now), *quota_health(now), *fleet_health(fleet), *limit_health(fleet)]
     panels = {
         "span": span,
@@ -100,10 +100,13 @@ def dashboard_callback(request: HttpRequest, context: dict[str, Any]) -> dict[st
         "series": [point for point in series if any(point[name] for name in COUNTS)],
         "totals": totals,
         "chart": chart(series, span),
-        "chart_description": f"{totals['allowed']:,} allowed, {totals['denied']:,} denied, {span.title.lower()}",
+        "chart_description": chart_description(totals, span),
+        # Sorted by the column "Would deny", the eighth.
+        "would_deny_url": list_url(UsageRow, f"?of=limits&period={span.period}&o=-8"),
         "denied_tokens": denied_tokens(rows),
         "denied_limits": denied_limits(rows),
         "fleet": fleet_rows(fleet),
+        "fleet_is_known": not fleet.unknown,
         "more_instances": max(len(fleet) - INSTANCES_SHOWN, 0),
         "expiring": expiring_tokens(now),
     }
@@ -124,10 +127,14 @@ def series_of(rows: QuerySet[UsageRow], span: Span, now: datetime) -> list[dict[
 
 def chart(series: list[dict[str, Any]], span: Span) -> dict[str, str]:
     """Return the data and options of a stacked bar chart as JSON, which the theme's script reads."""
-    colours = {"allowed": "var(--sg-allowed)", "denied": "var(--sg-denied)"}
+    # A request that a shadow limit would have denied was allowed, so the first two parts of a bar are its allowed ones.
+    parts = [
+        ("allowed", "var(--sg-allowed)", [point["allowed"] - point["would_deny"] for point in series]),
+        ("allowed, would deny", "var(--sg-would-deny)", [point["would_deny"] for point in series]),
+        ("denied", "var(--sg-denied)", [point["denied"] for point in series]),
+    ]
     datasets = [
-        {"label": name, "data": [point[name] for point in series], "backgroundColor": colour, "stack": "decisions"}
-        for name, colour in colours.items()
+        {"label": label, "data": data, "backgroundColor": colour, "stack": "decisions"} for label, colour, data in parts
     ]
     axis = {"stacked": True, "grid": {"display": False}, "ticks": {"color": "#6b7a90", "maxTicksLimit": 8}}
     options = {
@@ -142,6 +149,12 @@ def chart(series: list[dict[str, Any]], span: Span) -> dict[str, str]:
     }
     labels = [point["label"] for point in series]
     return {"data": json.dumps({"labels": labels, "datasets": datasets}), "options": json.dumps(options)}
+
+
+def chart_description(totals: dict[str, int], span: Span) -> str:
+    """Return the sums in words, for people who do not see the chart."""
+    would_deny = f"of which {totals['would_deny']:,} would be denied by shadow limits, " if totals["would_deny"] else ""
+    return f"{totals['allowed']:,} allowed, {would_deny}{totals['denied']:,} denied, {span.title.lower()}"
 
 
 def denied_tokens(rows: QuerySet[UsageRow]) -> list[dict[str, Any]]:
@@ -177,7 +190,10 @@ def store_health() -> dict[str, Any]:
     try:
         state = store.StoreState.read(store.connection(settings.PUBLISH_TIMEOUT_SECONDS))
     except STORE_ERRORS as exc:
-        return _fact("Store", badge("not reachable", "bad"), f"Changes are saved and published later. {exc}"[:160])
+        detail = f"{store.reason_of(exc)} Changes are saved, and published when it is back."
+        return _fact(
+            "Store", badge("not reachable", "bad"), f"{detail} Until then, proxies decide by each limit's rule."
+        )
     detail = f"response time {(time.perf_counter() - began) * 1000:.1f} ms"
     last = publisher.last_revision()
     if state.revision != last:
@@ -211,9 +227,14 @@ def quota_health(now: datetime) -> Iterable[dict[str, Any]]:
     yield _fact("Quotas", badge("late", "bad") if late else badge("saved", "good"), detail)
 
 
-def fleet_health(fleet: list[Instance]) -> Iterable[dict[str, Any]]:
+def fleet_health(fleet: Fleet) -> Iterable[dict[str, Any]]:
     """Yield rows that say how many instances run the last revision, and how many are degraded."""
     url, last = list_url(Instance), publisher.last_revision()
+    if fleet.unknown:
+        ran = f"{len(fleet)} ran when it was last reached. " if fleet else ""
+        detail = f"{ran}Heartbeats come through the store, so nobody knows which instances run."
+        yield _fact("Fleet", badge("unknown", "warn"), detail, url)
+        return
     if not fleet:
         yield _fact("Fleet", badge("no live instance", "warn"), "No process with the library sends a heartbeat.", url)
         return
@@ -258,7 +279,7 @@ def _fact(name: str, state: str, detail: str, url: str = "") -> dict[str, Any]:
     return {"name": name, "state": state, "detail": detail, "url": url}
 
 
-def fleet_rows(fleet: list[Instance]) -> list[dict[str, Any]]:
+def fleet_rows(fleet: Fleet) -> list[dict[str, Any]]:
     """Return the first rows of the table of instances."""
     # Instances with a problem come first, because a large fleet does not fit here.
     worst = sorted(fleet, key=lambda instance: (instance.state == OK, instance.revision, instance.id))
@@ -267,7 +288,7 @@ def fleet_rows(fleet: list[Instance]) -> list[dict[str, Any]]:
             "link": link_to(row),
             "host": row.host,
             "revision": row.revision,
-            "state": state_of(row, True),
+            "state": state_of(row, None if fleet.unknown else True),
             "version": row.version,
         }
         for row in worst[:INSTANCES_SHOWN]

@@ -9,7 +9,7 @@ from django import forms
 from django.conf import settings
 from django.contrib import admin, messages
 from django.contrib.admin.utils import quote, unquote
-from django.core.exceptions import BadRequest
+from django.core.exceptions import NON_FIELD_ERRORS, BadRequest
 from django.db import models
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
@@ -22,6 +22,7 @@ from unfold.admin import ModelAdmin as ThemeModelAdmin
 from unfold.admin import StackedInline as ThemeStackedInline
 
 from controlplane.adminkit.forms import InstantInput, RecordedForm
+from controlplane.adminkit.selection import has_changed, selection
 from controlplane.core.requests import request_id
 from controlplane.core.text import unprintable
 from controlplane.publishing.changes import Actor, Change, change
@@ -48,14 +49,19 @@ def badge(text: str, kind: str = "") -> SafeString:
 
 
 def instant(at: datetime | None, now: datetime | None = None) -> SafeString | str:
-    """Return an instant relative to now, such as "2 hours ago", with the exact time on hover, or "never" for None."""
+    """
+    Return an instant relative to now, such as "2 hours ago", with the exact time on hover, or "never" for None.
+
+    The time left has two units, because "in 1 day" is misleading for almost two days.
+    """
     if at is None:
         return "never"
     now = now or timezone.now()
     if abs(at - now) < timedelta(minutes=1):
         relative = "just now" if at <= now else "in less than a minute"
     else:
-        relative = f"in {timeuntil(at, now, depth=1)}" if at > now else f"{timesince(at, now, depth=1)} ago"
+        left = timeuntil(at, now, depth=2).replace(",", "")
+        relative = f"in {left}" if at > now else f"{timesince(at, now, depth=1)} ago"
     exact = at.strftime("%Y-%m-%d %H:%M:%S UTC")
     return format_html('<time datetime="{}" title="{}">{}</time>', at.isoformat(), exact, relative)
 
@@ -122,6 +128,13 @@ class ModelAdmin(ThemeModelAdmin):
                 setattr(field.widget, f"can_{right}_related", False)
         return field
 
+    def render_change_form(self, request: HttpRequest, context: dict[str, Any], **options: Any) -> HttpResponse:
+        """Return the page, which points to errors below only if there are some."""
+        form, inlines = context["adminform"].form, context["inline_admin_formsets"]
+        if not form.errors.keys() - {NON_FIELD_ERRORS} and all(inline.formset.is_valid() for inline in inlines):
+            context |= {"errors": None}
+        return super().render_change_form(request, context, **options)
+
     @staticmethod
     def key_of(object_id: str | None) -> str:
         """Return the primary key from the address of an action, in which the admin quotes it."""
@@ -172,6 +185,8 @@ class ChangingAdmin(ModelAdmin):
             messages.success(request, format_html_join(" ", "{}", ((sentence,) for sentence in sentences)))
 
     def _publication(self, tx: Change) -> str:
+        if tx.is_empty:
+            return ""
         if tx.revision is not None:
             return f"Published as revision {tx.revision}."
         if OutboxEntry.objects.filter(revision=None, by=tx.actor.name).exists():
@@ -193,7 +208,10 @@ class ChangingAdmin(ModelAdmin):
 
     def confirm(self, request: HttpRequest, rows: models.QuerySet, name: str, title: str, effect: str) -> HttpResponse:
         """Return a page that asks for the reason of an action on selected rows. It posts ``change_reason`` back."""
-        return self.page(request, "confirm.html", title=title, effect=effect, rows=rows, action=name)
+        chosen = selection(request, rows)
+        noun = self.opts.verbose_name if chosen["count"] == 1 else self.opts.verbose_name_plural
+        title = f"{title} {chosen['count']:,} {noun}"
+        return self.page(request, "confirm.html", title=title, effect=effect, action=name, selection=chosen)
 
 
 class RecordedAdmin(ChangingAdmin):
@@ -205,6 +223,7 @@ class RecordedAdmin(ChangingAdmin):
 
     form = RecordedForm
     change_form_before_template = "admin/sluicegate/version.html"
+    delete_selected_confirmation_template = "admin/sluicegate/delete_selected.html"
     warn_unsaved_form = True
 
     def changeform_view(self, request: HttpRequest, *args: Any, **options: Any) -> HttpResponse:
@@ -224,6 +243,28 @@ class RecordedAdmin(ChangingAdmin):
             return super().changelist_view(request, extra_context)
         with self.changing(request, request.POST.get("change_reason", "")):
             return super().changelist_view(request, extra_context)
+
+    def response_action(self, request: HttpRequest, queryset: models.QuerySet) -> HttpResponse | None:
+        if has_changed(request, queryset):
+            text = "The selected rows are not the same as when you opened this page. Check them and confirm again."
+            messages.warning(request, text)
+            # The action then asks again.
+            request.POST = request.POST.copy()
+            for confirmed in ("change_reason", "post"):
+                request.POST.pop(confirmed, None)
+        response = super().response_action(request, queryset)
+        if isinstance(response, TemplateResponse) and "deletable_objects" in response.context_data:
+            chosen = selection(request, response.context_data["queryset"])
+            title = f"Delete {chosen['count']:,} {response.context_data['objects_name']}"
+            response.context_data |= {"selection": chosen, "title": title}
+        return response
+
+    def response_change(self, request: HttpRequest, obj: models.Model) -> HttpResponse:
+        response = super().response_change(request, obj)
+        if request.change.is_empty:
+            request.held_messages = None
+            messages.info(request, f"Nothing was changed. {obj} is as it was.")
+        return response
 
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> models.Model | None:
         if getattr(request, "change", None) is not None:

@@ -13,6 +13,11 @@ class InstanceQuerySet(models.QuerySet["Instance"]):
         """Return the instances whose last heartbeat is still valid."""
         return self.filter(seen_at__gt=now - HEARTBEAT_LIFETIME)
 
+    def last_known(self) -> "InstanceQuerySet":
+        """Return the instances that were running when the last heartbeat of all was saved."""
+        last = self.aggregate(at=models.Max("seen_at"))["at"]
+        return self.running(last) if last else self.none()
+
 
 class Instance(models.Model):
     """

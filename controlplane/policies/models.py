@@ -111,6 +111,9 @@ class Limit(models.Model):
     on_store_failure = models.CharField(max_length=10, choices=choices(STORE_FAILURES), default="local")
     charge_on = models.JSONField(default=list, blank=True)
 
+    # Set while a roll-back restores the limit from a document, which may be one that only an earlier version accepts.
+    restored = False
+
     class Meta:
         ordering = ["position", "id"]
         constraints = [models.UniqueConstraint(fields=["policy", "name"], name="policies_limit_name_once_a_policy")]
@@ -121,7 +124,7 @@ class Limit(models.Model):
     def clean(self) -> None:
         """Raise ValidationError if an enforcer would refuse the limit. The rules are those of the library's value."""
         try:
-            self.as_value()
+            LimitValue.from_json(self.as_json(), published=self.restored)
         except InvalidLimit as exc:
             raise ValidationError({column_of(exc.field): exc.reason}) from exc
         self._check_policy()
@@ -163,7 +166,8 @@ class Limit(models.Model):
         Raises:
             InvalidLimit: The limit is not valid. ``field`` and ``reason`` say why.
         """
-        return LimitValue.from_json({**self.as_json(), **changed})
+        # The row may be one that only an earlier version accepts.
+        return LimitValue.from_json({**self.as_json(), **changed}, published=True)
 
     def assign(self, value: LimitValue) -> None:
         """Copy every field of *value* to this row. The position and the policy stay."""
@@ -329,6 +333,9 @@ class AuditEntry(models.Model):
     after = models.JSONField(null=True, blank=True)
     reason = models.CharField(max_length=500, blank=True)
     request_id = models.CharField(max_length=128, blank=True)
+    # The id of the change that wrote this entry, perhaps with others. Empty for entries of 0.2.0, whose processes may
+    # still write some during an upgrade.
+    change = models.CharField(max_length=40, blank=True, default="", db_default="", db_index=True)
 
     objects = AuditQuerySet.as_manager()
 

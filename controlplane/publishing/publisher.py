@@ -9,7 +9,6 @@ compiled after everything that the store already has.
 
 import logging
 import secrets
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,6 +65,11 @@ class Work:
         return [object_id for wanted, object_id in self.wanted if wanted == kind]
 
     @property
+    def changes(self) -> list[str]:
+        """The ids of the changes that the entries belong to."""
+        return list(dict.fromkeys(entry.change for entry in self.entries if entry.change))
+
+    @property
     def by(self) -> str:
         return ", ".join(dict.fromkeys(entry.by for entry in self.entries if entry.by))[:200]
 
@@ -116,9 +120,9 @@ def publish_all(*, by: str = "", channel: str = "task") -> int | None:
     return publish_pending()
 
 
-def revision_of(entries: Iterable[int]) -> int | None:
-    """Return the revision that contains all these outbox entries, or None while one of them is pending."""
-    numbers = list(OutboxEntry.objects.filter(pk__in=entries).values_list("revision", flat=True))
+def revision_of(change: str) -> int | None:
+    """Return the revision that contains all of the change with this id, or None while a part of it is pending."""
+    numbers = set(OutboxEntry.objects.filter(change=change).values_list("revision", flat=True))
     return None if None in numbers else max(numbers, default=None)
 
 
@@ -218,7 +222,7 @@ def _mark(work: Work, publication: Publication) -> int:
             at=now,
             by=work.by,
             channel=work.channel,
-            changes=_changes(publication),
+            changes={**_changes(publication), "ids": work.changes},
             published_at=now,
         )
         # Entries that a second publisher has marked meanwhile keep its revision, which contains them too.

@@ -147,7 +147,7 @@ def queue_unknown_tokens() -> int:
     queued = 0
     found = store.connection().scan_iter(match=store.keys().token("*"), count=TOKEN_BATCH)
     for batch in batched(found, TOKEN_BATCH):
-        digests = {key.rpartition(":")[2] for key in batch}
+        digests = {key.rpartition(":")[2] for key in batch if key != store.keys().revision}
         unknown = digests - set(Token.objects.filter(digest__in=digests).values_list("digest", flat=True))
         OutboxEntry.objects.bulk_create(
             OutboxEntry(kind="token", object_id=digest, by="publish --all", channel="command") for digest in unknown

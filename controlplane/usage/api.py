@@ -108,6 +108,11 @@ class UsageSerializer(serializers.ModelSerializer):
     project = serializers.SerializerMethodField(help_text="Slug, or the id of a deleted project.")
     token = serializers.CharField(source="token_id", read_only=True)
     limit = serializers.SerializerMethodField(help_text="If null, all decisions about the token.")
+    would_deny = serializers.IntegerField(
+        read_only=True,
+        help_text="Requests that a limit in shadow mode would have denied. Without a limit, only admitted requests, "
+        "each counted once.",
+    )
 
     class Meta:
         model = UsageRow

@@ -184,8 +184,8 @@ def _carry_over(client: redis.Redis, tags: Iterable[str]) -> None:
     for tag, counter in Checkpoint.objects.filter(_not_over(), tag__in=tags).values_list("tag", "counter"):
         if len(counter) == EARLIER_NAME_LENGTH:
             earlier[tag].add(counter)
-    sizes = _ask(client, tags, lambda pipe, key: pipe.scard(key), key_of=store.keys().earlier_dirty)
-    for tag in [tag for tag, size in sizes if size]:
+    used = _ask(client, tags, lambda pipe, key: pipe.sismember(key, WHOLE), key_of=store.keys().earlier_dirty)
+    for tag in [tag for tag, whole in used if whole]:
         members = client.sscan_iter(store.keys().earlier_dirty(tag), count=COUNTERS_AT_ONCE)
         earlier[tag].update(member for member in members if len(member) == EARLIER_NAME_LENGTH)
     for tag, counters in earlier.items():

@@ -209,7 +209,8 @@ def look(client: Redis, bounds: Sequence[BoundLimit], now_us: int) -> tuple[int,
     plan = Plan(tuple(bounds))
     for _ in range(2):  # Try again if the store's clock is in another calendar window.
         arguments = commands.decide_arguments(Request(plan, 0, charge=False), now_us, clock=False)
-        reply = read(client.execute_command(*arguments, NEVER_DECODE=True))  # type: ignore[no-untyped-call]
+        raw = client.execute_command(*arguments, NEVER_DECODE=True)  # type: ignore[no-untyped-call]
+        reply = read(raw, len(plan.bounds))
         if reply.lost:
             raise BusyLoadingError("The store is restoring its counters.")
         if reply.decided:

@@ -45,7 +45,7 @@ class SharedCounter:
         """Charge a cost and return the remaining permits. A cost of 0 charges nothing."""
         arguments = commands.decide_arguments(Request(self._plan, cost, charge=cost > 0), 0, clock=False)
         reply = self._client.execute_command(*arguments, NEVER_DECODE=True)  # type: ignore[no-untyped-call]
-        return read(reply).remaining(0)
+        return read(reply, 1).remaining(0)
 
     def forget(self) -> None:
         """Delete the counter."""

@@ -24,7 +24,7 @@ from enforcement.plan import commands
 from enforcement.plan.commands import Steps
 from enforcement.plan.costs import Costs
 from enforcement.plan.decision import Decision
-from enforcement.plan.reply import MARKED, PLAIN, Reply
+from enforcement.plan.reply import MARKED, PLAIN, Reply, read
 from enforcement.plan.request import Request
 from enforcement.state.counts import DecisionCounts
 from enforcement.state.denial_cache import Denials
@@ -33,7 +33,6 @@ from enforcement.state.live_plan import LivePlan
 from enforcement.state.planner import Planner
 from enforcement.state.usage import states_of
 from enforcement.store import resp
-from enforcement.store.resp import numbers
 
 TOKEN_TRUST_SECONDS: Final = 600.0
 """How long tokens are accepted while the store cannot confirm the documents. One may have been revoked meanwhile."""
@@ -145,7 +144,7 @@ class Decider:
         Raises:
             StoreError: The reply has the wrong format.
         """
-        reply = Reply(numbers(raw), MARKED if ident else PLAIN)
+        reply = read(raw, len(plan.bounds), MARKED if ident else PLAIN)
         return self._decision(plan, costs, charge, ident, reply) if reply.numbers[0] >= 0 else None
 
     def _decision(self, plan: LivePlan, costs: Costs, charge: bool, ident: str, reply: Reply) -> Decision:

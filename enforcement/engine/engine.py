@@ -81,6 +81,8 @@ class Engine:
         self.denials = Denials(self.documents, self.counts)
         self.leases = LeaseKeeper(self.health, self.denials, fleet=self._fleet)
         self.slots = SlotKeeper(self.health.background, renews=settings.clock is None)
+        # A clock that was set ahead has ended slots, perhaps all of them.
+        self.agent.clock.on_jump = self.slots.renew_soon
         self.lookup = TokenLookup(self.keys, self.documents, self.planner, self.health, self.counts)
         self.decider = Decider(
             self.planner,
@@ -176,6 +178,7 @@ class Engine:
             fleet_size=agent.fleet_size,
             clock_offset_us=agent.clock_offset_us,
             decisions=tuple(DecisionCount(*name, count) for name, count in rows if count),
+            would_deny=self.usage.would_deny,
             store_failures=dict(self.counts.failures),
             servers_away=servers_away,
             outages=outages,

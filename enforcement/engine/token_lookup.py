@@ -92,9 +92,11 @@ class TokenLookup:
             return refusal("degraded_denied")
         generation = self._documents.generation
         try:
-            document = yield resp.pack(("GET", self._keys.token(name)))
-            # A store that has lost its data has no token at all, so this one may still be valid.
-            lost = document is None and (yield resp.pack(("HGET", self._keys.documents, "revision"))) is None
+            found = yield resp.pack(("MGET", self._keys.token(name), self._keys.revision))
+            document, revision = resp.items(found, 2)
+            # A store that has lost its data has no token at all, so this one may still be valid. One that 0.2 published
+            # to has the revision in its documents only.
+            lost = document is revision is None and not (yield resp.pack(("HGET", self._keys.documents, "revision")))
         except StoreError as exc:
             self._health.failed(exc)
             if breaker.open:  # the store cannot be read either, so the next request must not try

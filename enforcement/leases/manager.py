@@ -151,7 +151,7 @@ class LeaseKeeper:
         if wanted <= 0:
             return
         arguments = commands.lease_arguments(plan, wanted, 2 * fleet, self._health.now_us())
-        reply = read(self._pipe.call(resp.pack(arguments)), MARKED)
+        reply = read(self._pipe.call(resp.pack(arguments)), len(plan.bounds), MARKED)
         if reply.granted <= 0:
             lease.rest(_rest_seconds(reply, len(plan.bounds)))
             return

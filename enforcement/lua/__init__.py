@@ -37,3 +37,8 @@ def library_source() -> str:
     here = files(__package__)
     parts = [here.joinpath(part).read_text(encoding="utf-8") for part in _PARTS]
     return "\n".join([f"#!lua name={LIBRARY_NAME}", *parts])
+
+
+def load_command() -> tuple[str, ...]:
+    """Return the command that loads the library into a store, in the place of another library of this version."""
+    return "FUNCTION", "LOAD", "REPLACE", library_source()

@@ -225,10 +225,13 @@ class Limit:
         return data
 
     @classmethod
-    def from_json(cls, data: object) -> Self:
+    def from_json(cls, data: object, *, published: bool = False) -> Self:
         """
         Return the limit that JSON values describe.
 
+        Args:
+            published: Whether it was accepted before, perhaps by an earlier version. See
+                :class:`~enforcement.model.matching.Match`.
         Raises:
             InvalidLimit: A field is unknown, is missing, has the wrong type or breaks a rule.
         """
@@ -244,7 +247,7 @@ class Limit:
         for name in ("partition_by", "charge_on"):
             values[name] = _strings(name, values.get(name, ()))
         try:
-            values["match"] = Match.from_json(values.get("match", {}))
+            values["match"] = Match.from_json(values.get("match", {}), published=published)
         except InvalidMatch as exc:
             raise InvalidLimit(f"match.{exc.field}", exc.reason) from exc
         return cls(**values)

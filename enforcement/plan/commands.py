@@ -177,7 +177,7 @@ def renew(slots: Sequence[tuple[BoundLimit, int]], ident: str, now_us: int | Non
     keys = [*(bound.key for bound, _ in slots), *indexes]
     arguments: list[str | int] = ["FCALL", RENEW, len(keys), *keys, "" if now_us is None else now_us, ident]
     for bound, count in slots:
-        arguments += [count, (bound.limit.window_seconds or 1) * 1_000_000]
+        arguments += [count, (bound.limit.window_seconds or 1) * 1_000_000, bound.limit.capacity]
         arguments += [bound.value, bound.partitions.life_us] if bound.partitions else ["", 0]
     return arguments
 

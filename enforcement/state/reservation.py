@@ -46,6 +46,11 @@ class Reservation:
         self._corrected = False
         self._left = False
 
+    @property
+    def left(self) -> bool:
+        """Whether its slots were freed, or are being freed."""
+        return self._left
+
     def settling(self, costs: Costs) -> Steps:
         """
         Yield the commands that replace the estimated cost by the real cost, once.

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, TypeVar
 
-from enforcement.lua import library_source
+from enforcement.lua import load_command
 from enforcement.model.keys import together
 from enforcement.store.address import check_sockets
 from enforcement.store.aio_connection import AsyncPipe
@@ -331,9 +331,8 @@ class ClusterStore(StoreConnector):
 
     def load_library(self, key: str) -> None:
         """Load the function library into the node of a counter, which may have come back without it."""
-        command = pack(("FUNCTION", "LOAD", "REPLACE", library_source()))
         with contextlib.suppress(StoreError):  # another account may be allowed to
-            ask_once(self.slot_map.owner(slot_of(key.encode())).address, command, LOAD_SECONDS)
+            ask_once(self.slot_map.owner(slot_of(key.encode())).address, pack(load_command()), LOAD_SECONDS)
 
     def start(self) -> None:
         """Allow the monitor to run, which checks the nodes of a cluster in the background."""
