@@ -134,7 +134,7 @@ class Declaration:
         return key_text(self._key(*args, **kwargs))
 
     def costs(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Costs:
-        """Return the costs of a call."""
+        """Return the costs of a call, which are constant or found by a function of its arguments."""
         return self._costs(*args, **kwargs) if callable(self._costs) else self._costs
 
 

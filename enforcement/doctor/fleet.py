@@ -63,7 +63,9 @@ def documents(client: Redis, keys: Keys) -> Iterator[Finding]:
 
 
 def instances(client: Redis, keys: Keys) -> Iterator[Finding]:
-    """Yield findings on the live instances and their revisions, or on their number if the account may not read more."""
+    """
+    Yield one finding on the live instances and their revisions, or on their number if the account may not read more.
+    """
     try:
         ids = cast("list[str]", client.zrevrange(keys.instances, 0, _READ_AT_ONCE - 1))
         heartbeats = client.mget(map(keys.instance, ids)) if ids else []

@@ -117,7 +117,7 @@ def round_trips(client: Redis, keys: Keys, budget: float) -> Iterator[Finding]:
 
 def _second_process(task: dict[str, str]) -> dict[str, Any]:
     """
-    Charge the counter from a second process, and return the numbers or the error that it reports.
+    Charge the counter from a second process, and return as a dictionary the numbers that it reports, or an error.
 
     The task may hold a password, so it is passed through standard input, and not as an argument that others can see.
     """

@@ -150,7 +150,10 @@ class StarletteVisit:
         return self.gate.proxies.client(peer.host if peer else None, forwarded)
 
     def describe(self, more: Mapping[str, str] | None) -> RequestAttributes:
-        """Return the attributes of the request. Raises HTTPRefused if one is too long."""
+        """
+        Return the method, path and client address of the request, with *more*, as attributes that read headers on
+        demand. Raises HTTPRefused if one is too long.
+        """
         scope = self._connection.scope
         values: dict[str, str | None] = {"method": scope.get("method", "GET"), "path": scope["path"]}
         values["ip"] = self.address()
@@ -214,7 +217,7 @@ class StarletteVisit:
         await self._exchange.run(app, scope, receive, adding, self._leave)
 
     def _with_headers(self, message: Message) -> Message:
-        """Return the start of a response with the header fields of the decisions."""
+        """Return a copy of the message that starts a response, with the header fields of the decisions."""
         theirs = list(message.get("headers", ()))
         ours = joining((name for name, _ in theirs), limit_headers(self.decisions, self.gate.preset))
         added = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in ours]

@@ -91,7 +91,7 @@ def limited(
     limits: Declared, *, key: Found, scope: str | None = None, costs: Costs | Found = 1
 ) -> Callable[..., Awaitable[Decision | None]]:
     """
-    Return a dependency that charges a request to limits in code.
+    Return a coroutine function for ``Depends``, which charges a request to limits in code and returns the decision.
 
     Its value is the decision. A slot of a concurrency limit is held until the response is complete.
 
@@ -122,7 +122,8 @@ def limited(
 
 def check(*, costs: Costs | Found = 1, attributes: Found | None = None) -> Callable[..., Awaitable[Decision]]:
     """
-    Return a dependency that charges a request to the published policies of its token.
+    Return a coroutine function for ``Depends``, which charges a request to its token's policies and returns the
+    decision.
 
     Its value is the decision. Slots are held until the response is complete; ``charge_on`` looks at its status.
 
@@ -153,7 +154,7 @@ def admit(
     attributes: Found | None = None,
 ) -> Callable[..., AsyncIterator[Admission]]:
     """
-    Return a dependency that charges an estimate, and whose value is an :class:`Admission`.
+    Return an async generator function for ``Depends``, which charges an estimate and yields an :class:`Admission`.
 
     Settle the admission with the real cost. If the path operation raises an exception, the estimate is given back,
     unless it was settled. If the client leaves, it stays charged: what was sent until then may have cost as much. Slots
@@ -235,7 +236,7 @@ class Admission:
 
 
 def _around(own: Callable[[Any], AbstractAsyncContextManager[Any]], gate: Gate) -> Any:
-    """Return a lifespan that starts and closes the limiter around the application's own."""
+    """Return a lifespan around the application's own, which starts the limiter if policies are used, and closes it."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[Any]:
@@ -275,7 +276,10 @@ def _checked(costs: Any) -> Any:
 
 
 def _finding(what: Any) -> Any:
-    """Return the ``Depends`` of a parameter, whose value is that of a function, of another ``Depends``, or as given."""
+    """
+    Return *what* if it is a ``Depends``, else a new ``Depends`` whose value is *what*, or its result if it is a
+    function.
+    """
     if isinstance(what, params.Depends):
         return what
 
@@ -304,7 +308,7 @@ def _document(app: FastAPI) -> None:
 
 
 def _operations(app: FastAPI) -> Iterator[tuple[Any, Any]]:
-    """Yield each route that has dependencies, with its dependencies."""
+    """Yield the route of each path operation, and its ``dependant``, which has its dependencies."""
     # In newer versions of FastAPI, an included router is a route that contains routes.
     flatten: Callable[[Any], Any] = getattr(routing, "iter_route_contexts", iter)
     for route in flatten(app.routes):
