@@ -58,7 +58,7 @@ class InDoubtCalls:
         return len(self._calls)
 
     def add(self, late: Late, charges: Sequence[JournalCharge]) -> None:
-        """Add a call of which it is not known yet whether the store executed it."""
+        """Add a call of which it is not known yet whether the store executed it, or drop it if there are too many."""
         if charges and len(self._calls) < MAX_IN_DOUBT:
             self._calls.append(InDoubtCall(late, charges))
         else:
@@ -93,7 +93,10 @@ class InDoubtCalls:
 
 
 def charged(reply: object) -> bool:
-    """Return whether a late reply says that the request was charged. It answers a decision or a registration."""
+    """
+    Return whether a late reply proves that the request was charged, which a garbled one does too. It answers a decision
+    or a registration.
+    """
     if reply is LOST or isinstance(reply, hiredis.ReplyError):
         return False
     decision = reply[0] if isinstance(reply, list) and reply else reply

@@ -46,7 +46,10 @@ def check_costs(costs: Costs) -> Costs:
 
 
 def _length(key: object) -> str:
-    """Return the length of a string, or the type of another value. Messages do not show keys, which may be secret."""
+    """
+    Return the length of a string as text, or the name of another value's type. Messages do not show keys, which may be
+    secret.
+    """
     return str(len(key)) if isinstance(key, str) else type(key).__name__
 
 
@@ -117,7 +120,9 @@ class BoundLimit:
         return costs.get(unit, 1 if unit == "requests" else 0)
 
     def spec(self, now_us: int) -> Spec:
-        """Return the numbers by which the store decides on this limit, with the calendar window around *now_us*."""
+        """
+        Return a :class:`Spec`, by which the store decides on this limit, with the calendar window around *now_us*.
+        """
         limit = self.limit
         letter, length = LETTERS[limit.algorithm], (limit.window_seconds or 0) * 1_000_000
         if letter == "b":
@@ -145,7 +150,7 @@ class BoundLimit:
         return now_us - now_us % spec.a + spec.a if spec.a else 0
 
     def origin(self) -> dict[str, Any]:
-        """Return the entry of this limit in :meth:`~enforcement.plan.decision.Decision.explain`."""
+        """Return the dictionary of this limit in :meth:`~enforcement.plan.decision.Decision.explain`."""
         return {
             "limit": self.limit.name,
             "policy": self.policy_slug,
@@ -158,14 +163,14 @@ class BoundLimit:
         }
 
     def overflowing(self) -> BoundLimit:
-        """Return the same limit, bound to its overflow counter."""
+        """Return a copy of this bound limit, bound to its overflow counter."""
         assert self.partitions is not None
         return replace(self, key=self.partitions.overflow, partitions=None, value="", overflow=True, earlier="")
 
 
 def bind_in_code(limits: Sequence[Limit], key: str, keys: Keys) -> tuple[BoundLimit, ...]:
     """
-    Return limits in code, bound to the counters of one key.
+    Return a new :class:`BoundLimit` for each limit in code, bound to its counter for one key.
 
     Raises:
         ValueError: There are no limits or more than 64, two have the same name, one needs attributes, or the key is
@@ -215,7 +220,7 @@ class Rule:
 
     def bind(self, keys: Keys, attributes: Attributes, partitions: PartitionIndex | None = None) -> BoundLimit:
         """
-        Return the limit, bound to the counter for these attributes.
+        Return a new :class:`BoundLimit`, the limit with its counter for these attributes.
 
         Args:
             attributes: Those of the request. They include each attribute that the limit is partitioned by.
@@ -233,13 +238,13 @@ class Rule:
         return BoundLimit(limit, key, *origin, partitions, value, earlier=earlier)
 
     def overflow(self, partitions: PartitionIndex) -> BoundLimit:
-        """Return the limit, bound to its overflow counter."""
+        """Return a new :class:`BoundLimit`, the limit with its overflow counter."""
         origin = (self.scope, self.policy.id, self.policy.slug, self.override_id, self.index)
         return BoundLimit(self.limit, partitions.overflow, *origin, overflow=True)
 
     def partitions(self, keys: Keys) -> PartitionIndex | None:
         """
-        Return the index in which the store registers the values of this limit's partition, or None.
+        Return the index in which the store registers the values of this limit's partition, or None if it has none.
 
         Each project has a register of its own, even for a global limit. So a client that invents values can only fill
         the register of its own project.
@@ -258,7 +263,7 @@ class Rule:
 
 def rules_of(subject: Subject, now_us: int) -> tuple[Rule, ...]:
     """
-    Return all limits that may apply to a token.
+    Return a rule for each limit of the global, the project's and the token's policy, with its override applied.
 
     They come from the global policy, the policy of its project and its own policy, in this order. A policy that is not
     published adds no limits. The reader of the documents reports it. Overrides that have ended by *now_us* are ignored.

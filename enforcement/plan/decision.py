@@ -96,7 +96,7 @@ class Decision:
 
     @property
     def degraded(self) -> bool:
-        """Whether the decision was made without the store."""
+        """Whether this process made the decision because the store, or a part of it, could not."""
         return self.source == "fallback"
 
     @property
@@ -147,7 +147,7 @@ class Decision:
     @property
     def limit(self) -> LimitState | None:
         """
-        The limit that decides, or None.
+        The state of the limit that decides, or None if there is none.
 
         If limits deny the request, it is one that no wait helps, or the one with the longest wait. Otherwise it is the
         one with the smallest share of its capacity left. None if every limit is in shadow mode, or there is none.
@@ -175,19 +175,19 @@ class Decision:
 
     @property
     def reset_ms(self) -> int | None:
-        """``reset_ms`` of the deciding limit, or None if no limit decides, or if it is never full again."""
+        """Milliseconds until the deciding limit is full again, or None if it never is, or if no limit decides."""
         return None if self.limit is None else self.limit.reset_ms
 
     @property
     def retry_after_ms(self) -> int | None:
-        """Milliseconds until the same request can pass, or None if it is allowed, or if no wait helps."""
+        """Milliseconds until the same request is worth another try, or None if it is allowed, or if no wait helps."""
         if self.reason == "degraded_denied":
             return _DEGRADED_RETRY_MS
         return None if self.allowed or self.limit is None or self.limit.hopeless else self.limit.retry_after_ms
 
     def headers(self, preset: str = "ietf") -> dict[str, str]:
         """
-        Return the names and values of the header fields for a client.
+        Return the header fields for a client as a new dictionary of names and values.
 
         Args:
             preset: ``ietf`` (draft-ietf-httpapi-ratelimit-headers-11), ``legacy-delta``, ``legacy-epoch``, ``openai``,
@@ -214,7 +214,7 @@ class Decision:
         return self.limit is not None and self.status in (429, 503)
 
     def problem(self) -> dict[str, Any]:
-        """Return the members of an ``application/problem+json`` body (RFC 9457) for a denial."""
+        """Return the body of an ``application/problem+json`` response (RFC 9457) to a denial, as a new dictionary."""
         kind = {429: QUOTA_EXCEEDED, 503: REDUCED_CAPACITY}.get(self.status, "about:blank")
         body: dict[str, Any] = {
             "type": kind,

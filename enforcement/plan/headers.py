@@ -40,7 +40,7 @@ class Described(Protocol):
 
     @property
     def limit(self) -> LimitState | None:
-        """The limit that decides, or None."""
+        """The state of the limit that decides, or None if there is none."""
 
     @property
     def reset_ms(self) -> int | None:
@@ -144,7 +144,10 @@ def labels(names: Sequence[tuple[str, str]]) -> list[str]:
 
 
 def ordered(decision: Described) -> list[tuple[str, LimitState]]:
-    """Return the enforced limits, each after its label. The limit that decides comes first, then the tightest."""
+    """
+    Return a list of (label, limit state) for the enforced limits. The limit that decides comes first, then the
+    tightest.
+    """
     names = labels([(state.policy, state.name) for state in decision.limits])
     enforced = [row for row in zip(names, decision.limits, strict=True) if row[1].mode == "enforce"]
     if len(enforced) > 1:
@@ -178,7 +181,7 @@ def _ietf(decision: Described) -> dict[str, str]:
 
 
 def draft_lines(decision: Described) -> list[tuple[bytes, bytes]]:
-    """Return the draft's fields for an allowed request, encoded for ASGI."""
+    """Return the names and values of the draft's header fields for an allowed request, encoded for ASGI."""
     cached: _Cache | None = decision.plan.header_cache
     if cached is not None and (only := cached.only) is not None:
         # This repeats _limit_item(). A request on a lease is so fast that one more function call would slow it down.

@@ -109,7 +109,7 @@ class Plan:
         return self._specs
 
     def texts(self, now_us: int) -> tuple[str, ...]:
-        """Return the :meth:`specs` as strings, which are arguments of a call."""
+        """Return the :meth:`specs` as strings, one argument of a call for each limit."""
         self.specs(now_us)
         return self._texts
 
@@ -119,7 +119,7 @@ class Plan:
 
     def diverted(self, overflowed: Sequence[int]) -> tuple[BoundLimit, ...]:
         """
-        Return the bounds, with overflow counters for the values that could not be registered.
+        Return a copy of the bounds, with overflow counters for the values that could not be registered.
 
         Args:
             overflowed: For each item of :attr:`unregistered`, 1 if there was no room for its value, else 0.

@@ -127,7 +127,7 @@ class Reply:
         return tuple(self.numbers[6 :: self.width])
 
     def charged(self, bounds: Sequence[BoundLimit]) -> Iterator[tuple[int, BoundLimit]]:
-        """Yield the bounds whose limits admit the request, each with its index."""
+        """Yield the index and the bound of each limit that admits the request."""
         return ((i, bound) for i, bound in enumerate(bounds) if self.wait(i) == 0)
 
     def reason(self, bounds: Sequence[BoundLimit]) -> str:

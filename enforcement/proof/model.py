@@ -46,7 +46,7 @@ def length_us(limit: Limit) -> int:
 
 def peak(limit: Limit, charges: Iterable[Charge], part: Fraction = _WHOLE) -> int:
     """
-    Return the most permits that were in use at any instant.
+    Return the most permits of the charges of one window that were in use at any instant.
 
     Args:
         charges: In the order of their instants. If the limit has windows, the charges of one window.
