@@ -68,7 +68,7 @@ class Span:
     label: str
 
     def starts(self, now: datetime) -> list[datetime]:
-        """Return the start of each step, oldest first."""
+        """Return the start of each step up to that of *now*, oldest first."""
         last = start_of(self.period, now)
         return [last - self.step * back for back in reversed(range(self.steps))]
 
@@ -144,7 +144,7 @@ def chart(series: list[dict[str, Any]], span: Span) -> dict[str, str]:
 
 
 def denied_tokens(rows: QuerySet[UsageRow]) -> list[dict[str, Any]]:
-    """Return the tokens with most denials, each with a link and its counts."""
+    """Return the tokens with most denials, each as a dictionary with a link and the counts."""
     whole = rows.filter(policy_id="", limit_name="").exclude(token_id="")
     top = _most_denied(whole.values("token_id"))
     known = Token.objects.select_related("project").in_bulk([row["token_id"] for row in top])
@@ -152,7 +152,7 @@ def denied_tokens(rows: QuerySet[UsageRow]) -> list[dict[str, Any]]:
 
 
 def denied_limits(rows: QuerySet[UsageRow]) -> list[dict[str, Any]]:
-    """Return the limits with most denials, each with a link and its counts."""
+    """Return the limits with most denials, each as a dictionary with a link to its policy and the counts."""
     top = _most_denied(rows.exclude(limit_name="").values("policy_id", "limit_name"))
     known = Policy.objects.in_bulk([row["policy_id"] for row in top])
     return [row | {"link": _link(known, row["policy_id"])} for row in top]
@@ -171,7 +171,7 @@ def _link(known: dict[str, Model], key: str) -> str:
 
 
 def store_health() -> dict[str, Any]:
-    """Return a row that says whether the store responds and has the last revision."""
+    """Ask the store, and return a row that says whether it responds and has the last revision."""
     began = time.perf_counter()
     try:
         state = store.StoreState.read(store.connection(settings.PUBLISH_TIMEOUT_SECONDS))
@@ -227,7 +227,7 @@ def fleet_health(fleet: list[Instance]) -> Iterable[dict[str, Any]]:
 
 
 def cap_health(fleet: list[Instance]) -> Iterable[dict[str, Any]]:
-    """Yield a row for each project in which a limit recently had more values than the project's cap."""
+    """Yield a row for each project in which a limit recently had more values than the project's cap allows."""
     full = sorted({limited for instance in fleet for limited in instance.overflowing})
     projects = Project.objects.in_bulk({project for project, _, _ in full})
     slugs = dict(Policy.objects.filter(pk__in={policy for _, policy, _ in full}).values_list("pk", "slug"))
@@ -243,7 +243,7 @@ def _fact(name: str, state: str, detail: str, url: str = "") -> dict[str, Any]:
 
 
 def fleet_rows(fleet: list[Instance]) -> list[dict[str, Any]]:
-    """Return the first rows of the table of instances."""
+    """Return the first rows of the table of instances as dictionaries, those with a problem first."""
     # Instances with a problem come first, because a large fleet does not fit here.
     worst = sorted(fleet, key=lambda instance: (instance.state == OK, instance.revision, instance.id))
     return [
@@ -259,7 +259,7 @@ def fleet_rows(fleet: list[Instance]) -> list[dict[str, Any]]:
 
 
 def expiring_tokens(now: datetime) -> list[dict[str, Any]]:
-    """Return the live tokens that expire next."""
+    """Return the live tokens that expire soonest within EXPIRING, each as a dictionary with links and its end."""
     ending = Token.objects.live(now).filter(expires_at__lte=now + EXPIRING).select_related("project")
     return [
         {"link": link_to(token), "project": link_to(token.project), "ends": instant(token.expires_at, now)}
@@ -280,7 +280,7 @@ class Step:
 
 
 def first_steps(fleet: list[Instance]) -> list[dict[str, Any]]:
-    """Return the steps of a new installation, or an empty list if all of them are done."""
+    """Return all steps of a new installation, done or not, or an empty list if all of them are done."""
     decided = UsageRow.objects.exists()
     first, detail = "Send a request", "The first decision appears within a minute."
     steps = [

@@ -33,7 +33,7 @@ STORE_FAILURES = {
 
 
 def explained(field: str, words: dict[str, str], help_text: str = "") -> forms.ChoiceField:
-    """Return the form field of a column with choices, each explained by *words*."""
+    """Return a new form field for a column with choices, each explained by *words*."""
     names = [name for name, _ in Limit._meta.get_field(field).choices]
     return forms.ChoiceField(
         choices=[(name, words.get(name, name)) for name in names],
@@ -135,7 +135,7 @@ class LimitFormSet(PaginationInlineFormSet):
 
 
 def explain(policy: Policy, posted: Iterable[tuple[str, str]]) -> dict[str, Any]:
-    """Return a sentence that says what the posted limit does, and the errors of its fields."""
+    """Return a dictionary with a sentence that says what the posted limit does, and with the errors of its fields."""
     form = LoneLimitForm(dict(posted), instance=Limit(policy=policy))
     form.is_valid()
     errors = {name: [str(text) for text in messages] for name, messages in form.errors.items()}

@@ -29,7 +29,7 @@ def issue_token(tx: Change, **fields: Any) -> tuple[Token, str]:
 
 def rotate_token(tx: Change, token: Token, overlap_seconds: int = 0) -> tuple[Token, str]:
     """
-    Replace a token, and return the new one with its secret.
+    Save a token that replaces *token*, write the audit entries, and return the new token with its secret.
 
     The old token ends after *overlap_seconds*. With 0 it is revoked at once.
 

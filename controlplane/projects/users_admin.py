@@ -75,7 +75,7 @@ class PeopleAdmin(RecordedAdmin):
         return Recorded(obj)
 
     def _publication(self, tx: Change) -> str:
-        """Return nothing, because enforcers do not know users and groups."""
+        """Return an empty string, because enforcers do not know users and groups."""
         return ""
 
 

@@ -32,7 +32,7 @@ class Actor:
 @contextmanager
 def change(*, actor: Actor, reason: str = "") -> Iterator["Change"]:
     """
-    Run the block as one change, of which all or nothing is committed, and yield that change.
+    Run the block as one change, yield that change, commit all of it or nothing, and then publish it.
 
     The change is published right after the commit. If the caller has an open transaction, both happen at its end.
     Afterwards ``revision`` of the yielded object is the number of the publication. It is None while the change is
@@ -128,7 +128,7 @@ class Change:
                 self._touch_all(dependent)
 
     def touch(self, kind: str, object_id: str = "") -> None:
-        """Add an outbox entry, once for a change, so that the present state of the object is published."""
+        """Add an outbox entry, once in a change, so that the present state of the object is published."""
         if (kind, object_id) not in self._touched:
             entry = OutboxEntry.objects.create(
                 kind=kind, object_id=object_id, by=self.actor.name[:200], channel=self.actor.channel

@@ -58,7 +58,7 @@ class Work:
 
     @classmethod
     def pending(cls) -> "Work":
-        """Return the oldest outbox entries that are not published yet, at most BATCH of them."""
+        """Return a new Work with the oldest outbox entries that are not published yet, at most BATCH of them."""
         return cls(list(OutboxEntry.objects.filter(revision=None).order_by("pk")[:BATCH]))
 
     def ids(self, kind: str) -> list[str]:
@@ -86,8 +86,8 @@ def publish_promptly() -> None:
 
 def publish_pending(client: redis.Redis | None = None, *, most_tokens: int | None = None) -> int | None:
     """
-    Publish everything in the outbox, and return the last revision, or None if nothing is pending or another publisher
-    is at work.
+    Publish everything in the outbox, and return the number of the last new revision, or None if nothing is pending or
+    another publisher is at work.
 
     Return None if nothing is pending, or if another publisher is at work.
 
@@ -105,7 +105,7 @@ def publish_pending(client: redis.Redis | None = None, *, most_tokens: int | Non
 
 def publish_all(*, by: str = "", channel: str = "task") -> int | None:
     """
-    Write every document to the store, and return the revision, or None if another publisher is at work.
+    Write every document to the store, and return the revision's number, or None if another publisher is at work.
 
     Return None if another publisher is at work.
 
@@ -117,7 +117,7 @@ def publish_all(*, by: str = "", channel: str = "task") -> int | None:
 
 
 def revision_of(entries: Iterable[int]) -> int | None:
-    """Return the revision that contains all these outbox entries, or None while one of them is pending."""
+    """Return the number of the revision that contains all these outbox entries, or None while one is pending."""
     numbers = list(OutboxEntry.objects.filter(pk__in=entries).values_list("revision", flat=True))
     return None if None in numbers else max(numbers, default=None)
 
@@ -129,7 +129,7 @@ def last_revision() -> int:
 
 def publish_next(client: redis.Redis, most_tokens: int | None = None) -> int | None:
     """
-    Publish one batch of the outbox and return its revision, or None if the outbox is empty.
+    Publish one batch of the outbox and return the number of its revision, or None if the outbox is empty.
 
     The caller holds the lock.
     """

@@ -42,7 +42,7 @@ class HolderDocuments:
     @classmethod
     def of(cls, holder: Token | Project, now: datetime) -> "HolderDocuments":
         """
-        Return the documents that enforcers have for *holder*, compiled from SQL.
+        Return new documents as enforcers have them for *holder*, compiled from SQL.
 
         Raises:
             Forgotten: The holder is deleted by now, or is a token that enforcers no longer know.
@@ -88,7 +88,7 @@ class HolderDocuments:
 
     def narrowed(self, policy_id: str) -> "HolderDocuments":
         """
-        Return documents in which a policy is attached only once, at the place of ``scope_of()``.
+        Return a copy of the documents in which a policy is attached only once, at the place of ``scope_of()``.
 
         So a reset for a token does not reset a counter that others share.
         """
@@ -115,7 +115,7 @@ class HolderDocuments:
 
 
 def client() -> redis.Redis:
-    """Return the client for a request, with a short timeout because a person waits."""
+    """Return the shared client for requests, with a short timeout because a person waits."""
     return store.connection(settings.PUBLISH_TIMEOUT_SECONDS)
 
 
@@ -132,7 +132,7 @@ def counters_of(holder: Token | Project) -> list[inspection.LiveCounter]:
 
 def reset(tx: Change, holder: Token | Project, limit: Limit | None = None) -> int:
     """
-    Delete the counters of *holder* for one limit or for all its own limits, and return their number.
+    Delete the counters of *holder* for one limit or for all its own limits, and return the number of deleted counters.
 
     When the change is published, enforcers also drop the denials that they remember.
 

@@ -93,10 +93,7 @@ class InDoubtCalls:
 
 
 def charged(reply: object) -> bool:
-    """
-    Return whether a late reply proves that the request was charged, which a garbled one does too. It answers a decision
-    or a registration.
-    """
+    """Return whether a late reply to a decision or a registration proves the charge, which a garbled one does too."""
     if reply is LOST or isinstance(reply, hiredis.ReplyError):
         return False
     decision = reply[0] if isinstance(reply, list) and reply else reply

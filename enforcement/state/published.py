@@ -185,7 +185,7 @@ class PublishedState:
         self.derived = DerivedPlans()
 
     def cached(self) -> list[str]:
-        """Return the digests of all known tokens."""
+        """Return a list of the digests of all known tokens."""
         return self._tokens.digests()
 
     def after_fork(self) -> None:
@@ -255,7 +255,7 @@ class PublishedState:
 
 def _read_changes(text: str) -> tuple[Mapping[str, str | None], Sequence[str]]:
     """
-    Return the documents of a change log entry, None if removed, and the digests of tokens that changed.
+    Return the documents of a change log entry by name, None if removed, and the digests of tokens that changed.
 
     Raises:
         InvalidDocument: A publisher cannot have written the entry, or it requires a complete load.

@@ -97,7 +97,7 @@ class Reservation:
             yield from correcting(self._health, rows, self.ident, once_for_ms=None)
 
     def slots(self) -> list[tuple[BoundLimit, int]]:
-        """Return the limits whose slots the reservation holds, each with the number of slots."""
+        """Return a new list of the limits whose slots the reservation holds, each with the number of slots."""
         return [(bound, cost) for bound, cost, _ in self._taken() if bound.letter == "c" and cost]
 
     def renewing(self) -> list[tuple[BoundLimit, int]]:
@@ -148,7 +148,7 @@ def _spares(bound: BoundLimit, classes: set[str]) -> bool:
 
 
 def new_ident() -> str:
-    """Return a random id for a reservation or a settlement."""
+    """Return a new random id for a reservation or a settlement."""
     return uuid.uuid4().hex
 
 

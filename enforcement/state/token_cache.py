@@ -186,7 +186,7 @@ class TokenCache:
 
 
 def read_entry(text: Text | None) -> TokenEntry:
-    """Return the token entry of a document, which has no token if the document is None or cannot be read."""
+    """Return a new token entry of a document, without a token if the document is None or cannot be read."""
     if text is None:
         return TokenEntry(None)
     text = as_string(text)

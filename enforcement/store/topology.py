@@ -126,7 +126,7 @@ def _hosts(text: str, default_port: int) -> tuple[HostPort, ...]:
 
 
 def _path(kind: Kind, path: str) -> tuple[str, int]:
-    """Return the service and the database that follow the hosts in a URL."""
+    """Return the name of the service and the number of the database that follow the hosts, "" and 0 for a cluster."""
     first, *rest = [unquote(part) for part in path.removeprefix("/").split("/")]
     if kind == "cluster":
         if first not in ("", "0") or any(rest):
@@ -141,7 +141,7 @@ def _path(kind: Kind, path: str) -> tuple[str, int]:
 
 
 def _options(kind: Kind, query: str) -> tuple[str, str]:
-    """Return the options of every server, as a query string, and the account at the sentinels."""
+    """Return the query string with the options of every server, and the account at the sentinels, each may be empty."""
     options = dict(parse_qsl(query, keep_blank_values=True))
     own = {name: options.pop(name) for name in SENTINEL_ACCOUNT if name in options}
     if own and kind != "sentinel":
