@@ -228,7 +228,9 @@ def fleet_health(fleet: list[Instance]) -> Iterable[dict[str, Any]]:
 
 
 def meter_health(fleet: list[Instance]) -> Iterable[dict[str, Any]]:
-    """Yield the limits that count nothing, because instances charge no cost in their unit."""
+    """
+    Yield one row on the limits that count nothing, because instances charge no cost in their unit, if there are any.
+    """
     names = sorted({name for instance in fleet for name in instance.unmetered})
     if names:
         shown = ", ".join(names[:TOP]) + (f" and {len(names) - TOP} more" if len(names) > TOP else "")
@@ -237,7 +239,7 @@ def meter_health(fleet: list[Instance]) -> Iterable[dict[str, Any]]:
 
 
 def limit_health(fleet: list[Instance]) -> Iterable[dict[str, Any]]:
-    """Yield what instances report about limits."""
+    """Yield the rows of :func:`meter_health` and :func:`cap_health`."""
     yield from meter_health(fleet)
     yield from cap_health(fleet)
 

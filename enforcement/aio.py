@@ -68,7 +68,10 @@ class Limiter(BaseLimiter):
         return await asyncio.to_thread(self._engine.start, timeout)
 
     async def ping(self) -> None:
-        """Check that the store decides. Raises StoreError if it does not. See the sync limiter."""
+        """
+        Ask the store for a decision, and raise StoreError if it makes none. Raises StoreError if it does not. See the
+        sync limiter.
+        """
         await asyncio.to_thread(self._ping)
 
     async def close(self) -> None:
@@ -112,7 +115,10 @@ class Limiter(BaseLimiter):
         return begun if type(begun) is Decision else await self._ask(begun, plan, costs)
 
     async def peek(self, limits: Limits, key: str | None = None, costs: Costs | None = None) -> Decision:
-        """Return the decision on a request without charging it. See the sync limiter."""
+        """
+        Return the decision on a request, by default of one permit of each unit, without charging it. See the sync
+        limiter.
+        """
         plan = self._plan_in_code(limits, key)
         return await self.decide(plan, plan.one_of_each if costs is None else costs, charge=False)
 
@@ -179,7 +185,10 @@ class Limiter(BaseLimiter):
         return await self.admit_plan(plan, costs)
 
     async def reset(self, limits: Limits, key: str | None = None) -> None:
-        """Delete the counters of limits in code for a key. Raises StoreError if the store did not do it."""
+        """
+        Delete the counters of limits in code for a key, or for their own keys. Raises StoreError if the store did not
+        do it.
+        """
         await self._run(self._decider.resetting(self._plan_in_code(limits, key)))
 
     # Used by the integrations, which need the plan to choose between a hit and an admission.

@@ -67,7 +67,8 @@ class Limiter(BaseLimiter):
 
     def ping(self) -> None:
         """
-        Check that the store decides, which may take a second. It charges nothing.
+        Ask the store for a decision, which may take a second, and raise StoreError if it makes none. It charges
+        nothing.
 
         Call it at the start if the application must not run without the store. The function library is loaded if it is
         missing.
@@ -136,7 +137,7 @@ class Limiter(BaseLimiter):
 
     def peek(self, limits: Limits, key: str | None = None, costs: Costs | None = None) -> Decision:
         """
-        Return the decision on a request without charging it.
+        Return the decision on a request, by default of one permit of each unit, without charging it.
 
         Args:
             costs: As in :meth:`hit`. ``allowed`` answers for these costs. None: one permit of each unit that the limits
@@ -248,7 +249,7 @@ class Limiter(BaseLimiter):
 
     def reset(self, limits: Limits, key: str | None = None) -> None:
         """
-        Delete the counters of limits in code for a key.
+        Delete the counters of limits in code for a key, or for their own keys.
 
         Raises:
             enforcement.StoreError: The store is unavailable, or refused the call.

@@ -69,8 +69,7 @@ class InvalidQuery(exceptions.ValidationError):
 
 def handle(exc: Exception, context: Mapping[str, Any]) -> Response | None:
     """
-    Return the response to an exception of a view, or None for an unexpected exception, which Django logs and passes to
-    ``server_error``.
+    Return the response to a known exception of a view, or None for any other exception.
 
     Return None for an unexpected exception, which Django logs and passes to ``server_error``.
     """

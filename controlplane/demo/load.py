@@ -103,10 +103,7 @@ class ProxyClients:
         return Replies(replies, _ms_since(started))
 
     async def when_refused(self, token: str, seconds: float = MOST_SECONDS) -> list[float]:
-        """
-        Send requests until each proxy replies with 401, and return for each the instant of that, or NEVER, as in
-        ``when_ready()``.
-        """
+        """Send requests until each proxy replies with 401, and return for each the instant of that, or NEVER."""
 
         async def refused(proxy: int) -> bool:
             return (await self._ask(proxy, token)).status == 401

@@ -86,8 +86,7 @@ def publish_promptly() -> None:
 
 def publish_pending(client: redis.Redis | None = None, *, most_tokens: int | None = None) -> int | None:
     """
-    Publish everything in the outbox, and return the number of the last new revision, or None if nothing is pending or
-    another publisher is at work.
+    Publish the outbox, and return the number of the last new revision, or None if there is none.
 
     Return None if nothing is pending, or if another publisher is at work.
 

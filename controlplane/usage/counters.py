@@ -74,8 +74,7 @@ class HolderDocuments:
 
     def scope_of(self, policy_id: str) -> str | None:
         """
-        Return the first place where a policy is attached, which is "token", "project" or "global", or None if it does
-        not apply to this holder.
+        Return "token", "project" or "global", where a policy is attached first, or None if it does not apply.
 
         If it is attached at several of them, return the first. If it does not apply to this holder, return None.
         """

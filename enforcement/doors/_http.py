@@ -70,7 +70,9 @@ def missing_token() -> Refusal:
 
 
 def problem_answer(body: Mapping[str, object], headers: Iterable[Header] = ()) -> PlainResponse:
-    """Return a response with a problem (RFC 9457). *body* holds the problem, including its ``status``."""
+    """
+    Return a new response whose JSON body is a problem (RFC 9457). *body* holds the problem, including its ``status``.
+    """
     status = body["status"]
     assert isinstance(status, int)
     return _json_answer(status, body, "application/problem+json", headers)

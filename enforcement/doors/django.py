@@ -51,10 +51,7 @@ class _Installation:
         self._limiter: Limiter | None = None
 
     def options(self) -> Options:
-        """
-        Return the settings of the Django integration, which are read at the first call. Raises ImproperlyConfigured if
-        they are not valid.
-        """
+        """Return the settings, read at the first call. Raises ImproperlyConfigured if they are not valid."""
         if self._options is None:
             try:
                 self._options = read_options(getattr(settings, SETTING, {}), SETTING)
@@ -92,9 +89,7 @@ setting_changed.connect(_reload, dispatch_uid="sluicegate")
 
 
 def visit_of(request: Any) -> DjangoVisit:
-    """
-    Return the one visit of a request, made at the first call, also if Django REST framework has wrapped the request.
-    """
+    """Return the one visit of a request, also if the framework has wrapped it, made at the first call."""
     request = getattr(request, "_request", request)
     visit: DjangoVisit | None = getattr(request, _VISIT, None)
     if visit is None:
@@ -122,10 +117,7 @@ class DecisionMiddleware:
             markcoroutinefunction(self)
 
     def __call__(self, request: Any) -> Any:
-        """
-        Return the response to a request, or an awaitable of it if called asynchronously, with the decisions' header
-        fields.
-        """
+        """Return the response, or an awaitable of it in an async stack, with the decisions' header fields."""
         if iscoroutinefunction(self):
             return self._serve(request)
         visit = visit_of(request)
@@ -253,15 +245,13 @@ class _ViewLimit:
         return self._methods is None or request.method in self._methods
 
     def caller(self, request: Any) -> Any:
-        """Return the user or the key that a request is counted by, an awaitable of it, or None if there is neither."""
+        """Return the user or the key that a request is counted by, an awaitable of it, or None."""
         if self._key == "user":
             return _user(request)
         return self._key(request) if callable(self._key) else None
 
     async def caller_awaited(self, request: Any) -> Any:
-        """
-        Return the user or the key that a request to an asynchronous view is counted by, or None if there is neither.
-        """
+        """Return the user or the key that a request to an async view is counted by, or None."""
         if self._key == "user":
             return await _user_awaited(request)
         found = self.caller(request)
@@ -323,10 +313,7 @@ def _limit_awaited(view: Any, limit: _ViewLimit) -> Any:
 
 
 def _answer(visit: DjangoVisit, exc: Denied | Refusal) -> Any:
-    """
-    Return a new response to a request that may not pass, and note the decision if one denied it. The header fields are
-    added when the visit is finished.
-    """
+    """Return a new response to a request that may not pass, after noting the decision if there is one."""
     if isinstance(exc, Refusal):
         return _response(exc.answer)
     visit.note(exc.decision)

@@ -280,19 +280,19 @@ class _Whom:
 
 
 def _checked(costs: Any, limits: Any = None) -> Any:
-    """Return the costs, checked if they are known, against the limits if these are known too."""
+    """Return *costs* unchanged, after checking them if they are known, also against the limits if these are known."""
     if callable(costs) or isinstance(costs, params.Depends):
         return costs
     return declared_costs(limits, costs) if isinstance(limits, tuple) else check_costs(costs)
 
 
 def _declared(limits: Any) -> Any:
-    """Return limits as values, or their source as it is."""
+    """Return limits as a tuple of Limit values, or unchanged if they are a function or a ``Depends``."""
     return limits if callable(limits) or isinstance(limits, params.Depends) else declared(limits)
 
 
 def _finding_both(limits: Any, key: Any) -> Any:
-    """Return a dependency that finds the key, and the limits too if they depend on the request."""
+    """Return a ``Depends`` whose value is the key, or the limits and the key if the limits depend on the request."""
     if limits is None or isinstance(limits, tuple):
         return _finding(key)
 
@@ -305,7 +305,7 @@ def _finding_both(limits: Any, key: Any) -> Any:
 
 
 def _both(limits: Any, found: Any) -> tuple[tuple[Limit, ...] | None, Any]:
-    """Return the limits and what the key was found to be, given the value of :func:`_finding_both`."""
+    """Return the limits, or None, and the key, from known limits or from the value of :func:`_finding_both`."""
     return (limits, found) if isinstance(limits, tuple) else (chosen(found[0]), found[1])
 
 

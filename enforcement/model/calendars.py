@@ -98,8 +98,8 @@ def _dated_window(instant: datetime, tz: ZoneInfo, calendar: str, anchor: Anchor
 
 def _start(day: date, step: int, tz: ZoneInfo, calendar: str, anchor: Anchor) -> datetime:
     """
-    Return the instant, in UTC, at which the window begins that lies *step* windows after the one that begins in the
-    day, week, month or year of *day*.
+    Return the start, in UTC, of the window that begins in the day, week, month or year of *day*, or *step* of these
+    later.
     """
     at = time()
     if calendar == "day":

@@ -326,7 +326,7 @@ class Policy:
 
 
 def is_unit(name: str) -> bool:
-    """Return whether a string can name a unit, see :data:`UNIT_RULE`."""
+    """Return whether a string may be the name of a unit, see :data:`UNIT_RULE`."""
     return _UNIT.fullmatch(name) is not None
 
 

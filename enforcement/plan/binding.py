@@ -157,7 +157,7 @@ Pairs = tuple[tuple[tuple[Limit, ...], str], ...]
 
 def pairs_of(limits: Limits, key: str | None) -> Pairs:
     """
-    Return limits in code in groups, each with its key.
+    Return limits in code as pairs of a tuple of limits and their key.
 
     Args:
         limits: See :data:`Limits`.
@@ -176,13 +176,16 @@ def pairs_of(limits: Limits, key: str | None) -> Pairs:
 
 
 def bind_in_code(limits: Sequence[Limit], key: str, keys: Keys) -> tuple[BoundLimit, ...]:
-    """Return limits in code, bound to the counters of one key. Raises the errors of :func:`bind_pairs`."""
+    """
+    Return a new :class:`BoundLimit` for each limit in code, bound to its counter for one key. Raises the errors of
+    :func:`bind_pairs`.
+    """
     return bind_pairs(((tuple(limits), key),), keys)
 
 
 def bind_pairs(pairs: Pairs, keys: Keys) -> tuple[BoundLimit, ...]:
     """
-    Return limits in code, bound to the counters of their keys.
+    Return a new :class:`BoundLimit` for each limit in code, bound to its counter for the key of its pair.
 
     Raises:
         ValueError: There are no limits or more than 64, two have the same name, one needs attributes, or a key is not a

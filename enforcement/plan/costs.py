@@ -19,7 +19,7 @@ _known_unit = lru_cache(256)(is_unit)
 
 def check_costs(costs: Costs) -> Costs:
     """
-    Return valid costs as they are.
+    Return *costs* unchanged, or raise ValueError if they are not valid.
 
     Raises:
         ValueError: A cost is not an integer from 0 to 2**53 - 1, or the name of a unit breaks a rule.
@@ -36,7 +36,7 @@ def check_costs(costs: Costs) -> Costs:
 
 def check_units(limits: Iterable[Limit], costs: Costs) -> None:
     """
-    Refuse costs that limits in code would not count, because no unit of theirs is named.
+    Raise ValueError for costs that limits in code would not count, because no unit of theirs is named.
 
     Args:
         costs: Costs that passed :func:`check_costs`.

@@ -75,7 +75,10 @@ class Decision:
         return self.allowed
 
     def on(self, costs: Costs) -> Decision:
-        """Record the costs of the request, from which :attr:`unmetered` follows, and return the decision."""
+        """
+        Keep the units that the costs of the request name, from which :attr:`unmetered` follows, and return this
+        decision.
+        """
         self._costs = costs if isinstance(costs, int) else frozenset(costs)  # the caller may change its mapping
         return self
 
@@ -223,7 +226,7 @@ class Decision:
 
     def problem(self, preset: str = "ietf") -> dict[str, Any]:
         """
-        Return the body of a denial, as JSON values.
+        Return the body of the response to a denial as a new dictionary of JSON values.
 
         Args:
             preset: As in :meth:`headers`. With ``openai`` or ``anthropic`` the body has the shape of that provider's

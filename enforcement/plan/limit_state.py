@@ -67,7 +67,7 @@ def tightness(remaining: int, capacity: int, window_seconds: int | None) -> tupl
 
 
 def seconds(span_ms: int) -> int:
-    """Return a span in seconds, rounded up."""
+    """Return a span of milliseconds in whole seconds, rounded up."""
     return -(-span_ms // 1_000)
 
 

@@ -142,7 +142,7 @@ class Planner:
 
     def plan_in_code(self, limits: Limits, key: str | None) -> LivePlan:
         """
-        Return the plan of limits in code.
+        Return the cached plan of limits in code for a key or for their own keys, or a new one.
 
         Raises:
             ValueError, TypeError: See :func:`~enforcement.plan.binding.bind_pairs` and ``pairs_of()`` beside it.

@@ -63,9 +63,7 @@ class Reservation:
         return self._correcting([(b, real.get(b.limit.unit, cost) - cost, mark) for b, cost, mark in self._charged()])
 
     def charging_for(self, status: int) -> Steps:
-        """
-        Yield the commands that give back the permits of limits whose ``charge_on`` does not include this HTTP status.
-        """
+        """Yield the commands that give back, once, the permits of limits whose ``charge_on`` lacks this HTTP status."""
         classes = {f"{status // 100}xx", str(status)}
         rows = [(b, -cost, mark) for b, cost, mark in self._charged() if _spares(b, classes)]
         return self._correcting(rows)

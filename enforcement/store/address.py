@@ -54,7 +54,7 @@ class Address:
 
     def greeting(self) -> tuple[bytes, int]:
         """
-        Return what to send first on a new connection, and how many replies follow.
+        Return the encoded commands to send first on a new connection, and how many replies follow.
 
         Raises:
             OSError: The function for the credentials failed.

@@ -162,7 +162,7 @@ class SingleStore(StoreConnector):
         return AsyncPipe(lambda: self._topology.address, budget)
 
     def client(self, timeout: float) -> StoreClient:
-        """Return a redis-py client of the server."""
+        """Return a new redis-py client of the server."""
         return client_of(self._topology, timeout)
 
     def groups(self, things: Sequence[T], tag_of: Callable[[T], str]) -> Iterable[list[T]]:

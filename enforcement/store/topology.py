@@ -60,7 +60,7 @@ class Topology:
     @classmethod
     def parse(cls, url: str, credentials: Credentials | None = None) -> Topology:
         """
-        Return the topology that a URL describes.
+        Return a new topology from a URL, or raise ValueError.
 
         Args:
             credentials: Returns user and password of the servers, if the URL does not have them. None: it has, or there
@@ -100,7 +100,7 @@ class Topology:
 
     @property
     def client_options(self) -> dict[str, Any]:
-        """The keywords of redis-py that are not in :attr:`url`."""
+        """New keywords for redis-py that are not in :attr:`url`, which are the provider of credentials or none."""
         credentials = self.address.credentials
         return {} if credentials is None else {"credential_provider": Provider(credentials)}
 

@@ -61,7 +61,7 @@ def assert_limited(
     within_seconds: float | None = None,
 ) -> Decision:
     """
-    Assert that exactly *admits* requests pass now, and return the denial of the next one.
+    Send requests, assert that exactly *admits* of them pass now, and return the denial of the next one.
 
     The requests are made and charged. Slots of ``concurrency`` limits are held until the assertion ends.
 
