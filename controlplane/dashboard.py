@@ -115,7 +115,9 @@ def dashboard_callback(request: HttpRequest, context: dict[str, Any]) -> dict[st
 
 
 def series_of(rows: QuerySet[UsageRow], span: Span, now: datetime) -> list[dict[str, Any]]:
-    """Return the counted decisions of every step, also of steps without usage, because the chart needs them."""
+    """
+    Return a dictionary of the counted decisions for every step, also for steps without usage, which the chart needs.
+    """
     whole = rows.filter(policy_id="", limit_name="")
     sums = {row["at"]: row for row in whole.values("at").annotate(**{name: Sum(name) for name in COUNTS})}
     nothing = dict.fromkeys(COUNTS, 0)
@@ -186,7 +188,7 @@ def store_health() -> dict[str, Any]:
 
 
 def outbox_health(now: datetime) -> dict[str, Any]:
-    """Return a row that says how many changes are not published yet, and how old the oldest is."""
+    """Return a row that says how many changes are not published yet, if any, and how old the oldest is."""
     pending = OutboxEntry.objects.filter(revision=None)
     count, oldest = pending.count(), pending.aggregate(at=Min("created_at"))["at"]
     url = list_url(OutboxEntry)

@@ -130,7 +130,10 @@ class ValkeyServer:
         return [find_binary(), str(path.resolve())]
 
     def answers(self, pid: int | None = None) -> bool:
-        """Return whether a server on the port has loaded its data and replies. With *pid* it must be that process."""
+        """
+        Return whether a server on the port replies with its data loaded, or asks for a password. With *pid* it must be
+        that process.
+        """
         reply = self._request_info()
         if reply.startswith((b"-NOAUTH", b"-NOPERM")):
             return True

@@ -147,8 +147,8 @@ def _remember_use(key: ManagementKey, now: datetime) -> None:
 class HasScope(BasePermission):
     def has_permission(self, request: Request, view: Any) -> bool:
         """
-        Return whether the view names a scope for this action, and raise an exception if the key lacks it. Without a
-        scope, no key may do it.
+        Return True if the key has the scope of the view's action, False if the action has none, or raise an error of
+        REST.
 
         Raises:
             NotAuthenticated: The request shows no key.

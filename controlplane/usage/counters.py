@@ -65,7 +65,7 @@ class HolderDocuments:
         return cls(project, token, {policy.id: policy for policy in policies}, everywhere, now)
 
     def counters(self, client: redis.Redis) -> list[inspection.LiveCounter]:
-        """Return the state of every counter of the holder, or raise one of STORE_ERRORS."""
+        """Return the state of every limit that applies to the holder, or raise one of STORE_ERRORS."""
         fleet = max(1, Instance.objects.running(self.now).count())
         look = partial(
             inspection.live_counters, client, store.keys(), self._as_value(), now_us=self._now_us(), fleet=fleet
@@ -97,7 +97,7 @@ class HolderDocuments:
 
     def reset(self, client: redis.Redis, limit: Limit | None) -> inspection.Reset:
         """
-        Delete the counters of one limit, or of all limits that only the holder has, and return which were deleted.
+        Delete the counters of one limit, or of all limits that only the holder has, and return their number in a Reset.
         Raises one of STORE_ERRORS.
         """
         subject = self.narrowed(limit.policy_id) if limit else self

@@ -162,7 +162,10 @@ class StarletteVisit:
             return RequestAttributes(values, lambda name: _header(self._connection, name))
 
     async def decide(self, limits: tuple[Limit, ...], key: str, costs: Costs) -> Decision:
-        """Charge the request to limits in code, and return the decision, or raise HTTPDenied."""
+        """
+        Charge the request to limits in code, hold its slots until the response is complete, and return the decision, or
+        raise HTTPDenied.
+        """
         if has_slots(limits):
             return (await self.hold(self.limiter.open_admission(limits, key, costs))).decision
         return self.passed(await self.limiter.hit(limits, key, costs))
@@ -191,7 +194,7 @@ class StarletteVisit:
 
     async def hold(self, opening: Awaitable[aio.Admission], *, to_settle: bool = False) -> aio.Admission:
         """
-        Await an admission, keep it until the response is complete, and return it.
+        Await an admission, keep it until the response is complete, and return it, or raise HTTPDenied.
 
         Args:
             to_settle: Whether the caller finishes the admission. Only its slots are freed here then.

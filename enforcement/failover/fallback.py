@@ -143,7 +143,7 @@ class Fallback:
 
     def owe(self, ident: str, rows: Iterable[tuple[BoundLimit, int, int]], *, once: bool) -> None:
         """
-        Add a correction that could not be sent to the journal, as one batch.
+        Add to the journal, as one batch, a correction that could not be sent.
 
         Args:
             ident: The id of the correction.

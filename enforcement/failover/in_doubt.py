@@ -66,7 +66,7 @@ class InDoubtCalls:
 
     def resolve(self, ready: Ready) -> None:
         """
-        Read late replies to calls whose charges are all *ready*, and add what the store did not charge to the journal.
+        Read late replies to calls whose charges are all *ready*, and add to the journal what the store did not charge.
         """
         now, calls, self._calls = monotonic(), self._calls, []
         for call in calls:

@@ -363,7 +363,7 @@ class Concurrency:
         return True
 
     def renew(self, ident: str, count: int, now: int, life: int) -> None:
-        """Extend slots that are still held."""
+        """Let the slots that are still held end *life* microseconds after *now*."""
         for slot in ((ident, number, life) for number in range(1, count + 1)):
             if self.slots.get(slot, 0) > now:
                 self.slots[slot] = now + life

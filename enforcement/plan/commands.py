@@ -77,7 +77,7 @@ def _registering(
     name: str, arguments: list[str | int], unregistered: Iterable[tuple[int, BoundLimit]]
 ) -> list[str | int]:
     """
-    Return the arguments of a call that also registers values.
+    Return the arguments of a call of *name*, which does what *arguments* say and also registers values.
 
     Args:
         name: The function that registers values first, and then does the same as the call.

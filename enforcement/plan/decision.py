@@ -132,7 +132,7 @@ class Decision:
 
     @property
     def status(self) -> int:
-        """The HTTP status of the response. 200 if the request may pass."""
+        """The HTTP status of the response, which is 200 if the request may pass. 200 if the request may pass."""
         return STATUSES[self.reason]
 
     @property

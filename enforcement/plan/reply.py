@@ -102,7 +102,8 @@ class Reply:
 
     def more(self, index: int) -> int:
         """
-        Return the microseconds until limit *index* has more permits left, 0 for :meth:`reset`, below 0 for never.
+        Return the microseconds until limit *index* has more permits left, 0 if that is :meth:`reset`, below 0 for
+        never.
 
         Returns:
             Microseconds. 0: the same as :meth:`reset`. Below 0: never.

@@ -116,7 +116,8 @@ class PublishedState:
         self, raw: Mapping[str, Text] | Mapping[bytes, Text], tokens: Mapping[str, Text | None] | None = None
     ) -> list[DocumentProblem]:
         """
-        Replace the state by a complete one, and return the documents that were refused.
+        Replace the state by a complete one, unless that is invalid as a whole, and return the problems of refused
+        documents.
 
         Args:
             raw: All fields of the hash of documents.
@@ -140,7 +141,8 @@ class PublishedState:
 
     def apply(self, revision: int, changes_json: Text) -> bool:
         """
-        Apply one entry of the change log, and return False if a complete load is needed instead.
+        Apply an entry of the change log that is not known yet, and return False if a complete load is needed, else
+        True.
 
         Args:
             revision: The number in the id of the entry.
@@ -236,8 +238,8 @@ class PublishedState:
         changed: Sequence[str] = (),
     ) -> list[DocumentProblem]:
         """
-        Replace the state, and return the documents of tokens that cannot be read. The generation comes last, because a
-        reader that sees it must see everything else.
+        Replace the state, and return the problems of tokens' documents that cannot be read. The generation comes last,
+        because a reader that sees it must see everything else.
         """
         entries, problems = self._tokens.read(tokens) if tokens is not None else (None, [])
         with self._lock:

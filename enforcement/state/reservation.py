@@ -75,7 +75,8 @@ class Reservation:
 
     def finishing(self, status: int | None) -> Steps:
         """
-        Yield the commands that correct the charges by the HTTP status of the response, or give back everything.
+        Yield the commands that correct the charges by the HTTP status of the response, or give back everything for
+        None.
 
         Args:
             status: HTTP status of the response. None if there was no response, which cancels the reservation.

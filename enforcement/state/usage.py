@@ -245,7 +245,7 @@ class UsageLog:
 
     def drain(self) -> list[UsageBatch]:
         """
-        Return the batches that are not yet delivered, the oldest first.
+        Put what was counted into new batches, and return a list of all that are not yet delivered, the oldest first.
 
         A batch is returned again, unchanged, until it is passed to :meth:`delivered`.
         """
