@@ -115,9 +115,7 @@ def dashboard_callback(request: HttpRequest, context: dict[str, Any]) -> dict[st
 
 
 def series_of(rows: QuerySet[UsageRow], span: Span, now: datetime) -> list[dict[str, Any]]:
-    """
-    Return a dictionary of the counted decisions for every step, also for steps without usage, which the chart needs.
-    """
+    """Return a list with a dictionary of the counted decisions for every step, also for those without usage."""
     whole = rows.filter(policy_id="", limit_name="")
     sums = {row["at"]: row for row in whole.values("at").annotate(**{name: Sum(name) for name in COUNTS})}
     nothing = dict.fromkeys(COUNTS, 0)

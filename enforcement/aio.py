@@ -342,7 +342,7 @@ class Admission:
         self._freeing: asyncio.Task[None] | None = None
 
     async def settle(self, costs: Costs) -> None:
-        """Replace the charged estimate by the real cost, once. Only the first settlement counts."""
+        """Replace the charged estimate by the real cost, once. Later calls change nothing."""
         await seen_through(self._limiter._run(self.reservation.settling(costs)))
 
     async def charge_for(self, status: int) -> None:

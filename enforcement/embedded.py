@@ -183,7 +183,7 @@ class ValkeyServer:
         os.kill(self.pid, signal.SIGCONT)
 
     def restart(self, empty: bool = False) -> None:
-        """Stop the server if it is running, and start it on the same port. With *empty* its data is deleted."""
+        """Stop the server if it is running, delete its data if *empty*, and start it on the same port."""
         self.stop()
         if empty:
             shutil.rmtree(self.directory / "appendonlydir", ignore_errors=True)

@@ -347,7 +347,7 @@ class Admission:
 
     def settle(self, costs: Costs | Mapping[str, int]) -> None:
         """
-        Replace the charged estimate by the real cost, which may be higher or lower. Only the first settlement counts.
+        Replace the charged estimate by the real cost, which may be higher or lower, once. Later calls change nothing.
 
         Args:
             costs: A number of requests, or a mapping of units to permits. A unit that is not in it keeps its estimate.
@@ -367,8 +367,7 @@ class Admission:
 
     def finish(self, status: int | None) -> None:
         """
-        Correct the charges by the status of the response, or give back all for None, and free the slots, once. A second
-        call changes nothing.
+        Correct the charges by the status of the response, or give back all for None, and free the slots, once.
 
         If the request was settled before, only the slots are freed. An unavailable store raises no error, because the
         changes are sent to it later.

@@ -80,7 +80,8 @@ class ApiView(GenericViewSet):
     @contextmanager
     def change(self, reason: str = "") -> Iterator[Change]:
         """
-        Run the block as the one change of this request, and yield that change. Without *reason*, the header holds it.
+        Run the block as the one change of this request, with the *reason* given or that of the header, and yield that
+        change.
         """
         actor = Actor(self.access.key.name, "api", request_id(self.request))
         with change(actor=actor, reason=reason or reason_of(self.request)) as tx:
@@ -225,7 +226,7 @@ class Updated:
         """Do nothing, except in a view that raises Problem for a row that the key may see but not change."""
 
     def save_changed(self, tx: Change, serializer: Any, before: dict[str, Any]) -> None:
-        """Save the row with an audit entry if it differs from *before*. Otherwise do nothing."""
+        """Save the row with an audit entry if it would differ from *before*, else do nothing."""
         if serializer.candidate(serializer.validated_data).as_record() != before:
             tx.updated(serializer.save(), before)
 

@@ -44,7 +44,7 @@ def rotate_token(tx: Change, token: Token, overlap_seconds: int = 0) -> tuple[To
 
 
 def revoke_token(tx: Change, token: Token) -> None:
-    """Revoke the token, so that every proxy refuses it. Do nothing if it is revoked already."""
+    """Revoke the token with an audit entry, so that every proxy refuses it, or do nothing if it is revoked already."""
     if token.revoked_at is None:
         before, now = token.as_record(), timezone.now()
         token.retire(now, now)
@@ -66,7 +66,9 @@ def issue_management_key(tx: Change, **fields: Any) -> tuple[ManagementKey, str]
 
 
 def revoke_management_key(tx: Change, key: ManagementKey) -> None:
-    """Revoke the management key, so that REST refuses it. Do nothing if it is revoked already."""
+    """
+    Revoke the management key with an audit entry, so that REST refuses it, or do nothing if it is revoked already.
+    """
     if key.revoked_at is None:
         before = key.as_record()
         key.revoke(timezone.now())

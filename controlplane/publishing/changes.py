@@ -91,7 +91,7 @@ class Change:
             self._narrowed(key, before)
 
     def _narrowed(self, key: ManagementKey, before: dict[str, Any]) -> None:
-        """Record that a project of a limited key was deleted. Revoke a key that has no project left."""
+        """Record that a project of a limited key was deleted, and revoke a key that has no project left."""
         left = key.projects.exists()
         if not left:
             key.revoke(timezone.now())

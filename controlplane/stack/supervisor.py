@@ -249,7 +249,7 @@ class Supervisor:
 
 async def serve(supervisor: Supervisor, announce: Callable[[], None]) -> None:
     """
-    Run the supervisor until SIGINT, SIGTERM or SIGHUP. Call *announce* when every service is ready.
+    Run the supervisor until SIGINT, SIGTERM or SIGHUP, and call *announce* when every service is ready.
 
     Raises:
         StackError: The stack cannot start.

@@ -71,7 +71,7 @@ class CheckpointResult:
 
 def checkpoint(now: datetime, client: redis.Redis | None = None) -> CheckpointResult:
     """
-    Save changed durable counters and restore lost ones, for at most MOST_SECONDS, and return the numbers of both.
+    Save changed durable counters and restore lost ones, for at most MOST_SECONDS, and return how many of each.
 
     Raises:
         One of STORE_ERRORS: The store, or a server of it, is unavailable. The counters of other servers are saved. The
@@ -250,7 +250,7 @@ def kept_of(row: Checkpoint) -> Kept:
 
 def _not_over() -> models.Q:
     """
-    Return the query condition for windows that have not ended. An hour is added, because the store's clock decides.
+    Return the query condition for windows that have not ended, or less than an hour ago. The store's clock decides.
     """
     return models.Q(ends_us=0) | models.Q(ends_us__gt=microseconds(timezone.now() - timedelta(hours=1)))
 

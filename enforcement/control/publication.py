@@ -113,8 +113,8 @@ def _text(document: Document | None) -> str:
 
 def _expiry(token: Document | None) -> str | int:
     """
-    Return when the store deletes a token, in milliseconds since the epoch, or an empty string for never. This is a day
-    after the token's end, so that it is reported as expired, not as unknown.
+    Return when the store deletes a token, in milliseconds since the epoch, a day after its end, or "" for never. During
+    that day the token is reported as expired, not as unknown.
     """
     if token is None or token["expires_at_us"] is None:
         return ""

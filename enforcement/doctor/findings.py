@@ -39,7 +39,7 @@ Check = Callable[[], Iterable[Finding]]
 
 
 def checked(name: str, check: Check) -> Iterator[Finding]:
-    """Yield the findings of a check. If the check is not permitted or fails, that is the finding."""
+    """Yield the findings of a check, or one finding that it is not permitted or has failed."""
     try:
         yield from check()
     except NoPermissionError as exc:

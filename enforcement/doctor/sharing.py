@@ -42,7 +42,7 @@ class SharedCounter:
         self._plan = Plan(bind_in_code([LIMIT], key, keys))
 
     def charge(self, cost: int) -> int:
-        """Charge a cost and return the remaining permits. A cost of 0 charges nothing."""
+        """Charge a cost, or nothing if it is 0, and return the remaining permits."""
         arguments = commands.decide_arguments(Request(self._plan, cost, charge=cost > 0), 0, clock=False)
         reply = self._client.execute_command(*arguments, NEVER_DECODE=True)  # type: ignore[no-untyped-call]
         return read(reply).remaining(0)

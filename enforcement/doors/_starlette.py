@@ -128,7 +128,7 @@ class StarletteVisit:
 
     @property
     def status(self) -> int:
-        """The status of the response. If none began: 499 if the client left, else 500."""
+        """The HTTP status of the response, or, if none began, 499 if the client left and 500 otherwise."""
         return self._exchange.status
 
     def token(self) -> str:
@@ -227,7 +227,7 @@ class StarletteVisit:
         return {**message, "headers": theirs + added}
 
     async def _leave(self) -> None:
-        """Finish the admissions that the request holds. Of one that will still be settled, free the slots only."""
+        """Finish the admissions that the request holds, or only free the slots of one that will still be settled."""
         status = self.status
         # All are begun before the first is awaited, where this task may be cancelled.
         ending = [

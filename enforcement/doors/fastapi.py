@@ -211,7 +211,7 @@ def admit(
 
 
 async def get_limiter(connection: HTTPConnection) -> aio.Limiter:
-    """Return the installed limiter. A dependency for path operations that use it directly."""
+    """Return the installed limiter, as a dependency of path operations that use it directly."""
     return visit_of(connection).limiter
 
 

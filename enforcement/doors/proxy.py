@@ -111,7 +111,7 @@ class Upstream:
         self._proxies = proxies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Forward one HTTP request to the upstream, and send its response to the client. Anything else is refused."""
+        """Forward one HTTP request to the upstream, and send its response to the client, or refuse anything else."""
         if scope["type"] != "http":
             await receive()
             await send({"type": "websocket.close", "code": 1003, "reason": "This proxy only forwards HTTP requests."})
@@ -269,8 +269,8 @@ def _passing(headers: Iterable[tuple[bytes, bytes]], own: frozenset[bytes]) -> R
 
 def _credential_fields(headers: Iterable[tuple[bytes, bytes]]) -> frozenset[bytes]:
     """
-    Return a set of the names of the header fields that held the token, or an empty set. It must not reach the upstream
-    or its log.
+    Return a set of the names of the header fields that held the token, or an empty set. They must not reach the
+    upstream or its log.
     """
     fields = {name: value.decode("latin-1") for name, value in headers if name in (b"authorization", b"x-api-key")}
     token = find_token(fields.get(b"authorization"), fields.get(b"x-api-key"))

@@ -222,7 +222,9 @@ class Agent:
         self._wake.set()
 
     def wait_loaded(self, timeout: float) -> bool:
-        """Wait until there are documents, from the store or from disk, and return whether there are."""
+        """
+        Wait at most *timeout* seconds for documents, from the store or from disk, and return whether there are any.
+        """
         return self._loaded.wait(timeout)
 
     def after_fork(self) -> None:

@@ -83,12 +83,12 @@ class _Outcome:
 
     @property
     def passed(self) -> bool:
-        """Whether every limit of the part admits the request."""
+        """Whether no limit of the part denies the request."""
         return self.reply.passed
 
     @property
     def charged(self) -> bool:
-        """Whether permits were to be charged and every limit of the part admitted the request."""
+        """Whether permits were to be charged and no limit of the part denied the request."""
         return self.request.charge and self.reply.passed
 
     def refunds(self) -> Iterator[tuple[BoundLimit, int, int]]:

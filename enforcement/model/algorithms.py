@@ -49,7 +49,7 @@ class Spec:
 
     @property
     def text(self) -> str:
-        """The limit as an argument of calls. See ``spec_of`` in ``lua/algorithms.lua``."""
+        """The limit as a string, which is an argument of calls. See ``spec_of`` in ``lua/algorithms.lua``."""
         b = ",".join(map(str, self.b))
         return f"{'d' if self.durable else self.letter}|{self.capacity}|{self.a}|{b}|{'s' if self.shadow else ''}"
 

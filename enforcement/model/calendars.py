@@ -60,8 +60,8 @@ def boundaries(within: Window, calendar: str, zone: str, anchor: Anchor) -> tupl
 
 def _short_window(instant: datetime, tz: ZoneInfo, length: timedelta) -> Window:
     """
-    Return the start and the end of the local clock's minute or hour, in microseconds since the epoch. A change of the
-    offset from UTC begins a new window.
+    Return the start and the end of the local clock's minute or hour around *instant*, in microseconds since the epoch.
+    A change of the offset from UTC begins a new window.
     """
     local = instant.astimezone(tz)
     offset = local.utcoffset() or timedelta()

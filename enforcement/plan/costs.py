@@ -55,7 +55,9 @@ def check_units(limits: Iterable[Limit], costs: Costs) -> None:
 
 
 def names(unit: str, costs: int | Container[str]) -> bool:
-    """Return whether *costs* give a cost for a unit. A plain 0 is 0 of every unit, and requests always have a cost."""
+    """
+    Return whether *costs* give a cost for a unit, as a plain 0 does for every unit, and any costs do for requests.
+    """
     return unit == REQUESTS or (costs == 0 if isinstance(costs, int) else unit in costs)
 
 

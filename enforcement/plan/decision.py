@@ -97,7 +97,7 @@ class Decision:
 
     @property
     def revision(self) -> int:
-        """The published revision of the decision's limits. 0 for limits in code."""
+        """The published revision of the decision's limits, which is 0 for limits in code."""
         return self.plan.revision
 
     @property
@@ -121,7 +121,7 @@ class Decision:
 
     @property
     def cause(self) -> str:
-        """Why the call to the store failed, such as ``timeout``, ``auth`` or ``oom``. Empty if no call failed."""
+        """Why the call to the store failed, such as ``timeout``, ``auth`` or ``oom``, or empty if no call failed."""
         # Only the few decisions that follow a failed call have this attribute. The others save the time to set it.
         return getattr(self, "_trouble", _NO_TROUBLE)[0]
 
@@ -132,7 +132,7 @@ class Decision:
 
     @property
     def status(self) -> int:
-        """The HTTP status of the response, which is 200 if the request may pass. 200 if the request may pass."""
+        """The HTTP status of the response, which is 200 if the request may pass."""
         return STATUSES[self.reason]
 
     @property
@@ -176,7 +176,7 @@ class Decision:
 
     @property
     def denied_by(self) -> tuple[str, ...]:
-        """The names of the limits that deny the request. Limits in shadow mode do not count."""
+        """The names of the limits that deny the request, without those in shadow mode."""
         return tuple(state.name for state in self.limits if state.mode == "enforce" and not state.allowed)
 
     @property

@@ -146,7 +146,8 @@ class Reply:
 
     def later(self, passed_us: int) -> Reply:
         """
-        Return the same denial as it is *passed_us* microseconds later. Its durations get shorter, but not below 1.
+        Return a new reply with the same denial as it is *passed_us* microseconds later. Its durations get shorter, but
+        not below 1.
         """
         numbers, width = list(self.numbers), self.width
         numbers[1] += passed_us

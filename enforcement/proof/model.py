@@ -23,8 +23,8 @@ _WHOLE: Final = Fraction(1)
 
 def window_of(limit: Limit, at_us: int) -> tuple[int, int]:
     """
-    Return the start and the end of the window at an instant, in microseconds since the epoch. A log or a bucket has one
-    window for ever.
+    Return the start and the end of the window at an instant, in microseconds since the epoch, or LIFETIME if it never
+    ends. A log or a bucket has one window for ever.
     """
     if limit.algorithm in ("sliding_log", "token_bucket") or limit.calendar == "lifetime":
         return LIFETIME

@@ -185,7 +185,7 @@ class TokenUsage:
             self._log.listed.append(self)
 
     def take(self) -> dict[int, list[Counts]]:
-        """Return the counts by minute, and set them to 0. The caller holds the lock of the log."""
+        """Return the counts as a dictionary by minute, and set them to 0. The caller holds the lock of the log."""
         self._fold()
         self._fold_denials()
         self._denied = (-1, ())

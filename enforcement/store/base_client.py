@@ -19,8 +19,8 @@ class StoreClient(Redis):
 
     def primaries(self) -> list[tuple[str, Redis]]:
         """
-        Return (name, client of that primary alone) for every primary, which here is only this client. Raises redis-py's
-        errors.
+        Return a list of (name, client of that primary alone) for all primaries, which here is only this client. Raises
+        redis-py's errors.
         """
         return [("store", self)]
 

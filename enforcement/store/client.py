@@ -159,8 +159,7 @@ def call_function(
     on_load: Callable[[], None] = lambda: None,
 ) -> Any:
     """
-    Call a function of the library in the store, and return its reply. If the store does not have the library, load it
-    and call again.
+    Call a function of the library in the store, after loading a missing library, and return its reply.
 
     Args:
         on_load: Called after the library was loaded.
@@ -171,7 +170,10 @@ def call_function(
 
 
 def with_library(client: Redis, act: Callable[[], T], *, on_load: Callable[[], None] = lambda: None) -> T:
-    """Call *act*, which calls functions of the library, and return its result. See :func:`call_function`."""
+    """
+    Call *act*, again after loading the function library if the store lacks it, and return its result. See
+    :func:`call_function`.
+    """
     try:
         return act()
     except ResponseError as exc:

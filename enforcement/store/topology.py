@@ -128,7 +128,7 @@ def _server(url: str, credentials: Credentials | None) -> Address:
 
 
 def redis_url(url: str) -> str:
-    """Return a URL with ``redis`` in place of ``valkey``. Any other URL is returned as it is."""
+    """Return a URL with ``redis`` in place of ``valkey``, or any other URL unchanged."""
     return _VALKEY.sub("redis", url)
 
 

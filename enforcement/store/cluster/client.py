@@ -57,7 +57,9 @@ class ClusterClient(StoreClient):
         return self._client_of(node).connection_pool
 
     def primaries(self) -> list[tuple[str, Redis]]:
-        """Return (``host:port``, client of that primary alone) for every primary. Raises redis-py's errors."""
+        """
+        Return a list of (``host:port``, client of that primary alone) for all primaries. Raises redis-py's errors.
+        """
         return [(node.name, self._client_of(node)) for node in self._primaries()]
 
     def reconnect(self) -> None:
