@@ -200,7 +200,7 @@ class Decider:
 
     def answer(self, plan: LivePlan, costs: Costs, charge: bool, ident: str, raw: object) -> Decision | None:
         """
-        Return a new decision from a raw reply of the store, and count it, or return None if the store did not decide.
+        Return a new decision from a raw reply, counted if it was to charge, or None if the store did not decide.
 
         Args:
             raw: The store's reply to the command of :meth:`begin`, which was called with the other arguments.
@@ -334,7 +334,7 @@ class Decider:
         return self._decision(request.plan, request.costs, request.charge, request.ident, answer.reply)
 
     def _judged(self, request: Request[LivePlan], verdict: Verdict) -> Decision:
-        """Return a new decision on a request that was decided in several slots, and count it."""
+        """Return a new decision on a request that was decided in several slots, counted if it was to charge."""
         if verdict.by_store:
             return self._decision(request.plan, request.costs, request.charge, request.ident, verdict.reply)
         decision = self._degraded(request, verdict.reply, verdict.reason)

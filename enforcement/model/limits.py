@@ -124,8 +124,8 @@ class Limit:
     @property
     def capacity(self) -> int:
         """
-        The greatest cost that can ever be admitted, which is the burst of a bucket or the quota. It is the burst of a
-        bucket, and the quota of any other limit.
+        The greatest cost that can ever be admitted, which is the quota, or of a bucket its burst, less a part if
+        leasable.
 
         A leased bucket admits less than its burst. Permits flow back into it while others are held, and all of them
         could be used in one moment.
