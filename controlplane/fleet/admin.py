@@ -86,7 +86,7 @@ class InstanceAdmin(ReadOnlyAdmin):
 
 def state_of(instance: Instance, live: bool) -> str:
     """
-    Return the state of an instance as an HTML badge, or "no heartbeat" if it is not live. An instance that is not live
-    has stopped or lost its network.
+    Return an HTML badge with the state of an instance, or with "no heartbeat" if it is not live. An instance that is
+    not live has stopped or lost its network.
     """
     return badge(instance.state, STATES[instance.state]) if live else badge("no heartbeat", "bad")

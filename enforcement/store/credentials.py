@@ -28,8 +28,8 @@ class Provider(CredentialProvider):
 
 def from_client(client: Any) -> tuple[str, Credentials | None]:
     """
-    Return the URL of a redis-py client or pool, and a function that returns its credentials, or None if the URL has
-    them.
+    Return the URL of a redis-py client or pool, and a function that asks its provider for credentials, or None without
+    one.
 
     Only the address is taken. The limiter makes connections of its own, with its own time limits.
 
