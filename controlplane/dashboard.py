@@ -69,7 +69,7 @@ class Span:
     label: str
 
     def starts(self, now: datetime) -> list[datetime]:
-        """Return the start of each step, oldest first."""
+        """Return the start of each step up to that of *now*, oldest first."""
         last = start_of(self.period, now)
         return [last - self.step * back for back in reversed(range(self.steps))]
 
@@ -118,7 +118,7 @@ def dashboard_callback(request: HttpRequest, context: dict[str, Any]) -> dict[st
 
 
 def series_of(rows: QuerySet[UsageRow], span: Span, now: datetime) -> list[dict[str, Any]]:
-    """Return the counted decisions of every step, also of steps without usage, because the chart needs them."""
+    """Return a list with a dictionary of the counted decisions for every step, also for those without usage."""
     whole = rows.filter(policy_id="", limit_name="")
     sums = {row["at"]: row for row in whole.values("at").annotate(**{name: Sum(name) for name in COUNTS})}
     nothing = dict.fromkeys(COUNTS, 0)
@@ -158,7 +158,7 @@ def chart_description(totals: dict[str, int], span: Span) -> str:
 
 
 def denied_tokens(rows: QuerySet[UsageRow]) -> list[dict[str, Any]]:
-    """Return the tokens with most denials, each with a link and its counts."""
+    """Return the tokens with most denials, each as a dictionary with a link and the counts."""
     whole = rows.filter(policy_id="", limit_name="").exclude(token_id="")
     top = _most_denied(whole.values("token_id"))
     known = Token.objects.select_related("project").in_bulk([row["token_id"] for row in top])
@@ -166,7 +166,7 @@ def denied_tokens(rows: QuerySet[UsageRow]) -> list[dict[str, Any]]:
 
 
 def denied_limits(rows: QuerySet[UsageRow]) -> list[dict[str, Any]]:
-    """Return the limits with most denials, each with a link and its counts."""
+    """Return the limits with most denials, each as a dictionary with a link to its policy and the counts."""
     top = _most_denied(rows.exclude(limit_name="").values("policy_id", "limit_name"))
     known = Policy.objects.in_bulk([row["policy_id"] for row in top])
     return [row | {"link": _link(known, row["policy_id"])} for row in top]
@@ -185,7 +185,7 @@ def _link(known: dict[str, Model], key: str) -> str:
 
 
 def store_health() -> dict[str, Any]:
-    """Return a row that says whether the store responds and has the last revision."""
+    """Ask the store, and return a row that says whether it responds and has the last revision."""
     began = time.perf_counter()
     try:
         state = store.StoreState.read(store.connection(settings.PUBLISH_TIMEOUT_SECONDS))
@@ -202,7 +202,7 @@ def store_health() -> dict[str, Any]:
 
 
 def outbox_health(now: datetime) -> dict[str, Any]:
-    """Return a row that says how many changes are not published yet, and how old the oldest is."""
+    """Return a row that says how many changes are not published yet, if any, and how old the oldest is."""
     pending = OutboxEntry.objects.filter(revision=None)
     count, oldest = pending.count(), pending.aggregate(at=Min("created_at"))["at"]
     url = list_url(OutboxEntry)
@@ -249,7 +249,9 @@ def fleet_health(fleet: Fleet) -> Iterable[dict[str, Any]]:
 
 
 def meter_health(fleet: list[Instance]) -> Iterable[dict[str, Any]]:
-    """Yield the limits that count nothing, because instances charge no cost in their unit."""
+    """
+    Yield one row on the limits that count nothing, because instances charge no cost in their unit, if there are any.
+    """
     names = sorted({name for instance in fleet for name in instance.unmetered})
     if names:
         shown = ", ".join(names[:TOP]) + (f" and {len(names) - TOP} more" if len(names) > TOP else "")
@@ -258,13 +260,13 @@ def meter_health(fleet: list[Instance]) -> Iterable[dict[str, Any]]:
 
 
 def limit_health(fleet: list[Instance]) -> Iterable[dict[str, Any]]:
-    """Yield what instances report about limits."""
+    """Yield the rows of :func:`meter_health` and :func:`cap_health`."""
     yield from meter_health(fleet)
     yield from cap_health(fleet)
 
 
 def cap_health(fleet: list[Instance]) -> Iterable[dict[str, Any]]:
-    """Yield a row for each project in which a limit recently had more values than the project's cap."""
+    """Yield a row for each project in which a limit recently had more values than the project's cap allows."""
     full = sorted({limited for instance in fleet for limited in instance.overflowing})
     projects = Project.objects.in_bulk({project for project, _, _ in full})
     slugs = dict(Policy.objects.filter(pk__in={policy for _, policy, _ in full}).values_list("pk", "slug"))
@@ -296,7 +298,7 @@ def fleet_rows(fleet: Fleet) -> list[dict[str, Any]]:
 
 
 def expiring_tokens(now: datetime) -> list[dict[str, Any]]:
-    """Return the live tokens that expire next."""
+    """Return the live tokens that expire soonest within EXPIRING, each as a dictionary with links and its end."""
     ending = Token.objects.live(now).filter(expires_at__lte=now + EXPIRING).select_related("project")
     return [
         {"link": link_to(token), "project": link_to(token.project), "ends": instant(token.expires_at, now)}
@@ -317,7 +319,7 @@ class Step:
 
 
 def first_steps(fleet: list[Instance]) -> list[dict[str, Any]]:
-    """Return the steps of a new installation, or an empty list if all of them are done."""
+    """Return all steps of a new installation, done or not, or an empty list if all of them are done."""
     decided = UsageRow.objects.exists()
     first, detail = "Send a request", "The first decision appears within a minute."
     steps = [

@@ -19,7 +19,7 @@ env = environ.Env()
 
 
 def _kept(name: str) -> str:
-    """Return a value that `manage.py up` has saved in this checkout, so that other commands reach the same stack."""
+    """Return a value that `manage.py up` has saved in this checkout, or an empty string."""
     path = VAR_DIR / name
     return path.read_text().strip() if path.is_file() else ""
 

@@ -120,7 +120,7 @@ class ReasonDialog(BaseDialogForm):
 
 def version_of(row: Any) -> str:
     """
-    Return a digest of the row's present state.
+    Return 32 hexadecimal characters that stand for the row's present state.
 
     A form that was opened on another state must not be saved over this one.
     """

@@ -44,13 +44,13 @@ def environment(request: HttpRequest) -> list[str] | None:
 
 
 def badge(text: str, kind: str = "") -> SafeString:
-    """Return *text* as a badge, coloured by *kind*, which is "good", "bad", "warn" or empty."""
+    """Return HTML that shows *text* as a badge, coloured by *kind*, which is "good", "bad", "warn" or empty."""
     return format_html('<span class="sg-badge {}">{}</span>', f"sg-{kind}" if kind else "", text)
 
 
 def instant(at: datetime | None, now: datetime | None = None) -> SafeString | str:
     """
-    Return an instant relative to now, such as "2 hours ago", with the exact time on hover, or "never" for None.
+    Return HTML with an instant relative to now, such as "2 hours ago", or "never" for None.
 
     The time left has two units, because "in 1 day" is misleading for almost two days.
     """
@@ -67,14 +67,14 @@ def instant(at: datetime | None, now: datetime | None = None) -> SafeString | st
 
 
 def link_to(row: models.Model | None, text: str = "") -> SafeString | str:
-    """Return a link to the page of a row, or a dash for None. The default text is the row's name."""
+    """Return an HTML link to the page of a row, or a dash for None. The default text is the row's name."""
     if row is None:
         return "—"
     return format_html('<a class="text-link" href="{}">{}</a>', change_url(row), text or str(row))
 
 
 def change_url(row: models.Model) -> str:
-    """Return the address of the page of a row."""
+    """Return the address of a row's page in the admin."""
     return reverse(f"admin:{row._meta.app_label}_{row._meta.model_name}_change", args=[quote(row.pk)])
 
 
@@ -119,7 +119,9 @@ class ModelAdmin(ThemeModelAdmin):
     empty: ClassVar[tuple[str, str]] = ("", "")
 
     def formfield_for_dbfield(self, db_field: models.Field, request: HttpRequest, **options: Any) -> Any:
-        """Return the form field without the icons that open forms of other models in a frame."""
+        """
+        Return the form field without icons that open forms of other models, and with a help text if it is for a time.
+        """
         field = super().formfield_for_dbfield(db_field, request, **options)
         if isinstance(db_field, models.DateTimeField):
             field.help_text = field.help_text or "In UTC. If empty, never."
@@ -284,7 +286,10 @@ class RecordedAdmin(ChangingAdmin):
         self.save_row(request.change, obj, form)
 
     def save_row(self, tx: Change, obj: models.Model, form: RecordedForm) -> None:
-        """Save the row. A page whose action saves and records the row overrides this method and record()."""
+        """
+        Save the row, without an audit entry. A page whose action saves and records the row overrides this method and
+        record().
+        """
         obj.save()
 
     def save_related(self, request: HttpRequest, form: RecordedForm, formsets: list[Any], change: bool) -> None:
@@ -292,7 +297,10 @@ class RecordedAdmin(ChangingAdmin):
         self.record(request.change, form.instance, request.before)
 
     def record(self, tx: Change, obj: models.Model, before: dict[str, Any] | None) -> None:
-        """Write the audit entry of a saved row. *before* is its earlier record, None for a new row."""
+        """
+        Write the audit entry of a new row, or of a saved row that differs from *before*. *before* is its earlier
+        record, None for a new row.
+        """
         obj = self.recorded(self.model._default_manager.get(pk=obj.pk))
         if before is None:
             tx.created(obj)
@@ -307,7 +315,10 @@ class RecordedAdmin(ChangingAdmin):
             request.change.delete(self.recorded(obj))
 
     def recorded(self, obj: models.Model) -> Any:
-        """Return the row as a change records it. A page of rows that have no record of their own overrides this."""
+        """
+        Return the row itself, of which a change keeps the record. A page of rows that have no record of their own
+        overrides this.
+        """
         return obj
 
     def log_addition(self, request: HttpRequest, obj: models.Model, message: Any) -> None:

@@ -35,7 +35,7 @@ def reason_of(error: Exception) -> str:
 
 
 def connection(timeout: float = TASK_TIMEOUT_SECONDS) -> redis.Redis:
-    """Return this process's client of the store, which waits at most *timeout* seconds for each reply."""
+    """Return this process's shared client of the store, which waits at most *timeout* seconds for each reply."""
     return _connection(settings.REDIS_URL, timeout)
 
 
@@ -64,7 +64,10 @@ class StoreState:
 
     @classmethod
     def read(cls, client: redis.Redis) -> Self:
-        """Return the revision, the id and the number of fields of the store's documents. Raises one of STORE_ERRORS."""
+        """
+        Read the revision, the id and the number of fields of the store's documents, and return them as a StoreState.
+        Raises one of STORE_ERRORS.
+        """
         documents = keys().documents
         with client.pipeline(transaction=True) as pipe:
             pipe.hmget(documents, "revision", "store_id")

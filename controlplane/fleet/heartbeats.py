@@ -31,7 +31,7 @@ FIELDS = tuple(field.name for field in Instance._meta.concrete_fields if not fie
 
 def live_instances(client: redis.Redis | None = None) -> list[Instance]:
     """
-    Return the instances with a heartbeat in the store, ordered by id, as rows that are not saved.
+    Return a new unsaved Instance for each heartbeat in the store, ordered by id.
 
     Raises:
         One of STORE_ERRORS: The store is unavailable. The saved rows hold the last known state.
@@ -113,7 +113,8 @@ def _read(client: redis.Redis, ids: Iterable[str]) -> Iterator[Instance]:
 
 def _parse(instance_id: str, fields: dict[str, Any]) -> Instance:
     """
-    Return a heartbeat as an instance that is not saved. Unknown fields are ignored, because enforcers may be newer.
+    Return a heartbeat as a new Instance that is not saved, or raise InvalidDocument. Unknown fields are ignored,
+    because enforcers may be newer.
 
     Raises:
         InvalidDocument: It is the heartbeat of another instance, or an instant or a counter is not a number.

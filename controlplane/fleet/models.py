@@ -10,7 +10,7 @@ HEARTBEAT_LIFETIME = timedelta(milliseconds=HEARTBEAT_LIFETIME_MS)
 
 class InstanceQuerySet(models.QuerySet["Instance"]):
     def running(self, now: datetime) -> "InstanceQuerySet":
-        """Return the instances whose last heartbeat is still valid."""
+        """Return a query of the instances whose last heartbeat is still valid."""
         return self.filter(seen_at__gt=now - HEARTBEAT_LIFETIME)
 
     def last_known(self) -> "InstanceQuerySet":

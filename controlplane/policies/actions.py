@@ -25,8 +25,7 @@ def lock_global_policy() -> None:
 
 def set_global_policy(tx: Change, policy: Policy | None) -> None:
     """
-    Set *policy* as the global policy, which applies to every request, in place of the present one. With None, no policy
-    is global.
+    Make *policy* the one that applies to every request, in place of the present one, or none for None.
 
     Raises:
         ValidationError: The policy belongs to a project.

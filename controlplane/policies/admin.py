@@ -109,7 +109,10 @@ class PolicyAdmin(RecordedAdmin):
         return [own, *super().get_urls()]
 
     def sentence_view(self, request: HttpRequest) -> HttpResponse:
-        """Return as JSON what the limit in a form does, while it is typed. The rules are those that save it."""
+        """
+        Return, as JSON, a sentence on what the limit in a form does, and its errors, while the limit is typed. The
+        rules are those that save it.
+        """
         if request.method != "POST":
             return HttpResponse(status=405)
         policy = Policy.objects.filter(pk=request.POST.get("policy", "")).first()
@@ -241,7 +244,7 @@ class LimitAdmin(ReadOnlyAdmin):
         return request.user.has_perm("policies.delete_policy")
 
     def change_view(self, request: HttpRequest, object_id: str, *args: Any, **options: Any) -> HttpResponse:
-        """Return a redirect to the policy, where the limit is edited and removed."""
+        """Return a redirect to the limit's policy, or to the list of policies if the limit is deleted."""
         limit = Limit.objects.select_related("policy").filter(pk=self.key_of(object_id)).first()
         return HttpResponseRedirect(change_url(limit.policy) if limit else list_url(Policy))
 

@@ -128,7 +128,7 @@ class LimitFormSet(PaginationInlineFormSet):
 
 
 def explain(policy: Policy, posted: Iterable[tuple[str, str]]) -> dict[str, Any]:
-    """Return a sentence that says what the posted limit does, and the errors of its fields."""
+    """Return a dictionary with a sentence that says what the posted limit does, and with the errors of its fields."""
     form = LoneLimitForm(dict(posted), instance=Limit(policy=policy))
     form.is_valid()
     errors = {name: [str(text) for text in messages] for name, messages in form.errors.items()}

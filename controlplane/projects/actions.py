@@ -31,7 +31,7 @@ def issue_token(tx: Change, **fields: Any) -> tuple[Token, str]:
 
 def rotate_token(tx: Change, token: Token, overlap_seconds: int = 0) -> tuple[Token, str]:
     """
-    Replace a token, and return the new one with its secret.
+    Save a token that replaces *token*, write the audit entries, and return the new token with its secret.
 
     The old token ends after *overlap_seconds*. With 0 it is revoked at once.
 
@@ -46,7 +46,7 @@ def rotate_token(tx: Change, token: Token, overlap_seconds: int = 0) -> tuple[To
 
 
 def revoke_token(tx: Change, token: Token) -> None:
-    """Revoke the token, so that every proxy refuses it. Do nothing if it is revoked already."""
+    """Revoke the token with an audit entry, so that every proxy refuses it, or do nothing if it is revoked already."""
     if token.revoked_at is None:
         before, now = token.as_record(), timezone.now()
         token.retire(now, now)
@@ -96,7 +96,9 @@ def issue_management_key(tx: Change, **fields: Any) -> tuple[ManagementKey, str]
 
 
 def revoke_management_key(tx: Change, key: ManagementKey) -> None:
-    """Revoke the management key, so that REST refuses it. Do nothing if it is revoked already."""
+    """
+    Revoke the management key with an audit entry, so that REST refuses it, or do nothing if it is revoked already.
+    """
     if key.revoked_at is None:
         before = key.as_record()
         key.revoke(timezone.now())

@@ -143,7 +143,7 @@ class RevisionAdmin(ChangingAdmin, ReadOnlyAdmin):
         return done(change_url(Revision(number=tx.revision or int(object_id))))
 
     def get_actions_detail(self, request: HttpRequest, object_id: str) -> list[Any]:
-        """Return the actions, without the roll-back on the page of the last revision."""
+        """Return the actions, none on the page of the last revision, which cannot be rolled back to."""
         return super().get_actions_detail(request, object_id) if int(object_id) < publisher.last_revision() else []
 
     def has_roll_back_permission(self, request: HttpRequest, object_id: str | None = None) -> bool:

@@ -39,7 +39,7 @@ class Actor:
 @contextmanager
 def change(*, actor: Actor, reason: str = "") -> Iterator["Change"]:
     """
-    Run the block as one change, of which all or nothing is committed, and yield that change.
+    Run the block as one change, yield that change, commit all of it or nothing, and then publish it.
 
     The change is published right after the commit. If the caller has an open transaction, both happen at its end.
     Afterwards ``revision`` of the yielded object is the number of the publication. It is None while the change is
@@ -109,7 +109,7 @@ class Change:
             self._narrowed(key, before)
 
     def _narrowed(self, key: ManagementKey, before: dict[str, Any]) -> None:
-        """Record that a project of a limited key was deleted. Revoke a key that has no project left."""
+        """Record that a project of a limited key was deleted, and revoke a key that has no project left."""
         left = key.projects.exists()
         if not left:
             key.revoke(timezone.now())

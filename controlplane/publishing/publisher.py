@@ -57,7 +57,7 @@ class Work:
 
     @classmethod
     def pending(cls) -> "Work":
-        """Return the oldest outbox entries that are not published yet, at most BATCH of them."""
+        """Return a new Work with the oldest outbox entries that are not published yet, at most BATCH of them."""
         return cls(list(OutboxEntry.objects.filter(revision=None).order_by("pk")[:BATCH]))
 
     def ids(self, kind: str) -> list[str]:
@@ -90,8 +90,7 @@ def publish_promptly() -> None:
 
 def publish_pending(client: redis.Redis | None = None, *, most_tokens: int | None = None) -> int | None:
     """
-    Publish everything in the outbox, and return the last revision, or None if nothing is pending or another publisher
-    is at work.
+    Publish the outbox, and return the number of the last new revision, or None if there is none.
 
     Return None if nothing is pending, or if another publisher is at work.
 
@@ -109,7 +108,7 @@ def publish_pending(client: redis.Redis | None = None, *, most_tokens: int | Non
 
 def publish_all(*, by: str = "", channel: str = "task") -> int | None:
     """
-    Write every document to the store, and return the revision, or None if another publisher is at work.
+    Write every document to the store, and return the revision's number, or None if another publisher is at work.
 
     Return None if another publisher is at work.
 
@@ -133,7 +132,7 @@ def last_revision() -> int:
 
 def publish_next(client: redis.Redis, most_tokens: int | None = None) -> int | None:
     """
-    Publish one batch of the outbox and return its revision, or None if the outbox is empty.
+    Publish one batch of the outbox and return the number of its revision, or None if the outbox is empty.
 
     The caller holds the lock.
     """

@@ -26,7 +26,7 @@ TOKEN_BATCH = 1000
 
 def reconcile(*, full: bool = False, client: redis.Redis | None = None) -> list[str]:
     """
-    Compare the store with SQL, repair each difference, and return a line for each repair.
+    Compare the store with SQL, every document only if *full*, repair differences, and return a line for each repair.
 
     Without *full*, only the function library, the identity of the store, its revision and the number of documents are
     compared, which is cheap. With *full*, every document and token is compared.

@@ -296,7 +296,7 @@ def _as_problems() -> Iterator[None]:
 
 
 def _slugs(page: list[UsageRow]) -> dict[str, str]:
-    """Return the slugs of the projects and policies of a page by id, without the deleted ones."""
+    """Return the slugs of the projects and policies of a page as a dictionary by id, without the deleted ones."""
     projects = Project.objects.filter(pk__in={row.project_id for row in page})
     policies = Policy.objects.filter(pk__in={row.policy_id for row in page})
     return dict([*projects.values_list("pk", "slug"), *policies.values_list("pk", "slug")])

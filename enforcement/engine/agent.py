@@ -63,7 +63,7 @@ class Hooks(Protocol):
         """Return the cause why an unavailable store still cannot decide, or an empty string if it can."""
 
     def recovered(self) -> bool:
-        """Replay charges to a store that answers, decide with it again, and return False if that does not work yet."""
+        """Replay charges to a store that answers, decide with it again, and return whether that worked."""
 
     def settle(self) -> None:
         """Replay the charges that could not be replayed when the store came back."""
@@ -196,7 +196,7 @@ class Agent:
         return self._loader.confirmed_at
 
     def unconfirmed_for(self) -> float:
-        """Return for how many seconds the store has not confirmed the documents."""
+        """Return the seconds since the store last confirmed the documents, or since the start if it never did."""
         return self._loader.unconfirmed_for()
 
     def start(self) -> None:
@@ -232,7 +232,9 @@ class Agent:
         self._wake.set()
 
     def wait_loaded(self, timeout: float) -> bool:
-        """Wait until there are documents, from the store or from disk, and return whether there are."""
+        """
+        Wait at most *timeout* seconds for documents, from the store or from disk, and return whether there are any.
+        """
         return self._loaded.wait(timeout)
 
     def after_fork(self) -> None:

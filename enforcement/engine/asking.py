@@ -53,7 +53,7 @@ class Asker:
 
     def asking(self, request: Request[Plan], *, registers: bool, result: object = None) -> Steps:
         """
-        Ask the store to decide a request on counters of one slot, and return an :class:`Answer`.
+        Yield the commands that decide a request on counters of one slot, and return an :class:`Answer`.
 
         Args:
             registers: Whether the store must first register the attribute values that are new to it. A value that its
@@ -80,7 +80,7 @@ class Asker:
 
     def calling(self, command: bytes, result: object = None) -> Steps:
         """
-        Send a command, send it again if it surely was not executed, and return the reply.
+        Yield a command unless *result* is given, again if it surely was not executed, and return the reply.
 
         Args:
             result: As for :meth:`asking`.

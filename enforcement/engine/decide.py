@@ -81,7 +81,8 @@ class Decider:
 
     def begin(self, plan: LivePlan, costs: Costs, charge: bool, ident: str) -> Decision | bytes | None:
         """
-        Return the decision if no call to the store is needed, else the command that asks the store, or None.
+        Return the decision if no call is needed, else the encoded command to send, or None if one command is not
+        enough.
 
         Returns:
             The decision, or the encoded command by which the store decides. None if one command is not enough, so that
@@ -115,7 +116,8 @@ class Decider:
 
     def _command(self, plan: LivePlan, costs: Costs, charge: bool, ident: str) -> bytes | None:
         """
-        Return the command by which the store decides, or None, and keep the usual one of cost 1.
+        Return the encoded command that decides a request, or None if its counters need several, and keep that of cost
+        1.
 
         Returns:
             None if the counters lie in several slots of a cluster, so that one command is not enough.
@@ -135,7 +137,7 @@ class Decider:
 
     def answer(self, plan: LivePlan, costs: Costs, charge: bool, ident: str, raw: object) -> Decision | None:
         """
-        Return the decision in a reply of the store, or None if the store made no decision.
+        Return a new decision from a raw reply, counted if it was to charge, or None if the store did not decide.
 
         Args:
             raw: The store's reply to the command of :meth:`begin`, which was called with the other arguments.
@@ -148,7 +150,9 @@ class Decider:
         return self._decision(plan, costs, charge, ident, reply) if reply.numbers[0] >= 0 else None
 
     def _decision(self, plan: LivePlan, costs: Costs, charge: bool, ident: str, reply: Reply) -> Decision:
-        """Count and return the decision in a reply of the store."""
+        """
+        Return a new decision from a reply of the store, count it if it was to charge, and keep the reply in the plan.
+        """
         if self._breaker.failures:
             self._breaker.succeeded()
         passed = reply.numbers[0] == 1
@@ -184,7 +188,7 @@ class Decider:
 
     def _from_lease(self, plan: LivePlan, lease: Lease, costs: Costs) -> Decision | None:
         """
-        Return the decision on a request of another cost than 1 by leased permits, or None if there are too few.
+        Take leased permits for a request of another cost than 1, and return the decision that allows it, or None.
 
         Returns:
             None if the lease has too few permits, so that the store must decide.
@@ -202,7 +206,8 @@ class Decider:
 
     def one_from_lease(self, plan: LivePlan) -> Decision | None:
         """
-        Return the decision on a request of cost 1 by a leased permit, or None if there is no permit.
+        Take a leased permit for a request of cost 1, and return the decision that allows it, or None if there is no
+        permit.
 
         Returns:
             None if the plan has no lease or no permit is left, so that the store must decide.
@@ -221,7 +226,7 @@ class Decider:
         return decision
 
     def _unlimited(self, plan: LivePlan, costs: Costs) -> Decision:
-        """Return the decision on a request to which no limit applies."""
+        """Count and return a new decision on a request without limits, a denial if the documents are too old."""
         if self._health.connector.is_open() and self._distrusts(plan):
             return self._refused(self._planner.refusal("degraded_denied"))
         reply = Reply((1, self._health.now_us()))
@@ -232,7 +237,7 @@ class Decider:
 
     def resetting(self, plan: LivePlan) -> Steps:
         """
-        Yield the commands that delete the counters of a plan, and drop what this process knows of them.
+        Yield the commands that delete the counters of a plan, and drop what this process knows of these counters.
 
         Raises:
             StoreError: The store cannot be reached, or refused a command.
@@ -249,7 +254,7 @@ class Decider:
 
     def deciding(self, request: Request[LivePlan], result: object = None) -> Steps:
         """
-        Return the decision of the store, or of this process if the store does not decide.
+        Yield the commands that decide a request, and return the decision of the store, or of this process without it.
 
         Args:
             result: The reply to the command of :meth:`begin`, or the StoreError that it raised. None if no command was
@@ -271,7 +276,7 @@ class Decider:
         return self._decision(request.plan, request.costs, request.charge, request.ident, answer.reply)
 
     def _judged(self, request: Request[LivePlan], verdict: Verdict) -> Decision:
-        """Return the decision of a request that was decided in several slots."""
+        """Return a new decision on a request that was decided in several slots, counted if it was to charge."""
         if verdict.by_store:
             return self._decision(request.plan, request.costs, request.charge, request.ident, verdict.reply)
         decision = self._degraded(request, verdict.reply, verdict.reason)
@@ -283,7 +288,7 @@ class Decider:
         self, request: Request[LivePlan], overflowed: Sequence[int], began: float | None
     ) -> Request[LivePlan]:
         """
-        Return the request with the plan of the counters that were used, and keep that plan.
+        Return a copy of the request with the plan of the counters that were used, and keep that plan.
 
         Args:
             overflowed: For each unregistered value, 1 if its overflow counter was used, 0 if its own was.
@@ -298,7 +303,7 @@ class Decider:
 
     def _fall_back(self, request: Request[LivePlan], answer: Answer = NOT_ASKED) -> Decision:
         """
-        Return the decision that this process makes without the store.
+        Decide a request in this process, count the decision as a fallback, and return it.
 
         Args:
             answer: Why the store made no decision.
@@ -317,7 +322,7 @@ class Decider:
         return decision
 
     def _degraded(self, request: Request[LivePlan], reply: Reply, reason: str) -> Decision:
-        """Count and return a decision that this process made, at least for some of the counters."""
+        """Return a new decision that this process made for some counters or all, and count it as a fallback."""
         plan = request.plan
         self.fallbacks += 1
         if request.charge:

@@ -116,7 +116,7 @@ class Engine:
         return agent, usage
 
     def reservation(self, plan: LivePlan, costs: Costs, decision: Decision, ident: str) -> Reservation:
-        """Return the reservation of a decision that was made with *ident*."""
+        """Return a new reservation for a decision that was made with *ident*."""
         return Reservation(self.health, self.denials, plan, costs, decision, ident)
 
     def _fleet(self) -> int:
@@ -129,7 +129,7 @@ class Engine:
 
     def start_quietly(self) -> None:
         """
-        Start the background threads without waiting for documents, which limits in code do not need.
+        Start the background threads without waiting for documents, unless the limiter has the clock of a test.
 
         With a test's clock nothing is started.
         """
@@ -163,7 +163,7 @@ class Engine:
         return "degraded" if self.health.breaker.open else self.agent.state
 
     def stats(self, timing: Timing | None) -> Stats:
-        """Return the statistics of this process, without taking a lock that a decision waits for."""
+        """Return a new record of this process's statistics, without taking a lock that a decision waits for."""
         agent, held, used, from_lease = self.agent, *self.leases.counts()
         servers_away, outages = self.health.outages()
         rows = [*self.counts.decisions().items(), (("lease", "ok"), from_lease)]

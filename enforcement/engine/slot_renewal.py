@@ -50,7 +50,7 @@ class SlotKeeper:
         self._begin()
 
     def keep(self, reservation: Reservation) -> None:
-        """Add a reservation whose slots are renewed in the background until it is dropped."""
+        """Add a reservation, if it has slots, which are renewed in the background until it is dropped."""
         slots = reservation.slots()
         if not slots:
             return
@@ -85,7 +85,7 @@ class SlotKeeper:
             self._wake.notify()
 
     def held(self, key: str) -> dict[str, int]:
-        """Return the slots of one counter that open reservations hold, by the id of the reservation."""
+        """Return how many slots of one counter each open reservation holds, as a new dictionary by its id."""
         with self._wake:
             return dict(self._held.get(key, ()))
 
@@ -127,7 +127,7 @@ class SlotKeeper:
 
 
 def _renewals(slots: Sequence[tuple[BoundLimit, int]], ident: str) -> Iterator[bytes]:
-    """Yield the commands that renew slots. There is one for each hash tag, as a cluster requires."""
+    """Yield the encoded commands that renew slots. There is one for each hash tag, as a cluster requires."""
     for group in together(slots, lambda slot: slot[0].tag):
         yield resp.pack(commands.renew(group, ident, None))
 

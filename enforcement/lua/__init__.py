@@ -27,7 +27,10 @@ _PARTS: Final = (
 
 
 def function(verb: str) -> str:
-    """Return the name of a function in the store. *verb* is decide, lease, settle or another part of the library."""
+    """
+    Return the name of a function in the store, such as ``sg3_decide``. *verb* is decide, lease, settle or another part
+    of the library.
+    """
     return f"sg{VERSION}_{verb}"
 
 

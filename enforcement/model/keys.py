@@ -136,7 +136,10 @@ def _sha1(parts: Iterable[str]) -> str:
 
 
 def _counted(part: str) -> str:
-    """Return a string after its length in bytes. Half a surrogate pair, which other languages lack, has three."""
+    """
+    Return a string behind its length in bytes, as in ``3:abc``. Half a surrogate pair, which other languages lack, has
+    three.
+    """
     return f"{len(part.encode('utf-8', 'surrogatepass'))}:{part}"
 
 

@@ -124,7 +124,8 @@ class Limit:
     @property
     def capacity(self) -> int:
         """
-        The greatest cost that can ever be admitted. It is the burst of a bucket, and the quota of any other limit.
+        The greatest cost that can ever be admitted, which is the quota, or of a bucket its burst, less a part if
+        leasable.
 
         A leased bucket admits less than its burst. Permits flow back into it while others are held, and all of them
         could be used in one moment.
@@ -329,7 +330,7 @@ class Policy:
 
 
 def is_unit(name: str) -> bool:
-    """Return whether a string can name a unit, see :data:`UNIT_RULE`."""
+    """Return whether a string may be the name of a unit, see :data:`UNIT_RULE`."""
     return _UNIT.fullmatch(name) is not None
 
 

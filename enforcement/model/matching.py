@@ -97,7 +97,7 @@ class Match:
 
     def compile(self, partition_by: tuple[str, ...] = ()) -> Callable[[Attributes], bool] | None:
         """
-        Return a function that returns whether the attributes of a request match, or None if every request matches.
+        Return a function that returns whether given attributes match, or None if every request matches.
 
         Args:
             partition_by: Attributes that the request must have as well, with any value.

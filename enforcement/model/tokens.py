@@ -26,7 +26,7 @@ _CHARACTERS: Final = frozenset(ALPHABET)
 
 def mint(kind: str) -> str:
     """
-    Return the secret of a new credential.
+    Return a new random secret for a credential of this kind.
 
     Args:
         kind: One of :data:`KINDS`.

@@ -105,7 +105,8 @@ class Reply:
 
     def more(self, index: int) -> int:
         """
-        Return the microseconds until limit *index* has more permits left, 0 for :meth:`reset`, below 0 for never.
+        Return the microseconds until limit *index* has more permits left, 0 if that is :meth:`reset`, below 0 for
+        never.
 
         Returns:
             Microseconds. 0: the same as :meth:`reset`. Below 0: never.
@@ -130,7 +131,7 @@ class Reply:
         return tuple(self.numbers[6 :: self.width])
 
     def charged(self, bounds: Sequence[BoundLimit]) -> Iterator[tuple[int, BoundLimit]]:
-        """Yield the bounds whose limits admit the request, each with its index."""
+        """Yield the index and the bound of each limit that admits the request."""
         return ((i, bound) for i, bound in enumerate(bounds) if self.wait(i) == 0)
 
     def reason(self, bounds: Sequence[BoundLimit]) -> str:
@@ -148,7 +149,8 @@ class Reply:
 
     def later(self, passed_us: int) -> Reply:
         """
-        Return the same denial as it is *passed_us* microseconds later. Its durations get shorter, but not below 1.
+        Return a new reply with the same denial as it is *passed_us* microseconds later. Its durations get shorter, but
+        not below 1.
         """
         numbers, width = list(self.numbers), self.width
         numbers[1] += passed_us

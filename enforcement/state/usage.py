@@ -142,7 +142,10 @@ class TokenUsage:
             self._denied, self._denials = (minute, states), 1
 
     def amend(self, minute: int, index: int, cost_delta: int) -> None:
-        """Correct the cost of a limit in a minute, which may be drained already. Index -1 is the total in requests."""
+        """
+        Add *cost_delta* to the cost of a limit in a minute, which may be drained already. Index -1 is the total in
+        requests.
+        """
         with self._log.lock:
             self._list()
             self._rows(minute)[index][_COST] += cost_delta
@@ -172,7 +175,9 @@ class TokenUsage:
             _add(rows[index], 0, 0 if admits or shadow else repeats, repeats if shadow and not admits else 0, 0)
 
     def _rows(self, minute: int) -> list[Counts]:
-        """Return the counts of a minute, one for each limit and then the total."""
+        """
+        Return the counts of a minute, one list for each limit and then the total, and add them at 0 if there are none.
+        """
         rows = self._minutes.get(minute)
         if rows is None:
             rows = self._minutes[minute] = [[0, 0, 0, 0] for _ in range(len(self.units) + 1)]
@@ -184,7 +189,7 @@ class TokenUsage:
             self._log.listed.append(self)
 
     def take(self) -> dict[int, list[Counts]]:
-        """Return the counts by minute, and set them to 0. The caller holds the lock of the log."""
+        """Return the counts as a dictionary by minute, and set them to 0. The caller holds the lock of the log."""
         self._fold()
         self._fold_denials()
         self._denied = (-1, ())
@@ -234,7 +239,9 @@ class UsageLog:
         self._undelivered: list[UsageBatch] = []
 
     def of(self, entry: KnownToken, units: Sequence[Unit]) -> TokenUsage:
-        """Return the counts of a known token under the limits that *units* names."""
+        """
+        Return the counts of a known token under the limits that *units* names, and begin new ones if those changed.
+        """
         token, usage = entry.token, entry.usage
         if token is None:
             raise ValueError("entry: must be a known token.")
@@ -244,7 +251,7 @@ class UsageLog:
 
     def drain(self) -> list[UsageBatch]:
         """
-        Return the batches that are not yet delivered, the oldest first.
+        Put what was counted into new batches, and return a list of all that are not yet delivered, the oldest first.
 
         A batch is returned again, unchanged, until it is passed to :meth:`delivered`.
         """

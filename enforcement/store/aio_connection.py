@@ -101,7 +101,7 @@ class AsyncPipe:
         return future
 
     def _link_here(self) -> _Link:
-        """Return the connection of the running loop, and make one if there is none."""
+        """Return the connection of the running loop, or a new one if it has none."""
         loop = asyncio.get_running_loop()
         link = self._links.get(loop)
         if link is None or link.lost:

@@ -33,7 +33,7 @@ class DutyFailures:
             logger.warning("The %s works again.", duty)
 
     def is_degraded(self) -> bool:
-        """Return whether a part of the store is unavailable while the rest is in use."""
+        """Return False. The subclass for a cluster returns whether a node is unavailable."""
         return False
 
     def reset(self) -> None:
