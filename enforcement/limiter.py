@@ -77,8 +77,7 @@ class Limiter(BaseLimiter):
 
     def ping(self) -> None:
         """
-        Ask the store for a decision, which may take a second, and raise StoreError if it makes none. It charges
-        nothing.
+        Ask the store for a decision that charges nothing, within a second, and raise StoreError if it makes none.
 
         Call it at the start if the application must not run without the store. The function library is loaded if it is
         missing.
@@ -319,9 +318,7 @@ class Limiter(BaseLimiter):
 
 
 def _limit_calls(limiter: Limiter, function: Callable[P, R], rule: Declaration) -> Callable[P, R]:
-    """
-    Return a function that applies the limits and then calls *function*. Raises TypeError for a coroutine function.
-    """
+    """Return *function* behind its limits. Raises TypeError for a coroutine function."""
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
         raise TypeError(f"{function.__qualname__}: must not be asynchronous. Use an enforcement.aio.Limiter.")
 
