@@ -9,6 +9,7 @@ from controlplane.adminkit.site import ReadOnlyAdmin, badge, instant
 from controlplane.fleet import heartbeats
 from controlplane.fleet.models import DEGRADED, OK, STARTING, Instance
 from controlplane.publishing import publisher
+from enforcement.model.instances import PROBLEMS
 
 STATES = {OK: "good", DEGRADED: "bad", STARTING: "warn"}
 
@@ -26,6 +27,7 @@ class InstanceAdmin(ReadOnlyAdmin):
         "runs",
         "condition",
         "since",
+        "problem",
         "started",
         "seen",
         "decided",
@@ -61,6 +63,10 @@ class InstanceAdmin(ReadOnlyAdmin):
     def since(self, instance: Instance) -> str:
         return instant(instance.degraded_since) if instance.degraded_since else "—"
 
+    @display(description="Problems")
+    def problem(self, instance: Instance) -> str:
+        return ", ".join(PROBLEMS.get(name, name) for name in instance.problems) or "—"
+
     @display(description="Started", ordering="started_at")
     def started(self, instance: Instance) -> str:
         return instant(instance.started_at)
@@ -77,4 +83,7 @@ class InstanceAdmin(ReadOnlyAdmin):
 
 def state_of(instance: Instance, live: bool) -> str:
     """Return the state of an instance as a badge. An instance that is not live has stopped or lost its network."""
-    return badge(instance.state, STATES[instance.state]) if live else badge("no heartbeat", "bad")
+    if not live:
+        return badge("no heartbeat", "bad")
+    problems = f": {', '.join(instance.problems)}".replace("_", " ") if instance.problems else ""
+    return badge(f"{instance.state}{problems}", STATES[instance.state])

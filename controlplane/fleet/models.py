@@ -37,6 +37,7 @@ class Instance(models.Model):
     degraded_since = models.DateTimeField(null=True)
     store_id = models.CharField(max_length=64, blank=True)
     decisions = models.JSONField(default=dict)
+    problems = models.JSONField(default=list)
 
     objects = InstanceQuerySet.as_manager()
 

@@ -20,8 +20,10 @@ from redis.exceptions import NoPermissionError, ResponseError
 
 from enforcement.engine.change_log import ChangeLogReader
 from enforcement.engine.duties import DiskCopy, DocumentLoader, Duty, OnceLogger, UsageDelivery, read_clock
+from enforcement.engine.evictions import EVICTION_SECONDS, EvictionWatch
 from enforcement.engine.heartbeat import Heartbeat, Identity
 from enforcement.engine.store_clock import StoreClock
+from enforcement.engine.store_warnings import StoreWarnings
 from enforcement.failover.lost_counters import LOOK_SECONDS
 from enforcement.model.keys import Keys, fingerprint
 from enforcement.state.published import PublishedState
@@ -114,7 +116,14 @@ class Agent:
         self._duty_failures = duty_failures or DutyFailures()
         self._failed = failed
         self._heartbeat = Heartbeat(
-            identity, keys, documents, usage, self.clock, fallbacks=fallbacks, overflowing=overflowing
+            identity,
+            keys,
+            documents,
+            usage,
+            self.clock,
+            fallbacks=fallbacks,
+            overflowing=overflowing,
+            problems=lambda: self._warnings.problems,
         )
         self._lost_since_us: int | None = None
         self._thread: threading.Thread | None = None
@@ -125,7 +134,7 @@ class Agent:
         self._client = self._client_factory()
         self._change_log = ChangeLogReader(self._client, self._keys.log, self.clock.monotonic)
         self._stopping, self._wake, self._loaded = threading.Event(), threading.Event(), threading.Event()
-        self._once = OnceLogger()
+        self._once, self._warnings = OnceLogger(), StoreWarnings(self.now_us)
         self._make_duties()
         self._heartbeat.reset()
         self._duty_failures.reset()
@@ -137,8 +146,9 @@ class Agent:
     def _make_duties(self) -> None:
         client, documents, clock = self._client, self.documents, self.clock
         self._loader = DocumentLoader(
-            client, self._keys, documents, self._change_log, clock, self._once, loaded=self._loaded
+            client, self._keys, documents, self._change_log, clock, self._once, self._loaded, self._warnings
         )
+        evictions = EvictionWatch(client, clock, self._warnings)
         self._delivery = UsageDelivery(client, self._keys, self._usage)
         self._disk = DiskCopy(self._path, documents)
         self._beat = Duty("heartbeat", HEARTBEAT_SECONDS, self._send_heartbeat)
@@ -149,6 +159,7 @@ class Agent:
             Duty("documents", CHECK_SECONDS, self._loader.check),
             self._beat,
             Duty("usage", DELIVERY_SECONDS, self._delivery.deliver),
+            Duty("evictions", EVICTION_SECONDS, evictions.look),
             Duty("replay", LOOK_SECONDS, self._hooks.settle),
             Duty("disk", SAVE_SECONDS, self._disk.save),
         )
@@ -167,15 +178,15 @@ class Agent:
 
     @property
     def state(self) -> str:
-        """``starting`` until there are documents, then ``ok``, or ``degraded`` while the store is unavailable."""
+        """``starting`` until there are documents, then ``ok``. ``degraded`` while the store is in trouble."""
         if self.degraded_since_us is not None:
             return "degraded"
         return "ok" if self.documents.loaded else "starting"
 
     @property
     def degraded_since_us(self) -> int | None:
-        """When the store, or a part of it, became unavailable. None if all of it is available."""
-        return self._partly_lost_since_us if self._lost_since_us is None else self._lost_since_us
+        """When the store, or a part of it, became unavailable, was set back or began to evict. None if all is well."""
+        return self._lost_since_us or self._partly_lost_since_us or self._warnings.since_us
 
     @property
     def clock_offset_us(self) -> int:

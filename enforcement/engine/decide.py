@@ -124,11 +124,11 @@ class Decider:
         breaker, refusal = self._breaker, self._planner.refusal
         if breaker.open and breaker.cause not in errors.READS:
             return refusal("degraded_denied")
-        generation = self.documents.generation
+        documents, generation = self.documents, self.documents.generation
         try:
             document = yield resp.pack(("GET", self._keys.token(name)))
-            # A store that has lost its data has no token at all, so this one may still be valid.
-            lost = document is None and (yield resp.pack(("HGET", self._keys.documents, "revision"))) is None
+            # Read second: a store that was emptied or set back before may say nothing, or old things, of this token.
+            lost = documents.is_ahead_of(*(yield resp.pack(("HMGET", self._keys.documents, "revision", "store_id"))))
         except StoreError as exc:
             self._health.failed(exc)
             if breaker.open:  # the store cannot be read either, so the next request must not try
@@ -136,7 +136,7 @@ class Decider:
             return refusal("degraded_denied")
         if lost:
             return refusal("degraded_denied")
-        return self.documents.remember(name, document, generation)
+        return documents.remember(name, document, generation)
 
     def _refused(self, decision: Decision) -> Decision:
         """Count and return a denial for which no counter was read."""
