@@ -138,11 +138,7 @@ def test_the_account_of_a_proxy_can_run_it(server, world, account, doctor):
         status, found = doctor(url)
 
     assert status == 0
-    assert {name for name, level in levels(found).items() if level == "unseen"} == {
-        "eviction",
-        "persistence",
-        "functions",
-    }
+    assert {name for name, level in levels(found).items() if level == "unseen"} == {"functions"}
     assert found["shared counter"]["level"] == found["documents"]["level"] == "ok"
     assert found["rights"] == {
         "name": "rights",
