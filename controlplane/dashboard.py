@@ -66,7 +66,7 @@ SPANS = {
 
 
 def dashboard_callback(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
-    """Return the context of the first page."""
+    """Return the template context of the first page."""
     now = timezone.now()
     span = SPANS.get(request.GET.get("range", ""), SPANS["1h"])
     rows = UsageRow.objects.filter(period=span.period, at__gte=span.starts(now)[0])
@@ -91,7 +91,7 @@ def dashboard_callback(request: HttpRequest, context: dict[str, Any]) -> dict[st
 
 
 def series_of(rows: QuerySet[UsageRow], span: Span, now: datetime) -> list[dict[str, Any]]:
-    """Return the sums of every step. Steps without usage are included, because the chart needs them."""
+    """Return the counted decisions of every step, also of steps without usage, because the chart needs them."""
     whole = rows.filter(policy_id="", limit_name="")
     sums = {row["at"]: row for row in whole.values("at").annotate(**{name: Sum(name) for name in COUNTS})}
     nothing = dict.fromkeys(COUNTS, 0)
@@ -121,7 +121,7 @@ def chart(series: list[dict[str, Any]], span: Span) -> dict[str, str]:
 
 
 def denied_tokens(rows: QuerySet[UsageRow]) -> list[dict[str, Any]]:
-    """Return the most denied tokens."""
+    """Return the tokens with most denials, each with a link and its counts."""
     whole = rows.filter(policy_id="", limit_name="").exclude(token_id="")
     top = _most_denied(whole.values("token_id"))
     known = Token.objects.select_related("project").in_bulk([row["token_id"] for row in top])
@@ -129,7 +129,7 @@ def denied_tokens(rows: QuerySet[UsageRow]) -> list[dict[str, Any]]:
 
 
 def denied_limits(rows: QuerySet[UsageRow]) -> list[dict[str, Any]]:
-    """Return the limits that denied most requests."""
+    """Return the limits with most denials, each with a link and its counts."""
     top = _most_denied(rows.exclude(limit_name="").values("policy_id", "limit_name"))
     known = Policy.objects.in_bulk([row["policy_id"] for row in top])
     return [row | {"link": _link(known, row["policy_id"])} for row in top]
@@ -143,12 +143,12 @@ def _most_denied(rows: Any) -> list[dict[str, Any]]:
 
 
 def _link(known: dict[str, Model], key: str) -> str:
-    """Return a link to the row, or its id if the row is deleted."""
+    """Return a link to the row with this id, or the id if the row is deleted."""
     return link_to(known[key]) if key in known else key
 
 
 def store_health() -> dict[str, Any]:
-    """Return whether the store responds and has the last revision."""
+    """Return a row that says whether the store responds and has the last revision."""
     began = time.perf_counter()
     try:
         state = store.StoreState.read(store.connection(settings.PUBLISH_TIMEOUT_SECONDS))
@@ -162,7 +162,7 @@ def store_health() -> dict[str, Any]:
 
 
 def outbox_health(now: datetime) -> dict[str, Any]:
-    """Return how many changes are not published yet, and how old the oldest is."""
+    """Return a row that says how many changes are not published yet, and how old the oldest is."""
     pending = OutboxEntry.objects.filter(revision=None)
     count, oldest = pending.count(), pending.aggregate(at=Min("created_at"))["at"]
     url = list_url(OutboxEntry)
@@ -172,7 +172,10 @@ def outbox_health(now: datetime) -> dict[str, Any]:
 
 
 def quota_health(now: datetime) -> Iterable[dict[str, Any]]:
-    """Yield the age of the last checkpoint. A store that loses its data admits the requests since then once more."""
+    """
+    Yield a row with the age of the last checkpoint, or nothing without durable counters. A store that loses its data
+    admits the requests since then once more.
+    """
     if not checkpoints.needed():
         return
     run = checkpoints.last_run()
@@ -185,7 +188,7 @@ def quota_health(now: datetime) -> Iterable[dict[str, Any]]:
 
 
 def fleet_health(fleet: list[Instance]) -> Iterable[dict[str, Any]]:
-    """Yield how many instances run the last revision, and how many are degraded."""
+    """Yield rows that say how many instances run the last revision, and how many are degraded."""
     url, last = list_url(Instance), publisher.last_revision()
     if not fleet:
         yield _fact("Fleet", badge("no live instance", "warn"), "No process with the library sends a heartbeat.", url)
@@ -204,7 +207,7 @@ def fleet_health(fleet: list[Instance]) -> Iterable[dict[str, Any]]:
 
 
 def cap_health(fleet: list[Instance]) -> Iterable[dict[str, Any]]:
-    """Yield the projects in which a limit recently had more values than the project's cap."""
+    """Yield a row for each project in which a limit recently had more values than the project's cap."""
     full = sorted({limited for instance in fleet for limited in instance.overflowing})
     projects = Project.objects.in_bulk({project for project, _, _ in full})
     slugs = dict(Policy.objects.filter(pk__in={policy for _, policy, _ in full}).values_list("pk", "slug"))

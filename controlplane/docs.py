@@ -61,7 +61,7 @@ class Page:
 
 @require_safe
 def page(request: HttpRequest, slug: str = INDEX) -> HttpResponse:
-    """Return a page of the documentation. Raises Http404."""
+    """Return the response with a page of the documentation, or raise Http404 if there is no such page."""
     if slug not in SLUGS:
         raise Http404("There is no such page of documentation.")
     at = SLUGS.index(slug)
@@ -75,13 +75,15 @@ def page(request: HttpRequest, slug: str = INDEX) -> HttpResponse:
 
 
 def page_url(slug: str) -> str:
-    """Return the address of a page."""
+    """Return the address of a page of the documentation."""
     return reverse("docs") if slug == INDEX else reverse("docs-page", args=[slug])
 
 
 @cache
 def load(slug: str) -> Page:
-    """Return a page. Its text is part of this project, so its HTML is trusted."""
+    """
+    Return a page of the documentation, read from its file. Its text is part of this project, so its HTML is trusted.
+    """
     text = _COMMENT.sub("", (FOLDER / f"{slug}.md").read_text(encoding="utf-8"))
     reader = markdown.Markdown(extensions=EXTENSIONS)
     html = _IMAGE.sub(_to_static, _LINK.sub(_to_page, _scrollable(reader.convert(text))))
@@ -91,12 +93,15 @@ def load(slug: str) -> Page:
 
 
 def _to_page(link: re.Match[str]) -> str:
-    """Return a link between files as a link between pages."""
+    """Return the ``href`` of a link between files as a link between pages."""
     return f'href="{page_url(link[1])}{link[2] or ""}"'
 
 
 def _to_static(image: re.Match[str]) -> str:
-    """Return a picture's static address. The file has its relative path, so that a forge shows the picture too."""
+    """
+    Return the ``src`` of a picture with its static address. The file has its relative path, so that a forge shows the
+    picture too.
+    """
     return f'src="{static(image[1])}"'
 
 

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 def healthz(request: HttpRequest) -> HttpResponse:
     """
-    Return 200 while this process responds.
+    Return a response with status 200 while this process responds.
 
     Nothing else is checked, because a restart of this process would not repair the store or the database.
     """
@@ -35,7 +35,7 @@ def healthz(request: HttpRequest) -> HttpResponse:
 
 def readyz(request: HttpRequest) -> HttpResponse:
     """
-    Return 200 if requests can be served, which needs the database, else 503.
+    Return a response with status 200 if requests can be served, which needs the database, else 503.
 
     Without the store, changes are saved and published later, and the admin still works. So an unavailable store is
     reported, but the process stays behind the load balancer.
@@ -47,7 +47,9 @@ def readyz(request: HttpRequest) -> HttpResponse:
 
 
 def metrics(request: HttpRequest) -> HttpResponse:
-    """Return the metrics. All are read at the time of the request, so every process returns the same numbers."""
+    """
+    Return a response with all metrics, read at the time of the request, so every process returns the same numbers.
+    """
     registry = CollectorRegistry()
     registry.register(Collected(timezone.now()))
     encode, content_type = choose_encoder(request.headers.get("Accept", ""))
@@ -105,7 +107,7 @@ class Collected(Collector):
         yield _gauge("sluicegate_outbox_oldest_seconds", "Age of the oldest pending change.", max(0, waited))
 
     def _checkpoints(self) -> Iterator[Metric]:
-        """Yield the age of the last checkpoint and its counters, or nothing before the first checkpoint."""
+        """Yield metrics of the last checkpoint's age and counters, or nothing before the first checkpoint."""
         run = checkpoints.last_run()
         if run is not None:
             age = max(0, (self.now - run.at).total_seconds())
@@ -113,7 +115,7 @@ class Collected(Collector):
             yield _gauge("sluicegate_checkpointed_counters", "Durable counters in SQL.", run.counters)
 
     def _fleet(self) -> Metric:
-        """Return the numbers of instances that run the last revision, an older one, or are lost."""
+        """Return a metric of how many instances run the last revision, run an older one, or are lost."""
         alive = Instance.objects.running(self.now)
         published = Revision.objects.aggregate(last=Max("number"))["last"] or 0
         total, seen, current = Instance.objects.count(), alive.count(), alive.filter(revision__gte=published).count()

@@ -60,12 +60,14 @@ class Limiter(BaseLimiter):
         self._pipe.call = timing.of_awaited_calls(self._pipe.call)  # type: ignore[method-assign]
 
     async def start(self, timeout: float = START_SECONDS) -> bool:
-        """Start the background thread and wait until documents are loaded. See the sync limiter."""
+        """
+        Start the background thread, wait until documents are loaded, and return whether they are. See the sync limiter.
+        """
         self._started = True
         return await asyncio.to_thread(self._engine.start, timeout)
 
     async def close(self) -> None:
-        """Report the remaining usage, leave the fleet and close the connection. The limiter can be started again."""
+        """Send the remaining usage, leave the fleet and close the connections. The limiter can be started again."""
         if self._started:
             self._started = False
             await asyncio.to_thread(self._engine.stop)
@@ -81,7 +83,10 @@ class Limiter(BaseLimiter):
         await self.close()
 
     async def check(self, token: str, costs: Costs = 1, attributes: Attributes | None = None) -> Decision:
-        """Charge a request to all limits of a token, or to none if one of them denies it. See the sync limiter."""
+        """
+        Charge a request to all limits of a token, or to none if one of them denies it, and return the decision. See the
+        sync limiter.
+        """
         plan = self._documents.derived.plans.get(token) if type(token) is str else None
         if plan is None:
             plan = await self.find_plan(token, attributes)
@@ -91,7 +96,10 @@ class Limiter(BaseLimiter):
         return begun if type(begun) is Decision else await self._ask(begun, plan, costs)
 
     async def hit(self, limits: Limits, key: str, costs: Costs = 1) -> Decision:
-        """Charge a request to all of some limits in code, or to none if one denies it. See the sync limiter."""
+        """
+        Charge a request to all of some limits in code, or to none if one denies it, and return the decision. See the
+        sync limiter.
+        """
         plan = self._in_code.get((key, id(limits))) or self._plan_in_code(limits, key)
         if plan.has_slots:
             raise ValueError("limits: must not be concurrency limits, which need admit() instead of hit().")
@@ -103,7 +111,10 @@ class Limiter(BaseLimiter):
         return await self.decide(self._plan_in_code(limits, key), 1, charge=False)
 
     async def acquire(self, limits: Limits, key: str, costs: Costs = 1, *, max_wait: float) -> Decision:
-        """Charge as :meth:`hit` does, and wait for permits if there are none. See the sync limiter."""
+        """
+        Charge as :meth:`hit` does, waiting for permits if there are none, and return the decision that allows the
+        request. See the sync limiter.
+        """
         waiting = Waiting(max_wait)
         while not (decision := await self.hit(limits, key, costs)).allowed:
             await asyncio.sleep(waiting.pause(decision))
@@ -112,7 +123,10 @@ class Limiter(BaseLimiter):
     def limited(
         self, limits: Declared, *, key: FunctionKey = None, costs: FunctionCosts = 1, max_wait: float = 0.0
     ) -> Callable[[CoroutineFunction[P, R]], CoroutineFunction[P, R]]:
-        """Return a decorator of coroutine functions. See the sync limiter."""
+        """
+        Return a decorator that charges each call of a coroutine function, and raises Denied if a call is denied. See
+        the sync limiter.
+        """
         values = declared(limits)
         return lambda function: _limit_awaited(self, function, Declaration(function, values, key, costs, max_wait))
 
@@ -125,7 +139,7 @@ class Limiter(BaseLimiter):
         attributes: Attributes | None = None,
     ) -> AsyncGenerator[Admission]:
         """
-        Charge an estimate and hold slots while a block runs, as the sync limiter does.
+        Charge an estimate, yield the admission, and hold its slots while a block runs, as the sync limiter does.
 
         If the task is cancelled inside the block, everything is given back before the cancellation goes on.
         """
@@ -145,7 +159,10 @@ class Limiter(BaseLimiter):
         costs: Costs = 1,
         attributes: Attributes | None = None,
     ) -> Admission:
-        """Charge an estimate and hold slots until :meth:`Admission.finish` is called, as the sync limiter does."""
+        """
+        Charge an estimate, and return an admission that holds slots until :meth:`Admission.finish` is called. See the
+        sync limiter.
+        """
         check_subject(token, key, attributes)
         if isinstance(token, str):
             plan = await self.find_plan(token, attributes)
@@ -169,7 +186,7 @@ class Limiter(BaseLimiter):
 
     def by_fields(self, fields: Iterable[tuple[bytes, bytes]]) -> LivePlan | None:
         """
-        Return the cached plan for the ``Authorization`` field of a request.
+        Return the cached plan for the only ``Authorization`` field of a request, or None.
 
         Returns:
             None if no plan is cached for it, or if the request does not have exactly one such field.
@@ -190,13 +207,16 @@ class Limiter(BaseLimiter):
             derived.keep(field, plan, header=True)
 
     async def admit_plan(self, plan: LivePlan, costs: Costs) -> Admission:
-        """Open an admission for a plan that :meth:`find_plan` returned. Raises Denied."""
+        """Charge a plan that :meth:`find_plan` returned, and return the admission, or raise Denied."""
         admission = await self._reserve(plan, costs)
         self._engine.slots.keep(admission.reservation)
         return admission
 
     async def _reserve(self, plan: LivePlan, costs: Costs) -> Admission:
-        """Return a new admission. If the task is cancelled meanwhile, give back what the store may have charged."""
+        """
+        Charge a request, and return its admission, or raise Denied. If the task is cancelled meanwhile, give back what
+        the store may have charged.
+        """
         ident = new_ident()
         deciding = asyncio.ensure_future(self.decide(plan, costs, ident=ident))
         try:
@@ -209,20 +229,23 @@ class Limiter(BaseLimiter):
         return Admission(self, self._engine.reservation(plan, costs, decision, ident))
 
     async def _give_back(self, deciding: Awaitable[Decision], plan: LivePlan, costs: Costs, ident: str) -> None:
-        """Give back what a decision charged after its caller was cancelled."""
+        """Wait for a decision whose caller was cancelled, and give back the permits that it charged."""
         decision = await deciding
         if decision.allowed:
             await self._run(self._engine.reservation(plan, costs, decision, ident).cancelling())
 
     async def decide(self, plan: LivePlan, costs: Costs, *, charge: bool = True, ident: str = "") -> Decision:
-        """Return the decision on a plan. Arguments are those of :class:`~enforcement.plan.request.Request`."""
+        """
+        Decide a request on the counters of a plan, and return the decision. Arguments are those of
+        :class:`~enforcement.plan.request.Request`.
+        """
         begun = self._begin(plan, costs, charge, ident)
         return begun if type(begun) is Decision else await self._ask(begun, plan, costs, charge, ident)
 
     async def _ask(
         self, command: Decision | bytes | None, plan: LivePlan, costs: Costs, charge: bool = True, ident: str = ""
     ) -> Decision:
-        """Return a decision that needs the store, given the *command* that ``begin`` returned."""
+        """Send the *command* that ``begin`` returned to the store, and return the decision."""
         decider, came = self._decider, None
         if command is not None:
             try:
@@ -239,7 +262,7 @@ class Limiter(BaseLimiter):
 
     async def _finish(self, steps: Steps) -> Decision:
         """
-        Return the decision of a generator, which runs to its end even if the caller is cancelled.
+        Run a generator, to its end even if the caller is cancelled, and return its decision.
 
         On a cluster it may charge several hash slots, one after the other. If a later one denies the request, it gives
         back the charges to the earlier ones. If it stopped in between, some limits would stay charged.
@@ -249,7 +272,7 @@ class Limiter(BaseLimiter):
         return await seen_through(self._run(steps))
 
     async def _run(self, steps: Steps) -> Any:
-        """Send the commands that a generator yields to the store, and return its result."""
+        """Send the commands that a generator yields to the store, and return the generator's result."""
         try:
             command = next(steps)
             while True:
@@ -300,11 +323,11 @@ class Admission:
         self._freeing: asyncio.Task[None] | None = None
 
     async def settle(self, costs: Costs) -> None:
-        """Replace the estimate by the real cost. Only the first settlement counts."""
+        """Replace the charged estimate by the real cost. Only the first settlement counts."""
         await seen_through(self._limiter._run(self.reservation.settling(costs)))
 
     async def charge_for(self, status: int) -> None:
-        """Settle by the HTTP status of the response."""
+        """Give back the permits of limits whose ``charge_on`` does not contain the HTTP status of the response."""
         await seen_through(self._limiter._run(self.reservation.charging_for(status)))
 
     async def cancel(self) -> None:
@@ -313,7 +336,7 @@ class Admission:
 
     async def finish(self, status: int | None) -> None:
         """
-        Charge for the status of the response and free the slots, as the sync admission does.
+        Correct the charges by the status of the response and free the slots, as the sync admission does.
 
         The work runs to its end even if the task that awaits it is cancelled.
         """

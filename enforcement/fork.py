@@ -16,7 +16,7 @@ class Forkable(Protocol):
     """An object that a forked child process has to reset."""
 
     def after_fork(self) -> None:
-        """Give up what belongs to the parent process. Called in the child."""
+        """Drop or replace what belongs to the parent process. Called in the child."""
 
 
 _registered: Final[dict[weakref.ref[Forkable], None]] = {}
@@ -25,7 +25,7 @@ _registered: Final[dict[weakref.ref[Forkable], None]] = {}
 
 def register(thing: Forkable) -> None:
     """
-    Have ``thing.after_fork()`` called in every forked child process, as long as the object lives.
+    Register *thing*, whose ``after_fork()`` is then called in every forked child process, as long as it lives.
 
     The newest object is reset first. An object that starts a thread in the child, and uses other registered objects,
     has to be registered before it creates them: then they are ready when its thread starts.

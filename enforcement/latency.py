@@ -40,7 +40,7 @@ class Timing:
         self._total = 0.0
 
     def of_calls(self, call: Call) -> Call:
-        """Return a function that does what *call* does and measures it."""
+        """Return a function that calls *call* and records how long that took."""
 
         def timed(*args: Any) -> Any:
             began = perf_counter()
@@ -52,7 +52,7 @@ class Timing:
         return timed
 
     def of_awaited_calls(self, call: Call) -> Call:
-        """Return a coroutine function that does what *call* does and measures it until its reply."""
+        """Return a coroutine function that awaits *call* and records how long its reply took."""
 
         async def timed(*args: Any) -> Any:
             began = perf_counter()
@@ -64,7 +64,7 @@ class Timing:
         return timed
 
     def histogram(self) -> Histogram:
-        """Return what has been measured so far."""
+        """Return a histogram of the times that were recorded so far."""
         return Histogram(BOUNDS_SECONDS, tuple(self._counts), self._total)
 
     def _note(self, seconds: float) -> None:

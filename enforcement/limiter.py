@@ -53,7 +53,7 @@ class Limiter(BaseLimiter):
 
     def start(self, timeout: float = START_SECONDS) -> bool:
         """
-        Start the background thread and wait until documents are loaded.
+        Start the background thread, wait until documents are loaded, and return whether they are.
 
         The first check does the same by itself.
 
@@ -66,7 +66,7 @@ class Limiter(BaseLimiter):
         return self._engine.start(timeout)
 
     def close(self) -> None:
-        """Report the remaining usage, leave the fleet and close the connections. The limiter can be started again."""
+        """Send the remaining usage, leave the fleet and close the connections. The limiter can be started again."""
         if self._started:
             self._started = False
             self._engine.stop()
@@ -83,7 +83,7 @@ class Limiter(BaseLimiter):
 
     def check(self, token: str, costs: Costs = 1, attributes: Attributes | None = None) -> Decision:
         """
-        Charge a request to all limits of a token, or to none if one of them denies it.
+        Charge a request to all limits of a token, or to none if one of them denies it, and return the decision.
 
         Args:
             token: The credential as the client sent it.
@@ -105,7 +105,7 @@ class Limiter(BaseLimiter):
 
     def hit(self, limits: Limits, key: str, costs: Costs = 1) -> Decision:
         """
-        Charge a request to all of some limits in code, or to none if one of them denies it.
+        Charge a request to all of some limits in code, or to none if one of them denies it, and return the decision.
 
         Args:
             limits: One limit, or several with different names.
@@ -127,13 +127,12 @@ class Limiter(BaseLimiter):
 
     def acquire(self, limits: Limits, key: str, costs: Costs = 1, *, max_wait: float) -> Decision:
         """
-        Charge as :meth:`hit` does, and wait for permits if there are none.
+        Charge as :meth:`hit` does, waiting for permits if there are none, and return the decision that allows the
+        request.
 
         Args:
             max_wait: Seconds to wait at most. A call that would have to wait longer is denied at once. Waiting calls
                 are not served in the order of their arrival.
-        Returns:
-            The decision that allowed the request.
         Raises:
             Denied: The request cannot pass in time, or no wait helps.
             ValueError: As in :meth:`hit`, or *max_wait* is not a number of seconds.
@@ -177,7 +176,7 @@ class Limiter(BaseLimiter):
         attributes: Attributes | None = None,
     ) -> Generator[Admission]:
         """
-        Charge an estimate and hold slots while a block runs.
+        Charge an estimate, yield the admission, and hold its slots while a block runs.
 
         The slots are freed when the block ends. If it ends with an exception before :meth:`Admission.settle`, the
         estimate is given back too.
@@ -209,7 +208,7 @@ class Limiter(BaseLimiter):
         attributes: Attributes | None = None,
     ) -> Admission:
         """
-        Charge an estimate and hold slots until :meth:`Admission.finish` is called.
+        Charge an estimate, and return an admission that holds slots until :meth:`Admission.finish` is called.
 
         Use this if a ``with`` block cannot span the request. Arguments and errors are those of :meth:`admit`.
         """
@@ -238,7 +237,7 @@ class Limiter(BaseLimiter):
         return self._run(self._decider.finding(token, attributes))  # type: ignore[no-any-return]
 
     def admit_plan(self, plan: LivePlan, costs: Costs) -> Admission:
-        """Open an admission for a plan that :meth:`find_plan` returned. Raises Denied."""
+        """Charge a plan that :meth:`find_plan` returned, and return the admission, or raise Denied."""
         ident = new_ident()
         decision = self.decide(plan, costs, ident=ident)
         if not decision.allowed:
@@ -248,14 +247,17 @@ class Limiter(BaseLimiter):
         return admission
 
     def decide(self, plan: LivePlan, costs: Costs, *, charge: bool = True, ident: str = "") -> Decision:
-        """Return the decision on a plan. Arguments are those of :class:`~enforcement.plan.request.Request`."""
+        """
+        Decide a request on the counters of a plan, and return the decision. Arguments are those of
+        :class:`~enforcement.plan.request.Request`.
+        """
         begun = self._begin(plan, costs, charge, ident)
         return begun if type(begun) is Decision else self._ask(begun, plan, costs, charge, ident)
 
     def _ask(
         self, command: Decision | bytes | None, plan: LivePlan, costs: Costs, charge: bool = True, ident: str = ""
     ) -> Decision:
-        """Return a decision that needs the store, given the *command* that ``begin`` returned."""
+        """Send the *command* that ``begin`` returned to the store, and return the decision."""
         decider, came = self._decider, None
         if command is not None:
             try:
@@ -269,7 +271,7 @@ class Limiter(BaseLimiter):
         return self._run(decider.deciding(Request(plan, costs, charge, ident), came))  # type: ignore[no-any-return]
 
     def _run(self, steps: Steps) -> Any:
-        """Send the commands that a generator yields to the store, and return its result."""
+        """Send the commands that a generator yields to the store, and return the generator's result."""
         try:
             command = next(steps)
             while True:
@@ -324,7 +326,7 @@ class Admission:
 
     def settle(self, costs: Costs | Mapping[str, int]) -> None:
         """
-        Replace the estimate by the real cost, which may be higher or lower. Only the first settlement counts.
+        Replace the charged estimate by the real cost, which may be higher or lower. Only the first settlement counts.
 
         Args:
             costs: A number of requests, or a mapping of units to permits. A unit that is not in it keeps its estimate.
@@ -334,7 +336,7 @@ class Admission:
         self._limiter._run(self.reservation.settling(costs))
 
     def charge_for(self, status: int) -> None:
-        """Settle by the HTTP status of the response. A limit whose ``charge_on`` does not contain it is not charged."""
+        """Give back the permits of limits whose ``charge_on`` does not contain the HTTP status of the response."""
         self._limiter._run(self.reservation.charging_for(status))
 
     def cancel(self) -> None:
@@ -343,7 +345,7 @@ class Admission:
 
     def finish(self, status: int | None) -> None:
         """
-        Charge for the status of the response and free the slots. A second call changes nothing.
+        Correct the charges by the status of the response and free the slots. A second call changes nothing.
 
         If the request was settled before, only the slots are freed. An unavailable store raises no error, because the
         changes are sent to it later.

@@ -57,7 +57,7 @@ class RateLimitedLogger:
 
     def _suppressed(self, cause: str) -> int | None:
         """
-        Return how many warnings of a cause were suppressed since the last one was logged.
+        Return how many warnings of a cause were suppressed since the last logged one, or None to suppress this one.
 
         Returns:
             None if this one must be suppressed, too.

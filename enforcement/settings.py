@@ -63,7 +63,7 @@ class Settings:
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Settings:
         """
-        Return the settings from the variables of the environment.
+        Return the settings from environment variables.
 
         The page "Settings" of the documentation (``templates/docs/settings.md``) lists them.
 

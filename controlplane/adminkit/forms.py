@@ -40,7 +40,7 @@ class DurationField(forms.CharField):
             raise ValidationError(self.error_messages["required"])
 
     def run_validators(self, value: int | None) -> None:
-        """Check nothing here, because the limit's own rules check the bounds."""
+        """Do nothing, because the limit's own rules check the bounds."""
 
     def has_changed(self, initial: Any, data: Any) -> bool:
         try:
@@ -151,7 +151,7 @@ class RecordedForm(forms.ModelForm):
         return cleaned
 
     def _conflict_message(self) -> str:
-        """Say who changed the row after this form was opened, when, and what."""
+        """Return a message that says who changed the row after this form was opened, when, and what."""
         what = self.instance._meta.verbose_name
         last = AuditEntry.objects.filter(object_type=self.instance._meta.model_name, object_id=self.instance.pk).first()
         if last is None:

@@ -45,7 +45,7 @@ def badge(text: str, kind: str = "") -> SafeString:
 
 
 def instant(at: datetime | None, now: datetime | None = None) -> SafeString | str:
-    """Return an instant relative to now, such as "2 hours ago", with the exact time on hover. None is "never"."""
+    """Return an instant relative to now, such as "2 hours ago", with the exact time on hover, or "never" for None."""
     if at is None:
         return "never"
     now = now or timezone.now()
@@ -80,7 +80,7 @@ def list_url_of_audit(row: models.Model) -> str:
 
 
 def links(pairs: list[tuple[str, str]]) -> SafeString:
-    """Return links with dots between them, from pairs of text and address."""
+    """Return HTML links with dots between them, from pairs of text and address."""
     return format_html_join(" · ", '<a class="text-link" href="{}">{}</a>', [(url, text) for text, url in pairs])
 
 
@@ -110,7 +110,7 @@ class ModelAdmin(ThemeModelAdmin):
     empty: ClassVar[tuple[str, str]] = ("", "")
 
     def formfield_for_dbfield(self, db_field: models.Field, request: HttpRequest, **options: Any) -> Any:
-        """Return the field without the icons that open forms of other models in a frame."""
+        """Return the form field without the icons that open forms of other models in a frame."""
         field = super().formfield_for_dbfield(db_field, request, **options)
         if isinstance(db_field, models.DateTimeField):
             field.help_text = field.help_text or "In UTC. If empty, never."
@@ -156,7 +156,7 @@ class ChangingAdmin(ModelAdmin):
 
     @contextmanager
     def changing(self, request: HttpRequest, reason: str = "") -> Iterator[Change]:
-        """Run the block as one change, and then show a message that says whether it is published."""
+        """Run the block as one change, yield that change, and then show a message that says whether it is published."""
         request.held_messages = []
         with change(actor=actor_of(request), reason=reason) as tx:
             request.change = tx
@@ -176,7 +176,7 @@ class ChangingAdmin(ModelAdmin):
     def message_user(
         self, request: HttpRequest, message: Any, level: int = messages.INFO, *args: Any, **kw: Any
     ) -> None:
-        """Keep the message back during a change, so that one message also names the revision."""
+        """Show a message to the user, or keep it during a change, so that one message also names the revision."""
         if getattr(request, "held_messages", None) is not None and level in (messages.INFO, messages.SUCCESS):
             request.held_messages.append(message)
         else:
@@ -260,12 +260,12 @@ class RecordedAdmin(ChangingAdmin):
             request.change.delete(obj)
 
     def log_addition(self, request: HttpRequest, obj: models.Model, message: Any) -> None:
-        """Write nothing, because the audit records the change."""
+        """Do nothing, because the audit records the change."""
 
     log_change = log_deletion = log_addition
 
     def log_deletions(self, request: HttpRequest, queryset: Any) -> None:
-        """Write nothing, because the audit records each deletion."""
+        """Do nothing, because the audit records each deletion."""
 
     def history_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> HttpResponse:
         return HttpResponseRedirect(list_url_of_audit(self.model(pk=unquote(object_id))))

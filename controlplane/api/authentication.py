@@ -80,7 +80,7 @@ class LimitedKey(Problem):
 class ManagementKeyAuthentication(BaseAuthentication):
     def authenticate(self, request: Request) -> tuple[AnonymousUser, Access] | None:
         """
-        Return the access of the request's key, or None if there is no Authorization header.
+        Return an anonymous user and the access of the request's key, or None if there is no Authorization header.
 
         Raises:
             AuthenticationFailed: The header holds no live key. The message is the same for an unknown, a revoked and an
@@ -95,7 +95,7 @@ class ManagementKeyAuthentication(BaseAuthentication):
         return AnonymousUser(), Access.of(self.key(secret.strip(), timezone.now()))
 
     def key(self, secret: str, now: datetime) -> ManagementKey:
-        """Return the live key with this secret. Raises AuthenticationFailed."""
+        """Return the live key with this secret, or raise AuthenticationFailed."""
         if not tokens.is_well_formed(secret):
             raise AuthenticationFailed(UNKNOWN)
         if not secret.startswith("sg_mgmt_"):
@@ -125,7 +125,8 @@ def _remember_use(key: ManagementKey, now: datetime) -> None:
 class HasScope(BasePermission):
     def has_permission(self, request: Request, view: Any) -> bool:
         """
-        Return whether the key has the scope that the view names for this action. Without a scope, no key may do it.
+        Return whether the view names a scope for this action, and raise an exception if the key lacks it. Without a
+        scope, no key may do it.
 
         Raises:
             NotAuthenticated: The request shows no key.

@@ -24,7 +24,7 @@ class StrictJSONParser(BaseParser):
     media_type = "application/json"
 
     def parse(self, stream: IO[bytes], media_type: str | None = None, parser_context: Any = None) -> Any:
-        """Return the value in a request's body. Raises TooLarge or ParseError."""
+        """Return the JSON value in a request's body, or raise TooLarge or ParseError."""
         limit = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
         body = stream.read(limit + 1)
         if len(body) > limit:

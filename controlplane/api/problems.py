@@ -71,7 +71,8 @@ class InvalidQuery(exceptions.ValidationError):
 
 def handle(exc: Exception, context: Mapping[str, Any]) -> Response | None:
     """
-    Return the response to an exception of a view.
+    Return the response to an exception of a view, or None for an unexpected exception, which Django logs and passes to
+    ``server_error``.
 
     Return None for an unexpected exception, which Django logs and passes to ``server_error``.
     """

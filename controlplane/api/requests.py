@@ -11,7 +11,7 @@ _ID = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
 
 def request_id(request: Any) -> str:
     """
-    Return the id of a request.
+    Return the id of a request, which is the value of X-Request-Id if that is valid, else a random one.
 
     It is the value of X-Request-Id if that is valid, else a random one. A request keeps its id.
     """

@@ -58,7 +58,7 @@ class QuerySerializer(StrictSerializer):
     @classmethod
     def read(cls, query: QueryDict, context: dict[str, Any]) -> dict[str, Any]:
         """
-        Return the parameters of a query, with defaults.
+        Return the parameters of a query by name, with defaults.
 
         Raises:
             InvalidQuery: A parameter is unknown, repeated or wrong.

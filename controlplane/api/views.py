@@ -77,7 +77,9 @@ class ApiView(GenericViewSet):
 
     @contextmanager
     def change(self, reason: str = "") -> Iterator[Change]:
-        """Run the block as the one change of this request. Without *reason*, the header holds it."""
+        """
+        Run the block as the one change of this request, and yield that change. Without *reason*, the header holds it.
+        """
         actor = Actor(self.access.key.name, "api", request_id(self.request))
         with change(actor=actor, reason=reason or self._reason()) as tx:
             yield tx
@@ -91,7 +93,7 @@ class ApiView(GenericViewSet):
         return reason
 
     def read_body(self, instance: Model | None = None, *, partial: bool = False) -> Any:
-        """Return the valid serializer of the request's body. Raises ValidationError."""
+        """Return a serializer with the request's body, or raise ValidationError if the body is not valid."""
         serializer = self.get_serializer(instance, data=self.request.data, partial=partial)
         serializer.is_valid(raise_exception=True)
         return serializer
@@ -108,7 +110,8 @@ class ApiView(GenericViewSet):
 
 def revision_header(tx: Change) -> str:
     """
-    Return the value of Sluicegate-Revision after a change.
+    Return the value of the header Sluicegate-Revision after a change. It is the number of the revision that contains
+    the change, or "pending". If nothing was changed, it is the number of the last revision.
 
     It is the number of the revision that contains the change, or "pending". If nothing was changed, it is the number of
     the last revision.
@@ -128,7 +131,7 @@ def etag(obj: Model) -> str:
 
 def check_precondition(request: Request, obj: Model) -> None:
     """
-    Compare the row with the request's If-Match (RFC 9110, 13.1.1).
+    Raise PreconditionFailed if the row does not match the request's If-Match (RFC 9110, 13.1.1).
 
     Raises:
         PreconditionFailed: The row was changed after the client read it. The response has its present tag.
@@ -161,7 +164,7 @@ class Created:
         return self.answer(obj, status.HTTP_201_CREATED, {"Location": self.location(obj)})
 
     def save_new(self, tx: Change, serializer: Any) -> Model:
-        """Save and record a new row, and return it."""
+        """Save a new row with its audit entry, and return the row."""
         created = serializer.save()
         tx.created(created)
         return created
@@ -205,7 +208,7 @@ class Updated:
         """Raise Problem if the key may see the row but not change it."""
 
     def save_changed(self, tx: Change, serializer: Any, before: dict[str, Any]) -> None:
-        """Save and record the row if it differs from *before*. Otherwise do nothing."""
+        """Save the row with an audit entry if it differs from *before*. Otherwise do nothing."""
         if serializer.candidate(serializer.validated_data).as_record() != before:
             tx.updated(serializer.save(), before)
 

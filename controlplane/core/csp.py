@@ -31,7 +31,7 @@ API_DOCS = {**STRICT, "style-src": "'self' 'unsafe-inline'"}
 
 
 def spelled(policy: dict[str, str]) -> str:
-    """Return the policy as the value of the header."""
+    """Return the content security policy as the value of its header."""
     return "; ".join(f"{name} {sources}" for name, sources in policy.items())
 
 

@@ -45,7 +45,7 @@ class StoreState:
 
     @classmethod
     def read(cls, client: redis.Redis) -> Self:
-        """Fetch the revision, the id and the number of fields of the documents. Raises one of STORE_ERRORS."""
+        """Return the revision, the id and the number of fields of the store's documents. Raises one of STORE_ERRORS."""
         documents = keys().documents
         with client.pipeline(transaction=True) as pipe:
             pipe.hmget(documents, "revision", "store_id")

@@ -53,7 +53,7 @@ class DemoEnvironment:
         return self.stack.services
 
     async def call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> httpx2.Response:
-        """Return the response of a call to the REST API. Raises StackError if it is not a success."""
+        """Call the REST API, and return the response, or raise StackError if it is not a success."""
         try:
             answer = await self.rest.request(method, f"/api/v1/{path}", json=body)
         except httpx2.TransportError as exc:
@@ -119,7 +119,7 @@ def clear(directory: Path) -> None:
 
 def claim(directory: Path) -> None:
     """
-    Mark *directory* as the demo's, which may then delete its content.
+    Create *directory* with the demo's mark, which allows the demo to delete its content later.
 
     Raises:
         StackError: The directory has content that no demo made.

@@ -103,7 +103,7 @@ class ProxyClients:
         return Replies(replies, _ms_since(started))
 
     async def when_refused(self, token: str, seconds: float = MOST_SECONDS) -> list[float]:
-        """Return for each proxy the instant at which it first replied with 401, as in ``when_ready()``."""
+        """Return for each proxy the instant at which it first replied with 401, or NEVER, as in ``when_ready()``."""
 
         async def refused(proxy: int) -> bool:
             return (await self._ask(proxy, token)).status == 401
@@ -112,7 +112,7 @@ class ProxyClients:
 
     async def when_ready(self, wanted: Callable[[Readiness], bool], seconds: float = MOST_SECONDS) -> list[float]:
         """
-        Poll /readyz of every proxy until *wanted* returns True for its content.
+        Poll /readyz of every proxy until *wanted* returns True for its content, and return the instants of that.
 
         Returns:
             For each proxy the instant of that reply (``time.perf_counter()``), or NEVER after *seconds*.

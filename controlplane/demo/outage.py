@@ -35,7 +35,7 @@ class DemoOutage:
 
 
 async def stop_store(demo: DemoEnvironment, reporter: Reporter) -> DemoOutage:
-    """Freeze and kill the store, and check that the proxies decide without it."""
+    """Freeze and kill the store, and return the token used and what it was admitted before and during the outage."""
     reporter.step("Valkey is frozen (SIGSTOP) and then killed, while a new token sends requests")
     token = await new_token(demo, "outage")
     await room_in_window(reporter, seconds=25)
@@ -88,7 +88,7 @@ def _check_replies(reporter: Reporter, state: str, replies: Replies) -> None:
 
 
 def _check_share(reporter: Reporter, last: Replies, meanwhile: list[int], passed: int) -> None:
-    """Check that each proxy admitted at most a third of the remaining permits in its last reply (``r``)."""
+    """Print a check that each proxy admitted at most a third of the remaining permits in its last reply (``r``)."""
     remaining = [int(reply.headers["RateLimit"].split(";r=")[1].split(";")[0]) for reply in last.all]
     shares = [each // len(remaining) for each in remaining]
     total = passed + sum(meanwhile)
@@ -100,7 +100,7 @@ def _check_share(reporter: Reporter, last: Replies, meanwhile: list[int], passed
 
 
 async def _check_counter(demo: DemoEnvironment, reporter: Reporter, outage: DemoOutage) -> None:
-    """Check that the counter contains the requests admitted without the store, if its window has not ended."""
+    """Print a check that the counter contains the requests admitted without the store, if its window has not ended."""
     if _minute() != outage.minute:
         reporter.note("(the minute of the outage is over, so its counter has ended)")
         return
@@ -112,7 +112,7 @@ async def _check_counter(demo: DemoEnvironment, reporter: Reporter, outage: Demo
 
 
 async def _check_usage(demo: DemoEnvironment, reporter: Reporter, name: str, token: DemoToken) -> None:
-    """Wait until SQL has counted the requests, and check that it has not counted more."""
+    """Wait until SQL has counted the requests, and print a check that it has not counted more."""
     sent = demo.clients.counted[token.secret]
     deadline = time.monotonic() + USAGE_SECONDS
     allowed, denied = await _usage(demo, token)

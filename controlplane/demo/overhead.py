@@ -33,7 +33,7 @@ class Overhead:
 
 
 async def check_overhead(demo: DemoEnvironment, reporter: Reporter) -> None:
-    """Measure decisions and round trips from this process, and check their ratio."""
+    """Measure decisions and round trips from this process, and print a check of their ratio."""
     reporter.step("The time of a decision")
     limit = {"name": "per-minute", "algorithm": "fixed_window", "quota": QUOTA, "window_seconds": 60}
     await demo.call("POST", "policies", {"slug": POLICY, "name": "Demo overhead", "limits": [limit]})
@@ -49,7 +49,7 @@ async def check_overhead(demo: DemoEnvironment, reporter: Reporter) -> None:
 
 
 def measure(url: str, token: str) -> Overhead:
-    """Return the times of both, measured in alternating rounds, so that other load affects both alike."""
+    """Return the median times of decisions and pings, measured in turns, so that other load affects both alike."""
     decisions: list[float] = []
     pings: list[float] = []
     with Limiter(url, instance="demo-overhead") as limiter, connect(url) as client:

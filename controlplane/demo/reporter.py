@@ -44,7 +44,7 @@ class Reporter:
         self.line(f"     {text}".rstrip())
 
     def check(self, passed: bool, text: str) -> None:
-        """Print a check with its result, and count it."""
+        """Print a check with its result, and add it to the summary."""
         self._checks += 1
         if not passed:
             self._failed.append(text)

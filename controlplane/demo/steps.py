@@ -34,7 +34,7 @@ class DemoToken:
 
 
 async def new_token(demo: DemoEnvironment, name: str, policy: str = POLICY) -> DemoToken:
-    """Create a token over REST, and return it."""
+    """Create a token over REST, and return its id and secret."""
     created = (await demo.call("POST", "projects/demo/tokens", {"name": name, "policy": policy})).json()
     return DemoToken(created["id"], created["secret"])
 
@@ -45,7 +45,7 @@ def a_limit(quota: int) -> dict[str, Any]:
 
 
 async def create(demo: DemoEnvironment, reporter: Reporter) -> DemoToken:
-    """Create a project, a policy and a token, check that every proxy has them, and return the token."""
+    """Create a project, a policy and a token, print a check that every proxy has them, and return the token."""
     reporter.step(f"A project, a policy of {QUOTA} requests per minute and a token are created over REST")
     started = time.perf_counter()
     await demo.call("POST", "projects", {"slug": "demo", "name": "Demo"})
@@ -60,7 +60,7 @@ async def create(demo: DemoEnvironment, reporter: Reporter) -> DemoToken:
 
 
 async def saturate(demo: DemoEnvironment, reporter: Reporter, token: DemoToken) -> None:
-    """Send three times the quota at once over three proxies, and check that exactly the quota passes."""
+    """Send three times the quota at once over three proxies, and print a check that exactly the quota passes."""
     sent = EACH_AT_ONCE * len(demo.stack.proxy_urls)
     reporter.step(f"{sent} concurrent requests are sent with that token, {EACH_AT_ONCE} to each of three proxies")
     await room_in_window(reporter, seconds=12)
@@ -77,7 +77,7 @@ async def saturate(demo: DemoEnvironment, reporter: Reporter, token: DemoToken) 
 
 
 async def raise_quota(demo: DemoEnvironment, reporter: Reporter, token: DemoToken) -> None:
-    """Raise the quota, and check that the usage so far still counts."""
+    """Raise the quota over REST, and print checks that the usage so far still counts."""
     reporter.step(f"The quota is raised to {RAISED} with one PATCH")
     before = await _revision_of(demo)
     change = demo.call("PATCH", f"policies/{POLICY}", {"limits": [a_limit(RAISED)]})
@@ -93,7 +93,7 @@ async def raise_quota(demo: DemoEnvironment, reporter: Reporter, token: DemoToke
 
 
 async def revoke(demo: DemoEnvironment, reporter: Reporter, token: DemoToken) -> None:
-    """Revoke the token, and check that every proxy refuses it."""
+    """Revoke the token over REST, and print checks that every proxy refuses it."""
     reporter.step("The token is revoked")
     call = demo.call("POST", f"tokens/{token.id}/revoke")
     _, delays = await _watched(call, demo.clients.when_refused(token.secret))
@@ -109,7 +109,7 @@ def runs(revision: str) -> Callable[[Readiness], bool]:
 
 
 def explains(reply: Reply, quota: int) -> bool:
-    """Return whether a denial has the headers that explain it."""
+    """Return whether a denial has the headers that say why and for how long it denies."""
     wait = reply.headers.get("Retry-After", "")
     return (
         reply.headers.get("Content-Type") == "application/problem+json"
@@ -151,7 +151,7 @@ async def _revision_of(demo: DemoEnvironment) -> int:
 async def _watched(
     call: Awaitable[httpx2.Response], watch: Awaitable[list[float]]
 ) -> tuple[httpx2.Response, list[float]]:
-    """Make a call while *watch* runs, and return its response and the delay of each proxy after it in milliseconds."""
+    """Make a call while *watch* runs, and return the response and how many milliseconds later each proxy followed."""
     watching = asyncio.ensure_future(watch)
     try:
         answer = await call

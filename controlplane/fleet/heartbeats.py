@@ -119,7 +119,7 @@ def _read(client: redis.Redis, ids: Iterable[str]) -> Iterator[Instance]:
 
 def _parse(instance_id: str, fields: dict[str, Any]) -> Instance:
     """
-    Return a heartbeat as a row. Unknown fields are ignored, because enforcers may be newer.
+    Return a heartbeat as an instance that is not saved. Unknown fields are ignored, because enforcers may be newer.
 
     Raises:
         InvalidDocument: It is the heartbeat of another instance, or an instant or a counter is not a number.

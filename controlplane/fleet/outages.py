@@ -25,7 +25,7 @@ class Outage:
 
 
 def note(instance: Instance, before: Instance | None) -> None:
-    """Set the decisions by day of *instance*, from its row *before* and its decisions since then."""
+    """Set the decisions by day of *instance*, from its row *before* and its decisions without the store since then."""
     days = dict(before.decisions.get(BY_DAY, {})) if before else {}
     alone, since = _since(instance, before)
     if alone:
@@ -38,7 +38,7 @@ def note(instance: Instance, before: Instance | None) -> None:
 
 
 def of_day(day: date) -> Outage:
-    """Return the sum over all saved instances for *day*."""
+    """Return the decisions without the store on *day*, and how long they lasted, as a sum over all saved instances."""
     days = [instance.decisions.get(BY_DAY, {}).get(day.isoformat()) for instance in Instance.objects.all()]
     known = [held for held in days if held]
     longest = max((held["ms"] for held in known), default=0)

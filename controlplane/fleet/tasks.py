@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 @shared_task
 def collect_heartbeats() -> int:
-    """Save the heartbeats of all instances, and return the number of live ones."""
+    """Save the heartbeats of all instances, and return the number of live ones, or 0 if the store is unavailable."""
     try:
         return heartbeats.collect(timezone.now())
     except STORE_ERRORS as exc:

@@ -14,7 +14,8 @@ from enforcement.model.limits import Policy as PolicyValue
 
 def set_global_policy(tx: Change, policy: Policy | None) -> None:
     """
-    Apply *policy* to every request, in place of the present global policy. With None, no policy is global.
+    Set *policy* as the global policy, which applies to every request, in place of the present one. With None, no policy
+    is global.
 
     Raises:
         ValidationError: The policy belongs to a project.
@@ -35,7 +36,7 @@ def _set_global(tx: Change, policy: Policy, is_global: bool) -> None:
 
 def replace_limits(tx: Change, policy: Policy, values: Sequence[LimitValue]) -> None:
     """
-    Replace the limits of *policy* by these, in this order.
+    Replace the limits of *policy* by *values*, in their order.
 
     A limit that keeps its name keeps its row, and so its overrides. The caller records the change of the policy, with
     ``before = policy.as_record()`` first and ``tx.updated`` or ``tx.created`` afterwards.
@@ -60,7 +61,7 @@ def replace_limits(tx: Change, policy: Policy, values: Sequence[LimitValue]) -> 
 
 
 def remove_limit(tx: Change, limit: Limit) -> None:
-    """Delete a limit, and publish the holders of its overrides, whose documents name the limit."""
+    """Delete a limit, and add the holders of its overrides to the outbox, since their documents name the limit."""
     for override in limit.dependents():
         for kind, object_id in override.touches():
             tx.touch(kind, object_id)
@@ -69,7 +70,7 @@ def remove_limit(tx: Change, limit: Limit) -> None:
 
 def save_override(tx: Change, override: Override) -> None:
     """
-    Save and record a new or changed override.
+    Save a new or changed override with its audit entry.
 
     Raises:
         ValidationError: It has no holder, or two, or numbers that its limit does not allow.

@@ -105,7 +105,7 @@ class PolicyAdmin(RecordedAdmin):
         return [own, *super().get_urls()]
 
     def sentence_view(self, request: HttpRequest) -> HttpResponse:
-        """Return what the limit in a form does, while it is typed. The rules are those that save it."""
+        """Return as JSON what the limit in a form does, while it is typed. The rules are those that save it."""
         if request.method != "POST":
             return HttpResponse(status=405)
         policy = Policy.objects.filter(pk=request.POST.get("policy", "")).first() or Policy()
@@ -164,7 +164,7 @@ class PolicyAdmin(RecordedAdmin):
             limit.save()
 
     def get_actions_detail(self, request: HttpRequest, object_id: str) -> list[Any]:
-        """Return the actions without the one that would change nothing."""
+        """Return the actions of the page without the one that would change nothing."""
         is_global = Policy.objects.filter(pk=self.key_of(object_id), is_global=True).exists()
         useless = "apply_everywhere" if is_global else "apply_where_attached"
         actions = super().get_actions_detail(request, object_id)

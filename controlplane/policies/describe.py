@@ -21,7 +21,7 @@ ALIGNED = "counted in fixed windows"
 
 def seconds_of(text: str) -> int:
     """
-    Return the seconds of a duration such as "90", "1 minute", "5m", "1 hour 30 min" or "2 weeks".
+    Return the number of seconds in a text such as "90", "1 minute", "5m", "1 hour 30 min" or "2 weeks".
 
     Raises:
         ValueError: The text is not a duration.
@@ -45,7 +45,7 @@ def _length(name: str) -> int:
 
 
 def in_words(seconds: int) -> str:
-    """Return a duration in words, such as "1 hour 30 minutes" for 5400."""
+    """Return a number of seconds in words, such as "1 hour 30 minutes" for 5400."""
     words = []
     for name, length in PERIOD_SECONDS.items():
         number, seconds = divmod(seconds, length)
@@ -55,7 +55,9 @@ def in_words(seconds: int) -> str:
 
 
 def sentence(limit: Limit, holder: str = "each token or project") -> str:
-    """Return what a limit does, such as "100 requests per minute for each token, counted in a sliding window"."""
+    """
+    Return in words what a limit does, such as "100 requests per minute for each token, counted in a sliding window".
+    """
     parts = [f"{_amount(limit)} for {_whom(limit, holder)}{_which(limit)}", *_manner(limit), *_behaviour(limit)]
     return ", ".join(parts)
 

@@ -147,5 +147,5 @@ def explain(policy: Policy, posted: Iterable[tuple[str, str]]) -> dict[str, Any]
 
 
 def holder_of(policy: Policy) -> str:
-    """Return whose requests the limits of a policy count together, in words."""
+    """Return in words whose requests the limits of a policy count together."""
     return "all projects together" if policy.is_global else "each token or project with this policy"

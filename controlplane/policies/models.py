@@ -32,7 +32,7 @@ MATCH_FIELDS = {"methods": "match_methods", "path": "match_path", "attributes": 
 
 
 def choices(names: tuple[str, ...]) -> list[tuple[str, str]]:
-    """Return the choices of a field, with each name and its label."""
+    """Return pairs of each name and its label, for the choices of a field."""
     return [(name, name.replace("_", " ")) for name in names]
 
 
@@ -134,7 +134,7 @@ class Limit(models.Model):
             raise ValidationError(f"The limits of a policy must have at most {MAX_POLICY_BYTES} characters of JSON.")
 
     def as_json(self) -> dict[str, Any]:
-        """Return the limit as its document writes it, without empty fields."""
+        """Return the limit as JSON values, as its document writes it, without empty fields."""
         match = {"methods": self.match_methods, "path": self.match_path, "attributes": self.match_attributes}
         fields = {
             "name": self.name,
@@ -157,7 +157,7 @@ class Limit(models.Model):
 
     def as_value(self, **changed: Any) -> LimitValue:
         """
-        Return the value that enforcers work with, optionally with another quota or burst.
+        Return the limit as the library's value, optionally with another quota or burst.
 
         Raises:
             InvalidLimit: The limit is not valid. ``field`` and ``reason`` say why.
@@ -263,7 +263,7 @@ class Override(models.Model):
         return {"quota": self.quota} if self.burst is None else {"quota": self.quota, "burst": self.burst}
 
     def copy_to(self, token: Token) -> "Override":
-        """Save and return the same override for *token*, which replaces the token of this override."""
+        """Save and return a copy of this override for *token*."""
         names = ("limit", "quota", "burst", "reason", "ends_at", "created_by")
         return Override.objects.create(token=token, **{name: getattr(self, name) for name in names})
 

@@ -15,7 +15,7 @@ from controlplane.publishing.changes import Change
 
 def issue_token(tx: Change, **fields: Any) -> tuple[Token, str]:
     """
-    Save and record a new token, and return it with its secret.
+    Save a new token with its audit entry, and return it with its secret.
 
     Args:
         fields: project, name, policy and expires_at of the token.
@@ -53,7 +53,7 @@ def revoke_token(tx: Change, token: Token) -> None:
 
 def issue_management_key(tx: Change, **fields: Any) -> tuple[ManagementKey, str]:
     """
-    Save and record a new management key, and return it with its secret.
+    Save a new management key with its audit entry, and return it with its secret.
 
     Args:
         fields: name, scopes, projects and expires_at of the key.

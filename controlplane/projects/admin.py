@@ -173,7 +173,7 @@ class CredentialAdmin(SecretAdmin):
             obj.save()
 
     def secret_of(self, tx: Change, obj: Credential, form: RecordedForm) -> None:
-        """Issue the credential, and keep its secret for the response to this request."""
+        """Issue the credential, and keep its secret in *tx* for the response to this request."""
         fields = {name: form.cleaned_data[name] for name in self.issued}
         _, tx.secret = self.issue(tx, id=obj.pk, **fields)
         obj.refresh_from_db()

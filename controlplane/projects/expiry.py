@@ -14,7 +14,7 @@ AT_ONCE = 1000
 
 def expire_tokens(now: datetime) -> int:
     """
-    Record in the audit which tokens have expired, once for each, publish that, and return their number.
+    Write an audit entry for each newly expired token, publish these tokens, and return their number.
 
     Enforcers refuse an expired token by themselves, so nothing depends on when this runs.
     """

@@ -98,7 +98,7 @@ class Project(Versioned):
 
     def delete(self, *args: Any, **options: Any) -> tuple[int, dict[str, int]]:
         """
-        Delete the project and revoke the keys that are limited to it alone.
+        Delete the project, revoke the keys that are limited to it alone, and return the numbers of deleted rows.
 
         Without any project such a key would have access to all of them.
         """
@@ -153,7 +153,7 @@ class Credential(models.Model):
         return self.status == "active"
 
     def set_secret(self, kind: str) -> str:
-        """Give this credential a new secret and return the secret, which cannot be read again."""
+        """Set a new secret of this credential without saving, and return the secret, which cannot be read again."""
         secret = tokens.mint(kind)
         self.digest, self.prefix = tokens.digest(secret), secret[: tokens.PREFIX_LENGTH]
         return secret
@@ -175,7 +175,7 @@ class TokenManager(models.Manager.from_queryset(CredentialQuerySet)):
 
     def rotate(self, token: "Token", overlap_seconds: int) -> tuple["Token", str]:
         """
-        Return a new token with its secret, which replaces *token* after *overlap_seconds*.
+        Save a new token, which replaces *token* after *overlap_seconds*, and return it with its secret.
 
         The new token has the same name, policy, overrides and life span. With an overlap of 0, the old token is revoked
         at once.

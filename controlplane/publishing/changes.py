@@ -29,7 +29,7 @@ class Actor:
 @contextmanager
 def change(*, actor: Actor, reason: str = "") -> Iterator["Change"]:
     """
-    Run the block as one change, of which all or nothing is committed.
+    Run the block as one change, of which all or nothing is committed, and yield that change.
 
     The change is published right after the commit. If the caller has an open transaction, both happen at its end.
     Afterwards ``revision`` of the yielded object is the number of the publication. It is None while the change is
@@ -55,16 +55,19 @@ class Change:
         self._touched: dict[tuple[str, str], int] = {}
 
     def created(self, obj: models.Model) -> None:
-        """Record that *obj* was created."""
+        """Write the audit entry and the outbox entries for the new row *obj*."""
         self.record(f"{obj._meta.model_name}.create", obj, before=None, after=obj.as_record())
 
     def updated(self, obj: models.Model, before: dict[str, Any]) -> None:
-        """Record that *obj* was changed. *before* is the value of ``as_record()`` before the change."""
+        """
+        Write the audit entry and the outbox entries for the changed row *obj*. *before* is the value of ``as_record()``
+        before the change.
+        """
         self.record(f"{obj._meta.model_name}.update", obj, before=before, after=obj.as_record())
 
     def delete(self, obj: models.Model) -> None:
         """
-        Delete *obj* and the rows that depend on it, and record that.
+        Delete *obj* and the rows that depend on it, and write the audit entry and the outbox entries.
 
         Raises:
             RestrictedError: A project or token still uses this policy.
@@ -104,7 +107,7 @@ class Change:
                 self._touch_all(dependent)
 
     def touch(self, kind: str, object_id: str = "") -> None:
-        """Add an outbox entry, so that the present state of the object is published. Once is enough for a change."""
+        """Add an outbox entry, once for a change, so that the present state of the object is published."""
         if (kind, object_id) not in self._touched:
             entry = OutboxEntry.objects.create(
                 kind=kind, object_id=object_id, by=self.actor.name[:200], channel=self.actor.channel

@@ -43,7 +43,7 @@ def snapshot() -> Iterator[None]:
 
 def documents(wanted: Iterable[tuple[str, str]]) -> dict[str, Document | None]:
     """
-    Return the documents of the wanted (kind, id) pairs by name.
+    Return the documents of the wanted (kind, id) pairs by name, with None for a deleted row.
 
     The kinds are "policy", "project" and "global". The document of a deleted row is None.
     """
@@ -67,7 +67,7 @@ def count_documents() -> int:
 
 
 def tokens(digests: Iterable[str], now: datetime) -> dict[str, Document | None]:
-    """Return the documents of tokens by digest. A token that is deleted or expired for over a day has None."""
+    """Return the documents of tokens by digest, with None for a token that is deleted or expired for over a day."""
     digests = set(digests)
     compiled = dict(_tokens(Token.objects.filter(digest__in=digests), now))
     return {digest: compiled.get(digest) for digest in digests}

@@ -59,7 +59,7 @@ class Work:
 
     @classmethod
     def pending(cls) -> "Work":
-        """Return the oldest entries that are not published yet, at most BATCH of them."""
+        """Return the oldest outbox entries that are not published yet, at most BATCH of them."""
         return cls(list(OutboxEntry.objects.filter(revision=None).order_by("pk")[:BATCH]))
 
     def ids(self, kind: str) -> list[str]:
@@ -76,7 +76,7 @@ class Work:
 
 
 def publish_promptly() -> None:
-    """Publish from within a request, in the short time that a user waits. If that fails, Celery publishes later."""
+    """Publish the outbox in the short time that a user waits for a request. If that fails, Celery publishes later."""
     try:
         publish_pending(store.connection(settings.PUBLISH_TIMEOUT_SECONDS), most_tokens=TOKENS_IN_A_REQUEST)
     except STORE_ERRORS as exc:
@@ -87,7 +87,8 @@ def publish_promptly() -> None:
 
 def publish_pending(client: redis.Redis | None = None, *, most_tokens: int | None = None) -> int | None:
     """
-    Publish everything in the outbox and return the last revision.
+    Publish everything in the outbox, and return the last revision, or None if nothing is pending or another publisher
+    is at work.
 
     Return None if nothing is pending, or if another publisher is at work.
 
@@ -105,7 +106,7 @@ def publish_pending(client: redis.Redis | None = None, *, most_tokens: int | Non
 
 def publish_all(*, by: str = "", channel: str = "task") -> int | None:
     """
-    Write every document, so that the store has the state of SQL, and return the revision.
+    Write every document to the store, and return the revision, or None if another publisher is at work.
 
     Return None if another publisher is at work.
 
@@ -180,7 +181,7 @@ def publish_next(client: redis.Redis, most_tokens: int | None = None) -> int | N
 
 def _compile(client: redis.Redis, work: Work, state: store.StoreState, most_tokens: int | None) -> Publication:
     """
-    Return the publication for these entries.
+    Return the publication for these outbox entries, or for all rows if the store is at another revision than SQL.
 
     A store in another state than SQL was emptied or restored from a backup, or SQL was. Then everything is published,
     after every state that SQL, the store or a live instance has, as instances never obey an earlier one.
@@ -232,7 +233,7 @@ def _restore_counters(client: redis.Redis, state: store.StoreState, publication:
 
 def _send(client: redis.Redis, publication: Publication) -> bool:
     """
-    Return whether the store accepted the publication.
+    Send the publication to the store, and return whether the store accepted it.
 
     It refuses a publication if it has this revision or a later one, or if it was emptied.
     """

@@ -55,7 +55,7 @@ def _restore_library(client: redis.Redis) -> list[str]:
 
 
 def _remove_invalid(client: redis.Redis) -> list[str]:
-    """Delete documents or a revision of a wrong type, because they would make every publication fail."""
+    """Delete documents or a revision of a wrong type from the store, and return a line for each, or an empty list."""
     documents = store.keys().documents
     if client.type(documents) not in ("hash", "none"):
         client.delete(documents)
@@ -129,7 +129,7 @@ def _repair(client: redis.Redis, differences: list[Difference]) -> list[str]:
 
 
 def _parsed(text: str | None) -> object:
-    """Return the value of a document, or the string itself if it is not JSON, which equals no document."""
+    """Return the JSON value of a document, or the string itself if it is not JSON, which equals no document."""
     if text is None:
         return None
     try:

@@ -15,7 +15,7 @@ from enforcement.model.partitions import DEFAULT_CAP
 
 def rollback(tx: Change, number: int) -> None:
     """
-    Restore the state of revision *number*.
+    Restore the policies, project settings and global policy of revision *number* in SQL.
 
     That is the policies with their limits, the policy, active flag and cap of each project, and the global policy.
     Newer policies and projects, tokens and overrides stay as they are. A deleted policy is created again under its id.
@@ -38,7 +38,7 @@ def rollback(tx: Change, number: int) -> None:
 
 def documents_at(number: int) -> dict[str, dict[str, Any] | None]:
     """
-    Return every document as it was at revision *number*. A document that was deleted by then is None.
+    Return every document by name as it was at revision *number*, with None for a document that was deleted by then.
 
     Raises:
         Revision.DoesNotExist: There is no such revision.

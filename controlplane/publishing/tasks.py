@@ -23,7 +23,7 @@ OUTBOX_KEPT = timedelta(days=30)
 
 @shared_task
 def publish_pending() -> int | None:
-    """Publish the pending changes, and return the last revision or None. The next run is the retry."""
+    """Publish the pending changes, and return the last revision, or None without one. The next run is the retry."""
     try:
         return publisher.publish_pending()
     except (*STORE_ERRORS, publisher.Postponed) as exc:
@@ -33,7 +33,7 @@ def publish_pending() -> int | None:
 
 @shared_task
 def reconcile() -> list[str]:
-    """Repair what is cheap to compare, and return a line for each repair."""
+    """Repair the differences between the store and SQL that are cheap to find, and return a line for each repair."""
     return _reconcile(full=False)
 
 

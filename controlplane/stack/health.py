@@ -22,7 +22,7 @@ OLDEST_SCHEDULE_SECONDS = 400
 
 
 def web(address: str) -> None:
-    """Request /healthz from the server at host:port, with a host name of ALLOWED_HOSTS. Raises URLError."""
+    """Request /healthz from the server at host:port, with a host name of ALLOWED_HOSTS, or raise URLError."""
     from django.conf import settings
 
     host = settings.ALLOWED_HOSTS[0].removeprefix(".")
@@ -31,7 +31,7 @@ def web(address: str) -> None:
 
 
 def worker() -> None:
-    """Ping the worker of this host over the broker. Exit with an error if it does not reply."""
+    """Ping the worker of this host over the broker, and exit with an error if it does not reply."""
     from controlplane.celery import app
 
     name = f"celery@{socket.gethostname()}"
@@ -40,7 +40,7 @@ def worker() -> None:
 
 
 def beat(schedule: str) -> None:
-    """Check the age of the file in which beat saves its schedule. Exit with an error if it is old."""
+    """Exit with an error if the file in which beat saves its schedule is old."""
     age = time.time() - Path(schedule).stat().st_mtime
     if age > OLDEST_SCHEDULE_SECONDS:
         sys.exit(f"{schedule}: must be at most {OLDEST_SCHEDULE_SECONDS} s old, but beat wrote it {age:.0f} s ago.")

@@ -23,7 +23,7 @@ class StackError(RuntimeError):
 
 
 def own_lock(directory: Path) -> int:
-    """Lock *directory* for this supervisor, and return the lock. Raises StackError if another supervisor has it."""
+    """Lock *directory* for this supervisor, and return the lock's descriptor, or raise StackError if another has it."""
     lock = os.open(directory / SUPERVISOR, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     if not _try_lock(lock):
         holder = os.pread(lock, 20, 0).decode().strip()
@@ -42,7 +42,7 @@ async def end_leftovers(directory: Path, grace_seconds: float = 5.0) -> None:
 
 async def free_lock(path: Path, grace_seconds: float) -> int:
     """
-    Lock *path* for a process that is about to start, and return the lock.
+    Lock *path* for a process that is about to start, and return the descriptor of the lock.
 
     A process group that still has the lock is ended first. The processes of a group inherit the lock, so it is held
     exactly as long as one of them lives. The group id in the file is valid for that time, so no other process can be

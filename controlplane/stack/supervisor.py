@@ -91,7 +91,7 @@ class Supervisor:
 
     async def start(self) -> None:
         """
-        Start every service, and return when all of them are ready.
+        Start every service, and wait until all of them are ready.
 
         Raises:
             StackError: Another supervisor uses the directory, or a service did not become ready. Nothing runs then.
@@ -125,7 +125,7 @@ class Supervisor:
         await _end(member, grace_seconds=0)
 
     async def bring_back(self, name: str) -> None:
-        """Start a service that was taken down, and return when it is ready."""
+        """Start a service that was taken down, and wait until it is ready."""
         self._members[name].wanted.set()
         await self._members[name].ready.wait()
 
@@ -158,7 +158,7 @@ class Supervisor:
         await _end(member, grace_seconds=member.service.grace_seconds)
 
     async def _keep(self, member: _Member) -> None:
-        """Run a service as long as it is wanted, and restart it when it ends by itself."""
+        """Run a service whenever it is wanted, and restart it when it ends by itself, until cancelled."""
         for name in member.service.after:
             await self._members[name].ready.wait()
         delay = FIRST_DELAY_SECONDS
@@ -296,7 +296,7 @@ def supervised(supervisor: Supervisor) -> Iterator[Callable[[Awaitable[None]], N
 
 async def _end(member: _Member, *, grace_seconds: float) -> None:
     """
-    Ask a process to end, and kill its group after the grace.
+    Send a process the signal to end, and kill its group after the grace.
 
     It is asked first so that it can end its own children.
     """

@@ -15,12 +15,12 @@ MOST_EVENTS = 1000
 
 
 async def health(_: Request) -> Response:
-    """Return 200."""
+    """Return a response with status 200."""
     return PlainTextResponse("ok\n")
 
 
 async def stream(request: Request) -> Response:
-    """Send ?count= server-sent events, one every ?interval_ms=, as a language model streams its response."""
+    """Return a response of ?count= server-sent events, one every ?interval_ms=, as a language model streams."""
     count = min(_number(request, "count", 5), MOST_EVENTS)
     interval_ms = min(_number(request, "interval_ms", 100), 10_000)
 
@@ -33,7 +33,7 @@ async def stream(request: Request) -> Response:
 
 
 async def echo(request: Request) -> Response:
-    """Return the method, the path and the size of the request, which shows that a proxy forwarded it."""
+    """Return a response with the method, path and size of the request, which shows that a proxy forwarded it."""
     size = 0
     async for chunk in request.stream():
         size += len(chunk)
@@ -46,7 +46,7 @@ def _number(request: Request, name: str, default: int) -> int:
 
 
 def create_app() -> Starlette:
-    """Return the ASGI application."""
+    """Return the ASGI application of the upstream server."""
     return Starlette(
         routes=[
             Route("/healthz", health),

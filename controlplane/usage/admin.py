@@ -140,7 +140,7 @@ class UsageAdmin(ReadOnlyAdmin):
         return super().changelist_view(request, {"export_url": url, **(extra_context or {})})
 
     def export_view(self, request: HttpRequest) -> HttpResponse:
-        """Return the rows of the list with the same filters as CSV."""
+        """Return a CSV file with the rows of the list, with the same filters."""
         if not self.has_view_permission(request):
             return HttpResponse(status=403)
         text = io.StringIO()

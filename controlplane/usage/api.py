@@ -283,7 +283,7 @@ class CounterView(ApiView):
 
 @contextmanager
 def _as_problems() -> Iterator[None]:
-    """Raise an unavailable store and an unknown token as errors of REST."""
+    """Raise an unavailable store or an unknown token in the block as an error of REST."""
     try:
         yield
     except STORE_ERRORS as exc:

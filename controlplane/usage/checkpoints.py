@@ -70,7 +70,7 @@ class CheckpointResult:
 
 def checkpoint(now: datetime, client: redis.Redis | None = None) -> CheckpointResult:
     """
-    Save every durable counter that has changed, and restore those that the store has lost, for at most MOST_SECONDS.
+    Save changed durable counters and restore lost ones, for at most MOST_SECONDS, and return the numbers of both.
 
     Raises:
         One of STORE_ERRORS: The store, or a server of it, is unavailable. The counters of other servers are saved. The
@@ -153,7 +153,7 @@ def missing(client: redis.Redis, tags: Iterable[str]) -> list[str]:
 
 def restore(client: redis.Redis, tags: Iterable[str]) -> int:
     """
-    Restore the counters of these tags from SQL, mark the tags as complete, and return the number of counters.
+    Restore the counters of these tags from SQL to the store, mark the tags as complete, and return their number.
 
     Raises:
         One of STORE_ERRORS: The store is unavailable. Enforcers do not trust tags that are not marked yet.
@@ -185,14 +185,16 @@ def number(tags: Iterable[str]) -> int:
 
 
 def forget(client: redis.Redis, documents: Mapping[str, Any]) -> None:
-    """Delete the sets of the projects that were published as deleted. Raises one of STORE_ERRORS."""
+    """
+    Delete the sets of changed counters of the projects that were published as deleted. Raises one of STORE_ERRORS.
+    """
     gone = [name for name, document in documents.items() if document is None]
     list(_ask(client, set(tags_of(gone)) - {GLOBAL_TAG}, lambda pipe, key: pipe.unlink(key)))
 
 
 def reset(done: Reset) -> None:
     """
-    Save that counters were reset, so that their former values are not restored.
+    Save in SQL that counters were reset, so that their former values are not restored.
 
     A run that has read a counter before the reset has an older stamp, so it cannot save the former value.
     """
@@ -220,7 +222,9 @@ def kept_of(row: Checkpoint) -> Kept:
 
 
 def _not_over() -> models.Q:
-    """Return the condition for windows that have not ended. An hour is added, because the store's clock decides."""
+    """
+    Return the query condition for windows that have not ended. An hour is added, because the store's clock decides.
+    """
     return models.Q(ends_us=0) | models.Q(ends_us__gt=microseconds(timezone.now() - timedelta(hours=1)))
 
 
@@ -265,7 +269,7 @@ def _counters(members: Iterable[str]) -> list[str]:
 
 
 def keep_present(client: redis.Redis, some: list[Names], done: CheckpointResult) -> None:
-    """Read counters, save their values, and remove them from the set of changed counters."""
+    """Read changed counters from the store, save their values, and restore those that the store has lost."""
     lost = _keep_present(client, some, done)
     if lost:
         keys = store.keys()
@@ -292,7 +296,7 @@ def _keep_present(client: redis.Redis, some: list[Names], done: CheckpointResult
 
 def keep(read: list[tuple[str, list[CheckpointReading]]]) -> tuple[int, list[tuple[str, list[Kept]]]]:
     """
-    Save each reading that follows its checkpoint.
+    Save each reading that follows its checkpoint, and return the number of saved and the list of lost counters.
 
     Returns:
         The number of saved counters, and by tag the checkpoints of the counters that the store has lost.

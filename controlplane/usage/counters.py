@@ -41,7 +41,7 @@ class HolderDocuments:
     @classmethod
     def of(cls, holder: Token | Project, now: datetime) -> "HolderDocuments":
         """
-        Compile the documents that enforcers have for *holder*.
+        Return the documents that enforcers have for *holder*, compiled from SQL.
 
         Raises:
             Forgotten: The holder is a token that enforcers no longer know.
@@ -57,7 +57,7 @@ class HolderDocuments:
         return cls(project, token, {policy.id: policy for policy in policies}, everywhere, now)
 
     def counters(self, client: redis.Redis) -> list[inspection.LiveCounter]:
-        """Return every counter of the holder. Raises one of STORE_ERRORS."""
+        """Return the state of every counter of the holder, or raise one of STORE_ERRORS."""
         fleet = max(1, Instance.objects.running(self.now).count())
         look = partial(
             inspection.live_counters, client, store.keys(), self._as_value(), now_us=self._now_us(), fleet=fleet
@@ -66,7 +66,8 @@ class HolderDocuments:
 
     def scope_of(self, policy_id: str) -> str | None:
         """
-        Return where a policy is attached, which is "token", "project" or "global".
+        Return the first place where a policy is attached, which is "token", "project" or "global", or None if it does
+        not apply to this holder.
 
         If it is attached at several of them, return the first. If it does not apply to this holder, return None.
         """
@@ -88,7 +89,10 @@ class HolderDocuments:
         return replace(self, project=project, global_policy=self.global_policy if scope == "global" else None)
 
     def reset(self, client: redis.Redis, limit: Limit | None) -> inspection.Reset:
-        """Delete the counters of one limit, or of all limits that only the holder has. Raises one of STORE_ERRORS."""
+        """
+        Delete the counters of one limit, or of all limits that only the holder has, and return which were deleted.
+        Raises one of STORE_ERRORS.
+        """
         subject = self.narrowed(limit.policy_id) if limit else self
         value, now_us, name = subject._as_value(), self._now_us(), limit and str(limit)
         return with_library(
@@ -109,7 +113,7 @@ def client() -> redis.Redis:
 
 def counters_of(holder: Token | Project) -> list[inspection.LiveCounter]:
     """
-    Return the counters of every limit that applies to a token or to a whole project. Nothing is charged.
+    Return the state of the counters of every limit that applies to a token or to a whole project. Nothing is charged.
 
     Raises:
         One of STORE_ERRORS: The store is unavailable.

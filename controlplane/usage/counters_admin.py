@@ -50,7 +50,7 @@ class ResetProjectDialog(ResetDialog):
 
 
 def resetting(form: type[ResetDialog]) -> Any:
-    """Return the action of the page, with a dialog that lists the limits of a token or of a project."""
+    """Return the admin action that resets counters, with a dialog that lists the limits of a token or project."""
 
     @action(
         description="Reset counters",
@@ -94,7 +94,7 @@ class LiveCounters:
         return self.model.objects.get(pk=self.key_of(object_id))
 
     def counters_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        """Return only the rows of the table, which the page inserts."""
+        """Return a response with only the rows of the table, which the page inserts."""
         holder = self.model.objects.filter(pk=self.key_of(object_id)).first()
         if holder is None or not self.has_view_permission(request, holder):
             return HttpResponse(status=404)

@@ -13,7 +13,7 @@ DAYS_BACK = 7
 
 
 def write(day: date, now: datetime) -> DailyReport:
-    """Save and return the report of a day that is over, in place of an earlier report of that day."""
+    """Save the report of a day that is over, in place of an earlier report of that day, and return it."""
     built = report.build(day, now)
     fields = {
         "created_at": now,

@@ -58,7 +58,7 @@ def rejected_key() -> str:
 
 def drain(now: datetime, client: redis.Redis | None = None) -> DrainResult:
     """
-    Count the entries of the usage stream for at most MOST_SECONDS, and return the result.
+    Count the entries of the usage stream for at most MOST_SECONDS, and return how many were counted and rejected.
 
     Raises:
         One of STORE_ERRORS: The store is unavailable. Committed entries are not counted again.
@@ -118,7 +118,7 @@ def _count_and_delete(client: redis.Redis, batches: list[StreamBatch], now: date
 
 def count(batches: list[StreamBatch], now: datetime) -> list[StreamBatch]:
     """
-    Count the batches that are not counted yet, in one transaction, and return them.
+    Add the batches that are not counted yet to the sums in SQL, in one transaction, and return those batches.
 
     Raises:
         DataError: A number or string is too large for the database. Nothing is counted.

@@ -77,7 +77,7 @@ class Report:
 
 
 def build(day: date, now: datetime) -> Report:
-    """Return the report of a day. If the day is not over, it covers the usage so far."""
+    """Return the report of the usage on a day. If the day is not over, it covers the usage so far."""
     rows = list(day_rows(day).order_by("project_id", "token_id", "policy_id", "limit_name", "unit"))
     names = _names(rows)
     lines = [_line(row, names) for row in rows]

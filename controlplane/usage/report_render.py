@@ -25,7 +25,7 @@ def as_csv(report: Report) -> str:
 
 
 def as_html(report: Report) -> str:
-    """Return a page that needs no other file. It shows the tokens with most decisions."""
+    """Return the report as an HTML page that needs no other file. It shows the tokens with most decisions."""
     shown = report.tokens[:MOST_TOKENS_SHOWN]
     return render_to_string(
         "reports/daily.html", {"report": report, "tokens": shown, "hidden": len(report.tokens) - len(shown)}

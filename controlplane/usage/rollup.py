@@ -40,7 +40,11 @@ def add(rows: Iterable[Row], now: datetime) -> None:
 
 
 def _open_periods(at: datetime, now: datetime) -> list[str]:
-    """Return the periods that are still kept for this instant. Rows of the others would be pruned at once."""
+    """
+    Return those of ``minute``, ``hour`` and ``day`` in which a row for *at* is still kept at *now*.
+
+    Rows of the others would be pruned at once.
+    """
     return [period for period, kept in KEPT.items() if start_of(period, at) >= now - kept]
 
 
@@ -66,7 +70,7 @@ def prune(now: datetime) -> int:
 
 
 def _delete(rows: QuerySet) -> int:
-    """Delete in small transactions, because the drain waits for each of them."""
+    """Delete rows in small transactions, as the drain waits for each of them, and return the number of deleted rows."""
     deleted = 0
     while ids := list(rows.values_list("pk", flat=True)[:DELETED_AT_ONCE]):
         deleted += rows.model.objects.filter(pk__in=ids).delete()[0]

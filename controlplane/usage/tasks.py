@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 @shared_task
 def drain() -> int:
-    """Count the entries of the usage stream, and return their number. The next run is the retry."""
+    """Count the entries of the usage stream, and return how many were counted. The next run is the retry."""
     try:
         return drainer.drain(timezone.now()).counted
     except STORE_ERRORS as exc:
@@ -29,7 +29,7 @@ def drain() -> int:
 
 @shared_task
 def checkpoint() -> int:
-    """Save the changed durable counters, and return their number. The next run is the retry."""
+    """Save the changed durable counters, and return how many were saved. The next run is the retry."""
     try:
         return checkpoints.checkpoint(timezone.now()).kept
     except STORE_ERRORS as exc:

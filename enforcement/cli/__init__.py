@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    """Return a parser of the first word. Each command parses the words after its name itself."""
+    """Return an argument parser that reads only the name of a command, as each command parses the rest itself."""
     width = max(len(command.name) for command in commands.COMMANDS)
     rows = "\n".join(f"  {command.name:<{width}}  {command.summary}" for command in commands.COMMANDS)
     parser = argparse.ArgumentParser(

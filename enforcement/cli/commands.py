@@ -36,7 +36,7 @@ class Command:
 
     @property
     def summary(self) -> str:
-        """The line of the help, with the extra if the command needs one."""
+        """The line of this command in the help, with the extra if the command needs one."""
         return self.help if self.extra is None else f"{self.help} (extra '{self.extra}')"
 
     def run(self, arguments: Sequence[str]) -> int:
@@ -65,7 +65,7 @@ COMMANDS: Final = (
 
 
 def find(name: str) -> Command | None:
-    """Return the command of this name or alias. Returns None if there is no such command."""
+    """Return the command of this name or alias, or None if there is no such command."""
     return next((command for command in COMMANDS if name in (command.name, *command.aliases)), None)
 
 

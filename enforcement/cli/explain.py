@@ -93,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def explain(client: Redis, keys: Keys, secret: str) -> Explanation:
     """
-    Read what a decision on this token would read, and return what it would decide.
+    Read the documents and counters of a token from the store, and return an explanation of the decision on it.
 
     Raises:
         Unreadable: The store holds no documents, or a document that is needed is missing or cannot be read.

@@ -42,7 +42,7 @@ Rules = list[str]
 
 def enforcer(keys: Keys, projects: Sequence[str] = ()) -> Rules:
     """
-    Return the rules of a proxy, which reads documents and writes counters, its heartbeat and usage.
+    Return the ACL rules of a proxy, which reads documents and writes counters, its heartbeat and usage.
 
     Args:
         keys: The keys of the fleet.
@@ -65,7 +65,7 @@ def enforcer(keys: Keys, projects: Sequence[str] = ()) -> Rules:
 
 def publisher(keys: Keys) -> Rules:
     """
-    Return the rules of the control plane's web processes, which publish, read counters and reset them.
+    Return the ACL rules of the control plane's web processes, which publish, read counters and reset them.
 
     They may load functions, which run with the rights of their callers. They may SCAN the names of all keys, to find
     tokens that SQL does not know.
@@ -84,7 +84,7 @@ def publisher(keys: Keys) -> Rules:
 
 def worker(keys: Keys) -> Rules:
     """
-    Return the rules of Celery's worker and beat.
+    Return the ACL rules of Celery's worker and beat.
 
     They publish, drain usage, checkpoint and restore durable counters, and have their queue in the store. Celery
     listens with PSUBSCRIBE, which needs a right for each pattern as it is sent. Celery sends many patterns, so this
@@ -111,12 +111,12 @@ ACCOUNTS: Final[dict[str, Callable[[Keys], Rules]]] = {
 
 
 def password_rules(password: str) -> Rules:
-    """Return the rules that set the only password of an account. They contain its hash."""
+    """Return the ACL rules that set the only password of an account. They contain its hash."""
     return ["resetpass", f"#{hashlib.sha256(password.encode()).hexdigest()}"]
 
 
 def acl_line(name: str, rules: Sequence[str], password: str) -> str:
-    """Return the line for an account in a file of accounts."""
+    """Return the line for an account in an ACL file."""
     return " ".join(("user", name, "on", *password_rules(password), *rules))
 
 
@@ -130,7 +130,7 @@ def _counters(keys: Keys, projects: Sequence[str] = ()) -> Rules:
 
 
 def _below(keys: Keys, tag: str) -> Rules:
-    """Return the pattern of all keys with a hash tag. *tag* is a pattern, too."""
+    """Return the ACL pattern of all keys with a hash tag, in a list. *tag* is a pattern, too."""
     return [f"~{_literal(keys.prefix)}{{{tag}}}:*"]
 
 
@@ -139,7 +139,7 @@ def _may(commands: str) -> Rules:
 
 
 def _selector(commands: str, *patterns: str) -> str:
-    """Return the right to use these commands for these keys, and for no others."""
+    """Return the ACL selector that permits these commands for these keys, and for no others."""
     return f"({' '.join([*_may(commands), *patterns])})"
 
 

@@ -60,7 +60,7 @@ class CheckpointReading:
 
     def follows(self, kept: Kept | None) -> bool:
         """
-        Return whether this is a later state than the kept one and may replace it.
+        Return whether this reading is later than the kept state and may replace it.
 
         It is not if the counter does not know the kept checkpoint, because it was lost and began anew.
         """

@@ -132,7 +132,7 @@ def reset_counters(
     limit: str | None = None,
 ) -> Reset:
     """
-    Reset the counters of a token, or of a project.
+    Delete the counters of the limits attached to a token, or to a project itself, and return a :class:`Reset`.
 
     Args:
         limit: ``"policy-slug/limit-name"``. None: all limits attached to the token, or to the project if there is none.
@@ -170,7 +170,7 @@ def _reset(client: Redis, keys: Keys, rules: list[Rule]) -> Reset:
 
 
 def _values(client: Redis, keys: Keys, rules: list[Rule], now_us: int) -> dict[int, Values]:
-    """Return the values of each partitioned rule, by its index."""
+    """Return how many values each partitioned rule has registered, may have and could not register, by its index."""
     censuses = [(rule, census) for rule in rules if (census := rule.partitions(keys))]
     pipe = client.pipeline(transaction=False)
     for _, census in censuses:
@@ -196,7 +196,7 @@ def _look(client: Redis, keys: Keys, rules: list[Rule], now_us: int) -> list[tup
 
 def look(client: Redis, bounds: Sequence[BoundLimit], now_us: int) -> tuple[int, list[tuple[LimitState, int]]]:
     """
-    Return the states of counters with one hash tag. Nothing is charged.
+    Return the store's time, and the state and the used permits of counters with one hash tag. Nothing is charged.
 
     Args:
         bounds: At least one bound limit.

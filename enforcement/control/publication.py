@@ -89,7 +89,7 @@ def publish_call(publication: Publication, keys: Keys) -> StoreCall:
 
 
 def refused_by(reply: Sequence[int]) -> int | None:
-    """Return None if the store accepted the revision, else the revision that it has. 0: it has none."""
+    """Return None if the store accepted the revision, else the revision that it has, or 0 if it has none."""
     return None if reply[0] == 1 else reply[1]
 
 
@@ -112,7 +112,10 @@ def _text(document: Document | None) -> str:
 
 
 def _expiry(token: Document | None) -> str | int:
-    """Return when the store deletes a token. A day after its end, so that it is reported as expired, not as unknown."""
+    """
+    Return when the store deletes a token, in milliseconds since the epoch, or an empty string for never. This is a day
+    after the token's end, so that it is reported as expired, not as unknown.
+    """
     if token is None or token["expires_at_us"] is None:
         return ""
     return int(token["expires_at_us"]) // 1_000 + _DAY_MS

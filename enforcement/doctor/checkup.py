@@ -50,7 +50,7 @@ class Checkup:
 
 def examine(settings: Settings) -> Checkup:
     """
-    Examine the store that a limiter with these settings would use.
+    Examine the store that a limiter with these settings would use, and return the findings.
 
     Raises:
         ValueError: The URL or the prefix is not valid.
@@ -75,7 +75,7 @@ def _checks(client: StoreClient, keys: Keys, settings: Settings) -> Iterator[Fin
 
 def _every_server(client: StoreClient) -> Iterator[Finding]:
     """
-    Check the server, or every primary of a cluster.
+    Yield the findings on the server, or on every primary of a cluster.
 
     If all primaries of a cluster pass a check, there is one finding for all of them. Otherwise there is one for each
     primary that has a problem.
@@ -103,7 +103,7 @@ def _one_server(client: Redis) -> list[Finding]:
 
 
 def _reach(client: Redis, url: str) -> None:
-    """Send PING to the store. Raises Unreachable if it does not reply or refuses the account."""
+    """Send PING to the store, and raise Unreachable if it does not reply or refuses the account."""
     try:
         client.ping()
     except AuthenticationError as exc:

@@ -28,7 +28,9 @@ _REPAIRS: Final = {
 
 
 def functions(client: Redis) -> Iterator[Finding]:
-    """Report which versions of the function library the server has, and whether this release's is unchanged."""
+    """
+    Yield a finding on the versions of the function library in the server, and load this release's if it is missing.
+    """
     found = {}
     for reply in client.function_list(library="sluicegate_*", withcode=True):
         library = pairs(reply)
@@ -55,7 +57,7 @@ def _code(source: str) -> list[str]:
 
 
 def documents(client: Redis, keys: Keys) -> Iterator[Finding]:
-    """Report the published revision of policies and tokens."""
+    """Yield a finding on the published revision of policies and tokens."""
     names = ["revision", "store_id", "published_at_us"]
     revision, store_id, at = cast("list[str | None]", client.hmget(keys.documents, names))
     if revision is None:
@@ -66,7 +68,7 @@ def documents(client: Redis, keys: Keys) -> Iterator[Finding]:
 
 
 def instances(client: Redis, keys: Keys) -> Iterator[Finding]:
-    """Report the live instances and their revisions, or only their number if the account may not read more."""
+    """Yield findings on the live instances and their revisions, or on their number if the account may not read more."""
     try:
         ids = cast("list[str]", client.zrevrange(keys.instances, 0, _READ_AT_ONCE - 1))
         heartbeats = client.mget(map(keys.instance, ids)) if ids else []
@@ -103,7 +105,7 @@ def instances(client: Redis, keys: Keys) -> Iterator[Finding]:
 
 
 def _instant(microseconds: str) -> str:
-    """Format microseconds since the epoch. A string that is no such number is returned as it is, in quotes."""
+    """Return microseconds since the epoch as a date and time in UTC, or any other string in quotes."""
     if not microseconds.isdecimal() or len(microseconds) > 16:
         return repr(microseconds)
     return f"{datetime.fromtimestamp(int(microseconds) / 1e6, UTC):%Y-%m-%d %H:%M:%S} UTC"
@@ -118,7 +120,7 @@ def _parsed(heartbeats: Iterable[Any]) -> Iterator[dict[str, Any]]:
 
 def rights(client: Redis, keys: Keys) -> Iterator[Finding]:
     """
-    Report whether this account could change documents.
+    Yield a finding on whether this account could change documents.
 
     It tries commands on keys and fields that do not exist, so that nothing changes. Each refused command leaves an
     entry in the ``ACL LOG`` of the server.

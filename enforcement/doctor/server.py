@@ -19,12 +19,12 @@ CLOCK_ROUNDS: Final = 5
 
 
 def eviction_advice(policy: object) -> str:
-    """Return what to do about a ``maxmemory-policy``. The string is empty if the policy is safe."""
+    """Return advice on a ``maxmemory-policy``, or an empty string if the policy is safe."""
     return "" if policy == SAFE_EVICTION else f"Set maxmemory-policy to {SAFE_EVICTION}."
 
 
 def identity(client: Redis) -> Iterator[Finding]:
-    """Report the version of the server, and whether it is a primary."""
+    """Yield findings on the version of the server, and on whether it is a primary."""
     # HELLO without arguments changes nothing, and every account is permitted to call it.
     hello = pairs(client.execute_command("HELLO"))  # type: ignore[no-untyped-call]
     name, version = hello["server"], str(hello["version"])
@@ -37,7 +37,7 @@ def identity(client: Redis) -> Iterator[Finding]:
 
 
 def memory(client: Redis) -> Iterator[Finding]:
-    """Report whether the server may evict keys, and how much memory is used."""
+    """Yield findings on whether the server may evict keys, and on how much memory is used."""
     info = client.info("memory")
     policy = info.get("maxmemory_policy")
     advice = eviction_advice(policy)
@@ -61,7 +61,7 @@ def memory(client: Redis) -> Iterator[Finding]:
 
 
 def persistence(client: Redis) -> Iterator[Finding]:
-    """Report what a restart of the server would lose."""
+    """Yield a finding on what a restart of the server would lose."""
     info = client.info("persistence")
     failing = [name for name in ("rdb_last_bgsave_status", "aof_last_write_status") if info.get(name, "ok") != "ok"]
     if failing:
@@ -79,7 +79,10 @@ def persistence(client: Redis) -> Iterator[Finding]:
 
 
 def clock(client: Redis) -> Iterator[Finding]:
-    """Compare the clock of the server with that of this host. The fastest of several round trips is the most exact."""
+    """
+    Yield a finding on the difference between the clock of the server and that of this host. The fastest of several
+    round trips is the most exact.
+    """
     offset, error = min((_clock_once(client) for _ in range(CLOCK_ROUNDS)), key=lambda pair: pair[1])
     side = "behind" if offset < 0 else "ahead"
     value = f"the store is {abs(offset) * 1_000:.1f} ms {side} (+-{error * 1_000:.1f} ms)"
@@ -92,7 +95,7 @@ def clock(client: Redis) -> Iterator[Finding]:
 
 def _clock_once(client: Redis) -> tuple[float, float]:
     """
-    Measure the clock of the server.
+    Return by how many seconds the server's clock is ahead of this host's, and the largest possible error.
 
     Returns:
         By how many seconds it is ahead of this machine's clock (negative if it is behind), and the largest possible

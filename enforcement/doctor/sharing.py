@@ -53,7 +53,9 @@ class SharedCounter:
 
 
 def proof(client: Redis, keys: Keys, url: str) -> Iterator[Finding]:
-    """Charge in this process and in a second one, and report whether each sees the charges of the other."""
+    """
+    Charge a counter in this process and in a second one, and yield a finding on whether each sees the other's charges.
+    """
     key = f"doctor:{token_hex(8)}"
     counter = SharedCounter(client, keys, key)
     try:
@@ -88,7 +90,9 @@ def _refused(exc: ResponseError) -> Finding:
 
 
 def round_trips(client: Redis, keys: Keys, budget: float) -> Iterator[Finding]:
-    """Make the same decision many times, and compare the latency with the time budget of a decision."""
+    """
+    Make the same decision many times, and yield a finding that compares the latency with a decision's time budget.
+    """
     counter = SharedCounter(client, keys, f"doctor:{token_hex(8)}")
     counter.charge(0)
     took = []
@@ -113,7 +117,7 @@ def round_trips(client: Redis, keys: Keys, budget: float) -> Iterator[Finding]:
 
 def _second_process(task: dict[str, str]) -> dict[str, Any]:
     """
-    Charge the counter from a second process, and return what that process reports.
+    Charge the counter from a second process, and return the numbers or the error that it reports.
 
     The task may hold a password, so it is passed through standard input, and not as an argument that others can see.
     """
@@ -131,7 +135,9 @@ def _second_process(task: dict[str, str]) -> dict[str, Any]:
 
 
 def second() -> None:
-    """Run the second process of :func:`proof`. It reads a task, charges, and prints what it saw."""
+    """
+    Read a task from standard input, charge its counter in this second process of :func:`proof`, and print what it saw.
+    """
     task = json.load(sys.stdin)
     with connect(task["url"]) as client:
         counter = SharedCounter(client, Keys(task["prefix"]), task["key"])

@@ -27,10 +27,10 @@ class Installed(Protocol):
     """What a process has installed."""
 
     def options(self) -> Options:
-        """Return the settings."""
+        """Return the settings of the Django integration."""
 
     def limiter(self) -> Limiter:
-        """Return the limiter."""
+        """Return the limiter that all requests of this process use."""
 
 
 class NotManaged(RuntimeError):
@@ -56,7 +56,7 @@ class DjangoVisit:
         self._held: list[Admission] = []
 
     def address(self) -> str | None:
-        """Return the address of the client."""
+        """Return the address of the client, or None if it is unknown."""
         meta = self.request.META
         forwarded = meta.get("HTTP_X_FORWARDED_FOR")
         # REMOTE_ADDR is empty over a Unix socket.
@@ -64,14 +64,14 @@ class DjangoVisit:
         return self.installed.options().proxies.client(peer, [forwarded] if forwarded else [])
 
     def decide(self, limits: tuple[Limit, ...], key: str, costs: Costs = 1) -> Decision:
-        """Charge limits in code. Raises Denied."""
+        """Charge the request to limits in code, and return the decision, or raise Denied."""
         limiter = self.installed.limiter()
         if has_slots(limits):
             return self._hold(partial(limiter.open_admission, limits, key, costs))
         return self._passed(limiter.hit(limits, key, costs))
 
     def check(self) -> Decision:
-        """Charge the request to the published policies of its token, once. Raises Refusal and Denied."""
+        """Charge the request to its token's policies, once, and return the decision, or raise Refusal or Denied."""
         self.checked = True
         # The middleware and a throttle may both call this for the same request.
         if self._by_policies is None:
@@ -92,19 +92,21 @@ class DjangoVisit:
         return self._passed(limiter.decide(plan, costs))
 
     def note(self, decision: Decision) -> None:
-        """Record a decision for the response, once, and pass it to the view as ``request.sluicegate``."""
+        """Add a decision to those shown in the response, once, and set it as ``request.sluicegate`` for the view."""
         self.request.sluicegate = decision
         if all(known is not decision for known in self.decisions):
             self.decisions.append(decision)
 
     def end(self, status: int) -> None:
-        """Finish what the request holds, once."""
+        """Finish the admissions that the request holds, once."""
         held, self._held = self._held, []
         for admission in held:
             admission.finish(status)
 
     def finish(self, response: Any) -> Any:
-        """Add the header fields, and end the visit now or at the end of a stream. Returns the response."""
+        """
+        Add the header fields to the response, end the visit now or at the end of a stream, and return the response.
+        """
         self._add_headers(response)
         if not self._held:
             return response
@@ -163,7 +165,7 @@ class _HeldBody:
         self._progress.begin(self._status, response.headers.get("Content-Length"))
 
     def close(self) -> None:
-        """End the visit. Servers close every response, also an asynchronous one from a thread."""
+        """Finish the admissions of the visit. Servers close every response, also an asynchronous one from a thread."""
         self._visit.end(self._status)
 
 
@@ -191,7 +193,7 @@ class _AsyncBody(_HeldBody):
 
 async def in_thread(call: Callable[..., Any], *args: Any) -> Any:
     """
-    Call a function that may wait for the store in a thread.
+    Call a function that may wait for the store in a thread, and return its result.
 
     If the request is cancelled meanwhile, wait for the call to end, which takes no longer than a decision may. Whoever
     ends the visit must find what the call has taken, to give it back.

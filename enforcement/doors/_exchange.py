@@ -36,14 +36,14 @@ class Exchange:
 
     @property
     def status(self) -> int:
-        """The status of the response. If none began: 499 if the client left, else 500."""
+        """The HTTP status of the response, or, if none began, 499 if the client left and 500 otherwise."""
         return self._progress.status or (CLIENT_GONE if self._client_left else 500)
 
     async def run(
         self, app: App, scope: Scope, receive: Receive, send: Send, leave: Callable[[], Awaitable[None]]
     ) -> None:
         """
-        Call an ASGI application, and free what the request holds when its response is complete.
+        Call an ASGI application, and await *leave* when its response is complete.
 
         Args:
             leave: Frees it. Awaited before the last message is sent, and again when the application ends, for a
@@ -74,7 +74,7 @@ class Exchange:
         return listen
 
     def _completes(self, message: Message) -> bool:
-        """Observe a message to the client. Return whether it completes the response."""
+        """Read a message to the client, and return whether it completes the response."""
         kind = message["type"]
         if kind in STARTS:
             length = next((v.decode("latin-1") for n, v in message.get("headers", ()) if n == b"content-length"), None)

@@ -19,7 +19,7 @@ class Guard(Generic[GuardedApp, AnyLimiter, Request]):
 
     @staticmethod
     def usual_token(request: Any) -> str | None:
-        """Return the token in the usual header fields of a request."""
+        """Return the token in the usual header fields of a request, or None."""
         raise NotImplementedError
 
     @staticmethod
@@ -39,7 +39,7 @@ class Guard(Generic[GuardedApp, AnyLimiter, Request]):
         exempt: Iterable[str] = ("/healthz",),
         trusted_proxies: Iterable[str] = (),
     ) -> None:
-        """Take the arguments that the class describes. Raises ValueError if the preset or a network is not valid."""
+        """Set the attributes from the arguments, or raise ValueError if the preset or a network is not valid."""
         self.app = app
         self.limiter = limiter
         self._token: Callable[[Request], str | None] = token or self.usual_token

@@ -70,7 +70,7 @@ def missing_token() -> Refusal:
 
 
 def problem_answer(body: Mapping[str, object], headers: Iterable[Header] = ()) -> PlainResponse:
-    """Return a response with a problem (RFC 9457). *body* holds the problem, including its ``status``."""
+    """Return a response whose JSON body is a problem (RFC 9457). *body* holds the problem, including its ``status``."""
     data = json.dumps(body).encode()
     status = body["status"]
     assert isinstance(status, int)
@@ -115,14 +115,14 @@ def joining(present: Iterable[str | bytes], added: Sequence[Header]) -> Sequence
 
 
 def check_preset(preset: str) -> str:
-    """Return *preset* if it exists. Raises ValueError if not, at the start instead of at the first request."""
+    """Return *preset*, or raise ValueError if there is no such preset, at the start instead of at the first request."""
     presets(preset)
     return preset
 
 
 def find_token(authorization: str | None, api_key: str | None) -> str | None:
     """
-    Return the token of a request, which is its bearer token or its API key.
+    Return the bearer token or the API key of a request, or None if it has neither.
 
     If it has both, return the one that is well-formed. The other may be a credential for the upstream.
     """
@@ -174,7 +174,7 @@ class RequestAttributes(Mapping[str, str]):
 
 def network_of(ip: str) -> str:
     """
-    Return the network that an address is counted by.
+    Return an IPv4 address itself, the /64 network of an IPv6 address, or any other string unchanged.
 
     Returns:
         An IPv4 address itself. The /64 of an IPv6 address, because a client has all of it and may use another address
@@ -212,7 +212,7 @@ class TrustedProxies:
 
     def client(self, peer: str | None, forwarded: Sequence[str]) -> str | None:
         """
-        Return the right-most address that is not that of a trusted proxy.
+        Return the address of the client, which is the right-most one that is not a trusted proxy's, or None.
 
         Everything to the left of an untrusted address, or of a string that is not an address, may be forged.
 
@@ -248,7 +248,9 @@ class TrustedProxies:
 
 
 def _address(text: str) -> Address | None:
-    """Parse an address that may have a port, as in ``1.2.3.4:5678`` and ``[2001:db8::1]:5678``."""
+    """
+    Return the IP address in a string such as ``1.2.3.4:5678`` or ``[2001:db8::1]:5678``, or None if there is none.
+    """
     text = text.strip()
     if text.startswith("["):
         text = text[1:].partition("]")[0]
@@ -274,12 +276,12 @@ class Progress:
     _left: int | None = field(default=None)
 
     def begin(self, status: int, content_length: str | None) -> None:
-        """Record the start of the response."""
+        """Keep the status and the announced length of a response that begins."""
         self.status = status
         self._left = int(content_length) if content_length and content_length.isdecimal() else None
 
     def ends_with(self, size: int) -> bool:
-        """Record *size* more bytes. Return whether they complete a body of announced length."""
+        """Subtract *size* sent bytes from the announced length, and return whether the body is complete by it."""
         if self._left is None:
             return False
         self._left -= size

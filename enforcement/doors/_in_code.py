@@ -27,7 +27,7 @@ _warned: set[str] = set()
 
 
 def check_scope(scope: str) -> str:
-    """Return *scope* if it can name the counters of a limit in code. Raises ValueError if it cannot."""
+    """Return *scope*, or raise ValueError if it cannot name the counters of a limit in code."""
     if not isinstance(scope, str) or not _SCOPE.fullmatch(scope):
         raise ValueError(f"scope: must be 1 to 255 characters without spaces or colons, got {scope!r}.")
     return scope
@@ -48,7 +48,7 @@ def name_of(view: Any) -> str:
 
 def counter_key(scope: str, kind: str, value: object) -> str | None:
     """
-    Return the key that a request is counted under.
+    Return the key that a request is counted under, or None if no limit applies.
 
     Args:
         kind: Kind of the value. ``ip``, ``user`` or ``all``; ``key`` if a function of the application returned it.
@@ -70,7 +70,7 @@ def counter_key(scope: str, kind: str, value: object) -> str | None:
 
 def counted_address(address: str | None) -> str:
     """
-    Return the value that a client is counted by.
+    Return the address or /64 network that a client is counted by, or an empty string if it is unknown.
 
     Returns:
         The address. The /64 network of an IPv6 address, because one client has all of it. An empty string if the

@@ -33,7 +33,7 @@ _DESCRIPTIONS: Final = {
 
 def describe_denials(schema: dict[str, Any], responses: dict[str, Any], *, by_token: bool) -> None:
     """
-    Add the possible denials of an operation to its responses, except for those that are documented already.
+    Add the possible denials of an operation to its OpenAPI *responses*, except for those that are documented already.
 
     Args:
         schema: The whole document. The schema of the problem is added to it.

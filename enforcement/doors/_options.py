@@ -40,7 +40,9 @@ class Options:
     attributes: Callable[[Any], Mapping[str, str]] | None
 
     def limiter(self) -> Limiter:
-        """Return a limiter on the store. Raises ValueError if the URL or the prefix is not valid."""
+        """
+        Return a new limiter with the store of these options. Raises ValueError if the URL or the prefix is not valid.
+        """
         store = self.store
         return Limiter(
             store.url,
@@ -53,7 +55,7 @@ class Options:
 
 def read_options(data: object, name: str, environ: Mapping[str, str] = os.environ) -> Options:
     """
-    Read the options of an integration.
+    Return the options of an integration, read from a mapping and from environment variables.
 
     Args:
         data: A mapping of :data:`NAMES`. What it leaves out is read from the environment, or has its default.
@@ -91,18 +93,18 @@ class _OptionReader:
         self._name = name
 
     def checked(self, option: str, default: Any, check: Callable[[Any], Any]) -> Any:
-        """Return an option as *check* converts it."""
+        """Return the value of an option as *check* converts it, or raise ValueError with the name of the option."""
         try:
             return check(self._data.get(option, default))
         except (TypeError, ValueError) as exc:
             raise ValueError(f"{self._name}[{option!r}]: {exc}") from exc
 
     def function(self, option: str) -> Any:
-        """Return a function that is given itself or by its dotted path, or None if the option is not set."""
+        """Return the function that an option holds or names by its dotted path, or None if the option is not set."""
         return self.checked(option, None, _function)
 
     def store(self, settings: Settings) -> Settings:
-        """Return the settings, with those of the mapping in place of those of the environment."""
+        """Return a copy of *settings* in which the store options of the mapping replace their values."""
         changes: dict[str, Any] = {}
         for option, field in _STRINGS.items():
             if option in self._data:

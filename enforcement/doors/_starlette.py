@@ -132,19 +132,19 @@ class StarletteVisit:
         return self._exchange.status
 
     def token(self) -> str:
-        """Return the token of the request. Raises HTTPRefused if it has none."""
+        """Return the token of the request, or raise HTTPRefused if it has none."""
         token = self.gate.token(self._connection)
         if not token:
             raise HTTPRefused(missing_token())
         return token
 
     def operation(self) -> str:
-        """Return the name of the path operation. Routes without one, such as files, share a name."""
+        """Return the full name of the path operation, or ``app`` for routes without one, such as files."""
         endpoint = self._connection.scope.get("endpoint")
         return "app" if endpoint is None else name_of(endpoint)
 
     def address(self) -> str | None:
-        """Return the address of the client."""
+        """Return the address of the client, or None if it is unknown."""
         peer = self._connection.client
         forwarded = self._connection.headers.getlist("x-forwarded-for")
         return self.gate.proxies.client(peer.host if peer else None, forwarded)
@@ -159,13 +159,13 @@ class StarletteVisit:
             return RequestAttributes(values, lambda name: _header(self._connection, name))
 
     async def decide(self, limits: tuple[Limit, ...], key: str, costs: Costs) -> Decision:
-        """Charge limits in code. Raises HTTPDenied."""
+        """Charge the request to limits in code, and return the decision, or raise HTTPDenied."""
         if has_slots(limits):
             return (await self.hold(self.limiter.open_admission(limits, key, costs))).decision
         return self.passed(await self.limiter.hit(limits, key, costs))
 
     async def check(self, token: str, costs: Costs, attributes: RequestAttributes) -> Decision:
-        """Charge published policies. Raises HTTPDenied and HTTPRefused."""
+        """Charge the request to its token's policies, and return the decision, or raise HTTPDenied or HTTPRefused."""
         with refusing():
             plan = await self.limiter.find_plan(token, attributes)
         if isinstance(plan, Decision):
@@ -175,20 +175,20 @@ class StarletteVisit:
         return self.passed(await self.limiter.decide(plan, costs))
 
     def passed(self, decision: Decision) -> Decision:
-        """Record a decision, and return it if it allows. Raises HTTPDenied if not."""
+        """Add a decision to those shown in the response, and return it, or raise HTTPDenied if it denies."""
         self.note(decision)
         if not decision.allowed:
             raise HTTPDenied(decision)
         return decision
 
     def note(self, decision: Decision) -> None:
-        """Record a decision for the response, once."""
+        """Add a decision to those shown in the response, once."""
         if all(known is not decision for known in self.decisions):
             self.decisions.append(decision)
 
     async def hold(self, opening: Awaitable[aio.Admission], *, to_settle: bool = False) -> aio.Admission:
         """
-        Open an admission, and hold it until the response is complete.
+        Await an admission, keep it until the response is complete, and return it.
 
         Args:
             to_settle: Whether the caller finishes the admission. Only its slots are freed here then.
@@ -221,7 +221,7 @@ class StarletteVisit:
         return {**message, "headers": theirs + added}
 
     async def _leave(self) -> None:
-        """Finish what is held. Of an admission that will still be settled, free the slots only."""
+        """Finish the admissions that the request holds. Of one that will still be settled, free the slots only."""
         status = self.status
         # All are begun before the first is awaited, where this task may be cancelled.
         ending = [

@@ -56,7 +56,7 @@ class LimitMiddleware(Guard[App, Limiter, Scope]):
 
     @staticmethod
     def usual_token(request: Scope) -> str | None:
-        """Return the bearer token or the API key of a request."""
+        """Return the bearer token or the API key of a request, or None if it has neither."""
         return find_token(_header(request, b"authorization"), _header(request, b"x-api-key"))
 
     @staticmethod
@@ -65,7 +65,7 @@ class LimitMiddleware(Guard[App, Limiter, Scope]):
         return asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one ASGI connection."""
+        """Pass one ASGI connection to the application if its limits admit it, or send a denial."""
         if scope["type"] == "lifespan":
             await _Lifespan(self, receive, send).run(scope)
         elif scope["type"] not in ("http", "websocket") or scope["path"] in self._exempt:
@@ -86,7 +86,7 @@ class LimitMiddleware(Guard[App, Limiter, Scope]):
                 await _answer(scope, receive, send, denial(decision, self._headers))
 
     async def start(self) -> Limiter:
-        """Start the limiter, once. Servers without lifespan events do so at the first request."""
+        """Start the limiter, once, and return it. Without lifespan events, the first request calls this."""
         async with self._starting:
             if self.limiter is None:
                 self.limiter = Limiter.from_env()
@@ -102,7 +102,7 @@ class LimitMiddleware(Guard[App, Limiter, Scope]):
             await self.limiter.close()
 
     async def _guard(self, limiter: Limiter, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a request whose plan is not cached by its header field."""
+        """Pass a request whose plan is not cached by its header field to the application, or send a denial."""
         try:
             admitted = await self._admit(limiter, scope)
         except Refusal as refusal:
@@ -139,7 +139,7 @@ class LimitMiddleware(Guard[App, Limiter, Scope]):
         return decision
 
     def _pass(self, decision: Decision, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        """Call the application, and add the header fields of the decision to its response."""
+        """Return an awaitable that calls the application and adds the header fields of the decision to its response."""
         scope["sluicegate.decision"] = decision
         # The draft's fields are lists, so they can follow the application's own without a comparison.
         lines = draft_lines(decision) if self._headers == "ietf" and decision.source != "fallback" else None
@@ -154,7 +154,7 @@ class LimitMiddleware(Guard[App, Limiter, Scope]):
         return self.app(scope, receive, adding)
 
     async def _pass_held(self, admission: Admission, scope: Scope, receive: Receive, send: Send) -> None:
-        """Do the same, and finish the admission when the response is complete."""
+        """Call the application, add the header fields, and finish the admission when the response is complete."""
         exchange = Exchange()
         app = partial(self._pass, admission.decision)
         await exchange.run(app, scope, receive, send, lambda: admission.finish(exchange.status))
@@ -215,7 +215,7 @@ class _Lifespan:
         await self._send_event(message)
 
     async def _alone(self) -> None:
-        """Answer the events in place of an application that ignores them."""
+        """Answer the lifespan events in place of an application that ignores them."""
         if not self._asked_to_start:
             await self._receive()
         await self._send({"type": "lifespan.startup.complete"})
@@ -249,7 +249,7 @@ def _only(scope: Scope, name: bytes) -> bytes | None:
 
 
 def _header(scope: Scope, name: bytes) -> str | None:
-    """Return the value of a header field. Repeated fields are joined with commas."""
+    """Return the value of a header field, with repeated fields joined by commas, or None if there is none."""
     values = [value for key, value in scope["headers"] if key == name]
     return b", ".join(values).decode("latin-1") if values else None
 
@@ -260,5 +260,5 @@ def _encoded(headers: Iterable[Header]) -> list[tuple[bytes, bytes]]:
 
 @cache
 def _name(name: str) -> bytes:
-    """Return a field name as ASGI spells it. The cache stays small: only our own names come here."""
+    """Return a field name as ASGI spells it, lower case and encoded. The cache holds only our own names."""
     return name.lower().encode("latin-1")

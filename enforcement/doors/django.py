@@ -51,7 +51,7 @@ class _Installation:
         self._limiter: Limiter | None = None
 
     def options(self) -> Options:
-        """Return the settings. Raises ImproperlyConfigured if they are not valid."""
+        """Return the settings of the Django integration. Raises ImproperlyConfigured if they are not valid."""
         if self._options is None:
             try:
                 self._options = read_options(getattr(settings, SETTING, {}), SETTING)
@@ -60,7 +60,7 @@ class _Installation:
         return self._options
 
     def limiter(self) -> Limiter:
-        """Return the limiter."""
+        """Return the limiter that all requests of this process use."""
         if self._limiter is None:
             options = self.options()
             with self._lock:
@@ -68,7 +68,7 @@ class _Installation:
         return self._limiter
 
     def forget(self) -> None:
-        """Close the limiter, so that the settings are read again when they are next needed."""
+        """Close the limiter, and drop the settings, which are read again when they are next needed."""
         limiter, self._limiter, self._options = self._limiter, None, None
         if limiter is not None:
             limiter.close()
@@ -117,7 +117,7 @@ class DecisionMiddleware:
             markcoroutinefunction(self)
 
     def __call__(self, request: Any) -> Any:
-        """Serve one request."""
+        """Return the response to a request, with the header fields of its decisions."""
         if iscoroutinefunction(self):
             return self._serve(request)
         visit = visit_of(request)
@@ -142,7 +142,7 @@ class DecisionMiddleware:
         return response
 
     def process_exception(self, request: Any, exception: Exception) -> Any:
-        """Answer a denial that a view itself raised."""
+        """Return the response to a denial that a view itself raised, or None for any other exception."""
         if isinstance(exception, (Denied, Refusal)):
             return _answer(visit_of(request), exception)
         return None
@@ -179,7 +179,7 @@ class LimitMiddleware(DecisionMiddleware):
 
 
 def exempt(view: View) -> View:
-    """Exempt a view from :class:`LimitMiddleware`. In a class, decorate ``dispatch``."""
+    """Mark a view as exempt from :class:`LimitMiddleware`, and return the view. In a class, decorate ``dispatch``."""
     setattr(view, _EXEMPT, True)
     return view
 
@@ -239,20 +239,20 @@ class _ViewLimit:
         return not self._methods or request.method in self._methods
 
     def caller(self, request: Any) -> Any:
-        """Return whom a request counts for, or an awaitable of it."""
+        """Return the user or the key that a request is counted by, or an awaitable of it."""
         if self._key == "user":
             return _user(request)
         return self._key(request) if callable(self._key) else None
 
     async def caller_awaited(self, request: Any) -> Any:
-        """Return whom a request counts for, for asynchronous views."""
+        """Return the user or the key that a request to an asynchronous view is counted by."""
         if self._key == "user":
             return await _user_awaited(request)
         found = self.caller(request)
         return await found if isinstance(found, Awaitable) else found
 
     def decide(self, visit: DjangoVisit, view: Any, caller: Any) -> None:
-        """Charge a request. Raises Denied and Refusal."""
+        """Charge a request to the limits of a view. Raises Denied and Refusal."""
         kind = self._key if isinstance(self._key, str) else "key"
         if kind == "ip" or (kind == "user" and caller is None):
             kind, caller = "ip", counted_address(visit.address())
@@ -336,12 +336,12 @@ class SluicegateConfig(AppConfig):
     label = "sluicegate"
 
     def ready(self) -> None:
-        """Register the checks."""
+        """Register :func:`check_settings` with Django."""
         checks.register(check_settings)
 
 
 def check_settings(**_: object) -> list[Any]:
-    """Return the settings that would fail or count wrongly in production."""
+    """Return check messages for the settings that would fail or count wrongly in production."""
     try:
         read_options(getattr(settings, SETTING, {}), SETTING)
     except ValueError as exc:
@@ -362,7 +362,7 @@ def check_settings(**_: object) -> list[Any]:
 
 
 def _check_throttles(options: Mapping[str, Any]) -> Iterator[Any]:
-    """Check the settings of Django REST framework if it uses our throttles."""
+    """Yield check messages for the settings of Django REST framework if it uses our throttles."""
     if not any("enforcement.doors.drf" in str(name) for name in options.get("DEFAULT_THROTTLE_CLASSES", ())):
         return
     for scope, rate in options.get("DEFAULT_THROTTLE_RATES", {}).items():

@@ -45,7 +45,7 @@ class SimpleRateThrottle(throttling.SimpleRateThrottle):
     decision: Decision | None = None
 
     def __init_subclass__(cls, **keywords: Any) -> None:
-        """Check the rate of a class, so that an invalid one is reported when its module is imported."""
+        """Raise ImproperlyConfigured for a class with an invalid rate, when its module is imported."""
         super().__init_subclass__(**keywords)
         rate = cls.__dict__.get("rate")
         if rate and isinstance(rate, (str, Limit, list, tuple)):  # an empty rate is that of the scope
@@ -57,14 +57,14 @@ class SimpleRateThrottle(throttling.SimpleRateThrottle):
         return api_settings.DEFAULT_THROTTLE_RATES
 
     def parse_rate(self, rate: Any) -> tuple[int | None, int | None]:
-        """Return the quota and the seconds of the first limit of a rate."""
+        """Return the quota and the seconds of the first limit of a rate, or None twice for no rate."""
         if rate is None:
             return None, None
         first = self._limits(rate)[0]
         return first.quota, first.window_seconds
 
     def allow_request(self, request: Any, view: Any) -> bool:
-        """Charge a request, if it has a key and the throttle has a rate. Raises LimitDenied."""
+        """Charge a request, if it has a key and a rate, and return whether it may pass. Raises LimitDenied."""
         if self.rate is None:
             return True
         key = self.get_cache_key(request, view)
@@ -85,7 +85,10 @@ class SimpleRateThrottle(throttling.SimpleRateThrottle):
         return _seconds(self.decision)
 
     def get_ident(self, request: Any) -> str:
-        """Return the address of the client. Forwarded addresses count only if a trusted proxy wrote them."""
+        """
+        Return the address or /64 network of the client, or an empty string if it is unknown. Forwarded addresses count
+        only if a trusted proxy wrote them.
+        """
         return counted_address(visit_of(request).address())
 
     @classmethod
@@ -119,7 +122,10 @@ class PolicyThrottle(throttling.BaseThrottle):
     decision: Decision | None = None
 
     def allow_request(self, request: Any, view: Any) -> bool:
-        """Charge a request. Raises LimitDenied if it is denied for another reason than a rate limit."""
+        """
+        Charge a request to the policies of its token, and return whether it may pass. Raises LimitDenied if it is
+        denied for another reason than a rate limit.
+        """
         try:
             self.decision = visit_of(request).check()
         except Refusal as refusal:
@@ -154,7 +160,7 @@ class _Refused(exceptions.APIException):
 
 
 def _throttled(denied: Denied) -> Decision:
-    """Return the decision of a denial by a rate limit. Raises LimitDenied for any other denial."""
+    """Return the decision of a denial by a rate limit, or raise LimitDenied for any other denial."""
     if denied.decision.status != 429:
         raise LimitDenied(denied.decision) from denied
     return denied.decision

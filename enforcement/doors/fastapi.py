@@ -60,7 +60,7 @@ def install(
     trusted_proxies: tuple[str, ...] | list[str] = (),
 ) -> None:
     """
-    Install what the dependencies of this module need.
+    Add the middleware, error handlers, lifespan and documentation that the dependencies of this module need to *app*.
 
     Every response gets the header fields of the decisions on its request. Denials are answered as problems (RFC 9457),
     also if a path operation itself raises Denied, and OpenAPI documents them. The limiter starts before the
@@ -153,12 +153,11 @@ def admit(
     attributes: Found | None = None,
 ) -> Callable[..., AsyncIterator[Admission]]:
     """
-    Return a dependency that charges an estimate.
+    Return a dependency that charges an estimate, and whose value is an :class:`Admission`.
 
-    Its value is an :class:`Admission`, to be settled with the real cost. If the path operation raises an exception, the
-    estimate is given back, unless it was settled. If the client leaves, it stays charged: what was sent until then may
-    have cost as much. Slots are freed when the response is complete. Background tasks and the code of a stream can
-    still settle after that.
+    Settle the admission with the real cost. If the path operation raises an exception, the estimate is given back,
+    unless it was settled. If the client leaves, it stays charged: what was sent until then may have cost as much. Slots
+    are freed when the response is complete. Background tasks and the code of a stream can still settle after that.
 
     Args:
         limits: Limits in code, which need *key*. None: the published policies of the request's token.
@@ -226,11 +225,11 @@ class Admission:
             await self._admission.settle(costs)
 
     def settle_from_thread(self, costs: Costs) -> None:
-        """Settle from a thread, where FastAPI runs ``def`` path operations and ``def`` background tasks."""
+        """Replace the estimate by the real cost from a thread, where FastAPI runs ``def`` operations and tasks."""
         from_thread.run(self.settle, costs)
 
     async def cancel(self) -> None:
-        """Give everything back, as an exception does."""
+        """Give back all charges and slots, as an exception does."""
         if self._admission is not None:
             await self._admission.cancel()
 
@@ -276,7 +275,7 @@ def _checked(costs: Any) -> Any:
 
 
 def _finding(what: Any) -> Any:
-    """Return a dependency whose value is found by a function or another dependency, or is the given value itself."""
+    """Return the ``Depends`` of a parameter, whose value is that of a function, of another ``Depends``, or as given."""
     if isinstance(what, params.Depends):
         return what
 
@@ -288,7 +287,7 @@ def _finding(what: Any) -> Any:
 
 
 def _document(app: FastAPI) -> None:
-    """Add the possible denials of each operation to the OpenAPI schema."""
+    """Replace ``app.openapi`` by a function that adds the possible denials of each operation to the OpenAPI schema."""
     own = app.openapi
 
     def openapi() -> dict[str, Any]:

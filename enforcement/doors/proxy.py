@@ -76,7 +76,7 @@ class _RequestBody:
         self._read = asyncio.Event()
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """Yield the body as it arrives. Raises _ClientGone if the client leaves before its end."""
+        """Yield the chunks of the body as they arrive. Raises _ClientGone if the client leaves before its end."""
         more = True
         while more:
             message = await self._receive()
@@ -94,7 +94,7 @@ class _RequestBody:
             pass
 
     async def watch(self) -> None:
-        """Raise _ClientGone when the client leaves."""
+        """Wait until the client leaves, and raise _ClientGone then."""
         await self._read.wait()
         while (await self._receive())["type"] != "http.disconnect":
             pass
@@ -111,7 +111,7 @@ class Upstream:
         self._proxies = proxies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one HTTP request. Anything else is refused."""
+        """Forward one HTTP request to the upstream, and send its response to the client. Anything else is refused."""
         if scope["type"] != "http":
             await receive()
             await send({"type": "websocket.close", "code": 1003, "reason": "This proxy only forwards HTTP requests."})
@@ -160,7 +160,7 @@ class _Forwarding:
         self._begun = False
 
     async def run(self, request: httpx2.Request) -> None:
-        """Send the request, and stream the response back."""
+        """Send the request to the upstream, and stream the response back to the client."""
         try:
             response = await self._client.send(request, stream=True)
             try:
@@ -185,7 +185,7 @@ class _Forwarding:
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def fail(self, status: int, title: str) -> None:
-        """Send an error in place of the upstream's response, unless that has begun."""
+        """Send an error response to the client in place of the upstream's response, unless that has begun."""
         if self._begun:
             # The server closes the connection of an unfinished response, so the client knows that it is not complete.
             return
@@ -197,7 +197,7 @@ class _Forwarding:
 
 def create_app() -> Starlette:
     """
-    Return a proxy configured by the environment.
+    Return the proxy as an ASGI application, configured by environment variables.
 
     Raises:
         ValueError: A variable is missing or not valid. The message names it.
@@ -261,14 +261,16 @@ async def _while_watching(work: Coroutine[Any, Any, None], watch: Coroutine[Any,
 
 
 def _passing(headers: Iterable[tuple[bytes, bytes]], own: frozenset[bytes]) -> RawHeaders:
-    """Return the fields to forward to the next hop, including repeated ones."""
+    """Return the header fields to forward to the next hop, including repeated ones."""
     fields = [(name.lower(), value) for name, value in headers]
     named = {part.strip().lower() for name, value in fields if name == b"connection" for part in value.split(b",")}
     return [(name, value) for name, value in fields if name not in _HOP_BY_HOP | own and name not in named]
 
 
 def _credential_fields(headers: Iterable[tuple[bytes, bytes]]) -> frozenset[bytes]:
-    """Return the field that held the token. It must not reach the upstream or its log."""
+    """
+    Return the name of the header field that held the token, or an empty set. It must not reach the upstream or its log.
+    """
     fields = {name: value.decode("latin-1") for name, value in headers if name in (b"authorization", b"x-api-key")}
     token = find_token(fields.get(b"authorization"), fields.get(b"x-api-key"))
     return frozenset(name for name, value in fields.items() if token and value.strip().endswith(token))

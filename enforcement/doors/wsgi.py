@@ -56,7 +56,7 @@ class LimitMiddleware(Guard[App, Limiter, Environ]):
 
     @staticmethod
     def usual_token(request: Environ) -> str | None:
-        """Return the bearer token or the API key of a request."""
+        """Return the bearer token or the API key of a request, or None if it has neither."""
         return find_token(request.get("HTTP_AUTHORIZATION"), request.get("HTTP_X_API_KEY"))
 
     @staticmethod
@@ -65,7 +65,7 @@ class LimitMiddleware(Guard[App, Limiter, Environ]):
         return threading.Lock()
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        """Serve one request."""
+        """Return the body of the application's response, or of a denial in its place."""
         if _path(environ) in self._exempt:
             return self.app(environ, start_response)
         try:
@@ -82,7 +82,7 @@ class LimitMiddleware(Guard[App, Limiter, Environ]):
         return _run_admitted(self.app, environ, _adding(headers, start_response), admitted)
 
     def start(self) -> Limiter:
-        """Start the limiter, once. The first request does so."""
+        """Start the limiter, once, and return it. The first request calls this."""
         with self._starting:
             if self.limiter is None:
                 self.limiter = Limiter.from_env()
@@ -141,7 +141,7 @@ def _adding(ours: list[Header], start_response: StartResponse) -> StartResponse:
 
 
 def _run_admitted(app: App, environ: Environ, start_response: StartResponse, admission: Admission) -> Iterable[bytes]:
-    """Call an application, and finish the admission when its response is complete."""
+    """Call an application, return its body, and finish the admission when the response is complete."""
     progress = Progress()
 
     def starting(status: str, headers: list[Header], *error: Any) -> Callable[[bytes], object]:
@@ -177,7 +177,7 @@ class _StreamedBody:
         self._finish()
 
     def close(self) -> None:
-        """Close the body of the application. Servers call this whatever happened."""
+        """Close the body of the application, and finish the admission. Servers call this whatever happened."""
         try:
             if hasattr(self._body, "close"):
                 self._body.close()
@@ -189,13 +189,13 @@ class _StreamedBody:
 
 
 def _answer(environ: Environ, start_response: StartResponse, answer: PlainResponse) -> Iterable[bytes]:
-    """Send a response in place of the application."""
+    """Start a response in place of the application, and return its body."""
     start_response(f"{answer.status} {answer.phrase}", list(answer.headers))
     return [] if environ["REQUEST_METHOD"] == "HEAD" else [answer.body]
 
 
 def _path(environ: Environ) -> str:
-    """Return the decoded path. WSGI passes its bytes as Latin-1."""
+    """Return the decoded path of a request. WSGI passes its bytes as Latin-1."""
     path = f"{environ.get('SCRIPT_NAME', '')}{environ.get('PATH_INFO', '')}"
     return path.encode("latin-1").decode("utf-8", "replace")
 

@@ -56,10 +56,10 @@ class Hooks(Protocol):
         """Return whether all requests are decided without the store."""
 
     def lost(self, reason: str) -> None:
-        """Handle a store that the agent found unavailable, for a *reason* that begins with its cause and a colon."""
+        """Open the breaker of an unavailable store, for a *reason* that begins with its cause and a colon."""
 
     def recovered(self) -> bool:
-        """Replay charges to a store that answers, and decide with it again. Return False if it does not work yet."""
+        """Replay charges to a store that answers, decide with it again, and return False if that does not work yet."""
 
     def settle(self) -> None:
         """Replay the charges that could not be replayed when the store came back."""
@@ -130,7 +130,7 @@ class Agent:
         self._begin()
 
     def _begin(self) -> None:
-        """Set everything that a forked child must not share with its parent."""
+        """Create everything that a forked child must not share with its parent."""
         self._client = self._client_factory()
         self._change_log = ChangeLogReader(self._client, self._keys.log, self.clock.monotonic)
         self._stopping, self._wake, self._loaded = threading.Event(), threading.Event(), threading.Event()
@@ -168,7 +168,7 @@ class Agent:
 
     @property
     def identity(self) -> Identity:
-        """That of this instance."""
+        """The identity of this instance."""
         return self._heartbeat.identity
 
     @property
@@ -195,7 +195,7 @@ class Agent:
 
     @property
     def confirmed_at(self) -> float | None:
-        """When the store last had the same documents, in monotonic seconds. None if it never had."""
+        """When the store last had the same documents, in monotonic seconds, or None if it never had."""
         return self._loader.confirmed_at
 
     def unconfirmed_for(self) -> float:
@@ -212,12 +212,10 @@ class Agent:
 
     def stop(self, timeout: float = 5.0) -> bool:
         """
-        Have the thread deliver the usage, remove the heartbeat and end.
+        Have the thread deliver the usage, remove the heartbeat and end, and return whether it has ended.
 
         Args:
             timeout: Seconds to wait for that.
-        Returns:
-            Whether the thread has ended.
         """
         self._stopping.set()
         self._wake.set()
@@ -267,7 +265,7 @@ class Agent:
         self._leave()
 
     def _turn(self) -> None:
-        """Do what is due, then read the change log until something is due again."""
+        """Run the duties that are due, then apply changes from the log until another duty is due."""
         if self._lost_since_us is not None:
             self._probe()
             return
@@ -298,7 +296,7 @@ class Agent:
         self._attempt("log", self._follow)
 
     def _attempt(self, duty: str, act: Callable[[], None]) -> None:
-        """Do a duty. If it fails, go on with the others where the store allows that."""
+        """Run a duty, and if it fails, log that where the store allows the other duties to go on."""
         try:
             act()
         except STORE_ERRORS as exc:
@@ -314,7 +312,7 @@ class Agent:
         self._duty_failures.succeeded(duty)
 
     def _follow(self) -> None:
-        """Apply the changes in the log until a duty is due."""
+        """Apply the changes in the log to the documents until a duty is due."""
         until = min(duty.due_at for duty in self._duties)
         for change in self._change_log.entries(self._loader.cursor or "0-0", until, self._wake):
             if not self._loader.apply(change):
@@ -350,7 +348,7 @@ class Agent:
 
     def _probe(self) -> None:
         """
-        Wait, check whether the store answers, and return to it if it does.
+        Wait, check whether the store answers, and decide with it again if it does.
 
         The wait is a random part of a growing time, so that instances which lost the store in one moment do not return
         in one.
@@ -373,7 +371,7 @@ class Agent:
 
 
 def _is_refusal(exc: Exception) -> bool:
-    """Return whether the store answers, but this account may not do that, or a key has the wrong type."""
+    """Return whether an error says that this account lacks a right, or that a key has the wrong type."""
     return isinstance(exc, ResponseError) and (isinstance(exc, NoPermissionError) or str(exc).startswith("WRONGTYPE"))
 
 

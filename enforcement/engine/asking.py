@@ -53,15 +53,13 @@ class Asker:
 
     def asking(self, request: Request[Plan], *, registers: bool, result: object = None) -> Steps:
         """
-        Ask the store to decide a request on counters of one slot.
+        Ask the store to decide a request on counters of one slot, and return an :class:`Answer`.
 
         Args:
             registers: Whether the store must first register the attribute values that are new to it. A value that its
                 limit has no room for is charged to the overflow counter.
             result: The reply to the command if it was sent already, or the StoreError that it raised. None if it was
                 not sent.
-        Returns:
-            An :class:`Answer`.
         """
         health, now_us = self._health, self._health.now_us()
         encode, reads = (commands.register, read_enrolled) if registers else (commands.decide, read_plain)
@@ -82,12 +80,10 @@ class Asker:
 
     def calling(self, command: bytes, result: object = None) -> Steps:
         """
-        Send a command, and send it again if it surely was not executed.
+        Send a command, send it again if it surely was not executed, and return the reply.
 
         Args:
             result: As for :meth:`asking`.
-        Returns:
-            The reply.
         Raises:
             StoreError: The last call failed.
         """
@@ -104,7 +100,7 @@ class Asker:
     @staticmethod
     def _loading(exc: StoreError) -> Steps:
         """
-        Load the function library into the store, if the call failed because it was missing.
+        Yield the command that loads the function library into the store, if the call failed because it was missing.
 
         Raises:
             StoreError: The library could not be loaded.

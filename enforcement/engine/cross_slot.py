@@ -131,14 +131,12 @@ class CrossSlot:
 
     def asking(self, request: Request[LivePlan], *, registers: bool) -> Steps:
         """
-        Decide a request part by part.
+        Decide a request part by part, and return a :class:`Verdict`.
 
         A part is charged only if all parts before it admit the request.
 
         Args:
             registers: Whether the store must first register the attribute values that are new to it.
-        Returns:
-            A :class:`Verdict`.
         """
         plan = request.plan
         if plan.parts is None:
@@ -160,7 +158,7 @@ class CrossSlot:
 
     def _asking(self, part: Part, request: Request[LivePlan], *, registers: bool) -> Steps:
         """
-        Decide one part by its node, or in this process if the node is unavailable.
+        Decide one part by its node, or in this process if the node is unavailable, and return the outcome.
 
         Returns:
             An :class:`_Outcome`.
@@ -183,7 +181,7 @@ class CrossSlot:
 
     def _undoing(self, outcomes: Sequence[_Outcome]) -> Steps:
         """
-        Return what the parts before the one that denied have charged.
+        Give back what the parts before the one that denied have charged, and return the outcomes of all parts.
 
         Returns:
             The outcomes of all parts after that. Those that were undone are asked again without a charge.
@@ -225,7 +223,7 @@ def _diverted(plan: LivePlan, overflowed: Sequence[int]) -> LivePlan:
 
 
 def _overflowed(plan: LivePlan, outcomes: Sequence[_Outcome]) -> list[int]:
-    """Return for each unregistered value of the whole plan whether its overflow counter was used."""
+    """Return for each unregistered value of the whole plan 1 if its overflow counter was used, or 0."""
     found = {
         outcome.part.indexes[i]: diverts
         for outcome in outcomes
@@ -249,7 +247,7 @@ def _merged(plan: LivePlan, outcomes: Sequence[_Outcome]) -> Reply:
 
 def _weight(reason: str) -> int:
     """
-    Return how serious a reason is, so that the most serious one becomes the reason of the whole request.
+    Return the rank of a reason, higher the more serious it is, as the most serious one becomes that of the request.
 
     If one part can never admit the request, no wait helps. If one part cannot be decided without its node, the waiting
     time of a limited part says nothing.

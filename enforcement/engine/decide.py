@@ -93,10 +93,8 @@ class Decider:
 
     def finding(self, token: object, attributes: Attributes | None) -> Steps:
         """
-        Find the plan of a request with this token.
+        Return the plan of a request with this token, or a denial if the token may not be used.
 
-        Returns:
-            The plan, or a denial if the token may not be used.
         Raises:
             ValueError: The attributes are not a small mapping of strings.
         """
@@ -114,12 +112,10 @@ class Decider:
 
     def _fetching(self, name: str) -> Steps:
         """
-        Read a token's document from the store.
+        Read a token's document from the store, and return its entry, or a denial if the store cannot be read.
 
         Args:
             name: Digest of the token.
-        Returns:
-            The entry of the token, or a denial if the store cannot be read.
         """
         breaker, refusal = self._breaker, self._planner.refusal
         if breaker.open and breaker.cause not in errors.READS:
@@ -147,7 +143,7 @@ class Decider:
 
     def begin(self, plan: LivePlan, costs: Costs, charge: bool, ident: str) -> Decision | bytes | None:
         """
-        Decide without a call to the store if possible.
+        Return the decision if no call to the store is needed, else the command that asks the store, or None.
 
         The arguments are those of :class:`~enforcement.plan.request.Request`.
 
@@ -181,7 +177,7 @@ class Decider:
 
     def _command(self, plan: LivePlan, costs: Costs, charge: bool, ident: str) -> bytes | None:
         """
-        Return the command by which the store decides, and keep it if the request is the usual one of cost 1.
+        Return the command by which the store decides, or None, and keep the usual one of cost 1.
 
         Returns:
             None if the counters lie in several slots of a cluster, so that one command is not enough.
@@ -201,7 +197,7 @@ class Decider:
 
     def answer(self, plan: LivePlan, costs: Costs, charge: bool, ident: str, raw: object) -> Decision | None:
         """
-        Return the decision in a reply of the store.
+        Return the decision in a reply of the store, or None if the store made no decision.
 
         The other arguments are those of :meth:`begin`.
 
@@ -250,7 +246,7 @@ class Decider:
 
     def _from_lease(self, plan: LivePlan, lease: Lease, costs: Costs) -> Decision | None:
         """
-        Decide a request of a cost other than 1 with leased permits.
+        Return the decision on a request of another cost than 1 by leased permits, or None if there are too few.
 
         Returns:
             None if the lease has too few permits, so that the store must decide.
@@ -268,7 +264,7 @@ class Decider:
 
     def one_from_lease(self, plan: LivePlan) -> Decision | None:
         """
-        Decide a request of cost 1 with a leased permit.
+        Return the decision on a request of cost 1 by a leased permit, or None if there is no permit.
 
         Returns:
             None if the plan has no lease or no permit is left, so that the store must decide.
@@ -282,7 +278,7 @@ class Decider:
         return None if left < 0 else Decision(True, "ok", "lease", plan, lease.reply, left)
 
     def _unlimited(self, plan: LivePlan, costs: Costs) -> Decision:
-        """Decide a request to which no limit applies."""
+        """Return the decision on a request to which no limit applies."""
         if self._health.connector.is_open() and self._distrusts(plan):
             return self._refused(self._planner.refusal("degraded_denied"))
         reply = Reply((1, self._health.now_us()))
@@ -293,7 +289,7 @@ class Decider:
 
     def resetting(self, plan: LivePlan) -> Steps:
         """
-        Reset the counters of a plan.
+        Yield the commands that delete the counters of a plan, and drop what this process knows of them.
 
         Raises:
             StoreError: The store cannot be reached, or refused a command.
@@ -309,13 +305,11 @@ class Decider:
 
     def deciding(self, request: Request[LivePlan], result: object = None) -> Steps:
         """
-        Decide a request by the store, or by this process if the store does not decide.
+        Return the decision of the store, or of this process if the store does not decide.
 
         Args:
             result: The reply to the command of :meth:`begin`, or the StoreError that it raised. None if no command was
                 sent.
-        Returns:
-            The decision.
         """
         plan, began = request.plan, monotonic()
         registers = result is None and request.charge and bool(plan.unregistered) and began >= plan.registered_until
@@ -345,7 +339,7 @@ class Decider:
         self, request: Request[LivePlan], overflowed: Sequence[int], began: float | None
     ) -> Request[LivePlan]:
         """
-        Return the request with the plan of the counters that were used.
+        Return the request with the plan of the counters that were used, and keep that plan.
 
         Args:
             overflowed: For each unregistered value, 1 if its overflow counter was used, 0 if its own was.
@@ -360,7 +354,7 @@ class Decider:
 
     def _fall_back(self, request: Request[LivePlan], answer: Answer = NOT_ASKED) -> Decision:
         """
-        Decide without the store.
+        Return the decision that this process makes without the store.
 
         Args:
             answer: Why the store made no decision.

@@ -57,7 +57,7 @@ class OnceLogger:
             logger.warning("%s", text)
 
     def forget_except(self, texts: Collection[str]) -> None:
-        """Allow all other texts to be logged again."""
+        """Allow all texts except these to be logged again."""
         self._logged.intersection_update(texts)
 
 
@@ -113,13 +113,13 @@ class DocumentLoader:
         return self._clock.monotonic() - (self._begun_at if self.confirmed_at is None else self.confirmed_at)
 
     def resume(self) -> None:
-        """Continue from the documents that this process has already, if it has any."""
+        """Set the position in the change log to the documents that this process has already, if it has any."""
         if self._documents.loaded:
             self._loaded.set()
             self.cursor = f"{self._documents.current.revision}-0"
 
     def apply(self, change: LogChange) -> bool:
-        """Apply one change, or load everything and return False if it does not fit."""
+        """Apply one change and return True, or load all documents and return False if the change does not fit."""
         # The cursor also passes an entry that cannot be applied, as reading it again would not help.
         self.cursor = change.id
         if change.changes is not None and self._documents.apply(change.revision, change.changes, change.store_id):
@@ -129,7 +129,7 @@ class DocumentLoader:
 
     def check(self) -> None:
         """
-        Compare the revision in the store with that of this process, and load everything if the log does not help.
+        Compare the revision in the store with that of this process, and load all documents if the log does not help.
 
         It does if the store is another one or was repaired, or was ahead at the previous check already. A store that
         was set back is used for counters only.
@@ -160,7 +160,7 @@ class DocumentLoader:
             self._warnings.end(SET_BACK, f"The store is no longer behind; {current.name} is in force.")
 
     def _load_anew(self) -> None:
-        """Load everything, and read the log from there on."""
+        """Load all documents, and read the log from there on."""
         if self._load():
             self._change_log.close()
             self.cursor = f"{self._documents.current.revision}-0"
@@ -218,7 +218,7 @@ class UsageDelivery:
         self._usage = usage
 
     def deliver(self) -> None:
-        """Add all batches to the usage stream. Raises redis-py's errors."""
+        """Add all undelivered batches to the usage stream of the store. Raises redis-py's errors."""
         for batch in self._usage.drain():
             fields = {"id": batch.id, "instance": batch.instance, "rows": batch.rows}
             self._client.xadd(self._keys.usage, fields, maxlen=MAX_STREAM_LENGTH, approximate=True)  # type: ignore[arg-type]
@@ -240,7 +240,7 @@ class DiskCopy:
         self._saved = self._present()
 
     def restore(self) -> None:
-        """Read the documents from disk, unless this process has some already."""
+        """Load the documents from disk, unless this process has some already."""
         documents = self._documents
         if self._path is not None and not documents.loaded and restore(self._path, documents):
             logger.info("Documents of revision %d were read from disk.", documents.current.revision)
@@ -257,7 +257,7 @@ class DiskCopy:
 
 
 def read_clock(client: StoreClient, clock: StoreClock) -> None:
-    """Set the clock to the store's time. Raises redis-py's errors."""
+    """Set *clock* to the store's time. Raises redis-py's errors."""
     sent_us = clock.monotonic_us()
     seconds, microseconds = client.time()
     clock.set(seconds * 1_000_000 + microseconds, sent_us)

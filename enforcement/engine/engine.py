@@ -90,7 +90,7 @@ class Engine:
         )
 
     def _make_agent(self, connector: StoreConnector) -> tuple[Agent, UsageLog]:
-        """Return the agent, which is not started yet, and the usage that it delivers."""
+        """Return a new agent, which is not started yet, and the log of the usage that it delivers."""
         settings = self.settings
         instance = settings.instance or f"{socket.gethostname()[:40]}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         usage = UsageLog(instance, late=lambda: self.leases.count())
@@ -154,7 +154,7 @@ class Engine:
 
     @property
     def state(self) -> str:
-        """``starting``, ``ok`` or ``degraded``."""
+        """The state of the engine, which is ``starting``, ``ok`` or ``degraded``."""
         return "degraded" if self.health.breaker.open else self.agent.state
 
     def stats(self, timing: Timing | None) -> Stats:

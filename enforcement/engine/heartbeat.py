@@ -87,18 +87,18 @@ class Heartbeat:
         self._sizes: deque[tuple[float, int]] = deque()
 
     def reset(self) -> None:
-        """Forget what was reported, and the fleet sizes seen so far, as the thread is about to start."""
+        """Set the reported revision to 0 and drop the fleet sizes seen so far, as the thread is about to start."""
         self.reported_revision = 0
         self._sizes.clear()
 
     def after_fork(self) -> None:
-        """Take a new identity in a child process."""
+        """Set a new identity and the time of its start in a child process."""
         self.identity = self._given.of_child()
         self._started_at_us = self._clock.wall_us()
 
     def send(self, client: StoreClient, state: str, degraded_since_us: int | None) -> None:
         """
-        Send one heartbeat, and take the time and the fleet size from the reply. Raises redis-py's errors.
+        Send one heartbeat to the store, and set the clock and the fleet size from the reply. Raises redis-py's errors.
 
         Args:
             state: ``starting``, ``ok`` or ``degraded``.

@@ -43,11 +43,11 @@ class SlotKeeper:
         self._thread: threading.Thread | None = None
 
     def after_fork(self) -> None:
-        """Start empty in a child process, as the open reservations belong to the parent."""
+        """Drop all reservations in a child process, as they belong to the parent."""
         self._begin()
 
     def keep(self, reservation: Reservation) -> None:
-        """Renew the slots of a reservation until it is dropped."""
+        """Add a reservation whose slots are renewed in the background until it is dropped."""
         slots = reservation.slots()
         if not slots:
             return
@@ -64,7 +64,7 @@ class SlotKeeper:
             self._wake.notify()
 
     def drop(self, reservation: Reservation) -> None:
-        """Stop renewing the slots of a reservation."""
+        """Stop renewing the slots of a reservation, and remove it."""
         with self._wake:
             if self._open.pop(reservation.ident, None) is None:
                 return

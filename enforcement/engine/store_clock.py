@@ -38,7 +38,7 @@ class StoreClock:
 
     def set(self, store_us: int, sent_us: int) -> None:
         """
-        Adopt the store's time from a reply that has just arrived.
+        Set this clock to the store's time from a reply that has just arrived.
 
         Args:
             store_us: The time in the reply.

@@ -49,7 +49,7 @@ def instrument(
 
 
 def span_attributes(decision: Decision) -> dict[str, Attribute]:
-    """Return the attributes of a decision for a span. They name the limit that decides, and never a key or a token."""
+    """Return a decision's attributes for a span. They name the limit that decides, and never a key or a token."""
     attributes: dict[str, Attribute] = {
         "sluicegate.decision.allowed": decision.allowed,
         "sluicegate.decision.reason": decision.reason,

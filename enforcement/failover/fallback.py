@@ -51,7 +51,10 @@ class Fallback:
         self._lock = threading.Lock()
 
     def after_fork(self) -> None:
-        """Start empty in a child process. Its parent replays its own journal, and another thread may hold the lock."""
+        """
+        Drop the counters, charges and slots that a child process has inherited. Its parent replays its own journal, and
+        another thread may hold the lock.
+        """
         self._begin()
 
     # Decisions.
@@ -66,7 +69,7 @@ class Fallback:
         error: StoreError | None = None,
     ) -> tuple[Reply, str]:
         """
-        Return a reply in the form of the store's with marks, and the reason.
+        Decide a request in this process, and return a reply in the form of the store's with marks, and the reason.
 
         Args:
             last: The latest reply of the store to this plan, or None.
@@ -99,12 +102,12 @@ class Fallback:
             self.journal.add(JournalCharge(bound.key, bound, mark, delta))
 
     def forget(self, keys: Sequence[str]) -> None:
-        """Forget counters that were reset in the store."""
+        """Delete this process's counters of keys that were reset in the store."""
         with self._lock:
             self._shares.forget(keys)
 
     def rest(self, ready: Callable[[str], bool]) -> None:
-        """Note that the store counts again for keys that are *ready*. The journal stays until it is replayed."""
+        """Mark the keys that are *ready* as counted by the store again. The journal stays until it is replayed."""
         with self._lock:
             self._shares.rest(ready)
             if not self._shares.in_use():
@@ -140,7 +143,7 @@ class Fallback:
 
     def owe(self, ident: str, rows: Iterable[tuple[BoundLimit, int, int]], *, once: bool) -> None:
         """
-        Add a correction that could not be sent as one batch.
+        Add a correction that could not be sent to the journal, as one batch.
 
         Args:
             ident: The id of the correction.
@@ -153,7 +156,7 @@ class Fallback:
 
     def batches(self, ready: Ready = lambda charge: True) -> list[ReplayBatch]:
         """
-        Settle calls in doubt, and return one list of the batches of charges and of slots that can be sent now.
+        Settle calls in doubt, and return the batches of charges and of slots that can be sent now.
 
         See :meth:`Journal.batches`.
         """
@@ -162,7 +165,7 @@ class Fallback:
             return self.journal.batches(ready) + self._slots.batches(ready)
 
     def replayed(self, batch: ReplayBatch) -> None:
-        """Drop a batch that the store has accepted."""
+        """Drop a batch, or the slots that it reports, after the store has accepted it."""
         with self._lock:
             if batch.reports_slots:
                 self._report(batch)
@@ -170,7 +173,9 @@ class Fallback:
                 self.journal.remove(batch)
 
     def refused(self, batch: ReplayBatch) -> None:
-        """Handle a batch that the store could not read. See :meth:`Journal.refused`."""
+        """
+        Split a batch that the store could not read, or drop it if it cannot be split. See :meth:`Journal.refused`.
+        """
         with self._lock:
             if batch.reports_slots:
                 self._report(batch)

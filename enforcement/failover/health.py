@@ -91,7 +91,7 @@ class Health:
         return self.connector.stop(timeout, agent_ended=agent_ended)
 
     def close(self, *, replays: bool) -> None:
-        """Replay what is left if *replays*, then close the connections."""
+        """Replay the remaining charges if *replays* is True, then close the connections."""
         if replays and self.fallback.owes():
             self._replay.run(self.connector.is_ready)
         for pipe in (self.background, self._replay_pipe, self._probe):
@@ -99,7 +99,7 @@ class Health:
         self.fallback.in_doubt.clear()
 
     def after_fork(self) -> None:
-        """Start empty in a child process."""
+        """Drop the connections, counters and charges that a child process has inherited."""
         self.connector.after_fork()
         self.fallback.after_fork()
 
@@ -110,7 +110,7 @@ class Health:
         return self.connector.is_away(key)
 
     def together(self, rows: Sequence[tuple[BoundLimit, int, int]]) -> Iterable[list[tuple[BoundLimit, int, int]]]:
-        """Return the rows in groups that one call may correct."""
+        """Return the rows in groups, each of which one call may correct."""
         return self.connector.groups(rows, lambda row: row[0].tag)
 
     def failed(self, exc: StoreError) -> None:
@@ -121,7 +121,7 @@ class Health:
 
     def decide_alone(self, request: Request[Plan], last: Reply | None, error: StoreError | None) -> tuple[Reply, str]:
         """
-        Decide without the store.
+        Decide a request in this process, and return the reply and the reason.
 
         Args:
             last: The latest reply of the store to this plan, or None.
@@ -148,10 +148,7 @@ class Health:
 
     def recovered(self) -> bool:
         """
-        Replay the journal to a store that answers again, and let it decide from now on.
-
-        Returns:
-            Whether that worked.
+        Replay the journal to a store that answers again, let it decide from now on, and return whether that worked.
         """
         return self.connector.recover(self._return_to_store)
 
@@ -172,7 +169,7 @@ class Health:
         return True
 
     def settle(self) -> None:
-        """Replay what the store could not accept before."""
+        """Replay the charges that the store could not accept before."""
         if self.breaker.open:
             return
         now = monotonic()
@@ -182,12 +179,12 @@ class Health:
                 self.lost_counters.release(now)
 
     def _return_to(self, is_back: IsReady) -> None:
-        """Let the nodes that are back decide again."""
+        """Mark the counters of the nodes that are back as counted by the store again."""
         self.on_recovery()
         self.fallback.rest(lambda key: is_back(key) and not self.lost_counters.holds(key))
 
     def _reconnect(self) -> None:
-        """Close the connection to a primary that was replaced."""
+        """Close the connection to a primary that was replaced, so that the next call opens a new one."""
         self.background.close()
         self.on_recovery()
 

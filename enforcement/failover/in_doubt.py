@@ -58,14 +58,16 @@ class InDoubtCalls:
         return len(self._calls)
 
     def add(self, late: Late, charges: Sequence[JournalCharge]) -> None:
-        """Keep a call until it is known whether the store executed it."""
+        """Add a call of which it is not known yet whether the store executed it."""
         if charges and len(self._calls) < MAX_IN_DOUBT:
             self._calls.append(InDoubtCall(late, charges))
         else:
             late.close()
 
     def resolve(self, ready: Ready) -> None:
-        """Look at the calls whose charges are all *ready*, and report the charges that the store did not make."""
+        """
+        Read late replies to calls whose charges are all *ready*, and add what the store did not charge to the journal.
+        """
         now, calls, self._calls = monotonic(), self._calls, []
         for call in calls:
             if all(map(ready, call.charges)) and self._is_over(call, now):
@@ -84,7 +86,7 @@ class InDoubtCalls:
         return True
 
     def clear(self) -> None:
-        """Stop waiting for all late replies."""
+        """Drop all calls, and stop waiting for their late replies."""
         for call in self._calls:
             call.late.close()
         self._calls.clear()

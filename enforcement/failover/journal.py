@@ -48,11 +48,11 @@ class ReplayBatch:
 
     @property
     def reports_slots(self) -> bool:
-        """Whether it reports slots that are still held."""
+        """Whether the batch reports slots that are still held."""
         return self.charges[0].bound.letter == "c" and self.charges[0].permits > 0
 
     def apart(self) -> list[ReplayBatch]:
-        """Return one batch for each charge. The store must not have executed this one."""
+        """Return one new batch for each charge of this batch, which the store must not have executed."""
         return [replace(self, ident=self._part(i), charges=(charge,)) for i, charge in enumerate(self.charges)]
 
     def _part(self, number: int) -> str:
@@ -60,7 +60,7 @@ class ReplayBatch:
         return f"{self.ident}.{number}" if self.once else self.ident
 
     def corrections(self, now_us: int) -> list[Correction]:
-        """Return the corrections to send, with the limits as they are now."""
+        """Return the corrections to send for this batch, with the limits as they are at *now_us*."""
         return [Correction(c.key, c.bound.spec(now_us), c.permits, c.mark) for c in self.charges]
 
 
@@ -86,7 +86,7 @@ class Journal:
         return len(self._charges) + self._batched
 
     def add(self, charge: JournalCharge) -> None:
-        """Add a charge to the others of its counter and window. Its mark is the one that the store would have set."""
+        """Add a charge to the sum of its counter and window. Its mark is the one that the store would have set."""
         bound, mark, permits = charge.bound, charge.mark, charge.permits
         if bound.letter in "lb":
             rounded = -(-mark // GRAIN_US) * GRAIN_US
@@ -102,7 +102,7 @@ class Journal:
         self._charges[bound.key, mark] = JournalCharge(bound.key, bound, mark, permits)
 
     def add_batch(self, batch: ReplayBatch) -> None:
-        """Add a correction that the store may or may not have executed."""
+        """Add a batch that the store may or may not have executed."""
         if len(self) < MAX_CHARGES:
             self._keep((batch,))
         else:
@@ -129,12 +129,14 @@ class Journal:
         return [batch for batch in self._batches if all(map(ready, batch.charges))]
 
     def remove(self, batch: ReplayBatch) -> None:
-        """Remove a batch."""
+        """Remove a batch from the journal."""
         self._batches.remove(batch)
         self._batched -= len(batch.charges)
 
     def refused(self, batch: ReplayBatch) -> None:
-        """Send the charges of a batch one by one from now on, or drop its only charge, as one of them is unreadable."""
+        """
+        Replace a batch that the store could not read by one for each charge, or drop it if it has only one charge.
+        """
         self.remove(batch)
         if len(batch.charges) > 1:
             self._keep(batch.apart())
@@ -152,7 +154,7 @@ def _permits(batch: ReplayBatch) -> int:
 
 
 def _distinct_chunks(charges: Sequence[JournalCharge]) -> list[tuple[JournalCharge, ...]]:
-    """Split charges so that no chunk has a counter twice, as a call reads all counters before it writes one."""
+    """Return charges in chunks without two of one counter, as a call reads all counters before it writes one."""
     chunks: list[list[JournalCharge]] = []
     next_chunk: dict[str, int] = {}
     for charge in charges:

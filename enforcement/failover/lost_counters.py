@@ -45,13 +45,13 @@ class LostCounters:
         self._restored: dict[str, float] = {}
 
     def add(self, sets: Iterable[str]) -> None:
-        """Note that the store has lost the counters of these sets."""
+        """Add the counters of these sets to those that the store has lost."""
         known, self.sets = self.sets, self.sets | frozenset(sets)
         if not known and self.sets:
             logger.warning("The store lost durable counters; their limits are decided locally until they are restored.")
 
     def look(self, now: float) -> None:
-        """Check which counters are restored. *now* is in monotonic seconds."""
+        """Ask the store which lost counters are restored, and keep since when. *now* is in monotonic seconds."""
         for dirty in chance.sample(sorted(self.sets), len(self.sets)):
             if monotonic() > now + BUDGET_SECONDS:
                 break

@@ -21,7 +21,7 @@ class LocalValues:
         self._count = 0
 
     def register(self, bound: BoundLimit) -> int:
-        """Register the value of a counter, and return 0, or 1 if there is no room and its overflow counter counts."""
+        """Register the value of a counter, and return 0, or 1 if there is no room and its overflow counter is used."""
         census = bound.partitions
         assert census is not None
         values = self._values.setdefault(census.key, set())
@@ -34,7 +34,7 @@ class LocalValues:
         return 0
 
     def clear(self) -> None:
-        """Forget all values."""
+        """Remove all registered values."""
         self._values.clear()
         self._count = 0
 

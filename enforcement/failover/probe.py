@@ -36,7 +36,7 @@ class DecisionProbe:
         self._command = commands.decide(Request(plan, 1), 0, clock=False)
 
     def error(self) -> StoreError | None:
-        """Return why the store cannot decide requests, or None if it can."""
+        """Send a decision to the store, and return why it cannot decide requests, or None if it can."""
         try:
             self._pipe.call(self._command)
         except StoreError as exc:
@@ -44,7 +44,7 @@ class DecisionProbe:
         return None
 
     def close(self) -> None:
-        """Close its connection."""
+        """Close the connection of the probe."""
         self._pipe.close()
 
 

@@ -73,7 +73,7 @@ class JournalReplay:
         return True
 
     def _send(self, batch: ReplayBatch) -> bool:
-        """Send a batch, and return False if the store has lost its counters. Raises StoreError."""
+        """Send a batch to the store, and return whether the store still has its counters. Raises StoreError."""
         bounds = [charge.bound for charge in batch.charges]
         registers = any(bound.partitions for bound in bounds)
         arguments = commands.settle(

@@ -69,27 +69,27 @@ class LocalShares:
         return self._local.decide(now_us, rows, charge=charge, ident=request.ident or "local")
 
     def amend(self, bound: BoundLimit, delta: int, mark: int, now_us: int) -> None:
-        """Correct a charge."""
+        """Correct a charge of a counter of this process by *delta* permits."""
         self._local.amend(now_us, bound.key, bound.spec(now_us), delta, mark)
 
     def free(self, ident: str, bound: BoundLimit, count: int, now_us: int) -> None:
-        """Free the slots that this id holds."""
+        """Free the slots that this id has of a limit in this process."""
         if bound.key in self._local.counters:
             self._local.amend(now_us, bound.key, bound.spec(now_us), -count, 0, ident)
 
     def renew(self, ident: str, bound: BoundLimit, count: int, now_us: int) -> None:
-        """Renew the slots that this id holds."""
+        """Extend the slots of this id in this process."""
         counter = self._local.counters.get(bound.key)
         if isinstance(counter, Concurrency):
             counter.renew(ident, count, now_us, bound.spec(now_us).a)
 
     def forget(self, keys: Sequence[str]) -> None:
-        """Forget counters."""
+        """Delete the counters of these keys in this process."""
         self._local.forget(keys)
 
     def rest(self, ready: Callable[[str], bool]) -> None:
         """
-        Note that the store counts again for keys that are *ready*.
+        Mark the keys that are *ready* as counted by the store again, and delete their slots in this process.
 
         Their counters stay. If the store is lost again before it has replied for such a key, the share used up before
         still counts. Slots are counted anew then, from what is held at that time.
@@ -100,7 +100,7 @@ class LocalShares:
 
     def _share(self, bound: BoundLimit, spec: Spec, known: tuple[int, int] | None, fleet: int, now_us: int) -> Spec:
         """
-        Return the limit that this process decides by, and begin its counter from the last reply if that is newer.
+        Return the spec of the limit's share that this process may admit, and begin its counter from a newer reply.
 
         Args:
             known: The time of the last reply in microseconds, and what remained then. None if there was no reply.
@@ -138,7 +138,7 @@ class LocalShares:
 
 
 def with_share(spec: Spec, share: int) -> Spec:
-    """Return a spec with another capacity. The refill of a bucket shrinks with it."""
+    """Return a spec with *share* as its capacity. The refill of a bucket shrinks with it."""
     if share == spec.capacity:
         return spec
     if spec.letter != "b":

@@ -34,7 +34,7 @@ class UnreportedSlots:
         return bool(self._given or self._unrenewed)
 
     def add(self, ident: str, charge: JournalCharge) -> None:
-        """Keep slots that this process gave to a reservation without the store."""
+        """Add slots that this process gave to a reservation without the store."""
         if len(self._given) < MAX_SLOTS:
             self._given[ident, charge.key] = charge
 
@@ -43,7 +43,7 @@ class UnreportedSlots:
         return (ident, key) in self._given
 
     def renew(self, ident: str, bound: BoundLimit, count: int) -> None:
-        """Keep slots that the store gave and that could not be renewed there."""
+        """Add slots that the store gave and that could not be renewed there."""
         name = ident, bound.key
         if ident not in self._held(bound.key):  # they were freed a moment ago
             return

@@ -61,11 +61,11 @@ class LeaseKeeper:
         self._thread: threading.Thread | None = None
 
     def after_fork(self) -> None:
-        """Start empty in a child process, as the permits belong to the parent."""
+        """Drop all leases in a child process, as their permits belong to the parent."""
         self._begin()
 
     def ask(self, lease: Lease) -> None:
-        """Request that a lease is filled soon."""
+        """Ask the background thread to fill a lease soon."""
         lease.asking = True
         if self._thread is None:
             self._start()
@@ -83,12 +83,12 @@ class LeaseKeeper:
             return sum(lease.outstanding() for lease in self._held.values()), self._used, self._requests
 
     def count(self) -> None:
-        """Add what was handed out to the usage. Decisions by a lease do not do that themselves."""
+        """Add the permits that leases handed out to the usage, as decisions by a lease do not do that themselves."""
         for lease in list(self._held.values()):
             self._count(lease)
 
     def returning(self, keys: Sequence[str]) -> Steps:
-        """Give back the permits of these counters in steps, before the counters are reset. Raises StoreError."""
+        """Yield the commands that give back the leased permits of these counters, before a reset. Raises StoreError."""
         with self._lock:
             leases = {lease for key in keys for lease in self._by_key.get(key, ())}
         for lease in leases:

@@ -115,7 +115,7 @@ class FixedWindow:
 
 
 def _window(now: int, spec: Spec) -> tuple[int, int]:
-    """Return the start and end of the window that contains *now*. Both are 0 for a lifetime."""
+    """Return the start and end of the window that contains *now*, in microseconds, or both 0 for a lifetime."""
     if not spec.b:
         start = now - now % spec.a if spec.a else 0
         return start, start + spec.a
@@ -385,7 +385,7 @@ class Reference:
         self.counters: OrderedDict[str, Counter] = OrderedDict()
 
     def decide(self, now: int, charges: Sequence[Charge], *, charge: bool = True, ident: str = "") -> list[int]:
-        """Decide as ``sg2_decide`` does. Its head in ``lua/decide.lua`` describes the reply."""
+        """Decide a request as ``sg2_decide`` does, and return the reply that ``lua/decide.lua`` describes."""
         try:
             rows = [(self._read(key, now, spec), spec, cost) for key, spec, cost in charges]
         except OutOfCalendar:
@@ -407,7 +407,7 @@ class Reference:
         return reply
 
     def amend(self, now: int, key: str, spec: Spec, delta: int, mark: int, ident: str = "") -> bool:
-        """Correct one charge as ``sg2_settle`` does."""
+        """Correct one charge as ``sg2_settle`` does, and return whether the counter changed."""
         counter = self._read(key, now, spec)
         changed = counter.amend(delta, mark, ident)
         if changed:
@@ -415,7 +415,7 @@ class Reference:
         return changed
 
     def forget(self, keys: Sequence[str]) -> None:
-        """Forget counters as ``sg2_reset`` does."""
+        """Delete counters as ``sg2_reset`` does."""
         for key in keys:
             self.counters.pop(key, None)
 
@@ -434,7 +434,7 @@ class Reference:
 
 
 def _more(counter: Counter, spec: Spec, remaining: int) -> int:
-    """Return how long it takes until more than *remaining* permits are left. 0: nothing is charged."""
+    """Return in how many microseconds more than *remaining* permits are left, or 0 if nothing is charged."""
     if spec.capacity == 0:
         return NEVER
     return 0 if remaining >= spec.capacity else counter.wait(max(remaining, 0) + 1)

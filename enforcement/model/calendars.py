@@ -28,7 +28,7 @@ _SHORT: Final = {"minute": timedelta(minutes=1), "hour": timedelta(hours=1)}
 
 def window(now_us: int, calendar: str, zone: str = "UTC", anchor: Anchor = None) -> Window:
     """
-    Return the calendar window that contains an instant.
+    Return the start and the end of the calendar window that contains an instant, in microseconds since the epoch.
 
     Args:
         now_us: Microseconds since the epoch.
@@ -49,14 +49,17 @@ def window(now_us: int, calendar: str, zone: str = "UTC", anchor: Anchor = None)
 
 @lru_cache(maxsize=1024)
 def boundaries(within: Window, calendar: str, zone: str, anchor: Anchor) -> tuple[int, int, int, int]:
-    """Return the four boundaries of three windows in a row, of which *within* is the second."""
+    """Return the four boundaries of three windows in a row, in microseconds, of which *within* is the second."""
     before = window(within[0] - 1, calendar, zone, anchor)
     after = window(within[1], calendar, zone, anchor)
     return before[0], within[0], within[1], after[1]
 
 
 def _short_window(instant: datetime, tz: ZoneInfo, length: timedelta) -> Window:
-    """Return the minute or hour of the local clock. A change of the offset from UTC begins a new window."""
+    """
+    Return the start and the end of the local clock's minute or hour, in microseconds since the epoch. A change of the
+    offset from UTC begins a new window.
+    """
     local = instant.astimezone(tz)
     offset = local.utcoffset() or timedelta()
     since = timedelta(minutes=local.minute if length > _SHORT["minute"] else 0)
@@ -114,7 +117,7 @@ def _clamped(year: int, month: int, day: int) -> date:
 
 def read_anchor(calendar: str | None, value: object) -> Anchor:
     """
-    Return an anchor after checking it.
+    Return a valid anchor as an integer or a string, or None if there is none.
 
     Args:
         calendar: One of :data:`CALENDARS`, or None.

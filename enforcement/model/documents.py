@@ -82,7 +82,7 @@ class Override:
 
     def apply(self, limit: Limit) -> Limit:
         """
-        Return *limit* with the numbers of this override.
+        Return a copy of *limit* with the quota and the burst of this override.
 
         Its burst changes only a ``token_bucket``, because the limit may have had another algorithm when the override
         was made.
@@ -133,7 +133,7 @@ class Token:
 
 def loads(text: str | bytes) -> dict[str, Any]:
     """
-    Return the fields of a document.
+    Return the fields of a document from its JSON text.
 
     Raises:
         InvalidDocument: The text is not one JSON object, or has something that JSON readers disagree about.
@@ -148,7 +148,7 @@ def loads(text: str | bytes) -> dict[str, Any]:
 
 def parse_policy(text: str | bytes) -> Policy:
     """
-    Read the document of a policy.
+    Return the policy that a document describes.
 
     Its field ``unused_max`` is for other readers: how many permits of each limit may lie unused in leases. Enforcers
     compute that with :func:`~enforcement.model.lease_bounds.published_bounds`.
@@ -166,7 +166,7 @@ def parse_policy(text: str | bytes) -> Policy:
 
 
 def parse_project(text: str | bytes) -> Project:
-    """Read the document of a project, which may lack ``partition_cap``. Raises InvalidDocument."""
+    """Return the project that a document describes, which may lack ``partition_cap``. Raises InvalidDocument."""
     data = _Reader(text, {"id", "slug", "active", "policy", "overrides"}, optional={"partition_cap"})
     return Project(
         data.project_id("id"),
@@ -179,7 +179,7 @@ def parse_project(text: str | bytes) -> Project:
 
 
 def parse_token(text: str | bytes) -> Token:
-    """Parse the JSON document of a token. Raises InvalidDocument."""
+    """Return the token that a JSON document describes. Raises InvalidDocument."""
     data = _Reader(text, {"id", "project", "name", "policy", "revoked", "expires_at_us", "overrides"})
     return Token(
         id=data.string("id"),
@@ -231,7 +231,10 @@ class _Reader:
         return value
 
     def project_id(self, name: str) -> str:
-        """Return the id of a project, which is the hash tag of its counters. No other hash tag has this format."""
+        """
+        Return the field *name* if it is the id of a project, which is the hash tag of its counters. No other hash tag
+        has this format.
+        """
         value = self.string(name)
         if not _PROJECT_ID.fullmatch(value):
             raise InvalidDocument(f'{name}: must be "proj_" and 1 to 35 letters and digits, got {shown(value)}')
@@ -243,7 +246,7 @@ class _Reader:
         return self.integer(name, least=1, most=MAX_CAP)
 
     def check_integers(self, name: str) -> None:
-        """Refuse an optional field that is not an object of integers."""
+        """Raise InvalidDocument for an optional field that is not an object of integers."""
         values = self.data.get(name, {})
         if not isinstance(values, Mapping):
             raise InvalidDocument(f"{name}: must be an object")

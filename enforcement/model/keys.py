@@ -70,13 +70,15 @@ class Keys:
         return f"{self.prefix}{{{tag}}}:"
 
     def census(self, tag: str, identity: Iterable[str]) -> tuple[str, str]:
-        """Return the keys of an index of partition values, and of the estimate of how many more there are."""
+        """
+        Return the keys of an index of partition values, and of the estimate of how many values have no room in it.
+        """
         scope, name = self.scope(tag), fingerprint(identity)
         return f"{scope}n:{name}", f"{scope}o:{name}"
 
 
 def dirty_beside(counter: str) -> str:
-    """Return the key of :meth:`Keys.dirty` for the tag of a counter's key."""
+    """Return the key of :meth:`Keys.dirty`, the set of changed counters, for the tag of a counter's key."""
     return _scope_of(counter) + DIRTY
 
 
@@ -90,7 +92,7 @@ def _scope_of(counter: str) -> str:
 
 
 def together(things: Iterable[T], tag_of: Callable[[T], str]) -> list[list[T]]:
-    """Return things in lists that have one hash tag each, so that one call reaches each list on a cluster as well."""
+    """Return things in lists of one hash tag each, so that one call reaches each list on a cluster as well."""
     by_tag: dict[str, list[T]] = {}
     for thing in things:
         by_tag.setdefault(tag_of(thing), []).append(thing)

@@ -142,12 +142,14 @@ class Limit:
 
     @property
     def shadow(self) -> bool:
-        """Whether it counts and reports but never denies."""
+        """Whether the limit counts and reports but never denies."""
         return self.mode == "shadow"
 
     @property
     def durable(self) -> bool:
-        """Whether its counters survive a store that loses its data. They do if a window lasts at least a day."""
+        """
+        Whether the limit's counters survive a store that loses its data. They do if a window lasts at least a day.
+        """
         if self.algorithm != "fixed_window":
             return False
         return self.calendar in DURABLE_CALENDARS or (self.window_seconds or 0) >= DAY_SECONDS
@@ -155,7 +157,7 @@ class Limit:
     @property
     def leasable(self) -> bool:
         """
-        Whether permits are charged in advance.
+        Whether permits of the limit are charged in advance.
 
         This needs a cost that is the same for every request and is charged at once. A small bucket is never leased,
         because it would be empty while its permits are held.

@@ -89,12 +89,10 @@ class Match:
 
     def compile(self, partition_by: tuple[str, ...] = ()) -> Callable[[Attributes], bool] | None:
         """
-        Return a function that takes the attributes of a request and returns whether they match.
+        Return a function that returns whether the attributes of a request match, or None if every request matches.
 
         Args:
             partition_by: Attributes that the request must have as well, with any value.
-        Returns:
-            The function. None if every request matches.
         """
         rules = [(name, _tester(rule)) for name, rule in self.attributes.items()]
         if self.methods:
@@ -121,7 +119,7 @@ class Match:
     @classmethod
     def from_json(cls, data: object) -> Self:
         """
-        Read the rules from JSON values.
+        Return the rules that JSON values describe.
 
         Raises:
             InvalidMatch: A field is unknown, or a rule has the wrong type.
@@ -139,7 +137,7 @@ class Match:
 
 def check_attributes(attributes: object) -> Attributes:
     """
-    Return the attributes of a request after checking them.
+    Return *attributes* unchanged, or raise ValueError if they are not a small mapping of strings to strings.
 
     Raises:
         ValueError: They are not a mapping of strings, or are larger than :mod:`enforcement.model.sizes` allows.

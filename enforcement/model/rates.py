@@ -42,7 +42,7 @@ def parse_rate(text: object) -> dict[str, Any]:
 
 
 def split_rates(text: object) -> list[object]:
-    """Return the rates in a string, separated by semicolons, commas or bars. Any other value is returned alone."""
+    """Return the rates in a string, separated by semicolons, commas or bars, or any other value alone in a list."""
     return list(_SEPARATORS.split(text)) if isinstance(text, str) else [text]
 
 

@@ -21,7 +21,7 @@ class InvalidJSON(ValueError):
 
 def loads(text: str | bytes, *, max_length: int | None = None, fractions: bool = False) -> Any:
     """
-    Return the value of a JSON text.
+    Return the value of a JSON text, with integers as its only numbers, or raise InvalidJSON if it is ambiguous.
 
     Args:
         text: One JSON value, with nothing after it.
@@ -38,7 +38,7 @@ def loads(text: str | bytes, *, max_length: int | None = None, fractions: bool =
 
 
 def loads_object(text: str | bytes, *, max_length: int | None = None, fractions: bool = False) -> dict[str, Any]:
-    """Return the value of a JSON text that must be an object. Arguments and errors are those of :func:`loads`."""
+    """Return the dictionary of a JSON text that must be an object. Arguments and errors are those of :func:`loads`."""
     value = loads(text, max_length=max_length, fractions=fractions)
     if not isinstance(value, dict):
         raise InvalidJSON("must be a JSON object")
@@ -47,7 +47,7 @@ def loads_object(text: str | bytes, *, max_length: int | None = None, fractions:
 
 def loads_canonical(text: str, *, max_length: int | None = None) -> dict[str, Any]:
     """
-    Return the value of an object that :func:`dumps` has written.
+    Return the value of a JSON object as :func:`dumps` writes it, as a dictionary.
 
     Raises:
         InvalidJSON: As :func:`loads_object` does, or the text is not what :func:`dumps` makes of its value.
@@ -65,7 +65,7 @@ def dumps(value: Any) -> str:
 
 def check_strings(value: Any, depth: int = 1) -> None:
     """
-    Refuse a value that is nested too deeply, or has a string that other programs cannot store.
+    Raise InvalidJSON for a value that is nested too deeply, or has a string that other programs cannot store.
 
     Args:
         value: A value that :func:`loads` has returned.

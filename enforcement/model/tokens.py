@@ -25,7 +25,7 @@ _CHARACTERS: Final = frozenset(ALPHABET)
 
 def mint(kind: str) -> str:
     """
-    Return a new secret.
+    Return the secret of a new credential.
 
     Args:
         kind: One of :data:`KINDS`.

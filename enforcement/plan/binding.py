@@ -29,7 +29,7 @@ Costs = int | Mapping[str, int]
 
 def check_costs(costs: Costs) -> Costs:
     """
-    Return valid costs as they are.
+    Return *costs* unchanged, or raise ValueError if they are not valid.
 
     Raises:
         ValueError: A cost is not an integer from 0 to 2**53 - 1, or a unit is not a string.
@@ -85,7 +85,7 @@ class BoundLimit:
 
     @property
     def tag(self) -> str:
-        """The hash tag of its key. One call can reach all counters with the same hash tag."""
+        """The hash tag of the counter's key. One call can reach all counters with the same hash tag."""
         return self.key[self.key.index("{") + 1 : self.key.index("}")]
 
     @property
@@ -95,7 +95,7 @@ class BoundLimit:
 
     @property
     def durable(self) -> bool:
-        """Whether its counter is checkpointed. Limits in code are not, since the control plane does not know them."""
+        """Whether the counter is checkpointed. Limits in code are not, since the control plane does not know them."""
         return self.limit.durable and self.scope != "key"
 
     def cost_of(self, costs: Costs) -> int:
@@ -114,7 +114,7 @@ class BoundLimit:
         return costs.get(unit, 1 if unit == "requests" else 0)
 
     def spec(self, now_us: int) -> Spec:
-        """Return what the store must know to decide on this limit, with the calendar window around *now_us*."""
+        """Return the numbers by which the store decides on this limit, with the calendar window around *now_us*."""
         limit = self.limit
         letter, length = LETTERS[limit.algorithm], (limit.window_seconds or 0) * 1_000_000
         if letter == "b":
@@ -131,7 +131,7 @@ class BoundLimit:
 
     def window_end(self, now_us: int) -> int:
         """
-        Return when the present window of a fixed-window limit ends.
+        Return when the present window of a fixed-window limit ends, in microseconds since the epoch, or 0 for never.
 
         Returns:
             Microseconds since the epoch. 0 for a lifetime, which does not end.
@@ -162,7 +162,7 @@ class BoundLimit:
 
 def bind_in_code(limits: Sequence[Limit], key: str, keys: Keys) -> tuple[BoundLimit, ...]:
     """
-    Bind limits in code to the counters of one key.
+    Return limits in code, bound to the counters of one key.
 
     Raises:
         ValueError: There are no limits or more than 64, two have the same name, one needs attributes, or the key is
@@ -233,7 +233,7 @@ class Rule:
 
     def partitions(self, keys: Keys) -> PartitionIndex | None:
         """
-        Return where the store registers the values of this limit's partition.
+        Return the index in which the store registers the values of this limit's partition, or None.
 
         Each project has a register of its own, even for a global limit. So a client that invents values can only fill
         the register of its own project.

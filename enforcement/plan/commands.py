@@ -57,7 +57,7 @@ def decide_arguments(request: Request[Plan], now_us: int, *, clock: bool) -> lis
 
 
 def decide(request: Request[Plan], now_us: int, *, clock: bool) -> bytes:
-    """Return the encoded call of :func:`decide_arguments`."""
+    """Return the call of :func:`decide_arguments`, encoded for the store."""
     return pack(decide_arguments(request, now_us, clock=clock))
 
 
@@ -130,7 +130,7 @@ def settle(
     corrections: Sequence[Correction], marker: str, now_us: int | None, *, ident: str, once_for_ms: int | None
 ) -> list[str | int]:
     """
-    Return the arguments of the call that corrects earlier charges.
+    Return the arguments of the call that corrects earlier charges by these permits.
 
     Args:
         marker: The key that remembers *ident*. It has the hash tag of the counters.
@@ -150,7 +150,7 @@ def settle(
 
 def register_settle(arguments: list[str | int], bounds: Sequence[BoundLimit]) -> list[str | int]:
     """
-    Return the arguments of a :func:`settle` that also registers values.
+    Return the arguments of a :func:`settle` that also registers partition values.
 
     Args:
         arguments: The arguments of the settlement.

@@ -77,7 +77,7 @@ class Decision:
         self._limit: LimitState | str | None = _UNKNOWN
 
     def after(self, cause: str, *, ambiguous: bool) -> Decision:
-        """Record why the call to the store failed before this decision was made, and return the decision."""
+        """Set why the call to the store failed before this decision was made, and return the decision."""
         self._trouble = (cause, ambiguous)
         return self
 
@@ -91,12 +91,12 @@ class Decision:
 
     @property
     def revision(self) -> int:
-        """The published revision of its limits. 0 for limits in code."""
+        """The published revision of the decision's limits. 0 for limits in code."""
         return self.plan.revision
 
     @property
     def degraded(self) -> bool:
-        """Whether it was made without the store."""
+        """Whether the decision was made without the store."""
         return self.source == "fallback"
 
     @property
@@ -147,7 +147,7 @@ class Decision:
     @property
     def limit(self) -> LimitState | None:
         """
-        The limit that decides.
+        The limit that decides, or None.
 
         If limits deny the request, it is one that no wait helps, or the one with the longest wait. Otherwise it is the
         one with the smallest share of its capacity left. None if every limit is in shadow mode, or there is none.
@@ -170,24 +170,24 @@ class Decision:
 
     @property
     def remaining(self) -> int | None:
-        """Permits that the deciding limit has left. None if no limit decides."""
+        """Permits that the deciding limit has left, or None if no limit decides."""
         return None if self.limit is None else self.limit.remaining
 
     @property
     def reset_ms(self) -> int | None:
-        """``reset_ms`` of the deciding limit. None if no limit decides, or if it is never full again."""
+        """``reset_ms`` of the deciding limit, or None if no limit decides, or if it is never full again."""
         return None if self.limit is None else self.limit.reset_ms
 
     @property
     def retry_after_ms(self) -> int | None:
-        """Milliseconds until the same request can pass. None if it is allowed, or if no wait helps."""
+        """Milliseconds until the same request can pass, or None if it is allowed, or if no wait helps."""
         if self.reason == "degraded_denied":
             return _DEGRADED_RETRY_MS
         return None if self.allowed or self.limit is None or self.limit.hopeless else self.limit.retry_after_ms
 
     def headers(self, preset: str = "ietf") -> dict[str, str]:
         """
-        Return the header fields for a client.
+        Return the names and values of the header fields for a client.
 
         Args:
             preset: ``ietf`` (draft-ietf-httpapi-ratelimit-headers-11), ``legacy-delta``, ``legacy-epoch``, ``openai``,
@@ -232,7 +232,7 @@ class Decision:
 
     def explain(self) -> dict[str, Any]:
         """
-        Return how this decision was made.
+        Return how this decision was made, as a dictionary.
 
         Returns:
             The source, the revision, and the policy, override and counter of each limit. ``decided_by`` repeats the
@@ -273,6 +273,6 @@ class Denied(Exception):
 
 
 def _mildness(state: LimitState) -> tuple[bool, float, float, float]:
-    """Return a sort key for limits that deny. The first is one that no wait helps, or has the longest wait."""
+    """Return a sort key for limits that deny, by which one that no wait helps comes first, then the longest wait."""
     wait_ms = math.inf if state.retry_after_ms is None else state.retry_after_ms
     return not state.hopeless, -wait_ms, *state.tightness

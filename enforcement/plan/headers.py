@@ -40,11 +40,11 @@ class Described(Protocol):
 
     @property
     def limit(self) -> LimitState | None:
-        """The limit that decides."""
+        """The limit that decides, or None."""
 
     @property
     def reset_ms(self) -> int | None:
-        """Milliseconds until that limit is full again. None if it never is."""
+        """Milliseconds until that limit is full again, or None if it never is."""
 
 
 class Preset(Protocol):
@@ -56,7 +56,7 @@ class Preset(Protocol):
 @cache
 def presets(names: str) -> tuple[Preset, ...]:
     """
-    Return the conventions whose names are joined by ``+``.
+    Return the functions that write the headers of the presets whose names are joined by ``+``.
 
     Raises:
         ValueError: One of them is unknown.
@@ -93,7 +93,7 @@ class Spelled:
 
 def spell(bounds: Sequence[BoundLimit]) -> tuple[Spelled, ...] | None:
     """
-    Return the constant parts of the header fields for all enforced limits.
+    Return the constant parts of the header fields for all enforced limits, or None if a limit follows a calendar.
 
     Returns:
         None if a limit follows a calendar, because its windows differ in length.
@@ -144,7 +144,7 @@ def labels(names: Sequence[tuple[str, str]]) -> list[str]:
 
 
 def ordered(decision: Described) -> list[tuple[str, LimitState]]:
-    """Return the enforced limits with their labels. The limit that decides comes first, then the tightest."""
+    """Return the enforced limits, each after its label. The limit that decides comes first, then the tightest."""
     names = labels([(state.policy, state.name) for state in decision.limits])
     enforced = [row for row in zip(names, decision.limits, strict=True) if row[1].mode == "enforce"]
     if len(enforced) > 1:
@@ -191,7 +191,7 @@ def draft_lines(decision: Described) -> list[tuple[bytes, bytes]]:
 
 
 def _by_numbers(decision: Described, spelled: Sequence[Spelled]) -> dict[str, str]:
-    """Return the fields from the numbers of the reply, without limit states. The tightest limit comes first."""
+    """Return the header fields from the numbers of the reply, without limit states. The tightest limit comes first."""
     rows = [(limit, *_limit_item(decision, limit)) for limit in spelled]
     rows.sort(key=lambda row: tightness(row[1], row[0].capacity, row[0].window_seconds))
     return {
@@ -229,7 +229,7 @@ def _legacy_epoch(decision: Described) -> dict[str, str]:
 
 
 def _openai(decision: Described) -> dict[str, str]:
-    """Return the fields for the tightest limit on requests and the tightest limit on tokens."""
+    """Return the header fields for the tightest limit on requests and the tightest limit on tokens."""
     fields: dict[str, str] = {}
     for _, state in reversed(ordered(decision)):
         if state.algorithm == "concurrency" or state.unit not in ("requests", "tokens"):

@@ -56,12 +56,12 @@ class LimitState:
 
     @property
     def tightness(self) -> tuple[float, float]:
-        """The sort key of :func:`tightness`."""
+        """The sort key of this limit by :func:`tightness`."""
         return tightness(self.remaining, self.capacity, self.window_seconds or self.slot_seconds)
 
 
 def tightness(remaining: int, capacity: int, window_seconds: int | None) -> tuple[float, float]:
-    """Return a sort key. The limit with the smallest share left comes first, and of equal ones the longest window."""
+    """Return a sort key by which the smallest share left comes first, and of equal ones the longest window."""
     share = remaining / capacity if capacity else 0.0
     return share, float("-inf") if window_seconds is None else -window_seconds
 

@@ -99,7 +99,7 @@ class Plan:
         return not sets.isdisjoint(self.touches)
 
     def specs(self, now_us: int) -> tuple[Spec, ...]:
-        """Return what the store must know to decide on each limit, with the calendar windows around *now_us*."""
+        """Return the numbers by which the store decides on each limit, with the calendar windows around *now_us*."""
         if not self._specs or self.expired(now_us):
             self._specs = tuple(bound.spec(now_us) for bound in self.bounds)
             self._texts = tuple(spec.text for spec in self._specs)
@@ -109,7 +109,7 @@ class Plan:
         return self._specs
 
     def texts(self, now_us: int) -> tuple[str, ...]:
-        """Return :meth:`specs` as strings, which are arguments of a call."""
+        """Return the :meth:`specs` as strings, which are arguments of a call."""
         self.specs(now_us)
         return self._texts
 

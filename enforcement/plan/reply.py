@@ -84,7 +84,7 @@ class Reply:
 
     def reset(self, index: int) -> int:
         """
-        Return how long it takes until limit *index* is full again.
+        Return the microseconds until limit *index* is full again, below 0 for never.
 
         Returns:
             Microseconds. Below 0: never.
@@ -93,7 +93,7 @@ class Reply:
 
     def wait(self, index: int) -> int:
         """
-        Return how long it takes until the same cost passes limit *index*.
+        Return the microseconds until the same cost passes limit *index*, 0 for now and below 0 for never.
 
         Returns:
             Microseconds. 0: it passes now. Below 0: no wait helps.
@@ -102,7 +102,7 @@ class Reply:
 
     def more(self, index: int) -> int:
         """
-        Return how long it takes until limit *index* has more permits left.
+        Return the microseconds until limit *index* has more permits left, 0 for :meth:`reset`, below 0 for never.
 
         Returns:
             Microseconds. 0: the same as :meth:`reset`. Below 0: never.
@@ -132,7 +132,7 @@ class Reply:
 
     def reason(self, bounds: Sequence[BoundLimit]) -> str:
         """
-        Return the reason of the decision.
+        Return the reason of the decision, which is ``ok``, ``limited`` or ``cost_exceeds_capacity``.
 
         Returns:
             ``ok`` if the request is allowed. ``cost_exceeds_capacity`` if it can never pass one of the enforced limits.
@@ -144,7 +144,9 @@ class Reply:
         return "cost_exceeds_capacity" if any(hopeless) else "limited"
 
     def later(self, passed_us: int) -> Reply:
-        """Return the same denial, *passed_us* microseconds later. Its durations get shorter, but not below 1."""
+        """
+        Return the same denial as it is *passed_us* microseconds later. Its durations get shorter, but not below 1.
+        """
         numbers, width = list(self.numbers), self.width
         numbers[1] += passed_us
         for start in range(3, len(numbers), width):
@@ -159,7 +161,7 @@ NO_REPLY: Final = Reply((0, 0))
 
 def read(raw: object, width: int = PLAIN) -> Reply:
     """
-    Return a reply of the store as numbers.
+    Return a reply of the store as a :class:`Reply`.
 
     Raises:
         StoreError: The reply is not a string of 64-bit integers.
@@ -168,13 +170,15 @@ def read(raw: object, width: int = PLAIN) -> Reply:
 
 
 def read_plain(raw: object, width: int) -> tuple[Reply, Sequence[int]]:
-    """Return a reply without registered values, in the form of :func:`read_enrolled`."""
+    """
+    Return a reply that registered no values as :class:`Reply`, with an empty sequence, as :func:`read_enrolled` does.
+    """
     return read(raw, width), ()
 
 
 def read_enrolled(raw: object, width: int) -> tuple[Reply, Sequence[int]]:
     """
-    Return the reply to a decision that registered partition values.
+    Return the reply to a decision that registered partition values, and for each value 1 if it overflowed, or 0.
 
     Returns:
         The reply, and for each value 1 if its overflow counter decided, else 0.

@@ -25,13 +25,13 @@ def judge(evidence: Evidence, readings: Sequence[CounterReading] = ()) -> list[C
 
 
 def _unique_ids(evidence: Evidence) -> Claim:
-    """Check that no request id occurs twice. Every other claim would count such a decision twice."""
+    """Return the claim that no request id occurs twice. Every other claim would count such a decision twice."""
     twice = len(evidence.records) - len({record.id for record in evidence.records})
     return Claim("duplicate request ids", "0", f"{twice} of {len(evidence.records)}", twice == 0)
 
 
 def _revisions(evidence: Evidence) -> Claim:
-    """Check that no process went back to an older revision."""
+    """Return the claim that no process went back to an older revision."""
     back = sum(
         later.revision < earlier.revision for ledger in evidence.ledgers for earlier, later in pairwise(ledger.records)
     )
@@ -40,7 +40,7 @@ def _revisions(evidence: Evidence) -> Claim:
 
 
 def _figures(evidence: Evidence) -> Iterator[Claim]:
-    """Yield figures that are only reported, because no value of them is wrong."""
+    """Yield claims that are only printed, because no figure in them is wrong."""
     total = len(evidence.records) or 1
     sources = Counter(record.source for record in evidence.records)
     yield Claim("decided by", "any", ", ".join(f"{name} {count}" for name, count in sources.most_common()) or "nobody")

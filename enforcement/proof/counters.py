@@ -16,7 +16,7 @@ from enforcement.store.client import connect
 
 def read_counters(url: str, counters: Iterable[LedgerCounter]) -> list[CounterReading]:
     """
-    Read those of the counters that counting can prove.
+    Read the counters that counting can prove from the store, and return their readings.
 
     Raises:
         redis.RedisError: The store does not reply.

@@ -85,7 +85,7 @@ class CountedDecision:
 
     @property
     def charge(self) -> Charge:
-        """The instant and the permits, as the model counts them."""
+        """The instant and the permits of the charge, as the model counts them."""
         return self.record.decided_at_us, self.permits
 
 
@@ -109,7 +109,7 @@ class Evidence:
             decisions.sort(key=lambda decision: decision.record.decided_at_us)
 
     def _add(self, counter: LedgerCounter) -> None:
-        """Keep a counter. If its limit was edited during the load, the largest capacity counts."""
+        """Add a counter to this evidence. If its limit was edited during the load, the largest capacity counts."""
         limit = self.terms.limits.get(counter.name)
         if limit is not None:
             counter = replace(counter, limit=limit)
@@ -118,7 +118,7 @@ class Evidence:
             self.counters[counter.key] = counter
 
     def by_limit(self) -> Iterator[tuple[str, Limit, list[list[CountedDecision]]]]:
-        """Yield name and limit of all that counting can prove, each with the decisions on each of its counters."""
+        """Yield each limit that counting can prove, with its name and the decisions on each of its counters."""
         grouped: dict[str, tuple[Limit, list[list[CountedDecision]]]] = {}
         for key, counter in self.counters.items():
             if can_be_proved(counter.limit):
@@ -133,7 +133,7 @@ def can_be_proved(limit: Limit) -> bool:
 
 
 def _outages(records: Iterable[Record]) -> list[int]:
-    """Return for each decision of a process the number of its outage. 0: the store decided."""
+    """Return for each decision of a process the number of its outage, or 0 if the store decided."""
     numbers, count, out = [], 0, False
     for record in records:
         count += record.degraded and not out

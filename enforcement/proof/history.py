@@ -130,7 +130,7 @@ class LedgerWriter:
     def write(
         self, ident: str, started_at_us: int, ended_at_us: int, decision: Decision, costs: int | Mapping[str, int]
     ) -> None:
-        """Write one decision."""
+        """Write one decision to the ledger."""
         bounds = decision.bounds
         self._put(
             {
@@ -151,7 +151,7 @@ class LedgerWriter:
         )
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file of the ledger."""
         self._file.close()
 
     def _number(self, bound: BoundLimit) -> int:

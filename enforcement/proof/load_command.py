@@ -92,7 +92,7 @@ def _run_fleet(options: argparse.Namespace) -> int:
 
 
 def _command(options: argparse.Namespace, instance: str) -> list[str]:
-    """Return the command of one process of a fleet, with the same options and its name."""
+    """Return the command line of one process of a fleet, with the same options and the name of its instance."""
     command = [sys.executable, "-m", "enforcement.proof", "load", "--wait", "--instance", instance]
     for rate in options.limit:
         command += ["--limit", rate]

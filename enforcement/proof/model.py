@@ -22,7 +22,10 @@ _WHOLE: Final = Fraction(1)
 
 
 def window_of(limit: Limit, at_us: int) -> tuple[int, int]:
-    """Return the start and the end of the window at an instant. A log or a bucket has one window for ever."""
+    """
+    Return the start and the end of the window at an instant, in microseconds since the epoch. A log or a bucket has one
+    window for ever.
+    """
     if limit.algorithm in ("sliding_log", "token_bucket") or limit.calendar == "lifetime":
         return LIFETIME
     if limit.calendar is not None:
@@ -33,7 +36,10 @@ def window_of(limit: Limit, at_us: int) -> tuple[int, int]:
 
 
 def length_us(limit: Limit) -> int:
-    """Return the length of a window that has no calendar. A leased log counts its permits longer than a strict one."""
+    """
+    Return how many microseconds a window without a calendar lasts. A leased log counts its permits longer than a strict
+    one.
+    """
     length = (limit.window_seconds or 0) * 1_000_000
     return length + limit.held_us if limit.algorithm == "sliding_log" and limit.leasable else length
 
@@ -82,7 +88,7 @@ def _peak_of_log(length: int, charges: Sequence[Charge]) -> int:
 
 
 def _levels(limit: Limit, charges: Iterable[Charge], part: Fraction) -> Iterator[tuple[int, int]]:
-    """Yield the instant of each charge and how much a bucket lacks after it. One permit is :func:`_unit`."""
+    """Yield the instant of each charge and how much a bucket lacks after that charge. One permit is :func:`_unit`."""
     unit, rate = _unit(limit, part), limit.quota * part.numerator
     level, last_us = 0, 0
     for at_us, permits in charges:

@@ -21,20 +21,20 @@ class InvalidOption(ValueError):
 
 
 def add_numbers(parser: Any, numbers: Iterable[NumberOption]) -> None:
-    """Add options that take a number."""
+    """Add options that take a number to a parser."""
     for option, metavar, parse, default, text in numbers:
         parser.add_argument(option, metavar=metavar, type=parse, default=default, help=text)
 
 
 def integer(string: str) -> int:
-    """Parse an integer, 0 or more."""
+    """Return the integer in a string, which must be 0 or more."""
     if not (string.isascii() and string.isdigit()):
         raise argparse.ArgumentTypeError(f"must be an integer, 0 or more, got {string!r}")
     return int(string)
 
 
 def span(string: str) -> float:
-    """Parse a finite number, 0 or more."""
+    """Return the finite number in a string, which must be 0 or more."""
     try:
         number = float(string)
     except ValueError:

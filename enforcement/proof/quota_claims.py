@@ -49,7 +49,7 @@ def admitted(
 def admitted_alone(
     evidence: Evidence, name: str, limit: Limit, counters: Sequence[Sequence[CountedDecision]]
 ) -> Iterator[Claim]:
-    """Check that one process admitted at most its share of the quota, or one permit, in a window of one outage."""
+    """Yield a claim that one process admitted at most its share, or one permit, in a window of one outage."""
     share = {"deny": 0, "local": min(limit.capacity, max(1, limit.capacity // evidence.fleet))}
     bound = share.get(limit.on_store_failure)
     part_of_rate = Fraction(bound or 0, limit.capacity or 1)
@@ -69,7 +69,7 @@ def admitted_alone(
 
 
 def saturated(name: str, limit: Limit, counters: Sequence[Sequence[CountedDecision]]) -> Iterator[Claim]:
-    """Check that the store denied only when even the smallest of the denied requests would not have fit."""
+    """Yield a claim that the store denied only when even the smallest denied request would not have fit."""
     if limit.algorithm not in ("fixed_window", "sliding_log") or limit.consistency == "leased":
         return
     left, cases = 0, 0
@@ -85,7 +85,7 @@ def saturated(name: str, limit: Limit, counters: Sequence[Sequence[CountedDecisi
 
 
 def charged(evidence: Evidence, readings: Iterable[CounterReading]) -> Iterator[Claim]:
-    """Check that the store charged all that was admitted, and nothing that was not requested."""
+    """Yield claims that the store charged all that was admitted, and nothing that was not requested."""
     for reading in readings:
         counter, limit = reading.counter, reading.counter.limit
         decisions = evidence.decisions[counter.key]
@@ -113,7 +113,7 @@ def _peak(limit: Limit, window: Iterable[CountedDecision], part_of_rate: Fractio
 
 
 def _bound(evidence: Evidence, limit: Limit, window: Sequence[CountedDecision]) -> tuple[str, int | None]:
-    """Return how an outage touched a window, and the most permits that it may admit. None means any number."""
+    """Return how an outage touched a window, and the most permits that the window may admit, or None for any number."""
     alone = [decision for decision in window if decision.outage]
     if not alone:
         return _HEALTHY, limit.capacity

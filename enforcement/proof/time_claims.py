@@ -8,7 +8,7 @@ from enforcement.proof.evidence import Claim, Evidence
 
 
 def in_time(evidence: Evidence) -> Claim:
-    """Check that decisions took no longer than their time budget and the margin."""
+    """Return the claim that decisions took no longer than their time budget and the margin."""
     bound = evidence.timeout_ms + evidence.terms.margin_ms
     slowest = max((record.took_ms for record in evidence.records), default=0.0)
     late = sum(record.took_ms > bound for record in evidence.records)
@@ -19,7 +19,7 @@ def in_time(evidence: Evidence) -> Claim:
 
 def in_vain(evidence: Evidence) -> Claim:
     """
-    Check how many decisions of an outage waited for the store in vain.
+    Return the claim that few decisions of an outage waited for the store in vain.
 
     Each of them waited for its whole time budget. After that the circuit breaker has to be open.
     """
@@ -34,7 +34,7 @@ def in_vain(evidence: Evidence) -> Claim:
 
 
 def while_away(evidence: Evidence) -> Claim:
-    """Check how fast a process decides alone while it does not call the store."""
+    """Return the claim that a process decides fast while it does not call the store."""
     what, bound = "a decision while the store is not asked", evidence.terms.alone_ms
     spans = sorted(record.took_ms for record in evidence.records if record.degraded and not record.cause)
     if not spans:
@@ -45,7 +45,7 @@ def while_away(evidence: Evidence) -> Claim:
 
 
 def back_in_time(evidence: Evidence) -> Claim:
-    """Check that each process used the store again in time after an outage, and went on doing so."""
+    """Return the claim that each process used the store again in time after an outage, and went on doing so."""
     what, back = "from the store's return to its use", evidence.terms.back_at_us
     if not back:
         return Claim(what, "any", f"{_longest_outage(evidence):.1f} s was the longest outage of a process")

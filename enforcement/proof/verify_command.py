@@ -58,7 +58,7 @@ def add_to(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Check the claims, print them, and return the exit status."""
+    """Check the claims, print them, and return the exit status, which says whether one is broken."""
     terms = _terms(options)
     evidence = Evidence([read(path) for path in options.ledgers], terms)
     unknown = sorted(terms.limits.keys() - {counter.name for counter in evidence.counters.values()})

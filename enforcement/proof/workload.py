@@ -57,7 +57,7 @@ class Load:
 
     def run(self, begin: Callable[[], object] = lambda: None) -> int:
         """
-        Make the decisions and return their number.
+        Make the decisions, write them to a ledger, and return their number.
 
         The load ends early if the process gets SIGTERM.
 
@@ -80,7 +80,10 @@ class Load:
             writer.close()
 
     def _prepare(self, limiter: Limiter) -> None:
-        """Connect and wait for the fleet. A process that decides alone needs to know how many instances there are."""
+        """
+        Connect the limiter, and wait until the fleet is complete. A process that decides alone needs to know how many
+        instances there are.
+        """
         limiter.start(0.0 if self.limits else 5.0)
         self._decide(limiter, 0)
         deadline = time.monotonic() + FLEET_SECONDS
@@ -134,7 +137,7 @@ class Fleet:
             raise
 
     def go(self) -> None:
-        """Make all processes begin."""
+        """Send all processes the signal to begin."""
         for process in self.processes:
             assert process.stdin is not None
             process.stdin.write("\n")

@@ -19,15 +19,15 @@ class DecisionCounts:
         self._cells: dict[tuple[str, str], Cell] = {}
 
     def cell(self, source: str, reason: str) -> Cell:
-        """Return the count of decisions with one source and reason. Keep it where it is increased often."""
+        """Return the cell that counts decisions with one source and reason. Keep it where it is increased often."""
         return self._cells.setdefault((source, reason), [0])
 
     def count(self, source: str, reason: str) -> None:
-        """Count a decision where the look-up of its cell does not matter."""
+        """Add 1 to the count of a source and reason, where looking up the cell is fast enough."""
         self.cell(source, reason)[0] += 1
 
     def failed(self, cause: str) -> None:
-        """Count a failed call."""
+        """Add 1 to the count of failed calls with this cause."""
         self.failures[cause] = self.failures.get(cause, 0) + 1
 
     def after_fork(self) -> None:

@@ -38,7 +38,7 @@ class Denials:
 
     def known(self, plan: LivePlan, denial: Denial, costs: Costs) -> Decision | None:
         """
-        Return the cached denial of a plan, if it is still valid for these costs.
+        Return the cached denial of a plan, or None if it is not valid for these costs or not any more.
 
         Args:
             denial: The one that the caller found in *plan*. Another thread may have dropped it since.
@@ -61,7 +61,7 @@ class Denials:
         return denial.present if now < denial.renew_at else denial.renewed(now)
 
     def remember(self, plan: LivePlan, costs: Costs, decision: Decision) -> None:
-        """Cache a denial until the request can pass, for at most DENIAL_SECONDS."""
+        """Store a denial in its plan until the request can pass, for at most DENIAL_SECONDS."""
         # Shadow limits never deny. Below 0 no wait helps, but another process may reset the counter.
         waits = [decision.reply.wait(i) for i, bound in enumerate(plan.bounds) if not bound.limit.shadow]
         wait = DENIAL_SECONDS if min(waits) < 0 else min(DENIAL_SECONDS, max(waits) / 1_000_000)

@@ -59,12 +59,9 @@ def save(path: Path, documents: PublishedState) -> None:
 
 def restore(path: Path, documents: PublishedState) -> bool:
     """
-    Load the state that was saved to *path* into *documents*.
+    Load the state that was saved to *path* into *documents*, and return whether a state was loaded.
 
     A file is ignored, and this is logged, if it is truncated, altered, from another version or writable by others.
-
-    Returns:
-        Whether a state was loaded.
     """
     try:
         texts = _read(path)

@@ -122,7 +122,7 @@ class Lease:
 
     def take(self, cost: int) -> int:
         """
-        Hand out *cost* permits.
+        Hand out *cost* permits, and return how many are left, or -1 if there are not enough.
 
         Returns:
             How many permits are left. -1 if there are not enough, so that the store must decide.
@@ -174,7 +174,7 @@ class Lease:
         return self._granted - self.left + self._missed
 
     def steady(self) -> bool:
-        """Return whether enough permits are requested to make a lease worth its call."""
+        """Return whether enough permits are requested to make a lease worth its call to the store."""
         now, requested = monotonic(), self._requested()
         if now < self._rests_until:
             return False
@@ -183,12 +183,12 @@ class Lease:
         return requested - self._rate_base >= STEADY_PERMITS
 
     def rest(self, seconds: float) -> None:
-        """Do not request permits from the store for this many seconds."""
+        """Request no permits from the store for this many seconds."""
         self._rests_until = monotonic() + seconds
 
     def wanted(self, most: int) -> int:
         """
-        Return how many permits to request from the store, and start to measure the rate anew.
+        Return how many permits to request from the store, 0 or less for none, and measure the rate anew.
 
         Args:
             most: How many permits may be outstanding.
@@ -203,7 +203,7 @@ class Lease:
         return min(max(1, round(rate * self._ahead_seconds)), most - self.outstanding())
 
     def fill(self, grant: Grant) -> None:
-        """Add permits that the store has granted."""
+        """Add permits that the store has granted to this lease."""
         with self._lock:
             if self.left and not (self._merges and grant.marks == self._marks):
                 # The permits of an earlier window are of no use now, but those of a log or bucket still are.
@@ -221,7 +221,7 @@ class Lease:
         self.low = self.left // 2
 
     def _withdraw(self) -> None:
-        """Stop handing out the current permits, and keep them for return."""
+        """Move the permits that are not handed out to those that must be returned to the store."""
         if self.left:
             self._to_return.append((self.left, self._marks))
         self._granted -= self.left
@@ -252,7 +252,7 @@ class Lease:
 
     def pop_expired(self, now: float) -> list[Remains]:
         """
-        Remove the permits that have expired, so that they can be returned to the store.
+        Remove the permits that have expired, and return them with the marks of their windows.
 
         Args:
             now: Monotonic seconds. Infinity removes all permits.
@@ -270,7 +270,7 @@ class Lease:
 
     def idle_since(self, now: float) -> float:
         """
-        Return when permits were last handed out.
+        Return when permits were last handed out, in monotonic seconds.
 
         The time is not recorded when a permit is taken. It is only as exact as the interval between calls.
 

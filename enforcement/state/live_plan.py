@@ -67,7 +67,7 @@ class LivePlan(Plan):
 
     def once(self, now_us: int) -> bytes | None:
         """
-        Return the kept command that charges one request.
+        Return the kept command that charges one request, or None if there is none for the window of *now_us*.
 
         Args:
             now_us: Unix time in microseconds.

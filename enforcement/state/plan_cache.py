@@ -56,7 +56,7 @@ class PlanCache:
 
     def get(self, name: Name) -> LivePlan | None:
         """
-        Return the plan of this name, and protect it if it was on probation.
+        Return the plan of this name, or None, and protect the plan if it was on probation.
 
         Returns:
             None if no plan of this name is kept.
@@ -80,19 +80,19 @@ class PlanCache:
             _put(self._probation, name, plan, MAX_PROBATION)
 
     def divert(self, name: Name, plan: LivePlan) -> None:
-        """Replace the plan of a name by one with overflow counters, which other names share."""
+        """Replace the plan of a name by a plan with overflow counters, which other names share."""
         self._protected.pop(name, None)
         self._probation.pop(name, None)
         _put(self._overflowed, name, plan, MAX_OVERFLOWED)
 
     def admit(self, name: Name, plan: LivePlan) -> None:
-        """Add the plan of values that the store has registered, in place of one with overflow counters."""
+        """Add the plan of values that the store has registered, in place of a plan with overflow counters."""
         self._overflowed.pop(name, None)
         self.put(name, plan)
 
     def trust(self, plan: LivePlan, until: float) -> None:
         """
-        Remember that the values of a plan are registered in the store.
+        Set until when the values of a plan count as registered in the store.
 
         This is kept by counter key, so that it still holds for plans compiled from later documents.
 
@@ -105,7 +105,7 @@ class PlanCache:
 
     def trusted(self, plan: LivePlan) -> float:
         """
-        Return until when all values of a plan count as registered.
+        Return until when the values of a plan count as registered, in monotonic seconds, or 0 if one does not.
 
         Returns:
             Monotonic seconds. 0 if at least one value is not known to be registered.
@@ -113,7 +113,7 @@ class PlanCache:
         return min((self._trusted.get(plan.bounds[i].key, 0.0) for i in plan.unregistered), default=0.0)
 
     def note(self, limited: Limited, now: float) -> None:
-        """Remember that a limit had no room for another value at *now*, monotonic seconds."""
+        """Add a limit to those that had no room for another value, with the time *now* in monotonic seconds."""
         self._full[limited] = now
         self._full.move_to_end(limited)
         if len(self._full) > MAX_REPORTED:
@@ -124,7 +124,7 @@ class PlanCache:
         return [limited for limited, at in self._full.copy().items() if now - at < REPORTED_SECONDS]
 
     def clear(self) -> None:
-        """Forget everything, as a child process does after a fork."""
+        """Drop all plans and all else that is kept, as a child process does after a fork."""
         # Leases in the plans belong to the parent process, which still holds them.
         self.overflowed = 0
         for kept in (self._probation, self._protected, self._overflowed, self._trusted, self._full):

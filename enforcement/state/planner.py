@@ -132,13 +132,13 @@ class Planner:
         self._fleet = fleet
 
     def clear(self) -> None:
-        """Forget all plans in a child process, because their leases belong to the parent."""
+        """Drop all plans in a child process, because their leases belong to the parent."""
         self.in_code.clear()
         self.plan_cache.clear()
 
     def plan_in_code(self, limits: Limit | Sequence[Limit], key: str) -> LivePlan:
         """
-        Return the plan of limits in code.
+        Return the plan of limits in code for a key.
 
         Raises:
             ValueError: See :func:`~enforcement.plan.binding.bind_in_code`.
@@ -157,7 +157,7 @@ class Planner:
 
     def find(self, token: object) -> TokenEntry | Decision | str:
         """
-        Look up a token among the published documents in memory.
+        Return the entry of a token from memory, a denial if it cannot be a token, or the digest to ask the store for.
 
         Returns:
             The entry of the token, if it is in memory. A denial, if the value cannot be a token. Otherwise the digest
@@ -199,7 +199,7 @@ class Planner:
     @staticmethod
     def keep_plan(derived: DerivedPlans, token: object, entry: TokenEntry, plan: LivePlan | Decision) -> None:
         """
-        Keep a token's plan, if it is the same for every request until the documents change.
+        Add a token's plan to *derived*, if it is the same for every request until the documents change.
 
         Args:
             derived: The plans kept for one generation of the documents, read before the token was looked up. If the
@@ -216,7 +216,7 @@ class Planner:
 
     def registered(self, plan: LivePlan, overflowed: Sequence[int]) -> LivePlan:
         """
-        Return the plan with the counters that its values use now, and keep it for later requests.
+        Return the plan with the counters that its values use now, and keep that plan for later requests.
 
         Args:
             overflowed: For each of ``plan.unregistered``, 1 if the value uses the overflow counter, 0 if it has a
@@ -279,7 +279,7 @@ class Planner:
 
 
 def _with_lease(plan: LivePlan) -> LivePlan:
-    """Return the plan, with an empty lease if its permits may be leased."""
+    """Return *plan*, after adding an empty lease if its permits may be leased."""
     if plan.leasable:
         plan.lease = Lease(plan)
     return plan

@@ -76,7 +76,7 @@ class DerivedPlans:
         self.headers: dict[bytes, Any] = {}
 
     def keep(self, name: Any, plan: Any, *, header: bool = False) -> None:
-        """Keep a plan by its token or header."""
+        """Add a plan under its token or header, after clearing a cache that is full."""
         kept: dict[Any, Any] = self.headers if header else self.plans
         if len(kept) >= MAX_DERIVED:
             kept.clear()
@@ -123,7 +123,7 @@ class PublishedState:
         self, raw: Mapping[str, Text] | Mapping[bytes, Text], tokens: Mapping[str, Text | None] | None = None
     ) -> list[DocumentProblem]:
         """
-        Replace the state by a complete one.
+        Replace the state by a complete one, and return the documents that were refused.
 
         Args:
             raw: All fields of the hash of documents.
@@ -151,7 +151,7 @@ class PublishedState:
 
     def apply(self, revision: int, changes_json: Text, store_id: Text | None = None) -> bool:
         """
-        Apply one entry of the change log.
+        Apply one entry of the change log, and return False if a complete load is needed instead.
 
         Args:
             revision: The number in the id of the entry.
@@ -191,7 +191,7 @@ class PublishedState:
 
     def remember(self, digest: str, text: Text | None, asked_at: int) -> TokenEntry:
         """
-        Keep what the store replied about a token, and return it.
+        Keep what the store replied about a token, and return the token's entry.
 
         Args:
             digest: SHA-256 of the token, in hexadecimal.
@@ -213,7 +213,7 @@ class PublishedState:
 
     def after_fork(self) -> None:
         """
-        Make the state usable in a child process.
+        Replace the lock and drop all plans in a child process.
 
         A thread of the parent may have held the lock, and plans contain leases of the parent.
         """
@@ -253,7 +253,10 @@ class PublishedState:
         tokens: Mapping[str, Text | None] | None,
         changed: Sequence[str] = (),
     ) -> list[DocumentProblem]:
-        """Replace the state. The generation comes last, because a reader that sees it must see everything else."""
+        """
+        Replace the state, and return the documents of tokens that cannot be read. The generation comes last, because a
+        reader that sees it must see everything else.
+        """
         entries, problems = self._tokens.read(tokens) if tokens is not None else (None, [])
         with self._lock:
             generation = self.generation + 1

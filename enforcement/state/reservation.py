@@ -47,7 +47,7 @@ class Reservation:
 
     def settling(self, costs: Costs) -> Steps:
         """
-        Replace the estimated cost by the real cost, once.
+        Yield the commands that replace the estimated cost by the real cost, once.
 
         Args:
             costs: A number of requests, or permits by unit. A unit that is not included keeps its estimate.
@@ -59,19 +59,21 @@ class Reservation:
         return self._correcting([(b, real.get(b.limit.unit, cost) - cost, mark) for b, cost, mark in self._charged()])
 
     def charging_for(self, status: int) -> Steps:
-        """Return the permits of limits whose ``charge_on`` does not include this HTTP status."""
+        """
+        Yield the commands that give back the permits of limits whose ``charge_on`` does not include this HTTP status.
+        """
         classes = {f"{status // 100}xx", str(status)}
         rows = [(b, -cost, mark) for b, cost, mark in self._charged() if _spares(b, classes)]
         return self._correcting(rows)
 
     def cancelling(self) -> Steps:
-        """Return all permits, and free the slots."""
+        """Yield the commands that give back what the reservation charged, unless it is settled, and free its slots."""
         yield from self._correcting([(b, -cost, mark) for b, cost, mark in self._charged()])
         yield from self.leaving()
 
     def finishing(self, status: int | None) -> Steps:
         """
-        Correct the charges by the result of the request.
+        Yield the commands that correct the charges by the HTTP status of the response, or give back everything.
 
         Args:
             status: HTTP status of the response. None if there was no response, which cancels the reservation.
@@ -79,7 +81,7 @@ class Reservation:
         return self.cancelling() if status is None else self.charging_for(status)
 
     def leaving(self) -> Steps:
-        """Free the slots, once."""
+        """Yield the commands that free the slots of the reservation, once."""
         slots = [] if self._left else self.slots()
         self._left = True
         if not slots:
@@ -95,12 +97,12 @@ class Reservation:
             yield from correcting(self._health, rows, self.ident, once_for_ms=None)
 
     def slots(self) -> list[tuple[BoundLimit, int]]:
-        """Return the limits of which the reservation holds slots, each with the number of slots."""
+        """Return the limits whose slots the reservation holds, each with the number of slots."""
         return [(bound, cost) for bound, cost, _ in self._taken() if bound.letter == "c" and cost]
 
     def renewing(self) -> list[tuple[BoundLimit, int]]:
         """
-        Renew the slots that are counted in this process while the store is unavailable.
+        Renew the slots that this process counts while the store is away, and return those to renew in the store.
 
         Returns:
             The other slots, which must be renewed in the store, each limit with the number of slots.
@@ -114,7 +116,7 @@ class Reservation:
         return in_store
 
     def _taken(self) -> Iterator[tuple[BoundLimit, int, int]]:
-        """Yield each limit that was charged, with its cost and the mark of its window."""
+        """Yield each limit that admitted the request, slots included, with its cost and the mark of its window."""
         reply = self.decision.reply
         # The bounds of the decision and not those of the plan, because overflow counters may have been charged.
         for i, bound in reply.charged(self.decision.bounds):

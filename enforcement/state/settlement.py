@@ -22,7 +22,7 @@ def correcting(
     health: Health, rows: Sequence[tuple[BoundLimit, int, int]], ident: str, *, once_for_ms: int | None
 ) -> Steps:
     """
-    Correct charges in the store, or in this process while the store is unavailable.
+    Yield the commands that correct charges in the store, or correct them here while the store is unavailable.
 
     The corrections are sent in one command for each group of counters that one call can reach.
 

@@ -88,7 +88,7 @@ class TokenCache:
         self._all_changed_at = 0
 
     def find(self, digest: str) -> TokenEntry | None:
-        """Return what is known of a token. None: the store has to be asked."""
+        """Return the entry of a token, or None if the store has to be asked."""
         entry = self._known.get(digest)
         if entry is not None:
             entry.used = True
@@ -100,7 +100,7 @@ class TokenCache:
 
     def add(self, digest: str, entry: TokenEntry, asked_at: int) -> TokenEntry:
         """
-        Add what the store replied, and return the entry to use.
+        Add the entry that the store replied, and return the entry to use.
 
         Args:
             asked_at: The generation of the documents before the store was asked. If the token has changed since, the
@@ -115,7 +115,7 @@ class TokenCache:
         return entry
 
     def drop(self, digests: Sequence[str], generation: int) -> None:
-        """Remove the tokens with these digests, and remember the generation of their change."""
+        """Forget the tokens with these digests, so that :meth:`add` refuses what was read before *generation*."""
         for digest in digests:
             self._known.pop(digest, None)
             self._unknown.pop(digest, None)
@@ -124,12 +124,12 @@ class TokenCache:
             self._changed_at, self._all_changed_at = {}, generation
 
     def replace(self, entries: OrderedDict[str, TokenEntry], generation: int) -> None:
-        """Replace all tokens by those that were read with this generation."""
+        """Replace all tokens by those that were read with this generation of the documents."""
         self._known, self._unknown, self._changed_at = entries, OrderedDict(), {}
         self._all_changed_at = generation
 
     def read(self, texts: Mapping[str, Text | None]) -> tuple[OrderedDict[str, TokenEntry], list[DocumentProblem]]:
-        """Return entries for documents by digest, and the documents that cannot be read. Nothing is replaced yet."""
+        """Return the entries of documents by digest, and the documents that cannot be read. Nothing is replaced yet."""
         entries: OrderedDict[str, TokenEntry] = OrderedDict()
         problems = []
         for digest, text in texts.items():
@@ -168,7 +168,7 @@ class TokenCache:
 
     def _make_room(self) -> None:
         """
-        Drop a token that was not used lately if the cache is full.
+        Drop a token that was not used lately, if the cache is full.
 
         In a strict order of use every reader would have to write. Here a reader only sets a flag, and a token that was
         used gets a second chance. The number of chances is bounded, so that no request has to look at all tokens.
@@ -186,7 +186,7 @@ class TokenCache:
 
 
 def read_entry(text: Text | None) -> TokenEntry:
-    """Return what a document says of a token. None: the store has no such document."""
+    """Return the token entry of a document, which has no token if the document is None or cannot be read."""
     if text is None:
         return TokenEntry(None)
     text = as_string(text)

@@ -91,7 +91,7 @@ class TokenUsage:
 
     def passed(self, minute: int, requests: int, costs: Sequence[tuple[int, int]], times: int = 1) -> None:
         """
-        Count a request that every limit admitted, or several equal ones.
+        Add a request that every limit admitted, or several equal ones, to the counts of a minute.
 
         Args:
             minute: Minutes since the epoch.
@@ -109,7 +109,7 @@ class TokenUsage:
 
     def decided(self, minute: int, passed: bool, requests: int, states: Iterable[State]) -> None:
         """
-        Count a request that a limit denied, or would have denied.
+        Add a request that a limit denied, or would have denied, to the counts of a minute.
 
         Args:
             minute: Minutes since the epoch.
@@ -125,7 +125,9 @@ class TokenUsage:
                 _add(rows[index], passed, not (admits or shadow), shadow and not admits, cost)
 
     def denied_again(self, minute: int, states: Sequence[State]) -> None:
-        """Count a remembered denial. *states* is as for :meth:`decided`, and is the same object each time."""
+        """
+        Add a remembered denial to the counts. *states* is as for :meth:`decided`, and is the same object each time.
+        """
         with self._log.lock:
             known_minute, known = self._denied
             if states is known and minute == known_minute:
@@ -142,7 +144,7 @@ class TokenUsage:
             self._rows(minute)[index][_COST] += cost_delta
 
     def _fold(self) -> None:
-        """Add the repeated decisions to the rows. The caller holds the lock of the log."""
+        """Add the repeated decisions to the counts of their minute. The caller holds the lock of the log."""
         repeats = self._repeats
         if not repeats:
             return
@@ -155,7 +157,7 @@ class TokenUsage:
             row[_COST] += repeats * cost
 
     def _fold_denials(self) -> None:
-        """Add the repeated denials to the rows. The caller holds the lock of the log."""
+        """Add the repeated denials to the counts of their minute. The caller holds the lock of the log."""
         repeats, (minute, states) = self._denials, self._denied
         if not repeats:
             return
@@ -178,7 +180,7 @@ class TokenUsage:
             self._log.listed.append(self)
 
     def take(self) -> dict[int, list[Counts]]:
-        """Return the counts by minute, and begin anew. The caller holds the lock of the log."""
+        """Return the counts by minute, and set them to 0. The caller holds the lock of the log."""
         self._fold()
         self._fold_denials()
         self._denied = (-1, ())
@@ -247,11 +249,11 @@ class UsageLog:
         return list(self._undelivered)
 
     def delivered(self, batch: UsageBatch) -> None:
-        """Drop a batch that was accepted."""
+        """Drop a batch that the store has accepted."""
         self._undelivered = [other for other in self._undelivered if other.id != batch.id]
 
     def after_fork(self, instance: str) -> None:
-        """Begin anew in a child process, because the parent reports what was counted before."""
+        """Drop all counts in a child process, because the parent reports what was counted before."""
         self.lock = threading.Lock()
         for usage in self.listed:
             usage.take()

@@ -32,7 +32,7 @@ class Address:
     @classmethod
     def from_url(cls, url: str) -> Address:
         """
-        Parse a URL like redis-py, but reject every part that redis-py would ignore.
+        Return the address in a URL, read like redis-py does, but without a part that redis-py would ignore.
 
         Raises:
             ValueError: The scheme is unknown, the host is impossible, or another part cannot be used. The message never
@@ -51,7 +51,7 @@ class Address:
         )
 
     def greeting(self) -> tuple[bytes, int]:
-        """Return what to send first on a new connection, and how many replies follow."""
+        """Return the commands to send first on a new connection, encoded, and how many replies follow."""
         commands: list[tuple[str | int, ...]] = []
         if self.password:
             commands.append(("AUTH", self.username, self.password) if self.username else ("AUTH", self.password))
@@ -94,7 +94,7 @@ class Address:
 
 
 def _check_url(url: str) -> None:
-    """Reject what redis-py would ignore, or would find wrong only when it connects. Raises ValueError."""
+    """Raise ValueError for parts that redis-py would ignore, or would find wrong only when it connects."""
     split = urlsplit(url)
     try:
         _ = split.port
@@ -110,14 +110,14 @@ def _check_url(url: str) -> None:
 
 
 def checked_host(host: str) -> str:
-    """Return a host's name or address. Raises ValueError if no host can have this name."""
+    """Return a host's name or address, or raise ValueError if no host can have this name."""
     if not all(1 <= len(label) <= 63 for label in host.removesuffix(".").split(".")):
         raise ValueError(f"url: {host!r} is not a host; each part between dots must have 1 to 63 characters.")
     return host
 
 
 def left_until(deadline: float) -> float:
-    """Return the seconds until a monotonic deadline. Raises TimeoutError if it has passed."""
+    """Return the seconds until a monotonic deadline, or raise TimeoutError if it has passed."""
     left = deadline - monotonic()
     if left <= 0:
         raise TimeoutError("the time budget is used up")

@@ -64,7 +64,10 @@ class AsyncPipe:
         return link.call(command)
 
     def ask(self, command: bytes) -> asyncio.Future[Any]:
-        """Send ``ASKING`` and a command, in one write, to a node that is taking over the command's slot."""
+        """
+        Send ``ASKING`` and a command, in one write, to a node that takes over its slot, and return a future of the
+        reply.
+        """
         link = self._link_here()
         link.call(ASKING).add_done_callback(lambda future: future.cancelled() or future.exception())
         return link.call(command)
@@ -97,7 +100,9 @@ class AsyncPipe:
         return found
 
     def renew(self) -> None:
-        """Use a new connection for the next calls, while calls in flight keep the old one. Any thread may call this."""
+        """
+        Open a new connection for the next calls, while calls in flight keep the old one. Any thread may call this.
+        """
         for link in self._give_up():
             self._retired.add(link)
             link.retire()
@@ -108,7 +113,7 @@ class AsyncPipe:
         return [link for link in links if link is not None]
 
     def after_fork(self) -> None:
-        """Forget the connections in a child process, as they and their loops belong to the parent."""
+        """Drop the connections in a child process, as they and their loops belong to the parent."""
         self._link, self._links = None, {}
 
     def close(self) -> None:
@@ -211,7 +216,7 @@ class _Link(asyncio.Protocol):
             self._watch.cancel()
 
     def _time_out(self) -> None:
-        """Fail the calls in flight, but keep the connection open, as late replies tell whether they were executed."""
+        """Fail the calls in flight, but keep the connection open, as late replies show whether they were executed."""
         self._give_up()
         waiting, self._waiting = self._waiting, deque()
         for _, future in waiting:
@@ -224,7 +229,7 @@ class _Link(asyncio.Protocol):
         self._watch = self.loop.call_later(LATE_SECONDS, self.hang_up)
 
     def _store_late(self, reply: Any) -> None:
-        """Store a late reply for the call that it belongs to."""
+        """Keep a late reply for the oldest call that waits for one."""
         self._late.popleft().found = reply
         if not self._late:
             self.hang_up()
@@ -243,7 +248,7 @@ class _Link(asyncio.Protocol):
             self.drop(reason)
 
     def retire(self) -> None:
-        """Close the connection when all calls in flight have had their time. Any thread may call this."""
+        """Close the connection after the time budget of all calls in flight. Any thread may call this."""
         reason = StoreError("connection", "replaced by a new connection")
         with contextlib.suppress(RuntimeError):  # the loop is closed, and the connection with it
             self.loop.call_soon_threadsafe(self.loop.call_later, self._budget + 0.01, self.drop, reason)

@@ -18,11 +18,11 @@ class StoreClient(Redis):
         return self.connection_pool
 
     def primaries(self) -> list[tuple[str, Redis]]:
-        """Return the name of every primary, with a client of it alone. Raises redis-py's errors."""
+        """Return the name of every primary, each with a client of that primary alone. Raises redis-py's errors."""
         return [("store", self)]
 
     def reconnect(self) -> None:
-        """Drop all connections, as one may hold half a reply, or lead to a server that was replaced."""
+        """Close all connections, as one may hold half a reply, or lead to a server that was replaced."""
         self.connection_pool.disconnect()
 
     def drop_inherited(self) -> None:

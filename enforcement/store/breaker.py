@@ -52,7 +52,7 @@ class Breaker:
         self._lock = threading.Lock()
 
     def failed(self, cause: str) -> None:
-        """Count a failure, and open after too many."""
+        """Count a failure, and open the breaker after too many."""
         with self._lock:
             self.failures += 1
             if self.open or self.failures < FAILURES_TO_OPEN:
@@ -66,7 +66,7 @@ class Breaker:
 
     def trip(self, cause: str) -> None:
         """
-        Open at once, because the caller is sure that the store is unavailable.
+        Open the breaker at once, because the caller is sure that the store is unavailable.
 
         Args:
             cause: One word, then details after a colon. If the breaker is open already, a new word is logged.
@@ -87,7 +87,7 @@ class Breaker:
         self.failures = 0
 
     def close(self) -> None:
-        """Treat the store as available again."""
+        """Close the breaker, so that the store is used again."""
         with self._lock:
             was_open, since = self.open, self.opened_at
             self.open, self.opened_at, self.failures = False, 0.0, 0

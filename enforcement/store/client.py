@@ -44,7 +44,8 @@ STORE_ERRORS: Final = (RedisError, OSError)
 
 def connect(url: str, *, timeout: float = DEFAULT_TIMEOUT, **options: Any) -> StoreClient:
     """
-    Return a client of a store. It does no I/O before the first call.
+    Return a redis-py client of a store, which is a server, a cluster or a primary found by sentinels. It does no I/O
+    before the first call.
 
     Args:
         url: ``redis://``, ``rediss://`` or ``unix://`` of one server, ``redis+sentinel://`` or ``redis+cluster://``.
@@ -62,7 +63,7 @@ def connect(url: str, *, timeout: float = DEFAULT_TIMEOUT, **options: Any) -> St
 
 
 def node_client(topology: Topology, timeout: float, **options: Any) -> Callable[[str, int], StoreClient]:
-    """Return a function that makes the client of one node of a cluster from its host and port."""
+    """Return a function that returns a new client of one node of a cluster for its host and port."""
     return lambda host, port: _server_client(topology.url_of(host, port), timeout, options)
 
 
@@ -152,7 +153,8 @@ def call_function(
     on_load: Callable[[], None] = lambda: None,
 ) -> Any:
     """
-    Return the reply of a function of the library. If the store does not have the library, load it and call again.
+    Call a function of the library in the store, and return its reply. If the store does not have the library, load it
+    and call again.
 
     Args:
         on_load: Called after the library was loaded.
@@ -163,7 +165,7 @@ def call_function(
 
 
 def with_library(client: Redis, act: Callable[[], T], *, on_load: Callable[[], None] = lambda: None) -> T:
-    """Return the result of *act*, which calls functions. See :func:`call_function`."""
+    """Call *act*, which calls functions of the library, and return its result. See :func:`call_function`."""
     try:
         return act()
     except ResponseError as exc:

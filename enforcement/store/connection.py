@@ -36,7 +36,7 @@ _HUNG_UP: Final = getattr(select, "POLLRDHUP", select.POLLIN)
 
 
 def _tick_us() -> int:
-    """Return the length of the kernel's tick, which is the unit of socket timeouts, or 1 if it is unknown."""
+    """Return the microseconds of the kernel's tick, the unit of socket timeouts, or 1 if they are unknown."""
     try:
         return round(clock_getres(_CLOCK_MONOTONIC_COARSE) * 1_000_000) if sys.platform == "linux" else 1
     except OSError:
@@ -49,7 +49,7 @@ _TICK_US: Final = _tick_us()
 
 def _in_ticks(microseconds: int) -> int:
     """
-    Return a timeout in whole ticks, at least one because the kernel reads 0 as "no timeout".
+    Return a timeout in microseconds, rounded down to whole ticks, at least one as 0 means "no timeout".
 
     The kernel rounds a timeout up to ticks and adds the rest of the current one, so 25 ms may become 32 ms. Rounded
     down first, it is late by less than one tick.
@@ -86,12 +86,12 @@ class _Line:
                 raise trouble(reply)
 
     def first_done(self) -> None:
-        """Give the next calls the whole budget, of which the first one had only what connecting left."""
+        """Set the timeout to the whole budget after the first call, which had only what connecting left."""
         self._set_timeout(self._budget)
 
     def read(self, deadline: float, *, further: bool = False) -> Any:
         """
-        Return the next reply. All of it must arrive in time, no matter in how many pieces.
+        Return the next reply on this connection. All of it must arrive in time, no matter in how many pieces.
 
         Args:
             deadline: Monotonic seconds. The kernel limits the wait for one piece, this limits the wait for all.
@@ -124,7 +124,7 @@ class _Line:
 
     def _set_timeout(self, seconds: float) -> None:
         """
-        Limit each system call of this connection.
+        Set the kernel's timeout of each system call on this connection.
 
         The kernel does it, as Python's own timeout adds a ``poll`` to every call, which a decision would feel. TLS
         works with Python's timeout only.
@@ -193,12 +193,12 @@ class SyncPipe:
         return reply
 
     def _call_anew(self, command: bytes) -> Any:
-        """Call on a new connection, with what connecting leaves of the budget."""
+        """Send a command on a new connection, with what connecting leaves of the budget, and return the reply."""
         idle = self._idle
         return self._call_on(self._connect(), idle, command)
 
     def ask(self, command: bytes) -> Any:
-        """Send ``ASKING`` and a command to a node that is taking over the command's slot."""
+        """Send ``ASKING`` and a command to a node that is taking over the command's slot, and return the reply."""
         idle = self._idle
         try:
             line = self._connected(idle.pop(), idle)
@@ -208,7 +208,7 @@ class SyncPipe:
         return self._call_on(line, idle, command, asking=True)
 
     def _call_on(self, line: _Line, idle: list[_Line], command: bytes, *, asking: bool = False) -> Any:
-        """Call on this connection before its deadline, and put it back for calls with the whole budget."""
+        """Send a command on this connection, keep the connection for later calls, and return the reply."""
         try:
             line.send(ASKING + command if asking else command)
             reply = line.read(line.deadline)
@@ -268,7 +268,7 @@ class SyncPipe:
             raise unconnected(exc) from exc
 
     def after_fork(self) -> None:
-        """Forget the connections in a child process, as they belong to the parent."""
+        """Drop the connections in a child process, as they belong to the parent."""
         self._idle = []
 
 

@@ -68,7 +68,7 @@ class StoreConnector(ABC):
     @abstractmethod
     def pipe(self, budget: float, *, respects_breakers: bool = True) -> Pipe:
         """
-        Return the connections that threads use.
+        Return a new pipe with the connections that threads use.
 
         Args:
             budget: Seconds that a call may take.
@@ -77,7 +77,7 @@ class StoreConnector(ABC):
 
     @abstractmethod
     def async_pipe(self, budget: float) -> AsyncPipe | AsyncClusterPipe:
-        """Return the connections that the tasks of event loops use. The budget is that of :meth:`pipe`."""
+        """Return a new pipe with the connections that tasks of event loops use. The budget is that of :meth:`pipe`."""
 
     @abstractmethod
     def client(self, timeout: float) -> StoreClient:
@@ -85,7 +85,7 @@ class StoreConnector(ABC):
 
     @abstractmethod
     def groups(self, things: Sequence[T], tag_of: Callable[[T], str]) -> Iterable[list[T]]:
-        """Return things in groups that one call reaches. *tag_of* returns the hash tag of a thing's keys."""
+        """Return things in groups, each of which one call reaches. *tag_of* returns the hash tag of a thing's keys."""
 
     @abstractmethod
     def is_away(self, key: str) -> bool:
@@ -105,23 +105,26 @@ class StoreConnector(ABC):
 
     @abstractmethod
     def failed(self, exc: StoreError) -> None:
-        """Count a failed call for ``breaker``, unless the call failed for a reason of its own."""
+        """Count a failed call for ``breaker``, unless the cause was the call itself."""
 
     @abstractmethod
     def recover(self, act: Callable[[], bool]) -> bool:
-        """Run *act*, which replays what is owed, and return its result. A store with a monitor wakes it instead."""
+        """
+        Run *act*, which replays charges, and return whether it succeeded. A store with a monitor wakes that and returns
+        True.
+        """
 
     def load_library(self, key: str) -> None:  # noqa: B027 - of a store that is one server, the heartbeat does it
         """Load the function library into the node of a counter, if nothing else does."""
 
     def look(self) -> None:  # noqa: B027 - see SentinelStore
-        """Check whether there is a new primary, if that can happen without losing a connection."""
+        """Ask whether there is a new primary, if that can happen without losing a connection."""
 
     def forget(self) -> None:  # noqa: B027 - see SentinelStore
         """Drop the cached primary, so that the next connection asks the sentinels again."""
 
     def start(self) -> None:  # noqa: B027 - see ClusterStore
-        """Let the monitor run, which checks the nodes of a cluster in the background."""
+        """Allow the monitor to run, which checks the nodes of a cluster in the background."""
 
     @abstractmethod
     def stop(self, timeout: float, *, agent_ended: bool) -> bool:
@@ -137,7 +140,7 @@ class StoreConnector(ABC):
         """Have the monitor check the store soon. Any thread may call this."""
 
     def after_fork(self) -> None:
-        """Replace locks and threads in a child process."""
+        """Replace the locks and threads of the parent in a child process."""
         self.breaker.after_fork()
 
 
@@ -150,15 +153,15 @@ class SingleStore(StoreConnector):
         self.duty_failures = DutyFailures()
 
     def pipe(self, budget: float, *, respects_breakers: bool = True) -> Pipe:
-        """See :meth:`StoreConnector.pipe`."""
+        """Return a new pipe to the server for threads."""
         return SyncPipe(lambda: self._topology.address, budget)
 
     def async_pipe(self, budget: float) -> AsyncPipe | AsyncClusterPipe:
-        """See :meth:`StoreConnector.async_pipe`."""
+        """Return a new pipe to the server for the tasks of event loops."""
         return AsyncPipe(lambda: self._topology.address, budget)
 
     def client(self, timeout: float) -> StoreClient:
-        """See :meth:`StoreConnector.client`."""
+        """Return a redis-py client of the server."""
         return connect(self._topology.url, timeout=timeout)
 
     def groups(self, things: Sequence[T], tag_of: Callable[[T], str]) -> Iterable[list[T]]:
@@ -174,7 +177,7 @@ class SingleStore(StoreConnector):
         return self.breaker.open
 
     def outages(self) -> tuple[int, int]:
-        """See :meth:`StoreConnector.outages`."""
+        """Return 1 if the server is unavailable now, or 0, and how often it became unavailable."""
         return int(self.breaker.open), self.breaker.openings
 
     def is_ready(self, key: str) -> bool:
@@ -182,16 +185,16 @@ class SingleStore(StoreConnector):
         return True
 
     def failed(self, exc: StoreError) -> None:
-        """See :meth:`StoreConnector.failed`."""
+        """Count a failed call for the breaker if the server may be unavailable."""
         if exc.away:
             self.breaker.failed(exc.cause)
 
     def recover(self, act: Callable[[], bool]) -> bool:
-        """Run *act* and return its result."""
+        """Run *act*, which replays charges, and return its result."""
         return act()
 
     def stop(self, timeout: float, *, agent_ended: bool) -> bool:
-        """See :meth:`StoreConnector.stop`."""
+        """Return *agent_ended*, because there is no monitor to end."""
         return agent_ended
 
 
@@ -209,19 +212,19 @@ class SentinelStore(SingleStore):
         self.sentinels.on_change = lambda: self.on_change()
 
     def pipe(self, budget: float, *, respects_breakers: bool = True) -> Pipe:
-        """See :meth:`StoreConnector.pipe`."""
+        """Return a new pipe to the primary for threads."""
         return SyncPipe(self.sentinels.address, budget, self.sentinels.lost)
 
     def async_pipe(self, budget: float) -> AsyncPipe | AsyncClusterPipe:
-        """See :meth:`StoreConnector.async_pipe`."""
+        """Return a new pipe to the primary for the tasks of event loops."""
         return AsyncPipe(self.sentinels.address, budget, self.sentinels.lost, self.sentinels.known)
 
     def client(self, timeout: float) -> StoreClient:
-        """See :meth:`StoreConnector.client`."""
+        """Return a redis-py client of the primary."""
         return primary_client(self.sentinels, self._topology, timeout)
 
     def look(self) -> None:
-        """Ask the sentinels whether there is a new primary."""
+        """Ask the sentinels for the primary, and reconnect if it is a new one."""
         self.sentinels.look()
 
     def forget(self) -> None:
@@ -229,7 +232,7 @@ class SentinelStore(SingleStore):
         self.sentinels.forget()
 
     def after_fork(self) -> None:
-        """Replace locks and threads in a child process."""
+        """Replace the locks of the parent in a child process."""
         super().after_fork()
         self.sentinels.after_fork()
 
@@ -257,19 +260,19 @@ class ClusterStore(StoreConnector):
         self.slot_map.on_trouble = self._monitor.wake
 
     def pipe(self, budget: float, *, respects_breakers: bool = True) -> Pipe:
-        """See :meth:`StoreConnector.pipe`."""
+        """Return a new pipe, by which threads send each command to the node of its key."""
         return ClusterPipe(self.slot_map, budget, respects_breakers=respects_breakers)
 
     def async_pipe(self, budget: float) -> AsyncPipe | AsyncClusterPipe:
-        """See :meth:`StoreConnector.async_pipe`."""
+        """Return a new pipe to all nodes for the tasks of event loops."""
         return AsyncClusterPipe(self.slot_map, budget)
 
     def client(self, timeout: float) -> StoreClient:
-        """See :meth:`StoreConnector.client`."""
+        """Return a redis-py client of all nodes."""
         return ClusterClient(self.slot_map, node_client(self._topology, timeout), respects_breakers=True)
 
     def groups(self, things: Sequence[T], tag_of: Callable[[T], str]) -> Iterable[list[T]]:
-        """Return one group for each hash tag."""
+        """Return things in groups of one hash tag each."""
         return together(things, tag_of)
 
     def is_away(self, key: str) -> bool:
@@ -281,7 +284,7 @@ class ClusterStore(StoreConnector):
         return bool(self.slot_map.away())
 
     def outages(self) -> tuple[int, int]:
-        """See :meth:`StoreConnector.outages`."""
+        """Return how many nodes are unavailable now, and how often one became unavailable."""
         return len(self.slot_map.away()), self.slot_map.openings
 
     def is_ready(self, key: str) -> bool:
@@ -292,7 +295,7 @@ class ClusterStore(StoreConnector):
         """Do nothing, as the failure was counted for its node."""
 
     def recover(self, act: Callable[[], bool]) -> bool:
-        """Wake the monitor, which replays what is owed to each node as soon as it can, and return True."""
+        """Wake the monitor, which replays charges to each node as soon as it can, and return True."""
         self._monitor.wake()
         return True
 
@@ -303,11 +306,11 @@ class ClusterStore(StoreConnector):
             ask_once(self.slot_map.owner(slot_of(key.encode())).address, command, LOAD_SECONDS)
 
     def start(self) -> None:
-        """Let the monitor run, which checks the nodes of a cluster in the background."""
+        """Allow the monitor to run, which checks the nodes of a cluster in the background."""
         self._monitor.start()
 
     def stop(self, timeout: float, *, agent_ended: bool) -> bool:
-        """See :meth:`StoreConnector.stop`."""
+        """End the monitor, and return whether it has ended."""
         return self._monitor.stop(timeout)
 
     def wake(self) -> None:
@@ -315,13 +318,13 @@ class ClusterStore(StoreConnector):
         self._monitor.wake()
 
     def after_fork(self) -> None:
-        """Replace locks and threads in a child process."""
+        """Replace the locks and the monitor of the parent in a child process."""
         super().after_fork()
         self.slot_map.after_fork()
         self._make_monitor()
 
     def _replay_to(self, back: Sequence[Node]) -> bool:
-        """Replay to the nodes that are back and to all others that answer, and return whether they took everything."""
+        """Replay charges to the nodes in *back* and all that answer, and return whether they took everything."""
 
         def is_ready(key: str) -> bool:
             return not self.slot_map.is_away(key, back)
@@ -335,7 +338,7 @@ class ClusterStore(StoreConnector):
 
 def connector_of(url: str, budget: float) -> StoreConnector:
     """
-    Return the store of a URL, without any I/O.
+    Return a new connector of the store of a URL, without any I/O.
 
     Args:
         url: See :mod:`enforcement.store.topology`.

@@ -28,7 +28,7 @@ class DutyFailures:
         return False
 
     def reset(self) -> None:
-        """Forget what failed before, as the thread is about to start."""
+        """Clear the failures of earlier duties, as the thread is about to start."""
 
 
 class NodeDutyFailures(DutyFailures):
@@ -46,7 +46,7 @@ class NodeDutyFailures(DutyFailures):
         self.failing: dict[str, str] = {}
 
     def failed(self, duty: str, exc: Exception) -> None:
-        """Log the failure, once for each kind of error in a row."""
+        """Log the failure of a duty, once for each kind of error in a row."""
         error = type(exc).__name__
         if self.failing.get(duty) != error:
             logger.warning("The node for the %s is away (%s: %s).", duty, error, exc)
@@ -62,7 +62,7 @@ class NodeDutyFailures(DutyFailures):
         return bool(self._slot_map.away())
 
     def reset(self) -> None:
-        """Forget what failed before."""
+        """Clear the failures of earlier duties."""
         self.failing = {}
 
 

@@ -55,7 +55,7 @@ class StoreError(Exception):
 
     @property
     def retryable(self) -> bool:
-        """Whether to try once more, because the call was not executed and its cause may already be gone."""
+        """Whether to send the call once more, because it was not executed and its cause may already be gone."""
         return not self.executed and self.cause in _RETRYABLE
 
 

@@ -33,7 +33,7 @@ class Late(Protocol):
 
     def look(self) -> Any:
         """
-        Return what has arrived, without waiting.
+        Return the late reply, LOST or GARBLED if none can be read, or None if none has arrived yet.
 
         Returns:
             The reply, LOST or GARBLED. None: nothing has arrived yet.
@@ -66,7 +66,7 @@ class AioLateReply:
             self._recv, self._close = partial(os.read, number), partial(os.close, number)
 
     def look(self) -> Any:
-        """See :meth:`Late.look`."""
+        """Return the late reply, LOST or GARBLED if none can be read, or None if none has arrived yet."""
         if self._found is None and self._close is not None:
             self._found = self._read()
         return self._found
@@ -88,7 +88,7 @@ class AioLateReply:
         return None if reply is False else reply
 
     def close(self) -> None:
-        """See :meth:`Late.close`."""
+        """Stop waiting for the reply, and close its connection."""
         close, self._close = self._close, None
         if close is not None:
             close()
@@ -117,11 +117,11 @@ class SharedLateReply:
         self.found: Any = None
 
     def look(self) -> Any:
-        """See :meth:`Late.look`."""
+        """Return the late reply, LOST or GARBLED if none can be read, or None if none has arrived yet."""
         return self.found
 
     def close(self) -> None:
-        """See :meth:`Late.close`."""
+        """Stop waiting for the reply, and tell the connection that it may be closed."""
         self.closed = True
         self._on_close()
 

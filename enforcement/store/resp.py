@@ -12,7 +12,7 @@ from enforcement.store.errors import StoreError
 
 
 def pack(arguments: Iterable[str | int]) -> bytes:
-    """Encode a command."""
+    """Return a command as the bytes to send."""
     packed: bytes = hiredis.pack_command(tuple(arguments))  # type: ignore[arg-type]
     return packed
 

@@ -49,7 +49,8 @@ class Sentinels:
 
     def address(self) -> Address:
         """
-        Return the cached address of the primary, or ask the sentinels. Other threads wait for the same reply.
+        Return the address of the primary, from the cache or else from the sentinels. Other threads wait for the same
+        reply.
 
         Raises:
             StoreError: No sentinel knows it, or none knew it a moment ago.
@@ -67,7 +68,7 @@ class Sentinels:
             return self._known
 
     def lost(self, address: Address) -> None:
-        """Drop the cached address if it is this one, at which the primary was not found."""
+        """Drop the cached address if it is *address*, at which the primary was not found."""
         if self._known == address:
             self._known = None
 
@@ -77,7 +78,7 @@ class Sentinels:
 
     def find(self) -> Address:
         """
-        Ask the sentinels for the primary's address, cached or not, and cache it.
+        Ask the sentinels for the primary's address, cached or not, keep the address, and return it.
 
         Raises:
             StoreError: No sentinel knows it.
@@ -90,7 +91,7 @@ class Sentinels:
         return found
 
     def look(self) -> None:
-        """Check whether there is a new primary, which a process that sends nothing would not notice otherwise."""
+        """Ask the sentinels for a new primary, which a process that sends nothing would not notice otherwise."""
         with contextlib.suppress(StoreError):  # the cached address stays until a sentinel knows a better one
             self.find()
 

@@ -57,7 +57,7 @@ class Topology:
     @classmethod
     def parse(cls, url: str) -> Topology:
         """
-        Parse a URL.
+        Return the topology that a URL describes.
 
         Raises:
             ValueError: The URL cannot be used. The message names the wrong part, but never contains the password.
@@ -89,7 +89,7 @@ class Topology:
         )
 
     def url_of(self, host: str, port: int) -> str:
-        """Return the URL of one server, for redis-py."""
+        """Return the URL of one server of this store, for redis-py."""
         return f"{_bracketed(host)}:{port}".join(self._around_server)
 
     @property
@@ -99,11 +99,11 @@ class Topology:
         return self._server
 
     def address_of(self, host: str, port: int) -> Address:
-        """Return the address of one server."""
+        """Return the address of one server of this store."""
         return replace(self.address, host=host, port=port)
 
     def sentinel_address(self, host: str, port: int) -> Address:
-        """Return the address of one sentinel."""
+        """Return the address of one sentinel of this store."""
         assert self._sentinel is not None
         return replace(self._sentinel, host=host, port=port)
 
@@ -126,7 +126,7 @@ def _hosts(text: str, default_port: int) -> tuple[HostPort, ...]:
 
 
 def _path(kind: Kind, path: str) -> tuple[str, int]:
-    """Return the service and the database that follow the hosts."""
+    """Return the service and the database that follow the hosts in a URL."""
     first, *rest = [unquote(part) for part in path.removeprefix("/").split("/")]
     if kind == "cluster":
         if first not in ("", "0") or any(rest):

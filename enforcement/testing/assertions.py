@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def describe(decision: Decision) -> str:
-    """Describe a decision in one line, followed by one line for each of its limits."""
+    """Return a decision in one line, followed by one line for each of its limits."""
     verdict = "allowed" if decision.allowed else f"denied ({decision.reason})"
     lines = [f"{verdict} by {decision.source}, revision {decision.revision}"]
     lines += [f"  {_state(state)}" for state in decision.limits] or ["  no limit"]
@@ -110,7 +110,7 @@ async def assert_limited_async(
     attributes: Attributes | None = None,
     within_seconds: float | None = None,
 ) -> Decision:
-    """Assert as :func:`assert_limited` does, with a limiter for asyncio."""
+    """Assert as :func:`assert_limited` does, with a limiter for asyncio, and return the denial."""
     check_subject(limits, key, attributes)
     admitting = _has_slots(await limiter.find_plan(limits, attributes) if isinstance(limits, str) else limits)
     probe = _probe(admits, within_seconds)
@@ -136,7 +136,7 @@ async def assert_limited_async(
 
 
 def _probe(admits: int, within_seconds: float | None) -> Generator[None, Decision, Decision]:
-    """Check the decisions that are sent, one for each request, and return the denial at the end."""
+    """Receive the decisions on one request after another, check them, and return the denial at the end."""
     expected = f"{admits} requests should pass, and the next one be denied"
     for number in range(1, admits + 1):
         decision = yield
@@ -154,7 +154,7 @@ def _probe(admits: int, within_seconds: float | None) -> Generator[None, Decisio
 
 
 def _has_slots(subject: Plan | Decision | Limits) -> bool:
-    """Return whether requests hold slots, so that they need ``admit()``."""
+    """Return whether requests of this plan or these limits hold slots, so that they need ``admit()``."""
     if isinstance(subject, Decision):
         return False
     if isinstance(subject, Plan):

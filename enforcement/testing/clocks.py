@@ -32,7 +32,7 @@ class Clock:
 
     @property
     def now(self) -> datetime:
-        """The time in UTC."""
+        """The time of this clock in UTC."""
         return self._now
 
     def at(self, now: datetime) -> None:

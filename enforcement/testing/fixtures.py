@@ -24,7 +24,7 @@ TIMEOUT_SECONDS = 0.25
 
 @pytest.fixture(scope="session")
 def sluicegate_server() -> Iterator[ValkeyServer]:
-    """A real server for the whole session, on a free loopback port."""
+    """Yield a real server for the whole session, on a free loopback port."""
     # The server writes each change to its file before the reply, so that a kill loses nothing.
     with ValkeyServer(config={"appendfsync": "no"}) as server:
         yield server
@@ -32,7 +32,7 @@ def sluicegate_server() -> Iterator[ValkeyServer]:
 
 @pytest.fixture
 def sluicegate_store(sluicegate_server: ValkeyServer) -> Store:
-    """An empty store."""
+    """Return an empty store."""
     store = Store(sluicegate_server)
     store.clear()
     return store
@@ -40,13 +40,13 @@ def sluicegate_store(sluicegate_server: ValkeyServer) -> Store:
 
 @pytest.fixture
 def clock() -> Clock:
-    """A clock that stands still at the beginning of the year 2100 until the test moves it."""
+    """Return a clock that stands still at the beginning of the year 2100 until the test moves it."""
     return Clock()
 
 
 @pytest.fixture
 def published(sluicegate_store: Store) -> Iterator[Published]:
-    """The documents in the store. At first there is one project without a policy."""
+    """Yield the documents in the store, which a test can change. At first there is one project without a policy."""
     published = Published(sluicegate_store.url)
     published.globally(None)
     published.project()
@@ -56,7 +56,7 @@ def published(sluicegate_store: Store) -> Iterator[Published]:
 
 @pytest.fixture
 def limiter(sluicegate_store: Store, published: Published, clock: Clock) -> Iterator[Limiter]:
-    """A limiter for threads that follows the clock of the test."""
+    """Yield a limiter for threads that follows the clock of the test."""
     limiter = Limiter(sluicegate_store.url, timeout=TIMEOUT_SECONDS, clock=clock)
     limiter.start()
     published.followers.append(limiter)
@@ -67,7 +67,7 @@ def limiter(sluicegate_store: Store, published: Published, clock: Clock) -> Iter
 
 @async_fixture
 async def async_limiter(sluicegate_store: Store, published: Published, clock: Clock) -> AsyncIterator[aio.Limiter]:
-    """A limiter for asyncio that follows the clock of the test. It needs pytest-asyncio or anyio."""
+    """Yield a limiter for asyncio that follows the clock of the test. It needs pytest-asyncio or anyio."""
     limiter = aio.Limiter(sluicegate_store.url, timeout=TIMEOUT_SECONDS, clock=clock)
     await limiter.start()
     published.followers.append(limiter)
@@ -78,5 +78,7 @@ async def async_limiter(sluicegate_store: Store, published: Published, clock: Cl
 
 @pytest.fixture
 def outage(sluicegate_store: Store, published: Published) -> Outage:
-    """An outage of the store for the time of a block, see :class:`~enforcement.testing.stores.Outage`."""
+    """
+    Return a callable that makes the store unavailable for a block, see :class:`~enforcement.testing.stores.Outage`.
+    """
     return Outage(sluicegate_store.server, published.followers)

@@ -50,7 +50,7 @@ class Published:
         self.revision = int(self.client.hget(self.keys.documents, "revision") or 0)
 
     def policy(self, slug: str, *limits: Limit) -> None:
-        """Publish a policy, or replace its limits."""
+        """Publish a policy of these limits, or replace its limits."""
         self._policies[slug] = version = self._policies.get(slug, 0) + 1
         rows = [limit.to_json() for limit in limits]
         document = {"id": _policy(slug), "slug": slug, "name": slug, "version": version, "limits": rows}
@@ -175,7 +175,7 @@ class Published:
         return self.revision
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connection to the store."""
         self.client.close()
 
     def _publish_project(self, document: dict[str, Any]) -> None:

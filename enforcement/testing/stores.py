@@ -63,7 +63,7 @@ class Outage:
     @contextmanager
     def __call__(self, kind: Kind = "down") -> Iterator[None]:
         """
-        Make the store unavailable.
+        Make the store unavailable while a block runs.
 
         Args:
             kind: With ``down`` connections are refused, and the store comes back with its data. With ``lost`` it comes

@@ -57,11 +57,11 @@ class ClusterClient(StoreClient):
         return self._client_of(node).connection_pool
 
     def primaries(self) -> list[tuple[str, Redis]]:
-        """Return host and port of every primary, with a client of it alone. Raises redis-py's errors."""
+        """Return host and port of every primary, each with a client of that primary alone. Raises redis-py's errors."""
         return [(node.name, self._client_of(node)) for node in self._primaries()]
 
     def reconnect(self) -> None:
-        """Drop all connections, as one may hold half a reply, or lead to a server that was replaced."""
+        """Close all connections, as one may hold half a reply, or lead to a server that was replaced."""
         for node in list(self._slot_map.nodes.values()):
             self._client_of(node).reconnect()
 
@@ -71,12 +71,12 @@ class ClusterClient(StoreClient):
             client.drop_inherited()
 
     def close(self) -> None:
-        """Close the connections that nobody uses."""
+        """Close the connections that no call is using."""
         for node in list(self._slot_map.nodes.values()):
             self._client_of(node).close()
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
-        """Send a command to the node or nodes it concerns. Raises redis-py's errors."""
+        """Send a command to the node or nodes of its keys, and return the reply. Raises redis-py's errors."""
         name = str(args[0]).split(" ")[0].upper()
         if name in _EVERYWHERE:
             return self._execute_everywhere(name, args, options)
@@ -86,11 +86,11 @@ class ClusterClient(StoreClient):
         return self._execute(self._owner(key), args, options)
 
     def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> Pipeline:
-        """Return a pipeline. All keys of a transaction must share a hash tag."""
+        """Return a pipeline that sends commands to several nodes. All keys of a transaction must share a hash tag."""
         return _ClusterPipeline(self, transaction)
 
     def scan_iter(self, *args: Any, **options: Any) -> Iterator[Any]:
-        """Iterate over the keys of every primary."""
+        """Yield the keys of every primary."""
         for node in self._primaries():
             yield from self._client_of(node).scan_iter(*args, **options)
 
@@ -117,7 +117,7 @@ class ClusterClient(StoreClient):
         return self._follow(node, self._send, args, options)
 
     def _follow(self, node: Node, send: Callable[..., Any], *arguments: Any) -> Any:
-        """Call ``send(node, asking, *arguments)``, first with this node, then with those of redirections."""
+        """Call ``send(node, asking, *arguments)``, follow redirections to other nodes, and return the result."""
         try:
             if self._respects_breakers and node.breaker.open:
                 raise away(node)

@@ -32,7 +32,7 @@ def away(node: Node) -> StoreError:
 
 def after_failure(slot_map: SlotMap, node: Node, exc: StoreError, *, respects_breakers: bool, counts: bool) -> Hops:
     """
-    Follow the redirections of a call that has failed, and return its reply.
+    Yield the nodes to which a failed call is redirected, and return its reply, or raise the last error.
 
     A generator: it yields a node, and whether ``ASKING`` has to precede the call. The caller sends the call there. Then
     it sends the reply into the generator, or throws the StoreError that came instead. The first call, which nearly
@@ -71,7 +71,7 @@ def after_failure(slot_map: SlotMap, node: Node, exc: StoreError, *, respects_br
 
 
 def drive(hops: Hops, send: Callable[..., Any], *arguments: Any) -> Any:
-    """Run :func:`after_failure` with ``send(node, asking, *arguments)``, and return the reply."""
+    """Run the generator of :func:`after_failure` with ``send(node, asking, *arguments)``, and return the reply."""
     try:
         node, asking = next(hops)
         while True:
@@ -122,7 +122,7 @@ class ClusterPipe:
         return reply
 
     def close(self) -> None:
-        """Close the connections that nobody uses."""
+        """Close the connections that no call is using."""
         for pipe in list(self._pipes.values()):
             pipe.close()
 
@@ -131,7 +131,7 @@ class ClusterPipe:
         return pipe.ask(command) if asking else pipe.call(command)
 
     def _pipe_of(self, node: Node) -> SyncPipe:
-        """Return the pipe of a node. A new one replaces those of nodes that have left the cluster."""
+        """Return the pipe of a node, or a new one, which replaces those of nodes that have left the cluster."""
         pipe = self._pipes.get(node)
         if pipe is None:
             for old in set(self._pipes) - set(self._slot_map.nodes.values()):
@@ -175,7 +175,7 @@ class AsyncClusterPipe:
         return reply
 
     async def _follow(self, hops: Hops, command: bytes) -> Any:
-        """Do what :func:`drive` does, for asyncio."""
+        """Send a command to the nodes of *hops*, as :func:`drive` does, and return the reply."""
         try:
             node, asking = next(hops)
             while True:
@@ -192,11 +192,11 @@ class AsyncClusterPipe:
             return stop.value
 
     def trouble(self, reply: object) -> StoreError:
-        """Return the exception for an error reply."""
+        """Return the exception that stands for an error reply."""
         return trouble(reply)
 
     def renew(self) -> None:
-        """Keep the connections. Those of a node are closed when the node has left the cluster."""
+        """Do nothing, because the connections of a node are closed when the node has left the cluster."""
 
     def close(self) -> None:
         """Close the connections and fail the calls in flight."""
@@ -219,7 +219,7 @@ class AsyncClusterPipe:
         return replies
 
     def _pipe_of(self, node: Node) -> AsyncPipe:
-        """Return the pipe of a node. A new one replaces those of nodes that have left the cluster."""
+        """Return the pipe of a node, or a new one, which replaces those of nodes that have left the cluster."""
         pipe = self._pipes.get(node)
         if pipe is None:
             for old in set(self._pipes) - set(self._slot_map.nodes.values()):

@@ -43,7 +43,7 @@ class ClusterMonitor:
         self._thread: threading.Thread | None = None
 
     def wake(self) -> None:
-        """Check the cluster soon. Any thread may call this, as often as it likes."""
+        """Have the monitor's thread check the cluster soon. Any thread may call this, as often as it likes."""
         if self._requested.is_set():
             return
         with self._lock:
@@ -53,7 +53,7 @@ class ClusterMonitor:
                 self._thread.start()
 
     def start(self) -> None:
-        """Allow the thread to run, also after ``stop()``."""
+        """Allow the thread to run when it is woken, also after ``stop()``."""
         self._stopping.clear()
 
     def stop(self, timeout: float = 2.0) -> bool:

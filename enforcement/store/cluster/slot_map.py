@@ -57,7 +57,7 @@ class Node:
 
     @property
     def name(self) -> str:
-        """Host and port, for messages."""
+        """The host and port of the node, for messages."""
         return "{}:{}".format(*self.host_port)
 
 
@@ -114,7 +114,7 @@ class SlotMap:
         return node
 
     def failed(self, node: Node, exc: StoreError) -> None:
-        """Count a failed call for the node's breaker, unless it failed for a reason of its own."""
+        """Count a failed call for the node's breaker, unless the cause was the call itself."""
         if exc.away:
             node.breaker.failed(exc.cause)
 
@@ -133,7 +133,7 @@ class SlotMap:
         return None not in self.owners
 
     def refresh(self, budget: float | None = None) -> bool:
-        """Read the table from the first node that answers, and return whether one did."""
+        """Replace the table of slots by that of the first node that answers, and return whether one did."""
         deadline = monotonic() + (budget or self._budget)
         for host_port in self._candidates():
             left = deadline - monotonic()

@@ -51,7 +51,7 @@ class Command(BaseCommand):
         self.stdout.flush()  # so that a reader of a pipe sees each line at once
 
     async def play(self, reporter: Reporter, directory: Path, stays: bool) -> bool | None:
-        """Return whether all checks passed, or None if the demo was stopped before its end."""
+        """Run the demo, and return whether all checks passed, or None if the demo was stopped before its end."""
         playing = asyncio.create_task(run_demo(reporter, settings.BASE_DIR, directory, os.environ, stays=stays))
         asked_to_end = False
 

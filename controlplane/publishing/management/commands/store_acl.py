@@ -36,7 +36,7 @@ class Account:
 
     @classmethod
     def of(cls, name: str, rules: Rules) -> Self:
-        """Return the account, with its password from the environment. Raises CommandError for a short password."""
+        """Return the account with its password from the environment, or raise CommandError for a short password."""
         variable = f"SLUICEGATE_{name.upper().replace('-', '_')}_PASSWORD"
         given = os.environ.get(variable) or None
         if given and len(given) < SHORTEST_PASSWORD:
