@@ -78,6 +78,19 @@ class Asker:
             result, now_us = None, reply.now_us
         return Answer(cause="calendar")
 
+    def paying(self, plan: Plan) -> Steps:
+        """Replay what this process owes to the counters of a plan, and return None, or an answer that says why not."""
+        health = self._health
+        for batch in health.owed_to(plan):
+            try:
+                reply = yield from self.calling(health.replaying(batch))
+            except StoreError as exc:
+                health.not_replayed(batch, exc)
+                return Answer(cause=exc.cause)
+            if not health.replayed(batch, reply):
+                return NOT_RESTORED
+        return None
+
     def calling(self, command: bytes, result: object = None) -> Steps:
         """
         Send a command, send it again if it surely was not executed, and return the reply.

@@ -36,6 +36,7 @@ class Fallback:
     Attributes:
         journal: The charges to replay.
         in_doubt: The calls that the store may have executed without a reply.
+        owed: Has the keys of the counters with charges in the journal. Decisions read it without a lock.
     """
 
     def __init__(self, held: Callable[[str], Mapping[str, int]]) -> None:
@@ -49,6 +50,7 @@ class Fallback:
         self._slots = UnreportedSlots(self._held)
         self._values = LocalValues()
         self._lock = threading.Lock()
+        self.owed = self.journal.owed
 
     def after_fork(self) -> None:
         """
@@ -154,23 +156,36 @@ class Fallback:
         with self._lock:
             self.journal.add_batch(ReplayBatch(ident, charges, once))
 
-    def batches(self, ready: Ready = lambda charge: True) -> list[ReplayBatch]:
+    def batches(
+        self, ready: Ready = lambda charge: True, most: int | None = None, *, together: bool = False
+    ) -> list[ReplayBatch]:
         """
-        Settle calls in doubt, and return the batches of charges and of slots that can be sent now.
+        Settle calls in doubt, and return one list of the batches of charges and of slots that can be sent now.
 
-        See :meth:`Journal.batches`.
+        The arguments are those of :meth:`Journal.batches`. Slots come first and all at once, as they are held now.
         """
         with self._lock:
             self.in_doubt.resolve(ready)
-            return self.journal.batches(ready) + self._slots.batches(ready)
+            return self._slots.batches(ready) + self.journal.batches(ready, most, together=together)
 
-    def replayed(self, batch: ReplayBatch) -> None:
-        """Drop a batch, or the slots that it reports, after the store has accepted it."""
+    def batches_of(self, keys: Sequence[str], *, together: bool) -> list[ReplayBatch]:
+        """Return the batches with the charges of these counters. See :meth:`Journal.batches_of`."""
+        with self._lock:
+            return self.journal.batches_of(keys, together=together)
+
+    def replayed(self, batch: ReplayBatch, overflowed: Sequence[int] = ()) -> None:
+        """
+        Drop a batch that the store has accepted.
+
+        Args:
+            overflowed: For each unregistered value in the batch 1 if the store had no room for it, or 0. What the store
+                left out is added to the overflow counters of its limits.
+        """
         with self._lock:
             if batch.reports_slots:
                 self._report(batch)
-            else:
-                self.journal.remove(batch)
+            elif self.journal.remove(batch) and any(overflowed):
+                self._divert(batch, overflowed)
 
     def refused(self, batch: ReplayBatch) -> None:
         """
@@ -182,21 +197,13 @@ class Fallback:
             else:
                 self.journal.refused(batch)
 
-    def divert(self, batch: ReplayBatch, overflowed: Sequence[int]) -> None:
-        """
-        Add the charges that the store left out of a batch to the overflow counters of their limits.
-
-        Slots are not added there, as they are freed where they were taken.
-
-        Args:
-            overflowed: For each unregistered value in the batch 1 if the store had no room for it, or 0.
-        """
+    def _divert(self, batch: ReplayBatch, overflowed: Sequence[int]) -> None:
+        # Slots are not added there, as they are freed where they were taken.
         unregistered = [charge for charge in batch.charges if charge.bound.partitions is not None]
-        with self._lock:
-            for charge, overflows in zip(unregistered, overflowed, strict=True):
-                if overflows and charge.bound.letter != "c":
-                    bound = charge.bound.overflowing()
-                    self.journal.add(JournalCharge(bound.key, bound, charge.mark, charge.permits))
+        for charge, overflows in zip(unregistered, overflowed, strict=True):
+            if overflows and charge.bound.letter != "c":
+                bound = charge.bound.overflowing()
+                self.journal.add(JournalCharge(bound.key, bound, charge.mark, charge.permits))
 
     def _report(self, batch: ReplayBatch) -> None:
         for freeing in self._slots.reported(batch):
