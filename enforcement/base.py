@@ -40,6 +40,7 @@ class BaseLimiter:
         state_dir: str | Path | None = None,
         timeout: float = DEFAULT_TIMEOUT,
         clock: Callable[[], int] | None = None,
+        fleet_size: int = 1,
     ) -> None:
         """
         Make a limiter without any I/O.
@@ -49,17 +50,19 @@ class BaseLimiter:
                 ``redis+sentinel://host1,host2/service`` or ``redis+cluster://host1,host2``.
             prefix: Prefix of all keys.
             instance: Its name in the fleet. None: made of the host's name, the process id and random characters.
-            state_dir: Folder for the last good documents, with which it starts while the store is unavailable. None:
-                they are not kept.
+            state_dir: Folder for the last good documents, with which it starts while the store is unavailable, and for
+                what it has admitted then, so that a restart takes no second share. None: nothing is kept.
             timeout: Seconds that a decision may take, connecting included, 0.001 to 10. After that, each limit's
                 ``on_store_failure`` decides.
             clock: Returns microseconds since the epoch as an integer, for tests. None: the store's clock.
+            fleet_size: How many instances share the quotas at least while the store is unavailable, 1 to 100,000. A
+                process that starts then takes this part of each quota, or a smaller one if it knows of more instances.
         Raises:
             ValueError: An argument breaks a rule. The message names it.
         """
         folder = None if state_dir is None else Path(state_dir)
         self._set_up(
-            Settings(url=url, prefix=prefix, instance=instance, state_dir=folder, timeout=timeout, clock=clock)
+            Settings(url, prefix, instance, state_dir=folder, timeout=timeout, clock=clock, fleet_size=fleet_size)
         )
 
     @classmethod

@@ -10,9 +10,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
 
-from enforcement.model.checks import shown
+from enforcement.model.checks import is_integer, shown
 from enforcement.model.keys import DEFAULT_PREFIX
-from enforcement.model.sizes import MAX_INSTANCE_LENGTH
+from enforcement.model.sizes import MAX_FLEET_SIZE, MAX_INSTANCE_LENGTH
 
 DEFAULT_URL: Final = "redis://127.0.0.1:6379/0"
 DEFAULT_TIMEOUT: Final = 0.025
@@ -35,8 +35,9 @@ class Settings:
         state_dir: Folder for the last good documents. None: they are not kept.
         timeout: Seconds that a decision may take, connecting included.
         clock: Returns microseconds since the epoch, for tests. None: the store's clock.
+        fleet_size: How many instances share the quotas at least while the store is unavailable.
     Raises:
-        ValueError: The instance, timeout or clock breaks a rule.
+        ValueError: The fleet size, instance, timeout or clock breaks a rule.
     """
 
     url: str = DEFAULT_URL
@@ -45,6 +46,7 @@ class Settings:
     state_dir: Path | None = None
     timeout: float = DEFAULT_TIMEOUT
     clock: Callable[[], int] | None = None
+    fleet_size: int = 1
 
     def __post_init__(self) -> None:
         if self.instance is not None and not (isinstance(self.instance, str) and _NAME.fullmatch(self.instance)):
@@ -56,6 +58,10 @@ class Settings:
         if not LEAST_TIMEOUT <= span <= MOST_TIMEOUT:
             raise ValueError(
                 f"timeout: must be seconds from {LEAST_TIMEOUT} to {MOST_TIMEOUT:g}, got {shown(self.timeout)}."
+            )
+        if not is_integer(self.fleet_size, 1, MAX_FLEET_SIZE):
+            raise ValueError(
+                f"fleet_size: must be an integer from 1 to {MAX_FLEET_SIZE}, got {shown(self.fleet_size)}."
             )
         if self.clock is not None and not (callable(self.clock) and type(self.clock()) is int):
             raise ValueError("clock: must be a function that returns microseconds since the epoch as an integer.")
@@ -73,6 +79,11 @@ class Settings:
         timeout = environ.get("SLUICEGATE_TIMEOUT_MS") or "25"
         if not timeout.isascii() or not timeout.isdigit() or not 1 <= int(timeout) <= 10_000:
             raise ValueError(f"SLUICEGATE_TIMEOUT_MS: must be an integer from 1 to 10000, got {shown(timeout)}.")
+        fleet_size = environ.get("SLUICEGATE_FLEET_SIZE") or "1"
+        if not fleet_size.isascii() or not fleet_size.isdigit() or not 1 <= int(fleet_size[:9]) <= MAX_FLEET_SIZE:
+            raise ValueError(
+                f"SLUICEGATE_FLEET_SIZE: must be an integer from 1 to {MAX_FLEET_SIZE}, got {shown(fleet_size)}."
+            )
         state_dir = environ.get("SLUICEGATE_STATE_DIR")
         return cls(
             url=environ.get("SLUICEGATE_REDIS_URL") or environ.get("REDIS_URL") or DEFAULT_URL,
@@ -80,6 +91,7 @@ class Settings:
             instance=environ.get("SLUICEGATE_INSTANCE") or None,
             state_dir=Path(state_dir) if state_dir else None,
             timeout=int(timeout) / 1_000,
+            fleet_size=int(fleet_size),
         )
 
 

@@ -50,6 +50,7 @@ class Options:
             instance=store.instance,
             state_dir=store.state_dir,
             timeout=store.timeout,
+            fleet_size=store.fleet_size,
         )
 
 

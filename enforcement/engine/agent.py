@@ -25,6 +25,7 @@ from enforcement.engine.heartbeat import Heartbeat, Identity
 from enforcement.engine.store_clock import StoreClock
 from enforcement.engine.store_warnings import StoreWarnings
 from enforcement.failover.lost_counters import LOOK_SECONDS
+from enforcement.failover.outage_copy import OutageCopy
 from enforcement.model.keys import Keys, fingerprint
 from enforcement.state.published import PublishedState
 from enforcement.state.usage import UsageLog
@@ -82,6 +83,7 @@ class Agent:
         fallbacks: See :class:`Heartbeat`.
         overflowing: See :class:`Heartbeat`.
         failed: Called with the cause of each failed call of this thread.
+        copy: Saved in each turn, also while the store is unavailable. None: nothing is kept of an outage.
 
     Attributes:
         clock: The store's time.
@@ -103,6 +105,7 @@ class Agent:
         fallbacks: Callable[[], int] = lambda: 0,
         overflowing: Callable[[], Sequence[Sequence[str]]] = list,
         failed: Callable[[str], None] = lambda cause: None,
+        copy: OutageCopy | None = None,
     ) -> None:
         self.documents = documents
         self.clock = StoreClock()
@@ -115,6 +118,7 @@ class Agent:
         self._look = look
         self._duty_failures = duty_failures or DutyFailures()
         self._failed = failed
+        self._copy = copy
         self._heartbeat = Heartbeat(
             identity,
             keys,
@@ -124,6 +128,7 @@ class Agent:
             fallbacks=fallbacks,
             overflowing=overflowing,
             problems=lambda: self._warnings.problems,
+            remembered=lambda: self._copy.fleet_size if self._copy else 0,
         )
         self._lost_since_us: int | None = None
         self._thread: threading.Thread | None = None
@@ -266,6 +271,8 @@ class Agent:
 
     def _turn(self) -> None:
         """Run the duties that are due, then apply changes from the log until another duty is due."""
+        if self._copy is not None:
+            self._copy.save(self.fleet_size)
         if self._lost_since_us is not None:
             self._probe()
             return

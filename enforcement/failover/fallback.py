@@ -9,11 +9,12 @@ charged to the windows that it belonged to. The breaker (:mod:`enforcement.store
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from enforcement.failover.in_doubt import InDoubtCalls
 from enforcement.failover.journal import Journal, JournalCharge, Ready, ReplayBatch
 from enforcement.failover.partition_values import LocalValues
+from enforcement.failover.saved_counter import SavedCounter
 from enforcement.failover.shares import LocalShares
 from enforcement.failover.slots import UnreportedSlots
 from enforcement.model.algorithms import NEVER
@@ -118,6 +119,25 @@ class Fallback:
     def __len__(self) -> int:
         """Return the number of counters in this process."""
         return len(self._shares)
+
+    # For the copy on disk.
+
+    @property
+    def changes(self) -> int:
+        """A number that increases whenever a local counter may have changed."""
+        return self._shares.changes
+
+    def saved(self) -> Iterator[SavedCounter]:
+        """Yield the local counters in the form in which they are kept on disk."""
+        with self._lock:
+            rows = self._shares.counters()
+        for key, counter in rows:
+            yield SavedCounter.of(key, counter)
+
+    def restore(self, saved: Sequence[SavedCounter]) -> None:
+        """Add the local counters of an earlier process, so that what it has admitted still counts."""
+        with self._lock:
+            self._shares.restore(saved)
 
     # Slots.
 
