@@ -22,6 +22,7 @@ from enforcement.store.errors import LibraryMissing, StoreError
 
 PERIOD_SECONDS: Final = 0.25
 FIRST_CHARGES: Final = 2
+GROWTH: Final = 1.5
 MOST_CHARGES: Final = 500
 """At most this many charges are replayed in a period. It takes the store about 2 ms to execute them."""
 
@@ -127,7 +128,7 @@ class ReplayPace:
     Bounds how many charges a process replays beside its traffic.
 
     A fleet that returns in one moment would otherwise send everything in one moment. So each process begins with a few
-    charges, and doubles their number in each period, as long as anything is owed.
+    charges, and sends more in each period, as long as anything is owed.
     """
 
     def __init__(self) -> None:
@@ -142,7 +143,7 @@ class ReplayPace:
         if period <= self._period:
             return 0
         self._period = period
-        return min(MOST_CHARGES, FIRST_CHARGES << min(period, 10))
+        return min(MOST_CHARGES, int(FIRST_CHARGES * GROWTH ** min(period, 20)))
 
     def rest(self) -> None:
         """Begin with a few charges the next time."""

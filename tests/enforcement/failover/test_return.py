@@ -161,10 +161,10 @@ def test_a_counter_that_cannot_be_read_blocks_no_other(own_server, unpaced):
 
 
 def test_the_pace_begins_low_grows_and_rests():
-    """Few charges in the first second, hundreds later; one grant a period; low again after a rest."""
+    """Few charges in the first second, hundreds some seconds later; one grant a period; low again after a rest."""
     pace = ReplayPace()
 
-    assert [pace.grant(10.0 + 0.25 * period) for period in range(10)] == [2, 4, 8, 16, 32, 64, 128, 256, 500, 500]
-    assert [pace.grant(12.3), pace.grant(12.4)] == [0, 0]
+    assert [pace.grant(10.0 + 0.25 * period) for period in range(9)] == [2, 3, 4, 6, 10, 15, 22, 34, 51]
+    assert [pace.grant(12.1), pace.grant(12.2), pace.grant(14.0), pace.grant(60.0)] == [0, 0, 500, 500]
     pace.rest()
-    assert [pace.grant(20.0), pace.grant(20.1), pace.grant(20.25)] == [2, 0, 4]
+    assert [pace.grant(70.0), pace.grant(70.1), pace.grant(70.25)] == [2, 0, 3]
