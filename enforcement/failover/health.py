@@ -155,9 +155,7 @@ class Health:
         self.breaker.trip(reason)
 
     def recovered(self) -> bool:
-        """
-        Replay the journal to a store that answers again, let it decide from now on, and return whether that worked.
-        """
+        """Let a store that answers again decide from now on, and return whether that works."""
         return self.connector.recover(self._return_to_store)
 
     def _return_to_store(self) -> bool:
