@@ -29,7 +29,10 @@ class RevisionAdmin(ChangingAdmin, ReadOnlyAdmin):
     list_display = ["number", "published", "by", "channel", "changed", "runs_on"]
     list_filter = [("at", RangeDateTimeFilter)]
     search_fields = ["=number", "by"]
-    fields = readonly_fields = ["published", "epoch", "by", "channel", "changed", "runs_on", "who_runs_what", "documents"]
+    fields = readonly_fields = [
+        *("published", "epoch", "by", "channel", "changed"),
+        *("runs_on", "who_runs_what", "documents"),
+    ]
     actions_detail = ["roll_back"]
     empty = ("Each publication to the proxies gets the next number. Nothing is published yet.", "")
 

@@ -21,6 +21,8 @@ UPSTREAM_PORT = 8100
 FIRST_PROXY_PORT = 8101
 VALKEY_PORT = 6390
 PROXIES = 3
+# The longest cursor, percent-encoded, has 3,000 bytes. By default gunicorn refuses a request line of 4,095.
+GUNICORN = "gunicorn controlplane.wsgi --workers 2 --threads 4 --limit-request-line 8190 --no-control-socket"
 CELERY = "celery --quiet -A controlplane.celery"
 
 
@@ -120,7 +122,6 @@ class _Maker:
 
     def control_plane(self, port: int, var: Path) -> list[Service]:
         migrated = ("migrate", *self.needs)
-        listen = f"--bind 127.0.0.1:{port} --workers 2 --threads 4 --no-control-socket"
         # A single worker need not look for other workers, which would take a second.
         alone = "--without-mingle --without-gossip"
         schedule = str(var / "celerybeat-schedule")
@@ -128,7 +129,7 @@ class _Maker:
             self._service("migrate", "django migrate --no-input -v 0", after=self.needs, once=True),
             self._service(
                 "web",
-                f"gunicorn controlplane.wsgi {listen}",
+                f"{GUNICORN} --bind 127.0.0.1:{port}",
                 after=migrated,
                 ready=answers(f"{_local(port)}/healthz"),
             ),
