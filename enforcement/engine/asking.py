@@ -81,7 +81,10 @@ class Asker:
     def paying(self, plan: Plan) -> Steps:
         """Replay what this process owes to the counters of a plan, and return None, or an answer that says why not."""
         health = self._health
-        for batch in health.owed_to(plan):
+        batches = health.owed_to(plan)
+        if batches and not plan.spread and not health.may_replay():
+            return NOT_ASKED
+        for batch in batches:
             try:
                 reply = yield from self.calling(health.replaying(batch))
             except StoreError as exc:

@@ -194,6 +194,10 @@ class Health:
 
     # Before a decision on a counter that is owed charges.
 
+    def may_replay(self) -> bool:
+        """Return whether a decision may replay what is owed. If not, it is made without the store, as in the outage."""
+        return self._pace.admits(monotonic())
+
     def owed_to(self, plan: Plan) -> list[ReplayBatch]:
         """Return the batches that have to be replayed before a decision on these counters, where a server answers."""
         keys = [key for key in plan.keys if key in self.fallback.owed and not self.connector.is_away(key)]

@@ -21,6 +21,7 @@ from enforcement.store.connector import Pipe
 from enforcement.store.errors import LibraryMissing, StoreError
 
 PERIOD_SECONDS: Final = 0.25
+FIRST_SECOND: Final = 1.0
 FIRST_CHARGES: Final = 2
 GROWTH: Final = 1.5
 MOST_CHARGES: Final = 500
@@ -133,7 +134,7 @@ class ReplayPace:
 
     def __init__(self) -> None:
         self._began_at: float | None = None
-        self._period = 0
+        self._period = self._asked = 0
 
     def grant(self, now: float) -> int:
         """Return how many charges to replay at *now*, in monotonic seconds. 0 if this period had its share."""
@@ -144,6 +145,18 @@ class ReplayPace:
             return 0
         self._period = period
         return min(MOST_CHARGES, int(FIRST_CHARGES * GROWTH ** min(period, 20)))
+
+    def admits(self, now: float) -> bool:
+        """
+        Return whether a decision may replay at *now* what its counters are owed, and may then ask the store.
+
+        In the first second after a return only every other one may, as such a decision costs the store more than twice
+        as much as another one.
+        """
+        if self._began_at is None or now - self._began_at > FIRST_SECOND:
+            return True
+        self._asked += 1
+        return self._asked % 2 == 1
 
     def rest(self) -> None:
         """Begin with a few charges the next time."""
