@@ -35,9 +35,10 @@ class Settings:
         state_dir: Folder for the last good documents. None: they are not kept.
         timeout: Seconds that a decision may take, connecting included.
         clock: Returns microseconds since the epoch, for tests. None: the store's clock.
+        credentials: Returns user and password for a new connection. None: those of the URL.
         fleet_size: How many instances share the quotas at least while the store is unavailable.
     Raises:
-        ValueError: The fleet size, instance, timeout or clock breaks a rule.
+        ValueError: The instance, timeout, clock, credentials or fleet size break a rule.
     """
 
     url: str = DEFAULT_URL
@@ -46,6 +47,7 @@ class Settings:
     state_dir: Path | None = None
     timeout: float = DEFAULT_TIMEOUT
     clock: Callable[[], int] | None = None
+    credentials: Callable[[], tuple[str, str]] | None = None
     fleet_size: int = 1
 
     def __post_init__(self) -> None:
@@ -65,6 +67,9 @@ class Settings:
             )
         if self.clock is not None and not (callable(self.clock) and type(self.clock()) is int):
             raise ValueError("clock: must be a function that returns microseconds since the epoch as an integer.")
+
+        if self.credentials is not None and not callable(self.credentials):
+            raise ValueError("credentials: must be a function that returns user and password.")
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Settings:

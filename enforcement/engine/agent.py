@@ -82,6 +82,7 @@ class Agent:
         duty_failures: Decides whether a duty may fail alone, because a part of the store is unavailable.
         fallbacks: See :class:`Heartbeat`.
         overflowing: See :class:`Heartbeat`.
+        unmetered: See :class:`Heartbeat`.
         failed: Called with the cause of each failed call of this thread.
         copy: Saved in each turn, also while the store is unavailable. None: nothing is kept of an outage.
 
@@ -104,6 +105,7 @@ class Agent:
         duty_failures: DutyFailures | None = None,
         fallbacks: Callable[[], int] = lambda: 0,
         overflowing: Callable[[], Sequence[Sequence[str]]] = list,
+        unmetered: Callable[[], Sequence[Sequence[str]]] = list,
         failed: Callable[[str], None] = lambda cause: None,
         copy: OutageCopy | None = None,
     ) -> None:
@@ -127,6 +129,7 @@ class Agent:
             self.clock,
             fallbacks=fallbacks,
             overflowing=overflowing,
+            unmetered=unmetered,
             problems=lambda: self._warnings.problems,
             remembered=lambda: self._copy.fleet_size if self._copy else 0,
         )

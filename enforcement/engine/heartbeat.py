@@ -52,6 +52,7 @@ class Heartbeat:
         clock: Adopts the time in each reply.
         fallbacks: Returns how many decisions were made without the store.
         overflowing: Returns project id, policy id and name of each limit that lately had no room for a value.
+        unmetered: Returns project id, policy slug and name of each limit that requests lately gave no cost for.
         problems: Returns what is wrong with a store that answers.
         remembered: Returns the fleet size before this process began, or 0 if it is unknown.
 
@@ -70,6 +71,7 @@ class Heartbeat:
         *,
         fallbacks: Callable[[], int],
         overflowing: Callable[[], Sequence[Sequence[str]]],
+        unmetered: Callable[[], Sequence[Sequence[str]]],
         problems: Callable[[], Sequence[str]],
         remembered: Callable[[], int],
     ) -> None:
@@ -83,6 +85,7 @@ class Heartbeat:
         self._clock = clock
         self._fallbacks = fallbacks
         self._overflowing = overflowing
+        self._unmetered = unmetered
         self._problems = problems
         self._remembered = remembered
         self._started_at_us = clock.wall_us()
@@ -144,6 +147,7 @@ class Heartbeat:
             },
             "degraded_since_us": degraded_since_us,
             "overflowing": self._overflowing(),
+            "unmetered": self._unmetered(),
             "problems": self._problems(),
         }
 
