@@ -89,7 +89,10 @@ class Journal:
         return self._number
 
     def add(self, charge: JournalCharge) -> None:
-        """Add a charge to the others of its counter and window. Its mark is the one that the store would have set."""
+        """
+        Add a charge to the sum of its counter and window, or count it as dropped if the journal is full. Its mark is
+        the one that the store would have set.
+        """
         bound, mark, permits = charge.bound, charge.mark, charge.permits
         own = self._charges.get(bound.key, {})
         if bound.letter in "lb":
@@ -108,7 +111,7 @@ class Journal:
         own[mark] = JournalCharge(bound.key, bound, mark, permits + (known.permits if known else 0))
 
     def add_batch(self, batch: ReplayBatch) -> None:
-        """Add a correction that the store may or may not have executed."""
+        """Add a batch that the store may or may not have executed, or count it as dropped if the journal is full."""
         if len(self) < MAX_CHARGES:
             self._keep((batch,))
         else:
@@ -116,7 +119,9 @@ class Journal:
 
     def batches(self, ready: Ready, most: int | None = None, *, together: bool = False) -> list[ReplayBatch]:
         """
-        Return the batches of which every charge is *ready*. Each stays until :meth:`remove`.
+        Put *ready* charges into new batches, and return all batches of which every charge is *ready*.
+
+        Each stays until :meth:`remove`.
 
         Charges that are not ready stay separate by counter and window, so that the journal does not grow with time.
         Durable counters have their own batches, as the store may wait for those alone.
@@ -209,7 +214,7 @@ def _permits(batch: ReplayBatch) -> int:
 
 
 def _distinct_chunks(charges: Sequence[JournalCharge]) -> list[tuple[JournalCharge, ...]]:
-    """Return charges in chunks without two of one counter, as a call reads all counters before it writes one."""
+    """Return charges in tuples without two of one counter, as a call reads all counters before it writes one."""
     chunks: list[list[JournalCharge]] = []
     next_chunk: dict[str, int] = {}
     for charge in charges:

@@ -7,7 +7,7 @@ Each batch is one call. Its id makes a second call harmless, so a batch stays in
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Final
 
 from enforcement.failover.fallback import Fallback
 from enforcement.failover.journal import JournalCharge, ReplayBatch
@@ -15,7 +15,7 @@ from enforcement.failover.lost_counters import LostCounters
 from enforcement.model.keys import dirty_beside, marker_beside
 from enforcement.plan import commands
 from enforcement.plan.commands import REMEMBERED_MS
-from enforcement.plan.reply import NOT_RESTORED
+from enforcement.plan.reply import NOT_RESTORED, read_corrected
 from enforcement.store import resp
 from enforcement.store.connector import Pipe
 from enforcement.store.errors import LibraryMissing, StoreError
@@ -94,6 +94,7 @@ class JournalReplay:
     def command(self, batch: ReplayBatch) -> bytes:
         """Return the encoded call that replays a batch."""
         bounds = [charge.bound for charge in batch.charges]
+        registered = _registered(batch)
         arguments = commands.settle(
             batch.corrections(self._now_us()),
             marker_beside(batch.charges[0].key, batch.ident),
@@ -101,17 +102,17 @@ class JournalReplay:
             ident=batch.ident,
             once_for_ms=REMEMBERED_MS if batch.once else None,
         )
-        if _registers(batch):
+        if registered:
             arguments = commands.register_settle(arguments, bounds)
         return resp.pack(arguments)
 
-    def accepted(self, batch: ReplayBatch, reply: Any) -> bool:
+    def accepted(self, batch: ReplayBatch, raw: object) -> bool:
         """Drop a batch after the reply to its call, and return False if the store has lost its counters instead."""
-        registers = _registers(batch)
-        if (reply[0] if registers else reply) == NOT_RESTORED:
+        reply, left_out = read_corrected(raw, _registered(batch))
+        if reply == NOT_RESTORED:
             self._lost_counters.add(dirty_beside(c.key) for c in batch.charges if c.bound.durable)
             return False
-        self._fallback.replayed(batch, reply[1:] if registers else ())
+        self._fallback.replayed(batch, left_out)
         return True
 
     def refused(self, batch: ReplayBatch, exc: StoreError) -> None:
@@ -163,8 +164,8 @@ class ReplayPace:
         self._began_at = None
 
 
-def _registers(batch: ReplayBatch) -> bool:
-    return any(charge.bound.partitions for charge in batch.charges)
+def _registered(batch: ReplayBatch) -> int | None:
+    return sum(charge.bound.partitions is not None for charge in batch.charges) or None
 
 
 __all__ = ["JournalReplay", "ReplayPace"]
