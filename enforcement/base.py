@@ -45,6 +45,7 @@ class BaseLimiter:
         lookup: float = DEFAULT_LOOKUP,
         clock: Callable[[], int] | None = None,
         credentials: Credentials | None = None,
+        fleet_size: int = 1,
     ) -> None:
         """
         Make a limiter without any I/O.
@@ -55,8 +56,8 @@ class BaseLimiter:
                 ``redis``. Or a redis-py client or connection pool of one server, whose address is taken.
             prefix: Prefix of all keys.
             instance: Its name in the fleet. None: made of the host's name, the process id and random characters.
-            state_dir: Folder for the last good documents, with which it starts while the store is unavailable. None:
-                they are not kept.
+            state_dir: Folder for the last good documents, with which it starts while the store is unavailable, and for
+                what it has admitted then, so that a restart takes no second share. None: nothing is kept.
             timeout: Seconds that a decision may take, connecting included, 0.001 to 10. After that, each limit's
                 ``on_store_failure`` decides.
             lookup: Seconds for reading the document of a token that this process has not met yet, 0.001 to 10. All
@@ -64,12 +65,15 @@ class BaseLimiter:
             clock: Returns microseconds since the epoch as an integer, for tests. None: the store's clock.
             credentials: Returns user and password for each new connection, for passwords that expire. It must return at
                 once. None: those of *url*.
+            fleet_size: How many instances share the quotas at least while the store is unavailable, 1 to 100,000. A
+                process that starts then takes this part of each quota, or a smaller one if it knows of more instances.
         Raises:
             ValueError: An argument breaks a rule. The message names it.
         """
         folder = None if state_dir is None else Path(state_dir)
         place, own = (url, None) if isinstance(url, str) else from_client(url)
-        self._set_up(Settings(place, prefix, instance, folder, timeout, lookup, clock, credentials or own))
+        own = credentials or own
+        self._set_up(Settings(place, prefix, instance, folder, timeout, lookup, clock, own, fleet_size))
 
     @classmethod
     def from_env(cls) -> Self:

@@ -10,9 +10,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
 
-from enforcement.model.checks import shown
+from enforcement.model.checks import is_integer, shown
 from enforcement.model.keys import DEFAULT_PREFIX
-from enforcement.model.sizes import MAX_INSTANCE_LENGTH
+from enforcement.model.sizes import MAX_FLEET_SIZE, MAX_INSTANCE_LENGTH
 
 DEFAULT_URL: Final = "redis://127.0.0.1:6379/0"
 DEFAULT_TIMEOUT: Final = 0.025
@@ -39,8 +39,9 @@ class Settings:
             the time of a decision.
         clock: Returns microseconds since the epoch, for tests. None: the store's clock.
         credentials: Returns user and password for a new connection. None: those of the URL.
+        fleet_size: How many instances share the quotas at least while the store is unavailable.
     Raises:
-        ValueError: The instance, timeout, lookup, clock or credentials break a rule.
+        ValueError: The instance, timeout, lookup, clock, credentials or fleet size break a rule.
     """
 
     url: str = DEFAULT_URL
@@ -51,6 +52,7 @@ class Settings:
     lookup: float = DEFAULT_LOOKUP
     clock: Callable[[], int] | None = None
     credentials: Callable[[], tuple[str, str]] | None = None
+    fleet_size: int = 1
 
     def __post_init__(self) -> None:
         if self.instance is not None and not (isinstance(self.instance, str) and _NAME.fullmatch(self.instance)):
@@ -65,6 +67,10 @@ class Settings:
                 raise ValueError(
                     f"{name}: must be seconds from {LEAST_TIMEOUT} to {MOST_TIMEOUT:g}, got {shown(given)}."
                 )
+        if not is_integer(self.fleet_size, 1, MAX_FLEET_SIZE):
+            raise ValueError(
+                f"fleet_size: must be an integer from 1 to {MAX_FLEET_SIZE}, got {shown(self.fleet_size)}."
+            )
         if self.clock is not None and not (callable(self.clock) and type(self.clock()) is int):
             raise ValueError("clock: must be a function that returns microseconds since the epoch as an integer.")
 
@@ -81,6 +87,11 @@ class Settings:
         Raises:
             ValueError: A variable breaks a rule. The message names it.
         """
+        fleet_size = environ.get("SLUICEGATE_FLEET_SIZE") or "1"
+        if not fleet_size.isascii() or not fleet_size.isdigit() or not 1 <= int(fleet_size[:9]) <= MAX_FLEET_SIZE:
+            raise ValueError(
+                f"SLUICEGATE_FLEET_SIZE: must be an integer from 1 to {MAX_FLEET_SIZE}, got {shown(fleet_size)}."
+            )
         state_dir = environ.get("SLUICEGATE_STATE_DIR")
         return cls(
             url=environ.get("SLUICEGATE_REDIS_URL") or environ.get("REDIS_URL") or DEFAULT_URL,
@@ -89,6 +100,7 @@ class Settings:
             state_dir=Path(state_dir) if state_dir else None,
             timeout=_seconds(environ, "SLUICEGATE_TIMEOUT_MS", DEFAULT_TIMEOUT),
             lookup=_seconds(environ, "SLUICEGATE_LOOKUP_MS", DEFAULT_LOOKUP),
+            fleet_size=int(fleet_size),
         )
 
     @property

@@ -52,6 +52,7 @@ class Options:
             state_dir=store.state_dir,
             timeout=store.timeout,
             lookup=store.lookup,
+            fleet_size=store.fleet_size,
         )
 
 

@@ -24,9 +24,12 @@ from redis.exceptions import NoPermissionError, ResponseError
 from enforcement.engine.absence import Absence
 from enforcement.engine.change_log import ChangeLogReader
 from enforcement.engine.duties import DiskCopy, DocumentLoader, Duty, OnceLogger, UsageDelivery, read_clock
+from enforcement.engine.evictions import EVICTION_SECONDS, EvictionWatch
 from enforcement.engine.heartbeat import Heartbeat, Identity
 from enforcement.engine.store_clock import StoreClock
+from enforcement.engine.store_warnings import StoreWarnings
 from enforcement.failover.lost_counters import LOOK_SECONDS
+from enforcement.failover.outage_copy import OutageCopy
 from enforcement.model.keys import Keys, fingerprint
 from enforcement.state.published import PublishedState
 from enforcement.state.usage import UsageLog
@@ -87,6 +90,7 @@ class Agent:
         overflowing: See :class:`Heartbeat`.
         unmetered: See :class:`Heartbeat`.
         failed: Called with the cause of each failed call of this thread.
+        copy: Saved in each turn, also while the store is unavailable. None: nothing is kept of an outage.
 
     Attributes:
         clock: The store's time.
@@ -109,6 +113,7 @@ class Agent:
         overflowing: Callable[[], Sequence[Sequence[str]]] = list,
         unmetered: Callable[[], Sequence[Sequence[str]]] = list,
         failed: Callable[[str], None] = lambda cause: None,
+        copy: OutageCopy | None = None,
     ) -> None:
         self.documents = documents
         self.clock = StoreClock()
@@ -121,8 +126,19 @@ class Agent:
         self._look = look
         self._duty_failures = duty_failures or DutyFailures()
         self._failed = failed
-        reports = {"overflowing": overflowing, "unmetered": unmetered}
-        self._heartbeat = Heartbeat(identity, keys, documents, usage, self.clock, fallbacks=fallbacks, **reports)
+        self._copy = copy
+        self._heartbeat = Heartbeat(
+            identity,
+            keys,
+            documents,
+            usage,
+            self.clock,
+            fallbacks=fallbacks,
+            overflowing=overflowing,
+            unmetered=unmetered,
+            problems=lambda: self._warnings.problems,
+            remembered=lambda: self._copy.fleet_size if self._copy else 0,
+        )
         self._absence = Absence(lambda: self.clock.monotonic())
         self._thread: threading.Thread | None = None
         self._begin()
@@ -132,7 +148,7 @@ class Agent:
         self._client = self._client_factory()
         self._change_log = ChangeLogReader(self._client, self._keys.log, self.clock.monotonic)
         self._stopping, self._wake, self._loaded = threading.Event(), threading.Event(), threading.Event()
-        self._once = OnceLogger()
+        self._once, self._warnings = OnceLogger(), StoreWarnings(self.now_us)
         self._make_duties()
         self._heartbeat.reset()
         self._duty_failures.reset()
@@ -144,8 +160,9 @@ class Agent:
     def _make_duties(self) -> None:
         client, documents, clock = self._client, self.documents, self.clock
         self._loader = DocumentLoader(
-            client, self._keys, documents, self._change_log, clock, self._once, loaded=self._loaded
+            client, self._keys, documents, self._change_log, clock, self._once, self._loaded, self._warnings
         )
+        evictions = EvictionWatch(client, clock, self._warnings)
         self._delivery = UsageDelivery(client, self._keys, self._usage)
         self._disk = DiskCopy(self._path, documents)
         send = self._heartbeat.send
@@ -157,6 +174,7 @@ class Agent:
             Duty("documents", CHECK_SECONDS, self._loader.check),
             self._beat,
             Duty("usage", DELIVERY_SECONDS, self._delivery.deliver),
+            Duty("evictions", EVICTION_SECONDS, evictions.look),
             Duty("replay", LOOK_SECONDS, self._hooks.settle),
             Duty("disk", SAVE_SECONDS, self._disk.save),
         )
@@ -175,15 +193,15 @@ class Agent:
 
     @property
     def state(self) -> str:
-        """``starting`` until there are documents, then ``ok``, or ``degraded`` while the store is unavailable."""
+        """``starting`` until there are documents, then ``ok``. ``degraded`` while the store is in trouble."""
         if self.degraded_since_us is not None:
             return "degraded"
         return "ok" if self.documents.loaded else "starting"
 
     @property
     def degraded_since_us(self) -> int | None:
-        """When the store, or a part of it, became unavailable, or None if all of it is available."""
-        return self._partly_lost_since_us if self._absence.since_us is None else self._absence.since_us
+        """When the store, or a part of it, became unavailable, was set back or began to evict. None if all is well."""
+        return self._absence.since_us or self._partly_lost_since_us or self._warnings.since_us
 
     @property
     def clock_offset_us(self) -> int:
@@ -271,6 +289,8 @@ class Agent:
 
     def _turn(self) -> None:
         """Run the duties that are due, then apply changes from the log until another duty is due."""
+        if self._copy is not None:
+            self._copy.save(self.fleet_size)
         self._wake.clear()
         if self._absence.since_us is not None:
             self._probe()

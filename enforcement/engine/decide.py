@@ -71,6 +71,7 @@ class Decider:
         self._health = health
         self._breaker = health.breaker
         self._lost = health.lost_counters
+        self._fallback = health.fallback
         self._leases = leases
         self._counts = counts
         self._admitted = counts.cell("store", "ok")
@@ -107,6 +108,8 @@ class Decider:
             return self._fall_back(Request(plan, costs, charge, ident))
         if self._lost.sets and plan.lies_in(self._lost.sets):
             return self._fall_back(Request(plan, costs, charge, ident), NOT_RESTORED)
+        if (owed := self._fallback.owed) and not owed.keys().isdisjoint(plan.keys):
+            return None
         if plan.unregistered and monotonic() >= plan.registered_until:
             return None
         command = plan.command
@@ -262,13 +265,14 @@ class Decider:
         """
         plan, began = request.plan, monotonic()
         registers = result is None and request.charge and bool(plan.unregistered) and began >= plan.registered_until
+        unpaid = (yield from self._asker.paying(plan)) if self._fallback.owed and result is None else None
         if plan.spread and self._health.connector.one_slot_per_call:
             verdict = yield from self._cross_slot.asking(request, registers=registers)
             if registers:
                 trusts = verdict.reply.passed and verdict.by_store
                 request = self._registered(request, verdict.overflowed, began if trusts else None)
             return self._judged(request, verdict)
-        answer = yield from self._asker.asking(request, registers=registers, result=result)
+        answer = unpaid or (yield from self._asker.asking(request, registers=registers, result=result))
         if answer.reply is None:
             return self._fall_back(request, answer)
         if registers:

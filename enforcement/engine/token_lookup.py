@@ -93,18 +93,18 @@ class TokenLookup:
         generation = self._documents.generation
         try:
             found = yield resp.pack(("MGET", self._keys.token(name), self._keys.revision))
-            document, revision = resp.items(found, 2)
-            # A store that has lost its data has no token at all, so this one may still be valid. One that 0.2 published
-            # to has the revision in its documents only.
-            lost = document is revision is None and not (yield resp.pack(("HGET", self._keys.documents, "revision")))
+            document, state = resp.items(found, 2)
+            if state is None:  # a store that lost its data, or that 0.2 published to
+                fields = yield resp.pack(("HMGET", self._keys.documents, "revision", "store_id"))
+                state = b" ".join(filter(None, fields))
         except StoreError as exc:
             self._health.failed(exc)
             if breaker.open:  # the store cannot be read either, so the next request must not try
                 breaker.trip(exc.cause)
             return refusal("degraded_denied")
-        if lost:
-            return refusal("degraded_denied")
-        return self._documents.remember(name, document, generation)
+        # What a store that was emptied or set back says of a token may be outdated.
+        lost = self._documents.is_ahead_of(*state.partition(b" ")[::2])
+        return refusal("degraded_denied") if lost else self._documents.remember(name, document, generation)
 
     def once(self, name: str, pipe: Pipe, seconds: float) -> Found:
         """

@@ -11,9 +11,10 @@ from time import monotonic
 from typing import Final
 
 from enforcement.failover.fallback import Fallback
+from enforcement.failover.journal import ReplayBatch
 from enforcement.failover.lost_counters import LostCounters
 from enforcement.failover.probe import DecisionProbe
-from enforcement.failover.replay import JournalReplay
+from enforcement.failover.replay import JournalReplay, ReplayPace
 from enforcement.model.keys import Keys
 from enforcement.plan.binding import BoundLimit
 from enforcement.plan.plan import Plan
@@ -78,12 +79,19 @@ class Health:
         self._count_failure = count_failure
         self.lost_counters = LostCounters(self._replay_pipe)
         self._replay = JournalReplay(
-            fallback, self._replay_pipe, self.lost_counters, self.now_us, clock, connector.load_library
+            fallback,
+            self._replay_pipe,
+            self.lost_counters,
+            self.now_us,
+            clock,
+            connector.load_library,
+            together=not connector.one_slot_per_call,
         )
+        self._pace = ReplayPace()
         connector.on_open = lambda cause: wake()
         connector.on_doubt = self._doubt
         connector.on_change = self._reconnect
-        connector.replay = self._replay.run
+        connector.replay = self._replay_some
         connector.on_return = self._return_to
 
     def start(self) -> None:
@@ -183,9 +191,7 @@ class Health:
         return exc.cause
 
     def recovered(self) -> bool:
-        """
-        Replay the journal to a store that answers again, let it decide from now on, and return whether that worked.
-        """
+        """Let a store that answers again decide from now on, and return whether that works."""
         return self.connector.recover(self._return_to_store)
 
     def _return_to_store(self) -> bool:
@@ -197,7 +203,8 @@ class Health:
             self._count_failure(exc.cause)
             self.breaker.trip(exc.cause)
             return False
-        if not self._replay.run(lambda key: True):
+        # The charges follow beside the traffic: a decision on a counter that is owed any replays them first.
+        if not self._replay_some(lambda key: True):
             return False
         self.on_recovery()
         self.breaker.close()
@@ -211,8 +218,42 @@ class Health:
         now = monotonic()
         if self.lost_counters.sets or self.fallback.owes():
             self.lost_counters.look(now)
-            if self.connector.recover(lambda: self._replay.run(lambda key: True)):
-                self.lost_counters.release(now)
+            if self.connector.recover(lambda: self._replay_some(lambda key: True)):
+                self.lost_counters.release(now, self.fallback.owed)
+
+    def _replay_some(self, ready: IsReady) -> bool:
+        """Replay as many charges as the pace allows, and return whether the store accepts them."""
+        worked = self._replay.run(ready, self._pace.grant(monotonic()))
+        if not self.fallback.owed:
+            self._pace.rest()
+        return worked
+
+    # Before a decision on a counter that is owed charges.
+
+    def may_replay(self) -> bool:
+        """Return whether a decision may replay what is owed. If not, it is made without the store, as in the outage."""
+        return self._pace.admits(monotonic())
+
+    def owed_to(self, plan: Plan) -> list[ReplayBatch]:
+        """Return the batches that have to be replayed before a decision on these counters, where a server answers."""
+        keys = [key for key in plan.keys if key in self.fallback.owed and not self.connector.is_away(key)]
+        return self._replay.owed_to(keys)
+
+    def replaying(self, batch: ReplayBatch) -> bytes:
+        """Return the encoded call that replays a batch."""
+        return self._replay.command(batch)
+
+    def replayed(self, batch: ReplayBatch, reply: object) -> bool:
+        """Drop a batch after the reply to its call, and return False if the store has lost its counters instead."""
+        return self._replay.accepted(batch, reply)
+
+    def not_replayed(self, batch: ReplayBatch, exc: StoreError) -> None:
+        """Count a failed call that should have replayed a batch."""
+        self.failed(exc)
+        if exc.late is not None:
+            exc.late.close()  # a second call of the same id is harmless, so nothing depends on the late reply
+        if not exc.away:
+            self._replay.refused(batch, exc)
 
     def _return_to(self, is_back: IsReady) -> None:
         """Mark the counters of the nodes that are back as counted by the store again."""

@@ -144,6 +144,8 @@ class LeaseKeeper:
         lost, plan, began = self._health.lost_counters, lease.plan, monotonic()
         if lost.sets and plan.lies_in(lost.sets):
             return
+        if not self._health.fallback.owed.keys().isdisjoint(plan.keys):
+            return  # the permits run out, and then the next request replays what is owed to these counters
         if plan.unregistered and began >= plan.registered_until:
             return  # the permits run out, and then the next request registers the value again
         fleet = self._fleet()

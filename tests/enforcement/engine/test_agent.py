@@ -226,7 +226,7 @@ def test_deleted_log_is_noticed(make: Make, client: Redis) -> None:
 
 
 def test_emptied_store_changes_nothing_until_it_is_refilled(make: Make, client: Redis) -> None:
-    """An empty store is not "no limits": the last state stays. Another store's state replaces it, at any revision."""
+    """An empty store is not "no limits": the last state stays. Another store's state replaces it, if it is no older."""
     agent = following(make(), client)
     publish_quota(client, 2, 22)
     until(lambda: revision_of(agent) == 2)
@@ -234,11 +234,11 @@ def test_emptied_store_changes_nothing_until_it_is_refilled(make: Make, client: 
     until(lambda: client.exists(KEYS.instance("proxy-1")))
     assert (quota_of(agent), agent.state) == (22, "ok")
 
-    publish(client, 1, "store-2", documents={"policy:pol_1": policy(11), "project:proj_1": project()})
+    publish(client, 2, "store-2", documents={"policy:pol_1": policy(11), "project:proj_1": project()})
 
     until(lambda: store_of(agent) == "store-2")
-    assert (revision_of(agent), quota_of(agent)) == (1, 11)
-    publish(client, 2, "store-2", documents={"policy:pol_1": policy(12)})
+    assert (revision_of(agent), quota_of(agent)) == (2, 11)
+    publish(client, 3, "store-2", documents={"policy:pol_1": policy(12)})
     until(lambda: quota_of(agent) == 12)
 
 
@@ -314,7 +314,7 @@ def test_heartbeat_reports_the_instance_and_its_revision(make: Make, client: Red
 
     assert set(heartbeat) == {
         "id", "host", "pid", "version", "revision", "state", "started_at_us", "seen_at_us", "store_id", "decisions",
-        "degraded_since_us", "overflowing", "unmetered",
+        "degraded_since_us", "overflowing", "unmetered", "problems",
     }  # fmt: skip
     assert (heartbeat["id"], heartbeat["version"], heartbeat["store_id"]) == ("proxy-1", "1.2.3", "store-1")
     assert heartbeat["decisions"] == {"allowed": 0, "denied": 0, "fallback": 0}
