@@ -172,7 +172,7 @@ class Engine:
     def stats(self, timing: Timing | None) -> Stats:
         """Return a new record of this process's statistics, without taking a lock that a decision waits for."""
         agent, held, used, from_lease = self.agent, *self.leases.counts()
-        servers_away, outages = self.health.outages()
+        servers_away, outages = self.health.connector.outages()
         rows = [*self.counts.decisions().items(), (("lease", "ok"), from_lease)]
         confirmed_at = agent.confirmed_at
         return Stats(

@@ -159,10 +159,6 @@ class Health:
         """Return whether all decisions are made without the store."""
         return self.breaker.open
 
-    def outages(self) -> tuple[int, int]:
-        """Return how many servers of the store are unavailable now, and how often one became unavailable."""
-        return self.connector.outages()
-
     # For the background thread.
 
     def examine(self) -> bool:
