@@ -10,7 +10,8 @@ import asyncio
 import inspect
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
-from functools import wraps
+from functools import partial, wraps
+from time import monotonic
 from types import TracebackType
 from typing import Any, Self
 
@@ -29,6 +30,8 @@ from enforcement.decorator import (
     Waiting,
     check_declared,
 )
+from enforcement.engine.driving import run_awaited, run_awaited_within
+from enforcement.engine.token_lookup import Found
 from enforcement.latency import Timing
 from enforcement.model.matching import Attributes
 from enforcement.model.tokens import Anonymous
@@ -39,6 +42,7 @@ from enforcement.plan.request import Request
 from enforcement.settings import Settings
 from enforcement.state.live_plan import LivePlan
 from enforcement.state.reservation import Reservation, new_ident
+from enforcement.store.connector import AwaitedPipe
 from enforcement.store.errors import StoreError
 
 
@@ -54,21 +58,30 @@ class Limiter(BaseLimiter):
         super()._set_up(settings)
         # Decides a request of cost 1 on a lease. If it returns None, use decide().
         self.from_lease = self._decider.one_from_lease
-        self._pipe = self._engine.health.connector.async_pipe(settings.timeout)
-        self._engine.health.on_recovery = self._pipe.renew
+        connector = self._engine.health.connector
+        self._pipe = connector.async_pipe(settings.timeout)
+        self._lookup_pipe = connector.async_pipe(settings.lookup_seconds)
+        self._look_ups: dict[tuple[str, asyncio.AbstractEventLoop], asyncio.Task[Found]] = {}
+        self._engine.health.on_recovery = partial(_renew, (self._pipe, self._lookup_pipe))
 
     def _time_calls(self, timing: Timing) -> None:
-        self._pipe.call = timing.of_awaited_calls(self._pipe.call)  # type: ignore[method-assign]
+        for pipe in (self._pipe, self._lookup_pipe):
+            pipe.call = timing.of_awaited_calls(pipe.call)  # type: ignore[method-assign]
+            pipe.call_again = timing.of_awaited_calls(pipe.call_again)  # type: ignore[method-assign]
 
     async def start(self, timeout: float = START_SECONDS) -> bool:
         """
-        Start the background thread, wait until documents are loaded, and return whether they are. See the sync limiter.
+        Start the background thread, wait at most *timeout* seconds for documents, and return whether they are loaded.
+        See the sync limiter.
         """
         self._started = True
         return await asyncio.to_thread(self._engine.start, timeout)
 
     async def ping(self) -> None:
-        """Check that the store decides. Raises StoreError if it does not. See the sync limiter."""
+        """
+        Ask the store for a decision, and raise StoreError if it makes none. Raises StoreError if it does not. See the
+        sync limiter.
+        """
         await asyncio.to_thread(self._ping)
 
     async def close(self) -> None:
@@ -77,6 +90,7 @@ class Limiter(BaseLimiter):
             self._started = False
             await asyncio.to_thread(self._engine.stop)
         self._pipe.close()
+        self._lookup_pipe.close()
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -112,14 +126,17 @@ class Limiter(BaseLimiter):
         return begun if type(begun) is Decision else await self._ask(begun, plan, costs)
 
     async def peek(self, limits: Limits, key: str | None = None, costs: Costs | None = None) -> Decision:
-        """Return the decision on a request without charging it. See the sync limiter."""
+        """
+        Return the decision on a request, by default of one permit of each unit, without charging it. See the sync
+        limiter.
+        """
         plan = self._plan_in_code(limits, key)
         return await self.decide(plan, plan.one_of_each if costs is None else costs, charge=False)
 
     async def acquire(self, limits: Limits, key: str | None = None, costs: Costs = 1, *, max_wait: float) -> Decision:
         """
-        Charge as :meth:`hit` does, waiting for permits if there are none, and return the decision that allows the
-        request. See the sync limiter.
+        Charge as :meth:`hit` does, wait if permits are missing, and return the decision that allows the request, or
+        raise Denied. See the sync limiter.
         """
         waiting = Waiting(max_wait)
         while not (decision := await self.hit(limits, key, costs)).allowed:
@@ -166,8 +183,8 @@ class Limiter(BaseLimiter):
         attributes: Attributes | None = None,
     ) -> Admission:
         """
-        Charge an estimate, and return an admission that holds slots until :meth:`Admission.finish` is called. See the
-        sync limiter.
+        Charge an estimate, and return a new admission, which holds slots until :meth:`Admission.finish`, or raise
+        Denied. See the sync limiter.
         """
         check_subject(token, key, attributes)
         if isinstance(token, (str, Anonymous)):
@@ -179,7 +196,10 @@ class Limiter(BaseLimiter):
         return await self.admit_plan(plan, costs)
 
     async def reset(self, limits: Limits, key: str | None = None) -> None:
-        """Delete the counters of limits in code for a key. Raises StoreError if the store did not do it."""
+        """
+        Delete the counters of limits in code for a key, or for their own keys. Raises StoreError if the store did not
+        do it.
+        """
         await self._run(self._decider.resetting(self._plan_in_code(limits, key)))
 
     # Used by the integrations, which need the plan to choose between a hit and an admission.
@@ -188,7 +208,22 @@ class Limiter(BaseLimiter):
         """Return the plan of a request with this token, or the decision that refuses the token."""
         if not self._started:
             await self.start()
-        return await self._run(self._decider.finding(token, attributes))  # type: ignore[no-any-return]
+        lookup, derived = self._engine.lookup, self._documents.derived
+        found = lookup.known(token)
+        if isinstance(found, str):
+            found = await self._look_up(found)
+        return lookup.plan(derived, token, found, attributes)
+
+    async def _look_up(self, name: str) -> Found:
+        """Read the document of a token from the store, once for all tasks that want it, whoever is cancelled."""
+        key = name, asyncio.get_running_loop()
+        task = self._look_ups.get(key)
+        if task is None:
+            seconds = self._engine.settings.lookup_seconds
+            reading = run_awaited_within(self._engine.lookup.reading(name), self._lookup_pipe, monotonic() + seconds)
+            task = self._look_ups[key] = begun(reading)
+            task.add_done_callback(lambda _: self._look_ups.pop(key, None))
+        return await asyncio.shield(task)
 
     def by_fields(self, fields: Iterable[tuple[bytes, bytes]]) -> LivePlan | None:
         """
@@ -213,15 +248,15 @@ class Limiter(BaseLimiter):
             derived.keep(field, plan, header=True)
 
     async def admit_plan(self, plan: LivePlan, costs: Costs) -> Admission:
-        """Charge a plan that :meth:`find_plan` returned, and return the admission, or raise Denied."""
+        """Charge a plan that :meth:`find_plan` returned, and return a new admission, or raise Denied."""
         admission = await self._reserve(plan, costs)
         self._engine.slots.keep(admission.reservation)
         return admission
 
     async def _reserve(self, plan: LivePlan, costs: Costs) -> Admission:
         """
-        Charge a request, and return its admission, or raise Denied. If the task is cancelled meanwhile, give back what
-        the store may have charged.
+        Charge a request, and return a new admission for it, or raise Denied. If the task is cancelled meanwhile, give
+        back what the store may have charged.
         """
         ident = new_ident()
         deciding = asyncio.ensure_future(self.decide(plan, costs, ident=ident))
@@ -242,8 +277,8 @@ class Limiter(BaseLimiter):
 
     async def decide(self, plan: LivePlan, costs: Costs, *, charge: bool = True, ident: str = "") -> Decision:
         """
-        Decide a request on the counters of a plan, and return the decision. Arguments are those of
-        :class:`~enforcement.plan.request.Request`.
+        Decide a request by the counters of a plan, charge it unless *charge* is False, and return the decision.
+        Arguments are those of :class:`~enforcement.plan.request.Request`.
         """
         begun = self._begin(plan, costs, charge, ident)
         return begun if type(begun) is Decision else await self._ask(begun, plan, costs, charge, ident)
@@ -252,7 +287,7 @@ class Limiter(BaseLimiter):
         self, command: Decision | bytes | None, plan: LivePlan, costs: Costs, charge: bool = True, ident: str = ""
     ) -> Decision:
         """Send the *command* that ``begin`` returned to the store, and return the decision."""
-        decider, came = self._decider, None
+        decider, came, deadline = self._decider, None, monotonic() + self._budget
         if command is not None:
             try:
                 came = await self._pipe.call(command)  # type: ignore[arg-type]
@@ -264,38 +299,30 @@ class Limiter(BaseLimiter):
             else:
                 if decision is not None:
                     return decision
-        return await self._finish(decider.deciding(Request(plan, costs, charge, ident), came))
-
-    async def _finish(self, steps: Steps) -> Decision:
-        """
-        Run a generator, to its end even if the caller is cancelled, and return its decision.
-
-        On a cluster it may charge several hash slots, one after the other. If a later one denies the request, it gives
-        back the charges to the earlier ones. If it stopped in between, some limits would stay charged.
-        """
+        steps = decider.deciding(Request(plan, costs, charge, ident), came)
+        deciding = run_awaited_within(steps, self._pipe, deadline)
         if not self._engine.health.connector.one_slot_per_call:
-            return await self._run(steps)  # type: ignore[no-any-return]
-        return await seen_through(self._run(steps))
+            return await deciding  # type: ignore[no-any-return]
+        # On a cluster several hash slots may be charged, one after the other. If a later one denies the request, the
+        # earlier ones get their charges back. If that stopped in between, some limits would stay charged.
+        return await seen_through(deciding)
 
     async def _run(self, steps: Steps) -> Any:
-        """Send the commands that a generator yields to the store, and return the generator's result."""
-        try:
-            command = next(steps)
-            while True:
-                try:
-                    reply = await self._pipe.call(command)
-                    if type(reply) is ReplyError:
-                        raise self._pipe.trouble(reply)
-                except StoreError as exc:
-                    command = steps.throw(exc)
-                else:
-                    command = steps.send(reply)
-        except StopIteration as stop:
-            return stop.value
+        """Send the commands that a generator yields to the store, each with a whole budget, and return its result."""
+        return await run_awaited(steps, self._pipe, self._pipe.call)
+
+
+def _renew(pipes: Iterable[AwaitedPipe]) -> None:
+    """Have all next calls use new connections."""
+    for pipe in pipes:
+        pipe.renew()
 
 
 def _limit_awaited(limiter: Limiter, function: CoroutineFunction[P, R], rule: Declaration) -> CoroutineFunction[P, R]:
-    """Return *function* with its limits applied to each call. Raises TypeError if it is not a coroutine function."""
+    """
+    Return a coroutine function that applies the limits and then calls *function*. Raises TypeError if it is not a
+    coroutine function.
+    """
     if not inspect.iscoroutinefunction(function):
         raise TypeError(f"{function.__qualname__}: must be a coroutine function. Use an enforcement.Limiter.")
 
@@ -328,7 +355,7 @@ class Admission:
         self._freeing: asyncio.Task[None] | None = None
 
     async def settle(self, costs: Costs) -> None:
-        """Replace the charged estimate by the real cost. Only the first settlement counts."""
+        """Replace the charged estimate by the real cost, once. Later calls change nothing."""
         await seen_through(self._limiter._run(self.reservation.settling(costs)))
 
     async def charge_for(self, status: int) -> None:
@@ -336,12 +363,12 @@ class Admission:
         await seen_through(self._limiter._run(self.reservation.charging_for(status)))
 
     async def cancel(self) -> None:
-        """Give back all charges and slots. After a settlement only the slots are freed."""
+        """Give back all charges, unless they are settled, and free the slots."""
         await seen_through(self._limiter._run(self.reservation.cancelling()))
 
     async def finish(self, status: int | None) -> None:
         """
-        Correct the charges by the status of the response and free the slots, as the sync admission does.
+        Correct the charges by the status of the response, or give back all for None, and free the slots, once.
 
         The work runs to its end even if the task that awaits it is cancelled.
         """

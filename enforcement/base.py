@@ -6,9 +6,10 @@ import os
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from enforcement.engine.asking import Asker
+from enforcement.engine.driving import run
 from enforcement.engine.engine import Engine
 from enforcement.failover.health import BACKGROUND_BUDGET
 from enforcement.failover.probe import probe_command
@@ -17,12 +18,10 @@ from enforcement.model.keys import DEFAULT_PREFIX
 from enforcement.model.matching import Attributes
 from enforcement.model.tokens import Anonymous
 from enforcement.plan.binding import Limits
-from enforcement.plan.commands import Steps
-from enforcement.settings import DEFAULT_TIMEOUT, DEFAULT_URL, Settings
+from enforcement.settings import DEFAULT_LOOKUP, DEFAULT_TIMEOUT, DEFAULT_URL, Settings
 from enforcement.state.live_plan import LivePlan
 from enforcement.stats import Stats
 from enforcement.store.credentials import Credentials, from_client
-from enforcement.store.errors import StoreError
 
 START_SECONDS = 1.0
 """How long ``start()`` waits for the documents of a store that replies."""
@@ -44,8 +43,10 @@ class BaseLimiter:
         instance: str | None = None,
         state_dir: str | Path | None = None,
         timeout: float = DEFAULT_TIMEOUT,
+        lookup: float = DEFAULT_LOOKUP,
         clock: Callable[[], int] | None = None,
         credentials: Credentials | None = None,
+        fleet_size: int = 1,
     ) -> None:
         """
         Make a limiter without any I/O.
@@ -56,24 +57,29 @@ class BaseLimiter:
                 ``redis``. Or a redis-py client or connection pool of one server, whose address is taken.
             prefix: Prefix of all keys.
             instance: Its name in the fleet. None: made of the host's name, the process id and random characters.
-            state_dir: Folder for the last good documents, with which it starts while the store is unavailable. None:
-                they are not kept.
+            state_dir: Folder for the last good documents, with which it starts while the store is unavailable, and for
+                what it has admitted then, so that a restart takes no second share. None: nothing is kept.
             timeout: Seconds that a decision may take, connecting included, 0.001 to 10. After that, each limit's
                 ``on_store_failure`` decides.
+            lookup: Seconds for reading the document of a token that this process has not met yet, 0.001 to 10. All
+                requests with this token wait for one look-up, and the decision after it has its own *timeout*.
             clock: Returns microseconds since the epoch as an integer, for tests. None: the store's clock.
             credentials: Returns user and password for each new connection, for passwords that expire. It must return at
                 once. None: those of *url*.
+            fleet_size: How many instances share the quotas at least while the store is unavailable, 1 to 100,000. A
+                process that starts then takes this part of each quota, or a smaller one if it knows of more instances.
         Raises:
             ValueError: An argument breaks a rule. The message names it.
         """
         folder = None if state_dir is None else Path(state_dir)
         place, own = (url, None) if isinstance(url, str) else from_client(url)
-        self._set_up(Settings(place, prefix, instance, folder, timeout, clock, credentials or own))
+        own = credentials or own
+        self._set_up(Settings(place, prefix, instance, folder, timeout, lookup, clock, own, fleet_size))
 
     @classmethod
     def from_env(cls) -> Self:
         """
-        Return a limiter with the settings from environment variables.
+        Return a new limiter with the settings from environment variables.
 
         The page "Settings" of the documentation (``templates/docs/settings.md``) lists them. The most important one is
         ``SLUICEGATE_REDIS_URL``, the URL of the store.
@@ -90,6 +96,7 @@ class BaseLimiter:
         # Every decision needs these. Here they cost one look-up.
         self._decider = self._engine.decider
         self._begin = self._decider.begin
+        self._budget = settings.timeout
         self._documents = self._engine.documents
         self._in_code = self._engine.planner.in_code
         self._started = False
@@ -108,7 +115,8 @@ class BaseLimiter:
 
     def stats(self) -> Stats:
         """
-        Return the counts of this limiter's decisions and failures, and its present state. Any thread may call this.
+        Return a new record of this limiter's decisions and failures so far, and of its present state. Any thread may
+        call this.
         """
         return self._engine.stats(self._timing)
 
@@ -132,7 +140,7 @@ class BaseLimiter:
     def _ping(self) -> None:
         pipe = self._engine.health.connector.pipe(BACKGROUND_BUDGET, respects_breakers=False)
         try:
-            run_steps(Asker(self._engine.health).calling(probe_command(self._engine.keys)), pipe.call)
+            run(Asker(self._engine.health).calling(probe_command(self._engine.keys)), pipe.call)
         finally:
             pipe.close()
 
@@ -141,21 +149,6 @@ class BaseLimiter:
             self._started = True
             self._engine.start_quietly()
         return self._engine.planner.plan_in_code(limits, key)
-
-
-def run_steps(steps: Steps, call: Callable[[bytes], Any]) -> Any:
-    """Send the commands that a generator yields to the store by *call*, and return its result."""
-    try:
-        command = next(steps)
-        while True:
-            try:
-                reply = call(command)
-            except StoreError as exc:
-                command = steps.throw(exc)
-            else:
-                command = steps.send(reply)
-    except StopIteration as stop:
-        return stop.value
 
 
 def check_subject(subject: object, key: str | None, attributes: Attributes | None) -> None:

@@ -7,10 +7,11 @@ import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from functools import wraps
+from time import monotonic
 from types import TracebackType
 from typing import Any, Self
 
-from enforcement.base import START_SECONDS, BaseLimiter, check_subject, run_steps
+from enforcement.base import START_SECONDS, BaseLimiter, check_subject
 from enforcement.decorator import (
     Declaration,
     FunctionCosts,
@@ -21,6 +22,7 @@ from enforcement.decorator import (
     Waiting,
     check_declared,
 )
+from enforcement.engine.driving import run, run_within
 from enforcement.latency import Timing
 from enforcement.model.matching import Attributes
 from enforcement.model.tokens import Anonymous
@@ -46,15 +48,23 @@ class Limiter(BaseLimiter):
 
     def _set_up(self, settings: Settings) -> None:
         super()._set_up(settings)
-        self._pipe = self._engine.health.connector.pipe(settings.timeout)
-        self._engine.health.on_recovery = self._pipe.close  # connections from before the outage are dead
+        connector = self._engine.health.connector
+        self._pipe = connector.pipe(settings.timeout)
+        self._lookup_pipe = connector.pipe(settings.lookup_seconds)
+        self._engine.health.on_recovery = self._hang_up  # connections from before the outage are dead
+
+    def _hang_up(self) -> None:
+        self._pipe.close()
+        self._lookup_pipe.close()
 
     def _time_calls(self, timing: Timing) -> None:
-        self._pipe.call = timing.of_calls(self._pipe.call)  # type: ignore[method-assign]
+        for pipe in (self._pipe, self._lookup_pipe):
+            pipe.call = timing.of_calls(pipe.call)  # type: ignore[method-assign]
+            pipe.call_again = timing.of_calls(pipe.call_again)  # type: ignore[method-assign]
 
     def start(self, timeout: float = START_SECONDS) -> bool:
         """
-        Start the background thread, wait until documents are loaded, and return whether they are.
+        Start the background thread, wait at most *timeout* seconds for documents, and return whether they are loaded.
 
         The first check does the same by itself.
 
@@ -68,7 +78,7 @@ class Limiter(BaseLimiter):
 
     def ping(self) -> None:
         """
-        Check that the store decides, which may take a second. It charges nothing.
+        Ask the store for a decision that charges nothing, within a second, and raise StoreError if it makes none.
 
         Call it at the start if the application must not run without the store. The function library is loaded if it is
         missing.
@@ -83,7 +93,7 @@ class Limiter(BaseLimiter):
         if self._started:
             self._started = False
             self._engine.stop()
-        self._pipe.close()
+        self._hang_up()
 
     def __enter__(self) -> Self:
         self.start()
@@ -137,7 +147,7 @@ class Limiter(BaseLimiter):
 
     def peek(self, limits: Limits, key: str | None = None, costs: Costs | None = None) -> Decision:
         """
-        Return the decision on a request without charging it.
+        Return the decision on a request, by default of one permit of each unit, without charging it.
 
         Args:
             costs: As in :meth:`hit`. ``allowed`` answers for these costs. None: one permit of each unit that the limits
@@ -152,8 +162,8 @@ class Limiter(BaseLimiter):
 
     def acquire(self, limits: Limits, key: str | None = None, costs: Costs = 1, *, max_wait: float) -> Decision:
         """
-        Charge as :meth:`hit` does, waiting for permits if there are none, and return the decision that allows the
-        request.
+        Charge as :meth:`hit` does, wait if permits are missing, and return the decision that allows the request, or
+        raise Denied.
 
         Args:
             max_wait: Seconds to wait at most. A call that would have to wait longer is denied at once. Waiting calls
@@ -235,7 +245,8 @@ class Limiter(BaseLimiter):
         attributes: Attributes | None = None,
     ) -> Admission:
         """
-        Charge an estimate, and return an admission that holds slots until :meth:`Admission.finish` is called.
+        Charge an estimate, and return a new admission, which holds slots until :meth:`Admission.finish`, or raise
+        Denied.
 
         Use this if a ``with`` block cannot span the request. Arguments and errors are those of :meth:`admit`.
         """
@@ -251,7 +262,7 @@ class Limiter(BaseLimiter):
 
     def reset(self, limits: Limits, key: str | None = None) -> None:
         """
-        Delete the counters of limits in code for a key.
+        Delete the counters of limits in code for a key, or for their own keys.
 
         Raises:
             enforcement.StoreError: The store is unavailable, or refused the call.
@@ -264,10 +275,14 @@ class Limiter(BaseLimiter):
         """Return the plan of a request with this token or without one, or the decision that refuses it."""
         if not self._started:
             self.start()
-        return self._run(self._decider.finding(token, attributes))  # type: ignore[no-any-return]
+        lookup, derived = self._engine.lookup, self._documents.derived
+        found = lookup.known(token)
+        if isinstance(found, str):
+            found = lookup.once(found, self._lookup_pipe, self._engine.settings.lookup_seconds)
+        return lookup.plan(derived, token, found, attributes)
 
     def admit_plan(self, plan: LivePlan, costs: Costs) -> Admission:
-        """Charge a plan that :meth:`find_plan` returned, and return the admission, or raise Denied."""
+        """Charge a plan that :meth:`find_plan` returned, and return a new admission, or raise Denied."""
         ident = new_ident()
         decision = self.decide(plan, costs, ident=ident)
         if not decision.allowed:
@@ -278,8 +293,8 @@ class Limiter(BaseLimiter):
 
     def decide(self, plan: LivePlan, costs: Costs, *, charge: bool = True, ident: str = "") -> Decision:
         """
-        Decide a request on the counters of a plan, and return the decision. Arguments are those of
-        :class:`~enforcement.plan.request.Request`.
+        Decide a request by the counters of a plan, charge it unless *charge* is False, and return the decision.
+        Arguments are those of :class:`~enforcement.plan.request.Request`.
         """
         begun = self._begin(plan, costs, charge, ident)
         return begun if type(begun) is Decision else self._ask(begun, plan, costs, charge, ident)
@@ -288,25 +303,26 @@ class Limiter(BaseLimiter):
         self, command: Decision | bytes | None, plan: LivePlan, costs: Costs, charge: bool = True, ident: str = ""
     ) -> Decision:
         """Send the *command* that ``begin`` returned to the store, and return the decision."""
-        decider, came = self._decider, None
+        decider, came, deadline = self._decider, None, monotonic() + self._budget
         if command is not None:
             try:
-                came = self._pipe.call(command)  # type: ignore[arg-type]
+                came = self._pipe.call(command, deadline)  # type: ignore[arg-type]
                 decision = decider.answer(plan, costs, charge, ident, came)
             except StoreError as exc:
                 came = exc
             else:
                 if decision is not None:
                     return decision
-        return self._run(decider.deciding(Request(plan, costs, charge, ident), came))  # type: ignore[no-any-return]
+        steps = decider.deciding(Request(plan, costs, charge, ident), came)
+        return run_within(steps, self._pipe, deadline)  # type: ignore[no-any-return]
 
     def _run(self, steps: Steps) -> Any:
-        """Send the commands that a generator yields to the store, and return its result."""
-        return run_steps(steps, self._pipe.call)
+        """Send the commands that a generator yields to the store, each with a whole budget, and return its result."""
+        return run(steps, self._pipe.call)
 
 
 def _limit_calls(limiter: Limiter, function: Callable[P, R], rule: Declaration) -> Callable[P, R]:
-    """Return *function* with its limits applied to each call. Raises TypeError for a coroutine function."""
+    """Return *function* behind its limits. Raises TypeError for a coroutine function."""
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
         raise TypeError(f"{function.__qualname__}: must not be asynchronous. Use an enforcement.aio.Limiter.")
 
@@ -345,7 +361,7 @@ class Admission:
 
     def settle(self, costs: Costs | Mapping[str, int]) -> None:
         """
-        Replace the charged estimate by the real cost, which may be higher or lower. Only the first settlement counts.
+        Replace the charged estimate by the real cost, which may be higher or lower, once. Later calls change nothing.
 
         Args:
             costs: A number of requests, or a mapping of units to permits. A unit that is not in it keeps its estimate.
@@ -360,12 +376,12 @@ class Admission:
         self._limiter._run(self.reservation.charging_for(status))
 
     def cancel(self) -> None:
-        """Give back all charges and slots. After a settlement only the slots are freed."""
+        """Give back all charges, unless they are settled, and free the slots."""
         self._limiter._run(self.reservation.cancelling())
 
     def finish(self, status: int | None) -> None:
         """
-        Correct the charges by the status of the response and free the slots. A second call changes nothing.
+        Correct the charges by the status of the response, or give back all for None, and free the slots, once.
 
         If the request was settled before, only the slots are freed. An unavailable store raises no error, because the
         changes are sent to it later.

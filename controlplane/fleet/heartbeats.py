@@ -14,7 +14,8 @@ from controlplane.core import store
 from controlplane.core.instants import microseconds
 from controlplane.fleet import outages
 from controlplane.fleet.models import HEARTBEAT_LIFETIME, Instance
-from enforcement.model.documents import InvalidDocument, loads
+from enforcement.model.documents import InvalidDocument, StateName, epoch_of, loads
+from enforcement.model.instances import PROBLEMS
 from enforcement.model.instants import from_us
 from enforcement.store.client import STORE_ERRORS
 
@@ -25,13 +26,16 @@ logger = logging.getLogger(__name__)
 KEPT = timedelta(days=2)
 MOST_INSTANCES = 10_000
 READ_AT_ONCE = 500
+# A backup of SQL is behind the fleet by fewer than so many.
+MOST_EPOCHS_AHEAD = 1_000
+MOST_REVISIONS_AHEAD = 10_000_000
 COUNTERS = ("allowed", "denied", "fallback")
 FIELDS = tuple(field.name for field in Instance._meta.concrete_fields if not field.primary_key)
 
 
 def live_instances(client: redis.Redis | None = None) -> list[Instance]:
     """
-    Return the instances with a heartbeat in the store, ordered by id, as rows that are not saved.
+    Return a new unsaved Instance for each heartbeat in the store, ordered by id.
 
     Raises:
         One of STORE_ERRORS: The store is unavailable. The saved rows hold the last known state.
@@ -41,12 +45,50 @@ def live_instances(client: redis.Redis | None = None) -> list[Instance]:
     return [instance for some in batched(ids, READ_AT_ONCE) for instance in _read(client, some)]
 
 
-def fleet_now(now: datetime) -> list[Instance]:
-    """Return the live instances from the store, or, while the store is unavailable, from the saved rows."""
+def highest_state(known: StateName, client: redis.Redis) -> StateName:
+    """
+    Return the highest epoch and the highest revision that a live instance reports, or zeros if there is none.
+
+    A number that is far above the *known* one is left out and logged. No control plane can have published so much, and
+    a wrong number would use up those that are left.
+
+    Raises:
+        One of STORE_ERRORS: The store is unavailable.
+    """
+    epoch, revision = 0, 0
+    for instance in live_instances(client):
+        its_epoch = epoch_of(instance.store_id)
+        if its_epoch > known.epoch + MOST_EPOCHS_AHEAD or instance.revision > known.revision + MOST_REVISIONS_AHEAD:
+            logger.warning("The revision that %r reports is not plausible: %d", instance.id, instance.revision)
+            continue
+        epoch, revision = max(epoch, its_epoch), max(revision, instance.revision)
+    return StateName(epoch, revision)
+
+
+class Fleet(list[Instance]):
+    """
+    The live instances.
+
+    While the store is unavailable, these are the ones that ran when it last answered, and ``unknown`` says why nobody
+    knows whether they still do. Otherwise it is empty.
+    """
+
+    unknown = ""
+
+    @property
+    def seen_at(self) -> datetime | None:
+        """The instant of the last heartbeat, or None without any."""
+        return max((instance.seen_at for instance in self), default=None)
+
+
+def fleet_now() -> Fleet:
+    """Return the live instances from the store, or, while the store is unavailable, the last known ones."""
     try:
-        return live_instances(store.connection(settings.PUBLISH_TIMEOUT_SECONDS))
-    except STORE_ERRORS:
-        return [instance for instance in Instance.objects.all() if is_live(instance, now)]
+        return Fleet(live_instances(store.connection(settings.PUBLISH_TIMEOUT_SECONDS)))
+    except STORE_ERRORS as exc:
+        fleet = Fleet(Instance.objects.last_known())
+        fleet.unknown = store.reason_of(exc)
+        return fleet
 
 
 def is_live(instance: Instance, now: datetime) -> bool:
@@ -95,7 +137,8 @@ def _read(client: redis.Redis, ids: Iterable[str]) -> Iterator[Instance]:
 
 def _parse(instance_id: str, fields: dict[str, Any]) -> Instance:
     """
-    Return a heartbeat as an instance that is not saved. Unknown fields are ignored, because enforcers may be newer.
+    Return a heartbeat as a new Instance that is not saved, or raise InvalidDocument. Unknown fields are ignored,
+    because enforcers may be newer.
 
     Raises:
         InvalidDocument: It is the heartbeat of another instance, or an instant or a counter is not a number.
@@ -115,6 +158,7 @@ def _parse(instance_id: str, fields: dict[str, Any]) -> Instance:
         degraded_since=_instant(fields, "degraded_since_us"),
         store_id=fields.get("store_id") or "",
         decisions=_counters(fields.get("decisions", {})),
+        problems=_problems(fields.get("problems", [])),
     )
     instance.clean_fields(exclude=_maybe_empty(instance))
     instance.overflowing = _limits(fields, "overflowing")
@@ -124,7 +168,7 @@ def _parse(instance_id: str, fields: dict[str, Any]) -> Instance:
 
 def _maybe_empty(instance: Instance) -> list[str]:
     # A heartbeat may leave these fields empty, although their columns have no blank=True. seen_at is required.
-    optional = ("pid", "started_at", "degraded_since", "decisions", "store_id", "unmetered")
+    optional = ("pid", "started_at", "degraded_since", "decisions", "store_id", "unmetered", "problems")
     return [name for name in optional if getattr(instance, name) in (None, {}, [], "")]
 
 
@@ -144,6 +188,13 @@ def _limits(fields: dict[str, Any], name: str) -> list[tuple[str, str, str]]:
     if not all(isinstance(row, list) and len(row) == 3 and all(isinstance(part, str) for part in row) for row in rows):
         raise InvalidDocument(f"{name}: must be a list of limits")
     return [tuple(row) for row in rows]
+
+
+def _problems(value: Any) -> list[str]:
+    """Return the names of problems that this release knows. An enforcer may be newer."""
+    if not isinstance(value, list):
+        raise InvalidDocument("problems: must be a list of names")
+    return [name for name in PROBLEMS if name in value]
 
 
 def _counters(value: Any) -> dict[str, int]:

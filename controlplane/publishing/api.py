@@ -3,7 +3,6 @@
 from typing import Any
 
 from django.db.models import QuerySet
-from django.utils import timezone
 from django.utils.functional import cached_property
 from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
@@ -22,6 +21,9 @@ from controlplane.publishing.models import Revision
 
 class RevisionSerializer(serializers.ModelSerializer):
     revision = serializers.IntegerField(source="number", read_only=True)
+    epoch = serializers.IntegerField(
+        read_only=True, help_text="All revisions of a later epoch replace those of an earlier one."
+    )
     at = InstantField(read_only=True)
     published_at = InstantField(read_only=True, allow_null=True)
     acknowledged = serializers.SerializerMethodField(help_text="Number of instances with this or a newer revision.")
@@ -29,7 +31,7 @@ class RevisionSerializer(serializers.ModelSerializer):
 
     class Meta:
         model = Revision
-        fields = ["revision", "at", "by", "channel", "note", "published_at", "acknowledged", "instances"]
+        fields = ["revision", "epoch", "at", "by", "channel", "note", "published_at", "acknowledged", "instances"]
 
     def get_acknowledged(self, revision: Revision) -> int:
         return heartbeats.acknowledged(revision.number, self.context["view"].fleet)[0]
@@ -76,8 +78,8 @@ class RevisionView(Listed, ApiView):
 
     @cached_property
     def fleet(self) -> list[Instance]:
-        """The running instances, read once for each request."""
-        return heartbeats.fleet_now(timezone.now())
+        """The running instances, read once for each request. If the store is unavailable, the last known ones."""
+        return heartbeats.fleet_now()
 
     @extend_schema(responses=RevisionDetailSerializer)
     def retrieve(self, request: Request, *args: Any, **kwargs: Any) -> Response:

@@ -11,6 +11,7 @@ from django.utils import timezone
 from controlplane.core import store
 from controlplane.core.locks import hold
 from controlplane.core.snapshots import snapshot
+from controlplane.fleet import heartbeats
 from controlplane.projects.models import Token
 from controlplane.publishing import compile, publisher
 from controlplane.publishing.models import OutboxEntry
@@ -26,7 +27,7 @@ TOKEN_BATCH = 1000
 
 def reconcile(*, full: bool = False, client: redis.Redis | None = None) -> list[str]:
     """
-    Compare the store with SQL, repair each difference, and return a line for each repair.
+    Compare the store with SQL, every document only if *full*, repair differences, and return a line for each repair.
 
     Without *full*, only the function library, the identity of the store, its revision and the number of documents are
     compared, which is cheap. With *full*, every document and token is compared.
@@ -77,13 +78,16 @@ Difference = tuple[str, str, str]  # the kind and object id of an outbox entry, 
 
 
 def _emptied_or_set_back(client: redis.Redis) -> list[Difference]:
-    state, last = store.StoreState.read(client), publisher.last_revision()
-    if state.is_empty and not last:
+    state, last = store.StoreState.read(client), publisher.last_state()
+    if state.is_empty and not last.revision:
         return [("all", "", "nothing was published yet")]
     if state.is_empty:
         return [("all", "", "the store was empty")]
-    if state.revision != last:
-        return [("all", "", f"the store was at revision {state.revision}, SQL at {last}")]
+    if state.name != last:
+        return [("all", "", f"the store was at {state.name}, SQL at {last}")]
+    highest = heartbeats.highest_state(last, client)
+    if highest > last or highest.revision > last.revision:
+        return [("all", "", f"an instance runs {highest}, the store had {last}")]
     documents = state.fields - len(OWN_FIELDS)
     if documents != compile.count_documents():
         return [("all", "", f"the store had {documents} documents, SQL {compile.count_documents()}")]
@@ -147,7 +151,7 @@ def queue_unknown_tokens() -> int:
     queued = 0
     found = store.connection().scan_iter(match=store.keys().token("*"), count=TOKEN_BATCH)
     for batch in batched(found, TOKEN_BATCH):
-        digests = {key.rpartition(":")[2] for key in batch}
+        digests = {key.rpartition(":")[2] for key in batch if key != store.keys().revision}
         unknown = digests - set(Token.objects.filter(digest__in=digests).values_list("digest", flat=True))
         OutboxEntry.objects.bulk_create(
             OutboxEntry(kind="token", object_id=digest, by="publish --all", channel="command") for digest in unknown

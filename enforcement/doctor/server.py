@@ -11,8 +11,8 @@ from redis import Redis
 from enforcement.doctor.findings import Finding, pairs
 from enforcement.embedded import OLDEST_MAJOR
 
-# Documents never expire and must never be evicted. Counters expire, and a lost counter admits too much.
-SAFE_EVICTION: Final = ("noeviction", "volatile-ttl")
+# Every other policy evicts counters, and a lost counter admits too much.
+SAFE_EVICTION: Final = "noeviction"
 FULL_SHARE: Final = 0.9
 SKEW_SECONDS: Final = 1.0
 CLOCK_ROUNDS: Final = 5
@@ -20,13 +20,11 @@ CLOCK_ROUNDS: Final = 5
 
 def eviction_advice(policy: object) -> str:
     """Return advice on a ``maxmemory-policy``, or an empty string if the policy is safe."""
-    if policy in SAFE_EVICTION:
-        return ""
-    return "Set maxmemory-policy to noeviction, or volatile-ttl."
+    return "" if policy == SAFE_EVICTION else f"Set maxmemory-policy to {SAFE_EVICTION}."
 
 
 def identity(client: Redis) -> Iterator[Finding]:
-    """Yield findings on the version of the server, and on whether it is a primary."""
+    """Yield a finding on the version of the server, and one on whether it is a primary."""
     # HELLO without arguments changes nothing, and every account is permitted to call it.
     hello = pairs(client.execute_command("HELLO"))  # type: ignore[no-untyped-call]
     name, version = hello["server"], str(hello["version"])
@@ -39,13 +37,17 @@ def identity(client: Redis) -> Iterator[Finding]:
 
 
 def memory(client: Redis) -> Iterator[Finding]:
-    """Yield findings on whether the server may evict keys, and on how much memory is used."""
+    """Yield a finding on whether the server may evict keys, and one on how much memory is used."""
     info = client.info("memory")
     policy = info.get("maxmemory_policy")
     advice = eviction_advice(policy)
     if advice:
         advice += " Evicted counters admit too much. Evicted documents stop the fleet."
-    yield Finding("eviction", "warning" if advice else "ok", f"maxmemory-policy {policy}", advice)
+    value, evicted = f"maxmemory-policy {policy}", int(client.info("stats").get("evicted_keys", 0))
+    if evicted:
+        value += f", {evicted} keys evicted since the server started"
+        advice = f"Limits have admitted too much since then. {advice} Then raise maxmemory.".replace("  ", " ")
+    yield Finding("eviction", "problem" if evicted else "warning" if advice else "ok", value, advice)
     used, most = int(info["used_memory"]), int(info.get("maxmemory", 0))
     if not most:
         yield Finding("memory", "ok", f"{_megabytes(used)} used, no limit set")
@@ -93,7 +95,7 @@ def clock(client: Redis) -> Iterator[Finding]:
 
 def _clock_once(client: Redis) -> tuple[float, float]:
     """
-    Return by how many seconds the server's clock is ahead of this host's, and the largest possible error.
+    Return by how many seconds the server's clock is ahead of this host's, and the largest error of that in seconds.
 
     Returns:
         By how many seconds it is ahead of this machine's clock (negative if it is behind), and the largest possible

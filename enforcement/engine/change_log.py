@@ -27,10 +27,12 @@ class LogChange:
     Attributes:
         id: Id of the entry in the stream, ``REVISION-0``.
         changes: The field of this name, JSON. None if the entry has no such field.
+        store_id: The identity of the store that it was published to. None in entries of release 0.2.
     """
 
     id: str
     changes: bytes | None
+    store_id: bytes | None = None
 
     @property
     def revision(self) -> int:
@@ -60,7 +62,8 @@ class ChangeLogReader:
 
     def entries(self, after: str, until: float, wake: threading.Event) -> Sequence[LogChange]:
         """
-        Return the entries of the change log after the id *after*, or an empty sequence if none arrives in time.
+        Wait for entries of the change log after the id *after*, and return them, or an empty sequence if none arrives
+        in time.
 
         Args:
             until: When to return if no entry arrives, seconds by *monotonic*.
@@ -106,4 +109,4 @@ class ChangeLogReader:
 
 def _entry(ident: bytes, fields: Sequence[bytes]) -> LogChange:
     named = dict(zip(fields[::2], fields[1::2], strict=True))
-    return LogChange(ident.decode("ascii"), named.get(b"changes"))
+    return LogChange(ident.decode("ascii"), named.get(b"changes"), named.get(b"store_id"))

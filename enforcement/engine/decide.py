@@ -19,25 +19,20 @@ from enforcement.engine.asking import NOT_ASKED, NOT_RESTORED, Answer, Asker
 from enforcement.engine.cross_slot import CrossSlot, Verdict
 from enforcement.failover.health import Health
 from enforcement.leases.manager import LeaseKeeper
-from enforcement.model.keys import Keys
-from enforcement.model.matching import Attributes
 from enforcement.model.partitions import TRUST_SECONDS
 from enforcement.plan import commands
 from enforcement.plan.commands import Steps
 from enforcement.plan.costs import Costs
 from enforcement.plan.decision import Decision
-from enforcement.plan.reply import MARKED, PLAIN, Reply
+from enforcement.plan.reply import MARKED, PLAIN, Reply, read
 from enforcement.plan.request import Request
 from enforcement.state.counts import DecisionCounts
 from enforcement.state.denial_cache import Denials
 from enforcement.state.lease import Lease
 from enforcement.state.live_plan import LivePlan
 from enforcement.state.planner import Planner
-from enforcement.state.published import PublishedState
 from enforcement.state.usage import states_of
-from enforcement.store import errors, resp
-from enforcement.store.errors import StoreError
-from enforcement.store.resp import numbers
+from enforcement.store import resp
 
 TOKEN_TRUST_SECONDS: Final = 600.0
 """How long tokens are accepted while the store cannot confirm the documents. One may have been revoked meanwhile."""
@@ -48,7 +43,6 @@ class Decider:
     Decides the requests of one process.
 
     Args:
-        documents: The published documents, as far as this process has loaded them.
         planner: Finds the plan of a request.
         denials: The cached denials.
         health: Knows whether the store is available, and decides without it.
@@ -62,8 +56,6 @@ class Decider:
 
     def __init__(
         self,
-        keys: Keys,
-        documents: PublishedState,
         planner: Planner,
         denials: Denials,
         health: Health,
@@ -73,14 +65,13 @@ class Decider:
         unconfirmed_for: Callable[[], float],
     ) -> None:
         self.fallbacks = 0
-        self.documents = documents
-        self._keys = keys
         self._planner = planner
         self._denials = denials
         self._known = denials.known
         self._health = health
         self._breaker = health.breaker
         self._lost = health.lost_counters
+        self._fallback = health.fallback
         self._leases = leases
         self._counts = counts
         self._admitted = counts.cell("store", "ok")
@@ -89,61 +80,10 @@ class Decider:
         self._asker = Asker(health)
         self._cross_slot = CrossSlot(self._asker, health)
 
-    # From a token to its plan.
-
-    def finding(self, token: object, attributes: Attributes | None) -> Steps:
-        """
-        Return the plan of a request with this token, or a denial if the token may not be used.
-
-        Raises:
-            ValueError: The attributes are not a small mapping of strings.
-        """
-        planner, derived = self._planner, self.documents.derived
-        found = planner.find(token)
-        if isinstance(found, str):
-            found = yield from self._fetching(found)
-        if isinstance(found, Decision):
-            return self._refused(found)
-        plan = planner.plan_of(found, attributes)
-        if isinstance(plan, Decision):
-            return self._refused(plan)
-        planner.keep_plan(derived, token, found, plan)
-        return plan
-
-    def _fetching(self, name: str) -> Steps:
-        """
-        Read a token's document from the store, and return its entry, or a denial if the store cannot be read.
-
-        Args:
-            name: Digest of the token.
-        """
-        breaker, refusal = self._breaker, self._planner.refusal
-        if breaker.open and breaker.cause not in errors.READS:
-            return refusal("degraded_denied")
-        generation = self.documents.generation
-        try:
-            document = yield resp.pack(("GET", self._keys.token(name)))
-            # A store that has lost its data has no token at all, so this one may still be valid.
-            lost = document is None and (yield resp.pack(("HGET", self._keys.documents, "revision"))) is None
-        except StoreError as exc:
-            self._health.failed(exc)
-            if breaker.open:  # the store cannot be read either, so the next request must not try
-                breaker.trip(exc.cause)
-            return refusal("degraded_denied")
-        if lost:
-            return refusal("degraded_denied")
-        return self.documents.remember(name, document, generation)
-
-    def _refused(self, decision: Decision) -> Decision:
-        """Count and return a denial for which no counter was read."""
-        self._counts.count(decision.source, decision.reason)
-        return decision
-
-    # From a plan to its decision.
-
     def begin(self, plan: LivePlan, costs: Costs, charge: bool, ident: str) -> Decision | bytes | None:
         """
-        Return the decision if no call to the store is needed, else the command that asks the store, or None.
+        Return the decision if no call is needed, else the encoded command to send, or None if one command is not
+        enough.
 
         Returns:
             The decision, or the encoded command by which the store decides. None if one command is not enough, so that
@@ -168,6 +108,8 @@ class Decider:
             return self._fall_back(Request(plan, costs, charge, ident))
         if self._lost.sets and plan.lies_in(self._lost.sets):
             return self._fall_back(Request(plan, costs, charge, ident), NOT_RESTORED)
+        if (owed := self._fallback.owed) and not owed.keys().isdisjoint(plan.keys):
+            return None
         if plan.unregistered and monotonic() >= plan.registered_until:
             return None
         command = plan.command
@@ -177,7 +119,8 @@ class Decider:
 
     def _command(self, plan: LivePlan, costs: Costs, charge: bool, ident: str) -> bytes | None:
         """
-        Return the command by which the store decides, or None, and keep the usual one of cost 1.
+        Return the encoded command that decides a request, or None if its counters need several, and keep that of cost
+        1.
 
         Returns:
             None if the counters lie in several slots of a cluster, so that one command is not enough.
@@ -197,7 +140,7 @@ class Decider:
 
     def answer(self, plan: LivePlan, costs: Costs, charge: bool, ident: str, raw: object) -> Decision | None:
         """
-        Return the decision in a reply of the store, or None if the store made no decision.
+        Return a new decision from a raw reply, counted if it was to charge, or None if the store did not decide.
 
         Args:
             raw: The store's reply to the command of :meth:`begin`, which was called with the other arguments.
@@ -206,11 +149,13 @@ class Decider:
         Raises:
             StoreError: The reply has the wrong format.
         """
-        reply = Reply(numbers(raw), MARKED if ident else PLAIN)
+        reply = read(raw, len(plan.bounds), MARKED if ident else PLAIN)
         return self._decision(plan, costs, charge, ident, reply) if reply.numbers[0] >= 0 else None
 
     def _decision(self, plan: LivePlan, costs: Costs, charge: bool, ident: str, reply: Reply) -> Decision:
-        """Count and return the decision in a reply of the store."""
+        """
+        Return a new decision from a reply of the store, count it if it was to charge, and keep the reply in the plan.
+        """
         if self._breaker.failures:
             self._breaker.succeeded()
         passed = reply.numbers[0] == 1
@@ -246,7 +191,7 @@ class Decider:
 
     def _from_lease(self, plan: LivePlan, lease: Lease, costs: Costs) -> Decision | None:
         """
-        Return the decision on a request of another cost than 1 by leased permits, or None if there are too few.
+        Take leased permits for a request of another cost than 1, and return the decision that allows it, or None.
 
         Returns:
             None if the lease has too few permits, so that the store must decide.
@@ -264,7 +209,8 @@ class Decider:
 
     def one_from_lease(self, plan: LivePlan) -> Decision | None:
         """
-        Return the decision on a request of cost 1 by a leased permit, or None if there is no permit.
+        Take a leased permit for a request of cost 1, and return the decision that allows it, or None if there is no
+        permit.
 
         Returns:
             None if the plan has no lease or no permit is left, so that the store must decide.
@@ -277,8 +223,13 @@ class Decider:
             self._leases.ask(lease)
         return None if left < 0 else Decision(True, "ok", "lease", plan, lease.reply, left)
 
+    def _refused(self, decision: Decision) -> Decision:
+        """Count and return a denial for which no counter was read."""
+        self._counts.count(decision.source, decision.reason)
+        return decision
+
     def _unlimited(self, plan: LivePlan, costs: Costs) -> Decision:
-        """Return the decision on a request to which no limit applies."""
+        """Count and return a new decision on a request without limits, a denial if the documents are too old."""
         if self._health.connector.is_open() and self._distrusts(plan):
             return self._refused(self._planner.refusal("degraded_denied"))
         reply = Reply((1, self._health.now_us()))
@@ -289,7 +240,7 @@ class Decider:
 
     def resetting(self, plan: LivePlan) -> Steps:
         """
-        Yield the commands that delete the counters of a plan, and drop what this process knows of them.
+        Yield the commands that delete the counters of a plan, and drop what this process knows of these counters.
 
         Raises:
             StoreError: The store cannot be reached, or refused a command.
@@ -306,7 +257,7 @@ class Decider:
 
     def deciding(self, request: Request[LivePlan], result: object = None) -> Steps:
         """
-        Return the decision of the store, or of this process if the store does not decide.
+        Yield the commands that decide a request, and return the decision of the store, or of this process without it.
 
         Args:
             result: The reply to the command of :meth:`begin`, or the StoreError that it raised. None if no command was
@@ -314,13 +265,14 @@ class Decider:
         """
         plan, began = request.plan, monotonic()
         registers = result is None and request.charge and bool(plan.unregistered) and began >= plan.registered_until
+        unpaid = (yield from self._asker.paying(plan)) if self._fallback.owed and result is None else None
         if plan.spread and self._health.connector.one_slot_per_call:
             verdict = yield from self._cross_slot.asking(request, registers=registers)
             if registers:
                 trusts = verdict.reply.passed and verdict.by_store
                 request = self._registered(request, verdict.overflowed, began if trusts else None)
             return self._judged(request, verdict)
-        answer = yield from self._asker.asking(request, registers=registers, result=result)
+        answer = unpaid or (yield from self._asker.asking(request, registers=registers, result=result))
         if answer.reply is None:
             return self._fall_back(request, answer)
         if registers:
@@ -328,7 +280,7 @@ class Decider:
         return self._decision(request.plan, request.costs, request.charge, request.ident, answer.reply)
 
     def _judged(self, request: Request[LivePlan], verdict: Verdict) -> Decision:
-        """Return the decision of a request that was decided in several slots."""
+        """Return a new decision on a request that was decided in several slots, counted if it was to charge."""
         if verdict.by_store:
             return self._decision(request.plan, request.costs, request.charge, request.ident, verdict.reply)
         decision = self._degraded(request, verdict.reply, verdict.reason)
@@ -340,7 +292,7 @@ class Decider:
         self, request: Request[LivePlan], overflowed: Sequence[int], began: float | None
     ) -> Request[LivePlan]:
         """
-        Return the request with the plan of the counters that were used, and keep that plan.
+        Return a copy of the request with the plan of the counters that were used, and keep that plan.
 
         Args:
             overflowed: For each unregistered value, 1 if its overflow counter was used, 0 if its own was.
@@ -355,7 +307,7 @@ class Decider:
 
     def _fall_back(self, request: Request[LivePlan], answer: Answer = NOT_ASKED) -> Decision:
         """
-        Return the decision that this process makes without the store.
+        Decide a request in this process, count the decision as a fallback, and return it.
 
         Args:
             answer: Why the store made no decision.
@@ -374,7 +326,7 @@ class Decider:
         return decision
 
     def _degraded(self, request: Request[LivePlan], reply: Reply, reason: str) -> Decision:
-        """Count and return a decision that this process made, at least for some of the counters."""
+        """Return a new decision that this process made for some counters or all, and count it as a fallback."""
         plan = request.plan
         self.fallbacks += 1
         if request.charge:

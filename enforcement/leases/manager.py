@@ -76,7 +76,7 @@ class LeaseKeeper:
         return self.counts()[0]
 
     def counts(self) -> tuple[int, int, int]:
-        """Return the permits that are held, and the permits and requests that were served since the process began."""
+        """Return how many permits are held, and how many permits and requests were served since the process began."""
         with self._lock:
             for lease in self._held.values():
                 self._add_up(lease)
@@ -135,7 +135,7 @@ class LeaseKeeper:
             elif not lease.full:
                 self._take(lease)
         except StoreError as exc:
-            self._health.failed(exc)
+            self._health.failed_beside(exc)
             lease.rest(REST_SECONDS)
         finally:
             lease.asking = False
@@ -144,6 +144,8 @@ class LeaseKeeper:
         lost, plan, began = self._health.lost_counters, lease.plan, monotonic()
         if lost.sets and plan.lies_in(lost.sets):
             return
+        if not self._health.fallback.owed.keys().isdisjoint(plan.keys):
+            return  # the permits run out, and then the next request replays what is owed to these counters
         if plan.unregistered and began >= plan.registered_until:
             return  # the permits run out, and then the next request registers the value again
         fleet = self._fleet()
@@ -151,7 +153,7 @@ class LeaseKeeper:
         if wanted <= 0:
             return
         arguments = commands.lease_arguments(plan, wanted, 2 * fleet, self._health.now_us())
-        reply = read(self._pipe.call(resp.pack(arguments)), MARKED)
+        reply = read(self._pipe.call(resp.pack(arguments)), len(plan.bounds), MARKED)
         if reply.granted <= 0:
             lease.rest(_rest_seconds(reply, len(plan.bounds)))
             return
@@ -216,7 +218,7 @@ class LeaseKeeper:
             try:
                 reply = self._pipe.call(self._settlement(plan, remains, health.now_us()))
             except StoreError as exc:
-                health.failed(exc)
+                health.failed_beside(exc)
                 # If the store may have executed the call, a second one could exceed the quota. Then they are lost.
                 if not exc.executed:
                     self._owe(plan, remains)
@@ -239,7 +241,7 @@ class LeaseKeeper:
 
 
 def _rest_seconds(reply: Reply, count: int) -> float:
-    """Return how long to wait before the next call, after a reply on *count* limits that granted nothing."""
+    """Return how many seconds to wait before the next call, after a reply on *count* limits that granted nothing."""
     if not reply.decided:  # the store lost the counters, so its reply says nothing about the limits
         return REST_SECONDS
     waits = [reply.more(i) for i in range(count) if reply.remaining(i) <= 0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _socket
 import re
 import socket
 import ssl
@@ -34,7 +35,7 @@ class Address:
     @classmethod
     def from_url(cls, url: str) -> Address:
         """
-        Return the address in a URL, read like redis-py does, but without a part that redis-py would ignore.
+        Return a new address from a URL, read like redis-py does, or raise ValueError for what redis-py would ignore.
 
         Raises:
             ValueError: The scheme is unknown, the host is impossible, or another part cannot be used. The message never
@@ -54,7 +55,7 @@ class Address:
 
     def greeting(self) -> tuple[bytes, int]:
         """
-        Return what to send first on a new connection, and how many replies follow.
+        Return the encoded commands to send first on a new connection, and how many replies follow.
 
         Raises:
             OSError: The function for the credentials failed.
@@ -78,7 +79,7 @@ class Address:
 
     def connect(self, deadline: float) -> socket.socket:
         """
-        Return a new connection, after the TLS handshake if the URL asks for TLS.
+        Return a newly connected socket, after the TLS handshake if the URL asks for TLS.
 
         Args:
             deadline: Monotonic seconds. It limits name lookup, connecting and TLS handshake together.
@@ -131,6 +132,21 @@ def checked_host(host: str) -> str:
     if not all(1 <= len(label) <= 63 for label in host.removesuffix(".").split(".")):
         raise ValueError(f"url: {host!r} is not a host; each part between dots must have 1 to 63 characters.")
     return host
+
+
+def is_native(kind: type) -> bool:
+    """Return whether a class of sockets is that of Python, and not one that another library has put in its place."""
+    return issubclass(kind, _socket.socket)
+
+
+def check_sockets() -> None:
+    """Refuse a process whose sockets another library than gevent has replaced. Raises RuntimeError."""
+    module = socket.socket.__module__
+    if not is_native(socket.socket) and module.partition(".")[0] != "gevent":
+        raise RuntimeError(
+            f"Sluicegate does not run on the sockets of {module}. Use threads, asyncio or gevent, and do not patch the "
+            "socket module otherwise."
+        )
 
 
 def left_until(deadline: float) -> float:
@@ -194,7 +210,7 @@ _resolvers: Final[dict[tuple[str, int], _Resolver]] = {}
 
 
 def _lookup(host: str, port: int, deadline: float) -> list[tuple[int, Any]]:
-    """Return family and socket address of each address of a host. Raises OSError."""
+    """Return a list of the family and the socket address of each address of a host. Raises OSError."""
     try:
         return _resolve(host, port, socket.AI_NUMERICHOST)
     except (socket.gaierror, UnicodeError):
@@ -218,4 +234,4 @@ def _resolve(host: str, port: int, flags: int = 0) -> list[tuple[int, Any]]:
     return [(family, target) for family, _, _, _, target in rows]
 
 
-__all__ = ["Address", "checked_host", "left_until"]
+__all__ = ["Address", "check_sockets", "checked_host", "is_native", "left_until"]

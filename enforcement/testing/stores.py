@@ -34,7 +34,7 @@ class Store:
         return self.server.url
 
     def clear(self) -> None:
-        """Delete all keys and load the function library. A stopped server is started."""
+        """Delete all keys and load the function library, after starting the server if it is stopped."""
         if self.server.running:
             self.server.thaw()
         else:
@@ -48,8 +48,8 @@ class Outage:
     """
     Makes the store unavailable for the time of a block.
 
-    Use it as ``with outage(): ...`` or ``with outage("frozen"): ...``. At the end of the block the store is back, and
-    all *limiters* use it again.
+    Use it as ``with outage(): ...`` or ``with outage("frozen"): ...``. At the end of the block the store is back, all
+    *limiters* use it again, and what they admitted without it is charged.
 
     Args:
         server: The server of the store.
@@ -91,7 +91,8 @@ class Outage:
     def _wait(self) -> None:
         deadline = time.monotonic() + RETURN_SECONDS
         for limiter in self._limiters:
-            while limiter.state == DEGRADED:
+            engine = limiter._engine
+            while not engine.health.examine() or limiter.state == DEGRADED or engine.fallback.owes():
                 if time.monotonic() > deadline:
                     raise AssertionError(f"{limiter.stats().instance} does not use the store again: {limiter.stats()}")
                 time.sleep(0.005)
