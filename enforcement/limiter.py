@@ -252,10 +252,9 @@ class Limiter(BaseLimiter):
         """
         check_subject(token, key, attributes)
         plan: LivePlan | Decision
-        if isinstance(token, (str, Anonymous)):
-            plan = self.find_plan(token, attributes)
-        else:
-            plan = self._plan_in_code(token, key)
+        plan = (
+            self.find_plan(token, attributes) if isinstance(token, (str, Anonymous)) else self._plan_in_code(token, key)
+        )
         if isinstance(plan, Decision):
             raise Denied(plan)
         return self.admit_plan(plan, costs)
