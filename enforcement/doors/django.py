@@ -17,13 +17,16 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import wraps
 from typing import Any, Final, TypeVar
 
-from asgiref.sync import iscoroutinefunction, markcoroutinefunction
-from django.apps import AppConfig
-from django.conf import settings
-from django.core import checks
-from django.core.exceptions import ImproperlyConfigured
-from django.core.signals import setting_changed
-from django.http import HttpResponse
+from enforcement.extras import Requirement
+
+with Requirement("The Django integration", "Django"):
+    from asgiref.sync import iscoroutinefunction, markcoroutinefunction
+    from django.apps import AppConfig
+    from django.conf import settings
+    from django.core import checks
+    from django.core.exceptions import ImproperlyConfigured
+    from django.core.signals import setting_changed
+    from django.http import HttpResponse
 
 from enforcement.decorator import Declared, declared
 from enforcement.doors._django_visit import DjangoVisit, in_thread

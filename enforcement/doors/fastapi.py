@@ -18,9 +18,12 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
-from anyio import from_thread
-from fastapi import Depends, FastAPI, params, routing
-from starlette.requests import ClientDisconnect, HTTPConnection
+from enforcement.extras import Requirement
+
+with Requirement("The FastAPI integration", "sluicegate[fastapi]"):
+    from anyio import from_thread
+    from fastapi import Depends, FastAPI, params, routing
+    from starlette.requests import ClientDisconnect, HTTPConnection
 
 from enforcement import aio
 from enforcement.decorator import Declared, declared

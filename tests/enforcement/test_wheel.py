@@ -97,20 +97,24 @@ def test_the_wheel_holds_every_file_of_the_packages(wheel):
     shipped = {name for name in wheel.namelist() if ".dist-info/" not in name}
     present = {str(path.relative_to(ROOT)) for path in tracked_files()}
 
-    assert {name for name in present if name.startswith(("enforcement/", "controlplane/"))} <= shipped
+    templates = {f"controlplane/{name}" for name in present if name.startswith("templates/")}
+    assert {name for name in present if name.startswith(("enforcement/", "controlplane/"))} | templates == shipped
     assert {name.partition("/")[0] for name in shipped} == {"enforcement", "controlplane"}
     assert {"enforcement/py.typed", "enforcement/lua/decide.lua"} <= shipped
 
 
 def test_the_wheel_says_what_it_needs(wheel):
-    """The library alone needs two packages; all others belong to an extra. One command, no plugin."""
+    """The library alone needs two packages; all others belong to an extra. Two commands, no plugin."""
     (metadata,) = (name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
     (entries,) = (name for name in wheel.namelist() if name.endswith(".dist-info/entry_points.txt"))
     needed = re.findall(r"^Requires-Dist: ([\w-]+)[^;\n]*$", wheel.read(metadata).decode(), re.MULTILINE)
 
     assert sorted(needed) == ["hiredis", "redis"]
-    assert wheel.read(entries).decode().split("\n")[:2] == ["[console_scripts]", "sluicegate = enforcement.cli:main"]
-    assert "pytest11" not in wheel.read(entries).decode()
+    assert wheel.read(entries).decode().split() == [
+        "[console_scripts]",
+        *("sluicegate", "=", "enforcement.cli:main"),
+        *("sluicegate-admin", "=", "controlplane.__main__:main"),
+    ]
 
 
 def test_the_installed_library_has_its_functions(installed, tmp_path):

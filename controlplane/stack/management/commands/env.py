@@ -4,7 +4,7 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
-from controlplane.stack.embedded import remembered
+from controlplane.stack.embedded import management_command, remembered
 
 
 class Command(BaseCommand):
@@ -16,5 +16,5 @@ class Command(BaseCommand):
         try:
             url = path.read_text().strip()
         except FileNotFoundError as exc:
-            raise CommandError(f"{path} is missing. Start the stack first with 'make up'.") from exc
+            raise CommandError(f"{path} is missing. Start the stack first: {management_command()} up") from exc
         self.stdout.write(f"export SLUICEGATE_REDIS_URL={shlex.quote(url)}")
