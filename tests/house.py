@@ -2,8 +2,8 @@
 The rules of the house: how big rooms and functions may get, and who may import whom.
 
 ``python -m tests.house`` prints what it found and what is allowed, names whatever breaks a rule, and fails if
-something does. ``python -m tests.house --draw 40`` prints first sentences of docstrings: a reader who has not seen the
-code should be able to say what each function returns.
+something does. ``python -m tests.house --draw 40`` prints names and first sentences of functions: a reader who has not
+seen the code should be able to say what each function returns.
 """
 
 from __future__ import annotations
@@ -168,10 +168,9 @@ def _body_lines(node: Function) -> int:
     return (node.end_lineno or 0) - statements[0].lineno + 1 if statements else 0
 
 
-def docstrings(file: Source, *, only_functions: bool = False) -> Iterator[tuple[str, str]]:
+def docstrings(file: Source) -> Iterator[tuple[str, str]]:
     """Yield each docstring of a file, and where it is."""
-    kinds = FUNCTIONS if only_functions else (ast.Module, ast.ClassDef, *FUNCTIONS)
-    for node in file.nodes(*kinds):
+    for node in file.nodes(ast.Module, ast.ClassDef, *FUNCTIONS):
         text = ast.get_docstring(node)
         if text:
             yield f"{file.path}:{getattr(node, 'lineno', 1)}", text
@@ -190,14 +189,15 @@ def is_riddle(sentence: str) -> bool:
     return ";" in plain or ": " in plain
 
 
-def draw(count: int, seed: int | None) -> list[tuple[str, str]]:
-    """Return first sentences of functions, drawn at random, and where each is."""
-    every = [
-        (first_sentence(text), place)
-        for tree in TREES
-        for file in sources(tree)
-        for place, text in docstrings(file, only_functions=True)
-    ]
+def draw(count: int, seed: int | None) -> list[tuple[str, str, str]]:
+    """Return functions drawn at random, each with its name, its first sentence, and where it is."""
+    every = []
+    for file in (file for tree in TREES for file in sources(tree)):
+        owners = {member: f"{owner.name}." for owner in file.nodes(ast.ClassDef) for member in owner.body}
+        for node in file.nodes(*FUNCTIONS):
+            if text := ast.get_docstring(node):
+                name = f"{file.path.removesuffix('.py')} {owners.get(node, '')}{node.name}()"
+                every.append((name, first_sentence(text), f"{file.path}:{node.lineno}"))
     return random.Random(seed).sample(every, min(count, len(every)))
 
 
@@ -283,8 +283,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--key", action="store_true", help="also print where each drawn sentence is")
     options = parser.parse_args(arguments)
     if options.draw is not None:
-        for number, (sentence, place) in enumerate(draw(options.draw, options.seed), start=1):
-            print(f"{number:>3}. {sentence}" + (f"  [{place}]" if options.key else ""))
+        for number, (name, sentence, place) in enumerate(draw(options.draw, options.seed), start=1):
+            print(f"{number:>3}. {name}: {sentence}" + (f"  [{place}]" if options.key else ""))
         return 0
     found = {tree: figures(tree) for tree in TREES}
     print("\n\n".join(report(tree, rows) for tree, rows in found.items()))

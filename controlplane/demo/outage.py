@@ -35,7 +35,7 @@ class DemoOutage:
 
 
 async def stop_store(demo: DemoEnvironment, reporter: Reporter) -> DemoOutage:
-    """Freeze and kill the store, check that the proxies decide without it, and return what they admitted."""
+    """Freeze and kill the store, and return the token used and what it was admitted before and during the outage."""
     reporter.step("Valkey is frozen (SIGSTOP) and then killed, while a new token sends requests")
     token = await new_token(demo, "outage")
     await room_in_window(reporter, seconds=25)

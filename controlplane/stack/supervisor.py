@@ -158,7 +158,7 @@ class Supervisor:
         await _end(member, grace_seconds=member.service.grace_seconds)
 
     async def _keep(self, member: _Member) -> None:
-        """Run a service as long as it is wanted, and restart it when it ends by itself."""
+        """Run a service whenever it is wanted, and restart it when it ends by itself, until cancelled."""
         for name in member.service.after:
             await self._members[name].ready.wait()
         delay = FIRST_DELAY_SECONDS

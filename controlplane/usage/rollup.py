@@ -41,7 +41,9 @@ def add(rows: Iterable[Row], now: datetime) -> None:
 
 def _open_periods(at: datetime, now: datetime) -> list[str]:
     """
-    Return the names of the periods that are still kept for this instant. Rows of the others would be pruned at once.
+    Return those of ``minute``, ``hour`` and ``day`` in which a row for *at* is still kept at *now*.
+
+    Rows of the others would be pruned at once.
     """
     return [period for period, kept in KEPT.items() if start_of(period, at) >= now - kept]
 

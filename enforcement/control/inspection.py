@@ -132,7 +132,7 @@ def reset_counters(
     limit: str | None = None,
 ) -> Reset:
     """
-    Delete the counters of a token, or of a project, and return how many were deleted, when, and the durable ones.
+    Delete the counters of the limits attached to a token, or to a project itself, and return a :class:`Reset`.
 
     Args:
         limit: ``"policy-slug/limit-name"``. None: all limits attached to the token, or to the project if there is none.

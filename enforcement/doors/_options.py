@@ -104,7 +104,7 @@ class _OptionReader:
         return self.checked(option, None, _function)
 
     def store(self, settings: Settings) -> Settings:
-        """Return the settings, with those of the mapping in place of those of the environment."""
+        """Return a copy of *settings* in which the store options of the mapping replace their values."""
         changes: dict[str, Any] = {}
         for option, field in _STRINGS.items():
             if option in self._data:

@@ -278,7 +278,7 @@ def _checked(costs: Any) -> Any:
 
 
 def _finding(what: Any) -> Any:
-    """Return a dependency whose value is found by a function or another dependency, or is the given value itself."""
+    """Return the ``Depends`` of a parameter, whose value is that of a function, of another ``Depends``, or as given."""
     if isinstance(what, params.Depends):
         return what
 

@@ -73,7 +73,7 @@ class LocalShares:
         self._local.amend(now_us, bound.key, bound.spec(now_us), delta, mark)
 
     def free(self, ident: str, bound: BoundLimit, count: int, now_us: int) -> None:
-        """Free the slots of this id in this process."""
+        """Free the slots that this id has of a limit in this process."""
         if bound.key in self._local.counters:
             self._local.amend(now_us, bound.key, bound.spec(now_us), -count, 0, ident)
 

@@ -137,7 +137,7 @@ class Match:
 
 def check_attributes(attributes: object) -> Attributes:
     """
-    Return the attributes of a request, or raise ValueError if they are not a small mapping of strings.
+    Return *attributes* unchanged, or raise ValueError if they are not a small mapping of strings to strings.
 
     Raises:
         ValueError: They are not a mapping of strings, or are larger than :mod:`enforcement.model.sizes` allows.

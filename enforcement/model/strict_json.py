@@ -21,7 +21,7 @@ class InvalidJSON(ValueError):
 
 def loads(text: str | bytes, *, max_length: int | None = None, fractions: bool = False) -> Any:
     """
-    Return the value of a JSON text.
+    Return the value of a JSON text, with integers as its only numbers, or raise InvalidJSON if it is ambiguous.
 
     Args:
         text: One JSON value, with nothing after it.

@@ -188,7 +188,7 @@ class Lease:
 
     def wanted(self, most: int) -> int:
         """
-        Return how many permits to request from the store, and start a new measurement of the rate.
+        Return how many permits to request from the store, 0 or less for none, and measure the rate anew.
 
         Args:
             most: How many permits may be outstanding.

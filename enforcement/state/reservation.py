@@ -67,7 +67,7 @@ class Reservation:
         return self._correcting(rows)
 
     def cancelling(self) -> Steps:
-        """Yield the commands that give back all permits and free the slots."""
+        """Yield the commands that give back what the reservation charged, unless it is settled, and free its slots."""
         yield from self._correcting([(b, -cost, mark) for b, cost, mark in self._charged()])
         yield from self.leaving()
 
@@ -116,7 +116,7 @@ class Reservation:
         return in_store
 
     def _taken(self) -> Iterator[tuple[BoundLimit, int, int]]:
-        """Yield each limit that was charged, with its cost and the mark of its window."""
+        """Yield each limit that admitted the request, slots included, with its cost and the mark of its window."""
         reply = self.decision.reply
         # The bounds of the decision and not those of the plan, because overflow counters may have been charged.
         for i, bound in reply.charged(self.decision.bounds):

@@ -115,7 +115,7 @@ class TokenCache:
         return entry
 
     def drop(self, digests: Sequence[str], generation: int) -> None:
-        """Remove the tokens with these digests, and remember the generation of their change."""
+        """Forget the tokens with these digests, so that :meth:`add` refuses what was read before *generation*."""
         for digest in digests:
             self._known.pop(digest, None)
             self._unknown.pop(digest, None)

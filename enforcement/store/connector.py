@@ -260,7 +260,7 @@ class ClusterStore(StoreConnector):
         self.slot_map.on_trouble = self._monitor.wake
 
     def pipe(self, budget: float, *, respects_breakers: bool = True) -> Pipe:
-        """Return a new pipe to all nodes for threads."""
+        """Return a new pipe, by which threads send each command to the node of its key."""
         return ClusterPipe(self.slot_map, budget, respects_breakers=respects_breakers)
 
     def async_pipe(self, budget: float) -> AsyncPipe | AsyncClusterPipe:

@@ -71,7 +71,7 @@ def after_failure(slot_map: SlotMap, node: Node, exc: StoreError, *, respects_br
 
 
 def drive(hops: Hops, send: Callable[..., Any], *arguments: Any) -> Any:
-    """Run :func:`after_failure` with ``send(node, asking, *arguments)``, and return the reply."""
+    """Run the generator of :func:`after_failure` with ``send(node, asking, *arguments)``, and return the reply."""
     try:
         node, asking = next(hops)
         while True:
