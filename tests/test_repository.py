@@ -20,6 +20,7 @@ TOP_LEVEL = {
     "controlplane",
     "docker",
     "enforcement",
+    "hatch_build.py",
     "manage.py",
     "pyproject.toml",
     "templates",
