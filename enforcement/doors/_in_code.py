@@ -25,6 +25,11 @@ _SCOPE: Final = re.compile(r"[^:\s]{1,255}")
 _JOINED: Final = frozenset({"ratelimit", "ratelimit-policy"})
 _warned: set[str] = set()
 
+EXEMPT: Final = "sluicegate_exempt"
+"""Attribute of a view that is not limited by what applies to all views."""
+LIMITED: Final = "sluicegate_limited"
+"""Attribute of a view that has limits of its own."""
+
 
 def check_scope(scope: str) -> str:
     """Return *scope*, or raise ValueError if it cannot name the counters of a limit in code."""

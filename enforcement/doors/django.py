@@ -29,10 +29,10 @@ with Requirement("The Django integration", "Django"):
     from django.http import HttpResponse
 
 from enforcement.decorator import Declared, declared
-from enforcement.doors._django_visit import DjangoVisit, in_thread
 from enforcement.doors._http import PlainResponse, Refusal
 from enforcement.doors._in_code import check_scope, counted_address, counter_key, denial_without_limits, name_of
 from enforcement.doors._options import Options, read_options
+from enforcement.doors._sync_visit import DjangoVisit, in_thread
 from enforcement.limiter import Limiter
 from enforcement.plan.binding import Costs, check_costs
 from enforcement.plan.decision import Denied

@@ -13,9 +13,8 @@ FastAPI reads the body of a request before it runs any dependency. If bodies are
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, cast
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 from enforcement.extras import Requirement
@@ -27,21 +26,15 @@ with Requirement("The FastAPI integration", "sluicegate[fastapi]"):
 
 from enforcement import aio
 from enforcement.decorator import Declared, declared
-from enforcement.doors._http import Refusal, TrustedProxies, check_preset
-from enforcement.doors._in_code import check_scope, counted_address, counter_key
-from enforcement.doors._openapi import describe_denials
+from enforcement.doors._http import TrustedProxies, check_preset
 from enforcement.doors._starlette import (
     Gate,
-    StarletteVisit,
-    VisitMiddleware,
-    answer_denied,
-    answer_refused,
-    refusing,
+    Whom,
     token_of,
     visit_of,
 )
 from enforcement.plan.binding import Costs, check_costs
-from enforcement.plan.decision import Decision, Denied
+from enforcement.plan.decision import Decision
 
 Found = str | Callable[[HTTPConnection], Any] | params.Depends
 """
@@ -50,8 +43,36 @@ Where a key, costs or attributes come from.
 Either a function of the connection, called on the event loop, or a dependency, ``Depends(...)``.
 """
 
+_SOURCE: Final = "a function of the connection or Depends(...)"
+
 _by_token: WeakKeyDictionary[Callable[..., Any], bool] = WeakKeyDictionary()
 """The dependencies made here, and whether each needs a token. OpenAPI documents their denials accordingly."""
+
+_PROBLEM: Final = {
+    "title": "Problem",
+    "description": "A problem (RFC 9457).",
+    "type": "object",
+    "required": ["type", "title", "status", "code"],
+    "properties": {
+        "type": {"type": "string", "format": "uri-reference"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "code": {"type": "string"},
+        "detail": {"type": "string"},
+        "violated-policies": {"type": "array", "items": {"type": "string"}},
+    },
+}
+_FIELDS: Final = {
+    "Retry-After": {"description": "Seconds until the same request can pass.", "schema": {"type": "integer"}},
+    "RateLimit-Policy": {"description": "The limits.", "schema": {"type": "string"}},
+    "RateLimit": {"description": "What is left of the limits.", "schema": {"type": "string"}},
+}
+_DESCRIPTIONS: Final = {
+    "401": "No token, or one that is not valid",
+    "403": "The project is not active",
+    "429": "Too many requests",
+    "503": "The limit cannot be checked now",
+}
 
 
 def install(
@@ -80,13 +101,8 @@ def install(
         ValueError: The preset or a network is not valid, or the application has it installed already.
         RuntimeError: The application is already running.
     """
-    if any(cast(object, middleware.cls) is VisitMiddleware for middleware in app.user_middleware):
-        raise ValueError("app: Sluicegate is already installed.")
     gate = Gate(limiter, check_preset(headers), token or token_of, TrustedProxies(trusted_proxies))
-    app.add_middleware(VisitMiddleware, gate=gate)
-    app.add_exception_handler(Denied, cast(Any, answer_denied))
-    app.add_exception_handler(Refusal, cast(Any, answer_refused))
-    app.router.lifespan_context = _around(app.router.lifespan_context, gate)
+    gate.install(app, lambda: any(any(_tokens(dependant)) for _, dependant in _operations(app)))
     _document(app)
 
 
@@ -109,14 +125,14 @@ def limited(
         ValueError: Limits, key, scope or costs are not valid.
         TypeError: *limits* holds something that is not a limit.
     """
-    values, whom = declared(limits), _Whom(key, scope)
+    values, whom = declared(limits), Whom(key, scope, _SOURCE)
     finding_key, finding_costs = _finding(key), _finding(_checked(costs))
 
     async def dependency(
         connection: HTTPConnection, caller: Any = finding_key, cost: Any = finding_costs
     ) -> Decision | None:
         visit = visit_of(connection)
-        name = whom.key(visit, caller)
+        name = whom.key(visit, caller, visit.operation())
         return None if name is None else await visit.decide(values, name, cost)
 
     _by_token[dependency] = False
@@ -171,7 +187,7 @@ def admit(
     if limits is not None and key is None:
         raise ValueError("key: is required for limits in code.")
     values = None if limits is None else declared(limits)
-    whom = _Whom(key or "all", scope)
+    whom = Whom(key or "all", scope, _SOURCE)
     finding_key, finding_costs, finding_attributes = _finding(key), _finding(_checked(costs)), _finding(attributes)
 
     async def dependency(
@@ -184,7 +200,7 @@ def admit(
         if values is None:
             opening = visit.limiter.open_admission(visit.token(), costs=cost, attributes=visit.describe(more))
         else:
-            name = whom.key(visit, caller)
+            name = whom.key(visit, caller, visit.operation())
             if name is None:
                 yield Admission(None)
                 return
@@ -237,42 +253,6 @@ class Admission:
             await self._admission.cancel()
 
 
-def _around(own: Callable[[Any], AbstractAsyncContextManager[Any]], gate: Gate) -> Any:
-    """Return a lifespan that starts and closes the limiter around the application's own."""
-
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncGenerator[Any]:
-        if any(any(_tokens(dependant)) for _, dependant in _operations(app)):
-            # Only policies need documents, and so a start to wait for.
-            await gate.limiter.start()
-        try:
-            async with own(app) as state:
-                yield state
-        finally:
-            await gate.limiter.close()
-
-    return lifespan
-
-
-class _Whom:
-    """Whom a request counts for. Raises ValueError if the key or the scope is not valid."""
-
-    def __init__(self, key: Found, scope: str | None) -> None:
-        if isinstance(key, str) and key not in ("ip", "all"):
-            raise ValueError(f"key: must be 'ip', 'all', a function of the connection or Depends(...), got {key!r}.")
-        self._kind = key if isinstance(key, str) else "key"
-        self._scope = None if scope is None else check_scope(scope)
-
-    def key(self, visit: StarletteVisit, found: Any) -> str | None:
-        """Return the key of the counters, or None if the request is exempt. Raises HTTPRefused and TypeError."""
-        if self._kind == "ip":
-            found = counted_address(visit.address())
-        elif self._kind == "all":
-            found = ""
-        with refusing():
-            return counter_key(self._scope or visit.operation(), self._kind, found)
-
-
 def _checked(costs: Any) -> Any:
     return costs if callable(costs) or isinstance(costs, params.Depends) else check_costs(costs)
 
@@ -300,10 +280,27 @@ def _document(app: FastAPI) -> None:
             for method in getattr(route, "methods", None) or () if needs else ():
                 operation = schema.get("paths", {}).get(route.path_format, {}).get(method.lower())
                 if operation is not None:
-                    describe_denials(schema, operation["responses"], by_token=any(needs))
+                    _describe_denials(schema, operation["responses"], by_token=any(needs))
         return schema
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _describe_denials(schema: dict[str, Any], responses: dict[str, Any], *, by_token: bool) -> None:
+    """
+    Add the possible denials of an operation to its OpenAPI *responses*, except for those that are documented already.
+
+    Args:
+        schema: The whole document. The schema of the problem is added to it.
+        responses: The responses of the operation.
+        by_token: Whether the operation needs a token, which may be missing or not valid.
+    """
+    schema.setdefault("components", {}).setdefault("schemas", {}).setdefault("SluicegateProblem", _PROBLEM)
+    content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/SluicegateProblem"}}}
+    for status, text in _DESCRIPTIONS.items():
+        if by_token or status in ("429", "503"):
+            headers = _FIELDS if status in ("429", "503") else {}
+            responses.setdefault(status, {"description": text, "headers": headers, "content": content})
 
 
 def _operations(app: FastAPI) -> Iterator[tuple[Any, Any]]:

@@ -9,6 +9,12 @@ SENTENCES = {
     ("enforcement.doors.fastapi", "fastapi"): (
         "The FastAPI integration needs the package fastapi: pip install 'sluicegate[fastapi]'"
     ),
+    ("enforcement.doors.starlette", "starlette"): (
+        "The Starlette integration needs the package starlette: pip install 'sluicegate[starlette]'"
+    ),
+    ("enforcement.doors.flask", "flask"): (
+        "The Flask integration needs the package flask: pip install 'sluicegate[flask]'"
+    ),
     ("enforcement.doors.django", "django"): "The Django integration needs the package django: pip install 'Django'",
     ("enforcement.doors.drf", "rest_framework"): (
         "The Django REST framework integration needs the package rest_framework: pip install 'djangorestframework'"
