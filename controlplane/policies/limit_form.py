@@ -15,7 +15,7 @@ from enforcement.model.limits import CALENDARS, InvalidLimit
 
 ALGORITHMS = {
     "fixed_window": "Fixed window — the full quota when each window starts, also by the calendar",
-    "sliding_window": "Sliding window — smooth and cheap, the best choice for most limits",
+    "sliding_window": "Sliding window — cheap, never denies a client that keeps the pace, best for most limits",
     "sliding_log": "Sliding log — exact for each request, for small quotas",
     "token_bucket": "Token bucket — a steady rate with bursts",
     "concurrency": "Concurrency — a number of requests at the same time",

@@ -13,9 +13,9 @@ import logging
 import random
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import batched, groupby
 from typing import Any
@@ -27,6 +27,7 @@ from django.utils import timezone
 from controlplane.core import store
 from controlplane.core.instants import microseconds
 from controlplane.core.locks import hold
+from controlplane.policies.counter_names import present_names
 from controlplane.policies.models import Limit
 from controlplane.projects.models import Project
 from controlplane.usage.models import Checkpoint, CheckpointRun
@@ -34,7 +35,7 @@ from enforcement.control import checkpoints as protocol
 from enforcement.control.checkpoints import CheckpointReading, Kept
 from enforcement.control.inspection import Reset
 from enforcement.control.publication import tags_of
-from enforcement.model.keys import GLOBAL_TAG, NAME_LENGTH, WHOLE
+from enforcement.model.keys import EARLIER_NAME_LENGTH, GLOBAL_TAG, NAME_LENGTH, WHOLE
 from enforcement.model.limits import DAY_SECONDS, DURABLE_CALENDARS
 from enforcement.store.base_client import StoreClient
 from enforcement.store.client import STORE_ERRORS, with_library
@@ -162,6 +163,7 @@ def restore(client: redis.Redis, tags: Iterable[str]) -> int:
     for some in batched(tags, TAGS_AT_ONCE):
         mark = protocol.new_mark()
         list(_ask(client, some, lambda pipe, key, mark=mark: pipe.sadd(key, mark)))
+        _carry_over(client, some)
         for calls in batched(_restore_calls(some), CALLS_AT_ONCE):
             restored += sum(_run(client, calls))
         # The last step, after every counter of these tags is restored.
@@ -170,6 +172,30 @@ def restore(client: redis.Redis, tags: Iterable[str]) -> int:
     if restored:
         logger.warning("The store had lost durable counters, and %d were restored", restored)
     return restored
+
+
+def _carry_over(client: redis.Redis, tags: Iterable[str]) -> None:
+    """
+    Save the counts that 0.2 kept under other names, and copy those to the present names that have no count yet.
+
+    Enforcers of 0.2 may go on. Their counters stay, and what they charge from now on is theirs alone.
+    """
+    earlier = defaultdict(set)
+    for tag, counter in Checkpoint.objects.filter(_not_over(), tag__in=tags).values_list("tag", "counter"):
+        if len(counter) == EARLIER_NAME_LENGTH:
+            earlier[tag].add(counter)
+    sizes = _ask(client, tags, lambda pipe, key: pipe.scard(key), key_of=store.keys().earlier_dirty)
+    for tag in [tag for tag, size in sizes if size]:
+        members = client.sscan_iter(store.keys().earlier_dirty(tag), count=COUNTERS_AT_ONCE)
+        earlier[tag].update(member for member in members if len(member) == EARLIER_NAME_LENGTH)
+    for tag, counters in earlier.items():
+        present = present_names(tag) if counters else {}
+        for names in batched(counters, COUNTERS_AT_ONCE):
+            (reply,) = _run(client, [protocol.read_call(store.keys(), tag, names)])
+            keep([(tag, list(protocol.readings(names, reply)))])
+            rows = Checkpoint.objects.filter(tag=tag, counter__in=[name for name in names if name in present])
+            copies = [_row(tag, replace(kept_of(row), counter=present[row.counter])) for row in rows]
+            Checkpoint.objects.bulk_create(copies, ignore_conflicts=True)
 
 
 def _restore_calls(tags: Iterable[str]) -> Iterator[protocol.Call]:
@@ -228,12 +254,20 @@ def _not_over() -> models.Q:
     return models.Q(ends_us=0) | models.Q(ends_us__gt=microseconds(timezone.now() - timedelta(hours=1)))
 
 
-def _ask(client: redis.Redis, tags: Iterable[str], question: Any, *, raising: bool = True) -> Iterator[tuple[str, Any]]:
+def _ask(
+    client: redis.Redis,
+    tags: Iterable[str],
+    question: Any,
+    *,
+    raising: bool = True,
+    key_of: Callable[[str], str] | None = None,
+) -> Iterator[tuple[str, Any]]:
     """Yield each tag with the store's reply to *question* about its set of changed counters."""
+    key_of = key_of or store.keys().dirty
     for some in batched(tags, TAGS_AT_ONCE):
         with client.pipeline(transaction=False) as pipe:
             for tag in some:
-                question(pipe, store.keys().dirty(tag))
+                question(pipe, key_of(tag))
             yield from zip(some, pipe.execute(raise_on_error=raising), strict=True)
 
 

@@ -121,8 +121,8 @@ def acl_line(name: str, rules: Sequence[str], password: str) -> str:
 def _counters(keys: Keys, projects: Sequence[str] = ()) -> Rules:
     if projects:
         return [*_below(keys, "global"), *(pattern for ident in projects for pattern in _below(keys, _literal(ident)))]
-    # Limits in code have tags of 22 characters (fingerprint() in model/keys.py). The pattern excludes braces. Otherwise
-    # it would also match other keys, whose own tag would be the beginning of a longer one.
+    # Limits in code have tags of 22 characters, as they had in 0.2 (tag_of_key() in model/keys.py). The pattern has no
+    # braces. Otherwise it would also match other keys, whose own tag would be the beginning of a longer one.
     in_code = "[^}]" * 22
     return [*_below(keys, "proj_*"), *_below(keys, "global"), *_below(keys, in_code)]
 

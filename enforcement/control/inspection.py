@@ -10,7 +10,7 @@ from redis import Redis
 from redis.exceptions import BusyLoadingError
 
 from enforcement.model.instants import time_reply_us
-from enforcement.model.keys import Keys, together
+from enforcement.model.keys import NAME_LENGTH, Keys, together
 from enforcement.model.lease_bounds import unused_max
 from enforcement.plan import commands
 from enforcement.plan.binding import BoundLimit, Rule, Subject, rules_of
@@ -165,7 +165,7 @@ def _reset(client: Redis, keys: Keys, rules: list[Rule]) -> Reset:
         time, count = pipe.execute()
     at_us = time_reply_us(time)
     durable = [(rule.tag, bound) for rule, bound in zip(rules, plan.bounds, strict=True) if bound.durable]
-    named = tuple((tag, bound.key.rpartition(":")[2], bound.window_end(at_us)) for tag, bound in durable)
+    named = tuple((tag, bound.key[-NAME_LENGTH:], bound.window_end(at_us)) for tag, bound in durable)
     return Reset(count, at_us, named)
 
 

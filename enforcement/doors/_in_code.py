@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from enforcement.decorator import key_text
 from enforcement.doors._http import Header, PlainResponse, Refusal, added_headers, denial, network_of
+from enforcement.model.limits import Limit
 from enforcement.model.sizes import MAX_CODE_KEY_LENGTH
 from enforcement.plan.decision import Decision
 
@@ -29,6 +30,11 @@ EXEMPT: Final = "sluicegate_exempt"
 """Attribute of a view that is not limited by what applies to all views."""
 LIMITED: Final = "sluicegate_limited"
 """Attribute of a view that has limits of its own."""
+
+
+def outlives_decision(limits: Sequence[Limit]) -> bool:
+    """Return whether a limit is held, or charged by the status, until the response is complete."""
+    return any(limit.algorithm == "concurrency" or limit.charge_on for limit in limits)
 
 
 def check_scope(scope: str) -> str:

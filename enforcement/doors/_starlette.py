@@ -22,7 +22,6 @@ from starlette.websockets import WebSocket
 
 from enforcement import aio
 from enforcement.async_tasks import begun
-from enforcement.decorator import has_slots
 from enforcement.doors._exchange import POLICY_VIOLATION, STARTS, Exchange
 from enforcement.doors._http import (
     PlainResponse,
@@ -40,6 +39,7 @@ from enforcement.doors._in_code import (
     denial_without_limits,
     limit_headers,
     name_of,
+    outlives_decision,
 )
 from enforcement.model.limits import Limit
 from enforcement.plan.binding import Costs
@@ -198,7 +198,7 @@ class StarletteVisit:
 
     async def decide(self, limits: tuple[Limit, ...], key: str, costs: Costs) -> Decision:
         """Charge the request to limits in code, and return the decision, or raise HTTPDenied."""
-        if has_slots(limits):
+        if outlives_decision(limits):
             return (await self.hold(self.limiter.open_admission(limits, key, costs))).decision
         return self.passed(await self.limiter.hit(limits, key, costs))
 

@@ -11,9 +11,8 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 from typing import Any, Final, Protocol
 
-from enforcement.decorator import has_slots
 from enforcement.doors._http import Progress, RequestAttributes, find_token, joining, missing_token
-from enforcement.doors._in_code import limit_headers
+from enforcement.doors._in_code import limit_headers, outlives_decision
 from enforcement.doors._options import Options
 from enforcement.limiter import Admission, Limiter
 from enforcement.model.limits import Limit
@@ -48,7 +47,7 @@ class SyncVisit:
     def decide(self, limits: tuple[Limit, ...], key: str, costs: Costs = 1) -> Decision:
         """Charge the request to limits in code, and return the decision, or raise Denied."""
         limiter = self.installed.limiter()
-        if has_slots(limits):
+        if outlives_decision(limits):
             return self._hold(partial(limiter.open_admission, limits, key, costs))
         return self._passed(limiter.hit(limits, key, costs))
 

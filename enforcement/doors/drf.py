@@ -6,12 +6,14 @@ Integration for Django REST framework. It replaces the framework's throttle clas
 ...     "DEFAULT_THROTTLE_RATES": {"user": "1000/day"},
 ... }
 
-Scopes, rates and ``get_cache_key()`` of subclasses work as before. The settings, including trusted proxies, are those
-of :mod:`enforcement.doors.django`, whose middleware adds the header fields to every response.
+Scopes, rates and ``get_cache_key()`` of subclasses work as before. A rate in a string is a ``sliding_log``: it counts
+the requests of exactly the last period, as the framework's own list does. The settings, including trusted proxies, are
+those of :mod:`enforcement.doors.django`, whose middleware adds the header fields to every response.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Final
 
@@ -97,7 +99,9 @@ class SimpleRateThrottle(throttling.SimpleRateThrottle):
     @classmethod
     def _limits(cls, rate: Declared) -> tuple[Limit, ...]:
         try:
-            return _read(rate) if isinstance(rate, (str, Limit)) else declared(rate)
+            if isinstance(rate, (str, Limit)):
+                return _read(rate)
+            return declared([limit for one in rate for limit in (_read(one) if isinstance(one, str) else (one,))])
         except (TypeError, ValueError) as exc:
             raise ImproperlyConfigured(f"The rate of {cls.__name__} is not valid. {exc}") from exc
 
@@ -178,7 +182,14 @@ def _seconds(decision: Decision | None) -> float | None:
 # The same rate must give the same objects, because a limiter caches limits by identity.
 @lru_cache(maxsize=1_024)
 def _read(rate: str | Limit) -> tuple[Limit, ...]:
-    return declared(rate)
+    if isinstance(rate, Limit):
+        return declared(rate)
+    return tuple(_as_log(limit) for limit in declared(rate))
+
+
+def _as_log(limit: Limit) -> Limit:
+    """Return a limit that counts as the list of the framework does. Calendar months and years stay windows."""
+    return limit if limit.calendar else replace(limit, algorithm="sliding_log")
 
 
 __all__ = [

@@ -11,7 +11,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Final
 
-VERSION: Final = 2
+VERSION: Final = 3
 LIBRARY_NAME: Final = f"sluicegate_{VERSION}"
 
 _PARTS: Final = (

@@ -105,9 +105,9 @@ end
 -- A fixed_window whose counters outlive the store; see checkpoint.lua. Value: as above, and the stamp of its last checkpoint if
 -- it has one.
 local durable = {reset = fixed.reset, wait = fixed.wait, mark = fixed.mark, add = fixed.add, amend = fixed.amend}
-local NAME_LENGTH, WHOLE = 23, 'whole' -- of the last part of a counter's key; a member of the set beside it
+local NAME_LENGTH, WHOLE = 34, 'whole' -- of the last part of a counter's key; a member of the set beside it
 
-local function dirty_beside(key) return sub(key, 1, -NAME_LENGTH - 1) .. 'dirty' end
+local function dirty_beside(key) return sub(key, 1, -NAME_LENGTH - 1) .. 'changed' end
 
 -- nil: the store lost its counters, and what this one held is not known.
 function durable.read(s, spec, key, now, value)
@@ -121,12 +121,30 @@ function durable.write(key, s, slack)
   call('SADD', dirty_beside(key), sub(key, -NAME_LENGTH))
 end
 
+-- Return used, end, last and stamp (0: none) of a durable counter; nil if there is none, or something else in its place.
+local function durable_state(key)
+  local value = redis.pcall('GET', key)
+  if type(value) ~= 'string' or #value < 24 then return nil end
+  local used, ends, last = unpack_doubles('>ddd', value)
+  local stamp = 0
+  if #value >= 32 then stamp = unpack_doubles('>d', value, 25) end
+  return used, ends, last, stamp
+end
+
 -- sliding_window. a: length in us. Value: current, previous, last.
 local sliding = {}
 
+-- The permits of the previous window leave one by one, as if evenly spaced and the first of them at its start: a client that
+-- keeps the limit's pace finds room for each request.
 local function sliding_room(s)
-  local felt = s.previous * (s.length - (s.now - s.start)) / s.length
-  return s.cap - s.current - felt
+  if s.previous == 0 then return s.cap - s.current end
+  return s.cap - s.current - ceil(s.previous * (s.start + s.length - s.now) / s.length) + 1
+end
+
+-- Return how far into a window all but `kept` permits of the one before it have left.
+local function all_but(kept, previous, length)
+  if previous <= kept then return 0 end
+  return ceil((previous - kept) * length / previous)
 end
 
 function sliding.read(s, spec, key, now, value)
@@ -156,16 +174,12 @@ function sliding.wait(s, cost)
   if room < 0 then -- not in this window: in the next one, when what is current now fades
     at, fading, room = s.start + s.length, s.current, s.cap - cost
   end
-  if fading > room then
-    at = at + ceil(s.length - room * s.length / fading)
-  end
-  return at - s.now
+  return max(1, at + all_but(room + 1, fading, s.length) - s.now) -- where doubles are not exact, an instant may look past
 end
 
 function sliding.reset(s)
-  if s.current > 0 then return s.start + 2 * s.length - s.now end
-  if s.previous > 0 then return s.start + s.length - s.now end
-  return 0
+  if s.current > 0 then return s.start + s.length + all_but(1, s.current, s.length) - s.now end
+  return max(0, s.start + all_but(1, s.previous, s.length) - s.now)
 end
 
 function sliding.mark(s) return s.start end

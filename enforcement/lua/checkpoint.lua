@@ -8,16 +8,6 @@
 -- A checkpoint stamps the counter it reads, and SQL keeps the stamp. A counter whose stamp is older than SQL's was lost meanwhile
 -- and has begun anew: it is not the later state of that checkpoint, and gets it back instead of replacing it.
 
--- Return used, end, last and stamp (0: none) of a durable counter; nil if there is none, or something else in its place.
-local function durable_state(key)
-  local value = redis.pcall('GET', key)
-  if type(value) ~= 'string' or #value < 24 then return nil end
-  local used, ends, last = unpack_doubles('>ddd', value)
-  local stamp = 0
-  if #value >= 32 then stamp = unpack_doubles('>d', value, 25) end
-  return used, ends, last, stamp
-end
-
 -- Read counters and stamp them.
 -- KEYS[i]    counter, of one hash tag.
 -- ARGV[1]    time, as in decide.lua.

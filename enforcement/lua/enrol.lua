@@ -38,29 +38,42 @@ local function part(list, from)
   return rest
 end
 
+-- Go on with the count that 0.2 kept of a durable counter under another name, if there is one and this has not begun.
+local function carry(earlier, key, now, slack)
+  local used, ends, last, stamp = durable_state(earlier)
+  if not used or ends ~= 0 and max(now, last) >= ends or durable_state(key) then return end
+  put(key, pack('>dddd', used, ends, last, stamp), ends == 0 and TEN_YEARS_MS * 1000 or ends - now, slack)
+  call('SADD', dirty_beside(key), sub(key, -NAME_LENGTH))
+end
+
 -- Find a counter for each of n values that may be new, and let `body` go on with them; enrol them if it charged.
 -- KEYS       three for each value: census, the estimate of those beyond it, overflow counter; then the keys of `body`.
 -- ARGV[1]    n.
--- ARGV[2..]  four for each value: place of its counter among the keys of `body`, its name in the census, cap, microseconds that it
---            stands there; then the arguments of `body`, of which the first is the time.
+-- ARGV[2..]  five for each value: place of its counter among the keys of `body`, its name in the census, cap, microseconds that it
+--            stands there, the counter that 0.2 kept for it ('': none, for it is not durable); then the arguments of `body`, of
+--            which the first is the time.
 -- Returns    {reply of `body`, then for each value 1: it had no place, and was diverted; or 0}.
 -- A decision is diverted to the overflow counter. A correction is left out, and its sender told: several of one call may have the
 -- same overflow counter, and a call reads all counters before it writes one.
 local function enrolling(body, charged, divert)
   return function(keys, args)
     local n = tonumber(args[1])
-    local rest_keys, rest, joining, reply = part(keys, 3 * n + 1), part(args, 4 * n + 2), {}, {0}
+    local rest_keys, rest, joining, reply = part(keys, 3 * n + 1), part(args, 5 * n + 2), {}, {0}
     local now, slack = instant(rest[1])
     for i = 1, n do
-      local at = 4 * i - 2
+      local at = 5 * i - 3
       local placed = has_place(keys[3 * i - 2], args[at + 1], to_number(args[at + 2]), now, joining)
-      if not placed then divert(rest_keys, rest, to_number(args[at]), keys[3 * i]) end
+      if not placed then
+        divert(rest_keys, rest, to_number(args[at]), keys[3 * i])
+      elseif args[at + 4] ~= '' then
+        carry(args[at + 4], rest_keys[to_number(args[at])], now, slack)
+      end
       reply[i + 1] = placed and 0 or 1
     end
     reply[1] = body(rest_keys, rest)
     if not charged(reply[1]) then return reply end
     for i = 1, n do
-      local at = 4 * i - 2
+      local at = 5 * i - 3
       if reply[i + 1] == 0 then
         enter(keys[3 * i - 2], args[at + 1], now, to_number(args[at + 3]), slack)
       else

@@ -126,7 +126,12 @@ def _window(now: int, spec: Spec) -> tuple[int, int]:
 
 
 class SlidingWindow:
-    """Permits used in the current window, and in the previous one, which counts less with time."""
+    """
+    Permits used in the current window, and in the previous one.
+
+    Those of the previous window leave one by one, as if evenly spaced and the first of them at its start. So a client
+    that keeps the limit's pace finds room for each request.
+    """
 
     def __init__(self) -> None:
         self.current, self.previous, self.last = 0, 0, 0
@@ -144,21 +149,21 @@ class SlidingWindow:
             self.current, self.previous = 0, self.current if passed == self.length else 0
 
     def room(self) -> float:
-        felt = float(self.previous * (self.length - (self.now - self.start))) / self.length
-        return self.cap - self.current - felt
+        if self.previous == 0:
+            return self.cap - self.current
+        left = self.start + self.length - self.now
+        return self.cap - self.current - math.ceil(float(self.previous * left) / self.length) + 1
 
     def wait(self, cost: int) -> int:
         at, fading, room = self.start, self.previous, self.cap - cost - self.current
         if room < 0:
             at, fading, room = self.start + self.length, self.current, self.cap - cost
-        if fading > room:
-            at += math.ceil(self.length - float(room * self.length) / fading)
-        return at - self.now
+        return max(1, at + _all_but(room + 1, fading, self.length) - self.now)
 
     def reset(self) -> int:
         if self.current > 0:
-            return self.start + 2 * self.length - self.now
-        return self.start + self.length - self.now if self.previous > 0 else 0
+            return self.start + self.length + _all_but(1, self.current, self.length) - self.now
+        return max(0, self.start + _all_but(1, self.previous, self.length) - self.now)
 
     def mark(self) -> int:
         return self.start
@@ -176,6 +181,11 @@ class SlidingWindow:
             return False
         self.last = self.now
         return True
+
+
+def _all_but(kept: int, previous: int, length: int) -> int:
+    """Return how far into a window all but *kept* permits of the one before it have left."""
+    return math.ceil(float((previous - kept) * length) / previous) if previous > kept else 0
 
 
 class SlidingLog:
@@ -385,7 +395,7 @@ class Reference:
         self.counters: OrderedDict[str, Counter] = OrderedDict()
 
     def decide(self, now: int, charges: Sequence[Charge], *, charge: bool = True, ident: str = "") -> list[int]:
-        """Decide a request as ``sg2_decide`` does, and return the reply that ``lua/decide.lua`` describes."""
+        """Decide a request as ``sg3_decide`` does, and return the reply that ``lua/decide.lua`` describes."""
         try:
             rows = [(self._read(key, now, spec), spec, cost) for key, spec, cost in charges]
         except OutOfCalendar:
@@ -407,7 +417,7 @@ class Reference:
         return reply
 
     def amend(self, now: int, key: str, spec: Spec, delta: int, mark: int, ident: str = "") -> bool:
-        """Correct one charge as ``sg2_settle`` does, and return whether the counter changed."""
+        """Correct one charge as ``sg3_settle`` does, and return whether the counter changed."""
         counter = self._read(key, now, spec)
         changed = counter.amend(delta, mark, ident)
         if changed:
@@ -415,7 +425,7 @@ class Reference:
         return changed
 
     def forget(self, keys: Sequence[str]) -> None:
-        """Delete counters as ``sg2_reset`` does."""
+        """Delete counters as ``sg3_reset`` does."""
         for key in keys:
             self.counters.pop(key, None)
 

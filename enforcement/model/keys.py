@@ -20,9 +20,11 @@ T = TypeVar("T")
 DEFAULT_PREFIX: Final = "sg:"
 GLOBAL_TAG: Final = "global"
 """Hash tag of the counters that all projects share. The tag of a project is its id."""
-NAME_LENGTH: Final = 23
-"""Characters of the last part of a counter's key, which is a letter and a fingerprint."""
-DIRTY: Final = "dirty"
+NAME_LENGTH: Final = 34
+"""Characters of the last part of a counter's key, which is ``c:`` and the name of the counter."""
+EARLIER_NAME_LENGTH: Final = 23
+"""Characters of the last part of a counter's key in 0.2."""
+DIRTY: Final = "changed"
 WHOLE: Final = "whole"
 """Member of a dirty set that is not a counter. It says that the store has all checkpointed counters of the tag."""
 
@@ -69,11 +71,15 @@ class Keys:
         """Return the beginning of all keys of counters with a hash tag, which is a project id or a fingerprint."""
         return f"{self.prefix}{{{tag}}}:"
 
+    def earlier_dirty(self, tag: str) -> str:
+        """Return the key of the set that the functions of 0.2 use in the place of :meth:`dirty`."""
+        return f"{self.scope(tag)}dirty"
+
     def census(self, tag: str, identity: Iterable[str]) -> tuple[str, str]:
         """
         Return the keys of an index of partition values, and of the estimate of how many values have no room in it.
         """
-        scope, name = self.scope(tag), fingerprint(identity)
+        scope, name = self.scope(tag), name_of(identity)
         return f"{scope}n:{name}", f"{scope}o:{name}"
 
 
@@ -99,9 +105,35 @@ def together(things: Iterable[T], tag_of: Callable[[T], str]) -> list[list[T]]:
     return list(by_tag.values())
 
 
+def name_of(parts: Iterable[str]) -> str:
+    """
+    Return 32 hexadecimal characters that identify a sequence of strings, the same in every language.
+
+    They are the first of SHA-1 over each string, as its length in bytes, a colon and its bytes in UTF-8. So ``("a",
+    "bc")`` and ``("ab", "c")`` differ. Nobody can find a string that has the name of another one's string. Whoever
+    makes two of their own with one name has one counter for both.
+    """
+    return _sha1(parts)[:32]
+
+
+def tag_of_key(key: str) -> str:
+    """Return the hash tag of the counters of a key in code, which is 22 hexadecimal characters."""
+    return _sha1(("key", key))[:22]
+
+
+def _sha1(parts: Iterable[str]) -> str:
+    joined = "".join([f"{len(part)}:{part}" if part.isascii() else _counted(part) for part in parts])
+    return hashlib.sha1(joined.encode("utf-8", "surrogatepass"), usedforsecurity=False).hexdigest()
+
+
+def _counted(part: str) -> str:
+    """Return a string after its length in bytes. Half a surrogate pair, which other languages lack, has three."""
+    return f"{len(part.encode('utf-8', 'surrogatepass'))}:{part}"
+
+
 def fingerprint(parts: Iterable[str]) -> str:
     """
-    Return 22 characters that identify a sequence of strings.
+    Return 22 characters that identify a sequence of strings, for names in the store of 0.2 and for files.
 
     The length of each string is hashed before it, so ``("a", "bc")`` and ``("ab", "c")`` differ. With 128 bits of
     BLAKE2b a key stays short, however long an attribute is.

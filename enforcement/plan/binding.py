@@ -10,11 +10,12 @@ from typing import Any, Final
 from enforcement.model.algorithms import Spec
 from enforcement.model.calendars import boundaries, window
 from enforcement.model.documents import Override, Project, Token
-from enforcement.model.keys import GLOBAL_TAG, Keys, fingerprint
+from enforcement.model.keys import GLOBAL_TAG, Keys, name_of, tag_of_key
 from enforcement.model.limits import MAX_NUMBER, Limit, Policy
 from enforcement.model.matching import Attributes
 from enforcement.model.partitions import PartitionIndex, life_us
 from enforcement.model.sizes import MAX_CODE_KEY_LENGTH, MAX_LIMITS_PER_REQUEST
+from enforcement.plan.names import Identity, counter_name, earlier_name
 
 LETTERS: Final = {
     "fixed_window": "f",
@@ -70,6 +71,7 @@ class BoundLimit:
             partitioned, or if this is the overflow counter.
         value: The name of this counter's value in *partitions*. Empty if that is None.
         overflow: Whether this is the overflow counter, which all values beyond the project's cap share.
+        earlier: The key that 0.2 gave to the counter, if it is durable and of a partition. Else empty.
     """
 
     limit: Limit
@@ -82,6 +84,7 @@ class BoundLimit:
     partitions: PartitionIndex | None = None
     value: str = ""
     overflow: bool = False
+    earlier: str = ""
 
     @property
     def tag(self) -> str:
@@ -157,7 +160,7 @@ class BoundLimit:
     def overflowing(self) -> BoundLimit:
         """Return the same limit, bound to its overflow counter."""
         assert self.partitions is not None
-        return replace(self, key=self.partitions.overflow, partitions=None, value="", overflow=True)
+        return replace(self, key=self.partitions.overflow, partitions=None, value="", overflow=True, earlier="")
 
 
 def bind_in_code(limits: Sequence[Limit], key: str, keys: Keys) -> tuple[BoundLimit, ...]:
@@ -181,8 +184,9 @@ def bind_in_code(limits: Sequence[Limit], key: str, keys: Keys) -> tuple[BoundLi
     for limit in limits:
         if limit.partition_by or limit.match.to_json():
             raise ValueError(f"limits: must not need attributes, which only check() takes, got {limit.name!r}.")
-    scope = keys.scope(fingerprint(("key", key)))
-    return tuple(BoundLimit(limit, scope + _counter(limit, ()), "key", index=i) for i, limit in enumerate(limits))
+    scope = keys.scope(tag_of_key(key))
+    names = [counter_name(limit, ("key", key, "", limit.name)) for limit in limits]
+    return tuple(BoundLimit(limit, scope + names[i], "key", index=i) for i, limit in enumerate(limits))
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +206,7 @@ class Rule:
     limit: Limit
     scope: str
     tag: str
-    identity: tuple[str, ...]
+    identity: Identity
     policy: Policy
     override_id: str | None
     ends_at_us: int | None
@@ -217,14 +221,16 @@ class Rule:
             attributes: Those of the request. They include each attribute that the limit is partitioned by.
             partitions: The result of :meth:`partitions`. None leaves the value out of the store's register.
         """
-        limit, identity, value = self.limit, self.identity, ""
+        limit, identity, value, earlier = self.limit, self.identity, "", ""
         if limit.partition_by:
             # Names are part of the key. Otherwise another attribute with equal values would continue the old counters.
             identity = (*identity, *(text for name in limit.partition_by for text in (name, attributes[name])))
-            value = fingerprint(identity) if partitions else ""
-        key = keys.scope(self.tag) + _counter(limit, identity)
+            if partitions:
+                value = name_of(identity)
+                earlier = keys.scope(self.tag) + earlier_name(limit, identity) if limit.durable else ""
+        key = keys.scope(self.tag) + counter_name(limit, identity)
         origin = (self.scope, self.policy.id, self.policy.slug, self.override_id, self.index)
-        return BoundLimit(limit, key, *origin, partitions, value)
+        return BoundLimit(limit, key, *origin, partitions, value, earlier=earlier)
 
     def overflow(self, partitions: PartitionIndex) -> BoundLimit:
         """Return the limit, bound to its overflow counter."""
@@ -244,7 +250,7 @@ class Rule:
         if not self.limit.partition_by:
             return None
         key, overflowed = keys.census(self.tag, ("census", self.project.id, self.policy.id, self.limit.name))
-        shared = _counter(self.limit, ("overflow", self.project.id, *self.identity))
+        shared = counter_name(self.limit, ("overflow", self.project.id, *self.identity))
         return PartitionIndex(
             key, overflowed, keys.scope(self.tag) + shared, self.project.partition_cap, life_us(self.limit)
         )
@@ -258,15 +264,13 @@ def rules_of(subject: Subject, now_us: int) -> tuple[Rule, ...]:
     published adds no limits. The reader of the documents reports it. Overrides that have ended by *now_us* are ignored.
     """
     project, token = subject.project, subject.token
-    attached: list[tuple[str, str, tuple[str, ...], str | None]] = [
-        ("global", GLOBAL_TAG, ("global",), subject.global_policy)
-    ]
-    attached.append(("project", project.id, ("project", project.id), project.policy))
+    attached = [("global", GLOBAL_TAG, "", subject.global_policy)]
+    attached.append(("project", project.id, project.id, project.policy))
     if token is not None:
-        attached.append(("token", project.id, ("token", token.id), token.policy))
+        attached.append(("token", project.id, token.id, token.policy))
     overrides = [*(token.overrides if token else ()), *project.overrides]
     rules: list[Rule] = []
-    for scope, tag, identity, policy_id in attached:
+    for scope, tag, holder, policy_id in attached:
         policy = subject.policies.get(policy_id or "")
         for limit in policy.limits if policy else ():
             assert policy is not None
@@ -278,7 +282,7 @@ def rules_of(subject: Subject, now_us: int) -> tuple[Rule, ...]:
                     limit,
                     scope,
                     tag,
-                    (*identity, policy.id, limit.name),
+                    (scope, holder, policy.id, limit.name),
                     policy,
                     override.id if override else None,
                     override.ends_at_us if override else None,
@@ -297,23 +301,6 @@ def _override_for(overrides: Sequence[Override], policy: Policy, limit: Limit, n
         if override.ends_at_us is None or now_us < override.ends_at_us:
             return override
     return None
-
-
-def _counter(limit: Limit, identity: tuple[str, ...]) -> str:
-    """
-    Return the last part of a counter's key.
-
-    A change of the algorithm starts a new counter, because the key contains its letter. A change of a window's length
-    does so too, because the key of a fixed or sliding window contains the length. Logs and buckets keep their counter.
-    """
-    letter = LETTERS[limit.algorithm]
-    shape = ""
-    if letter == "f":
-        calendar = f"{limit.calendar}|{limit.time_zone}|{limit.anchor}"
-        shape = f"{limit.window_seconds}" if limit.calendar is None else calendar
-    elif letter == "s":
-        shape = f"{limit.window_seconds}"
-    return letter + fingerprint((*identity, limit.name, shape))
 
 
 __all__ = [

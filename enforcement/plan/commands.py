@@ -93,9 +93,10 @@ def _registering(
         partitions = bound.partitions
         assert partitions is not None
         indexes += [partitions.key, partitions.overflowed, partitions.overflow]
-        values += [at, bound.value, partitions.cap, partitions.life_us]
-    total, number = len(indexes) + count, len(values) // 4
-    return ["FCALL", name, total, *indexes, *keys, number, *values, *numbers]
+        values += [at, bound.value, partitions.cap, partitions.life_us, bound.earlier]
+        if bound.earlier:
+            keys.append(bound.earlier)
+    return ["FCALL", name, len(indexes) + len(keys), *indexes, *keys, len(values) // 5, *values, *numbers]
 
 
 def lease_arguments(plan: Plan, wanted: int, share: int, now_us: int) -> list[str | int]:

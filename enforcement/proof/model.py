@@ -73,7 +73,7 @@ def felt(limit: Limit, charges: Sequence[Charge], now_us: int) -> int:
         return current
     length = length_us(limit)
     previous = sum(permits for at, permits in charges if present[0] - length <= at < present[0])
-    return current + ceil(Fraction(previous * (present[1] - now_us), length))
+    return current + max(0, ceil(Fraction(previous * (present[1] - now_us), length)) - 1)
 
 
 def _peak_of_log(length: int, charges: Sequence[Charge]) -> int:

@@ -251,7 +251,7 @@ def test_proxies_report_themselves(platform: Platform, store: int) -> None:
     [
         ["HSET", "sg:{doc}:documents", "global", "{}"],
         ["SET", "sg:{doc}:token:" + "0" * 64, "{}"],
-        ["FCALL", "sg2_publish", 2, "sg:{doc}:documents", "sg:{doc}:log"],
+        ["FCALL", "sg3_publish", 2, "sg:{doc}:documents", "sg:{doc}:log"],
         ["FUNCTION", "FLUSH"],
         ["FLUSHALL"],
         ["ACL", "LIST"],

@@ -41,7 +41,7 @@ class ByHand:
     def _sliding_window(self, at: int) -> Fraction:
         start = at - at % self.length
         faded = Fraction(self._between(start - self.length, start - 1) * (start + self.length - at), self.length)
-        return self.limit.quota - self._between(start, at) - faded
+        return Fraction(self.limit.quota - self._between(start, at) - max(0, math.ceil(faded) - 1))
 
     def _sliding_log(self, at: int) -> Fraction:
         return Fraction(self.limit.quota - self._between(at - self.length + 1, at))

@@ -121,7 +121,7 @@ def test_a_store_that_is_emptied_while_a_change_is_compiled_gets_everything(
 
     assert publisher.publish_pending() == 2
     assert document(f"policy:{policy.pk}")["slug"] == policy.slug
-    assert client_of_store.smembers(f"sg:{{{project.pk}}}:dirty") == {"whole"}
+    assert client_of_store.smembers(f"sg:{{{project.pk}}}:changed") == {"whole"}
     assert Revision.objects.get(pk=2).changes["full"]
 
 

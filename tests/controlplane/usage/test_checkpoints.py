@@ -84,7 +84,7 @@ def counter_key(client_of_store) -> str:
 
 
 def dirty(client_of_store, tag: str) -> set[str]:
-    return client_of_store.smembers(f"sg:{{{tag}}}:dirty") - {"whole"}
+    return client_of_store.smembers(f"sg:{{{tag}}}:changed") - {"whole"}
 
 
 def read(client_of_store, tag: str) -> tuple[str, list[protocol.CheckpointReading]]:
@@ -166,7 +166,7 @@ def test_a_limit_in_code_is_the_programs_own(store, limiter, client_of_store):
     limit = LimitValue(name="month", quota=QUOTA, calendar="month")
 
     assert limiter.hit(limit, "user:1").source == "store"
-    assert client_of_store.keys("*:dirty") == []
+    assert client_of_store.keys("*:changed") == []
 
 
 @pytest.mark.parametrize("calendar", ["day", "month", "lifetime"])
@@ -298,7 +298,7 @@ def test_a_project_that_lost_its_counters_alone_gets_them_back(token, limiter, c
     """One primary of a cluster restarts empty; the documents are elsewhere, and there."""
     spend(limiter, token, 7)
     checkpoint()
-    client_of_store.delete(counter_key(client_of_store), f"sg:{{{token.project_id}}}:dirty")
+    client_of_store.delete(counter_key(client_of_store), f"sg:{{{token.project_id}}}:changed")
 
     assert checkpoint().restored == 1
     assert remaining(token) == [3]
@@ -395,7 +395,7 @@ def test_what_stands_in_place_of_a_set_is_removed(token, limiter, client_of_stor
     """Whoever may count may write there; no project's quotas wait for it, nor does a publication."""
     spend(limiter, token, 7)
     checkpoint()
-    client_of_store.set(f"sg:{{{token.project_id}}}:dirty", "x")
+    client_of_store.set(f"sg:{{{token.project_id}}}:changed", "x")
 
     assert checkpoint().complete
     assert limiter.check(token.secret).source == "store"
@@ -404,7 +404,7 @@ def test_what_stands_in_place_of_a_set_is_removed(token, limiter, client_of_stor
 
 def test_a_scan_that_names_a_counter_twice_keeps_it_once():
     """It may; and whoever may count may write into the set."""
-    assert checkpoints._counters(["f" * 23, "whole", "f" * 23, "x", "f" * 1000]) == ["f" * 23]
+    assert checkpoints._counters(["f" * 34, "whole", "f" * 34, "x", "f" * 1000]) == ["f" * 34]
 
 
 # Forgetting.
@@ -459,7 +459,7 @@ def test_a_deleted_project_leaves_nothing(token, limiter, client_of_store):
 
     assert prune() == 1
     assert not Checkpoint.objects.exists()
-    assert client_of_store.exists(f"sg:{{{tag}}}:dirty") == 0
+    assert client_of_store.exists(f"sg:{{{tag}}}:changed") == 0
 
 
 def test_counts_that_never_end_are_kept_as_long_as_the_store_keeps_them(store, limiter):

@@ -90,7 +90,7 @@ def test_a_store_that_is_lost_again_while_it_is_restored_is_not_trusted(
 
     assert checkpoint().restored == 2
     assert [remaining(token) for token in tokens] == [[4], [3]]
-    assert client_of_store.smembers(f"sg:{{{tag}}}:dirty") == {"whole"}
+    assert client_of_store.smembers(f"sg:{{{tag}}}:changed") == {"whole"}
 
 
 def test_it_is_trusted_with_the_last_counter(tokens, lose, client_of_store):
@@ -125,7 +125,7 @@ def test_two_that_restore_at_once_do_not_hinder_each_other(tokens, client_of_sto
 
 def test_the_mark_of_a_restore_that_was_killed_is_struck_out(tokens, client_of_store):
     """A set does not grow by what nobody comes back for."""
-    key = f"sg:{{{tokens[0].project_id}}}:dirty"
+    key = f"sg:{{{tokens[0].project_id}}}:changed"
     client_of_store.flushall()
     client_of_store.sadd(key, new_mark(), new_mark())
 

@@ -13,7 +13,7 @@ from enforcement import Denied, Limit, Limiter, aio
 from enforcement.control.acl import ACCOUNTS, acl_line, enforcer
 from enforcement.control.publication import Publication, publish_call
 from enforcement.embedded import ValkeyServer
-from enforcement.lua import library_source
+from enforcement.lua import function, library_source
 from enforcement.model.keys import Keys
 from enforcement.model.tokens import digest, mint
 from enforcement.store.client import connect, load_library
@@ -185,7 +185,7 @@ def test_a_document_is_no_counter(as_enforcer, accounts):
     accounts.everything(fixed(5))
 
     with pytest.raises(NoPermissionError, match="key"):
-        as_enforcer.fcall("sg2_decide", 1, DOCUMENTS, "", "1", "", "f|10|3600000000||", 1)
+        as_enforcer.fcall(function("decide"), 1, DOCUMENTS, "", "1", "", "f|10|3600000000||", 1)
 
 
 def test_an_enforcer_cannot_publish(as_enforcer, accounts):
@@ -394,7 +394,7 @@ def test_a_publisher_and_an_enforcer_share_a_store(server, accounts, limiter):
 def test_a_publisher_does_not_count(server, accounts):
     """It may look at counters and forget them, and charge none."""
     with connect(url_of(server, "publisher")) as publisher, pytest.raises(ResponseError, match="permissions"):
-        publisher.fcall("sg2_decide", 1, COUNTER, "", "1", "", "f|10|3600000000||", 1)
+        publisher.fcall(function("decide"), 1, COUNTER, "", "1", "", "f|10|3600000000||", 1)
 
     assert accounts.client.exists(COUNTER) == 0
 

@@ -338,6 +338,18 @@ def test_charge_on_looks_at_the_status(make: Make, issue: Issue) -> None:
     assert found == [503, 503, 200, 429]
 
 
+def test_limit_in_code_may_look_at_the_status_too(make: Make) -> None:
+    """A failed log-in counts, and one that succeeds does not."""
+    failures = Limit(name="failures", algorithm="fixed_window", quota=1, window_seconds=60, charge_on=("401",))
+
+    @limited(failures, key="ip")
+    async def endpoint(request: Request) -> PlainTextResponse:
+        return PlainTextResponse("", int(request.query_params["status"]))
+
+    found = statuses(make(a=endpoint), *(f"/a?status={status}" for status in (200, 200, 401, 200)))
+    assert found == [200, 200, 401, 429]
+
+
 def test_limiter_is_made_from_the_environment(store: ValkeyServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """The shortest application names no store."""
     monkeypatch.setenv("SLUICEGATE_REDIS_URL", store.url)

@@ -13,7 +13,7 @@ from tests.enforcement.world import PROJECT, World, eventually, fixed
 
 QUOTA = 100
 MONTH = {"name": "month", "algorithm": "fixed_window", "quota": QUOTA, "calendar": "month"}
-DIRTY = f"sg:{{{PROJECT}}}:dirty"
+DIRTY = f"sg:{{{PROJECT}}}:changed"
 
 
 @pytest.fixture
@@ -252,7 +252,7 @@ def test_all_keys_of_a_call_lie_in_one_slot(limiter, world):
     """The set of changed counters is named among them, as a cluster and accounts ask."""
     plan = limiter.check(world.everything(MONTH, fixed(5))).plan
 
-    assert [key.rpartition(":")[2] for key in plan.touches[2:]] == ["dirty"]
+    assert [key.rpartition(":")[2] for key in plan.touches[2:]] == ["changed"]
     assert {key[: key.index("}") + 1] for key in plan.touches} == {f"sg:{{{PROJECT}}}"}
 
 
@@ -279,13 +279,13 @@ def test_a_counter_is_struck_out_only_as_it_was_read(limiter, world):
 
 def test_what_is_no_counter_is_left_out_and_struck_out(world):
     """Somebody wrote to the store: nothing stops for that."""
-    world.client.sadd(DIRTY, "f" * 23, "e" * 23, "d" * 23)
+    world.client.sadd(DIRTY, "f" * 34, "e" * 34, "d" * 34)
     world.client.rpush(f"sg:{{{PROJECT}}}:{'f' * 23}", "x")
-    world.client.set(f"sg:{{{PROJECT}}}:{'e' * 23}", "short")
-    world.client.set(f"sg:{{{PROJECT}}}:{'d' * 23}", b"\xff" * 24)
+    world.client.set(f"sg:{{{PROJECT}}}:{'e' * 34}", "short")
+    world.client.set(f"sg:{{{PROJECT}}}:{'d' * 34}", b"\xff" * 24)
 
     assert checkpoint(world) == []
-    names = ["f" * 23, "e" * 23]
+    names = ["f" * 34, "e" * 34]
     assert run(world, strike_call(world.keys, PROJECT, names, [])) == 2
 
 

@@ -37,7 +37,7 @@ def capped(world, *limits, cap=CAP, everywhere=None, **token):
 def counters(world, tag=PROJECT):
     """Return the keys of all counters of a hash tag: all but censuses and what belongs to them."""
     found = world.client.keys(f"sg:{{{tag}}}:*")
-    return {key for key in found if key.split(":")[2] not in ("n", "o", "m", "dirty")}
+    return {key for key in found if key.split(":")[2] not in ("n", "o", "m", "changed")}
 
 
 @pytest.fixture

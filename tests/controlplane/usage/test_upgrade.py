@@ -1,0 +1,122 @@
+"""An upgrade from 0.2.0: counters have other names, and durable ones keep their counts."""
+
+from collections.abc import Iterator
+
+import pytest
+from django.utils import timezone
+
+from controlplane.projects.models import Token
+from controlplane.publishing import publisher
+from controlplane.usage import checkpoints
+from enforcement import Limiter
+from enforcement.control.checkpoints import readings
+from enforcement.model.keys import Keys
+from tests import earlier
+from tests.factories import LimitFactory, PolicyFactory, ProjectFactory, TokenFactory
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+HERE, THERE = {"ip": "192.0.2.1"}, {"ip": "192.0.2.2"}
+DURABLE = {"algorithm": "fixed_window", "window_seconds": None}
+KEYS = Keys()
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory):
+    """Give the library of 0.2.0."""
+    return earlier.library_of_0_2(tmp_path_factory.mktemp("earlier"))
+
+
+@pytest.fixture
+def token(store, client_of_store) -> Token:
+    """A token under limits of its own, of its project and of everybody, in a store as 0.2.0 had it."""
+    everybody = PolicyFactory(is_global=True)
+    LimitFactory(policy=everybody, name="all", quota=100, calendar="year", **DURABLE)
+    shared = LimitFactory(name="ever", quota=50, calendar="lifetime", **DURABLE).policy
+    own = LimitFactory(name="month", quota=20, calendar="month", **DURABLE).policy
+    LimitFactory(policy=own, name="each", quota=10, calendar="month", partition_by=["ip"], **DURABLE)
+    token = TokenFactory(project=ProjectFactory(policy=shared), policy=own)
+    publisher.publish_all()
+    for tag in checkpoints.all_tags():
+        client_of_store.unlink(KEYS.dirty(tag))
+        client_of_store.sadd(KEYS.earlier_dirty(tag), "whole")
+    return token
+
+
+@pytest.fixture
+def limiter(store) -> Iterator[Limiter]:
+    """A proxy of this version, which starts with its first request."""
+    limiter = Limiter(store.url, timeout=2.0)
+    yield limiter
+    limiter.close()
+
+
+def spend(library, store, token: Token, *calls) -> None:
+    """Charge costs by a process of 0.2.0."""
+    decided = earlier.check(library, store.url, *[(token.secret, cost, attributes) for cost, attributes in calls])
+    assert {(allowed, source) for allowed, source, _ in decided} == {(True, "store")}
+
+
+def save_as_0_2_did(client) -> None:
+    """Bring the changed counters into SQL, by the functions of 0.2.0."""
+    for tag in checkpoints.all_tags():
+        names = sorted(client.smembers(KEYS.earlier_dirty(tag)) - {"whole"})
+        if names:
+            keys = [KEYS.scope(tag) + name for name in names]
+            found = list(readings(names, client.fcall("sg2_checkpoint", len(keys), *keys, "")))
+            checkpoints.keep([(tag, found)])
+            client.srem(KEYS.earlier_dirty(tag), *names)
+
+
+def left(limiter: Limiter, token: Token, attributes: dict[str, str]) -> dict[str, int]:
+    """Charge one request, and return what each limit has left."""
+    decision = limiter.check(token.secret, attributes=attributes)
+    assert decision.source == "store"
+    return {state.name: state.remaining for state in decision.limits}
+
+
+def test_counts_that_only_the_store_has_are_kept(store, client_of_store, token, limiter, library):
+    """Of the token, the project and everybody, and of each value of an attribute."""
+    spend(library, store, token, (3, HERE), (4, THERE))
+
+    checkpoints.checkpoint(timezone.now())
+
+    assert left(limiter, token, HERE) == {"all": 92, "ever": 42, "month": 12, "each": 6}
+    assert left(limiter, token, THERE) == {"all": 91, "ever": 41, "month": 11, "each": 5}
+
+
+def test_counts_go_on_from_the_store_where_sql_is_older(store, client_of_store, token, limiter, library):
+    """SQL has what 0.2.0 checkpointed last, and the store what was charged after that."""
+    spend(library, store, token, (3, HERE))
+    save_as_0_2_did(client_of_store)
+    spend(library, store, token, (4, HERE))
+
+    checkpoints.checkpoint(timezone.now())
+
+    assert left(limiter, token, HERE) == {"all": 92, "ever": 42, "month": 12, "each": 2}
+
+
+def test_counts_that_only_sql_has_are_kept(store, client_of_store, token, limiter, library):
+    """The store loses everything between the last checkpoint of 0.2.0 and the first of this version."""
+    spend(library, store, token, (3, HERE))
+    save_as_0_2_did(client_of_store)
+    client_of_store.flushall()
+
+    publisher.publish_all()
+
+    assert left(limiter, token, HERE) == {"all": 96, "ever": 46, "month": 16, "each": 6}
+
+
+def test_a_later_loss_gives_back_the_later_count(store, client_of_store, token, limiter, library):
+    """And not the one that 0.2.0 left."""
+    spend(library, store, token, (3, HERE))
+    checkpoints.checkpoint(timezone.now())
+    left(limiter, token, HERE)
+    left(limiter, token, HERE)
+    checkpoints.checkpoint(timezone.now())
+    client_of_store.flushall()
+
+    publisher.publish_all()
+
+    with Limiter(store.url, timeout=2.0) as another:
+        assert left(another, token, HERE) == {"all": 94, "ever": 44, "month": 14, "each": 4}
