@@ -29,7 +29,7 @@ _warned: set[str] = set()
 EXEMPT: Final = "sluicegate_exempt"
 """Attribute of a view that is not limited by what applies to all views."""
 LIMITED: Final = "sluicegate_limited"
-"""Attribute of a view that has limits of its own."""
+"""Attribute of a view that has limits of its own. It holds a tuple of them."""
 
 
 def outlives_decision(limits: Sequence[Limit]) -> bool:

@@ -125,10 +125,12 @@ class _Extension:
     def before(self) -> None:
         """Charge a request to the default if its view has no rule of its own and is not exempt."""
         view = current_app.view_functions.get(request.endpoint or "")
-        if self.default is None or view is None or request.path in self._options.exempt or _is_automatic():
+        default = self.default
+        if default is None or view is None or request.path in self._options.exempt or _is_automatic():
             return
-        if not (getattr(view, LIMITED, False) or getattr(view, EXEMPT, False)):
-            self.default.charge(name_of(view))
+        own = any(rule.applies() for rule in getattr(view, LIMITED, ()))
+        if default.applies() and not own and not getattr(view, EXEMPT, False):
+            default.charge(name_of(view))
 
     def after(self, response: Response) -> Response:
         """Return the response with the header fields of the decisions on its request."""
@@ -145,8 +147,12 @@ class _Extension:
 class ViewRule:
     """What :func:`limited` or :func:`check` returns. It decorates a view, or is the default of an application."""
 
+    def applies(self) -> bool:
+        """Return whether the present request has a method that is limited."""
+        return True
+
     def charge(self, name: str) -> None:
-        """Charge the present request to the view *name*. Raises Denied and Refusal."""
+        """Charge the present request, to which this applies, to the view *name*. Raises Denied and Refusal."""
         raise NotImplementedError
 
     def __call__(self, view: View) -> View:
@@ -157,10 +163,11 @@ class ViewRule:
 
         @wraps(view)
         def limited_view(*args: Any, **kwargs: Any) -> Any:
-            self.charge(name)
+            if self.applies():
+                self.charge(name)
             return current_app.ensure_sync(view)(*args, **kwargs)
 
-        setattr(limited_view, LIMITED, True)
+        setattr(limited_view, LIMITED, (self, *getattr(view, LIMITED, ())))
         return cast(View, limited_view)
 
 
@@ -176,9 +183,10 @@ class _LimitedView(ViewRule):
         self._costs = costs if callable(costs) else check_costs(costs)
         self._methods = frozenset(methods)
 
+    def applies(self) -> bool:
+        return not self._methods or request.method in self._methods
+
     def charge(self, name: str) -> None:
-        if self._methods and request.method not in self._methods:
-            return
         visit, kind = _visit(), self._key if isinstance(self._key, str) else "key"
         if callable(self._key):
             caller = current_app.ensure_sync(self._key)(request)
@@ -214,8 +222,8 @@ def install(app: Flask, limiter: Limiter | None = None, *, default: ViewRule | N
 
     Args:
         limiter: None: one is made from the configuration and the environment.
-        default: The rule of all views that have none of their own and are not exempt. A request that reaches no view is
-            not charged.
+        default: The rule of all views that have none of their own and are not exempt. It also applies to the methods
+            that a view's own rules leave out. A request that reaches no view is not charged.
     Raises:
         TypeError: *default* is not a rule.
         ValueError: The configuration is not valid, or the application has it installed already.

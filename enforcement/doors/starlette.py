@@ -70,7 +70,7 @@ class EndpointRule:
             return await run_in_threadpool(endpoint, *args, **kwargs)
 
         decorated: Any = limited_endpoint
-        setattr(decorated, LIMITED, True)
+        setattr(decorated, LIMITED, (self, *getattr(endpoint, LIMITED, ())))
         setattr(decorated, _BY_TOKEN, self.by_token or getattr(endpoint, _BY_TOKEN, False))
         return decorated  # type: ignore[no-any-return]
 

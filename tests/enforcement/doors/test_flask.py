@@ -148,6 +148,16 @@ def test_limit_of_a_blueprint(make: Make) -> None:
     assert statuses(app, "/a", "/b", "/c") == [200, 429, 200]
 
 
+def test_limit_of_the_whole_application_is_one_more(make: Make) -> None:
+    """It counts the requests to all views together, and the default each by itself."""
+    app = make(limited(ONCE, key="ip"))
+    app.before_request(limited(PER_HOUR, key="ip", scope="app")(lambda: None))
+    app.get("/a", endpoint="a")(ok)
+    app.get("/own", endpoint="own")(limited("9/hour", key="ip", scope="own")(ok))
+
+    assert statuses(app, "/a", "/own", "/own") == [200, 200, 429]
+
+
 def test_default_limits_every_view_that_has_no_limit_of_its_own(make: Make) -> None:
     """Each view by itself. Views that are exempt, and paths that are, are free; so is what reaches no view."""
     app = make(limited(ONCE, key="ip"), EXEMPT=["/healthz"])
@@ -164,6 +174,15 @@ def test_default_limits_every_view_that_has_no_limit_of_its_own(make: Make) -> N
     assert statuses(app, "/own", "/own", "/own") == [200, 200, 429]
     assert statuses(app, "/free", "/free", "/healthz", "/healthz") == [200] * 4
     assert statuses(app, "/none", "/none") == [404, 404]
+
+
+def test_default_limits_the_methods_that_a_limit_leaves_out(make: Make) -> None:
+    """A limit on one method does not free the others."""
+    app = make(limited(PER_HOUR, key="ip"))
+    app.route("/a", methods=["GET", "POST"])(limited(ONCE, key="ip", scope="own", methods=["GET"])(ok))
+
+    assert statuses(app, "/a", "/a") == [200, 429]
+    assert [app.test_client().post("/a").status_code for _ in range(3)] == [200, 200, 429]
 
 
 def test_default_with_a_scope_is_one_limit_on_the_whole_application(make: Make) -> None:
