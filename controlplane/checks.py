@@ -8,6 +8,7 @@ from django.core import checks
 from django.core.exceptions import ImproperlyConfigured
 
 from enforcement.doctor.server import eviction_advice, persistence
+from enforcement.doors._http import TrustedProxies
 from enforcement.store.client import STORE_ERRORS
 
 logger = logging.getLogger(__name__)
@@ -25,7 +26,8 @@ def refuse_unsafe_settings() -> None:
     Raises:
         ImproperlyConfigured: The message has each error with its solution.
     """
-    errors = [*debug_is_off(), *secret_key_is_secret(), *hosts_are_named(), *broker_is_one_server()]
+    rules = (debug_is_off, secret_key_is_secret, hosts_are_named, broker_is_one_server, networks_are_valid)
+    errors = [error for rule in rules for error in rule()]
     if errors:
         raise ImproperlyConfigured("\n".join(f"{error.id}: {error.msg} {error.hint}" for error in errors))
 
@@ -72,6 +74,18 @@ def broker_is_one_server(**_: Any) -> list[checks.CheckMessage]:
     message = f"SLUICEGATE_BROKER_URL: must begin with redis:// or rediss://, got {scheme}://."
     hint = "Celery and the cache use a single server. Set SLUICEGATE_BROKER_URL to its address."
     return [checks.Error(message, hint, id="sluicegate.E004")]
+
+
+@checks.register(checks.Tags.security)
+def networks_are_valid(**_: Any) -> list[checks.CheckMessage]:
+    found = []
+    for name in ("TRUSTED_PROXIES", "METRICS_NETWORKS"):
+        try:
+            TrustedProxies(getattr(settings, name))
+        except ValueError as exc:
+            hint = "Separate networks by commas, for example 10.0.0.0/8,192.168.1.7."
+            found.append(checks.Error(f"SLUICEGATE_{name}: {exc}.", hint, id="sluicegate.E005"))
+    return found
 
 
 @checks.register("store", deploy=True)

@@ -35,6 +35,26 @@ EXPIRING = timedelta(days=7)
 INSTANCES_SHOWN = 12
 COUNTS = ("allowed", "denied", "would_deny")
 
+# The permissions that a panel asks for, which are those of the pages from which it shows something.
+USAGE, TOKENS, INSTANCES = "usage.view_usagerow", "projects.view_token", "fleet.view_instance"
+PANELS = {
+    **dict.fromkeys(("span", "spans", "series", "totals", "chart", "chart_description"), (USAGE,)),
+    "denied_tokens": (USAGE, TOKENS),
+    "denied_limits": (USAGE, "policies.view_policy"),
+    **dict.fromkeys(("fleet", "more_instances"), (INSTANCES,)),
+    "expiring": (TOKENS,),
+}
+# Whoever needs no permission is everybody.
+assert all(PANELS.values())
+FACTS = {
+    "Store": "publishing.view_revision",
+    "Publishing": "publishing.view_outboxentry",
+    "Quotas": USAGE,
+    "Fleet": INSTANCES,
+    "Degraded": INSTANCES,
+    "Values": "projects.view_project",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Span:
@@ -65,14 +85,15 @@ SPANS = {
 
 
 def dashboard_callback(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
-    """Return the template context of the first page."""
+    """Return the template context of the first page, with the panels that the user may see."""
     now = timezone.now()
     span = SPANS.get(request.GET.get("range", ""), SPANS["1h"])
     rows = UsageRow.objects.filter(period=span.period, at__gte=span.starts(now)[0])
     series = series_of(rows, span, now)
     totals = {name: sum(point[name] for point in series) for name in COUNTS}
     fleet = fleet_now(now)
-    return context | {
+    health = [store_health(), outbox_health(now), *quota_health(now), *fleet_health(fleet), *cap_health(fleet)]
+    panels = {
         "span": span,
         "spans": SPANS.values(),
         "series": [point for point in series if any(point[name] for name in COUNTS)],
@@ -81,12 +102,15 @@ def dashboard_callback(request: HttpRequest, context: dict[str, Any]) -> dict[st
         "chart_description": f"{totals['allowed']:,} allowed, {totals['denied']:,} denied, {span.title.lower()}",
         "denied_tokens": denied_tokens(rows),
         "denied_limits": denied_limits(rows),
-        "health": [store_health(), outbox_health(now), *quota_health(now), *fleet_health(fleet), *cap_health(fleet)],
         "fleet": fleet_rows(fleet),
         "more_instances": max(len(fleet) - INSTANCES_SHOWN, 0),
         "expiring": expiring_tokens(now),
-        "steps": first_steps(fleet),
     }
+    user = request.user
+    seen = {name: value for name, value in panels.items() if user.has_perms(PANELS[name])}
+    seen["health"] = [fact for fact in health if user.has_perm(FACTS[fact["name"]])]
+    seen["steps"] = [step for step in first_steps(fleet) if user.has_perm(step["right"])]
+    return context | seen | {"sees_nothing": not any(seen.values())}
 
 
 def series_of(rows: QuerySet[UsageRow], span: Span, now: datetime) -> list[dict[str, Any]]:
@@ -245,45 +269,38 @@ def expiring_tokens(now: datetime) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A step of the installation, with the button that leads to it."""
+    """A step of the installation, with the button that leads to it, and the permission for that page."""
 
     title: str
     detail: str
     done: bool
     url: str
     button: str
+    right: str
 
 
 def first_steps(fleet: list[Instance]) -> list[dict[str, Any]]:
     """Return the steps of a new installation, or an empty list if all of them are done."""
-    add = {
-        model: reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_add")
-        for model in (Project, Policy, Token)
-    }
     decided = UsageRow.objects.exists()
+    first, detail = "Send a request", "The first decision appears within a minute."
     steps = [
-        Step("Create a project", "The tenant that owns tokens.", Project.objects.exists(), add[Project], "Add project"),
-        Step(
-            "Create a policy with a limit",
-            "Such as 100 requests per minute.",
-            Limit.objects.exists(),
-            add[Policy],
-            "Add policy",
-        ),
-        Step(
-            "Create a token",
-            "Give it the policy. Its secret is shown once.",
-            Token.objects.exists(),
-            add[Token],
-            "Add token",
-        ),
+        _adding(Project, "Create a project", "The tenant that owns tokens.", Project.objects.exists()),
+        _adding(Policy, "Create a policy with a limit", "Such as 100 requests per minute.", Limit.objects.exists()),
+        _adding(Token, "Create a token", "Give it the policy. Its secret is shown once.", Token.objects.exists()),
         Step(
             "Start a proxy with the library",
             "It appears here by itself.",
             bool(fleet) or decided,
             list_url(Instance),
             "See instances",
+            INSTANCES,
         ),
-        Step("Send a request", "The first decision appears within a minute.", decided, list_url(UsageRow), "See usage"),
+        Step(first, detail, decided, list_url(UsageRow), "See usage", USAGE),
     ]
     return [] if all(step.done for step in steps) else [asdict(step) for step in steps]
+
+
+def _adding(model: type[Model], title: str, detail: str, done: bool) -> Step:
+    """Return the step whose button leads to the form of a new row."""
+    app, name = model._meta.app_label, model._meta.model_name
+    return Step(title, detail, done, reverse(f"admin:{app}_{name}_add"), f"Add {name}", f"{app}.add_{name}")

@@ -16,12 +16,19 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from controlplane.core import store
+from controlplane.core.requests import came_through_unknown_proxy, client_address
 from controlplane.fleet.models import Instance
 from controlplane.publishing.models import OutboxEntry, Revision
 from controlplane.usage import checkpoints
+from enforcement.doors._http import TrustedProxies
 from enforcement.store.client import STORE_ERRORS
 
 logger = logging.getLogger(__name__)
+
+NO_METRICS = (
+    "Metrics are for the networks in SLUICEGATE_METRICS_NETWORKS. If a proxy forwarded this request, its network must "
+    "be in SLUICEGATE_TRUSTED_PROXIES.\n"
+)
 
 
 def healthz(request: HttpRequest) -> HttpResponse:
@@ -48,12 +55,22 @@ def readyz(request: HttpRequest) -> HttpResponse:
 
 def metrics(request: HttpRequest) -> HttpResponse:
     """
-    Return a response with all metrics, read at the time of the request, so every process returns the same numbers.
+    Return a response with all metrics, or with status 403 if the client is not in one of the METRICS_NETWORKS.
+
+    The numbers are read at the time of the request, so every process returns the same ones.
     """
+    if not _may_read_metrics(request):
+        return HttpResponse(NO_METRICS, status=403, content_type="text/plain; charset=utf-8")
     registry = CollectorRegistry()
     registry.register(Collected(timezone.now()))
     encode, content_type = choose_encoder(request.headers.get("Accept", ""))
     return HttpResponse(encode(registry), content_type=content_type)
+
+
+def _may_read_metrics(request: HttpRequest) -> bool:
+    if came_through_unknown_proxy(request):
+        return False  # the peer is that proxy, and anyone may be behind it
+    return TrustedProxies(settings.METRICS_NETWORKS).trusts(client_address(request))
 
 
 def store_answers() -> bool:

@@ -3,12 +3,12 @@
 from datetime import timedelta
 
 import environ
-import structlog
 from celery.schedules import crontab
 from django.templatetags.static import static
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from controlplane.core import logs
 from controlplane.core.paths import BASE_DIR, TEMPLATES_DIR, VAR_DIR, kept
 
 env = environ.Env()
@@ -23,6 +23,13 @@ ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[:
 CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", default=[])
 # True if clients connect over TLS, also if a proxy terminates TLS and sends X-Forwarded-Proto.
 HTTPS = env.bool("SLUICEGATE_HTTPS", default=False)
+# The networks of proxies whose X-Forwarded-For is trusted. The enforcing proxies read the same variable.
+TRUSTED_PROXIES = env.list("SLUICEGATE_TRUSTED_PROXIES", default=[])
+# The networks that may read /metrics, by default this machine and private networks.
+METRICS_NETWORKS = env.list(
+    "SLUICEGATE_METRICS_NETWORKS",
+    default=["127.0.0.0/8", "::1", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"],
+)
 
 REDIS_URL = (
     env.str("SLUICEGATE_REDIS_URL", default="")
@@ -63,6 +70,8 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
+    "controlplane.core.requests.RequestLog",  # first, so that every log line has the id of its request
+    "controlplane.api.transport.HttpsOnly",  # before the redirect of the next one
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "controlplane.core.csp.ContentSecurityPolicy",
@@ -114,8 +123,9 @@ if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
     DATABASES["default"]["OPTIONS"] = {
         # A transaction takes the write lock at its start, because after a read it could not get it.
         "transaction_mode": "IMMEDIATE",
-        "timeout": 10,
-        "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA busy_timeout=10000;",
+        # A request that waits for the write lock keeps one of a few threads. Twenty writers wait at most 1.5 seconds.
+        "timeout": 3,
+        "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA busy_timeout=3000;",
     }
 else:
     DATABASES["default"]["CONN_MAX_AGE"] = 60
@@ -248,10 +258,16 @@ LOGIN_URL = "/admin/login/"
 LOGIN_REDIRECT_URL = "/admin/"
 
 # Failed log-ins are counted in SQL, so the lock-out does not depend on the store.
-AXES_HANDLER = "axes.handlers.database.AxesDatabaseHandler"
+AXES_HANDLER = "controlplane.adminkit.lockout.LockoutHandler"
+AXES_CLIENT_IP_CALLABLE = "controlplane.adminkit.lockout.address_of"
+AXES_LOCKOUT_CALLABLE = "controlplane.adminkit.lockout.locked_out"
 AXES_FAILURE_LIMIT = 5
+# With many names, one address may try more often than with one name, because an office has one address.
+ADDRESS_FAILURE_LIMIT = 20
 AXES_COOLOFF_TIME = timedelta(minutes=15)
 AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
+# A locked-out client that goes on trying is let in at the time that it was told.
+AXES_RESET_COOL_OFF_ON_FAILURE_DURING_LOCKOUT = False
 AXES_RESET_ON_SUCCESS = True
 AXES_VERBOSE = False
 
@@ -265,6 +281,7 @@ SECURE_CONTENT_TYPE_NOSNIFF = True
 SECURE_REFERRER_POLICY = "same-origin"
 SECURE_CROSS_ORIGIN_OPENER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "DENY"
+CSRF_FAILURE_VIEW = "controlplane.error_pages.csrf_failure"
 if HTTPS:
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
     SECURE_SSL_REDIRECT = True
@@ -292,6 +309,9 @@ SPECTACULAR_SETTINGS = {
     "OAS_VERSION": "3.1.1",
     "SERVE_INCLUDE_SCHEMA": False,
     "SCHEMA_PATH_PREFIX": "/api/v1",
+    "LICENSE": {"name": "Apache License 2.0", "identifier": "Apache-2.0"},
+    # The server that sent the document.
+    "SERVERS": [{"url": "/"}],
     # Requests and responses differ in read-only fields and in the secret of a token.
     "COMPONENT_SPLIT_REQUEST": True,
     # The docs page sends no request to another host.
@@ -338,39 +358,5 @@ UNFOLD = {
 
 # Logs -----------------------------------------------------------------------------------------------------------------
 
-# One JSON object on each line. Text of a client is written with \u escapes, so it cannot start a line or control the
-# terminal.
-_LOG_PROCESSORS = [
-    structlog.contextvars.merge_contextvars,
-    structlog.stdlib.add_logger_name,
-    structlog.stdlib.add_log_level,
-    structlog.stdlib.ExtraAdder(),
-    structlog.processors.TimeStamper(fmt="iso", utc=True),
-    structlog.processors.format_exc_info,
-]
-LOGGING = {
-    "version": 1,
-    "disable_existing_loggers": False,
-    "formatters": {
-        "json": {
-            "()": structlog.stdlib.ProcessorFormatter,
-            "foreign_pre_chain": _LOG_PROCESSORS,
-            "processors": [
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.JSONRenderer(ensure_ascii=True),
-            ],
-        },
-    },
-    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "json"}},
-    "root": {"handlers": ["console"], "level": "INFO"},
-    "loggers": {
-        "django.server": {"handlers": ["console"], "level": "INFO", "propagate": False},
-        # Each run of a task would write three lines, several times a second. Failures have a higher level and stay.
-        **{name: {"level": "WARNING"} for name in ("celery.beat", "celery.worker.strategy", "celery.app.trace")},
-    },
-}
-structlog.configure(
-    processors=[*_LOG_PROCESSORS, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-    logger_factory=structlog.stdlib.LoggerFactory(),
-    cache_logger_on_first_use=True,
-)
+LOGGING = logs.LOGGING
+logs.configure_structlog()

@@ -4,10 +4,10 @@ from django.views.generic import RedirectView
 
 from controlplane import docs, health
 
-handler400 = "controlplane.api.problems.bad_request"
-handler403 = "controlplane.api.problems.permission_denied"
-handler404 = "controlplane.api.problems.not_found"
-handler500 = "controlplane.api.problems.server_error"
+handler400 = "controlplane.error_pages.bad_request"
+handler403 = "controlplane.error_pages.permission_denied"
+handler404 = "controlplane.error_pages.not_found"
+handler500 = "controlplane.error_pages.server_error"
 
 urlpatterns = [
     path("", RedirectView.as_view(pattern_name="admin:index")),

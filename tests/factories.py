@@ -24,6 +24,16 @@ class CleanFactory(factory.django.DjangoModelFactory):
         return row
 
 
+def clean_as_of_old(row: Any, field: str) -> None:
+    """Check a row whose end may be over by now, which it was not when somebody set it."""
+    row.clean_fields(exclude=[] if getattr(row, field) else [field])
+    end = getattr(row, field)
+    if end and end <= timezone.now():
+        setattr(row, field, None)
+    row.full_clean()
+    setattr(row, field, end)
+
+
 class PolicyFactory(CleanFactory):
     class Meta:
         model = Policy
@@ -69,7 +79,7 @@ class CredentialFactory(CleanFactory):
     def _create(cls, model_class: type, *args: Any, **fields: Any) -> Any:
         row = model_class(*args, **fields)
         row.secret = row.set_secret("live" if model_class is Token else "mgmt")
-        row.full_clean()
+        clean_as_of_old(row, "expires_at")
         row.save()
         return row
 
@@ -89,6 +99,11 @@ class ManagementKeyFactory(CredentialFactory):
 
     name = factory.Sequence(lambda n: f"key-{n}")
     scopes = factory.LazyFunction(lambda: ["*"])
+
+    @classmethod
+    def _generate(cls, strategy: str, params: dict[str, Any]) -> ManagementKey:
+        """A key without projects works for all of them, unless ``all_projects=False`` says that it has lost its own."""
+        return super()._generate(strategy, {"all_projects": not params.get("projects"), **params})
 
     @factory.post_generation
     def projects(self, create: bool, chosen: list[Project] | None, **_: Any) -> None:
@@ -110,6 +125,18 @@ class OverrideFactory(CleanFactory):
     token = factory.SubFactory(TokenFactory)
     quota = 500
     reason = "A launch"
+
+    @classmethod
+    def _create(cls, model_class: type, *args: Any, **fields: Any) -> Override:
+        """A holder without a policy gets that of the limit, so that the limit applies to it."""
+        row = model_class(*args, **fields)
+        holder = row.token or row.project
+        if holder and holder.policy is None and not row.limit.policy.is_global:
+            holder.policy = row.limit.policy
+            holder.save(update_fields=["policy"])
+        clean_as_of_old(row, "ends_at")
+        row.save()
+        return row
 
 
 class InstanceFactory(CleanFactory):

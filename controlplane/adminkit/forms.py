@@ -13,6 +13,7 @@ from django.utils.timesince import timesince
 from unfold.forms import BaseDialogForm
 from unfold.widgets import INPUT_CLASSES, UnfoldAdminTextareaWidget, UnfoldAdminTextInputWidget
 
+from controlplane.core.text import PRINTABLE
 from controlplane.policies.describe import in_words, seconds_of
 from controlplane.policies.differences import differences
 from controlplane.policies.models import AuditEntry
@@ -109,7 +110,12 @@ class InstantInput(forms.DateTimeInput):
 class ReasonDialog(BaseDialogForm):
     """A dialog that asks for the reason of an action. The audit keeps the reason."""
 
-    reason = forms.CharField(max_length=500, widget=UnfoldAdminTextInputWidget, help_text="The audit keeps the reason.")
+    reason = forms.CharField(
+        max_length=500,
+        validators=[PRINTABLE],
+        widget=UnfoldAdminTextInputWidget,
+        help_text="The audit keeps the reason.",
+    )
 
 
 def version_of(row: Any) -> str:
@@ -131,6 +137,7 @@ class RecordedForm(forms.ModelForm):
         required=False,
         max_length=500,
         label="Reason for the change",
+        validators=[PRINTABLE],
         widget=UnfoldAdminTextInputWidget,
         help_text="Optional. The audit keeps the reason.",
     )

@@ -9,6 +9,7 @@ from django import forms
 from django.conf import settings
 from django.contrib import admin, messages
 from django.contrib.admin.utils import quote, unquote
+from django.core.exceptions import BadRequest
 from django.db import models
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
@@ -21,6 +22,8 @@ from unfold.admin import ModelAdmin as ThemeModelAdmin
 from unfold.admin import StackedInline as ThemeStackedInline
 
 from controlplane.adminkit.forms import InstantInput, RecordedForm
+from controlplane.core.requests import request_id
+from controlplane.core.text import unprintable
 from controlplane.publishing.changes import Actor, Change, change
 from controlplane.publishing.models import OutboxEntry
 
@@ -97,7 +100,7 @@ def table(head: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
 
 def actor_of(request: HttpRequest) -> Actor:
     """Return the user of a request as the actor of a change."""
-    return Actor(request.user.get_username(), "admin", request.headers.get("X-Request-ID", ""))
+    return Actor(request.user.get_username(), "admin", request_id(request))
 
 
 class ModelAdmin(ThemeModelAdmin):
@@ -158,6 +161,8 @@ class ChangingAdmin(ModelAdmin):
     def changing(self, request: HttpRequest, reason: str = "") -> Iterator[Change]:
         """Run the block as one change, yield that change, and then show a message that says whether it is published."""
         request.held_messages = []
+        if found := unprintable(reason):
+            raise BadRequest(f"reason: Must have printable characters only, but contains {found}.")
         with change(actor=actor_of(request), reason=reason) as tx:
             request.change = tx
             yield tx
@@ -233,7 +238,8 @@ class RecordedAdmin(ChangingAdmin):
 
     def save_model(self, request: HttpRequest, obj: models.Model, form: RecordedForm, change: bool) -> None:
         request.change.reason = form.cleaned_data.get("change_reason", "")
-        request.before = self.model._default_manager.get(pk=obj.pk).as_record() if change else None
+        present = self.recorded(self.model._default_manager.get(pk=obj.pk)) if change else None
+        request.before = present.as_record() if present else None
         self.save_row(request.change, obj, form)
 
     def save_row(self, tx: Change, obj: models.Model, form: RecordedForm) -> None:
@@ -246,18 +252,22 @@ class RecordedAdmin(ChangingAdmin):
 
     def record(self, tx: Change, obj: models.Model, before: dict[str, Any] | None) -> None:
         """Write the audit entry of a saved row. *before* is its earlier record, None for a new row."""
-        obj = self.model._default_manager.get(pk=obj.pk)
+        obj = self.recorded(self.model._default_manager.get(pk=obj.pk))
         if before is None:
             tx.created(obj)
         elif before != obj.as_record():
             tx.updated(obj, before)
 
     def delete_model(self, request: HttpRequest, obj: models.Model) -> None:
-        request.change.delete(obj)
+        request.change.delete(self.recorded(obj))
 
     def delete_queryset(self, request: HttpRequest, queryset: models.QuerySet) -> None:
         for obj in queryset:
-            request.change.delete(obj)
+            request.change.delete(self.recorded(obj))
+
+    def recorded(self, obj: models.Model) -> Any:
+        """Return the row as a change records it. A page of rows that have no record of their own overrides this."""
+        return obj
 
     def log_addition(self, request: HttpRequest, obj: models.Model, message: Any) -> None:
         """Do nothing, because the audit records the change."""

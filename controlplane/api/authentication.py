@@ -17,6 +17,7 @@ from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 
 from controlplane.api.problems import Problem
+from controlplane.core.requests import log_author
 from controlplane.policies.models import Limit, Override, Policy
 from controlplane.projects.models import ManagementKey, Project, Token
 from enforcement.model import tokens
@@ -31,42 +32,59 @@ USED_PRECISION = timedelta(minutes=1)
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """The rows that a key may see. With ``project_ids`` None it may see those of every project."""
+    """
+    The rows that a key may see.
+
+    Attributes:
+        all_projects: Whether they are those of every project.
+        project_ids: The projects of a limited key. Without any, such a key sees nothing.
+    """
 
     key: ManagementKey
-    project_ids: frozenset[str] | None
+    all_projects: bool
+    project_ids: frozenset[str]
 
     @classmethod
     def of(cls, key: ManagementKey) -> "Access":
-        """Return the access of a key, which is limited if the key names projects."""
-        return cls(key, frozenset(key.projects.values_list("pk", flat=True)) or None)
+        """Return the access of a key, which is limited unless its column ``all_projects`` says otherwise."""
+        if key.all_projects:
+            return cls(key, True, frozenset())
+        return cls(key, False, frozenset(key.projects.values_list("pk", flat=True)))
+
+    @property
+    def reaches_nothing(self) -> bool:
+        """Whether every project to which the key was limited is deleted."""
+        return not self.all_projects and not self.project_ids
 
     def projects(self) -> QuerySet[Project]:
-        return self._within(Project.objects.all(), "pk__in")
+        return self.within(Project.objects.all(), "pk")
 
     def tokens(self) -> QuerySet[Token]:
-        return self._within(Token.objects.all(), "project__in")
+        return self.within(Token.objects.all(), "project")
 
     def policies(self) -> QuerySet[Policy]:
         """Return the policies of the key's projects and the shared ones, which every project may use."""
-        if self.project_ids is None:
+        if self.all_projects:
             return Policy.objects.all()
+        if self.reaches_nothing:
+            return Policy.objects.none()
         return Policy.objects.filter(Q(project=None) | Q(project__in=self.project_ids))
 
     def limits(self) -> QuerySet[Limit]:
         return Limit.objects.filter(policy__in=self.policies())
 
     def overrides(self) -> QuerySet[Override]:
-        if self.project_ids is None:
+        if self.all_projects:
             return Override.objects.all()
         return Override.objects.filter(Q(project__in=self.project_ids) | Q(token__project__in=self.project_ids))
 
     def owns(self, project_id: str | None) -> bool:
         """Return whether the key may change rows of this project, or, for None, rows that belong to no project."""
-        return self.project_ids is None or project_id in self.project_ids
+        return self.all_projects or project_id in self.project_ids
 
-    def _within(self, rows: QuerySet[Any], lookup: str) -> QuerySet[Any]:
-        return rows if self.project_ids is None else rows.filter(**{lookup: self.project_ids})
+    def within(self, rows: QuerySet[Any], column: str) -> QuerySet[Any]:
+        """Return the rows whose *column* names a project that the key may see."""
+        return rows if self.all_projects else rows.filter(**{f"{column}__in": self.project_ids})
 
 
 class LimitedKey(Problem):
@@ -92,7 +110,9 @@ class ManagementKeyAuthentication(BaseAuthentication):
         scheme, _, secret = header.partition(" ")
         if scheme.lower() != "bearer":
             raise AuthenticationFailed("Authorization must use the scheme Bearer, as in: Bearer sg_mgmt_...")
-        return AnonymousUser(), Access.of(self.key(secret.strip(), timezone.now()))
+        key = self.key(secret.strip(), timezone.now())
+        log_author(key.name, "api")
+        return AnonymousUser(), Access.of(key)
 
     def key(self, secret: str, now: datetime) -> ManagementKey:
         """Return the live key with this secret, or raise AuthenticationFailed."""
@@ -143,7 +163,9 @@ class HasScope(BasePermission):
         if not access.key.allows(scope):
             header = {"WWW-Authenticate": f'{REALM}, error="insufficient_scope", scope="{scope}"'}
             raise InsufficientScope(f"This key lacks the scope {scope}.", headers=header)
-        if view.concerns_all_projects() and access.project_ids is not None:
+        if access.reaches_nothing:
+            raise LimitedKey("Every project to which this key was limited is deleted.")
+        if view.concerns_all_projects() and not access.all_projects:
             raise LimitedKey
         return True
 

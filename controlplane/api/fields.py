@@ -9,6 +9,8 @@ from django.utils.dateparse import parse_datetime
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
+from controlplane.api.requests import MAX_REASON
+from controlplane.core.text import PRINTABLE
 from controlplane.policies.models import Limit
 from enforcement.model.sizes import MAX_NUMBER
 
@@ -28,6 +30,14 @@ class StringField(serializers.CharField):
         if not self.allow_blank and not data.strip():
             self.fail("blank")
         return super().to_internal_value(data)
+
+
+class ReasonField(StringField):
+    """The reason of a change, in the body of a request."""
+
+    def __init__(self, **options: Any) -> None:
+        rules = {"max_length": MAX_REASON, "validators": [PRINTABLE], "help_text": "The reason, which the audit keeps."}
+        super().__init__(**{**rules, **options})
 
 
 class StrictIntegerField(serializers.IntegerField):

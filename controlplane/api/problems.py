@@ -11,17 +11,15 @@ from django.core.exceptions import ValidationError as InvalidModel
 from django.db import IntegrityError, OperationalError
 from django.db.models import ProtectedError, RestrictedError
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
-from django.views import defaults
 from rest_framework import exceptions, status
 from rest_framework.response import Response
 from rest_framework.settings import api_settings
 
-from controlplane.api.requests import request_id
+from controlplane.core.requests import request_id
 
 logger = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
-API_ROOT = "/api/"
 # The codes of problems that differ from the code of the exception.
 CODES = {"invalid": "validation_error", "error": "server_error"}
 
@@ -185,34 +183,8 @@ def _sentence(error: dict[str, str]) -> str:
     return f"{where}: {error['detail']}" if where != "#" else error["detail"]
 
 
-# Errors of Django itself, outside the views of REST. Below /api/ they have the same format. ---------------------------
-
-
-def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
-    if not request.path.startswith(API_ROOT):
-        return defaults.bad_request(request, exception)
-    return _plain(request, 400, "bad_request", "The request was refused before it reached a view.")
-
-
-def permission_denied(request: HttpRequest, exception: Exception) -> HttpResponse:
-    if not request.path.startswith(API_ROOT):
-        return defaults.permission_denied(request, exception)
-    return _plain(request, 403, "permission_denied", "You may not do this.")
-
-
-def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
-    if not request.path.startswith(API_ROOT):
-        return defaults.page_not_found(request, exception)
-    return _plain(request, 404, "not_found", "There is nothing at this address.")
-
-
-def server_error(request: HttpRequest) -> HttpResponse:
-    if not request.path.startswith(API_ROOT):
-        return defaults.server_error(request)
-    return _plain(request, 500, "server_error", "An unexpected error occurred. Search the log for this request_id.")
-
-
-def _plain(request: HttpRequest, code_of_http: int, code: str, detail: str) -> HttpResponse:
+def plain_problem(request: HttpRequest, code_of_http: int, code: str, detail: str) -> HttpResponse:
+    """Return the response to an error outside the views of REST."""
     document = problem(request, code_of_http, code, detail)
     headers = {"X-Request-Id": document["request_id"], "Cache-Control": "no-store"}
     return JsonResponse(document, status=code_of_http, content_type=MEDIA_TYPE, headers=headers)

@@ -1,22 +1,34 @@
-"""The id of a request, and the header with the reason of a change."""
+"""The reason of a change, which a request names in a header."""
 
-import re
-import secrets
 from typing import Any
+
+from rest_framework.exceptions import ErrorDetail, ValidationError
+
+from controlplane.core.text import unprintable
 
 REASON_HEADER = "Sluicegate-Reason"
 MAX_REASON = 500
-_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
 
 
-def request_id(request: Any) -> str:
+def reason_of(request: Any) -> str:
     """
-    Return the id of a request, which is the value of X-Request-Id if that is valid, else a random one.
+    Return the reason in the header of a request, or "" if there is none.
 
-    It is the value of X-Request-Id if that is valid, else a random one. A request keeps its id.
+    A WSGI server hands each byte of a header over as one character. Clients send UTF-8, and what is not UTF-8 is
+    Latin-1, as HTTP had it before.
+
+    Raises:
+        ValidationError: The reason is too long, or has characters that are not printable.
     """
-    request = getattr(request, "_request", request)  # the request of Django, if REST framework has wrapped it
-    if not hasattr(request, "sluicegate_id"):
-        sent = request.headers.get("X-Request-Id", "")
-        request.sluicegate_id = sent if _ID.fullmatch(sent) else f"req_{secrets.token_hex(12)}"
-    return request.sluicegate_id
+    sent = request.headers.get(REASON_HEADER, "")
+    try:
+        reason = sent.encode("latin-1").decode()
+    except UnicodeError:
+        reason = sent
+    if len(reason) > MAX_REASON:
+        rule = f"must have at most {MAX_REASON} characters, got {len(reason)}"
+    elif found := unprintable(reason):
+        rule = f"must have printable characters only, but contains {found}"
+    else:
+        return reason
+    raise ValidationError([ErrorDetail(f"The header {REASON_HEADER} {rule}.", code="invalid_reason")])

@@ -1,5 +1,6 @@
 """The OpenAPI document, built from the views with every error that they may return."""
 
+import re
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from http import HTTPStatus
@@ -11,6 +12,7 @@ from drf_spectacular.utils import OpenApiExample, OpenApiParameter, extend_schem
 
 from controlplane.api.limit_schema import LIMIT
 from controlplane.api.limit_schema import NAME as LIMIT_NAME
+from controlplane.api.operations import description_of, summary_of
 from controlplane.api.problems import MEDIA_TYPE
 from controlplane.api.requests import MAX_REASON, REASON_HEADER
 from controlplane.api.serializers import StrictSerializer
@@ -24,6 +26,8 @@ Manage projects, tokens and rate limits of a fleet of proxies.
 - Lists have pages. Follow `next`.
 - Single objects have an `ETag`. Send it as `If-Match`, and a change that would overwrite another one fails with 412.
 - The response to a change has the header `Sluicegate-Revision`, with the number of its publication, or `pending`.
+- A request that is no valid HTTP is refused with 400 by the HTTP server, without a problem document.
+- `openapi-typescript` makes fields with a default required, unless you call it with `--default-non-nullable=false`.
 """
 
 PROBLEM: dict[str, Any] = {
@@ -74,11 +78,36 @@ REASON = OpenApiParameter(
     REASON_HEADER,
     {"type": "string", "maxLength": MAX_REASON, "pattern": "^[ -~\u00a1-\u00ac\u00ae-\u00ff]*$"},
     OpenApiParameter.HEADER,
-    description="The reason, which the audit keeps.",
+    # The pattern is that of the characters which every client can put into a header. Those of UTF-8 are more.
+    description="The reason, in UTF-8, which the audit keeps.",
 )
 REVISION = _header("Sluicegate-Revision", "The revision that contains the change, or `pending`.", [200, 201, 204])
 ETAG = _header("ETag", "The value for If-Match.", [200, 201])
 LOCATION = _header("Location", "The address of the new object.", [201])
+
+
+def _of_responses(name: str, description: str, **schema: Any) -> dict[str, Any]:
+    return {name: {"description": description, "schema": {"type": "string", **schema}}}
+
+
+# What drf-spectacular adds to a pattern, so that an empty string is allowed too.
+EMPTY = {"type": "string", "maxLength": 0}
+
+# Of every response that a view makes, and of single statuses.
+HEADERS = {
+    **_of_responses("X-Request-Id", "The id of the request in the log and the audit. Yours, if you sent a valid one."),
+    **_of_responses("Cache-Control", "No response may be stored.", const="no-store"),
+}
+ERROR_HEADERS = {
+    "401": _of_responses("WWW-Authenticate", "The scheme Bearer, with the reason if a key was sent."),
+    "405": _of_responses("Allow", "The methods of this address."),
+    "503": _of_responses("Retry-After", "Seconds until a new attempt is worthwhile."),
+}
+# What the HTTP server answers before a view sees the request.
+SERVER_ERRORS = {
+    "414": "The request line has more than 8190 bytes. The HTTP server answers, without a problem document.",
+    "431": "The header fields are too long or too many. The HTTP server answers, without a problem document.",
+}
 
 
 class AutoSchema(Base):
@@ -96,16 +125,21 @@ class AutoSchema(Base):
     def get_tags(self) -> list[str]:
         return ["tokens"] if self.path.endswith("/tokens") else super().get_tags()
 
+    def get_summary(self) -> str:
+        return summary_of(self.get_operation_id(), self.get_tags()[0], self.view.action)
+
     def get_description(self) -> str:
-        scope = self.view.required_scope()
-        return f"{super().get_description()}\n\nScope: `{scope}`.".strip()
+        """Return what the operation does, what the resource is, and the scope."""
+        own = description_of(self.get_operation_id(), self.get_tags()[0], self.view.action)
+        scope = f"Scope: `{self.view.required_scope()}`."
+        return "\n\n".join(filter(None, [own, super().get_description(), scope]))
 
     def get_override_parameters(self) -> list[Any]:
         query = self.view.query_class()()
         parameters: list[Any] = [query] if query.fields else []
         if self.method in WRITES:
             parameters += [REASON, REVISION]
-        if self._has_etag() and self.method in CONDITIONAL:
+        if self._is_conditional():
             parameters.append(IF_MATCH)
         if self._has_etag() and self.method != "DELETE":
             parameters.append(ETAG)
@@ -119,6 +153,9 @@ class AutoSchema(Base):
             schema.pop("description", None)  # it comes from the base class and describes the code
         if direction == "request" and isinstance(serializer, StrictSerializer):
             schema["additionalProperties"] = False
+        for name, shown in schema.get("properties", {}).items():
+            if shown.get("oneOf", [])[1:] == [EMPTY] and re.search(shown["oneOf"][0].get("pattern", "^$"), ""):
+                schema["properties"][name] = shown["oneOf"][0]  # an empty string would match both
         if direction == "response" and "properties" in schema:
             schema["required"] = sorted(schema["properties"])  # a response contains every field
         return schema
@@ -132,7 +169,11 @@ class AutoSchema(Base):
             body["description"] = body["description"] or HTTPStatus(int(status)).phrase
         for status in sorted(self._errors()):
             bodies[str(status)] = {"description": HTTPStatus(status).phrase, "content": content}
-        return bodies
+        for status, body in bodies.items():
+            body["headers"] = {**body.get("headers", {}), **HEADERS, **ERROR_HEADERS.get(status, {})}
+        for status, description in SERVER_ERRORS.items():
+            bodies[status] = {"description": description, "content": {"text/html": {"schema": {"type": "string"}}}}
+        return dict(sorted(bodies.items()))
 
     def _errors(self) -> Iterator[int]:
         yield from (400, 401, 403, 405, 406, 500, 503)
@@ -142,12 +183,15 @@ class AutoSchema(Base):
             yield 409
         if self.method in ("POST", "PUT", "PATCH"):
             yield from (413, 415)
-        if (self._has_etag() and self.method in CONDITIONAL) or self._is_verb():
+        if self._is_conditional():
             yield 412
 
     def _has_etag(self) -> bool:
         single = ("create", "retrieve", "update", "partial_update", "destroy")
         return self.view.conditional and self.view.action in single
+
+    def _is_conditional(self) -> bool:
+        return (self._has_etag() and self.method in CONDITIONAL) or (self.view.conditional and self._is_verb())
 
     def _is_verb(self) -> bool:
         return self.method == "POST" and self.view.action != "create"

@@ -8,15 +8,17 @@ from typing import Any, ClassVar
 
 from django.db.models import Model, QuerySet
 from rest_framework import status
-from rest_framework.exceptions import ErrorDetail, NotFound, ValidationError
+from rest_framework.exceptions import NotFound
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.viewsets import GenericViewSet
 
 from controlplane.api.authentication import Access
-from controlplane.api.problems import PreconditionFailed
-from controlplane.api.requests import MAX_REASON, REASON_HEADER, request_id
+from controlplane.api.problems import Conflict, PreconditionFailed
+from controlplane.api.requests import reason_of
 from controlplane.api.serializers import ListQuery, NoQuery, QuerySerializer
+from controlplane.core.requests import ID_HEADER, request_id
+from controlplane.core.snapshots import snapshot
 from controlplane.publishing.changes import Actor, Change, change
 from controlplane.publishing.models import OutboxEntry
 from controlplane.publishing.publisher import last_revision
@@ -69,7 +71,7 @@ class ApiView(GenericViewSet):
 
     def finalize_response(self, request: Request, response: Response, *args: Any, **kwargs: Any) -> Response:
         response = super().finalize_response(request, response, *args, **kwargs)
-        response["X-Request-Id"] = request_id(request)
+        response[ID_HEADER] = request_id(request)
         response["Cache-Control"] = "no-store"
         if self.tx and not response.exception:
             response["Sluicegate-Revision"] = revision_header(self.tx)
@@ -81,16 +83,9 @@ class ApiView(GenericViewSet):
         Run the block as the one change of this request, and yield that change. Without *reason*, the header holds it.
         """
         actor = Actor(self.access.key.name, "api", request_id(self.request))
-        with change(actor=actor, reason=reason or self._reason()) as tx:
+        with change(actor=actor, reason=reason or reason_of(self.request)) as tx:
             yield tx
         self.tx = tx
-
-    def _reason(self) -> str:
-        reason = self.request.headers.get(REASON_HEADER, "")
-        if len(reason) > MAX_REASON or not reason.isprintable():
-            message = f"The header {REASON_HEADER} must hold at most {MAX_REASON} printable characters."
-            raise ValidationError([ErrorDetail(message, code="invalid_reason")])
-        return reason
 
     def read_body(self, instance: Model | None = None, *, partial: bool = False) -> Any:
         """Return a serializer with the request's body, or raise ValidationError if the body is not valid."""
@@ -101,6 +96,21 @@ class ApiView(GenericViewSet):
     def locked(self, rows: QuerySet[Any]) -> QuerySet[Any]:
         """Return the rows locked until the end of the change, so that a second change sees the result of the first."""
         return rows.select_for_update(of=("self",))
+
+    def as_written(self, obj: Model) -> Model:
+        """
+        Return the row as this change has written it, with all that a response shows of it.
+
+        Only an open change may ask, because its locks keep others from the row. After the commit, the row may be
+        another one's or gone.
+
+        Raises:
+            Conflict: Another request is deleting what the row belongs to. The change then fails.
+        """
+        written = self.get_queryset().filter(pk=obj.pk).first()
+        if written is None:
+            raise Conflict
+        return written
 
     def answer(self, obj: Model, code: int = status.HTTP_200_OK, headers: dict[str, str] | None = None) -> Response:
         """Return a response with one object and its ETag."""
@@ -147,21 +157,25 @@ def check_precondition(request: Request, obj: Model) -> None:
 
 class Listed:
     def list(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        with snapshot():
+            return self._page()
+
+    def _page(self) -> Response:
         page = self.paginate_queryset(self.get_queryset())
         return self.get_paginated_response(self.get_serializer(page, many=True).data)
 
 
 class Retrieved:
     def retrieve(self, request: Request, *args: Any, **kwargs: Any) -> Response:
-        return self.answer(self.get_object())
+        with snapshot():
+            return self.answer(self.get_object())
 
 
 class Created:
     def create(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         with self.change() as tx:
-            created = self.save_new(tx, self.read_body())
-        obj = self.get_queryset().get(pk=created.pk)
-        return self.answer(obj, status.HTTP_201_CREATED, {"Location": self.location(obj)})
+            obj = self.as_written(self.save_new(tx, self.read_body()))
+            return self.answer(obj, status.HTTP_201_CREATED, {"Location": self.location(obj)})
 
     def save_new(self, tx: Change, serializer: Any) -> Model:
         """Save a new row with its audit entry, and return the row."""
@@ -183,7 +197,7 @@ class Updated:
             obj = self.for_writing()
             before = obj.as_record()
             self.save_changed(tx, self.read_body(obj, partial=partial), before)
-        return self.answer(self.get_queryset().get(pk=obj.pk))
+            return self.answer(self.as_written(obj))
 
     def for_writing(self) -> Model:
         """

@@ -170,6 +170,6 @@ async def _uncancelled(work: Coroutine[Any, Any, None]) -> None:
 
 
 async def _rest(demo: DemoEnvironment) -> httpx2.AsyncClient:
-    key = await demo.manage("create_management_key", "--name", "demo", "--scopes", "*")
+    key = await demo.manage("create_management_key", "--name", "demo", "--scopes", "*", "--all-projects")
     headers = {"Authorization": f"Bearer {key}"}
     return httpx2.AsyncClient(base_url=demo.stack.web_url, headers=headers, timeout=30.0, trust_env=False)

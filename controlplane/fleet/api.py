@@ -50,6 +50,8 @@ class InstanceView(Listed, ApiView):
     ordering = ("id",)
     queries = {"list": InstanceQuery}
     scopes = {"list": "instances:read"}
+    # An instance serves every project, so its host, process and version are none of the business of one of them.
+    of_all_projects = ("*",)
 
     def get_queryset(self) -> QuerySet[Instance]:
         if "running" not in self.query:

@@ -12,6 +12,17 @@ from enforcement.model.limits import Limit as LimitValue
 from enforcement.model.limits import Policy as PolicyValue
 
 
+def lock_global_policy() -> None:
+    """
+    Lock the present global policy, if there is one, until the end of the transaction.
+
+    Of two changes of it at once, the second then sees the policy that the first has chosen.
+    """
+    while present := Policy.objects.filter(is_global=True).first():
+        if Policy.objects.select_for_update().filter(pk=present.pk, is_global=True).first():
+            return
+
+
 def set_global_policy(tx: Change, policy: Policy | None) -> None:
     """
     Set *policy* as the global policy, which applies to every request, in place of the present one. With None, no policy
@@ -20,6 +31,7 @@ def set_global_policy(tx: Change, policy: Policy | None) -> None:
     Raises:
         ValidationError: The policy belongs to a project.
     """
+    lock_global_policy()
     for former in Policy.objects.filter(is_global=True).exclude(pk=policy and policy.pk):
         _set_global(tx, former, False)
     if policy and not policy.is_global:

@@ -1,6 +1,7 @@
 from typing import Any
 
 from django.contrib import admin, messages
+from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.forms import ModelForm
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
@@ -108,7 +109,10 @@ class PolicyAdmin(RecordedAdmin):
         """Return as JSON what the limit in a form does, while it is typed. The rules are those that save it."""
         if request.method != "POST":
             return HttpResponse(status=405)
-        policy = Policy.objects.filter(pk=request.POST.get("policy", "")).first() or Policy()
+        policy = Policy.objects.filter(pk=request.POST.get("policy", "")).first()
+        if not (self.has_change_permission(request, policy) if policy else self.has_add_permission(request)):
+            raise PermissionDenied
+        policy = policy or Policy()
         return JsonResponse(explain(policy, request.POST.items()))
 
     @display(description="Limits")

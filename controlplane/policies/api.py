@@ -20,7 +20,7 @@ from controlplane.api.serializers import (
     unknown_field,
 )
 from controlplane.api.views import ApiView, Created, Deleted, Listed, Replaced, Retrieved, Updated, check_precondition
-from controlplane.policies.actions import replace_limits, save_override, set_global_policy
+from controlplane.policies.actions import lock_global_policy, replace_limits, save_override, set_global_policy
 from controlplane.policies.models import AuditEntry, Limit, Override, Policy
 from controlplane.projects.models import SLUG_PATTERN, Project
 from controlplane.publishing.changes import Change
@@ -32,6 +32,8 @@ OVERRIDE_ID = "ovr_[0-9a-z]{1,36}"
 NULLABLE = ("window_seconds", "calendar", "anchor", "burst")
 
 
+# Who may not change a limit for all projects may not change it for one of them.
+SHARED_LIMIT = "This limit belongs to a policy that all projects share, and this key is limited to some."
 PER_MINUTE = {"name": "per-minute", "algorithm": "sliding_window", "quota": 100, "window_seconds": 60}
 
 
@@ -99,6 +101,24 @@ class PolicySerializer(CleanModelSerializer):
 
     def candidate(self, attrs: dict[str, Any]) -> Policy:
         return super().candidate({name: value for name, value in attrs.items() if name != "limits"})
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        access, slug = self.context["access"], attrs.get("slug")
+        if slug and not access.all_projects and not (self.instance and self.instance.slug == slug):
+            project = self.instance.project if self.instance else attrs["project"]
+            self._check_slug(slug, project)
+        return super().validate(attrs)
+
+    def _check_slug(self, slug: str, project: Project) -> None:
+        """
+        Raise ValidationError unless the slug lies in the part of all slugs that belongs to the project.
+
+        A limited key could otherwise learn the slugs of other projects' policies, because a slug in use is refused.
+        """
+        head, separator, name = slug.rpartition("--")
+        if (head, separator) != (project.slug, "--") or not name or name.startswith("-"):
+            message = f'Must be "{project.slug}--" and a name without "--", because this key is limited to projects.'
+            raise ValidationError({"slug": [ErrorDetail(message, code="key_limited_to_projects")]})
 
     def validate_project(self, project: Project | None) -> Project | None:
         if not self.context["access"].owns(project and project.pk):
@@ -182,9 +202,10 @@ class GlobalView(ApiView):
 
     def update(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         with self.change() as tx:
+            lock_global_policy()
             check_precondition(request, GlobalPolicy())
             set_global_policy(tx, self.read_body().validated_data["policy"])
-        return self.present()
+            return self.present()
 
     def present(self) -> Response:
         return self.answer(GlobalPolicy())
@@ -217,6 +238,11 @@ class OverrideSerializer(CleanModelSerializer):
         extra_kwargs = {"burst": {"default": None, "min_value": 1}, "ends_at": {"default": None}}
         read_only_fields = ["created_by"]
 
+    def validate_limit(self, limit: Limit) -> Limit:
+        if not self.context["access"].owns(limit.policy.project_id):
+            raise ValidationError([ErrorDetail(SHARED_LIMIT, code="key_limited_to_projects")])
+        return limit
+
 
 class OverrideQuery(ListQuery):
     limit = LimitReferenceField(required=False, help_text="policy-slug/limit-name")
@@ -245,6 +271,10 @@ class OverrideView(Listed, Created, Retrieved, Updated, Deleted, ApiView):
         rows = self.access.overrides().select_related("limit__policy", "token__project", "project")
         return rows.filter(**chosen)
 
+    def check_writable(self, obj: Override) -> None:
+        if not self.access.owns(obj.limit.policy.project_id):
+            raise PermissionDenied(SHARED_LIMIT)
+
     def save_new(self, tx: Change, serializer: Any) -> Override:
         override = Override(**serializer.validated_data)
         save_override(tx, override)
@@ -256,9 +286,16 @@ class OverrideView(Listed, Created, Retrieved, Updated, Deleted, ApiView):
             save_override(tx, override)
 
 
+@extend_schema_field({"type": ["object", "null"], "additionalProperties": True})
+class RecordField(serializers.JSONField):
+    """The fields of a row at a time, or null if there was none."""
+
+
 class AuditSerializer(serializers.ModelSerializer):
     at = InstantField()
     object = serializers.SerializerMethodField()
+    before = RecordField(help_text="The object before the change. Null if the change created it.")
+    after = RecordField(help_text="The object after the change. Null if the change deleted it.")
 
     class Meta:
         model = AuditEntry

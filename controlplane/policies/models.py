@@ -9,7 +9,8 @@ from django.db import models
 from django.utils import timezone
 
 from controlplane.core.ids import new_id
-from controlplane.projects.models import SLUG_RULE, Project, Token, Versioned, isoformat
+from controlplane.core.text import PRINTABLE, PRINTABLE_LINES
+from controlplane.projects.models import SLUG_RULE, Project, Token, Versioned, check_is_future, isoformat
 from enforcement.model.documents import MAX_DOCUMENT_BYTES
 from enforcement.model.limits import (
     ALGORITHMS,
@@ -39,8 +40,8 @@ def choices(names: tuple[str, ...]) -> list[tuple[str, str]]:
 class Policy(Versioned):
     id = models.CharField(primary_key=True, max_length=40, default=partial(new_id, "pol"), editable=False)
     slug = models.CharField(max_length=63, unique=True, validators=[SLUG_RULE])
-    name = models.CharField(max_length=200)
-    description = models.TextField(blank=True, max_length=4000)
+    name = models.CharField(max_length=200, validators=[PRINTABLE])
+    description = models.TextField(blank=True, max_length=4000, validators=[PRINTABLE_LINES])
     project = models.ForeignKey(
         Project,
         models.CASCADE,
@@ -222,10 +223,12 @@ class Override(models.Model):
     project = models.ForeignKey(Project, models.CASCADE, null=True, blank=True, related_name="overrides")
     quota = models.BigIntegerField(validators=[MinValueValidator(0)])
     burst = models.BigIntegerField(null=True, blank=True)
-    reason = models.CharField(max_length=500)
+    reason = models.CharField(max_length=500, validators=[PRINTABLE])
     ends_at = models.DateTimeField(null=True, blank=True)
     created_by = models.CharField(max_length=200, blank=True, editable=False)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    ONE_HOLDER = "Choose a token or a project, one of the two."
 
     class Meta:
         ordering = ["-created_at", "-id"]
@@ -244,19 +247,39 @@ class Override(models.Model):
 
     def clean(self) -> None:
         if (self.token_id is None) == (self.project_id is None):
-            raise ValidationError("Choose a token or a project, one of the two.")
+            # At the field that is missing, or that is too many. The constraint, which names none, is then not checked.
+            field = "token" if self.token_id is None else "project"
+            raise ValidationError({field: ValidationError(self.ONE_HOLDER, code="one_of_two")})
+        check_is_future("ends_at", self.ends_at)
         if not Limit.objects.filter(pk=self.limit_id).exists() or self.quota is None:
             return  # the field itself reports the error
-        owner, holder = self.limit.policy.project_id, self.project_id or self.token.project_id
-        if owner not in (None, holder):
-            raise ValidationError({"limit": "Must not be a limit of another project's policy."})
-        same_holder = Override.objects.filter(token=self.token_id, project=self.project_id)
-        if same_holder.exclude(pk=self.pk).count() >= MAX_OVERRIDES:
+        self._check_limit()
+        others = Override.objects.filter(token=self.token_id, project=self.project_id).exclude(pk=self.pk)
+        if present := others.filter(limit=self.limit_id).first():
+            message = f"{present} already exists, with the quota {present.quota} and the id {present.pk}. Change that."
+            raise ValidationError({"limit": ValidationError(message, code="unique")})
+        if others.count() >= MAX_OVERRIDES:
             raise ValidationError(f"A token or project must have at most {MAX_OVERRIDES} overrides.")
         try:
             self.limit.as_value(**self.changes())
         except InvalidLimit as exc:
             raise ValidationError({exc.field if exc.field in ("quota", "burst") else "limit": exc.reason}) from exc
+
+    def _check_limit(self) -> None:
+        """Raise ValidationError if the limit does not apply to the holder, because the override would do nothing."""
+        policy, project = self.limit.policy, self.project or self.token.project
+        if policy.project_id not in (None, project.pk):
+            raise ValidationError({"limit": "Must not be a limit of another project's policy."})
+        having = Token.objects.filter(project=project, policy=policy)
+        if self.token_id:
+            having = having.filter(pk=self.token_id)
+        if not (policy.is_global or project.policy_id == policy.pk or having.exists()):
+            policies = "the policy of its project" if self.token_id else "a policy of its tokens"
+            message = (
+                f"Must apply to {self.token or project}. Neither its policy nor {policies} nor the global policy is "
+                f"{policy}."
+            )
+            raise ValidationError({"limit": ValidationError(message, code="does_not_apply")})
 
     def changes(self) -> dict[str, int]:
         """Return the fields of the limit that this override replaces, with their new values."""
@@ -312,7 +335,13 @@ class AuditEntry(models.Model):
     class Meta:
         ordering = ["-at", "-id"]
         verbose_name_plural = "audit entries"
-        indexes = [models.Index(fields=["object_type", "object_id", "-at"])]
+        indexes = [
+            models.Index(fields=["object_type", "object_id", "-at"]),
+            # The filters of REST, each in the order of its pages.
+            models.Index(fields=["actor", "-id"], name="policies_audit_actor"),
+            models.Index(fields=["action", "-id"], name="policies_audit_action"),
+            models.Index(fields=["object_id", "-id"], name="policies_audit_object"),
+        ]
 
     def __str__(self) -> str:
         return f"{self.action} {self.object_label}"

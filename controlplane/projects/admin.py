@@ -314,20 +314,26 @@ class ManagementKeyForm(RecordedForm):
         help_text="What a program may do with this key. Choose only the scopes that it needs.",
     )
 
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean()
+        if "projects" in cleaned:  # otherwise the field reports its own error
+            ManagementKey(all_projects=cleaned["all_projects"]).check_reach(cleaned["projects"])
+        return cleaned
+
 
 @admin.register(ManagementKey)
 class ManagementKeyAdmin(CredentialAdmin):
     form = ManagementKeyForm
     list_display = ["name", "shown_prefix", "state", "scope_list", "last_used", "ends", "created"]
     autocomplete_fields = ["projects"]
-    add_fieldsets = [(None, {"fields": ["name", "scopes", "projects", "expires_at"]})]
+    add_fieldsets = [(None, {"fields": ["name", "scopes", "all_projects", "projects", "expires_at"]})]
     fieldsets = [
         (
             None,
             {"fields": ["name", "state", "shown_prefix", "scope_list", "project_list", "ends", "last_used", "created"]},
         )
     ]
-    issued = ("name", "scopes", "projects", "expires_at")
+    issued = ("name", "scopes", "all_projects", "projects", "expires_at")
     empty = ("A management key is the credential of a program that uses the REST API.", "Create a key")
     issue, revoking = staticmethod(issue_management_key), staticmethod(revoke_management_key)
     snippets = staticmethod(key_snippets)
@@ -348,7 +354,7 @@ class ManagementKeyAdmin(CredentialAdmin):
 
     @display(description="Projects")
     def project_list(self, key: ManagementKey) -> str:
-        return ", ".join(project.slug for project in key.projects.all()) or "all"
+        return "all" if key.all_projects else ", ".join(p.slug for p in key.projects.all()) or "none, all are deleted"
 
     @action(
         description="Revoke",

@@ -8,7 +8,7 @@ from django.utils import timezone
 from drf_spectacular.utils import extend_schema
 from rest_framework import serializers, status
 from rest_framework.decorators import action
-from rest_framework.exceptions import NotFound
+from rest_framework.exceptions import ErrorDetail, NotFound, ValidationError
 from rest_framework.request import Request
 from rest_framework.response import Response
 
@@ -37,6 +37,13 @@ class ProjectSerializer(CleanModelSerializer):
             "partition_cap": {"default": DEFAULT_CAP, "min_value": 1, "max_value": MAX_CAP},
         }
         read_only_fields = ["version"]
+
+    def validate_slug(self, slug: str) -> str:
+        if self.instance and self.instance.slug != slug and not self.context["access"].all_projects:
+            # A slug in use is refused, so such a key would learn the slugs of other projects.
+            message = "Must not be changed by a key that is limited to projects."
+            raise ValidationError([ErrorDetail(message, code="key_limited_to_projects")])
+        return slug
 
 
 class ProjectView(Listed, Created, Retrieved, Replaced, Deleted, ApiView):
@@ -146,7 +153,7 @@ class ProjectTokenView(Listed, TokenView):
             )
             serializer.is_valid(raise_exception=True)
             token, secret = issue_token(tx, project=project, **serializer.validated_data)
-        return self.issued(token, secret)
+            return self.issued(token, secret)
 
 
 class SingleTokenView(Retrieved, Updated, Deleted, TokenView):
@@ -170,7 +177,7 @@ class SingleTokenView(Retrieved, Updated, Deleted, TokenView):
         with self.change() as tx:
             token = self.for_writing()
             revoke_token(tx, token)
-        return self.answer(self.get_queryset().get(pk=token.pk))
+            return self.answer(self.as_written(token))
 
     @extend_schema(request=RotationSerializer, responses={201: IssuedTokenSerializer})
     @action(detail=True, methods=["post"])
@@ -184,7 +191,7 @@ class SingleTokenView(Retrieved, Updated, Deleted, TokenView):
                 message = f"This token is {token.status}. Only an active token can be rotated."
                 raise Conflict(message, "token_not_live")
             issued, secret = rotate_token(tx, token, serializer.validated_data["overlap_seconds"])
-        return self.issued(issued, secret)
+            return self.issued(issued, secret)
 
     def read_nothing(self) -> None:
         NoBody(data=self.request.data).is_valid(raise_exception=True)

@@ -1,4 +1,4 @@
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
@@ -9,6 +9,7 @@ from django.db import models
 from django.utils import timezone
 
 from controlplane.core.ids import new_id
+from controlplane.core.text import PRINTABLE, escaped
 from enforcement.model import tokens
 from enforcement.model.limits import DAY_SECONDS
 from enforcement.model.partitions import DEFAULT_CAP, MAX_CAP
@@ -45,6 +46,13 @@ def isoformat(instant: datetime | None) -> str | None:
     return instant.isoformat() if instant else None
 
 
+def check_is_future(field: str, instant: datetime | None) -> None:
+    """Raise ValidationError for *field* if it holds an instant that is over."""
+    if instant is not None and instant <= timezone.now():
+        message = f"Must be in the future, got {instant.isoformat()}."
+        raise ValidationError({field: ValidationError(message, code="past")})
+
+
 class Versioned(models.Model):
     """A row that counts its changes. Only change() increases the number."""
 
@@ -62,7 +70,7 @@ class Versioned(models.Model):
 class Project(Versioned):
     id = models.CharField(primary_key=True, max_length=40, default=partial(new_id, "proj"), editable=False)
     slug = models.CharField(max_length=63, unique=True, validators=[SLUG_RULE])
-    name = models.CharField(max_length=200)
+    name = models.CharField(max_length=200, validators=[PRINTABLE])
     policy = models.ForeignKey("policies.Policy", models.RESTRICT, null=True, blank=True, related_name="+")
     active = models.BooleanField(default=True, help_text="The tokens of an inactive project are refused everywhere.")
     partition_cap = models.PositiveIntegerField(
@@ -96,23 +104,21 @@ class Project(Versioned):
         """Yield the (kind, object id) of each outbox entry that a change of this row needs."""
         yield "project", self.pk
 
-    def delete(self, *args: Any, **options: Any) -> tuple[int, dict[str, int]]:
-        """
-        Delete the project, revoke the keys that are limited to it alone, and return the numbers of deleted rows.
-
-        Without any project such a key would have access to all of them.
-        """
-        for key in self.managementkey_set.filter(revoked_at=None):
-            if key.projects.count() == 1:
-                key.revoke(timezone.now())
-        return super().delete(*args, **options)
-
     def dependents(self) -> Iterator[models.Model]:
         """Yield the rows that enforcers know and that are deleted together with this row."""
         yield from self.tokens.all()
         for policy in self.policies.all():
             yield policy
             yield from policy.dependents()
+
+    def narrowed_keys(self) -> "models.QuerySet[ManagementKey]":
+        """
+        Return the live keys that are limited to this project, locked until the end of the transaction.
+
+        Without the lock, two deletions at once would each find the project of the other among those that are left.
+        """
+        limited = self.managementkey_set.filter(all_projects=False, revoked_at=None)
+        return limited.order_by("pk").select_for_update(of=("self",))
 
 
 class CredentialQuerySet(models.QuerySet):
@@ -124,7 +130,7 @@ class CredentialQuerySet(models.QuerySet):
 class Credential(models.Model):
     """A secret of which only the digest is stored."""
 
-    name = models.CharField(max_length=200)
+    name = models.CharField(max_length=200, validators=[PRINTABLE])
     digest = models.CharField(max_length=64, unique=True, editable=False)
     prefix = models.CharField(max_length=tokens.PREFIX_LENGTH, editable=False)
     expires_at = models.DateTimeField(null=True, blank=True)
@@ -138,6 +144,19 @@ class Credential(models.Model):
 
     def __str__(self) -> str:
         return f"{self.name} ({self.prefix}…)"
+
+    def clean(self) -> None:
+        """Raise ValidationError for an end that is over, and for another name or end of an ended credential."""
+        former = type(self).objects.filter(pk=self.pk).first()
+        changed = [
+            name for name in ("name", "expires_at") if not former or getattr(former, name) != getattr(self, name)
+        ]
+        if former and not former.is_live and changed:
+            what = self._meta.verbose_name
+            message = f"Must not be changed, because this {what} is {former.status}. Create another {what}."
+            raise ValidationError({name: ValidationError(message, code="ended") for name in changed})
+        if "expires_at" in changed:
+            check_is_future("expires_at", self.expires_at)
 
     @property
     def status(self) -> str:
@@ -190,7 +209,9 @@ class TokenManager(models.Manager.from_queryset(CredentialQuerySet)):
             raise ValidationError(f"This token is {token.status}. Only an active token can be rotated.")
         now = timezone.now()
         expires_at = token.expires_at and now + (token.expires_at - token.created_at)
-        issued = self.issue(project=token.project, name=token.name, policy=token.policy, expires_at=expires_at)
+        # The name of an old token may break the present rule, which is no reason to keep its secret in use.
+        name = escaped(token.name)[:200]
+        issued = self.issue(project=token.project, name=name, policy=token.policy, expires_at=expires_at)
         for override in token.overrides.all():
             override.copy_to(issued[0])
         token.retire(now, now + timedelta(seconds=overlap_seconds))
@@ -208,6 +229,7 @@ class Token(Credential):
         indexes = [models.Index(fields=["project", "-created_at"])]
 
     def clean(self) -> None:
+        super().clean()
         if self.policy and self.policy.project_id not in (None, self.project_id):
             raise ValidationError({"policy": "Must not be a policy of another project."})
 
@@ -234,20 +256,21 @@ class Token(Credential):
 
 
 class ManagementKeyManager(models.Manager.from_queryset(CredentialQuerySet)):
-    def issue(self, *, projects: list[Project] | None = None, **fields: Any) -> tuple["ManagementKey", str]:
+    def issue(self, *, projects: Iterable[Project] = (), **fields: Any) -> tuple["ManagementKey", str]:
         """
-        Save a new key with the given name, scopes and expires_at, and return it with its secret.
-
-        Without *projects* the key has access to every project.
+        Save a new key with the given name, scopes, all_projects and expires_at, and return it with its secret.
 
         Raises:
-            ValidationError: A scope is unknown, or a field breaks a rule of the model. Nothing is saved.
+            ValidationError: A scope is unknown, a field breaks a rule of the model, or the key has neither
+                all_projects nor a project, or both. Nothing is saved.
         """
+        projects = list(projects)
         key = self.model(**fields)
+        key.check_reach(projects)
         secret = key.set_secret("mgmt")
         key.full_clean()
         key.save(force_insert=True)
-        key.projects.set(projects or [])
+        key.projects.set(projects)
         return key, secret
 
 
@@ -256,19 +279,30 @@ class ManagementKey(Credential):
 
     id = models.CharField(primary_key=True, max_length=40, default=partial(new_id, "mgk"), editable=False)
     scopes = models.JSONField(default=list, help_text="What the key may do, for example projects:read.")
+    all_projects = models.BooleanField(
+        default=False, help_text="Whether the key works for every project, also for those that are created later."
+    )
     projects = models.ManyToManyField(
-        Project, blank=True, help_text="If you choose none, the key works for every project."
+        Project, blank=True, help_text="The projects for which the key works. If they are deleted, it works for none."
     )
 
     objects = ManagementKeyManager()
 
     def clean(self) -> None:
+        super().clean()
         if not isinstance(self.scopes, list) or not self.scopes:
             raise ValidationError({"scopes": f"Must be a list of at least one scope, got {self.scopes!r}."})
         unknown = [scope for scope in self.scopes if scope not in SCOPES]
         if unknown:
             message = f"Must be from {', '.join(SCOPES)}, got {', '.join(map(str, unknown))}."
             raise ValidationError({"scopes": message})
+
+    def check_reach(self, projects: Collection[Project]) -> None:
+        """Raise ValidationError unless the key has either all_projects or some of *projects*."""
+        if self.all_projects and projects:
+            raise ValidationError({"projects": "Must be empty for a key that works for every project."})
+        if not self.all_projects and not projects:
+            raise ValidationError({"projects": "Name at least one project, or choose all projects."})
 
     def allows(self, scope: str) -> bool:
         """Return whether the key has this scope."""
@@ -281,7 +315,8 @@ class ManagementKey(Credential):
     def as_record(self) -> dict[str, Any]:
         fields = {"name": self.name, "prefix": self.prefix, "scopes": self.scopes}
         ends = {"expires_at": isoformat(self.expires_at), "revoked_at": isoformat(self.revoked_at)}
-        return {"id": self.pk, **fields, **ends, "projects": [project.slug for project in self.projects.all()]}
+        reach = {"all_projects": self.all_projects, "projects": [project.slug for project in self.projects.all()]}
+        return {"id": self.pk, **fields, **ends, **reach}
 
     def touches(self) -> Iterator[tuple[str, str]]:
         """Yield nothing, because enforcers do not know management keys."""

@@ -1,34 +1,110 @@
 """The pages of users, groups and failed log-ins, whose models belong to other packages."""
 
+from collections.abc import Iterator
+from typing import Any
+
 from axes.conf import settings as axes_settings
 from axes.models import AccessAttempt, AccessFailureLog, AccessLog
 from django.contrib import admin
 from django.contrib.auth.admin import GroupAdmin as DjangoGroupAdmin
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
-from django.contrib.auth.models import Group, User
-from django.http import HttpRequest
+from django.contrib.auth.models import Group, Permission, User
+from django.db import models
+from django.forms import ModelForm
+from django.http import HttpRequest, HttpResponse
 from unfold.decorators import display
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 
-from controlplane.adminkit.site import ModelAdmin, badge, instant
+from controlplane.adminkit.forms import RecordedForm
+from controlplane.adminkit.site import ModelAdmin, RecordedAdmin, badge, instant
+from controlplane.publishing.changes import Change
 
 for model in (User, Group, AccessAttempt, AccessLog, AccessFailureLog):
     admin.site.unregister(model)
 
 
-@admin.register(User)
-class UserAdmin(DjangoUserAdmin, ModelAdmin):
-    form = UserChangeForm
-    add_form = UserCreationForm
-    change_password_form = AdminPasswordChangeForm
-    list_display = ["username", "email", "is_staff", "is_superuser", "is_active", "last_login"]
+class Recorded:
+    """A user or a group as a change records it. Its class belongs to Django and has no record of its own."""
+
+    FIELDS = ("username", "name", "email", "first_name", "last_name", "is_active", "is_staff", "is_superuser")
+
+    def __init__(self, row: User | Group) -> None:
+        self.row, self.pk, self._meta = row, row.pk, row._meta
+
+    def __str__(self) -> str:
+        return str(self.row)
+
+    def as_record(self) -> dict[str, Any]:
+        """Return the fields that an audit entry keeps, with the names of groups and permissions, and no password."""
+        record = {"id": self.pk} | {name: getattr(self.row, name) for name in self.FIELDS if hasattr(self.row, name)}
+        if isinstance(self.row, User):
+            groups = sorted(self.row.groups.values_list("name", flat=True))
+            return record | {"groups": groups, "permissions": _names(self.row.user_permissions.all())}
+        return record | {"permissions": _names(self.row.permissions.all())}
+
+    def touches(self) -> Iterator[tuple[str, str]]:
+        """Yield nothing, because enforcers do not know users and groups."""
+        yield from ()
+
+    dependents = touches
+
+    def delete(self) -> None:
+        self.row.delete()
+
+
+def _names(permissions: models.QuerySet[Permission]) -> list[str]:
+    return sorted(f"{app}.{name}" for app, name in permissions.values_list("content_type__app_label", "codename"))
+
+
+class UserForm(UserChangeForm):
+    change_reason = RecordedForm.base_fields["change_reason"]
+
+
+class GroupForm(ModelForm):
+    change_reason = RecordedForm.base_fields["change_reason"]
+
+
+class PeopleAdmin(RecordedAdmin):
+    """The base class of the pages of users and groups. The audit says who gave which permissions to whom."""
+
+    change_form_before_template = None
     # Django's widget of two boxes with arrows has parts without accessible names.
     filter_horizontal = []
 
+    def recorded(self, obj: User | Group) -> Recorded:
+        return Recorded(obj)
+
+    def _publication(self, tx: Change) -> str:
+        """Return nothing, because enforcers do not know users and groups."""
+        return ""
+
+
+@admin.register(User)
+class UserAdmin(DjangoUserAdmin, PeopleAdmin):
+    form = UserForm
+    add_form = UserCreationForm
+    change_password_form = AdminPasswordChangeForm
+    list_display = ["username", "email", "is_staff", "is_superuser", "is_active", "last_login"]
+    filter_horizontal = PeopleAdmin.filter_horizontal
+
+    def user_change_password(self, request: HttpRequest, id: str, form_url: str = "") -> HttpResponse:
+        """Return the page that sets the password of a user. The audit says who set it."""
+        if request.method != "POST":
+            return super().user_change_password(request, id, form_url)
+        with self.changing(request) as tx:
+            before = User.objects.select_for_update().filter(pk=id).first()
+            response = super().user_change_password(request, id, form_url)
+            user = User.objects.filter(pk=id).first()
+            if before and user and user.password != before.password:
+                record = Recorded(user).as_record()
+                tx.record("user.password", Recorded(user), before=record, after=record)
+        return response
+
 
 @admin.register(Group)
-class GroupAdmin(DjangoGroupAdmin, ModelAdmin):
-    filter_horizontal = []
+class GroupAdmin(DjangoGroupAdmin, PeopleAdmin):
+    form = GroupForm
+    filter_horizontal = PeopleAdmin.filter_horizontal
 
 
 @admin.register(AccessAttempt)

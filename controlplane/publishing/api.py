@@ -11,7 +11,7 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from controlplane.api.fields import InstantField, StringField
+from controlplane.api.fields import InstantField, ReasonField
 from controlplane.api.serializers import StrictSerializer
 from controlplane.api.views import ApiView, Listed
 from controlplane.fleet import heartbeats
@@ -50,7 +50,7 @@ class RevisionDetailSerializer(RevisionSerializer):
 
 
 class RollbackSerializer(StrictSerializer):
-    reason = StringField(max_length=500, help_text="The reason, which the audit keeps.")
+    reason = ReasonField()
 
 
 class RolledBackSerializer(serializers.Serializer):

@@ -9,10 +9,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from django.core.exceptions import ValidationError
 from django.db import models, transaction
+from django.utils import timezone
 
+from controlplane.core.text import PRINTABLE
 from controlplane.policies.models import AuditEntry
-from controlplane.projects.models import Versioned
+from controlplane.projects.models import ManagementKey, Project, Versioned
 from controlplane.publishing import publisher
 from controlplane.publishing.models import OutboxEntry
 
@@ -36,8 +39,13 @@ def change(*, actor: Actor, reason: str = "") -> Iterator["Change"]:
     pending because the store is unavailable, and Celery then retries.
 
     Raises:
+        ValidationError: The reason has characters that are not printable. The block does not run.
         Every exception of the block. Nothing is changed then. An unavailable store raises nothing.
     """
+    try:
+        PRINTABLE(reason)
+    except ValidationError as exc:
+        raise ValidationError({"reason": exc}) from exc
     tx = Change(actor, reason)
     with transaction.atomic():
         yield tx
@@ -69,13 +77,26 @@ class Change:
         """
         Delete *obj* and the rows that depend on it, and write the audit entry and the outbox entries.
 
+        A management key that is limited to the deleted project is recorded too, and is revoked if it has no other.
+
         Raises:
             RestrictedError: A project or token still uses this policy.
         """
         for dependent in obj.dependents():
             self._touch_all(dependent)
+        narrowed = [(key, key.as_record()) for key in obj.narrowed_keys()] if isinstance(obj, Project) else []
         self.record(f"{obj._meta.model_name}.delete", obj, before=obj.as_record(), after=None)
         obj.delete()
+        for key, before in narrowed:
+            self._narrowed(key, before)
+
+    def _narrowed(self, key: ManagementKey, before: dict[str, Any]) -> None:
+        """Record that a project of a limited key was deleted. Revoke a key that has no project left."""
+        left = key.projects.exists()
+        if not left:
+            key.revoke(timezone.now())
+        action = "managementkey.narrow" if left else "managementkey.revoke"
+        self.record(action, key, before=before, after=key.as_record())
 
     def record(
         self, action: str, obj: models.Model, *, before: dict[str, Any] | None, after: dict[str, Any] | None

@@ -7,11 +7,9 @@ A document always describes the present state, so the order and the repetition o
 import json
 import logging
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.db import connection, transaction
 from django.db.models import Prefetch, QuerySet
 
 from controlplane.core.instants import microseconds
@@ -28,17 +26,6 @@ logger = logging.getLogger(__name__)
 EXPIRED_FOR = timedelta(days=1)
 
 Document = dict[str, Any]
-
-
-@contextmanager
-def snapshot() -> Iterator[None]:
-    """Run the block in a transaction in which all reads see the same state of the database."""
-    outermost = not connection.in_atomic_block
-    with transaction.atomic():
-        if outermost and connection.vendor == "postgresql":
-            with connection.cursor() as cursor:
-                cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-        yield
 
 
 def documents(wanted: Iterable[tuple[str, str]]) -> dict[str, Document | None]:

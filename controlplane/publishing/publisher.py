@@ -22,6 +22,7 @@ from django.utils import timezone
 from controlplane.core import store
 from controlplane.core.instants import microseconds
 from controlplane.core.locks import hold
+from controlplane.core.snapshots import snapshot
 from controlplane.projects.models import Token
 from controlplane.publishing import compile
 from controlplane.publishing.models import OutboxEntry, Revision
@@ -135,7 +136,7 @@ def publish_next(client: redis.Redis, most_tokens: int | None = None) -> int | N
     for _ in range(ATTEMPTS):
         # Read before anything is read from SQL, as the docstring of this module explains.
         state = store.StoreState.read(client)
-        with compile.snapshot():
+        with snapshot():
             work = Work.pending()
             if not work.entries:
                 return None

@@ -10,6 +10,7 @@ from django.utils import timezone
 
 from controlplane.core import store
 from controlplane.core.locks import hold
+from controlplane.core.snapshots import snapshot
 from controlplane.projects.models import Token
 from controlplane.publishing import compile, publisher
 from controlplane.publishing.models import OutboxEntry
@@ -92,7 +93,7 @@ def _emptied_or_set_back(client: redis.Redis) -> list[Difference]:
 def _differing(client: redis.Redis) -> Iterator[Difference]:
     # The store is read before SQL. A change between the two is then newer in SQL, and has its own outbox entry.
     found = client.hgetall(store.keys().documents)
-    with compile.snapshot():
+    with snapshot():
         expected = compile.all_documents()
     for name in sorted((found.keys() | expected.keys()) - set(OWN_FIELDS)):
         if _parsed(found.get(name)) != expected.get(name):

@@ -14,7 +14,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from controlplane.api.authentication import LimitedKey
-from controlplane.api.fields import InstantField, LimitReferenceField, ReferenceField, StringField
+from controlplane.api.fields import InstantField, LimitReferenceField, ReasonField, ReferenceField
 from controlplane.api.pagination import CursorPage
 from controlplane.api.problems import StoreUnavailable
 from controlplane.api.serializers import ListQuery, QuerySerializer, StrictSerializer
@@ -142,8 +142,7 @@ class UsageView(ApiView):
     def get_queryset(self) -> QuerySet[UsageRow]:
         query = self.query
         rows = UsageRow.objects.filter(period=query["step"], at__gte=query["from"], at__lt=query["to"])
-        if self.access.project_ids is not None:
-            rows = rows.filter(project_id__in=self.access.project_ids)
+        rows = self.access.within(rows, "project_id")
         if "project" in query:
             rows = rows.filter(project_id=query["project"].pk)
         rows = rows.filter(**{column: query[name] for name, column in TEXTS.items() if name in query})
@@ -214,11 +213,10 @@ class HolderQuery(QuerySerializer):
 class ResetSerializer(StrictSerializer):
     limit = LimitReferenceField(
         required=False,
-        allow_null=True,
         help_text="policy-slug/limit-name of the token's policy, else of the project's, else of the global policy. "
         "If left out, all limits of the policy of the token, or of the project.",
     )
-    reason = StringField(max_length=500, help_text="The reason, which the audit keeps.")
+    reason = ReasonField()
 
 
 class ResetDoneSerializer(serializers.Serializer):
@@ -277,7 +275,7 @@ class CounterView(ApiView):
         if limit.partition_by:
             message = "Must not be partitioned, because its counters cannot be named. They end with their window."
             raise ValidationError({"limit": [ErrorDetail(message, code="partitioned")]})
-        if scope == "global" and self.access.project_ids is not None:
+        if scope == "global" and not self.access.all_projects:
             raise LimitedKey
 
 
@@ -289,7 +287,7 @@ def _as_problems() -> Iterator[None]:
     except STORE_ERRORS as exc:
         raise StoreUnavailable from exc
     except counters.Forgotten as exc:
-        raise NotFound("This token expired long ago and has no counters.") from exc
+        raise NotFound("It is deleted, or expired long ago, and has no counters.") from exc
 
 
 def _slugs(page: list[UsageRow]) -> dict[str, str]:

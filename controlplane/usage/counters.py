@@ -11,6 +11,7 @@ from django.utils import timezone
 
 from controlplane.core import store
 from controlplane.core.instants import microseconds
+from controlplane.core.snapshots import snapshot
 from controlplane.fleet.models import Instance
 from controlplane.policies.models import Limit
 from controlplane.projects.models import Project, Token
@@ -25,7 +26,7 @@ from enforcement.store.client import with_library
 
 
 class Forgotten(LookupError):
-    """Raised for a token that expired so long ago that enforcers no longer know it."""
+    """Raised for a holder that is deleted by now, or a token that expired so long ago that enforcers do not know it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +45,18 @@ class HolderDocuments:
         Return the documents that enforcers have for *holder*, compiled from SQL.
 
         Raises:
-            Forgotten: The holder is a token that enforcers no longer know.
+            Forgotten: The holder is deleted by now, or is a token that enforcers no longer know.
         """
+        with snapshot():
+            return cls._of(holder, now)
+
+    @classmethod
+    def _of(cls, holder: Token | Project, now: datetime) -> "HolderDocuments":
         token = _token(holder, now) if isinstance(holder, Token) else None
         name = f"project:{token.project if token else holder.pk}"
         compiled = compile.documents([tuple(name.split(":")), ("global", "")])
+        if compiled[name] is None:
+            raise Forgotten
         project = documents.parse_project(documents.dumps(compiled[name]))
         everywhere = compiled["global"]["policy"]
         attached = {everywhere, project.policy, token and token.policy} - {None}

@@ -10,6 +10,7 @@ from typing import Any
 
 from django.db.models import Model, QuerySet
 
+from controlplane.core.text import escaped
 from controlplane.fleet import outages
 from controlplane.fleet.outages import Outage
 from controlplane.policies.models import Policy
@@ -108,10 +109,11 @@ def _is_over(day: date, now: datetime) -> bool:
 
 
 def _line(row: UsageRow, names: dict[str, str]) -> ReportLine:
+    """Return the line of a row. Names are escaped, because old ones may control a terminal."""
     limit = f"{names.get(row.policy_id, row.policy_id)}/{row.limit_name}" if row.limit_name else ""
     counts = {name: getattr(row, name) for name in COUNTS}
     project, token = names.get(row.project_id, row.project_id), names.get(row.token_id, row.token_id)
-    return ReportLine(project, token, row.token_id, limit, row.unit, **counts)
+    return ReportLine(escaped(project), escaped(token), row.token_id, escaped(limit), row.unit, **counts)
 
 
 def _names(rows: list[UsageRow]) -> dict[str, str]:

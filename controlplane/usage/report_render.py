@@ -3,14 +3,16 @@
 import csv
 import io
 from collections.abc import Iterator, Sequence
+from unicodedata import normalize
 
 from django.template.loader import render_to_string
 
+from controlplane.core.text import escaped, visible
 from controlplane.usage.report import Report, ReportLine
 
 CSV_COLUMNS = ("project", "token", "token_id", "limit", "unit", "allowed", "denied", "would_deny", "cost")
 # A spreadsheet takes a cell that starts so for a formula, and users choose the names of tokens.
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
+FORMULA = ("=", "+", "-", "@")
 MOST_TOKENS_SHOWN = 200
 
 
@@ -66,5 +68,12 @@ def _table(title: str, name: str, lines: Sequence[ReportLine]) -> Iterator[str]:
 
 
 def cell(value: str | int) -> str | int:
-    """Return the value of a cell, with an apostrophe before a string that a spreadsheet would take for a formula."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+    """
+    Return the value of a cell, with an apostrophe before a string that a spreadsheet would take for a formula.
+
+    Spreadsheets skip white space and controls at the start, and some of them read a full-width "＝" as "=".
+    """
+    if not isinstance(value, str):
+        return value
+    start = visible(normalize("NFKC", value)).lstrip()
+    return f"'{escaped(value)}" if start.startswith(FORMULA) else escaped(value)

@@ -193,7 +193,7 @@ def limited(
     key: Key,
     scope: str | None = None,
     costs: Costs | Callable[[Any], Costs] = 1,
-    methods: Sequence[str] = (),
+    methods: Sequence[str] | None = None,
 ) -> Callable[[View], View]:
     """
     Return a decorator of sync and async views that charges each request to limits in code.
@@ -207,7 +207,7 @@ def limited(
             function of the request returns a string, an integer or a UUID, or None to exempt the request.
         scope: Name of the counters. None: that of the view. Views of the same scope share counters.
         costs: The costs of a request, or a function of the request that returns them.
-        methods: HTTP methods that are limited. By default all.
+        methods: HTTP methods that are limited, at least one. None: all.
     Raises:
         ValueError: Limits, key, scope, costs or methods are not valid.
         TypeError: *limits* holds something that is not a limit.
@@ -226,20 +226,23 @@ def limited(
 class _ViewLimit:
     """The limits in code of one view, and whom they count."""
 
-    def __init__(self, limits: Declared, key: Key, scope: str | None, costs: Any, methods: Sequence[str]) -> None:
+    def __init__(self, limits: Declared, key: Key, scope: str | None, costs: Any, methods: Any) -> None:
         self.limits = declared(limits)
         if isinstance(key, str) and key not in ("ip", "user", "all"):
             raise ValueError(f"key: must be 'ip', 'user', 'all' or a function of the request, got {key!r}.")
-        if isinstance(methods, str) or any(method != method.upper() for method in methods):
-            raise ValueError(f"methods: must be a list of HTTP methods in capitals, got {methods!r}.")
+        # An empty list is refused, because it would say that no method is limited and could mean all of them.
+        if methods is not None and (
+            isinstance(methods, str) or not methods or any(method != method.upper() for method in methods)
+        ):
+            raise ValueError(f"methods: must be a list of at least one HTTP method in capitals, got {methods!r}.")
         self._key = key
         self._scope = None if scope is None else check_scope(scope)
         self._costs = costs if callable(costs) else check_costs(costs)
-        self._methods = frozenset(methods)
+        self._methods = None if methods is None else frozenset(methods)
 
     def applies_to(self, request: Any) -> bool:
         """Return whether the method of the request is limited."""
-        return not self._methods or request.method in self._methods
+        return self._methods is None or request.method in self._methods
 
     def caller(self, request: Any) -> Any:
         """Return the user or the key that a request is counted by, or an awaitable of it."""

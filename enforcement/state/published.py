@@ -220,6 +220,11 @@ class PublishedState:
                 if known:
                     parsed[name] = known
                 problems.append(DocumentProblem(name, str(exc), whole=name == "global" and not known))
+        if "global" not in texts and "global" in self._parsed:
+            # A publisher that has written it writes it always, also if no policy is global. A document that got lost
+            # does not lift the global limits.
+            parsed["global"] = self._parsed["global"]
+            problems.append(DocumentProblem("global", "is missing"))
         return parsed, problems
 
     def _replace(

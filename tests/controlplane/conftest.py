@@ -1,13 +1,20 @@
 import json
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
 from datetime import datetime, timedelta
+from http.client import HTTPConnection
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import redis
 from django.http import HttpResponse
 from django.test import Client
 from django.utils import timezone
+from pytest_django.live_server_helper import LiveServer
 
 from controlplane.fleet.models import Instance
 from controlplane.projects.actions import issue_token
@@ -54,6 +61,44 @@ def api(call: Call, key: ManagementKey) -> Call:
         return call(method, path, body, key=key, **headers)
 
     return send
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a server said over a socket."""
+
+    status_code: int
+    headers: dict[str, str]
+    body: Any
+
+
+@pytest.fixture
+def web(transactional_db: None, live_server: LiveServer) -> Callable[..., Answer]:
+    """``call`` over a socket to a real server, where each request has a thread and a database connection."""
+    address = urlsplit(live_server.url).netloc
+
+    def send(method: str, path: str, body: Any = None, *, key: ManagementKey, **headers: str) -> Answer:
+        sent = {"Authorization": f"Bearer {key.secret}", "Content-Type": "application/json"}
+        sent |= {name.replace("_", "-"): value for name, value in headers.items()}
+        with closing(HTTPConnection(address, timeout=60)) as connection:
+            connection.request(method, f"/api/v1/{path}", None if body is None else json.dumps(body), sent)
+            response = connection.getresponse()
+            text = response.read()
+        return Answer(response.status, dict(response.getheaders()), json.loads(text) if text else None)
+
+    return send
+
+
+def at_once(calls: Sequence[Callable[[], Any]]) -> list[Any]:
+    """Return what the calls return that all begin at the same moment, each in a thread of its own."""
+    barrier = threading.Barrier(len(calls))
+
+    def begin(one: Callable[[], Any]) -> Any:
+        barrier.wait()
+        return one()
+
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return list(pool.map(begin, calls))
 
 
 @pytest.fixture

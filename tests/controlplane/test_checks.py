@@ -29,6 +29,8 @@ def test_safe_settings_raise_nothing(settings):
         ("SECRET_KEY", "a" * 60, "sluicegate.E002"),
         ("SECRET_KEY", "django-insecure-" + "0123456789" * 5, "sluicegate.E002"),
         ("ALLOWED_HOSTS", ["*"], "sluicegate.E003"),
+        ("TRUSTED_PROXIES", ["10.0.0.0/33"], "sluicegate.E005"),
+        ("METRICS_NETWORKS", ["here"], "sluicegate.E005"),
     ],
 )
 def test_an_unsafe_setting_is_an_error_with_a_remedy(settings, name, value, expected):

@@ -1,5 +1,6 @@
 import pytest
 from django.db import DatabaseError, connection
+from django.test import Client
 from prometheus_client.parser import text_string_to_metric_families
 
 from controlplane.publishing.models import Revision
@@ -92,3 +93,37 @@ def test_metrics_name_no_key_and_do_not_grow_with_use(call, store):
         TokenFactory.create_batch(10, project=project)
 
     assert set(numbers(call)) == before
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "trusted", "status"),
+    [
+        ("127.0.0.1", None, [], 200),
+        ("10.1.2.3", None, [], 200),
+        ("8.8.8.8", None, [], 403),
+        ("2001:db8::1", None, [], 403),
+        ("127.0.0.1", "8.8.8.8", [], 403),
+        ("127.0.0.1", "10.1.2.3", [], 403),
+        ("127.0.0.1", "8.8.8.8", ["127.0.0.1"], 403),
+        ("127.0.0.1", "10.1.2.3", ["127.0.0.1"], 200),
+        ("", None, [], 403),
+    ],
+)
+def test_metrics_are_for_private_networks(settings, peer, forwarded, trusted, status):
+    """Whoever comes from the Internet, or through a proxy of which nobody said that it is one, does not read them."""
+    settings.TRUSTED_PROXIES = trusted
+    headers = {"X-Forwarded-For": forwarded} if forwarded else {}
+
+    response = Client(REMOTE_ADDR=peer, headers=headers).get("/metrics")
+
+    assert response.status_code == status
+
+
+def test_the_networks_of_metrics_can_be_chosen(settings):
+    """An empty list is nobody."""
+    settings.METRICS_NETWORKS = ["8.8.8.0/24"]
+    assert Client(REMOTE_ADDR="8.8.8.8").get("/metrics").status_code == 200
+    assert Client(REMOTE_ADDR="127.0.0.1").get("/metrics").status_code == 403
+
+    settings.METRICS_NETWORKS = []
+    assert Client(REMOTE_ADDR="8.8.8.8").get("/metrics").status_code == 403

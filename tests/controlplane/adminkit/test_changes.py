@@ -242,6 +242,32 @@ def test_a_management_key_is_issued_with_its_scopes(as_ann):
     assert [entry.action for entry in AuditEntry.objects.all()] == ["managementkey.create"]
 
 
+@pytest.mark.parametrize(
+    ("chosen", "message"),
+    [
+        ({}, "Name at least one project, or choose all projects."),
+        ({"all_projects": "on", "projects": "some"}, "Must be empty for a key that works for every project."),
+    ],
+    ids=["neither", "both"],
+)
+def test_the_form_of_a_key_asks_what_it_may_reach(as_ann, chosen, message):
+    """Nothing chosen is not everything."""
+    some = {"projects": [ProjectFactory().pk]} if "projects" in chosen else {}
+
+    response = as_ann.post("/admin/projects/managementkey/add/", {"name": "ci", "scopes": ["*"], **chosen, **some})
+
+    assert errors_of(response) == {"projects": [message]}
+    assert not ManagementKey.objects.exists()
+
+
+def test_a_key_of_all_projects_says_so(as_ann):
+    """On its page, and in the audit."""
+    as_ann.post("/admin/projects/managementkey/add/", {"name": "ci", "scopes": ["*"], "all_projects": "on"})
+
+    key = ManagementKey.objects.get()
+    assert (key.all_projects, AuditEntry.objects.get().after["all_projects"]) == (True, True)
+
+
 def test_a_revoked_token_is_published_as_such(as_ann, store):
     """The dialog's answer leads back to the token."""
     token = TokenFactory()
@@ -326,7 +352,8 @@ def test_selected_projects_are_deleted_one_by_one(as_ann, store):
 
 def test_an_override_is_saved_by_the_same_verb_as_elsewhere(as_ann, store):
     """It says who granted it, and is published with its holder."""
-    limit, token = LimitFactory(), TokenFactory()
+    limit = LimitFactory()
+    token = TokenFactory(policy=limit.policy)
     fields = {"limit": limit.pk, "token": token.pk, "quota": 500, "reason": "launch", "ends_at": "2027-01-01T00:00"}
 
     as_ann.post("/admin/policies/override/add/", fields)
@@ -343,7 +370,52 @@ def test_an_override_for_two_holders_is_refused(as_ann):
 
     response = as_ann.post("/admin/policies/override/add/", fields)
 
-    assert "Choose a token or a project, one of the two." in str(errors_of(response)["__all__"])
+    assert errors_of(response) == {"project": ["Choose a token or a project, one of the two."]}
+
+
+def test_an_override_without_a_holder_is_refused_at_the_field(as_ann):
+    """Once, and not above the form."""
+    response = as_ann.post("/admin/policies/override/add/", {"limit": LimitFactory().pk, "quota": 5, "reason": "x"})
+
+    assert errors_of(response) == {"token": ["Choose a token or a project, one of the two."]}
+
+
+@pytest.mark.parametrize(
+    ("changed", "field", "message"),
+    [
+        (
+            {"token": "same policy", "ends_at": "2020-01-01T00:00"},
+            "ends_at",
+            "Must be in the future, got 2020-01-01T00:00:00+00:00.",
+        ),
+        ({"token": "another policy"}, "limit", "Must apply to "),
+        ({}, "limit", " already exists, with the quota 700 and the id ovr_"),
+    ],
+    ids=["past end", "limit of another policy", "duplicate"],
+)
+def test_an_override_that_would_do_nothing_is_refused_at_its_field(as_ann, changed, field, message):
+    """The form says why, and names the override that is there already."""
+    present = OverrideFactory(quota=700)
+    fields = {"limit": present.limit_id, "token": present.token_id, "quota": 5, "reason": "x", **changed}
+    if "token" in changed:
+        fields["token"] = TokenFactory(policy=present.limit.policy if changed["token"] == "same policy" else None).pk
+
+    response = as_ann.post("/admin/policies/override/add/", fields)
+
+    assert list(errors_of(response)) == [field]
+    (error,) = errors_of(response)[field]
+    assert message in error
+    assert Override.objects.count() == 1
+
+
+def test_a_token_that_has_ended_already_is_not_created(as_ann):
+    """No page shows the secret of a dead token."""
+    fields = {"project": ProjectFactory().pk, "name": "ci", "expires_at": "2020-01-01T00:00"}
+
+    response = as_ann.post(f"{TOKENS}add/", fields)
+
+    assert errors_of(response) == {"expires_at": ["Must be in the future, got 2020-01-01T00:00:00+00:00."]}
+    assert not Token.objects.exists()
 
 
 def test_a_policy_is_made_global_and_back(as_ann, store):

@@ -51,13 +51,13 @@ class Rule:
 
 
 POLICY = {**NAMED, "limits": []}
-OWN_POLICY = {**POLICY, "project": "theirs"}
-OVERRIDE = {"limit": "theirs/per-minute", "project": "theirs", "quota": 1, **REASON}
+OWN_POLICY = {**POLICY, "slug": "theirs--new", "project": "theirs"}
+OVERRIDE = {"limit": "theirs--used/per-minute", "project": "theirs", "quota": 1, **REASON}
 RULES = {
     ("projects", "GET"): Rule("projects:read", 200, 200, 200),
     ("projects", "POST"): Rule("projects:write", 201, FORBIDDEN, FORBIDDEN, NAMED),
     ("projects/theirs", "GET"): Rule("projects:read", 200, MISSING, 200),
-    ("projects/theirs", "PUT"): Rule("projects:write", 200, MISSING, 200, NAMED),
+    ("projects/theirs", "PUT"): Rule("projects:write", 200, MISSING, 200, {**NAMED, "slug": "theirs"}),
     ("projects/theirs", "PATCH"): Rule("projects:write", 200, MISSING, 200, {"name": "New"}),
     ("projects/theirs", "DELETE"): Rule("projects:write", 204, MISSING, 204),
     ("projects/theirs/tokens", "GET"): Rule("tokens:read", 200, MISSING, 200),
@@ -83,7 +83,7 @@ RULES = {
     ("revisions", "GET"): Rule("revisions:read", 200, FORBIDDEN, FORBIDDEN),
     ("revisions/1", "GET"): Rule("revisions:read", 200, FORBIDDEN, FORBIDDEN),
     ("revisions/1/rollback", "POST"): Rule("revisions:write", 200, FORBIDDEN, FORBIDDEN, REASON),
-    ("instances", "GET"): Rule("instances:read", 200, 200, 200),
+    ("instances", "GET"): Rule("instances:read", 200, FORBIDDEN, FORBIDDEN),
     ("usage", "GET"): Rule("usage:read", 200, 400, 200, query="?project=theirs"),
     ("counters", "GET"): Rule("counters:read", 200, MISSING, 200, query="?token={token}"),
     ("counters/reset", "POST"): Rule("counters:reset", 200, MISSING, 200, REASON, "?token={token}"),
@@ -141,10 +141,13 @@ def ids(store) -> dict[str, str]:
     """A project "theirs" with everything that a project can have, and another one."""
     project = ProjectFactory(slug="theirs")
     ProjectFactory(slug="mine")
-    limit = LimitFactory(policy=PolicyFactory(slug="theirs", project=project), name="per-minute")
+    PolicyFactory(slug="theirs", project=project)
+    limit = LimitFactory(policy=PolicyFactory(slug="theirs--used", project=project), name="per-minute")
+    project.policy = limit.policy
+    project.save()
     token = TokenFactory(project=project)
     Revision.objects.create(number=1, changes={"full": True, "documents": {}})
-    return {"token": token.pk, "override": OverrideFactory(limit=limit, token=token).pk}
+    return {"token": token.pk, "override": OverrideFactory(limit=limit, token=token, quota=3).pk}
 
 
 def key_of(*scopes: str, project: str = "") -> ManagementKey:

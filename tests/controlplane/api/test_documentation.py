@@ -4,6 +4,7 @@ import re
 import pytest
 from django.contrib.staticfiles import finders
 from drf_spectacular.validation import validate_schema
+from jsonschema import Draft202012Validator
 
 from controlplane.api.limit_schema import LIMIT
 from enforcement.model.limits import Limit
@@ -95,3 +96,60 @@ def test_what_the_page_refers_to_is_there(call):
     assert len(found) >= 4
     assert [path for path in found if path.startswith("/static/") and not finders.find(path[8:])] == []
     assert [path for path in found if not path.startswith("/static/")] == ["/api/v1/docs/?script="]
+
+
+def test_every_operation_has_a_summary_and_a_description_of_its_own(openapi):
+    """A list of operations tells them apart: nobody has to read the address to know what is created or deleted."""
+    summaries = [operation["summary"] for _, operation in operations(openapi)]
+    descriptions = [operation["description"] for _, operation in operations(openapi)]
+
+    twins = {summary for summary in summaries if summaries.count(summary) > 1}
+    assert twins == set()
+    assert len(set(descriptions)) == len(descriptions)
+
+
+def test_the_server_is_the_one_that_sent_the_document(openapi):
+    """A relative address is true wherever the server stands."""
+    assert openapi["servers"] == [{"url": "/"}]
+
+
+def test_412_is_listed_where_if_match_is(openapi):
+    """A client generator offers the condition for each operation that heeds it."""
+    for name, operation in operations(openapi):
+        conditional = "If-Match" in [parameter["name"] for parameter in operation.get("parameters", [])]
+        assert conditional == ("412" in operation["responses"]), name
+
+
+def test_the_headers_of_every_response_are_documented(openapi):
+    """Those of the view itself; the HTTP server has none of them."""
+    for name, operation in operations(openapi):
+        for status, response in operation["responses"].items():
+            if status not in ("414", "431"):
+                assert {"X-Request-Id", "Cache-Control"} <= set(response["headers"]), name
+        assert "Retry-After" in operation["responses"]["503"]["headers"], name
+
+
+def test_created_changed_and_deleted_are_in_the_audit_as_documented(api, openapi):
+    """A created object had no fields before, a deleted one has none afterwards: null, once."""
+    api("POST", "projects", {"slug": "chat", "name": "Chat"})
+    api("PATCH", "projects/chat", {"name": "Talk"})
+    api("DELETE", "projects/chat")
+
+    entries = api("GET", "audit").json()["results"]
+
+    validator = Draft202012Validator({**openapi["components"]["schemas"]["Audit"], "components": openapi["components"]})
+    assert [(entry["before"] is None, entry["after"] is None) for entry in entries] == [
+        (False, True),
+        (False, False),
+        (True, False),
+    ]
+    assert [error.message for entry in entries for error in validator.iter_errors(entry)] == []
+
+
+def test_the_rule_of_names_is_in_the_document(openapi):
+    """A form that is made from it refuses the same names."""
+    schemas = openapi["components"]["schemas"]
+
+    for schema in ("ProjectRequest", "TokenRequest", "PolicyRequest"):
+        pattern = re.compile(schemas[schema]["properties"]["name"]["pattern"])
+        assert [name for name in ("für Jörg", "a\nb", "\x1b[31m", "\u202ea") if pattern.search(name)] == ["für Jörg"]

@@ -1,4 +1,6 @@
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 
 from controlplane.policies.models import AuditEntry
 from tests.factories import PolicyFactory, ProjectFactory, TokenFactory
@@ -139,3 +141,19 @@ def test_instances_are_listed_by_whether_they_run(api, instance, lost_at, runnin
     instance("gone", seen_at=lost_at)
 
     assert [row["id"] for row in api("GET", f"instances?running={running}").json()["results"]] == ids
+
+
+@pytest.mark.skipif(connection.vendor != "sqlite", reason="PostgreSQL scans a table that is almost empty")
+@pytest.mark.parametrize("query", ["actor=nosuch", "action=nosuch", "object=nosuch", "actor=a&action=b"])
+def test_the_audit_is_searched_by_an_index(api, query):
+    """One filter cannot read every row of years, and the rows come in the order of the pages."""
+    with CaptureQueriesContext(connection) as done:
+        assert api("GET", f"audit?{query}").status_code == 200
+    (search,) = (one["sql"] for one in done.captured_queries if "policies_auditentry" in one["sql"])
+
+    with connection.cursor() as cursor:
+        cursor.execute(f"EXPLAIN QUERY PLAN {search}")
+        plan = [row[-1] for row in cursor.fetchall()]
+
+    assert len(plan) == 1, plan
+    assert plan[0].startswith("SEARCH policies_auditentry USING INDEX policies_audit_")

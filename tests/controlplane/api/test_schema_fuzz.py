@@ -10,8 +10,9 @@ from hypothesis import HealthCheck, settings
 from schemathesis.config import SchemathesisConfig
 from schemathesis.core.parameters import ParameterLocation
 
-from controlplane.policies.models import Override, Policy
+from controlplane.policies.models import AuditEntry, Override, Policy
 from controlplane.projects.models import Project, Token
+from controlplane.publishing.changes import Actor, change
 from controlplane.publishing.models import Revision
 from tests.factories import LimitFactory, OverrideFactory, PolicyFactory, ProjectFactory, TokenFactory
 from tests.scale import scale
@@ -25,6 +26,8 @@ SEEDS, EXAMPLES = scale(((20261124,), 3), ((20261124, 1, 2), 20))
 RULES = {
     *("does_not_exist", "unique", "unique_together", "immutable", "invalid_limit", "range", "needs_limit", "blank"),
     *("rule", "fraction", "parse_error", "invalid_cursor", "null_characters_not_allowed", "one_of_two"),
+    *("does_not_apply", "past", "ended"),
+    "unprintable",  # of the tag characters beyond the Basic Multilingual Plane, which the pattern leaves out
 }
 
 
@@ -65,7 +68,13 @@ def rows() -> dict[str, dict[str, str]]:
     limit = policy.limits.first() or LimitFactory(policy=policy)
     project = Project.objects.filter(slug="chat").first() or ProjectFactory(slug="chat", policy=policy)
     token = Token.objects.filter(project=project, revoked_at=None).first() or TokenFactory(project=project)
-    override = Override.objects.first() or OverrideFactory(limit=limit, token=token)
+    Token.objects.filter(pk=token.pk).update(policy=policy)
+    override = Override.objects.first() or OverrideFactory(limit=limit, token=Token.objects.get(pk=token.pk))
+    if not AuditEntry.objects.exists():
+        with change(actor=Actor("ann", "api")) as tx:
+            tx.created(project)
+            tx.updated(policy, policy.as_record())
+            tx.delete(TokenFactory(project=project))
     Revision.objects.get_or_create(number=1, defaults={"changes": {"full": True, "documents": {}}})
     return {
         "projects": {"slug": project.slug},

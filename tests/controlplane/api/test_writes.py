@@ -80,7 +80,33 @@ def test_the_audit_says_who_and_why(api):
     assert (entry.reason, entry.request_id) == ("launch", "req-7")
 
 
-@pytest.mark.parametrize("reason", ["x" * 501, "a\tb"], ids=["too long", "unprintable"])
+@pytest.mark.parametrize(
+    "reason",
+    ["für Jörg", "für 5 €", "日本", "a\u00a0b", "é" * 500, "plain"],
+    ids=["umlauts", "euro", "kanji", "no-break space", "longest", "plain"],
+)
+def test_a_reason_is_read_as_utf_8(api, reason):
+    """A WSGI server passes each byte that curl sent as one character."""
+    sent = reason.encode().decode("latin-1")
+
+    response = api("POST", "projects", {"slug": "chat", "name": "Chat"}, sluicegate_reason=sent)
+
+    assert response.status_code == 201
+    assert AuditEntry.objects.get().reason == reason
+
+
+def test_a_reason_in_latin_1_is_read_as_such(api):
+    """Older clients send it, and their bytes are no UTF-8."""
+    api("POST", "projects", {"slug": "chat", "name": "Chat"}, sluicegate_reason="für Jörg")
+
+    assert AuditEntry.objects.get().reason == "für Jörg"
+
+
+@pytest.mark.parametrize(
+    "reason",
+    ["x" * 501, ("é" * 501).encode().decode("latin-1"), "a\tb", "\u202ea".encode().decode("latin-1"), "a\x85"],
+    ids=["too long", "too long in UTF-8", "unprintable", "right to left", "NEL"],
+)
 def test_a_reason_that_could_not_be_kept_is_refused(api, reason):
     """Nothing is cut off silently."""
     response = api("POST", "projects", {"slug": "chat", "name": "Chat"}, sluicegate_reason=reason)
@@ -254,7 +280,7 @@ def test_tokens_are_listed_by_status(api, status):
 def test_an_override_names_its_limit_and_its_holder(api):
     """By slugs and ids that people know."""
     limit = LimitFactory(policy=PolicyFactory(slug="free"), name="a/b")
-    ProjectFactory(slug="chat")
+    ProjectFactory(slug="chat", policy=limit.policy)
 
     body = {"limit": "free/a/b", "project": "chat", "quota": 500, "reason": "A launch"}
     response = api("POST", "overrides", body)
@@ -265,14 +291,17 @@ def test_an_override_names_its_limit_and_its_holder(api):
     assert Override.objects.get().limit == limit
 
 
-def test_an_override_needs_one_holder(api):
-    """Not none, and not two."""
-    LimitFactory(policy=PolicyFactory(slug="free"), name="per-minute")
+@pytest.mark.parametrize("field", ["token", "project"])
+def test_an_override_needs_one_holder(api, field):
+    """Not none, and not two. The error is told once, at the field that is missing or that is too many."""
+    policy = LimitFactory(policy=PolicyFactory(slug="free"), name="per-minute").policy
+    token = TokenFactory(project=ProjectFactory(slug="chat"), policy=policy)
+    both = {"token": token.pk, "project": "chat"} if field == "project" else {}
 
-    response = api("POST", "overrides", {"limit": "free/per-minute", "quota": 5, "reason": "x"})
+    response = api("POST", "overrides", {"limit": "free/per-minute", "quota": 5, "reason": "x", **both})
 
     assert response.json()["errors"] == [
-        {"pointer": "#", "code": "rule", "detail": "Choose a token or a project, one of the two."}
+        {"pointer": f"#/{field}", "code": "one_of_two", "detail": "Choose a token or a project, one of the two."}
     ]
 
 

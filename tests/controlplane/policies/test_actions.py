@@ -134,7 +134,8 @@ def test_limits_of_a_policy_are_few_and_distinct(actor, values, message):
 
 def test_an_override_is_published_with_its_holder(actor, store, token_document):
     """An enforcer finds it in the token's document."""
-    override = OverrideFactory.build(limit=LimitFactory(name="minute"), token=TokenFactory(), quota=500)
+    limit = LimitFactory(name="minute")
+    override = OverrideFactory.build(limit=limit, token=TokenFactory(policy=limit.policy), quota=500)
 
     with change(actor=actor) as tx:
         save_override(tx, override)
@@ -155,7 +156,7 @@ def test_an_override_is_published_with_its_holder(actor, store, token_document):
 def test_an_override_that_moves_is_taken_from_its_former_holder(actor):
     """Both documents change."""
     override = OverrideFactory()
-    former, override.token = override.token, TokenFactory()
+    former, override.token = override.token, TokenFactory(policy=override.limit.policy)
 
     with change(actor=actor) as tx:
         save_override(tx, override)

@@ -224,6 +224,7 @@ def test_a_policy_in_use_is_not_deleted(actor):
 def test_a_deleted_policy_takes_its_limits_and_overrides_along(actor, store, document, token_document):
     """No document names a limit that is gone."""
     override = OverrideFactory()
+    Token.objects.update(policy=None)  # a policy that somebody uses is not deleted
     with change(actor=actor) as tx:
         tx.created(override.limit.policy)
         tx.created(override)

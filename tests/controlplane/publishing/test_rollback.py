@@ -31,6 +31,15 @@ def roll_back(actor, number: int) -> int | None:
     return tx.revision
 
 
+def test_a_revision_that_does_not_say_what_was_global_changes_nothing_of_it(published, actor):
+    """What is missing is unknown, and not the choice of no policy."""
+    Revision.objects.filter(number=1).update(changes={"full": True, "documents": {}})
+
+    roll_back(actor, 1)
+
+    assert Policy.objects.get().is_global
+
+
 def test_a_policy_is_restored_with_its_limits(published, actor, document):
     """What enforcers were told then they are told again, under a new number."""
     policy = Policy.objects.get()

@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import pytest
 import redis
+from django.contrib.auth.models import User
 from django.db import connection
 from django.test import RequestFactory
 from django.utils import timezone
@@ -479,7 +480,9 @@ def test_counts_that_never_end_are_kept_as_long_as_the_store_keeps_them(store, l
 
 def told(name: str) -> str | None:
     """What the admin's first page says under this name."""
-    facts = dashboard.dashboard_callback(RequestFactory().get("/admin/"), {})["health"]
+    request = RequestFactory().get("/admin/")
+    request.user = User(is_superuser=True)
+    facts = dashboard.dashboard_callback(request, {})["health"]
     return next((f"{fact['state']} {fact['detail']}" for fact in facts if fact["name"] == name), None)
 
 

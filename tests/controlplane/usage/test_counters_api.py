@@ -1,4 +1,7 @@
+import threading
+
 import pytest
+from django.db import connection
 
 from controlplane.policies.models import AuditEntry
 from controlplane.projects.models import Project
@@ -161,6 +164,16 @@ def test_a_key_of_some_projects_resets_nothing_that_all_share(api, call, token):
     assert (response.status_code, response.json()["code"]) == (403, "key_limited_to_projects")
 
 
+def test_null_is_not_every_limit(api, token, used):
+    """A program that has not found the limit resets none. Whoever means all of them leaves the field out."""
+    response = api("POST", f"counters/reset?token={token}", {"reason": "x", "limit": None})
+
+    assert response.json()["errors"] == [
+        {"pointer": "#/limit", "code": "null", "detail": "This field may not be null."}
+    ]
+    assert shown(api, f"token={token}")[1] == ("free/hourly", "token", 100, 7, 93)
+
+
 def test_a_token_that_nobody_remembers_has_no_counters(api, store):
     """It expired days ago."""
     token = TokenFactory(expires_at="2020-01-01T00:00:00Z")
@@ -174,3 +187,24 @@ def test_a_reset_of_a_forgotten_token_leaves_its_project_alone(api, token, used)
 
     assert api("POST", f"counters/reset?token={gone.pk}", {"reason": "x"}).status_code == 404
     assert shown(api, "project=chat") == [("team/hourly", "project", 1000, 7, 993)]
+
+
+def test_counters_of_a_project_that_is_deleted_meanwhile_are_not_found(api, secret):
+    """The request has found the project, and its documents are gone: 404, and no error of the server."""
+    reads = []
+
+    def deleting(execute, sql, params, many, context):
+        if 'FROM "projects_project"' in sql and threading.current_thread() is here:
+            reads.append(sql)
+            if len(reads) == 2:
+                other = threading.Thread(target=lambda: (api("DELETE", "projects/chat"), connection.close()))
+                other.start()
+                other.join()
+        return execute(sql, params, many, context)
+
+    here = threading.current_thread()
+    for _ in range(2):  # deleted between the two reads, and before both
+        reads.clear()
+        with connection.execute_wrapper(deleting):
+            response = api("GET", "counters?project=chat")
+        assert response.status_code == 404

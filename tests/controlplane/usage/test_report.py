@@ -7,6 +7,7 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.utils import timezone
 
+from controlplane.core.text import escaped, unprintable
 from controlplane.usage import daily_reports, report, report_render, tasks
 from controlplane.usage.models import DailyReport
 from tests.controlplane.usage.conftest import NOON
@@ -92,14 +93,44 @@ def test_csv_has_a_line_a_token_and_limit(busy_day):
     assert {row["day"] for row in rows} == {"2026-11-23"}
 
 
-@pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@SUM(A1)"])
+@pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@SUM(A1)", " =1+1", "\u3000=1+1", "＝1+1", "＋1", "－1", "＠A1"])
 def test_a_name_is_no_formula_in_a_spreadsheet(name):
-    """A tenant's name for a token does not run in the operator's spreadsheet."""
+    """A tenant's name for a token does not run in the operator's spreadsheet, after a space or in full width either."""
     of_day(token_id=TokenFactory(name=name).pk, allowed=1)
 
     rows = list(csv.DictReader(io.StringIO(report_render.as_csv(report.build(DAY, NOON)))))
 
     assert rows[0]["token"] == f"'{name}"
+
+
+OLD_NAMES = {
+    "\n=cmd|calc": r"\n=cmd|calc",
+    "\t=1+1": r"\t=1+1",
+    "\x1b]0;pwned\x07\x1b[31mRED": r"\x1b]0;pwned\x07\x1b[31mRED",
+    "\u202egnp.exe": r"\u202egnp.exe",
+}
+
+
+@pytest.mark.parametrize(("name", "shown"), OLD_NAMES.items())
+@pytest.mark.parametrize("form", ["text", "csv", "html"])
+def test_an_old_name_controls_no_terminal(name, shown, form, capsys):
+    """Names from before the rule are shown with escapes, one row on one line, in every format."""
+    token = TokenFactory()
+    type(token).objects.update(name=name)
+    of_day(token_id=token.pk, denied=1)
+
+    call_command("daily_report", "--day", "2026-11-23", "--format", form)
+
+    printed = capsys.readouterr().out
+    assert shown in printed
+    assert name not in printed
+    assert {unprintable(line) for line in printed.split("\n")} == {""}
+
+
+@pytest.mark.parametrize("value", ["\n=cmd|calc", "\r\n+1", "\x1b=1+1", "\u200b＝1", "\n \t@A1"])
+def test_a_cell_is_judged_by_what_a_spreadsheet_sees(value):
+    """Line breaks, controls and invisible characters before a formula are skipped."""
+    assert report_render.cell(value) == f"'{escaped(value)}"
 
 
 def test_html_escapes_names():

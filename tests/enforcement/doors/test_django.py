@@ -637,6 +637,7 @@ def test_app_registers_the_checks(settings: Any) -> None:
         (lambda: limited("1/s", key="ip", costs=-1), ValueError, "costs: must be"),
         (lambda: limited("1/s", key="ip", methods="POST"), ValueError, "methods: must be a list"),
         (lambda: limited("1/s", key="ip", methods=["post"]), ValueError, "methods: must be a list"),
+        (lambda: limited("1/s", key="ip", methods=[]), ValueError, "methods: must be a list of at least one"),
     ],
 )
 def test_declaration_that_cannot_work_is_refused_at_import(declare: Any, error: Any, names: str) -> None:

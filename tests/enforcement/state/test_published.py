@@ -274,3 +274,23 @@ def test_project_is_read_strictly(documents: PublishedState) -> None:
     problems = documents.load(state(6, **{"project:proj_1": dumps(project("proj_2"))}))
 
     assert [problem.reason for problem in problems] == ["id: must be the id in the document's name, got 'proj_2'"]
+
+
+def test_a_global_document_that_got_lost_lifts_no_limits(documents: PublishedState) -> None:
+    """What is missing is unknown: it is reported, and the last choice stays, as that of a document that broke does."""
+    chosen = dumps({"schema": 1, "policy": "pol_1"})
+    assert documents.load(state(6, **{"global": chosen})) == []
+
+    problems = documents.load(state(7))
+
+    assert [(problem.document, problem.whole) for problem in problems] == [("global", False)]
+    assert (documents.current.revision, documents.current.global_policy) == (7, "pol_1")
+
+
+def test_no_policy_is_global_if_the_document_says_so(documents: PublishedState) -> None:
+    """A choice that was taken back is written down, not left out."""
+    documents.load(state(6, **{"global": dumps({"schema": 1, "policy": "pol_1"})}))
+
+    assert documents.load(state(7, **{"global": dumps({"schema": 1, "policy": None})})) == []
+
+    assert documents.current.global_policy is None

@@ -1,10 +1,15 @@
 from argparse import ArgumentParser
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError
+from django.utils import timezone
+from django.utils.dateparse import parse_datetime
 
+from controlplane.policies.describe import seconds_of
 from controlplane.projects.actions import issue_management_key
+from controlplane.projects.models import Project
 from controlplane.publishing.changes import Actor, change
 
 
@@ -16,12 +21,47 @@ class Command(BaseCommand):
         parser.add_argument(
             "--scopes", required=True, help="scopes with commas between them, for example projects:read,tokens:write"
         )
+        reach = parser.add_mutually_exclusive_group(required=True)
+        reach.add_argument("--projects", help="slugs of the projects for which the key works, with commas between them")
+        reach.add_argument("--all-projects", action="store_true", help="let the key work for every project")
+        parser.add_argument(
+            "--expires",
+            help='when the key ends, as a duration such as "90 days" or a time such as 2027-12-31T00:00:00Z; '
+            "if left out, never",
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        scopes = [scope.strip() for scope in options["scopes"].split(",") if scope.strip()]
+        reach = {"all_projects": options["all_projects"], "projects": _projects(_names(options["projects"] or ""))}
+        fields = {"name": options["name"], "scopes": _names(options["scopes"]), "expires_at": _end(options["expires"])}
         try:
             with change(actor=Actor("create_management_key", "command")) as tx:
-                _, secret = issue_management_key(tx, name=options["name"], scopes=scopes)
+                _, secret = issue_management_key(tx, **fields, **reach)
         except ValidationError as exc:
-            raise CommandError("; ".join(exc.messages)) from exc
+            errors = (f"{name}: {text}" for name, texts in exc.message_dict.items() for text in texts)
+            raise CommandError("; ".join(errors)) from exc
         self.stdout.write(secret)
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _projects(slugs: list[str]) -> list[Project]:
+    found = {project.slug: project for project in Project.objects.filter(slug__in=slugs)}
+    if unknown := [slug for slug in slugs if slug not in found]:
+        raise CommandError(f"projects: There is no project {', '.join(map(repr, unknown))}.")
+    return list(found.values())
+
+
+def _end(text: str | None) -> datetime | None:
+    """Return the instant that *text* names, as a duration from now or as a time with an offset."""
+    if text is None:
+        return None
+    try:
+        end = parse_datetime(text) or timezone.now() + timedelta(seconds=seconds_of(text))
+    except (ValueError, OverflowError):
+        end = None
+    if end is None or end.tzinfo is None:
+        message = 'Must be a duration such as "90 days" or a time with an offset such as 2027-12-31T00:00:00Z'
+        raise CommandError(f"expires: {message}, got {text!r}.")
+    return end.astimezone(UTC)

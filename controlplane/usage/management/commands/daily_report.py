@@ -12,7 +12,9 @@ FORMATS = {"csv": report_render.as_csv, "html": report_render.as_html, "text": r
 
 
 class Command(BaseCommand):
-    help = "Print the usage report of a day. If the day is over, the report is also saved for the admin."
+    help = (
+        "Print the usage report of a day. If the day is over, also save it, and the admin shows it under Daily reports."
+    )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--day", help="The day as YYYY-MM-DD in UTC. Default: yesterday.")

@@ -1,0 +1,62 @@
+"""The lock-out after failed log-ins, by name and address, and by address alone."""
+
+from datetime import timedelta
+from typing import Any
+
+from axes.attempts import get_cool_off_threshold
+from axes.handlers.database import AxesDatabaseHandler
+from axes.models import AccessAttempt
+from django.conf import settings
+from django.db.models import Max, QuerySet, Sum
+from django.http import HttpRequest, HttpResponse
+from django.utils import timezone
+
+from controlplane.core.error_page import error_page
+from controlplane.core.requests import client_address
+from enforcement.doors._http import network_of
+
+MINUTE = timedelta(minutes=1)
+
+
+def address_of(request: HttpRequest) -> str | None:
+    """
+    Return the address by which log-ins are counted, which is the client's behind trusted proxies, or None.
+
+    Of IPv6 it is the first address of the /64 network, because a client has all of the network.
+    """
+    address = client_address(request)
+    return address and network_of(address).partition("/")[0]
+
+
+class LockoutHandler(AxesDatabaseHandler):
+    """
+    The handler that also locks an address which fails with many names.
+
+    Otherwise one address could try a common password with every name.
+    """
+
+    def get_failures(self, request: HttpRequest, credentials: dict[str, Any] | None = None) -> int:
+        """Return the failures of this name at this address, or at least the limit if the address is locked."""
+        failures = super().get_failures(request, credentials)
+        by_address = failures_of(request.axes_ip_address, request).aggregate(n=Sum("failures_since_start"))["n"] or 0
+        locked = by_address >= settings.ADDRESS_FAILURE_LIMIT
+        return max(failures, settings.AXES_FAILURE_LIMIT) if locked else failures
+
+
+def failures_of(address: str | None, request: HttpRequest) -> QuerySet[AccessAttempt]:
+    """Return the failed log-ins from an address that still count."""
+    return AccessAttempt.objects.filter(ip_address=address, attempt_time__gte=get_cool_off_threshold(request))
+
+
+def locked_out(request: HttpRequest, response: HttpResponse | None, credentials: Any) -> HttpResponse:
+    """Return the page for a locked-out client, which says how long the lock-out lasts."""
+    last = failures_of(request.axes_ip_address, request).aggregate(at=Max("attempt_time"))["at"] or timezone.now()
+    left = max(last + settings.AXES_COOLOFF_TIME - timezone.now(), MINUTE)
+    minutes = -(-left // MINUTE)
+    sentence = (
+        f"Log-ins from your address are refused for {minutes} minute{'' if minutes == 1 else 's'}. Then try again, or "
+        "ask an administrator for a new password."
+    )
+    page = error_page(request, 429, "Too many failed log-ins", sentence)
+    page["Retry-After"] = str(minutes * 60)
+    return page

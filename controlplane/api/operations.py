@@ -1,0 +1,65 @@
+"""What the OpenAPI document says of each operation, in a line for lists and in a sentence or two for readers."""
+
+from typing import NamedTuple
+
+
+class Words(NamedTuple):
+    """The words for a resource, as in "Create a policy" and "List policies"."""
+
+    one: str
+    many: str
+
+
+RESOURCES = {
+    "projects": Words("project", "projects"),
+    "tokens": Words("token", "tokens"),
+    "policies": Words("policy", "policies"),
+    "overrides": Words("override", "overrides"),
+    "revisions": Words("revision", "revisions"),
+    "instances": Words("instance", "instances"),
+    "usage": Words("usage", "usage"),
+    "audit": Words("audit entry", "audit entries"),
+    "global": Words("global policy", "global policies"),
+}
+
+# For each action of the base classes: the summary, and the description before that of the resource.
+ACTIONS = {
+    "list": ("List {many}", "Return a page of the {many} that the key may see."),
+    "create": ("Create {a} {one}", "Create {a} {one} and return it. `Location` has its address."),
+    "retrieve": ("Read {a} {one}", "Return the {one}, with the `ETag` that a conditional change needs."),
+    "update": ("Replace {a} {one}", "Replace all fields of the {one}. A field that is left out gets its default."),
+    "partial_update": ("Change {a} {one}", "Change the fields that the body names. All others stay as they are."),
+    "destroy": ("Delete {a} {one}", "Delete the {one}, together with what belongs to it."),
+}
+# Operations whose words differ from those of their action, by operation id.
+SUMMARIES = {
+    "counters_retrieve": "Read the counters of a token or project",
+    "counters_reset": "Reset counters",
+    "global_retrieve": "Read the global policy",
+    "global_update": "Choose the global policy",
+    "revisions_rollback": "Roll back to a revision",
+    "tokens_revoke": "Revoke a token",
+    "tokens_rotate": "Rotate a token",
+    "usage_list": "List usage",
+}
+DESCRIPTIONS = {
+    "global_update": "Choose the policy, or null for none.",
+    "revisions_retrieve": "Return the revision with its documents, and the instances that do not run it yet.",
+}
+
+
+def summary_of(operation_id: str, resource: str, action: str) -> str:
+    """Return the summary of an operation, which is different for each."""
+    return SUMMARIES.get(operation_id) or _filled(ACTIONS[action][0], resource)
+
+
+def description_of(operation_id: str, resource: str, action: str) -> str:
+    """Return the description of an operation of the base classes, or "" for an action that describes itself."""
+    if operation_id in DESCRIPTIONS:
+        return DESCRIPTIONS[operation_id]
+    return _filled(ACTIONS[action][1], resource) if action in ACTIONS and resource in RESOURCES else ""
+
+
+def _filled(text: str, resource: str) -> str:
+    words = RESOURCES[resource]
+    return text.format(one=words.one, many=words.many, a="an" if words.one[0] in "aeio" else "a")

@@ -1,0 +1,79 @@
+"""The id of a request, the address of its client, and the log lines that name both."""
+
+import re
+import secrets
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse
+from django.utils.log import log_response
+from structlog.contextvars import bind_contextvars, bound_contextvars, clear_contextvars
+
+from enforcement.doors._http import TrustedProxies
+
+ID_HEADER = "X-Request-Id"
+_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
+
+
+def request_id(request: Any) -> str:
+    """
+    Return the id of a request, which is the value of X-Request-Id if that is valid, else a random one.
+
+    A request keeps its id.
+    """
+    request = getattr(request, "_request", request)  # the request of Django, if REST framework has wrapped it
+    if not hasattr(request, "sluicegate_id"):
+        sent = request.headers.get(ID_HEADER, "")
+        request.sluicegate_id = sent if _ID.fullmatch(sent) else f"req_{secrets.token_hex(12)}"
+    return request.sluicegate_id
+
+
+def client_address(request: Any) -> str | None:
+    """
+    Return the address of the client, found behind the proxies of the setting TRUSTED_PROXIES, or None if it has none.
+
+    The rule is that of the enforcing proxies, so one setting serves both.
+    """
+    peer = request.META.get("REMOTE_ADDR") or None  # empty over a Unix socket
+    return _proxies(tuple(settings.TRUSTED_PROXIES)).client(peer, [request.headers.get("X-Forwarded-For", "")])
+
+
+def came_through_unknown_proxy(request: Any) -> bool:
+    """Return whether a proxy that is not trusted forwarded the request, so that its peer is not the client."""
+    forwarded = "X-Forwarded-For" in request.headers or "Forwarded" in request.headers
+    return forwarded and not _proxies(tuple(settings.TRUSTED_PROXIES)).trusts(request.META.get("REMOTE_ADDR") or None)
+
+
+@lru_cache(maxsize=8)
+def _proxies(networks: tuple[str, ...]) -> TrustedProxies:
+    return TrustedProxies(networks)
+
+
+def log_author(name: str, channel: str) -> None:
+    """Add the author of the present request to its log lines, under the names that the audit uses."""
+    bind_contextvars(actor=name, channel=channel)
+
+
+class RequestLog:
+    """Add the id of a request to every log line that is written for it, and to its response."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        clear_contextvars()  # a thread serves many requests
+        with bound_contextvars(request_id=request_id(request)):
+            response = self.get_response(request)
+            response.headers.setdefault(ID_HEADER, request_id(request))
+            if response.status_code >= 400:
+                # Django would write this line after the last middleware, when the id is no longer bound.
+                log_response("%s: %s", response.reason_phrase, request.path, response=response, request=request)
+        clear_contextvars()
+        return response
+
+    def process_view(self, request: HttpRequest, *_: Any) -> None:
+        """Add the user of the admin to the log lines. Elsewhere a session is not even read."""
+        if request.path_info.startswith("/admin/") and request.user.is_authenticated:
+            log_author(request.user.get_username(), "admin")

@@ -1,0 +1,232 @@
+"""Who may see what in the admin, and the audit of who gave whom which permissions."""
+
+import pytest
+from django.contrib.auth.models import Group, Permission, User
+from django.urls import reverse
+from django.utils import timezone
+
+from controlplane.policies.models import AuditEntry
+from tests.controlplane.adminkit.conftest import PASSWORD
+from tests.factories import LimitFactory, PolicyFactory, ProjectFactory, TokenFactory, UsageRowFactory
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+USERS, GROUPS = "/admin/auth/user/", "/admin/auth/group/"
+
+
+@pytest.fixture
+def staff(client):
+    """``staff("projects.view_token")``: the session of somebody with these permissions and no others."""
+
+    def log_in(*rights: str):
+        user = User.objects.create_user("ron", password="irrelevant here", is_staff=True)
+        for right in rights:
+            app, _, codename = right.partition(".")
+            user.user_permissions.add(Permission.objects.get(content_type__app_label=app, codename=codename))
+        client.force_login(user)
+        return client
+
+    return log_in
+
+
+@pytest.fixture
+def tenants(instance) -> None:
+    """Something in every panel of the first page."""
+    soon = timezone.now() + timezone.timedelta(days=1)
+    token = TokenFactory(name="secret-token", project=ProjectFactory(slug="secret-project"), expires_at=soon)
+    limit = LimitFactory(policy=PolicyFactory(slug="secret-policy"), name="secret-limit")
+    now = timezone.now()
+    rows = [{}, {"policy_id": limit.policy_id, "limit_name": limit.name}]
+    for row in rows:
+        UsageRowFactory(at=now.replace(second=0, microsecond=0), token_id=token.pk, denied=77, **row)
+    instance("secret-instance", host="secret-host", decisions={})
+
+
+PARTS = {
+    "usage.view_usagerow": ["Decisions", ">77<"],
+    "projects.view_token": ["Tokens that expire within a week", "secret-token", "secret-project"],
+    "fleet.view_instance": ["secret-instance", "secret-host", "Degraded"],
+    "publishing.view_revision": ["not reachable"],
+    "publishing.view_outboxentry": ["nothing pending"],
+}
+
+
+def test_staff_without_permissions_see_nothing_of_tenants(staff, tenants):
+    """Each panel asks for the permission of what it links to."""
+    page = staff().get("/admin/").content.decode()
+
+    for text in (
+        "secret",
+        "77",
+        "Decisions",
+        "Most denied",
+        "Limits with most denials",
+        "expire",
+        "reachable",
+        "steps",
+    ):
+        assert text not in page, text
+    assert "no permission to see anything here" in page
+
+
+@pytest.mark.parametrize("right", PARTS)
+def test_a_permission_opens_its_own_panels(staff, tenants, right):
+    """And no others."""
+    page = staff(right).get("/admin/").content.decode()
+
+    for other, texts in PARTS.items():
+        for text in texts:
+            if other == right:
+                assert text in page, text
+            elif not any(text in own or own in text for own in PARTS[right]):
+                assert text not in page, text
+    assert "Most denied" not in page
+    assert "Limits with most denials" not in page
+
+
+@pytest.mark.parametrize(
+    ("right", "title", "name"),
+    [
+        ("projects.view_token", "Most denied tokens", "secret-token"),
+        ("policies.view_policy", "Limits with most denials", "secret-policy"),
+    ],
+)
+def test_a_list_of_denials_asks_for_usage_and_for_what_it_names(staff, tenants, right, title, name):
+    """Counts of others, and names of others."""
+    page = staff("usage.view_usagerow", right).get("/admin/").content.decode()
+
+    assert title in page
+    assert name in page
+
+
+def test_a_first_step_is_offered_to_those_who_may_take_it(staff):
+    """Its button leads to a page that would otherwise refuse them."""
+    page = staff("projects.add_project").get("/admin/").content.decode()
+
+    assert "Create a project" in page
+    assert "Create a token" not in page
+
+
+def test_the_overview_of_somebody_with_every_right_has_every_panel(as_ann, tenants):
+    """Nothing is hidden from an administrator."""
+    page = as_ann.get("/admin/").content.decode()
+
+    for text in [text for texts in PARTS.values() for text in texts]:
+        assert text in page, text
+
+
+@pytest.mark.parametrize(
+    ("rights", "existing", "status"),
+    [
+        ([], False, 403),
+        (["policies.view_policy"], False, 403),
+        (["policies.add_policy"], False, 200),
+        (["policies.add_policy"], True, 403),
+        (["policies.change_policy"], True, 200),
+    ],
+)
+def test_the_sentence_of_a_limit_asks_for_the_permission_of_its_form(staff, rights, existing, status):
+    """Whoever may not save the limit needs no sentence of it."""
+    policy = PolicyFactory(slug="chat")
+    fields = {"name": "m", "algorithm": "sliding_window", "quota": 1, "window_seconds": "1 minute", "unit": "requests"}
+
+    response = staff(*rights).post(
+        reverse("admin:policies_policy_sentence"), {**fields, "policy": policy.pk if existing else ""}
+    )
+
+    assert response.status_code == status
+
+
+def entries() -> list[tuple[str, str]]:
+    return list(AuditEntry.objects.order_by("id").values_list("action", "object_label"))
+
+
+def test_a_new_user_is_audited(as_ann):
+    """With the author, and without the password or its hash."""
+    secret = {"password1": PASSWORD, "password2": PASSWORD, "usable_password": "true"}
+
+    as_ann.post(f"{USERS}add/", {"username": "eve", **secret})
+
+    entry = AuditEntry.objects.get()
+    assert (entry.action, entry.object_label, entry.actor, entry.channel) == ("user.create", "eve", "ann", "admin")
+    assert (entry.after["username"], entry.after["is_staff"], entry.after["permissions"]) == ("eve", False, [])
+    assert PASSWORD not in str(entry.after)
+    assert User.objects.get(username="eve").password not in str(entry.after)
+
+
+def user_fields(user: User, **changed) -> dict:
+    joined = {"date_joined_0": "2026-01-01", "date_joined_1": "00:00:00", "date_joined": "2026-01-01T00:00"}
+    return {"username": user.username, "is_active": "on", **joined, **changed}
+
+
+def test_granting_permissions_is_audited(as_ann):
+    """Before and after, by name, with the reason."""
+    eve, group = User.objects.create_user("eve"), Group.objects.create(name="operators")
+    right = Permission.objects.get(codename="delete_project")
+    fields = user_fields(eve, is_staff="on", user_permissions=[right.pk], groups=[group.pk], change_reason="on call")
+
+    response = as_ann.post(f"{USERS}{eve.pk}/change/", fields)
+
+    assert response.status_code == 302, response.context["adminform"].form.errors
+    entry = AuditEntry.objects.get()
+    assert (entry.action, entry.object_label, entry.actor, entry.reason) == ("user.update", "eve", "ann", "on call")
+    granted = {name: (entry.before[name], entry.after[name]) for name in ("is_staff", "permissions", "groups")}
+    assert granted == {
+        "is_staff": (False, True),
+        "permissions": ([], ["projects.delete_project"]),
+        "groups": ([], ["operators"]),
+    }
+
+
+def test_a_form_of_a_user_that_changes_nothing_is_not_audited(as_ann):
+    """Pressing Save is no change by itself."""
+    eve = User.objects.create_user("eve")
+
+    assert as_ann.post(f"{USERS}{eve.pk}/change/", user_fields(eve)).status_code == 302
+    assert entries() == []
+
+
+def test_setting_a_password_is_audited(as_ann):
+    """Who can log in as somebody else is worth knowing."""
+    eve = User.objects.create_user("eve", password="before that one")
+    new = "quite another horse battery"
+
+    as_ann.post(f"{USERS}{eve.pk}/password/", {"password1": "short", "password2": "short", "usable_password": "true"})
+    assert entries() == []
+    as_ann.post(f"{USERS}{eve.pk}/password/", {"password1": new, "password2": new, "usable_password": "true"})
+
+    eve.refresh_from_db()
+    assert eve.check_password(new)
+    assert entries() == [("user.password", "eve")]
+
+
+def test_groups_are_audited(as_ann):
+    """Creation, permissions and deletion."""
+    right = Permission.objects.get(codename="view_token")
+    as_ann.post(f"{GROUPS}add/", {"name": "readers", "permissions": [right.pk]})
+    group = Group.objects.get()
+    as_ann.post(f"{GROUPS}{group.pk}/change/", {"name": "readers", "permissions": []})
+    as_ann.post(f"{GROUPS}{group.pk}/delete/", {"post": "yes"})
+
+    assert entries() == [(f"group.{verb}", "readers") for verb in ("create", "update", "delete")]
+    updated = AuditEntry.objects.get(action="group.update")
+    assert (updated.before["permissions"], updated.after["permissions"]) == (["projects.view_token"], [])
+
+
+def test_deleted_users_are_audited_one_by_one(as_ann):
+    """Also those that are chosen in the list."""
+    users = [User.objects.create_user(name) for name in ("eve", "bob")]
+    chosen = {"action": "delete_selected", "_selected_action": [user.pk for user in users], "post": "yes"}
+
+    as_ann.post(USERS, chosen)
+
+    assert sorted(entries()) == [("user.delete", "bob"), ("user.delete", "eve")]
+
+
+def test_the_history_of_a_user_is_its_audit(as_ann):
+    """As that of every other row."""
+    eve = User.objects.create_user("eve")
+
+    response = as_ann.get(f"{USERS}{eve.pk}/history/")
+
+    assert response.url == f"/admin/policies/auditentry/?object_type=user&object_id={eve.pk}"

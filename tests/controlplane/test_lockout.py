@@ -1,0 +1,113 @@
+"""Guessing passwords is slow, from one address and behind a proxy, and nobody locks others out."""
+
+from datetime import timedelta
+
+import pytest
+from axes.models import AccessAttempt
+from django.contrib.auth import get_user_model
+from django.test import Client
+from django.utils import timezone
+
+pytestmark = pytest.mark.django_db
+
+PASSWORD = "correct horse battery staple"
+PROXY = "10.1.2.3"
+
+
+@pytest.fixture(autouse=True)
+def ann() -> None:
+    get_user_model().objects.create_superuser("ann", password=PASSWORD)
+
+
+@pytest.fixture
+def proxy(settings) -> None:
+    settings.TRUSTED_PROXIES = ["10.0.0.0/8"]
+
+
+def log_in(password: str, address: str, *, name: str = "ann", peer: str = PROXY):
+    """Send the form through a proxy, which appends the address of its client, as they all do."""
+    headers = {"X-Forwarded-For": address}
+    return Client(REMOTE_ADDR=peer, headers=headers).post("/admin/login/", {"username": name, "password": password})
+
+
+def test_a_stranger_locks_nobody_else_out(proxy):
+    """Two clients behind one proxy: one guesses and is locked out, the other logs in."""
+    statuses = [log_in("wrong", "6.6.6.6").status_code for _ in range(6)]
+
+    assert statuses == [200, 200, 200, 200, 429, 429]
+    assert log_in(PASSWORD, "6.6.6.6").status_code == 429
+    assert log_in(PASSWORD, "1.1.1.1").status_code == 302
+
+
+def test_an_address_that_a_client_invents_counts_for_nothing(proxy):
+    """Only what the trusted proxy appended is believed."""
+    for number in range(5):
+        log_in("wrong", f"1.1.1.{number}, 6.6.6.6")
+
+    assert log_in(PASSWORD, "9.9.9.9, 6.6.6.6").status_code == 429
+
+
+def test_without_a_trusted_proxy_the_header_is_not_read():
+    """A client cannot escape by inventing addresses."""
+    for number in range(5):
+        log_in("wrong", f"1.1.1.{number}", peer="6.6.6.6")
+
+    assert log_in(PASSWORD, "9.9.9.9", peer="6.6.6.6").status_code == 429
+
+
+def test_one_password_cannot_be_tried_with_every_name(proxy):
+    """Twenty failures lock an address out, whatever the names were, and no other address."""
+    statuses = [log_in("Spring2026", "6.6.6.6", name=f"user{number}").status_code for number in range(30)]
+
+    assert statuses == [200] * 19 + [429] * 11
+    assert log_in(PASSWORD, "6.6.6.6").status_code == 429
+    assert log_in(PASSWORD, "1.1.1.1").status_code == 302
+
+
+def test_a_success_does_not_reset_the_count_of_an_address(proxy):
+    """Whoever has an account cannot try passwords for ever."""
+    for number in range(19):
+        log_in("Spring2026", "6.6.6.6", name=f"user{number}")
+    assert log_in(PASSWORD, "6.6.6.6").status_code == 302
+
+    assert log_in("Spring2026", "6.6.6.6", name="user19").status_code == 429
+
+
+def test_an_ipv6_client_is_its_network(proxy):
+    """It has 2**64 addresses, so each guess could come from another one."""
+    for number in range(5):
+        log_in("wrong", f"2001:db8:1:2::{number}")
+
+    assert log_in(PASSWORD, "2001:db8:1:2:ffff::1").status_code == 429
+    assert log_in(PASSWORD, "2001:db8:1:3::1").status_code == 302
+
+
+def test_the_page_says_how_long_and_leads_back(proxy):
+    """Somebody who mistyped the password knows when to come back."""
+    for _ in range(5):
+        page = log_in("wrong", "6.6.6.6")
+
+    assert page["Retry-After"] == "900"
+    assert "are refused for 15 minutes." in page.content.decode()
+    assert 'href="/admin/"' in page.content.decode()
+
+
+def test_trying_on_does_not_make_it_longer(proxy):
+    """The time that the page names is kept."""
+    for _ in range(5):
+        log_in("wrong", "6.6.6.6")
+    before = AccessAttempt.objects.get().attempt_time
+
+    log_in("wrong", "6.6.6.6")
+
+    assert AccessAttempt.objects.get().attempt_time == before
+
+
+@pytest.mark.parametrize(("age", "status"), [(14, 429), (15, 302)])
+def test_a_lock_out_ends(proxy, age, status):
+    """After the fifteen minutes, and not before."""
+    for _ in range(5):
+        log_in("wrong", "6.6.6.6")
+    AccessAttempt.objects.update(attempt_time=timezone.now() - timedelta(minutes=age))
+
+    assert log_in(PASSWORD, "6.6.6.6").status_code == status
