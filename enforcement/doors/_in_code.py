@@ -44,6 +44,20 @@ def check_scope(scope: str) -> str:
     return scope
 
 
+def check_methods(methods: Any) -> frozenset[str] | None:
+    """
+    Return the HTTP methods that a limit applies to, or None for all.
+
+    Raises:
+        ValueError: A method is not in capitals, or the list is empty. That could mean none of them as well as all.
+    """
+    if methods is None:
+        return None
+    if isinstance(methods, str) or not methods or any(method != method.upper() for method in methods):
+        raise ValueError(f"methods: must be a list of at least one HTTP method in capitals, got {methods!r}.")
+    return frozenset(methods)
+
+
 def name_of(view: Any) -> str:
     """
     Return the full name of a view, which is the default scope of its limits.

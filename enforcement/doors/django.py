@@ -30,7 +30,14 @@ with Requirement("The Django integration", "Django"):
 
 from enforcement.decorator import Declared, declared
 from enforcement.doors._http import PlainResponse, Refusal
-from enforcement.doors._in_code import check_scope, counted_address, counter_key, denial_without_limits, name_of
+from enforcement.doors._in_code import (
+    check_methods,
+    check_scope,
+    counted_address,
+    counter_key,
+    denial_without_limits,
+    name_of,
+)
 from enforcement.doors._options import Options, read_options
 from enforcement.doors._sync_visit import DjangoVisit, in_thread
 from enforcement.limiter import Limiter
@@ -230,15 +237,10 @@ class _ViewLimit:
         self.limits = declared(limits)
         if isinstance(key, str) and key not in ("ip", "user", "all"):
             raise ValueError(f"key: must be 'ip', 'user', 'all' or a function of the request, got {key!r}.")
-        # An empty list is refused, because it would say that no method is limited and could mean all of them.
-        if methods is not None and (
-            isinstance(methods, str) or not methods or any(method != method.upper() for method in methods)
-        ):
-            raise ValueError(f"methods: must be a list of at least one HTTP method in capitals, got {methods!r}.")
         self._key = key
         self._scope = None if scope is None else check_scope(scope)
         self._costs = costs if callable(costs) else check_costs(costs)
-        self._methods = None if methods is None else frozenset(methods)
+        self._methods = check_methods(methods)
 
     def applies_to(self, request: Any) -> bool:
         """Return whether the method of the request is limited."""

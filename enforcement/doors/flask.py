@@ -30,6 +30,7 @@ from enforcement.doors._http import PlainResponse, Refusal, RequestAttributes, m
 from enforcement.doors._in_code import (
     EXEMPT,
     LIMITED,
+    check_methods,
     check_scope,
     counted_address,
     counter_key,
@@ -172,19 +173,17 @@ class ViewRule:
 
 
 class _LimitedView(ViewRule):
-    def __init__(self, limits: Declared, key: Key, scope: str | None, costs: Any, methods: Sequence[str]) -> None:
+    def __init__(self, limits: Declared, key: Key, scope: str | None, costs: Any, methods: Any) -> None:
         if isinstance(key, str) and key not in ("ip", "all"):
             raise ValueError(f"key: must be 'ip', 'all' or a function of the request, got {key!r}.")
-        if isinstance(methods, str) or any(method != method.upper() for method in methods):
-            raise ValueError(f"methods: must be a list of HTTP methods in capitals, got {methods!r}.")
         self._limits = declared(limits)
         self._key = key
         self._scope = None if scope is None else check_scope(scope)
         self._costs = costs if callable(costs) else check_costs(costs)
-        self._methods = frozenset(methods)
+        self._methods = check_methods(methods)
 
     def applies(self) -> bool:
-        return not self._methods or request.method in self._methods
+        return self._methods is None or request.method in self._methods
 
     def charge(self, name: str) -> None:
         visit, kind = _visit(), self._key if isinstance(self._key, str) else "key"
@@ -249,7 +248,7 @@ def limited(
     key: Key,
     scope: str | None = None,
     costs: Costs | Callable[[Request], Costs] = 1,
-    methods: Sequence[str] = (),
+    methods: Sequence[str] | None = None,
 ) -> ViewRule:
     """
     Return a decorator of views, sync or async, that charges each request to limits in code.
@@ -264,7 +263,7 @@ def limited(
             to exempt the request.
         scope: Name of the counters. None: that of the view. Views of the same scope share counters.
         costs: The costs of a request, or a function of the request that returns them.
-        methods: HTTP methods that are limited. By default all.
+        methods: HTTP methods that are limited. None: all.
     Raises:
         ValueError: Limits, key, scope, costs or methods are not valid.
         TypeError: *limits* holds something that is not a limit.

@@ -277,7 +277,8 @@ def test_only_these_methods_are_limited(make: Make) -> None:
         ({"limits": "1/hour", "key": "user"}, "key: must be 'ip', 'all' or a function of the request, got 'user'"),
         ({"limits": "1/hour", "key": "ip", "scope": "a:b"}, "scope: must be 1 to 255 characters"),
         ({"limits": "1/hour", "key": "ip", "costs": -1}, "costs: must be an integer from 0"),
-        ({"limits": "1/hour", "key": "ip", "methods": ["post"]}, "methods: must be a list of HTTP methods in capitals"),
+        ({"limits": "1/hour", "key": "ip", "methods": ["post"]}, "methods: must be a list of at least one HTTP method"),
+        ({"limits": "1/hour", "key": "ip", "methods": []}, "methods: must be a list of at least one HTTP method"),
     ],
 )
 def test_wrong_argument_is_an_error_when_the_view_is_decorated(arguments: dict[str, Any], error: Any) -> None:
