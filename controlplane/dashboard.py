@@ -52,6 +52,7 @@ FACTS = {
     "Quotas": USAGE,
     "Fleet": INSTANCES,
     "Degraded": INSTANCES,
+    "Limits": INSTANCES,
     "Values": "projects.view_project",
 }
 
@@ -92,7 +93,7 @@ def dashboard_callback(request: HttpRequest, context: dict[str, Any]) -> dict[st
     series = series_of(rows, span, now)
     totals = {name: sum(point[name] for point in series) for name in COUNTS}
     fleet = fleet_now(now)
-    health = [store_health(), outbox_health(now), *quota_health(now), *fleet_health(fleet), *cap_health(fleet)]
+    health = [store_health(), outbox_health(now), *quota_health(now), *fleet_health(fleet), *limit_health(fleet)]
     panels = {
         "span": span,
         "spans": SPANS.values(),
@@ -224,6 +225,21 @@ def fleet_health(fleet: list[Instance]) -> Iterable[dict[str, Any]]:
     yield _fact(
         "Degraded", badge(f"{degraded} degraded" if degraded else "none", "bad" if degraded else "good"), detail, url
     )
+
+
+def meter_health(fleet: list[Instance]) -> Iterable[dict[str, Any]]:
+    """Yield the limits that count nothing, because instances charge no cost in their unit."""
+    names = sorted({name for instance in fleet for name in instance.unmetered})
+    if names:
+        shown = ", ".join(names[:TOP]) + (f" and {len(names) - TOP} more" if len(names) > TOP else "")
+        detail = f"{shown}: requests give no cost in their unit, so they admit everything."
+        yield _fact("Limits", badge(f"{len(names)} unmetered", "warn"), detail, list_url(Instance))
+
+
+def limit_health(fleet: list[Instance]) -> Iterable[dict[str, Any]]:
+    """Yield what instances report about limits."""
+    yield from meter_health(fleet)
+    yield from cap_health(fleet)
 
 
 def cap_health(fleet: list[Instance]) -> Iterable[dict[str, Any]]:

@@ -10,6 +10,7 @@ from redis.retry import Retry
 
 from controlplane.core import logs
 from controlplane.core.paths import BASE_DIR, TEMPLATES_DIR, VAR_DIR, kept
+from enforcement.store.topology import redis_url
 
 env = environ.Env()
 
@@ -31,14 +32,15 @@ METRICS_NETWORKS = env.list(
     default=["127.0.0.0/8", "::1", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"],
 )
 
-REDIS_URL = (
+# Celery and the cache do not know valkey://.
+REDIS_URL = redis_url(
     env.str("SLUICEGATE_REDIS_URL", default="")
     or env.str("REDIS_URL", default="")
     or kept("redis_url")
     or "redis://127.0.0.1:6379/0"
 )
 # Celery and the cache need a single server. If the store is a cluster, they need a server of their own.
-BROKER_URL = env.str("SLUICEGATE_BROKER_URL", default="") or REDIS_URL
+BROKER_URL = redis_url(env.str("SLUICEGATE_BROKER_URL", default="")) or REDIS_URL
 STORE_PREFIX = env.str("SLUICEGATE_PREFIX", default="sg:")
 ENVIRONMENT_NAME = env.str("SLUICEGATE_ENVIRONMENT", default="")
 

@@ -17,21 +17,21 @@ from typing import Any, Self
 from hiredis import ReplyError
 
 from enforcement.async_tasks import begun, seen_through
-from enforcement.base import START_SECONDS, BaseLimiter, Limits, check_subject
+from enforcement.base import START_SECONDS, BaseLimiter, check_subject
 from enforcement.decorator import (
     CoroutineFunction,
     Declaration,
-    Declared,
     FunctionCosts,
     FunctionKey,
+    FunctionLimits,
     P,
     R,
     Waiting,
-    declared,
+    check_declared,
 )
 from enforcement.latency import Timing
 from enforcement.model.matching import Attributes
-from enforcement.plan.binding import Costs
+from enforcement.plan.binding import Costs, Limits
 from enforcement.plan.commands import Steps
 from enforcement.plan.decision import Decision, Denied
 from enforcement.plan.request import Request
@@ -66,6 +66,10 @@ class Limiter(BaseLimiter):
         self._started = True
         return await asyncio.to_thread(self._engine.start, timeout)
 
+    async def ping(self) -> None:
+        """Check that the store decides. Raises StoreError if it does not. See the sync limiter."""
+        await asyncio.to_thread(self._ping)
+
     async def close(self) -> None:
         """Send the remaining usage, leave the fleet and close the connections. The limiter can be started again."""
         if self._started:
@@ -95,7 +99,7 @@ class Limiter(BaseLimiter):
         begun = self._begin(plan, costs, True, "")
         return begun if type(begun) is Decision else await self._ask(begun, plan, costs)
 
-    async def hit(self, limits: Limits, key: str, costs: Costs = 1) -> Decision:
+    async def hit(self, limits: Limits, key: str | None = None, costs: Costs = 1) -> Decision:
         """
         Charge a request to all of some limits in code, or to none if one denies it, and return the decision. See the
         sync limiter.
@@ -106,11 +110,12 @@ class Limiter(BaseLimiter):
         begun = self._begin(plan, costs, True, "")
         return begun if type(begun) is Decision else await self._ask(begun, plan, costs)
 
-    async def peek(self, limits: Limits, key: str) -> Decision:
-        """Return the decision on a request of cost 1 without charging it."""
-        return await self.decide(self._plan_in_code(limits, key), 1, charge=False)
+    async def peek(self, limits: Limits, key: str | None = None, costs: Costs | None = None) -> Decision:
+        """Return the decision on a request without charging it. See the sync limiter."""
+        plan = self._plan_in_code(limits, key)
+        return await self.decide(plan, plan.one_of_each if costs is None else costs, charge=False)
 
-    async def acquire(self, limits: Limits, key: str, costs: Costs = 1, *, max_wait: float) -> Decision:
+    async def acquire(self, limits: Limits, key: str | None = None, costs: Costs = 1, *, max_wait: float) -> Decision:
         """
         Charge as :meth:`hit` does, waiting for permits if there are none, and return the decision that allows the
         request. See the sync limiter.
@@ -121,14 +126,14 @@ class Limiter(BaseLimiter):
         return decision
 
     def limited(
-        self, limits: Declared, *, key: FunctionKey = None, costs: FunctionCosts = 1, max_wait: float = 0.0
+        self, limits: FunctionLimits, *, key: FunctionKey = None, costs: FunctionCosts = 1, max_wait: float = 0.0
     ) -> Callable[[CoroutineFunction[P, R]], CoroutineFunction[P, R]]:
         """
         Return a decorator that charges each call of a coroutine function, and raises Denied if a call is denied. See
         the sync limiter.
         """
-        values = declared(limits)
-        return lambda function: _limit_awaited(self, function, Declaration(function, values, key, costs, max_wait))
+        check_declared(limits, key)
+        return lambda function: _limit_awaited(self, function, Declaration(function, limits, key, costs, max_wait))
 
     @asynccontextmanager
     async def admit(
@@ -167,12 +172,12 @@ class Limiter(BaseLimiter):
         if isinstance(token, str):
             plan = await self.find_plan(token, attributes)
         else:
-            plan = self._plan_in_code(token, key or "")
+            plan = self._plan_in_code(token, key)
         if isinstance(plan, Decision):
             raise Denied(plan)
         return await self.admit_plan(plan, costs)
 
-    async def reset(self, limits: Limits, key: str) -> None:
+    async def reset(self, limits: Limits, key: str | None = None) -> None:
         """Delete the counters of limits in code for a key. Raises StoreError if the store did not do it."""
         await self._run(self._decider.resetting(self._plan_in_code(limits, key)))
 
@@ -295,14 +300,13 @@ def _limit_awaited(limiter: Limiter, function: CoroutineFunction[P, R], rule: De
 
     @wraps(function)
     async def limited(*args: P.args, **kwargs: P.kwargs) -> R:
-        key = rule.key(args, kwargs)
-        if key is None:
+        call = rule.call(args, kwargs)
+        if call is None:
             return await function(*args, **kwargs)
-        costs = rule.costs(args, kwargs)
-        if not rule.holds:
-            await limiter.acquire(rule.limits, key, costs, max_wait=rule.max_wait)
+        if not call.holds:
+            await limiter.acquire(call.limits, call.key, call.costs, max_wait=rule.max_wait)
             return await function(*args, **kwargs)
-        admission = await limiter.open_admission(rule.limits, key, costs)
+        admission = await limiter.open_admission(call.limits, call.key, call.costs)
         try:
             return await function(*args, **kwargs)
         finally:

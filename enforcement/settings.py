@@ -35,8 +35,9 @@ class Settings:
         state_dir: Folder for the last good documents. None: they are not kept.
         timeout: Seconds that a decision may take, connecting included.
         clock: Returns microseconds since the epoch, for tests. None: the store's clock.
+        credentials: Returns user and password for a new connection. None: those of the URL.
     Raises:
-        ValueError: The instance, timeout or clock breaks a rule.
+        ValueError: The instance, timeout, clock or credentials break a rule.
     """
 
     url: str = DEFAULT_URL
@@ -45,6 +46,7 @@ class Settings:
     state_dir: Path | None = None
     timeout: float = DEFAULT_TIMEOUT
     clock: Callable[[], int] | None = None
+    credentials: Callable[[], tuple[str, str]] | None = None
 
     def __post_init__(self) -> None:
         if self.instance is not None and not (isinstance(self.instance, str) and _NAME.fullmatch(self.instance)):
@@ -59,6 +61,9 @@ class Settings:
             )
         if self.clock is not None and not (callable(self.clock) and type(self.clock()) is int):
             raise ValueError("clock: must be a function that returns microseconds since the epoch as an integer.")
+
+        if self.credentials is not None and not callable(self.credentials):
+            raise ValueError("credentials: must be a function that returns user and password.")
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Settings:

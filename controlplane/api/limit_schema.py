@@ -51,7 +51,7 @@ LIMIT: dict[str, Any] = {
             "maximum": MAX_NUMBER,
             "description": "Capacity of a token_bucket. If null, the quota.",
         },
-        "unit": {"type": "string", "pattern": "^[a-z][a-z0-9_]{0,31}$", "default": "requests"},
+        "unit": {"type": "string", "pattern": "^[a-z][a-z0-9_-]{0,31}$", "default": "requests"},
         "partition_by": {
             "type": "array",
             "items": {"type": "string", "pattern": "^[a-z][a-z0-9._-]{0,63}$"},

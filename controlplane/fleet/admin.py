@@ -2,6 +2,7 @@ from django.contrib import admin
 from django.contrib.admin.views.main import ChangeList
 from django.http import HttpRequest
 from django.utils import timezone
+from django.utils.html import format_html
 from unfold.contrib.filters.admin import ChoicesDropdownFilter
 from unfold.decorators import display
 
@@ -29,6 +30,7 @@ class InstanceAdmin(ReadOnlyAdmin):
         "started",
         "seen",
         "decided",
+        "counts_nothing",
     ]
     empty = ("Each process that uses the enforcement library appears here some seconds after it starts.", "")
 
@@ -55,7 +57,14 @@ class InstanceAdmin(ReadOnlyAdmin):
 
     @display(description="State", ordering="state")
     def condition(self, instance: Instance) -> str:
-        return state_of(instance, heartbeats.is_live(instance, timezone.now()))
+        state = state_of(instance, heartbeats.is_live(instance, timezone.now()))
+        return format_html("{} {}", state, badge("unmetered limits", "warn")) if instance.unmetered else state
+
+    @display(description="Unmetered limits")
+    def counts_nothing(self, instance: Instance) -> str:
+        if not instance.unmetered:
+            return "none"
+        return f"{', '.join(instance.unmetered)}: requests give no cost in their unit, so they admit everything."
 
     @display(description="Degraded since")
     def since(self, instance: Instance) -> str:

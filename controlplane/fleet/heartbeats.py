@@ -117,14 +117,15 @@ def _parse(instance_id: str, fields: dict[str, Any]) -> Instance:
         decisions=_counters(fields.get("decisions", {})),
     )
     instance.clean_fields(exclude=_maybe_empty(instance))
-    instance.overflowing = _overflowing(fields.get("overflowing", []))
+    instance.overflowing = _limits(fields, "overflowing")
+    instance.unmetered = sorted({f"{policy}/{name}" for _, policy, name in _limits(fields, "unmetered")})
     return instance
 
 
 def _maybe_empty(instance: Instance) -> list[str]:
     # A heartbeat may leave these fields empty, although their columns have no blank=True. seen_at is required.
-    optional = ("pid", "started_at", "degraded_since", "decisions", "store_id")
-    return [name for name in optional if getattr(instance, name) in (None, {}, "")]
+    optional = ("pid", "started_at", "degraded_since", "decisions", "store_id", "unmetered")
+    return [name for name in optional if getattr(instance, name) in (None, {}, [], "")]
 
 
 def _instant(fields: dict[str, Any], name: str) -> datetime | None:
@@ -137,10 +138,11 @@ def _instant(fields: dict[str, Any], name: str) -> datetime | None:
         raise InvalidDocument(f"{name}: must be microseconds since the epoch") from exc
 
 
-def _overflowing(value: Any) -> list[tuple[str, str, str]]:
+def _limits(fields: dict[str, Any], name: str) -> list[tuple[str, str, str]]:
+    value = fields.get(name, [])
     rows = value if isinstance(value, list) else [None]
     if not all(isinstance(row, list) and len(row) == 3 and all(isinstance(part, str) for part in row) for row in rows):
-        raise InvalidDocument("overflowing: must be a list of limits")
+        raise InvalidDocument(f"{name}: must be a list of limits")
     return [tuple(row) for row in rows]
 
 

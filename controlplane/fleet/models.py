@@ -19,7 +19,8 @@ class Instance(models.Model):
     An enforcer, as its last heartbeat described it.
 
     ``overflowing`` is not saved. It has the project id, the policy id and the name of each limit that recently had more
-    values than the project's cap allows.
+    values than the project's cap allows. ``unmetered`` has ``policy/limit`` for each limit that counts nothing, because
+    the instance charges no cost in its unit.
     """
 
     overflowing: Sequence[tuple[str, str, str]] = ()
@@ -37,6 +38,7 @@ class Instance(models.Model):
     degraded_since = models.DateTimeField(null=True)
     store_id = models.CharField(max_length=64, blank=True)
     decisions = models.JSONField(default=dict)
+    unmetered = models.JSONField(default=list)
 
     objects = InstanceQuerySet.as_manager()
 

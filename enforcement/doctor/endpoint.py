@@ -38,7 +38,7 @@ def transport(url: str) -> Iterator[Finding]:
     """Yield one finding on whether the URL makes the connection safe from eavesdroppers."""
     if url.startswith("unix://"):
         yield Finding("transport", "ok", "a socket of this machine")
-    elif url.startswith("rediss"):
+    elif url.startswith(("rediss", "valkeys")):
         if "ssl_cert_reqs=none" in url:
             advice = (
                 "Set ssl_ca_certs in place of ssl_cert_reqs=none. Otherwise a machine in between can read everything."

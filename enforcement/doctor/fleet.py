@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Final, cast
@@ -93,6 +93,22 @@ def instances(client: Redis, keys: Keys) -> Iterator[Finding]:
         )
     else:
         yield Finding("instances", "ok", value)
+    yield from _unmetered(live)
+
+
+def _unmetered(live: Iterable[Mapping[str, Any]]) -> Iterator[Finding]:
+    """Report the limits that count nothing, because the instances charge no cost in their unit."""
+    found: dict[str, list[str]] = {}
+    for row in live:
+        limits = row.get("unmetered")
+        for name in limits if isinstance(limits, list) else ():
+            if isinstance(name, list) and len(name) == 3:
+                found.setdefault(f"{name[1]}/{name[2]}", []).append(str(row.get("id")))
+    for name, ids in sorted(found.items())[:MOST_SHOWN]:
+        more = f" and {len(ids) - 1} more" if len(ids) > 1 else ""
+        value = f"{name} counts nothing at {ids[0]}{more}"
+        advice = "Requests give no cost in the unit of this limit, so it admits everything. Pass costs, or remove it."
+        yield Finding("unmetered", "warning", value, advice)
 
 
 def _instant(microseconds: str) -> str:

@@ -70,11 +70,15 @@ def missing_token() -> Refusal:
 
 
 def problem_answer(body: Mapping[str, object], headers: Iterable[Header] = ()) -> PlainResponse:
-    """Return a response whose JSON body is a problem (RFC 9457). *body* holds the problem, including its ``status``."""
-    data = json.dumps(body).encode()
+    """Return a response with a problem (RFC 9457). *body* holds the problem, including its ``status``."""
     status = body["status"]
     assert isinstance(status, int)
-    fixed = (("Content-Type", "application/problem+json"), ("Content-Length", str(len(data))))
+    return _json_answer(status, body, "application/problem+json", headers)
+
+
+def _json_answer(status: int, body: Mapping[str, object], kind: str, headers: Iterable[Header]) -> PlainResponse:
+    data = json.dumps(body).encode()
+    fixed = (("Content-Type", kind), ("Content-Length", str(len(data))))
     return PlainResponse(status, (*fixed, *headers), data)
 
 
@@ -83,7 +87,10 @@ def denial(decision: Decision, preset: str) -> PlainResponse:
     headers = added_headers(decision, preset)
     if decision.status == 401:
         headers.append(("WWW-Authenticate", f'{_CHALLENGE}, error="invalid_token"'))
-    return problem_answer(decision.problem(), headers)
+    body = decision.problem(preset)
+    if "status" in body:
+        return problem_answer(body, headers)
+    return _json_answer(decision.status, body, "application/json", headers)  # an error for the SDK of a provider
 
 
 def added_headers(decision: Decision, preset: str) -> list[Header]:

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from enforcement.decorator import key_text
+from enforcement.decorator import Declared, declared, declared_costs, key_text
 from enforcement.doors._http import Header, PlainResponse, Refusal, added_headers, denial, network_of
 from enforcement.model.limits import Limit
 from enforcement.model.sizes import MAX_CODE_KEY_LENGTH
+from enforcement.plan.costs import check_costs
 from enforcement.plan.decision import Decision
 
 logger = logging.getLogger("sluicegate.doors")
@@ -42,6 +43,20 @@ def check_scope(scope: str) -> str:
     if not isinstance(scope, str) or not _SCOPE.fullmatch(scope):
         raise ValueError(f"scope: must be 1 to 255 characters without spaces or colons, got {scope!r}.")
     return scope
+
+
+def declared_for(limits: Declared | Callable[..., Any], costs: Any) -> tuple[Limit, ...] | Callable[..., Any]:
+    """
+    Return limits in code as values, or the function that chooses them for each request.
+
+    Raises:
+        ValueError: The limits or the costs are not valid, or the limits would not count the costs.
+        TypeError: Something is not a limit.
+    """
+    values = limits if callable(limits) else declared(limits)
+    if not callable(costs):
+        _ = check_costs(costs) if callable(values) else declared_costs(values, costs)
+    return values
 
 
 def check_methods(methods: Any) -> frozenset[str] | None:

@@ -28,20 +28,21 @@ with Requirement("The Django integration", "Django"):
     from django.core.signals import setting_changed
     from django.http import HttpResponse
 
-from enforcement.decorator import Declared, declared
+from enforcement.decorator import Declared, chosen, declared
 from enforcement.doors._http import PlainResponse, Refusal
 from enforcement.doors._in_code import (
     check_methods,
     check_scope,
     counted_address,
     counter_key,
+    declared_for,
     denial_without_limits,
     name_of,
 )
 from enforcement.doors._options import Options, read_options
 from enforcement.doors._sync_visit import DjangoVisit, in_thread
 from enforcement.limiter import Limiter
-from enforcement.plan.binding import Costs, check_costs
+from enforcement.plan.costs import Costs
 from enforcement.plan.decision import Denied
 
 SETTING: Final = "SLUICEGATE"
@@ -195,7 +196,7 @@ def exempt(view: View) -> View:
 
 
 def limited(
-    limits: Declared,
+    limits: Declared | Callable[[Any], Declared | None],
     *,
     key: Key,
     scope: str | None = None,
@@ -208,7 +209,8 @@ def limited(
     For class-based views use ``@method_decorator(limited(...), name="dispatch")``.
 
     Args:
-        limits: ``"10/minute"``, ``"10/second; 1000/day"``, a Limit, or several. Several are one atomic decision.
+        limits: ``"10/minute"``, ``"10/second; 1000/day"``, a Limit, or several. Several are one atomic decision. Or a
+            function of the request that returns them, or None if no limit applies.
         key: Whom a request counts for. ``"ip"`` is the client's address, or the /64 network of an IPv6 address.
             ``"user"`` is the primary key of the logged-in user, else the address. ``"all"`` is everybody together. A
             function of the request returns a string, an integer or a UUID, or None to exempt the request.
@@ -233,13 +235,13 @@ def limited(
 class _ViewLimit:
     """The limits in code of one view, and whom they count."""
 
-    def __init__(self, limits: Declared, key: Key, scope: str | None, costs: Any, methods: Any) -> None:
-        self.limits = declared(limits)
+    def __init__(self, limits: Any, key: Key, scope: str | None, costs: Any, methods: Any) -> None:
+        self._limits = declared_for(limits, costs)
         if isinstance(key, str) and key not in ("ip", "user", "all"):
             raise ValueError(f"key: must be 'ip', 'user', 'all' or a function of the request, got {key!r}.")
         self._key = key
         self._scope = None if scope is None else check_scope(scope)
-        self._costs = costs if callable(costs) else check_costs(costs)
+        self._costs = costs
         self._methods = check_methods(methods)
 
     def applies_to(self, request: Any) -> bool:
@@ -269,7 +271,9 @@ class _ViewLimit:
         name = counter_key(self._scope or name_of(view), kind, caller)
         if name is not None:
             costs = self._costs(visit.request) if callable(self._costs) else self._costs
-            visit.decide(self.limits, name, costs)
+            limits = chosen(self._limits(visit.request)) if callable(self._limits) else self._limits
+            if limits is not None:
+                visit.decide(limits, name, costs)
 
 
 def _limit_called(view: Any, limit: _ViewLimit) -> Any:

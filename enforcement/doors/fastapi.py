@@ -25,7 +25,7 @@ with Requirement("The FastAPI integration", "sluicegate[fastapi]"):
     from starlette.requests import ClientDisconnect, HTTPConnection
 
 from enforcement import aio
-from enforcement.decorator import Declared, declared
+from enforcement.decorator import Declared, chosen, declared, declared_costs
 from enforcement.doors._http import TrustedProxies, check_preset
 from enforcement.doors._starlette import (
     Gate,
@@ -33,7 +33,8 @@ from enforcement.doors._starlette import (
     token_of,
     visit_of,
 )
-from enforcement.plan.binding import Costs, check_costs
+from enforcement.model.limits import Limit
+from enforcement.plan.costs import Costs, check_costs
 from enforcement.plan.decision import Decision
 
 Found = str | Callable[[HTTPConnection], Any] | params.Depends
@@ -42,6 +43,9 @@ Where a key, costs or attributes come from.
 
 Either a function of the connection, called on the event loop, or a dependency, ``Depends(...)``.
 """
+
+Chooser = Callable[[HTTPConnection], Any] | params.Depends
+"""Where limits come from that depend on the request, as for :data:`Found`. None: no limit applies to the request."""
 
 _SOURCE: Final = "a function of the connection or Depends(...)"
 
@@ -107,7 +111,7 @@ def install(
 
 
 def limited(
-    limits: Declared, *, key: Found, scope: str | None = None, costs: Costs | Found = 1
+    limits: Declared | Chooser, *, key: Found, scope: str | None = None, costs: Costs | Found = 1
 ) -> Callable[..., Awaitable[Decision | None]]:
     """
     Return a dependency that charges a request to limits in code.
@@ -115,7 +119,8 @@ def limited(
     Its value is the decision. A slot of a concurrency limit is held until the response is complete.
 
     Args:
-        limits: ``"100/minute"``, ``"10/second; 1000/day"``, a Limit, or several. Several are one atomic decision.
+        limits: ``"100/minute"``, ``"10/second; 1000/day"``, a Limit, or several. Several are one atomic decision. Or a
+            source of them, see :data:`Chooser`.
         key: Whom a request counts for. ``"ip"`` is the client's address, or the /64 network of an IPv6 address.
             ``"all"`` is everybody together. Anything else is a source, see :data:`Found`, of a string, an integer or a
             UUID; None exempts the request, and there is no decision.
@@ -125,15 +130,16 @@ def limited(
         ValueError: Limits, key, scope or costs are not valid.
         TypeError: *limits* holds something that is not a limit.
     """
-    values, whom = declared(limits), Whom(key, scope, _SOURCE)
-    finding_key, finding_costs = _finding(key), _finding(_checked(costs))
+    values, whom = _declared(limits), Whom(key, scope, _SOURCE)
+    finding_key, finding_costs = _finding_both(values, key), _finding(_checked(costs, values))
 
     async def dependency(
         connection: HTTPConnection, caller: Any = finding_key, cost: Any = finding_costs
     ) -> Decision | None:
         visit = visit_of(connection)
-        name = whom.key(visit, caller, visit.operation())
-        return None if name is None else await visit.decide(values, name, cost)
+        applied, found = _both(values, caller)
+        name = whom.key(visit, found, visit.operation())
+        return None if name is None or applied is None else await visit.decide(applied, name, cost)
 
     _by_token[dependency] = False
     return dependency
@@ -164,7 +170,7 @@ def check(*, costs: Costs | Found = 1, attributes: Found | None = None) -> Calla
 
 
 def admit(
-    limits: Declared | None = None,
+    limits: Declared | Chooser | None = None,
     *,
     key: Found | None = None,
     scope: str | None = None,
@@ -186,9 +192,10 @@ def admit(
     """
     if limits is not None and key is None:
         raise ValueError("key: is required for limits in code.")
-    values = None if limits is None else declared(limits)
+    values = None if limits is None else _declared(limits)
     whom = Whom(key or "all", scope, _SOURCE)
-    finding_key, finding_costs, finding_attributes = _finding(key), _finding(_checked(costs)), _finding(attributes)
+    finding_costs = _finding(_checked(costs, values))
+    finding_key, finding_attributes = _finding_both(values, key), _finding(attributes)
 
     async def dependency(
         connection: HTTPConnection,
@@ -200,11 +207,12 @@ def admit(
         if values is None:
             opening = visit.limiter.open_admission(visit.token(), costs=cost, attributes=visit.describe(more))
         else:
-            name = whom.key(visit, caller, visit.operation())
-            if name is None:
+            applied, found = _both(values, caller)
+            name = whom.key(visit, found, visit.operation())
+            if name is None or applied is None:
                 yield Admission(None)
                 return
-            opening = visit.limiter.open_admission(values, name, cost)
+            opening = visit.limiter.open_admission(applied, name, cost)
         admission = await visit.hold(opening, to_settle=True)
         try:
             yield Admission(admission)
@@ -253,8 +261,34 @@ class Admission:
             await self._admission.cancel()
 
 
-def _checked(costs: Any) -> Any:
-    return costs if callable(costs) or isinstance(costs, params.Depends) else check_costs(costs)
+def _checked(costs: Any, limits: Any = None) -> Any:
+    """Return the costs, checked if they are known, against the limits if these are known too."""
+    if callable(costs) or isinstance(costs, params.Depends):
+        return costs
+    return declared_costs(limits, costs) if isinstance(limits, tuple) else check_costs(costs)
+
+
+def _declared(limits: Any) -> Any:
+    """Return limits as values, or their source as it is."""
+    return limits if callable(limits) or isinstance(limits, params.Depends) else declared(limits)
+
+
+def _finding_both(limits: Any, key: Any) -> Any:
+    """Return a dependency that finds the key, and the limits too if they depend on the request."""
+    if limits is None or isinstance(limits, tuple):
+        return _finding(key)
+
+    finding_limits, finding_key = _finding(limits), _finding(key)
+
+    async def both(some: Any = finding_limits, caller: Any = finding_key) -> tuple[Any, Any]:
+        return some, caller
+
+    return Depends(both)
+
+
+def _both(limits: Any, found: Any) -> tuple[tuple[Limit, ...] | None, Any]:
+    """Return the limits and what the key was found to be, given the value of :func:`_finding_both`."""
+    return (limits, found) if isinstance(limits, tuple) else (chosen(found[0]), found[1])
 
 
 def _finding(what: Any) -> Any:

@@ -25,7 +25,7 @@ with Requirement("The Flask integration", "sluicegate[flask]"):
     from flask import Flask, Request, Response, current_app, request
     from werkzeug.exceptions import HTTPException, default_exceptions
 
-from enforcement.decorator import Declared, declared
+from enforcement.decorator import Declared, chosen
 from enforcement.doors._http import PlainResponse, Refusal, RequestAttributes, missing_token
 from enforcement.doors._in_code import (
     EXEMPT,
@@ -34,13 +34,14 @@ from enforcement.doors._in_code import (
     check_scope,
     counted_address,
     counter_key,
+    declared_for,
     denial_without_limits,
     name_of,
 )
 from enforcement.doors._options import Options, read_options
 from enforcement.doors._sync_visit import SyncBody, SyncVisit, usual_token
 from enforcement.limiter import Limiter
-from enforcement.plan.binding import Costs, check_costs
+from enforcement.plan.costs import Costs, check_costs
 from enforcement.plan.decision import Decision, Denied
 
 SETTING: Final = "SLUICEGATE"
@@ -173,13 +174,13 @@ class ViewRule:
 
 
 class _LimitedView(ViewRule):
-    def __init__(self, limits: Declared, key: Key, scope: str | None, costs: Any, methods: Any) -> None:
+    def __init__(self, limits: Any, key: Key, scope: str | None, costs: Any, methods: Any) -> None:
         if isinstance(key, str) and key not in ("ip", "all"):
             raise ValueError(f"key: must be 'ip', 'all' or a function of the request, got {key!r}.")
-        self._limits = declared(limits)
+        self._limits = declared_for(limits, costs)
         self._key = key
         self._scope = None if scope is None else check_scope(scope)
-        self._costs = costs if callable(costs) else check_costs(costs)
+        self._costs = costs
         self._methods = check_methods(methods)
 
     def applies(self) -> bool:
@@ -192,8 +193,9 @@ class _LimitedView(ViewRule):
         else:
             caller = counted_address(visit.address()) if kind == "ip" else ""
         counted = counter_key(self._scope or name, kind, caller)
-        if counted is not None:
-            visit.decide(self._limits, counted, self._costs(request) if callable(self._costs) else self._costs)
+        limits = chosen(self._limits(request)) if callable(self._limits) else self._limits
+        if counted is not None and limits is not None:
+            visit.decide(limits, counted, self._costs(request) if callable(self._costs) else self._costs)
 
 
 class _CheckedView(ViewRule):
@@ -243,7 +245,7 @@ def install(app: Flask, limiter: Limiter | None = None, *, default: ViewRule | N
 
 
 def limited(
-    limits: Declared,
+    limits: Declared | Callable[[Request], Declared | None],
     *,
     key: Key,
     scope: str | None = None,
@@ -257,7 +259,8 @@ def limited(
     held until the response is complete.
 
     Args:
-        limits: ``"100/minute"``, ``"10/second; 1000/day"``, a Limit, or several. Several are one atomic decision.
+        limits: ``"100/minute"``, ``"10/second; 1000/day"``, a Limit, or several. Several are one atomic decision. Or a
+            function of the request that returns them, or None if no limit applies.
         key: Whom a request counts for. ``"ip"`` is the client's address, or the /64 network of an IPv6 address.
             ``"all"`` is everybody together. A function of the request returns a string, an integer or a UUID, or None
             to exempt the request.

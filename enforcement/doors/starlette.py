@@ -28,11 +28,11 @@ with Requirement("The Starlette integration", "sluicegate[starlette]"):
     from starlette.websockets import WebSocket
 
 from enforcement import aio
-from enforcement.decorator import Declared, declared
+from enforcement.decorator import Declared, chosen
 from enforcement.doors._http import TrustedProxies, check_preset
-from enforcement.doors._in_code import EXEMPT, LIMITED, name_of
+from enforcement.doors._in_code import EXEMPT, LIMITED, declared_for, name_of
 from enforcement.doors._starlette import Gate, Whom, token_of, visit_of
-from enforcement.plan.binding import Costs, check_costs
+from enforcement.plan.costs import Costs, check_costs
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 Key = str | Callable[[HTTPConnection], Any]
@@ -76,17 +76,18 @@ class EndpointRule:
 
 
 class _LimitedEndpoint(EndpointRule):
-    def __init__(self, limits: Declared, key: Key, scope: str | None, costs: Any) -> None:
-        self._limits = declared(limits)
+    def __init__(self, limits: Any, key: Key, scope: str | None, costs: Any) -> None:
+        self._limits = declared_for(limits, costs)
         self._whom = Whom(key, scope, "or a function of the connection")
         self._key = key if callable(key) else None
-        self._costs = costs if callable(costs) else check_costs(costs)
+        self._costs = costs
 
     async def charge(self, connection: HTTPConnection, operation: str) -> None:
         visit = visit_of(connection)
         name = self._whom.key(visit, await _found(self._key, connection), operation)
-        if name is not None:
-            await visit.decide(self._limits, name, await _found(self._costs, connection))
+        limits = chosen(await _found(self._limits, connection)) if callable(self._limits) else self._limits
+        if name is not None and limits is not None:
+            await visit.decide(limits, name, await _found(self._costs, connection))
 
 
 class _CheckedEndpoint(EndpointRule):
@@ -142,7 +143,7 @@ def install(
 
 
 def limited(
-    limits: Declared,
+    limits: Declared | Callable[[HTTPConnection], Any],
     *,
     key: Key,
     scope: str | None = None,
@@ -154,7 +155,8 @@ def limited(
     A slot of a concurrency limit is held until the response is complete.
 
     Args:
-        limits: ``"100/minute"``, ``"10/second; 1000/day"``, a Limit, or several. Several are one atomic decision.
+        limits: ``"100/minute"``, ``"10/second; 1000/day"``, a Limit, or several. Several are one atomic decision. Or a
+            function of the connection that returns them, or None if no limit applies.
         key: Whom a request counts for. ``"ip"`` is the client's address, or the /64 network of an IPv6 address.
             ``"all"`` is everybody together. A function of the connection, sync or async, returns a string, an integer
             or a UUID, or None to exempt the request.

@@ -79,6 +79,7 @@ class Agent:
         duty_failures: Decides whether a duty may fail alone, because a part of the store is unavailable.
         fallbacks: See :class:`Heartbeat`.
         overflowing: See :class:`Heartbeat`.
+        unmetered: See :class:`Heartbeat`.
         failed: Called with the cause of each failed call of this thread.
 
     Attributes:
@@ -100,6 +101,7 @@ class Agent:
         duty_failures: DutyFailures | None = None,
         fallbacks: Callable[[], int] = lambda: 0,
         overflowing: Callable[[], Sequence[Sequence[str]]] = list,
+        unmetered: Callable[[], Sequence[Sequence[str]]] = list,
         failed: Callable[[str], None] = lambda cause: None,
     ) -> None:
         self.documents = documents
@@ -113,9 +115,8 @@ class Agent:
         self._look = look
         self._duty_failures = duty_failures or DutyFailures()
         self._failed = failed
-        self._heartbeat = Heartbeat(
-            identity, keys, documents, usage, self.clock, fallbacks=fallbacks, overflowing=overflowing
-        )
+        reports = {"overflowing": overflowing, "unmetered": unmetered}
+        self._heartbeat = Heartbeat(identity, keys, documents, usage, self.clock, fallbacks=fallbacks, **reports)
         self._lost_since_us: int | None = None
         self._thread: threading.Thread | None = None
         self._begin()

@@ -23,8 +23,8 @@ from enforcement.model.keys import Keys
 from enforcement.model.matching import Attributes
 from enforcement.model.partitions import TRUST_SECONDS
 from enforcement.plan import commands
-from enforcement.plan.binding import Costs, check_costs
 from enforcement.plan.commands import Steps
+from enforcement.plan.costs import Costs
 from enforcement.plan.decision import Decision
 from enforcement.plan.reply import MARKED, PLAIN, Reply
 from enforcement.plan.request import Request
@@ -145,23 +145,23 @@ class Decider:
         """
         Return the decision if no call to the store is needed, else the command that asks the store, or None.
 
-        The arguments are those of :class:`~enforcement.plan.request.Request`.
-
         Returns:
             The decision, or the encoded command by which the store decides. None if one command is not enough, so that
             :meth:`deciding` must be run.
         Raises:
-            ValueError: The costs are not valid.
+            ValueError: The costs are not valid, or limits in code would not count them.
         """
         if type(costs) is not int or costs != 1:
-            check_costs(costs)
+            plan.check(costs)
         # Each is read once, since another thread may drop it.
         if (lease := plan.lease) is not None and charge and not ident:
             held = self.one_from_lease(plan) if costs == 1 else self._from_lease(plan, lease, costs)
             if held is not None:
                 return held
-        if not plan.bounds:
-            return self._unlimited(plan, costs)
+        if plan.counts_no_requests:
+            if not plan.bounds:
+                return self._unlimited(plan, costs)
+            plan.check(costs)
         if (denial := plan.denied) is not None and charge and (known := self._known(plan, denial, costs)) is not None:
             return known
         if self._breaker.open:
@@ -199,10 +199,8 @@ class Decider:
         """
         Return the decision in a reply of the store, or None if the store made no decision.
 
-        The other arguments are those of :meth:`begin`.
-
         Args:
-            raw: The store's reply to the command of :meth:`begin`.
+            raw: The store's reply to the command of :meth:`begin`, which was called with the other arguments.
         Returns:
             None if the store made no decision, so that :meth:`deciding` must be run with the same reply.
         Raises:
@@ -226,6 +224,8 @@ class Decider:
                 self._counts.count("store", decision.reason)
                 if not ident and not self._clock:
                     self._denials.remember(plan, costs, decision)
+        if plan.counts_units:
+            self._planner.unmetered.note(plan, decision.on(costs))
         plan.last = reply
         if charge and plan.usage is not None:
             self._count(plan, costs, reply, passed)
@@ -296,7 +296,8 @@ class Decider:
         """
         # Permits leased before the reset must not be handed out or returned after it.
         yield from self._leases.returning(plan.keys)
-        yield from self._asker.calling(resp.pack(commands.reset(plan.keys)))
+        for group in self._health.connector.groups(plan.bounds, lambda bound: bound.tag):
+            yield from self._asker.calling(resp.pack(commands.reset([bound.key for bound in group])))
         plan.last = None
         self._health.fallback.forget(plan.keys)
         self._denials.forget()
@@ -380,14 +381,11 @@ class Decider:
             self._counts.count("fallback", reason)
             if plan.usage is not None:
                 self._count(plan, request.costs, reply, reply.passed)
-        return Decision(reply.passed, reason, "fallback", plan, reply)
+        decision = Decision(reply.passed, reason, "fallback", plan, reply)
+        return decision.on(request.costs) if plan.counts_units else decision
 
     def _distrusts(self, plan: LivePlan) -> bool:
-        """
-        Return whether the documents behind a plan are too old to be used.
-
-        Limits in code are never too old, because they depend on no document.
-        """
+        """Return whether the documents behind a plan are too old to be used. Limits in code depend on none."""
         return plan.usage is not None and self._unconfirmed_for() > TOKEN_TRUST_SECONDS
 
 

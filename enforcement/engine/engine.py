@@ -58,7 +58,7 @@ class Engine:
         self.keys = Keys(settings.prefix)
         self.documents = PublishedState()
         self.counts = DecisionCounts()
-        connector = connector_of(settings.url, settings.timeout)
+        connector = connector_of(settings.url, settings.timeout, settings.credentials)
         self.fallback = Fallback(held=lambda key: self.slots.held(key))
         self.health = Health(
             connector,
@@ -105,7 +105,8 @@ class Engine:
             look=connector.look,
             duty_failures=connector.duty_failures,
             fallbacks=lambda: self.decider.fallbacks,
-            overflowing=lambda: self.planner.plan_cache.overflowing(monotonic()),
+            overflowing=lambda: self.planner.plan_cache.full.at(monotonic()),
+            unmetered=lambda: self.planner.unmetered.now(),
             failed=self.counts.failed,
         )
         return agent, usage

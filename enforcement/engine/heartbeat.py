@@ -52,6 +52,7 @@ class Heartbeat:
         clock: Adopts the time in each reply.
         fallbacks: Returns how many decisions were made without the store.
         overflowing: Returns project id, policy id and name of each limit that lately had no room for a value.
+        unmetered: Returns project id, policy slug and name of each limit that requests lately gave no cost for.
 
     Attributes:
         identity: That of this instance. A forked child gets its own.
@@ -69,6 +70,7 @@ class Heartbeat:
         *,
         fallbacks: Callable[[], int],
         overflowing: Callable[[], Sequence[Sequence[str]]],
+        unmetered: Callable[[], Sequence[Sequence[str]]],
     ) -> None:
         self.identity = identity
         self.fleet_size = 1
@@ -80,6 +82,7 @@ class Heartbeat:
         self._clock = clock
         self._fallbacks = fallbacks
         self._overflowing = overflowing
+        self._unmetered = unmetered
         self._started_at_us = clock.wall_us()
         self._sizes: deque[tuple[float, int]] = deque()
 
@@ -134,6 +137,7 @@ class Heartbeat:
             },
             "degraded_since_us": degraded_since_us,
             "overflowing": self._overflowing(),
+            "unmetered": self._unmetered(),
         }
 
     def _count_fleet(self, alive: int) -> None:

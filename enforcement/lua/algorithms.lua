@@ -396,6 +396,7 @@ end
 -- concurrency. a: lifetime of a slot in us. A sorted set of slots by the instant at which they end. A member, 'id:number:life', says
 -- how long that slot lives, for another one may have been given by other numbers of the limit.
 local slots = {}
+local SLOT_WAIT_US = 1000000
 
 local function slot_of(id, number, life) return id .. ':' .. number .. format(':%.0f', life) end
 
@@ -404,7 +405,7 @@ local function life_of(s, slot) return to_number(string.match(slot, ':%d+:(%d+)$
 
 -- The clock was set back if the last slot ends later than it can. Then each that does ends as if it had begun now.
 local function find_late(s, now)
-  local late, first, last = {}, math.huge, 0
+  local late, last = {}, 0
   local found = call('ZRANGEBYSCORE', s.key, after(now), '+inf', 'WITHSCORES')
   for i = 1, #found, 2 do
     local ends, latest = to_number(found[i + 1]), now + life_of(s, found[i])
@@ -412,16 +413,16 @@ local function find_late(s, now)
       late[#late + 1] = found[i]
       ends = latest
     end
-    first, last = min(first, ends), max(last, ends)
+    last = max(last, ends)
   end
-  s.late, s.first, s.last = late, first, last
+  s.late, s.last = late, last
 end
 
 function slots.read(s, spec, key, now)
   local cap, a = spec.cap, spec.a
   local held = call('ZCOUNT', key, after(now), '+inf')
   s.key, s.now, s.held, s.cap, s.life, s.cost, s.behind, s.room = key, now, held, cap, a, 0, false, cap - held
-  s.late, s.first, s.last = false, false, now
+  s.late, s.last = false, now
   if held > 0 then
     local last = call('ZREVRANGE', key, 0, 0, 'WITHSCORES')
     s.last = to_number(last[2])
@@ -433,14 +434,8 @@ function slots.read(s, spec, key, now)
   return true
 end
 
-function slots.wait(s)
-  local ends = s.first
-  if not ends then
-    local found = call('ZRANGEBYSCORE', s.key, after(s.now), '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
-    ends = found[2] and to_number(found[2]) or s.now + s.life
-  end
-  return max(1000000, ends - s.now)
-end
+-- A slot may be free at any moment, and nobody knows which: it is renewed while its owner lives.
+function slots.wait() return SLOT_WAIT_US end
 
 function slots.reset(s)
   if s.held == 0 then return 0 end
@@ -454,7 +449,6 @@ function slots.add(s, cost, id)
   s.room = s.cap - s.held
   s.cost, s.id = cost, id
   s.last = max(s.last, s.now + s.life)
-  if s.first then s.first = min(s.first, s.now + s.life) end
 end
 
 function slots.amend(s, delta, _, id)

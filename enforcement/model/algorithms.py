@@ -21,6 +21,8 @@ HOPELESS: Final = -1
 """Replaces a wait if the cost exceeds the capacity."""
 NEVER: Final = -2
 """Replaces a span if no wait helps, until permits are given back or the counter is reset."""
+SLOT_WAIT_US: Final = 1_000_000
+"""The wait for a slot. A slot may be free at any moment, and nobody knows which, because its owner renews it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,7 +339,7 @@ class Concurrency:
         return self.cap - self.held
 
     def wait(self, cost: int) -> int:
-        return max(1_000_000, min(self.slots.values(), default=self.now + self.life) - self.now)
+        return SLOT_WAIT_US
 
     def reset(self) -> int:
         return max(self.slots.values(), default=self.now) - self.now

@@ -7,10 +7,13 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from enforcement.plan.binding import BoundLimit
-from enforcement.plan.headers import labels, presets, seconds
-from enforcement.plan.limit_state import LimitState, state_of
+from enforcement.plan.costs import Costs
+from enforcement.plan.error_shapes import error_body
+from enforcement.plan.headers import labels, presets
+from enforcement.plan.limit_state import LimitState, seconds, state_of
 from enforcement.plan.plan import NO_PLAN, Plan
 from enforcement.plan.reply import NO_REPLY, Reply
+from enforcement.plan.sentences import sentence, title
 
 QUOTA_EXCEEDED: Final = "https://iana.org/assignments/http-problem-types#quota-exceeded"
 REDUCED_CAPACITY: Final = "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity"
@@ -27,22 +30,14 @@ STATUSES: Final = {
 }
 """The HTTP status that belongs to each reason."""
 
-_TITLES: Final = {
-    "limited": "Too many requests",
-    "cost_exceeds_capacity": "The request costs more than the limit can ever admit",
-    "unknown_token": "The token is not known",
-    "revoked": "The token was revoked",
-    "expired": "The token has expired",
-    "inactive_project": "The project is not active",
-    "degraded_denied": "The limit cannot be checked now",
-}
 _DEGRADED_RETRY_MS: Final = 1_000
 _UNKNOWN: Final = "not computed yet"
+_NO_TROUBLE: Final = ("", False)
 
 
 class Decision:
     """
-    The decision on one request.
+    The decision on one request. It is true exactly if the request is allowed.
 
     It keeps the store's reply, and computes its properties only when they are read.
 
@@ -56,7 +51,7 @@ class Decision:
         held: Permits that this process has leased and not used. They are charged in the store, and still remain.
     """
 
-    __slots__ = ("_limit", "_states", "_trouble", "allowed", "held", "plan", "reason", "reply", "source")
+    __slots__ = ("_costs", "_limit", "_states", "_trouble", "allowed", "held", "plan", "reason", "reply", "source")
 
     def __init__(
         self,
@@ -75,6 +70,14 @@ class Decision:
         self.held = held
         self._states: tuple[LimitState, ...] | None = None
         self._limit: LimitState | str | None = _UNKNOWN
+
+    def __bool__(self) -> bool:
+        return self.allowed
+
+    def on(self, costs: Costs) -> Decision:
+        """Record the costs of the request, from which :attr:`unmetered` follows, and return the decision."""
+        self._costs = costs if isinstance(costs, int) else frozenset(costs)  # the caller may change its mapping
+        return self
 
     def after(self, cause: str, *, ambiguous: bool) -> Decision:
         """Set why the call to the store failed before this decision was made, and return the decision."""
@@ -116,17 +119,13 @@ class Decision:
     @property
     def cause(self) -> str:
         """Why the call to the store failed, such as ``timeout``, ``auth`` or ``oom``. Empty if no call failed."""
-        return self._tried()[0]
+        # Only the few decisions that follow a failed call have this attribute. The others save the time to set it.
+        return getattr(self, "_trouble", _NO_TROUBLE)[0]
 
     @property
     def ambiguous(self) -> bool:
         """Whether the call to the store failed in such a way that the store may have charged the request."""
-        return self._tried()[1]
-
-    def _tried(self) -> tuple[str, bool]:
-        # Only the few decisions that follow a failed call have this attribute. The others save the time to set it.
-        found: tuple[str, bool] = getattr(self, "_trouble", ("", False))
-        return found
+        return getattr(self, "_trouble", _NO_TROUBLE)[1]
 
     @property
     def status(self) -> int:
@@ -145,23 +144,32 @@ class Decision:
         return self._states
 
     @property
+    def unmetered(self) -> tuple[str, ...]:
+        """
+        The names of the limits that counted nothing, because the costs of the request do not name their unit.
+
+        Such a limit neither denies nor decides, and header fields leave it out. A cost of 0 is a cost.
+        """
+        return tuple(self.plan.bounds[i].limit.name for i in self.unmetered_at())
+
+    def unmetered_at(self) -> tuple[int, ...]:
+        """Return the index of each limit in :attr:`unmetered`."""
+        # Only decisions on limits of units other than requests have this attribute.
+        costs: int | frozenset[str] | None = getattr(self, "_costs", None)
+        return () if costs is None else self.plan.unmetered(costs)
+
+    @property
     def limit(self) -> LimitState | None:
         """
         The limit that decides, or None.
 
         If limits deny the request, it is one that no wait helps, or the one with the longest wait. Otherwise it is the
-        one with the smallest share of its capacity left. None if every limit is in shadow mode, or there is none.
+        one with the smallest share of its capacity left. None if there is no limit, or each is in shadow mode or
+        :attr:`unmetered`.
         """
         if isinstance(self._limit, str):
-            self._limit = self._deciding()
+            self._limit = _deciding(self)
         return self._limit
-
-    def _deciding(self) -> LimitState | None:
-        enforced = [state for state in self.limits if state.mode == "enforce"]
-        if len(enforced) < 2:
-            return enforced[0] if enforced else None
-        deniers = [state for state in enforced if not state.allowed]
-        return min(deniers, key=_mildness) if deniers else min(enforced, key=lambda state: state.tightness)
 
     @property
     def denied_by(self) -> tuple[str, ...]:
@@ -191,7 +199,7 @@ class Decision:
 
         Args:
             preset: ``ietf`` (draft-ietf-httpapi-ratelimit-headers-11), ``legacy-delta``, ``legacy-epoch``, ``openai``,
-                or several joined by ``+``.
+                ``anthropic``, or several joined by ``+``.
         Returns:
             Names and values. A denial that can pass later has ``Retry-After`` as well, with every preset.
         Raises:
@@ -213,20 +221,32 @@ class Decision:
             return self.plan.enforces
         return self.limit is not None and self.status in (429, 503)
 
-    def problem(self) -> dict[str, Any]:
-        """Return the members of an ``application/problem+json`` body (RFC 9457) for a denial."""
+    def problem(self, preset: str = "ietf") -> dict[str, Any]:
+        """
+        Return the body of a denial, as JSON values.
+
+        Args:
+            preset: As in :meth:`headers`. With ``openai`` or ``anthropic`` the body has the shape of that provider's
+                errors, for its SDK. Otherwise it has the members of ``application/problem+json`` (RFC 9457).
+        Raises:
+            ValueError: A preset is unknown.
+        """
+        presets(preset)
+        said, unit = _said(self), "" if self.limit is None else self.limit.unit
+        shaped = error_body(preset, self.status, self.reason, unit, said)
+        if shaped is not None:
+            return shaped
         kind = {429: QUOTA_EXCEEDED, 503: REDUCED_CAPACITY}.get(self.status, "about:blank")
         body: dict[str, Any] = {
             "type": kind,
-            "title": _TITLES.get(self.reason, "Allowed"),
+            "title": title(self.reason),
             "status": self.status,
             "code": self.reason,
         }
         if self.status == 429:
-            body["detail"] = self._detail()
+            body["detail"] = said
         if kind != "about:blank":
-            names = labels([(state.policy, state.name) for state in self.limits])
-            rows = zip(names, self.limits, strict=True)
+            rows = zip(labels(self.plan), self.limits, strict=True)
             body["violated-policies"] = [name for name, it in rows if it.mode == "enforce" and not it.allowed]
         return body
 
@@ -248,16 +268,6 @@ class Decision:
             "limits": origins,
         }
 
-    def _detail(self) -> str:
-        limit = self.limit
-        if limit is None:
-            return ""
-        if limit.hopeless:
-            return f"{limit.name} can admit {limit.capacity} {limit.unit} at once, but the request costs more."
-        wait = "" if limit.retry_after_ms is None else f" Try again in {max(1, seconds(limit.retry_after_ms))} s."
-        together = " for all values beyond the project's cap together" if limit.overflow else ""
-        return f"{limit.name} has {limit.remaining} of {limit.quota} {limit.unit} left{together}.{wait}"
-
 
 class Denied(Exception):
     """
@@ -268,8 +278,24 @@ class Denied(Exception):
     """
 
     def __init__(self, decision: Decision) -> None:
-        super().__init__(f"Denied: {decision.reason}.")
+        super().__init__(decision)  # an argument, so that it can be pickled
         self.decision = decision
+
+    def __str__(self) -> str:
+        return _said(self.decision)
+
+
+def _said(decision: Decision) -> str:
+    return sentence(decision.status, decision.reason, decision.limit, decision.retry_after_ms)
+
+
+def _deciding(decision: Decision) -> LimitState | None:
+    left_out = decision.unmetered_at()
+    enforced = [it for i, it in enumerate(decision.limits) if it.mode == "enforce" and i not in left_out]
+    if len(enforced) < 2:
+        return enforced[0] if enforced else None
+    deniers = [state for state in enforced if not state.allowed]
+    return min(deniers, key=_mildness) if deniers else min(enforced, key=lambda state: state.tightness)
 
 
 def _mildness(state: LimitState) -> tuple[bool, float, float, float]:

@@ -66,6 +66,11 @@ def tightness(remaining: int, capacity: int, window_seconds: int | None) -> tupl
     return share, float("-inf") if window_seconds is None else -window_seconds
 
 
+def seconds(span_ms: int) -> int:
+    """Return a span in seconds, rounded up."""
+    return -(-span_ms // 1_000)
+
+
 def state_of(
     bound: BoundLimit, fleet: int, now_us: int, held: int, remaining: int, reset: int, wait: int, more: int
 ) -> LimitState:

@@ -128,6 +128,8 @@ class Denial:
         """Return the denial with the waiting times of *now*, monotonic seconds, and keep it for GRAIN_SECONDS."""
         first, passed_us = self._decision, int((now - self._at) * 1_000_000)
         self.present = Decision(False, first.reason, "denial_cache", first.plan, first.reply.later(passed_us))
+        if first.plan.counts_units:
+            self.present.on(self.costs)
         self.renew_at = now + self.GRAIN_SECONDS
         return self.present
 

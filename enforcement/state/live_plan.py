@@ -7,6 +7,7 @@ from typing import Any
 
 from enforcement.model.algorithms import Spec
 from enforcement.plan.binding import BoundLimit
+from enforcement.plan.costs import Costs, check_costs, check_units
 from enforcement.plan.plan import Plan
 from enforcement.plan.reply import Reply
 from enforcement.state.usage import TokenUsage
@@ -64,6 +65,17 @@ class LivePlan(Plan):
         self.registered_until = 0.0
         self.retry_at = 0.0
         self._once: tuple[tuple[Spec, ...], bytes] | None = None  # a pair, so that threads replace both at once
+
+    def check(self, costs: Costs) -> None:
+        """
+        Refuse costs that are not valid.
+
+        Raises:
+            ValueError: See :func:`~enforcement.plan.costs.check_costs` and, for limits in code, :func:`check_units`.
+        """
+        check_costs(costs)
+        if self.usage is None:
+            check_units((bound.limit for bound in self.bounds), costs)
 
     def once(self, now_us: int) -> bytes | None:
         """

@@ -14,8 +14,9 @@ import uuid
 from collections.abc import Iterator, Sequence
 
 from enforcement.failover.health import Health
-from enforcement.plan.binding import BoundLimit, Costs, check_costs
+from enforcement.plan.binding import BoundLimit
 from enforcement.plan.commands import REMEMBERED_MS, Steps
+from enforcement.plan.costs import REQUESTS, Costs
 from enforcement.plan.decision import Decision
 from enforcement.state.denial_cache import Denials
 from enforcement.state.live_plan import LivePlan
@@ -50,12 +51,15 @@ class Reservation:
         Yield the commands that replace the estimated cost by the real cost, once.
 
         Args:
-            costs: A number of requests, or permits by unit. A unit that is not included keeps its estimate.
+            costs: A number of requests, or permits by unit. A unit that is not included keeps its estimate. 0 is 0 of
+                every unit.
         Raises:
-            ValueError: See :func:`~enforcement.plan.binding.check_costs`.
+            ValueError: As for the estimate, see :meth:`LivePlan.check <enforcement.state.live_plan.LivePlan.check>`.
         """
-        check_costs(costs)
-        real = {"requests": costs} if isinstance(costs, int) else costs
+        self._plan.check(costs)
+        if costs == 0:
+            return self._correcting([(b, -cost, mark) for b, cost, mark in self._charged()])
+        real = {REQUESTS: costs} if isinstance(costs, int) else costs
         return self._correcting([(b, real.get(b.limit.unit, cost) - cost, mark) for b, cost, mark in self._charged()])
 
     def charging_for(self, status: int) -> Steps:

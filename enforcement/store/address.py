@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from redis.connection import ConnectionPool, parse_url
 from redis.exceptions import RedisError
 
+from enforcement.store.credentials import Credentials
 from enforcement.store.resp import pack
 
 
@@ -28,6 +29,7 @@ class Address:
     username: str = ""
     password: str = ""
     tls: ssl.SSLContext | None = None
+    credentials: Credentials | None = None
 
     @classmethod
     def from_url(cls, url: str) -> Address:
@@ -51,13 +53,28 @@ class Address:
         )
 
     def greeting(self) -> tuple[bytes, int]:
-        """Return the commands to send first on a new connection, encoded, and how many replies follow."""
+        """
+        Return what to send first on a new connection, and how many replies follow.
+
+        Raises:
+            OSError: The function for the credentials failed.
+        """
+        username, password = self._account()
         commands: list[tuple[str | int, ...]] = []
-        if self.password:
-            commands.append(("AUTH", self.username, self.password) if self.username else ("AUTH", self.password))
+        if password:
+            commands.append(("AUTH", username, password) if username else ("AUTH", password))
         if self.database:
             commands.append(("SELECT", self.database))
         return b"".join(map(pack, commands)), len(commands)
+
+    def _account(self) -> tuple[str, str]:
+        if self.credentials is None:
+            return self.username, self.password
+        try:
+            username, password = self.credentials()
+        except Exception as exc:  # it is the application's code; without credentials the store cannot be reached
+            raise OSError(f"credentials: {type(exc).__name__}") from exc
+        return username, password
 
     def connect(self, deadline: float) -> socket.socket:
         """

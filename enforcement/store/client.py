@@ -54,17 +54,22 @@ def connect(url: str, *, timeout: float = DEFAULT_TIMEOUT, **options: Any) -> St
     Raises:
         ValueError: *url* is none of these.
     """
-    topology = Topology.parse(url)
+    return client_of(Topology.parse(url), timeout, **options)
+
+
+def client_of(topology: Topology, timeout: float, **options: Any) -> StoreClient:
+    """Return a client of the store of a topology, as :func:`connect` does."""
     if topology.kind == "cluster":
         return ClusterClient(SlotMap(topology, timeout), node_client(topology, timeout, **options))
     if topology.kind == "sentinel":
         return primary_client(Sentinels(topology, timeout), topology, timeout, **options)
-    return _server_client(url, timeout, options)
+    return _server_client(topology.url, timeout, {**topology.client_options, **options})
 
 
 def node_client(topology: Topology, timeout: float, **options: Any) -> Callable[[str, int], StoreClient]:
     """Return a function that returns a new client of one node of a cluster for its host and port."""
-    return lambda host, port: _server_client(topology.url_of(host, port), timeout, options)
+    more = {**topology.client_options, **options}
+    return lambda host, port: _server_client(topology.url_of(host, port), timeout, more)
 
 
 def _server_client(url: str, timeout: float, options: Mapping[str, Any]) -> StoreClient:
@@ -74,7 +79,8 @@ def _server_client(url: str, timeout: float, options: Mapping[str, Any]) -> Stor
 
 def primary_client(sentinels: Sentinels, topology: Topology, timeout: float, **options: Any) -> StoreClient:
     """Return a client of a primary that asks the sentinels for the address of each new connection."""
-    keywords = {**_parsed(topology.url_of("host", 1)), **_keywords(timeout, options), "redis_class": StoreClient}
+    more = _keywords(timeout, {**topology.client_options, **options})
+    keywords = {**_parsed(topology.url_of("host", 1)), **more, "redis_class": StoreClient}
     client: StoreClient = _Finder(sentinels).master_for(topology.service, **keywords)  # type: ignore[no-untyped-call]
     return client
 

@@ -17,12 +17,13 @@ from enforcement.model.keys import together
 from enforcement.store.aio_connection import AsyncPipe
 from enforcement.store.base_client import StoreClient
 from enforcement.store.breaker import Breaker
-from enforcement.store.client import connect, node_client, primary_client
+from enforcement.store.client import client_of, node_client, primary_client
 from enforcement.store.cluster.client import ClusterClient
 from enforcement.store.cluster.connection import AsyncClusterPipe, ClusterPipe
 from enforcement.store.cluster.monitor import ClusterMonitor
 from enforcement.store.cluster.slot_map import Node, SlotMap, slot_of
 from enforcement.store.connection import SyncPipe, ask_once
+from enforcement.store.credentials import Credentials
 from enforcement.store.duty_failures import DutyFailures, NodeDutyFailures
 from enforcement.store.errors import StoreError
 from enforcement.store.resp import pack
@@ -162,7 +163,7 @@ class SingleStore(StoreConnector):
 
     def client(self, timeout: float) -> StoreClient:
         """Return a redis-py client of the server."""
-        return connect(self._topology.url, timeout=timeout)
+        return client_of(self._topology, timeout)
 
     def groups(self, things: Sequence[T], tag_of: Callable[[T], str]) -> Iterable[list[T]]:
         """Return all things in one group."""
@@ -336,17 +337,18 @@ class ClusterStore(StoreConnector):
         return True
 
 
-def connector_of(url: str, budget: float) -> StoreConnector:
+def connector_of(url: str, budget: float, credentials: Credentials | None = None) -> StoreConnector:
     """
     Return a new connector of the store of a URL, without any I/O.
 
     Args:
         url: See :mod:`enforcement.store.topology`.
         budget: Seconds for finding a server while a decision waits for it.
+        credentials: See :meth:`Topology.parse <enforcement.store.topology.Topology.parse>`.
     Raises:
         ValueError: The URL cannot be used.
     """
-    topology = Topology.parse(url)
+    topology = Topology.parse(url, credentials)
     if topology.kind == "cluster":
         return ClusterStore(topology, budget)
     if topology.kind == "sentinel":

@@ -488,6 +488,18 @@ def test_limit_in_code_may_look_at_the_status_too(make: Make) -> None:
     assert statuses(app, *(f"/a?status={status}" for status in (200, 200, 401, 200))) == [200, 200, 401, 429]
 
 
+def test_limits_may_be_chosen_for_each_request(make: Make) -> None:
+    """By a function of the request; None is no limit."""
+
+    def by_plan(request: Any) -> Any:
+        return {"free": "1/hour", "paid": "9/hour", "none": None}[request.args["plan"]]
+
+    app = make()
+    app.get("/a")(limited(by_plan, key="ip")(ok))
+
+    assert statuses(app, "/a?plan=free", "/a?plan=free", "/a?plan=paid", "/a?plan=none") == [200, 429, 200, 200]
+
+
 def test_limiter_is_made_from_the_environment(store: ValkeyServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """The shortest application names no store."""
     monkeypatch.setenv("SLUICEGATE_REDIS_URL", store.url)

@@ -350,6 +350,17 @@ def test_limit_in_code_may_look_at_the_status_too(make: Make) -> None:
     assert found == [200, 200, 401, 429]
 
 
+def test_limits_may_be_chosen_for_each_request(make: Make) -> None:
+    """By a function of the connection; None is no limit."""
+
+    def by_plan(connection: Any) -> Any:
+        return {"free": "1/hour", "paid": "9/hour", "none": None}[connection.query_params["plan"]]
+
+    app = make(a=limited(by_plan, key="ip")(ok))
+
+    assert statuses(app, "/a?plan=free", "/a?plan=free", "/a?plan=paid", "/a?plan=none") == [200, 429, 200, 200]
+
+
 def test_limiter_is_made_from_the_environment(store: ValkeyServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """The shortest application names no store."""
     monkeypatch.setenv("SLUICEGATE_REDIS_URL", store.url)

@@ -1,5 +1,7 @@
 """The only rules of a valid limit: what is refused, by which field, and that JSON is read back as it was."""
 
+import re
+
 import pytest
 
 from enforcement import InvalidLimit, Limit, Match
@@ -60,6 +62,12 @@ def test_what_no_enforcer_could_enforce_is_refused_by_its_field(keywords, field)
         ("100/5m", "sliding_window", 100, 300, None),
         ("10/hrs", "sliding_window", 10, 3_600, None),
         ("10/d", "sliding_window", 10, 86_400, None),
+        ("10per minute", "sliding_window", 10, 60, None),
+        ("1 / Second", "sliding_window", 1, 1, None),
+        ("1 per 3 hour", "sliding_window", 1, 10_800, None),
+        ("400/10m", "sliding_window", 400, 600, None),
+        ("3/sec", "sliding_window", 3, 1, None),
+        ("0/m", "sliding_window", 0, 60, None),
     ],
 )
 def test_the_notation_of_other_libraries_is_understood(text, algorithm, quota, window, calendar):
@@ -88,6 +96,25 @@ def test_other_notations_are_refused(text):
     """Never a limit that means something else."""
     with pytest.raises(InvalidLimit):
         Limit.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "write"),
+    [
+        ("100/10", 'For seconds, write "100/10s"'),
+        ("100/", 'For seconds, write "100/s"'),
+        ("10/2 months", 'Write "10/60 days"'),
+        ("10 per 3 month", 'Write "10/90 days"'),
+        ("10/2 years", 'Write "10/366 days"'),
+        ("10/minute; 5/hour", "Limit.parse_many() reads several"),
+    ],
+)
+def test_a_notation_that_others_read_is_refused_with_what_to_write(text, write):
+    """What the sentence says can be read."""
+    with pytest.raises(InvalidLimit, match=re.escape(write)):
+        Limit.parse(text)
+    if '"' in write:
+        assert Limit.parse(write.split('"')[1]).quota in (10, 100)
 
 
 @pytest.mark.parametrize(
