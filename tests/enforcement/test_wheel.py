@@ -17,7 +17,14 @@ from tests.repository import ROOT, tracked_files
 CONSUMER = """
 import asyncio
 
+from flask import Flask
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
 from enforcement import Decision, Denied, Limit, Limiter, aio
+from enforcement.doors import flask as flask_door, starlette as starlette_door
 from enforcement.exporters.prometheus import SluicegateCollector
 from enforcement.stats import Stats
 from enforcement.testing import Clock, Published, assert_limited
@@ -58,6 +65,24 @@ def test_limits(limiter: Limiter, clock: Clock, published: Published) -> None:
     stats: Stats = limiter.stats()
     SluicegateCollector(limiter)
     print(denial.limit, stats.lease_share)
+
+
+def serve() -> Flask:
+    app, asgi = Flask(__name__), Starlette()
+    flask_door.install(app, default=flask_door.check())
+    starlette_door.install(asgi, default=starlette_door.limited("9/hour", key=lambda asked: asked.headers["X-Team"]))
+
+    @flask_door.limited("5/minute", key=lambda asked: asked.headers.get("X-Team"), costs=2, methods=["POST"])
+    def view(number: int) -> str:
+        return str(number)
+
+    @starlette_door.limited(LIMIT, key="ip")
+    async def endpoint(request: Request) -> Response:
+        return Response(view(number=7))
+
+    app.get("/")(view)
+    asgi.router.routes.append(Route("/", endpoint))
+    return app
 
 
 def wrong(limiter: Limiter) -> str:
