@@ -337,7 +337,10 @@ UNFOLD = {
     "ENVIRONMENT": "controlplane.adminkit.site.environment",
     "DASHBOARD_CALLBACK": "controlplane.dashboard.dashboard_callback",
     "STYLES": [lambda request: static("controlplane/admin.css")],
-    "SCRIPTS": [lambda request: static("controlplane/admin.js")],
+    "SCRIPTS": [
+        lambda request: static("controlplane/admin.js"),
+        lambda request: static("controlplane/paste_search.js"),
+    ],
     # Blue in place of the theme's purple. White on 600, and 500 on the dark background, have a contrast over 4.5 to 1.
     "COLORS": {
         "primary": {

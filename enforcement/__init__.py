@@ -54,5 +54,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """Return the public names, those that are loaded later among them, for completion and ``help()``."""
+    """Return a sorted list of the names in this module, also of those that are loaded later."""
     return sorted({*globals(), *__all__})

@@ -72,7 +72,7 @@ class BaseLimiter:
     @classmethod
     def from_env(cls) -> Self:
         """
-        Return a limiter with the settings from environment variables.
+        Return a new limiter with the settings from environment variables.
 
         The page "Settings" of the documentation (``templates/docs/settings.md``) lists them. The most important one is
         ``SLUICEGATE_REDIS_URL``, the URL of the store.
@@ -107,7 +107,8 @@ class BaseLimiter:
 
     def stats(self) -> Stats:
         """
-        Return the counts of this limiter's decisions and failures, and its present state. Any thread may call this.
+        Return a new record of this limiter's decisions and failures so far, and of its present state. Any thread may
+        call this.
         """
         return self._engine.stats(self._timing)
 

@@ -61,7 +61,7 @@ def declared(limits: Declared) -> tuple[Limit, ...]:
 
 def declared_costs(limits: Sequence[Limit], costs: Costs) -> Costs:
     """
-    Return the costs of each call as they are.
+    Return *costs* unchanged, or raise ValueError if they are not valid for the limits.
 
     Raises:
         ValueError: They are not valid, or the limits would not count them.
@@ -175,7 +175,7 @@ class Declaration:
 
     def call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call | None:
         """
-        Return what a call is charged to, or None if no limit applies.
+        Return a new :class:`Call` with the limits, key and costs of a call, or None if no limit applies.
 
         Raises:
             TypeError: As :func:`key_text` does.
@@ -202,7 +202,10 @@ class Declaration:
 
 
 def check_declared(limits: FunctionLimits, key: FunctionKey) -> None:
-    """Refuse limits before a function is decorated with them. Raises as :class:`Declaration` does."""
+    """
+    Raise TypeError or ValueError for limits that a function must not be decorated with. Raises as :class:`Declaration`
+    does.
+    """
     if callable(limits) and key is None:
         # It may be the decorated function itself, if the decorator was written without its arguments.
         raise TypeError(f"limits: must be strings or Limit values, got {limits!r}. A function needs a key, too.")
@@ -224,7 +227,7 @@ class _Group:
         self._key = _key_of(function, key)
 
     def of(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Limit, ...], str] | None:
-        """Return the limits of a call with their key, or None if none applies."""
+        """Return the limits of a call and their key as a pair, or None if none applies."""
         limits = chosen(self._choose(*args, **kwargs)) if self.limits is None else self.limits
         key = None if limits is None else key_text(self._key(*args, **kwargs))
         return None if limits is None or key is None else (limits, key)
@@ -236,7 +239,7 @@ def _are_pairs(limits: object) -> bool:
 
 def chosen(limits: Declared | None) -> tuple[Limit, ...] | None:
     """
-    Return limits that were chosen for one call or request as values, or None if there are none.
+    Return limits that were chosen for one call or request as a tuple of Limit values, or None for None.
 
     Raises:
         ValueError, TypeError: As :func:`declared` does.

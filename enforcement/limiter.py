@@ -53,7 +53,7 @@ class Limiter(BaseLimiter):
 
     def start(self, timeout: float = START_SECONDS) -> bool:
         """
-        Start the background thread, wait until documents are loaded, and return whether they are.
+        Start the background thread, wait at most *timeout* seconds for documents, and return whether they are loaded.
 
         The first check does the same by itself.
 
@@ -67,7 +67,8 @@ class Limiter(BaseLimiter):
 
     def ping(self) -> None:
         """
-        Check that the store decides, which may take a second. It charges nothing.
+        Ask the store for a decision, which may take a second, and raise StoreError if it makes none. It charges
+        nothing.
 
         Call it at the start if the application must not run without the store. The function library is loaded if it is
         missing.
@@ -136,7 +137,7 @@ class Limiter(BaseLimiter):
 
     def peek(self, limits: Limits, key: str | None = None, costs: Costs | None = None) -> Decision:
         """
-        Return the decision on a request without charging it.
+        Return the decision on a request, by default of one permit of each unit, without charging it.
 
         Args:
             costs: As in :meth:`hit`. ``allowed`` answers for these costs. None: one permit of each unit that the limits
@@ -151,8 +152,8 @@ class Limiter(BaseLimiter):
 
     def acquire(self, limits: Limits, key: str | None = None, costs: Costs = 1, *, max_wait: float) -> Decision:
         """
-        Charge as :meth:`hit` does, waiting for permits if there are none, and return the decision that allows the
-        request.
+        Charge as :meth:`hit` does, wait if permits are missing, and return the decision that allows the request, or
+        raise Denied.
 
         Args:
             max_wait: Seconds to wait at most. A call that would have to wait longer is denied at once. Waiting calls
@@ -234,7 +235,8 @@ class Limiter(BaseLimiter):
         attributes: Attributes | None = None,
     ) -> Admission:
         """
-        Charge an estimate, and return an admission that holds slots until :meth:`Admission.finish` is called.
+        Charge an estimate, and return a new admission, which holds slots until :meth:`Admission.finish`, or raise
+        Denied.
 
         Use this if a ``with`` block cannot span the request. Arguments and errors are those of :meth:`admit`.
         """
@@ -247,7 +249,7 @@ class Limiter(BaseLimiter):
 
     def reset(self, limits: Limits, key: str | None = None) -> None:
         """
-        Delete the counters of limits in code for a key.
+        Delete the counters of limits in code for a key, or for their own keys.
 
         Raises:
             enforcement.StoreError: The store is unavailable, or refused the call.
@@ -263,7 +265,7 @@ class Limiter(BaseLimiter):
         return self._run(self._decider.finding(token, attributes))  # type: ignore[no-any-return]
 
     def admit_plan(self, plan: LivePlan, costs: Costs) -> Admission:
-        """Charge a plan that :meth:`find_plan` returned, and return the admission, or raise Denied."""
+        """Charge a plan that :meth:`find_plan` returned, and return a new admission, or raise Denied."""
         ident = new_ident()
         decision = self.decide(plan, costs, ident=ident)
         if not decision.allowed:
@@ -274,8 +276,8 @@ class Limiter(BaseLimiter):
 
     def decide(self, plan: LivePlan, costs: Costs, *, charge: bool = True, ident: str = "") -> Decision:
         """
-        Decide a request on the counters of a plan, and return the decision. Arguments are those of
-        :class:`~enforcement.plan.request.Request`.
+        Decide a request by the counters of a plan, charge it unless *charge* is False, and return the decision.
+        Arguments are those of :class:`~enforcement.plan.request.Request`.
         """
         begun = self._begin(plan, costs, charge, ident)
         return begun if type(begun) is Decision else self._ask(begun, plan, costs, charge, ident)
@@ -283,7 +285,9 @@ class Limiter(BaseLimiter):
     def _ask(
         self, command: Decision | bytes | None, plan: LivePlan, costs: Costs, charge: bool = True, ident: str = ""
     ) -> Decision:
-        """Send the *command* that ``begin`` returned to the store, and return the decision."""
+        """
+        Ask the store with the *command* that ``begin`` returned, or in steps if that is None, and return the decision.
+        """
         decider, came = self._decider, None
         if command is not None:
             try:
@@ -302,7 +306,9 @@ class Limiter(BaseLimiter):
 
 
 def _limit_calls(limiter: Limiter, function: Callable[P, R], rule: Declaration) -> Callable[P, R]:
-    """Return *function* with its limits applied to each call. Raises TypeError for a coroutine function."""
+    """
+    Return a function that applies the limits and then calls *function*. Raises TypeError for a coroutine function.
+    """
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
         raise TypeError(f"{function.__qualname__}: must not be asynchronous. Use an enforcement.aio.Limiter.")
 
@@ -341,7 +347,7 @@ class Admission:
 
     def settle(self, costs: Costs | Mapping[str, int]) -> None:
         """
-        Replace the charged estimate by the real cost, which may be higher or lower. Only the first settlement counts.
+        Replace the charged estimate by the real cost, which may be higher or lower, once. Later calls change nothing.
 
         Args:
             costs: A number of requests, or a mapping of units to permits. A unit that is not in it keeps its estimate.
@@ -356,12 +362,12 @@ class Admission:
         self._limiter._run(self.reservation.charging_for(status))
 
     def cancel(self) -> None:
-        """Give back all charges and slots. After a settlement only the slots are freed."""
+        """Give back all charges, unless they are settled, and free the slots."""
         self._limiter._run(self.reservation.cancelling())
 
     def finish(self, status: int | None) -> None:
         """
-        Correct the charges by the status of the response and free the slots. A second call changes nothing.
+        Correct the charges by the status of the response, or give back all for None, and free the slots, once.
 
         If the request was settled before, only the slots are freed. An unavailable store raises no error, because the
         changes are sent to it later.

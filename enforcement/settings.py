@@ -68,7 +68,7 @@ class Settings:
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Settings:
         """
-        Return the settings from environment variables.
+        Return new settings from environment variables, or raise ValueError.
 
         The page "Settings" of the documentation (``templates/docs/settings.md``) lists them.
 

@@ -31,7 +31,7 @@ FIELDS = tuple(field.name for field in Instance._meta.concrete_fields if not fie
 
 def live_instances(client: redis.Redis | None = None) -> list[Instance]:
     """
-    Return the instances with a heartbeat in the store, ordered by id, as rows that are not saved.
+    Return a new unsaved Instance for each heartbeat in the store, ordered by id.
 
     Raises:
         One of STORE_ERRORS: The store is unavailable. The saved rows hold the last known state.
@@ -41,12 +41,30 @@ def live_instances(client: redis.Redis | None = None) -> list[Instance]:
     return [instance for some in batched(ids, READ_AT_ONCE) for instance in _read(client, some)]
 
 
-def fleet_now(now: datetime) -> list[Instance]:
-    """Return the live instances from the store, or, while the store is unavailable, from the saved rows."""
+class Fleet(list[Instance]):
+    """
+    The live instances.
+
+    While the store is unavailable, these are the ones that ran when it last answered, and ``unknown`` says why nobody
+    knows whether they still do. Otherwise it is empty.
+    """
+
+    unknown = ""
+
+    @property
+    def seen_at(self) -> datetime | None:
+        """The instant of the last heartbeat, or None without any."""
+        return max((instance.seen_at for instance in self), default=None)
+
+
+def fleet_now() -> Fleet:
+    """Return the live instances from the store, or, while the store is unavailable, the last known ones."""
     try:
-        return live_instances(store.connection(settings.PUBLISH_TIMEOUT_SECONDS))
-    except STORE_ERRORS:
-        return [instance for instance in Instance.objects.all() if is_live(instance, now)]
+        return Fleet(live_instances(store.connection(settings.PUBLISH_TIMEOUT_SECONDS)))
+    except STORE_ERRORS as exc:
+        fleet = Fleet(Instance.objects.last_known())
+        fleet.unknown = store.reason_of(exc)
+        return fleet
 
 
 def is_live(instance: Instance, now: datetime) -> bool:
@@ -95,7 +113,8 @@ def _read(client: redis.Redis, ids: Iterable[str]) -> Iterator[Instance]:
 
 def _parse(instance_id: str, fields: dict[str, Any]) -> Instance:
     """
-    Return a heartbeat as an instance that is not saved. Unknown fields are ignored, because enforcers may be newer.
+    Return a heartbeat as a new Instance that is not saved, or raise InvalidDocument. Unknown fields are ignored,
+    because enforcers may be newer.
 
     Raises:
         InvalidDocument: It is the heartbeat of another instance, or an instant or a counter is not a number.

@@ -10,8 +10,13 @@ HEARTBEAT_LIFETIME = timedelta(milliseconds=HEARTBEAT_LIFETIME_MS)
 
 class InstanceQuerySet(models.QuerySet["Instance"]):
     def running(self, now: datetime) -> "InstanceQuerySet":
-        """Return the instances whose last heartbeat is still valid."""
+        """Return a query of the instances whose last heartbeat is still valid."""
         return self.filter(seen_at__gt=now - HEARTBEAT_LIFETIME)
+
+    def last_known(self) -> "InstanceQuerySet":
+        """Return the instances that were running when the last heartbeat of all was saved."""
+        last = self.aggregate(at=models.Max("seen_at"))["at"]
+        return self.running(last) if last else self.none()
 
 
 class Instance(models.Model):

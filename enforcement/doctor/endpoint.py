@@ -27,7 +27,7 @@ def shown(url: str) -> str:
 
 
 def hosts(url: str) -> list[str]:
-    """Return the hosts in a URL, or an empty list for a Unix socket."""
+    """Return the hosts in a URL without their ports, or an empty list for a Unix socket."""
     if url.startswith("unix://"):
         return []
     authority = re.split(r"[/?#]", url.partition("://")[2], maxsplit=1)[0].rpartition("@")[2]

@@ -63,7 +63,9 @@ def documents(client: Redis, keys: Keys) -> Iterator[Finding]:
 
 
 def instances(client: Redis, keys: Keys) -> Iterator[Finding]:
-    """Yield findings on the live instances and their revisions, or on their number if the account may not read more."""
+    """
+    Yield a finding on the live instances, or on their number if the account may not read more, and on unmetered limits.
+    """
     try:
         ids = cast("list[str]", client.zrevrange(keys.instances, 0, _READ_AT_ONCE - 1))
         heartbeats = client.mget(map(keys.instance, ids)) if ids else []
@@ -97,7 +99,7 @@ def instances(client: Redis, keys: Keys) -> Iterator[Finding]:
 
 
 def _unmetered(live: Iterable[Mapping[str, Any]]) -> Iterator[Finding]:
-    """Report the limits that count nothing, because the instances charge no cost in their unit."""
+    """Yield a finding on each limit that counts nothing, because the instances charge no cost in its unit."""
     found: dict[str, list[str]] = {}
     for row in live:
         limits = row.get("unmetered")

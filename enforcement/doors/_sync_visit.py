@@ -45,7 +45,10 @@ class SyncVisit:
         self._held: list[Admission] = []
 
     def decide(self, limits: tuple[Limit, ...], key: str, costs: Costs = 1) -> Decision:
-        """Charge the request to limits in code, and return the decision, or raise Denied."""
+        """
+        Charge the request to limits in code, hold its slots until the response is complete, and return the decision, or
+        raise Denied.
+        """
         limiter = self.installed.limiter()
         if outlives_decision(limits):
             return self._hold(partial(limiter.open_admission, limits, key, costs))
@@ -126,7 +129,10 @@ class DjangoVisit(SyncVisit):
         return self.installed.options().proxies.client(peer, [forwarded] if forwarded else [])
 
     def check(self) -> Decision:
-        """Charge the request to its token's policies, once, and return the decision, or raise Refusal or Denied."""
+        """
+        Charge the request to its token's policies at the first call, and return that decision, or raise Refusal or
+        Denied.
+        """
         self.checked = True
         # The middleware and a throttle may both call this for the same request.
         if self._by_policies is None:

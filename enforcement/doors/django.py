@@ -62,7 +62,7 @@ class _Installation:
         self._limiter: Limiter | None = None
 
     def options(self) -> Options:
-        """Return the settings of the Django integration. Raises ImproperlyConfigured if they are not valid."""
+        """Return the settings, read at the first call. Raises ImproperlyConfigured if they are not valid."""
         if self._options is None:
             try:
                 self._options = read_options(getattr(settings, SETTING, {}), SETTING)
@@ -71,7 +71,7 @@ class _Installation:
         return self._options
 
     def limiter(self) -> Limiter:
-        """Return the limiter that all requests of this process use."""
+        """Return the limiter that all requests of this process use, which is made at the first call."""
         if self._limiter is None:
             options = self.options()
             with self._lock:
@@ -100,7 +100,7 @@ setting_changed.connect(_reload, dispatch_uid="sluicegate")
 
 
 def visit_of(request: Any) -> DjangoVisit:
-    """Return the visit of a request, also of one that Django REST framework has wrapped."""
+    """Return the one visit of a request, also if the framework has wrapped it, made at the first call."""
     request = getattr(request, "_request", request)
     visit: DjangoVisit | None = getattr(request, _VISIT, None)
     if visit is None:
@@ -128,7 +128,7 @@ class DecisionMiddleware:
             markcoroutinefunction(self)
 
     def __call__(self, request: Any) -> Any:
-        """Return the response to a request, with the header fields of its decisions."""
+        """Return the response, or an awaitable of it in an async stack, with the decisions' header fields."""
         if iscoroutinefunction(self):
             return self._serve(request)
         visit = visit_of(request)
@@ -249,20 +249,20 @@ class _ViewLimit:
         return self._methods is None or request.method in self._methods
 
     def caller(self, request: Any) -> Any:
-        """Return the user or the key that a request is counted by, or an awaitable of it."""
+        """Return the user or the key that a request is counted by, an awaitable of it, or None."""
         if self._key == "user":
             return _user(request)
         return self._key(request) if callable(self._key) else None
 
     async def caller_awaited(self, request: Any) -> Any:
-        """Return the user or the key that a request to an asynchronous view is counted by."""
+        """Return the user or the key that a request to an async view is counted by, or None."""
         if self._key == "user":
             return await _user_awaited(request)
         found = self.caller(request)
         return await found if isinstance(found, Awaitable) else found
 
     def decide(self, visit: DjangoVisit, view: Any, caller: Any) -> None:
-        """Charge a request to the limits of a view. Raises Denied and Refusal."""
+        """Charge a request to the limits of a view, unless its key is None. Raises Denied and Refusal."""
         kind = self._key if isinstance(self._key, str) else "key"
         if kind == "ip" or (kind == "user" and caller is None):
             kind, caller = "ip", counted_address(visit.address())
@@ -317,7 +317,7 @@ def _limit_awaited(view: Any, limit: _ViewLimit) -> Any:
 
 
 def _answer(visit: DjangoVisit, exc: Denied | Refusal) -> Any:
-    """Return the response to a request that may not pass. The header fields are added when the visit is finished."""
+    """Return a new response to a request that may not pass, after noting the decision if there is one."""
     if isinstance(exc, Refusal):
         return _response(exc.answer)
     visit.note(exc.decision)

@@ -114,7 +114,7 @@ def limited(
     limits: Declared | Chooser, *, key: Found, scope: str | None = None, costs: Costs | Found = 1
 ) -> Callable[..., Awaitable[Decision | None]]:
     """
-    Return a dependency that charges a request to limits in code.
+    Return a coroutine function for ``Depends``, which charges a request to limits in code and returns the decision.
 
     Its value is the decision. A slot of a concurrency limit is held until the response is complete.
 
@@ -147,7 +147,8 @@ def limited(
 
 def check(*, costs: Costs | Found = 1, attributes: Found | None = None) -> Callable[..., Awaitable[Decision]]:
     """
-    Return a dependency that charges a request to the published policies of its token.
+    Return a coroutine function for ``Depends``, which charges a request to its token's policies and returns the
+    decision.
 
     Its value is the decision. Slots are held until the response is complete; ``charge_on`` looks at its status.
 
@@ -178,7 +179,7 @@ def admit(
     attributes: Found | None = None,
 ) -> Callable[..., AsyncIterator[Admission]]:
     """
-    Return a dependency that charges an estimate, and whose value is an :class:`Admission`.
+    Return an async generator function for ``Depends``, which charges an estimate and yields an :class:`Admission`.
 
     Settle the admission with the real cost. If the path operation raises an exception, the estimate is given back,
     unless it was settled. If the client leaves, it stays charged: what was sent until then may have cost as much. Slots
@@ -229,7 +230,7 @@ def admit(
 
 
 async def get_limiter(connection: HTTPConnection) -> aio.Limiter:
-    """Return the installed limiter. A dependency for path operations that use it directly."""
+    """Return the installed limiter, as a dependency of path operations that use it directly."""
     return visit_of(connection).limiter
 
 
@@ -262,19 +263,19 @@ class Admission:
 
 
 def _checked(costs: Any, limits: Any = None) -> Any:
-    """Return the costs, checked if they are known, against the limits if these are known too."""
+    """Return *costs* unchanged, after checking them if they are known, also against the limits if these are known."""
     if callable(costs) or isinstance(costs, params.Depends):
         return costs
     return declared_costs(limits, costs) if isinstance(limits, tuple) else check_costs(costs)
 
 
 def _declared(limits: Any) -> Any:
-    """Return limits as values, or their source as it is."""
+    """Return limits as a tuple of Limit values, or unchanged if they are a function or a ``Depends``."""
     return limits if callable(limits) or isinstance(limits, params.Depends) else declared(limits)
 
 
 def _finding_both(limits: Any, key: Any) -> Any:
-    """Return a dependency that finds the key, and the limits too if they depend on the request."""
+    """Return a ``Depends`` whose value is the key, or the limits and the key if the limits depend on the request."""
     if limits is None or isinstance(limits, tuple):
         return _finding(key)
 
@@ -287,12 +288,15 @@ def _finding_both(limits: Any, key: Any) -> Any:
 
 
 def _both(limits: Any, found: Any) -> tuple[tuple[Limit, ...] | None, Any]:
-    """Return the limits and what the key was found to be, given the value of :func:`_finding_both`."""
+    """Return the limits, or None, and the key, from known limits or from the value of :func:`_finding_both`."""
     return (limits, found) if isinstance(limits, tuple) else (chosen(found[0]), found[1])
 
 
 def _finding(what: Any) -> Any:
-    """Return the ``Depends`` of a parameter, whose value is that of a function, of another ``Depends``, or as given."""
+    """
+    Return *what* if it is a ``Depends``, else a new ``Depends`` whose value is *what*, or its result if it is a
+    function.
+    """
     if isinstance(what, params.Depends):
         return what
 
@@ -338,7 +342,7 @@ def _describe_denials(schema: dict[str, Any], responses: dict[str, Any], *, by_t
 
 
 def _operations(app: FastAPI) -> Iterator[tuple[Any, Any]]:
-    """Yield each route that has dependencies, with its dependencies."""
+    """Yield the route of each path operation, and its ``dependant``, which has its dependencies."""
     # In newer versions of FastAPI, an included router is a route that contains routes.
     flatten: Callable[[Any], Any] = getattr(routing, "iter_route_contexts", iter)
     for route in flatten(app.routes):

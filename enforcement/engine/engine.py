@@ -78,6 +78,8 @@ class Engine:
         self.denials = Denials(self.documents, self.counts)
         self.leases = LeaseKeeper(self.health, self.denials, fleet=self._fleet)
         self.slots = SlotKeeper(self.health.background, renews=settings.clock is None)
+        # A clock that was set ahead has ended slots, perhaps all of them.
+        self.agent.clock.on_jump = self.slots.renew_soon
         self.decider = Decider(
             self.keys,
             self.documents,
@@ -112,7 +114,7 @@ class Engine:
         return agent, usage
 
     def reservation(self, plan: LivePlan, costs: Costs, decision: Decision, ident: str) -> Reservation:
-        """Return the reservation of a decision that was made with *ident*."""
+        """Return a new reservation for a decision that was made with *ident*."""
         return Reservation(self.health, self.denials, plan, costs, decision, ident)
 
     def _fleet(self) -> int:
@@ -125,7 +127,7 @@ class Engine:
 
     def start_quietly(self) -> None:
         """
-        Start the background threads without waiting for documents, which limits in code do not need.
+        Start the background threads without waiting for documents, unless the limiter has the clock of a test.
 
         With a test's clock nothing is started.
         """
@@ -159,7 +161,7 @@ class Engine:
         return "degraded" if self.health.breaker.open else self.agent.state
 
     def stats(self, timing: Timing | None) -> Stats:
-        """Return the statistics of this process, without taking a lock that a decision waits for."""
+        """Return a new record of this process's statistics, without taking a lock that a decision waits for."""
         agent, held, used, from_lease = self.agent, *self.leases.counts()
         servers_away, outages = self.health.outages()
         rows = [*self.counts.decisions().items(), (("lease", "ok"), from_lease)]
@@ -174,6 +176,7 @@ class Engine:
             fleet_size=agent.fleet_size,
             clock_offset_us=agent.clock_offset_us,
             decisions=tuple(DecisionCount(*name, count) for name, count in rows if count),
+            would_deny=self.usage.would_deny,
             store_failures=dict(self.counts.failures),
             servers_away=servers_away,
             outages=outages,

@@ -35,7 +35,7 @@ class Identity:
     version: str
 
     def of_child(self) -> Identity:
-        """Return the identity of this process, which was forked from the process with the present identity."""
+        """Return a new identity for this process, which was forked from the process with the present identity."""
         pid = os.getpid()
         return replace(self, id=f"{self.id[:80]}-{pid}-{secrets.token_hex(2)}", pid=pid)
 
@@ -98,7 +98,8 @@ class Heartbeat:
 
     def send(self, client: StoreClient, state: str, degraded_since_us: int | None) -> None:
         """
-        Send one heartbeat to the store, and set the clock and the fleet size from the reply. Raises redis-py's errors.
+        Send one heartbeat, set the clock by the reply, and set the fleet size to the highest of the last ten minutes.
+        Raises redis-py's errors.
 
         Args:
             state: ``starting``, ``ok`` or ``degraded``.

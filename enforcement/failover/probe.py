@@ -41,7 +41,7 @@ class DecisionProbe:
         self._command = probe_command(keys)
 
     def error(self) -> StoreError | None:
-        """Send a decision to the store, and return why it cannot decide requests, or None if it can."""
+        """Send a decision to the store, and return the error if it means that the store is unavailable, else None."""
         try:
             self._pipe.call(self._command)
         except StoreError as exc:

@@ -34,6 +34,12 @@ local function put(key, packed, ttl_us, slack)
   call('SET', key, packed, 'PX', ceil(ttl_us / 1000) + slack)
 end
 
+-- See that a key whose value was changed in place still has an end, which somebody may have taken from it. To ask each time costs a
+-- quarter of the whole call, so the first charge in each second of the clock does.
+local function keep_ending(key, s, ends, slack)
+  if s.now % 1000000 < s.now - s.last then call('PEXPIRE', key, ceil((ends - s.now) / 1000) + slack, 'NX') end
+end
+
 -- fixed_window. a: length in us, 0 for a lifetime. b: nothing, or four boundaries of a calendar.
 -- Value: used, end (0 for a lifetime), last.
 local fixed = {}
@@ -62,7 +68,7 @@ function fixed.read(s, spec, key, now, value)
       if behind then ends = present else now = last end
     end
     if ends == 0 or now < ends then
-      s.now, s.used, s.ends, s.kept, s.behind, s.room = now, used, ends, not behind, behind, cap - used
+      s.now, s.used, s.ends, s.kept, s.behind, s.room, s.last = now, used, ends, not behind, behind, cap - used, last
       return true
     end
   end
@@ -99,13 +105,13 @@ function fixed.write(key, s, slack)
   end
   call('SETRANGE', key, 0, packed) -- what stands behind these numbers stays; see checkpoint.lua
   -- A key ends with its window already, and that is left alone; one of a lifetime ends when nothing was charged for long.
-  if s.ends == 0 then call('PEXPIRE', key, TEN_YEARS_MS) end
+  if s.ends == 0 then call('PEXPIRE', key, TEN_YEARS_MS) else keep_ending(key, s, s.ends, slack) end
 end
 
 -- A fixed_window whose counters outlive the store; see checkpoint.lua. Value: as above, and the stamp of its last checkpoint if
 -- it has one.
 local durable = {reset = fixed.reset, wait = fixed.wait, mark = fixed.mark, add = fixed.add, amend = fixed.amend}
-local NAME_LENGTH, WHOLE = 34, 'whole' -- of the last part of a counter's key; a member of the set beside it
+local NAME_LENGTH, WHOLE = 26, 'whole' -- of the last part of a counter's key; a member of the set beside it
 
 local function dirty_beside(key) return sub(key, 1, -NAME_LENGTH - 1) .. 'changed' end
 
@@ -153,6 +159,7 @@ function sliding.read(s, spec, key, now, value)
   if value then
     local known, before, last = unpack_doubles('>ddd', value)
     behind = last - now > a
+    s.last = last
     if now < last and not behind then now = last end
     local passed = (now - now % a) - (last - last % a)
     if behind then
@@ -204,6 +211,7 @@ function sliding.write(key, s, slack)
   local packed = pack('>ddd', s.current, s.previous, s.now)
   if s.kept then
     call('SETRANGE', key, 0, packed)
+    keep_ending(key, s, s.start + 2 * s.length, slack)
   else
     put(key, packed, s.start + 2 * s.length - s.now, slack)
   end

@@ -18,7 +18,7 @@ def integer_rule(value: object, least: int, most: int) -> str:
 
 
 def shown(value: object) -> str:
-    """Return a value for an error message, cut to 64 characters."""
+    """Return the ``repr()`` of a value for an error message, cut to 64 characters."""
     try:
         text = repr(value)
     except ValueError:  # Python does not print integers of more than 4300 digits.

@@ -124,7 +124,8 @@ class Limit:
     @property
     def capacity(self) -> int:
         """
-        The greatest cost that can ever be admitted. It is the burst of a bucket, and the quota of any other limit.
+        The greatest cost that can ever be admitted, which is the quota, or of a bucket its burst, less a part if
+        leasable.
 
         A leased bucket admits less than its burst. Permits flow back into it while others are held, and all of them
         could be used in one moment.
@@ -225,10 +226,13 @@ class Limit:
         return data
 
     @classmethod
-    def from_json(cls, data: object) -> Self:
+    def from_json(cls, data: object, *, published: bool = False) -> Self:
         """
         Return the limit that JSON values describe.
 
+        Args:
+            published: Whether it was accepted before, perhaps by an earlier version. See
+                :class:`~enforcement.model.matching.Match`.
         Raises:
             InvalidLimit: A field is unknown, is missing, has the wrong type or breaks a rule.
         """
@@ -244,7 +248,7 @@ class Limit:
         for name in ("partition_by", "charge_on"):
             values[name] = _strings(name, values.get(name, ()))
         try:
-            values["match"] = Match.from_json(values.get("match", {}))
+            values["match"] = Match.from_json(values.get("match", {}), published=published)
         except InvalidMatch as exc:
             raise InvalidLimit(f"match.{exc.field}", exc.reason) from exc
         return cls(**values)
@@ -326,7 +330,7 @@ class Policy:
 
 
 def is_unit(name: str) -> bool:
-    """Return whether a string can name a unit, see :data:`UNIT_RULE`."""
+    """Return whether a string may be the name of a unit, see :data:`UNIT_RULE`."""
     return _UNIT.fullmatch(name) is not None
 
 

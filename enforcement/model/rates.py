@@ -21,7 +21,7 @@ _SEPARATORS: Final = re.compile("[;,|]")
 
 def parse_rate(text: object) -> dict[str, Any]:
     """
-    Return the fields of a limit that a rate stands for, which are its quota, algorithm and window.
+    Return as a dictionary the fields of a limit that a rate stands for, which are its quota, algorithm and window.
 
     Months and years become ``fixed_window`` limits of the calendar, because they differ in length. All other rates
     become a ``sliding_window``.

@@ -28,7 +28,10 @@ LETTERS: Final = {
 
 
 def _length(key: object) -> str:
-    """Return the length of a string, or the type of another value. Messages do not show keys, which may be secret."""
+    """
+    Return the length of a string as text, or the name of another value's type. Messages do not show keys, which may be
+    secret.
+    """
     return str(len(key)) if isinstance(key, str) else type(key).__name__
 
 
@@ -94,7 +97,9 @@ class BoundLimit:
         return costs.get(unit, 1 if unit == "requests" else 0)
 
     def spec(self, now_us: int) -> Spec:
-        """Return the numbers by which the store decides on this limit, with the calendar window around *now_us*."""
+        """
+        Return a :class:`Spec`, by which the store decides on this limit, with the calendar window around *now_us*.
+        """
         limit = self.limit
         letter, length = LETTERS[limit.algorithm], (limit.window_seconds or 0) * 1_000_000
         if letter == "b":
@@ -122,7 +127,7 @@ class BoundLimit:
         return now_us - now_us % spec.a + spec.a if spec.a else 0
 
     def origin(self) -> dict[str, Any]:
-        """Return the entry of this limit in :meth:`~enforcement.plan.decision.Decision.explain`."""
+        """Return the dictionary of this limit in :meth:`~enforcement.plan.decision.Decision.explain`."""
         return {
             "limit": self.limit.name,
             "policy": self.policy_slug,
@@ -135,7 +140,7 @@ class BoundLimit:
         }
 
     def overflowing(self) -> BoundLimit:
-        """Return the same limit, bound to its overflow counter."""
+        """Return a copy of this bound limit, bound to its overflow counter."""
         assert self.partitions is not None
         return replace(self, key=self.partitions.overflow, partitions=None, value="", overflow=True, earlier="")
 
@@ -152,7 +157,7 @@ Pairs = tuple[tuple[tuple[Limit, ...], str], ...]
 
 def pairs_of(limits: Limits, key: str | None) -> Pairs:
     """
-    Return limits in code in groups, each with its key.
+    Return limits in code as pairs of a tuple of limits and their key.
 
     Args:
         limits: See :data:`Limits`.
@@ -171,13 +176,16 @@ def pairs_of(limits: Limits, key: str | None) -> Pairs:
 
 
 def bind_in_code(limits: Sequence[Limit], key: str, keys: Keys) -> tuple[BoundLimit, ...]:
-    """Return limits in code, bound to the counters of one key. Raises the errors of :func:`bind_pairs`."""
+    """
+    Return a new :class:`BoundLimit` for each limit in code, bound to its counter for one key. Raises the errors of
+    :func:`bind_pairs`.
+    """
     return bind_pairs(((tuple(limits), key),), keys)
 
 
 def bind_pairs(pairs: Pairs, keys: Keys) -> tuple[BoundLimit, ...]:
     """
-    Return limits in code, bound to the counters of their keys.
+    Return a new :class:`BoundLimit` for each limit in code, bound to its counter for the key of its pair.
 
     Raises:
         ValueError: There are no limits or more than 64, two have the same name, one needs attributes, or a key is not a
@@ -234,7 +242,7 @@ class Rule:
 
     def bind(self, keys: Keys, attributes: Attributes, partitions: PartitionIndex | None = None) -> BoundLimit:
         """
-        Return the limit, bound to the counter for these attributes.
+        Return a new :class:`BoundLimit`, the limit with its counter for these attributes.
 
         Args:
             attributes: Those of the request. They include each attribute that the limit is partitioned by.
@@ -252,13 +260,13 @@ class Rule:
         return BoundLimit(limit, key, *origin, partitions, value, earlier=earlier)
 
     def overflow(self, partitions: PartitionIndex) -> BoundLimit:
-        """Return the limit, bound to its overflow counter."""
+        """Return a new :class:`BoundLimit`, the limit with its overflow counter."""
         origin = (self.scope, self.policy.id, self.policy.slug, self.override_id, self.index)
         return BoundLimit(self.limit, partitions.overflow, *origin, overflow=True)
 
     def partitions(self, keys: Keys) -> PartitionIndex | None:
         """
-        Return the index in which the store registers the values of this limit's partition, or None.
+        Return the index in which the store registers the values of this limit's partition, or None if it has none.
 
         Each project has a register of its own, even for a global limit. So a client that invents values can only fill
         the register of its own project.
@@ -277,7 +285,7 @@ class Rule:
 
 def rules_of(subject: Subject, now_us: int) -> tuple[Rule, ...]:
     """
-    Return all limits that may apply to a token.
+    Return a rule for each limit of the global, the project's and the token's policy, with its override applied.
 
     They come from the global policy, the policy of its project and its own policy, in this order. A policy that is not
     published adds no limits. The reader of the documents reports it. Overrides that have ended by *now_us* are ignored.

@@ -19,7 +19,7 @@ _known_unit = lru_cache(256)(is_unit)
 
 def check_costs(costs: Costs) -> Costs:
     """
-    Return valid costs as they are.
+    Return *costs* unchanged, or raise ValueError if they are not valid.
 
     Raises:
         ValueError: A cost is not an integer from 0 to 2**53 - 1, or the name of a unit breaks a rule.
@@ -36,7 +36,7 @@ def check_costs(costs: Costs) -> Costs:
 
 def check_units(limits: Iterable[Limit], costs: Costs) -> None:
     """
-    Refuse costs that limits in code would not count, because no unit of theirs is named.
+    Raise ValueError for costs that limits in code would not count, because no unit of theirs is named.
 
     Args:
         costs: Costs that passed :func:`check_costs`.
@@ -55,7 +55,9 @@ def check_units(limits: Iterable[Limit], costs: Costs) -> None:
 
 
 def names(unit: str, costs: int | Container[str]) -> bool:
-    """Return whether *costs* give a cost for a unit. A plain 0 is 0 of every unit, and requests always have a cost."""
+    """
+    Return whether *costs* give a cost for a unit, as a plain 0 does for every unit, and any costs do for requests.
+    """
     return unit == REQUESTS or (costs == 0 if isinstance(costs, int) else unit in costs)
 
 

@@ -75,7 +75,10 @@ class Decision:
         return self.allowed
 
     def on(self, costs: Costs) -> Decision:
-        """Record the costs of the request, from which :attr:`unmetered` follows, and return the decision."""
+        """
+        Keep the units that the costs of the request name, from which :attr:`unmetered` follows, and return this
+        decision.
+        """
         self._costs = costs if isinstance(costs, int) else frozenset(costs)  # the caller may change its mapping
         return self
 
@@ -94,12 +97,12 @@ class Decision:
 
     @property
     def revision(self) -> int:
-        """The published revision of the decision's limits. 0 for limits in code."""
+        """The published revision of the decision's limits, which is 0 for limits in code."""
         return self.plan.revision
 
     @property
     def degraded(self) -> bool:
-        """Whether the decision was made without the store."""
+        """Whether this process made the decision because the store, or a part of it, could not."""
         return self.source == "fallback"
 
     @property
@@ -118,7 +121,7 @@ class Decision:
 
     @property
     def cause(self) -> str:
-        """Why the call to the store failed, such as ``timeout``, ``auth`` or ``oom``. Empty if no call failed."""
+        """Why the call to the store failed, such as ``timeout``, ``auth`` or ``oom``, or empty if no call failed."""
         # Only the few decisions that follow a failed call have this attribute. The others save the time to set it.
         return getattr(self, "_trouble", _NO_TROUBLE)[0]
 
@@ -129,7 +132,7 @@ class Decision:
 
     @property
     def status(self) -> int:
-        """The HTTP status of the response. 200 if the request may pass."""
+        """The HTTP status of the response, which is 200 if the request may pass."""
         return STATUSES[self.reason]
 
     @property
@@ -161,7 +164,7 @@ class Decision:
     @property
     def limit(self) -> LimitState | None:
         """
-        The limit that decides, or None.
+        The state of the limit that decides, or None if there is none.
 
         If limits deny the request, it is one that no wait helps, or the one with the longest wait. Otherwise it is the
         one with the smallest share of its capacity left. None if there is no limit, or each is in shadow mode or
@@ -173,7 +176,7 @@ class Decision:
 
     @property
     def denied_by(self) -> tuple[str, ...]:
-        """The names of the limits that deny the request. Limits in shadow mode do not count."""
+        """The names of the limits that deny the request, without those in shadow mode."""
         return tuple(state.name for state in self.limits if state.mode == "enforce" and not state.allowed)
 
     @property
@@ -183,19 +186,19 @@ class Decision:
 
     @property
     def reset_ms(self) -> int | None:
-        """``reset_ms`` of the deciding limit, or None if no limit decides, or if it is never full again."""
+        """Milliseconds until the deciding limit is full again, or None if it never is, or if no limit decides."""
         return None if self.limit is None else self.limit.reset_ms
 
     @property
     def retry_after_ms(self) -> int | None:
-        """Milliseconds until the same request can pass, or None if it is allowed, or if no wait helps."""
+        """Milliseconds until the same request is worth another try, or None if it is allowed, or if no wait helps."""
         if self.reason == "degraded_denied":
             return _DEGRADED_RETRY_MS
         return None if self.allowed or self.limit is None or self.limit.hopeless else self.limit.retry_after_ms
 
     def headers(self, preset: str = "ietf") -> dict[str, str]:
         """
-        Return the names and values of the header fields for a client.
+        Return the header fields for a client as a new dictionary of names and values.
 
         Args:
             preset: ``ietf`` (draft-ietf-httpapi-ratelimit-headers-11), ``legacy-delta``, ``legacy-epoch``, ``openai``,
@@ -223,7 +226,7 @@ class Decision:
 
     def problem(self, preset: str = "ietf") -> dict[str, Any]:
         """
-        Return the body of a denial, as JSON values.
+        Return the body of the response to a denial as a new dictionary of JSON values.
 
         Args:
             preset: As in :meth:`headers`. With ``openai`` or ``anthropic`` the body has the shape of that provider's

@@ -30,7 +30,7 @@ _SHAPES: Final[dict[str, Callable[[int, str, str, str], dict[str, Any]]]] = {
 
 def error_body(preset: str, status: int, code: str, unit: str, sentence: str) -> dict[str, Any] | None:
     """
-    Return the body of a denial for a provider's SDK.
+    Return the body of a denial for a provider's SDK, or None if no preset of a provider is named.
 
     Args:
         preset: Presets joined by ``+``. The first that names a provider counts.

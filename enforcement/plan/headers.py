@@ -46,7 +46,7 @@ class Described(Protocol):
 
     @property
     def limit(self) -> LimitState | None:
-        """The limit that decides, or None."""
+        """The state of the limit that decides, or None if there is none."""
 
     def unmetered_at(self) -> tuple[int, ...]:
         """Return the index of each limit that counted nothing, because the costs do not name its unit."""
@@ -144,7 +144,7 @@ def _spell(at: int, limit: Limit, label: str) -> Spelled:
 
 def labels(plan: Plan) -> Sequence[str]:
     """
-    Return a unique label for each limit of a plan.
+    Return a unique label for each limit of a plan, in the order of the plan.
 
     Returns:
         The name. ``policy/name`` if several limits have that name, and ``scope/policy/name`` if they also have one
@@ -165,7 +165,7 @@ def _labels(bounds: Sequence[BoundLimit]) -> Sequence[str]:
 
 def ordered(decision: Described) -> list[tuple[str, LimitState]]:
     """
-    Return the enforced limits that counted the request, with their labels.
+    Return a list of (label, state) for the enforced limits that counted the request.
 
     The limit that decides comes first, then the tightest.
     """
@@ -200,7 +200,7 @@ def _ietf(decision: Described) -> dict[str, str]:
 
 
 def draft_lines(decision: Described) -> list[tuple[bytes, bytes]]:
-    """Return the draft's fields for an allowed request, encoded for ASGI."""
+    """Return the names and values of the draft's header fields for an allowed request, encoded for ASGI."""
     cached: _Cache | None = decision.plan.header_cache
     if cached is not None and (only := cached.only) is not None:
         # This repeats _limit_item(). A request on a lease is so fast that one more function call would slow it down.
@@ -213,7 +213,10 @@ def draft_lines(decision: Described) -> list[tuple[bytes, bytes]]:
 
 
 def _by_numbers(decision: Described, spelled: Sequence[Spelled]) -> dict[str, str]:
-    """Return the fields from the numbers of the reply, without limit states. The tightest limit comes first."""
+    """
+    Return the header fields from the numbers of the reply, or an empty dictionary if no limit is enforced. The tightest
+    limit comes first.
+    """
     if not spelled:
         return {}
     rows = [(limit, *_limit_item(decision, limit)) for limit in spelled]
@@ -254,7 +257,7 @@ def _legacy_epoch(decision: Described) -> dict[str, str]:
 
 
 def _tightest(decision: Described) -> Iterator[LimitState]:
-    """Yield the tightest limit on requests and the tightest limit on tokens, as far as there are such."""
+    """Yield the state of the tightest limit on requests, and then of that on tokens, as far as there are such."""
     found: dict[str, LimitState] = {}
     for _, state in ordered(decision):
         if state.algorithm != "concurrency":
@@ -263,7 +266,7 @@ def _tightest(decision: Described) -> Iterator[LimitState]:
 
 
 def _openai(decision: Described) -> dict[str, str]:
-    """Return the header fields for the tightest limit on requests and the tightest limit on tokens."""
+    """Return OpenAI's header fields for the tightest limit on requests and the tightest limit on tokens."""
     fields: dict[str, str] = {}
     for state in _tightest(decision):
         fields[f"x-ratelimit-limit-{state.unit}"] = str(state.quota)
@@ -274,7 +277,10 @@ def _openai(decision: Described) -> dict[str, str]:
 
 
 def _anthropic(decision: Described) -> dict[str, str]:
-    """Return the header fields for the same limits. The reset is an instant."""
+    """
+    Return Anthropic's header fields for the tightest limit on requests and the tightest limit on tokens. The reset is
+    an instant.
+    """
     fields: dict[str, str] = {}
     for state in _tightest(decision):
         fields[f"anthropic-ratelimit-{state.unit}-limit"] = str(state.quota)

@@ -51,7 +51,7 @@ class LimitState:
 
     @property
     def share(self) -> float:
-        """The share of the capacity that remains. 0 if the capacity is 0."""
+        """The share of the capacity that remains, from 0 to 1, which is 0 if the capacity is 0."""
         return self.remaining / self.capacity if self.capacity else 0.0
 
     @property
@@ -67,7 +67,7 @@ def tightness(remaining: int, capacity: int, window_seconds: int | None) -> tupl
 
 
 def seconds(span_ms: int) -> int:
-    """Return a span in seconds, rounded up."""
+    """Return a span of milliseconds in whole seconds, rounded up."""
     return -(-span_ms // 1_000)
 
 

@@ -101,7 +101,7 @@ class Plan:
 
     @property
     def one_of_each(self) -> Costs:
-        """The costs of one permit of each unit that a limit counts."""
+        """The costs of one permit of each unit that a limit counts, which are 1 if all count requests."""
         return {bound.limit.unit: 1 for bound in self.bounds} if self.counts_units else 1
 
     @property
@@ -114,7 +114,9 @@ class Plan:
         return not sets.isdisjoint(self.touches)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the limits alone, without what this process knows about their counters."""
+        """
+        Return what pickle needs to make the plan anew, which is its limits without what this process knows of counters.
+        """
         return _restored, (self.bounds, self.revision, self.fleet() if self.fleet else 0)
 
     def unmetered(self, costs: int | Container[str]) -> tuple[int, ...]:
@@ -141,7 +143,7 @@ class Plan:
         return self._specs
 
     def texts(self, now_us: int) -> tuple[str, ...]:
-        """Return the :meth:`specs` as strings, which are arguments of a call."""
+        """Return the :meth:`specs` as strings, one argument of a call for each limit."""
         self.specs(now_us)
         return self._texts
 
@@ -151,7 +153,7 @@ class Plan:
 
     def diverted(self, overflowed: Sequence[int]) -> tuple[BoundLimit, ...]:
         """
-        Return the bounds, with overflow counters for the values that could not be registered.
+        Return a copy of the bounds, with overflow counters for the values that could not be registered.
 
         Args:
             overflowed: For each item of :attr:`unregistered`, 1 if there was no room for its value, else 0.
@@ -164,7 +166,7 @@ class Plan:
 
 
 def _restored(bounds: tuple[BoundLimit, ...], revision: int, fleet: int) -> Plan:
-    """Return a pickled plan. Its permits are not leased here, so *fleet* is only shown."""
+    """Return a new plan from what was pickled. Its permits are not leased here, so *fleet* is only shown."""
     return Plan(bounds, revision=revision, fleet=(lambda: fleet) if fleet else None)
 
 

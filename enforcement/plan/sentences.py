@@ -18,13 +18,13 @@ _TITLES: Final = {
 
 
 def title(reason: str) -> str:
-    """Return a few words for the reason of a decision."""
+    """Return a few words for the reason of a decision, or "Allowed" for a reason without any."""
     return _TITLES.get(reason, "Allowed")
 
 
 def sentence(status: int, reason: str, limit: LimitState | None, retry_after_ms: int | None) -> str:
     """
-    Return what happened to a request, as a sentence or two.
+    Return a sentence or two that say why a request was denied and when to try again.
 
     Args:
         status: The HTTP status.

@@ -68,7 +68,7 @@ class LivePlan(Plan):
 
     def check(self, costs: Costs) -> None:
         """
-        Refuse costs that are not valid.
+        Raise ValueError for costs that are not valid, or that no limit in code of this plan counts.
 
         Raises:
             ValueError: See :func:`~enforcement.plan.costs.check_costs` and, for limits in code, :func:`check_units`.

@@ -74,7 +74,7 @@ class TokenPlans:
 
     def plan(self, attributes: Attributes, keys: Keys, plan_cache: PlanCache) -> LivePlan:
         """
-        Return the plan of a request with these attributes.
+        Return the cached plan of a request with these attributes, or a new one.
 
         A value that the store could not register, because its limit is full, is counted by the overflow counter.
         """
@@ -95,7 +95,7 @@ class TokenPlans:
 
 def _short(value: str) -> str | tuple[str]:
     """
-    Return a value in the form used in the name of a plan.
+    Return a short value unchanged, or the fingerprint of a long one in a tuple, for the name of a plan.
 
     A long value is replaced by its fingerprint, in a tuple, so that it cannot equal a short value.
     """
@@ -142,7 +142,7 @@ class Planner:
 
     def plan_in_code(self, limits: Limits, key: str | None) -> LivePlan:
         """
-        Return the plan of limits in code.
+        Return the cached plan of limits in code for a key or for their own keys, or a new one.
 
         Raises:
             ValueError, TypeError: See :func:`~enforcement.plan.binding.bind_pairs` and ``pairs_of()`` beside it.
@@ -218,13 +218,13 @@ class Planner:
             derived.keep(token, plan)
 
     def refusal(self, reason: str) -> Decision:
-        """Return a denial for which no counter was read."""
+        """Return a new denial, with this reason, for which no counter was read."""
         source = "fallback" if reason == "degraded_denied" else "documents"
         return Decision(False, reason, source, Plan((), revision=self._documents.current.revision))
 
     def registered(self, plan: LivePlan, overflowed: Sequence[int]) -> LivePlan:
         """
-        Return the plan with the counters that its values use now, and keep that plan for later requests.
+        Return the plan itself, or one with overflow counters where values had no room, and keep it for later requests.
 
         Args:
             overflowed: For each of ``plan.unregistered``, 1 if the value uses the overflow counter, 0 if it has a

@@ -21,7 +21,7 @@ class RecentLimits:
         self._seen: OrderedDict[LimitName, float] = OrderedDict()
 
     def note(self, name: LimitName, now: float) -> None:
-        """Remember that something was seen of a limit at *now*, monotonic seconds."""
+        """Add a limit, or move it to the end, with the time *now* in monotonic seconds."""
         self._seen[name] = now
         try:
             self._seen.move_to_end(name)
@@ -31,11 +31,11 @@ class RecentLimits:
             pass
 
     def at(self, now: float) -> list[LimitName]:
-        """Return the limits that were noted in the RECENT_SECONDS before *now*, at most the last MAX_LIMITS."""
+        """Return a list of the limits noted in the RECENT_SECONDS before *now*, at most the last MAX_LIMITS."""
         return [name for name, seen in self._seen.copy().items() if now - seen < RECENT_SECONDS]
 
     def clear(self) -> None:
-        """Forget all of them."""
+        """Forget all limits."""
         self._seen.clear()
 
 

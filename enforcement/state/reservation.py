@@ -46,6 +46,11 @@ class Reservation:
         self._corrected = False
         self._left = False
 
+    @property
+    def left(self) -> bool:
+        """Whether its slots were freed, or are being freed."""
+        return self._left
+
     def settling(self, costs: Costs) -> Steps:
         """
         Yield the commands that replace the estimated cost by the real cost, once.
@@ -63,9 +68,7 @@ class Reservation:
         return self._correcting([(b, real.get(b.limit.unit, cost) - cost, mark) for b, cost, mark in self._charged()])
 
     def charging_for(self, status: int) -> Steps:
-        """
-        Yield the commands that give back the permits of limits whose ``charge_on`` does not include this HTTP status.
-        """
+        """Yield the commands that give back, once, the permits of limits whose ``charge_on`` lacks this HTTP status."""
         classes = {f"{status // 100}xx", str(status)}
         rows = [(b, -cost, mark) for b, cost, mark in self._charged() if _spares(b, classes)]
         return self._correcting(rows)
@@ -77,7 +80,8 @@ class Reservation:
 
     def finishing(self, status: int | None) -> Steps:
         """
-        Yield the commands that correct the charges by the HTTP status of the response, or give back everything.
+        Yield the commands that correct the charges by the HTTP status of the response, or give back everything for
+        None.
 
         Args:
             status: HTTP status of the response. None if there was no response, which cancels the reservation.
@@ -101,7 +105,7 @@ class Reservation:
             yield from correcting(self._health, rows, self.ident, once_for_ms=None)
 
     def slots(self) -> list[tuple[BoundLimit, int]]:
-        """Return the limits whose slots the reservation holds, each with the number of slots."""
+        """Return a new list of the limits whose slots the reservation holds, each with the number of slots."""
         return [(bound, cost) for bound, cost, _ in self._taken() if bound.letter == "c" and cost]
 
     def renewing(self) -> list[tuple[BoundLimit, int]]:
@@ -152,7 +156,7 @@ def _spares(bound: BoundLimit, classes: set[str]) -> bool:
 
 
 def new_ident() -> str:
-    """Return a random id for a reservation or a settlement."""
+    """Return a new random id for a reservation or a settlement."""
     return uuid.uuid4().hex
 
 

@@ -28,7 +28,10 @@ class UnmeteredLimits:
         self._logged: set[tuple[str, str]] = set()
 
     def note(self, plan: LivePlan, decision: Decision) -> None:
-        """Note the limits that a decision left unmetered, and log each of them once. Limits in code raise errors."""
+        """
+        Note the limits of a published plan that a decision left unmetered, and log each of them once. Limits in code
+        raise errors.
+        """
         if plan.usage is None:
             return
         for i in decision.unmetered_at():
@@ -44,7 +47,7 @@ class UnmeteredLimits:
                 )
 
     def now(self) -> list[LimitName]:
-        """Return project id, policy slug and name of each limit that was unmetered lately."""
+        """Return a list of (project id, policy slug, name) of the limits that were unmetered lately."""
         return self._recent.at(monotonic())
 
     def clear(self) -> None:

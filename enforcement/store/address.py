@@ -34,7 +34,7 @@ class Address:
     @classmethod
     def from_url(cls, url: str) -> Address:
         """
-        Return the address in a URL, read like redis-py does, but without a part that redis-py would ignore.
+        Return a new address from a URL, read like redis-py does, or raise ValueError for what redis-py would ignore.
 
         Raises:
             ValueError: The scheme is unknown, the host is impossible, or another part cannot be used. The message never
@@ -54,7 +54,7 @@ class Address:
 
     def greeting(self) -> tuple[bytes, int]:
         """
-        Return what to send first on a new connection, and how many replies follow.
+        Return the encoded commands to send first on a new connection, and how many replies follow.
 
         Raises:
             OSError: The function for the credentials failed.
@@ -78,7 +78,7 @@ class Address:
 
     def connect(self, deadline: float) -> socket.socket:
         """
-        Return a new connection, after the TLS handshake if the URL asks for TLS.
+        Return a newly connected socket, after the TLS handshake if the URL asks for TLS.
 
         Args:
             deadline: Monotonic seconds. It limits name lookup, connecting and TLS handshake together.
@@ -194,7 +194,7 @@ _resolvers: Final[dict[tuple[str, int], _Resolver]] = {}
 
 
 def _lookup(host: str, port: int, deadline: float) -> list[tuple[int, Any]]:
-    """Return family and socket address of each address of a host. Raises OSError."""
+    """Return a list of the family and the socket address of each address of a host. Raises OSError."""
     try:
         return _resolve(host, port, socket.AI_NUMERICHOST)
     except (socket.gaierror, UnicodeError):

@@ -22,13 +22,14 @@ class Provider(CredentialProvider):
         self._credentials = credentials
 
     def get_credentials(self) -> tuple[str, str]:
-        """Return user and password."""
+        """Return user and password, asked for anew."""
         return self._credentials()
 
 
 def from_client(client: Any) -> tuple[str, Credentials | None]:
     """
-    Return the URL of a redis-py client or pool, and where its credentials come from if that is not the URL.
+    Return the URL of a redis-py client or pool, and a function that asks its provider for credentials, or None without
+    one.
 
     Only the address is taken. The limiter makes connections of its own, with its own time limits.
 
@@ -56,7 +57,7 @@ def from_client(client: Any) -> tuple[str, Credentials | None]:
 
 
 def _tls_query(given: Mapping[str, Any]) -> str:
-    """Return the TLS options of a client as the query of a URL."""
+    """Return the TLS options of a client as the query of a URL with its "?", or "" if there are none."""
     options = {name: value for name, value in given.items() if name.startswith("ssl_") and value not in (None, False)}
     if given.get("ssl_check_hostname") is False:
         options["ssl_check_hostname"] = False

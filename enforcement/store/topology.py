@@ -60,7 +60,7 @@ class Topology:
     @classmethod
     def parse(cls, url: str, credentials: Credentials | None = None) -> Topology:
         """
-        Return the topology that a URL describes.
+        Return a new topology from a URL, or raise ValueError.
 
         Args:
             credentials: Returns user and password of the servers, if the URL does not have them. None: it has, or there
@@ -100,7 +100,7 @@ class Topology:
 
     @property
     def client_options(self) -> dict[str, Any]:
-        """The keywords of redis-py that are not in :attr:`url`."""
+        """New keywords for redis-py that are not in :attr:`url`, which are the provider of credentials or none."""
         credentials = self.address.credentials
         return {} if credentials is None else {"credential_provider": Provider(credentials)}
 
@@ -128,7 +128,7 @@ def _server(url: str, credentials: Credentials | None) -> Address:
 
 
 def redis_url(url: str) -> str:
-    """Return a URL with ``redis`` in place of ``valkey``. Any other URL is returned as it is."""
+    """Return a URL with ``redis`` in place of ``valkey``, or any other URL unchanged."""
     return _VALKEY.sub("redis", url)
 
 
@@ -150,7 +150,7 @@ def _hosts(text: str, default_port: int) -> tuple[HostPort, ...]:
 
 
 def _path(kind: Kind, path: str) -> tuple[str, int]:
-    """Return the service and the database that follow the hosts in a URL."""
+    """Return the name of the service and the number of the database that follow the hosts, "" and 0 for a cluster."""
     first, *rest = [unquote(part) for part in path.removeprefix("/").split("/")]
     if kind == "cluster":
         if first not in ("", "0") or any(rest):
@@ -165,7 +165,7 @@ def _path(kind: Kind, path: str) -> tuple[str, int]:
 
 
 def _options(kind: Kind, query: str) -> tuple[str, str]:
-    """Return the options of every server, as a query string, and the account at the sentinels."""
+    """Return the query string with the options of every server, and the account at the sentinels, each may be empty."""
     options = dict(parse_qsl(query, keep_blank_values=True))
     own = {name: options.pop(name) for name in SENTINEL_ACCOUNT if name in options}
     if own and kind != "sentinel":

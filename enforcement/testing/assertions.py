@@ -61,7 +61,7 @@ def assert_limited(
     within_seconds: float | None = None,
 ) -> Decision:
     """
-    Assert that exactly *admits* requests pass now, and return the denial of the next one.
+    Send requests, assert that exactly *admits* of them pass now, and return the denial of the next one.
 
     The requests are made and charged. Slots of ``concurrency`` limits are held until the assertion ends.
 
@@ -135,7 +135,7 @@ async def assert_limited_async(
 
 
 def _probe(admits: int, within_seconds: float | None) -> Generator[None, Decision, Decision]:
-    """Receive the decisions on one request after another, check them, and return the denial at the end."""
+    """Receive decisions by ``send()``, raise AssertionError for a wrong one, and return the denial at the end."""
     expected = f"{admits} requests should pass, and the next one be denied"
     for number in range(1, admits + 1):
         decision = yield

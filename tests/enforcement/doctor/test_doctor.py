@@ -258,7 +258,7 @@ def test_missing_functions_are_loaded_by_who_may(server, world, account, doctor)
     assert found["shared counter"]["advice"] == (
         "Load the functions with an account that is permitted to: 'manage.py publish --all'."
     )
-    assert doctor(server.url)[1]["functions"]["value"] == "sluicegate_2 was missing, and is loaded now"
+    assert doctor(server.url)[1]["functions"]["value"] == "sluicegate_3 was missing, and is loaded now"
     assert doctor(url)[0] == 0
 
 
@@ -273,7 +273,7 @@ def test_functions_of_another_release_are_found_out(server, world, doctor):
         world.client.function_flush()
 
     assert found["functions"]["level"] == "warning"
-    assert found["functions"]["value"] == "sluicegate_2, beside sluicegate_1; the source differs from this release"
+    assert found["functions"]["value"] == "sluicegate_3, beside sluicegate_1; the source differs from this release"
 
 
 def test_functions_with_other_comments_are_the_same(server, world, doctor):

@@ -1,10 +1,13 @@
 """The only rules of a valid limit: what is refused, by which field, and that JSON is read back as it was."""
 
+import pickle
 import re
 
 import pytest
 
 from enforcement import InvalidLimit, Limit, Match
+from enforcement.model.documents import dumps, parse_policy
+from enforcement.model.matching import InvalidMatch
 
 
 @pytest.mark.parametrize(
@@ -180,3 +183,32 @@ def test_a_match_is_exact_a_list_or_a_glob(match, attributes, expected):
     """A request that lacks what a rule names does not match."""
     test = match.compile()
     assert (test is None or test(attributes)) is expected
+
+
+@pytest.mark.parametrize("path", ["/", "/v1/*", "*/chat", "?v1", "[/]v1", ""])
+def test_a_path_begins_with_a_slash_or_a_wildcard(path):
+    """Each of these may match the path of a request."""
+    assert Match(path=path).path == path
+
+
+def test_a_path_that_matches_no_request_is_refused():
+    """The error names the field, as JSON does, the rule and the value."""
+    rule = "Must begin with / or a wildcard, because every path of a request begins with /, got 'v1/*'."
+    data = {"name": "x", "algorithm": "fixed_window", "quota": 5, "window_seconds": 60, "match": {"path": "v1/*"}}
+
+    with pytest.raises(InvalidMatch, match=re.escape(rule)):
+        Match(path="v1/*")
+    with pytest.raises(InvalidLimit) as caught:
+        Limit.from_json(data)
+    assert (caught.value.field, caught.value.reason) == ("match.path", rule)
+
+
+def test_a_published_document_keeps_a_path_that_matches_nothing():
+    """0.2.0 accepted it. The other limits of its policy must go on."""
+    limit = {"name": "x", "algorithm": "fixed_window", "quota": 5, "window_seconds": 60, "match": {"path": "v1/*"}}
+    text = dumps({"schema": 1, "id": "pol_1", "slug": "free", "name": "Free", "version": 1, "limits": [limit]})
+
+    (read,) = parse_policy(text).limits
+
+    assert read.to_json() == limit
+    assert pickle.loads(pickle.dumps(read)) == read
