@@ -14,8 +14,9 @@ from enforcement.limiter import Limiter
 from enforcement.settings import Settings
 
 _STRINGS: Final = {"REDIS_URL": "url", "PREFIX": "prefix", "INSTANCE": "instance", "STATE_DIR": "state_dir"}
+_SPANS: Final = {"TIMEOUT_MS": "timeout", "LOOKUP_MS": "lookup"}
 _CALLABLES: Final = ("TOKEN", "COSTS", "ATTRIBUTES")
-NAMES: Final = (*_STRINGS, "TIMEOUT_MS", "HEADERS", "TRUSTED_PROXIES", "EXEMPT", *_CALLABLES)
+NAMES: Final = (*_STRINGS, *_SPANS, "HEADERS", "TRUSTED_PROXIES", "EXEMPT", *_CALLABLES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,7 @@ class Options:
             instance=store.instance,
             state_dir=store.state_dir,
             timeout=store.timeout,
+            lookup=store.lookup,
         )
 
 
@@ -109,8 +111,9 @@ class _OptionReader:
         for option, field in _STRINGS.items():
             if option in self._data:
                 changes[field] = self.checked(option, None, _path if option == "STATE_DIR" else _string)
-        if "TIMEOUT_MS" in self._data:
-            changes["timeout"] = self.checked("TIMEOUT_MS", None, _milliseconds) / 1_000
+        for option, field in _SPANS.items():
+            if option in self._data:
+                changes[field] = self.checked(option, None, _milliseconds) / 1_000
         return replace(settings, **changes)
 
 

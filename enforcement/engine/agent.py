@@ -1,10 +1,13 @@
 """
 The one background thread of an enforcer.
 
-It follows the documents, reports that this instance is alive, and notices when the store is unavailable or back.
-Requests never wait for the thread. It does not wait long itself, as each duty is one short call, and it reads the
-change log between duties. Only this thread probes an unavailable store, so a fleet sends one probe for each process and
-not one for each request.
+It follows the documents, reports that this instance is alive, and notices when an unavailable store is back. Requests
+never wait for the thread. It does not wait long itself, as each duty is one short call, and it reads the change log
+between duties. Only this thread probes an unavailable store, so a fleet sends one probe for each process and not one
+for each request.
+
+A duty that fails does not make the store unavailable, as decisions have other connections. It makes the thread try a
+decision.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from typing import Final, Protocol
 
 from redis.exceptions import NoPermissionError, ResponseError
 
+from enforcement.engine.absence import Absence
 from enforcement.engine.change_log import ChangeLogReader
 from enforcement.engine.duties import DiskCopy, DocumentLoader, Duty, OnceLogger, UsageDelivery, read_clock
 from enforcement.engine.heartbeat import Heartbeat, Identity
@@ -37,10 +41,9 @@ NEW_REVISION_SECONDS: Final = 0.1
 """A new revision is reported sooner than the next heartbeat, but not by all instances in one moment."""
 DELIVERY_SECONDS: Final = 1.0
 SAVE_SECONDS: Final = 5.0
-FIRST_PROBE_SECONDS: Final = 0.05
-LONGEST_PROBE_SECONDS: Final = 1.0
-STEADY_SECONDS: Final = 10.0
-"""If the store is lost again sooner, the probes continue at their last pace. Each return costs a few slow decisions."""
+RETRY_SECONDS: Final = 0.05
+"""Before something is tried again that has just failed."""
+LONGEST_RETRY_SECONDS: Final = 1.0
 PAUSE_SECONDS: Final = 1.0
 """After an unexpected error."""
 
@@ -53,8 +56,11 @@ class Hooks(Protocol):
     def is_open(self) -> bool:
         """Return whether all requests are decided without the store."""
 
-    def lost(self, reason: str) -> None:
-        """Open the breaker of an unavailable store, for a *reason* that begins with its cause and a colon."""
+    def examine(self) -> bool:
+        """Try a decision, open the breaker after several failures, and return whether the store made the decision."""
+
+    def obstacle(self) -> str:
+        """Return the cause why an unavailable store still cannot decide, or an empty string if it can."""
 
     def recovered(self) -> bool:
         """Replay charges to a store that answers, decide with it again, and return whether that worked."""
@@ -117,7 +123,7 @@ class Agent:
         self._failed = failed
         reports = {"overflowing": overflowing, "unmetered": unmetered}
         self._heartbeat = Heartbeat(identity, keys, documents, usage, self.clock, fallbacks=fallbacks, **reports)
-        self._lost_since_us: int | None = None
+        self._absence = Absence(lambda: self.clock.monotonic())
         self._thread: threading.Thread | None = None
         self._begin()
 
@@ -131,9 +137,9 @@ class Agent:
         self._heartbeat.reset()
         self._duty_failures.reset()
         self._partly_lost_since_us: int | None = None
-        self._probes = 0
-        self._back_at = float("-inf")
-        self._lost_for = ""
+        self._absence.reset()
+        self._doubted = self._owes = False
+        self._log_failures = 0
 
     def _make_duties(self) -> None:
         client, documents, clock = self._client, self.documents, self.clock
@@ -142,7 +148,8 @@ class Agent:
         )
         self._delivery = UsageDelivery(client, self._keys, self._usage)
         self._disk = DiskCopy(self._path, documents)
-        self._beat = Duty("heartbeat", HEARTBEAT_SECONDS, self._send_heartbeat)
+        send = self._heartbeat.send
+        self._beat = Duty("heartbeat", HEARTBEAT_SECONDS, lambda: send(client, self.state, self.degraded_since_us))
         self._duties = (
             # Once, and before the documents, as the ends of tokens are compared with the store's time.
             Duty("clock", float("inf"), lambda: read_clock(client, clock)),
@@ -175,11 +182,8 @@ class Agent:
 
     @property
     def degraded_since_us(self) -> int | None:
-        """
-        When the store, or a part of it, became unavailable, in microseconds since the epoch, or None if all is
-        available.
-        """
-        return self._partly_lost_since_us if self._lost_since_us is None else self._lost_since_us
+        """When the store, or a part of it, became unavailable, or None if all of it is available."""
+        return self._partly_lost_since_us if self._absence.since_us is None else self._absence.since_us
 
     @property
     def clock_offset_us(self) -> int:
@@ -218,7 +222,13 @@ class Agent:
         return not self._thread.is_alive()
 
     def wake(self) -> None:
-        """Have the thread check the store at once, and replay charges. Any thread may call this."""
+        """Have the thread replay charges, or begin to probe an unavailable store. Any thread may call this."""
+        self._owes = True
+        self._wake.set()
+
+    def doubt(self) -> None:
+        """Have the thread try soon whether the store still decides. Any thread may call this."""
+        self._doubted = True
         self._wake.set()
 
     def wait_loaded(self, timeout: float) -> bool:
@@ -250,7 +260,7 @@ class Agent:
                 self._turn()
             except STORE_ERRORS as exc:
                 self._failed(cause_of(exc))
-                self._lose(f"{cause_of(exc)}: {exc}")
+                self._doubted = True
             # Only here is every error caught. Whatever is wrong, here or in a hook, requests are still decided. Without
             # this thread they would be decided by old documents for ever, and nobody would notice.
             except Exception:
@@ -260,27 +270,38 @@ class Agent:
         self._leave()
 
     def _turn(self) -> None:
-        """
-        Probe a store that is unavailable, else run the duties that are due and apply changes until another one is due.
-        """
-        if self._lost_since_us is not None:
+        """Run the duties that are due, then apply changes from the log until another duty is due."""
+        self._wake.clear()
+        if self._absence.since_us is not None:
             self._probe()
-            return
-        if self._hooks.is_open() or not self._settled():
-            self._lose("")
-            return
-        if not self._duty_failures.is_degraded():
-            self._partly_lost_since_us = None
-        elif self._partly_lost_since_us is None:
-            self._partly_lost_since_us = self.now_us()
-        self._work()
+        elif self._hooks.is_open():
+            self._change_log.close()
+            self._absence.begin(self.now_us())
+            self._client.reconnect()
+            # The breaker logs the warning, once for whoever noticed first.
+            logger.info("The store is away: decisions failed.")
+        elif self._doubted:
+            self._examine()
+        elif self._settled():
+            if not self._duty_failures.is_degraded():
+                self._partly_lost_since_us = None
+            elif self._partly_lost_since_us is None:
+                self._partly_lost_since_us = self.now_us()
+            self._work()
+
+    def _examine(self) -> None:
+        """Try a decision, and do so again after a short pause if the store did not make it."""
+        self._doubted = False
+        if not self._hooks.examine():
+            self._doubted = True
+            self._stopping.wait(jittered(RETRY_SECONDS))
 
     def _settled(self) -> bool:
-        """Replay charges if ``wake()`` was called, and return False if the store did not accept them, else True."""
-        if not self._wake.is_set():
-            return True
-        self._wake.clear()
-        return self._hooks.recovered()
+        """Replay charges if ``wake()`` was called, and return False if the store did not accept them."""
+        if self._owes:
+            self._owes = False
+            self._doubted = not self._hooks.recovered()
+        return not self._doubted
 
     def _work(self) -> None:
         now = self.clock.monotonic()
@@ -289,24 +310,29 @@ class Agent:
         for duty in self._duties:
             if now >= duty.due_at:
                 duty.due_at = now + duty.period
-                self._attempt(duty.name, duty.act)
-        self._attempt("log", self._follow)
+                if not self._attempt(duty.name, duty.act):
+                    return  # the other duties follow in the next turn, if the store still decides
+        if self._attempt("log", self._follow):
+            self._log_failures = 0
+            return
+        self._change_log.close()
+        self._stopping.wait(min(LONGEST_RETRY_SECONDS, RETRY_SECONDS * 2.0 ** min(self._log_failures, 10)))
+        self._log_failures += 1
 
-    def _attempt(self, duty: str, act: Callable[[], None]) -> None:
-        """Run a duty, and if it fails, log that, or raise the error if the other duties cannot go on either."""
+    def _attempt(self, duty: str, act: Callable[[], None]) -> bool:
+        """Run a duty, and return whether the store answered. If it did not, whether it still decides is in doubt."""
         try:
             act()
         except STORE_ERRORS as exc:
-            if _is_refusal(exc):
-                self._once.warn(f"The store refused the {duty}: {exc}")
-                self._stopping.wait(FIRST_PROBE_SECONDS)
-            else:
+            if not _is_refusal(exc):
+                self._failed(cause_of(exc))
                 self._duty_failures.failed(duty, exc)
-                if duty == "log":
-                    self._change_log.close()
-                    self._stopping.wait(FIRST_PROBE_SECONDS)
-                return
+                self._doubted = True
+                return False
+            self._once.warn(f"The store refused the {duty}: {exc}")
+            self._stopping.wait(RETRY_SECONDS)
         self._duty_failures.succeeded(duty)
+        return True
 
     def _follow(self) -> None:
         """Apply the changes in the log to the documents until a duty is due."""
@@ -315,13 +341,10 @@ class Agent:
             if not self._loader.apply(change):
                 break
 
-    def _send_heartbeat(self) -> None:
-        self._heartbeat.send(self._client, self.state, self.degraded_since_us)
-
     def _leave(self) -> None:
         self._change_log.close()
         self._disk.save()
-        if self._lost_since_us is None:
+        if self._absence.since_us is None:
             with contextlib.suppress(*STORE_ERRORS):
                 self._delivery.deliver()
                 self._heartbeat.remove(self._client)
@@ -329,40 +352,21 @@ class Agent:
 
     # When the store is unavailable.
 
-    def _lose(self, reason: str) -> None:
-        self._change_log.close()
-        if self._lost_since_us is None:
-            self._lost_since_us = self.now_us()
-            if self.clock.monotonic() - self._back_at > STEADY_SECONDS:
-                self._probes = 0
-            # The breaker logs the warning, once for whoever noticed first.
-            logger.info("The store is away: %s.", reason or "requests could not reach it")
-        cause = reason.partition(":")[0]
-        if not self._hooks.is_open() or (cause and cause != self._lost_for):
-            self._hooks.lost(reason or "it did not accept the charges made without it")
-        self._lost_for = cause or self._lost_for
-        self._client.reconnect()
-
     def _probe(self) -> None:
-        """
-        Wait, check whether the store answers, and decide with it again if it does.
-
-        The wait is a random part of a growing time, so that instances which lost the store in one moment do not return
-        in one.
-        """
-        longest = min(LONGEST_PROBE_SECONDS, FIRST_PROBE_SECONDS * 2.0 ** min(self._probes, 10))
-        self._probes += 1
-        if self._stopping.wait(jittered(longest)):
+        """Wait, check whether the store decides, and decide with it again if it does."""
+        if self._stopping.wait(self._absence.pause()):
             return
-        self._client.ping()
-        self._attempt("documents", self._loader.check)
-        self._attempt("heartbeat", self._send_heartbeat)
-        self._wake.clear()
-        if not self._hooks.recovered():
+        cause = self._hooks.obstacle()
+        self._absence.note(cause)
+        if cause:
             return
-        away_us = self.now_us() - (self._lost_since_us or 0)
-        self._lost_since_us = None
-        self._back_at = self.clock.monotonic()
+        self._client.reconnect()
+        answers = self._attempt("documents", self._loader.check) and self._attempt("heartbeat", self._beat.act)
+        if not answers or not self._hooks.recovered():
+            return
+        self._doubted = self._owes = False
+        away_us = self.now_us() - (self._absence.since_us or 0)
+        self._absence.end()
         self._beat.due_at = float("-inf")
         logger.info("The store is back after %.1f s.", away_us / 1_000_000)
 

@@ -12,6 +12,7 @@ from enforcement.engine.agent import Agent
 from enforcement.engine.decide import Decider
 from enforcement.engine.heartbeat import Identity
 from enforcement.engine.slot_renewal import SlotKeeper
+from enforcement.engine.token_lookup import TokenLookup
 from enforcement.failover.fallback import Fallback
 from enforcement.failover.health import BACKGROUND_BUDGET, Health
 from enforcement.latency import Timing
@@ -48,6 +49,7 @@ class Engine:
         denials: The cached denials.
         leases: Fills leases and returns unused permits.
         slots: Renews the slots of open reservations.
+        lookup: Finds the plan of a token.
         decider: Decides requests.
         agent: The background thread that loads documents and sends heartbeats and usage.
         usage: The usage that the agent delivers.
@@ -68,6 +70,7 @@ class Engine:
             clock=settings.clock,
             store_now_us=lambda: self.agent.now_us(),
             fleet=self._fleet,
+            doubt=lambda: self.agent.doubt(),
             wake=lambda: self.agent.wake(),
             count_failure=self.counts.failed,
         )
@@ -80,9 +83,8 @@ class Engine:
         self.slots = SlotKeeper(self.health.background, renews=settings.clock is None)
         # A clock that was set ahead has ended slots, perhaps all of them.
         self.agent.clock.on_jump = self.slots.renew_soon
+        self.lookup = TokenLookup(self.keys, self.documents, self.planner, self.health, self.counts)
         self.decider = Decider(
-            self.keys,
-            self.documents,
             self.planner,
             self.denials,
             self.health,
@@ -150,7 +152,7 @@ class Engine:
     def after_fork(self) -> None:
         """Prepare all parts for use in a child process, where no background thread is running."""
         self.health.after_fork()
-        for part in (self.slots, self.leases, self.counts):
+        for part in (self.slots, self.leases, self.counts, self.lookup):
             part.after_fork()
         self.planner.clear()
         self.agent.after_fork()

@@ -101,6 +101,17 @@ class Fallback:
             self._shares.amend(bound, delta, mark, now_us)
             self.journal.add(JournalCharge(bound.key, bound, mark, delta))
 
+    def owes_to(self, bound: BoundLimit) -> bool:
+        """
+        Return whether the store still lacks charges to this counter.
+
+        What is given back meanwhile must follow them, as the store would find nothing to give back.
+        """
+        if not self.journal:
+            return False
+        with self._lock:
+            return self.journal.holds(bound.key)
+
     def forget(self, keys: Sequence[str]) -> None:
         """Delete this process's counters of keys that were reset in the store."""
         with self._lock:

@@ -20,7 +20,7 @@ from enforcement.plan.plan import Plan
 from enforcement.plan.reply import Reply
 from enforcement.plan.request import Request
 from enforcement.store.connector import IsReady, StoreConnector
-from enforcement.store.errors import StoreError
+from enforcement.store.errors import LibraryMissing, StoreError
 
 BACKGROUND_BUDGET: Final = 1.0
 
@@ -37,6 +37,7 @@ class Health:
         clock: Returns the time of a test in microseconds. None for the store's time.
         store_now_us: Returns the store's time, as far as it is known.
         fleet: Returns how many instances share the quotas, at least 1.
+        doubt: Has the background thread try a decision soon.
         wake: Has the background thread check the store at once.
         count_failure: Counts a failed call by its cause.
 
@@ -58,6 +59,7 @@ class Health:
         clock: Callable[[], int] | None,
         store_now_us: Callable[[], int],
         fleet: Callable[[], int],
+        doubt: Callable[[], None],
         wake: Callable[[], None],
         count_failure: Callable[[str], None],
     ) -> None:
@@ -65,19 +67,21 @@ class Health:
         self.fallback = fallback
         self.clock = clock
         self.wake = wake
+        self._doubt = doubt
         self._fleet = fleet
         self.breaker = connector.breaker
         self.on_recovery: Callable[[], None] = lambda: None
         self.background = connector.pipe(BACKGROUND_BUDGET)
         self.now_us = store_now_us if clock is None else clock
         self._replay_pipe = connector.pipe(BACKGROUND_BUDGET, respects_breakers=False)
-        self._probe = DecisionProbe(connector.pipe(timeout), keys)
+        self._probe = DecisionProbe(connector.pipe(timeout), keys, timeout)
         self._count_failure = count_failure
         self.lost_counters = LostCounters(self._replay_pipe)
         self._replay = JournalReplay(
             fallback, self._replay_pipe, self.lost_counters, self.now_us, clock, connector.load_library
         )
         connector.on_open = lambda cause: wake()
+        connector.on_doubt = self._doubt
         connector.on_change = self._reconnect
         connector.replay = self._replay.run
         connector.on_return = self._return_to
@@ -119,6 +123,17 @@ class Health:
             self._count_failure(exc.cause)
         self.connector.failed(exc)
 
+    def failed_beside(self, exc: StoreError) -> None:
+        """
+        Count a failed call on a connection of the background.
+
+        It says nothing about decisions, which have other connections. So a decision is tried, too.
+        """
+        if exc.cause != "away":
+            self._count_failure(exc.cause)
+            if exc.away:
+                self._doubt()
+
     def decide_alone(self, request: Request[Plan], last: Reply | None, error: StoreError | None) -> tuple[Reply, str]:
         """
         Decide a request in this process, and return the reply and the reason.
@@ -142,9 +157,30 @@ class Health:
 
     # For the background thread.
 
-    def lost(self, reason: str) -> None:
-        """Open the breaker, as the background thread found that the store is unavailable."""
-        self.breaker.trip(reason)
+    def examine(self) -> bool:
+        """Try a decision, count it for the breaker, and return whether the store made it."""
+        decides = self.connector.examine(self._tried)
+        if decides and not self.breaker.open:
+            self.on_recovery()  # what cut a connection may have cut the idle ones of decisions, too
+        return decides
+
+    def _tried(self) -> StoreError | None:
+        exc = self._probe.error()
+        if exc is not None:
+            self._count_failure(exc.cause)
+        return exc
+
+    def obstacle(self) -> str:
+        """
+        Return the cause why an unavailable store still cannot decide, or an empty string if it can.
+
+        A missing function library is no obstacle, as the background thread loads it before the store is used.
+        """
+        exc = self._tried()
+        if exc is None or isinstance(exc, LibraryMissing):
+            return ""
+        self.breaker.trip(exc.cause)
+        return exc.cause
 
     def recovered(self) -> bool:
         """
@@ -157,7 +193,7 @@ class Health:
         self.connector.forget()
         for pipe in (self._replay_pipe, self.background, self._probe):
             pipe.close()
-        if self.breaker.open and (exc := self._probe.error()) is not None:
+        if self.breaker.open and (exc := self._probe.steady_error()) is not None:
             self._count_failure(exc.cause)
             self.breaker.trip(exc.cause)
             return False

@@ -104,6 +104,12 @@ class Journal:
         permits += known.permits if known else 0
         self._charges[bound.key, mark] = JournalCharge(bound.key, bound, mark, permits)
 
+    def holds(self, key: str) -> bool:
+        """Return whether a charge to this counter is not replayed yet."""
+        return any(charge.key == key for charge in self._charges.values()) or any(
+            charge.key == key for batch in self._batches for charge in batch.charges
+        )
+
     def add_batch(self, batch: ReplayBatch) -> None:
         """Add a batch that the store may or may not have executed, or count it as dropped if the journal is full."""
         if len(self) < MAX_CHARGES:

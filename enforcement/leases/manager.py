@@ -135,7 +135,7 @@ class LeaseKeeper:
             elif not lease.full:
                 self._take(lease)
         except StoreError as exc:
-            self._health.failed(exc)
+            self._health.failed_beside(exc)
             lease.rest(REST_SECONDS)
         finally:
             lease.asking = False
@@ -216,7 +216,7 @@ class LeaseKeeper:
             try:
                 reply = self._pipe.call(self._settlement(plan, remains, health.now_us()))
             except StoreError as exc:
-                health.failed(exc)
+                health.failed_beside(exc)
                 # If the store may have executed the call, a second one could exceed the quota. Then they are lost.
                 if not exc.executed:
                     self._owe(plan, remains)
