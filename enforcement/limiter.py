@@ -80,8 +80,7 @@ class Limiter(BaseLimiter):
         """
         Ask the store for a decision that charges nothing, within a second, and raise StoreError if it makes none.
 
-        Call it at the start if the application must not run without the store. The function library is loaded if it is
-        missing.
+        Call it at the start if the application must not run without the store. It loads a missing function library.
 
         Raises:
             enforcement.StoreError: The store is unavailable, or refused the call.
@@ -245,16 +244,15 @@ class Limiter(BaseLimiter):
         attributes: Attributes | None = None,
     ) -> Admission:
         """
-        Charge an estimate, and return a new admission, which holds slots until :meth:`Admission.finish`, or raise
-        Denied.
+        Charge an estimate, and return an admission that holds slots until :meth:`Admission.finish`, or raise Denied.
 
         Use this if a ``with`` block cannot span the request. Arguments and errors are those of :meth:`admit`.
         """
         check_subject(token, key, attributes)
-        plan: LivePlan | Decision
-        plan = (
-            self.find_plan(token, attributes) if isinstance(token, (str, Anonymous)) else self._plan_in_code(token, key)
-        )
+        if isinstance(token, (str, Anonymous)):
+            plan = self.find_plan(token, attributes)
+        else:
+            plan = self._plan_in_code(token, key)
         if isinstance(plan, Decision):
             raise Denied(plan)
         return self.admit_plan(plan, costs)

@@ -12,11 +12,15 @@ from django.core.wsgi import get_wsgi_application
 from django.http import HttpResponse
 from django.urls import path
 from fastapi import Depends, FastAPI
+from flask import Flask
 from rest_framework.response import Response
 from rest_framework.views import APIView
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
 
 from enforcement import Limit, Limiter, aio
-from enforcement.doors import asgi, drf, proxy, wsgi
+from enforcement.doors import asgi, drf, flask, proxy, starlette, wsgi
 from enforcement.doors.fastapi import admit, check, install
 from enforcement.embedded import ValkeyServer
 from enforcement.model.tokens import mint
@@ -65,6 +69,20 @@ class Doors:
     def fastapi_admit(self, **options: Any) -> Any:
         return self.fastapi(admit, **options)
 
+    def starlette(self, **options: Any) -> Any:
+        app = Starlette(routes=[Route("/{name}", starlette.check()(lambda request: PlainTextResponse("hello")))])
+        starlette.install(app, aio.Limiter(self.url, timeout=1.0), **options)
+        return self.serve(app)
+
+    def flask(self, **options: Any) -> Any:
+        app = Flask(__name__)
+        app.config["SLUICEGATE"] = {name.upper(): value for name, value in options.items()}
+        limiter = Limiter(self.url, timeout=1.0)
+        self.closing.callback(limiter.close)
+        flask.install(app, limiter, default=flask.check())
+        app.get("/<name>")(lambda name: "hello")
+        return self.serve_wsgi(app)
+
     def django(self, **options: Any) -> Any:
         self._site("enforcement.doors.django.LimitMiddleware", lambda request, name: HttpResponse("hello"), options)
         return self.serve_wsgi(get_wsgi_application())
@@ -108,7 +126,10 @@ def published(store: ValkeyServer) -> Iterator[Published]:
     published.close()
 
 
-@pytest.fixture(params=["asgi", "wsgi", "fastapi", "fastapi_admit", "django", "django_async", "drf", "proxy"])
+DOORS = "asgi wsgi starlette flask fastapi fastapi_admit django django_async drf proxy"
+
+
+@pytest.fixture(params=DOORS.split())
 def door(
     request: pytest.FixtureRequest,
     published: Published,

@@ -25,8 +25,8 @@ from django.views import View
 
 from enforcement import Denied, Limit, Limiter
 from enforcement.doors import django as door
-from enforcement.doors._django_visit import NotManaged, in_thread
 from enforcement.doors._options import read_options
+from enforcement.doors._sync_visit import NotManaged, in_thread
 from enforcement.doors.django import exempt, get_limiter, limited
 from enforcement.embedded import ValkeyServer
 from enforcement.model.limits import InvalidLimit
