@@ -106,7 +106,9 @@ def _finest(attrs: dict[str, Any]) -> str:
 class UsageSerializer(serializers.ModelSerializer):
     at = InstantField(read_only=True, help_text="Start of the minute, hour or day.")
     project = serializers.SerializerMethodField(help_text="Slug, or the id of a deleted project.")
-    token = serializers.CharField(source="token_id", read_only=True)
+    token = serializers.CharField(
+        source="token_id", read_only=True, help_text="Id, or an empty string for requests without a token."
+    )
     limit = serializers.SerializerMethodField(help_text="If null, all decisions about the token.")
     would_deny = serializers.IntegerField(
         read_only=True,
