@@ -2,8 +2,8 @@
 Find the plan of a request.
 
 Limits in code are found by their key, published policies by the token of the request. Requests without a token, where
-they are admitted, are found by the project that they count for. A plan is compiled once and kept
-until the documents change.
+they are admitted, are found by the project that they count for. A plan is compiled once and kept until the documents
+change.
 
 A token whose limits look at no attributes has one plan for all its requests. Any other token has a plan for each set of
 attribute values, in a cache that all tokens share (:mod:`enforcement.state.plan_cache`).
