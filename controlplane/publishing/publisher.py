@@ -146,7 +146,7 @@ def begin_epoch(*, by: str, channel: str, reason: str) -> int | None:
 
 
 def revision_of(change: str) -> int | None:
-    """Return the revision that contains all of the change with this id, or None while a part of it is pending."""
+    """Return the revision that contains all of a change, or None while a part is pending or if it has no entries."""
     numbers = set(OutboxEntry.objects.filter(change=change).values_list("revision", flat=True))
     return None if None in numbers else max(numbers, default=None)
 

@@ -87,7 +87,7 @@ class HolderDocuments:
 
     def narrowed(self, policy_id: str) -> "HolderDocuments":
         """
-        Return a copy of the documents in which a policy is attached only once, at the place of ``scope_of()``.
+        Return a copy without any policy of the places after ``scope_of()``, so that this one is attached only once.
 
         So a reset for a token does not reset a counter that others share.
         """

@@ -123,8 +123,8 @@ class PublishedState:
         self, raw: Mapping[str, Text] | Mapping[bytes, Text], tokens: Mapping[str, Text | None] | None = None
     ) -> list[DocumentProblem]:
         """
-        Replace the state by a complete one, unless that is invalid as a whole, and return the problems of refused
-        documents.
+        Replace the state by a complete one, unless that is older or invalid as a whole, and return the problems of
+        refused documents.
 
         Args:
             raw: All fields of the hash of documents.
