@@ -234,7 +234,7 @@ class Token(Credential):
             raise ValidationError({"policy": "Must not be a policy of another project."})
 
     def retire(self, now: datetime, end: datetime) -> None:
-        """Save as this token's end *end* or its own end, whichever is earlier, or revoke it if *end* is now."""
+        """Revoke this token if *end* is not after *now*, else save the earlier of *end* and its own end as its end."""
         if end <= now:
             self.revoked_at = now
         else:

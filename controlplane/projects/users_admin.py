@@ -88,7 +88,7 @@ class UserAdmin(DjangoUserAdmin, PeopleAdmin):
     filter_horizontal = PeopleAdmin.filter_horizontal
 
     def user_change_password(self, request: HttpRequest, id: str, form_url: str = "") -> HttpResponse:
-        """Return the response of the page that sets a user's password, and record in the audit who set it."""
+        """Return the response of the page that sets a user's password, and record a change of it in the audit."""
         if request.method != "POST":
             return super().user_change_password(request, id, form_url)
         with self.changing(request) as tx:

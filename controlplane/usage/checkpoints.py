@@ -71,7 +71,7 @@ class CheckpointResult:
 
 def checkpoint(now: datetime, client: redis.Redis | None = None) -> CheckpointResult:
     """
-    Save changed durable counters and restore lost ones, for at most MOST_SECONDS, and return how many of each.
+    Save changed durable counters and restore lost ones, for at most MOST_SECONDS, and return a CheckpointResult of both.
 
     Raises:
         One of STORE_ERRORS: The store, or a server of it, is unavailable. The counters of other servers are saved. The
@@ -133,7 +133,7 @@ def all_tags() -> list[str]:
 
 def missing(client: redis.Redis, tags: Iterable[str]) -> list[str]:
     """
-    Return the *tags* whose counters the store never had, or has lost.
+    Return a list of those of the *tags* whose counters the store never had, or has lost.
 
     A key of a wrong type is deleted.
 

@@ -131,7 +131,7 @@ def counters_of(holder: Token | Project) -> list[inspection.LiveCounter]:
 
 def reset(tx: Change, holder: Token | Project, limit: Limit | None = None) -> int:
     """
-    Delete the counters of *holder* for one limit or for all its own limits, and return the number of deleted counters.
+    Record a reset of one limit or all own limits of *holder*, delete the counters, and return how many were deleted.
 
     When the change is published, enforcers also drop the denials that they remember.
 

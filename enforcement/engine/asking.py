@@ -80,7 +80,7 @@ class Asker:
 
     def paying(self, plan: Plan) -> Steps:
         """
-        Yield the calls that replay what this process owes to the counters of a plan, and return None, or an Answer that
+        Yield the commands that replay what this process owes to the counters of a plan, and return None, or an Answer that
         says why that failed.
         """
         health = self._health

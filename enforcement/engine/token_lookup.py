@@ -82,7 +82,7 @@ class TokenLookup:
 
     def reading(self, name: str) -> Steps:
         """
-        Yield the calls that read a token's document, and return its entry or a denial.
+        Yield the commands that read a token's document, and return its entry or a denial.
 
         Args:
             name: Digest of the token.

@@ -193,7 +193,7 @@ class PublishedState:
 
     def remember(self, digest: str, text: Text | None, asked_at: int) -> TokenEntry:
         """
-        Keep what the store replied about a token, and return the token's entry.
+        Keep what the store replied about a token unless it may be outdated, and return the token's entry.
 
         Args:
             digest: SHA-256 of the token, in hexadecimal.
