@@ -71,7 +71,7 @@ class CheckpointResult:
 
 def checkpoint(now: datetime, client: redis.Redis | None = None) -> CheckpointResult:
     """
-    Save changed durable counters and restore lost ones, for at most MOST_SECONDS, and return a CheckpointResult of both.
+    Save changed durable counters and restore lost ones, for at most MOST_SECONDS, and return a CheckpointResult.
 
     Raises:
         One of STORE_ERRORS: The store, or a server of it, is unavailable. The counters of other servers are saved. The

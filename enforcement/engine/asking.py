@@ -80,8 +80,8 @@ class Asker:
 
     def paying(self, plan: Plan) -> Steps:
         """
-        Yield the commands that replay what this process owes to the counters of a plan, and return None, or an Answer that
-        says why that failed.
+        Yield the commands that replay what this process owes to the counters of a plan, and return None, or an Answer
+        that says why that failed.
         """
         health = self._health
         batches = health.owed_to(plan)

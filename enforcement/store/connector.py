@@ -353,10 +353,7 @@ class ClusterStore(StoreConnector):
         self._make_monitor()
 
     def _replay_to(self, back: Sequence[Node]) -> bool:
-        """
-        Replay charges to the nodes in *back* and all that answer, and if they took everything, return True and let
-        those in *back* decide again, else return False.
-        """
+        """Replay charges to *back* and nodes that answer, use *back* again if that works, and return whether it did."""
 
         def is_ready(key: str) -> bool:
             return not self.slot_map.is_away(key, back)
