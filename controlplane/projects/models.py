@@ -160,7 +160,7 @@ class Credential(models.Model):
 
     @property
     def status(self) -> str:
-        """Return "active", "revoked" or "expired". A credential that is both is "revoked"."""
+        """The status, which is "active", "revoked" or "expired". A credential that is both is "revoked"."""
         if self.revoked_at:
             return "revoked"
         if self.expires_at and self.expires_at <= timezone.now():

@@ -35,7 +35,9 @@ class Recorded:
         return str(self.row)
 
     def as_record(self) -> dict[str, Any]:
-        """Return the fields that an audit entry keeps, with the names of groups and permissions, and no password."""
+        """
+        Return a dictionary of what an audit entry keeps, with the names of groups and permissions, and no password.
+        """
         record = {"id": self.pk} | {name: getattr(self.row, name) for name in self.FIELDS if hasattr(self.row, name)}
         if isinstance(self.row, User):
             groups = sorted(self.row.groups.values_list("name", flat=True))

@@ -123,9 +123,9 @@ def publish_all(*, by: str = "", channel: str = "task") -> int | None:
 
 def begin_epoch(*, by: str, channel: str, reason: str) -> int | None:
     """
-    Write every document in a new epoch, which all enforcers obey, whatever they ran before.
+    Write every document in a new epoch, and return the revision, or None if another publisher is at work.
 
-    Return the revision, or None if another publisher is at work. It is recorded in the audit.
+    All enforcers obey it, whatever they ran before. It is recorded in the audit.
 
     Raises:
         One of STORE_ERRORS: The store is unavailable. The epoch begins with the next publication.

@@ -316,7 +316,7 @@ def keep_present(client: redis.Redis, some: list[Names], done: CheckpointResult)
 
 
 def _keep_present(client: redis.Redis, some: list[Names], done: CheckpointResult) -> list[tuple[str, list[Kept]]]:
-    """Save counters, and return by tag the checkpoints of those that the store has lost. These stay in the set."""
+    """Save counters, and return pairs of a tag and the checkpoints that the store has lost. These stay in the set."""
     keys = store.keys()
     replies = _run(client, [protocol.read_call(keys, tag, names) for tag, names in some])
     read = [(tag, list(protocol.readings(names, reply))) for (tag, names), reply in zip(some, replies, strict=True)]

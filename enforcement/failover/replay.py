@@ -144,7 +144,7 @@ class ReplayPace:
         self._period = self._asked = 0
 
     def grant(self, now: float) -> int:
-        """Return how many charges to replay at *now*, in monotonic seconds. 0 if this period had its share."""
+        """Return how many charges to replay at *now*, in monotonic seconds, or 0 if this period had its share."""
         if self._began_at is None:
             self._began_at, self._period = now, -1
         period = int((now - self._began_at) / PERIOD_SECONDS)

@@ -168,7 +168,9 @@ class LeaseKeeper:
         self._give_back(lease, monotonic())
 
     def _most(self, lease: Lease, fleet: int) -> int:
-        """Return how many permits a lease may hold, less those of other leases on the same counters."""
+        """
+        Return how many permits a lease may hold by its tightest limit, after those of other leases on its counters.
+        """
         return min(
             held_max(bound.limit.capacity, fleet)
             - sum(other.outstanding() for other in self._by_key.get(bound.key, ()) if other is not lease)

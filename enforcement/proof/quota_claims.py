@@ -115,7 +115,7 @@ def _peak(limit: Limit, window: Iterable[CountedDecision], part_of_rate: Fractio
 
 
 def _bound(evidence: Evidence, limit: Limit, window: Sequence[CountedDecision]) -> tuple[str, int | None]:
-    """Return how an outage touched a window, and the most permits that the window may admit, or None for any number."""
+    """Return in words how an outage touched a window, and the most permits it may admit, or None for any number."""
     alone = [decision for decision in window if decision.outage]
     if not alone:
         return _HEALTHY, limit.capacity

@@ -324,7 +324,7 @@ def _snapshot(revision: int, store_id: str, parsed: Mapping[str, tuple[str, Any]
 
 
 def name_of(revision: Text | None, store_id: Text | None) -> StateName | None:
-    """Return the name of the state in a store, from two of its fields. None: the store has none that can be read."""
+    """Return the StateName of a store from two of its fields, or None if they cannot be read."""
     try:
         return StateName(epoch_of(_identity(as_string(store_id or ""))), _revision(as_string(revision or "")))
     except InvalidDocument:
