@@ -123,9 +123,9 @@ def publish_all(*, by: str = "", channel: str = "task") -> int | None:
 
 def begin_epoch(*, by: str, channel: str, reason: str) -> int | None:
     """
-    Write every document in a new epoch, which all enforcers obey, whatever they ran before.
+    Write every document in a new epoch, and return the revision, or None if another publisher is at work.
 
-    Return the revision, or None if another publisher is at work. It is recorded in the audit.
+    All enforcers obey it, whatever they ran before. It is recorded in the audit.
 
     Raises:
         One of STORE_ERRORS: The store is unavailable. The epoch begins with the next publication.
@@ -146,7 +146,7 @@ def begin_epoch(*, by: str, channel: str, reason: str) -> int | None:
 
 
 def revision_of(change: str) -> int | None:
-    """Return the revision that contains all of the change with this id, or None while a part of it is pending."""
+    """Return the revision that contains all of a change, or None while a part is pending or if it has no entries."""
     numbers = set(OutboxEntry.objects.filter(change=change).values_list("revision", flat=True))
     return None if None in numbers else max(numbers, default=None)
 

@@ -58,7 +58,8 @@ def rejected_key() -> str:
 
 def drain(now: datetime, client: redis.Redis | None = None) -> DrainResult:
     """
-    Count the entries of the usage stream for at most MOST_SECONDS, and return how many were counted and rejected.
+    Count the entries of the usage stream for at most MOST_SECONDS, and return a DrainResult of how many were counted,
+    repeated and rejected.
 
     Raises:
         One of STORE_ERRORS: The store is unavailable. Committed entries are not counted again.

@@ -122,7 +122,8 @@ def explain(client: Redis, keys: Keys, secret: str) -> Explanation:
 
 def _subject(state: Snapshot, token: Token) -> Subject:
     """
-    Return a token with its project and all policies as a Subject, or raise Unreadable if one that applies is missing.
+    Return a token with its project and all policies as a Subject, or raise Unreadable if the project or a policy that
+    applies is missing.
     """
     project = state.projects.get(token.project)
     if project is None:

@@ -114,7 +114,7 @@ def limited(
     limits: Declared | Chooser, *, key: Found, scope: str | None = None, costs: Costs | Found = 1
 ) -> Callable[..., Awaitable[Decision | None]]:
     """
-    Return a coroutine function for ``Depends``, which charges a request to limits in code and returns the decision.
+    Return a coroutine function for ``Depends`` that charges a request to limits in code and returns a decision or None.
 
     Its value is the decision. A slot of a concurrency limit is held until the response is complete.
 

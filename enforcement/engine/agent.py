@@ -193,7 +193,7 @@ class Agent:
 
     @property
     def state(self) -> str:
-        """``starting`` until there are documents, then ``ok``. ``degraded`` while the store is in trouble."""
+        """``degraded`` while the store is in trouble, else ``starting`` until there are documents, else ``ok``."""
         if self.degraded_since_us is not None:
             return "degraded"
         return "ok" if self.documents.loaded else "starting"

@@ -229,7 +229,10 @@ class Decider:
         return decision
 
     def _unlimited(self, plan: LivePlan, costs: Costs) -> Decision:
-        """Count and return a new decision on a request without limits, a denial if the documents are too old."""
+        """
+        Count and return a new decision on a request without limits, a denial if the store is away and the documents are
+        too old.
+        """
         if self._health.connector.is_open() and self._distrusts(plan):
             return self._refused(self._planner.refusal("degraded_denied"))
         reply = Reply((1, self._health.now_us()))
@@ -292,7 +295,8 @@ class Decider:
         self, request: Request[LivePlan], overflowed: Sequence[int], began: float | None
     ) -> Request[LivePlan]:
         """
-        Return a copy of the request with the plan of the counters that were used, and keep that plan.
+        Return a copy of the request with the plan of the counters that were used, and keep that plan for a while if the
+        store registered the values.
 
         Args:
             overflowed: For each unregistered value, 1 if its overflow counter was used, 0 if its own was.

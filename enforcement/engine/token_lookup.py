@@ -57,7 +57,7 @@ class TokenLookup:
         self._lock = threading.Lock()
 
     def known(self, token: object) -> Found | str:
-        """Return what this process knows of a token, or the digest under which the store must be asked."""
+        """Return the entry or the denial that this process has for a token, or the digest to ask the store for."""
         return self._planner.find(token)
 
     def plan(
@@ -82,7 +82,7 @@ class TokenLookup:
 
     def reading(self, name: str) -> Steps:
         """
-        Read a token's document from the store, and return its entry, or a denial if the store cannot be read.
+        Yield the commands that read a token's document, and return its entry or a denial.
 
         Args:
             name: Digest of the token.
@@ -108,7 +108,7 @@ class TokenLookup:
 
     def once(self, name: str, pipe: Pipe, seconds: float) -> Found:
         """
-        Return what the store or another thread that is reading the same token says of it.
+        Return the entry of a token or a denial, from the store or from another thread that is reading the same token.
 
         Args:
             name: Digest of the token.

@@ -123,8 +123,8 @@ class PublishedState:
         self, raw: Mapping[str, Text] | Mapping[bytes, Text], tokens: Mapping[str, Text | None] | None = None
     ) -> list[DocumentProblem]:
         """
-        Replace the state by a complete one, unless that is invalid as a whole, and return the problems of refused
-        documents.
+        Replace the state by a complete one, unless that is older or invalid as a whole, and return the problems of
+        refused documents.
 
         Args:
             raw: All fields of the hash of documents.
@@ -193,7 +193,7 @@ class PublishedState:
 
     def remember(self, digest: str, text: Text | None, asked_at: int) -> TokenEntry:
         """
-        Keep what the store replied about a token, and return the token's entry.
+        Keep what the store replied about a token unless it may be outdated, and return the token's entry.
 
         Args:
             digest: SHA-256 of the token, in hexadecimal.
@@ -324,7 +324,7 @@ def _snapshot(revision: int, store_id: str, parsed: Mapping[str, tuple[str, Any]
 
 
 def name_of(revision: Text | None, store_id: Text | None) -> StateName | None:
-    """Return the name of the state in a store, from two of its fields. None: the store has none that can be read."""
+    """Return the StateName of a store from two of its fields, or None if they cannot be read."""
     try:
         return StateName(epoch_of(_identity(as_string(store_id or ""))), _revision(as_string(revision or "")))
     except InvalidDocument:
