@@ -26,6 +26,7 @@ SLUGS = (
     "migrating",
     "testing",
     "observing",
+    "decision-ids",
     "rest-by-example",
     "connecting-redis",
     "when-redis-is-away",

@@ -40,6 +40,7 @@ class BaseLimiter:
         state_dir: str | Path | None = None,
         timeout: float = DEFAULT_TIMEOUT,
         clock: Callable[[], int] | None = None,
+        decision_key: str | None = None,
     ) -> None:
         """
         Make a limiter without any I/O.
@@ -54,12 +55,22 @@ class BaseLimiter:
             timeout: Seconds that a decision may take, connecting included, 0.001 to 10. After that, each limit's
                 ``on_store_failure`` decides.
             clock: Returns microseconds since the epoch as an integer, for tests. None: the store's clock.
+            decision_key: The secret of decision ids, 16 to 256 characters, the same in the whole fleet. None: the one
+                that the control plane keeps in the store.
         Raises:
             ValueError: An argument breaks a rule. The message names it.
         """
         folder = None if state_dir is None else Path(state_dir)
         self._set_up(
-            Settings(url=url, prefix=prefix, instance=instance, state_dir=folder, timeout=timeout, clock=clock)
+            Settings(
+                url=url,
+                prefix=prefix,
+                instance=instance,
+                state_dir=folder,
+                timeout=timeout,
+                clock=clock,
+                decision_key=decision_key,
+            )
         )
 
     @classmethod

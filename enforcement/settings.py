@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
 
-from enforcement.model.checks import shown
+from enforcement.model.checks import check_secret, shown
 from enforcement.model.keys import DEFAULT_PREFIX
 from enforcement.model.sizes import MAX_INSTANCE_LENGTH
 
@@ -35,8 +35,9 @@ class Settings:
         state_dir: Folder for the last good documents. None: they are not kept.
         timeout: Seconds that a decision may take, connecting included.
         clock: Returns microseconds since the epoch, for tests. None: the store's clock.
+        decision_key: The secret of decision ids. None: the one that the control plane keeps in the store.
     Raises:
-        ValueError: The instance, timeout or clock breaks a rule.
+        ValueError: The instance, timeout, clock or decision key breaks a rule.
     """
 
     url: str = DEFAULT_URL
@@ -45,6 +46,7 @@ class Settings:
     state_dir: Path | None = None
     timeout: float = DEFAULT_TIMEOUT
     clock: Callable[[], int] | None = None
+    decision_key: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.instance is not None and not (isinstance(self.instance, str) and _NAME.fullmatch(self.instance)):
@@ -59,6 +61,8 @@ class Settings:
             )
         if self.clock is not None and not (callable(self.clock) and type(self.clock()) is int):
             raise ValueError("clock: must be a function that returns microseconds since the epoch as an integer.")
+        if self.decision_key is not None:
+            check_secret("decision_key", self.decision_key)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Settings:
@@ -80,6 +84,7 @@ class Settings:
             instance=environ.get("SLUICEGATE_INSTANCE") or None,
             state_dir=Path(state_dir) if state_dir else None,
             timeout=int(timeout) / 1_000,
+            decision_key=environ.get("SLUICEGATE_DECISION_KEY") or None,
         )
 
 

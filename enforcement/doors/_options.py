@@ -13,7 +13,13 @@ from enforcement.doors._http import TrustedProxies, check_preset
 from enforcement.limiter import Limiter
 from enforcement.settings import Settings
 
-_STRINGS: Final = {"REDIS_URL": "url", "PREFIX": "prefix", "INSTANCE": "instance", "STATE_DIR": "state_dir"}
+_STRINGS: Final = {
+    "REDIS_URL": "url",
+    "PREFIX": "prefix",
+    "INSTANCE": "instance",
+    "STATE_DIR": "state_dir",
+    "DECISION_KEY": "decision_key",
+}
 _CALLABLES: Final = ("TOKEN", "COSTS", "ATTRIBUTES")
 NAMES: Final = (*_STRINGS, "TIMEOUT_MS", "HEADERS", "TRUSTED_PROXIES", "EXEMPT", *_CALLABLES)
 
@@ -50,6 +56,7 @@ class Options:
             instance=store.instance,
             state_dir=store.state_dir,
             timeout=store.timeout,
+            decision_key=store.decision_key,
         )
 
 

@@ -19,7 +19,7 @@ from typing import Final, Protocol
 from redis.exceptions import NoPermissionError, ResponseError
 
 from enforcement.engine.change_log import ChangeLogReader
-from enforcement.engine.duties import DiskCopy, DocumentLoader, Duty, OnceLogger, UsageDelivery, read_clock
+from enforcement.engine.duties import DiskCopy, DocumentLoader, Duty, OnceLogger, UsageDelivery, read_clock, read_key
 from enforcement.engine.heartbeat import Heartbeat, Identity
 from enforcement.engine.store_clock import StoreClock
 from enforcement.failover.lost_counters import LOOK_SECONDS
@@ -145,6 +145,7 @@ class Agent:
         self._duties = (
             # Once, and before the documents, as the ends of tokens are compared with the store's time.
             Duty("clock", float("inf"), lambda: read_clock(client, clock)),
+            Duty("decision key", CHECK_SECONDS, lambda: read_key(client, self._keys, documents)),
             Duty("topology", CHECK_SECONDS, self._look),
             Duty("documents", CHECK_SECONDS, self._loader.check),
             self._beat,

@@ -9,8 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from redis.exceptions import NoPermissionError
+
 from enforcement.engine.change_log import ChangeLogReader, LogChange
 from enforcement.engine.store_clock import StoreClock
+from enforcement.model.checks import is_secret
 from enforcement.model.keys import Keys
 from enforcement.state.disk import restore, save
 from enforcement.state.published import PublishedState
@@ -234,4 +237,18 @@ def read_clock(client: StoreClient, clock: StoreClock) -> None:
     clock.set(seconds * 1_000_000 + microseconds, sent_us)
 
 
-__all__ = ["DiskCopy", "DocumentLoader", "Duty", "OnceLogger", "UsageDelivery", "read_clock"]
+def read_key(client: StoreClient, keys: Keys, documents: PublishedState) -> None:
+    """
+    Set the secret of decision ids to that of the store. Raises redis-py's errors.
+
+    A store of 0.2 has none, and an account made by 0.2 may not read it. The last one stays then, also one from disk.
+    """
+    try:
+        found = client.get(keys.decision_key)
+    except NoPermissionError:
+        return
+    if is_secret(found):
+        documents.decision_key = str(found)
+
+
+__all__ = ["DiskCopy", "DocumentLoader", "Duty", "OnceLogger", "UsageDelivery", "read_clock", "read_key"]

@@ -19,6 +19,7 @@ from enforcement.leases.manager import LeaseKeeper
 from enforcement.model.keys import Keys
 from enforcement.plan.binding import Costs
 from enforcement.plan.decision import Decision
+from enforcement.plan.decision_id import DecisionIds
 from enforcement.settings import Settings, library_version
 from enforcement.state.counts import DecisionCounts
 from enforcement.state.denial_cache import Denials
@@ -74,7 +75,12 @@ class Engine:
         self.agent, self.usage = self._make_agent(connector)
         # With a test's clock, which does not move by itself, nothing may be leased, because leases end by real time.
         fleet = self._fleet if settings.clock is None else None
-        self.planner = Planner(self.keys, self.documents, self.usage, self.health.now_us, fleet=fleet)
+        ids = DecisionIds(
+            lambda: self.agent.identity.id,
+            self.health.now_us,
+            lambda: settings.decision_key or self.documents.decision_key,
+        )
+        self.planner = Planner(self.keys, self.documents, self.usage, self.health.now_us, fleet=fleet, ids=ids)
         self.denials = Denials(self.documents, self.counts)
         self.leases = LeaseKeeper(self.health, self.denials, fleet=self._fleet)
         self.slots = SlotKeeper(self.health.background, renews=settings.clock is None)

@@ -56,7 +56,7 @@ class Decision:
         held: Permits that this process has leased and not used. They are charged in the store, and still remain.
     """
 
-    __slots__ = ("_limit", "_states", "_trouble", "allowed", "held", "plan", "reason", "reply", "source")
+    __slots__ = ("_id", "_limit", "_states", "_trouble", "allowed", "held", "plan", "reason", "reply", "source")
 
     def __init__(
         self,
@@ -93,6 +93,24 @@ class Decision:
     def revision(self) -> int:
         """The published revision of the decision's limits. 0 for limits in code."""
         return self.plan.revision
+
+    @property
+    def id(self) -> str:
+        """
+        The name of this decision in a denial's response and in logs. It is opaque without the key of the fleet.
+
+        Empty for a decision that no limiter made. A denial from the cache is one decision for 10 ms, and so has one id.
+        """
+        found: str | None = getattr(self, "_id", None)
+        if found is None:
+            ids = self.plan.ids
+            self._id = found = "" if ids is None else ids.of(self)
+        return found
+
+    @property
+    def subject(self) -> tuple[str, str]:
+        """The ids of the project and of the token, each empty if there is none or it is unknown."""
+        return self.plan.subject
 
     @property
     def degraded(self) -> bool:
@@ -228,7 +246,7 @@ class Decision:
             names = labels([(state.policy, state.name) for state in self.limits])
             rows = zip(names, self.limits, strict=True)
             body["violated-policies"] = [name for name, it in rows if it.mode == "enforce" and not it.allowed]
-        return body
+        return body | _names(self)
 
     def explain(self) -> dict[str, Any]:
         """
@@ -270,6 +288,16 @@ class Denied(Exception):
     def __init__(self, decision: Decision) -> None:
         super().__init__(f"Denied: {decision.reason}.")
         self.decision = decision
+
+
+def _names(decision: Decision) -> dict[str, str]:
+    """Return the members of a problem that name the policy and the limit that deny, and the decision."""
+    limit, body = decision.limit, {}
+    if not decision.allowed and limit is not None:
+        body = {"policy": limit.policy, "limit": limit.name} if limit.policy else {"limit": limit.name}
+    if decision.id:
+        body["decision"] = decision.id
+    return body
 
 
 def _mildness(state: LimitState) -> tuple[bool, float, float, float]:

@@ -8,6 +8,7 @@ from typing import Any, Final
 from enforcement.model.algorithms import Spec
 from enforcement.model.keys import dirty_beside
 from enforcement.plan.binding import BoundLimit
+from enforcement.plan.decision_id import DecisionIds
 
 
 class Plan:
@@ -32,6 +33,7 @@ class Plan:
         ones: For a request of cost 1, the index and cost of each bound.
         unregistered: The indices of the bounds whose partition values may not be registered in the store.
         overflows: Whether a limit is bound to its overflow counter.
+        ids: Makes the ids of its decisions. None: they have none.
         header_cache: What the header fields of all decisions have in common. Only :mod:`enforcement.plan.headers` reads
             and sets it.
     """
@@ -49,6 +51,7 @@ class Plan:
         "has_shadows",
         "has_slots",
         "header_cache",
+        "ids",
         "keys",
         "ones",
         "overflows",
@@ -59,9 +62,15 @@ class Plan:
     )
 
     def __init__(
-        self, bounds: tuple[BoundLimit, ...], *, revision: int = 0, fleet: Callable[[], int] | None = None
+        self,
+        bounds: tuple[BoundLimit, ...],
+        *,
+        revision: int = 0,
+        fleet: Callable[[], int] | None = None,
+        ids: DecisionIds | None = None,
     ) -> None:
         self.bounds = bounds
+        self.ids = ids
         self.keys = [bound.key for bound in bounds]
         self.touches = [*self.keys, *dict.fromkeys(dirty_beside(bound.key) for bound in bounds if bound.durable)]
         self.revision = revision
@@ -79,6 +88,11 @@ class Plan:
         self._specs: tuple[Spec, ...] = ()
         self._texts: tuple[str, ...] = ()
         self._specs_from_us = self._specs_until_us = 0
+
+    @property
+    def subject(self) -> tuple[str, str]:
+        """The ids of the project and of the token. Both are empty for limits in code."""
+        return "", ""
 
     @property
     def leasable(self) -> bool:
@@ -131,8 +145,28 @@ class Plan:
         return tuple(bounds)
 
 
+class RefusedPlan(Plan):
+    """
+    The plan of a request that is refused before its limits are looked up.
+
+    Args:
+        subject: The ids of the project and of the token, empty if they are not known.
+    """
+
+    __slots__ = ("_subject",)
+
+    def __init__(self, *, revision: int, ids: DecisionIds | None, subject: tuple[str, str]) -> None:
+        super().__init__((), revision=revision, ids=ids)
+        self._subject = subject
+
+    @property
+    def subject(self) -> tuple[str, str]:
+        """The ids of the project and of the token."""
+        return self._subject
+
+
 NO_PLAN: Final = Plan(())
 """The plan of a request that is refused before its limits are looked up."""
 
 
-__all__ = ["NO_PLAN", "Plan"]
+__all__ = ["NO_PLAN", "Plan", "RefusedPlan"]
