@@ -108,11 +108,6 @@ class Decision:
         return found
 
     @property
-    def subject(self) -> tuple[str, str]:
-        """The ids of the project and of the token, each empty if there is none or it is unknown."""
-        return self.plan.subject
-
-    @property
     def degraded(self) -> bool:
         """Whether the decision was made without the store."""
         return self.source == "fallback"

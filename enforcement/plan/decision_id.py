@@ -2,7 +2,7 @@
 Seal the facts of a decision into an id, and read them back.
 
 An id is encrypted and proven by a MAC, so it says nothing to a client, and nobody can make one without the key.
-The page "Decision ids" of the documentation (``templates/docs/decision-ids.md``) describes the format for other languages.
+The page "Decision ids" (``templates/docs/decision-ids.md``) describes the format for other languages.
 """
 
 from __future__ import annotations
@@ -84,6 +84,13 @@ class DecisionFacts:
     limit: str
 
 
+class Subjected(Protocol):
+    """The part of a :class:`~enforcement.plan.plan.Plan` that an id is made from."""
+
+    @property
+    def subject(self) -> tuple[str, str]: ...
+
+
 class Named(Protocol):
     """The part of a :class:`~enforcement.plan.decision.Decision` that its id is made from."""
 
@@ -97,7 +104,7 @@ class Named(Protocol):
     @property
     def limit(self) -> LimitState | None: ...
     @property
-    def subject(self) -> tuple[str, str]: ...
+    def plan(self) -> Subjected: ...
 
 
 class DecisionKey:
@@ -140,7 +147,7 @@ class DecisionKey:
         plain = self._hidden(tag, sealed[_TAG_BYTES:])
         if _encoded(sealed) != text.removeprefix(PREFIX) or not hmac.compare_digest(tag, self._tag(plain)):
             raise InvalidDecisionId("decision: must be a whole id made with this key; it was cut, altered or forged.")
-        return _Reader(plain).facts()
+        return _FactsReader(plain).facts()
 
     def _tag(self, plain: bytes) -> bytes:
         return hmac.digest(self._proving, plain, "sha256")[:_TAG_BYTES]
@@ -177,7 +184,7 @@ class DecisionIds:
         if key is None or key.secret != secret:
             key = self._key = DecisionKey(secret)
         limit = decision.limit if decision.reason in ("limited", "cost_exceeds_capacity", "degraded_denied") else None
-        project, token = decision.subject
+        project, token = decision.plan.subject
         facts = DecisionFacts(
             at_ms=min(max(0, (decision.decided_at_us or self._now_us()) // 1_000), _LAST_MS),
             serial=next(self._serials) & 0xFFFF,
@@ -256,7 +263,7 @@ def _tail(text: str, most: int) -> bytes:
     return (_CUT + data[1 - most :].decode("utf-8", "ignore")).encode()
 
 
-class _Reader:
+class _FactsReader:
     """Reads the packed facts, whose MAC was checked."""
 
     def __init__(self, data: bytes) -> None:
