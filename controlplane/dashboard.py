@@ -19,7 +19,7 @@ from django.utils.html import format_html
 from controlplane.adminkit.site import badge, change_url, instant, link_to, list_url
 from controlplane.core import store
 from controlplane.fleet.admin import state_of
-from controlplane.fleet.heartbeats import fleet_now
+from controlplane.fleet.heartbeats import Fleet, fleet_now
 from controlplane.fleet.models import DEGRADED, OK, Instance
 from controlplane.policies.models import Limit, Policy
 from controlplane.projects.models import Project, Token
@@ -38,10 +38,10 @@ COUNTS = ("allowed", "denied", "would_deny")
 # The permissions that a panel asks for, which are those of the pages from which it shows something.
 USAGE, TOKENS, INSTANCES = "usage.view_usagerow", "projects.view_token", "fleet.view_instance"
 PANELS = {
-    **dict.fromkeys(("span", "spans", "series", "totals", "chart", "chart_description"), (USAGE,)),
+    **dict.fromkeys(("span", "spans", "series", "totals", "chart", "chart_description", "would_deny_url"), (USAGE,)),
     "denied_tokens": (USAGE, TOKENS),
     "denied_limits": (USAGE, "policies.view_policy"),
-    **dict.fromkeys(("fleet", "more_instances"), (INSTANCES,)),
+    **dict.fromkeys(("fleet", "fleet_is_known", "more_instances"), (INSTANCES,)),
     "expiring": (TOKENS,),
 }
 # Whoever needs no permission is everybody.
@@ -52,6 +52,7 @@ FACTS = {
     "Quotas": USAGE,
     "Fleet": INSTANCES,
     "Degraded": INSTANCES,
+    "Limits": INSTANCES,
     "Values": "projects.view_project",
 }
 
@@ -68,7 +69,7 @@ class Span:
     label: str
 
     def starts(self, now: datetime) -> list[datetime]:
-        """Return the start of each step, oldest first."""
+        """Return the start of each step up to that of *now*, oldest first."""
         last = start_of(self.period, now)
         return [last - self.step * back for back in reversed(range(self.steps))]
 
@@ -91,18 +92,21 @@ def dashboard_callback(request: HttpRequest, context: dict[str, Any]) -> dict[st
     rows = UsageRow.objects.filter(period=span.period, at__gte=span.starts(now)[0])
     series = series_of(rows, span, now)
     totals = {name: sum(point[name] for point in series) for name in COUNTS}
-    fleet = fleet_now(now)
-    health = [store_health(), outbox_health(now), *quota_health(now), *fleet_health(fleet), *cap_health(fleet)]
+    fleet = fleet_now()
+    health = [store_health(), outbox_health(now), *quota_health(now), *fleet_health(fleet), *limit_health(fleet)]
     panels = {
         "span": span,
         "spans": SPANS.values(),
         "series": [point for point in series if any(point[name] for name in COUNTS)],
         "totals": totals,
         "chart": chart(series, span),
-        "chart_description": f"{totals['allowed']:,} allowed, {totals['denied']:,} denied, {span.title.lower()}",
+        "chart_description": chart_description(totals, span),
+        # Sorted by the column "Would deny", the eighth.
+        "would_deny_url": list_url(UsageRow, f"?of=limits&period={span.period}&o=-8"),
         "denied_tokens": denied_tokens(rows),
         "denied_limits": denied_limits(rows),
         "fleet": fleet_rows(fleet),
+        "fleet_is_known": not fleet.unknown,
         "more_instances": max(len(fleet) - INSTANCES_SHOWN, 0),
         "expiring": expiring_tokens(now),
     }
@@ -114,7 +118,7 @@ def dashboard_callback(request: HttpRequest, context: dict[str, Any]) -> dict[st
 
 
 def series_of(rows: QuerySet[UsageRow], span: Span, now: datetime) -> list[dict[str, Any]]:
-    """Return the counted decisions of every step, also of steps without usage, because the chart needs them."""
+    """Return a list with a dictionary of the counted decisions for every step, also for those without usage."""
     whole = rows.filter(policy_id="", limit_name="")
     sums = {row["at"]: row for row in whole.values("at").annotate(**{name: Sum(name) for name in COUNTS})}
     nothing = dict.fromkeys(COUNTS, 0)
@@ -123,10 +127,14 @@ def series_of(rows: QuerySet[UsageRow], span: Span, now: datetime) -> list[dict[
 
 def chart(series: list[dict[str, Any]], span: Span) -> dict[str, str]:
     """Return the data and options of a stacked bar chart as JSON, which the theme's script reads."""
-    colours = {"allowed": "var(--sg-allowed)", "denied": "var(--sg-denied)"}
+    # A request that a shadow limit would have denied was allowed, so the first two parts of a bar are its allowed ones.
+    parts = [
+        ("allowed", "var(--sg-allowed)", [point["allowed"] - point["would_deny"] for point in series]),
+        ("allowed, would deny", "var(--sg-would-deny)", [point["would_deny"] for point in series]),
+        ("denied", "var(--sg-denied)", [point["denied"] for point in series]),
+    ]
     datasets = [
-        {"label": name, "data": [point[name] for point in series], "backgroundColor": colour, "stack": "decisions"}
-        for name, colour in colours.items()
+        {"label": label, "data": data, "backgroundColor": colour, "stack": "decisions"} for label, colour, data in parts
     ]
     axis = {"stacked": True, "grid": {"display": False}, "ticks": {"color": "#6b7a90", "maxTicksLimit": 8}}
     options = {
@@ -143,8 +151,14 @@ def chart(series: list[dict[str, Any]], span: Span) -> dict[str, str]:
     return {"data": json.dumps({"labels": labels, "datasets": datasets}), "options": json.dumps(options)}
 
 
+def chart_description(totals: dict[str, int], span: Span) -> str:
+    """Return the sums in words, for people who do not see the chart."""
+    would_deny = f"of which {totals['would_deny']:,} would be denied by shadow limits, " if totals["would_deny"] else ""
+    return f"{totals['allowed']:,} allowed, {would_deny}{totals['denied']:,} denied, {span.title.lower()}"
+
+
 def denied_tokens(rows: QuerySet[UsageRow]) -> list[dict[str, Any]]:
-    """Return the tokens with most denials, each with a link and its counts."""
+    """Return the tokens with most denials, each as a dictionary with a link and the counts."""
     whole = rows.filter(policy_id="", limit_name="").exclude(token_id="")
     top = _most_denied(whole.values("token_id"))
     known = Token.objects.select_related("project").in_bulk([row["token_id"] for row in top])
@@ -152,7 +166,7 @@ def denied_tokens(rows: QuerySet[UsageRow]) -> list[dict[str, Any]]:
 
 
 def denied_limits(rows: QuerySet[UsageRow]) -> list[dict[str, Any]]:
-    """Return the limits with most denials, each with a link and its counts."""
+    """Return the limits with most denials, each as a dictionary with a link to its policy and the counts."""
     top = _most_denied(rows.exclude(limit_name="").values("policy_id", "limit_name"))
     known = Policy.objects.in_bulk([row["policy_id"] for row in top])
     return [row | {"link": _link(known, row["policy_id"])} for row in top]
@@ -171,12 +185,15 @@ def _link(known: dict[str, Model], key: str) -> str:
 
 
 def store_health() -> dict[str, Any]:
-    """Return a row that says whether the store responds and has the last revision."""
+    """Ask the store, and return a row that says whether it responds and has the last revision."""
     began = time.perf_counter()
     try:
         state = store.StoreState.read(store.connection(settings.PUBLISH_TIMEOUT_SECONDS))
     except STORE_ERRORS as exc:
-        return _fact("Store", badge("not reachable", "bad"), f"Changes are saved and published later. {exc}"[:160])
+        detail = f"{store.reason_of(exc)} Changes are saved, and published when it is back."
+        return _fact(
+            "Store", badge("not reachable", "bad"), f"{detail} Until then, proxies decide by each limit's rule."
+        )
     detail = f"response time {(time.perf_counter() - began) * 1000:.1f} ms"
     last = publisher.last_revision()
     if state.revision != last:
@@ -185,7 +202,7 @@ def store_health() -> dict[str, Any]:
 
 
 def outbox_health(now: datetime) -> dict[str, Any]:
-    """Return a row that says how many changes are not published yet, and how old the oldest is."""
+    """Return a row that says how many changes are not published yet, if any, and how old the oldest is."""
     pending = OutboxEntry.objects.filter(revision=None)
     count, oldest = pending.count(), pending.aggregate(at=Min("created_at"))["at"]
     url = list_url(OutboxEntry)
@@ -210,9 +227,14 @@ def quota_health(now: datetime) -> Iterable[dict[str, Any]]:
     yield _fact("Quotas", badge("late", "bad") if late else badge("saved", "good"), detail)
 
 
-def fleet_health(fleet: list[Instance]) -> Iterable[dict[str, Any]]:
+def fleet_health(fleet: Fleet) -> Iterable[dict[str, Any]]:
     """Yield rows that say how many instances run the last revision, and how many are degraded."""
     url, last = list_url(Instance), publisher.last_revision()
+    if fleet.unknown:
+        ran = f"{len(fleet)} ran when it was last reached. " if fleet else ""
+        detail = f"{ran}Heartbeats come through the store, so nobody knows which instances run."
+        yield _fact("Fleet", badge("unknown", "warn"), detail, url)
+        return
     if not fleet:
         yield _fact("Fleet", badge("no live instance", "warn"), "No process with the library sends a heartbeat.", url)
         return
@@ -226,8 +248,25 @@ def fleet_health(fleet: list[Instance]) -> Iterable[dict[str, Any]]:
     )
 
 
+def meter_health(fleet: list[Instance]) -> Iterable[dict[str, Any]]:
+    """
+    Yield one row on the limits that count nothing, because instances charge no cost in their unit, if there are any.
+    """
+    names = sorted({name for instance in fleet for name in instance.unmetered})
+    if names:
+        shown = ", ".join(names[:TOP]) + (f" and {len(names) - TOP} more" if len(names) > TOP else "")
+        detail = f"{shown}: requests give no cost in their unit, so they admit everything."
+        yield _fact("Limits", badge(f"{len(names)} unmetered", "warn"), detail, list_url(Instance))
+
+
+def limit_health(fleet: list[Instance]) -> Iterable[dict[str, Any]]:
+    """Yield the rows of :func:`meter_health` and :func:`cap_health`."""
+    yield from meter_health(fleet)
+    yield from cap_health(fleet)
+
+
 def cap_health(fleet: list[Instance]) -> Iterable[dict[str, Any]]:
-    """Yield a row for each project in which a limit recently had more values than the project's cap."""
+    """Yield a row for each project in which a limit recently had more values than the project's cap allows."""
     full = sorted({limited for instance in fleet for limited in instance.overflowing})
     projects = Project.objects.in_bulk({project for project, _, _ in full})
     slugs = dict(Policy.objects.filter(pk__in={policy for _, policy, _ in full}).values_list("pk", "slug"))
@@ -242,7 +281,7 @@ def _fact(name: str, state: str, detail: str, url: str = "") -> dict[str, Any]:
     return {"name": name, "state": state, "detail": detail, "url": url}
 
 
-def fleet_rows(fleet: list[Instance]) -> list[dict[str, Any]]:
+def fleet_rows(fleet: Fleet) -> list[dict[str, Any]]:
     """Return the first rows of the table of instances."""
     # Instances with a problem come first, because a large fleet does not fit here.
     worst = sorted(fleet, key=lambda instance: (instance.state == OK, instance.revision, instance.id))
@@ -251,7 +290,7 @@ def fleet_rows(fleet: list[Instance]) -> list[dict[str, Any]]:
             "link": link_to(row),
             "host": row.host,
             "revision": row.revision,
-            "state": state_of(row, True),
+            "state": state_of(row, None if fleet.unknown else True),
             "version": row.version,
         }
         for row in worst[:INSTANCES_SHOWN]
@@ -259,7 +298,7 @@ def fleet_rows(fleet: list[Instance]) -> list[dict[str, Any]]:
 
 
 def expiring_tokens(now: datetime) -> list[dict[str, Any]]:
-    """Return the live tokens that expire next."""
+    """Return the live tokens that expire soonest within EXPIRING, each as a dictionary with links and its end."""
     ending = Token.objects.live(now).filter(expires_at__lte=now + EXPIRING).select_related("project")
     return [
         {"link": link_to(token), "project": link_to(token.project), "ends": instant(token.expires_at, now)}
@@ -280,7 +319,7 @@ class Step:
 
 
 def first_steps(fleet: list[Instance]) -> list[dict[str, Any]]:
-    """Return the steps of a new installation, or an empty list if all of them are done."""
+    """Return all steps of a new installation, done or not, or an empty list if all of them are done."""
     decided = UsageRow.objects.exists()
     first, detail = "Send a request", "The first decision appears within a minute."
     steps = [

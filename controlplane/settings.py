@@ -10,6 +10,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from controlplane.core import logs
+from enforcement.store.topology import redis_url
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 VAR_DIR = BASE_DIR / "var"
@@ -18,7 +19,7 @@ env = environ.Env()
 
 
 def _kept(name: str) -> str:
-    """Return a value that `manage.py up` has saved in this checkout, so that other commands reach the same stack."""
+    """Return a value that `manage.py up` has saved in this checkout, or an empty string."""
     path = VAR_DIR / name
     return path.read_text().strip() if path.is_file() else ""
 
@@ -41,14 +42,15 @@ METRICS_NETWORKS = env.list(
     default=["127.0.0.0/8", "::1", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"],
 )
 
-REDIS_URL = (
+# Celery and the cache do not know valkey://.
+REDIS_URL = redis_url(
     env.str("SLUICEGATE_REDIS_URL", default="")
     or env.str("REDIS_URL", default="")
     or _kept("redis_url")
     or "redis://127.0.0.1:6379/0"
 )
 # Celery and the cache need a single server. If the store is a cluster, they need a server of their own.
-BROKER_URL = env.str("SLUICEGATE_BROKER_URL", default="") or REDIS_URL
+BROKER_URL = redis_url(env.str("SLUICEGATE_BROKER_URL", default="")) or REDIS_URL
 STORE_PREFIX = env.str("SLUICEGATE_PREFIX", default="sg:")
 ENVIRONMENT_NAME = env.str("SLUICEGATE_ENVIRONMENT", default="")
 
@@ -345,7 +347,10 @@ UNFOLD = {
     "ENVIRONMENT": "controlplane.adminkit.site.environment",
     "DASHBOARD_CALLBACK": "controlplane.dashboard.dashboard_callback",
     "STYLES": [lambda request: static("controlplane/admin.css")],
-    "SCRIPTS": [lambda request: static("controlplane/admin.js")],
+    "SCRIPTS": [
+        lambda request: static("controlplane/admin.js"),
+        lambda request: static("controlplane/paste_search.js"),
+    ],
     # Blue in place of the theme's purple. White on 600, and 500 on the dark background, have a contrast over 4.5 to 1.
     "COLORS": {
         "primary": {

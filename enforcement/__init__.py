@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from enforcement.plan.limit_state import LimitState
     from enforcement.store.errors import StoreError
 
+    __version__: str
+
 __all__ = [
     "Admission",
     "Decision",
@@ -30,6 +32,7 @@ __all__ = [
     "Match",
     "Policy",
     "StoreError",
+    "__version__",
 ]
 
 _LATER = {
@@ -43,6 +46,13 @@ _LATER = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return import_module("enforcement.settings").library_version()
     if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_LATER[name]), name)
+
+
+def __dir__() -> list[str]:
+    """Return a sorted list of the names in this module, also of those that are loaded later."""
+    return sorted({*globals(), *__all__})

@@ -17,21 +17,21 @@ from typing import Any, Self
 from hiredis import ReplyError
 
 from enforcement.async_tasks import begun, seen_through
-from enforcement.base import START_SECONDS, BaseLimiter, Limits, check_subject
+from enforcement.base import START_SECONDS, BaseLimiter, check_subject
 from enforcement.decorator import (
     CoroutineFunction,
     Declaration,
-    Declared,
     FunctionCosts,
     FunctionKey,
+    FunctionLimits,
     P,
     R,
     Waiting,
-    declared,
+    check_declared,
 )
 from enforcement.latency import Timing
 from enforcement.model.matching import Attributes
-from enforcement.plan.binding import Costs
+from enforcement.plan.binding import Costs, Limits
 from enforcement.plan.commands import Steps
 from enforcement.plan.decision import Decision, Denied
 from enforcement.plan.request import Request
@@ -61,10 +61,18 @@ class Limiter(BaseLimiter):
 
     async def start(self, timeout: float = START_SECONDS) -> bool:
         """
-        Start the background thread, wait until documents are loaded, and return whether they are. See the sync limiter.
+        Start the background thread, wait at most *timeout* seconds for documents, and return whether they are loaded.
+        See the sync limiter.
         """
         self._started = True
         return await asyncio.to_thread(self._engine.start, timeout)
+
+    async def ping(self) -> None:
+        """
+        Ask the store for a decision, and raise StoreError if it makes none. Raises StoreError if it does not. See the
+        sync limiter.
+        """
+        await asyncio.to_thread(self._ping)
 
     async def close(self) -> None:
         """Send the remaining usage, leave the fleet and close the connections. The limiter can be started again."""
@@ -95,7 +103,7 @@ class Limiter(BaseLimiter):
         begun = self._begin(plan, costs, True, "")
         return begun if type(begun) is Decision else await self._ask(begun, plan, costs)
 
-    async def hit(self, limits: Limits, key: str, costs: Costs = 1) -> Decision:
+    async def hit(self, limits: Limits, key: str | None = None, costs: Costs = 1) -> Decision:
         """
         Charge a request to all of some limits in code, or to none if one denies it, and return the decision. See the
         sync limiter.
@@ -106,14 +114,18 @@ class Limiter(BaseLimiter):
         begun = self._begin(plan, costs, True, "")
         return begun if type(begun) is Decision else await self._ask(begun, plan, costs)
 
-    async def peek(self, limits: Limits, key: str) -> Decision:
-        """Return the decision on a request of cost 1 without charging it."""
-        return await self.decide(self._plan_in_code(limits, key), 1, charge=False)
-
-    async def acquire(self, limits: Limits, key: str, costs: Costs = 1, *, max_wait: float) -> Decision:
+    async def peek(self, limits: Limits, key: str | None = None, costs: Costs | None = None) -> Decision:
         """
-        Charge as :meth:`hit` does, waiting for permits if there are none, and return the decision that allows the
-        request. See the sync limiter.
+        Return the decision on a request, by default of one permit of each unit, without charging it. See the sync
+        limiter.
+        """
+        plan = self._plan_in_code(limits, key)
+        return await self.decide(plan, plan.one_of_each if costs is None else costs, charge=False)
+
+    async def acquire(self, limits: Limits, key: str | None = None, costs: Costs = 1, *, max_wait: float) -> Decision:
+        """
+        Charge as :meth:`hit` does, wait if permits are missing, and return the decision that allows the request, or
+        raise Denied. See the sync limiter.
         """
         waiting = Waiting(max_wait)
         while not (decision := await self.hit(limits, key, costs)).allowed:
@@ -121,14 +133,14 @@ class Limiter(BaseLimiter):
         return decision
 
     def limited(
-        self, limits: Declared, *, key: FunctionKey = None, costs: FunctionCosts = 1, max_wait: float = 0.0
+        self, limits: FunctionLimits, *, key: FunctionKey = None, costs: FunctionCosts = 1, max_wait: float = 0.0
     ) -> Callable[[CoroutineFunction[P, R]], CoroutineFunction[P, R]]:
         """
         Return a decorator that charges each call of a coroutine function, and raises Denied if a call is denied. See
         the sync limiter.
         """
-        values = declared(limits)
-        return lambda function: _limit_awaited(self, function, Declaration(function, values, key, costs, max_wait))
+        check_declared(limits, key)
+        return lambda function: _limit_awaited(self, function, Declaration(function, limits, key, costs, max_wait))
 
     @asynccontextmanager
     async def admit(
@@ -160,20 +172,23 @@ class Limiter(BaseLimiter):
         attributes: Attributes | None = None,
     ) -> Admission:
         """
-        Charge an estimate, and return an admission that holds slots until :meth:`Admission.finish` is called. See the
-        sync limiter.
+        Charge an estimate, and return a new admission, which holds slots until :meth:`Admission.finish`, or raise
+        Denied. See the sync limiter.
         """
         check_subject(token, key, attributes)
         if isinstance(token, str):
             plan = await self.find_plan(token, attributes)
         else:
-            plan = self._plan_in_code(token, key or "")
+            plan = self._plan_in_code(token, key)
         if isinstance(plan, Decision):
             raise Denied(plan)
         return await self.admit_plan(plan, costs)
 
-    async def reset(self, limits: Limits, key: str) -> None:
-        """Delete the counters of limits in code for a key. Raises StoreError if the store did not do it."""
+    async def reset(self, limits: Limits, key: str | None = None) -> None:
+        """
+        Delete the counters of limits in code for a key, or for their own keys. Raises StoreError if the store did not
+        do it.
+        """
         await self._run(self._decider.resetting(self._plan_in_code(limits, key)))
 
     # Used by the integrations, which need the plan to choose between a hit and an admission.
@@ -207,15 +222,15 @@ class Limiter(BaseLimiter):
             derived.keep(field, plan, header=True)
 
     async def admit_plan(self, plan: LivePlan, costs: Costs) -> Admission:
-        """Charge a plan that :meth:`find_plan` returned, and return the admission, or raise Denied."""
+        """Charge a plan that :meth:`find_plan` returned, and return a new admission, or raise Denied."""
         admission = await self._reserve(plan, costs)
         self._engine.slots.keep(admission.reservation)
         return admission
 
     async def _reserve(self, plan: LivePlan, costs: Costs) -> Admission:
         """
-        Charge a request, and return its admission, or raise Denied. If the task is cancelled meanwhile, give back what
-        the store may have charged.
+        Charge a request, and return a new admission for it, or raise Denied. If the task is cancelled meanwhile, give
+        back what the store may have charged.
         """
         ident = new_ident()
         deciding = asyncio.ensure_future(self.decide(plan, costs, ident=ident))
@@ -236,8 +251,8 @@ class Limiter(BaseLimiter):
 
     async def decide(self, plan: LivePlan, costs: Costs, *, charge: bool = True, ident: str = "") -> Decision:
         """
-        Decide a request on the counters of a plan, and return the decision. Arguments are those of
-        :class:`~enforcement.plan.request.Request`.
+        Decide a request by the counters of a plan, charge it unless *charge* is False, and return the decision.
+        Arguments are those of :class:`~enforcement.plan.request.Request`.
         """
         begun = self._begin(plan, costs, charge, ident)
         return begun if type(begun) is Decision else await self._ask(begun, plan, costs, charge, ident)
@@ -245,7 +260,9 @@ class Limiter(BaseLimiter):
     async def _ask(
         self, command: Decision | bytes | None, plan: LivePlan, costs: Costs, charge: bool = True, ident: str = ""
     ) -> Decision:
-        """Send the *command* that ``begin`` returned to the store, and return the decision."""
+        """
+        Ask the store with the *command* that ``begin`` returned, or in steps if that is None, and return the decision.
+        """
         decider, came = self._decider, None
         if command is not None:
             try:
@@ -262,7 +279,7 @@ class Limiter(BaseLimiter):
 
     async def _finish(self, steps: Steps) -> Decision:
         """
-        Run a generator, to its end even if the caller is cancelled, and return its decision.
+        Run a generator and return its decision. On a cluster it runs to its end even if the caller is cancelled.
 
         On a cluster it may charge several hash slots, one after the other. If a later one denies the request, it gives
         back the charges to the earlier ones. If it stopped in between, some limits would stay charged.
@@ -289,20 +306,22 @@ class Limiter(BaseLimiter):
 
 
 def _limit_awaited(limiter: Limiter, function: CoroutineFunction[P, R], rule: Declaration) -> CoroutineFunction[P, R]:
-    """Return *function* with its limits applied to each call. Raises TypeError if it is not a coroutine function."""
+    """
+    Return a coroutine function that applies the limits and then calls *function*. Raises TypeError if it is not a
+    coroutine function.
+    """
     if not inspect.iscoroutinefunction(function):
         raise TypeError(f"{function.__qualname__}: must be a coroutine function. Use an enforcement.Limiter.")
 
     @wraps(function)
     async def limited(*args: P.args, **kwargs: P.kwargs) -> R:
-        key = rule.key(args, kwargs)
-        if key is None:
+        call = rule.call(args, kwargs)
+        if call is None:
             return await function(*args, **kwargs)
-        costs = rule.costs(args, kwargs)
-        if not rule.holds:
-            await limiter.acquire(rule.limits, key, costs, max_wait=rule.max_wait)
+        if not call.holds:
+            await limiter.acquire(call.limits, call.key, call.costs, max_wait=rule.max_wait)
             return await function(*args, **kwargs)
-        admission = await limiter.open_admission(rule.limits, key, costs)
+        admission = await limiter.open_admission(call.limits, call.key, call.costs)
         try:
             return await function(*args, **kwargs)
         finally:
@@ -323,7 +342,7 @@ class Admission:
         self._freeing: asyncio.Task[None] | None = None
 
     async def settle(self, costs: Costs) -> None:
-        """Replace the charged estimate by the real cost. Only the first settlement counts."""
+        """Replace the charged estimate by the real cost, once. Later calls change nothing."""
         await seen_through(self._limiter._run(self.reservation.settling(costs)))
 
     async def charge_for(self, status: int) -> None:
@@ -331,12 +350,12 @@ class Admission:
         await seen_through(self._limiter._run(self.reservation.charging_for(status)))
 
     async def cancel(self) -> None:
-        """Give back all charges and slots. After a settlement only the slots are freed."""
+        """Give back all charges, unless they are settled, and free the slots."""
         await seen_through(self._limiter._run(self.reservation.cancelling()))
 
     async def finish(self, status: int | None) -> None:
         """
-        Correct the charges by the status of the response and free the slots, as the sync admission does.
+        Correct the charges by the status of the response, or give back all for None, and free the slots, once.
 
         The work runs to its end even if the task that awaits it is cancelled.
         """

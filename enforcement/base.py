@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
+from enforcement.engine.asking import Asker
 from enforcement.engine.engine import Engine
+from enforcement.failover.health import BACKGROUND_BUDGET
+from enforcement.failover.probe import probe_command
 from enforcement.latency import Listener, Timing
 from enforcement.model.keys import DEFAULT_PREFIX
-from enforcement.model.limits import Limit
 from enforcement.model.matching import Attributes
+from enforcement.plan.binding import Limits
+from enforcement.plan.commands import Steps
 from enforcement.settings import DEFAULT_TIMEOUT, DEFAULT_URL, Settings
 from enforcement.state.live_plan import LivePlan
 from enforcement.stats import Stats
+from enforcement.store.credentials import Credentials, from_client
+from enforcement.store.errors import StoreError
 
 START_SECONDS = 1.0
 """How long ``start()`` waits for the documents of a store that replies."""
-
-Limits = Limit | Sequence[Limit]
 
 
 class BaseLimiter:
@@ -33,13 +37,14 @@ class BaseLimiter:
 
     def __init__(
         self,
-        url: str = DEFAULT_URL,
+        url: str | object = DEFAULT_URL,
         *,
         prefix: str = DEFAULT_PREFIX,
         instance: str | None = None,
         state_dir: str | Path | None = None,
         timeout: float = DEFAULT_TIMEOUT,
         clock: Callable[[], int] | None = None,
+        credentials: Credentials | None = None,
         decision_key: str | None = None,
     ) -> None:
         """
@@ -47,7 +52,8 @@ class BaseLimiter:
 
         Args:
             url: URL of the store: ``redis://``, ``rediss://`` or ``unix://``, and for several servers
-                ``redis+sentinel://host1,host2/service`` or ``redis+cluster://host1,host2``.
+                ``redis+sentinel://host1,host2/service`` or ``redis+cluster://host1,host2``. ``valkey`` may stand for
+                ``redis``. Or a redis-py client or connection pool of one server, whose address is taken.
             prefix: Prefix of all keys.
             instance: Its name in the fleet. None: made of the host's name, the process id and random characters.
             state_dir: Folder for the last good documents, with which it starts while the store is unavailable. None:
@@ -55,28 +61,22 @@ class BaseLimiter:
             timeout: Seconds that a decision may take, connecting included, 0.001 to 10. After that, each limit's
                 ``on_store_failure`` decides.
             clock: Returns microseconds since the epoch as an integer, for tests. None: the store's clock.
+            credentials: Returns user and password for each new connection, for passwords that expire. It must return at
+                once. None: those of *url*.
             decision_key: The secret of decision ids, 16 to 256 characters, the same in the whole fleet. None: the one
                 that the control plane keeps in the store.
         Raises:
             ValueError: An argument breaks a rule. The message names it.
         """
         folder = None if state_dir is None else Path(state_dir)
-        self._set_up(
-            Settings(
-                url=url,
-                prefix=prefix,
-                instance=instance,
-                state_dir=folder,
-                timeout=timeout,
-                clock=clock,
-                decision_key=decision_key,
-            )
-        )
+        place, own = (url, None) if isinstance(url, str) else from_client(url)
+        chosen = credentials or own
+        self._set_up(Settings(place, prefix, instance, folder, timeout, clock, chosen, decision_key=decision_key))
 
     @classmethod
     def from_env(cls) -> Self:
         """
-        Return a limiter with the settings from environment variables.
+        Return a new limiter with the settings from environment variables.
 
         The page "Settings" of the documentation (``templates/docs/settings.md``) lists them. The most important one is
         ``SLUICEGATE_REDIS_URL``, the URL of the store.
@@ -111,7 +111,8 @@ class BaseLimiter:
 
     def stats(self) -> Stats:
         """
-        Return the counts of this limiter's decisions and failures, and its present state. Any thread may call this.
+        Return a new record of this limiter's decisions and failures so far, and of its present state. Any thread may
+        call this.
         """
         return self._engine.stats(self._timing)
 
@@ -132,11 +133,33 @@ class BaseLimiter:
     def _time_calls(self, timing: Timing) -> None:
         raise NotImplementedError
 
-    def _plan_in_code(self, limits: Limits, key: str) -> LivePlan:
+    def _ping(self) -> None:
+        pipe = self._engine.health.connector.pipe(BACKGROUND_BUDGET, respects_breakers=False)
+        try:
+            run_steps(Asker(self._engine.health).calling(probe_command(self._engine.keys)), pipe.call)
+        finally:
+            pipe.close()
+
+    def _plan_in_code(self, limits: Limits, key: str | None) -> LivePlan:
         if not self._started:
             self._started = True
             self._engine.start_quietly()
         return self._engine.planner.plan_in_code(limits, key)
+
+
+def run_steps(steps: Steps, call: Callable[[bytes], Any]) -> Any:
+    """Send the commands that a generator yields to the store by *call*, and return its result."""
+    try:
+        command = next(steps)
+        while True:
+            try:
+                reply = call(command)
+            except StoreError as exc:
+                command = steps.throw(exc)
+            else:
+                command = steps.send(reply)
+    except StopIteration as stop:
+        return stop.value
 
 
 def check_subject(subject: object, key: str | None, attributes: Attributes | None) -> None:

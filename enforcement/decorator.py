@@ -9,14 +9,18 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from string import Formatter
 from time import monotonic
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar
 from uuid import UUID
 
+from enforcement.model.checks import shown
 from enforcement.model.keys import Keys
 from enforcement.model.limits import Limit
-from enforcement.plan.binding import Costs, bind_in_code, check_costs
+from enforcement.plan.binding import Limits, bind_in_code, bind_pairs
+from enforcement.plan.costs import Costs, check_costs, check_units
 from enforcement.plan.decision import Decision, Denied
 
 P = ParamSpec("P")
@@ -28,6 +32,11 @@ Declared = str | Limit | Sequence[str | Limit]
 """Limits as users write them: ``"10/minute"``, ``"10/minute; 1000/day"``, a Limit, or a list of either."""
 
 FunctionKey = str | Callable[..., object] | None
+FunctionLimits = Declared | Callable[..., Declared | None] | Sequence[tuple[Any, FunctionKey]]
+"""
+Limits of a function: as in :data:`Declared`, a function of its arguments that returns such limits or None for no limit,
+or pairs of either and the key that they count by.
+"""
 FunctionCosts = Costs | Callable[..., Costs]
 
 
@@ -48,6 +57,17 @@ def declared(limits: Declared) -> tuple[Limit, ...]:
         found += [item] if isinstance(item, Limit) else Limit.parse_many(item)
     bind_in_code(found, "any", Keys())
     return tuple(found)
+
+
+def declared_costs(limits: Sequence[Limit], costs: Costs) -> Costs:
+    """
+    Return *costs* unchanged, or raise ValueError if they are not valid for the limits.
+
+    Raises:
+        ValueError: They are not valid, or the limits would not count them.
+    """
+    check_units(limits, check_costs(costs))
+    return costs
 
 
 def has_slots(limits: Sequence[Limit]) -> bool:
@@ -95,13 +115,31 @@ class Waiting:
         return wait_ms / 1_000
 
 
+@dataclass(frozen=True, slots=True)
+class Call:
+    """
+    One call of a decorated function.
+
+    Attributes:
+        limits: The limits that apply, with their keys if these differ.
+        key: The key of all limits. None if they have their own.
+        costs: The costs of the call.
+        holds: Whether a limit has slots, so that it needs ``admit()`` and not ``hit()``.
+    """
+
+    limits: Limits
+    key: str | None
+    costs: Costs
+    holds: bool
+
+
 class Declaration:
     """
     The limits that are declared on one function.
 
     Args:
         function: The decorated function. A format in *key* may name its parameters.
-        limits: See :data:`Declared`.
+        limits: See :data:`FunctionLimits`.
         key: What calls are counted by: a format of the arguments (``"user:{user_id}"``), or a function that takes them
             and returns a string, an integer, a UUID, or None for no limit. None: all calls of *function* together.
         costs: The costs of a call, or a function that takes its arguments and returns the costs.
@@ -112,30 +150,125 @@ class Declaration:
     """
 
     def __init__(
-        self, function: Callable[..., Any], limits: Declared, key: FunctionKey, costs: FunctionCosts, max_wait: float
+        self,
+        function: Callable[..., Any],
+        limits: FunctionLimits,
+        key: FunctionKey,
+        costs: FunctionCosts,
+        max_wait: float,
     ) -> None:
-        self.limits = declared(limits)
-        self.holds = has_slots(self.limits)
         Waiting(max_wait)
-        if self.holds and max_wait:
+        self.max_wait = max_wait
+        self._returns_early = inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
+        pairs: Any = limits if _are_pairs(limits) else ((limits, key),)
+        if pairs is limits and key is not None:
+            raise ValueError("key: must be None, because the pairs have their own keys.")
+        if not all(isinstance(pair, tuple) and len(pair) == 2 for pair in pairs):
+            raise ValueError(f"limits: must all be pairs of limits and a key, got {shown(pairs)}.")
+        self._groups = tuple(_Group(function, some, own) for some, own in pairs)
+        known = [group.limits for group in self._groups if group.limits is not None]
+        bind_pairs(tuple((some, "any") for some in known), Keys())
+        self._check([limit for some in known for limit in some])
+        if not callable(costs) and len(known) == len(self._groups):
+            declared_costs([limit for some in known for limit in some], costs)
+        self._costs = costs if callable(costs) else check_costs(costs)
+
+    def call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call | None:
+        """
+        Return a new :class:`Call` with the limits, key and costs of a call, or None if no limit applies.
+
+        Raises:
+            TypeError: As :func:`key_text` does.
+            ValueError: The limits that were chosen for this call break a rule.
+        """
+        found = [pair for group in self._groups if (pair := group.of(args, kwargs)) is not None]
+        if not found:
+            return None
+        costs = self._costs(*args, **kwargs) if callable(self._costs) else self._costs
+        holds = self._check([limit for limits, _ in found for limit in limits])
+        return Call(found[0][0], found[0][1], costs, holds) if len(found) == 1 else Call(found, None, costs, holds)
+
+    def _check(self, limits: Sequence[Limit]) -> bool:
+        """Return whether one of the limits has slots. Raises ValueError if the function or *max_wait* forbids that."""
+        if not has_slots(limits):
+            return False
+        if self.max_wait:
             raise ValueError("max_wait: must be 0 with a concurrency limit, whose slots become free at unknown times.")
-        if self.holds and (inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)):
+        if self._returns_early:
             raise ValueError(
                 "limits: must not be concurrency limits on a generator, which returns before its first item."
             )
-        self.max_wait = max_wait
-        self._costs = costs if callable(costs) else check_costs(costs)
+        return True
+
+
+def check_declared(limits: FunctionLimits, key: FunctionKey) -> None:
+    """
+    Raise TypeError or ValueError for limits that a function must not be decorated with. Raises as :class:`Declaration`
+    does.
+    """
+    if callable(limits) and key is None:
+        # It may be the decorated function itself, if the decorator was written without its arguments.
+        raise TypeError(f"limits: must be strings or Limit values, got {limits!r}. A function needs a key, too.")
+    if not (callable(limits) or _are_pairs(limits)):
+        declared(limits)  # type: ignore[arg-type]
+
+
+class _Group:
+    """
+    The limits of one key.
+
+    Attributes:
+        limits: None if a function of the arguments chooses them.
+    """
+
+    def __init__(self, function: Callable[..., Any], limits: Any, key: FunctionKey) -> None:
+        self.limits = None if callable(limits) else declared(limits)
+        self._choose = limits
         self._key = _key_of(function, key)
 
-    def key(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str | None:
-        """
-        Return the key of a call as a string, or None if no limit applies. Raises TypeError as :func:`key_text` does.
-        """
-        return key_text(self._key(*args, **kwargs))
+    def of(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Limit, ...], str] | None:
+        """Return the limits of a call and their key as a pair, or None if none applies."""
+        limits = chosen(self._choose(*args, **kwargs)) if self.limits is None else self.limits
+        key = None if limits is None else key_text(self._key(*args, **kwargs))
+        return None if limits is None or key is None else (limits, key)
 
-    def costs(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Costs:
-        """Return the costs of a call."""
-        return self._costs(*args, **kwargs) if callable(self._costs) else self._costs
+
+def _are_pairs(limits: object) -> bool:
+    return isinstance(limits, (list, tuple)) and any(isinstance(item, tuple) for item in limits)
+
+
+def chosen(limits: Declared | None) -> tuple[Limit, ...] | None:
+    """
+    Return limits that were chosen for one call or request as a tuple of Limit values, or None for None.
+
+    Raises:
+        ValueError, TypeError: As :func:`declared` does.
+    """
+    if limits is None:
+        return None
+    return _read(limits if isinstance(limits, (str, Limit)) else tuple(limits))
+
+
+# The same limits must be the same objects, because a limiter caches their plans by identity.
+@lru_cache(maxsize=1_024)
+def _read(limits: str | Limit | tuple[str | Limit, ...]) -> tuple[Limit, ...]:
+    return declared(limits)
+
+
+class _KeyFormat(Formatter):
+    """Refuses None, which would count all callers without a value as one."""
+
+    def get_field(self, field_name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        found = super().get_field(field_name, args, kwargs)
+        if found[0] is None:
+            raise ValueError(
+                f"key: {field_name} must not be None. If no limit applies to such calls, use a function that returns "
+                "None for them."
+            )
+        return found
+
+
+_KEY_FORMAT: Final = _KeyFormat()
 
 
 def _key_of(function: Callable[..., Any], key: FunctionKey) -> Callable[..., object]:
@@ -158,7 +291,7 @@ def _key_of(function: Callable[..., Any], key: FunctionKey) -> Callable[..., obj
     def made(*args: Any, **kwargs: Any) -> str:
         call = signature.bind(*args, **kwargs)
         call.apply_defaults()
-        return key.format_map(call.arguments)
+        return _KEY_FORMAT.vformat(key, (), call.arguments)
 
     return made
 
@@ -172,4 +305,16 @@ def _fields(text: str) -> set[str]:
     return {field.partition(".")[0].partition("[")[0] for field in fields}
 
 
-__all__ = ["Declaration", "Declared", "Waiting", "declared", "has_slots", "key_text"]
+__all__ = [
+    "Call",
+    "Declaration",
+    "Declared",
+    "FunctionLimits",
+    "Waiting",
+    "check_declared",
+    "chosen",
+    "declared",
+    "declared_costs",
+    "has_slots",
+    "key_text",
+]

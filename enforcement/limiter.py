@@ -10,20 +10,20 @@ from functools import wraps
 from types import TracebackType
 from typing import Any, Self
 
-from enforcement.base import START_SECONDS, BaseLimiter, Limits, check_subject
+from enforcement.base import START_SECONDS, BaseLimiter, check_subject, run_steps
 from enforcement.decorator import (
     Declaration,
-    Declared,
     FunctionCosts,
     FunctionKey,
+    FunctionLimits,
     P,
     R,
     Waiting,
-    declared,
+    check_declared,
 )
 from enforcement.latency import Timing
 from enforcement.model.matching import Attributes
-from enforcement.plan.binding import Costs
+from enforcement.plan.binding import Costs, Limits
 from enforcement.plan.commands import Steps
 from enforcement.plan.decision import Decision, Denied
 from enforcement.plan.request import Request
@@ -53,7 +53,7 @@ class Limiter(BaseLimiter):
 
     def start(self, timeout: float = START_SECONDS) -> bool:
         """
-        Start the background thread, wait until documents are loaded, and return whether they are.
+        Start the background thread, wait at most *timeout* seconds for documents, and return whether they are loaded.
 
         The first check does the same by itself.
 
@@ -64,6 +64,19 @@ class Limiter(BaseLimiter):
         """
         self._started = True
         return self._engine.start(timeout)
+
+    def ping(self) -> None:
+        """
+        Ask the store for a decision, which may take a second, and raise StoreError if it makes none. It charges
+        nothing.
+
+        Call it at the start if the application must not run without the store. The function library is loaded if it is
+        missing.
+
+        Raises:
+            enforcement.StoreError: The store is unavailable, or refused the call.
+        """
+        self._ping()
 
     def close(self) -> None:
         """Send the remaining usage, leave the fleet and close the connections. The limiter can be started again."""
@@ -103,14 +116,15 @@ class Limiter(BaseLimiter):
         begun = self._begin(plan, costs, True, "")
         return begun if type(begun) is Decision else self._ask(begun, plan, costs)
 
-    def hit(self, limits: Limits, key: str, costs: Costs = 1) -> Decision:
+    def hit(self, limits: Limits, key: str | None = None, costs: Costs = 1) -> Decision:
         """
         Charge a request to all of some limits in code, or to none if one of them denies it, and return the decision.
 
         Args:
-            limits: One limit, or several with different names.
-            key: Whose requests are counted together, for instance ``"user:42"``.
-            costs: As in :meth:`check`.
+            limits: One limit, or several with different names. If they have different keys, pairs of one or several
+                limits and their key, such as ``[(per_ip, ip), (overall, "all")]``.
+            key: Whose requests are counted together, for instance ``"user:42"``. None if *limits* are pairs.
+            costs: As in :meth:`check`. They must name the unit of at least one limit, and no unit that no limit counts.
         Raises:
             ValueError: Costs, key or limits are not valid, or one is a concurrency limit, which needs :meth:`admit`.
             TypeError: A limit is not a Limit. ``Limit.parse()`` makes one from a string.
@@ -121,14 +135,25 @@ class Limiter(BaseLimiter):
         begun = self._begin(plan, costs, True, "")
         return begun if type(begun) is Decision else self._ask(begun, plan, costs)
 
-    def peek(self, limits: Limits, key: str) -> Decision:
-        """Return the decision on a request of cost 1 without charging it. ``remaining`` is what remains now."""
-        return self.decide(self._plan_in_code(limits, key), 1, charge=False)
-
-    def acquire(self, limits: Limits, key: str, costs: Costs = 1, *, max_wait: float) -> Decision:
+    def peek(self, limits: Limits, key: str | None = None, costs: Costs | None = None) -> Decision:
         """
-        Charge as :meth:`hit` does, waiting for permits if there are none, and return the decision that allows the
-        request.
+        Return the decision on a request, by default of one permit of each unit, without charging it.
+
+        Args:
+            costs: As in :meth:`hit`. ``allowed`` answers for these costs. None: one permit of each unit that the limits
+                count.
+        Returns:
+            The decision that :meth:`hit` would make now. ``remaining`` is what remains without the request.
+        Raises:
+            ValueError, TypeError: As in :meth:`hit`, but concurrency limits can be read, too.
+        """
+        plan = self._plan_in_code(limits, key)
+        return self.decide(plan, plan.one_of_each if costs is None else costs, charge=False)
+
+    def acquire(self, limits: Limits, key: str | None = None, costs: Costs = 1, *, max_wait: float) -> Decision:
+        """
+        Charge as :meth:`hit` does, wait if permits are missing, and return the decision that allows the request, or
+        raise Denied.
 
         Args:
             max_wait: Seconds to wait at most. A call that would have to wait longer is denied at once. Waiting calls
@@ -143,7 +168,7 @@ class Limiter(BaseLimiter):
         return decision
 
     def limited(
-        self, limits: Declared, *, key: FunctionKey = None, costs: FunctionCosts = 1, max_wait: float = 0.0
+        self, limits: FunctionLimits, *, key: FunctionKey = None, costs: FunctionCosts = 1, max_wait: float = 0.0
     ) -> Callable[[Callable[P, R]], Callable[P, R]]:
         """
         Return a decorator that charges each call of a function, and raises Denied if a call is denied.
@@ -154,18 +179,20 @@ class Limiter(BaseLimiter):
         A slot of a concurrency limit is held while the function runs. A call that raises an exception stays charged.
 
         Args:
-            limits: ``"10/minute; 100/day"``, a Limit, or a list of either. They decide together, as in :meth:`hit`.
-            key: Which calls are counted together. It is a format of the arguments (``"user:{user_id}"``), or a function
-                that takes them and returns a string, an integer or a UUID, or None if no limit applies. None: all calls
-                of the function.
+            limits: ``"10/minute; 100/day"``, a Limit, or a list of either. They decide together, as in :meth:`hit`. Or
+                a function of the arguments that returns them, or None for no limit, which needs *key*. Or pairs of
+                either and a *key*, such as ``[("50/minute", "ip:{ip}"), ("100/minute", "all")]``.
+            key: Which calls are counted together. It is a format of the arguments (``"user:{user_id}"``), none of
+                which may be None, or a function that takes them and returns a string, an integer or a UUID, or None if
+                no limit applies. None: all calls of the function.
             costs: The costs of a call, as in :meth:`check`, or a function that takes its arguments and returns them.
             max_wait: Seconds that a call may wait for permits. 0: it does not wait.
         Raises:
             ValueError, TypeError: An argument is not valid. This is raised when the function is decorated, not when it
                 is first called.
         """
-        values = declared(limits)
-        return lambda function: _limit_calls(self, function, Declaration(function, values, key, costs, max_wait))
+        check_declared(limits, key)
+        return lambda function: _limit_calls(self, function, Declaration(function, limits, key, costs, max_wait))
 
     @contextmanager
     def admit(
@@ -208,20 +235,21 @@ class Limiter(BaseLimiter):
         attributes: Attributes | None = None,
     ) -> Admission:
         """
-        Charge an estimate, and return an admission that holds slots until :meth:`Admission.finish` is called.
+        Charge an estimate, and return a new admission, which holds slots until :meth:`Admission.finish`, or raise
+        Denied.
 
         Use this if a ``with`` block cannot span the request. Arguments and errors are those of :meth:`admit`.
         """
         check_subject(token, key, attributes)
         plan: LivePlan | Decision
-        plan = self.find_plan(token, attributes) if isinstance(token, str) else self._plan_in_code(token, key or "")
+        plan = self.find_plan(token, attributes) if isinstance(token, str) else self._plan_in_code(token, key)
         if isinstance(plan, Decision):
             raise Denied(plan)
         return self.admit_plan(plan, costs)
 
-    def reset(self, limits: Limits, key: str) -> None:
+    def reset(self, limits: Limits, key: str | None = None) -> None:
         """
-        Delete the counters of limits in code for a key.
+        Delete the counters of limits in code for a key, or for their own keys.
 
         Raises:
             enforcement.StoreError: The store is unavailable, or refused the call.
@@ -237,7 +265,7 @@ class Limiter(BaseLimiter):
         return self._run(self._decider.finding(token, attributes))  # type: ignore[no-any-return]
 
     def admit_plan(self, plan: LivePlan, costs: Costs) -> Admission:
-        """Charge a plan that :meth:`find_plan` returned, and return the admission, or raise Denied."""
+        """Charge a plan that :meth:`find_plan` returned, and return a new admission, or raise Denied."""
         ident = new_ident()
         decision = self.decide(plan, costs, ident=ident)
         if not decision.allowed:
@@ -248,8 +276,8 @@ class Limiter(BaseLimiter):
 
     def decide(self, plan: LivePlan, costs: Costs, *, charge: bool = True, ident: str = "") -> Decision:
         """
-        Decide a request on the counters of a plan, and return the decision. Arguments are those of
-        :class:`~enforcement.plan.request.Request`.
+        Decide a request by the counters of a plan, charge it unless *charge* is False, and return the decision.
+        Arguments are those of :class:`~enforcement.plan.request.Request`.
         """
         begun = self._begin(plan, costs, charge, ident)
         return begun if type(begun) is Decision else self._ask(begun, plan, costs, charge, ident)
@@ -257,7 +285,9 @@ class Limiter(BaseLimiter):
     def _ask(
         self, command: Decision | bytes | None, plan: LivePlan, costs: Costs, charge: bool = True, ident: str = ""
     ) -> Decision:
-        """Send the *command* that ``begin`` returned to the store, and return the decision."""
+        """
+        Ask the store with the *command* that ``begin`` returned, or in steps if that is None, and return the decision.
+        """
         decider, came = self._decider, None
         if command is not None:
             try:
@@ -271,35 +301,26 @@ class Limiter(BaseLimiter):
         return self._run(decider.deciding(Request(plan, costs, charge, ident), came))  # type: ignore[no-any-return]
 
     def _run(self, steps: Steps) -> Any:
-        """Send the commands that a generator yields to the store, and return the generator's result."""
-        try:
-            command = next(steps)
-            while True:
-                try:
-                    reply = self._pipe.call(command)
-                except StoreError as exc:
-                    command = steps.throw(exc)
-                else:
-                    command = steps.send(reply)
-        except StopIteration as stop:
-            return stop.value
+        """Send the commands that a generator yields to the store, and return its result."""
+        return run_steps(steps, self._pipe.call)
 
 
 def _limit_calls(limiter: Limiter, function: Callable[P, R], rule: Declaration) -> Callable[P, R]:
-    """Return *function* with its limits applied to each call. Raises TypeError for a coroutine function."""
+    """
+    Return a function that applies the limits and then calls *function*. Raises TypeError for a coroutine function.
+    """
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
         raise TypeError(f"{function.__qualname__}: must not be asynchronous. Use an enforcement.aio.Limiter.")
 
     @wraps(function)
     def limited(*args: P.args, **kwargs: P.kwargs) -> R:
-        key = rule.key(args, kwargs)
-        if key is None:
+        call = rule.call(args, kwargs)
+        if call is None:
             return function(*args, **kwargs)
-        costs = rule.costs(args, kwargs)
-        if not rule.holds:
-            limiter.acquire(rule.limits, key, costs, max_wait=rule.max_wait)
+        if not call.holds:
+            limiter.acquire(call.limits, call.key, call.costs, max_wait=rule.max_wait)
             return function(*args, **kwargs)
-        admission = limiter.open_admission(rule.limits, key, costs)
+        admission = limiter.open_admission(call.limits, call.key, call.costs)
         try:
             return function(*args, **kwargs)
         finally:
@@ -326,10 +347,11 @@ class Admission:
 
     def settle(self, costs: Costs | Mapping[str, int]) -> None:
         """
-        Replace the charged estimate by the real cost, which may be higher or lower. Only the first settlement counts.
+        Replace the charged estimate by the real cost, which may be higher or lower, once. Later calls change nothing.
 
         Args:
             costs: A number of requests, or a mapping of units to permits. A unit that is not in it keeps its estimate.
+                0 is 0 of every unit.
         Raises:
             ValueError: The costs are not valid; the estimate is kept.
         """
@@ -340,12 +362,12 @@ class Admission:
         self._limiter._run(self.reservation.charging_for(status))
 
     def cancel(self) -> None:
-        """Give back all charges and slots. After a settlement only the slots are freed."""
+        """Give back all charges, unless they are settled, and free the slots."""
         self._limiter._run(self.reservation.cancelling())
 
     def finish(self, status: int | None) -> None:
         """
-        Correct the charges by the status of the response and free the slots. A second call changes nothing.
+        Correct the charges by the status of the response, or give back all for None, and free the slots, once.
 
         If the request was settled before, only the slots are freed. An unavailable store raises no error, because the
         changes are sent to it later.

@@ -35,9 +35,10 @@ class Settings:
         state_dir: Folder for the last good documents. None: they are not kept.
         timeout: Seconds that a decision may take, connecting included.
         clock: Returns microseconds since the epoch, for tests. None: the store's clock.
+        credentials: Returns user and password for a new connection. None: those of the URL.
         decision_key: The secret of decision ids. None: the one that the control plane keeps in the store.
     Raises:
-        ValueError: The instance, timeout, clock or decision key breaks a rule.
+        ValueError: The instance, timeout, clock, credentials or decision key breaks a rule.
     """
 
     url: str = DEFAULT_URL
@@ -46,6 +47,7 @@ class Settings:
     state_dir: Path | None = None
     timeout: float = DEFAULT_TIMEOUT
     clock: Callable[[], int] | None = None
+    credentials: Callable[[], tuple[str, str]] | None = None
     decision_key: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -61,13 +63,15 @@ class Settings:
             )
         if self.clock is not None and not (callable(self.clock) and type(self.clock()) is int):
             raise ValueError("clock: must be a function that returns microseconds since the epoch as an integer.")
+        if self.credentials is not None and not callable(self.credentials):
+            raise ValueError("credentials: must be a function that returns user and password.")
         if self.decision_key is not None:
             check_secret("decision_key", self.decision_key)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Settings:
         """
-        Return the settings from environment variables.
+        Return new settings from environment variables, or raise ValueError.
 
         The page "Settings" of the documentation (``templates/docs/settings.md``) lists them.
 

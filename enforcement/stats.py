@@ -40,6 +40,7 @@ class Stats:
         fleet_size: The most instances that were alive at one time in the last ten minutes.
         clock_offset_us: The store's time minus this host's time, in microseconds.
         decisions: Decisions by source and reason. A call that does not charge is not counted.
+        would_deny: Admitted requests with a token that a shadow limit of a published policy would have denied.
         store_failures: Calls without a usable reply, by cause, such as ``timeout`` or ``oom``.
         servers_away: Servers of the store that are unavailable. 0 or 1 for a single server.
         outages: How often a server became unavailable.
@@ -63,6 +64,7 @@ class Stats:
     fleet_size: int
     clock_offset_us: int
     decisions: tuple[DecisionCount, ...]
+    would_deny: int
     store_failures: Mapping[str, int]
     servers_away: int
     outages: int

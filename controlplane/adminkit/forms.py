@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 from django import forms
-from django.core.exceptions import ValidationError
+from django.core.exceptions import NON_FIELD_ERRORS, ValidationError
 from django.utils import timezone
 from django.utils.timesince import timesince
 from unfold.forms import BaseDialogForm
@@ -120,7 +120,7 @@ class ReasonDialog(BaseDialogForm):
 
 def version_of(row: Any) -> str:
     """
-    Return a digest of the row's present state.
+    Return 32 hexadecimal characters that stand for the row's present state.
 
     A form that was opened on another state must not be saved over this one.
     """
@@ -128,7 +128,24 @@ def version_of(row: Any) -> str:
     return hashlib.sha256(record.encode()).hexdigest()[:32]
 
 
-class RecordedForm(forms.ModelForm):
+class OneErrorForm(forms.ModelForm):
+    """A form that shows an error of the model only where the form has none, and only once."""
+
+    def add_error(self, field: str | None, error: Any) -> None:
+        if field is None and hasattr(error, "error_dict"):
+            fresh = {name: self._untold(name, errors) for name, errors in error.error_dict.items()}
+            error = ValidationError({name: errors for name, errors in fresh.items() if errors})
+        super().add_error(field, error)
+
+    def _untold(self, name: str, errors: list[ValidationError]) -> list[ValidationError]:
+        """Return those of the model's errors that are not shown yet. Its constraints may repeat its clean()."""
+        if name != NON_FIELD_ERRORS and name in self._errors:
+            return []
+        told = set(self._errors.get(name, []))
+        return [error for error in errors if not told.issuperset(error.messages) and not told.update(error.messages)]
+
+
+class RecordedForm(OneErrorForm):
     """A form that remembers which state of the row it was opened on, and asks for a reason."""
 
     # Not the name of a column, because Django drops a declared field that the admin also shows as a read-only column.

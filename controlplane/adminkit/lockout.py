@@ -20,7 +20,7 @@ MINUTE = timedelta(minutes=1)
 
 def address_of(request: HttpRequest) -> str | None:
     """
-    Return the address by which log-ins are counted, which is the client's behind trusted proxies, or None.
+    Return the client's IPv4 address, or its IPv6 network without the length, by which log-ins are counted, or None.
 
     Of IPv6 it is the first address of the /64 network, because a client has all of the network.
     """
@@ -44,7 +44,7 @@ class LockoutHandler(AxesDatabaseHandler):
 
 
 def failures_of(address: str | None, request: HttpRequest) -> QuerySet[AccessAttempt]:
-    """Return the failed log-ins from an address that still count."""
+    """Return a query of the failed log-ins from an address that still count."""
     return AccessAttempt.objects.filter(ip_address=address, attempt_time__gte=get_cool_off_threshold(request))
 
 

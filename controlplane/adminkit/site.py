@@ -9,7 +9,7 @@ from django import forms
 from django.conf import settings
 from django.contrib import admin, messages
 from django.contrib.admin.utils import quote, unquote
-from django.core.exceptions import BadRequest
+from django.core.exceptions import NON_FIELD_ERRORS, BadRequest
 from django.db import models
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
@@ -22,6 +22,7 @@ from unfold.admin import ModelAdmin as ThemeModelAdmin
 from unfold.admin import StackedInline as ThemeStackedInline
 
 from controlplane.adminkit.forms import InstantInput, RecordedForm
+from controlplane.adminkit.selection import has_changed, selection
 from controlplane.core.requests import request_id
 from controlplane.core.text import unprintable
 from controlplane.publishing.changes import Actor, Change, change
@@ -43,32 +44,37 @@ def environment(request: HttpRequest) -> list[str] | None:
 
 
 def badge(text: str, kind: str = "") -> SafeString:
-    """Return *text* as a badge, coloured by *kind*, which is "good", "bad", "warn" or empty."""
+    """Return HTML that shows *text* as a badge, coloured by *kind*, which is "good", "bad", "warn" or empty."""
     return format_html('<span class="sg-badge {}">{}</span>', f"sg-{kind}" if kind else "", text)
 
 
 def instant(at: datetime | None, now: datetime | None = None) -> SafeString | str:
-    """Return an instant relative to now, such as "2 hours ago", with the exact time on hover, or "never" for None."""
+    """
+    Return HTML with an instant relative to now, such as "2 hours ago", or "never" for None.
+
+    The time left has two units, because "in 1 day" is misleading for almost two days.
+    """
     if at is None:
         return "never"
     now = now or timezone.now()
     if abs(at - now) < timedelta(minutes=1):
         relative = "just now" if at <= now else "in less than a minute"
     else:
-        relative = f"in {timeuntil(at, now, depth=1)}" if at > now else f"{timesince(at, now, depth=1)} ago"
+        left = timeuntil(at, now, depth=2).replace(",", "")
+        relative = f"in {left}" if at > now else f"{timesince(at, now, depth=1)} ago"
     exact = at.strftime("%Y-%m-%d %H:%M:%S UTC")
     return format_html('<time datetime="{}" title="{}">{}</time>', at.isoformat(), exact, relative)
 
 
 def link_to(row: models.Model | None, text: str = "") -> SafeString | str:
-    """Return a link to the page of a row, or a dash for None. The default text is the row's name."""
+    """Return an HTML link to the page of a row, or a dash for None. The default text is the row's name."""
     if row is None:
         return "—"
     return format_html('<a class="text-link" href="{}">{}</a>', change_url(row), text or str(row))
 
 
 def change_url(row: models.Model) -> str:
-    """Return the address of the page of a row."""
+    """Return the address of a row's page in the admin."""
     return reverse(f"admin:{row._meta.app_label}_{row._meta.model_name}_change", args=[quote(row.pk)])
 
 
@@ -113,7 +119,9 @@ class ModelAdmin(ThemeModelAdmin):
     empty: ClassVar[tuple[str, str]] = ("", "")
 
     def formfield_for_dbfield(self, db_field: models.Field, request: HttpRequest, **options: Any) -> Any:
-        """Return the form field without the icons that open forms of other models in a frame."""
+        """
+        Return the form field without icons that open forms of other models, and with a help text if it is for a time.
+        """
         field = super().formfield_for_dbfield(db_field, request, **options)
         if isinstance(db_field, models.DateTimeField):
             field.help_text = field.help_text or "In UTC. If empty, never."
@@ -121,6 +129,13 @@ class ModelAdmin(ThemeModelAdmin):
             if field is not None and hasattr(field.widget, f"can_{right}_related"):
                 setattr(field.widget, f"can_{right}_related", False)
         return field
+
+    def render_change_form(self, request: HttpRequest, context: dict[str, Any], **options: Any) -> HttpResponse:
+        """Return the page, which points to errors below only if there are some."""
+        form, inlines = context["adminform"].form, context["inline_admin_formsets"]
+        if not form.errors.keys() - {NON_FIELD_ERRORS} and all(inline.formset.is_valid() for inline in inlines):
+            context |= {"errors": None}
+        return super().render_change_form(request, context, **options)
 
     @staticmethod
     def key_of(object_id: str | None) -> str:
@@ -172,6 +187,8 @@ class ChangingAdmin(ModelAdmin):
             messages.success(request, format_html_join(" ", "{}", ((sentence,) for sentence in sentences)))
 
     def _publication(self, tx: Change) -> str:
+        if tx.is_empty:
+            return ""
         if tx.revision is not None:
             return f"Published as revision {tx.revision}."
         if OutboxEntry.objects.filter(revision=None, by=tx.actor.name).exists():
@@ -193,7 +210,10 @@ class ChangingAdmin(ModelAdmin):
 
     def confirm(self, request: HttpRequest, rows: models.QuerySet, name: str, title: str, effect: str) -> HttpResponse:
         """Return a page that asks for the reason of an action on selected rows. It posts ``change_reason`` back."""
-        return self.page(request, "confirm.html", title=title, effect=effect, rows=rows, action=name)
+        chosen = selection(request, rows)
+        noun = self.opts.verbose_name if chosen["count"] == 1 else self.opts.verbose_name_plural
+        title = f"{title} {chosen['count']:,} {noun}"
+        return self.page(request, "confirm.html", title=title, effect=effect, action=name, selection=chosen)
 
 
 class RecordedAdmin(ChangingAdmin):
@@ -205,6 +225,7 @@ class RecordedAdmin(ChangingAdmin):
 
     form = RecordedForm
     change_form_before_template = "admin/sluicegate/version.html"
+    delete_selected_confirmation_template = "admin/sluicegate/delete_selected.html"
     warn_unsaved_form = True
 
     def changeform_view(self, request: HttpRequest, *args: Any, **options: Any) -> HttpResponse:
@@ -225,6 +246,28 @@ class RecordedAdmin(ChangingAdmin):
         with self.changing(request, request.POST.get("change_reason", "")):
             return super().changelist_view(request, extra_context)
 
+    def response_action(self, request: HttpRequest, queryset: models.QuerySet) -> HttpResponse | None:
+        if has_changed(request, queryset):
+            text = "The selected rows are not the same as when you opened this page. Check them and confirm again."
+            messages.warning(request, text)
+            # The action then asks again.
+            request.POST = request.POST.copy()
+            for confirmed in ("change_reason", "post"):
+                request.POST.pop(confirmed, None)
+        response = super().response_action(request, queryset)
+        if isinstance(response, TemplateResponse) and "deletable_objects" in response.context_data:
+            chosen = selection(request, response.context_data["queryset"])
+            title = f"Delete {chosen['count']:,} {response.context_data['objects_name']}"
+            response.context_data |= {"selection": chosen, "title": title}
+        return response
+
+    def response_change(self, request: HttpRequest, obj: models.Model) -> HttpResponse:
+        response = super().response_change(request, obj)
+        if request.change.is_empty:
+            request.held_messages = None
+            messages.info(request, f"Nothing was changed. {obj} is as it was.")
+        return response
+
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> models.Model | None:
         if getattr(request, "change", None) is not None:
             # If two users save at once, the second waits here, then sees that the row has changed.
@@ -243,7 +286,10 @@ class RecordedAdmin(ChangingAdmin):
         self.save_row(request.change, obj, form)
 
     def save_row(self, tx: Change, obj: models.Model, form: RecordedForm) -> None:
-        """Save the row. A page whose action saves and records the row overrides this method and record()."""
+        """
+        Save the row, without an audit entry. A page whose action saves and records the row overrides this method and
+        record().
+        """
         obj.save()
 
     def save_related(self, request: HttpRequest, form: RecordedForm, formsets: list[Any], change: bool) -> None:
@@ -251,7 +297,10 @@ class RecordedAdmin(ChangingAdmin):
         self.record(request.change, form.instance, request.before)
 
     def record(self, tx: Change, obj: models.Model, before: dict[str, Any] | None) -> None:
-        """Write the audit entry of a saved row. *before* is its earlier record, None for a new row."""
+        """
+        Write the audit entry of a new row, or of a saved row that differs from *before*. *before* is its earlier
+        record, None for a new row.
+        """
         obj = self.recorded(self.model._default_manager.get(pk=obj.pk))
         if before is None:
             tx.created(obj)
@@ -266,7 +315,10 @@ class RecordedAdmin(ChangingAdmin):
             request.change.delete(self.recorded(obj))
 
     def recorded(self, obj: models.Model) -> Any:
-        """Return the row as a change records it. A page of rows that have no record of their own overrides this."""
+        """
+        Return the row itself, of which a change keeps the record. A page of rows that have no record of their own
+        overrides this.
+        """
         return obj
 
     def log_addition(self, request: HttpRequest, obj: models.Model, message: Any) -> None:

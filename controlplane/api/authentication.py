@@ -46,7 +46,7 @@ class Access:
 
     @classmethod
     def of(cls, key: ManagementKey) -> "Access":
-        """Return the access of a key, which is limited unless its column ``all_projects`` says otherwise."""
+        """Return a new access of a key, which is limited unless its column ``all_projects`` says otherwise."""
         if key.all_projects:
             return cls(key, True, frozenset())
         return cls(key, False, frozenset(key.projects.values_list("pk", flat=True)))
@@ -63,7 +63,9 @@ class Access:
         return self.within(Token.objects.all(), "project")
 
     def policies(self) -> QuerySet[Policy]:
-        """Return the policies of the key's projects and the shared ones, which every project may use."""
+        """
+        Return a query of the policies of the key's projects and the shared ones, none if all its projects are deleted.
+        """
         if self.all_projects:
             return Policy.objects.all()
         if self.reaches_nothing:
@@ -83,7 +85,7 @@ class Access:
         return self.all_projects or project_id in self.project_ids
 
     def within(self, rows: QuerySet[Any], column: str) -> QuerySet[Any]:
-        """Return the rows whose *column* names a project that the key may see."""
+        """Return a query of the rows whose *column* names a project that the key may see."""
         return rows if self.all_projects else rows.filter(**{f"{column}__in": self.project_ids})
 
 
@@ -145,8 +147,8 @@ def _remember_use(key: ManagementKey, now: datetime) -> None:
 class HasScope(BasePermission):
     def has_permission(self, request: Request, view: Any) -> bool:
         """
-        Return whether the view names a scope for this action, and raise an exception if the key lacks it. Without a
-        scope, no key may do it.
+        Return True if the key has the scope of the view's action, False if the action has none, or raise an error of
+        REST.
 
         Raises:
             NotAuthenticated: The request shows no key.

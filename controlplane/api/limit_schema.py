@@ -51,7 +51,7 @@ LIMIT: dict[str, Any] = {
             "maximum": MAX_NUMBER,
             "description": "Capacity of a token_bucket. If null, the quota.",
         },
-        "unit": {"type": "string", "pattern": "^[a-z][a-z0-9_]{0,31}$", "default": "requests"},
+        "unit": {"type": "string", "pattern": "^[a-z][a-z0-9_-]{0,31}$", "default": "requests"},
         "partition_by": {
             "type": "array",
             "items": {"type": "string", "pattern": "^[a-z][a-z0-9._-]{0,63}$"},
@@ -66,7 +66,12 @@ LIMIT: dict[str, Any] = {
             "description": "The requests to which the limit applies. If empty, all.",
             "properties": {
                 "methods": {"type": "array", "items": {"type": "string", "pattern": "^[A-Z]{1,16}$"}, "maxItems": 16},
-                "path": {**_PATTERN, "description": "A glob that matches the whole path."},
+                "path": {
+                    **_PATTERN,
+                    "pattern": r"^([/*?\[]|$)",
+                    "description": "A glob that matches the whole path and begins with / or a wildcard. If empty, "
+                    "every path.",
+                },
                 "attributes": {
                     "type": "object",
                     "maxProperties": 16,

@@ -60,7 +60,7 @@ class CursorPage(BasePagination):
 
 
 def _beyond(queryset: QuerySet[Any], ordering: tuple[str, ...], edge: list[Any] | None, backwards: bool) -> QuerySet:
-    """Return the rows in order, without the row at the edge of a page and those before it."""
+    """Return a query of the rows behind the row at the *edge* of a page, or of all for None, in order or backwards."""
     signs = [(name.lstrip("-"), name.startswith("-") != backwards) for name in ordering]
     ordered = queryset.order_by(*(f"-{name}" if falling else name for name, falling in signs))
     if edge is None:

@@ -41,7 +41,7 @@ class Negotiation(DefaultContentNegotiation):
     def select_renderer(
         self, request: Request, renderers: Sequence[BaseRenderer], format_suffix: str | None = None
     ) -> tuple[BaseRenderer, str]:
-        """Return the JSON renderer also for a client that accepts only the media type of errors."""
+        """Return the JSON renderer and its media type, also for a client that accepts only the media type of errors."""
         try:
             return super().select_renderer(request, renderers, format_suffix)
         except NotAcceptable:

@@ -69,8 +69,7 @@ class InvalidQuery(exceptions.ValidationError):
 
 def handle(exc: Exception, context: Mapping[str, Any]) -> Response | None:
     """
-    Return the response to an exception of a view, or None for an unexpected exception, which Django logs and passes to
-    ``server_error``.
+    Return the response to a known exception of a view, or None for any other exception.
 
     Return None for an unexpected exception, which Django logs and passes to ``server_error``.
     """
@@ -144,7 +143,7 @@ def _document(request: Any, exc: exceptions.APIException) -> dict[str, Any]:
 
 
 def problem(request: Any, code_of_http: int, code: str, detail: str) -> dict[str, Any]:
-    """Return the document of a problem."""
+    """Return the document of a problem as a new dictionary."""
     return {
         "type": f"urn:sluicegate:problem:{code}",
         "title": HTTPStatus(code_of_http).phrase,
@@ -157,7 +156,7 @@ def problem(request: Any, code_of_http: int, code: str, detail: str) -> dict[str
 
 
 def _walk(detail: Any, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], exceptions.ErrorDetail]]:
-    """Yield each error with its path, which has the names and the positions that lead to it."""
+    """Yield the path of each error, made of the names and positions that lead to it, and the error."""
     if isinstance(detail, Mapping):
         for name, found in detail.items():
             yield from _walk(found, path if name == api_settings.NON_FIELD_ERRORS_KEY else (*path, name))
@@ -184,7 +183,7 @@ def _sentence(error: dict[str, str]) -> str:
 
 
 def plain_problem(request: HttpRequest, code_of_http: int, code: str, detail: str) -> HttpResponse:
-    """Return the response to an error outside the views of REST."""
+    """Return a new response with the document of a problem, for an error outside the views of REST."""
     document = problem(request, code_of_http, code, detail)
     headers = {"X-Request-Id": document["request_id"], "Cache-Control": "no-store"}
     return JsonResponse(document, status=code_of_http, content_type=MEDIA_TYPE, headers=headers)

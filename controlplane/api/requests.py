@@ -12,7 +12,7 @@ MAX_REASON = 500
 
 def reason_of(request: Any) -> str:
     """
-    Return the reason in the header of a request, or "" if there is none.
+    Return the reason in the header of a request, or "" if there is none, or raise ValidationError.
 
     A WSGI server hands each byte of a header over as one character. Clients send UTF-8, and what is not UTF-8 is
     Latin-1, as HTTP had it before.

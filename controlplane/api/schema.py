@@ -60,7 +60,7 @@ PROBLEM: dict[str, Any] = {
 
 
 def example(**body: Any) -> Callable[[type], type]:
-    """Return a decorator that gives a serializer this example, in place of one generated from every field."""
+    """Return a class decorator that gives a serializer this example, in place of one generated from every field."""
     return extend_schema_serializer(examples=[OpenApiExample("Example", body, request_only=True)])
 
 
@@ -129,7 +129,7 @@ class AutoSchema(Base):
         return summary_of(self.get_operation_id(), self.get_tags()[0], self.view.action)
 
     def get_description(self) -> str:
-        """Return what the operation does, what the resource is, and the scope."""
+        """Return a text that says what the operation does, what the resource is, and which scope is needed."""
         own = description_of(self.get_operation_id(), self.get_tags()[0], self.view.action)
         scope = f"Scope: `{self.view.required_scope()}`."
         return "\n\n".join(filter(None, [own, super().get_description(), scope]))

@@ -16,7 +16,7 @@ from controlplane.api.problems import InvalidQuery, model_errors
 
 
 def unknown_field(name: str, known: list[str]) -> list[ErrorDetail]:
-    """Return the error of an unknown field, with the closest known name or all of them."""
+    """Return a list of one error, for an unknown field, with the closest known name or all of them."""
     close = get_close_matches(name, known, n=1)
     hint = f'Did you mean "{close[0]}"?' if close else f"Must be one of: {', '.join(known) or 'none'}."
     return [ErrorDetail(f"Unknown field. {hint}", code="unknown_field")]
@@ -58,7 +58,7 @@ class QuerySerializer(StrictSerializer):
     @classmethod
     def read(cls, query: QueryDict, context: dict[str, Any]) -> dict[str, Any]:
         """
-        Return the parameters of a query by name, with defaults.
+        Return the parameters of a query by name, with defaults, or raise InvalidQuery.
 
         Raises:
             InvalidQuery: A parameter is unknown, repeated or wrong.
@@ -109,7 +109,9 @@ class CleanModelSerializer(StrictSerializer, serializers.ModelSerializer):
     clean_exclude: tuple[str, ...] = ()
 
     def build_standard_field(self, field_name: str, model_field: models.Field) -> tuple[type, dict[str, Any]]:
-        """Return the field without its check of uniqueness and bounds, because the model makes them."""
+        """
+        Return the class and the options of a field, without checks of uniqueness and bounds, which the model makes.
+        """
         field_class, options = super().build_standard_field(field_name, model_field)
         if issubclass(field_class, fields.StrictIntegerField):
             options = {name: value for name, value in options.items() if name not in ("min_value", "max_value")}
@@ -131,7 +133,7 @@ class CleanModelSerializer(StrictSerializer, serializers.ModelSerializer):
         return attrs
 
     def candidate(self, attrs: dict[str, Any]) -> models.Model:
-        """Return the row as it would be saved, without saving it."""
+        """Return a copy of the row, or a new row, with the values of *attrs*, without saving it."""
         candidate = copy(self.instance) if self.instance else self.Meta.model()
         for name, value in attrs.items():
             setattr(candidate, name, value)

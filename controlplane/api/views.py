@@ -80,7 +80,8 @@ class ApiView(GenericViewSet):
     @contextmanager
     def change(self, reason: str = "") -> Iterator[Change]:
         """
-        Run the block as the one change of this request, and yield that change. Without *reason*, the header holds it.
+        Run the block as the one change of this request, with the *reason* given or that of the header, and yield that
+        change.
         """
         actor = Actor(self.access.key.name, "api", request_id(self.request))
         with change(actor=actor, reason=reason or reason_of(self.request)) as tx:
@@ -94,12 +95,15 @@ class ApiView(GenericViewSet):
         return serializer
 
     def locked(self, rows: QuerySet[Any]) -> QuerySet[Any]:
-        """Return the rows locked until the end of the change, so that a second change sees the result of the first."""
+        """
+        Return a query that locks the rows until the end of the change, so that a second change sees the result of the
+        first.
+        """
         return rows.select_for_update(of=("self",))
 
     def as_written(self, obj: Model) -> Model:
         """
-        Return the row as this change has written it, with all that a response shows of it.
+        Return the row, read again as this change has written it, or raise Conflict if the key cannot see it any more.
 
         Only an open change may ask, because its locks keep others from the row. After the commit, the row may be
         another one's or gone.
@@ -201,7 +205,7 @@ class Updated:
 
     def for_writing(self) -> Model:
         """
-        Return the row that the address names, locked for a change.
+        Return the row that the address names, locked for a change, or raise NotFound or another error.
 
         Raises:
             NotFound: The row does not exist, or the key may not see it.
@@ -219,10 +223,10 @@ class Updated:
         return {self.lookup_field: self.kwargs[self.lookup_url_kwarg or self.lookup_field]}
 
     def check_writable(self, obj: Model) -> None:
-        """Raise Problem if the key may see the row but not change it."""
+        """Do nothing, except in a view that raises Problem for a row that the key may see but not change."""
 
     def save_changed(self, tx: Change, serializer: Any, before: dict[str, Any]) -> None:
-        """Save the row with an audit entry if it differs from *before*. Otherwise do nothing."""
+        """Save the row with an audit entry if it would differ from *before*, else do nothing."""
         if serializer.candidate(serializer.validated_data).as_record() != before:
             tx.updated(serializer.save(), before)
 

@@ -8,7 +8,7 @@ Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 def close_after_refused_body(application: Application) -> Application:
     """
-    Return the application, whose responses with status 413 close their connection.
+    Return a new application that runs *application* and closes the connection after a response with status 413.
 
     The rest of such a body is not read. On a connection that stays open, the client would send its next request behind
     it. gunicorn drops the header Connection of an application, but its response has a method for this, and

@@ -11,7 +11,10 @@ _SECRET = re.compile(r"(sg(?:_|%5f)(?:live|mgmt)(?:_|%5f)[0-9a-z]{0,4})[0-9a-z%]
 
 
 def without_secrets(logger: Any, method: str, line: str | MutableMapping[str, Any]) -> str:
-    """Return a log line in which each secret is cut to its prefix. This is a processor of structlog, and the last."""
+    """
+    Return a log line in which "***" follows the prefix of each secret in place of the rest. This is a processor of
+    structlog, and the last.
+    """
     return _SECRET.sub(r"\1***", str(line))
 
 

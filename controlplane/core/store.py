@@ -8,14 +8,34 @@ import redis
 from django.conf import settings
 
 from enforcement.model.keys import Keys
-from enforcement.store.client import connect
+from enforcement.store.client import cause_of, connect
 
 # A task may wait longer than a request, and a full publication takes several seconds.
 TASK_TIMEOUT_SECONDS = 10.0
 
 
+# Causes of STORE_ERRORS, in words for people who look after the store.
+_REASONS = {
+    "timeout": "The store did not answer in time.",
+    "connection": "Nothing answers at the address of the store.",
+    "auth": "The store refuses the account or the password of the control plane.",
+    "loading": "The store is still loading its data.",
+    "oom": "The store has no memory left.",
+    "readonly": "The server at the address of the store is a replica, which refuses writes.",
+    "maxclients": "The store has as many connections as it allows.",
+    "misconf": "The store refuses writes, because it cannot save its data.",
+    "library": "The store has no function library.",
+}
+
+
+def reason_of(error: Exception) -> str:
+    """Return a sentence that says why the store could not be used, from one of STORE_ERRORS."""
+    cause = cause_of(error)
+    return _REASONS.get(cause, f"The store answered with an error ({cause}).")
+
+
 def connection(timeout: float = TASK_TIMEOUT_SECONDS) -> redis.Redis:
-    """Return this process's client of the store, which waits at most *timeout* seconds for each reply."""
+    """Return this process's shared client of the store, which waits at most *timeout* seconds for each reply."""
     return _connection(settings.REDIS_URL, timeout)
 
 
@@ -44,7 +64,10 @@ class StoreState:
 
     @classmethod
     def read(cls, client: redis.Redis) -> Self:
-        """Return the revision, the id and the number of fields of the store's documents. Raises one of STORE_ERRORS."""
+        """
+        Read the revision, the id and the number of fields of the store's documents, and return them as a StoreState.
+        Raises one of STORE_ERRORS.
+        """
         documents = keys().documents
         with client.pipeline(transaction=True) as pipe:
             pipe.hmget(documents, "revision", "store_id")

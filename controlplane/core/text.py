@@ -45,7 +45,7 @@ class Printable(RegexValidator):
 
 
 def unprintable(text: str, *, lines: bool = False) -> str:
-    """Return the first character of *text* that is not printable, such as "U+202E RIGHT-TO-LEFT OVERRIDE", or ""."""
+    """Return a name of the first character of *text* that is not printable, such as "U+0000", or ""."""
     found = (_IN_LINES if lines else _IN_LINE).search(text)
     return f"U+{ord(found[0]):04X} {name(found[0], '')}".rstrip() if found else ""
 

@@ -103,7 +103,7 @@ class ProxyClients:
         return Replies(replies, _ms_since(started))
 
     async def when_refused(self, token: str, seconds: float = MOST_SECONDS) -> list[float]:
-        """Return for each proxy the instant at which it first replied with 401, or NEVER, as in ``when_ready()``."""
+        """Send requests until each proxy replies with 401, and return for each the instant of that, or NEVER."""
 
         async def refused(proxy: int) -> bool:
             return (await self._ask(proxy, token)).status == 401
@@ -112,7 +112,8 @@ class ProxyClients:
 
     async def when_ready(self, wanted: Callable[[Readiness], bool], seconds: float = MOST_SECONDS) -> list[float]:
         """
-        Poll /readyz of every proxy until *wanted* returns True for its content, and return the instants of that.
+        Poll /readyz of every proxy until *wanted* holds for its content, and return for each the instant of that, or
+        NEVER.
 
         Returns:
             For each proxy the instant of that reply (``time.perf_counter()``), or NEVER after *seconds*.

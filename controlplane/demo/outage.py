@@ -112,7 +112,7 @@ async def _check_counter(demo: DemoEnvironment, reporter: Reporter, outage: Demo
 
 
 async def _check_usage(demo: DemoEnvironment, reporter: Reporter, name: str, token: DemoToken) -> None:
-    """Wait until SQL has counted the requests, and print a check that it has not counted more."""
+    """Wait until SQL has counted the requests, and print a check that it has counted exactly these."""
     sent = demo.clients.counted[token.secret]
     deadline = time.monotonic() + USAGE_SECONDS
     allowed, denied = await _usage(demo, token)

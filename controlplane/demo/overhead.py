@@ -49,7 +49,9 @@ async def check_overhead(demo: DemoEnvironment, reporter: Reporter) -> None:
 
 
 def measure(url: str, token: str) -> Overhead:
-    """Return the median times of decisions and pings, measured in turns, so that other load affects both alike."""
+    """
+    Return the median microseconds of a decision and of a PING, measured in turns, and the store calls of a decision.
+    """
     decisions: list[float] = []
     pings: list[float] = []
     with Limiter(url, instance="demo-overhead") as limiter, connect(url) as client:

@@ -40,7 +40,7 @@ async def new_token(demo: DemoEnvironment, name: str, policy: str = POLICY) -> D
 
 
 def a_limit(quota: int) -> dict[str, Any]:
-    """Return the demo's limit as a body of REST."""
+    """Return the demo's limit, with this quota, as a body of REST."""
     return {"name": LIMIT, "algorithm": "fixed_window", "quota": quota, "window_seconds": WINDOW_SECONDS}
 
 
@@ -104,7 +104,7 @@ async def revoke(demo: DemoEnvironment, reporter: Reporter, token: DemoToken) ->
 
 
 def runs(revision: str) -> Callable[[Readiness], bool]:
-    """Return a function that returns whether a proxy runs *revision* or a later one."""
+    """Return a function that returns whether the proxy with a given readiness runs *revision* or a later one."""
     return lambda readiness: revision.isdecimal() and readiness["revision"] >= int(revision)
 
 

@@ -1,7 +1,10 @@
-from django.contrib import admin
+from collections.abc import Iterable
+
+from django.contrib import admin, messages
 from django.contrib.admin.views.main import ChangeList
 from django.http import HttpRequest
 from django.utils import timezone
+from django.utils.html import format_html
 from unfold.contrib.filters.admin import ChoicesDropdownFilter
 from unfold.decorators import display
 
@@ -29,24 +32,32 @@ class InstanceAdmin(ReadOnlyAdmin):
         "started",
         "seen",
         "decided",
+        "counts_nothing",
     ]
     empty = ("Each process that uses the enforcement library appears here some seconds after it starts.", "")
 
     def get_changelist_instance(self, request: HttpRequest) -> ChangeList:
         changelist = super().get_changelist_instance(request)
-        for instance in changelist.result_list:
-            self._add_revision(instance)
+        self._complete(request, changelist.result_list)
         return changelist
 
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Instance | None:
         instance = super().get_object(request, object_id, from_field)
         if instance is not None:
-            self._add_revision(instance)
+            self._complete(request, [instance])
         return instance
 
     @staticmethod
-    def _add_revision(instance: Instance) -> None:
-        instance.published = publisher.last_revision()
+    def _complete(request: HttpRequest, instances: Iterable[Instance]) -> None:
+        """Add to each instance the last revision and whether it runs, which is None if nobody knows."""
+        last, now = publisher.last_revision(), timezone.now()
+        fleet = heartbeats.fleet_now()
+        if fleet.unknown:
+            text = f"{fleet.unknown} Heartbeats come through it, so nobody knows which instances run."
+            messages.warning(request, text)
+        for instance in instances:
+            instance.published = last
+            instance.runs_now = None if fleet.unknown else heartbeats.is_live(instance, now)
 
     @display(description="Revision", ordering="revision")
     def runs(self, instance: Instance) -> str:
@@ -55,7 +66,14 @@ class InstanceAdmin(ReadOnlyAdmin):
 
     @display(description="State", ordering="state")
     def condition(self, instance: Instance) -> str:
-        return state_of(instance, heartbeats.is_live(instance, timezone.now()))
+        state = state_of(instance, instance.runs_now)
+        return format_html("{} {}", state, badge("unmetered limits", "warn")) if instance.unmetered else state
+
+    @display(description="Unmetered limits")
+    def counts_nothing(self, instance: Instance) -> str:
+        if not instance.unmetered:
+            return "none"
+        return f"{', '.join(instance.unmetered)}: requests give no cost in their unit, so they admit everything."
 
     @display(description="Degraded since")
     def since(self, instance: Instance) -> str:
@@ -75,6 +93,12 @@ class InstanceAdmin(ReadOnlyAdmin):
         return f"{counts['allowed']:,} allowed, {counts['denied']:,} denied, {counts['fallback']:,} without the store"
 
 
-def state_of(instance: Instance, live: bool) -> str:
-    """Return the state of an instance as a badge. An instance that is not live has stopped or lost its network."""
+def state_of(instance: Instance, live: bool | None) -> str:
+    """
+    Return the state of an instance as a badge.
+
+    An instance that is not live has stopped or lost its network. With None, the store is unavailable, so nobody knows.
+    """
+    if live is None:
+        return badge("unknown", "warn")
     return badge(instance.state, STATES[instance.state]) if live else badge("no heartbeat", "bad")

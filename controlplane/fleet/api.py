@@ -25,12 +25,17 @@ class InstanceSerializer(serializers.ModelSerializer):
     seen_at = InstantField(read_only=True)
     degraded_since = InstantField(read_only=True, allow_null=True)
     decisions = DecisionsSerializer(read_only=True, help_text="Decisions since the start of the process.")
+    unmetered = serializers.ListField(
+        child=serializers.CharField(),
+        read_only=True,
+        help_text="Limits (policy/limit) that count nothing here, because requests give no cost in their unit.",
+    )
 
     class Meta:
         model = Instance
         fields = [
             *("id", "host", "pid", "version", "revision", "state"),
-            *("started_at", "seen_at", "degraded_since", "decisions"),
+            *("started_at", "seen_at", "degraded_since", "decisions", "unmetered"),
         ]
 
     def get_state(self, instance: Instance) -> str:

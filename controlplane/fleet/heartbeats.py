@@ -31,7 +31,7 @@ FIELDS = tuple(field.name for field in Instance._meta.concrete_fields if not fie
 
 def live_instances(client: redis.Redis | None = None) -> list[Instance]:
     """
-    Return the instances with a heartbeat in the store, ordered by id, as rows that are not saved.
+    Return a new unsaved Instance for each heartbeat in the store, ordered by id.
 
     Raises:
         One of STORE_ERRORS: The store is unavailable. The saved rows hold the last known state.
@@ -41,12 +41,30 @@ def live_instances(client: redis.Redis | None = None) -> list[Instance]:
     return [instance for some in batched(ids, READ_AT_ONCE) for instance in _read(client, some)]
 
 
-def fleet_now(now: datetime) -> list[Instance]:
-    """Return the live instances from the store, or, while the store is unavailable, from the saved rows."""
+class Fleet(list[Instance]):
+    """
+    The live instances.
+
+    While the store is unavailable, these are the ones that ran when it last answered, and ``unknown`` says why nobody
+    knows whether they still do. Otherwise it is empty.
+    """
+
+    unknown = ""
+
+    @property
+    def seen_at(self) -> datetime | None:
+        """The instant of the last heartbeat, or None without any."""
+        return max((instance.seen_at for instance in self), default=None)
+
+
+def fleet_now() -> Fleet:
+    """Return the live instances from the store, or, while the store is unavailable, the last known ones."""
     try:
-        return live_instances(store.connection(settings.PUBLISH_TIMEOUT_SECONDS))
-    except STORE_ERRORS:
-        return [instance for instance in Instance.objects.all() if is_live(instance, now)]
+        return Fleet(live_instances(store.connection(settings.PUBLISH_TIMEOUT_SECONDS)))
+    except STORE_ERRORS as exc:
+        fleet = Fleet(Instance.objects.last_known())
+        fleet.unknown = store.reason_of(exc)
+        return fleet
 
 
 def is_live(instance: Instance, now: datetime) -> bool:
@@ -95,7 +113,8 @@ def _read(client: redis.Redis, ids: Iterable[str]) -> Iterator[Instance]:
 
 def _parse(instance_id: str, fields: dict[str, Any]) -> Instance:
     """
-    Return a heartbeat as an instance that is not saved. Unknown fields are ignored, because enforcers may be newer.
+    Return a heartbeat as a new Instance that is not saved, or raise InvalidDocument. Unknown fields are ignored,
+    because enforcers may be newer.
 
     Raises:
         InvalidDocument: It is the heartbeat of another instance, or an instant or a counter is not a number.
@@ -117,14 +136,15 @@ def _parse(instance_id: str, fields: dict[str, Any]) -> Instance:
         decisions=_counters(fields.get("decisions", {})),
     )
     instance.clean_fields(exclude=_maybe_empty(instance))
-    instance.overflowing = _overflowing(fields.get("overflowing", []))
+    instance.overflowing = _limits(fields, "overflowing")
+    instance.unmetered = sorted({f"{policy}/{name}" for _, policy, name in _limits(fields, "unmetered")})
     return instance
 
 
 def _maybe_empty(instance: Instance) -> list[str]:
     # A heartbeat may leave these fields empty, although their columns have no blank=True. seen_at is required.
-    optional = ("pid", "started_at", "degraded_since", "decisions", "store_id")
-    return [name for name in optional if getattr(instance, name) in (None, {}, "")]
+    optional = ("pid", "started_at", "degraded_since", "decisions", "store_id", "unmetered")
+    return [name for name in optional if getattr(instance, name) in (None, {}, [], "")]
 
 
 def _instant(fields: dict[str, Any], name: str) -> datetime | None:
@@ -137,10 +157,11 @@ def _instant(fields: dict[str, Any], name: str) -> datetime | None:
         raise InvalidDocument(f"{name}: must be microseconds since the epoch") from exc
 
 
-def _overflowing(value: Any) -> list[tuple[str, str, str]]:
+def _limits(fields: dict[str, Any], name: str) -> list[tuple[str, str, str]]:
+    value = fields.get(name, [])
     rows = value if isinstance(value, list) else [None]
     if not all(isinstance(row, list) and len(row) == 3 and all(isinstance(part, str) for part in row) for row in rows):
-        raise InvalidDocument("overflowing: must be a list of limits")
+        raise InvalidDocument(f"{name}: must be a list of limits")
     return [tuple(row) for row in rows]
 
 

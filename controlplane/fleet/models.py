@@ -10,8 +10,13 @@ HEARTBEAT_LIFETIME = timedelta(milliseconds=HEARTBEAT_LIFETIME_MS)
 
 class InstanceQuerySet(models.QuerySet["Instance"]):
     def running(self, now: datetime) -> "InstanceQuerySet":
-        """Return the instances whose last heartbeat is still valid."""
+        """Return a query of the instances whose last heartbeat is still valid."""
         return self.filter(seen_at__gt=now - HEARTBEAT_LIFETIME)
+
+    def last_known(self) -> "InstanceQuerySet":
+        """Return the instances that were running when the last heartbeat of all was saved."""
+        last = self.aggregate(at=models.Max("seen_at"))["at"]
+        return self.running(last) if last else self.none()
 
 
 class Instance(models.Model):
@@ -19,7 +24,8 @@ class Instance(models.Model):
     An enforcer, as its last heartbeat described it.
 
     ``overflowing`` is not saved. It has the project id, the policy id and the name of each limit that recently had more
-    values than the project's cap allows.
+    values than the project's cap allows. ``unmetered`` has ``policy/limit`` for each limit that counts nothing, because
+    the instance charges no cost in its unit.
     """
 
     overflowing: Sequence[tuple[str, str, str]] = ()
@@ -37,6 +43,7 @@ class Instance(models.Model):
     degraded_since = models.DateTimeField(null=True)
     store_id = models.CharField(max_length=64, blank=True)
     decisions = models.JSONField(default=dict)
+    unmetered = models.JSONField(default=list)
 
     objects = InstanceQuerySet.as_manager()
 

@@ -25,8 +25,7 @@ def lock_global_policy() -> None:
 
 def set_global_policy(tx: Change, policy: Policy | None) -> None:
     """
-    Set *policy* as the global policy, which applies to every request, in place of the present one. With None, no policy
-    is global.
+    Make *policy* the one that applies to every request, in place of the present one, or none for None.
 
     Raises:
         ValidationError: The policy belongs to a project.
@@ -46,12 +45,13 @@ def _set_global(tx: Change, policy: Policy, is_global: bool) -> None:
     tx.record("global.set", policy, before=before, after=policy.as_record())
 
 
-def replace_limits(tx: Change, policy: Policy, values: Sequence[LimitValue]) -> None:
+def replace_limits(tx: Change, policy: Policy, values: Sequence[LimitValue], *, restored: bool = False) -> None:
     """
     Replace the limits of *policy* by *values*, in their order.
 
     A limit that keeps its name keeps its row, and so its overrides. The caller records the change of the policy, with
-    ``before = policy.as_record()`` first and ``tx.updated`` or ``tx.created`` afterwards.
+    ``before = policy.as_record()`` first and ``tx.updated`` or ``tx.created`` afterwards. *restored* is for limits of a
+    published document, which may break a rule that is newer than the document.
 
     Raises:
         ValidationError: There are more than 32 limits, two have the same name, or a limit breaks a rule of the model.
@@ -66,7 +66,7 @@ def replace_limits(tx: Change, policy: Policy, values: Sequence[LimitValue]) -> 
         remove_limit(tx, kept[name])
     for position, value in enumerate(values):
         limit = kept.get(value.name) or Limit(policy=policy)
-        limit.position = position
+        limit.position, limit.restored = position, restored
         limit.assign(value)
         limit.full_clean()
         limit.save()
@@ -82,7 +82,7 @@ def remove_limit(tx: Change, limit: Limit) -> None:
 
 def save_override(tx: Change, override: Override) -> None:
     """
-    Save a new or changed override with its audit entry.
+    Save a new or changed override with its audit entry. Do nothing if nothing was changed.
 
     Raises:
         ValidationError: It has no holder, or two, or numbers that its limit does not allow.
@@ -94,6 +94,8 @@ def save_override(tx: Change, override: Override) -> None:
     override.save()
     if former is None:
         tx.created(override)
+        return
+    if override.as_record() == former.as_record():
         return
     for kind, object_id in former.touches():  # the former holder, which may be another one
         tx.touch(kind, object_id)

@@ -2,14 +2,16 @@ from typing import Any
 
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
-from django.db.models import QuerySet
+from django.db.models import QuerySet, Value
+from django.db.models.functions import Concat
 from django.forms import ModelForm
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
 from django.urls import URLPattern, path
 from django.utils.html import format_html, format_html_join
-from unfold.contrib.filters.admin import AutocompleteSelectFilter, ChoicesDropdownFilter, RangeDateTimeFilter
+from unfold.contrib.filters.admin import AutocompleteSelectFilter, ChoicesDropdownFilter
 from unfold.decorators import action, display
 
+from controlplane.adminkit.filters import InstantRangeFilter
 from controlplane.adminkit.forms import ReasonDialog, RecordedForm
 from controlplane.adminkit.site import (
     ReadOnlyAdmin,
@@ -31,6 +33,7 @@ from controlplane.policies.limit_form import LimitForm, LimitFormSet, explain, h
 from controlplane.policies.models import AuditEntry, Limit, Override, Policy
 from controlplane.projects.models import Project, Token
 from controlplane.publishing.changes import Change
+from controlplane.publishing.models import OutboxEntry
 from enforcement.model.limits import MAX_LIMITS_PER_POLICY, InvalidLimit
 
 ROWS_OF_LIMITS_SHOWN = 4
@@ -106,7 +109,10 @@ class PolicyAdmin(RecordedAdmin):
         return [own, *super().get_urls()]
 
     def sentence_view(self, request: HttpRequest) -> HttpResponse:
-        """Return as JSON what the limit in a form does, while it is typed. The rules are those that save it."""
+        """
+        Return, as JSON, a sentence on what the limit in a form does, and its errors, while the limit is typed. The
+        rules are those that save it.
+        """
         if request.method != "POST":
             return HttpResponse(status=405)
         policy = Policy.objects.filter(pk=request.POST.get("policy", "")).first()
@@ -221,7 +227,8 @@ class PolicyAdmin(RecordedAdmin):
 class LimitAdmin(ReadOnlyAdmin):
     """A page that other forms search. Limits are edited in the form of their policy."""
 
-    search_fields = ["name", "policy__slug"]
+    # "shown" is the name that the box shows, such as "free/per-minute".
+    search_fields = ["shown", "name", "policy__slug"]
     list_select_related = ["policy"]
     ordering = ["policy__slug", "position"]
 
@@ -229,14 +236,15 @@ class LimitAdmin(ReadOnlyAdmin):
         return False
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Limit]:
-        return super().get_queryset(request).select_related("policy")
+        rows = super().get_queryset(request).select_related("policy")
+        return rows.annotate(shown=Concat("policy__slug", Value("/"), "name"))
 
     def has_delete_permission(self, request: HttpRequest, obj: Limit | None = None) -> bool:
         """Return whether the user may delete policies, because a policy is deleted with its limits."""
         return request.user.has_perm("policies.delete_policy")
 
     def change_view(self, request: HttpRequest, object_id: str, *args: Any, **options: Any) -> HttpResponse:
-        """Return a redirect to the policy, where the limit is edited and removed."""
+        """Return a redirect to the limit's policy, or to the list of policies if the limit is deleted."""
         limit = Limit.objects.select_related("policy").filter(pk=self.key_of(object_id)).first()
         return HttpResponseRedirect(change_url(limit.policy) if limit else list_url(Policy))
 
@@ -248,7 +256,7 @@ class OverrideAdmin(RecordedAdmin):
     list_display = ["limit", "holder", "replaced", "ends", "reason", "created_by", "created"]
     list_filter = [("project", AutocompleteSelectFilter), ("token", AutocompleteSelectFilter)]
     list_select_related = ["limit__policy", "token", "project"]
-    search_fields = ["reason", "limit__name", "limit__policy__slug", "token__name", "project__slug"]
+    search_fields = ["reason", "shown_limit", "limit__name", "limit__policy__slug", "token__name", "project__slug"]
     autocomplete_fields = ["limit", "token", "project"]
     readonly_fields = ["created_by", "created"]
     fieldsets = [
@@ -261,6 +269,10 @@ class OverrideAdmin(RecordedAdmin):
         "An override gives one token or project another quota for one limit, with a reason and an end.",
         "Add an override",
     )
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Override]:
+        shown = Concat("limit__policy__slug", Value("/"), "limit__name")
+        return super().get_queryset(request).annotate(shown_limit=shown)
 
     def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **options: Any) -> Any:
         field = super().formfield_for_dbfield(db_field, request, **options)
@@ -296,11 +308,14 @@ class AuditEntryAdmin(ReadOnlyAdmin):
     list_display = ["when", "actor", "channel", "action", "object_label", "changed", "reason"]
     list_filter = [
         ("channel", ChoicesDropdownFilter),
-        ("at", RangeDateTimeFilter),
+        ("at", InstantRangeFilter),
     ]
     search_fields = ["actor", "action", "object_label", "object_id", "reason", "request_id"]
-    fields = ["at", "actor", "channel", "action", "object_label", "object_id", "reason", "request_id", "all_changes"]
-    readonly_fields = ["all_changes"]
+    fields = [
+        *("at", "actor", "channel", "action", "object_label", "object_id", "reason", "request_id"),
+        *("revision", "all_changes"),
+    ]
+    readonly_fields = ["revision", "all_changes"]
     empty = ("Each change is recorded here, with its author, time, reason, and the values before and after.", "")
 
     def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest | None = None) -> bool:
@@ -315,6 +330,12 @@ class AuditEntryAdmin(ReadOnlyAdmin):
         if not (entry.before and entry.after):
             return "—"
         return ", ".join(name for name, _, _ in differences(entry.before, entry.after)[:4]) or "—"
+
+    @display(description="Published as")
+    def revision(self, entry: AuditEntry) -> str:
+        published = OutboxEntry.objects.exclude(revision=None).filter(change=entry.change).exclude(change="")
+        last = published.select_related("revision").order_by("-revision").first()
+        return link_to(last and last.revision)
 
     @display(description="Changes")
     def all_changes(self, entry: AuditEntry) -> str:

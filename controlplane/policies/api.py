@@ -56,7 +56,7 @@ class LimitField(serializers.Field):
             raise ValidationError(_at(exc.field.split("."), exc)) from exc
 
     def to_representation(self, value: Limit) -> dict[str, Any]:
-        """Return every field of the limit, those with a default too."""
+        """Return every field of the limit as a new dictionary, those with a default too."""
         limit = value.as_value()
         rules = {"methods": [], "path": "", "attributes": {}, **limit.match.to_json()}
         lists = {"match": rules, "partition_by": list(limit.partition_by), "charge_on": list(limit.charge_on)}

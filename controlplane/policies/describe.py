@@ -21,7 +21,7 @@ ALIGNED = "counted in fixed windows"
 
 def seconds_of(text: str) -> int:
     """
-    Return the number of seconds in a text such as "90", "1 minute", "5m", "1 hour 30 min" or "2 weeks".
+    Return the number of seconds in a text such as "90", "5m", "1 hour 30 min" or "2 weeks", or raise ValueError.
 
     Raises:
         ValueError: The text is not a duration.

@@ -12,7 +12,7 @@ Record = dict[str, Any] | None
 
 def differences(before: Record, after: Record) -> list[tuple[str, str, str]]:
     """
-    Return (field, old, new) for each field that differs.
+    Return (field, old, new) as strings for each field that differs.
 
     A field of a limit is named by the limit, as in ``limits.per-minute.quota``.
     """

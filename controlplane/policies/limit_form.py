@@ -4,11 +4,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from django import forms
-from django.core.exceptions import ValidationError
 from unfold.forms import PaginationInlineFormSet
 from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 
-from controlplane.adminkit.forms import DurationField, RulesField, WordsField
+from controlplane.adminkit.forms import DurationField, OneErrorForm, RulesField, WordsField
 from controlplane.policies.describe import sentence
 from controlplane.policies.models import Limit, Policy, choices
 from enforcement.model.limits import CALENDARS, InvalidLimit
@@ -32,18 +31,18 @@ STORE_FAILURES = {
 }
 
 
-def explained(field: str, words: dict[str, str], help_text: str = "") -> forms.ChoiceField:
-    """Return the form field of a column with choices, each explained by *words*."""
+def explained(field: str, words: dict[str, str], label: str | None = None) -> forms.ChoiceField:
+    """Return the form field of a column with choices, each explained by *words*. Without a label, its name is shown."""
     names = [name for name, _ in Limit._meta.get_field(field).choices]
     return forms.ChoiceField(
         choices=[(name, words.get(name, name)) for name in names],
         widget=UnfoldAdminSelectWidget,
         initial=Limit._meta.get_field(field).get_default(),
-        help_text=help_text,
+        label=label,
     )
 
 
-class LimitForm(forms.ModelForm):
+class LimitForm(OneErrorForm):
     algorithm = explained("algorithm", ALGORITHMS)
     window_seconds = DurationField(
         required=False,
@@ -78,7 +77,7 @@ class LimitForm(forms.ModelForm):
     )
     mode = explained("mode", MODES)
     consistency = explained("consistency", CONSISTENCIES)
-    on_store_failure = explained("on_store_failure", STORE_FAILURES)
+    on_store_failure = explained("on_store_failure", STORE_FAILURES, "If the store is unavailable")
     charge_on = WordsField(
         required=False,
         label="Charged responses",
@@ -88,7 +87,8 @@ class LimitForm(forms.ModelForm):
     class Meta:
         model = Limit
         exclude = ["position"]
-        labels = {"match_path": "Path", "on_store_failure": "If the store is unavailable"}
+        # Only of columns without a field above, which has its own label.
+        labels = {"match_path": "Path"}
         help_texts = {
             "name": "The limit's name in headers, usage and overrides.",
             "quota": "How many units are allowed in a window. 0 denies every request.",
@@ -96,18 +96,11 @@ class LimitForm(forms.ModelForm):
             "burst": "How many units are allowed at once. If empty, the quota.",
             "anchor": "When a window starts. For month, day 1 to 31. For week, 1 (Monday) to 7. For day, HH:MM. For "
             "year, MM-DD.",
-            "match_path": "A pattern such as /v1/chat/*. If empty, every path.",
+            "match_path": "A pattern such as /v1/chat/*. It begins with / or a wildcard. If empty, every path.",
         }
 
     def clean_time_zone(self) -> str:
         return self.cleaned_data["time_zone"] or "UTC"
-
-    def add_error(self, field: str | None, error: Any) -> None:
-        """Add the errors of the model only for fields without an error of the form, so that none is shown twice."""
-        if field is None and hasattr(error, "error_dict"):
-            fresh = {name: errors for name, errors in error.error_dict.items() if name not in self._errors}
-            error = ValidationError(fresh)
-        super().add_error(field, error)
 
 
 class LoneLimitForm(LimitForm):
@@ -135,7 +128,7 @@ class LimitFormSet(PaginationInlineFormSet):
 
 
 def explain(policy: Policy, posted: Iterable[tuple[str, str]]) -> dict[str, Any]:
-    """Return a sentence that says what the posted limit does, and the errors of its fields."""
+    """Return a dictionary with a sentence that says what the posted limit does, and with the errors of its fields."""
     form = LoneLimitForm(dict(posted), instance=Limit(policy=policy))
     form.is_valid()
     errors = {name: [str(text) for text in messages] for name, messages in form.errors.items()}

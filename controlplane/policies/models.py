@@ -76,11 +76,11 @@ class Policy(Versioned):
         return {"id": self.pk, **fields, "is_global": self.is_global, "version": self.version, "limits": limits}
 
     def touches(self) -> Iterator[tuple[str, str]]:
-        """Yield the (kind, object id) of each outbox entry that a change of this row needs."""
+        """Yield one pair, "policy" and this row's id, for the outbox entry that a change of this row needs."""
         yield "policy", self.pk
 
     def dependents(self) -> Iterator[models.Model]:
-        """Yield the rows that enforcers know and that are deleted together with this row."""
+        """Yield the overrides of this policy's limits, which are deleted together with this row."""
         for limit in self.limits.all():
             yield from limit.dependents()
 
@@ -111,6 +111,9 @@ class Limit(models.Model):
     on_store_failure = models.CharField(max_length=10, choices=choices(STORE_FAILURES), default="local")
     charge_on = models.JSONField(default=list, blank=True)
 
+    # Set while a roll-back restores the limit from a document, which may be one that only an earlier version accepts.
+    restored = False
+
     class Meta:
         ordering = ["position", "id"]
         constraints = [models.UniqueConstraint(fields=["policy", "name"], name="policies_limit_name_once_a_policy")]
@@ -121,7 +124,7 @@ class Limit(models.Model):
     def clean(self) -> None:
         """Raise ValidationError if an enforcer would refuse the limit. The rules are those of the library's value."""
         try:
-            self.as_value()
+            LimitValue.from_json(self.as_json(), published=self.restored)
         except InvalidLimit as exc:
             raise ValidationError({column_of(exc.field): exc.reason}) from exc
         self._check_policy()
@@ -158,15 +161,16 @@ class Limit(models.Model):
 
     def as_value(self, **changed: Any) -> LimitValue:
         """
-        Return the limit as the library's value, optionally with another quota or burst.
+        Return the limit as a new value of the library, with *changed* fields, or raise InvalidLimit.
 
         Raises:
             InvalidLimit: The limit is not valid. ``field`` and ``reason`` say why.
         """
-        return LimitValue.from_json({**self.as_json(), **changed})
+        # The row may be one that only an earlier version accepts.
+        return LimitValue.from_json({**self.as_json(), **changed}, published=True)
 
     def assign(self, value: LimitValue) -> None:
-        """Copy every field of *value* to this row. The position and the policy stay."""
+        """Copy every field of *value* to this row, without saving it. The position and the policy stay."""
         fields = value.to_json()
         match = fields.pop("match", {})
         for field in LIMIT_COLUMNS:
@@ -209,7 +213,9 @@ LIMIT_COLUMNS = (
 
 
 def column_of(field: str) -> str:
-    """Return the column that holds *field* of the value, such as ``match_path`` for ``match.path``."""
+    """
+    Return the column that holds *field* of the value, such as ``match_path`` for ``match.path``, else ``__all__``.
+    """
     head, _, rest = field.partition(".")
     if head == "match":
         return MATCH_FIELDS.get(rest.partition(".")[0], "match_attributes")
@@ -329,6 +335,9 @@ class AuditEntry(models.Model):
     after = models.JSONField(null=True, blank=True)
     reason = models.CharField(max_length=500, blank=True)
     request_id = models.CharField(max_length=128, blank=True)
+    # The id of the change that wrote this entry, perhaps with others. Empty for entries of 0.2.0, whose processes may
+    # still write some during an upgrade.
+    change = models.CharField(max_length=40, blank=True, default="", db_default="", db_index=True)
 
     objects = AuditQuerySet.as_manager()
 
@@ -348,7 +357,7 @@ class AuditEntry(models.Model):
 
     def save(self, *args: Any, **options: Any) -> None:
         """
-        Insert the entry.
+        Insert a new entry, or raise AppendOnly if the entry is saved already.
 
         Raises:
             AppendOnly: The entry is already saved.

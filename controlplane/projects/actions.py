@@ -5,12 +5,14 @@ Changes of tokens and management keys. Admin, API and commands call these functi
         token, secret = issue_token(tx, project=project, name="ci")
 """
 
+from itertools import batched
 from typing import Any
 
+from django.db.models import QuerySet
 from django.utils import timezone
 
 from controlplane.projects.models import ManagementKey, Token
-from controlplane.publishing.changes import Change
+from controlplane.publishing.changes import AT_ONCE, Change
 
 
 def issue_token(tx: Change, **fields: Any) -> tuple[Token, str]:
@@ -29,7 +31,7 @@ def issue_token(tx: Change, **fields: Any) -> tuple[Token, str]:
 
 def rotate_token(tx: Change, token: Token, overlap_seconds: int = 0) -> tuple[Token, str]:
     """
-    Replace a token, and return the new one with its secret.
+    Save a token that replaces *token*, write the audit entries, and return the new token with its secret.
 
     The old token ends after *overlap_seconds*. With 0 it is revoked at once.
 
@@ -44,11 +46,39 @@ def rotate_token(tx: Change, token: Token, overlap_seconds: int = 0) -> tuple[To
 
 
 def revoke_token(tx: Change, token: Token) -> None:
-    """Revoke the token, so that every proxy refuses it. Do nothing if it is revoked already."""
+    """Revoke the token with an audit entry, so that every proxy refuses it, or do nothing if it is revoked already."""
     if token.revoked_at is None:
         before, now = token.as_record(), timezone.now()
         token.retire(now, now)
         tx.record("token.revoke", token, before=before, after=token.as_record())
+
+
+def revoke_tokens(tx: Change, tokens: QuerySet[Token]) -> int:
+    """Revoke those of the tokens that are not revoked yet, with few statements, and return their number."""
+    now, count = timezone.now(), 0
+    for some in batched(_locked(tokens, revoked_at=None), AT_ONCE):
+        before = [token.as_record() for token in some]
+        for token in some:
+            token.revoked_at = now
+        Token.objects.filter(pk__in=[token.pk for token in some]).update(revoked_at=now)
+        tx.record_many("token.revoke", zip(some, before, (token.as_record() for token in some), strict=True))
+        count += len(some)
+    return count
+
+
+def delete_tokens(tx: Change, tokens: QuerySet[Token]) -> None:
+    """Delete and record tokens, with few statements."""
+    for some in batched(_locked(tokens), AT_ONCE):
+        tx.record_many("token.delete", [(token, token.as_record(), None) for token in some])
+        Token.objects.filter(pk__in=[token.pk for token in some]).delete()
+
+
+def _locked(tokens: QuerySet[Token], **conditions: Any) -> list[Token]:
+    """Return the tokens that meet the conditions, locked, so that nobody else revokes and records them too."""
+    # The queryset of a list may be distinct or have joins, which a lock forbids, so it is a subquery. The conditions
+    # are outside, because PostgreSQL checks only those again after it has waited for a lock.
+    rows = Token.objects.select_for_update().filter(pk__in=tokens.order_by().values("pk"), **conditions)
+    return list(rows.order_by("pk"))
 
 
 def issue_management_key(tx: Change, **fields: Any) -> tuple[ManagementKey, str]:
@@ -66,7 +96,9 @@ def issue_management_key(tx: Change, **fields: Any) -> tuple[ManagementKey, str]
 
 
 def revoke_management_key(tx: Change, key: ManagementKey) -> None:
-    """Revoke the management key, so that REST refuses it. Do nothing if it is revoked already."""
+    """
+    Revoke the management key with an audit entry, so that REST refuses it, or do nothing if it is revoked already.
+    """
     if key.revoked_at is None:
         before = key.as_record()
         key.revoke(timezone.now())

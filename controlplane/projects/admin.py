@@ -30,13 +30,16 @@ from controlplane.adminkit.site import (
 from controlplane.policies.models import Override, Policy
 from controlplane.projects import users_admin  # noqa: F401  (registers users, groups and log-in attempts)
 from controlplane.projects.actions import (
+    delete_tokens,
     issue_management_key,
     issue_token,
     revoke_management_key,
     revoke_token,
+    revoke_tokens,
     rotate_token,
 )
 from controlplane.projects.models import SCOPES, Credential, ManagementKey, Project, Token
+from controlplane.projects.secret_search import SecretSearch
 from controlplane.publishing.changes import Change
 from controlplane.usage.counters_admin import LiveCounters, ResetProjectDialog, ResetTokenDialog, resetting
 
@@ -135,7 +138,7 @@ class RotateDialog(ReasonDialog):
         return super().clean()
 
 
-class CredentialAdmin(SecretAdmin):
+class CredentialAdmin(SecretSearch, SecretAdmin):
     """The base class of the pages of tokens and management keys."""
 
     list_filter = [StatusFilter]
@@ -193,6 +196,14 @@ class CredentialAdmin(SecretAdmin):
             self.revoking(tx, credential)
             self.message_user(request, f"{credential} is revoked.", messages.SUCCESS)
         return done(change_url(credential))
+
+
+def without_policy(token: Token) -> str:
+    """Return what applies to a token that has no policy of its own."""
+    others = Policy.objects.filter(Q(is_global=True) | Q(pk=token.project.policy_id)).values_list("slug", flat=True)
+    if others:
+        return f"This token has no policy of its own. Only limits that it shares apply to it: {', '.join(others)}."
+    return "No limit applies to this token, so every request with it passes. Choose a policy for it or for its project."
 
 
 def token_snippets(request: HttpRequest, secret: str) -> list[tuple[str, str, str]]:
@@ -296,15 +307,22 @@ class TokenAdmin(LiveCounters, CredentialAdmin):
 
     @admin.action(description="Revoke the selected tokens", permissions=["change"])
     def revoke_selected(self, request: HttpRequest, tokens: QuerySet[Token]) -> HttpResponse | None:
-        if "change_reason" not in request.POST:
-            return self.confirm(
-                request, tokens, "revoke_selected", "Revoke tokens", "Every proxy refuses these tokens at once."
-            )
-        live = [token for token in tokens if token.revoked_at is None]
-        for token in live:
-            revoke_token(request.change, token)
-        self.message_user(request, f"{len(live)} token{'' if len(live) == 1 else 's'} revoked.", messages.SUCCESS)
+        if not request.POST.get("change_reason", "").strip():
+            effect = "Every proxy refuses these tokens at once. This cannot be undone."
+            projects = tokens.order_by().values("project").distinct().count()
+            owners = f" They belong to {projects} projects." if projects > 1 else ""
+            return self.confirm(request, tokens, "revoke_selected", "Revoke", effect + owners)
+        count = revoke_tokens(request.change, tokens)
+        self.message_user(request, f"{count:,} token{'' if count == 1 else 's'} revoked.", messages.SUCCESS)
         return None
+
+    def response_add(self, request: HttpRequest, obj: Token, post_url_continue: str | None = None) -> HttpResponse:
+        if obj.policy_id is None:
+            self.message_user(request, without_policy(obj), messages.WARNING)
+        return super().response_add(request, obj, post_url_continue)
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Token]) -> None:
+        delete_tokens(request.change, queryset)
 
 
 class ManagementKeyForm(RecordedForm):

@@ -14,7 +14,7 @@ AT_ONCE = 1000
 
 def expire_tokens(now: datetime) -> int:
     """
-    Write an audit entry for each newly expired token, publish these tokens, and return their number.
+    Write an audit entry for each newly expired token, at most AT_ONCE, publish these tokens, and return their number.
 
     Enforcers refuse an expired token by themselves, so nothing depends on when this runs.
     """

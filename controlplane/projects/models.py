@@ -96,16 +96,16 @@ class Project(Versioned):
             raise ValidationError({"policy": "Must not be a policy of another project."})
 
     def as_record(self) -> dict[str, Any]:
-        """Return the fields of this row that an audit entry keeps."""
+        """Return the fields of this row that an audit entry keeps, as a new dictionary."""
         fields = {"slug": self.slug, "name": self.name, "policy": self.policy_id, "active": self.active}
         return {"id": self.pk, **fields, "partition_cap": self.partition_cap, "version": self.version}
 
     def touches(self) -> Iterator[tuple[str, str]]:
-        """Yield the (kind, object id) of each outbox entry that a change of this row needs."""
+        """Yield one pair, "project" and this row's id, for the outbox entry that a change of this row needs."""
         yield "project", self.pk
 
     def dependents(self) -> Iterator[models.Model]:
-        """Yield the rows that enforcers know and that are deleted together with this row."""
+        """Yield the tokens and policies of this project and the overrides of these, which are deleted with this row."""
         yield from self.tokens.all()
         for policy in self.policies.all():
             yield policy
@@ -113,7 +113,7 @@ class Project(Versioned):
 
     def narrowed_keys(self) -> "models.QuerySet[ManagementKey]":
         """
-        Return the live keys that are limited to this project, locked until the end of the transaction.
+        Return a query of the live keys that are limited to this project, which locks them until the transaction ends.
 
         Without the lock, two deletions at once would each find the project of the other among those that are left.
         """
@@ -123,7 +123,7 @@ class Project(Versioned):
 
 class CredentialQuerySet(models.QuerySet):
     def live(self, now: datetime) -> "CredentialQuerySet":
-        """Return the credentials that are neither revoked nor expired."""
+        """Return a query of the credentials that are neither revoked nor expired."""
         return self.filter(revoked_at=None).exclude(expires_at__lte=now)
 
 
@@ -234,7 +234,7 @@ class Token(Credential):
             raise ValidationError({"policy": "Must not be a policy of another project."})
 
     def retire(self, now: datetime, end: datetime) -> None:
-        """End this token at *end* or at its own end, whichever is earlier. Revoke it if *end* is now."""
+        """Save as this token's end *end* or its own end, whichever is earlier, or revoke it if *end* is now."""
         if end <= now:
             self.revoked_at = now
         else:

@@ -12,5 +12,5 @@ from controlplane.projects import expiry
 
 @shared_task
 def expire_tokens() -> int:
-    """Write an audit entry for each token that has expired, and return their number."""
+    """Write an audit entry for each newly expired token, and return their number."""
     return expiry.expire_tokens(timezone.now())

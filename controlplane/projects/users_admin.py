@@ -75,7 +75,7 @@ class PeopleAdmin(RecordedAdmin):
         return Recorded(obj)
 
     def _publication(self, tx: Change) -> str:
-        """Return nothing, because enforcers do not know users and groups."""
+        """Return an empty string, because enforcers do not know users and groups."""
         return ""
 
 
@@ -88,7 +88,7 @@ class UserAdmin(DjangoUserAdmin, PeopleAdmin):
     filter_horizontal = PeopleAdmin.filter_horizontal
 
     def user_change_password(self, request: HttpRequest, id: str, form_url: str = "") -> HttpResponse:
-        """Return the page that sets the password of a user. The audit says who set it."""
+        """Return the response of the page that sets a user's password, and record in the audit who set it."""
         if request.method != "POST":
             return super().user_change_password(request, id, form_url)
         with self.changing(request) as tx:

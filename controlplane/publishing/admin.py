@@ -5,21 +5,23 @@ from django.contrib import admin, messages
 from django.contrib.admin.views.main import ChangeList
 from django.core.exceptions import ValidationError
 from django.http import HttpRequest, HttpResponse
-from django.utils import timezone
-from django.utils.html import format_html_join
-from unfold.contrib.filters.admin import ChoicesDropdownFilter, RangeDateTimeFilter
+from django.utils.html import format_html, format_html_join
+from unfold.contrib.filters.admin import ChoicesDropdownFilter
 from unfold.decorators import action, display
 from unfold.enums import ActionVariant
 
+from controlplane.adminkit.filters import InstantRangeFilter
 from controlplane.adminkit.forms import ReasonDialog
 from controlplane.adminkit.site import ChangingAdmin, ReadOnlyAdmin, badge, change_url, done, instant, link_to, table
 from controlplane.fleet import heartbeats
 from controlplane.fleet.models import Instance
+from controlplane.policies.differences import differences
 from controlplane.policies.models import Policy
 from controlplane.projects.models import Project
 from controlplane.publishing import publisher
 from controlplane.publishing.models import OutboxEntry, Revision
 from controlplane.publishing.rollback import rollback
+from controlplane.publishing.summaries import entries_of, first_entries, in_words
 
 NAMES_SHOWN = 3
 
@@ -27,22 +29,27 @@ NAMES_SHOWN = 3
 @admin.register(Revision)
 class RevisionAdmin(ChangingAdmin, ReadOnlyAdmin):
     list_display = ["number", "published", "by", "channel", "changed", "runs_on"]
-    list_filter = [("at", RangeDateTimeFilter)]
+    list_filter = [("at", InstantRangeFilter)]
     search_fields = ["=number", "by"]
-    fields = readonly_fields = ["published", "by", "channel", "changed", "runs_on", "who_runs_what", "documents"]
+    fields = readonly_fields = [
+        *("published", "by", "channel", "what_changed"),
+        *("runs_on", "who_runs_what", "documents"),
+    ]
     actions_detail = ["roll_back"]
     empty = ("Each publication to the proxies gets the next number. Nothing is published yet.", "")
 
     def get_changelist_instance(self, request: HttpRequest) -> ChangeList:
-        changelist, fleet = super().get_changelist_instance(request), heartbeats.fleet_now(timezone.now())
+        changelist, fleet = super().get_changelist_instance(request), heartbeats.fleet_now()
+        entries = first_entries(changelist.result_list, NAMES_SHOWN)
         for revision in changelist.result_list:
-            revision.fleet = fleet
+            revision.fleet, revision.entries = fleet, entries[revision.number]
         return changelist
 
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Revision | None:
         revision = super().get_object(request, object_id, from_field)
         if revision is not None:
-            revision.fleet = heartbeats.fleet_now(timezone.now())
+            revision.fleet = heartbeats.fleet_now()
+            revision.entries = first_entries([revision], NAMES_SHOWN)[revision.number]
         return revision
 
     @display(description="Published", ordering="at")
@@ -54,14 +61,35 @@ class RevisionAdmin(ChangingAdmin, ReadOnlyAdmin):
         changes = revision.changes
         if changes.get("full"):
             return f"everything ({len(changes['documents'])} documents, {changes.get('token_count', 0)} tokens)"
-        names = [*map(name_of, changes.get("documents", {}).items())]
-        names += [f"token {token['prefix']}…" for token in changes.get("tokens", [])]
-        names += ["a reset of counters"] * bool(changes.get("resets"))
-        more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+        if revision.entries:
+            names = [in_words(entry) for entry in revision.entries]
+            count = sum({entry.change: entry.of_change for entry in revision.entries}.values())
+        else:  # a revision of 0.2.0 or of the reconciler
+            names = [*map(name_of, changes.get("documents", {}).items())]
+            names += [f"token {token['prefix']}…" for token in changes.get("tokens", [])]
+            names += ["a reset of counters"] * bool(changes.get("resets"))
+            count = len(names)
+        more = f" and {count - NAMES_SHOWN:,} more" if count > NAMES_SHOWN else ""
         return ", ".join(names[:NAMES_SHOWN]) + more or "—"
+
+    @display(description="Changed")
+    def what_changed(self, revision: Revision) -> str:
+        entries, count = entries_of(revision)
+        if not entries:
+            return self.changed(revision)
+        rows = []
+        for entry in entries:
+            fields = differences(entry.before, entry.after) or [("—", "—", "—")]
+            names = [link_to(entry, in_words(entry)), *[""] * (len(fields) - 1)]
+            rows += [(name, *field) for name, field in zip(names, fields, strict=True)]
+        if count > len(entries):
+            rows.append((f"and {count - len(entries):,} more, which the audit has", "", "", ""))
+        return table(("Change", "Field", "Before", "After"), rows)
 
     @display(description="Acknowledged by")
     def runs_on(self, revision: Revision) -> str:
+        if revision.fleet.unknown:
+            return badge("unknown, the store is not reachable", "warn")
         acknowledged, total = heartbeats.acknowledged(revision.number, revision.fleet)
         if not total:
             return badge("no live instance", "warn")
@@ -74,6 +102,9 @@ class RevisionAdmin(ChangingAdmin, ReadOnlyAdmin):
             for row in revision.fleet
         ]
         head = ("Instance", "Host", "Revision", "Compared with this one", "Last seen")
+        if revision.fleet.unknown:
+            note = f"{revision.fleet.unknown} These instances ran when it last answered."
+            return format_html("<p>{}</p>{}", note, table(head, rows))
         return table(head, rows) if rows else "No instance is live."
 
     @display(description="Published documents")
@@ -102,13 +133,17 @@ class RevisionAdmin(ChangingAdmin, ReadOnlyAdmin):
         try:
             with self.changing(request, form.cleaned_data["reason"]) as tx:
                 rollback(tx, int(object_id))
-                self.message_user(request, f"Rolled back to revision {object_id}.", messages.SUCCESS)
+                if not tx.is_empty:
+                    self.message_user(request, f"Rolled back to revision {object_id}.", messages.SUCCESS)
+            if tx.is_empty:
+                same = f"Policies and projects are as they were at revision {object_id}."
+                messages.warning(request, f"Nothing was changed. {same}")
         except ValidationError as exc:
             messages.error(request, f"Nothing was changed. {' '.join(exc.messages)}")
         return done(change_url(Revision(number=tx.revision or int(object_id))))
 
     def get_actions_detail(self, request: HttpRequest, object_id: str) -> list[Any]:
-        """Return the actions, without the roll-back on the page of the last revision."""
+        """Return the actions, none on the page of the last revision, which cannot be rolled back to."""
         return super().get_actions_detail(request, object_id) if int(object_id) < publisher.last_revision() else []
 
     def has_roll_back_permission(self, request: HttpRequest, object_id: str | None = None) -> bool:

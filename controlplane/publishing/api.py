@@ -3,7 +3,6 @@
 from typing import Any
 
 from django.db.models import QuerySet
-from django.utils import timezone
 from django.utils.functional import cached_property
 from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
@@ -76,8 +75,8 @@ class RevisionView(Listed, ApiView):
 
     @cached_property
     def fleet(self) -> list[Instance]:
-        """The running instances, read once for each request."""
-        return heartbeats.fleet_now(timezone.now())
+        """The running instances, read once for each request. If the store is unavailable, the last known ones."""
+        return heartbeats.fleet_now()
 
     @extend_schema(responses=RevisionDetailSerializer)
     def retrieve(self, request: Request, *args: Any, **kwargs: Any) -> Response:

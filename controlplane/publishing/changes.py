@@ -4,20 +4,27 @@ The only way to change what enforcers know.
 The rows, the audit and the outbox are written in one transaction, and are published after the commit.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import batched
 from typing import Any
 
 from django.core.exceptions import ValidationError
 from django.db import models, transaction
 from django.utils import timezone
 
+from controlplane.core.ids import new_id
 from controlplane.core.text import PRINTABLE
 from controlplane.policies.models import AuditEntry
 from controlplane.projects.models import ManagementKey, Project, Versioned
 from controlplane.publishing import publisher
 from controlplane.publishing.models import OutboxEntry
+
+# Rows that one statement writes.
+AT_ONCE = 1000
+
+Record = dict[str, Any] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +39,7 @@ class Actor:
 @contextmanager
 def change(*, actor: Actor, reason: str = "") -> Iterator["Change"]:
     """
-    Run the block as one change, of which all or nothing is committed, and yield that change.
+    Run the block as one change, yield that change, commit all of it or nothing, and then publish it.
 
     The change is published right after the commit. If the caller has an open transaction, both happen at its end.
     Afterwards ``revision`` of the yielded object is the number of the publication. It is None while the change is
@@ -54,13 +61,24 @@ def change(*, actor: Actor, reason: str = "") -> Iterator["Change"]:
 
 
 class Change:
-    """An open change. Its ``revision`` is set after the block."""
+    """
+    An open change. Its ``revision`` is set after the block.
+
+    Its ``id`` is in each of its audit and outbox entries, so that a revision leads to what was changed.
+    """
 
     def __init__(self, actor: Actor, reason: str) -> None:
+        self.id = new_id("chg")
         self.actor = actor
         self.reason = reason
         self.revision: int | None = None
-        self._touched: dict[tuple[str, str], int] = {}
+        self._recorded = False
+        self._touched: set[tuple[str, str]] = set()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was recorded or has to be published, because every value is as it was."""
+        return not (self._recorded or self._touched)
 
     def created(self, obj: models.Model) -> None:
         """Write the audit entry and the outbox entries for the new row *obj*."""
@@ -91,23 +109,53 @@ class Change:
             self._narrowed(key, before)
 
     def _narrowed(self, key: ManagementKey, before: dict[str, Any]) -> None:
-        """Record that a project of a limited key was deleted. Revoke a key that has no project left."""
+        """Record that a project of a limited key was deleted, and revoke a key that has no project left."""
         left = key.projects.exists()
         if not left:
             key.revoke(timezone.now())
         action = "managementkey.narrow" if left else "managementkey.revoke"
         self.record(action, key, before=before, after=key.as_record())
 
-    def record(
-        self, action: str, obj: models.Model, *, before: dict[str, Any] | None, after: dict[str, Any] | None
-    ) -> None:
+    def record(self, action: str, obj: models.Model, *, before: Record, after: Record) -> None:
         """
         Write the audit entry and the outbox entries for *obj*, and increase its version or that of its policy.
 
         A deletion is recorded before the row is deleted, as ``delete()`` does.
         """
         self._advance(obj, before, after)
-        AuditEntry.objects.create(
+        self._recorded = True
+        self._entry(action, obj, before, after).save()
+        self._touch_all(obj)
+        if (before or {}).get("is_global", False) != (after or {}).get("is_global", False):
+            self.touch("global")
+        if before and after and _limit_names(before) != _limit_names(after):
+            # The documents of tokens and projects contain overrides, which name their limit.
+            for dependent in obj.dependents():
+                self._touch_all(dependent)
+
+    def record_many(self, action: str, changed: Iterable[tuple[models.Model, Record, Record]]) -> None:
+        """
+        Write what ``record()`` writes for each (object, before, after), with few statements.
+
+        The objects must have no version, as tokens and management keys have none.
+        """
+        for some in batched(changed, AT_ONCE):
+            self._recorded = True
+            AuditEntry.objects.bulk_create([self._entry(action, *one) for one in some])
+            self._touch(pair for obj, _, _ in some for pair in obj.touches())
+
+    def touch(self, kind: str, object_id: str = "") -> None:
+        """Add an outbox entry, once for a change, so that the present state of the object is published."""
+        self._touch([(kind, object_id)])
+
+    def publish(self) -> None:
+        """Publish the committed change if the store responds in time, and set the revision that contains it."""
+        if self._touched:
+            publisher.publish_promptly()
+            self.revision = publisher.revision_of(self.id)
+
+    def _entry(self, action: str, obj: models.Model, before: Record, after: Record) -> AuditEntry:
+        return AuditEntry(
             actor=self.actor.name[:200],
             channel=self.actor.channel,
             action=action,
@@ -118,35 +166,20 @@ class Change:
             after=after,
             reason=self.reason[:500],
             request_id=self.actor.request_id[:128],
+            change=self.id,
         )
-        self._touch_all(obj)
-        if (before or {}).get("is_global", False) != (after or {}).get("is_global", False):
-            self.touch("global")
-        if before and after and _limit_names(before) != _limit_names(after):
-            # The documents of tokens and projects contain overrides, which name their limit.
-            for dependent in obj.dependents():
-                self._touch_all(dependent)
 
-    def touch(self, kind: str, object_id: str = "") -> None:
-        """Add an outbox entry, once for a change, so that the present state of the object is published."""
-        if (kind, object_id) not in self._touched:
-            entry = OutboxEntry.objects.create(
-                kind=kind, object_id=object_id, by=self.actor.name[:200], channel=self.actor.channel
-            )
-            self._touched[kind, object_id] = entry.pk
-
-    def publish(self) -> None:
-        """Publish the committed change if the store responds in time, and set the revision that contains it."""
-        if self._touched:
-            publisher.publish_promptly()
-            self.revision = publisher.revision_of(self._touched.values())
+    def _touch(self, pairs: Iterable[tuple[str, str]]) -> None:
+        new = [pair for pair in dict.fromkeys(pairs) if pair not in self._touched]
+        author = {"by": self.actor.name[:200], "channel": self.actor.channel, "change": self.id}
+        OutboxEntry.objects.bulk_create([OutboxEntry(kind=kind, object_id=pk, **author) for kind, pk in new])
+        self._touched.update(new)
 
     def _touch_all(self, obj: models.Model) -> None:
-        for kind, object_id in obj.touches():
-            self.touch(kind, object_id)
+        self._touch(obj.touches())
 
     @staticmethod
-    def _advance(obj: models.Model, before: dict[str, Any] | None, after: dict[str, Any] | None) -> None:
+    def _advance(obj: models.Model, before: Record, after: Record) -> None:
         whole = getattr(obj, "whole", obj)
         if isinstance(whole, Versioned) and (whole is not obj or (before and after)):
             whole.advance()

@@ -66,7 +66,7 @@ def all_tokens(now: datetime) -> Iterator[tuple[str, Document]]:
 
 
 def resets(entries: Iterable[str]) -> list[Document]:
-    """Return the resets of counters from the JSON strings in the outbox."""
+    """Return the different resets of counters in the JSON strings from the outbox, as dictionaries."""
     return [json.loads(entry) for entry in sorted(set(entries))]
 
 

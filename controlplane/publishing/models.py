@@ -31,6 +31,8 @@ class OutboxEntry(models.Model):
     object_id = models.CharField(max_length=1000, blank=True)
     by = models.CharField(max_length=200, blank=True)
     channel = models.CharField(max_length=10, blank=True)
+    # The id of the change that made the entry. Empty if the reconciler made it.
+    change = models.CharField(max_length=40, blank=True, default="", db_default="", db_index=True)
     created_at = models.DateTimeField(default=timezone.now)
     revision = models.ForeignKey(Revision, models.CASCADE, null=True, related_name="outbox")
 

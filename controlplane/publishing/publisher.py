@@ -11,7 +11,6 @@ import hashlib
 import hmac
 import logging
 import secrets
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,12 +59,17 @@ class Work:
 
     @classmethod
     def pending(cls) -> "Work":
-        """Return the oldest outbox entries that are not published yet, at most BATCH of them."""
+        """Return a new Work with the oldest outbox entries that are not published yet, at most BATCH of them."""
         return cls(list(OutboxEntry.objects.filter(revision=None).order_by("pk")[:BATCH]))
 
     def ids(self, kind: str) -> list[str]:
         """Return the object ids of the entries of this kind."""
         return [object_id for wanted, object_id in self.wanted if wanted == kind]
+
+    @property
+    def changes(self) -> list[str]:
+        """The ids of the changes that the entries belong to."""
+        return list(dict.fromkeys(entry.change for entry in self.entries if entry.change))
 
     @property
     def by(self) -> str:
@@ -88,8 +92,7 @@ def publish_promptly() -> None:
 
 def publish_pending(client: redis.Redis | None = None, *, most_tokens: int | None = None) -> int | None:
     """
-    Publish everything in the outbox, and return the last revision, or None if nothing is pending or another publisher
-    is at work.
+    Publish the outbox, and return the number of the last new revision, or None if there is none.
 
     Return None if nothing is pending, or if another publisher is at work.
 
@@ -107,7 +110,7 @@ def publish_pending(client: redis.Redis | None = None, *, most_tokens: int | Non
 
 def publish_all(*, by: str = "", channel: str = "task") -> int | None:
     """
-    Write every document to the store, and return the revision, or None if another publisher is at work.
+    Write every document to the store, and return the revision's number, or None if another publisher is at work.
 
     Return None if another publisher is at work.
 
@@ -118,9 +121,9 @@ def publish_all(*, by: str = "", channel: str = "task") -> int | None:
     return publish_pending()
 
 
-def revision_of(entries: Iterable[int]) -> int | None:
-    """Return the revision that contains all these outbox entries, or None while one of them is pending."""
-    numbers = list(OutboxEntry.objects.filter(pk__in=entries).values_list("revision", flat=True))
+def revision_of(change: str) -> int | None:
+    """Return the revision that contains all of the change with this id, or None while a part of it is pending."""
+    numbers = set(OutboxEntry.objects.filter(change=change).values_list("revision", flat=True))
     return None if None in numbers else max(numbers, default=None)
 
 
@@ -131,7 +134,7 @@ def last_revision() -> int:
 
 def publish_next(client: redis.Redis, most_tokens: int | None = None) -> int | None:
     """
-    Publish one batch of the outbox and return its revision, or None if the outbox is empty.
+    Publish one batch of the outbox and return the number of its revision, or None if the outbox is empty.
 
     The caller holds the lock.
     """
@@ -234,7 +237,7 @@ def _mark(work: Work, publication: Publication) -> int:
             at=now,
             by=work.by,
             channel=work.channel,
-            changes=_changes(publication),
+            changes={**_changes(publication), "ids": work.changes},
             published_at=now,
         )
         # Entries that a second publisher has marked meanwhile keep its revision, which contains them too.

@@ -26,7 +26,7 @@ TOKEN_BATCH = 1000
 
 def reconcile(*, full: bool = False, client: redis.Redis | None = None) -> list[str]:
     """
-    Compare the store with SQL, repair each difference, and return a line for each repair.
+    Compare the store with SQL, every document only if *full*, repair differences, and return a line for each repair.
 
     Without *full*, only the function library, the identity of the store, its revision and the number of documents are
     compared, which is cheap. With *full*, every document and token is compared.
@@ -148,7 +148,7 @@ def queue_unknown_tokens() -> int:
     queued = 0
     found = store.connection().scan_iter(match=store.keys().token("*"), count=TOKEN_BATCH)
     for batch in batched(found, TOKEN_BATCH):
-        digests = {key.rpartition(":")[2] for key in batch}
+        digests = {key.rpartition(":")[2] for key in batch if key != store.keys().revision}
         unknown = digests - set(Token.objects.filter(digest__in=digests).values_list("digest", flat=True))
         OutboxEntry.objects.bulk_create(
             OutboxEntry(kind="token", object_id=digest, by="publish --all", channel="command") for digest in unknown

@@ -62,7 +62,8 @@ def _restore_policy(tx: Change, document: dict[str, Any]) -> None:
     policy.slug, policy.name = document["slug"], document["name"]
     policy.full_clean(exclude=["name"])  # an old name may break a younger rule
     policy.save()
-    replace_limits(tx, policy, [LimitValue.from_json(limit) for limit in document["limits"]])
+    limits = [LimitValue.from_json(limit, published=True) for limit in document["limits"]]
+    replace_limits(tx, policy, limits, restored=True)
     policy = Policy.objects.get(pk=policy.pk)
     tx.record("policy.rollback", policy, before=before, after=policy.as_record())
 

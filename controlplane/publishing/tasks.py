@@ -23,7 +23,10 @@ OUTBOX_KEPT = timedelta(days=30)
 
 @shared_task
 def publish_pending() -> int | None:
-    """Publish the pending changes, and return the last revision, or None without one. The next run is the retry."""
+    """
+    Publish the pending changes, and return the number of the last new revision, or None without one. The next run is
+    the retry.
+    """
     try:
         return publisher.publish_pending()
     except (*STORE_ERRORS, publisher.Postponed) as exc:

@@ -40,7 +40,7 @@ class Stack:
 
 def build(base: Path, var: Path, environ: Mapping[str, str]) -> Stack:
     """
-    Return the description of a stack with its code in *base* and its data in *var*.
+    Take ports, and return the description of a stack with its code in *base* and its data in *var*.
 
     The store and the database that *environ* names (SLUICEGATE_REDIS_URL or REDIS_URL, DATABASE_URL) are used as they
     are. Without them, a Valkey server and SQLite are used, with their data in *var*. A port that is in use is replaced
@@ -80,14 +80,14 @@ def remember(stack: Stack, var: Path) -> None:
 
 
 def kept_secret(path: Path) -> str:
-    """Return the secret in *path*, which is created the first time as a file that only this user can read."""
+    """Return the secret in the file *path*, which is created the first time for this user only."""
     if not path.exists():
         _write_private(path, secrets.token_urlsafe(50) + "\n")
     return path.read_text().strip()
 
 
 def answers(url: str) -> Callable[[], bool]:
-    """Return a function that returns whether *url* responds with success within a second."""
+    """Return a function without arguments that returns whether *url* responds with success within a second."""
 
     def ask() -> bool:
         try:

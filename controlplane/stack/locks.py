@@ -34,7 +34,9 @@ def own_lock(directory: Path) -> int:
 
 
 async def end_leftovers(directory: Path, grace_seconds: float = 5.0) -> None:
-    """End every process group of a killed supervisor. The caller has locked *directory* with ``own_lock``."""
+    """
+    End every process group that a killed supervisor has left. The caller has locked *directory* with ``own_lock``.
+    """
     others = [path for path in directory.glob("*.lock") if path.name != SUPERVISOR]
     for lock in await asyncio.gather(*(free_lock(path, grace_seconds) for path in others)):
         os.close(lock)
@@ -42,7 +44,7 @@ async def end_leftovers(directory: Path, grace_seconds: float = 5.0) -> None:
 
 async def free_lock(path: Path, grace_seconds: float) -> int:
     """
-    Lock *path* for a process that is about to start, and return the descriptor of the lock.
+    End the process that holds the lock *path*, lock it for a new process, and return the descriptor.
 
     A process group that still has the lock is ended first. The processes of a group inherit the lock, so it is held
     exactly as long as one of them lives. The group id in the file is valid for that time, so no other process can be

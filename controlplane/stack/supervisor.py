@@ -158,7 +158,10 @@ class Supervisor:
         await _end(member, grace_seconds=member.service.grace_seconds)
 
     async def _keep(self, member: _Member) -> None:
-        """Run a service whenever it is wanted, and restart it when it ends by itself, until cancelled."""
+        """
+        Run a service whenever it is wanted, and restart it when it ends, until this task is cancelled. Raises
+        StackError if the service ends before it was ready.
+        """
         for name in member.service.after:
             await self._members[name].ready.wait()
         delay = FIRST_DELAY_SECONDS
@@ -246,7 +249,7 @@ class Supervisor:
 
 async def serve(supervisor: Supervisor, announce: Callable[[], None]) -> None:
     """
-    Run the supervisor until SIGINT, SIGTERM or SIGHUP. Call *announce* when every service is ready.
+    Run the supervisor until SIGINT, SIGTERM or SIGHUP, and call *announce* when every service is ready.
 
     Raises:
         StackError: The stack cannot start.
@@ -270,7 +273,7 @@ async def serve(supervisor: Supervisor, announce: Callable[[], None]) -> None:
 @contextlib.contextmanager
 def supervised(supervisor: Supervisor) -> Iterator[Callable[[Awaitable[None]], None]]:
     """
-    Run a supervisor in a thread during the block, and yield a function that runs one of its methods.
+    Run a supervisor in a thread during the block, and yield a function that waits for one of its coroutines.
 
     >>> with supervised(supervisor) as run:
     ...     run(supervisor.take_down("valkey"))

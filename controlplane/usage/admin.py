@@ -7,9 +7,10 @@ from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.urls import URLPattern, path, reverse
 from django.utils.html import format_html
-from unfold.contrib.filters.admin import DropdownFilter, FieldTextFilter, RangeDateTimeFilter
+from unfold.contrib.filters.admin import DropdownFilter, FieldTextFilter
 from unfold.decorators import display
 
+from controlplane.adminkit.filters import InstantRangeFilter
 from controlplane.adminkit.site import ReadOnlyAdmin, link_to
 from controlplane.core.csp import HEADER
 from controlplane.policies.models import Policy
@@ -89,7 +90,7 @@ class UsageAdmin(ReadOnlyAdmin):
         ("project_id", ProjectFilter),
         ("token_id", TokenFilter),
         ("unit", FieldTextFilter),
-        ("at", RangeDateTimeFilter),
+        ("at", InstantRangeFilter),
     ]
     ordering = ["-at", "id"]
     list_display_links = None
@@ -159,8 +160,8 @@ def attachment(text: str, name: str) -> HttpResponse:
 
 @admin.register(DailyReport)
 class DailyReportAdmin(ReadOnlyAdmin):
-    list_display = ["day", "decisions", "denied", "without_store", "formats"]
-    fields = readonly_fields = ["day", "created_at", "decisions", "denied", "without_store", "formats"]
+    list_display = ["day", "decisions", "denied", "would_deny", "without_store", "formats"]
+    fields = readonly_fields = ["day", "created_at", "decisions", "denied", "would_deny", "without_store", "formats"]
     ordering = ["-day"]
     empty = ("The report of each day is saved here in the following night, as a page and as CSV.", "")
 
@@ -178,6 +179,10 @@ class DailyReportAdmin(ReadOnlyAdmin):
     @display(description="Denied")
     def denied(self, report: DailyReport) -> str:
         return f"{report.summary.get('denied', 0):,}"
+
+    @display(description="Would deny (shadow)")
+    def would_deny(self, report: DailyReport) -> str:
+        return f"{report.summary.get('would_deny', 0):,}"
 
     @display(description="Decided without the store")
     def without_store(self, report: DailyReport) -> str:

@@ -108,6 +108,11 @@ class UsageSerializer(serializers.ModelSerializer):
     project = serializers.SerializerMethodField(help_text="Slug, or the id of a deleted project.")
     token = serializers.CharField(source="token_id", read_only=True)
     limit = serializers.SerializerMethodField(help_text="If null, all decisions about the token.")
+    would_deny = serializers.IntegerField(
+        read_only=True,
+        help_text="Requests that a limit in shadow mode would have denied. Without a limit, only admitted requests, "
+        "each counted once.",
+    )
 
     class Meta:
         model = UsageRow
@@ -291,7 +296,7 @@ def _as_problems() -> Iterator[None]:
 
 
 def _slugs(page: list[UsageRow]) -> dict[str, str]:
-    """Return the slugs of the projects and policies of a page by id, without the deleted ones."""
+    """Return the slugs of the projects and policies of a page as a dictionary by id, without the deleted ones."""
     projects = Project.objects.filter(pk__in={row.project_id for row in page})
     policies = Policy.objects.filter(pk__in={row.policy_id for row in page})
     return dict([*projects.values_list("pk", "slug"), *policies.values_list("pk", "slug")])

@@ -62,7 +62,7 @@ class StreamBatch:
     @classmethod
     def parse(cls, entry: str, fields: Mapping[str, str], now: datetime) -> Self:
         """
-        Return an entry of the stream as a batch.
+        Return an entry of the stream as a new batch, or raise an error if it is not valid.
 
         Raises:
             InvalidBatch: The entry has no id, or a row has a field that no enforcer would send.

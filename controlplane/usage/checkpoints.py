@@ -71,7 +71,7 @@ class CheckpointResult:
 
 def checkpoint(now: datetime, client: redis.Redis | None = None) -> CheckpointResult:
     """
-    Save changed durable counters and restore lost ones, for at most MOST_SECONDS, and return the numbers of both.
+    Save changed durable counters and restore lost ones, for at most MOST_SECONDS, and return how many of each.
 
     Raises:
         One of STORE_ERRORS: The store, or a server of it, is unavailable. The counters of other servers are saved. The
@@ -107,7 +107,7 @@ def _checkpoint(client: redis.Redis, tags: list[str], deadline: float, done: Che
 
 
 def _by_server(client: StoreClient, tags: Iterable[str]) -> Iterable[list[str]]:
-    """Return the tags grouped by their server, so that an unavailable server does not delay the others."""
+    """Return the tags in one list for each server, so that an unavailable server does not delay the others."""
     servers: dict[Any, list[str]] = defaultdict(list)
     for tag in tags:
         key = store.keys().dirty(tag)
@@ -127,7 +127,7 @@ def last_run() -> CheckpointRun | None:
 
 
 def all_tags() -> list[str]:
-    """Return the hash tags of all durable counters."""
+    """Return the hash tag of the global counters and those of all projects, which may have durable counters."""
     return [GLOBAL_TAG, *Project.objects.values_list("pk", flat=True)]
 
 
@@ -154,7 +154,8 @@ def missing(client: redis.Redis, tags: Iterable[str]) -> list[str]:
 
 def restore(client: redis.Redis, tags: Iterable[str]) -> int:
     """
-    Restore the counters of these tags from SQL to the store, mark the tags as complete, and return their number.
+    Restore the counters of these tags from SQL to the store, mark the tags as complete, and return the number of
+    counters.
 
     Raises:
         One of STORE_ERRORS: The store is unavailable. Enforcers do not trust tags that are not marked yet.
@@ -184,8 +185,8 @@ def _carry_over(client: redis.Redis, tags: Iterable[str]) -> None:
     for tag, counter in Checkpoint.objects.filter(_not_over(), tag__in=tags).values_list("tag", "counter"):
         if len(counter) == EARLIER_NAME_LENGTH:
             earlier[tag].add(counter)
-    sizes = _ask(client, tags, lambda pipe, key: pipe.scard(key), key_of=store.keys().earlier_dirty)
-    for tag in [tag for tag, size in sizes if size]:
+    used = _ask(client, tags, lambda pipe, key: pipe.sismember(key, WHOLE), key_of=store.keys().earlier_dirty)
+    for tag in [tag for tag, whole in used if whole]:
         members = client.sscan_iter(store.keys().earlier_dirty(tag), count=COUNTERS_AT_ONCE)
         earlier[tag].update(member for member in members if len(member) == EARLIER_NAME_LENGTH)
     for tag, counters in earlier.items():
@@ -234,7 +235,7 @@ def reset(done: Reset) -> None:
 
 
 def prune(now: datetime) -> int:
-    """Delete the checkpoints of ended windows and deleted projects, and return their number."""
+    """Delete the checkpoints of ended windows and deleted projects, and return the number of deleted rows."""
     now_us, oldest_us = microseconds(now) or 0, microseconds(now - LIFETIME_KEPT) or 0
     over = models.Q(ends_us__gt=0, ends_us__lt=now_us) | models.Q(ends_us=0, last_us__lt=oldest_us)
     known = Project.objects.filter(pk=models.OuterRef("tag"))
@@ -243,13 +244,13 @@ def prune(now: datetime) -> int:
 
 
 def kept_of(row: Checkpoint) -> Kept:
-    """Return a checkpoint row as the library's ``Kept``."""
+    """Return a checkpoint row as a new ``Kept`` of the library."""
     return Kept(row.counter, *(getattr(row, name) for name in Checkpoint.VALUES))
 
 
 def _not_over() -> models.Q:
     """
-    Return the query condition for windows that have not ended. An hour is added, because the store's clock decides.
+    Return the query condition for windows that have not ended, or less than an hour ago. The store's clock decides.
     """
     return models.Q(ends_us=0) | models.Q(ends_us__gt=microseconds(timezone.now() - timedelta(hours=1)))
 
@@ -272,7 +273,7 @@ def _ask(
 
 
 def _changed(client: redis.Redis, tags: Iterable[str]) -> Iterator[list[Names]]:
-    """Yield the changed counters in lists of about COUNTERS_AT_ONCE."""
+    """Yield lists of tags, each with names of its changed counters, about COUNTERS_AT_ONCE names in a list."""
     gathered: list[Names] = []
     for tag, names in _changed_of_each(client, tags):
         gathered.append((tag, names))
@@ -330,7 +331,7 @@ def _keep_present(client: redis.Redis, some: list[Names], done: CheckpointResult
 
 def keep(read: list[tuple[str, list[CheckpointReading]]]) -> tuple[int, list[tuple[str, list[Kept]]]]:
     """
-    Save each reading that follows its checkpoint, and return the number of saved and the list of lost counters.
+    Save each reading that follows its checkpoint, and return how many, and by tag the checkpoints of lost counters.
 
     Returns:
         The number of saved counters, and by tag the checkpoints of the counters that the store has lost.
@@ -378,7 +379,7 @@ def _write(rows: list[Checkpoint]) -> None:
 
 def _run(client: redis.Redis, calls: Sequence[protocol.Call]) -> list[Any]:
     """
-    Call functions of the store and return their replies.
+    Call functions of the store and return their replies, or raise the first error among them.
 
     If the store has lost the library, it is loaded, and all functions are called again, which does no harm.
     """

@@ -42,7 +42,7 @@ class HolderDocuments:
     @classmethod
     def of(cls, holder: Token | Project, now: datetime) -> "HolderDocuments":
         """
-        Return the documents that enforcers have for *holder*, compiled from SQL.
+        Return new documents as enforcers have them for *holder*, compiled from SQL.
 
         Raises:
             Forgotten: The holder is deleted by now, or is a token that enforcers no longer know.
@@ -65,7 +65,7 @@ class HolderDocuments:
         return cls(project, token, {policy.id: policy for policy in policies}, everywhere, now)
 
     def counters(self, client: redis.Redis) -> list[inspection.LiveCounter]:
-        """Return the state of every counter of the holder, or raise one of STORE_ERRORS."""
+        """Return the state of every limit that applies to the holder, or raise one of STORE_ERRORS."""
         fleet = max(1, Instance.objects.running(self.now).count())
         look = partial(
             inspection.live_counters, client, store.keys(), self._as_value(), now_us=self._now_us(), fleet=fleet
@@ -74,8 +74,7 @@ class HolderDocuments:
 
     def scope_of(self, policy_id: str) -> str | None:
         """
-        Return the first place where a policy is attached, which is "token", "project" or "global", or None if it does
-        not apply to this holder.
+        Return "token", "project" or "global", where a policy is attached first, or None if it does not apply.
 
         If it is attached at several of them, return the first. If it does not apply to this holder, return None.
         """
@@ -88,7 +87,7 @@ class HolderDocuments:
 
     def narrowed(self, policy_id: str) -> "HolderDocuments":
         """
-        Return documents in which a policy is attached only once, at the place of ``scope_of()``.
+        Return a copy of the documents in which a policy is attached only once, at the place of ``scope_of()``.
 
         So a reset for a token does not reset a counter that others share.
         """
@@ -98,7 +97,7 @@ class HolderDocuments:
 
     def reset(self, client: redis.Redis, limit: Limit | None) -> inspection.Reset:
         """
-        Delete the counters of one limit, or of all limits that only the holder has, and return which were deleted.
+        Delete the counters of one limit, or of all limits that only the holder has, and return their number in a Reset.
         Raises one of STORE_ERRORS.
         """
         subject = self.narrowed(limit.policy_id) if limit else self
@@ -115,7 +114,7 @@ class HolderDocuments:
 
 
 def client() -> redis.Redis:
-    """Return the client for a request, with a short timeout because a person waits."""
+    """Return the shared client for requests, with a short timeout because a person waits."""
     return store.connection(settings.PUBLISH_TIMEOUT_SECONDS)
 
 
@@ -132,7 +131,7 @@ def counters_of(holder: Token | Project) -> list[inspection.LiveCounter]:
 
 def reset(tx: Change, holder: Token | Project, limit: Limit | None = None) -> int:
     """
-    Delete the counters of *holder* for one limit or for all its own limits, and return their number.
+    Delete the counters of *holder* for one limit or for all its own limits, and return the number of deleted counters.
 
     When the change is published, enforcers also drop the denials that they remember.
 

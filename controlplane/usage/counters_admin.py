@@ -50,7 +50,7 @@ class ResetProjectDialog(ResetDialog):
 
 
 def resetting(form: type[ResetDialog]) -> Any:
-    """Return the admin action that resets counters, with a dialog that lists the limits of a token or project."""
+    """Return a new admin action that resets counters, with a dialog that lists the limits of a token or project."""
 
     @action(
         description="Reset counters",
@@ -94,7 +94,7 @@ class LiveCounters:
         return self.model.objects.get(pk=self.key_of(object_id))
 
     def counters_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        """Return a response with only the rows of the table, which the page inserts."""
+        """Return a response with only the rows of the table, which the page inserts, or with status 404."""
         holder = self.model.objects.filter(pk=self.key_of(object_id)).first()
         if holder is None or not self.has_view_permission(request, holder):
             return HttpResponse(status=404)
@@ -111,7 +111,7 @@ class LiveCounters:
 
 
 def row_of(counter: LiveCounter) -> dict[str, Any]:
-    """Return the values that the template shows for one counter."""
+    """Return the values that the template shows for one counter as a new dictionary."""
     share = None
     if counter.used is not None and counter.quota:
         share = min(100, round(100 * counter.used / counter.quota))

@@ -7,7 +7,7 @@ KEPT = {"minute": timedelta(hours=48), "hour": timedelta(days=90), "day": timede
 
 
 def start_of(period: str, at: datetime) -> datetime:
-    """Return when the minute, hour or day of *at* began, in UTC."""
+    """Return when the minute, hour or day of *at*, a time in UTC, began."""
     minute = at.replace(second=0, microsecond=0)
     if period == "minute":
         return minute

@@ -78,7 +78,7 @@ class Report:
 
 
 def build(day: date, now: datetime) -> Report:
-    """Return the report of the usage on a day. If the day is not over, it covers the usage so far."""
+    """Return a new report of the usage on a day. If the day is not over, it covers the usage so far."""
     rows = list(day_rows(day).order_by("project_id", "token_id", "policy_id", "limit_name", "unit"))
     names = _names(rows)
     lines = [_line(row, names) for row in rows]
@@ -109,7 +109,9 @@ def _is_over(day: date, now: datetime) -> bool:
 
 
 def _line(row: UsageRow, names: dict[str, str]) -> ReportLine:
-    """Return the line of a row. Names are escaped, because old ones may control a terminal."""
+    """
+    Return a new line of the report for a row of usage. Names are escaped, because old ones may control a terminal.
+    """
     limit = f"{names.get(row.policy_id, row.policy_id)}/{row.limit_name}" if row.limit_name else ""
     counts = {name: getattr(row, name) for name in COUNTS}
     project, token = names.get(row.project_id, row.project_id), names.get(row.token_id, row.token_id)

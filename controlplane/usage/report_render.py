@@ -62,9 +62,9 @@ def _head(report: Report) -> str:
 def _table(title: str, name: str, lines: Sequence[ReportLine]) -> Iterator[str]:
     labels = [f"{line.project} / {line.token}" if name == "token" else getattr(line, name) for line in lines]
     width = max(len(title), *map(len, labels))
-    yield f"{title:<{width}}  {'allowed':>12}  {'denied':>12}"
+    yield f"{title:<{width}}  {'allowed':>12}  {'denied':>12}  {'would deny':>12}"
     for label, line in zip(labels, lines, strict=True):
-        yield f"{label:<{width}}  {line.allowed:>12,}  {line.denied:>12,}"
+        yield f"{label:<{width}}  {line.allowed:>12,}  {line.denied:>12,}  {line.would_deny:>12,}"
 
 
 def cell(value: str | int) -> str | int:

@@ -63,7 +63,7 @@ def _raise(sums: Iterable[tuple[Key, list[int]]]) -> None:
 
 
 def prune(now: datetime) -> int:
-    """Delete the rows and batch ids that are no longer kept, and return their number."""
+    """Delete the usage rows and batch ids that are no longer kept, and return their number."""
     old = [UsageRow.objects.filter(period=period, at__lt=now - kept) for period, kept in KEPT.items()]
     old.append(UsageBatch.objects.filter(received_at__lt=now - BATCHES_KEPT))
     return sum(_delete(rows) for rows in old)

@@ -19,7 +19,10 @@ logger = logging.getLogger(__name__)
 
 @shared_task
 def drain() -> int:
-    """Count the entries of the usage stream, and return how many were counted. The next run is the retry."""
+    """
+    Count the entries of the usage stream, and return how many were counted, or 0 after an error of the store. The next
+    run is the retry.
+    """
     try:
         return drainer.drain(timezone.now()).counted
     except STORE_ERRORS as exc:
@@ -29,7 +32,10 @@ def drain() -> int:
 
 @shared_task
 def checkpoint() -> int:
-    """Save the changed durable counters, and return how many were saved. The next run is the retry."""
+    """
+    Save the changed durable counters, and return how many were saved, or 0 after an error of the store. The next run is
+    the retry.
+    """
     try:
         return checkpoints.checkpoint(timezone.now()).kept
     except STORE_ERRORS as exc:
@@ -39,12 +45,12 @@ def checkpoint() -> int:
 
 @shared_task
 def prune() -> int:
-    """Delete the rows that are no longer kept, and return their number."""
+    """Delete the usage rows, batch ids and checkpoints that are no longer kept, and return their number."""
     now = timezone.now()
     return rollup.prune(now) + checkpoints.prune(now)
 
 
 @shared_task
 def daily_reports() -> list[str]:
-    """Write the reports that are missing or that late usage has changed, and return their days."""
+    """Write the reports that are missing or that late usage has changed, and return their days as ISO dates."""
     return [day.isoformat() for day in reports.write_missing(timezone.now())]

@@ -41,7 +41,7 @@ class Command:
 
     def run(self, arguments: Sequence[str]) -> int:
         """
-        Import the module, run it, and return the exit status.
+        Import the command's module, run it, and return its exit status, or raise MissingExtra.
 
         Raises:
             MissingExtra: The module imports a library that is not installed.

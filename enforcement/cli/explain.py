@@ -114,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def explain(client: Redis, keys: Keys, secret: str) -> Explanation:
     """
-    Read the documents and counters of a token from the store, and return an explanation of the decision on it.
+    Return an explanation of the decision on a token, made from its documents and counters in the store.
 
     Raises:
         Unreadable: The store holds no documents, or a document that is needed is missing or cannot be read.
@@ -142,7 +142,9 @@ def explain(client: Redis, keys: Keys, secret: str) -> Explanation:
 
 
 def _subject(state: Snapshot, token: Token) -> Subject:
-    """Return the project and the policies of a token. Raises Unreadable if one of them is missing."""
+    """
+    Return a token with its project and all policies as a Subject, or raise Unreadable if one that applies is missing.
+    """
     project = state.projects.get(token.project)
     if project is None:
         raise Unreadable(f"the document of project {token.project} is missing or cannot be read")

@@ -44,7 +44,7 @@ def explain_decision(settings: Settings, keys: Keys, text: str, *, as_json: bool
 
 def _project(client: Redis, keys: Keys, mark: str) -> str:
     """Return the slug of the project with this mark, or an empty string if the store has none."""
-    documents: Any = client.hgetall(keys.documents) if mark else {}
+    documents: dict[str, str] = client.hgetall(keys.documents) if mark else {}  # type: ignore[assignment]
     for name, text in documents.items():
         kind, _, ident = name.partition(":")
         if kind == "project" and mark_of(ident) == mark:

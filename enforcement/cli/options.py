@@ -10,7 +10,7 @@ from enforcement.settings import Settings
 
 
 def add_store(parser: argparse.ArgumentParser) -> None:
-    """Add ``--redis`` and ``--prefix``, which name the store, and ``--json``."""
+    """Add the options ``--redis`` and ``--prefix``, which name the store, and ``--json`` to a parser."""
     parser.add_argument(
         "--redis", metavar="URL", help="URL of the store; default: SLUICEGATE_REDIS_URL, else REDIS_URL"
     )
@@ -20,7 +20,7 @@ def add_store(parser: argparse.ArgumentParser) -> None:
 
 def settings_of(options: argparse.Namespace) -> Settings:
     """
-    Return the settings of a limiter, with the store that the options name.
+    Return settings from the environment, in which given options replace the URL and the prefix of the store.
 
     Raises:
         ValueError: A variable or an option is not valid.
@@ -30,7 +30,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
 
 
 def source_of(options: argparse.Namespace) -> str:
-    """Return where the address of the store comes from, an option or the name of a variable."""
+    """Return where the URL of the store comes from, which is ``--redis``, the name of a variable or ``the default``."""
     if options.redis:
         return "--redis"
     return next((name for name in ("SLUICEGATE_REDIS_URL", "REDIS_URL") if os.environ.get(name)), "the default")

@@ -76,7 +76,10 @@ class CheckpointReading:
 
 
 def read_call(keys: Keys, tag: str, counters: Sequence[str]) -> Call:
-    """Return the call that reads and stamps counters of one tag. :func:`readings` reads the reply."""
+    """
+    Return the function, keys and arguments of a call that reads and stamps counters of one tag. :func:`readings` reads
+    the reply.
+    """
     return CHECKPOINT, _keys(keys, tag, counters), [""]
 
 
@@ -89,7 +92,7 @@ def readings(counters: Sequence[str], reply: Sequence[Sequence[int]]) -> Iterato
 
 
 def strike_call(keys: Keys, tag: str, counters: Sequence[str], read: Sequence[CheckpointReading]) -> Call:
-    """Return the call that removes unchanged counters from the dirty set, and those that are gone."""
+    """Return the function, keys and arguments of a call that takes unchanged and lost counters from the dirty set."""
     by_name = {reading.kept.counter: reading.kept for reading in read}
     arguments: list[str | int] = []
     for counter in counters:
@@ -100,7 +103,8 @@ def strike_call(keys: Keys, tag: str, counters: Sequence[str], read: Sequence[Ch
 
 def restore_call(keys: Keys, tag: str, kept: Sequence[Kept]) -> Call:
     """
-    Return the call that raises counters of one tag to their kept states. Its reply is how many were written.
+    Return the function, keys and arguments of a call that raises counters of one tag to their kept states. Its reply is
+    how many were written.
 
     Once all counters of a tag are restored, :func:`whole_call` lets enforcers use the store again.
     """
@@ -111,12 +115,17 @@ def restore_call(keys: Keys, tag: str, kept: Sequence[Kept]) -> Call:
 
 
 def new_mark() -> str:
-    """Return a new mark, to be added to the dirty sets of tags before their first counter is restored."""
+    """
+    Return a new random mark, which the caller adds to the dirty sets of tags before their first counter is restored.
+    """
     return "w" + secrets.token_urlsafe(NAME_LENGTH)[: NAME_LENGTH - 1]
 
 
 def whole_call(keys: Keys, tag: str, mark: str) -> Call:
-    """Return the call that lets enforcers use the store for a tag. Its reply is 0 if *mark* was lost meanwhile."""
+    """
+    Return the function, keys and arguments of a call that lets enforcers use the store for a tag. Its reply is 0 if
+    *mark* was lost meanwhile.
+    """
     return SAY_WHOLE, [keys.dirty(tag)], [mark]
 
 

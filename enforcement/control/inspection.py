@@ -105,7 +105,7 @@ def live_counters(
     with_values: bool = True,
 ) -> list[LiveCounter]:
     """
-    Return the state of every limit that applies to a token or project. Nothing is charged.
+    Return a new :class:`LiveCounter` for every limit that applies to a token or project. Nothing is charged.
 
     Args:
         subject: Without a token, the limits that all tokens of the project share are returned.
@@ -132,7 +132,7 @@ def reset_counters(
     limit: str | None = None,
 ) -> Reset:
     """
-    Delete the counters of the limits attached to a token, or to a project itself, and return a :class:`Reset`.
+    Delete the counters of the holder's own limits, or of *limit* even if others share it, and return a :class:`Reset`.
 
     Args:
         limit: ``"policy-slug/limit-name"``. None: all limits attached to the token, or to the project if there is none.
@@ -170,7 +170,7 @@ def _reset(client: Redis, keys: Keys, rules: list[Rule]) -> Reset:
 
 
 def _values(client: Redis, keys: Keys, rules: list[Rule], now_us: int) -> dict[int, Values]:
-    """Return how many values each partitioned rule has registered, may have and could not register, by its index."""
+    """Return by rule index how many values each partitioned limit has registered, may have and could not register."""
     censuses = [(rule, census) for rule in rules if (census := rule.partitions(keys))]
     pipe = client.pipeline(transaction=False)
     for _, census in censuses:
@@ -185,7 +185,7 @@ def _values(client: Redis, keys: Keys, rules: list[Rule], now_us: int) -> dict[i
 
 
 def _look(client: Redis, keys: Keys, rules: list[Rule], now_us: int) -> list[tuple[LimitState, int]]:
-    """Return the state of each rule's counter, and the permits used."""
+    """Return for each rule, in their order, the state of its counter and the permits used."""
     seen = {
         rule.index: state
         for some in together(rules, attrgetter("tag"))
@@ -196,7 +196,8 @@ def _look(client: Redis, keys: Keys, rules: list[Rule], now_us: int) -> list[tup
 
 def look(client: Redis, bounds: Sequence[BoundLimit], now_us: int) -> tuple[int, list[tuple[LimitState, int]]]:
     """
-    Return the store's time, and the state and the used permits of counters with one hash tag. Nothing is charged.
+    Return the store's time in microseconds since the epoch, and for each counter its state and its used permits.
+    Nothing is charged.
 
     Args:
         bounds: At least one bound limit.
@@ -209,7 +210,8 @@ def look(client: Redis, bounds: Sequence[BoundLimit], now_us: int) -> tuple[int,
     plan = Plan(tuple(bounds))
     for _ in range(2):  # Try again if the store's clock is in another calendar window.
         arguments = commands.decide_arguments(Request(plan, 0, charge=False), now_us, clock=False)
-        reply = read(client.execute_command(*arguments, NEVER_DECODE=True))  # type: ignore[no-untyped-call]
+        raw = client.execute_command(*arguments, NEVER_DECODE=True)  # type: ignore[no-untyped-call]
+        reply = read(raw, len(plan.bounds))
         if reply.lost:
             raise BusyLoadingError("The store is restoring its counters.")
         if reply.decided:

@@ -55,7 +55,7 @@ class Publication:
 
 def tags_of(documents: Iterable[str]) -> list[str]:
     """
-    Return the hash tags of the counters that enforcers use after these documents are published.
+    Return the hash tag of the global counters, and those of the projects among these documents.
 
     The store must have all counters of each tag before that. See :mod:`enforcement.control.checkpoints`.
     """
@@ -65,7 +65,8 @@ def tags_of(documents: Iterable[str]) -> list[str]:
 
 def publish_call(publication: Publication, keys: Keys) -> StoreCall:
     """
-    Return the call that publishes a revision. It changes nothing if the store has a later one.
+    Return the function, keys and arguments of the call that publishes a revision. It changes nothing if the store has a
+    later one.
 
     Before it, the store must have all counters of the tags that :func:`tags_of` returns. Otherwise enforcers decide
     durable limits without the store.
@@ -112,8 +113,8 @@ def _text(document: Document | None) -> str:
 
 def _expiry(token: Document | None) -> str | int:
     """
-    Return when the store deletes a token, in milliseconds since the epoch, or an empty string for never. This is a day
-    after the token's end, so that it is reported as expired, not as unknown.
+    Return when the store deletes a token, in milliseconds since the epoch, a day after its end, or "" for never. During
+    that day the token is reported as expired, not as unknown.
     """
     if token is None or token["expires_at_us"] is None:
         return ""

@@ -50,7 +50,7 @@ class Checkup:
 
 def examine(settings: Settings) -> Checkup:
     """
-    Examine the store that a limiter with these settings would use, and return the findings.
+    Examine the store that these settings name, and return a :class:`Checkup` of findings, or raise Unreachable.
 
     Raises:
         ValueError: The URL or the prefix is not valid.
@@ -75,7 +75,7 @@ def _checks(client: StoreClient, keys: Keys, settings: Settings) -> Iterator[Fin
 
 def _every_server(client: StoreClient) -> Iterator[Finding]:
     """
-    Yield the findings on the server, or on every primary of a cluster.
+    Yield the findings on the only server, or on all primaries, where findings that are all ok are joined into one.
 
     If all primaries of a cluster pass a check, there is one finding for all of them. Otherwise there is one for each
     primary that has a problem.

@@ -27,7 +27,7 @@ def shown(url: str) -> str:
 
 
 def hosts(url: str) -> list[str]:
-    """Return the hosts in a URL, or an empty list for a Unix socket."""
+    """Return the hosts in a URL without their ports, or an empty list for a Unix socket."""
     if url.startswith("unix://"):
         return []
     authority = re.split(r"[/?#]", url.partition("://")[2], maxsplit=1)[0].rpartition("@")[2]
@@ -38,7 +38,7 @@ def transport(url: str) -> Iterator[Finding]:
     """Yield one finding on whether the URL makes the connection safe from eavesdroppers."""
     if url.startswith("unix://"):
         yield Finding("transport", "ok", "a socket of this machine")
-    elif url.startswith("rediss"):
+    elif url.startswith(("rediss", "valkeys")):
         if "ssl_cert_reqs=none" in url:
             advice = (
                 "Set ssl_ca_certs in place of ssl_cert_reqs=none. Otherwise a machine in between can read everything."

@@ -31,7 +31,7 @@ class Finding:
     advice: str = ""
 
     def to_json(self) -> dict[str, str]:
-        """Return the finding as an object of strings."""
+        """Return the finding as a new dictionary of strings."""
         return asdict(self)
 
 
@@ -39,7 +39,7 @@ Check = Callable[[], Iterable[Finding]]
 
 
 def checked(name: str, check: Check) -> Iterator[Finding]:
-    """Yield the findings of a check. If the check is not permitted or fails, that is the finding."""
+    """Yield the findings of a check, or one finding that it is not permitted or has failed."""
     try:
         yield from check()
     except NoPermissionError as exc:
@@ -56,7 +56,7 @@ def worst(findings: Iterable[Finding]) -> Level:
 
 
 def pairs(reply: Any) -> dict[Any, Any]:
-    """Return a reply of names and values as a mapping, from RESP2 and RESP3 alike."""
+    """Return a reply of names and values as a new dictionary, from RESP2 and RESP3 alike."""
     return dict(reply) if isinstance(reply, dict) else dict(zip(reply[::2], reply[1::2], strict=True))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Final, cast
@@ -63,7 +63,9 @@ def documents(client: Redis, keys: Keys) -> Iterator[Finding]:
 
 
 def instances(client: Redis, keys: Keys) -> Iterator[Finding]:
-    """Yield findings on the live instances and their revisions, or on their number if the account may not read more."""
+    """
+    Yield a finding on the live instances, or on their number if the account may not read more, and on unmetered limits.
+    """
     try:
         ids = cast("list[str]", client.zrevrange(keys.instances, 0, _READ_AT_ONCE - 1))
         heartbeats = client.mget(map(keys.instance, ids)) if ids else []
@@ -93,6 +95,22 @@ def instances(client: Redis, keys: Keys) -> Iterator[Finding]:
         )
     else:
         yield Finding("instances", "ok", value)
+    yield from _unmetered(live)
+
+
+def _unmetered(live: Iterable[Mapping[str, Any]]) -> Iterator[Finding]:
+    """Yield a finding on each limit that counts nothing, because the instances charge no cost in its unit."""
+    found: dict[str, list[str]] = {}
+    for row in live:
+        limits = row.get("unmetered")
+        for name in limits if isinstance(limits, list) else ():
+            if isinstance(name, list) and len(name) == 3:
+                found.setdefault(f"{name[1]}/{name[2]}", []).append(str(row.get("id")))
+    for name, ids in sorted(found.items())[:MOST_SHOWN]:
+        more = f" and {len(ids) - 1} more" if len(ids) > 1 else ""
+        value = f"{name} counts nothing at {ids[0]}{more}"
+        advice = "Requests give no cost in the unit of this limit, so it admits everything. Pass costs, or remove it."
+        yield Finding("unmetered", "warning", value, advice)
 
 
 def _instant(microseconds: str) -> str:

@@ -26,7 +26,7 @@ def eviction_advice(policy: object) -> str:
 
 
 def identity(client: Redis) -> Iterator[Finding]:
-    """Yield findings on the version of the server, and on whether it is a primary."""
+    """Yield a finding on the version of the server, and one on whether it is a primary."""
     # HELLO without arguments changes nothing, and every account is permitted to call it.
     hello = pairs(client.execute_command("HELLO"))  # type: ignore[no-untyped-call]
     name, version = hello["server"], str(hello["version"])
@@ -39,7 +39,7 @@ def identity(client: Redis) -> Iterator[Finding]:
 
 
 def memory(client: Redis) -> Iterator[Finding]:
-    """Yield findings on whether the server may evict keys, and on how much memory is used."""
+    """Yield a finding on whether the server may evict keys, and one on how much memory is used."""
     info = client.info("memory")
     policy = info.get("maxmemory_policy")
     advice = eviction_advice(policy)
@@ -93,7 +93,7 @@ def clock(client: Redis) -> Iterator[Finding]:
 
 def _clock_once(client: Redis) -> tuple[float, float]:
     """
-    Return by how many seconds the server's clock is ahead of this host's, and the largest possible error.
+    Return by how many seconds the server's clock is ahead of this host's, and the largest error of that in seconds.
 
     Returns:
         By how many seconds it is ahead of this machine's clock (negative if it is behind), and the largest possible

@@ -42,10 +42,10 @@ class SharedCounter:
         self._plan = Plan(bind_in_code([LIMIT], key, keys))
 
     def charge(self, cost: int) -> int:
-        """Charge a cost and return the remaining permits. A cost of 0 charges nothing."""
+        """Charge a cost, or nothing if it is 0, and return the remaining permits."""
         arguments = commands.decide_arguments(Request(self._plan, cost, charge=cost > 0), 0, clock=False)
         reply = self._client.execute_command(*arguments, NEVER_DECODE=True)  # type: ignore[no-untyped-call]
-        return read(reply).remaining(0)
+        return read(reply, 1).remaining(0)
 
     def forget(self) -> None:
         """Delete the counter."""
@@ -117,7 +117,7 @@ def round_trips(client: Redis, keys: Keys, budget: float) -> Iterator[Finding]:
 
 def _second_process(task: dict[str, str]) -> dict[str, Any]:
     """
-    Charge the counter from a second process, and return the numbers or the error that it reports.
+    Charge the counter from a second process, and return as a dictionary the numbers that it reports, or an error.
 
     The task may hold a password, so it is passed through standard input, and not as an argument that others can see.
     """

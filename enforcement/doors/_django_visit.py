@@ -64,14 +64,20 @@ class DjangoVisit:
         return self.installed.options().proxies.client(peer, [forwarded] if forwarded else [])
 
     def decide(self, limits: tuple[Limit, ...], key: str, costs: Costs = 1) -> Decision:
-        """Charge the request to limits in code, and return the decision, or raise Denied."""
+        """
+        Charge the request to limits in code, hold its slots until the response is complete, and return the decision, or
+        raise Denied.
+        """
         limiter = self.installed.limiter()
         if has_slots(limits):
             return self._hold(partial(limiter.open_admission, limits, key, costs))
         return self._passed(limiter.hit(limits, key, costs))
 
     def check(self) -> Decision:
-        """Charge the request to its token's policies, once, and return the decision, or raise Refusal or Denied."""
+        """
+        Charge the request to its token's policies at the first call, and return that decision, or raise Refusal or
+        Denied.
+        """
         self.checked = True
         # The middleware and a throttle may both call this for the same request.
         if self._by_policies is None:

@@ -43,7 +43,7 @@ class Exchange:
         self, app: App, scope: Scope, receive: Receive, send: Send, leave: Callable[[], Awaitable[None]]
     ) -> None:
         """
-        Call an ASGI application, and await *leave* when its response is complete.
+        Call an ASGI application, and await *leave* when its response is complete and again when the application ends.
 
         Args:
             leave: Frees it. Awaited before the last message is sent, and again when the application ends, for a
@@ -64,7 +64,7 @@ class Exchange:
             await leave()
 
     def _listening(self, receive: Receive) -> Receive:
-        """Return a *receive* that notices when the client leaves."""
+        """Return a function that calls *receive*, notes whether the client has left, and returns the message."""
 
         async def listen() -> Message:
             message = await receive()
@@ -74,7 +74,7 @@ class Exchange:
         return listen
 
     def _completes(self, message: Message) -> bool:
-        """Read a message to the client, and return whether it completes the response."""
+        """Keep what a message to the client says of the response, and return whether it completes the response."""
         kind = message["type"]
         if kind in STARTS:
             length = next((v.decode("latin-1") for n, v in message.get("headers", ()) if n == b"content-length"), None)

@@ -19,12 +19,12 @@ class Guard(Generic[GuardedApp, AnyLimiter, Request]):
 
     @staticmethod
     def usual_token(request: Any) -> str | None:
-        """Return the token in the usual header fields of a request, or None."""
+        """Return the token in a request's usual header fields, or None, as each subclass implements it."""
         raise NotImplementedError
 
     @staticmethod
     def make_lock() -> Any:
-        """Return a lock that allows the limiter to be started only once."""
+        """Return a new lock that allows the limiter to be started only once, as each subclass implements it."""
         raise NotImplementedError
 
     def __init__(

@@ -49,7 +49,7 @@ class PlainResponse:
 
     @property
     def phrase(self) -> str:
-        """The reason phrase of the status."""
+        """The reason phrase of the status, such as ``Too Many Requests``."""
         return HTTPStatus(self.status).phrase
 
 
@@ -70,30 +70,39 @@ class Refusal(Exception):
 
 
 def missing_token() -> Refusal:
-    """Return the refusal of a request without a token."""
+    """Return a new Refusal with status 401 for a request without a token."""
     detail = "Send a token as 'Authorization: Bearer <token>' or 'X-API-Key: <token>'."
     return Refusal(401, "A token is required", detail, "missing_token", (("WWW-Authenticate", _CHALLENGE),))
 
 
 def problem_answer(body: Mapping[str, object], headers: Iterable[Header] = ()) -> PlainResponse:
-    """Return a response whose JSON body is a problem (RFC 9457). *body* holds the problem, including its ``status``."""
-    data = json.dumps(body).encode()
+    """
+    Return a new response whose JSON body is a problem (RFC 9457). *body* holds the problem, including its ``status``.
+    """
     status = body["status"]
     assert isinstance(status, int)
-    fixed = (("Content-Type", "application/problem+json"), ("Content-Length", str(len(data))))
+    return _json_answer(status, body, "application/problem+json", headers)
+
+
+def _json_answer(status: int, body: Mapping[str, object], kind: str, headers: Iterable[Header]) -> PlainResponse:
+    data = json.dumps(body).encode()
+    fixed = (("Content-Type", kind), ("Content-Length", str(len(data))))
     return PlainResponse(status, (*fixed, *headers), data)
 
 
 def denial(decision: Decision, preset: str) -> PlainResponse:
-    """Return the response to a request that was denied."""
+    """Return a new response that denies a request, with the decision in its JSON body and header fields."""
     headers = added_headers(decision, preset)
     if decision.status == 401:
         headers.append(("WWW-Authenticate", f'{_CHALLENGE}, error="invalid_token"'))
-    return problem_answer(decision.problem(), headers)
+    body = decision.problem(preset)
+    if "status" in body:
+        return problem_answer(body, headers)
+    return _json_answer(decision.status, body, "application/json", headers)  # an error for the SDK of a provider
 
 
 def added_headers(decision: Decision, preset: str) -> list[Header]:
-    """Return the header fields that a decision adds to any response."""
+    """Return the names and values of the header fields that a decision adds to any response."""
     headers = list(decision.headers(preset).items())
     if decision.degraded:
         headers.append((DEGRADED_FIELD, decision.source))
@@ -106,7 +115,7 @@ def added_headers(decision: Decision, preset: str) -> list[Header]:
 
 def joining(present: Iterable[str | bytes], added: Sequence[Header]) -> Sequence[Header]:
     """
-    Return those of our header fields that can be added to the application's.
+    Return those of the *added* header fields that are lists or that the application has not set itself.
 
     List fields can always be added. A field of one value is left out if the application has set it, because ours might
     promise more than the application does.

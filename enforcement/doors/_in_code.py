@@ -48,7 +48,7 @@ def name_of(view: Any) -> str:
 
 def counter_key(scope: str, kind: str, value: object) -> str | None:
     """
-    Return the key that a request is counted under, or None if no limit applies.
+    Return ``scope:kind:value``, the key that a request is counted under, or None for no value, which has no limit.
 
     Args:
         kind: Kind of the value. ``ip``, ``user`` or ``all``; ``key`` if a function of the application returned it.
@@ -84,7 +84,7 @@ def counted_address(address: str | None) -> str:
 
 def limit_headers(decisions: Sequence[Decision], preset: str) -> list[Header]:
     """
-    Return the header fields of a response for all decisions on its request.
+    Return the names and values of the header fields of a response for all decisions on its request.
 
     Denials come first, then the limits with the least share left. Lists are joined. A field of one value is taken from
     the first decision that has it.

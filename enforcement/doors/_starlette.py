@@ -128,7 +128,7 @@ class StarletteVisit:
 
     @property
     def status(self) -> int:
-        """The status of the response. If none began: 499 if the client left, else 500."""
+        """The HTTP status of the response, or, if none began, 499 if the client left and 500 otherwise."""
         return self._exchange.status
 
     def token(self) -> str:
@@ -150,7 +150,10 @@ class StarletteVisit:
         return self.gate.proxies.client(peer.host if peer else None, forwarded)
 
     def describe(self, more: Mapping[str, str] | None) -> RequestAttributes:
-        """Return the attributes of the request. Raises HTTPRefused if one is too long."""
+        """
+        Return the method, path and client address of the request, with *more*, as attributes that read headers on
+        demand. Raises HTTPRefused if one is too long.
+        """
         scope = self._connection.scope
         values: dict[str, str | None] = {"method": scope.get("method", "GET"), "path": scope["path"]}
         values["ip"] = self.address()
@@ -159,7 +162,10 @@ class StarletteVisit:
             return RequestAttributes(values, lambda name: _header(self._connection, name))
 
     async def decide(self, limits: tuple[Limit, ...], key: str, costs: Costs) -> Decision:
-        """Charge the request to limits in code, and return the decision, or raise HTTPDenied."""
+        """
+        Charge the request to limits in code, hold its slots until the response is complete, and return the decision, or
+        raise HTTPDenied.
+        """
         if has_slots(limits):
             return (await self.hold(self.limiter.open_admission(limits, key, costs))).decision
         return self.passed(await self.limiter.hit(limits, key, costs))
@@ -188,7 +194,7 @@ class StarletteVisit:
 
     async def hold(self, opening: Awaitable[aio.Admission], *, to_settle: bool = False) -> aio.Admission:
         """
-        Await an admission, keep it until the response is complete, and return it.
+        Await an admission, keep it until the response is complete, and return it, or raise HTTPDenied.
 
         Args:
             to_settle: Whether the caller finishes the admission. Only its slots are freed here then.
@@ -214,14 +220,14 @@ class StarletteVisit:
         await self._exchange.run(app, scope, receive, adding, self._leave)
 
     def _with_headers(self, message: Message) -> Message:
-        """Return the start of a response with the header fields of the decisions."""
+        """Return a copy of the message that starts a response, with the header fields of the decisions."""
         theirs = list(message.get("headers", ()))
         ours = joining((name for name, _ in theirs), limit_headers(self.decisions, self.gate.preset))
         added = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in ours]
         return {**message, "headers": theirs + added}
 
     async def _leave(self) -> None:
-        """Finish the admissions that the request holds. Of one that will still be settled, free the slots only."""
+        """Finish the admissions that the request holds, or only free the slots of one that will still be settled."""
         status = self.status
         # All are begun before the first is awaited, where this task may be cancelled.
         ending = [

@@ -61,7 +61,7 @@ class LimitMiddleware(Guard[App, Limiter, Scope]):
 
     @staticmethod
     def make_lock() -> asyncio.Lock:
-        """Return a lock that allows the limiter to be started only once."""
+        """Return a new lock for asyncio, which allows the limiter to be started only once."""
         return asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -117,7 +117,8 @@ class LimitMiddleware(Guard[App, Limiter, Scope]):
 
     async def _admit(self, limiter: Limiter, scope: Scope) -> Decision | Admission:
         """
-        Return the decision that admits a request, or an admission if it holds slots or is charged by status.
+        Charge a request, and return its decision, or an admission if it holds slots or is charged by status. Raises
+        Refusal or Denied if it may not pass.
 
         Raises:
             Refusal, Denied: The request may not pass.
@@ -160,7 +161,7 @@ class LimitMiddleware(Guard[App, Limiter, Scope]):
         await exchange.run(app, scope, receive, send, lambda: admission.finish(exchange.status))
 
     def _joining(self, theirs: Sequence[tuple[bytes, bytes]], decision: Decision) -> list[tuple[bytes, bytes]]:
-        """Return those of our header fields that can be added to the application's."""
+        """Return, encoded, the decision's header fields that are lists or that the application has not set itself."""
         return _encoded(joining((name for name, _ in theirs), added_headers(decision, self._headers)))
 
     def _describe(self, scope: Scope) -> RequestAttributes:
@@ -224,7 +225,7 @@ class _Lifespan:
 
 
 async def _answer(scope: Scope, receive: Receive, send: Send, answer: PlainResponse) -> None:
-    """Send a response in place of the application."""
+    """Send a response in place of the application, or close a websocket that cannot get one."""
     prefix = ""
     if scope["type"] == "websocket":
         await receive()  # the connection request itself

@@ -25,13 +25,13 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 from django.http import HttpResponse
 
-from enforcement.decorator import Declared, declared
+from enforcement.decorator import Declared, chosen, declared, declared_costs
 from enforcement.doors._django_visit import DjangoVisit, in_thread
 from enforcement.doors._http import PlainResponse, Refusal
 from enforcement.doors._in_code import check_scope, counted_address, counter_key, denial_without_limits, name_of
 from enforcement.doors._options import Options, read_options
 from enforcement.limiter import Limiter
-from enforcement.plan.binding import Costs, check_costs
+from enforcement.plan.costs import Costs, check_costs
 from enforcement.plan.decision import Denied
 
 SETTING: Final = "SLUICEGATE"
@@ -51,7 +51,7 @@ class _Installation:
         self._limiter: Limiter | None = None
 
     def options(self) -> Options:
-        """Return the settings of the Django integration. Raises ImproperlyConfigured if they are not valid."""
+        """Return the settings, read at the first call. Raises ImproperlyConfigured if they are not valid."""
         if self._options is None:
             try:
                 self._options = read_options(getattr(settings, SETTING, {}), SETTING)
@@ -60,7 +60,7 @@ class _Installation:
         return self._options
 
     def limiter(self) -> Limiter:
-        """Return the limiter that all requests of this process use."""
+        """Return the limiter that all requests of this process use, which is made at the first call."""
         if self._limiter is None:
             options = self.options()
             with self._lock:
@@ -89,7 +89,7 @@ setting_changed.connect(_reload, dispatch_uid="sluicegate")
 
 
 def visit_of(request: Any) -> DjangoVisit:
-    """Return the visit of a request, also of one that Django REST framework has wrapped."""
+    """Return the one visit of a request, also if the framework has wrapped it, made at the first call."""
     request = getattr(request, "_request", request)
     visit: DjangoVisit | None = getattr(request, _VISIT, None)
     if visit is None:
@@ -117,7 +117,7 @@ class DecisionMiddleware:
             markcoroutinefunction(self)
 
     def __call__(self, request: Any) -> Any:
-        """Return the response to a request, with the header fields of its decisions."""
+        """Return the response, or an awaitable of it in an async stack, with the decisions' header fields."""
         if iscoroutinefunction(self):
             return self._serve(request)
         visit = visit_of(request)
@@ -185,7 +185,7 @@ def exempt(view: View) -> View:
 
 
 def limited(
-    limits: Declared,
+    limits: Declared | Callable[[Any], Declared | None],
     *,
     key: Key,
     scope: str | None = None,
@@ -198,7 +198,8 @@ def limited(
     For class-based views use ``@method_decorator(limited(...), name="dispatch")``.
 
     Args:
-        limits: ``"10/minute"``, ``"10/second; 1000/day"``, a Limit, or several. Several are one atomic decision.
+        limits: ``"10/minute"``, ``"10/second; 1000/day"``, a Limit, or several. Several are one atomic decision. Or a
+            function of the request that returns them, or None if no limit applies.
         key: Whom a request counts for. ``"ip"`` is the client's address, or the /64 network of an IPv6 address.
             ``"user"`` is the primary key of the logged-in user, else the address. ``"all"`` is everybody together. A
             function of the request returns a string, an integer or a UUID, or None to exempt the request.
@@ -223,8 +224,8 @@ def limited(
 class _ViewLimit:
     """The limits in code of one view, and whom they count."""
 
-    def __init__(self, limits: Declared, key: Key, scope: str | None, costs: Any, methods: Any) -> None:
-        self.limits = declared(limits)
+    def __init__(self, limits: Any, key: Key, scope: str | None, costs: Any, methods: Any) -> None:
+        self._limits = limits if callable(limits) else declared(limits)
         if isinstance(key, str) and key not in ("ip", "user", "all"):
             raise ValueError(f"key: must be 'ip', 'user', 'all' or a function of the request, got {key!r}.")
         # An empty list is refused, because it would say that no method is limited and could mean all of them.
@@ -234,7 +235,9 @@ class _ViewLimit:
             raise ValueError(f"methods: must be a list of at least one HTTP method in capitals, got {methods!r}.")
         self._key = key
         self._scope = None if scope is None else check_scope(scope)
-        self._costs = costs if callable(costs) else check_costs(costs)
+        if not callable(costs):
+            _ = check_costs(costs) if callable(limits) else declared_costs(self._limits, costs)
+        self._costs = costs
         self._methods = None if methods is None else frozenset(methods)
 
     def applies_to(self, request: Any) -> bool:
@@ -242,20 +245,20 @@ class _ViewLimit:
         return self._methods is None or request.method in self._methods
 
     def caller(self, request: Any) -> Any:
-        """Return the user or the key that a request is counted by, or an awaitable of it."""
+        """Return the user or the key that a request is counted by, an awaitable of it, or None."""
         if self._key == "user":
             return _user(request)
         return self._key(request) if callable(self._key) else None
 
     async def caller_awaited(self, request: Any) -> Any:
-        """Return the user or the key that a request to an asynchronous view is counted by."""
+        """Return the user or the key that a request to an async view is counted by, or None."""
         if self._key == "user":
             return await _user_awaited(request)
         found = self.caller(request)
         return await found if isinstance(found, Awaitable) else found
 
     def decide(self, visit: DjangoVisit, view: Any, caller: Any) -> None:
-        """Charge a request to the limits of a view. Raises Denied and Refusal."""
+        """Charge a request to the limits of a view, unless its key is None. Raises Denied and Refusal."""
         kind = self._key if isinstance(self._key, str) else "key"
         if kind == "ip" or (kind == "user" and caller is None):
             kind, caller = "ip", counted_address(visit.address())
@@ -264,7 +267,9 @@ class _ViewLimit:
         name = counter_key(self._scope or name_of(view), kind, caller)
         if name is not None:
             costs = self._costs(visit.request) if callable(self._costs) else self._costs
-            visit.decide(self.limits, name, costs)
+            limits = chosen(self._limits(visit.request)) if callable(self._limits) else self._limits
+            if limits is not None:
+                visit.decide(limits, name, costs)
 
 
 def _limit_called(view: Any, limit: _ViewLimit) -> Any:
@@ -308,7 +313,7 @@ def _limit_awaited(view: Any, limit: _ViewLimit) -> Any:
 
 
 def _answer(visit: DjangoVisit, exc: Denied | Refusal) -> Any:
-    """Return the response to a request that may not pass. The header fields are added when the visit is finished."""
+    """Return a new response to a request that may not pass, after noting the decision if there is one."""
     if isinstance(exc, Refusal):
         return _response(exc.answer)
     visit.note(exc.decision)

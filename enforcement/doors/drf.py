@@ -83,7 +83,7 @@ class SimpleRateThrottle(throttling.SimpleRateThrottle):
         return self.decision.allowed
 
     def wait(self) -> float | None:
-        """Return the seconds until the same request can pass, or None if it never can."""
+        """Return the seconds until the same request is worth another try, or None if no wait helps."""
         return _seconds(self.decision)
 
     def get_ident(self, request: Any) -> str:
@@ -139,7 +139,7 @@ class PolicyThrottle(throttling.BaseThrottle):
         return self.decision.allowed
 
     def wait(self) -> float | None:
-        """Return the seconds until the same request can pass, or None if it never can."""
+        """Return the seconds until the same request is worth another try, or None if no wait helps."""
         return _seconds(self.decision)
 
 
@@ -185,7 +185,9 @@ def _read(rate: str | Limit) -> tuple[Limit, ...]:
 
 
 def _as_log(limit: Limit) -> Limit:
-    """Return a limit that counts as the list of the framework does. Calendar months and years stay windows."""
+    """
+    Return a copy of a limit that counts as the list of the framework does, or the same limit if it follows a calendar.
+    """
     return limit if limit.calendar else replace(limit, algorithm="sliding_log")
 
 

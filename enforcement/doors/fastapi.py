@@ -23,7 +23,7 @@ from fastapi import Depends, FastAPI, params, routing
 from starlette.requests import ClientDisconnect, HTTPConnection
 
 from enforcement import aio
-from enforcement.decorator import Declared, declared
+from enforcement.decorator import Declared, chosen, declared, declared_costs
 from enforcement.doors._http import Refusal, TrustedProxies, check_preset
 from enforcement.doors._in_code import check_scope, counted_address, counter_key
 from enforcement.doors._openapi import describe_denials
@@ -37,7 +37,8 @@ from enforcement.doors._starlette import (
     token_of,
     visit_of,
 )
-from enforcement.plan.binding import Costs, check_costs
+from enforcement.model.limits import Limit
+from enforcement.plan.costs import Costs, check_costs
 from enforcement.plan.decision import Decision, Denied
 
 Found = str | Callable[[HTTPConnection], Any] | params.Depends
@@ -46,6 +47,9 @@ Where a key, costs or attributes come from.
 
 Either a function of the connection, called on the event loop, or a dependency, ``Depends(...)``.
 """
+
+Chooser = Callable[[HTTPConnection], Any] | params.Depends
+"""Where limits come from that depend on the request, as for :data:`Found`. None: no limit applies to the request."""
 
 _by_token: WeakKeyDictionary[Callable[..., Any], bool] = WeakKeyDictionary()
 """The dependencies made here, and whether each needs a token. OpenAPI documents their denials accordingly."""
@@ -88,15 +92,16 @@ def install(
 
 
 def limited(
-    limits: Declared, *, key: Found, scope: str | None = None, costs: Costs | Found = 1
+    limits: Declared | Chooser, *, key: Found, scope: str | None = None, costs: Costs | Found = 1
 ) -> Callable[..., Awaitable[Decision | None]]:
     """
-    Return a dependency that charges a request to limits in code.
+    Return a coroutine function for ``Depends``, which charges a request to limits in code and returns the decision.
 
     Its value is the decision. A slot of a concurrency limit is held until the response is complete.
 
     Args:
-        limits: ``"100/minute"``, ``"10/second; 1000/day"``, a Limit, or several. Several are one atomic decision.
+        limits: ``"100/minute"``, ``"10/second; 1000/day"``, a Limit, or several. Several are one atomic decision. Or a
+            source of them, see :data:`Chooser`.
         key: Whom a request counts for. ``"ip"`` is the client's address, or the /64 network of an IPv6 address.
             ``"all"`` is everybody together. Anything else is a source, see :data:`Found`, of a string, an integer or a
             UUID; None exempts the request, and there is no decision.
@@ -106,15 +111,16 @@ def limited(
         ValueError: Limits, key, scope or costs are not valid.
         TypeError: *limits* holds something that is not a limit.
     """
-    values, whom = declared(limits), _Whom(key, scope)
-    finding_key, finding_costs = _finding(key), _finding(_checked(costs))
+    values, whom = _declared(limits), _Whom(key, scope)
+    finding_key, finding_costs = _finding_both(values, key), _finding(_checked(costs, values))
 
     async def dependency(
         connection: HTTPConnection, caller: Any = finding_key, cost: Any = finding_costs
     ) -> Decision | None:
         visit = visit_of(connection)
-        name = whom.key(visit, caller)
-        return None if name is None else await visit.decide(values, name, cost)
+        applied, found = _both(values, caller)
+        name = whom.key(visit, found)
+        return None if name is None or applied is None else await visit.decide(applied, name, cost)
 
     _by_token[dependency] = False
     return dependency
@@ -122,7 +128,8 @@ def limited(
 
 def check(*, costs: Costs | Found = 1, attributes: Found | None = None) -> Callable[..., Awaitable[Decision]]:
     """
-    Return a dependency that charges a request to the published policies of its token.
+    Return a coroutine function for ``Depends``, which charges a request to its token's policies and returns the
+    decision.
 
     Its value is the decision. Slots are held until the response is complete; ``charge_on`` looks at its status.
 
@@ -145,7 +152,7 @@ def check(*, costs: Costs | Found = 1, attributes: Found | None = None) -> Calla
 
 
 def admit(
-    limits: Declared | None = None,
+    limits: Declared | Chooser | None = None,
     *,
     key: Found | None = None,
     scope: str | None = None,
@@ -153,7 +160,7 @@ def admit(
     attributes: Found | None = None,
 ) -> Callable[..., AsyncIterator[Admission]]:
     """
-    Return a dependency that charges an estimate, and whose value is an :class:`Admission`.
+    Return an async generator function for ``Depends``, which charges an estimate and yields an :class:`Admission`.
 
     Settle the admission with the real cost. If the path operation raises an exception, the estimate is given back,
     unless it was settled. If the client leaves, it stays charged: what was sent until then may have cost as much. Slots
@@ -167,9 +174,10 @@ def admit(
     """
     if limits is not None and key is None:
         raise ValueError("key: is required for limits in code.")
-    values = None if limits is None else declared(limits)
+    values = None if limits is None else _declared(limits)
     whom = _Whom(key or "all", scope)
-    finding_key, finding_costs, finding_attributes = _finding(key), _finding(_checked(costs)), _finding(attributes)
+    finding_costs = _finding(_checked(costs, values))
+    finding_key, finding_attributes = _finding_both(values, key), _finding(attributes)
 
     async def dependency(
         connection: HTTPConnection,
@@ -181,11 +189,12 @@ def admit(
         if values is None:
             opening = visit.limiter.open_admission(visit.token(), costs=cost, attributes=visit.describe(more))
         else:
-            name = whom.key(visit, caller)
-            if name is None:
+            applied, found = _both(values, caller)
+            name = whom.key(visit, found)
+            if name is None or applied is None:
                 yield Admission(None)
                 return
-            opening = visit.limiter.open_admission(values, name, cost)
+            opening = visit.limiter.open_admission(applied, name, cost)
         admission = await visit.hold(opening, to_settle=True)
         try:
             yield Admission(admission)
@@ -202,7 +211,7 @@ def admit(
 
 
 async def get_limiter(connection: HTTPConnection) -> aio.Limiter:
-    """Return the installed limiter. A dependency for path operations that use it directly."""
+    """Return the installed limiter, as a dependency of path operations that use it directly."""
     return visit_of(connection).limiter
 
 
@@ -235,7 +244,7 @@ class Admission:
 
 
 def _around(own: Callable[[Any], AbstractAsyncContextManager[Any]], gate: Gate) -> Any:
-    """Return a lifespan that starts and closes the limiter around the application's own."""
+    """Return a lifespan around the application's own, which starts the limiter if policies are used, and closes it."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[Any]:
@@ -270,12 +279,41 @@ class _Whom:
             return counter_key(self._scope or visit.operation(), self._kind, found)
 
 
-def _checked(costs: Any) -> Any:
-    return costs if callable(costs) or isinstance(costs, params.Depends) else check_costs(costs)
+def _checked(costs: Any, limits: Any = None) -> Any:
+    """Return *costs* unchanged, after checking them if they are known, also against the limits if these are known."""
+    if callable(costs) or isinstance(costs, params.Depends):
+        return costs
+    return declared_costs(limits, costs) if isinstance(limits, tuple) else check_costs(costs)
+
+
+def _declared(limits: Any) -> Any:
+    """Return limits as a tuple of Limit values, or unchanged if they are a function or a ``Depends``."""
+    return limits if callable(limits) or isinstance(limits, params.Depends) else declared(limits)
+
+
+def _finding_both(limits: Any, key: Any) -> Any:
+    """Return a ``Depends`` whose value is the key, or the limits and the key if the limits depend on the request."""
+    if limits is None or isinstance(limits, tuple):
+        return _finding(key)
+
+    finding_limits, finding_key = _finding(limits), _finding(key)
+
+    async def both(some: Any = finding_limits, caller: Any = finding_key) -> tuple[Any, Any]:
+        return some, caller
+
+    return Depends(both)
+
+
+def _both(limits: Any, found: Any) -> tuple[tuple[Limit, ...] | None, Any]:
+    """Return the limits, or None, and the key, from known limits or from the value of :func:`_finding_both`."""
+    return (limits, found) if isinstance(limits, tuple) else (chosen(found[0]), found[1])
 
 
 def _finding(what: Any) -> Any:
-    """Return the ``Depends`` of a parameter, whose value is that of a function, of another ``Depends``, or as given."""
+    """
+    Return *what* if it is a ``Depends``, else a new ``Depends`` whose value is *what*, or its result if it is a
+    function.
+    """
     if isinstance(what, params.Depends):
         return what
 
@@ -304,7 +342,7 @@ def _document(app: FastAPI) -> None:
 
 
 def _operations(app: FastAPI) -> Iterator[tuple[Any, Any]]:
-    """Yield each route that has dependencies, with its dependencies."""
+    """Yield the route of each path operation, and its ``dependant``, which has its dependencies."""
     # In newer versions of FastAPI, an included router is a route that contains routes.
     flatten: Callable[[Any], Any] = getattr(routing, "iter_route_contexts", iter)
     for route in flatten(app.routes):

@@ -89,7 +89,7 @@ class _RequestBody:
                 yield message["body"]
 
     async def skip(self) -> None:
-        """Read a body that is known to be empty."""
+        """Read and drop a body that is known to be empty."""
         async for _ in self.chunks():
             pass
 
@@ -111,7 +111,7 @@ class Upstream:
         self._proxies = proxies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Forward one HTTP request to the upstream, and send its response to the client. Anything else is refused."""
+        """Forward one HTTP request to the upstream, and send its response to the client, or refuse anything else."""
         if scope["type"] != "http":
             await receive()
             await send({"type": "websocket.close", "code": 1003, "reason": "This proxy only forwards HTTP requests."})
@@ -261,7 +261,7 @@ async def _while_watching(work: Coroutine[Any, Any, None], watch: Coroutine[Any,
 
 
 def _passing(headers: Iterable[tuple[bytes, bytes]], own: frozenset[bytes]) -> RawHeaders:
-    """Return the header fields to forward to the next hop, including repeated ones."""
+    """Return the header fields to forward, with names in lower case, without those of this hop and those in *own*."""
     fields = [(name.lower(), value) for name, value in headers]
     named = {part.strip().lower() for name, value in fields if name == b"connection" for part in value.split(b",")}
     return [(name, value) for name, value in fields if name not in _HOP_BY_HOP | own and name not in named]
@@ -269,7 +269,8 @@ def _passing(headers: Iterable[tuple[bytes, bytes]], own: frozenset[bytes]) -> R
 
 def _credential_fields(headers: Iterable[tuple[bytes, bytes]]) -> frozenset[bytes]:
     """
-    Return the name of the header field that held the token, or an empty set. It must not reach the upstream or its log.
+    Return a set of the names of the header fields that held the token, or an empty set. They must not reach the
+    upstream or its log.
     """
     fields = {name: value.decode("latin-1") for name, value in headers if name in (b"authorization", b"x-api-key")}
     token = find_token(fields.get(b"authorization"), fields.get(b"x-api-key"))

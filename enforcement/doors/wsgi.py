@@ -61,7 +61,7 @@ class LimitMiddleware(Guard[App, Limiter, Environ]):
 
     @staticmethod
     def make_lock() -> threading.Lock:
-        """Return a lock that allows the limiter to be started only once."""
+        """Return a new lock for threads, which allows the limiter to be started only once."""
         return threading.Lock()
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
@@ -99,7 +99,8 @@ class LimitMiddleware(Guard[App, Limiter, Environ]):
 
     def _admit(self, limiter: Limiter, environ: Environ) -> Decision | Admission:
         """
-        Return the decision that admits a request, or an admission if it holds slots or is charged by status.
+        Charge a request, and return its decision, or an admission if it holds slots or is charged by status. Raises
+        Refusal or Denied if it may not pass.
 
         Raises:
             Refusal, Denied: The request may not pass.
@@ -132,7 +133,7 @@ class LimitMiddleware(Guard[App, Limiter, Environ]):
 
 
 def _adding(ours: list[Header], start_response: StartResponse) -> StartResponse:
-    """Return a ``start_response`` that adds our header fields to those of the application."""
+    """Return a ``start_response`` that adds our header fields to those of the application and calls the given one."""
 
     def starting(status: str, headers: list[Header], *error: Any) -> Callable[[bytes], object]:
         return start_response(status, headers + list(joining((name for name, _ in headers), ours)), *error)

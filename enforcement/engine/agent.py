@@ -57,7 +57,7 @@ class Hooks(Protocol):
         """Open the breaker of an unavailable store, for a *reason* that begins with its cause and a colon."""
 
     def recovered(self) -> bool:
-        """Replay charges to a store that answers, decide with it again, and return False if that does not work yet."""
+        """Replay charges to a store that answers, decide with it again, and return whether that worked."""
 
     def settle(self) -> None:
         """Replay the charges that could not be replayed when the store came back."""
@@ -79,6 +79,7 @@ class Agent:
         duty_failures: Decides whether a duty may fail alone, because a part of the store is unavailable.
         fallbacks: See :class:`Heartbeat`.
         overflowing: See :class:`Heartbeat`.
+        unmetered: See :class:`Heartbeat`.
         failed: Called with the cause of each failed call of this thread.
 
     Attributes:
@@ -100,6 +101,7 @@ class Agent:
         duty_failures: DutyFailures | None = None,
         fallbacks: Callable[[], int] = lambda: 0,
         overflowing: Callable[[], Sequence[Sequence[str]]] = list,
+        unmetered: Callable[[], Sequence[Sequence[str]]] = list,
         failed: Callable[[str], None] = lambda cause: None,
     ) -> None:
         self.documents = documents
@@ -113,9 +115,8 @@ class Agent:
         self._look = look
         self._duty_failures = duty_failures or DutyFailures()
         self._failed = failed
-        self._heartbeat = Heartbeat(
-            identity, keys, documents, usage, self.clock, fallbacks=fallbacks, overflowing=overflowing
-        )
+        reports = {"overflowing": overflowing, "unmetered": unmetered}
+        self._heartbeat = Heartbeat(identity, keys, documents, usage, self.clock, fallbacks=fallbacks, **reports)
         self._lost_since_us: int | None = None
         self._thread: threading.Thread | None = None
         self._begin()
@@ -175,7 +176,10 @@ class Agent:
 
     @property
     def degraded_since_us(self) -> int | None:
-        """When the store, or a part of it, became unavailable, or None if all of it is available."""
+        """
+        When the store, or a part of it, became unavailable, in microseconds since the epoch, or None if all is
+        available.
+        """
         return self._partly_lost_since_us if self._lost_since_us is None else self._lost_since_us
 
     @property
@@ -189,7 +193,7 @@ class Agent:
         return self._loader.confirmed_at
 
     def unconfirmed_for(self) -> float:
-        """Return for how many seconds the store has not confirmed the documents."""
+        """Return the seconds since the store last confirmed the documents, or since the start if it never did."""
         return self._loader.unconfirmed_for()
 
     def start(self) -> None:
@@ -219,7 +223,9 @@ class Agent:
         self._wake.set()
 
     def wait_loaded(self, timeout: float) -> bool:
-        """Wait until there are documents, from the store or from disk, and return whether there are."""
+        """
+        Wait at most *timeout* seconds for documents, from the store or from disk, and return whether there are any.
+        """
         return self._loaded.wait(timeout)
 
     def after_fork(self) -> None:
@@ -255,7 +261,9 @@ class Agent:
         self._leave()
 
     def _turn(self) -> None:
-        """Run the duties that are due, then apply changes from the log until another duty is due."""
+        """
+        Probe a store that is unavailable, else run the duties that are due and apply changes until another one is due.
+        """
         if self._lost_since_us is not None:
             self._probe()
             return
@@ -269,7 +277,7 @@ class Agent:
         self._work()
 
     def _settled(self) -> bool:
-        """Replay charges if ``wake()`` was called, and return False if the store did not accept them."""
+        """Replay charges if ``wake()`` was called, and return False if the store did not accept them, else True."""
         if not self._wake.is_set():
             return True
         self._wake.clear()
@@ -286,7 +294,7 @@ class Agent:
         self._attempt("log", self._follow)
 
     def _attempt(self, duty: str, act: Callable[[], None]) -> None:
-        """Run a duty, and if it fails, log that where the store allows the other duties to go on."""
+        """Run a duty, and if it fails, log that, or raise the error if the other duties cannot go on either."""
         try:
             act()
         except STORE_ERRORS as exc:

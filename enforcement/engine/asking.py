@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from enforcement.failover.health import Health
-from enforcement.lua import library_source
+from enforcement.lua import load_command
 from enforcement.plan import commands
 from enforcement.plan.commands import Steps
 from enforcement.plan.plan import Plan
@@ -53,7 +53,7 @@ class Asker:
 
     def asking(self, request: Request[Plan], *, registers: bool, result: object = None) -> Steps:
         """
-        Ask the store to decide a request on counters of one slot, and return an :class:`Answer`.
+        Yield the commands that decide a request on counters of one slot, and return an :class:`Answer`.
 
         Args:
             registers: Whether the store must first register the attribute values that are new to it. A value that its
@@ -66,7 +66,7 @@ class Asker:
         for _ in range(2):  # again with the store's time, if that lies in another calendar window
             try:
                 raw = yield from self.calling(encode(request, now_us, clock=self._clock), result)
-                reply, overflowed = reads(raw, request.width)
+                reply, overflowed = reads(raw, request.plan, request.width)
             except StoreError as exc:
                 health.failed(exc)
                 return Answer(cause=exc.cause, error=exc)
@@ -80,7 +80,7 @@ class Asker:
 
     def calling(self, command: bytes, result: object = None) -> Steps:
         """
-        Send a command, send it again if it surely was not executed, and return the reply.
+        Yield a command unless *result* is given, again if it surely was not executed, and return the reply.
 
         Args:
             result: As for :meth:`asking`.
@@ -108,7 +108,7 @@ class Asker:
         if not isinstance(exc, LibraryMissing):
             return
         try:
-            yield resp.pack(("FUNCTION", "LOAD", "REPLACE", library_source()))
+            yield resp.pack(load_command())
         except StoreError as refused:
             # If the account may not load functions, report the missing library, and not an account without rights.
             raise exc if refused.cause == "auth" else refused from None

@@ -60,7 +60,8 @@ class ChangeLogReader:
 
     def entries(self, after: str, until: float, wake: threading.Event) -> Sequence[LogChange]:
         """
-        Return the entries of the change log after the id *after*, or an empty sequence if none arrives in time.
+        Wait for entries of the change log after the id *after*, and return them, or an empty sequence if none arrives
+        in time.
 
         Args:
             until: When to return if no entry arrives, seconds by *monotonic*.

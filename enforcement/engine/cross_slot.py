@@ -46,7 +46,9 @@ class Part:
 
 
 def parts_of(plan: LivePlan) -> tuple[Part, ...]:
-    """Return the parts of a plan in the order in which they are asked, the global part last."""
+    """
+    Return a plan split into parts of one hash tag each, in the order in which they are asked, the global part last.
+    """
     bounds = plan.bounds
     by_tag = together(range(len(bounds)), lambda i: bounds[i].tag)
     ordered = sorted(by_tag, key=lambda indexes: bounds[indexes[0]].scope == "global")
@@ -76,21 +78,21 @@ class _Outcome:
 
     @property
     def by_store(self) -> bool:
-        """Whether the node decided."""
+        """Whether the node of the part decided, and not this process."""
         return self.answer.reply is not None
 
     @property
     def passed(self) -> bool:
-        """Whether every limit of the part admits the request."""
+        """Whether no limit of the part denies the request."""
         return self.reply.passed
 
     @property
     def charged(self) -> bool:
-        """Whether permits were charged."""
+        """Whether permits were to be charged and no limit of the part denied the request."""
         return self.request.charge and self.reply.passed
 
     def refunds(self) -> Iterator[tuple[BoundLimit, int, int]]:
-        """Yield each limit that was charged, its charge as a negative number, and the mark of its window."""
+        """Yield each limit that took permits or slots, the negative number of them, and the mark of its window."""
         for i, bound in self.reply.charged(self.request.plan.bounds):
             if cost := bound.cost_of(self.request.costs):
                 yield bound, -cost, self.reply.mark(i)
@@ -131,7 +133,7 @@ class CrossSlot:
 
     def asking(self, request: Request[LivePlan], *, registers: bool) -> Steps:
         """
-        Decide a request part by part, and return a :class:`Verdict`.
+        Yield the commands that decide a request part by part and undo it after a denial, and return a :class:`Verdict`.
 
         A part is charged only if all parts before it admit the request.
 
@@ -158,7 +160,7 @@ class CrossSlot:
 
     def _asking(self, part: Part, request: Request[LivePlan], *, registers: bool) -> Steps:
         """
-        Decide one part by its node, or in this process if the node is unavailable, and return the outcome.
+        Yield the commands that decide one part by its node, or decide it here if that is away, and return the outcome.
 
         Returns:
             An :class:`_Outcome`.
@@ -181,7 +183,7 @@ class CrossSlot:
 
     def _undoing(self, outcomes: Sequence[_Outcome]) -> Steps:
         """
-        Give back what the parts before the one that denied have charged, and return the outcomes of all parts.
+        Yield the commands that give back what the parts have charged, and return the outcomes of all parts after that.
 
         Returns:
             The outcomes of all parts after that. Those that were undone are asked again without a charge.
@@ -202,7 +204,7 @@ class CrossSlot:
 
     def _undo_here(self, rows: Sequence[tuple[BoundLimit, int, int]], outcome: _Outcome) -> None:
         """
-        Undo the charges that this process made for a part.
+        Undo the charges that this process made for a part, and add the corrections to the journal.
 
         If the call to the node may have been executed, the slots that it may have taken there are freed as well.
         """
@@ -233,7 +235,7 @@ def _overflowed(plan: LivePlan, outcomes: Sequence[_Outcome]) -> list[int]:
 
 
 def _merged(plan: LivePlan, outcomes: Sequence[_Outcome]) -> Reply:
-    """Return the replies of all parts as one reply, in the order of the plan's bounds."""
+    """Return the replies of all parts as one new reply, in the order of the plan's bounds."""
     numbers = [int(all(outcome.passed for outcome in outcomes)), max(outcome.reply.now_us for outcome in outcomes)]
     rows = {
         index: [*outcome.reply.row(i), outcome.reply.mark(i)]

@@ -23,10 +23,10 @@ from enforcement.model.keys import Keys
 from enforcement.model.matching import Attributes
 from enforcement.model.partitions import TRUST_SECONDS
 from enforcement.plan import commands
-from enforcement.plan.binding import Costs, check_costs
 from enforcement.plan.commands import Steps
+from enforcement.plan.costs import Costs
 from enforcement.plan.decision import Decision
-from enforcement.plan.reply import MARKED, PLAIN, Reply
+from enforcement.plan.reply import MARKED, PLAIN, Reply, read
 from enforcement.plan.request import Request
 from enforcement.state.counts import DecisionCounts
 from enforcement.state.denial_cache import Denials
@@ -37,7 +37,6 @@ from enforcement.state.published import PublishedState
 from enforcement.state.usage import states_of
 from enforcement.store import errors, resp
 from enforcement.store.errors import StoreError
-from enforcement.store.resp import numbers
 
 TOKEN_TRUST_SECONDS: Final = 600.0
 """How long tokens are accepted while the store cannot confirm the documents. One may have been revoked meanwhile."""
@@ -93,7 +92,8 @@ class Decider:
 
     def finding(self, token: object, attributes: Attributes | None) -> Steps:
         """
-        Return the plan of a request with this token, or a denial if the token may not be used.
+        Yield the command that reads an unknown token, and return a request's plan, or a denial if the token may not be
+        used.
 
         Raises:
             ValueError: The attributes are not a small mapping of strings.
@@ -112,7 +112,7 @@ class Decider:
 
     def _fetching(self, name: str) -> Steps:
         """
-        Read a token's document from the store, and return its entry, or a denial if the store cannot be read.
+        Yield the commands that read a token's document, and return its entry, or a denial if the store cannot be read.
 
         Args:
             name: Digest of the token.
@@ -122,9 +122,11 @@ class Decider:
             return refusal("degraded_denied")
         generation = self.documents.generation
         try:
-            document = yield resp.pack(("GET", self._keys.token(name)))
-            # A store that has lost its data has no token at all, so this one may still be valid.
-            lost = document is None and (yield resp.pack(("HGET", self._keys.documents, "revision"))) is None
+            found = yield resp.pack(("MGET", self._keys.token(name), self._keys.revision))
+            document, revision = resp.items(found, 2)
+            # A store that has lost its data has no token at all, so this one may still be valid. One that 0.2 published
+            # to has the revision in its documents only.
+            lost = document is revision is None and not (yield resp.pack(("HGET", self._keys.documents, "revision")))
         except StoreError as exc:
             self._health.failed(exc)
             if breaker.open:  # the store cannot be read either, so the next request must not try
@@ -135,7 +137,7 @@ class Decider:
         return self.documents.remember(name, document, generation)
 
     def _refused(self, decision: Decision) -> Decision:
-        """Count and return a denial for which no counter was read."""
+        """Count a denial for which no counter was read, and return it."""
         self._counts.count(decision.source, decision.reason)
         return decision
 
@@ -143,25 +145,26 @@ class Decider:
 
     def begin(self, plan: LivePlan, costs: Costs, charge: bool, ident: str) -> Decision | bytes | None:
         """
-        Return the decision if no call to the store is needed, else the command that asks the store, or None.
-
-        The arguments are those of :class:`~enforcement.plan.request.Request`.
+        Return the decision if no call is needed, else the encoded command to send, or None if one command is not
+        enough.
 
         Returns:
             The decision, or the encoded command by which the store decides. None if one command is not enough, so that
             :meth:`deciding` must be run.
         Raises:
-            ValueError: The costs are not valid.
+            ValueError: The costs are not valid, or limits in code would not count them.
         """
         if type(costs) is not int or costs != 1:
-            check_costs(costs)
+            plan.check(costs)
         # Each is read once, since another thread may drop it.
         if (lease := plan.lease) is not None and charge and not ident:
             held = self.one_from_lease(plan) if costs == 1 else self._from_lease(plan, lease, costs)
             if held is not None:
                 return held
-        if not plan.bounds:
-            return self._unlimited(plan, costs)
+        if plan.counts_no_requests:
+            if not plan.bounds:
+                return self._unlimited(plan, costs)
+            plan.check(costs)
         if (denial := plan.denied) is not None and charge and (known := self._known(plan, denial, costs)) is not None:
             return known
         if self._breaker.open:
@@ -177,7 +180,8 @@ class Decider:
 
     def _command(self, plan: LivePlan, costs: Costs, charge: bool, ident: str) -> bytes | None:
         """
-        Return the command by which the store decides, or None, and keep the usual one of cost 1.
+        Return the encoded command that decides a request, or None if its counters need several, and keep that of cost
+        1.
 
         Returns:
             None if the counters lie in several slots of a cluster, so that one command is not enough.
@@ -197,22 +201,22 @@ class Decider:
 
     def answer(self, plan: LivePlan, costs: Costs, charge: bool, ident: str, raw: object) -> Decision | None:
         """
-        Return the decision in a reply of the store, or None if the store made no decision.
-
-        The other arguments are those of :meth:`begin`.
+        Return a new decision from a raw reply, counted if it was to charge, or None if the store did not decide.
 
         Args:
-            raw: The store's reply to the command of :meth:`begin`.
+            raw: The store's reply to the command of :meth:`begin`, which was called with the other arguments.
         Returns:
             None if the store made no decision, so that :meth:`deciding` must be run with the same reply.
         Raises:
             StoreError: The reply has the wrong format.
         """
-        reply = Reply(numbers(raw), MARKED if ident else PLAIN)
+        reply = read(raw, len(plan.bounds), MARKED if ident else PLAIN)
         return self._decision(plan, costs, charge, ident, reply) if reply.numbers[0] >= 0 else None
 
     def _decision(self, plan: LivePlan, costs: Costs, charge: bool, ident: str, reply: Reply) -> Decision:
-        """Count and return the decision in a reply of the store."""
+        """
+        Return a new decision from a reply of the store, count it if it was to charge, and keep the reply in the plan.
+        """
         if self._breaker.failures:
             self._breaker.succeeded()
         passed = reply.numbers[0] == 1
@@ -226,6 +230,8 @@ class Decider:
                 self._counts.count("store", decision.reason)
                 if not ident and not self._clock:
                     self._denials.remember(plan, costs, decision)
+        if plan.counts_units:
+            self._planner.unmetered.note(plan, decision.on(costs))
         plan.last = reply
         if charge and plan.usage is not None:
             self._count(plan, costs, reply, passed)
@@ -246,7 +252,7 @@ class Decider:
 
     def _from_lease(self, plan: LivePlan, lease: Lease, costs: Costs) -> Decision | None:
         """
-        Return the decision on a request of another cost than 1 by leased permits, or None if there are too few.
+        Take leased permits for a request of another cost than 1, and return the decision that allows it, or None.
 
         Returns:
             None if the lease has too few permits, so that the store must decide.
@@ -264,7 +270,8 @@ class Decider:
 
     def one_from_lease(self, plan: LivePlan) -> Decision | None:
         """
-        Return the decision on a request of cost 1 by a leased permit, or None if there is no permit.
+        Take a leased permit for a request of cost 1, and return the decision that allows it, or None if there is no
+        permit.
 
         Returns:
             None if the plan has no lease or no permit is left, so that the store must decide.
@@ -278,7 +285,7 @@ class Decider:
         return None if left < 0 else Decision(True, "ok", "lease", plan, lease.reply, left)
 
     def _unlimited(self, plan: LivePlan, costs: Costs) -> Decision:
-        """Return the decision on a request to which no limit applies."""
+        """Count and return a new decision on a request without limits, a denial if the documents are too old."""
         if self._health.connector.is_open() and self._distrusts(plan):
             return self._refused(self._planner.refusal("degraded_denied"))
         reply = Reply((1, self._health.now_us()))
@@ -289,14 +296,15 @@ class Decider:
 
     def resetting(self, plan: LivePlan) -> Steps:
         """
-        Yield the commands that delete the counters of a plan, and drop what this process knows of them.
+        Yield the commands that delete the counters of a plan, and drop what this process knows of these counters.
 
         Raises:
             StoreError: The store cannot be reached, or refused a command.
         """
         # Permits leased before the reset must not be handed out or returned after it.
         yield from self._leases.returning(plan.keys)
-        yield from self._asker.calling(resp.pack(commands.reset(plan.keys)))
+        for group in self._health.connector.groups(plan.bounds, lambda bound: bound.tag):
+            yield from self._asker.calling(resp.pack(commands.reset([bound.key for bound in group])))
         plan.last = None
         self._health.fallback.forget(plan.keys)
         self._denials.forget()
@@ -305,7 +313,7 @@ class Decider:
 
     def deciding(self, request: Request[LivePlan], result: object = None) -> Steps:
         """
-        Return the decision of the store, or of this process if the store does not decide.
+        Yield the commands that decide a request, and return the decision of the store, or of this process without it.
 
         Args:
             result: The reply to the command of :meth:`begin`, or the StoreError that it raised. None if no command was
@@ -327,7 +335,7 @@ class Decider:
         return self._decision(request.plan, request.costs, request.charge, request.ident, answer.reply)
 
     def _judged(self, request: Request[LivePlan], verdict: Verdict) -> Decision:
-        """Return the decision of a request that was decided in several slots."""
+        """Return a new decision on a request that was decided in several slots, counted if it was to charge."""
         if verdict.by_store:
             return self._decision(request.plan, request.costs, request.charge, request.ident, verdict.reply)
         decision = self._degraded(request, verdict.reply, verdict.reason)
@@ -339,7 +347,7 @@ class Decider:
         self, request: Request[LivePlan], overflowed: Sequence[int], began: float | None
     ) -> Request[LivePlan]:
         """
-        Return the request with the plan of the counters that were used, and keep that plan.
+        Return a copy of the request with the plan of the counters that were used, and keep that plan.
 
         Args:
             overflowed: For each unregistered value, 1 if its overflow counter was used, 0 if its own was.
@@ -354,7 +362,7 @@ class Decider:
 
     def _fall_back(self, request: Request[LivePlan], answer: Answer = NOT_ASKED) -> Decision:
         """
-        Return the decision that this process makes without the store.
+        Decide a request in this process, count the decision as a fallback, and return it.
 
         Args:
             answer: Why the store made no decision.
@@ -373,21 +381,18 @@ class Decider:
         return decision
 
     def _degraded(self, request: Request[LivePlan], reply: Reply, reason: str) -> Decision:
-        """Count and return a decision that this process made, at least for some of the counters."""
+        """Return a new decision that this process made for some counters or all, and count it as a fallback."""
         plan = request.plan
         self.fallbacks += 1
         if request.charge:
             self._counts.count("fallback", reason)
             if plan.usage is not None:
                 self._count(plan, request.costs, reply, reply.passed)
-        return Decision(reply.passed, reason, "fallback", plan, reply)
+        decision = Decision(reply.passed, reason, "fallback", plan, reply)
+        return decision.on(request.costs) if plan.counts_units else decision
 
     def _distrusts(self, plan: LivePlan) -> bool:
-        """
-        Return whether the documents behind a plan are too old to be used.
-
-        Limits in code are never too old, because they depend on no document.
-        """
+        """Return whether the documents behind a plan are too old to be used. Limits in code depend on none."""
         return plan.usage is not None and self._unconfirmed_for() > TOKEN_TRUST_SECONDS
 
 

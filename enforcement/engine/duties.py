@@ -104,7 +104,7 @@ class DocumentLoader:
         self.confirmed_at: float | None = None
 
     def unconfirmed_for(self) -> float:
-        """Return for how many seconds the store has not confirmed the documents."""
+        """Return the seconds since the store last confirmed the documents, or since the start if it never did."""
         return self._clock.monotonic() - (self._begun_at if self.confirmed_at is None else self.confirmed_at)
 
     def resume(self) -> None:
@@ -144,7 +144,7 @@ class DocumentLoader:
             self.confirmed_at = self._clock.monotonic()
 
     def _load_anew(self) -> None:
-        """Load all documents, and read the log from there on."""
+        """Load all documents, and if that works, read the log from there on."""
         if self._load():
             self._change_log.close()
             self.cursor = f"{self._documents.current.revision}-0"

@@ -59,7 +59,7 @@ class Engine:
         self.keys = Keys(settings.prefix)
         self.documents = PublishedState()
         self.counts = DecisionCounts()
-        connector = connector_of(settings.url, settings.timeout)
+        connector = connector_of(settings.url, settings.timeout, settings.credentials)
         self.fallback = Fallback(held=lambda key: self.slots.held(key))
         self.health = Health(
             connector,
@@ -75,15 +75,13 @@ class Engine:
         self.agent, self.usage = self._make_agent(connector)
         # With a test's clock, which does not move by itself, nothing may be leased, because leases end by real time.
         fleet = self._fleet if settings.clock is None else None
-        ids = DecisionIds(
-            lambda: self.agent.identity.id,
-            self.health.now_us,
-            lambda: settings.decision_key or self.documents.decision_key,
-        )
+        ids = DecisionIds(lambda: self.agent.identity.id, self.health.now_us, self._decision_key)
         self.planner = Planner(self.keys, self.documents, self.usage, self.health.now_us, fleet=fleet, ids=ids)
         self.denials = Denials(self.documents, self.counts)
         self.leases = LeaseKeeper(self.health, self.denials, fleet=self._fleet)
         self.slots = SlotKeeper(self.health.background, renews=settings.clock is None)
+        # A clock that was set ahead has ended slots, perhaps all of them.
+        self.agent.clock.on_jump = self.slots.renew_soon
         self.decider = Decider(
             self.keys,
             self.documents,
@@ -111,14 +109,18 @@ class Engine:
             look=connector.look,
             duty_failures=connector.duty_failures,
             fallbacks=lambda: self.decider.fallbacks,
-            overflowing=lambda: self.planner.plan_cache.overflowing(monotonic()),
+            overflowing=lambda: self.planner.plan_cache.full.at(monotonic()),
+            unmetered=lambda: self.planner.unmetered.now(),
             failed=self.counts.failed,
         )
         return agent, usage
 
     def reservation(self, plan: LivePlan, costs: Costs, decision: Decision, ident: str) -> Reservation:
-        """Return the reservation of a decision that was made with *ident*."""
+        """Return a new reservation for a decision that was made with *ident*."""
         return Reservation(self.health, self.denials, plan, costs, decision, ident)
+
+    def _decision_key(self) -> str:
+        return self.settings.decision_key or self.documents.decision_key
 
     def _fleet(self) -> int:
         return max(1, self.agent.fleet_size)
@@ -130,7 +132,7 @@ class Engine:
 
     def start_quietly(self) -> None:
         """
-        Start the background threads without waiting for documents, which limits in code do not need.
+        Start the background threads without waiting for documents, unless the limiter has the clock of a test.
 
         With a test's clock nothing is started.
         """
@@ -164,7 +166,7 @@ class Engine:
         return "degraded" if self.health.breaker.open else self.agent.state
 
     def stats(self, timing: Timing | None) -> Stats:
-        """Return the statistics of this process, without taking a lock that a decision waits for."""
+        """Return a new record of this process's statistics, without taking a lock that a decision waits for."""
         agent, held, used, from_lease = self.agent, *self.leases.counts()
         servers_away, outages = self.health.outages()
         rows = [*self.counts.decisions().items(), (("lease", "ok"), from_lease)]
@@ -179,6 +181,7 @@ class Engine:
             fleet_size=agent.fleet_size,
             clock_offset_us=agent.clock_offset_us,
             decisions=tuple(DecisionCount(*name, count) for name, count in rows if count),
+            would_deny=self.usage.would_deny,
             store_failures=dict(self.counts.failures),
             servers_away=servers_away,
             outages=outages,

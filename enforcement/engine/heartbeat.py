@@ -35,7 +35,7 @@ class Identity:
     version: str
 
     def of_child(self) -> Identity:
-        """Return the identity of this process, which was forked from the process with the present identity."""
+        """Return a new identity for this process, which was forked from the process with the present identity."""
         pid = os.getpid()
         return replace(self, id=f"{self.id[:80]}-{pid}-{secrets.token_hex(2)}", pid=pid)
 
@@ -52,6 +52,7 @@ class Heartbeat:
         clock: Adopts the time in each reply.
         fallbacks: Returns how many decisions were made without the store.
         overflowing: Returns project id, policy id and name of each limit that lately had no room for a value.
+        unmetered: Returns project id, policy slug and name of each limit that requests lately gave no cost for.
 
     Attributes:
         identity: That of this instance. A forked child gets its own.
@@ -69,6 +70,7 @@ class Heartbeat:
         *,
         fallbacks: Callable[[], int],
         overflowing: Callable[[], Sequence[Sequence[str]]],
+        unmetered: Callable[[], Sequence[Sequence[str]]],
     ) -> None:
         self.identity = identity
         self.fleet_size = 1
@@ -80,6 +82,7 @@ class Heartbeat:
         self._clock = clock
         self._fallbacks = fallbacks
         self._overflowing = overflowing
+        self._unmetered = unmetered
         self._started_at_us = clock.wall_us()
         self._sizes: deque[tuple[float, int]] = deque()
 
@@ -95,7 +98,8 @@ class Heartbeat:
 
     def send(self, client: StoreClient, state: str, degraded_since_us: int | None) -> None:
         """
-        Send one heartbeat to the store, and set the clock and the fleet size from the reply. Raises redis-py's errors.
+        Send one heartbeat, set the clock by the reply, and set the fleet size to the highest of the last ten minutes.
+        Raises redis-py's errors.
 
         Args:
             state: ``starting``, ``ok`` or ``degraded``.
@@ -134,6 +138,7 @@ class Heartbeat:
             },
             "degraded_since_us": degraded_since_us,
             "overflowing": self._overflowing(),
+            "unmetered": self._unmetered(),
         }
 
     def _count_fleet(self, alive: int) -> None:

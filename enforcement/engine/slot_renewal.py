@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Iterator, Sequence
 from time import monotonic
 
 from enforcement.logs import RateLimitedLogger
-from enforcement.model.keys import together
+from enforcement.model.keys import marker_beside, together
 from enforcement.plan import commands
 from enforcement.plan.binding import BoundLimit
+from enforcement.plan.commands import Correction
+from enforcement.plan.reply import read_corrected
 from enforcement.state.reservation import Reservation
 from enforcement.store import resp
 from enforcement.store.connector import Pipe
@@ -47,7 +50,7 @@ class SlotKeeper:
         self._begin()
 
     def keep(self, reservation: Reservation) -> None:
-        """Add a reservation whose slots are renewed in the background until it is dropped."""
+        """Add a reservation, if it has slots, which are renewed in the background until it is dropped."""
         slots = reservation.slots()
         if not slots:
             return
@@ -74,8 +77,15 @@ class SlotKeeper:
                 if not of_key:
                     del self._held[bound.key]
 
+    def renew_soon(self) -> None:
+        """Have all slots renewed now. Any thread may call this."""
+        with self._wake:
+            for ident, (_, interval, reservation) in self._open.items():
+                self._open[ident] = monotonic(), interval, reservation
+            self._wake.notify()
+
     def held(self, key: str) -> dict[str, int]:
-        """Return the slots of one counter that open reservations hold, by the id of the reservation."""
+        """Return how many slots of one counter each open reservation holds, as a new dictionary by its id."""
         with self._wake:
             return dict(self._held.get(key, ()))
 
@@ -101,20 +111,33 @@ class SlotKeeper:
         return due
 
     def _renew(self, reservation: Reservation) -> None:
-        slots = reservation.renewing()
+        slots, ident = reservation.renewing(), reservation.ident
         try:
-            renewed = sum(self._pipe.call(command) for command in _renewals(slots, reservation.ident))
+            renewed = sum(read_corrected(self._pipe.call(command), None)[0] for command in _renewals(slots, ident))
         except StoreError as exc:
             self._log.warning(exc.cause, "Slots were not renewed (%s).", exc.cause)
         else:
             if renewed < sum(count for _, count in slots):
-                self._log.warning("lost", "Slots expired in the store, as they were not renewed in time.")
+                self._log.warning("lost", "Slots expired in the store, and others have taken their place.")
+        if reservation.left:
+            # The slots were freed meanwhile, perhaps before the renewal came, which has taken them again then.
+            with contextlib.suppress(StoreError):
+                for command in _releases(slots, ident):
+                    self._pipe.call(command)
 
 
 def _renewals(slots: Sequence[tuple[BoundLimit, int]], ident: str) -> Iterator[bytes]:
-    """Yield the commands that renew slots. There is one for each hash tag, as a cluster requires."""
+    """Yield the encoded commands that renew slots. There is one for each hash tag, as a cluster requires."""
     for group in together(slots, lambda slot: slot[0].tag):
         yield resp.pack(commands.renew(group, ident, None))
+
+
+def _releases(slots: Sequence[tuple[BoundLimit, int]], ident: str) -> Iterator[bytes]:
+    """Yield the commands that free slots. There is one for each hash tag."""
+    for group in together(slots, lambda slot: slot[0].tag):
+        corrections = [Correction(bound.key, bound.spec(0), -count, 0) for bound, count in group]
+        marker = marker_beside(corrections[0].key, ident)
+        yield resp.pack(commands.settle(corrections, marker, None, ident=ident, once_for_ms=None))
 
 
 __all__ = ["SlotKeeper"]

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Final
+
+JUMP_US: Final = 1_000_000
 
 
 class StoreClock:
@@ -14,10 +17,12 @@ class StoreClock:
 
     Attributes:
         monotonic: Returns seconds.
+        on_jump: Called when the store's clock was set ahead, by more than a reply can be late.
     """
 
     def __init__(self) -> None:
         self.monotonic: Callable[[], float] = time.monotonic
+        self.on_jump: Callable[[], None] = lambda: None
         self._ahead_us = self.wall_us() - self.monotonic_us()  # the store's time minus monotonic time
 
     def now_us(self) -> int:
@@ -44,7 +49,9 @@ class StoreClock:
             store_us: The time in the reply.
             sent_us: When its command was sent, by :meth:`monotonic_us`.
         """
-        self._ahead_us = store_us - (sent_us + self.monotonic_us()) // 2
+        before, self._ahead_us = self._ahead_us, store_us - (sent_us + self.monotonic_us()) // 2
+        if self._ahead_us - before > JUMP_US:
+            self.on_jump()
 
 
 __all__ = ["StoreClock"]

@@ -80,6 +80,12 @@ METRICS: Final = (
         _decisions,
         ("source", "reason", "allowed"),
     ),
+    _counter(
+        "decisions.would_deny",
+        "{request}",
+        "Admitted requests with a token that a shadow limit would have denied.",
+        "would_deny",
+    ),
     Metric("state", "gauge", "1", "1 for the current state of the limiter, 0 for the others.", _state, ("state",)),
     Metric("store.failures", "counter", "{call}", "Calls to the store that failed, by cause.", _failures, ("cause",)),
     _gauge("revision", "1", "The published revision in use.", "revision"),

@@ -49,7 +49,10 @@ def instrument(
 
 
 def span_attributes(decision: Decision) -> dict[str, Attribute]:
-    """Return a decision's attributes for a span. They name the limit that decides, and never a key or a token."""
+    """
+    Return a decision's attributes for a span as a new dictionary. They name the limit that decides, and never a key or
+    a token.
+    """
     attributes: dict[str, Attribute] = {
         "sluicegate.decision.allowed": decision.allowed,
         "sluicegate.decision.reason": decision.reason,
@@ -66,7 +69,7 @@ def span_attributes(decision: Decision) -> dict[str, Attribute]:
 
 
 def annotate(decision: Decision, span: Span | None = None) -> None:
-    """Set the attributes of a decision on a span, by default the current one. Skip a span that is not recorded."""
+    """Set the attributes of a decision on a span, by default the current one, unless it is not recorded."""
     span = get_current_span() if span is None else span
     if span.is_recording():
         span.set_attributes(span_attributes(decision))

@@ -143,7 +143,7 @@ class Fallback:
 
     def owe(self, ident: str, rows: Iterable[tuple[BoundLimit, int, int]], *, once: bool) -> None:
         """
-        Add a correction that could not be sent to the journal, as one batch.
+        Add to the journal, as one batch, a correction that could not be sent.
 
         Args:
             ident: The id of the correction.
@@ -221,7 +221,7 @@ class Fallback:
 
 
 def _by_rules(numbers: list[int], bounds: Sequence[BoundLimit], refusing: Sequence[int]) -> Reply:
-    """Return the reply after the rules ``allow`` and ``deny`` were applied to what was counted in this process."""
+    """Apply the rules ``allow`` and ``deny`` to the *numbers* that were counted here, and return a reply with them."""
     for i, bound in enumerate(bounds):
         if bound.limit.on_store_failure == "allow":
             numbers[4 + MARKED * i] = 0

@@ -169,7 +169,7 @@ class Health:
         return True
 
     def settle(self) -> None:
-        """Replay the charges that the store could not accept before."""
+        """Replay the charges that the store could not accept before, and use its restored counters again."""
         if self.breaker.open:
             return
         now = monotonic()

@@ -58,7 +58,7 @@ class InDoubtCalls:
         return len(self._calls)
 
     def add(self, late: Late, charges: Sequence[JournalCharge]) -> None:
-        """Add a call of which it is not known yet whether the store executed it."""
+        """Add a call of which it is not known yet whether the store executed it, or drop it if there are too many."""
         if charges and len(self._calls) < MAX_IN_DOUBT:
             self._calls.append(InDoubtCall(late, charges))
         else:
@@ -66,7 +66,7 @@ class InDoubtCalls:
 
     def resolve(self, ready: Ready) -> None:
         """
-        Read late replies to calls whose charges are all *ready*, and add what the store did not charge to the journal.
+        Read late replies to calls whose charges are all *ready*, and add to the journal what the store did not charge.
         """
         now, calls, self._calls = monotonic(), self._calls, []
         for call in calls:
@@ -93,7 +93,7 @@ class InDoubtCalls:
 
 
 def charged(reply: object) -> bool:
-    """Return whether a late reply says that the request was charged. It answers a decision or a registration."""
+    """Return whether a late reply to a decision or a registration proves the charge, which a garbled one does too."""
     if reply is LOST or isinstance(reply, hiredis.ReplyError):
         return False
     decision = reply[0] if isinstance(reply, list) and reply else reply

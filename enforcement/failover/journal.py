@@ -86,7 +86,10 @@ class Journal:
         return len(self._charges) + self._batched
 
     def add(self, charge: JournalCharge) -> None:
-        """Add a charge to the sum of its counter and window. Its mark is the one that the store would have set."""
+        """
+        Add a charge to the sum of its counter and window, or count it as dropped if the journal is full. Its mark is
+        the one that the store would have set.
+        """
         bound, mark, permits = charge.bound, charge.mark, charge.permits
         if bound.letter in "lb":
             rounded = -(-mark // GRAIN_US) * GRAIN_US
@@ -102,7 +105,7 @@ class Journal:
         self._charges[bound.key, mark] = JournalCharge(bound.key, bound, mark, permits)
 
     def add_batch(self, batch: ReplayBatch) -> None:
-        """Add a batch that the store may or may not have executed."""
+        """Add a batch that the store may or may not have executed, or count it as dropped if the journal is full."""
         if len(self) < MAX_CHARGES:
             self._keep((batch,))
         else:
@@ -110,7 +113,8 @@ class Journal:
 
     def batches(self, ready: Ready) -> list[ReplayBatch]:
         """
-        Return the batches of which every charge is *ready*. Each has one hash tag, and stays until :meth:`remove`.
+        Put *ready* charges into new batches, and return all batches of which every charge is *ready*. Each has one hash
+        tag, and stays until :meth:`remove`.
 
         Charges that are not ready stay separate by counter and window, so that the journal does not grow with time.
         Durable counters have their own batches, as the store may wait for those alone.
@@ -154,7 +158,7 @@ def _permits(batch: ReplayBatch) -> int:
 
 
 def _distinct_chunks(charges: Sequence[JournalCharge]) -> list[tuple[JournalCharge, ...]]:
-    """Return charges in chunks without two of one counter, as a call reads all counters before it writes one."""
+    """Return charges in tuples without two of one counter, as a call reads all counters before it writes one."""
     chunks: list[list[JournalCharge]] = []
     next_chunk: dict[str, int] = {}
     for charge in charges:

@@ -21,6 +21,12 @@ from enforcement.store.errors import StoreError
 _LIMIT: Final = Limit(name="trial", quota=MAX_NUMBER, window_seconds=1)
 
 
+def probe_command(keys: Keys) -> bytes:
+    """Return the encoded call that charges a counter of its own, which expires after a second."""
+    plan = Plan((BoundLimit(_LIMIT, keys.scope("global") + "trial", "global"),))
+    return commands.decide(Request(plan, 1), 0, clock=False)
+
+
 class DecisionProbe:
     """
     Charges a counter of its own, which expires after a second.
@@ -32,11 +38,10 @@ class DecisionProbe:
 
     def __init__(self, pipe: Pipe, keys: Keys) -> None:
         self._pipe = pipe
-        plan = Plan((BoundLimit(_LIMIT, keys.scope("global") + "trial", "global"),))
-        self._command = commands.decide(Request(plan, 1), 0, clock=False)
+        self._command = probe_command(keys)
 
     def error(self) -> StoreError | None:
-        """Send a decision to the store, and return why it cannot decide requests, or None if it can."""
+        """Send a decision to the store, and return the error if it means that the store is unavailable, else None."""
         try:
             self._pipe.call(self._command)
         except StoreError as exc:
@@ -48,4 +53,4 @@ class DecisionProbe:
         self._pipe.close()
 
 
-__all__ = ["DecisionProbe"]
+__all__ = ["DecisionProbe", "probe_command"]

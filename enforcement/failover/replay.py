@@ -14,7 +14,7 @@ from enforcement.failover.lost_counters import LostCounters
 from enforcement.model.keys import dirty_beside, marker_beside
 from enforcement.plan import commands
 from enforcement.plan.commands import REMEMBERED_MS
-from enforcement.plan.reply import NOT_RESTORED
+from enforcement.plan.reply import NOT_RESTORED, read_corrected
 from enforcement.store import resp
 from enforcement.store.connector import Pipe
 from enforcement.store.errors import LibraryMissing, StoreError
@@ -75,7 +75,7 @@ class JournalReplay:
     def _send(self, batch: ReplayBatch) -> bool:
         """Send a batch to the store, and return whether the store still has its counters. Raises StoreError."""
         bounds = [charge.bound for charge in batch.charges]
-        registers = any(bound.partitions for bound in bounds)
+        registered = sum(bound.partitions is not None for bound in bounds) or None
         arguments = commands.settle(
             batch.corrections(self._now_us()),
             marker_beside(batch.charges[0].key, batch.ident),
@@ -83,15 +83,15 @@ class JournalReplay:
             ident=batch.ident,
             once_for_ms=REMEMBERED_MS if batch.once else None,
         )
-        if registers:
+        if registered:
             arguments = commands.register_settle(arguments, bounds)
-        reply = self._pipe.call(resp.pack(arguments))
-        if (reply[0] if registers else reply) == NOT_RESTORED:
+        reply, left_out = read_corrected(self._pipe.call(resp.pack(arguments)), registered)
+        if reply == NOT_RESTORED:
             self._lost_counters.add(dirty_beside(bound.key) for bound in bounds if bound.durable)
             return False
-        if registers:
-            # The store leaves out values that had no room. They are charged to overflow counters.
-            self._fallback.divert(batch, reply[1:])
+        # The store leaves out values that had no room. They are charged to overflow counters.
+        if any(left_out):
+            self._fallback.divert(batch, left_out)
         return True
 
     def _is_lost(self, charge: JournalCharge) -> bool:

@@ -52,7 +52,7 @@ class LocalShares:
         charge: bool,
     ) -> list[int]:
         """
-        Decide a request by the local counters, and return a reply in the form of the store's with marks.
+        Decide a request by the local counters, and return the numbers of a reply in the form of the store's with marks.
 
         Args:
             costs: The permits for each limit of the plan.
@@ -138,7 +138,10 @@ class LocalShares:
 
 
 def with_share(spec: Spec, share: int) -> Spec:
-    """Return a spec with *share* as its capacity. The refill of a bucket shrinks with it."""
+    """
+    Return *spec* if *share* is its capacity, else a copy with *share* as its capacity. The refill of a bucket shrinks
+    with it.
+    """
     if share == spec.capacity:
         return spec
     if spec.letter != "b":

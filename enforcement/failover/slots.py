@@ -43,7 +43,7 @@ class UnreportedSlots:
         return (ident, key) in self._given
 
     def renew(self, ident: str, bound: BoundLimit, count: int) -> None:
-        """Add slots that the store gave and that could not be renewed there."""
+        """Add slots that the store gave and that could not be renewed there, unless they were freed meanwhile."""
         name = ident, bound.key
         if ident not in self._held(bound.key):  # they were freed a moment ago
             return

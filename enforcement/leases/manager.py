@@ -76,7 +76,7 @@ class LeaseKeeper:
         return self.counts()[0]
 
     def counts(self) -> tuple[int, int, int]:
-        """Return the permits that are held, and the permits and requests that were served since the process began."""
+        """Return how many permits are held, and how many permits and requests were served since the process began."""
         with self._lock:
             for lease in self._held.values():
                 self._add_up(lease)
@@ -151,7 +151,7 @@ class LeaseKeeper:
         if wanted <= 0:
             return
         arguments = commands.lease_arguments(plan, wanted, 2 * fleet, self._health.now_us())
-        reply = read(self._pipe.call(resp.pack(arguments)), MARKED)
+        reply = read(self._pipe.call(resp.pack(arguments)), len(plan.bounds), MARKED)
         if reply.granted <= 0:
             lease.rest(_rest_seconds(reply, len(plan.bounds)))
             return
@@ -239,7 +239,7 @@ class LeaseKeeper:
 
 
 def _rest_seconds(reply: Reply, count: int) -> float:
-    """Return how long to wait before the next call, after a reply on *count* limits that granted nothing."""
+    """Return how many seconds to wait before the next call, after a reply on *count* limits that granted nothing."""
     if not reply.decided:  # the store lost the counters, so its reply says nothing about the limits
         return REST_SECONDS
     waits = [reply.more(i) for i in range(count) if reply.remaining(i) <= 0]

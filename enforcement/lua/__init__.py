@@ -27,7 +27,10 @@ _PARTS: Final = (
 
 
 def function(verb: str) -> str:
-    """Return the name of a function in the store. *verb* is decide, lease, settle or another part of the library."""
+    """
+    Return the name of a function in the store, such as ``sg3_decide``. *verb* is decide, lease, settle or another part
+    of the library.
+    """
     return f"sg{VERSION}_{verb}"
 
 
@@ -37,3 +40,8 @@ def library_source() -> str:
     here = files(__package__)
     parts = [here.joinpath(part).read_text(encoding="utf-8") for part in _PARTS]
     return "\n".join([f"#!lua name={LIBRARY_NAME}", *parts])
+
+
+def load_command() -> tuple[str, ...]:
+    """Return the command that loads the library into a store, in the place of another library of this version."""
+    return "FUNCTION", "LOAD", "REPLACE", library_source()

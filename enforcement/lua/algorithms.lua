@@ -34,6 +34,12 @@ local function put(key, packed, ttl_us, slack)
   call('SET', key, packed, 'PX', ceil(ttl_us / 1000) + slack)
 end
 
+-- See that a key whose value was changed in place still has an end, which somebody may have taken from it. To ask each time costs a
+-- quarter of the whole call, so the first charge in each second of the clock does.
+local function keep_ending(key, s, ends, slack)
+  if s.now % 1000000 < s.now - s.last then call('PEXPIRE', key, ceil((ends - s.now) / 1000) + slack, 'NX') end
+end
+
 -- fixed_window. a: length in us, 0 for a lifetime. b: nothing, or four boundaries of a calendar.
 -- Value: used, end (0 for a lifetime), last.
 local fixed = {}
@@ -62,7 +68,7 @@ function fixed.read(s, spec, key, now, value)
       if behind then ends = present else now = last end
     end
     if ends == 0 or now < ends then
-      s.now, s.used, s.ends, s.kept, s.behind, s.room = now, used, ends, not behind, behind, cap - used
+      s.now, s.used, s.ends, s.kept, s.behind, s.room, s.last = now, used, ends, not behind, behind, cap - used, last
       return true
     end
   end
@@ -99,13 +105,13 @@ function fixed.write(key, s, slack)
   end
   call('SETRANGE', key, 0, packed) -- what stands behind these numbers stays; see checkpoint.lua
   -- A key ends with its window already, and that is left alone; one of a lifetime ends when nothing was charged for long.
-  if s.ends == 0 then call('PEXPIRE', key, TEN_YEARS_MS) end
+  if s.ends == 0 then call('PEXPIRE', key, TEN_YEARS_MS) else keep_ending(key, s, s.ends, slack) end
 end
 
 -- A fixed_window whose counters outlive the store; see checkpoint.lua. Value: as above, and the stamp of its last checkpoint if
 -- it has one.
 local durable = {reset = fixed.reset, wait = fixed.wait, mark = fixed.mark, add = fixed.add, amend = fixed.amend}
-local NAME_LENGTH, WHOLE = 34, 'whole' -- of the last part of a counter's key; a member of the set beside it
+local NAME_LENGTH, WHOLE = 26, 'whole' -- of the last part of a counter's key; a member of the set beside it
 
 local function dirty_beside(key) return sub(key, 1, -NAME_LENGTH - 1) .. 'changed' end
 
@@ -153,6 +159,7 @@ function sliding.read(s, spec, key, now, value)
   if value then
     local known, before, last = unpack_doubles('>ddd', value)
     behind = last - now > a
+    s.last = last
     if now < last and not behind then now = last end
     local passed = (now - now % a) - (last - last % a)
     if behind then
@@ -204,6 +211,7 @@ function sliding.write(key, s, slack)
   local packed = pack('>ddd', s.current, s.previous, s.now)
   if s.kept then
     call('SETRANGE', key, 0, packed)
+    keep_ending(key, s, s.start + 2 * s.length, slack)
   else
     put(key, packed, s.start + 2 * s.length - s.now, slack)
   end
@@ -396,6 +404,7 @@ end
 -- concurrency. a: lifetime of a slot in us. A sorted set of slots by the instant at which they end. A member, 'id:number:life', says
 -- how long that slot lives, for another one may have been given by other numbers of the limit.
 local slots = {}
+local SLOT_WAIT_US = 1000000
 
 local function slot_of(id, number, life) return id .. ':' .. number .. format(':%.0f', life) end
 
@@ -404,7 +413,7 @@ local function life_of(s, slot) return to_number(string.match(slot, ':%d+:(%d+)$
 
 -- The clock was set back if the last slot ends later than it can. Then each that does ends as if it had begun now.
 local function find_late(s, now)
-  local late, first, last = {}, math.huge, 0
+  local late, last = {}, 0
   local found = call('ZRANGEBYSCORE', s.key, after(now), '+inf', 'WITHSCORES')
   for i = 1, #found, 2 do
     local ends, latest = to_number(found[i + 1]), now + life_of(s, found[i])
@@ -412,16 +421,16 @@ local function find_late(s, now)
       late[#late + 1] = found[i]
       ends = latest
     end
-    first, last = min(first, ends), max(last, ends)
+    last = max(last, ends)
   end
-  s.late, s.first, s.last = late, first, last
+  s.late, s.last = late, last
 end
 
 function slots.read(s, spec, key, now)
   local cap, a = spec.cap, spec.a
   local held = call('ZCOUNT', key, after(now), '+inf')
   s.key, s.now, s.held, s.cap, s.life, s.cost, s.behind, s.room = key, now, held, cap, a, 0, false, cap - held
-  s.late, s.first, s.last = false, false, now
+  s.late, s.last = false, now
   if held > 0 then
     local last = call('ZREVRANGE', key, 0, 0, 'WITHSCORES')
     s.last = to_number(last[2])
@@ -433,14 +442,8 @@ function slots.read(s, spec, key, now)
   return true
 end
 
-function slots.wait(s)
-  local ends = s.first
-  if not ends then
-    local found = call('ZRANGEBYSCORE', s.key, after(s.now), '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
-    ends = found[2] and to_number(found[2]) or s.now + s.life
-  end
-  return max(1000000, ends - s.now)
-end
+-- A slot may be free at any moment, and nobody knows which: it is renewed while its owner lives.
+function slots.wait() return SLOT_WAIT_US end
 
 function slots.reset(s)
   if s.held == 0 then return 0 end
@@ -454,7 +457,6 @@ function slots.add(s, cost, id)
   s.room = s.cap - s.held
   s.cost, s.id = cost, id
   s.last = max(s.last, s.now + s.life)
-  if s.first then s.first = min(s.first, s.now + s.life) end
 end
 
 function slots.amend(s, delta, _, id)

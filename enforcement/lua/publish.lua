@@ -43,6 +43,8 @@ local function publish(keys, args)
     at = at + 2
   end
   redis.call('HSET', keys[1], 'revision', args[1], 'published_at_us', args[2], 'store_id', identity)
+  -- Beside the tokens too: one command reads a token and tells whether the store has any.
+  redis.call('SET', (string.gsub(keys[1], 'documents$', 'token:revision')), args[1])
   return {1, revision}
 end
 

@@ -1,27 +1,33 @@
--- Prolong slots that are still held, and the places in censuses of values that they are held for.
+-- Prolong the slots of a holder that is alive, and the places in censuses of values that they are held for. A slot that has ended, as
+-- the clock went ahead or the store lost it, is taken again if there is room.
 -- KEYS[i]    counter of a concurrency limit; behind them the censuses of those that have one, in their order.
--- ARGV[1]    time; ARGV[2] id; then for each counter: slots, lifetime in us, name of its value in the census ('': it has none),
---            microseconds that it stands there.
--- Returns    how many slots were still held; fewer than given means that some were lost.
+-- ARGV[1]    time; ARGV[2] id; then for each counter: slots, lifetime in us, capacity, name of its value in the census ('': it has
+--            none), microseconds that it stands there.
+-- Returns    how many slots are held; fewer than given means that others took the place of some.
 local function renew(keys, args)
   local now, slack = instant(args[1])
-  local count, renewed = (#args - 2) / 4, 0
+  local count, renewed = (#args - 2) / 5, 0
   local census = count
   for i = 1, count do
-    local key, slots, life, value = keys[i], to_number(args[4 * i - 1]), to_number(args[4 * i]), args[4 * i + 1]
+    local at = 5 * i - 2
+    local key, slots, life, value = keys[i], to_number(args[at]), to_number(args[at + 1]), args[at + 3]
+    local free = to_number(args[at + 2]) - call('ZCOUNT', key, after(now), '+inf')
     for number = 1, slots do
       local member = slot_of(args[2], number, life)
       local ends = call('ZSCORE', key, member)
-      if ends and to_number(ends) > now then
+      local held = ends and to_number(ends) > now
+      if held or free > 0 then
         call('ZADD', key, format('%.0f', now + life), member)
-        renewed = renewed + 1
+        renewed, free = renewed + 1, held and free or free - 1
       end
     end
     -- Never shorter: slots of a longer life may stand beside these.
-    call('PEXPIRE', key, format('%.0f', ceil(life / 1000) + slack), 'GT')
+    local lives_ms = format('%.0f', ceil(life / 1000) + slack)
+    call('PEXPIRE', key, lives_ms, 'NX')
+    call('PEXPIRE', key, lives_ms, 'GT')
     if value ~= '' then
       census = census + 1
-      enter(keys[census], value, now, to_number(args[4 * i + 2]), slack)
+      enter(keys[census], value, now, to_number(args[at + 4]), slack)
     end
   end
   return renewed

@@ -21,6 +21,8 @@ HOPELESS: Final = -1
 """Replaces a wait if the cost exceeds the capacity."""
 NEVER: Final = -2
 """Replaces a span if no wait helps, until permits are given back or the counter is reset."""
+SLOT_WAIT_US: Final = 1_000_000
+"""The wait for a slot. A slot may be free at any moment, and nobody knows which, because its owner renews it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,7 @@ class Spec:
 
     @property
     def text(self) -> str:
-        """The limit as an argument of calls. See ``spec_of`` in ``lua/algorithms.lua``."""
+        """The limit as a string, which is an argument of calls. See ``spec_of`` in ``lua/algorithms.lua``."""
         b = ",".join(map(str, self.b))
         return f"{'d' if self.durable else self.letter}|{self.capacity}|{self.a}|{b}|{'s' if self.shadow else ''}"
 
@@ -115,7 +117,10 @@ class FixedWindow:
 
 
 def _window(now: int, spec: Spec) -> tuple[int, int]:
-    """Return the start and end of the window that contains *now*, in microseconds, or both 0 for a lifetime."""
+    """
+    Return the start and end of the window that contains *now*, in microseconds since the epoch, or 0 twice for a
+    lifetime.
+    """
     if not spec.b:
         start = now - now % spec.a if spec.a else 0
         return start, start + spec.a
@@ -184,7 +189,7 @@ class SlidingWindow:
 
 
 def _all_but(kept: int, previous: int, length: int) -> int:
-    """Return how far into a window all but *kept* permits of the one before it have left."""
+    """Return how many microseconds into a window all but *kept* permits of the one before it have left, or 0."""
     return math.ceil(float((previous - kept) * length) / previous) if previous > kept else 0
 
 
@@ -337,7 +342,7 @@ class Concurrency:
         return self.cap - self.held
 
     def wait(self, cost: int) -> int:
-        return max(1_000_000, min(self.slots.values(), default=self.now + self.life) - self.now)
+        return SLOT_WAIT_US
 
     def reset(self) -> int:
         return max(self.slots.values(), default=self.now) - self.now
@@ -358,7 +363,7 @@ class Concurrency:
         return True
 
     def renew(self, ident: str, count: int, now: int, life: int) -> None:
-        """Extend slots that are still held."""
+        """Let the slots that are still held end *life* microseconds after *now*."""
         for slot in ((ident, number, life) for number in range(1, count + 1)):
             if self.slots.get(slot, 0) > now:
                 self.slots[slot] = now + life
@@ -395,7 +400,7 @@ class Reference:
         self.counters: OrderedDict[str, Counter] = OrderedDict()
 
     def decide(self, now: int, charges: Sequence[Charge], *, charge: bool = True, ident: str = "") -> list[int]:
-        """Decide a request as ``sg3_decide`` does, and return the reply that ``lua/decide.lua`` describes."""
+        """Decide a request as ``sg3_decide`` does, and return its reply as a list of integers."""
         try:
             rows = [(self._read(key, now, spec), spec, cost) for key, spec, cost in charges]
         except OutOfCalendar:
@@ -444,7 +449,7 @@ class Reference:
 
 
 def _more(counter: Counter, spec: Spec, remaining: int) -> int:
-    """Return in how many microseconds more than *remaining* permits are left, or 0 if nothing is charged."""
+    """Return in how many microseconds more than *remaining* permits are left, 0 if nothing is charged, or NEVER."""
     if spec.capacity == 0:
         return NEVER
     return 0 if remaining >= spec.capacity else counter.wait(max(remaining, 0) + 1)

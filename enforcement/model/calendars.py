@@ -49,7 +49,10 @@ def window(now_us: int, calendar: str, zone: str = "UTC", anchor: Anchor = None)
 
 @lru_cache(maxsize=1024)
 def boundaries(within: Window, calendar: str, zone: str, anchor: Anchor) -> tuple[int, int, int, int]:
-    """Return the four boundaries of three windows in a row, in microseconds, of which *within* is the second."""
+    """
+    Return the four boundaries of three windows in a row, of which *within* is the second, in microseconds since the
+    epoch.
+    """
     before = window(within[0] - 1, calendar, zone, anchor)
     after = window(within[1], calendar, zone, anchor)
     return before[0], within[0], within[1], after[1]
@@ -57,8 +60,8 @@ def boundaries(within: Window, calendar: str, zone: str, anchor: Anchor) -> tupl
 
 def _short_window(instant: datetime, tz: ZoneInfo, length: timedelta) -> Window:
     """
-    Return the start and the end of the local clock's minute or hour, in microseconds since the epoch. A change of the
-    offset from UTC begins a new window.
+    Return the start and the end of the local clock's minute or hour around *instant*, in microseconds since the epoch.
+    A change of the offset from UTC begins a new window.
     """
     local = instant.astimezone(tz)
     offset = local.utcoffset() or timedelta()
@@ -94,7 +97,10 @@ def _dated_window(instant: datetime, tz: ZoneInfo, calendar: str, anchor: Anchor
 
 
 def _start(day: date, step: int, tz: ZoneInfo, calendar: str, anchor: Anchor) -> datetime:
-    """Return the start of the window that is *step* windows after the one that *day* names."""
+    """
+    Return the start, in UTC, of the window that begins in the day, week, month or year of *day*, or *step* of these
+    later.
+    """
     at = time()
     if calendar == "day":
         if isinstance(anchor, str):
@@ -117,7 +123,7 @@ def _clamped(year: int, month: int, day: int) -> date:
 
 def read_anchor(calendar: str | None, value: object) -> Anchor:
     """
-    Return a valid anchor as an integer or a string, or None if there is none.
+    Return a valid anchor as an integer or a string, or None if there is none, or raise ValueError.
 
     Args:
         calendar: One of :data:`CALENDARS`, or None.

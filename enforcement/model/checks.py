@@ -33,7 +33,7 @@ def check_secret(name: str, value: object) -> None:
 
 
 def shown(value: object) -> str:
-    """Return a value for an error message, cut to 64 characters."""
+    """Return the ``repr()`` of a value for an error message, cut to 64 characters."""
     try:
         text = repr(value)
     except ValueError:  # Python does not print integers of more than 4300 digits.

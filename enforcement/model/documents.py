@@ -129,7 +129,7 @@ def parse_policy(text: str | bytes) -> Policy:
     data = _Reader(text, {"id", "slug", "name", "version", "limits"}, optional={"unused_max"})
     data.check_integers("unused_max")
     try:
-        limits = tuple(Limit.from_json(limit) for limit in data.items("limits"))
+        limits = tuple(Limit.from_json(limit, published=True) for limit in data.items("limits"))
         return Policy(data.string("id"), data.string("slug"), limits, data.string("name"), data.integer("version"))
     except InvalidLimit as exc:
         raise InvalidDocument(f"limit {exc}") from exc

@@ -20,7 +20,7 @@ T = TypeVar("T")
 DEFAULT_PREFIX: Final = "sg:"
 GLOBAL_TAG: Final = "global"
 """Hash tag of the counters that all projects share. The tag of a project is its id."""
-NAME_LENGTH: Final = 34
+NAME_LENGTH: Final = 26
 """Characters of the last part of a counter's key, which is ``c:`` and the name of the counter."""
 EARLIER_NAME_LENGTH: Final = 23
 """Characters of the last part of a counter's key in 0.2."""
@@ -51,6 +51,15 @@ class Keys:
     def token(self, digest: str) -> str:
         """Return the key of a token's document. *digest* has 64 hexadecimal characters."""
         return f"{self.prefix}{{doc}}:token:{digest}"
+
+    @property
+    def revision(self) -> str:
+        """
+        The key that has the revision of the documents beside the tokens, so that one ``MGET`` reads it with a token.
+
+        It begins as the keys of tokens do, which is what accounts have a right to read.
+        """
+        return self.token("revision")
 
     def instance(self, instance_id: str) -> str:
         """Return the key of an instance's heartbeat."""
@@ -108,13 +117,13 @@ def together(things: Iterable[T], tag_of: Callable[[T], str]) -> list[list[T]]:
 
 def name_of(parts: Iterable[str]) -> str:
     """
-    Return 32 hexadecimal characters that identify a sequence of strings, the same in every language.
+    Return 24 hexadecimal characters that identify a sequence of strings, the same in every language.
 
     They are the first of SHA-1 over each string, as its length in bytes, a colon and its bytes in UTF-8. So ``("a",
     "bc")`` and ``("ab", "c")`` differ. Nobody can find a string that has the name of another one's string. Whoever
     makes two of their own with one name has one counter for both.
     """
-    return _sha1(parts)[:32]
+    return _sha1(parts)[:24]
 
 
 def tag_of_key(key: str) -> str:
@@ -128,7 +137,10 @@ def _sha1(parts: Iterable[str]) -> str:
 
 
 def _counted(part: str) -> str:
-    """Return a string after its length in bytes. Half a surrogate pair, which other languages lack, has three."""
+    """
+    Return a string behind its length in bytes, as in ``3:abc``. Half a surrogate pair, which other languages lack, has
+    three.
+    """
     return f"{len(part.encode('utf-8', 'surrogatepass'))}:{part}"
 
 

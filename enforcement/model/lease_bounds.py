@@ -13,7 +13,7 @@ UNUSED_PART: Final = 10
 
 
 def held_max(capacity: int, fleet: int) -> int:
-    """Return how many permits of a limit one of *fleet* processes may hold. Each may hold at least one."""
+    """Return how many permits of a limit, at least one, each of *fleet* processes may hold."""
     return max(1, min(MAX_PERMITS, capacity // (UNUSED_PART * fleet)))
 
 

@@ -39,7 +39,8 @@ MAX_WINDOW_SECONDS: Final = 366 * DAY_SECONDS
 DURABLE_CALENDARS: Final = ("day", "week", "month", "year", "lifetime")
 
 _NAME: Final = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._:/-]{{0,{MAX_NAME_LENGTH - 1}}}", re.ASCII)
-_UNIT: Final = re.compile(rf"[a-z][a-z0-9_]{{0,{MAX_UNIT_LENGTH - 1}}}", re.ASCII)
+_UNIT: Final = re.compile(rf"[a-z][a-z0-9_-]{{0,{MAX_UNIT_LENGTH - 1}}}", re.ASCII)
+UNIT_RULE: Final = f"1 to {MAX_UNIT_LENGTH} of the characters a-z 0-9 _ - and begin with a letter"
 _ATTRIBUTE: Final = re.compile(r"[a-z][a-z0-9._-]{0,63}", re.ASCII)
 _RESPONSES: Final = re.compile(r"[1-5](xx|\d\d)", re.ASCII)
 
@@ -123,7 +124,8 @@ class Limit:
     @property
     def capacity(self) -> int:
         """
-        The greatest cost that can ever be admitted. It is the burst of a bucket, and the quota of any other limit.
+        The greatest cost that can ever be admitted, which is the quota, or of a bucket its burst, less a part if
+        leasable.
 
         A leased bucket admits less than its burst. Permits flow back into it while others are held, and all of them
         could be used in one moment.
@@ -224,10 +226,13 @@ class Limit:
         return data
 
     @classmethod
-    def from_json(cls, data: object) -> Self:
+    def from_json(cls, data: object, *, published: bool = False) -> Self:
         """
         Return the limit that JSON values describe.
 
+        Args:
+            published: Whether it was accepted before, perhaps by an earlier version. See
+                :class:`~enforcement.model.matching.Match`.
         Raises:
             InvalidLimit: A field is unknown, is missing, has the wrong type or breaks a rule.
         """
@@ -243,7 +248,7 @@ class Limit:
         for name in ("partition_by", "charge_on"):
             values[name] = _strings(name, values.get(name, ()))
         try:
-            values["match"] = Match.from_json(values.get("match", {}))
+            values["match"] = Match.from_json(values.get("match", {}), published=published)
         except InvalidMatch as exc:
             raise InvalidLimit(f"match.{exc.field}", exc.reason) from exc
         return cls(**values)
@@ -259,6 +264,10 @@ class Limit:
             object.__setattr__(self, "calendar", None)
             if self.window_seconds is None:
                 raise InvalidLimit("window_seconds", "Is required, unless a fixed_window follows the calendar.")
+            if type(self.window_seconds) is not int:
+                raise InvalidLimit(
+                    "window_seconds", f"Must be an integer of seconds, got {shown(self.window_seconds)}."
+                )
             if not is_integer(self.window_seconds, 1, MAX_WINDOW_SECONDS):
                 raise InvalidLimit("window_seconds", "Must last between a second and a year.")
         _zone(self.time_zone)
@@ -283,10 +292,8 @@ class Limit:
                 f"Must be 1 to {MAX_NAME_LENGTH} of the characters A-Z a-z 0-9 . _ : / - and begin with a letter or "
                 "digit.",
             )
-        if not isinstance(self.unit, str) or not _UNIT.fullmatch(self.unit):
-            raise InvalidLimit(
-                "unit", f"Must be 1 to {MAX_UNIT_LENGTH} of the characters a-z 0-9 _ and begin with a letter."
-            )
+        if not isinstance(self.unit, str) or not is_unit(self.unit):
+            raise InvalidLimit("unit", f"Must be {UNIT_RULE}.")
         object.__setattr__(self, "partition_by", _strings("partition_by", self.partition_by))
         object.__setattr__(self, "charge_on", _strings("charge_on", self.charge_on))
         if len(self.partition_by) > MAX_PARTITIONS or len(set(self.partition_by)) < len(self.partition_by):
@@ -320,6 +327,11 @@ class Policy:
         names = [limit.name for limit in self.limits]
         if len(set(names)) < len(names):
             raise InvalidLimit("limits", "Each limit of a policy must have a name of its own.")
+
+
+def is_unit(name: str) -> bool:
+    """Return whether a string may be the name of a unit, see :data:`UNIT_RULE`."""
+    return _UNIT.fullmatch(name) is not None
 
 
 def _one_of(name: str, value: object, choices: Sequence[str]) -> None:
@@ -361,9 +373,11 @@ __all__ = [
     "MAX_NUMBER",
     "MODES",
     "STORE_FAILURES",
+    "UNIT_RULE",
     "AttributeRule",
     "InvalidLimit",
     "Limit",
     "Match",
     "Policy",
+    "is_unit",
 ]

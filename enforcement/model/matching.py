@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from fnmatch import translate
 from functools import lru_cache
 from types import MappingProxyType
@@ -26,6 +26,7 @@ Attributes = Mapping[str, str]
 _NAME: Final = re.compile(r"[a-z][a-z0-9._-]{0,63}", re.ASCII)
 _METHOD: Final = re.compile(r"[A-Z]{1,16}", re.ASCII)
 _WILD: Final = frozenset("*?[")
+_PATH_BEGINS: Final = ("/", *_WILD)
 
 
 class InvalidMatch(ValueError):
@@ -50,20 +51,27 @@ class Match:
 
     Args:
         methods: HTTP methods in capitals. The request must have one of them.
-        path: A glob that the whole path must match. ``*`` matches any characters, also ``/``.
+        path: A glob that the whole path must match. It begins with ``/`` or a wildcard. ``*`` matches any characters,
+            also ``/``.
         attributes: Name to rule. The request must fit all rules. A rule is a string, a glob, or a tuple of strings of
             which the attribute must equal one.
+        published: Whether the match is part of a published document or saved row. Version 0.2.0 accepted a path such as
+            ``v1/*`` there, which matches no request. An enforcer must go on with it.
     """
 
     methods: tuple[str, ...] = ()
     path: str = ""
     attributes: Mapping[str, AttributeRule] = field(default_factory=dict)
+    published: InitVar[bool] = False
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, published: bool) -> None:
         if len(self.methods) > MAX_MATCH_RULES or any(not _is(_METHOD, name) for name in self.methods):
             raise InvalidMatch("methods", "Must list HTTP methods in capitals.")
         if not isinstance(self.path, str) or len(self.path) > MAX_PATTERN_LENGTH:
             raise InvalidMatch("path", f"Must be a glob of at most {MAX_PATTERN_LENGTH} characters.")
+        if self.path and not published and not self.path.startswith(_PATH_BEGINS):
+            reason = "Must begin with / or a wildcard, because every path of a request begins with /"
+            raise InvalidMatch("path", f"{reason}, got {shown(self.path)}.")
         if len(self.attributes) > MAX_MATCH_RULES:
             raise InvalidMatch("attributes", f"Must have at most {MAX_MATCH_RULES} rules, got {len(self.attributes)}.")
         for name, rule in self.attributes.items():
@@ -85,11 +93,11 @@ class Match:
         return hash((self.methods, self.path, tuple(self.attributes.items())))
 
     def __reduce__(self) -> tuple[type[Self], tuple[Any, ...]]:
-        return type(self), (self.methods, self.path, dict(self.attributes))
+        return type(self), (self.methods, self.path, dict(self.attributes), True)
 
     def compile(self, partition_by: tuple[str, ...] = ()) -> Callable[[Attributes], bool] | None:
         """
-        Return a function that returns whether the attributes of a request match, or None if every request matches.
+        Return a function that returns whether given attributes match, or None if every request matches.
 
         Args:
             partition_by: Attributes that the request must have as well, with any value.
@@ -117,10 +125,12 @@ class Match:
         return {name: part for name, part in parts.items() if part}
 
     @classmethod
-    def from_json(cls, data: object) -> Self:
+    def from_json(cls, data: object, *, published: bool = False) -> Self:
         """
         Return the rules that JSON values describe.
 
+        Args:
+            published: As for the class.
         Raises:
             InvalidMatch: A field is unknown, or a rule has the wrong type.
         """
@@ -132,7 +142,7 @@ class Match:
         if not isinstance(attributes, Mapping):
             raise InvalidMatch("attributes", "Must be an object of names and rules.")
         rules = {name: tuple(rule) if isinstance(rule, list) else rule for name, rule in attributes.items()}
-        return cls(tuple(methods), data.get("path", ""), rules)
+        return cls(tuple(methods), data.get("path", ""), rules, published)
 
 
 def check_attributes(attributes: object) -> Attributes:

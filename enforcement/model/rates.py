@@ -10,15 +10,18 @@ from enforcement.model.instants import PERIOD_SECONDS
 
 # A single letter has no plural: "ms" would be read as minutes.
 _RATE: Final = re.compile(
-    r"\s*(\d{1,16})\s*(?:/|\s+per\s+)\s*(\d{1,8})?\s*(?:([smhd])|([a-z]{2,}?)s?)\s*", re.ASCII | re.IGNORECASE
+    r"\s*(\d{1,16})\s*(?:/|per)\s*(\d{1,8})?\s*(?:([smhd])|([a-z]{2,}?)s?)\s*", re.ASCII | re.IGNORECASE
 )
+_WITHOUT_PERIOD: Final = re.compile(r"\s*(\d{1,16})\s*/\s*(\d{0,8})\s*", re.ASCII)
+_DAYS: Final = {"month": 30, "year": 365}
+_MOST_DAYS: Final = 366
 _SHORT: Final = {"s": "second", "sec": "second", "m": "minute", "min": "minute", "h": "hour", "hr": "hour", "d": "day"}
 _SEPARATORS: Final = re.compile("[;,|]")
 
 
 def parse_rate(text: object) -> dict[str, Any]:
     """
-    Return the fields of a limit that a rate stands for, which are its quota, algorithm and window.
+    Return as a dictionary the fields of a limit that a rate stands for, which are its quota, algorithm and window.
 
     Months and years become ``fixed_window`` limits of the calendar, because they differ in length. All other rates
     become a ``sliding_window``.
@@ -28,6 +31,8 @@ def parse_rate(text: object) -> dict[str, Any]:
     """
     found = _RATE.fullmatch(text) if isinstance(text, str) else None
     if found is None:
+        if isinstance(text, str) and (bare := _WITHOUT_PERIOD.fullmatch(text)):
+            raise ValueError(f'The period is missing. For seconds, write "{bare[1]}/{bare[2]}s", got {shown(text)}.')
         several = isinstance(text, str) and _SEPARATORS.search(text)
         hint = " Limit.parse_many() reads several." if several else ""
         raise ValueError(f'Must be like "100/minute" or "10 per 2 seconds", got {shown(text)}.{hint}')
@@ -38,6 +43,10 @@ def parse_rate(text: object) -> dict[str, Any]:
         return {"quota": quota, "algorithm": "sliding_window", "window_seconds": seconds}
     if period in ("month", "year") and multiple == 1:
         return {"quota": quota, "algorithm": "fixed_window", "calendar": period}
+    if period in _DAYS:
+        days = min(multiple * _DAYS[period], _MOST_DAYS)
+        rule = f'Several {period}s have no fixed length. Write "{quota}/{days} days" instead'
+        raise ValueError(f"{rule}, got {shown(found[0].strip())}.")
     raise ValueError(f"The period must be seconds to weeks, a month or a year, got {shown(found[0].strip())}.")
 
 

@@ -18,14 +18,15 @@ PREFIX_LENGTH: Final = 12
 
 _BODY_LENGTH: Final = 43  # 62**43 > 2**256
 _CHECK_LENGTH: Final = 6  # 62**6 > 2**32
-_HEADS: Final = tuple(f"sg_{kind}_" for kind in KINDS)
-_LENGTH: Final = len(_HEADS[0]) + _BODY_LENGTH + _CHECK_LENGTH
+SECRET_HEADS: Final = tuple(f"sg_{kind}_" for kind in KINDS)
+"""The ways in which a credential begins."""
+_LENGTH: Final = len(SECRET_HEADS[0]) + _BODY_LENGTH + _CHECK_LENGTH
 _CHARACTERS: Final = frozenset(ALPHABET)
 
 
 def mint(kind: str) -> str:
     """
-    Return the secret of a new credential.
+    Return a new random secret for a credential of this kind.
 
     Args:
         kind: One of :data:`KINDS`.
@@ -40,9 +41,9 @@ def mint(kind: str) -> str:
 
 def is_well_formed(token: object) -> bool:
     """Return whether *token* has the format of a credential. Its kind, length, alphabet and checksum are checked."""
-    if not isinstance(token, str) or len(token) != _LENGTH or not token.startswith(_HEADS):
+    if not isinstance(token, str) or len(token) != _LENGTH or not token.startswith(SECRET_HEADS):
         return False
-    if not _CHARACTERS.issuperset(token[len(_HEADS[0]) :]):
+    if not _CHARACTERS.issuperset(token[len(SECRET_HEADS[0]) :]):
         return False
     return token[-_CHECK_LENGTH:] == _checksum(token[:-_CHECK_LENGTH])
 

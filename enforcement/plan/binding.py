@@ -11,10 +11,11 @@ from enforcement.model.algorithms import Spec
 from enforcement.model.calendars import boundaries, window
 from enforcement.model.documents import Override, Project, Token
 from enforcement.model.keys import GLOBAL_TAG, Keys, name_of, tag_of_key
-from enforcement.model.limits import MAX_NUMBER, Limit, Policy
+from enforcement.model.limits import Limit, Policy
 from enforcement.model.matching import Attributes
 from enforcement.model.partitions import PartitionIndex, life_us
 from enforcement.model.sizes import MAX_CODE_KEY_LENGTH, MAX_LIMITS_PER_REQUEST
+from enforcement.plan.costs import Costs, check_costs
 from enforcement.plan.names import Identity, counter_name, earlier_name
 
 LETTERS: Final = {
@@ -25,34 +26,13 @@ LETTERS: Final = {
     "concurrency": "c",
 }
 
-Costs = int | Mapping[str, int]
-
-
-def check_costs(costs: Costs) -> Costs:
-    """
-    Return *costs* unchanged, or raise ValueError if they are not valid.
-
-    Raises:
-        ValueError: A cost is not an integer from 0 to 2**53 - 1, or a unit is not a string.
-    """
-    if isinstance(costs, Mapping):
-        for unit, cost in costs.items():
-            if not isinstance(unit, str):
-                raise ValueError(f"costs: each unit must be a string, got {unit!r}.")
-            _check_cost(f"costs[{unit!r}]", cost)
-    else:
-        _check_cost("costs", costs)
-    return costs
-
 
 def _length(key: object) -> str:
-    """Return the length of a string, or the type of another value. Messages do not show keys, which may be secret."""
+    """
+    Return the length of a string as text, or the name of another value's type. Messages do not show keys, which may be
+    secret.
+    """
     return str(len(key)) if isinstance(key, str) else type(key).__name__
-
-
-def _check_cost(name: str, cost: object) -> None:
-    if type(cost) is not int or not 0 <= cost <= MAX_NUMBER:
-        raise ValueError(f"{name}: must be an integer from 0 to {MAX_NUMBER}, got {cost!r}.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +97,9 @@ class BoundLimit:
         return costs.get(unit, 1 if unit == "requests" else 0)
 
     def spec(self, now_us: int) -> Spec:
-        """Return the numbers by which the store decides on this limit, with the calendar window around *now_us*."""
+        """
+        Return a :class:`Spec`, by which the store decides on this limit, with the calendar window around *now_us*.
+        """
         limit = self.limit
         letter, length = LETTERS[limit.algorithm], (limit.window_seconds or 0) * 1_000_000
         if letter == "b":
@@ -145,7 +127,7 @@ class BoundLimit:
         return now_us - now_us % spec.a + spec.a if spec.a else 0
 
     def origin(self) -> dict[str, Any]:
-        """Return the entry of this limit in :meth:`~enforcement.plan.decision.Decision.explain`."""
+        """Return the dictionary of this limit in :meth:`~enforcement.plan.decision.Decision.explain`."""
         return {
             "limit": self.limit.name,
             "policy": self.policy_slug,
@@ -158,35 +140,80 @@ class BoundLimit:
         }
 
     def overflowing(self) -> BoundLimit:
-        """Return the same limit, bound to its overflow counter."""
+        """Return a copy of this bound limit, bound to its overflow counter."""
         assert self.partitions is not None
         return replace(self, key=self.partitions.overflow, partitions=None, value="", overflow=True, earlier="")
 
 
+KeyedLimits = Sequence[tuple[Limit | Sequence[Limit], str]]
+"""Limits in code with different keys, such as ``[(per_ip, ip), (overall, "all")]``."""
+
+Limits = Limit | Sequence[Limit] | KeyedLimits
+"""Limits in code: one, several with one key, or pairs."""
+
+Pairs = tuple[tuple[tuple[Limit, ...], str], ...]
+"""Limits in code, each group with its key."""
+
+
+def pairs_of(limits: Limits, key: str | None) -> Pairs:
+    """
+    Return limits in code as pairs of a tuple of limits and their key.
+
+    Args:
+        limits: See :data:`Limits`.
+        key: The key of all limits. None if *limits* are pairs.
+    Raises:
+        ValueError: *key* is None, and *limits* are not pairs.
+    """
+    given: Any = limits  # a string is a sequence too; bind_in_code() refuses it with a clear message
+    several = (given,) if isinstance(given, (Limit, str)) else tuple(given)
+    if key is not None:
+        return ((several, key),)
+    if not several or not all(isinstance(pair, tuple) and len(pair) == 2 for pair in several):
+        rule = f"must be a string of 1 to {MAX_CODE_KEY_LENGTH} characters"
+        raise ValueError(f"key: {rule}, unless limits are pairs of a limit and its key, got NoneType.")
+    return tuple(((some,) if isinstance(some, (Limit, str)) else tuple(some), own) for some, own in several)
+
+
 def bind_in_code(limits: Sequence[Limit], key: str, keys: Keys) -> tuple[BoundLimit, ...]:
     """
-    Return limits in code, bound to the counters of one key.
+    Return a new :class:`BoundLimit` for each limit in code, bound to its counter for one key. Raises the errors of
+    :func:`bind_pairs`.
+    """
+    return bind_pairs(((tuple(limits), key),), keys)
+
+
+def bind_pairs(pairs: Pairs, keys: Keys) -> tuple[BoundLimit, ...]:
+    """
+    Return a new :class:`BoundLimit` for each limit in code, bound to its counter for the key of its pair.
 
     Raises:
-        ValueError: There are no limits or more than 64, two have the same name, one needs attributes, or the key is
-            not a string of valid length.
+        ValueError: There are no limits or more than 64, two have the same name, one needs attributes, or a key is not a
+            string of valid length.
         TypeError: One of them is not a Limit.
     """
+    limits: list[Any] = [limit for several, _ in pairs for limit in several]
     for limit in limits:
         if not isinstance(limit, Limit):
-            raise TypeError(f"limits: must be Limit values, got {limit!r}. Limit.parse() makes one from a string.")
-    if not isinstance(key, str) or not 0 < len(key) <= MAX_CODE_KEY_LENGTH:
-        raise ValueError(f"key: must be a string of 1 to {MAX_CODE_KEY_LENGTH} characters, got {_length(key)}.")
-    if not 0 < len(limits) <= MAX_LIMITS_PER_REQUEST:
+            hint = "Pairs have their own keys" if isinstance(limit, tuple) else "Limit.parse() makes one from a string"
+            raise TypeError(f"limits: must be Limit values, got {limit!r}. {hint}.")
+    for _, key in pairs:
+        if not isinstance(key, str) or not 0 < len(key) <= MAX_CODE_KEY_LENGTH:
+            raise ValueError(f"key: must be a string of 1 to {MAX_CODE_KEY_LENGTH} characters, got {_length(key)}.")
+    if not all(several for several, _ in pairs) or len(limits) > MAX_LIMITS_PER_REQUEST:
         raise ValueError(f"limits: must be 1 to {MAX_LIMITS_PER_REQUEST}, got {len(limits)}.")
     if len({limit.name for limit in limits}) < len(limits):
         raise ValueError(f"limits: names must be unique, got {', '.join(limit.name for limit in limits)}.")
     for limit in limits:
         if limit.partition_by or limit.match.to_json():
             raise ValueError(f"limits: must not need attributes, which only check() takes, got {limit.name!r}.")
-    scope = keys.scope(tag_of_key(key))
-    names = [counter_name(limit, ("key", key, "", limit.name)) for limit in limits]
-    return tuple(BoundLimit(limit, scope + names[i], "key", index=i) for i, limit in enumerate(limits))
+    counters = [
+        keys.scope(tag_of_key(key)) + counter_name(limit, ("key", key, "", limit.name))
+        for several, key in pairs
+        for limit in several
+    ]
+    rows = enumerate(zip(limits, counters, strict=True))
+    return tuple(BoundLimit(limit, counter, "key", index=i) for i, (limit, counter) in rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +242,7 @@ class Rule:
 
     def bind(self, keys: Keys, attributes: Attributes, partitions: PartitionIndex | None = None) -> BoundLimit:
         """
-        Return the limit, bound to the counter for these attributes.
+        Return a new :class:`BoundLimit`, the limit with its counter for these attributes.
 
         Args:
             attributes: Those of the request. They include each attribute that the limit is partitioned by.
@@ -233,13 +260,13 @@ class Rule:
         return BoundLimit(limit, key, *origin, partitions, value, earlier=earlier)
 
     def overflow(self, partitions: PartitionIndex) -> BoundLimit:
-        """Return the limit, bound to its overflow counter."""
+        """Return a new :class:`BoundLimit`, the limit with its overflow counter."""
         origin = (self.scope, self.policy.id, self.policy.slug, self.override_id, self.index)
         return BoundLimit(self.limit, partitions.overflow, *origin, overflow=True)
 
     def partitions(self, keys: Keys) -> PartitionIndex | None:
         """
-        Return the index in which the store registers the values of this limit's partition, or None.
+        Return the index in which the store registers the values of this limit's partition, or None if it has none.
 
         Each project has a register of its own, even for a global limit. So a client that invents values can only fill
         the register of its own project.
@@ -258,7 +285,7 @@ class Rule:
 
 def rules_of(subject: Subject, now_us: int) -> tuple[Rule, ...]:
     """
-    Return all limits that may apply to a token.
+    Return a rule for each limit of the global, the project's and the token's policy, with its override applied.
 
     They come from the global policy, the policy of its project and its own policy, in this order. A policy that is not
     published adds no limits. The reader of the documents reports it. Overrides that have ended by *now_us* are ignored.
@@ -308,9 +335,13 @@ __all__ = [
     "MAX_LIMITS_PER_REQUEST",
     "BoundLimit",
     "Costs",
+    "KeyedLimits",
+    "Limits",
     "Rule",
     "Subject",
     "bind_in_code",
+    "bind_pairs",
     "check_costs",
+    "pairs_of",
     "rules_of",
 ]

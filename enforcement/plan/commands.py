@@ -63,7 +63,7 @@ def decide(request: Request[Plan], now_us: int, *, clock: bool) -> bytes:
 
 def register(request: Request[Plan], now_us: int, *, clock: bool) -> bytes:
     """
-    Return the encoded call that decides a request and registers its partition values.
+    Return the call that decides a request and registers its partition values, encoded for the store.
 
     The reply is a list. Its first item is the reply of :func:`decide`. One item for each unregistered value of the plan
     follows: 1 if there was no room and the overflow counter decided, else 0.
@@ -77,7 +77,7 @@ def _registering(
     name: str, arguments: list[str | int], unregistered: Iterable[tuple[int, BoundLimit]]
 ) -> list[str | int]:
     """
-    Return the arguments of a call that also registers values.
+    Return the arguments of a call of *name*, which does what *arguments* say and also registers values.
 
     Args:
         name: The function that registers values first, and then does the same as the call.
@@ -131,7 +131,7 @@ def settle(
     corrections: Sequence[Correction], marker: str, now_us: int | None, *, ident: str, once_for_ms: int | None
 ) -> list[str | int]:
     """
-    Return the arguments of the call that corrects earlier charges by these permits.
+    Return the arguments of the call that adds each correction's permits, positive or negative, to an earlier charge.
 
     Args:
         marker: The key that remembers *ident*. It has the hash tag of the counters.
@@ -177,7 +177,7 @@ def renew(slots: Sequence[tuple[BoundLimit, int]], ident: str, now_us: int | Non
     keys = [*(bound.key for bound, _ in slots), *indexes]
     arguments: list[str | int] = ["FCALL", RENEW, len(keys), *keys, "" if now_us is None else now_us, ident]
     for bound, count in slots:
-        arguments += [count, (bound.limit.window_seconds or 1) * 1_000_000]
+        arguments += [count, (bound.limit.window_seconds or 1) * 1_000_000, bound.limit.capacity]
         arguments += [bound.value, bound.partitions.life_us] if bound.partitions else ["", 0]
     return arguments
 

@@ -7,10 +7,13 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from enforcement.plan.binding import BoundLimit
-from enforcement.plan.headers import labels, presets, seconds
-from enforcement.plan.limit_state import LimitState, state_of
+from enforcement.plan.costs import Costs
+from enforcement.plan.error_shapes import error_body
+from enforcement.plan.headers import labels, presets
+from enforcement.plan.limit_state import LimitState, seconds, state_of
 from enforcement.plan.plan import NO_PLAN, Plan
 from enforcement.plan.reply import NO_REPLY, Reply
+from enforcement.plan.sentences import sentence, title
 
 QUOTA_EXCEEDED: Final = "https://iana.org/assignments/http-problem-types#quota-exceeded"
 REDUCED_CAPACITY: Final = "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity"
@@ -27,22 +30,14 @@ STATUSES: Final = {
 }
 """The HTTP status that belongs to each reason."""
 
-_TITLES: Final = {
-    "limited": "Too many requests",
-    "cost_exceeds_capacity": "The request costs more than the limit can ever admit",
-    "unknown_token": "The token is not known",
-    "revoked": "The token was revoked",
-    "expired": "The token has expired",
-    "inactive_project": "The project is not active",
-    "degraded_denied": "The limit cannot be checked now",
-}
 _DEGRADED_RETRY_MS: Final = 1_000
 _UNKNOWN: Final = "not computed yet"
+_NO_TROUBLE: Final = ("", False)
 
 
 class Decision:
     """
-    The decision on one request.
+    The decision on one request. It is true exactly if the request is allowed.
 
     It keeps the store's reply, and computes its properties only when they are read.
 
@@ -56,7 +51,19 @@ class Decision:
         held: Permits that this process has leased and not used. They are charged in the store, and still remain.
     """
 
-    __slots__ = ("_id", "_limit", "_states", "_trouble", "allowed", "held", "plan", "reason", "reply", "source")
+    __slots__ = (
+        "_costs",
+        "_id",
+        "_limit",
+        "_states",
+        "_trouble",
+        "allowed",
+        "held",
+        "plan",
+        "reason",
+        "reply",
+        "source",
+    )
 
     def __init__(
         self,
@@ -76,6 +83,17 @@ class Decision:
         self._states: tuple[LimitState, ...] | None = None
         self._limit: LimitState | str | None = _UNKNOWN
 
+    def __bool__(self) -> bool:
+        return self.allowed
+
+    def on(self, costs: Costs) -> Decision:
+        """
+        Keep the units that the costs of the request name, from which :attr:`unmetered` follows, and return this
+        decision.
+        """
+        self._costs = costs if isinstance(costs, int) else frozenset(costs)  # the caller may change its mapping
+        return self
+
     def after(self, cause: str, *, ambiguous: bool) -> Decision:
         """Set why the call to the store failed before this decision was made, and return the decision."""
         self._trouble = (cause, ambiguous)
@@ -85,13 +103,8 @@ class Decision:
         return f"<Decision {self.reason} by {self.source}: {', '.join(f'{s.name} {s.remaining}' for s in self.limits)}>"
 
     @property
-    def width(self) -> int:
-        """How many numbers the reply has for each limit."""
-        return self.reply.width
-
-    @property
     def revision(self) -> int:
-        """The published revision of the decision's limits. 0 for limits in code."""
+        """The published revision of the decision's limits, which is 0 for limits in code."""
         return self.plan.revision
 
     @property
@@ -109,7 +122,7 @@ class Decision:
 
     @property
     def degraded(self) -> bool:
-        """Whether the decision was made without the store."""
+        """Whether this process made the decision because the store, or a part of it, could not."""
         return self.source == "fallback"
 
     @property
@@ -128,22 +141,18 @@ class Decision:
 
     @property
     def cause(self) -> str:
-        """Why the call to the store failed, such as ``timeout``, ``auth`` or ``oom``. Empty if no call failed."""
-        return self._tried()[0]
+        """Why the call to the store failed, such as ``timeout``, ``auth`` or ``oom``, or empty if no call failed."""
+        # Only the few decisions that follow a failed call have this attribute. The others save the time to set it.
+        return getattr(self, "_trouble", _NO_TROUBLE)[0]
 
     @property
     def ambiguous(self) -> bool:
         """Whether the call to the store failed in such a way that the store may have charged the request."""
-        return self._tried()[1]
-
-    def _tried(self) -> tuple[str, bool]:
-        # Only the few decisions that follow a failed call have this attribute. The others save the time to set it.
-        found: tuple[str, bool] = getattr(self, "_trouble", ("", False))
-        return found
+        return getattr(self, "_trouble", _NO_TROUBLE)[1]
 
     @property
     def status(self) -> int:
-        """The HTTP status of the response. 200 if the request may pass."""
+        """The HTTP status of the response, which is 200 if the request may pass."""
         return STATUSES[self.reason]
 
     @property
@@ -158,27 +167,36 @@ class Decision:
         return self._states
 
     @property
+    def unmetered(self) -> tuple[str, ...]:
+        """
+        The names of the limits that counted nothing, because the costs of the request do not name their unit.
+
+        Such a limit neither denies nor decides, and header fields leave it out. A cost of 0 is a cost.
+        """
+        return tuple(self.plan.bounds[i].limit.name for i in self.unmetered_at())
+
+    def unmetered_at(self) -> tuple[int, ...]:
+        """Return the index of each limit in :attr:`unmetered`."""
+        # Only decisions on limits of units other than requests have this attribute.
+        costs: int | frozenset[str] | None = getattr(self, "_costs", None)
+        return () if costs is None else self.plan.unmetered(costs)
+
+    @property
     def limit(self) -> LimitState | None:
         """
-        The limit that decides, or None.
+        The state of the limit that decides, or None if there is none.
 
         If limits deny the request, it is one that no wait helps, or the one with the longest wait. Otherwise it is the
-        one with the smallest share of its capacity left. None if every limit is in shadow mode, or there is none.
+        one with the smallest share of its capacity left. None if there is no limit, or each is in shadow mode or
+        :attr:`unmetered`.
         """
         if isinstance(self._limit, str):
-            self._limit = self._deciding()
+            self._limit = _deciding(self)
         return self._limit
-
-    def _deciding(self) -> LimitState | None:
-        enforced = [state for state in self.limits if state.mode == "enforce"]
-        if len(enforced) < 2:
-            return enforced[0] if enforced else None
-        deniers = [state for state in enforced if not state.allowed]
-        return min(deniers, key=_mildness) if deniers else min(enforced, key=lambda state: state.tightness)
 
     @property
     def denied_by(self) -> tuple[str, ...]:
-        """The names of the limits that deny the request. Limits in shadow mode do not count."""
+        """The names of the limits that deny the request, without those in shadow mode."""
         return tuple(state.name for state in self.limits if state.mode == "enforce" and not state.allowed)
 
     @property
@@ -188,23 +206,23 @@ class Decision:
 
     @property
     def reset_ms(self) -> int | None:
-        """``reset_ms`` of the deciding limit, or None if no limit decides, or if it is never full again."""
+        """Milliseconds until the deciding limit is full again, or None if it never is, or if no limit decides."""
         return None if self.limit is None else self.limit.reset_ms
 
     @property
     def retry_after_ms(self) -> int | None:
-        """Milliseconds until the same request can pass, or None if it is allowed, or if no wait helps."""
+        """Milliseconds until the same request is worth another try, or None if it is allowed, or if no wait helps."""
         if self.reason == "degraded_denied":
             return _DEGRADED_RETRY_MS
         return None if self.allowed or self.limit is None or self.limit.hopeless else self.limit.retry_after_ms
 
     def headers(self, preset: str = "ietf") -> dict[str, str]:
         """
-        Return the names and values of the header fields for a client.
+        Return the header fields for a client as a new dictionary of names and values.
 
         Args:
             preset: ``ietf`` (draft-ietf-httpapi-ratelimit-headers-11), ``legacy-delta``, ``legacy-epoch``, ``openai``,
-                or several joined by ``+``.
+                ``anthropic``, or several joined by ``+``.
         Returns:
             Names and values. A denial that can pass later has ``Retry-After`` as well, with every preset.
         Raises:
@@ -226,20 +244,32 @@ class Decision:
             return self.plan.enforces
         return self.limit is not None and self.status in (429, 503)
 
-    def problem(self) -> dict[str, Any]:
-        """Return the members of an ``application/problem+json`` body (RFC 9457) for a denial."""
+    def problem(self, preset: str = "ietf") -> dict[str, Any]:
+        """
+        Return the body of the response to a denial as a new dictionary of JSON values.
+
+        Args:
+            preset: As in :meth:`headers`. With ``openai`` or ``anthropic`` the body has the shape of that provider's
+                errors, for its SDK. Otherwise it has the members of ``application/problem+json`` (RFC 9457).
+        Raises:
+            ValueError: A preset is unknown.
+        """
+        presets(preset)
+        said, unit = _said(self), "" if self.limit is None else self.limit.unit
+        shaped = error_body(preset, self.status, self.reason, unit, said)
+        if shaped is not None:
+            return shaped
         kind = {429: QUOTA_EXCEEDED, 503: REDUCED_CAPACITY}.get(self.status, "about:blank")
         body: dict[str, Any] = {
             "type": kind,
-            "title": _TITLES.get(self.reason, "Allowed"),
+            "title": title(self.reason),
             "status": self.status,
             "code": self.reason,
         }
         if self.status == 429:
-            body["detail"] = self._detail()
+            body["detail"] = said
         if kind != "about:blank":
-            names = labels([(state.policy, state.name) for state in self.limits])
-            rows = zip(names, self.limits, strict=True)
+            rows = zip(labels(self.plan), self.limits, strict=True)
             body["violated-policies"] = [name for name, it in rows if it.mode == "enforce" and not it.allowed]
         return body | _names(self)
 
@@ -261,16 +291,6 @@ class Decision:
             "limits": origins,
         }
 
-    def _detail(self) -> str:
-        limit = self.limit
-        if limit is None:
-            return ""
-        if limit.hopeless:
-            return f"{limit.name} can admit {limit.capacity} {limit.unit} at once, but the request costs more."
-        wait = "" if limit.retry_after_ms is None else f" Try again in {max(1, seconds(limit.retry_after_ms))} s."
-        together = " for all values beyond the project's cap together" if limit.overflow else ""
-        return f"{limit.name} has {limit.remaining} of {limit.quota} {limit.unit} left{together}.{wait}"
-
 
 class Denied(Exception):
     """
@@ -281,8 +301,24 @@ class Denied(Exception):
     """
 
     def __init__(self, decision: Decision) -> None:
-        super().__init__(f"Denied: {decision.reason}.")
+        super().__init__(decision)  # an argument, so that it can be pickled
         self.decision = decision
+
+    def __str__(self) -> str:
+        return _said(self.decision)
+
+
+def _said(decision: Decision) -> str:
+    return sentence(decision.status, decision.reason, decision.limit, decision.retry_after_ms)
+
+
+def _deciding(decision: Decision) -> LimitState | None:
+    left_out = decision.unmetered_at()
+    enforced = [it for i, it in enumerate(decision.limits) if it.mode == "enforce" and i not in left_out]
+    if len(enforced) < 2:
+        return enforced[0] if enforced else None
+    deniers = [state for state in enforced if not state.allowed]
+    return min(deniers, key=_mildness) if deniers else min(enforced, key=lambda state: state.tightness)
 
 
 def _names(decision: Decision) -> dict[str, str]:

@@ -7,19 +7,25 @@ takes from a cache what is the same for all decisions of a plan. Only the other 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cache
 from typing import Final, Protocol
 
+from enforcement.model.instants import SECOND_US, from_us, to_us
 from enforcement.model.limits import Limit
 from enforcement.plan.binding import BoundLimit
-from enforcement.plan.limit_state import LimitState, tightness
+from enforcement.plan.costs import REQUESTS
+from enforcement.plan.limit_state import LimitState, seconds, tightness
 from enforcement.plan.plan import Plan
 from enforcement.plan.reply import Reply
 
 LIST_FIELDS: Final = frozenset({"RateLimit-Policy", "RateLimit"})
 """Fields of the draft. Their values are lists, so items can be appended to a field that exists already."""
+
+
+_YEAR_9999_US: Final = to_us(datetime(9999, 1, 1, tzinfo=UTC))
 
 
 class Described(Protocol):
@@ -40,7 +46,10 @@ class Described(Protocol):
 
     @property
     def limit(self) -> LimitState | None:
-        """The limit that decides, or None."""
+        """The state of the limit that decides, or None if there is none."""
+
+    def unmetered_at(self) -> tuple[int, ...]:
+        """Return the index of each limit that counted nothing, because the costs do not name its unit."""
 
     @property
     def reset_ms(self) -> int | None:
@@ -100,18 +109,21 @@ def spell(bounds: Sequence[BoundLimit]) -> tuple[Spelled, ...] | None:
     """
     if any(bound.limit.calendar not in (None, "lifetime") for bound in bounds):
         return None
-    names = labels([(bound.policy_slug, bound.limit.name) for bound in bounds])
+    names = _labels(bounds)
     return tuple(_spell(at, bound.limit, names[at]) for at, bound in enumerate(bounds) if not bound.limit.shadow)
 
 
 class _Cache:
-    """The result of :func:`spell` for a plan, and its item if there is exactly one."""
+    """The labels of a plan's limits, the result of :func:`spell`, and its item if every response has that one only."""
 
-    __slots__ = ("only", "spelled")
+    __slots__ = ("labels", "only", "spelled")
 
     def __init__(self, bounds: Sequence[BoundLimit]) -> None:
+        self.labels = _labels(bounds)
         self.spelled = spell(bounds)
-        self.only = self.spelled[0] if self.spelled is not None and len(self.spelled) == 1 else None
+        self.only: Spelled | None = None
+        if self.spelled is not None and len(self.spelled) == 1 and bounds[self.spelled[0].at].limit.unit == REQUESTS:
+            self.only = self.spelled[0]
 
 
 def _cached(plan: Plan) -> _Cache:
@@ -130,32 +142,40 @@ def _spell(at: int, limit: Limit, label: str) -> Spelled:
     return Spelled(at, limit.capacity, limit.window_seconds, policy, line, f'"{label}";r=', not slots)
 
 
-def labels(names: Sequence[tuple[str, str]]) -> list[str]:
+def labels(plan: Plan) -> Sequence[str]:
     """
-    Return a unique label for each limit.
+    Return a unique label for each limit of a plan, in the order of the plan.
 
-    Args:
-        names: The policy and the name of each limit.
     Returns:
-        The name, or ``policy/name`` if several limits have that name.
+        The name. ``policy/name`` if several limits have that name, and ``scope/policy/name`` if they also have one
+        policy, which is attached to the token and to its project, for instance.
     """
-    own = [name for _, name in names]
-    return [f"{policy}/{name}" if policy and own.count(name) > 1 else name for policy, name in names]
+    return _cached(plan).labels
+
+
+def _labels(bounds: Sequence[BoundLimit]) -> Sequence[str]:
+    names = [bound.limit.name for bound in bounds]
+    if len(set(names)) == len(names):
+        return names
+    longer = [f"{bound.policy_slug}/{bound.limit.name}" if bound.policy_slug else bound.limit.name for bound in bounds]
+    longest = [f"{bound.scope}/{name}" for bound, name in zip(bounds, longer, strict=True)]
+    rows = zip(names, longer, longest, strict=True)
+    return [a if names.count(a) == 1 else b if longer.count(b) == 1 else c for a, b, c in rows]
 
 
 def ordered(decision: Described) -> list[tuple[str, LimitState]]:
-    """Return the enforced limits, each after its label. The limit that decides comes first, then the tightest."""
-    names = labels([(state.policy, state.name) for state in decision.limits])
-    enforced = [row for row in zip(names, decision.limits, strict=True) if row[1].mode == "enforce"]
+    """
+    Return a list of (label, state) for the enforced limits that counted the request.
+
+    The limit that decides comes first, then the tightest.
+    """
+    left_out, names = decision.unmetered_at(), labels(decision.plan)
+    rows = enumerate(zip(names, decision.limits, strict=True))
+    enforced = [row for i, row in rows if row[1].mode == "enforce" and i not in left_out]
     if len(enforced) > 1:
         first = decision.limit
         enforced.sort(key=lambda row: (row[1] is not first, row[1].tightness))
     return enforced
-
-
-def seconds(span_ms: int) -> int:
-    """Return a span in seconds, rounded up."""
-    return -(-span_ms // 1_000)
 
 
 def _policy_item(label: str, quota: int, unit: str, algorithm: str, window_seconds: int | None) -> str:
@@ -167,6 +187,8 @@ def _policy_item(label: str, quota: int, unit: str, algorithm: str, window_secon
 def _ietf(decision: Described) -> dict[str, str]:
     spelled = _cached(decision.plan).spelled
     if spelled is not None and (decision.allowed or len(spelled) == 1):
+        if decision.plan.counts_units and (left_out := decision.unmetered_at()):
+            spelled = tuple(item for item in spelled if item.at not in left_out)
         return _by_numbers(decision, spelled)
     policies, limits = [], []
     for label, state in ordered(decision):
@@ -174,11 +196,11 @@ def _ietf(decision: Described) -> dict[str, str]:
         policies.append(_policy_item(label, state.quota, state.unit, state.algorithm, state.window_seconds))
         until = "" if slots or state.more_ms is None else f";t={seconds(state.more_ms)}"
         limits.append(f'"{label}";r={state.remaining}{until}')
-    return {"RateLimit-Policy": ", ".join(policies), "RateLimit": ", ".join(limits)}
+    return {"RateLimit-Policy": ", ".join(policies), "RateLimit": ", ".join(limits)} if limits else {}
 
 
 def draft_lines(decision: Described) -> list[tuple[bytes, bytes]]:
-    """Return the draft's fields for an allowed request, encoded for ASGI."""
+    """Return the names and values of the draft's header fields for an allowed request, encoded for ASGI."""
     cached: _Cache | None = decision.plan.header_cache
     if cached is not None and (only := cached.only) is not None:
         # This repeats _limit_item(). A request on a lease is so fast that one more function call would slow it down.
@@ -191,7 +213,12 @@ def draft_lines(decision: Described) -> list[tuple[bytes, bytes]]:
 
 
 def _by_numbers(decision: Described, spelled: Sequence[Spelled]) -> dict[str, str]:
-    """Return the header fields from the numbers of the reply, without limit states. The tightest limit comes first."""
+    """
+    Return the header fields from the numbers of the reply, or an empty dictionary if no limit is enforced. The tightest
+    limit comes first.
+    """
+    if not spelled:
+        return {}
     rows = [(limit, *_limit_item(decision, limit)) for limit in spelled]
     rows.sort(key=lambda row: tightness(row[1], row[0].capacity, row[0].window_seconds))
     return {
@@ -211,7 +238,8 @@ def _limit_item(decision: Described, limit: Spelled) -> tuple[int, str]:
 
 def _legacy(decision: Described, reset: int | None) -> dict[str, str]:
     limit = decision.limit
-    assert limit is not None
+    if limit is None:
+        return {}
     fields = {"X-RateLimit-Limit": str(limit.quota), "X-RateLimit-Remaining": str(limit.remaining)}
     if reset is not None:
         fields["X-RateLimit-Reset"] = str(reset)
@@ -228,16 +256,38 @@ def _legacy_epoch(decision: Described) -> dict[str, str]:
     return _legacy(decision, -(-(decision.reply.now_us + decision.reset_ms * 1_000) // 1_000_000))
 
 
+def _tightest(decision: Described) -> Iterator[LimitState]:
+    """Yield the state of the tightest limit on requests, and then of that on tokens, as far as there are such."""
+    found: dict[str, LimitState] = {}
+    for _, state in ordered(decision):
+        if state.algorithm != "concurrency":
+            found.setdefault(state.unit, state)
+    return (found[unit] for unit in ("requests", "tokens") if unit in found)
+
+
 def _openai(decision: Described) -> dict[str, str]:
-    """Return the header fields for the tightest limit on requests and the tightest limit on tokens."""
+    """Return OpenAI's header fields for the tightest limit on requests and the tightest limit on tokens."""
     fields: dict[str, str] = {}
-    for _, state in reversed(ordered(decision)):
-        if state.algorithm == "concurrency" or state.unit not in ("requests", "tokens"):
-            continue
+    for state in _tightest(decision):
         fields[f"x-ratelimit-limit-{state.unit}"] = str(state.quota)
         fields[f"x-ratelimit-remaining-{state.unit}"] = str(state.remaining)
         if state.reset_ms is not None:
             fields[f"x-ratelimit-reset-{state.unit}"] = _go_duration(state.reset_ms)
+    return fields
+
+
+def _anthropic(decision: Described) -> dict[str, str]:
+    """
+    Return Anthropic's header fields for the tightest limit on requests and the tightest limit on tokens. The reset is
+    an instant.
+    """
+    fields: dict[str, str] = {}
+    for state in _tightest(decision):
+        fields[f"anthropic-ratelimit-{state.unit}-limit"] = str(state.quota)
+        fields[f"anthropic-ratelimit-{state.unit}-remaining"] = str(state.remaining)
+        if state.reset_ms is not None:
+            at_us = min(decision.reply.now_us + seconds(state.reset_ms) * SECOND_US, _YEAR_9999_US)
+            fields[f"anthropic-ratelimit-{state.unit}-reset"] = from_us(at_us).strftime("%Y-%m-%dT%H:%M:%SZ")
     return fields
 
 
@@ -258,4 +308,5 @@ _PRESETS: Final[dict[str, Preset]] = {
     "legacy-delta": _legacy_delta,
     "legacy-epoch": _legacy_epoch,
     "openai": _openai,
+    "anthropic": _anthropic,
 }

@@ -51,7 +51,7 @@ class LimitState:
 
     @property
     def share(self) -> float:
-        """The share of the capacity that remains. 0 if the capacity is 0."""
+        """The share of the capacity that remains, from 0 to 1, which is 0 if the capacity is 0."""
         return self.remaining / self.capacity if self.capacity else 0.0
 
     @property
@@ -64,6 +64,11 @@ def tightness(remaining: int, capacity: int, window_seconds: int | None) -> tupl
     """Return a sort key by which the smallest share left comes first, and of equal ones the longest window."""
     share = remaining / capacity if capacity else 0.0
     return share, float("-inf") if window_seconds is None else -window_seconds
+
+
+def seconds(span_ms: int) -> int:
+    """Return a span of milliseconds in whole seconds, rounded up."""
+    return -(-span_ms // 1_000)
 
 
 def state_of(

@@ -30,7 +30,7 @@ def shape_of(limit: Limit) -> str:
 
 
 def counter_name(limit: Limit, identity: Identity) -> str:
-    """Return the last part of a counter's key, which is ``c:`` and 32 hexadecimal characters."""
+    """Return the last part of a counter's key, which is ``c:`` and 24 hexadecimal characters."""
     return "c:" + name_of((*identity, shape_of(limit)))
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Any, Final
 
 from enforcement.model.algorithms import Spec
 from enforcement.model.keys import dirty_beside
 from enforcement.plan.binding import BoundLimit
+from enforcement.plan.costs import REQUESTS, Costs, names
 from enforcement.plan.decision_id import DecisionIds
 
 
@@ -27,6 +28,8 @@ class Plan:
         enforces: Whether a limit can deny the request, because it is not in shadow mode.
         has_shadows: Whether a limit is in shadow mode. Such a limit is counted and never denies.
         has_slots: Whether a limit is a concurrency limit. Then ``admit()`` is needed instead of ``hit()``.
+        counts_units: Whether a limit counts another unit than requests. A plain cost does not name that unit.
+        counts_no_requests: Whether no limit counts requests. This is also so if there is no limit.
         has_charge_on: Whether a limit is charged by the status of the response.
         spread: Whether the counters have different hash tags. On a cluster they then need more than one call.
         follows_calendar: Whether a limit follows a calendar. Its commands contain a window, and expire with it.
@@ -43,7 +46,10 @@ class Plan:
         "_specs_from_us",
         "_specs_until_us",
         "_texts",
+        "_unmetered",
         "bounds",
+        "counts_no_requests",
+        "counts_units",
         "enforces",
         "fleet",
         "follows_calendar",
@@ -78,6 +84,9 @@ class Plan:
         self.enforces = any(not bound.limit.shadow for bound in bounds)
         self.has_shadows = any(bound.limit.shadow for bound in bounds)
         self.has_slots = any(bound.limit.algorithm == "concurrency" for bound in bounds)
+        units = [bound.limit.unit for bound in bounds]
+        self.counts_units = units.count(REQUESTS) < len(units)
+        self.counts_no_requests = REQUESTS not in units
         self.has_charge_on = any(bound.limit.charge_on for bound in bounds)
         self.spread = len({bound.tag for bound in bounds}) > 1
         self.follows_calendar = any(bound.limit.calendar not in (None, "lifetime") for bound in bounds)
@@ -85,6 +94,7 @@ class Plan:
         self.unregistered = tuple(i for i, bound in enumerate(bounds) if bound.partitions is not None)
         self.overflows = any(bound.overflow for bound in bounds)
         self.header_cache: Any = None
+        self._unmetered: tuple[int, ...] | None = None
         self._specs: tuple[Spec, ...] = ()
         self._texts: tuple[str, ...] = ()
         self._specs_from_us = self._specs_until_us = 0
@@ -104,6 +114,11 @@ class Plan:
         return self.fleet is not None and bool(self.bounds) and all(bound.limit.leasable for bound in self.bounds)
 
     @property
+    def one_of_each(self) -> Costs:
+        """The costs of one permit of each unit that a limit counts, which are 1 if all count requests."""
+        return {bound.limit.unit: 1 for bound in self.bounds} if self.counts_units else 1
+
+    @property
     def durable_sets(self) -> list[str]:
         """The keys of the sets in which the store lists changed durable counters."""
         return self.touches[len(self.keys) :]
@@ -111,6 +126,25 @@ class Plan:
     def lies_in(self, sets: frozenset[str]) -> bool:
         """Return whether *sets* contains one of :attr:`durable_sets`."""
         return not sets.isdisjoint(self.touches)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """
+        Return what pickle needs to make the plan anew, which is its limits without what this process knows of counters.
+        """
+        return _restored, (self.bounds, self.revision, self.fleet() if self.fleet else 0)
+
+    def unmetered(self, costs: int | Container[str]) -> tuple[int, ...]:
+        """
+        Return the indices of the bounds that got no cost, because their unit is not named.
+
+        Args:
+            costs: A number of requests, or the units that are named.
+        """
+        if not isinstance(costs, int) or costs == 0:
+            return tuple(i for i, bound in enumerate(self.bounds) if not names(bound.limit.unit, costs))
+        if self._unmetered is None:  # it is the same for every number of requests
+            self._unmetered = tuple(i for i, bound in enumerate(self.bounds) if bound.limit.unit != REQUESTS)
+        return self._unmetered
 
     def specs(self, now_us: int) -> tuple[Spec, ...]:
         """Return the numbers by which the store decides on each limit, with the calendar windows around *now_us*."""
@@ -123,7 +157,7 @@ class Plan:
         return self._specs
 
     def texts(self, now_us: int) -> tuple[str, ...]:
-        """Return the :meth:`specs` as strings, which are arguments of a call."""
+        """Return the :meth:`specs` as strings, one argument of a call for each limit."""
         self.specs(now_us)
         return self._texts
 
@@ -133,7 +167,7 @@ class Plan:
 
     def diverted(self, overflowed: Sequence[int]) -> tuple[BoundLimit, ...]:
         """
-        Return the bounds, with overflow counters for the values that could not be registered.
+        Return a copy of the bounds, with overflow counters for the values that could not be registered.
 
         Args:
             overflowed: For each item of :attr:`unregistered`, 1 if there was no room for its value, else 0.
@@ -163,6 +197,11 @@ class RefusedPlan(Plan):
     def subject(self) -> tuple[str, str]:
         """The ids of the project and of the token."""
         return self._subject
+
+
+def _restored(bounds: tuple[BoundLimit, ...], revision: int, fleet: int) -> Plan:
+    """Return a new plan from what was pickled. Its permits are not leased here, so *fleet* is only shown."""
+    return Plan(bounds, revision=revision, fleet=(lambda: fleet) if fleet else None)
 
 
 NO_PLAN: Final = Plan(())

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 from enforcement.model.algorithms import HOPELESS
 from enforcement.plan.binding import BoundLimit
 from enforcement.store.errors import StoreError
 from enforcement.store.resp import numbers
+
+if TYPE_CHECKING:
+    from enforcement.plan.plan import Plan
 
 PLAIN: Final = 4
 """How many numbers each limit has in a reply without marks."""
@@ -102,7 +105,8 @@ class Reply:
 
     def more(self, index: int) -> int:
         """
-        Return the microseconds until limit *index* has more permits left, 0 for :meth:`reset`, below 0 for never.
+        Return the microseconds until limit *index* has more permits left, 0 if that is :meth:`reset`, below 0 for
+        never.
 
         Returns:
             Microseconds. 0: the same as :meth:`reset`. Below 0: never.
@@ -127,7 +131,7 @@ class Reply:
         return tuple(self.numbers[6 :: self.width])
 
     def charged(self, bounds: Sequence[BoundLimit]) -> Iterator[tuple[int, BoundLimit]]:
-        """Yield the bounds whose limits admit the request, each with its index."""
+        """Yield the index and the bound of each limit that admits the request."""
         return ((i, bound) for i, bound in enumerate(bounds) if self.wait(i) == 0)
 
     def reason(self, bounds: Sequence[BoundLimit]) -> str:
@@ -145,7 +149,8 @@ class Reply:
 
     def later(self, passed_us: int) -> Reply:
         """
-        Return the same denial as it is *passed_us* microseconds later. Its durations get shorter, but not below 1.
+        Return a new reply with the same denial as it is *passed_us* microseconds later. Its durations get shorter, but
+        not below 1.
         """
         numbers, width = list(self.numbers), self.width
         numbers[1] += passed_us
@@ -159,35 +164,78 @@ NO_REPLY: Final = Reply((0, 0))
 """The reply of a decision for which no counter was read."""
 
 
-def read(raw: object, width: int = PLAIN) -> Reply:
+def read(raw: object, count: int, width: int = PLAIN) -> Reply:
     """
-    Return a reply of the store as a :class:`Reply`.
+    Return a reply of the store as :class:`Reply`.
 
+    Args:
+        raw: The reply, which should be a string of 64-bit integers.
+        count: Of how many limits it must tell, unless the store did not decide.
     Raises:
-        StoreError: The reply is not a string of 64-bit integers.
+        StoreError: The reply has another form or length.
     """
-    return Reply(numbers(raw), width)
+    found = numbers(raw)
+    if len(found) != 2 + width * count and not (len(found) == 2 and found[0] < 0):
+        raise _unexpected(raw)
+    return Reply(found, width)
 
 
-def read_plain(raw: object, width: int) -> tuple[Reply, Sequence[int]]:
+def read_plain(raw: object, plan: Plan, width: int) -> tuple[Reply, Sequence[int]]:
     """
     Return a reply that registered no values as :class:`Reply`, with an empty sequence, as :func:`read_enrolled` does.
     """
-    return read(raw, width), ()
+    return read(raw, len(plan.bounds), width), ()
 
 
-def read_enrolled(raw: object, width: int) -> tuple[Reply, Sequence[int]]:
+def read_enrolled(raw: object, plan: Plan, width: int) -> tuple[Reply, Sequence[int]]:
     """
-    Return the reply to a decision that registered partition values, and for each value 1 if it overflowed, or 0.
+    Return the reply to a decision that registered partition values.
 
     Returns:
         The reply, and for each value 1 if its overflow counter decided, else 0.
     Raises:
-        StoreError: The reply has another form.
+        StoreError: The reply has another form or length.
     """
-    if not isinstance(raw, list) or not raw or not isinstance(raw[0], list):
-        raise StoreError("protocol", f"reply: must be a list that begins with a list, got {raw!r:.80}")
-    return Reply(raw[0], width), raw[1:]
+    found, overflowed = _enrolled(raw, len(plan.unregistered))
+    decided = isinstance(found, list) and all(type(number) is int for number in found)
+    if not decided or (len(found) != 2 + width * len(plan.bounds) and not (len(found) == 2 and found[0] < 0)):
+        raise _unexpected(raw)
+    return Reply(found, width), overflowed
 
 
-__all__ = ["MARKED", "NOT_RESTORED", "NO_REPLY", "PLAIN", "Reply", "read", "read_enrolled", "read_plain"]
+def read_corrected(raw: object, registered: int | None) -> tuple[int, Sequence[int]]:
+    """
+    Return the reply to a settlement, and for each value that it registered 1 if its correction was left out, else 0.
+
+    Args:
+        registered: How many values it registered. None: it was a plain settlement.
+    Raises:
+        StoreError: The reply has another form or length.
+    """
+    found, left_out = (raw, ()) if registered is None else _enrolled(raw, registered)
+    if type(found) is not int:
+        raise _unexpected(raw)
+    return found, left_out
+
+
+def _enrolled(raw: object, count: int) -> tuple[Any, Sequence[int]]:
+    if not isinstance(raw, list) or len(raw) != 1 + count or any(one not in (0, 1) for one in raw[1:]):
+        raise _unexpected(raw)
+    return raw[0], raw[1:]
+
+
+def _unexpected(raw: object) -> StoreError:
+    return StoreError("protocol", f"a reply is not what the function returns: {raw!r:.80}")
+
+
+__all__ = [
+    "MARKED",
+    "NOT_RESTORED",
+    "NO_REPLY",
+    "PLAIN",
+    "Reply",
+    "read",
+    "read_corrected",
+    "read_enrolled",
+    "read_plain",
+]

@@ -40,5 +40,5 @@ class Request(Generic[PlanT]):
         return MARKED if self.ident else PLAIN
 
     def over(self, plan: OtherT) -> Request[OtherT]:
-        """Return the same request for the counters of another plan."""
+        """Return a copy of the request for the counters of another plan."""
         return Request(plan, self.costs, self.charge, self.ident)

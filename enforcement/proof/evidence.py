@@ -118,7 +118,10 @@ class Evidence:
             self.counters[counter.key] = counter
 
     def by_limit(self) -> Iterator[tuple[str, Limit, list[list[CountedDecision]]]]:
-        """Yield each limit that counting can prove, with its name and the decisions on each of its counters."""
+        """
+        Yield the name of each limit that counting can prove, the limit, and a list of decisions for each of its
+        counters.
+        """
         grouped: dict[str, tuple[Limit, list[list[CountedDecision]]]] = {}
         for key, counter in self.counters.items():
             if can_be_proved(counter.limit):

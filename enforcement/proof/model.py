@@ -23,8 +23,8 @@ _WHOLE: Final = Fraction(1)
 
 def window_of(limit: Limit, at_us: int) -> tuple[int, int]:
     """
-    Return the start and the end of the window at an instant, in microseconds since the epoch. A log or a bucket has one
-    window for ever.
+    Return the start and the end of the window at an instant, in microseconds since the epoch, or LIFETIME if it never
+    ends. A log or a bucket has one window for ever.
     """
     if limit.algorithm in ("sliding_log", "token_bucket") or limit.calendar == "lifetime":
         return LIFETIME
@@ -46,7 +46,7 @@ def length_us(limit: Limit) -> int:
 
 def peak(limit: Limit, charges: Iterable[Charge], part: Fraction = _WHOLE) -> int:
     """
-    Return the most permits that were in use at any instant.
+    Return the most permits of the charges of one window that were in use at any instant.
 
     Args:
         charges: In the order of their instants. If the limit has windows, the charges of one window.

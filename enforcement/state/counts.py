@@ -19,7 +19,10 @@ class DecisionCounts:
         self._cells: dict[tuple[str, str], Cell] = {}
 
     def cell(self, source: str, reason: str) -> Cell:
-        """Return the cell that counts decisions with one source and reason. Keep it where it is increased often."""
+        """
+        Return the cell, a list of one number, that counts decisions with one source and reason. Keep it where it is
+        increased often.
+        """
         return self._cells.setdefault((source, reason), [0])
 
     def count(self, source: str, reason: str) -> None:
@@ -37,5 +40,5 @@ class DecisionCounts:
             cell[0] = 0
 
     def decisions(self) -> dict[tuple[str, str], int]:
-        """Return the number of decisions by source and reason."""
+        """Return the number of decisions by source and reason as a new dictionary, without those that are 0."""
         return {name: cell[0] for name, cell in sorted(self._cells.copy().items()) if cell[0]}

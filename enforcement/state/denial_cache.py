@@ -38,7 +38,7 @@ class Denials:
 
     def known(self, plan: LivePlan, denial: Denial, costs: Costs) -> Decision | None:
         """
-        Return the cached denial of a plan, or None if it is not valid for these costs or not any more.
+        Count and return the cached denial of a plan, or return None if it is not valid for these costs or not any more.
 
         Args:
             denial: The one that the caller found in *plan*. Another thread may have dropped it since.
@@ -125,9 +125,11 @@ class Denial:
         self.renew_at = 0.0
 
     def renewed(self, now: float) -> Decision:
-        """Return the denial with the waiting times of *now*, monotonic seconds, and keep it for GRAIN_SECONDS."""
+        """Return a new denial with the waiting times of *now*, monotonic seconds, and keep it for GRAIN_SECONDS."""
         first, passed_us = self._decision, int((now - self._at) * 1_000_000)
         self.present = Decision(False, first.reason, "denial_cache", first.plan, first.reply.later(passed_us))
+        if first.plan.counts_units:
+            self.present.on(self.costs)
         self.renew_at = now + self.GRAIN_SECONDS
         return self.present
 

@@ -203,7 +203,7 @@ class Lease:
         return min(max(1, round(rate * self._ahead_seconds)), most - self.outstanding())
 
     def fill(self, grant: Grant) -> None:
-        """Add permits that the store has granted to this lease."""
+        """Add permits that the store has granted, or let them wait until the present ones are used up."""
         with self._lock:
             if self.left and not (self._merges and grant.marks == self._marks):
                 # The permits of an earlier window are of no use now, but those of a log or bucket still are.
@@ -252,7 +252,8 @@ class Lease:
 
     def pop_expired(self, now: float) -> list[Remains]:
         """
-        Remove the permits that have expired, and return them with the marks of their windows.
+        Remove the permits that must be returned to the store, expired ones among them, and return them with their
+        marks.
 
         Args:
             now: Monotonic seconds. Infinity removes all permits.
@@ -270,7 +271,7 @@ class Lease:
 
     def idle_since(self, now: float) -> float:
         """
-        Return when permits were last handed out, in monotonic seconds.
+        Return when this method first saw that the last permits were handed out, in monotonic seconds.
 
         The time is not recorded when a permit is taken. It is only as exact as the interval between calls.
 

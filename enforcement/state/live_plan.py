@@ -7,6 +7,7 @@ from typing import Any
 
 from enforcement.model.algorithms import Spec
 from enforcement.plan.binding import BoundLimit
+from enforcement.plan.costs import Costs, check_costs, check_units
 from enforcement.plan.decision_id import DecisionIds
 from enforcement.plan.plan import Plan
 from enforcement.plan.reply import Reply
@@ -71,6 +72,17 @@ class LivePlan(Plan):
     def subject(self) -> tuple[str, str]:
         """The ids of the project and of the token. Both are empty for limits in code."""
         return ("", "") if self.usage is None else (self.usage.project, self.usage.token)
+
+    def check(self, costs: Costs) -> None:
+        """
+        Raise ValueError for costs that are not valid, or that no limit in code of this plan counts.
+
+        Raises:
+            ValueError: See :func:`~enforcement.plan.costs.check_costs` and, for limits in code, :func:`check_units`.
+        """
+        check_costs(costs)
+        if self.usage is None:
+            check_units((bound.limit for bound in self.bounds), costs)
 
     def once(self, now_us: int) -> bytes | None:
         """

@@ -12,6 +12,8 @@ from collections import OrderedDict
 from collections.abc import Hashable
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from enforcement.state.recent_limits import RecentLimits
+
 if TYPE_CHECKING:
     from enforcement.state.live_plan import LivePlan
 
@@ -21,16 +23,10 @@ MAX_OVERFLOWED: Final = 2_500
 """Names whose values use an overflow counter. Many names share one plan, so an entry is small."""
 
 MAX_TRUSTED: Final = 10_000
-MAX_REPORTED: Final = 20
-"""Full limits in one report."""
-REPORTED_SECONDS: Final = 600.0
-"""How long a limit is reported as full after a value last found it full."""
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 Name = Hashable
-Limited = tuple[str, str, str]
-"""Project id, policy id, name of the limit."""
 
 
 class PlanCache:
@@ -41,6 +37,7 @@ class PlanCache:
 
     Attributes:
         overflowed: Number of decisions that used an overflow counter.
+        full: Limits that recently had no room for another value.
     """
 
     def __init__(self) -> None:
@@ -49,7 +46,7 @@ class PlanCache:
         self._protected: OrderedDict[Name, LivePlan] = OrderedDict()
         self._overflowed: OrderedDict[Name, LivePlan] = OrderedDict()
         self._trusted: OrderedDict[str, float] = OrderedDict()
-        self._full: OrderedDict[Limited, float] = OrderedDict()
+        self.full = RecentLimits()
 
     def __len__(self) -> int:
         return len(self._probation) + len(self._protected) + len(self._overflowed)
@@ -112,22 +109,12 @@ class PlanCache:
         """
         return min((self._trusted.get(plan.bounds[i].key, 0.0) for i in plan.unregistered), default=0.0)
 
-    def note(self, limited: Limited, now: float) -> None:
-        """Add a limit to those that had no room for another value, with the time *now* in monotonic seconds."""
-        self._full[limited] = now
-        self._full.move_to_end(limited)
-        if len(self._full) > MAX_REPORTED:
-            self._full.popitem(last=False)
-
-    def overflowing(self, now: float) -> list[Limited]:
-        """Return the limits that recently had no room for another value, at most the last MAX_REPORTED."""
-        return [limited for limited, at in self._full.copy().items() if now - at < REPORTED_SECONDS]
-
     def clear(self) -> None:
         """Drop all plans and all else that is kept, as a child process does after a fork."""
         # Leases in the plans belong to the parent process, which still holds them.
         self.overflowed = 0
-        for kept in (self._probation, self._protected, self._overflowed, self._trusted, self._full):
+        self.full.clear()
+        for kept in (self._probation, self._protected, self._overflowed, self._trusted):
             kept.clear()
 
 

@@ -24,7 +24,7 @@ from enforcement.model.matching import Attributes, check_attributes
 from enforcement.model.partitions import RETRY_SECONDS, PartitionIndex
 from enforcement.model.sizes import MAX_TOKEN_LENGTH
 from enforcement.model.tokens import digest, is_well_formed
-from enforcement.plan.binding import Rule, Subject, bind_in_code, rules_of
+from enforcement.plan.binding import Limits, Rule, Subject, bind_pairs, pairs_of, rules_of
 from enforcement.plan.decision import Decision
 from enforcement.plan.decision_id import DecisionIds
 from enforcement.plan.plan import RefusedPlan
@@ -32,6 +32,7 @@ from enforcement.state.lease import Lease
 from enforcement.state.live_plan import LivePlan
 from enforcement.state.plan_cache import PlanCache
 from enforcement.state.published import DerivedPlans, PublishedState, Snapshot, TokenEntry
+from enforcement.state.unmetered import UnmeteredLimits
 from enforcement.state.usage import TokenUsage, UsageLog
 
 MAX_PLANS: Final = 10_000
@@ -76,7 +77,7 @@ class TokenPlans:
 
     def plan(self, attributes: Attributes, keys: Keys, plan_cache: PlanCache) -> LivePlan:
         """
-        Return the plan of a request with these attributes.
+        Return the cached plan of a request with these attributes, or a new one.
 
         A value that the store could not register, because its limit is full, is counted by the overflow counter.
         """
@@ -99,7 +100,7 @@ class TokenPlans:
 
 def _short(value: str) -> str | tuple[str]:
     """
-    Return a value in the form used in the name of a plan.
+    Return a short value unchanged, or the fingerprint of a long one in a tuple, for the name of a plan.
 
     A long value is replaced by its fingerprint, in a tuple, so that it cannot equal a short value.
     """
@@ -118,6 +119,7 @@ class Planner:
     Attributes:
         in_code: Plans of limits in code, by key and limits.
         plan_cache: Plans of requests with attributes.
+        unmetered: Limits that requests give no cost for.
     """
 
     def __init__(
@@ -132,6 +134,7 @@ class Planner:
     ) -> None:
         self.in_code: OrderedDict[Any, LivePlan] = OrderedDict()
         self.plan_cache = PlanCache()
+        self.unmetered = UnmeteredLimits()
         self._keys = keys
         self._documents = documents
         self._usage = usage
@@ -143,21 +146,27 @@ class Planner:
         """Drop all plans in a child process, because their leases belong to the parent."""
         self.in_code.clear()
         self.plan_cache.clear()
+        self.unmetered.clear()
 
-    def plan_in_code(self, limits: Limit | Sequence[Limit], key: str) -> LivePlan:
+    def plan_in_code(self, limits: Limits, key: str | None) -> LivePlan:
         """
-        Return the plan of limits in code for a key.
+        Return the cached plan of limits in code for a key or for their own keys, or a new one.
 
         Raises:
-            ValueError: See :func:`~enforcement.plan.binding.bind_in_code`.
+            ValueError, TypeError: See :func:`~enforcement.plan.binding.bind_pairs` and ``pairs_of()`` beside it.
         """
         # Hashing an id is faster than hashing a Limit. The plan keeps the limits alive, so no other object gets the id.
-        name = (key, id(limits)) if isinstance(limits, Limit) else (key, *map(id, limits))
+        name: tuple[Any, ...]
+        if isinstance(limits, Limit):
+            name = key, id(limits)
+        elif key is not None:
+            name = key, *map(id, limits)
+        else:
+            name = tuple((own, *map(id, several)) for several, own in pairs_of(limits, None))
         plan = self.in_code.get(name)
         if plan is None:
-            given: Any = limits  # a string is a sequence too; bind_in_code() refuses it with a clear message
-            several = (given,) if isinstance(given, (Limit, str)) else tuple(given)
-            plan = _with_lease(LivePlan(bind_in_code(several, key, self._keys), fleet=self._fleet, ids=self._ids))
+            bounds = bind_pairs(pairs_of(limits, key), self._keys)
+            plan = _with_lease(LivePlan(bounds, fleet=self._fleet, ids=self._ids))
             self.in_code[name] = plan
             if len(self.in_code) > MAX_PLANS:
                 self.in_code.popitem(last=False)
@@ -220,7 +229,7 @@ class Planner:
 
     def refusal(self, reason: str, subject: tuple[str, str] = ("", "")) -> Decision:
         """
-        Return a denial for which no counter was read.
+        Return a new denial, with this reason, for which no counter was read.
 
         Args:
             subject: The ids of the project and of the token, if they are known.
@@ -231,7 +240,7 @@ class Planner:
 
     def registered(self, plan: LivePlan, overflowed: Sequence[int]) -> LivePlan:
         """
-        Return the plan with the counters that its values use now, and keep that plan for later requests.
+        Return the plan itself, or one with overflow counters where values had no room, and keep it for later requests.
 
         Args:
             overflowed: For each of ``plan.unregistered``, 1 if the value uses the overflow counter, 0 if it has a
@@ -255,7 +264,7 @@ class Planner:
         self.plan_cache.overflowed += 1
         for bound in shared.bounds:
             if bound.overflow:
-                self.plan_cache.note((plan.usage.project, bound.policy_id, bound.limit.name), monotonic())
+                self.plan_cache.full.note((plan.usage.project, bound.policy_id, bound.limit.name), monotonic())
         return shared
 
     def _compile(self, entry: TokenEntry) -> Any:

@@ -118,7 +118,8 @@ class PublishedState:
         self, raw: Mapping[str, Text] | Mapping[bytes, Text], tokens: Mapping[str, Text | None] | None = None
     ) -> list[DocumentProblem]:
         """
-        Replace the state by a complete one, and return the documents that were refused.
+        Replace the state by a complete one, unless that is invalid as a whole, and return the problems of refused
+        documents.
 
         Args:
             raw: All fields of the hash of documents.
@@ -144,7 +145,8 @@ class PublishedState:
 
     def apply(self, revision: int, changes_json: Text) -> bool:
         """
-        Apply one entry of the change log, and return False if a complete load is needed instead.
+        Apply an entry of the change log that is not known yet, and return False if a complete load is needed, else
+        True.
 
         Args:
             revision: The number in the id of the entry.
@@ -189,7 +191,7 @@ class PublishedState:
         self.derived = DerivedPlans()
 
     def cached(self) -> list[str]:
-        """Return the digests of all known tokens."""
+        """Return a list of the digests of all known tokens."""
         return self._tokens.digests()
 
     def after_fork(self) -> None:
@@ -242,8 +244,8 @@ class PublishedState:
         changed: Sequence[str] = (),
     ) -> list[DocumentProblem]:
         """
-        Replace the state, and return the documents of tokens that cannot be read. The generation comes last, because a
-        reader that sees it must see everything else.
+        Replace the state, and return the problems of tokens' documents that cannot be read. The generation comes last,
+        because a reader that sees it must see everything else.
         """
         entries, problems = self._tokens.read(tokens) if tokens is not None else (None, [])
         with self._lock:
@@ -261,7 +263,7 @@ class PublishedState:
 
 def _read_changes(text: str) -> tuple[Mapping[str, str | None], Sequence[str]]:
     """
-    Return the documents of a change log entry, None if removed, and the digests of tokens that changed.
+    Return the documents of a change log entry by name, None if removed, and the digests of tokens that changed.
 
     Raises:
         InvalidDocument: A publisher cannot have written the entry, or it requires a complete load.

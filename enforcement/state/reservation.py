@@ -14,8 +14,9 @@ import uuid
 from collections.abc import Iterator, Sequence
 
 from enforcement.failover.health import Health
-from enforcement.plan.binding import BoundLimit, Costs, check_costs
+from enforcement.plan.binding import BoundLimit
 from enforcement.plan.commands import REMEMBERED_MS, Steps
+from enforcement.plan.costs import REQUESTS, Costs
 from enforcement.plan.decision import Decision
 from enforcement.state.denial_cache import Denials
 from enforcement.state.live_plan import LivePlan
@@ -45,23 +46,29 @@ class Reservation:
         self._corrected = False
         self._left = False
 
+    @property
+    def left(self) -> bool:
+        """Whether its slots were freed, or are being freed."""
+        return self._left
+
     def settling(self, costs: Costs) -> Steps:
         """
         Yield the commands that replace the estimated cost by the real cost, once.
 
         Args:
-            costs: A number of requests, or permits by unit. A unit that is not included keeps its estimate.
+            costs: A number of requests, or permits by unit. A unit that is not included keeps its estimate. 0 is 0 of
+                every unit.
         Raises:
-            ValueError: See :func:`~enforcement.plan.binding.check_costs`.
+            ValueError: As for the estimate, see :meth:`LivePlan.check <enforcement.state.live_plan.LivePlan.check>`.
         """
-        check_costs(costs)
-        real = {"requests": costs} if isinstance(costs, int) else costs
+        self._plan.check(costs)
+        if costs == 0:
+            return self._correcting([(b, -cost, mark) for b, cost, mark in self._charged()])
+        real = {REQUESTS: costs} if isinstance(costs, int) else costs
         return self._correcting([(b, real.get(b.limit.unit, cost) - cost, mark) for b, cost, mark in self._charged()])
 
     def charging_for(self, status: int) -> Steps:
-        """
-        Yield the commands that give back the permits of limits whose ``charge_on`` does not include this HTTP status.
-        """
+        """Yield the commands that give back, once, the permits of limits whose ``charge_on`` lacks this HTTP status."""
         classes = {f"{status // 100}xx", str(status)}
         rows = [(b, -cost, mark) for b, cost, mark in self._charged() if _spares(b, classes)]
         return self._correcting(rows)
@@ -73,7 +80,8 @@ class Reservation:
 
     def finishing(self, status: int | None) -> Steps:
         """
-        Yield the commands that correct the charges by the HTTP status of the response, or give back everything.
+        Yield the commands that correct the charges by the HTTP status of the response, or give back everything for
+        None.
 
         Args:
             status: HTTP status of the response. None if there was no response, which cancels the reservation.
@@ -97,7 +105,7 @@ class Reservation:
             yield from correcting(self._health, rows, self.ident, once_for_ms=None)
 
     def slots(self) -> list[tuple[BoundLimit, int]]:
-        """Return the limits whose slots the reservation holds, each with the number of slots."""
+        """Return a new list of the limits whose slots the reservation holds, each with the number of slots."""
         return [(bound, cost) for bound, cost, _ in self._taken() if bound.letter == "c" and cost]
 
     def renewing(self) -> list[tuple[BoundLimit, int]]:
@@ -148,7 +156,7 @@ def _spares(bound: BoundLimit, classes: set[str]) -> bool:
 
 
 def new_ident() -> str:
-    """Return a random id for a reservation or a settlement."""
+    """Return a new random id for a reservation or a settlement."""
     return uuid.uuid4().hex
 
 

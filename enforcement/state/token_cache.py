@@ -100,7 +100,7 @@ class TokenCache:
 
     def add(self, digest: str, entry: TokenEntry, asked_at: int) -> TokenEntry:
         """
-        Add the entry that the store replied, and return the entry to use.
+        Add the entry that the store replied unless it is outdated, and return an equal known entry, or else this one.
 
         Args:
             asked_at: The generation of the documents before the store was asked. If the token has changed since, the
@@ -186,7 +186,7 @@ class TokenCache:
 
 
 def read_entry(text: Text | None) -> TokenEntry:
-    """Return the token entry of a document, which has no token if the document is None or cannot be read."""
+    """Return a new token entry of a document, without a token if the document is None or cannot be read."""
     if text is None:
         return TokenEntry(None)
     text = as_string(text)
@@ -197,7 +197,10 @@ def read_entry(text: Text | None) -> TokenEntry:
 
 
 def as_string(value: Text) -> str:
-    """Return bytes as a string. What is not UTF-8 becomes half a surrogate pair, which every reader refuses."""
+    """
+    Return bytes as a string, and a string unchanged. What is not UTF-8 becomes half a surrogate pair, which every
+    reader refuses.
+    """
     return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value
 
 

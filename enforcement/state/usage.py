@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import secrets
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -45,7 +45,8 @@ class UsageBatch:
         id: Identifies the batch for ever, so that a receiver recognizes a second copy.
         instance: The instance that counted.
         rows: A JSON list of [minute since the epoch, project, token, policy or "", limit or "", unit, allowed, denied,
-            would_deny, cost]. The cost is negative if a settlement gave back what an earlier batch had counted.
+            would_deny, cost]. The cost is negative if a settlement gave back what an earlier batch had counted. In a
+            row without a limit, would_deny counts each admitted request once that a shadow limit would have denied.
     """
 
     id: str
@@ -107,7 +108,7 @@ class TokenUsage:
             self._list()
             self._minute, self._requests, self._costs, self._repeats = minute, requests, costs, times
 
-    def decided(self, minute: int, passed: bool, requests: int, states: Iterable[State]) -> None:
+    def decided(self, minute: int, passed: bool, requests: int, states: Sequence[State]) -> None:
         """
         Add a request that a limit denied, or would have denied, to the counts of a minute.
 
@@ -120,7 +121,10 @@ class TokenUsage:
         with self._log.lock:
             self._list()
             rows = self._rows(minute)
-            _add(rows[-1], passed, not passed, False, requests if passed else 0)
+            # A request that an enforced limit denies is not counted here, because enforcing a shadow changes nothing.
+            would_deny = passed and any(shadow and not admits for _, admits, shadow, _ in states)
+            self._log.would_deny += would_deny
+            _add(rows[-1], passed, not passed, would_deny, requests if passed else 0)
             for index, admits, shadow, cost in states:
                 _add(rows[index], passed, not (admits or shadow), shadow and not admits, cost)
 
@@ -138,7 +142,10 @@ class TokenUsage:
             self._denied, self._denials = (minute, states), 1
 
     def amend(self, minute: int, index: int, cost_delta: int) -> None:
-        """Correct the cost of a limit in a minute, which may be drained already. Index -1 is the total in requests."""
+        """
+        Add *cost_delta* to the cost of a limit in a minute, which may be drained already. Index -1 is the total in
+        requests.
+        """
         with self._log.lock:
             self._list()
             self._rows(minute)[index][_COST] += cost_delta
@@ -168,7 +175,9 @@ class TokenUsage:
             _add(rows[index], 0, 0 if admits or shadow else repeats, repeats if shadow and not admits else 0, 0)
 
     def _rows(self, minute: int) -> list[Counts]:
-        """Return the counts of a minute, one for each limit and then the total."""
+        """
+        Return the counts of a minute, one list for each limit and then the total, and add them at 0 if there are none.
+        """
         rows = self._minutes.get(minute)
         if rows is None:
             rows = self._minutes[minute] = [[0, 0, 0, 0] for _ in range(len(self.units) + 1)]
@@ -180,7 +189,7 @@ class TokenUsage:
             self._log.listed.append(self)
 
     def take(self) -> dict[int, list[Counts]]:
-        """Return the counts by minute, and set them to 0. The caller holds the lock of the log."""
+        """Return the counts as a dictionary by minute, and set them to 0. The caller holds the lock of the log."""
         self._fold()
         self._fold_denials()
         self._denied = (-1, ())
@@ -208,6 +217,7 @@ class UsageLog:
         dropped: Decisions that are missing in every batch, because too many rows were waiting.
         allowed: Admitted requests that were drained so far.
         denied: Denied requests that were drained so far.
+        would_deny: Admitted requests that a shadow limit would have denied, drained or not.
     """
 
     def __init__(self, instance: str, late: Callable[[], None] = lambda: None) -> None:
@@ -218,6 +228,7 @@ class UsageLog:
         self.dropped = 0
         self.allowed = 0
         self.denied = 0
+        self.would_deny = 0
         self._begin()
 
     def _begin(self) -> None:
@@ -228,7 +239,9 @@ class UsageLog:
         self._undelivered: list[UsageBatch] = []
 
     def of(self, entry: KnownToken, units: Sequence[Unit]) -> TokenUsage:
-        """Return the counts of a known token under the limits that *units* names."""
+        """
+        Return the counts of a known token under the limits that *units* names, and begin new ones if those changed.
+        """
         token, usage = entry.token, entry.usage
         if token is None:
             raise ValueError("entry: must be a known token.")
@@ -238,7 +251,7 @@ class UsageLog:
 
     def drain(self) -> list[UsageBatch]:
         """
-        Return the batches that are not yet delivered, the oldest first.
+        Put what was counted into new batches, and return a list of all that are not yet delivered, the oldest first.
 
         A batch is returned again, unchanged, until it is passed to :meth:`delivered`.
         """
@@ -258,7 +271,7 @@ class UsageLog:
         for usage in self.listed:
             usage.take()
         self.instance, self.listed = instance, []
-        self.dropped = self.allowed = self.denied = 0
+        self.dropped = self.allowed = self.denied = self.would_deny = 0
         self._begin()
 
     def _collect(self) -> None:

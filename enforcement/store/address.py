@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from redis.connection import ConnectionPool, parse_url
 from redis.exceptions import RedisError
 
+from enforcement.store.credentials import Credentials
 from enforcement.store.resp import pack
 
 
@@ -28,11 +29,12 @@ class Address:
     username: str = ""
     password: str = ""
     tls: ssl.SSLContext | None = None
+    credentials: Credentials | None = None
 
     @classmethod
     def from_url(cls, url: str) -> Address:
         """
-        Return the address in a URL, read like redis-py does, but without a part that redis-py would ignore.
+        Return a new address from a URL, read like redis-py does, or raise ValueError for what redis-py would ignore.
 
         Raises:
             ValueError: The scheme is unknown, the host is impossible, or another part cannot be used. The message never
@@ -51,17 +53,32 @@ class Address:
         )
 
     def greeting(self) -> tuple[bytes, int]:
-        """Return the commands to send first on a new connection, encoded, and how many replies follow."""
+        """
+        Return the encoded commands to send first on a new connection, and how many replies follow.
+
+        Raises:
+            OSError: The function for the credentials failed.
+        """
+        username, password = self._account()
         commands: list[tuple[str | int, ...]] = []
-        if self.password:
-            commands.append(("AUTH", self.username, self.password) if self.username else ("AUTH", self.password))
+        if password:
+            commands.append(("AUTH", username, password) if username else ("AUTH", password))
         if self.database:
             commands.append(("SELECT", self.database))
         return b"".join(map(pack, commands)), len(commands)
 
+    def _account(self) -> tuple[str, str]:
+        if self.credentials is None:
+            return self.username, self.password
+        try:
+            username, password = self.credentials()
+        except Exception as exc:  # it is the application's code; without credentials the store cannot be reached
+            raise OSError(f"credentials: {type(exc).__name__}") from exc
+        return username, password
+
     def connect(self, deadline: float) -> socket.socket:
         """
-        Return a new connection, after the TLS handshake if the URL asks for TLS.
+        Return a newly connected socket, after the TLS handshake if the URL asks for TLS.
 
         Args:
             deadline: Monotonic seconds. It limits name lookup, connecting and TLS handshake together.
@@ -177,7 +194,7 @@ _resolvers: Final[dict[tuple[str, int], _Resolver]] = {}
 
 
 def _lookup(host: str, port: int, deadline: float) -> list[tuple[int, Any]]:
-    """Return family and socket address of each address of a host. Raises OSError."""
+    """Return a list of the family and the socket address of each address of a host. Raises OSError."""
     try:
         return _resolve(host, port, socket.AI_NUMERICHOST)
     except (socket.gaierror, UnicodeError):

@@ -73,7 +73,7 @@ class AsyncPipe:
         return link.call(command)
 
     def _link_here(self) -> _Link:
-        """Return the connection of the running loop, and make one if there is none."""
+        """Return the connection of the running loop, or a new one if it has none."""
         loop = asyncio.get_running_loop()
         link = self._links.get(loop)
         if link is None or link.lost:
@@ -286,7 +286,7 @@ class _Link(asyncio.Protocol):
             self.drop(trouble(reply))
 
     def _check(self) -> None:
-        """Fail the calls whose time is over, and all behind them, as replies arrive in order."""
+        """Set a timer for the end of the oldest call's time, or fail that call and all behind it soon if it is over."""
         self._watch = None
         if not self._waiting:
             return

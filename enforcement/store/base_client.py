@@ -18,7 +18,10 @@ class StoreClient(Redis):
         return self.connection_pool
 
     def primaries(self) -> list[tuple[str, Redis]]:
-        """Return the name of every primary, each with a client of that primary alone. Raises redis-py's errors."""
+        """
+        Return a list of (name, client of that primary alone) for all primaries, which here is only this client. Raises
+        redis-py's errors.
+        """
         return [("store", self)]
 
     def reconnect(self) -> None:

@@ -44,8 +44,8 @@ STORE_ERRORS: Final = (RedisError, OSError)
 
 def connect(url: str, *, timeout: float = DEFAULT_TIMEOUT, **options: Any) -> StoreClient:
     """
-    Return a redis-py client of a store, which is a server, a cluster or a primary found by sentinels. It does no I/O
-    before the first call.
+    Return a new redis-py client of a store, which is a server, a cluster or a primary found by sentinels. It does no
+    I/O before the first call.
 
     Args:
         url: ``redis://``, ``rediss://`` or ``unix://`` of one server, ``redis+sentinel://`` or ``redis+cluster://``.
@@ -54,17 +54,22 @@ def connect(url: str, *, timeout: float = DEFAULT_TIMEOUT, **options: Any) -> St
     Raises:
         ValueError: *url* is none of these.
     """
-    topology = Topology.parse(url)
+    return client_of(Topology.parse(url), timeout, **options)
+
+
+def client_of(topology: Topology, timeout: float, **options: Any) -> StoreClient:
+    """Return a new redis-py client of the store of a topology, as :func:`connect` does."""
     if topology.kind == "cluster":
         return ClusterClient(SlotMap(topology, timeout), node_client(topology, timeout, **options))
     if topology.kind == "sentinel":
         return primary_client(Sentinels(topology, timeout), topology, timeout, **options)
-    return _server_client(url, timeout, options)
+    return _server_client(topology.url, timeout, {**topology.client_options, **options})
 
 
 def node_client(topology: Topology, timeout: float, **options: Any) -> Callable[[str, int], StoreClient]:
     """Return a function that returns a new client of one node of a cluster for its host and port."""
-    return lambda host, port: _server_client(topology.url_of(host, port), timeout, options)
+    more = {**topology.client_options, **options}
+    return lambda host, port: _server_client(topology.url_of(host, port), timeout, more)
 
 
 def _server_client(url: str, timeout: float, options: Mapping[str, Any]) -> StoreClient:
@@ -73,8 +78,9 @@ def _server_client(url: str, timeout: float, options: Mapping[str, Any]) -> Stor
 
 
 def primary_client(sentinels: Sentinels, topology: Topology, timeout: float, **options: Any) -> StoreClient:
-    """Return a client of a primary that asks the sentinels for the address of each new connection."""
-    keywords = {**_parsed(topology.url_of("host", 1)), **_keywords(timeout, options), "redis_class": StoreClient}
+    """Return a new client of a primary that asks the sentinels for the address of each new connection."""
+    more = _keywords(timeout, {**topology.client_options, **options})
+    keywords = {**_parsed(topology.url_of("host", 1)), **more, "redis_class": StoreClient}
     client: StoreClient = _Finder(sentinels).master_for(topology.service, **keywords)  # type: ignore[no-untyped-call]
     return client
 
@@ -153,8 +159,7 @@ def call_function(
     on_load: Callable[[], None] = lambda: None,
 ) -> Any:
     """
-    Call a function of the library in the store, and return its reply. If the store does not have the library, load it
-    and call again.
+    Call a function of the library in the store, after loading a missing library, and return its reply.
 
     Args:
         on_load: Called after the library was loaded.
@@ -165,7 +170,10 @@ def call_function(
 
 
 def with_library(client: Redis, act: Callable[[], T], *, on_load: Callable[[], None] = lambda: None) -> T:
-    """Call *act*, which calls functions of the library, and return its result. See :func:`call_function`."""
+    """
+    Call *act*, again after loading the function library if the store lacks it, and return its result. See
+    :func:`call_function`.
+    """
     try:
         return act()
     except ResponseError as exc:

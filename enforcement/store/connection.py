@@ -117,7 +117,7 @@ class _Line:
             self._set_timeout(left_until(deadline))
 
     def hung_up(self) -> bool:
-        """Return whether the store has closed its end, as servers and load balancers do with idle connections."""
+        """Return whether the store has closed its end of the connection, as servers do with idle ones."""
         watch = select.poll()
         watch.register(self.sock, _HUNG_UP)
         return bool(watch.poll(0))

@@ -12,17 +12,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, TypeVar
 
-from enforcement.lua import library_source
+from enforcement.lua import load_command
 from enforcement.model.keys import together
 from enforcement.store.aio_connection import AsyncPipe
 from enforcement.store.base_client import StoreClient
 from enforcement.store.breaker import Breaker
-from enforcement.store.client import connect, node_client, primary_client
+from enforcement.store.client import client_of, node_client, primary_client
 from enforcement.store.cluster.client import ClusterClient
 from enforcement.store.cluster.connection import AsyncClusterPipe, ClusterPipe
 from enforcement.store.cluster.monitor import ClusterMonitor
 from enforcement.store.cluster.slot_map import Node, SlotMap, slot_of
 from enforcement.store.connection import SyncPipe, ask_once
+from enforcement.store.credentials import Credentials
 from enforcement.store.duty_failures import DutyFailures, NodeDutyFailures
 from enforcement.store.errors import StoreError
 from enforcement.store.resp import pack
@@ -81,7 +82,7 @@ class StoreConnector(ABC):
 
     @abstractmethod
     def client(self, timeout: float) -> StoreClient:
-        """Return a redis-py client, which shares with this object what is known of the servers."""
+        """Return a new redis-py client, which shares with this object what is known of the servers."""
 
     @abstractmethod
     def groups(self, things: Sequence[T], tag_of: Callable[[T], str]) -> Iterable[list[T]]:
@@ -115,16 +116,16 @@ class StoreConnector(ABC):
         """
 
     def load_library(self, key: str) -> None:  # noqa: B027 - of a store that is one server, the heartbeat does it
-        """Load the function library into the node of a counter, if nothing else does."""
+        """Do nothing, except in a subclass, which loads the function library into the node of a counter."""
 
     def look(self) -> None:  # noqa: B027 - see SentinelStore
-        """Ask whether there is a new primary, if that can happen without losing a connection."""
+        """Do nothing, except in a subclass, which asks whether there is a new primary."""
 
     def forget(self) -> None:  # noqa: B027 - see SentinelStore
-        """Drop the cached primary, so that the next connection asks the sentinels again."""
+        """Do nothing, except in a subclass, which drops the cached primary, so that the next connection asks for it."""
 
     def start(self) -> None:  # noqa: B027 - see ClusterStore
-        """Allow the monitor to run, which checks the nodes of a cluster in the background."""
+        """Do nothing, except in a subclass, which allows its monitor of a cluster's nodes to run."""
 
     @abstractmethod
     def stop(self, timeout: float, *, agent_ended: bool) -> bool:
@@ -137,7 +138,7 @@ class StoreConnector(ABC):
         """
 
     def wake(self) -> None:  # noqa: B027 - see ClusterStore
-        """Have the monitor check the store soon. Any thread may call this."""
+        """Do nothing, except in a subclass, which has its monitor check the store soon. Any thread may call this."""
 
     def after_fork(self) -> None:
         """Replace the locks and threads of the parent in a child process."""
@@ -161,11 +162,11 @@ class SingleStore(StoreConnector):
         return AsyncPipe(lambda: self._topology.address, budget)
 
     def client(self, timeout: float) -> StoreClient:
-        """Return a redis-py client of the server."""
-        return connect(self._topology.url, timeout=timeout)
+        """Return a new redis-py client of the server."""
+        return client_of(self._topology, timeout)
 
     def groups(self, things: Sequence[T], tag_of: Callable[[T], str]) -> Iterable[list[T]]:
-        """Return all things in one group."""
+        """Return a list with one group, a copy of all things."""
         return [list(things)]
 
     def is_away(self, key: str) -> bool:
@@ -220,7 +221,7 @@ class SentinelStore(SingleStore):
         return AsyncPipe(self.sentinels.address, budget, self.sentinels.lost, self.sentinels.known)
 
     def client(self, timeout: float) -> StoreClient:
-        """Return a redis-py client of the primary."""
+        """Return a new redis-py client of the primary."""
         return primary_client(self.sentinels, self._topology, timeout)
 
     def look(self) -> None:
@@ -268,7 +269,7 @@ class ClusterStore(StoreConnector):
         return AsyncClusterPipe(self.slot_map, budget)
 
     def client(self, timeout: float) -> StoreClient:
-        """Return a redis-py client of all nodes."""
+        """Return a new redis-py client of all nodes."""
         return ClusterClient(self.slot_map, node_client(self._topology, timeout), respects_breakers=True)
 
     def groups(self, things: Sequence[T], tag_of: Callable[[T], str]) -> Iterable[list[T]]:
@@ -301,9 +302,8 @@ class ClusterStore(StoreConnector):
 
     def load_library(self, key: str) -> None:
         """Load the function library into the node of a counter, which may have come back without it."""
-        command = pack(("FUNCTION", "LOAD", "REPLACE", library_source()))
         with contextlib.suppress(StoreError):  # another account may be allowed to
-            ask_once(self.slot_map.owner(slot_of(key.encode())).address, command, LOAD_SECONDS)
+            ask_once(self.slot_map.owner(slot_of(key.encode())).address, pack(load_command()), LOAD_SECONDS)
 
     def start(self) -> None:
         """Allow the monitor to run, which checks the nodes of a cluster in the background."""
@@ -336,17 +336,18 @@ class ClusterStore(StoreConnector):
         return True
 
 
-def connector_of(url: str, budget: float) -> StoreConnector:
+def connector_of(url: str, budget: float, credentials: Credentials | None = None) -> StoreConnector:
     """
     Return a new connector of the store of a URL, without any I/O.
 
     Args:
         url: See :mod:`enforcement.store.topology`.
         budget: Seconds for finding a server while a decision waits for it.
+        credentials: See :meth:`Topology.parse <enforcement.store.topology.Topology.parse>`.
     Raises:
         ValueError: The URL cannot be used.
     """
-    topology = Topology.parse(url)
+    topology = Topology.parse(url, credentials)
     if topology.kind == "cluster":
         return ClusterStore(topology, budget)
     if topology.kind == "sentinel":

@@ -24,11 +24,11 @@ class DutyFailures:
         """Do nothing when a duty succeeded. The subclass for a cluster logs that its node is back."""
 
     def is_degraded(self) -> bool:
-        """Return whether a part of the store is unavailable while the rest is in use."""
+        """Return False. The subclass for a cluster returns whether a node is unavailable."""
         return False
 
     def reset(self) -> None:
-        """Clear the failures of earlier duties, as the thread is about to start."""
+        """Do nothing. The subclass for a cluster clears the failures of earlier duties."""
 
 
 class NodeDutyFailures(DutyFailures):

@@ -113,7 +113,7 @@ _ERRORS: Final = {
 
 
 def trouble(error: object) -> StoreError:
-    """Return the exception that stands for an error reply."""
+    """Return a new exception that stands for an error reply, without raising it."""
     text = str(error)
     if "function not found" in text.lower():
         return LibraryMissing("library", text, executed=False)

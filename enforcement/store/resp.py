@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
-from typing import Final
+from typing import Any, Final
 
 import hiredis
 
@@ -36,8 +36,15 @@ def numbers(reply: object) -> tuple[int, ...]:
     raise StoreError("protocol", f"a reply is not a string of integers: {reply!r:.80}")
 
 
+def items(reply: object, count: int) -> list[Any]:
+    """Return a reply that must be a list of *count* items. Raises StoreError if it is something else."""
+    if not isinstance(reply, list) or len(reply) != count:
+        raise StoreError("protocol", f"a reply is not a list of {count} items: {reply!r:.80}")
+    return reply
+
+
 # The sizes of one to three limits, with and without marks: no format string is parsed for these.
 _READERS: Final = {8 * count: struct.Struct(f">{count}q").unpack for count in (2, 6, 7, 10, 12, 14, 17)}
 
 
-__all__ = ["numbers", "pack"]
+__all__ = ["items", "numbers", "pack"]

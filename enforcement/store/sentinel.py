@@ -91,7 +91,7 @@ class Sentinels:
         return found
 
     def look(self) -> None:
-        """Ask the sentinels for a new primary, which a process that sends nothing would not notice otherwise."""
+        """Ask the sentinels for the primary, and keep its address, unless no sentinel answers."""
         with contextlib.suppress(StoreError):  # the cached address stays until a sentinel knows a better one
             self.find()
 

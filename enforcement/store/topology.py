@@ -1,7 +1,8 @@
 """
 Parse the URL of a store, which may be one server, a primary behind sentinels, or a cluster.
 
-``redis://``, ``rediss://`` and ``unix://`` work as in redis-py. Two more schemes name several hosts::
+``redis://``, ``rediss://`` and ``unix://`` work as in redis-py, and ``valkey`` may stand for ``redis`` everywhere. Two
+more schemes name several hosts::
 
     redis+sentinel://[user:password@]host1[:26379],host2/service[/database][?options]
     redis+cluster://[user:password@]host1[:6379],host2[?options]
@@ -15,10 +16,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from typing import Final, Literal
+from typing import Any, Final, Literal
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 from enforcement.store.address import Address, checked_host
+from enforcement.store.credentials import Credentials, Provider
 from enforcement.store.errors import MAX_PORT
 
 SINGLE_SCHEMES: Final = ("redis", "rediss", "unix")
@@ -33,6 +35,7 @@ _SEVERAL: Final = re.compile(
     r"(?P<scheme>rediss?)\+(?P<kind>sentinel|cluster)://(?:(?P<account>[^/?#]*)@)?"
     r"(?P<hosts>[^/?#@]*)(?P<path>/[^?#@]*)?(?:\?(?P<query>[^#@]*))?"
 )
+_VALKEY: Final = re.compile(r"\Avalkey(?=s?(?:\+(?:sentinel|cluster))?://)")
 _HOST: Final = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^\[\]:]+)(?::(?P<port>.*))?")
 
 
@@ -55,21 +58,24 @@ class Topology:
     _sentinel: Address | None = None
 
     @classmethod
-    def parse(cls, url: str) -> Topology:
+    def parse(cls, url: str, credentials: Credentials | None = None) -> Topology:
         """
-        Return the topology that a URL describes.
+        Return a new topology from a URL, or raise ValueError.
 
+        Args:
+            credentials: Returns user and password of the servers, if the URL does not have them. None: it has, or there
+                are none.
         Raises:
             ValueError: The URL cannot be used. The message names the wrong part, but never contains the password.
         """
-        text = url if isinstance(url, str) else ""
+        text = url = redis_url(url) if isinstance(url, str) else ""
         if text.partition("://")[0] in SINGLE_SCHEMES:
-            return cls("single", url, _server=Address.from_url(url))
+            return cls("single", url, _server=_server(url, credentials))
         found = _SEVERAL.fullmatch(text)
         if found is None:
             raise ValueError(
                 "url: must begin with redis://, rediss://, unix://, redis+sentinel:// or redis+cluster:// (rediss+ for "
-                "TLS), and name hosts; write @ / ? # in a password as %40 and so on."
+                "TLS, valkey for redis), and name hosts; write @ / ? # in a password as %40 and so on."
             )
         kind: Kind = "sentinel" if found["kind"] == "sentinel" else "cluster"
         hosts = _hosts(found["hosts"], SENTINEL_PORT if kind == "sentinel" else SERVER_PORT)
@@ -84,13 +90,19 @@ class Topology:
             hosts,
             service,
             server,
-            Address.from_url("host:1".join(server)),
+            _server("host:1".join(server), credentials),
             Address.from_url("host:1".join(sentinel)),
         )
 
     def url_of(self, host: str, port: int) -> str:
         """Return the URL of one server of this store, for redis-py."""
         return f"{_bracketed(host)}:{port}".join(self._around_server)
+
+    @property
+    def client_options(self) -> dict[str, Any]:
+        """New keywords for redis-py that are not in :attr:`url`, which are the provider of credentials or none."""
+        credentials = self.address.credentials
+        return {} if credentials is None else {"credential_provider": Provider(credentials)}
 
     @property
     def address(self) -> Address:
@@ -106,6 +118,18 @@ class Topology:
         """Return the address of one sentinel of this store."""
         assert self._sentinel is not None
         return replace(self._sentinel, host=host, port=port)
+
+
+def _server(url: str, credentials: Credentials | None) -> Address:
+    address = Address.from_url(url)
+    if credentials is not None and (address.username or address.password):
+        raise ValueError("credentials: must be None if the URL names a user or a password.")
+    return replace(address, credentials=credentials)
+
+
+def redis_url(url: str) -> str:
+    """Return a URL with ``redis`` in place of ``valkey``, or any other URL unchanged."""
+    return _VALKEY.sub("redis", url)
 
 
 def _hosts(text: str, default_port: int) -> tuple[HostPort, ...]:
@@ -126,7 +150,7 @@ def _hosts(text: str, default_port: int) -> tuple[HostPort, ...]:
 
 
 def _path(kind: Kind, path: str) -> tuple[str, int]:
-    """Return the service and the database that follow the hosts in a URL."""
+    """Return the name of the service and the number of the database that follow the hosts, "" and 0 for a cluster."""
     first, *rest = [unquote(part) for part in path.removeprefix("/").split("/")]
     if kind == "cluster":
         if first not in ("", "0") or any(rest):
@@ -141,7 +165,7 @@ def _path(kind: Kind, path: str) -> tuple[str, int]:
 
 
 def _options(kind: Kind, query: str) -> tuple[str, str]:
-    """Return the options of every server, as a query string, and the account at the sentinels."""
+    """Return the query string with the options of every server, and the account at the sentinels, each may be empty."""
     options = dict(parse_qsl(query, keep_blank_values=True))
     own = {name: options.pop(name) for name in SENTINEL_ACCOUNT if name in options}
     if own and kind != "sentinel":
@@ -163,4 +187,4 @@ def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-__all__ = ["HostPort", "Topology"]
+__all__ = ["HostPort", "Topology", "redis_url"]

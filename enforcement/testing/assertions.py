@@ -6,10 +6,9 @@ from collections.abc import Generator
 from contextlib import AsyncExitStack, ExitStack
 from typing import TYPE_CHECKING
 
-from enforcement.base import Limits, check_subject
-from enforcement.model.limits import Limit
+from enforcement.base import check_subject
 from enforcement.model.matching import Attributes
-from enforcement.plan.binding import Costs
+from enforcement.plan.binding import Costs, Limits, pairs_of
 from enforcement.plan.decision import Decision, Denied
 from enforcement.plan.limit_state import LimitState
 from enforcement.plan.plan import Plan
@@ -62,12 +61,12 @@ def assert_limited(
     within_seconds: float | None = None,
 ) -> Decision:
     """
-    Assert that exactly *admits* requests pass now, and return the denial of the next one.
+    Send requests, assert that exactly *admits* of them pass now, and return the denial of the next one.
 
     The requests are made and charged. Slots of ``concurrency`` limits are held until the assertion ends.
 
     Args:
-        limits: Limits in code, which need *key*, or a token.
+        limits: Limits in code, with *key* or in pairs with their keys, or a token.
         admits: How many requests pass.
         costs: The cost of each request, as in ``check()``.
         attributes: As in ``check()``, and only with a token.
@@ -77,7 +76,7 @@ def assert_limited(
         TypeError: A token with a *key*, or limits with *attributes*.
     """
     check_subject(limits, key, attributes)
-    admitting = _has_slots(limiter.find_plan(limits, attributes) if isinstance(limits, str) else limits)
+    admitting = _has_slots(limiter.find_plan(limits, attributes) if isinstance(limits, str) else limits, key)
     probe = _probe(admits, within_seconds)
     next(probe)
     with ExitStack() as held:
@@ -87,7 +86,7 @@ def assert_limited(
                 return held.enter_context(limiter.admit(limits, key, costs, attributes)).decision
             if isinstance(limits, str):
                 return limiter.check(limits, costs, attributes)
-            return limiter.hit(limits, key or "", costs)
+            return limiter.hit(limits, key, costs)
 
         while True:
             try:
@@ -112,7 +111,7 @@ async def assert_limited_async(
 ) -> Decision:
     """Assert as :func:`assert_limited` does, with a limiter for asyncio, and return the denial."""
     check_subject(limits, key, attributes)
-    admitting = _has_slots(await limiter.find_plan(limits, attributes) if isinstance(limits, str) else limits)
+    admitting = _has_slots(await limiter.find_plan(limits, attributes) if isinstance(limits, str) else limits, key)
     probe = _probe(admits, within_seconds)
     next(probe)
     async with AsyncExitStack() as held:
@@ -122,7 +121,7 @@ async def assert_limited_async(
                 return (await held.enter_async_context(limiter.admit(limits, key, costs, attributes))).decision
             if isinstance(limits, str):
                 return await limiter.check(limits, costs, attributes)
-            return await limiter.hit(limits, key or "", costs)
+            return await limiter.hit(limits, key, costs)
 
         while True:
             try:
@@ -136,7 +135,7 @@ async def assert_limited_async(
 
 
 def _probe(admits: int, within_seconds: float | None) -> Generator[None, Decision, Decision]:
-    """Receive the decisions on one request after another, check them, and return the denial at the end."""
+    """Receive decisions by ``send()``, raise AssertionError for a wrong one, and return the denial at the end."""
     expected = f"{admits} requests should pass, and the next one be denied"
     for number in range(1, admits + 1):
         decision = yield
@@ -153,14 +152,13 @@ def _probe(admits: int, within_seconds: float | None) -> Generator[None, Decisio
     return denial
 
 
-def _has_slots(subject: Plan | Decision | Limits) -> bool:
+def _has_slots(subject: Plan | Decision | Limits, key: str | None) -> bool:
     """Return whether requests of this plan or these limits hold slots, so that they need ``admit()``."""
     if isinstance(subject, Decision):
         return False
     if isinstance(subject, Plan):
         return subject.has_slots
-    several = (subject,) if isinstance(subject, Limit) else subject
-    return any(limit.algorithm == "concurrency" for limit in several)
+    return any(limit.algorithm == "concurrency" for limits, _ in pairs_of(subject, key) for limit in limits)
 
 
 def _state(state: LimitState) -> str:

@@ -56,7 +56,7 @@ def published(sluicegate_store: Store) -> Iterator[Published]:
 
 @pytest.fixture
 def limiter(sluicegate_store: Store, published: Published, clock: Clock) -> Iterator[Limiter]:
-    """Yield a limiter for threads that follows the clock of the test."""
+    """Yield a started limiter for threads that follows the clock of the test."""
     limiter = Limiter(sluicegate_store.url, timeout=TIMEOUT_SECONDS, clock=clock)
     limiter.start()
     published.followers.append(limiter)
@@ -67,7 +67,7 @@ def limiter(sluicegate_store: Store, published: Published, clock: Clock) -> Iter
 
 @async_fixture
 async def async_limiter(sluicegate_store: Store, published: Published, clock: Clock) -> AsyncIterator[aio.Limiter]:
-    """Yield a limiter for asyncio that follows the clock of the test. It needs pytest-asyncio or anyio."""
+    """Yield a started limiter for asyncio that follows the clock of the test. It needs pytest-asyncio or anyio."""
     limiter = aio.Limiter(sluicegate_store.url, timeout=TIMEOUT_SECONDS, clock=clock)
     await limiter.start()
     published.followers.append(limiter)

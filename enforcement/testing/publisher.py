@@ -58,7 +58,7 @@ class Published:
         self.publish({f"policy:{_policy(slug)}": {"schema": SCHEMA, **document}})
 
     def globally(self, policy: str | None) -> None:
-        """Apply a policy to every request. None removes the global policy."""
+        """Apply a policy to every request, or, for None, remove the global policy."""
         self.publish({"global": {"schema": SCHEMA, "policy": self._known(policy)}})
 
     def project(

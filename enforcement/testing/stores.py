@@ -34,7 +34,7 @@ class Store:
         return self.server.url
 
     def clear(self) -> None:
-        """Delete all keys and load the function library. A stopped server is started."""
+        """Delete all keys and load the function library, after starting the server if it is stopped."""
         if self.server.running:
             self.server.thaw()
         else:

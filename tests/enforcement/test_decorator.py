@@ -4,6 +4,7 @@ import asyncio
 import inspect
 import threading
 import time
+from types import SimpleNamespace
 from uuid import UUID
 
 import pytest
@@ -84,6 +85,16 @@ def test_a_key_function_gets_the_arguments(limiter):
 
     calls = (7,), ("7",), (A_UUID,), (str(A_UUID),), (None,), (None,)
     assert outcomes(send, *calls) == ["sent", "limited", "sent", "limited", "sent", "sent"]
+
+
+@pytest.mark.parametrize("key", ["user:{user}", "user:{user!r}", "user:{user.imag.nothing}", "{user:>9}"])
+def test_none_in_a_format_is_an_error(limiter, key):
+    """All anonymous callers would be one; a function says that they have no limit."""
+    inside = SimpleNamespace(imag=SimpleNamespace(nothing=None))
+    send = limiter.limited("1/hour", key=key)(lambda user: "sent")
+
+    with pytest.raises(ValueError, match=r"^key: user.* must not be None\. .* use a function that returns None"):
+        send(inside if "nothing" in key else None)
 
 
 @pytest.mark.parametrize("key", [1.5, True, b"x", object()], ids=["fraction", "bool", "bytes", "object"])
@@ -178,6 +189,63 @@ def test_whoever_would_wait_in_vain_is_denied_at_once(limiter, limit, costs, rea
 
     assert caught.value.decision.reason == reason
     assert time.monotonic() - began < 5
+
+
+def tier(user):
+    """Return the limits of a user, or None for one without."""
+    return {"gold": ["3/hour", "9/day"], "house": None}.get(user, "1/hour")
+
+
+async def test_limits_may_be_a_function_of_the_arguments(limiter, limiter_aio):
+    """They are chosen for each call; None stands for no limit."""
+    send = limiter.limited(tier, key="{user}")(lambda user: "sent")
+
+    @limiter_aio.limited(tier, key="awaited:{user}")
+    async def send_awaited(user):
+        return "sent"
+
+    assert outcomes(send, *[("silver",)] * 2) == ["sent", "limited"]
+    assert outcomes(send, *[("gold",)] * 4) == ["sent"] * 3 + ["limited"]
+    assert outcomes(send, *[("house",)] * 5) == ["sent"] * 5
+    await send_awaited("silver")
+    with pytest.raises(Denied, match="1-per-hour has 0 of 1 requests left"):
+        await send_awaited("silver")
+
+
+def test_limits_that_were_chosen_wrongly_are_an_error_of_the_call(limiter):
+    """Nothing runs unlimited by mistake."""
+    for wrong, error in (("10/fortnight", InvalidLimit), (7, TypeError), ([], ValueError)):
+        send = limiter.limited(lambda user, wrong=wrong: wrong, key="{user}")(lambda user: "sent")
+        with pytest.raises(error):
+            send("ann")
+    send = limiter.limited(lambda user: ONE_SLOT, key="{user}", max_wait=1)(lambda user: "sent")
+    with pytest.raises(ValueError, match="max_wait: must be 0 with a concurrency limit"):
+        send("ann")
+
+
+def test_limits_may_have_keys_of_their_own(limiter):
+    """They decide together; one whose key is None does not apply."""
+    pairs = [("2/hour", "ip:{ip}"), ("3/hour", lambda ip: None if ip == "house" else "all")]
+    send = limiter.limited(pairs)(lambda ip: "sent")
+
+    assert outcomes(send, ("a",), ("a",), ("a",), ("b",), ("b",)) == ["sent", "sent", "limited", "sent", "limited"]
+    assert limiter.peek(declared("2/hour"), "ip:b").remaining == 1
+    assert outcomes(send, ("house",), ("house",), ("house",)) == ["sent", "sent", "limited"]
+
+
+@pytest.mark.parametrize(
+    ("declaration", "message"),
+    [
+        ({"limits": [("2/hour", "ip:{ip}"), ("2/hour", "all")]}, "limits: names must be unique"),
+        ({"limits": [("2/hour", "ip:{ip}")], "key": "all"}, "key: must be None, because the pairs have their own keys"),
+        ({"limits": [("2/hour", "ip:{ip}"), "3/hour"]}, "limits: must all be pairs of limits and a key"),
+        ({"limits": [("2/hour", "ip:{ip}", 1)]}, "limits: must all be pairs of limits and a key"),
+    ],
+)
+def test_pairs_that_make_no_sense_are_refused_when_they_are_declared(limiter, declaration, message):
+    """Not by the first call."""
+    with pytest.raises(ValueError, match=message):
+        limiter.limited(**declaration)(lambda ip: "sent")
 
 
 @pytest.mark.parametrize("max_wait", [-1, float("inf"), float("nan"), True, "5", None])

@@ -5,6 +5,7 @@ import itertools
 import pytest
 
 from enforcement import Limit, Limiter
+from enforcement.store.client import connect
 
 SECOND = 1_000_000
 MINUTE = 60 * SECOND
@@ -90,6 +91,18 @@ def test_who_waits_as_told_gets_the_quota(limiter, quota):
 
     assert sum(decisions) >= 48 * quota
     assert all(now or then for now, then in itertools.pairwise(decisions))
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_counter_that_lost_its_time_to_live_has_one_again(limiter, server, algorithm):
+    """After the next charge of a later second."""
+    client = Client(limiter, Limit.parse("100/hour", algorithm=algorithm), START_US)
+    key = client.ask().explain()["limits"][0]["counter"]
+    with connect(server.url) as store:
+        assert store.persist(key)
+        client.now += SECOND
+        client.ask()
+        assert 0 < store.pttl(key) <= 27 * 3_600_000  # by a frozen clock counters live a day longer
 
 
 def test_a_first_wait_is_no_longer_than_the_window(limiter):

@@ -57,6 +57,16 @@ def test_decisions_are_counted_by_source_and_reason(limiter):
     assert limiter.stats().decided(allowed=False) == 4
 
 
+def test_requests_that_a_shadow_limit_would_deny_are_counted(world, limiter):
+    """They are among the allowed ones. What an enforced limit denies is no would-deny."""
+    secret = world.everything(fixed(5), fixed(2, name="shadow", mode="shadow"))
+    for _ in range(8):
+        limiter.check(secret)
+
+    stats = limiter.stats()
+    assert (stats.decided(allowed=True), stats.decided(allowed=False), stats.would_deny) == (5, 3, 3)
+
+
 def test_refusals_and_what_falls_under_no_limit_are_counted(world, limiter):
     """A token that is not known, one that is revoked, and one without limits: decided by the documents."""
     free, revoked = mint("live"), world.everything(fixed(5), revoked=True)

@@ -11,7 +11,7 @@ REASON = "A management key without projects is no longer a key of all projects."
 
 def mark_the_global_keys(apps: StateApps, schema_editor: BaseDatabaseSchemaEditor) -> None:
     """
-    Mark as global only the keys whose creation was audited without projects. Print and audit all others.
+    Mark as global only the keys whose creation was audited without projects, and print and audit all others.
 
     A key without projects may have lost them by a deletion, so the absence of projects proves nothing.
     """

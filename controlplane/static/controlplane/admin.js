@@ -22,6 +22,7 @@
   const named = (element) => {
     const icon = [...element.querySelectorAll(".material-symbols-outlined"), element].map((e) => e.textContent.trim());
     const text = element.textContent.trim();
+    if (element.id === "changelist-filter-close") return "Close the filters";
     if (element.matches(".delete-template, label:has(> div > input.delete)")) return "Remove this limit";
     if (element.getAttribute("x-on:click")?.includes("openTheme")) return "Appearance";
     return NAMES[text] || (text && !/^[a-z_]+$/.test(text) ? null : NAMES[icon[0]]);
@@ -78,6 +79,14 @@
     for (const list of document.querySelectorAll("details ul.errorlist")) list.closest("details").open = true;
   };
 
+  // The theme shows a dialog some frames after its content has arrived, and nothing that is hidden takes the focus.
+  const enter = (dialog, frames = 60) => {
+    const wrong = dialog.querySelector("[aria-invalid=true]");
+    const field = wrong || dialog.querySelector("input:checked, input:not([type=hidden], :disabled), select, textarea") || dialog;
+    field.focus();
+    if (document.activeElement !== field && frames) requestAnimationFrame(() => enter(dialog, frames - 1));
+  };
+
   document.addEventListener("keydown", press);
   document.addEventListener("DOMContentLoaded", () => {
     const content = document.getElementById("content");
@@ -97,8 +106,22 @@
       form.action = form.getAttribute("hx-post");
       form.submit();
     });
-    document.body.addEventListener("htmx:afterSwap", (event) => {
-      if (event.target.id === "modal-content") requestAnimationFrame(() => event.target.querySelector("input:not([type=hidden]), select, textarea")?.focus());
+    // The theme returns the focus to where it was when the dialog was shown, which may be inside the dialog already.
+    const frame = document.getElementById("modal-content")?.parentElement;
+    if (!frame) return;
+    let opener = null;
+    let shown = false;
+    document.body.addEventListener("htmx:beforeRequest", (event) => {
+      if (event.target.getAttribute("hx-target") === "#modal-content") opener = event.target;
     });
+    document.body.addEventListener("htmx:afterSettle", (event) => {
+      const dialog = event.target.closest("#modal-content");
+      if (dialog) enter(dialog);
+    });
+    new MutationObserver(() => {
+      const closed = shown && frame.style.display === "none";
+      shown = frame.style.display !== "none";
+      if (closed) opener?.focus();
+    }).observe(frame, { attributes: true, attributeFilter: ["style"] });
   });
 })();

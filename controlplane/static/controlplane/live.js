@@ -8,10 +8,12 @@
   const rows = section.querySelector("[data-rows]");
   const at = section.querySelector("[data-at]");
   const status = section.querySelector("[data-status]");
+  const notice = section.querySelector("[data-notice]");
   const pause = section.querySelector("[data-pause]");
   const url = location.pathname.replace(/change\/$/, section.dataset.live);
   let states = null;
   let announced = 0;
+  let over = false;
 
   // The table is not a live region, because screen readers would read it every two seconds. Only full limits are announced.
   const tell = () => {
@@ -22,12 +24,34 @@
     announced = Date.now();
     status.textContent = `${full.map(([name]) => name).join(", ")} reached its limit`;
   };
+  // Old numbers must not pass for present ones, so the page says when and why the updates stopped.
+  const stop = (text) => {
+    if (notice.firstChild?.textContent === text) return;
+    notice.replaceChildren(text);
+    notice.hidden = false;
+    rows.classList.add("sg-stale");
+  };
+  const ended = () => {
+    over = true;
+    stop(`You are signed out, so the counters stopped at ${at.textContent}. `);
+    const link = document.createElement("a");
+    link.href = location.href;
+    link.className = "text-link";
+    link.textContent = "Sign in again";
+    notice.append(link);
+    pause.disabled = true;
+  };
   const read = async () => {
-    if (document.hidden || pause.getAttribute("aria-pressed") === "true") return;
+    if (over || document.hidden || pause.getAttribute("aria-pressed") === "true") return;
     const answer = await fetch(url, { headers: { "X-Requested-With": "fetch" } }).catch(() => null);
-    if (!answer?.ok || answer.redirected || pause.getAttribute("aria-pressed") === "true") return;
+    if (over || pause.getAttribute("aria-pressed") === "true") return;
+    if (answer?.redirected || answer?.status === 403) return ended();
+    if (!answer?.ok) return stop(`The server does not answer, so the counters stopped at ${at.textContent}. The page tries again.`);
     rows.innerHTML = await answer.text();
     at.textContent = rows.querySelector("[data-now]").textContent;
+    notice.hidden = true;
+    notice.replaceChildren();
+    rows.classList.remove("sg-stale");
     tell();
   };
   pause.addEventListener("click", () => {
@@ -40,7 +64,7 @@
   // The next request waits for the reply to the last one, so a slow server gets one request at a time.
   const loop = async () => {
     await read();
-    setTimeout(loop, EVERY_MS);
+    if (!over) setTimeout(loop, EVERY_MS);
   };
   loop();
 })();

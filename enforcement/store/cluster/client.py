@@ -57,7 +57,9 @@ class ClusterClient(StoreClient):
         return self._client_of(node).connection_pool
 
     def primaries(self) -> list[tuple[str, Redis]]:
-        """Return host and port of every primary, each with a client of that primary alone. Raises redis-py's errors."""
+        """
+        Return a list of (``host:port``, client of that primary alone) for all primaries. Raises redis-py's errors.
+        """
         return [(node.name, self._client_of(node)) for node in self._primaries()]
 
     def reconnect(self) -> None:
@@ -90,7 +92,7 @@ class ClusterClient(StoreClient):
         return _ClusterPipeline(self, transaction)
 
     def scan_iter(self, *args: Any, **options: Any) -> Iterator[Any]:
-        """Yield the keys of every primary."""
+        """Yield the keys of every primary, one primary after the other."""
         for node in self._primaries():
             yield from self._client_of(node).scan_iter(*args, **options)
 

@@ -32,7 +32,7 @@ def away(node: Node) -> StoreError:
 
 def after_failure(slot_map: SlotMap, node: Node, exc: StoreError, *, respects_breakers: bool, counts: bool) -> Hops:
     """
-    Yield the nodes to which a failed call is redirected, and return its reply, or raise the last error.
+    Yield (node, asking) for each redirection of a failed call, and return the reply, or raise the last error.
 
     A generator: it yields a node, and whether ``ASKING`` has to precede the call. The caller sends the call there. Then
     it sends the reply into the generator, or throws the StoreError that came instead. The first call, which nearly
@@ -101,7 +101,10 @@ class ClusterPipe:
         self._pipes: dict[Node, SyncPipe] = {}
 
     def call(self, command: bytes) -> Any:
-        """Send one encoded command to the node of its first key and return the parsed reply. Raises StoreError."""
+        """
+        Send an encoded command to the node of its first key, or ``FUNCTION LOAD`` to all nodes, and return what they
+        reply. Raises StoreError.
+        """
         slot_map, respects = self._slot_map, self._respects_breakers
         if command.startswith(_LOAD):
             return [
@@ -151,7 +154,8 @@ class AsyncClusterPipe:
 
     async def call(self, command: bytes) -> Any:
         """
-        Send one encoded command to the node of its first key and return the parsed reply.
+        Send an encoded command to the node of its first key, or ``FUNCTION LOAD`` to all nodes, and return what they
+        reply.
 
         Raises:
             StoreError: There is no usable reply. Unlike a single store's pipe, this one raises error replies.

@@ -123,7 +123,7 @@ class SlotMap:
         return [node for node in list(self.nodes.values()) if node.breaker.open]
 
     def is_away(self, key: str, but: Sequence[Node] = ()) -> bool:
-        """Return whether the counter of this key is on a node that does not answer, except for the nodes in *but*."""
+        """Return whether the node with this counter is unknown or does not answer, except for the nodes in *but*."""
         node = self.owners[slot_of(key.encode())]
         return node is None or (node.breaker.open and node not in but)
 

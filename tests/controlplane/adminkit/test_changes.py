@@ -125,6 +125,7 @@ def test_a_policy_and_its_limits_are_one_revision(as_ann, store):
         ({"calendar": "month"}, "calendar", "Only a fixed_window follows the calendar."),
         ({"partition_by": "UPPER"}, "partition_by", "An attribute must be"),
         ({"match_methods": "get"}, "match_methods", "Must list HTTP methods in capitals."),
+        ({"match_path": "v1/*"}, "match_path", "Must begin with / or a wildcard, because every path"),
         ({"match_attributes": "model"}, "match_attributes", "Each line must hold one rule"),
         ({"charge_on": "9xx"}, "charge_on", "Must list response classes"),
         ({"quota": ""}, "quota", "This field is required."),

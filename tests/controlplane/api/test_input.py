@@ -148,6 +148,7 @@ LIMIT = {"name": "per-minute", "quota": 100, "window_seconds": 60}
         ({"algorithm": "leaky"}, "#/limits/0/algorithm"),
         ({"mode": "off"}, "#/limits/0/mode"),
         ({"match": {"path": 1}}, "#/limits/0/match/path"),
+        ({"match": {"path": "v1/*"}}, "#/limits/0/match/path"),
         ({"match": {"methods": ["post"]}}, "#/limits/0/match/methods"),
         ({"match": {"header": "x"}}, "#/limits/0/match/match"),
         ({"match": {"attributes": {"UPPER": "x"}}}, "#/limits/0/match/attributes"),

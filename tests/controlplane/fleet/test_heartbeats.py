@@ -1,4 +1,5 @@
 import json
+import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -61,6 +62,31 @@ def test_instances_come_in_the_order_of_their_ids(beat):
     assert [instance.id for instance in heartbeats.live_instances()] == ["proxy-1", "proxy-2", "proxy-3"]
 
 
+def test_limits_that_count_nothing_are_marked_everywhere(beat, api, admin_client):
+    """In the list of instances, at the instance, on the first page and over REST."""
+    beat(seen_at_us=time.time_ns() // 1_000, unmetered=[["proj_2", "gold", "tpm"], ["proj_1", "gold", "tpm"]])
+    heartbeats.collect(datetime.now(UTC))
+
+    rows = api("GET", "instances").json()["results"]
+    pages = [admin_client.get(f"/admin/{path}").content.decode() for path in ("fleet/instance/", "")]
+    page = admin_client.get("/admin/fleet/instance/proxy-1/change/").content.decode()
+
+    assert [row["unmetered"] for row in rows] == [["gold/tpm"]]
+    assert "unmetered limits" in pages[0]
+    assert "1 unmetered" in pages[1]
+    assert "gold/tpm: requests give no cost in their unit" in page
+
+
+def test_an_instance_that_counts_everything_has_no_mark(beat, api, admin_client):
+    """A heartbeat of 0.2.0 says nothing of it."""
+    beat(seen_at_us=time.time_ns() // 1_000)
+    heartbeats.collect(datetime.now(UTC))
+
+    assert [row["unmetered"] for row in api("GET", "instances").json()["results"]] == [[]]
+    assert "unmetered" not in admin_client.get("/admin/fleet/instance/").content.decode()
+    assert "unmetered" not in admin_client.get("/admin/").content.decode()
+
+
 def test_an_expired_heartbeat_is_no_instance(beat, client_of_store):
     """The set of ids remembers longer than the heartbeats live."""
     beat()
@@ -83,6 +109,8 @@ def test_an_expired_heartbeat_is_no_instance(beat, client_of_store):
         {"decisions": {"allowed": -1}},
         {"host": "h" * 300},
         {"pid": "many"},
+        {"unmetered": "all"},
+        {"unmetered": [["p", "api"]]},
     ],
     ids=str,
 )

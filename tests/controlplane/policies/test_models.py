@@ -3,6 +3,7 @@ from django.core.exceptions import ValidationError
 from django.db import IntegrityError, transaction
 
 from controlplane.policies.models import AppendOnly, AuditEntry, Limit, Override, Policy
+from controlplane.publishing import compile
 from enforcement.model.limits import Limit as LimitValue
 from tests.factories import LimitFactory, OverrideFactory, PolicyFactory, ProjectFactory, TokenFactory
 
@@ -66,6 +67,7 @@ def test_a_window_of_zero_is_refused_by_its_field():
         ({"quota": -1}, "quota"),
         ({"match_methods": "POST"}, "match_methods"),
         ({"match_attributes": ["model"]}, "match_attributes"),
+        ({"match_path": "v1/*"}, "match_path"),
         ({"calendar": "day"}, "window_seconds"),
         ({"time_zone": "Mars/Olympus"}, "time_zone"),
         ({"partition_by": ["ip", "ip"]}, "partition_by"),
@@ -191,3 +193,16 @@ def test_an_audit_entry_is_not_deleted(entry):
         AuditEntry.objects.all().delete()
 
     assert AuditEntry.objects.count() == 1
+
+
+def test_a_row_of_0_2_0_whose_path_matches_nothing_is_still_published():
+    """It is shown, recorded and compiled; whoever edits it is told at the field."""
+    limit = LimitFactory(name="x")
+    Limit.objects.update(match_path="v1/*")
+    row = Limit.objects.get()
+
+    assert row.as_value().match.path == "v1/*"
+    assert row.policy.as_record()["limits"][0]["match"] == {"path": "v1/*"}
+    assert compile.documents([("policy", limit.policy_id)])[f"policy:{limit.policy_id}"]["limits"][0]["name"] == "x"
+    with pytest.raises(ValidationError, match="Must begin with / or a wildcard"):
+        row.full_clean()

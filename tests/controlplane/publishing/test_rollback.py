@@ -157,3 +157,17 @@ def test_an_unknown_revision_is_refused(published, actor):
     """There is nothing to go back to."""
     with pytest.raises(Revision.DoesNotExist):
         roll_back(actor, 99)
+
+
+def test_a_limit_that_only_0_2_0_accepted_is_restored(published, actor, document):
+    """A roll-back is made in a hurry: what was published then is published again."""
+    policy = Policy.objects.get()
+    for path in ("v1/*", ""):
+        with change(actor=actor) as tx:
+            before = policy.as_record()
+            Limit.objects.update(match_path=path)
+            tx.updated(policy, before)
+
+    roll_back(actor, 2)
+
+    assert document(f"policy:{policy.pk}")["limits"][0]["match"] == {"path": "v1/*"}

@@ -164,6 +164,20 @@ def test_the_accounts_of_the_control_plane_can_run_it(server, world, account, do
     assert found["eviction"]["level"] == "ok"
 
 
+def test_limits_that_count_nothing_are_a_warning(server, world, doctor):
+    """With the instances that say so."""
+    token = world.everything(fixed(10), fixed(1_000, name="tpm", unit="tokens"))
+    with Limiter(server.url, instance="proxy-1") as limiter:
+        limiter.check(token)
+        world.publish()  # acknowledged at once, by a heartbeat
+        assert eventually(lambda: "tpm" in (world.client.get(KEYS.instance("proxy-1")) or ""))
+        status, found = doctor(server.url)
+
+    assert (status, found["unmetered"]["level"]) == (0, "warning")
+    assert found["unmetered"]["value"] == "api/tpm counts nothing at proxy-1"
+    assert "unmetered" not in doctor(server.url)[1]
+
+
 def test_instances_are_listed_with_what_they_run(server, world, doctor):
     """One that is behind, or decides without the store, is a warning."""
     world.everything(fixed(5))
@@ -244,7 +258,7 @@ def test_missing_functions_are_loaded_by_who_may(server, world, account, doctor)
     assert found["shared counter"]["advice"] == (
         "Load the functions with an account that is permitted to: 'manage.py publish --all'."
     )
-    assert doctor(server.url)[1]["functions"]["value"] == "sluicegate_2 was missing, and is loaded now"
+    assert doctor(server.url)[1]["functions"]["value"] == "sluicegate_3 was missing, and is loaded now"
     assert doctor(url)[0] == 0
 
 
@@ -259,7 +273,7 @@ def test_functions_of_another_release_are_found_out(server, world, doctor):
         world.client.function_flush()
 
     assert found["functions"]["level"] == "warning"
-    assert found["functions"]["value"] == "sluicegate_2, beside sluicegate_1; the source differs from this release"
+    assert found["functions"]["value"] == "sluicegate_3, beside sluicegate_1; the source differs from this release"
 
 
 def test_functions_with_other_comments_are_the_same(server, world, doctor):

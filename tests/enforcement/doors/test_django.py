@@ -85,6 +85,39 @@ def test_limit_in_code_denies_and_tells(site: Any) -> None:
     assert denied.json()["violated-policies"] == ["per-hour"]
 
 
+def tier(request: Any) -> str | None:
+    """Return the limit of a caller by what it pays, or None for the house itself."""
+    return {"gold": "3/hour", "house": None}.get(request.headers.get("x-tier"), "1/hour")
+
+
+def test_limits_may_depend_on_the_request(site: Any) -> None:
+    """None exempts the request."""
+    site(a=limited(tier, key="ip")(ok))
+    client = Client()
+
+    assert statuses(client, 2) == [200, 429]
+    assert statuses(client, 4, headers={"X-Tier": "gold"}) == [200, 200, 200, 429]
+    assert statuses(client, 5, headers={"X-Tier": "house"}) == [200] * 5
+
+
+def test_a_limit_that_would_count_nothing_is_refused_when_it_is_declared() -> None:
+    """As its costs name no unit of it."""
+    tokens = Limit(name="tokens", quota=5000, window_seconds=3600, unit="tokens")
+    with pytest.raises(ValueError, match="costs: must name a unit of the limits, which count 'tokens', got 1"):
+        limited(tokens, key="ip")
+
+
+def test_a_denial_may_have_the_shape_of_a_provider(site: Any) -> None:
+    """As the preset says; its SDK then shows the sentence."""
+    site(a=limited("1/hour", key="ip")(ok), options={"HEADERS": "ietf+openai"})
+
+    _, denied = [Client().get("/a") for _ in range(2)]
+
+    assert (denied.status_code, denied.headers["Content-Type"]) == (429, "application/json")
+    assert denied.json()["error"]["message"].startswith("1-per-hour has 0 of 1 requests left. Try again in ")
+    assert denied.headers["x-ratelimit-limit-requests"] == "1"
+
+
 def test_decorated_view_stays_what_it_was() -> None:
     """Name and documentation are those of the view."""
     assert limited("1/s", key="ip")(ok).__name__ == "ok"

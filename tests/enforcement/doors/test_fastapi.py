@@ -97,6 +97,44 @@ def test_limit_in_code_denies_and_tells(app: FastAPI, client: TestClient) -> Non
     assert len(ran) == 2
 
 
+def tier(paid: str | None) -> str | None:
+    """Return the limit of a caller by what it pays, or None for the house itself."""
+    return {"gold": "3/hour", "house": None}.get(paid or "", "1/hour")
+
+
+def tier_by_header(x_tier: Annotated[str, Header()] = "") -> str | None:
+    return tier(x_tier)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [lambda connection: tier(connection.headers.get("x-tier")), Depends(tier_by_header)],
+    ids=["function", "dependency"],
+)
+def test_limits_may_depend_on_the_request(app: FastAPI, client: TestClient, source: Any) -> None:
+    """They are found as a key is; None exempts the request."""
+
+    @app.get("/a", dependencies=[Depends(limited(source, key="ip"))])
+    async def operation() -> str:
+        return "a"
+
+    @app.get("/b")
+    async def admitted(admission: Annotated[Admission, Depends(admit(source, key="ip"))]) -> str:
+        return str(admission.decision is not None)
+
+    for path in "/a", "/b":
+        assert statuses(client, path, 2) == [200, 429]
+        assert statuses(client, path, 4, headers={"X-Tier": "gold"}) == [200, 200, 200, 429]
+        assert statuses(client, path, 5, headers={"X-Tier": "house"}) == [200] * 5
+
+
+def test_a_limit_that_would_count_nothing_is_refused_when_it_is_declared() -> None:
+    """As its costs name no unit of it."""
+    for made in (limited, admit):
+        with pytest.raises(ValueError, match="costs: must name a unit of the limits, which count 'tokens', got 1"):
+            made(TOKENS, key="ip")
+
+
 @pytest.mark.parametrize(
     "answer",
     [
@@ -392,7 +430,7 @@ async def test_admission_without_a_key_is_no_limit(app: FastAPI) -> None:
     """None stands for no limit here too; costs are checked all the same."""
 
     @app.get("/a")
-    async def operation(admission: Annotated[Admission, Depends(admit(TOKENS, key=lambda c: None))]) -> bool:
+    async def operation(admission: Annotated[Admission, Depends(admit(PER_HOUR, key=lambda c: None))]) -> bool:
         with pytest.raises(ValueError, match="costs"):
             await admission.settle(-1)
         await admission.settle(7)

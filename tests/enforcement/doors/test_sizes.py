@@ -110,7 +110,7 @@ def test_a_header_that_limits_count_by_has_a_length(
     headers = {"Authorization": f"Bearer {secret}", "X-Team": "t" * length}
 
     assert ask(store, headers) == [status]
-    assert len(client_of_store.keys("sg:{proj_*}:f*")) == (status == 200)
+    assert len(client_of_store.keys("sg:{proj_*}:c:*")) == (status == 200)
     assert all(len(key) <= 128 for key in client_of_store.keys("*"))
 
 
@@ -158,4 +158,4 @@ def test_the_longest_attributes_are_counted(limiter: Limiter, secret: str, clien
         team = "t" * (MAX_ATTRIBUTE_LENGTH - 1) + last
         assert limiter.check(secret, attributes={**filling, "header.x-team": team}).allowed
 
-    assert len(client_of_store.keys("sg:{proj_*}:f*")) == 2
+    assert len(client_of_store.keys("sg:{proj_*}:c:*")) == 2

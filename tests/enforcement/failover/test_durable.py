@@ -279,13 +279,13 @@ def test_a_counter_is_struck_out_only_as_it_was_read(limiter, world):
 
 def test_what_is_no_counter_is_left_out_and_struck_out(world):
     """Somebody wrote to the store: nothing stops for that."""
-    world.client.sadd(DIRTY, "f" * 34, "e" * 34, "d" * 34)
-    world.client.rpush(f"sg:{{{PROJECT}}}:{'f' * 23}", "x")
-    world.client.set(f"sg:{{{PROJECT}}}:{'e' * 34}", "short")
-    world.client.set(f"sg:{{{PROJECT}}}:{'d' * 34}", b"\xff" * 24)
+    world.client.sadd(DIRTY, "f" * 26, "e" * 26, "d" * 26)
+    world.client.rpush(f"sg:{{{PROJECT}}}:{'f' * 26}", "x")
+    world.client.set(f"sg:{{{PROJECT}}}:{'e' * 26}", "short")
+    world.client.set(f"sg:{{{PROJECT}}}:{'d' * 26}", b"\xff" * 24)
 
     assert checkpoint(world) == []
-    names = ["f" * 34, "e" * 34]
+    names = ["f" * 26, "e" * 26]
     assert run(world, strike_call(world.keys, PROJECT, names, [])) == 2
 
 

@@ -125,6 +125,34 @@ def test_the_slot_of_a_dead_owner_is_free_after_its_life_on_a_store_set_back(clo
         assert limiter.peek(slots, "dead").allowed
 
 
+def test_a_living_holder_keeps_its_slot_on_a_store_set_ahead(clock, shifted, limiter):
+    """All slots have ended at once. The holder sees the clock jump, and takes its slot before somebody else does."""
+    slots = Limit(name="slots", algorithm="concurrency", quota=1, window_seconds=MINUTE)
+    with limiter.admit(slots, "living"):
+        shift_store(clock, shifted, HOUR)
+        assert eventually(lambda: not limiter.peek(slots, "living").allowed)
+        with pytest.raises(Denied):
+            limiter.admit(slots, "living").__enter__()
+    assert limiter.peek(slots, "living").remaining == 1
+
+
+def test_a_holder_whose_place_was_taken_does_not_come_back(clock, shifted, limiter):
+    """The store never has more slots than the limit, whoever was there first."""
+    slots = Limit(name="slots", algorithm="concurrency", quota=1, window_seconds=MINUTE)
+    with limiter.admit(slots, "taken") as first:
+        limiter._engine.slots.drop(first.reservation)  # from here on it is renewed when the test says so
+        shift_store(clock, shifted, HOUR)
+        with limiter.admit(slots, "taken"):
+            limiter._engine.slots._renew(first.reservation)
+            assert limiter.peek(slots, "taken").remaining == 0
+        assert limiter.peek(slots, "taken").remaining == 1
+        limiter._engine.slots._renew(first.reservation)
+        assert limiter.peek(slots, "taken").remaining == 0
+    limiter._engine.slots._renew(first.reservation)  # a renewal that comes after the release
+
+    assert limiter.peek(slots, "taken").remaining == 1
+
+
 def test_control_without_it_the_counter_waits_for_its_hour():
     """The arithmetic that held before: an instant before the last charge is the instant of that charge, however far."""
     limit = Limit(name="rate", quota=5, window_seconds=MINUTE)

@@ -321,7 +321,7 @@ def seconds(act) -> float:
     return time.monotonic() - before
 
 
-@pytest.mark.parametrize("command", ["FUNCTION FLUSH", "FUNCTION DELETE sluicegate_2", "SCRIPT FLUSH"])
+@pytest.mark.parametrize("command", ["FUNCTION FLUSH", "FUNCTION DELETE sluicegate_3", "SCRIPT FLUSH"])
 def test_functions_lost_under_load_cost_no_decision(store, command):
     """
     An account that may load them does so within the call, so four threads never notice.

@@ -35,7 +35,7 @@ def lose(server, limiter):
 def held(server):
     """Return how many slots the store knows of."""
     with connect(server.url) as client:
-        return sum(client.zcard(key) for key in client.keys("sg:*:c*"))
+        return sum(client.zcard(key) for key in client.scan_iter("sg:*:c:*", _type="zset"))
 
 
 def is_back(limiter):

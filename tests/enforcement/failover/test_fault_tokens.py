@@ -39,6 +39,35 @@ def started(own_server, clock):
     limiter.close()
 
 
+def test_an_unknown_token_costs_the_store_one_operation(started):
+    """Whoever invents well-formed tokens makes the store read each once, and nothing else."""
+    world, limiter = started
+    world.everything(fixed(100))
+    before = commands(world)
+    reasons = {limiter.check(mint("live")).reason for _ in range(300)}
+    after = commands(world)
+
+    assert reasons == {"unknown_token"}
+    assert after["mget"] - before.get("mget", 0) == 300
+    assert [after.get(name, 0) - before.get(name, 0) for name in ("get", "hget")] == [0, 0]
+
+
+def test_a_store_that_0_2_published_to_has_the_revision_in_its_documents(started):
+    """An unknown token is unknown there too; in a store without documents it may be a known one."""
+    world, limiter = started
+    world.everything(fixed(100))
+    world.client.delete(world.keys.revision)
+
+    assert limiter.check(mint("live")).reason == "unknown_token"
+    world.client.delete(world.keys.documents)
+    assert limiter.check(mint("live")).reason == "degraded_denied"
+
+
+def commands(world):
+    """Return how often the store ran each command."""
+    return {name.removeprefix("cmdstat_"): row["calls"] for name, row in world.client.info("commandstats").items()}
+
+
 @pytest.mark.parametrize("rule", ["local", "allow"])
 def test_tokens_are_good_for_ten_minutes_without_the_store(own_server, started, clock, rule):
     """The store alone would say that one was revoked; no rule of a limit makes up for that. Limits in code go on."""

@@ -104,7 +104,7 @@ def test_keys_are_short_and_their_tag_is_the_projects(meaning):
 
     assert all(len(key.encode()) <= MAX_KEY_BYTES for key in keys)
     assert {hash_tag(key) for key in keys} == {"global" if meaning[0] == "global" else PROJECT}
-    assert all(re.fullmatch(r"p{16}\{\w+\}:[cno]:[0-9a-f]{32}", key, re.ASCII) for key in keys)
+    assert all(re.fullmatch(r"p{16}\{\w+\}:[cno]:[0-9a-f]{24}", key, re.ASCII) for key in keys)
 
 
 @pytest.mark.proof

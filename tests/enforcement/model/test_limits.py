@@ -1,8 +1,13 @@
 """The only rules of a valid limit: what is refused, by which field, and that JSON is read back as it was."""
 
+import pickle
+import re
+
 import pytest
 
 from enforcement import InvalidLimit, Limit, Match
+from enforcement.model.documents import dumps, parse_policy
+from enforcement.model.matching import InvalidMatch
 
 
 @pytest.mark.parametrize(
@@ -60,6 +65,12 @@ def test_what_no_enforcer_could_enforce_is_refused_by_its_field(keywords, field)
         ("100/5m", "sliding_window", 100, 300, None),
         ("10/hrs", "sliding_window", 10, 3_600, None),
         ("10/d", "sliding_window", 10, 86_400, None),
+        ("10per minute", "sliding_window", 10, 60, None),
+        ("1 / Second", "sliding_window", 1, 1, None),
+        ("1 per 3 hour", "sliding_window", 1, 10_800, None),
+        ("400/10m", "sliding_window", 400, 600, None),
+        ("3/sec", "sliding_window", 3, 1, None),
+        ("0/m", "sliding_window", 0, 60, None),
     ],
 )
 def test_the_notation_of_other_libraries_is_understood(text, algorithm, quota, window, calendar):
@@ -88,6 +99,25 @@ def test_other_notations_are_refused(text):
     """Never a limit that means something else."""
     with pytest.raises(InvalidLimit):
         Limit.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "write"),
+    [
+        ("100/10", 'For seconds, write "100/10s"'),
+        ("100/", 'For seconds, write "100/s"'),
+        ("10/2 months", 'Write "10/60 days"'),
+        ("10 per 3 month", 'Write "10/90 days"'),
+        ("10/2 years", 'Write "10/366 days"'),
+        ("10/minute; 5/hour", "Limit.parse_many() reads several"),
+    ],
+)
+def test_a_notation_that_others_read_is_refused_with_what_to_write(text, write):
+    """What the sentence says can be read."""
+    with pytest.raises(InvalidLimit, match=re.escape(write)):
+        Limit.parse(text)
+    if '"' in write:
+        assert Limit.parse(write.split('"')[1]).quota in (10, 100)
 
 
 @pytest.mark.parametrize(
@@ -153,3 +183,32 @@ def test_a_match_is_exact_a_list_or_a_glob(match, attributes, expected):
     """A request that lacks what a rule names does not match."""
     test = match.compile()
     assert (test is None or test(attributes)) is expected
+
+
+@pytest.mark.parametrize("path", ["/", "/v1/*", "*/chat", "?v1", "[/]v1", ""])
+def test_a_path_begins_with_a_slash_or_a_wildcard(path):
+    """Each of these may match the path of a request."""
+    assert Match(path=path).path == path
+
+
+def test_a_path_that_matches_no_request_is_refused():
+    """The error names the field, as JSON does, the rule and the value."""
+    rule = "Must begin with / or a wildcard, because every path of a request begins with /, got 'v1/*'."
+    data = {"name": "x", "algorithm": "fixed_window", "quota": 5, "window_seconds": 60, "match": {"path": "v1/*"}}
+
+    with pytest.raises(InvalidMatch, match=re.escape(rule)):
+        Match(path="v1/*")
+    with pytest.raises(InvalidLimit) as caught:
+        Limit.from_json(data)
+    assert (caught.value.field, caught.value.reason) == ("match.path", rule)
+
+
+def test_a_published_document_keeps_a_path_that_matches_nothing():
+    """0.2.0 accepted it. The other limits of its policy must go on."""
+    limit = {"name": "x", "algorithm": "fixed_window", "quota": 5, "window_seconds": 60, "match": {"path": "v1/*"}}
+    text = dumps({"schema": 1, "id": "pol_1", "slug": "free", "name": "Free", "version": 1, "limits": [limit]})
+
+    (read,) = parse_policy(text).limits
+
+    assert read.to_json() == limit
+    assert pickle.loads(pickle.dumps(read)) == read

@@ -75,6 +75,69 @@ def test_limits_of_one_name_are_told_apart_by_their_policies():
     assert denied.problem()["violated-policies"] == ["all/rpm"]
 
 
+def test_one_policy_at_token_and_project_is_told_apart_by_what_it_is_attached_to():
+    """In both fields, and in the body; another limit keeps its short name."""
+    numbers = [0, MINUTE, MINUTE, MINUTE]
+    bounds = (
+        BoundLimit(REQUESTS, "{k}:0", "project", "pol", "free"),
+        BoundLimit(REQUESTS, "{k}:1", "token", "pol", "free"),
+        BoundLimit(TOKENS, "{k}:2", "token", "pol", "free"),
+    )
+    denied = Decision(False, "limited", "store", Plan(bounds), Reply([0, NOW, *numbers, *numbers, *numbers]))
+
+    labels = ["project/free/rpm", "token/free/rpm", "tpm"]
+    for field in ("RateLimit", "RateLimit-Policy"):
+        assert sorted(item.split(";")[0] for item in denied.headers()[field].split(", ")) == sorted(
+            f'"{label}"' for label in labels
+        )
+    assert sorted(denied.problem()["violated-policies"]) == sorted(labels)
+
+
+def test_anthropic_headers_give_an_instant():
+    """As RFC 3339, rounded up; no end of a lifetime is invented."""
+    rows = (REQUESTS, "p", [59, 1_500_000, 0, 1]), (TOKENS, "p", [149_984, -2, 0, -2])
+    assert decision(True, *rows).headers("anthropic") == {
+        "anthropic-ratelimit-requests-limit": "60",
+        "anthropic-ratelimit-requests-remaining": "59",
+        "anthropic-ratelimit-requests-reset": "2026-01-01T00:00:02Z",
+        "anthropic-ratelimit-tokens-limit": "150000",
+        "anthropic-ratelimit-tokens-remaining": "149984",
+    }
+
+
+FULL = decision(False, (TOKENS, "p", [0, MINUTE, MINUTE, MINUTE]))
+FULL_TEXT = "tpm has 0 of 150000 tokens left. Try again in 60 s."
+REVOKED = Decision(False, "revoked", "documents")
+AWAY = decision(False, (REQUESTS, "p", [0, 0, -2, 0]), reason="degraded_denied")
+
+
+@pytest.mark.parametrize(
+    ("denied", "kind", "code", "message"),
+    [
+        (FULL, "tokens", "rate_limit_exceeded", FULL_TEXT),
+        (REVOKED, "invalid_request_error", "invalid_api_key", "The token was revoked."),
+        (AWAY, "server_error", "degraded_denied", "The limit cannot be checked now. Try again in 1 s."),
+    ],
+)
+def test_a_denial_has_the_shape_of_openai_if_the_preset_says_so(denied, kind, code, message):
+    """So that its SDK shows the sentence."""
+    error = {"message": message, "type": kind, "param": None, "code": code}
+    assert denied.problem("ietf+openai") == {"error": error}
+
+
+@pytest.mark.parametrize(
+    ("denied", "kind", "message"),
+    [
+        (FULL, "rate_limit_error", FULL_TEXT),
+        (REVOKED, "authentication_error", "The token was revoked."),
+        (AWAY, "api_error", "The limit cannot be checked now. Try again in 1 s."),
+    ],
+)
+def test_a_denial_has_the_shape_of_anthropic_if_the_preset_says_so(denied, kind, message):
+    """The same."""
+    assert denied.problem("anthropic") == {"type": "error", "error": {"type": kind, "message": message}}
+
+
 def test_a_lifetime_has_neither_a_length_nor_a_reset():
     """No wait helps, and nothing says that one would."""
     limit = Limit(name="trial", quota=5, calendar="lifetime")
@@ -144,7 +207,7 @@ def test_fields_made_of_numbers_are_those_made_of_states(rows):
     """The short way of the hot path tells what the long one would."""
     quick = decision(True, *rows)
     slow = decision(True, *rows)
-    slow.plan.header_cache = headers._Cache(())
+    slow.plan.header_cache = headers._Cache(slow.plan.bounds)
     slow.plan.header_cache.spelled = None
 
     assert quick.headers() == slow.headers()

@@ -58,12 +58,12 @@ def test_a_name_is_what_the_recipe_makes(world, vector):
         text for attribute in limit.get("partition_by", ()) for text in (attribute, vector["attributes"][attribute])
     ]
 
-    assert vector["key"] == f"sg:{{{tag}}}:c:{name(*identity, *values, shape(limit))[:32]}"
+    assert vector["key"] == f"sg:{{{tag}}}:c:{name(*identity, *values, shape(limit))[:24]}"
     if values:
-        index = name("census", vector["project"], vector["policy"], limit["name"])[:32]
-        overflow = name("overflow", vector["project"], *identity, shape(limit))[:32]
+        index = name("census", vector["project"], vector["policy"], limit["name"])[:24]
+        overflow = name("overflow", vector["project"], *identity, shape(limit))[:24]
         assert (vector["index"], vector["overflowed"]) == (f"sg:{{{tag}}}:n:{index}", f"sg:{{{tag}}}:o:{index}")
-        assert vector["value"] == name(*identity, *values)[:32]
+        assert vector["value"] == name(*identity, *values)[:24]
         assert vector["overflow"] == f"sg:{{{tag}}}:c:{overflow}"
 
 

@@ -67,9 +67,34 @@ def test_shadow_limit_counts_what_it_would_have_denied(log: UsageLog, counted: T
     counted.decided(MINUTE, True, 1, [(0, True, False, 1), (1, False, True, 0)])
 
     assert rows(log) == [
-        [MINUTE, "", "", "requests", 1, 0, 0, 1],
+        [MINUTE, "", "", "requests", 1, 0, 1, 1],
         [MINUTE, "pol_1", "per-minute", "requests", 1, 0, 0, 1],
         [MINUTE, "pol_1", "tokens-per-day", "tokens", 1, 0, 1, 0],
+    ]
+    assert log.would_deny == 1
+
+
+def test_request_that_two_shadows_would_deny_is_one_request(log: UsageLog, counted: TokenUsage) -> None:
+    """The sum over limits counts twice what enforcing both would deny once."""
+    counted.decided(MINUTE, True, 1, [(0, False, True, 0), (1, False, True, 0)])
+
+    assert [(limit, would_deny) for _, _, limit, _, _, _, would_deny, _ in rows(log)] == [
+        ("", 1),
+        ("per-minute", 1),
+        ("tokens-per-day", 1),
+    ]
+
+
+def test_denied_request_would_not_be_denied_once_more(log: UsageLog, counted: TokenUsage) -> None:
+    """Enforcing the shadow changes nothing about it, so only the shadow's own row counts it."""
+    states = [(0, False, False, 0), (1, False, True, 0)]
+    counted.decided(MINUTE, False, 0, states)
+    counted.denied_again(MINUTE, states)
+
+    assert rows(log) == [
+        [MINUTE, "", "", "requests", 0, 2, 0, 0],
+        [MINUTE, "pol_1", "per-minute", "requests", 0, 2, 0, 0],
+        [MINUTE, "pol_1", "tokens-per-day", "tokens", 0, 0, 2, 0],
     ]
 
 

@@ -6,9 +6,9 @@ from collections import Counter
 
 import pytest
 
-from enforcement import Denied, Limiter, aio
+from enforcement import Denied, Limit, Limiter, aio
 from enforcement.store.cluster.slot_map import slot_of
-from tests.enforcement.clustered import PROJECTS, spread, used
+from tests.enforcement.clustered import PROJECTS, keys_of_thirds, spread, used
 from tests.enforcement.crowd import crowd
 from tests.enforcement.topologies import Cluster, ask
 from tests.enforcement.world import World, eventually, fixed
@@ -172,3 +172,19 @@ def away_and_back(cluster, first):
         time.sleep(0.1)  # asked on both sides meanwhile
         cluster.move_keys(slot, source, target)
         cluster.end_move(slot, target, source)
+
+
+def test_limits_in_code_of_different_keys_are_charged_to_all_nodes_or_none(cluster, world):
+    """Their counters lie in several slots; a denial by the last gives back what the others had charged."""
+    keys = keys_of_thirds(cluster)
+    names = [Limit(name=f"n{i}", quota=quota, window_seconds=3_600) for i, quota in enumerate((9, 9, 2))]
+    pairs = list(zip(names, keys, strict=True))
+    with Limiter(cluster.url, timeout=5.0) as limiter:
+        outcomes = [limiter.hit(pairs) for _ in range(3)]
+        assert [decision.denied_by for decision in outcomes] == [(), (), ("n2",)]
+        assert [state.remaining for state in limiter.peek(pairs).limits] == [7, 7, 0]
+        limiter.reset(pairs)
+        assert [state.remaining for state in limiter.peek(pairs).limits] == [9, 9, 2]
+        with limiter.admit(pairs, costs=2) as admission:
+            admission.settle(1)
+        assert [state.remaining for state in limiter.peek(pairs).limits] == [8, 8, 1]

@@ -54,7 +54,7 @@ def _projects(slugs: list[str]) -> list[Project]:
 
 
 def _end(text: str | None) -> datetime | None:
-    """Return the instant that *text* names, as a duration from now or as a time with an offset."""
+    """Return the instant that *text* names, as a duration from now or as a time with an offset, or None for None."""
     if text is None:
         return None
     try:

@@ -1,0 +1,73 @@
+"""Check the costs of a request, and which limits get a cost from them."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Mapping
+from functools import lru_cache
+from typing import Final
+
+from enforcement.model.checks import shown
+from enforcement.model.limits import UNIT_RULE, Limit, is_unit
+from enforcement.model.sizes import MAX_NUMBER
+
+Costs = int | Mapping[str, int]
+"""A number of requests, or permits by unit. A unit that is left out costs 0, but ``requests`` cost 1 then."""
+
+REQUESTS: Final = "requests"
+_known_unit = lru_cache(256)(is_unit)
+
+
+def check_costs(costs: Costs) -> Costs:
+    """
+    Return *costs* unchanged, or raise ValueError if they are not valid.
+
+    Raises:
+        ValueError: A cost is not an integer from 0 to 2**53 - 1, or the name of a unit breaks a rule.
+    """
+    if isinstance(costs, Mapping):
+        for unit, cost in costs.items():
+            if not isinstance(unit, str) or not _known_unit(unit):
+                raise ValueError(f"costs: each unit must be {UNIT_RULE}, got {shown(unit)}.")
+            _check_cost(f"costs[{unit!r}]", cost)
+    else:
+        _check_cost("costs", costs)
+    return costs
+
+
+def check_units(limits: Iterable[Limit], costs: Costs) -> None:
+    """
+    Raise ValueError for costs that limits in code would not count, because no unit of theirs is named.
+
+    Args:
+        costs: Costs that passed :func:`check_costs`.
+    Raises:
+        ValueError: A cost above 0 has a unit other than ``requests`` that no limit counts, or no limit gets a cost.
+    """
+    units = {limit.unit for limit in limits}
+    if isinstance(costs, Mapping):
+        for unit, cost in costs.items():
+            if cost and unit not in units and unit != REQUESTS:
+                rule = f"must be 0, because no limit of this call counts {unit!r}"
+                raise ValueError(f"costs[{unit!r}]: {rule}, got {cost}. The limits count {_listed(units)}.")
+    if not any(names(unit, costs) for unit in units):
+        rule = f"must name a unit of the limits, which count {_listed(units)}"
+        raise ValueError(f"costs: {rule}, got {shown(costs)}. 0 is a cost too.")
+
+
+def names(unit: str, costs: int | Container[str]) -> bool:
+    """
+    Return whether *costs* give a cost for a unit, as a plain 0 does for every unit, and any costs do for requests.
+    """
+    return unit == REQUESTS or (costs == 0 if isinstance(costs, int) else unit in costs)
+
+
+def _check_cost(name: str, cost: object) -> None:
+    if type(cost) is not int or not 0 <= cost <= MAX_NUMBER:
+        raise ValueError(f"{name}: must be an integer from 0 to {MAX_NUMBER}, got {cost!r}.")
+
+
+def _listed(units: Iterable[str]) -> str:
+    return ", ".join(map(repr, sorted(units)))
+
+
+__all__ = ["REQUESTS", "Costs", "check_costs", "check_units", "names"]

@@ -1,0 +1,53 @@
+"""Say for people why a request is denied."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from enforcement.plan.limit_state import LimitState, seconds
+
+_TITLES: Final = {
+    "limited": "Too many requests",
+    "cost_exceeds_capacity": "The request costs more than the limit can ever admit",
+    "unknown_token": "The token is not known",
+    "revoked": "The token was revoked",
+    "expired": "The token has expired",
+    "inactive_project": "The project is not active",
+    "degraded_denied": "The limit cannot be checked now",
+}
+
+
+def title(reason: str) -> str:
+    """Return a few words for the reason of a decision, or "Allowed" for a reason without any."""
+    return _TITLES.get(reason, "Allowed")
+
+
+def sentence(status: int, reason: str, limit: LimitState | None, retry_after_ms: int | None) -> str:
+    """
+    Return a sentence or two that say why a request was denied and when to try again.
+
+    Args:
+        status: The HTTP status.
+        reason: The reason of the decision.
+        limit: The limit that decides, or None.
+        retry_after_ms: Milliseconds until the same request can pass. None if no wait helps.
+    """
+    wait = "" if retry_after_ms is None else f" Try again in {max(1, seconds(retry_after_ms))} s."
+    if status != 429 or limit is None:
+        return f"{title(reason)}.{wait}"
+    if limit.hopeless:
+        return f"{limit.name} can admit {limit.capacity} {limit.unit} at once, but the request costs more."
+    if limit.algorithm == "concurrency":
+        return f"{limit.name}: {_slots(limit)}.{wait}"
+    together = " for all values beyond the project's cap together" if limit.overflow else ""
+    return f"{limit.name} has {limit.remaining} of {limit.quota} {limit.unit} left{together}.{wait}"
+
+
+def _slots(limit: LimitState) -> str:
+    if limit.remaining:
+        free = "slot is" if limit.remaining == 1 else "slots are"
+        return f"{limit.remaining} {free} free, but the request needs more"
+    return "its only slot is in use" if limit.quota == 1 else f"all {limit.quota} slots are in use"
+
+
+__all__ = ["sentence", "title"]

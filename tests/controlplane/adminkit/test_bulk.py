@@ -1,0 +1,145 @@
+"""Actions on more rows than a form has fields: asked for as a browser does, done once, each row in the audit."""
+
+from html.parser import HTMLParser
+
+import pytest
+
+from controlplane.policies.models import AuditEntry
+from controlplane.projects.models import Token
+from controlplane.publishing import publisher
+from controlplane.publishing.models import OutboxEntry, Revision
+from tests.factories import LimitFactory, OverrideFactory, ProjectFactory, TokenFactory
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+TOKENS = "/admin/projects/token/"
+# More than the 1,000 fields that Django accepts in a form.
+MANY = 1_202
+
+
+class HiddenFields(HTMLParser):
+    """The hidden fields of the last form of a page, as a browser posts them."""
+
+    def __init__(self, response) -> None:
+        super().__init__()
+        self.fields: dict[str, list[str]] = {}
+        self.feed(response.content.decode())
+
+    def handle_starttag(self, tag, attributes) -> None:
+        attributes = dict(attributes)
+        if tag == "form":
+            self.fields = {}
+        if tag == "input" and attributes.get("type") == "hidden":
+            self.fields.setdefault(attributes["name"], []).append(attributes["value"])
+
+
+@pytest.fixture
+def many(transactional_db, store):
+    """Tokens of two projects, published. One has an override."""
+    return make_tokens(MANY)
+
+
+@pytest.fixture
+def few(transactional_db, store):
+    return make_tokens(60)
+
+
+def make_tokens(number):
+    projects = ProjectFactory(slug="chat"), ProjectFactory(slug="search")
+    rows = [Token(project=projects[n % 2], name=f"t{n}") for n in range(number)]
+    for row in rows:
+        row.set_secret("live")
+    Token.objects.bulk_create(rows)
+    OverrideFactory(token=rows[0], limit=LimitFactory())
+    publisher.publish_all()
+    return rows
+
+
+def tick_all(client, action, query=""):
+    """Choose all rows of the list, not only those of the page."""
+    page = client.get(TOKENS + query)
+    ticked = [row.pk for row in page.context["cl"].result_list]
+    return client.post(
+        TOKENS + query, {"action": action, "select_across": "1", "index": "0", "_selected_action": ticked}
+    )
+
+
+def confirm(client, asked, query="", **more):
+    return client.post(TOKENS + query, {**HiddenFields(asked).fields, **more}, follow=True)
+
+
+def test_more_tokens_than_a_form_has_fields_are_revoked(as_ann, told, many):
+    """The page says how many, of how many projects; each is revoked, published and in the audit."""
+    asked = tick_all(as_ann, "revoke_selected")
+    response = confirm(as_ann, asked, change_reason="leaked")
+
+    page = asked.content.decode()
+    assert "Revoke 1,202 tokens" in page
+    assert "They belong to 2 projects." in page
+    assert "and 1,182 more" in page
+    assert told(response) == ["1,202 tokens revoked. Published as revision 2."]
+    assert not Token.objects.filter(revoked_at=None).exists()
+    entries = AuditEntry.objects.filter(action="token.revoke", reason="leaked", actor="ann")
+    assert set(entries.values_list("object_id", flat=True)) == {row.pk for row in many}
+    assert {entry.before["revoked_at"] for entry in entries} == {None}
+    assert all(entry.after["revoked_at"] for entry in entries)
+    assert OutboxEntry.objects.filter(revision=2).count() == MANY
+
+
+def test_more_tokens_than_a_form_has_fields_are_deleted(as_ann, told, many, client_of_store):
+    """Their overrides go with them, and proxies forget all of them."""
+    asked = tick_all(as_ann, "delete_selected")
+    response = confirm(as_ann, asked, change_reason="closed")
+
+    page = asked.content.decode()
+    assert "Delete 1,202 tokens" in page
+    assert "1,202 tokens, 1 overrides" in page
+    assert told(response) == ["Successfully deleted 1202 tokens. Published as revision 2."]
+    assert not Token.objects.exists()
+    assert AuditEntry.objects.filter(action="token.delete", reason="closed").count() == MANY
+    assert not client_of_store.exists(*(f"sg:{{doc}}:token:{row.digest}" for row in many))
+
+
+def test_a_filter_holds_from_the_list_to_the_deed(as_ann, few):
+    """All rows of the list are those that it shows."""
+    query = "?q=chat"
+
+    confirm(as_ann, tick_all(as_ann, "revoke_selected", query), query, change_reason="leaked")
+
+    live = Token.objects.filter(revoked_at=None).values_list("project__slug", flat=True)
+    assert set(live) == {"search"}
+    assert len(live) == 30
+
+
+def test_rows_that_nobody_has_seen_are_not_touched(as_ann, few):
+    """A token that is created meanwhile is no part of what was confirmed, so the page asks again."""
+    asked = tick_all(as_ann, "revoke_selected")
+    TokenFactory(project=few[0].project)
+    again = confirm(as_ann, asked, change_reason="leaked")
+
+    assert "The selected rows are not the same as when you opened this page." in again.content.decode()
+    assert "Revoke 61 tokens" in again.content.decode()
+    assert not Token.objects.exclude(revoked_at=None).exists()
+    confirm(as_ann, again, change_reason="leaked")
+    assert not Token.objects.filter(revoked_at=None).exists()
+
+
+def test_without_a_reason_the_page_asks_again(as_ann, few):
+    """Blanks are no reason."""
+    asked = confirm(as_ann, tick_all(as_ann, "revoke_selected"), change_reason="  ")
+
+    assert "Revoke 60 tokens" in asked.content.decode()
+    assert not AuditEntry.objects.exists()
+
+
+def test_a_token_that_was_revoked_meanwhile_is_recorded_once(as_ann, told, store):
+    """The list shows the revoked ones too; only those that were not are counted."""
+    old, new = TokenFactory(revoked=True), TokenFactory()
+    query = "?status=all"
+
+    response = confirm(as_ann, tick_all(as_ann, "revoke_selected", query), query, change_reason="leaked")
+
+    assert told(response) == ["1 token revoked. Published as revision 1."]
+    assert [entry.object_id for entry in AuditEntry.objects.all()] == [new.pk]
+    assert Token.objects.get(pk=old.pk).revoked_at == old.revoked_at
+    assert Revision.objects.count() == 1

@@ -1,0 +1,267 @@
+"""Lists, forms and their words: what a search finds, what a page says when it finds nothing, and each error once."""
+
+import re
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from django.contrib.auth.models import Permission, User
+from django.utils import timezone
+
+from controlplane.adminkit.forms import version_of
+from controlplane.adminkit.site import instant
+from controlplane.policies.limit_form import LimitForm
+from controlplane.policies.models import AuditEntry
+from controlplane.projects.models import Token
+from tests.factories import (
+    LimitFactory,
+    ManagementKeyFactory,
+    OverrideFactory,
+    PolicyFactory,
+    ProjectFactory,
+    TokenFactory,
+)
+
+pytestmark = pytest.mark.django_db
+
+NOW = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
+TOKENS = "/admin/projects/token/"
+AUTOCOMPLETE = "/admin/autocomplete/?app_label=policies&model_name=override&field_name=limit&term="
+
+
+def text_of(response) -> str:
+    """What a page says, without its markup and scripts."""
+    return re.sub(r"\s+", " ", re.sub(r"<script.*?</script>|<[^>]*>", " ", response.content.decode(), flags=re.S))
+
+
+def path_of(response) -> str:
+    """The path at the top of a page, in words."""
+    heading, *_ = re.findall(r"<h1.*?</h1>", response.content.decode(), flags=re.S)
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", heading)).strip().replace("chevron_right", ">")
+
+
+@pytest.mark.parametrize("term", ["chat-free/per-day", "chat-free/per-d", "chat-free", "chat-free per-d", "per-day"])
+def test_a_limit_is_found_by_the_name_that_is_shown(as_ann, term):
+    """The box of the override's form shows "policy/limit", and finds it by that."""
+    limit = LimitFactory(policy__slug="chat-free", name="per-day")
+    LimitFactory(policy__slug="other", name="per-week")
+
+    found = as_ann.get(AUTOCOMPLETE + term).json()["results"]
+
+    assert found == [{"id": limit.pk, "text": "chat-free/per-day"}]
+
+
+def test_an_override_is_found_by_the_name_of_its_limit(as_ann):
+    """As its list shows it."""
+    OverrideFactory(limit=LimitFactory(policy__slug="chat-free", name="per-day"), reason="a launch")
+    OverrideFactory(reason="another")
+
+    page = text_of(as_ann.get("/admin/policies/override/?q=chat-free/per-day"))
+
+    assert "a launch" in page
+    assert "another" not in page
+
+
+@pytest.mark.parametrize("factory", [TokenFactory, ManagementKeyFactory])
+def test_a_secret_leads_to_its_owner(as_ann, caplog, factory):
+    """The digest finds it; the secret is in no address and no log line of the answer."""
+    row = factory()
+    factory()
+
+    response = as_ann.post(f"{TOKENS}by-secret/", {"secret": f" {row.secret} "})
+
+    assert response.url.replace("_5F", "_") == f"/admin/projects/{row._meta.model_name}/{row.pk}/change/"
+    assert row.secret not in caplog.text
+
+
+def test_a_secret_in_an_address_is_taken_out_of_it(as_ann):
+    """Without scripts the search sends it there. The redirect keeps it out of the history and the next referer."""
+    token = TokenFactory()
+
+    response = as_ann.get(TOKENS, {"q": token.secret})
+
+    assert (response.status_code, response.url.replace("_5F", "_")) == (302, f"{TOKENS}{token.pk}/change/")
+
+
+def test_a_part_of_a_secret_finds_the_tokens_that_begin_so(as_ann):
+    """20 characters of it find what 12 do."""
+    token, _ = TokenFactory(), TokenFactory()
+
+    found = as_ann.get(TOKENS, {"q": token.secret[:20]}).context["cl"].result_list
+
+    assert list(found) == [token]
+
+
+def test_a_secret_that_nobody_has_is_told_by_its_beginning(as_ann, told):
+    """The message names what may be seen of it."""
+    secret = Token().set_secret("live")
+
+    response = as_ann.post(f"{TOKENS}by-secret/", {"secret": secret}, follow=True)
+
+    assert told(response) == [f"No token or key has the secret that begins with {secret[:12]}."]
+    assert secret not in response.content.decode()
+
+
+def test_a_secret_leads_only_to_what_one_may_see(client):
+    """A reader of tokens does not learn which key a secret belongs to."""
+    key = ManagementKeyFactory()
+    reader = User.objects.create_user("ron", password="irrelevant here", is_staff=True)
+    reader.user_permissions.add(Permission.objects.get(codename="view_token"))
+    client.force_login(reader)
+
+    assert client.post(f"{TOKENS}by-secret/", {"secret": key.secret}).url == TOKENS
+    assert client.get(f"{TOKENS}by-secret/").status_code == 405
+
+
+def test_a_label_of_a_declared_field_is_shown(as_ann):
+    """Meta.labels has no effect on such a field, so it must not name one."""
+    page = text_of(as_ann.get("/admin/policies/policy/add/"))
+
+    assert "If the store is unavailable" in page
+    assert "On store failure" not in page
+    assert not LimitForm.declared_fields.keys() & LimitForm.Meta.labels.keys()
+
+
+@pytest.mark.parametrize(
+    ("left", "words"),
+    [
+        ({"days": 2, "seconds": -1}, "in 1 day 23 hours"),
+        ({"days": 1, "hours": 23}, "in 1 day 23 hours"),
+        ({"days": 2}, "in 2 days"),
+        ({"minutes": 119}, "in 1 hour 59 minutes"),
+        ({"minutes": 5}, "in 5 minutes"),
+        ({"seconds": 30}, "in less than a minute"),
+        ({"hours": -25}, "1 day ago"),
+    ],
+)
+def test_time_left_is_not_cut_off(left, words):
+    """Almost two days are not one day."""
+    assert f">{words}<" in str(instant(NOW + timedelta(**left), NOW)).replace("\xa0", " ")
+
+
+def test_a_search_without_a_hit_offers_no_first_token(as_ann):
+    """There are tokens; the way on is to see them."""
+    TokenFactory(revoked=True)
+
+    searched, filtered = as_ann.get(f"{TOKENS}?q=nobody"), as_ann.get(TOKENS)
+
+    for page in (searched, filtered):
+        assert "Create the first token" not in text_of(page)
+        assert re.search(r'class="sg-button sg-primary"[^>]*>Reset filters<', page.content.decode())
+    Token.objects.all().delete()
+    assert "Create the first token" in text_of(as_ann.get(TOKENS))
+
+
+def test_a_conflict_does_not_point_to_errors_below(as_ann):
+    """There are none. A wrong field still does."""
+    project = ProjectFactory(slug="chat")
+    url, fields = f"/admin/projects/project/{project.pk}/change/", {"slug": "chat", "name": "X", "active": "on"}
+
+    conflict = text_of(as_ann.post(url, {**fields, "seen_version": "old"}))
+    wrong = text_of(as_ann.post(url, {**fields, "seen_version": version_of(project), "slug": "Not a slug"}))
+
+    assert "was changed after you opened it" in conflict
+    assert "Please correct" not in conflict
+    assert "Please correct the error below." in wrong
+
+
+def test_a_refused_login_does_not_point_to_errors_below(client, ann):
+    """The message itself is all there is."""
+    page = text_of(client.post("/admin/login/", {"username": "ann", "password": "wrong"}))
+
+    assert "Please enter the correct username and password" in page
+    assert "Please correct" not in page
+
+
+def test_paths_keep_names_and_do_not_double(as_ann):
+    """A token "web" is not "Web", and an app is not named beside its list."""
+    token = TokenFactory(name="web")
+    policy = PolicyFactory(slug="free")
+
+    assert path_of(as_ann.get(f"{TOKENS}{token.pk}/change/")) == f"Tokens > web ({token.prefix}…)"
+    assert path_of(as_ann.get(f"/admin/policies/policy/{policy.pk}/change/")) == "Policies > free"
+    assert path_of(as_ann.get(f"/admin/policies/policy/{policy.pk}/delete/")) == "Policies > free"
+    assert path_of(as_ann.get("/admin/policies/policy/")) == "Policies"
+
+
+@pytest.mark.parametrize(
+    ("address", "path"),
+    [
+        ("projects/token", "Tokens > Add token"),
+        ("policies/policy", "Policies > Add policy"),
+        ("auth/user", "Users > Add user"),
+    ],
+)
+def test_a_page_that_adds_says_what_it_adds(as_ann, address, path):
+    """Neither the path nor the title leaves it open."""
+    response = as_ann.get(f"/admin/{address}/add/")
+
+    assert path_of(response) == path
+    assert re.search(r"<title>\s*Add ", response.content.decode())
+
+
+def test_an_error_is_told_once(as_ann):
+    """The form says that scopes are required; the model need not say it again."""
+    errors = as_ann.post("/admin/projects/managementkey/add/", {"name": "ci"}).context["adminform"].form.errors
+
+    assert errors["scopes"] == ["This field is required."]
+
+
+def test_an_error_of_a_rule_and_its_constraint_is_told_once(as_ann):
+    """Both say whom an override is for."""
+    fields = {"limit": LimitFactory().pk, "quota": 5, "reason": "launch"}
+
+    form = as_ann.post("/admin/policies/override/add/", fields).context["adminform"].form
+
+    told = [text for texts in form.errors.values() for text in texts]
+    assert len(told) == len(set(told))
+
+
+@pytest.mark.parametrize(
+    ("query", "count"),
+    [
+        ("", 3),
+        ("?at_from=2026-11-25T10:00&at_to=2026-11-25T11:00", 2),
+        ("?at_from=2026-11-25T11:00", 2),
+        ("?at_from=&at_to=", 3),
+        ("?at_from=soon", 0),
+    ],
+)
+def test_a_list_is_filtered_by_time_in_utc(as_ann, query, count):
+    """The bounds belong to it. What is no instant gives nothing, and never everything."""
+    for hour in (10, 11, 12):
+        AuditEntry.objects.create(at=NOW.replace(hour=hour), actor="a", channel="admin", action="a.b", object_label="x")
+
+    response = as_ann.get(f"/admin/policies/auditentry/{query}")
+
+    assert response.context["cl"].result_count == count
+    assert ("Enter a valid date/time." in response.content.decode()) is (query == "?at_from=soon")
+
+
+def shared_by_its_project():
+    return ProjectFactory(
+        policy=LimitFactory(policy__slug="team").policy
+    ), "Only limits that it shares apply to it: team."
+
+
+def free_of_limits():
+    return ProjectFactory(), "No limit applies to this token, so every request with it passes."
+
+
+@pytest.mark.parametrize("project_and_text", [shared_by_its_project, free_of_limits])
+def test_a_token_without_a_policy_is_created_with_a_warning(as_ann, told, project_and_text):
+    """Nothing else tells that nothing limits it."""
+    project, text = project_and_text()
+
+    warned = told(as_ann.post(f"{TOKENS}add/", {"project": project.pk, "name": "ci"}))
+    policy = PolicyFactory()
+    quiet = told(as_ann.post(f"{TOKENS}add/", {"project": project.pk, "name": "ci", "policy": policy.pk}))
+
+    assert any(text in message for message in warned)
+    assert len(quiet) == 1
+
+
+def test_a_token_that_ends_is_announced_with_its_hours(as_ann):
+    """On the first page, where people look for what ends soon."""
+    TokenFactory(expires_at=timezone.now() + timedelta(days=2))
+
+    assert "in 1 day 23 hours" in text_of(as_ann.get("/admin/")).replace("\xa0", " ")

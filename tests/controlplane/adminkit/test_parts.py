@@ -1,0 +1,143 @@
+"""Parts of the pages in a real browser: dialogs, live counters, searches and filters, in both lights."""
+
+from datetime import timedelta
+
+import pytest
+from django.utils import timezone
+from playwright.sync_api import expect
+
+from controlplane.policies.actions import save_override
+from controlplane.policies.models import Override
+from controlplane.publishing import publisher
+from controlplane.publishing.changes import Actor, change
+from controlplane.usage.periods import start_of
+from tests.controlplane.adminkit.conftest import PASSWORD
+from tests.controlplane.adminkit.walking import graves
+from tests.factories import LimitFactory, ManagementKeyFactory, TokenFactory, UsageRowFactory
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def inside(walker):
+    walker.log_in("ann", PASSWORD)
+    walker.page.wait_for_url("**/admin/")
+    return walker
+
+
+def test_a_dialog_says_what_it_is_and_takes_the_focus(inside):
+    """Opened by keyboard it is named, modal and entered; an error takes the focus; closed, the focus is back."""
+    token = TokenFactory()
+    inside.open(f"/admin/projects/token/{token.pk}/change/")
+    button, reason = inside.page.get_by_role("link", name="Revoke"), inside.page.locator("#dialog input[name=reason]")
+    button.press("Enter")
+
+    dialog = inside.page.get_by_role("dialog", name="Revoke this token")
+    expect(dialog).to_be_visible()
+    expect(dialog).to_have_attribute("aria-modal", "true")
+    expect(reason).to_be_focused()
+    assert not graves(inside.page)
+    inside.press("Revoke token")
+    expect(reason).to_have_attribute("aria-invalid", "true")
+    expect(reason).to_be_focused()
+    inside.page.keyboard.press("Escape")
+    expect(dialog).to_be_hidden()
+    expect(button).to_be_focused()
+
+
+def test_live_counters_say_that_the_session_has_ended(inside, store):
+    """The last numbers stay, with the time of the last and the way back."""
+    token = TokenFactory(policy=LimitFactory(name="per-hour", quota=2, policy__slug="starter").policy)
+    publisher.publish_all()
+    inside.open(f"/admin/projects/token/{token.pk}/change/")
+    inside.reads("0 of 2 requests (0 %)")
+    inside.page.context.clear_cookies()
+
+    notice = inside.page.get_by_role("alert")
+    expect(notice).to_contain_text("You are signed out, so the counters stopped at")
+    expect(notice).to_contain_text("UTC")
+    assert not graves(inside.page)
+    notice.get_by_role("link", name="Sign in again").click()
+    inside.page.wait_for_url("**/admin/login/?next=**")
+
+
+def test_live_counters_say_that_the_server_is_away(inside, store):
+    """And go on by themselves."""
+    token = TokenFactory(policy=LimitFactory(name="per-hour", quota=2, policy__slug="starter").policy)
+    publisher.publish_all()
+    inside.open(f"/admin/projects/token/{token.pk}/change/")
+    inside.reads("0 of 2 requests (0 %)")
+    notice = inside.page.locator("[data-notice]")
+    inside.page.route("**/counters/", lambda route: route.abort())
+    expect(notice).to_contain_text("The server does not answer, so the counters stopped at")
+    inside.page.unroute("**/counters/")
+
+    expect(notice).to_be_hidden()
+    assert all("counters/" in fault for fault in inside.faults)
+    inside.faults.clear()
+
+
+@pytest.mark.browser_context_args(timezone_id="Europe/Berlin")
+def test_a_filter_by_time_does_not_warn(inside):
+    """The theme's has a red triangle in each empty box, for a browser with another time zone."""
+    UsageRowFactory(period="hour", at=timezone.now())
+    for address in ("policies/auditentry/?channel=api", "publishing/revision/?q=1", "usage/usagerow/"):
+        inside.open(f"/admin/{address}")
+        inside.page.get_by_role("button", name="Filters").first.click()
+        expect(inside.page.get_by_label("From", exact=True)).to_be_visible()
+        expect(inside.page.locator(".timezonewarning")).to_have_count(0)
+    inside.look("filters")
+
+    inside.page.get_by_label("From", exact=True).fill("2026-11-25T10:00")
+    inside.page.get_by_role("button", name="Apply filters").click()
+    inside.page.wait_for_url("**at_from=2026-11-25T10%3A00**")
+
+
+@pytest.mark.parametrize(("place", "factory"), [("list", TokenFactory), ("palette", ManagementKeyFactory)])
+def test_a_pasted_secret_finds_its_owner_and_is_in_no_address(inside, place, factory):
+    """Not in that of a page, a request, or the page that a request came from."""
+    row, addresses = factory(name="leaked"), []
+    inside.page.on("request", lambda request: addresses.append(f"{request.url} {request.headers.get('referer')}"))
+    inside.open("/admin/projects/token/")
+    if place == "list":
+        inside.page.locator("#searchbar").fill(row.secret)
+        inside.page.keyboard.press("Enter")
+    else:
+        inside.page.keyboard.press("Control+k")
+        inside.page.locator("#search-input-command").fill(row.secret)
+        inside.page.keyboard.press("Control")  # the palette searches once a key goes up
+
+    inside.page.wait_for_url(f"**/{row._meta.model_name}/{row.pk.replace('_', '_5F')}/change/")
+    inside.reads(f"leaked ({row.prefix}…)")
+    assert not [address for address in addresses if row.secret[12:] in address]
+
+
+def test_pages_of_many_rows_and_of_no_rows_are_sound(inside, store):
+    """The chart with its third colour, a revision with its changes, the confirmations, and an outage."""
+    limit, now = LimitFactory(policy__slug="free", name="per-day"), timezone.now()
+    tokens = [TokenFactory(name=f"t{number}", policy=limit.policy) for number in range(25)]
+    publisher.publish_all()
+    with change(actor=Actor("ann", "admin"), reason="launch") as tx:
+        save_override(tx, Override(limit=limit, token=tokens[0], quota=500, reason="launch"))
+    for minute, counts in enumerate([{"allowed": 60, "would_deny": 30}, {"allowed": 20, "denied": 15}]):
+        UsageRowFactory(at=start_of("minute", now) - timedelta(minutes=minute), **counts)
+
+    inside.open("/admin/")
+    inside.reads("requests among the allowed ones that a limit in shadow mode would have denied")
+    expect(inside.page.get_by_role("img", name="of which 30 would be denied by shadow limits")).to_be_visible()
+    inside.look("would-deny")
+    inside.open("/admin/publishing/revision/2/change/")
+    inside.reads("override free/per-day for t0")
+    assert not graves(inside.page)
+    for action in ("revoke_selected", "delete_selected"):
+        inside.open("/admin/projects/token/")
+        inside.page.locator("#action-toggle").check()
+        inside.page.locator("select[name=action]").select_option(action)
+        inside.page.get_by_role("button", name="Run").click()
+        inside.reads("and 5 more")
+        assert not graves(inside.page)
+    store.freeze()
+    inside.open("/admin/")
+    inside.reads("nobody knows which instances run")
+    assert not graves(inside.page)
+    store.thaw()
