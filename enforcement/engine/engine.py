@@ -77,7 +77,7 @@ class Engine:
         fleet = self._fleet if settings.clock is None else None
         ids = DecisionIds(lambda: self.agent.identity.id, self.health.now_us, self._decision_key)
         self.planner = Planner(self.keys, self.documents, self.usage, self.health.now_us, fleet=fleet, ids=ids)
-        self.denials = Denials(self.documents, self.counts)
+        self.denials = Denials(self.documents, self.counts, self.usage.sample)
         self.leases = LeaseKeeper(self.health, self.denials, fleet=self._fleet)
         self.slots = SlotKeeper(self.health.background, renews=settings.clock is None)
         # A clock that was set ahead has ended slots, perhaps all of them.
