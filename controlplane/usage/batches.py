@@ -1,4 +1,4 @@
-"""The entries of the streams of usage and of sampled denials, read strictly, because every client of the store may write there."""
+"""The entries of the streams of usage and denials, read strictly, because every client of the store may write there."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
