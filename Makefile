@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install demo up check test proof bench lint lock clean
+.PHONY: help install demo up env check test proof bench lint lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -18,6 +18,7 @@ help:
 	@echo 'make install   create $(VENV) and install the pinned requirements'
 	@echo 'make demo      show one limit that holds over three proxies'
 	@echo 'make up        run the whole platform on this machine'
+	@echo 'make env       print the address of the store of `make up`, with its password, for a shell'
 	@echo 'make check     lint and run the fast tests; use it while you work'
 	@echo 'make test      run every test, on SQLite and on PostgreSQL; use it before you push'
 	@echo 'make proof     run the costly tests with full numbers, up to an hour; use it before a release'
@@ -43,6 +44,10 @@ install:
 
 demo: install
 	@$(BIN)/python manage.py demo
+
+# No prerequisite: `eval "$(make -s env)"` prints nothing but the environment.
+env:
+	@$(BIN)/python manage.py env
 
 up: install
 	@$(BIN)/python manage.py up
@@ -78,9 +83,11 @@ lint: install
 COMPILE = var/lock/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --no-annotate pyproject.toml
 lock:
 	@test -x var/lock/bin/uv || { python=$$($(FIND_PYTHON)); "$$python" -m venv var/lock; var/lock/bin/pip install --quiet 'uv>=0.13,<1'; }
-	$(COMPILE) --python-version 3.12 --extra dev -o $(REQUIREMENTS)/dev.txt
+	$(COMPILE) --python-version 3.12 --all-extras --group dev -o $(REQUIREMENTS)/dev.txt
 	$(COMPILE) --python-version 3.12 --extra controlplane --extra embedded -c $(REQUIREMENTS)/dev.txt -o $(REQUIREMENTS)/controlplane.txt
 	$(COMPILE) --python-version 3.11 --extra proxy -c $(REQUIREMENTS)/dev.txt -o $(REQUIREMENTS)/proxy.txt
+	for extra in flask starlette; do \
+		$(COMPILE) --python-version 3.11 --extra $$extra -c $(REQUIREMENTS)/dev.txt -o $(REQUIREMENTS)/$$extra.txt; done
 	$(COMPILE) --python-version 3.11 -c $(REQUIREMENTS)/dev.txt -o $(REQUIREMENTS)/base.txt
 
 clean:

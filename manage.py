@@ -1,14 +1,5 @@
 #!/usr/bin/env python
-import os
-import sys
-
-from django.core.management import execute_from_command_line
-
-
-def main() -> None:
-    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "controlplane.settings")
-    execute_from_command_line(sys.argv)
-
+from controlplane.__main__ import main
 
 if __name__ == "__main__":
     main()

@@ -1,5 +1,14 @@
 """The control plane, in which operators manage projects, tokens and limits that are published to every proxy."""
 
-from controlplane.celery import app as celery_app
+import sys
+
+from enforcement.extras import Requirement
+
+if sys.version_info < (3, 12):
+    raise ImportError(f"The control plane needs Python 3.12 or newer, got {sys.version.split()[0]}.")
+
+# Celery's app has to be there whenever Django starts, so that tasks are sent by it.
+with Requirement("The control plane", "sluicegate[controlplane]"):
+    from controlplane.celery import app as celery_app
 
 __all__ = ["celery_app"]

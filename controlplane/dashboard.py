@@ -28,6 +28,7 @@ from controlplane.publishing.models import OutboxEntry
 from controlplane.usage import checkpoints
 from controlplane.usage.models import UsageRow
 from controlplane.usage.periods import start_of
+from enforcement.model.instances import PROBLEMS
 from enforcement.store.client import STORE_ERRORS
 
 TOP = 5
@@ -195,10 +196,10 @@ def store_health() -> dict[str, Any]:
             "Store", badge("not reachable", "bad"), f"{detail} Until then, proxies decide by each limit's rule."
         )
     detail = f"response time {(time.perf_counter() - began) * 1000:.1f} ms"
-    last = publisher.last_revision()
-    if state.revision != last:
-        return _fact("Store", badge(f"at revision {state.revision}", "warn"), f"SQL is at {last}; {detail}")
-    return _fact("Store", badge("reachable", "good"), f"revision {last}, {detail}")
+    last = publisher.last_state()
+    if state.name != last:
+        return _fact("Store", badge(f"at {state.name}", "warn"), f"SQL is at {last}; {detail}")
+    return _fact("Store", badge("reachable", "good"), f"{last}, {detail}")
 
 
 def outbox_health(now: datetime) -> dict[str, Any]:
@@ -242,7 +243,10 @@ def fleet_health(fleet: Fleet) -> Iterable[dict[str, Any]]:
     degraded = sum(instance.state == DEGRADED for instance in fleet)
     all_current = badge(f"{current} of {len(fleet)} current", "good" if current == len(fleet) else "warn")
     yield _fact("Fleet", all_current, f"run revision {last}", url)
+    problems = sorted({name for instance in fleet for name in instance.problems})
     detail = "These instances decide without the store." if degraded else "Every instance reaches the store."
+    if problems:
+        detail = f"{'; '.join(PROBLEMS[name] for name in problems)}.".capitalize()
     yield _fact(
         "Degraded", badge(f"{degraded} degraded" if degraded else "none", "bad" if degraded else "good"), detail, url
     )

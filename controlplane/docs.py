@@ -14,7 +14,7 @@ from django.urls import reverse
 from django.utils.safestring import SafeString, mark_safe
 from django.views.decorators.http import require_safe
 
-FOLDER = Path(settings.BASE_DIR) / "templates" / "docs"
+FOLDER: Path = settings.TEMPLATES_DIR / "docs"
 INDEX = "index"
 # In the order in which they are read.
 SLUGS = (
@@ -22,7 +22,9 @@ SLUGS = (
     "how-it-works",
     "embedding",
     "fastapi",
+    "starlette",
     "django",
+    "flask",
     "migrating",
     "testing",
     "observing",

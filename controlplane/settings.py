@@ -1,7 +1,6 @@
 """The settings. A value that differs between installations comes from the environment, and the rest are constants."""
 
 from datetime import timedelta
-from pathlib import Path
 
 import environ
 from celery.schedules import crontab
@@ -10,26 +9,17 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from controlplane.core import logs
+from controlplane.core.paths import BASE_DIR, TEMPLATES_DIR, VAR_DIR, kept
 from enforcement.store.topology import redis_url
 
-BASE_DIR = Path(__file__).resolve().parent.parent
-VAR_DIR = BASE_DIR / "var"
-
 env = environ.Env()
-
-
-def _kept(name: str) -> str:
-    """Return a value that `manage.py up` has saved in this checkout, or an empty string."""
-    path = VAR_DIR / name
-    return path.read_text().strip() if path.is_file() else ""
-
 
 # Set by each installation ---------------------------------------------------------------------------------------------
 
 DEBUG = env.bool("DEBUG", default=False)
 ALLOW_DEBUG = env.bool("SLUICEGATE_ALLOW_DEBUG", default=False)
 # There is no default, because a secret in published code is not secret. checks.py shows how to create one.
-SECRET_KEY = env.str("SECRET_KEY", default="") or _kept("secret_key")
+SECRET_KEY = env.str("SECRET_KEY", default="") or kept("secret_key")
 ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
 CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", default=[])
 # True if clients connect over TLS, also if a proxy terminates TLS and sends X-Forwarded-Proto.
@@ -46,7 +36,7 @@ METRICS_NETWORKS = env.list(
 REDIS_URL = redis_url(
     env.str("SLUICEGATE_REDIS_URL", default="")
     or env.str("REDIS_URL", default="")
-    or _kept("redis_url")
+    or kept("redis_url")
     or "redis://127.0.0.1:6379/0"
 )
 # Celery and the cache need a single server. If the store is a cluster, they need a server of their own.
@@ -103,7 +93,7 @@ ASGI_APPLICATION = "controlplane.asgi.application"
 TEMPLATES = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",
-        "DIRS": [BASE_DIR / "templates"],
+        "DIRS": [TEMPLATES_DIR],
         "APP_DIRS": True,
         "OPTIONS": {
             "context_processors": [
@@ -123,14 +113,14 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 STATIC_URL = "static/"
 STATICFILES_DIRS = [BASE_DIR / "controlplane" / "static"]
-STATIC_ROOT = VAR_DIR / "static"
-# Files are served from the installed packages, so collectstatic is not needed.
+# Files are served from the installed packages, so there is no STATIC_ROOT and collectstatic is not needed.
 WHITENOISE_USE_FINDERS = True
-STATIC_ROOT.mkdir(parents=True, exist_ok=True)
 
 # The database ---------------------------------------------------------------------------------------------------------
 
 DATABASES = {"default": env.db("DATABASE_URL", default=f"sqlite:///{VAR_DIR / 'controlplane.sqlite3'}")}
+if "DATABASE_URL" not in env:
+    VAR_DIR.mkdir(mode=0o700, parents=True, exist_ok=True)  # the database is private, like all that `up` writes
 if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
     DATABASES["default"]["OPTIONS"] = {
         # A transaction takes the write lock at its start, because after a read it could not get it.

@@ -1,5 +1,6 @@
 from django.contrib import admin
 from django.urls import include, path
+from django.views.generic import RedirectView
 
 from controlplane import docs, health
 
@@ -9,6 +10,7 @@ handler404 = "controlplane.error_pages.not_found"
 handler500 = "controlplane.error_pages.server_error"
 
 urlpatterns = [
+    path("", RedirectView.as_view(pattern_name="admin:index")),
     path("admin/", admin.site.urls),
     path("api/v1/", include("controlplane.api_urls")),
     path("healthz", health.healthz),

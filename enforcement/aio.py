@@ -10,7 +10,8 @@ import asyncio
 import inspect
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
-from functools import wraps
+from functools import partial, wraps
+from time import monotonic
 from types import TracebackType
 from typing import Any, Self
 
@@ -29,6 +30,8 @@ from enforcement.decorator import (
     Waiting,
     check_declared,
 )
+from enforcement.engine.driving import run_awaited, run_awaited_within
+from enforcement.engine.token_lookup import Found
 from enforcement.latency import Timing
 from enforcement.model.matching import Attributes
 from enforcement.plan.binding import Costs, Limits
@@ -38,6 +41,7 @@ from enforcement.plan.request import Request
 from enforcement.settings import Settings
 from enforcement.state.live_plan import LivePlan
 from enforcement.state.reservation import Reservation, new_ident
+from enforcement.store.connector import AwaitedPipe
 from enforcement.store.errors import StoreError
 
 
@@ -53,11 +57,16 @@ class Limiter(BaseLimiter):
         super()._set_up(settings)
         # Decides a request of cost 1 on a lease. If it returns None, use decide().
         self.from_lease = self._decider.one_from_lease
-        self._pipe = self._engine.health.connector.async_pipe(settings.timeout)
-        self._engine.health.on_recovery = self._pipe.renew
+        connector = self._engine.health.connector
+        self._pipe = connector.async_pipe(settings.timeout)
+        self._lookup_pipe = connector.async_pipe(settings.lookup_seconds)
+        self._look_ups: dict[tuple[str, asyncio.AbstractEventLoop], asyncio.Task[Found]] = {}
+        self._engine.health.on_recovery = partial(_renew, (self._pipe, self._lookup_pipe))
 
     def _time_calls(self, timing: Timing) -> None:
-        self._pipe.call = timing.of_awaited_calls(self._pipe.call)  # type: ignore[method-assign]
+        for pipe in (self._pipe, self._lookup_pipe):
+            pipe.call = timing.of_awaited_calls(pipe.call)  # type: ignore[method-assign]
+            pipe.call_again = timing.of_awaited_calls(pipe.call_again)  # type: ignore[method-assign]
 
     async def start(self, timeout: float = START_SECONDS) -> bool:
         """
@@ -80,6 +89,7 @@ class Limiter(BaseLimiter):
             self._started = False
             await asyncio.to_thread(self._engine.stop)
         self._pipe.close()
+        self._lookup_pipe.close()
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -197,7 +207,22 @@ class Limiter(BaseLimiter):
         """Return the plan of a request with this token, or the decision that refuses the token."""
         if not self._started:
             await self.start()
-        return await self._run(self._decider.finding(token, attributes))  # type: ignore[no-any-return]
+        lookup, derived = self._engine.lookup, self._documents.derived
+        found = lookup.known(token)
+        if isinstance(found, str):
+            found = await self._look_up(found)
+        return lookup.plan(derived, token, found, attributes)
+
+    async def _look_up(self, name: str) -> Found:
+        """Read the document of a token from the store, once for all tasks that want it, whoever is cancelled."""
+        key = name, asyncio.get_running_loop()
+        task = self._look_ups.get(key)
+        if task is None:
+            seconds = self._engine.settings.lookup_seconds
+            reading = run_awaited_within(self._engine.lookup.reading(name), self._lookup_pipe, monotonic() + seconds)
+            task = self._look_ups[key] = begun(reading)
+            task.add_done_callback(lambda _: self._look_ups.pop(key, None))
+        return await asyncio.shield(task)
 
     def by_fields(self, fields: Iterable[tuple[bytes, bytes]]) -> LivePlan | None:
         """
@@ -260,10 +285,8 @@ class Limiter(BaseLimiter):
     async def _ask(
         self, command: Decision | bytes | None, plan: LivePlan, costs: Costs, charge: bool = True, ident: str = ""
     ) -> Decision:
-        """
-        Ask the store with the *command* that ``begin`` returned, or in steps if that is None, and return the decision.
-        """
-        decider, came = self._decider, None
+        """Send the *command* that ``begin`` returned to the store, and return the decision."""
+        decider, came, deadline = self._decider, None, monotonic() + self._budget
         if command is not None:
             try:
                 came = await self._pipe.call(command)  # type: ignore[arg-type]
@@ -275,34 +298,23 @@ class Limiter(BaseLimiter):
             else:
                 if decision is not None:
                     return decision
-        return await self._finish(decider.deciding(Request(plan, costs, charge, ident), came))
-
-    async def _finish(self, steps: Steps) -> Decision:
-        """
-        Run a generator and return its decision. On a cluster it runs to its end even if the caller is cancelled.
-
-        On a cluster it may charge several hash slots, one after the other. If a later one denies the request, it gives
-        back the charges to the earlier ones. If it stopped in between, some limits would stay charged.
-        """
+        steps = decider.deciding(Request(plan, costs, charge, ident), came)
+        deciding = run_awaited_within(steps, self._pipe, deadline)
         if not self._engine.health.connector.one_slot_per_call:
-            return await self._run(steps)  # type: ignore[no-any-return]
-        return await seen_through(self._run(steps))
+            return await deciding  # type: ignore[no-any-return]
+        # On a cluster several hash slots may be charged, one after the other. If a later one denies the request, the
+        # earlier ones get their charges back. If that stopped in between, some limits would stay charged.
+        return await seen_through(deciding)
 
     async def _run(self, steps: Steps) -> Any:
-        """Send the commands that a generator yields to the store, and return the generator's result."""
-        try:
-            command = next(steps)
-            while True:
-                try:
-                    reply = await self._pipe.call(command)
-                    if type(reply) is ReplyError:
-                        raise self._pipe.trouble(reply)
-                except StoreError as exc:
-                    command = steps.throw(exc)
-                else:
-                    command = steps.send(reply)
-        except StopIteration as stop:
-            return stop.value
+        """Send the commands that a generator yields to the store, each with a whole budget, and return its result."""
+        return await run_awaited(steps, self._pipe, self._pipe.call)
+
+
+def _renew(pipes: Iterable[AwaitedPipe]) -> None:
+    """Have all next calls use new connections."""
+    for pipe in pipes:
+        pipe.renew()
 
 
 def _limit_awaited(limiter: Limiter, function: CoroutineFunction[P, R], rule: Declaration) -> CoroutineFunction[P, R]:

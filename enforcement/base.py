@@ -6,9 +6,10 @@ import os
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from enforcement.engine.asking import Asker
+from enforcement.engine.driving import run
 from enforcement.engine.engine import Engine
 from enforcement.failover.health import BACKGROUND_BUDGET
 from enforcement.failover.probe import probe_command
@@ -16,12 +17,10 @@ from enforcement.latency import Listener, Timing
 from enforcement.model.keys import DEFAULT_PREFIX
 from enforcement.model.matching import Attributes
 from enforcement.plan.binding import Limits
-from enforcement.plan.commands import Steps
-from enforcement.settings import DEFAULT_TIMEOUT, DEFAULT_URL, Settings
+from enforcement.settings import DEFAULT_LOOKUP, DEFAULT_TIMEOUT, DEFAULT_URL, Settings
 from enforcement.state.live_plan import LivePlan
 from enforcement.stats import Stats
 from enforcement.store.credentials import Credentials, from_client
-from enforcement.store.errors import StoreError
 
 START_SECONDS = 1.0
 """How long ``start()`` waits for the documents of a store that replies."""
@@ -43,8 +42,10 @@ class BaseLimiter:
         instance: str | None = None,
         state_dir: str | Path | None = None,
         timeout: float = DEFAULT_TIMEOUT,
+        lookup: float = DEFAULT_LOOKUP,
         clock: Callable[[], int] | None = None,
         credentials: Credentials | None = None,
+        fleet_size: int = 1,
         decision_key: str | None = None,
     ) -> None:
         """
@@ -56,13 +57,17 @@ class BaseLimiter:
                 ``redis``. Or a redis-py client or connection pool of one server, whose address is taken.
             prefix: Prefix of all keys.
             instance: Its name in the fleet. None: made of the host's name, the process id and random characters.
-            state_dir: Folder for the last good documents, with which it starts while the store is unavailable. None:
-                they are not kept.
+            state_dir: Folder for the last good documents, with which it starts while the store is unavailable, and for
+                what it has admitted then, so that a restart takes no second share. None: nothing is kept.
             timeout: Seconds that a decision may take, connecting included, 0.001 to 10. After that, each limit's
                 ``on_store_failure`` decides.
+            lookup: Seconds for reading the document of a token that this process has not met yet, 0.001 to 10. All
+                requests with this token wait for one look-up, and the decision after it has its own *timeout*.
             clock: Returns microseconds since the epoch as an integer, for tests. None: the store's clock.
             credentials: Returns user and password for each new connection, for passwords that expire. It must return at
                 once. None: those of *url*.
+            fleet_size: How many instances share the quotas at least while the store is unavailable, 1 to 100,000. A
+                process that starts then takes this part of each quota, or a smaller one if it knows of more instances.
             decision_key: The secret of decision ids, 16 to 256 characters, the same in the whole fleet. None: the one
                 that the control plane keeps in the store.
         Raises:
@@ -70,8 +75,9 @@ class BaseLimiter:
         """
         folder = None if state_dir is None else Path(state_dir)
         place, own = (url, None) if isinstance(url, str) else from_client(url)
-        chosen = credentials or own
-        self._set_up(Settings(place, prefix, instance, folder, timeout, clock, chosen, decision_key=decision_key))
+        own = credentials or own
+        spans = timeout, lookup, clock
+        self._set_up(Settings(place, prefix, instance, folder, *spans, own, fleet_size, decision_key))
 
     @classmethod
     def from_env(cls) -> Self:
@@ -93,6 +99,7 @@ class BaseLimiter:
         # Every decision needs these. Here they cost one look-up.
         self._decider = self._engine.decider
         self._begin = self._decider.begin
+        self._budget = settings.timeout
         self._documents = self._engine.documents
         self._in_code = self._engine.planner.in_code
         self._started = False
@@ -136,7 +143,7 @@ class BaseLimiter:
     def _ping(self) -> None:
         pipe = self._engine.health.connector.pipe(BACKGROUND_BUDGET, respects_breakers=False)
         try:
-            run_steps(Asker(self._engine.health).calling(probe_command(self._engine.keys)), pipe.call)
+            run(Asker(self._engine.health).calling(probe_command(self._engine.keys)), pipe.call)
         finally:
             pipe.close()
 
@@ -145,21 +152,6 @@ class BaseLimiter:
             self._started = True
             self._engine.start_quietly()
         return self._engine.planner.plan_in_code(limits, key)
-
-
-def run_steps(steps: Steps, call: Callable[[bytes], Any]) -> Any:
-    """Send the commands that a generator yields to the store by *call*, and return its result."""
-    try:
-        command = next(steps)
-        while True:
-            try:
-                reply = call(command)
-            except StoreError as exc:
-                command = steps.throw(exc)
-            else:
-                command = steps.send(reply)
-    except StopIteration as stop:
-        return stop.value
 
 
 def check_subject(subject: object, key: str | None, attributes: Attributes | None) -> None:

@@ -7,10 +7,11 @@ import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from functools import wraps
+from time import monotonic
 from types import TracebackType
 from typing import Any, Self
 
-from enforcement.base import START_SECONDS, BaseLimiter, check_subject, run_steps
+from enforcement.base import START_SECONDS, BaseLimiter, check_subject
 from enforcement.decorator import (
     Declaration,
     FunctionCosts,
@@ -21,6 +22,7 @@ from enforcement.decorator import (
     Waiting,
     check_declared,
 )
+from enforcement.engine.driving import run, run_within
 from enforcement.latency import Timing
 from enforcement.model.matching import Attributes
 from enforcement.plan.binding import Costs, Limits
@@ -45,11 +47,19 @@ class Limiter(BaseLimiter):
 
     def _set_up(self, settings: Settings) -> None:
         super()._set_up(settings)
-        self._pipe = self._engine.health.connector.pipe(settings.timeout)
-        self._engine.health.on_recovery = self._pipe.close  # connections from before the outage are dead
+        connector = self._engine.health.connector
+        self._pipe = connector.pipe(settings.timeout)
+        self._lookup_pipe = connector.pipe(settings.lookup_seconds)
+        self._engine.health.on_recovery = self._hang_up  # connections from before the outage are dead
+
+    def _hang_up(self) -> None:
+        self._pipe.close()
+        self._lookup_pipe.close()
 
     def _time_calls(self, timing: Timing) -> None:
-        self._pipe.call = timing.of_calls(self._pipe.call)  # type: ignore[method-assign]
+        for pipe in (self._pipe, self._lookup_pipe):
+            pipe.call = timing.of_calls(pipe.call)  # type: ignore[method-assign]
+            pipe.call_again = timing.of_calls(pipe.call_again)  # type: ignore[method-assign]
 
     def start(self, timeout: float = START_SECONDS) -> bool:
         """
@@ -67,8 +77,7 @@ class Limiter(BaseLimiter):
 
     def ping(self) -> None:
         """
-        Ask the store for a decision, which may take a second, and raise StoreError if it makes none. It charges
-        nothing.
+        Ask the store for a decision that charges nothing, within a second, and raise StoreError if it makes none.
 
         Call it at the start if the application must not run without the store. The function library is loaded if it is
         missing.
@@ -83,7 +92,7 @@ class Limiter(BaseLimiter):
         if self._started:
             self._started = False
             self._engine.stop()
-        self._pipe.close()
+        self._hang_up()
 
     def __enter__(self) -> Self:
         self.start()
@@ -262,7 +271,11 @@ class Limiter(BaseLimiter):
         """Return the plan of a request with this token, or the decision that refuses the token."""
         if not self._started:
             self.start()
-        return self._run(self._decider.finding(token, attributes))  # type: ignore[no-any-return]
+        lookup, derived = self._engine.lookup, self._documents.derived
+        found = lookup.known(token)
+        if isinstance(found, str):
+            found = lookup.once(found, self._lookup_pipe, self._engine.settings.lookup_seconds)
+        return lookup.plan(derived, token, found, attributes)
 
     def admit_plan(self, plan: LivePlan, costs: Costs) -> Admission:
         """Charge a plan that :meth:`find_plan` returned, and return a new admission, or raise Denied."""
@@ -285,30 +298,27 @@ class Limiter(BaseLimiter):
     def _ask(
         self, command: Decision | bytes | None, plan: LivePlan, costs: Costs, charge: bool = True, ident: str = ""
     ) -> Decision:
-        """
-        Ask the store with the *command* that ``begin`` returned, or in steps if that is None, and return the decision.
-        """
-        decider, came = self._decider, None
+        """Send the *command* that ``begin`` returned to the store, and return the decision."""
+        decider, came, deadline = self._decider, None, monotonic() + self._budget
         if command is not None:
             try:
-                came = self._pipe.call(command)  # type: ignore[arg-type]
+                came = self._pipe.call(command, deadline)  # type: ignore[arg-type]
                 decision = decider.answer(plan, costs, charge, ident, came)
             except StoreError as exc:
                 came = exc
             else:
                 if decision is not None:
                     return decision
-        return self._run(decider.deciding(Request(plan, costs, charge, ident), came))  # type: ignore[no-any-return]
+        steps = decider.deciding(Request(plan, costs, charge, ident), came)
+        return run_within(steps, self._pipe, deadline)  # type: ignore[no-any-return]
 
     def _run(self, steps: Steps) -> Any:
-        """Send the commands that a generator yields to the store, and return its result."""
-        return run_steps(steps, self._pipe.call)
+        """Send the commands that a generator yields to the store, each with a whole budget, and return its result."""
+        return run(steps, self._pipe.call)
 
 
 def _limit_calls(limiter: Limiter, function: Callable[P, R], rule: Declaration) -> Callable[P, R]:
-    """
-    Return a function that applies the limits and then calls *function*. Raises TypeError for a coroutine function.
-    """
+    """Return *function* behind its limits. Raises TypeError for a coroutine function."""
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
         raise TypeError(f"{function.__qualname__}: must not be asynchronous. Use an enforcement.aio.Limiter.")
 

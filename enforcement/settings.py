@@ -10,12 +10,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
 
-from enforcement.model.checks import check_secret, shown
+from enforcement.model.checks import check_secret, is_integer, shown
 from enforcement.model.keys import DEFAULT_PREFIX
-from enforcement.model.sizes import MAX_INSTANCE_LENGTH
+from enforcement.model.sizes import MAX_FLEET_SIZE, MAX_INSTANCE_LENGTH
 
 DEFAULT_URL: Final = "redis://127.0.0.1:6379/0"
 DEFAULT_TIMEOUT: Final = 0.025
+DEFAULT_LOOKUP: Final = 0.25
 LEAST_TIMEOUT: Final = 0.001
 MOST_TIMEOUT: Final = 10.0
 
@@ -34,11 +35,14 @@ class Settings:
         instance: Its name in the fleet. None: made of the host's name, the process id and random characters.
         state_dir: Folder for the last good documents. None: they are not kept.
         timeout: Seconds that a decision may take, connecting included.
+        lookup: Seconds for reading the document of a token that this process has not met yet. A look-up has at least
+            the time of a decision.
         clock: Returns microseconds since the epoch, for tests. None: the store's clock.
         credentials: Returns user and password for a new connection. None: those of the URL.
+        fleet_size: How many instances share the quotas at least while the store is unavailable.
         decision_key: The secret of decision ids. None: the one that the control plane keeps in the store.
     Raises:
-        ValueError: The instance, timeout, clock, credentials or decision key breaks a rule.
+        ValueError: The instance, timeout, lookup, clock, credentials, fleet size or decision key break a rule.
     """
 
     url: str = DEFAULT_URL
@@ -46,8 +50,10 @@ class Settings:
     instance: str | None = None
     state_dir: Path | None = None
     timeout: float = DEFAULT_TIMEOUT
+    lookup: float = DEFAULT_LOOKUP
     clock: Callable[[], int] | None = None
     credentials: Callable[[], tuple[str, str]] | None = None
+    fleet_size: int = 1
     decision_key: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -56,10 +62,16 @@ class Settings:
                 f"instance: must be 1 to {MAX_INSTANCE_LENGTH} printable ASCII characters without blanks, "
                 f"got {shown(self.instance)}."
             )
-        span = self.timeout if type(self.timeout) in (int, float) else 0
-        if not LEAST_TIMEOUT <= span <= MOST_TIMEOUT:
+        for name in ("timeout", "lookup"):
+            given = getattr(self, name)
+            span = given if type(given) in (int, float) else 0
+            if not LEAST_TIMEOUT <= span <= MOST_TIMEOUT:
+                raise ValueError(
+                    f"{name}: must be seconds from {LEAST_TIMEOUT} to {MOST_TIMEOUT:g}, got {shown(given)}."
+                )
+        if not is_integer(self.fleet_size, 1, MAX_FLEET_SIZE):
             raise ValueError(
-                f"timeout: must be seconds from {LEAST_TIMEOUT} to {MOST_TIMEOUT:g}, got {shown(self.timeout)}."
+                f"fleet_size: must be an integer from 1 to {MAX_FLEET_SIZE}, got {shown(self.fleet_size)}."
             )
         if self.clock is not None and not (callable(self.clock) and type(self.clock()) is int):
             raise ValueError("clock: must be a function that returns microseconds since the epoch as an integer.")
@@ -78,18 +90,37 @@ class Settings:
         Raises:
             ValueError: A variable breaks a rule. The message names it.
         """
-        timeout = environ.get("SLUICEGATE_TIMEOUT_MS") or "25"
-        if not timeout.isascii() or not timeout.isdigit() or not 1 <= int(timeout) <= 10_000:
-            raise ValueError(f"SLUICEGATE_TIMEOUT_MS: must be an integer from 1 to 10000, got {shown(timeout)}.")
+        fleet_size = environ.get("SLUICEGATE_FLEET_SIZE") or "1"
+        if not fleet_size.isascii() or not fleet_size.isdigit() or not 1 <= int(fleet_size[:9]) <= MAX_FLEET_SIZE:
+            raise ValueError(
+                f"SLUICEGATE_FLEET_SIZE: must be an integer from 1 to {MAX_FLEET_SIZE}, got {shown(fleet_size)}."
+            )
         state_dir = environ.get("SLUICEGATE_STATE_DIR")
         return cls(
             url=environ.get("SLUICEGATE_REDIS_URL") or environ.get("REDIS_URL") or DEFAULT_URL,
             prefix=environ.get("SLUICEGATE_PREFIX") or DEFAULT_PREFIX,
             instance=environ.get("SLUICEGATE_INSTANCE") or None,
             state_dir=Path(state_dir) if state_dir else None,
-            timeout=int(timeout) / 1_000,
+            timeout=_seconds(environ, "SLUICEGATE_TIMEOUT_MS", DEFAULT_TIMEOUT),
+            lookup=_seconds(environ, "SLUICEGATE_LOOKUP_MS", DEFAULT_LOOKUP),
+            fleet_size=int(fleet_size),
             decision_key=environ.get("SLUICEGATE_DECISION_KEY") or None,
         )
+
+    @property
+    def lookup_seconds(self) -> float:
+        """Seconds that a look-up may take. They are never fewer than those of a decision."""
+        return max(self.lookup, self.timeout)
+
+
+def _seconds(environ: Mapping[str, str], name: str, default: float) -> float:
+    """Return a span in seconds from a variable in milliseconds, or the default if it is unset or empty."""
+    text = environ.get(name)
+    if not text:
+        return default
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 10_000:
+        raise ValueError(f"{name}: must be an integer from 1 to 10000, got {shown(text)}.")
+    return int(text) / 1_000
 
 
 def library_version() -> str:
@@ -100,4 +131,4 @@ def library_version() -> str:
         return "0"
 
 
-__all__ = ["DEFAULT_TIMEOUT", "DEFAULT_URL", "Settings", "library_version"]
+__all__ = ["DEFAULT_LOOKUP", "DEFAULT_TIMEOUT", "DEFAULT_URL", "Settings", "library_version"]

@@ -20,6 +20,8 @@ EXCEPTIONS = {
     "doors/django.py": {"django", "asgiref"},
     "doors/drf.py": {"django", "rest_framework"},
     "doors/fastapi.py": {"fastapi", "starlette", "anyio"},
+    "doors/flask.py": {"flask", "werkzeug"},
+    "doors/starlette.py": {"starlette"},
     "doors/proxy.py": {"starlette", "httpx2"},
     "exporters/opentelemetry.py": {"opentelemetry"},
     "exporters/prometheus.py": {"prometheus_client"},

@@ -68,6 +68,7 @@ def test_demo_proves_all_seven_points_and_leaves_nothing_behind(tmp_path: Path) 
         assert proof in said
     assert "/admin/   user admin, password" in said
     assert running(directory) == []
+    assert [path for path in (directory, *directory.rglob("*")) if path.stat().st_mode & 0o077] == []
 
 
 @pytest.mark.proof(times=3)

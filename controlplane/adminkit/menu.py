@@ -13,6 +13,7 @@ def navigation(request: HttpRequest) -> list[dict[str, Any]]:
         {"title": "Limits", "items": _limits()},
         {"title": "Operation", "items": _operation()},
         {"title": "Access", "items": _access()},
+        {"title": "Help", "items": [_entry("Documentation", "menu_book", reverse_lazy("docs"))]},
     ]
 
 
@@ -55,6 +56,10 @@ def _menu(title: str, icon: str, name: str, right: str, badge: str = "") -> dict
         name: The URL name of the page in the admin.
         badge: The dotted path of the function that returns the badge's text.
     """
-    entry = {"title": title, "icon": icon, "link": reverse_lazy(f"admin:{name}")}
+    entry = _entry(title, icon, reverse_lazy(f"admin:{name}"))
     entry["permission"] = lambda request: not right or request.user.has_perm(right)
     return entry | ({"badge": badge, "badge_variant": "warning"} if badge else {})
+
+
+def _entry(title: str, icon: str, link: Any) -> dict[str, Any]:
+    return {"title": title, "icon": icon, "link": link}

@@ -7,6 +7,7 @@ from typing import Self
 import redis
 from django.conf import settings
 
+from enforcement.model.documents import StateName, epoch_of
 from enforcement.model.keys import Keys
 from enforcement.store.client import cause_of, connect
 
@@ -74,6 +75,10 @@ class StoreState:
             pipe.hlen(documents)
             (revision, store_id), fields = pipe.execute()
         return cls(int(revision) if revision and revision.isdecimal() else 0, store_id or "", fields)
+
+    @property
+    def name(self) -> StateName:
+        return StateName(epoch_of(self.store_id), self.revision)
 
     @property
     def is_empty(self) -> bool:

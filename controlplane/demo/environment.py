@@ -65,7 +65,7 @@ class DemoEnvironment:
     async def manage(self, *arguments: str, **environment: str) -> str:
         """Run a management command with the data of the demo, and return its output. Raises StackError if it fails."""
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "manage.py", *arguments),
+            *(sys.executable, "-m", "controlplane", *arguments),
             cwd=self._base,
             env={**self.stack.environment, **environment},
             stdin=asyncio.subprocess.DEVNULL,
@@ -80,7 +80,7 @@ class DemoEnvironment:
                 process.kill()
                 await process.wait()
         if process.returncode:
-            raise StackError(f"manage.py {arguments[0]} failed:\n{complaint.decode()[-1000:]}")
+            raise StackError(f"The command {arguments[0]} failed:\n{complaint.decode()[-1000:]}")
         return printed.decode().strip()
 
 
@@ -127,7 +127,7 @@ def claim(directory: Path) -> None:
     if directory.exists() and any(directory.iterdir()) and not (directory / MARK).exists():
         message = f"--directory: must be empty or of an earlier demo, got {directory}, with files that no demo made."
         raise StackError(message)
-    directory.mkdir(parents=True, exist_ok=True)
+    embedded.keep_private(directory)
     (directory / MARK).touch()
 
 

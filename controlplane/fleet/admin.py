@@ -12,6 +12,7 @@ from controlplane.adminkit.site import ReadOnlyAdmin, badge, instant
 from controlplane.fleet import heartbeats
 from controlplane.fleet.models import DEGRADED, OK, STARTING, Instance
 from controlplane.publishing import publisher
+from enforcement.model.instances import PROBLEMS
 
 STATES = {OK: "good", DEGRADED: "bad", STARTING: "warn"}
 
@@ -29,6 +30,7 @@ class InstanceAdmin(ReadOnlyAdmin):
         "runs",
         "condition",
         "since",
+        "problem",
         "started",
         "seen",
         "decided",
@@ -79,6 +81,10 @@ class InstanceAdmin(ReadOnlyAdmin):
     def since(self, instance: Instance) -> str:
         return instant(instance.degraded_since) if instance.degraded_since else "—"
 
+    @display(description="Problems")
+    def problem(self, instance: Instance) -> str:
+        return ", ".join(PROBLEMS.get(name, name) for name in instance.problems) or "—"
+
     @display(description="Started", ordering="started_at")
     def started(self, instance: Instance) -> str:
         return instant(instance.started_at)
@@ -101,4 +107,7 @@ def state_of(instance: Instance, live: bool | None) -> str:
     """
     if live is None:
         return badge("unknown", "warn")
-    return badge(instance.state, STATES[instance.state]) if live else badge("no heartbeat", "bad")
+    if not live:
+        return badge("no heartbeat", "bad")
+    problems = f": {', '.join(instance.problems)}".replace("_", " ") if instance.problems else ""
+    return badge(f"{instance.state}{problems}", STATES[instance.state])

@@ -9,6 +9,7 @@ from controlplane.api.serializers import ListQuery
 from controlplane.api.views import ApiView, Listed
 from controlplane.fleet import heartbeats
 from controlplane.fleet.models import HEARTBEAT_LIFETIME, Instance
+from enforcement.model.instances import PROBLEMS
 
 LIFETIME = f"{HEARTBEAT_LIFETIME.seconds} seconds"
 
@@ -24,6 +25,13 @@ class InstanceSerializer(serializers.ModelSerializer):
     started_at = InstantField(read_only=True, allow_null=True)
     seen_at = InstantField(read_only=True)
     degraded_since = InstantField(read_only=True, allow_null=True)
+    problems = serializers.ListField(
+        child=serializers.ChoiceField(list(PROBLEMS)),
+        read_only=True,
+        help_text="What is wrong with a store that the instance reaches: "
+        + "; ".join(f"{name}: {text}" for name, text in PROBLEMS.items())
+        + ".",
+    )
     decisions = DecisionsSerializer(read_only=True, help_text="Decisions since the start of the process.")
     unmetered = serializers.ListField(
         child=serializers.CharField(),
@@ -35,7 +43,7 @@ class InstanceSerializer(serializers.ModelSerializer):
         model = Instance
         fields = [
             *("id", "host", "pid", "version", "revision", "state"),
-            *("started_at", "seen_at", "degraded_since", "decisions", "unmetered"),
+            *("started_at", "seen_at", "degraded_since", "problems", "decisions", "unmetered"),
         ]
 
     def get_state(self, instance: Instance) -> str:

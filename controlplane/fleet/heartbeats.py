@@ -14,7 +14,8 @@ from controlplane.core import store
 from controlplane.core.instants import microseconds
 from controlplane.fleet import outages
 from controlplane.fleet.models import HEARTBEAT_LIFETIME, Instance
-from enforcement.model.documents import InvalidDocument, loads
+from enforcement.model.documents import InvalidDocument, StateName, epoch_of, loads
+from enforcement.model.instances import PROBLEMS
 from enforcement.model.instants import from_us
 from enforcement.store.client import STORE_ERRORS
 
@@ -25,6 +26,9 @@ logger = logging.getLogger(__name__)
 KEPT = timedelta(days=2)
 MOST_INSTANCES = 10_000
 READ_AT_ONCE = 500
+# A backup of SQL is behind the fleet by fewer than so many.
+MOST_EPOCHS_AHEAD = 1_000
+MOST_REVISIONS_AHEAD = 10_000_000
 COUNTERS = ("allowed", "denied", "fallback")
 FIELDS = tuple(field.name for field in Instance._meta.concrete_fields if not field.primary_key)
 
@@ -39,6 +43,26 @@ def live_instances(client: redis.Redis | None = None) -> list[Instance]:
     client = client or store.connection()
     ids = sorted(client.zrevrange(store.keys().instances, 0, MOST_INSTANCES - 1))
     return [instance for some in batched(ids, READ_AT_ONCE) for instance in _read(client, some)]
+
+
+def highest_state(known: StateName, client: redis.Redis) -> StateName:
+    """
+    Return the highest epoch and the highest revision that a live instance reports, or zeros if there is none.
+
+    A number that is far above the *known* one is left out and logged. No control plane can have published so much, and
+    a wrong number would use up those that are left.
+
+    Raises:
+        One of STORE_ERRORS: The store is unavailable.
+    """
+    epoch, revision = 0, 0
+    for instance in live_instances(client):
+        its_epoch = epoch_of(instance.store_id)
+        if its_epoch > known.epoch + MOST_EPOCHS_AHEAD or instance.revision > known.revision + MOST_REVISIONS_AHEAD:
+            logger.warning("The revision that %r reports is not plausible: %d", instance.id, instance.revision)
+            continue
+        epoch, revision = max(epoch, its_epoch), max(revision, instance.revision)
+    return StateName(epoch, revision)
 
 
 class Fleet(list[Instance]):
@@ -134,6 +158,7 @@ def _parse(instance_id: str, fields: dict[str, Any]) -> Instance:
         degraded_since=_instant(fields, "degraded_since_us"),
         store_id=fields.get("store_id") or "",
         decisions=_counters(fields.get("decisions", {})),
+        problems=_problems(fields.get("problems", [])),
     )
     instance.clean_fields(exclude=_maybe_empty(instance))
     instance.overflowing = _limits(fields, "overflowing")
@@ -143,7 +168,7 @@ def _parse(instance_id: str, fields: dict[str, Any]) -> Instance:
 
 def _maybe_empty(instance: Instance) -> list[str]:
     # A heartbeat may leave these fields empty, although their columns have no blank=True. seen_at is required.
-    optional = ("pid", "started_at", "degraded_since", "decisions", "store_id", "unmetered")
+    optional = ("pid", "started_at", "degraded_since", "decisions", "store_id", "unmetered", "problems")
     return [name for name in optional if getattr(instance, name) in (None, {}, [], "")]
 
 
@@ -163,6 +188,13 @@ def _limits(fields: dict[str, Any], name: str) -> list[tuple[str, str, str]]:
     if not all(isinstance(row, list) and len(row) == 3 and all(isinstance(part, str) for part in row) for row in rows):
         raise InvalidDocument(f"{name}: must be a list of limits")
     return [tuple(row) for row in rows]
+
+
+def _problems(value: Any) -> list[str]:
+    """Return the names of problems that this release knows. An enforcer may be newer."""
+    if not isinstance(value, list):
+        raise InvalidDocument("problems: must be a list of names")
+    return [name for name in PROBLEMS if name in value]
 
 
 def _counters(value: Any) -> dict[str, int]:

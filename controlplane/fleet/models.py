@@ -44,6 +44,7 @@ class Instance(models.Model):
     store_id = models.CharField(max_length=64, blank=True)
     decisions = models.JSONField(default=dict)
     unmetered = models.JSONField(default=list)
+    problems = models.JSONField(default=list)
 
     objects = InstanceQuerySet.as_manager()
 

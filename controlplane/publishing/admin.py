@@ -32,7 +32,7 @@ class RevisionAdmin(ChangingAdmin, ReadOnlyAdmin):
     list_filter = [("at", InstantRangeFilter)]
     search_fields = ["=number", "by"]
     fields = readonly_fields = [
-        *("published", "by", "channel", "what_changed"),
+        *("published", "epoch", "by", "channel", "what_changed"),
         *("runs_on", "who_runs_what", "documents"),
     ]
     actions_detail = ["roll_back"]

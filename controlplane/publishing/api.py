@@ -21,6 +21,9 @@ from controlplane.publishing.models import Revision
 
 class RevisionSerializer(serializers.ModelSerializer):
     revision = serializers.IntegerField(source="number", read_only=True)
+    epoch = serializers.IntegerField(
+        read_only=True, help_text="All revisions of a later epoch replace those of an earlier one."
+    )
     at = InstantField(read_only=True)
     published_at = InstantField(read_only=True, allow_null=True)
     acknowledged = serializers.SerializerMethodField(help_text="Number of instances with this or a newer revision.")
@@ -28,7 +31,7 @@ class RevisionSerializer(serializers.ModelSerializer):
 
     class Meta:
         model = Revision
-        fields = ["revision", "at", "by", "channel", "note", "published_at", "acknowledged", "instances"]
+        fields = ["revision", "epoch", "at", "by", "channel", "note", "published_at", "acknowledged", "instances"]
 
     def get_acknowledged(self, revision: Revision) -> int:
         return heartbeats.acknowledged(revision.number, self.context["view"].fleet)[0]

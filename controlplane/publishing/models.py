@@ -3,9 +3,14 @@ from django.utils import timezone
 
 
 class Revision(models.Model):
-    """A published state. Its number is also the fencing token, so the store refuses an older state."""
+    """
+    A published state. Its number is also the fencing token, so the store refuses an older state.
+
+    Enforcers never obey a lower number of the same epoch. A new epoch begins on purpose, after a restore or a move.
+    """
 
     number = models.BigIntegerField(primary_key=True)
+    epoch = models.PositiveIntegerField(default=0)
     at = models.DateTimeField(default=timezone.now)
     by = models.CharField(max_length=200, blank=True)
     channel = models.CharField(max_length=10, blank=True)
@@ -23,7 +28,7 @@ class Revision(models.Model):
 class OutboxEntry(models.Model):
     """An object that was changed and must be published. The entry names the object, and not its state."""
 
-    KINDS = tuple((kind, kind) for kind in ("policy", "project", "token", "global", "all", "reset"))
+    KINDS = tuple((kind, kind) for kind in ("policy", "project", "token", "global", "all", "epoch", "reset"))
 
     id = models.BigAutoField(primary_key=True)
     kind = models.CharField(max_length=10, choices=KINDS)

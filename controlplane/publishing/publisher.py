@@ -17,18 +17,20 @@ from typing import Any
 import redis
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Max
 from django.utils import timezone
 
 from controlplane.core import store
 from controlplane.core.instants import microseconds
 from controlplane.core.locks import hold
 from controlplane.core.snapshots import snapshot
+from controlplane.fleet import heartbeats
+from controlplane.policies.models import AuditEntry
 from controlplane.projects.models import Token
 from controlplane.publishing import compile
 from controlplane.publishing.models import OutboxEntry, Revision
 from controlplane.usage import checkpoints
 from enforcement.control.publication import Publication, publish_call, refused_by, tags_of
+from enforcement.model.documents import MAX_EPOCH, StateName, epoch_of, with_epoch
 from enforcement.store.client import STORE_ERRORS, call_function
 
 logger = logging.getLogger(__name__)
@@ -121,6 +123,30 @@ def publish_all(*, by: str = "", channel: str = "task") -> int | None:
     return publish_pending()
 
 
+def begin_epoch(*, by: str, channel: str, reason: str) -> int | None:
+    """
+    Write every document in a new epoch, which all enforcers obey, whatever they ran before.
+
+    Return the revision, or None if another publisher is at work. It is recorded in the audit.
+
+    Raises:
+        One of STORE_ERRORS: The store is unavailable. The epoch begins with the next publication.
+    """
+    with transaction.atomic():
+        before = last_state()
+        OutboxEntry.objects.create(kind="epoch", by=by, channel=channel)
+        AuditEntry.objects.create(
+            actor=by,
+            channel=channel,
+            action="store.new_epoch",
+            object_type="store",
+            object_label="the published state",
+            before={"epoch": before.epoch, "revision": before.revision},
+            reason=reason,
+        )
+    return publish_pending()
+
+
 def revision_of(change: str) -> int | None:
     """Return the revision that contains all of the change with this id, or None while a part of it is pending."""
     numbers = set(OutboxEntry.objects.filter(change=change).values_list("revision", flat=True))
@@ -129,7 +155,13 @@ def revision_of(change: str) -> int | None:
 
 def last_revision() -> int:
     """Return the number of the last revision in SQL, 0 before the first."""
-    return Revision.objects.aggregate(last=Max("number"))["last"] or 0
+    return last_state().revision
+
+
+def last_state() -> StateName:
+    """Return the epoch and the number of the last revision in SQL, both 0 before the first."""
+    found = Revision.objects.order_by("-number").values_list("epoch", "number").first()
+    return StateName(*found) if found else StateName(0, 0)
 
 
 def publish_next(client: redis.Redis, most_tokens: int | None = None) -> int | None:
@@ -145,7 +177,7 @@ def publish_next(client: redis.Redis, most_tokens: int | None = None) -> int | N
             work = Work.pending()
             if not work.entries:
                 return None
-            publication = _compile(work, state, most_tokens)
+            publication = _compile(client, work, state, most_tokens)
         _restore_counters(client, state, publication, most_tokens)
         if _send(client, publication):
             checkpoints.forget(client, publication.documents)
@@ -153,20 +185,24 @@ def publish_next(client: redis.Redis, most_tokens: int | None = None) -> int | N
     raise Postponed(f"Other publishers came first in {ATTEMPTS} attempts.")
 
 
-def _compile(work: Work, state: store.StoreState, most_tokens: int | None) -> Publication:
+def _compile(client: redis.Redis, work: Work, state: store.StoreState, most_tokens: int | None) -> Publication:
     """
     Return the publication for these outbox entries, or for all rows if the store is at another revision than SQL.
 
-    A store at another revision than SQL was emptied or restored from a backup. Then everything is published.
+    A store in another state than SQL was emptied or restored from a backup, or SQL was. Then everything is published,
+    after every state that SQL, the store or a live instance has, as instances never obey an earlier one.
     """
-    last, now = last_revision(), timezone.now()
-    full = state.is_empty or state.revision != last or ("all", "") in work.wanted
+    last, now = last_state(), timezone.now()
+    begins = ("epoch", "") in work.wanted
+    full = state.is_empty or state.name != last or begins or ("all", "") in work.wanted
     if full and most_tokens is not None and Token.objects.count() > most_tokens:
         raise Postponed("The whole store must be written, which takes too long for a request.")
+    states = [last, state.name, *([heartbeats.highest_state(last, client)] if full else [])]
+    epoch = min(max(known.epoch for known in states) + begins, MAX_EPOCH)
     documents = compile.all_documents() if full else compile.documents(work.wanted)
     tokens = dict(compile.all_tokens(now)) if full else {}
     return Publication(
-        revision=max(last, state.revision) + 1,
+        revision=max(known.revision for known in states) + 1,
         now_us=microseconds(now),
         documents=documents,
         # Needed in a full publication too, because a deleted token is not among all tokens.
@@ -174,7 +210,7 @@ def _compile(work: Work, state: store.StoreState, most_tokens: int | None) -> Pu
         resets=compile.resets(work.ids("reset")),
         full=full,
         # Without an id, a store that was emptied meanwhile refuses the publication, and then gets everything.
-        store_id=secrets.token_hex(16) if full else "",
+        store_id=with_epoch(secrets.token_hex(16), epoch) if full else "",
         replace_all=full,
     )
 
@@ -234,6 +270,7 @@ def _mark(work: Work, publication: Publication) -> int:
     with transaction.atomic():
         revision = Revision.objects.create(
             number=publication.revision,
+            epoch=_epoch_of(publication),
             at=now,
             by=work.by,
             channel=work.channel,
@@ -245,6 +282,11 @@ def _mark(work: Work, publication: Publication) -> int:
         OutboxEntry.objects.filter(pk__in=ids, revision=None).update(revision=revision)
     logger.info("Published revision %d", revision.number)
     return revision.number
+
+
+def _epoch_of(publication: Publication) -> int:
+    """Return the epoch of a publication. Only a full one can begin another epoch than that of the last revision."""
+    return epoch_of(publication.store_id) if publication.full else last_state().epoch
 
 
 def _changes(publication: Publication) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from django.utils import timezone
 from controlplane.core import store
 from controlplane.core.locks import hold
 from controlplane.core.snapshots import snapshot
+from controlplane.fleet import heartbeats
 from controlplane.projects.models import Token
 from controlplane.publishing import compile, publisher
 from controlplane.publishing.models import OutboxEntry
@@ -78,13 +79,16 @@ Difference = tuple[str, str, str]  # the kind and object id of an outbox entry, 
 
 
 def _emptied_or_set_back(client: redis.Redis) -> list[Difference]:
-    state, last = store.StoreState.read(client), publisher.last_revision()
-    if state.is_empty and not last:
+    state, last = store.StoreState.read(client), publisher.last_state()
+    if state.is_empty and not last.revision:
         return [("all", "", "nothing was published yet")]
     if state.is_empty:
         return [("all", "", "the store was empty")]
-    if state.revision != last:
-        return [("all", "", f"the store was at revision {state.revision}, SQL at {last}")]
+    if state.name != last:
+        return [("all", "", f"the store was at {state.name}, SQL at {last}")]
+    highest = heartbeats.highest_state(last, client)
+    if highest > last or highest.revision > last.revision:
+        return [("all", "", f"an instance runs {highest}, the store had {last}")]
     documents = state.fields - len(OWN_FIELDS)
     if documents != compile.count_documents():
         return [("all", "", f"the store had {documents} documents, SQL {compile.count_documents()}")]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import socket
+import stat
 import sys
 import urllib.error
 import urllib.request
@@ -12,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from controlplane.core.paths import IN_CHECKOUT
 from controlplane.stack.locks import StackError
 from controlplane.stack.supervisor import Service
 from enforcement.embedded import ValkeyServer, free_port
@@ -21,6 +24,7 @@ UPSTREAM_PORT = 8100
 FIRST_PROXY_PORT = 8101
 VALKEY_PORT = 6390
 PROXIES = 3
+PRIVATE_DIRECTORY = 0o700
 # The longest cursor, percent-encoded, has 3,000 bytes. By default gunicorn refuses a request line of 4,095.
 GUNICORN = "gunicorn controlplane.wsgi --workers 2 --threads 4 --limit-request-line 8190 --no-control-socket"
 CELERY = "celery --quiet -A controlplane.celery"
@@ -43,13 +47,13 @@ def build(base: Path, var: Path, environ: Mapping[str, str]) -> Stack:
     Take ports, and return the description of a stack with its code in *base* and its data in *var*.
 
     The store and the database that *environ* names (SLUICEGATE_REDIS_URL or REDIS_URL, DATABASE_URL) are used as they
-    are. Without them, a Valkey server and SQLite are used, with their data in *var*. A port that is in use is replaced
-    by a free one.
+    are. Without them, a Valkey server with a password and SQLite are used, with their data in *var*. A port that is in
+    use is replaced by a free one.
 
     Raises:
         StackError: SLUICEGATE_PORT is not a port.
     """
-    var.mkdir(parents=True, exist_ok=True)
+    var.mkdir(mode=PRIVATE_DIRECTORY, parents=True, exist_ok=True)
     ports = Ports()
     store, redis_url = _store(var, environ, ports)
     environment = {
@@ -58,6 +62,8 @@ def build(base: Path, var: Path, environ: Mapping[str, str]) -> Stack:
         "DJANGO_SETTINGS_MODULE": "controlplane.settings",
         "SECRET_KEY": environ.get("SECRET_KEY") or kept_secret(var / "secret_key"),
         "SLUICEGATE_REDIS_URL": redis_url,
+        # The processes run in the directory of the code, and an installed package looks for its data where it runs.
+        "SLUICEGATE_VAR": str(var.absolute()),
     }
     web, upstream = ports.take(_wanted_port(environ)), ports.take(UPSTREAM_PORT)
     proxies = [ports.take(FIRST_PROXY_PORT + index) for index in range(PROXIES)]
@@ -74,9 +80,35 @@ def build(base: Path, var: Path, environ: Mapping[str, str]) -> Stack:
     )
 
 
+def keep_private(var: Path) -> None:
+    """
+    Keep *var* from other users of the machine, now and for the rest of this process and its children.
+
+    Whatever is in *var* already loses the rights of others: until version 0.2 every user could read it.
+    """
+    os.umask(0o077)
+    var.mkdir(mode=PRIVATE_DIRECTORY, parents=True, exist_ok=True)
+    _remove_rights_of_others(var)
+    for path in var.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):  # a process that a killed supervisor left may still delete files
+            _remove_rights_of_others(path)
+
+
 def remember(stack: Stack, var: Path) -> None:
     """Save the address of the store in a file that settings.py reads, so that other commands reach this stack."""
-    _write_private(var / "redis_url", stack.redis_url + "\n")
+    _write_private(remembered(var), stack.redis_url + "\n")
+
+
+def remembered(var: Path) -> Path:
+    """Return the path of the file with the address of the store."""
+    return var / "redis_url"
+
+
+def management_command() -> str:
+    """Return how a person runs another management command of this installation."""
+    if not IN_CHECKOUT:
+        return "sluicegate-admin"
+    return f"{min(sys.executable, os.path.relpath(sys.executable), key=len)} manage.py"
 
 
 def kept_secret(path: Path) -> str:
@@ -179,7 +211,9 @@ def _store(var: Path, environ: Mapping[str, str], ports: Ports) -> tuple[list[Se
     given = environ.get("SLUICEGATE_REDIS_URL") or environ.get("REDIS_URL")
     if given:
         return [], given
-    server = ValkeyServer(var / "valkey", port=ports.take(VALKEY_PORT), config={"loglevel": "warning"})
+    # Every user of the machine can connect to a loopback port.
+    config = {"loglevel": "warning", "requirepass": kept_secret(var / "store_password")}
+    server = ValkeyServer(var / "valkey", port=ports.take(VALKEY_PORT), config=config)
     command = server.prepare()
     return [Service("valkey", command, dict(environ), directory=server.directory, ready=server.answers)], server.url
 
@@ -206,7 +240,14 @@ def _local(port: int) -> str:
     return f"http://127.0.0.1:{port}"
 
 
+def _remove_rights_of_others(path: Path) -> None:
+    mode = path.lstat().st_mode
+    if not stat.S_ISLNK(mode) and mode & 0o077:
+        path.chmod(stat.S_IMODE(mode) & ~0o077)
+
+
 def _write_private(path: Path, text: str) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w") as file:
+        os.fchmod(descriptor, 0o600)  # an existing file keeps its mode otherwise
         file.write(text)

@@ -20,6 +20,8 @@ BLANK: Final = ("clearselectors", "resetkeys", "resetchannels", "-@all")
 
 # Clients send these when they connect. Without CLIENT SETINFO and SETNAME, each connection would add to ACL LOG.
 _CONNECT: Final = "ping select client|setinfo client|setname"
+# An enforcer reads there whether the server evicts keys.
+_STATISTICS: Final = "info"
 # These find the node of a key, follow redirections and check a node. A single server refuses them.
 _CLUSTER: Final = "asking cluster|info cluster|slots"
 _READ_COUNTERS: Final = "time get mget sismember zcard zcount zrange zrangebyscore zrevrange zrevrangebyscore zscore"
@@ -50,7 +52,7 @@ def enforcer(keys: Keys, projects: Sequence[str] = ()) -> Rules:
     # The store checks rights outside of selectors first, so those of a decision are not in a selector.
     return [
         *BLANK,
-        *_may(f"{_CONNECT} {_CLUSTER} fcall {_READ_COUNTERS} {_WRITE_COUNTERS}"),
+        *_may(f"{_CONNECT} {_CLUSTER} {_STATISTICS} fcall {_READ_COUNTERS} {_WRITE_COUNTERS}"),
         *_counters(keys, projects),
         _selector("hget hgetall hmget", f"%R~{_literal(keys.documents)}"),
         _selector("xread", f"%R~{_literal(keys.log)}"),

@@ -33,7 +33,8 @@ class Publication:
     Args:
         revision: Its number, which is greater than the store's.
         now_us: When it is published, microseconds since the epoch. It is only shown to people.
-        store_id: A random identity for a store without one. Empty: a store without an identity has lost its documents
+        store_id: A random identity for a store without one, or with one of a lower epoch: see
+            :class:`~enforcement.model.documents.StateName`. Empty: a store without an identity has lost its documents
             and refuses these changes.
         documents: Field of the hash of documents to document. None removes the field.
         tokens: Digest to document. None removes the token.

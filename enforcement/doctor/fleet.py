@@ -14,12 +14,17 @@ from redis.exceptions import NoPermissionError, ResponseError
 from enforcement.doctor.findings import Finding, pairs
 from enforcement.lua import LIBRARY_NAME, library_source
 from enforcement.model.documents import InvalidDocument, loads
-from enforcement.model.instances import DEGRADED, HEARTBEAT_LIFETIME_MS
+from enforcement.model.instances import DEGRADED, EVICTING, HEARTBEAT_LIFETIME_MS, PROBLEMS, SET_BACK
 from enforcement.model.keys import Keys
 from enforcement.store.client import load_library
 
 MOST_SHOWN: Final = 20
 _READ_AT_ONCE: Final = 1_000
+_REPAIRS: Final = {
+    SET_BACK: "the worker of the control plane publishes a later state within seconds, else run 'manage.py publish "
+    "--all', or with --new-epoch to go back on purpose",
+    EVICTING: "set maxmemory-policy to noeviction and raise maxmemory",
+}
 
 
 def functions(client: Redis) -> Iterator[Finding]:
@@ -81,7 +86,11 @@ def instances(client: Redis, keys: Keys) -> Iterator[Finding]:
     shown = [f"{row.get('id')} at {row.get('revision')} ({row.get('state')})" for row in live[:MOST_SHOWN]]
     more = [f"and {len(live) - MOST_SHOWN} more"] if len(live) > MOST_SHOWN else []
     value = f"{len(live)} alive{': ' if live else ''}{', '.join(shown + more)}"
-    if behind:
+    problems = [name for name in PROBLEMS if any(name in row.get("problems", ()) for row in live)]
+    if problems:
+        told = "; ".join(f"{PROBLEMS[name]}: {_REPAIRS[name]}" for name in problems)
+        yield Finding("instances", "problem", value, f"Instances report that {told}.")
+    elif behind:
         advice = (
             f"{len(behind)} not at revision {present}. Check again in a second. If they stay behind, read their logs."
         )

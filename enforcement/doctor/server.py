@@ -11,8 +11,8 @@ from redis import Redis
 from enforcement.doctor.findings import Finding, pairs
 from enforcement.embedded import OLDEST_MAJOR
 
-# Documents never expire and must never be evicted. Counters expire, and a lost counter admits too much.
-SAFE_EVICTION: Final = ("noeviction", "volatile-ttl")
+# Every other policy evicts counters, and a lost counter admits too much.
+SAFE_EVICTION: Final = "noeviction"
 FULL_SHARE: Final = 0.9
 SKEW_SECONDS: Final = 1.0
 CLOCK_ROUNDS: Final = 5
@@ -20,9 +20,7 @@ CLOCK_ROUNDS: Final = 5
 
 def eviction_advice(policy: object) -> str:
     """Return advice on a ``maxmemory-policy``, or an empty string if the policy is safe."""
-    if policy in SAFE_EVICTION:
-        return ""
-    return "Set maxmemory-policy to noeviction, or volatile-ttl."
+    return "" if policy == SAFE_EVICTION else f"Set maxmemory-policy to {SAFE_EVICTION}."
 
 
 def identity(client: Redis) -> Iterator[Finding]:
@@ -45,7 +43,11 @@ def memory(client: Redis) -> Iterator[Finding]:
     advice = eviction_advice(policy)
     if advice:
         advice += " Evicted counters admit too much. Evicted documents stop the fleet."
-    yield Finding("eviction", "warning" if advice else "ok", f"maxmemory-policy {policy}", advice)
+    value, evicted = f"maxmemory-policy {policy}", int(client.info("stats").get("evicted_keys", 0))
+    if evicted:
+        value += f", {evicted} keys evicted since the server started"
+        advice = f"Limits have admitted too much since then. {advice} Then raise maxmemory.".replace("  ", " ")
+    yield Finding("eviction", "problem" if evicted else "warning" if advice else "ok", value, advice)
     used, most = int(info["used_memory"]), int(info.get("maxmemory", 0))
     if not most:
         yield Finding("memory", "ok", f"{_megabytes(used)} used, no limit set")

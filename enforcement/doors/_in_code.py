@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from enforcement.decorator import key_text
+from enforcement.decorator import Declared, declared, declared_costs, key_text
 from enforcement.doors._http import Header, PlainResponse, Refusal, added_headers, denial, network_of
+from enforcement.model.limits import Limit
 from enforcement.model.sizes import MAX_CODE_KEY_LENGTH
+from enforcement.plan.costs import check_costs
 from enforcement.plan.decision import Decision
 
 logger = logging.getLogger("sluicegate.doors")
@@ -25,12 +27,50 @@ _SCOPE: Final = re.compile(r"[^:\s]{1,255}")
 _JOINED: Final = frozenset({"ratelimit", "ratelimit-policy"})
 _warned: set[str] = set()
 
+EXEMPT: Final = "sluicegate_exempt"
+"""Attribute of a view that is not limited by what applies to all views."""
+LIMITED: Final = "sluicegate_limited"
+"""Attribute of a view that has limits of its own. It holds a tuple of them."""
+
+
+def outlives_decision(limits: Sequence[Limit]) -> bool:
+    """Return whether a limit is held, or charged by the status, until the response is complete."""
+    return any(limit.algorithm == "concurrency" or limit.charge_on for limit in limits)
+
 
 def check_scope(scope: str) -> str:
     """Return *scope*, or raise ValueError if it cannot name the counters of a limit in code."""
     if not isinstance(scope, str) or not _SCOPE.fullmatch(scope):
         raise ValueError(f"scope: must be 1 to 255 characters without spaces or colons, got {scope!r}.")
     return scope
+
+
+def declared_for(limits: Declared | Callable[..., Any], costs: Any) -> tuple[Limit, ...] | Callable[..., Any]:
+    """
+    Return limits in code as values, or the function that chooses them for each request.
+
+    Raises:
+        ValueError: The limits or the costs are not valid, or the limits would not count the costs.
+        TypeError: Something is not a limit.
+    """
+    values = limits if callable(limits) else declared(limits)
+    if not callable(costs):
+        _ = check_costs(costs) if callable(values) else declared_costs(values, costs)
+    return values
+
+
+def check_methods(methods: Any) -> frozenset[str] | None:
+    """
+    Return the HTTP methods that a limit applies to, or None for all.
+
+    Raises:
+        ValueError: A method is not in capitals, or the list is empty. That could mean none of them as well as all.
+    """
+    if methods is None:
+        return None
+    if isinstance(methods, str) or not methods or any(method != method.upper() for method in methods):
+        raise ValueError(f"methods: must be a list of at least one HTTP method in capitals, got {methods!r}.")
+    return frozenset(methods)
 
 
 def name_of(view: Any) -> str:

@@ -20,8 +20,9 @@ _STRINGS: Final = {
     "STATE_DIR": "state_dir",
     "DECISION_KEY": "decision_key",
 }
+_SPANS: Final = {"TIMEOUT_MS": "timeout", "LOOKUP_MS": "lookup"}
 _CALLABLES: Final = ("TOKEN", "COSTS", "ATTRIBUTES")
-NAMES: Final = (*_STRINGS, "TIMEOUT_MS", "HEADERS", "TRUSTED_PROXIES", "EXEMPT", *_CALLABLES)
+NAMES: Final = (*_STRINGS, *_SPANS, "HEADERS", "TRUSTED_PROXIES", "EXEMPT", *_CALLABLES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,8 @@ class Options:
             instance=store.instance,
             state_dir=store.state_dir,
             timeout=store.timeout,
+            lookup=store.lookup,
+            fleet_size=store.fleet_size,
             decision_key=store.decision_key,
         )
 
@@ -116,8 +119,9 @@ class _OptionReader:
         for option, field in _STRINGS.items():
             if option in self._data:
                 changes[field] = self.checked(option, None, _path if option == "STATE_DIR" else _string)
-        if "TIMEOUT_MS" in self._data:
-            changes["timeout"] = self.checked("TIMEOUT_MS", None, _milliseconds) / 1_000
+        for option, field in _SPANS.items():
+            if option in self._data:
+                changes[field] = self.checked(option, None, _milliseconds) / 1_000
         return replace(settings, **changes)
 
 

@@ -9,10 +9,11 @@ and when the client leaves.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any, Final
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, Final, cast
 
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
@@ -21,7 +22,6 @@ from starlette.websockets import WebSocket
 
 from enforcement import aio
 from enforcement.async_tasks import begun
-from enforcement.decorator import has_slots
 from enforcement.doors._exchange import POLICY_VIOLATION, STARTS, Exchange
 from enforcement.doors._http import (
     PlainResponse,
@@ -32,7 +32,15 @@ from enforcement.doors._http import (
     joining,
     missing_token,
 )
-from enforcement.doors._in_code import denial_without_limits, limit_headers, name_of
+from enforcement.doors._in_code import (
+    check_scope,
+    counted_address,
+    counter_key,
+    denial_without_limits,
+    limit_headers,
+    name_of,
+    outlives_decision,
+)
 from enforcement.model.limits import Limit
 from enforcement.plan.binding import Costs
 from enforcement.plan.decision import Decision, Denied
@@ -61,6 +69,36 @@ class Gate:
         if self._limiter is None:
             self._limiter = aio.Limiter.from_env()
         return self._limiter
+
+    def install(self, app: Starlette, checks_tokens: Callable[[], bool]) -> None:
+        """
+        Add the middleware, error handlers and lifespan to *app*.
+
+        Args:
+            checks_tokens: Returns whether a part of the application checks tokens. Only then the start of the limiter
+                is awaited, because only published policies need documents.
+        Raises:
+            ValueError: The application has them already.
+            RuntimeError: The application is already running.
+        """
+        if any(cast(object, middleware.cls) is VisitMiddleware for middleware in app.user_middleware):
+            raise ValueError("app: Sluicegate is already installed.")
+        app.add_middleware(VisitMiddleware, gate=self)
+        app.add_exception_handler(Denied, cast(Any, answer_denied))
+        app.add_exception_handler(Refusal, cast(Any, answer_refused))
+        own = app.router.lifespan_context
+
+        @asynccontextmanager
+        async def lifespan(app: Any) -> AsyncGenerator[Any]:
+            if checks_tokens():
+                await self.limiter.start()
+            try:
+                async with own(app) as state:
+                    yield state
+            finally:
+                await self.limiter.close()
+
+        app.router.lifespan_context = lifespan
 
 
 class HTTPDenied(Denied, HTTPException):
@@ -166,7 +204,7 @@ class StarletteVisit:
         Charge the request to limits in code, hold its slots until the response is complete, and return the decision, or
         raise HTTPDenied.
         """
-        if has_slots(limits):
+        if outlives_decision(limits):
             return (await self.hold(self.limiter.open_admission(limits, key, costs))).decision
         return self.passed(await self.limiter.hit(limits, key, costs))
 
@@ -238,10 +276,32 @@ class StarletteVisit:
             await asyncio.shield(task)
 
 
+class Whom:
+    """Whom a request counts for. Raises ValueError if the key or the scope is not valid."""
+
+    def __init__(self, key: Any, scope: str | None, source: str) -> None:
+        if isinstance(key, str) and key not in ("ip", "all"):
+            raise ValueError(f"key: must be 'ip', 'all', {source}, got {key!r}.")
+        self._kind = key if isinstance(key, str) else "key"
+        self._scope = None if scope is None else check_scope(scope)
+
+    def key(self, visit: StarletteVisit, found: Any, operation: str) -> str | None:
+        """Return the key of the counters, or None if the request is exempt. Raises HTTPRefused and TypeError."""
+        if self._kind == "ip":
+            found = counted_address(visit.address())
+        elif self._kind == "all":
+            found = ""
+        with refusing():
+            return counter_key(self._scope or operation, self._kind, found)
+
+
 def visit_of(connection: HTTPConnection) -> StarletteVisit:
     visit = connection.scope.get(_VISIT)
     if not isinstance(visit, StarletteVisit):
-        raise RuntimeError("Sluicegate is not installed: call enforcement.doors.fastapi.install(app).")
+        raise RuntimeError(
+            "Sluicegate is not installed: call enforcement.doors.fastapi.install(app), or that of"
+            " enforcement.doors.starlette."
+        )
     return visit
 
 

@@ -17,21 +17,32 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import wraps
 from typing import Any, Final, TypeVar
 
-from asgiref.sync import iscoroutinefunction, markcoroutinefunction
-from django.apps import AppConfig
-from django.conf import settings
-from django.core import checks
-from django.core.exceptions import ImproperlyConfigured
-from django.core.signals import setting_changed
-from django.http import HttpResponse
+from enforcement.extras import Requirement
 
-from enforcement.decorator import Declared, chosen, declared, declared_costs
-from enforcement.doors._django_visit import DjangoVisit, in_thread
+with Requirement("The Django integration", "Django"):
+    from asgiref.sync import iscoroutinefunction, markcoroutinefunction
+    from django.apps import AppConfig
+    from django.conf import settings
+    from django.core import checks
+    from django.core.exceptions import ImproperlyConfigured
+    from django.core.signals import setting_changed
+    from django.http import HttpResponse
+
+from enforcement.decorator import Declared, chosen, declared
 from enforcement.doors._http import PlainResponse, Refusal
-from enforcement.doors._in_code import check_scope, counted_address, counter_key, denial_without_limits, name_of
+from enforcement.doors._in_code import (
+    check_methods,
+    check_scope,
+    counted_address,
+    counter_key,
+    declared_for,
+    denial_without_limits,
+    name_of,
+)
 from enforcement.doors._options import Options, read_options
+from enforcement.doors._sync_visit import DjangoVisit, in_thread
 from enforcement.limiter import Limiter
-from enforcement.plan.costs import Costs, check_costs
+from enforcement.plan.costs import Costs
 from enforcement.plan.decision import Denied
 
 SETTING: Final = "SLUICEGATE"
@@ -225,20 +236,13 @@ class _ViewLimit:
     """The limits in code of one view, and whom they count."""
 
     def __init__(self, limits: Any, key: Key, scope: str | None, costs: Any, methods: Any) -> None:
-        self._limits = limits if callable(limits) else declared(limits)
+        self._limits = declared_for(limits, costs)
         if isinstance(key, str) and key not in ("ip", "user", "all"):
             raise ValueError(f"key: must be 'ip', 'user', 'all' or a function of the request, got {key!r}.")
-        # An empty list is refused, because it would say that no method is limited and could mean all of them.
-        if methods is not None and (
-            isinstance(methods, str) or not methods or any(method != method.upper() for method in methods)
-        ):
-            raise ValueError(f"methods: must be a list of at least one HTTP method in capitals, got {methods!r}.")
         self._key = key
         self._scope = None if scope is None else check_scope(scope)
-        if not callable(costs):
-            _ = check_costs(costs) if callable(limits) else declared_costs(self._limits, costs)
         self._costs = costs
-        self._methods = None if methods is None else frozenset(methods)
+        self._methods = check_methods(methods)
 
     def applies_to(self, request: Any) -> bool:
         """Return whether the method of the request is limited."""

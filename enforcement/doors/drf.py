@@ -17,9 +17,12 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Final
 
-from django.core.exceptions import ImproperlyConfigured
-from rest_framework import exceptions, throttling
-from rest_framework.settings import api_settings
+from enforcement.extras import Requirement
+
+with Requirement("The Django REST framework integration", "djangorestframework"):
+    from django.core.exceptions import ImproperlyConfigured
+    from rest_framework import exceptions, throttling
+    from rest_framework.settings import api_settings
 
 from enforcement.decorator import Declared, declared
 from enforcement.doors._http import Refusal

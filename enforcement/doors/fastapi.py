@@ -13,33 +13,29 @@ FastAPI reads the body of a request before it runs any dependency. If bodies are
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, cast
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any, Final
 from weakref import WeakKeyDictionary
 
-from anyio import from_thread
-from fastapi import Depends, FastAPI, params, routing
-from starlette.requests import ClientDisconnect, HTTPConnection
+from enforcement.extras import Requirement
+
+with Requirement("The FastAPI integration", "sluicegate[fastapi]"):
+    from anyio import from_thread
+    from fastapi import Depends, FastAPI, params, routing
+    from starlette.requests import ClientDisconnect, HTTPConnection
 
 from enforcement import aio
 from enforcement.decorator import Declared, chosen, declared, declared_costs
-from enforcement.doors._http import Refusal, TrustedProxies, check_preset
-from enforcement.doors._in_code import check_scope, counted_address, counter_key
-from enforcement.doors._openapi import describe_denials
+from enforcement.doors._http import TrustedProxies, check_preset
 from enforcement.doors._starlette import (
     Gate,
-    StarletteVisit,
-    VisitMiddleware,
-    answer_denied,
-    answer_refused,
-    refusing,
+    Whom,
     token_of,
     visit_of,
 )
 from enforcement.model.limits import Limit
 from enforcement.plan.costs import Costs, check_costs
-from enforcement.plan.decision import Decision, Denied
+from enforcement.plan.decision import Decision
 
 Found = str | Callable[[HTTPConnection], Any] | params.Depends
 """
@@ -51,8 +47,44 @@ Either a function of the connection, called on the event loop, or a dependency, 
 Chooser = Callable[[HTTPConnection], Any] | params.Depends
 """Where limits come from that depend on the request, as for :data:`Found`. None: no limit applies to the request."""
 
+_SOURCE: Final = "a function of the connection or Depends(...)"
+
 _by_token: WeakKeyDictionary[Callable[..., Any], bool] = WeakKeyDictionary()
 """The dependencies made here, and whether each needs a token. OpenAPI documents their denials accordingly."""
+
+_PROBLEM: Final = {
+    "title": "Problem",
+    "description": "A problem (RFC 9457).",
+    "type": "object",
+    "required": ["type", "title", "status", "code"],
+    "properties": {
+        "type": {"type": "string", "format": "uri-reference"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "code": {"type": "string"},
+        "detail": {"type": "string"},
+        "policy": {"type": "string", "description": "The policy whose limit denies. Absent for a limit in code."},
+        "limit": {"type": "string", "description": "The limit that denies."},
+        "decision": {"type": "string", "description": "The id of the decision, to be given to the operator."},
+        "violated-policies": {"type": "array", "items": {"type": "string"}},
+    },
+}
+_DENIAL_FIELDS: Final = {
+    "Sluicegate-Decision": {"description": "The id of the decision.", "schema": {"type": "string"}},
+    "Sluicegate-Denial": {"description": "The reason of the denial.", "schema": {"type": "string"}},
+}
+_FIELDS: Final = {
+    **_DENIAL_FIELDS,
+    "Retry-After": {"description": "Seconds until the same request can pass.", "schema": {"type": "integer"}},
+    "RateLimit-Policy": {"description": "The limits.", "schema": {"type": "string"}},
+    "RateLimit": {"description": "What is left of the limits.", "schema": {"type": "string"}},
+}
+_DESCRIPTIONS: Final = {
+    "401": "No token, or one that is not valid",
+    "403": "The project is not active",
+    "429": "Too many requests",
+    "503": "The limit cannot be checked now",
+}
 
 
 def install(
@@ -81,13 +113,8 @@ def install(
         ValueError: The preset or a network is not valid, or the application has it installed already.
         RuntimeError: The application is already running.
     """
-    if any(cast(object, middleware.cls) is VisitMiddleware for middleware in app.user_middleware):
-        raise ValueError("app: Sluicegate is already installed.")
     gate = Gate(limiter, check_preset(headers), token or token_of, TrustedProxies(trusted_proxies))
-    app.add_middleware(VisitMiddleware, gate=gate)
-    app.add_exception_handler(Denied, cast(Any, answer_denied))
-    app.add_exception_handler(Refusal, cast(Any, answer_refused))
-    app.router.lifespan_context = _around(app.router.lifespan_context, gate)
+    gate.install(app, lambda: any(any(_tokens(dependant)) for _, dependant in _operations(app)))
     _document(app)
 
 
@@ -111,7 +138,7 @@ def limited(
         ValueError: Limits, key, scope or costs are not valid.
         TypeError: *limits* holds something that is not a limit.
     """
-    values, whom = _declared(limits), _Whom(key, scope)
+    values, whom = _declared(limits), Whom(key, scope, _SOURCE)
     finding_key, finding_costs = _finding_both(values, key), _finding(_checked(costs, values))
 
     async def dependency(
@@ -119,7 +146,7 @@ def limited(
     ) -> Decision | None:
         visit = visit_of(connection)
         applied, found = _both(values, caller)
-        name = whom.key(visit, found)
+        name = whom.key(visit, found, visit.operation())
         return None if name is None or applied is None else await visit.decide(applied, name, cost)
 
     _by_token[dependency] = False
@@ -175,7 +202,7 @@ def admit(
     if limits is not None and key is None:
         raise ValueError("key: is required for limits in code.")
     values = None if limits is None else _declared(limits)
-    whom = _Whom(key or "all", scope)
+    whom = Whom(key or "all", scope, _SOURCE)
     finding_costs = _finding(_checked(costs, values))
     finding_key, finding_attributes = _finding_both(values, key), _finding(attributes)
 
@@ -190,7 +217,7 @@ def admit(
             opening = visit.limiter.open_admission(visit.token(), costs=cost, attributes=visit.describe(more))
         else:
             applied, found = _both(values, caller)
-            name = whom.key(visit, found)
+            name = whom.key(visit, found, visit.operation())
             if name is None or applied is None:
                 yield Admission(None)
                 return
@@ -241,42 +268,6 @@ class Admission:
         """Give back all charges and slots, as an exception does."""
         if self._admission is not None:
             await self._admission.cancel()
-
-
-def _around(own: Callable[[Any], AbstractAsyncContextManager[Any]], gate: Gate) -> Any:
-    """Return a lifespan around the application's own, which starts the limiter if policies are used, and closes it."""
-
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncGenerator[Any]:
-        if any(any(_tokens(dependant)) for _, dependant in _operations(app)):
-            # Only policies need documents, and so a start to wait for.
-            await gate.limiter.start()
-        try:
-            async with own(app) as state:
-                yield state
-        finally:
-            await gate.limiter.close()
-
-    return lifespan
-
-
-class _Whom:
-    """Whom a request counts for. Raises ValueError if the key or the scope is not valid."""
-
-    def __init__(self, key: Found, scope: str | None) -> None:
-        if isinstance(key, str) and key not in ("ip", "all"):
-            raise ValueError(f"key: must be 'ip', 'all', a function of the connection or Depends(...), got {key!r}.")
-        self._kind = key if isinstance(key, str) else "key"
-        self._scope = None if scope is None else check_scope(scope)
-
-    def key(self, visit: StarletteVisit, found: Any) -> str | None:
-        """Return the key of the counters, or None if the request is exempt. Raises HTTPRefused and TypeError."""
-        if self._kind == "ip":
-            found = counted_address(visit.address())
-        elif self._kind == "all":
-            found = ""
-        with refusing():
-            return counter_key(self._scope or visit.operation(), self._kind, found)
 
 
 def _checked(costs: Any, limits: Any = None) -> Any:
@@ -335,10 +326,27 @@ def _document(app: FastAPI) -> None:
             for method in getattr(route, "methods", None) or () if needs else ():
                 operation = schema.get("paths", {}).get(route.path_format, {}).get(method.lower())
                 if operation is not None:
-                    describe_denials(schema, operation["responses"], by_token=any(needs))
+                    _describe_denials(schema, operation["responses"], by_token=any(needs))
         return schema
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _describe_denials(schema: dict[str, Any], responses: dict[str, Any], *, by_token: bool) -> None:
+    """
+    Add the possible denials of an operation to its OpenAPI *responses*, except for those that are documented already.
+
+    Args:
+        schema: The whole document. The schema of the problem is added to it.
+        responses: The responses of the operation.
+        by_token: Whether the operation needs a token, which may be missing or not valid.
+    """
+    schema.setdefault("components", {}).setdefault("schemas", {}).setdefault("SluicegateProblem", _PROBLEM)
+    content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/SluicegateProblem"}}}
+    for status, text in _DESCRIPTIONS.items():
+        if by_token or status in ("429", "503"):
+            headers = _FIELDS if status in ("429", "503") else _DENIAL_FIELDS
+            responses.setdefault(status, {"description": text, "headers": headers, "content": content})
 
 
 def _operations(app: FastAPI) -> Iterator[tuple[Any, Any]]:

@@ -21,11 +21,14 @@ import os
 from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
 from typing import Any, Final
 
-import httpx2
-from starlette.applications import Starlette
-from starlette.middleware import Middleware
-from starlette.responses import JSONResponse, PlainTextResponse
-from starlette.routing import Route
+from enforcement.extras import Requirement
+
+with Requirement("The proxy", "sluicegate[proxy]"):
+    import httpx2
+    from starlette.applications import Starlette
+    from starlette.middleware import Middleware
+    from starlette.responses import JSONResponse, PlainTextResponse
+    from starlette.routing import Route
 
 from enforcement.aio import Limiter
 from enforcement.doors._exchange import Receive, Scope, Send

@@ -1,10 +1,13 @@
 """
 The one background thread of an enforcer.
 
-It follows the documents, reports that this instance is alive, and notices when the store is unavailable or back.
-Requests never wait for the thread. It does not wait long itself, as each duty is one short call, and it reads the
-change log between duties. Only this thread probes an unavailable store, so a fleet sends one probe for each process and
-not one for each request.
+It follows the documents, reports that this instance is alive, and notices when an unavailable store is back. Requests
+never wait for the thread. It does not wait long itself, as each duty is one short call, and it reads the change log
+between duties. Only this thread probes an unavailable store, so a fleet sends one probe for each process and not one
+for each request.
+
+A duty that fails does not make the store unavailable, as decisions have other connections. It makes the thread try a
+decision.
 """
 
 from __future__ import annotations
@@ -18,11 +21,15 @@ from typing import Final, Protocol
 
 from redis.exceptions import NoPermissionError, ResponseError
 
+from enforcement.engine.absence import Absence
 from enforcement.engine.change_log import ChangeLogReader
 from enforcement.engine.duties import DiskCopy, DocumentLoader, Duty, OnceLogger, UsageDelivery, read_clock, read_key
+from enforcement.engine.evictions import EVICTION_SECONDS, EvictionWatch
 from enforcement.engine.heartbeat import Heartbeat, Identity
 from enforcement.engine.store_clock import StoreClock
+from enforcement.engine.store_warnings import StoreWarnings
 from enforcement.failover.lost_counters import LOOK_SECONDS
+from enforcement.failover.outage_copy import OutageCopy
 from enforcement.model.keys import Keys, fingerprint
 from enforcement.state.published import PublishedState
 from enforcement.state.usage import UsageLog
@@ -37,10 +44,9 @@ NEW_REVISION_SECONDS: Final = 0.1
 """A new revision is reported sooner than the next heartbeat, but not by all instances in one moment."""
 DELIVERY_SECONDS: Final = 1.0
 SAVE_SECONDS: Final = 5.0
-FIRST_PROBE_SECONDS: Final = 0.05
-LONGEST_PROBE_SECONDS: Final = 1.0
-STEADY_SECONDS: Final = 10.0
-"""If the store is lost again sooner, the probes continue at their last pace. Each return costs a few slow decisions."""
+RETRY_SECONDS: Final = 0.05
+"""Before something is tried again that has just failed."""
+LONGEST_RETRY_SECONDS: Final = 1.0
 PAUSE_SECONDS: Final = 1.0
 """After an unexpected error."""
 
@@ -53,8 +59,11 @@ class Hooks(Protocol):
     def is_open(self) -> bool:
         """Return whether all requests are decided without the store."""
 
-    def lost(self, reason: str) -> None:
-        """Open the breaker of an unavailable store, for a *reason* that begins with its cause and a colon."""
+    def examine(self) -> bool:
+        """Try a decision, open the breaker after several failures, and return whether the store made the decision."""
+
+    def obstacle(self) -> str:
+        """Return the cause why an unavailable store still cannot decide, or an empty string if it can."""
 
     def recovered(self) -> bool:
         """Replay charges to a store that answers, decide with it again, and return whether that worked."""
@@ -81,6 +90,7 @@ class Agent:
         overflowing: See :class:`Heartbeat`.
         unmetered: See :class:`Heartbeat`.
         failed: Called with the cause of each failed call of this thread.
+        copy: Saved in each turn, also while the store is unavailable. None: nothing is kept of an outage.
 
     Attributes:
         clock: The store's time.
@@ -103,6 +113,7 @@ class Agent:
         overflowing: Callable[[], Sequence[Sequence[str]]] = list,
         unmetered: Callable[[], Sequence[Sequence[str]]] = list,
         failed: Callable[[str], None] = lambda cause: None,
+        copy: OutageCopy | None = None,
     ) -> None:
         self.documents = documents
         self.clock = StoreClock()
@@ -115,9 +126,20 @@ class Agent:
         self._look = look
         self._duty_failures = duty_failures or DutyFailures()
         self._failed = failed
-        reports = {"overflowing": overflowing, "unmetered": unmetered}
-        self._heartbeat = Heartbeat(identity, keys, documents, usage, self.clock, fallbacks=fallbacks, **reports)
-        self._lost_since_us: int | None = None
+        self._copy = copy
+        self._heartbeat = Heartbeat(
+            identity,
+            keys,
+            documents,
+            usage,
+            self.clock,
+            fallbacks=fallbacks,
+            overflowing=overflowing,
+            unmetered=unmetered,
+            problems=lambda: self._warnings.problems,
+            remembered=lambda: self._copy.fleet_size if self._copy else 0,
+        )
+        self._absence = Absence(lambda: self.clock.monotonic())
         self._thread: threading.Thread | None = None
         self._begin()
 
@@ -126,23 +148,25 @@ class Agent:
         self._client = self._client_factory()
         self._change_log = ChangeLogReader(self._client, self._keys.log, self.clock.monotonic)
         self._stopping, self._wake, self._loaded = threading.Event(), threading.Event(), threading.Event()
-        self._once = OnceLogger()
+        self._once, self._warnings = OnceLogger(), StoreWarnings(self.now_us)
         self._make_duties()
         self._heartbeat.reset()
         self._duty_failures.reset()
         self._partly_lost_since_us: int | None = None
-        self._probes = 0
-        self._back_at = float("-inf")
-        self._lost_for = ""
+        self._absence.reset()
+        self._doubted = self._owes = False
+        self._log_failures = 0
 
     def _make_duties(self) -> None:
         client, documents, clock = self._client, self.documents, self.clock
         self._loader = DocumentLoader(
-            client, self._keys, documents, self._change_log, clock, self._once, loaded=self._loaded
+            client, self._keys, documents, self._change_log, clock, self._once, self._loaded, self._warnings
         )
+        evictions = EvictionWatch(client, clock, self._warnings)
         self._delivery = UsageDelivery(client, self._keys, self._usage)
         self._disk = DiskCopy(self._path, documents)
-        self._beat = Duty("heartbeat", HEARTBEAT_SECONDS, self._send_heartbeat)
+        send = self._heartbeat.send
+        self._beat = Duty("heartbeat", HEARTBEAT_SECONDS, lambda: send(client, self.state, self.degraded_since_us))
         self._duties = (
             # Once, and before the documents, as the ends of tokens are compared with the store's time.
             Duty("clock", float("inf"), lambda: read_clock(client, clock)),
@@ -151,6 +175,7 @@ class Agent:
             Duty("documents", CHECK_SECONDS, self._loader.check),
             self._beat,
             Duty("usage", DELIVERY_SECONDS, self._delivery.deliver),
+            Duty("evictions", EVICTION_SECONDS, evictions.look),
             Duty("replay", LOOK_SECONDS, self._hooks.settle),
             Duty("disk", SAVE_SECONDS, self._disk.save),
         )
@@ -169,18 +194,15 @@ class Agent:
 
     @property
     def state(self) -> str:
-        """``starting`` until there are documents, then ``ok``, or ``degraded`` while the store is unavailable."""
+        """``starting`` until there are documents, then ``ok``. ``degraded`` while the store is in trouble."""
         if self.degraded_since_us is not None:
             return "degraded"
         return "ok" if self.documents.loaded else "starting"
 
     @property
     def degraded_since_us(self) -> int | None:
-        """
-        When the store, or a part of it, became unavailable, in microseconds since the epoch, or None if all is
-        available.
-        """
-        return self._partly_lost_since_us if self._lost_since_us is None else self._lost_since_us
+        """When the store, or a part of it, became unavailable, was set back or began to evict. None if all is well."""
+        return self._absence.since_us or self._partly_lost_since_us or self._warnings.since_us
 
     @property
     def clock_offset_us(self) -> int:
@@ -219,7 +241,13 @@ class Agent:
         return not self._thread.is_alive()
 
     def wake(self) -> None:
-        """Have the thread check the store at once, and replay charges. Any thread may call this."""
+        """Have the thread replay charges, or begin to probe an unavailable store. Any thread may call this."""
+        self._owes = True
+        self._wake.set()
+
+    def doubt(self) -> None:
+        """Have the thread try soon whether the store still decides. Any thread may call this."""
+        self._doubted = True
         self._wake.set()
 
     def wait_loaded(self, timeout: float) -> bool:
@@ -251,7 +279,7 @@ class Agent:
                 self._turn()
             except STORE_ERRORS as exc:
                 self._failed(cause_of(exc))
-                self._lose(f"{cause_of(exc)}: {exc}")
+                self._doubted = True
             # Only here is every error caught. Whatever is wrong, here or in a hook, requests are still decided. Without
             # this thread they would be decided by old documents for ever, and nobody would notice.
             except Exception:
@@ -261,27 +289,40 @@ class Agent:
         self._leave()
 
     def _turn(self) -> None:
-        """
-        Probe a store that is unavailable, else run the duties that are due and apply changes until another one is due.
-        """
-        if self._lost_since_us is not None:
+        """Run the duties that are due, then apply changes from the log until another duty is due."""
+        if self._copy is not None:
+            self._copy.save(self.fleet_size)
+        self._wake.clear()
+        if self._absence.since_us is not None:
             self._probe()
-            return
-        if self._hooks.is_open() or not self._settled():
-            self._lose("")
-            return
-        if not self._duty_failures.is_degraded():
-            self._partly_lost_since_us = None
-        elif self._partly_lost_since_us is None:
-            self._partly_lost_since_us = self.now_us()
-        self._work()
+        elif self._hooks.is_open():
+            self._change_log.close()
+            self._absence.begin(self.now_us())
+            self._client.reconnect()
+            # The breaker logs the warning, once for whoever noticed first.
+            logger.info("The store is away: decisions failed.")
+        elif self._doubted:
+            self._examine()
+        elif self._settled():
+            if not self._duty_failures.is_degraded():
+                self._partly_lost_since_us = None
+            elif self._partly_lost_since_us is None:
+                self._partly_lost_since_us = self.now_us()
+            self._work()
+
+    def _examine(self) -> None:
+        """Try a decision, and do so again after a short pause if the store did not make it."""
+        self._doubted = False
+        if not self._hooks.examine():
+            self._doubted = True
+            self._stopping.wait(jittered(RETRY_SECONDS))
 
     def _settled(self) -> bool:
-        """Replay charges if ``wake()`` was called, and return False if the store did not accept them, else True."""
-        if not self._wake.is_set():
-            return True
-        self._wake.clear()
-        return self._hooks.recovered()
+        """Replay charges if ``wake()`` was called, and return False if the store did not accept them."""
+        if self._owes:
+            self._owes = False
+            self._doubted = not self._hooks.recovered()
+        return not self._doubted
 
     def _work(self) -> None:
         now = self.clock.monotonic()
@@ -290,24 +331,29 @@ class Agent:
         for duty in self._duties:
             if now >= duty.due_at:
                 duty.due_at = now + duty.period
-                self._attempt(duty.name, duty.act)
-        self._attempt("log", self._follow)
+                if not self._attempt(duty.name, duty.act):
+                    return  # the other duties follow in the next turn, if the store still decides
+        if self._attempt("log", self._follow):
+            self._log_failures = 0
+            return
+        self._change_log.close()
+        self._stopping.wait(min(LONGEST_RETRY_SECONDS, RETRY_SECONDS * 2.0 ** min(self._log_failures, 10)))
+        self._log_failures += 1
 
-    def _attempt(self, duty: str, act: Callable[[], None]) -> None:
-        """Run a duty, and if it fails, log that, or raise the error if the other duties cannot go on either."""
+    def _attempt(self, duty: str, act: Callable[[], None]) -> bool:
+        """Run a duty, and return whether the store answered. If it did not, whether it still decides is in doubt."""
         try:
             act()
         except STORE_ERRORS as exc:
-            if _is_refusal(exc):
-                self._once.warn(f"The store refused the {duty}: {exc}")
-                self._stopping.wait(FIRST_PROBE_SECONDS)
-            else:
+            if not _is_refusal(exc):
+                self._failed(cause_of(exc))
                 self._duty_failures.failed(duty, exc)
-                if duty == "log":
-                    self._change_log.close()
-                    self._stopping.wait(FIRST_PROBE_SECONDS)
-                return
+                self._doubted = True
+                return False
+            self._once.warn(f"The store refused the {duty}: {exc}")
+            self._stopping.wait(RETRY_SECONDS)
         self._duty_failures.succeeded(duty)
+        return True
 
     def _follow(self) -> None:
         """Apply the changes in the log to the documents until a duty is due."""
@@ -316,13 +362,10 @@ class Agent:
             if not self._loader.apply(change):
                 break
 
-    def _send_heartbeat(self) -> None:
-        self._heartbeat.send(self._client, self.state, self.degraded_since_us)
-
     def _leave(self) -> None:
         self._change_log.close()
         self._disk.save()
-        if self._lost_since_us is None:
+        if self._absence.since_us is None:
             with contextlib.suppress(*STORE_ERRORS):
                 self._delivery.deliver()
                 self._heartbeat.remove(self._client)
@@ -330,40 +373,21 @@ class Agent:
 
     # When the store is unavailable.
 
-    def _lose(self, reason: str) -> None:
-        self._change_log.close()
-        if self._lost_since_us is None:
-            self._lost_since_us = self.now_us()
-            if self.clock.monotonic() - self._back_at > STEADY_SECONDS:
-                self._probes = 0
-            # The breaker logs the warning, once for whoever noticed first.
-            logger.info("The store is away: %s.", reason or "requests could not reach it")
-        cause = reason.partition(":")[0]
-        if not self._hooks.is_open() or (cause and cause != self._lost_for):
-            self._hooks.lost(reason or "it did not accept the charges made without it")
-        self._lost_for = cause or self._lost_for
-        self._client.reconnect()
-
     def _probe(self) -> None:
-        """
-        Wait, check whether the store answers, and decide with it again if it does.
-
-        The wait is a random part of a growing time, so that instances which lost the store in one moment do not return
-        in one.
-        """
-        longest = min(LONGEST_PROBE_SECONDS, FIRST_PROBE_SECONDS * 2.0 ** min(self._probes, 10))
-        self._probes += 1
-        if self._stopping.wait(jittered(longest)):
+        """Wait, check whether the store decides, and decide with it again if it does."""
+        if self._stopping.wait(self._absence.pause()):
             return
-        self._client.ping()
-        self._attempt("documents", self._loader.check)
-        self._attempt("heartbeat", self._send_heartbeat)
-        self._wake.clear()
-        if not self._hooks.recovered():
+        cause = self._hooks.obstacle()
+        self._absence.note(cause)
+        if cause:
             return
-        away_us = self.now_us() - (self._lost_since_us or 0)
-        self._lost_since_us = None
-        self._back_at = self.clock.monotonic()
+        self._client.reconnect()
+        answers = self._attempt("documents", self._loader.check) and self._attempt("heartbeat", self._beat.act)
+        if not answers or not self._hooks.recovered():
+            return
+        self._doubted = self._owes = False
+        away_us = self.now_us() - (self._absence.since_us or 0)
+        self._absence.end()
         self._beat.due_at = float("-inf")
         logger.info("The store is back after %.1f s.", away_us / 1_000_000)
 

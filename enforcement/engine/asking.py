@@ -78,6 +78,21 @@ class Asker:
             result, now_us = None, reply.now_us
         return Answer(cause="calendar")
 
+    def paying(self, plan: Plan) -> Steps:
+        """Replay what this process owes to the counters of a plan, and return None, or an answer that says why not."""
+        health = self._health
+        batches = health.owed_to(plan)
+        if batches and not plan.spread and not health.may_replay():
+            return NOT_ASKED
+        for batch in batches:
+            try:
+                if not health.replayed(batch, (yield from self.calling(health.replaying(batch)))):
+                    return NOT_RESTORED
+            except StoreError as exc:
+                health.not_replayed(batch, exc)
+                return Answer(cause=exc.cause)
+        return None
+
     def calling(self, command: bytes, result: object = None) -> Steps:
         """
         Yield a command unless *result* is given, again if it surely was not executed, and return the reply.

@@ -27,10 +27,12 @@ class LogChange:
     Attributes:
         id: Id of the entry in the stream, ``REVISION-0``.
         changes: The field of this name, JSON. None if the entry has no such field.
+        store_id: The identity of the store that it was published to. None in entries of release 0.2.
     """
 
     id: str
     changes: bytes | None
+    store_id: bytes | None = None
 
     @property
     def revision(self) -> int:
@@ -107,4 +109,4 @@ class ChangeLogReader:
 
 def _entry(ident: bytes, fields: Sequence[bytes]) -> LogChange:
     named = dict(zip(fields[::2], fields[1::2], strict=True))
-    return LogChange(ident.decode("ascii"), named.get(b"changes"))
+    return LogChange(ident.decode("ascii"), named.get(b"changes"), named.get(b"store_id"))

@@ -19,8 +19,6 @@ from enforcement.engine.asking import NOT_ASKED, NOT_RESTORED, Answer, Asker
 from enforcement.engine.cross_slot import CrossSlot, Verdict
 from enforcement.failover.health import Health
 from enforcement.leases.manager import LeaseKeeper
-from enforcement.model.keys import Keys
-from enforcement.model.matching import Attributes
 from enforcement.model.partitions import TRUST_SECONDS
 from enforcement.plan import commands
 from enforcement.plan.commands import Steps
@@ -33,10 +31,8 @@ from enforcement.state.denial_cache import Denials
 from enforcement.state.lease import Lease
 from enforcement.state.live_plan import LivePlan
 from enforcement.state.planner import Planner
-from enforcement.state.published import PublishedState
 from enforcement.state.usage import states_of
-from enforcement.store import errors, resp
-from enforcement.store.errors import StoreError
+from enforcement.store import resp
 
 TOKEN_TRUST_SECONDS: Final = 600.0
 """How long tokens are accepted while the store cannot confirm the documents. One may have been revoked meanwhile."""
@@ -47,7 +43,6 @@ class Decider:
     Decides the requests of one process.
 
     Args:
-        documents: The published documents, as far as this process has loaded them.
         planner: Finds the plan of a request.
         denials: The cached denials.
         health: Knows whether the store is available, and decides without it.
@@ -61,8 +56,6 @@ class Decider:
 
     def __init__(
         self,
-        keys: Keys,
-        documents: PublishedState,
         planner: Planner,
         denials: Denials,
         health: Health,
@@ -72,14 +65,13 @@ class Decider:
         unconfirmed_for: Callable[[], float],
     ) -> None:
         self.fallbacks = 0
-        self.documents = documents
-        self._keys = keys
         self._planner = planner
         self._denials = denials
         self._known = denials.known
         self._health = health
         self._breaker = health.breaker
         self._lost = health.lost_counters
+        self._fallback = health.fallback
         self._leases = leases
         self._counts = counts
         self._admitted = counts.cell("store", "ok")
@@ -87,61 +79,6 @@ class Decider:
         self._clock = health.clock is not None
         self._asker = Asker(health)
         self._cross_slot = CrossSlot(self._asker, health)
-
-    # From a token to its plan.
-
-    def finding(self, token: object, attributes: Attributes | None) -> Steps:
-        """
-        Yield the command that reads an unknown token, and return a request's plan, or a denial if the token may not be
-        used.
-
-        Raises:
-            ValueError: The attributes are not a small mapping of strings.
-        """
-        planner, derived = self._planner, self.documents.derived
-        found = planner.find(token)
-        if isinstance(found, str):
-            found = yield from self._fetching(found)
-        if isinstance(found, Decision):
-            return self._refused(found)
-        plan = planner.plan_of(found, attributes)
-        if isinstance(plan, Decision):
-            return self._refused(plan)
-        planner.keep_plan(derived, token, found, plan)
-        return plan
-
-    def _fetching(self, name: str) -> Steps:
-        """
-        Yield the commands that read a token's document, and return its entry, or a denial if the store cannot be read.
-
-        Args:
-            name: Digest of the token.
-        """
-        breaker, refusal = self._breaker, self._planner.refusal
-        if breaker.open and breaker.cause not in errors.READS:
-            return refusal("degraded_denied")
-        generation = self.documents.generation
-        try:
-            found = yield resp.pack(("MGET", self._keys.token(name), self._keys.revision))
-            document, revision = resp.items(found, 2)
-            # A store that has lost its data has no token at all, so this one may still be valid. One that 0.2 published
-            # to has the revision in its documents only.
-            lost = document is revision is None and not (yield resp.pack(("HGET", self._keys.documents, "revision")))
-        except StoreError as exc:
-            self._health.failed(exc)
-            if breaker.open:  # the store cannot be read either, so the next request must not try
-                breaker.trip(exc.cause)
-            return refusal("degraded_denied")
-        if lost:
-            return refusal("degraded_denied")
-        return self.documents.remember(name, document, generation)
-
-    def _refused(self, decision: Decision) -> Decision:
-        """Count a denial for which no counter was read, and return it."""
-        self._denials.count(decision)
-        return decision
-
-    # From a plan to its decision.
 
     def begin(self, plan: LivePlan, costs: Costs, charge: bool, ident: str) -> Decision | bytes | None:
         """
@@ -171,6 +108,8 @@ class Decider:
             return self._fall_back(Request(plan, costs, charge, ident))
         if self._lost.sets and plan.lies_in(self._lost.sets):
             return self._fall_back(Request(plan, costs, charge, ident), NOT_RESTORED)
+        if (owed := self._fallback.owed) and not owed.keys().isdisjoint(plan.keys):
+            return None
         if plan.unregistered and monotonic() >= plan.registered_until:
             return None
         command = plan.command
@@ -282,6 +221,11 @@ class Decider:
             self._leases.ask(lease)
         return None if left < 0 else Decision(True, "ok", "lease", plan, lease.reply, left)
 
+    def _refused(self, decision: Decision) -> Decision:
+        """Count and return a denial for which no counter was read."""
+        self._denials.count(decision)
+        return decision
+
     def _unlimited(self, plan: LivePlan, costs: Costs) -> Decision:
         """Count and return a new decision on a request without limits, a denial if the documents are too old."""
         if self._health.connector.is_open() and self._distrusts(plan):
@@ -319,13 +263,14 @@ class Decider:
         """
         plan, began = request.plan, monotonic()
         registers = result is None and request.charge and bool(plan.unregistered) and began >= plan.registered_until
+        unpaid = (yield from self._asker.paying(plan)) if self._fallback.owed and result is None else None
         if plan.spread and self._health.connector.one_slot_per_call:
             verdict = yield from self._cross_slot.asking(request, registers=registers)
             if registers:
                 trusts = verdict.reply.passed and verdict.by_store
                 request = self._registered(request, verdict.overflowed, began if trusts else None)
             return self._judged(request, verdict)
-        answer = yield from self._asker.asking(request, registers=registers, result=result)
+        answer = unpaid or (yield from self._asker.asking(request, registers=registers, result=result))
         if answer.reply is None:
             return self._fall_back(request, answer)
         if registers:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -14,10 +14,13 @@ from redis.exceptions import NoPermissionError
 
 from enforcement.engine.change_log import ChangeLogReader, LogChange
 from enforcement.engine.store_clock import StoreClock
+from enforcement.engine.store_warnings import StoreWarnings
 from enforcement.model.checks import is_secret
+from enforcement.model.documents import StateName
+from enforcement.model.instances import SET_BACK
 from enforcement.model.keys import Keys
 from enforcement.state.disk import restore, save
-from enforcement.state.published import PublishedState
+from enforcement.state.published import PublishedState, name_of
 from enforcement.state.usage import UsageLog
 from enforcement.store.base_client import StoreClient
 
@@ -67,7 +70,8 @@ class DocumentLoader:
     """
     Keeps the documents of this process at the state of the store.
 
-    The change log brings single changes. If it does not lead to the state of the store, everything is loaded.
+    The change log brings single changes. If it does not lead to the state of the store, everything is loaded. A state
+    before the present one is never loaded.
 
     Args:
         client: Reads the store.
@@ -77,6 +81,7 @@ class DocumentLoader:
         clock: Its monotonic time is used.
         once: Logs what is wrong with the store's documents.
         loaded: Set as soon as there are documents.
+        warnings: Gets the problem of a store that was set back.
 
     Attributes:
         cursor: The id of the last entry of the change log that was read, or an empty string.
@@ -92,6 +97,7 @@ class DocumentLoader:
         clock: StoreClock,
         once: OnceLogger,
         loaded: threading.Event,
+        warnings: StoreWarnings,
     ) -> None:
         self._client = client
         self._keys = keys
@@ -100,7 +106,9 @@ class DocumentLoader:
         self._clock = clock
         self._once = once
         self._loaded = loaded
-        self._behind: int | None = None
+        self._warnings = warnings
+        self._behind: StateName | None = None
+        self._is_set_back = False
         self._begun_at = clock.monotonic()
         self.cursor = ""
         self.confirmed_at: float | None = None
@@ -119,7 +127,7 @@ class DocumentLoader:
         """Apply one change and return True, or load all documents and return False if the change does not fit."""
         # The cursor also passes an entry that cannot be applied, as reading it again would not help.
         self.cursor = change.id
-        if change.changes is not None and self._documents.apply(change.revision, change.changes):
+        if change.changes is not None and self._documents.apply(change.revision, change.changes, change.store_id):
             return True
         self._load()
         return False
@@ -128,22 +136,33 @@ class DocumentLoader:
         """
         Compare the revision in the store with that of this process, and load all documents if the log does not help.
 
-        It does not if the store is another one, was set back, or was ahead at the previous check already.
+        It does if the store is another one or was repaired, or was ahead at the previous check already. A store that
+        was set back is used for counters only.
         """
         revision, store_id = self._read("HMGET", self._keys.documents, "revision", "store_id")
-        current = self._documents.current
+        current, loaded = self._documents.current, self._documents.loaded
         if revision is None:
-            if self._documents.loaded:
-                self._once.warn(f"The store lost its documents; revision {current.revision} remains in force.")
+            if loaded:
+                self._once.warn(f"The store lost its documents; {current.name} remains in force.")
             return  # Limits in code need no documents.
-        present = int(revision) if revision.isdigit() and len(revision) <= 16 else 0
-        other = store_id != current.store_id.encode() or present < current.revision
-        stuck = self._behind is not None and current.revision < self._behind
-        if other or stuck or not self._documents.loaded:
+        present = name_of(revision, store_id)
+        if loaded and present is not None and present < current.name:
+            text = (
+                f"The store was set back to {present}; {current.name} remains in force until a later one is published."
+            )
+            self._warnings.begin(SET_BACK, text)
+            self._is_set_back = True
+            return
+        other = present is None or store_id != current.store_id.encode() or self._is_set_back
+        stuck = self._behind is not None and current.name < self._behind
+        if other or stuck or not loaded:
             self._load_anew()
-        self._behind = present if present > self._documents.current.revision else None
-        if self._documents.loaded and self._behind is None:
+        current = self._documents.current
+        self._behind = present if present is not None and present > current.name else None
+        if self._documents.loaded and present is not None and self._behind is None:
             self.confirmed_at = self._clock.monotonic()
+            self._is_set_back = False
+            self._warnings.end(SET_BACK, f"The store is no longer behind; {current.name} is in force.")
 
     def _load_anew(self) -> None:
         """Load all documents, and if that works, read the log from there on."""
@@ -155,6 +174,8 @@ class DocumentLoader:
         raw = self._read("HGETALL", self._keys.documents)
         # Tokens are read after the documents, so that none is older than the revision that is acknowledged.
         tokens = dict(self._read_tokens(self._documents.cached()))
+        if self._is_older(raw):
+            return False  # it was set back between the two, and the tokens may be outdated
         problems = self._documents.load(raw, tokens)
         texts = [f"{it.document} is refused, the last good one stays: {it.reason}" for it in problems]
         for text in texts:
@@ -165,8 +186,16 @@ class DocumentLoader:
         self._once.forget_except(texts)
         self._loaded.set()
         current = self._documents.current
-        logger.info("Documents of revision %d were loaded from store %s.", current.revision, current.store_id)
+        logger.info("Documents of %s were loaded from store %s.", current.name, current.store_id)
         return True
+
+    def _is_older(self, raw: Mapping[bytes, bytes]) -> bool:
+        """Return whether the store has a state before the one that was read from it, or before the present one."""
+        read = name_of(raw.get(b"revision"), raw.get(b"store_id"))
+        if read is None:
+            return False  # loading it says why
+        now = name_of(*self._read("HMGET", self._keys.documents, "revision", "store_id"))
+        return now is None or now < read or read < self._documents.current.name
 
     def _read_tokens(self, digests: Sequence[str]) -> Iterator[tuple[str, bytes | None]]:
         for start in range(0, len(digests), TOKENS_PER_READ):

@@ -12,11 +12,13 @@ from enforcement.engine.agent import Agent
 from enforcement.engine.decide import Decider
 from enforcement.engine.heartbeat import Identity
 from enforcement.engine.slot_renewal import SlotKeeper
+from enforcement.engine.token_lookup import TokenLookup
 from enforcement.failover.fallback import Fallback
 from enforcement.failover.health import BACKGROUND_BUDGET, Health
+from enforcement.failover.outage_copy import OutageCopy
 from enforcement.latency import Timing
 from enforcement.leases.manager import LeaseKeeper
-from enforcement.model.keys import Keys
+from enforcement.model.keys import Keys, fingerprint
 from enforcement.plan.binding import Costs
 from enforcement.plan.decision import Decision
 from enforcement.plan.decision_id import DecisionIds
@@ -44,11 +46,13 @@ class Engine:
         documents: The published documents, as far as this process has loaded them.
         counts: Counts decisions and failed calls.
         fallback: Decides without the store, and records the charges to replay.
+        outage_copy: Keeps on disk what a restart in an outage needs.
         health: Knows whether the store is available.
         planner: Finds the plan of a request.
         denials: The cached denials.
         leases: Fills leases and returns unused permits.
         slots: Renews the slots of open reservations.
+        lookup: Finds the plan of a token.
         decider: Decides requests.
         agent: The background thread that loads documents and sends heartbeats and usage.
         usage: The usage that the agent delivers.
@@ -68,10 +72,12 @@ class Engine:
             timeout=settings.timeout,
             clock=settings.clock,
             store_now_us=lambda: self.agent.now_us(),
-            fleet=self._fleet,
+            fleet=lambda: max(settings.fleet_size, self._fleet()),
+            doubt=lambda: self.agent.doubt(),
             wake=lambda: self.agent.wake(),
             count_failure=self.counts.failed,
         )
+        self.outage_copy = OutageCopy(settings.state_dir, fingerprint((settings.prefix,))[:8], self.fallback)
         self.agent, self.usage = self._make_agent(connector)
         # With a test's clock, which does not move by itself, nothing may be leased, because leases end by real time.
         fleet = self._fleet if settings.clock is None else None
@@ -82,9 +88,8 @@ class Engine:
         self.slots = SlotKeeper(self.health.background, renews=settings.clock is None)
         # A clock that was set ahead has ended slots, perhaps all of them.
         self.agent.clock.on_jump = self.slots.renew_soon
+        self.lookup = TokenLookup(self.keys, self.documents, self.planner, self.health, self.denials)
         self.decider = Decider(
-            self.keys,
-            self.documents,
             self.planner,
             self.denials,
             self.health,
@@ -112,6 +117,7 @@ class Engine:
             overflowing=lambda: self.planner.plan_cache.full.at(monotonic()),
             unmetered=lambda: self.planner.unmetered.now(),
             failed=self.counts.failed,
+            copy=self.outage_copy,
         )
         return agent, usage
 
@@ -140,6 +146,7 @@ class Engine:
             self._begin()
 
     def _begin(self) -> None:
+        self.outage_copy.open()
         self.health.start()
         self.agent.start()
 
@@ -148,6 +155,7 @@ class Engine:
         self.leases.close()
         ended = self.health.stop(STOP_SECONDS, self.agent.stop(STOP_SECONDS))
         self.health.close(replays=ended)  # otherwise the thread that replays may still be doing so
+        self.outage_copy.close(self.agent.fleet_size)
         # Without these plans, the next call takes the slow path, which starts the engine again.
         self.documents.rest()
         self.planner.in_code.clear()
@@ -155,9 +163,10 @@ class Engine:
     def after_fork(self) -> None:
         """Prepare all parts for use in a child process, where no background thread is running."""
         self.health.after_fork()
-        for part in (self.slots, self.leases, self.counts):
+        for part in (self.slots, self.leases, self.counts, self.lookup):
             part.after_fork()
         self.planner.clear()
+        self.outage_copy.after_fork()
         self.agent.after_fork()
 
     @property
@@ -168,7 +177,7 @@ class Engine:
     def stats(self, timing: Timing | None) -> Stats:
         """Return a new record of this process's statistics, without taking a lock that a decision waits for."""
         agent, held, used, from_lease = self.agent, *self.leases.counts()
-        servers_away, outages = self.health.outages()
+        servers_away, outages = self.health.connector.outages()
         rows = [*self.counts.decisions().items(), (("lease", "ok"), from_lease)]
         confirmed_at = agent.confirmed_at
         return Stats(
@@ -191,7 +200,7 @@ class Engine:
             lease_permits_used=used,
             overflow_decisions=self.planner.plan_cache.overflowed,
             usage_dropped=self.usage.dropped,
-            disk_failures=self.documents.disk_failures,
+            disk_failures=self.documents.disk_failures + self.outage_copy.failures,
             store_calls=None if timing is None else timing.histogram(),
         )
 

@@ -53,10 +53,11 @@ class Heartbeat:
         fallbacks: Returns how many decisions were made without the store.
         overflowing: Returns project id, policy id and name of each limit that lately had no room for a value.
         unmetered: Returns project id, policy slug and name of each limit that requests lately gave no cost for.
+        problems: Returns what is wrong with a store that answers.
+        remembered: Returns the fleet size before this process began, or 0 if it is unknown.
 
     Attributes:
         identity: That of this instance. A forked child gets its own.
-        fleet_size: The highest number of live instances in ten minutes, including this one.
         reported_revision: The revision in the last heartbeat, or 0 if there was none.
     """
 
@@ -71,9 +72,11 @@ class Heartbeat:
         fallbacks: Callable[[], int],
         overflowing: Callable[[], Sequence[Sequence[str]]],
         unmetered: Callable[[], Sequence[Sequence[str]]],
+        problems: Callable[[], Sequence[str]],
+        remembered: Callable[[], int],
     ) -> None:
         self.identity = identity
-        self.fleet_size = 1
+        self._fleet_size = 0
         self.reported_revision = 0
         self._given = identity
         self._keys = keys
@@ -83,8 +86,15 @@ class Heartbeat:
         self._fallbacks = fallbacks
         self._overflowing = overflowing
         self._unmetered = unmetered
+        self._problems = problems
+        self._remembered = remembered
         self._started_at_us = clock.wall_us()
         self._sizes: deque[tuple[float, int]] = deque()
+
+    @property
+    def fleet_size(self) -> int:
+        """The highest number of live instances in ten minutes, including this one."""
+        return self._fleet_size or max(1, self._remembered())
 
     def reset(self) -> None:
         """Set the reported revision to 0 and drop the fleet sizes seen so far, as the thread is about to start."""
@@ -139,15 +149,18 @@ class Heartbeat:
             "degraded_since_us": degraded_since_us,
             "overflowing": self._overflowing(),
             "unmetered": self._unmetered(),
+            "problems": self._problems(),
         }
 
     def _count_fleet(self, alive: int) -> None:
         # The highest number counts, as an instance that the store cannot see now may be admitting requests on its own.
         now = self._clock.monotonic()
+        if not self._fleet_size:
+            self._sizes.append((now, self._remembered()))
         self._sizes.append((now, alive))
         while self._sizes[0][0] < now - FLEET_SECONDS:
             self._sizes.popleft()
-        self.fleet_size = max(1, *(size for _, size in self._sizes))
+        self._fleet_size = max(1, *(size for _, size in self._sizes))
 
 
 def _log_load() -> None:

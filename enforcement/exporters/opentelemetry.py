@@ -9,8 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation, get_meter_provider
-from opentelemetry.trace import Span, get_current_span
+from enforcement.extras import Requirement
+
+with Requirement("The exporter for OpenTelemetry", "sluicegate[opentelemetry]"):
+    from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation, get_meter_provider
+    from opentelemetry.trace import Span, get_current_span
 
 from enforcement.base import BaseLimiter
 from enforcement.exporters.metrics import METRICS, STORE_CALL, STORE_CALL_TEXT, Metric

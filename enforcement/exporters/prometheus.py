@@ -6,9 +6,12 @@ from collections.abc import Iterator
 from itertools import accumulate
 from typing import Final
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
-from prometheus_client.core import Metric as Family
-from prometheus_client.registry import Collector
+from enforcement.extras import Requirement
+
+with Requirement("The exporter for Prometheus", "sluicegate[prometheus]"):
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+    from prometheus_client.core import Metric as Family
+    from prometheus_client.registry import Collector
 
 from enforcement.base import BaseLimiter
 from enforcement.exporters.metrics import METRICS, STORE_CALL, STORE_CALL_TEXT, Metric

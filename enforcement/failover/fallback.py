@@ -9,11 +9,12 @@ charged to the windows that it belonged to. The breaker (:mod:`enforcement.store
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from enforcement.failover.in_doubt import InDoubtCalls
 from enforcement.failover.journal import Journal, JournalCharge, Ready, ReplayBatch
 from enforcement.failover.partition_values import LocalValues
+from enforcement.failover.saved_counter import SavedCounter
 from enforcement.failover.shares import LocalShares
 from enforcement.failover.slots import UnreportedSlots
 from enforcement.model.algorithms import NEVER
@@ -36,6 +37,7 @@ class Fallback:
     Attributes:
         journal: The charges to replay.
         in_doubt: The calls that the store may have executed without a reply.
+        owed: Has the keys of the counters with charges in the journal. Decisions read it without a lock.
     """
 
     def __init__(self, held: Callable[[str], Mapping[str, int]]) -> None:
@@ -49,6 +51,7 @@ class Fallback:
         self._slots = UnreportedSlots(self._held)
         self._values = LocalValues()
         self._lock = threading.Lock()
+        self.owed = self.journal.owed
 
     def after_fork(self) -> None:
         """
@@ -101,6 +104,17 @@ class Fallback:
             self._shares.amend(bound, delta, mark, now_us)
             self.journal.add(JournalCharge(bound.key, bound, mark, delta))
 
+    def owes_to(self, bound: BoundLimit) -> bool:
+        """
+        Return whether the store still lacks charges to this counter.
+
+        What is given back meanwhile must follow them, as the store would find nothing to give back.
+        """
+        if not self.journal:
+            return False
+        with self._lock:
+            return self.journal.holds(bound.key)
+
     def forget(self, keys: Sequence[str]) -> None:
         """Delete this process's counters of keys that were reset in the store."""
         with self._lock:
@@ -116,6 +130,25 @@ class Fallback:
     def __len__(self) -> int:
         """Return the number of counters in this process."""
         return len(self._shares)
+
+    # For the copy on disk.
+
+    @property
+    def changes(self) -> int:
+        """A number that increases whenever a local counter may have changed."""
+        return self._shares.changes
+
+    def saved(self) -> Iterator[SavedCounter]:
+        """Yield the local counters in the form in which they are kept on disk."""
+        with self._lock:
+            rows = self._shares.counters()
+        for key, counter in rows:
+            yield SavedCounter.of(key, counter)
+
+    def restore(self, saved: Sequence[SavedCounter]) -> None:
+        """Add the local counters of an earlier process, so that what it has admitted still counts."""
+        with self._lock:
+            self._shares.restore(saved)
 
     # Slots.
 
@@ -154,23 +187,36 @@ class Fallback:
         with self._lock:
             self.journal.add_batch(ReplayBatch(ident, charges, once))
 
-    def batches(self, ready: Ready = lambda charge: True) -> list[ReplayBatch]:
+    def batches(
+        self, ready: Ready = lambda charge: True, most: int | None = None, *, together: bool = False
+    ) -> list[ReplayBatch]:
         """
-        Settle calls in doubt, and return the batches of charges and of slots that can be sent now.
+        Settle calls in doubt, and return one list of the batches of charges and of slots that can be sent now.
 
-        See :meth:`Journal.batches`.
+        The arguments are those of :meth:`Journal.batches`. Slots come first and all at once, as they are held now.
         """
         with self._lock:
             self.in_doubt.resolve(ready)
-            return self.journal.batches(ready) + self._slots.batches(ready)
+            return self._slots.batches(ready) + self.journal.batches(ready, most, together=together)
 
-    def replayed(self, batch: ReplayBatch) -> None:
-        """Drop a batch, or the slots that it reports, after the store has accepted it."""
+    def batches_of(self, keys: Sequence[str], *, together: bool) -> list[ReplayBatch]:
+        """Return the batches with the charges of these counters. See :meth:`Journal.batches_of`."""
+        with self._lock:
+            return self.journal.batches_of(keys, together=together)
+
+    def replayed(self, batch: ReplayBatch, overflowed: Sequence[int] = ()) -> None:
+        """
+        Drop a batch that the store has accepted.
+
+        Args:
+            overflowed: For each unregistered value in the batch 1 if the store had no room for it, or 0. What the store
+                left out is added to the overflow counters of its limits.
+        """
         with self._lock:
             if batch.reports_slots:
                 self._report(batch)
-            else:
-                self.journal.remove(batch)
+            elif self.journal.remove(batch) and any(overflowed):
+                self._divert(batch, overflowed)
 
     def refused(self, batch: ReplayBatch) -> None:
         """
@@ -182,21 +228,13 @@ class Fallback:
             else:
                 self.journal.refused(batch)
 
-    def divert(self, batch: ReplayBatch, overflowed: Sequence[int]) -> None:
-        """
-        Add the charges that the store left out of a batch to the overflow counters of their limits.
-
-        Slots are not added there, as they are freed where they were taken.
-
-        Args:
-            overflowed: For each unregistered value in the batch 1 if the store had no room for it, or 0.
-        """
+    def _divert(self, batch: ReplayBatch, overflowed: Sequence[int]) -> None:
+        # Slots are not added there, as they are freed where they were taken.
         unregistered = [charge for charge in batch.charges if charge.bound.partitions is not None]
-        with self._lock:
-            for charge, overflows in zip(unregistered, overflowed, strict=True):
-                if overflows and charge.bound.letter != "c":
-                    bound = charge.bound.overflowing()
-                    self.journal.add(JournalCharge(bound.key, bound, charge.mark, charge.permits))
+        for charge, overflows in zip(unregistered, overflowed, strict=True):
+            if overflows and charge.bound.letter != "c":
+                bound = charge.bound.overflowing()
+                self.journal.add(JournalCharge(bound.key, bound, charge.mark, charge.permits))
 
     def _report(self, batch: ReplayBatch) -> None:
         for freeing in self._slots.reported(batch):

@@ -11,16 +11,17 @@ from time import monotonic
 from typing import Final
 
 from enforcement.failover.fallback import Fallback
+from enforcement.failover.journal import ReplayBatch
 from enforcement.failover.lost_counters import LostCounters
 from enforcement.failover.probe import DecisionProbe
-from enforcement.failover.replay import JournalReplay
+from enforcement.failover.replay import JournalReplay, ReplayPace
 from enforcement.model.keys import Keys
 from enforcement.plan.binding import BoundLimit
 from enforcement.plan.plan import Plan
 from enforcement.plan.reply import Reply
 from enforcement.plan.request import Request
 from enforcement.store.connector import IsReady, StoreConnector
-from enforcement.store.errors import StoreError
+from enforcement.store.errors import LibraryMissing, StoreError
 
 BACKGROUND_BUDGET: Final = 1.0
 
@@ -37,6 +38,7 @@ class Health:
         clock: Returns the time of a test in microseconds. None for the store's time.
         store_now_us: Returns the store's time, as far as it is known.
         fleet: Returns how many instances share the quotas, at least 1.
+        doubt: Has the background thread try a decision soon.
         wake: Has the background thread check the store at once.
         count_failure: Counts a failed call by its cause.
 
@@ -58,6 +60,7 @@ class Health:
         clock: Callable[[], int] | None,
         store_now_us: Callable[[], int],
         fleet: Callable[[], int],
+        doubt: Callable[[], None],
         wake: Callable[[], None],
         count_failure: Callable[[str], None],
     ) -> None:
@@ -65,21 +68,30 @@ class Health:
         self.fallback = fallback
         self.clock = clock
         self.wake = wake
+        self._doubt = doubt
         self._fleet = fleet
         self.breaker = connector.breaker
         self.on_recovery: Callable[[], None] = lambda: None
         self.background = connector.pipe(BACKGROUND_BUDGET)
         self.now_us = store_now_us if clock is None else clock
         self._replay_pipe = connector.pipe(BACKGROUND_BUDGET, respects_breakers=False)
-        self._probe = DecisionProbe(connector.pipe(timeout), keys)
+        self._probe = DecisionProbe(connector.pipe(timeout), keys, timeout)
         self._count_failure = count_failure
         self.lost_counters = LostCounters(self._replay_pipe)
         self._replay = JournalReplay(
-            fallback, self._replay_pipe, self.lost_counters, self.now_us, clock, connector.load_library
+            fallback,
+            self._replay_pipe,
+            self.lost_counters,
+            self.now_us,
+            clock,
+            connector.load_library,
+            together=not connector.one_slot_per_call,
         )
+        self._pace = ReplayPace()
         connector.on_open = lambda cause: wake()
+        connector.on_doubt = self._doubt
         connector.on_change = self._reconnect
-        connector.replay = self._replay.run
+        connector.replay = self._replay_some
         connector.on_return = self._return_to
 
     def start(self) -> None:
@@ -119,6 +131,17 @@ class Health:
             self._count_failure(exc.cause)
         self.connector.failed(exc)
 
+    def failed_beside(self, exc: StoreError) -> None:
+        """
+        Count a failed call on a connection of the background.
+
+        It says nothing about decisions, which have other connections. So a decision is tried, too.
+        """
+        if exc.cause != "away":
+            self._count_failure(exc.cause)
+            if exc.away:
+                self._doubt()
+
     def decide_alone(self, request: Request[Plan], last: Reply | None, error: StoreError | None) -> tuple[Reply, str]:
         """
         Decide a request in this process, and return the reply and the reason.
@@ -136,20 +159,35 @@ class Health:
         """Return whether all decisions are made without the store."""
         return self.breaker.open
 
-    def outages(self) -> tuple[int, int]:
-        """Return how many servers of the store are unavailable now, and how often one became unavailable."""
-        return self.connector.outages()
-
     # For the background thread.
 
-    def lost(self, reason: str) -> None:
-        """Open the breaker, as the background thread found that the store is unavailable."""
-        self.breaker.trip(reason)
+    def examine(self) -> bool:
+        """Try a decision, count it for the breaker, and return whether the store made it."""
+        decides = self.connector.examine(self._tried)
+        if decides and not self.breaker.open:
+            self.on_recovery()  # what cut a connection may have cut the idle ones of decisions, too
+        return decides
+
+    def _tried(self) -> StoreError | None:
+        exc = self._probe.error()
+        if exc is not None:
+            self._count_failure(exc.cause)
+        return exc
+
+    def obstacle(self) -> str:
+        """
+        Return the cause why an unavailable store still cannot decide, or an empty string if it can.
+
+        A missing function library is no obstacle, as the background thread loads it before the store is used.
+        """
+        exc = self._tried()
+        if exc is None or isinstance(exc, LibraryMissing):
+            return ""
+        self.breaker.trip(exc.cause)
+        return exc.cause
 
     def recovered(self) -> bool:
-        """
-        Replay the journal to a store that answers again, let it decide from now on, and return whether that worked.
-        """
+        """Let a store that answers again decide from now on, and return whether that works."""
         return self.connector.recover(self._return_to_store)
 
     def _return_to_store(self) -> bool:
@@ -157,11 +195,12 @@ class Health:
         self.connector.forget()
         for pipe in (self._replay_pipe, self.background, self._probe):
             pipe.close()
-        if self.breaker.open and (exc := self._probe.error()) is not None:
+        if self.breaker.open and (exc := self._probe.steady_error()) is not None:
             self._count_failure(exc.cause)
             self.breaker.trip(exc.cause)
             return False
-        if not self._replay.run(lambda key: True):
+        # The charges follow beside the traffic: a decision on a counter that is owed any replays them first.
+        if not self._replay_some(lambda key: True):
             return False
         self.on_recovery()
         self.breaker.close()
@@ -175,8 +214,42 @@ class Health:
         now = monotonic()
         if self.lost_counters.sets or self.fallback.owes():
             self.lost_counters.look(now)
-            if self.connector.recover(lambda: self._replay.run(lambda key: True)):
-                self.lost_counters.release(now)
+            if self.connector.recover(lambda: self._replay_some(lambda key: True)):
+                self.lost_counters.release(now, self.fallback.owed)
+
+    def _replay_some(self, ready: IsReady) -> bool:
+        """Replay as many charges as the pace allows, and return whether the store accepts them."""
+        worked = self._replay.run(ready, self._pace.grant(monotonic()))
+        if not self.fallback.owed:
+            self._pace.rest()
+        return worked
+
+    # Before a decision on a counter that is owed charges.
+
+    def may_replay(self) -> bool:
+        """Return whether a decision may replay what is owed. If not, it is made without the store, as in the outage."""
+        return self._pace.admits(monotonic())
+
+    def owed_to(self, plan: Plan) -> list[ReplayBatch]:
+        """Return the batches that have to be replayed before a decision on these counters, where a server answers."""
+        keys = [key for key in plan.keys if key in self.fallback.owed and not self.connector.is_away(key)]
+        return self._replay.owed_to(keys)
+
+    def replaying(self, batch: ReplayBatch) -> bytes:
+        """Return the encoded call that replays a batch."""
+        return self._replay.command(batch)
+
+    def replayed(self, batch: ReplayBatch, reply: object) -> bool:
+        """Drop a batch after the reply to its call, and return False if the store has lost its counters instead."""
+        return self._replay.accepted(batch, reply)
+
+    def not_replayed(self, batch: ReplayBatch, exc: StoreError) -> None:
+        """Count a failed call that should have replayed a batch."""
+        self.failed(exc)
+        if exc.late is not None:
+            exc.late.close()  # a second call of the same id is harmless, so nothing depends on the late reply
+        if not exc.away:
+            self._replay.refused(batch, exc)
 
     def _return_to(self, is_back: IsReady) -> None:
         """Mark the counters of the nodes that are back as counted by the store again."""

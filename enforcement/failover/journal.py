@@ -1,8 +1,8 @@
 """
 The charges of this process that have to be replayed to the store.
 
-There is one for each counter and window. They are sent in batches, and each batch has counters of one hash tag. There
-is no I/O and no lock here. :mod:`enforcement.failover.fallback` protects the journal, and
+There is one for each counter and window. They are sent in batches, each of which one call can reach. There is no I/O
+and no lock here. :mod:`enforcement.failover.fallback` protects the journal, and
 :mod:`enforcement.failover.replay` sends the batches when the store is back.
 """
 
@@ -74,16 +74,19 @@ class Journal:
 
     Attributes:
         dropped: Permits that had no room, or that the store could not read.
+        owed: For each key of a counter the number of its charges. Decisions read it without a lock.
     """
 
     def __init__(self) -> None:
         self.dropped = 0
-        self._charges: dict[tuple[str, int], JournalCharge] = {}
-        self._batches: list[ReplayBatch] = []
-        self._batched = 0  # charges in all batches
+        self.owed: dict[str, int] = {}
+        self._charges: dict[str, dict[int, JournalCharge]] = {}  # by key and mark
+        self._batches: dict[int, ReplayBatch] = {}  # the store may have executed them
+        self._in_batches: dict[str, list[ReplayBatch]] = {}  # the same, by key
+        self._number = 0  # charges, including those of batches
 
     def __len__(self) -> int:
-        return len(self._charges) + self._batched
+        return self._number
 
     def add(self, charge: JournalCharge) -> None:
         """
@@ -91,18 +94,25 @@ class Journal:
         the one that the store would have set.
         """
         bound, mark, permits = charge.bound, charge.mark, charge.permits
+        own = self._charges.get(bound.key, {})
         if bound.letter in "lb":
             rounded = -(-mark // GRAIN_US) * GRAIN_US
             # A log finds a charge by its exact instant. So what gives back permits is rounded only if the charge that
             # it corrects is in this journal.
-            if permits > 0 or (bound.key, rounded) in self._charges:
+            if permits > 0 or rounded in own:
                 mark = rounded
-        known = self._charges.get((bound.key, mark))
-        if known is None and len(self) >= MAX_CHARGES:
-            self.dropped += abs(permits)
-            return
-        permits += known.permits if known else 0
-        self._charges[bound.key, mark] = JournalCharge(bound.key, bound, mark, permits)
+        known = own.get(mark)
+        if known is None:
+            if len(self) >= MAX_CHARGES:
+                self.dropped += abs(permits)
+                return
+            self._count(bound.key, 1)
+            own = self._charges.setdefault(bound.key, own)
+        own[mark] = JournalCharge(bound.key, bound, mark, permits + (known.permits if known else 0))
+
+    def holds(self, key: str) -> bool:
+        """Return whether a charge to this counter is not replayed yet."""
+        return key in self.owed
 
     def add_batch(self, batch: ReplayBatch) -> None:
         """Add a batch that the store may or may not have executed, or count it as dropped if the journal is full."""
@@ -111,46 +121,96 @@ class Journal:
         else:
             self.dropped += _permits(batch)
 
-    def batches(self, ready: Ready) -> list[ReplayBatch]:
+    def batches(self, ready: Ready, most: int | None = None, *, together: bool = False) -> list[ReplayBatch]:
         """
-        Put *ready* charges into new batches, and return all batches of which every charge is *ready*. Each has one hash
-        tag, and stays until :meth:`remove`.
+        Put *ready* charges into new batches, and return all batches of which every charge is *ready*.
+
+        Each stays until :meth:`remove`.
 
         Charges that are not ready stay separate by counter and window, so that the journal does not grow with time.
         Durable counters have their own batches, as the store may wait for those alone.
-        """
-        groups: dict[tuple[str, bool], list[JournalCharge]] = {}
-        for charge in self._charges.values():
-            groups.setdefault((charge.bound.tag, charge.bound.durable), []).append(charge)
-        for charges in groups.values():
-            if not ready(charges[0]):
-                continue
-            for charge in charges:
-                del self._charges[charge.key, charge.mark]
-            # A counter may have charges in several windows. Each is sent in its own call, and the oldest comes first.
-            charges.sort(key=lambda charge: charge.mark)
-            self._keep(ReplayBatch(uuid.uuid4().hex, chunk) for chunk in _distinct_chunks(charges))
-        return [batch for batch in self._batches if all(map(ready, batch.charges))]
 
-    def remove(self, batch: ReplayBatch) -> None:
-        """Remove a batch from the journal."""
-        self._batches.remove(batch)
-        self._batched -= len(batch.charges)
+        Args:
+            most: About how many charges to return, the oldest first. None: all of them.
+            together: Whether one call reaches counters of different hash tags.
+        """
+        found, left = [], self._number if most is None else most
+        for batch in self._batches.values():
+            if left > 0 and all(map(ready, batch.charges)):
+                found.append(batch)
+                left -= len(batch.charges)
+        keys, checked = [], {}
+        for key, charges in self._charges.items():
+            if left <= 0:
+                break
+            charge = next(iter(charges.values()))
+            group = charge.bound.tag, charge.bound.durable
+            if group not in checked:
+                checked[group] = ready(charge)
+            if checked[group]:
+                keys.append(key)
+                left -= len(charges)
+        return found + self._form(keys, together)
+
+    def batches_of(self, keys: Iterable[str], *, together: bool = False) -> list[ReplayBatch]:
+        """Return the batches with the charges of these counters. Each stays until :meth:`remove`."""
+        found: dict[int, ReplayBatch] = {}
+        for key in keys:
+            found |= {id(batch): batch for batch in self._in_batches.get(key, ())}
+        return [*found.values(), *self._form([key for key in keys if key in self._charges], together)]
+
+    def remove(self, batch: ReplayBatch) -> bool:
+        """Remove a batch, and return False if that happened before, as several threads may send it."""
+        if self._batches.pop(id(batch), None) is None:
+            return False
+        for charge in batch.charges:
+            others = self._in_batches[charge.key]
+            others.remove(batch)
+            if not others:
+                del self._in_batches[charge.key]
+            self._count(charge.key, -1)
+        return True
 
     def refused(self, batch: ReplayBatch) -> None:
-        """
-        Replace a batch that the store could not read by one for each charge, or drop it if it has only one charge.
-        """
-        self.remove(batch)
+        """Send the charges of a batch one by one from now on, or drop its only charge, as one of them is unreadable."""
+        if not self.remove(batch):
+            return
         if len(batch.charges) > 1:
             self._keep(batch.apart())
         else:
             self.dropped += _permits(batch)
 
+    def _form(self, keys: Iterable[str], together: bool) -> list[ReplayBatch]:
+        """Return new batches with all charges of these counters."""
+        groups: dict[tuple[str, bool], list[JournalCharge]] = {}
+        for key in keys:
+            charges = self._charges.pop(key).values()
+            self._count(key, -len(charges))
+            bound = next(iter(charges)).bound
+            tag = "" if together and not bound.durable else bound.tag
+            groups.setdefault((tag, bound.durable), []).extend(charges)
+        made = []
+        for found in groups.values():
+            # A counter may have charges in several windows. Each is sent in its own call, and the oldest comes first.
+            found.sort(key=lambda charge: charge.mark)
+            made += [ReplayBatch(uuid.uuid4().hex, chunk) for chunk in _distinct_chunks(found)]
+        self._keep(made)
+        return made
+
     def _keep(self, batches: Iterable[ReplayBatch]) -> None:
         for batch in batches:
-            self._batches.append(batch)
-            self._batched += len(batch.charges)
+            self._batches[id(batch)] = batch
+            for charge in batch.charges:
+                self._in_batches.setdefault(charge.key, []).append(batch)
+                self._count(charge.key, 1)
+
+    def _count(self, key: str, more: int) -> None:
+        self._number += more
+        number = self.owed.get(key, 0) + more
+        if number:
+            self.owed[key] = number
+        else:
+            del self.owed[key]
 
 
 def _permits(batch: ReplayBatch) -> int:

@@ -69,9 +69,16 @@ class LostCounters:
         dirty = dirty_beside(counter)
         return dirty in self.sets and dirty not in self._restored
 
-    def release(self, now: float) -> None:
-        """Remove the counters that were restored a grace period ago. The journal has been replayed to them."""
+    def release(self, now: float, owed: Iterable[str]) -> None:
+        """
+        Remove the counters that were restored a grace period ago, and to which the journal has been replayed.
+
+        Args:
+            owed: Keys of the counters with charges in the journal.
+        """
         done = frozenset(dirty for dirty, since in self._restored.items() if now - since >= GRACE_SECONDS)
+        if done:
+            done -= {dirty_beside(key) for key in list(owed)}
         self.sets -= done
         for dirty in done:
             del self._restored[dirty]

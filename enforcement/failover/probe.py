@@ -7,6 +7,7 @@ this account. Requests would discover that one by one. So the background thread 
 
 from __future__ import annotations
 
+from time import monotonic
 from typing import Final
 
 from enforcement.model.keys import Keys
@@ -19,6 +20,10 @@ from enforcement.store.connector import Pipe
 from enforcement.store.errors import StoreError
 
 _LIMIT: Final = Limit(name="trial", quota=MAX_NUMBER, window_seconds=1)
+
+
+TRIES: Final = 3
+"""How many decisions the store must make in time, one after the other, before it is used again."""
 
 
 def probe_command(keys: Keys) -> bytes:
@@ -34,18 +39,35 @@ class DecisionProbe:
     Args:
         pipe: Has the time budget of a decision.
         keys: The keys of the store. The counter is among those of global limits, which every enforcer may write.
+        budget: Seconds that a decision may take.
     """
 
-    def __init__(self, pipe: Pipe, keys: Keys) -> None:
+    def __init__(self, pipe: Pipe, keys: Keys, budget: float) -> None:
         self._pipe = pipe
+        self._budget = budget
         self._command = probe_command(keys)
 
     def error(self) -> StoreError | None:
-        """Send a decision to the store, and return the error if it means that the store is unavailable, else None."""
+        """Return why the store cannot decide requests, or None if it can."""
         try:
             self._pipe.call(self._command)
         except StoreError as exc:
             return exc if exc.away else None
+        return None
+
+    def steady_error(self) -> StoreError | None:
+        """
+        Return why the store cannot decide several requests in time, or None if it can.
+
+        A reply that came in time for its connection may still be later than a decision may be: timeouts are counted in
+        ticks of the kernel.
+        """
+        for _ in range(TRIES):
+            began = monotonic()
+            if (exc := self.error()) is not None:
+                return exc
+            if monotonic() - began > self._budget:
+                return StoreError("timeout", f"a decision took longer than {self._budget * 1_000:g} ms")
         return None
 
     def close(self) -> None:

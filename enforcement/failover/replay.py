@@ -6,7 +6,8 @@ Each batch is one call. Its id makes a second call harmless, so a batch stays in
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Final
 
 from enforcement.failover.fallback import Fallback
 from enforcement.failover.journal import JournalCharge, ReplayBatch
@@ -18,6 +19,13 @@ from enforcement.plan.reply import NOT_RESTORED, read_corrected
 from enforcement.store import resp
 from enforcement.store.connector import Pipe
 from enforcement.store.errors import LibraryMissing, StoreError
+
+PERIOD_SECONDS: Final = 0.25
+FIRST_SECOND: Final = 1.0
+FIRST_CHARGES: Final = 2
+GROWTH: Final = 1.5
+MOST_CHARGES: Final = 500
+"""At most this many charges are replayed in a period. It takes the store about 2 ms to execute them."""
 
 
 class JournalReplay:
@@ -31,6 +39,7 @@ class JournalReplay:
         now_us: Returns the store's time in microseconds, as far as it is known.
         clock: Returns the time of a test, or None.
         load_library: Loads the function library into the node of a counter that came back without it.
+        together: Whether one call reaches counters of different hash tags.
     """
 
     def __init__(
@@ -41,6 +50,8 @@ class JournalReplay:
         now_us: Callable[[], int],
         clock: Callable[[], int] | None,
         load_library: Callable[[str], None],
+        *,
+        together: bool,
     ) -> None:
         self._fallback = fallback
         self._pipe = pipe
@@ -48,34 +59,42 @@ class JournalReplay:
         self._now_us = now_us
         self._clock = clock
         self._load_library = load_library
+        self._together = together
 
-    def run(self, ready: Callable[[str], bool]) -> bool:
-        """Replay charges to counters that are *ready*, and return whether the store accepts them."""
-        # The second time sends what the first one added, which are charges to overflow counters: see _send.
-        return self._replay(ready) and self._replay(ready)
+    def run(self, ready: Callable[[str], bool], most: int | None = None) -> bool:
+        """
+        Replay charges to counters that are *ready*, and return whether the store accepts them.
 
-    def _replay(self, ready: Callable[[str], bool]) -> bool:
-        for batch in self._fallback.batches(lambda charge: ready(charge.key) and not self._is_lost(charge)):
+        Args:
+            most: About how many charges to replay. None: all of them.
+        """
+        # The second time sends what the first one added, which are charges to overflow counters: see accepted().
+        return self._replay(ready, most) and (most is not None or self._replay(ready, None))
+
+    def _replay(self, ready: Callable[[str], bool], most: int | None) -> bool:
+        def sendable(charge: JournalCharge) -> bool:
+            return ready(charge.key) and not self._is_lost(charge)
+
+        for batch in self._fallback.batches(sendable, most, together=self._together):
             try:
-                accepted = self._send(batch)
+                self.accepted(batch, self._pipe.call(self.command(batch)))
             except LibraryMissing:
                 self._load_library(batch.charges[0].key)
                 return False
             except StoreError as exc:
                 if exc.away:
                     return False
-                if not exc.retryable:
-                    # The store reads all counters of a call before it writes one, so no charge was made.
-                    self._fallback.refused(batch)
-            else:
-                if accepted:
-                    self._fallback.replayed(batch)
+                self.refused(batch, exc)
         return True
 
-    def _send(self, batch: ReplayBatch) -> bool:
-        """Send a batch to the store, and return whether the store still has its counters. Raises StoreError."""
+    def owed_to(self, keys: Sequence[str]) -> list[ReplayBatch]:
+        """Return the batches that have to be replayed before a decision on these counters."""
+        return self._fallback.batches_of(keys, together=self._together)
+
+    def command(self, batch: ReplayBatch) -> bytes:
+        """Return the encoded call that replays a batch."""
         bounds = [charge.bound for charge in batch.charges]
-        registered = sum(bound.partitions is not None for bound in bounds) or None
+        registered = _registered(batch)
         arguments = commands.settle(
             batch.corrections(self._now_us()),
             marker_beside(batch.charges[0].key, batch.ident),
@@ -85,17 +104,68 @@ class JournalReplay:
         )
         if registered:
             arguments = commands.register_settle(arguments, bounds)
-        reply, left_out = read_corrected(self._pipe.call(resp.pack(arguments)), registered)
+        return resp.pack(arguments)
+
+    def accepted(self, batch: ReplayBatch, raw: object) -> bool:
+        """Drop a batch after the reply to its call, and return False if the store has lost its counters instead."""
+        reply, left_out = read_corrected(raw, _registered(batch))
         if reply == NOT_RESTORED:
-            self._lost_counters.add(dirty_beside(bound.key) for bound in bounds if bound.durable)
+            self._lost_counters.add(dirty_beside(c.key) for c in batch.charges if c.bound.durable)
             return False
-        # The store leaves out values that had no room. They are charged to overflow counters.
-        if any(left_out):
-            self._fallback.divert(batch, left_out)
+        self._fallback.replayed(batch, left_out)
         return True
+
+    def refused(self, batch: ReplayBatch, exc: StoreError) -> None:
+        """Handle a batch that failed although the store is available."""
+        if not exc.retryable:
+            # The store reads all counters of a call before it writes one, so no charge was made.
+            self._fallback.refused(batch)
 
     def _is_lost(self, charge: JournalCharge) -> bool:
         return charge.bound.durable and self._lost_counters.lacks(charge.key)
 
 
-__all__ = ["JournalReplay"]
+class ReplayPace:
+    """
+    Bounds how many charges a process replays beside its traffic.
+
+    A fleet that returns in one moment would otherwise send everything in one moment. So each process begins with a few
+    charges, and sends more in each period, as long as anything is owed.
+    """
+
+    def __init__(self) -> None:
+        self._began_at: float | None = None
+        self._period = self._asked = 0
+
+    def grant(self, now: float) -> int:
+        """Return how many charges to replay at *now*, in monotonic seconds. 0 if this period had its share."""
+        if self._began_at is None:
+            self._began_at, self._period = now, -1
+        period = int((now - self._began_at) / PERIOD_SECONDS)
+        if period <= self._period:
+            return 0
+        self._period = period
+        return min(MOST_CHARGES, int(FIRST_CHARGES * GROWTH ** min(period, 20)))
+
+    def admits(self, now: float) -> bool:
+        """
+        Return whether a decision may replay at *now* what its counters are owed, and may then ask the store.
+
+        In the first second after a return only every other one may, as such a decision costs the store more than twice
+        as much as another one.
+        """
+        if self._began_at is None or now - self._began_at > FIRST_SECOND:
+            return True
+        self._asked += 1
+        return self._asked % 2 == 1
+
+    def rest(self) -> None:
+        """Begin with a few charges the next time."""
+        self._began_at = None
+
+
+def _registered(batch: ReplayBatch) -> int | None:
+    return sum(charge.bound.partitions is not None for charge in batch.charges) or None
+
+
+__all__ = ["JournalReplay", "ReplayPace"]

@@ -6,13 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
-from enforcement.model.algorithms import Concurrency, Reference, Spec
+from enforcement.failover.saved_counter import SavedCounter
+from enforcement.model.algorithms import Concurrency, Counter, Reference, Spec
 from enforcement.plan.binding import BoundLimit
 from enforcement.plan.plan import Plan
 from enforcement.plan.reply import Reply
 from enforcement.plan.request import Request
 
 MAX_COUNTERS: Final = 50_000
+MAX_SAVED: Final = 10_000
 
 
 class LocalShares:
@@ -27,9 +29,13 @@ class LocalShares:
 
     Args:
         held: Returns the slots of a counter that open reservations of this process hold, by the id of the reservation.
+
+    Attributes:
+        changes: Increases whenever a counter may have changed.
     """
 
     def __init__(self, held: Callable[[str], Mapping[str, int]]) -> None:
+        self.changes = 0
         self._held = held
         self._local = Reference(MAX_COUNTERS)
         self._replied_at_us: dict[str, int] = {}  # for each key, the time of the reply that its counter began from
@@ -62,6 +68,7 @@ class LocalShares:
             charge: Whether the request is charged if it passes.
         """
         plan = request.plan
+        self.changes += 1
         rows = [
             (bound.key, self._share(bound, spec, _known(last, i), fleet, now_us), cost)
             for i, (bound, spec, cost) in enumerate(zip(plan.bounds, plan.specs(now_us), costs, strict=True))
@@ -70,6 +77,7 @@ class LocalShares:
 
     def amend(self, bound: BoundLimit, delta: int, mark: int, now_us: int) -> None:
         """Correct a charge of a counter of this process by *delta* permits."""
+        self.changes += 1
         self._local.amend(now_us, bound.key, bound.spec(now_us), delta, mark)
 
     def free(self, ident: str, bound: BoundLimit, count: int, now_us: int) -> None:
@@ -85,7 +93,18 @@ class LocalShares:
 
     def forget(self, keys: Sequence[str]) -> None:
         """Delete the counters of these keys in this process."""
+        self.changes += 1
         self._local.forget(keys)
+
+    def counters(self) -> list[tuple[str, Counter]]:
+        """Return the counters that can be saved, at most those charged last. They are replaced, and never changed."""
+        rows = [row for row in self._local.counters.items() if SavedCounter.takes(row[1])]
+        return rows[-MAX_SAVED:]
+
+    def restore(self, saved: Sequence[SavedCounter]) -> None:
+        """Add counters of an earlier process, so that what it has admitted still counts. Known counters stay."""
+        for row in saved:
+            self._local.counters.setdefault(row.key, row.counter())
 
     def rest(self, ready: Callable[[str], bool]) -> None:
         """

@@ -135,7 +135,7 @@ class LeaseKeeper:
             elif not lease.full:
                 self._take(lease)
         except StoreError as exc:
-            self._health.failed(exc)
+            self._health.failed_beside(exc)
             lease.rest(REST_SECONDS)
         finally:
             lease.asking = False
@@ -144,6 +144,8 @@ class LeaseKeeper:
         lost, plan, began = self._health.lost_counters, lease.plan, monotonic()
         if lost.sets and plan.lies_in(lost.sets):
             return
+        if not self._health.fallback.owed.keys().isdisjoint(plan.keys):
+            return  # the permits run out, and then the next request replays what is owed to these counters
         if plan.unregistered and began >= plan.registered_until:
             return  # the permits run out, and then the next request registers the value again
         fleet = self._fleet()
@@ -216,7 +218,7 @@ class LeaseKeeper:
             try:
                 reply = self._pipe.call(self._settlement(plan, remains, health.now_us()))
             except StoreError as exc:
-                health.failed(exc)
+                health.failed_beside(exc)
                 # If the store may have executed the call, a second one could exceed the quota. Then they are lost.
                 if not exc.executed:
                     self._owe(plan, remains)

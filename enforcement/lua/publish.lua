@@ -2,7 +2,8 @@
 -- KEYS[1]    documents (hash); KEYS[2] change log (stream); KEYS[2+i] document of token i.
 -- ARGV[1]    revision, greater than the store's.
 -- ARGV[2]    time in microseconds, told to readers.
--- ARGV[3]    identity for a store that has none; '': such a store takes nothing.
+-- ARGV[3]    identity for a store that has none, or one of a lower epoch ('ID.EPOCH'; without a dot: epoch 0);
+--            '': the store keeps its own, and takes nothing if it has none.
 -- ARGV[4]    changes (JSON) for the log.
 -- ARGV[5]    '1': the documents given are all there are; others are removed.
 -- ARGV[6]    number of documents d; then d pairs of field and JSON ('' removes); then a pair for each token: JSON ('' removes),
@@ -10,17 +11,23 @@
 -- Returns    {1, revision}, or {0, the store's revision (0: it has none)}: nothing was written.
 local LOG_LENGTH = 1000
 
+local function epoch_of(identity)
+  return tonumber(string.match(identity, '^[^.]+%.(%d+)$') or '0')
+end
+
 local function publish(keys, args)
   local revision = tonumber(args[1])
   local present = tonumber(redis.call('HGET', keys[1], 'revision') or '0')
   if present >= revision then return {0, present} end
   local identity = redis.call('HGET', keys[1], 'store_id') or args[3]
   if identity == '' then return {0, present} end
+  if epoch_of(args[3]) > epoch_of(identity) then identity = args[3] end
   local id = string.format('%.0f-0', revision)
-  local logged = redis.pcall('XADD', keys[2], 'MAXLEN', '~', LOG_LENGTH, id, 'changes', args[4])
+  local logged = redis.pcall('XADD', keys[2], 'MAXLEN', '~', LOG_LENGTH, id, 'changes', args[4],
+    'store_id', identity)
   if type(logged) == 'table' and logged.err then -- a log that outlived its documents
     redis.call('UNLINK', keys[2])
-    redis.call('XADD', keys[2], id, 'changes', args[4])
+    redis.call('XADD', keys[2], id, 'changes', args[4], 'store_id', identity)
   end
   if args[5] == '1' then redis.call('UNLINK', keys[1]) end
   local at = 7
@@ -44,7 +51,7 @@ local function publish(keys, args)
   end
   redis.call('HSET', keys[1], 'revision', args[1], 'published_at_us', args[2], 'store_id', identity)
   -- Beside the tokens too: one command reads a token and tells whether the store has any.
-  redis.call('SET', (string.gsub(keys[1], 'documents$', 'token:revision')), args[1])
+  redis.call('SET', (string.gsub(keys[1], 'documents$', 'token:revision')), args[1] .. ' ' .. identity)
   return {1, revision}
 end
 

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from enforcement.model.checks import integer_rule, is_integer, shown
 from enforcement.model.limits import InvalidLimit, Limit, Policy
@@ -22,11 +22,41 @@ from enforcement.model.strict_json import InvalidJSON, check_strings, dumps, loa
 
 SCHEMA: Final = 1
 
+MAX_EPOCH: Final = 999_999
+
 _PROJECT_ID: Final = re.compile(r"proj_[A-Za-z0-9]{1,35}", re.ASCII)
+_EPOCH: Final = re.compile(r"[^.]+\.([1-9][0-9]{0,5})", re.ASCII)
 
 
 class InvalidDocument(ValueError):
     """A document that must not be obeyed. The message names the field and the rule that it breaks."""
+
+
+class StateName(NamedTuple):
+    """
+    The name of a published state. Names are compared by the epoch first.
+
+    A new epoch begins on purpose, after a restore or a move of the control plane's data. It is a part of the store's
+    identity, ``ID.EPOCH``, because release 0.2 refuses unknown fields in documents, but reads any identity and loads
+    everything when it changes. An identity without that part has epoch 0.
+    """
+
+    epoch: int
+    revision: int
+
+    def __str__(self) -> str:
+        return f"revision {self.revision} of epoch {self.epoch}" if self.epoch else f"revision {self.revision}"
+
+
+def epoch_of(store_id: str) -> int:
+    """Return the epoch in the identity of a store."""
+    found = _EPOCH.fullmatch(store_id)
+    return int(found[1]) if found else 0
+
+
+def with_epoch(store_id: str, epoch: int) -> str:
+    """Return an identity with this epoch. *store_id* contains no dot."""
+    return f"{store_id}.{epoch}" if epoch else store_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,15 +298,19 @@ def _override(item: object) -> Override:
 
 __all__ = [
     "MAX_DOCUMENT_BYTES",
+    "MAX_EPOCH",
     "SCHEMA",
     "InvalidDocument",
     "Override",
     "Project",
+    "StateName",
     "Token",
     "dumps",
+    "epoch_of",
     "loads",
     "parse_global",
     "parse_policy",
     "parse_project",
     "parse_token",
+    "with_epoch",
 ]

@@ -8,7 +8,17 @@ STARTING: Final = "starting"
 OK: Final = "ok"
 DEGRADED: Final = "degraded"
 STATES: Final = (STARTING, OK, DEGRADED)
-"""The states of an instance: without documents, as it should be, or without the store."""
+"""The states of an instance: without documents, as it should be, or in trouble with the store."""
+
+SET_BACK: Final = "set_back"
+"""The problem of a degraded instance whose store has an older state than it obeys."""
+EVICTING: Final = "evicting"
+"""The problem of a degraded instance whose store evicts keys."""
+PROBLEMS: Final = {
+    SET_BACK: "the store was set back to an older state, which is not obeyed",
+    EVICTING: "the store evicts keys, so counters are lost and limits admit more",
+}
+"""A description of each problem."""
 
 HEARTBEAT_LIFETIME_MS: Final = 15_000
 """An instance whose last heartbeat is older counts as gone."""

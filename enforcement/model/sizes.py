@@ -41,6 +41,8 @@ MAX_PREFIX_LENGTH: Final = 16
 """Characters of the prefix of all keys of the store."""
 MAX_INSTANCE_LENGTH: Final = 80
 """Characters of an instance's name."""
+MAX_FLEET_SIZE: Final = 100_000
+"""Instances of one fleet."""
 MAX_KEY_BYTES: Final = 128
 """Bytes of a key in the store. This follows from the other sizes."""
 MAX_DOCUMENT_BYTES: Final = 65_536

@@ -10,7 +10,16 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
-from enforcement.proof.options import DEFAULT, InvalidOption, NumberOption, add_numbers, integer, parse_limits, span
+from enforcement.proof.options import (
+    DEFAULT,
+    InvalidOption,
+    NumberOption,
+    add_numbers,
+    integer,
+    parse_limits,
+    span,
+    store_url,
+)
 from enforcement.proof.workload import Fleet, Load, wait_for_the_signal
 from enforcement.settings import DEFAULT_TIMEOUT, DEFAULT_URL
 
@@ -30,10 +39,9 @@ def add_to(commands: Any) -> None:
     """Add ``load`` to the subcommands of a parser."""
     parser = commands.add_parser("load", help="send requests to a store, and write every decision to a ledger")
     parser.set_defaults(run=run)
-    url = os.environ.get("SLUICEGATE_REDIS_URL") or os.environ.get("REDIS_URL") or DEFAULT_URL
     # The help names the variables and not their value, which may hold a password.
     default = f"default: SLUICEGATE_REDIS_URL, else REDIS_URL, else {DEFAULT_URL}"
-    parser.add_argument("--url", default=url, help=f"URL of the store; {default}")
+    parser.add_argument("--url", default=store_url(), help=f"URL of the store; {default}")
     what = parser.add_argument_group("what to request")
     what.add_argument(
         "--limit", metavar="RATE", action="append", default=[], help='such as "100/minute"; may be repeated'
@@ -83,7 +91,9 @@ def _run_fleet(options: argparse.Namespace) -> int:
     """Run one process for each instance, print the names of the ledgers, and return the worst exit status."""
     name = f"load-{secrets.token_hex(3)}"
     names = [f"{name}-{number}" for number in range(1, options.processes + 1)]
-    with Fleet([_command(options, instance) for instance in names]) as fleet:
+    # Every user of the machine can read a command line, and the URL may hold a password.
+    environment = {**os.environ, "SLUICEGATE_REDIS_URL": options.url}
+    with Fleet([_command(options, instance) for instance in names], env=environment) as fleet:
         fleet.go()
         statuses = fleet.wait(options.seconds + 60 if not options.calls else math.inf)
     for instance in names:
@@ -97,7 +107,6 @@ def _command(options: argparse.Namespace, instance: str) -> list[str]:
     for rate in options.limit:
         command += ["--limit", rate]
     given = {
-        "url": options.url,
         "limits": options.limits,
         "key": options.key,
         "token-file": options.token_file,

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from enforcement.model.limits import InvalidLimit, Limit
+from enforcement.settings import DEFAULT_URL
 
 DEFAULT: Final = "default: %(default)s"
 
@@ -24,6 +26,11 @@ def add_numbers(parser: Any, numbers: Iterable[NumberOption]) -> None:
     """Add options that take a number to a parser."""
     for option, metavar, parse, default, text in numbers:
         parser.add_argument(option, metavar=metavar, type=parse, default=default, help=text)
+
+
+def store_url() -> str:
+    """Return the URL of the store in the environment, or the default."""
+    return os.environ.get("SLUICEGATE_REDIS_URL") or os.environ.get("REDIS_URL") or DEFAULT_URL
 
 
 def integer(string: str) -> int:
@@ -73,4 +80,4 @@ def _limit(data: object) -> Limit:
     return Limit.from_json(data)
 
 
-__all__ = ["DEFAULT", "InvalidOption", "NumberOption", "add_numbers", "integer", "parse_limits", "span"]
+__all__ = ["DEFAULT", "InvalidOption", "NumberOption", "add_numbers", "integer", "parse_limits", "span", "store_url"]

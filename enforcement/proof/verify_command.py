@@ -12,7 +12,16 @@ from enforcement.proof.checker import judge
 from enforcement.proof.counters import read_counters
 from enforcement.proof.evidence import Claim, Evidence, Terms
 from enforcement.proof.history import read
-from enforcement.proof.options import DEFAULT, InvalidOption, NumberOption, add_numbers, integer, parse_limits, span
+from enforcement.proof.options import (
+    DEFAULT,
+    InvalidOption,
+    NumberOption,
+    add_numbers,
+    integer,
+    parse_limits,
+    span,
+    store_url,
+)
 
 HELD, BROKEN = 0, 1
 
@@ -49,7 +58,14 @@ def add_to(commands: Any) -> None:
     parser.set_defaults(run=run)
     parser.add_argument("ledgers", metavar="LEDGER", nargs="+", type=Path, help="all ledgers of one load")
     parser.add_argument("--limits", metavar="JSON", help="limits that replace those of the same name in the ledgers")
-    parser.add_argument("--redis", metavar="URL", help="read the counters, too, and compare charged with admitted")
+    parser.add_argument(
+        "--redis",
+        metavar="URL",
+        nargs="?",
+        const=store_url(),
+        help="read the counters, too, and compare charged with admitted; without URL: SLUICEGATE_REDIS_URL, else "
+        "REDIS_URL. Other users of the machine can see an URL here, with its password",
+    )
     parser.add_argument(
         "--saturated", action="store_true", help="where requests were denied, the quota must have been used up"
     )

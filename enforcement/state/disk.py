@@ -1,28 +1,22 @@
 """
 Keep the last good documents on disk, so that a process can start while the store is unavailable.
 
-A file is used as a whole or not at all. It has a checksum, and a new file replaces the old one in one step.
+See :mod:`enforcement.failover.private_file` for the file.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import json
 import logging
-import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from enforcement.failover.private_file import read, write
 from enforcement.model.strict_json import loads
 from enforcement.state.published import PublishedState
 
-MAX_BYTES: Final = 268_435_456
-
 _HEADER: Final = b"sluicegate-snapshot 1\n"
-_TRAILER: Final = b"sha256 "
 
 logger = logging.getLogger("sluicegate.disk")
 
@@ -34,23 +28,7 @@ def save(path: Path, documents: PublishedState) -> None:
     If the disk is full, read-only or missing, this is logged once and counted, and no error is raised.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                hashed = hashlib.sha256()
-                for line in _lines(documents):
-                    hashed.update(line)
-                    file.write(line)
-                file.write(_TRAILER + hashed.hexdigest().encode() + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(name, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(name)
-            raise
-        _sync_folder(path.parent)
+        write(path, _HEADER, _lines(documents))
     except OSError as exc:
         if not documents.disk_failures:
             logger.warning("Cannot write the last good documents to %s: %s", path, exc)
@@ -64,7 +42,7 @@ def restore(path: Path, documents: PublishedState) -> bool:
     A file is ignored, and this is logged, if it is truncated, altered, from another version or writable by others.
     """
     try:
-        texts = _read(path)
+        texts = dict(loads(line) for line in read(path, _HEADER))
     except FileNotFoundError:
         return False
     except (OSError, ValueError, RecursionError) as exc:
@@ -86,30 +64,5 @@ def _ignored(path: Path, documents: PublishedState, reason: str) -> bool:
 
 def _lines(documents: PublishedState) -> Iterator[bytes]:
     # One line for each document, because one long call of the JSON writer would delay every request of this process.
-    yield _HEADER
     for item in documents.texts():
         yield json.dumps(item, separators=(",", ":")).encode() + b"\n"
-
-
-def _read(path: Path) -> dict[str, str]:
-    with path.open("rb") as file:
-        status = os.fstat(file.fileno())
-        if status.st_uid not in (os.geteuid(), 0) or status.st_mode & 0o022:
-            raise ValueError("the file must not be writable by others")
-        if status.st_size > MAX_BYTES:
-            raise ValueError(f"the file must have at most {MAX_BYTES} bytes, got {status.st_size}")
-        content = file.read()
-    if not content.startswith(_HEADER):
-        raise ValueError("the file must be written by this version")
-    body, _, checksum = content.rpartition(_TRAILER)
-    if checksum != hashlib.sha256(body).hexdigest().encode() + b"\n":
-        raise ValueError("the checksum does not match")
-    return dict(loads(line) for line in body[len(_HEADER) :].splitlines())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

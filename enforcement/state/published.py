@@ -19,7 +19,9 @@ from enforcement.model.documents import (
     SCHEMA,
     InvalidDocument,
     Project,
+    StateName,
     dumps,
+    epoch_of,
     parse_global,
     parse_policy,
     parse_project,
@@ -48,6 +50,11 @@ class Snapshot:
     policies: Mapping[str, Policy] = field(default_factory=dict)
     projects: Mapping[str, Project] = field(default_factory=dict)
     global_policy: str | None = None
+
+    @property
+    def name(self) -> StateName:
+        """The epoch and the revision."""
+        return StateName(epoch_of(self.store_id), self.revision)
 
 
 class DerivedPlans:
@@ -127,13 +134,17 @@ class PublishedState:
                 if it is gone. All other tokens are forgotten. None: the known tokens stay.
         Returns:
             The documents that were refused. Each of them keeps its last good version. If the revision, the identity or
-            the first version of the global document cannot be read, nothing is replaced.
+            the first version of the global document cannot be read, or the state is older than the present one, nothing
+            is replaced.
         """
         texts = {as_string(name): as_string(value) for name, value in raw.items()}
         try:
             revision, store_id = _revision(texts.pop("revision", "")), _identity(texts.pop("store_id", ""))
         except InvalidDocument as exc:
             return [DocumentProblem("revision", str(exc), whole=True)]
+        given, present = StateName(epoch_of(store_id), revision), self.current.name
+        if given < present:
+            return [DocumentProblem("revision", f"must not be before {present}, got {given}", whole=True)]
         texts.pop("published_at_us", None)
         # Only the copy on disk has it among the documents. In the store it has a key of its own.
         self.decision_key = texts.pop("decision_key", self.decision_key)
@@ -143,7 +154,7 @@ class PublishedState:
         problems += self._replace(revision, store_id, parsed, tokens)
         return problems
 
-    def apply(self, revision: int, changes_json: Text) -> bool:
+    def apply(self, revision: int, changes_json: Text, store_id: Text | None = None) -> bool:
         """
         Apply an entry of the change log that is not known yet, and return False if a complete load is needed, else
         True.
@@ -151,12 +162,15 @@ class PublishedState:
         Args:
             revision: The number in the id of the entry.
             changes_json: Its ``changes``, as canonical JSON.
+            store_id: The identity of the store that it was published to. None if the entry does not say that.
         Returns:
             Whether the state now contains the changes, which also holds for an entry that was applied before. False:
             nothing was changed, and a complete load is needed.
         """
         if not self.loaded or revision > self.current.revision + 1:
             return False
+        if store_id is not None and as_string(store_id) != self.current.store_id:
+            return False  # its number belongs to another history
         if revision <= self.current.revision:
             return True
         try:
@@ -171,6 +185,15 @@ class PublishedState:
             return False
         self._replace(revision, self.current.store_id, parsed, None, tokens)
         return True
+
+    def is_ahead_of(self, revision: Text | None, store_id: Text | None) -> bool:
+        """
+        Return whether a store with these two fields is behind this process.
+
+        Such a store has lost its documents or was set back. What it says of a token may be outdated.
+        """
+        found = name_of(revision, store_id)
+        return found is None or found < self.current.name
 
     def remember(self, digest: str, text: Text | None, asked_at: int) -> TokenEntry:
         """
@@ -306,6 +329,14 @@ def _snapshot(revision: int, store_id: str, parsed: Mapping[str, tuple[str, Any]
     return Snapshot(revision, store_id, MappingProxyType(policies), MappingProxyType(projects), global_policy)
 
 
+def name_of(revision: Text | None, store_id: Text | None) -> StateName | None:
+    """Return the name of the state in a store, from two of its fields. None: the store has none that can be read."""
+    try:
+        return StateName(epoch_of(_identity(as_string(store_id or ""))), _revision(as_string(revision or "")))
+    except InvalidDocument:
+        return None
+
+
 def _revision(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 16 and 0 < int(text) <= MAX_NUMBER):
         raise InvalidDocument(f"revision: must be an integer from 1 to {MAX_NUMBER}, got {shown(text)}")
@@ -324,4 +355,4 @@ def _dumped(item: object) -> str:
     return dumps(item)
 
 
-__all__ = ["DocumentProblem", "PublishedState", "Snapshot", "TokenEntry"]
+__all__ = ["DocumentProblem", "PublishedState", "Snapshot", "TokenEntry", "name_of"]

@@ -36,7 +36,8 @@ def correcting(
     now_us = health.now_us()
     for group in health.together(rows):
         owed = [(bound, mark, delta) for bound, delta, mark in group]
-        if health.is_away(group[0][0].key):
+        owes = once_for_ms is not None and any(health.fallback.owes_to(bound) for bound, _, _ in group)
+        if owes or health.is_away(group[0][0].key):
             if once_for_ms is None:
                 health.fallback.owe(ident, owed, once=False)
             else:

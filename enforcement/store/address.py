@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _socket
 import re
 import socket
 import ssl
@@ -133,6 +134,21 @@ def checked_host(host: str) -> str:
     return host
 
 
+def is_native(kind: type) -> bool:
+    """Return whether a class of sockets is that of Python, and not one that another library has put in its place."""
+    return issubclass(kind, _socket.socket)
+
+
+def check_sockets() -> None:
+    """Refuse a process whose sockets another library than gevent has replaced. Raises RuntimeError."""
+    module = socket.socket.__module__
+    if not is_native(socket.socket) and module.partition(".")[0] != "gevent":
+        raise RuntimeError(
+            f"Sluicegate does not run on the sockets of {module}. Use threads, asyncio or gevent, and do not patch the "
+            "socket module otherwise."
+        )
+
+
 def left_until(deadline: float) -> float:
     """Return the seconds until a monotonic deadline, or raise TimeoutError if it has passed."""
     left = deadline - monotonic()
@@ -218,4 +234,4 @@ def _resolve(host: str, port: int, flags: int = 0) -> list[tuple[int, Any]]:
     return [(family, target) for family, _, _, _, target in rows]
 
 
-__all__ = ["Address", "checked_host", "left_until"]
+__all__ = ["Address", "check_sockets", "checked_host", "is_native", "left_until"]

@@ -12,7 +12,9 @@ import contextlib
 import weakref
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Any, cast
+from math import inf
+from time import monotonic
+from typing import Any, Final, cast
 
 import hiredis
 
@@ -21,6 +23,17 @@ from enforcement.store.address import Address
 from enforcement.store.connection import ASKING, unconnected
 from enforcement.store.errors import StoreError, trouble
 from enforcement.store.late_replies import LATE_SECONDS, LOST, SharedLateReply
+
+_LOOKS_IN_A_BUDGET: Final = 4
+"""How often a connection with calls in flight looks at the clock. A late look shows that the loop was busy."""
+_NEARLY: Final = 0.9
+"""A decision that has so much of its budget left needs no timer of its own."""
+_LAG_SECONDS: Final = 0.002
+"""A loop that is late by less is not busy."""
+_LAST_LOOK_SECONDS: Final = 0.001
+"""How long a reply that is due may still be read, as it may wait in the socket while the loop is busy."""
+_CALLS_IN_A_WRITE: Final = 64
+"""So many calls are sent at once, while the loop is still making more of them, so that the store can begin."""
 
 
 class AsyncPipe:
@@ -63,14 +76,29 @@ class AsyncPipe:
             link = self._link_here()
         return link.call(command)
 
-    def ask(self, command: bytes) -> asyncio.Future[Any]:
+    def call_again(self, command: bytes, deadline: float, *, asking: bool = False) -> asyncio.Future[Any]:
         """
-        Send ``ASKING`` and a command, in one write, to a node that takes over its slot, and return a future of the
-        reply.
+        Send a further command of a decision, within what the commands before it left of the budget.
+
+        Args:
+            deadline: When the budget of the decision ends, in monotonic seconds.
+            asking: Whether to send ``ASKING`` first, in the same write, to a node that takes over the command's slot.
+        Returns:
+            A future of the reply. See :meth:`call`.
         """
-        link = self._link_here()
-        link.call(ASKING).add_done_callback(lambda future: future.cancelled() or future.exception())
-        return link.call(command)
+        link, left = self._link_here(), deadline - monotonic()
+        if left <= 0:
+            future: asyncio.Future[Any] = link.loop.create_future()
+            future.set_exception(unconnected(TimeoutError("the time budget is used up")))
+            return future
+        if asking:
+            link.call(ASKING).add_done_callback(lambda future: future.cancelled() or future.exception())
+        future = link.call(command)
+        if left > _NEARLY * self._budget:
+            return future
+        timer = link.loop.call_later(left, link.end, future)
+        future.add_done_callback(lambda future: timer.cancel())
+        return future
 
     def _link_here(self) -> _Link:
         """Return the connection of the running loop, or a new one if it has none."""
@@ -126,8 +154,14 @@ class _Link(asyncio.Protocol):
     """
     One connection from its first call to its loss.
 
-    Replies arrive in the order of the calls. A call keeps its place in the queue even if its task is cancelled, so
-    that the next call does not get its reply.
+    Replies arrive in the order of the calls. A call keeps its place in the queue even if its task is cancelled or its
+    time is over, so that the next call does not get its reply.
+
+    The time budget of a call begins when the call is written, and does not run while the loop is busy.
+
+    Attributes:
+        lost: Whether new calls must use another connection, because a reply is late or the connection has ended.
+        answered: How many replies have arrived.
     """
 
     def __init__(
@@ -142,25 +176,31 @@ class _Link(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._reader = hiredis.Reader()
         self._greetings = 0
-        self._waiting: deque[tuple[float, asyncio.Future[Any]]] = deque()
-        self._late: deque[SharedLateReply] = deque()  # timed-out calls, in the order in which they were sent
+        self._waiting: deque[tuple[list[float], asyncio.Future[Any]]] = deque()
+        self._late: dict[asyncio.Future[Any], SharedLateReply] = {}  # of the waiting calls whose time is over
         self._unsent: list[bytes] = []
-        self._deadline = 0.0
-        self._watch: asyncio.TimerHandle | None = None
+        self._ends: list[float] = []  # when the budget of the unsent calls ends, by _now(), in one cell for all
+        self._busy = 0.0  # for how many seconds the loop was busy while it should have looked at the clock
+        self._look_at = 0.0
+        self._answered_before = -1
+        self._look: asyncio.TimerHandle | None = None
+        self._closing: asyncio.TimerHandle | None = None
+        self._limit: asyncio.Timeout | None = None
         self._connecting: asyncio.Task[None] | None = self.loop.create_task(self._connect(locate))
 
     def call(self, command: bytes) -> asyncio.Future[Any]:
-        loop = self.loop
-        future = loop.create_future()
-        connected = self._transport is not None
-        if not self._unsent or not connected:
-            self._deadline = loop.time() + self._budget
-            if connected:
-                loop.call_soon(self._flush)  # calls of the same iteration of the loop join this write
-        self._waiting.append((self._deadline, future))
-        self._unsent.append(command)
-        if self._watch is None:
-            self._watch = loop.call_later(self._budget, self._check)
+        future, unsent = self.loop.create_future(), self._unsent
+        if not unsent:
+            if self._transport is None:
+                self._ends = [self._now() + self._budget]
+                self._watch()
+            else:
+                self._ends = [inf]
+                self.loop.call_soon(self._flush)  # calls of the same iteration of the loop join this write
+        self._waiting.append((self._ends, future))
+        unsent.append(command)
+        if len(unsent) >= _CALLS_IN_A_WRITE:
+            self._flush()
         return future
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -179,25 +219,29 @@ class _Link(asyncio.Protocol):
                 if self._greetings:
                     self._greeted(reply)
                     continue
-                if self.lost:
-                    self._store_late(reply)
-                    continue
                 future = waiting.popleft()[1]
                 self.answered += 1
                 if not future.done():
                     future.set_result(reply)
+                elif (late := self._late.pop(future, None)) is not None:
+                    late.found = reply
         except (hiredis.HiredisError, IndexError) as exc:  # IndexError: unsolicited reply
             self.drop(StoreError("protocol", str(exc)))
+        if self.lost and not waiting:
+            self.hang_up()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        while self._late:
-            self._late.popleft().found = LOST
+        for late in self._late.values():
+            late.found = LOST
         self.drop(StoreError("connection", str(exc or "closed by the store")))
 
     def drop(self, reason: StoreError) -> None:
         """Close the connection and fail all calls in flight. Nobody reads what still arrives."""
         self._give_up()
         self._late.clear()
+        for timer in (self._look, self._closing):
+            if timer is not None:
+                timer.cancel()
         if self._connecting is not None:
             self._connecting.cancel()
         if self._transport is not None:
@@ -207,35 +251,40 @@ class _Link(asyncio.Protocol):
         for _, future in waiting:
             if not future.done():
                 future.set_exception(reason)
+                reason = reason.beside()
 
     def _give_up(self) -> None:
         if self._address is not None and not self.lost:
             self._on_lost(self._address)
         self.lost = True
-        if self._watch is not None:
-            self._watch.cancel()
 
-    def _time_out(self) -> None:
-        """Fail the calls in flight, but keep the connection open, as late replies show whether they were executed."""
+    def end(self, future: asyncio.Future[Any]) -> None:
+        """Fail a call whose time is over, if it has no reply yet."""
+        if not future.done():
+            self._time_out([future])
+
+    def _time_out(self, futures: list[asyncio.Future[Any]]) -> None:
+        """
+        Fail calls whose time is over.
+
+        The connection stays open, as late replies show whether the calls were executed. Calls behind these still have
+        their time. Nothing can overtake a late reply, so whatever else is late here counts with it as one failure.
+        """
+        if self._transport is None:
+            self.drop(StoreError("timeout", executed=False))
+            return
+        first = not self.lost
         self._give_up()
-        waiting, self._waiting = self._waiting, deque()
-        for _, future in waiting:
-            late = SharedLateReply(self._hang_up_if_unawaited)
-            self._late.append(late)
-            if future.done():
-                late.closed = True
-            else:
-                future.set_exception(StoreError("timeout", late=late))
-        self._watch = self.loop.call_later(LATE_SECONDS, self.hang_up)
-
-    def _store_late(self, reply: Any) -> None:
-        """Keep a late reply for the oldest call that waits for one."""
-        self._late.popleft().found = reply
-        if not self._late:
-            self.hang_up()
+        if self._closing is None:
+            self._closing = self.loop.call_later(LATE_SECONDS, self.hang_up)
+        for future in futures:
+            late = self._late[future] = SharedLateReply(self._hang_up_if_unawaited)
+            future.set_exception(StoreError("timeout", away=first, late=late))
+            first = False
 
     def _hang_up_if_unawaited(self) -> None:
-        if all(late.closed for late in list(self._late)):
+        waits = any(not future.done() for _, future in list(self._waiting))
+        if not waits and all(late.closed for late in list(self._late.values())):
             self.hang_up()
 
     def hang_up(self) -> None:
@@ -255,7 +304,7 @@ class _Link(asyncio.Protocol):
 
     async def _connect(self, locate: Callable[[], Awaitable[Address]]) -> None:
         try:
-            async with asyncio.timeout(self._budget):
+            async with asyncio.timeout(self._budget) as self._limit:
                 address = self._address = await locate()
                 greeting, self._greetings = address.greeting()
                 if greeting:
@@ -264,7 +313,7 @@ class _Link(asyncio.Protocol):
         except (OSError, UnicodeError, StoreError) as exc:  # TimeoutError is an OSError
             self._connecting = None
             self.drop(unconnected(exc))
-        self._connecting = None
+        self._connecting = self._limit = None
 
     async def _open(self, address: Address) -> None:
         if address.path:
@@ -279,33 +328,60 @@ class _Link(asyncio.Protocol):
         if self._transport is not None and self._unsent:
             self._transport.write(b"".join(self._unsent))
             self._unsent.clear()
+            if self._ends[0] == inf:
+                self._ends[0] = self._now() + self._budget
+            self._watch()
 
     def _greeted(self, reply: Any) -> None:
         self._greetings -= 1
         if isinstance(reply, hiredis.ReplyError):
             self.drop(trouble(reply))
 
-    def _check(self) -> None:
-        """Set a timer for the end of the oldest call's time, or fail that call and all behind it soon if it is over."""
-        self._watch = None
-        if not self._waiting:
-            return
-        late = self.loop.time() - self._waiting[0][0]
-        if late < 0:
-            self._watch = self.loop.call_later(-late, self._check)
-        else:
-            # The loop itself may have been busy, and the reply may wait in the socket: let it be read first.
-            self._watch = self.loop.call_later(0.001, self._check_again, self.answered)
+    def _now(self) -> float:
+        """Return the seconds by a clock that stands still while the loop is busy, as far as that is known."""
+        return self.loop.time() - self._busy
 
-    def _check_again(self, answered: int) -> None:
-        self._watch = None
-        if self.answered == answered and self._waiting and self._waiting[0][0] <= self.loop.time():
-            if self._transport is None:
-                self.drop(StoreError("timeout", executed=False))
-            else:
-                self._time_out()
+    def _watch(self) -> None:
+        """Look at the clock from now on, unless that is going on."""
+        if self._look is None:
+            self._look_in(self._budget / _LOOKS_IN_A_BUDGET)
+
+    def _look_in(self, seconds: float) -> None:
+        self._look_at = self.loop.time() + seconds
+        self._look = self.loop.call_later(seconds, self._look_at_clock)
+
+    def _look_at_clock(self) -> None:
+        """Fail the calls whose time is over, if the loop had the time to read their replies."""
+        lag = self.loop.time() - self._look_at
+        if lag > _LAG_SECONDS:
+            self._busy += lag
+            if self._limit is not None and (when := self._limit.when()) is not None:
+                self._limit.reschedule(when + lag)
+        now = self._now()
+        ends = next((ends[0] for ends, future in self._waiting if not future.done()), None)
+        if ends is None:
+            self._look = None
+        elif ends > now:
+            self._answered_before = -1
+            self._look_in(min(self._budget / _LOOKS_IN_A_BUDGET, ends - now))
+        elif self._may_answer(now - ends):
+            self._answered_before = self.answered
+            self._look_in(_LAST_LOOK_SECONDS)
         else:
-            self._check()
+            self._answered_before = -1
+            self._look_in(self._budget / _LOOKS_IN_A_BUDGET)
+            self._time_out([future for ends, future in self._waiting if ends[0] <= now and not future.done()])
+
+    def _may_answer(self, late: float) -> bool:
+        """
+        Return whether calls that are late by these seconds may still be answered.
+
+        The first look may have come before the reply was read. Later looks still wait for up to one budget while
+        replies keep coming, as the store then works through what this process has sent at once.
+        """
+        if self._answered_before < 0:
+            return True
+        return self.answered != self._answered_before and not self.lost and late < self._budget
 
 
 __all__ = ["AsyncPipe"]

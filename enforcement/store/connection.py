@@ -22,13 +22,13 @@ from typing import Any, Final
 import hiredis
 
 from enforcement import fork
-from enforcement.store.address import Address, left_until
+from enforcement.store.address import Address, is_native, left_until
 from enforcement.store.errors import StoreError, trouble
 from enforcement.store.late_replies import AioLateReply
 
 _READ_BYTES: Final = 65_536
 ASKING: Final = b"*1\r\n$6\r\nASKING\r\n"
-_TIMEOUTS: Final = (TimeoutError, BlockingIOError)
+_TIMEOUTS: Final = (TimeoutError, BlockingIOError, ssl.SSLWantReadError)
 _QUIET_SECONDS: Final = 1.0
 """A connection that was idle for longer is checked before it is used; the check costs a system call."""
 # Elsewhere than on Linux, the end of a connection shows as data to read.
@@ -60,12 +60,14 @@ def _in_ticks(microseconds: int) -> int:
 class _Line:
     """One connection of a SyncPipe, used by one thread at a time."""
 
-    __slots__ = ("_budget", "_feed", "_gets", "_recv", "address", "deadline", "reader", "send", "sock")
+    __slots__ = ("_budget", "_by_kernel", "_feed", "_gets", "_recv", "address", "deadline", "reader", "send", "sock")
 
     def __init__(self, address: Address, budget: float, deadline: float) -> None:
         self._budget, self.deadline = budget, deadline
         self.address = address
         self.sock = address.connect(deadline)
+        # The sockets of gevent wait in its hub, where the kernel's timeouts have no effect.
+        self._by_kernel = is_native(type(self.sock)) and not isinstance(self.sock, ssl.SSLSocket)
         self.reader = hiredis.Reader()
         self._feed, self._gets = self.reader.feed, self.reader.gets
         self._recv, self.send = self.sock.recv, self.sock.sendall
@@ -85,8 +87,13 @@ class _Line:
             if isinstance(reply, hiredis.ReplyError):
                 raise trouble(reply)
 
+    def limit_to(self, deadline: float) -> None:
+        """Set the timeout of the next call to the time until this deadline. Raises TimeoutError if it has passed."""
+        self._set_timeout(left_until(deadline))
+        self.deadline = deadline
+
     def first_done(self) -> None:
-        """Set the timeout to the whole budget after the first call, which had only what connecting left."""
+        """Set the timeout to the whole budget after a call that had only a part of it."""
         self._set_timeout(self._budget)
 
     def read(self, deadline: float, *, further: bool = False) -> Any:
@@ -104,7 +111,10 @@ class _Line:
             return reply
         pieces = 0
         while True:
-            data = self._recv(_READ_BYTES)
+            try:
+                data = self._recv(_READ_BYTES)
+            except _TIMEOUTS:
+                data = self._arrived_meanwhile()
             if not data:
                 raise StoreError("connection", "closed by the store")
             self._feed(data)
@@ -115,6 +125,17 @@ class _Line:
                 return reply
             pieces += 1
             self._set_timeout(left_until(deadline))
+
+    def _arrived_meanwhile(self) -> bytes:
+        """
+        Return what has arrived although the time is over, or raise BlockingIOError if nothing has.
+
+        The reply may have been there in time, while this thread waited for the processor or for the interpreter.
+        """
+        self.sock.setblocking(False)
+        data = self._recv(_READ_BYTES)
+        self._set_timeout(self._budget)
+        return data
 
     def hung_up(self) -> bool:
         """Return whether the store has closed its end of the connection, as servers do with idle ones."""
@@ -127,9 +148,9 @@ class _Line:
         Set the kernel's timeout of each system call on this connection.
 
         The kernel does it, as Python's own timeout adds a ``poll`` to every call, which a decision would feel. TLS
-        works with Python's timeout only.
+        and gevent work with Python's timeout only.
         """
-        if isinstance(self.sock, ssl.SSLSocket):
+        if not self._by_kernel:
             self.sock.settimeout(seconds)
             return
         self.sock.setblocking(True)
@@ -163,21 +184,23 @@ class SyncPipe:
         self._idle: list[_Line] = []
         fork.register(self)
 
-    def call(self, command: bytes) -> Any:
+    def call(self, command: bytes, deadline: float = 0.0) -> Any:
         """
         Send one encoded command and return its parsed reply.
 
+        Args:
+            deadline: Now plus the budget, in monotonic seconds, from a caller that has read the clock already.
         Raises:
             StoreError: There is no usable reply. The exception says whether the call may have been executed.
         """
-        deadline = monotonic() + self._budget
+        deadline = deadline or monotonic() + self._budget
         idle = self._idle
         try:
             line = idle.pop()
             if deadline - line.deadline > _QUIET_SECONDS:
                 line = self._connected(line, idle)
         except IndexError:
-            return self._call_anew(command)
+            return self._call_anew(command, deadline)
         line.deadline = deadline
         try:
             line.send(command)
@@ -192,20 +215,36 @@ class SyncPipe:
             raise self._refused(line, reply)
         return reply
 
-    def _call_anew(self, command: bytes) -> Any:
-        """Send a command on a new connection, with what connecting leaves of the budget, and return the reply."""
-        idle = self._idle
-        return self._call_on(self._connect(), idle, command)
+    def call_again(self, command: bytes, deadline: float, *, asking: bool = False) -> Any:
+        """
+        Send a further command of a decision, within what the commands before it left of the budget.
 
-    def ask(self, command: bytes) -> Any:
-        """Send ``ASKING`` and a command to a node that is taking over the command's slot, and return the reply."""
+        Args:
+            deadline: When the budget of the decision ends, in monotonic seconds.
+            asking: Whether to send ``ASKING`` first, to a node that is taking over the command's slot.
+        Returns:
+            The parsed reply.
+        Raises:
+            StoreError: See :meth:`call`.
+        """
+        if not asking and deadline - monotonic() > self._budget - _TICK_US / 1_000_000:
+            return SyncPipe.call(self, command, deadline)  # the kernel would round what is left to the same timeout
         idle = self._idle
         try:
             line = self._connected(idle.pop(), idle)
-            line.deadline = monotonic() + self._budget
         except IndexError:
-            line = self._connect()
-        return self._call_on(line, idle, command, asking=True)
+            return self._call_anew(command, deadline, asking=asking)
+        try:
+            line.limit_to(deadline)
+        except TimeoutError as exc:
+            idle.append(line)
+            raise unconnected(exc) from exc
+        return self._call_on(line, idle, command, asking=asking)
+
+    def _call_anew(self, command: bytes, deadline: float, *, asking: bool = False) -> Any:
+        """Send a command on a new connection, with what connecting leaves of the budget, and return the reply."""
+        idle = self._idle
+        return self._call_on(self._connect(deadline), idle, command, asking=asking)
 
     def _call_on(self, line: _Line, idle: list[_Line], command: bytes, *, asking: bool = False) -> Any:
         """Send a command on this connection, keep the connection for later calls, and return the reply."""
@@ -256,8 +295,7 @@ class SyncPipe:
         idle, self._idle = self._idle, []
         _hang_up(idle)
 
-    def _connect(self) -> _Line:
-        deadline = monotonic() + self._budget
+    def _connect(self, deadline: float) -> _Line:
         address = self._address()
         try:
             return _Line(address, self._budget, deadline)

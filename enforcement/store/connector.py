@@ -14,6 +14,7 @@ from typing import Final, TypeVar
 
 from enforcement.lua import load_command
 from enforcement.model.keys import together
+from enforcement.store.address import check_sockets
 from enforcement.store.aio_connection import AsyncPipe
 from enforcement.store.base_client import StoreClient
 from enforcement.store.breaker import Breaker
@@ -35,6 +36,7 @@ LOAD_SECONDS: Final = 1.0
 
 T = TypeVar("T")
 Pipe = SyncPipe | ClusterPipe
+AwaitedPipe = AsyncPipe | AsyncClusterPipe
 IsReady = Callable[[str], bool]
 """Returns whether charges to the counter with this key can be replayed now."""
 
@@ -51,6 +53,7 @@ class StoreConnector(ABC):
         one_slot_per_call: Whether one call only reaches keys that share a hash tag.
         duty_failures: What the background thread does when a duty fails.
         on_open: Called with the cause when ``breaker`` opens.
+        on_doubt: Called after a failure that does not open ``breaker``, to have a decision tried in the background.
         on_change: Called, in any thread, when another server has become the primary.
         on_return: Called in the monitor's thread when nodes are back; the argument returns whether a counter is there.
         replay: Replays charges to the counters that are ready. It returns False if the store does not take them.
@@ -59,12 +62,15 @@ class StoreConnector(ABC):
     one_slot_per_call = False
     duty_failures: DutyFailures
 
-    def __init__(self) -> None:
+    def __init__(self, budget: float) -> None:
         self.on_open: Callable[[str], None] = lambda cause: None
         self.on_change: Callable[[], None] = lambda: None
         self.on_return: Callable[[IsReady], None] = lambda is_back: None
         self.replay: Callable[[IsReady], bool] = lambda is_ready: True
-        self.breaker = Breaker(on_open=lambda cause: self.on_open(cause))
+        self.on_doubt: Callable[[], None] = lambda: None
+        self.breaker = Breaker(
+            on_open=lambda cause: self.on_open(cause), budget=budget, on_doubt=lambda: self.on_doubt()
+        )
 
     @abstractmethod
     def pipe(self, budget: float, *, respects_breakers: bool = True) -> Pipe:
@@ -77,7 +83,7 @@ class StoreConnector(ABC):
         """
 
     @abstractmethod
-    def async_pipe(self, budget: float) -> AsyncPipe | AsyncClusterPipe:
+    def async_pipe(self, budget: float) -> AwaitedPipe:
         """Return a new pipe with the connections that tasks of event loops use. The budget is that of :meth:`pipe`."""
 
     @abstractmethod
@@ -107,6 +113,14 @@ class StoreConnector(ABC):
     @abstractmethod
     def failed(self, exc: StoreError) -> None:
         """Count a failed call for ``breaker``, unless the cause was the call itself."""
+
+    @abstractmethod
+    def examine(self, attempt: Callable[[], StoreError | None]) -> bool:
+        """
+        Try a decision by *attempt*, count it for ``breaker``, and return whether the store made it.
+
+        *attempt* returns the error, or None. A store with a monitor leaves that to it, and returns True.
+        """
 
     @abstractmethod
     def recover(self, act: Callable[[], bool]) -> bool:
@@ -148,8 +162,8 @@ class StoreConnector(ABC):
 class SingleStore(StoreConnector):
     """A store that is one server."""
 
-    def __init__(self, topology: Topology) -> None:
-        super().__init__()
+    def __init__(self, topology: Topology, budget: float) -> None:
+        super().__init__(budget)
         self._topology = topology
         self.duty_failures = DutyFailures()
 
@@ -157,7 +171,7 @@ class SingleStore(StoreConnector):
         """Return a new pipe to the server for threads."""
         return SyncPipe(lambda: self._topology.address, budget)
 
-    def async_pipe(self, budget: float) -> AsyncPipe | AsyncClusterPipe:
+    def async_pipe(self, budget: float) -> AwaitedPipe:
         """Return a new pipe to the server for the tasks of event loops."""
         return AsyncPipe(lambda: self._topology.address, budget)
 
@@ -190,6 +204,16 @@ class SingleStore(StoreConnector):
         if exc.away:
             self.breaker.failed(exc.cause)
 
+    def examine(self, attempt: Callable[[], StoreError | None]) -> bool:
+        """Try a decision, count it for the breaker, and return whether the server made it."""
+        exc = attempt()
+        if exc is None:
+            if self.breaker.failures:
+                self.breaker.succeeded()
+            return True
+        self.failed(exc)
+        return False
+
     def recover(self, act: Callable[[], bool]) -> bool:
         """Run *act*, which replays charges, and return its result."""
         return act()
@@ -208,7 +232,7 @@ class SentinelStore(SingleStore):
     """
 
     def __init__(self, topology: Topology, budget: float) -> None:
-        super().__init__(topology)
+        super().__init__(topology, budget)
         self.sentinels = Sentinels(topology, budget)
         self.sentinels.on_change = lambda: self.on_change()
 
@@ -216,7 +240,7 @@ class SentinelStore(SingleStore):
         """Return a new pipe to the primary for threads."""
         return SyncPipe(self.sentinels.address, budget, self.sentinels.lost)
 
-    def async_pipe(self, budget: float) -> AsyncPipe | AsyncClusterPipe:
+    def async_pipe(self, budget: float) -> AwaitedPipe:
         """Return a new pipe to the primary for the tasks of event loops."""
         return AsyncPipe(self.sentinels.address, budget, self.sentinels.lost, self.sentinels.known)
 
@@ -249,7 +273,7 @@ class ClusterStore(StoreConnector):
     one_slot_per_call = True
 
     def __init__(self, topology: Topology, budget: float) -> None:
-        super().__init__()
+        super().__init__(budget)
         self._topology = topology
         self._budget = budget
         self.slot_map = SlotMap(topology, budget)
@@ -264,7 +288,7 @@ class ClusterStore(StoreConnector):
         """Return a new pipe, by which threads send each command to the node of its key."""
         return ClusterPipe(self.slot_map, budget, respects_breakers=respects_breakers)
 
-    def async_pipe(self, budget: float) -> AsyncPipe | AsyncClusterPipe:
+    def async_pipe(self, budget: float) -> AwaitedPipe:
         """Return a new pipe to all nodes for the tasks of event loops."""
         return AsyncClusterPipe(self.slot_map, budget)
 
@@ -294,6 +318,11 @@ class ClusterStore(StoreConnector):
 
     def failed(self, exc: StoreError) -> None:
         """Do nothing, as the failure was counted for its node."""
+
+    def examine(self, attempt: Callable[[], StoreError | None]) -> bool:
+        """Wake the monitor, which tries a decision on each node that failed a call, and return True."""
+        self._monitor.wake()
+        return True
 
     def recover(self, act: Callable[[], bool]) -> bool:
         """Wake the monitor, which replays charges to each node as soon as it can, and return True."""
@@ -346,13 +375,24 @@ def connector_of(url: str, budget: float, credentials: Credentials | None = None
         credentials: See :meth:`Topology.parse <enforcement.store.topology.Topology.parse>`.
     Raises:
         ValueError: The URL cannot be used.
+        RuntimeError: Another library than gevent has replaced Python's sockets.
     """
+    check_sockets()
     topology = Topology.parse(url, credentials)
     if topology.kind == "cluster":
         return ClusterStore(topology, budget)
     if topology.kind == "sentinel":
         return SentinelStore(topology, budget)
-    return SingleStore(topology)
+    return SingleStore(topology, budget)
 
 
-__all__ = ["ClusterStore", "IsReady", "Pipe", "SentinelStore", "SingleStore", "StoreConnector", "connector_of"]
+__all__ = [
+    "AwaitedPipe",
+    "ClusterStore",
+    "IsReady",
+    "Pipe",
+    "SentinelStore",
+    "SingleStore",
+    "StoreConnector",
+    "connector_of",
+]

@@ -1,34 +1,44 @@
-"""Whether a failure of one duty of the background thread means that the whole store is unavailable."""
+"""What the background thread makes of a duty that failed."""
 
 from __future__ import annotations
 
 import logging
+from typing import Final
 
 from enforcement.store.cluster.slot_map import SlotMap
 
 logger = logging.getLogger("sluicegate.agent")
 
 
-class DutyFailures:
-    """
-    Handles failed duties of the background thread if the store is available or unavailable as a whole.
+FAILURES_TO_WARN: Final = 3
+"""In a row. A store that is unavailable is reported by its breaker before."""
 
-    No duty fails alone then. Each failure is raised, and the thread waits for the store.
-    """
+
+class DutyFailures:
+    """Counts the failures of each duty of the background thread, which tries a duty again when it is due."""
+
+    def __init__(self) -> None:
+        self.reset()
 
     def failed(self, duty: str, exc: Exception) -> None:
-        """Raise *exc*. The subclass for a cluster logs it and returns, so that the other duties go on."""
-        raise exc
+        """Log the failure of a duty, and warn once if the duty failed several times in a row."""
+        count = self._in_a_row[duty] = self._in_a_row.get(duty, 0) + 1
+        logger.info("The %s failed (%s: %s).", duty, type(exc).__name__, exc)
+        if count == FAILURES_TO_WARN:
+            logger.warning("The %s failed %d times in a row (%s: %s).", duty, count, type(exc).__name__, exc)
 
     def succeeded(self, duty: str) -> None:
-        """Do nothing when a duty succeeded. The subclass for a cluster logs that its node is back."""
+        """Count from 0 again, and log that a duty works again if a warning was logged."""
+        if self._in_a_row.pop(duty, 0) >= FAILURES_TO_WARN:
+            logger.warning("The %s works again.", duty)
 
     def is_degraded(self) -> bool:
         """Return False. The subclass for a cluster returns whether a node is unavailable."""
         return False
 
     def reset(self) -> None:
-        """Do nothing. The subclass for a cluster clears the failures of earlier duties."""
+        """Clear the failures of earlier duties, as the thread is about to start."""
+        self._in_a_row: dict[str, int] = {}
 
 
 class NodeDutyFailures(DutyFailures):
@@ -43,7 +53,7 @@ class NodeDutyFailures(DutyFailures):
 
     def __init__(self, slot_map: SlotMap) -> None:
         self._slot_map = slot_map
-        self.failing: dict[str, str] = {}
+        super().__init__()
 
     def failed(self, duty: str, exc: Exception) -> None:
         """Log the failure of a duty, once for each kind of error in a row."""
@@ -63,7 +73,7 @@ class NodeDutyFailures(DutyFailures):
 
     def reset(self) -> None:
         """Clear the failures of earlier duties."""
-        self.failing = {}
+        self.failing: dict[str, str] = {}
 
 
 __all__ = ["DutyFailures", "NodeDutyFailures"]

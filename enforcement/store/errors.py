@@ -28,6 +28,7 @@ class StoreError(Exception):
 
     Attributes:
         cause: One word for logs and counters: ``timeout``, ``connection``, ``protocol``, ``reply`` ...
+        detail: What else is known of it, for messages.
         executed: Whether the store may have executed the call. False: it certainly did not.
         away: Whether the whole store is unavailable. False: only this call failed.
         late: The reply, if it may still arrive. None: nobody waits for it.
@@ -37,6 +38,7 @@ class StoreError(Exception):
         self, cause: str, detail: str = "", *, executed: bool = True, away: bool = True, late: Late | None = None
     ) -> None:
         super().__init__(f"{cause}: {detail}" if detail else cause)
+        self.detail = detail
         self.cause = cause
         self.executed = executed
         self.away = away
@@ -52,6 +54,10 @@ class StoreError(Exception):
         died with the call.
         """
         return self.executed and self.cause in TAKEN_FOR_EXECUTED
+
+    def beside(self) -> StoreError:
+        """Return an error of the same cause for another call, which is no further evidence against the store."""
+        return StoreError(self.cause, self.detail, executed=self.executed, away=False)
 
     @property
     def retryable(self) -> bool:

@@ -48,8 +48,8 @@ class Outage:
     """
     Makes the store unavailable for the time of a block.
 
-    Use it as ``with outage(): ...`` or ``with outage("frozen"): ...``. At the end of the block the store is back, and
-    all *limiters* use it again.
+    Use it as ``with outage(): ...`` or ``with outage("frozen"): ...``. At the end of the block the store is back, all
+    *limiters* use it again, and what they admitted without it is charged.
 
     Args:
         server: The server of the store.
@@ -91,7 +91,8 @@ class Outage:
     def _wait(self) -> None:
         deadline = time.monotonic() + RETURN_SECONDS
         for limiter in self._limiters:
-            while limiter.state == DEGRADED:
+            engine = limiter._engine
+            while not engine.health.examine() or limiter.state == DEGRADED or engine.fallback.owes():
                 if time.monotonic() > deadline:
                     raise AssertionError(f"{limiter.stats().instance} does not use the store again: {limiter.stats()}")
                 time.sleep(0.005)

@@ -55,7 +55,7 @@ def test_debug_can_be_allowed(settings):
     ("policy", "expected"),
     [
         ("noeviction", []),
-        ("volatile-ttl", []),
+        ("volatile-ttl", ["sluicegate.W004"]),
         ("allkeys-lru", ["sluicegate.W004"]),
         ("volatile-lru", ["sluicegate.W004"]),
     ],
@@ -99,7 +99,7 @@ def test_a_worker_says_at_its_start_that_the_store_evicts(store, client_of_store
             client_of_store.config_set("maxmemory-policy", "noeviction")
 
     assert "maxmemory-policy allkeys-lru" in said
-    assert "Set maxmemory-policy to noeviction, or volatile-ttl." in said
+    assert "Set maxmemory-policy to noeviction." in said
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def test_dockerfile_passes_hadolint(path: Path) -> None:
     beside_python = str(Path(sys.executable).parent)
     hadolint = require(
         shutil.which("hadolint", path=beside_python) or shutil.which("hadolint"),
-        "hadolint is missing: it is part of the extra 'dev' ('make install').",
+        "hadolint is missing: it is part of the group 'dev' ('make install').",
     )
 
     said = subprocess.run([hadolint, "--failure-threshold", "style", path], capture_output=True, text=True, check=False)

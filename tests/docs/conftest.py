@@ -29,6 +29,7 @@ class Stack:
     checkout: Path
     environment: dict[str, str]
     places: dict[str, str]
+    store_url: str
 
     def here(self, text: str) -> str:
         """Put the addresses of this machine into a page: the usual ports may be taken."""
@@ -76,9 +77,14 @@ def stack(checkout: Path) -> Iterator[Stack]:
     try:
         places = _announced(process, log)
         made, key = tls.certificate(checkout.parent)
+        url = (checkout / "var" / "redis_url").read_text().strip()
+        account, _, _ = url.removeprefix("redis://").rpartition("@")
         with tls.terminator(int(places["127.0.0.1:6390"].rpartition(":")[2]), made, key) as port:
-            places |= {"store.example:6380": f"127.0.0.1:{port}", "/etc/ssl/store-ca.pem": str(made)}
-            yield Stack(checkout, environment, places)
+            places |= {
+                ":PASSWORD@store.example:6380": f"{account}@127.0.0.1:{port}",
+                "/etc/ssl/store-ca.pem": str(made),
+            }
+            yield Stack(checkout, environment, places, url)
     finally:
         process.send_signal(signal.SIGINT)
         try:
@@ -96,7 +102,7 @@ def _announced(process: subprocess.Popen, log: Path) -> dict[str, str]:
         time.sleep(0.1)
     text = log.read_text()
     (web,) = re.findall(r"Admin and REST  http://127\.0\.0\.1:(\d+)/", text)
-    (store,) = re.findall(r"Store           redis://127\.0\.0\.1:(\d+)/", text)
+    (store,) = re.findall(r"Store           redis://:\*\*\*@127\.0\.0\.1:(\d+)/", text)
     proxies = re.findall(r"http://127\.0\.0\.1:(\d+)", re.findall(r"Proxies .*", text)[0])
     usual = ("8000", "6390", "8101", "8102", "8103", "8100", "8200", "8300")
     present = (web, store, *proxies, str(free_port()), str(free_port()))

@@ -30,7 +30,7 @@ def test_a_page_runs_as_it_is_written(path, stack, tmp_path):
 
 def environment_of(path: Path, stack: Stack) -> dict[str, str]:
     """The README speaks to a reader who has a store of their own."""
-    return {"SLUICEGATE_REDIS_URL": stack.here("redis://127.0.0.1:6390/0")} if path.stem == "README" else {}
+    return {"SLUICEGATE_REDIS_URL": stack.store_url} if path.stem == "README" else {}
 
 
 def difference(path: Path, block: Block, printed: str) -> str:

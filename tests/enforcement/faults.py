@@ -13,11 +13,12 @@ class FaultyPath:
         mode: ``pass``, ``delay``, ``swallow`` (replies vanish), ``cut`` (closed at a reply), ``garble``, ``drip``
             or ``deaf`` (nothing reaches the store).
         delay: Seconds, for ``delay`` and ``drip``.
+        every: Treats only one piece of replies of so many.
         hit: How many pieces of replies were treated, for a test to prove that its fault happened.
     """
 
     def __init__(self, port: int) -> None:
-        self.mode, self.delay, self.hit = "pass", 0.0, 0
+        self.mode, self.delay, self.every, self.hit, self._seen = "pass", 0.0, 1, 0, 0
         self._target = port
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._open: list[socket.socket] = []
@@ -56,8 +57,10 @@ class FaultyPath:
                     self.hit += 1
                     continue
                 if replies and self.mode != "pass":
-                    self.hit += 1
-                    data = self._spoil(data, target)
+                    self._seen += 1
+                    if self._seen % self.every == 0:
+                        self.hit += 1
+                        data = self._spoil(data, target)
                 target.sendall(data)
         except OSError:
             pass
@@ -71,7 +74,7 @@ class FaultyPath:
         elif self.mode == "garble":
             return b"?" + data[::-1]
         elif self.mode == "cut":
-            target.close()
+            target.shutdown(socket.SHUT_RDWR)  # closing would wait for the thread that reads from it
         elif self.mode == "drip":
             for i in range(len(data)):
                 target.sendall(data[i : i + 1])

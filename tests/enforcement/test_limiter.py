@@ -246,6 +246,7 @@ def test_an_admission_is_of_a_token_or_of_limits(limiter, server, subject, keywo
     ("keyword", "values"),
     [
         ("timeout", [0, -1, 25, "0.025", None, True, float("nan")]),
+        ("lookup", [0, -1, 250, "0.25", None, True, float("nan")]),
         ("prefix", ["", "x" * 17, "{a}", 5, None]),
         ("instance", ["", "a b", 5]),
         ("clock", [5, time.time, lambda: None]),

@@ -4,7 +4,14 @@ import pytest
 
 from enforcement.embedded import ValkeyServer
 from tests.enforcement.doors.policy_vectors import ASGIPolicyDoor, WSGIPolicyDoor, policy_vectors
-from tests.enforcement.doors.vector_doors import DjangoDoor, DrfDoor, FastAPIDoor, WaitingDoor
+from tests.enforcement.doors.vector_doors import (
+    DjangoDoor,
+    DrfDoor,
+    FastAPIDoor,
+    FlaskDoor,
+    StarletteDoor,
+    WaitingDoor,
+)
 from tests.enforcement.vectors import AsyncDoor, Scenario, SyncDoor, load_vectors, pool
 
 
@@ -21,7 +28,10 @@ def processes(url):
     yield from pool(url)
 
 
-@pytest.mark.parametrize("door", [SyncDoor, AsyncDoor, WaitingDoor, FastAPIDoor, DjangoDoor, DrfDoor])
+DOORS = [SyncDoor, AsyncDoor, WaitingDoor, FastAPIDoor, StarletteDoor, DjangoDoor, FlaskDoor, DrfDoor]
+
+
+@pytest.mark.parametrize("door", DOORS)
 @pytest.mark.parametrize("vector", load_vectors(), ids=lambda vector: vector["id"])
 def test_vector(vector, door, url, processes):
     """Every door answers every scenario as the design says."""

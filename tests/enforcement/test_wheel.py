@@ -17,7 +17,14 @@ from tests.repository import ROOT, tracked_files
 CONSUMER = """
 import asyncio
 
+from flask import Flask
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
 from enforcement import Decision, Denied, Limit, Limiter, aio
+from enforcement.doors import flask as flask_door, starlette as starlette_door
 from enforcement.exporters.prometheus import SluicegateCollector
 from enforcement.stats import Stats
 from enforcement.testing import Clock, Published, assert_limited
@@ -60,6 +67,24 @@ def test_limits(limiter: Limiter, clock: Clock, published: Published) -> None:
     print(denial.limit, stats.lease_share)
 
 
+def serve() -> Flask:
+    app, asgi = Flask(__name__), Starlette()
+    flask_door.install(app, default=flask_door.check())
+    starlette_door.install(asgi, default=starlette_door.limited("9/hour", key=lambda asked: asked.headers["X-Team"]))
+
+    @flask_door.limited("5/minute", key=lambda asked: asked.headers.get("X-Team"), costs=2, methods=["POST"])
+    def view(number: int) -> str:
+        return str(number)
+
+    @starlette_door.limited(LIMIT, key="ip")
+    async def endpoint(request: Request) -> Response:
+        return Response(view(number=7))
+
+    app.get("/")(view)
+    asgi.router.routes.append(Route("/", endpoint))
+    return app
+
+
 def wrong(limiter: Limiter) -> str:
     return limiter.hit("5/minute", "user:42")
 """
@@ -97,20 +122,24 @@ def test_the_wheel_holds_every_file_of_the_packages(wheel):
     shipped = {name for name in wheel.namelist() if ".dist-info/" not in name}
     present = {str(path.relative_to(ROOT)) for path in tracked_files()}
 
-    assert {name for name in present if name.startswith(("enforcement/", "controlplane/"))} <= shipped
+    templates = {f"controlplane/{name}" for name in present if name.startswith("templates/")}
+    assert {name for name in present if name.startswith(("enforcement/", "controlplane/"))} | templates == shipped
     assert {name.partition("/")[0] for name in shipped} == {"enforcement", "controlplane"}
     assert {"enforcement/py.typed", "enforcement/lua/decide.lua"} <= shipped
 
 
 def test_the_wheel_says_what_it_needs(wheel):
-    """The library alone needs two packages; all others belong to an extra. One command, no plugin."""
+    """The library alone needs two packages; all others belong to an extra. Two commands, no plugin."""
     (metadata,) = (name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
     (entries,) = (name for name in wheel.namelist() if name.endswith(".dist-info/entry_points.txt"))
     needed = re.findall(r"^Requires-Dist: ([\w-]+)[^;\n]*$", wheel.read(metadata).decode(), re.MULTILINE)
 
     assert sorted(needed) == ["hiredis", "redis"]
-    assert wheel.read(entries).decode().split("\n")[:2] == ["[console_scripts]", "sluicegate = enforcement.cli:main"]
-    assert "pytest11" not in wheel.read(entries).decode()
+    assert wheel.read(entries).decode().split() == [
+        "[console_scripts]",
+        *("sluicegate", "=", "enforcement.cli:main"),
+        *("sluicegate-admin", "=", "controlplane.__main__:main"),
+    ]
 
 
 def test_the_installed_library_has_its_functions(installed, tmp_path):

@@ -35,8 +35,8 @@ class ClusterClient(StoreClient):
 
     Args:
         open_client: Returns the client of one node, given its host and port.
-        respects_breakers: Whether a command to a node whose breaker is open fails at once, and a node that does not
-            answer opens its breaker. Set it only where a monitor detects that nodes are back.
+        respects_breakers: Whether a command to a node whose breaker is open fails at once, and the monitor tries a
+            decision on a node that does not answer. Set it only where there is a monitor.
     """
 
     def __init__(
@@ -143,14 +143,14 @@ class ClusterClient(StoreClient):
             return pipe.execute()[1]
         except AskError as exc:  # also the base class of MovedError
             raise _redirected(exc) from exc
-        except _UNREACHABLE as exc:
-            self._failed(node, exc)
+        except _UNREACHABLE:
+            self._failed(node)
             raise
 
-    def _failed(self, node: Node, exc: Exception) -> None:
+    def _failed(self, node: Node) -> None:
         self._client_of(node).reconnect()
         if self._respects_breakers:
-            node.breaker.trip(type(exc).__name__)
+            self._slot_map.doubt(node.host_port)  # this connection is not the one that decides
         else:
             self._slot_map.refresh()  # there is no monitor that would do it in the background
 
@@ -224,8 +224,8 @@ class _ClusterPipeline(Pipeline):
             return super().execute(raise_on_error)
         except MovedError as exc:
             raise _redirected(exc) from exc
-        except _UNREACHABLE as exc:
-            self._client._failed(node, exc)
+        except _UNREACHABLE:
+            self._client._failed(node)
             raise
 
 

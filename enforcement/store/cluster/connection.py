@@ -8,7 +8,8 @@ affects only the counters that it holds.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
+from time import monotonic
 from typing import Any, Final
 
 from hiredis import ReplyError
@@ -100,26 +101,40 @@ class ClusterPipe:
         self._respects_breakers = respects_breakers
         self._pipes: dict[Node, SyncPipe] = {}
 
-    def call(self, command: bytes) -> Any:
+    def call(self, command: bytes, deadline: float = 0.0) -> Any:
         """
-        Send an encoded command to the node of its first key, or ``FUNCTION LOAD`` to all nodes, and return what they
-        reply. Raises StoreError.
+        Send one encoded command to the node of its first key and return the parsed reply.
+
+        Args:
+            deadline: See :meth:`~enforcement.store.connection.SyncPipe.call`.
+        Raises:
+            StoreError: There is no usable reply.
         """
-        slot_map, respects = self._slot_map, self._respects_breakers
+        deadline = deadline or monotonic() + self._budget
+        node = None if command.startswith(_LOAD) else self._slot_map.owners[slot_of(command)]
+        if node is None:
+            return self.call_again(command, deadline)
+        return self._call_on(node, (self._pipes.get(node) or self._pipe_of(node)).call, command, deadline)
+
+    def call_again(self, command: bytes, deadline: float) -> Any:
+        """Send a further command of a decision. See :meth:`~enforcement.store.connection.SyncPipe.call_again`."""
+        slot_map = self._slot_map
         if command.startswith(_LOAD):
-            return [
-                self._pipe_of(node).call(command) for node in list(slot_map.nodes.values()) if not node.breaker.open
-            ]
-        slot = slot_of(command)
-        node = slot_map.owners[slot] or slot_map.owner(slot)
-        breaker = node.breaker
+            nodes = [node for node in list(slot_map.nodes.values()) if not node.breaker.open]
+            return [self._pipe_of(node).call_again(command, deadline) for node in nodes]
+        node = slot_map.owner(slot_of(command), deadline)
+        return self._call_on(node, self._pipe_of(node).call_again, command, deadline)
+
+    def _call_on(self, node: Node, call: Callable[[bytes, float], Any], command: bytes, deadline: float) -> Any:
+        """Send a command to a node by *call*, follow redirections, and return the reply."""
+        breaker, respects = node.breaker, self._respects_breakers
         if respects and breaker.open:
             raise away(node)
         try:
-            reply = (self._pipes.get(node) or self._pipe_of(node)).call(command)
+            reply = call(command, deadline)
         except StoreError as exc:
-            hops = after_failure(slot_map, node, exc, respects_breakers=respects, counts=respects)
-            return drive(hops, self._send, command)
+            hops = after_failure(self._slot_map, node, exc, respects_breakers=respects, counts=respects)
+            return drive(hops, self._send, command, deadline)
         if breaker.failures and respects:
             breaker.succeeded()
         return reply
@@ -129,9 +144,8 @@ class ClusterPipe:
         for pipe in list(self._pipes.values()):
             pipe.close()
 
-    def _send(self, node: Node, asking: bool, command: bytes) -> Any:
-        pipe = self._pipe_of(node)
-        return pipe.ask(command) if asking else pipe.call(command)
+    def _send(self, node: Node, asking: bool, command: bytes, deadline: float) -> Any:
+        return self._pipe_of(node).call_again(command, deadline, asking=asking)
 
     def _pipe_of(self, node: Node) -> SyncPipe:
         """Return the pipe of a node, or a new one, which replaces those of nodes that have left the cluster."""
@@ -160,32 +174,47 @@ class AsyncClusterPipe:
         Raises:
             StoreError: There is no usable reply. Unlike a single store's pipe, this one raises error replies.
         """
-        slot_map = self._slot_map
+        deadline = monotonic() + self._budget
+        node = None if command.startswith(_LOAD) else self._slot_map.owners[slot_of(command)]
+        if node is None:
+            return await self.call_again(command, deadline)
+        pipe = self._pipes.get(node) or self._pipe_of(node)
+        return await self._call_on(node, pipe.call, command, deadline)
+
+    async def call_again(self, command: bytes, deadline: float) -> Any:
+        """Send a further command of a decision before this deadline, in monotonic seconds. See :meth:`call`."""
         if command.startswith(_LOAD):
-            return await self._call_everywhere(command)
+            return await self._call_everywhere(command, deadline)
         slot = slot_of(command)
-        node = slot_map.owners[slot] or await self._owner(slot)
+        node = self._slot_map.owners[slot] or await self._owner(slot, deadline)
+        pipe = self._pipe_of(node)
+        return await self._call_on(node, lambda command: pipe.call_again(command, deadline), command, deadline)
+
+    async def _call_on(
+        self, node: Node, call: Callable[[bytes], Awaitable[Any]], command: bytes, deadline: float
+    ) -> Any:
+        """Send a command to a node by *call*, follow redirections, and return the reply."""
         breaker = node.breaker
         if breaker.open:
             raise away(node)
         try:
-            reply = await (self._pipes.get(node) or self._pipe_of(node)).call(command)
+            reply = await call(command)
             if type(reply) is ReplyError:
                 raise trouble(reply)
         except StoreError as exc:
-            return await self._follow(after_failure(slot_map, node, exc, respects_breakers=True, counts=True), command)
+            hops = after_failure(self._slot_map, node, exc, respects_breakers=True, counts=True)
+            return await self._follow(hops, command, deadline)
         if breaker.failures:
             breaker.succeeded()
         return reply
 
-    async def _follow(self, hops: Hops, command: bytes) -> Any:
+    async def _follow(self, hops: Hops, command: bytes, deadline: float) -> Any:
         """Send a command to the nodes of *hops*, as :func:`drive` does, and return the reply."""
         try:
             node, asking = next(hops)
             while True:
-                pipe = self._pipe_of(node)
                 try:
-                    reply = await (pipe.ask(command) if asking else pipe.call(command))
+                    reply = await self._pipe_of(node).call_again(command, deadline, asking=asking)
                     if type(reply) is ReplyError:
                         raise trouble(reply)
                 except StoreError as exc:
@@ -207,16 +236,16 @@ class AsyncClusterPipe:
         for pipe in self._pipes.values():
             pipe.close()
 
-    async def _owner(self, slot: int) -> Node:
+    async def _owner(self, slot: int, deadline: float) -> Node:
         try:
-            async with asyncio.timeout(self._budget):
-                return await asyncio.to_thread(self._slot_map.owner, slot)
+            async with asyncio.timeout(deadline - monotonic()):
+                return await asyncio.to_thread(self._slot_map.owner, slot, deadline)
         except TimeoutError as exc:
             raise StoreError("timeout", "no table of slots in time", executed=False) from exc
 
-    async def _call_everywhere(self, command: bytes) -> list[Any]:
+    async def _call_everywhere(self, command: bytes, deadline: float) -> list[Any]:
         nodes = [node for node in self._slot_map.nodes.values() if not node.breaker.open]
-        replies = await asyncio.gather(*(self._pipe_of(node).call(command) for node in nodes))
+        replies = await asyncio.gather(*(self._pipe_of(node).call_again(command, deadline) for node in nodes))
         for reply in replies:
             if type(reply) is ReplyError:
                 raise trouble(reply)

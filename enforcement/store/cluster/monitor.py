@@ -78,10 +78,24 @@ class ClusterMonitor:
     def _check(self) -> None:
         slot_map = self._slot_map
         slot_map.refresh(PROBE_SECONDS)
+        self._try_doubted()
         back = [node for node in slot_map.away() if not self._stopping.is_set() and self._probe(node)]
         if not self._stopping.is_set() and self._replay(back):
             for node in back:
                 node.breaker.close()
+
+    def _try_doubted(self) -> None:
+        """Try a decision on each node that failed a call, and count the result for the breaker of the node."""
+        slot_map = self._slot_map
+        for host_port in list(slot_map.doubted):
+            slot_map.doubted.discard(host_port)
+            node = slot_map.nodes.get(host_port)
+            if node is None or node.breaker.open or self._stopping.is_set():
+                continue
+            if (exc := self._error(node)) is None:
+                node.breaker.succeeded()
+            else:
+                node.breaker.failed(exc.cause)  # this doubts the node again, until its breaker opens
 
     def _probe(self, node: Node) -> bool:
         """Return whether a node serves its slots and makes decisions in time."""
@@ -92,17 +106,22 @@ class ClusterMonitor:
         return isinstance(reply, bytes) and b"cluster_state:ok" in reply and self._decides(node)
 
     def _decides(self, node: Node) -> bool:
+        return self._error(node) is None
+
+    def _error(self, node: Node) -> StoreError | None:
+        """Return why a node cannot decide within the budget, or None if it can."""
         try:
             ask_once(node.address, _EMPTY_DECISION, self._budget)
         except LibraryMissing:
-            return True  # the next decision loads the library
+            return None  # the next decision loads the library
         except StoreError as exc:
-            return not exc.away
-        return True
+            return exc if exc.away else None
+        return None
 
     def _is_done(self) -> bool:
         with self._lock:
-            needed = self._requested.is_set() or self._slot_map.away() or not self._slot_map.complete
+            slot_map = self._slot_map
+            needed = self._requested.is_set() or slot_map.away() or slot_map.doubted or not slot_map.complete
             if self._stopping.is_set() or not needed:
                 self._thread = None
                 return True

@@ -50,10 +50,17 @@ class Node:
 
     __slots__ = ("__weakref__", "address", "breaker", "host_port")
 
-    def __init__(self, host_port: HostPort, address: Address, on_open: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        host_port: HostPort,
+        address: Address,
+        budget: float,
+        on_open: Callable[[str], None],
+        on_doubt: Callable[[], None],
+    ) -> None:
         self.host_port = host_port
         self.address = address
-        self.breaker = Breaker(on_open, f"The store's server {self.name}")
+        self.breaker = Breaker(on_open, f"The store's server {self.name}", budget=budget, on_doubt=on_doubt)
 
     @property
     def name(self) -> str:
@@ -73,22 +80,26 @@ class SlotMap:
         nodes: All nodes that own slots.
         owners: The owner of each slot; None: unknown.
         openings: How often a node became unavailable.
+        doubted: The nodes that failed a call, and have not been tried since.
     """
 
     def __init__(self, topology: Topology, budget: float) -> None:
         self.nodes: dict[HostPort, Node] = {}
         self.owners: list[Node | None] = [None] * SLOTS
         self.openings = 0
+        self.doubted: set[HostPort] = set()
         self.on_trouble: Callable[[], None] = lambda: None
         self._topology = topology
         self._budget = budget
         self._not_before = 0.0
         self._lock = threading.Lock()
 
-    def owner(self, slot: int) -> Node:
+    def owner(self, slot: int, deadline: float | None = None) -> Node:
         """
         Return the owner of a slot, after reading the table if the owner is unknown.
 
+        Args:
+            deadline: When the call that needs it must be over, in monotonic seconds. None: the whole budget is left.
         Raises:
             StoreError: The owner is still unknown.
         """
@@ -97,7 +108,7 @@ class SlotMap:
             with self._lock:
                 if self.owners[slot] is None and monotonic() >= self._not_before:
                     self._not_before = monotonic() + PAUSE_SECONDS
-                    self.refresh()
+                    self.refresh(None if deadline is None else max(0.001, deadline - monotonic()))
             node = self.owners[slot]
         if node is None:
             self.on_trouble()
@@ -188,7 +199,13 @@ class SlotMap:
         return node
 
     def _make(self, host_port: HostPort) -> Node:
-        return Node(host_port, self._topology.address_of(*host_port), self._opened)
+        address = self._topology.address_of(*host_port)
+        return Node(host_port, address, self._budget, self._opened, lambda: self.doubt(host_port))
+
+    def doubt(self, host_port: HostPort) -> None:
+        """Have the monitor try whether a node still decides. Any thread may call this."""
+        self.doubted.add(host_port)
+        self.on_trouble()
 
 
 __all__ = ["SLOTS", "Node", "SlotMap", "slot_of"]

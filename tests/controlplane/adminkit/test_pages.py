@@ -75,3 +75,9 @@ def test_a_row_has_a_page(as_ann, factory):
     response = as_ann.get(reverse(f"admin:{row._meta.app_label}_{row._meta.model_name}_change", args=[row.pk]))
 
     assert response.status_code == 200
+
+
+def test_every_page_leads_to_the_documentation(as_ann):
+    """Whoever does not know a word of a form finds the pages beside it."""
+    for page in ("/admin/", "/admin/policies/policy/add/"):
+        assert 'href="/docs/"' in as_ann.get(page).text

@@ -54,7 +54,7 @@ def test_a_store_that_was_set_back_is_brought_forward(published, client_of_store
     publisher.publish_all()
     client_of_store.hset("sg:{doc}:documents", "revision", 1)
 
-    assert reconcile() == ["the store was at revision 1, SQL at 2"]
+    assert reconcile() == ["the store was at revision 1, SQL at revision 2"]
     assert client_of_store.hget("sg:{doc}:documents", "revision") == "3"
 
 
@@ -62,7 +62,7 @@ def test_sql_that_was_set_back_wins_over_the_store(published, client_of_store):
     """A back-up of SQL, restored, is the truth; the revision still goes up."""
     client_of_store.hset("sg:{doc}:documents", "revision", 40)
 
-    assert reconcile() == ["the store was at revision 40, SQL at 1"]
+    assert reconcile() == ["the store was at revision 40, SQL at revision 1"]
     assert client_of_store.hget("sg:{doc}:documents", "revision") == "41"
 
 

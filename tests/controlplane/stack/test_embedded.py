@@ -119,6 +119,24 @@ def test_secret_is_made_once_and_kept_from_others(tmp_path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
+def test_embedded_store_has_a_password_that_stays(tmp_path: Path) -> None:
+    """A restart keeps the password, so that the address in somebody's shell stays valid."""
+    passwords = {build(ROOT, tmp_path, {}).redis_url.rpartition("@")[0] for _ in range(2)}
+
+    assert len(passwords) == 1
+    assert len(passwords.pop()) > 40
+
+
+def test_file_that_others_could_read_is_closed(tmp_path: Path) -> None:
+    """An address with a password replaces one without, in a file that an older version left open."""
+    (tmp_path / "redis_url").write_text("redis://127.0.0.1:6390/0\n")
+    (tmp_path / "redis_url").chmod(0o644)
+
+    remember(build(ROOT, tmp_path, {}), tmp_path)
+
+    assert stat.S_IMODE((tmp_path / "redis_url").stat().st_mode) == 0o600
+
+
 def test_secret_that_is_given_is_used(tmp_path: Path) -> None:
     """SECRET_KEY in the environment comes first, and none is made then."""
     stack = build(ROOT, tmp_path, {"SECRET_KEY": "given"})

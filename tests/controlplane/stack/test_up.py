@@ -86,6 +86,10 @@ def own_environment() -> dict[str, str]:
     return {name: os.environ[name] for name in KEPT if name in os.environ}
 
 
+def text(path: Path) -> str:
+    return path.read_bytes().decode("latin-1")
+
+
 def eventually(condition) -> bool:
     deadline = time.monotonic() + SECONDS
     while not condition():
@@ -117,10 +121,29 @@ def get(url: str) -> int:
         return refused.code
 
 
+def used_before(folder: Path) -> Path:
+    """Leave what version 0.2 left: files that every user can read, and the data of a store without a password."""
+    var = folder / "var"
+    (var / "static").mkdir(parents=True)
+    (var / "celerybeat-schedule").write_bytes(b"")
+    with ValkeyServer(var / "valkey") as store, redis.Redis.from_url(store.url) as client:
+        client.set("counted-by-0.2", 7)
+    for path in (var, *var.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    return folder
+
+
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
-    with up(checkout(tmp_path_factory.mktemp("up")), {}) as run:
+    with up(used_before(checkout(tmp_path_factory.mktemp("up"))), {}) as run:
         yield run
+
+
+def store_url(run: Run) -> str:
+    """The address that the command prints for a shell."""
+    said = run.manage("env").stdout
+    assert said.startswith("export SLUICEGATE_REDIS_URL=redis://:")
+    return said.partition("=")[2].strip()
 
 
 def test_control_plane_is_ready(running: Run) -> None:
@@ -139,6 +162,59 @@ def test_other_commands_of_the_checkout_reach_the_stack(running: Run) -> None:
 
     assert done.returncode == 0
     assert "Published revision" in done.stderr
+
+
+def test_other_users_can_read_nothing(running: Run) -> None:
+    """Database, secrets and the data of the store are private, those that version 0.2 left readable included."""
+    var = running.folder / "var"
+    modes = {str(path.relative_to(var)): path.stat().st_mode & 0o077 for path in (var, *var.rglob("*"))}
+
+    assert {name for name, mode in modes.items() if mode} == set()
+    assert {"controlplane.sqlite3", "redis_url", "valkey/appendonlydir", "celerybeat-schedule"} <= modes.keys()
+    assert any(name.endswith(".aof") for name in modes)
+
+
+def test_other_users_cannot_use_the_store(running: Run) -> None:
+    """Any user of the machine reaches the port. Without the password it answers nothing and takes nothing."""
+    port = int(store_url(running).rpartition(":")[2].partition("/")[0])
+
+    with redis.Redis(port=port) as stranger:
+        with pytest.raises(redis.AuthenticationError):
+            stranger.get("counted-by-0.2")
+        with pytest.raises(redis.AuthenticationError):
+            stranger.set("sg:{doc}:documents", "forged")
+
+
+def test_address_that_is_printed_for_a_shell_opens_the_store(running: Run) -> None:
+    """The data of version 0.2 is there, behind the new password."""
+    with redis.Redis.from_url(store_url(running)) as client:
+        assert client.get("counted-by-0.2") == b"7"
+
+
+def test_password_of_the_store_is_neither_shown_nor_logged(running: Run) -> None:
+    """It is in no line of output and, for every user can read those, in no command line."""
+    password = (running.folder / "var" / "store_password").read_text().strip()
+    lines = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
+    held = {path.name for path in (running.folder / "var").rglob("*") if path.is_file() and password in text(path)}
+
+    assert len(password) > 30
+    assert password not in running.said()
+    assert not any(password.encode() in line for line in lines)
+    assert held == {"store_password", "redis_url", "valkey.conf"}
+
+
+def test_environment_of_a_stack_that_never_ran_is_an_error(tmp_path: Path) -> None:
+    """Nobody is sent to another store by guessing."""
+    done = Run(None, checkout(tmp_path), "").manage("env")  # type: ignore[arg-type]
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "var/redis_url is missing. Start the stack first: " in done.stderr
+
+
+def test_first_address_leads_to_the_admin(running: Run) -> None:
+    """Whoever types the host and the port alone gets to the log-in."""
+    with urllib.request.urlopen(running.web_url, timeout=10) as response:
+        assert response.url == f"{running.web_url}/admin/login/?next=/admin/"
 
 
 def test_second_start_is_refused_and_harms_nothing(running: Run) -> None:

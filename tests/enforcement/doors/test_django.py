@@ -25,8 +25,8 @@ from django.views import View
 
 from enforcement import Denied, Limit, Limiter
 from enforcement.doors import django as door
-from enforcement.doors._django_visit import NotManaged, in_thread
 from enforcement.doors._options import read_options
+from enforcement.doors._sync_visit import NotManaged, in_thread
 from enforcement.doors.django import exempt, get_limiter, limited
 from enforcement.embedded import ValkeyServer
 from enforcement.model.limits import InvalidLimit
@@ -564,13 +564,18 @@ def test_settings_leave_to_the_environment_what_they_do_not_say() -> None:
         "SLUICEGATE_REDIS_URL": "redis://127.0.0.1:1/0",
         "SLUICEGATE_PREFIX": "a:",
         "SLUICEGATE_TIMEOUT_MS": "50",
+        "SLUICEGATE_LOOKUP_MS": "300",
     }
     store = read_options({"PREFIX": "b:", "STATE_DIR": "/tmp/x"}, "SLUICEGATE", environ).store
 
-    assert (store.url, store.prefix, store.timeout) == ("redis://127.0.0.1:1/0", "b:", 0.05)
+    assert (store.url, store.prefix, store.timeout, store.lookup) == ("redis://127.0.0.1:1/0", "b:", 0.05, 0.3)
+    assert read_options({"LOOKUP_MS": 400}, "SLUICEGATE", environ).store.lookup == 0.4
+    assert read_options({"LOOKUP_MS": 400}, "SLUICEGATE", environ).limiter()._engine.settings.lookup_seconds == 0.4
     assert str(store.state_dir) == "/tmp/x"
-    with pytest.raises(ValueError, match="SLUICEGATE_TIMEOUT_MS: must be"):
-        read_options({}, "SLUICEGATE", {"SLUICEGATE_TIMEOUT_MS": "soon"})
+    for name in ("SLUICEGATE_TIMEOUT_MS", "SLUICEGATE_LOOKUP_MS"):
+        for value in ("soon", "0", "10001", "2.5", "-1", "\u0663"):
+            with pytest.raises(ValueError, match=f"^{name}: must be an integer from 1 to 10000, got "):
+                read_options({}, "SLUICEGATE", {name: value})
 
 
 def test_address_behind_a_trusted_proxy_is_the_clients(site: Any) -> None:

@@ -15,7 +15,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from enforcement import Limit
-from enforcement.doors._django_visit import NotManaged
+from enforcement.doors._sync_visit import NotManaged
 from enforcement.doors.django import check_settings
 from enforcement.doors.drf import (
     AnonRateThrottle,

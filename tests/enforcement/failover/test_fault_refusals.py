@@ -16,7 +16,7 @@ from redis.exceptions import OutOfMemoryError, RedisError
 from enforcement import Limit, Limiter, aio
 from enforcement.control.acl import enforcer
 from enforcement.embedded import ValkeyServer
-from enforcement.engine import agent
+from enforcement.engine import absence
 from enforcement.failover.probe import DecisionProbe
 from enforcement.model.keys import Keys
 from enforcement.model.tokens import mint
@@ -229,7 +229,7 @@ async def test_tasks_meet_the_same_refusals(store, how):
 
     store.spoil(f"not_{how}")
     async with asyncio.timeout(5):
-        while (await limiter.hit(LIMITS, "tasks", 0)).source != "store":
+        while (await limiter.hit(LIMITS, "tasks", 0)).source != "store" or limiter._engine.fallback.owes():
             await asyncio.sleep(0.01)
     admitted += sum(decision.allowed for decision in decisions)
     used = 10_000 - (await limiter.peek(LIMITS, "tasks")).limits[0].remaining
@@ -237,14 +237,14 @@ async def test_tasks_meet_the_same_refusals(store, how):
     await limiter.close()
 
 
-@pytest.mark.parametrize(("steady_seconds", "patient"), [(agent.STEADY_SECONDS, True), (-1.0, False)])
+@pytest.mark.parametrize(("steady_seconds", "patient"), [(absence.STEADY_SECONDS, True), (-1.0, False)])
 def test_control_without_a_trial_the_store_is_taken_back_in_vain(store, monkeypatch, steady_seconds, patient):
     """
     PING and heartbeats go well: who believes them returns, fails, and returns, as often as it probes; and if it forgot
     each time that it was lost a moment ago, it would be ten times a second.
     """
     monkeypatch.setattr(DecisionProbe, "error", lambda probe: None)
-    monkeypatch.setattr(agent, "STEADY_SECONDS", steady_seconds)
+    monkeypatch.setattr(absence, "STEADY_SECONDS", steady_seconds)
     limiter = Limiter(store.url, timeout=0.1)
     # What is owed would be a trial too: this limit admits nothing alone, so nothing is.
     limit = Limit(name="deny", quota=100, window_seconds=3_600, on_store_failure="deny")

@@ -128,7 +128,7 @@ def test_a_spoilt_copy_starts_nobody_with_half_of_the_truth(own_server, tmp_path
     own_server.kill()
     with Limiter(own_server.url, state_dir=tmp_path, timeout=0.1) as limiter:
         assert limiter.check(secret).allowed  # the copy is good, for now
-    [copy] = tmp_path.iterdir()
+    [copy] = tmp_path.glob("documents-*")
     copy.write_bytes(spoil(copy.read_bytes()))
 
     began = time.monotonic()

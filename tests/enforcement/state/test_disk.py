@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from enforcement.failover import private_file
 from enforcement.model.documents import dumps
-from enforcement.state import disk
 from enforcement.state.disk import restore, save
 from enforcement.state.published import PublishedState
 from tests.enforcement.published import DIGEST, changes, policy, state, token
@@ -124,7 +124,7 @@ def test_file_is_replaced_only_by_a_whole_one(documents: PublishedState, tmp_pat
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(disk.os, "fsync", full)
+    monkeypatch.setattr(private_file.os, "fsync", full)
     save(path, documents)
 
     later = PublishedState()

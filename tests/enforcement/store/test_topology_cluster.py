@@ -314,16 +314,16 @@ def test_an_undo_that_could_not_be_sent_is_owed_and_paid(limiter, world, monkeyp
 
     secrets = spread(world, everyone=[fixed(2, name="all")], project=[fixed(40)])
     pipe, lost = limiter._pipe, []
-    call = pipe.call
+    call_again = pipe.call_again
 
-    def losing(command):
-        reply = call(command)
+    def losing(command, deadline):
+        reply = call_again(command, deadline)
         if SETTLE.encode() in command and not lost:
             lost.append(command)
             raise StoreError("timeout")
         return reply
 
-    monkeypatch.setattr(pipe, "call", losing)
+    monkeypatch.setattr(pipe, "call_again", losing)
     decisions = [limiter.check(secrets[0], costs=2), limiter.check(secrets[0], costs=1)]
 
     assert [d.allowed for d in decisions] == [True, False]

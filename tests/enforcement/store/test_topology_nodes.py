@@ -158,7 +158,7 @@ def test_a_node_that_answers_and_does_not_decide_is_left_alone(lone):
         sources = [limiter.hit(LIMIT, key).source for key in keys]
 
     assert sources == ["fallback", "store", "store"]
-    assert limiter._engine.counts.failures["oom"] <= 3
+    assert limiter._engine.counts.failures["oom"] <= 5
     ask(lone.primaries[0], "CONFIG", "SET", "maxmemory", "0")
     assert eventually(lambda: limiter.hit(LIMIT, keys[0], 0).source == "store")
     limiter.close()

@@ -101,7 +101,8 @@ def test_a_demoted_primary_is_left_by_one_question(trio, monkeypatch):
     assert [hit() for hit in hits] == ["store"] * 3
     for sentinels in known:
         sentinels.look = lambda: None  # so that only what is lost is asked for
-    known[2].lost, known[2].forget, known[2].find = lambda address: None, lambda: None, known[2].address
+    pinned_to = known[2].known()
+    known[2]._ask = lambda: pinned_to
     asked = [sentinels.queries for sentinels in known]
     with Redis(port=trio.sentinel_ports[0]) as sentinel:
         sentinel.execute_command("SENTINEL", "FAILOVER", SERVICE)

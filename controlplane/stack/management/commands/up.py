@@ -1,6 +1,5 @@
 import asyncio
 import os
-import sys
 from typing import Any
 
 from django.conf import settings
@@ -9,6 +8,7 @@ from django.core.management.base import BaseCommand, CommandError
 from controlplane.stack import embedded
 from controlplane.stack.locks import StackError
 from controlplane.stack.supervisor import Service, Supervisor, serve
+from enforcement.doctor.endpoint import shown
 
 
 class Command(BaseCommand):
@@ -17,6 +17,7 @@ class Command(BaseCommand):
     requires_system_checks = []
 
     def handle(self, *args: Any, **options: Any) -> None:
+        embedded.keep_private(settings.VAR_DIR)
         supervisor = Supervisor(self.describe, settings.VAR_DIR / "run", self.show)
         try:
             asyncio.run(serve(supervisor, self.announce))
@@ -38,14 +39,14 @@ class Command(BaseCommand):
     def announce(self) -> None:
         stack = self.stack
         database = "SQLite" if "sqlite" in settings.DATABASES["default"]["ENGINE"] else "the database in DATABASE_URL"
-        python = min(sys.executable, os.path.relpath(sys.executable), key=len)
+        manage = embedded.management_command()
         self.tell(
             self.style.SUCCESS(
                 f"\nSluicegate is up, on {database}.\n"
                 f"  Admin and REST  {stack.web_url}/admin/  {stack.web_url}/api/v1/\n"
-                f"  Store           {stack.redis_url}\n"
+                f"  Store           {shown(stack.redis_url)}  (with its password: {manage} env)\n"
                 f"  Proxies         {'  '.join(stack.proxy_urls)}  (to {stack.upstream_url})\n"
-                f"  First admin     {python} manage.py createsuperuser\n"
+                f"  First admin     {manage} createsuperuser\n"
                 f"  Stop            Ctrl-C\n"
             )
         )

@@ -1,5 +1,5 @@
 """
-The decisions on one request of a Django site, and the admissions it holds. Nothing here imports Django.
+The decisions on one request of a Django or Flask site, and the admissions it holds. Nothing here imports either.
 
 Everything here may wait for the store, so it runs in threads. Event loops call it by :func:`in_thread`.
 """
@@ -11,9 +11,8 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 from typing import Any, Final, Protocol
 
-from enforcement.decorator import has_slots
 from enforcement.doors._http import Progress, RequestAttributes, find_token, joining, missing_token
-from enforcement.doors._in_code import limit_headers
+from enforcement.doors._in_code import limit_headers, outlives_decision
 from enforcement.doors._options import Options
 from enforcement.limiter import Admission, Limiter
 from enforcement.model.limits import Limit
@@ -24,10 +23,10 @@ _LISTS: Final = ("RateLimit", "RateLimit-Policy")
 
 
 class Installed(Protocol):
-    """What a process has installed."""
+    """What a process or an application has installed."""
 
     def options(self) -> Options:
-        """Return the settings of the Django integration."""
+        """Return the settings of the integration."""
 
     def limiter(self) -> Limiter:
         """Return the limiter that all requests of this process use."""
@@ -37,9 +36,77 @@ class NotManaged(RuntimeError):
     """A request would hold something that nothing would free."""
 
 
-class DjangoVisit:
+class SyncVisit:
+    """One request, the decisions made on it, and what it holds until its response is complete."""
+
+    def __init__(self, installed: Installed) -> None:
+        self.installed = installed
+        self.decisions: list[Decision] = []
+        self._held: list[Admission] = []
+
+    def decide(self, limits: tuple[Limit, ...], key: str, costs: Costs = 1) -> Decision:
+        """
+        Charge the request to limits in code, hold its slots until the response is complete, and return the decision, or
+        raise Denied.
+        """
+        limiter = self.installed.limiter()
+        if outlives_decision(limits):
+            return self._hold(partial(limiter.open_admission, limits, key, costs))
+        return self._passed(limiter.hit(limits, key, costs))
+
+    def charge_policies(self, token: str, attributes: RequestAttributes, costs: Costs) -> Decision:
+        """Charge the request to the policies of its token, and return the decision, or raise Refusal or Denied."""
+        limiter = self.installed.limiter()
+        plan = limiter.find_plan(token, attributes)
+        if isinstance(plan, Decision):
+            return self._passed(plan)
+        if plan.has_slots or plan.has_charge_on:
+            return self._hold(partial(limiter.admit_plan, plan, costs))
+        return self._passed(limiter.decide(plan, costs))
+
+    def note(self, decision: Decision) -> None:
+        """Add a decision to those shown in the response, once."""
+        if all(known is not decision for known in self.decisions):
+            self.decisions.append(decision)
+
+    def end(self, status: int) -> None:
+        """Finish the admissions that the request holds, once."""
+        held, self._held = self._held, []
+        for admission in held:
+            admission.finish(status)
+
+    def add_headers(self, headers: Any) -> None:
+        """Add the header fields of the decisions to those of a response, once."""
+        decisions, self.decisions = self.decisions, []
+        if decisions:
+            for name, value in joining(headers.keys(), limit_headers(decisions, self.installed.options().headers)):
+                present = headers.get(name) if name in _LISTS else None
+                headers[name] = f"{present}, {value}" if present else value
+
+    def denied(self, decision: Decision) -> Denied:
+        """Return the exception that answers a denial."""
+        return Denied(decision)
+
+    def _hold(self, open_admission: Callable[[], Admission]) -> Decision:
+        try:
+            admission = open_admission()
+        except Denied as denied:
+            self.note(denied.decision)
+            raise self.denied(denied.decision) from denied
+        self._held.append(admission)
+        self.note(admission.decision)
+        return admission.decision
+
+    def _passed(self, decision: Decision) -> Decision:
+        self.note(decision)
+        if not decision.allowed:
+            raise self.denied(decision)
+        return decision
+
+
+class DjangoVisit(SyncVisit):
     """
-    One request, the decisions made on it, and what it holds until its response is complete.
+    A request of a Django site.
 
     Attributes:
         managed: Whether middleware or an outer decorator will add the header fields and end the visit.
@@ -47,13 +114,11 @@ class DjangoVisit:
     """
 
     def __init__(self, request: Any, installed: Installed) -> None:
+        super().__init__(installed)
         self.request = request
-        self.installed = installed
-        self.decisions: list[Decision] = []
         self.managed = False
         self.checked = False
         self._by_policies: Decision | None = None
-        self._held: list[Admission] = []
 
     def address(self) -> str | None:
         """Return the address of the client, or None if it is unknown."""
@@ -62,16 +127,6 @@ class DjangoVisit:
         # REMOTE_ADDR is empty over a Unix socket.
         peer = meta.get("REMOTE_ADDR") or None
         return self.installed.options().proxies.client(peer, [forwarded] if forwarded else [])
-
-    def decide(self, limits: tuple[Limit, ...], key: str, costs: Costs = 1) -> Decision:
-        """
-        Charge the request to limits in code, hold its slots until the response is complete, and return the decision, or
-        raise Denied.
-        """
-        limiter = self.installed.limiter()
-        if has_slots(limits):
-            return self._hold(partial(limiter.open_admission, limits, key, costs))
-        return self._passed(limiter.hit(limits, key, costs))
 
     def check(self) -> Decision:
         """
@@ -85,51 +140,31 @@ class DjangoVisit:
         return self._by_policies
 
     def _charge_policies(self) -> Decision:
-        options, limiter = self.installed.options(), self.installed.limiter()
-        token = (options.token or _token)(self.request)
+        options = self.installed.options()
+        token = (options.token or usual_token)(self.request)
         if not token:
             raise missing_token()
         costs = options.costs(self.request) if options.costs else 1
-        plan = limiter.find_plan(token, self._describe(options))
-        if isinstance(plan, Decision):
-            return self._passed(plan)
-        if plan.has_slots or plan.has_charge_on:
-            return self._hold(partial(limiter.admit_plan, plan, costs))
-        return self._passed(limiter.decide(plan, costs))
+        return self.charge_policies(token, self._describe(options), costs)
 
     def note(self, decision: Decision) -> None:
         """Add a decision to those shown in the response, once, and set it as ``request.sluicegate`` for the view."""
         self.request.sluicegate = decision
-        if all(known is not decision for known in self.decisions):
-            self.decisions.append(decision)
-
-    def end(self, status: int) -> None:
-        """Finish the admissions that the request holds, once."""
-        held, self._held = self._held, []
-        for admission in held:
-            admission.finish(status)
+        super().note(decision)
 
     def finish(self, response: Any) -> Any:
         """
         Add the header fields to the response, end the visit now or at the end of a stream, and return the response.
         """
-        self._add_headers(response)
+        self.add_headers(response.headers)
         if not self._held:
             return response
         if response.streaming:
-            body = _AsyncBody if response.is_async else _SyncBody
+            body = _AsyncBody if response.is_async else SyncBody
             response.streaming_content = body(response.streaming_content, self, response)
         else:
             self.end(response.status_code)
         return response
-
-    def _add_headers(self, response: Any) -> None:
-        """Add the header fields of the decisions to a response, once."""
-        decisions, self.decisions = self.decisions, []
-        if decisions:
-            for name, value in joining(response.headers, limit_headers(decisions, self.installed.options().headers)):
-                present = response.headers.get(name) if name in _LISTS else None
-                response.headers[name] = f"{present}, {value}" if present else value
 
     def _hold(self, open_admission: Callable[[], Admission]) -> Decision:
         if not self.managed:
@@ -137,20 +172,7 @@ class DjangoVisit:
                 "A limit here holds slots or is charged by status. Add enforcement.doors.django.DecisionMiddleware or"
                 " LimitMiddleware to MIDDLEWARE, which ends it."
             )
-        try:
-            admission = open_admission()
-        except Denied as denied:
-            self.note(denied.decision)
-            raise
-        self._held.append(admission)
-        self.note(admission.decision)
-        return admission.decision
-
-    def _passed(self, decision: Decision) -> Decision:
-        self.note(decision)
-        if not decision.allowed:
-            raise Denied(decision)
-        return decision
+        return super()._hold(open_admission)
 
     def _describe(self, options: Options) -> RequestAttributes:
         values: dict[str, str | None] = {"method": self.request.method, "path": self.request.path}
@@ -163,7 +185,7 @@ class DjangoVisit:
 class _HeldBody:
     """A streamed body that ends the visit with its last byte, or when the server closes the response."""
 
-    def __init__(self, chunks: Any, visit: DjangoVisit, response: Any) -> None:
+    def __init__(self, chunks: Any, visit: SyncVisit, response: Any) -> None:
         self._chunks = chunks
         self._visit = visit
         self._status = response.status_code
@@ -175,7 +197,7 @@ class _HeldBody:
         self._visit.end(self._status)
 
 
-class _SyncBody(_HeldBody):
+class SyncBody(_HeldBody):
     """An iterator of chunks."""
 
     def __iter__(self) -> Iterator[bytes]:
@@ -212,5 +234,6 @@ async def in_thread(call: Callable[..., Any], *args: Any) -> Any:
         raise
 
 
-def _token(request: Any) -> str | None:
+def usual_token(request: Any) -> str | None:
+    """Return the bearer token or the API key of a request, or None if it has neither."""
     return find_token(request.headers.get("authorization"), request.headers.get("x-api-key"))

@@ -1,0 +1,356 @@
+"""
+Integration for Flask. Limits are decorators of views.
+
+>>> app = Flask(__name__)
+>>> install(app)
+>>> @app.get("/search")
+... @limited("100/minute", key="ip")
+... def search(): ...
+
+``app.config["SLUICEGATE"]`` is a dictionary of :data:`~enforcement.doors._options.NAMES`. What it leaves out is read
+from the environment. To check the published policies of every request, pass ``default=check()`` to :func:`install`.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from functools import lru_cache, wraps
+from typing import Any, Final, TypeVar, cast
+
+from enforcement.extras import Requirement
+
+with Requirement("The Flask integration", "sluicegate[flask]"):
+    from flask import Flask, Request, Response, current_app, request
+    from werkzeug.exceptions import HTTPException, default_exceptions
+
+from enforcement.decorator import Declared, chosen
+from enforcement.doors._http import PlainResponse, Refusal, RequestAttributes, missing_token
+from enforcement.doors._in_code import (
+    EXEMPT,
+    LIMITED,
+    check_methods,
+    check_scope,
+    counted_address,
+    counter_key,
+    declared_for,
+    denial_without_limits,
+    name_of,
+)
+from enforcement.doors._options import Options, read_options
+from enforcement.doors._sync_visit import SyncBody, SyncVisit, usual_token
+from enforcement.limiter import Limiter
+from enforcement.plan.costs import Costs, check_costs
+from enforcement.plan.decision import Decision, Denied
+
+SETTING: Final = "SLUICEGATE"
+_EXTENSION: Final = "sluicegate"
+_VISIT: Final = "sluicegate.visit"
+
+View = TypeVar("View", bound=Callable[..., Any])
+Key = str | Callable[[Request], Any]
+
+
+class WerkzeugDenied(Denied, HTTPException):
+    """A denial that is also an error of Werkzeug."""
+
+    def __init__(self, decision: Decision) -> None:
+        problem = decision.problem()
+        super(Denied, self).__init__(description=problem.get("detail", problem["title"]))
+        self.decision = decision
+
+
+class FlaskVisit(SyncVisit):
+    """A request of a Flask application."""
+
+    def __init__(self, installed: _Extension) -> None:
+        super().__init__(installed)
+        self.finished = False
+
+    def address(self) -> str | None:
+        """Return the address of the client, or None if it is unknown."""
+        # The address is empty over a Unix socket.
+        peer = request.remote_addr or None
+        return self.installed.options().proxies.client(peer, request.headers.getlist("X-Forwarded-For"))
+
+    def describe(self, more: Callable[[Request], Any] | None) -> RequestAttributes:
+        """Return the attributes of the request, with those that functions of the application return."""
+        values: dict[str, str | None] = {"method": request.method, "path": request.path, "ip": self.address()}
+        for found in (self.installed.options().attributes, more):
+            if found is not None:
+                values.update(found(request))
+        return RequestAttributes(values, request.headers.get)
+
+    def denied(self, decision: Decision) -> Denied:
+        """Return the exception that answers a denial."""
+        return _denied_with(decision.status)(decision)
+
+    def finish(self, response: Response) -> Response:
+        """Add the header fields to the response, end the visit now or at the end of a stream, and return it."""
+        self.add_headers(response.headers)
+        self.finished = True
+        if self._held and response.is_streamed:
+            response.call_on_close(getattr(response.response, "close", _nothing))
+            body = response.response if response.direct_passthrough else response.iter_encoded()
+            response.response = SyncBody(body, self, response)
+        else:
+            self.end(response.status_code)
+        return response
+
+
+class _Extension:
+    """The options and the limiter of one application."""
+
+    def __init__(self, options: Options, limiter: Limiter | None, default: ViewRule | None) -> None:
+        self._options = options
+        self._limiter = limiter
+        self._lock = threading.Lock()
+        self.default = default
+
+    def options(self) -> Options:
+        """Return the options of the application."""
+        return self._options
+
+    def limiter(self) -> Limiter:
+        """Return the limiter of the application, made at the first request if none was given."""
+        if self._limiter is None:
+            with self._lock:
+                self._limiter = self._limiter or self._options.limiter()
+        return self._limiter
+
+    def close(self) -> None:
+        """Close the limiter. The next request would start it again."""
+        if self._limiter is not None:
+            self._limiter.close()
+
+    def before(self) -> None:
+        """Charge a request to the default if its view has no rule of its own and is not exempt."""
+        view = current_app.view_functions.get(request.endpoint or "")
+        default = self.default
+        if default is None or view is None or request.path in self._options.exempt or _is_automatic():
+            return
+        own = any(rule.applies() for rule in getattr(view, LIMITED, ()))
+        if default.applies() and not own and not getattr(view, EXEMPT, False):
+            default.charge(name_of(view))
+
+    def after(self, response: Response) -> Response:
+        """Return the response with the header fields of the decisions on its request."""
+        visit = request.environ.get(_VISIT)
+        return response if visit is None else visit.finish(response)
+
+    def teardown(self, error: BaseException | None) -> None:
+        """End a request that got no response."""
+        visit = request.environ.get(_VISIT)
+        if visit is not None and not visit.finished:
+            visit.end(500)
+
+
+class ViewRule:
+    """What :func:`limited` or :func:`check` returns. It decorates a view, or is the default of an application."""
+
+    def applies(self) -> bool:
+        """Return whether the present request has a method that is limited."""
+        return True
+
+    def charge(self, name: str) -> None:
+        """Charge the present request, to which this applies, to the view *name*. Raises Denied and Refusal."""
+        raise NotImplementedError
+
+    def __call__(self, view: View) -> View:
+        """Return the view with this rule, which is charged before it runs. The view may be a coroutine function."""
+        if isinstance(view, type):
+            raise TypeError(f"view: must be a function; put the rule into decorators of a class, got {view!r}.")
+        name = name_of(view)
+
+        @wraps(view)
+        def limited_view(*args: Any, **kwargs: Any) -> Any:
+            if self.applies():
+                self.charge(name)
+            return current_app.ensure_sync(view)(*args, **kwargs)
+
+        setattr(limited_view, LIMITED, (self, *getattr(view, LIMITED, ())))
+        return cast(View, limited_view)
+
+
+class _LimitedView(ViewRule):
+    def __init__(self, limits: Any, key: Key, scope: str | None, costs: Any, methods: Any) -> None:
+        if isinstance(key, str) and key not in ("ip", "all"):
+            raise ValueError(f"key: must be 'ip', 'all' or a function of the request, got {key!r}.")
+        self._limits = declared_for(limits, costs)
+        self._key = key
+        self._scope = None if scope is None else check_scope(scope)
+        self._costs = costs
+        self._methods = check_methods(methods)
+
+    def applies(self) -> bool:
+        return self._methods is None or request.method in self._methods
+
+    def charge(self, name: str) -> None:
+        visit, kind = _visit(), self._key if isinstance(self._key, str) else "key"
+        if callable(self._key):
+            caller = current_app.ensure_sync(self._key)(request)
+        else:
+            caller = counted_address(visit.address()) if kind == "ip" else ""
+        counted = counter_key(self._scope or name, kind, caller)
+        limits = chosen(self._limits(request)) if callable(self._limits) else self._limits
+        if counted is not None and limits is not None:
+            visit.decide(limits, counted, self._costs(request) if callable(self._costs) else self._costs)
+
+
+class _CheckedView(ViewRule):
+    def __init__(self, costs: Any, attributes: Callable[[Request], Any] | None) -> None:
+        self._costs = costs if costs is None or callable(costs) else check_costs(costs)
+        self._attributes = attributes
+
+    def charge(self, name: str) -> None:
+        visit = _visit()
+        options = visit.installed.options()
+        token = (options.token or usual_token)(request)
+        if not token:
+            raise missing_token()
+        costs = (options.costs or 1) if self._costs is None else self._costs
+        visit.charge_policies(token, visit.describe(self._attributes), costs(request) if callable(costs) else costs)
+
+
+def install(app: Flask, limiter: Limiter | None = None, *, default: ViewRule | None = None) -> None:
+    """
+    Add what the decorators of this module need to *app*, whose ``SLUICEGATE`` configuration is read now.
+
+    Every response gets the header fields of the decisions on its request. Denials are answered as problems (RFC 9457),
+    also if a view itself raises Denied. A limiter that is made here starts at the first request, and closes when the
+    process ends.
+
+    Args:
+        limiter: None: one is made from the configuration and the environment.
+        default: The rule of all views that have none of their own and are not exempt. It also applies to the methods
+            that a view's own rules leave out. A request that reaches no view is not charged.
+    Raises:
+        TypeError: *default* is not a rule.
+        ValueError: The configuration is not valid, or the application has it installed already.
+    """
+    if default is not None and not isinstance(default, ViewRule):
+        raise TypeError(f"default: must be what limited() or check() returns, got {default!r}.")
+    if _EXTENSION in app.extensions:
+        raise ValueError("app: Sluicegate is already installed.")
+    options = read_options(app.config.get(SETTING, {}), f"app.config[{SETTING!r}]")
+    installed = app.extensions[_EXTENSION] = _Extension(options, limiter, default)
+    app.before_request(installed.before)
+    app.after_request(installed.after)
+    app.teardown_request(installed.teardown)
+    app.register_error_handler(Denied, _answer_denied)
+    app.register_error_handler(Refusal, _answer_refused)
+    if limiter is None:
+        weakref.finalize(app, installed.close)  # also when the process ends
+
+
+def limited(
+    limits: Declared | Callable[[Request], Declared | None],
+    *,
+    key: Key,
+    scope: str | None = None,
+    costs: Costs | Callable[[Request], Costs] = 1,
+    methods: Sequence[str] | None = None,
+) -> ViewRule:
+    """
+    Return a decorator of views, sync or async, that charges each request to limits in code.
+
+    Put it below ``@app.get(...)``. In a class-based view, put it into ``decorators``. A slot of a concurrency limit is
+    held until the response is complete.
+
+    Args:
+        limits: ``"100/minute"``, ``"10/second; 1000/day"``, a Limit, or several. Several are one atomic decision. Or a
+            function of the request that returns them, or None if no limit applies.
+        key: Whom a request counts for. ``"ip"`` is the client's address, or the /64 network of an IPv6 address.
+            ``"all"`` is everybody together. A function of the request returns a string, an integer or a UUID, or None
+            to exempt the request.
+        scope: Name of the counters. None: that of the view. Views of the same scope share counters.
+        costs: The costs of a request, or a function of the request that returns them.
+        methods: HTTP methods that are limited. None: all.
+    Raises:
+        ValueError: Limits, key, scope, costs or methods are not valid.
+        TypeError: *limits* holds something that is not a limit.
+    """
+    return _LimitedView(limits, key, scope, costs, methods)
+
+
+def check(
+    *,
+    costs: Costs | Callable[[Request], Costs] | None = None,
+    attributes: Callable[[Request], Any] | None = None,
+) -> ViewRule:
+    """
+    Return a decorator of views that charges each request to the published policies of its token.
+
+    Slots are held until the response is complete; ``charge_on`` looks at its status.
+
+    Args:
+        costs: The costs of a request, or a function of the request that returns them. None: those of the option
+            ``COSTS``, else one request.
+        attributes: Returns attributes to add to ``method``, ``path``, ``ip`` and ``header.<name>``.
+    Raises:
+        ValueError: The costs are not valid.
+    """
+    return _CheckedView(costs, attributes)
+
+
+def exempt(view: View) -> View:
+    """Mark a view as exempt from the default of :func:`install`, and return the view."""
+    setattr(view, EXEMPT, True)
+    return view
+
+
+def get_limiter() -> Limiter:
+    """Return the limiter of the present application, for views that use it directly."""
+    return _installed().limiter()
+
+
+def _installed() -> _Extension:
+    installed = current_app.extensions.get(_EXTENSION)
+    if not isinstance(installed, _Extension):
+        raise RuntimeError("Sluicegate is not installed: call enforcement.doors.flask.install(app).")
+    return installed
+
+
+def _visit() -> FlaskVisit:
+    """Return the visit of the present request. It is kept with the request, because ``g`` may outlive that in tests."""
+    visit = request.environ.get(_VISIT)
+    if not isinstance(visit, FlaskVisit):
+        visit = request.environ[_VISIT] = FlaskVisit(_installed())
+    return visit
+
+
+def _is_automatic() -> bool:
+    """Return whether Flask answers the request, an OPTIONS such as browsers send ahead, without calling the view."""
+    return request.method == "OPTIONS" and bool(getattr(request.url_rule, "provide_automatic_options", False))
+
+
+@lru_cache
+def _denied_with(status: int) -> type[WerkzeugDenied]:
+    """
+    Return the class of denials with a status.
+
+    Flask finds the handler of a status, such as 429, by the class of the error, which must be Werkzeug's own.
+    """
+    return type("WerkzeugDenied", (WerkzeugDenied, default_exceptions[status]), {})
+
+
+def _answer_denied(denied: Denied) -> Response:
+    visit = _visit()
+    visit.note(denied.decision)
+    return _response(denial_without_limits(denied.decision, visit.installed.options().headers))
+
+
+def _answer_refused(refusal: Refusal) -> Response:
+    return _response(refusal.answer)
+
+
+def _response(answer: PlainResponse) -> Response:
+    return Response(answer.body, answer.status, dict(answer.headers))
+
+
+def _nothing() -> None:
+    """Do nothing."""
+
+
+__all__ = ["ViewRule", "check", "exempt", "get_limiter", "install", "limited"]

@@ -1,0 +1,62 @@
+"""Run generators of steps, in threads and in event loops. See :data:`~enforcement.plan.commands.Steps`."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from hiredis import ReplyError
+
+from enforcement.plan.commands import Steps
+from enforcement.store.connector import AwaitedPipe, Pipe
+from enforcement.store.errors import StoreError
+
+
+def run(steps: Steps, call: Callable[[bytes], Any]) -> Any:
+    """Send the commands that a generator yields by *call*, and return the generator's result."""
+    try:
+        command = next(steps)
+        while True:
+            try:
+                reply = call(command)
+            except StoreError as exc:
+                command = steps.throw(exc)
+            else:
+                command = steps.send(reply)
+    except StopIteration as stop:
+        return stop.value
+
+
+def run_within(steps: Steps, pipe: Pipe, deadline: float) -> Any:
+    """
+    Send the commands that a generator yields to the store, and return the generator's result.
+
+    Args:
+        deadline: When the budget of all these commands together ends, in monotonic seconds.
+    """
+    return run(steps, lambda command: pipe.call_again(command, deadline))
+
+
+async def run_awaited(steps: Steps, pipe: AwaitedPipe, call: Callable[[bytes], Awaitable[Any]]) -> Any:
+    """Send the commands that a generator yields by *call*, a method of *pipe*, and return the generator's result."""
+    try:
+        command = next(steps)
+        while True:
+            try:
+                reply = await call(command)
+                if type(reply) is ReplyError:
+                    raise pipe.trouble(reply)
+            except StoreError as exc:
+                command = steps.throw(exc)
+            else:
+                command = steps.send(reply)
+    except StopIteration as stop:
+        return stop.value
+
+
+async def run_awaited_within(steps: Steps, pipe: AwaitedPipe, deadline: float) -> Any:
+    """Do what :func:`run_within` does in an event loop, and return the generator's result."""
+    return await run_awaited(steps, pipe, lambda command: pipe.call_again(command, deadline))
+
+
+__all__ = ["run", "run_awaited", "run_awaited_within", "run_within"]

@@ -1,0 +1,64 @@
+"""Notice that the store evicts keys. It forgets counters then, so more is admitted than the limits allow."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from redis.exceptions import NoPermissionError
+
+from enforcement.engine.store_clock import StoreClock
+from enforcement.engine.store_warnings import StoreWarnings
+from enforcement.model.instances import EVICTING
+from enforcement.store.base_client import StoreClient
+
+EVICTION_SECONDS: Final = 5.0
+"""How often a server is asked."""
+REPORTED_SECONDS: Final = 600.0
+"""How long an eviction is reported after it was seen."""
+
+
+class EvictionWatch:
+    """
+    Compares the number of keys that each server has evicted with the number before.
+
+    Args:
+        client: Reads the store.
+        clock: Its monotonic time is used.
+        warnings: Gets the problem.
+    """
+
+    def __init__(self, client: StoreClient, clock: StoreClock, warnings: StoreWarnings) -> None:
+        self._client = client
+        self._clock = clock
+        self._warnings = warnings
+        self._evicted: dict[str, int] = {}
+        self._seen_at: float | None = None
+        self._may_ask = True
+
+    def look(self) -> None:
+        """Ask every server once. Raises redis-py's errors."""
+        if not self._may_ask:
+            return
+        now = self._clock.monotonic()
+        try:
+            grew = [self._grew(name, server.info("stats")) for name, server in self._client.primaries()]
+        except NoPermissionError:
+            self._may_ask = False  # an account of release 0.2; each further try would add to the server's ACL LOG
+            raise
+        if any(grew):
+            self._seen_at = now
+            text = "The store evicts keys, so counters are lost and limits admit more: set maxmemory-policy noeviction."
+            self._warnings.begin(EVICTING, text)
+        elif self._seen_at is not None and now - self._seen_at > REPORTED_SECONDS:
+            self._seen_at = None
+            self._warnings.end(EVICTING, "The store has evicted no key for ten minutes.")
+
+    def _grew(self, server: str, stats: dict[str, Any]) -> bool:
+        """Return whether a server has evicted keys since it was asked before. The first reply is no growth."""
+        evicted = int(stats.get("evicted_keys", 0))
+        before = self._evicted.get(server, evicted)
+        self._evicted[server] = evicted
+        return evicted > before
+
+
+__all__ = ["EVICTION_SECONDS", "EvictionWatch"]

@@ -1,0 +1,153 @@
+"""
+Keep on disk what a process needs to take its share of the quotas, and no second one, after a restart in an outage.
+
+That is the size of the fleet, in one file for all processes with this folder, and the local counters, in a file for
+each of them. A process takes over the file of one that has ended: the first whose lock it gets.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from time import monotonic
+from typing import Final
+
+from enforcement.failover.fallback import Fallback
+from enforcement.failover.private_file import read, write
+from enforcement.failover.saved_counter import SavedCounter
+from enforcement.model.checks import is_integer
+from enforcement.model.sizes import MAX_FLEET_SIZE
+from enforcement.model.strict_json import loads
+
+MAX_PROCESSES: Final = 1_000
+"""Processes with one folder. Further ones keep no copy."""
+KEEP_SECONDS: Final = 1.0
+
+_FLEET_HEADER: Final = b"sluicegate-fleet 1\n"
+_SHARES_HEADER: Final = b"sluicegate-shares 1\n"
+
+logger = logging.getLogger("sluicegate.disk")
+
+
+class OutageCopy:
+    """
+    The copy of one process.
+
+    Args:
+        folder: None: nothing is kept.
+        name: Part of the names of the files, which differs for each prefix of keys.
+        fallback: Has the local counters.
+
+    Attributes:
+        fleet_size: The highest number of live instances on disk, or 0 if it is unknown.
+        failures: How often a file could not be written or used.
+    """
+
+    def __init__(self, folder: Path | None, name: str, fallback: Fallback) -> None:
+        self.fleet_size = 0
+        self.failures = 0
+        self._folder = folder
+        self._name = name
+        self._fallback = fallback
+        self._lock: int | None = None
+        self._shares: Path | None = None
+        self._saved = (0, 0)
+        self._due_at = float("-inf")
+
+    def open(self) -> None:
+        """Claim a file, and restore from it what this process does not know. A second call does nothing."""
+        if self._folder is None or self._lock is not None:
+            return
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._claim(self._folder)
+        except OSError as exc:
+            self._failed("Cannot keep the local counters in", self._folder, exc)
+        self._restore()
+
+    def save(self, fleet_size: int) -> None:
+        """Write what has changed, at most once a second."""
+        now = monotonic()
+        if self._folder is not None and now >= self._due_at:
+            self._due_at = now + KEEP_SECONDS
+            self._save(self._folder, fleet_size)
+
+    def close(self, fleet_size: int) -> None:
+        """Write what has changed, and let another process take over the file."""
+        if self._folder is not None:
+            self._save(self._folder, fleet_size)
+        self.after_fork()
+
+    def after_fork(self) -> None:
+        """Let go of the file. In a child process it stays that of the parent, which holds the lock as well."""
+        lock, self._lock, self._shares = self._lock, None, None
+        if lock is not None:
+            os.close(lock)
+
+    def _claim(self, folder: Path) -> None:
+        for number in range(MAX_PROCESSES):
+            path = folder / f"shares-{self._name}-{number}"
+            lock = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as exc:
+                os.close(lock)
+                if not isinstance(exc, BlockingIOError):
+                    raise
+            else:
+                self._lock, self._shares = lock, path
+                return
+
+    def _fleet_path(self, folder: Path) -> Path:
+        return folder / f"fleet-{self._name}"
+
+    def _restore(self) -> None:
+        if self._folder is not None and (lines := self._read(self._fleet_path(self._folder), _FLEET_HEADER)):
+            with contextlib.suppress(ValueError):
+                size = loads(lines[0])
+                self.fleet_size = size if is_integer(size, 1, MAX_FLEET_SIZE) else 0
+        if self._shares is not None and (lines := self._read(self._shares, _SHARES_HEADER)):
+            try:
+                self._fallback.restore([SavedCounter.from_json(loads(line)) for line in lines])
+            except ValueError as exc:
+                self._failed("Ignored the local counters in", self._shares, exc)
+
+    def _read(self, path: Path, header: bytes) -> Sequence[bytes]:
+        try:
+            return read(path, header)
+        except FileNotFoundError:
+            return ()
+        except (OSError, ValueError) as exc:
+            self._failed("Ignored", path, exc)
+            return ()
+
+    def _save(self, folder: Path, fleet_size: int) -> None:
+        fleet, changes = self._saved
+        try:
+            if fleet_size != fleet:
+                line = json.dumps(fleet_size).encode() + b"\n"
+                write(self._fleet_path(folder), _FLEET_HEADER, [line], outlives_host=False)
+            if self._shares is not None and changes != self._fallback.changes:
+                changes = self._fallback.changes
+                write(self._shares, _SHARES_HEADER, self._lines(), outlives_host=False)
+        except OSError as exc:
+            self._failed("Cannot write to", folder, exc)
+        self._saved = fleet_size, changes
+
+    def _lines(self) -> Iterator[bytes]:
+        # One line for each counter, because one long call of the JSON writer would delay every request of this process.
+        for counter in self._fallback.saved():
+            yield json.dumps(counter.to_json(), separators=(",", ":")).encode() + b"\n"
+
+    def _failed(self, what: str, path: Path, exc: Exception) -> None:
+        if not self.failures:
+            logger.warning("%s %s: %s", what, path, exc)
+        self.failures += 1
+
+
+__all__ = ["OutageCopy"]

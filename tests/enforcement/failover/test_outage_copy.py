@@ -1,0 +1,216 @@
+"""A process that starts in an outage takes its share of the quotas and no more, also after restarts."""
+
+import json
+import os
+import subprocess
+import sys
+from contextlib import ExitStack
+
+import pytest
+
+from enforcement import Limit, Limiter
+from enforcement.failover import outage_copy
+from enforcement.failover.fallback import Fallback
+from enforcement.failover.outage_copy import OutageCopy
+from enforcement.failover.saved_counter import SavedCounter
+from enforcement.model.algorithms import ALGORITHMS, Reference, Spec
+from enforcement.settings import Settings
+from tests.enforcement.world import eventually
+from tests.scale import scale
+
+QUOTA = 100
+STARTED, KNOWN = scale(4, 10), scale(2, 4)
+# Asks for one key without the store until it is denied, prints what was admitted, and ends when its input does.
+TAKER = r"""
+import sys
+from enforcement import Limit, Limiter
+limit = Limit(name="rate", quota=100, window_seconds=86_400)
+limiter = Limiter.from_env()
+limiter.peek(limit, "other")
+print("ready", flush=True)
+for line in sys.stdin:
+    calls = 0 if line == "look\n" else 120
+    print(sum(limiter.hit(limit, "k").allowed for _ in range(calls)), limiter.stats().fleet_size, flush=True)
+limiter.close()
+"""
+
+
+class Takers:
+    """Processes that take what they may without the store."""
+
+    def __init__(self, stack, url, number, **environ):
+        environ = {**os.environ, "SLUICEGATE_REDIS_URL": url, **environ}
+        command = [sys.executable, "-c", TAKER]
+        options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": environ}
+        self.processes = [stack.enter_context(subprocess.Popen(command, **options)) for _ in range(number)]
+        for process in self.processes:
+            stack.callback(process.kill)
+        for process in self.processes:
+            assert process.stdout.readline() == "ready\n"
+
+    def take(self, command="take"):
+        """Return what was admitted by each, and the fleet size of each."""
+        for process in self.processes:
+            process.stdin.write(f"{command}\n")
+            process.stdin.flush()
+        return [tuple(map(int, process.stdout.readline().split())) for process in self.processes]
+
+    def end(self, kill=False):
+        for process in self.processes:
+            if kill:
+                process.kill()
+            else:
+                process.stdin.close()
+            process.wait(20)
+            process.stdout.close()
+
+
+@pytest.fixture
+def away(own_server):
+    """Give the URL of a store that is away."""
+    own_server.kill()
+    return own_server.url
+
+
+@pytest.mark.proof
+def test_processes_that_start_in_an_outage_take_a_share_of_the_given_fleet(away):
+    """They start without any knowledge: with SLUICEGATE_FLEET_SIZE they admit L together, and not L each."""
+    with ExitStack() as stack:
+        taken = Takers(stack, away, STARTED, SLUICEGATE_FLEET_SIZE=str(STARTED)).take()
+        assert taken == [(QUOTA // STARTED, 1)] * STARTED
+        control = Takers(stack, away, 1)
+        assert control.take() == [(QUOTA, 1)]  # nobody told it of others
+
+
+@pytest.mark.proof
+@pytest.mark.parametrize("kill", scale([True], [False, True]))
+def test_a_restart_with_a_state_directory_takes_no_second_share(own_server, tmp_path, kill):
+    """Instances that know of each other are restarted twice in an outage: L + E at most in a window."""
+    with ExitStack() as stack:
+        known = Takers(stack, own_server.url, KNOWN, SLUICEGATE_STATE_DIR=str(tmp_path))
+        assert eventually(lambda: known.take("look") == [(0, KNOWN)] * KNOWN, 10.0)
+        assert eventually(lambda: fleet_on_disk(tmp_path) == KNOWN)
+        own_server.kill()
+        admitted = [known.take()]
+        for _ in range(2):
+            if kill:  # within a second of what was admitted last it is on the disk
+                assert eventually(lambda: shares_on_disk(tmp_path) == total(admitted))
+            known.end(kill)
+            known = Takers(stack, own_server.url, KNOWN, SLUICEGATE_STATE_DIR=str(tmp_path))
+            admitted.append(known.take())
+        known.end()
+
+    assert {size for taken in admitted for _, size in taken} == {KNOWN}
+    assert QUOTA - KNOWN <= total(admitted) <= QUOTA + KNOWN
+    assert total(admitted[:1]) == total(admitted)
+
+
+def total(admitted):
+    return sum(rows for taken in admitted for rows, _ in taken)
+
+
+def fleet_on_disk(folder):
+    return next((int(path.read_text().splitlines()[1]) for path in folder.glob("fleet-*")), 0)
+
+
+def shares_on_disk(folder):
+    """Return how many permits of fixed windows the files say were admitted."""
+    rows = [json.loads(line) for path in folder.glob("shares-*-?") for line in path.read_text().splitlines()[1:-1]]
+    return sum(values[0] for _, _, values, _ in rows)
+
+
+def test_two_processes_take_over_two_files(tmp_path):
+    """A file belongs to one process at a time, and to another one as soon as that one has ended."""
+    copies = [OutageCopy(tmp_path, "x", Fallback(held=lambda key: {})) for _ in range(3)]
+    for copy in copies[:2]:
+        copy.open()
+        copy.open()  # as a limiter that is started twice
+    assert sorted(path.name for path in tmp_path.glob("*.lock")) == ["shares-x-0.lock", "shares-x-1.lock"]
+    copies[0].close(7)
+    copies[2].open()
+    assert len(list(tmp_path.glob("*.lock"))) == 2
+    assert copies[2].fleet_size == 7
+    for copy in copies:
+        copy.close(7)
+
+
+@pytest.mark.parametrize("spoil", [lambda text: text[:-9], lambda text: text.replace(b"1", b"2"), lambda text: b""])
+def test_a_spoilt_file_is_ignored_and_counted(tmp_path, spoil, caplog):
+    """Half of the truth is not used, nobody fails, and the statistics say so."""
+    with Limiter("redis://127.0.0.1:1/0", state_dir=tmp_path, timeout=0.01) as limiter:
+        limiter.hit(Limit(name="rate", quota=100, window_seconds=86_400), "k")
+    [path] = tmp_path.glob("shares-*-0")
+    path.write_bytes(spoil(path.read_bytes()))
+
+    with Limiter("redis://127.0.0.1:1/0", state_dir=tmp_path, timeout=0.01) as limiter:
+        assert limiter.stats().disk_failures == 1
+    assert f"Ignored {path}" in caplog.text
+
+
+def test_a_folder_that_cannot_be_written_costs_no_decision(tmp_path, caplog):
+    """It is logged once, and counted."""
+    (tmp_path / "file").write_text("")
+    with Limiter("redis://127.0.0.1:1/0", state_dir=tmp_path / "file", timeout=0.01) as limiter:
+        assert limiter.hit(Limit(name="rate", quota=100, window_seconds=86_400), "k").allowed
+        assert limiter.stats().disk_failures >= 1
+    assert caplog.text.count("Cannot keep the local counters in") == 1
+
+
+@pytest.mark.parametrize("letter", ["f", "s", "l", "b"])
+def test_a_saved_counter_decides_as_before(letter):
+    """For each algorithm, at any later instant; slots are not saved, as they end with the process that holds them."""
+    second = 1_000_000
+    spec = Spec(letter, 10, 2 if letter == "b" else 60 * second, (30 * second,) if letter == "b" else ())
+    kept, restored = Reference(), Reference()
+    for at in range(0, 50, 7):
+        kept.decide(at * second, [("k", spec, 1)])
+        restored.counters.clear()
+        saved = json.loads(json.dumps(SavedCounter.of("k", kept.counters["k"]).to_json()))
+        restored.counters["k"] = SavedCounter.from_json(saved).counter()
+        for later in (at, at + 3, at + 61, at + 200):
+            replies = [it.decide(later * second, [("k", spec, 2)], charge=False) for it in (kept, restored)]
+            assert replies[0] == replies[1]
+    assert not SavedCounter.takes(ALGORITHMS["c"]())
+
+
+def test_a_long_log_is_saved_short_and_ends_no_earlier():
+    """What was admitted counts until its last charge has left."""
+    log, spec = Reference(), Spec("l", 5_000, 60_000_000)
+    for at in range(2_000):
+        log.decide(at, [("k", spec, 1)])
+    short = SavedCounter.of("k", log.counters["k"])
+
+    assert short.values == ([1_999], [0, 2_000])
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(None, [], ["k", "c", [1], 1], ["k", "f", [1, 2], 1], ["k", "f", [1, True, 2], 1], ["k", "f", [1, [2], 3], 1]),
+        *(["k", "l", [[1], [0]], 1], ["k", "l", [1, 2], 1], ["k", [], [1, 2, 3], 1], [1, "f", [1, 2, 3], 1]),
+    ],
+)
+def test_other_values_are_no_saved_counters(value):
+    """A file of another format must not become a limit of nothing."""
+    with pytest.raises(ValueError, match=r"must have|must be"):
+        SavedCounter.from_json(value)
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "1.5", "four", "100001", "1000000000000000000"])
+def test_a_fleet_size_is_an_integer(text):
+    """The error names the variable, the rule and the value."""
+    with pytest.raises(ValueError, match=rf"SLUICEGATE_FLEET_SIZE: must be an integer from 1 to 100000, got '{text}'"):
+        Settings.from_env({"SLUICEGATE_FLEET_SIZE": text})
+    with pytest.raises(ValueError, match="fleet_size: must be an integer from 1 to 100000, got 0"):
+        Limiter(fleet_size=0)
+    assert Settings.from_env({"SLUICEGATE_FLEET_SIZE": "12"}).fleet_size == 12
+
+
+def test_the_copy_is_bounded(monkeypatch):
+    """A process with many keys keeps those charged last."""
+    monkeypatch.setattr("enforcement.failover.shares.MAX_SAVED", 3)
+    with Limiter("redis://127.0.0.1:1/0", timeout=0.01) as limiter:
+        for number in range(10):
+            limiter.hit(Limit(name="rate", quota=100, window_seconds=86_400), f"k{number}")
+        assert len(list(limiter._engine.fallback.saved())) == 3
+    assert outage_copy.KEEP_SECONDS == 1.0
