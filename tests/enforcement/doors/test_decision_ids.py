@@ -8,10 +8,15 @@ import pytest
 from django.test import Client
 from django.urls import path
 from fastapi import Depends, FastAPI
+from flask import Flask
 from rest_framework.views import APIView
+from starlette.applications import Starlette
+from starlette.routing import Route
 
 from enforcement import Limit, Limiter, aio
 from enforcement.doors import asgi, proxy, wsgi
+from enforcement.doors import flask as flask_door
+from enforcement.doors import starlette as starlette_door
 from enforcement.doors.drf import PolicyThrottle
 from enforcement.doors.fastapi import check, install
 from enforcement.model.keys import Keys
@@ -30,6 +35,10 @@ STATUSES = {"limited": 429, "unknown": 401, "revoked": 401, "inactive": 403}
 
 
 def _app(*args: Any) -> Any:
+    raise AssertionError("a denied request reached the application")
+
+
+async def _endpoint(request: Any) -> Any:
     raise AssertionError("a denied request reached the application")
 
 
@@ -52,11 +61,23 @@ def _site(settings: Any, options: dict[str, Any], *middleware: str, view: Any) -
     return Client()
 
 
+def _closed_after(request: pytest.FixtureRequest, limiter: Limiter) -> Limiter:
+    request.addfinalizer(limiter.close)
+    return limiter
+
+
 def _serve(name: str, url: str, request: pytest.FixtureRequest) -> Any:
     """Serve an application behind the door with this name, and return a client."""
     options: dict[str, Any] = {"url": url, "instance": INSTANCE, "timeout": 1.0}
     if name == "wsgi":
-        return request.getfixturevalue("serve_wsgi")(wsgi.LimitMiddleware(_app, Limiter(**options)))
+        return request.getfixturevalue("serve_wsgi")(
+            wsgi.LimitMiddleware(_app, _closed_after(request, Limiter(**options)))
+        )
+    if name == "flask":
+        app = Flask("site")
+        app.route("/")(flask_door.check()(_app))
+        flask_door.install(app, _closed_after(request, Limiter(**options)))
+        return request.getfixturevalue("serve_wsgi")(app)
     if name == "django":
         return _site(
             request.getfixturevalue("settings"), options, "enforcement.doors.django.LimitMiddleware", view=_app
@@ -73,10 +94,14 @@ def _serve(name: str, url: str, request: pytest.FixtureRequest) -> Any:
         monkeypatch.setenv("SLUICEGATE_INSTANCE", INSTANCE)
         monkeypatch.setenv("SLUICEGATE_UPSTREAM_URL", "http://127.0.0.1:9")
         return serve(proxy.create_app())
+    if name == "starlette":
+        site = Starlette(routes=[Route("/", starlette_door.check()(_endpoint))])
+        starlette_door.install(site, limiter)
+        return serve(site)
     return serve(asgi.LimitMiddleware(_app, limiter) if name == "asgi" else _fastapi_app(limiter))
 
 
-@pytest.fixture(params=["asgi", "wsgi", "fastapi", "django", "drf", "proxy"])
+@pytest.fixture(params=["asgi", "wsgi", "fastapi", "starlette", "flask", "django", "drf", "proxy"])
 def ask(request, store):
     """Send a request with a token through the door, whose instance is named INSTANCE, and return the response."""
     clients: list[Any] = []
@@ -115,7 +140,7 @@ def test_each_denial_names_its_decision_and_its_reason(ask, token, kind):
     assert (facts.instance, facts.token, facts.revision) == (INSTANCE, known, 1)
 
 
-@pytest.mark.parametrize("ask", ["asgi", "wsgi", "fastapi", "django", "proxy"], indirect=True)
+@pytest.mark.parametrize("ask", ["asgi", "wsgi", "fastapi", "starlette", "flask", "django", "proxy"], indirect=True)
 def test_a_problem_names_the_policy_and_the_limit_that_deny(ask, token):
     """Beside the list of all that do; its id is that of the field. Django REST framework has bodies of its own."""
     answer = ask(token("limited"))
