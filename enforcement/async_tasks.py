@@ -21,7 +21,7 @@ def begun(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
 
 
 async def seen_through(work: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine to completion even if the task awaiting it is cancelled, and return its result."""
+    """Return the result of a coroutine, which runs to completion even if the task awaiting it is cancelled."""
     return await asyncio.shield(begun(work))
 
 

@@ -154,7 +154,7 @@ def revision_of(change: str) -> int | None:
 
 
 def last_revision() -> int:
-    """Return the number of the last revision in SQL, 0 before the first."""
+    """Return the number of the last revision that SQL has, or 0 before the first."""
     return last_state().revision
 
 

@@ -250,7 +250,9 @@ def kept_of(row: Checkpoint) -> Kept:
 
 def _not_over() -> models.Q:
     """
-    Return the query condition for windows that have not ended, or less than an hour ago. The store's clock decides.
+    Return the query condition for windows that have not ended, or that ended less than an hour ago.
+
+    The store's clock decides.
     """
     return models.Q(ends_us=0) | models.Q(ends_us__gt=microseconds(timezone.now() - timedelta(hours=1)))
 

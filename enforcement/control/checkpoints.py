@@ -92,7 +92,11 @@ def readings(counters: Sequence[str], reply: Sequence[Sequence[int]]) -> Iterato
 
 
 def strike_call(keys: Keys, tag: str, counters: Sequence[str], read: Sequence[CheckpointReading]) -> Call:
-    """Return the function, keys and arguments of a call that takes unchanged and lost counters from the dirty set."""
+    """
+    Return the function, keys and arguments of a call that strikes counters off the dirty set.
+
+    It strikes those that are gone, or that are still as they were read.
+    """
     by_name = {reading.kept.counter: reading.kept for reading in read}
     arguments: list[str | int] = []
     for counter in counters:

@@ -35,7 +35,7 @@ def hosts(url: str) -> list[str]:
 
 
 def transport(url: str) -> Iterator[Finding]:
-    """Yield one finding on whether the URL makes the connection safe from eavesdroppers."""
+    """Yield one finding, which is a warning if the URL leads to another machine without verified TLS."""
     if url.startswith("unix://"):
         yield Finding("transport", "ok", "a socket of this machine")
     elif url.startswith(("rediss", "valkeys")):

@@ -134,10 +134,10 @@ class DocumentLoader:
 
     def check(self) -> None:
         """
-        Compare the revision in the store with that of this process, and load all documents if the log does not help.
+        Load all documents if the revision in the store shows that reading the log will not bring this process there.
 
-        It does if the store is another one or was repaired, or was ahead at the previous check already. A store that
-        was set back is used for counters only.
+        It does so if no documents are loaded yet, and if the store is another one or was repaired, or was ahead at the
+        previous check already. A store that was set back is used for counters only.
         """
         revision, store_id = self._read("HMGET", self._keys.documents, "revision", "store_id")
         current, loaded = self._documents.current, self._documents.loaded

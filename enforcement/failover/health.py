@@ -126,7 +126,7 @@ class Health:
         return self.connector.groups(rows, lambda row: row[0].tag)
 
     def failed(self, exc: StoreError) -> None:
-        """Count a failed call, and report it to the breaker if its cause affects other calls, too."""
+        """Count a failed call if it was sent, and report it to the breaker if the whole store may be away."""
         if exc.cause != "away":  # such a call was not sent
             self._count_failure(exc.cause)
         self.connector.failed(exc)

@@ -83,7 +83,11 @@ class LeaseKeeper:
             return sum(lease.outstanding() for lease in self._held.values()), self._used, self._requests
 
     def count(self) -> None:
-        """Add the permits that leases handed out to the usage, as decisions by a lease do not do that themselves."""
+        """
+        Add to the usage the permits that leases handed out to requests of cost 1 since the last call.
+
+        A decision on a request of a greater cost does so itself.
+        """
         for lease in list(self._held.values()):
             self._count(lease)
 

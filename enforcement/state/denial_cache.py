@@ -40,7 +40,7 @@ class Denials:
 
     def known(self, plan: LivePlan, denial: Denial, costs: Costs) -> Decision | None:
         """
-        Count and return the cached denial of a plan, or return None if it is not valid for these costs or not any more.
+        Count and return the cached denial of a plan, or return None if it has ended or is for other costs.
 
         Args:
             denial: The one that the caller found in *plan*. Another thread may have dropped it since.

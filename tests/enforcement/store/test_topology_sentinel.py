@@ -134,8 +134,8 @@ def test_an_idle_process_learns_of_another_primary(trio):
     trio.primary.thaw()
 
     assert limiter.hit(LIMIT, KEY).source == "store"
-    # The heartbeat that was under way when it froze may be answered when it thaws.
-    assert function_calls(trio.primary) - before <= 2
+    # What was under way when it froze may be answered when it thaws: a heartbeat, and the tries that found it away.
+    assert function_calls(trio.primary) - before <= 6
     assert used(trio.url) >= 1
     limiter.close()
 
