@@ -7,6 +7,8 @@ store accepts once. A publisher that is refused compiled too early and starts ag
 compiled after everything that the store already has.
 """
 
+import hashlib
+import hmac
 import logging
 import secrets
 from dataclasses import dataclass, field
@@ -241,7 +243,21 @@ def _send(client: redis.Redis, publication: Publication) -> bool:
 
     It refuses a publication if it has this revision or a later one, or if it was emptied.
     """
-    return refused_by(call_function(client, *publish_call(publication, store.keys()))) is None
+    if refused_by(call_function(client, *publish_call(publication, store.keys()))) is not None:
+        return False
+    write_decision_key(client)
+    return True
+
+
+def write_decision_key(client: redis.Redis) -> None:
+    """
+    Write the secret by which enforcers make decision ids to the store.
+
+    It follows from SECRET_KEY, which it does not reveal. So a store that was emptied gets the same one again, and ids
+    that clients have kept can still be read. It is no document, because enforcers of 0.2 would report an unknown one.
+    """
+    secret = hmac.digest(settings.SECRET_KEY.encode(), b"sluicegate decision key", hashlib.sha256)
+    client.set(store.keys().decision_key, secret.hex())
 
 
 def _mark(work: Work, publication: Publication) -> int:

@@ -13,7 +13,13 @@ from enforcement.doors._http import TrustedProxies, check_preset
 from enforcement.limiter import Limiter
 from enforcement.settings import Settings
 
-_STRINGS: Final = {"REDIS_URL": "url", "PREFIX": "prefix", "INSTANCE": "instance", "STATE_DIR": "state_dir"}
+_STRINGS: Final = {
+    "REDIS_URL": "url",
+    "PREFIX": "prefix",
+    "INSTANCE": "instance",
+    "STATE_DIR": "state_dir",
+    "DECISION_KEY": "decision_key",
+}
 _SPANS: Final = {"TIMEOUT_MS": "timeout", "LOOKUP_MS": "lookup"}
 _CALLABLES: Final = ("TOKEN", "COSTS", "ATTRIBUTES")
 NAMES: Final = (*_STRINGS, *_SPANS, "HEADERS", "TRUSTED_PROXIES", "EXEMPT", *_CALLABLES)
@@ -53,6 +59,7 @@ class Options:
             timeout=store.timeout,
             lookup=store.lookup,
             fleet_size=store.fleet_size,
+            decision_key=store.decision_key,
         )
 
 

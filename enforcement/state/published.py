@@ -100,6 +100,7 @@ class PublishedState:
         loaded: Whether a complete state was ever loaded.
         find: Returns what is known of the token with a digest. None: ask the store, and pass its reply to
             :meth:`remember`.
+        decision_key: The secret by which decision ids are made, or an empty string if the store has none.
         disk_failures: How often the copy on disk could not be written or used.
     """
 
@@ -108,6 +109,7 @@ class PublishedState:
         self.generation = 0
         self.derived = DerivedPlans()
         self.loaded = False
+        self.decision_key = ""
         self.disk_failures = 0
         self._lock = threading.Lock()
         self._parsed: dict[str, tuple[str, Any]] = {}
@@ -144,6 +146,8 @@ class PublishedState:
         if given < present:
             return [DocumentProblem("revision", f"must not be before {present}, got {given}", whole=True)]
         texts.pop("published_at_us", None)
+        # Only the copy on disk has it among the documents. In the store it has a key of its own.
+        self.decision_key = texts.pop("decision_key", self.decision_key)
         parsed, problems = self._parse(texts)
         if any(problem.whole for problem in problems):
             return problems
@@ -229,6 +233,8 @@ class PublishedState:
             current, parsed, tokens = self.current, self._parsed, self._tokens.known()
         yield "revision", str(current.revision)
         yield "store_id", current.store_id
+        if self.decision_key:
+            yield "decision_key", self.decision_key
         for name, (text, _) in parsed.items():
             yield name, text
         for digest, entry in tokens.items():
