@@ -286,7 +286,7 @@ def _fact(name: str, state: str, detail: str, url: str = "") -> dict[str, Any]:
 
 
 def fleet_rows(fleet: Fleet) -> list[dict[str, Any]]:
-    """Return the first rows of the table of instances."""
+    """Return the first rows of the table of instances as dictionaries, those with a problem first."""
     # Instances with a problem come first, because a large fleet does not fit here.
     worst = sorted(fleet, key=lambda instance: (instance.state == OK, instance.revision, instance.id))
     return [

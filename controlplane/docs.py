@@ -28,6 +28,7 @@ SLUGS = (
     "migrating",
     "testing",
     "observing",
+    "decision-ids",
     "rest-by-example",
     "connecting-redis",
     "when-redis-is-away",

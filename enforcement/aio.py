@@ -215,7 +215,7 @@ class Limiter(BaseLimiter):
         return lookup.plan(derived, token, found, attributes)
 
     async def _look_up(self, name: str) -> Found:
-        """Read the document of a token from the store, once for all tasks that want it, whoever is cancelled."""
+        """Return the entry of a token or a denial, read once for all tasks that want it, whoever is cancelled."""
         key = name, asyncio.get_running_loop()
         task = self._look_ups.get(key)
         if task is None:

@@ -47,6 +47,7 @@ class BaseLimiter:
         clock: Callable[[], int] | None = None,
         credentials: Credentials | None = None,
         fleet_size: int = 1,
+        decision_key: str | None = None,
     ) -> None:
         """
         Make a limiter without any I/O.
@@ -68,13 +69,16 @@ class BaseLimiter:
                 once. None: those of *url*.
             fleet_size: How many instances share the quotas at least while the store is unavailable, 1 to 100,000. A
                 process that starts then takes this part of each quota, or a smaller one if it knows of more instances.
+            decision_key: The secret of decision ids, 16 to 256 characters, the same in the whole fleet. None: the one
+                that the control plane keeps in the store.
         Raises:
             ValueError: An argument breaks a rule. The message names it.
         """
         folder = None if state_dir is None else Path(state_dir)
         place, own = (url, None) if isinstance(url, str) else from_client(url)
         own = credentials or own
-        self._set_up(Settings(place, prefix, instance, folder, timeout, lookup, clock, own, fleet_size))
+        spans = timeout, lookup, clock
+        self._set_up(Settings(place, prefix, instance, folder, *spans, own, fleet_size, decision_key))
 
     @classmethod
     def from_env(cls) -> Self:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
 
-from enforcement.model.checks import is_integer, shown
+from enforcement.model.checks import check_secret, is_integer, shown
 from enforcement.model.keys import DEFAULT_PREFIX
 from enforcement.model.sizes import MAX_FLEET_SIZE, MAX_INSTANCE_LENGTH
 
@@ -40,8 +40,9 @@ class Settings:
         clock: Returns microseconds since the epoch, for tests. None: the store's clock.
         credentials: Returns user and password for a new connection. None: those of the URL.
         fleet_size: How many instances share the quotas at least while the store is unavailable.
+        decision_key: The secret of decision ids. None: the one that the control plane keeps in the store.
     Raises:
-        ValueError: The instance, timeout, lookup, clock, credentials or fleet size break a rule.
+        ValueError: The instance, timeout, lookup, clock, credentials, fleet size or decision key break a rule.
     """
 
     url: str = DEFAULT_URL
@@ -53,6 +54,7 @@ class Settings:
     clock: Callable[[], int] | None = None
     credentials: Callable[[], tuple[str, str]] | None = None
     fleet_size: int = 1
+    decision_key: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.instance is not None and not (isinstance(self.instance, str) and _NAME.fullmatch(self.instance)):
@@ -73,9 +75,10 @@ class Settings:
             )
         if self.clock is not None and not (callable(self.clock) and type(self.clock()) is int):
             raise ValueError("clock: must be a function that returns microseconds since the epoch as an integer.")
-
         if self.credentials is not None and not callable(self.credentials):
             raise ValueError("credentials: must be a function that returns user and password.")
+        if self.decision_key is not None:
+            check_secret("decision_key", self.decision_key)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Settings:
@@ -101,6 +104,7 @@ class Settings:
             timeout=_seconds(environ, "SLUICEGATE_TIMEOUT_MS", DEFAULT_TIMEOUT),
             lookup=_seconds(environ, "SLUICEGATE_LOOKUP_MS", DEFAULT_LOOKUP),
             fleet_size=int(fleet_size),
+            decision_key=environ.get("SLUICEGATE_DECISION_KEY") or None,
         )
 
     @property

@@ -13,7 +13,7 @@ NAMES_SHOWN = 20
 
 def selection(request: HttpRequest, rows: QuerySet) -> dict[str, Any]:
     """
-    Return what the page of a confirmation shows of *rows* and posts back.
+    Return a dict of what the page of a confirmation shows of *rows* and posts back.
 
     All rows of a list are posted back as that, and not one by one, because a form has at most 1,000 fields. The digest
     shows whether the rows are still the same then.
@@ -31,7 +31,7 @@ def selection(request: HttpRequest, rows: QuerySet) -> dict[str, Any]:
 
 
 def has_changed(request: HttpRequest, rows: QuerySet) -> bool:
-    """Return whether the selected rows are other ones than the user has seen. *rows* is the whole list."""
+    """Return whether the selected rows differ from those that a user has seen, if any. *rows* is the whole list."""
     seen = request.POST.get("selection")
     if seen is None:
         return False

@@ -14,6 +14,10 @@ VAR_DIR = Path(os.environ.get("SLUICEGATE_VAR") or _USUAL).absolute()
 
 
 def kept(name: str) -> str:
-    """Return a value that `manage.py up` has saved in VAR_DIR, so that other commands reach the same stack."""
+    """
+    Return a value that `manage.py up` has saved in VAR_DIR, or an empty string if there is none.
+
+    So other commands reach the same stack.
+    """
     path = VAR_DIR / name
     return path.read_text().strip() if path.is_file() else ""

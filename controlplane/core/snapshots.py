@@ -27,7 +27,7 @@ def snapshot() -> Iterator[None]:
 
 @contextmanager
 def _deferred() -> Iterator[None]:
-    """Let transactions of SQLite begin without the write lock, which a reader does not need and must not wait for."""
+    """Run the block with transactions of SQLite that begin without the write lock, which a reader does not need."""
     usual = connection.transaction_mode
     connection.transaction_mode = "DEFERRED"
     try:

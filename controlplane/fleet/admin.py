@@ -51,7 +51,11 @@ class InstanceAdmin(ReadOnlyAdmin):
 
     @staticmethod
     def _complete(request: HttpRequest, instances: Iterable[Instance]) -> None:
-        """Add to each instance the last revision and whether it runs, which is None if nobody knows."""
+        """
+        Add to each instance the last revision and whether it runs.
+
+        If nobody knows, that is None, and the user is told.
+        """
         last, now = publisher.last_revision(), timezone.now()
         fleet = heartbeats.fleet_now()
         if fleet.unknown:

@@ -38,7 +38,7 @@ def note(instance: Instance, before: Instance | None) -> None:
 
 
 def of_day(day: date) -> Outage:
-    """Return how many decisions all instances made without the store on *day*, and the longest time of one instance."""
+    """Return an Outage of the decisions of all instances without the store on *day* and the longest time of one."""
     days = [instance.decisions.get(BY_DAY, {}).get(day.isoformat()) for instance in Instance.objects.all()]
     known = [held for held in days if held]
     longest = max((held["ms"] for held in known), default=0)

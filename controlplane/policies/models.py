@@ -291,7 +291,7 @@ class Override(models.Model):
             raise ValidationError({"limit": ValidationError(message, code="does_not_apply")})
 
     def changes(self) -> dict[str, int]:
-        """Return the fields of the limit that this override replaces, with their new values."""
+        """Return a dictionary of the fields of the limit that this override replaces, with their new values."""
         return {"quota": self.quota} if self.burst is None else {"quota": self.quota, "burst": self.burst}
 
     def copy_to(self, token: Token) -> "Override":

@@ -199,7 +199,7 @@ class CredentialAdmin(SecretSearch, SecretAdmin):
 
 
 def without_policy(token: Token) -> str:
-    """Return what applies to a token that has no policy of its own."""
+    """Return a sentence or two on what applies to a token that has no policy of its own."""
     others = Policy.objects.filter(Q(is_global=True) | Q(pk=token.project.policy_id)).values_list("slug", flat=True)
     if others:
         return f"This token has no policy of its own. Only limits that it shares apply to it: {', '.join(others)}."

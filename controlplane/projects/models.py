@@ -172,7 +172,7 @@ class Credential(models.Model):
 
     @property
     def status(self) -> str:
-        """Return "active", "revoked" or "expired". A credential that is both is "revoked"."""
+        """The status, which is "active", "revoked" or "expired". A credential that is both is "revoked"."""
         if self.revoked_at:
             return "revoked"
         if self.expires_at and self.expires_at <= timezone.now():
@@ -246,7 +246,7 @@ class Token(Credential):
             raise ValidationError({"policy": "Must not be a policy of another project."})
 
     def retire(self, now: datetime, end: datetime) -> None:
-        """Save as this token's end *end* or its own end, whichever is earlier, or revoke it if *end* is now."""
+        """Revoke this token if *end* is not after *now*, else save the earlier of *end* and its own end as its end."""
         if end <= now:
             self.revoked_at = now
         else:

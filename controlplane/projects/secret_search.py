@@ -26,7 +26,7 @@ class SecretSearch:
         return self.owner_of(request, request.POST.get("secret", "").strip())
 
     def owner_of(self, request: HttpRequest, secret: str) -> HttpResponse:
-        """Return a redirect to the page of the credential, if it exists and the user may see it, or to the list."""
+        """Return a redirect to the page of the credential if the user may see it, else to the list, with a warning."""
         for model in (Token, ManagementKey):
             page = self.admin_site.get_model_admin(model)
             row = page.get_queryset(request).filter(digest=digest(secret)).first()
@@ -43,6 +43,10 @@ class SecretSearch:
         return super().changelist_view(request, extra_context)
 
     def get_search_results(self, request: HttpRequest, rows: QuerySet, term: str) -> tuple[QuerySet, bool]:
-        """Return the matching rows. Of a part of a secret, only the beginning that is stored is searched for."""
+        """
+        Return the matching rows, and whether they may contain duplicates.
+
+        Of a part of a secret, only the beginning that is stored is searched for.
+        """
         words = [word[:PREFIX_LENGTH] if word.lower().startswith(SECRET_HEADS) else word for word in term.split()]
         return super().get_search_results(request, rows, " ".join(words))

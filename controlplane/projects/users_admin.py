@@ -35,7 +35,9 @@ class Recorded:
         return str(self.row)
 
     def as_record(self) -> dict[str, Any]:
-        """Return the fields that an audit entry keeps, with the names of groups and permissions, and no password."""
+        """
+        Return a dictionary of what an audit entry keeps, with the names of groups and permissions, and no password.
+        """
         record = {"id": self.pk} | {name: getattr(self.row, name) for name in self.FIELDS if hasattr(self.row, name)}
         if isinstance(self.row, User):
             groups = sorted(self.row.groups.values_list("name", flat=True))
@@ -88,7 +90,7 @@ class UserAdmin(DjangoUserAdmin, PeopleAdmin):
     filter_horizontal = PeopleAdmin.filter_horizontal
 
     def user_change_password(self, request: HttpRequest, id: str, form_url: str = "") -> HttpResponse:
-        """Return the response of the page that sets a user's password, and record in the audit who set it."""
+        """Return the response of the page that sets a user's password, and record a change of it in the audit."""
         if request.method != "POST":
             return super().user_change_password(request, id, form_url)
         with self.changing(request) as tx:

@@ -49,7 +49,7 @@ def all_documents() -> dict[str, Document]:
 
 
 def count_documents() -> int:
-    """Return the number of documents that SQL describes."""
+    """Return the number of policies and projects in SQL, and one more for the global document."""
     return Policy.objects.count() + Project.objects.count() + 1
 
 

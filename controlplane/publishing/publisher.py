@@ -7,6 +7,8 @@ store accepts once. A publisher that is refused compiled too early and starts ag
 compiled after everything that the store already has.
 """
 
+import hashlib
+import hmac
 import logging
 import secrets
 from dataclasses import dataclass, field
@@ -123,9 +125,9 @@ def publish_all(*, by: str = "", channel: str = "task") -> int | None:
 
 def begin_epoch(*, by: str, channel: str, reason: str) -> int | None:
     """
-    Write every document in a new epoch, which all enforcers obey, whatever they ran before.
+    Write every document in a new epoch, and return the revision, or None if another publisher is at work.
 
-    Return the revision, or None if another publisher is at work. It is recorded in the audit.
+    All enforcers obey it, whatever they ran before. It is recorded in the audit.
 
     Raises:
         One of STORE_ERRORS: The store is unavailable. The epoch begins with the next publication.
@@ -146,7 +148,7 @@ def begin_epoch(*, by: str, channel: str, reason: str) -> int | None:
 
 
 def revision_of(change: str) -> int | None:
-    """Return the revision that contains all of the change with this id, or None while a part of it is pending."""
+    """Return the revision that contains all of a change, or None while a part is pending or if it has no entries."""
     numbers = set(OutboxEntry.objects.filter(change=change).values_list("revision", flat=True))
     return None if None in numbers else max(numbers, default=None)
 
@@ -241,7 +243,21 @@ def _send(client: redis.Redis, publication: Publication) -> bool:
 
     It refuses a publication if it has this revision or a later one, or if it was emptied.
     """
-    return refused_by(call_function(client, *publish_call(publication, store.keys()))) is None
+    if refused_by(call_function(client, *publish_call(publication, store.keys()))) is not None:
+        return False
+    write_decision_key(client)
+    return True
+
+
+def write_decision_key(client: redis.Redis) -> None:
+    """
+    Write the secret by which enforcers make decision ids to the store.
+
+    It follows from SECRET_KEY, which it does not reveal. So a store that was emptied gets the same one again, and ids
+    that clients have kept can still be read. It is no document, because enforcers of 0.2 would report an unknown one.
+    """
+    secret = hmac.digest(settings.SECRET_KEY.encode(), b"sluicegate decision key", hashlib.sha256)
+    client.set(store.keys().decision_key, secret.hex())
 
 
 def _mark(work: Work, publication: Publication) -> int:

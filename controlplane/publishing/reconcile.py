@@ -41,6 +41,7 @@ def reconcile(*, full: bool = False, client: redis.Redis | None = None) -> list[
             return []  # a publisher is at work, and a half-written publication is not a difference
         repairs = [*_restore_library(client), *_remove_invalid(client)]
         _publish_what_is_pending(client)
+        publisher.write_decision_key(client)  # a store of 0.2 has none
         differences = _emptied_or_set_back(client) or (list(_differing(client)) if full else [])
         repairs += _repair(client, differences)
     for repair in repairs:

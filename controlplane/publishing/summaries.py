@@ -57,7 +57,7 @@ def first_entries(revisions: Iterable[Revision], most: int) -> dict[int, list[Au
 
 
 def in_words(entry: AuditEntry) -> str:
-    """Return what an audit entry says, such as "policy free changed"."""
+    """Return an audit entry in words, such as "policy free changed"."""
     kind, _, deed = entry.action.partition(".")
     if entry.action == "global.set":
         return f"policy {entry.object_label} set or unset as the global policy"

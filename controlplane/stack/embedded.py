@@ -105,7 +105,7 @@ def remembered(var: Path) -> Path:
 
 
 def management_command() -> str:
-    """Return how a person runs another management command of this installation."""
+    """Return the beginning of the command line by which a person runs another management command."""
     if not IN_CHECKOUT:
         return "sluicegate-admin"
     return f"{min(sys.executable, os.path.relpath(sys.executable), key=len)} manage.py"

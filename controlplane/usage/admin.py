@@ -15,7 +15,7 @@ from controlplane.adminkit.site import ReadOnlyAdmin, link_to
 from controlplane.core.csp import HEADER
 from controlplane.policies.models import Policy
 from controlplane.projects.models import Project, Token
-from controlplane.usage.models import DailyReport, UsageRow
+from controlplane.usage.models import DailyReport, DeniedRequest, UsageRow
 from controlplane.usage.periods import PERIODS
 from controlplane.usage.report_render import cell
 
@@ -151,6 +151,36 @@ class UsageAdmin(ReadOnlyAdmin):
         for row in rows.values_list(*COLUMNS).iterator(chunk_size=2000):
             writer.writerow([row[0].isoformat(), *map(cell, row[1:])])
         return attachment(text.getvalue(), "usage.csv")
+
+
+@admin.register(DeniedRequest)
+class DeniedRequestAdmin(ReadOnlyAdmin):
+    list_display = ["moment", "reason", "project_id", "token_id", "limit", "values", "instance", "decision"]
+    list_filter = [
+        ("reason", FieldTextFilter),
+        ("project_id", ProjectFilter),
+        ("token_id", TokenFilter),
+        ("at", InstantRangeFilter),
+    ]
+    search_fields = ["=decision"]
+    search_help_text = "The id of a decision, from the field Sluicegate-Decision of a response"
+    list_display_links = None
+    show_full_result_count = False
+    list_before_template = "admin/sluicegate/denial_sample.html"
+    empty = ("Some of the requests that proxies deny are listed here, a few seconds later.", "")
+
+    @display(description="At (UTC)", ordering="at")
+    def moment(self, row: DeniedRequest) -> str:
+        return row.at.strftime("%Y-%m-%d %H:%M:%S")
+
+    @display(description="Limit", ordering="limit_name")
+    def limit(self, row: DeniedRequest) -> str:
+        return f"{row.policy_id}/{row.limit_name}" if row.limit_name else "—"
+
+    @display(description="Attributes")
+    def values(self, row: DeniedRequest) -> str:
+        # These are strings of tenants. The list escapes what is returned here.
+        return ", ".join(f"{name}={value}" for name, value in sorted(row.attributes.items())) or "—"
 
 
 def attachment(text: str, name: str) -> HttpResponse:

@@ -1,11 +1,11 @@
-"""The entries of the usage stream, read strictly, because every client of the store may write there."""
+"""The entries of the streams of usage and denials, read strictly, because every client of the store may write there."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 
-from controlplane.usage.models import UsageBatch, UsageRow
+from controlplane.usage.models import DeniedRequest, UsageBatch, UsageRow
 from controlplane.usage.periods import KEPT
 from enforcement.model import strict_json
 
@@ -71,6 +71,52 @@ class StreamBatch:
         instance = _text(fields.get("instance", ""), "instance", _width(UsageBatch, "instance"), may_be_empty=True)
         rows = _load(fields.get("rows"))
         return cls(entry, batch_id, instance, tuple(_row(number, row, now) for number, row in enumerate(rows)))
+
+
+MAX_DENIALS = 1_000
+# An attribute's name and value, with room for what marks a long value.
+MAX_ATTRIBUTES, MAX_NAME, MAX_VALUE = 4, 64, 80
+DENIAL_TEXTS = ("reason", "project_id", "token_id", "policy_id", "limit_name")
+
+
+def parse_denials(fields: Mapping[str, str], now: datetime) -> list[DeniedRequest]:
+    """
+    Return an entry of the stream of sampled denials as unsaved rows.
+
+    Raises:
+        InvalidBatch: A row has a field that no enforcer would send.
+    """
+    instance = _text(fields.get("instance", ""), "instance", _width(DeniedRequest, "instance"), may_be_empty=True)
+    rows = _load(fields.get("rows"))
+    if len(rows) > MAX_DENIALS:
+        raise InvalidBatch(f"rows: must be a list of at most {MAX_DENIALS} rows.")
+    return [_denial(number, row, instance, now) for number, row in enumerate(rows)]
+
+
+def _denial(number: int, row: Any, instance: str, now: datetime) -> DeniedRequest:
+    where = f"rows[{number}]"
+    if not isinstance(row, list) or len(row) != 3 + len(DENIAL_TEXTS):
+        raise InvalidBatch(f"{where}: must be a list of {3 + len(DENIAL_TEXTS)} fields.")
+    decision, at_ms, *texts, attributes = row
+    earliest, latest = ((now + distance).timestamp() * 1000 for distance in (-MOST_BEHIND, MOST_AHEAD))
+    if type(at_ms) is not int or not earliest <= at_ms <= latest:
+        raise InvalidBatch(f"{where}.at_ms: must be at most one hour ahead or two years back, got {at_ms!r:.40}.")
+    if not isinstance(attributes, dict) or len(attributes) > MAX_ATTRIBUTES:
+        raise InvalidBatch(f"{where}.attributes: must be an object of at most {MAX_ATTRIBUTES} strings.")
+    for name, value in attributes.items():
+        _text(name, f"{where}.attributes", MAX_NAME)
+        _text(value, f"{where}.attributes[{name!r}]", MAX_VALUE, may_be_empty=True)
+    named = {
+        name: _text(value, f"{where}.{name}", _width(DeniedRequest, name), may_be_empty=name != "reason")
+        for name, value in zip(DENIAL_TEXTS, texts, strict=True)
+    }
+    return DeniedRequest(
+        decision=_text(decision, f"{where}.decision", _width(DeniedRequest, "decision")),
+        at=datetime.fromtimestamp(at_ms / 1000, UTC),
+        instance=instance,
+        attributes=attributes,
+        **named,
+    )
 
 
 def _load(text: str | None) -> list[Any]:

@@ -71,7 +71,7 @@ class CheckpointResult:
 
 def checkpoint(now: datetime, client: redis.Redis | None = None) -> CheckpointResult:
     """
-    Save changed durable counters and restore lost ones, for at most MOST_SECONDS, and return how many of each.
+    Save changed durable counters and restore lost ones, for at most MOST_SECONDS, and return a CheckpointResult.
 
     Raises:
         One of STORE_ERRORS: The store, or a server of it, is unavailable. The counters of other servers are saved. The
@@ -133,7 +133,7 @@ def all_tags() -> list[str]:
 
 def missing(client: redis.Redis, tags: Iterable[str]) -> list[str]:
     """
-    Return the *tags* whose counters the store never had, or has lost.
+    Return a list of those of the *tags* whose counters the store never had, or has lost.
 
     A key of a wrong type is deleted.
 
@@ -316,7 +316,7 @@ def keep_present(client: redis.Redis, some: list[Names], done: CheckpointResult)
 
 
 def _keep_present(client: redis.Redis, some: list[Names], done: CheckpointResult) -> list[tuple[str, list[Kept]]]:
-    """Save counters, and return by tag the checkpoints of those that the store has lost. These stay in the set."""
+    """Save counters, and return pairs of a tag and the checkpoints that the store has lost. These stay in the set."""
     keys = store.keys()
     replies = _run(client, [protocol.read_call(keys, tag, names) for tag, names in some])
     read = [(tag, list(protocol.readings(names, reply))) for (tag, names), reply in zip(some, replies, strict=True)]

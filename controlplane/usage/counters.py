@@ -85,7 +85,7 @@ class HolderDocuments:
 
     def narrowed(self, policy_id: str) -> "HolderDocuments":
         """
-        Return a copy of the documents in which a policy is attached only once, at the place of ``scope_of()``.
+        Return a copy without any policy of the places after ``scope_of()``, so that this one is attached only once.
 
         So a reset for a token does not reset a counter that others share.
         """
@@ -129,7 +129,7 @@ def counters_of(holder: Token | Project) -> list[inspection.LiveCounter]:
 
 def reset(tx: Change, holder: Token | Project, limit: Limit | None = None) -> int:
     """
-    Delete the counters of *holder* for one limit or for all its own limits, and return the number of deleted counters.
+    Record a reset of one limit or all own limits of *holder*, delete the counters, and return how many were deleted.
 
     When the change is published, enforcers also drop the denials that they remember.
 

@@ -22,8 +22,8 @@ from controlplane.core import store
 from controlplane.core.locks import hold
 from controlplane.projects.models import Token
 from controlplane.usage import rollup
-from controlplane.usage.batches import InvalidBatch, StreamBatch
-from controlplane.usage.models import UsageBatch
+from controlplane.usage.batches import InvalidBatch, StreamBatch, parse_denials
+from controlplane.usage.models import DeniedRequest, UsageBatch
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,8 @@ def rejected_key() -> str:
 
 def drain(now: datetime, client: redis.Redis | None = None) -> DrainResult:
     """
-    Count the entries of the usage stream for at most MOST_SECONDS, and return how many were counted and rejected.
+    Count the entries of the usage stream for at most MOST_SECONDS, and return a DrainResult of how many were counted,
+    repeated and rejected.
 
     Raises:
         One of STORE_ERRORS: The store is unavailable. Committed entries are not counted again.
@@ -72,6 +73,11 @@ def drain(now: datetime, client: redis.Redis | None = None) -> DrainResult:
             if not entries:
                 break
             _drain(client, entries, now, done)
+        while fence and time.monotonic() < deadline:
+            entries = client.xrange(store.keys().denials, count=ENTRIES_AT_ONCE)
+            if not entries:
+                break
+            _drain_denials(client, entries, now)
     if done:
         logger.info("Usage: %d entries counted, %d repeated, %d rejected", done.counted, done.repeated, done.rejected)
     return done
@@ -85,6 +91,21 @@ def _drain(client: redis.Redis, entries: list[tuple[str, dict[str, str]]], now: 
         # One batch has a value that the database cannot store, so each batch is now counted alone.
         for batch in batches:
             _count_or_reject(client, batch, dict(entries)[batch.entry], now, done)
+
+
+def _drain_denials(client: redis.Redis, entries: list[tuple[str, dict[str, str]]], now: datetime) -> None:
+    """
+    Save the sampled denials, and then delete their entries. An entry that cannot be read is only deleted.
+
+    The unique id of the decision prevents a second row if the process dies between the two.
+    """
+    for entry, fields in entries:
+        try:
+            rows = parse_denials(fields, now)
+            DeniedRequest.objects.bulk_create(rows, ignore_conflicts=True)
+        except (InvalidBatch, DataError) as exc:
+            logger.warning("The entry %s of sampled denials was dropped: %s", entry, str(exc)[:500])
+        client.xdel(store.keys().denials, entry)
 
 
 def _readable(

@@ -57,6 +57,31 @@ class UsageRow(models.Model):
         return f"{self.period} {self.at:%Y-%m-%d %H:%M} {self.token_id or self.project_id}"
 
 
+class DeniedRequest(models.Model):
+    """
+    One denial from the samples of the enforcers. Most denials are in no sample, so rows must not be counted.
+
+    The row has plain ids and no foreign keys, because it is kept after the objects are deleted.
+    """
+
+    decision = models.CharField(max_length=200, unique=True)
+    at = models.DateTimeField(db_index=True)
+    instance = models.CharField(max_length=128, blank=True)
+    reason = models.CharField(max_length=32)
+    project_id = models.CharField(max_length=40, blank=True)
+    token_id = models.CharField(max_length=40, blank=True, db_index=True)
+    policy_id = models.CharField(max_length=40, blank=True)
+    limit_name = models.CharField(max_length=64, blank=True)
+    attributes = models.JSONField(default=dict, blank=True)
+
+    class Meta:
+        ordering = ["-at", "-id"]
+        verbose_name = "sampled denial"
+
+    def __str__(self) -> str:
+        return self.decision
+
+
 class Checkpoint(models.Model):
     """
     The value of a durable counter when it was last read.

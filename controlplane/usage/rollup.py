@@ -15,11 +15,12 @@ from django.db import connection
 from django.db.models import QuerySet
 
 from controlplane.usage.batches import COUNTS, Row
-from controlplane.usage.models import UsageBatch, UsageRow
+from controlplane.usage.models import DeniedRequest, UsageBatch, UsageRow
 from controlplane.usage.periods import KEPT, start_of
 
 # An instance repeats a batch until it knows that the batch has arrived, which takes minutes, or as long as an outage.
 BATCHES_KEPT = timedelta(days=7)
+DENIALS_KEPT = timedelta(days=8)
 # A statement has at most 32766 parameters in SQLite and 65535 in PostgreSQL, and a row has eleven.
 ROWS_A_STATEMENT = 1000
 DELETED_AT_ONCE = 5000
@@ -63,8 +64,9 @@ def _raise(sums: Iterable[tuple[Key, list[int]]]) -> None:
 
 
 def prune(now: datetime) -> int:
-    """Delete the usage rows and batch ids that are no longer kept, and return their number."""
+    """Delete the usage rows, sampled denials and batch ids that are no longer kept, and return their number."""
     old = [UsageRow.objects.filter(period=period, at__lt=now - kept) for period, kept in KEPT.items()]
+    old.append(DeniedRequest.objects.filter(at__lt=now - DENIALS_KEPT))
     old.append(UsageBatch.objects.filter(received_at__lt=now - BATCHES_KEPT))
     return sum(_delete(rows) for rows in old)
 

@@ -1,4 +1,9 @@
-"""The command ``sluicegate explain``. It shows the limits of a token and what is left of them, and charges nothing."""
+"""
+The command ``sluicegate explain``.
+
+It shows the limits of a token and what is left of them, and charges nothing. For the id of a decision it shows what the
+id carries.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +17,7 @@ from typing import Any, Final
 from redis import Redis
 from redis.exceptions import NoPermissionError, RedisError
 
+from enforcement.cli.explain_decision import explain_decision
 from enforcement.cli.options import add_store, settings_of
 from enforcement.control.inspection import LiveCounter, live_counters
 from enforcement.doctor.endpoint import shown
@@ -20,6 +26,7 @@ from enforcement.model.instants import time_reply_us
 from enforcement.model.keys import Keys
 from enforcement.model.tokens import digest, is_well_formed
 from enforcement.plan.binding import Subject
+from enforcement.plan.decision_id import PREFIX, InvalidDecisionId
 from enforcement.state.published import PublishedState, Snapshot
 from enforcement.store.client import connect
 
@@ -27,10 +34,15 @@ PASSES, REFUSED, UNREADABLE = 0, 1, 2
 PATIENCE_SECONDS: Final = 5.0
 
 _EPILOG: Final = """\
-exit status:
+exit status for a token:
   0  a request of cost 1 would pass now, by the limits that do not depend on its attributes
   1  the request would be denied; the output says why
   2  the store does not reply or cannot be read, or an option or variable is wrong
+
+exit status for a decision id:
+  0  the id is genuine; the output is what it carries
+  1  the id was cut, altered, forged, or made with another key
+  2  the key is not known: the store does not reply or has none, and SLUICEGATE_DECISION_KEY is not set
 """
 
 
@@ -59,14 +71,19 @@ class Explanation:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Explain a token, print the explanation, and return the exit status."""
+    """Explain a token or a decision id, print the explanation, and return the exit status."""
     options = _parser().parse_args(arguments)
     token = sys.stdin.readline().strip() if options.token == "-" else options.token
     try:
         settings = settings_of(options)
         keys = Keys(settings.prefix)
+        if token.startswith(PREFIX):
+            return explain_decision(settings, keys, token, as_json=options.json)
         with connect(settings.url, timeout=PATIENCE_SECONDS, encoding_errors="replace") as client:
             explanation = explain(client, keys, token)
+    except InvalidDecisionId as exc:
+        print(f"sluicegate explain: {exc}", file=sys.stderr)
+        return REFUSED
     except (ValueError, Unreadable) as exc:
         print(f"sluicegate explain: {exc}", file=sys.stderr)
         return UNREADABLE
@@ -80,12 +97,16 @@ def main(arguments: Sequence[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="sluicegate explain",
-        description="Show which limits apply to a token, and what is left of them. Nothing is charged.",
+        description="Show which limits apply to a token, and what is left of them, or what a decision id carries. "
+        "Nothing is charged.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "token", help="as a client sends it; - reads it from standard input, where no list of processes shows it"
+        "token",
+        metavar="TOKEN|ID",
+        help="a token as a client sends it, or the id of a decision (dec_...) from a denial; "
+        "- reads it from standard input, where no list of processes shows it",
     )
     add_store(parser)
     return parser
@@ -122,7 +143,8 @@ def explain(client: Redis, keys: Keys, secret: str) -> Explanation:
 
 def _subject(state: Snapshot, token: Token) -> Subject:
     """
-    Return a token with its project and all policies as a Subject, or raise Unreadable if one that applies is missing.
+    Return a token with its project and all policies as a Subject, or raise Unreadable if the project or a policy that
+    applies is missing.
     """
     project = state.projects.get(token.project)
     if project is None:

@@ -57,9 +57,9 @@ def enforcer(keys: Keys, projects: Sequence[str] = ()) -> Rules:
         _selector("hget hgetall hmget", f"%R~{_literal(keys.documents)}"),
         _selector("xread", f"%R~{_literal(keys.log)}"),
         # No right here lists keys, so a token can only be read by someone who knows it.
-        _selector("get mget", f"%R~{_literal(keys.token(''))}*"),
+        _selector("get mget", f"%R~{_literal(keys.token(''))}*", f"%R~{_literal(keys.decision_key)}"),
         _selector(_HEARTBEAT, f"~{_literal(keys.instance(''))}*", f"~{_literal(keys.instances)}"),
-        _selector("xadd", f"%W~{_literal(keys.usage)}"),
+        _selector("xadd", f"%W~{_literal(keys.usage)}", f"%W~{_literal(keys.denials)}"),
     ]
 
 
@@ -96,7 +96,7 @@ def worker(keys: Keys) -> Rules:
         *_may("psubscribe punsubscribe subscribe unsubscribe script|exists script|load unwatch"),
         "allchannels",
         _selector(_CHECKPOINT, *_counters(keys)),
-        _selector("xdel xrange", f"~{usage}"),
+        _selector("xdel xrange", f"~{usage}", f"~{_literal(keys.denials)}"),
         _selector("xadd", f"~{usage}:rejected"),
         _selector("zremrangebyscore", f"~{_literal(keys.instances)}"),
         _selector(_BROKER, f"~{_literal(keys.prefix)}celery:*", "allchannels"),

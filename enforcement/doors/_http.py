@@ -22,6 +22,12 @@ from enforcement.plan.headers import LIST_FIELDS, presets
 DEGRADED_FIELD: Final = "Sluicegate-Degraded"
 """Header field of every response whose decision was made without the store. Its value is the source."""
 
+DECISION_FIELD: Final = "Sluicegate-Decision"
+"""Header field of every denial. Its value is the id of the decision."""
+
+DENIAL_FIELD: Final = "Sluicegate-Denial"
+"""Header field of every denial. Its value is the reason."""
+
 CLIENT_GONE: Final = 499
 """Status for ``charge_on`` if the client left before a response began. nginx uses the same number."""
 
@@ -121,6 +127,10 @@ def added_headers(decision: Decision, preset: str) -> list[Header]:
     headers = list(decision.headers(preset).items())
     if decision.degraded:
         headers.append((DEGRADED_FIELD, decision.source))
+    if not decision.allowed:
+        headers.append((DENIAL_FIELD, decision.reason))
+        if decision.id:
+            headers.append((DECISION_FIELD, decision.id))
     return headers
 
 

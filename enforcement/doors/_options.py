@@ -14,7 +14,13 @@ from enforcement.limiter import Limiter
 from enforcement.model.tokens import Anonymous
 from enforcement.settings import Settings
 
-_STRINGS: Final = {"REDIS_URL": "url", "PREFIX": "prefix", "INSTANCE": "instance", "STATE_DIR": "state_dir"}
+_STRINGS: Final = {
+    "REDIS_URL": "url",
+    "PREFIX": "prefix",
+    "INSTANCE": "instance",
+    "STATE_DIR": "state_dir",
+    "DECISION_KEY": "decision_key",
+}
 _SPANS: Final = {"TIMEOUT_MS": "timeout", "LOOKUP_MS": "lookup"}
 _CALLABLES: Final = ("TOKEN", "COSTS", "ATTRIBUTES")
 NAMES: Final = (*_STRINGS, *_SPANS, "HEADERS", "TRUSTED_PROXIES", "EXEMPT", "ANONYMOUS", *_CALLABLES)
@@ -56,6 +62,7 @@ class Options:
             timeout=store.timeout,
             lookup=store.lookup,
             fleet_size=store.fleet_size,
+            decision_key=store.decision_key,
         )
 
 

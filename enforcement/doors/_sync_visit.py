@@ -77,7 +77,7 @@ class SyncVisit:
             admission.finish(status)
 
     def add_headers(self, headers: Any) -> None:
-        """Add the header fields of the decisions to those of a response, once."""
+        """Add the header fields of the decisions that were not yet added to those of a response."""
         decisions, self.decisions = self.decisions, []
         if decisions:
             for name, value in joining(headers.keys(), limit_headers(decisions, self.installed.options().headers)):

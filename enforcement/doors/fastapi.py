@@ -63,10 +63,18 @@ _PROBLEM: Final = {
         "status": {"type": "integer"},
         "code": {"type": "string"},
         "detail": {"type": "string"},
+        "policy": {"type": "string", "description": "The policy whose limit denies. Absent for a limit in code."},
+        "limit": {"type": "string", "description": "The limit that denies."},
+        "decision": {"type": "string", "description": "The id of the decision, to be given to the operator."},
         "violated-policies": {"type": "array", "items": {"type": "string"}},
     },
 }
+_DENIAL_FIELDS: Final = {
+    "Sluicegate-Decision": {"description": "The id of the decision.", "schema": {"type": "string"}},
+    "Sluicegate-Denial": {"description": "The reason of the denial.", "schema": {"type": "string"}},
+}
 _FIELDS: Final = {
+    **_DENIAL_FIELDS,
     "Retry-After": {"description": "Seconds until the same request can pass.", "schema": {"type": "integer"}},
     "RateLimit-Policy": {"description": "The limits.", "schema": {"type": "string"}},
     "RateLimit": {"description": "What is left of the limits.", "schema": {"type": "string"}},
@@ -119,7 +127,7 @@ def limited(
     limits: Declared | Chooser, *, key: Found, scope: str | None = None, costs: Costs | Found = 1
 ) -> Callable[..., Awaitable[Decision | None]]:
     """
-    Return a coroutine function for ``Depends``, which charges a request to limits in code and returns the decision.
+    Return a coroutine function for ``Depends`` that charges a request to limits in code and returns a decision or None.
 
     Its value is the decision. A slot of a concurrency limit is held until the response is complete.
 
@@ -342,7 +350,7 @@ def _describe_denials(schema: dict[str, Any], responses: dict[str, Any], *, by_t
     content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/SluicegateProblem"}}}
     for status, text in _DESCRIPTIONS.items():
         if by_token or status in ("429", "503"):
-            headers = _FIELDS if status in ("429", "503") else {}
+            headers = _FIELDS if status in ("429", "503") else _DENIAL_FIELDS
             responses.setdefault(status, {"description": text, "headers": headers, "content": content})
 
 

@@ -239,7 +239,7 @@ def _endpoints(routes: Iterable[BaseRoute]) -> Iterator[Any]:
 
 
 async def _found(what: Any, connection: HTTPConnection) -> Any:
-    """Return what a function of the connection finds, or the value itself."""
+    """Return what a function returns for the connection, awaited if need be, or a value that is no function."""
     value = what(connection) if callable(what) else what
     return await value if inspect.isawaitable(value) else value
 

@@ -39,7 +39,7 @@ class Absence:
         self._refused = False
 
     def begin(self, now_us: int) -> None:
-        """Begin an outage."""
+        """Begin an outage, with short pauses again unless the last one ended only moments ago."""
         self.since_us = now_us
         if self._monotonic() - self._ended_at > STEADY_SECONDS:
             self._probes = 0
@@ -51,12 +51,12 @@ class Absence:
         self._refused = False
 
     def note(self, cause: str) -> None:
-        """Keep the cause for which the store could not decide the last time. Empty: it could."""
+        """Keep whether *cause* is ``auth``, for which the store could not decide the last time. Empty: it could."""
         self._refused = cause == "auth"
 
     def pause(self) -> float:
         """
-        Return how many seconds to wait before the store is tried again.
+        Count a try, and return how many seconds to wait before the store is tried again.
 
         This is a random part of a growing time, so that instances which lost the store in one moment do not return in
         one.

@@ -23,7 +23,7 @@ from redis.exceptions import NoPermissionError, ResponseError
 
 from enforcement.engine.absence import Absence
 from enforcement.engine.change_log import ChangeLogReader
-from enforcement.engine.duties import DiskCopy, DocumentLoader, Duty, OnceLogger, UsageDelivery, read_clock
+from enforcement.engine.duties import DiskCopy, DocumentLoader, Duty, OnceLogger, UsageDelivery, read_clock, read_key
 from enforcement.engine.evictions import EVICTION_SECONDS, EvictionWatch
 from enforcement.engine.heartbeat import Heartbeat, Identity
 from enforcement.engine.store_clock import StoreClock
@@ -170,6 +170,7 @@ class Agent:
         self._duties = (
             # Once, and before the documents, as the ends of tokens are compared with the store's time.
             Duty("clock", float("inf"), lambda: read_clock(client, clock)),
+            Duty("decision key", CHECK_SECONDS, lambda: read_key(client, self._keys, documents)),
             Duty("topology", CHECK_SECONDS, self._look),
             Duty("documents", CHECK_SECONDS, self._loader.check),
             self._beat,
@@ -193,7 +194,7 @@ class Agent:
 
     @property
     def state(self) -> str:
-        """``starting`` until there are documents, then ``ok``. ``degraded`` while the store is in trouble."""
+        """``degraded`` while the store is in trouble, else ``starting`` until there are documents, else ``ok``."""
         if self.degraded_since_us is not None:
             return "degraded"
         return "ok" if self.documents.loaded else "starting"

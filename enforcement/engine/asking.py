@@ -79,7 +79,10 @@ class Asker:
         return Answer(cause="calendar")
 
     def paying(self, plan: Plan) -> Steps:
-        """Replay what this process owes to the counters of a plan, and return None, or an answer that says why not."""
+        """
+        Yield the commands that replay what this process owes to the counters of a plan, and return None, or an Answer
+        that says why that failed.
+        """
         health = self._health
         batches = health.owed_to(plan)
         if batches and not plan.spread and not health.may_replay():

@@ -166,9 +166,7 @@ class Decider:
         else:
             decision = Decision(False, reply.reason(plan.bounds), "store", plan, reply)
             if charge:
-                self._counts.count("store", decision.reason)
-                if not ident and not self._clock:
-                    self._denials.remember(plan, costs, decision)
+                self._denials.add(plan, costs, decision, remembers=not ident and not self._clock)
         if plan.counts_units:
             self._planner.unmetered.note(plan, decision.on(costs))
         plan.last = reply
@@ -225,11 +223,14 @@ class Decider:
 
     def _refused(self, decision: Decision) -> Decision:
         """Count and return a denial for which no counter was read."""
-        self._counts.count(decision.source, decision.reason)
+        self._denials.count(decision)
         return decision
 
     def _unlimited(self, plan: LivePlan, costs: Costs) -> Decision:
-        """Count and return a new decision on a request without limits, a denial if the documents are too old."""
+        """
+        Count and return a new decision on a request without limits, a denial if the store is away and the documents are
+        too old.
+        """
         if self._health.connector.is_open() and self._distrusts(plan):
             return self._refused(self._planner.refusal("degraded_denied"))
         reply = Reply((1, self._health.now_us()))
@@ -292,7 +293,8 @@ class Decider:
         self, request: Request[LivePlan], overflowed: Sequence[int], began: float | None
     ) -> Request[LivePlan]:
         """
-        Return a copy of the request with the plan of the counters that were used, and keep that plan.
+        Return a copy of the request with the plan of the counters that were used, and keep that plan for a while if the
+        store registered the values.
 
         Args:
             overflowed: For each unregistered value, 1 if its overflow counter was used, 0 if its own was.
@@ -329,12 +331,14 @@ class Decider:
         """Return a new decision that this process made for some counters or all, and count it as a fallback."""
         plan = request.plan
         self.fallbacks += 1
+        decision = Decision(reply.passed, reason, "fallback", plan, reply)
+        if plan.counts_units:
+            decision.on(request.costs)
         if request.charge:
-            self._counts.count("fallback", reason)
+            self._denials.count(decision)
             if plan.usage is not None:
                 self._count(plan, request.costs, reply, reply.passed)
-        decision = Decision(reply.passed, reason, "fallback", plan, reply)
-        return decision.on(request.costs) if plan.counts_units else decision
+        return decision
 
     def _distrusts(self, plan: LivePlan) -> bool:
         """Return whether the documents behind a plan are too old to be used. Limits in code depend on none."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -9,9 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from redis.exceptions import NoPermissionError
+
 from enforcement.engine.change_log import ChangeLogReader, LogChange
 from enforcement.engine.store_clock import StoreClock
 from enforcement.engine.store_warnings import StoreWarnings
+from enforcement.model.checks import is_secret
 from enforcement.model.documents import StateName
 from enforcement.model.instances import SET_BACK
 from enforcement.model.keys import Keys
@@ -21,6 +25,7 @@ from enforcement.state.usage import UsageLog
 from enforcement.store.base_client import StoreClient
 
 MAX_STREAM_LENGTH: Final = 100_000
+MAX_DENIALS_LENGTH: Final = 10_000
 TOKENS_PER_READ: Final = 500
 
 logger = logging.getLogger("sluicegate.agent")
@@ -218,11 +223,20 @@ class UsageDelivery:
         self._usage = usage
 
     def deliver(self) -> None:
-        """Add all undelivered batches to the usage stream of the store. Raises redis-py's errors."""
+        """
+        Add all undelivered batches and the sampled denials to the streams of the store. Raises redis-py's errors.
+
+        Denials that the store does not accept are dropped, as they are only a sample.
+        """
         for batch in self._usage.drain():
             fields = {"id": batch.id, "instance": batch.instance, "rows": batch.rows}
             self._client.xadd(self._keys.usage, fields, maxlen=MAX_STREAM_LENGTH, approximate=True)  # type: ignore[arg-type]
             self._usage.delivered(batch)
+        rows = self._usage.sample.take()
+        if rows is not None:
+            fields = {"instance": self._usage.instance, "rows": rows}
+            with contextlib.suppress(NoPermissionError):  # an account made by 0.2 may not write them
+                self._client.xadd(self._keys.denials, fields, maxlen=MAX_DENIALS_LENGTH, approximate=True)  # type: ignore[arg-type]
 
 
 class DiskCopy:
@@ -263,4 +277,18 @@ def read_clock(client: StoreClient, clock: StoreClock) -> None:
     clock.set(seconds * 1_000_000 + microseconds, sent_us)
 
 
-__all__ = ["DiskCopy", "DocumentLoader", "Duty", "OnceLogger", "UsageDelivery", "read_clock"]
+def read_key(client: StoreClient, keys: Keys, documents: PublishedState) -> None:
+    """
+    Set the secret of decision ids to that of the store. Raises redis-py's errors.
+
+    A store of 0.2 has none, and an account made by 0.2 may not read it. The last one stays then, also one from disk.
+    """
+    try:
+        (found,) = client.mget([keys.decision_key])  # so that GET is only sent for tokens, which operators count
+    except NoPermissionError:
+        return
+    if is_secret(found):
+        documents.decision_key = str(found)
+
+
+__all__ = ["DiskCopy", "DocumentLoader", "Duty", "OnceLogger", "UsageDelivery", "read_clock", "read_key"]

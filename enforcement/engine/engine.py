@@ -21,6 +21,7 @@ from enforcement.leases.manager import LeaseKeeper
 from enforcement.model.keys import Keys, fingerprint
 from enforcement.plan.binding import Costs
 from enforcement.plan.decision import Decision
+from enforcement.plan.decision_id import DecisionIds
 from enforcement.settings import Settings, library_version
 from enforcement.state.counts import DecisionCounts
 from enforcement.state.denial_cache import Denials
@@ -80,13 +81,14 @@ class Engine:
         self.agent, self.usage = self._make_agent(connector)
         # With a test's clock, which does not move by itself, nothing may be leased, because leases end by real time.
         fleet = self._fleet if settings.clock is None else None
-        self.planner = Planner(self.keys, self.documents, self.usage, self.health.now_us, fleet=fleet)
-        self.denials = Denials(self.documents, self.counts)
+        ids = DecisionIds(lambda: self.agent.identity.id, self.health.now_us, self._decision_key)
+        self.planner = Planner(self.keys, self.documents, self.usage, self.health.now_us, fleet=fleet, ids=ids)
+        self.denials = Denials(self.documents, self.counts, self.usage.sample)
         self.leases = LeaseKeeper(self.health, self.denials, fleet=self._fleet)
         self.slots = SlotKeeper(self.health.background, renews=settings.clock is None)
         # A clock that was set ahead has ended slots, perhaps all of them.
         self.agent.clock.on_jump = self.slots.renew_soon
-        self.lookup = TokenLookup(self.keys, self.documents, self.planner, self.health, self.counts)
+        self.lookup = TokenLookup(self.keys, self.documents, self.planner, self.health, self.denials)
         self.decider = Decider(
             self.planner,
             self.denials,
@@ -122,6 +124,9 @@ class Engine:
     def reservation(self, plan: LivePlan, costs: Costs, decision: Decision, ident: str) -> Reservation:
         """Return a new reservation for a decision that was made with *ident*."""
         return Reservation(self.health, self.denials, plan, costs, decision, ident)
+
+    def _decision_key(self) -> str:
+        return self.settings.decision_key or self.documents.decision_key
 
     def _fleet(self) -> int:
         return max(1, self.agent.fleet_size)

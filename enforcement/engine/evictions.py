@@ -36,7 +36,7 @@ class EvictionWatch:
         self._may_ask = True
 
     def look(self) -> None:
-        """Ask every server once. Raises redis-py's errors."""
+        """Ask every server whether it evicts keys, and begin or end the warning about it. Raises redis-py's errors."""
         if not self._may_ask:
             return
         now = self._clock.monotonic()

@@ -43,7 +43,7 @@ class StoreClock:
 
     def set(self, store_us: int, sent_us: int) -> None:
         """
-        Set this clock to the store's time from a reply that has just arrived.
+        Set this clock to the store's time from a reply that has just arrived, and call ``on_jump`` if it leapt ahead.
 
         Args:
             store_us: The time in the reply.

@@ -18,7 +18,7 @@ from enforcement.model.keys import Keys
 from enforcement.model.matching import Attributes
 from enforcement.plan.commands import Steps
 from enforcement.plan.decision import Decision
-from enforcement.state.counts import DecisionCounts
+from enforcement.state.denial_cache import Denials
 from enforcement.state.live_plan import LivePlan
 from enforcement.state.planner import Planner
 from enforcement.state.published import DerivedPlans, PublishedState, TokenEntry
@@ -38,17 +38,17 @@ class TokenLookup:
         documents: The published documents, as far as this process has loaded them.
         planner: Makes plans from documents.
         health: Knows whether the store is available.
-        counts: Counts denials for which no counter was read.
+        denials: Counts denials for which no counter was read.
     """
 
     def __init__(
-        self, keys: Keys, documents: PublishedState, planner: Planner, health: Health, counts: DecisionCounts
+        self, keys: Keys, documents: PublishedState, planner: Planner, health: Health, denials: Denials
     ) -> None:
         self._keys = keys
         self._documents = documents
         self._planner = planner
         self._health = health
-        self._counts = counts
+        self._denials = denials
         self.after_fork()
 
     def after_fork(self) -> None:
@@ -57,7 +57,7 @@ class TokenLookup:
         self._lock = threading.Lock()
 
     def known(self, token: object) -> Found | str:
-        """Return what this process knows of a token, or the digest under which the store must be asked."""
+        """Return the entry or the denial that this process has for a token, or the digest to ask the store for."""
         return self._planner.find(token)
 
     def plan(
@@ -74,7 +74,7 @@ class TokenLookup:
         """
         plan = found if isinstance(found, Decision) else self._planner.plan_of(found, attributes)
         if isinstance(plan, Decision):
-            self._counts.count(plan.source, plan.reason)
+            self._denials.count(plan)
             return plan
         assert isinstance(found, TokenEntry)
         self._planner.keep_plan(derived, token, found, plan)
@@ -82,7 +82,7 @@ class TokenLookup:
 
     def reading(self, name: str) -> Steps:
         """
-        Read a token's document from the store, and return its entry, or a denial if the store cannot be read.
+        Yield the commands that read a token's document, and return its entry or a denial.
 
         Args:
             name: Digest of the token.
@@ -108,7 +108,7 @@ class TokenLookup:
 
     def once(self, name: str, pipe: Pipe, seconds: float) -> Found:
         """
-        Return what the store or another thread that is reading the same token says of it.
+        Return the entry of a token or a denial, from the store or from another thread that is reading the same token.
 
         Args:
             name: Digest of the token.

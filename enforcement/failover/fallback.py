@@ -121,7 +121,11 @@ class Fallback:
             self._shares.forget(keys)
 
     def rest(self, ready: Callable[[str], bool]) -> None:
-        """Mark the keys that are *ready* as counted by the store again. The journal stays until it is replayed."""
+        """
+        Mark the keys that are *ready* as counted by the store again, and delete their slots in this process.
+
+        The journal stays until it is replayed.
+        """
         with self._lock:
             self._shares.rest(ready)
             if not self._shares.in_use():
@@ -146,7 +150,9 @@ class Fallback:
             yield SavedCounter.of(key, counter)
 
     def restore(self, saved: Sequence[SavedCounter]) -> None:
-        """Add the local counters of an earlier process, so that what it has admitted still counts."""
+        """
+        Add the local counters of an earlier process that this one lacks, so that what it has admitted still counts.
+        """
         with self._lock:
             self._shares.restore(saved)
 
@@ -200,13 +206,13 @@ class Fallback:
             return self._slots.batches(ready) + self.journal.batches(ready, most, together=together)
 
     def batches_of(self, keys: Sequence[str], *, together: bool) -> list[ReplayBatch]:
-        """Return the batches with the charges of these counters. See :meth:`Journal.batches_of`."""
+        """Put the charges of these counters into new batches, and return all theirs. See :meth:`Journal.batches_of`."""
         with self._lock:
             return self.journal.batches_of(keys, together=together)
 
     def replayed(self, batch: ReplayBatch, overflowed: Sequence[int] = ()) -> None:
         """
-        Drop a batch that the store has accepted.
+        Drop a batch that the store has accepted, and journal what it left out for the overflow counters.
 
         Args:
             overflowed: For each unregistered value in the batch 1 if the store had no room for it, or 0. What the store
@@ -220,7 +226,7 @@ class Fallback:
 
     def refused(self, batch: ReplayBatch) -> None:
         """
-        Split a batch that the store could not read, or drop it if it cannot be split. See :meth:`Journal.refused`.
+        Split a batch of several charges that the store could not read, and drop any other. See :meth:`Journal.refused`.
         """
         with self._lock:
             if batch.reports_slots:

@@ -133,9 +133,9 @@ class Health:
 
     def failed_beside(self, exc: StoreError) -> None:
         """
-        Count a failed call on a connection of the background.
+        Count a failed call of the background if it was sent, and have a decision tried if the store may be away.
 
-        It says nothing about decisions, which have other connections. So a decision is tried, too.
+        It says nothing about decisions, which have other connections.
         """
         if exc.cause != "away":
             self._count_failure(exc.cause)
@@ -176,7 +176,7 @@ class Health:
 
     def obstacle(self) -> str:
         """
-        Return the cause why an unavailable store still cannot decide, or an empty string if it can.
+        Try a decision, and return the cause if an unavailable store still cannot make it, else an empty string.
 
         A missing function library is no obstacle, as the background thread loads it before the store is used.
         """
@@ -231,7 +231,9 @@ class Health:
         return self._pace.admits(monotonic())
 
     def owed_to(self, plan: Plan) -> list[ReplayBatch]:
-        """Return the batches that have to be replayed before a decision on these counters, where a server answers."""
+        """
+        Put what is owed to the counters of a plan into batches, and return those of the servers that are not away.
+        """
         keys = [key for key in plan.keys if key in self.fallback.owed and not self.connector.is_away(key)]
         return self._replay.owed_to(keys)
 
@@ -240,11 +242,13 @@ class Health:
         return self._replay.command(batch)
 
     def replayed(self, batch: ReplayBatch, reply: object) -> bool:
-        """Drop a batch after the reply to its call, and return False if the store has lost its counters instead."""
+        """
+        Drop a batch that was accepted and return True, or keep it and return False if the store lost its counters.
+        """
         return self._replay.accepted(batch, reply)
 
     def not_replayed(self, batch: ReplayBatch, exc: StoreError) -> None:
-        """Count a failed call that should have replayed a batch."""
+        """Report a failed call that should have replayed a batch, and split or drop the batch if it was refused."""
         self.failed(exc)
         if exc.late is not None:
             exc.late.close()  # a second call of the same id is harmless, so nothing depends on the late reply
@@ -252,12 +256,18 @@ class Health:
             self._replay.refused(batch, exc)
 
     def _return_to(self, is_back: IsReady) -> None:
-        """Mark the counters of the nodes that are back as counted by the store again."""
+        """
+        Call ``on_recovery``, and mark the counters of the nodes that are back, except lost ones, as counted by the
+        store again.
+        """
         self.on_recovery()
         self.fallback.rest(lambda key: is_back(key) and not self.lost_counters.holds(key))
 
     def _reconnect(self) -> None:
-        """Close the connection to a primary that was replaced, so that the next call opens a new one."""
+        """
+        Close the connection to a primary that was replaced, so that the next call opens a new one, and call
+        ``on_recovery``.
+        """
         self.background.close()
         self.on_recovery()
 

@@ -58,7 +58,10 @@ class InDoubtCalls:
         return len(self._calls)
 
     def add(self, late: Late, charges: Sequence[JournalCharge]) -> None:
-        """Add a call of which it is not known yet whether the store executed it, or drop it if there are too many."""
+        """
+        Add a call of which it is not known yet whether the store executed it, or drop it if it has no charges or there
+        are too many.
+        """
         if charges and len(self._calls) < MAX_IN_DOUBT:
             self._calls.append(InDoubtCall(late, charges))
         else:

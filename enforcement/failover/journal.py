@@ -152,8 +152,13 @@ class Journal:
                 left -= len(charges)
         return found + self._form(keys, together)
 
-    def batches_of(self, keys: Iterable[str], *, together: bool = False) -> list[ReplayBatch]:
-        """Return the batches with the charges of these counters. Each stays until :meth:`remove`."""
+    def batches_of(self, keys: Sequence[str], *, together: bool = False) -> list[ReplayBatch]:
+        """
+        Put the charges of these counters into new batches, and return these and all earlier batches that have such
+        charges.
+
+        Each stays until :meth:`remove`.
+        """
         found: dict[int, ReplayBatch] = {}
         for key in keys:
             found |= {id(batch): batch for batch in self._in_batches.get(key, ())}

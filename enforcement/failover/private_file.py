@@ -54,7 +54,7 @@ def write(path: Path, header: bytes, lines: Iterable[bytes], *, outlives_host: b
 
 def read(path: Path, header: bytes) -> list[bytes]:
     """
-    Return the lines of a file without the first one.
+    Return the lines of a file without the first one and the checksum.
 
     Raises:
         FileNotFoundError: There is no file.

@@ -48,7 +48,7 @@ class DecisionProbe:
         self._command = probe_command(keys)
 
     def error(self) -> StoreError | None:
-        """Return why the store cannot decide requests, or None if it can."""
+        """Ask the store for a decision, and return the StoreError if it cannot decide, or None if it can."""
         try:
             self._pipe.call(self._command)
         except StoreError as exc:
@@ -57,7 +57,7 @@ class DecisionProbe:
 
     def steady_error(self) -> StoreError | None:
         """
-        Return why the store cannot decide several requests in time, or None if it can.
+        Ask the store for several decisions, and return a StoreError if it cannot make each in time, or None if it can.
 
         A reply that came in time for its connection may still be later than a decision may be: timeouts are counted in
         ticks of the kernel.

@@ -88,7 +88,9 @@ class JournalReplay:
         return True
 
     def owed_to(self, keys: Sequence[str]) -> list[ReplayBatch]:
-        """Return the batches that have to be replayed before a decision on these counters."""
+        """
+        Put what is owed to these counters into batches, and return all batches to replay before a decision on them.
+        """
         return self._fallback.batches_of(keys, together=self._together)
 
     def command(self, batch: ReplayBatch) -> bytes:
@@ -107,7 +109,9 @@ class JournalReplay:
         return resp.pack(arguments)
 
     def accepted(self, batch: ReplayBatch, raw: object) -> bool:
-        """Drop a batch after the reply to its call, and return False if the store has lost its counters instead."""
+        """
+        Drop a batch that was accepted and return True, or keep it and return False if the store lost its counters.
+        """
         reply, left_out = read_corrected(raw, _registered(batch))
         if reply == NOT_RESTORED:
             self._lost_counters.add(dirty_beside(c.key) for c in batch.charges if c.bound.durable)
@@ -116,7 +120,9 @@ class JournalReplay:
         return True
 
     def refused(self, batch: ReplayBatch, exc: StoreError) -> None:
-        """Handle a batch that failed although the store is available."""
+        """
+        Split a batch that the store refused into single charges, or drop its only one, unless a retry may succeed.
+        """
         if not exc.retryable:
             # The store reads all counters of a call before it writes one, so no charge was made.
             self._fallback.refused(batch)
@@ -138,7 +144,7 @@ class ReplayPace:
         self._period = self._asked = 0
 
     def grant(self, now: float) -> int:
-        """Return how many charges to replay at *now*, in monotonic seconds. 0 if this period had its share."""
+        """Return how many charges to replay at *now*, in monotonic seconds, or 0 if this period had its share."""
         if self._began_at is None:
             self._began_at, self._period = now, -1
         period = int((now - self._began_at) / PERIOD_SECONDS)

@@ -53,7 +53,7 @@ class SavedCounter:
 
     @classmethod
     def from_json(cls, value: object) -> Self:
-        """Return the counter of :meth:`to_json`. Raises ValueError if the value is not one."""
+        """Return the SavedCounter whose :meth:`to_json` gave this value. Raises ValueError if it is none."""
         if not isinstance(value, list) or len(value) != 4:
             raise ValueError("a counter must be a key, a letter, numbers and a time")
         key, letter, values, now = value
@@ -68,11 +68,11 @@ class SavedCounter:
         return cls(key, letter, tuple(values), now)
 
     def to_json(self) -> list[Any]:
-        """Return the counter as a value of JSON, in which None stands for infinity."""
+        """Return the counter as a list for JSON, in which None stands for infinity."""
         return [self.key, self.letter, [None if item == math.inf else item for item in self.values], self.now]
 
     def counter(self) -> Counter:
-        """Return the counter."""
+        """Return a new local counter with the saved values."""
         kind, names = _FIELDS[self.letter]
         counter = kind()
         for name, value in zip(names, self.values, strict=True):

@@ -97,12 +97,16 @@ class LocalShares:
         self._local.forget(keys)
 
     def counters(self) -> list[tuple[str, Counter]]:
-        """Return the counters that can be saved, at most those charged last. They are replaced, and never changed."""
+        """
+        Return the keys and counters that can be saved, and of more than ``MAX_SAVED`` those that were charged last.
+
+        The counters are replaced, and never changed.
+        """
         rows = [row for row in self._local.counters.items() if SavedCounter.takes(row[1])]
         return rows[-MAX_SAVED:]
 
     def restore(self, saved: Sequence[SavedCounter]) -> None:
-        """Add counters of an earlier process, so that what it has admitted still counts. Known counters stay."""
+        """Add the counters of an earlier process that are unknown here, so that what it has admitted still counts."""
         for row in saved:
             self._local.counters.setdefault(row.key, row.counter())
 

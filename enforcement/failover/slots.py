@@ -34,7 +34,7 @@ class UnreportedSlots:
         return bool(self._given or self._unrenewed)
 
     def add(self, ident: str, charge: JournalCharge) -> None:
-        """Add slots that this process gave to a reservation without the store."""
+        """Add slots that this process gave to a reservation without the store, unless there are too many."""
         if len(self._given) < MAX_SLOTS:
             self._given[ident, charge.key] = charge
 

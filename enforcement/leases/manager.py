@@ -168,7 +168,9 @@ class LeaseKeeper:
         self._give_back(lease, monotonic())
 
     def _most(self, lease: Lease, fleet: int) -> int:
-        """Return how many permits a lease may hold, less those of other leases on the same counters."""
+        """
+        Return how many permits a lease may hold by its tightest limit, after those of other leases on its counters.
+        """
         return min(
             held_max(bound.limit.capacity, fleet)
             - sum(other.outstanding() for other in self._by_key.get(bound.key, ()) if other is not lease)
@@ -176,7 +178,10 @@ class LeaseKeeper:
         )
 
     def _sweep(self, now: float) -> None:
-        """Give back permits that are idle, or that end soon and are not in use."""
+        """
+        Give back permits that have ended, and let go of leases that have ended, are idle, or end soon and are not in
+        use.
+        """
         for lease in list(self._held.values()):
             idle = now - lease.idle_since(now)
             if idle > IDLE_SECONDS or now >= lease.until or (idle > 0 and lease.until - now < IDLE_SECONDS):
@@ -213,7 +218,9 @@ class LeaseKeeper:
             plan.usage.passed(lease.reply.minute, 1, plan.ones, handed)
 
     def _give_back(self, lease: Lease, now: float) -> None:
-        """Give back the permits left over at *now*, or add them to the journal if the store cannot be reached."""
+        """
+        Give back the permits left over at *now*, or add them to the journal if the store surely did not take them.
+        """
         health, plan = self._health, lease.plan
         for remains in lease.pop_expired(now):
             if health.is_away(plan.keys[0]):

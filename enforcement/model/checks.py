@@ -1,8 +1,11 @@
-"""Check integers, and show refused values in error messages."""
+"""Check integers and secrets, and show refused values in error messages."""
 
 from __future__ import annotations
 
 from typing import Final
+
+LEAST_SECRET_LENGTH: Final = 16
+MOST_SECRET_LENGTH: Final = 256
 
 _SHOWN: Final = 64
 
@@ -17,6 +20,18 @@ def integer_rule(value: object, least: int, most: int) -> str:
     return f"must be an integer from {least} to {most}, got {shown(value)}"
 
 
+def is_secret(value: object) -> bool:
+    """Return whether a value is a string that is long enough for a secret, and not too long."""
+    return isinstance(value, str) and LEAST_SECRET_LENGTH <= len(value) <= MOST_SECRET_LENGTH
+
+
+def check_secret(name: str, value: object) -> None:
+    """Raise ValueError, with the name of the setting, for a value that is no secret. The message does not show it."""
+    if not is_secret(value):
+        size = len(value) if isinstance(value, str) else type(value).__name__
+        raise ValueError(f"{name}: must have {LEAST_SECRET_LENGTH} to {MOST_SECRET_LENGTH} characters, got {size}.")
+
+
 def shown(value: object) -> str:
     """Return the ``repr()`` of a value for an error message, cut to 64 characters."""
     try:
@@ -26,4 +41,4 @@ def shown(value: object) -> str:
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
-__all__ = ["integer_rule", "is_integer", "shown"]
+__all__ = ["check_secret", "integer_rule", "is_integer", "is_secret", "shown"]

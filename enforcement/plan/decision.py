@@ -53,7 +53,19 @@ class Decision:
         held: Permits that this process has leased and not used. They are charged in the store, and still remain.
     """
 
-    __slots__ = ("_costs", "_limit", "_states", "_trouble", "allowed", "held", "plan", "reason", "reply", "source")
+    __slots__ = (
+        "_costs",
+        "_id",
+        "_limit",
+        "_states",
+        "_trouble",
+        "allowed",
+        "held",
+        "plan",
+        "reason",
+        "reply",
+        "source",
+    )
 
     def __init__(
         self,
@@ -93,14 +105,22 @@ class Decision:
         return f"<Decision {self.reason} by {self.source}: {', '.join(f'{s.name} {s.remaining}' for s in self.limits)}>"
 
     @property
-    def width(self) -> int:
-        """How many numbers the reply has for each limit."""
-        return self.reply.width
-
-    @property
     def revision(self) -> int:
         """The published revision of the decision's limits, which is 0 for limits in code."""
         return self.plan.revision
+
+    @property
+    def id(self) -> str:
+        """
+        The name of this decision in a denial's response and in logs. It is opaque without the key of the fleet.
+
+        Empty for a decision that no limiter made. A denial from the cache is one decision for 10 ms, and so has one id.
+        """
+        found: str | None = getattr(self, "_id", None)
+        if found is None:
+            ids = self.plan.ids
+            self._id = found = "" if ids is None else ids.of(self)
+        return found
 
     @property
     def degraded(self) -> bool:
@@ -253,7 +273,7 @@ class Decision:
         if kind != "about:blank":
             rows = zip(labels(self.plan), self.limits, strict=True)
             body["violated-policies"] = [name for name, it in rows if it.mode == "enforce" and not it.allowed]
-        return body
+        return body | _names(self)
 
     def explain(self) -> dict[str, Any]:
         """
@@ -301,6 +321,16 @@ def _deciding(decision: Decision) -> LimitState | None:
         return enforced[0] if enforced else None
     deniers = [state for state in enforced if not state.allowed]
     return min(deniers, key=_mildness) if deniers else min(enforced, key=lambda state: state.tightness)
+
+
+def _names(decision: Decision) -> dict[str, str]:
+    """Return the members of a problem that name the policy and the limit that deny, and the decision."""
+    limit, body = decision.limit, {}
+    if not decision.allowed and limit is not None:
+        body = {"policy": limit.policy, "limit": limit.name} if limit.policy else {"limit": limit.name}
+    if decision.id:
+        body["decision"] = decision.id
+    return body
 
 
 def _mildness(state: LimitState) -> tuple[bool, float, float, float]:

@@ -200,7 +200,7 @@ def _ietf(decision: Described) -> dict[str, str]:
 
 
 def draft_lines(decision: Described) -> list[tuple[bytes, bytes]]:
-    """Return the names and values of the draft's header fields for an allowed request, encoded for ASGI."""
+    """Return pairs of name and value of the draft's header fields for an allowed request, encoded for ASGI."""
     cached: _Cache | None = decision.plan.header_cache
     if cached is not None and (only := cached.only) is not None:
         # This repeats _limit_item(). A request on a lease is so fast that one more function call would slow it down.
@@ -266,7 +266,7 @@ def _tightest(decision: Described) -> Iterator[LimitState]:
 
 
 def _openai(decision: Described) -> dict[str, str]:
-    """Return OpenAI's header fields for the tightest limit on requests and the tightest limit on tokens."""
+    """Return a dictionary of OpenAI's header fields for the tightest limit on requests and that on tokens."""
     fields: dict[str, str] = {}
     for state in _tightest(decision):
         fields[f"x-ratelimit-limit-{state.unit}"] = str(state.quota)
@@ -278,7 +278,7 @@ def _openai(decision: Described) -> dict[str, str]:
 
 def _anthropic(decision: Described) -> dict[str, str]:
     """
-    Return Anthropic's header fields for the tightest limit on requests and the tightest limit on tokens. The reset is
+    Return a dictionary of Anthropic's header fields for the tightest limit on requests and that on tokens. The reset is
     an instant.
     """
     fields: dict[str, str] = {}

@@ -56,7 +56,7 @@ class LimitState:
 
     @property
     def tightness(self) -> tuple[float, float]:
-        """The sort key of this limit by :func:`tightness`."""
+        """The pair of numbers by which limits are sorted, the tightest first. See :func:`tightness`."""
         return tightness(self.remaining, self.capacity, self.window_seconds or self.slot_seconds)
 
 

@@ -9,6 +9,7 @@ from enforcement.model.algorithms import Spec
 from enforcement.model.keys import dirty_beside
 from enforcement.plan.binding import BoundLimit
 from enforcement.plan.costs import REQUESTS, Costs, names
+from enforcement.plan.decision_id import DecisionIds
 
 
 class Plan:
@@ -35,6 +36,7 @@ class Plan:
         ones: For a request of cost 1, the index and cost of each bound.
         unregistered: The indices of the bounds whose partition values may not be registered in the store.
         overflows: Whether a limit is bound to its overflow counter.
+        ids: Makes the ids of its decisions. None: they have none.
         header_cache: What the header fields of all decisions have in common. Only :mod:`enforcement.plan.headers` reads
             and sets it.
     """
@@ -55,6 +57,7 @@ class Plan:
         "has_shadows",
         "has_slots",
         "header_cache",
+        "ids",
         "keys",
         "ones",
         "overflows",
@@ -65,9 +68,15 @@ class Plan:
     )
 
     def __init__(
-        self, bounds: tuple[BoundLimit, ...], *, revision: int = 0, fleet: Callable[[], int] | None = None
+        self,
+        bounds: tuple[BoundLimit, ...],
+        *,
+        revision: int = 0,
+        fleet: Callable[[], int] | None = None,
+        ids: DecisionIds | None = None,
     ) -> None:
         self.bounds = bounds
+        self.ids = ids
         self.keys = [bound.key for bound in bounds]
         self.touches = [*self.keys, *dict.fromkeys(dirty_beside(bound.key) for bound in bounds if bound.durable)]
         self.revision = revision
@@ -89,6 +98,11 @@ class Plan:
         self._specs: tuple[Spec, ...] = ()
         self._texts: tuple[str, ...] = ()
         self._specs_from_us = self._specs_until_us = 0
+
+    @property
+    def subject(self) -> tuple[str, str]:
+        """The ids of the project and of the token. Both are empty for limits in code."""
+        return "", ""
 
     @property
     def leasable(self) -> bool:
@@ -165,6 +179,26 @@ class Plan:
         return tuple(bounds)
 
 
+class RefusedPlan(Plan):
+    """
+    The plan of a request that is refused before its limits are looked up.
+
+    Args:
+        subject: The ids of the project and of the token, empty if they are not known.
+    """
+
+    __slots__ = ("_subject",)
+
+    def __init__(self, *, revision: int, ids: DecisionIds | None, subject: tuple[str, str]) -> None:
+        super().__init__((), revision=revision, ids=ids)
+        self._subject = subject
+
+    @property
+    def subject(self) -> tuple[str, str]:
+        """The ids of the project and of the token."""
+        return self._subject
+
+
 def _restored(bounds: tuple[BoundLimit, ...], revision: int, fleet: int) -> Plan:
     """Return a new plan from what was pickled. Its permits are not leased here, so *fleet* is only shown."""
     return Plan(bounds, revision=revision, fleet=(lambda: fleet) if fleet else None)
@@ -174,4 +208,4 @@ NO_PLAN: Final = Plan(())
 """The plan of a request that is refused before its limits are looked up."""
 
 
-__all__ = ["NO_PLAN", "Plan"]
+__all__ = ["NO_PLAN", "Plan", "RefusedPlan"]

@@ -189,10 +189,8 @@ def read_plain(raw: object, plan: Plan, width: int) -> tuple[Reply, Sequence[int
 
 def read_enrolled(raw: object, plan: Plan, width: int) -> tuple[Reply, Sequence[int]]:
     """
-    Return the reply to a decision that registered partition values.
+    Return the reply to a decision, and for each value that it registered 1 if its overflow counter decided, else 0.
 
-    Returns:
-        The reply, and for each value 1 if its overflow counter decided, else 0.
     Raises:
         StoreError: The reply has another form or length.
     """

@@ -169,7 +169,7 @@ class LedgerWriter:
 
 def read(path: Path) -> Ledger:
     """
-    Return the decisions that one process wrote to the file at *path*.
+    Return the Ledger that one process wrote to the file at *path*.
 
     Raises:
         LedgerError: A line breaks the format, or the file cannot be read.

@@ -61,7 +61,7 @@ def peak(limit: Limit, charges: Iterable[Charge], part: Fraction = _WHOLE) -> in
 
 
 def felt(limit: Limit, charges: Sequence[Charge], now_us: int) -> int:
-    """Return how many permits of earlier charges still count now, rounded up, as ``remaining`` is rounded down."""
+    """Return how many permits of earlier charges still count now, in whole permits as ``remaining`` counts them."""
     if limit.algorithm == "sliding_log":
         return sum(permits for at, permits in charges if at > now_us - length_us(limit))
     if limit.algorithm == "token_bucket":

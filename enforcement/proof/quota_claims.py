@@ -23,7 +23,7 @@ def admitted(
     evidence: Evidence, name: str, limit: Limit, counters: Sequence[Sequence[CountedDecision]]
 ) -> Iterator[Claim]:
     """
-    Yield claims that compare the most that windows admitted with their bounds.
+    Yield a claim on the worst window of each kind, and after failovers one on all that was admitted beyond the bounds.
 
     With L for the quota and E for the instances, a window that the store decided admits L. A window without the store
     admits L + E for each outage. A window that an outage cuts admits the sum of both.
@@ -49,7 +49,7 @@ def admitted(
 def admitted_alone(
     evidence: Evidence, name: str, limit: Limit, counters: Sequence[Sequence[CountedDecision]]
 ) -> Iterator[Claim]:
-    """Yield a claim that one process admitted at most its share, or one permit, in a window of one outage."""
+    """Yield a claim on the most that one process admitted in a window of one outage, if there was such a window."""
     share = {"deny": 0, "local": min(limit.capacity, max(1, limit.capacity // evidence.fleet))}
     bound = share.get(limit.on_store_failure)
     part_of_rate = Fraction(bound or 0, limit.capacity or 1)
@@ -69,7 +69,9 @@ def admitted_alone(
 
 
 def saturated(name: str, limit: Limit, counters: Sequence[Sequence[CountedDecision]]) -> Iterator[Claim]:
-    """Yield a claim that the store denied only when even the smallest denied request would not have fit."""
+    """
+    Yield a claim that the store denied only what did not fit, unless the limit is leased, a bucket or a sliding window.
+    """
     if limit.algorithm not in ("fixed_window", "sliding_log") or limit.consistency == "leased":
         return
     left, cases = 0, 0
@@ -113,7 +115,7 @@ def _peak(limit: Limit, window: Iterable[CountedDecision], part_of_rate: Fractio
 
 
 def _bound(evidence: Evidence, limit: Limit, window: Sequence[CountedDecision]) -> tuple[str, int | None]:
-    """Return how an outage touched a window, and the most permits that the window may admit, or None for any number."""
+    """Return in words how an outage touched a window, and the most permits it may admit, or None for any number."""
     alone = [decision for decision in window if decision.outage]
     if not alone:
         return _HEALTHY, limit.capacity

@@ -8,7 +8,7 @@ from enforcement.proof.evidence import Claim, Evidence
 
 
 def in_time(evidence: Evidence) -> Claim:
-    """Return the claim that decisions took no longer than their time budget and the margin."""
+    """Return the claim that at most ``terms.late`` decisions took longer than their time budget and the margin."""
     bound = evidence.timeout_ms + evidence.terms.margin_ms
     slowest = max((record.took_ms for record in evidence.records), default=0.0)
     late = sum(record.took_ms > bound for record in evidence.records)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from enforcement.plan.decision import Decision
 from enforcement.state.counts import Cell, DecisionCounts
+from enforcement.state.denial_sample import DenialSample
 from enforcement.state.usage import State, states_of
 
 if TYPE_CHECKING:
@@ -31,9 +32,10 @@ class Denials:
     Each denial is stored in its plan (``LivePlan.denied``). This class knows whether they are still valid.
     """
 
-    def __init__(self, documents: PublishedState, counts: DecisionCounts) -> None:
+    def __init__(self, documents: PublishedState, counts: DecisionCounts, sample: DenialSample) -> None:
         self._documents = documents
         self._counts = counts
+        self._sample = sample
         self._given_back = 0
 
     def known(self, plan: LivePlan, denial: Denial, costs: Costs) -> Decision | None:
@@ -59,6 +61,20 @@ class Denials:
             plan.usage.denied_again(denial.minute, denial.states)
         denial.recalled[0] += 1
         return denial.present if now < denial.renew_at else denial.renewed(now)
+
+    def count(self, decision: Decision) -> None:
+        """Count a decision by its source and reason, and offer a denial to the sample."""
+        self._counts.count(decision.source, decision.reason)
+        if not decision.allowed:
+            self._sample.note(decision)
+
+    def add(self, plan: LivePlan, costs: Costs, decision: Decision, *, remembers: bool) -> None:
+        """Count a denial of the store, and store it in its plan if *remembers*."""
+        if plan.counts_units:
+            decision.on(costs)  # which limit denies depends on it
+        self.count(decision)
+        if remembers:
+            self.remember(plan, costs, decision)
 
     def remember(self, plan: LivePlan, costs: Costs, decision: Decision) -> None:
         """Store a denial in its plan until the request can pass, for at most DENIAL_SECONDS."""

@@ -174,7 +174,7 @@ class Lease:
         return self._granted - self.left + self._missed
 
     def steady(self) -> bool:
-        """Return whether enough permits are requested to make a lease worth its call to the store."""
+        """Return False while the lease rests, else whether enough permits were requested lately to be worth a call."""
         now, requested = monotonic(), self._requested()
         if now < self._rests_until:
             return False

@@ -8,6 +8,7 @@ from typing import Any
 from enforcement.model.algorithms import Spec
 from enforcement.plan.binding import BoundLimit
 from enforcement.plan.costs import Costs, check_costs, check_units
+from enforcement.plan.decision_id import DecisionIds
 from enforcement.plan.plan import Plan
 from enforcement.plan.reply import Reply
 from enforcement.state.usage import TokenUsage
@@ -53,8 +54,9 @@ class LivePlan(Plan):
         fleet: Callable[[], int] | None = None,
         usage: TokenUsage | None = None,
         name: tuple[Hashable, ...] | None = None,
+        ids: DecisionIds | None = None,
     ) -> None:
-        super().__init__(bounds, revision=revision, fleet=fleet)
+        super().__init__(bounds, revision=revision, fleet=fleet, ids=ids)
         self.name = name
         self.usage = usage
         self.lease: Any = None
@@ -65,6 +67,11 @@ class LivePlan(Plan):
         self.registered_until = 0.0
         self.retry_at = 0.0
         self._once: tuple[tuple[Spec, ...], bytes] | None = None  # a pair, so that threads replace both at once
+
+    @property
+    def subject(self) -> tuple[str, str]:
+        """The ids of the project and of the token. Both are empty for limits in code."""
+        return ("", "") if self.usage is None else (self.usage.project, self.usage.token)
 
     def check(self, costs: Costs) -> None:
         """

@@ -102,7 +102,8 @@ class PlanCache:
 
     def trusted(self, plan: LivePlan) -> float:
         """
-        Return until when the values of a plan count as registered, in monotonic seconds, or 0 if one does not.
+        Return until when all values of a plan count as registered, in monotonic seconds, or 0 if one does not or there
+        are none.
 
         Returns:
             Monotonic seconds. 0 if at least one value is not known to be registered.

@@ -26,7 +26,8 @@ from enforcement.model.sizes import MAX_TOKEN_LENGTH
 from enforcement.model.tokens import Anonymous, digest, is_well_formed
 from enforcement.plan.binding import Limits, Rule, Subject, bind_pairs, pairs_of, rules_of
 from enforcement.plan.decision import Decision
-from enforcement.plan.plan import Plan
+from enforcement.plan.decision_id import DecisionIds
+from enforcement.plan.plan import RefusedPlan
 from enforcement.state.lease import Lease
 from enforcement.state.live_plan import LivePlan
 from enforcement.state.plan_cache import PlanCache
@@ -59,6 +60,7 @@ class TokenPlans:
             matches.
         indexes: For each rule, the partition index of its values. None if the rule has no partitions.
         fleet: Returns how many processes share the limits. None if no permits may be leased.
+        ids: Makes the ids of decisions.
         serial: Begins the name of each of these plans in the plan cache, so that no two tokens use the same name.
     """
 
@@ -71,6 +73,7 @@ class TokenPlans:
     testers: tuple[Callable[[Attributes], bool] | None, ...]
     indexes: tuple[PartitionIndex | None, ...]
     fleet: Callable[[], int] | None = None
+    ids: DecisionIds | None = None
     serial: int = field(default_factory=_serials.__next__)
 
     def plan(self, attributes: Attributes, keys: Keys, plan_cache: PlanCache) -> LivePlan:
@@ -85,7 +88,9 @@ class TokenPlans:
         plan = plan_cache.get(name)
         if plan is None or (plan.overflows and monotonic() >= plan.retry_at):
             bounds = tuple(rule.bind(keys, attributes, self.indexes[rule.index]) for rule in matched)
-            plan = _with_lease(LivePlan(bounds, revision=self.revision, usage=self.usage, fleet=self.fleet, name=name))
+            plan = _with_lease(
+                LivePlan(bounds, revision=self.revision, usage=self.usage, fleet=self.fleet, name=name, ids=self.ids)
+            )
             plan.registered_until = plan_cache.trusted(plan)
             if not plan.unregistered or plan.registered_until > monotonic():
                 plan_cache.put(name, plan)  # any other plan is kept once the store has registered its values
@@ -110,6 +115,7 @@ class Planner:
     Args:
         now_us: Returns the estimated time of the store, microseconds since the epoch.
         fleet: Returns how many processes share the limits. None if no permits may be leased.
+        ids: Makes the ids of decisions. None: they have none.
 
     Attributes:
         in_code: Plans of limits in code, by key and limits.
@@ -125,6 +131,7 @@ class Planner:
         now_us: Callable[[], int],
         *,
         fleet: Callable[[], int] | None,
+        ids: DecisionIds | None = None,
     ) -> None:
         self.in_code: OrderedDict[Any, LivePlan] = OrderedDict()
         self.plan_cache = PlanCache()
@@ -134,8 +141,9 @@ class Planner:
         self._usage = usage
         self._now_us = now_us
         self._fleet = fleet
+        self._ids = ids
         self._anonymous: dict[str, AnonymousEntry] = {}
-        self._ids: tuple[int, dict[str, str]] = (-1, {})
+        self._by_slug: tuple[int, dict[str, str]] = (-1, {})
 
     def clear(self) -> None:
         """Drop all plans in a child process, because their leases belong to the parent."""
@@ -160,7 +168,8 @@ class Planner:
             name = tuple((own, *map(id, several)) for several, own in pairs_of(limits, None))
         plan = self.in_code.get(name)
         if plan is None:
-            plan = _with_lease(LivePlan(bind_pairs(pairs_of(limits, key), self._keys), fleet=self._fleet))
+            bounds = bind_pairs(pairs_of(limits, key), self._keys)
+            plan = _with_lease(LivePlan(bounds, fleet=self._fleet, ids=self._ids))
             self.in_code[name] = plan
             if len(self.in_code) > MAX_PLANS:
                 self.in_code.popitem(last=False)
@@ -187,11 +196,11 @@ class Planner:
     def _without_token(self, request: Anonymous) -> TokenEntry | Decision:
         """Return the entry of the requests without a token of a project, or a denial if the project is not known."""
         documents = self._documents
-        generation, ids = self._ids
+        generation, ids = self._by_slug
         if generation != documents.generation:
             generation = documents.generation
             ids = {project.slug: project.id for project in documents.current.projects.values()}
-            self._ids = generation, ids
+            self._by_slug = generation, ids
         project = ids.get(request.project)
         if project is None:
             return self.refusal("unknown_project" if documents.loaded else "degraded_denied")
@@ -213,13 +222,14 @@ class Planner:
         token = entry.token
         if token is None:
             return self.refusal("degraded_denied" if entry.problem else "unknown_token")
+        subject = token.project, token.id
         plans: TokenPlans | None = entry.plan
         if plans is None or entry.generation != self._documents.generation:
             plans = self._compile(entry)
         if isinstance(plans, Decision):
-            return plans
+            return self.refusal(plans.reason, subject)  # each denial is a decision of its own
         if token.expires_at_us is not None and self._now_us() >= token.expires_at_us:
-            return self.refusal("expired")
+            return self.refusal("expired", subject)
         if plans.until_us is not None and self._now_us() >= plans.until_us:
             plans = self._compile(entry)
         if plans.always is not None:
@@ -239,10 +249,16 @@ class Planner:
         if type(plans) is TokenPlans and plans.always is plan and plans.until_us is None and plans.never_expires:
             derived.keep(token, plan)
 
-    def refusal(self, reason: str) -> Decision:
-        """Return a new denial, with this reason, for which no counter was read."""
+    def refusal(self, reason: str, subject: tuple[str, str] = ("", "")) -> Decision:
+        """
+        Return a new denial, with this reason, for which no counter was read.
+
+        Args:
+            subject: The ids of the project and of the token, if they are known.
+        """
         source = "fallback" if reason == "degraded_denied" else "documents"
-        return Decision(False, reason, source, Plan((), revision=self._documents.current.revision))
+        revision = self._documents.current.revision
+        return Decision(False, reason, source, RefusedPlan(revision=revision, ids=self._ids, subject=subject))
 
     def registered(self, plan: LivePlan, overflowed: Sequence[int]) -> LivePlan:
         """
@@ -262,7 +278,7 @@ class Planner:
         shared = self.plan_cache.get(name)
         if shared is None:
             shared = _with_lease(
-                LivePlan(bounds, revision=plan.revision, usage=plan.usage, fleet=self._fleet, name=name)
+                LivePlan(bounds, revision=plan.revision, usage=plan.usage, fleet=self._fleet, name=name, ids=self._ids)
             )
             self.plan_cache.put(name, shared)
         shared.retry_at = monotonic() + RETRY_SECONDS
@@ -306,11 +322,12 @@ class Planner:
         always = None
         if not any(testers):
             bounds = tuple(rule.bind(self._keys, _NOTHING) for rule in rules)
-            always = _with_lease(LivePlan(bounds, revision=revision, usage=usage, fleet=self._fleet))
+            always = _with_lease(LivePlan(bounds, revision=revision, usage=usage, fleet=self._fleet, ids=self._ids))
         never_expires = entry.token.expires_at_us is None
         indexes = tuple(rule.partitions(self._keys) for rule in rules)
+        until_us = min(ends, default=None)
         return TokenPlans(
-            rules, revision, usage, min(ends, default=None), never_expires, always, testers, indexes, self._fleet
+            rules, revision, usage, until_us, never_expires, always, testers, indexes, self._fleet, self._ids
         )
 
 

@@ -100,6 +100,7 @@ class PublishedState:
         loaded: Whether a complete state was ever loaded.
         find: Returns what is known of the token with a digest. None: ask the store, and pass its reply to
             :meth:`remember`.
+        decision_key: The secret by which decision ids are made, or an empty string if the store has none.
         disk_failures: How often the copy on disk could not be written or used.
     """
 
@@ -108,6 +109,7 @@ class PublishedState:
         self.generation = 0
         self.derived = DerivedPlans()
         self.loaded = False
+        self.decision_key = ""
         self.disk_failures = 0
         self._lock = threading.Lock()
         self._parsed: dict[str, tuple[str, Any]] = {}
@@ -123,8 +125,8 @@ class PublishedState:
         self, raw: Mapping[str, Text] | Mapping[bytes, Text], tokens: Mapping[str, Text | None] | None = None
     ) -> list[DocumentProblem]:
         """
-        Replace the state by a complete one, unless that is invalid as a whole, and return the problems of refused
-        documents.
+        Replace the state by a complete one, unless that is older or invalid as a whole, and return the problems of
+        refused documents.
 
         Args:
             raw: All fields of the hash of documents.
@@ -144,6 +146,8 @@ class PublishedState:
         if given < present:
             return [DocumentProblem("revision", f"must not be before {present}, got {given}", whole=True)]
         texts.pop("published_at_us", None)
+        # Only the copy on disk has it among the documents. In the store it has a key of its own.
+        self.decision_key = texts.pop("decision_key", self.decision_key)
         parsed, problems = self._parse(texts)
         if any(problem.whole for problem in problems):
             return problems
@@ -193,7 +197,7 @@ class PublishedState:
 
     def remember(self, digest: str, text: Text | None, asked_at: int) -> TokenEntry:
         """
-        Keep what the store replied about a token, and return the token's entry.
+        Keep what the store replied about a token unless it may be outdated, and return the token's entry.
 
         Args:
             digest: SHA-256 of the token, in hexadecimal.
@@ -229,6 +233,8 @@ class PublishedState:
             current, parsed, tokens = self.current, self._parsed, self._tokens.known()
         yield "revision", str(current.revision)
         yield "store_id", current.store_id
+        if self.decision_key:
+            yield "decision_key", self.decision_key
         for name, (text, _) in parsed.items():
             yield name, text
         for digest, entry in tokens.items():
@@ -324,7 +330,7 @@ def _snapshot(revision: int, store_id: str, parsed: Mapping[str, tuple[str, Any]
 
 
 def name_of(revision: Text | None, store_id: Text | None) -> StateName | None:
-    """Return the name of the state in a store, from two of its fields. None: the store has none that can be read."""
+    """Return the StateName of a store from two of its fields, or None if they cannot be read."""
     try:
         return StateName(epoch_of(_identity(as_string(store_id or ""))), _revision(as_string(revision or "")))
     except InvalidDocument:

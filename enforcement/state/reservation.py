@@ -110,7 +110,7 @@ class Reservation:
 
     def renewing(self) -> list[tuple[BoundLimit, int]]:
         """
-        Renew the slots that this process counts while the store is away, and return those to renew in the store.
+        Renew the slots that this process counts while the store is away, and return limit and number of the others.
 
         Returns:
             The other slots, which must be renewed in the store, each limit with the number of slots.

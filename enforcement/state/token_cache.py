@@ -142,7 +142,11 @@ class TokenCache:
         self._all_changed_at = generation
 
     def read(self, texts: Mapping[str, Text | None]) -> tuple[OrderedDict[str, TokenEntry], list[DocumentProblem]]:
-        """Return the entries of documents by digest, and the documents that cannot be read. Nothing is replaced yet."""
+        """
+        Return the entries of the tokens that exist by digest, and a DocumentProblem for each text that cannot be read.
+
+        Nothing is replaced yet.
+        """
         entries: OrderedDict[str, TokenEntry] = OrderedDict()
         problems = []
         for digest, text in texts.items():

@@ -17,6 +17,7 @@ from typing import Final, Protocol
 from enforcement.model.documents import Token
 from enforcement.plan.binding import BoundLimit, Costs
 from enforcement.plan.reply import Reply
+from enforcement.state.denial_sample import DenialSample
 
 MAX_ROWS_PER_BATCH: Final = 1_000
 MAX_UNDELIVERED: Final = 8
@@ -219,12 +220,14 @@ class UsageLog:
         allowed: Admitted requests that were drained so far.
         denied: Denied requests that were drained so far.
         would_deny: Admitted requests that a shadow limit would have denied, drained or not.
+        sample: Some of the denials, which are delivered with the usage.
     """
 
     def __init__(self, instance: str, late: Callable[[], None] = lambda: None) -> None:
         self.instance = instance
         self._late = late
         self.lock = threading.Lock()
+        self.sample = DenialSample()
         self.listed: list[TokenUsage] = []
         self.dropped = 0
         self.allowed = 0
@@ -269,6 +272,7 @@ class UsageLog:
     def after_fork(self, instance: str) -> None:
         """Drop all counts in a child process, because the parent reports what was counted before."""
         self.lock = threading.Lock()
+        self.sample.after_fork()
         for usage in self.listed:
             usage.take()
         self.instance, self.listed = instance, []

@@ -78,7 +78,7 @@ class AsyncPipe:
 
     def call_again(self, command: bytes, deadline: float, *, asking: bool = False) -> asyncio.Future[Any]:
         """
-        Send a further command of a decision, within what the commands before it left of the budget.
+        Send a further command of a decision, within what is left of its budget, and return a future of the reply.
 
         Args:
             deadline: When the budget of the decision ends, in monotonic seconds.

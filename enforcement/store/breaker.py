@@ -80,7 +80,7 @@ class Breaker:
         self._lock = threading.Lock()
 
     def failed(self, cause: str) -> None:
-        """Count a failed call, and open after too many."""
+        """Count a failed call unless the breaker is open, and open it after too many."""
         with self._lock:
             if self.open:
                 return

@@ -145,7 +145,7 @@ class _Line:
 
     def _set_timeout(self, seconds: float) -> None:
         """
-        Set the kernel's timeout of each system call on this connection.
+        Set the timeout of each system call on this connection.
 
         The kernel does it, as Python's own timeout adds a ``poll`` to every call, which a decision would feel. TLS
         and gevent work with Python's timeout only.
@@ -217,7 +217,7 @@ class SyncPipe:
 
     def call_again(self, command: bytes, deadline: float, *, asking: bool = False) -> Any:
         """
-        Send a further command of a decision, within what the commands before it left of the budget.
+        Send a further command of a decision, within what is left of its budget, and return its parsed reply.
 
         Args:
             deadline: When the budget of the decision ends, in monotonic seconds.

@@ -330,7 +330,7 @@ class ClusterStore(StoreConnector):
         return True
 
     def load_library(self, key: str) -> None:
-        """Load the function library into the node of a counter, which may have come back without it."""
+        """Try to load the function library into the node of a counter, which may have come back without it."""
         with contextlib.suppress(StoreError):  # another account may be allowed to
             ask_once(self.slot_map.owner(slot_of(key.encode())).address, pack(load_command()), LOAD_SECONDS)
 
@@ -353,7 +353,7 @@ class ClusterStore(StoreConnector):
         self._make_monitor()
 
     def _replay_to(self, back: Sequence[Node]) -> bool:
-        """Replay charges to the nodes in *back* and all that answer, and return whether they took everything."""
+        """Replay charges to *back* and nodes that answer, use *back* again if that works, and return whether it did."""
 
         def is_ready(key: str) -> bool:
             return not self.slot_map.is_away(key, back)

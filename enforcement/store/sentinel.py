@@ -78,7 +78,7 @@ class Sentinels:
 
     def find(self) -> Address:
         """
-        Ask the sentinels for the primary's address, cached or not, keep the address, and return it.
+        Ask the sentinels for the primary's address, keep and return it, and call ``on_change`` if it replaced another.
 
         Raises:
             StoreError: No sentinel knows it.

@@ -47,6 +47,7 @@ class Published:
         self._projects: dict[str, dict[str, Any]] = {}
         self._tokens: dict[str, dict[str, Any]] = {}
         load_library(self.client)
+        self.client.set(self.keys.decision_key, secrets.token_hex(32), nx=True)
         self.revision = int(self.client.hget(self.keys.documents, "revision") or 0)
 
     def policy(self, slug: str, *limits: Limit) -> None:

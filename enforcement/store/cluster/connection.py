@@ -117,7 +117,11 @@ class ClusterPipe:
         return self._call_on(node, (self._pipes.get(node) or self._pipe_of(node)).call, command, deadline)
 
     def call_again(self, command: bytes, deadline: float) -> Any:
-        """Send a further command of a decision. See :meth:`~enforcement.store.connection.SyncPipe.call_again`."""
+        """
+        Send a further command of a decision to the node of its first key, or the library to each, and return the reply.
+
+        See :meth:`~enforcement.store.connection.SyncPipe.call_again`.
+        """
         slot_map = self._slot_map
         if command.startswith(_LOAD):
             nodes = [node for node in list(slot_map.nodes.values()) if not node.breaker.open]
@@ -182,7 +186,11 @@ class AsyncClusterPipe:
         return await self._call_on(node, pipe.call, command, deadline)
 
     async def call_again(self, command: bytes, deadline: float) -> Any:
-        """Send a further command of a decision before this deadline, in monotonic seconds. See :meth:`call`."""
+        """
+        Send a further command of a decision before this deadline, in monotonic seconds, and return the reply.
+
+        See :meth:`call`.
+        """
         if command.startswith(_LOAD):
             return await self._call_everywhere(command, deadline)
         slot = slot_of(command)

@@ -109,7 +109,9 @@ class ClusterMonitor:
         return self._error(node) is None
 
     def _error(self, node: Node) -> StoreError | None:
-        """Return why a node cannot decide within the budget, or None if it can."""
+        """
+        Ask a node for a decision, and return the StoreError if it cannot decide within the budget, or None if it can.
+        """
         try:
             ask_once(node.address, _EMPTY_DECISION, self._budget)
         except LibraryMissing:

@@ -163,3 +163,13 @@ def test_repairs_are_revisions_with_a_name(published, client_of_store):
 
     revision = Revision.objects.first()
     assert (revision.number, revision.by, revision.channel) == (2, "reconcile", "task")
+
+
+def test_a_store_of_an_earlier_version_gets_the_key_of_decision_ids(published, client_of_store):
+    """Without a publication; it is the same again in a store that was emptied, so that old ids can be read."""
+    key = client_of_store.get("sg:{doc}:decision-key")
+    client_of_store.delete("sg:{doc}:decision-key")
+
+    assert reconcile() == []
+    assert client_of_store.get("sg:{doc}:decision-key") == key
+    assert len(key) == 64

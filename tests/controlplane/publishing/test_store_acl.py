@@ -26,8 +26,9 @@ from controlplane.publishing.publisher import Postponed, publish_all
 from controlplane.publishing.reconcile import reconcile
 from controlplane.usage import checkpoints, counters
 from controlplane.usage.drain import DrainResult, drain
-from controlplane.usage.models import UsageRow
+from controlplane.usage.models import DeniedRequest, UsageRow
 from enforcement import Limiter
+from enforcement.cli import main
 from enforcement.embedded import ValkeyServer
 from tests.factories import LimitFactory, PolicyFactory, ProjectFactory, TokenFactory
 
@@ -321,6 +322,25 @@ def test_usage_is_drained_and_heartbeats_are_collected_under_worker(account, ser
     assert UsageRow.objects.filter(token_id=token.pk, period="day", allowed=1).exists()
     assert (admin.xlen("sg:{usage}:stream"), admin.xlen("sg:{usage}:stream:rejected")) == (0, 1)
     assert drain(timezone.now()) == DrainResult()
+    assert refused(admin) == []
+
+
+def test_a_denial_is_sampled_and_its_id_is_explained_with_the_rights_of_each(account, server, admin, capsys):
+    """By the key that the control plane has published, from the enforcer over the worker to the admin's rows."""
+    token = TokenFactory(policy=PolicyFactory(), revoked=True)
+    account("worker")
+    call_command("publish", "--all", stdout=StringIO())
+    by_enforcer = url_of(server, "enforcer", PASSWORD)
+    with Limiter(by_enforcer, timeout=1.0, instance="proxy-1") as limiter:
+        limiter.start()
+        decision = limiter.check(token.secret)
+    drain(timezone.now())
+
+    row = DeniedRequest.objects.get()
+    assert (row.decision, row.reason, row.token_id, row.instance) == (decision.id, "revoked", token.pk, "proxy-1")
+    assert main(["explain", row.decision, "--redis", by_enforcer]) == 0
+    assert token.pk in capsys.readouterr().out
+    assert admin.xlen("sg:{usage}:denials") == 0
     assert refused(admin) == []
 
 

@@ -138,3 +138,87 @@ def test_what_cannot_be_read_ends_in_two(server, world, published, capsys):
     )
     assert errors[2].startswith("sluicegate explain: redis://:***@127.0.0.1:1/0: ConnectionError")
     assert token not in "".join(errors)
+
+
+def denied(server, token, **options):
+    """Return the decision that denies a request."""
+    with Limiter(server.url, timeout=1.0, instance="proxy-7.rack-3", **options) as limiter:
+        return limiter.check(token)
+
+
+def test_a_decision_is_explained_by_its_id(server, published, explain, capsys):
+    """As a table for people, and as JSON."""
+    published.policy("api", Limit(name="never", quota=0, window_seconds=60))
+    token = published.token(policy="api", project="shop")
+    decision = denied(server, token)
+    status, carried = explain(decision.id)
+    assert main(["explain", decision.id, "--redis", server.url]) == status == 0
+
+    rows = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines())
+    assert {name.strip(): value.strip() for name, value in rows.items()} == {
+        "time": carried["at"],
+        "reason": "cost_exceeds_capacity",
+        "limit": "api/never",
+        "token": carried["token"],
+        "project": "shop",
+        "instance": "proxy-7.rack-3",
+        "revision": str(published.revision),
+        "decided by": "store",
+    }
+    assert datetime.fromisoformat(carried["at"]).timestamp() * 1_000 == decision.decided_at_us // 1_000
+
+
+def test_the_account_of_a_proxy_explains_a_decision(server, world, published, explain):
+    """It has to read the key to make ids, too."""
+    world.client.execute_command("ACL SETUSER", "proxy", "on", "resetpass", ">pass", *enforcer(Keys()))
+    by_proxy = server.url.replace("redis://", "redis://proxy:pass@")
+    with Limiter(by_proxy, timeout=1.0) as limiter:
+        found = limiter.check(mint("live")).id
+    status, carried = explain(found, "--redis", by_proxy)
+    world.client.execute_command("ACL DELUSER", "proxy")
+
+    assert (status, carried["reason"], carried["token"], carried["project"]) == (0, "unknown_token", None, None)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda found: found[:-3], "must be a whole id made with this key"),
+        (lambda found: found[:20], "must be 'dec_' and 24 to 196 characters"),
+        (lambda found: found[:-1] + ("A" if found[-1] != "A" else "B"), "must be a whole id made with this key"),
+        (lambda found: found + "!", "must be 'dec_' and 24 to 196 characters"),
+    ],
+    ids=["cut", "stump", "altered", "added"],
+)
+def test_an_id_that_is_not_whole_is_refused(server, published, capsys, spoil, message):
+    """With a sentence, and a status of its own."""
+    found = denied(server, published.token(project="shop", revoked=True)).id
+
+    assert main(["explain", spoil(found), "--redis", server.url]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_an_id_of_another_fleet_is_refused(server, published, capsys):
+    """Its key is another one."""
+    found = denied(server, published.token(project="shop", revoked=True), decision_key="the key of another fleet").id
+
+    assert main(["explain", found, "--redis", server.url]) == 1
+    assert "made with this key; it was cut, altered or forged" in capsys.readouterr().err
+
+
+def test_a_key_from_the_environment_needs_no_store(server, published, explain, monkeypatch):
+    """For limits in code, where no control plane keeps a key."""
+    secret = "a secret of the whole fleet"
+    found = denied(server, published.token(project="shop", revoked=True), decision_key=secret).id
+    monkeypatch.setenv("SLUICEGATE_DECISION_KEY", secret)
+    status, carried = explain(found, "--redis", "redis://127.0.0.1:1")
+
+    assert (status, carried["reason"], carried["instance"]) == (0, "revoked", "proxy-7.rack-3")
+
+
+def test_without_a_key_nothing_is_explained(server, world, capsys):
+    """The message says how a key comes to be."""
+    world.client.flushall()
+
+    assert main(["explain", "dec_" + "A" * 80, "--redis", server.url]) == 2
+    assert "set SLUICEGATE_DECISION_KEY" in capsys.readouterr().err

@@ -36,6 +36,16 @@ def test_saved_documents_are_restored(documents: PublishedState, tmp_path: Path)
     assert later.loaded
 
 
+def test_the_key_of_decision_ids_is_kept_with_the_documents(documents: PublishedState, tmp_path: Path) -> None:
+    """Ids made in an outage can then be read."""
+    documents.decision_key = "0123456789abcdef"
+    save(tmp_path / "documents", documents)
+    later = PublishedState()
+    restore(tmp_path / "documents", later)
+
+    assert later.decision_key == "0123456789abcdef"
+
+
 def test_saved_documents_are_private_and_alone(documents: PublishedState, tmp_path: Path) -> None:
     """Only the owner may read the file, and no temporary one stays behind."""
     save(tmp_path / "documents", documents)

@@ -1,0 +1,90 @@
+"""A sample of the denials goes to the store with the usage."""
+
+import json
+
+import pytest
+
+from enforcement import Limit, Limiter
+from enforcement.model.tokens import mint
+from enforcement.state import denial_sample
+
+NOTHING = Limit(name="nothing", quota=0, window_seconds=60, partition_by=("ip",))
+PER_HOUR = Limit(name="per-hour", quota=1, window_seconds=3_600)
+
+
+@pytest.fixture
+def sampled(server, world, monkeypatch):
+    """Call a function with a limiter in one second, and return the entries that it has left in the store."""
+
+    def run(act):
+        monkeypatch.setattr(denial_sample.time, "monotonic", lambda: 7.0)
+        with Limiter(server.url, timeout=1.0, instance="proxy-7") as limiter:
+            limiter.start()
+            act(limiter)
+        entries = [fields for _, fields in world.client.xrange(world.keys.denials)]
+        return [(entry["instance"], row) for entry in entries for row in json.loads(entry["rows"])]
+
+    return run
+
+
+def test_a_denial_is_sampled_with_its_values(sampled, world):
+    """With the attributes that the limit is partitioned by, and no other."""
+    world.published.policy("api", NOTHING)
+    world.published.project("shop")
+    token = world.published.token(policy="api", project="shop")
+    made = []
+    rows = sampled(lambda limiter: made.append(limiter.check(token, attributes={"ip": "10.0.0.1", "path": "/x"})))
+
+    (decision,) = made
+    ids = ["proj_1", "tok_1", "pol_api", "nothing"]
+    expected = [decision.id, decision.decided_at_us // 1_000, "cost_exceeds_capacity", *ids, {"ip": "10.0.0.1"}]
+    assert rows == [("proxy-7", expected)]
+
+
+def test_one_token_and_limit_is_sampled_once_a_second(sampled, world):
+    """However often it is denied, from the store or from the cache."""
+    world.published.policy("api", PER_HOUR)
+    world.published.project("shop")
+    token = world.published.token(policy="api", project="shop")
+    rows = sampled(lambda limiter: [limiter.check(token, costs=1 + i % 2) for i in range(20)])
+
+    assert [row[2:4] for _, row in rows] == [["cost_exceeds_capacity", "proj_1"], ["limited", "proj_1"]]
+
+
+def test_a_second_has_at_most_twenty(sampled, world):
+    """A flood costs the process nothing after that."""
+    world.published.project("shop")
+    tokens = [world.published.token(project="shop", revoked=True) for _ in range(25)]
+    rows = sampled(lambda limiter: [limiter.check(token) for token in tokens])
+
+    assert [row[4] for _, row in rows] == [f"tok_{i}" for i in range(1, 21)]
+
+
+def test_admitted_requests_and_limits_in_code_are_not_sampled(sampled, world):
+    """The key of a limit in code may be a person's, and the control plane does not know the limit."""
+    world.published.policy("api", PER_HOUR)
+    world.published.project("shop")
+    token = world.published.token(policy="api", project="shop")
+
+    assert sampled(lambda limiter: (limiter.check(token), limiter.hit(Limit(quota=0, window_seconds=60), "me"))) == []
+
+
+def test_unknown_tokens_are_sampled_without_a_name(sampled, world):
+    """One a second, so that a guesser is seen. What was sent is in no row."""
+    world.published.project("shop")
+    rows = sampled(lambda limiter: [limiter.check(mint("live")) for _ in range(5)])
+
+    assert [row[2:] for _, row in rows] == [["unknown_token", "", "", "", "", {}]]
+
+
+def test_values_of_tenants_are_bounded(sampled, world):
+    """Long ones are replaced, and characters that a terminal would obey as well."""
+    world.published.policy("api", Limit(name="n", quota=0, window_seconds=60, partition_by=("a", "b")))
+    world.published.project("shop")
+    token = world.published.token(policy="api", project="shop")
+    rows = sampled(lambda limiter: limiter.check(token, attributes={"a": "x" * 1_000, "b": "1\x1b[2J\n"}))
+
+    values = rows[0][1][-1]
+    assert values["b"] == "1�[2J�"
+    assert values["a"].startswith("(long) ")
+    assert len(values["a"]) < 40
