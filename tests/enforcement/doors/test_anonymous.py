@@ -190,12 +190,15 @@ def test_requests_with_a_token_are_limited_by_its_own_policies(door: Any, publis
 
 
 @pytest.mark.parametrize(
-    ("project", "status"),
-    [({"slug": "shop"}, 401), ({"slug": "shop", "anonymous_policy": "guests", "active": False}, 403)],
+    ("project", "status", "reason"),
+    [
+        ({"slug": "shop"}, 401, "token_required"),
+        ({"slug": "shop", "anonymous_policy": "guests", "active": False}, 403, "inactive_project"),
+    ],
     ids=["no policy", "inactive"],
 )
 def test_a_project_that_admits_none_is_no_open_door(
-    door: Any, published: Published, project: dict[str, Any], status: int
+    door: Any, published: Published, project: dict[str, Any], status: int, reason: str
 ) -> None:
     """A door that names a project without an anonymous policy refuses as one that names none."""
     published.project(**project)
