@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any, Final
 
 from enforcement.plan.binding import BoundLimit
@@ -66,6 +67,9 @@ class Decision:
         "reply",
         "source",
     )
+
+    width = property(attrgetter("reply.width"))
+    """How many numbers the reply has for each limit."""
 
     def __init__(
         self,

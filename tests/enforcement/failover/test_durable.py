@@ -186,7 +186,7 @@ def test_a_settlement_waits_for_the_counter(limiter, world, alone):
         kept = checkpoint(world)
         lose(world)
         admission.settle(10)
-    assert world.client.keys(f"sg:{{{PROJECT}}}:f*") == []
+    assert world.client.keys(f"sg:{{{PROJECT}}}:c:*") == []
 
     restore(world, kept)
 
@@ -200,7 +200,7 @@ def test_nothing_is_leased_from_a_store_that_lost_its_counters(limiter, world):
     lose(world)
 
     assert eventually(lambda: limiter.check(secret).cause == "not_restored")
-    assert world.client.keys(f"sg:{{{PROJECT}}}:f*") == []
+    assert world.client.keys(f"sg:{{{PROJECT}}}:c:*") == []
 
 
 def test_values_are_enrolled_when_the_counters_are_back(limiter, world, alone):

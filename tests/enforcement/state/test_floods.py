@@ -45,7 +45,7 @@ def publish(world, cap=DEFAULT_CAP):
 
 def counters(world, project):
     """Return how many counters of a project's fixed windows there are."""
-    return len(world.client.keys(f"sg:{{{project}}}:f*"))
+    return len(world.client.keys(f"sg:{{{project}}}:c:*"))
 
 
 @pytest.mark.proof
