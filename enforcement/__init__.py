@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from enforcement.model.limits import InvalidLimit, Limit, Match, Policy
+from enforcement.model.tokens import Anonymous
 
 if TYPE_CHECKING:
     from enforcement.limiter import Admission, Limiter
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Admission",
+    "Anonymous",
     "Decision",
     "Denied",
     "InvalidLimit",

@@ -34,6 +34,7 @@ from enforcement.engine.driving import run_awaited, run_awaited_within
 from enforcement.engine.token_lookup import Found
 from enforcement.latency import Timing
 from enforcement.model.matching import Attributes
+from enforcement.model.tokens import Anonymous
 from enforcement.plan.binding import Costs, Limits
 from enforcement.plan.commands import Steps
 from enforcement.plan.decision import Decision, Denied
@@ -100,7 +101,7 @@ class Limiter(BaseLimiter):
     ) -> None:
         await self.close()
 
-    async def check(self, token: str, costs: Costs = 1, attributes: Attributes | None = None) -> Decision:
+    async def check(self, token: str | Anonymous, costs: Costs = 1, attributes: Attributes | None = None) -> Decision:
         """
         Charge a request to all limits of a token, or to none if one of them denies it, and return the decision. See the
         sync limiter.
@@ -155,7 +156,7 @@ class Limiter(BaseLimiter):
     @asynccontextmanager
     async def admit(
         self,
-        token: str | Limits,
+        token: str | Anonymous | Limits,
         key: str | None = None,
         costs: Costs = 1,
         attributes: Attributes | None = None,
@@ -176,7 +177,7 @@ class Limiter(BaseLimiter):
 
     async def open_admission(
         self,
-        token: str | Limits,
+        token: str | Anonymous | Limits,
         key: str | None = None,
         costs: Costs = 1,
         attributes: Attributes | None = None,
@@ -186,7 +187,7 @@ class Limiter(BaseLimiter):
         Denied. See the sync limiter.
         """
         check_subject(token, key, attributes)
-        if isinstance(token, str):
+        if isinstance(token, (str, Anonymous)):
             plan = await self.find_plan(token, attributes)
         else:
             plan = self._plan_in_code(token, key)
@@ -239,7 +240,7 @@ class Limiter(BaseLimiter):
                 found = value
         return None if found is None else self._engine.documents.derived.headers.get(found)
 
-    def keep_field(self, field: bytes | None, token: str) -> None:
+    def keep_field(self, field: bytes | None, token: str | Anonymous) -> None:
         """Cache the plan of *token* for :meth:`by_fields`, if it needs neither slots nor the status of the response."""
         derived = self._engine.documents.derived
         plan: LivePlan | None = derived.plans.get(token)

@@ -16,6 +16,7 @@ from enforcement.failover.probe import probe_command
 from enforcement.latency import Listener, Timing
 from enforcement.model.keys import DEFAULT_PREFIX
 from enforcement.model.matching import Attributes
+from enforcement.model.tokens import Anonymous
 from enforcement.plan.binding import Limits
 from enforcement.settings import DEFAULT_LOOKUP, DEFAULT_TIMEOUT, DEFAULT_URL, Settings
 from enforcement.state.live_plan import LivePlan
@@ -156,7 +157,7 @@ class BaseLimiter:
 
 def check_subject(subject: object, key: str | None, attributes: Attributes | None) -> None:
     """Raise TypeError for a token with a key, and for limits in code with attributes."""
-    if isinstance(subject, str):
+    if isinstance(subject, (str, Anonymous)):
         if key is not None:
             raise TypeError("key: must be None for a token. Limit.parse() makes a limit from a string.")
     elif attributes is not None:

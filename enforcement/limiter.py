@@ -25,6 +25,7 @@ from enforcement.decorator import (
 from enforcement.engine.driving import run, run_within
 from enforcement.latency import Timing
 from enforcement.model.matching import Attributes
+from enforcement.model.tokens import Anonymous
 from enforcement.plan.binding import Costs, Limits
 from enforcement.plan.commands import Steps
 from enforcement.plan.decision import Decision, Denied
@@ -79,8 +80,7 @@ class Limiter(BaseLimiter):
         """
         Ask the store for a decision that charges nothing, within a second, and raise StoreError if it makes none.
 
-        Call it at the start if the application must not run without the store. The function library is loaded if it is
-        missing.
+        Call it at the start if the application must not run without the store. It loads a missing function library.
 
         Raises:
             enforcement.StoreError: The store is unavailable, or refused the call.
@@ -103,12 +103,12 @@ class Limiter(BaseLimiter):
     ) -> None:
         self.close()
 
-    def check(self, token: str, costs: Costs = 1, attributes: Attributes | None = None) -> Decision:
+    def check(self, token: str | Anonymous, costs: Costs = 1, attributes: Attributes | None = None) -> Decision:
         """
         Charge a request to all limits of a token, or to none if one of them denies it, and return the decision.
 
         Args:
-            token: The credential as the client sent it.
+            token: The credential as the client sent it, or :class:`enforcement.Anonymous` for a request without one.
             costs: A number of requests, or a mapping of units to permits. A unit that is not in the mapping costs 0,
                 except ``requests``, which then costs 1.
             attributes: Names and values that limits match on or are partitioned by.
@@ -206,7 +206,7 @@ class Limiter(BaseLimiter):
     @contextmanager
     def admit(
         self,
-        token: str | Limits,
+        token: str | Anonymous | Limits,
         key: str | None = None,
         costs: Costs = 1,
         attributes: Attributes | None = None,
@@ -218,7 +218,7 @@ class Limiter(BaseLimiter):
         estimate is given back too.
 
         Args:
-            token: A token, or limits in code together with *key*.
+            token: As in :meth:`check`, or limits in code together with *key*.
             key: As in :meth:`hit`. None with a token.
             costs: The estimate, as in :meth:`check`.
             attributes: As in :meth:`check`. None with limits in code.
@@ -238,20 +238,21 @@ class Limiter(BaseLimiter):
 
     def open_admission(
         self,
-        token: str | Limits,
+        token: str | Anonymous | Limits,
         key: str | None = None,
         costs: Costs = 1,
         attributes: Attributes | None = None,
     ) -> Admission:
         """
-        Charge an estimate, and return a new admission, which holds slots until :meth:`Admission.finish`, or raise
-        Denied.
+        Charge an estimate, and return an admission that holds slots until :meth:`Admission.finish`, or raise Denied.
 
         Use this if a ``with`` block cannot span the request. Arguments and errors are those of :meth:`admit`.
         """
         check_subject(token, key, attributes)
-        plan: LivePlan | Decision
-        plan = self.find_plan(token, attributes) if isinstance(token, str) else self._plan_in_code(token, key)
+        if isinstance(token, (str, Anonymous)):
+            plan = self.find_plan(token, attributes)
+        else:
+            plan = self._plan_in_code(token, key)
         if isinstance(plan, Decision):
             raise Denied(plan)
         return self.admit_plan(plan, costs)
@@ -268,7 +269,7 @@ class Limiter(BaseLimiter):
     # Used by the integrations, which need the plan to choose between a hit and an admission.
 
     def find_plan(self, token: object, attributes: Attributes | None) -> LivePlan | Decision:
-        """Return the plan of a request with this token, or the decision that refuses the token."""
+        """Return the plan of a request with this token or without one, or the decision that refuses it."""
         if not self._started:
             self.start()
         lookup, derived = self._engine.lookup, self._documents.derived

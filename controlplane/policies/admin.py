@@ -144,18 +144,21 @@ class PolicyAdmin(RecordedAdmin):
     @display(description="Used by")
     def holders(self, policy: Policy) -> str:
         tokens, projects = (model.objects.filter(policy=policy).count() for model in (Token, Project))
-        return links(
-            [
-                (
-                    f"{tokens} token{'' if tokens == 1 else 's'}",
-                    list_url(Token, f"?policy__id__exact={policy.pk}&status=all"),
-                ),
-                (
-                    f"{projects} project{'' if projects == 1 else 's'}",
-                    list_url(Project, f"?policy__id__exact={policy.pk}"),
-                ),
-            ]
-        )
+        anonymous = Project.objects.filter(anonymous_policy=policy).count()
+        found = [
+            (
+                f"{tokens} token{'' if tokens == 1 else 's'}",
+                list_url(Token, f"?policy__id__exact={policy.pk}&status=all"),
+            ),
+            (
+                f"{projects} project{'' if projects == 1 else 's'}",
+                list_url(Project, f"?policy__id__exact={policy.pk}"),
+            ),
+        ]
+        if anonymous:
+            text = f"requests without a token of {anonymous} project{'' if anonymous == 1 else 's'}"
+            found.append((text, list_url(Project, f"?anonymous_policy__id__exact={policy.pk}")))
+        return links(found)
 
     @display(description="Changed", ordering="updated_at")
     def changed(self, policy: Policy) -> str:

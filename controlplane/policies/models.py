@@ -277,9 +277,12 @@ class Override(models.Model):
         if policy.project_id not in (None, project.pk):
             raise ValidationError({"limit": "Must not be a limit of another project's policy."})
         having = Token.objects.filter(project=project, policy=policy)
+        attached = [project.policy_id]
         if self.token_id:
             having = having.filter(pk=self.token_id)
-        if not (policy.is_global or project.policy_id == policy.pk or having.exists()):
+        else:
+            attached.append(project.anonymous_policy_id)
+        if not (policy.is_global or policy.pk in attached or having.exists()):
             policies = "the policy of its project" if self.token_id else "a policy of its tokens"
             message = (
                 f"Must apply to {self.token or project}. Neither its policy nor {policies} nor the global policy is "

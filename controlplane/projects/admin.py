@@ -54,11 +54,11 @@ class ProjectAdmin(LiveCounters, RecordedAdmin):
     ordering = ["slug"]
     list_filter = ["active"]
     search_fields = ["slug", "name"]
-    autocomplete_fields = ["policy"]
+    autocomplete_fields = ["policy", "anonymous_policy"]
     readonly_fields = ["related"]
     actions_detail = ["reset_counters"]
     reset_counters = resetting(ResetProjectDialog)
-    add_fieldsets = [(None, {"fields": ["slug", "name", "policy", "active", "partition_cap"]})]
+    add_fieldsets = [(None, {"fields": ["slug", "name", "policy", "anonymous_policy", "active", "partition_cap"]})]
     fieldsets = [*add_fieldsets, ("Related objects", {"fields": ["related"]})]
     empty = ("A project is a tenant. It owns tokens, and limits that all of them share.", "Add the first project")
 

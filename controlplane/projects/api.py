@@ -28,10 +28,19 @@ TOKEN_ID = "tok_[0-9a-z]{1,36}"
 @example(slug="chat", name="Chat", policy="free")
 class ProjectSerializer(CleanModelSerializer):
     policy = ReferenceField("policies", allow_null=True, default=None, help_text="Slug of the project's policy.")
+    anonymous_policy = ReferenceField(
+        "policies",
+        allow_null=True,
+        default=None,
+        help_text="Slug of the policy of requests without a token. If null, they are refused.",
+    )
 
     class Meta:
         model = Project
-        fields = ["id", "slug", "name", "policy", "active", "partition_cap", "version", "created_at"]
+        fields = [
+            *("id", "slug", "name", "policy", "anonymous_policy"),
+            *("active", "partition_cap", "version", "created_at"),
+        ]
         extra_kwargs = {
             "active": {"default": True},
             "partition_cap": {"default": DEFAULT_CAP, "min_value": 1, "max_value": MAX_CAP},
@@ -64,7 +73,7 @@ class ProjectView(Listed, Created, Retrieved, Replaced, Deleted, ApiView):
     }
 
     def get_queryset(self) -> QuerySet[Project]:
-        return self.access.projects().select_related("policy")
+        return self.access.projects().select_related("policy", "anonymous_policy")
 
 
 @example(name="ci", expires_at="2027-12-31T00:00:00Z")

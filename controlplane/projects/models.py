@@ -72,6 +72,15 @@ class Project(Versioned):
     slug = models.CharField(max_length=63, unique=True, validators=[SLUG_RULE])
     name = models.CharField(max_length=200, validators=[PRINTABLE])
     policy = models.ForeignKey("policies.Policy", models.RESTRICT, null=True, blank=True, related_name="+")
+    anonymous_policy = models.ForeignKey(
+        "policies.Policy",
+        models.RESTRICT,
+        null=True,
+        blank=True,
+        related_name="+",
+        help_text="The policy of requests without a token, where a proxy admits them for this project. The policy of "
+        "the project does not apply to them. If empty, they are refused.",
+    )
     active = models.BooleanField(default=True, help_text="The tokens of an inactive project are refused everywhere.")
     partition_cap = models.PositiveIntegerField(
         "values for each limit",
@@ -92,13 +101,16 @@ class Project(Versioned):
     def clean(self) -> None:
         if self.partition_cap is None:
             self.partition_cap = DEFAULT_CAP
-        if self.policy and self.policy.project_id not in (None, self.pk):
-            raise ValidationError({"policy": "Must not be a policy of another project."})
+        attached = {"policy": self.policy, "anonymous_policy": self.anonymous_policy}
+        foreign = [name for name, policy in attached.items() if policy and policy.project_id not in (None, self.pk)]
+        if foreign:
+            raise ValidationError(dict.fromkeys(foreign, "Must not be a policy of another project."))
 
     def as_record(self) -> dict[str, Any]:
         """Return the fields of this row that an audit entry keeps, as a new dictionary."""
         fields = {"slug": self.slug, "name": self.name, "policy": self.policy_id, "active": self.active}
-        return {"id": self.pk, **fields, "partition_cap": self.partition_cap, "version": self.version}
+        more = {"anonymous_policy": self.anonymous_policy_id, "partition_cap": self.partition_cap}
+        return {"id": self.pk, **fields, **more, "version": self.version}
 
     def touches(self) -> Iterator[tuple[str, str]]:
         """Yield one pair, "project" and this row's id, for the outbox entry that a change of this row needs."""

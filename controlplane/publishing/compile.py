@@ -108,8 +108,10 @@ def _projects(projects: QuerySet[Project]) -> dict[str, Document]:
 def _project(project: Project) -> Document:
     fields = {"id": project.pk, "slug": project.slug, "active": project.active, "policy": project.policy_id}
     # Left out if it is the default, because older enforcers refuse a document with this field.
-    cap = {} if project.partition_cap == DEFAULT_CAP else {"partition_cap": project.partition_cap}
-    return {"schema": SCHEMA, **fields, **cap, "overrides": _overrides(project)}
+    more: Document = {} if project.partition_cap == DEFAULT_CAP else {"partition_cap": project.partition_cap}
+    if project.anonymous_policy_id:  # left out for the same reason
+        more["anonymous_policy"] = project.anonymous_policy_id
+    return {"schema": SCHEMA, **fields, **more, "overrides": _overrides(project)}
 
 
 def _global() -> dict[str, Document]:

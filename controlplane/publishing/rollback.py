@@ -17,7 +17,7 @@ def rollback(tx: Change, number: int) -> None:
     """
     Restore the policies, project settings and global policy of revision *number* in SQL.
 
-    That is the policies with their limits, the policy, active flag and cap of each project, and the global policy.
+    That is the policies with their limits, the policies, active flag and cap of each project, and the global policy.
     Newer policies and projects, tokens and overrides stay as they are. A deleted policy is created again under its id.
     A deleted project is not, because its tokens are gone.
 
@@ -77,11 +77,17 @@ def _restore_project(tx: Change, document: dict[str, Any]) -> None:
         project = Project.objects.select_for_update().get(pk=document["id"])
     except ObjectDoesNotExist:
         return
-    published = document["policy"], document["active"], document.get("partition_cap", DEFAULT_CAP)
-    if (project.policy_id, project.active, project.partition_cap) == published:
+    published = {
+        "policy_id": document["policy"],
+        "anonymous_policy_id": document.get("anonymous_policy"),
+        "active": document["active"],
+        "partition_cap": document.get("partition_cap", DEFAULT_CAP),
+    }
+    if all(getattr(project, name) == value for name, value in published.items()):
         return
     before = project.as_record()
-    project.policy_id, project.active, project.partition_cap = published
+    for name, value in published.items():
+        setattr(project, name, value)
     project.full_clean(exclude=["name"])
     project.save()
     tx.record("project.rollback", project, before=before, after=project.as_record())

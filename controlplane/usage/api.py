@@ -106,7 +106,9 @@ def _finest(attrs: dict[str, Any]) -> str:
 class UsageSerializer(serializers.ModelSerializer):
     at = InstantField(read_only=True, help_text="Start of the minute, hour or day.")
     project = serializers.SerializerMethodField(help_text="Slug, or the id of a deleted project.")
-    token = serializers.CharField(source="token_id", read_only=True)
+    token = serializers.CharField(
+        source="token_id", read_only=True, help_text="Id, or an empty string for requests without a token."
+    )
     limit = serializers.SerializerMethodField(help_text="If null, all decisions about the token.")
     would_deny = serializers.IntegerField(
         read_only=True,
@@ -179,7 +181,9 @@ class CounterSerializer(serializers.Serializer):
     """The counter of one limit. A partitioned limit has many counters, so its numbers are null."""
 
     limit = serializers.SerializerMethodField(help_text="policy-slug/limit-name")
-    scope = serializers.ChoiceField(["global", "project", "token"], help_text="Where its policy is attached.")
+    scope = serializers.ChoiceField(
+        ["global", "project", "anonymous", "token"], help_text="Where its policy is attached."
+    )
     algorithm = serializers.ChoiceField(ALGORITHMS)
     unit = serializers.CharField()
     mode = serializers.ChoiceField(MODES)
@@ -218,8 +222,9 @@ class HolderQuery(QuerySerializer):
 class ResetSerializer(StrictSerializer):
     limit = LimitReferenceField(
         required=False,
-        help_text="policy-slug/limit-name of the token's policy, else of the project's, else of the global policy. "
-        "If left out, all limits of the policy of the token, or of the project.",
+        help_text="policy-slug/limit-name of the token's policy, else of the project's, else of its anonymous policy, "
+        "else of the global policy. If left out, all limits of the policy of the token, or of both policies of the "
+        "project.",
     )
     reason = ReasonField()
 
@@ -248,7 +253,10 @@ class CounterView(ApiView):
 
     @extend_schema(responses=CountersSerializer)
     def retrieve(self, request: Request, *args: Any, **kwargs: Any) -> Response:
-        """List every limit that applies to a token, or that the tokens of a project share. Nothing is charged."""
+        """
+        List every limit that applies to a token, or that the tokens or the anonymous requests of a project share.
+        Nothing is charged.
+        """
         with _as_problems():
             found = counters.counters_of(self.holder())
         return Response(CountersSerializer({"results": found}).data)

@@ -59,7 +59,8 @@ class HolderDocuments:
             raise Forgotten
         project = documents.parse_project(documents.dumps(compiled[name]))
         everywhere = compiled["global"]["policy"]
-        attached = {everywhere, project.policy, token and token.policy} - {None}
+        subject = binding.Subject(project, token, {}, everywhere)
+        attached = {policy for *_, policy in subject.attached() if policy}
         found = compile.documents(("policy", pk) for pk in attached).values()
         policies = [documents.parse_policy(documents.dumps(document)) for document in found if document]
         return cls(project, token, {policy.id: policy for policy in policies}, everywhere, now)
@@ -74,16 +75,13 @@ class HolderDocuments:
 
     def scope_of(self, policy_id: str) -> str | None:
         """
-        Return "token", "project" or "global", where a policy is attached first, or None if it does not apply.
+        Return "token", "project", "anonymous" or "global", where a policy is attached first, or None if it does not
+        apply.
 
         If it is attached at several of them, return the first. If it does not apply to this holder, return None.
         """
-        attached = {
-            "token": self.token and self.token.policy,
-            "project": self.project.policy,
-            "global": self.global_policy,
-        }
-        return next((scope for scope, policy in attached.items() if policy == policy_id), None)
+        places = [scope for scope, *_, policy in self._as_value().attached() if policy == policy_id]
+        return next((scope for scope in ("token", "project", "anonymous", "global") if scope in places), None)
 
     def narrowed(self, policy_id: str) -> "HolderDocuments":
         """

@@ -38,6 +38,8 @@ class ResetDialog(ReasonDialog):
         policies = [holder.policy_id] if holder else []
         if isinstance(holder, Token):
             policies.append(holder.project.policy_id)
+        elif holder:
+            policies.append(holder.anonymous_policy_id)
         self.fields["limit"].queryset = Limit.objects.filter(policy__in=policies).select_related("policy")
 
 

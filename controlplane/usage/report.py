@@ -19,6 +19,7 @@ from controlplane.usage.batches import COUNTS
 from controlplane.usage.models import UsageRow
 
 TOP = 10
+NO_TOKEN = "(no token)"
 NAMES_AT_ONCE = 1000
 
 
@@ -73,7 +74,7 @@ class Report:
     def summary(self) -> dict[str, Any]:
         totals = {name: getattr(self.totals, name) for name in COUNTS}
         alone = {"decisions": self.outage.decisions, "at_most_ms": self.outage.at_most // timedelta(milliseconds=1)}
-        counted = {"projects": len(self.projects), "tokens": len(self.tokens)}
+        counted = {"projects": len(self.projects), "tokens": sum(bool(line.token_id) for line in self.tokens)}
         return {**totals, **counted, "without_store": alone}
 
 
@@ -114,7 +115,8 @@ def _line(row: UsageRow, names: dict[str, str]) -> ReportLine:
     """
     limit = f"{names.get(row.policy_id, row.policy_id)}/{row.limit_name}" if row.limit_name else ""
     counts = {name: getattr(row, name) for name in COUNTS}
-    project, token = names.get(row.project_id, row.project_id), names.get(row.token_id, row.token_id)
+    project = names.get(row.project_id, row.project_id)
+    token = names.get(row.token_id, row.token_id) if row.token_id else NO_TOKEN
     return ReportLine(escaped(project), escaped(token), row.token_id, escaped(limit), row.unit, **counts)
 
 

@@ -52,7 +52,7 @@ class LiveCounter:
     Attributes:
         policy: Slug of the policy.
         limit: Name of the limit in the policy.
-        scope: What the policy is attached to: ``global``, ``project`` or ``token``.
+        scope: What the policy is attached to: ``global``, ``project``, ``anonymous`` or ``token``.
         partition_by: Attributes whose values have counters of their own. Such a limit is partitioned.
         used: Permits that are charged now, which may be more than the quota. None: partitioned.
         remaining: The greatest cost that would be admitted now. None: partitioned.
@@ -108,7 +108,8 @@ def live_counters(
     Return a new :class:`LiveCounter` for every limit that applies to a token or project. Nothing is charged.
 
     Args:
-        subject: Without a token, the limits that all tokens of the project share are returned.
+        subject: Without a token, the limits that all tokens of the project share, and those of requests without a
+            token, are returned.
         now_us: Used for the ends of overrides and for calendar windows. Counters are read by the store's own clock.
         fleet: Number of live instances, at least 1.
         with_values: Also count the values of partitioned limits. The account of a proxy has no right to do that.
@@ -135,19 +136,20 @@ def reset_counters(
     Delete the counters of the holder's own limits, or of *limit* even if others share it, and return a :class:`Reset`.
 
     Args:
-        limit: ``"policy-slug/limit-name"``. None: all limits attached to the token, or to the project if there is none.
+        limit: ``"policy-slug/limit-name"``. None: all limits attached to the token, or to the project if there is none,
+            those of its anonymous policy included.
     Returns:
         The counters that were reset. Those of partitioned limits are not reset, because their values are not known.
     Raises:
         redis.RedisError: The store does not reply, or lacks the function library.
     """
-    scope = "project" if subject.token is None else "token"
+    scopes = ("project", "anonymous") if subject.token is None else ("token",)
     rules = rules_of(subject, now_us)
     wanted = [
         rule
         for rule in rules
         if not rule.limit.partition_by
-        and (rule.scope == scope if limit is None else f"{rule.policy.slug}/{rule.limit.name}" == limit)
+        and (rule.scope in scopes if limit is None else f"{rule.policy.slug}/{rule.limit.name}" == limit)
     ]
     if not wanted:
         return Reset()

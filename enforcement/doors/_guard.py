@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Generic, TypeVar
 
 from enforcement.base import BaseLimiter
-from enforcement.doors._http import TrustedProxies, check_preset
+from enforcement.doors._http import TrustedProxies, check_anonymous, check_preset
 from enforcement.plan.binding import Costs
 
 GuardedApp = TypeVar("GuardedApp")
@@ -38,8 +38,9 @@ class Guard(Generic[GuardedApp, AnyLimiter, Request]):
         headers: str = "ietf",
         exempt: Iterable[str] = ("/healthz",),
         trusted_proxies: Iterable[str] = (),
+        anonymous: str | None = None,
     ) -> None:
-        """Set the attributes from the arguments, or raise ValueError if the preset or a network is not valid."""
+        """Set the attributes from the arguments, or raise ValueError if preset, network or project is not valid."""
         self.app = app
         self.limiter = limiter
         self._token: Callable[[Request], str | None] = token or self.usual_token
@@ -49,6 +50,7 @@ class Guard(Generic[GuardedApp, AnyLimiter, Request]):
         self._headers = check_preset(headers)
         self._exempt = frozenset(exempt)
         self._proxies = TrustedProxies(trusted_proxies)
+        self._anonymous = check_anonymous(anonymous)
         self._started = False
         self._starting = self.make_lock()
 

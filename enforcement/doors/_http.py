@@ -15,7 +15,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Final
 
 from enforcement.model.sizes import MAX_ATTRIBUTE_LENGTH
-from enforcement.model.tokens import is_well_formed
+from enforcement.model.tokens import Anonymous, is_well_formed
 from enforcement.plan.decision import Decision
 from enforcement.plan.headers import LIST_FIELDS, presets
 
@@ -34,6 +34,7 @@ CLIENT_GONE: Final = 499
 _CREDENTIALS: Final = frozenset({"authorization", "proxy-authorization", "cookie", "x-api-key"})
 _TOO_LONG: Final = {"path": 414, "method": 400}
 _CHALLENGE: Final = 'Bearer realm="sluicegate"'
+_WITHOUT_TOKEN: Final = frozenset({"token_required", "unknown_project"})
 
 Header = tuple[str, str]
 Address = IPv4Address | IPv6Address
@@ -69,6 +70,21 @@ class Refusal(Exception):
         self.answer = problem_answer(body, headers)
 
 
+def without_token(shown: str | None, anonymous: Anonymous | None) -> Anonymous:
+    """
+    Return what stands for a request that shows no token, or an empty one.
+
+    Args:
+        shown: None if the request shows no token. An empty string if it shows an empty one, which is refused.
+        anonymous: Stands for requests without a token. None: they are refused.
+    Raises:
+        Refusal: The request needs a token.
+    """
+    if shown is not None or anonymous is None:
+        raise missing_token()
+    return anonymous
+
+
 def missing_token() -> Refusal:
     """Return a new Refusal with status 401 for a request without a token."""
     detail = "Send a token as 'Authorization: Bearer <token>' or 'X-API-Key: <token>'."
@@ -94,11 +110,16 @@ def denial(decision: Decision, preset: str) -> PlainResponse:
     """Return a new response that denies a request, with the decision in its JSON body and header fields."""
     headers = added_headers(decision, preset)
     if decision.status == 401:
-        headers.append(("WWW-Authenticate", f'{_CHALLENGE}, error="invalid_token"'))
+        headers.append(("WWW-Authenticate", challenge(decision.reason)))
     body = decision.problem(preset)
     if "status" in body:
         return problem_answer(body, headers)
     return _json_answer(decision.status, body, "application/json", headers)  # an error for the SDK of a provider
+
+
+def challenge(reason: str) -> str:
+    """Return the value of ``WWW-Authenticate``, which names an error only if the request has shown a token."""
+    return _CHALLENGE if reason in _WITHOUT_TOKEN else f'{_CHALLENGE}, error="invalid_token"'
 
 
 def added_headers(decision: Decision, preset: str) -> list[Header]:
@@ -139,18 +160,32 @@ def check_preset(preset: str) -> str:
     return preset
 
 
+def check_anonymous(project: str | None) -> Anonymous | None:
+    """Return what stands for requests without a token, or None, or raise ValueError if *project* cannot be a slug."""
+    try:
+        return None if project is None else Anonymous(project)
+    except ValueError as exc:
+        raise ValueError(f"anonymous: {str(exc).removeprefix('project: ')}") from exc
+
+
 def find_token(authorization: str | None, api_key: str | None) -> str | None:
     """
-    Return the bearer token or the API key of a request, or None if it has neither.
+    Return the bearer token or the API key of a request.
 
     If it has both, return the one that is well-formed. The other may be a credential for the upstream.
+
+    Returns:
+        An empty string if the request has one of the two header fields, but no token in it. None if it has neither
+        field. Only such a request can be anonymous.
     """
+    if authorization is None and api_key is None:
+        return None
     scheme, _, bearer = (authorization or "").partition(" ")
     candidates = [bearer.strip() if scheme.lower() == "bearer" else "", (api_key or "").strip()]
     found = [candidate for candidate in candidates if candidate]
     if len(found) > 1 and not is_well_formed(found[0]) and is_well_formed(found[1]):
         return found[1]
-    return found[0] if found else None
+    return found[0] if found else ""
 
 
 class RequestAttributes(Mapping[str, str]):

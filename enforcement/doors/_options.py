@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from enforcement.doors._http import TrustedProxies, check_preset
 from enforcement.limiter import Limiter
+from enforcement.model.tokens import Anonymous
 from enforcement.settings import Settings
 
 _STRINGS: Final = {
@@ -22,7 +23,7 @@ _STRINGS: Final = {
 }
 _SPANS: Final = {"TIMEOUT_MS": "timeout", "LOOKUP_MS": "lookup"}
 _CALLABLES: Final = ("TOKEN", "COSTS", "ATTRIBUTES")
-NAMES: Final = (*_STRINGS, *_SPANS, "HEADERS", "TRUSTED_PROXIES", "EXEMPT", *_CALLABLES)
+NAMES: Final = (*_STRINGS, *_SPANS, "HEADERS", "TRUSTED_PROXIES", "EXEMPT", "ANONYMOUS", *_CALLABLES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,7 @@ class Options:
         headers: Preset of the header fields.
         proxies: The proxies whose forwarding headers are trusted.
         exempt: Paths that are never limited.
+        anonymous: Stands for requests without a token. None: they are refused.
         token, costs, attributes: Functions of a request, or None.
     """
 
@@ -42,6 +44,7 @@ class Options:
     headers: str
     proxies: TrustedProxies
     exempt: frozenset[str]
+    anonymous: Anonymous | None
     token: Callable[[Any], str | None] | None
     costs: Callable[[Any], Any] | None
     attributes: Callable[[Any], Mapping[str, str]] | None
@@ -84,6 +87,7 @@ def read_options(data: object, name: str, environ: Mapping[str, str] = os.enviro
         headers=read.checked("HEADERS", "ietf", lambda value: check_preset(_string(value))),
         proxies=read.checked("TRUSTED_PROXIES", (), lambda value: TrustedProxies(_strings(value))),
         exempt=read.checked("EXEMPT", ("/healthz",), lambda value: frozenset(_strings(value))),
+        anonymous=read.checked("ANONYMOUS", None, _anonymous),
         token=read.function("TOKEN"),
         costs=read.function("COSTS"),
         attributes=read.function("ATTRIBUTES"),
@@ -129,6 +133,10 @@ def _string(value: object) -> str:
     if not isinstance(value, str) or not value:
         raise ValueError(f"must be a string that is not empty, got {value!r}.")
     return value
+
+
+def _anonymous(value: object) -> Anonymous | None:
+    return None if value is None else Anonymous(_string(value))
 
 
 def _path(value: object) -> Path:

@@ -30,7 +30,7 @@ from enforcement.doors._http import (
     TrustedProxies,
     find_token,
     joining,
-    missing_token,
+    without_token,
 )
 from enforcement.doors._in_code import (
     check_scope,
@@ -42,6 +42,7 @@ from enforcement.doors._in_code import (
     outlives_decision,
 )
 from enforcement.model.limits import Limit
+from enforcement.model.tokens import Anonymous
 from enforcement.plan.binding import Costs
 from enforcement.plan.decision import Decision, Denied
 
@@ -57,11 +58,13 @@ class Gate:
         preset: str,
         token: Callable[[HTTPConnection], str | None],
         proxies: TrustedProxies,
+        anonymous: Anonymous | None = None,
     ) -> None:
         self._limiter = limiter
         self.preset = preset
         self.token = token
         self.proxies = proxies
+        self.anonymous = anonymous
 
     @property
     def limiter(self) -> aio.Limiter:
@@ -169,12 +172,13 @@ class StarletteVisit:
         """The HTTP status of the response, or, if none began, 499 if the client left and 500 otherwise."""
         return self._exchange.status
 
-    def token(self) -> str:
-        """Return the token of the request, or raise HTTPRefused if it has none."""
-        token = self.gate.token(self._connection)
-        if not token:
-            raise HTTPRefused(missing_token())
-        return token
+    def token(self) -> str | Anonymous:
+        """Return the token of the request, or what stands for a request without one, or raise HTTPRefused."""
+        shown = self.gate.token(self._connection)
+        if shown:
+            return shown
+        with refusing():
+            return without_token(shown, self.gate.anonymous)
 
     def operation(self) -> str:
         """Return the full name of the path operation, or ``app`` for routes without one, such as files."""
@@ -208,7 +212,7 @@ class StarletteVisit:
             return (await self.hold(self.limiter.open_admission(limits, key, costs))).decision
         return self.passed(await self.limiter.hit(limits, key, costs))
 
-    async def check(self, token: str, costs: Costs, attributes: RequestAttributes) -> Decision:
+    async def check(self, token: str | Anonymous, costs: Costs, attributes: RequestAttributes) -> Decision:
         """Charge the request to its token's policies, and return the decision, or raise HTTPDenied or HTTPRefused."""
         with refusing():
             plan = await self.limiter.find_plan(token, attributes)

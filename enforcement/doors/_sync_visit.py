@@ -11,11 +11,12 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 from typing import Any, Final, Protocol
 
-from enforcement.doors._http import Progress, RequestAttributes, find_token, joining, missing_token
+from enforcement.doors._http import Progress, RequestAttributes, find_token, joining, without_token
 from enforcement.doors._in_code import limit_headers, outlives_decision
 from enforcement.doors._options import Options
 from enforcement.limiter import Admission, Limiter
 from enforcement.model.limits import Limit
+from enforcement.model.tokens import Anonymous
 from enforcement.plan.binding import Costs
 from enforcement.plan.decision import Decision, Denied
 
@@ -54,7 +55,7 @@ class SyncVisit:
             return self._hold(partial(limiter.open_admission, limits, key, costs))
         return self._passed(limiter.hit(limits, key, costs))
 
-    def charge_policies(self, token: str, attributes: RequestAttributes, costs: Costs) -> Decision:
+    def charge_policies(self, token: str | Anonymous, attributes: RequestAttributes, costs: Costs) -> Decision:
         """Charge the request to the policies of its token, and return the decision, or raise Refusal or Denied."""
         limiter = self.installed.limiter()
         plan = limiter.find_plan(token, attributes)
@@ -141,9 +142,8 @@ class DjangoVisit(SyncVisit):
 
     def _charge_policies(self) -> Decision:
         options = self.installed.options()
-        token = (options.token or usual_token)(self.request)
-        if not token:
-            raise missing_token()
+        shown = (options.token or usual_token)(self.request)
+        token = shown or without_token(shown, options.anonymous)
         costs = options.costs(self.request) if options.costs else 1
         return self.charge_policies(token, self._describe(options), costs)
 

@@ -25,7 +25,7 @@ from enforcement.doors._http import (
     denial,
     find_token,
     joining,
-    missing_token,
+    without_token,
 )
 from enforcement.plan.decision import Decision, Denied
 from enforcement.plan.headers import draft_lines
@@ -40,14 +40,17 @@ class LimitMiddleware(Guard[App, Limiter, Scope]):
         limiter: An :class:`enforcement.aio.Limiter`. None: one is made from the environment when the server starts.
             The limiter is started and closed with the server in both cases.
         token: Returns the token of a request, or None. By default ``Authorization: Bearer``, then ``X-API-Key``.
+            An empty string is a token that is not valid.
         costs: Returns the costs of a request. By default one request.
         attributes: Returns attributes to add to ``method``, ``path``, ``ip`` and ``header.<name>``, or to replace them.
         headers: Preset of :meth:`Decision.headers <enforcement.plan.decision.Decision.headers>`.
         exempt: Paths that are never limited and need no token.
         trusted_proxies: Networks whose ``X-Forwarded-For`` is trusted. The server should then not rewrite client
             addresses itself (uvicorn: ``--no-proxy-headers``).
+        anonymous: Slug of the project that requests without a token count for. Its anonymous policy decides on them.
+            None: they are refused with 401. The answer to a token that is not valid is always 401.
     Raises:
-        ValueError: The preset or a network is not valid.
+        ValueError: The preset, a network or the project is not valid.
 
     The application finds the decision in ``scope["sluicegate.decision"]``. A slot of a concurrency limit is held until
     the response is complete or the application ends. When the client leaves, the application is notified but not
@@ -56,7 +59,7 @@ class LimitMiddleware(Guard[App, Limiter, Scope]):
 
     @staticmethod
     def usual_token(request: Scope) -> str | None:
-        """Return the bearer token or the API key of a request, or None if it has neither."""
+        """Return the bearer token or the API key of a request, see :func:`find_token`."""
         return find_token(_header(request, b"authorization"), _header(request, b"x-api-key"))
 
     @staticmethod
@@ -123,9 +126,8 @@ class LimitMiddleware(Guard[App, Limiter, Scope]):
         Raises:
             Refusal, Denied: The request may not pass.
         """
-        token = self._token(scope)
-        if not token:
-            raise missing_token()
+        shown = self._token(scope)
+        token = shown or without_token(shown, self._anonymous)
         plan = await limiter.find_plan(token, self._describe(scope))
         if isinstance(plan, Decision):
             raise Denied(plan)

@@ -25,7 +25,7 @@ with Requirement("The Django REST framework integration", "djangorestframework")
     from rest_framework.settings import api_settings
 
 from enforcement.decorator import Declared, declared
-from enforcement.doors._http import Refusal
+from enforcement.doors._http import Refusal, challenge
 from enforcement.doors._in_code import counted_address, counter_key
 from enforcement.doors.django import visit_of
 from enforcement.model.limits import Limit
@@ -154,7 +154,7 @@ class LimitDenied(exceptions.APIException):
         super().__init__(decision.problem()["title"], decision.reason)
         self.wait = _seconds(decision)
         if decision.status == 401:
-            self.auth_header = 'Bearer realm="sluicegate", error="invalid_token"'
+            self.auth_header = challenge(decision.reason)
 
 
 class _Refused(exceptions.APIException):

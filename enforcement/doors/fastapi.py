@@ -26,7 +26,7 @@ with Requirement("The FastAPI integration", "sluicegate[fastapi]"):
 
 from enforcement import aio
 from enforcement.decorator import Declared, chosen, declared, declared_costs
-from enforcement.doors._http import TrustedProxies, check_preset
+from enforcement.doors._http import TrustedProxies, check_anonymous, check_preset
 from enforcement.doors._starlette import (
     Gate,
     Whom,
@@ -94,6 +94,7 @@ def install(
     headers: str = "ietf",
     token: Callable[[HTTPConnection], str | None] | None = None,
     trusted_proxies: tuple[str, ...] | list[str] = (),
+    anonymous: str | None = None,
 ) -> None:
     """
     Add the middleware, error handlers, lifespan and documentation that the dependencies of this module need to *app*.
@@ -106,14 +107,18 @@ def install(
     Args:
         limiter: None: one is made from the environment when the application starts.
         headers: Preset of :meth:`Decision.headers <enforcement.plan.decision.Decision.headers>`.
-        token: Returns the token of a request, or None. By default ``Authorization: Bearer``, then ``X-API-Key``.
+        token: Returns the token of a request, or None. By default ``Authorization: Bearer``, then ``X-API-Key``. An
+            empty string is a token that is not valid.
         trusted_proxies: Networks whose ``X-Forwarded-For`` is trusted. The server should then not rewrite client
             addresses itself (uvicorn: ``--no-proxy-headers``).
+        anonymous: Slug of the project that requests without a token count for, in :func:`check` and :func:`admit`. Its
+            anonymous policy decides on them. None: they are refused with 401, as tokens that are not valid always are.
     Raises:
-        ValueError: The preset or a network is not valid, or the application has it installed already.
+        ValueError: The preset, a network or the project is not valid, or the application has it installed already.
         RuntimeError: The application is already running.
     """
-    gate = Gate(limiter, check_preset(headers), token or token_of, TrustedProxies(trusted_proxies))
+    proxies, project = TrustedProxies(trusted_proxies), check_anonymous(anonymous)
+    gate = Gate(limiter, check_preset(headers), token or token_of, proxies, project)
     gate.install(app, lambda: any(any(_tokens(dependant)) for _, dependant in _operations(app)))
     _document(app)
 

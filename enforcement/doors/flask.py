@@ -26,7 +26,7 @@ with Requirement("The Flask integration", "sluicegate[flask]"):
     from werkzeug.exceptions import HTTPException, default_exceptions
 
 from enforcement.decorator import Declared, chosen
-from enforcement.doors._http import PlainResponse, Refusal, RequestAttributes, missing_token
+from enforcement.doors._http import PlainResponse, Refusal, RequestAttributes, without_token
 from enforcement.doors._in_code import (
     EXEMPT,
     LIMITED,
@@ -206,9 +206,8 @@ class _CheckedView(ViewRule):
     def charge(self, name: str) -> None:
         visit = _visit()
         options = visit.installed.options()
-        token = (options.token or usual_token)(request)
-        if not token:
-            raise missing_token()
+        shown = (options.token or usual_token)(request)
+        token = shown or without_token(shown, options.anonymous)
         costs = (options.costs or 1) if self._costs is None else self._costs
         visit.charge_policies(token, visit.describe(self._attributes), costs(request) if callable(costs) else costs)
 

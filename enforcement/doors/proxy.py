@@ -10,6 +10,8 @@ Bodies are streamed in both directions. The environment sets:
 - ``SLUICEGATE_HEADERS``: preset of the rate limit fields, ``ietf`` by default.
 - ``SLUICEGATE_TRUSTED_PROXIES``: networks, separated by commas, whose ``X-Forwarded-For`` is trusted. Then run uvicorn
   with ``--no-proxy-headers``, because it would rewrite addresses by a list of its own.
+- ``SLUICEGATE_ANONYMOUS_PROJECT``: slug of the project that requests without a token count for. If it is not set, they
+  are refused with 401.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ with Requirement("The proxy", "sluicegate[proxy]"):
 
 from enforcement.aio import Limiter
 from enforcement.doors._exchange import Receive, Scope, Send
-from enforcement.doors._http import TrustedProxies, check_preset, find_token, problem_answer
+from enforcement.doors._http import TrustedProxies, check_anonymous, check_preset, find_token, problem_answer
 from enforcement.doors.asgi import LimitMiddleware
 
 logger = logging.getLogger("sluicegate.proxy")
@@ -225,6 +227,7 @@ def create_app() -> Starlette:
         headers=check_preset(os.environ.get("SLUICEGATE_HEADERS") or "ietf"),
         exempt=PROBES,
         trusted_proxies=networks,
+        anonymous=_anonymous(os.environ),
     )
     # ASGI applications serve every method. No request to an exempt path may reach the upstream.
     app = Starlette(
@@ -289,6 +292,15 @@ def _upstream_url(environ: Mapping[str, str]) -> httpx2.URL:
     if url.scheme not in ("http", "https") or not url.host or url.query or url.fragment:
         raise ValueError(f"SLUICEGATE_UPSTREAM_URL: must be an http or https URL without a query, got {text!r}.")
     return url
+
+
+def _anonymous(environ: Mapping[str, str]) -> str | None:
+    project = environ.get("SLUICEGATE_ANONYMOUS_PROJECT") or None
+    try:
+        check_anonymous(project)
+    except ValueError as exc:
+        raise ValueError(f"SLUICEGATE_ANONYMOUS_PROJECT: {str(exc).removeprefix('anonymous: ')}") from exc
+    return project
 
 
 def _silence(environ: Mapping[str, str]) -> float:

@@ -29,7 +29,7 @@ with Requirement("The Starlette integration", "sluicegate[starlette]"):
 
 from enforcement import aio
 from enforcement.decorator import Declared, chosen
-from enforcement.doors._http import TrustedProxies, check_preset
+from enforcement.doors._http import TrustedProxies, check_anonymous, check_preset
 from enforcement.doors._in_code import EXEMPT, LIMITED, declared_for, name_of
 from enforcement.doors._starlette import Gate, Whom, token_of, visit_of
 from enforcement.plan.costs import Costs, check_costs
@@ -111,6 +111,7 @@ def install(
     headers: str = "ietf",
     token: Callable[[HTTPConnection], str | None] | None = None,
     trusted_proxies: tuple[str, ...] | list[str] = (),
+    anonymous: str | None = None,
 ) -> None:
     """
     Add the middleware, error handlers and lifespan that the decorators of this module need to *app*.
@@ -124,17 +125,21 @@ def install(
         default: The rule of all endpoints that have none of their own and are not exempt. A request that reaches no
             endpoint is not charged.
         headers: Preset of :meth:`Decision.headers <enforcement.plan.decision.Decision.headers>`.
-        token: Returns the token of a request, or None. By default ``Authorization: Bearer``, then ``X-API-Key``.
+        token: Returns the token of a request, or None. By default ``Authorization: Bearer``, then ``X-API-Key``. An
+            empty string is a token that is not valid.
         trusted_proxies: Networks whose ``X-Forwarded-For`` is trusted. The server should then not rewrite client
             addresses itself (uvicorn: ``--no-proxy-headers``).
+        anonymous: Slug of the project that requests without a token count for, in :func:`check`. Its anonymous policy
+            decides on them. None: they are refused with 401, as tokens that are not valid always are.
     Raises:
         TypeError: *default* is not a rule.
-        ValueError: The preset or a network is not valid, or the application has it installed already.
+        ValueError: The preset, a network or the project is not valid, or the application has it installed already.
         RuntimeError: The application is already running.
     """
     if default is not None and not isinstance(default, EndpointRule):
         raise TypeError(f"default: must be what limited() or check() returns, got {default!r}.")
-    gate = Gate(limiter, check_preset(headers), token or token_of, TrustedProxies(trusted_proxies))
+    proxies, project = TrustedProxies(trusted_proxies), check_anonymous(anonymous)
+    gate = Gate(limiter, check_preset(headers), token or token_of, proxies, project)
     by_default = default is not None and default.by_token
     gate.install(app, lambda: by_default or any(getattr(found, _BY_TOKEN, False) for found in _endpoints(app.routes)))
     if default is not None:

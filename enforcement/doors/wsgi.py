@@ -23,7 +23,7 @@ from enforcement.doors._http import (
     denial,
     find_token,
     joining,
-    missing_token,
+    without_token,
 )
 from enforcement.limiter import Admission, Limiter
 from enforcement.plan.decision import Decision, Denied
@@ -42,13 +42,16 @@ class LimitMiddleware(Guard[App, Limiter, Environ]):
         limiter: A :class:`enforcement.Limiter`. None: one is made from the environment at the first request. The
             limiter is started at the first request in both cases.
         token: Returns the token of a request, or None. By default ``Authorization: Bearer``, then ``X-API-Key``.
+            An empty string is a token that is not valid.
         costs: Returns the costs of a request. By default one request.
         attributes: Returns attributes to add to ``method``, ``path``, ``ip`` and ``header.<name>``, or to replace them.
         headers: Preset of :meth:`Decision.headers <enforcement.plan.decision.Decision.headers>`.
         exempt: Paths that are never limited and need no token.
         trusted_proxies: Networks whose ``X-Forwarded-For`` is trusted.
+        anonymous: Slug of the project that requests without a token count for. Its anonymous policy decides on them.
+            None: they are refused with 401. The answer to a token that is not valid is always 401.
     Raises:
-        ValueError: The preset or a network is not valid.
+        ValueError: The preset, a network or the project is not valid.
 
     The application finds the decision in ``environ["sluicegate.decision"]``. A slot of a concurrency limit is held
     until the response is complete or the server closes it.
@@ -56,7 +59,7 @@ class LimitMiddleware(Guard[App, Limiter, Environ]):
 
     @staticmethod
     def usual_token(request: Environ) -> str | None:
-        """Return the bearer token or the API key of a request, or None if it has neither."""
+        """Return the bearer token or the API key of a request, see :func:`find_token`."""
         return find_token(request.get("HTTP_AUTHORIZATION"), request.get("HTTP_X_API_KEY"))
 
     @staticmethod
@@ -105,9 +108,8 @@ class LimitMiddleware(Guard[App, Limiter, Environ]):
         Raises:
             Refusal, Denied: The request may not pass.
         """
-        token = self._token(environ)
-        if not token:
-            raise missing_token()
+        shown = self._token(environ)
+        token = shown or without_token(shown, self._anonymous)
         plan = limiter.find_plan(token, self._describe(environ))
         if isinstance(plan, Decision):
             raise Denied(plan)

@@ -100,6 +100,7 @@ class Project:
         policy: Id of its policy. None: it has none.
         overrides: Other quotas for limits of its policies.
         partition_cap: How many values of its attributes may have a counter of their own, for each limit.
+        anonymous_policy: Id of the policy of requests without a token. None: such requests are refused.
     """
 
     id: str
@@ -108,6 +109,7 @@ class Project:
     policy: str | None
     overrides: tuple[Override, ...] = ()
     partition_cap: int = DEFAULT_CAP
+    anonymous_policy: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,8 +168,12 @@ def parse_policy(text: str | bytes) -> Policy:
 
 
 def parse_project(text: str | bytes) -> Project:
-    """Return the project that a document describes, which may lack ``partition_cap``. Raises InvalidDocument."""
-    data = _Reader(text, {"id", "slug", "active", "policy", "overrides"}, optional={"partition_cap"})
+    """
+    Return the project that a document describes, which may lack the cap and the anonymous policy. Raises
+    InvalidDocument.
+    """
+    optional = {"partition_cap", "anonymous_policy"}
+    data = _Reader(text, {"id", "slug", "active", "policy", "overrides"}, optional=optional)
     return Project(
         data.project_id("id"),
         data.string("slug"),
@@ -175,6 +181,7 @@ def parse_project(text: str | bytes) -> Project:
         data.maybe_string("policy"),
         data.overrides(),
         data.cap("partition_cap"),
+        data.string("anonymous_policy") if "anonymous_policy" in data.data else None,
     )
 
 

@@ -7,8 +7,10 @@ With the checksum a proxy, or a secret scanner, refuses a mistyped or invented s
 from __future__ import annotations
 
 import hashlib
+import re
 import secrets
 import zlib
+from dataclasses import dataclass
 from typing import Final
 
 ALPHABET: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
@@ -22,6 +24,31 @@ SECRET_HEADS: Final = tuple(f"sg_{kind}_" for kind in KINDS)
 """The ways in which a credential begins."""
 _LENGTH: Final = len(SECRET_HEADS[0]) + _BODY_LENGTH + _CHECK_LENGTH
 _CHARACTERS: Final = frozenset(ALPHABET)
+_SLUG: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Anonymous:
+    """
+    A request without a token, in the place of the token.
+
+    The global policy and the anonymous policy of the project apply to it. If the project has no anonymous policy, the
+    request is refused.
+
+    >>> limiter.check(Anonymous("website"), attributes={"ip": "203.0.113.7"})
+
+    Attributes:
+        project: Slug of the project that the request counts for.
+    Raises:
+        ValueError: *project* cannot be the slug of a project.
+    """
+
+    project: str
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.project, str) or not _SLUG.fullmatch(self.project):
+            rule = "must be 1 to 63 lower-case letters, digits and hyphens, starting with a letter or digit"
+            raise ValueError(f"project: {rule}, got {self.project!r}.")
 
 
 def mint(kind: str) -> str:

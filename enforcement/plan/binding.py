@@ -43,7 +43,8 @@ class BoundLimit:
     Attributes:
         limit: The limit, with its override applied.
         key: The counter's key in the store.
-        scope: What the policy is attached to (``global``, ``project`` or ``token``). ``key`` for a limit in code.
+        scope: What the policy is attached to (``global``, ``project``, ``anonymous`` or ``token``). ``key`` for a limit
+            in code.
         policy_id: Empty for a limit in code, as is *policy_slug*.
         override_id: None if no override applies.
         index: Its index among all limits of the token, including those that do not match this request.
@@ -218,12 +219,31 @@ def bind_pairs(pairs: Pairs, keys: Keys) -> tuple[BoundLimit, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """The documents that apply to one token at one revision."""
+    """
+    The documents that apply to one token at one revision.
+
+    Attributes:
+        token: None for requests without a token, and for the project as a whole.
+        anonymous: Whether they are those of requests without a token.
+    """
 
     project: Project
     token: Token | None
     policies: Mapping[str, Policy]
     global_policy: str | None
+    anonymous: bool = False
+
+    def attached(self) -> list[tuple[str, str, str, str | None]]:
+        """Return the scope, hash tag and holder of each place where a policy may be attached, and its policy's id."""
+        project, token = self.project, self.token
+        found: list[tuple[str, str, str, str | None]] = [("global", GLOBAL_TAG, "", self.global_policy)]
+        if not self.anonymous:
+            found.append(("project", project.id, project.id, project.policy))
+        if token is None:
+            found.append(("anonymous", project.id, project.id, project.anonymous_policy))
+        else:
+            found.append(("token", project.id, token.id, token.policy))
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,19 +305,17 @@ class Rule:
 
 def rules_of(subject: Subject, now_us: int) -> tuple[Rule, ...]:
     """
-    Return a rule for each limit of the global, the project's and the token's policy, with its override applied.
+    Return a rule for each limit that applies to a subject, with its override applied.
 
-    They come from the global policy, the policy of its project and its own policy, in this order. A policy that is not
-    published adds no limits. The reader of the documents reports it. Overrides that have ended by *now_us* are ignored.
+    Those of a token come from the global policy, the policy of its project and its own policy, in this order. Requests
+    without a token have the global policy and the anonymous policy of the project, and a project as a whole has all
+    three. A policy that is not published adds no limits. The reader of the documents reports it. Overrides that have
+    ended by *now_us* are ignored.
     """
     project, token = subject.project, subject.token
-    attached = [("global", GLOBAL_TAG, "", subject.global_policy)]
-    attached.append(("project", project.id, project.id, project.policy))
-    if token is not None:
-        attached.append(("token", project.id, token.id, token.policy))
     overrides = [*(token.overrides if token else ()), *project.overrides]
     rules: list[Rule] = []
-    for scope, tag, holder, policy_id in attached:
+    for scope, tag, holder, policy_id in subject.attached():
         policy = subject.policies.get(policy_id or "")
         for limit in policy.limits if policy else ():
             assert policy is not None

@@ -27,6 +27,8 @@ STATUSES: Final = {
     "revoked": 401,
     "expired": 401,
     "inactive_project": 403,
+    "token_required": 401,
+    "unknown_project": 401,
     "degraded_denied": 503,
 }
 """The HTTP status that belongs to each reason."""

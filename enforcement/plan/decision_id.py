@@ -34,6 +34,8 @@ REASONS: Final = (
     "expired",
     "inactive_project",
     "degraded_denied",
+    "token_required",
+    "unknown_project",
 )
 SOURCES: Final = ("store", "lease", "denial_cache", "fallback", "documents")
 _OTHER: Final = 255
@@ -68,7 +70,7 @@ class DecisionFacts:
         source: Where the decision was made.
         revision: The published revision. 0 for limits in code.
         instance: The name of the instance. A long one is cut at its beginning, and then begins with ``~``.
-        token: The token's id. Empty for limits in code and for an unknown token.
+        token: The token's id. Empty for limits in code, for an unknown token and for a request without one.
         project_mark: What :func:`mark_of` returns for the project's id.
         limit: ``policy/limit``, or the name of a limit in code, cut as *instance* is. Empty if no limit decided.
     """

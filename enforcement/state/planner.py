@@ -1,8 +1,9 @@
 """
 Find the plan of a request.
 
-Limits in code are found by their key, published policies by the token of the request. A plan is compiled once and kept
-until the documents change.
+Limits in code are found by their key, published policies by the token of the request. Requests without a token, where
+they are admitted, are found by the project that they count for. A plan is compiled once and kept until the documents
+change.
 
 A token whose limits look at no attributes has one plan for all its requests. Any other token has a plan for each set of
 attribute values, in a cache that all tokens share (:mod:`enforcement.state.plan_cache`).
@@ -17,13 +18,12 @@ from itertools import count
 from time import monotonic
 from typing import Any, Final
 
-from enforcement.model.documents import Project, Token
 from enforcement.model.keys import Keys, fingerprint
 from enforcement.model.limits import Limit
 from enforcement.model.matching import Attributes, check_attributes
 from enforcement.model.partitions import RETRY_SECONDS, PartitionIndex
 from enforcement.model.sizes import MAX_TOKEN_LENGTH
-from enforcement.model.tokens import digest, is_well_formed
+from enforcement.model.tokens import Anonymous, digest, is_well_formed
 from enforcement.plan.binding import Limits, Rule, Subject, bind_pairs, pairs_of, rules_of
 from enforcement.plan.decision import Decision
 from enforcement.plan.decision_id import DecisionIds
@@ -31,7 +31,8 @@ from enforcement.plan.plan import RefusedPlan
 from enforcement.state.lease import Lease
 from enforcement.state.live_plan import LivePlan
 from enforcement.state.plan_cache import PlanCache
-from enforcement.state.published import DerivedPlans, PublishedState, Snapshot, TokenEntry
+from enforcement.state.published import DerivedPlans, PublishedState, TokenEntry
+from enforcement.state.token_cache import AnonymousEntry
 from enforcement.state.unmetered import UnmeteredLimits
 from enforcement.state.usage import TokenUsage, UsageLog
 
@@ -141,6 +142,8 @@ class Planner:
         self._now_us = now_us
         self._fleet = fleet
         self._ids = ids
+        self._anonymous: dict[str, AnonymousEntry] = {}
+        self._by_slug: tuple[int, dict[str, str]] = (-1, {})
 
     def clear(self) -> None:
         """Drop all plans in a child process, because their leases belong to the parent."""
@@ -176,17 +179,36 @@ class Planner:
         """
         Return the entry of a token from memory, a denial if it cannot be a token, or the digest to ask the store for.
 
+        Args:
+            token: As the client sent it, or Anonymous.
         Returns:
             The entry of the token, if it is in memory. A denial, if the value cannot be a token. Otherwise the digest
             under which the store must be asked for the token.
         """
         if not isinstance(token, str) or len(token) > MAX_TOKEN_LENGTH or not token.isascii():
-            return self.refusal("unknown_token")
+            return self._without_token(token) if isinstance(token, Anonymous) else self.refusal("unknown_token")
         name = digest(token)
         entry = self._documents.find(name)
         if entry is not None:
             return entry
         return name if is_well_formed(token) else self.refusal("unknown_token")
+
+    def _without_token(self, request: Anonymous) -> TokenEntry | Decision:
+        """Return the entry of the requests without a token of a project, or a denial if the project is not known."""
+        documents = self._documents
+        generation, ids = self._by_slug
+        if generation != documents.generation:
+            generation = documents.generation
+            ids = {project.slug: project.id for project in documents.current.projects.values()}
+            self._by_slug = generation, ids
+        project = ids.get(request.project)
+        if project is None:
+            return self.refusal("unknown_project" if documents.loaded else "degraded_denied")
+        entry = self._anonymous.get(project)
+        if entry is None:
+            # Two threads must not count with different entries.
+            entry = self._anonymous.setdefault(project, AnonymousEntry(project))
+        return entry
 
     def plan_of(self, entry: TokenEntry, attributes: Attributes | None) -> LivePlan | Decision:
         """
@@ -272,16 +294,22 @@ class Planner:
         assert token is not None
         generation, state = self._documents.generation, self._documents.current
         project = state.projects.get(token.project)
+        anonymous = type(entry) is AnonymousEntry
+        subject = None
+        if project is not None:
+            holder = None if anonymous else token
+            subject = Subject(project, holder, state.policies, state.global_policy, anonymous)
         if token.revoked:
             made: Any = self.refusal("revoked")
-        elif project is None or not _complete(state, project, token):
+        elif project is None or subject is None or not _complete(subject):
             # A document is not loaded yet, or cannot be read. Its limits are unknown, so nothing can be admitted.
             made = self.refusal("degraded_denied")
         elif not project.active:
             made = self.refusal("inactive_project")
+        elif anonymous and project.anonymous_policy is None:
+            made = self.refusal("token_required")
         else:
-            rules = rules_of(Subject(project, token, state.policies, state.global_policy), now_us)
-            made = self._plans_of(entry, rules, state.revision)
+            made = self._plans_of(entry, rules_of(subject, now_us), state.revision)
         entry.plan, entry.generation = made, generation
         return made
 
@@ -310,9 +338,9 @@ def _with_lease(plan: LivePlan) -> LivePlan:
     return plan
 
 
-def _complete(state: Snapshot, project: Project, token: Token) -> bool:
-    """Return whether all policies that apply to a token are loaded."""
-    return all(name is None or name in state.policies for name in (state.global_policy, project.policy, token.policy))
+def _complete(subject: Subject) -> bool:
+    """Return whether all policies of a subject are loaded."""
+    return all(policy is None or policy in subject.policies for *_, policy in subject.attached())
 
 
 __all__ = ["Planner", "TokenPlans"]

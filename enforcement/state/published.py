@@ -72,7 +72,7 @@ class DerivedPlans:
     __slots__ = ("headers", "plans")
 
     def __init__(self) -> None:
-        self.plans: dict[str, Any] = {}
+        self.plans: dict[object, Any] = {}
         self.headers: dict[bytes, Any] = {}
 
     def keep(self, name: Any, plan: Any, *, header: bool = False) -> None:

@@ -61,6 +61,19 @@ class TokenEntry:
         self.until = 0.0
 
 
+class AnonymousEntry(TokenEntry):
+    """
+    The requests without a token that count for one project.
+
+    Its token has no id, and stands for all these requests.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, project: str) -> None:
+        super().__init__(Token("", project, "anonymous", None, revoked=False, expires_at_us=None))
+
+
 class TokenCache:
     """
     A bounded cache of tokens by their digests.
@@ -208,4 +221,4 @@ def as_string(value: Text) -> str:
     return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value
 
 
-__all__ = ["DocumentProblem", "Text", "TokenCache", "TokenEntry", "as_string", "read_entry"]
+__all__ = ["AnonymousEntry", "DocumentProblem", "Text", "TokenCache", "TokenEntry", "as_string", "read_entry"]

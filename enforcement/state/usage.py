@@ -46,8 +46,9 @@ class UsageBatch:
         id: Identifies the batch for ever, so that a receiver recognizes a second copy.
         instance: The instance that counted.
         rows: A JSON list of [minute since the epoch, project, token, policy or "", limit or "", unit, allowed, denied,
-            would_deny, cost]. The cost is negative if a settlement gave back what an earlier batch had counted. In a
-            row without a limit, would_deny counts each admitted request once that a shadow limit would have denied.
+            would_deny, cost]. The token of requests without one is "". The cost is negative if a settlement gave back
+            what an earlier batch had counted. In a row without a limit, would_deny counts each admitted request once
+            that a shadow limit would have denied.
     """
 
     id: str

@@ -68,6 +68,7 @@ class Published:
         policy: str | None = None,
         active: bool = True,
         partition_cap: int = DEFAULT_CAP,
+        anonymous_policy: str | None = None,
     ) -> None:
         """
         Publish a project, or replace its settings. Its overrides stay.
@@ -75,10 +76,13 @@ class Published:
         Args:
             policy: Slug of its policy. None: it has none.
             partition_cap: For each limit, how many attribute values have a counter of their own.
+            anonymous_policy: Slug of the policy of requests without a token. None: they are refused.
         """
         known = self._projects.get(slug, {"id": f"proj_{len(self._projects) + 1}", "overrides": []})
         document = {"schema": SCHEMA, "slug": slug, "active": active, "policy": self._known(policy)}
-        self._publish_project({**known, **document, "partition_cap": partition_cap})
+        known.pop("anonymous_policy", None)
+        anonymous = {} if anonymous_policy is None else {"anonymous_policy": self._known(anonymous_policy)}
+        self._publish_project({**known, **document, **anonymous, "partition_cap": partition_cap})
 
     def token(
         self,

@@ -4,6 +4,7 @@ import pytest
 
 from enforcement import Limiter
 from enforcement.lua import LIBRARY_NAME
+from enforcement.model.tokens import mint
 from tests import earlier
 from tests.enforcement.world import fixed
 
@@ -40,3 +41,18 @@ def test_old_and_new_processes_decide_beside_each_other(server, world, library):
     assert [first.allowed, *(decision.allowed for decision in new)] == [True] * QUOTA + [False]
     assert {first.source, *(decision.source for decision in new)} == {"store"}
     assert libraries(world) == {"sluicegate_2", LIBRARY_NAME}
+
+
+def test_an_old_process_refuses_a_project_with_an_anonymous_policy_and_no_other(server, world, library):
+    """It does not know the field, and what it cannot read is not "unlimited". Other documents have no such field."""
+    closed, admits = mint("live"), mint("live")
+    projects = {
+        **world.project("pol_api", ident="proj_1", anonymous_policy="pol_api"),
+        **world.project("pol_api", ident="proj_2", slug="other"),
+    }
+    documents = {"global": {"schema": 1, "policy": None}, **world.policy("api", fixed(QUOTA)), **projects}
+    world.publish(documents, {closed: world.token(), admits: world.token(project="proj_2")})
+
+    old = earlier.check(library, server.url, (closed, 1, {}), (admits, 1, {}))
+
+    assert [(allowed, reason) for allowed, _, reason in old] == [(False, "degraded_denied"), (True, "ok")]

@@ -146,15 +146,19 @@ def test_no_sequence_of_deletions_widens_access(steps):
 def at_release():
     """The database as it was before the column, and the models of then; afterwards as it is now."""
 
-    def migrate(target: str):
+    def to_new():
         executor = MigrationExecutor(connection)
-        executor.migrate([("projects", target)])
-        return executor.loader.project_state([("projects", target), ("policies", "0003_help_texts")]).apps
+        executor.migrate(executor.loader.graph.leaf_nodes())
 
+    executor = MigrationExecutor(connection)
+    executor.migrate([("projects", "0003_help_texts")])
     try:
-        yield migrate("0003_help_texts"), partial(migrate, "0004_all_projects")
+        yield (
+            executor.loader.project_state([("projects", "0003_help_texts"), ("policies", "0003_help_texts")]).apps,
+            to_new,
+        )
     finally:
-        MigrationExecutor(connection).migrate([("projects", "0004_all_projects")])
+        to_new()
 
 
 def released_key(apps, name: str, projects=(), created_with=None):

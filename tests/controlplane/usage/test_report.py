@@ -63,6 +63,17 @@ def test_what_was_deleted_is_shown_by_its_id():
     assert (line.project, line.token, line.limit) == ("proj_gone", "tok_gone", "pol_gone/minute")
 
 
+def test_requests_without_a_token_are_a_line_of_their_project_and_no_token():
+    """They have no id, and are not counted among the tokens."""
+    of_day(project_id=ProjectFactory(slug="web").pk, token_id="", allowed=3, denied=2, cost=3)
+
+    built = report.build(DAY, NOON)
+
+    assert [(line.project, line.token, line.denied) for line in built.tokens] == [("web", "(no token)", 2)]
+    assert (built.summary["tokens"], built.totals.allowed) == (0, 3)
+    assert "web / (no token)" in report_render.as_text(built)
+
+
 def test_other_days_and_periods_are_not_counted():
     """A day is its own sum, from midnight to midnight."""
     of_day(at=MIDNIGHT + timedelta(days=1), allowed=1)

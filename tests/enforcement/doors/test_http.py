@@ -14,13 +14,18 @@ def test_bearer_token_is_found_whatever_the_case_of_its_scheme() -> None:
 
 
 def test_another_scheme_is_no_token() -> None:
-    """Basic credentials are somebody else's."""
-    assert find_token("Basic dXNlcjpwYXNz", None) is None
+    """Basic credentials are somebody else's. A request with them is not anonymous."""
+    assert find_token("Basic dXNlcjpwYXNz", None) == ""
 
 
 def test_blank_credential_is_none() -> None:
-    """A header without content is a missing token, not an unknown one."""
-    assert find_token("Bearer ", "") is None
+    """A header without content is a missing token, not an unknown one, and the request is not anonymous."""
+    assert [find_token("Bearer ", ""), find_token("", None), find_token(None, " ")] == ["", "", ""]
+
+
+def test_request_without_either_field_shows_no_token() -> None:
+    """Only such a request can be anonymous."""
+    assert find_token(None, None) is None
 
 
 def test_api_key_is_taken_where_the_bearer_token_is_the_upstreams() -> None:

@@ -26,10 +26,13 @@ def bound(vector):
     if vector["scope"] == "key":
         return bind_in_code([limit], vector["holder"], keys)[0], None
     policy, project = vector["policy"], vector["project"]
-    attached = {scope: policy if scope == vector["scope"] else None for scope in ("global", "project", "token")}
-    token = Token(vector["holder"] or "tok_1", project, "t", attached["token"], False, None)
-    holder = Project(project, "shop", True, attached["project"])
-    (rule,) = rules_of(Subject(holder, token, {policy: Policy(policy, "api", (limit,))}, attached["global"]), 0)
+    scopes = ("global", "project", "anonymous", "token")
+    attached = {scope: policy if scope == vector["scope"] else None for scope in scopes}
+    anonymous = vector["scope"] == "anonymous"
+    token = None if anonymous else Token(vector["holder"] or "tok_1", project, "t", attached["token"], False, None)
+    holder = Project(project, "shop", True, attached["project"], anonymous_policy=attached["anonymous"])
+    policies = {policy: Policy(policy, "api", (limit,))}
+    (rule,) = rules_of(Subject(holder, token, policies, attached["global"], anonymous), 0)
     index = rule.partitions(keys)
     return rule.bind(keys, vector["attributes"], index), index
 

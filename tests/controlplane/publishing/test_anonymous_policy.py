@@ -1,0 +1,43 @@
+"""The anonymous policy of a project in its document, and after a rollback."""
+
+import pytest
+
+from controlplane.projects.models import Project
+from controlplane.publishing import compile
+from controlplane.publishing.changes import change
+from controlplane.publishing.rollback import rollback
+from enforcement.model.documents import dumps, parse_project
+from tests.factories import PolicyFactory, ProjectFactory
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def test_only_a_project_that_has_one_publishes_the_field():
+    """Enforcers that do not know the field go on reading the documents of all other projects."""
+    plain, open_to_all = ProjectFactory(), ProjectFactory(anonymous_policy=PolicyFactory())
+    found = compile.documents([("project", plain.pk), ("project", open_to_all.pk)])
+
+    assert "anonymous_policy" not in found[f"project:{plain.pk}"]
+    assert parse_project(dumps(found[f"project:{plain.pk}"])).anonymous_policy is None
+    assert parse_project(dumps(found[f"project:{open_to_all.pk}"])).anonymous_policy == open_to_all.anonymous_policy_id
+
+
+def test_a_rollback_brings_it_back(store, actor):
+    """As it was published then, and as it was not."""
+    policy = PolicyFactory()
+    project = ProjectFactory(anonymous_policy=policy)
+    with change(actor=actor) as tx:
+        tx.created(policy)
+        tx.created(project)
+    before = project.as_record()
+    with change(actor=actor) as tx:
+        project.anonymous_policy = None
+        project.save()
+        tx.updated(project, before)
+    with change(actor=actor, reason="too strict") as tx:
+        rollback(tx, 1)
+    assert Project.objects.get().anonymous_policy == policy
+
+    with change(actor=actor, reason="too wide") as tx:
+        rollback(tx, 2)
+    assert Project.objects.get().anonymous_policy is None
