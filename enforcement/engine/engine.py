@@ -194,7 +194,7 @@ class Engine:
             store_failures=dict(self.counts.failures),
             servers_away=servers_away,
             outages=outages,
-            journal_entries=len(self.fallback.journal),
+            journal_entries=len(self.fallback.journal) + len(self.fallback.in_doubt),
             journal_dropped=self.fallback.journal.dropped,
             lease_permits_held=held,
             lease_permits_used=used,

@@ -77,15 +77,22 @@ class JournalReplay:
 
         for batch in self._fallback.batches(sendable, most, together=self._together):
             try:
-                self.accepted(batch, self._pipe.call(self.command(batch)))
-            except LibraryMissing:
-                self._load_library(batch.charges[0].key)
-                return False
+                self._send(batch)
             except StoreError as exc:
                 if exc.away:
                     return False
                 self.refused(batch, exc)
         return True
+
+    def _send(self, batch: ReplayBatch) -> None:
+        """Replay a batch, and load the functions before that if the store lacks them."""
+        try:
+            reply = self._pipe.call(self.command(batch))
+        except LibraryMissing:
+            # A limiter that is being closed does not come back later.
+            self._load_library(batch.charges[0].key)
+            reply = self._pipe.call(self.command(batch))
+        self.accepted(batch, reply)
 
     def owed_to(self, keys: Sequence[str]) -> list[ReplayBatch]:
         """
