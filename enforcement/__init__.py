@@ -12,10 +12,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from enforcement.model.limits import InvalidLimit, Limit, Match, Policy
-from enforcement.model.tokens import Anonymous
 
 if TYPE_CHECKING:
     from enforcement.limiter import Admission, Limiter
+    from enforcement.model.tokens import Anonymous
     from enforcement.plan.decision import Decision, Denied
     from enforcement.plan.limit_state import LimitState
     from enforcement.store.errors import StoreError
@@ -38,6 +38,7 @@ __all__ = [
 ]
 
 _LATER = {
+    "Anonymous": "enforcement.model.tokens",
     "Decision": "enforcement.plan.decision",
     "Denied": "enforcement.plan.decision",
     "LimitState": "enforcement.plan.limit_state",
