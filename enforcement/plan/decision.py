@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import math
 from collections.abc import Sequence
 from operator import attrgetter
@@ -312,6 +313,15 @@ class Denied(Exception):
 
     def __str__(self) -> str:
         return _said(self.decision)
+
+
+def _reduced(decision: Decision) -> str | tuple[Any, ...]:
+    """Return what pickle keeps of a decision. Its id is made before, as that needs the limiter."""
+    assert decision.id is not None
+    return object.__reduce_ex__(decision, 2)
+
+
+copyreg.pickle(Decision, _reduced)
 
 
 def _said(decision: Decision) -> str:
