@@ -37,7 +37,7 @@ class DenialSample:
         """Drop all denials in a child process, because the parent delivers them."""
         self._lock = threading.Lock()
         self._second = -1
-        self._taken: set[tuple[str, str, int]] = set()
+        self._taken: set[tuple[str, str, str, int]] = set()
         self._waiting: deque[list[Any]] = deque(maxlen=MOST_WAITING)
 
     def note(self, decision: Decision) -> None:
@@ -46,11 +46,11 @@ class DenialSample:
         if second == self._second and len(self._taken) >= MOST_A_SECOND:
             return
         project, token = decision.plan.subject
-        if not token and decision.reason != "unknown_token":
+        if not project and decision.reason != "unknown_token":
             return  # Limits in code are not known to the control plane.
         limit = decision.limit
         at = -1 if limit is None else next(i for i, state in enumerate(decision.limits) if state is limit)
-        name = token, decision.reason, at
+        name = project, token, decision.reason, at
         with self._lock:
             if second != self._second:
                 self._second, self._taken = second, set()

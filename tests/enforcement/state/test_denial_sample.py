@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from enforcement import Limit, Limiter
+from enforcement import Anonymous, Limit, Limiter
 from enforcement.model.tokens import mint
 from enforcement.state import denial_sample
 
@@ -88,3 +88,13 @@ def test_values_of_tenants_are_bounded(sampled, world):
     assert values["b"] == "1�[2J�"
     assert values["a"].startswith("(long) ")
     assert len(values["a"]) < 40
+
+
+def test_denials_without_a_token_are_sampled_once_for_each_project(sampled, world):
+    """Anonymous requests have a project and no token."""
+    world.published.policy("guests", PER_HOUR)
+    for slug in ("shop", "chat"):
+        world.published.project(slug, anonymous_policy="guests")
+    rows = sampled(lambda limiter: [limiter.check(Anonymous(slug), costs=2) for slug in ("shop", "shop", "chat")])
+
+    assert [row[2:5] for _, row in rows] == [["cost_exceeds_capacity", f"proj_{i}", ""] for i in (1, 2)]
