@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from enforcement import Limit, Limiter
+from enforcement import Anonymous, Limit, Limiter
 from enforcement.cli import main
 from enforcement.control.acl import enforcer
 from enforcement.model.keys import Keys
@@ -178,6 +178,15 @@ def test_the_account_of_a_proxy_explains_a_decision(server, world, published, ex
     world.client.execute_command("ACL DELUSER", "proxy")
 
     assert (status, carried["reason"], carried["token"], carried["project"]) == (0, "unknown_token", None, None)
+
+
+def test_a_decision_on_a_request_without_a_token_is_explained(server, published, explain):
+    """Its id names the project and the limit, and no token."""
+    published.policy("guests", Limit(name="closed", quota=0, window_seconds=60))
+    published.project("shop", anonymous_policy="guests")
+    status, carried = explain(denied(server, Anonymous("shop")).id)
+
+    assert (status, carried["project"], carried["limit"], carried["token"]) == (0, "shop", "guests/closed", None)
 
 
 @pytest.mark.parametrize(
