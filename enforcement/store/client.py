@@ -31,7 +31,7 @@ from enforcement.lua import library_source
 from enforcement.store.base_client import StoreClient
 from enforcement.store.cluster.client import ClusterClient
 from enforcement.store.cluster.slot_map import SlotMap
-from enforcement.store.errors import StoreError, trouble
+from enforcement.store.errors import FULL, StoreError, trouble
 from enforcement.store.sentinel import Sentinels
 from enforcement.store.topology import HostPort, Topology
 
@@ -127,7 +127,7 @@ def cause_of(error: Exception) -> str:
             return cause
     if isinstance(error, ResponseError):
         return trouble(error).cause
-    return "maxclients" if "max number of clients" in str(error) else "connection"
+    return FULL if "max number of clients" in str(error) else "connection"
 
 
 # redis-py removes the first word of error replies that it has a class for. Subclasses come before their base classes.
