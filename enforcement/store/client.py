@@ -38,6 +38,8 @@ from enforcement.store.topology import HostPort, Topology
 T = TypeVar("T")
 
 DEFAULT_TIMEOUT: Final = 1.0
+READ_BYTES: Final = 8_192
+"""The buffer of a connection. redis-py would take four times as much, a third of what an idle limiter holds."""
 STORE_ERRORS: Final = (RedisError, OSError)
 """What a store that is unavailable, slow or returns garbage may raise. redis-py does not wrap all socket errors."""
 
@@ -114,6 +116,7 @@ def _keywords(timeout: float, options: Mapping[str, Any]) -> dict[str, Any]:
         "socket_timeout": timeout,
         "socket_connect_timeout": timeout,
         "retry": Retry(NoBackoff(), 0),
+        "socket_read_size": READ_BYTES,
         "protocol": 2,
         "decode_responses": True,
         **options,
