@@ -203,7 +203,7 @@ def draft_lines(decision: Described) -> list[tuple[bytes, bytes]]:
     """Return pairs of name and value of the draft's header fields for an allowed request, encoded for ASGI."""
     cached: _Cache | None = decision.plan.header_cache
     if cached is not None and (only := cached.only) is not None:
-        # This repeats _by_numbers() for one limit. A request on a lease is so fast that one more function call would slow it down.
+        # This repeats _by_numbers() for one limit. A request on a lease is so fast that a call more would slow it down.
         numbers, at = decision.reply.numbers, 2 + only.at * decision.reply.width
         remaining, more = numbers[at] + decision.held, numbers[at + 3] or numbers[at + 1]
         until = f";t={-(-more // 1_000_000)}" if more >= 0 and only.tells_time else ""
