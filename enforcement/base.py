@@ -91,8 +91,13 @@ class BaseLimiter:
         Raises:
             ValueError: A variable breaks a rule. The message names it.
         """
+        return cls.from_settings(Settings.from_env())
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        """Return a new limiter with these settings."""
         limiter = cls.__new__(cls)
-        limiter._set_up(Settings.from_env())
+        limiter._set_up(settings)
         return limiter
 
     def _set_up(self, settings: Settings) -> None:

@@ -7,10 +7,11 @@ It knows which messages begin a response and which complete it, and when the cli
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from functools import cache
 from typing import Any, Final
 
-from enforcement.doors._http import CLIENT_GONE, Progress
+from enforcement.doors._http import CLIENT_GONE, Header, Progress
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -88,4 +89,44 @@ class Exchange:
         return False
 
 
-__all__ = ["POLICY_VIOLATION", "STARTS", "App", "Exchange", "Message", "Receive", "Scope", "Send"]
+def only_value(scope: Scope, name: bytes) -> bytes | None:
+    """Return the raw value of a header field if the request has it exactly once, else None."""
+    found = None
+    for key, value in scope["headers"]:
+        if key == name:
+            if found is not None:
+                return None
+            found = value
+    return found
+
+
+def header_of(scope: Scope, name: bytes) -> str | None:
+    """Return the value of a header field, with repeated fields joined by commas, or None if there is none."""
+    values = [value for key, value in scope["headers"] if key == name]
+    return b", ".join(values).decode("latin-1") if values else None
+
+
+def encoded(headers: Iterable[Header]) -> list[tuple[bytes, bytes]]:
+    """Return header fields as ASGI spells them, with names in lower case."""
+    return [(_name(name), value.encode("latin-1")) for name, value in headers]
+
+
+@cache
+def _name(name: str) -> bytes:
+    """Return a field name as ASGI spells it, lower case and encoded. The cache holds only our own names."""
+    return name.lower().encode("latin-1")
+
+
+__all__ = [
+    "POLICY_VIOLATION",
+    "STARTS",
+    "App",
+    "Exchange",
+    "Message",
+    "Receive",
+    "Scope",
+    "Send",
+    "encoded",
+    "header_of",
+    "only_value",
+]

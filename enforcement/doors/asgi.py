@@ -10,14 +10,25 @@ a token, such as CORS, outside of it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Iterable, Sequence
-from functools import cache, partial
+from collections.abc import Awaitable, Sequence
+from functools import partial
 
 from enforcement.aio import Admission, Limiter
-from enforcement.doors._exchange import POLICY_VIOLATION, STARTS, App, Exchange, Message, Receive, Scope, Send
+from enforcement.doors._exchange import (
+    POLICY_VIOLATION,
+    STARTS,
+    App,
+    Exchange,
+    Message,
+    Receive,
+    Scope,
+    Send,
+    encoded,
+    header_of,
+    only_value,
+)
 from enforcement.doors._guard import Guard
 from enforcement.doors._http import (
-    Header,
     PlainResponse,
     Refusal,
     RequestAttributes,
@@ -60,7 +71,7 @@ class LimitMiddleware(Guard[App, Limiter, Scope]):
     @staticmethod
     def usual_token(request: Scope) -> str | None:
         """Return the bearer token or the API key of a request, see :func:`find_token`."""
-        return find_token(_header(request, b"authorization"), _header(request, b"x-api-key"))
+        return find_token(header_of(request, b"authorization"), header_of(request, b"x-api-key"))
 
     @staticmethod
     def make_lock() -> asyncio.Lock:
@@ -135,7 +146,7 @@ class LimitMiddleware(Guard[App, Limiter, Scope]):
         if plan.has_slots or plan.has_charge_on:
             return await limiter.admit_plan(plan, costs)
         if self._by_usual_fields:
-            limiter.keep_field(_only(scope, b"authorization"), token)
+            limiter.keep_field(only_value(scope, b"authorization"), token)
         decision = await limiter.decide(plan, costs)
         if not decision.allowed:
             raise Denied(decision)
@@ -164,7 +175,7 @@ class LimitMiddleware(Guard[App, Limiter, Scope]):
 
     def _joining(self, theirs: Sequence[tuple[bytes, bytes]], decision: Decision) -> list[tuple[bytes, bytes]]:
         """Return, encoded, the decision's header fields that are lists or that the application has not set itself."""
-        return _encoded(joining((name for name, _ in theirs), added_headers(decision, self._headers)))
+        return encoded(joining((name for name, _ in theirs), added_headers(decision, self._headers)))
 
     def _describe(self, scope: Scope) -> RequestAttributes:
         peer = scope.get("client")
@@ -176,7 +187,7 @@ class LimitMiddleware(Guard[App, Limiter, Scope]):
         }
         if self._attributes:
             values.update(self._attributes(scope))
-        return RequestAttributes(values, lambda name: _header(scope, name.encode("latin-1", "replace")))
+        return RequestAttributes(values, lambda name: header_of(scope, name.encode("latin-1", "replace")))
 
 
 class _Lifespan:
@@ -236,32 +247,5 @@ async def _answer(scope: Scope, receive: Receive, send: Send, answer: PlainRespo
             return
         prefix = "websocket."
     body = b"" if scope.get("method") == "HEAD" else answer.body
-    await send({"type": f"{prefix}http.response.start", "status": answer.status, "headers": _encoded(answer.headers)})
+    await send({"type": f"{prefix}http.response.start", "status": answer.status, "headers": encoded(answer.headers)})
     await send({"type": f"{prefix}http.response.body", "body": body})
-
-
-def _only(scope: Scope, name: bytes) -> bytes | None:
-    """Return the raw value of a header field if the request has it exactly once, else None."""
-    found = None
-    for key, value in scope["headers"]:
-        if key == name:
-            if found is not None:
-                return None
-            found = value
-    return found
-
-
-def _header(scope: Scope, name: bytes) -> str | None:
-    """Return the value of a header field, with repeated fields joined by commas, or None if there is none."""
-    values = [value for key, value in scope["headers"] if key == name]
-    return b", ".join(values).decode("latin-1") if values else None
-
-
-def _encoded(headers: Iterable[Header]) -> list[tuple[bytes, bytes]]:
-    return [(_name(name), value.encode("latin-1")) for name, value in headers]
-
-
-@cache
-def _name(name: str) -> bytes:
-    """Return a field name as ASGI spells it, lower case and encoded. The cache holds only our own names."""
-    return name.lower().encode("latin-1")

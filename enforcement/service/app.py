@@ -1,0 +1,150 @@
+"""
+The decision service as an ASGI application.
+
+>>> app = DecisionService(Limiter.from_env(), ServiceSettings.from_env())
+
+It answers subrequests by HTTP, and Envoy by gRPC if the server sends trailers. Every failure has an answer, because a
+proxy takes none for permission to pass the request on.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import logging
+from collections.abc import Mapping
+from typing import Final, Protocol
+
+from enforcement.aio import Limiter
+from enforcement.doors._exchange import Receive, Scope, Send, encoded, header_of
+from enforcement.doors._http import PlainResponse, problem_answer
+from enforcement.service import ext_authz
+from enforcement.service.forward_auth import ForwardAuth
+from enforcement.service.grpc import CONTENT_TYPE, UNIMPLEMENTED, UnaryCall, end
+from enforcement.service.judge import Judge
+from enforcement.service.settings import ServiceSettings, limiter_settings
+
+logger = logging.getLogger("sluicegate.service")
+
+SECRET_FIELD: Final = b"sluicegate-secret"
+"""The header field in which a caller shows the shared secret."""
+
+
+class Endpoint(Protocol):
+    """What answers the requests for one path."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+
+    async def refuse(self, answer: PlainResponse, send: Send) -> None:
+        """Deny the request that a caller asks about with a response, in the form that the caller understands."""
+
+
+class DecisionService:
+    """
+    The ASGI application of the service.
+
+    Args:
+        limiter: Decides. It is started and closed with the server.
+        settings: Those of the service.
+    """
+
+    def __init__(self, limiter: Limiter, settings: ServiceSettings) -> None:
+        self._limiter = limiter
+        self._settings = settings
+        self._restricted = settings.callers is not None or bool(settings.secret)
+        judge = Judge(limiter, settings.anonymous)
+        check = ForwardAuth(judge, settings, "/v1/check")
+        check_403 = ForwardAuth(judge, settings, "/v1/check403", only_403=True)
+        self._endpoints: Mapping[str, Endpoint] = {
+            check.path: check,
+            check_403.path: check_403,
+            ext_authz.PATH: UnaryCall(ext_authz.ExtAuthz(judge, settings), ext_authz.denied),
+        }
+        self._below: tuple[tuple[str, Endpoint], ...] = (("/v1/check/", check), ("/v1/check403/", check_403))
+        self._pages = {"/healthz": self._health, "/readyz": self._readiness}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, or run the life of the service."""
+        if scope["type"] == "http":
+            path = scope["path"]
+            endpoint = self._endpoints.get(path) or next((it for at, it in self._below if path.startswith(at)), None)
+            if endpoint is None:
+                await self._show(scope, send)
+            else:
+                await self._decide(endpoint, scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await self._live(receive, send)
+        else:
+            await receive()
+            await send({"type": "websocket.close", "code": 1003, "reason": "The decision service has no WebSockets."})
+
+    async def _decide(self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._restricted and not self._may_ask(scope):
+            await endpoint.refuse(_problem(403, "This caller may not ask", "caller_refused"), send)
+            return
+        try:
+            await endpoint(scope, receive, send)
+        except Exception:
+            # A proxy takes no answer for permission. The decisions were all made before the first message was sent.
+            logger.exception("A decision for %s failed.", scope["path"])
+            await endpoint.refuse(_problem(503, "The decision failed", "internal_error"), send)
+
+    async def _show(self, scope: Scope, send: Send) -> None:
+        """Answer a request that asks for no decision."""
+        page = self._pages.get(scope["path"])
+        if page is not None:
+            await _send(send, page())
+        elif any(name == b"content-type" and value.startswith(CONTENT_TYPE) for name, value in scope["headers"]):
+            await end(send, UNIMPLEMENTED, f"The decision service has no method {scope['path']}.")
+        else:
+            await _send(send, _problem(404, "The decision service has no such path", "not_found"))
+
+    def _may_ask(self, scope: Scope) -> bool:
+        settings, client = self._settings, scope.get("client")
+        if settings.callers is not None and settings.callers.trusts(client[0] if client else None):
+            return True
+        secret = header_of(scope, SECRET_FIELD)
+        return bool(settings.secret) and secret is not None and hmac.compare_digest(secret.encode(), settings.secret)
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                try:
+                    await self._limiter.start()
+                except Exception as exc:
+                    await send({"type": "lifespan.startup.failed", "message": f"Sluicegate: {exc}"})
+                    raise
+                await send({"type": "lifespan.startup.complete"})
+            else:
+                await self._limiter.close()
+                await send({"type": "lifespan.shutdown.complete"})
+                return
+
+    def _health(self) -> PlainResponse:
+        return PlainResponse(200, (("Content-Type", "text/plain"), ("Content-Length", "3")), b"ok\n")
+
+    def _readiness(self) -> PlainResponse:
+        revision = self._limiter.revision
+        state = {"ready": revision > 0, "revision": revision, "state": self._limiter.state}
+        body = json.dumps(state).encode()
+        headers = (("Content-Type", "application/json"), ("Content-Length", str(len(body))))
+        return PlainResponse(200 if revision > 0 else 503, headers, body)
+
+
+def create_app() -> DecisionService:
+    """Return the service, configured by environment variables, or raise ValueError."""
+    return DecisionService(Limiter.from_settings(limiter_settings()), ServiceSettings.from_env())
+
+
+def _problem(status: int, title: str, code: str) -> PlainResponse:
+    return problem_answer({"type": "about:blank", "title": title, "status": status, "code": code})
+
+
+async def _send(send: Send, answer: PlainResponse) -> None:
+    await send({"type": "http.response.start", "status": answer.status, "headers": encoded(answer.headers)})
+    await send({"type": "http.response.body", "body": answer.body})
+
+
+__all__ = ["SECRET_FIELD", "DecisionService", "create_app"]

@@ -1,0 +1,91 @@
+"""
+Answer the ``Check`` calls of Envoy's ext_authz filter, version 3 of its gRPC service.
+
+Field numbers are those of ``envoy/service/auth/v3/external_auth.proto`` and ``attribute_context.proto`` beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+from urllib.parse import unquote
+
+from enforcement.doors._exchange import Scope
+from enforcement.doors._http import (
+    Header,
+    PlainResponse,
+    Refusal,
+    RequestAttributes,
+    added_headers,
+    denial,
+    find_token,
+)
+from enforcement.service.judge import Judge
+from enforcement.service.settings import ServiceSettings
+from enforcement.service.wire import part, parts, text, write, write_integer
+
+PATH: Final = "/envoy.service.auth.v3.Authorization/Check"
+
+_PERMISSION_DENIED: Final = 7
+# CheckRequest.attributes, and below it source.address.socket_address.address and request.http
+_ATTRIBUTES, _PEER, _HTTP = (1,), (1, 1, 1, 2), (4, 2)
+_METHOD, _HEADERS, _PATH = 2, 3, 4
+_KEY, _VALUE = 1, 2
+# CheckResponse
+_STATUS, _DENIED, _ALLOWED = 1, 2, 3
+_CODE, _DENIED_STATUS, _DENIED_HEADERS, _DENIED_BODY, _TO_CLIENT, _HEADER = 1, 1, 2, 3, 6, 1
+
+
+class ExtAuthz:
+    """
+    The method ``Check``.
+
+    Args:
+        judge: Decides.
+        settings: Those of the service.
+    """
+
+    def __init__(self, judge: Judge, settings: ServiceSettings) -> None:
+        self._judge = judge
+        self._settings = settings
+
+    async def __call__(self, scope: Scope, message: bytes) -> bytes:
+        """Return a CheckResponse to a CheckRequest. Raises Malformed or Refusal."""
+        attributes = part(message, *_ATTRIBUTES)
+        http = part(attributes, *_HTTP)
+        headers = {text(part(entry, _KEY)).lower(): text(part(entry, _VALUE)) for entry in parts(http, _HEADERS)}
+        shown = find_token(headers.get("authorization"), headers.get("x-api-key"))
+        peer, forwarded = text(part(attributes, *_PEER)), headers.get("x-forwarded-for")
+        values: dict[str, str | None] = {
+            "method": text(part(http, _METHOD)),
+            "path": unquote(text(part(http, _PATH)).partition("?")[0]),
+            "ip": self._settings.trusted.client(peer or None, [forwarded] if forwarded else []),
+        }
+        try:
+            decision = await self._judge.decide(shown, 1, RequestAttributes(values, headers.get))
+        except ValueError as exc:
+            raise Refusal(400, "Bad request", str(exc), "bad_request") from exc
+        if not decision.allowed:
+            return denied(denial(decision, self._settings.headers))
+        added = _options(_TO_CLIENT, added_headers(decision, self._settings.headers))
+        return write(_STATUS, b"") + write(_ALLOWED, added)
+
+
+def denied(answer: PlainResponse) -> bytes:
+    """Return the CheckResponse that denies a request with a response."""
+    status = write(_DENIED_STATUS, write_integer(_CODE, answer.status))
+    # Envoy measures the body itself.
+    headers = _options(_DENIED_HEADERS, (it for it in answer.headers if it[0] != "Content-Length"))
+    body = write(_DENIED_BODY, answer.body) if answer.body else b""
+    return write(_STATUS, write_integer(_CODE, _PERMISSION_DENIED)) + write(_DENIED, status + headers + body)
+
+
+def _options(field: int, headers: Iterable[Header]) -> bytes:
+    """Return header fields as a repeated HeaderValueOption."""
+    return b"".join(
+        write(field, write(_HEADER, write(_KEY, name.encode("latin-1")) + write(_VALUE, value.encode("latin-1"))))
+        for name, value in headers
+    )
+
+
+__all__ = ["PATH", "ExtAuthz", "denied"]

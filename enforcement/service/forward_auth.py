@@ -1,0 +1,117 @@
+"""
+Answer the subrequests of nginx, Caddy, Traefik, HAProxy and Envoy by a status and header fields.
+
+``/v1/check`` answers 200, or 401, 403, 429 or 503 with a problem. ``/v1/check403`` answers 403 in place of 429 and 503,
+because nginx takes no other status for a denial. The real one is in ``Sluicegate-Status``.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+from urllib.parse import parse_qsl, unquote
+
+from enforcement.doors._exchange import Receive, Scope, Send, encoded, header_of, only_value
+from enforcement.doors._http import PlainResponse, Refusal, RequestAttributes, added_headers, denial, find_token
+from enforcement.plan.binding import Costs
+from enforcement.plan.decision import Decision
+from enforcement.plan.headers import draft_lines
+from enforcement.service.judge import Judge, costs_of
+from enforcement.service.settings import ServiceSettings
+
+STATUS_FIELD: Final = "Sluicegate-Status"
+"""Header field with the status that a denial has, where nginx gets 403."""
+
+_LENGTH: Final = (b"content-length", b"0")
+
+
+class ForwardAuth:
+    """
+    The HTTP endpoint below one path.
+
+    Args:
+        judge: Decides.
+        settings: Those of the service.
+        path: Its path. What follows it is the path of the request that is asked about, as Envoy sends it.
+        only_403: Whether 403 takes the place of 429 and 503.
+    """
+
+    def __init__(self, judge: Judge, settings: ServiceSettings, path: str, *, only_403: bool = False) -> None:
+        self.path = path
+        self._judge = judge
+        self._limiter = judge.limiter
+        self._settings = settings
+        self._trusted = settings.trusted
+        self._only_403 = only_403
+        self._draft = settings.headers == "ietf"
+        self._plain = not (settings.costs_field or settings.attributes_field)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Decide on the request that a subrequest describes, and answer the subrequest."""
+        plan = self._limiter.by_fields(scope["headers"]) if self._plain else None
+        if plan is not None:
+            decision = self._limiter.from_lease(plan) or await self._limiter.decide(plan, 1)
+        else:
+            try:
+                decision = await self._decide(scope)
+            except Refusal as refusal:
+                await self.refuse(refusal.answer, send)
+                return
+        if not decision.allowed:
+            await self.refuse(denial(decision, self._settings.headers), send)
+            return
+        if self._draft and decision.source != "fallback":
+            lines = draft_lines(decision)
+        else:
+            lines = encoded(added_headers(decision, self._settings.headers))
+        await send({"type": "http.response.start", "status": 200, "headers": [_LENGTH, *lines]})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def _decide(self, scope: Scope) -> Decision:
+        shown = find_token(header_of(scope, b"authorization"), header_of(scope, b"x-api-key"))
+        trusted = self._trusted.trusts(_peer(scope))
+        try:
+            costs = self._costs(scope) if trusted else 1
+            decision = await self._judge.decide(shown, costs, self._attributes(scope, trusted))
+        except ValueError as exc:
+            raise Refusal(400, "Bad request", str(exc), "bad_request") from exc
+        if self._plain and shown:
+            self._limiter.keep_field(only_value(scope, b"authorization"), shown)
+        return decision
+
+    def _attributes(self, scope: Scope, trusted: bool) -> RequestAttributes:
+        forwarded = [value.decode("latin-1") for name, value in scope["headers"] if name == b"x-forwarded-for"]
+        method, path = scope["method"], scope["path"].removeprefix(self.path)
+        if trusted:
+            method = header_of(scope, b"x-forwarded-method") or method
+            # A path after that of this endpoint is the proxy's own word. The header field may be its client's.
+            path = path or unquote((header_of(scope, b"x-forwarded-uri") or "").partition("?")[0])
+        values: dict[str, str | None] = dict(self._further(scope)) if trusted else {}
+        values |= {"method": method, "path": path or "/", "ip": self._trusted.client(_peer(scope), forwarded)}
+        return RequestAttributes(values, lambda name: header_of(scope, name.encode("latin-1", "replace")))
+
+    def _costs(self, scope: Scope) -> Costs:
+        field = self._settings.costs_field
+        text = header_of(scope, field) if field else None
+        return 1 if text is None else costs_of(dict(parse_qsl(text, keep_blank_values=True, strict_parsing=True)))
+
+    def _further(self, scope: Scope) -> list[tuple[str, str]]:
+        field = self._settings.attributes_field
+        text = header_of(scope, field) if field else None
+        return parse_qsl(text, keep_blank_values=True, strict_parsing=True) if text else []
+
+    async def refuse(self, answer: PlainResponse, send: Send) -> None:
+        """Answer a subrequest with the response that denies the request."""
+        status, headers = answer.status, answer.headers
+        if self._only_403:
+            headers = (*headers, (STATUS_FIELD, str(status)))
+            status = status if status in (401, 403) else 403
+        await send({"type": "http.response.start", "status": status, "headers": encoded(headers)})
+        await send({"type": "http.response.body", "body": answer.body})
+
+
+def _peer(scope: Scope) -> str | None:
+    client = scope.get("client")
+    return client[0] if client else None
+
+
+__all__ = ["STATUS_FIELD", "ForwardAuth"]

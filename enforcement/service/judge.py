@@ -1,0 +1,86 @@
+"""Decide on the requests that proxies ask about."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Final
+
+from enforcement.aio import Limiter
+from enforcement.doors._http import Refusal, without_token
+from enforcement.logs import RateLimitedLogger
+from enforcement.model.matching import Attributes
+from enforcement.model.tokens import Anonymous
+from enforcement.plan.binding import Costs
+from enforcement.plan.decision import Decision
+from enforcement.state.live_plan import LivePlan
+
+logger = logging.getLogger("sluicegate.service")
+
+UNSUPPORTED: Final = "limit_not_supported"
+"""The code of a refusal because a limit needs to see the end of the response, which no caller reports."""
+
+
+class Judge:
+    """
+    Decides for every protocol of the service.
+
+    Args:
+        limiter: Asks the store.
+        anonymous: Stands for requests without a token. None: they are refused.
+    """
+
+    def __init__(self, limiter: Limiter, anonymous: Anonymous | None) -> None:
+        self.limiter = limiter
+        self._anonymous = anonymous
+        self._say = RateLimitedLogger(logger)
+
+    async def decide(self, shown: str | None, costs: Costs, attributes: Attributes | None) -> Decision:
+        """
+        Charge a request to all its limits, or to none if one denies it, and return the decision.
+
+        Args:
+            shown: The token. None if the request shows none, and an empty string if it shows an empty one.
+            costs: What it costs. See :meth:`enforcement.Limiter.check`.
+            attributes: Its attributes.
+        Raises:
+            Refusal: The request needs a token, an attribute is too long, or a limit is not supported here.
+            ValueError: The costs or the attributes break a rule.
+        """
+        token = shown or without_token(shown, self._anonymous)
+        plan = await self.limiter.find_plan(token, attributes)
+        if isinstance(plan, Decision):
+            return plan
+        if plan.has_slots or plan.has_charge_on:
+            raise self._unsupported(plan)
+        return await self.limiter.decide(plan, costs)
+
+    def _unsupported(self, plan: LivePlan) -> Refusal:
+        """Return the refusal of a request under a limit whose charge would have to be given back later."""
+        bound = next(bound for bound in plan.bounds if bound.limit.algorithm == "concurrency" or bound.limit.charge_on)
+        name = f"{bound.policy_slug}/{bound.limit.name}" if bound.policy_slug else bound.limit.name
+        why = "counts slots" if bound.limit.algorithm == "concurrency" else "is charged by the status of the response"
+        detail = (
+            f"The limit {name} {why}. The decision service never sees the response, so it cannot enforce this limit. "
+            "Use the Sluicegate proxy or an integration in the application."
+        )
+        self._say.warning(name, "%s", detail)
+        return Refusal(503, "The limit is not supported here", detail, UNSUPPORTED)
+
+
+def costs_of(fields: Mapping[str, str]) -> dict[str, int]:
+    """
+    Return costs from strings, by unit.
+
+    Raises:
+        ValueError: A cost is not an integer from 0 to 2^53 - 1.
+    """
+    costs = {}
+    for unit, text in fields.items():
+        if not (text.isascii() and text.isdigit() and len(text) <= 16):
+            raise ValueError(f"costs: the cost in {unit!r} must be an integer of at least 0, got {text!r:.40}.")
+        costs[unit] = int(text)
+    return costs
+
+
+__all__ = ["UNSUPPORTED", "Judge", "costs_of"]

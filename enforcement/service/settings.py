@@ -1,0 +1,133 @@
+"""Read the settings of the decision service from the environment."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final, TypeVar
+
+from enforcement.doors._http import TrustedProxies, check_anonymous, check_preset
+from enforcement.model.checks import check_secret, shown
+from enforcement.model.tokens import Anonymous
+from enforcement.settings import LEAST_TIMEOUT, Settings
+
+LOCAL: Final = "127.0.0.0/8, ::1, unix"
+"""The networks of a proxy on this host."""
+
+MOST_DEADLINE_MS: Final = 20_000
+
+_FIELD_NAME: Final = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]{1,64}")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceSettings:
+    """
+    The settings of the decision service, beside those of its limiter.
+
+    Attributes:
+        headers: Preset of the rate limit fields in responses.
+        trusted: The proxies that may say which request they ask for.
+        callers: The peers that may ask. None: every peer may.
+        secret: What a caller must send as ``Sluicegate-Secret``. Empty: nothing.
+        anonymous: Stands for requests without a token. None: they are refused.
+        costs_field: Lower-case name of the header field from which costs are read. Empty: every request costs 1.
+        attributes_field: Lower-case name of the header field from which further attributes are read. Empty: none are.
+    """
+
+    headers: str = "ietf"
+    trusted: TrustedProxies = field(default_factory=lambda: TrustedProxies(LOCAL.split(",")))
+    callers: TrustedProxies | None = None
+    secret: bytes = field(default=b"", repr=False)
+    anonymous: Anonymous | None = None
+    costs_field: bytes = b""
+    attributes_field: bytes = b""
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] = os.environ) -> ServiceSettings:
+        """
+        Return new settings from environment variables, or raise ValueError.
+
+        The page "Decision service" of the documentation (``templates/docs/service.md``) lists them.
+
+        Raises:
+            ValueError: A variable breaks a rule. The message names it.
+        """
+
+        def read(name: str, default: str, convert: Callable[[str], T]) -> T:
+            try:
+                return convert(environ.get(name) or default)
+            except ValueError as exc:
+                rule = str(exc).partition(": ")
+                raise ValueError(f"{name}: {rule[2] if rule[0].isidentifier() else exc}") from exc
+
+        return cls(
+            headers=read("SLUICEGATE_HEADERS", "ietf", check_preset),
+            trusted=read("SLUICEGATE_TRUSTED_PROXIES", LOCAL, _networks),
+            callers=read("SLUICEGATE_SERVICE_CALLERS", "", lambda text: _networks(text) if text else None),
+            secret=read("SLUICEGATE_SERVICE_SECRET", "", _secret),
+            anonymous=read("SLUICEGATE_ANONYMOUS_PROJECT", "", lambda text: check_anonymous(text or None)),
+            costs_field=read("SLUICEGATE_COSTS_HEADER", "", _field_name),
+            attributes_field=read("SLUICEGATE_ATTRIBUTES_HEADER", "", _field_name),
+        )
+
+
+def limiter_settings(environ: Mapping[str, str] = os.environ) -> Settings:
+    """
+    Return the settings of the limiter from environment variables, or raise ValueError.
+
+    ``SLUICEGATE_DEADLINE_MS`` is the milliseconds that a caller waits for the whole answer. If it is not set, a look-up
+    and a decision have the time that ``SLUICEGATE_LOOKUP_MS`` and ``SLUICEGATE_TIMEOUT_MS`` give them.
+    """
+    settings, text = Settings.from_env(environ), environ.get("SLUICEGATE_DEADLINE_MS") or ""
+    if not text:
+        return settings
+    if not (text.isascii() and text.isdigit() and 1 <= int(text[:6]) <= MOST_DEADLINE_MS):
+        raise ValueError(f"SLUICEGATE_DEADLINE_MS: must be an integer from 1 to {MOST_DEADLINE_MS}, got {shown(text)}.")
+    try:
+        return within(settings, int(text) / 1_000)
+    except ValueError as exc:
+        raise ValueError(f"SLUICEGATE_DEADLINE_MS: {str(exc).removeprefix('deadline: ')}") from exc
+
+
+def within(settings: Settings, deadline: float) -> Settings:
+    """
+    Return a copy of the settings of a limiter, with which a look-up and the decision after it end before a deadline.
+
+    The look-up of a token that was not met before gets what the decision leaves.
+
+    Args:
+        deadline: Seconds that a caller waits for the whole answer.
+    Raises:
+        ValueError: A decision alone may take as long.
+    """
+    rest = deadline - settings.timeout
+    if rest < max(LEAST_TIMEOUT, settings.timeout):
+        least = 2_000 * settings.timeout
+        raise ValueError(
+            f"deadline: must be at least {least:g} ms, which is twice SLUICEGATE_TIMEOUT_MS, got {1_000 * deadline:g}."
+        )
+    return replace(settings, lookup=min(settings.lookup, rest))
+
+
+def _networks(text: str) -> TrustedProxies:
+    return TrustedProxies(text.split(","))
+
+
+def _secret(text: str) -> bytes:
+    if text:
+        check_secret("secret", text)
+    return text.encode()
+
+
+def _field_name(text: str) -> bytes:
+    name = text.lower()
+    if name and not _FIELD_NAME.fullmatch(name):
+        raise ValueError(f"must be the name of a header field, got {shown(text)}.")
+    return name.encode()
+
+
+__all__ = ["LOCAL", "MOST_DEADLINE_MS", "ServiceSettings", "limiter_settings", "within"]

@@ -1,0 +1,130 @@
+"""
+Read and write the few protobuf messages of the service.
+
+The Python package of protobuf is not needed for them. A message is a sequence of fields, each with a number and a wire
+type. What a message holds beyond the fields that are asked for is skipped, as protobuf demands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+VARINT, FIXED_64, BYTES, FIXED_32 = 0, 1, 2, 5
+_FIXED: Final = {FIXED_64: 8, FIXED_32: 4}
+_MOST_VARINT_BYTES: Final = 10
+_LARGEST: Final = 2**64 - 1
+
+
+class Malformed(ValueError):
+    """The bytes are no protobuf message, or a field has another type than its number says."""
+
+
+def fields(message: bytes) -> Iterator[tuple[int, int, int | bytes]]:
+    """
+    Yield the number, the wire type and the value of each field of a message.
+
+    Raises:
+        Malformed: The bytes break off or have an unknown wire type.
+    """
+    at, end = 0, len(message)
+    while at < end:
+        key, at = _varint(message, at)
+        number, kind = key >> 3, key & 7
+        if number == 0:
+            raise Malformed("a field has the number 0")
+        value: int | bytes
+        if kind == VARINT:
+            value, at = _varint(message, at)
+        elif kind == BYTES:
+            length, at = _varint(message, at)
+            value, at = message[at : at + length], at + length
+        elif kind in _FIXED:
+            value, at = message[at : at + _FIXED[kind]], at + _FIXED[kind]
+        else:
+            raise Malformed(f"field {number} has the wire type {kind}")
+        if at > end:
+            raise Malformed(f"field {number} breaks off")
+        yield number, kind, value
+
+
+def parts(message: bytes, number: int) -> list[bytes]:
+    """
+    Return the values of all fields with a number, which are strings, bytes or messages.
+
+    Raises:
+        Malformed: See :func:`fields`; or such a field is an integer.
+    """
+    found = []
+    for field, kind, value in fields(message):
+        if field == number:
+            if kind != BYTES or not isinstance(value, bytes):
+                raise Malformed(f"field {number} has the wire type {kind}")
+            found.append(value)
+    return found
+
+
+def part(message: bytes, *path: int) -> bytes:
+    """
+    Return the value at a path of field numbers, or empty bytes if a field on the way is missing.
+
+    Of repeated fields the last counts, as protobuf demands.
+    """
+    for number in path:
+        message = (parts(message, number) or [b""])[-1]
+    return message
+
+
+def integer(message: bytes, number: int) -> int | None:
+    """Return the last integer of the fields with a number, or None if there is none. Raises Malformed."""
+    found = None
+    for field, kind, value in fields(message):
+        if field == number:
+            if kind != VARINT or not isinstance(value, int):
+                raise Malformed(f"field {number} has the wire type {kind}")
+            found = value
+    return found
+
+
+def text(value: bytes) -> str:
+    """Return a string field. Raises Malformed if it is not UTF-8, as every string of protobuf must be."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError as exc:
+        raise Malformed("a string is not UTF-8") from exc
+
+
+def write(number: int, value: bytes) -> bytes:
+    """Return a field that holds a string, bytes or a message, encoded."""
+    return _encoded(number << 3 | BYTES) + _encoded(len(value)) + value
+
+
+def write_integer(number: int, value: int) -> bytes:
+    """Return a field that holds an integer of at least 0, encoded. 0 is the default, and is left out."""
+    return _encoded(number << 3) + _encoded(value) if value else b""
+
+
+def _varint(message: bytes, at: int) -> tuple[int, int]:
+    """Return the integer that begins at an index, and the index of what follows it."""
+    value = shift = 0
+    for byte in message[at : at + _MOST_VARINT_BYTES]:
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value & _LARGEST, at
+        shift += 7
+    raise Malformed("an integer breaks off or is too long")
+
+
+def _encoded(value: int) -> bytes:
+    if value < 0x80:
+        return bytes((value,))
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+__all__ = ["Malformed", "fields", "integer", "part", "parts", "text", "write", "write_integer"]
