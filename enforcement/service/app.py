@@ -18,7 +18,7 @@ from typing import Final, Protocol
 from enforcement.aio import Limiter
 from enforcement.doors._exchange import Receive, Scope, Send, encoded, header_of
 from enforcement.doors._http import PlainResponse, problem_answer
-from enforcement.service import ext_authz
+from enforcement.service import ext_authz, rls
 from enforcement.service.forward_auth import ForwardAuth
 from enforcement.service.grpc import CONTENT_TYPE, UNIMPLEMENTED, UnaryCall, end
 from enforcement.service.judge import Judge
@@ -60,6 +60,7 @@ class DecisionService:
             check.path: check,
             check_403.path: check_403,
             ext_authz.PATH: UnaryCall(ext_authz.ExtAuthz(judge, settings), ext_authz.denied),
+            rls.PATH: UnaryCall(rls.RateLimitService(judge, settings), rls.denied),
         }
         self._below: tuple[tuple[str, Endpoint], ...] = (("/v1/check/", check), ("/v1/check403/", check_403))
         self._pages = {"/healthz": self._health, "/readyz": self._readiness}

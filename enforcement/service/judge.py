@@ -35,7 +35,9 @@ class Judge:
         self._anonymous = anonymous
         self._say = RateLimitedLogger(logger)
 
-    async def decide(self, shown: str | None, costs: Costs, attributes: Attributes | None) -> Decision:
+    async def decide(
+        self, shown: str | None, costs: Costs, attributes: Attributes | None, anonymous: Anonymous | None = None
+    ) -> Decision:
         """
         Charge a request to all its limits, or to none if one denies it, and return the decision.
 
@@ -43,11 +45,12 @@ class Judge:
             shown: The token. None if the request shows none, and an empty string if it shows an empty one.
             costs: What it costs. See :meth:`enforcement.Limiter.check`.
             attributes: Its attributes.
+            anonymous: Stands for this request if it shows no token. None: what stands for all such requests does.
         Raises:
             Refusal: The request needs a token, an attribute is too long, or a limit is not supported here.
             ValueError: The costs or the attributes break a rule.
         """
-        token = shown or without_token(shown, self._anonymous)
+        token = shown or without_token(shown, anonymous or self._anonymous)
         plan = await self.limiter.find_plan(token, attributes)
         if isinstance(plan, Decision):
             return plan
