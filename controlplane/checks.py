@@ -8,7 +8,7 @@ from django.core import checks
 from django.core.exceptions import ImproperlyConfigured
 
 from enforcement.doctor.server import eviction_advice, persistence
-from enforcement.doors._http import TrustedProxies
+from enforcement.http.messages import TrustedProxies
 from enforcement.store.client import STORE_ERRORS
 
 logger = logging.getLogger(__name__)

@@ -20,7 +20,7 @@ from controlplane.core.requests import came_through_unknown_proxy, client_addres
 from controlplane.fleet.models import Instance
 from controlplane.publishing.models import OutboxEntry, Revision
 from controlplane.usage import checkpoints
-from enforcement.doors._http import TrustedProxies
+from enforcement.http.messages import TrustedProxies
 from enforcement.store.client import STORE_ERRORS
 
 logger = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from controlplane.core.error_page import error_page
 from controlplane.core.requests import client_address
-from enforcement.doors._http import network_of
+from enforcement.http.messages import network_of
 
 MINUTE = timedelta(minutes=1)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Generic, TypeVar
 
 from enforcement.base import BaseLimiter
-from enforcement.doors._http import TrustedProxies, check_anonymous, check_preset
+from enforcement.http.messages import TrustedProxies, check_anonymous, check_preset
 from enforcement.plan.binding import Costs
 
 GuardedApp = TypeVar("GuardedApp")

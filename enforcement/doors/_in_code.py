@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from enforcement.decorator import Declared, declared, declared_costs, key_text
-from enforcement.doors._http import Header, PlainResponse, Refusal, added_headers, denial, network_of
+from enforcement.http.messages import Header, PlainResponse, Refusal, added_headers, denial, network_of
 from enforcement.model.limits import Limit
 from enforcement.model.sizes import MAX_CODE_KEY_LENGTH
 from enforcement.plan.costs import check_costs

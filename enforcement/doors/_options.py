@@ -9,7 +9,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, Final
 
-from enforcement.doors._http import TrustedProxies, check_preset
+from enforcement.http.messages import TrustedProxies, check_preset
 from enforcement.limiter import Limiter
 from enforcement.model.tokens import Anonymous
 from enforcement.settings import Settings

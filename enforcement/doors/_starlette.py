@@ -22,16 +22,6 @@ from starlette.websockets import WebSocket
 
 from enforcement import aio
 from enforcement.async_tasks import begun
-from enforcement.doors._exchange import POLICY_VIOLATION, STARTS, Exchange
-from enforcement.doors._http import (
-    PlainResponse,
-    Refusal,
-    RequestAttributes,
-    TrustedProxies,
-    find_token,
-    joining,
-    without_token,
-)
 from enforcement.doors._in_code import (
     check_scope,
     counted_address,
@@ -40,6 +30,16 @@ from enforcement.doors._in_code import (
     limit_headers,
     name_of,
     outlives_decision,
+)
+from enforcement.http.asgi import POLICY_VIOLATION, STARTS, Exchange
+from enforcement.http.messages import (
+    PlainResponse,
+    Refusal,
+    RequestAttributes,
+    TrustedProxies,
+    find_token,
+    joining,
+    without_token,
 )
 from enforcement.model.limits import Limit
 from enforcement.model.tokens import Anonymous

@@ -11,9 +11,9 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 from typing import Any, Final, Protocol
 
-from enforcement.doors._http import Progress, RequestAttributes, find_token, joining, without_token
 from enforcement.doors._in_code import limit_headers, outlives_decision
 from enforcement.doors._options import Options
+from enforcement.http.messages import Progress, RequestAttributes, find_token, joining, without_token
 from enforcement.limiter import Admission, Limiter
 from enforcement.model.limits import Limit
 from enforcement.model.tokens import Anonymous

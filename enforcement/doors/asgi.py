@@ -14,7 +14,8 @@ from collections.abc import Awaitable, Sequence
 from functools import partial
 
 from enforcement.aio import Admission, Limiter
-from enforcement.doors._exchange import (
+from enforcement.doors._guard import Guard
+from enforcement.http.asgi import (
     POLICY_VIOLATION,
     STARTS,
     App,
@@ -27,8 +28,7 @@ from enforcement.doors._exchange import (
     header_of,
     only_value,
 )
-from enforcement.doors._guard import Guard
-from enforcement.doors._http import (
+from enforcement.http.messages import (
     PlainResponse,
     Refusal,
     RequestAttributes,

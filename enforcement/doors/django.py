@@ -29,7 +29,6 @@ with Requirement("The Django integration", "Django"):
     from django.http import HttpResponse
 
 from enforcement.decorator import Declared, chosen, declared
-from enforcement.doors._http import PlainResponse, Refusal
 from enforcement.doors._in_code import (
     check_methods,
     check_scope,
@@ -41,6 +40,7 @@ from enforcement.doors._in_code import (
 )
 from enforcement.doors._options import Options, read_options
 from enforcement.doors._sync_visit import DjangoVisit, in_thread
+from enforcement.http.messages import PlainResponse, Refusal
 from enforcement.limiter import Limiter
 from enforcement.plan.costs import Costs
 from enforcement.plan.decision import Denied

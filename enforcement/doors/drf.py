@@ -25,9 +25,9 @@ with Requirement("The Django REST framework integration", "djangorestframework")
     from rest_framework.settings import api_settings
 
 from enforcement.decorator import Declared, declared
-from enforcement.doors._http import Refusal, challenge
 from enforcement.doors._in_code import counted_address, counter_key
 from enforcement.doors.django import visit_of
+from enforcement.http.messages import Refusal, challenge
 from enforcement.model.limits import Limit
 from enforcement.plan.decision import Decision, Denied
 

@@ -26,13 +26,13 @@ with Requirement("The FastAPI integration", "sluicegate[fastapi]"):
 
 from enforcement import aio
 from enforcement.decorator import Declared, chosen, declared, declared_costs
-from enforcement.doors._http import TrustedProxies, check_anonymous, check_preset
 from enforcement.doors._starlette import (
     Gate,
     Whom,
     token_of,
     visit_of,
 )
+from enforcement.http.messages import TrustedProxies, check_anonymous, check_preset
 from enforcement.model.limits import Limit
 from enforcement.plan.costs import Costs, check_costs
 from enforcement.plan.decision import Decision

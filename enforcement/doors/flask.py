@@ -26,7 +26,6 @@ with Requirement("The Flask integration", "sluicegate[flask]"):
     from werkzeug.exceptions import HTTPException, default_exceptions
 
 from enforcement.decorator import Declared, chosen
-from enforcement.doors._http import PlainResponse, Refusal, RequestAttributes, without_token
 from enforcement.doors._in_code import (
     EXEMPT,
     LIMITED,
@@ -40,6 +39,7 @@ from enforcement.doors._in_code import (
 )
 from enforcement.doors._options import Options, read_options
 from enforcement.doors._sync_visit import SyncBody, SyncVisit, usual_token
+from enforcement.http.messages import PlainResponse, Refusal, RequestAttributes, without_token
 from enforcement.limiter import Limiter
 from enforcement.plan.costs import Costs, check_costs
 from enforcement.plan.decision import Decision, Denied

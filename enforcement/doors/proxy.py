@@ -33,9 +33,9 @@ with Requirement("The proxy", "sluicegate[proxy]"):
     from starlette.routing import Route
 
 from enforcement.aio import Limiter
-from enforcement.doors._exchange import Receive, Scope, Send
-from enforcement.doors._http import TrustedProxies, check_anonymous, check_preset, find_token, problem_answer
 from enforcement.doors.asgi import LimitMiddleware
+from enforcement.http.asgi import Receive, Scope, Send
+from enforcement.http.messages import TrustedProxies, check_anonymous, check_preset, find_token, problem_answer
 
 logger = logging.getLogger("sluicegate.proxy")
 

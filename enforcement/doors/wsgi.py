@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from enforcement.doors._guard import Guard
-from enforcement.doors._http import (
+from enforcement.http.messages import (
     Header,
     PlainResponse,
     Progress,

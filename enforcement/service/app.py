@@ -16,8 +16,8 @@ from collections.abc import Mapping
 from typing import Final, Protocol
 
 from enforcement.aio import Limiter
-from enforcement.doors._exchange import Receive, Scope, Send, encoded, header_of
-from enforcement.doors._http import PlainResponse, problem_answer
+from enforcement.http.asgi import Receive, Scope, Send, encoded, header_of
+from enforcement.http.messages import PlainResponse, problem_answer
 from enforcement.service import ext_authz, rls
 from enforcement.service.forward_auth import ForwardAuth
 from enforcement.service.grpc import CONTENT_TYPE, UNIMPLEMENTED, UnaryCall, end

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from typing import Final
 from urllib.parse import unquote
 
-from enforcement.doors._exchange import Scope
-from enforcement.doors._http import (
+from enforcement.http.asgi import Scope
+from enforcement.http.messages import (
     Header,
     PlainResponse,
     Refusal,

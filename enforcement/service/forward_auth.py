@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import Final
 from urllib.parse import parse_qsl, unquote
 
-from enforcement.doors._exchange import Receive, Scope, Send, encoded, header_of, only_value
-from enforcement.doors._http import PlainResponse, Refusal, RequestAttributes, added_headers, denial, find_token
+from enforcement.http.asgi import Receive, Scope, Send, encoded, header_of, only_value
+from enforcement.http.messages import PlainResponse, Refusal, RequestAttributes, added_headers, denial, find_token
 from enforcement.plan.binding import Costs
 from enforcement.plan.decision import Decision
 from enforcement.plan.headers import draft_lines

@@ -11,8 +11,8 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 from urllib.parse import quote
 
-from enforcement.doors._exchange import Receive, Scope, Send
-from enforcement.doors._http import PlainResponse, Refusal
+from enforcement.http.asgi import Receive, Scope, Send
+from enforcement.http.messages import PlainResponse, Refusal
 from enforcement.service.wire import Malformed
 
 OK, INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNIMPLEMENTED, UNAVAILABLE = 0, 3, 8, 12, 14

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from enforcement.aio import Limiter
-from enforcement.doors._http import Refusal, without_token
+from enforcement.http.messages import Refusal, without_token
 from enforcement.logs import RateLimitedLogger
 from enforcement.model.matching import Attributes
 from enforcement.model.tokens import Anonymous

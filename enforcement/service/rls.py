@@ -14,8 +14,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from enforcement.doors._exchange import Scope
-from enforcement.doors._http import Header, PlainResponse, Refusal, RequestAttributes, added_headers, denial, find_token
+from enforcement.http.asgi import Scope
+from enforcement.http.messages import (
+    Header,
+    PlainResponse,
+    Refusal,
+    RequestAttributes,
+    added_headers,
+    denial,
+    find_token,
+)
 from enforcement.model.tokens import Anonymous
 from enforcement.plan.decision import Decision
 from enforcement.service.judge import Judge

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, TypeVar
 
-from enforcement.doors._http import TrustedProxies, check_anonymous, check_preset
+from enforcement.http.messages import TrustedProxies, check_anonymous, check_preset
 from enforcement.model.checks import check_secret, shown
 from enforcement.model.tokens import Anonymous
 from enforcement.settings import LEAST_TIMEOUT, Settings

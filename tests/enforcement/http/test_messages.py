@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from enforcement.doors._http import Progress, Refusal, RequestAttributes, TrustedProxies, find_token, joining
+from enforcement.http.messages import Progress, Refusal, RequestAttributes, TrustedProxies, find_token, joining
 from enforcement.model.tokens import mint
 
 

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from functools import cache
 from typing import Any, Final
 
-from enforcement.doors._http import CLIENT_GONE, Header, Progress
+from enforcement.http.messages import CLIENT_GONE, Header, Progress
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
