@@ -182,8 +182,14 @@ class StarletteVisit:
 
     def operation(self) -> str:
         """Return the full name of the path operation, or ``app`` for routes without one, such as files."""
-        endpoint = self._connection.scope.get("endpoint")
-        return "app" if endpoint is None else name_of(endpoint)
+        scope = self._connection.scope
+        endpoint = scope.get("endpoint")
+        if endpoint is None:
+            return "app"
+        name = name_of(endpoint)
+        path = getattr(scope.get("route"), "path_format", None)
+        # The operations that one function has made have the same name. Their paths tell them apart.
+        return name if path is None or "<" not in name else f"{name}@{path}".replace(":", "_")
 
     def address(self) -> str | None:
         """Return the address of the client, or None if it is unknown."""

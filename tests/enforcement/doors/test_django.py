@@ -153,6 +153,15 @@ def test_views_count_apart_unless_they_share_a_scope(site: Any) -> None:
     assert client.post("/b").status_code == 200
 
 
+def test_class_based_views_that_are_limited_in_the_urls_count_apart(site: Any) -> None:
+    """What as_view() returns has the same full name for all of them."""
+    per_hour, fields = limited("1/hour", key="ip"), {"get": lambda self, request: ok(request)}
+    first, second = [type(name, (View,), fields) for name in ("First", "Second")]
+    site(a=per_hour(first.as_view()), b=per_hour(second.as_view()))
+
+    assert [Client().get(f"/{name}").status_code for name in "abab"] == [200, 200, 429, 429]
+
+
 def user(number: int) -> Any:
     return SimpleNamespace(pk=number, is_authenticated=True)
 
