@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from inspect import unwrap
 from typing import Any, Final
 
 from enforcement.decorator import Declared, declared, declared_costs, key_text
@@ -90,6 +91,23 @@ def name_of(view: Any) -> str:
         named = named.func
     named = named if hasattr(named, "__qualname__") else type(named)
     return f"{named.__module__}.{named.__qualname__}"[:255]
+
+
+def name_at(place: Any, view: Any, served: Any) -> str:
+    """
+    Return the full name of a view, and its place as well if others may have the same name.
+
+    Functions that one function has made, and lambdas, have the same name. What is no view has no place.
+
+    Args:
+        place: What the framework calls the view by, as its endpoint or its route.
+        view: The function that has a limit.
+        served: The view that the framework has called for the request. None if there is none.
+    """
+    name = name_of(view)
+    if "<" not in name or served is None or unwrap(served) is not unwrap(view):
+        return name
+    return f"{name_of(served)}@{place}".replace(":", "_")
 
 
 def counter_key(scope: str, kind: str, value: object) -> str | None:

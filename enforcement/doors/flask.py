@@ -13,7 +13,6 @@ from the environment. To check the published policies of every request, pass ``d
 
 from __future__ import annotations
 
-import inspect
 import threading
 import weakref
 from collections.abc import Callable, Sequence
@@ -37,6 +36,7 @@ from enforcement.doors._in_code import (
     counter_key,
     declared_for,
     denial_without_limits,
+    name_at,
     name_of,
 )
 from enforcement.doors._options import Options, read_options
@@ -331,19 +331,10 @@ def _check_view(view: Any) -> None:
 
 
 def _counted_as(view: Any, name: str) -> str:
-    """
-    Return the name of the counters of a function that is called in the present request.
-
-    Args:
-        name: Its full name. Views that one class or one function has made may have the same, so that it does not tell
-            them apart. They are then named after their endpoint, too.
-    """
+    """Return the name of the counters of a function with this full name, which is called in the present request."""
     if "<" not in name:
         return name
-    served = current_app.view_functions.get(request.endpoint or "")
-    if served is None or inspect.unwrap(served) is not inspect.unwrap(view):
-        return name
-    return f"{name_of(served)}@{request.endpoint}".replace(":", "_")
+    return name_at(request.endpoint, view, current_app.view_functions.get(request.endpoint or ""))
 
 
 def _is_automatic() -> bool:
