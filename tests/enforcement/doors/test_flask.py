@@ -130,6 +130,16 @@ def test_class_based_view_is_limited(make: Make) -> None:
     assert [app.test_client().post("/parts").status_code for _ in range(2)] == [200, 429]
 
 
+def test_client_beyond_its_own_limit_leaves_the_shared_one_alone(make: Make) -> None:
+    """If its own limit stands above the shared one, as the page says."""
+    app = make(TRUSTED_PROXIES=["127.0.0.0/8"])
+    app.get("/a")(limited(ONCE, key="ip")(limited(PER_HOUR, key="all")(ok)))
+    clients = ["192.0.2.1"] * 5 + ["192.0.2.2", "192.0.2.3"]
+    found = [app.test_client().get("/a", headers={"X-Forwarded-For": client}).status_code for client in clients]
+
+    assert found == [200, 429, 429, 429, 429, 200, 429]
+
+
 class First(MethodView):
     def get(self) -> str:
         return "first"
