@@ -121,6 +121,21 @@ def test_endpoints_count_apart_unless_they_share_a_scope(make: Make) -> None:
         assert [client.post("/e").status_code for _ in range(2)] == [200, 429]
 
 
+@pytest.mark.parametrize("decorated", [True, False])
+def test_endpoints_that_one_function_makes_count_apart(make: Make, decorated: bool) -> None:
+    """Their full names are the same."""
+    rule = limited(ONCE, key="ip")
+
+    def made(text: str) -> Any:
+        async def endpoint(request: Request) -> PlainTextResponse:
+            return PlainTextResponse(text)
+
+        return rule(endpoint) if decorated else endpoint
+
+    app = make(None if decorated else rule, a=made("a"), b=made("b"))
+    assert statuses(app, "/a", "/b", "/a", "/b") == [200, 200, 429, 429]
+
+
 def test_partials_count_as_their_functions(make: Make) -> None:
     """A partial has no name of its own."""
     app = make(limited(ONCE, key="ip"), a=partial(ok), b=partial(other), c=partial(ok))
