@@ -30,13 +30,14 @@ with Requirement("The Django integration", "Django"):
 
 from enforcement.decorator import Declared, chosen, declared
 from enforcement.doors._in_code import (
+    EXEMPT,
     check_methods,
     check_scope,
     counted_address,
     counter_key,
     declared_for,
     denial_without_limits,
-    name_of,
+    name_at,
 )
 from enforcement.doors._options import Options, read_options
 from enforcement.doors._sync_visit import DjangoVisit, in_thread
@@ -47,7 +48,6 @@ from enforcement.plan.decision import Denied
 
 SETTING: Final = "SLUICEGATE"
 _VISIT: Final = "_sluicegate_visit"
-_EXEMPT: Final = "sluicegate_exempt"
 
 View = TypeVar("View", bound=Callable[..., Any])
 Key = str | Callable[[Any], Any]
@@ -173,7 +173,7 @@ class LimitMiddleware(DecisionMiddleware):
 
     def _check(self, request: Any, view: Any, args: Any, kwargs: Any) -> Any:
         visit = visit_of(request)
-        if request.path in get_options().exempt or getattr(view, _EXEMPT, False):
+        if request.path in get_options().exempt or getattr(view, EXEMPT, False):
             visit.checked = True
             return None
         try:
@@ -191,7 +191,7 @@ class LimitMiddleware(DecisionMiddleware):
 
 def exempt(view: View) -> View:
     """Mark a view as exempt from :class:`LimitMiddleware`, and return the view. In a class, decorate ``dispatch``."""
-    setattr(view, _EXEMPT, True)
+    setattr(view, EXEMPT, True)
     return view
 
 
@@ -268,12 +268,12 @@ class _ViewLimit:
             kind, caller = "ip", counted_address(visit.address())
         elif kind == "all":
             caller = ""
-        name = counter_key(self._scope or name_of(view), kind, caller)
-        if name is not None:
-            costs = self._costs(visit.request) if callable(self._costs) else self._costs
-            limits = chosen(self._limits(visit.request)) if callable(self._limits) else self._limits
-            if limits is not None:
-                visit.decide(limits, name, costs)
+        match = visit.request.resolver_match  # None for a request that no site has routed
+        scope = self._scope or name_at(match and match.route, view, match and match.func)
+        name = counter_key(scope, kind, caller)
+        limits = chosen(self._limits(visit.request)) if callable(self._limits) else self._limits
+        if name is not None and limits is not None:
+            visit.decide(limits, name, self._costs(visit.request) if callable(self._costs) else self._costs)
 
 
 def _limit_called(view: Any, limit: _ViewLimit) -> Any:
