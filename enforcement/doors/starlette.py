@@ -29,7 +29,7 @@ with Requirement("The Starlette integration", "sluicegate[starlette]"):
 
 from enforcement import aio
 from enforcement.decorator import Declared, chosen
-from enforcement.doors._in_code import EXEMPT, LIMITED, declared_for, name_of
+from enforcement.doors._in_code import EXEMPT, LIMITED, declared_for, name_at, name_of
 from enforcement.doors._starlette import Gate, Whom, token_of, visit_of
 from enforcement.http.messages import TrustedProxies, check_anonymous, check_preset
 from enforcement.plan.costs import Costs, check_costs
