@@ -1,0 +1,105 @@
+"""The service itself: who may ask, its probes, and that every failure has an answer."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+
+import pytest
+
+from enforcement import aio
+from enforcement.service.app import DecisionService
+from enforcement.service.settings import ServiceSettings, limiter_settings
+from enforcement.settings import Settings
+from tests.enforcement.doors.conftest import bearer
+from tests.enforcement.world import fixed
+
+
+def test_probes_and_unknown_paths(world, start):
+    """Probes need no token; a path that does not exist is no permission."""
+    world.everything(fixed(5))
+    client = start()
+
+    assert client.get("/healthz").text == "ok\n"
+    assert client.get("/readyz").json() == {"ready": True, "revision": world.revision, "state": "ok"}
+    for path in ("/", "/v1/checks", "/v1/check404", "/v1/check403x"):
+        assert client.get(path).status_code == 404, path
+
+
+def test_a_caller_shows_the_secret_or_stands_in_a_network(world, start):
+    """Either is enough; without any, nothing is charged."""
+    secret = world.everything(fixed(5))
+    shared = {"Sluicegate-Secret": "a-secret-of-callers"}
+    elsewhere = {"SLUICEGATE_SERVICE_CALLERS": "192.0.2.0/24", "SLUICEGATE_SERVICE_SECRET": "a-secret-of-callers"}
+    closed, local = start(**elsewhere), start(SLUICEGATE_SERVICE_CALLERS="127.0.0.1")
+
+    refused = closed.get("/v1/check", headers=bearer(secret))
+    assert (refused.status_code, refused.json()["code"]) == (403, "caller_refused")
+    assert closed.get("/v1/check403", headers=bearer(secret)).status_code == 403
+    wrong = {**bearer(secret), "Sluicegate-Secret": "another"}
+    assert closed.get("/v1/check", headers=wrong).status_code == 403
+    assert closed.get("/healthz").status_code == 200
+    assert closed.get("/v1/check", headers={**bearer(secret), **shared}).status_code == 200
+    assert local.get("/v1/check", headers=bearer(secret)).headers["RateLimit"].startswith('"rpm";r=3')
+
+
+async def test_an_unexpected_error_is_a_denial(world, server, monkeypatch, caplog):
+    """A proxy takes no answer for permission, so that there is one whatever happens."""
+    secret = world.everything(fixed(5))
+    limiter = aio.Limiter(server.url, timeout=1.0)
+    app = DecisionService(limiter, ServiceSettings())
+
+    async def broken(*_):
+        raise RuntimeError("on purpose")
+
+    monkeypatch.setattr(limiter, "find_plan", broken)
+    sent = []
+    scope = {"type": "http", "method": "GET", "path": "/v1/check403", "client": None}
+    scope["headers"] = [(b"authorization", f"Bearer {secret}".encode())]
+
+    async def send(message):
+        sent.append(message)
+
+    await app(scope, asyncio.Event().wait, send)
+
+    assert [sent[0]["status"], dict(sent[0]["headers"])[b"sluicegate-status"]] == [403, b"503"]
+    assert "on purpose" in caplog.text
+    await limiter.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "rule"),
+    [
+        ("SLUICEGATE_TRUSTED_PROXIES", "nonsense", "does not appear to be an IPv4 or IPv6 network"),
+        ("SLUICEGATE_SERVICE_CALLERS", "1.2.3.4/99", "does not appear to be an IPv4 or IPv6 network"),
+        ("SLUICEGATE_SERVICE_SECRET", "short", "must have 16 to 256 characters, got 5"),
+        ("SLUICEGATE_HEADERS", "itef", "must be one of ietf"),
+        ("SLUICEGATE_ANONYMOUS_PROJECT", "No Slug", "must be 1 to 63"),
+        ("SLUICEGATE_COSTS_HEADER", "two words", "must be the name of a header field, got 'two words'"),
+        ("SLUICEGATE_DEADLINE_MS", "0", "must be an integer from 1 to 20000, got '0'"),
+        ("SLUICEGATE_DEADLINE_MS", "40", "must be at least 50 ms, which is twice SLUICEGATE_TIMEOUT_MS, got 40"),
+    ],
+)
+def test_settings_that_are_wrong_are_named(name, value, rule):
+    """The message names the variable and the rule, and comes before anything is served."""
+    read = limiter_settings if name == "SLUICEGATE_DEADLINE_MS" else ServiceSettings.from_env
+    with pytest.raises(ValueError, match=f"^{name}: .*{rule}"):
+        read({name: value})
+
+
+def test_a_deadline_leaves_the_look_up_what_the_decision_does_not_need():
+    """A proxy that waits for 200 ms gets an answer by then, also for a token that was never seen."""
+    assert limiter_settings({"SLUICEGATE_DEADLINE_MS": "200"}).lookup == pytest.approx(0.175)
+    assert limiter_settings({"SLUICEGATE_DEADLINE_MS": "2000"}).lookup == Settings().lookup
+    assert limiter_settings({}) == Settings()
+
+
+def test_the_command_says_what_is_wrong(monkeypatch):
+    """One sentence, and no traceback."""
+    command = [sys.executable, "-m", "enforcement", "serve", "--deadline", "10"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+
+    assert result.returncode == 2
+    assert result.stderr.startswith("sluicegate serve: SLUICEGATE_DEADLINE_MS: must be at least")
+    assert len(result.stderr.splitlines()) == 1
