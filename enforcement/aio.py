@@ -240,11 +240,16 @@ class Limiter(BaseLimiter):
                 found = value
         return None if found is None else self._engine.documents.derived.headers.get(found)
 
-    def keep_field(self, field: bytes | None, token: str | Anonymous) -> None:
-        """Cache the plan of *token* for :meth:`by_fields`, if it needs neither slots nor the status of the response."""
+    def keep_field(self, field: bytes, token: str | Anonymous) -> None:
+        """
+        Cache the plan of *token* for :meth:`by_fields`, if it needs neither slots nor the status of the response.
+
+        Args:
+            field: The value of an ``Authorization`` field that itself shows the token.
+        """
         derived = self._engine.documents.derived
         plan: LivePlan | None = derived.plans.get(token)
-        if field is not None and plan is not None and not (plan.has_slots or plan.has_charge_on):
+        if plan is not None and not (plan.has_slots or plan.has_charge_on):
             derived.keep(field, plan, header=True)
 
     async def admit_plan(self, plan: LivePlan, costs: Costs) -> Admission:

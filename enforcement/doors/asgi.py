@@ -135,7 +135,10 @@ class LimitMiddleware(Guard[App, Limiter, Scope]):
         if plan.has_slots or plan.has_charge_on:
             return await limiter.admit_plan(plan, costs)
         if self._by_usual_fields:
-            limiter.keep_field(_only(scope, b"authorization"), token)
+            field = _only(scope, b"authorization")
+            # A credential for the upstream beside X-API-Key must never stand for the token that the other field shows.
+            if field is not None and find_token(field.decode("latin-1"), None) == token:
+                limiter.keep_field(field, token)
         decision = await limiter.decide(plan, costs)
         if not decision.allowed:
             raise Denied(decision)
