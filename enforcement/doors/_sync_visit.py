@@ -201,22 +201,27 @@ class SyncBody(_HeldBody):
     """An iterator of chunks."""
 
     def __iter__(self) -> Iterator[bytes]:
-        for chunk in self._chunks:
-            if self._progress.ends_with(len(chunk)):
-                self.close()
-            yield chunk
-        self.close()
+        try:
+            for chunk in self._chunks:
+                if self._progress.ends_with(len(chunk)):
+                    self.close()
+                yield chunk
+        finally:
+            self.close()
 
 
 class _AsyncBody(_HeldBody):
     """An asynchronous iterator of chunks."""
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for chunk in self._chunks:
-            if self._progress.ends_with(len(chunk)):
-                await in_thread(self.close)
-            yield chunk
-        await in_thread(self.close)
+        try:
+            async for chunk in self._chunks:
+                if self._progress.ends_with(len(chunk)):
+                    await in_thread(self.close)
+                yield chunk
+        finally:
+            # Django does not close a response whose asynchronous body raises.
+            await in_thread(self.close)
 
 
 async def in_thread(call: Callable[..., Any], *args: Any) -> Any:
