@@ -17,6 +17,7 @@ from typing import Final
 from enforcement.model.sizes import MAX_ATTRIBUTE_LENGTH
 from enforcement.model.tokens import Anonymous, is_well_formed
 from enforcement.plan.decision import Decision
+from enforcement.plan.error_shapes import error_body
 from enforcement.plan.headers import LIST_FIELDS, presets
 
 DEGRADED_FIELD: Final = "Sluicegate-Degraded"
@@ -59,15 +60,21 @@ class Refusal(Exception):
     A request that is refused without a decision.
 
     Attributes:
-        answer: The response.
+        status: The HTTP status.
+        title: A few words for the reason.
+        detail: A sentence that says what to do.
         code: The reason in a word.
+        fields: Header fields of the response.
     """
 
     def __init__(self, status: int, title: str, detail: str, code: str, headers: tuple[Header, ...] = ()) -> None:
         super().__init__(detail)
-        self.code = code
-        body = {"type": "about:blank", "title": title, "status": status, "code": code, "detail": detail}
-        self.answer = problem_answer(body, headers)
+        self.status, self.title, self.detail, self.code = status, title, detail, code
+        self.fields = (*headers, (DENIAL_FIELD, code))
+
+    def answer(self, preset: str) -> PlainResponse:
+        """Return a new response, whose body has the shape that *preset* names, as that of a denial."""
+        return error_answer(preset, self.status, self.title, self.code, self.detail, self.fields)
 
 
 def without_token(shown: str | None, anonymous: Anonymous | None) -> Anonymous:
@@ -91,17 +98,30 @@ def missing_token() -> Refusal:
     return Refusal(401, "A token is required", detail, "missing_token", (("WWW-Authenticate", _CHALLENGE),))
 
 
-def problem_answer(body: Mapping[str, object], headers: Iterable[Header] = ()) -> PlainResponse:
+def error_answer(
+    preset: str, status: int, title: str, code: str, detail: str = "", headers: Iterable[Header] = ()
+) -> PlainResponse:
     """
-    Return a new response whose JSON body is a problem (RFC 9457). *body* holds the problem, including its ``status``.
+    Return a new response to an error that is no decision.
+
+    Args:
+        preset: A preset of header fields. If it names a provider, the body is an error for the SDK of that provider.
+            Otherwise it is a problem (RFC 9457).
+        title: A few words for the error.
+        code: The error in a word.
+        detail: A sentence. Empty: *title* says enough.
     """
-    status = body["status"]
-    assert isinstance(status, int)
-    return _json_answer(status, body, "application/problem+json", headers)
+    body = error_body(preset, status, code, "", detail or f"{title}.")
+    if body is None:
+        body = {"type": "about:blank", "title": title, "status": status, "code": code}
+        body |= {"detail": detail} if detail else {}
+    return _json_answer(status, body, headers)
 
 
-def _json_answer(status: int, body: Mapping[str, object], kind: str, headers: Iterable[Header]) -> PlainResponse:
+def _json_answer(status: int, body: Mapping[str, object], headers: Iterable[Header]) -> PlainResponse:
     data = json.dumps(body).encode()
+    # The body is a problem unless it has the shape of a provider's errors.
+    kind = "application/problem+json" if "status" in body else "application/json"
     fixed = (("Content-Type", kind), ("Content-Length", str(len(data))))
     return PlainResponse(status, (*fixed, *headers), data)
 
@@ -111,10 +131,7 @@ def denial(decision: Decision, preset: str) -> PlainResponse:
     headers = added_headers(decision, preset)
     if decision.status == 401:
         headers.append(("WWW-Authenticate", challenge(decision.reason)))
-    body = decision.problem(preset)
-    if "status" in body:
-        return problem_answer(body, headers)
-    return _json_answer(decision.status, body, "application/json", headers)  # an error for the SDK of a provider
+    return _json_answer(decision.status, decision.problem(preset), headers)
 
 
 def challenge(reason: str) -> str:

@@ -120,8 +120,8 @@ class HTTPRefused(Refusal, HTTPException):
     """A refusal that is also an error of Starlette."""
 
     def __init__(self, refusal: Refusal) -> None:
-        HTTPException.__init__(self, refusal.answer.status, str(refusal))
-        self.answer, self.code = refusal.answer, refusal.code
+        HTTPException.__init__(self, refusal.status, refusal.detail, dict(refusal.fields))
+        self.status, self.title, self.code, self.fields = refusal.status, refusal.title, refusal.code, refusal.fields
 
 
 @contextmanager
@@ -318,7 +318,7 @@ async def answer_denied(connection: Any, exc: Exception) -> Response | None:
 
 async def answer_refused(connection: Any, exc: Exception) -> Response | None:
     assert isinstance(exc, Refusal)
-    return await _answer(connection, exc.answer)
+    return await _answer(connection, exc.answer(visit_of(connection).gate.preset))
 
 
 async def _answer(connection: HTTPConnection, answer: PlainResponse) -> Response | None:

@@ -109,7 +109,7 @@ class LimitMiddleware(Guard[App, Limiter, Scope]):
         try:
             admitted = await self._admit(limiter, scope)
         except Refusal as refusal:
-            await _answer(scope, receive, send, refusal.answer)
+            await _answer(scope, receive, send, refusal.answer(self._headers))
         except Denied as denied:
             await _answer(scope, receive, send, denial(denied.decision, self._headers))
         else:

@@ -319,7 +319,7 @@ def _limit_awaited(view: Any, limit: _ViewLimit) -> Any:
 def _answer(visit: DjangoVisit, exc: Denied | Refusal) -> Any:
     """Return a new response to a request that may not pass, after noting the decision if there is one."""
     if isinstance(exc, Refusal):
-        return _response(exc.answer)
+        return _response(exc.answer(get_options().headers))
     visit.note(exc.decision)
     return _response(denial_without_limits(exc.decision, get_options().headers))
 

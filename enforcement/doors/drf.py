@@ -161,9 +161,9 @@ class _Refused(exceptions.APIException):
     """A request that is refused without a decision."""
 
     def __init__(self, refusal: Refusal) -> None:
-        self.status_code = refusal.answer.status
+        self.status_code = refusal.status
         super().__init__(str(refusal), refusal.code)
-        self.auth_header = dict(refusal.answer.headers).get("WWW-Authenticate")
+        self.auth_header = dict(refusal.fields).get("WWW-Authenticate")
 
 
 def _throttled(denied: Denied) -> Decision:

@@ -341,7 +341,7 @@ def _answer_denied(denied: Denied) -> Response:
 
 
 def _answer_refused(refusal: Refusal) -> Response:
-    return _response(refusal.answer)
+    return _response(refusal.answer(_visit().installed.options().headers))
 
 
 def _response(answer: PlainResponse) -> Response:

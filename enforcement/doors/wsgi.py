@@ -74,7 +74,7 @@ class LimitMiddleware(Guard[App, Limiter, Environ]):
         try:
             admitted = self._admit(self.limiter if self._started and self.limiter else self.start(), environ)
         except Refusal as refusal:
-            return _answer(environ, start_response, refusal.answer)
+            return _answer(environ, start_response, refusal.answer(self._headers))
         except Denied as denied:
             return _answer(environ, start_response, denial(denied.decision, self._headers))
         decision = admitted if isinstance(admitted, Decision) else admitted.decision
