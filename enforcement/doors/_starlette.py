@@ -219,8 +219,8 @@ class StarletteVisit:
         if isinstance(plan, Decision):
             return self.passed(plan)
         if plan.has_slots or plan.has_charge_on:
-            return (await self.hold(self.limiter.admit_plan(plan, costs))).decision
-        return self.passed(await self.limiter.decide(plan, costs))
+            return (await self.hold(self.limiter.admit_plan(plan, costs, attributes))).decision
+        return self.passed(self.limiter.noted(await self.limiter.decide(plan, costs), attributes))
 
     def passed(self, decision: Decision) -> Decision:
         """Add a decision to those shown in the response, and return it, or raise HTTPDenied if it denies."""

@@ -62,8 +62,8 @@ class SyncVisit:
         if isinstance(plan, Decision):
             return self._passed(plan)
         if plan.has_slots or plan.has_charge_on:
-            return self._hold(partial(limiter.admit_plan, plan, costs))
-        return self._passed(limiter.decide(plan, costs))
+            return self._hold(partial(limiter.admit_plan, plan, costs, attributes))
+        return self._passed(limiter.noted(limiter.decide(plan, costs), attributes))
 
     def note(self, decision: Decision) -> None:
         """Add a decision to those shown in the response, once."""
