@@ -76,7 +76,7 @@ class FlaskVisit(SyncVisit):
 
     def describe(self, more: Callable[[Request], Any] | None) -> RequestAttributes:
         """Return the attributes of the request, with those that functions of the application return."""
-        values: dict[str, str | None] = {"method": request.method, "path": request.path, "ip": self.address()}
+        values: dict[str, str | None] = {"method": request.method, "path": _path(), "ip": self.address()}
         for found in (self.installed.options().attributes, more):
             if found is not None:
                 values.update(found(request))
@@ -128,7 +128,7 @@ class _Extension:
         """Charge a request to the default if its view has no rule of its own and is not exempt."""
         view = current_app.view_functions.get(request.endpoint or "")
         default = self.default
-        if default is None or view is None or request.path in self._options.exempt or _is_automatic():
+        if default is None or view is None or _path() in self._options.exempt or _is_automatic():
             return
         own = any(rule.applies() for rule in getattr(view, LIMITED, ()))
         if default.applies() and not own and not getattr(view, EXEMPT, False):
@@ -317,6 +317,11 @@ def _visit() -> FlaskVisit:
     if not isinstance(visit, FlaskVisit):
         visit = request.environ[_VISIT] = FlaskVisit(_installed())
     return visit
+
+
+def _path() -> str:
+    """Return the whole path of the present request, also if the application is mounted below another."""
+    return f"{request.root_path}{request.path}"
 
 
 def _is_automatic() -> bool:
