@@ -8,6 +8,7 @@ imported. Header names have the usual capitals; an integration that needs them i
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -17,6 +18,7 @@ from typing import Final
 from enforcement.model.sizes import MAX_ATTRIBUTE_LENGTH
 from enforcement.model.tokens import Anonymous, is_well_formed
 from enforcement.plan.decision import Decision
+from enforcement.plan.decision_id import label_of
 from enforcement.plan.error_shapes import error_body
 from enforcement.plan.headers import LIST_FIELDS, presets
 
@@ -36,6 +38,8 @@ _CREDENTIALS: Final = frozenset({"authorization", "proxy-authorization", "cookie
 _TOO_LONG: Final = {"path": 414, "method": 400}
 _CHALLENGE: Final = 'Bearer realm="sluicegate"'
 _WITHOUT_TOKEN: Final = frozenset({"token_required", "unknown_project"})
+
+logger = logging.getLogger("sluicegate.denials")
 
 Header = tuple[str, str]
 Address = IPv4Address | IPv6Address
@@ -127,11 +131,20 @@ def _json_answer(status: int, body: Mapping[str, object], headers: Iterable[Head
 
 
 def denial(decision: Decision, preset: str) -> PlainResponse:
-    """Return a new response that denies a request, with the decision in its JSON body and header fields."""
+    """Log a denial, and return a new response with the decision in its JSON body and header fields."""
+    log_denial(decision)
     headers = added_headers(decision, preset)
     if decision.status == 401:
         headers.append(("WWW-Authenticate", challenge(decision.reason)))
     return _json_answer(decision.status, decision.problem(preset), headers)
+
+
+def log_denial(decision: Decision) -> None:
+    """Write a line with the reason, the limit and the id of a denial, if the log takes lines of the level info."""
+    if logger.isEnabledFor(logging.INFO):
+        limit = decision.limit
+        name = "no limit" if limit is None else label_of(limit.policy, limit.name)
+        logger.info("Denied: %s by %s, decision %s.", decision.reason, name, decision.id or "without an id")
 
 
 def challenge(reason: str) -> str:

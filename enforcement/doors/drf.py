@@ -25,7 +25,7 @@ with Requirement("The Django REST framework integration", "djangorestframework")
     from rest_framework.settings import api_settings
 
 from enforcement.decorator import Declared, declared
-from enforcement.doors._http import Refusal, challenge
+from enforcement.doors._http import Refusal, challenge, log_denial
 from enforcement.doors._in_code import counted_address, counter_key
 from enforcement.doors.django import visit_of
 from enforcement.model.limits import Limit
@@ -167,7 +167,8 @@ class _Refused(exceptions.APIException):
 
 
 def _throttled(denied: Denied) -> Decision:
-    """Return the decision of a denial by a rate limit, or raise LimitDenied for any other denial."""
+    """Log a denial, and return its decision if a rate limit made it, or raise LimitDenied for any other denial."""
+    log_denial(denied.decision)
     if denied.decision.status != 429:
         raise LimitDenied(denied.decision) from denied
     return denied.decision
