@@ -80,7 +80,7 @@ class SimpleRateThrottle(throttling.SimpleRateThrottle):
         if name is None:
             return True
         try:
-            self.decision = visit_of(request).decide(self._limits(self.rate), name, self.cost)
+            self.decision = visit_of(request).decide([(self._limits(self.rate), name)], self.cost)
         except Denied as denied:
             self.decision = _throttled(denied)
         return self.decision.allowed

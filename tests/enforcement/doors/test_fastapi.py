@@ -758,7 +758,7 @@ def test_address_behind_a_trusted_proxy_is_the_clients(store: ValkeyServer) -> N
         (lambda: limited("1/s", key="user"), ValueError, "key: must be 'ip', 'all'"),
         (lambda: limited("1/s", key="ip", scope="a:b"), ValueError, "scope: must be"),
         (lambda: limited("1/s", key="ip", costs=-1), ValueError, "costs: must be"),
-        (lambda: admit("1/s"), ValueError, "key: is required"),
+        (lambda: admit("1/s"), ValueError, "key: must be 'ip', 'all' or a function"),
         (lambda: check(costs=1.5), ValueError, "costs: must be"),
         (lambda: install(FastAPI(), headers="best"), ValueError, "preset: must be one of"),
         (lambda: install(FastAPI(), trusted_proxies=["here"]), ValueError, "here"),
