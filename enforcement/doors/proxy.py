@@ -36,6 +36,7 @@ from enforcement.aio import Limiter
 from enforcement.doors._exchange import Receive, Scope, Send
 from enforcement.doors._http import TrustedProxies, check_anonymous, check_preset, error_answer, find_token
 from enforcement.doors.asgi import LimitMiddleware
+from enforcement.model.tokens import is_well_formed
 
 logger = logging.getLogger("sluicegate.proxy")
 
@@ -278,12 +279,13 @@ def _passing(headers: Iterable[tuple[bytes, bytes]], own: frozenset[bytes]) -> R
 
 def _credential_fields(headers: Iterable[tuple[bytes, bytes]]) -> frozenset[bytes]:
     """
-    Return a set of the names of the header fields that held the token, or an empty set. They must not reach the
-    upstream or its log.
+    Return a set of the names of the header fields that hold the token, or another credential of ours, or an empty set.
+    They must not reach the upstream or its log.
     """
     fields = {name: value.decode("latin-1") for name, value in headers if name in (b"authorization", b"x-api-key")}
     token = find_token(fields.get(b"authorization"), fields.get(b"x-api-key"))
-    return frozenset(name for name, value in fields.items() if token and value.strip().endswith(token))
+    shown = {name: value.split()[-1] for name, value in fields.items() if value.strip()}
+    return frozenset(name for name, value in shown.items() if value == token or is_well_formed(value))
 
 
 def _upstream_url(environ: Mapping[str, str]) -> httpx2.URL:

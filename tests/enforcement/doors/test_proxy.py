@@ -202,6 +202,14 @@ def test_denied_request_does_not_reach_the_upstream(proxied, upstream: Upstream,
     assert upstream.scopes == []
 
 
+def test_a_second_token_does_not_reach_the_upstream(proxied, upstream: Upstream, issue: Issue) -> None:
+    """Only one of two is needed, but both are secrets of this installation."""
+    headers = {**bearer(issue(PLENTY)), "X-API-Key": issue(PLENTY)}
+
+    assert proxied().get("/", headers=headers).status_code == 200
+    assert not {"authorization", "x-api-key"} & set(arrived(upstream))
+
+
 def test_upstream_that_is_away_is_a_bad_gateway(proxied, issue: Issue) -> None:
     """502 with a problem document, and the fields of the limit that was charged."""
     token = issue(PLENTY)
