@@ -112,7 +112,8 @@ class Limiter(BaseLimiter):
             if isinstance(plan, Decision):
                 return plan
             if attributes:
-                return self.noted(await self.decide(plan, costs), attributes)
+                decision = await self.decide(plan, costs)
+                return decision if decision.allowed else self.noted(decision, attributes)
         begun = self._begin(plan, costs, True, "")
         return begun if type(begun) is Decision else await self._ask(begun, plan, costs)
 

@@ -123,7 +123,8 @@ class Limiter(BaseLimiter):
             if isinstance(plan, Decision):
                 return plan
             if attributes:
-                return self.noted(self.decide(plan, costs), attributes)
+                decision = self.decide(plan, costs)
+                return decision if decision.allowed else self.noted(decision, attributes)
         begun = self._begin(plan, costs, True, "")
         return begun if type(begun) is Decision else self._ask(begun, plan, costs)
 
