@@ -273,7 +273,11 @@ def chosen(limits: Declared | None) -> tuple[Limit, ...] | None:
     """
     if limits is None:
         return None
-    return _read(limits if isinstance(limits, (str, Limit)) else tuple(limits))
+    if isinstance(limits, (str, Limit)):
+        return _read(limits)
+    if not isinstance(limits, Iterable):
+        raise TypeError(f"limits: must be strings or Limit values, got {limits!r}.")
+    return _read(tuple(limits))
 
 
 # The same limits must be the same objects, because a limiter caches their plans by identity.

@@ -11,6 +11,8 @@ import logging
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from inspect import unwrap
 from typing import Any, Final
 
 from enforcement.decorator import declared, declared_pairs, key_text, known_limits
@@ -142,13 +144,35 @@ def name_of(view: Any) -> str:
     """
     Return the full name of a view, which is the default scope of its limits.
 
-    A bound method is named after the class of its object, because many views inherit the same ``dispatch``.
+    A bound method is named after the class of its object, because many views inherit the same ``dispatch``. What
+    ``as_view()`` of Django or Flask returns is named after its class, and a partial after its function, because the
+    names of those objects are the same for all classes and functions.
     """
     owner = getattr(getattr(view, "func", view), "__self__", None)
     if owner is not None:
         return f"{type(owner).__module__}.{type(owner).__qualname__}.{view.__name__}"[:255]
-    named = view if hasattr(view, "__qualname__") else type(view)
+    named = getattr(view, "view_class", view)
+    while isinstance(named, partial):
+        named = named.func
+    named = named if hasattr(named, "__qualname__") else type(named)
     return f"{named.__module__}.{named.__qualname__}"[:255]
+
+
+def name_at(place: Any, view: Any, served: Any) -> str:
+    """
+    Return the full name of a view, and its place as well if others may have the same name.
+
+    Functions that one function has made, and lambdas, have the same name. What is no view has no place.
+
+    Args:
+        place: What the framework calls the view by, as its endpoint or its route.
+        view: The function that has a limit.
+        served: The view that the framework has called for the request. None if there is none.
+    """
+    name = name_of(view)
+    if "<" not in name or served is None or unwrap(served) is not unwrap(view):
+        return name
+    return f"{name_of(served)}@{place}".replace(":", "_")
 
 
 def counter_key(scope: str, kind: str, value: object) -> str | None:

@@ -38,7 +38,7 @@ from enforcement.doors._in_code import (
     as_call,
     denial_without_limits,
     limit_headers,
-    name_of,
+    name_at,
     outlives_decision,
 )
 from enforcement.model.tokens import Anonymous
@@ -186,8 +186,9 @@ class StarletteVisit:
 
     def operation(self) -> str:
         """Return the full name of the path operation, or ``app`` for routes without one, such as files."""
-        endpoint = self._connection.scope.get("endpoint")
-        return "app" if endpoint is None else name_of(endpoint)
+        scope = self._connection.scope
+        endpoint, path = scope.get("endpoint"), getattr(scope.get("route"), "path_format", None)
+        return "app" if endpoint is None else name_at(path, endpoint, endpoint if path else None)
 
     def address(self) -> str | None:
         """Return the address of the client, or None if it is unknown."""

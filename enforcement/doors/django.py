@@ -31,10 +31,11 @@ with Requirement("The Django integration", "Django"):
 from enforcement.decorator import Declared, chosen, declared
 from enforcement.doors._http import PlainResponse, Refusal
 from enforcement.doors._in_code import (
+    EXEMPT,
     check_methods,
     denial_without_limits,
     groups_of,
-    name_of,
+    name_at,
 )
 from enforcement.doors._options import Options, read_options
 from enforcement.doors._sync_visit import DjangoVisit, in_thread
@@ -44,7 +45,6 @@ from enforcement.plan.decision import Denied
 
 SETTING: Final = "SLUICEGATE"
 _VISIT: Final = "_sluicegate_visit"
-_EXEMPT: Final = "sluicegate_exempt"
 
 View = TypeVar("View", bound=Callable[..., Any])
 Key = str | Callable[[Any], Any]
@@ -170,7 +170,7 @@ class LimitMiddleware(DecisionMiddleware):
 
     def _check(self, request: Any, view: Any, args: Any, kwargs: Any) -> Any:
         visit = visit_of(request)
-        if request.path in get_options().exempt or getattr(view, _EXEMPT, False):
+        if request.path in get_options().exempt or getattr(view, EXEMPT, False):
             visit.checked = True
             return None
         try:
@@ -188,7 +188,7 @@ class LimitMiddleware(DecisionMiddleware):
 
 def exempt(view: View) -> View:
     """Mark a view as exempt from :class:`LimitMiddleware`, and return the view. In a class, decorate ``dispatch``."""
-    setattr(view, _EXEMPT, True)
+    setattr(view, EXEMPT, True)
     return view
 
 
@@ -254,8 +254,10 @@ class _ViewLimit:
     def decide(self, visit: DjangoVisit, view: Any, callers: list[Any]) -> None:
         """Charge a request to the limits of a view, but those whose key is None. Raises Denied and Refusal."""
         request, pairs = visit.request, []
+        match = request.resolver_match  # None for a request that no site has routed
+        name = name_at(match and match.route, view, match and match.func)
         for group, caller in zip(self._groups, callers, strict=True):
-            key = group.key(name_of(view), caller, visit.address)
+            key = group.key(name, caller, visit.address)
             if key is None:
                 continue
             limits = chosen(group.limits(request)) if callable(group.limits) else group.limits

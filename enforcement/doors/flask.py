@@ -33,6 +33,7 @@ from enforcement.doors._in_code import (
     check_methods,
     denial_without_limits,
     groups_of,
+    name_at,
     name_of,
 )
 from enforcement.doors._options import Options, read_options
@@ -129,7 +130,7 @@ class _Extension:
             return
         own = any(rule.applies() for rule in getattr(view, LIMITED, ()))
         if default.applies() and not own and not getattr(view, EXEMPT, False):
-            default.charge(name_of(view))
+            default.charge(_counted_as(view, name_of(view)))
 
     def after(self, response: Response) -> Response:
         """Return the response with the header fields of the decisions on its request."""
@@ -158,12 +159,13 @@ class ViewRule:
         """Return the view with this rule, which is charged before it runs. The view may be a coroutine function."""
         if isinstance(view, type):
             raise TypeError(f"view: must be a function; put the rule into decorators of a class, got {view!r}.")
+        _check_view(view)
         name = name_of(view)
 
         @wraps(view)
         def limited_view(*args: Any, **kwargs: Any) -> Any:
             if self.applies():
-                self.charge(name)
+                self.charge(_counted_as(view, name))
             return current_app.ensure_sync(view)(*args, **kwargs)
 
         setattr(limited_view, LIMITED, (self, *getattr(view, LIMITED, ())))
@@ -289,7 +291,10 @@ def check(
 
 
 def exempt(view: View) -> View:
-    """Mark a view as exempt from the default of :func:`install`, and return the view."""
+    """
+    Mark a view as exempt from the default of :func:`install`, and return the view. Raises TypeError for a blueprint.
+    """
+    _check_view(view)
     setattr(view, EXEMPT, True)
     return view
 
@@ -317,6 +322,19 @@ def _visit() -> FlaskVisit:
 def _path() -> str:
     """Return the whole path of the present request, also if the application is mounted below another."""
     return f"{request.root_path}{request.path}"
+
+
+def _check_view(view: Any) -> None:
+    if not callable(view):
+        hint = "Of a blueprint, limit before_request(), or exempt each view"
+        raise TypeError(f"view: must be a function or class, got {view!r}. {hint}.")
+
+
+def _counted_as(view: Any, name: str) -> str:
+    """Return the name of the counters of a function with this full name, which is called in the present request."""
+    if "<" not in name:
+        return name
+    return name_at(request.endpoint, view, current_app.view_functions.get(request.endpoint or ""))
 
 
 def _is_automatic() -> bool:

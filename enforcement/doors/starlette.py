@@ -30,7 +30,7 @@ with Requirement("The Starlette integration", "sluicegate[starlette]"):
 from enforcement import aio
 from enforcement.decorator import Declared, chosen
 from enforcement.doors._http import TrustedProxies, check_anonymous, check_preset
-from enforcement.doors._in_code import EXEMPT, LIMITED, groups_of, name_of
+from enforcement.doors._in_code import EXEMPT, LIMITED, groups_of, name_at, name_of
 from enforcement.doors._starlette import Gate, token_of, visit_of
 from enforcement.plan.costs import Costs, check_costs
 
@@ -64,7 +64,8 @@ class EndpointRule:
 
         @wraps(endpoint)
         async def limited_endpoint(*args: Any, **kwargs: Any) -> Any:
-            await self.charge(_connection((*args, *kwargs.values())), operation)
+            connection = _connection((*args, *kwargs.values()))
+            await self.charge(connection, _counted_as(endpoint, operation, connection))
             if awaited:
                 return await endpoint(*args, **kwargs)
             return await run_in_threadpool(endpoint, *args, **kwargs)
@@ -218,22 +219,34 @@ class _Default:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] in ("http", "websocket"):
-            endpoint = _endpoint(self._owner.routes, scope)
+            endpoint, path = _endpoint(self._owner.routes, scope)
             if endpoint is not None and not (getattr(endpoint, LIMITED, False) or getattr(endpoint, EXEMPT, False)):
                 web = scope["type"] == "websocket"
                 connection = WebSocket(scope, receive, send) if web else HTTPConnection(scope)
-                await self._rule.charge(connection, name_of(endpoint))
+                await self._rule.charge(connection, name_at(path, endpoint, endpoint))
         await self._app(scope, receive, send)
 
 
-def _endpoint(routes: Iterable[BaseRoute], scope: Mapping[str, Any]) -> Any:
-    """Return the endpoint that a request will reach, or None."""
+def _endpoint(routes: Iterable[BaseRoute], scope: Mapping[str, Any]) -> tuple[Any, str]:
+    """Return the endpoint that a request will reach, or None, and the path of its route."""
     for route in routes:
         match, child = route.matches(dict(scope))
         if match is Match.FULL:
             inner = getattr(route, "routes", None)
-            return _endpoint(inner, {**scope, **child}) if inner else child.get("endpoint")
-    return None
+            return _endpoint(inner, {**scope, **child}) if inner else (child.get("endpoint"), _path(route))
+    return None, ""
+
+
+def _counted_as(endpoint: Any, operation: str, connection: HTTPConnection) -> str:
+    """Return the name of the counters of a function with the full name *operation*, which is called for a request."""
+    route = connection.scope.get("route")
+    if "<" not in operation or route is None:  # older versions of Starlette do not tell the route
+        return operation
+    return name_at(_path(route), endpoint, connection.scope.get("endpoint"))
+
+
+def _path(route: Any) -> str:
+    return getattr(route, "path_format", "")
 
 
 def _endpoints(routes: Iterable[BaseRoute]) -> Iterator[Any]:

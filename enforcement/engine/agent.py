@@ -60,7 +60,7 @@ class Hooks(Protocol):
         """Return whether all requests are decided without the store."""
 
     def examine(self) -> bool:
-        """Try a decision, open the breaker after several failures, and return whether the store made the decision."""
+        """Try a decision, open the breaker after several failures, and return False if the store may be unavailable."""
 
     def obstacle(self) -> str:
         """Return the cause why an unavailable store still cannot decide, or an empty string if it can."""
@@ -387,9 +387,9 @@ class Agent:
             return
         self._doubted = self._owes = False
         away_us = self.now_us() - (self._absence.since_us or 0)
+        logger.info("The store is back after %.1f s.", away_us / 1_000_000)
         self._absence.end()
         self._beat.due_at = float("-inf")
-        logger.info("The store is back after %.1f s.", away_us / 1_000_000)
 
 
 def _is_refusal(exc: Exception) -> bool:

@@ -21,7 +21,7 @@ from enforcement.plan.plan import Plan
 from enforcement.plan.reply import Reply
 from enforcement.plan.request import Request
 from enforcement.store.connector import IsReady, StoreConnector
-from enforcement.store.errors import LibraryMissing, StoreError
+from enforcement.store.errors import FULL, LibraryMissing, StoreError
 
 BACKGROUND_BUDGET: Final = 1.0
 
@@ -162,11 +162,17 @@ class Health:
     # For the background thread.
 
     def examine(self) -> bool:
-        """Try a decision, count it for the breaker, and return whether the store made it."""
-        decides = self.connector.examine(self._tried)
-        if decides and not self.breaker.open:
+        """
+        Try a decision, count it for the breaker, and return False if the store may be unavailable.
+
+        A store that is full has no connection for this. Decisions keep theirs, and report it if they have none.
+        """
+        exc = self.connector.examine(self._tried)
+        if exc is not None:
+            return exc.cause == FULL
+        if not self.breaker.open:
             self.on_recovery()  # what cut a connection may have cut the idle ones of decisions, too
-        return decides
+        return True
 
     def _tried(self) -> StoreError | None:
         exc = self._probe.error()
@@ -202,6 +208,9 @@ class Health:
         # The charges follow beside the traffic: a decision on a counter that is owed any replays them first.
         if not self._replay_some(lambda key: True):
             return False
+        # A store that is full has just these places, and decisions need them next.
+        for pipe in (self._replay_pipe, self._probe):
+            pipe.close()
         self.on_recovery()
         self.breaker.close()
         self.fallback.rest(lambda key: not self.lost_counters.holds(key))

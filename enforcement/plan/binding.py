@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import gcd
 from typing import Any, Final
@@ -165,15 +165,29 @@ def pairs_of(limits: Limits, key: str | None) -> Pairs:
         key: The key of all limits. None if *limits* are pairs.
     Raises:
         ValueError: *key* is None, and *limits* are not pairs.
+        TypeError: See :func:`several_of`.
     """
-    given: Any = limits  # a string is a sequence too; bind_in_code() refuses it with a clear message
-    several = (given,) if isinstance(given, (Limit, str)) else tuple(given)
+    several: Any = several_of(limits)
     if key is not None:
         return ((several, key),)
     if not several or not all(isinstance(pair, tuple) and len(pair) == 2 for pair in several):
         rule = f"must be a string of 1 to {MAX_CODE_KEY_LENGTH} characters"
         raise ValueError(f"key: {rule}, unless limits are pairs of a limit and its key, got NoneType.")
-    return tuple(((some,) if isinstance(some, (Limit, str)) else tuple(some), own) for some, own in several)
+    return tuple((several_of(some), own) for some, own in several)
+
+
+def several_of(limits: Any) -> tuple[Any, ...]:
+    """
+    Return one limit, or the limits in any iterable, which is read once, as a tuple.
+
+    Raises:
+        TypeError: It is neither. What the tuple has in it is checked by :func:`bind_pairs`.
+    """
+    if isinstance(limits, (Limit, str)):
+        return (limits,)
+    if not isinstance(limits, (list, tuple, Iterable)):  # the first two are quicker to tell
+        raise TypeError(f"limits: must be Limit values, got {limits!r}.")
+    return tuple(limits)
 
 
 def bind_in_code(limits: Sequence[Limit], key: str, keys: Keys) -> tuple[BoundLimit, ...]:

@@ -46,11 +46,12 @@ _INSTANCE_BYTES: Final = 18
 _LIMIT_BYTES: Final = 40
 _MARK_BYTES: Final = 4
 _CUT: Final = "~"
-_FORM: Final = re.compile(rf"{PREFIX}[A-Za-z0-9_-]{{24,{MAX_ID_LENGTH - len(PREFIX)}}}", re.ASCII)
+# Both patterns are compiled on first use. That takes longer than to import most modules, and few processes need it.
+_FORM: Final = rf"{PREFIX}[A-Za-z0-9_-]{{24,{MAX_ID_LENGTH - len(PREFIX)}}}"
 
 # Token ids of the control plane are 128 bits in Crockford's alphabet, which are packed into 16 bytes.
 _ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"
-_PACKED: Final = re.compile(rf"tok_[0-7][{_ALPHABET}]{{25}}", re.ASCII)
+_PACKED: Final = rf"tok_[0-7][{_ALPHABET}]{{25}}"
 _IS_PACKED: Final = 255
 
 
@@ -139,7 +140,7 @@ class DecisionKey:
         Raises:
             InvalidDecisionId: It is no id, was cut or altered, or was made with another key.
         """
-        if not isinstance(text, str) or not _FORM.fullmatch(text):
+        if not isinstance(text, str) or not re.fullmatch(_FORM, text, re.ASCII):
             raise InvalidDecisionId(
                 f"decision: must be {PREFIX!r} and 24 to {MAX_ID_LENGTH - len(PREFIX)} characters of base64url, "
                 f"got {shown(text)}."
@@ -236,7 +237,7 @@ def _code(word: str, words: tuple[str, ...]) -> int:
 
 
 def _packed_token(token: str) -> bytes:
-    if not _PACKED.fullmatch(token):
+    if not re.fullmatch(_PACKED, token, re.ASCII):
         return _counted(token, _INSTANCE_BYTES)
     number = 0
     for digit in token.removeprefix("tok_"):

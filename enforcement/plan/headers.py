@@ -189,7 +189,7 @@ def _ietf(decision: Described) -> dict[str, str]:
     if spelled is not None and (decision.allowed or len(spelled) == 1):
         if decision.plan.counts_units and (left_out := decision.unmetered_at()):
             spelled = tuple(item for item in spelled if item.at not in left_out)
-        return _by_numbers(decision, spelled)
+        return _by_numbers(decision, spelled) if spelled else {}
     policies, limits = [], []
     for label, state in ordered(decision):
         slots = state.algorithm == "concurrency"
@@ -203,7 +203,7 @@ def draft_lines(decision: Described) -> list[tuple[bytes, bytes]]:
     """Return pairs of name and value of the draft's header fields for an allowed request, encoded for ASGI."""
     cached: _Cache | None = decision.plan.header_cache
     if cached is not None and (only := cached.only) is not None:
-        # This repeats _limit_item(). A request on a lease is so fast that one more function call would slow it down.
+        # This repeats _by_numbers() for one limit. A request on a lease is so fast that a call more would slow it down.
         numbers, at = decision.reply.numbers, 2 + only.at * decision.reply.width
         remaining, more = numbers[at] + decision.held, numbers[at + 3] or numbers[at + 1]
         until = f";t={-(-more // 1_000_000)}" if more >= 0 and only.tells_time else ""
@@ -213,27 +213,18 @@ def draft_lines(decision: Described) -> list[tuple[bytes, bytes]]:
 
 
 def _by_numbers(decision: Described, spelled: Sequence[Spelled]) -> dict[str, str]:
-    """
-    Return the header fields from the numbers of the reply, or an empty dictionary if no limit is enforced. The tightest
-    limit comes first.
-    """
-    if not spelled:
-        return {}
-    rows = [(limit, *_limit_item(decision, limit)) for limit in spelled]
-    rows.sort(key=lambda row: tightness(row[1], row[0].capacity, row[0].window_seconds))
-    return {
-        "RateLimit-Policy": ", ".join([row[0].policy for row in rows]),
-        "RateLimit": ", ".join([row[2] for row in rows]),
-    }
-
-
-def _limit_item(decision: Described, limit: Spelled) -> tuple[int, str]:
-    """Return the permits that a limit has left, and its item of ``RateLimit``."""
-    remaining, reset, _, more = decision.reply.row(limit.at)
-    remaining, more = max(0, remaining + decision.held), more or reset
-    if more < 0 or not limit.tells_time:
-        return remaining, f"{limit.head}{remaining}"
-    return remaining, f"{limit.head}{remaining};t={-(-more // 1_000_000)}"
+    """Return the header fields from the numbers of the reply, the tightest limit first."""
+    numbers, width, held, rows = decision.reply.numbers, decision.reply.width, decision.held, []
+    for limit in spelled:
+        at = 2 + limit.at * width
+        remaining, more = numbers[at] + held, numbers[at + 3] or numbers[at + 1]
+        if remaining < 0:
+            remaining = 0
+        until = f";t={-(-more // 1_000_000)}" if more >= 0 and limit.tells_time else ""
+        share, length = tightness(remaining, limit.capacity, limit.window_seconds)
+        rows.append((share, length, limit.at, f"{limit.head}{remaining}{until}", limit.policy))
+    rows.sort()
+    return {"RateLimit-Policy": ", ".join([row[4] for row in rows]), "RateLimit": ", ".join([row[3] for row in rows])}
 
 
 def _legacy(decision: Described, reset: int | None) -> dict[str, str]:

@@ -24,7 +24,7 @@ from enforcement.model.matching import Attributes, check_attributes
 from enforcement.model.partitions import RETRY_SECONDS, PartitionIndex
 from enforcement.model.sizes import MAX_TOKEN_LENGTH
 from enforcement.model.tokens import Anonymous, digest, is_well_formed
-from enforcement.plan.binding import Limits, Rule, Subject, bind_pairs, pairs_of, rules_of
+from enforcement.plan.binding import Limits, Rule, Subject, bind_pairs, pairs_of, rules_of, several_of
 from enforcement.plan.decision import Decision
 from enforcement.plan.decision_id import DecisionIds
 from enforcement.plan.plan import RefusedPlan
@@ -163,9 +163,12 @@ class Planner:
         if isinstance(limits, Limit):
             name = key, id(limits)
         elif key is not None:
+            if not isinstance(limits, (list, tuple)):
+                limits = several_of(limits)
             name = key, *map(id, limits)
         else:
-            name = tuple((own, *map(id, several)) for several, own in pairs_of(limits, None))
+            pairs = limits = pairs_of(limits, None)
+            name = tuple((own, *map(id, several)) for several, own in pairs)
         plan = self.in_code.get(name)
         if plan is None:
             bounds = bind_pairs(pairs_of(limits, key), self._keys)

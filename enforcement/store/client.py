@@ -31,13 +31,15 @@ from enforcement.lua import library_source
 from enforcement.store.base_client import StoreClient
 from enforcement.store.cluster.client import ClusterClient
 from enforcement.store.cluster.slot_map import SlotMap
-from enforcement.store.errors import StoreError, trouble
+from enforcement.store.errors import FULL, StoreError, trouble
 from enforcement.store.sentinel import Sentinels
 from enforcement.store.topology import HostPort, Topology
 
 T = TypeVar("T")
 
 DEFAULT_TIMEOUT: Final = 1.0
+READ_BYTES: Final = 8_192
+"""The buffer of a connection. redis-py would take four times as much, a third of what an idle limiter holds."""
 STORE_ERRORS: Final = (RedisError, OSError)
 """What a store that is unavailable, slow or returns garbage may raise. redis-py does not wrap all socket errors."""
 
@@ -114,6 +116,7 @@ def _keywords(timeout: float, options: Mapping[str, Any]) -> dict[str, Any]:
         "socket_timeout": timeout,
         "socket_connect_timeout": timeout,
         "retry": Retry(NoBackoff(), 0),
+        "socket_read_size": READ_BYTES,
         "protocol": 2,
         "decode_responses": True,
         **options,
@@ -127,7 +130,7 @@ def cause_of(error: Exception) -> str:
             return cause
     if isinstance(error, ResponseError):
         return trouble(error).cause
-    return "maxclients" if "max number of clients" in str(error) else "connection"
+    return FULL if "max number of clients" in str(error) else "connection"
 
 
 # redis-py removes the first word of error replies that it has a class for. Subclasses come before their base classes.

@@ -26,7 +26,7 @@ from enforcement.store.cluster.slot_map import Node, SlotMap, slot_of
 from enforcement.store.connection import SyncPipe, ask_once
 from enforcement.store.credentials import Credentials
 from enforcement.store.duty_failures import DutyFailures, NodeDutyFailures
-from enforcement.store.errors import StoreError
+from enforcement.store.errors import FULL, StoreError
 from enforcement.store.resp import pack
 from enforcement.store.sentinel import Sentinels
 from enforcement.store.topology import Topology
@@ -115,11 +115,11 @@ class StoreConnector(ABC):
         """Count a failed call for ``breaker``, unless the cause was the call itself."""
 
     @abstractmethod
-    def examine(self, attempt: Callable[[], StoreError | None]) -> bool:
+    def examine(self, attempt: Callable[[], StoreError | None]) -> StoreError | None:
         """
-        Try a decision by *attempt*, count it for ``breaker``, and return whether the store made it.
+        Try a decision by *attempt*, count it for ``breaker``, and return what *attempt* returned: the error, or None.
 
-        *attempt* returns the error, or None. A store with a monitor leaves that to it, and returns True.
+        A store with a monitor leaves that to it, and returns None.
         """
 
     @abstractmethod
@@ -204,15 +204,15 @@ class SingleStore(StoreConnector):
         if exc.away:
             self.breaker.failed(exc.cause)
 
-    def examine(self, attempt: Callable[[], StoreError | None]) -> bool:
-        """Try a decision, count it for the breaker, and return whether the server made it."""
+    def examine(self, attempt: Callable[[], StoreError | None]) -> StoreError | None:
+        """Try a decision, count it for the breaker, and return the error, or None if the server decided."""
         exc = attempt()
-        if exc is None:
-            if self.breaker.failures:
-                self.breaker.succeeded()
-            return True
-        self.failed(exc)
-        return False
+        if exc is not None:
+            if exc.cause != FULL:
+                self.failed(exc)
+        elif self.breaker.failures:
+            self.breaker.succeeded()
+        return exc
 
     def recover(self, act: Callable[[], bool]) -> bool:
         """Run *act*, which replays charges, and return its result."""
@@ -319,10 +319,10 @@ class ClusterStore(StoreConnector):
     def failed(self, exc: StoreError) -> None:
         """Do nothing, as the failure was counted for its node."""
 
-    def examine(self, attempt: Callable[[], StoreError | None]) -> bool:
-        """Wake the monitor, which tries a decision on each node that failed a call, and return True."""
+    def examine(self, attempt: Callable[[], StoreError | None]) -> StoreError | None:
+        """Wake the monitor, which tries a decision on each node that failed a call, and return None."""
         self._monitor.wake()
-        return True
+        return None
 
     def recover(self, act: Callable[[], bool]) -> bool:
         """Wake the monitor, which replays charges to each node as soon as it can, and return True."""

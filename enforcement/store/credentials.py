@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from ssl import CERT_NONE, CERT_OPTIONAL, CERT_REQUIRED
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
@@ -13,6 +14,8 @@ Credentials = Callable[[], tuple[str, str]]
 
 _TLS: Final = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname")
 _TLS_DEFAULTS: Final = {"ssl_cert_reqs": "required", "ssl_check_hostname": True}
+_VERIFICATION: Final = {None: "none", CERT_NONE: "none", CERT_OPTIONAL: "optional", CERT_REQUIRED: "required"}
+"""What a URL calls the ways to verify a certificate that redis-py takes as other values."""
 
 
 class Provider(CredentialProvider):
@@ -61,6 +64,8 @@ def _tls_query(given: Mapping[str, Any]) -> str:
     options = {name: value for name, value in given.items() if name.startswith("ssl_") and value not in (None, False)}
     if given.get("ssl_check_hostname") is False:
         options["ssl_check_hostname"] = False
+    if "ssl_cert_reqs" in given:
+        options["ssl_cert_reqs"] = _VERIFICATION.get(given["ssl_cert_reqs"], given["ssl_cert_reqs"])
     unknown = sorted(set(options) - {*_TLS})
     if unknown:
         raise ValueError(f"url: the client's {unknown[0]} cannot be kept. Give a URL, with {', '.join(_TLS)}.")

@@ -107,11 +107,17 @@ _REFUSALS: Final = {
     "DENIED": ("auth", True),
     "CROSSSLOT": ("crossslot", False),
 }
+FULL: Final = "maxclients"
+"""
+Cause of a new connection that the store refuses because it has as many as it may have.
+
+Older connections work, so it says nothing about calls on them.
+"""
 READS: Final = frozenset({"oom", "misconf", "noreplicas", "readonly"})
 """Causes for which a store refuses writes and still answers reads."""
 # Beginning of an error reply whose first word is ERR -> cause. None of these calls was executed either.
 _ERRORS: Final = {
-    "ERR max number of clients": "maxclients",
+    "ERR max number of clients": FULL,
     "ERR unknown command": "unsupported",  # a server that is too old for functions, or a proxy that blocks them
     "ERR AUTH": "auth",
     "ERR invalid username-password": "auth",

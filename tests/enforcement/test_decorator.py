@@ -214,9 +214,13 @@ async def test_limits_may_be_a_function_of_the_arguments(limiter, limiter_aio):
 
 def test_limits_that_were_chosen_wrongly_are_an_error_of_the_call(limiter):
     """Nothing runs unlimited by mistake."""
-    for wrong, error in (("10/fortnight", InvalidLimit), (7, TypeError), ([], ValueError)):
+    for wrong, error, rule in (
+        ("10/fortnight", InvalidLimit, "The period must be"),
+        (7, TypeError, "limits: must be strings or Limit values, got 7"),
+        ([], ValueError, "limits: must be 1 to 64"),
+    ):
         send = limiter.limited(lambda user, wrong=wrong: wrong, key="{user}")(lambda user: "sent")
-        with pytest.raises(error):
+        with pytest.raises(error, match=rule):
             send("ann")
     send = limiter.limited(lambda user: ONE_SLOT, key="{user}", max_wait=1)(lambda user: "sent")
     with pytest.raises(ValueError, match="max_wait: must be 0 with a concurrency limit"):

@@ -45,6 +45,14 @@ def test_several_limits_may_share_a_key_of_a_pair(limiter):
     assert limiter.peek(OVERALL, "all").remaining == 1
 
 
+@pytest.mark.parametrize("key", ["a", None])
+def test_limits_may_come_from_an_iterator(limiter, key):
+    """It is read once, also for limits that are met for the first time."""
+    made = [PER_IP, OVERALL] if key else [(iter([PER_IP]), "a"), (OVERALL, "a")]
+
+    assert [state.remaining for state in limiter.hit(iter(made), key).limits] == [1, 2]
+
+
 def test_slots_and_waits_work_with_pairs(limiter):
     """An admission frees the slot of its key; a call that cannot wait is denied."""
     with limiter.admit([(SLOTS, "job"), (OVERALL, "all")]) as admission:
@@ -96,6 +104,8 @@ def test_both_limiters_take_pairs(server, limiter):
         ([([], "a"), (OVERALL, "b")], None, ValueError, "limits: must be 1 to 64"),
         ([("5/minute", "a")], None, TypeError, "limits: must be Limit values, got '5/minute'. Limit.parse() makes"),
         ([(PER_IP, "a")], "k", TypeError, "limits: must be Limit values, got (Limit"),
+        (None, "k", TypeError, "limits: must be Limit values, got None."),
+        ([(7, "a")], None, TypeError, "limits: must be Limit values, got 7."),
     ],
 )
 def test_pairs_that_make_no_sense_are_errors(limiter, limits, key, error, message):

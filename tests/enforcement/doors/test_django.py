@@ -154,6 +154,16 @@ def test_views_count_apart_unless_they_share_a_scope(site: Any) -> None:
     assert client.post("/b").status_code == 200
 
 
+def test_views_without_a_name_of_their_own_count_apart(site: Any) -> None:
+    """What as_view() returns has the same full name for all classes, as lambdas have."""
+    per_hour, fields = limited("1/hour", key="ip"), {"get": lambda self, request: ok(request)}
+    first, second = [type(name, (View,), fields) for name in ("First", "Second")]
+    views = [first.as_view(), second.as_view(), lambda request: ok(request), lambda request: ok(request)]
+    site(**dict(zip("abcd", map(per_hour, views), strict=True)))
+
+    assert [Client().get(f"/{name}").status_code for name in "abcdabcd"] == [200] * 4 + [429] * 4
+
+
 def user(number: int) -> Any:
     return SimpleNamespace(pk=number, is_authenticated=True)
 

@@ -98,6 +98,20 @@ def test_limit_in_code_denies_and_tells(app: FastAPI, client: TestClient) -> Non
     assert len(ran) == 2
 
 
+def test_operations_that_one_function_makes_count_apart(app: FastAPI, client: TestClient) -> None:
+    """As those of routers that are generated, which all have the same full name."""
+    for name in "ab":
+        router = APIRouter(prefix=f"/{name}")
+
+        @router.get("/{item}", dependencies=[Depends(limited("1/hour", key="ip"))])
+        def operation(item: str) -> str:
+            return item
+
+        app.include_router(router)
+
+    assert [client.get(path).status_code for path in ("/a/1", "/b/1", "/a/2", "/b/2")] == [200, 200, 429, 429]
+
+
 def tier(paid: str | None) -> str | None:
     """Return the limit of a caller by what it pays, or None for the house itself."""
     return {"gold": "3/hour", "house": None}.get(paid or "", "1/hour")
@@ -252,7 +266,9 @@ def test_several_limits_are_told_together(store: ValkeyServer) -> None:
     app = FastAPI()
     install(app, aio.Limiter(store.url, timeout=1.0, clock=Clock()))  # at the start of an hour
     wide = Limit(name="wide", algorithm="fixed_window", quota=10, window_seconds=60)
-    both = [Depends(limited(wide, key="ip")), Depends(limited(PER_HOUR, key="ip"))]
+    # A log, whose wait does not depend on when in an hour the test runs.
+    tight = Limit(name="per-hour", algorithm="sliding_log", quota=2, window_seconds=3600)
+    both = [Depends(limited(wide, key="ip")), Depends(limited(tight, key="ip"))]
     app.get("/a", dependencies=both)(lambda: None)
 
     with TestClient(app) as client:

@@ -133,6 +133,64 @@ def test_class_based_view_is_limited(make: Make) -> None:
     assert [app.test_client().post("/parts").status_code for _ in range(2)] == [200, 429]
 
 
+def test_client_beyond_its_own_limit_leaves_the_shared_one_alone(make: Make) -> None:
+    """If its own limit stands above the shared one, as the page says."""
+    app = make(TRUSTED_PROXIES=["127.0.0.0/8"])
+    app.get("/a")(limited(ONCE, key="ip")(limited(PER_HOUR, key="all")(ok)))
+    clients = ["192.0.2.1"] * 5 + ["192.0.2.2", "192.0.2.3"]
+    found = [app.test_client().get("/a", headers={"X-Forwarded-For": client}).status_code for client in clients]
+
+    assert found == [200, 429, 429, 429, 429, 200, 429]
+
+
+class First(MethodView):
+    def get(self) -> str:
+        return "first"
+
+
+class Second(View):
+    decorators = (limited(ONCE, key="ip"),)
+
+    def dispatch_request(self) -> str:
+        return "second"
+
+
+class Third(Second):
+    """Has the same rule as its parent, for its own requests."""
+
+
+@pytest.mark.parametrize("decorated", [True, False])
+def test_class_based_views_of_one_module_count_apart(make: Make, decorated: bool) -> None:
+    """What as_view() returns has the same full name for all of them."""
+    app = make(None if decorated else limited(ONCE, key="ip"))
+    rule = limited(ONCE, key="ip") if decorated else lambda view: view
+    app.add_url_rule("/first", view_func=rule(First.as_view("first")))
+    app.add_url_rule("/second", view_func=Second.as_view("second"))
+    app.add_url_rule("/third", view_func=Third.as_view("third"))
+    app.add_url_rule("/a", "a", rule(lambda: "a"))
+    app.add_url_rule("/b", "b", rule(lambda: "b"))
+
+    for path in ("/first", "/second", "/third", "/a", "/b"):
+        assert statuses(app, path, path) == [200, 429]
+
+
+def test_function_that_is_no_view_is_counted_whoever_calls_it(make: Make) -> None:
+    """Its name does not depend on the view."""
+    app = make()
+    part = limited(ONCE, key="ip")(lambda: "part")
+    app.add_url_rule("/a", "a", lambda: part())
+    app.add_url_rule("/b", "b", lambda: part())
+
+    assert statuses(app, "/a", "/b") == [200, 429]
+
+
+@pytest.mark.parametrize("rule", [limited("1/s", key="ip"), exempt], ids=["limited", "exempt"])
+def test_blueprint_is_no_view(rule: Any) -> None:
+    """The limit, or the exemption, would apply to nothing."""
+    with pytest.raises(TypeError, match=r"view: must be a function or class, got <Blueprint 'shop'>\."):
+        rule(Blueprint("shop", __name__))
+
+
 def test_class_itself_is_no_view() -> None:
     """The error names what to do."""
     with pytest.raises(TypeError, match="put the rule into decorators of a class"):
@@ -177,6 +235,15 @@ def test_default_limits_every_view_that_has_no_limit_of_its_own(make: Make) -> N
     assert statuses(app, "/own", "/own", "/own") == [200, 200, 429]
     assert statuses(app, "/free", "/free", "/healthz", "/healthz") == [200] * 4
     assert statuses(app, "/none", "/none") == [404, 404]
+
+
+def test_default_limits_static_files_unless_they_are_exempt(make: Make) -> None:
+    """Flask serves them by a view like any other."""
+    app = make(limited(ONCE, key="ip"))
+    assert statuses(app, "/static/none.css", "/static/none.css") == [404, 429]
+
+    exempt(app.view_functions["static"])
+    assert statuses(app, "/static/none.css") == [404]
 
 
 def test_default_limits_the_methods_that_a_limit_leaves_out(make: Make) -> None:

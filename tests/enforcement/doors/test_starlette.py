@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -118,6 +119,28 @@ def test_endpoints_count_apart_unless_they_share_a_scope(make: Make) -> None:
     assert statuses(app, "/a", "/b", "/c", "/d", "/a", "/e", "/e") == [200, 200, 200, 429, 429, 200, 429]
     with TestClient(app) as client:
         assert [client.post("/e").status_code for _ in range(2)] == [200, 429]
+
+
+@pytest.mark.parametrize("decorated", [True, False])
+def test_endpoints_that_one_function_makes_count_apart(make: Make, decorated: bool) -> None:
+    """Their full names are the same."""
+    rule = limited(ONCE, key="ip")
+
+    def made(text: str) -> Any:
+        async def endpoint(request: Request) -> PlainTextResponse:
+            return PlainTextResponse(text)
+
+        return rule(endpoint) if decorated else endpoint
+
+    app = make(None if decorated else rule, a=made("a"), b=made("b"))
+    assert statuses(app, "/a", "/b", "/a", "/b") == [200, 200, 429, 429]
+
+
+def test_partials_count_as_their_functions(make: Make) -> None:
+    """A partial has no name of its own."""
+    app = make(limited(ONCE, key="ip"), a=partial(ok), b=partial(other), c=partial(ok))
+
+    assert statuses(app, "/a", "/b", "/c") == [200, 200, 429]
 
 
 def test_class_itself_is_no_endpoint_to_decorate() -> None:

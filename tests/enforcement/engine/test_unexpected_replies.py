@@ -91,15 +91,20 @@ async def test_the_same_for_asyncio(liar, reply):
 class ShortPath(FaultyPath):
     """Passes everything on, except the replies to one function once it has been called."""
 
-    function, armed, reply = b"", False, [1]
+    function, reply = b"", [1]
+
+    def __init__(self, port):
+        self.called = set()  # connections to the store that are due a reply of the function
+        super().__init__(port)
 
     def _pump(self, source, target, replies):
         try:
             while data := source.recv(65_536):
                 if not replies and self.function and self.function in data:
-                    self.armed = True
-                elif replies and self.armed:
-                    self.armed, self.hit = False, self.hit + 1
+                    self.called.add(target)
+                elif replies and source in self.called:
+                    self.called.discard(source)
+                    self.hit += 1
                     data = encode(self.reply)
                 target.sendall(data)
         except OSError:

@@ -1,6 +1,7 @@
 """What makes a store unavailable: decisions that fail, and nothing that fails beside them."""
 
 import asyncio
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -183,12 +184,17 @@ async def test_a_burst_is_no_outage(server, world):
 
 def test_a_thread_that_waits_for_the_interpreter_loses_no_reply(server, world):
     """Its time is over and the reply is there, before another thread lets go of the interpreter."""
-    pipe, command = SyncPipe(lambda: Address.from_url(server.url), 0.3), pack(("BLPOP", "{doc}:nothing", "0.4"))
+    pipe, command = SyncPipe(lambda: Address.from_url(server.url), 0.8), pack(("BLPOP", "{doc}:nothing", "1"))
     assert pipe.call(pack(("PING",))) == b"PONG"
+    interval = sys.getswitchinterval()
     with ThreadPoolExecutor(1) as threads:
         waiting = threads.submit(pipe.call, command)
         assert eventually(lambda: world.client.info("clients")["blocked_clients"] == 1)
-        sum(range(60_000_000))  # holds the interpreter for longer than the reply takes
+        sys.setswitchinterval(60)
+        end = time.monotonic() + 1.3
+        while time.monotonic() < end:  # holds the interpreter for longer than the reply takes
+            pass
+        sys.setswitchinterval(interval)
         assert waiting.result() is None
     pipe.close()
 

@@ -184,7 +184,7 @@ def test_control_without_it_the_counter_waits_for_its_hour():
 
 def test_a_store_set_ahead_an_hour_begins_its_windows_and_nothing_else(clock, shifted, limiter):
     """A later window is a later window: each limit admits one quota of it, and no more."""
-    limits = [Limit(name="minute", quota=5, window_seconds=MINUTE), Limit(name="ever", quota=8, calendar="lifetime")]
+    limits = [Limit(name="hour", quota=5, window_seconds=HOUR), Limit(name="ever", quota=8, calendar="lifetime")]
     assert sum(limiter.hit(limits, "ahead").allowed for _ in range(20)) == 5
     shift_store(clock, shifted, HOUR)
     decisions = [asked(limiter, limits, "ahead") for _ in range(4)]

@@ -218,6 +218,30 @@ def test_a_refusal_degrades_and_heals(store, caplog, how, cause):
     limiter.close()
 
 
+@pytest.mark.proof(times=1)
+def test_a_full_store_has_a_place_for_decisions_when_it_is_back(store):
+    """
+    Every place is taken, some of them by this process' own background: it lets go of what it does not need for
+    deciding, and so the store is used again at once, and lost once and not every time it is tried.
+    """
+    limiter = Limiter(store.url, timeout=0.2)
+    limiter.hit(LIMITS, "k")
+    for one in store.admin.client_list():
+        if one["user"] == "enforcer" and one["cmd"].startswith("fcall"):
+            store.admin.client_kill_filter(_id=one["id"])
+    assert eventually(limiter._engine.health.examine)  # the background has its connection for tries
+    store.admin.config_set("maxclients", len(store.admin.client_list()))
+    decisions, end = [], time.monotonic() + 3
+    while time.monotonic() < end:
+        decisions.append(limiter.hit(LIMITS, "k"))
+        time.sleep(0.005)
+
+    assert decisions[-1].source == "store"
+    assert sum(bool(decision.cause) for decision in decisions) <= 5
+    assert limiter.stats().outages == 1
+    limiter.close()
+
+
 @pytest.mark.parametrize("how", ["full", "flushed", "rotated"])
 async def test_tasks_meet_the_same_refusals(store, how):
     """Fifty that wait together are decided at once, each here; then by the store, which has what they admitted."""

@@ -18,7 +18,7 @@ from enforcement.model.lease_bounds import unused_max
 from enforcement.model.tokens import mint
 from enforcement.proof.checker import judge
 from enforcement.proof.evidence import Evidence, Terms
-from enforcement.proof.model import peak
+from enforcement.proof.model import felt, peak
 from tests.enforcement.fleet import fleet
 from tests.enforcement.world import eventually
 from tests.scale import scale
@@ -412,16 +412,23 @@ MOVING = [
 @pytest.mark.parametrize("limit", MOVING, ids=lambda limit: limit.name)
 def test_no_window_ever_holds_more_wherever_it_is_laid(server, world, limit):
     """A permit that is handed out late is felt late: by the instants of the requests, each second has its quota."""
-    passed, sources = [], Counter()
+    passed, sources, denied = [], Counter(), {}
     with Limiter(server.url, timeout=1.0) as limiter:
-        end = time.monotonic() + MOVING_SECONDS
-        while time.monotonic() < end:
+        begun = time.monotonic()
+        # Only denials tell whether permits get lost. A machine that is slow for a while is given more time for them.
+        while (gone := time.monotonic() - begun) < MOVING_SECONDS or (len(denied) < 50 and gone < 30):
             now_us = time.time_ns() // 1_000
             decision = limiter.hit(limit, "moving")
-            sources[decision.source] += decision.allowed
+            at_us = decision.decided_at_us if decision.source == "store" else now_us
             if decision.allowed:
-                passed.append((decision.decided_at_us if decision.source == "store" else now_us, 1))
+                sources[decision.source] += 1
+                passed.append((at_us, 1))
+            elif decision.source == "store":
+                denied[len(passed)] = at_us
 
     assert peak(replace(limit, consistency="strict"), sorted(passed)) <= (limit.burst or limit.quota)
-    assert sources["lease"] > 120 * MOVING_SECONDS
-    assert len(passed) > 0.9 * MOVING_SECONDS * limit.quota
+    assert sources["lease"] > len(passed) / 8
+    assert len(denied) >= 50
+    # Whom the store denies finds nine tenths in use, and at most the rest on lease, however slow the requests came.
+    for count in sorted(denied)[:: len(denied) // 50]:
+        assert felt(limit, sorted(passed[:count]), denied[count]) >= 0.9 * limit.capacity - 2

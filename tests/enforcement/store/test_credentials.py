@@ -3,6 +3,7 @@
 import asyncio
 import re
 from contextlib import closing
+from ssl import CERT_OPTIONAL, CERT_REQUIRED
 
 import pytest
 import redis
@@ -87,6 +88,8 @@ def test_credentials_that_are_of_no_use_are_a_store_that_is_away(server, account
         (redis.Redis(password="a:b/c@d"), "redis://:a%3Ab%2Fc%40d@localhost:6379/0"),
         (redis.Redis(unix_socket_path="/run/a b.sock", db=2), "unix:///run/a%20b.sock?db=2"),
         (redis.Redis(host="h", ssl=True), "rediss://h:6379/0"),
+        (redis.Redis(host="h", ssl=True, ssl_cert_reqs=CERT_REQUIRED), "rediss://h:6379/0"),
+        (redis.Redis(host="h", ssl=True, ssl_cert_reqs=CERT_OPTIONAL), "rediss://h:6379/0?ssl_cert_reqs=optional"),
         (
             redis.Redis(host="h", ssl=True, ssl_cert_reqs="none", ssl_check_hostname=False),
             "rediss://h:6379/0?ssl_cert_reqs=none&ssl_check_hostname=False",

@@ -3,8 +3,10 @@
 import asyncio
 import subprocess
 from contextlib import ExitStack
+from ssl import CERT_NONE
 
 import pytest
+from redis import Redis
 from redis.exceptions import ConnectionError as StoreConnectionError
 
 from enforcement import Limit, Limiter, aio
@@ -60,6 +62,16 @@ def test_the_name_of_the_host_is_checked(world, server, papers):
         url = f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={other}"
         assert decides(url) == {"fallback"}
         assert decides(f"{url}&ssl_check_hostname=false") == {"store"}
+
+
+@pytest.mark.parametrize("verification", [CERT_NONE, None, "none"])
+def test_a_client_that_verifies_nothing_is_followed(world, server, papers, verification):
+    """However redis-py was told so."""
+    (own, key), _, _ = papers
+    with terminator(server.port, own, key) as port:
+        client = Redis(host="127.0.0.1", port=port, ssl=True, ssl_cert_reqs=verification)
+        with Limiter(client, timeout=1.0) as limiter:
+            assert limiter.hit(LIMIT, "k").source == "store"
 
 
 def test_a_store_that_asks_for_a_certificate_gets_one(world, server, papers):
