@@ -333,7 +333,7 @@ def test_every_primary_of_a_cluster_is_looked_at(doctor):
     [
         (["--redis", f"redis://:{PASSWORD}@127.0.0.1:1/0"], "Connection refused"),
         (["--redis", f"http://:{PASSWORD}@127.0.0.1/0"], ""),
-        (["--redis", "redis://127.0.0.1:1/0", "--prefix", "{x}"], "prefix: must be"),
+        (["--redis", "redis://127.0.0.1:1/0", "--prefix", "{x}"], "--prefix: must be"),
     ],
 )
 def test_what_cannot_be_reached_or_read_ends_in_two(capsys, options, text):
