@@ -346,6 +346,22 @@ def test_what_cannot_be_reached_or_read_ends_in_two(capsys, options, text):
     assert PASSWORD not in output
 
 
+@pytest.mark.parametrize(
+    ("scheme", "path", "advice"),
+    [
+        ("redis+cluster", "", "The address of a single server begins with redis://."),
+        ("redis+sentinel", "/mymaster", "do they know this service?"),
+        ("rediss", "/0", "does it use TLS? Without TLS its address begins with redis://."),
+    ],
+)
+def test_an_address_of_another_kind_of_store_is_explained(server, capsys, scheme, path, advice):
+    """A server listens there, so asking whether one does would lead nowhere."""
+    status = main(["doctor", "--redis", f"{scheme}://127.0.0.1:{server.port}{path}"])
+
+    assert status == 2
+    assert advice in capsys.readouterr().out
+
+
 def test_a_wrong_password_ends_in_two(capsys):
     """The finding names the cause."""
     with ValkeyServer(persistent=False, config={"requirepass": "right"}) as server:
