@@ -31,7 +31,7 @@ from enforcement.doors._http import (
 from enforcement.plan.decision import Decision, Denied
 from enforcement.plan.headers import draft_lines
 
-logger = logging.getLogger("sluicegate.asgi")
+logger = logging.getLogger("sluicegate.doors")
 
 
 class LimitMiddleware(Guard[App, Limiter, Scope]):
