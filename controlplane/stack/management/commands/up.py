@@ -19,15 +19,14 @@ class Command(BaseCommand):
     requires_system_checks = []
 
     def handle(self, *args: Any, **options: Any) -> None:
-        try:
-            embedded.keep_private(settings.VAR_DIR)
-        except OSError as exc:
-            raise CommandError(f"{exc.filename} belongs to another user ({exc.strerror}).") from exc
         supervisor = Supervisor(self.describe, settings.VAR_DIR / "run", self.show)
         try:
+            embedded.keep_private(settings.VAR_DIR)
             asyncio.run(serve(supervisor, self.announce))
         except StackError as exc:
             raise CommandError(str(exc)) from exc
+        except PermissionError as exc:
+            raise CommandError(f"{exc.filename} belongs to another user.") from exc
 
     def describe(self) -> tuple[Service, ...]:
         self.stack = embedded.build(settings.BASE_DIR, settings.VAR_DIR, os.environ)
