@@ -18,7 +18,7 @@ from enforcement.model.keys import DEFAULT_PREFIX
 from enforcement.model.matching import Attributes
 from enforcement.model.tokens import Anonymous
 from enforcement.plan.binding import Limits
-from enforcement.settings import DEFAULT_LOOKUP, DEFAULT_TIMEOUT, DEFAULT_URL, Settings
+from enforcement.settings import DEFAULT_LOOKUP, DEFAULT_TIMEOUT, DEFAULT_URL, Settings, named_as, variables
 from enforcement.state.live_plan import LivePlan
 from enforcement.stats import Stats
 from enforcement.store.credentials import Credentials, from_client
@@ -92,7 +92,8 @@ class BaseLimiter:
             ValueError: A variable breaks a rule. The message names it.
         """
         limiter = cls.__new__(cls)
-        limiter._set_up(Settings.from_env())
+        with named_as(variables(os.environ)):
+            limiter._set_up(Settings.from_env())
         return limiter
 
     def _set_up(self, settings: Settings) -> None:

@@ -22,7 +22,7 @@ from enforcement.model.keys import Keys, fingerprint
 from enforcement.plan.binding import Costs
 from enforcement.plan.decision import Decision
 from enforcement.plan.decision_id import DecisionIds
-from enforcement.settings import Settings, library_version
+from enforcement.settings import VERSION, Settings
 from enforcement.state.counts import DecisionCounts
 from enforcement.state.denial_cache import Denials
 from enforcement.state.live_plan import LivePlan
@@ -108,7 +108,7 @@ class Engine:
             keys=self.keys,
             documents=self.documents,
             usage=usage,
-            identity=Identity(id=instance, host=socket.gethostname(), pid=os.getpid(), version=library_version()),
+            identity=Identity(id=instance, host=socket.gethostname(), pid=os.getpid(), version=VERSION),
             hooks=self.health,
             state_dir=settings.state_dir,
             look=connector.look,
