@@ -61,6 +61,7 @@ class Limiter(BaseLimiter):
         connector = self._engine.health.connector
         self._pipe = connector.async_pipe(settings.timeout)
         self._lookup_pipe = connector.async_pipe(settings.lookup_seconds)
+        self._starts: dict[asyncio.AbstractEventLoop, asyncio.Task[bool]] = {}
         self._look_ups: dict[tuple[str, asyncio.AbstractEventLoop], asyncio.Task[Found]] = {}
         self._engine.health.on_recovery = partial(_renew, (self._pipe, self._lookup_pipe))
 
@@ -74,8 +75,7 @@ class Limiter(BaseLimiter):
         Start the background thread, wait at most *timeout* seconds for documents, and return whether they are loaded.
         See the sync limiter.
         """
-        self._started = True
-        return await asyncio.to_thread(self._engine.start, timeout)
+        return await asyncio.to_thread(self._start, timeout)
 
     async def ping(self) -> None:
         """
@@ -87,7 +87,7 @@ class Limiter(BaseLimiter):
     async def close(self) -> None:
         """Send the remaining usage, leave the fleet and close the connections. The limiter can be started again."""
         if self._started:
-            self._started = False
+            self._rest()
             await asyncio.to_thread(self._engine.stop)
         self._pipe.close()
         self._lookup_pipe.close()
@@ -206,13 +206,22 @@ class Limiter(BaseLimiter):
 
     async def find_plan(self, token: object, attributes: Attributes | None) -> LivePlan | Decision:
         """Return the plan of a request with this token, or the decision that refuses the token."""
-        if not self._started:
-            await self.start()
+        if not self._ready:
+            await self._get_ready()
         lookup, derived = self._engine.lookup, self._documents.derived
         found = lookup.known(token)
         if isinstance(found, str):
             found = await self._look_up(found)
         return lookup.plan(derived, token, found, attributes)
+
+    async def _get_ready(self) -> None:
+        """Start, once for all tasks that want a plan before there are documents, whoever is cancelled."""
+        loop = asyncio.get_running_loop()
+        task = self._starts.get(loop)
+        if task is None:
+            task = self._starts[loop] = begun(self.start(self._first_wait()))
+            task.add_done_callback(lambda _: self._starts.pop(loop, None))
+        await asyncio.shield(task)
 
     async def _look_up(self, name: str) -> Found:
         """Return the entry of a token or a denial, read once for all tasks that want it, whoever is cancelled."""
