@@ -6,6 +6,7 @@ import os
 import weakref
 from collections.abc import Callable
 from pathlib import Path
+from time import monotonic
 from typing import Self
 
 from enforcement.engine.asking import Asker
@@ -104,9 +105,26 @@ class BaseLimiter:
         self._budget = settings.timeout
         self._documents = self._engine.documents
         self._in_code = self._engine.planner.in_code
-        self._started = False
+        self._rest()
         self._timing: Timing | None = None
         _limiters.add(self)
+
+    def _rest(self) -> None:
+        """Forget that the limiter was started, so that the next call starts it."""
+        self._started = self._ready = False
+        self._ready_by: float | None = None
+
+    def _start(self, timeout: float) -> bool:
+        self._started = True
+        loaded = self._engine.start(timeout)
+        self._ready = True
+        return loaded
+
+    def _first_wait(self) -> float:
+        """Return the seconds that the requests which come before the documents still wait for them, all together."""
+        if self._ready_by is None:
+            self._ready_by = monotonic() + START_SECONDS
+        return max(0.0, self._ready_by - monotonic())
 
     @property
     def state(self) -> str:
