@@ -17,7 +17,7 @@ from typing import Any, Self
 
 from hiredis import ReplyError
 
-from enforcement.async_tasks import begun, seen_through
+from enforcement.async_tasks import SharedTasks, begun, seen_through
 from enforcement.base import START_SECONDS, BaseLimiter, check_subject
 from enforcement.decorator import (
     CoroutineFunction,
@@ -61,7 +61,8 @@ class Limiter(BaseLimiter):
         connector = self._engine.health.connector
         self._pipe = connector.async_pipe(settings.timeout)
         self._lookup_pipe = connector.async_pipe(settings.lookup_seconds)
-        self._look_ups: dict[tuple[str, asyncio.AbstractEventLoop], asyncio.Task[Found]] = {}
+        self._starts: SharedTasks[bool] = SharedTasks()
+        self._look_ups: SharedTasks[Found] = SharedTasks()
         self._engine.health.on_recovery = partial(_renew, (self._pipe, self._lookup_pipe))
 
     def _time_calls(self, timing: Timing) -> None:
@@ -74,8 +75,7 @@ class Limiter(BaseLimiter):
         Start the background thread, wait at most *timeout* seconds for documents, and return whether they are loaded.
         See the sync limiter.
         """
-        self._started = True
-        return await asyncio.to_thread(self._engine.start, timeout)
+        return await asyncio.to_thread(self._start, timeout)
 
     async def ping(self) -> None:
         """
@@ -87,7 +87,7 @@ class Limiter(BaseLimiter):
     async def close(self) -> None:
         """Send the remaining usage, leave the fleet and close the connections. The limiter can be started again."""
         if self._started:
-            self._started = False
+            self._rest()
             await asyncio.to_thread(self._engine.stop)
         self._pipe.close()
         self._lookup_pipe.close()
@@ -209,8 +209,8 @@ class Limiter(BaseLimiter):
 
     async def find_plan(self, token: object, attributes: Attributes | None) -> LivePlan | Decision:
         """Return the plan of a request with this token, or the decision that refuses the token."""
-        if not self._started:
-            await self.start()
+        if not self._ready:
+            await self._starts.result("", lambda: self.start(self._first_wait()))
         lookup, derived = self._engine.lookup, self._documents.derived
         found = lookup.known(token)
         if isinstance(found, str):
@@ -219,14 +219,10 @@ class Limiter(BaseLimiter):
 
     async def _look_up(self, name: str) -> Found:
         """Return the entry of a token or a denial, read once for all tasks that want it, whoever is cancelled."""
-        key = name, asyncio.get_running_loop()
-        task = self._look_ups.get(key)
-        if task is None:
-            seconds = self._engine.settings.lookup_seconds
-            reading = run_awaited_within(self._engine.lookup.reading(name), self._lookup_pipe, monotonic() + seconds)
-            task = self._look_ups[key] = begun(reading)
-            task.add_done_callback(lambda _: self._look_ups.pop(key, None))
-        return await asyncio.shield(task)
+        lookup, deadline = self._engine.lookup, monotonic() + self._engine.settings.lookup_seconds
+        return await self._look_ups.result(
+            name, lambda: run_awaited_within(lookup.reading(name), self._lookup_pipe, deadline)
+        )
 
     def by_fields(self, fields: Iterable[tuple[bytes, bytes]]) -> LivePlan | None:
         """

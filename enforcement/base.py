@@ -6,6 +6,7 @@ import os
 import weakref
 from collections.abc import Callable
 from pathlib import Path
+from time import monotonic
 from typing import Self
 
 from enforcement.engine.asking import Asker
@@ -19,7 +20,7 @@ from enforcement.model.matching import Attributes
 from enforcement.model.tokens import Anonymous
 from enforcement.plan.binding import Limits
 from enforcement.plan.decision import Decision
-from enforcement.settings import DEFAULT_LOOKUP, DEFAULT_TIMEOUT, DEFAULT_URL, Settings
+from enforcement.settings import DEFAULT_LOOKUP, DEFAULT_TIMEOUT, DEFAULT_URL, Settings, named_as, variables
 from enforcement.state.live_plan import LivePlan
 from enforcement.stats import Stats
 from enforcement.store.credentials import Credentials, from_client
@@ -93,7 +94,8 @@ class BaseLimiter:
             ValueError: A variable breaks a rule. The message names it.
         """
         limiter = cls.__new__(cls)
-        limiter._set_up(Settings.from_env())
+        with named_as(variables(os.environ)):
+            limiter._set_up(Settings.from_env())
         return limiter
 
     def _set_up(self, settings: Settings) -> None:
@@ -104,9 +106,26 @@ class BaseLimiter:
         self._budget = settings.timeout
         self._documents = self._engine.documents
         self._in_code = self._engine.planner.in_code
-        self._started = False
+        self._rest()
         self._timing: Timing | None = None
         _limiters.add(self)
+
+    def _rest(self) -> None:
+        """Forget that the limiter was started, so that the next call starts it."""
+        self._started = self._ready = False
+        self._ready_by: float | None = None
+
+    def _start(self, timeout: float) -> bool:
+        self._started = True
+        loaded = self._engine.start(timeout)
+        self._ready = True
+        return loaded
+
+    def _first_wait(self) -> float:
+        """Return the seconds that the requests which come before the documents still wait for them, all together."""
+        if self._ready_by is None:
+            self._ready_by = monotonic() + START_SECONDS
+        return max(0.0, self._ready_by - monotonic())
 
     @property
     def state(self) -> str:

@@ -73,8 +73,7 @@ class Limiter(BaseLimiter):
         Returns:
             Whether documents were loaded from the store or, if it is unavailable, from the copy on disk.
         """
-        self._started = True
-        return self._engine.start(timeout)
+        return self._start(timeout)
 
     def ping(self) -> None:
         """
@@ -90,7 +89,7 @@ class Limiter(BaseLimiter):
     def close(self) -> None:
         """Send the remaining usage, leave the fleet and close the connections. The limiter can be started again."""
         if self._started:
-            self._started = False
+            self._rest()
             self._engine.stop()
         self._hang_up()
 
@@ -273,8 +272,8 @@ class Limiter(BaseLimiter):
 
     def find_plan(self, token: object, attributes: Attributes | None) -> LivePlan | Decision:
         """Return the plan of a request with this token or without one, or the decision that refuses it."""
-        if not self._started:
-            self.start()
+        if not self._ready:
+            self.start(self._first_wait())
         lookup, derived = self._engine.lookup, self._documents.derived
         found = lookup.known(token)
         if isinstance(found, str):

@@ -10,6 +10,7 @@ a token, such as CORS, outside of it.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Iterable, Sequence
 from functools import cache, partial
 
@@ -29,6 +30,8 @@ from enforcement.doors._http import (
 )
 from enforcement.plan.decision import Decision, Denied
 from enforcement.plan.headers import draft_lines
+
+logger = logging.getLogger("sluicegate.doors")
 
 
 class LimitMiddleware(Guard[App, Limiter, Scope]):
@@ -196,9 +199,11 @@ class _Lifespan:
     async def run(self, scope: Scope) -> None:
         try:
             await self._door.app(scope, self._receive, self._send)
-        except Exception:  # an application without lifespan may raise any exception
+        except Exception as exc:  # an application without lifespan may raise any exception
             if self._answered:
                 raise
+            if self._asked_to_start:  # it may as well have failed to start, which nothing else would tell
+                logger.warning("The application does not start, or has no lifespan: %s: %s", type(exc).__name__, exc)
         if not self._answered:
             await self._alone()
 
@@ -208,7 +213,7 @@ class _Lifespan:
             self._asked_to_start = True
             try:
                 await self._door.start()
-            except BaseException as exc:
+            except BaseException as exc:  # if the start is cancelled, _send() closes what it has opened
                 await self._send({"type": "lifespan.startup.failed", "message": f"Sluicegate: {exc}"})
                 raise
         return message

@@ -132,7 +132,7 @@ class DecisionMiddleware:
         visit.managed = True
         try:
             return visit.finish(self._after(visit, self.get_response(request)))
-        except BaseException:
+        except BaseException:  # also SystemExit, or the cancellation of an async request: its slots must be freed
             visit.end(500)
             raise
 

@@ -37,6 +37,8 @@ from enforcement.doors._exchange import Receive, Scope, Send
 from enforcement.doors._http import TrustedProxies, check_anonymous, check_preset, error_answer, find_token
 from enforcement.doors.asgi import LimitMiddleware
 from enforcement.model.tokens import is_well_formed
+from enforcement.settings import named_as
+from enforcement.store.errors import MAX_PORT
 
 logger = logging.getLogger("sluicegate.proxy")
 
@@ -211,9 +213,9 @@ def create_app() -> Starlette:
         ValueError: A variable is missing or not valid. The message names it.
     """
     url = _upstream_url(os.environ)
-    networks = os.environ.get("SLUICEGATE_TRUSTED_PROXIES", "").split(",")
-    limiter, trusted = Limiter.from_env(), TrustedProxies(networks)
-    preset = check_preset(os.environ.get("SLUICEGATE_HEADERS") or "ietf")
+    networks, trusted = _trusted(os.environ)
+    limiter = Limiter.from_env()
+    preset = _headers(os.environ)
     client = httpx2.AsyncClient(
         timeout=httpx2.Timeout(_silence(os.environ), connect=CONNECT_SECONDS, pool=CONNECT_SECONDS),
         limits=httpx2.Limits(max_connections=MOST_CONNECTIONS, keepalive_expiry=IDLE_SECONDS),
@@ -296,15 +298,28 @@ def _upstream_url(environ: Mapping[str, str]) -> httpx2.URL:
         raise ValueError(f"SLUICEGATE_UPSTREAM_URL: {exc}") from exc
     if url.scheme not in ("http", "https") or not url.host or url.query or url.fragment:
         raise ValueError(f"SLUICEGATE_UPSTREAM_URL: must be an http or https URL without a query, got {text!r}.")
+    if url.port is not None and not 1 <= url.port <= MAX_PORT:
+        raise ValueError(f"SLUICEGATE_UPSTREAM_URL: the port must be an integer from 1 to {MAX_PORT}, got {url.port}.")
     return url
+
+
+def _trusted(environ: Mapping[str, str]) -> tuple[list[str], TrustedProxies]:
+    networks = environ.get("SLUICEGATE_TRUSTED_PROXIES", "").split(",")
+    try:
+        return networks, TrustedProxies(networks)
+    except ValueError as exc:
+        raise ValueError(f"SLUICEGATE_TRUSTED_PROXIES: {exc}; separate networks by commas.") from exc
+
+
+def _headers(environ: Mapping[str, str]) -> str:
+    with named_as({"preset": "SLUICEGATE_HEADERS"}):
+        return check_preset(environ.get("SLUICEGATE_HEADERS") or "ietf")
 
 
 def _anonymous(environ: Mapping[str, str]) -> str | None:
     project = environ.get("SLUICEGATE_ANONYMOUS_PROJECT") or None
-    try:
+    with named_as({"anonymous": "SLUICEGATE_ANONYMOUS_PROJECT"}):
         check_anonymous(project)
-    except ValueError as exc:
-        raise ValueError(f"SLUICEGATE_ANONYMOUS_PROJECT: {str(exc).removeprefix('anonymous: ')}") from exc
     return project
 
 

@@ -35,7 +35,7 @@ from enforcement.state.published import PublishedState
 from enforcement.state.usage import UsageLog
 from enforcement.store.base_client import StoreClient
 from enforcement.store.breaker import jittered
-from enforcement.store.client import STORE_ERRORS, cause_of
+from enforcement.store.client import STORE_ERRORS, cause_of, reported
 from enforcement.store.duty_failures import DutyFailures
 
 CHECK_SECONDS: Final = 2.0
@@ -350,7 +350,7 @@ class Agent:
                 self._duty_failures.failed(duty, exc)
                 self._doubted = True
                 return False
-            self._once.warn(f"The store refused the {duty}: {exc}")
+            self._once.warn(f"The store refused the {duty}: {reported(exc)}")
             self._stopping.wait(RETRY_SECONDS)
         self._duty_failures.succeeded(duty)
         return True

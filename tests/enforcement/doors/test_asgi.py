@@ -430,6 +430,21 @@ def test_limiter_lives_as_long_as_the_server(store: ValkeyServer, client_of_stor
     assert not client_of_store.exists("sg:{fleet}:instance:door")
 
 
+async def test_application_that_raises_in_its_start_is_logged(caplog: Any, store: Any) -> None:
+    """It may have no lifespan, and then the door serves. If it failed to start, the server would not say why."""
+
+    async def failing(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        raise RuntimeError("no database")
+
+    sent: list[Any] = []
+    events = _of("lifespan.startup", "lifespan.shutdown")
+    await LimitMiddleware(failing, Limiter(store.url))({"type": "lifespan"}, events, _into(sent))
+
+    assert [message["type"] for message in sent] == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+    assert "The application does not start, or has no lifespan: RuntimeError: no database" in caplog.messages
+
+
 async def test_start_that_fails_stops_the_server() -> None:
     """A door that cannot be set up must not let a server come up that answers every request with an error."""
     sent: list[Any] = []
