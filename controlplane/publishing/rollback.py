@@ -4,7 +4,7 @@ from typing import Any
 
 from django.core.exceptions import ObjectDoesNotExist
 
-from controlplane.policies.actions import replace_limits, set_global_policy
+from controlplane.policies.actions import lock_global_policy, replace_limits, set_global_policy
 from controlplane.policies.models import Policy
 from controlplane.projects.models import Project
 from controlplane.publishing.changes import Change
@@ -26,6 +26,7 @@ def rollback(tx: Change, number: int) -> None:
         ValidationError: Another policy now has the slug of a restored one. Nothing is changed.
     """
     documents = documents_at(number)
+    lock_global_policy()  # before the policies, as every change of the global policy locks it first
     for name, document in documents.items():
         if name.startswith("policy:") and document:
             _restore_policy(tx, document)
