@@ -80,10 +80,8 @@ def replace_limits(tx: Change, policy: Policy, values: Sequence[LimitValue], *, 
 
 
 def remove_limit(tx: Change, limit: Limit) -> None:
-    """Delete a limit, and add the holders of its overrides to the outbox, since their documents name the limit."""
-    for override in limit.dependents():
-        for kind, object_id in override.touches():
-            tx.touch(kind, object_id)
+    """Delete a limit with its overrides, which are recorded. The caller records the change of the policy."""
+    tx.record_deleted(limit.dependents())
     limit.delete()
 
 

@@ -126,7 +126,7 @@ def test_a_deleted_policy_of_a_deleted_project_does_not_come_back(private, actor
 
 
 def test_a_policy_that_was_deleted_with_its_project_does_not_come_back(published, actor):
-    """The audit has no entry of that deletion, and the last one names the project."""
+    """The audit has an entry of its deletion too."""
     policy = PolicyFactory(slug="private", project=ProjectFactory(slug="chat"))
     with change(actor=actor) as tx:
         tx.created(policy)
