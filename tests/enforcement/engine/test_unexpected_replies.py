@@ -89,17 +89,17 @@ async def test_the_same_for_asyncio(liar, reply):
 
 
 class ShortPath(FaultyPath):
-    """Passes everything on, except the replies to one function once it has been called."""
+    """Passes everything on, except the reply to one function once it has been called."""
 
-    function, armed, reply = b"", False, [1]
+    function, armed, reply = b"", None, [1]
 
     def _pump(self, source, target, replies):
         try:
             while data := source.recv(65_536):
                 if not replies and self.function and self.function in data:
-                    self.armed = True
-                elif replies and self.armed:
-                    self.armed, self.hit = False, self.hit + 1
+                    self.armed = target
+                elif replies and self.armed is source:
+                    self.armed, self.hit = None, self.hit + 1
                     data = encode(self.reply)
                 target.sendall(data)
         except OSError:
