@@ -50,6 +50,7 @@ class StoreConnector(ABC):
     Attributes:
         breaker: The circuit breaker of the whole store, which every decision reads. On a cluster it stays closed, as
             each node has its own.
+        gate: Its ``open`` is whether any server may be unavailable, and read by every decision.
         one_slot_per_call: Whether one call only reaches keys that share a hash tag.
         duty_failures: What the background thread does when a duty fails.
         on_open: Called with the cause when ``breaker`` opens.
@@ -71,6 +72,7 @@ class StoreConnector(ABC):
         self.breaker = Breaker(
             on_open=lambda cause: self.on_open(cause), budget=budget, on_doubt=lambda: self.on_doubt()
         )
+        self.gate: Breaker | SlotMap = self.breaker
 
     @abstractmethod
     def pipe(self, budget: float, *, respects_breakers: bool = True) -> Pipe:
@@ -276,7 +278,7 @@ class ClusterStore(StoreConnector):
         super().__init__(budget)
         self._topology = topology
         self._budget = budget
-        self.slot_map = SlotMap(topology, budget)
+        self.slot_map = self.gate = SlotMap(topology, budget)
         self.duty_failures = NodeDutyFailures(self.slot_map)
         self._make_monitor()
 

@@ -89,6 +89,7 @@ class ClusterMonitor:
             for node in back:
                 self._absences[node].end()
                 node.breaker.close()
+        slot_map.open = bool(slot_map.away())
 
     def _is_back(self, node: Node) -> bool:
         """Return whether a node that was away decides again, or False without a try if it was tried just before."""

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from enforcement.failover.journal import JournalCharge
+from enforcement.failover.journal import MAX_LOOKED_AT, Journal, JournalCharge
 from enforcement.failover.partition_values import LocalValues
 from enforcement.failover.slots import UnreportedSlots
 from enforcement.model.keys import Keys
@@ -10,7 +10,26 @@ from enforcement.model.limits import Limit
 from enforcement.model.partitions import PartitionIndex
 from enforcement.plan.binding import bind_in_code
 
+FIXED = Limit(name="rate", quota=100, window_seconds=3_600)
 SLOTS = Limit(name="slots", algorithm="concurrency", quota=2, window_seconds=60)
+
+
+def test_the_journal_looks_at_some_of_what_waits_for_a_server_that_is_away():
+    """Decisions wait for it meanwhile; the next call looks at the rest, so that what can be sent is found."""
+    journal, looked = Journal(), []
+    for number in range(3 * MAX_LOOKED_AT):
+        of_key = bind_in_code([FIXED], f"k{number}", Keys())[0]
+        journal.add(JournalCharge(of_key.key, of_key, 0, 1))
+
+    def is_ready(charge):
+        looked.append(charge.key)
+        return charge.key == of_key.key
+
+    calls = [(journal.batches(is_ready, 10), len(looked)) for _ in range(3)]
+
+    assert [number for _, number in calls] == [MAX_LOOKED_AT, 2 * MAX_LOOKED_AT, 3 * MAX_LOOKED_AT + 1]
+    assert [charge.key for batches, _ in calls for batch in batches for charge in batch.charges] == [of_key.key]
+    assert len(journal.batches(lambda charge: True)) == 3 * MAX_LOOKED_AT
 
 
 def bound(limit=SLOTS):

@@ -1,6 +1,7 @@
 """A cluster that loses nodes: only what a dead primary held degrades, and a replica that takes over is used at once."""
 
 import time
+from dataclasses import replace
 
 import pytest
 from redis.exceptions import RedisError
@@ -117,6 +118,25 @@ def test_a_frozen_node_costs_its_own_callers_a_few_budgets(lone):
     assert all(sum(line.process == number for line in slow) <= 5 for number in range(3))
     assert "fallback" in {line.source for line in during if line.who == keys[frozen]}
     assert {line.source for line in ledger[-9:]} == {"store"}
+
+
+@pytest.mark.parametrize("rule", ["local", "deny"])
+def test_keys_of_a_node_that_is_away_are_decided_without_a_call(lone, rule):
+    """As of a single store. A call that cannot be sent would take others the time that it costs to find that out."""
+    World(lone.url).client.close()
+    keys = keys_of_thirds(lone)
+    number = next(i for i in range(3) if lone.primaries[i] not in (lone.owner("{doc}"), lone.owner("{fleet}")))
+    limit, calls = replace(LIMIT, on_store_failure=rule), []
+    with Limiter(lone.url, timeout=0.05) as limiter:
+        limiter.hit(limit, keys[number])
+        lone.primaries[number].freeze()
+        assert eventually(lambda: limiter.hit(limit, keys[number]).cause == "away")
+        limiter.time_store_calls(calls.append)
+        causes = {limiter.hit(limit, keys[number]).cause for _ in range(50)}
+        lone.primaries[number].thaw()
+
+    assert causes == {"away"}
+    assert calls == []
 
 
 @pytest.mark.parametrize("mode", ["cut", "swallow"])
