@@ -85,8 +85,8 @@ class StoreConnector(ABC):
         """
 
     @abstractmethod
-    def async_pipe(self, budget: float) -> AwaitedPipe:
-        """Return a new pipe with the connections that tasks of event loops use. The budget is that of :meth:`pipe`."""
+    def async_pipe(self, budget: float, *, respects_breakers: bool = True) -> AwaitedPipe:
+        """Return a new pipe with the connections that tasks of event loops use. Arguments are those of :meth:`pipe`."""
 
     @abstractmethod
     def client(self, timeout: float) -> StoreClient:
@@ -173,7 +173,7 @@ class SingleStore(StoreConnector):
         """Return a new pipe to the server for threads."""
         return SyncPipe(lambda: self._topology.address, budget)
 
-    def async_pipe(self, budget: float) -> AwaitedPipe:
+    def async_pipe(self, budget: float, *, respects_breakers: bool = True) -> AwaitedPipe:
         """Return a new pipe to the server for the tasks of event loops."""
         return AsyncPipe(lambda: self._topology.address, budget)
 
@@ -242,7 +242,7 @@ class SentinelStore(SingleStore):
         """Return a new pipe to the primary for threads."""
         return SyncPipe(self.sentinels.address, budget, self.sentinels.lost)
 
-    def async_pipe(self, budget: float) -> AwaitedPipe:
+    def async_pipe(self, budget: float, *, respects_breakers: bool = True) -> AwaitedPipe:
         """Return a new pipe to the primary for the tasks of event loops."""
         return AsyncPipe(self.sentinels.address, budget, self.sentinels.lost, self.sentinels.known)
 
@@ -290,9 +290,9 @@ class ClusterStore(StoreConnector):
         """Return a new pipe, by which threads send each command to the node of its key."""
         return ClusterPipe(self.slot_map, budget, respects_breakers=respects_breakers)
 
-    def async_pipe(self, budget: float) -> AwaitedPipe:
+    def async_pipe(self, budget: float, *, respects_breakers: bool = True) -> AwaitedPipe:
         """Return a new pipe to all nodes for the tasks of event loops."""
-        return AsyncClusterPipe(self.slot_map, budget)
+        return AsyncClusterPipe(self.slot_map, budget, respects_breakers=respects_breakers)
 
     def client(self, timeout: float) -> StoreClient:
         """Return a new redis-py client of all nodes."""

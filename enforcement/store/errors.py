@@ -107,8 +107,6 @@ _REFUSALS: Final = {
     "DENIED": ("auth", True),
     "CROSSSLOT": ("crossslot", False),
 }
-READS: Final = frozenset({"oom", "misconf", "noreplicas", "readonly"})
-"""Causes for which a store refuses writes and still answers reads."""
 # Beginning of an error reply whose first word is ERR -> cause. None of these calls was executed either.
 _ERRORS: Final = {
     "ERR max number of clients": "maxclients",
@@ -152,7 +150,6 @@ def _redirection(text: str) -> Redirected | None:
 
 __all__ = [
     "MAX_PORT",
-    "READS",
     "SLOTS",
     "TAKEN_FOR_EXECUTED",
     "LibraryMissing",
