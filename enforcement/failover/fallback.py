@@ -89,8 +89,11 @@ class Fallback:
             reply = _by_rules(numbers, bounds, refusing)
             if charge and reply.passed:
                 self._record(request, reply, error)
-            elif error is not None and error.late is not None:
-                error.late.close()  # nothing depends on its late reply
+            elif error is not None:
+                if error.late is not None:
+                    error.late.close()  # nothing depends on its late reply
+                if request.charge and error.executed:
+                    self._free_untaken(request)
         return reply, "degraded_denied" if refusing else reply.reason(bounds)
 
     def overflowed(self, plan: Plan) -> list[int]:
@@ -224,6 +227,13 @@ class Fallback:
             elif self.journal.remove(batch) and any(overflowed):
                 self._divert(batch, overflowed)
 
+    def perhaps_replayed(self, batch: ReplayBatch) -> None:
+        """Keep in mind that the store may have taken the slots of a batch, the reply to which was lost."""
+        if batch.reports_slots:
+            with self._lock:
+                for freeing in self._slots.perhaps_reported(batch):
+                    self.journal.add_batch(freeing)
+
     def refused(self, batch: ReplayBatch) -> None:
         """
         Split a batch of several charges that the store could not read, and drop any other. See :meth:`Journal.refused`.
@@ -241,6 +251,14 @@ class Fallback:
             if overflows and charge.bound.letter != "c":
                 bound = charge.bound.overflowing()
                 self.journal.add(JournalCharge(bound.key, bound, charge.mark, charge.permits))
+
+    def _free_untaken(self, request: Request[Plan]) -> None:
+        """Free the slots that the store may have given to a request that was denied here, which nobody holds."""
+        bounds = request.plan.bounds if request.ident else ()
+        slots = [(bound, bound.cost_of(request.costs)) for bound in bounds if bound.letter == "c"]
+        charges = tuple(JournalCharge(bound.key, bound, 0, -cost) for bound, cost in slots if cost)
+        if charges:
+            self.journal.add_batch(ReplayBatch(request.ident, charges, once=False))
 
     def _report(self, batch: ReplayBatch) -> None:
         for freeing in self._slots.reported(batch):

@@ -65,6 +65,21 @@ def test_slots_freed_during_their_report_are_freed_in_the_store():
     assert (freeing.ident, freeing.charges[0].permits, freeing.reports_slots) == ("id", -2, False)
 
 
+def test_slots_whose_report_got_no_reply_are_freed_in_the_store():
+    """It may have taken them. Those that are still held are reported again, and freed there when they are left."""
+    slots = UnreportedSlots(lambda key: {"id": 2})
+    slots.add("id", charge())
+    slots.add("left", charge())
+    held, left = slots.batches(lambda charge: True)
+    assert slots.free("left", bound().key)
+
+    freed = [batch for report in (held, left) for batch in slots.perhaps_reported(report)]
+
+    assert [(batch.ident, batch.charges[0].permits) for batch in freed] == [("left", -2)]
+    assert [batch.ident for batch in slots.batches(lambda charge: True)] == ["id"]
+    assert not slots.free("id", bound().key)
+
+
 def test_slots_of_the_store_are_kept_only_while_they_are_held():
     """A renewal that comes after the slots were freed must not report them."""
     held = {"id": 2}
