@@ -7,9 +7,9 @@ import pytest
 from redis.exceptions import RedisError
 
 from enforcement import Limit, Limiter
-from enforcement.failover.health import Health
 from enforcement.model.keys import Keys
 from enforcement.store.breaker import FAILURES_TO_OPEN
+from enforcement.store.cluster.slot_map import SlotMap
 from tests.enforcement.clustered import PROJECTS, keys_of_thirds, spread, used
 from tests.enforcement.crowd import crowd
 from tests.enforcement.faults import FaultyPath
@@ -86,7 +86,7 @@ def test_control_with_one_breaker_for_all_every_project_degrades(lone, monkeypat
     limiter = Limiter(lone.url, timeout=0.1)
     for key in keys:
         limiter.hit(LIMIT, key)
-    monkeypatch.setattr(Health, "failed", lambda health, exc: health.breaker.failed(exc.cause))
+    monkeypatch.setattr(SlotMap, "is_away", lambda slot_map, key, but=(): bool(slot_map.away()))
     lone.primaries[0].kill()
     for _ in range(5):
         limiter.hit(LIMIT, keys[0])
