@@ -98,7 +98,8 @@ class TokenLookup:
                 fields = yield resp.pack(("HMGET", self._keys.documents, "revision", "store_id"))
                 state = b" ".join(filter(None, fields))
         except StoreError as exc:
-            health.look_up_failed(exc)
+            health.failed_beside(exc)
+            health.look_ups.failed(exc, store_away=health.is_away(self._keys.revision))
             return refusal("degraded_denied")
         health.look_ups.succeeded()
         # What a store that was emptied or set back says of a token may be outdated.

@@ -81,7 +81,6 @@ class Health:
         self._replay_pipe = connector.pipe(BACKGROUND_BUDGET, respects_breakers=False)
         self._probe = DecisionProbe(connector.pipe(timeout), keys, timeout)
         self.look_ups = LookUps(connector.pipe(lookup, respects_breakers=False), keys, lookup)
-        self._revision_key = keys.revision
         self._count_failure = count_failure
         self.lost_counters = LostCounters(self._replay_pipe)
         self._replay = JournalReplay(
@@ -140,7 +139,8 @@ class Health:
 
     def failed_beside(self, exc: StoreError) -> None:
         """
-        Count a failed call of the background if it was sent, and have a decision tried if the store may be away.
+        Count a failed call of the background or of a look-up if it was sent, and have a decision tried if the store may
+        be away.
 
         It says nothing about decisions, which have other connections.
         """
@@ -148,11 +148,6 @@ class Health:
             self._count_failure(exc.cause)
             if exc.away:
                 self._doubt()
-
-    def look_up_failed(self, exc: StoreError) -> None:
-        """Count a failed look-up of a token, and have a decision tried if the store may be away."""
-        self.failed_beside(exc)
-        self.look_ups.failed(exc, store_away=self.connector.is_away(self._revision_key))
 
     def decide_alone(self, request: Request[Plan], last: Reply | None, error: StoreError | None) -> tuple[Reply, str]:
         """

@@ -123,6 +123,11 @@ class Journal:
         else:
             self.dropped += _permits(batch)
 
+    def add_batches(self, batches: Iterable[ReplayBatch]) -> None:
+        """Add several batches, as :meth:`add_batch` does."""
+        for batch in batches:
+            self.add_batch(batch)
+
     def batches(self, ready: Ready, most: int | None = None, *, together: bool = False) -> list[ReplayBatch]:
         """
         Put *ready* charges into new batches, and return all batches of which every charge is *ready*.
