@@ -71,6 +71,7 @@ MIDDLEWARE = [
     "controlplane.core.requests.RequestLog",  # first, so that every log line has the id of its request
     "controlplane.api.transport.HttpsOnly",  # before the redirect of the next one
     "django.middleware.security.SecurityMiddleware",
+    "controlplane.api.transport.LengthRequired",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "controlplane.core.csp.ContentSecurityPolicy",
     "django.contrib.sessions.middleware.SessionMiddleware",

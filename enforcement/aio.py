@@ -60,7 +60,7 @@ class Limiter(BaseLimiter):
         self.from_lease = self._decider.one_from_lease
         connector = self._engine.health.connector
         self._pipe = connector.async_pipe(settings.timeout)
-        self._lookup_pipe = connector.async_pipe(settings.lookup_seconds)
+        self._lookup_pipe = connector.async_pipe(settings.lookup_seconds, respects_breakers=False)
         self._starts: SharedTasks[bool] = SharedTasks()
         self._look_ups: SharedTasks[Found] = SharedTasks()
         self._engine.health.on_recovery = partial(_renew, (self._pipe, self._lookup_pipe))

@@ -50,7 +50,7 @@ class Limiter(BaseLimiter):
         super()._set_up(settings)
         connector = self._engine.health.connector
         self._pipe = connector.pipe(settings.timeout)
-        self._lookup_pipe = connector.pipe(settings.lookup_seconds)
+        self._lookup_pipe = connector.pipe(settings.lookup_seconds, respects_breakers=False)
         self._engine.health.on_recovery = self._hang_up  # connections from before the outage are dead
 
     def _hang_up(self) -> None:

@@ -1,5 +1,6 @@
 """The lock-out after failed log-ins, by name and address, and by address alone."""
 
+import logging
 from datetime import timedelta
 from typing import Any
 
@@ -12,8 +13,10 @@ from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 
 from controlplane.core.error_page import error_page
-from controlplane.core.requests import client_address
+from controlplane.core.requests import came_through_unknown_proxy, client_address
 from enforcement.doors._http import network_of
+
+logger = logging.getLogger(__name__)
 
 MINUTE = timedelta(minutes=1)
 
@@ -53,6 +56,14 @@ def locked_out(request: HttpRequest, response: HttpResponse | None, credentials:
     last = failures_of(request.axes_ip_address, request).aggregate(at=Max("attempt_time"))["at"] or timezone.now()
     left = max(last + settings.AXES_COOLOFF_TIME - timezone.now(), MINUTE)
     minutes = -(-left // MINUTE)
+    if came_through_unknown_proxy(request):
+        # A client may also have invented the header, so the lock-out stays.
+        logger.warning(
+            "Log-ins from %s are refused for %d minutes. The request was forwarded. If this "
+            "is the address of a proxy, all its clients are locked out, so add it to SLUICEGATE_TRUSTED_PROXIES.",
+            request.axes_ip_address,
+            minutes,
+        )
     sentence = (
         f"Log-ins from your address are refused for {minutes} minute{'' if minutes == 1 else 's'}. Then try again, or "
         "ask an administrator for a new password."

@@ -21,7 +21,6 @@ from typing import Final, Protocol
 
 from redis.exceptions import NoPermissionError, ResponseError
 
-from enforcement.engine.absence import Absence
 from enforcement.engine.change_log import ChangeLogReader
 from enforcement.engine.duties import DiskCopy, DocumentLoader, Duty, OnceLogger, UsageDelivery, read_clock, read_key
 from enforcement.engine.evictions import EVICTION_SECONDS, EvictionWatch
@@ -33,6 +32,7 @@ from enforcement.failover.outage_copy import OutageCopy
 from enforcement.model.keys import Keys, fingerprint
 from enforcement.state.published import PublishedState
 from enforcement.state.usage import UsageLog
+from enforcement.store.absence import Absence
 from enforcement.store.base_client import StoreClient
 from enforcement.store.breaker import jittered
 from enforcement.store.client import STORE_ERRORS, cause_of, reported

@@ -71,6 +71,7 @@ class Engine:
             self.keys,
             self.fallback,
             timeout=settings.timeout,
+            lookup=settings.lookup_seconds,
             clock=settings.clock,
             store_now_us=lambda: self.agent.now_us(),
             fleet=lambda: max(settings.fleet_size, self._fleet()),

@@ -111,3 +111,13 @@ def test_a_lock_out_ends(proxy, age, status):
     AccessAttempt.objects.update(attempt_time=timezone.now() - timedelta(minutes=age))
 
     assert log_in(PASSWORD, "6.6.6.6").status_code == status
+
+
+@pytest.mark.parametrize(("trusted", "warned"), [([], True), (["10.0.0.0/8"], False)])
+def test_a_lock_out_of_a_proxy_says_how_to_end_it(settings, caplog, trusted, warned):
+    """Without the setting, one stranger locks out everybody behind the proxy, and only the log can say why."""
+    settings.TRUSTED_PROXIES = trusted
+    for _ in range(5):
+        log_in("wrong", "6.6.6.6")
+
+    assert any("add it to SLUICEGATE_TRUSTED_PROXIES" in line for line in caplog.messages) == warned

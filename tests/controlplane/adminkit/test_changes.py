@@ -345,7 +345,7 @@ def test_selected_projects_are_deleted_one_by_one(as_ann, store):
 
     as_ann.post(PROJECTS, {"action": "delete_selected", "_selected_action": [token.project_id], "post": "yes"})
 
-    assert [entry.action for entry in AuditEntry.objects.all()] == ["project.delete"]
+    assert [entry.action for entry in AuditEntry.objects.all()] == ["token.delete", "project.delete"]
     assert {("token", token.digest), ("project", token.project_id)} <= set(
         OutboxEntry.objects.values_list("kind", "object_id")
     )
