@@ -111,6 +111,9 @@ class Limiter(BaseLimiter):
             plan = await self.find_plan(token, attributes)
             if isinstance(plan, Decision):
                 return plan
+            if attributes:
+                decision = await self.decide(plan, costs)
+                return decision if decision.allowed else self.noted(decision, attributes)
         begun = self._begin(plan, costs, True, "")
         return begun if type(begun) is Decision else await self._ask(begun, plan, costs)
 
@@ -193,7 +196,7 @@ class Limiter(BaseLimiter):
             plan = self._plan_in_code(token, key)
         if isinstance(plan, Decision):
             raise Denied(plan)
-        return await self.admit_plan(plan, costs)
+        return await self.admit_plan(plan, costs, attributes)
 
     async def reset(self, limits: Limits, key: str | None = None) -> None:
         """
@@ -236,20 +239,25 @@ class Limiter(BaseLimiter):
                 found = value
         return None if found is None else self._engine.documents.derived.headers.get(found)
 
-    def keep_field(self, field: bytes | None, token: str | Anonymous) -> None:
-        """Cache the plan of *token* for :meth:`by_fields`, if it needs neither slots nor the status of the response."""
+    def keep_field(self, field: bytes, token: str | Anonymous) -> None:
+        """
+        Cache the plan of *token* for :meth:`by_fields`, if it needs neither slots nor the status of the response.
+
+        Args:
+            field: The value of an ``Authorization`` field that itself shows the token.
+        """
         derived = self._engine.documents.derived
         plan: LivePlan | None = derived.plans.get(token)
-        if field is not None and plan is not None and not (plan.has_slots or plan.has_charge_on):
+        if plan is not None and not (plan.has_slots or plan.has_charge_on):
             derived.keep(field, plan, header=True)
 
-    async def admit_plan(self, plan: LivePlan, costs: Costs) -> Admission:
+    async def admit_plan(self, plan: LivePlan, costs: Costs, attributes: Attributes | None) -> Admission:
         """Charge a plan that :meth:`find_plan` returned, and return a new admission, or raise Denied."""
-        admission = await self._reserve(plan, costs)
+        admission = await self._reserve(plan, costs, attributes)
         self._engine.slots.keep(admission.reservation)
         return admission
 
-    async def _reserve(self, plan: LivePlan, costs: Costs) -> Admission:
+    async def _reserve(self, plan: LivePlan, costs: Costs, attributes: Attributes | None) -> Admission:
         """
         Charge a request, and return a new admission for it, or raise Denied. If the task is cancelled meanwhile, give
         back what the store may have charged.
@@ -262,7 +270,7 @@ class Limiter(BaseLimiter):
             await seen_through(self._give_back(deciding, plan, costs, ident))
             raise
         if not decision.allowed:
-            raise Denied(decision)
+            raise Denied(self.noted(decision, attributes))
         return Admission(self, self._engine.reservation(plan, costs, decision, ident))
 
     async def _give_back(self, deciding: Awaitable[Decision], plan: LivePlan, costs: Costs, ident: str) -> None:
@@ -272,10 +280,7 @@ class Limiter(BaseLimiter):
             await self._run(self._engine.reservation(plan, costs, decision, ident).cancelling())
 
     async def decide(self, plan: LivePlan, costs: Costs, *, charge: bool = True, ident: str = "") -> Decision:
-        """
-        Decide a request by the counters of a plan, charge it unless *charge* is False, and return the decision.
-        Arguments are those of :class:`~enforcement.plan.request.Request`.
-        """
+        """Decide a request by the counters of a plan, charge it unless *charge* is False, and return the decision."""
         begun = self._begin(plan, costs, charge, ident)
         return begun if type(begun) is Decision else await self._ask(begun, plan, costs, charge, ident)
 

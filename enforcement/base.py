@@ -19,6 +19,7 @@ from enforcement.model.keys import DEFAULT_PREFIX
 from enforcement.model.matching import Attributes
 from enforcement.model.tokens import Anonymous
 from enforcement.plan.binding import Limits
+from enforcement.plan.decision import Decision
 from enforcement.settings import DEFAULT_LOOKUP, DEFAULT_TIMEOUT, DEFAULT_URL, Settings, named_as, variables
 from enforcement.state.live_plan import LivePlan
 from enforcement.stats import Stats
@@ -156,6 +157,12 @@ class BaseLimiter:
             self._time_calls(self._timing)
         if listener is not None:
             self._timing.listeners.append(listener)
+
+    def noted(self, decision: Decision, attributes: Attributes | None) -> Decision:
+        """Return the decision on a request, after adding these attributes to it in the sample of denials."""
+        if attributes and not decision.allowed:
+            self._engine.usage.sample.describe(decision, attributes)
+        return decision
 
     def _time_calls(self, timing: Timing) -> None:
         raise NotImplementedError

@@ -121,6 +121,9 @@ class Limiter(BaseLimiter):
             plan = self.find_plan(token, attributes)
             if isinstance(plan, Decision):
                 return plan
+            if attributes:
+                decision = self.decide(plan, costs)
+                return decision if decision.allowed else self.noted(decision, attributes)
         begun = self._begin(plan, costs, True, "")
         return begun if type(begun) is Decision else self._ask(begun, plan, costs)
 
@@ -254,7 +257,7 @@ class Limiter(BaseLimiter):
             plan = self._plan_in_code(token, key)
         if isinstance(plan, Decision):
             raise Denied(plan)
-        return self.admit_plan(plan, costs)
+        return self.admit_plan(plan, costs, attributes)
 
     def reset(self, limits: Limits, key: str | None = None) -> None:
         """
@@ -277,21 +280,18 @@ class Limiter(BaseLimiter):
             found = lookup.once(found, self._lookup_pipe, self._engine.settings.lookup_seconds)
         return lookup.plan(derived, token, found, attributes)
 
-    def admit_plan(self, plan: LivePlan, costs: Costs) -> Admission:
+    def admit_plan(self, plan: LivePlan, costs: Costs, attributes: Attributes | None) -> Admission:
         """Charge a plan that :meth:`find_plan` returned, and return a new admission, or raise Denied."""
         ident = new_ident()
         decision = self.decide(plan, costs, ident=ident)
         if not decision.allowed:
-            raise Denied(decision)
+            raise Denied(self.noted(decision, attributes))
         admission = Admission(self, self._engine.reservation(plan, costs, decision, ident))
         self._engine.slots.keep(admission.reservation)
         return admission
 
     def decide(self, plan: LivePlan, costs: Costs, *, charge: bool = True, ident: str = "") -> Decision:
-        """
-        Decide a request by the counters of a plan, charge it unless *charge* is False, and return the decision.
-        Arguments are those of :class:`~enforcement.plan.request.Request`.
-        """
+        """Decide a request by the counters of a plan, charge it unless *charge* is False, and return the decision."""
         begun = self._begin(plan, costs, charge, ident)
         return begun if type(begun) is Decision else self._ask(begun, plan, costs, charge, ident)
 

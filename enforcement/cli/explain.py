@@ -74,7 +74,7 @@ class Explanation:
 def main(arguments: Sequence[str]) -> int:
     """Explain a token or a decision id, print the explanation, and return the exit status."""
     options = _parser().parse_args(arguments)
-    token = sys.stdin.readline().strip() if options.token == "-" else options.token
+    token = (sys.stdin.readline() if options.token == "-" else options.token).strip()
     try:
         with named_as(names_of(options)):
             settings = settings_of(options)

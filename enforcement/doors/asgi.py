@@ -112,7 +112,7 @@ class LimitMiddleware(Guard[App, Limiter, Scope]):
         try:
             admitted = await self._admit(limiter, scope)
         except Refusal as refusal:
-            await _answer(scope, receive, send, refusal.answer)
+            await _answer(scope, receive, send, refusal.answer(self._headers))
         except Denied as denied:
             await _answer(scope, receive, send, denial(denied.decision, self._headers))
         else:
@@ -131,17 +131,21 @@ class LimitMiddleware(Guard[App, Limiter, Scope]):
         """
         shown = self._token(scope)
         token = shown or without_token(shown, self._anonymous)
-        plan = await limiter.find_plan(token, self._describe(scope))
+        attributes = self._describe(scope)
+        plan = await limiter.find_plan(token, attributes)
         if isinstance(plan, Decision):
             raise Denied(plan)
         costs = self._costs(scope) if self._costs else 1
         if plan.has_slots or plan.has_charge_on:
-            return await limiter.admit_plan(plan, costs)
+            return await limiter.admit_plan(plan, costs, attributes)
         if self._by_usual_fields:
-            limiter.keep_field(_only(scope, b"authorization"), token)
+            field = _only(scope, b"authorization")
+            # A credential for the upstream beside X-API-Key must never stand for the token that the other field shows.
+            if field is not None and find_token(field.decode("latin-1"), None) == token:
+                limiter.keep_field(field, token)
         decision = await limiter.decide(plan, costs)
         if not decision.allowed:
-            raise Denied(decision)
+            raise Denied(limiter.noted(decision, attributes))
         return decision
 
     def _pass(self, decision: Decision, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:

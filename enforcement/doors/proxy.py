@@ -34,8 +34,9 @@ with Requirement("The proxy", "sluicegate[proxy]"):
 
 from enforcement.aio import Limiter
 from enforcement.doors._exchange import Receive, Scope, Send
-from enforcement.doors._http import TrustedProxies, check_anonymous, check_preset, find_token, problem_answer
+from enforcement.doors._http import TrustedProxies, check_anonymous, check_preset, error_answer, find_token
 from enforcement.doors.asgi import LimitMiddleware
+from enforcement.model.tokens import is_well_formed
 from enforcement.settings import named_as
 from enforcement.store.errors import MAX_PORT
 
@@ -111,8 +112,9 @@ class _RequestBody:
 class Upstream:
     """An ASGI application that forwards requests to an upstream."""
 
-    def __init__(self, client: httpx2.AsyncClient, url: httpx2.URL, proxies: TrustedProxies) -> None:
+    def __init__(self, client: httpx2.AsyncClient, url: httpx2.URL, proxies: TrustedProxies, preset: str) -> None:
         self._client = client
+        self._preset = preset
         self._url = url
         self._prefix = url.raw_path.partition(b"?")[0].rstrip(b"/")
         self._proxies = proxies
@@ -124,10 +126,10 @@ class Upstream:
             await send({"type": "websocket.close", "code": 1003, "reason": "This proxy only forwards HTTP requests."})
             return
         body = _RequestBody(receive)
-        forwarding = _Forwarding(self._client, send)
+        forwarding = _Forwarding(self._client, send, self._preset)
         if not scope["path"].startswith("/"):
             # For "OPTIONS *" and whole URLs, limits by path would not see the path that the upstream uses.
-            await forwarding.fail(400, "The request must name a path")
+            await forwarding.fail(400, "The request must name a path", "no_path")
             return
         with contextlib.suppress(_ClientGone):
             await _while_watching(forwarding.run(await self._request(scope, body)), body.watch())
@@ -161,9 +163,10 @@ class Upstream:
 class _Forwarding:
     """One request to the upstream, and its response to the client."""
 
-    def __init__(self, client: httpx2.AsyncClient, send: Send) -> None:
+    def __init__(self, client: httpx2.AsyncClient, send: Send, preset: str) -> None:
         self._client = client
         self._send = send
+        self._preset = preset
         self._begun = False
 
     async def run(self, request: httpx2.Request) -> None:
@@ -175,12 +178,12 @@ class _Forwarding:
             finally:
                 await response.aclose()
         except httpx2.PoolTimeout:
-            await self.fail(503, "The proxy is at its limit of connections to the upstream")
+            await self.fail(503, "The proxy is at its limit of connections to the upstream", "upstream_busy")
         except httpx2.TimeoutException:
-            await self.fail(504, "The upstream did not answer in time")
+            await self.fail(504, "The upstream did not answer in time", "upstream_timeout")
         except (httpx2.TransportError, httpx2.InvalidURL) as error:
             logger.warning("upstream failed: %s: %s", type(error).__name__, error)
-            await self.fail(502, "The upstream could not be reached or broke off")
+            await self.fail(502, "The upstream could not be reached or broke off", "upstream_failed")
 
     async def _pass_on(self, response: httpx2.Response) -> None:
         headers = _passing(response.headers.raw, _OWN_RESPONSE)
@@ -191,12 +194,12 @@ class _Forwarding:
             await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def fail(self, status: int, title: str) -> None:
+    async def fail(self, status: int, title: str, code: str) -> None:
         """Send an error response to the client in place of the upstream's response, unless that has begun."""
         if self._begun:
             # The server closes the connection of an unfinished response, so the client knows that it is not complete.
             return
-        answer = problem_answer({"type": "about:blank", "title": title, "status": status})
+        answer = error_answer(self._preset, status, title, code)
         headers = [(name.lower().encode(), value.encode()) for name, value in answer.headers]
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
         await self._send({"type": "http.response.body", "body": answer.body})
@@ -212,6 +215,7 @@ def create_app() -> Starlette:
     url = _upstream_url(os.environ)
     networks, trusted = _trusted(os.environ)
     limiter = Limiter.from_env()
+    preset = _headers(os.environ)
     client = httpx2.AsyncClient(
         timeout=httpx2.Timeout(_silence(os.environ), connect=CONNECT_SECONDS, pool=CONNECT_SECONDS),
         limits=httpx2.Limits(max_connections=MOST_CONNECTIONS, keepalive_expiry=IDLE_SECONDS),
@@ -226,7 +230,7 @@ def create_app() -> Starlette:
     door = Middleware(
         LimitMiddleware,
         limiter,
-        headers=_headers(os.environ),
+        headers=preset,
         exempt=PROBES,
         trusted_proxies=networks,
         anonymous=_anonymous(os.environ),
@@ -238,7 +242,7 @@ def create_app() -> Starlette:
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False
-    app.router.default = Upstream(client, url, trusted)
+    app.router.default = Upstream(client, url, trusted, preset)
     return app
 
 
@@ -277,12 +281,13 @@ def _passing(headers: Iterable[tuple[bytes, bytes]], own: frozenset[bytes]) -> R
 
 def _credential_fields(headers: Iterable[tuple[bytes, bytes]]) -> frozenset[bytes]:
     """
-    Return a set of the names of the header fields that held the token, or an empty set. They must not reach the
-    upstream or its log.
+    Return a set of the names of the header fields that hold the token, or another credential of ours, or an empty set.
+    They must not reach the upstream or its log.
     """
     fields = {name: value.decode("latin-1") for name, value in headers if name in (b"authorization", b"x-api-key")}
     token = find_token(fields.get(b"authorization"), fields.get(b"x-api-key"))
-    return frozenset(name for name, value in fields.items() if token and value.strip().endswith(token))
+    shown = {name: value.split()[-1] for name, value in fields.items() if value.strip()}
+    return frozenset(name for name, value in shown.items() if value == token or is_well_formed(value))
 
 
 def _upstream_url(environ: Mapping[str, str]) -> httpx2.URL:

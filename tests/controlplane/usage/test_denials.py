@@ -62,7 +62,7 @@ def test_a_decision_is_saved_once(report):
         denied(project="\0"),
         denied(attributes={"ip": 7}),
         denied(attributes={"ip": "x" * 81}),
-        denied(attributes={str(i): "" for i in range(5)}),
+        denied(attributes={str(i): "" for i in range(9)}),
         denied()[:-1],
         "dec_1",
     ],

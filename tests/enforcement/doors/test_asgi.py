@@ -96,6 +96,18 @@ def test_denial_of_a_head_request_has_no_body(guarded, issue: Issue) -> None:
     assert (answer.status_code, answer.content) == (429, b"")
 
 
+@pytest.mark.parametrize("shared", ["Bearer sk-for-the-upstream", "Basic dXNlcjpwYXNz"])
+def test_a_credential_for_the_upstream_never_stands_for_a_token(guarded, issue: Issue, shared: str) -> None:
+    """Many clients may share it. Alone it admits nobody, and beside another token it charges that one."""
+    owner, other = ({"Authorization": shared, "X-API-Key": issue(PER_HOUR)} for _ in range(2))
+    client = guarded()
+    first = [client.get("/200", headers=owner).headers["RateLimit"].split(";")[1] for _ in range(2)]
+
+    assert client.get("/200", headers={"Authorization": shared}).status_code == 401
+    assert client.get("/200", headers=other).headers["RateLimit"].split(";")[1] == "r=1"
+    assert first == ["r=1", "r=0"]
+
+
 def test_token_is_found_in_the_api_key_header(guarded, issue: Issue) -> None:
     """Clients that know no bearer tokens send X-API-Key."""
     token = issue(PER_HOUR)
