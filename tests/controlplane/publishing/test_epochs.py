@@ -122,7 +122,7 @@ def expired(tx):
 
 @pytest.mark.parametrize("end", [deleted, expired])
 def test_a_token_that_sql_has_no_more_does_not_come_back_with_the_store(store, client_of_store, secret, actor, end):
-    """The dump has its document, which no publication replaces. So the repair removes it, before anybody believes it."""
+    """The dump has its document. The repair removes that before anybody believes it, as no publication replaces it."""
     with Limiter(store.url, timeout=1.0) as limiter:
         older = {key: client_of_store.dump(key) for key in client_of_store.keys("sg:{doc}:*")}
         with change(actor=actor) as tx:
