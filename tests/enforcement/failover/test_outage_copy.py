@@ -12,6 +12,7 @@ from enforcement import Limit, Limiter
 from enforcement.failover import outage_copy
 from enforcement.failover.fallback import Fallback
 from enforcement.failover.outage_copy import OutageCopy
+from enforcement.failover.private_file import read, write
 from enforcement.failover.saved_counter import SavedCounter
 from enforcement.model.algorithms import ALGORITHMS, Reference, Spec
 from enforcement.settings import Settings
@@ -103,6 +104,37 @@ def test_a_restart_with_a_state_directory_takes_no_second_share(own_server, tmp_
     assert {size for taken in admitted for _, size in taken} == {KNOWN}
     assert QUOTA - KNOWN <= total(admitted) <= QUOTA + KNOWN
     assert total(admitted[:1]) == total(admitted)
+
+
+ALGORITHM_LIMITS = [
+    Limit(name=name, algorithm=name, quota=20, window_seconds=86_400)
+    for name in ("fixed_window", "sliding_window", "sliding_log", "token_bucket")
+]
+
+
+def test_each_algorithm_takes_no_second_share_after_a_restart(tmp_path):
+    """All local counters are in one file, and one of a bucket has a float in it. Nothing of it may get lost."""
+    admitted = []
+    for _ in range(3):
+        with Limiter("redis://127.0.0.1:1/0", state_dir=tmp_path, timeout=0.01) as limiter:
+            admitted.append([sum(limiter.hit(limit, "k").allowed for _ in range(30)) for limit in ALGORITHM_LIMITS])
+            assert limiter.stats().disk_failures == 0
+    assert admitted == [[20] * 4, [0] * 4, [0] * 4]
+
+
+def test_a_counter_that_cannot_be_read_does_not_take_the_others_with_it(tmp_path, caplog):
+    """A release may write counters that an earlier one does not know."""
+    limit = ALGORITHM_LIMITS[0]
+    with Limiter("redis://127.0.0.1:1/0", state_dir=tmp_path, timeout=0.01) as limiter:
+        assert sum(limiter.hit(limit, "k").allowed for _ in range(30)) == 20
+    [path] = tmp_path.glob("shares-*-0")
+    header = outage_copy._SHARES_HEADER
+    write(path, header, [b'["new","x",[1],1]\n', *(line + b"\n" for line in read(path, header))])
+
+    with Limiter("redis://127.0.0.1:1/0", state_dir=tmp_path, timeout=0.01) as limiter:
+        assert not limiter.hit(limit, "k").allowed
+        assert limiter.stats().disk_failures == 1
+    assert f"Ignored a local counter in {path}" in caplog.text
 
 
 def total(admitted):
