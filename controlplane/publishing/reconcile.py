@@ -102,6 +102,10 @@ def _emptied_or_set_back(client: redis.Redis) -> list[Difference]:
     documents = state.fields - len(OWN_FIELDS)
     if documents != compile.count_documents():
         return [("all", "", f"the store had {documents} documents, SQL {compile.count_documents()}")]
+    # It stands beside the tokens, too. If it is another there, enforcers believe the store none of them.
+    beside = client.get(store.keys().revision) if client.type(store.keys().revision) == "string" else None
+    if beside is not None and beside != f"{state.revision} {state.store_id}":
+        return [("all", "", f"the store had {beside[:40]!r} beside its tokens, not its state")]
     return []
 
 

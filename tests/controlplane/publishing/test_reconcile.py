@@ -6,6 +6,7 @@ from controlplane.publishing.models import OutboxEntry, Revision
 from controlplane.publishing.reconcile import reconcile
 from enforcement import Limiter
 from enforcement.lua import LIBRARY_NAME
+from enforcement.model.tokens import mint
 from tests.enforcement.world import eventually
 from tests.factories import LimitFactory, PolicyFactory, ProjectFactory, TokenFactory
 
@@ -124,6 +125,18 @@ def test_a_state_that_no_enforcer_can_read_is_replaced(published, client_of_stor
     assert publisher.last_revision() == 2
     with Limiter(store.url, timeout=1.0) as limiter:
         assert eventually(lambda: limiter.revision == 2)
+
+
+@pytest.mark.parametrize("text", ["", "x", "0 other", "1 other"])
+def test_a_garbled_state_beside_the_tokens_is_replaced(published, client_of_store, store, text):
+    """Before, every token that an instance had not met was refused until the next publication."""
+    client_of_store.set("sg:{doc}:token:revision", text)
+
+    assert reconcile() == [f"the store had {text!r} beside its tokens, not its state"]
+    assert reconcile() == []
+    with Limiter(store.url, timeout=1.0) as limiter:
+        assert eventually(lambda: limiter.revision == 2)
+        assert limiter.check(mint("live")).reason == "unknown_token"
 
 
 def test_a_change_does_not_follow_a_revision_that_is_not_plausible(published, client_of_store):
