@@ -81,10 +81,17 @@ class OutageCopy:
         """Write what has changed, and let another process take over the file."""
         if self._folder is not None:
             self._save(self._folder, fleet_size)
-        self.after_fork()
+        self._release()
 
     def after_fork(self) -> None:
-        """Let go of the file. In a child process it stays that of the parent, which holds the lock as well."""
+        """Claim another file in a child process if the parent has one, which stays that of the parent."""
+        if self._lock is not None:
+            self._release()
+            self._saved = (0, 0)
+            self.open()
+
+    def _release(self) -> None:
+        """Let go of the file. A parent process that holds the lock as well keeps it."""
         lock, self._lock, self._shares = self._lock, None, None
         if lock is not None:
             os.close(lock)
