@@ -24,6 +24,7 @@ from unfold.admin import StackedInline as ThemeStackedInline
 from controlplane.adminkit.forms import InstantInput, RecordedForm
 from controlplane.adminkit.selection import has_changed, selection
 from controlplane.core.requests import request_id
+from controlplane.core.snapshots import snapshot
 from controlplane.core.text import unprintable
 from controlplane.publishing.changes import Actor, Change, change
 from controlplane.publishing.models import OutboxEntry
@@ -230,7 +231,9 @@ class RecordedAdmin(ChangingAdmin):
 
     def changeform_view(self, request: HttpRequest, *args: Any, **options: Any) -> HttpResponse:
         if request.method != "POST":
-            return super().changeform_view(request, *args, **options)
+            with snapshot():  # the page must not mix what was before a change with what is after it
+                response = super().changeform_view(request, *args, **options)
+                return response.render() if isinstance(response, TemplateResponse) else response
         with self.changing(request):
             return super().changeform_view(request, *args, **options)
 
@@ -269,9 +272,11 @@ class RecordedAdmin(ChangingAdmin):
         return response
 
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> models.Model | None:
-        if getattr(request, "change", None) is not None:
-            # If two users save at once, the second waits here, then sees that the row has changed.
-            self.model._default_manager.select_for_update().filter(pk=object_id).first()
+        found = super().get_object(request, object_id, from_field)
+        if found is None or getattr(request, "change", None) is None:
+            return found
+        # If two users save at once, the second waits here, then sees that the row has changed.
+        self.model._default_manager.select_for_update().filter(pk=found.pk).first()
         return super().get_object(request, object_id, from_field)
 
     def get_fieldsets(self, request: HttpRequest, obj: models.Model | None = None) -> list[Any]:

@@ -3,6 +3,7 @@
 import pytest
 from django.contrib.auth.models import Permission, User
 from django.contrib.sessions.models import Session
+from django.db import connection
 from django.urls import reverse
 from django.utils import timezone
 
@@ -10,7 +11,9 @@ from controlplane.adminkit.forms import version_of
 from controlplane.policies.models import AuditEntry, Limit, Override, Policy
 from controlplane.projects.models import ManagementKey, Project, Token
 from controlplane.publishing import publisher
+from controlplane.publishing.changes import change
 from controlplane.publishing.models import OutboxEntry, Revision
+from tests.controlplane.conftest import ANN, between_reads
 from tests.factories import (
     LimitFactory,
     ManagementKeyFactory,
@@ -541,3 +544,27 @@ def test_usage_leaves_as_csv_without_formulas(as_ann):
 
     assert lines[0] == "at,project_id,token_id,policy_id,limit_name,unit,allowed,denied,would_deny,cost"
     assert lines[1].split(",")[1:3] == ["proj_1", "'=1+1"]
+
+
+@pytest.mark.parametrize("table", ["policies_limit", "policies_policy"])
+def test_a_form_shows_one_moment(as_ann, store, table):
+    """Its row and its limits are read by several queries, and the form is saved only over the state that it shows."""
+    limit = LimitFactory(name="per-minute", quota=1, policy__slug="free", policy__name="quota 1")
+
+    def write():
+        with change(actor=ANN) as tx:
+            policy = Policy.objects.get()
+            before = policy.as_record()
+            Policy.objects.update(name="quota 2")
+            Limit.objects.update(quota=2)
+            tx.updated(Policy.objects.get(), before)
+        connection.close()
+
+    with connection.execute_wrapper(between_reads(table, write)):
+        page = as_ann.get(f"{POLICIES}{limit.policy.pk}/change/")
+
+    form, (limits,) = page.context["adminform"].form, page.context["inline_admin_formsets"]
+    shown = form.initial["name"], limits.formset.forms[0].initial["quota"], form.initial["seen_version"]
+    now = ("quota 2", 2, version_of(Policy.objects.get()))
+    assert shown == now if table == "policies_policy" else shown[:2] == ("quota 1", 1) and shown[2] != now[2]
+    assert Limit.objects.get().quota == 2
