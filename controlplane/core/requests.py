@@ -5,8 +5,10 @@ import secrets
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
+from urllib.parse import unquote
 
 from django.conf import settings
+from django.core.exceptions import BadRequest
 from django.http import HttpRequest, HttpResponse
 from django.utils.log import log_response
 from structlog.contextvars import bind_contextvars, bound_contextvars, clear_contextvars
@@ -77,3 +79,24 @@ class RequestLog:
         """Add the user of the admin to the log lines. Elsewhere a session is not even read."""
         if request.path_info.startswith("/admin/") and request.user.is_authenticated:
             log_author(request.user.get_username(), "admin")
+
+
+class NoNullCharacters:
+    """
+    Refuse a request of the admin whose address has a null character.
+
+    PostgreSQL cannot compare a column with such a string, so a filter or a search for one would be an error. Forms and
+    the API check their own fields.
+    """
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        return self.get_response(request)
+
+    def process_view(self, request: HttpRequest, *_: Any) -> None:
+        if request.path_info.startswith("/admin/") and "\0" in request.path_info + unquote(
+            request.META["QUERY_STRING"]
+        ):
+            raise BadRequest("The address has a null character.")

@@ -6,6 +6,7 @@ from typing import Any
 from axes.conf import settings as axes_settings
 from axes.models import AccessAttempt, AccessFailureLog, AccessLog
 from django.contrib import admin
+from django.contrib.admin.utils import unquote
 from django.contrib.auth.admin import GroupAdmin as DjangoGroupAdmin
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.models import Group, Permission, User
@@ -94,10 +95,10 @@ class UserAdmin(DjangoUserAdmin, PeopleAdmin):
         if request.method != "POST":
             return super().user_change_password(request, id, form_url)
         with self.changing(request) as tx:
-            before = User.objects.select_for_update().filter(pk=id).first()
+            before = self.get_object(request, unquote(id))
             response = super().user_change_password(request, id, form_url)
-            user = User.objects.filter(pk=id).first()
-            if before and user and user.password != before.password:
+            user = before and User.objects.filter(pk=before.pk).first()
+            if user and user.password != before.password:
                 record = Recorded(user).as_record()
                 tx.record("user.password", Recorded(user), before=record, after=record)
         return response

@@ -3,8 +3,11 @@ import io
 from typing import Any
 
 from django.contrib import admin
+from django.contrib.admin.options import IncorrectLookupParameters
+from django.core.exceptions import BadRequest, PermissionDenied
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404
 from django.urls import URLPattern, path, reverse
 from django.utils.html import format_html
 from unfold.contrib.filters.admin import DropdownFilter, FieldTextFilter
@@ -143,11 +146,14 @@ class UsageAdmin(ReadOnlyAdmin):
     def export_view(self, request: HttpRequest) -> HttpResponse:
         """Return a CSV file with the rows of the list, with the same filters."""
         if not self.has_view_permission(request):
-            return HttpResponse(status=403)
+            raise PermissionDenied
         text = io.StringIO()
         writer = csv.writer(text)
         writer.writerow(COLUMNS)
-        rows = self.get_changelist_instance(request).queryset[:MOST_ROWS]
+        try:
+            rows = self.get_changelist_instance(request).queryset[:MOST_ROWS]
+        except IncorrectLookupParameters as exc:
+            raise BadRequest from exc  # the list itself then shows all rows, which a file must not pass for
         for row in rows.values_list(*COLUMNS).iterator(chunk_size=2000):
             writer.writerow([row[0].isoformat(), *map(cell, row[1:])])
         return attachment(text.getvalue(), "usage.csv")
@@ -226,12 +232,14 @@ class DailyReportAdmin(ReadOnlyAdmin):
         )
 
     def page_view(self, request: HttpRequest, pk: int) -> HttpResponse:
-        report = self.readable(request, pk)
-        return HttpResponse(report.html, headers={HEADER: REPORT_POLICY}) if report else HttpResponse(status=404)
+        return HttpResponse(self.readable(request, pk).html, headers={HEADER: REPORT_POLICY})
 
     def csv_view(self, request: HttpRequest, pk: int) -> HttpResponse:
         report = self.readable(request, pk)
-        return attachment(report.csv, f"{report.day}.csv") if report else HttpResponse(status=404)
+        return attachment(report.csv, f"{report.day}.csv")
 
-    def readable(self, request: HttpRequest, pk: int) -> DailyReport | None:
-        return DailyReport.objects.filter(pk=pk).first() if self.has_view_permission(request) else None
+    def readable(self, request: HttpRequest, pk: int) -> DailyReport:
+        """Return the report, if it exists and the user may read it, or answer with the page of the error."""
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        return get_object_or_404(DailyReport, pk=pk)
