@@ -87,8 +87,9 @@ class PolicyAdmin(RecordedAdmin):
     search_fields = ["slug", "name"]
     autocomplete_fields = ["project"]
     readonly_fields = ["reach", "holders", "version", "changed"]
+    # Its project is shown by "reach". It does not change, because tokens of other projects may use the policy already.
     fieldsets = [
-        (None, {"fields": ["slug", "name", "description", "project"]}),
+        (None, {"fields": ["slug", "name", "description"]}),
         ("Use", {"fields": ["reach", "holders", "version", "changed"]}),
     ]
     add_fieldsets = [(None, {"fields": ["slug", "name", "description", "project"]})]
@@ -144,8 +145,7 @@ class PolicyAdmin(RecordedAdmin):
 
     @display(description="Used by")
     def holders(self, policy: Policy) -> str:
-        tokens, projects = (model.objects.filter(policy=policy).count() for model in (Token, Project))
-        anonymous = Project.objects.filter(anonymous_policy=policy).count()
+        tokens, projects, anonymous = policy.uses
         found = [
             (
                 f"{tokens} token{'' if tokens == 1 else 's'}",

@@ -141,4 +141,9 @@ def explain(policy: Policy, posted: Iterable[tuple[str, str]]) -> dict[str, Any]
 
 def holder_of(policy: Policy) -> str:
     """Return in words whose requests the limits of a policy count together."""
-    return "all projects together" if policy.is_global else "each token or project with this policy"
+    if policy.is_global:
+        return "all projects together"
+    tokens, projects, anonymous = policy.uses
+    holders = ["each token or project with this policy"] if tokens or projects or not anonymous else []
+    # A limit has one counter for these requests of a project, unless it is partitioned by an attribute.
+    return ", and for ".join(holders + ["each project's requests without a token"] * bool(anonymous))

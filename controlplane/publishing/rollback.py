@@ -5,7 +5,7 @@ from typing import Any
 from django.core.exceptions import ObjectDoesNotExist
 
 from controlplane.policies.actions import replace_limits, set_global_policy
-from controlplane.policies.models import Policy
+from controlplane.policies.models import AuditEntry, Policy
 from controlplane.projects.models import Project
 from controlplane.publishing.changes import Change
 from controlplane.publishing.models import Revision
@@ -19,7 +19,7 @@ def rollback(tx: Change, number: int) -> None:
 
     That is the policies with their limits, the policies, active flag and cap of each project, and the global policy.
     Newer policies and projects, tokens and overrides stay as they are. A deleted policy is created again under its id.
-    A deleted project is not, because its tokens are gone.
+    A deleted project is not, because its tokens are gone, and neither are the policies that it owned.
 
     Raises:
         Revision.DoesNotExist: There is no such revision.
@@ -56,7 +56,13 @@ def documents_at(number: int) -> dict[str, dict[str, Any] | None]:
 def _restore_policy(tx: Change, document: dict[str, Any]) -> None:
     policy = Policy.objects.select_for_update().filter(pk=document["id"]).first()
     before = policy and policy.as_record()
-    policy = policy or Policy(pk=document["id"])
+    if policy is None:
+        former = _last_record(document["id"])
+        owner = former.get("project")
+        if owner and not Project.objects.filter(pk=owner).exists():
+            return
+        # A document does not name the owner. Without it, every project could use the policy.
+        policy = Policy(pk=document["id"], project_id=owner, description=former.get("description", ""))
     if before and _as_published(before) == _as_published(document):
         return
     policy.slug, policy.name = document["slug"], document["name"]
@@ -66,6 +72,12 @@ def _restore_policy(tx: Change, document: dict[str, Any]) -> None:
     replace_limits(tx, policy, limits, restored=True)
     policy = Policy.objects.get(pk=policy.pk)
     tx.record("policy.rollback", policy, before=before, after=policy.as_record())
+
+
+def _last_record(policy_id: str) -> dict[str, Any]:
+    """Return what the audit knows of a deleted policy, or an empty dictionary."""
+    entry = AuditEntry.objects.filter(object_type="policy", object_id=policy_id).order_by("at", "id").last()
+    return (entry.after or entry.before or {}) if entry else {}
 
 
 def _as_published(record: dict[str, Any]) -> tuple[Any, ...]:

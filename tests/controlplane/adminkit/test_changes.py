@@ -568,3 +568,16 @@ def test_a_form_shows_one_moment(as_ann, store, table):
     now = ("quota 2", 2, version_of(Policy.objects.get()))
     assert shown == now if table == "policies_policy" else shown[:2] == ("quota 1", 1) and shown[2] != now[2]
     assert Limit.objects.get().quota == 2
+
+
+def test_a_policy_keeps_its_project(as_ann, told, store):
+    """Otherwise keys that are limited to that project could change the limits of other projects' tokens."""
+    token = TokenFactory(policy=LimitFactory(name="per-minute").policy)
+    other, limit = ProjectFactory(), token.policy.limits.get()
+    fields = policy_fields(token.policy, fields_of(limit), initial=1, name="Renamed", project=other.pk)
+
+    response = as_ann.post(f"{POLICIES}{token.policy.pk}/change/", fields, follow=True)
+
+    assert "was changed successfully" in told(response)[0]
+    assert Policy.objects.values_list("name", "project").get() == ("Renamed", None)
+    assert "the tokens and projects that use it" in as_ann.get(f"{POLICIES}{limit.policy_id}/change/").content.decode()
