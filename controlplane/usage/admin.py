@@ -84,8 +84,38 @@ class TokenFilter(NamedFilter):
     model, column = Token, "name"
 
 
+class NamedRowsAdmin(ReadOnlyAdmin):
+    """
+    The base class of lists whose rows have the ids of a project, a token and a policy, and show their names.
+
+    A row is kept after its project or token is deleted, and then shows the id in place of the name.
+    """
+
+    def get_changelist_instance(self, request: HttpRequest) -> Any:
+        changelist = super().get_changelist_instance(request)
+        rows = list(changelist.result_list)
+        for name, model in (("project", Project), ("token", Token), ("policy", Policy)):
+            known = model.objects.in_bulk({getattr(row, f"{name}_id") for row in rows})
+            for row in rows:
+                setattr(row, f"{name}_row", known.get(getattr(row, f"{name}_id")))
+        changelist.result_list = rows
+        return changelist
+
+    @display(description="Project", ordering="project_id")
+    def project(self, row: Any) -> str:
+        return link_to(row.project_row) if row.project_row else row.project_id
+
+    @display(description="Token", ordering="token_id")
+    def token(self, row: Any) -> str:
+        return link_to(row.token_row, row.token_row.name) if row.token_row else row.token_id or "—"
+
+    @staticmethod
+    def name_of_limit(row: Any) -> str:
+        return format_html("{}/{}", link_to(row.policy_row) if row.policy_row else row.policy_id, row.limit_name)
+
+
 @admin.register(UsageRow)
-class UsageAdmin(ReadOnlyAdmin):
+class UsageAdmin(NamedRowsAdmin):
     list_display = ["begins", "project", "token", "limit", "unit", "allowed", "denied", "would_deny", "cost"]
     list_filter = [
         PeriodFilter,
@@ -101,39 +131,13 @@ class UsageAdmin(ReadOnlyAdmin):
     list_before_template = "admin/sluicegate/usage_export.html"
     empty = ("The decisions of proxies are counted here by the minute, about half a minute later.", "")
 
-    def get_changelist_instance(self, request: HttpRequest) -> Any:
-        changelist = super().get_changelist_instance(request)
-        rows = list(changelist.result_list)
-        named = {
-            "project_row": Project.objects.in_bulk({row.project_id for row in rows}),
-            "token_row": Token.objects.in_bulk({row.token_id for row in rows}),
-            "policy_row": Policy.objects.in_bulk({row.policy_id for row in rows}),
-        }
-        for row in rows:
-            row.project_row = named["project_row"].get(row.project_id)
-            row.token_row = named["token_row"].get(row.token_id)
-            row.policy_row = named["policy_row"].get(row.policy_id)
-        changelist.result_list = rows
-        return changelist
-
     @display(description="From (UTC)", ordering="at")
     def begins(self, row: UsageRow) -> str:
         return row.at.strftime("%Y-%m-%d" if row.period == "day" else "%Y-%m-%d %H:%M")
 
-    # A row is kept after its project or token is deleted, and then shows the id in place of the name.
-    @display(description="Project", ordering="project_id")
-    def project(self, row: UsageRow) -> str:
-        return link_to(row.project_row) if row.project_row else row.project_id
-
-    @display(description="Token", ordering="token_id")
-    def token(self, row: UsageRow) -> str:
-        return link_to(row.token_row, row.token_row.name) if row.token_row else row.token_id or "—"
-
     @display(description="Limit", ordering="limit_name")
     def limit(self, row: UsageRow) -> str:
-        if not row.limit_name:
-            return "all decisions"
-        return format_html("{}/{}", link_to(row.policy_row) if row.policy_row else row.policy_id, row.limit_name)
+        return self.name_of_limit(row) if row.limit_name else "all decisions"
 
     def get_urls(self) -> list[URLPattern]:
         own = path("export.csv", self.admin_site.admin_view(self.export_view), name="usage_usagerow_csv")
@@ -160,8 +164,8 @@ class UsageAdmin(ReadOnlyAdmin):
 
 
 @admin.register(DeniedRequest)
-class DeniedRequestAdmin(ReadOnlyAdmin):
-    list_display = ["moment", "reason", "project_id", "token_id", "limit", "values", "instance", "decision"]
+class DeniedRequestAdmin(NamedRowsAdmin):
+    list_display = ["moment", "reason", "project", "token", "limit", "values", "instance", "decision"]
     list_filter = [
         ("reason", FieldTextFilter),
         ("project_id", ProjectFilter),
@@ -181,7 +185,7 @@ class DeniedRequestAdmin(ReadOnlyAdmin):
 
     @display(description="Limit", ordering="limit_name")
     def limit(self, row: DeniedRequest) -> str:
-        return f"{row.policy_id}/{row.limit_name}" if row.limit_name else "—"
+        return self.name_of_limit(row) if row.limit_name else "—"
 
     @display(description="Attributes")
     def values(self, row: DeniedRequest) -> str:
