@@ -358,7 +358,7 @@ UNFOLD = {
             "950": "oklch(28.2% .091 267.935)",
         },
     },
-    "COMMAND": {"search_models": ["projects.project", "projects.token", "policies.policy"]},
+    "COMMAND": {"search_callback": "controlplane.adminkit.palette.search"},
     "SIDEBAR": {"show_search": True, "navigation": "controlplane.adminkit.menu.navigation"},
 }
 
