@@ -1,8 +1,9 @@
 """The base classes and helpers of every page in the admin."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, ClassVar
 
 from django import forms
@@ -10,7 +11,7 @@ from django.conf import settings
 from django.contrib import admin, messages
 from django.contrib.admin.utils import quote, unquote
 from django.core.exceptions import NON_FIELD_ERRORS, BadRequest
-from django.db import models
+from django.db import IntegrityError, models
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import reverse
@@ -230,24 +231,31 @@ class RecordedAdmin(ChangingAdmin):
     warn_unsaved_form = True
 
     def changeform_view(self, request: HttpRequest, *args: Any, **options: Any) -> HttpResponse:
+        view = partial(super().changeform_view, request, *args, **options)
         if request.method != "POST":
             with snapshot():  # the page must not mix what was before a change with what is after it
-                response = super().changeform_view(request, *args, **options)
+                response = view()
                 return response.render() if isinstance(response, TemplateResponse) else response
-        with self.changing(request):
-            return super().changeform_view(request, *args, **options)
+        return self._saved(request, "", view)
 
     def delete_view(self, request: HttpRequest, *args: Any, **options: Any) -> HttpResponse:
-        if request.method != "POST":
-            return super().delete_view(request, *args, **options)
-        with self.changing(request, request.POST.get("change_reason", "")):
-            return super().delete_view(request, *args, **options)
+        view = partial(super().delete_view, request, *args, **options)
+        return self._saved(request, request.POST.get("change_reason", ""), view) if request.method == "POST" else view()
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
-        if request.method != "POST":
-            return super().changelist_view(request, extra_context)
-        with self.changing(request, request.POST.get("change_reason", "")):
-            return super().changelist_view(request, extra_context)
+        view = partial(super().changelist_view, request, extra_context)
+        return self._saved(request, request.POST.get("change_reason", ""), view) if request.method == "POST" else view()
+
+    def _saved(self, request: HttpRequest, reason: str, view: Callable[[], HttpResponse]) -> HttpResponse:
+        """Return the response of *view*, which runs as one change."""
+        try:
+            with self.changing(request, reason):
+                return view()
+        except IntegrityError:
+            # Since the form was checked, another user has deleted what it names, or has saved a row with the same
+            # name. Checked again, the form says at which field.
+            with self.changing(request, reason):
+                return view()
 
     def response_action(self, request: HttpRequest, queryset: models.QuerySet) -> HttpResponse | None:
         if has_changed(request, queryset):

@@ -1,5 +1,7 @@
 """What the admin does with a form: one change, told, at the field, never over somebody else's."""
 
+import threading
+
 import pytest
 from django.contrib.auth.models import Permission, User
 from django.contrib.sessions.models import Session
@@ -581,3 +583,44 @@ def test_a_policy_keeps_its_project(as_ann, told, store):
     assert "was changed successfully" in told(response)[0]
     assert Policy.objects.values_list("name", "project").get() == ("Renamed", None)
     assert "the tokens and projects that use it" in as_ann.get(f"{POLICIES}{limit.policy_id}/change/").content.decode()
+
+
+def at_the_last_moment(deed):
+    """Return a wrapper of queries that runs *deed* once, in another thread, before the first row is written."""
+    done = threading.Event()
+
+    def in_thread():
+        deed()
+        connection.close()
+
+    def wrapper(execute, sql, params, many, context):
+        if sql.startswith(("UPDATE", "INSERT")) and not done.is_set():
+            done.set()
+            writer = threading.Thread(target=in_thread)
+            writer.start()
+            writer.join()
+        return execute(sql, params, many, context)
+
+    return wrapper
+
+
+@pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite has one writer at a time.")
+def test_a_choice_that_is_deleted_while_the_form_is_saved_is_told_at_its_field(as_ann, store):
+    """PostgreSQL finds it when it commits, after the form was found to be valid."""
+    project, policy = ProjectFactory(name="A"), PolicyFactory()
+    fields = {"slug": project.slug, "name": "B", "policy": policy.pk, "seen_version": version_of(project)}
+
+    with connection.execute_wrapper(at_the_last_moment(lambda: Policy.objects.all().delete())):
+        response = as_ann.post(f"{PROJECTS}{project.pk}/change/", fields)
+
+    assert errors_of(response)["policy"] == ["Select a valid choice. That choice is not one of the available choices."]
+    assert (Project.objects.get().name, AuditEntry.objects.count()) == ("A", 0)
+
+
+@pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite has one writer at a time.")
+def test_a_name_that_another_user_takes_at_the_same_moment_is_told_at_its_field(as_ann, store):
+    """Both forms were valid, and one was saved first."""
+    with connection.execute_wrapper(at_the_last_moment(lambda: ProjectFactory(slug="chat"))):
+        response = as_ann.post(f"{PROJECTS}add/", {"slug": "chat", "name": "Mine"})
+
+    assert errors_of(response)["slug"] == ["Project with this Slug already exists."]
