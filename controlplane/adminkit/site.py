@@ -227,6 +227,7 @@ class RecordedAdmin(ChangingAdmin):
 
     form = RecordedForm
     change_form_before_template = "admin/sluicegate/version.html"
+    delete_confirmation_template = "admin/sluicegate/delete.html"
     delete_selected_confirmation_template = "admin/sluicegate/delete_selected.html"
     warn_unsaved_form = True
 
