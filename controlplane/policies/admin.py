@@ -148,11 +148,11 @@ class PolicyAdmin(RecordedAdmin):
         tokens, projects, anonymous = policy.uses
         found = [
             (
-                f"{tokens} token{'' if tokens == 1 else 's'}",
+                f"{tokens:,} token{'' if tokens == 1 else 's'}",
                 list_url(Token, f"?policy__id__exact={policy.pk}&status=all"),
             ),
             (
-                f"{projects} project{'' if projects == 1 else 's'}",
+                f"{projects:,} project{'' if projects == 1 else 's'}",
                 list_url(Project, f"?policy__id__exact={policy.pk}"),
             ),
         ]

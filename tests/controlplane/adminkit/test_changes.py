@@ -1,6 +1,7 @@
 """What the admin does with a form: one change, told, at the field, never over somebody else's."""
 
 import threading
+from html.parser import HTMLParser
 
 import pytest
 from django.contrib.auth.models import Permission, User
@@ -56,6 +57,20 @@ def policy_fields(policy, *limits, initial=0, **changed):
 
 def fields_of(limit, **changed):
     return {"id": limit.pk, "policy": limit.policy_id, "name": limit.name, **changed}
+
+
+class HiddenAndTyped(HTMLParser):
+    """The inputs of a page, as a browser posts them."""
+
+    def __init__(self, response):
+        super().__init__()
+        self.fields = {}
+        self.feed(response.content.decode())
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        if tag == "input" and attributes.get("type") in ("hidden", "text", "number") and "name" in attributes:
+            self.fields[attributes["name"]] = attributes.get("value", "")
 
 
 def errors_of(response):
@@ -207,16 +222,25 @@ def test_a_form_opened_before_somebody_elses_change_is_not_saved(as_ann):
     assert Policy.objects.get().name == "Theirs"
 
 
-def test_a_form_whose_limit_was_deleted_meanwhile_is_shown_again(as_ann):
-    """It names the conflict, and is no server error."""
-    limit = LimitFactory(name="m")
-    fields = policy_fields(limit.policy, fields_of(limit), initial=1)
-    limit.delete()
+def test_a_limit_that_was_deleted_meanwhile_is_shown_again_and_can_be_saved(as_ann, told, store):
+    """The page names the conflict and shows every row. Saved again, the form replaces the change, as the page says."""
+    first = LimitFactory(name="first", position=0)
+    second, third = (LimitFactory(policy=first.policy, name=name) for name in ("second", "third"))
+    rows = [fields_of(first, quota=77), fields_of(second, quota=78), fields_of(third), {"name": "new"}]
+    fields = policy_fields(first.policy, *rows, initial=3)
+    first.delete()
+    third.delete()
 
-    response = as_ann.post(f"{POLICIES}{limit.policy.pk}/change/", fields)
+    page = f"{POLICIES}{second.policy_id}/change/"
+    response = as_ann.post(page, fields)
 
-    assert response.status_code == 200
     assert "__all__" in errors_of(response)
+    shown = HiddenAndTyped(response).fields
+    names = [shown[f"limits-{row}-name"] for row in range(4)]
+    assert (names, shown["limits-INITIAL_FORMS"]) == (["second", "first", "third", "new"], "1")
+    assert "was changed successfully" in told(as_ann.post(page, {**fields, **shown}, follow=True))[0]
+    saved = Limit.objects.values_list("name", "quota")
+    assert list(saved) == [("second", 78), ("first", 77), ("third", 100), ("new", 100)]
 
 
 def test_the_secret_is_in_the_answer_and_nowhere_else(as_ann, store, caplog):
