@@ -83,10 +83,10 @@ class RequestLog:
 
 class NoNullCharacters:
     """
-    Refuse a request of the admin whose address has a null character.
+    Refuse a request of the admin with a null character in its address or in a field.
 
-    PostgreSQL cannot compare a column with such a string, so a filter or a search for one would be an error. Forms and
-    the API check their own fields.
+    PostgreSQL cannot compare a column with such a string, so a search for one, or a choice of a row with such a key,
+    would be an error of the server. No browser can type one. The API checks its own fields.
     """
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
@@ -96,7 +96,8 @@ class NoNullCharacters:
         return self.get_response(request)
 
     def process_view(self, request: HttpRequest, *_: Any) -> None:
-        if request.path_info.startswith("/admin/") and "\0" in request.path_info + unquote(
-            request.META["QUERY_STRING"]
-        ):
-            raise BadRequest("The address has a null character.")
+        if not request.path_info.startswith("/admin/"):
+            return
+        fields = [value for _, values in request.POST.lists() for value in values]
+        if any("\0" in text for text in (request.path_info, unquote(request.META["QUERY_STRING"]), *fields)):
+            raise BadRequest("The request has a null character.")

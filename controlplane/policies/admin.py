@@ -79,6 +79,10 @@ class LimitInline(StackedInline):
         ),
     ]
 
+    def get_formset(self, request: HttpRequest, obj: Policy | None = None, **options: Any) -> type[LimitFormSet]:
+        # A form may delete all limits and add as many. Django would build and check 1,032 of them.
+        return super().get_formset(request, obj, absolute_max=2 * MAX_LIMITS_PER_POLICY, **options)
+
 
 @admin.register(Policy)
 class PolicyAdmin(RecordedAdmin):

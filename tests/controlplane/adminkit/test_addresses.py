@@ -28,6 +28,21 @@ def test_a_null_character_is_refused(as_ann, address):
     assert (page.status_code, leads_back(page)) == (400, True)
 
 
+@pytest.mark.parametrize(
+    ("address", "field"),
+    [
+        ("projects/token/", {"action": "revoke_selected", "_selected_action": "\0"}),
+        ("projects/token/add/", {"name": "ci", "project": "\0"}),
+        ("policies/policy/sentence/", {"policy": "a\0"}),
+    ],
+)
+def test_a_null_character_in_a_field_is_refused(as_ann, store, address, field):
+    """A form that no browser sends."""
+    page = as_ann.post(f"/admin/{address}", field)
+
+    assert (page.status_code, leads_back(page)) == (400, True)
+
+
 @pytest.mark.parametrize("method", ["get", "post"])
 @pytest.mark.parametrize("address", NO_KEY)
 def test_a_key_that_no_row_can_have_is_not_found(as_ann, store, method, address):
@@ -75,3 +90,15 @@ def test_a_policy_is_read_without_the_right_to_change_it(walker):
 
     walker.reads("per-minute")
     walker.look("policy-to-read")
+
+
+@pytest.mark.parametrize("initial", [0, 99_999_999])
+def test_a_form_of_too_many_limits_is_refused(as_ann, store, initial):
+    """Not after it has built each of them."""
+    counts = {"limits-TOTAL_FORMS": "99999999", "limits-INITIAL_FORMS": initial}
+
+    page = as_ann.post("/admin/policies/policy/add/", {"slug": "starter", "name": "Starter", **counts})
+
+    (limits,) = page.context["inline_admin_formsets"]
+    assert limits.formset.non_form_errors() == ["Please submit at most 32 forms."]
+    assert len(limits.formset.forms) == 64
