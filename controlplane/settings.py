@@ -80,6 +80,7 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "controlplane.core.requests.NoNullCharacters",
     "axes.middleware.AxesMiddleware",  # last, because it replaces the response to a refused log-in
 ]
 
@@ -355,7 +356,7 @@ UNFOLD = {
             "950": "oklch(28.2% .091 267.935)",
         },
     },
-    "COMMAND": {"search_models": ["projects.project", "projects.token", "policies.policy"]},
+    "COMMAND": {"search_callback": "controlplane.adminkit.palette.search"},
     "SIDEBAR": {"show_search": True, "navigation": "controlplane.adminkit.menu.navigation"},
 }
 

@@ -1,11 +1,13 @@
 """The lock-out after failed log-ins, by name and address, and by address alone."""
 
 import logging
-from datetime import timedelta
+from collections.abc import Iterable
+from datetime import datetime, timedelta
 from typing import Any
 
 from axes.attempts import get_cool_off_threshold
 from axes.handlers.database import AxesDatabaseHandler
+from axes.helpers import get_cool_off
 from axes.models import AccessAttempt
 from django.conf import settings
 from django.db.models import Max, QuerySet, Sum
@@ -49,6 +51,27 @@ class LockoutHandler(AxesDatabaseHandler):
 def failures_of(address: str | None, request: HttpRequest) -> QuerySet[AccessAttempt]:
     """Return a query of the failed log-ins from an address that still count."""
     return AccessAttempt.objects.filter(ip_address=address, attempt_time__gte=get_cool_off_threshold(request))
+
+
+def states_of(attempts: Iterable[AccessAttempt], request: HttpRequest) -> dict[int, tuple[str, str]]:
+    """Return for each row of failed log-ins, by its primary key, what it says in words, and the kind of its badge."""
+    attempts = list(attempts)
+    since = timezone.now() - get_cool_off(request)
+    counting = AccessAttempt.objects.filter(attempt_time__gte=since)
+    by_address = counting.filter(ip_address__in={attempt.ip_address for attempt in attempts})
+    sums = dict(by_address.order_by().values_list("ip_address").annotate(Sum("failures_since_start")))
+    return {attempt.pk: _state_of(attempt, sums, since) for attempt in attempts}
+
+
+def _state_of(attempt: AccessAttempt, sums: dict[str, int], since: datetime) -> tuple[str, str]:
+    failures, most = attempt.failures_since_start, settings.AXES_FAILURE_LIMIT
+    if attempt.attempt_time < since:
+        return f"over, {failures} failures" if failures != 1 else "over, 1 failure", ""
+    if failures >= most:
+        return "locked out", "bad"
+    if sums.get(attempt.ip_address, 0) >= settings.ADDRESS_FAILURE_LIMIT:
+        return f"address locked out, {sums[attempt.ip_address]} failures", "bad"
+    return f"{failures} of {most} failures", "warn"
 
 
 def locked_out(request: HttpRequest, response: HttpResponse | None, credentials: Any) -> HttpResponse:

@@ -8,7 +8,7 @@ from django.db import connection
 
 from controlplane.policies.models import Policy
 from controlplane.projects.models import Project
-from tests.controlplane.conftest import at_once
+from tests.controlplane.conftest import at_once, between_reads
 from tests.factories import LimitFactory, OverrideFactory, PolicyFactory, ProjectFactory, TokenFactory
 from tests.scale import scale
 
@@ -67,21 +67,6 @@ def test_no_acknowledged_conditional_write_is_reverted(web, key, store):
     at_once([partial(client, "name", "name"), partial(client, "description", "text")])
 
     assert failures == []
-
-
-def between_reads(table: str, deed) -> None:
-    """Return a wrapper of queries that runs *deed* once, in another thread, before the first query of *table*."""
-    done = threading.Event()
-
-    def wrapper(execute, sql, params, many, context):
-        if f'FROM "{table}"' in sql and not done.is_set():
-            done.set()
-            writer = threading.Thread(target=deed)
-            writer.start()
-            writer.join()
-        return execute(sql, params, many, context)
-
-    return wrapper
 
 
 @pytest.mark.parametrize("path", ["policies/free", "policies?page_size=200"], ids=["single", "list"])

@@ -225,3 +225,33 @@ def test_a_limit_that_only_0_2_0_accepted_is_restored(published, actor, document
     roll_back(actor, 2)
 
     assert document(f"policy:{policy.pk}")["limits"][0]["match"] == {"path": "v1/*"}
+
+
+@pytest.fixture
+def owned(store, actor):
+    """Revision 1: a policy that belongs to a project."""
+    policy = LimitFactory(policy__project=ProjectFactory(), policy__description="of one tenant").policy
+    with change(actor=actor) as tx:
+        tx.created(policy)
+        tx.created(policy.project)
+    return policy
+
+
+def test_a_deleted_policy_gets_its_owner_back(owned, actor):
+    """Its document does not name the project, and without one every project could use it."""
+    with change(actor=actor) as tx:
+        tx.delete(Policy.objects.get())
+
+    roll_back(actor, 1)
+
+    restored = Policy.objects.get()
+    assert (restored.pk, restored.project, restored.description) == (owned.pk, owned.project, "of one tenant")
+
+
+def test_a_policy_of_a_deleted_project_stays_deleted(owned, actor):
+    """As a policy that all projects share, it would be another one."""
+    with change(actor=actor) as tx:
+        tx.delete(Project.objects.get())
+
+    assert roll_back(actor, 1) is None
+    assert not Policy.objects.exists()
