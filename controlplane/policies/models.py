@@ -84,14 +84,6 @@ class Policy(Versioned):
             raise ValidationError({"project": ValidationError(message, code="immutable")})
         if self.is_global and self.project_id:
             raise ValidationError({"project": "Must be empty, because the global policy applies to every project."})
-        if self.project_id and (others := self._other_projects()):
-            message = f"Must be empty, because the policy is also used by the project {others[0]}."
-            raise ValidationError({"project": ValidationError(message, code="in_use")})
-
-    def _other_projects(self) -> "models.QuerySet[Project]":
-        """Return a query of the projects that use this policy, themselves or by their tokens, and do not own it."""
-        attached = models.Q(policy=self.pk) | models.Q(anonymous_policy=self.pk) | models.Q(tokens__policy=self.pk)
-        return Project.objects.filter(attached).exclude(pk=self.project_id).distinct()
 
     def as_record(self) -> dict[str, Any]:
         fields = {"slug": self.slug, "name": self.name, "description": self.description, "project": self.project_id}

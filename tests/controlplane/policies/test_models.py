@@ -125,21 +125,6 @@ def test_the_global_policy_has_no_owner():
     assert list(refused.value.message_dict) == ["project"]
 
 
-@pytest.mark.parametrize(
-    "use", [{"policy": True}, {"anonymous_policy": True}, {}], ids=["project", "anonymous", "token"]
-)
-def test_a_policy_that_others_use_gets_no_owner(use):
-    """A key that is limited to the owner could then change the limits of the others."""
-    policy, owner = PolicyFactory(slug="free"), ProjectFactory(slug="owner", policy=None)
-    other = ProjectFactory(slug="other", **dict.fromkeys(use, policy))
-    if not use:
-        TokenFactory(project=other, policy=policy)
-    policy.project = owner
-
-    with pytest.raises(ValidationError, match="also used by the project other"):
-        policy.full_clean()
-
-
 @pytest.mark.parametrize("both", [True, False])
 def test_an_override_has_one_holder(both):
     """An override is a token's or a project's: not both, not neither."""
