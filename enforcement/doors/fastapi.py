@@ -201,11 +201,17 @@ def admit(
         limits: Limits in code, which need *key* or are pairs. None: the published policies of the request's token.
         key, scope, costs, attributes: See :func:`limited` and :func:`check`.
     Raises:
-        ValueError, TypeError: As there, or if *limits* are given without *key*.
+        ValueError: As there.
+        TypeError: As there; or limits in code are given attributes, which they do not use, or policies a key or scope.
     """
     groups: tuple[Group, ...] = ()
     if limits is not None:
+        if attributes is not None:
+            raise TypeError("attributes: must be None for limits in code, which do not use them.")
         groups = groups_of(limits, key, scope, costs, source=_SOURCE, is_source=_is_source)
+    elif key is not None or scope is not None:
+        name = "scope" if key is None else "key"
+        raise TypeError(f"{name}: must be None without limits, because policies have their own.")
     finding_groups, finding_costs = _finding_groups(groups), _finding(_checked(costs))
     finding_attributes = _finding(attributes)
 

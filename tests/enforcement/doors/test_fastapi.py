@@ -809,3 +809,17 @@ def test_degraded_decision_says_so(app: FastAPI, client: TestClient) -> None:
         open_, denied = client.get("/a"), client.get("/b")
     assert (open_.status_code, open_.headers["Sluicegate-Degraded"]) == (200, "fallback")
     assert (denied.status_code, denied.json()["code"], denied.headers["Retry-After"]) == (503, "degraded_denied", "1")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        ({"key": "ip"}, "key"),
+        ({"scope": "images"}, "scope"),
+        ({"limits": "5/minute", "key": "ip", "attributes": dict}, "attributes"),
+    ],
+)
+def test_an_argument_without_effect_is_an_error(arguments, name):
+    """Policies choose whom a request counts for, and limits in code look at no attributes."""
+    with pytest.raises(TypeError, match=f"^{name}: must be None"):
+        admit(**arguments)
