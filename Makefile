@@ -27,15 +27,18 @@ help:
 	@echo 'make lock      resolve and pin the requirements again'
 	@echo 'make clean     remove $(VENV), caches and var/ (the data of `make up`)'
 
+# Two commands at once install once (where there is flock). An environment whose making was interrupted is made again.
 install:
 	@if [ "$$(cat $(VENV)/stamp 2>/dev/null)" = "$(STAMP)" ]; then exit 0; fi; \
-	if [ ! -x $(BIN)/python ]; then \
+	exec 9<Makefile; if command -v flock >/dev/null; then flock 9; fi; \
+	if [ "$$(cat $(VENV)/stamp 2>/dev/null)" = "$(STAMP)" ]; then exit 0; fi; \
+	if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
 		python=$$($(FIND_PYTHON)); \
 		if [ -z "$$python" ]; then \
 			echo 'Sluicegate needs Python 3.12 or newer with venv (Debian, Ubuntu: apt-get install python3-venv).' >&2; exit 1; \
 		fi; \
 		echo "Making $(VENV) with $$("$$python" --version)"; \
-		"$$python" -m venv $(VENV); \
+		"$$python" -m venv --clear $(VENV); \
 	fi; \
 	echo 'Installing the pinned requirements'; \
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(REQUIREMENTS)/dev.txt; \

@@ -3,13 +3,17 @@
 import os
 import sys
 
+from django.core.exceptions import ImproperlyConfigured
 from django.core.management import execute_from_command_line
 
 
 def main() -> None:
     """Run a management command with the settings of the control plane."""
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "controlplane.settings")
-    execute_from_command_line(sys.argv)
+    try:
+        execute_from_command_line(sys.argv)
+    except ImproperlyConfigured as exc:  # a person reads it, and needs no traceback
+        sys.exit(str(exc))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from controlplane.policies.api import AuditView, GlobalView, OverrideView, Polic
 from controlplane.projects.api import ProjectTokenView, ProjectView, SingleTokenView
 from controlplane.projects.models import SLUG_PATTERN
 from controlplane.publishing.api import RevisionView
-from controlplane.usage.api import CounterView, UsageView
+from controlplane.usage.api import CounterView, DenialView, UsageView
 
 router = SimpleRouter(trailing_slash=False)
 router.register("projects", ProjectView, "project")
@@ -20,6 +20,7 @@ router.register("overrides", OverrideView, "override")
 router.register("revisions", RevisionView, "revision")
 router.register("instances", InstanceView, "instance")
 router.register("usage", UsageView, "usage")
+router.register("denials", DenialView, "denial")
 router.register("audit", AuditView, "audit")
 
 urlpatterns = [

@@ -1,6 +1,7 @@
 """Checks of the settings and of the store, which run when a process starts."""
 
 import logging
+import re
 from typing import Any
 
 from django.conf import settings
@@ -9,9 +10,17 @@ from django.core.exceptions import ImproperlyConfigured
 
 from enforcement.doctor.server import eviction_advice, persistence
 from enforcement.http.messages import TrustedProxies
+from enforcement.model.checks import shown
+from enforcement.model.keys import Keys
+from enforcement.settings import renamed
 from enforcement.store.client import STORE_ERRORS
+from enforcement.store.topology import Topology
 
 logger = logging.getLogger(__name__)
+
+# What Django compares with the Host field of a request, in which it accepts nothing else.
+_HOST = re.compile(r"\.?[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*\.?|\[[0-9A-Fa-f:.]+\]")
+_ORIGIN = re.compile(r"https?://[^/?#\s]+")
 
 MAKE_A_KEY = "python -c 'import secrets; print(secrets.token_urlsafe(50))'"
 # The same limits as in Django's own check, which runs for deployments only.
@@ -26,7 +35,15 @@ def refuse_unsafe_settings() -> None:
     Raises:
         ImproperlyConfigured: The message has each error with its solution.
     """
-    rules = (debug_is_off, secret_key_is_secret, hosts_are_named, broker_is_one_server, networks_are_valid)
+    rules = (
+        debug_is_off,
+        secret_key_is_secret,
+        hosts_are_named,
+        origins_are_valid,
+        store_is_named,
+        broker_is_one_server,
+        networks_are_valid,
+    )
     errors = [error for rule in rules for error in rule()]
     if errors:
         raise ImproperlyConfigured("\n".join(f"{error.id}: {error.msg} {error.hint}" for error in errors))
@@ -60,20 +77,54 @@ def secret_key_is_secret(**_: Any) -> list[checks.CheckMessage]:
 
 @checks.register(checks.Tags.security)
 def hosts_are_named(**_: Any) -> list[checks.CheckMessage]:
-    if "*" not in settings.ALLOWED_HOSTS:
-        return []
     hint = "Set ALLOWED_HOSTS to the host names of this server, with commas between them."
-    return [checks.Error('ALLOWED_HOSTS: must not contain "*".', hint, id="sluicegate.E003")]
+    if "*" in settings.ALLOWED_HOSTS:
+        return [checks.Error('ALLOWED_HOSTS: must not contain "*".', hint, id="sluicegate.E003")]
+    # Django refuses every request to a host that is written in another way, and does not say why.
+    rule = "ALLOWED_HOSTS: must be host names without scheme, port and path, got"
+    wrong = [host for host in settings.ALLOWED_HOSTS if not _HOST.fullmatch(host)]
+    return [checks.Error(f"{rule} {shown(host)}.", hint, id="sluicegate.E003") for host in wrong]
+
+
+@checks.register(checks.Tags.security)
+def origins_are_valid(**_: Any) -> list[checks.CheckMessage]:
+    hint = "Write it as https://limits.example, with commas between several origins."
+    rule = "CSRF_TRUSTED_ORIGINS: must be origins with a scheme and without a path, got"
+    wrong = [origin for origin in settings.CSRF_TRUSTED_ORIGINS if not _ORIGIN.fullmatch(origin)]
+    return [checks.Error(f"{rule} {shown(origin)}.", hint, id="sluicegate.E006") for origin in wrong]
+
+
+@checks.register(checks.Tags.caches)
+def store_is_named(**_: Any) -> list[checks.CheckMessage]:
+    """Enforcers refuse an address or a prefix that is not valid, so the control plane may not use it either."""
+    found = []
+    for name, check in (
+        ("SLUICEGATE_REDIS_URL", lambda: Topology.parse(settings.REDIS_URL)),
+        ("SLUICEGATE_PREFIX", lambda: Keys(settings.STORE_PREFIX)),
+    ):
+        try:
+            check()
+        except ValueError as exc:
+            found.append(checks.Error(renamed(exc, name), "Enforcers need the same value.", id="sluicegate.E007"))
+    return found
 
 
 @checks.register(checks.Tags.caches)
 def broker_is_one_server(**_: Any) -> list[checks.CheckMessage]:
-    scheme = settings.BROKER_URL.partition("://")[0]
-    if scheme in ("redis", "rediss"):
-        return []
-    message = f"SLUICEGATE_BROKER_URL: must begin with redis:// or rediss://, got {scheme}://."
     hint = "Celery and the cache use a single server. Set SLUICEGATE_BROKER_URL to its address."
-    return [checks.Error(message, hint, id="sluicegate.E004")]
+    scheme = settings.BROKER_URL.partition("://")[0]
+    if scheme not in ("redis", "rediss"):
+        if settings.BROKER_URL == settings.REDIS_URL and store_is_named():
+            return []  # the address of the store is wrong, and has been reported
+        message = f"SLUICEGATE_BROKER_URL: must begin with redis:// or rediss://, got {scheme}://."
+        return [checks.Error(message, hint, id="sluicegate.E004")]
+    if settings.BROKER_URL == settings.REDIS_URL:
+        return []
+    try:
+        Topology.parse(settings.BROKER_URL)
+    except ValueError as exc:
+        return [checks.Error(renamed(exc, "SLUICEGATE_BROKER_URL"), hint, id="sluicegate.E004")]
+    return []
 
 
 @checks.register(checks.Tags.security)

@@ -2,47 +2,43 @@
 
 from datetime import timedelta
 
-import environ
 from celery.schedules import crontab
 from django.templatetags.static import static
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from controlplane.core import environment as env
 from controlplane.core import logs
-from controlplane.core.paths import BASE_DIR, TEMPLATES_DIR, VAR_DIR, kept
+from controlplane.core.paths import BASE_DIR, TEMPLATES_DIR, VAR_DIR, kept, make_var_dir
+from enforcement.model.keys import DEFAULT_PREFIX
 from enforcement.store.topology import redis_url
-
-env = environ.Env()
 
 # Set by each installation ---------------------------------------------------------------------------------------------
 
-DEBUG = env.bool("DEBUG", default=False)
-ALLOW_DEBUG = env.bool("SLUICEGATE_ALLOW_DEBUG", default=False)
+DEBUG = env.flag("DEBUG")
+ALLOW_DEBUG = env.flag("SLUICEGATE_ALLOW_DEBUG")
 # There is no default, because a secret in published code is not secret. checks.py shows how to create one.
-SECRET_KEY = env.str("SECRET_KEY", default="") or kept("secret_key")
-ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
-CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", default=[])
+SECRET_KEY = env.string("SECRET_KEY") or kept("secret_key")
+ALLOWED_HOSTS = env.items("ALLOWED_HOSTS", ["localhost", "127.0.0.1", "[::1]"])
+CSRF_TRUSTED_ORIGINS = env.items("CSRF_TRUSTED_ORIGINS")
 # True if clients connect over TLS, also if a proxy terminates TLS and sends X-Forwarded-Proto.
-HTTPS = env.bool("SLUICEGATE_HTTPS", default=False)
+HTTPS = env.flag("SLUICEGATE_HTTPS")
 # The networks of proxies whose X-Forwarded-For is trusted. The enforcing proxies read the same variable.
-TRUSTED_PROXIES = env.list("SLUICEGATE_TRUSTED_PROXIES", default=[])
+TRUSTED_PROXIES = env.items("SLUICEGATE_TRUSTED_PROXIES")
 # The networks that may read /metrics, by default this machine and private networks.
-METRICS_NETWORKS = env.list(
+METRICS_NETWORKS = env.items(
     "SLUICEGATE_METRICS_NETWORKS",
-    default=["127.0.0.0/8", "::1", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"],
+    ["127.0.0.0/8", "::1", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"],
 )
 
 # Celery and the cache do not know valkey://.
 REDIS_URL = redis_url(
-    env.str("SLUICEGATE_REDIS_URL", default="")
-    or env.str("REDIS_URL", default="")
-    or kept("redis_url")
-    or "redis://127.0.0.1:6379/0"
+    env.string("SLUICEGATE_REDIS_URL") or env.string("REDIS_URL") or kept("redis_url") or "redis://127.0.0.1:6379/0"
 )
 # Celery and the cache need a single server. If the store is a cluster, they need a server of their own.
-BROKER_URL = redis_url(env.str("SLUICEGATE_BROKER_URL", default="")) or REDIS_URL
-STORE_PREFIX = env.str("SLUICEGATE_PREFIX", default="sg:")
-ENVIRONMENT_NAME = env.str("SLUICEGATE_ENVIRONMENT", default="")
+BROKER_URL = redis_url(env.string("SLUICEGATE_BROKER_URL")) or REDIS_URL
+STORE_PREFIX = env.string("SLUICEGATE_PREFIX", DEFAULT_PREFIX)
+ENVIRONMENT_NAME = env.string("SLUICEGATE_ENVIRONMENT")
 
 # Applications ---------------------------------------------------------------------------------------------------------
 
@@ -75,6 +71,7 @@ MIDDLEWARE = [
     "controlplane.core.requests.RequestLog",  # first, so that every log line has the id of its request
     "controlplane.api.transport.HttpsOnly",  # before the redirect of the next one
     "django.middleware.security.SecurityMiddleware",
+    "controlplane.api.transport.LengthRequired",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "controlplane.core.csp.ContentSecurityPolicy",
     "django.contrib.sessions.middleware.SessionMiddleware",
@@ -83,6 +80,7 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "controlplane.core.requests.NoNullCharacters",
     "axes.middleware.AxesMiddleware",  # last, because it replaces the response to a refused log-in
 ]
 
@@ -118,9 +116,10 @@ WHITENOISE_USE_FINDERS = True
 
 # The database ---------------------------------------------------------------------------------------------------------
 
-DATABASES = {"default": env.db("DATABASE_URL", default=f"sqlite:///{VAR_DIR / 'controlplane.sqlite3'}")}
-if "DATABASE_URL" not in env:
-    VAR_DIR.mkdir(mode=0o700, parents=True, exist_ok=True)  # the database is private, like all that `up` writes
+_sqlite = {"ENGINE": "django.db.backends.sqlite3", "NAME": str(VAR_DIR / "controlplane.sqlite3")}
+DATABASES = {"default": env.database("DATABASE_URL") or _sqlite}
+if DATABASES["default"] is _sqlite:
+    make_var_dir()
 if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
     DATABASES["default"]["OPTIONS"] = {
         # A transaction takes the write lock at its start, because after a read it could not get it.
@@ -357,7 +356,7 @@ UNFOLD = {
             "950": "oklch(28.2% .091 267.935)",
         },
     },
-    "COMMAND": {"search_models": ["projects.project", "projects.token", "policies.policy"]},
+    "COMMAND": {"search_callback": "controlplane.adminkit.palette.search"},
     "SIDEBAR": {"show_search": True, "navigation": "controlplane.adminkit.menu.navigation"},
 }
 

@@ -50,7 +50,7 @@ _LATER = {
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        return import_module("enforcement.settings").library_version()
+        return import_module("enforcement.settings").VERSION
     if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_LATER[name]), name)

@@ -17,7 +17,7 @@ from typing import Any, Self
 
 from hiredis import ReplyError
 
-from enforcement.async_tasks import begun, seen_through
+from enforcement.async_tasks import SharedTasks, begun, seen_through
 from enforcement.base import START_SECONDS, BaseLimiter, check_subject
 from enforcement.decorator import (
     CoroutineFunction,
@@ -60,8 +60,9 @@ class Limiter(BaseLimiter):
         self.from_lease = self._decider.one_from_lease
         connector = self._engine.health.connector
         self._pipe = connector.async_pipe(settings.timeout)
-        self._lookup_pipe = connector.async_pipe(settings.lookup_seconds)
-        self._look_ups: dict[tuple[str, asyncio.AbstractEventLoop], asyncio.Task[Found]] = {}
+        self._lookup_pipe = connector.async_pipe(settings.lookup_seconds, respects_breakers=False)
+        self._starts: SharedTasks[bool] = SharedTasks()
+        self._look_ups: SharedTasks[Found] = SharedTasks()
         self._engine.health.on_recovery = partial(_renew, (self._pipe, self._lookup_pipe))
 
     def _time_calls(self, timing: Timing) -> None:
@@ -74,8 +75,7 @@ class Limiter(BaseLimiter):
         Start the background thread, wait at most *timeout* seconds for documents, and return whether they are loaded.
         See the sync limiter.
         """
-        self._started = True
-        return await asyncio.to_thread(self._engine.start, timeout)
+        return await asyncio.to_thread(self._start, timeout)
 
     async def ping(self) -> None:
         """
@@ -87,7 +87,7 @@ class Limiter(BaseLimiter):
     async def close(self) -> None:
         """Send the remaining usage, leave the fleet and close the connections. The limiter can be started again."""
         if self._started:
-            self._started = False
+            self._rest()
             await asyncio.to_thread(self._engine.stop)
         self._pipe.close()
         self._lookup_pipe.close()
@@ -111,6 +111,9 @@ class Limiter(BaseLimiter):
             plan = await self.find_plan(token, attributes)
             if isinstance(plan, Decision):
                 return plan
+            if attributes:
+                decision = await self.decide(plan, costs)
+                return decision if decision.allowed else self.noted(decision, attributes)
         begun = self._begin(plan, costs, True, "")
         return begun if type(begun) is Decision else await self._ask(begun, plan, costs)
 
@@ -193,7 +196,7 @@ class Limiter(BaseLimiter):
             plan = self._plan_in_code(token, key)
         if isinstance(plan, Decision):
             raise Denied(plan)
-        return await self.admit_plan(plan, costs)
+        return await self.admit_plan(plan, costs, attributes)
 
     async def reset(self, limits: Limits, key: str | None = None) -> None:
         """
@@ -206,8 +209,8 @@ class Limiter(BaseLimiter):
 
     async def find_plan(self, token: object, attributes: Attributes | None) -> LivePlan | Decision:
         """Return the plan of a request with this token, or the decision that refuses the token."""
-        if not self._started:
-            await self.start()
+        if not self._ready:
+            await self._starts.result("", lambda: self.start(self._first_wait()))
         lookup, derived = self._engine.lookup, self._documents.derived
         found = lookup.known(token)
         if isinstance(found, str):
@@ -216,14 +219,10 @@ class Limiter(BaseLimiter):
 
     async def _look_up(self, name: str) -> Found:
         """Return the entry of a token or a denial, read once for all tasks that want it, whoever is cancelled."""
-        key = name, asyncio.get_running_loop()
-        task = self._look_ups.get(key)
-        if task is None:
-            seconds = self._engine.settings.lookup_seconds
-            reading = run_awaited_within(self._engine.lookup.reading(name), self._lookup_pipe, monotonic() + seconds)
-            task = self._look_ups[key] = begun(reading)
-            task.add_done_callback(lambda _: self._look_ups.pop(key, None))
-        return await asyncio.shield(task)
+        lookup, deadline = self._engine.lookup, monotonic() + self._engine.settings.lookup_seconds
+        return await self._look_ups.result(
+            name, lambda: run_awaited_within(lookup.reading(name), self._lookup_pipe, deadline)
+        )
 
     def by_fields(self, fields: Iterable[tuple[bytes, bytes]]) -> LivePlan | None:
         """
@@ -240,20 +239,25 @@ class Limiter(BaseLimiter):
                 found = value
         return None if found is None else self._engine.documents.derived.headers.get(found)
 
-    def keep_field(self, field: bytes | None, token: str | Anonymous) -> None:
-        """Cache the plan of *token* for :meth:`by_fields`, if it needs neither slots nor the status of the response."""
+    def keep_field(self, field: bytes, token: str | Anonymous) -> None:
+        """
+        Cache the plan of *token* for :meth:`by_fields`, if it needs neither slots nor the status of the response.
+
+        Args:
+            field: The value of an ``Authorization`` field that itself shows the token.
+        """
         derived = self._engine.documents.derived
         plan: LivePlan | None = derived.plans.get(token)
-        if field is not None and plan is not None and not (plan.has_slots or plan.has_charge_on):
+        if plan is not None and not (plan.has_slots or plan.has_charge_on):
             derived.keep(field, plan, header=True)
 
-    async def admit_plan(self, plan: LivePlan, costs: Costs) -> Admission:
+    async def admit_plan(self, plan: LivePlan, costs: Costs, attributes: Attributes | None) -> Admission:
         """Charge a plan that :meth:`find_plan` returned, and return a new admission, or raise Denied."""
-        admission = await self._reserve(plan, costs)
+        admission = await self._reserve(plan, costs, attributes)
         self._engine.slots.keep(admission.reservation)
         return admission
 
-    async def _reserve(self, plan: LivePlan, costs: Costs) -> Admission:
+    async def _reserve(self, plan: LivePlan, costs: Costs, attributes: Attributes | None) -> Admission:
         """
         Charge a request, and return a new admission for it, or raise Denied. If the task is cancelled meanwhile, give
         back what the store may have charged.
@@ -266,7 +270,7 @@ class Limiter(BaseLimiter):
             await seen_through(self._give_back(deciding, plan, costs, ident))
             raise
         if not decision.allowed:
-            raise Denied(decision)
+            raise Denied(self.noted(decision, attributes))
         return Admission(self, self._engine.reservation(plan, costs, decision, ident))
 
     async def _give_back(self, deciding: Awaitable[Decision], plan: LivePlan, costs: Costs, ident: str) -> None:
@@ -276,10 +280,7 @@ class Limiter(BaseLimiter):
             await self._run(self._engine.reservation(plan, costs, decision, ident).cancelling())
 
     async def decide(self, plan: LivePlan, costs: Costs, *, charge: bool = True, ident: str = "") -> Decision:
-        """
-        Decide a request by the counters of a plan, charge it unless *charge* is False, and return the decision.
-        Arguments are those of :class:`~enforcement.plan.request.Request`.
-        """
+        """Decide a request by the counters of a plan, charge it unless *charge* is False, and return the decision."""
         begun = self._begin(plan, costs, charge, ident)
         return begun if type(begun) is Decision else await self._ask(begun, plan, costs, charge, ident)
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any, Final, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, Generic, TypeVar
 
 T = TypeVar("T")
 
@@ -20,9 +20,25 @@ def begun(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
     return task
 
 
+class SharedTasks(Generic[T]):
+    """Runs one task for all that want its result at the same time in one event loop, whoever of them is cancelled."""
+
+    def __init__(self) -> None:
+        self._tasks: dict[tuple[str, asyncio.AbstractEventLoop], asyncio.Task[T]] = {}
+
+    async def result(self, name: str, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Return the result of the running task with this name, or of a new one for *work*."""
+        key = name, asyncio.get_running_loop()
+        task = self._tasks.get(key)
+        if task is None:
+            task = self._tasks[key] = begun(work())
+            task.add_done_callback(lambda _: self._tasks.pop(key, None))
+        return await asyncio.shield(task)
+
+
 async def seen_through(work: Coroutine[Any, Any, T]) -> T:
     """Return the result of a coroutine, which runs to completion even if the task awaiting it is cancelled."""
     return await asyncio.shield(begun(work))
 
 
-__all__ = ["begun", "seen_through"]
+__all__ = ["SharedTasks", "begun", "seen_through"]

@@ -6,6 +6,7 @@ import os
 import weakref
 from collections.abc import Callable
 from pathlib import Path
+from time import monotonic
 from typing import Self
 
 from enforcement.engine.asking import Asker
@@ -18,7 +19,8 @@ from enforcement.model.keys import DEFAULT_PREFIX
 from enforcement.model.matching import Attributes
 from enforcement.model.tokens import Anonymous
 from enforcement.plan.binding import Limits
-from enforcement.settings import DEFAULT_LOOKUP, DEFAULT_TIMEOUT, DEFAULT_URL, Settings
+from enforcement.plan.decision import Decision
+from enforcement.settings import DEFAULT_LOOKUP, DEFAULT_TIMEOUT, DEFAULT_URL, Settings, named_as, variables
 from enforcement.state.live_plan import LivePlan
 from enforcement.stats import Stats
 from enforcement.store.credentials import Credentials, from_client
@@ -91,11 +93,12 @@ class BaseLimiter:
         Raises:
             ValueError: A variable breaks a rule. The message names it.
         """
-        return cls.from_settings(Settings.from_env())
+        with named_as(variables(os.environ)):
+            return cls.from_settings(Settings.from_env())
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
-        """Return a new limiter with these settings."""
+        """Return a new limiter with these settings, or raise ValueError if the URL or the prefix is not valid."""
         limiter = cls.__new__(cls)
         limiter._set_up(settings)
         return limiter
@@ -108,9 +111,26 @@ class BaseLimiter:
         self._budget = settings.timeout
         self._documents = self._engine.documents
         self._in_code = self._engine.planner.in_code
-        self._started = False
+        self._rest()
         self._timing: Timing | None = None
         _limiters.add(self)
+
+    def _rest(self) -> None:
+        """Forget that the limiter was started, so that the next call starts it."""
+        self._started = self._ready = False
+        self._ready_by: float | None = None
+
+    def _start(self, timeout: float) -> bool:
+        self._started = True
+        loaded = self._engine.start(timeout)
+        self._ready = True
+        return loaded
+
+    def _first_wait(self) -> float:
+        """Return the seconds that the requests which come before the documents still wait for them, all together."""
+        if self._ready_by is None:
+            self._ready_by = monotonic() + START_SECONDS
+        return max(0.0, self._ready_by - monotonic())
 
     @property
     def state(self) -> str:
@@ -142,6 +162,12 @@ class BaseLimiter:
             self._time_calls(self._timing)
         if listener is not None:
             self._timing.listeners.append(listener)
+
+    def noted(self, decision: Decision, attributes: Attributes | None) -> Decision:
+        """Return the decision on a request, after adding these attributes to it in the sample of denials."""
+        if attributes and not decision.allowed:
+            self._engine.usage.sample.describe(decision, attributes)
+        return decision
 
     def _time_calls(self, timing: Timing) -> None:
         raise NotImplementedError

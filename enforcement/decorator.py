@@ -160,18 +160,9 @@ class Declaration:
         Waiting(max_wait)
         self.max_wait = max_wait
         self._returns_early = inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
-        pairs: Any = limits if _are_pairs(limits) else ((limits, key),)
-        if pairs is limits and key is not None:
-            raise ValueError("key: must be None, because the pairs have their own keys.")
-        if not all(isinstance(pair, tuple) and len(pair) == 2 for pair in pairs):
-            raise ValueError(f"limits: must all be pairs of limits and a key, got {shown(pairs)}.")
-        self._groups = tuple(_Group(function, some, own) for some, own in pairs)
-        known = [group.limits for group in self._groups if group.limits is not None]
-        bind_pairs(tuple((some, "any") for some in known), Keys())
-        self._check([limit for some in known for limit in some])
-        if not callable(costs) and len(known) == len(self._groups):
-            declared_costs([limit for some in known for limit in some], costs)
-        self._costs = costs if callable(costs) else check_costs(costs)
+        self._groups = tuple(_Group(function, some, own) for some, own in declared_pairs(limits, key))
+        self._check(known_limits([group.limits for group in self._groups], costs, later=callable(costs)))
+        self._costs = costs
 
     def call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call | None:
         """
@@ -231,6 +222,42 @@ class _Group:
         limits = chosen(self._choose(*args, **kwargs)) if self.limits is None else self.limits
         key = None if limits is None else key_text(self._key(*args, **kwargs))
         return None if limits is None or key is None else (limits, key)
+
+
+def declared_pairs(limits: Any, key: Any) -> Sequence[tuple[Any, Any]]:
+    """
+    Return limits as pairs of limits and their key, which may be one pair.
+
+    Args:
+        key: The key of all limits. None if *limits* are pairs.
+    Raises:
+        ValueError: A key is given beside pairs, or only some of *limits* are pairs.
+    """
+    if not _are_pairs(limits):
+        return ((limits, key),)
+    if key is not None:
+        raise ValueError("key: must be None, because the pairs have their own keys.")
+    if not all(isinstance(pair, tuple) and len(pair) == 2 for pair in limits):
+        raise ValueError(f"limits: must all be pairs of limits and a key, got {shown(limits)}.")
+    return limits  # type: ignore[no-any-return]
+
+
+def known_limits(groups: Sequence[tuple[Limit, ...] | None], costs: Any, *, later: bool) -> list[Limit]:
+    """
+    Return the limits of all groups of one declaration, without those that are chosen for each call.
+
+    Args:
+        groups: The limits of each key. None if they are chosen for each call.
+        later: Whether the costs are found for each call, so that they are not known yet.
+    Raises:
+        ValueError: Two limits have one name, or the costs are not valid, or the limits would not count them.
+    """
+    known = [group for group in groups if group is not None]
+    bind_pairs(tuple((group, "any") for group in known), Keys())
+    limits = [limit for group in known for limit in group]
+    if not later:
+        _ = declared_costs(limits, costs) if len(known) == len(groups) else check_costs(costs)
+    return limits
 
 
 def _are_pairs(limits: object) -> bool:
@@ -319,6 +346,8 @@ __all__ = [
     "chosen",
     "declared",
     "declared_costs",
+    "declared_pairs",
     "has_slots",
     "key_text",
+    "known_limits",
 ]

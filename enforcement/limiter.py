@@ -50,7 +50,7 @@ class Limiter(BaseLimiter):
         super()._set_up(settings)
         connector = self._engine.health.connector
         self._pipe = connector.pipe(settings.timeout)
-        self._lookup_pipe = connector.pipe(settings.lookup_seconds)
+        self._lookup_pipe = connector.pipe(settings.lookup_seconds, respects_breakers=False)
         self._engine.health.on_recovery = self._hang_up  # connections from before the outage are dead
 
     def _hang_up(self) -> None:
@@ -73,8 +73,7 @@ class Limiter(BaseLimiter):
         Returns:
             Whether documents were loaded from the store or, if it is unavailable, from the copy on disk.
         """
-        self._started = True
-        return self._engine.start(timeout)
+        return self._start(timeout)
 
     def ping(self) -> None:
         """
@@ -90,7 +89,7 @@ class Limiter(BaseLimiter):
     def close(self) -> None:
         """Send the remaining usage, leave the fleet and close the connections. The limiter can be started again."""
         if self._started:
-            self._started = False
+            self._rest()
             self._engine.stop()
         self._hang_up()
 
@@ -122,6 +121,9 @@ class Limiter(BaseLimiter):
             plan = self.find_plan(token, attributes)
             if isinstance(plan, Decision):
                 return plan
+            if attributes:
+                decision = self.decide(plan, costs)
+                return decision if decision.allowed else self.noted(decision, attributes)
         begun = self._begin(plan, costs, True, "")
         return begun if type(begun) is Decision else self._ask(begun, plan, costs)
 
@@ -255,7 +257,7 @@ class Limiter(BaseLimiter):
             plan = self._plan_in_code(token, key)
         if isinstance(plan, Decision):
             raise Denied(plan)
-        return self.admit_plan(plan, costs)
+        return self.admit_plan(plan, costs, attributes)
 
     def reset(self, limits: Limits, key: str | None = None) -> None:
         """
@@ -270,29 +272,26 @@ class Limiter(BaseLimiter):
 
     def find_plan(self, token: object, attributes: Attributes | None) -> LivePlan | Decision:
         """Return the plan of a request with this token or without one, or the decision that refuses it."""
-        if not self._started:
-            self.start()
+        if not self._ready:
+            self.start(self._first_wait())
         lookup, derived = self._engine.lookup, self._documents.derived
         found = lookup.known(token)
         if isinstance(found, str):
             found = lookup.once(found, self._lookup_pipe, self._engine.settings.lookup_seconds)
         return lookup.plan(derived, token, found, attributes)
 
-    def admit_plan(self, plan: LivePlan, costs: Costs) -> Admission:
+    def admit_plan(self, plan: LivePlan, costs: Costs, attributes: Attributes | None) -> Admission:
         """Charge a plan that :meth:`find_plan` returned, and return a new admission, or raise Denied."""
         ident = new_ident()
         decision = self.decide(plan, costs, ident=ident)
         if not decision.allowed:
-            raise Denied(decision)
+            raise Denied(self.noted(decision, attributes))
         admission = Admission(self, self._engine.reservation(plan, costs, decision, ident))
         self._engine.slots.keep(admission.reservation)
         return admission
 
     def decide(self, plan: LivePlan, costs: Costs, *, charge: bool = True, ident: str = "") -> Decision:
-        """
-        Decide a request by the counters of a plan, charge it unless *charge* is False, and return the decision.
-        Arguments are those of :class:`~enforcement.plan.request.Request`.
-        """
+        """Decide a request by the counters of a plan, charge it unless *charge* is False, and return the decision."""
         begun = self._begin(plan, costs, charge, ident)
         return begun if type(begun) is Decision else self._ask(begun, plan, costs, charge, ident)
 

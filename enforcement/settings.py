@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
 
@@ -14,12 +14,20 @@ from enforcement.model.checks import check_secret, is_integer, shown
 from enforcement.model.keys import DEFAULT_PREFIX
 from enforcement.model.sizes import MAX_FLEET_SIZE, MAX_INSTANCE_LENGTH
 
+# The build reads the version from this line. A container that has the code without its installation knows it too.
+VERSION: Final = "0.2.0"
 DEFAULT_URL: Final = "redis://127.0.0.1:6379/0"
 DEFAULT_TIMEOUT: Final = 0.025
 DEFAULT_LOOKUP: Final = 0.25
 LEAST_TIMEOUT: Final = 0.001
 MOST_TIMEOUT: Final = 10.0
 
+_VARIABLES: Final = {
+    "url": "SLUICEGATE_REDIS_URL",
+    "prefix": "SLUICEGATE_PREFIX",
+    "instance": "SLUICEGATE_INSTANCE",
+    "decision_key": "SLUICEGATE_DECISION_KEY",
+}
 _NAME: Final = re.compile(rf"[!-~]{{1,{MAX_INSTANCE_LENGTH}}}", re.ASCII)
 
 
@@ -96,16 +104,17 @@ class Settings:
                 f"SLUICEGATE_FLEET_SIZE: must be an integer from 1 to {MAX_FLEET_SIZE}, got {shown(fleet_size)}."
             )
         state_dir = environ.get("SLUICEGATE_STATE_DIR")
-        return cls(
-            url=environ.get("SLUICEGATE_REDIS_URL") or environ.get("REDIS_URL") or DEFAULT_URL,
-            prefix=environ.get("SLUICEGATE_PREFIX") or DEFAULT_PREFIX,
-            instance=environ.get("SLUICEGATE_INSTANCE") or None,
-            state_dir=Path(state_dir) if state_dir else None,
-            timeout=_seconds(environ, "SLUICEGATE_TIMEOUT_MS", DEFAULT_TIMEOUT),
-            lookup=_seconds(environ, "SLUICEGATE_LOOKUP_MS", DEFAULT_LOOKUP),
-            fleet_size=int(fleet_size),
-            decision_key=environ.get("SLUICEGATE_DECISION_KEY") or None,
-        )
+        with named_as(variables(environ)):
+            return cls(
+                url=environ.get(url_variable(environ)) or DEFAULT_URL,
+                prefix=environ.get("SLUICEGATE_PREFIX") or DEFAULT_PREFIX,
+                instance=environ.get("SLUICEGATE_INSTANCE") or None,
+                state_dir=Path(state_dir) if state_dir else None,
+                timeout=_seconds(environ, "SLUICEGATE_TIMEOUT_MS", DEFAULT_TIMEOUT),
+                lookup=_seconds(environ, "SLUICEGATE_LOOKUP_MS", DEFAULT_LOOKUP),
+                fleet_size=int(fleet_size),
+                decision_key=environ.get("SLUICEGATE_DECISION_KEY") or None,
+            )
 
     @property
     def lookup_seconds(self) -> float:
@@ -118,17 +127,55 @@ def _seconds(environ: Mapping[str, str], name: str, default: float) -> float:
     text = environ.get(name)
     if not text:
         return default
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 10_000:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= 10_000:
         raise ValueError(f"{name}: must be an integer from 1 to 10000, got {shown(text)}.")
     return int(text) / 1_000
 
 
-def library_version() -> str:
-    """Return the version of the installed package, or "0" if it is not installed."""
+def variables(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the variable from which each setting comes, for :func:`named_as`."""
+    return {**_VARIABLES, "url": url_variable(environ)}
+
+
+def url_variable(environ: Mapping[str, str]) -> str:
+    """Return the name of the variable that has the URL of the store, or of the one that could have it."""
+    if environ.get("REDIS_URL") and not environ.get("SLUICEGATE_REDIS_URL"):
+        return "REDIS_URL"
+    return "SLUICEGATE_REDIS_URL"
+
+
+@contextlib.contextmanager
+def named_as(names: Mapping[str, str]) -> Iterator[None]:
+    """
+    Give each setting in an error message the name by which a person knows it.
+
+    Args:
+        names: The name that a person has written, by the name of the setting.
+    Raises:
+        ValueError: The block raised it.
+    """
     try:
-        return version("sluicegate")
-    except PackageNotFoundError:
-        return "0"
+        yield
+    except ValueError as exc:
+        name = names.get(str(exc).partition(": ")[0])
+        if name is None:
+            raise
+        raise ValueError(renamed(exc, name)) from exc
 
 
-__all__ = ["DEFAULT_LOOKUP", "DEFAULT_TIMEOUT", "DEFAULT_URL", "Settings", "library_version"]
+def renamed(error: ValueError, name: str) -> str:
+    """Return the message of an error, in which *name* replaces the name of the setting."""
+    return f"{name}: {str(error).partition(': ')[2]}"
+
+
+__all__ = [
+    "DEFAULT_LOOKUP",
+    "DEFAULT_TIMEOUT",
+    "DEFAULT_URL",
+    "VERSION",
+    "Settings",
+    "named_as",
+    "renamed",
+    "url_variable",
+    "variables",
+]

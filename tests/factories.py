@@ -9,7 +9,7 @@ from django.utils import timezone
 from controlplane.fleet.models import Instance
 from controlplane.policies.models import Limit, Override, Policy
 from controlplane.projects.models import ManagementKey, Project, Token
-from controlplane.usage.models import UsageRow
+from controlplane.usage.models import DeniedRequest, UsageRow
 
 
 class CleanFactory(factory.django.DjangoModelFactory):
@@ -164,3 +164,15 @@ class UsageRowFactory(CleanFactory):
     unit = "requests"
     allowed = 1
     cost = 1
+
+
+class DeniedRequestFactory(CleanFactory):
+    class Meta:
+        model = DeniedRequest
+
+    decision = factory.Sequence(lambda number: f"dec_{number}")
+    at = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
+    instance = "proxy-1"
+    reason = "limited"
+    project_id = "proj_1"
+    token_id = "tok_1"

@@ -1,10 +1,13 @@
 """The lock-out after failed log-ins, by name and address, and by address alone."""
 
-from datetime import timedelta
+import logging
+from collections.abc import Iterable
+from datetime import datetime, timedelta
 from typing import Any
 
 from axes.attempts import get_cool_off_threshold
 from axes.handlers.database import AxesDatabaseHandler
+from axes.helpers import get_cool_off
 from axes.models import AccessAttempt
 from django.conf import settings
 from django.db.models import Max, QuerySet, Sum
@@ -12,8 +15,10 @@ from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 
 from controlplane.core.error_page import error_page
-from controlplane.core.requests import client_address
+from controlplane.core.requests import came_through_unknown_proxy, client_address
 from enforcement.http.messages import network_of
+
+logger = logging.getLogger(__name__)
 
 MINUTE = timedelta(minutes=1)
 
@@ -48,11 +53,40 @@ def failures_of(address: str | None, request: HttpRequest) -> QuerySet[AccessAtt
     return AccessAttempt.objects.filter(ip_address=address, attempt_time__gte=get_cool_off_threshold(request))
 
 
+def states_of(attempts: Iterable[AccessAttempt], request: HttpRequest) -> dict[int, tuple[str, str]]:
+    """Return for each row of failed log-ins, by its primary key, what it says in words, and the kind of its badge."""
+    attempts = list(attempts)
+    since = timezone.now() - get_cool_off(request)
+    counting = AccessAttempt.objects.filter(attempt_time__gte=since)
+    by_address = counting.filter(ip_address__in={attempt.ip_address for attempt in attempts})
+    sums = dict(by_address.order_by().values_list("ip_address").annotate(Sum("failures_since_start")))
+    return {attempt.pk: _state_of(attempt, sums, since) for attempt in attempts}
+
+
+def _state_of(attempt: AccessAttempt, sums: dict[str, int], since: datetime) -> tuple[str, str]:
+    failures, most = attempt.failures_since_start, settings.AXES_FAILURE_LIMIT
+    if attempt.attempt_time < since:
+        return f"over, {failures} failures" if failures != 1 else "over, 1 failure", ""
+    if failures >= most:
+        return "locked out", "bad"
+    if sums.get(attempt.ip_address, 0) >= settings.ADDRESS_FAILURE_LIMIT:
+        return f"address locked out, {sums[attempt.ip_address]} failures", "bad"
+    return f"{failures} of {most} failures", "warn"
+
+
 def locked_out(request: HttpRequest, response: HttpResponse | None, credentials: Any) -> HttpResponse:
     """Return the page for a locked-out client, which says how long the lock-out lasts."""
     last = failures_of(request.axes_ip_address, request).aggregate(at=Max("attempt_time"))["at"] or timezone.now()
     left = max(last + settings.AXES_COOLOFF_TIME - timezone.now(), MINUTE)
     minutes = -(-left // MINUTE)
+    if came_through_unknown_proxy(request):
+        # A client may also have invented the header, so the lock-out stays.
+        logger.warning(
+            "Log-ins from %s are refused for %d minutes. The request was forwarded. If this "
+            "is the address of a proxy, all its clients are locked out, so add it to SLUICEGATE_TRUSTED_PROXIES.",
+            request.axes_ip_address,
+            minutes,
+        )
     sentence = (
         f"Log-ins from your address are refused for {minutes} minute{'' if minutes == 1 else 's'}. Then try again, or "
         "ask an administrator for a new password."

@@ -1,8 +1,9 @@
 """The base classes and helpers of every page in the admin."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, ClassVar
 
 from django import forms
@@ -10,7 +11,7 @@ from django.conf import settings
 from django.contrib import admin, messages
 from django.contrib.admin.utils import quote, unquote
 from django.core.exceptions import NON_FIELD_ERRORS, BadRequest
-from django.db import models
+from django.db import IntegrityError, models
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import reverse
@@ -24,6 +25,7 @@ from unfold.admin import StackedInline as ThemeStackedInline
 from controlplane.adminkit.forms import InstantInput, RecordedForm
 from controlplane.adminkit.selection import has_changed, selection
 from controlplane.core.requests import request_id
+from controlplane.core.snapshots import snapshot
 from controlplane.core.text import unprintable
 from controlplane.publishing.changes import Actor, Change, change
 from controlplane.publishing.models import OutboxEntry
@@ -225,26 +227,36 @@ class RecordedAdmin(ChangingAdmin):
 
     form = RecordedForm
     change_form_before_template = "admin/sluicegate/version.html"
+    delete_confirmation_template = "admin/sluicegate/delete.html"
     delete_selected_confirmation_template = "admin/sluicegate/delete_selected.html"
     warn_unsaved_form = True
 
     def changeform_view(self, request: HttpRequest, *args: Any, **options: Any) -> HttpResponse:
+        view = partial(super().changeform_view, request, *args, **options)
         if request.method != "POST":
-            return super().changeform_view(request, *args, **options)
-        with self.changing(request):
-            return super().changeform_view(request, *args, **options)
+            with snapshot():  # the page must not mix what was before a change with what is after it
+                response = view()
+                return response.render() if isinstance(response, TemplateResponse) else response
+        return self._saved(request, "", view)
 
     def delete_view(self, request: HttpRequest, *args: Any, **options: Any) -> HttpResponse:
-        if request.method != "POST":
-            return super().delete_view(request, *args, **options)
-        with self.changing(request, request.POST.get("change_reason", "")):
-            return super().delete_view(request, *args, **options)
+        view = partial(super().delete_view, request, *args, **options)
+        return self._saved(request, request.POST.get("change_reason", ""), view) if request.method == "POST" else view()
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
-        if request.method != "POST":
-            return super().changelist_view(request, extra_context)
-        with self.changing(request, request.POST.get("change_reason", "")):
-            return super().changelist_view(request, extra_context)
+        view = partial(super().changelist_view, request, extra_context)
+        return self._saved(request, request.POST.get("change_reason", ""), view) if request.method == "POST" else view()
+
+    def _saved(self, request: HttpRequest, reason: str, view: Callable[[], HttpResponse]) -> HttpResponse:
+        """Return the response of *view*, which runs as one change."""
+        try:
+            with self.changing(request, reason):
+                return view()
+        except IntegrityError:
+            # Since the form was checked, another user has deleted what it names, or has saved a row with the same
+            # name. Checked again, the form says at which field.
+            with self.changing(request, reason):
+                return view()
 
     def response_action(self, request: HttpRequest, queryset: models.QuerySet) -> HttpResponse | None:
         if has_changed(request, queryset):
@@ -269,9 +281,11 @@ class RecordedAdmin(ChangingAdmin):
         return response
 
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> models.Model | None:
-        if getattr(request, "change", None) is not None:
-            # If two users save at once, the second waits here, then sees that the row has changed.
-            self.model._default_manager.select_for_update().filter(pk=object_id).first()
+        found = super().get_object(request, object_id, from_field)
+        if found is None or getattr(request, "change", None) is None:
+            return found
+        # If two users save at once, the second waits here, then sees that the row has changed.
+        self.model._default_manager.select_for_update().filter(pk=found.pk).first()
         return super().get_object(request, object_id, from_field)
 
     def get_fieldsets(self, request: HttpRequest, obj: models.Model | None = None) -> list[Any]:

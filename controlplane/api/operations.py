@@ -18,6 +18,7 @@ RESOURCES = {
     "revisions": Words("revision", "revisions"),
     "instances": Words("instance", "instances"),
     "usage": Words("usage", "usage"),
+    "denials": Words("sampled denial", "sampled denials"),
     "audit": Words("audit entry", "audit entries"),
     "global": Words("global policy", "global policies"),
 }

@@ -6,7 +6,7 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
 
-from django.core.exceptions import NON_FIELD_ERRORS, PermissionDenied
+from django.core.exceptions import NON_FIELD_ERRORS, ObjectDoesNotExist, PermissionDenied
 from django.core.exceptions import ValidationError as InvalidModel
 from django.db import IntegrityError, OperationalError
 from django.db.models import ProtectedError, RestrictedError
@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
 # The codes of problems that differ from the code of the exception.
 CODES = {"invalid": "validation_error", "error": "server_error"}
+# PostgreSQL has ended one of two changes that waited for each other.
+DEADLOCK = "40P01"
 
 
 class Problem(exceptions.APIException):
@@ -94,8 +96,10 @@ def _translated(exc: Exception) -> exceptions.APIException | None:
             return exceptions.ValidationError(model_errors(exc))
         case RestrictedError() | ProtectedError():
             users = exc.restricted_objects if isinstance(exc, RestrictedError) else exc.protected_objects
-            return Conflict(_in_use(list(users)), "in_use")
+            return _in_use(list(users))
         case IntegrityError():
+            return Conflict()
+        case OperationalError() if getattr(exc.__cause__, "sqlstate", None) == DEADLOCK:
             return Conflict()
         case OperationalError():
             logger.warning("A request failed in the database: %s", exc)
@@ -116,10 +120,21 @@ def model_errors(exc: InvalidModel) -> dict[str, list[exceptions.ErrorDetail]]:
     }
 
 
-def _in_use(users: list[Any]) -> str:
-    shown = ", ".join(f"{user._meta.verbose_name} {user}" for user in users[:5])
+def _in_use(users: list[Any]) -> Conflict:
+    """Return the problem of a row that others use, which names some of them."""
+    shown = list(filter(None, map(_named, users[:5])))
+    if not shown:
+        return Conflict()
     more = f" and {len(users) - 5} more" if len(users) > 5 else ""
-    return f"The object is still used by {shown}{more}."
+    return Conflict(f"The object is still used by {', '.join(shown)}{more}.", "in_use")
+
+
+def _named(user: Any) -> str:
+    """Return the kind and the name of a row, which is read only now, or "" if the row is deleted by now."""
+    try:
+        return f"{user._meta.verbose_name} {user}"
+    except ObjectDoesNotExist:
+        return ""
 
 
 def _headers(exc: exceptions.APIException) -> dict[str, str]:

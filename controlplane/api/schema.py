@@ -182,7 +182,7 @@ class AutoSchema(Base):
         if self.method in WRITES:
             yield 409
         if self.method in ("POST", "PUT", "PATCH"):
-            yield from (413, 415)
+            yield from (411, 413, 415)
         if self._is_conditional():
             yield 412
 

@@ -63,17 +63,22 @@ class QuerySerializer(StrictSerializer):
         Raises:
             InvalidQuery: A parameter is unknown, repeated or wrong.
         """
-        repeated = {
-            name: [ErrorDetail("Must occur at most once.", code="repeated")]
-            for name, values in query.lists()
-            if len(values) > 1
-        }
-        if repeated:
-            raise InvalidQuery(repeated)
+        errors = {name: found for name, values in query.lists() if (found := _errors_of(values))}
+        if errors:
+            raise InvalidQuery(errors)
         serializer = cls(data=query.dict(), context=context)
         if not serializer.is_valid():
             raise InvalidQuery(serializer.errors)
         return serializer.validated_data
+
+
+def _errors_of(values: list[str]) -> list[ErrorDetail]:
+    """Return the errors of a parameter's values that do not depend on its name."""
+    if len(values) > 1:
+        return [ErrorDetail("Must occur at most once.", code="repeated")]
+    if "\0" in values[0]:  # PostgreSQL cannot compare it with anything, as the parser of bodies knows too
+        return [ErrorDetail("Must not contain NUL.", code="null_characters_not_allowed")]
+    return []
 
 
 class NoQuery(QuerySerializer):

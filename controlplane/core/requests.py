@@ -5,8 +5,10 @@ import secrets
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
+from urllib.parse import unquote
 
 from django.conf import settings
+from django.core.exceptions import BadRequest
 from django.http import HttpRequest, HttpResponse
 from django.utils.log import log_response
 from structlog.contextvars import bind_contextvars, bound_contextvars, clear_contextvars
@@ -77,3 +79,25 @@ class RequestLog:
         """Add the user of the admin to the log lines. Elsewhere a session is not even read."""
         if request.path_info.startswith("/admin/") and request.user.is_authenticated:
             log_author(request.user.get_username(), "admin")
+
+
+class NoNullCharacters:
+    """
+    Refuse a request of the admin with a null character in its address or in a field.
+
+    PostgreSQL cannot compare a column with such a string, so a search for one, or a choice of a row with such a key,
+    would be an error of the server. No browser can type one. The API checks its own fields.
+    """
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        return self.get_response(request)
+
+    def process_view(self, request: HttpRequest, *_: Any) -> None:
+        if not request.path_info.startswith("/admin/"):
+            return
+        fields = [value for _, values in request.POST.lists() for value in values]
+        if any("\0" in text for text in (request.path_info, unquote(request.META["QUERY_STRING"]), *fields)):
+            raise BadRequest("The request has a null character.")

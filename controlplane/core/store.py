@@ -1,13 +1,14 @@
 """The control plane's connections to the store."""
 
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Self
 
 import redis
 from django.conf import settings
 
-from enforcement.model.documents import StateName, epoch_of
+from enforcement.model.documents import InvalidDocument, StateName, epoch_of, parse_identity, parse_revision
 from enforcement.model.keys import Keys
 from enforcement.store.client import cause_of, connect
 
@@ -56,7 +57,7 @@ class StoreState:
     """
     The revision and the identity that the store holds.
 
-    The revision is 0 and the id is empty if the store is empty, or if its revision is not a number.
+    Each of them is 0 or empty if the store has none, or one that no enforcer can read.
     """
 
     revision: int
@@ -74,7 +75,12 @@ class StoreState:
             pipe.hmget(documents, "revision", "store_id")
             pipe.hlen(documents)
             (revision, store_id), fields = pipe.execute()
-        return cls(int(revision) if revision and revision.isdecimal() else 0, store_id or "", fields)
+        found = cls(0, "", fields)
+        with suppress(InvalidDocument):
+            found = replace(found, revision=parse_revision(revision or ""))
+        with suppress(InvalidDocument):
+            found = replace(found, store_id=parse_identity(store_id or ""))
+        return found
 
     @property
     def name(self) -> StateName:

@@ -58,11 +58,16 @@ def highest_state(known: StateName, client: redis.Redis) -> StateName:
     epoch, revision = 0, 0
     for instance in live_instances(client):
         its_epoch = epoch_of(instance.store_id)
-        if its_epoch > known.epoch + MOST_EPOCHS_AHEAD or instance.revision > known.revision + MOST_REVISIONS_AHEAD:
+        if its_epoch > known.epoch + MOST_EPOCHS_AHEAD or not is_plausible(instance.revision, known):
             logger.warning("The revision that %r reports is not plausible: %d", instance.id, instance.revision)
             continue
         epoch, revision = max(epoch, its_epoch), max(revision, instance.revision)
     return StateName(epoch, revision)
+
+
+def is_plausible(revision: int, known: StateName) -> bool:
+    """Return whether a control plane at the *known* state can have published so much that its backup lacks it."""
+    return revision <= known.revision + MOST_REVISIONS_AHEAD
 
 
 class Fleet(list[Instance]):

@@ -10,7 +10,7 @@ from celery import shared_task
 from django.utils import timezone
 
 from controlplane.fleet import heartbeats
-from enforcement.store.client import STORE_ERRORS
+from enforcement.store.client import STORE_ERRORS, reported
 
 logger = logging.getLogger(__name__)
 
@@ -21,5 +21,5 @@ def collect_heartbeats() -> int:
     try:
         return heartbeats.collect(timezone.now())
     except STORE_ERRORS as exc:
-        logger.warning("The heartbeats could not be read: %s", exc)
+        logger.warning("The heartbeats could not be read: %s", reported(exc))
         return 0

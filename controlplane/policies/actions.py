@@ -5,6 +5,7 @@ from datetime import datetime
 
 from django.core.exceptions import ValidationError
 
+from controlplane.core.turns import take_turn
 from controlplane.policies.models import Limit, Override, Policy
 from controlplane.publishing.changes import Change
 from enforcement.model.limits import InvalidLimit
@@ -14,13 +15,12 @@ from enforcement.model.limits import Policy as PolicyValue
 
 def lock_global_policy() -> None:
     """
-    Lock the present global policy, if there is one, until the end of the transaction.
+    Lock the choice of the global policy, and the policy that is chosen now, until the end of the transaction.
 
     Of two changes of it at once, the second then sees the policy that the first has chosen.
     """
-    while present := Policy.objects.filter(is_global=True).first():
-        if Policy.objects.select_for_update().filter(pk=present.pk, is_global=True).first():
-            return
+    take_turn("global policy")
+    Policy.objects.select_for_update().filter(is_global=True).first()
 
 
 def set_global_policy(tx: Change, policy: Policy | None) -> None:
@@ -28,13 +28,20 @@ def set_global_policy(tx: Change, policy: Policy | None) -> None:
     Make *policy* the one that applies to every request, in place of the present one, or none for None.
 
     Raises:
-        ValidationError: The policy belongs to a project.
+        ValidationError: The policy belongs to a project, or is deleted by now.
     """
     lock_global_policy()
     for former in Policy.objects.filter(is_global=True).exclude(pk=policy and policy.pk):
         _set_global(tx, former, False)
-    if policy and not policy.is_global:
-        _set_global(tx, policy, True)
+    if policy is None:
+        return
+    # Locked and read again, because another request may change or delete it.
+    chosen = Policy.objects.select_for_update().filter(pk=policy.pk).first()
+    if chosen is None:
+        message = f"There is no policy {policy.slug!r} any more."
+        raise ValidationError({"policy": ValidationError(message, code="does_not_exist")})
+    if not chosen.is_global:
+        _set_global(tx, chosen, True)
 
 
 def _set_global(tx: Change, policy: Policy, is_global: bool) -> None:
@@ -73,10 +80,8 @@ def replace_limits(tx: Change, policy: Policy, values: Sequence[LimitValue], *, 
 
 
 def remove_limit(tx: Change, limit: Limit) -> None:
-    """Delete a limit, and add the holders of its overrides to the outbox, since their documents name the limit."""
-    for override in limit.dependents():
-        for kind, object_id in override.touches():
-            tx.touch(kind, object_id)
+    """Delete a limit with its overrides, which are recorded. The caller records the change of the policy."""
+    tx.record_deleted(limit.dependents())
     limit.delete()
 
 

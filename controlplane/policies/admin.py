@@ -9,8 +9,9 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, JsonRes
 from django.urls import URLPattern, path
 from django.utils.html import format_html, format_html_join
 from unfold.contrib.filters.admin import AutocompleteSelectFilter, ChoicesDropdownFilter
-from unfold.decorators import action, display
+from unfold.decorators import display
 
+from controlplane.adminkit.dialogs import action
 from controlplane.adminkit.filters import InstantRangeFilter
 from controlplane.adminkit.forms import ReasonDialog, RecordedForm
 from controlplane.adminkit.site import (
@@ -78,6 +79,10 @@ class LimitInline(StackedInline):
         ),
     ]
 
+    def get_formset(self, request: HttpRequest, obj: Policy | None = None, **options: Any) -> type[LimitFormSet]:
+        # A form may delete all limits and add as many. Django would build and check 1,032 of them.
+        return super().get_formset(request, obj, absolute_max=2 * MAX_LIMITS_PER_POLICY, **options)
+
 
 @admin.register(Policy)
 class PolicyAdmin(RecordedAdmin):
@@ -86,8 +91,9 @@ class PolicyAdmin(RecordedAdmin):
     search_fields = ["slug", "name"]
     autocomplete_fields = ["project"]
     readonly_fields = ["reach", "holders", "version", "changed"]
+    # Its project is shown by "reach". It does not change, because tokens of other projects may use the policy already.
     fieldsets = [
-        (None, {"fields": ["slug", "name", "description", "project"]}),
+        (None, {"fields": ["slug", "name", "description"]}),
         ("Use", {"fields": ["reach", "holders", "version", "changed"]}),
     ]
     add_fieldsets = [(None, {"fields": ["slug", "name", "description", "project"]})]
@@ -143,15 +149,14 @@ class PolicyAdmin(RecordedAdmin):
 
     @display(description="Used by")
     def holders(self, policy: Policy) -> str:
-        tokens, projects = (model.objects.filter(policy=policy).count() for model in (Token, Project))
-        anonymous = Project.objects.filter(anonymous_policy=policy).count()
+        tokens, projects, anonymous = policy.uses
         found = [
             (
-                f"{tokens} token{'' if tokens == 1 else 's'}",
+                f"{tokens:,} token{'' if tokens == 1 else 's'}",
                 list_url(Token, f"?policy__id__exact={policy.pk}&status=all"),
             ),
             (
-                f"{projects} project{'' if projects == 1 else 's'}",
+                f"{projects:,} project{'' if projects == 1 else 's'}",
                 list_url(Project, f"?policy__id__exact={policy.pk}"),
             ),
         ]

@@ -124,9 +124,6 @@ class PolicySerializer(CleanModelSerializer):
         if not self.context["access"].owns(project and project.pk):
             message = "Must be one of the projects to which this key is limited."
             raise ValidationError([ErrorDetail(message, code="key_limited_to_projects")])
-        if self.instance and self.instance.project != project:
-            # Tokens of other projects may use the policy already.
-            raise ValidationError([ErrorDetail("Must not be changed after the creation.", code="immutable")])
         return project
 
 

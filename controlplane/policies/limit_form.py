@@ -4,6 +4,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from django import forms
+from django.forms.formsets import ManagementForm
+from django.http import QueryDict
 from unfold.forms import PaginationInlineFormSet
 from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 
@@ -111,9 +113,36 @@ class LoneLimitForm(LimitForm):
 
 
 class LimitFormSet(PaginationInlineFormSet):
-    def _existing_object(self, pk: str) -> Limit:
-        # Another user may have deleted the limit after this form was opened. The empty row then fails its validation.
-        return super()._existing_object(pk) or Limit(policy=self.instance)
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        if self.is_bound:
+            self.data = self._with_deleted_as_new(self.data)
+
+    def _with_deleted_as_new(self, data: QueryDict) -> QueryDict:
+        """
+        Return the posted fields, in which each limit that another user has deleted since is a new one at the end.
+
+        Django shows only as many rows as there are limits, so nobody could see or correct the other rows of the form.
+        """
+        counts = ManagementForm(data, prefix=self.prefix)
+        if not counts.is_valid():
+            return data  # the form set says so
+        initial = min(counts.cleaned_data["INITIAL_FORMS"], self.absolute_max)
+        known = {limit.pk for limit in self.get_queryset()}
+        deleted = [i for i in range(initial) if data.get(f"{self.prefix}-{i}-id") not in known]
+        if not deleted:
+            return data
+        rows = [i for i in range(initial) if i not in deleted] + deleted
+        places = {str(row): place for place, row in enumerate(rows)}
+        changed = QueryDict(mutable=True)
+        for key, values in data.lists():
+            head, _, rest = key.removeprefix(f"{self.prefix}-").partition("-")
+            moved = key.startswith(f"{self.prefix}-") and rest and head in places
+            changed.setlist(f"{self.prefix}-{places[head]}-{rest}" if moved else key, values)
+        for row in deleted:
+            changed[f"{self.prefix}-{places[str(row)]}-id"] = ""
+        changed[f"{self.prefix}-INITIAL_FORMS"] = str(initial - len(deleted))
+        return changed
 
     def in_order(self) -> list[Limit]:
         """Return the limits that remain or are new, in the order of the page."""
@@ -141,4 +170,9 @@ def explain(policy: Policy, posted: Iterable[tuple[str, str]]) -> dict[str, Any]
 
 def holder_of(policy: Policy) -> str:
     """Return in words whose requests the limits of a policy count together."""
-    return "all projects together" if policy.is_global else "each token or project with this policy"
+    if policy.is_global:
+        return "all projects together"
+    tokens, projects, anonymous = policy.uses
+    holders = ["each token or project with this policy"] if tokens or projects or not anonymous else []
+    # A limit has one counter for these requests of a project, unless it is partitioned by an attribute.
+    return ", and for ".join(holders + ["each project's requests without a token"] * bool(anonymous))

@@ -7,6 +7,7 @@ from django.core.exceptions import ValidationError
 from django.core.validators import MinValueValidator
 from django.db import models
 from django.utils import timezone
+from django.utils.functional import cached_property
 
 from controlplane.core.ids import new_id
 from controlplane.core.text import PRINTABLE, PRINTABLE_LINES
@@ -66,7 +67,21 @@ class Policy(Versioned):
     def __str__(self) -> str:
         return self.slug
 
+    @cached_property
+    def uses(self) -> tuple[int, int, int]:
+        """
+        The numbers of tokens and of projects that have this policy, and of projects that have it for requests without
+        a token.
+        """
+        projects = Project.objects.filter(policy=self.pk), Project.objects.filter(anonymous_policy=self.pk)
+        return Token.objects.filter(policy=self.pk).count(), projects[0].count(), projects[1].count()
+
     def clean(self) -> None:
+        former = Policy.objects.filter(pk=self.pk).values_list("project", flat=True)
+        if former and former[0] != self.project_id:
+            # Tokens of other projects may use the policy already.
+            message = "Must not be changed after the creation."
+            raise ValidationError({"project": ValidationError(message, code="immutable")})
         if self.is_global and self.project_id:
             raise ValidationError({"project": "Must be empty, because the global policy applies to every project."})
 

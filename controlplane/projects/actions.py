@@ -11,6 +11,7 @@ from typing import Any
 from django.db.models import QuerySet
 from django.utils import timezone
 
+from controlplane.policies.models import Override
 from controlplane.projects.models import ManagementKey, Token
 from controlplane.publishing.changes import AT_ONCE, Change
 
@@ -67,9 +68,10 @@ def revoke_tokens(tx: Change, tokens: QuerySet[Token]) -> int:
 
 
 def delete_tokens(tx: Change, tokens: QuerySet[Token]) -> None:
-    """Delete and record tokens, with few statements."""
+    """Delete and record tokens with their overrides, with few statements."""
     for some in batched(_locked(tokens), AT_ONCE):
-        tx.record_many("token.delete", [(token, token.as_record(), None) for token in some])
+        tx.record_deleted(some)
+        tx.record_deleted(Override.objects.filter(token__in=some).select_related("limit__policy", "token"))
         Token.objects.filter(pk__in=[token.pk for token in some]).delete()
 
 

@@ -8,10 +8,11 @@ from django.db.models import Count, Q, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.utils import timezone
 from unfold.contrib.filters.admin import AutocompleteSelectFilter, DropdownFilter
-from unfold.decorators import action, display
+from unfold.decorators import display
 from unfold.enums import ActionVariant
 from unfold.widgets import UnfoldAdminCheckboxSelectMultipleWidget, UnfoldAdminRadioSelectWidget
 
+from controlplane.adminkit.dialogs import action
 from controlplane.adminkit.forms import ReasonDialog, RecordedForm
 from controlplane.adminkit.site import (
     RecordedAdmin,

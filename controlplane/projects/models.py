@@ -117,11 +117,12 @@ class Project(Versioned):
         yield "project", self.pk
 
     def dependents(self) -> Iterator[models.Model]:
-        """Yield the tokens and policies of this project and the overrides of these, which are deleted with this row."""
+        """Yield the tokens and policies of this project and the overrides of them, which are deleted with this row."""
         yield from self.tokens.all()
-        for policy in self.policies.all():
-            yield policy
-            yield from policy.dependents()
+        yield from self.policies.prefetch_related("limits")
+        of_this = models.Q(project=self) | models.Q(token__project=self) | models.Q(limit__policy__project=self)
+        overrides = self.overrides.model.objects.filter(of_this)
+        yield from overrides.select_related("limit__policy", "token", "project")
 
     def narrowed_keys(self) -> "models.QuerySet[ManagementKey]":
         """
@@ -263,8 +264,8 @@ class Token(Credential):
         yield "token", self.digest
 
     def dependents(self) -> Iterator[models.Model]:
-        """Yield nothing, because the document of the token contains its overrides."""
-        yield from ()
+        """Yield the overrides of this token, which are deleted with this row."""
+        yield from self.overrides.select_related("limit__policy")
 
 
 class ManagementKeyManager(models.Manager.from_queryset(CredentialQuerySet)):

@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 from typing import Any
 
-from axes.conf import settings as axes_settings
 from axes.models import AccessAttempt, AccessFailureLog, AccessLog
 from django.contrib import admin
+from django.contrib.admin.utils import unquote
+from django.contrib.admin.views.main import ChangeList
 from django.contrib.auth.admin import GroupAdmin as DjangoGroupAdmin
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.models import Group, Permission, User
@@ -16,6 +17,7 @@ from unfold.decorators import display
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 
 from controlplane.adminkit.forms import RecordedForm
+from controlplane.adminkit.lockout import states_of
 from controlplane.adminkit.site import ModelAdmin, RecordedAdmin, badge, instant
 from controlplane.publishing.changes import Change
 
@@ -94,10 +96,10 @@ class UserAdmin(DjangoUserAdmin, PeopleAdmin):
         if request.method != "POST":
             return super().user_change_password(request, id, form_url)
         with self.changing(request) as tx:
-            before = User.objects.select_for_update().filter(pk=id).first()
+            before = self.get_object(request, unquote(id))
             response = super().user_change_password(request, id, form_url)
-            user = User.objects.filter(pk=id).first()
-            if before and user and user.password != before.password:
+            user = before and User.objects.filter(pk=before.pk).first()
+            if user and user.password != before.password:
                 record = Recorded(user).as_record()
                 tx.record("user.password", Recorded(user), before=record, after=record)
         return response
@@ -111,12 +113,16 @@ class GroupAdmin(DjangoGroupAdmin, PeopleAdmin):
 
 @admin.register(AccessAttempt)
 class AccessAttemptAdmin(ModelAdmin):
-    """The page of failed log-ins. Deleting one lets its name and address log in again."""
+    """
+    The page of failed log-ins. Deleting one lets its name and address log in again, and deleting all of an address lets
+    that address log in again.
+    """
 
     list_display = ["username", "ip_address", "state", "at", "user_agent"]
     search_fields = ["username", "ip_address"]
     fields = readonly_fields = ["username", "ip_address", "state", "at", "user_agent", "path_info"]
-    empty = ("Nobody has failed to log in. Delete an entry to let its name and address log in again.", "")
+    list_before_template = "admin/sluicegate/lockouts.html"
+    empty = ("Nobody has failed to log in.", "")
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
@@ -124,10 +130,22 @@ class AccessAttemptAdmin(ModelAdmin):
     def has_change_permission(self, request: HttpRequest, obj: AccessAttempt | None = None) -> bool:
         return False
 
+    def get_changelist_instance(self, request: HttpRequest) -> ChangeList:
+        changelist = super().get_changelist_instance(request)
+        states = states_of(changelist.result_list, request)
+        for attempt in changelist.result_list:
+            attempt.state = states[attempt.pk]
+        return changelist
+
+    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> AccessAttempt | None:
+        attempt = super().get_object(request, object_id, from_field)
+        if attempt is not None:
+            attempt.state = states_of([attempt], request)[attempt.pk]
+        return attempt
+
     @display(description="State")
     def state(self, attempt: AccessAttempt) -> str:
-        failures, most = attempt.failures_since_start, axes_settings.AXES_FAILURE_LIMIT
-        return badge("locked out", "bad") if failures >= most else badge(f"{failures} of {most} failures", "warn")
+        return badge(*attempt.state)
 
     @display(description="Last failure", ordering="attempt_time")
     def at(self, attempt: AccessAttempt) -> str:

@@ -7,9 +7,10 @@ from django.core.exceptions import ValidationError
 from django.http import HttpRequest, HttpResponse
 from django.utils.html import format_html, format_html_join
 from unfold.contrib.filters.admin import ChoicesDropdownFilter
-from unfold.decorators import action, display
+from unfold.decorators import display
 from unfold.enums import ActionVariant
 
+from controlplane.adminkit.dialogs import action
 from controlplane.adminkit.filters import InstantRangeFilter
 from controlplane.adminkit.forms import ReasonDialog
 from controlplane.adminkit.site import ChangingAdmin, ReadOnlyAdmin, badge, change_url, done, instant, link_to, table
@@ -130,24 +131,38 @@ class RevisionAdmin(ChangingAdmin, ReadOnlyAdmin):
         },
     )
     def roll_back(self, request: HttpRequest, form: ReasonDialog, object_id: str) -> HttpResponse:
+        number = number_of(object_id)
         try:
             with self.changing(request, form.cleaned_data["reason"]) as tx:
-                rollback(tx, int(object_id))
+                rollback(tx, number)
                 if not tx.is_empty:
-                    self.message_user(request, f"Rolled back to revision {object_id}.", messages.SUCCESS)
+                    self.message_user(request, f"Rolled back to revision {number}.", messages.SUCCESS)
             if tx.is_empty:
-                same = f"Policies and projects are as they were at revision {object_id}."
+                same = f"Policies and projects are as they were at revision {number}."
                 messages.warning(request, f"Nothing was changed. {same}")
         except ValidationError as exc:
             messages.error(request, f"Nothing was changed. {' '.join(exc.messages)}")
-        return done(change_url(Revision(number=tx.revision or int(object_id))))
+        return done(change_url(Revision(number=tx.revision or number)))
 
     def get_actions_detail(self, request: HttpRequest, object_id: str) -> list[Any]:
         """Return the actions, none on the page of the last revision, which cannot be rolled back to."""
-        return super().get_actions_detail(request, object_id) if int(object_id) < publisher.last_revision() else []
+        past = object_id.isdecimal() and int(object_id) < publisher.last_revision()
+        return super().get_actions_detail(request, object_id) if past else []
 
     def has_roll_back_permission(self, request: HttpRequest, object_id: str | None = None) -> bool:
         return request.user.has_perm("policies.change_policy") and request.user.has_perm("projects.change_project")
+
+
+def number_of(object_id: str) -> int:
+    """
+    Return the number in the address of a revision.
+
+    Raises:
+        Revision.DoesNotExist: It is not a number.
+    """
+    if not object_id.isdecimal():
+        raise Revision.DoesNotExist
+    return int(object_id)
 
 
 def _standing(instance: Instance, revision: Revision) -> str:

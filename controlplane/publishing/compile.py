@@ -65,6 +65,11 @@ def all_tokens(now: datetime) -> Iterator[tuple[str, Document]]:
     return _tokens(Token.objects.order_by("pk"), now)
 
 
+def published_among(digests: Iterable[str], now: datetime) -> set[str]:
+    """Return those of the *digests* whose tokens are published."""
+    return set(_published(Token.objects.filter(digest__in=digests), now).values_list("digest", flat=True))
+
+
 def resets(entries: Iterable[str]) -> list[Document]:
     """Return the different resets of counters in the JSON strings from the outbox, as dictionaries."""
     return [json.loads(entry) for entry in sorted(set(entries))]
@@ -120,9 +125,12 @@ def _global() -> dict[str, Document]:
 
 
 def _tokens(rows: QuerySet[Token], now: datetime) -> Iterator[tuple[str, Document]]:
-    remembered = rows.exclude(expires_at__lte=now - EXPIRED_FOR).prefetch_related(_with_limits())
-    for token in remembered.iterator(chunk_size=1000):
+    for token in _published(rows, now).prefetch_related(_with_limits()).iterator(chunk_size=1000):
         yield token.digest, _token(token)
+
+
+def _published(rows: QuerySet[Token], now: datetime) -> QuerySet[Token]:
+    return rows.exclude(expires_at__lte=now - EXPIRED_FOR)
 
 
 def _token(token: Token) -> Document:

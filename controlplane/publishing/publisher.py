@@ -11,7 +11,10 @@ import hashlib
 import hmac
 import logging
 import secrets
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import batched
 from typing import Any
 
 import redis
@@ -195,12 +198,17 @@ def _compile(client: redis.Redis, work: Work, state: store.StoreState, most_toke
     last, now = last_state(), timezone.now()
     begins = ("epoch", "") in work.wanted
     full = state.is_empty or state.name != last or begins or ("all", "") in work.wanted
-    if full and most_tokens is not None and Token.objects.count() > most_tokens:
+    # A store with documents of another state may have tokens of it, too, which SQL has deleted since.
+    has_others = bool(state.fields) and state.name != last
+    if most_tokens is not None and (has_others or (full and Token.objects.count() > most_tokens)):
         raise Postponed("The whole store must be written, which takes too long for a request.")
+    if not heartbeats.is_plausible(state.revision, last):
+        raise Postponed(f"The store has revision {state.revision}, which is not plausible. The reconciler removes it.")
     states = [last, state.name, *([heartbeats.highest_state(last, client)] if full else [])]
     epoch = min(max(known.epoch for known in states) + begins, MAX_EPOCH)
     documents = compile.all_documents() if full else compile.documents(work.wanted)
-    tokens = dict(compile.all_tokens(now)) if full else {}
+    tokens: dict[str, compile.Document | None] = dict.fromkeys(unknown_tokens(client, now)) if has_others else {}
+    tokens |= compile.all_tokens(now) if full else ()
     return Publication(
         revision=max(known.revision for known in states) + 1,
         now_us=microseconds(now),
@@ -213,6 +221,21 @@ def _compile(client: redis.Redis, work: Work, state: store.StoreState, most_toke
         store_id=with_epoch(secrets.token_hex(16), epoch) if full else "",
         replace_all=full,
     )
+
+
+def unknown_tokens(client: redis.Redis, now: datetime) -> Iterator[str]:
+    """
+    Yield the digest of each token in the store that SQL does not publish, because it was deleted or expired long ago.
+
+    Such tokens come from a restored backup of the store. All keys are scanned, so no request waits for this.
+
+    Raises:
+        One of STORE_ERRORS: The store is unavailable.
+    """
+    keys = store.keys()
+    for batch in batched(client.scan_iter(match=keys.token("*"), count=TOKENS_IN_A_REQUEST), TOKENS_IN_A_REQUEST):
+        digests = {key.rpartition(":")[2] for key in batch if key != keys.revision}
+        yield from digests - compile.published_among(digests, now)
 
 
 def _restore_counters(client: redis.Redis, state: store.StoreState, publication: Publication, most: int | None) -> None:

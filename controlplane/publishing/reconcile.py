@@ -12,7 +12,6 @@ from controlplane.core import store
 from controlplane.core.locks import hold
 from controlplane.core.snapshots import snapshot
 from controlplane.fleet import heartbeats
-from controlplane.projects.models import Token
 from controlplane.publishing import compile, publisher
 from controlplane.publishing.models import OutboxEntry
 from enforcement.lua import LIBRARY_NAME
@@ -57,16 +56,27 @@ def _restore_library(client: redis.Redis) -> list[str]:
 
 
 def _remove_invalid(client: redis.Redis) -> list[str]:
-    """Delete documents or a revision of a wrong type from the store, and return a line for each, or an empty list."""
+    """
+    Delete documents, a revision and an identity that no enforcer can read, and return a line for each.
+
+    No publication replaces these: it must have a higher revision than the store, and leaves the identity.
+    """
     documents = store.keys().documents
     if client.type(documents) not in ("hash", "none"):
         client.delete(documents)
         return ["the documents were not a hash"]
-    revision = client.hget(documents, "revision")
-    if revision is None or revision.isdecimal():
-        return []
-    client.hdel(documents, "revision")
-    return ["the revision was not a number"]
+    present, found = client.hmget(documents, "revision", "store_id"), store.StoreState.read(client)
+    lines = []
+    if present[0] is not None and not found.revision:
+        lines.append("the revision was not a number")
+    elif not heartbeats.is_plausible(found.revision, publisher.last_state()):
+        lines.append(f"the revision {found.revision} was not plausible")
+    if lines:
+        client.hdel(documents, "revision")
+    if present[1] is not None and not found.store_id:
+        lines.append("the identity of the store was not valid")
+        client.hdel(documents, "store_id")
+    return lines
 
 
 def _publish_what_is_pending(client: redis.Redis) -> None:
@@ -92,6 +102,10 @@ def _emptied_or_set_back(client: redis.Redis) -> list[Difference]:
     documents = state.fields - len(OWN_FIELDS)
     if documents != compile.count_documents():
         return [("all", "", f"the store had {documents} documents, SQL {compile.count_documents()}")]
+    # It stands beside the tokens, too. If it is another there, enforcers believe the store none of them.
+    beside = client.get(store.keys().revision) if client.type(store.keys().revision) == "string" else None
+    if beside is not None and beside != f"{state.revision} {state.store_id}":
+        return [("all", "", f"the store had {beside[:40]!r} beside its tokens, not its state")]
     return []
 
 
@@ -142,20 +156,13 @@ def _parsed(text: str | None) -> object:
 
 def queue_unknown_tokens() -> int:
     """
-    Add outbox entries that delete the tokens which are in the store but not in SQL, and return their number.
-
-    Such tokens come from a restored backup of the store. All keys are scanned, so only a person starts this.
+    Add outbox entries that delete the tokens in the store which SQL does not publish, and return their number.
 
     Raises:
         One of STORE_ERRORS: The store is unavailable.
     """
-    queued = 0
-    found = store.connection().scan_iter(match=store.keys().token("*"), count=TOKEN_BATCH)
-    for batch in batched(found, TOKEN_BATCH):
-        digests = {key.rpartition(":")[2] for key in batch if key != store.keys().revision}
-        unknown = digests - set(Token.objects.filter(digest__in=digests).values_list("digest", flat=True))
-        OutboxEntry.objects.bulk_create(
-            OutboxEntry(kind="token", object_id=digest, by="publish --all", channel="command") for digest in unknown
-        )
-        queued += len(unknown)
-    return queued
+    unknown = list(publisher.unknown_tokens(store.connection(), timezone.now()))
+    OutboxEntry.objects.bulk_create(
+        OutboxEntry(kind="token", object_id=digest, by="publish --all", channel="command") for digest in unknown
+    )
+    return len(unknown)

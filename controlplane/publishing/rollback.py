@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from django.core.exceptions import ObjectDoesNotExist
+from django.core.exceptions import ObjectDoesNotExist, ValidationError
 
-from controlplane.policies.actions import replace_limits, set_global_policy
-from controlplane.policies.models import Policy
+from controlplane.policies.actions import lock_global_policy, replace_limits, set_global_policy
+from controlplane.policies.models import AuditEntry, Policy
 from controlplane.projects.models import Project
 from controlplane.publishing.changes import Change
 from controlplane.publishing.models import Revision
@@ -19,13 +19,15 @@ def rollback(tx: Change, number: int) -> None:
 
     That is the policies with their limits, the policies, active flag and cap of each project, and the global policy.
     Newer policies and projects, tokens and overrides stay as they are. A deleted policy is created again under its id.
-    A deleted project is not, because its tokens are gone.
+    A deleted project is not, because its tokens are gone, and neither are its own policies.
 
     Raises:
         Revision.DoesNotExist: There is no such revision.
-        ValidationError: Another policy now has the slug of a restored one. Nothing is changed.
+        ValidationError: Another policy now has the slug of a restored one, or it is not known which project owned a
+            deleted one. Nothing is changed.
     """
     documents = documents_at(number)
+    lock_global_policy()  # before the policies, as every change of the global policy locks it first
     for name, document in documents.items():
         if name.startswith("policy:") and document:
             _restore_policy(tx, document)
@@ -56,16 +58,35 @@ def documents_at(number: int) -> dict[str, dict[str, Any] | None]:
 def _restore_policy(tx: Change, document: dict[str, Any]) -> None:
     policy = Policy.objects.select_for_update().filter(pk=document["id"]).first()
     before = policy and policy.as_record()
-    policy = policy or Policy(pk=document["id"])
+    policy = policy or _deleted_policy(document)
+    if policy is None:
+        return
     if before and _as_published(before) == _as_published(document):
         return
     policy.slug, policy.name = document["slug"], document["name"]
-    policy.full_clean(exclude=["name"])  # an old name may break a younger rule
+    policy.full_clean(exclude=["name", "description"])  # an old text may break a younger rule
     policy.save()
     limits = [LimitValue.from_json(limit, published=True) for limit in document["limits"]]
     replace_limits(tx, policy, limits, restored=True)
     policy = Policy.objects.get(pk=policy.pk)
     tx.record("policy.rollback", policy, before=before, after=policy.as_record())
+
+
+def _deleted_policy(document: dict[str, Any]) -> Policy | None:
+    """
+    Return a new row for a deleted policy, with its owner and description, or None if its owner is deleted too.
+
+    The document does not name the owner, and a policy without one is shared by all projects. The audit names it.
+    """
+    entry = AuditEntry.objects.filter(object_type="policy", object_id=document["id"]).order_by("-id").first()
+    record = entry and (entry.after or entry.before)
+    if not record:
+        message = f"The policy {document['slug']!r} is deleted, and the audit does not say which project owned it."
+        raise ValidationError(ValidationError(message, code="unknown_owner"))
+    owner = record["project"]
+    if owner and not Project.objects.filter(pk=owner).exists():
+        return None
+    return Policy(pk=document["id"], project_id=owner, description=record["description"])
 
 
 def _as_published(record: dict[str, Any]) -> tuple[Any, ...]:

@@ -13,7 +13,7 @@ from django.utils import timezone
 from controlplane.publishing import publisher
 from controlplane.publishing import reconcile as reconciler
 from controlplane.publishing.models import OutboxEntry
-from enforcement.store.client import STORE_ERRORS
+from enforcement.store.client import STORE_ERRORS, reported
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ def publish_pending() -> int | None:
     try:
         return publisher.publish_pending()
     except (*STORE_ERRORS, publisher.Postponed) as exc:
-        logger.warning("Nothing was published: %s", exc)
+        logger.warning("Nothing was published: %s", reported(exc))
         return None
 
 
@@ -50,7 +50,7 @@ def _reconcile(*, full: bool) -> list[str]:
     try:
         return reconciler.reconcile(full=full)
     except (*STORE_ERRORS, publisher.Postponed) as exc:
-        logger.warning("Nothing was reconciled: %s", exc)
+        logger.warning("Nothing was reconciled: %s", reported(exc))
         return []
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import shlex
 import socket
 import stat
 import sys
@@ -14,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from controlplane.core.paths import IN_CHECKOUT
+from controlplane.core.paths import BASE_DIR, IN_CHECKOUT
 from controlplane.stack.locks import StackError
 from controlplane.stack.supervisor import Service
 from enforcement.embedded import ValkeyServer, free_port
@@ -108,7 +109,8 @@ def management_command() -> str:
     """Return the beginning of the command line by which a person runs another management command."""
     if not IN_CHECKOUT:
         return "sluicegate-admin"
-    return f"{min(sys.executable, os.path.relpath(sys.executable), key=len)} manage.py"
+    parts = (sys.executable, str(BASE_DIR / "manage.py"))
+    return shlex.join(min(part, os.path.relpath(part), key=len) for part in parts)
 
 
 def kept_secret(path: Path) -> str:

@@ -104,7 +104,7 @@ class Supervisor:
             for member in self._members.values():
                 member.keeper = asyncio.create_task(self._keep(member), name=member.service.name)
             await self._until_all_ready()
-        except BaseException:
+        except BaseException:  # also if Ctrl-C cancels the start, which may have started some services
             await self.stop()
             raise
 
@@ -265,9 +265,11 @@ async def serve(supervisor: Supervisor, announce: Callable[[], None]) -> None:
         await asyncio.wait([starting])
         return
     await starting
-    announce()
-    await stopping
-    await supervisor.stop()
+    try:
+        announce()
+        await stopping
+    finally:
+        await supervisor.stop()
 
 
 @contextlib.contextmanager

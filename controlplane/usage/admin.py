@@ -3,8 +3,11 @@ import io
 from typing import Any
 
 from django.contrib import admin
+from django.contrib.admin.options import IncorrectLookupParameters
+from django.core.exceptions import BadRequest, PermissionDenied
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404
 from django.urls import URLPattern, path, reverse
 from django.utils.html import format_html
 from unfold.contrib.filters.admin import DropdownFilter, FieldTextFilter
@@ -81,8 +84,38 @@ class TokenFilter(NamedFilter):
     model, column = Token, "name"
 
 
+class NamedRowsAdmin(ReadOnlyAdmin):
+    """
+    The base class of lists whose rows have the ids of a project, a token and a policy, and show their names.
+
+    A row is kept after its project or token is deleted, and then shows the id in place of the name.
+    """
+
+    def get_changelist_instance(self, request: HttpRequest) -> Any:
+        changelist = super().get_changelist_instance(request)
+        rows = list(changelist.result_list)
+        for name, model in (("project", Project), ("token", Token), ("policy", Policy)):
+            known = model.objects.in_bulk({getattr(row, f"{name}_id") for row in rows})
+            for row in rows:
+                setattr(row, f"{name}_row", known.get(getattr(row, f"{name}_id")))
+        changelist.result_list = rows
+        return changelist
+
+    @display(description="Project", ordering="project_id")
+    def project(self, row: Any) -> str:
+        return link_to(row.project_row) if row.project_row else row.project_id
+
+    @display(description="Token", ordering="token_id")
+    def token(self, row: Any) -> str:
+        return link_to(row.token_row, row.token_row.name) if row.token_row else row.token_id or "—"
+
+    @staticmethod
+    def name_of_limit(row: Any) -> str:
+        return format_html("{}/{}", link_to(row.policy_row) if row.policy_row else row.policy_id, row.limit_name)
+
+
 @admin.register(UsageRow)
-class UsageAdmin(ReadOnlyAdmin):
+class UsageAdmin(NamedRowsAdmin):
     list_display = ["begins", "project", "token", "limit", "unit", "allowed", "denied", "would_deny", "cost"]
     list_filter = [
         PeriodFilter,
@@ -98,39 +131,13 @@ class UsageAdmin(ReadOnlyAdmin):
     list_before_template = "admin/sluicegate/usage_export.html"
     empty = ("The decisions of proxies are counted here by the minute, about half a minute later.", "")
 
-    def get_changelist_instance(self, request: HttpRequest) -> Any:
-        changelist = super().get_changelist_instance(request)
-        rows = list(changelist.result_list)
-        named = {
-            "project_row": Project.objects.in_bulk({row.project_id for row in rows}),
-            "token_row": Token.objects.in_bulk({row.token_id for row in rows}),
-            "policy_row": Policy.objects.in_bulk({row.policy_id for row in rows}),
-        }
-        for row in rows:
-            row.project_row = named["project_row"].get(row.project_id)
-            row.token_row = named["token_row"].get(row.token_id)
-            row.policy_row = named["policy_row"].get(row.policy_id)
-        changelist.result_list = rows
-        return changelist
-
     @display(description="From (UTC)", ordering="at")
     def begins(self, row: UsageRow) -> str:
         return row.at.strftime("%Y-%m-%d" if row.period == "day" else "%Y-%m-%d %H:%M")
 
-    # A row is kept after its project or token is deleted, and then shows the id in place of the name.
-    @display(description="Project", ordering="project_id")
-    def project(self, row: UsageRow) -> str:
-        return link_to(row.project_row) if row.project_row else row.project_id
-
-    @display(description="Token", ordering="token_id")
-    def token(self, row: UsageRow) -> str:
-        return link_to(row.token_row, row.token_row.name) if row.token_row else row.token_id or "—"
-
     @display(description="Limit", ordering="limit_name")
     def limit(self, row: UsageRow) -> str:
-        if not row.limit_name:
-            return "all decisions"
-        return format_html("{}/{}", link_to(row.policy_row) if row.policy_row else row.policy_id, row.limit_name)
+        return self.name_of_limit(row) if row.limit_name else "all decisions"
 
     def get_urls(self) -> list[URLPattern]:
         own = path("export.csv", self.admin_site.admin_view(self.export_view), name="usage_usagerow_csv")
@@ -143,19 +150,22 @@ class UsageAdmin(ReadOnlyAdmin):
     def export_view(self, request: HttpRequest) -> HttpResponse:
         """Return a CSV file with the rows of the list, with the same filters."""
         if not self.has_view_permission(request):
-            return HttpResponse(status=403)
+            raise PermissionDenied
         text = io.StringIO()
         writer = csv.writer(text)
         writer.writerow(COLUMNS)
-        rows = self.get_changelist_instance(request).queryset[:MOST_ROWS]
+        try:
+            rows = self.get_changelist_instance(request).queryset[:MOST_ROWS]
+        except IncorrectLookupParameters as exc:
+            raise BadRequest from exc  # the list itself then shows all rows, which a file must not pass for
         for row in rows.values_list(*COLUMNS).iterator(chunk_size=2000):
             writer.writerow([row[0].isoformat(), *map(cell, row[1:])])
         return attachment(text.getvalue(), "usage.csv")
 
 
 @admin.register(DeniedRequest)
-class DeniedRequestAdmin(ReadOnlyAdmin):
-    list_display = ["moment", "reason", "project_id", "token_id", "limit", "values", "instance", "decision"]
+class DeniedRequestAdmin(NamedRowsAdmin):
+    list_display = ["moment", "reason", "project", "token", "limit", "values", "instance", "decision"]
     list_filter = [
         ("reason", FieldTextFilter),
         ("project_id", ProjectFilter),
@@ -175,7 +185,7 @@ class DeniedRequestAdmin(ReadOnlyAdmin):
 
     @display(description="Limit", ordering="limit_name")
     def limit(self, row: DeniedRequest) -> str:
-        return f"{row.policy_id}/{row.limit_name}" if row.limit_name else "—"
+        return self.name_of_limit(row) if row.limit_name else "—"
 
     @display(description="Attributes")
     def values(self, row: DeniedRequest) -> str:
@@ -226,12 +236,14 @@ class DailyReportAdmin(ReadOnlyAdmin):
         )
 
     def page_view(self, request: HttpRequest, pk: int) -> HttpResponse:
-        report = self.readable(request, pk)
-        return HttpResponse(report.html, headers={HEADER: REPORT_POLICY}) if report else HttpResponse(status=404)
+        return HttpResponse(self.readable(request, pk).html, headers={HEADER: REPORT_POLICY})
 
     def csv_view(self, request: HttpRequest, pk: int) -> HttpResponse:
         report = self.readable(request, pk)
-        return attachment(report.csv, f"{report.day}.csv") if report else HttpResponse(status=404)
+        return attachment(report.csv, f"{report.day}.csv")
 
-    def readable(self, request: HttpRequest, pk: int) -> DailyReport | None:
-        return DailyReport.objects.filter(pk=pk).first() if self.has_view_permission(request) else None
+    def readable(self, request: HttpRequest, pk: int) -> DailyReport:
+        """Return the report, if it exists and the user may read it, or answer with the page of the error."""
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        return get_object_or_404(DailyReport, pk=pk)

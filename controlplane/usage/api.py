@@ -1,4 +1,4 @@
-"""The REST resources of usage and of the present counters."""
+"""The REST resources of usage, sampled denials and the present counters."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,17 +18,18 @@ from controlplane.api.fields import InstantField, LimitReferenceField, ReasonFie
 from controlplane.api.pagination import CursorPage
 from controlplane.api.problems import StoreUnavailable
 from controlplane.api.serializers import ListQuery, QuerySerializer, StrictSerializer
-from controlplane.api.views import ApiView
+from controlplane.api.views import ApiView, Listed
 from controlplane.policies.models import Limit, Policy
 from controlplane.projects.models import Project, Token
 from controlplane.usage import counters
-from controlplane.usage.models import UsageRow
+from controlplane.usage.models import DeniedRequest, UsageRow
 from controlplane.usage.periods import KEPT, PERIODS, start_of
 from enforcement.control.inspection import LiveCounter
 from enforcement.model.limits import ALGORITHMS, MODES
 from enforcement.store.client import STORE_ERRORS
 
 EVERY_LIMIT = "*"
+PROJECT = "Slug or id of a project."
 # The default step of a range, chosen so that a token has at most a few hundred rows.
 FINEST = (("minute", timedelta(hours=6)), ("hour", timedelta(days=14)))
 # The default range of each step.
@@ -40,28 +41,40 @@ OLDEST = max(KEPT.values()) + timedelta(days=70)
 
 
 class ProjectField(ReferenceField):
-    """A project by its slug or id. The id also works for rows of a deleted project."""
+    """A project by its slug or id, as its id. For a key of all projects that may be the id of a deleted one."""
 
-    def find(self, rows: QuerySet[Project], value: str) -> Project | None:
-        return rows.filter(Q(slug=value) | Q(pk=value)).first()
+    def __init__(self, **options: Any) -> None:
+        super().__init__("projects", required=False, **options)
+
+    def to_internal_value(self, data: str) -> str:
+        access = self.context["access"]
+        found = access.projects().filter(Q(slug=data) | Q(pk=data)).first()
+        if found is None and not (access.all_projects and data.startswith("proj_")):
+            self.fail("does_not_exist", kind="project", value=data)
+        return found.pk if found else data
 
 
 @extend_schema_field({"type": "string", "example": "free/per-minute"})
-class UsageLimitField(serializers.Field):
-    """A limit as policy-slug/limit-name, or "*". The id of a policy, deleted or not, works in place of its slug."""
+class PastLimitField(serializers.Field):
+    """A limit as policy-slug/limit-name. The id of a policy, deleted or not, works in place of its slug."""
 
     def to_internal_value(self, data: str) -> dict[str, str]:
         head, _, name = data.partition("/")
-        if data == EVERY_LIMIT:
-            return {}
         policy = self.context["access"].policies().filter(Q(slug=head) | Q(pk=head)).first()
         if not name or (policy is None and not head.startswith("pol_")):
             raise ValidationError([ErrorDetail(f"There is no limit {data!r}.", code="does_not_exist")])
         return {"policy_id": policy.pk if policy else head, "limit_name": name}
 
 
+class UsageLimitField(PastLimitField):
+    """A limit, or "*" for each of them."""
+
+    def to_internal_value(self, data: str) -> dict[str, str]:
+        return {} if data == EVERY_LIMIT else super().to_internal_value(data)
+
+
 class UsageQuery(ListQuery):
-    project = ProjectField("projects", required=False, help_text="Slug of a project.")
+    project = ProjectField(help_text=PROJECT)
     token = serializers.CharField(required=False, max_length=40, help_text="Id of a token.")
     limit = UsageLimitField(
         required=False,
@@ -137,7 +150,7 @@ class UsagePage(CursorPage):
         return {**page, "required": [*page["required"], "step", "from", "to"]}
 
 
-class UsageView(ApiView):
+class UsageView(Listed, ApiView):
     """Decisions and permits by minute, hour or day, oldest first."""
 
     serializer_class = UsageSerializer
@@ -151,19 +164,79 @@ class UsageView(ApiView):
         rows = UsageRow.objects.filter(period=query["step"], at__gte=query["from"], at__lt=query["to"])
         rows = self.access.within(rows, "project_id")
         if "project" in query:
-            rows = rows.filter(project_id=query["project"].pk)
+            rows = rows.filter(project_id=query["project"])
         rows = rows.filter(**{column: query[name] for name, column in TEXTS.items() if name in query})
         if "limit" not in query:
             return rows.filter(limit_name="")
         return rows.filter(**query["limit"]).exclude(limit_name="")
 
-    def list(self, request: Request, *args: Any, **kwargs: Any) -> Response:
-        page = self.paginate_queryset(self.get_queryset())
-        context = {**self.get_serializer_context(), "slugs": _slugs(page)}
-        response = self.get_paginated_response(UsageSerializer(page, many=True, context=context).data)
+    def _page(self) -> Response:
+        response = _named_page(self)
         limits = {name: _text(self.query[name]) for name in ("from", "to")}
         response.data |= {"step": self.query["step"], **limits}
         return response
+
+
+class DenialQuery(ListQuery):
+    project = ProjectField(help_text=PROJECT)
+    token = serializers.CharField(required=False, max_length=40, help_text="Id of a token.")
+    limit = PastLimitField(required=False, help_text="policy-slug/limit-name")
+    reason = serializers.CharField(required=False, max_length=32, help_text="For example limited.")
+    decision = serializers.CharField(required=False, max_length=200, help_text="Id of a decision.")
+    since = InstantField(required=False)
+    until = InstantField(required=False)
+
+
+class DenialSerializer(serializers.ModelSerializer):
+    decision = serializers.CharField(read_only=True, help_text="Id, as the header Sluicegate-Decision has it.")
+    at = InstantField(read_only=True)
+    project = serializers.SerializerMethodField(help_text="Slug, or the id of a deleted project. Null if unknown.")
+    token = serializers.CharField(source="token_id", read_only=True, help_text="Id, or an empty string if unknown.")
+    limit = serializers.SerializerMethodField(help_text="The limit that denied. Null if another rule did.")
+    attributes = serializers.DictField(
+        child=serializers.CharField(),
+        read_only=True,
+        help_text="What the limit is partitioned by. Long values are shortened.",
+    )
+    instance = serializers.SerializerMethodField(help_text="Id of the process. Null for a key limited to projects.")
+
+    class Meta:
+        model = DeniedRequest
+        fields = ["decision", "at", "reason", "project", "token", "limit", "attributes", "instance"]
+
+    def get_project(self, row: DeniedRequest) -> str | None:
+        return self.context["slugs"].get(row.project_id, row.project_id) or None
+
+    def get_limit(self, row: DeniedRequest) -> str | None:
+        policy = self.context["slugs"].get(row.policy_id, row.policy_id)
+        return f"{policy}/{row.limit_name}" if row.limit_name else None
+
+    def get_instance(self, row: DeniedRequest) -> str | None:
+        return row.instance if self.context["access"].all_projects else None
+
+
+class DenialView(Listed, ApiView):
+    """
+    A sample of the denials of the last 8 days, newest first. Most denials are not in it, so do not count them.
+
+    In each second, a process reports at most 20 denials, and one for each token, reason and limit. The usage counts
+    every denial.
+    """
+
+    serializer_class = DenialSerializer
+    ordering = ("-at", "-id")
+    queries = {"list": DenialQuery}
+    scopes = {"list": "usage:read"}
+
+    FILTERS = {"project": "project_id", "token": "token_id", "since": "at__gte", "until": "at__lt"}
+
+    def get_queryset(self) -> QuerySet[DeniedRequest]:
+        rows = self.access.within(DeniedRequest.objects.all(), "project_id").filter(**self.query.get("limit", {}))
+        names = ("project", "token", "reason", "decision", "since", "until")
+        return rows.filter(**{self.FILTERS.get(name, name): self.query[name] for name in names if name in self.query})
+
+    def _page(self) -> Response:
+        return _named_page(self)
 
 
 class ValuesSerializer(serializers.Serializer):
@@ -303,7 +376,14 @@ def _as_problems() -> Iterator[None]:
         raise NotFound("It is deleted, or expired long ago, and has no counters.") from exc
 
 
-def _slugs(page: list[UsageRow]) -> dict[str, str]:
+def _named_page(view: ApiView) -> Response:
+    """Return a page of a list whose serializer needs the slugs of the projects and policies of its rows."""
+    page = view.paginate_queryset(view.get_queryset())
+    context = {**view.get_serializer_context(), "slugs": _slugs(page)}
+    return view.get_paginated_response(view.serializer_class(page, many=True, context=context).data)
+
+
+def _slugs(page: list[UsageRow | DeniedRequest]) -> dict[str, str]:
     """Return the slugs of the projects and policies of a page as a dictionary by id, without the deleted ones."""
     projects = Project.objects.filter(pk__in={row.project_id for row in page})
     policies = Policy.objects.filter(pk__in={row.policy_id for row in page})

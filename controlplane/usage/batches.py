@@ -8,6 +8,7 @@ from typing import Any, Self
 from controlplane.usage.models import DeniedRequest, UsageBatch, UsageRow
 from controlplane.usage.periods import KEPT
 from enforcement.model import strict_json
+from enforcement.state.denial_sample import MOST_ATTRIBUTES
 
 MAX_BYTES = 1024 * 1024
 MAX_ROWS = 10_000
@@ -75,7 +76,7 @@ class StreamBatch:
 
 MAX_DENIALS = 1_000
 # An attribute's name and value, with room for what marks a long value.
-MAX_ATTRIBUTES, MAX_NAME, MAX_VALUE = 4, 64, 80
+MAX_NAME, MAX_VALUE = 64, 80
 DENIAL_TEXTS = ("reason", "project_id", "token_id", "policy_id", "limit_name")
 
 
@@ -101,8 +102,8 @@ def _denial(number: int, row: Any, instance: str, now: datetime) -> DeniedReques
     earliest, latest = ((now + distance).timestamp() * 1000 for distance in (-MOST_BEHIND, MOST_AHEAD))
     if type(at_ms) is not int or not earliest <= at_ms <= latest:
         raise InvalidBatch(f"{where}.at_ms: must be at most one hour ahead or two years back, got {at_ms!r:.40}.")
-    if not isinstance(attributes, dict) or len(attributes) > MAX_ATTRIBUTES:
-        raise InvalidBatch(f"{where}.attributes: must be an object of at most {MAX_ATTRIBUTES} strings.")
+    if not isinstance(attributes, dict) or len(attributes) > MOST_ATTRIBUTES:
+        raise InvalidBatch(f"{where}.attributes: must be an object of at most {MOST_ATTRIBUTES} strings.")
     for name, value in attributes.items():
         _text(name, f"{where}.attributes", MAX_NAME)
         _text(value, f"{where}.attributes[{name!r}]", MAX_VALUE, may_be_empty=True)

@@ -191,10 +191,11 @@ def _carry_over(client: redis.Redis, tags: Iterable[str]) -> None:
         earlier[tag].update(member for member in members if len(member) == EARLIER_NAME_LENGTH)
     for tag, counters in earlier.items():
         present = present_names(tag) if counters else {}
-        for names in batched(counters, COUNTERS_AT_ONCE):
+        # In one order, so that two runs at the same time meet in one batch and not in all of them.
+        for names in batched(sorted(counters), COUNTERS_AT_ONCE):
             (reply,) = _run(client, [protocol.read_call(store.keys(), tag, names)])
             keep([(tag, list(protocol.readings(names, reply)))])
-            rows = Checkpoint.objects.filter(tag=tag, counter__in=[name for name in names if name in present])
+            rows = Checkpoint.objects.filter(tag=tag, counter__in=present.keys() & names).order_by("counter")
             copies = [_row(tag, replace(kept_of(row), counter=present[row.counter])) for row in rows]
             Checkpoint.objects.bulk_create(copies, ignore_conflicts=True)
 
@@ -364,7 +365,7 @@ def _keep(read: list[tuple[str, list[CheckpointReading]]]) -> tuple[int, list[tu
                 forgotten.append(known)
         if forgotten:
             lost.append((tag, forgotten))
-    Checkpoint.objects.bulk_create(new)
+    Checkpoint.objects.bulk_create(sorted(new, key=lambda row: (row.tag, row.counter)))
     _write(changed)
     return len(new) + len(changed), lost
 

@@ -9,9 +9,9 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.urls import URLPattern, path
 from django.utils import timezone
-from unfold.decorators import action
 from unfold.widgets import UnfoldAdminSelectWidget
 
+from controlplane.adminkit.dialogs import action
 from controlplane.adminkit.forms import ReasonDialog
 from controlplane.adminkit.site import change_url, done
 from controlplane.policies.describe import in_words

@@ -12,7 +12,7 @@ from django.utils import timezone
 from controlplane.usage import checkpoints, rollup
 from controlplane.usage import daily_reports as reports
 from controlplane.usage import drain as drainer
-from enforcement.store.client import STORE_ERRORS
+from enforcement.store.client import STORE_ERRORS, reported
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ def drain() -> int:
     try:
         return drainer.drain(timezone.now()).counted
     except STORE_ERRORS as exc:
-        logger.warning("The usage stream was not drained completely: %s", exc)
+        logger.warning("The usage stream was not drained completely: %s", reported(exc))
         return 0
 
 
@@ -39,7 +39,7 @@ def checkpoint() -> int:
     try:
         return checkpoints.checkpoint(timezone.now()).kept
     except STORE_ERRORS as exc:
-        logger.warning("The durable counters were not saved completely: %s", exc)
+        logger.warning("The durable counters were not saved completely: %s", reported(exc))
         return 0
 
 

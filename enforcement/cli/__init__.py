@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from enforcement.cli import commands
-from enforcement.settings import library_version
+from enforcement.settings import VERSION
 
 USAGE_ERROR: Final = 2
 CUT_OFF: Final = 141
@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EXIT_STATUS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"sluicegate {library_version()}")
+    parser.add_argument("--version", action="version", version=f"sluicegate {VERSION}")
     parser.add_argument("command", metavar="COMMAND", type=_command, help=argparse.SUPPRESS)
     return parser
 

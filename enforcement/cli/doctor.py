@@ -8,9 +8,10 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
-from enforcement.cli.options import add_store, settings_of, source_of
+from enforcement.cli.options import add_store, names_of, settings_of, source_of
 from enforcement.doctor import Checkup, Finding, Unreachable, examine
 from enforcement.doctor.endpoint import shown
+from enforcement.settings import named_as
 
 FIT, UNFIT, UNREACHABLE = 0, 1, 2
 
@@ -31,8 +32,9 @@ def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
     source = source_of(options)
     try:
-        settings = settings_of(options)
-        checkup = examine(settings)
+        with named_as(names_of(options)):
+            settings = settings_of(options)
+            checkup = examine(settings)
     except ValueError as exc:
         print(f"sluicegate doctor: {exc}", file=sys.stderr)
         return UNREACHABLE

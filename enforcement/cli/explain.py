@@ -18,7 +18,7 @@ from redis import Redis
 from redis.exceptions import NoPermissionError, RedisError
 
 from enforcement.cli.explain_decision import explain_decision
-from enforcement.cli.options import add_store, settings_of
+from enforcement.cli.options import add_store, names_of, settings_of
 from enforcement.control.inspection import LiveCounter, live_counters
 from enforcement.doctor.endpoint import shown
 from enforcement.model.documents import Project, Token
@@ -27,6 +27,7 @@ from enforcement.model.keys import Keys
 from enforcement.model.tokens import digest, is_well_formed
 from enforcement.plan.binding import Subject
 from enforcement.plan.decision_id import PREFIX, InvalidDecisionId
+from enforcement.settings import named_as
 from enforcement.state.published import PublishedState, Snapshot
 from enforcement.store.client import connect
 
@@ -73,14 +74,15 @@ class Explanation:
 def main(arguments: Sequence[str]) -> int:
     """Explain a token or a decision id, print the explanation, and return the exit status."""
     options = _parser().parse_args(arguments)
-    token = sys.stdin.readline().strip() if options.token == "-" else options.token
+    token = (sys.stdin.readline() if options.token == "-" else options.token).strip()
     try:
-        settings = settings_of(options)
-        keys = Keys(settings.prefix)
-        if token.startswith(PREFIX):
-            return explain_decision(settings, keys, token, as_json=options.json)
-        with connect(settings.url, timeout=PATIENCE_SECONDS, encoding_errors="replace") as client:
-            explanation = explain(client, keys, token)
+        with named_as(names_of(options)):
+            settings = settings_of(options)
+            keys = Keys(settings.prefix)
+            if token.startswith(PREFIX):
+                return explain_decision(settings, keys, token, as_json=options.json)
+            with connect(settings.url, timeout=PATIENCE_SECONDS, encoding_errors="replace") as client:
+                explanation = explain(client, keys, token)
     except InvalidDecisionId as exc:
         print(f"sluicegate explain: {exc}", file=sys.stderr)
         return REFUSED

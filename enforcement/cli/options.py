@@ -6,7 +6,7 @@ import argparse
 import os
 from dataclasses import replace
 
-from enforcement.settings import Settings
+from enforcement.settings import Settings, url_variable, variables
 
 
 def add_store(parser: argparse.ArgumentParser) -> None:
@@ -33,4 +33,11 @@ def source_of(options: argparse.Namespace) -> str:
     """Return where the URL of the store comes from, which is ``--redis``, the name of a variable or ``the default``."""
     if options.redis:
         return "--redis"
-    return next((name for name in ("SLUICEGATE_REDIS_URL", "REDIS_URL") if os.environ.get(name)), "the default")
+    name = url_variable(os.environ)
+    return name if os.environ.get(name) else "the default"
+
+
+def names_of(options: argparse.Namespace) -> dict[str, str]:
+    """Return the option or variable from which each setting comes, for errors of what :func:`settings_of` returns."""
+    given = {"url": "--redis" if options.redis else None, "prefix": "--prefix" if options.prefix else None}
+    return {**variables(os.environ), **{name: option for name, option in given.items() if option}}

@@ -110,5 +110,18 @@ def _reach(client: Redis, url: str) -> None:
         advice = "The user name or the password is wrong, or the server requires a password."
         raise Unreachable(Finding("connection", "problem", str(exc), advice)) from exc
     except (RedisError, OSError) as exc:
-        advice = f"Does a server listen at {shown(url)}, and can this host reach it?"
-        raise Unreachable(Finding("connection", "problem", f"{type(exc).__name__}: {exc}", advice)) from exc
+        raise Unreachable(Finding("connection", "problem", f"{type(exc).__name__}: {exc}", _advice(url))) from exc
+
+
+def _advice(url: str) -> str:
+    """Return what to look at if the store cannot be reached. It depends on the kind of store that the URL names."""
+    scheme = url.partition("://")[0]
+    if scheme.endswith("+cluster"):
+        return "Do nodes of a cluster listen there? The address of a single server begins with redis://."
+    if scheme.endswith("+sentinel"):
+        return "Do sentinels listen there, and do they know this service? A server's address begins with redis://."
+    if scheme in ("rediss", "valkeys"):
+        return (
+            f"Does a server listen at {shown(url)}, and does it use TLS? Without TLS its address begins with redis://."
+        )
+    return f"Does a server listen at {shown(url)}, and can this host reach it?"

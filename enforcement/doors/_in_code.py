@@ -10,16 +10,15 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from inspect import unwrap
 from typing import Any, Final
 
-from enforcement.decorator import Declared, declared, declared_costs, key_text
+from enforcement.decorator import declared, declared_pairs, key_text, known_limits
 from enforcement.http.messages import Header, PlainResponse, Refusal, added_headers, denial, network_of
 from enforcement.model.limits import Limit
 from enforcement.model.sizes import MAX_CODE_KEY_LENGTH
-from enforcement.plan.costs import check_costs
 from enforcement.plan.decision import Decision
 
 logger = logging.getLogger("sluicegate.doors")
@@ -29,15 +28,18 @@ _SCOPE: Final = re.compile(r"[^:\s]{1,255}")
 _JOINED: Final = frozenset({"ratelimit", "ratelimit-policy"})
 _warned: set[str] = set()
 
+Pairs = list[tuple[tuple[Limit, ...], str]]
+"""The limits that apply to one request, each group with its key."""
+
 EXEMPT: Final = "sluicegate_exempt"
 """Attribute of a view that is not limited by what applies to all views."""
 LIMITED: Final = "sluicegate_limited"
 """Attribute of a view that has limits of its own. It holds a tuple of them."""
 
 
-def outlives_decision(limits: Sequence[Limit]) -> bool:
+def outlives_decision(pairs: Pairs) -> bool:
     """Return whether a limit is held, or charged by the status, until the response is complete."""
-    return any(limit.algorithm == "concurrency" or limit.charge_on for limit in limits)
+    return any(limit.algorithm == "concurrency" or limit.charge_on for limits, _ in pairs for limit in limits)
 
 
 def check_scope(scope: str) -> str:
@@ -47,18 +49,81 @@ def check_scope(scope: str) -> str:
     return scope
 
 
-def declared_for(limits: Declared | Callable[..., Any], costs: Any) -> tuple[Limit, ...] | Callable[..., Any]:
+@dataclass(frozen=True, slots=True)
+class Group:
     """
-    Return limits in code as values, or the function that chooses them for each request.
+    Limits in code that count by one key.
 
+    Attributes:
+        limits: The limits, or what chooses them for each request.
+        kind: ``ip``, ``user`` or ``all``; ``key`` if *find* finds the key.
+        find: What finds the key of a request. None for another kind.
+        scope: Name of the counters. None: that of the view.
+    """
+
+    limits: Any
+    kind: str
+    find: Any
+    scope: str | None
+
+    def key(self, view: str, found: Any, address: Callable[[], str | None]) -> str | None:
+        """
+        Return the key that a request is counted under, or None if these limits do not apply to it.
+
+        Args:
+            view: The full name of the view.
+            found: The value that *find* found, or the user.
+            address: Returns the address of the client, or None if it is unknown.
+        Raises:
+            TypeError, Refusal: As :func:`counter_key` does.
+        """
+        kind = self.kind
+        if kind == "ip" or (kind == "user" and found is None):
+            kind, found = "ip", counted_address(address())
+        elif kind == "all":
+            found = ""
+        return counter_key(self.scope or view, kind, found)
+
+
+def groups_of(
+    limits: Any,
+    key: Any,
+    scope: str | None,
+    costs: Any,
+    *,
+    kinds: Sequence[str] = ("ip", "all"),
+    source: str = "a function of the request",
+    is_source: Callable[[Any], bool] = callable,
+) -> tuple[Group, ...]:
+    """
+    Return the declared limits of one view, a group for each key. All groups are one decision.
+
+    Args:
+        limits: Limits, or what chooses them for each request, or pairs of either and a key.
+        key: One of *kinds*, or what finds the key. None if *limits* are pairs.
+        costs: Costs, or what finds them.
+        kinds: The keys that a string may name.
+        source: What finds a key, for error messages.
+        is_source: Returns whether a value is found for each request.
     Raises:
-        ValueError: The limits or the costs are not valid, or the limits would not count the costs.
+        ValueError: A limit, a key, the scope or the costs are not valid, or the limits would not count the costs.
         TypeError: Something is not a limit.
     """
-    values = limits if callable(limits) else declared(limits)
-    if not callable(costs):
-        _ = check_costs(costs) if callable(values) else declared_costs(values, costs)
-    return values
+    scope = None if scope is None else check_scope(scope)
+    groups = []
+    for some, own in declared_pairs(limits, key):
+        if not (own in kinds if isinstance(own, str) else is_source(own)):
+            raise ValueError(f"key: must be {', '.join(map(repr, kinds))} or {source}, got {own!r}.")
+        kind, find = (own, None) if isinstance(own, str) else ("key", own)
+        groups.append(Group(some if is_source(some) else declared(some), kind, find, scope))
+    known = [None if is_source(group.limits) else group.limits for group in groups]
+    known_limits(known, costs, later=is_source(costs))
+    return tuple(groups)
+
+
+def as_call(pairs: Pairs) -> tuple[Any, str | None]:
+    """Return pairs as the limits and the key that a limiter takes."""
+    return pairs[0] if len(pairs) == 1 else (pairs, None)
 
 
 def check_methods(methods: Any) -> frozenset[str] | None:

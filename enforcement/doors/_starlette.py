@@ -23,9 +23,9 @@ from starlette.websockets import WebSocket
 from enforcement import aio
 from enforcement.async_tasks import begun
 from enforcement.doors._in_code import (
-    check_scope,
-    counted_address,
-    counter_key,
+    Group,
+    Pairs,
+    as_call,
     denial_without_limits,
     limit_headers,
     name_at,
@@ -41,7 +41,6 @@ from enforcement.http.messages import (
     joining,
     without_token,
 )
-from enforcement.model.limits import Limit
 from enforcement.model.tokens import Anonymous
 from enforcement.plan.binding import Costs
 from enforcement.plan.decision import Decision, Denied
@@ -120,8 +119,8 @@ class HTTPRefused(Refusal, HTTPException):
     """A refusal that is also an error of Starlette."""
 
     def __init__(self, refusal: Refusal) -> None:
-        HTTPException.__init__(self, refusal.answer.status, str(refusal))
-        self.answer, self.code = refusal.answer, refusal.code
+        HTTPException.__init__(self, refusal.status, refusal.detail, dict(refusal.fields))
+        self.status, self.title, self.code, self.fields = refusal.status, refusal.title, refusal.code, refusal.fields
 
 
 @contextmanager
@@ -180,6 +179,11 @@ class StarletteVisit:
         with refusing():
             return without_token(shown, self.gate.anonymous)
 
+    def key(self, group: Group, found: Any, operation: str) -> str | None:
+        """Return the key that a group counts the request under, or None. Raises HTTPRefused and TypeError."""
+        with refusing():
+            return group.key(operation, found, self.address)
+
     def operation(self) -> str:
         """Return the full name of the path operation, or ``app`` for routes without one, such as files."""
         scope = self._connection.scope
@@ -204,12 +208,13 @@ class StarletteVisit:
         with refusing():
             return RequestAttributes(values, lambda name: _header(self._connection, name))
 
-    async def decide(self, limits: tuple[Limit, ...], key: str, costs: Costs) -> Decision:
+    async def decide(self, pairs: Pairs, costs: Costs) -> Decision:
         """
         Charge the request to limits in code, hold its slots until the response is complete, and return the decision, or
         raise HTTPDenied.
         """
-        if outlives_decision(limits):
+        limits, key = as_call(pairs)
+        if outlives_decision(pairs):
             return (await self.hold(self.limiter.open_admission(limits, key, costs))).decision
         return self.passed(await self.limiter.hit(limits, key, costs))
 
@@ -220,8 +225,8 @@ class StarletteVisit:
         if isinstance(plan, Decision):
             return self.passed(plan)
         if plan.has_slots or plan.has_charge_on:
-            return (await self.hold(self.limiter.admit_plan(plan, costs))).decision
-        return self.passed(await self.limiter.decide(plan, costs))
+            return (await self.hold(self.limiter.admit_plan(plan, costs, attributes))).decision
+        return self.passed(self.limiter.noted(await self.limiter.decide(plan, costs), attributes))
 
     def passed(self, decision: Decision) -> Decision:
         """Add a decision to those shown in the response, and return it, or raise HTTPDenied if it denies."""
@@ -281,25 +286,6 @@ class StarletteVisit:
             await asyncio.shield(task)
 
 
-class Whom:
-    """Whom a request counts for. Raises ValueError if the key or the scope is not valid."""
-
-    def __init__(self, key: Any, scope: str | None, source: str) -> None:
-        if isinstance(key, str) and key not in ("ip", "all"):
-            raise ValueError(f"key: must be 'ip', 'all', {source}, got {key!r}.")
-        self._kind = key if isinstance(key, str) else "key"
-        self._scope = None if scope is None else check_scope(scope)
-
-    def key(self, visit: StarletteVisit, found: Any, operation: str) -> str | None:
-        """Return the key of the counters, or None if the request is exempt. Raises HTTPRefused and TypeError."""
-        if self._kind == "ip":
-            found = counted_address(visit.address())
-        elif self._kind == "all":
-            found = ""
-        with refusing():
-            return counter_key(self._scope or operation, self._kind, found)
-
-
 def visit_of(connection: HTTPConnection) -> StarletteVisit:
     visit = connection.scope.get(_VISIT)
     if not isinstance(visit, StarletteVisit):
@@ -319,7 +305,7 @@ async def answer_denied(connection: Any, exc: Exception) -> Response | None:
 
 async def answer_refused(connection: Any, exc: Exception) -> Response | None:
     assert isinstance(exc, Refusal)
-    return await _answer(connection, exc.answer)
+    return await _answer(connection, exc.answer(visit_of(connection).gate.preset))
 
 
 async def _answer(connection: HTTPConnection, answer: PlainResponse) -> Response | None:

@@ -11,11 +11,10 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 from typing import Any, Final, Protocol
 
-from enforcement.doors._in_code import limit_headers, outlives_decision
+from enforcement.doors._in_code import Pairs, as_call, limit_headers, outlives_decision
 from enforcement.doors._options import Options
 from enforcement.http.messages import Progress, RequestAttributes, find_token, joining, without_token
 from enforcement.limiter import Admission, Limiter
-from enforcement.model.limits import Limit
 from enforcement.model.tokens import Anonymous
 from enforcement.plan.binding import Costs
 from enforcement.plan.decision import Decision, Denied
@@ -45,13 +44,13 @@ class SyncVisit:
         self.decisions: list[Decision] = []
         self._held: list[Admission] = []
 
-    def decide(self, limits: tuple[Limit, ...], key: str, costs: Costs = 1) -> Decision:
+    def decide(self, pairs: Pairs, costs: Costs = 1) -> Decision:
         """
         Charge the request to limits in code, hold its slots until the response is complete, and return the decision, or
         raise Denied.
         """
-        limiter = self.installed.limiter()
-        if outlives_decision(limits):
+        limiter, (limits, key) = self.installed.limiter(), as_call(pairs)
+        if outlives_decision(pairs):
             return self._hold(partial(limiter.open_admission, limits, key, costs))
         return self._passed(limiter.hit(limits, key, costs))
 
@@ -62,8 +61,8 @@ class SyncVisit:
         if isinstance(plan, Decision):
             return self._passed(plan)
         if plan.has_slots or plan.has_charge_on:
-            return self._hold(partial(limiter.admit_plan, plan, costs))
-        return self._passed(limiter.decide(plan, costs))
+            return self._hold(partial(limiter.admit_plan, plan, costs, attributes))
+        return self._passed(limiter.noted(limiter.decide(plan, costs), attributes))
 
     def note(self, decision: Decision) -> None:
         """Add a decision to those shown in the response, once."""
@@ -201,22 +200,27 @@ class SyncBody(_HeldBody):
     """An iterator of chunks."""
 
     def __iter__(self) -> Iterator[bytes]:
-        for chunk in self._chunks:
-            if self._progress.ends_with(len(chunk)):
-                self.close()
-            yield chunk
-        self.close()
+        try:
+            for chunk in self._chunks:
+                if self._progress.ends_with(len(chunk)):
+                    self.close()
+                yield chunk
+        finally:
+            self.close()
 
 
 class _AsyncBody(_HeldBody):
     """An asynchronous iterator of chunks."""
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for chunk in self._chunks:
-            if self._progress.ends_with(len(chunk)):
-                await in_thread(self.close)
-            yield chunk
-        await in_thread(self.close)
+        try:
+            async for chunk in self._chunks:
+                if self._progress.ends_with(len(chunk)):
+                    await in_thread(self.close)
+                yield chunk
+        finally:
+            # Django does not close a response whose asynchronous body raises.
+            await in_thread(self.close)
 
 
 async def in_thread(call: Callable[..., Any], *args: Any) -> Any:

@@ -10,6 +10,7 @@ a token, such as CORS, outside of it.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Sequence
 from functools import partial
 
@@ -36,10 +37,13 @@ from enforcement.http.messages import (
     denial,
     find_token,
     joining,
+    shows,
     without_token,
 )
 from enforcement.plan.decision import Decision, Denied
 from enforcement.plan.headers import draft_lines
+
+logger = logging.getLogger("sluicegate.doors")
 
 
 class LimitMiddleware(Guard[App, Limiter, Scope]):
@@ -120,7 +124,7 @@ class LimitMiddleware(Guard[App, Limiter, Scope]):
         try:
             admitted = await self._admit(limiter, scope)
         except Refusal as refusal:
-            await _answer(scope, receive, send, refusal.answer)
+            await _answer(scope, receive, send, refusal.answer(self._headers))
         except Denied as denied:
             await _answer(scope, receive, send, denial(denied.decision, self._headers))
         else:
@@ -139,17 +143,20 @@ class LimitMiddleware(Guard[App, Limiter, Scope]):
         """
         shown = self._token(scope)
         token = shown or without_token(shown, self._anonymous)
-        plan = await limiter.find_plan(token, self._describe(scope))
+        attributes = self._describe(scope)
+        plan = await limiter.find_plan(token, attributes)
         if isinstance(plan, Decision):
             raise Denied(plan)
         costs = self._costs(scope) if self._costs else 1
         if plan.has_slots or plan.has_charge_on:
-            return await limiter.admit_plan(plan, costs)
+            return await limiter.admit_plan(plan, costs, attributes)
         if self._by_usual_fields:
-            limiter.keep_field(only_value(scope, b"authorization"), token)
+            field = only_value(scope, b"authorization")
+            if field is not None and shows(field, token):
+                limiter.keep_field(field, token)
         decision = await limiter.decide(plan, costs)
         if not decision.allowed:
-            raise Denied(decision)
+            raise Denied(limiter.noted(decision, attributes))
         return decision
 
     def _pass(self, decision: Decision, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
@@ -203,9 +210,11 @@ class _Lifespan:
     async def run(self, scope: Scope) -> None:
         try:
             await self._door.app(scope, self._receive, self._send)
-        except Exception:  # an application without lifespan may raise any exception
+        except Exception as exc:  # an application without lifespan may raise any exception
             if self._answered:
                 raise
+            if self._asked_to_start:  # it may as well have failed to start, which nothing else would tell
+                logger.warning("The application does not start, or has no lifespan: %s: %s", type(exc).__name__, exc)
         if not self._answered:
             await self._alone()
 
@@ -215,7 +224,7 @@ class _Lifespan:
             self._asked_to_start = True
             try:
                 await self._door.start()
-            except BaseException as exc:
+            except BaseException as exc:  # if the start is cancelled, _send() closes what it has opened
                 await self._send({"type": "lifespan.startup.failed", "message": f"Sluicegate: {exc}"})
                 raise
         return message

@@ -32,11 +32,8 @@ from enforcement.decorator import Declared, chosen, declared
 from enforcement.doors._in_code import (
     EXEMPT,
     check_methods,
-    check_scope,
-    counted_address,
-    counter_key,
-    declared_for,
     denial_without_limits,
+    groups_of,
     name_at,
 )
 from enforcement.doors._options import Options, read_options
@@ -135,7 +132,7 @@ class DecisionMiddleware:
         visit.managed = True
         try:
             return visit.finish(self._after(visit, self.get_response(request)))
-        except BaseException:
+        except BaseException:  # also SystemExit, or the cancellation of an async request: its slots must be freed
             visit.end(500)
             raise
 
@@ -196,9 +193,9 @@ def exempt(view: View) -> View:
 
 
 def limited(
-    limits: Declared | Callable[[Any], Declared | None],
+    limits: Declared | Callable[[Any], Declared | None] | Sequence[tuple[Any, Key]],
     *,
-    key: Key,
+    key: Key | None = None,
     scope: str | None = None,
     costs: Costs | Callable[[Any], Costs] = 1,
     methods: Sequence[str] | None = None,
@@ -210,7 +207,8 @@ def limited(
 
     Args:
         limits: ``"10/minute"``, ``"10/second; 1000/day"``, a Limit, or several. Several are one atomic decision. Or a
-            function of the request that returns them, or None if no limit applies.
+            function of the request that returns them, or None if no limit applies. Or pairs of
+            limits and a key, which are one decision, too, such as ``[("50/minute", "ip"), ("100/minute", "all")]``.
         key: Whom a request counts for. ``"ip"`` is the client's address, or the /64 network of an IPv6 address.
             ``"user"`` is the primary key of the logged-in user, else the address. ``"all"`` is everybody together. A
             function of the request returns a string, an integer or a UUID, or None to exempt the request.
@@ -235,12 +233,8 @@ def limited(
 class _ViewLimit:
     """The limits in code of one view, and whom they count."""
 
-    def __init__(self, limits: Any, key: Key, scope: str | None, costs: Any, methods: Any) -> None:
-        self._limits = declared_for(limits, costs)
-        if isinstance(key, str) and key not in ("ip", "user", "all"):
-            raise ValueError(f"key: must be 'ip', 'user', 'all' or a function of the request, got {key!r}.")
-        self._key = key
-        self._scope = None if scope is None else check_scope(scope)
+    def __init__(self, limits: Any, key: Any, scope: str | None, costs: Any, methods: Any) -> None:
+        self._groups = groups_of(limits, key, scope, costs, kinds=("ip", "user", "all"))
         self._costs = costs
         self._methods = check_methods(methods)
 
@@ -248,32 +242,29 @@ class _ViewLimit:
         """Return whether the method of the request is limited."""
         return self._methods is None or request.method in self._methods
 
-    def caller(self, request: Any) -> Any:
-        """Return the user or the key that a request is counted by, an awaitable of it, or None."""
-        if self._key == "user":
-            return _user(request)
-        return self._key(request) if callable(self._key) else None
+    def callers(self, request: Any) -> list[Any]:
+        """Return the user or the key that each group counts a request by, or None."""
+        return [_user(request) if it.kind == "user" else it.find and it.find(request) for it in self._groups]
 
-    async def caller_awaited(self, request: Any) -> Any:
-        """Return the user or the key that a request to an async view is counted by, or None."""
-        if self._key == "user":
-            return await _user_awaited(request)
-        found = self.caller(request)
-        return await found if isinstance(found, Awaitable) else found
+    async def callers_awaited(self, request: Any) -> list[Any]:
+        """Return the user or the key that each group counts a request to an async view by, or None."""
+        found = [_user_awaited(request) if it.kind == "user" else it.find and it.find(request) for it in self._groups]
+        return [await one if isinstance(one, Awaitable) else one for one in found]
 
-    def decide(self, visit: DjangoVisit, view: Any, caller: Any) -> None:
-        """Charge a request to the limits of a view, unless its key is None. Raises Denied and Refusal."""
-        kind = self._key if isinstance(self._key, str) else "key"
-        if kind == "ip" or (kind == "user" and caller is None):
-            kind, caller = "ip", counted_address(visit.address())
-        elif kind == "all":
-            caller = ""
-        match = visit.request.resolver_match  # None for a request that no site has routed
-        scope = self._scope or name_at(match and match.route, view, match and match.func)
-        name = counter_key(scope, kind, caller)
-        limits = chosen(self._limits(visit.request)) if callable(self._limits) else self._limits
-        if name is not None and limits is not None:
-            visit.decide(limits, name, self._costs(visit.request) if callable(self._costs) else self._costs)
+    def decide(self, visit: DjangoVisit, view: Any, callers: list[Any]) -> None:
+        """Charge a request to the limits of a view, but those whose key is None. Raises Denied and Refusal."""
+        request, pairs = visit.request, []
+        match = request.resolver_match  # None for a request that no site has routed
+        name = name_at(match and match.route, view, match and match.func)
+        for group, caller in zip(self._groups, callers, strict=True):
+            key = group.key(name, caller, visit.address)
+            if key is None:
+                continue
+            limits = chosen(group.limits(request)) if callable(group.limits) else group.limits
+            if limits is not None:
+                pairs.append((limits, key))
+        if pairs:
+            visit.decide(pairs, self._costs(request) if callable(self._costs) else self._costs)
 
 
 def _limit_called(view: Any, limit: _ViewLimit) -> Any:
@@ -283,7 +274,7 @@ def _limit_called(view: Any, limit: _ViewLimit) -> Any:
         visit = visit_of(request)
         managed, visit.managed = visit.managed, True
         try:
-            limit.decide(visit, view, limit.caller(request))
+            limit.decide(visit, view, limit.callers(request))
             response = view(request, *args, **kwargs)
         except (Denied, Refusal) as exc:
             response = _answer(visit, exc)
@@ -303,7 +294,7 @@ def _limit_awaited(view: Any, limit: _ViewLimit) -> Any:
         visit = visit_of(request)
         managed, visit.managed = visit.managed, True
         try:
-            await in_thread(limit.decide, visit, view, await limit.caller_awaited(request))
+            await in_thread(limit.decide, visit, view, await limit.callers_awaited(request))
             response = await view(request, *args, **kwargs)
         except (Denied, Refusal) as exc:
             response = _answer(visit, exc)
@@ -319,7 +310,7 @@ def _limit_awaited(view: Any, limit: _ViewLimit) -> Any:
 def _answer(visit: DjangoVisit, exc: Denied | Refusal) -> Any:
     """Return a new response to a request that may not pass, after noting the decision if there is one."""
     if isinstance(exc, Refusal):
-        return _response(exc.answer)
+        return _response(exc.answer(get_options().headers))
     visit.note(exc.decision)
     return _response(denial_without_limits(exc.decision, get_options().headers))
 

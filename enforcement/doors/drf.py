@@ -27,7 +27,7 @@ with Requirement("The Django REST framework integration", "djangorestframework")
 from enforcement.decorator import Declared, declared
 from enforcement.doors._in_code import counted_address, counter_key
 from enforcement.doors.django import visit_of
-from enforcement.http.messages import Refusal, challenge
+from enforcement.http.messages import Refusal, challenge, log_denial
 from enforcement.model.limits import Limit
 from enforcement.plan.decision import Decision, Denied
 
@@ -80,7 +80,7 @@ class SimpleRateThrottle(throttling.SimpleRateThrottle):
         if name is None:
             return True
         try:
-            self.decision = visit_of(request).decide(self._limits(self.rate), name, self.cost)
+            self.decision = visit_of(request).decide([(self._limits(self.rate), name)], self.cost)
         except Denied as denied:
             self.decision = _throttled(denied)
         return self.decision.allowed
@@ -161,13 +161,14 @@ class _Refused(exceptions.APIException):
     """A request that is refused without a decision."""
 
     def __init__(self, refusal: Refusal) -> None:
-        self.status_code = refusal.answer.status
+        self.status_code = refusal.status
         super().__init__(str(refusal), refusal.code)
-        self.auth_header = dict(refusal.answer.headers).get("WWW-Authenticate")
+        self.auth_header = dict(refusal.fields).get("WWW-Authenticate")
 
 
 def _throttled(denied: Denied) -> Decision:
-    """Return the decision of a denial by a rate limit, or raise LimitDenied for any other denial."""
+    """Log a denial, and return its decision if a rate limit made it, or raise LimitDenied for any other denial."""
+    log_denial(denied.decision)
     if denied.decision.status != 429:
         raise LimitDenied(denied.decision) from denied
     return denied.decision

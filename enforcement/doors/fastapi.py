@@ -13,7 +13,7 @@ FastAPI reads the body of a request before it runs any dependency. If bodies are
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
@@ -25,15 +25,10 @@ with Requirement("The FastAPI integration", "sluicegate[fastapi]"):
     from starlette.requests import ClientDisconnect, HTTPConnection
 
 from enforcement import aio
-from enforcement.decorator import Declared, chosen, declared, declared_costs
-from enforcement.doors._starlette import (
-    Gate,
-    Whom,
-    token_of,
-    visit_of,
-)
+from enforcement.decorator import Declared, chosen
+from enforcement.doors._in_code import Group, Pairs, as_call, groups_of
+from enforcement.doors._starlette import Gate, StarletteVisit, token_of, visit_of
 from enforcement.http.messages import TrustedProxies, check_anonymous, check_preset
-from enforcement.model.limits import Limit
 from enforcement.plan.costs import Costs, check_costs
 from enforcement.plan.decision import Decision
 
@@ -124,7 +119,11 @@ def install(
 
 
 def limited(
-    limits: Declared | Chooser, *, key: Found, scope: str | None = None, costs: Costs | Found = 1
+    limits: Declared | Chooser | Sequence[tuple[Any, Found]],
+    *,
+    key: Found | None = None,
+    scope: str | None = None,
+    costs: Costs | Found = 1,
 ) -> Callable[..., Awaitable[Decision | None]]:
     """
     Return a coroutine function for ``Depends`` that charges a request to limits in code and returns a decision or None.
@@ -133,7 +132,8 @@ def limited(
 
     Args:
         limits: ``"100/minute"``, ``"10/second; 1000/day"``, a Limit, or several. Several are one atomic decision. Or a
-            source of them, see :data:`Chooser`.
+            source of them, see :data:`Chooser`. Or pairs of limits and a key, which are one decision, too, such as
+            ``[("50/minute", "ip"), ("100/minute", "all")]``.
         key: Whom a request counts for. ``"ip"`` is the client's address, or the /64 network of an IPv6 address.
             ``"all"`` is everybody together. Anything else is a source, see :data:`Found`, of a string, an integer or a
             UUID; None exempts the request, and there is no decision.
@@ -143,16 +143,15 @@ def limited(
         ValueError: Limits, key, scope or costs are not valid.
         TypeError: *limits* holds something that is not a limit.
     """
-    values, whom = _declared(limits), Whom(key, scope, _SOURCE)
-    finding_key, finding_costs = _finding_both(values, key), _finding(_checked(costs, values))
+    groups = groups_of(limits, key, scope, costs, source=_SOURCE, is_source=_is_source)
+    finding_groups, finding_costs = _finding_groups(groups), _finding(costs)
 
     async def dependency(
-        connection: HTTPConnection, caller: Any = finding_key, cost: Any = finding_costs
+        connection: HTTPConnection, found: Any = finding_groups, cost: Any = finding_costs
     ) -> Decision | None:
         visit = visit_of(connection)
-        applied, found = _both(values, caller)
-        name = whom.key(visit, found, visit.operation())
-        return None if name is None or applied is None else await visit.decide(applied, name, cost)
+        pairs = _pairs(visit, groups, found)
+        return await visit.decide(pairs, cost) if pairs else None
 
     _by_token[dependency] = False
     return dependency
@@ -184,7 +183,7 @@ def check(*, costs: Costs | Found = 1, attributes: Found | None = None) -> Calla
 
 
 def admit(
-    limits: Declared | Chooser | None = None,
+    limits: Declared | Chooser | Sequence[tuple[Any, Found]] | None = None,
     *,
     key: Found | None = None,
     scope: str | None = None,
@@ -199,34 +198,38 @@ def admit(
     are freed when the response is complete. Background tasks and the code of a stream can still settle after that.
 
     Args:
-        limits: Limits in code, which need *key*. None: the published policies of the request's token.
+        limits: Limits in code, which need *key* or are pairs. None: the published policies of the request's token.
         key, scope, costs, attributes: See :func:`limited` and :func:`check`.
     Raises:
-        ValueError, TypeError: As there, or if *limits* are given without *key*.
+        ValueError: As there.
+        TypeError: As there; or limits in code are given attributes, which they do not use, or policies a key or scope.
     """
-    if limits is not None and key is None:
-        raise ValueError("key: is required for limits in code.")
-    values = None if limits is None else _declared(limits)
-    whom = Whom(key or "all", scope, _SOURCE)
-    finding_costs = _finding(_checked(costs, values))
-    finding_key, finding_attributes = _finding_both(values, key), _finding(attributes)
+    groups: tuple[Group, ...] = ()
+    if limits is not None:
+        if attributes is not None:
+            raise TypeError("attributes: must be None for limits in code, which do not use them.")
+        groups = groups_of(limits, key, scope, costs, source=_SOURCE, is_source=_is_source)
+    elif key is not None or scope is not None:
+        name = "scope" if key is None else "key"
+        raise TypeError(f"{name}: must be None without limits, because policies have their own.")
+    finding_groups, finding_costs = _finding_groups(groups), _finding(_checked(costs))
+    finding_attributes = _finding(attributes)
 
     async def dependency(
         connection: HTTPConnection,
-        caller: Any = finding_key,
+        found: Any = finding_groups,
         cost: Any = finding_costs,
         more: Any = finding_attributes,
     ) -> AsyncIterator[Admission]:
         visit = visit_of(connection)
-        if values is None:
+        if limits is None:
             opening = visit.limiter.open_admission(visit.token(), costs=cost, attributes=visit.describe(more))
         else:
-            applied, found = _both(values, caller)
-            name = whom.key(visit, found, visit.operation())
-            if name is None or applied is None:
+            pairs = _pairs(visit, groups, found)
+            if not pairs:
                 yield Admission(None)
                 return
-            opening = visit.limiter.open_admission(applied, name, cost)
+            opening = visit.limiter.open_admission(*as_call(pairs), cost)
         admission = await visit.hold(opening, to_settle=True)
         try:
             yield Admission(admission)
@@ -275,34 +278,40 @@ class Admission:
             await self._admission.cancel()
 
 
-def _checked(costs: Any, limits: Any = None) -> Any:
-    """Return *costs* unchanged, after checking them if they are known, also against the limits if these are known."""
-    if callable(costs) or isinstance(costs, params.Depends):
-        return costs
-    return declared_costs(limits, costs) if isinstance(limits, tuple) else check_costs(costs)
+def _is_source(what: Any) -> bool:
+    """Return whether a value is found for each request."""
+    return callable(what) or isinstance(what, params.Depends)
 
 
-def _declared(limits: Any) -> Any:
-    """Return limits as a tuple of Limit values, or unchanged if they are a function or a ``Depends``."""
-    return limits if callable(limits) or isinstance(limits, params.Depends) else declared(limits)
+def _checked(costs: Any) -> Any:
+    """Return *costs* unchanged, after checking them if they are known."""
+    return costs if _is_source(costs) else check_costs(costs)
 
 
-def _finding_both(limits: Any, key: Any) -> Any:
-    """Return a ``Depends`` whose value is the key, or the limits and the key if the limits depend on the request."""
-    if limits is None or isinstance(limits, tuple):
-        return _finding(key)
+def _finding_groups(groups: Sequence[Group]) -> Any:
+    """Return a ``Depends`` whose value is a list of what is found for each request: limits and key of each group."""
+    sources = [what for group in groups for what in (group.limits, group.find) if _is_source(what)]
 
-    finding_limits, finding_key = _finding(limits), _finding(key)
+    async def values(**found: Any) -> list[Any]:
+        return list(found.values())
 
-    async def both(some: Any = finding_limits, caller: Any = finding_key) -> tuple[Any, Any]:
-        return some, caller
+    parameters = [
+        inspect.Parameter(f"found_{i}", inspect.Parameter.KEYWORD_ONLY, default=_finding(what), annotation=Any)
+        for i, what in enumerate(sources)
+    ]
+    values.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return Depends(values)
 
-    return Depends(both)
 
-
-def _both(limits: Any, found: Any) -> tuple[tuple[Limit, ...] | None, Any]:
-    """Return the limits, or None, and the key, from known limits or from the value of :func:`_finding_both`."""
-    return (limits, found) if isinstance(limits, tuple) else (chosen(found[0]), found[1])
+def _pairs(visit: StarletteVisit, groups: Sequence[Group], found: Sequence[Any]) -> Pairs:
+    """Return the groups that apply to a request, with their keys, from the value of :func:`_finding_groups`."""
+    values, pairs = iter(found), []
+    for group in groups:
+        limits = chosen(next(values)) if _is_source(group.limits) else group.limits
+        key = visit.key(group, next(values) if _is_source(group.find) else None, visit.operation())
+        if limits is not None and key is not None:
+            pairs.append((limits, key))
+    return pairs
 
 
 def _finding(what: Any) -> Any:

@@ -30,11 +30,8 @@ from enforcement.doors._in_code import (
     EXEMPT,
     LIMITED,
     check_methods,
-    check_scope,
-    counted_address,
-    counter_key,
-    declared_for,
     denial_without_limits,
+    groups_of,
     name_at,
     name_of,
 )
@@ -77,7 +74,7 @@ class FlaskVisit(SyncVisit):
 
     def describe(self, more: Callable[[Request], Any] | None) -> RequestAttributes:
         """Return the attributes of the request, with those that functions of the application return."""
-        values: dict[str, str | None] = {"method": request.method, "path": request.path, "ip": self.address()}
+        values: dict[str, str | None] = {"method": request.method, "path": _path(), "ip": self.address()}
         for found in (self.installed.options().attributes, more):
             if found is not None:
                 values.update(found(request))
@@ -129,7 +126,7 @@ class _Extension:
         """Charge a request to the default if its view has no rule of its own and is not exempt."""
         view = current_app.view_functions.get(request.endpoint or "")
         default = self.default
-        if default is None or view is None or request.path in self._options.exempt or _is_automatic():
+        if default is None or view is None or _path() in self._options.exempt or _is_automatic():
             return
         own = any(rule.applies() for rule in getattr(view, LIMITED, ()))
         if default.applies() and not own and not getattr(view, EXEMPT, False):
@@ -176,12 +173,8 @@ class ViewRule:
 
 
 class _LimitedView(ViewRule):
-    def __init__(self, limits: Any, key: Key, scope: str | None, costs: Any, methods: Any) -> None:
-        if isinstance(key, str) and key not in ("ip", "all"):
-            raise ValueError(f"key: must be 'ip', 'all' or a function of the request, got {key!r}.")
-        self._limits = declared_for(limits, costs)
-        self._key = key
-        self._scope = None if scope is None else check_scope(scope)
+    def __init__(self, limits: Any, key: Any, scope: str | None, costs: Any, methods: Any) -> None:
+        self._groups = groups_of(limits, key, scope, costs)
         self._costs = costs
         self._methods = check_methods(methods)
 
@@ -189,15 +182,16 @@ class _LimitedView(ViewRule):
         return self._methods is None or request.method in self._methods
 
     def charge(self, name: str) -> None:
-        visit, kind = _visit(), self._key if isinstance(self._key, str) else "key"
-        if callable(self._key):
-            caller = current_app.ensure_sync(self._key)(request)
-        else:
-            caller = counted_address(visit.address()) if kind == "ip" else ""
-        counted = counter_key(self._scope or name, kind, caller)
-        limits = chosen(self._limits(request)) if callable(self._limits) else self._limits
-        if counted is not None and limits is not None:
-            visit.decide(limits, counted, self._costs(request) if callable(self._costs) else self._costs)
+        visit, pairs = _visit(), []
+        for group in self._groups:
+            key = group.key(name, group.find and current_app.ensure_sync(group.find)(request), visit.address)
+            if key is None:
+                continue
+            limits = chosen(group.limits(request)) if callable(group.limits) else group.limits
+            if limits is not None:
+                pairs.append((limits, key))
+        if pairs:
+            visit.decide(pairs, self._costs(request) if callable(self._costs) else self._costs)
 
 
 class _CheckedView(ViewRule):
@@ -246,9 +240,9 @@ def install(app: Flask, limiter: Limiter | None = None, *, default: ViewRule | N
 
 
 def limited(
-    limits: Declared | Callable[[Request], Declared | None],
+    limits: Declared | Callable[[Request], Declared | None] | Sequence[tuple[Any, Key]],
     *,
-    key: Key,
+    key: Key | None = None,
     scope: str | None = None,
     costs: Costs | Callable[[Request], Costs] = 1,
     methods: Sequence[str] | None = None,
@@ -261,7 +255,8 @@ def limited(
 
     Args:
         limits: ``"100/minute"``, ``"10/second; 1000/day"``, a Limit, or several. Several are one atomic decision. Or a
-            function of the request that returns them, or None if no limit applies.
+            function of the request that returns them, or None if no limit applies. Or pairs of
+            limits and a key, which are one decision, too, such as ``[("50/minute", "ip"), ("100/minute", "all")]``.
         key: Whom a request counts for. ``"ip"`` is the client's address, or the /64 network of an IPv6 address.
             ``"all"`` is everybody together. A function of the request returns a string, an integer or a UUID, or None
             to exempt the request.
@@ -324,6 +319,11 @@ def _visit() -> FlaskVisit:
     return visit
 
 
+def _path() -> str:
+    """Return the whole path of the present request, also if the application is mounted below another."""
+    return f"{request.root_path}{request.path}"
+
+
 def _check_view(view: Any) -> None:
     if not callable(view):
         hint = "Of a blueprint, limit before_request(), or exempt each view"
@@ -359,7 +359,7 @@ def _answer_denied(denied: Denied) -> Response:
 
 
 def _answer_refused(refusal: Refusal) -> Response:
-    return _response(refusal.answer)
+    return _response(refusal.answer(_visit().installed.options().headers))
 
 
 def _response(answer: PlainResponse) -> Response:

@@ -35,7 +35,10 @@ with Requirement("The proxy", "sluicegate[proxy]"):
 from enforcement.aio import Limiter
 from enforcement.doors.asgi import LimitMiddleware
 from enforcement.http.asgi import Receive, Scope, Send
-from enforcement.http.messages import TrustedProxies, check_anonymous, check_preset, find_token, problem_answer
+from enforcement.http.messages import TrustedProxies, check_anonymous, check_preset, error_answer, find_token
+from enforcement.model.tokens import is_well_formed
+from enforcement.settings import named_as
+from enforcement.store.errors import MAX_PORT
 
 logger = logging.getLogger("sluicegate.proxy")
 
@@ -109,8 +112,9 @@ class _RequestBody:
 class Upstream:
     """An ASGI application that forwards requests to an upstream."""
 
-    def __init__(self, client: httpx2.AsyncClient, url: httpx2.URL, proxies: TrustedProxies) -> None:
+    def __init__(self, client: httpx2.AsyncClient, url: httpx2.URL, proxies: TrustedProxies, preset: str) -> None:
         self._client = client
+        self._preset = preset
         self._url = url
         self._prefix = url.raw_path.partition(b"?")[0].rstrip(b"/")
         self._proxies = proxies
@@ -122,10 +126,10 @@ class Upstream:
             await send({"type": "websocket.close", "code": 1003, "reason": "This proxy only forwards HTTP requests."})
             return
         body = _RequestBody(receive)
-        forwarding = _Forwarding(self._client, send)
+        forwarding = _Forwarding(self._client, send, self._preset)
         if not scope["path"].startswith("/"):
             # For "OPTIONS *" and whole URLs, limits by path would not see the path that the upstream uses.
-            await forwarding.fail(400, "The request must name a path")
+            await forwarding.fail(400, "The request must name a path", "no_path")
             return
         with contextlib.suppress(_ClientGone):
             await _while_watching(forwarding.run(await self._request(scope, body)), body.watch())
@@ -159,9 +163,10 @@ class Upstream:
 class _Forwarding:
     """One request to the upstream, and its response to the client."""
 
-    def __init__(self, client: httpx2.AsyncClient, send: Send) -> None:
+    def __init__(self, client: httpx2.AsyncClient, send: Send, preset: str) -> None:
         self._client = client
         self._send = send
+        self._preset = preset
         self._begun = False
 
     async def run(self, request: httpx2.Request) -> None:
@@ -173,12 +178,12 @@ class _Forwarding:
             finally:
                 await response.aclose()
         except httpx2.PoolTimeout:
-            await self.fail(503, "The proxy is at its limit of connections to the upstream")
+            await self.fail(503, "The proxy is at its limit of connections to the upstream", "upstream_busy")
         except httpx2.TimeoutException:
-            await self.fail(504, "The upstream did not answer in time")
+            await self.fail(504, "The upstream did not answer in time", "upstream_timeout")
         except (httpx2.TransportError, httpx2.InvalidURL) as error:
             logger.warning("upstream failed: %s: %s", type(error).__name__, error)
-            await self.fail(502, "The upstream could not be reached or broke off")
+            await self.fail(502, "The upstream could not be reached or broke off", "upstream_failed")
 
     async def _pass_on(self, response: httpx2.Response) -> None:
         headers = _passing(response.headers.raw, _OWN_RESPONSE)
@@ -189,12 +194,12 @@ class _Forwarding:
             await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def fail(self, status: int, title: str) -> None:
+    async def fail(self, status: int, title: str, code: str) -> None:
         """Send an error response to the client in place of the upstream's response, unless that has begun."""
         if self._begun:
             # The server closes the connection of an unfinished response, so the client knows that it is not complete.
             return
-        answer = problem_answer({"type": "about:blank", "title": title, "status": status})
+        answer = error_answer(self._preset, status, title, code)
         headers = [(name.lower().encode(), value.encode()) for name, value in answer.headers]
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
         await self._send({"type": "http.response.body", "body": answer.body})
@@ -208,8 +213,9 @@ def create_app() -> Starlette:
         ValueError: A variable is missing or not valid. The message names it.
     """
     url = _upstream_url(os.environ)
-    networks = os.environ.get("SLUICEGATE_TRUSTED_PROXIES", "").split(",")
-    limiter, trusted = Limiter.from_env(), TrustedProxies(networks)
+    networks, trusted = _trusted(os.environ)
+    limiter = Limiter.from_env()
+    preset = _headers(os.environ)
     client = httpx2.AsyncClient(
         timeout=httpx2.Timeout(_silence(os.environ), connect=CONNECT_SECONDS, pool=CONNECT_SECONDS),
         limits=httpx2.Limits(max_connections=MOST_CONNECTIONS, keepalive_expiry=IDLE_SECONDS),
@@ -224,7 +230,7 @@ def create_app() -> Starlette:
     door = Middleware(
         LimitMiddleware,
         limiter,
-        headers=check_preset(os.environ.get("SLUICEGATE_HEADERS") or "ietf"),
+        headers=preset,
         exempt=PROBES,
         trusted_proxies=networks,
         anonymous=_anonymous(os.environ),
@@ -236,7 +242,7 @@ def create_app() -> Starlette:
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False
-    app.router.default = Upstream(client, url, trusted)
+    app.router.default = Upstream(client, url, trusted, preset)
     return app
 
 
@@ -275,12 +281,13 @@ def _passing(headers: Iterable[tuple[bytes, bytes]], own: frozenset[bytes]) -> R
 
 def _credential_fields(headers: Iterable[tuple[bytes, bytes]]) -> frozenset[bytes]:
     """
-    Return a set of the names of the header fields that held the token, or an empty set. They must not reach the
-    upstream or its log.
+    Return a set of the names of the header fields that hold the token, or another credential of ours, or an empty set.
+    They must not reach the upstream or its log.
     """
     fields = {name: value.decode("latin-1") for name, value in headers if name in (b"authorization", b"x-api-key")}
     token = find_token(fields.get(b"authorization"), fields.get(b"x-api-key"))
-    return frozenset(name for name, value in fields.items() if token and value.strip().endswith(token))
+    shown = {name: value.split()[-1] for name, value in fields.items() if value.strip()}
+    return frozenset(name for name, value in shown.items() if value == token or is_well_formed(value))
 
 
 def _upstream_url(environ: Mapping[str, str]) -> httpx2.URL:
@@ -291,15 +298,28 @@ def _upstream_url(environ: Mapping[str, str]) -> httpx2.URL:
         raise ValueError(f"SLUICEGATE_UPSTREAM_URL: {exc}") from exc
     if url.scheme not in ("http", "https") or not url.host or url.query or url.fragment:
         raise ValueError(f"SLUICEGATE_UPSTREAM_URL: must be an http or https URL without a query, got {text!r}.")
+    if url.port is not None and not 1 <= url.port <= MAX_PORT:
+        raise ValueError(f"SLUICEGATE_UPSTREAM_URL: the port must be an integer from 1 to {MAX_PORT}, got {url.port}.")
     return url
+
+
+def _trusted(environ: Mapping[str, str]) -> tuple[list[str], TrustedProxies]:
+    networks = environ.get("SLUICEGATE_TRUSTED_PROXIES", "").split(",")
+    try:
+        return networks, TrustedProxies(networks)
+    except ValueError as exc:
+        raise ValueError(f"SLUICEGATE_TRUSTED_PROXIES: {exc}; separate networks by commas.") from exc
+
+
+def _headers(environ: Mapping[str, str]) -> str:
+    with named_as({"preset": "SLUICEGATE_HEADERS"}):
+        return check_preset(environ.get("SLUICEGATE_HEADERS") or "ietf")
 
 
 def _anonymous(environ: Mapping[str, str]) -> str | None:
     project = environ.get("SLUICEGATE_ANONYMOUS_PROJECT") or None
-    try:
+    with named_as({"anonymous": "SLUICEGATE_ANONYMOUS_PROJECT"}):
         check_anonymous(project)
-    except ValueError as exc:
-        raise ValueError(f"SLUICEGATE_ANONYMOUS_PROJECT: {str(exc).removeprefix('anonymous: ')}") from exc
     return project
 
 

@@ -13,7 +13,7 @@ application instead.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import wraps
 from typing import Any, Final, TypeVar
 
@@ -29,8 +29,8 @@ with Requirement("The Starlette integration", "sluicegate[starlette]"):
 
 from enforcement import aio
 from enforcement.decorator import Declared, chosen
-from enforcement.doors._in_code import EXEMPT, LIMITED, declared_for, name_at, name_of
-from enforcement.doors._starlette import Gate, Whom, token_of, visit_of
+from enforcement.doors._in_code import EXEMPT, LIMITED, groups_of, name_at, name_of
+from enforcement.doors._starlette import Gate, token_of, visit_of
 from enforcement.http.messages import TrustedProxies, check_anonymous, check_preset
 from enforcement.plan.costs import Costs, check_costs
 
@@ -77,18 +77,21 @@ class EndpointRule:
 
 
 class _LimitedEndpoint(EndpointRule):
-    def __init__(self, limits: Any, key: Key, scope: str | None, costs: Any) -> None:
-        self._limits = declared_for(limits, costs)
-        self._whom = Whom(key, scope, "or a function of the connection")
-        self._key = key if callable(key) else None
+    def __init__(self, limits: Any, key: Any, scope: str | None, costs: Any) -> None:
+        self._groups = groups_of(limits, key, scope, costs, source="a function of the connection")
         self._costs = costs
 
     async def charge(self, connection: HTTPConnection, operation: str) -> None:
-        visit = visit_of(connection)
-        name = self._whom.key(visit, await _found(self._key, connection), operation)
-        limits = chosen(await _found(self._limits, connection)) if callable(self._limits) else self._limits
-        if name is not None and limits is not None:
-            await visit.decide(limits, name, await _found(self._costs, connection))
+        visit, pairs = visit_of(connection), []
+        for group in self._groups:
+            key = visit.key(group, await _found(group.find, connection), operation)
+            if key is None:
+                continue
+            limits = chosen(await _found(group.limits, connection)) if callable(group.limits) else group.limits
+            if limits is not None:
+                pairs.append((limits, key))
+        if pairs:
+            await visit.decide(pairs, await _found(self._costs, connection))
 
 
 class _CheckedEndpoint(EndpointRule):
@@ -149,9 +152,9 @@ def install(
 
 
 def limited(
-    limits: Declared | Callable[[HTTPConnection], Any],
+    limits: Declared | Callable[[HTTPConnection], Any] | Sequence[tuple[Any, Key]],
     *,
-    key: Key,
+    key: Key | None = None,
     scope: str | None = None,
     costs: Costs | Callable[[HTTPConnection], Any] = 1,
 ) -> EndpointRule:
@@ -162,7 +165,8 @@ def limited(
 
     Args:
         limits: ``"100/minute"``, ``"10/second; 1000/day"``, a Limit, or several. Several are one atomic decision. Or a
-            function of the connection that returns them, or None if no limit applies.
+            function of the connection that returns them, or None if no limit applies. Or pairs of
+            limits and a key, which are one decision, too, such as ``[("50/minute", "ip"), ("100/minute", "all")]``.
         key: Whom a request counts for. ``"ip"`` is the client's address, or the /64 network of an IPv6 address.
             ``"all"`` is everybody together. A function of the connection, sync or async, returns a string, an integer
             or a UUID, or None to exempt the request.

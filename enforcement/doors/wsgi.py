@@ -74,7 +74,7 @@ class LimitMiddleware(Guard[App, Limiter, Environ]):
         try:
             admitted = self._admit(self.limiter if self._started and self.limiter else self.start(), environ)
         except Refusal as refusal:
-            return _answer(environ, start_response, refusal.answer)
+            return _answer(environ, start_response, refusal.answer(self._headers))
         except Denied as denied:
             return _answer(environ, start_response, denial(denied.decision, self._headers))
         decision = admitted if isinstance(admitted, Decision) else admitted.decision
@@ -110,15 +110,16 @@ class LimitMiddleware(Guard[App, Limiter, Environ]):
         """
         shown = self._token(environ)
         token = shown or without_token(shown, self._anonymous)
-        plan = limiter.find_plan(token, self._describe(environ))
+        attributes = self._describe(environ)
+        plan = limiter.find_plan(token, attributes)
         if isinstance(plan, Decision):
             raise Denied(plan)
         costs = self._costs(environ) if self._costs else 1
         if plan.has_slots or plan.has_charge_on:
-            return limiter.admit_plan(plan, costs)
+            return limiter.admit_plan(plan, costs, attributes)
         decision = limiter.decide(plan, costs)
         if not decision.allowed:
-            raise Denied(decision)
+            raise Denied(limiter.noted(decision, attributes))
         return decision
 
     def _describe(self, environ: Environ) -> RequestAttributes:

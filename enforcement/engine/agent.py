@@ -21,7 +21,6 @@ from typing import Final, Protocol
 
 from redis.exceptions import NoPermissionError, ResponseError
 
-from enforcement.engine.absence import Absence
 from enforcement.engine.change_log import ChangeLogReader
 from enforcement.engine.duties import DiskCopy, DocumentLoader, Duty, OnceLogger, UsageDelivery, read_clock, read_key
 from enforcement.engine.evictions import EVICTION_SECONDS, EvictionWatch
@@ -33,9 +32,10 @@ from enforcement.failover.outage_copy import OutageCopy
 from enforcement.model.keys import Keys, fingerprint
 from enforcement.state.published import PublishedState
 from enforcement.state.usage import UsageLog
+from enforcement.store.absence import Absence
 from enforcement.store.base_client import StoreClient
 from enforcement.store.breaker import jittered
-from enforcement.store.client import STORE_ERRORS, cause_of
+from enforcement.store.client import STORE_ERRORS, cause_of, reported
 from enforcement.store.duty_failures import DutyFailures
 
 CHECK_SECONDS: Final = 2.0
@@ -43,7 +43,6 @@ HEARTBEAT_SECONDS: Final = 2.0
 NEW_REVISION_SECONDS: Final = 0.1
 """A new revision is reported sooner than the next heartbeat, but not by all instances in one moment."""
 DELIVERY_SECONDS: Final = 1.0
-SAVE_SECONDS: Final = 5.0
 RETRY_SECONDS: Final = 0.05
 """Before something is tried again that has just failed."""
 LONGEST_RETRY_SECONDS: Final = 1.0
@@ -177,7 +176,6 @@ class Agent:
             Duty("usage", DELIVERY_SECONDS, self._delivery.deliver),
             Duty("evictions", EVICTION_SECONDS, evictions.look),
             Duty("replay", LOOK_SECONDS, self._hooks.settle),
-            Duty("disk", SAVE_SECONDS, self._disk.save),
         )
 
     # For the owner and for readers.
@@ -292,6 +290,7 @@ class Agent:
         """Run the duties that are due, then apply changes from the log until another duty is due."""
         if self._copy is not None:
             self._copy.save(self.fleet_size)
+        self._disk.save()
         self._wake.clear()
         if self._absence.since_us is not None:
             self._probe()
@@ -350,7 +349,7 @@ class Agent:
                 self._duty_failures.failed(duty, exc)
                 self._doubted = True
                 return False
-            self._once.warn(f"The store refused the {duty}: {exc}")
+            self._once.warn(f"The store refused the {duty}: {reported(exc)}")
             self._stopping.wait(RETRY_SECONDS)
         self._duty_failures.succeeded(duty)
         return True
@@ -364,7 +363,7 @@ class Agent:
 
     def _leave(self) -> None:
         self._change_log.close()
-        self._disk.save()
+        self._disk.save(at_once=True)
         if self._absence.since_us is None:
             with contextlib.suppress(*STORE_ERRORS):
                 self._delivery.deliver()

@@ -37,6 +37,7 @@ class Answer:
 
 NOT_ASKED: Final = Answer()
 NOT_RESTORED: Final = Answer(cause="not_restored")
+AWAY: Final = Answer(cause="away")
 
 
 class Asker:
@@ -132,4 +133,4 @@ class Asker:
             raise exc if refused.cause == "auth" else refused from None
 
 
-__all__ = ["NOT_ASKED", "NOT_RESTORED", "Answer", "Asker"]
+__all__ = ["AWAY", "NOT_ASKED", "NOT_RESTORED", "Answer", "Asker"]

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Final
 
-from enforcement.engine.asking import NOT_ASKED, NOT_RESTORED, Answer, Asker
+from enforcement.engine.asking import AWAY, NOT_ASKED, NOT_RESTORED, Answer, Asker
 from enforcement.engine.cross_slot import CrossSlot, Verdict
 from enforcement.failover.health import Health
 from enforcement.leases.manager import LeaseKeeper
@@ -70,6 +70,8 @@ class Decider:
         self._known = denials.known
         self._health = health
         self._breaker = health.breaker
+        self._gate = health.connector.gate
+        self._parts_calls = health.connector.one_slot_per_call
         self._lost = health.lost_counters
         self._fallback = health.fallback
         self._leases = leases
@@ -104,8 +106,8 @@ class Decider:
             plan.check(costs)
         if (denial := plan.denied) is not None and charge and (known := self._known(plan, denial, costs)) is not None:
             return known
-        if self._breaker.open:
-            return self._fall_back(Request(plan, costs, charge, ident))
+        if self._gate.open and not (plan.spread and self._parts_calls) and self._health.is_away(plan.keys[0]):
+            return self._fall_back(Request(plan, costs, charge, ident), AWAY if self._parts_calls else NOT_ASKED)
         if self._lost.sets and plan.lies_in(self._lost.sets):
             return self._fall_back(Request(plan, costs, charge, ident), NOT_RESTORED)
         if (owed := self._fallback.owed) and not owed.keys().isdisjoint(plan.keys):
@@ -126,7 +128,7 @@ class Decider:
             None if the counters lie in several slots of a cluster, so that one command is not enough.
         """
         health = self._health
-        if plan.spread and health.connector.one_slot_per_call:
+        if plan.spread and self._parts_calls:
             return None
         now_us = health.now_us() if plan.follows_calendar or self._clock else 0
         if ident or not charge or costs != 1 or self._clock:
@@ -267,7 +269,7 @@ class Decider:
         plan, began = request.plan, monotonic()
         registers = result is None and request.charge and bool(plan.unregistered) and began >= plan.registered_until
         unpaid = (yield from self._asker.paying(plan)) if self._fallback.owed and result is None else None
-        if plan.spread and self._health.connector.one_slot_per_call:
+        if plan.spread and self._parts_calls:
             verdict = yield from self._cross_slot.asking(request, registers=registers)
             if registers:
                 trusts = verdict.reply.passed and verdict.by_store

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 from typing import Any, Final
 
 from redis.exceptions import NoPermissionError
@@ -27,6 +28,10 @@ from enforcement.store.base_client import StoreClient
 MAX_STREAM_LENGTH: Final = 100_000
 MAX_DENIALS_LENGTH: Final = 10_000
 TOKENS_PER_READ: Final = 500
+SAVE_SECONDS: Final = 1.0
+"""How often a copy is written to disk at most, if documents were published."""
+SAVE_TOKENS_SECONDS: Final = 5.0
+"""The same if only tokens were met."""
 
 logger = logging.getLogger("sluicegate.agent")
 
@@ -252,19 +257,33 @@ class DiskCopy:
         self._path = path
         self._documents = documents
         self._saved = self._present()
+        self._tried_at = float("-inf")
 
     def restore(self) -> None:
         """Load the documents from disk, unless this process has some already."""
         documents = self._documents
         if self._path is not None and not documents.loaded and restore(self._path, documents):
+            self._saved = self._present()
             logger.info("Documents of revision %d were read from disk.", documents.current.revision)
 
-    def save(self) -> None:
-        """Write the documents to disk if they have changed."""
+    def save(self, *, at_once: bool = False) -> None:
+        """
+        Write the documents to disk if they have changed.
+
+        A publication is written at once or within a second, so that a process that dies does not forget a revocation.
+        Tokens that were only met wait longer, as a copy takes a while if there are many.
+
+        Args:
+            at_once: Whether to write a change that came too soon after another one, because this process ends.
+        """
         present = self._present()
-        if self._path is not None and self._documents.loaded and present != self._saved:
-            self._saved = present
-            save(self._path, self._documents)
+        if self._path is None or not self._documents.loaded or present == self._saved:
+            return
+        pause = SAVE_TOKENS_SECONDS if present[0] == self._saved[0] else SAVE_SECONDS
+        if at_once or monotonic() - self._tried_at >= pause:
+            self._tried_at = monotonic()
+            if save(self._path, self._documents):
+                self._saved = present
 
     def _present(self) -> tuple[int, int]:
         return self._documents.generation, self._documents.kept

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 import uuid
 from time import monotonic
 from typing import Final
@@ -22,7 +23,7 @@ from enforcement.model.keys import Keys, fingerprint
 from enforcement.plan.binding import Costs
 from enforcement.plan.decision import Decision
 from enforcement.plan.decision_id import DecisionIds
-from enforcement.settings import Settings, library_version
+from enforcement.settings import VERSION, Settings
 from enforcement.state.counts import DecisionCounts
 from enforcement.state.denial_cache import Denials
 from enforcement.state.live_plan import LivePlan
@@ -70,6 +71,7 @@ class Engine:
             self.keys,
             self.fallback,
             timeout=settings.timeout,
+            lookup=settings.lookup_seconds,
             clock=settings.clock,
             store_now_us=lambda: self.agent.now_us(),
             fleet=lambda: max(settings.fleet_size, self._fleet()),
@@ -77,6 +79,7 @@ class Engine:
             wake=lambda: self.agent.wake(),
             count_failure=self.counts.failed,
         )
+        self._beginning = threading.Lock()  # the first requests of a process may come at the same time
         self.outage_copy = OutageCopy(settings.state_dir, fingerprint((settings.prefix,))[:8], self.fallback)
         self.agent, self.usage = self._make_agent(connector)
         # With a test's clock, which does not move by itself, nothing may be leased, because leases end by real time.
@@ -108,7 +111,7 @@ class Engine:
             keys=self.keys,
             documents=self.documents,
             usage=usage,
-            identity=Identity(id=instance, host=socket.gethostname(), pid=os.getpid(), version=library_version()),
+            identity=Identity(id=instance, host=socket.gethostname(), pid=os.getpid(), version=VERSION),
             hooks=self.health,
             state_dir=settings.state_dir,
             look=connector.look,
@@ -146,9 +149,10 @@ class Engine:
             self._begin()
 
     def _begin(self) -> None:
-        self.outage_copy.open()
-        self.health.start()
-        self.agent.start()
+        with self._beginning:
+            self.outage_copy.open()
+            self.health.start()
+            self.agent.start()
 
     def stop(self) -> None:
         """Return leased permits, replay recorded charges, deliver usage and stop the background threads."""
@@ -162,6 +166,7 @@ class Engine:
 
     def after_fork(self) -> None:
         """Prepare all parts for use in a child process, where no background thread is running."""
+        self._beginning = threading.Lock()
         self.health.after_fork()
         for part in (self.slots, self.leases, self.counts, self.lookup):
             part.after_fork()

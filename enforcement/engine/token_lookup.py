@@ -22,7 +22,7 @@ from enforcement.state.denial_cache import Denials
 from enforcement.state.live_plan import LivePlan
 from enforcement.state.planner import Planner
 from enforcement.state.published import DerivedPlans, PublishedState, TokenEntry
-from enforcement.store import errors, resp
+from enforcement.store import resp
 from enforcement.store.connector import Pipe
 from enforcement.store.errors import StoreError
 
@@ -87,8 +87,8 @@ class TokenLookup:
         Args:
             name: Digest of the token.
         """
-        breaker, refusal = self._health.breaker, self._planner.refusal
-        if breaker.open and breaker.cause not in errors.READS:
+        health, refusal = self._health, self._planner.refusal
+        if health.look_ups.breaker.open:
             return refusal("degraded_denied")
         generation = self._documents.generation
         try:
@@ -98,10 +98,10 @@ class TokenLookup:
                 fields = yield resp.pack(("HMGET", self._keys.documents, "revision", "store_id"))
                 state = b" ".join(filter(None, fields))
         except StoreError as exc:
-            self._health.failed(exc)
-            if breaker.open:  # the store cannot be read either, so the next request must not try
-                breaker.trip(exc.cause)
+            health.failed_beside(exc)
+            health.look_ups.failed(exc, store_away=health.is_away(self._keys.revision))
             return refusal("degraded_denied")
+        health.look_ups.succeeded()
         # What a store that was emptied or set back says of a token may be outdated.
         lost = self._documents.is_ahead_of(*state.partition(b" ")[::2])
         return refusal("degraded_denied") if lost else self._documents.remember(name, document, generation)

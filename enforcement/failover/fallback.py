@@ -89,8 +89,11 @@ class Fallback:
             reply = _by_rules(numbers, bounds, refusing)
             if charge and reply.passed:
                 self._record(request, reply, error)
-            elif error is not None and error.late is not None:
-                error.late.close()  # nothing depends on its late reply
+            elif error is not None:
+                if error.late is not None:
+                    error.late.close()  # nothing depends on its late reply
+                if request.charge and error.executed:
+                    self.journal.add_batches(_untaken(request))
         return reply, "degraded_denied" if refusing else reply.reason(bounds)
 
     def overflowed(self, plan: Plan) -> list[int]:
@@ -220,9 +223,15 @@ class Fallback:
         """
         with self._lock:
             if batch.reports_slots:
-                self._report(batch)
+                self.journal.add_batches(self._slots.reported(batch))
             elif self.journal.remove(batch) and any(overflowed):
                 self._divert(batch, overflowed)
+
+    def perhaps_replayed(self, batch: ReplayBatch) -> None:
+        """Keep in mind that the store may have taken the slots of a batch, the reply to which was lost."""
+        if batch.reports_slots:
+            with self._lock:
+                self.journal.add_batches(self._slots.perhaps_reported(batch))
 
     def refused(self, batch: ReplayBatch) -> None:
         """
@@ -230,7 +239,7 @@ class Fallback:
         """
         with self._lock:
             if batch.reports_slots:
-                self._report(batch)
+                self.journal.add_batches(self._slots.reported(batch))
             else:
                 self.journal.refused(batch)
 
@@ -241,10 +250,6 @@ class Fallback:
             if overflows and charge.bound.letter != "c":
                 bound = charge.bound.overflowing()
                 self.journal.add(JournalCharge(bound.key, bound, charge.mark, charge.permits))
-
-    def _report(self, batch: ReplayBatch) -> None:
-        for freeing in self._slots.reported(batch):
-            self.journal.add_batch(freeing)
 
     def _record(self, request: Request[Plan], reply: Reply, error: StoreError | None) -> None:
         charges = []
@@ -262,6 +267,14 @@ class Fallback:
                 self.journal.add(charge)
         elif error.late is not None:
             self.in_doubt.add(error.late, charges)
+
+
+def _untaken(request: Request[Plan]) -> list[ReplayBatch]:
+    """Return a batch that frees the slots which the store may have given to a denied request, if there may be any."""
+    bounds = request.plan.bounds if request.ident else ()
+    slots = [(bound, bound.cost_of(request.costs)) for bound in bounds if bound.letter == "c"]
+    charges = tuple(JournalCharge(bound.key, bound, 0, -cost) for bound, cost in slots if cost)
+    return [ReplayBatch(request.ident, charges, once=False)] if charges else []
 
 
 def _by_rules(numbers: list[int], bounds: Sequence[BoundLimit], refusing: Sequence[int]) -> Reply:

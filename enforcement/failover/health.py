@@ -12,6 +12,7 @@ from typing import Final
 
 from enforcement.failover.fallback import Fallback
 from enforcement.failover.journal import ReplayBatch
+from enforcement.failover.look_ups import LookUps
 from enforcement.failover.lost_counters import LostCounters
 from enforcement.failover.probe import DecisionProbe
 from enforcement.failover.replay import JournalReplay, ReplayPace
@@ -35,6 +36,7 @@ class Health:
         keys: The keys of the store.
         fallback: Decides while the store is unavailable.
         timeout: Seconds that a decision may take.
+        lookup: Seconds that a look-up of a token may take.
         clock: Returns the time of a test in microseconds. None for the store's time.
         store_now_us: Returns the store's time, as far as it is known.
         fleet: Returns how many instances share the quotas, at least 1.
@@ -45,6 +47,7 @@ class Health:
     Attributes:
         breaker: That of the whole store; see :class:`~enforcement.store.connector.StoreConnector`.
         on_recovery: Called when the store decides again.
+        look_ups: Knows whether tokens can be looked up.
         lost_counters: Durable counters that the store has lost.
         background: A connection for the background threads.
         now_us: Returns the time for decisions in microseconds.
@@ -57,6 +60,7 @@ class Health:
         fallback: Fallback,
         *,
         timeout: float,
+        lookup: float,
         clock: Callable[[], int] | None,
         store_now_us: Callable[[], int],
         fleet: Callable[[], int],
@@ -76,6 +80,7 @@ class Health:
         self.now_us = store_now_us if clock is None else clock
         self._replay_pipe = connector.pipe(BACKGROUND_BUDGET, respects_breakers=False)
         self._probe = DecisionProbe(connector.pipe(timeout), keys, timeout)
+        self.look_ups = LookUps(connector.pipe(lookup, respects_breakers=False), keys, lookup)
         self._count_failure = count_failure
         self.lost_counters = LostCounters(self._replay_pipe)
         self._replay = JournalReplay(
@@ -106,13 +111,14 @@ class Health:
         """Replay the remaining charges if *replays* is True, then close the connections."""
         if replays and self.fallback.owes():
             self._replay.run(self.connector.is_ready)
-        for pipe in (self.background, self._replay_pipe, self._probe):
+        for pipe in (self.background, self._replay_pipe, self._probe, self.look_ups):
             pipe.close()
         self.fallback.in_doubt.clear()
 
     def after_fork(self) -> None:
         """Drop the connections, counters and charges that a child process has inherited."""
         self.connector.after_fork()
+        self.look_ups.after_fork()
         self.fallback.after_fork()
 
     # For decisions.
@@ -133,7 +139,8 @@ class Health:
 
     def failed_beside(self, exc: StoreError) -> None:
         """
-        Count a failed call of the background if it was sent, and have a decision tried if the store may be away.
+        Count a failed call of the background or of a look-up if it was sent, and have a decision tried if the store may
+        be away.
 
         It says nothing about decisions, which have other connections.
         """
@@ -190,6 +197,7 @@ class Health:
         if exc is None or isinstance(exc, LibraryMissing):
             return ""
         self.breaker.trip(exc.cause)
+        self.look_ups.examine()
         return exc.cause
 
     def recovered(self) -> bool:
@@ -213,13 +221,17 @@ class Health:
             pipe.close()
         self.on_recovery()
         self.breaker.close()
+        self.look_ups.examine(at_once=True)
         self.fallback.rest(lambda key: not self.lost_counters.holds(key))
         return True
 
     def settle(self) -> None:
-        """Replay the charges that the store could not accept before, and use its restored counters again."""
+        """
+        Replay the charges that the store could not accept before, use its restored counters again, and try a look-up.
+        """
         if self.breaker.open:
             return
+        self.look_ups.examine()
         now = monotonic()
         if self.lost_counters.sets or self.fallback.owes():
             self.lost_counters.look(now)

@@ -18,6 +18,8 @@ from enforcement.plan.commands import Correction
 
 MAX_CHARGES: Final = 50_000
 MAX_CHARGES_PER_BATCH: Final = 100
+MAX_LOOKED_AT: Final = 1_000
+"""Counters of unavailable servers that are looked at in one go, which takes about 3 ms."""
 GRAIN_US: Final = 100_000
 """Instants are rounded up to this, so that a busy bucket makes one charge and not thousands."""
 
@@ -121,14 +123,20 @@ class Journal:
         else:
             self.dropped += _permits(batch)
 
+    def add_batches(self, batches: Iterable[ReplayBatch]) -> None:
+        """Add several batches, as :meth:`add_batch` does."""
+        for batch in batches:
+            self.add_batch(batch)
+
     def batches(self, ready: Ready, most: int | None = None, *, together: bool = False) -> list[ReplayBatch]:
         """
         Put *ready* charges into new batches, and return all batches of which every charge is *ready*.
 
         Each stays until :meth:`remove`.
 
-        Charges that are not ready stay separate by counter and window, so that the journal does not grow with time.
-        Durable counters have their own batches, as the store may wait for those alone.
+        Charges that are not ready stay separate by counter and window, so that the journal does not grow with time. If
+        *most* is given, only so many of them are looked at that no decision waits long for the journal; the next call
+        looks at others. Durable counters have their own batches, as the store may wait for those alone.
 
         Args:
             most: About how many charges to return, the oldest first. None: all of them.
@@ -139,9 +147,11 @@ class Journal:
             if left > 0 and all(map(ready, batch.charges)):
                 found.append(batch)
                 left -= len(batch.charges)
-        keys, checked = [], {}
+        keys: list[str] = []
+        later: list[str] = []
+        checked: dict[tuple[str, bool], bool] = {}
         for key, charges in self._charges.items():
-            if left <= 0:
+            if left <= 0 or (most is not None and len(later) >= MAX_LOOKED_AT):
                 break
             charge = next(iter(charges.values()))
             group = charge.bound.tag, charge.bound.durable
@@ -150,6 +160,10 @@ class Journal:
             if checked[group]:
                 keys.append(key)
                 left -= len(charges)
+            else:
+                later.append(key)
+        for key in later:
+            self._charges[key] = self._charges.pop(key)
         return found + self._form(keys, together)
 
     def batches_of(self, keys: Sequence[str], *, together: bool = False) -> list[ReplayBatch]:

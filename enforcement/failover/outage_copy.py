@@ -81,10 +81,17 @@ class OutageCopy:
         """Write what has changed, and let another process take over the file."""
         if self._folder is not None:
             self._save(self._folder, fleet_size)
-        self.after_fork()
+        self._release()
 
     def after_fork(self) -> None:
-        """Let go of the file. In a child process it stays that of the parent, which holds the lock as well."""
+        """Claim another file in a child process if the parent has one, which stays that of the parent."""
+        if self._lock is not None:
+            self._release()
+            self._saved = (0, 0)
+            self.open()
+
+    def _release(self) -> None:
+        """Let go of the file. A parent process that holds the lock as well keeps it."""
         lock, self._lock, self._shares = self._lock, None, None
         if lock is not None:
             os.close(lock)
@@ -112,10 +119,15 @@ class OutageCopy:
                 size = loads(lines[0])
                 self.fleet_size = size if is_integer(size, 1, MAX_FLEET_SIZE) else 0
         if self._shares is not None and (lines := self._read(self._shares, _SHARES_HEADER)):
+            self._fallback.restore(list(self._counters(self._shares, lines)))
+
+    def _counters(self, path: Path, lines: Sequence[bytes]) -> Iterator[SavedCounter]:
+        """Yield the counters of a file. One that cannot be read does not take the others with it."""
+        for line in lines:
             try:
-                self._fallback.restore([SavedCounter.from_json(loads(line)) for line in lines])
+                yield SavedCounter.from_json(loads(line, fractions=True))  # the level of a bucket is a float
             except ValueError as exc:
-                self._failed("Ignored the local counters in", self._shares, exc)
+                self._failed("Ignored a local counter in", path, exc)
 
     def _read(self, path: Path, header: bytes) -> Sequence[bytes]:
         try:

@@ -16,14 +16,11 @@ from enforcement.plan import commands
 from enforcement.plan.binding import BoundLimit
 from enforcement.plan.plan import Plan
 from enforcement.plan.request import Request
+from enforcement.store.absence import TRIES
 from enforcement.store.connector import Pipe
 from enforcement.store.errors import StoreError
 
 _LIMIT: Final = Limit(name="trial", quota=MAX_NUMBER, window_seconds=1)
-
-
-TRIES: Final = 3
-"""How many decisions the store must make in time, one after the other, before it is used again."""
 
 
 def probe_command(keys: Keys) -> bytes:

@@ -79,6 +79,8 @@ class JournalReplay:
             try:
                 self._send(batch)
             except StoreError as exc:
+                if exc.executed:
+                    self._fallback.perhaps_replayed(batch)
                 if exc.away:
                     return False
                 self.refused(batch, exc)

@@ -7,14 +7,16 @@ from dataclasses import replace
 from typing import Final
 
 from enforcement.failover.saved_counter import SavedCounter
-from enforcement.model.algorithms import Concurrency, Counter, Reference, Spec
+from enforcement.model.algorithms import HOPELESS, Concurrency, Counter, Reference, Spec
 from enforcement.plan.binding import BoundLimit
 from enforcement.plan.plan import Plan
-from enforcement.plan.reply import Reply
+from enforcement.plan.reply import MARKED, Reply
 from enforcement.plan.request import Request
 
 MAX_COUNTERS: Final = 50_000
 MAX_SAVED: Final = 10_000
+UNTIL_RETURN_US: Final = 1_000_000
+"""The wait for a cost above the share of this process. It is unknown when the store is back."""
 
 
 class LocalShares:
@@ -73,7 +75,12 @@ class LocalShares:
             (bound.key, self._share(bound, spec, _known(last, i), fleet, now_us), cost)
             for i, (bound, spec, cost) in enumerate(zip(plan.bounds, plan.specs(now_us), costs, strict=True))
         ]
-        return self._local.decide(now_us, rows, charge=charge, ident=request.ident or "local")
+        numbers = self._local.decide(now_us, rows, charge=charge, ident=request.ident or "local")
+        for wait, bound, cost in zip(range(4, len(numbers), MARKED), plan.bounds, costs, strict=True):
+            # More than the share, but not more than the limit admits when the store is back, and nobody knows when.
+            if numbers[wait] == HOPELESS and cost <= bound.limit.largest_cost:
+                numbers[wait] = UNTIL_RETURN_US
+        return numbers
 
     def amend(self, bound: BoundLimit, delta: int, mark: int, now_us: int) -> None:
         """Correct a charge of a counter of this process by *delta* permits."""

@@ -64,9 +64,25 @@ class UnreportedSlots:
         """Drop slots that the store knows of now, and yield batches that free those which nobody holds any more."""
         for charge in batch.charges:
             name = batch.ident, charge.key
-            # They were freed during the call, so the store was not asked to free them, or was asked too early.
             if self._given.pop(name, None) is None and self._unrenewed.pop(name, None) is None:
-                yield replace(batch, charges=(replace(charge, permits=-charge.permits),))
+                yield _freeing(batch, charge)
+
+    def perhaps_reported(self, batch: ReplayBatch) -> Iterator[ReplayBatch]:
+        """
+        Keep slots that the store may know of now to report them again, and yield batches that free those which nobody
+        holds any more.
+        """
+        for charge in batch.charges:
+            name = batch.ident, charge.key
+            if (given := self._given.pop(name, None)) is not None:
+                self._unrenewed[name] = given
+            elif name not in self._unrenewed:
+                yield _freeing(batch, charge)
+
+
+def _freeing(batch: ReplayBatch, charge: JournalCharge) -> ReplayBatch:
+    """Return a batch that frees slots which were freed here during a call, perhaps too early for the store."""
+    return replace(batch, charges=(replace(charge, permits=-charge.permits),))
 
 
 __all__ = ["MAX_SLOTS", "SlotName", "UnreportedSlots"]

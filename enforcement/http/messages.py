@@ -8,6 +8,7 @@ imported. Header names have the usual capitals; an integration that needs them i
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -17,6 +18,8 @@ from typing import Final
 from enforcement.model.sizes import MAX_ATTRIBUTE_LENGTH
 from enforcement.model.tokens import Anonymous, is_well_formed
 from enforcement.plan.decision import Decision
+from enforcement.plan.decision_id import label_of
+from enforcement.plan.error_shapes import error_body
 from enforcement.plan.headers import LIST_FIELDS, presets
 
 DEGRADED_FIELD: Final = "Sluicegate-Degraded"
@@ -35,6 +38,8 @@ _CREDENTIALS: Final = frozenset({"authorization", "proxy-authorization", "cookie
 _TOO_LONG: Final = {"path": 414, "method": 400}
 _CHALLENGE: Final = 'Bearer realm="sluicegate"'
 _WITHOUT_TOKEN: Final = frozenset({"token_required", "unknown_project"})
+
+logger = logging.getLogger("sluicegate.denials")
 
 Header = tuple[str, str]
 Address = IPv4Address | IPv6Address
@@ -59,15 +64,21 @@ class Refusal(Exception):
     A request that is refused without a decision.
 
     Attributes:
-        answer: The response.
+        status: The HTTP status.
+        title: A few words for the reason.
+        detail: A sentence that says what to do.
         code: The reason in a word.
+        fields: Header fields of the response.
     """
 
     def __init__(self, status: int, title: str, detail: str, code: str, headers: tuple[Header, ...] = ()) -> None:
         super().__init__(detail)
-        self.code = code
-        body = {"type": "about:blank", "title": title, "status": status, "code": code, "detail": detail}
-        self.answer = problem_answer(body, headers)
+        self.status, self.title, self.detail, self.code = status, title, detail, code
+        self.fields = (*headers, (DENIAL_FIELD, code))
+
+    def answer(self, preset: str) -> PlainResponse:
+        """Return a new response, whose body has the shape that *preset* names, as that of a denial."""
+        return error_answer(preset, self.status, self.title, self.code, self.detail, self.fields)
 
 
 def without_token(shown: str | None, anonymous: Anonymous | None) -> Anonymous:
@@ -91,30 +102,49 @@ def missing_token() -> Refusal:
     return Refusal(401, "A token is required", detail, "missing_token", (("WWW-Authenticate", _CHALLENGE),))
 
 
-def problem_answer(body: Mapping[str, object], headers: Iterable[Header] = ()) -> PlainResponse:
+def error_answer(
+    preset: str, status: int, title: str, code: str, detail: str = "", headers: Iterable[Header] = ()
+) -> PlainResponse:
     """
-    Return a new response whose JSON body is a problem (RFC 9457). *body* holds the problem, including its ``status``.
+    Return a new response to an error that is no decision.
+
+    Args:
+        preset: A preset of header fields. If it names a provider, the body is an error for the SDK of that provider.
+            Otherwise it is a problem (RFC 9457).
+        title: A few words for the error.
+        code: The error in a word.
+        detail: A sentence. Empty: *title* says enough.
     """
-    status = body["status"]
-    assert isinstance(status, int)
-    return _json_answer(status, body, "application/problem+json", headers)
+    body = error_body(preset, status, code, "", detail or f"{title}.")
+    if body is None:
+        body = {"type": "about:blank", "title": title, "status": status, "code": code}
+        body |= {"detail": detail} if detail else {}
+    return _json_answer(status, body, headers)
 
 
-def _json_answer(status: int, body: Mapping[str, object], kind: str, headers: Iterable[Header]) -> PlainResponse:
+def _json_answer(status: int, body: Mapping[str, object], headers: Iterable[Header]) -> PlainResponse:
     data = json.dumps(body).encode()
+    # The body is a problem unless it has the shape of a provider's errors.
+    kind = "application/problem+json" if "status" in body else "application/json"
     fixed = (("Content-Type", kind), ("Content-Length", str(len(data))))
     return PlainResponse(status, (*fixed, *headers), data)
 
 
 def denial(decision: Decision, preset: str) -> PlainResponse:
-    """Return a new response that denies a request, with the decision in its JSON body and header fields."""
+    """Log a denial, and return a new response with the decision in its JSON body and header fields."""
+    log_denial(decision)
     headers = added_headers(decision, preset)
     if decision.status == 401:
         headers.append(("WWW-Authenticate", challenge(decision.reason)))
-    body = decision.problem(preset)
-    if "status" in body:
-        return problem_answer(body, headers)
-    return _json_answer(decision.status, body, "application/json", headers)  # an error for the SDK of a provider
+    return _json_answer(decision.status, decision.problem(preset), headers)
+
+
+def log_denial(decision: Decision) -> None:
+    """Write a line with the reason, the limit and the id of a denial, if the log takes lines of the level info."""
+    if logger.isEnabledFor(logging.INFO):
+        limit = decision.limit
+        name = "no limit" if limit is None else label_of(limit.policy, limit.name)
+        logger.info("Denied: %s by %s, decision %s.", decision.reason, name, decision.id or "without an id")
 
 
 def challenge(reason: str) -> str:
@@ -186,6 +216,15 @@ def find_token(authorization: str | None, api_key: str | None) -> str | None:
     if len(found) > 1 and not is_well_formed(found[0]) and is_well_formed(found[1]):
         return found[1]
     return found[0] if found else ""
+
+
+def shows(field: bytes, token: object) -> bool:
+    """
+    Return whether an ``Authorization`` field shows this very token.
+
+    Only then may it stand for the token later. A credential for the upstream beside ``X-API-Key`` must never do that.
+    """
+    return find_token(field.decode("latin-1"), None) == token
 
 
 class RequestAttributes(Mapping[str, str]):

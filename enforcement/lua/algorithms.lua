@@ -405,6 +405,8 @@ end
 -- how long that slot lives, for another one may have been given by other numbers of the limit.
 local slots = {}
 local SLOT_WAIT_US = 1000000
+-- So many slots may one request take. Each is a member, and all clients of the store wait while they are written.
+local MAX_SLOTS = 10000
 
 local function slot_of(id, number, life) return id .. ':' .. number .. format(':%.0f', life) end
 
@@ -427,9 +429,9 @@ local function find_late(s, now)
 end
 
 function slots.read(s, spec, key, now)
-  local cap, a = spec.cap, spec.a
+  local quota, a = spec.cap, spec.a
   local held = call('ZCOUNT', key, after(now), '+inf')
-  s.key, s.now, s.held, s.cap, s.life, s.cost, s.behind, s.room = key, now, held, cap, a, 0, false, cap - held
+  s.key, s.now, s.held, s.cap, s.life, s.cost, s.behind, s.room = key, now, held, min(quota, MAX_SLOTS), a, 0, false, quota - held
   s.late, s.last = false, now
   if held > 0 then
     local last = call('ZREVRANGE', key, 0, 0, 'WITHSCORES')
@@ -454,7 +456,7 @@ function slots.mark() return 0 end
 
 function slots.add(s, cost, id)
   s.held = s.held + cost
-  s.room = s.cap - s.held
+  s.room = s.room - cost
   s.cost, s.id = cost, id
   s.last = max(s.last, s.now + s.life)
 end
@@ -483,6 +485,25 @@ function slots.write(key, s, slack)
 end
 
 local ALGORITHMS = {f = fixed, d = durable, s = sliding, l = log, b = bucket, c = slots}
+local MAX_NUMBER = 9007199254740991 -- 2^53 - 1
+
+-- Refuse what a call says. Every argument of a call is looked at before its first write.
+local function refuse(name, rule, value) error({err = format('ERR sg3: %s: %s, got %s', name, rule, tostring(value))}) end
+
+-- Return whether the boundaries of a calendar go up.
+local function ascend(b)
+  for i = 2, #b do
+    if b[i] <= b[i - 1] then return false end
+  end
+  return true
+end
+
+-- Return whether an algorithm can count with a and b. A length of 0 would never limit anything.
+local function fits(algorithm, a, b)
+  if algorithm == bucket then return #b == 1 and b[1] > 0 end
+  if algorithm == fixed or algorithm == durable then return #b == 0 or a == 0 and ascend(b) end
+  return algorithm and a > 0 and #b == 0
+end
 
 -- Limits as calls name them, 'letter|capacity|a|b|flags', by that text: it is read once and kept, for the same limits come with
 -- every call. b is a list of numbers, cut by commas; flags: 's' for a shadow. So many are kept at most:
@@ -490,12 +511,14 @@ local MAX_SPECS = 10000
 local specs, kept_specs = {}, 0
 
 local function spec_of(text)
-  local letter, cap, a, list, flags = string.match(text, '^(%l)|(%d+)|(%d+)|([%d,]*)|(%l*)$')
-  local b = {}
-  for number in string.gmatch(list, '%d+') do b[#b + 1] = to_number(number) end
-  local spec = {
-    algorithm = ALGORITHMS[letter], cap = to_number(cap), a = to_number(a), b = b, shadow = string.find(flags, 's', 1, true) ~= nil,
-  }
+  local letter, cap, a, list, flags = string.match(text, '^(%l)|(%d+)|(%d+)|([%d,]*)|(s?)$')
+  local algorithm, b = ALGORITHMS[letter], {}
+  cap, a = to_number(cap or ''), to_number(a or '')
+  for number in string.gmatch(list or '', '%d+') do b[#b + 1] = to_number(number) end
+  if not (letter and fits(algorithm, a, b)) or max(cap, a, b[1] or 0) > MAX_NUMBER then
+    refuse('limit', "must be 'letter|capacity|a|b|flags'", text)
+  end
+  local spec = {algorithm = algorithm, cap = cap, a = a, b = b, shadow = flags == 's'}
   if kept_specs >= MAX_SPECS then specs, kept_specs = {}, 0 end
   specs[text], kept_specs = spec, kept_specs + 1
   return spec

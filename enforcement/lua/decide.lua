@@ -1,5 +1,6 @@
 -- Deciding and settling. Every function takes the time as its first argument: microseconds since the epoch, or '' to read the
 -- store's clock. A given time is a test's frozen clock; its counters live a day longer, so that no real expiry empties them.
+-- Arguments that are not what a function expects are an error, and nothing is written.
 
 local FROZEN_SLACK_MS = 86400000
 
@@ -12,7 +13,7 @@ end
 
 -- What a call knows of its limits, a list for each column. They outlive the call, which fills them anew: to make and to grow
 -- a handful of tables a limit takes as long as to read its counter.
-local limits, states, waits = {}, {}, {}
+local limits, states, waits, deltas, charged = {}, {}, {}, {}, {}
 local NONE = {}
 
 -- Read all counters of a call into the lists: those of keys[skip + 1 ..], whose specs stand in args[at], args[at + step] ...
@@ -22,6 +23,7 @@ local OUTSIDE, LOST = -1, -3
 
 local function read_all(keys, args, at, step, now, skip)
   local count = (#args - at + 1) / step
+  if count % 1 ~= 0 or count < 1 and (count < 0 or #keys > skip) then refuse('arguments', step .. ' for each limit', #args) end
   -- One call for all. It sees nothing in a key of another type, and neither in a missing one: those are asked for by themselves.
   local values = count > 1 and call('MGET', spread(keys)) or NONE
   for i = 1, count do
@@ -41,6 +43,7 @@ end
 
 local function wait_for(algorithm, state, cost)
   if cost == 0 then return 0 end
+  if not cost or cost < 0 or cost % 1 ~= 0 then refuse('cost', 'must be an integer from 0', cost) end
   if cost > state.cap then return -1 end
   if cost <= state.room then return 0 end
   return algorithm.wait(state, cost)
@@ -136,11 +139,18 @@ local function settle(keys, args)
   local now, slack = instant(args[1])
   local count, why = read_all(keys, args, 4, 3, now, 1)
   if not count then return why == LOST and LOST or -2 end
+  for i = 1, count do
+    local delta, mark = to_number(args[2 + 3 * i]), to_number(args[3 + 3 * i])
+    local most = limits[i].algorithm == slots and MAX_SLOTS or MAX_NUMBER
+    if not delta or delta % 1 ~= 0 or delta < -most or delta > most then refuse('permits', 'must be an integer', args[2 + 3 * i]) end
+    if not mark or mark % 1 ~= 0 then refuse('mark', 'must be an integer', args[3 + 3 * i]) end
+    deltas[i], charged[i] = delta, mark
+  end
   if args[2] ~= '' and not call('SET', keys[1], '1', 'NX', 'PX', args[2]) then return -1 end
   local changed = 0
   for i = 1, count do
-    local algorithm, state, delta = limits[i].algorithm, states[i], to_number(args[2 + 3 * i])
-    if delta ~= 0 and algorithm.amend(state, delta, to_number(args[3 + 3 * i]), args[3]) then
+    local algorithm, state, delta = limits[i].algorithm, states[i], deltas[i]
+    if delta ~= 0 and algorithm.amend(state, delta, charged[i], args[3]) then
       algorithm.write(keys[i + 1], state, slack)
       changed = changed + 1
     end

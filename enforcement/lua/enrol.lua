@@ -32,6 +32,20 @@ local function note(beyond, value)
   redis.pcall('PEXPIRE', beyond, BEYOND_MS, 'NX')
 end
 
+-- Return the number of values, if the arguments name a counter, a cap and a life for each of them.
+local function count_of_values(keys, args)
+  local n = to_number(args[1] or '')
+  if not n or n % 1 ~= 0 or n < 1 or #args < 5 * n + 2 or #keys < 4 * n then refuse('arguments', '5 for each value', #args) end
+  for at = 2, 5 * n, 5 do
+    local place, cap, life = to_number(args[at]), to_number(args[at + 2]), to_number(args[at + 3])
+    if not place or place % 1 ~= 0 or place < 1 or place > #keys - 3 * n then refuse('place', 'must be that of a counter', args[at]) end
+    if not (cap and life) or not (cap >= 0) or not (life >= 1 and life <= MAX_NUMBER) then
+      refuse('value', 'must have a cap and a life', args[at + 1])
+    end
+  end
+  return n
+end
+
 local function part(list, from)
   local rest = {}
   for i = from, #list do rest[i - from + 1] = list[i] end
@@ -57,7 +71,8 @@ end
 -- same overflow counter, and a call reads all counters before it writes one.
 local function enrolling(body, charged, divert)
   return function(keys, args)
-    local n = tonumber(args[1])
+    if not call then bind() end
+    local n = count_of_values(keys, args)
     local rest_keys, rest, joining, reply = part(keys, 3 * n + 1), part(args, 5 * n + 2), {}, {0}
     local now, slack = instant(rest[1])
     for i = 1, n do

@@ -11,8 +11,9 @@
 -- Returns    {1, revision}, or {0, the store's revision (0: it has none)}: nothing was written.
 local LOG_LENGTH = 1000
 
+-- As enforcers read it: at most six digits, the first of them no 0.
 local function epoch_of(identity)
-  return tonumber(string.match(identity, '^[^.]+%.(%d+)$') or '0')
+  return tonumber(string.match(identity, '^[^.]+%.([1-9]%d?%d?%d?%d?%d?)$') or '0')
 end
 
 local function publish(keys, args)

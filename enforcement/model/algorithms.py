@@ -17,6 +17,8 @@ from copy import copy
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from enforcement.model.sizes import MAX_SLOTS_PER_REQUEST
+
 HOPELESS: Final = -1
 """Replaces a wait if the cost exceeds the capacity."""
 NEVER: Final = -2
@@ -46,6 +48,11 @@ class Spec:
     b: tuple[int, ...] = ()
     shadow: bool = False
     durable: bool = False
+
+    @property
+    def largest_cost(self) -> int:
+        """The greatest cost that one request can have, which is the capacity, but has a bound for slots."""
+        return min(self.capacity, MAX_SLOTS_PER_REQUEST) if self.letter == "c" else self.capacity
 
     @property
     def text(self) -> str:
@@ -452,12 +459,12 @@ def _more(counter: Counter, spec: Spec, remaining: int) -> int:
     """Return in how many microseconds more than *remaining* permits are left, 0 if nothing is charged, or NEVER."""
     if spec.capacity == 0:
         return NEVER
-    return 0 if remaining >= spec.capacity else counter.wait(max(remaining, 0) + 1)
+    return 0 if remaining >= spec.largest_cost else counter.wait(max(remaining, 0) + 1)
 
 
 def _wait_for(counter: Counter, spec: Spec, cost: int) -> int:
     if cost == 0:
         return 0
-    if cost > spec.capacity:
+    if cost > spec.largest_cost:
         return HOPELESS
     return 0 if cost <= counter.room() else counter.wait(cost)

@@ -59,6 +59,20 @@ def with_epoch(store_id: str, epoch: int) -> str:
     return f"{store_id}.{epoch}" if epoch else store_id
 
 
+def parse_revision(text: str) -> int:
+    """Return the number of a revision from its text, or raise InvalidDocument."""
+    if not (text.isascii() and text.isdigit() and len(text) <= 16 and 0 < int(text) <= MAX_NUMBER):
+        raise InvalidDocument(f"revision: must be an integer from 1 to {MAX_NUMBER}, got {shown(text)}")
+    return int(text)
+
+
+def parse_identity(text: str) -> str:
+    """Return *text* if it can be the identity of a store, or raise InvalidDocument."""
+    if not (0 < len(text) <= 64 and text.isascii() and text.isprintable()):
+        raise InvalidDocument(f"store_id: must be 1 to 64 printable ASCII characters, got {shown(text)}")
+    return text
+
+
 @dataclass(frozen=True, slots=True)
 class Override:
     """

@@ -23,6 +23,7 @@ from enforcement.model.sizes import (
     MAX_NAME_LENGTH,
     MAX_NUMBER,
     MAX_PARTITIONS,
+    MAX_SLOTS_PER_REQUEST,
     MAX_UNIT_LENGTH,
 )
 
@@ -133,6 +134,11 @@ class Limit:
         if self.algorithm != "token_bucket" or self.quota == 0:
             return self.quota
         return self._burst - (-(-self.quota * self.held_us // self._length_us) if self.leasable else 0)
+
+    @property
+    def largest_cost(self) -> int:
+        """The greatest cost that one request can have, which is the capacity, but has a bound for slots."""
+        return min(self.capacity, MAX_SLOTS_PER_REQUEST) if self.algorithm == "concurrency" else self.capacity
 
     @property
     def _burst(self) -> int:

@@ -23,6 +23,8 @@ MAX_CODE_KEY_LENGTH: Final = 1_024
 """Characters of the key that limits in code count by."""
 MAX_LIMITS_PER_REQUEST: Final = 64
 """Limits in code of one call."""
+MAX_SLOTS_PER_REQUEST: Final = 10_000
+"""Slots of a ``concurrency`` limit that one request may take, as each slot is an entry in the store."""
 MAX_LIMITS_PER_POLICY: Final = 32
 """Limits of one policy. At most three policies apply to a request."""
 MAX_PARTITIONS: Final = 4

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 _ANTHROPIC_TYPES: Final = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+"""The types of errors that have one of their own. Others are the client's or the server's."""
 
 
 def _openai(status: int, code: str, unit: str, sentence: str) -> dict[str, Any]:
@@ -19,7 +20,8 @@ def _openai(status: int, code: str, unit: str, sentence: str) -> dict[str, Any]:
 
 
 def _anthropic(status: int, code: str, unit: str, sentence: str) -> dict[str, Any]:
-    return {"type": "error", "error": {"type": _ANTHROPIC_TYPES.get(status, "api_error"), "message": sentence}}
+    kind = _ANTHROPIC_TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
+    return {"type": "error", "error": {"type": kind, "message": sentence}}
 
 
 _SHAPES: Final[dict[str, Callable[[int, str, str, str], dict[str, Any]]]] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from enforcement.model.sizes import MAX_SLOTS_PER_REQUEST
 from enforcement.plan.limit_state import LimitState, seconds
 
 _TITLES: Final = {
@@ -38,7 +39,8 @@ def sentence(status: int, reason: str, limit: LimitState | None, retry_after_ms:
     if status != 429 or limit is None:
         return f"{title(reason)}.{wait}"
     if limit.hopeless:
-        return f"{limit.name} can admit {limit.capacity} {limit.unit} at once, but the request costs more."
+        most = min(limit.capacity, MAX_SLOTS_PER_REQUEST) if limit.algorithm == "concurrency" else limit.capacity
+        return f"{limit.name} can admit {most} {limit.unit} at once, but the request costs more."
     if limit.algorithm == "concurrency":
         return f"{limit.name}: {_slots(limit)}.{wait}"
     together = " for all values beyond the project's cap together" if limit.overflow else ""

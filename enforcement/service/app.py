@@ -17,7 +17,7 @@ from typing import Final, Protocol
 
 from enforcement.aio import Limiter
 from enforcement.http.asgi import Receive, Scope, Send, encoded, header_of
-from enforcement.http.messages import PlainResponse, problem_answer
+from enforcement.http.messages import DENIAL_FIELD, PlainResponse, error_answer
 from enforcement.service import ext_authz, rls
 from enforcement.service.forward_auth import ForwardAuth
 from enforcement.service.grpc import CONTENT_TYPE, UNIMPLEMENTED, UnaryCall, end
@@ -59,8 +59,8 @@ class DecisionService:
         self._endpoints: Mapping[str, Endpoint] = {
             check.path: check,
             check_403.path: check_403,
-            ext_authz.PATH: UnaryCall(ext_authz.ExtAuthz(judge, settings), ext_authz.denied),
-            rls.PATH: UnaryCall(rls.RateLimitService(judge, settings), rls.denied),
+            ext_authz.PATH: UnaryCall(ext_authz.ExtAuthz(judge, settings), ext_authz.denied, settings.headers),
+            rls.PATH: UnaryCall(rls.RateLimitService(judge, settings), rls.denied, settings.headers),
         }
         self._below: tuple[tuple[str, Endpoint], ...] = (("/v1/check/", check), ("/v1/check403/", check_403))
         self._pages = {"/healthz": self._health, "/readyz": self._readiness}
@@ -82,14 +82,14 @@ class DecisionService:
 
     async def _decide(self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send) -> None:
         if self._restricted and not self._may_ask(scope):
-            await endpoint.refuse(_problem(403, "This caller may not ask", "caller_refused"), send)
+            await endpoint.refuse(self._error(403, "This caller may not ask", "caller_refused"), send)
             return
         try:
             await endpoint(scope, receive, send)
         except Exception:
             # A proxy takes no answer for permission. The decisions were all made before the first message was sent.
             logger.exception("A decision for %s failed.", scope["path"])
-            await endpoint.refuse(_problem(503, "The decision failed", "internal_error"), send)
+            await endpoint.refuse(self._error(503, "The decision failed", "internal_error"), send)
 
     async def _show(self, scope: Scope, send: Send) -> None:
         """Answer a request that asks for no decision."""
@@ -99,7 +99,7 @@ class DecisionService:
         elif any(name == b"content-type" and value.startswith(CONTENT_TYPE) for name, value in scope["headers"]):
             await end(send, UNIMPLEMENTED, f"The decision service has no method {scope['path']}.")
         else:
-            await _send(send, _problem(404, "The decision service has no such path", "not_found"))
+            await _send(send, self._error(404, "The decision service has no such path", "not_found"))
 
     def _may_ask(self, scope: Scope) -> bool:
         settings, client = self._settings, scope.get("client")
@@ -123,6 +123,9 @@ class DecisionService:
                 await send({"type": "lifespan.shutdown.complete"})
                 return
 
+    def _error(self, status: int, title: str, code: str) -> PlainResponse:
+        return error_answer(self._settings.headers, status, title, code, headers=((DENIAL_FIELD, code),))
+
     def _health(self) -> PlainResponse:
         return PlainResponse(200, (("Content-Type", "text/plain"), ("Content-Length", "3")), b"ok\n")
 
@@ -137,10 +140,6 @@ class DecisionService:
 def create_app() -> DecisionService:
     """Return the service, configured by environment variables, or raise ValueError."""
     return DecisionService(Limiter.from_settings(limiter_settings()), ServiceSettings.from_env())
-
-
-def _problem(status: int, title: str, code: str) -> PlainResponse:
-    return problem_answer({"type": "about:blank", "title": title, "status": status, "code": code})
 
 
 async def _send(send: Send, answer: PlainResponse) -> None:

@@ -11,7 +11,15 @@ from typing import Final
 from urllib.parse import parse_qsl, unquote
 
 from enforcement.http.asgi import Receive, Scope, Send, encoded, header_of, only_value
-from enforcement.http.messages import PlainResponse, Refusal, RequestAttributes, added_headers, denial, find_token
+from enforcement.http.messages import (
+    PlainResponse,
+    Refusal,
+    RequestAttributes,
+    added_headers,
+    denial,
+    find_token,
+    shows,
+)
 from enforcement.plan.binding import Costs
 from enforcement.plan.decision import Decision
 from enforcement.plan.headers import draft_lines
@@ -54,7 +62,7 @@ class ForwardAuth:
             try:
                 decision = await self._decide(scope)
             except Refusal as refusal:
-                await self.refuse(refusal.answer, send)
+                await self.refuse(refusal.answer(self._settings.headers), send)
                 return
         if not decision.allowed:
             await self.refuse(denial(decision, self._settings.headers), send)
@@ -74,8 +82,9 @@ class ForwardAuth:
             decision = await self._judge.decide(shown, costs, self._attributes(scope, trusted))
         except ValueError as exc:
             raise Refusal(400, "Bad request", str(exc), "bad_request") from exc
-        if self._plain and shown:
-            self._limiter.keep_field(only_value(scope, b"authorization"), shown)
+        field = only_value(scope, b"authorization") if self._plain else None
+        if shown and field is not None and shows(field, shown):
+            self._limiter.keep_field(field, shown)
         return decision
 
     def _attributes(self, scope: Scope, trusted: bool) -> RequestAttributes:

@@ -46,20 +46,22 @@ class UnaryCall:
         call: Answers the message of a caller by a message. It may raise Refusal.
         denying: Returns the message that denies a request with this response. A call that failed would be taken for
             permission by an Envoy that is configured to pass requests on then.
+        preset: Preset of the header fields, which also names the shape of a body.
     """
 
     def __init__(
-        self, call: Callable[[Scope, bytes], Awaitable[bytes]], denying: Callable[[PlainResponse], bytes]
+        self, call: Callable[[Scope, bytes], Awaitable[bytes]], denying: Callable[[PlainResponse], bytes], preset: str
     ) -> None:
         self._call = call
         self._denying = denying
+        self._preset = preset
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one call, or end it with the status of what is wrong with its message."""
         try:
             reply = await self._call(scope, await _message(receive))
         except Refusal as refusal:
-            await self.refuse(refusal.answer, send)
+            await self.refuse(refusal.answer(self._preset), send)
         except Malformed as exc:
             await end(send, INVALID_ARGUMENT, f"The message cannot be read: {exc}.")
         except CallFailed as exc:

@@ -56,7 +56,8 @@ class Judge:
             return plan
         if plan.has_slots or plan.has_charge_on:
             raise self._unsupported(plan)
-        return await self.limiter.decide(plan, costs)
+        decision = await self.limiter.decide(plan, costs)
+        return self.limiter.noted(decision, attributes)
 
     def _unsupported(self, plan: LivePlan) -> Refusal:
         """Return the refusal of a request under a limit whose charge would have to be given back later."""

@@ -9,15 +9,15 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections import deque
 from typing import Any, Final
 
-from enforcement.plan.binding import BoundLimit
+from enforcement.model.limits import Limit
+from enforcement.model.matching import Attributes
 from enforcement.plan.decision import Decision
-from enforcement.plan.plan import Plan
 
 MOST_A_SECOND: Final = 20
 MOST_WAITING: Final = 200
+MOST_ATTRIBUTES: Final = 8
 MOST_CHARACTERS: Final = 64
 """Characters of an attribute's value that are kept. It is a value of a tenant, so it may be long or unprintable."""
 
@@ -38,7 +38,8 @@ class DenialSample:
         self._lock = threading.Lock()
         self._second = -1
         self._taken: set[tuple[str, str, str, int]] = set()
-        self._waiting: deque[list[Any]] = deque(maxlen=MOST_WAITING)
+        # By the identity of the decision, which is kept with its row, so that no other object gets it.
+        self._waiting: dict[int, tuple[Decision, list[Any]]] = {}
 
     def note(self, decision: Decision) -> None:
         """Add a denial, if there is room for it in this second. Any thread may call this."""
@@ -57,40 +58,48 @@ class DenialSample:
             if name in self._taken or len(self._taken) >= MOST_A_SECOND:
                 return
             self._taken.add(name)
-        self._waiting.append(_row(decision, project, token, at))
+            if len(self._waiting) >= MOST_WAITING:
+                del self._waiting[next(iter(self._waiting))]
+            self._waiting[id(decision)] = decision, _row(decision, project, token, at)
+
+    def describe(self, decision: Decision, attributes: Attributes) -> None:
+        """
+        Add the attributes of a denied request that the limit looks at, if the denial is in the sample. Any thread may
+        call this.
+        """
+        found = self._waiting.get(id(decision))
+        limit = decision.limit
+        if found is None or limit is None or found[1][-1]:
+            return
+        deciding = next(it for it, state in zip(decision.bounds, decision.limits, strict=True) if state is limit)
+        found[1][-1] = {name: _shown(attributes[name]) for name in _names(deciding.limit) if name in attributes}
 
     def take(self) -> str | None:
         """Return the waiting denials as JSON and forget them, or return None if there are none."""
-        rows = []
-        while self._waiting:
-            rows.append(self._waiting.popleft())
-        return json.dumps(rows, separators=(",", ":")) if rows else None
+        with self._lock:
+            waiting, self._waiting = self._waiting, {}
+        return json.dumps([row for _, row in waiting.values()], separators=(",", ":")) if waiting else None
 
 
 def _row(decision: Decision, project: str, token: str, at: int) -> list[Any]:
     at_ms = (decision.decided_at_us or time.time_ns() // 1_000) // 1_000
-    policy, limit, values = "", "", {}
+    policy, limit = "", ""
     if at >= 0:
         bound = decision.plan.bounds[at]
         policy, limit = bound.policy_id, bound.limit.name
-        values = {name: _shown(value) for name, value in _partition_values(decision.plan, bound).items()}
-    return [decision.id, at_ms, decision.reason, project, token, policy, limit, values]
+    return [decision.id, at_ms, decision.reason, project, token, policy, limit, {}]
 
 
-def _partition_values(plan: Plan, bound: BoundLimit) -> dict[str, str]:
-    """Return the attributes that a limit of this plan is partitioned by, with fingerprints for long values."""
-    # The name of a plan holds, for each limit, its index and the values that it is partitioned by.
-    names = bound.limit.partition_by
-    parts = getattr(plan, "name", None) if names else None
-    found = next((part for part in parts or () if isinstance(part, tuple) and part[0] == bound.index), (bound.index,))
-    return {
-        name: value if isinstance(value, str) else f"(long) {value[0]}"
-        for name, value in zip(names, found[1:], strict=False)
-    }
+def _names(limit: Limit) -> list[str]:
+    """Return the names of the attributes that a limit is partitioned by or matches, the former first."""
+    match = limit.match
+    rules = [name for name, rule in (("method", match.methods), ("path", match.path)) if rule]
+    return list(dict.fromkeys((*limit.partition_by, *rules, *match.attributes)))[:MOST_ATTRIBUTES]
 
 
 def _shown(value: str) -> str:
-    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in value[:MOST_CHARACTERS])
+    cut = value[:MOST_CHARACTERS] + ("\N{HORIZONTAL ELLIPSIS}" if len(value) > MOST_CHARACTERS else "")
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in cut)
 
 
-__all__ = ["MOST_A_SECOND", "MOST_CHARACTERS", "DenialSample"]
+__all__ = ["MOST_ATTRIBUTES", "MOST_A_SECOND", "MOST_CHARACTERS", "DenialSample"]

@@ -23,11 +23,12 @@ from enforcement.model.documents import (
     dumps,
     epoch_of,
     parse_global,
+    parse_identity,
     parse_policy,
     parse_project,
+    parse_revision,
 )
 from enforcement.model.limits import Policy
-from enforcement.model.sizes import MAX_NUMBER
 from enforcement.model.strict_json import InvalidJSON, loads_canonical
 from enforcement.state.token_cache import DocumentProblem, Text, TokenCache, TokenEntry, as_string, read_entry
 
@@ -139,7 +140,7 @@ class PublishedState:
         """
         texts = {as_string(name): as_string(value) for name, value in raw.items()}
         try:
-            revision, store_id = _revision(texts.pop("revision", "")), _identity(texts.pop("store_id", ""))
+            revision, store_id = parse_revision(texts.pop("revision", "")), parse_identity(texts.pop("store_id", ""))
         except InvalidDocument as exc:
             return [DocumentProblem("revision", str(exc), whole=True)]
         given, present = StateName(epoch_of(store_id), revision), self.current.name
@@ -332,21 +333,9 @@ def _snapshot(revision: int, store_id: str, parsed: Mapping[str, tuple[str, Any]
 def name_of(revision: Text | None, store_id: Text | None) -> StateName | None:
     """Return the StateName of a store from two of its fields, or None if they cannot be read."""
     try:
-        return StateName(epoch_of(_identity(as_string(store_id or ""))), _revision(as_string(revision or "")))
+        return StateName(epoch_of(parse_identity(as_string(store_id or ""))), parse_revision(as_string(revision or "")))
     except InvalidDocument:
         return None
-
-
-def _revision(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) <= 16 and 0 < int(text) <= MAX_NUMBER):
-        raise InvalidDocument(f"revision: must be an integer from 1 to {MAX_NUMBER}, got {shown(text)}")
-    return int(text)
-
-
-def _identity(text: str) -> str:
-    if not (0 < len(text) <= 64 and text.isascii() and text.isprintable()):
-        raise InvalidDocument(f"store_id: must be 1 to 64 printable ASCII characters, got {shown(text)}")
-    return text
 
 
 def _dumped(item: object) -> str:

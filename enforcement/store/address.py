@@ -113,7 +113,10 @@ class Address:
 
 def _check_url(url: str) -> None:
     """Raise ValueError for parts that redis-py would ignore, or would find wrong only when it connects."""
-    split = urlsplit(url)
+    try:
+        split = urlsplit(url)
+    except ValueError:  # a bracket of an IPv6 address is missing
+        raise ValueError("url: an IPv6 address must be in brackets, as in redis://[::1]:6379/0.") from None
     try:
         _ = split.port
     except ValueError:  # its message may contain a part of a password that was not quoted

@@ -41,6 +41,8 @@ class Breaker:
     Args:
         on_open: Called with the cause each time the breaker opens.
         name: What is unavailable then, as the subject of a log line.
+        consequence: What happens until it is available again, for the same line.
+        resumes: What it does again when it is back, for another line.
         budget: Seconds that a call may take.
         on_doubt: Called after a failure that does not open it.
 
@@ -57,12 +59,16 @@ class Breaker:
         on_open: Callable[[str], None] = lambda cause: None,
         name: str = "The store",
         *,
+        consequence: str = "each limit is decided by its own rule",
+        resumes: str = "decides",
         budget: float = 0.0,
         on_doubt: Callable[[], None] = lambda: None,
     ) -> None:
         self.open = False
         self.cause = ""
         self._name = name
+        self._consequence = consequence
+        self._resumes = resumes
         self.opened_at = 0.0
         self.failures = 0
         self.openings = 0
@@ -122,8 +128,8 @@ class Breaker:
         self.cause = _word(cause)
 
     def _report_opening(self, cause: str) -> None:
-        text = "%s is away (%s); each limit is decided by its own rule until it is back."
-        self._say.warning(_word(cause), text, self._name, cause)
+        text = "%s is away (%s); %s until it is back."
+        self._say.warning(_word(cause), text, self._name, cause, self._consequence)
         self._on_open(cause)
 
     def trip(self, cause: str) -> None:
@@ -154,7 +160,8 @@ class Breaker:
             self.open, self.opened_at, self.failures = False, 0.0, 0
             self._failed.clear()
         if was_open:
-            self._say.warning("back", "%s is back after %.1f s and decides again.", self._name, monotonic() - since)
+            text = "%s is back after %.1f s and %s again."
+            self._say.warning("back", text, self._name, monotonic() - since, self._resumes)
 
 
 def jittered(longest: float, least: float = 0.5) -> float:

@@ -143,6 +143,12 @@ _CAUSES: Final = (
 )
 
 
+def reported(error: Exception) -> str:
+    """Return what a log line says of an error of the store. If the account lacks a right, it says what to do."""
+    lacks = "permission" in str(error).lower()
+    return f"{error}{'. Update the accounts with manage.py store_acl --apply.' if lacks else ''}"
+
+
 def load_library(client: Redis) -> None:
     """Load the function library into the store, replacing the same version. Raises redis-py's errors."""
     client.function_load(library_source(), replace=True)
@@ -198,5 +204,6 @@ __all__ = [
     "load_library",
     "node_client",
     "primary_client",
+    "reported",
     "with_library",
 ]

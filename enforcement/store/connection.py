@@ -31,6 +31,8 @@ ASKING: Final = b"*1\r\n$6\r\nASKING\r\n"
 _TIMEOUTS: Final = (TimeoutError, BlockingIOError, ssl.SSLWantReadError)
 _QUIET_SECONDS: Final = 1.0
 """A connection that was idle for longer is checked before it is used; the check costs a system call."""
+_TOGETHER_SECONDS: Final = 0.05
+"""Connections that end within this span, as a server or a balancer closes many at once, are one failure."""
 # Elsewhere than on Linux, the end of a connection shows as data to read.
 _HUNG_UP: Final = getattr(select, "POLLRDHUP", select.POLLIN)
 
@@ -60,12 +62,25 @@ def _in_ticks(microseconds: int) -> int:
 class _Line:
     """One connection of a SyncPipe, used by one thread at a time."""
 
-    __slots__ = ("_budget", "_by_kernel", "_feed", "_gets", "_recv", "address", "deadline", "reader", "send", "sock")
+    __slots__ = (
+        "_budget",
+        "_by_kernel",
+        "_feed",
+        "_gets",
+        "_recv",
+        "address",
+        "deadline",
+        "made_at",
+        "reader",
+        "send",
+        "sock",
+    )
 
     def __init__(self, address: Address, budget: float, deadline: float) -> None:
         self._budget, self.deadline = budget, deadline
         self.address = address
         self.sock = address.connect(deadline)
+        self.made_at = monotonic()
         # The sockets of gevent wait in its hub, where the kernel's timeouts have no effect.
         self._by_kernel = is_native(type(self.sock)) and not isinstance(self.sock, ssl.SSLSocket)
         self.reader = hiredis.Reader()
@@ -182,6 +197,7 @@ class SyncPipe:
         self._budget = budget
         self._on_lost = on_lost
         self._idle: list[_Line] = []
+        self._lost_at = 0.0  # when a connection ended that counts as a failure, in monotonic seconds
         fork.register(self)
 
     def call(self, command: bytes, deadline: float = 0.0) -> Any:
@@ -281,7 +297,15 @@ class SyncPipe:
     def _closed(self, line: _Line, exc: BaseException) -> BaseException:
         line.sock.close()
         self._on_lost(line.address)
-        return _as_trouble(exc)
+        found = _as_trouble(exc)
+        if not isinstance(found, StoreError) or found.cause != "connection":
+            return found
+        self._drop_hung_up()
+        now, lost_at = monotonic(), self._lost_at
+        if line.made_at < lost_at and now - lost_at < _TOGETHER_SECONDS:
+            return found.beside()
+        self._lost_at = now
+        return found
 
     def _refused(self, line: _Line, reply: hiredis.ReplyError) -> StoreError:
         found = trouble(reply)
@@ -289,6 +313,19 @@ class SyncPipe:
             self._on_lost(line.address)
             self.close()
         return found
+
+    def _drop_hung_up(self) -> None:
+        """Close the idle connections that ended together with another one, so that none of them costs a decision."""
+        idle = self._idle
+        with contextlib.suppress(IndexError):  # other threads take connections meanwhile
+            for _ in range(len(idle)):
+                line = idle.pop(0)
+                if line.hung_up():
+                    line.sock.close()
+                else:
+                    idle.append(line)
+        if idle is not self._idle:
+            _hang_up(idle)  # close() was called meanwhile
 
     def close(self) -> None:
         """Close idle connections at once, and the others as soon as their calls are over."""

@@ -50,6 +50,7 @@ class StoreConnector(ABC):
     Attributes:
         breaker: The circuit breaker of the whole store, which every decision reads. On a cluster it stays closed, as
             each node has its own.
+        gate: Its ``open`` is whether any server may be unavailable, and read by every decision.
         one_slot_per_call: Whether one call only reaches keys that share a hash tag.
         duty_failures: What the background thread does when a duty fails.
         on_open: Called with the cause when ``breaker`` opens.
@@ -71,6 +72,7 @@ class StoreConnector(ABC):
         self.breaker = Breaker(
             on_open=lambda cause: self.on_open(cause), budget=budget, on_doubt=lambda: self.on_doubt()
         )
+        self.gate: Breaker | SlotMap = self.breaker
 
     @abstractmethod
     def pipe(self, budget: float, *, respects_breakers: bool = True) -> Pipe:
@@ -83,8 +85,8 @@ class StoreConnector(ABC):
         """
 
     @abstractmethod
-    def async_pipe(self, budget: float) -> AwaitedPipe:
-        """Return a new pipe with the connections that tasks of event loops use. The budget is that of :meth:`pipe`."""
+    def async_pipe(self, budget: float, *, respects_breakers: bool = True) -> AwaitedPipe:
+        """Return a new pipe with the connections that tasks of event loops use. Arguments are those of :meth:`pipe`."""
 
     @abstractmethod
     def client(self, timeout: float) -> StoreClient:
@@ -171,7 +173,7 @@ class SingleStore(StoreConnector):
         """Return a new pipe to the server for threads."""
         return SyncPipe(lambda: self._topology.address, budget)
 
-    def async_pipe(self, budget: float) -> AwaitedPipe:
+    def async_pipe(self, budget: float, *, respects_breakers: bool = True) -> AwaitedPipe:
         """Return a new pipe to the server for the tasks of event loops."""
         return AsyncPipe(lambda: self._topology.address, budget)
 
@@ -240,7 +242,7 @@ class SentinelStore(SingleStore):
         """Return a new pipe to the primary for threads."""
         return SyncPipe(self.sentinels.address, budget, self.sentinels.lost)
 
-    def async_pipe(self, budget: float) -> AwaitedPipe:
+    def async_pipe(self, budget: float, *, respects_breakers: bool = True) -> AwaitedPipe:
         """Return a new pipe to the primary for the tasks of event loops."""
         return AsyncPipe(self.sentinels.address, budget, self.sentinels.lost, self.sentinels.known)
 
@@ -276,7 +278,7 @@ class ClusterStore(StoreConnector):
         super().__init__(budget)
         self._topology = topology
         self._budget = budget
-        self.slot_map = SlotMap(topology, budget)
+        self.slot_map = self.gate = SlotMap(topology, budget)
         self.duty_failures = NodeDutyFailures(self.slot_map)
         self._make_monitor()
 
@@ -288,9 +290,9 @@ class ClusterStore(StoreConnector):
         """Return a new pipe, by which threads send each command to the node of its key."""
         return ClusterPipe(self.slot_map, budget, respects_breakers=respects_breakers)
 
-    def async_pipe(self, budget: float) -> AwaitedPipe:
+    def async_pipe(self, budget: float, *, respects_breakers: bool = True) -> AwaitedPipe:
         """Return a new pipe to all nodes for the tasks of event loops."""
-        return AsyncClusterPipe(self.slot_map, budget)
+        return AsyncClusterPipe(self.slot_map, budget, respects_breakers=respects_breakers)
 
     def client(self, timeout: float) -> StoreClient:
         """Return a new redis-py client of all nodes."""

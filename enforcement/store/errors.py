@@ -113,8 +113,6 @@ Cause of a new connection that the store refuses because it has as many as it ma
 
 Older connections work, so it says nothing about calls on them.
 """
-READS: Final = frozenset({"oom", "misconf", "noreplicas", "readonly"})
-"""Causes for which a store refuses writes and still answers reads."""
 # Beginning of an error reply whose first word is ERR -> cause. None of these calls was executed either.
 _ERRORS: Final = {
     "ERR max number of clients": FULL,
@@ -158,7 +156,6 @@ def _redirection(text: str) -> Redirected | None:
 
 __all__ = [
     "MAX_PORT",
-    "READS",
     "SLOTS",
     "TAKEN_FOR_EXECUTED",
     "LibraryMissing",

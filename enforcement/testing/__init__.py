@@ -10,6 +10,11 @@ gives the fixtures of :mod:`enforcement.testing.fixtures`: ``limiter``, ``async_
 (see :func:`enforcement.embedded.find_binary`). The other names of this package need no pytest.
 """
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from enforcement.testing.assertions import (
     assert_allowed,
     assert_denied,
@@ -18,17 +23,19 @@ from enforcement.testing.assertions import (
     describe,
 )
 from enforcement.testing.clocks import Clock
-from enforcement.testing.fixtures import (
-    async_limiter,
-    clock,
-    limiter,
-    outage,
-    published,
-    sluicegate_server,
-    sluicegate_store,
-)
 from enforcement.testing.publisher import Published
 from enforcement.testing.stores import Outage, Store
+
+if TYPE_CHECKING:
+    from enforcement.testing.fixtures import (
+        async_limiter,
+        clock,
+        limiter,
+        outage,
+        published,
+        sluicegate_server,
+        sluicegate_store,
+    )
 
 __all__ = [
     "Clock",
@@ -48,3 +55,24 @@ __all__ = [
     "sluicegate_server",
     "sluicegate_store",
 ]
+
+_FIXTURES = {
+    "async_limiter",
+    "clock",
+    "limiter",
+    "outage",
+    "published",
+    "sluicegate_server",
+    "sluicegate_store",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _FIXTURES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module("enforcement.testing.fixtures"), name)
+
+
+def __dir__() -> list[str]:
+    """Return a sorted list of the names in this module, in which pytest finds the fixtures."""
+    return sorted({*globals(), *__all__})

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 
-import pytest
+from enforcement.extras import Requirement
+
+with Requirement("This fixture", "pytest"):
+    import pytest
 
 from enforcement import aio
 from enforcement.embedded import ValkeyServer

@@ -89,6 +89,21 @@ def web(transactional_db: None, live_server: LiveServer) -> Callable[..., Answer
     return send
 
 
+def between_reads(table: str, deed: Callable[[], Any]) -> Callable[..., Any]:
+    """Return a wrapper of queries that runs *deed* once, in another thread, before the first query of *table*."""
+    done = threading.Event()
+
+    def wrapper(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+        if f'FROM "{table}"' in sql and not done.is_set():
+            done.set()
+            writer = threading.Thread(target=deed)
+            writer.start()
+            writer.join()
+        return execute(sql, params, many, context)
+
+    return wrapper
+
+
 def at_once(calls: Sequence[Callable[[], Any]]) -> list[Any]:
     """Return what the calls return that all begin at the same moment, each in a thread of its own."""
     barrier = threading.Barrier(len(calls))

@@ -111,3 +111,48 @@ def test_a_lock_out_ends(proxy, age, status):
     AccessAttempt.objects.update(attempt_time=timezone.now() - timedelta(minutes=age))
 
     assert log_in(PASSWORD, "6.6.6.6").status_code == status
+
+
+@pytest.mark.parametrize(("trusted", "warned"), [([], True), (["10.0.0.0/8"], False)])
+def test_a_lock_out_of_a_proxy_says_how_to_end_it(settings, caplog, trusted, warned):
+    """Without the setting, one stranger locks out everybody behind the proxy, and only the log can say why."""
+    settings.TRUSTED_PROXIES = trusted
+    for _ in range(5):
+        log_in("wrong", "6.6.6.6")
+
+    assert any("add it to SLUICEGATE_TRUSTED_PROXIES" in line for line in caplog.messages) == warned
+
+
+@pytest.fixture
+def states_in_the_admin():
+    """The states of the failed log-ins, as an administrator sees them who logged in before."""
+    client = Client()
+    client.force_login(get_user_model().objects.get(username="ann"))
+
+    def read() -> list[str]:
+        page = client.get("/admin/axes/accessattempt/")
+        assert "To let an address log in again that is locked out for all names" in page.content.decode()
+        return [attempt.state[0] for attempt in page.context["cl"].result_list]
+
+    return read
+
+
+def test_the_admin_says_that_an_address_is_locked_out(proxy, states_in_the_admin):
+    """Each of its names failed once, so deleting the entry of one name would help nobody."""
+    for number in range(20):
+        log_in("Spring2026", "6.6.6.6", name=f"user{number}")
+    log_in("wrong", "1.1.1.1")
+
+    assert sorted(states_in_the_admin()) == ["1 of 5 failures", *["address locked out, 20 failures"] * 20]
+    AccessAttempt.objects.filter(ip_address="6.6.6.6").delete()
+    assert log_in(PASSWORD, "6.6.6.6").status_code == 302
+
+
+def test_the_admin_says_that_a_lock_out_is_over(proxy, states_in_the_admin):
+    """The rows stay until the next log-in, and lock nobody out."""
+    for _ in range(5):
+        log_in("wrong", "6.6.6.6")
+    assert states_in_the_admin() == ["locked out"]
+    AccessAttempt.objects.update(attempt_time=timezone.now() - timedelta(minutes=15))
+
+    assert states_in_the_admin() == ["over, 5 failures"]

@@ -14,20 +14,27 @@ class FaultyPath:
             or ``deaf`` (nothing reaches the store).
         delay: Seconds, for ``delay`` and ``drip``.
         every: Treats only one piece of replies of so many.
+        only: Treats only connections whose latest request contains these bytes.
         hit: How many pieces of replies were treated, for a test to prove that its fault happened.
     """
 
     def __init__(self, port: int) -> None:
         self.mode, self.delay, self.every, self.hit, self._seen = "pass", 0.0, 1, 0, 0
+        self.only, self._latest = b"", {}
         self._target = port
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._open: list[socket.socket] = []
         threading.Thread(target=self._accept, daemon=True).start()
 
     @property
+    def port(self) -> int:
+        """The port to give to a client."""
+        return self._listener.getsockname()[1]
+
+    @property
     def url(self) -> str:
         """The address to give to a client."""
-        return f"redis://127.0.0.1:{self._listener.getsockname()[1]}/0"
+        return f"redis://127.0.0.1:{self.port}/0"
 
     def close(self) -> None:
         """Stop listening and cut everything."""
@@ -56,7 +63,9 @@ class FaultyPath:
                 if self.mode == "deaf":
                     self.hit += 1
                     continue
-                if replies and self.mode != "pass":
+                if not replies:
+                    self._latest[target] = data
+                elif self.mode != "pass" and self.only in self._latest.get(source, b""):
                     self._seen += 1
                     if self._seen % self.every == 0:
                         self.hit += 1

@@ -44,3 +44,12 @@ def test_missing_package_is_named_with_what_to_install(module: str, package: str
     done = without(package, f"import {module}")
 
     assert done.stderr.splitlines()[-1] == f"ModuleNotFoundError: {SENTENCES[module, package]}"
+
+
+def test_the_tools_for_tests_need_no_pytest() -> None:
+    """The documentation uses them without it. Only the fixtures need it, and their error says so."""
+    tools = "from enforcement.testing import Clock, Published, Store, assert_limited"
+
+    assert without("pytest", tools).stderr == ""
+    last_line = without("pytest", "from enforcement.testing import limiter").stderr.splitlines()[-1]
+    assert last_line == "ModuleNotFoundError: This fixture needs the package pytest: pip install 'pytest'"

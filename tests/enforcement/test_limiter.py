@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -458,3 +459,32 @@ def test_threads_may_drop_a_remembered_denial_under_each_other(limiter, monkeypa
         sys.setswitchinterval(switching)
 
     assert not any(denied)
+
+
+def test_requests_that_come_at_the_same_time_all_wait_for_the_first_documents(server, world):
+    """The first one waited, and the others were denied, as if the store were away: three of four."""
+    secret, threads = world.everything(fixed(1_000_000)), 4
+    for _ in range(5):
+        start = threading.Barrier(threads)
+
+        def ask(limiter, start=start):
+            start.wait()
+            return limiter.check(secret)
+
+        limiter = Limiter(server.url, timeout=1.0)
+        with ThreadPoolExecutor(threads) as pool:
+            decisions = list(pool.map(ask, [limiter] * threads))
+        limiter.close()
+        assert {(decision.source, decision.reason) for decision in decisions} == {("store", "ok")}
+
+
+async def test_tasks_that_come_at_the_same_time_all_wait_for_the_first_documents(server, world):
+    """Also after a limit in code, which needs no documents and has started the background thread."""
+    secret = world.everything(fixed(1_000_000))
+    for begins in (False, True):
+        limiter = aio.Limiter(server.url, timeout=1.0)
+        if begins:
+            await limiter.hit(ONE, "user:1")
+        decisions = await asyncio.gather(*[limiter.check(secret) for _ in range(20)])
+        await limiter.close()
+        assert {(decision.source, decision.reason) for decision in decisions} == {("store", "ok")}

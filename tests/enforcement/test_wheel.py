@@ -1,16 +1,17 @@
 """What is installed: the wheel, with everything that a program needs and that a type checker reads."""
 
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
-import tomllib
 import venv
 import zipfile
 from pathlib import Path
 
 import pytest
 
+import enforcement
 from enforcement.lua import library_source
 from tests.repository import ROOT, tracked_files
 
@@ -155,10 +156,22 @@ def test_the_installed_library_has_its_functions(installed, tmp_path):
 
 
 def test_the_installed_command_runs(installed, tmp_path):
-    """It says which version it is."""
-    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    """It says which version it is, the same as the package's metadata."""
+    script = "from importlib.metadata import version; print(version('sluicegate'))"
+    declared = run(installed, "-c", script, cwd=tmp_path).stdout
 
-    assert run(installed, "-m", "enforcement", "--version", cwd=tmp_path).stdout == f"sluicegate {declared}\n"
+    assert declared
+    assert run(installed, "-m", "enforcement", "--version", cwd=tmp_path).stdout == f"sluicegate {declared}"
+
+
+def test_code_that_was_copied_knows_its_version(tmp_path):
+    """A container has the folder and no installation. Its instances would all report version 0."""
+    shutil.copytree(ROOT / "enforcement", tmp_path / "enforcement", ignore=shutil.ignore_patterns("__pycache__"))
+    script = "import enforcement; print(enforcement.__version__)"
+    command = [sys.executable, "-S", "-c", script]
+    done = subprocess.run(command, cwd=tmp_path, env={}, capture_output=True, text=True, check=True)
+
+    assert done.stdout == f"{enforcement.__version__}\n"
 
 
 def test_a_strict_type_checker_reads_the_installed_library(installed, tmp_path):

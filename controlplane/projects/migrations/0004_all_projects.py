@@ -7,6 +7,7 @@ from django.utils import timezone
 
 ACTION = "managementkey.limit"
 REASON = "A management key without projects is no longer a key of all projects."
+REVOKED = "The former version takes a management key without projects for a key of all projects."
 
 
 def mark_the_global_keys(apps: StateApps, schema_editor: BaseDatabaseSchemaEditor) -> None:
@@ -33,25 +34,38 @@ def _was_created_without_projects(apps: StateApps, pk: str) -> bool:
 
 def _tell(apps: StateApps, key: models.Model, projects: list[str]) -> None:
     reach = f"limited to {', '.join(projects)}" if projects else "limited to no project, so REST refuses it"
-    print(f"\n  The management key {key.name!r} ({key.prefix}…, {key.pk}) is {reach}.", end="")
-    record = {"id": key.pk, "name": key.name, "prefix": key.prefix, "scopes": key.scopes, "projects": projects}
+    before = _record(key, projects)
+    _audit(apps, key, ACTION, reach, before, {**before, "all_projects": False}, REASON)
+
+
+def _audit(apps: StateApps, key: models.Model, action: str, deed: str, before: dict, after: dict, reason: str) -> None:
+    print(f"\n  The management key {key.name!r} ({key.prefix}…, {key.pk}) is {deed}.", end="")
     apps.get_model("policies", "AuditEntry").objects.create(
         actor="migrate",
         channel="command",
-        action=ACTION,
+        action=action,
         object_type="managementkey",
         object_id=key.pk,
         object_label=f"{key.name} ({key.prefix}…)"[:300],
-        before=record,
-        after={**record, "all_projects": False},
-        reason=REASON,
+        before=before,
+        after=after,
+        reason=reason,
     )
+
+
+def _record(key: models.Model, projects: list[str]) -> dict:
+    return {"id": key.pk, "name": key.name, "prefix": key.prefix, "scopes": key.scopes, "projects": projects}
 
 
 def revoke_what_would_widen(apps: StateApps, schema_editor: BaseDatabaseSchemaEditor) -> None:
     """Revoke the limited keys that have no projects, because the former version takes them for keys of all projects."""
     keys = apps.get_model("projects", "ManagementKey").objects
-    keys.filter(all_projects=False, projects=None, revoked_at=None).update(revoked_at=timezone.now())
+    for key in keys.filter(all_projects=False, projects=None, revoked_at=None).order_by("created_at", "pk"):
+        key.revoked_at = timezone.now()
+        key.save(update_fields=["revoked_at"])
+        before = _record(key, [])
+        after = {**before, "revoked_at": key.revoked_at.isoformat()}
+        _audit(apps, key, "managementkey.revoke", "revoked", {**before, "revoked_at": None}, after, REVOKED)
 
 
 class Migration(migrations.Migration):

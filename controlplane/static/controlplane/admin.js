@@ -1,5 +1,5 @@
 "use strict";
-// Keyboard and screen-reader support that the theme lacks, and the second submission of a dialog.
+// Keyboard and screen-reader support that the theme lacks, the second submission of a dialog, and its errors.
 (() => {
   const NAMES = {
     dock_to_right: "Open or close the menu",
@@ -87,6 +87,46 @@
     if (document.activeElement !== field && frames) requestAnimationFrame(() => enter(dialog, frames - 1));
   };
 
+  // The theme shows nothing if a request of a dialog fails, so the user would not know that nothing was done.
+  const failure = (xhr) => {
+    const told = document.createElement("p");
+    told.className = "sg-warning";
+    told.setAttribute("role", "alert");
+    const link = document.createElement("a");
+    link.href = location.href;
+    link.className = "text-link";
+    link.textContent = "Reload the page";
+    if (!xhr.status) {
+      told.append("The server does not answer. It may have received the request. ", link, " to see what was done.");
+    } else if (isSignIn(xhr)) {
+      link.textContent = "Sign in again";
+      told.append("You are signed out, so nothing was done. ", link);
+    } else {
+      const page = new DOMParser().parseFromString(xhr.responseText, "text/html");
+      const words = [...page.querySelectorAll("main h1, main p:first-of-type")].map((part) => part.textContent.trim());
+      const id = page.querySelector("main code")?.textContent;
+      told.append(`${words.join(". ") || "The request failed."} ${id ? `Request id ${id}. ` : ""}`, link);
+    }
+    return told;
+  };
+  const isSignIn = (xhr) => Boolean(xhr.responseURL) && new URL(xhr.responseURL).pathname.endsWith("/login/");
+  const answered = (event) => {
+    const xhr = event.detail.xhr;
+    const asked = event.detail.requestConfig?.elt || event.target;
+    if (xhr.status && xhr.status < 400 && !isSignIn(xhr)) return;
+    const dialog = asked.closest?.("#modal-content");
+    if (!dialog && asked.getAttribute?.("hx-target") !== "#modal-content") return;
+    event.detail.shouldSwap = false;
+    if (!dialog) {
+      // The dialog was not opened yet. The page of the error, or of the log-in, says why.
+      if (isSignIn(xhr) || !xhr.status) location.reload();
+      else location.assign(xhr.responseURL);
+      return;
+    }
+    dialog.querySelector("[role=alert]")?.remove();
+    dialog.querySelector("#dialog-form").prepend(failure(xhr));
+  };
+
   document.addEventListener("keydown", press);
   document.addEventListener("DOMContentLoaded", () => {
     const content = document.getElementById("content");
@@ -106,6 +146,8 @@
       form.action = form.getAttribute("hx-post");
       form.submit();
     });
+    document.body.addEventListener("htmx:beforeSwap", answered);
+    document.body.addEventListener("htmx:sendError", answered);
     // The theme returns the focus to where it was when the dialog was shown, which may be inside the dialog already.
     const frame = document.getElementById("modal-content")?.parentElement;
     if (!frame) return;

@@ -87,7 +87,8 @@
 
   document.addEventListener("DOMContentLoaded", () => {
     const group = document.getElementById("limits-group");
-    if (!group) return;
+    // Without the permission to change the policy, the page shows text in place of fields.
+    if (!group?.querySelector("[name$='-algorithm']")) return;
     group.addEventListener("input", changed);
     group.addEventListener("change", changed);
     document.addEventListener("click", (event) => event.target.closest(".delete-template") && keep(), true);

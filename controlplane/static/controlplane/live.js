@@ -46,6 +46,7 @@
     const answer = await fetch(url, { headers: { "X-Requested-With": "fetch" } }).catch(() => null);
     if (over || pause.getAttribute("aria-pressed") === "true") return;
     if (answer?.redirected || answer?.status === 403) return ended();
+    if (answer?.status === 404) return stop(`This page is out of date, because the row was deleted. The counters stopped at ${at.textContent}.`);
     if (!answer?.ok) return stop(`The server does not answer, so the counters stopped at ${at.textContent}. The page tries again.`);
     rows.innerHTML = await answer.text();
     at.textContent = rows.querySelector("[data-now]").textContent;

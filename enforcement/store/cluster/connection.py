@@ -163,11 +163,17 @@ class ClusterPipe:
 
 
 class AsyncClusterPipe:
-    """An :class:`~enforcement.store.aio_connection.AsyncPipe` for each node of a cluster."""
+    """
+    An :class:`~enforcement.store.aio_connection.AsyncPipe` for each node of a cluster.
 
-    def __init__(self, slot_map: SlotMap, budget: float) -> None:
+    Args:
+        respects_breakers: See :class:`ClusterPipe`.
+    """
+
+    def __init__(self, slot_map: SlotMap, budget: float, *, respects_breakers: bool = True) -> None:
         self._slot_map = slot_map
         self._budget = budget
+        self._respects_breakers = respects_breakers
         self._pipes: dict[Node, AsyncPipe] = {}
 
     async def call(self, command: bytes) -> Any:
@@ -202,17 +208,17 @@ class AsyncClusterPipe:
         self, node: Node, call: Callable[[bytes], Awaitable[Any]], command: bytes, deadline: float
     ) -> Any:
         """Send a command to a node by *call*, follow redirections, and return the reply."""
-        breaker = node.breaker
-        if breaker.open:
+        breaker, respects = node.breaker, self._respects_breakers
+        if respects and breaker.open:
             raise away(node)
         try:
             reply = await call(command)
             if type(reply) is ReplyError:
                 raise trouble(reply)
         except StoreError as exc:
-            hops = after_failure(self._slot_map, node, exc, respects_breakers=True, counts=True)
+            hops = after_failure(self._slot_map, node, exc, respects_breakers=respects, counts=respects)
             return await self._follow(hops, command, deadline)
-        if breaker.failures:
+        if breaker.failures and respects:
             breaker.succeeded()
         return reply
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from math import inf
+from time import monotonic
 from typing import Final
+from weakref import WeakKeyDictionary
 
 from enforcement.lua import function
+from enforcement.store.absence import TRIES, PacedAbsence
 from enforcement.store.breaker import jittered
 from enforcement.store.cluster.slot_map import Node, SlotMap
 from enforcement.store.connection import ask_once
@@ -41,6 +45,7 @@ class ClusterMonitor:
         self._stopping = threading.Event()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
+        self._absences: WeakKeyDictionary[Node, PacedAbsence] = WeakKeyDictionary()
 
     def wake(self) -> None:
         """Have the monitor's thread check the cluster soon. Any thread may call this, as often as it likes."""
@@ -71,7 +76,7 @@ class ClusterMonitor:
         while not self._is_done():
             longest = min(LONGEST_ROUND_SECONDS, FIRST_ROUND_SECONDS * 2.0 ** min(rounds, 10))
             rounds += 1
-            self._stopping.wait(jittered(longest))
+            self._stopping.wait(min(jittered(longest), self._until_probe()))
             self._requested.clear()
             self._check()
 
@@ -79,10 +84,24 @@ class ClusterMonitor:
         slot_map = self._slot_map
         slot_map.refresh(PROBE_SECONDS)
         self._try_doubted()
-        back = [node for node in slot_map.away() if not self._stopping.is_set() and self._probe(node)]
+        back = [node for node in slot_map.away() if not self._stopping.is_set() and self._is_back(node)]
         if not self._stopping.is_set() and self._replay(back):
             for node in back:
+                self._absences[node].end()
                 node.breaker.close()
+        slot_map.open = bool(slot_map.away())
+
+    def _is_back(self, node: Node) -> bool:
+        """Return whether a node that was away decides again, or False without a try if it was tried just before."""
+        absence = self._absences.get(node)
+        if absence is None:
+            absence = self._absences[node] = PacedAbsence(monotonic)
+        return absence.is_due() and self._probe(node)
+
+    def _until_probe(self) -> float:
+        """Return the seconds until the next node that is away may be tried, at least a hundredth."""
+        dues = [self._absences[node].due_at for node in self._slot_map.away() if node in self._absences]
+        return max(0.01, min(dues, default=inf) - monotonic())
 
     def _try_doubted(self) -> None:
         """Try a decision on each node that failed a call, and count the result for the breaker of the node."""
@@ -106,7 +125,13 @@ class ClusterMonitor:
         return isinstance(reply, bytes) and b"cluster_state:ok" in reply and self._decides(node)
 
     def _decides(self, node: Node) -> bool:
-        return self._error(node) is None
+        """Return whether a node makes several decisions one after the other, each in time."""
+        for _ in range(TRIES):
+            began = monotonic()
+            # A reply in time for its connection may be too late here, as timeouts are counted in the kernel's ticks.
+            if self._error(node) is not None or monotonic() - began > self._budget:
+                return False
+        return True
 
     def _error(self, node: Node) -> StoreError | None:
         """

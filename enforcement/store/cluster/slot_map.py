@@ -79,6 +79,7 @@ class SlotMap:
         on_trouble: Called when the table was wrong, or a node became unavailable. Must return quickly.
         nodes: All nodes that own slots.
         owners: The owner of each slot; None: unknown.
+        open: Whether a node may be unavailable. :meth:`away` returns which.
         openings: How often a node became unavailable.
         doubted: The nodes that failed a call, and have not been tried since.
     """
@@ -86,6 +87,7 @@ class SlotMap:
     def __init__(self, topology: Topology, budget: float) -> None:
         self.nodes: dict[HostPort, Node] = {}
         self.owners: list[Node | None] = [None] * SLOTS
+        self.open = False
         self.openings = 0
         self.doubted: set[HostPort] = set()
         self.on_trouble: Callable[[], None] = lambda: None
@@ -169,6 +171,7 @@ class SlotMap:
 
     def _opened(self, cause: str) -> None:
         self.openings += 1
+        self.open = True
         self.on_trouble()
 
     def _candidates(self) -> list[HostPort]:

@@ -1,11 +1,13 @@
 """A project's anonymous policy in the admin."""
 
+import html
+
 import pytest
 
 from controlplane.adminkit.forms import version_of
 from controlplane.policies.models import AuditEntry
 from controlplane.projects.models import Project
-from tests.factories import LimitFactory, PolicyFactory, ProjectFactory
+from tests.factories import LimitFactory, PolicyFactory, ProjectFactory, TokenFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -49,3 +51,31 @@ def test_the_live_counters_say_what_they_count(as_ann, store):
     project = ProjectFactory(anonymous_policy=policy)
 
     assert "requests without a token" in as_ann.get(f"{PROJECTS}{project.pk}/counters/").content.decode()
+
+
+@pytest.mark.parametrize(
+    ("token", "whom"),
+    [
+        (False, "for each project's requests without a token and each ip,"),
+        (True, "for each token or project with this policy, and for each project's requests without a token and each"),
+    ],
+)
+def test_the_sentence_of_its_limit_says_whose_requests_it_counts(as_ann, token, whom):
+    """In the list, and while a limit is typed."""
+    limit = LimitFactory(name="per-ip", quota=5, partition_by=["ip"])
+    project = ProjectFactory(anonymous_policy=limit.policy)
+    if token:
+        TokenFactory(project=project, policy=limit.policy)
+
+    typed = {
+        "policy": limit.policy.pk,
+        "name": "per-ip",
+        "quota": 5,
+        "window_seconds": "1 minute",
+        "partition_by": "ip",
+    }
+    usual = {"algorithm": "fixed_window", "unit": "requests", "mode": "enforce", "consistency": "strict"}
+    reply = as_ann.post("/admin/policies/policy/sentence/", {**usual, **typed, "on_store_failure": "local"})
+
+    assert whom in html.unescape(as_ann.get("/admin/policies/policy/").content.decode())
+    assert whom in reply.json()["sentence"]

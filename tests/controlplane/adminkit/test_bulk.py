@@ -143,3 +143,26 @@ def test_a_token_that_was_revoked_meanwhile_is_recorded_once(as_ann, told, store
     assert [entry.object_id for entry in AuditEntry.objects.all()] == [new.pk]
     assert Token.objects.get(pk=old.pk).revoked_at == old.revoked_at
     assert Revision.objects.count() == 1
+
+
+def test_the_deletion_of_a_project_counts_what_goes_with_it(as_ann, told, few):
+    """It does not name each of its tokens."""
+    project = few[0].project
+    page = as_ann.get(f"/admin/projects/project/{project.pk}/delete/").content.decode()
+
+    assert "With all that belongs to it, this deletes: 1 projects, 30 tokens, 1 overrides." in page
+    assert "t58" not in page
+    response = as_ann.post(f"/admin/projects/project/{project.pk}/delete/", {"post": "yes"}, follow=True)
+    assert told(response) == ["The project “chat” was deleted successfully. Published as revision 2."]
+
+
+def test_a_policy_in_use_says_how_many_use_it(as_ann, few):
+    """And names the first of them."""
+    policy = LimitFactory().policy
+    Token.objects.update(policy=policy)
+
+    page = as_ann.get(f"/admin/policies/policy/{policy.pk}/delete/").content.decode()
+
+    assert "60 objects still use it. Change or delete these first:" in page
+    assert "and more, 60 in all" in page
+    assert page.count("<li>Token: ") == 20

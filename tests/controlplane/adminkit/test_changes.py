@@ -1,8 +1,12 @@
 """What the admin does with a form: one change, told, at the field, never over somebody else's."""
 
+import threading
+from html.parser import HTMLParser
+
 import pytest
 from django.contrib.auth.models import Permission, User
 from django.contrib.sessions.models import Session
+from django.db import connection
 from django.urls import reverse
 from django.utils import timezone
 
@@ -10,7 +14,9 @@ from controlplane.adminkit.forms import version_of
 from controlplane.policies.models import AuditEntry, Limit, Override, Policy
 from controlplane.projects.models import ManagementKey, Project, Token
 from controlplane.publishing import publisher
+from controlplane.publishing.changes import change
 from controlplane.publishing.models import OutboxEntry, Revision
+from tests.controlplane.conftest import ANN, between_reads
 from tests.factories import (
     LimitFactory,
     ManagementKeyFactory,
@@ -51,6 +57,20 @@ def policy_fields(policy, *limits, initial=0, **changed):
 
 def fields_of(limit, **changed):
     return {"id": limit.pk, "policy": limit.policy_id, "name": limit.name, **changed}
+
+
+class HiddenAndTyped(HTMLParser):
+    """The inputs of a page, as a browser posts them."""
+
+    def __init__(self, response):
+        super().__init__()
+        self.fields = {}
+        self.feed(response.content.decode())
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        if tag == "input" and attributes.get("type") in ("hidden", "text", "number") and "name" in attributes:
+            self.fields[attributes["name"]] = attributes.get("value", "")
 
 
 def errors_of(response):
@@ -202,16 +222,25 @@ def test_a_form_opened_before_somebody_elses_change_is_not_saved(as_ann):
     assert Policy.objects.get().name == "Theirs"
 
 
-def test_a_form_whose_limit_was_deleted_meanwhile_is_shown_again(as_ann):
-    """It names the conflict, and is no server error."""
-    limit = LimitFactory(name="m")
-    fields = policy_fields(limit.policy, fields_of(limit), initial=1)
-    limit.delete()
+def test_a_limit_that_was_deleted_meanwhile_is_shown_again_and_can_be_saved(as_ann, told, store):
+    """The page names the conflict and shows every row. Saved again, the form replaces the change, as the page says."""
+    first = LimitFactory(name="first", position=0)
+    second, third = (LimitFactory(policy=first.policy, name=name) for name in ("second", "third"))
+    rows = [fields_of(first, quota=77), fields_of(second, quota=78), fields_of(third), {"name": "new"}]
+    fields = policy_fields(first.policy, *rows, initial=3)
+    first.delete()
+    third.delete()
 
-    response = as_ann.post(f"{POLICIES}{limit.policy.pk}/change/", fields)
+    page = f"{POLICIES}{second.policy_id}/change/"
+    response = as_ann.post(page, fields)
 
-    assert response.status_code == 200
     assert "__all__" in errors_of(response)
+    shown = HiddenAndTyped(response).fields
+    names = [shown[f"limits-{row}-name"] for row in range(4)]
+    assert (names, shown["limits-INITIAL_FORMS"]) == (["second", "first", "third", "new"], "1")
+    assert "was changed successfully" in told(as_ann.post(page, {**fields, **shown}, follow=True))[0]
+    saved = Limit.objects.values_list("name", "quota")
+    assert list(saved) == [("second", 78), ("first", 77), ("third", 100), ("new", 100)]
 
 
 def test_the_secret_is_in_the_answer_and_nowhere_else(as_ann, store, caplog):
@@ -345,7 +374,7 @@ def test_selected_projects_are_deleted_one_by_one(as_ann, store):
 
     as_ann.post(PROJECTS, {"action": "delete_selected", "_selected_action": [token.project_id], "post": "yes"})
 
-    assert [entry.action for entry in AuditEntry.objects.all()] == ["project.delete"]
+    assert [entry.action for entry in AuditEntry.objects.all()] == ["token.delete", "project.delete"]
     assert {("token", token.digest), ("project", token.project_id)} <= set(
         OutboxEntry.objects.values_list("kind", "object_id")
     )
@@ -541,3 +570,81 @@ def test_usage_leaves_as_csv_without_formulas(as_ann):
 
     assert lines[0] == "at,project_id,token_id,policy_id,limit_name,unit,allowed,denied,would_deny,cost"
     assert lines[1].split(",")[1:3] == ["proj_1", "'=1+1"]
+
+
+@pytest.mark.parametrize("table", ["policies_limit", "policies_policy"])
+def test_a_form_shows_one_moment(as_ann, store, table):
+    """Its row and its limits are read by several queries, and the form is saved only over the state that it shows."""
+    limit = LimitFactory(name="per-minute", quota=1, policy__slug="free", policy__name="quota 1")
+
+    def write():
+        with change(actor=ANN) as tx:
+            policy = Policy.objects.get()
+            before = policy.as_record()
+            Policy.objects.update(name="quota 2")
+            Limit.objects.update(quota=2)
+            tx.updated(Policy.objects.get(), before)
+        connection.close()
+
+    with connection.execute_wrapper(between_reads(table, write)):
+        page = as_ann.get(f"{POLICIES}{limit.policy.pk}/change/")
+
+    form, (limits,) = page.context["adminform"].form, page.context["inline_admin_formsets"]
+    shown = form.initial["name"], limits.formset.forms[0].initial["quota"], form.initial["seen_version"]
+    now = ("quota 2", 2, version_of(Policy.objects.get()))
+    assert shown == now if table == "policies_policy" else shown[:2] == ("quota 1", 1) and shown[2] != now[2]
+    assert Limit.objects.get().quota == 2
+
+
+def test_a_policy_keeps_its_project(as_ann, told, store):
+    """Otherwise keys that are limited to that project could change the limits of other projects' tokens."""
+    token = TokenFactory(policy=LimitFactory(name="per-minute").policy)
+    other, limit = ProjectFactory(), token.policy.limits.get()
+    fields = policy_fields(token.policy, fields_of(limit), initial=1, name="Renamed", project=other.pk)
+
+    response = as_ann.post(f"{POLICIES}{token.policy.pk}/change/", fields, follow=True)
+
+    assert "was changed successfully" in told(response)[0]
+    assert Policy.objects.values_list("name", "project").get() == ("Renamed", None)
+    assert "the tokens and projects that use it" in as_ann.get(f"{POLICIES}{limit.policy_id}/change/").content.decode()
+
+
+def at_the_last_moment(deed):
+    """Return a wrapper of queries that runs *deed* once, in another thread, before the first row is written."""
+    done = threading.Event()
+
+    def in_thread():
+        deed()
+        connection.close()
+
+    def wrapper(execute, sql, params, many, context):
+        if sql.startswith(("UPDATE", "INSERT")) and not done.is_set():
+            done.set()
+            writer = threading.Thread(target=in_thread)
+            writer.start()
+            writer.join()
+        return execute(sql, params, many, context)
+
+    return wrapper
+
+
+@pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite has one writer at a time.")
+def test_a_choice_that_is_deleted_while_the_form_is_saved_is_told_at_its_field(as_ann, store):
+    """PostgreSQL finds it when it commits, after the form was found to be valid."""
+    project, policy = ProjectFactory(name="A"), PolicyFactory()
+    fields = {"slug": project.slug, "name": "B", "policy": policy.pk, "seen_version": version_of(project)}
+
+    with connection.execute_wrapper(at_the_last_moment(lambda: Policy.objects.all().delete())):
+        response = as_ann.post(f"{PROJECTS}{project.pk}/change/", fields)
+
+    assert errors_of(response)["policy"] == ["Select a valid choice. That choice is not one of the available choices."]
+    assert (Project.objects.get().name, AuditEntry.objects.count()) == ("A", 0)
+
+
+@pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite has one writer at a time.")
+def test_a_name_that_another_user_takes_at_the_same_moment_is_told_at_its_field(as_ann, store):
+    """Both forms were valid, and one was saved first."""
+    with connection.execute_wrapper(at_the_last_moment(lambda: ProjectFactory(slug="chat"))):
+        response = as_ann.post(f"{PROJECTS}add/", {"slug": "chat", "name": "Mine"})
+
+    assert errors_of(response)["slug"] == ["Project with this Slug already exists."]

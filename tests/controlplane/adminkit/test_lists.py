@@ -265,3 +265,26 @@ def test_a_token_that_ends_is_announced_with_its_hours(as_ann):
     TokenFactory(expires_at=timezone.now() + timedelta(days=2))
 
     assert "in 1 day 23 hours" in text_of(as_ann.get("/admin/")).replace("\xa0", " ")
+
+
+def test_the_palette_shows_the_first_of_many(as_ann):
+    """And leads to the list of all. The theme's search reads every row, in a time that grows with its square."""
+    TokenFactory.create_batch(25, name="edge", project=ProjectFactory(slug="edges"))
+
+    page = as_ann.get("/admin/search/?s=edge")
+
+    titles = [result.title for result in page.context["results"]]
+    assert titles[0] == "edges"
+    assert (len(titles), titles[-1]) == (22, "All tokens that match")
+    assert as_ann.get(page.context["results"][-1].link).context["cl"].result_count == 25
+
+
+def test_the_palette_shows_what_the_user_may_see(client):
+    """Neither tokens nor policies to somebody who may read projects."""
+    bob = User.objects.create_user("bob", is_staff=True)
+    bob.user_permissions.add(Permission.objects.get(codename="view_project"))
+    client.force_login(bob)
+    LimitFactory(policy__slug="edge")
+    TokenFactory(name="edge", project__slug="edges")
+
+    assert [result.title for result in client.get("/admin/search/?s=edge").context["results"]] == ["edges"]

@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 
 import pytest
 import redis
@@ -9,6 +10,7 @@ from django.contrib.auth.models import User
 from django.utils import timezone
 from playwright.sync_api import expect
 
+from controlplane.fleet.heartbeats import live_instances
 from controlplane.policies.models import AuditEntry, Limit, Policy
 from controlplane.projects.models import Token
 from controlplane.publishing import publisher
@@ -72,6 +74,14 @@ def make_token(walker: Walker) -> str:
     return secret
 
 
+def all_run(revision: int) -> None:
+    """Wait until there is a live instance and each one reports *revision*. A page that is open does not change."""
+    deadline = time.monotonic() + 30
+    while not (fleet := live_instances()) or any(instance.revision < revision for instance in fleet):
+        assert time.monotonic() < deadline, [(instance.id, instance.revision) for instance in fleet]
+        time.sleep(0.02)
+
+
 def test_from_an_empty_installation_to_the_first_denial(walker, store, client_of_store):
     """Project, policy, token, published, enforced, and the denial is seen on the first page."""
     walker.open("/admin/login/")
@@ -88,6 +98,7 @@ def test_from_an_empty_installation_to_the_first_denial(walker, store, client_of
 
     with Limiter(store.url, instance="proxy-1") as limiter:
         assert [limiter.check(secret).allowed for _ in range(2)] == [True, False]
+        all_run(3)
         walker.open("/admin/publishing/revision/")
         walker.reads("1 of 1 instances")
         walker.look("revisions")
@@ -97,6 +108,7 @@ def test_from_an_empty_installation_to_the_first_denial(walker, store, client_of
     drain(timezone.now(), redis.Redis.from_url(store.url, decode_responses=True, protocol=2))
 
     with Limiter(store.url, instance="proxy-2"):
+        all_run(3)
         walker.open("/admin/")
         denied = walker.page.locator(".sg-totals div", has_text="Denied").locator("dd").first
         expect(denied).to_have_text("1")

@@ -87,6 +87,7 @@ RULES = {
     ("usage", "GET"): Rule("usage:read", 200, 400, 200, query="?project=theirs"),
     ("counters", "GET"): Rule("counters:read", 200, MISSING, 200, query="?token={token}"),
     ("counters/reset", "POST"): Rule("counters:reset", 200, MISSING, 200, REASON, "?token={token}"),
+    ("denials", "GET"): Rule("usage:read", 200, 400, 200, query="?project=theirs"),
     ("audit", "GET"): Rule("audit:read", 200, FORBIDDEN, FORBIDDEN),
 }
 # For everybody: neither says anything about what is kept here.

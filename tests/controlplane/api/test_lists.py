@@ -124,6 +124,25 @@ def test_the_audit_is_filtered(api):
     assert actors("until=2000-01-01T00:00:00Z") == []
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("overrides?limit=", "overrides?token=", "overrides?project=", "policies?project=", "audit?actor="),
+        *("usage?project=", "usage?limit=", "usage?limit=free/", "denials?limit=free/", "denials?project=proj_"),
+        *("denials?decision=", "counters?token=", "counters?project=", "projects?cursor="),
+    ],
+)
+def test_a_parameter_with_nul_is_refused(api, path):
+    """PostgreSQL cannot look for it, so it never gets there."""
+    PolicyFactory(slug="free")
+
+    response = api("GET", f"{path}%00")
+
+    assert response.status_code == 400
+    (error,) = response.json()["errors"]
+    assert (error["parameter"], error["code"]) == (path.split("?")[1].split("=")[0], "null_characters_not_allowed")
+
+
 def test_an_instance_that_is_silent_is_lost(api, instance, lost_at):
     """15 seconds without a heartbeat, whatever it said last."""
     instance("here")

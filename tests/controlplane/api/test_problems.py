@@ -1,12 +1,12 @@
 import json
 
 import pytest
-from django.db import OperationalError
+from django.db import OperationalError, connection
 
 from controlplane.api import problems
 from controlplane.policies.models import Policy
-from controlplane.projects.models import Project
-from tests.factories import PolicyFactory, ProjectFactory
+from controlplane.projects.models import Project, Token
+from tests.factories import PolicyFactory, ProjectFactory, TokenFactory
 
 pytestmark = pytest.mark.django_db
 
@@ -191,6 +191,41 @@ def test_a_database_that_fails_is_told_as_such(api, monkeypatch):
 
     assert (response.status_code, response.json()["code"]) == (503, "database_unavailable")
     assert response["Retry-After"] == "1"
+
+
+def test_a_deadlock_is_a_conflict(api, monkeypatch):
+    """The database is there, and has ended one of two changes that waited for each other."""
+
+    def fail(*_):
+        deadlock = Exception("deadlock detected")
+        deadlock.sqlstate = "40P01"
+        raise OperationalError("deadlock detected") from deadlock
+
+    monkeypatch.setattr("controlplane.projects.api.ProjectView.get_queryset", fail)
+
+    response = api("PATCH", "projects/chat", {"name": "New"})
+
+    assert (response.status_code, response.json()["code"]) == (409, "conflict")
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(("others", "code", "named"), [(0, "conflict", False), (1, "in_use", True)])
+def test_a_user_that_is_deleted_meanwhile_is_not_named(api, others, code, named):
+    """The names are read after the deletion was refused, when another request may have deleted some of them."""
+    policy = PolicyFactory(slug="free")
+    gone = TokenFactory(name="gone", policy=policy)
+    kept = [TokenFactory(name="kept", policy=policy) for _ in range(others)]
+
+    def delete_one(execute, sql, params, many, context):
+        if "LIMIT 21" in sql and gone.pk in params:
+            Token.objects.filter(pk=gone.pk).delete()
+        return execute(sql, params, many, context)
+
+    with connection.execute_wrapper(delete_one):
+        response = api("DELETE", "policies/free")
+
+    assert (response.status_code, response.json()["code"]) == (409, code)
+    assert [f"The object is still used by token {token}." for token in kept] == [response.json()["detail"]] * named
 
 
 def test_what_is_in_use_is_not_deleted(api):

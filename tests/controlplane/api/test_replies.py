@@ -8,7 +8,7 @@ from django.db import connection
 
 from controlplane.policies.models import Policy
 from controlplane.projects.models import Project
-from tests.controlplane.conftest import at_once
+from tests.controlplane.conftest import at_once, between_reads
 from tests.factories import LimitFactory, OverrideFactory, PolicyFactory, ProjectFactory, TokenFactory
 from tests.scale import scale
 
@@ -69,21 +69,6 @@ def test_no_acknowledged_conditional_write_is_reverted(web, key, store):
     assert failures == []
 
 
-def between_reads(table: str, deed) -> None:
-    """Return a wrapper of queries that runs *deed* once, in another thread, before the first query of *table*."""
-    done = threading.Event()
-
-    def wrapper(execute, sql, params, many, context):
-        if f'FROM "{table}"' in sql and not done.is_set():
-            done.set()
-            writer = threading.Thread(target=deed)
-            writer.start()
-            writer.join()
-        return execute(sql, params, many, context)
-
-    return wrapper
-
-
 @pytest.mark.parametrize("path", ["policies/free", "policies?page_size=200"], ids=["single", "list"])
 def test_a_read_sees_one_moment(call, key, path):
     """A policy is never half of one version and half of the next, though its limits are read by a second query."""
@@ -129,12 +114,15 @@ def test_readers_beside_a_writer_see_whole_policies(web, key):
     assert at_once([write, *readers]) == [0, 0, 0]
 
 
+DELETED = ["policy", "project", "token", "override", "limit of an override", "new token", "new", "next global policy"]
+
+
 def patched(path: str):
     return [("PATCH", path, {"name": "New"}), ("DELETE", path, None)]
 
 
 @pytest.mark.proof
-@pytest.mark.parametrize("kind", ["policy", "project", "token", "override", "limit of an override", "new token", "new"])
+@pytest.mark.parametrize("kind", DELETED)
 def test_a_deletion_beside_a_write_is_no_server_error(web, key, store, kind):
     """The publication of the write waits for a store that hangs, and meanwhile its row is deleted."""
     store.freeze()
@@ -144,6 +132,7 @@ def test_a_deletion_beside_a_write_is_no_server_error(web, key, store, kind):
         token = TokenFactory(project=ProjectFactory(slug="chat"))
         limit = LimitFactory(policy=PolicyFactory(slug="free", everywhere=True), name="per-minute")
         override = OverrideFactory(limit=limit, token=token)
+        PolicyFactory(slug="next")
         new = {"limit": "free/per-minute", "project": "chat", "quota": 1, "reason": "x"}
         requests = {
             "policy": patched("policies/free"),
@@ -156,6 +145,7 @@ def test_a_deletion_beside_a_write_is_no_server_error(web, key, store, kind):
             "limit of an override": [("POST", "overrides", new), ("DELETE", "policies/free", None)],
             "new token": [("POST", "projects/chat/tokens", {"name": "x"}), ("DELETE", "projects/chat", None)],
             "new": [("POST", "policies", {"slug": "new", "name": "N", "limits": []}), ("DELETE", "policies/new", None)],
+            "next global policy": [("PUT", "global", {"policy": "next"}), ("DELETE", "policies/next", None)] * 2,
         }[kind]
 
         answers = at_once([partial(web, *request, key=key) for request in requests])
@@ -185,3 +175,15 @@ def test_two_choices_of_the_global_policy_at_once_say_what_they_chose(web, key, 
         assert len(changed) <= 1
         assert [web("GET", "global", key=key).body["policy"]] == (changed or ["c"])
         web("PUT", "global", {"policy": "c"}, key=key)
+
+
+@pytest.mark.proof
+def test_many_choices_of_the_global_policy_do_not_wait_for_each_other_in_a_circle(web, key, store):
+    """Each is made in its turn, so the database ends none of them."""
+    for slug in ("a", "b"):
+        PolicyFactory(slug=slug)
+    for _ in range(scale(3, 20)):
+        answers = at_once([partial(web, "PUT", "global", {"policy": slug}, key=key) for slug in ("a", "b") * 4])
+
+        assert [answer.status_code for answer in answers] == [200] * 8
+        assert [answer.body["policy"] for answer in answers] == ["a", "b"] * 4

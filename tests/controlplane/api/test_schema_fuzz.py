@@ -14,7 +14,14 @@ from controlplane.policies.models import AuditEntry, Override, Policy
 from controlplane.projects.models import Project, Token
 from controlplane.publishing.changes import Actor, change
 from controlplane.publishing.models import Revision
-from tests.factories import LimitFactory, OverrideFactory, PolicyFactory, ProjectFactory, TokenFactory
+from tests.factories import (
+    DeniedRequestFactory,
+    LimitFactory,
+    OverrideFactory,
+    PolicyFactory,
+    ProjectFactory,
+    TokenFactory,
+)
 from tests.scale import scale
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -75,6 +82,7 @@ def rows() -> dict[str, dict[str, str]]:
             tx.created(project)
             tx.updated(policy, policy.as_record())
             tx.delete(TokenFactory(project=project))
+    DeniedRequestFactory(project_id=project.pk, decision=f"dec_{next(denials)}")
     Revision.objects.get_or_create(number=1, defaults={"changes": {"full": True, "documents": {}}})
     return {
         "projects": {"slug": project.slug},
@@ -86,7 +94,7 @@ def rows() -> dict[str, dict[str, str]]:
 
 
 schema = schemathesis.pytest.from_fixture("openapi")
-turn = itertools.count()
+turn, denials = itertools.count(), itertools.count()
 present: dict[str, dict[str, dict[str, str]]] = {}
 """What ``rows`` returned, by the key of the test, until a request changes something."""
 

@@ -216,4 +216,5 @@ def test_going_back_revokes_what_the_former_version_would_widen(at_release):
 
     old = apps.loader.project_state([("projects", "0003_help_texts")]).apps.get_model("projects", "ManagementKey")
     assert old.objects.get(pk=lost.pk).revoked_at
+    assert list(AuditEntry.objects.values_list("object_id", "action")) == [(lost.pk, "managementkey.revoke")]
     assert not old.objects.filter(pk__in=[key.pk for key in kept]).exclude(revoked_at=None).exists()

@@ -1,12 +1,14 @@
 """The way back: SQL or the store is restored from a backup, and enforcers run that know a later state."""
 
 import json
+from datetime import timedelta
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.utils import timezone
 
 from controlplane.policies.models import AuditEntry
-from controlplane.projects.actions import issue_token, revoke_token
+from controlplane.projects.actions import delete_tokens, issue_token, revoke_token
 from controlplane.projects.models import Token
 from controlplane.publishing import publisher
 from controlplane.publishing.changes import change
@@ -107,6 +109,59 @@ def test_a_store_that_was_set_back_is_repaired_above_what_instances_run(store, c
         assert lines == ["the store was at revision 1, SQL at revision 2"]
         assert eventually(lambda: limiter.revision == 3)
         assert before | {limiter.check(secret).reason} == {"revoked"}
+
+
+def deleted(tx):
+    delete_tokens(tx, Token.objects.all())
+
+
+def expired(tx):
+    Token.objects.update(expires_at=timezone.now() - timedelta(days=2))
+    tx.touch("token", Token.objects.get().digest)
+
+
+@pytest.mark.parametrize("end", [deleted, expired])
+def test_a_token_that_sql_has_no_more_does_not_come_back_with_the_store(store, client_of_store, secret, actor, end):
+    """The dump has its document. The repair removes that before anybody believes it, as no publication replaces it."""
+    with Limiter(store.url, timeout=1.0) as limiter:
+        older = {key: client_of_store.dump(key) for key in client_of_store.keys("sg:{doc}:*")}
+        with change(actor=actor) as tx:
+            end(tx)
+        assert eventually(lambda: limiter.revision == 2)
+        for key, text in older.items():
+            client_of_store.restore(key, 0, text, replace=True)
+
+        assert limiter.check(secret).reason == "degraded_denied"
+        reconcile()
+        assert eventually(lambda: limiter.revision == 3)
+        assert limiter.check(secret).reason == "unknown_token"
+
+
+def test_a_change_waits_for_the_repair_of_a_store_that_was_set_back(store, client_of_store, secret, actor):
+    """The tokens of such a store are looked through, for which no request waits."""
+    client_of_store.hset("sg:{doc}:documents", "revision", 7)
+
+    with change(actor=actor) as tx:
+        revoke_token(tx, Token.objects.get())
+    assert tx.revision is None
+    assert publisher.publish_pending() == 8
+
+
+def test_an_identity_is_read_as_enforcers_read_it(store, client_of_store, secret):
+    """Seven digits are no epoch. Else the store would refuse each new epoch, and nobody would obey it."""
+    client_of_store.hset("sg:{doc}:documents", "store_id", "spoilt.9999999")
+
+    call_command("publish", **NEW_EPOCH)
+
+    assert client_of_store.hget("sg:{doc}:documents", "store_id").endswith(".1")
+
+
+def test_no_epoch_follows_the_last_one(store, client_of_store, secret):
+    """The command must not say that it began one."""
+    Revision.objects.update(epoch=999_999)
+
+    with pytest.raises(CommandError, match="--new-epoch: must not follow epoch 999999, which is the last one"):
+        call_command("publish", **NEW_EPOCH)
 
 
 def test_an_epoch_goes_on_after_the_store_was_emptied(store, client_of_store, secret):

@@ -3,6 +3,8 @@ from io import StringIO
 import pytest
 from django.core.management import CommandError, call_command
 
+from controlplane.core.store import keys
+from controlplane.publishing import publisher
 from controlplane.publishing.models import OutboxEntry
 from tests.factories import ProjectFactory, TokenFactory
 
@@ -46,6 +48,15 @@ def test_all_removes_tokens_that_sql_does_not_know(store, client_of_store, token
 
     assert publish("--all") == "Deleting 1 tokens that are not in SQL.\nPublished revision 2.\n"
     assert token_document(token.digest) is None
+
+
+def test_another_publisher_at_work_is_an_error(store, client_of_store):
+    """The command did nothing itself, and must not say that nothing was pending."""
+    client_of_store.set(keys().lock(publisher.LOCK), "another", px=5_000)
+
+    with pytest.raises(CommandError, match="Another publisher is at work"):
+        publish("--all")
+    assert OutboxEntry.objects.filter(revision=None).exists()
 
 
 def test_a_store_that_is_away_is_an_error(store):

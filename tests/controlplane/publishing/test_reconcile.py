@@ -4,7 +4,10 @@ from controlplane.projects.models import Token
 from controlplane.publishing import publisher
 from controlplane.publishing.models import OutboxEntry, Revision
 from controlplane.publishing.reconcile import reconcile
+from enforcement import Limiter
 from enforcement.lua import LIBRARY_NAME
+from enforcement.model.tokens import mint
+from tests.enforcement.world import eventually
 from tests.factories import LimitFactory, PolicyFactory, ProjectFactory, TokenFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -100,6 +103,51 @@ def test_a_revision_that_is_no_number_is_repaired(published, client_of_store):
 
     assert reconcile() == ["the revision was not a number", "the store was empty"]
     assert client_of_store.hget("sg:{doc}:documents", "revision") == "2"
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "line"),
+    [
+        ("revision", "9" * 30, "the revision was not a number"),
+        ("revision", "\u0663", "the revision was not a number"),
+        ("revision", 2**53 - 1, "the revision 9007199254740991 was not plausible"),
+        ("store_id", "", "the identity of the store was not valid"),
+        ("store_id", "x" * 65, "the identity of the store was not valid"),
+        ("store_id", "caf\xe9", "the identity of the store was not valid"),
+    ],
+)
+def test_a_state_that_no_enforcer_can_read_is_replaced(published, client_of_store, store, field, value, line):
+    """Before, every further change was refused by the store or by the enforcers, for ever."""
+    client_of_store.hset("sg:{doc}:documents", field, value)
+    publisher.publish_promptly()
+
+    assert reconcile() == [line, "the store was empty"]
+    assert publisher.last_revision() == 2
+    with Limiter(store.url, timeout=1.0) as limiter:
+        assert eventually(lambda: limiter.revision == 2)
+
+
+@pytest.mark.parametrize("text", ["", "x", "0 other", "1 other"])
+def test_a_garbled_state_beside_the_tokens_is_replaced(published, client_of_store, store, text):
+    """Before, every token that an instance had not met was refused until the next publication."""
+    client_of_store.set("sg:{doc}:token:revision", text)
+
+    assert reconcile() == [f"the store had {text!r} beside its tokens, not its state"]
+    assert reconcile() == []
+    with Limiter(store.url, timeout=1.0) as limiter:
+        assert eventually(lambda: limiter.revision == 2)
+        assert limiter.check(mint("live")).reason == "unknown_token"
+
+
+def test_a_change_does_not_follow_a_revision_that_is_not_plausible(published, client_of_store):
+    """It would use up the numbers that are left. The change waits for the reconciler."""
+    client_of_store.hset("sg:{doc}:documents", "revision", 2**53 - 1)
+    OutboxEntry.objects.create(kind="all")
+
+    with pytest.raises(publisher.Postponed, match="revision 9007199254740991, which is not plausible"):
+        publisher.publish_pending()
+    assert reconcile() == ["the revision 9007199254740991 was not plausible"]
+    assert publisher.last_revision() == 2
 
 
 def test_documents_that_are_no_hash_are_repaired(published, client_of_store, document):

@@ -95,6 +95,60 @@ def test_a_deleted_policy_comes_back_under_its_id(published, actor):
     assert Limit.objects.get().name == "minute"
 
 
+@pytest.fixture
+def private(published, actor):
+    """Revision 2: a policy that a project owns, attached to it, and detached and deleted since."""
+    policy = PolicyFactory(slug="private", description="ours", project=ProjectFactory(slug="chat"))
+    project = policy.project
+    with change(actor=actor) as tx:
+        tx.created(policy)
+    with change(actor=actor) as tx:
+        tx.delete(policy)
+    return project
+
+
+def test_a_deleted_policy_comes_back_to_its_owner(private, actor):
+    """Without an owner it would be shared by all projects, and every key would read it."""
+    roll_back(actor, 2)
+
+    policy = Policy.objects.get(slug="private")
+    assert (policy.project, policy.description) == (private, "ours")
+
+
+def test_a_deleted_policy_of_a_deleted_project_does_not_come_back(private, actor):
+    """Nobody is left to whom it could belong."""
+    with change(actor=actor) as tx:
+        tx.delete(private)
+
+    roll_back(actor, 2)
+
+    assert not Policy.objects.filter(slug="private").exists()
+
+
+def test_a_policy_that_was_deleted_with_its_project_does_not_come_back(published, actor):
+    """The audit has an entry of its deletion too."""
+    policy = PolicyFactory(slug="private", project=ProjectFactory(slug="chat"))
+    with change(actor=actor) as tx:
+        tx.created(policy)
+    with change(actor=actor) as tx:
+        tx.delete(policy.project)
+
+    roll_back(actor, 2)
+
+    assert not Policy.objects.filter(slug="private").exists()
+
+
+def test_a_policy_of_an_unknown_owner_is_not_restored(published, actor):
+    """It would be shared by all projects, although it may have been one's own."""
+    policy = PolicyFactory(slug="private")
+    with change(actor=actor) as tx:
+        tx.touch("policy", policy.pk)
+    policy.delete()
+
+    with pytest.raises(ValidationError, match="the audit does not say which project owned it"):
+        roll_back(actor, 2)
+
+
 def test_a_deleted_project_does_not_come_back(published, actor):
     """Its tokens are gone, so it would be an empty shell."""
     with change(actor=actor) as tx:
@@ -171,3 +225,33 @@ def test_a_limit_that_only_0_2_0_accepted_is_restored(published, actor, document
     roll_back(actor, 2)
 
     assert document(f"policy:{policy.pk}")["limits"][0]["match"] == {"path": "v1/*"}
+
+
+@pytest.fixture
+def owned(store, actor):
+    """Revision 1: a policy that belongs to a project."""
+    policy = LimitFactory(policy__project=ProjectFactory(), policy__description="of one tenant").policy
+    with change(actor=actor) as tx:
+        tx.created(policy)
+        tx.created(policy.project)
+    return policy
+
+
+def test_a_deleted_policy_gets_its_owner_back(owned, actor):
+    """Its document does not name the project, and without one every project could use it."""
+    with change(actor=actor) as tx:
+        tx.delete(Policy.objects.get())
+
+    roll_back(actor, 1)
+
+    restored = Policy.objects.get()
+    assert (restored.pk, restored.project, restored.description) == (owned.pk, owned.project, "of one tenant")
+
+
+def test_a_policy_of_a_deleted_project_stays_deleted(owned, actor):
+    """As a policy that all projects share, it would be another one."""
+    with change(actor=actor) as tx:
+        tx.delete(Project.objects.get())
+
+    assert roll_back(actor, 1) is None
+    assert not Policy.objects.exists()

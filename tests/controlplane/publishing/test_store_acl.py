@@ -24,12 +24,14 @@ from controlplane.publishing.changes import change
 from controlplane.publishing.models import OutboxEntry
 from controlplane.publishing.publisher import Postponed, publish_all
 from controlplane.publishing.reconcile import reconcile
-from controlplane.usage import checkpoints, counters
+from controlplane.usage import checkpoints, counters, tasks
 from controlplane.usage.drain import DrainResult, drain
 from controlplane.usage.models import DeniedRequest, UsageRow
 from enforcement import Limiter
 from enforcement.cli import main
+from enforcement.control import acl
 from enforcement.embedded import ValkeyServer
+from enforcement.model.keys import Keys
 from tests.factories import LimitFactory, PolicyFactory, ProjectFactory, TokenFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -399,3 +401,15 @@ def within(seconds: float, happened: Callable[[], bool]) -> bool:
     while not happened() and time.monotonic() < deadline:
         time.sleep(0.05)
     return happened()
+
+
+def test_an_account_with_the_rights_of_an_earlier_release_is_told_what_to_do(account, admin, caplog):
+    """As after an upgrade without ``store_acl --apply``. "No permissions to access a key" was all that the log said."""
+    admin.xadd("sg:{usage}:denials", {"denials": "[]"})
+    account("worker")
+    lost = [rule.replace("~sg:{usage}:denials", "") for rule in acl.worker(Keys()) if rule not in acl.BLANK]
+    admin.execute_command("ACL SETUSER", "worker", *acl.BLANK, *lost)
+
+    assert tasks.drain() == 0
+
+    assert "Update the accounts with manage.py store_acl --apply." in caplog.text

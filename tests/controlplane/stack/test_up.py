@@ -211,6 +211,17 @@ def test_environment_of_a_stack_that_never_ran_is_an_error(tmp_path: Path) -> No
     assert "var/redis_url is missing. Start the stack first: " in done.stderr
 
 
+def test_commands_that_are_named_work_from_any_folder(tmp_path: Path) -> None:
+    """A person pastes them into a shell, also if the checkout lies elsewhere and its path has a blank."""
+    folder = checkout(tmp_path / "my checkout")
+    command = [sys.executable, str(folder / "manage.py"), "env"]
+    done = subprocess.run(command, cwd=tmp_path, env=own_environment(), capture_output=True, text=True, check=False)
+    named = done.stderr.strip().rpartition("Start the stack first: ")[2].removesuffix(" up")
+
+    help_text = subprocess.run(f"{named} help up", shell=True, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "Run the whole platform" in help_text.stdout
+
+
 def test_first_address_leads_to_the_admin(running: Run) -> None:
     """Whoever types the host and the port alone gets to the log-in."""
     with urllib.request.urlopen(running.web_url, timeout=10) as response:
@@ -252,3 +263,21 @@ def test_interrupt_ends_everything_and_a_kill_is_mended(tmp_path: Path) -> None:
 
     assert run.process.returncode == 0
     assert not any(is_running(group) for group in run.groups().values())
+
+
+def test_reader_that_leaves_stops_everything_in_order(tmp_path: Path) -> None:
+    """`make up | head` leaves no process, and none that waits for ever to write a line."""
+    folder, given = checkout(tmp_path), {**own_environment(), "SLUICEGATE_PORT": str(free_port())}
+    command = [sys.executable, "manage.py", "up"]
+    with (
+        (tmp_path / "errors").open("wb") as errors,
+        subprocess.Popen(command, cwd=folder, env=given, stdout=subprocess.PIPE, stderr=errors, text=True) as process,
+    ):
+        assert any("Stop  " in line for line in process.stdout or ())
+        groups = Run(process, folder, "").groups()
+        process.stdout.close()  # type: ignore[union-attr]
+        os.kill(groups["web"], signal.SIGHUP)  # gunicorn writes a line
+
+        assert process.wait(SECONDS) == 0
+    assert "Traceback" not in (tmp_path / "errors").read_text()
+    assert not any(is_running(group) for group in groups.values())

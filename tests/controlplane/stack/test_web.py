@@ -121,6 +121,25 @@ def test_a_pooled_client_goes_on_after_a_body_that_is_too_large(web):
     assert statuses == [413, 200] * 20
 
 
+CHUNKED = ("Content-Type: application/json", "Transfer-Encoding: chunked")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [("PATCH", "projects/chat", b'{"name": "New"}'), ("POST", "tokens/{token}/rotate", b'{"overlap_seconds": 0}')],
+)
+def test_a_body_without_a_length_is_refused_and_not_ignored(web, method, path, body):
+    """It counted as an empty one: the change was not made, and the old token stayed valid for a day."""
+    token = TokenFactory(project__slug="chat", project__name="Chat")
+    target = "/api/v1/" + path.format(token=token.pk)
+
+    status, fields = web.exchange(head(web, method, target, *CHUNKED), b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body))
+
+    assert status.split()[1] == b"411"
+    assert (fields["content-type"], fields["connection"]) == ("application/problem+json", "close")
+    assert (Token.objects.get().project.name, Token.objects.get().is_live) == ("Chat", True)
+
+
 def test_a_long_cursor_reaches_the_view(web):
     """Each of a thousand characters may be sent as three."""
     status, fields = web.exchange(head(web, "GET", "/api/v1/projects?cursor=" + "%C3%A9" * 1000, "Connection: close"))

@@ -1,6 +1,7 @@
 """Sampled denials go from the stream to SQL once, are listed, and are gone after 8 days."""
 
 import json
+import re
 from datetime import timedelta
 
 import pytest
@@ -10,6 +11,7 @@ from controlplane.usage import rollup
 from controlplane.usage.drain import drain
 from controlplane.usage.models import DeniedRequest
 from tests.controlplane.usage.conftest import NOON
+from tests.factories import LimitFactory, TokenFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -62,7 +64,7 @@ def test_a_decision_is_saved_once(report):
         denied(project="\0"),
         denied(attributes={"ip": 7}),
         denied(attributes={"ip": "x" * 81}),
-        denied(attributes={str(i): "" for i in range(5)}),
+        denied(attributes={str(i): "" for i in range(9)}),
         denied()[:-1],
         "dec_1",
     ],
@@ -99,3 +101,21 @@ def test_the_admin_lists_them_as_a_sample(report, admin_client):
     assert "path=&lt;script&gt;alert(1)&lt;/script&gt;" in page
     assert "<script>alert(1)" not in page
     assert "pol_1/per-minute" in page
+
+
+def test_the_admin_names_what_it_lists(report, admin_client):
+    """A stranger knows a token by its name, not by its id."""
+    limit = LimitFactory(name="per-minute", policy__slug="starter")
+    token = TokenFactory(name="ci", project__slug="checkout", policy=limit.policy)
+    report(denied(project=token.project_id, token=token.pk, policy=limit.policy_id))
+    drain(NOON)
+
+    page = admin_client.get(reverse("admin:usage_deniedrequest_changelist")).content.decode()
+
+    links = re.findall(r'<a class="text-link" href="(/admin/p[^"]+)">([^<]+)</a>', page)
+    assert [(text, admin_client.get(url).status_code) for url, text in links] == [
+        ("checkout", 200),
+        ("ci", 200),
+        ("starter", 200),
+    ]
+    assert "</a>/per-minute" in page

@@ -1,13 +1,17 @@
 """An upgrade from 0.2.0: counters have other names, and durable ones keep their counts."""
 
+import struct
+import time
 from collections.abc import Iterator
 
 import pytest
+from django.db import connection
 from django.utils import timezone
 
 from controlplane.projects.models import Token
 from controlplane.publishing import publisher
 from controlplane.usage import checkpoints
+from controlplane.usage.models import Checkpoint
 from enforcement import Limiter
 from enforcement.control.checkpoints import readings
 from enforcement.model.keys import Keys
@@ -16,6 +20,18 @@ from tests.factories import LimitFactory, PolicyFactory, ProjectFactory, TokenFa
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
+# A process of the control plane, which carries the counters over when another one does.
+CARRIER = """
+import django, redis, sys
+django.setup()
+from controlplane.core import store
+from controlplane.usage import checkpoints
+client = store.connection()
+client.incr("ready")
+while not client.get("go"):
+    pass
+checkpoints.restore(client, checkpoints.all_tags())
+"""
 HERE, THERE = {"ip": "192.0.2.1"}, {"ip": "192.0.2.2"}
 DURABLE = {"algorithm": "fixed_window", "window_seconds": None}
 KEYS = Keys()
@@ -120,3 +136,43 @@ def test_a_later_loss_gives_back_the_later_count(store, client_of_store, token, 
 
     with Limiter(store.url, timeout=2.0) as another:
         assert left(another, token, HERE) == {"all": 94, "ever": 44, "month": 14, "each": 4}
+
+
+@pytest.mark.skipif(connection.vendor == "sqlite", reason="writes to SQLite come one after the other")
+def test_several_processes_carry_the_same_counters_over_at_once(client_of_store, start):
+    """As the tasks that publish and that save counters do after an upgrade. Some failed, by a deadlock."""
+    tag, counters, ends_us = ProjectFactory().pk, 4_000, float(int(time.time()) + 864_000) * 1e6
+    with client_of_store.pipeline(transaction=False) as pipe:
+        for number in range(counters):
+            name = f"f{number:022d}"
+            pipe.set(KEYS.scope(tag) + name, struct.pack(">ddd", number % 50 + 1, ends_us, ends_us - 1e6))
+            pipe.sadd(KEYS.earlier_dirty(tag), name)
+        pipe.sadd(KEYS.earlier_dirty(tag), "whole")
+        pipe.execute()
+    carriers = [start("-c", CARRIER) for _ in range(3)]
+    while int(client_of_store.get("ready") or 0) < len(carriers):
+        time.sleep(0.01)
+
+    client_of_store.set("go", 1)
+
+    assert [carrier.wait(60) for carrier in carriers] == [0, 0, 0]
+    assert Checkpoint.objects.filter(tag=tag).count() == counters
+
+
+def test_what_0_2_counted_after_a_step_back_is_kept_by_the_next_upgrade(
+    store, client_of_store, token, limiter, library
+):
+    """As "Back to 0.2" in operating.md says: the back-up is restored, and the counters of this version are deleted."""
+    spend(library, store, token, (3, HERE))
+    checkpoints.checkpoint(timezone.now())
+    left(limiter, token, HERE)
+    limiter.close()
+    Checkpoint.objects.all().delete()
+    for pattern in ("sg:{*}:changed", "sg:{*}:c:*"):
+        client_of_store.unlink(*client_of_store.scan_iter(pattern))
+    spend(library, store, token, (4, HERE))
+
+    checkpoints.checkpoint(timezone.now())
+
+    with Limiter(store.url, timeout=2.0) as another:
+        assert left(another, token, HERE) == {"all": 92, "ever": 42, "month": 12, "each": 2}

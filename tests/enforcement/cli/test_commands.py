@@ -116,6 +116,26 @@ def test_a_missing_module_of_the_library_is_no_missing_extra(fake):
         main(["fake"])
 
 
+@pytest.mark.parametrize("command", [["doctor"], ["explain", "sg_live_x"]])
+@pytest.mark.parametrize(
+    ("variable", "value", "arguments", "named"),
+    [
+        ("SLUICEGATE_REDIS_URL", "localhost:6379", [], "SLUICEGATE_REDIS_URL: must begin with redis://"),
+        ("REDIS_URL", "redis://[::1/0", [], "REDIS_URL: an IPv6 address must be in brackets"),
+        ("SLUICEGATE_PREFIX", "{x}", [], "SLUICEGATE_PREFIX: must be 1 to 16 ASCII characters"),
+        ("SLUICEGATE_PREFIX", "sg:", ["--prefix", "{x}"], "--prefix: must be 1 to 16 ASCII characters"),
+        ("REDIS_URL", "redis://127.0.0.1:1/0", ["--redis", "http://h"], "--redis: must begin with redis://"),
+    ],
+)
+def test_an_error_names_what_the_person_wrote(monkeypatch, capsys, command, variable, value, arguments, named):
+    """Nobody has written "url" or "prefix"."""
+    monkeypatch.delenv("SLUICEGATE_REDIS_URL", raising=False)
+    monkeypatch.setenv(variable, value)
+
+    assert main([*command, *arguments]) == 2
+    assert capsys.readouterr().err.startswith(f"sluicegate {command[0]}: {named}")
+
+
 def test_a_reader_that_has_seen_enough_gets_no_stack_trace(server):
     """``sluicegate doctor | head`` closes the pipe before all is written."""
     reading, writing = os.pipe()

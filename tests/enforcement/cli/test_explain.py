@@ -168,6 +168,13 @@ def test_a_decision_is_explained_by_its_id(server, published, explain, capsys):
     assert datetime.fromisoformat(carried["at"]).timestamp() * 1_000 == decision.decided_at_us // 1_000
 
 
+def test_spaces_around_an_id_are_no_part_of_it(server, published, explain):
+    """As copying leaves them. An id with a space in front was taken for a token."""
+    decision = denied(server, published.token(policy="api", project="shop"))
+
+    assert explain(f" {decision.id}\n") == explain(decision.id)
+
+
 def test_the_account_of_a_proxy_explains_a_decision(server, world, published, explain):
     """It has to read the key to make ids, too."""
     world.client.execute_command("ACL SETUSER", "proxy", "on", "resetpass", ">pass", *enforcer(Keys()))

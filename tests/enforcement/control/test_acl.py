@@ -421,7 +421,7 @@ def test_accounts_survive_a_restart(tmp_path):
     file = tmp_path / "users.acl"
     lines = [acl_line(name, rules(KEYS), f"{name}-password") for name, rules in ACCOUNTS.items()]
     file.write_text("\n".join(["user default off", "user admin on nopass ~* &* +@all", *lines]) + "\n")
-    limit = Limit(name="window", quota=9, window_seconds=3_600)
+    limit = Limit(name="ever", quota=9, calendar="lifetime")
 
     with ValkeyServer(tmp_path / "data", config={"aclfile": f'"{file}"'}) as server:
         admin = connect(f"redis://admin:any@127.0.0.1:{server.port}/0")

@@ -333,7 +333,7 @@ def test_every_primary_of_a_cluster_is_looked_at(doctor):
     [
         (["--redis", f"redis://:{PASSWORD}@127.0.0.1:1/0"], "Connection refused"),
         (["--redis", f"http://:{PASSWORD}@127.0.0.1/0"], ""),
-        (["--redis", "redis://127.0.0.1:1/0", "--prefix", "{x}"], "prefix: must be"),
+        (["--redis", "redis://127.0.0.1:1/0", "--prefix", "{x}"], "--prefix: must be"),
     ],
 )
 def test_what_cannot_be_reached_or_read_ends_in_two(capsys, options, text):
@@ -344,6 +344,22 @@ def test_what_cannot_be_reached_or_read_ends_in_two(capsys, options, text):
     assert status == 2
     assert text in output
     assert PASSWORD not in output
+
+
+@pytest.mark.parametrize(
+    ("scheme", "path", "advice"),
+    [
+        ("redis+cluster", "", "The address of a single server begins with redis://."),
+        ("redis+sentinel", "/mymaster", "do they know this service?"),
+        ("rediss", "/0", "does it use TLS? Without TLS its address begins with redis://."),
+    ],
+)
+def test_an_address_of_another_kind_of_store_is_explained(server, capsys, scheme, path, advice):
+    """A server listens there, so asking whether one does would lead nowhere."""
+    status = main(["doctor", "--redis", f"{scheme}://127.0.0.1:{server.port}{path}"])
+
+    assert status == 2
+    assert advice in capsys.readouterr().out
 
 
 def test_a_wrong_password_ends_in_two(capsys):

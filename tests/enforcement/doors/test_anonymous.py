@@ -29,6 +29,7 @@ from tests.enforcement.doors.conftest import Serve, bearer
 
 GUESTS = Limit(name="guests", quota=2, window_seconds=3600, partition_by=("path",))
 SHOP = {"anonymous": "shop"}
+LONG = f"/{'x' * 1_024}"
 CHALLENGE = 'Bearer realm="sluicegate"'
 INVALID = f'{CHALLENGE}, error="invalid_token"'
 
@@ -105,6 +106,7 @@ class Doors:
         self.monkeypatch.setenv("SLUICEGATE_REDIS_URL", self.url)
         self.monkeypatch.setenv("SLUICEGATE_UPSTREAM_URL", str(self.serve(hello).base_url))
         self.monkeypatch.setenv("SLUICEGATE_ANONYMOUS_PROJECT", options.get("anonymous", ""))
+        self.monkeypatch.setenv("SLUICEGATE_HEADERS", options.get("headers", ""))
         return self.serve(proxy.create_app())
 
     def _site(self, middleware: str, view: Any, options: dict[str, Any]) -> None:
@@ -163,6 +165,39 @@ def test_requests_without_a_token_are_refused_where_no_project_is_named(door: An
 
     assert (answer.status_code, answer.headers["WWW-Authenticate"]) == (401, CHALLENGE)
     assert "RateLimit" not in answer.headers
+
+
+@pytest.mark.parametrize("door", [name for name in DOORS.split() if name != "drf"], indirect=True)
+@pytest.mark.parametrize(
+    ("preset", "path", "error"),
+    [
+        ("ietf+openai", "/a", {"type": "invalid_request_error", "param": None, "code": "invalid_api_key"}),
+        ("openai", LONG, {"type": "invalid_request_error", "param": None, "code": "attribute_too_long"}),
+        ("anthropic", "/a", {"type": "authentication_error"}),
+        ("anthropic", LONG, {"type": "invalid_request_error"}),
+    ],
+    ids=["openai-token", "openai-length", "anthropic-token", "anthropic-length"],
+)
+def test_a_refusal_has_the_shape_that_the_preset_names(
+    door: Any, preset: str, path: str, error: dict[str, Any]
+) -> None:
+    """As a denial has, though nothing was decided: the SDK of the provider shows the sentence."""
+    answer = door(headers=preset, **SHOP if path == LONG else {}).get(path)
+
+    said, kind = answer.json()["error"], answer.headers["Content-Type"]
+    sentence = said.pop("message")
+    assert (said, kind, answer.status_code) == (error, "application/json", 414 if path == LONG else 401)
+    assert sentence.startswith("path: must have at most" if path == LONG else "Send a token as 'Authorization")
+
+
+@pytest.mark.parametrize("door", [name for name in DOORS.split() if name != "drf"], indirect=True)
+def test_a_refusal_names_its_reason_in_a_field(door: Any) -> None:
+    """As a denial does; it has no id, for nothing was decided."""
+    client = door()
+    reasons = [client.get(path).headers["Sluicegate-Denial"] for path in ("/a", "/a")]
+
+    assert reasons == ["missing_token"] * 2
+    assert "Sluicegate-Decision" not in client.get("/a").headers
 
 
 def test_a_token_that_is_shown_and_wrong_is_never_anonymous(door: Any, published: Published) -> None:

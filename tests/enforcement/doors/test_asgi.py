@@ -96,6 +96,18 @@ def test_denial_of_a_head_request_has_no_body(guarded, issue: Issue) -> None:
     assert (answer.status_code, answer.content) == (429, b"")
 
 
+@pytest.mark.parametrize("shared", ["Bearer sk-for-the-upstream", "Basic dXNlcjpwYXNz"])
+def test_a_credential_for_the_upstream_never_stands_for_a_token(guarded, issue: Issue, shared: str) -> None:
+    """Many clients may share it. Alone it admits nobody, and beside another token it charges that one."""
+    owner, other = ({"Authorization": shared, "X-API-Key": issue(PER_HOUR)} for _ in range(2))
+    client = guarded()
+    first = [client.get("/200", headers=owner).headers["RateLimit"].split(";")[1] for _ in range(2)]
+
+    assert client.get("/200", headers={"Authorization": shared}).status_code == 401
+    assert client.get("/200", headers=other).headers["RateLimit"].split(";")[1] == "r=1"
+    assert first == ["r=1", "r=0"]
+
+
 def test_token_is_found_in_the_api_key_header(guarded, issue: Issue) -> None:
     """Clients that know no bearer tokens send X-API-Key."""
     token = issue(PER_HOUR)
@@ -416,6 +428,21 @@ def test_limiter_lives_as_long_as_the_server(store: ValkeyServer, client_of_stor
 
     assert events == [("lifespan.startup", "ok"), ("lifespan.shutdown", "ok")]
     assert not client_of_store.exists("sg:{fleet}:instance:door")
+
+
+async def test_application_that_raises_in_its_start_is_logged(caplog: Any, store: Any) -> None:
+    """It may have no lifespan, and then the door serves. If it failed to start, the server would not say why."""
+
+    async def failing(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        raise RuntimeError("no database")
+
+    sent: list[Any] = []
+    events = _of("lifespan.startup", "lifespan.shutdown")
+    await LimitMiddleware(failing, Limiter(store.url))({"type": "lifespan"}, events, _into(sent))
+
+    assert [message["type"] for message in sent] == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+    assert "The application does not start, or has no lifespan: RuntimeError: no database" in caplog.messages
 
 
 async def test_start_that_fails_stops_the_server() -> None:

@@ -140,6 +140,16 @@ def test_each_denial_names_its_decision_and_its_reason(ask, token, kind):
     assert (facts.instance, facts.token, facts.revision) == (INSTANCE, known, 1)
 
 
+@pytest.mark.parametrize(("kind", "name"), [("limited", "test/nothing"), ("revoked", "no limit")])
+def test_a_line_of_the_log_names_each_denial(ask, token, caplog, kind, name):
+    """Once, with the reason, the limit and the id. It takes the level info."""
+    caplog.set_level("INFO", "sluicegate.denials")
+    found = ask(token(kind)).headers["Sluicegate-Decision"]
+    lines = [record.getMessage() for record in caplog.records if record.name == "sluicegate.denials"]
+
+    assert lines == [f"Denied: {REASONS[kind]} by {name}, decision {found}."]
+
+
 @pytest.mark.parametrize("ask", ["asgi", "wsgi", "fastapi", "starlette", "flask", "django", "proxy"], indirect=True)
 def test_a_problem_names_the_policy_and_the_limit_that_deny(ask, token):
     """Beside the list of all that do; its id is that of the field. Django REST framework has bodies of its own."""

@@ -8,11 +8,14 @@ from uuid import UUID
 import pytest
 from flask import Blueprint, Flask, Response, request, stream_with_context
 from flask.views import MethodView, View
+from werkzeug.middleware.dispatcher import DispatcherMiddleware
+from werkzeug.test import Client
 
 from enforcement import Denied, Limit, Limiter
 from enforcement.doors.flask import check, exempt, get_limiter, install, limited
 from enforcement.embedded import ValkeyServer
 from enforcement.model.limits import InvalidLimit
+from enforcement.model.matching import Match
 from tests.enforcement.doors.conftest import Issue, Serve, bearer, eventually
 
 PER_HOUR = Limit(name="per-hour", algorithm="fixed_window", quota=2, window_seconds=3600)
@@ -523,6 +526,17 @@ def test_policies_are_the_default_of_an_application(make: Make, issue: Issue) ->
 
     assert statuses(app, "/a?n=2", "/a", headers=bearer(token)) == [200, 429]
     assert statuses(app, "/free") == [200]
+
+
+def test_the_path_of_a_mounted_application_is_the_whole_path(make: Make, issue: Issue) -> None:
+    """As at every other door, so that one policy means the same behind all of them."""
+    token = issue(Limit(name="api", quota=0, window_seconds=60, match=Match(path="/api/*")))
+    app = make(check(), EXEMPT=["/api/free", "/free"])
+    app.get("/<name>")(lambda name: name)
+    mounted = Client(DispatcherMiddleware(Flask("outer").wsgi_app, {"/api": app}))
+
+    assert [mounted.get(path, headers=bearer(token)).status_code for path in ("/api/a", "/api/free")] == [429, 200]
+    assert statuses(app, "/a", headers=bearer(token)) == [200]
 
 
 def test_attributes_of_a_request_decide_which_limits_match(make: Make, issue: Issue) -> None:

@@ -225,7 +225,7 @@ def test_cost_is_a_number_or_a_function_of_the_connection(make: Make) -> None:
     ("arguments", "error"),
     [
         ({"limits": "often", "key": "ip"}, InvalidLimit),
-        ({"limits": "1/hour", "key": "user"}, "key: must be 'ip', 'all', or a function of the connection, got 'user'"),
+        ({"limits": "1/hour", "key": "user"}, "key: must be 'ip', 'all' or a function of the connection, got 'user'"),
         ({"limits": "1/hour", "key": "ip", "scope": "a:b"}, "scope: must be 1 to 255 characters"),
         ({"limits": "1/hour", "key": "ip", "costs": -1}, "costs: must be an integer from 0"),
     ],

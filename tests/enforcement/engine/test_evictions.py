@@ -82,3 +82,4 @@ def test_an_account_that_may_not_ask_asks_once(full, caplog):
         assert eventually(lambda: watch.due_at > 0)
     assert [entry["count"] for entry in client.acl_log()] == [1]
     assert caplog.text.count("The store refused the evictions") == 1
+    assert "Update the accounts with manage.py store_acl --apply." in caplog.text

@@ -1,6 +1,9 @@
 """A store that was set back, emptied or moved: an earlier state of the same epoch is never obeyed."""
 
 import shutil
+import subprocess
+import sys
+import time
 from contextlib import contextmanager
 
 import pytest
@@ -9,7 +12,20 @@ from enforcement import Limiter
 from enforcement.embedded import ValkeyServer
 from enforcement.model.documents import StateName, dumps, epoch_of, with_epoch
 from enforcement.model.tokens import digest, mint
+from tests.enforcement.faults import FaultyPath
 from tests.enforcement.world import World, eventually, fixed
+
+# Asks for a token until it is refused, and prints what it heard each time that it changes.
+ASKER = """
+import sys, time
+from enforcement import Limiter
+limiter, reason = Limiter(sys.argv[1], timeout=1.0, state_dir=sys.argv[2]), ""
+while True:
+    heard, reason = reason, limiter.check(sys.argv[3]).reason
+    if heard != reason:
+        print(reason, flush=True)
+    time.sleep(0.01)
+"""
 
 
 @pytest.fixture
@@ -84,6 +100,46 @@ def test_a_token_is_not_looked_up_in_a_store_that_was_set_back(dumped):
         assert limiter.check(secret).reason == "degraded_denied"
         world.client.set(world.keys.revision, latest)
         assert limiter.check(secret).allowed  # control: with the right revision it would have been believed
+
+
+def test_a_process_that_is_killed_does_not_forget_a_revocation(own_server, tmp_path):
+    """It had the revocation for a second and is killed; the store is away when the next one starts from the disk."""
+    world = World(own_server.url)
+    secret = world.everything(fixed(100))
+    command = [sys.executable, "-c", ASKER, own_server.url, str(tmp_path), secret]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "ok\n"
+        world.publish(tokens={secret: world.token("pol_api", revoked=True)})
+        assert process.stdout.readline() == "revoked\n"
+        time.sleep(1.2)
+        process.kill()
+    own_server.kill()
+
+    with Limiter(own_server.url, state_dir=tmp_path) as limiter:
+        assert limiter.check(secret).reason != "ok"
+
+
+def test_a_process_that_was_cut_off_leaves_the_later_state_on_the_disk(own_server, tmp_path):
+    """Two processes have one folder. One of them hears of a revocation; the other one ends last."""
+    path = FaultyPath(own_server.port)
+    world = World(own_server.url)
+    secret, other = world.everything(fixed(100)), mint("live")
+    world.publish(tokens={other: world.token("pol_api")})
+    hears = Limiter(own_server.url, timeout=1.0, state_dir=tmp_path)
+    cut_off = Limiter(path.url, timeout=1.0, state_dir=tmp_path)
+    assert {it.check(secret).reason for it in (hears, cut_off)} == {"ok"}
+    assert eventually(lambda: list(tmp_path.glob("documents-*")))
+    assert cut_off.check(other).allowed  # there is something to save when it ends
+    path.mode = "swallow"
+    world.publish(tokens={secret: world.token("pol_api", revoked=True)})
+    assert eventually(lambda: hears.check(secret).reason == "revoked")
+    hears.close()
+    cut_off.close()
+    path.close()
+    own_server.kill()
+
+    with Limiter(own_server.url, state_dir=tmp_path) as limiter:
+        assert limiter.check(secret).reason != "ok"
 
 
 def test_a_new_epoch_is_obeyed_at_any_revision(dumped, tmp_path):

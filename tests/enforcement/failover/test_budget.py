@@ -10,6 +10,7 @@ import pytest
 from enforcement import Limit, Limiter, aio
 from enforcement.embedded import ValkeyServer
 from enforcement.model.tokens import mint
+from enforcement.store.breaker import FAILURES_IN_A_ROW
 from tests.enforcement.faults import FaultyPath
 from tests.enforcement.world import World, eventually, fixed
 
@@ -184,6 +185,67 @@ def test_fresh_tokens_are_no_outage(world, path):
 
     assert sum(hasattr(plan, "reason") for plan in plans) == 0
     assert stats.outages == 0
+
+
+@pytest.mark.parametrize("delay", [0.03, 0.1])
+def test_fresh_tokens_pass_while_the_store_is_too_slow_for_decisions(world, path, delay):
+    """It answers look-ups in time: each token is known, and each request is decided."""
+    secrets = published(world, 2 * AT_ONCE)
+    with Limiter(path.url, timeout=0.025, lookup=2.0) as limiter, ThreadPoolExecutor(AT_ONCE) as threads:
+        path.delay, path.mode = delay, "delay"
+        decisions = list(threads.map(limiter.check, secrets))
+        stats = limiter.stats()
+
+    assert {decision.reason for decision in decisions} == {"ok"}
+    assert stats.outages == 1
+
+
+async def test_fresh_tokens_of_tasks_pass_while_the_store_is_too_slow_for_decisions(world, path):
+    """The same in an event loop."""
+    secrets = published(world, 2 * AT_ONCE)
+    async with aio.Limiter(path.url, timeout=0.025, lookup=2.0) as limiter:
+        path.delay, path.mode = 0.03, "delay"
+        decisions = [await limiter.check(secret) for secret in secrets]
+
+    assert {decision.reason for decision in decisions} == {"ok"}
+    assert limiter.stats().outages == 1
+
+
+def test_look_ups_that_fail_leave_decisions_with_the_store_and_come_back(world, path):
+    """They have connections of their own. After a few nobody waits for one, until one works again."""
+    known, *others = published(world, 30)
+    with Limiter(path.url, timeout=0.1, lookup=0.1) as limiter:
+        assert limiter.check(known).source == "store"
+        path.only, path.mode = b"MGET", "swallow"
+        decisions = [(*seconds(lambda secret=secret: limiter.check(secret)), limiter.check(known)) for secret in others]
+        waited = sum(took > BUDGET / 6 for _, took, _ in decisions)
+        path.mode = "pass"
+        healed = eventually(lambda: limiter.check(others[0]).reason == "ok")
+        stats = limiter.stats()
+
+    assert {decision.reason for decision, _, _ in decisions} == {"degraded_denied"}
+    assert waited == FAILURES_IN_A_ROW
+    assert [decision.source for _, _, decision in decisions] == ["store"] * len(decisions)
+    assert healed
+    assert stats.outages == 0
+
+
+def test_a_store_that_is_gone_costs_one_look_up(world, own_server):
+    """Decisions failed before it, so that one that fails shows that nothing is answered; later it is asked again."""
+    known, *others = published(world, 9)
+    with Limiter(own_server.url, timeout=0.05, lookup=0.3) as limiter:
+        limiter.check(known)
+        own_server.freeze()
+        while not limiter.stats().outages:
+            limiter.check(known)
+        time.sleep(1.1)  # since the last look-up that was answered
+        spans = [seconds(lambda secret=secret: limiter.check(secret))[1] for secret in others]
+        own_server.thaw()
+        healed = eventually(lambda: limiter.check(others[0]).source == "store")
+
+    assert spans[0] > 0.25
+    assert sorted(spans)[-2] < 0.1
+    assert healed
 
 
 @pytest.fixture

@@ -16,10 +16,10 @@ from redis.exceptions import OutOfMemoryError, RedisError
 from enforcement import Limit, Limiter, aio
 from enforcement.control.acl import enforcer
 from enforcement.embedded import ValkeyServer
-from enforcement.engine import absence
 from enforcement.failover.probe import DecisionProbe
 from enforcement.model.keys import Keys
 from enforcement.model.tokens import mint
+from enforcement.store import absence
 from enforcement.store.client import connect, load_library
 from enforcement.store.cluster.monitor import ClusterMonitor
 from tests.enforcement.topologies import Cluster, ask

@@ -1,5 +1,6 @@
 """Slots of ``concurrency`` limits without the store: freed when they are left, kept while held, and handed over."""
 
+import contextlib
 import time
 
 import pytest
@@ -8,6 +9,7 @@ from enforcement import Denied, Limit, Limiter, aio
 from enforcement.engine.slot_renewal import SlotKeeper
 from enforcement.failover.slots import UnreportedSlots
 from enforcement.store.client import connect
+from tests.enforcement.faults import FaultyPath
 from tests.enforcement.world import eventually
 
 # Whether the background or a caller finds the store again is chance, so that a proof does it more than once.
@@ -207,3 +209,23 @@ async def _back(limiter):
         if time.monotonic() > end:
             return False
     return True
+
+
+@pytest.mark.parametrize("mode", ["cut", "swallow"])
+@pytest.mark.parametrize("rule", ["deny", "local"])
+def test_a_slot_that_a_denied_request_may_have_taken_is_freed(own_server, rule, mode):
+    """The store gave it, its reply was lost, and the process denied the request: nobody holds the slot."""
+    path = FaultyPath(own_server.port)
+    limit = Limit(name="slots", algorithm="concurrency", quota=4, window_seconds=60, on_store_failure=rule)
+    with Limiter(path.url, timeout=0.1, fleet_size=4) as limiter, contextlib.ExitStack() as admitted:
+        # By the rule "local" the process may hold one of the four.
+        admitted.enter_context(limiter.admit(limit, "k"))
+        path.only, path.mode = b"_decide", mode
+        with pytest.raises(Denied) as denied:
+            admitted.enter_context(limiter.admit(limit, "k"))
+        path.mode = "pass"
+        assert denied.value.decision.ambiguous
+        assert eventually(lambda: held(own_server) == 1)
+
+    assert path.hit
+    path.close()

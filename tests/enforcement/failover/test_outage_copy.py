@@ -12,6 +12,7 @@ from enforcement import Limit, Limiter
 from enforcement.failover import outage_copy
 from enforcement.failover.fallback import Fallback
 from enforcement.failover.outage_copy import OutageCopy
+from enforcement.failover.private_file import read, write
 from enforcement.failover.saved_counter import SavedCounter
 from enforcement.model.algorithms import ALGORITHMS, Reference, Spec
 from enforcement.settings import Settings
@@ -103,6 +104,79 @@ def test_a_restart_with_a_state_directory_takes_no_second_share(own_server, tmp_
     assert {size for taken in admitted for _, size in taken} == {KNOWN}
     assert QUOTA - KNOWN <= total(admitted) <= QUOTA + KNOWN
     assert total(admitted[:1]) == total(admitted)
+
+
+ALGORITHM_LIMITS = [
+    Limit(name=name, algorithm=name, quota=20, window_seconds=86_400)
+    for name in ("fixed_window", "sliding_window", "sliding_log", "token_bucket")
+]
+
+
+# Forks two processes for each line of its input, as a server does that loads the application first. It prints what they
+# admitted, and kills them at the next line.
+FORKER = r"""
+import os, signal, sys
+from enforcement import Limit, Limiter
+limit = Limit(name="rate", quota=100, window_seconds=86_400)
+limiter = Limiter("redis://127.0.0.1:1/0", timeout=0.01, state_dir=sys.argv[1], fleet_size=2)
+limiter.peek(limit, "k")
+children = []
+for line in sys.stdin:
+    while children:
+        os.kill(children[-1], signal.SIGKILL)
+        os.waitpid(children.pop(), 0)
+    for _ in range(2):
+        reading, writing = os.pipe()
+        children.append(os.fork())
+        if not children[-1]:
+            os.write(writing, b"%d" % sum(limiter.hit(limit, "k").allowed for _ in range(120)))
+            signal.pause()
+        os.close(writing)
+        print(os.read(reading, 9).decode(), flush=True)
+for child in children:
+    os.kill(child, signal.SIGKILL)
+limiter.close()
+"""
+
+
+def test_forked_processes_take_no_second_share(tmp_path):
+    """Each has a file of its own, beside that of the parent, and those forked after their death take the files over."""
+    command = [sys.executable, "-W", "ignore", "-c", FORKER, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        admitted = []
+        for _ in range(3):
+            process.stdin.write("fork\n")
+            process.stdin.flush()
+            admitted.append([int(process.stdout.readline()) for _ in range(2)])
+            assert eventually(lambda: shares_on_disk(tmp_path) == 100)
+        process.stdin.close()
+    assert admitted == [[50, 50], [0, 0], [0, 0]]
+    assert len(list(tmp_path.glob("*.lock"))) == 3
+
+
+def test_each_algorithm_takes_no_second_share_after_a_restart(tmp_path):
+    """All local counters are in one file, and one of a bucket has a float in it. Nothing of it may get lost."""
+    admitted = []
+    for _ in range(3):
+        with Limiter("redis://127.0.0.1:1/0", state_dir=tmp_path, timeout=0.01) as limiter:
+            admitted.append([sum(limiter.hit(limit, "k").allowed for _ in range(30)) for limit in ALGORITHM_LIMITS])
+            assert limiter.stats().disk_failures == 0
+    assert admitted == [[20] * 4, [0] * 4, [0] * 4]
+
+
+def test_a_counter_that_cannot_be_read_does_not_take_the_others_with_it(tmp_path, caplog):
+    """A release may write counters that an earlier one does not know."""
+    limit = ALGORITHM_LIMITS[0]
+    with Limiter("redis://127.0.0.1:1/0", state_dir=tmp_path, timeout=0.01) as limiter:
+        assert sum(limiter.hit(limit, "k").allowed for _ in range(30)) == 20
+    [path] = tmp_path.glob("shares-*-0")
+    header = outage_copy._SHARES_HEADER
+    write(path, header, [b'["new","x",[1],1]\n', *(line + b"\n" for line in read(path, header))])
+
+    with Limiter("redis://127.0.0.1:1/0", state_dir=tmp_path, timeout=0.01) as limiter:
+        assert not limiter.hit(limit, "k").allowed
+        assert limiter.stats().disk_failures == 1
+    assert f"Ignored a local counter in {path}" in caplog.text
 
 
 def total(admitted):

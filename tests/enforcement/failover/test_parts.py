@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from enforcement.failover.journal import JournalCharge
+from enforcement.failover.journal import MAX_LOOKED_AT, Journal, JournalCharge
 from enforcement.failover.partition_values import LocalValues
 from enforcement.failover.slots import UnreportedSlots
 from enforcement.model.keys import Keys
@@ -10,7 +10,26 @@ from enforcement.model.limits import Limit
 from enforcement.model.partitions import PartitionIndex
 from enforcement.plan.binding import bind_in_code
 
+FIXED = Limit(name="rate", quota=100, window_seconds=3_600)
 SLOTS = Limit(name="slots", algorithm="concurrency", quota=2, window_seconds=60)
+
+
+def test_the_journal_looks_at_some_of_what_waits_for_a_server_that_is_away():
+    """Decisions wait for it meanwhile; the next call looks at the rest, so that what can be sent is found."""
+    journal, looked = Journal(), []
+    for number in range(3 * MAX_LOOKED_AT):
+        of_key = bind_in_code([FIXED], f"k{number}", Keys())[0]
+        journal.add(JournalCharge(of_key.key, of_key, 0, 1))
+
+    def is_ready(charge):
+        looked.append(charge.key)
+        return charge.key == of_key.key
+
+    calls = [(journal.batches(is_ready, 10), len(looked)) for _ in range(3)]
+
+    assert [number for _, number in calls] == [MAX_LOOKED_AT, 2 * MAX_LOOKED_AT, 3 * MAX_LOOKED_AT + 1]
+    assert [charge.key for batches, _ in calls for batch in batches for charge in batch.charges] == [of_key.key]
+    assert len(journal.batches(lambda charge: True)) == 3 * MAX_LOOKED_AT
 
 
 def bound(limit=SLOTS):
@@ -44,6 +63,21 @@ def test_slots_freed_during_their_report_are_freed_in_the_store():
     [freeing] = slots.reported(batch)
 
     assert (freeing.ident, freeing.charges[0].permits, freeing.reports_slots) == ("id", -2, False)
+
+
+def test_slots_whose_report_got_no_reply_are_freed_in_the_store():
+    """It may have taken them. Those that are still held are reported again, and freed there when they are left."""
+    slots = UnreportedSlots(lambda key: {"id": 2})
+    slots.add("id", charge())
+    slots.add("left", charge())
+    held, left = slots.batches(lambda charge: True)
+    assert slots.free("left", bound().key)
+
+    freed = [batch for report in (held, left) for batch in slots.perhaps_reported(report)]
+
+    assert [(batch.ident, batch.charges[0].permits) for batch in freed] == [("left", -2)]
+    assert [batch.ident for batch in slots.batches(lambda charge: True)] == ["id"]
+    assert not slots.free("id", bound().key)
 
 
 def test_slots_of_the_store_are_kept_only_while_they_are_held():

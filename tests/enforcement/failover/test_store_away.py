@@ -209,6 +209,21 @@ def test_each_limit_has_its_own_rule(own_server, rule, allowed, reason):
     limiter.close()
 
 
+def test_a_cost_above_the_share_may_pass_when_the_store_is_back(own_server):
+    """It was denied for ever, with the sentence that the limit cannot admit so much, which it can."""
+    with Limiter(own_server.url, timeout=0.05, fleet_size=4) as limiter:
+        limit = Limit(name="rate", quota=4, window_seconds=HOUR)
+        assert limiter.hit(limit, "k", costs=2).allowed
+        limiter._engine.health.breaker.trip("test")
+
+        above_the_share, above_the_quota = (limiter.hit(limit, "k", costs=cost) for cost in (2, 5))
+
+        assert (above_the_share.allowed, above_the_share.reason) == (False, "limited")
+        assert above_the_share.retry_after_ms == 1_000
+        assert (above_the_quota.reason, above_the_quota.retry_after_ms) == ("cost_exceeds_capacity", None)
+        assert eventually(lambda: limiter.hit(limit, "k", costs=2).allowed)
+
+
 def test_a_store_that_comes_back_empty_is_filled_and_used(own_server):
     """Without documents the last good ones hold; the published ones are taken over when they come."""
     world = World(own_server.url)

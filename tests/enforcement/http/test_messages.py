@@ -104,7 +104,7 @@ def test_path_that_is_too_long_is_refused() -> None:
     with pytest.raises(Refusal) as refused:
         RequestAttributes({"path": "/" + "x" * 1024}, {}.get)
 
-    assert refused.value.answer.status == 414
+    assert refused.value.status == 414
 
 
 def test_header_that_is_too_long_is_refused_when_a_limit_looks_at_it() -> None:
@@ -114,7 +114,7 @@ def test_header_that_is_too_long_is_refused_when_a_limit_looks_at_it() -> None:
     with pytest.raises(Refusal) as refused:
         attributes["header.x-team"]
 
-    assert refused.value.answer.status == 431
+    assert refused.value.status == 431
 
 
 def test_lists_join_the_applications_and_single_values_do_not() -> None:

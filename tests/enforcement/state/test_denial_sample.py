@@ -1,10 +1,12 @@
 """A sample of the denials goes to the store with the usage."""
 
+import contextlib
 import json
 
 import pytest
 
-from enforcement import Anonymous, Limit, Limiter
+from enforcement import Anonymous, Denied, Limit, Limiter
+from enforcement.model.matching import Match
 from enforcement.model.tokens import mint
 from enforcement.state import denial_sample
 
@@ -78,7 +80,7 @@ def test_unknown_tokens_are_sampled_without_a_name(sampled, world):
 
 
 def test_values_of_tenants_are_bounded(sampled, world):
-    """Long ones are replaced, and characters that a terminal would obey as well."""
+    """Long ones are cut, and characters that a terminal would obey are replaced."""
     world.published.policy("api", Limit(name="n", quota=0, window_seconds=60, partition_by=("a", "b")))
     world.published.project("shop")
     token = world.published.token(policy="api", project="shop")
@@ -86,8 +88,46 @@ def test_values_of_tenants_are_bounded(sampled, world):
 
     values = rows[0][1][-1]
     assert values["b"] == "1�[2J�"
-    assert values["a"].startswith("(long) ")
-    assert len(values["a"]) < 40
+    assert values["a"] == "x" * 64 + "…"
+
+
+MATCHING = Limit(
+    name="chat",
+    quota=0,
+    window_seconds=60,
+    partition_by=("ip",),
+    match=Match(methods=("POST", "PUT"), path="/v1/*", attributes={"plan": ("free", "gold"), "ip": "10.*"}),
+)
+
+
+def test_a_denial_is_sampled_with_what_its_limit_matches(sampled, world):
+    """Each with its own values, though the requests share a counter. What no rule of the limit reads is left out."""
+    world.published.policy("api", MATCHING, Limit(name="other", quota=9, window_seconds=60, partition_by=("team",)))
+    world.published.project("shop")
+    tokens = [world.published.token(policy="api", project="shop") for _ in range(2)]
+    requests = [
+        {"method": "POST", "path": "/v1/chat", "plan": "gold", "ip": "10.0.0.1"},
+        {"method": "PUT", "path": "/v1/files", "plan": "free", "ip": "10.0.0.1"},
+    ]
+
+    def deny(limiter):
+        limiter.check(tokens[0], attributes=requests[0] | {"team": "red"})
+        with contextlib.suppress(Denied), limiter.admit(tokens[1], attributes=requests[1] | {"team": "red"}):
+            pass
+
+    assert [row[-1] for _, row in sampled(deny)] == requests
+
+
+def test_a_row_has_at_most_eight_attributes(sampled, world):
+    """Those that the limit is partitioned by come first."""
+    names = [f"a{letter}" for letter in "abcdefghijkl"]
+    match = Match(attributes=dict.fromkeys(names, "*"))
+    world.published.policy("api", Limit(name="n", quota=0, window_seconds=60, partition_by=("b",), match=match))
+    world.published.project("shop")
+    token = world.published.token(policy="api", project="shop")
+    rows = sampled(lambda limiter: limiter.check(token, attributes=dict.fromkeys([*names, "b"], "x")))
+
+    assert list(rows[0][1][-1]) == ["b", *names[:7]]
 
 
 def test_denials_without_a_token_are_sampled_once_for_each_project(sampled, world):

@@ -98,6 +98,33 @@ def test_file_that_others_may_write_to_is_ignored(documents: PublishedState, tmp
     assert not restore(path, PublishedState())
 
 
+def test_a_later_state_is_not_replaced_by_an_earlier_one(documents: PublishedState, tmp_path: Path) -> None:
+    """Processes may share a folder, and one that was cut off ends last. What it did not hear of stays revoked."""
+    path, ahead = tmp_path / "documents", PublishedState()
+    for revision, store_id in ((6, "store-1"), (4, "store-1.1")):
+        ahead.load(state(revision, store_id=store_id))
+        assert save(path, ahead)
+        assert save(path, documents)
+
+        found = PublishedState()
+        assert restore(path, found)
+        assert found.current.name == ahead.current.name
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda text: text[:-9], lambda text: b"sluicegate-snapshot 1\n[1]\n", lambda text: b""]
+)
+def test_a_later_state_that_cannot_be_read_is_replaced(documents: PublishedState, tmp_path: Path, spoil) -> None:
+    """It protects nobody, as nobody could start from it."""
+    path, ahead = tmp_path / "documents", PublishedState()
+    ahead.load(state(6))
+    save(path, ahead)
+    path.write_bytes(spoil(path.read_bytes()))
+
+    assert save(path, documents)
+    assert restore(path, PublishedState())
+
+
 def test_missing_file_is_no_trouble(tmp_path: Path, caplog) -> None:
     """The first start of all has no copy; nobody needs to read about it."""
     assert not restore(tmp_path / "documents", PublishedState())

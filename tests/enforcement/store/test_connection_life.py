@@ -16,6 +16,7 @@ import uvloop
 from enforcement import Limit, Limiter, aio
 from enforcement.store.address import Address
 from enforcement.store.aio_connection import AsyncPipe
+from enforcement.store.breaker import FAILURES_IN_A_ROW
 from enforcement.store.connection import SyncPipe
 from enforcement.store.errors import Redirected, StoreError, trouble
 from enforcement.store.resp import pack
@@ -97,6 +98,22 @@ def test_a_connection_in_use_when_all_are_given_up_is_not_used_again(pipe, world
 
     assert not pipe._idle
     assert eventually(lambda: clients(world) == before)
+
+
+def test_connections_that_end_together_are_one_failure(server, world):
+    """A server or a balancer closes all of them: one request is decided here, the next ones by the store."""
+    with Limiter(server.url, timeout=0.5) as limiter:
+        limiter.hit(WIDE, "k")
+        world.client.execute_command("CLIENT", "PAUSE", 200, "ALL")  # so that none is used for two calls
+        with ThreadPoolExecutor(8) as threads:
+            list(threads.map(lambda _: limiter.hit(WIDE, "k"), range(8)))
+        assert len(limiter._pipe._idle) > FAILURES_IN_A_ROW
+        world.client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        causes = [limiter.hit(WIDE, "k").cause for _ in range(8)]
+        stats = limiter.stats()
+
+    assert causes.count("connection") == 1
+    assert stats.outages == 0
 
 
 def test_threads_may_give_all_connections_up_at_once(pipe):

@@ -1,15 +1,18 @@
 """A cluster that loses nodes: only what a dead primary held degrades, and a replica that takes over is used at once."""
 
 import time
+from dataclasses import replace
 
 import pytest
 from redis.exceptions import RedisError
 
 from enforcement import Limit, Limiter
-from enforcement.failover.health import Health
 from enforcement.model.keys import Keys
+from enforcement.store.breaker import FAILURES_TO_OPEN
+from enforcement.store.cluster.slot_map import SlotMap
 from tests.enforcement.clustered import PROJECTS, keys_of_thirds, spread, used
 from tests.enforcement.crowd import crowd
+from tests.enforcement.faults import FaultyPath
 from tests.enforcement.topologies import Cluster, ask
 from tests.enforcement.world import PROJECT, World, eventually, fixed
 
@@ -83,7 +86,7 @@ def test_control_with_one_breaker_for_all_every_project_degrades(lone, monkeypat
     limiter = Limiter(lone.url, timeout=0.1)
     for key in keys:
         limiter.hit(LIMIT, key)
-    monkeypatch.setattr(Health, "failed", lambda health, exc: health.breaker.failed(exc.cause))
+    monkeypatch.setattr(SlotMap, "is_away", lambda slot_map, key, but=(): bool(slot_map.away()))
     lone.primaries[0].kill()
     for _ in range(5):
         limiter.hit(LIMIT, keys[0])
@@ -115,6 +118,54 @@ def test_a_frozen_node_costs_its_own_callers_a_few_budgets(lone):
     assert all(sum(line.process == number for line in slow) <= 5 for number in range(3))
     assert "fallback" in {line.source for line in during if line.who == keys[frozen]}
     assert {line.source for line in ledger[-9:]} == {"store"}
+
+
+@pytest.mark.parametrize("rule", ["local", "deny"])
+def test_keys_of_a_node_that_is_away_are_decided_without_a_call(lone, rule):
+    """As of a single store. A call that cannot be sent would take others the time that it costs to find that out."""
+    World(lone.url).client.close()
+    keys = keys_of_thirds(lone)
+    number = next(i for i in range(3) if lone.primaries[i] not in (lone.owner("{doc}"), lone.owner("{fleet}")))
+    limit, calls = replace(LIMIT, on_store_failure=rule), []
+    with Limiter(lone.url, timeout=0.05) as limiter:
+        limiter.hit(limit, keys[number])
+        lone.primaries[number].freeze()
+        assert eventually(lambda: limiter.hit(limit, keys[number]).cause == "away")
+        limiter.time_store_calls(calls.append)
+        causes = {limiter.hit(limit, keys[number]).cause for _ in range(50)}
+        lone.primaries[number].thaw()
+
+    assert causes == {"away"}
+    assert calls == []
+
+
+@pytest.mark.parametrize("mode", ["cut", "swallow"])
+def test_a_node_that_fails_every_other_call_is_not_taken_back(lone, mode):
+    """Three decisions in a row must come in time, as of a single store: the node is left once, after five failures."""
+    World(lone.url).client.close()
+    keys = keys_of_thirds(lone)
+    number = next(i for i in range(3) if lone.primaries[i] not in (lone.owner("{doc}"), lone.owner("{fleet}")))
+    node, path = lone.primaries[number], FaultyPath(lone.primaries[number].port)
+    ask(node, "CONFIG", "SET", "cluster-announce-port", path.port)
+    assert eventually(lambda: all(f":{path.port}@" in ask(server, "CLUSTER", "NODES") for server in lone.primaries))
+    limiter = Limiter(lone.url, timeout=0.1)
+    limiter.hit(LIMIT, keys[number])
+    path.every, path.only, path.mode = 2, b"FCALL", mode
+    end = time.monotonic() + 1.5
+    causes = []
+    while time.monotonic() < end:
+        causes.append(limiter.hit(LIMIT, keys[number]).cause)
+        time.sleep(0.005)
+    path.mode = "pass"
+    stats = limiter.stats()
+    healed = eventually(lambda: limiter.hit(LIMIT, keys[number], 0).source == "store")
+    limiter.close()
+    ask(node, "CONFIG", "SET", "cluster-announce-port", 0)
+    path.close()
+
+    assert 1 <= sum(cause not in ("", "away") for cause in causes) <= FAILURES_TO_OPEN
+    assert stats.outages == 1
+    assert healed
 
 
 def test_a_failover_under_load_is_followed(doubled):

@@ -4,7 +4,9 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from controlplane.publishing import publisher
+from controlplane.publishing.models import OutboxEntry
 from controlplane.publishing.reconcile import queue_unknown_tokens
+from enforcement.model.documents import MAX_EPOCH
 from enforcement.store.client import STORE_ERRORS
 
 MOST_REASON = 500
@@ -31,6 +33,8 @@ class Command(BaseCommand):
             revision = self._publish(options["all"], reason)
         except (*STORE_ERRORS, publisher.Postponed) as exc:
             raise CommandError(f"Nothing was published, and the changes stay pending: {exc}") from exc
+        if revision is None and OutboxEntry.objects.filter(revision=None).exists():
+            raise CommandError("Another publisher is at work. The changes stay pending, and the worker publishes them.")
         self.stdout.write(f"Published revision {revision}." if revision else "Nothing was pending.")
 
     def _publish(self, everything: bool, reason: str) -> int | None:
@@ -40,6 +44,8 @@ class Command(BaseCommand):
         if unknown:
             self.stdout.write(f"Deleting {unknown} tokens that are not in SQL.")
         if reason:
+            if publisher.last_state().epoch >= MAX_EPOCH:
+                raise CommandError(f"--new-epoch: must not follow epoch {MAX_EPOCH}, which is the last one.")
             return publisher.begin_epoch(by="publish --all --new-epoch", channel="command", reason=reason)
         return publisher.publish_all(by="publish --all", channel="command")
 

@@ -1,5 +1,7 @@
 import asyncio
 import os
+import signal
+import sys
 from typing import Any
 
 from django.conf import settings
@@ -17,12 +19,14 @@ class Command(BaseCommand):
     requires_system_checks = []
 
     def handle(self, *args: Any, **options: Any) -> None:
-        embedded.keep_private(settings.VAR_DIR)
         supervisor = Supervisor(self.describe, settings.VAR_DIR / "run", self.show)
         try:
+            embedded.keep_private(settings.VAR_DIR)
             asyncio.run(serve(supervisor, self.announce))
         except StackError as exc:
             raise CommandError(str(exc)) from exc
+        except PermissionError as exc:
+            raise CommandError(f"{exc.filename} belongs to another user.") from exc
 
     def describe(self) -> tuple[Service, ...]:
         self.stack = embedded.build(settings.BASE_DIR, settings.VAR_DIR, os.environ)
@@ -33,8 +37,12 @@ class Command(BaseCommand):
         self.tell(f"{name:<9} {line}")
 
     def tell(self, text: str) -> None:
-        self.stdout.write(text)
-        self.stdout.flush()  # so that a reader of a file or a pipe sees each line at once
+        try:
+            self.stdout.write(text)
+            self.stdout.flush()  # so that a reader of a file or a pipe sees each line at once
+        except BrokenPipeError:  # the reader has gone, as in `make up | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            signal.raise_signal(signal.SIGTERM)  # stops the services in order, as Ctrl-C does
 
     def announce(self) -> None:
         stack = self.stack

@@ -1,4 +1,4 @@
-"""How long the store is unavailable, as the background thread sees it, and when to try it again."""
+"""How long a server is unavailable, as a background thread sees it, and when to try it again."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ REFUSED_PROBE_SECONDS: Final = 2.0
 """For a store that refuses the account. Nobody repairs that within a second."""
 STEADY_SECONDS: Final = 10.0
 """If the store is lost again sooner, the probes continue at their last pace. Each return costs a few slow decisions."""
+
+TRIES: Final = 3
+"""How many decisions a server must make in time, one after the other, before it is used again."""
 
 
 class Absence:
@@ -68,4 +71,30 @@ class Absence:
         return jittered(longest, least=0.5 if longest < LONGEST_PROBE_SECONDS else 0.8)
 
 
-__all__ = ["Absence"]
+class PacedAbsence(Absence):
+    """
+    An absence that also keeps when the next try is due, for a thread that has other work between two tries.
+
+    Attributes:
+        due_at: When the next try is due, in the seconds of the clock. It is past until the absence has begun.
+    """
+
+    due_at = 0.0
+
+    def is_due(self) -> bool:
+        """
+        Return whether a try is due now, and begin the pause before the next one.
+
+        The first call begins the absence, and returns False.
+        """
+        now = self._monotonic()
+        begins = self.since_us is None
+        if begins:
+            self.begin(0)
+        elif now < self.due_at:
+            return False
+        self.due_at = now + self.pause()
+        return not begins
+
+
+__all__ = ["TRIES", "Absence", "PacedAbsence"]

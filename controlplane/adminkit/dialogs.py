@@ -1,0 +1,42 @@
+"""Actions on the page of a row, which open a dialog."""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from django.contrib import messages
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from unfold.decorators import action as theme_action
+
+from controlplane.adminkit.site import ModelAdmin, done, in_dialog, list_url
+
+
+def action(**options: Any) -> Callable[[Callable[..., HttpResponse]], Callable[..., HttpResponse]]:
+    """
+    Return a decorator for an action on the page of a row, with the *options* of the theme's decorator.
+
+    Another user may delete the row while its dialog is open. The action then leads to the list, and says so.
+    """
+
+    def decorate(function: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
+        inner = theme_action(**options)(function)
+
+        @wraps(inner)  # which also copies what the theme has noted at the function
+        def outer(page: ModelAdmin, request: HttpRequest, *args: Any, **kw: Any) -> HttpResponse:
+            try:
+                return inner(page, request, *args, **kw)
+            except page.model.DoesNotExist:
+                return _gone(page, request)
+
+        return outer
+
+    return decorate
+
+
+def _gone(page: ModelAdmin, request: HttpRequest) -> HttpResponse:
+    """Return a response that leads to the list, which says that nothing was done."""
+    what = page.opts.verbose_name
+    text = f"This {what} does not exist any more. Another user may have deleted it. Nothing was changed."
+    messages.error(request, text)
+    url = list_url(page.model)
+    return done(url) if in_dialog(request) else HttpResponseRedirect(url)

@@ -1,0 +1,56 @@
+"""Read environment variables strictly. An empty variable counts as unset, as it does for the library."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import environ
+from django.core.exceptions import ImproperlyConfigured
+
+from enforcement.model.checks import shown
+
+_FLAGS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+# Other databases are not tested, and decide some races in another way.
+_DATABASES = ("postgres", "postgresql", "sqlite")
+
+
+def string(name: str, default: str = "") -> str:
+    """Return the value of a variable, or the default."""
+    return os.environ.get(name) or default
+
+
+def flag(name: str) -> bool:
+    """Return whether a variable says true, or raise ImproperlyConfigured if it says neither true nor false."""
+    given = string(name, "false")
+    if given.strip().lower() not in _FLAGS:
+        # A misspelt "true" must not switch a protection off.
+        raise ImproperlyConfigured(f"{name}: must be true or false, got {shown(given)}.")
+    return _FLAGS[given.strip().lower()]
+
+
+def items(name: str, default: Sequence[str] = ()) -> list[str]:
+    """Return the values in a variable, which are separated by commas, or the default."""
+    given = [item for item in map(str.strip, string(name).split(",")) if item]
+    return given or list(default)
+
+
+def database(name: str) -> dict[str, Any] | None:
+    """
+    Return the database that a variable names, in the form of Django's settings, or None if the variable is not set.
+
+    Raises:
+        ImproperlyConfigured: The address cannot be used. The message does not show it, because it has a password.
+    """
+    given = string(name).strip()
+    if not given:
+        return None
+    if given.partition("://")[0] not in _DATABASES:
+        raise ImproperlyConfigured(f"{name}: must begin with postgres:// or sqlite:///.")
+    try:
+        found: dict[str, Any] = environ.Env.db_url_config(given)
+    except ValueError:
+        rule = "must have the form postgres://USER:PASSWORD@HOST:5432/NAME"
+        raise ImproperlyConfigured(f"{name}: {rule}; write @ / ? # in a password as %40 and so on.") from None
+    if not found["NAME"]:
+        raise ImproperlyConfigured(f"{name}: the name of the database must follow the host.")
+    return found

@@ -1,0 +1,187 @@
+"""Calls with wrong arguments, such as a program in another language may send. Each is refused and writes nothing."""
+
+import itertools
+import time
+
+import pytest
+import redis
+
+from enforcement import Limit, Limiter
+from enforcement.embedded import ValkeyServer
+from enforcement.lua import function
+from enforcement.model.sizes import MAX_SLOTS_PER_REQUEST
+from enforcement.store.client import connect, load_library
+from enforcement.store.resp import numbers
+
+NOW = 1_767_225_600_000_000
+SPECS = {
+    "fixed": "f|10|60000000||",
+    "durable": "d|10|86400000000||",
+    "calendar": "f|10|0|1767222000000000,1767225600000000,1767229200000000,1767232800000000|",
+    "sliding": "s|10|60000000||",
+    "log": "l|10|60000000||",
+    "bucket": "b|10|1|6000000|",
+    "slots": "c|10|60000000||",
+}
+SCOPE = "sg:{t}:"
+CHANGED, MARKER = f"{SCOPE}changed", f"{SCOPE}m:1"
+CENSUS, BEYOND, OVERFLOW = f"{SCOPE}n:1", f"{SCOPE}o:1", f"{SCOPE}c:{9:024x}"
+NUMBERS = ["", "abc", "nan", "inf", "-inf", "0.5", "1e308"]
+MANY = "1000000000"
+
+
+@pytest.fixture(scope="module")
+def client():
+    """Give a store that has the function library."""
+    with ValkeyServer(persistent=False) as server:
+        client = connect(server.url, timeout=5.0)
+        load_library(client)
+        yield client
+
+
+@pytest.fixture
+def counter(client):
+    """Give a function that returns the key of a counter in which 4 of 10 are charged."""
+    client.flushdb()
+    client.sadd(CHANGED, "whole")
+    ids = itertools.count()
+
+    def make(name: str) -> str:
+        key = f"{SCOPE}c:{next(ids):024x}"
+        call(client, "decide", [key, CHANGED], NOW, "1", "owner", SPECS[name], 4)
+        return key
+
+    return make
+
+
+def call(client, verb, keys, *arguments):
+    return client.execute_command("FCALL", function(verb), len(keys), *keys, *arguments, NEVER_DECODE=True)
+
+
+def everything(client):
+    """Return what the store has, by key."""
+    return {key: client.execute_command("DUMP", key, NEVER_DECODE=True) for key in sorted(client.scan_iter())}
+
+
+def refused(client, verb, keys, *arguments) -> str:
+    """Return the sentence of the refusal. Nothing is written."""
+    before = everything(client)
+    with pytest.raises(redis.ResponseError) as caught:
+        call(client, verb, keys, *arguments)
+    assert everything(client) == before, arguments
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_a_cost_that_is_no_count_is_refused(client, counter, name):
+    """A negative or fractional one passed, and "nan" was a wait of three hundred thousand years."""
+    keys = [counter("fixed"), counter(name), CHANGED]
+    for cost in [*NUMBERS, "-5"]:
+        if cost in ("inf", "1e308"):  # more than the capacity, or no integer
+            continue
+        refused(client, "decide", keys, NOW, "1", "", SPECS["fixed"], 1, SPECS[name], cost)
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_a_decision_without_its_numbers_is_refused(client, counter, name):
+    """It was a decision about no limit, which admits."""
+    key, whole = counter(name), (NOW, "1", "", SPECS[name], 1, SPECS[name])
+    for length in range(len(whole)):
+        if length != 5:
+            assert "arguments" in refused(client, "decide", [key], *whole[:length])
+    assert numbers(call(client, "decide", [], NOW, "1", ""))[0] == 1
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "s|10|0||", "l|10|0||", "c|10|0||", "b|10|1|0|", "b|10|1||", "b|10|1|2,3|", "z|1|1||", "f|10|60000000||zzz",
+        "f|10|60000000|1,2|", "f|10|0|5,4,3,2|", "f|9007199254740993|60000000||", "f|-1|60000000||", "f|10", "",
+    ],
+)  # fmt: skip
+def test_a_limit_that_would_limit_nothing_is_refused(client, counter, spec):
+    """A window of length 0 admitted everything."""
+    key = counter("fixed")
+    for _ in range(2):  # not kept as if it were one
+        assert "limit: must be" in refused(
+            client, "decide", [key, f"{SCOPE}c:new"], NOW, "1", "", SPECS["fixed"], 1, spec, 1
+        )
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_a_settlement_is_whole_or_nothing(client, counter, name):
+    """It gave back the first counter, remembered the id and failed, so that the rest was never given back."""
+    keys, first = [MARKER, counter("fixed"), counter(name), CHANGED], (SPECS["fixed"], -1, NOW + 60_000_000)
+    for wrong in NUMBERS:
+        for row in ((wrong, NOW), (-1, wrong)):
+            if row[1] == "1e308":
+                continue
+            refused(client, "settle", keys, NOW, 1_000, "owner", *first, SPECS[name], *row)
+    for missing in (1, 2, 4):
+        arguments = (NOW, 1_000, "owner", *first, SPECS[name], -1, NOW)
+        refused(client, "settle", keys, *arguments[:-missing])
+
+
+def test_nobody_can_keep_the_store_busy_with_slots(client, counter):
+    """A thousand million slots kept it busy for minutes."""
+    key = counter("slots")
+    spec = "c|9007199254740991|60000000||"
+    for permits in (MANY, f"-{MANY}", "inf"):
+        refused(client, "settle", [MARKER, key], NOW, "", "owner", spec, permits, 0)
+    for slots in (MANY, "inf", "nan", ""):
+        refused(client, "renew", [key], NOW, "owner", slots, 60_000_000, 10, "", 0)
+    refused(client, "renew", [key, key], NOW, "owner", 1, 60_000_000, 10, "", 0, 1, 60_000_000, 10, "")
+
+
+def test_a_request_takes_at_most_ten_thousand_slots(client, counter):
+    """Whatever the quota is. The limit can have more slots than that."""
+    key, spec, reply = f"{SCOPE}c:{7:024x}", "c|25000|60000000||", []
+    for cost in (MAX_SLOTS_PER_REQUEST + 1, MAX_SLOTS_PER_REQUEST, MAX_SLOTS_PER_REQUEST):
+        reply.append(numbers(call(client, "decide", [key], NOW, "1", f"i{len(reply)}", spec, cost)))
+    assert [(row[0], row[2], row[4]) for row in reply] == [(0, 25_000, -1), (1, 15_000, 0), (1, 5_000, 0)]
+
+
+def test_a_costly_request_is_denied_and_keeps_nobody_waiting(server):
+    """A cost of a million tokens in flight stopped the store for eleven seconds, and all its clients with it."""
+    limit = Limit(name="in-flight", algorithm="concurrency", quota=10**9, window_seconds=60, unit="tokens")
+    with Limiter(server.url, timeout=5.0) as limiter:
+        limiter.hit(Limit.parse("100/minute"), "warm")
+        began = time.monotonic()
+        decision = limiter.peek(limit, "user:1", costs={"tokens": 10**6})
+        with (
+            pytest.raises(Exception, match="can admit 10000 tokens at once") as denied,
+            limiter.admit(limit, "user:1", costs={"tokens": 10**6}),
+        ):
+            pass
+        assert time.monotonic() - began < 2.0
+    assert (decision.allowed, decision.reason) == (False, "cost_exceeds_capacity")
+    assert denied.value.decision.source == "store"
+
+
+@pytest.mark.parametrize("verb", ["enrol", "enrol_settle"])
+def test_values_without_their_numbers_are_refused(client, counter, verb):
+    """A charge was made, and its value was not registered."""
+    key = counter("sliding")
+    bodies = {
+        "enrol": ([key], (NOW, "1", "", SPECS["sliding"], 1)),
+        "enrol_settle": ([MARKER, key], (NOW, 1_000, "owner", SPECS["sliding"], -1, NOW)),
+    }
+    keys, body = bodies[verb]
+    value = (len(keys), "value", 100, 60_000_000)
+    for at, wrong in itertools.product((0, 2, 3), [*NUMBERS, "-5"]):
+        if (at, wrong) in {(2, "0.5"), (2, "inf"), (2, "1e308")}:  # a cap that says the same
+            continue
+        changed = [*value[:at], wrong, *value[at + 1 :], ""]
+        refused(client, verb, [CENSUS, BEYOND, OVERFLOW, *keys], 1, *changed, *body)
+    for count in [*NUMBERS, "0", "-1", "2"]:
+        refused(client, verb, [CENSUS, BEYOND, OVERFLOW, *keys], count, *value, "", *body)
+
+
+@pytest.mark.parametrize("wrong", [*NUMBERS, "0", "-5"])
+def test_a_lease_of_no_permits_is_refused(client, counter, wrong):
+    """Half a permit was charged and none was granted."""
+    key = counter("fixed")
+    if wrong != "1e308":
+        refused(client, "lease", [key], NOW, wrong, 2, SPECS["fixed"])
+    if wrong not in ("1e308", "inf"):
+        refused(client, "lease", [key], NOW, 3, wrong, SPECS["fixed"])
