@@ -162,7 +162,7 @@ def test_the_documentation_of_the_api_runs_under_its_policy(walker):
     """Nothing that the page needs is refused, and nothing is asked of another host."""
     walker.open("/api/v1/docs/")
 
-    expect(walker.page.locator(".swagger-ui .opblock").first).to_be_visible()
+    expect(walker.page.locator(".swagger-ui .opblock").first).to_be_visible(timeout=30_000)
 
 
 def test_the_menu_and_the_filters_work_by_keyboard_on_a_narrow_screen(walker):
