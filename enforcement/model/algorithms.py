@@ -465,6 +465,6 @@ def _more(counter: Counter, spec: Spec, remaining: int) -> int:
 def _wait_for(counter: Counter, spec: Spec, cost: int) -> int:
     if cost == 0:
         return 0
-    if cost > spec.largest_cost:
+    if cost > spec.capacity or (spec.letter == "c" and cost > MAX_SLOTS_PER_REQUEST):
         return HOPELESS
     return 0 if cost <= counter.room() else counter.wait(cost)
