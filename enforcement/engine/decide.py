@@ -349,7 +349,10 @@ class Decider:
         if plan.counts_units:
             decision.on(request.costs)
         if request.charge:
-            self._denials.count(decision)
+            if decision.allowed:
+                self._counts.count("fallback", reason)
+            else:
+                self._denials.count(decision)
             if plan.usage is not None:
                 self._count(plan, request.costs, reply, reply.passed)
         return decision
