@@ -401,7 +401,7 @@ def test_a_wrong_typed_counter_heals_and_charges_nothing_in_part(store):
     assert eventually(lambda: limiter.peek(LIMITS[0], "typed").remaining == 10_000 - 6)
 
     store.admin.delete(day)
-    assert limiter.hit(LIMITS, "typed").source == "store"
+    assert eventually(lambda: limiter.hit(LIMITS, "typed", 0).source == "store")  # what is owed comes first
     limiter.close()
 
 
