@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import platform
 import time
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import enforcement
 from benchmarks.figures import Row
 from benchmarks.measure import Effort, Series
 from benchmarks.peers import VERSIONS
@@ -119,6 +119,5 @@ def machine() -> str:
 
 def versions(store: str) -> dict[str, str]:
     """Return what was measured with what."""
-    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
-    named = {"Python": platform.python_version(), "store": store, "sluicegate": project["version"]}
+    named = {"Python": platform.python_version(), "store": store, "sluicegate": enforcement.__version__}
     return named | {name: version(name) for name in VERSIONS}

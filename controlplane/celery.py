@@ -26,11 +26,11 @@ def check_settings(**_: Any) -> None:
 
 
 @worker_ready.connect
-def check_store(**_: Any) -> None:
-    """Log warnings about the store when a worker starts. Every installation has a worker."""
-    from controlplane.checks import warn_of_store
+def check_all(**_: Any) -> None:
+    """Log all warnings of the checks when a worker starts. Every installation has a worker."""
+    from controlplane.checks import warn_at_start
 
-    warn_of_store()
+    warn_at_start()
 
 
 @setup_logging.connect

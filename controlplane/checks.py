@@ -1,6 +1,7 @@
 """Checks of the settings and of the store, which run when a process starts."""
 
 import logging
+import os
 import re
 from typing import Any
 
@@ -8,6 +9,7 @@ from django.conf import settings
 from django.core import checks
 from django.core.exceptions import ImproperlyConfigured
 
+from enforcement.doctor import variables
 from enforcement.doctor.server import eviction_advice, persistence
 from enforcement.http.messages import TrustedProxies
 from enforcement.model.checks import shown
@@ -49,9 +51,9 @@ def refuse_unsafe_settings() -> None:
         raise ImproperlyConfigured("\n".join(f"{error.id}: {error.msg} {error.hint}" for error in errors))
 
 
-def warn_of_store() -> None:
-    """Log the findings of the store's checks, because Django runs these checks only with ``check --deploy``."""
-    for found in (*store_keeps_documents(), *store_outlives_a_restart()):
+def warn_at_start() -> None:
+    """Log all warnings, because a worker runs no checks and Django runs most of these only with ``check --deploy``."""
+    for found in (*variables_are_known(), *checks.run_checks(tags=["store", "limits"], include_deployment_checks=True)):
         logger.warning("%s: %s %s", found.id, found.msg, found.hint)
 
 
@@ -137,6 +139,12 @@ def networks_are_valid(**_: Any) -> list[checks.CheckMessage]:
             hint = "Separate networks by commas, for example 10.0.0.0/8,192.168.1.7."
             found.append(checks.Error(f"SLUICEGATE_{name}: {exc}.", hint, id="sluicegate.E005"))
     return found
+
+
+@checks.register(checks.Tags.compatibility)
+def variables_are_known(**_: Any) -> list[checks.CheckMessage]:
+    found = variables.unknown(os.environ)
+    return [checks.Warning(f"{it.value}.", it.advice, id="sluicegate.W007") for it in found]
 
 
 @checks.register("store", deploy=True)

@@ -12,11 +12,12 @@ All loggers are children of ``sluicegate``. None of them has a handler of its ow
 ``sluicegate.cluster``      the slot table of a cluster cannot be read
 ``sluicegate.limiter``      a limit of a policy counts nothing, because the costs of a request do not name its unit
 ``sluicegate.slots``        slots of ``concurrency`` limits were lost or not renewed
+``sluicegate.denials``      each denial of an integration with its reason and id, at the level ``INFO``
 ``sluicegate.doors``        an integration cannot find out the address of a client, so such clients share one counter
 ``sluicegate.proxy``        the ready-made proxy
 =========================== ==================================================================================
 
-No line contains a credential, and no line is written for each request.
+No line contains a credential, and no line is written for each request that passes.
 """
 
 from __future__ import annotations

@@ -6,3 +6,6 @@ class PoliciesConfig(AppConfig):
     label = "policies"
     verbose_name = "Policies"
     default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        from controlplane.policies import checks  # noqa: F401  (registers a check, which needs the models)

@@ -1,5 +1,24 @@
+from functools import partial
+
 from django.db import models
 from django.utils import timezone
+
+from controlplane.core.ids import new_id
+
+
+class Installation(models.Model):
+    """The only row, which names this database. A store keeps the name of the installation that publishes to it."""
+
+    number = models.PositiveSmallIntegerField(primary_key=True, default=1, editable=False)
+    name = models.CharField(max_length=40, default=partial(new_id, "ins"), editable=False)
+
+    def __str__(self) -> str:
+        return self.name
+
+    @classmethod
+    def own_id(cls) -> str:
+        """Return the name of this installation, which is made when it is first asked for."""
+        return cls.objects.get_or_create(number=1)[0].name
 
 
 class Revision(models.Model):

@@ -29,7 +29,7 @@ from controlplane.core.snapshots import snapshot
 from controlplane.fleet import heartbeats
 from controlplane.policies.models import AuditEntry
 from controlplane.projects.models import Token
-from controlplane.publishing import compile
+from controlplane.publishing import compile, installation
 from controlplane.publishing.models import OutboxEntry, Revision
 from controlplane.usage import checkpoints
 from enforcement.control.publication import Publication, publish_call, refused_by, tags_of
@@ -172,7 +172,13 @@ def publish_next(client: redis.Redis, most_tokens: int | None = None) -> int | N
     Publish one batch of the outbox and return the number of its revision, or None if the outbox is empty.
 
     The caller holds the lock.
+
+    Raises:
+        One of STORE_ERRORS: The store is unavailable.
+        Postponed: Nothing can be published now, or the store belongs to another installation.
     """
+    if OutboxEntry.objects.filter(revision=None).exists():
+        check_owner(client)
     for _ in range(ATTEMPTS):
         # Read before anything is read from SQL, as the docstring of this module explains.
         state = store.StoreState.read(client)
@@ -186,6 +192,16 @@ def publish_next(client: redis.Redis, most_tokens: int | None = None) -> int | N
             checkpoints.forget(client, publication.documents)
             return _mark(work, publication)
     raise Postponed(f"Other publishers came first in {ATTEMPTS} attempts.")
+
+
+def check_owner(client: redis.Redis) -> None:
+    """
+    Make the store this installation's if it is nobody's, or raise Postponed if it is another's.
+
+    Otherwise each of the two would publish all of its own documents over those of the other, for ever.
+    """
+    if owner := installation.claim(client):
+        raise Postponed(installation.sentence(owner))
 
 
 def _compile(client: redis.Redis, work: Work, state: store.StoreState, most_tokens: int | None) -> Publication:

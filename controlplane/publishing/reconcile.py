@@ -38,6 +38,7 @@ def reconcile(*, full: bool = False, client: redis.Redis | None = None) -> list[
     with hold(client, publisher.LOCK, ttl_ms=publisher.LOCK_TTL_MS) as fence:
         if fence is None:
             return []  # a publisher is at work, and a half-written publication is not a difference
+        publisher.check_owner(client)
         repairs = [*_restore_library(client), *_remove_invalid(client)]
         _publish_what_is_pending(client)
         publisher.write_decision_key(client)  # a store of 0.2 has none

@@ -345,8 +345,8 @@ class CounterView(ApiView):
             if limit:
                 subject = counters.HolderDocuments.of(holder, timezone.now())
                 self.check_resettable(limit, subject.scope_of(limit.policy_id))
-            number = counters.reset(tx, holder, limit)
-        return Response({"reset": number})
+            done = counters.reset(tx, holder, limit)
+        return Response({"reset": done.count})
 
     def check_resettable(self, limit: Limit, scope: str | None) -> None:
         """
@@ -367,11 +367,16 @@ class CounterView(ApiView):
 
 @contextmanager
 def _as_problems() -> Iterator[None]:
-    """Raise an unavailable store or an unknown token in the block as an error of REST."""
+    """Raise an unavailable store, an unfinished reset or an unknown token in the block as an error of REST."""
     try:
         yield
     except STORE_ERRORS as exc:
         raise StoreUnavailable from exc
+    except counters.ResetUnfinished as exc:
+        raise StoreUnavailable(
+            "The reset is recorded but not finished, because the store or the database became unavailable. Try again.",
+            "reset_unfinished",
+        ) from exc
     except counters.Forgotten as exc:
         raise NotFound("It is deleted, or expired long ago, and has no counters.") from exc
 

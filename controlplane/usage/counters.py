@@ -1,12 +1,14 @@
 """The present counters of a token or project, read and reset with the code of the enforcement library."""
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 
 import redis
 from django.conf import settings
+from django.db import DatabaseError, transaction
 from django.utils import timezone
 
 from controlplane.core import store
@@ -22,7 +24,7 @@ from enforcement.control import inspection
 from enforcement.model import documents
 from enforcement.model.limits import Policy
 from enforcement.plan import binding
-from enforcement.store.client import with_library
+from enforcement.store.client import STORE_ERRORS, with_library
 
 
 class Forgotten(LookupError):
@@ -127,21 +129,60 @@ def counters_of(holder: Token | Project) -> list[inspection.LiveCounter]:
     return HolderDocuments.of(holder, timezone.now()).counters(client())
 
 
-def reset(tx: Change, holder: Token | Project, limit: Limit | None = None) -> int:
+class ResetUnfinished(Exception):
     """
-    Record a reset of one limit or all own limits of *holder*, delete the counters, and return how many were deleted.
+    Raised after the commit of a reset if the store or the database became unavailable then.
 
-    When the change is published, enforcers also drop the denials that they remember.
+    Counters may not be deleted. The audit has an entry that says so. Another reset does what is missing.
+    """
 
+
+@dataclass(slots=True)
+class Resetting:
+    """
+    A reset that is part of an open change.
+
+    Attributes:
+        count: How many counters were deleted. None before the commit, which comes first.
+    """
+
+    count: int | None = None
+
+
+def reset(tx: Change, holder: Token | Project, limit: Limit | None = None) -> Resetting:
+    """
+    Record a reset of one limit or all own limits of *holder*, and delete the counters right after the commit.
+
+    So no counter is deleted without an audit entry, even if the commit fails. Then the change is published, upon which
+    enforcers drop the denials that they remember.
+
+    Returns:
+        A new object, which has the number of deleted counters after the change.
     Raises:
         One of STORE_ERRORS: The store is unavailable. The exception must end the caller's change, so that nothing is
             recorded.
         Forgotten: The holder is a token that enforcers no longer know.
+        ResetUnfinished: Raised by the end of the change: it is recorded, but not finished.
     """
     record_reset(tx, holder, limit)
-    done = HolderDocuments.of(holder, timezone.now()).reset(client(), limit)
-    checkpoints.reset(done)
-    return done.count
+    subject, done = HolderDocuments.of(holder, timezone.now()), Resetting()
+    subject.counters(client())  # a store that is unavailable already must not leave an audit entry
+    transaction.on_commit(lambda: _delete(subject, holder, limit, done, tx))
+    return done
+
+
+def _delete(
+    subject: HolderDocuments, holder: Token | Project, limit: Limit | None, done: Resetting, tx: Change
+) -> None:
+    """Delete the counters of a recorded reset, or record that this failed and raise ResetUnfinished."""
+    try:
+        found = subject.reset(client(), limit)
+        checkpoints.reset(found)
+    except (*STORE_ERRORS, DatabaseError) as exc:
+        with suppress(DatabaseError):
+            tx.record("counters.reset_unfinished", holder, before=None, after={"limit": limit and str(limit)})
+        raise ResetUnfinished from exc
+    done.count = found.count
 
 
 def record_reset(tx: Change, holder: Token | Project, limit: Limit | None = None) -> None:

@@ -9,6 +9,7 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.urls import URLPattern, path
 from django.utils import timezone
+from django.utils.functional import lazy
 from unfold.widgets import UnfoldAdminSelectWidget
 
 from controlplane.adminkit.dialogs import action
@@ -71,15 +72,22 @@ def resetting(form: type[ResetDialog]) -> Any:
         limit = form.cleaned_data["limit"]
         try:
             with self.changing(request, form.cleaned_data["reason"]) as tx:
-                count = counters.reset(tx, holder, limit)
-                self.message_user(request, f"{count} counter{'' if count == 1 else 's'} of {holder} reset.")
+                # Only read when it is shown, because the counters are deleted after the commit.
+                self.message_user(request, lazy(_words, str)(counters.reset(tx, holder, limit), holder))
         except STORE_ERRORS:
             messages.error(request, "The store is unavailable. Nothing was reset.")
+        except counters.ResetUnfinished:
+            text = "The reset is recorded but not finished, because the store or the database became unavailable."
+            messages.error(request, f"{text} Reset the counters again.")
         except counters.Forgotten:
             messages.error(request, "This token expired long ago and has no counters. Nothing was reset.")
         return done(change_url(holder))
 
     return reset_counters
+
+
+def _words(done: counters.Resetting, holder: Token | Project) -> str:
+    return f"{done.count} counter{'' if done.count == 1 else 's'} of {holder} reset."
 
 
 class LiveCounters:

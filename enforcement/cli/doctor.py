@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from typing import Final
 
 from enforcement.cli.options import add_store, names_of, settings_of, source_of
-from enforcement.doctor import Checkup, Finding, Unreachable, examine
+from enforcement.doctor import Checkup, Finding, Unreachable, examine, variables
 from enforcement.doctor.endpoint import shown
 from enforcement.settings import named_as
 
@@ -39,7 +40,9 @@ def main(arguments: Sequence[str]) -> int:
         print(f"sluicegate doctor: {exc}", file=sys.stderr)
         return UNREACHABLE
     except Unreachable as exc:
-        checkup = Checkup(shown(settings.url), settings.prefix, (exc.finding,))
+        # A misspelt variable may be why this is not the right store.
+        findings = (*variables.unknown(os.environ), exc.finding)
+        checkup = Checkup(shown(settings.url), settings.prefix, findings)
         _print(checkup, source, options.json)
         return UNREACHABLE
     _print(checkup, source, options.json)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from redis import Redis
 from redis.exceptions import AuthenticationError, RedisError
 
-from enforcement.doctor import fleet, server, sharing
+from enforcement.doctor import fleet, server, sharing, variables
 from enforcement.doctor.endpoint import shown, transport
 from enforcement.doctor.findings import Finding, Level, checked, worst
 from enforcement.model.keys import Keys
@@ -63,6 +64,7 @@ def examine(settings: Settings) -> Checkup:
 
 
 def _checks(client: StoreClient, keys: Keys, settings: Settings) -> Iterator[Finding]:
+    yield from variables.unknown(os.environ)
     yield from transport(settings.url)
     yield from checked("server", lambda: _every_server(client))
     yield from checked("functions", lambda: fleet.functions(client))

@@ -13,7 +13,8 @@ from redis.exceptions import NoPermissionError, ResponseError
 
 from enforcement.doctor.findings import Finding, pairs
 from enforcement.lua import LIBRARY_NAME, library_source
-from enforcement.model.documents import InvalidDocument, loads
+from enforcement.model.calendars import is_host_zone
+from enforcement.model.documents import InvalidDocument, loads, parse_policy
 from enforcement.model.instances import DEGRADED, EVICTING, HEARTBEAT_LIFETIME_MS, PROBLEMS, SET_BACK
 from enforcement.model.keys import Keys
 from enforcement.store.client import load_library
@@ -65,6 +66,25 @@ def documents(client: Redis, keys: Keys) -> Iterator[Finding]:
         yield Finding("documents", "warning", f"none below the prefix {keys.prefix!r}", advice)
         return
     yield Finding("documents", "ok", f"revision {revision} of store {store_id}, published {_instant(at or '')}")
+    yield from _host_zones(cast("dict[str, str]", client.hgetall(keys.documents)))
+
+
+def _host_zones(found: Mapping[str, str]) -> Iterator[Finding]:
+    """Yield a finding on the limits whose time zone is that of each host. Only release 0.2 accepted them."""
+    names = []
+    for name in sorted(found):
+        if name.startswith("policy:"):
+            with suppress(InvalidDocument):  # enforcers report it
+                policy = parse_policy(found[name])
+                names += [
+                    f"{policy.slug}/{it.name} ({it.time_zone})" for it in policy.limits if is_host_zone(it.time_zone)
+                ]
+    if names:
+        more = f" and {len(names) - MOST_SHOWN} more" if len(names) > MOST_SHOWN else ""
+        advice = (
+            "Each host may read another time there, so hosts have different windows. Use a zone like Europe/Berlin."
+        )
+        yield Finding("time zones", "warning", f"not an IANA zone: {', '.join(names[:MOST_SHOWN])}{more}", advice)
 
 
 def instances(client: Redis, keys: Keys) -> Iterator[Finding]:
@@ -156,6 +176,23 @@ def rights(client: Redis, keys: Keys) -> Iterator[Finding]:
         yield Finding("rights", "warning", f"may change policies and tokens ({', '.join(could)})", advice)
     else:
         yield Finding("rights", "ok", "may not change policies or tokens")
+        yield from _missing_rights(client, keys)
+
+
+def _missing_rights(client: Redis, keys: Keys) -> Iterator[Finding]:
+    """Yield a finding if the account of an enforcer was made by release 0.2, whose enforcers needed fewer rights."""
+    attempts = {
+        "the key of decision ids": ("MGET", keys.decision_key),
+        # The server refuses this id, so nothing is added.
+        "the sample of denials": ("XADD", keys.denials, "NOMKSTREAM", "0-0", "instance", "doctor"),
+    }
+    missing = [what for what, attempt in attempts.items() if not _may(client, attempt)]
+    if missing:
+        advice = (
+            "The account was made by an earlier release. Run 'manage.py store_acl --apply'. Until then the ids of "
+            "decisions cannot be read, the admin lists no sample of denials, and no enforcer notices evictions."
+        )
+        yield Finding("account", "warning", f"lacks rights on {' and '.join(missing)}", advice)
 
 
 def _may(client: Redis, command: tuple[str, ...]) -> bool:

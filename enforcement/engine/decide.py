@@ -13,10 +13,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from time import monotonic
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from enforcement.engine.asking import AWAY, NOT_ASKED, NOT_RESTORED, Answer, Asker
-from enforcement.engine.cross_slot import CrossSlot, Verdict
 from enforcement.failover.health import Health
 from enforcement.leases.manager import LeaseKeeper
 from enforcement.model.partitions import TRUST_SECONDS
@@ -33,9 +32,13 @@ from enforcement.state.live_plan import LivePlan
 from enforcement.state.planner import Planner
 from enforcement.state.usage import states_of
 from enforcement.store import resp
+from enforcement.store.resp import numbers
 
 TOKEN_TRUST_SECONDS: Final = 600.0
 """How long tokens are accepted while the store cannot confirm the documents. One may have been revoked meanwhile."""
+
+if TYPE_CHECKING:
+    from enforcement.engine.cross_slot import Verdict
 
 
 class Decider:
@@ -80,7 +83,10 @@ class Decider:
         self._unconfirmed_for = unconfirmed_for
         self._clock = health.clock is not None
         self._asker = Asker(health)
-        self._cross_slot = CrossSlot(self._asker, health)
+        if self._parts_calls:
+            from enforcement.engine.cross_slot import CrossSlot  # only a cluster needs it
+
+            self._cross_slot = CrossSlot(self._asker, health)
 
     def begin(self, plan: LivePlan, costs: Costs, charge: bool, ident: str) -> Decision | bytes | None:
         """
@@ -106,8 +112,11 @@ class Decider:
             plan.check(costs)
         if (denial := plan.denied) is not None and charge and (known := self._known(plan, denial, costs)) is not None:
             return known
-        if self._gate.open and not (plan.spread and self._parts_calls) and self._health.is_away(plan.keys[0]):
-            return self._fall_back(Request(plan, costs, charge, ident), AWAY if self._parts_calls else NOT_ASKED)
+        if self._gate.open:
+            if not self._parts_calls:
+                return self._fall_back(Request(plan, costs, charge, ident))
+            if not plan.spread and self._health.is_away(plan.keys[0]):
+                return self._fall_back(Request(plan, costs, charge, ident), AWAY)
         if self._lost.sets and plan.lies_in(self._lost.sets):
             return self._fall_back(Request(plan, costs, charge, ident), NOT_RESTORED)
         if (owed := self._fallback.owed) and not owed.keys().isdisjoint(plan.keys):
@@ -151,8 +160,11 @@ class Decider:
         Raises:
             StoreError: The reply has the wrong format.
         """
-        reply = read(raw, len(plan.bounds), MARKED if ident else PLAIN)
-        return self._decision(plan, costs, charge, ident, reply) if reply.numbers[0] >= 0 else None
+        found, width = numbers(raw), MARKED if ident else PLAIN
+        if len(found) == 2 + width * len(plan.bounds) and found[0] >= 0:
+            return self._decision(plan, costs, charge, ident, Reply(found, width))
+        read(raw, len(plan.bounds), width)  # raises StoreError, unless the store made no decision
+        return None
 
     def _decision(self, plan: LivePlan, costs: Costs, charge: bool, ident: str, reply: Reply) -> Decision:
         """
@@ -337,7 +349,10 @@ class Decider:
         if plan.counts_units:
             decision.on(request.costs)
         if request.charge:
-            self._denials.count(decision)
+            if decision.allowed:
+                self._counts.count("fallback", reason)
+            else:
+                self._denials.count(decision)
             if plan.usage is not None:
                 self._count(plan, request.costs, reply, reply.passed)
         return decision

@@ -22,7 +22,7 @@ from enforcement.leases.manager import LeaseKeeper
 from enforcement.model.keys import Keys, fingerprint
 from enforcement.plan.binding import Costs
 from enforcement.plan.decision import Decision
-from enforcement.plan.decision_id import DecisionIds
+from enforcement.plan.decision_ids import DecisionIds
 from enforcement.settings import VERSION, Settings
 from enforcement.state.counts import DecisionCounts
 from enforcement.state.denial_cache import Denials

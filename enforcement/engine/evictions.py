@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
-from redis.exceptions import NoPermissionError
+from redis import Redis
+from redis.exceptions import InvalidResponse, NoPermissionError
 
 from enforcement.engine.store_clock import StoreClock
 from enforcement.engine.store_warnings import StoreWarnings
@@ -41,7 +42,7 @@ class EvictionWatch:
             return
         now = self._clock.monotonic()
         try:
-            grew = [self._grew(name, server.info("stats")) for name, server in self._client.primaries()]
+            grew = [self._grew(name, _evicted(server)) for name, server in self._client.primaries()]
         except NoPermissionError:
             self._may_ask = False  # an account of release 0.2; each further try would add to the server's ACL LOG
             raise
@@ -53,12 +54,24 @@ class EvictionWatch:
             self._seen_at = None
             self._warnings.end(EVICTING, "The store has evicted no key for ten minutes.")
 
-    def _grew(self, server: str, stats: dict[str, Any]) -> bool:
+    def _grew(self, server: str, evicted: int) -> bool:
         """Return whether a server has evicted keys since it was asked before. The first reply is no growth."""
-        evicted = int(stats.get("evicted_keys", 0))
         before = self._evicted.get(server, evicted)
         self._evicted[server] = evicted
         return evicted > before
+
+
+def _evicted(server: Redis) -> int:
+    """
+    Return how many keys a server has evicted since it started, or raise one of redis-py's errors.
+
+    Raises:
+        InvalidResponse: The reply is not one to INFO. redis-py reads it without checking what it is.
+    """
+    try:
+        return int(server.info("stats").get("evicted_keys", 0))
+    except (AttributeError, IndexError, TypeError, ValueError) as exc:
+        raise InvalidResponse(f"the reply to INFO cannot be read: {exc}") from exc
 
 
 __all__ = ["EVICTION_SECONDS", "EvictionWatch"]

@@ -76,10 +76,11 @@ class LocalShares:
             for i, (bound, spec, cost) in enumerate(zip(plan.bounds, plan.specs(now_us), costs, strict=True))
         ]
         numbers = self._local.decide(now_us, rows, charge=charge, ident=request.ident or "local")
-        for wait, bound, cost in zip(range(4, len(numbers), MARKED), plan.bounds, costs, strict=True):
-            # More than the share, but not more than the limit admits when the store is back, and nobody knows when.
-            if numbers[wait] == HOPELESS and cost <= bound.limit.largest_cost:
-                numbers[wait] = UNTIL_RETURN_US
+        if HOPELESS in numbers:
+            for wait, bound, cost in zip(range(4, len(numbers), MARKED), plan.bounds, costs, strict=True):
+                # More than the share, but not more than the limit admits when the store is back, and nobody knows when.
+                if numbers[wait] == HOPELESS and cost <= bound.limit.largest_cost:
+                    numbers[wait] = UNTIL_RETURN_US
         return numbers
 
     def amend(self, bound: BoundLimit, delta: int, mark: int, now_us: int) -> None:

@@ -18,7 +18,7 @@ from typing import Final
 from enforcement.model.sizes import MAX_ATTRIBUTE_LENGTH
 from enforcement.model.tokens import Anonymous, is_well_formed
 from enforcement.plan.decision import Decision
-from enforcement.plan.decision_id import label_of
+from enforcement.plan.decision_ids import label_of
 from enforcement.plan.error_shapes import error_body
 from enforcement.plan.headers import LIST_FIELDS, presets
 

@@ -35,10 +35,8 @@ local function put(key, packed, ttl_us, slack)
 end
 
 -- See that a key whose value was changed in place still has an end, which somebody may have taken from it. To ask each time costs a
--- quarter of the whole call, so the first charge in each second of the clock does.
-local function keep_ending(key, s, ends, slack)
-  if s.now % 1000000 < s.now - s.last then call('PEXPIRE', key, ceil((ends - s.now) / 1000) + slack, 'NX') end
-end
+-- quarter of the whole call, so the first charge in each second of the clock does: if s.now % 1000000 < s.now - s.last.
+local function keep_ending(key, s, ends, slack) call('PEXPIRE', key, ceil((ends - s.now) / 1000) + slack, 'NX') end
 
 -- fixed_window. a: length in us, 0 for a lifetime. b: nothing, or four boundaries of a calendar.
 -- Value: used, end (0 for a lifetime), last.
@@ -105,7 +103,11 @@ function fixed.write(key, s, slack)
   end
   call('SETRANGE', key, 0, packed) -- what stands behind these numbers stays; see checkpoint.lua
   -- A key ends with its window already, and that is left alone; one of a lifetime ends when nothing was charged for long.
-  if s.ends == 0 then call('PEXPIRE', key, TEN_YEARS_MS) else keep_ending(key, s, s.ends, slack) end
+  if s.ends == 0 then
+    call('PEXPIRE', key, TEN_YEARS_MS)
+  elseif s.now % 1000000 < s.now - s.last then
+    keep_ending(key, s, s.ends, slack)
+  end
 end
 
 -- A fixed_window whose counters outlive the store; see checkpoint.lua. Value: as above, and the stamp of its last checkpoint if
@@ -211,7 +213,7 @@ function sliding.write(key, s, slack)
   local packed = pack('>ddd', s.current, s.previous, s.now)
   if s.kept then
     call('SETRANGE', key, 0, packed)
-    keep_ending(key, s, s.start + 2 * s.length, slack)
+    if s.now % 1000000 < s.now - s.last then keep_ending(key, s, s.start + 2 * s.length, slack) end
   else
     put(key, packed, s.start + 2 * s.length - s.now, slack)
   end

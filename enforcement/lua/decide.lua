@@ -13,7 +13,7 @@ end
 
 -- What a call knows of its limits, a list for each column. They outlive the call, which fills them anew: to make and to grow
 -- a handful of tables a limit takes as long as to read its counter.
-local limits, states, waits, deltas, charged = {}, {}, {}, {}, {}
+local limits, states, costs, waits, deltas, charged = {}, {}, {}, {}, {}, {}
 local NONE = {}
 
 -- Read all counters of a call into the lists: those of keys[skip + 1 ..], whose specs stand in args[at], args[at + step] ...
@@ -98,9 +98,9 @@ local function decide(keys, args)
   if not count then return {why, now} end
   local passed = 1
   for i = 1, count do
-    local limit = limits[i]
-    local wait = wait_for(limit.algorithm, states[i], to_number(args[3 + 2 * i]))
-    waits[i] = wait
+    local limit, cost = limits[i], to_number(args[3 + 2 * i])
+    local wait = wait_for(limit.algorithm, states[i], cost)
+    costs[i], waits[i] = cost, wait
     if wait ~= 0 and not limit.shadow then passed = 0 end
   end
   local n, charges, marks = 2, passed == 1 and args[2] == '1', args[3] ~= ''
@@ -108,7 +108,7 @@ local function decide(keys, args)
   reply[1], reply[2] = passed, now
   for i = 1, count do
     local algorithm, state = limits[i].algorithm, states[i]
-    local cost = charges and waits[i] == 0 and to_number(args[3 + 2 * i]) or 0
+    local cost = charges and waits[i] == 0 and costs[i] or 0
     if cost > 0 then
       algorithm.add(state, cost, args[3])
       algorithm.write(keys[i], state, slack)

@@ -50,11 +50,6 @@ class Spec:
     durable: bool = False
 
     @property
-    def largest_cost(self) -> int:
-        """The greatest cost that one request can have, which is the capacity, but has a bound for slots."""
-        return min(self.capacity, MAX_SLOTS_PER_REQUEST) if self.letter == "c" else self.capacity
-
-    @property
     def text(self) -> str:
         """The limit as a string, which is an argument of calls. See ``spec_of`` in ``lua/algorithms.lua``."""
         b = ",".join(map(str, self.b))
@@ -459,12 +454,14 @@ def _more(counter: Counter, spec: Spec, remaining: int) -> int:
     """Return in how many microseconds more than *remaining* permits are left, 0 if nothing is charged, or NEVER."""
     if spec.capacity == 0:
         return NEVER
-    return 0 if remaining >= spec.largest_cost else counter.wait(max(remaining, 0) + 1)
+    if remaining >= spec.capacity or (spec.letter == "c" and remaining >= MAX_SLOTS_PER_REQUEST):
+        return 0
+    return counter.wait(max(remaining, 0) + 1)
 
 
 def _wait_for(counter: Counter, spec: Spec, cost: int) -> int:
     if cost == 0:
         return 0
-    if cost > spec.largest_cost:
+    if cost > spec.capacity or (spec.letter == "c" and cost > MAX_SLOTS_PER_REQUEST):
         return HOPELESS
     return 0 if cost <= counter.room() else counter.wait(cost)

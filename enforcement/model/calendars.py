@@ -23,7 +23,18 @@ CALENDARS: Final = ("minute", "hour", "day", "week", "month", "year", "lifetime"
 Anchor = int | str | None
 Window = tuple[int, int]
 
+_HOST_ZONES: Final = ("localtime", "posixrules", "Factory")
+_HOST_ZONE_FOLDERS: Final = ("posix/", "right/")
 _SHORT: Final = {"minute": timedelta(minutes=1), "hour": timedelta(hours=1)}
+
+
+def is_host_zone(zone: str) -> bool:
+    """
+    Return whether the name of a time zone may mean another time on each host, as ``localtime`` does.
+
+    These are files that lie beside the IANA zones on many hosts. Enforcers with different files have different windows.
+    """
+    return zone in _HOST_ZONES or zone.startswith(_HOST_ZONE_FOLDERS)
 
 
 def window(now_us: int, calendar: str, zone: str = "UTC", anchor: Anchor = None) -> Window:

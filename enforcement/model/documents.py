@@ -102,7 +102,8 @@ class Override:
         was made.
         """
         bursts = self.burst is not None and limit.algorithm == "token_bucket"
-        return replace(limit, quota=self.quota, burst=self.burst if bursts else limit.burst)
+        burst = self.burst if bursts else limit.burst
+        return replace(limit, quota=self.quota, burst=burst, published=True)
 
 
 @dataclass(frozen=True, slots=True)

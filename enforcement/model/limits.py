@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, InitVar, dataclass, field, fields
 from typing import Any, ClassVar, Final, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from enforcement.model.calendars import CALENDARS, Anchor, read_anchor
+from enforcement.model.calendars import CALENDARS, Anchor, is_host_zone, read_anchor
 from enforcement.model.checks import integer_rule, is_integer, shown
 from enforcement.model.instants import DAY_SECONDS, SECOND_US
 from enforcement.model.matching import AttributeRule, InvalidMatch, Match
@@ -84,6 +84,8 @@ class Limit:
         on_store_failure: ``local``, ``allow`` or ``deny``. Decides while the store is unavailable.
         charge_on: Classes or codes of responses (``"2xx"``, ``"404"``) that are charged, at settlement. Empty: every
             request is charged at once.
+        published: Whether the limit is part of a published document or saved row. Version 0.2.0 accepted a time zone
+            such as ``localtime`` there. An enforcer must go on with it.
     Raises:
         InvalidLimit: A field breaks a rule.
     """
@@ -103,13 +105,17 @@ class Limit:
     consistency: str = "strict"
     on_store_failure: str = "local"
     charge_on: tuple[str, ...] = ()
+    published: InitVar[bool] = False
 
     FIELDS: ClassVar[frozenset[str]]
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, published: bool) -> None:
         _one_of("algorithm", self.algorithm, ALGORITHMS)
         _integer("quota", self.quota, 0, MAX_NUMBER)
         self._check_window()
+        if not published and is_host_zone(self.time_zone):
+            reason = "Must be the IANA name of a time zone, like Europe/Berlin, because each host has its own"
+            raise InvalidLimit("time_zone", f"{reason} {self.time_zone}.")
         self._check_bucket()
         self._check_names()
         _one_of("mode", self.mode, MODES)
@@ -237,8 +243,7 @@ class Limit:
         Return the limit that JSON values describe.
 
         Args:
-            published: Whether it was accepted before, perhaps by an earlier version. See
-                :class:`~enforcement.model.matching.Match`.
+            published: As for the class.
         Raises:
             InvalidLimit: A field is unknown, is missing, has the wrong type or breaks a rule.
         """
@@ -257,7 +262,7 @@ class Limit:
             values["match"] = Match.from_json(values.get("match", {}), published=published)
         except InvalidMatch as exc:
             raise InvalidLimit(f"match.{exc.field}", exc.reason) from exc
-        return cls(**values)
+        return cls(**values, published=published)
 
     def _check_window(self) -> None:
         if self.calendar is not None and self.calendar != "":

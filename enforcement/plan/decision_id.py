@@ -10,15 +10,11 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
-import secrets
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import count
-from typing import Final, Protocol
+from typing import Final
 
 from enforcement.model.checks import check_secret, shown
-from enforcement.plan.limit_state import LimitState
 
 PREFIX: Final = "dec_"
 """Begins every id of this format. Another format will have another prefix."""
@@ -40,7 +36,8 @@ REASONS: Final = (
 SOURCES: Final = ("store", "lease", "denial_cache", "fallback", "documents")
 _OTHER: Final = 255
 
-_LAST_MS: Final = 253_402_300_799_999  # in the year 9999, which is as far as dates go
+LAST_MS: Final = 253_402_300_799_999
+"""The last millisecond that an id can carry, in the year 9999, which is as far as dates go."""
 _TAG_BYTES: Final = 12
 _INSTANCE_BYTES: Final = 18
 _LIMIT_BYTES: Final = 40
@@ -85,29 +82,6 @@ class DecisionFacts:
     token: str
     project_mark: str
     limit: str
-
-
-class Subjected(Protocol):
-    """The part of a :class:`~enforcement.plan.plan.Plan` that an id is made from."""
-
-    @property
-    def subject(self) -> tuple[str, str]: ...
-
-
-class Named(Protocol):
-    """The part of a :class:`~enforcement.plan.decision.Decision` that its id is made from."""
-
-    reason: str
-    source: str
-
-    @property
-    def revision(self) -> int: ...
-    @property
-    def decided_at_us(self) -> int: ...
-    @property
-    def limit(self) -> LimitState | None: ...
-    @property
-    def plan(self) -> Subjected: ...
 
 
 class DecisionKey:
@@ -160,51 +134,6 @@ class DecisionKey:
         blocks = -(-len(data) // 32)
         stream = b"".join(hmac.digest(self._hiding, tag + bytes((i,)), "sha256") for i in range(blocks))[: len(data)]
         return (int.from_bytes(data) ^ int.from_bytes(stream)).to_bytes(len(data))
-
-
-class DecisionIds:
-    """
-    Makes the ids of the decisions of one process.
-
-    Args:
-        instance: Returns the name of this instance.
-        now_us: Returns the estimated time of the store, for decisions that have none of their own.
-        secret: Returns the secret that the fleet shares, or an empty string if there is none. Ids are then made with a
-            random key of this process: they tell decisions apart, and nobody can open them.
-    """
-
-    def __init__(self, instance: Callable[[], str], now_us: Callable[[], int], secret: Callable[[], str]) -> None:
-        self._instance = instance
-        self._now_us = now_us
-        self._secret = secret
-        self._own = secrets.token_hex(32)
-        self._serials = count(secrets.randbelow(65_536))
-        self._key: DecisionKey | None = None
-
-    def of(self, decision: Named) -> str:
-        """Return a new id for a decision."""
-        secret, key = self._secret() or self._own, self._key
-        if key is None or key.secret != secret:
-            key = self._key = DecisionKey(secret)
-        limit = decision.limit if decision.reason in ("limited", "cost_exceeds_capacity", "degraded_denied") else None
-        project, token = decision.plan.subject
-        facts = DecisionFacts(
-            at_ms=min(max(0, (decision.decided_at_us or self._now_us()) // 1_000), _LAST_MS),
-            serial=next(self._serials) & 0xFFFF,
-            reason=decision.reason,
-            source=decision.source,
-            revision=decision.revision,
-            instance=self._instance(),
-            token=token,
-            project_mark=mark_of(project),
-            limit="" if limit is None else label_of(limit.policy, limit.name),
-        )
-        return key.seal(facts)
-
-
-def label_of(policy: str, limit: str) -> str:
-    """Return ``policy/limit``, or the name of a limit in code."""
-    return f"{policy}/{limit}" if policy else limit
 
 
 def mark_of(project: str) -> str:
@@ -309,4 +238,4 @@ def _decoded(text: str) -> bytes:
         return b""  # its length is not that of any bytes, so its MAC is wrong
 
 
-__all__ = ["DecisionFacts", "DecisionIds", "DecisionKey", "InvalidDecisionId", "label_of", "mark_of"]
+__all__ = ["LAST_MS", "DecisionFacts", "DecisionKey", "InvalidDecisionId", "mark_of"]

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import Final, Protocol
 
+from enforcement.model.calendars import window
 from enforcement.model.instants import SECOND_US, from_us, to_us
 from enforcement.model.limits import Limit
 from enforcement.plan.binding import BoundLimit
@@ -76,6 +77,28 @@ def presets(names: str) -> tuple[Preset, ...]:
     return tuple(_PRESETS[name] for name in names.split("+"))
 
 
+class CalendarItem:
+    """The item of ``RateLimit-Policy`` for a calendar limit, which is the same during one window."""
+
+    __slots__ = ("_kept", "_label", "_limit")
+
+    def __init__(self, limit: Limit, label: str) -> None:
+        self._limit = limit
+        self._label = label
+        self._kept = (0, 0, "", 0)
+
+    def at(self, now_us: int) -> tuple[str, int]:
+        """Return the item, and the length in seconds of the window that contains this instant."""
+        start, end, item, length = self._kept
+        if not start <= now_us < end:
+            limit = self._limit
+            start, end = window(now_us, limit.calendar or "", limit.time_zone, limit.anchor)
+            length = (end - start) // SECOND_US
+            item = _policy_item(self._label, limit.quota, limit.unit, limit.algorithm, length)
+            self._kept = start, end, item, length  # in one step, as other threads read it
+        return item, length
+
+
 @dataclass(frozen=True, slots=True)
 class Spelled:
     """
@@ -86,6 +109,7 @@ class Spelled:
         capacity: Permits.
         window_seconds: The length of its window, or the lifetime of its slots. None for a lifetime limit.
         policy: Its item of ``RateLimit-Policy``.
+        by_calendar: Has the length and the item instead, if the limit follows a calendar. None otherwise.
         line: The name and value of a ``RateLimit-Policy`` field that has this item only, encoded for ASGI.
         head: The beginning of its item of ``RateLimit``, up to the number that remains.
         tells_time: Whether that item has a time.
@@ -98,17 +122,11 @@ class Spelled:
     line: tuple[bytes, bytes]
     head: str
     tells_time: bool
+    by_calendar: CalendarItem | None
 
 
-def spell(bounds: Sequence[BoundLimit]) -> tuple[Spelled, ...] | None:
-    """
-    Return the constant parts of the header fields for all enforced limits, or None if a limit follows a calendar.
-
-    Returns:
-        None if a limit follows a calendar, because its windows differ in length.
-    """
-    if any(bound.limit.calendar not in (None, "lifetime") for bound in bounds):
-        return None
+def spell(bounds: Sequence[BoundLimit]) -> tuple[Spelled, ...]:
+    """Return the constant parts of the header fields for all enforced limits."""
     names = _labels(bounds)
     return tuple(_spell(at, bound.limit, names[at]) for at, bound in enumerate(bounds) if not bound.limit.shadow)
 
@@ -122,8 +140,10 @@ class _Cache:
         self.labels = _labels(bounds)
         self.spelled = spell(bounds)
         self.only: Spelled | None = None
-        if self.spelled is not None and len(self.spelled) == 1 and bounds[self.spelled[0].at].limit.unit == REQUESTS:
-            self.only = self.spelled[0]
+        if len(self.spelled) == 1:
+            item = self.spelled[0]
+            if item.by_calendar is None and bounds[item.at].limit.unit == REQUESTS:
+                self.only = item
 
 
 def _cached(plan: Plan) -> _Cache:
@@ -139,7 +159,8 @@ def _spell(at: int, limit: Limit, label: str) -> Spelled:
     window_seconds = None if slots else limit.window_seconds
     policy = _policy_item(label, limit.quota, limit.unit, limit.algorithm, window_seconds)
     line = (b"ratelimit-policy", policy.encode("latin-1"))
-    return Spelled(at, limit.capacity, limit.window_seconds, policy, line, f'"{label}";r=', not slots)
+    by_calendar = None if limit.calendar in (None, "lifetime") else CalendarItem(limit, label)
+    return Spelled(at, limit.capacity, limit.window_seconds, policy, line, f'"{label}";r=', not slots, by_calendar)
 
 
 def labels(plan: Plan) -> Sequence[str]:
@@ -186,10 +207,15 @@ def _policy_item(label: str, quota: int, unit: str, algorithm: str, window_secon
 
 def _ietf(decision: Described) -> dict[str, str]:
     spelled = _cached(decision.plan).spelled
-    if spelled is not None and (decision.allowed or len(spelled) == 1):
+    if decision.allowed or len(spelled) == 1:
         if decision.plan.counts_units and (left_out := decision.unmetered_at()):
             spelled = tuple(item for item in spelled if item.at not in left_out)
         return _by_numbers(decision, spelled) if spelled else {}
+    return by_states(decision)
+
+
+def by_states(decision: Described) -> dict[str, str]:
+    """Return the draft's header fields from the states of the limits, which is the slow way."""
     policies, limits = [], []
     for label, state in ordered(decision):
         slots = state.algorithm == "concurrency"
@@ -221,8 +247,11 @@ def _by_numbers(decision: Described, spelled: Sequence[Spelled]) -> dict[str, st
         if remaining < 0:
             remaining = 0
         until = f";t={-(-more // 1_000_000)}" if more >= 0 and limit.tells_time else ""
-        share, length = tightness(remaining, limit.capacity, limit.window_seconds)
-        rows.append((share, length, limit.at, f"{limit.head}{remaining}{until}", limit.policy))
+        policy, length_seconds = limit.policy, limit.window_seconds
+        if limit.by_calendar is not None:
+            policy, length_seconds = limit.by_calendar.at(decision.reply.now_us)
+        share, length = tightness(remaining, limit.capacity, length_seconds)
+        rows.append((share, length, limit.at, f"{limit.head}{remaining}{until}", policy))
     rows.sort()
     return {"RateLimit-Policy": ", ".join([row[4] for row in rows]), "RateLimit": ", ".join([row[3] for row in rows])}
 

@@ -9,7 +9,7 @@ from enforcement.model.algorithms import Spec
 from enforcement.model.keys import dirty_beside
 from enforcement.plan.binding import BoundLimit
 from enforcement.plan.costs import REQUESTS, Costs, names
-from enforcement.plan.decision_id import DecisionIds
+from enforcement.plan.decision_ids import DecisionIds
 
 
 class Plan:

@@ -8,7 +8,7 @@ from typing import Any
 from enforcement.model.algorithms import Spec
 from enforcement.plan.binding import BoundLimit
 from enforcement.plan.costs import Costs, check_costs, check_units
-from enforcement.plan.decision_id import DecisionIds
+from enforcement.plan.decision_ids import DecisionIds
 from enforcement.plan.plan import Plan
 from enforcement.plan.reply import Reply
 from enforcement.state.usage import TokenUsage

@@ -26,7 +26,7 @@ from enforcement.model.sizes import MAX_TOKEN_LENGTH
 from enforcement.model.tokens import Anonymous, digest, is_well_formed
 from enforcement.plan.binding import Limits, Rule, Subject, bind_pairs, pairs_of, rules_of, several_of
 from enforcement.plan.decision import Decision
-from enforcement.plan.decision_id import DecisionIds
+from enforcement.plan.decision_ids import DecisionIds
 from enforcement.plan.plan import RefusedPlan
 from enforcement.state.lease import Lease
 from enforcement.state.live_plan import LivePlan

@@ -4,9 +4,11 @@ import sys
 
 import pytest
 from django.core.checks import run_checks
-from django.core.exceptions import ImproperlyConfigured
+from django.core.exceptions import ImproperlyConfigured, ValidationError
 
 from controlplane import checks
+from controlplane.policies.checks import time_zones_are_the_same
+from tests.factories import LimitFactory
 
 
 def ids(found: list) -> list[str]:
@@ -76,6 +78,32 @@ def test_a_store_that_evicts_is_warned_of(store, client_of_store, policy, expect
         assert ids(checks.store_keeps_documents()) == expected
     finally:
         client_of_store.config_set("maxmemory-policy", "noeviction")
+
+
+def test_a_misspelt_variable_is_warned_of(monkeypatch):
+    """Everything else ignores it."""
+    monkeypatch.setenv("SLUICEGATE_HTTP", "true")
+
+    (found,) = (it for it in run_checks() if it.id == "sluicegate.W007")
+
+    assert (found.msg, found.hint) == (
+        "SLUICEGATE_HTTP is no setting and has no effect.",
+        "Did you mean SLUICEGATE_HTTPS?",
+    )
+
+
+@pytest.mark.django_db
+def test_a_time_zone_of_the_host_is_warned_of():
+    """A row of an earlier release may have one. It goes on, and a new one is refused."""
+    limit = LimitFactory(window_seconds=None, calendar="day", time_zone="Europe/Berlin")
+    assert time_zones_are_the_same() == []
+    limit.time_zone = "localtime"
+    limit.save()
+
+    with pytest.raises(ValidationError, match="Must be the IANA name"):
+        limit.clean()
+    (found,) = time_zones_are_the_same()
+    assert found.msg == f"{limit}: the time zone localtime may differ on each host."
 
 
 @pytest.mark.parametrize(("appendonly", "expected"), [("yes", []), ("no", ["sluicegate.W006"])])

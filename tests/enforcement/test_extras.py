@@ -53,3 +53,11 @@ def test_the_tools_for_tests_need_no_pytest() -> None:
     assert without("pytest", tools).stderr == ""
     last_line = without("pytest", "from enforcement.testing import limiter").stderr.splitlines()[-1]
     assert last_line == "ModuleNotFoundError: This fixture needs the package pytest: pip install 'pytest'"
+
+
+def test_the_command_of_the_control_plane_names_its_extra() -> None:
+    """The base install has the command, too. It ends with one sentence and status 2 in place of a traceback."""
+    done = without("celery", "import sys; from enforcement.cli.admin import main; sys.exit(main())")
+
+    sentence = "The control plane needs the package celery: pip install 'sluicegate[controlplane]'"
+    assert (done.returncode, done.stderr) == (2, f"sluicegate-admin: {sentence}\n")

@@ -139,7 +139,7 @@ def test_the_wheel_says_what_it_needs(wheel):
     assert wheel.read(entries).decode().split() == [
         "[console_scripts]",
         *("sluicegate", "=", "enforcement.cli:main"),
-        *("sluicegate-admin", "=", "controlplane.__main__:main"),
+        *("sluicegate-admin", "=", "enforcement.cli.admin:main"),
     ]
 
 

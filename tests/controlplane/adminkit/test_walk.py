@@ -19,7 +19,7 @@ from controlplane.usage.drain import drain
 from controlplane.usage.models import DailyReport
 from enforcement import Limiter
 from tests.controlplane.adminkit.conftest import PASSWORD
-from tests.controlplane.adminkit.walking import Walker
+from tests.controlplane.adminkit.walking import NARROW, WIDE, Walker
 from tests.factories import (
     LimitFactory,
     ManagementKeyFactory,
@@ -162,7 +162,7 @@ def test_the_documentation_of_the_api_runs_under_its_policy(walker):
     """Nothing that the page needs is refused, and nothing is asked of another host."""
     walker.open("/api/v1/docs/")
 
-    expect(walker.page.locator(".swagger-ui .opblock").first).to_be_visible()
+    expect(walker.page.locator(".swagger-ui .opblock").first).to_be_visible(timeout=30_000)
 
 
 def test_the_menu_and_the_filters_work_by_keyboard_on_a_narrow_screen(walker):
@@ -250,6 +250,23 @@ def test_a_counter_is_watched_and_reset(walker, store):
         assert limiter.check(token.secret).allowed
 
     assert AuditEntry.objects.get().reason == "support call"
+
+
+def test_a_long_name_stays_within_the_search(walker, store):
+    """Names may have 200 characters without a blank. The arrow of a result stays in sight, on a narrow screen too."""
+    ProjectFactory(slug="long", name="x" * 200)
+    walker.log_in("ann", PASSWORD)
+    walker.open("/admin/")
+    walker.page.keyboard.press("Control+k")
+    walker.page.locator("#search-input-command").fill("long")
+    walker.page.keyboard.press("Control")  # the palette searches once a key goes up
+    result = walker.page.locator("#command-results-list a").first
+    for size in (WIDE, NARROW):
+        walker.page.set_viewport_size(size)
+        expect(result).to_be_visible()
+        box, arrow = result.bounding_box(), result.locator("> :last-child").bounding_box()
+        assert box["x"] + box["width"] <= size["width"]
+        assert arrow["x"] + arrow["width"] <= box["x"] + box["width"]
 
 
 def test_a_second_editor_is_told_who_was_faster(walker, store):

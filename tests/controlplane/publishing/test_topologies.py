@@ -66,7 +66,7 @@ def test_what_is_published_is_decided_reported_and_kept(several, token, actor):
     assert drained.counted >= 1
     assert sum(row.cost for row in UsageRow.objects.filter(limit_name="", period="minute")) == 4
     assert kept.complete
-    assert forgotten == 1
+    assert forgotten.count == 1
     assert [counter.used for counter in counters.counters_of(token)] == [4, 4, 0]
 
 

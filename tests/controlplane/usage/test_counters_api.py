@@ -1,7 +1,8 @@
 import threading
 
 import pytest
-from django.db import connection
+import redis
+from django.db import OperationalError, connection, connections
 
 from controlplane.policies.models import AuditEntry
 from controlplane.projects.models import Project
@@ -143,6 +144,38 @@ def test_a_store_that_is_away_is_told_and_nothing_is_recorded(api, token, store)
 
     assert [(r.status_code, r.json()["code"]) for r in responses] == [(503, "store_unavailable")] * 2
     assert not AuditEntry.objects.filter(action="counters.reset").exists()
+
+
+def test_a_reset_that_cannot_be_recorded_resets_nothing(api, token, used, monkeypatch):
+    """Counters must not vanish without an audit entry, so the commit comes first."""
+
+    def failing():
+        raise OperationalError("server closed the connection unexpectedly")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(connections["default"], "_commit", failing)
+        response = api("POST", f"counters/reset?token={token}", {"limit": "free/hourly", "reason": "x"})
+
+    assert (response.status_code, response.json()["code"]) == (503, "database_unavailable")
+    assert not AuditEntry.objects.filter(action="counters.reset").exists()
+    assert shown(api, f"token={token}")[1] == ("free/hourly", "token", 100, 7, 93)
+
+
+def test_a_reset_during_which_the_store_dies_is_said_and_recorded(api, token, used, monkeypatch):
+    """The audit says what was asked for, and that it was not finished. The same request again finishes it."""
+
+    def failing(*args, **options):
+        raise redis.ConnectionError("closed")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("enforcement.control.inspection.reset_counters", failing)
+        response = api("POST", f"counters/reset?token={token}", {"limit": "free/hourly", "reason": "x"})
+
+    assert (response.status_code, response.json()["code"]) == (503, "reset_unfinished")
+    entries = AuditEntry.objects.filter(object_id=token, action__startswith="counters.")
+    assert {entry.action for entry in entries} == {"counters.reset", "counters.reset_unfinished"}
+    assert {entry.change for entry in entries} == {entries[0].change}
+    assert api("POST", f"counters/reset?token={token}", {"limit": "free/hourly", "reason": "x"}).json() == {"reset": 1}
 
 
 def test_a_store_that_lost_its_functions_gets_them_back(api, token, used, client_of_store):

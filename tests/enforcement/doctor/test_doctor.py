@@ -12,12 +12,13 @@ import pytest
 from enforcement import Limiter
 from enforcement.cli import main
 from enforcement.control.acl import ACCOUNTS, enforcer
-from enforcement.doctor import checkup, sharing
+from enforcement.doctor import checkup, sharing, variables
 from enforcement.doctor import server as look_at_server
 from enforcement.embedded import ValkeyServer
 from enforcement.lua import library_source
 from enforcement.model.keys import Keys
 from enforcement.store.client import connect
+from tests.earlier import library_of_0_2
 from tests.enforcement.faults import FaultyPath
 from tests.enforcement.topologies import Cluster, ask
 from tests.enforcement.world import eventually, fixed
@@ -147,6 +148,66 @@ def test_the_account_of_a_proxy_can_run_it(server, world, account, doctor):
         "advice": "",
     }
     assert found["instances"]["value"] == "1 alive; this account may count them, but not read them"
+
+
+def test_an_account_of_an_earlier_release_is_told_what_to_do(server, account, doctor, tmp_path):
+    """Its enforcers send no sample and make ids that nobody can read; the new account changes that."""
+    script = "import json; from enforcement.accounts import enforcer; from enforcement.keys import Keys; "
+    library = library_of_0_2(tmp_path)
+    environment = {**os.environ, "PYTHONPATH": str(library)}
+    command = [sys.executable, "-c", f"{script}print(json.dumps(enforcer(Keys())))"]
+    done = subprocess.run(command, cwd=library, env=environment, capture_output=True, text=True, check=True)
+    status, found = doctor(account("proxy", json.loads(done.stdout), server))
+
+    assert (status, found["account"]["level"]) == (0, "warning")
+    assert found["account"]["value"] == "lacks rights on the key of decision ids and the sample of denials"
+    assert "Run 'manage.py store_acl --apply'" in found["account"]["advice"]
+    assert "account" not in doctor(account("proxy", enforcer(KEYS), server))[1]
+
+
+def test_a_variable_that_is_no_setting_is_a_warning(server, doctor, monkeypatch):
+    """A misspelt name is ignored by everything else. Variables that Kubernetes makes for a service are none."""
+    monkeypatch.setenv("SLUICEGATE_TIMEOUT", "25")
+    monkeypatch.setenv("SLUICEGATE_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.setenv("SLUICEGATE_PROXY_PORT", "tcp://10.0.0.1:80")
+    monkeypatch.setenv("SLUICEGATE_HTTPS", "true")
+
+    assert doctor(server.url)[1]["variables"] == {
+        "name": "variables",
+        "level": "warning",
+        "value": "SLUICEGATE_TIMEOUT is no setting and has no effect",
+        "advice": "Did you mean SLUICEGATE_TIMEOUT_MS?",
+    }
+
+
+def test_a_misspelt_address_is_named_when_there_is_no_store(monkeypatch, capsys):
+    """It is the likely reason."""
+    monkeypatch.delenv("SLUICEGATE_REDIS_URL", raising=False)
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
+    monkeypatch.setenv("SLUICEGATE_REDIS", "redis://127.0.0.1:6379/0")
+
+    assert main(["doctor"]) == 2
+    assert "Did you mean SLUICEGATE_REDIS_URL?" in capsys.readouterr().out
+
+
+def test_every_setting_is_known():
+    """Those that the documentation lists, and those that the code reads."""
+    known = {*variables.LIBRARY, *variables.CONTROL_PLANE}
+    listed = (ROOT / "templates/docs/settings.md").read_text()
+    code = [path for tree in ("enforcement", "controlplane") for path in (ROOT / tree).rglob("*.py")]
+    read = "".join(path.read_text() for path in code if path.name != "variables.py")
+
+    assert set(re.findall(r"\bSLUICEGATE_[A-Z_]+\b", listed)) == known
+    assert set(re.findall(r"[\"`]SLUICEGATE_[A-Z_]*[A-Z][\"`]", read)) <= {f"{q}{it}{q}" for it in known for q in '"`'}
+
+
+def test_a_time_zone_of_the_host_is_a_warning(server, world, doctor):
+    """An earlier release published it. Enforcers go on with it."""
+    world.everything(fixed(5, window_seconds=None, calendar="day", time_zone="localtime"))
+    finding = doctor(server.url)[1]["time zones"]
+
+    assert finding["level"] == "warning"
+    assert "(localtime)" in finding["value"]
 
 
 @pytest.mark.parametrize("name", ["publisher", "worker"])

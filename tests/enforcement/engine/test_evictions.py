@@ -69,6 +69,17 @@ def test_evictions_of_before_are_no_news(full, monkeypatch):
         assert limiter.stats().state != "degraded"
 
 
+def test_a_reply_that_cannot_be_read_fails_only_this_duty(full, monkeypatch, caplog):
+    """The background thread goes on at once with the others. Before, it paused as after a defect."""
+    monkeypatch.setattr("enforcement.engine.agent.EVICTION_SECONDS", 0.05)
+    monkeypatch.setattr("enforcement.engine.evictions.Redis.info", lambda self, section: self.ping().get(section))
+    with Limiter(full.url, timeout=1.0) as limiter:
+        limiter.start()
+        assert eventually(lambda: "The evictions failed 3 times in a row (InvalidResponse" in caplog.text)
+        assert limiter.hit(LIMIT, "k").source == "store"
+    assert "Unexpected error" not in caplog.text
+
+
 def test_an_account_that_may_not_ask_asks_once(full, caplog):
     """As one of release 0.2: each refused command would add to the server's log of refusals."""
     client = connect(full.url)

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from enforcement import InvalidLimit, Limit, Match
-from enforcement.model.documents import dumps, parse_policy
+from enforcement.model.documents import Override, dumps, parse_policy
 from enforcement.model.matching import InvalidMatch
 
 
@@ -201,6 +201,29 @@ def test_a_path_that_matches_no_request_is_refused():
     with pytest.raises(InvalidLimit) as caught:
         Limit.from_json(data)
     assert (caught.value.field, caught.value.reason) == ("match.path", rule)
+
+
+@pytest.mark.parametrize("zone", ["localtime", "posixrules", "Factory", "right/Europe/Berlin"])
+def test_a_time_zone_of_the_host_is_refused(zone):
+    """A fleet would disagree on its windows. Not every host has all of them, and each is refused everywhere."""
+    data = {"name": "x", "algorithm": "fixed_window", "quota": 5, "calendar": "day", "time_zone": zone}
+
+    with pytest.raises(InvalidLimit) as caught:
+        Limit.from_json(data)
+    assert caught.value.field == "time_zone"
+    assert caught.value.reason.startswith("Must be the IANA name of a time zone, like Europe/Berlin")
+
+
+def test_a_published_document_keeps_a_time_zone_of_the_host():
+    """0.2.0 accepted it, also with an override."""
+    limit = {"name": "x", "algorithm": "fixed_window", "quota": 5, "calendar": "day", "time_zone": "Factory"}
+    text = dumps({"schema": 1, "id": "pol_1", "slug": "free", "name": "Free", "version": 1, "limits": [limit]})
+
+    (read,) = parse_policy(text).limits
+
+    assert read.to_json() == limit
+    assert pickle.loads(pickle.dumps(read)) == read
+    assert Override("ovr_1", "pol_1", "x", 9).apply(read).quota == 9
 
 
 def test_a_published_document_keeps_a_path_that_matches_nothing():

@@ -91,7 +91,7 @@ def test_a_demoted_primary_is_left_by_one_question(trio, monkeypatch):
     """
     World(trio.url).client.close()
     runner = asyncio.Runner()
-    plain, awaited, pinned = Limiter(trio.url, timeout=2.0), aio.Limiter(trio.url, timeout=2.0), Limiter(trio.url)
+    plain, awaited, pinned = (kind(trio.url, timeout=2.0) for kind in (Limiter, aio.Limiter, Limiter))
     hits = [
         lambda: plain.hit(LIMIT, "plain").source,
         lambda: runner.run(awaited.hit(LIMIT, "awaited")).source,

@@ -1,0 +1,62 @@
+"""Find environment variables that look like settings and are none, because a misspelt name is ignored in silence."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from typing import Final
+
+from enforcement.doctor.findings import Finding
+
+LIBRARY: Final = (
+    "SLUICEGATE_DECISION_KEY",
+    "SLUICEGATE_FLEET_SIZE",
+    "SLUICEGATE_INSTANCE",
+    "SLUICEGATE_LOOKUP_MS",
+    "SLUICEGATE_PREFIX",
+    "SLUICEGATE_REDIS_URL",
+    "SLUICEGATE_STATE_DIR",
+    "SLUICEGATE_TIMEOUT_MS",
+    "SLUICEGATE_VALKEY_BINARY",
+    # Only the proxy reads these.
+    "SLUICEGATE_ANONYMOUS_PROJECT",
+    "SLUICEGATE_HEADERS",
+    "SLUICEGATE_TRUSTED_PROXIES",
+    "SLUICEGATE_UPSTREAM_TIMEOUT",
+    "SLUICEGATE_UPSTREAM_URL",
+)
+CONTROL_PLANE: Final = (
+    "SLUICEGATE_ALLOW_DEBUG",
+    "SLUICEGATE_BROKER_URL",
+    "SLUICEGATE_ENFORCER_PASSWORD",
+    "SLUICEGATE_ENVIRONMENT",
+    "SLUICEGATE_HTTPS",
+    "SLUICEGATE_METRICS_NETWORKS",
+    "SLUICEGATE_PORT",
+    "SLUICEGATE_PUBLISHER_PASSWORD",
+    "SLUICEGATE_VAR",
+    "SLUICEGATE_WORKER_PASSWORD",
+)
+"""One shell often serves both, so the doctor knows these too. It cannot import the control plane."""
+_TESTS: Final = ("SLUICEGATE_PROOF", "SLUICEGATE_SCREENSHOTS")
+_BEGINNING: Final = "SLUICEGATE_"
+# Kubernetes and Docker links describe every service whose name begins with "sluicegate" in such variables.
+_OF_A_SERVICE: Final = re.compile(r"\w+_SERVICE_(HOST|PORT(_\w+)?)|\w+_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?")
+_ADDRESS: Final = re.compile(r"(tcp|udp|sctp)://")
+
+
+def unknown(environ: Mapping[str, str]) -> Iterator[Finding]:
+    """Yield a warning for each variable that begins like a setting and is none, with the setting that is nearest."""
+    known = (*LIBRARY, *CONTROL_PLANE)
+    for name in sorted(environ):
+        if not name.startswith(_BEGINNING) or name in known or name in _TESTS or not environ[name]:
+            continue
+        if _OF_A_SERVICE.fullmatch(name) or _ADDRESS.match(environ[name]):
+            continue
+        near = get_close_matches(name, known, n=1, cutoff=0.8)
+        advice = f"Did you mean {near[0]}?" if near else "Remove it. The page Settings lists the names."
+        yield Finding("variables", "warning", f"{name} is no setting and has no effect", advice)
+
+
+__all__ = ["CONTROL_PLANE", "LIBRARY", "unknown"]
