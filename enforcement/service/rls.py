@@ -26,6 +26,7 @@ from urllib.parse import unquote
 
 from enforcement.http.asgi import Scope, encoded
 from enforcement.http.messages import PlainResponse, Refusal, RequestAttributes, added_headers, denial, find_token
+from enforcement.model.tokens import is_well_formed
 from enforcement.plan.costs import REQUESTS, Costs
 from enforcement.plan.decision import Decision
 from enforcement.plan.headers import draft_lines
@@ -57,14 +58,14 @@ class _Call:
     What the descriptors of one call say.
 
     Attributes:
-        token: The token. None if no descriptor has one.
+        shown: The values of all entries that hold a token.
         attributes: Attributes by name.
         costs: Permits to charge by unit.
         refunds: Permits to give back by unit.
         after: For each descriptor, whether the request has ended.
     """
 
-    token: str | None = None
+    shown: list[str] = field(default_factory=list)
     attributes: dict[str, str] = field(default_factory=dict)
     costs: dict[str, int] = field(default_factory=dict)
     refunds: dict[str, int] = field(default_factory=dict)
@@ -112,15 +113,16 @@ class RateLimitService:
 
     async def _answer(self, message: bytes, descriptors: list[bytes]) -> bytes:
         call = _call(descriptors, integer(message, _HITS) or 0, self._mapping)
-        anonymous = None if call.token is not None else self._mapping.project(text(message, _DOMAIN))
+        token = _token(call.shown)
+        anonymous = None if token is not None else self._mapping.project(text(message, _DOMAIN))
         attributes = RequestAttributes(call.attributes, lambda _: None)
         if call.refunds or True in call.after:
             deltas = _deltas(call)
-            decision = await self._judge.amend(call.token, deltas, attributes, anonymous)
+            decision = await self._judge.amend(token, deltas, attributes, anonymous)
             return self._reply(decision, len(descriptors)) if not decision.allowed else _amended(len(descriptors))
         costs: Costs = call.costs.get(REQUESTS, 1) if call.costs.keys() <= {REQUESTS} else call.costs
-        decision = await self._judge.decide(call.token, costs, attributes, anonymous)
-        self._limiter.keep_message(message, call.token or anonymous, (costs, len(descriptors)))
+        decision = await self._judge.decide(token, costs, attributes, anonymous)
+        self._limiter.keep_message(message, token or anonymous, (costs, len(descriptors)))
         return self._reply(decision, len(descriptors))
 
     def _reply(self, decision: Decision, descriptors: int) -> bytes:
@@ -154,9 +156,7 @@ def _call(descriptors: Iterable[bytes], hits: int, mapping: RlsMapping) -> _Call
         for entry in parts(descriptor, _ENTRIES):
             key, value = text(entry, _KEY), text(entry, _VALUE)
             if key in mapping.token:
-                if call.token is not None and call.token != _token(value):
-                    raise ValueError("descriptors: a call must have one token, got two.")
-                call.token = _token(value)
+                call.shown.append(find_token(value, None) or value.strip())
             elif key == mapping.unit and key:
                 unit = value
             elif key == mapping.after and key:
@@ -202,9 +202,22 @@ def _deltas(call: _Call) -> dict[str, int]:
     return {unit: call.costs.get(unit, 0) - call.refunds.get(unit, 0) for unit in units}
 
 
-def _token(value: str) -> str:
-    """Return the token of an entry, which holds it alone or is a whole ``Authorization`` field."""
-    return find_token(value, None) or find_token(None, value) or ""
+def _token(shown: Iterable[str]) -> str | None:
+    """
+    Return the token of a call, an empty string if it shows an empty one, or None if it shows none.
+
+    Of several the well-formed one counts, as in the header fields of a request. The others may be credentials for the
+    upstream.
+
+    Raises:
+        ValueError: Two of them are well-formed.
+    """
+    tokens = list(dict.fromkeys(shown))
+    well_formed = [token for token in tokens if is_well_formed(token)]
+    if len(well_formed) > 1:
+        raise ValueError("descriptors: a call must have one token, got two.")
+    found = well_formed or [token for token in tokens if token] or tokens
+    return found[0] if found else None
 
 
 def _denied(answer: PlainResponse, descriptors: int, decision: Decision | None = None) -> bytes:
