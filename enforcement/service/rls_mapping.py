@@ -96,7 +96,10 @@ class RlsMapping:
 
     def project(self, domain: str) -> Anonymous:
         """Return what stands for requests without a token of a domain, or raise ValueError if it cannot be a slug."""
-        return Anonymous(self.projects.get(domain, domain))
+        try:
+            return Anonymous(self.projects.get(domain, domain))
+        except ValueError as exc:
+            raise ValueError(f"domain: {str(exc).removeprefix('project: ')}") from exc
 
     def _check(self) -> None:
         for key, unit in self.costs.items():

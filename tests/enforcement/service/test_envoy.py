@@ -12,7 +12,7 @@ import pytest
 
 from enforcement import Limit, Limiter, Match
 from enforcement.embedded import ValkeyServer
-from tests.enforcement.service.envoy import CONFIGURATIONS, Envoy, envoy
+from tests.enforcement.service.real_envoy import CONFIGURATIONS, Envoy, envoy
 from tests.enforcement.service.running import Gateway, gateway
 from tests.enforcement.world import eventually
 
