@@ -1,10 +1,10 @@
 """
 Answer the ``ShouldRateLimit`` calls of Envoy's rate limit filter, and of all that speak version 3 of its service.
 
-A descriptor is a list of keys and values, which are called entries. The entry ``token`` has the token of the request,
-``remote_address`` its address, and every other entry is an attribute of its own name. A mapping file gives them other
-meanings (:mod:`enforcement.service.rls_mapping`). Requests without a token count for the project whose slug is the
-domain of the call.
+A descriptor is a list of keys and values, which are called entries. The entry ``token``, ``authorization``,
+``x-api-key`` or ``api_key`` has the token of the request, ``remote_address`` its address, and every other entry is an
+attribute of its own name. A mapping file gives them other meanings (:mod:`enforcement.service.rls_mapping`). Requests
+without a token count for the project whose slug is the domain of the call.
 
 The descriptors of a call describe one request: it is charged to all its limits, or to none. So an attribute must have
 one value in a call. Its cost is the largest that a descriptor gives for each unit.

@@ -3,7 +3,7 @@ Read which entries of a rate limit descriptor stand for what.
 
 The file is TOML. All of it is optional::
 
-    token = ["token", "api_key"]   # entries that hold the token
+    token = ["token", "key"]       # entries that hold the token
     unit = "unit"                  # the entry whose value is the unit of hits_addend in its descriptor
     after = "after"                # the entry that says: the request has ended, charge it without a denial
 
@@ -49,7 +49,7 @@ class RlsMapping:
         projects: Slugs by domain. A domain that is not named is the slug itself.
     """
 
-    token: tuple[str, ...] = ("token",)
+    token: tuple[str, ...] = ("token", "authorization", "x-api-key", "api_key")
     unit: str = ""
     after: str = ""
     attributes: Mapping[str, str] = field(default_factory=lambda: _ADDRESSES)

@@ -98,6 +98,7 @@ def test_legal_call_is_allowed(channel: Channel, legal: bytes) -> None:
         (FLAG + framed(b"abc")[1:], 415),
         (b"\x7f" + framed(b"")[1:], 415),
         (b"\0\xff\xff\xff\xff" + b"a", 400),
+        (framed(b"\x12\x00" * 400_000), 400),
         (framed(b"\x0a" + b"a" * MAX_MESSAGE), 413),
         (framed(b"a" * (3 * MAX_MESSAGE)), 413),
     ],
