@@ -241,7 +241,6 @@ def test_the_largest_cost_of_the_descriptors_counts(plain: Gateway, ask: Asking)
     "limit",
     [
         hourly(10),
-        hourly(10, consistency="leased"),
         Limit(name="hourly", algorithm="sliding_window", quota=10, window_seconds=3_600),
         Limit(name="hourly", algorithm="token_bucket", quota=10, window_seconds=36_000),
         Limit(name="hourly", algorithm="fixed_window", quota=10, calendar="day"),
@@ -260,6 +259,18 @@ def test_negative_hits_give_back_and_never_above_full(plain: Gateway, ask: Askin
     assert some["overall_code"] == "OK"
     assert after == 8
     assert left(ask(descriptor({"token": token}, hitsAddend=0))) == 10
+
+
+def test_a_refund_leaves_leased_permits_out(plain: Gateway, ask: Asking) -> None:
+    """Permits that a process holds are not given back by somebody who gives back more than was used."""
+    token = plain.token(hourly(300, consistency="leased"))
+    request = descriptor({"token": token})
+    used = sum(ask(request)["overall_code"] == "OK" for _ in range(200))
+
+    ask(descriptor({"token": token}, hitsAddend=1_000, isNegativeHits=True))
+
+    assert used == 200
+    assert 270 <= sum(ask(request)["overall_code"] == "OK" for _ in range(400)) <= 300
 
 
 def test_a_refund_that_cannot_be_made_is_said(plain: Gateway, ask: Asking) -> None:
