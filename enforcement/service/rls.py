@@ -50,6 +50,7 @@ _CODE, _LIMIT, _REMAINING, _RESET = 1, 2, 3, 4
 _PER_UNIT, _UNIT, _NAME, _SECONDS = 1, 2, 3, 1
 _OK, _OVER_LIMIT = 1, 2
 _ALLOWED: Final = write_integer(_OVERALL, _OK)
+_ALLOWED_STATUS: Final = write(_STATUSES, write_integer(_CODE, _OK))
 _UNITS: Final = {1: 1, 60: 2, 3_600: 3, 86_400: 4}
 """The numbers of RateLimit.Unit by the seconds of a window. Windows of another length have no unit."""
 _MOST: Final = 2**32 - 1
@@ -184,7 +185,7 @@ class RateLimitService:
         else:
             lines = encoded(added_headers(decision, self._settings.headers))
         status = _quick_status(decision, limits) if limits else _status(_OK, decision)
-        return _ALLOWED + status * descriptors + _values(lines)
+        return _ALLOWED + status + _ALLOWED_STATUS * (descriptors - 1) + _values(lines)
 
 
 def denied(answer: PlainResponse) -> bytes:
@@ -274,16 +275,20 @@ def _token(shown: Iterable[str]) -> str | None:
 def _denied(answer: PlainResponse, descriptors: int, decision: Decision | None = None) -> bytes:
     body = write(_BODY, answer.body) if answer.body else b""
     lines = encoded(it for it in answer.headers if it[0] != "Content-Length")
-    status = _status(_OVER_LIMIT, decision) * max(1, descriptors)
+    status = _status(_OVER_LIMIT, decision) + _status(_OVER_LIMIT, None) * (descriptors - 1)
     return write_integer(_OVERALL, _OVER_LIMIT) + status + _values(lines) + body
 
 
 def _amended(descriptors: int) -> bytes:
-    return _ALLOWED + _status(_OK, None) * descriptors
+    return _ALLOWED + _ALLOWED_STATUS * descriptors
 
 
 def _status(code: int, decision: Decision | None) -> bytes:
-    """Return an entry of the statuses, with the limit that decides if there is one."""
+    """
+    Return an entry of the statuses, with the limit that decides if there is one.
+
+    Only the first of a call has it. Envoy would list it once for each, in fields of its own that it can be told to add.
+    """
     status = write_integer(_CODE, code)
     limit = None if decision is None or not decision.shown else decision.limit
     if limit is not None:
