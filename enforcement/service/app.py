@@ -20,7 +20,7 @@ from enforcement.http.asgi import Receive, Scope, Send, encoded, header_of
 from enforcement.http.messages import PlainResponse, problem_answer
 from enforcement.service import ext_authz, rls
 from enforcement.service.forward_auth import ForwardAuth
-from enforcement.service.grpc import CONTENT_TYPE, UNIMPLEMENTED, UnaryCall, end
+from enforcement.service.grpc import UNIMPLEMENTED, UnaryCall, end, sends_trailers
 from enforcement.service.judge import Judge
 from enforcement.service.settings import ServiceSettings, limiter_settings
 
@@ -98,7 +98,7 @@ class DecisionService:
         page = self._pages.get(scope["path"])
         if page is not None:
             await _send(send, page())
-        elif any(name == b"content-type" and value.startswith(CONTENT_TYPE) for name, value in scope["headers"]):
+        elif sends_trailers(scope) and (header_of(scope, b"content-type") or "").startswith("application/grpc"):
             await end(send, UNIMPLEMENTED, f"The decision service has no method {scope['path']}.")
         else:
             await _send(send, _problem(404, "The decision service has no such path", "not_found"))

@@ -19,12 +19,11 @@ from enforcement.http.messages import PlainResponse, Refusal
 from enforcement.service.wire import Malformed
 
 UNIMPLEMENTED: Final = 12
-CONTENT_TYPE: Final = b"application/grpc"
 MAX_MESSAGE: Final = 1_048_576
 """Bytes of a message. Envoy sends a request's headers, and its body up to a limit that its configuration sets."""
 
 _PREFIX: Final = 5
-_HEADERS: Final = [(b"content-type", CONTENT_TYPE)]
+_HEADERS: Final = [(b"content-type", b"application/grpc")]
 _OK_TRAILERS: Final = [(b"grpc-status", b"0")]
 
 
@@ -45,7 +44,7 @@ class UnaryCall:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one call, or deny the request that it asks about if its message cannot be read."""
-        if scope["method"] != "POST" or "http.response.trailers" not in (scope.get("extensions") or ()):
+        if scope["method"] != "POST" or not sends_trailers(scope):
             await _send_plain(send, _NO_GRPC.answer)
             return
         try:
@@ -63,6 +62,11 @@ class UnaryCall:
     async def refuse(self, answer: PlainResponse, send: Send) -> None:
         """Deny the request that a call asks about with a response."""
         await _send(send, _framed(self._denying(answer)), _OK_TRAILERS)
+
+
+def sends_trailers(scope: Scope) -> bool:
+    """Return whether the server can send the status of a call."""
+    return "http.response.trailers" in (scope.get("extensions") or ())
 
 
 async def end(send: Send, status: int, detail: str) -> None:
@@ -131,4 +135,4 @@ _NO_GRPC: Final = Refusal(
 )
 
 
-__all__ = ["CONTENT_TYPE", "MAX_MESSAGE", "UNIMPLEMENTED", "UnaryCall", "end"]
+__all__ = ["MAX_MESSAGE", "UNIMPLEMENTED", "UnaryCall", "end", "sends_trailers"]

@@ -152,7 +152,7 @@ class RateLimitService:
         costs: Costs = call.costs.get(REQUESTS, 1) if call.costs.keys() <= {REQUESTS} else call.costs
         asked = _Asked(token, anonymous, attributes, costs, len(descriptors))
         decision = await self._judge.decide(token, costs, attributes, anonymous)
-        if decision.source != "documents":  # who shows tokens that are not known must not clear what is kept
+        if decision.allowed or decision.bounds:  # who shows tokens that are not known must not clear what is kept
             self._keep(message, asked)
         return self._reply(decision, asked.descriptors)
 

@@ -67,6 +67,11 @@ class Service:
             finally:
                 self._process = None
 
+    def memory(self) -> int:
+        """Return the bytes of memory that the process and its workers have in use."""
+        assert self._process is not None
+        return sum(_resident(pid) for pid in _family(self._process.pid))
+
     @property
     def running(self) -> bool:
         return self._process is not None and self._process.poll() is None
@@ -91,6 +96,19 @@ def _command(server: str, port: int, arguments: Sequence[str]) -> list[str]:
         app = "enforcement.service.app:create_app()"
         return [sys.executable, "-c", HYPERCORN, "--bind", f"127.0.0.1:{port}", app, *arguments]
     return [sys.executable, "-m", "enforcement", "serve", "--port", str(port), "--server", server, *arguments]
+
+
+def _family(pid: int) -> Iterator[int]:
+    """Yield a process and all that descend from it."""
+    yield pid
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for child in (task / "children").read_text().split():
+            yield from _family(int(child))
+
+
+def _resident(pid: int) -> int:
+    (line,) = (it for it in Path(f"/proc/{pid}/status").read_text().splitlines() if it.startswith("VmRSS:"))
+    return int(line.split()[1]) * 1_024
 
 
 class Gateway:

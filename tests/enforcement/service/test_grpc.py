@@ -6,6 +6,7 @@ import contextlib
 import json
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx2
 import pytest
@@ -20,6 +21,7 @@ from enforcement.service.wire import fields, integer, part, parts, text, write, 
 from tests.enforcement.service.grpc_client import EXT_AUTHZ, RLS, Answer, Channel, framed
 from tests.enforcement.service.running import Gateway, gateway
 from tests.enforcement.world import eventually
+from tests.scale import scale
 
 METHODS = [RLS, EXT_AUTHZ]
 FLAG = b"\x01"
@@ -147,14 +149,15 @@ def test_unknown_method_is_unimplemented(channel: Channel, path: str) -> None:
     assert "no%20method" in answer.trailers["grpc-message"] or "no method" in answer.trailers["grpc-message"]
 
 
-@pytest.mark.parametrize("path", METHODS)
-def test_http_1_gets_no_call(served: Gateway, path: str) -> None:
-    """Without trailers there is no status of gRPC."""
-    answer = httpx2.post(
-        f"http://127.0.0.1:{served.service.port}{path}", content=framed(b""), headers={"Content-Type": "text/plain"}
-    )
+@pytest.mark.parametrize("path", [*METHODS, "/grpc.health.v1.Health/Check"])
+def test_a_server_without_trailers_gets_no_call(server: ValkeyServer, tmp_path: Path, path: str) -> None:
+    """Without trailers there is no status of gRPC. uvicorn serves the other paths."""
+    with gateway(server, tmp_path, server="uvicorn") as running:
+        address = f"http://127.0.0.1:{running.service.port}{path}"
+        answer = httpx2.post(address, content=framed(b""), headers={"Content-Type": "application/grpc"})
 
-    assert answer.status_code >= 400 or answer.headers["content-type"] == "application/grpc"
+    assert answer.status_code == (505 if path in METHODS else 404)
+    assert "Traceback" not in running.service.log.read_text()
 
 
 @pytest.mark.parametrize("path", METHODS)
@@ -172,7 +175,8 @@ def test_message_in_many_frames_is_one_message(served: Gateway, legal: bytes, pa
     assert allows(path, answer.message) == (path == RLS)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.proof
+@settings(max_examples=scale(60, 2_000), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_no_bytes_are_permission(served: Gateway, channel: Channel, data: st.DataObject) -> None:
     """Whatever a message holds, a request without a token that is known is denied, and the service goes on."""
@@ -182,7 +186,8 @@ def test_no_bytes_are_permission(served: Gateway, channel: Channel, data: st.Dat
     assert denies(path, channel.call(path, framed(message)))
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.proof
+@settings(max_examples=scale(40, 2_000), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_damaged_call_never_fails(channel: Channel, legal: bytes, data: st.DataObject) -> None:
     """A legal message with changed bytes is answered by a decision, whichever it is."""

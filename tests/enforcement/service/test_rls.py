@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from tests.enforcement.service import oracle
 from tests.enforcement.service.grpc_client import RLS, Channel
 from tests.enforcement.service.oracle import REQUEST, RESPONSE, Oracle
 from tests.enforcement.service.running import Gateway, gateway
+from tests.enforcement.world import eventually
 
 MAPPING = """
 token = ["token", "api_key"]
@@ -468,3 +470,20 @@ def test_a_domain_stands_for_the_project_that_the_mapping_names(mapped: Gateway,
     codes = [ask_mapped(descriptor({"a": "b"}), domain="edge_gateway")["overall_code"] for _ in range(2)]
 
     assert codes == ["OK", "OVER_LIMIT"]
+
+
+def test_a_charge_afterwards_outlives_an_outage(tmp_path: Path, reader: Oracle) -> None:
+    """What was used while the store was away is charged when it is back."""
+    (tmp_path / "rls.toml").write_text(MAPPING)
+    with ValkeyServer() as store, gateway(store, tmp_path, rls_mapping=str(tmp_path / "rls.toml")) as running:
+        token = running.token(tokens(100))
+        entries = {"token": token, "unit": "tokens"}
+        with running.channel() as channel:
+            ask = Asking(channel, reader)
+            ask(descriptor(entries, hitsAddend=10))
+            store.freeze()
+            charged = [ask(descriptor({**entries, "after": "true"}, hitsAddend=20)) for _ in range(3)]
+            store.thaw()
+
+            assert [it["overall_code"] for it in charged] == ["OK"] * 3
+            assert eventually(lambda: left(ask(descriptor(entries, hitsAddend=0))) == 30, 10)
