@@ -25,6 +25,7 @@ SLUGS = (
     "starlette",
     "django",
     "flask",
+    "envoy",
     "migrating",
     "testing",
     "observing",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial, wraps
 from time import monotonic
@@ -358,6 +358,10 @@ class Admission:
     async def settle(self, costs: Costs) -> None:
         """Replace the charged estimate by the real cost, once. Later calls change nothing."""
         await seen_through(self._limiter._run(self.reservation.settling(costs)))
+
+    async def amend(self, deltas: Mapping[str, int]) -> None:
+        """Add permits to the charges by unit, or give some back below 0, whether that fits or not, once."""
+        await seen_through(self._limiter._run(self.reservation.amending(deltas)))
 
     async def charge_for(self, status: int) -> None:
         """Give back the permits of limits whose ``charge_on`` does not contain the HTTP status of the response."""

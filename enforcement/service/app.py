@@ -20,7 +20,7 @@ from enforcement.http.asgi import Receive, Scope, Send, encoded, header_of
 from enforcement.http.messages import DENIAL_FIELD, PlainResponse, error_answer
 from enforcement.service import ext_authz, rls
 from enforcement.service.forward_auth import ForwardAuth
-from enforcement.service.grpc import CONTENT_TYPE, UNIMPLEMENTED, UnaryCall, end
+from enforcement.service.grpc import UNIMPLEMENTED, UnaryCall, end, sends_trailers
 from enforcement.service.judge import Judge
 from enforcement.service.settings import ServiceSettings, limiter_settings
 
@@ -54,15 +54,17 @@ class DecisionService:
         self._settings = settings
         self._restricted = settings.callers is not None or bool(settings.secret)
         judge = Judge(limiter, settings.anonymous)
-        check = ForwardAuth(judge, settings, "/v1/check")
-        check_403 = ForwardAuth(judge, settings, "/v1/check403", only_403=True)
+        checks = (
+            ForwardAuth(judge, settings, "/v1/check"),
+            ForwardAuth(judge, settings, "/v1/check403", denials=(401, 403)),
+            ForwardAuth(judge, settings, "/v1/envoy", denials=range(400, 500)),
+        )
         self._endpoints: Mapping[str, Endpoint] = {
-            check.path: check,
-            check_403.path: check_403,
+            **{check.path: check for check in checks},
             ext_authz.PATH: UnaryCall(ext_authz.ExtAuthz(judge, settings), ext_authz.denied, settings.headers),
             rls.PATH: UnaryCall(rls.RateLimitService(judge, settings), rls.denied, settings.headers),
         }
-        self._below: tuple[tuple[str, Endpoint], ...] = (("/v1/check/", check), ("/v1/check403/", check_403))
+        self._below: tuple[tuple[str, Endpoint], ...] = tuple((f"{check.path}/", check) for check in checks)
         self._pages = {"/healthz": self._health, "/readyz": self._readiness}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -96,7 +98,7 @@ class DecisionService:
         page = self._pages.get(scope["path"])
         if page is not None:
             await _send(send, page())
-        elif any(name == b"content-type" and value.startswith(CONTENT_TYPE) for name, value in scope["headers"]):
+        elif sends_trailers(scope) and (header_of(scope, b"content-type") or "").startswith("application/grpc"):
             await end(send, UNIMPLEMENTED, f"The decision service has no method {scope['path']}.")
         else:
             await _send(send, self._error(404, "The decision service has no such path", "not_found"))

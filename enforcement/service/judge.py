@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from typing import Final
 
 from enforcement.aio import Limiter
+from enforcement.async_tasks import seen_through
 from enforcement.http.messages import Refusal, without_token
 from enforcement.logs import RateLimitedLogger
 from enforcement.model.matching import Attributes
 from enforcement.model.tokens import Anonymous
 from enforcement.plan.binding import Costs
-from enforcement.plan.decision import Decision
+from enforcement.plan.decision import Decision, Denied
 from enforcement.state.live_plan import LivePlan
 
 logger = logging.getLogger("sluicegate.service")
@@ -50,14 +51,51 @@ class Judge:
             Refusal: The request needs a token, an attribute is too long, or a limit is not supported here.
             ValueError: The costs or the attributes break a rule.
         """
-        token = shown or without_token(shown, anonymous or self._anonymous)
-        plan = await self.limiter.find_plan(token, attributes)
+        plan = await self._plan(shown, attributes, anonymous)
         if isinstance(plan, Decision):
             return plan
-        if plan.has_slots or plan.has_charge_on:
+        return self.limiter.noted(await self.limiter.decide(plan, costs), attributes)
+
+    async def amend(
+        self, shown: str | None, deltas: Mapping[str, int], attributes: Attributes | None, anonymous: Anonymous | None
+    ) -> Decision:
+        """
+        Charge a request that has ended, or give permits back, and return a decision that denies only a token.
+
+        Args:
+            deltas: Permits to charge by unit, below 0 to give back. Other arguments are those of :meth:`decide`.
+        Raises:
+            Refusal, ValueError: As :meth:`decide` does. Or permits of a limit cannot be given back.
+        """
+        plan = await self._plan(shown, attributes, anonymous)
+        if isinstance(plan, Decision):
+            return plan
+        for bound in plan.bounds:
+            # A log holds each charge by its instant, which is not known here.
+            if bound.limit.algorithm == "sliding_log" and deltas.get(bound.limit.unit, 0) < 0:
+                raise ValueError(f"is_negative_hits: the sliding log {bound.limit.name} cannot take permits back.")
+        return await seen_through(self._amended(plan, deltas))
+
+    async def _amended(self, plan: LivePlan, deltas: Mapping[str, int]) -> Decision:
+        try:
+            admission = await self.limiter.admit_plan(plan, 0, None)  # it knows the present windows
+        except Denied as exc:
+            return exc.decision
+        await admission.amend(deltas)
+        return admission.decision
+
+    def warn(self, about: str, text: str) -> None:
+        """Log a warning, not more often than once in a while for the same thing."""
+        self._say.warning(about, "%s", text)
+
+    async def _plan(
+        self, shown: str | None, attributes: Attributes | None, anonymous: Anonymous | None
+    ) -> LivePlan | Decision:
+        token = shown or without_token(shown, anonymous or self._anonymous)
+        plan = await self.limiter.find_plan(token, attributes)
+        if not isinstance(plan, Decision) and (plan.has_slots or plan.has_charge_on):
             raise self._unsupported(plan)
-        decision = await self.limiter.decide(plan, costs)
-        return self.limiter.noted(decision, attributes)
+        return plan
 
     def _unsupported(self, plan: LivePlan) -> Refusal:
         """Return the refusal of a request under a limit whose charge would have to be given back later."""
@@ -68,7 +106,7 @@ class Judge:
             f"The limit {name} {why}. The decision service never sees the response, so it cannot enforce this limit. "
             "Use the Sluicegate proxy or an integration in the application."
         )
-        self._say.warning(name, "%s", detail)
+        self.warn(name, detail)
         return Refusal(503, "The limit is not supported here", detail, UNSUPPORTED)
 
 

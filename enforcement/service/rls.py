@@ -1,9 +1,17 @@
 """
 Answer the ``ShouldRateLimit`` calls of Envoy's rate limit filter, and of all that speak version 3 of its service.
 
-A descriptor is a list of keys and values. The key ``token`` has the token of the request, ``remote_address`` its
-address, and every other key is an attribute of that name. Requests without a token count for the project whose slug is
-the domain. Descriptors of one call are one request: it is charged to all its limits, or to none.
+A descriptor is a list of keys and values, which are called entries. The entry ``token``, ``authorization``,
+``x-api-key`` or ``api_key`` has the token of the request, ``remote_address`` its address, and every other entry is an
+attribute of its own name. A mapping file gives them other meanings (:mod:`enforcement.service.rls_mapping`). Requests
+without a token count for the project whose slug is the domain of the call.
+
+The descriptors of a call describe one request: it is charged to all its limits, or to none. So an attribute must have
+one value in a call. Its cost is the largest that a descriptor gives for each unit.
+
+Calls with ``is_negative_hits`` give permits back, to the present window of each limit and never above full. Calls with
+the entry that the mapping names as ``after`` are charged whether the permits are left or not. Neither is ever denied
+because of a limit.
 
 Field numbers are those of ``envoy/service/ratelimit/v3/rls.proto`` and
 ``envoy/extensions/common/ratelimit/v3/ratelimit.proto``.
@@ -11,37 +19,82 @@ Field numbers are those of ``envoy/service/ratelimit/v3/rls.proto`` and
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from math import inf
 from typing import Final
+from urllib.parse import unquote
 
-from enforcement.http.asgi import Scope
-from enforcement.http.messages import (
-    Header,
-    PlainResponse,
-    Refusal,
-    RequestAttributes,
-    added_headers,
-    denial,
-    find_token,
-)
-from enforcement.model.tokens import Anonymous
+from enforcement.http.asgi import Scope, encoded
+from enforcement.http.messages import PlainResponse, Refusal, RequestAttributes, added_headers, denial, find_token
+from enforcement.model.tokens import Anonymous, is_well_formed
+from enforcement.plan.costs import REQUESTS, Costs
 from enforcement.plan.decision import Decision
-from enforcement.service.judge import Judge
+from enforcement.plan.headers import draft_lines
+from enforcement.plan.limit_state import seconds
+from enforcement.service.judge import Judge, costs_of
+from enforcement.service.rls_mapping import RlsMapping
 from enforcement.service.settings import ServiceSettings
-from enforcement.service.wire import Malformed, integer, part, parts, text, write, write_integer
+from enforcement.service.wire import Malformed, integer, parts, text, write, write_integer
+from enforcement.state.live_plan import LivePlan
 
 PATH: Final = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit"
-TOKEN_KEY: Final = "token"
-_NAMES: Final = {"remote_address": "ip"}
-"""Keys that Envoy's own actions write, and the attribute that each stands for."""
 
 # RateLimitRequest
 _DOMAIN, _DESCRIPTORS, _HITS = 1, 2, 3
-_ENTRIES, _OWN_HITS, _REFUND = 1, 3, 4
+_ENTRIES, _OWN_HITS, _NEGATIVE = 1, 3, 4
 _KEY, _VALUE = 1, 2
 # RateLimitResponse
 _OVERALL, _STATUSES, _TO_CLIENT, _BODY = 1, 2, 3, 5
+_CODE, _LIMIT, _REMAINING, _RESET = 1, 2, 3, 4
+_PER_UNIT, _UNIT, _NAME, _SECONDS = 1, 2, 3, 1
 _OK, _OVER_LIMIT = 1, 2
+_ALLOWED: Final = write_integer(_OVERALL, _OK)
+_ALLOWED_STATUS: Final = write(_STATUSES, write_integer(_CODE, _OK))
+_UNITS: Final = {1: 1, 60: 2, 3_600: 3, 86_400: 4}
+"""The numbers of RateLimit.Unit by the seconds of a window. Windows of another length have no unit."""
+_MOST: Final = 2**32 - 1
+
+
+@dataclass(slots=True)
+class _Call:
+    """
+    What the descriptors of one call say.
+
+    Attributes:
+        shown: The values of all entries that hold a token.
+        attributes: Attributes by name.
+        costs: Permits to charge by unit.
+        refunds: Permits to give back by unit.
+        after: For each descriptor, whether the request has ended.
+    """
+
+    shown: list[str] = field(default_factory=list)
+    attributes: dict[str, str] = field(default_factory=dict)
+    costs: dict[str, int] = field(default_factory=dict)
+    refunds: dict[str, int] = field(default_factory=dict)
+    after: set[bool] = field(default_factory=set)
+
+
+_Limits = tuple[tuple[int, int, bytes], ...]
+
+
+@dataclass(slots=True)
+class _Asked:
+    """
+    What a message asks, as it is kept.
+
+    Attributes:
+        descriptors: How many it has.
+        limits: What the statuses tell of the enforced limits of its plan. None: that was not asked yet.
+    """
+
+    token: str | None
+    anonymous: Anonymous | None
+    attributes: RequestAttributes
+    costs: Costs
+    descriptors: int
+    limits: _Limits | None = None
 
 
 class RateLimitService:
@@ -55,72 +108,238 @@ class RateLimitService:
 
     def __init__(self, judge: Judge, settings: ServiceSettings) -> None:
         self._judge = judge
+        self._limiter = judge.limiter
         self._settings = settings
+        self._mapping = settings.rls
+        self._draft = settings.headers == "ietf"
 
     async def __call__(self, scope: Scope, message: bytes) -> bytes:
-        """Return a RateLimitResponse to a RateLimitRequest. Raises Malformed or Refusal."""
+        """Return a RateLimitResponse to a RateLimitRequest. Raises Malformed."""
+        kept = self._limiter.derived.messages.get(message)
+        if kept is None:
+            return await self._read(message)
+        plan, asked = kept
+        if plan is None:
+            return await self._decide(asked)
+        decision = self._limiter.from_lease(plan) if asked.costs == 1 else None
+        if decision is None:
+            decision = await self._limiter.decide(plan, asked.costs)
+        if asked.limits is None:
+            asked.limits = _enforced(plan)
+        return self._reply(decision, asked.descriptors, asked.limits)
+
+    async def _read(self, message: bytes) -> bytes:
+        """Answer a message that was not met before."""
         descriptors = parts(message, _DESCRIPTORS)
         try:
-            entries = dict(_entries(descriptors))
-            shown = _token(entries.pop(TOKEN_KEY, None))
-            decision = await self._decide(message, shown, entries, descriptors)
+            return await self._answer(message, descriptors)
         except Malformed:
             raise
         except ValueError as exc:
-            raise Refusal(400, "Bad request", str(exc), "bad_request") from exc
-        if not decision.allowed:
-            return _response(_OVER_LIMIT, denial(decision, self._settings.headers), len(descriptors))
-        answer = PlainResponse(200, tuple(added_headers(decision, self._settings.headers)))
-        return _response(_OK, answer, len(descriptors))
+            self._judge.warn("bad_request", f"A call of the rate limit service was refused. {exc}")
+            return _denied(
+                Refusal(400, "Bad request", str(exc), "bad_request").answer(self._settings.headers), len(descriptors)
+            )
+        except Refusal as refusal:
+            return _denied(refusal.answer(self._settings.headers), len(descriptors))
 
-    async def _decide(
-        self, message: bytes, shown: str | None, entries: dict[str, str], descriptors: list[bytes]
-    ) -> Decision:
-        own = max((hits for it in descriptors if (hits := integer(part(it, _OWN_HITS), 1)) is not None), default=None)
-        if any(integer(it, _REFUND) for it in descriptors):
-            raise ValueError("is_negative_hits: must be false, because refunds are not supported.")
-        costs = own if own is not None else integer(message, _HITS) or 1
-        attributes = RequestAttributes({_NAMES.get(key, key): value for key, value in entries.items()}, lambda _: None)
-        anonymous = None if shown is not None else Anonymous(text(part(message, _DOMAIN)))
-        return await self._judge.decide(shown, costs, attributes, anonymous)
+    async def _answer(self, message: bytes, descriptors: list[bytes]) -> bytes:
+        call = _call(descriptors, integer(message, _HITS) or 0, self._mapping)
+        token = _token(call.shown)
+        anonymous = None if token is not None else self._mapping.project(text(message, _DOMAIN))
+        attributes = RequestAttributes(call.attributes, lambda _: None)
+        if call.refunds or True in call.after:
+            decision = await self._judge.amend(token, _deltas(call), attributes, anonymous)
+            return self._reply(decision, len(descriptors)) if not decision.allowed else _amended(len(descriptors))
+        costs: Costs = call.costs.get(REQUESTS, 1) if call.costs.keys() <= {REQUESTS} else call.costs
+        asked = _Asked(token, anonymous, attributes, costs, len(descriptors))
+        decision = await self._judge.decide(token, costs, attributes, anonymous)
+        if decision.allowed or decision.bounds:  # who shows tokens that are not known must not clear what is kept
+            self._keep(message, asked)
+        return self._reply(decision, asked.descriptors)
+
+    def _keep(self, message: bytes, asked: _Asked) -> None:
+        """
+        Keep what a message asks until the documents change.
+
+        Its plan is kept with it if it is the same for every request of the token.
+        """
+        derived = self._limiter.derived
+        plan: LivePlan | None = derived.plans.get(asked.token or asked.anonymous)
+        # The documents may have changed since the decision, and with them what the plan needs.
+        unfit = plan is not None and (plan.has_slots or plan.has_charge_on)
+        derived.keep_message(message, (None if unfit else plan, asked))
+
+    async def _decide(self, asked: _Asked) -> bytes:
+        """Answer a message that was met before, whose plan has to be found."""
+        try:
+            decision = await self._judge.decide(asked.token, asked.costs, asked.attributes, asked.anonymous)
+        except Refusal as refusal:
+            return _denied(refusal.answer(self._settings.headers), asked.descriptors)
+        return self._reply(decision, asked.descriptors)
+
+    def _reply(self, decision: Decision, descriptors: int, limits: _Limits | None = None) -> bytes:
+        """Return the RateLimitResponse that tells a decision on so many descriptors."""
+        if not decision.allowed:
+            return _denied(denial(decision, self._settings.headers), descriptors, decision)
+        if self._draft and decision.source != "fallback":
+            lines = draft_lines(decision)
+        else:
+            lines = encoded(added_headers(decision, self._settings.headers))
+        status = _quick_status(decision, limits) if limits else _status(_OK, decision)
+        return _ALLOWED + status + _ALLOWED_STATUS * (descriptors - 1) + _values(lines)
 
 
 def denied(answer: PlainResponse) -> bytes:
     """Return the RateLimitResponse that denies a request with a response, of which Envoy sends 429 as the status."""
-    return _response(_OVER_LIMIT, answer, 1)
+    return _denied(answer, 1)
 
 
-def _entries(descriptors: Iterable[bytes]) -> Iterator[tuple[str, str]]:
-    """Yield the keys and values of all descriptors. Raises ValueError if a key has two values."""
-    seen: dict[str, str] = {}
+def _call(descriptors: Iterable[bytes], hits: int, mapping: RlsMapping) -> _Call:
+    """
+    Return what the descriptors of a call say.
+
+    Args:
+        hits: The ``hits_addend`` of the call. 0: it has none.
+    Raises:
+        Malformed, ValueError: They cannot be read, or contradict each other.
+    """
+    call = _Call()
     for descriptor in descriptors:
+        costs, unit, after = dict[str, int](), REQUESTS, False
         for entry in parts(descriptor, _ENTRIES):
-            key, value = text(part(entry, _KEY)), text(part(entry, _VALUE))
-            if seen.setdefault(key, value) != value:
-                raise ValueError(f"descriptors: the key {key!r} must have one value in a call, got two.")
-            yield key, value
+            key, value = text(entry, _KEY), text(entry, _VALUE)
+            if key in mapping.token:
+                call.shown.append(find_token(value, None) or value.strip())
+            elif key == mapping.unit and key:
+                unit = value
+            elif key == mapping.after and key:
+                after = _true(key, value)
+            elif key in mapping.costs:
+                costs |= costs_of({mapping.costs[key]: value})
+            else:
+                _add_attribute(call.attributes, mapping.attributes.get(key, key), value)
+        own = parts(descriptor, _OWN_HITS)
+        if own or unit not in costs:
+            costs[unit] = (integer(own[-1], 1) or 0) if own else hits or 1
+        given = call.refunds if integer(descriptor, _NEGATIVE) else call.costs
+        for name, cost in costs.items():
+            given[name] = max(cost, given.get(name, 0))
+        call.after.add(after)
+    return call
 
 
-def _token(value: str | None) -> str | None:
-    """Return the token of an entry, which holds it alone or is a whole ``Authorization`` field."""
-    if value is None:
-        return None
-    return find_token(value, None) or find_token(None, value)
+def _add_attribute(attributes: dict[str, str], name: str, value: str) -> None:
+    """Add an attribute, or raise ValueError if it has another value already."""
+    if name == "path":  # Envoy's own :path has a query, and is encoded
+        value = unquote(value.partition("?")[0])
+    if attributes.setdefault(name, value) != value:
+        raise ValueError(f"descriptors: {name!r:.80} must have one value in a call, got two.")
 
 
-def _response(code: int, answer: PlainResponse, descriptors: int) -> bytes:
-    status = write(_STATUSES, write_integer(1, code))
+def _true(key: str, value: str) -> bool:
+    if value not in ("true", "false"):
+        raise ValueError(f"descriptors: {key!r:.80} must be 'true' or 'false', got {value!r:.80}.")
+    return value == "true"
+
+
+def _deltas(call: _Call) -> dict[str, int]:
+    """
+    Return the permits to charge by unit, below 0 to give back.
+
+    Raises:
+        ValueError: The call also asks for a decision.
+    """
+    if len(call.after) > 1 or (call.costs and True not in call.after):
+        raise ValueError("descriptors: a call must either ask for a decision, or charge and give back afterwards.")
+    units = call.costs.keys() | call.refunds.keys()
+    return {unit: call.costs.get(unit, 0) - call.refunds.get(unit, 0) for unit in units}
+
+
+def _token(shown: Iterable[str]) -> str | None:
+    """
+    Return the token of a call, an empty string if it shows an empty one, or None if it shows none.
+
+    Of several the well-formed one counts, as in the header fields of a request. The others may be credentials for the
+    upstream.
+
+    Raises:
+        ValueError: Two of them are well-formed.
+    """
+    tokens = list(dict.fromkeys(shown))
+    well_formed = [token for token in tokens if is_well_formed(token)]
+    if len(well_formed) > 1:
+        raise ValueError("descriptors: a call must have one token, got two.")
+    found = well_formed or [token for token in tokens if token] or tokens
+    return found[0] if found else None
+
+
+def _denied(answer: PlainResponse, descriptors: int, decision: Decision | None = None) -> bytes:
     body = write(_BODY, answer.body) if answer.body else b""
-    headers = [it for it in answer.headers if it[0] != "Content-Length"]
-    return write_integer(_OVERALL, code) + status * descriptors + _values(headers) + body
+    lines = encoded(it for it in answer.headers if it[0] != "Content-Length")
+    status = _status(_OVER_LIMIT, decision) + _status(_OVER_LIMIT, None) * (descriptors - 1)
+    return write_integer(_OVERALL, _OVER_LIMIT) + status + _values(lines) + body
 
 
-def _values(headers: Iterable[Header]) -> bytes:
+def _amended(descriptors: int) -> bytes:
+    return _ALLOWED + _ALLOWED_STATUS * descriptors
+
+
+def _status(code: int, decision: Decision | None) -> bytes:
+    """
+    Return an entry of the statuses, with the limit that decides if there is one.
+
+    Only the first of a call has it. Envoy would list it once for each, in fields of its own that it can be told to add.
+    """
+    status = write_integer(_CODE, code)
+    limit = None if decision is None or not decision.shown else decision.limit
+    if limit is not None:
+        status += _current(limit.name, limit.quota, limit.window_seconds)
+        status += _left(limit.remaining, None if limit.reset_ms is None else seconds(limit.reset_ms))
+    return write(_STATUSES, status)
+
+
+def _enforced(plan: LivePlan) -> _Limits:
+    """
+    Return the index, the capacity and the encoded current_limit of each enforced limit of a plan.
+
+    Returns:
+        Nothing for a plan that needs more than these to tell which limit decides.
+    """
+    if plan.counts_units or plan.follows_calendar:
+        return ()
+    rows = [(at, bound.limit) for at, bound in enumerate(plan.bounds) if not bound.limit.shadow]
+    rows.sort(key=lambda row: -(row[1].window_seconds or inf))  # of two with the same share left, the longer counts
+    return tuple((at, it.capacity, _current(it.name, it.quota, it.window_seconds)) for at, it in rows)
+
+
+def _quick_status(decision: Decision, limits: _Limits) -> bytes:
+    """Return what :func:`_status` does for an allowed request, by the numbers of the store's reply."""
+    numbers, width, held, least = decision.reply.numbers, decision.reply.width, decision.held, 2.0
+    left = reset = 0
+    current = b""
+    for at, capacity, named in limits:
+        remaining = max(0, numbers[2 + at * width] + held)
+        share = remaining / capacity if capacity else 0.0
+        if share < least:
+            least, left, reset, current = share, remaining, numbers[3 + at * width], named
+    return write(_STATUSES, b"\x08\x01" + current + _left(left, None if reset < 0 else -(-reset // 1_000_000)))
+
+
+def _current(name: str, quota: int, window_seconds: int | None) -> bytes:
+    unit = _UNITS.get(window_seconds or 0, 0)
+    named = write_integer(_PER_UNIT, min(quota, _MOST)) + write_integer(_UNIT, unit)
+    return write(_LIMIT, named + write(_NAME, name.encode()))
+
+
+def _left(remaining: int, reset_seconds: int | None) -> bytes:
+    reset = b"" if reset_seconds is None else write(_RESET, write_integer(_SECONDS, reset_seconds))
+    return write_integer(_REMAINING, min(remaining, _MOST)) + reset
+
+
+def _values(lines: Iterable[tuple[bytes, bytes]]) -> bytes:
     """Return header fields as a repeated HeaderValue."""
-    return b"".join(
-        write(_TO_CLIENT, write(_KEY, name.encode("latin-1")) + write(_VALUE, value.encode("latin-1")))
-        for name, value in headers
-    )
+    return b"".join([write(_TO_CLIENT, write(_KEY, name) + write(_VALUE, value)) for name, value in lines])
 
 
-__all__ = ["PATH", "TOKEN_KEY", "RateLimitService", "denied"]
+__all__ = ["PATH", "RateLimitService", "denied"]

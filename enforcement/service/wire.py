@@ -13,6 +13,8 @@ from typing import Final
 VARINT, FIXED_64, BYTES, FIXED_32 = 0, 1, 2, 5
 _FIXED: Final = {FIXED_64: 8, FIXED_32: 4}
 _MOST_VARINT_BYTES: Final = 10
+MAX_FIELDS: Final = 2_000
+"""Fields of a message. To read more would keep everybody else waiting."""
 _LARGEST: Final = 2**64 - 1
 
 
@@ -25,10 +27,13 @@ def fields(message: bytes) -> Iterator[tuple[int, int, int | bytes]]:
     Yield the number, the wire type and the value of each field of a message.
 
     Raises:
-        Malformed: The bytes break off or have an unknown wire type.
+        Malformed: The bytes break off, have an unknown wire type or too many fields.
     """
-    at, end = 0, len(message)
+    at, end, left = 0, len(message), MAX_FIELDS
     while at < end:
+        if not left:
+            raise Malformed(f"it has more than {MAX_FIELDS} fields")
+        left -= 1
         key, at = _varint(message, at)
         number, kind = key >> 3, key & 7
         if number == 0:
@@ -66,13 +71,32 @@ def parts(message: bytes, number: int) -> list[bytes]:
 
 def part(message: bytes, *path: int) -> bytes:
     """
-    Return the value at a path of field numbers, or empty bytes if a field on the way is missing.
+    Return the message at a path of field numbers, or empty bytes if a field on the way is missing. Raises Malformed.
 
-    Of repeated fields the last counts, as protobuf demands.
+    A message that is there several times is merged, as protobuf demands. The bytes of its parts in a row are the whole.
     """
     for number in path:
-        message = (parts(message, number) or [b""])[-1]
+        found = parts(message, number)
+        message = found[0] if len(found) == 1 else b"".join(found)
     return message
+
+
+def text(message: bytes, number: int) -> str:
+    """
+    Return the last string of the fields with a number, or an empty string if there is none. Raises Malformed.
+
+    A proxy copies header fields into strings, and their bytes may be no UTF-8. They are then read as Latin-1, which has
+    a character for each byte. A caller must not be able to make a message unreadable.
+    """
+    return decoded((parts(message, number) or [b""])[-1])
+
+
+def decoded(value: bytes) -> str:
+    """Return bytes as a string, read as UTF-8, or as Latin-1 if they are no UTF-8."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
 
 
 def integer(message: bytes, number: int) -> int | None:
@@ -84,14 +108,6 @@ def integer(message: bytes, number: int) -> int | None:
                 raise Malformed(f"field {number} has the wire type {kind}")
             found = value
     return found
-
-
-def text(value: bytes) -> str:
-    """Return a string field. Raises Malformed if it is not UTF-8, as every string of protobuf must be."""
-    try:
-        return value.decode()
-    except UnicodeDecodeError as exc:
-        raise Malformed("a string is not UTF-8") from exc
 
 
 def write(number: int, value: bytes) -> bytes:
@@ -127,4 +143,4 @@ def _encoded(value: int) -> bytes:
     return bytes(out)
 
 
-__all__ = ["Malformed", "fields", "integer", "part", "parts", "text", "write", "write_integer"]
+__all__ = ["Malformed", "decoded", "fields", "integer", "part", "parts", "text", "write", "write_integer"]

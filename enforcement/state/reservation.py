@@ -11,9 +11,11 @@ limiter that made the reservation runs.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from enforcement.failover.health import Health
+from enforcement.model.lease_bounds import unused_max
+from enforcement.model.limits import Limit
 from enforcement.plan.binding import BoundLimit
 from enforcement.plan.commands import REMEMBERED_MS, Steps
 from enforcement.plan.costs import REQUESTS, Costs
@@ -66,6 +68,34 @@ class Reservation:
             return self._correcting([(b, -cost, mark) for b, cost, mark in self._charged()])
         real = {REQUESTS: costs} if isinstance(costs, int) else costs
         return self._correcting([(b, real.get(b.limit.unit, cost) - cost, mark) for b, cost, mark in self._charged()])
+
+    def amending(self, deltas: Mapping[str, int]) -> Steps:
+        """
+        Yield the commands that change the charges of the present windows by a difference, whether it fits or not, once.
+
+        Args:
+            deltas: Permits to add by unit, below 0 to give back. A counter that is full gets nothing back.
+        Raises:
+            ValueError: A number of permits breaks the rules for costs.
+        """
+        self._plan.check({unit: abs(delta) for unit, delta in deltas.items()})
+        reply, rows = self.decision.reply, []
+        for i, bound in reply.charged(self.decision.bounds):
+            delta = deltas.get(bound.limit.unit, 0)
+            if delta < 0 and self._plan.leasable:
+                delta = -min(-delta, self._returnable(bound.limit, reply.remaining(i)))
+            if bound.letter != "c":
+                rows.append((bound, delta, reply.mark(i)))
+        return self._correcting(rows)
+
+    def _returnable(self, limit: Limit, remaining: int) -> int:
+        """
+        Return how many permits were used for certain. The others may be in leases that are still to be handed out.
+
+        Who gives back more than was used would otherwise lift the counter above full.
+        """
+        fleet = self._plan.fleet() if self._plan.fleet else 1
+        return max(0, limit.capacity - remaining - unused_max(limit, fleet))
 
     def charging_for(self, status: int) -> Steps:
         """Yield the commands that give back, once, the permits of limits whose ``charge_on`` lacks this HTTP status."""
