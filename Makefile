@@ -89,6 +89,7 @@ lock:
 	for extra in flask starlette; do \
 		$(COMPILE) --python-version 3.11 --extra $$extra -c $(REQUIREMENTS)/dev.txt -o $(REQUIREMENTS)/$$extra.txt; done
 	$(COMPILE) --python-version 3.11 -c $(REQUIREMENTS)/dev.txt -o $(REQUIREMENTS)/base.txt
+	$(filter-out pyproject.toml,$(COMPILE)) --python-version 3.12 --group proxies -o $(REQUIREMENTS)/proxies.txt
 
 clean:
 	rm -rf $(VENV) var build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -2,7 +2,8 @@
 Answer the subrequests of nginx, Caddy, Traefik, HAProxy and Envoy by a status and header fields.
 
 ``/v1/check`` answers 200, or 401, 403, 429 or 503 with a problem. ``/v1/check403`` answers 403 in place of 429 and 503,
-because nginx takes no other status for a denial. The real one is in ``Sluicegate-Status``.
+because nginx takes no other status for a denial. The real one is in ``Sluicegate-Status``, and the body, which nginx drops,
+is in ``Sluicegate-Problem`` as well.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from enforcement.service.settings import ServiceSettings
 
 STATUS_FIELD: Final = "Sluicegate-Status"
 """Header field with the status that a denial has, where nginx gets 403."""
+
+PROBLEM_FIELD: Final = "Sluicegate-Problem"
+"""Header field with the body that a denial has. It is JSON in ASCII without line breaks."""
 
 _LENGTH: Final = (b"content-length", b"0")
 
@@ -103,7 +107,7 @@ class ForwardAuth:
         """Answer a subrequest with the response that denies the request."""
         status, headers = answer.status, answer.headers
         if self._only_403:
-            headers = (*headers, (STATUS_FIELD, str(status)))
+            headers = (*headers, (STATUS_FIELD, str(status)), (PROBLEM_FIELD, answer.body.decode("ascii")))
             status = status if status in (401, 403) else 403
         await send({"type": "http.response.start", "status": status, "headers": encoded(headers)})
         await send({"type": "http.response.body", "body": answer.body})
@@ -114,4 +118,4 @@ def _peer(scope: Scope) -> str | None:
     return client[0] if client else None
 
 
-__all__ = ["STATUS_FIELD", "ForwardAuth"]
+__all__ = ["PROBLEM_FIELD", "STATUS_FIELD", "ForwardAuth"]
