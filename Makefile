@@ -80,7 +80,10 @@ lint: install
 	$(BIN)/python -m tests.house
 
 # Each file serves every platform and Python version. The smaller files take their versions from dev.txt.
-COMPILE = var/lock/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --no-annotate pyproject.toml
+RESOLVE = var/lock/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --no-annotate
+COMPILE = $(RESOLVE) pyproject.toml
+# A group alone, for an environment that tests make under var/.
+COMPILE_GROUP = $(RESOLVE) --python-version 3.12 --group
 lock:
 	@test -x var/lock/bin/uv || { python=$$($(FIND_PYTHON)); "$$python" -m venv var/lock; var/lock/bin/pip install --quiet 'uv>=0.13,<1'; }
 	$(COMPILE) --python-version 3.12 --all-extras --group dev -o $(REQUIREMENTS)/dev.txt
@@ -89,7 +92,8 @@ lock:
 	for extra in flask starlette; do \
 		$(COMPILE) --python-version 3.11 --extra $$extra -c $(REQUIREMENTS)/dev.txt -o $(REQUIREMENTS)/$$extra.txt; done
 	$(COMPILE) --python-version 3.11 -c $(REQUIREMENTS)/dev.txt -o $(REQUIREMENTS)/base.txt
-	$(filter-out pyproject.toml,$(COMPILE)) --python-version 3.12 --group proxies -o $(REQUIREMENTS)/proxies.txt
+	for group in proxies; do \
+		$(COMPILE_GROUP) $$group -c $(REQUIREMENTS)/dev.txt -o $(REQUIREMENTS)/$$group.txt; done
 
 clean:
 	rm -rf $(VENV) var build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -2,8 +2,8 @@
 Answer the subrequests of nginx, Caddy, Traefik, HAProxy and Envoy by a status and header fields.
 
 ``/v1/check`` answers 200, or 401, 403, 429 or 503 with a problem. ``/v1/check403`` answers 403 in place of 429 and 503,
-because nginx takes no other status for a denial. The real one is in ``Sluicegate-Status``, and the body, which nginx drops,
-is in ``Sluicegate-Problem`` as well.
+because nginx takes no other status for a denial. The real one is in ``Sluicegate-Status``. nginx also drops the
+body, so ``Sluicegate-Problem`` repeats it.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class ForwardAuth:
         if trusted:
             method = header_of(scope, b"x-forwarded-method") or method
             # A path after that of this endpoint is the proxy's own word. The header field may be its client's.
-            path = path or unquote((header_of(scope, b"x-forwarded-uri") or "").partition("?")[0])
+            path = path or path_of(header_of(scope, b"x-forwarded-uri") or "")
         values: dict[str, str | None] = dict(self._further(scope)) if trusted else {}
         values |= {"method": method, "path": path or "/", "ip": self._trusted.client(_peer(scope), forwarded)}
         return RequestAttributes(values, lambda name: header_of(scope, name.encode("latin-1", "replace")))
@@ -113,9 +113,21 @@ class ForwardAuth:
         await send({"type": "http.response.body", "body": answer.body})
 
 
+def path_of(target: str) -> str:
+    """
+    Return the decoded path of a request target, which is a path with a query, or an absolute URL (RFC 9112, 3.2.2).
+
+    A client may send its proxy the URL, and the proxy hand it on, while the application sees the path.
+    """
+    path = target.partition("?")[0]
+    if not path.startswith("/") and "://" in path:
+        path = "/" + path.partition("://")[2].partition("/")[2]
+    return unquote(path)
+
+
 def _peer(scope: Scope) -> str | None:
     client = scope.get("client")
     return client[0] if client else None
 
 
-__all__ = ["PROBLEM_FIELD", "STATUS_FIELD", "ForwardAuth"]
+__all__ = ["PROBLEM_FIELD", "STATUS_FIELD", "ForwardAuth", "path_of"]

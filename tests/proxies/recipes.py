@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.proxies.running import Recipe, environment, installed
+from tests.apart import program
+from tests.proxies.running import Recipe, installed
 
 
 def _nginx(folder: Path) -> list[str]:
@@ -16,11 +17,11 @@ def _haproxy(folder: Path) -> list[str]:
 
 
 def _caddy(folder: Path) -> list[str]:
-    return [str(environment("proxies") / "caddy"), "run", "--config", str(folder / "Caddyfile")]
+    return [str(program("proxies", "caddy")), "run", "--config", str(folder / "Caddyfile")]
 
 
 def _traefik(folder: Path) -> list[str]:
-    return [str(environment("proxies") / "traefik"), "--configfile=traefik.yaml"]
+    return [str(program("proxies", "traefik")), "--configfile=traefik.yaml"]
 
 
 NGINX = Recipe("nginx", _nginx, opens=True)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 import threading
 import time
-import venv
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,28 +22,6 @@ from tests.requires import require
 CONFIGURATIONS = ROOT / "docker" / "proxies"
 LISTENS, SERVICE, APPLICATION = 8080, 9000, 8000
 """The ports in every committed configuration."""
-
-
-def environment(name: str) -> Path:
-    """
-    Return the folder of programs of an environment of its own, made from ``docker/requirements/NAME.txt`` if need be.
-
-    It lies below ``var/``, because its packages hold binaries of hundreds of megabytes that nothing else needs.
-    """
-    requirements = ROOT / "docker" / "requirements" / f"{name}.txt"
-    folder = ROOT / "var" / "environments" / name
-    stamp = folder / "stamp"
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder.parent / f"{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # other workers of the tests want it, too
-        if not stamp.exists() or stamp.read_text() != requirements.read_text():
-            venv.create(folder, clear=True, symlinks=True)
-            pip = [sys.executable, "-m", "pip", "--python", str(folder / "bin" / "python"), "--disable-pip-version-check"]
-            command = [*pip, "install", "--quiet", "--require-hashes", "-r", str(requirements)]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            require("yes" if done.returncode == 0 else None, f"{requirements} cannot be installed: {done.stderr[-500:]}")
-            stamp.write_text(requirements.read_text())
-    return folder / "bin"
 
 
 def installed(program: str, package: str) -> str:
@@ -115,7 +90,12 @@ def running(
             for committed, used in ports.items():
                 text = text.replace(f":{committed}", f":{used}")
             (folder / path.name).write_text(text)
-        environ = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": name, "XDG_DATA_HOME": name, "XDG_CONFIG_HOME": name}
+        environ = {
+            "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+            "HOME": name,
+            "XDG_DATA_HOME": name,
+            "XDG_CONFIG_HOME": name,
+        }
         with (folder / "log").open("wb") as log:
             process = subprocess.Popen(recipe.command(folder), cwd=folder, env=environ, stdout=log, stderr=log)
         proxy = Running(port, service, folder, process)
@@ -159,7 +139,7 @@ class Application:
 
 @contextmanager
 def serving() -> Iterator[Application]:
-    """Serve an application that answers each request with 200, or with the status that its path names: ``/status/404``."""
+    """Serve an application that answers with 200, or with the status that the path names, such as ``/status/404``."""
     application = Application(0)
 
     class Handler(BaseHTTPRequestHandler):
@@ -169,7 +149,8 @@ def serving() -> Iterator[Application]:
         def answer(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             fields = {name.lower(): value for name, value in self.headers.items()}
-            application.seen.append((self.command, self.path, fields, body))
+            target = self.requestline.split()[1]  # self.path has no second slash at its beginning
+            application.seen.append((self.command, target, fields, body))
             given = self.path.removeprefix("/status/")
             data = json.dumps({"path": self.path}).encode()
             self.send_response(int(given) if given.isdigit() else 200)

@@ -30,9 +30,7 @@ def recipe(request) -> Recipe:
     return request.param
 
 
-def before(
-    recipe: Recipe, service: Service, application: Application, **how: Any
-) -> AbstractContextManager[Running]:
+def before(recipe: Recipe, service: Service, application: Application, **how: Any) -> AbstractContextManager[Running]:
     return running(recipe, service=service.port, application=application.port, **how)
 
 

@@ -132,6 +132,36 @@ def test_limits_see_path_and_method(world, start):
         assert status("/v1/chat", "POST", *forged) == 429, forged
 
 
+@pytest.mark.parametrize("target", ["http://shop.test/v1/chat", "/v1/chat?/../x", "/v1/chat;x", "/v1/chat/../x"])
+def test_the_path_is_the_one_that_the_application_gets(world, start, application, target):
+    """However a client spells it: a request passes only if its limit does not cover what reaches the application."""
+    secret = world.everything(fixed(0, match={"path": "/v1/chat*"}))
+    proxy = start()
+
+    answer = ask(proxy.port, target, shows(secret))
+
+    assert answer.status in (200, 429)
+    assert [path for _, path, _, _ in application.seen if path.startswith("/v1/chat")] == [], proxy.log
+    assert (answer.status == 200) == bool(application.seen)
+
+
+def test_a_websocket_is_one_request(world, start, application):
+    """The service is not asked for a WebSocket, but about a request for one."""
+    secret = world.everything(fixed(1))
+    proxy = start()
+    fields = [
+        "Connection: Upgrade",
+        "Upgrade: websocket",
+        "Sec-WebSocket-Version: 13",
+        "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==",
+    ]
+
+    statuses = [ask(proxy.port, "/socket", shows(secret), *fields).status for _ in range(2)]
+
+    assert statuses == [200, 429], proxy.log  # an application without WebSockets answers 200
+    assert len(application.seen) == 1
+
+
 def test_costs_and_attributes_cannot_be_forged(world, start, application):
     """The service reads them from fields that are the proxy's own, so a client's are removed."""
     secret = world.everything(fixed(1), fixed(0, name="large", match={"attributes": {"size": "large"}}))

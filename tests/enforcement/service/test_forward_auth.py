@@ -40,8 +40,10 @@ def test_nginx_gets_403_and_the_status_beside_it(world, start):
     denied = client.get("/v1/check403", headers=bearer(secret))
     assert (denied.status_code, denied.headers["Sluicegate-Status"]) == (403, "429")
     assert denied.headers["Sluicegate-Denial"] == "cost_exceeds_capacity"
+    assert denied.headers["Sluicegate-Problem"] == denied.text
     unknown = client.get("/v1/check403", headers=bearer("unknown"))
     assert (unknown.status_code, unknown.headers["Sluicegate-Status"]) == (401, "401")
+    assert unknown.headers["Sluicegate-Problem"] == unknown.text
 
 
 def test_the_request_is_the_one_that_the_proxy_describes(world, start):
@@ -56,6 +58,10 @@ def test_the_request_is_the_one_that_the_proxy_describes(world, start):
     assert ask("/v1/check", **forwarded) == 429
     assert ask("/v1/check", **{**forwarded, "X-Forwarded-Uri": "/other"}) == 200
     assert ask("/v1/check", **{**forwarded, "X-Forwarded-Method": "GET"}) == 200
+    # Some proxies hand on the whole URL if their client sent it.
+    for url in ("http://shop.test/v1/chat?x=1", "HTTPS://shop.test:443/v1/ch%61t"):
+        assert ask("/v1/check", **{**forwarded, "X-Forwarded-Uri": url}) == 429
+    assert ask("/v1/check", **{**forwarded, "X-Forwarded-Uri": "http://shop.test?/v1/chat"}) == 200
     assert ask("/v1/check/v1/chat/completions", "POST") == 429
     assert ask("/v1/check/v1/chat%2Fcompletions?x=1", "POST") == 429
     # Envoy hands its client's fields on, and the path is its own word.
