@@ -54,15 +54,17 @@ class DecisionService:
         self._settings = settings
         self._restricted = settings.callers is not None or bool(settings.secret)
         judge = Judge(limiter, settings.anonymous)
-        check = ForwardAuth(judge, settings, "/v1/check")
-        check_403 = ForwardAuth(judge, settings, "/v1/check403", only_403=True)
+        checks = (
+            ForwardAuth(judge, settings, "/v1/check"),
+            ForwardAuth(judge, settings, "/v1/check403", denials=(401, 403), repeats_body=True),
+            ForwardAuth(judge, settings, "/v1/envoy", denials=range(400, 500)),
+        )
         self._endpoints: Mapping[str, Endpoint] = {
-            check.path: check,
-            check_403.path: check_403,
+            **{check.path: check for check in checks},
             ext_authz.PATH: UnaryCall(ext_authz.ExtAuthz(judge, settings), ext_authz.denied),
             rls.PATH: UnaryCall(rls.RateLimitService(judge, settings), rls.denied),
         }
-        self._below: tuple[tuple[str, Endpoint], ...] = (("/v1/check/", check), ("/v1/check403/", check_403))
+        self._below: tuple[tuple[str, Endpoint], ...] = tuple((f"{check.path}/", check) for check in checks)
         self._pages = {"/healthz": self._health, "/readyz": self._readiness}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -27,10 +27,12 @@ from enforcement.service.wire import part, parts, text, write, write_integer
 PATH: Final = "/envoy.service.auth.v3.Authorization/Check"
 
 _PERMISSION_DENIED: Final = 7
-# CheckRequest.attributes, and below it source.address.socket_address.address and request.http
-_ATTRIBUTES, _PEER, _HTTP = (1,), (1, 1, 1, 2), (4, 2)
-_METHOD, _HEADERS, _PATH = 2, 3, 4
-_KEY, _VALUE = 1, 2
+# CheckRequest.attributes, and below it source.address.socket_address and request.http
+_ATTRIBUTES, _SOCKET, _HTTP = 1, (1, 1, 1), (4, 2)
+_ADDRESS, _METHOD, _PATH = 2, 2, 4
+# Header fields: a map of strings, or with encode_raw_headers a list of HeaderValue
+_HEADERS, _HEADER_MAP, _LISTED = 3, 13, 1
+_KEY, _VALUE, _RAW_VALUE = 1, 2, 3
 # CheckResponse
 _STATUS, _DENIED, _ALLOWED = 1, 2, 3
 _CODE, _DENIED_STATUS, _DENIED_HEADERS, _DENIED_BODY, _TO_CLIENT, _HEADER = 1, 1, 2, 3, 6, 1
@@ -51,14 +53,14 @@ class ExtAuthz:
 
     async def __call__(self, scope: Scope, message: bytes) -> bytes:
         """Return a CheckResponse to a CheckRequest. Raises Malformed or Refusal."""
-        attributes = part(message, *_ATTRIBUTES)
+        attributes = part(message, _ATTRIBUTES)
         http = part(attributes, *_HTTP)
-        headers = {text(part(entry, _KEY)).lower(): text(part(entry, _VALUE)) for entry in parts(http, _HEADERS)}
+        headers = _headers(http)
         shown = find_token(headers.get("authorization"), headers.get("x-api-key"))
-        peer, forwarded = text(part(attributes, *_PEER)), headers.get("x-forwarded-for")
+        peer, forwarded = text(part(attributes, *_SOCKET), _ADDRESS), headers.get("x-forwarded-for")
         values: dict[str, str | None] = {
-            "method": text(part(http, _METHOD)),
-            "path": unquote(text(part(http, _PATH)).partition("?")[0]),
+            "method": text(http, _METHOD),
+            "path": unquote(text(http, _PATH).partition("?")[0]),
             "ip": self._settings.trusted.client(peer or None, [forwarded] if forwarded else []),
         }
         try:
@@ -80,10 +82,24 @@ def denied(answer: PlainResponse) -> bytes:
     return write(_STATUS, write_integer(_CODE, _PERMISSION_DENIED)) + write(_DENIED, status + headers + body)
 
 
+def _headers(http: bytes) -> dict[str, str]:
+    """
+    Return the header fields of a request by lower-case name, with repeated fields joined by commas.
+
+    Values are read as Latin-1, as every integration reads header fields, so that all count them alike.
+    """
+    found: dict[str, str] = {}
+    for entry in (*parts(http, _HEADERS), *parts(part(http, _HEADER_MAP), _LISTED)):
+        value = (parts(entry, _RAW_VALUE) or parts(entry, _VALUE) or [b""])[-1].decode("latin-1")
+        name = text(entry, _KEY).lower()
+        found[name] = f"{found[name]}, {value}" if name in found else value
+    return found
+
+
 def _options(field: int, headers: Iterable[Header]) -> bytes:
     """Return header fields as a repeated HeaderValueOption."""
     return b"".join(
-        write(field, write(_HEADER, write(_KEY, name.encode("latin-1")) + write(_VALUE, value.encode("latin-1"))))
+        write(field, write(_HEADER, write(_KEY, name.encode()) + write(_VALUE, value.encode())))
         for name, value in headers
     )
 

@@ -1,13 +1,18 @@
 """
 Answer the subrequests of nginx, Caddy, Traefik, HAProxy and Envoy by a status and header fields.
 
-``/v1/check`` answers 200, or 401, 403, 429 or 503 with a problem. ``/v1/check403`` answers 403 in place of 429 and 503,
-because nginx takes no other status for a denial. The real one is in ``Sluicegate-Status``. nginx also drops the
-body, so ``Sluicegate-Problem`` repeats it.
+``/v1/check`` answers 200, or 401, 403, 429 or 503 with a problem. Two proxies do not take all of these for a denial:
+
+- ``/v1/check403`` answers nginx, with 403 in place of 429 and 503. nginx takes no other status for a denial, and drops
+  the body, so ``Sluicegate-Problem`` repeats it.
+- ``/v1/envoy`` answers Envoy, with 403 in place of 503. Envoy takes 5xx for a failure, which may be permission.
+
+The real status is then in ``Sluicegate-Status``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Final
 from urllib.parse import parse_qsl, unquote
 
@@ -20,7 +25,7 @@ from enforcement.service.judge import Judge, costs_of
 from enforcement.service.settings import ServiceSettings
 
 STATUS_FIELD: Final = "Sluicegate-Status"
-"""Header field with the status that a denial has, where nginx gets 403."""
+"""Header field with the status that a denial has, where the proxy gets 403."""
 
 PROBLEM_FIELD: Final = "Sluicegate-Problem"
 """Header field with the body that a denial has. It is JSON in ASCII without line breaks."""
@@ -36,16 +41,26 @@ class ForwardAuth:
         judge: Decides.
         settings: Those of the service.
         path: Its path. What follows it is the path of the request that is asked about, as Envoy sends it.
-        only_403: Whether 403 takes the place of 429 and 503.
+        denials: The statuses that the proxy takes for a denial. 403 takes the place of all others. None: all are taken.
+        repeats_body: Whether a header field has the body of a denial as well, for a proxy that drops the body.
     """
 
-    def __init__(self, judge: Judge, settings: ServiceSettings, path: str, *, only_403: bool = False) -> None:
+    def __init__(
+        self,
+        judge: Judge,
+        settings: ServiceSettings,
+        path: str,
+        denials: Container[int] | None = None,
+        *,
+        repeats_body: bool = False,
+    ) -> None:
         self.path = path
         self._judge = judge
         self._limiter = judge.limiter
         self._settings = settings
         self._trusted = settings.trusted
-        self._only_403 = only_403
+        self._denials = denials
+        self._repeats_body = repeats_body
         self._draft = settings.headers == "ietf"
         self._plain = not (settings.costs_field or settings.attributes_field)
 
@@ -106,9 +121,11 @@ class ForwardAuth:
     async def refuse(self, answer: PlainResponse, send: Send) -> None:
         """Answer a subrequest with the response that denies the request."""
         status, headers = answer.status, answer.headers
-        if self._only_403:
-            headers = (*headers, (STATUS_FIELD, str(status)), (PROBLEM_FIELD, answer.body.decode("ascii")))
-            status = status if status in (401, 403) else 403
+        if self._denials is not None:
+            headers = (*headers, (STATUS_FIELD, str(status)))
+            status = status if status in self._denials else 403
+        if self._repeats_body:
+            headers = (*headers, (PROBLEM_FIELD, answer.body.decode("ascii")))
         await send({"type": "http.response.start", "status": status, "headers": encoded(headers)})
         await send({"type": "http.response.body", "body": answer.body})
 

@@ -3,6 +3,9 @@ Answer unary calls of gRPC as ASGI messages.
 
 A call is a POST whose body holds one message behind five bytes. The status comes in the trailers, so the server must
 speak HTTP/2 and send them.
+
+An Envoy with ``failure_mode_allow`` takes every status but OK for permission. Its clients can make it send a message
+that is too large. So a call that cannot be read is answered with OK and a message that denies the request.
 """
 
 from __future__ import annotations
@@ -11,11 +14,11 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 from urllib.parse import quote
 
-from enforcement.http.asgi import Receive, Scope, Send
+from enforcement.http.asgi import Receive, Scope, Send, encoded
 from enforcement.http.messages import PlainResponse, Refusal
 from enforcement.service.wire import Malformed
 
-OK, INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNIMPLEMENTED, UNAVAILABLE = 0, 3, 8, 12, 14
+UNIMPLEMENTED: Final = 12
 CONTENT_TYPE: Final = b"application/grpc"
 MAX_MESSAGE: Final = 1_048_576
 """Bytes of a message. Envoy sends a request's headers, and its body up to a limit that its configuration sets."""
@@ -25,27 +28,13 @@ _HEADERS: Final = [(b"content-type", CONTENT_TYPE)]
 _OK_TRAILERS: Final = [(b"grpc-status", b"0")]
 
 
-class CallFailed(Exception):
-    """
-    A call that ends without a message.
-
-    Attributes:
-        status: The status of gRPC.
-    """
-
-    def __init__(self, status: int, detail: str) -> None:
-        super().__init__(detail)
-        self.status = status
-
-
 class UnaryCall:
     """
     One method of gRPC, as an endpoint of the service.
 
     Args:
-        call: Answers the message of a caller by a message. It may raise Refusal.
-        denying: Returns the message that denies a request with this response. A call that failed would be taken for
-            permission by an Envoy that is configured to pass requests on then.
+        call: Answers the message of a caller by a message. It may raise Refusal or Malformed.
+        denying: Returns the message that denies a request with this response.
     """
 
     def __init__(
@@ -55,15 +44,19 @@ class UnaryCall:
         self._denying = denying
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one call, or end it with the status of what is wrong with its message."""
+        """Answer one call, or deny the request that it asks about if its message cannot be read."""
+        if scope["method"] != "POST" or "http.response.trailers" not in (scope.get("extensions") or ()):
+            await _send_plain(send, _NO_GRPC.answer)
+            return
         try:
-            reply = await self._call(scope, await _message(receive))
+            message = await _message(receive)
+            if message is None:
+                return  # the caller left
+            reply = await self._call(scope, message)
         except Refusal as refusal:
             await self.refuse(refusal.answer, send)
         except Malformed as exc:
-            await end(send, INVALID_ARGUMENT, f"The message cannot be read: {exc}.")
-        except CallFailed as exc:
-            await end(send, exc.status, str(exc))
+            await self.refuse(_unreadable(400, f"The message of the call cannot be read: {exc}.").answer, send)
         else:
             await _send(send, _framed(reply), _OK_TRAILERS)
 
@@ -85,12 +78,23 @@ async def _send(send: Send, body: bytes, trailers: list[tuple[bytes, bytes]]) ->
     await send({"type": "http.response.trailers", "headers": trailers, "more_trailers": False})
 
 
+async def _send_plain(send: Send, answer: PlainResponse) -> None:
+    await send({"type": "http.response.start", "status": answer.status, "headers": encoded(answer.headers)})
+    await send({"type": "http.response.body", "body": answer.body})
+
+
 def _framed(message: bytes) -> bytes:
     return b"\0" + len(message).to_bytes(4, "big") + message
 
 
-async def _message(receive: Receive) -> bytes:
-    """Return the message of a call. Raises Malformed or CallFailed."""
+async def _message(receive: Receive) -> bytes | None:
+    """
+    Return the message of a call, or None if the caller left before its end.
+
+    Raises:
+        Malformed: The body is no frame of a message.
+        Refusal: The message is too large or compressed.
+    """
     event = await receive()
     body: bytes = event.get("body", b"")
     if event.get("more_body", False):
@@ -99,20 +103,32 @@ async def _message(receive: Receive) -> bytes:
             event = await receive()
             chunks += event.get("body", b"")
             if len(chunks) > MAX_MESSAGE + _PREFIX:
-                raise CallFailed(RESOURCE_EXHAUSTED, f"The message must have at most {MAX_MESSAGE} bytes.")
+                raise _unreadable(413, f"The message of the call must have at most {MAX_MESSAGE} bytes.")
         body = bytes(chunks)
     if event["type"] != "http.request":
-        raise CallFailed(UNAVAILABLE, "The caller left before its message was complete.")
+        return None
     if len(body) < _PREFIX:
         raise Malformed("its prefix breaks off")
     if body[0]:
-        raise CallFailed(UNIMPLEMENTED, "Compressed messages are not supported.")
+        raise _unreadable(415, "The message of the call must not be compressed.")
     size = int.from_bytes(body[1:_PREFIX], "big")
     if size != len(body) - _PREFIX:
         raise Malformed(f"its prefix says {size} bytes, but {len(body) - _PREFIX} came")
     if size > MAX_MESSAGE:
-        raise CallFailed(RESOURCE_EXHAUSTED, f"The message must have at most {MAX_MESSAGE} bytes.")
+        raise _unreadable(413, f"The message of the call must have at most {MAX_MESSAGE} bytes.")
     return body[_PREFIX:]
 
 
-__all__ = ["CONTENT_TYPE", "UNIMPLEMENTED", "CallFailed", "UnaryCall", "end"]
+def _unreadable(status: int, detail: str) -> Refusal:
+    return Refusal(status, "The call cannot be read", detail, "bad_call")
+
+
+_NO_GRPC: Final = Refusal(
+    505,
+    "gRPC is needed here",
+    "Send a POST of gRPC over HTTP/2 to a server that sends trailers, such as h2corn.",
+    "no_grpc",
+)
+
+
+__all__ = ["CONTENT_TYPE", "MAX_MESSAGE", "UNIMPLEMENTED", "UnaryCall", "end"]

@@ -50,13 +50,41 @@ class Judge:
             Refusal: The request needs a token, an attribute is too long, or a limit is not supported here.
             ValueError: The costs or the attributes break a rule.
         """
-        token = shown or without_token(shown, anonymous or self._anonymous)
-        plan = await self.limiter.find_plan(token, attributes)
+        plan = await self._plan(shown, attributes, anonymous)
+        return plan if isinstance(plan, Decision) else await self.limiter.decide(plan, costs)
+
+    async def amend(
+        self, shown: str | None, deltas: Mapping[str, int], attributes: Attributes | None, anonymous: Anonymous | None
+    ) -> Decision:
+        """
+        Charge a request that has ended, or give permits back, and return a decision that denies only a token.
+
+        Args:
+            deltas: Permits to charge by unit, below 0 to give back. Other arguments are those of :meth:`decide`.
+        Raises:
+            Refusal, ValueError: As :meth:`decide` does. Or permits of a limit cannot be given back.
+        """
+        plan = await self._plan(shown, attributes, anonymous)
         if isinstance(plan, Decision):
             return plan
-        if plan.has_slots or plan.has_charge_on:
+        for bound in plan.bounds:
+            # A log holds each charge by its instant, which is not known here.
+            if bound.limit.algorithm == "sliding_log" and deltas.get(bound.limit.unit, 0) < 0:
+                raise ValueError(f"is_negative_hits: the sliding log {bound.limit.name} cannot take permits back.")
+        return await self.limiter.amend_plan(plan, deltas)
+
+    def warn(self, about: str, text: str) -> None:
+        """Log a warning, not more often than once in a while for the same thing."""
+        self._say.warning(about, "%s", text)
+
+    async def _plan(
+        self, shown: str | None, attributes: Attributes | None, anonymous: Anonymous | None
+    ) -> LivePlan | Decision:
+        token = shown or without_token(shown, anonymous or self._anonymous)
+        plan = await self.limiter.find_plan(token, attributes)
+        if not isinstance(plan, Decision) and (plan.has_slots or plan.has_charge_on):
             raise self._unsupported(plan)
-        return await self.limiter.decide(plan, costs)
+        return plan
 
     def _unsupported(self, plan: LivePlan) -> Refusal:
         """Return the refusal of a request under a limit whose charge would have to be given back later."""
@@ -67,7 +95,7 @@ class Judge:
             f"The limit {name} {why}. The decision service never sees the response, so it cannot enforce this limit. "
             "Use the Sluicegate proxy or an integration in the application."
         )
-        self._say.warning(name, "%s", detail)
+        self.warn(name, detail)
         return Refusal(503, "The limit is not supported here", detail, UNSUPPORTED)
 
 

@@ -1,9 +1,17 @@
 """
 Answer the ``ShouldRateLimit`` calls of Envoy's rate limit filter, and of all that speak version 3 of its service.
 
-A descriptor is a list of keys and values. The key ``token`` has the token of the request, ``remote_address`` its
-address, and every other key is an attribute of that name. Requests without a token count for the project whose slug is
-the domain. Descriptors of one call are one request: it is charged to all its limits, or to none.
+A descriptor is a list of keys and values, which are called entries. The entry ``token`` has the token of the request,
+``remote_address`` its address, and every other entry is an attribute of its own name. A mapping file gives them other
+meanings (:mod:`enforcement.service.rls_mapping`). Requests without a token count for the project whose slug is the
+domain of the call.
+
+The descriptors of a call describe one request: it is charged to all its limits, or to none. So an attribute must have
+one value in a call. Its cost is the largest that a descriptor gives for each unit.
+
+Calls with ``is_negative_hits`` give permits back, to the present window of each limit and never above full. Calls with
+the entry that the mapping names as ``after`` are charged whether the permits are left or not. Neither is ever denied
+because of a limit.
 
 Field numbers are those of ``envoy/service/ratelimit/v3/rls.proto`` and
 ``envoy/extensions/common/ratelimit/v3/ratelimit.proto``.
@@ -11,37 +19,57 @@ Field numbers are those of ``envoy/service/ratelimit/v3/rls.proto`` and
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Final
+from urllib.parse import unquote
 
-from enforcement.http.asgi import Scope
-from enforcement.http.messages import (
-    Header,
-    PlainResponse,
-    Refusal,
-    RequestAttributes,
-    added_headers,
-    denial,
-    find_token,
-)
-from enforcement.model.tokens import Anonymous
+from enforcement.http.asgi import Scope, encoded
+from enforcement.http.messages import PlainResponse, Refusal, RequestAttributes, added_headers, denial, find_token
+from enforcement.model.tokens import is_well_formed
+from enforcement.plan.costs import REQUESTS, Costs
 from enforcement.plan.decision import Decision
-from enforcement.service.judge import Judge
+from enforcement.plan.headers import draft_lines
+from enforcement.plan.limit_state import seconds
+from enforcement.service.judge import Judge, costs_of
+from enforcement.service.rls_mapping import RlsMapping
 from enforcement.service.settings import ServiceSettings
-from enforcement.service.wire import Malformed, integer, part, parts, text, write, write_integer
+from enforcement.service.wire import Malformed, integer, parts, text, write, write_integer
 
 PATH: Final = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit"
-TOKEN_KEY: Final = "token"
-_NAMES: Final = {"remote_address": "ip"}
-"""Keys that Envoy's own actions write, and the attribute that each stands for."""
 
 # RateLimitRequest
 _DOMAIN, _DESCRIPTORS, _HITS = 1, 2, 3
-_ENTRIES, _OWN_HITS, _REFUND = 1, 3, 4
+_ENTRIES, _OWN_HITS, _NEGATIVE = 1, 3, 4
 _KEY, _VALUE = 1, 2
 # RateLimitResponse
 _OVERALL, _STATUSES, _TO_CLIENT, _BODY = 1, 2, 3, 5
+_CODE, _LIMIT, _REMAINING, _RESET = 1, 2, 3, 4
+_PER_UNIT, _UNIT, _NAME, _SECONDS = 1, 2, 3, 1
 _OK, _OVER_LIMIT = 1, 2
+_UNITS: Final = {1: 1, 60: 2, 3_600: 3, 86_400: 4}
+"""The numbers of RateLimit.Unit by the seconds of a window. Windows of another length have no unit."""
+_MOST: Final = 2**32 - 1
+
+
+@dataclass(slots=True)
+class _Call:
+    """
+    What the descriptors of one call say.
+
+    Attributes:
+        shown: The values of all entries that hold a token.
+        attributes: Attributes by name.
+        costs: Permits to charge by unit.
+        refunds: Permits to give back by unit.
+        after: For each descriptor, whether the request has ended.
+    """
+
+    shown: list[str] = field(default_factory=list)
+    attributes: dict[str, str] = field(default_factory=dict)
+    costs: dict[str, int] = field(default_factory=dict)
+    refunds: dict[str, int] = field(default_factory=dict)
+    after: set[bool] = field(default_factory=set)
 
 
 class RateLimitService:
@@ -55,72 +83,171 @@ class RateLimitService:
 
     def __init__(self, judge: Judge, settings: ServiceSettings) -> None:
         self._judge = judge
+        self._limiter = judge.limiter
         self._settings = settings
+        self._mapping = settings.rls
+        self._draft = settings.headers == "ietf"
 
     async def __call__(self, scope: Scope, message: bytes) -> bytes:
-        """Return a RateLimitResponse to a RateLimitRequest. Raises Malformed or Refusal."""
+        """Return a RateLimitResponse to a RateLimitRequest. Raises Malformed."""
+        kept = self._limiter.by_message(message)
+        if kept is None:
+            return await self._read(message)
+        plan, (costs, descriptors) = kept
+        decision = self._limiter.from_lease(plan) if costs == 1 else None
+        return self._reply(decision or await self._limiter.decide(plan, costs), descriptors)
+
+    async def _read(self, message: bytes) -> bytes:
+        """Answer a message that was not met before."""
         descriptors = parts(message, _DESCRIPTORS)
         try:
-            entries = dict(_entries(descriptors))
-            shown = _token(entries.pop(TOKEN_KEY, None))
-            decision = await self._decide(message, shown, entries, descriptors)
+            return await self._answer(message, descriptors)
         except Malformed:
             raise
+        except Refusal as refusal:
+            answer = refusal.answer
         except ValueError as exc:
-            raise Refusal(400, "Bad request", str(exc), "bad_request") from exc
-        if not decision.allowed:
-            return _response(_OVER_LIMIT, denial(decision, self._settings.headers), len(descriptors))
-        answer = PlainResponse(200, tuple(added_headers(decision, self._settings.headers)))
-        return _response(_OK, answer, len(descriptors))
+            self._judge.warn("bad_request", f"A call of the rate limit service was refused. {exc}")
+            answer = Refusal(400, "Bad request", str(exc), "bad_request").answer
+        return _denied(answer, len(descriptors))
 
-    async def _decide(
-        self, message: bytes, shown: str | None, entries: dict[str, str], descriptors: list[bytes]
-    ) -> Decision:
-        own = max((hits for it in descriptors if (hits := integer(part(it, _OWN_HITS), 1)) is not None), default=None)
-        if any(integer(it, _REFUND) for it in descriptors):
-            raise ValueError("is_negative_hits: must be false, because refunds are not supported.")
-        costs = own if own is not None else integer(message, _HITS) or 1
-        attributes = RequestAttributes({_NAMES.get(key, key): value for key, value in entries.items()}, lambda _: None)
-        anonymous = None if shown is not None else Anonymous(text(part(message, _DOMAIN)))
-        return await self._judge.decide(shown, costs, attributes, anonymous)
+    async def _answer(self, message: bytes, descriptors: list[bytes]) -> bytes:
+        call = _call(descriptors, integer(message, _HITS) or 0, self._mapping)
+        token = _token(call.shown)
+        anonymous = None if token is not None else self._mapping.project(text(message, _DOMAIN))
+        attributes = RequestAttributes(call.attributes, lambda _: None)
+        if call.refunds or True in call.after:
+            deltas = _deltas(call)
+            decision = await self._judge.amend(token, deltas, attributes, anonymous)
+            return self._reply(decision, len(descriptors)) if not decision.allowed else _amended(len(descriptors))
+        costs: Costs = call.costs.get(REQUESTS, 1) if call.costs.keys() <= {REQUESTS} else call.costs
+        decision = await self._judge.decide(token, costs, attributes, anonymous)
+        self._limiter.keep_message(message, token or anonymous, (costs, len(descriptors)))
+        return self._reply(decision, len(descriptors))
+
+    def _reply(self, decision: Decision, descriptors: int) -> bytes:
+        """Return the RateLimitResponse that tells a decision on so many descriptors."""
+        if not decision.allowed:
+            return _denied(denial(decision, self._settings.headers), descriptors, decision)
+        if self._draft and decision.source != "fallback":
+            lines = draft_lines(decision)
+        else:
+            lines = encoded(added_headers(decision, self._settings.headers))
+        return write_integer(_OVERALL, _OK) + _status(_OK, decision) * descriptors + _values(lines)
 
 
 def denied(answer: PlainResponse) -> bytes:
     """Return the RateLimitResponse that denies a request with a response, of which Envoy sends 429 as the status."""
-    return _response(_OVER_LIMIT, answer, 1)
+    return _denied(answer, 1)
 
 
-def _entries(descriptors: Iterable[bytes]) -> Iterator[tuple[str, str]]:
-    """Yield the keys and values of all descriptors. Raises ValueError if a key has two values."""
-    seen: dict[str, str] = {}
+def _call(descriptors: Iterable[bytes], hits: int, mapping: RlsMapping) -> _Call:
+    """
+    Return what the descriptors of a call say.
+
+    Args:
+        hits: The ``hits_addend`` of the call. 0: it has none.
+    Raises:
+        Malformed, ValueError: They cannot be read, or contradict each other.
+    """
+    call = _Call()
     for descriptor in descriptors:
+        costs, unit, after = dict[str, int](), REQUESTS, False
         for entry in parts(descriptor, _ENTRIES):
-            key, value = text(part(entry, _KEY)), text(part(entry, _VALUE))
-            if seen.setdefault(key, value) != value:
-                raise ValueError(f"descriptors: the key {key!r} must have one value in a call, got two.")
-            yield key, value
+            key, value = text(entry, _KEY), text(entry, _VALUE)
+            if key in mapping.token:
+                call.shown.append(find_token(value, None) or value.strip())
+            elif key == mapping.unit and key:
+                unit = value
+            elif key == mapping.after and key:
+                after = _true(key, value)
+            elif key in mapping.costs:
+                costs |= costs_of({mapping.costs[key]: value})
+            else:
+                _add_attribute(call.attributes, mapping.attributes.get(key, key), value)
+        own = parts(descriptor, _OWN_HITS)
+        if own or unit not in costs:
+            costs[unit] = (integer(own[-1], 1) or 0) if own else hits or 1
+        given = call.refunds if integer(descriptor, _NEGATIVE) else call.costs
+        for name, cost in costs.items():
+            given[name] = max(cost, given.get(name, 0))
+        call.after.add(after)
+    return call
 
 
-def _token(value: str | None) -> str | None:
-    """Return the token of an entry, which holds it alone or is a whole ``Authorization`` field."""
-    if value is None:
-        return None
-    return find_token(value, None) or find_token(None, value)
+def _add_attribute(attributes: dict[str, str], name: str, value: str) -> None:
+    """Add an attribute, or raise ValueError if it has another value already."""
+    if name == "path":  # Envoy's own :path has a query, and is encoded
+        value = unquote(value.partition("?")[0])
+    if attributes.setdefault(name, value) != value:
+        raise ValueError(f"descriptors: {name!r:.80} must have one value in a call, got two.")
 
 
-def _response(code: int, answer: PlainResponse, descriptors: int) -> bytes:
-    status = write(_STATUSES, write_integer(1, code))
+def _true(key: str, value: str) -> bool:
+    if value not in ("true", "false"):
+        raise ValueError(f"descriptors: {key!r:.80} must be 'true' or 'false', got {value!r:.80}.")
+    return value == "true"
+
+
+def _deltas(call: _Call) -> dict[str, int]:
+    """
+    Return the permits to charge by unit, below 0 to give back.
+
+    Raises:
+        ValueError: The call also asks for a decision.
+    """
+    if len(call.after) > 1 or (call.costs and True not in call.after):
+        raise ValueError("descriptors: a call must either ask for a decision, or charge and give back afterwards.")
+    units = call.costs.keys() | call.refunds.keys()
+    return {unit: call.costs.get(unit, 0) - call.refunds.get(unit, 0) for unit in units}
+
+
+def _token(shown: Iterable[str]) -> str | None:
+    """
+    Return the token of a call, an empty string if it shows an empty one, or None if it shows none.
+
+    Of several the well-formed one counts, as in the header fields of a request. The others may be credentials for the
+    upstream.
+
+    Raises:
+        ValueError: Two of them are well-formed.
+    """
+    tokens = list(dict.fromkeys(shown))
+    well_formed = [token for token in tokens if is_well_formed(token)]
+    if len(well_formed) > 1:
+        raise ValueError("descriptors: a call must have one token, got two.")
+    found = well_formed or [token for token in tokens if token] or tokens
+    return found[0] if found else None
+
+
+def _denied(answer: PlainResponse, descriptors: int, decision: Decision | None = None) -> bytes:
     body = write(_BODY, answer.body) if answer.body else b""
-    headers = [it for it in answer.headers if it[0] != "Content-Length"]
-    return write_integer(_OVERALL, code) + status * descriptors + _values(headers) + body
+    lines = encoded(it for it in answer.headers if it[0] != "Content-Length")
+    status = _status(_OVER_LIMIT, decision) * max(1, descriptors)
+    return write_integer(_OVERALL, _OVER_LIMIT) + status + _values(lines) + body
 
 
-def _values(headers: Iterable[Header]) -> bytes:
+def _amended(descriptors: int) -> bytes:
+    return write_integer(_OVERALL, _OK) + _status(_OK, None) * descriptors
+
+
+def _status(code: int, decision: Decision | None) -> bytes:
+    """Return a DescriptorStatus, with the limit that decides if there is one, as an entry of the statuses."""
+    status = write_integer(_CODE, code)
+    limit = None if decision is None or not decision.shown else decision.limit
+    if limit is not None:
+        unit = _UNITS.get(limit.window_seconds or 0, 0)
+        named = write_integer(_PER_UNIT, min(limit.quota, _MOST)) + write_integer(_UNIT, unit)
+        status += write(_LIMIT, named + write(_NAME, limit.name.encode()))
+        status += write_integer(_REMAINING, min(limit.remaining, _MOST))
+        if limit.reset_ms is not None:
+            status += write(_RESET, write_integer(_SECONDS, seconds(limit.reset_ms)))
+    return write(_STATUSES, status)
+
+
+def _values(lines: Iterable[tuple[bytes, bytes]]) -> bytes:
     """Return header fields as a repeated HeaderValue."""
-    return b"".join(
-        write(_TO_CLIENT, write(_KEY, name.encode("latin-1")) + write(_VALUE, value.encode("latin-1")))
-        for name, value in headers
-    )
+    return b"".join([write(_TO_CLIENT, write(_KEY, name) + write(_VALUE, value)) for name, value in lines])
 
 
-__all__ = ["PATH", "TOKEN_KEY", "RateLimitService", "denied"]
+__all__ = ["PATH", "RateLimitService", "denied"]

@@ -11,6 +11,7 @@ from typing import Final, TypeVar
 from enforcement.http.messages import TrustedProxies, check_anonymous, check_preset
 from enforcement.model.checks import check_secret, shown
 from enforcement.model.tokens import Anonymous
+from enforcement.service.rls_mapping import RlsMapping
 from enforcement.settings import LEAST_TIMEOUT, Settings
 
 LOCAL: Final = "127.0.0.0/8, ::1, unix"
@@ -36,6 +37,7 @@ class ServiceSettings:
         anonymous: Stands for requests without a token. None: they are refused.
         costs_field: Lower-case name of the header field from which costs are read. Empty: every request costs 1.
         attributes_field: Lower-case name of the header field from which further attributes are read. Empty: none are.
+        rls: What the entries of rate limit descriptors stand for.
     """
 
     headers: str = "ietf"
@@ -45,6 +47,7 @@ class ServiceSettings:
     anonymous: Anonymous | None = None
     costs_field: bytes = b""
     attributes_field: bytes = b""
+    rls: RlsMapping = field(default_factory=RlsMapping)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> ServiceSettings:
@@ -72,6 +75,7 @@ class ServiceSettings:
             anonymous=read("SLUICEGATE_ANONYMOUS_PROJECT", "", lambda text: check_anonymous(text or None)),
             costs_field=read("SLUICEGATE_COSTS_HEADER", "", _field_name),
             attributes_field=read("SLUICEGATE_ATTRIBUTES_HEADER", "", _field_name),
+            rls=read("SLUICEGATE_RLS_MAPPING", "", lambda path: RlsMapping.read(path) if path else RlsMapping()),
         )
 
 

@@ -66,13 +66,32 @@ def parts(message: bytes, number: int) -> list[bytes]:
 
 def part(message: bytes, *path: int) -> bytes:
     """
-    Return the value at a path of field numbers, or empty bytes if a field on the way is missing.
+    Return the message at a path of field numbers, or empty bytes if a field on the way is missing. Raises Malformed.
 
-    Of repeated fields the last counts, as protobuf demands.
+    A message that is there several times is merged, as protobuf demands. The bytes of its parts in a row are the whole.
     """
     for number in path:
-        message = (parts(message, number) or [b""])[-1]
+        found = parts(message, number)
+        message = found[0] if len(found) == 1 else b"".join(found)
     return message
+
+
+def text(message: bytes, number: int) -> str:
+    """
+    Return the last string of the fields with a number, or an empty string if there is none. Raises Malformed.
+
+    A proxy copies header fields into strings, and their bytes may be no UTF-8. They are then read as Latin-1, which has
+    a character for each byte. A caller must not be able to make a message unreadable.
+    """
+    return decoded((parts(message, number) or [b""])[-1])
+
+
+def decoded(value: bytes) -> str:
+    """Return bytes as a string, read as UTF-8, or as Latin-1 if they are no UTF-8."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
 
 
 def integer(message: bytes, number: int) -> int | None:
@@ -84,14 +103,6 @@ def integer(message: bytes, number: int) -> int | None:
                 raise Malformed(f"field {number} has the wire type {kind}")
             found = value
     return found
-
-
-def text(value: bytes) -> str:
-    """Return a string field. Raises Malformed if it is not UTF-8, as every string of protobuf must be."""
-    try:
-        return value.decode()
-    except UnicodeDecodeError as exc:
-        raise Malformed("a string is not UTF-8") from exc
 
 
 def write(number: int, value: bytes) -> bytes:
@@ -127,4 +138,4 @@ def _encoded(value: int) -> bytes:
     return bytes(out)
 
 
-__all__ = ["Malformed", "fields", "integer", "part", "parts", "text", "write", "write_integer"]
+__all__ = ["Malformed", "decoded", "fields", "integer", "part", "parts", "text", "write", "write_integer"]

@@ -32,6 +32,8 @@ from enforcement.model.strict_json import InvalidJSON, loads_canonical
 from enforcement.state.token_cache import DocumentProblem, Text, TokenCache, TokenEntry, as_string, read_entry
 
 MAX_DERIVED: Final = 2_000
+MAX_MESSAGE_KEPT: Final = 1_024
+"""Bytes of a message that a plan is kept for. All of them take at most twice as many kilobytes as there are plans."""
 MAX_CHANGES_LENGTH: Final = 524_288
 """Characters of a change log entry that is read. A publisher writes at most half as many."""
 
@@ -67,20 +69,30 @@ class DerivedPlans:
     Attributes:
         plans: Plans by token, if they depend only on the documents.
         headers: The same plans by the value of an ``Authorization`` header.
+        messages: The same plans by the message in which a proxy asks, each with what its protocol keeps beside it.
     """
 
-    __slots__ = ("headers", "plans")
+    __slots__ = ("headers", "messages", "plans")
 
     def __init__(self) -> None:
         self.plans: dict[object, Any] = {}
         self.headers: dict[bytes, Any] = {}
+        self.messages: dict[bytes, tuple[Any, Any]] = {}
 
     def keep(self, name: Any, plan: Any, *, header: bool = False) -> None:
         """Add a plan under its token or header, after clearing a cache that is full."""
-        kept: dict[Any, Any] = self.headers if header else self.plans
-        if len(kept) >= MAX_DERIVED:
-            kept.clear()
-        kept[name] = plan
+        _keep(self.headers if header else self.plans, name, plan)
+
+    def keep_message(self, message: bytes, row: tuple[Any, Any]) -> None:
+        """Add a plan and what belongs to it under a short message, after clearing a cache that is full."""
+        if len(message) <= MAX_MESSAGE_KEPT:
+            _keep(self.messages, message, row)
+
+
+def _keep(kept: dict[Any, Any], name: Any, value: Any) -> None:
+    if len(kept) >= MAX_DERIVED:
+        kept.clear()
+    kept[name] = value
 
 
 class PublishedState:

@@ -11,7 +11,7 @@ limiter that made the reservation runs.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from enforcement.failover.health import Health
 from enforcement.plan.binding import BoundLimit
@@ -66,6 +66,18 @@ class Reservation:
             return self._correcting([(b, -cost, mark) for b, cost, mark in self._charged()])
         real = {REQUESTS: costs} if isinstance(costs, int) else costs
         return self._correcting([(b, real.get(b.limit.unit, cost) - cost, mark) for b, cost, mark in self._charged()])
+
+    def amending(self, deltas: Mapping[str, int]) -> Steps:
+        """
+        Yield the commands that change the charges of the present windows by a difference, whether it fits or not, once.
+
+        Args:
+            deltas: Permits to add by unit, below 0 to give back. A counter that is full gets nothing back.
+        Raises:
+            ValueError: A number of permits breaks the rules for costs.
+        """
+        self._plan.check({unit: abs(delta) for unit, delta in deltas.items()})
+        return self._correcting([(b, deltas.get(b.limit.unit, 0), mark) for b, _, mark in self._charged()])
 
     def charging_for(self, status: int) -> Steps:
         """Yield the commands that give back, once, the permits of limits whose ``charge_on`` lacks this HTTP status."""

@@ -1,0 +1,140 @@
+"""The decision service as an operator starts it, in a process of its own."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from enforcement import Limit
+from enforcement.embedded import ValkeyServer, free_port
+from enforcement.testing import Published, Store
+from tests.enforcement.service.grpc_client import Channel
+from tests.enforcement.world import eventually
+
+HYPERCORN = "from hypercorn.__main__ import main; import sys; sys.exit(main())"
+
+
+class Service:
+    """A decision service that listens on *port*."""
+
+    def __init__(self, url: str, log: Path, *, server: str, arguments: Sequence[str], environ: dict[str, str]) -> None:
+        self.port, self.log = free_port(), log
+        self._command = _command(server, self.port, arguments)
+        self._environ = {**os.environ, "SLUICEGATE_REDIS_URL": url, **environ}
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(self._command, env=self._environ, stdout=log, stderr=log)
+        deadline = time.monotonic() + 20
+        while not self.ready():
+            assert self._process.poll() is None, self.log.read_text()
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.02)
+
+    def ready(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/readyz", timeout=2) as answer:
+                return answer.status == 200
+        except (urllib.error.URLError, OSError):
+            return False
+
+    def send(self, number: int) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        if self._process is not None:
+            self._process.send_signal(number)
+            try:
+                self._process.wait(20)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+                raise
+            finally:
+                self._process = None
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+
+@contextmanager
+def service(
+    url: str, folder: Path, *, server: str = "h2corn", arguments: Sequence[str] = (), **environ: str
+) -> Iterator[Service]:
+    """Run a service before the store at *url* while the block runs. *environ* are variables without ``SLUICEGATE_``."""
+    named = {f"SLUICEGATE_{name.upper()}": value for name, value in environ.items()}
+    started = Service(url, folder / "service.log", server=server, arguments=arguments, environ=named)
+    try:
+        started.start()
+        yield started
+    finally:
+        started.stop()
+
+
+def _command(server: str, port: int, arguments: Sequence[str]) -> list[str]:
+    if server == "hypercorn":
+        app = "enforcement.service.app:create_app()"
+        return [sys.executable, "-c", HYPERCORN, "--bind", f"127.0.0.1:{port}", app, *arguments]
+    return [sys.executable, "-m", "enforcement", "serve", "--port", str(port), "--server", server, *arguments]
+
+
+class Gateway:
+    """A service with the documents that it follows, and a connection of gRPC to it."""
+
+    def __init__(self, service: Service, published: Published) -> None:
+        self.service, self.published = service, published
+
+    def channel(self) -> Channel:
+        return Channel(self.service.port)
+
+    def token(self, *limits: Limit, project: str = "shop", **more: Any) -> str:
+        """Publish a token with a policy of its own, and wait until the service has both."""
+        slug = f"policy-{next(_numbers)}"
+        self.published.policy(slug, *limits)
+        secret = self.published.token(policy=slug, project=project, **more)
+        self.follow()
+        return secret
+
+    def anonymous(self, *limits: Limit) -> str:
+        """Publish a project that admits requests without a token, and return its slug."""
+        number = next(_numbers)
+        self.published.policy(f"policy-{number}", *limits)
+        self.published.project(f"project-{number}", anonymous_policy=f"policy-{number}")
+        self.follow()
+        return f"project-{number}"
+
+    def follow(self) -> None:
+        """Wait until the service has what was published."""
+        assert eventually(lambda: self.state()["revision"] == self.published.revision)
+
+    def state(self) -> dict[str, Any]:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.service.port}/readyz", timeout=5) as answer:
+            return json.load(answer)
+
+
+@contextmanager
+def gateway(store: ValkeyServer, folder: Path, **options: Any) -> Iterator[Gateway]:
+    """Run a service before an emptied store, with the project ``shop``."""
+    Store(store).clear()
+    published = Published(store.url)
+    published.project("shop")
+    with service(store.url, folder, **options) as running:
+        yield Gateway(running, published)
+    published.close()
+
+
+_numbers = itertools.count(1)
