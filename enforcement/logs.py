@@ -14,6 +14,8 @@ All loggers are children of ``sluicegate``. None of them has a handler of its ow
 ``sluicegate.slots``        slots of ``concurrency`` limits were lost or not renewed
 ``sluicegate.doors``        an integration cannot find out the address of a client, so such clients share one counter
 ``sluicegate.proxy``        the ready-made proxy
+``sluicegate.service``      the decision service cannot enforce a limit, is asked by a proxy that it does not trust, or
+                            has failed
 =========================== ==================================================================================
 
 No line contains a credential, and no line is written for each request.

@@ -12,17 +12,21 @@ The real status is then in ``Sluicegate-Status``.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Container
 from typing import Final
 from urllib.parse import parse_qsl, unquote
 
 from enforcement.http.asgi import Receive, Scope, Send, encoded, header_of, only_value
 from enforcement.http.messages import PlainResponse, Refusal, RequestAttributes, added_headers, denial, find_token
+from enforcement.logs import RateLimitedLogger
 from enforcement.plan.binding import Costs
 from enforcement.plan.decision import Decision
 from enforcement.plan.headers import draft_lines
 from enforcement.service.judge import Judge, costs_of
 from enforcement.service.settings import ServiceSettings
+
+logger = logging.getLogger("sluicegate.service")
 
 STATUS_FIELD: Final = "Sluicegate-Status"
 """Header field with the status that a denial has, where the proxy gets 403."""
@@ -30,6 +34,10 @@ STATUS_FIELD: Final = "Sluicegate-Status"
 PROBLEM_FIELD: Final = "Sluicegate-Problem"
 """Header field with the body that a denial has. It is JSON in ASCII without line breaks."""
 
+_UNTRUSTED: Final = (
+    "%s describes requests by X-Forwarded fields, but is no trusted proxy. Limits see no path and method of these "
+    "requests, and all clients have its address. Name it in SLUICEGATE_TRUSTED_PROXIES."
+)
 _LENGTH: Final = (b"content-length", b"0")
 
 
@@ -61,6 +69,7 @@ class ForwardAuth:
         self._trusted = settings.trusted
         self._denials = denials
         self._repeats_body = repeats_body
+        self._say = RateLimitedLogger(logger)
         self._draft = settings.headers == "ietf"
         self._plain = not (settings.costs_field or settings.attributes_field)
 
@@ -104,6 +113,8 @@ class ForwardAuth:
             method = header_of(scope, b"x-forwarded-method") or method
             # A path after that of this endpoint is the proxy's own word. The header field may be its client's.
             path = path or path_of(header_of(scope, b"x-forwarded-uri") or "")
+        elif header_of(scope, b"x-forwarded-uri"):
+            self._say.warning("untrusted", _UNTRUSTED, _peer(scope))
         values: dict[str, str | None] = dict(self._further(scope)) if trusted else {}
         values |= {"method": method, "path": path or "/", "ip": self._trusted.client(_peer(scope), forwarded)}
         return RequestAttributes(values, lambda name: header_of(scope, name.encode("latin-1", "replace")))
