@@ -25,6 +25,8 @@ SLUGS = (
     "starlette",
     "django",
     "flask",
+    "service",
+    "proxies",
     "migrating",
     "testing",
     "observing",

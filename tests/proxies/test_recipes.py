@@ -11,7 +11,7 @@ import pytest
 from enforcement.model.tokens import mint
 from tests.enforcement.world import fixed
 from tests.proxies.conftest import WITH_ROOM
-from tests.proxies.recipes import RECIPES
+from tests.proxies.recipes import CADDY, HAPROXY, NGINX, RECIPES
 from tests.proxies.running import Answer, Recipe, Running, ask, running
 
 CHAT = {"methods": ["POST"], "path": "/v1/chat*"}
@@ -183,6 +183,35 @@ def test_other_fields_of_the_request_are_attributes(world, start):
     statuses = [ask(proxy.port, "/", shows(secret), f"X-Team: {team}").status for team in "aba"]
 
     assert statuses == [200, 200, 429]
+
+
+SHOW_SECRET = {
+    NGINX: ('Sluicegate-Secret "";', 'Sluicegate-Secret "the secret of callers";'),
+    CADDY: ("header_up -Sluicegate-Secret", 'header_up Sluicegate-Secret "the secret of callers"'),
+    HAPROXY: (
+        '-- fields["sluicegate-secret"] = { "the secret" }',
+        'fields["sluicegate-secret"] = { "the secret of callers" }',
+    ),
+}
+
+
+@pytest.mark.parametrize("recipe", SHOW_SECRET, ids=lambda recipe: recipe.name)
+def test_the_proxy_shows_the_secret_and_its_client_cannot(world, recipe, serve, application):
+    """It takes the line that the configuration names. What a client sends in its place is removed."""
+    secret = world.everything(fixed(9))
+    shared = "the secret of callers"
+    closed = {"SLUICEGATE_SERVICE_SECRET": shared, "SLUICEGATE_SERVICE_CALLERS": "192.0.2.1"}
+    ports = {"service": serve("--deadline", "400", **WITH_ROOM, **closed).port, "application": application.port}
+
+    with running(recipe, **ports) as proxy:
+        refused = ask(proxy.port, "/", shows(secret), f"Sluicegate-Secret: {shared}")
+    application.seen.clear()
+    with running(recipe, **ports, change=lambda text: text.replace(*SHOW_SECRET[recipe])) as proxy:
+        allowed = ask(proxy.port, "/", shows(secret))
+
+    assert (refused.status, problem(refused)["code"]) == (403, "caller_refused")
+    assert allowed.status == 200
+    assert shared not in application.seen[0][2].values()
 
 
 def test_the_application_is_as_without_us(world, start, application):

@@ -45,6 +45,8 @@ core.register_action("sluicegate", { "http-req" }, function(txn)
     fields["x-forwarded-method"] = { txn.f:method() }
     fields["x-forwarded-uri"] = { txn.f:pathq() }
     fields["x-forwarded-for"] = { txn.f:src() }
+    -- If the service wants a secret:
+    -- fields["sluicegate-secret"] = { "the secret" }
 
     local url = service .. "/v1/check403"
     local answer = core.httpclient():get { url = url, headers = fields, timeout = timeout_ms }
