@@ -247,40 +247,6 @@ class Limiter(BaseLimiter):
         if field is not None and plan is not None and not (plan.has_slots or plan.has_charge_on):
             derived.keep(field, plan, header=True)
 
-    def by_message(self, message: bytes) -> tuple[LivePlan, Any] | None:
-        """Return the cached plan for a message of a proxy, and what was kept with it, or None."""
-        return self._engine.documents.derived.messages.get(message)
-
-    def keep_message(self, message: bytes, token: str | Anonymous | None, beside: object) -> None:
-        """
-        Cache the plan of *token* for :meth:`by_message`, if it needs neither slots nor the status of the response.
-
-        Args:
-            beside: Is kept with the plan.
-        """
-        derived = self._engine.documents.derived
-        plan: LivePlan | None = derived.plans.get(token)
-        if plan is not None and not (plan.has_slots or plan.has_charge_on):
-            derived.keep_message(message, (plan, beside))
-
-    async def amend_plan(self, plan: LivePlan, deltas: Mapping[str, int]) -> Decision:
-        """
-        Charge permits that were used already, or give some back, and return the decision on a request that costs 0.
-
-        The work runs to its end even if the task that awaits it is cancelled.
-
-        Args:
-            deltas: Permits to charge by unit, below 0 to give back.
-        """
-        return await seen_through(self._amend(plan, deltas))
-
-    async def _amend(self, plan: LivePlan, deltas: Mapping[str, int]) -> Decision:
-        ident = new_ident()
-        decision = await self.decide(plan, 0, ident=ident)  # its reply has the marks of the present windows
-        if decision.allowed:
-            await self._run(self._engine.reservation(plan, 0, decision, ident).amending(deltas))
-        return decision
-
     async def admit_plan(self, plan: LivePlan, costs: Costs) -> Admission:
         """Charge a plan that :meth:`find_plan` returned, and return a new admission, or raise Denied."""
         admission = await self._reserve(plan, costs)
@@ -391,6 +357,10 @@ class Admission:
     async def settle(self, costs: Costs) -> None:
         """Replace the charged estimate by the real cost, once. Later calls change nothing."""
         await seen_through(self._limiter._run(self.reservation.settling(costs)))
+
+    async def amend(self, deltas: Mapping[str, int]) -> None:
+        """Add permits to the charges by unit, or give some back below 0, whether that fits or not, once."""
+        await seen_through(self._limiter._run(self.reservation.amending(deltas)))
 
     async def charge_for(self, status: int) -> None:
         """Give back the permits of limits whose ``charge_on`` does not contain the HTTP status of the response."""

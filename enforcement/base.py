@@ -20,6 +20,7 @@ from enforcement.model.tokens import Anonymous
 from enforcement.plan.binding import Limits
 from enforcement.settings import DEFAULT_LOOKUP, DEFAULT_TIMEOUT, DEFAULT_URL, Settings
 from enforcement.state.live_plan import LivePlan
+from enforcement.state.published import DerivedPlans
 from enforcement.stats import Stats
 from enforcement.store.credentials import Credentials, from_client
 
@@ -121,6 +122,11 @@ class BaseLimiter:
     def revision(self) -> int:
         """The published revision that this limiter uses, or 0 before the first."""
         return self._engine.documents.current.revision
+
+    @property
+    def derived(self) -> DerivedPlans:
+        """What integrations keep for as long as the present documents are in use. See :class:`DerivedPlans`."""
+        return self._documents.derived
 
     def stats(self) -> Stats:
         """

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from typing import Final
 
 from enforcement.aio import Limiter
+from enforcement.async_tasks import seen_through
 from enforcement.http.messages import Refusal, without_token
 from enforcement.logs import RateLimitedLogger
 from enforcement.model.matching import Attributes
 from enforcement.model.tokens import Anonymous
 from enforcement.plan.binding import Costs
-from enforcement.plan.decision import Decision
+from enforcement.plan.decision import Decision, Denied
 from enforcement.state.live_plan import LivePlan
 
 logger = logging.getLogger("sluicegate.service")
@@ -71,7 +72,15 @@ class Judge:
             # A log holds each charge by its instant, which is not known here.
             if bound.limit.algorithm == "sliding_log" and deltas.get(bound.limit.unit, 0) < 0:
                 raise ValueError(f"is_negative_hits: the sliding log {bound.limit.name} cannot take permits back.")
-        return await self.limiter.amend_plan(plan, deltas)
+        return await seen_through(self._amended(plan, deltas))
+
+    async def _amended(self, plan: LivePlan, deltas: Mapping[str, int]) -> Decision:
+        try:
+            admission = await self.limiter.admit_plan(plan, 0)  # it knows the present windows
+        except Denied as exc:
+            return exc.decision
+        await admission.amend(deltas)
+        return admission.decision
 
     def warn(self, about: str, text: str) -> None:
         """Log a warning, not more often than once in a while for the same thing."""

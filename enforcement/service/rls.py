@@ -1,10 +1,10 @@
 """
 Answer the ``ShouldRateLimit`` calls of Envoy's rate limit filter, and of all that speak version 3 of its service.
 
-A descriptor is a list of keys and values, which are called entries. The entry ``token`` has the token of the request,
-``remote_address`` its address, and every other entry is an attribute of its own name. A mapping file gives them other
-meanings (:mod:`enforcement.service.rls_mapping`). Requests without a token count for the project whose slug is the
-domain of the call.
+A descriptor is a list of keys and values, which are called entries. The entry ``token``, ``authorization``,
+``x-api-key`` or ``api_key`` has the token of the request, ``remote_address`` its address, and every other entry is an
+attribute of its own name. A mapping file gives them other meanings (:mod:`enforcement.service.rls_mapping`). Requests
+without a token count for the project whose slug is the domain of the call.
 
 The descriptors of a call describe one request: it is charged to all its limits, or to none. So an attribute must have
 one value in a call. Its cost is the largest that a descriptor gives for each unit.
@@ -21,12 +21,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from math import inf
 from typing import Final
 from urllib.parse import unquote
 
 from enforcement.http.asgi import Scope, encoded
 from enforcement.http.messages import PlainResponse, Refusal, RequestAttributes, added_headers, denial, find_token
-from enforcement.model.tokens import is_well_formed
+from enforcement.model.tokens import Anonymous, is_well_formed
 from enforcement.plan.costs import REQUESTS, Costs
 from enforcement.plan.decision import Decision
 from enforcement.plan.headers import draft_lines
@@ -35,6 +36,7 @@ from enforcement.service.judge import Judge, costs_of
 from enforcement.service.rls_mapping import RlsMapping
 from enforcement.service.settings import ServiceSettings
 from enforcement.service.wire import Malformed, integer, parts, text, write, write_integer
+from enforcement.state.live_plan import LivePlan
 
 PATH: Final = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit"
 
@@ -47,6 +49,7 @@ _OVERALL, _STATUSES, _TO_CLIENT, _BODY = 1, 2, 3, 5
 _CODE, _LIMIT, _REMAINING, _RESET = 1, 2, 3, 4
 _PER_UNIT, _UNIT, _NAME, _SECONDS = 1, 2, 3, 1
 _OK, _OVER_LIMIT = 1, 2
+_ALLOWED: Final = write_integer(_OVERALL, _OK)
 _UNITS: Final = {1: 1, 60: 2, 3_600: 3, 86_400: 4}
 """The numbers of RateLimit.Unit by the seconds of a window. Windows of another length have no unit."""
 _MOST: Final = 2**32 - 1
@@ -72,6 +75,27 @@ class _Call:
     after: set[bool] = field(default_factory=set)
 
 
+_Limits = tuple[tuple[int, int, bytes], ...]
+
+
+@dataclass(slots=True)
+class _Asked:
+    """
+    What a message asks, as it is kept.
+
+    Attributes:
+        descriptors: How many it has.
+        limits: What the statuses tell of the enforced limits of its plan. None: that was not asked yet.
+    """
+
+    token: str | None
+    anonymous: Anonymous | None
+    attributes: RequestAttributes
+    costs: Costs
+    descriptors: int
+    limits: _Limits | None = None
+
+
 class RateLimitService:
     """
     The method ``ShouldRateLimit``.
@@ -90,12 +114,18 @@ class RateLimitService:
 
     async def __call__(self, scope: Scope, message: bytes) -> bytes:
         """Return a RateLimitResponse to a RateLimitRequest. Raises Malformed."""
-        kept = self._limiter.by_message(message)
+        kept = self._limiter.derived.messages.get(message)
         if kept is None:
             return await self._read(message)
-        plan, (costs, descriptors) = kept
-        decision = self._limiter.from_lease(plan) if costs == 1 else None
-        return self._reply(decision or await self._limiter.decide(plan, costs), descriptors)
+        plan, asked = kept
+        if plan is None:
+            return await self._decide(asked)
+        decision = self._limiter.from_lease(plan) if asked.costs == 1 else None
+        if decision is None:
+            decision = await self._limiter.decide(plan, asked.costs)
+        if asked.limits is None:
+            asked.limits = _enforced(plan)
+        return self._reply(decision, asked.descriptors, asked.limits)
 
     async def _read(self, message: bytes) -> bytes:
         """Answer a message that was not met before."""
@@ -104,12 +134,11 @@ class RateLimitService:
             return await self._answer(message, descriptors)
         except Malformed:
             raise
-        except Refusal as refusal:
-            answer = refusal.answer
         except ValueError as exc:
             self._judge.warn("bad_request", f"A call of the rate limit service was refused. {exc}")
-            answer = Refusal(400, "Bad request", str(exc), "bad_request").answer
-        return _denied(answer, len(descriptors))
+            return _denied(Refusal(400, "Bad request", str(exc), "bad_request").answer, len(descriptors))
+        except Refusal as refusal:
+            return _denied(refusal.answer, len(descriptors))
 
     async def _answer(self, message: bytes, descriptors: list[bytes]) -> bytes:
         call = _call(descriptors, integer(message, _HITS) or 0, self._mapping)
@@ -117,15 +146,36 @@ class RateLimitService:
         anonymous = None if token is not None else self._mapping.project(text(message, _DOMAIN))
         attributes = RequestAttributes(call.attributes, lambda _: None)
         if call.refunds or True in call.after:
-            deltas = _deltas(call)
-            decision = await self._judge.amend(token, deltas, attributes, anonymous)
+            decision = await self._judge.amend(token, _deltas(call), attributes, anonymous)
             return self._reply(decision, len(descriptors)) if not decision.allowed else _amended(len(descriptors))
         costs: Costs = call.costs.get(REQUESTS, 1) if call.costs.keys() <= {REQUESTS} else call.costs
+        asked = _Asked(token, anonymous, attributes, costs, len(descriptors))
         decision = await self._judge.decide(token, costs, attributes, anonymous)
-        self._limiter.keep_message(message, token or anonymous, (costs, len(descriptors)))
-        return self._reply(decision, len(descriptors))
+        if decision.source != "documents":  # who shows tokens that are not known must not clear what is kept
+            self._keep(message, asked)
+        return self._reply(decision, asked.descriptors)
 
-    def _reply(self, decision: Decision, descriptors: int) -> bytes:
+    def _keep(self, message: bytes, asked: _Asked) -> None:
+        """
+        Keep what a message asks until the documents change.
+
+        Its plan is kept with it if it is the same for every request of the token.
+        """
+        derived = self._limiter.derived
+        plan: LivePlan | None = derived.plans.get(asked.token or asked.anonymous)
+        # The documents may have changed since the decision, and with them what the plan needs.
+        unfit = plan is not None and (plan.has_slots or plan.has_charge_on)
+        derived.keep_message(message, (None if unfit else plan, asked))
+
+    async def _decide(self, asked: _Asked) -> bytes:
+        """Answer a message that was met before, whose plan has to be found."""
+        try:
+            decision = await self._judge.decide(asked.token, asked.costs, asked.attributes, asked.anonymous)
+        except Refusal as refusal:
+            return _denied(refusal.answer, asked.descriptors)
+        return self._reply(decision, asked.descriptors)
+
+    def _reply(self, decision: Decision, descriptors: int, limits: _Limits | None = None) -> bytes:
         """Return the RateLimitResponse that tells a decision on so many descriptors."""
         if not decision.allowed:
             return _denied(denial(decision, self._settings.headers), descriptors, decision)
@@ -133,7 +183,8 @@ class RateLimitService:
             lines = draft_lines(decision)
         else:
             lines = encoded(added_headers(decision, self._settings.headers))
-        return write_integer(_OVERALL, _OK) + _status(_OK, decision) * descriptors + _values(lines)
+        status = _quick_status(decision, limits) if limits else _status(_OK, decision)
+        return _ALLOWED + status * descriptors + _values(lines)
 
 
 def denied(answer: PlainResponse) -> bytes:
@@ -228,21 +279,55 @@ def _denied(answer: PlainResponse, descriptors: int, decision: Decision | None =
 
 
 def _amended(descriptors: int) -> bytes:
-    return write_integer(_OVERALL, _OK) + _status(_OK, None) * descriptors
+    return _ALLOWED + _status(_OK, None) * descriptors
 
 
 def _status(code: int, decision: Decision | None) -> bytes:
-    """Return a DescriptorStatus, with the limit that decides if there is one, as an entry of the statuses."""
+    """Return an entry of the statuses, with the limit that decides if there is one."""
     status = write_integer(_CODE, code)
     limit = None if decision is None or not decision.shown else decision.limit
     if limit is not None:
-        unit = _UNITS.get(limit.window_seconds or 0, 0)
-        named = write_integer(_PER_UNIT, min(limit.quota, _MOST)) + write_integer(_UNIT, unit)
-        status += write(_LIMIT, named + write(_NAME, limit.name.encode()))
-        status += write_integer(_REMAINING, min(limit.remaining, _MOST))
-        if limit.reset_ms is not None:
-            status += write(_RESET, write_integer(_SECONDS, seconds(limit.reset_ms)))
+        status += _current(limit.name, limit.quota, limit.window_seconds)
+        status += _left(limit.remaining, None if limit.reset_ms is None else seconds(limit.reset_ms))
     return write(_STATUSES, status)
+
+
+def _enforced(plan: LivePlan) -> _Limits:
+    """
+    Return the index, the capacity and the encoded current_limit of each enforced limit of a plan.
+
+    Returns:
+        Nothing for a plan that needs more than these to tell which limit decides.
+    """
+    if plan.counts_units or plan.follows_calendar:
+        return ()
+    rows = [(at, bound.limit) for at, bound in enumerate(plan.bounds) if not bound.limit.shadow]
+    rows.sort(key=lambda row: -(row[1].window_seconds or inf))  # of two with the same share left, the longer counts
+    return tuple((at, it.capacity, _current(it.name, it.quota, it.window_seconds)) for at, it in rows)
+
+
+def _quick_status(decision: Decision, limits: _Limits) -> bytes:
+    """Return what :func:`_status` does for an allowed request, by the numbers of the store's reply."""
+    numbers, width, held, least = decision.reply.numbers, decision.reply.width, decision.held, 2.0
+    left = reset = 0
+    current = b""
+    for at, capacity, named in limits:
+        remaining = max(0, numbers[2 + at * width] + held)
+        share = remaining / capacity if capacity else 0.0
+        if share < least:
+            least, left, reset, current = share, remaining, numbers[3 + at * width], named
+    return write(_STATUSES, b"\x08\x01" + current + _left(left, None if reset < 0 else -(-reset // 1_000_000)))
+
+
+def _current(name: str, quota: int, window_seconds: int | None) -> bytes:
+    unit = _UNITS.get(window_seconds or 0, 0)
+    named = write_integer(_PER_UNIT, min(quota, _MOST)) + write_integer(_UNIT, unit)
+    return write(_LIMIT, named + write(_NAME, name.encode()))
+
+
+def _left(remaining: int, reset_seconds: int | None) -> bytes:
+    reset = b"" if reset_seconds is None else write(_RESET, write_integer(_SECONDS, reset_seconds))
+    return write_integer(_REMAINING, min(remaining, _MOST)) + reset
 
 
 def _values(lines: Iterable[tuple[bytes, bytes]]) -> bytes:

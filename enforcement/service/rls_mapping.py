@@ -3,7 +3,7 @@ Read which entries of a rate limit descriptor stand for what.
 
 The file is TOML. All of it is optional::
 
-    token = ["token", "api_key"]   # entries that hold the token
+    token = ["token", "key"]       # entries that hold the token
     unit = "unit"                  # the entry whose value is the unit of hits_addend in its descriptor
     after = "after"                # the entry that says: the request has ended, charge it without a denial
 
@@ -49,7 +49,7 @@ class RlsMapping:
         projects: Slugs by domain. A domain that is not named is the slug itself.
     """
 
-    token: tuple[str, ...] = ("token",)
+    token: tuple[str, ...] = ("token", "authorization", "x-api-key", "api_key")
     unit: str = ""
     after: str = ""
     attributes: Mapping[str, str] = field(default_factory=lambda: _ADDRESSES)
@@ -96,7 +96,10 @@ class RlsMapping:
 
     def project(self, domain: str) -> Anonymous:
         """Return what stands for requests without a token of a domain, or raise ValueError if it cannot be a slug."""
-        return Anonymous(self.projects.get(domain, domain))
+        try:
+            return Anonymous(self.projects.get(domain, domain))
+        except ValueError as exc:
+            raise ValueError(f"domain: {str(exc).removeprefix('project: ')}") from exc
 
     def _check(self) -> None:
         for key, unit in self.costs.items():

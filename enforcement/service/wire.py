@@ -13,6 +13,8 @@ from typing import Final
 VARINT, FIXED_64, BYTES, FIXED_32 = 0, 1, 2, 5
 _FIXED: Final = {FIXED_64: 8, FIXED_32: 4}
 _MOST_VARINT_BYTES: Final = 10
+MAX_FIELDS: Final = 2_000
+"""Fields of a message. To read more would keep everybody else waiting."""
 _LARGEST: Final = 2**64 - 1
 
 
@@ -25,10 +27,13 @@ def fields(message: bytes) -> Iterator[tuple[int, int, int | bytes]]:
     Yield the number, the wire type and the value of each field of a message.
 
     Raises:
-        Malformed: The bytes break off or have an unknown wire type.
+        Malformed: The bytes break off, have an unknown wire type or too many fields.
     """
-    at, end = 0, len(message)
+    at, end, left = 0, len(message), MAX_FIELDS
     while at < end:
+        if not left:
+            raise Malformed(f"it has more than {MAX_FIELDS} fields")
+        left -= 1
         key, at = _varint(message, at)
         number, kind = key >> 3, key & 7
         if number == 0:

@@ -33,7 +33,7 @@ from enforcement.state.token_cache import DocumentProblem, Text, TokenCache, Tok
 
 MAX_DERIVED: Final = 2_000
 MAX_MESSAGE_KEPT: Final = 1_024
-"""Bytes of a message that a plan is kept for. All of them take at most twice as many kilobytes as there are plans."""
+"""Bytes of a message that is kept. All of them take at most as many kilobytes as there are kept plans."""
 MAX_CHANGES_LENGTH: Final = 524_288
 """Characters of a change log entry that is read. A publisher writes at most half as many."""
 
@@ -69,7 +69,8 @@ class DerivedPlans:
     Attributes:
         plans: Plans by token, if they depend only on the documents.
         headers: The same plans by the value of an ``Authorization`` header.
-        messages: The same plans by the message in which a proxy asks, each with what its protocol keeps beside it.
+        messages: By the message in which a proxy asks, the same plans, or None for one that depends on attributes, each
+            with what was read from the message.
     """
 
     __slots__ = ("headers", "messages", "plans")
@@ -84,7 +85,7 @@ class DerivedPlans:
         _keep(self.headers if header else self.plans, name, plan)
 
     def keep_message(self, message: bytes, row: tuple[Any, Any]) -> None:
-        """Add a plan and what belongs to it under a short message, after clearing a cache that is full."""
+        """Add what was read from a short message, after clearing a cache that is full."""
         if len(message) <= MAX_MESSAGE_KEPT:
             _keep(self.messages, message, row)
 

@@ -45,7 +45,7 @@ def running() -> Iterator[Oracle]:
     """Run the program while the block runs."""
     from tests.apart import python_of
 
-    command = [python_of("protobuf"), __file__]
+    command = [python_of("protobuf"), "-P", __file__]  # -P: modules beside this file are not its packages
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env={}) as process:
         try:

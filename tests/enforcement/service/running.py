@@ -19,6 +19,7 @@ from typing import Any
 from enforcement import Limit
 from enforcement.embedded import ValkeyServer, free_port
 from enforcement.testing import Published, Store
+from tests.enforcement.faults import FaultyPath
 from tests.enforcement.service.grpc_client import Channel
 from tests.enforcement.world import eventually
 
@@ -95,8 +96,8 @@ def _command(server: str, port: int, arguments: Sequence[str]) -> list[str]:
 class Gateway:
     """A service with the documents that it follows, and a connection of gRPC to it."""
 
-    def __init__(self, service: Service, published: Published) -> None:
-        self.service, self.published = service, published
+    def __init__(self, service: Service, published: Published, path: FaultyPath | None) -> None:
+        self.service, self.published, self.path = service, published, path
 
     def channel(self) -> Channel:
         return Channel(self.service.port)
@@ -127,13 +128,13 @@ class Gateway:
 
 
 @contextmanager
-def gateway(store: ValkeyServer, folder: Path, **options: Any) -> Iterator[Gateway]:
-    """Run a service before an emptied store, with the project ``shop``."""
+def gateway(store: ValkeyServer, folder: Path, *, path: FaultyPath | None = None, **options: Any) -> Iterator[Gateway]:
+    """Run a service before an emptied store, which it reaches by *path* if given, with the project ``shop``."""
     Store(store).clear()
     published = Published(store.url)
     published.project("shop")
-    with service(store.url, folder, **options) as running:
-        yield Gateway(running, published)
+    with service(store.url if path is None else path.url, folder, **options) as running:
+        yield Gateway(running, published, path)
     published.close()
 
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 import signal
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
 from enforcement import Limit, Limiter, Match
 from enforcement.embedded import ValkeyServer
-from tests.enforcement.service.envoy import CONFIGURATIONS, Envoy, envoy
+from enforcement.model.tokens import mint
+from tests.enforcement.faults import FaultyPath
+from tests.enforcement.service.real_envoy import CONFIGURATIONS, Envoy, envoy
 from tests.enforcement.service.running import Gateway, gateway
 from tests.enforcement.world import eventually
 
@@ -22,21 +26,26 @@ OPENS["ext-authz-grpc"] = OPENS["ext-authz-http"]
 CLOSES = {
     name: text.replace("true", "no").replace("false", "true").replace("no", "false") for name, text in OPENS.items()
 }
-TIMEOUT = 0.2
-"""Seconds that the shipped configurations wait for the service."""
+PATIENT = ("timeout: 0.5s", "timeout: 5s")
+"""The wait of the shipped configurations for the service, and one that a busy machine of tests does not use up."""
 
 
 @contextmanager
-def standing(folder: Path, name: str, *replaced: tuple[str, str]) -> Iterator[tuple[ValkeyServer, Gateway, Envoy]]:
-    """Run a store, the service with a deadline of 100 ms, and an Envoy."""
+def standing(
+    folder: Path, name: str, *replaced: tuple[str, str], slow: bool = False
+) -> Iterator[tuple[ValkeyServer, Gateway, Envoy]]:
+    """Run a store, by *slow* behind a path that can delay it, the service with a deadline of 100 ms, and an Envoy."""
     (folder / "rls.toml").write_text((CONFIGURATIONS / "rls.toml").read_text() + '[projects]\nwebsite = "shop"\n')
     options = {"arguments": ["--deadline", "100"], "rls_mapping": str(folder / "rls.toml")}
     with ExitStack() as running:
         store = running.enter_context(ValkeyServer(persistent=False))
-        service = running.enter_context(gateway(store, folder, **options))
+        path = FaultyPath(urlsplit(store.url).port or 0) if slow else None
+        service = running.enter_context(gateway(store, folder, path=path, **options))
         yield store, service, running.enter_context(envoy(name, service.service.port, folder, *replaced))
         if store.running:
             store.thaw()
+        if path is not None:
+            path.close()
 
 
 @pytest.fixture(scope="module", params=FILTERS)
@@ -189,6 +198,22 @@ def test_tokens_of_an_answer_are_charged_when_it_has_ended(tmp_path: Path) -> No
         assert eventually(lambda: _left(store.url, token) == {"hourly": 47, "tokens": 0})
 
 
+@pytest.mark.parametrize("name", FILTERS)
+def test_tokens_that_were_never_met_do_not_pass_before_a_slow_store(tmp_path: Path, name: str) -> None:
+    """The look-up of a token ends within the deadline as well, so that Envoy is always told."""
+    with standing(tmp_path, name, PATIENT, slow=True) as (_, service, proxy):
+        refused = [service.token(hourly(0)) for _ in range(20)]
+        service.path.mode, service.path.delay = "delay", 0.1
+
+        with ThreadPoolExecutor(20) as pool:
+            answers = list(
+                pool.map(lambda token: proxy.get("/", token), [*refused, *(mint("live") for _ in range(200))])
+            )
+
+        assert {it.status_code for it in answers} <= {401, 403, 429, 503}
+        assert proxy.upstream.seen == []
+
+
 def _left(url: str, token: str) -> dict[str, int]:
     """Return what is left of each limit of a token."""
     with Limiter(url) as limiter:
@@ -217,7 +242,7 @@ def test_a_dead_service_opens_or_closes_as_configured(tmp_path: Path, name: str,
 @pytest.mark.parametrize("name", FILTERS)
 def test_a_frozen_store_is_answered_before_the_proxy_gives_up(tmp_path: Path, name: str) -> None:
     """The limiter decides by the rule of the limit, where Envoy would have let everything pass."""
-    with standing(tmp_path, name) as (store, service, proxy):
+    with standing(tmp_path, name, PATIENT) as (store, service, proxy):
         token = service.token(hourly(3))
         other = service.token(hourly(3))
         proxy.get("/", token)
@@ -228,6 +253,6 @@ def test_a_frozen_store_is_answered_before_the_proxy_gives_up(tmp_path: Path, na
 
     assert [answer.status_code for _, answer in answers] == [200] * 2 + [429] * 4
     assert all(answer.headers["sluicegate-degraded"] == "fallback" for _, answer in answers)
-    assert max(seconds for seconds, _ in (*answers, unmet)) < TIMEOUT
+    assert max(seconds for seconds, _ in (*answers, unmet)) < 1.0
     assert unmet[1].status_code == {"ext-authz-http": 403, "ext-authz-grpc": 503, "rls": 429}[name]
     assert unmet[1].json()["code"] == "degraded_denied"

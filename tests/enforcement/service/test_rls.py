@@ -124,13 +124,27 @@ def test_denial_has_the_fields_and_body_of_other_doors(plain: Gateway, ask: Aski
     assert len(answer["raw_body"]) > 100
 
 
-def test_token_may_be_a_whole_authorization_field(plain: Gateway, ask: Asking) -> None:
+@pytest.mark.parametrize("key", ["token", "authorization", "x-api-key", "api_key"])
+def test_token_may_be_a_whole_authorization_field(plain: Gateway, ask: Asking, key: str) -> None:
     """An Envoy copies the field as it is."""
     token = plain.token(hourly(1))
 
-    codes = [ask(descriptor({"token": shown}))["overall_code"] for shown in (f"Bearer {token}", token)]
+    codes = [ask(descriptor({key: shown}))["overall_code"] for shown in (f"Bearer {token}", token)]
 
     assert codes == ["OK", "OVER_LIMIT"]
+
+
+def test_credentials_for_the_upstream_do_not_hide_the_token(plain: Gateway, ask: Asking) -> None:
+    """Of two tokens the well-formed one counts, as in the header fields of a request."""
+    token = plain.token(hourly(5))
+
+    answers = [
+        ask(descriptor({"authorization": "Basic bm9ib2R5"}), descriptor({"x-api-key": token})),
+        ask(descriptor({"x-api-key": token, "authorization": "Bearer sk-1"})),
+        ask(descriptor({"x-api-key": "", "authorization": f"Bearer {token}"})),
+    ]
+
+    assert [left(it) for it in answers] == [4, 3, 2]
 
 
 @pytest.mark.parametrize("shown", ["", "nonsense", "Bearer ", "sg_live_" + "0" * 49, "gebühr"])
@@ -288,6 +302,35 @@ def test_a_kept_message_obeys_a_change_at_once(plain: Gateway, ask: Asking) -> N
 
     assert [left(it) for it in answers] == [9, 8, 7]
     assert headers(ask(descriptor({"token": token})))["sluicegate-denial"] == "revoked"
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_kept_message_is_answered_as_a_new_one(plain: Gateway, ask: Asking, count: int) -> None:
+    """The statuses tell the limit with the least left, whichever way they are made."""
+    limits = [Limit(name=f"l{n}", algorithm="fixed_window", quota=10 - n, window_seconds=3_600) for n in range(count)]
+    token = plain.token(*limits, Limit(name="shadow", quota=1, window_seconds=60, mode="shadow"))
+
+    new, kept = (ask(descriptor({"token": token})) for _ in range(2))
+
+    names = [it["statuses"][0]["current_limit"].pop("name") for it in (new, kept)]
+    assert names == [f"l{count - 1}"] * 2
+    assert [left(it) for it in (new, kept)] == [10 - count, 9 - count]
+    assert new["statuses"][0].keys() == kept["statuses"][0].keys()
+
+
+def test_a_kept_message_obeys_a_limit_that_cannot_be_enforced(plain: Gateway, ask: Asking) -> None:
+    """Slots that are added to a policy are refused from then on, and none is ever taken."""
+    plain.published.policy("growing", hourly(10))
+    token = plain.published.token(policy="growing", project="shop")
+    plain.follow()
+    before = [ask(descriptor({"token": token}))["overall_code"] for _ in range(2)]
+    plain.published.policy(
+        "growing", hourly(10), Limit(name="slots", algorithm="concurrency", quota=9, window_seconds=9)
+    )
+    plain.follow()
+
+    assert before == ["OK", "OK"]
+    assert [ask(descriptor({"token": token}))["overall_code"] for _ in range(2)] == ["OVER_LIMIT"] * 2
 
 
 def test_leased_permits_are_neither_lost_nor_doubled(plain: Gateway, ask: Asking) -> None:
