@@ -195,6 +195,10 @@ class Answer:
         return ", ".join(values) if values else None
 
 
+class NoResponse(ConnectionError):
+    """The connection ended without a response."""
+
+
 def ask(
     port: int,
     target: str = "/",
@@ -243,6 +247,7 @@ def _is_whole(head: bytes, rest: bytes) -> bool:
 def _read(data: bytes, seconds: float) -> Answer:
     head, _, body = data.partition(b"\r\n\r\n")
     first, *lines = head.decode("latin-1").split("\r\n")
-    assert first.startswith("HTTP/1.1 "), f"No response: {data[:200]!r}"
+    if not first.startswith("HTTP/1."):
+        raise NoResponse(f"{data[:200]!r}")
     fields = [(name.lower(), value.strip()) for name, _, value in (line.partition(":") for line in lines)]
     return Answer(int(first.split()[1]), fields, body, seconds)

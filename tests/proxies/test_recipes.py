@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import pytest
 
@@ -228,6 +228,54 @@ def test_the_application_is_as_without_us(world, start, application):
     for status in (401, 403, 404, 429, 500, 502, 503, 504):
         answer = ask(proxy.port, f"/status/{status}", shows(secret))
         assert (answer.status, json.loads(answer.body)) == (status, {"path": f"/status/{status}"})
+
+
+def test_a_request_with_as_many_limits_as_it_can_have(world, start):
+    """Their fields are longer than the usual buffers. A proxy might take a response that does not fit for none."""
+    secret = mint("live")
+    documents = {"global": {"schema": 1, "policy": "pol_all"}, **world.project("pol_shop")}
+    for slug in ("all", "shop", "api"):
+        documents |= world.policy(slug, *(fixed(2, name=f"{slug}-{n}-".ljust(64, "x")) for n in range(32)))
+    world.publish(documents, {secret: world.token("pol_api")})
+    proxy = start()
+
+    answers = [ask(proxy.port, "/", shows(secret)) for _ in range(3)]
+
+    assert [answer.status for answer in answers] == [200, 200, 429], proxy.log
+    assert len(problem(answers[2])["violated-policies"]) == 96
+
+
+def test_a_flood_of_header_fields_opens_nothing(world, start, application):
+    """Neither many of them nor long ones keep the proxy from asking, or the service from answering."""
+    secret = world.everything(fixed(0))
+    proxy = start()
+    for count, length in [(n, 1_000) for n in (1, 7, *range(13, 18), *range(28, 34), *range(46, 50), *range(60, 66))]:
+        flood(proxy.port, secret, count, length)
+    for count in (90, *range(94, 104), 130, 300, 900, 1_100):
+        flood(proxy.port, secret, count, 8)
+    for length in (4_000, 8_100, 15_000, 16_300, 32_000, 48_000, 64_000, 70_000):
+        flood(proxy.port, secret, 1, length)
+
+    assert application.seen == []
+    assert ask(proxy.port, "/", shows(secret), *["X-Field: x"] * 60).status == 429
+
+
+def flood(port: int, secret: str, count: int, length: int) -> None:
+    """Send a request that is to be denied, with so many more fields of that length. A proxy may end the connection."""
+    fields = [f"X-Field-{number}: {'x' * length}" for number in range(count)]
+    with suppress(OSError):
+        assert ask(port, "/", shows(secret), *fields).status >= 400, (count, length)
+
+
+def test_a_denied_upload_gets_its_denial(world, start, application):
+    """Although nobody reads what is uploaded."""
+    secret = world.everything(fixed(0))
+    proxy = start()
+
+    answer = ask(proxy.port, "/form", shows(secret), method="POST", body=b"x" * 100_000)
+
+    assert (answer.status, problem(answer)["code"]) == (429, "cost_exceeds_capacity")
+    assert application.seen == []
 
 
 def test_the_service_keeps_its_connections(world, start):

@@ -70,5 +70,8 @@ core.register_action("sluicegate", { "http-req" }, function(txn)
             end
         end
         txn:done(reply)
+    elseif answer.status and answer.status >= 400 and answer.status < 500 then
+        -- The service could not read the request. It is there, so this is no permission.
+        txn:done(txn:reply { status = answer.status })
     end
 end)
