@@ -26,6 +26,8 @@ SLUGS = (
     "django",
     "flask",
     "envoy",
+    "service",
+    "proxies",
     "migrating",
     "testing",
     "observing",

@@ -15,6 +15,8 @@ All loggers are children of ``sluicegate``. None of them has a handler of its ow
 ``sluicegate.denials``      each denial of an integration with its reason and id, at the level ``INFO``
 ``sluicegate.doors``        an integration cannot find out the address of a client, so such clients share one counter
 ``sluicegate.proxy``        the ready-made proxy
+``sluicegate.service``      the decision service cannot enforce a limit, is asked by a proxy that it does not trust, or
+                            has failed
 =========================== ==================================================================================
 
 No line contains a credential, and no line is written for each request that passes.

@@ -68,6 +68,10 @@ def _serve(options: argparse.Namespace) -> None:
         keyfile=options.keyfile,
         grpc=True,
         access_log=False,
+        # How many and how long the fields of a client may be is for the proxy to say, which adds its own to them. A
+        # request that is refused here gets no decision.
+        limit_request_fields=1_000,
+        limit_request_field_size=262_144,
     )
     h2corn.serve(create_app, config, factory=True)
 

@@ -56,7 +56,7 @@ class DecisionService:
         judge = Judge(limiter, settings.anonymous)
         checks = (
             ForwardAuth(judge, settings, "/v1/check"),
-            ForwardAuth(judge, settings, "/v1/check403", denials=(401, 403)),
+            ForwardAuth(judge, settings, "/v1/check403", denials=(401, 403), repeats_body=True),
             ForwardAuth(judge, settings, "/v1/envoy", denials=range(400, 500)),
         )
         self._endpoints: Mapping[str, Endpoint] = {

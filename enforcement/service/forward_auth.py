@@ -3,7 +3,8 @@ Answer the subrequests of nginx, Caddy, Traefik, HAProxy and Envoy by a status a
 
 ``/v1/check`` answers 200, or 401, 403, 429 or 503 with a problem. Two proxies do not take all of these for a denial:
 
-- ``/v1/check403`` answers nginx, with 403 in place of 429 and 503. nginx takes no other status for a denial.
+- ``/v1/check403`` answers nginx, with 403 in place of 429 and 503. nginx takes no other status for a denial, and drops
+  the body, so ``Sluicegate-Problem`` repeats it.
 - ``/v1/envoy`` answers Envoy, with 403 in place of 503. Envoy takes 5xx for a failure, which may be permission.
 
 The real status is then in ``Sluicegate-Status``.
@@ -11,6 +12,7 @@ The real status is then in ``Sluicegate-Status``.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Container
 from typing import Final
 from urllib.parse import parse_qsl, unquote
@@ -25,15 +27,25 @@ from enforcement.http.messages import (
     find_token,
     shows,
 )
+from enforcement.logs import RateLimitedLogger
 from enforcement.plan.binding import Costs
 from enforcement.plan.decision import Decision
 from enforcement.plan.headers import draft_lines
 from enforcement.service.judge import Judge, costs_of
 from enforcement.service.settings import ServiceSettings
 
+logger = logging.getLogger("sluicegate.service")
+
 STATUS_FIELD: Final = "Sluicegate-Status"
 """Header field with the status that a denial has, where the proxy gets 403."""
 
+PROBLEM_FIELD: Final = "Sluicegate-Problem"
+"""Header field with the body that a denial has. It is JSON in ASCII without line breaks."""
+
+_UNTRUSTED: Final = (
+    "%s describes requests by X-Forwarded fields, but is no trusted proxy. Limits see no path and method of these "
+    "requests, and all clients have its address. Name it in SLUICEGATE_TRUSTED_PROXIES."
+)
 _LENGTH: Final = (b"content-length", b"0")
 
 
@@ -46,10 +58,17 @@ class ForwardAuth:
         settings: Those of the service.
         path: Its path. What follows it is the path of the request that is asked about, as Envoy sends it.
         denials: The statuses that the proxy takes for a denial. 403 takes the place of all others. None: all are taken.
+        repeats_body: Whether a header field has the body of a denial as well, for a proxy that drops the body.
     """
 
     def __init__(
-        self, judge: Judge, settings: ServiceSettings, path: str, denials: Container[int] | None = None
+        self,
+        judge: Judge,
+        settings: ServiceSettings,
+        path: str,
+        denials: Container[int] | None = None,
+        *,
+        repeats_body: bool = False,
     ) -> None:
         self.path = path
         self._judge = judge
@@ -57,6 +76,8 @@ class ForwardAuth:
         self._settings = settings
         self._trusted = settings.trusted
         self._denials = denials
+        self._repeats_body = repeats_body
+        self._say = RateLimitedLogger(logger)
         self._draft = settings.headers == "ietf"
         self._plain = not (settings.costs_field or settings.attributes_field)
 
@@ -100,7 +121,9 @@ class ForwardAuth:
         if trusted:
             method = header_of(scope, b"x-forwarded-method") or method
             # A path after that of this endpoint is the proxy's own word. The header field may be its client's.
-            path = path or unquote((header_of(scope, b"x-forwarded-uri") or "").partition("?")[0])
+            path = path or path_of(header_of(scope, b"x-forwarded-uri") or "")
+        elif header_of(scope, b"x-forwarded-uri"):
+            self._say.warning("untrusted", _UNTRUSTED, _peer(scope))
         values: dict[str, str | None] = dict(self._further(scope)) if trusted else {}
         values |= {"method": method, "path": path or "/", "ip": self._trusted.client(_peer(scope), forwarded)}
         return RequestAttributes(values, lambda name: header_of(scope, name.encode("latin-1", "replace")))
@@ -121,8 +144,22 @@ class ForwardAuth:
         if self._denials is not None:
             headers = (*headers, (STATUS_FIELD, str(status)))
             status = status if status in self._denials else 403
+        if self._repeats_body:
+            headers = (*headers, (PROBLEM_FIELD, answer.body.decode("ascii")))
         await send({"type": "http.response.start", "status": status, "headers": encoded(headers)})
         await send({"type": "http.response.body", "body": answer.body})
+
+
+def path_of(target: str) -> str:
+    """
+    Return the decoded path of a request target, which is a path with a query, or an absolute URL (RFC 9112, 3.2.2).
+
+    A client may send its proxy the URL, and the proxy hand it on, while the application sees the path.
+    """
+    path = target.partition("?")[0]
+    if not path.startswith("/") and "://" in path:
+        path = "/" + path.partition("://")[2].partition("/")[2]
+    return unquote(path)
 
 
 def _peer(scope: Scope) -> str | None:
@@ -130,4 +167,4 @@ def _peer(scope: Scope) -> str | None:
     return client[0] if client else None
 
 
-__all__ = ["STATUS_FIELD", "ForwardAuth"]
+__all__ = ["PROBLEM_FIELD", "STATUS_FIELD", "ForwardAuth", "path_of"]

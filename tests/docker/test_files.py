@@ -27,8 +27,9 @@ SECRETS = {
     "WORKER_PASSWORD": "password-of-worker",
     "ENFORCER_PASSWORD": "password-of-enforcer",
 }
-# The demo and the upstream run on a machine with the extra 'proxy', or in the other image.
-ELSEWHERE = {"starlette", "httpx2"}
+# The demo and the upstream run on a machine with the extra 'proxy', or in the other image, and the decision service on
+# one with the extra 'service'.
+ELSEWHERE = {"starlette", "httpx2", "h2corn", "uvicorn"}
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +184,7 @@ def test_image_installs_what_its_code_imports(requirements: str, folders: list[s
         for path in python_files(folders)
         for name in imported(path)
         if name in providers
-        and not (name in ELSEWHERE and path.parent.name in ("demo", "stack"))
+        and not (name in ELSEWHERE and path.parent.name in ("demo", "stack", "cli"))
         and name not in sys.stdlib_module_names
         and not {provider.lower().replace("_", "-") for provider in providers[name]} & (installed | {"sluicegate"})
     }

@@ -104,7 +104,7 @@ def _announced(process: subprocess.Popen, log: Path) -> dict[str, str]:
     (web,) = re.findall(r"Admin and REST  http://127\.0\.0\.1:(\d+)/", text)
     (store,) = re.findall(r"Store           redis://:\*\*\*@127\.0\.0\.1:(\d+)/", text)
     proxies = re.findall(r"http://127\.0\.0\.1:(\d+)", re.findall(r"Proxies .*", text)[0])
-    usual = ("8000", "6390", "8101", "8102", "8103", "8100", "8200", "8300")
-    present = (web, store, *proxies, str(free_port()), str(free_port()))
+    usual = ("8000", "6390", "8101", "8102", "8103", "8100", "8200", "8300", "9000")
+    present = (web, store, *proxies, str(free_port()), str(free_port()), str(free_port()))
     pairs = list(zip(usual, present, strict=True))
     return {f"{before}{port}": f"{before}{found}" for before in ("127.0.0.1:", "--port ") for port, found in pairs}

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
+from enforcement import aio
+from enforcement.http.messages import TrustedProxies
+from enforcement.service.app import DecisionService
+from enforcement.service.settings import ServiceSettings
 from tests.enforcement.doors.conftest import bearer
 from tests.enforcement.world import fixed
 
@@ -40,8 +46,10 @@ def test_nginx_gets_403_and_the_status_beside_it(world, start):
     denied = client.get("/v1/check403", headers=bearer(secret))
     assert (denied.status_code, denied.headers["Sluicegate-Status"]) == (403, "429")
     assert denied.headers["Sluicegate-Denial"] == "cost_exceeds_capacity"
+    assert denied.headers["Sluicegate-Problem"] == denied.text
     unknown = client.get("/v1/check403", headers=bearer("unknown"))
     assert (unknown.status_code, unknown.headers["Sluicegate-Status"]) == (401, "401")
+    assert unknown.headers["Sluicegate-Problem"] == unknown.text
 
 
 def test_the_request_is_the_one_that_the_proxy_describes(world, start):
@@ -56,6 +64,10 @@ def test_the_request_is_the_one_that_the_proxy_describes(world, start):
     assert ask("/v1/check", **forwarded) == 429
     assert ask("/v1/check", **{**forwarded, "X-Forwarded-Uri": "/other"}) == 200
     assert ask("/v1/check", **{**forwarded, "X-Forwarded-Method": "GET"}) == 200
+    # Some proxies hand on the whole URL if their client sent it.
+    for url in ("http://shop.test/v1/chat?x=1", "HTTPS://shop.test:443/v1/ch%61t"):
+        assert ask("/v1/check", **{**forwarded, "X-Forwarded-Uri": url}) == 429
+    assert ask("/v1/check", **{**forwarded, "X-Forwarded-Uri": "http://shop.test?/v1/chat"}) == 200
     assert ask("/v1/check/v1/chat/completions", "POST") == 429
     assert ask("/v1/check/v1/chat%2Fcompletions?x=1", "POST") == 429
     # Envoy hands its client's fields on, and the path is its own word.
@@ -70,6 +82,26 @@ def test_only_a_trusted_proxy_describes_requests(world, start):
 
     assert client.get("/v1/check", headers=headers).status_code == 200
     assert client.post("/v1/check", headers={**headers, "X-Costs": "requests=0"}).status_code == 429
+
+
+async def test_a_proxy_that_is_not_trusted_is_named_in_the_log(world, server, caplog):
+    """Its operator would believe that limits by path and address work."""
+    secret = world.everything(fixed(5, match={"path": "/a*"}))
+    limiter = aio.Limiter(server.url, timeout=1.0)
+    app = DecisionService(limiter, ServiceSettings(trusted=TrustedProxies(["192.0.2.1"])))
+    scope = {"type": "http", "method": "GET", "path": "/v1/check", "client": ("127.0.0.1", 1)}
+    scope["headers"] = [(b"authorization", f"Bearer {secret}".encode()), (b"x-forwarded-uri", b"/a")]
+
+    async def send(message):
+        pass
+
+    await app(scope, asyncio.Event().wait, send)
+    await app({**scope, "headers": scope["headers"][:1]}, asyncio.Event().wait, send)
+
+    said = [record.getMessage() for record in caplog.records if record.name == "sluicegate.service"]
+    assert len(said) == 1
+    assert said[0].startswith("127.0.0.1 describes requests by X-Forwarded fields, but is no trusted proxy.")
+    await limiter.close()
 
 
 def test_addresses_come_from_the_proxy(world, start):

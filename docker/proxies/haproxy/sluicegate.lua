@@ -1,0 +1,77 @@
+-- Ask the decision service about each request. If it denies the request, its response is the response to the client.
+
+-- haproxy.cfg names the address of the service behind the name of this file.
+local service = ...
+-- More than the deadline of the service, so that its answer comes first.
+local timeout_ms = 500
+
+local not_sent = {
+    -- The client's own words about its request.
+    ["x-forwarded-method"] = true, ["x-forwarded-uri"] = true, ["x-forwarded-for"] = true,
+    ["x-sluicegate-costs"] = true, ["x-sluicegate-attributes"] = true, ["sluicegate-secret"] = true,
+    -- They belong to the connection or to the body. The service gets neither.
+    ["connection"] = true, ["keep-alive"] = true, ["proxy-connection"] = true, ["te"] = true, ["trailer"] = true,
+    ["transfer-encoding"] = true, ["upgrade"] = true, ["content-length"] = true, ["expect"] = true, ["host"] = true,
+}
+-- Fields of an allowed request, and the variables by which haproxy.cfg adds them to the response.
+local shown = {
+    ["ratelimit-policy"] = "txn.sluicegate_policy",
+    ["ratelimit"] = "txn.sluicegate_limit",
+    ["sluicegate-degraded"] = "txn.sluicegate_degraded",
+}
+
+-- What only this script needs, and what HAProxy sets itself.
+local kept_back = {
+    ["sluicegate-status"] = true, ["sluicegate-problem"] = true, ["content-length"] = true, ["date"] = true,
+    ["connection"] = true, ["keep-alive"] = true,
+}
+
+-- Return a copy of header fields, whose values HAProxy counts from 0, with values counted from 1.
+local function copied(fields, left_out)
+    local copy = {}
+    for name, values in pairs(fields) do
+        if not left_out[name] then
+            copy[name] = {}
+            for index, value in pairs(values) do
+                copy[name][index + 1] = value
+            end
+        end
+    end
+    return copy
+end
+
+core.register_action("sluicegate", { "http-req" }, function(txn)
+    local fields = copied(txn.http:req_get_headers(), not_sent)
+    fields["x-forwarded-method"] = { txn.f:method() }
+    fields["x-forwarded-uri"] = { txn.f:pathq() }
+    fields["x-forwarded-for"] = { txn.f:src() }
+    -- If the service wants a secret:
+    -- fields["sluicegate-secret"] = { "the secret" }
+
+    local url = service .. "/v1/check403"
+    local answer = core.httpclient():get { url = url, headers = fields, timeout = timeout_ms }
+    if answer.status == 200 then
+        txn:set_var("txn.sluicegate", "allowed")
+        for name, variable in pairs(shown) do
+            if answer.headers[name] then
+                txn:set_var(variable, answer.headers[name][0])
+            end
+        end
+        return
+    end
+
+    -- Only the service sets this field. HAProxy makes a response of its own if the service is gone.
+    local status = answer.headers and answer.headers["sluicegate-status"]
+    if status then
+        local reply = txn:reply { status = tonumber(status[0]), body = answer.body }
+        for name, values in pairs(copied(answer.headers, kept_back)) do
+            for _, value in ipairs(values) do
+                reply:add_header(name, value)
+            end
+        end
+        txn:done(reply)
+    elseif answer.status and answer.status >= 400 and answer.status < 500 then
+        -- The service could not read the request. It is there, so this is no permission.
+        txn:done(txn:reply { status = answer.status })
+    end
+end)
