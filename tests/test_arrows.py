@@ -22,7 +22,7 @@ EXCEPTIONS = {
     "doors/fastapi.py": {"fastapi", "starlette", "anyio"},
     "doors/flask.py": {"flask", "werkzeug"},
     "doors/starlette.py": {"starlette"},
-    "doors/proxy.py": {"starlette", "httpx2"},
+    "doors/proxy/connection.py": {"httptools"},
     "exporters/opentelemetry.py": {"opentelemetry"},
     "exporters/prometheus.py": {"prometheus_client"},
     "testing/fixtures.py": {"pytest", "pytest_asyncio"},

@@ -1,0 +1,169 @@
+"""Choose the upstream of a request, and answer what asks about the proxy itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from urllib.parse import quote
+
+from enforcement.aio import Limiter
+from enforcement.doors.proxy.credentials import NoCredential
+from enforcement.doors.proxy.families import tighter
+from enforcement.doors.proxy.fields import BadRequest, has_dot_segments, request_fields, request_head
+from enforcement.doors.proxy.forwarding import Forwarding
+from enforcement.doors.proxy.pool import Pool
+from enforcement.doors.proxy.settings import ProxySettings, UpstreamSettings
+from enforcement.exporters.text import CONTENT_TYPE, exposition
+from enforcement.http.asgi import Receive, Scope, Send, encoded
+from enforcement.http.messages import PlainResponse, TrustedProxies, problem_answer
+from enforcement.plan.decision import Decision
+
+
+class Proxy:
+    """
+    The ASGI application behind the middleware.
+
+    Args:
+        limiter: Decides. The middleware starts and closes it.
+        settings: Those of the proxy.
+    """
+
+    def __init__(self, limiter: Limiter, settings: ProxySettings) -> None:
+        self._limiter = limiter
+        self._settings = settings
+        self._proxies = TrustedProxies(settings.trusted)
+        self._upstreams: tuple[_Upstream, ...] = ()
+        self.pages: Mapping[str, Callable[[Scope], PlainResponse]] = {
+            "/healthz": self._health,
+            "/readyz": self._readiness,
+            "/metrics": self._metrics,
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Forward one request that was admitted, answer one about the proxy itself, or refuse anything else."""
+        if scope["type"] == "http":
+            page = self.pages.get(scope["path"])
+            if page is None:
+                await self._forward(scope, receive, send)
+            else:
+                await _answer(scope, send, page(scope))
+        elif scope["type"] == "lifespan":
+            await self._live(receive, send)
+        else:
+            await receive()
+            await send({"type": "websocket.close", "code": 1003, "reason": "This proxy only forwards HTTP requests."})
+
+    async def _forward(self, scope: Scope, receive: Receive, send: Send) -> None:
+        raw, path = scope.get("raw_path") or quote(scope["path"]).encode(), scope["path"]
+        if not path.startswith("/"):
+            # For "OPTIONS *" and whole URLs, limits by path would not see the path that the upstream uses.
+            await _refuse(scope, send, 400, "The request must name a path")
+            return
+        upstream = next((it for it in self._upstreams if it.serves(raw)), None)
+        if upstream is None:
+            await _refuse(scope, send, 404, "No upstream serves this path")
+        elif upstream.confined and has_dot_segments(path):
+            # It might leave the part of the upstream that it was sent to, together with the credential.
+            await _refuse(scope, send, 400, "The path must not have a segment '.' or '..'")
+        else:
+            await self._send_on(upstream, raw, scope, receive, send)
+
+    async def _send_on(self, upstream: _Upstream, path: bytes, scope: Scope, receive: Receive, send: Send) -> None:
+        credentials, first = upstream.settings.credentials, None
+        try:
+            fields = request_fields(scope["headers"], credentials.field if credentials.configured else None)
+            if scope["http_version"][0] != "1" and fields.length is None:
+                # HTTP/2 does not announce a body. Only its first message tells whether there is one.
+                first = await receive()
+                if first["type"] == "http.disconnect":
+                    return
+                fields.chunked = bool(first.get("body") or first.get("more_body"))
+            decision: Decision = scope["sluicegate.decision"]
+            added = credentials.of(decision.plan.subject[0]) if credentials.configured else []
+            target = upstream.target(path, scope["query_string"])
+            head = request_head(scope, target, upstream.authority, fields, self._proxies, added)
+        except BadRequest as exc:
+            await _refuse(scope, send, 400, str(exc))
+        except NoCredential:
+            await _refuse(scope, send, 503, "The proxy has no credential for the upstream")
+        else:
+            if self._settings.headers != "ietf":
+                send = tighter(send, decision, self._settings.headers)
+            await Forwarding(upstream.pool, self._settings.silence, scope, receive, send).run(head, fields, first)
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        """Open the pools with the server, in the process and the event loop that use them, and close them with it."""
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                self._upstreams = tuple(_Upstream(settings) for settings in self._settings.upstreams)
+                await send({"type": "lifespan.startup.complete"})
+            else:
+                for upstream in self._upstreams:
+                    upstream.pool.close()
+                await send({"type": "lifespan.shutdown.complete"})
+                return
+
+    def _health(self, scope: Scope) -> PlainResponse:
+        return _page(200, "text/plain; charset=utf-8", b"ok\n")
+
+    def _readiness(self, scope: Scope) -> PlainResponse:
+        """Respond whether policies are loaded, and which revision."""
+        revision = self._limiter.revision
+        state = {"ready": revision > 0, "revision": revision, "state": self._limiter.state}
+        return _page(
+            200 if revision > 0 else 503, "application/json", json.dumps(state, separators=(",", ":")).encode()
+        )
+
+    def _metrics(self, scope: Scope) -> PlainResponse:
+        peer = scope["client"][0] if scope.get("client") else None
+        forwarded = [value.decode("latin-1") for name, value in scope["headers"] if name == b"x-forwarded-for"]
+        if not self._settings.metrics.trusts(self._proxies.client(peer, forwarded)):
+            return _problem(403, "Metrics are not for this address")
+        return _page(200, CONTENT_TYPE, exposition(self._limiter.stats()))
+
+
+class _Upstream:
+    """One upstream, with its connections."""
+
+    def __init__(self, settings: UpstreamSettings) -> None:
+        self.settings = settings
+        self.pool = Pool(settings.host, settings.port, tls=settings.tls)
+        self.authority = settings.authority
+        self.confined = bool(settings.prefix or settings.base)
+        self._prefix, self._base = settings.prefix.encode(), settings.base.encode()
+        self._below = self._prefix + b"/"
+
+    def serves(self, path: bytes) -> bool:
+        """Return whether a path, as the client has written it, is for this upstream."""
+        return path.startswith(self._below) or path == self._prefix
+
+    def target(self, path: bytes, query: bytes) -> bytes:
+        """
+        Return the path and query for the upstream.
+
+        They are as the client has written them, because another spelling might name another resource. Only the prefix
+        is replaced.
+        """
+        target = self._base + path[len(self._prefix) :]
+        return (target or b"/") + (b"?" + query if query else b"")
+
+
+def _page(status: int, kind: str, body: bytes) -> PlainResponse:
+    return PlainResponse(status, (("Content-Type", kind), ("Content-Length", str(len(body)))), body)
+
+
+def _problem(status: int, title: str) -> PlainResponse:
+    return problem_answer({"type": "about:blank", "title": title, "status": status})
+
+
+async def _refuse(scope: Scope, send: Send, status: int, title: str) -> None:
+    await _answer(scope, send, _problem(status, title))
+
+
+async def _answer(scope: Scope, send: Send, answer: PlainResponse) -> None:
+    await send({"type": "http.response.start", "status": answer.status, "headers": encoded(answer.headers)})
+    await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else answer.body})
+
+
+__all__ = ["Proxy"]
