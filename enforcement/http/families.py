@@ -1,8 +1,8 @@
 """
 Header fields that belong together.
 
-``X-RateLimit-Limit``, ``-Remaining`` and ``-Reset`` describe one limit. If one came from the application and another from
-us, they would describe none, so such a family is taken whole from one side.
+``X-RateLimit-Limit``, ``-Remaining`` and ``-Reset`` describe one limit. If one came from the application and another
+from us, they would describe none, so such a family is taken whole from one side.
 """
 
 from __future__ import annotations

@@ -23,11 +23,8 @@ def tighter(send: Send, decision: Decision, preset: str) -> Send:
             theirs = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in message["headers"]]
             ours = tighter_families(theirs, added_headers(decision, preset))
             if ours:
-                kept = [
-                    item
-                    for item in message["headers"]
-                    if (family_of(item[0].decode("latin-1")) or ("",))[0] not in ours
-                ]
+                fields = message["headers"]
+                kept = [item for item in fields if families_in([item[0].decode("latin-1")]).isdisjoint(ours)]
                 message = {**message, "headers": kept}
         await send(message)
 
