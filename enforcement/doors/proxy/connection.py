@@ -100,7 +100,11 @@ class Connection(asyncio.Protocol):
             head: The request line and the header fields, with the empty line.
             without_body: Whether the response has no body whatever its fields say, as that to HEAD.
             whole: Whether the request has no body.
+        Raises:
+            UpstreamError: The upstream has closed the connection already.
         """
+        if self._transport is None:
+            raise self._error or UpstreamError("the upstream closed the connection")
         self._parser = httptools.HttpResponseParser(self)
         self._without_body = without_body
         self._until_close = False
@@ -111,7 +115,6 @@ class Connection(asyncio.Protocol):
         self.request_sent = whole
         self.uses += 1
         self.active_at = self._loop.time()
-        assert self._transport is not None
         self._transport.write(head)
 
     async def write(self, data: bytes) -> None:

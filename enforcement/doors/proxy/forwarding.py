@@ -48,6 +48,7 @@ class Forwarding:
         self._connecting: asyncio.Task[Connection] | None = None
         self._listening: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._with_body = False
         self._waits_for_client = False
         self._gone = False
         self._begun = False
@@ -62,6 +63,7 @@ class Forwarding:
             first: The first message of the body, if it was read already.
         """
         entered = False
+        self._with_body = fields.chunked or bool(fields.length)
         self._timer = self._loop.call_later(WATCH_SECONDS, self._tick)
         try:
             if self._pool.full:
@@ -87,7 +89,6 @@ class Forwarding:
                 self._pool.leave(self._connection)
 
     async def _exchange(self, head: bytes, fields: RequestFields, first: Message | None) -> None:
-        with_body = fields.chunked or bool(fields.length)
         connection = self._connection = self._pool.take()
         if connection is not None:
             self._begin(connection, head, fields, first)
@@ -95,7 +96,7 @@ class Forwarding:
                 await connection.response()
             except UpstreamError:
                 # The upstream may have closed the connection just as it was used again.
-                if connection.answered or with_body or self._gone or self._scope["method"] not in _IDEMPOTENT:
+                if connection.answered or self._with_body or self._gone or self._scope["method"] not in _IDEMPOTENT:
                     raise
                 connection = None
         if connection is None:
@@ -105,9 +106,8 @@ class Forwarding:
         await self._pass_on(connection)
 
     def _begin(self, connection: Connection, head: bytes, fields: RequestFields, first: Message | None) -> None:
-        with_body = fields.chunked or bool(fields.length)
-        connection.begin(head, without_body=self._scope["method"] == "HEAD", whole=not with_body)
-        if with_body:
+        connection.begin(head, without_body=self._scope["method"] == "HEAD", whole=not self._with_body)
+        if self._with_body:
             self._listening = self._loop.create_task(self._upload(connection, fields, first))
 
     async def _connect(self) -> Connection:
@@ -185,7 +185,7 @@ class Forwarding:
 
     def _tick(self) -> None:
         """Begin to watch the client, and find out whether the upstream has been silent for too long."""
-        if self._listening is None:
+        if self._listening is None and not self._with_body:  # a body is read by the one that sends it
             self._listening = self._loop.create_task(self._watch())
         now, connection = self._loop.time(), self._connection
         left = self._silence
