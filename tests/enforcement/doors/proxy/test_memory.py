@@ -51,6 +51,7 @@ class Memory:
     def __exit__(self, *_: object) -> None:
         self._ends.set()
         self._thread.join()
+        print(f"memory added: {self.added / 2**20:.1f} MiB")
 
     def _look(self) -> None:
         while not self._ends.wait(0.02):
