@@ -13,6 +13,7 @@ import httpx2
 import pytest
 
 from enforcement.doors import proxy
+from enforcement.doors.proxy import pool
 from enforcement.embedded import ValkeyServer, free_port
 from enforcement.model.limits import Limit
 from tests.enforcement.doors.conftest import Issue, Serve, bearer, eventually
@@ -318,3 +319,19 @@ def test_setting_that_says_nothing_sensible_is_refused_at_start(
 def test_idle_connections_end_before_the_upstream_ends_them() -> None:
     """A request must not be sent on a connection that is just being closed; servers keep them for 5 s."""
     assert proxy.IDLE_SECONDS < 5.0
+
+
+def test_requests_beyond_the_limit_of_connections_wait_and_are_refused(
+    proxied, upstream: Upstream, issue: Issue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """503 says that the proxy is busy, and the place is free again when a request ends."""
+    monkeypatch.setattr(pool, "MOST_CONNECTIONS", 1)
+    monkeypatch.setattr(pool, "CONNECT_SECONDS", 0.2)
+    client, headers = proxied(), bearer(issue(PLENTY))
+
+    with client.stream("GET", "/streaming", headers=headers) as answer:
+        assert client.get("/", headers=headers).status_code == 503
+        upstream.go_on.set()
+        answer.read()
+
+    assert client.get("/", headers=headers).status_code == 200
