@@ -32,13 +32,23 @@ class Running:
         upstream: What stands behind it. Each test sets its script.
     """
 
-    def __init__(self, port: int, pid: int) -> None:
+    def __init__(self, port: int, pid: int, published: Published) -> None:
         self.port, self.pid = port, pid
+        self._published = published
+        self._revision = 0
         self.upstream: Scripted
         self.connections: list[socket.socket] = []
 
+    def catch_up(self) -> str:
+        """Wait until it knows all that was published, and return its address."""
+        address = f"http://127.0.0.1:{self.port}"
+        while self._revision < self._published.revision:
+            self._revision = httpx2.get(f"{address}/readyz", timeout=20).json()["revision"]
+        return address
+
     def connect(self) -> socket.socket:
         """Return a new connection to it."""
+        self.catch_up()
         self.connections.append(socket.create_connection(("127.0.0.1", self.port), timeout=20))
         return self.connections[-1]
 
@@ -210,11 +220,17 @@ class Scripted:
         assert self.failures == []
 
 
+def url_of(published: Published) -> str:
+    """Return the address of the store that it publishes to."""
+    options = published.client.connection_pool.connection_kwargs
+    return f"redis://{options['host']}:{options['port']}"
+
+
 @contextmanager
-def running(store: ValkeyServer, *options: str, **environment: str) -> Iterator[Running]:
+def running(published: Published, *options: str, **environment: str) -> Iterator[Running]:
     """Run ``sluicegate proxy`` while the block runs."""
     port = free_port()
-    variables = {"SLUICEGATE_REDIS_URL": store.url, "SLUICEGATE_TIMEOUT_MS": "1000", **environment}
+    variables = {"SLUICEGATE_REDIS_URL": url_of(published), "SLUICEGATE_TIMEOUT_MS": "1000", **environment}
     process = subprocess.Popen(
         [sys.executable, "-m", "enforcement", "proxy", "--port", str(port), *options],
         env={name: value for name, value in os.environ.items() if not name.startswith("SLUICEGATE_")} | variables,
@@ -224,7 +240,7 @@ def running(store: ValkeyServer, *options: str, **environment: str) -> Iterator[
     try:
         assert eventually(lambda: process.poll() is not None or _is_ready(port), 20)
         assert process.poll() is None
-        yield Running(port, process.pid)
+        yield Running(port, process.pid, published)
     finally:
         process.terminate()
         # uvicorn shuts down and then ends by the signal, as other programs expect of it.
@@ -282,7 +298,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 def lane(server: ValkeyServer, published: Published, kind: str) -> Iterator[Running]:
     """Run one proxy for the module, with an upstream behind it."""
     upstream = Scripted(lambda peer: None)
-    with running(server, "--server", kind, SLUICEGATE_UPSTREAM_URL=upstream.url) as proxy:
+    with running(published, "--server", kind, SLUICEGATE_UPSTREAM_URL=upstream.url) as proxy:
         proxy.upstream = upstream
         yield proxy
     upstream.close()
@@ -306,7 +322,7 @@ def start(server: ValkeyServer, published: Published, kind: str) -> Iterator[Cal
         def begin(upstream: Scripted | None = None, **environment: str) -> Running:
             if upstream is not None:
                 environment["SLUICEGATE_UPSTREAM_URL"] = upstream.url
-            proxy = proxies.enter_context(running(server, "--server", kind, **environment))
+            proxy = proxies.enter_context(running(published, "--server", kind, **environment))
             proxies.callback(proxy.forget)
             return proxy
 

@@ -354,7 +354,7 @@ def test_a_client_that_leaves_ends_its_request(proxy, token_of, kind: str, when:
 
 def leave_http2(proxy: Running, token: str, when: str) -> None:
     """Send a request by HTTP/2, and leave before or within its response."""
-    client = httpx2.Client(base_url=f"http://127.0.0.1:{proxy.port}", http1=False, http2=True, timeout=0.3)
+    client = httpx2.Client(base_url=proxy.catch_up(), http1=False, http2=True, timeout=0.3)
     with client, contextlib.suppress(httpx2.ReadTimeout), client.stream("GET", "/", headers={"X-API-Key": token}):
         assert when == "within"
 
@@ -372,7 +372,7 @@ def test_http2(proxy, token_of) -> None:
             peer.send(OK)
 
     proxy.upstream.script = script
-    with httpx2.Client(base_url=f"http://127.0.0.1:{proxy.port}", http1=False, http2=True, timeout=5) as client:
+    with httpx2.Client(base_url=proxy.catch_up(), http1=False, http2=True, timeout=5) as client:
         fields = {"X-API-Key": token_of(PLENTY)}
         statuses = [client.get("/", headers=fields).status_code]
         statuses += [client.post("/", headers=fields, content=body).status_code for body in (b"body", iter([b"body"]))]

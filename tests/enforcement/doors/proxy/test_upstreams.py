@@ -59,7 +59,7 @@ def noting() -> Iterator[Callable[..., Noting]]:
 
 
 def get(proxy: Running, path: str, token: str, **fields: str) -> httpx2.Response:
-    return httpx2.get(f"http://127.0.0.1:{proxy.port}{path}", headers={"X-API-Key": token, **fields})
+    return httpx2.get(f"{proxy.catch_up()}{path}", headers={"X-API-Key": token, **fields})
 
 
 def test_the_longest_prefix_chooses_the_upstream(start, noting, token_of, tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_a_credential_takes_the_place_of_the_token(start, noting, token_of) -> N
     get(proxy, "/", token, Authorization="Bearer of-the-client")
     assert upstream.field(b"authorization") == [b"Bearer sk-ours"]
     assert upstream.field(b"x-api-key") == []
-    httpx2.get(f"http://127.0.0.1:{proxy.port}/", headers={"Authorization": f"Bearer {token}"})
+    httpx2.get(f"{proxy.catch_up()}/", headers={"Authorization": f"Bearer {token}"})
     assert upstream.field(b"authorization") == [b"Bearer sk-ours"]
 
 
