@@ -66,8 +66,7 @@ class Forwarding:
         self._with_body = fields.chunked or bool(fields.length)
         self._timer = self._loop.call_later(WATCH_SECONDS, self._tick)
         try:
-            if self._pool.full:
-                await self._pool.enter()
+            await self._pool.enter()
             entered = True
             await self._exchange(head, fields, first)
         except ClientGone:

@@ -42,16 +42,14 @@ class Pool:
         Raises:
             PoolFull: None has ended in time.
         """
+        if not self._places.locked():
+            await self._places.acquire()  # does not wait
+            return
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 await self._places.acquire()
         except TimeoutError as exc:
             raise PoolFull from exc
-
-    @property
-    def full(self) -> bool:
-        """Whether :meth:`enter` would wait."""
-        return self._places.locked()
 
     def take(self) -> Connection | None:
         """Return an idle connection, or None if there is none."""
