@@ -40,7 +40,11 @@ _NO_VALUE: Final = re.compile(rb"[\x00\r\n]")
 
 
 class BadRequest(Exception):
-    """The request cannot be written as HTTP/1.1."""
+    """The request cannot be forwarded as HTTP/1.1. *status* is that of the answer."""
+
+    def __init__(self, title: str, status: int = 400) -> None:
+        super().__init__(title)
+        self.status = status
 
 
 @dataclass(slots=True)
@@ -68,7 +72,7 @@ def request_fields(headers: Sequence[tuple[bytes, bytes]], replaced: bytes | Non
     Return the fields of a request, without those of this hop, those that held the token, and *replaced*.
 
     Raises:
-        BadRequest: The length of the body is not an integer.
+        BadRequest: The length of the body is not an integer, or the request begins a WebSocket connection.
     """
     found = RequestFields()
     passing, credentials, named = found.passing, [], None
@@ -85,6 +89,8 @@ def request_fields(headers: Sequence[tuple[bytes, bytes]], replaced: bytes | Non
             found.length = int(value)
         elif name == b"transfer-encoding":
             found.chunked = True
+        elif name == b"upgrade" and value.lower() == b"websocket":
+            raise BadRequest("This proxy does not forward WebSocket connections", 501)
         elif name == b"x-forwarded-for":
             found.forwarded.append(value)
         elif name == b"connection" and value not in _ONE_CONNECTION:

@@ -11,6 +11,7 @@ from enforcement.doors.proxy.fields import RequestFields, response_fields
 from enforcement.doors.proxy.pool import Pool, PoolFull
 from enforcement.http.asgi import Message, Receive, Scope, Send, encoded
 from enforcement.http.messages import problem_answer
+from enforcement.logs import RateLimitedLogger
 
 logger = logging.getLogger("sluicegate.proxy")
 
@@ -19,6 +20,9 @@ WATCH_SECONDS: Final = 0.01
 
 # A request with one of these methods may be sent twice (RFC 9110, 9.2.2).
 _IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
+
+
+_SAY: Final = RateLimitedLogger(logger)
 
 
 class UpstreamSilent(Exception):
@@ -74,11 +78,11 @@ class Forwarding:
         except PoolFull:
             await self._fail(503, "The proxy is at its limit of connections to the upstream")
         except (TimeoutError, UpstreamSilent):
-            logger.warning("upstream failed: it did not answer in time")
+            self._log("it did not answer in time")
             await self._fail(504, "The upstream did not answer in time")
         except UpstreamError as error:
             if not self._gone:
-                logger.warning("upstream failed: %s", error)
+                self._log(str(error))
                 await self._fail(502, "The upstream could not be reached or broke off")
         finally:
             self._timer.cancel()
@@ -194,6 +198,9 @@ class Forwarding:
                 connection.abort(UpstreamSilent())
                 return
         self._timer = self._loop.call_later(left, self._tick)
+
+    def _log(self, reason: str) -> None:
+        _SAY.warning(f"{self._pool.name} {reason}", "The upstream %s failed: %s", self._pool.name, reason)
 
     async def _fail(self, status: int, title: str) -> None:
         """Send an error response to the client in place of the upstream's response, unless that has begun."""

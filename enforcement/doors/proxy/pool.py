@@ -30,6 +30,7 @@ class Pool:
 
     def __init__(self, host: str, port: int, *, tls: bool) -> None:
         self._host, self._port = host, port
+        self.name: Final = f"{host}:{port}"
         self._tls = _context() if tls else None
         self._idle: list[Connection] = []
         self._places = asyncio.Semaphore(MOST_CONNECTIONS)
@@ -79,7 +80,7 @@ class Pool:
         except TimeoutError:
             raise
         except (OSError, UnicodeError) as exc:  # ssl.SSLError is an OSError, UnicodeError a name that DNS cannot have
-            raise UpstreamError(f"{self._host}:{self._port}: {exc}") from exc
+            raise UpstreamError(str(exc)) from exc
         return connection
 
     def leave(self, connection: Connection | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Mapping
 from urllib.parse import quote
 
@@ -83,7 +84,7 @@ class Proxy:
             target = upstream.target(path, scope["query_string"])
             head = request_head(scope, target, upstream.authority, fields, self._proxies, added)
         except BadRequest as exc:
-            await _refuse(scope, send, 400, str(exc))
+            await _refuse(scope, send, exc.status, str(exc))
         except NoCredential:
             await _refuse(scope, send, 503, "The proxy has no credential for the upstream")
         else:
@@ -96,6 +97,7 @@ class Proxy:
         while True:
             message = await receive()
             if message["type"] == "lifespan.startup":
+                logging.getLogger("uvicorn.error").addFilter(_is_of_this_proxy)
                 self._upstreams = tuple(_Upstream(settings) for settings in self._settings.upstreams)
                 await send({"type": "lifespan.startup.complete"})
             else:
@@ -147,6 +149,15 @@ class _Upstream:
         """
         target = self._base + path[len(self._prefix) :]
         return (target or b"/") + (b"?" + query if query else b"")
+
+
+def _is_of_this_proxy(record: logging.LogRecord) -> bool:
+    """
+    Return whether a line of uvicorn is about a fault of the proxy.
+
+    To leave a response incomplete is how the proxy tells the client that the upstream broke off, and it has logged that.
+    """
+    return record.msg != "ASGI callable returned without completing response."
 
 
 def _page(status: int, kind: str, body: bytes) -> PlainResponse:

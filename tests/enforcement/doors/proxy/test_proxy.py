@@ -328,10 +328,15 @@ def test_requests_beyond_the_limit_of_connections_wait_and_are_refused(
     """503 says that the proxy is busy, and the place is free again when a request ends."""
     monkeypatch.setattr(pool, "MOST_CONNECTIONS", 1)
     monkeypatch.setattr(pool, "CONNECT_SECONDS", 0.2)
-    client, headers = proxied(), bearer(issue(PLENTY))
+    headers = bearer(issue(PLENTY))
+    client = proxied()
 
     with client.stream("GET", "/streaming", headers=headers) as answer:
-        assert client.get("/", headers=headers).status_code == 503
+        refused = client.get("/", headers=headers)
+        assert (refused.status_code, refused.json()["title"]) == (
+            503,
+            "The proxy is at its limit of connections to the upstream",
+        )
         upstream.go_on.set()
         answer.read()
 

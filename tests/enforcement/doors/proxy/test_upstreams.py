@@ -14,6 +14,7 @@ import pytest
 from enforcement.doors.proxy import create_app, credentials
 from enforcement.model.limits import Limit
 from enforcement.testing import Published
+from tests.docs.tls import certificate, terminator
 from tests.enforcement.doors.conftest import eventually
 from tests.enforcement.doors.proxy.conftest import Peer, Running, Scripted
 
@@ -238,6 +239,28 @@ def test_metrics_are_for_listed_networks(start, noting, token_of) -> None:
     strict = start(upstream, SLUICEGATE_METRICS_NETWORKS="10.0.0.0/8")
     fields = {"X-Forwarded-For": "10.0.0.1"}
     assert httpx2.get(f"http://127.0.0.1:{strict.port}/metrics", headers=fields).status_code == 403
+
+
+def test_tls_proves_who_the_upstream_is(start, token_of, published: Published, tmp_path: Path) -> None:
+    """With the file of its authority it is trusted, and its connections are used again. Without, the client gets 502."""
+    made, key = certificate(tmp_path)
+    plain = Noting()
+    with terminator(plain.port, made, key) as port:
+        url = f"https://127.0.0.1:{port}"
+        proxy, token = start(SLUICEGATE_UPSTREAM_URL=url, SSL_CERT_FILE=str(made)), token_of(PLENTY)
+        assert [get(proxy, "/", token).status_code for _ in range(5)] == [200] * 5
+        assert plain.connections == 1
+        assert get(start(SLUICEGATE_UPSTREAM_URL=url), "/", token).status_code == 502
+    plain.close()
+
+
+def test_a_websocket_gets_an_answer(start, noting, token_of) -> None:
+    """It is refused, and its handshake does not reach the upstream as a request."""
+    upstream = noting()
+    handshake = "GET /\nConnection: Upgrade\nUpgrade: websocket\nSec-WebSocket-Version: 13\nSec-WebSocket-Key: YWFhYQ=="
+
+    assert start(upstream).request(handshake, token_of(PLENTY)).status in (403, 501)
+    assert upstream.seen == []
 
 
 def test_a_request_waits_for_a_place(start, noting, token_of, monkeypatch: pytest.MonkeyPatch) -> None:
