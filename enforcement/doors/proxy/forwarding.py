@@ -122,6 +122,7 @@ class Forwarding:
             return await self._connecting
         except asyncio.CancelledError:
             self._connecting.cancel()
+            self._connecting.add_done_callback(_discard)
             if self._gone:
                 raise ClientGone from None
             raise
@@ -181,7 +182,7 @@ class Forwarding:
     def _leave(self) -> None:
         """Abort the request, because its client has left."""
         self._gone = True
-        if self._connection is not None:
+        if self._connection is not None and not self._connection.complete:
             self._connection.abort(ClientGone())
         if self._connecting is not None:
             self._connecting.cancel()
@@ -210,6 +211,12 @@ class Forwarding:
         answer = problem_answer({"type": "about:blank", "title": title, "status": status})
         await self._send({"type": "http.response.start", "status": status, "headers": encoded(answer.headers)})
         await self._send({"type": "http.response.body", "body": answer.body})
+
+
+def _discard(connecting: asyncio.Task[Connection]) -> None:
+    """Close a connection that was opened when nobody waited for it any more."""
+    if not connecting.cancelled() and connecting.exception() is None:
+        connecting.result().close()
 
 
 __all__ = ["WATCH_SECONDS", "Forwarding", "UpstreamSilent"]

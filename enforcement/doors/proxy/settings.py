@@ -55,7 +55,7 @@ class UpstreamSettings:
     def authority(self) -> bytes:
         """The value of ``Host``."""
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return (host if self.port == (443 if self.tls else 80) else f"{host}:{self.port}").encode("idna")
+        return (host if self.port == (443 if self.tls else 80) else f"{host}:{self.port}").encode("ascii")
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ class Proxy:
         self._limiter = limiter
         self._settings = settings
         self._proxies = TrustedProxies(settings.trusted)
-        self._upstreams: tuple[_Upstream, ...] = ()
+        self._upstreams = tuple(_Upstream(upstream) for upstream in settings.upstreams)
         self.pages: Mapping[str, Callable[[Scope], PlainResponse]] = {
             "/healthz": self._health,
             "/readyz": self._readiness,
@@ -93,12 +93,11 @@ class Proxy:
             await Forwarding(upstream.pool, self._settings.silence, scope, receive, send).run(head, fields, first)
 
     async def _live(self, receive: Receive, send: Send) -> None:
-        """Open the pools with the server, in the process and the event loop that use them, and close them with it."""
+        """Close the connections with the server."""
         while True:
             message = await receive()
             if message["type"] == "lifespan.startup":
                 logging.getLogger("uvicorn.error").addFilter(_is_of_this_proxy)
-                self._upstreams = tuple(_Upstream(settings) for settings in self._settings.upstreams)
                 await send({"type": "lifespan.startup.complete"})
             else:
                 for upstream in self._upstreams:
@@ -120,7 +119,9 @@ class Proxy:
     def _metrics(self, scope: Scope) -> PlainResponse:
         peer = scope["client"][0] if scope.get("client") else None
         forwarded = [value.decode("latin-1") for name, value in scope["headers"] if name == b"x-forwarded-for"]
-        if not self._settings.metrics.trusts(self._proxies.client(peer, forwarded)):
+        # What came through a proxy that nobody declared may come from anywhere.
+        undeclared = bool(forwarded) and not self._proxies.trusts(peer)
+        if undeclared or not self._settings.metrics.trusts(self._proxies.client(peer, forwarded)):
             return _problem(403, "Metrics are not for this address")
         return _page(200, CONTENT_TYPE, exposition(self._limiter.stats()))
 

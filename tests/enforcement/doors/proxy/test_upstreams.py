@@ -228,7 +228,7 @@ def test_a_family_of_fields_comes_from_the_tighter_side(start, noting, token_of,
 
 
 def test_metrics_are_for_listed_networks(start, noting, token_of) -> None:
-    """This machine and private networks by default. A header field does not make a stranger one of them."""
+    """This machine and private networks by default. What an undeclared proxy forwards may come from anywhere."""
     upstream, token = noting(), token_of(PLENTY)
     proxy = start(upstream)
     get(proxy, "/", token)
@@ -236,9 +236,11 @@ def test_metrics_are_for_listed_networks(start, noting, token_of) -> None:
     answer = httpx2.get(f"http://127.0.0.1:{proxy.port}/metrics")
     assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
     assert 'sluicegate_decisions_total{source="store",reason="ok",allowed="true"} 1' in answer.text
-    strict = start(upstream, SLUICEGATE_METRICS_NETWORKS="10.0.0.0/8")
     fields = {"X-Forwarded-For": "10.0.0.1"}
-    assert httpx2.get(f"http://127.0.0.1:{strict.port}/metrics", headers=fields).status_code == 403
+    assert httpx2.get(f"http://127.0.0.1:{proxy.port}/metrics", headers=fields).status_code == 403
+    strict = start(upstream, SLUICEGATE_METRICS_NETWORKS="10.0.0.0/8", SLUICEGATE_TRUSTED_PROXIES="127.0.0.1")
+    assert httpx2.get(f"http://127.0.0.1:{strict.port}/metrics").status_code == 403
+    assert httpx2.get(f"http://127.0.0.1:{strict.port}/metrics", headers=fields).status_code == 200
 
 
 def test_tls_proves_who_the_upstream_is(start, token_of, published: Published, tmp_path: Path) -> None:
