@@ -24,6 +24,7 @@ EXCEPTIONS = {
     "doors/flask.py": {"flask", "werkzeug"},
     "doors/starlette.py": {"starlette"},
     "doors/proxy/connection.py": {"httptools"},
+    "doors/proxy/websocket.py": {"wsproto"},
     "exporters/opentelemetry.py": {"opentelemetry"},
     "exporters/prometheus.py": {"prometheus_client"},
     "testing/fixtures.py": {"pytest", "pytest_asyncio"},

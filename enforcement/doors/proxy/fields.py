@@ -33,6 +33,8 @@ _OWN_REQUEST: Final = _HOP_BY_HOP | _FORWARDED | _CREDENTIALS | {b"host", b"expe
 _OWN_RESPONSE: Final = _HOP_BY_HOP | {b"date", b"server"}
 _ONE_CONNECTION: Final = frozenset({b"keep-alive", b"close", b"Keep-Alive", b"Close"})
 
+_SCHEMES: Final = {"ws": "http", "wss": "https"}
+
 _METHOD: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}")
 _NAME: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _NO_TARGET: Final = re.compile(rb"[\x00-\x20\x7f]")
@@ -58,6 +60,7 @@ class RequestFields:
         chunked: Whether the body is sent in chunks, so that its length is not known.
         forwarded: The values of ``X-Forwarded-For``.
         host: The value of ``Host``. None if there is none.
+        websocket: Whether the request begins a WebSocket connection.
     """
 
     passing: list[tuple[bytes, bytes]] = field(default_factory=list)
@@ -65,6 +68,7 @@ class RequestFields:
     chunked: bool = False
     forwarded: list[bytes] = field(default_factory=list)
     host: bytes | None = None
+    websocket: bool = False
 
 
 def request_fields(headers: Sequence[tuple[bytes, bytes]], replaced: bytes | None) -> RequestFields:
@@ -72,7 +76,7 @@ def request_fields(headers: Sequence[tuple[bytes, bytes]], replaced: bytes | Non
     Return the fields of a request, without those of this hop, those that held the token, and *replaced*.
 
     Raises:
-        BadRequest: The length of the body is not an integer, or the request begins a WebSocket connection.
+        BadRequest: The length of the body is not an integer.
     """
     found = RequestFields()
     passing, credentials, named = found.passing, [], None
@@ -89,8 +93,8 @@ def request_fields(headers: Sequence[tuple[bytes, bytes]], replaced: bytes | Non
             found.length = int(value)
         elif name == b"transfer-encoding":
             found.chunked = True
-        elif name == b"upgrade" and value.lower() == b"websocket":
-            raise BadRequest("This proxy does not forward WebSocket connections", 501)
+        elif name == b"upgrade":
+            found.websocket |= value.lower() == b"websocket"
         elif name == b"x-forwarded-for":
             found.forwarded.append(value)
         elif name == b"connection" and value not in _ONE_CONNECTION:
@@ -120,22 +124,13 @@ def request_head(
     Raises:
         BadRequest: A character in it would begin another field, or another request.
     """
-    peer = scope["client"][0] if scope.get("client") else None
-    forwarded = (
-        [*fields.forwarded, (peer or "unknown").encode()] if fields.forwarded else [(peer or "unknown").encode()]
-    )
-    if len(forwarded) > 1 and not proxies.trusts(peer):
-        del forwarded[:-1]
     method = scope["method"]
     if _NO_TARGET.search(target) or not _METHOD.fullmatch(method):
         raise BadRequest("The method or the target of the request is not valid")
     lines = [b"%b %b HTTP/1.1\r\nhost: %b" % (method.encode(), target, host)]
     lines += [b"%b: %b" % item for item in fields.passing]
     lines += [b"%b: %b" % item for item in added]
-    lines.append(b"x-forwarded-for: %b" % b", ".join(forwarded))
-    lines.append(b"x-forwarded-proto: %b" % scope["scheme"].encode())
-    if fields.host is not None:
-        lines.append(b"x-forwarded-host: %b" % fields.host)
+    lines += [b"%b: %b" % item for item in forwarded_fields(scope, fields, proxies)]
     if fields.chunked:
         lines.append(b"transfer-encoding: chunked")
     elif fields.length is not None:
@@ -147,6 +142,19 @@ def request_head(
     if scope["http_version"][0] != "1" and not all(_NAME.fullmatch(name) for name, _ in fields.passing):
         raise BadRequest("The name of a header field is not valid")
     return head + b"\r\n\r\n"
+
+
+def forwarded_fields(scope: Scope, fields: RequestFields, proxies: TrustedProxies) -> RawHeaders:
+    """Return the fields that tell the upstream who has sent a request, and where to."""
+    peer = scope["client"][0] if scope.get("client") else None
+    sender = (peer or "unknown").encode()
+    if fields.forwarded and proxies.trusts(peer):
+        sender = b", ".join([*fields.forwarded, sender])
+    scheme = _SCHEMES.get(scope["scheme"], scope["scheme"])
+    found = [(b"x-forwarded-for", sender), (b"x-forwarded-proto", scheme.encode())]
+    if fields.host is not None:
+        found.append((b"x-forwarded-host", fields.host))
+    return found
 
 
 def response_fields(headers: RawHeaders) -> RawHeaders:
@@ -177,4 +185,4 @@ def _without_token(credentials: RawHeaders) -> RawHeaders:
     return [item for item in credentials if not item[1].decode("latin-1").strip().endswith(token)]
 
 
-__all__ = ["BadRequest", "RequestFields", "has_dot_segments", "request_fields", "request_head", "response_fields"]
+__all__ = ["BadRequest", "RequestFields", "forwarded_fields", "has_dot_segments", "request_fields", "request_head", "response_fields"]

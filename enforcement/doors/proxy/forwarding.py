@@ -6,11 +6,11 @@ import asyncio
 import logging
 from typing import Final
 
+from enforcement.doors.proxy.answers import refuse
 from enforcement.doors.proxy.connection import ClientGone, Connection, UpstreamError
 from enforcement.doors.proxy.fields import RequestFields, response_fields
 from enforcement.doors.proxy.pool import Pool, PoolFull
-from enforcement.http.asgi import Message, Receive, Scope, Send, encoded
-from enforcement.http.messages import problem_answer
+from enforcement.http.asgi import Message, Receive, Scope, Send
 from enforcement.logs import RateLimitedLogger
 
 logger = logging.getLogger("sluicegate.proxy")
@@ -208,9 +208,7 @@ class Forwarding:
         if self._begun or self._gone:
             # The server closes the connection of an unfinished response, so the client knows that it is not complete.
             return
-        answer = problem_answer({"type": "about:blank", "title": title, "status": status})
-        await self._send({"type": "http.response.start", "status": status, "headers": encoded(answer.headers)})
-        await self._send({"type": "http.response.body", "body": answer.body})
+        await refuse(self._scope, self._send, status, title)
 
 
 def _discard(connecting: asyncio.Task[Connection]) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import Callable
 from typing import Final
 
-from enforcement.doors.proxy.connection import Connection, UpstreamError
+from enforcement.doors.proxy.connection import MOST_BUFFERED, Connection, UpstreamError
 
 CONNECT_SECONDS: Final = 5.0
 MOST_CONNECTIONS: Final = 1000
@@ -71,17 +72,36 @@ class Pool:
             UpstreamError: It could not be reached.
         """
         loop = asyncio.get_running_loop()
+        connection = Connection(loop)
+        await self._open(lambda: connection)
+        return connection
+
+    async def stream(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """
+        Return the two ends of a new connection that is not for requests.
+
+        Raises:
+            TimeoutError: The upstream did not answer in time.
+            UpstreamError: It could not be reached.
+        """
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader(MOST_BUFFERED, loop)
+        protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
+        transport = await self._open(lambda: protocol)
+        return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
+
+    async def _open(self, protocol: Callable[[], asyncio.Protocol]) -> asyncio.WriteTransport:
+        loop, name = asyncio.get_running_loop(), self._host if self._tls else None
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
-                name = self._host if self._tls else None
-                _, connection = await loop.create_connection(
-                    lambda: Connection(loop), self._host, self._port, ssl=self._tls, server_hostname=name
+                transport, _ = await loop.create_connection(
+                    protocol, self._host, self._port, ssl=self._tls, server_hostname=name
                 )
         except TimeoutError:
             raise
         except (OSError, UnicodeError) as exc:  # ssl.SSLError is an OSError, UnicodeError a name that DNS cannot have
             raise UpstreamError(str(exc)) from exc
-        return connection
+        return transport
 
     def leave(self, connection: Connection | None) -> None:
         """Keep the connection of a request that has ended if it can be used again, and let another request enter."""

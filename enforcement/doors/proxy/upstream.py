@@ -5,19 +5,30 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
 from enforcement.aio import Limiter
+from enforcement.doors.proxy.answers import answer, problem, refuse
+from enforcement.doors.proxy.connection import RawHeaders
 from enforcement.doors.proxy.credentials import NoCredential
 from enforcement.doors.proxy.families import tighter
-from enforcement.doors.proxy.fields import BadRequest, has_dot_segments, request_fields, request_head
+from enforcement.doors.proxy.fields import BadRequest, forwarded_fields, has_dot_segments, request_fields, request_head
 from enforcement.doors.proxy.forwarding import Forwarding
 from enforcement.doors.proxy.pool import Pool
 from enforcement.doors.proxy.settings import ProxySettings, UpstreamSettings
 from enforcement.exporters.text import CONTENT_TYPE, exposition
-from enforcement.http.asgi import Receive, Scope, Send, encoded
-from enforcement.http.messages import PlainResponse, TrustedProxies, problem_answer
+from enforcement.http.asgi import Receive, Scope, Send
+from enforcement.http.messages import PlainResponse, TrustedProxies
+from enforcement.logs import RateLimitedLogger
 from enforcement.plan.decision import Decision
+
+if TYPE_CHECKING:
+    from enforcement.doors.proxy.websocket import Tunnel
+
+logger = logging.getLogger("sluicegate.proxy")
+
+_SAY: Final = RateLimitedLogger(logger)
 
 
 class Proxy:
@@ -47,50 +58,67 @@ class Proxy:
             if page is None:
                 await self._forward(scope, receive, send)
             else:
-                await _answer(scope, send, page(scope))
+                await answer(scope, send, page(scope))
         elif scope["type"] == "lifespan":
             await self._live(receive, send)
         else:
-            await receive()
-            await send({"type": "websocket.close", "code": 1003, "reason": "This proxy only forwards HTTP requests."})
+            await self._tunnel(scope, receive, send)
 
     async def _forward(self, scope: Scope, receive: Receive, send: Send) -> None:
-        raw, path = scope.get("raw_path") or quote(scope["path"]).encode(), scope["path"]
-        if not path.startswith("/"):
-            # For "OPTIONS *" and whole URLs, limits by path would not see the path that the upstream uses.
-            await _refuse(scope, send, 400, "The request must name a path")
-            return
-        upstream = next((it for it in self._upstreams if it.serves(raw)), None)
-        if upstream is None:
-            await _refuse(scope, send, 404, "No upstream serves this path")
-        elif upstream.confined and has_dot_segments(path):
-            # It might leave the part of the upstream that it was sent to, together with the credential.
-            await _refuse(scope, send, 400, "The path must not have a segment '.' or '..'")
-        else:
-            await self._send_on(upstream, raw, scope, receive, send)
-
-    async def _send_on(self, upstream: _Upstream, path: bytes, scope: Scope, receive: Receive, send: Send) -> None:
-        credentials, first = upstream.settings.credentials, None
+        """Forward one request."""
+        first = None
         try:
-            fields = request_fields(scope["headers"], credentials.field if credentials.configured else None)
+            upstream, target = self._choose(scope)
+            fields = request_fields(scope["headers"], upstream.replaced)
+            if fields.websocket:
+                raise BadRequest("The server of this proxy cannot open WebSocket connections", 501)
             if scope["http_version"][0] != "1" and fields.length is None:
                 # HTTP/2 does not announce a body. Only its first message tells whether there is one.
                 first = await receive()
                 if first["type"] == "http.disconnect":
                     return
                 fields.chunked = bool(first.get("body") or first.get("more_body"))
-            decision: Decision = scope["sluicegate.decision"]
-            added = credentials.of(decision.plan.subject[0]) if credentials.configured else []
-            target = upstream.target(path, scope["query_string"])
+            added = _credential(upstream, scope)
             head = request_head(scope, target, upstream.authority, fields, self._proxies, added)
         except BadRequest as exc:
-            await _refuse(scope, send, exc.status, str(exc))
-        except NoCredential:
-            await _refuse(scope, send, 503, "The proxy has no credential for the upstream")
-        else:
-            if self._settings.headers != "ietf":
-                send = tighter(send, decision, self._settings.headers)
-            await Forwarding(upstream.pool, self._settings.silence, scope, receive, send).run(head, fields, first)
+            await refuse(scope, send, exc.status, str(exc))
+            return
+        if self._settings.headers != "ietf":
+            send = tighter(send, scope["sluicegate.decision"], self._settings.headers)
+        await Forwarding(upstream.pool, self._settings.silence, scope, receive, send).run(head, fields, first)
+
+    async def _tunnel(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Forward one WebSocket connection."""
+        await receive()
+        try:
+            upstream, target = self._choose(scope)
+            fields = request_fields(scope["headers"], upstream.replaced)
+            headers = fields.passing + _credential(upstream, scope) + forwarded_fields(scope, fields, self._proxies)
+            tunnel = _tunnels()
+        except BadRequest as exc:
+            await refuse(scope, send, exc.status, str(exc))
+            return
+        connection = tunnel(upstream.pool, self._settings.silence, scope, receive, send)
+        await connection.run(upstream.authority, target, headers)
+
+    def _choose(self, scope: Scope) -> tuple[_Upstream, bytes]:
+        """
+        Return the upstream of a request, and the path and query that it gets.
+
+        Raises:
+            BadRequest: No upstream serves the path.
+        """
+        path, raw = scope["path"], scope.get("raw_path") or quote(scope["path"]).encode()
+        if not path.startswith("/"):
+            # For "OPTIONS *" and whole URLs, limits by path would not see the path that the upstream uses.
+            raise BadRequest("The request must name a path")
+        upstream = next((it for it in self._upstreams if it.serves(raw)), None)
+        if upstream is None:
+            raise BadRequest("No upstream serves this path", 404)
+        if upstream.confined and has_dot_segments(path):
+            # It might leave the part of the upstream that it was sent to, together with the credential.
+            raise BadRequest("The path must not have a segment '.' or '..'")
+        return upstream, upstream.target(raw, scope["query_string"])
 
     async def _live(self, receive: Receive, send: Send) -> None:
         """Close the connections with the server."""
@@ -122,7 +150,7 @@ class Proxy:
         # What came through a proxy that nobody declared may come from anywhere.
         undeclared = bool(forwarded) and not self._proxies.trusts(peer)
         if undeclared or not self._settings.metrics.trusts(self._proxies.client(peer, forwarded)):
-            return _problem(403, "Metrics are not for this address")
+            return problem(403, "Metrics are not for this address")
         return _page(200, CONTENT_TYPE, exposition(self._limiter.stats()))
 
 
@@ -133,6 +161,7 @@ class _Upstream:
         self.settings = settings
         self.pool = Pool(settings.host, settings.port, tls=settings.tls)
         self.authority = settings.authority
+        self.replaced = settings.credentials.field if settings.credentials.configured else None
         self.confined = bool(settings.prefix or settings.base)
         self._prefix, self._base = settings.prefix.encode(), settings.base.encode()
         self._below = self._prefix + b"/"
@@ -161,21 +190,29 @@ def _is_of_this_proxy(record: logging.LogRecord) -> bool:
     return record.msg != "ASGI callable returned without completing response."
 
 
+def _credential(upstream: _Upstream, scope: Scope) -> RawHeaders:
+    """Return the credential for a request in a list, which is empty if the upstream has none, or raise BadRequest."""
+    if upstream.replaced is None:
+        return []
+    decision: Decision = scope["sluicegate.decision"]
+    try:
+        return upstream.settings.credentials.of(decision.plan.subject[0])
+    except NoCredential as exc:
+        raise BadRequest("The proxy has no credential for the upstream", 503) from exc
+
+
+def _tunnels() -> type[Tunnel]:
+    """Return the class that forwards WebSocket connections, or raise BadRequest if what it needs is not installed."""
+    try:
+        from enforcement.doors.proxy.websocket import Tunnel
+    except ModuleNotFoundError as exc:
+        _SAY.warning("websocket", "%s", exc)
+        raise BadRequest("This proxy does not forward WebSocket connections", 501) from exc
+    return Tunnel
+
+
 def _page(status: int, kind: str, body: bytes) -> PlainResponse:
     return PlainResponse(status, (("Content-Type", kind), ("Content-Length", str(len(body)))), body)
-
-
-def _problem(status: int, title: str) -> PlainResponse:
-    return problem_answer({"type": "about:blank", "title": title, "status": status})
-
-
-async def _refuse(scope: Scope, send: Send, status: int, title: str) -> None:
-    await _answer(scope, send, _problem(status, title))
-
-
-async def _answer(scope: Scope, send: Send, answer: PlainResponse) -> None:
-    await send({"type": "http.response.start", "status": answer.status, "headers": encoded(answer.headers)})
-    await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else answer.body})
 
 
 __all__ = ["Proxy"]

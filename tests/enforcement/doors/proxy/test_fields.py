@@ -83,10 +83,12 @@ def test_a_length_beside_chunks_is_dropped() -> None:
     assert not any(line.startswith(b"content-length") for line in lines)
 
 
-def test_a_websocket_is_refused() -> None:
-    """Where the server takes its handshake for a request."""
-    with pytest.raises(BadRequest, match="WebSocket"):
-        head((b"connection", b"Upgrade"), (b"upgrade", b"WebSocket"))
+def test_a_handshake_is_recognised() -> None:
+    """Where the server takes it for a request."""
+    handshake = [(b"connection", b"Upgrade"), (b"upgrade", b"WebSocket")]
+
+    assert request_fields(handshake, None).websocket
+    assert not request_fields([(b"upgrade", b"h2c")], None).websocket
 
 
 def test_fields_that_connection_names_stay() -> None:

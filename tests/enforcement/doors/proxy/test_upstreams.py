@@ -256,13 +256,13 @@ def test_tls_proves_who_the_upstream_is(start, token_of, published: Published, t
     plain.close()
 
 
-def test_a_websocket_gets_an_answer(start, noting, token_of) -> None:
-    """It is refused, and its handshake does not reach the upstream as a request."""
+def test_a_handshake_never_passes_as_a_request(start, noting, token_of) -> None:
+    """An upstream that knows no WebSocket sees it for what it is, and its answer is not an acceptance."""
     upstream = noting()
     handshake = "GET /\nConnection: Upgrade\nUpgrade: websocket\nSec-WebSocket-Version: 13\nSec-WebSocket-Key: YWFhYQ=="
 
-    assert start(upstream).request(handshake, token_of(PLENTY)).status in (403, 501)
-    assert upstream.seen == []
+    assert start(upstream).request(handshake, token_of(PLENTY)).status == 200
+    assert upstream.field(b"Upgrade") + upstream.field(b"upgrade") == [b"websocket"]
 
 
 def test_a_request_waits_for_a_place(start, noting, token_of, monkeypatch: pytest.MonkeyPatch) -> None:
