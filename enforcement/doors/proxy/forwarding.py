@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Final
+from collections.abc import Coroutine
+from typing import Any, Final
 
 from enforcement.doors.proxy.answers import refuse
 from enforcement.doors.proxy.connection import ClientGone, Connection, UpstreamError
@@ -20,7 +21,6 @@ WATCH_SECONDS: Final = 0.01
 
 # A request with one of these methods may be sent twice (RFC 9110, 9.2.2).
 _IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
-
 
 _SAY: Final = RateLimitedLogger(logger)
 
@@ -92,6 +92,8 @@ class Forwarding:
                 self._pool.leave(self._connection)
 
     async def _exchange(self, head: bytes, fields: RequestFields, first: Message | None) -> None:
+        if self._gone:
+            raise ClientGone
         connection = self._connection = self._pool.take()
         if connection is not None:
             self._begin(connection, head, fields, first)
@@ -101,7 +103,7 @@ class Forwarding:
                 # The upstream may have closed the connection just as it was used again.
                 if connection.answered or self._with_body or self._gone or self._scope["method"] not in _IDEMPOTENT:
                     raise
-                connection = None
+                connection = self._connection = None
         if connection is None:
             connection = self._connection = await self._connect()
             self._begin(connection, head, fields, first)
@@ -111,15 +113,24 @@ class Forwarding:
     def _begin(self, connection: Connection, head: bytes, fields: RequestFields, first: Message | None) -> None:
         connection.begin(head, without_body=self._scope["method"] == "HEAD", whole=not self._with_body)
         if self._with_body:
-            self._listening = self._loop.create_task(self._upload(connection, fields, first))
+            self._listen(self._upload(connection, fields, first))
+
+    def _listen(self, listener: Coroutine[Any, Any, None]) -> None:
+        """Run a coroutine that receives what the client sends."""
+        self._listening = self._loop.create_task(listener)
+        self._listening.add_done_callback(self._listened)
+
+    def _listened(self, listening: asyncio.Task[None]) -> None:
+        """Abort the request if its body cannot be received any more."""
+        if not listening.cancelled() and (error := listening.exception()) is not None:
+            logger.error("The request could not be received.", exc_info=error)
+            self._leave()
 
     async def _connect(self) -> Connection:
         """Return a new connection, or raise ClientGone if the client leaves meanwhile."""
-        if self._gone:
-            raise ClientGone
         self._connecting = self._loop.create_task(self._pool.connect())
         try:
-            return await self._connecting
+            connection = await self._connecting
         except asyncio.CancelledError:
             self._connecting.cancel()
             self._connecting.add_done_callback(_discard)
@@ -128,6 +139,10 @@ class Forwarding:
             raise
         finally:
             self._connecting = None
+        if self._gone:
+            connection.close()
+            raise ClientGone
+        return connection
 
     async def _pass_on(self, connection: Connection) -> None:
         headers = response_fields(connection.fields)
@@ -190,7 +205,7 @@ class Forwarding:
     def _tick(self) -> None:
         """Begin to watch the client, and find out whether the upstream has been silent for too long."""
         if self._listening is None and not self._with_body:  # a body is read by the one that sends it
-            self._listening = self._loop.create_task(self._watch())
+            self._listen(self._watch())
         now, connection = self._loop.time(), self._connection
         left = self._silence
         if connection is not None and not (connection.complete or connection.held_back or self._waits_for_client):
