@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -14,6 +15,8 @@ from enforcement.aio import Limiter
 from enforcement.doors.asgi import LimitMiddleware
 
 App = Callable[[Any, Any, Any], Awaitable[None]]
+UPSTREAM, CORE = "SLUICEGATE_UPSTREAM_URL", "BENCHMARK_CORE"
+"""Variables of the proxy: its upstream, and the core that it is bound to."""
 START = {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]}
 
 
@@ -56,6 +59,12 @@ def application(name: str, url: str) -> App:
     """Return the application of a name."""
     if name == "bare":
         return bare
+    if name == "proxy":
+        from enforcement.doors.proxy import create_app
+
+        os.environ |= {"SLUICEGATE_REDIS_URL": url, "SLUICEGATE_TIMEOUT_MS": str(int(PATIENCE * 1_000))}
+        os.sched_setaffinity(0, {int(os.environ[CORE])})
+        return create_app()
     if name.startswith("limits.aio"):
         return WithLimits(url, headers=name.endswith("headers"))
     return LimitMiddleware(bare, Limiter(url, timeout=PATIENCE))

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks import pictures, report, tasks, threads, web
+from benchmarks import pictures, proxy, report, tasks, threads, web
 from benchmarks.figures import MISSED
 from benchmarks.measure import Effort, Series, pin
 from benchmarks.world import World, world
@@ -47,6 +47,10 @@ def measure(store: World, effort: Effort, pinned: str, start: float) -> report.R
     more, series["denials"] = threads.denials(store, effort)
     rows += more
     more, series["web"] = web.compare(store, effort, leased=leases is not None)
+    rows += more
+    more, passed = proxy.compare(store, effort, leased=leases is not None)
+    if passed is not None:
+        series["proxy"] = passed
     rows += [*more, *threads.sizes(store)]
     more, series["tokens"] = threads.many_tokens(store, effort)
     rows += more

@@ -81,6 +81,7 @@ LEASED = Bar(1.5, 3, at_least=True)
 KNOWN_DENIAL = Bar(1 / 40, 1 / 100, inverse=True)
 DOOR = Bar(0.60, 0.30)
 DOOR_LEASED = Bar(0.85, 0.92, at_least=True)
+PROXY = Bar(0.22, 0.30, at_least=True)
 BYTES = Bar(1.5, 1.0)
 MANY_TOKENS = Bar(1.10, 1.00)
 

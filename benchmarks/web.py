@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import subprocess
 import sys
@@ -25,20 +26,23 @@ def compare(store: World, effort: Effort, *, leased: bool) -> tuple[list[Row], S
     """Measure the bare application, and behind each limiter."""
     strict = store.tokens("fixed", 1)[0]
     # All get the same request, also the bare application: to read one more field costs a server something, too.
-    headers = dict.fromkeys(("bare", "limits.aio", "limits.aio with headers", "strict"), _authorization(strict))
+    headers = dict.fromkeys(("bare", "limits.aio", "limits.aio with headers", "strict"), authorization(strict))
     if leased:
-        headers["leased"] = _authorization(store.tokens("leased", 1)[0])
-    with _serving(headers, store.url) as ports:
-        rounds = {name: _pressing(store, ports[name], headers, name, effort.http_seconds) for name in headers}
+        headers["leased"] = authorization(store.tokens("leased", 1)[0])
+    with serving(headers, store.url) as ports:
+        rounds = {name: pressing(store, ports[name], headers, name, effort.http_seconds) for name in headers}
         series = interleave(rounds, effort.rounds)
     return _rows(series, leased), series
 
 
-def _authorization(token: str) -> str:
+def authorization(token: str) -> str:
+    """Return the header field that shows a token."""
     return f"Authorization: Bearer {token}\r\n"
 
 
-def _pressing(store: World, port: int, headers: Mapping[str, str], name: str, seconds: float) -> Callable[[], Sample]:
+def pressing(store: World, port: int, headers: Mapping[str, str], name: str, seconds: float) -> Callable[[], Sample]:
+    """Return a function that asks one application for so long."""
+
     def measure() -> Sample:
         before = store.calls("fcall")
         sample = asyncio.run(press(port, headers[name], CONNECTIONS, seconds))
@@ -66,11 +70,11 @@ def _rows(series: Series, leased: bool) -> list[Row]:
 
 
 @contextmanager
-def _serving(names: Iterable[str], url: str) -> Iterator[dict[str, int]]:
-    """Serve applications while a block lasts; give their ports."""
+def serving(names: Iterable[str], url: str, environment: Mapping[str, str] = {}) -> Iterator[dict[str, int]]:
+    """Serve applications while a block lasts, with further variables; give their ports."""
     ports = {name: free_port() for name in names}
     commands = [[sys.executable, "-m", "benchmarks.apps", name, url, str(port)] for name, port in ports.items()]
-    processes = [subprocess.Popen(command) for command in commands]
+    processes = [subprocess.Popen(command, env={**os.environ, **environment}) for command in commands]
     try:
         for process, port in zip(processes, ports.values(), strict=True):
             _wait(process, port)

@@ -21,6 +21,7 @@ SLUGS = (
     INDEX,
     "how-it-works",
     "embedding",
+    "proxy",
     "fastapi",
     "starlette",
     "django",

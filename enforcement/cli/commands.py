@@ -59,6 +59,7 @@ class Command:
 COMMANDS: Final = (
     Command("doctor", "examine a store, and prove that two processes share a counter", "enforcement.cli.doctor"),
     Command("explain", "show which limits apply to a token, and what is left of them", "enforcement.cli.explain"),
+    Command("proxy", "run the reverse proxy", "enforcement.cli.proxy", extra="proxy"),
     Command("serve", "answer proxies that are not written in Python", "enforcement.cli.serve"),
     Command("convert", "translate the rules of another rate limit service", "enforcement.cli.convert", extra="cli"),
     Command("proof", "prove a limit by counting", "enforcement.proof.command", aliases=("ledger",)),

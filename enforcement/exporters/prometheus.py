@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import accumulate
-from typing import Final
 
 from enforcement.extras import Requirement
 
@@ -15,10 +14,9 @@ with Requirement("The exporter for Prometheus", "sluicegate[prometheus]"):
 
 from enforcement.base import BaseLimiter
 from enforcement.exporters.metrics import METRICS, STORE_CALL, STORE_CALL_TEXT, Metric
+from enforcement.exporters.text import prometheus_name
 from enforcement.latency import Histogram
 from enforcement.stats import Stats
-
-_UNITS: Final = {"s": "_seconds"}
 
 
 class SluicegateCollector(Collector):
@@ -52,7 +50,7 @@ class SluicegateCollector(Collector):
 
 def _family(metric: Metric, stats: Stats) -> Family:
     kind = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
-    family = kind(_name(metric.name) + _UNITS.get(metric.unit, ""), metric.text, labels=metric.labels)
+    family = kind(prometheus_name(metric.name, metric.unit), metric.text, labels=metric.labels)
     for labels, value in metric.read(stats):
         family.add_metric([labels[name] for name in metric.labels], value)
     return family
@@ -61,13 +59,9 @@ def _family(metric: Metric, stats: Stats) -> Family:
 def _histogram(calls: Histogram) -> Family:
     bounds = [*map(str, calls.bounds_seconds), "+Inf"]
     buckets = list(zip(bounds, accumulate(calls.counts), strict=True))
-    family = HistogramMetricFamily(f"{_name(STORE_CALL)}_seconds", STORE_CALL_TEXT)
+    family = HistogramMetricFamily(prometheus_name(STORE_CALL, "s"), STORE_CALL_TEXT)
     family.add_metric([], buckets, calls.total_seconds)
     return family
-
-
-def _name(dotted: str) -> str:
-    return f"sluicegate_{dotted.replace('.', '_')}"
 
 
 __all__ = ["SluicegateCollector"]

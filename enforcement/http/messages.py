@@ -15,6 +15,7 @@ from http import HTTPStatus
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Final
 
+from enforcement.http.families import families_in, family_of
 from enforcement.model.sizes import MAX_ATTRIBUTE_LENGTH
 from enforcement.model.tokens import Anonymous, is_well_formed
 from enforcement.plan.decision import Decision
@@ -169,7 +170,8 @@ def joining(present: Iterable[str | bytes], added: Sequence[Header]) -> Sequence
     Return those of the *added* header fields that are lists or that the application has not set itself.
 
     List fields can always be added. A field of one value is left out if the application has set it, because ours might
-    promise more than the application does.
+    promise more than the application does. So is one if the application has set another field of its family, because
+    the two would describe different limits.
 
     Args:
         present: Names of the application's fields, in any case.
@@ -181,7 +183,13 @@ def joining(present: Iterable[str | bytes], added: Sequence[Header]) -> Sequence
     else:
         return added  # the usual case
     theirs = {(name.decode("latin-1") if isinstance(name, bytes) else name).lower() for name in present}
-    return [header for header in added if header[0] in LIST_FIELDS or header[0].lower() not in theirs]
+    families = families_in(theirs)
+
+    def is_taken(name: str) -> bool:
+        family = family_of(name)
+        return name.lower() in theirs or (family is not None and family[0] in families)
+
+    return [header for header in added if header[0] in LIST_FIELDS or not is_taken(header[0])]
 
 
 def check_preset(preset: str) -> str:

@@ -19,7 +19,10 @@ SENTENCES = {
     ("enforcement.doors.drf", "rest_framework"): (
         "The Django REST framework integration needs the package rest_framework: pip install 'djangorestframework'"
     ),
-    ("enforcement.doors.proxy", "httpx2"): "The proxy needs the package httpx2: pip install 'sluicegate[proxy]'",
+    ("enforcement.doors.proxy", "httptools"): "The proxy needs the package httptools: pip install 'sluicegate[proxy]'",
+    ("enforcement.doors.proxy.websocket", "wsproto"): (
+        "WebSocket forwarding needs the package wsproto: pip install 'sluicegate[websocket]'"
+    ),
     ("controlplane.__main__", "celery"): (
         "The control plane needs the package celery: pip install 'sluicegate[controlplane]'"
     ),

@@ -50,7 +50,7 @@ def test_the_help_lists_every_command_and_the_exit_statuses(capsys):
     assert "  0  done\n  1  a problem was found\n  2  the command line or a variable is wrong, an extra is" in shown
 
 
-@pytest.mark.parametrize("name", ["doctor", "explain", "serve", "convert", "proof"])
+@pytest.mark.parametrize("name", ["doctor", "explain", "proxy", "serve", "convert", "proof"])
 def test_each_command_has_its_own_help(name, capsys):
     """Under its own name."""
     assert ended(name, "--help") == 0
@@ -61,7 +61,7 @@ def test_a_word_that_is_no_command_is_a_usage_error(capsys):
     """The message names the commands that exist."""
     assert ended("docter") == 2
     assert (
-        "argument COMMAND: must be one of doctor, explain, serve, convert, proof, got 'docter'"
+        "argument COMMAND: must be one of doctor, explain, proxy, serve, convert, proof, got 'docter'"
         in capsys.readouterr().err
     )
 

@@ -15,6 +15,7 @@ from enforcement.engine.agent import Agent
 from enforcement.exporters.metrics import METRICS
 from enforcement.exporters.opentelemetry import annotate, instrument, span_attributes
 from enforcement.exporters.prometheus import SluicegateCollector
+from enforcement.exporters.text import exposition
 from tests.enforcement.world import fixed
 from tests.repository import ROOT
 
@@ -82,6 +83,21 @@ def test_prometheus_gets_a_histogram_on_demand(limiter):
     assert buckets == sorted(buckets)
     assert samples[f"{name}_bucket", ("le", "+Inf")] == samples[f"{name}_count",] == 3
     assert 0 < samples[f"{name}_sum",] < 3
+
+
+@pytest.mark.parametrize("timed", [False, True])
+def test_a_server_without_the_exporter_writes_the_same(limiter, timed):
+    """Prometheus' own parser reads the same names, labels and counts from both texts."""
+    scraped = scrape(limiter, time_store_calls=timed)
+    limiter.hit(LIMIT, "k")
+    text = exposition(limiter.stats()).decode()
+
+    samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+    found = {(sample.name, *sorted(sample.labels.items())): sample.value for sample in samples}
+
+    assert set(found) == set(scraped)
+    (denied,) = (name for name in found if ("reason", "limited") in name)
+    assert (scraped[denied], found[denied]) == (1, 2)
 
 
 def test_labels_do_not_grow_with_traffic(limiter, world):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from enforcement.http.families import tighter_families
 from enforcement.http.messages import Progress, Refusal, RequestAttributes, TrustedProxies, find_token, joining
 from enforcement.model.tokens import mint
 
@@ -124,6 +125,36 @@ def test_lists_join_the_applications_and_single_values_do_not() -> None:
     joined = joining(["ratelimit", "x-ratelimit-limit"], added)
 
     assert joined == [("RateLimit", '"a";r=1'), ("Sluicegate-Degraded", "fallback")]
+
+
+def test_a_family_of_the_application_stays_whole() -> None:
+    """What remains of our limit says nothing of theirs. Another family, and other fields, are added."""
+    fields = ["X-RateLimit-Limit", "X-RateLimit-Remaining", "x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens"]
+    added = [(name, "1") for name in ("RateLimit", *fields, "anthropic-ratelimit-tokens-limit")]
+
+    joined = joining([b"X-Ratelimit-Reset", "X-RateLimit-Policy", "anthropic-ratelimit-requests-limit"], added)
+
+    assert [name for name, _ in joined] == ["RateLimit", *fields[2:], "anthropic-ratelimit-tokens-limit"]
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "tighter"),
+    [
+        ({"X-RateLimit-Remaining": "5"}, {"x-ratelimit-remaining": "4"}, {"x-ratelimit"}),
+        ({"X-RateLimit-Remaining": "5"}, {"X-RateLimit-Remaining": "5"}, set()),
+        ({"X-RateLimit-Remaining": "5"}, {"X-RateLimit-Remaining-Tokens": "4"}, set()),
+        ({"X-RateLimit-Limit": "9"}, {"X-RateLimit-Remaining": "0"}, set()),
+        ({"X-RateLimit-Remaining": "-1"}, {"X-RateLimit-Remaining": "0"}, set()),
+        (
+            {"anthropic-ratelimit-tokens-remaining": "5", "anthropic-ratelimit-requests-remaining": "1"},
+            {"anthropic-ratelimit-tokens-remaining": "4", "anthropic-ratelimit-requests-remaining": "4"},
+            {"anthropic-ratelimit-tokens"},
+        ),
+    ],
+)
+def test_the_tighter_limit_has_less_left(theirs: dict[str, str], ours: dict[str, str], tighter: set[str]) -> None:
+    """If one of the two does not say, ours might promise too much."""
+    assert tighter_families(list(theirs.items()), list(ours.items())) == tighter
 
 
 def test_announced_body_is_complete_with_its_last_byte() -> None:

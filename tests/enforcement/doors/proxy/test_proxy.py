@@ -13,6 +13,7 @@ import httpx2
 import pytest
 
 from enforcement.doors import proxy
+from enforcement.doors.proxy import pool
 from enforcement.embedded import ValkeyServer, free_port
 from enforcement.model.limits import Limit
 from tests.enforcement.doors.conftest import Issue, Serve, bearer, eventually
@@ -89,6 +90,7 @@ def proxied(
 
     def start(**environ: str) -> httpx2.Client:
         monkeypatch.setenv("SLUICEGATE_REDIS_URL", store.url)
+        monkeypatch.setenv("SLUICEGATE_TIMEOUT_MS", "1000")  # a busy machine is no outage of the store
         monkeypatch.setenv("SLUICEGATE_UPSTREAM_URL", str(serve(upstream).base_url))
         for name, value in environ.items():
             monkeypatch.setenv(name, value)
@@ -350,3 +352,25 @@ def test_setting_that_says_nothing_sensible_is_refused_at_start(
 def test_idle_connections_end_before_the_upstream_ends_them() -> None:
     """A request must not be sent on a connection that is just being closed; servers keep them for 5 s."""
     assert proxy.IDLE_SECONDS < 5.0
+
+
+def test_requests_beyond_the_limit_of_connections_wait_and_are_refused(
+    proxied, upstream: Upstream, issue: Issue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """503 says that the proxy is busy, and the place is free again when a request ends."""
+    monkeypatch.setattr(pool, "MOST_CONNECTIONS", 1)
+    monkeypatch.setattr(pool, "CONNECT_SECONDS", 0.2)
+    headers = bearer(issue(PLENTY))
+    client = proxied()
+
+    with client.stream("GET", "/streaming", headers=headers) as answer:
+        refused = client.get("/", headers=headers)
+        assert (refused.status_code, refused.json()["title"]) == (
+            503,
+            "The proxy is at its limit of connections to the upstream",
+        )
+        upstream.go_on.set()
+        answer.read()
+
+    answer = client.get("/", headers=headers)
+    assert answer.status_code == 200, answer.text

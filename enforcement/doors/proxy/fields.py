@@ -1,0 +1,203 @@
+"""The header fields that pass through the proxy, in both directions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from enforcement.doors.proxy.connection import RawHeaders
+from enforcement.http.asgi import Scope
+from enforcement.http.messages import TrustedProxies, find_token
+from enforcement.model.tokens import is_well_formed
+
+# Fields about one connection, not about the message (RFC 9110, 7.6.1).
+_HOP_BY_HOP: Final = frozenset(
+    {
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+_FORWARDED: Final = frozenset({b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"forwarded"})
+_CREDENTIALS: Final = frozenset({b"authorization", b"x-api-key"})
+# Fields that this proxy sets itself. It has no use for Expect, because it sends a body without waiting.
+_OWN_REQUEST: Final = _HOP_BY_HOP | _FORWARDED | _CREDENTIALS | {b"host", b"expect", b"content-length"}
+# The server in front of this application adds its own.
+_OWN_RESPONSE: Final = _HOP_BY_HOP | {b"date", b"server"}
+_ONE_CONNECTION: Final = frozenset({b"keep-alive", b"close", b"Keep-Alive", b"Close"})
+
+_SCHEMES: Final = {"ws": "http", "wss": "https"}
+
+_METHOD: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}")
+_NAME: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_NO_TARGET: Final = re.compile(rb"[\x00-\x20\x7f]")
+_NO_VALUE: Final = re.compile(rb"[\x00\r\n]")
+
+
+class BadRequest(Exception):
+    """The request cannot be forwarded as HTTP/1.1. *status* is that of the answer."""
+
+    def __init__(self, title: str, status: int = 400) -> None:
+        super().__init__(title)
+        self.status = status
+
+
+@dataclass(slots=True)
+class RequestFields:
+    """
+    The fields of a request.
+
+    Attributes:
+        passing: The fields that the upstream gets as they are.
+        length: The announced length of the body. None if there is none.
+        chunked: Whether the body is sent in chunks, so that its length is not known.
+        forwarded: The values of ``X-Forwarded-For``.
+        host: The value of ``Host``. None if there is none.
+        websocket: Whether the request begins a WebSocket connection.
+    """
+
+    passing: list[tuple[bytes, bytes]] = field(default_factory=list)
+    length: int | None = None
+    chunked: bool = False
+    forwarded: list[bytes] = field(default_factory=list)
+    host: bytes | None = None
+    websocket: bool = False
+
+
+def request_fields(headers: Sequence[tuple[bytes, bytes]], replaced: bytes | None) -> RequestFields:
+    """
+    Return the fields of a request, without those of this hop, those that held the token, and *replaced*.
+
+    Raises:
+        BadRequest: The length of the body is not an integer.
+    """
+    found = RequestFields()
+    passing, credentials, named = found.passing, [], None
+    for name, value in headers:
+        if name not in _OWN_REQUEST:
+            passing.append((name, value))
+        elif name == b"host":
+            found.host = value
+        elif name in _CREDENTIALS:
+            credentials.append((name, value))
+        elif name == b"content-length":
+            if not (value.isdigit() and len(value) < 20):
+                raise BadRequest("The length of the body is not an integer")
+            found.length = int(value)
+        elif name == b"transfer-encoding":
+            found.chunked = True
+        elif name == b"upgrade":
+            found.websocket |= value.lower() == b"websocket"
+        elif name == b"x-forwarded-for":
+            found.forwarded.append(value)
+        elif name == b"connection" and value not in _ONE_CONNECTION:
+            named = _options(value) | (named or frozenset())
+    if credentials:
+        passing += _without_token(credentials)
+    if found.chunked:
+        found.length = None
+    if named or replaced:
+        found.passing = [item for item in passing if item[0] != replaced and not (named and item[0] in named)]
+    return found
+
+
+def request_head(
+    scope: Scope, target: bytes, host: bytes, fields: RequestFields, proxies: TrustedProxies, added: RawHeaders
+) -> bytes:
+    """
+    Return the request line and the header fields of a request to the upstream.
+
+    Args:
+        scope: The request, as ASGI describes it.
+        target: The path and query that it gets.
+        host: The name of the upstream, and its port.
+        fields: The fields of the request.
+        proxies: The proxies whose forwarding fields are trusted.
+        added: Fields to add.
+    Raises:
+        BadRequest: A character in it would begin another field, or another request.
+    """
+    method = scope["method"]
+    if _NO_TARGET.search(target) or not _METHOD.fullmatch(method):
+        raise BadRequest("The method or the target of the request is not valid")
+    lines = [b"%b %b HTTP/1.1\r\nhost: %b" % (method.encode(), target, host)]
+    lines += [b"%b: %b" % item for item in fields.passing]
+    lines += [b"%b: %b" % item for item in added]
+    lines += [b"%b: %b" % item for item in forwarded_fields(scope, fields, proxies)]
+    if fields.chunked:
+        lines.append(b"transfer-encoding: chunked")
+    elif fields.length is not None:
+        lines.append(b"content-length: %d" % fields.length)
+    head = b"\r\n".join(lines)
+    # Servers refuse such characters in HTTP/1.1. In HTTP/2 they may arrive, and would begin a field of their own here.
+    if head.count(b"\n") != len(lines) or head.count(b"\r") != len(lines) or b"\0" in head:
+        raise BadRequest("A header field of the request is not valid")
+    if scope["http_version"][0] != "1" and not all(_NAME.fullmatch(name) for name, _ in fields.passing):
+        raise BadRequest("The name of a header field is not valid")
+    return head + b"\r\n\r\n"
+
+
+def forwarded_fields(scope: Scope, fields: RequestFields, proxies: TrustedProxies) -> RawHeaders:
+    """Return the fields that tell the upstream who has sent a request, and where to."""
+    peer = scope["client"][0] if scope.get("client") else None
+    sender = (peer or "unknown").encode()
+    if fields.forwarded and proxies.trusts(peer):
+        sender = b", ".join([*fields.forwarded, sender])
+    scheme = _SCHEMES.get(scope["scheme"], scope["scheme"])
+    found = [(b"x-forwarded-for", sender), (b"x-forwarded-proto", scheme.encode())]
+    if fields.host is not None:
+        found.append((b"x-forwarded-host", fields.host))
+    return found
+
+
+def response_fields(headers: RawHeaders) -> RawHeaders:
+    """Return the fields of a response that the client gets, without those of this hop."""
+    named: frozenset[bytes] = frozenset()
+    for name, value in headers:
+        if name == b"connection" and value not in _ONE_CONNECTION:
+            named |= _options(value)
+    return [item for item in headers if item[0] not in _OWN_RESPONSE and item[0] not in named]
+
+
+def has_dot_segments(path: str) -> bool:
+    """Return whether a path has segments that mean another path, as in ``/a/../b``."""
+    return "/." in path.replace("\\", "/") and any(part in (".", "..") for part in path.replace("\\", "/").split("/"))
+
+
+def _options(value: bytes) -> frozenset[bytes]:
+    """Return the names of the fields that a ``Connection`` field lists."""
+    return frozenset(part.strip().lower() for part in value.split(b","))
+
+
+def _without_token(credentials: RawHeaders) -> RawHeaders:
+    """
+    Return those credentials that hold neither the token nor another credential of ours. Such must not reach the
+    upstream or its log.
+    """
+    values = {name: value.decode("latin-1") for name, value in credentials}
+    token = find_token(values.get(b"authorization"), values.get(b"x-api-key"))
+
+    def is_ours(value: bytes) -> bool:
+        shown = (value.decode("latin-1").split() or [""])[-1]
+        return bool(shown) and (shown == token or is_well_formed(shown))
+
+    return [item for item in credentials if not is_ours(item[1])]
+
+
+__all__ = [
+    "BadRequest",
+    "RequestFields",
+    "forwarded_fields",
+    "has_dot_segments",
+    "request_fields",
+    "request_head",
+    "response_fields",
+]

@@ -1,0 +1,145 @@
+"""The connections to one upstream."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from typing import Final
+
+from enforcement.doors.proxy.connection import MOST_BUFFERED, Connection, UpstreamError
+
+CONNECT_SECONDS: Final = 5.0
+MOST_CONNECTIONS: Final = 1000
+# Shorter than upstreams keep idle connections (uvicorn: 5 s), or one would close just as it is used again.
+IDLE_SECONDS: Final = 2.0
+
+
+class PoolFull(Exception):
+    """As many requests as may be are under way to the upstream."""
+
+
+class Pool:
+    """
+    Opens connections to one upstream, and keeps them for the next requests.
+
+    Args:
+        host: Name or address of the upstream.
+        port: Its port.
+        tls: Whether it speaks TLS.
+    """
+
+    def __init__(self, host: str, port: int, *, tls: bool) -> None:
+        self._host, self._port = host, port
+        self.name: Final = f"{host}:{port}"
+        self._tls = _context() if tls else None
+        self._idle: list[Connection] = []
+        self._places = asyncio.Semaphore(MOST_CONNECTIONS)
+        self._sweeping: asyncio.TimerHandle | None = None
+
+    async def enter(self) -> None:
+        """
+        Wait until another request may be under way.
+
+        Raises:
+            PoolFull: None has ended in time.
+        """
+        if not self._places.locked():
+            await self._places.acquire()  # does not wait
+            return
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                await self._places.acquire()
+        except TimeoutError as exc:
+            raise PoolFull from exc
+
+    def take(self) -> Connection | None:
+        """Return an idle connection, or None if there is none."""
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.lost:
+                if asyncio.get_running_loop().time() - connection.idle_since < IDLE_SECONDS:
+                    return connection
+                connection.close()
+        return None
+
+    async def connect(self) -> Connection:
+        """
+        Return a new connection.
+
+        Raises:
+            TimeoutError: The upstream did not answer in time.
+            UpstreamError: It could not be reached.
+        """
+        loop = asyncio.get_running_loop()
+        connection = Connection(loop)
+        await self._open(lambda: connection)
+        return connection
+
+    async def stream(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """
+        Return the two ends of a new connection that is not for requests.
+
+        Raises:
+            TimeoutError: The upstream did not answer in time.
+            UpstreamError: It could not be reached.
+        """
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader(MOST_BUFFERED, loop)
+        protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
+        transport = await self._open(lambda: protocol)
+        return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
+
+    async def _open(self, protocol: Callable[[], asyncio.Protocol]) -> asyncio.WriteTransport:
+        loop, name = asyncio.get_running_loop(), self._host if self._tls else None
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                transport, _ = await loop.create_connection(
+                    protocol, self._host, self._port, ssl=self._tls, server_hostname=name
+                )
+        except TimeoutError:
+            raise
+        except (OSError, UnicodeError) as exc:  # ssl.SSLError is an OSError, UnicodeError a name that DNS cannot have
+            raise UpstreamError(str(exc)) from exc
+        return transport
+
+    def leave(self, connection: Connection | None) -> None:
+        """Keep the connection of a request that has ended if it can be used again, and let another request enter."""
+        self._places.release()
+        if connection is None:
+            return
+        if not connection.reusable:
+            connection.abort(UpstreamError("ended"))
+            return
+        loop = asyncio.get_running_loop()
+        connection.idle_since = loop.time()
+        self._idle.append(connection)
+        if self._sweeping is None:
+            self._sweeping = loop.call_later(IDLE_SECONDS, self._sweep)
+
+    def close(self) -> None:
+        """Close all idle connections."""
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+        for connection in self._idle:
+            connection.close()
+        self._idle.clear()
+
+    def _sweep(self) -> None:
+        """Close the connections that have been idle for long."""
+        loop = asyncio.get_running_loop()
+        since = loop.time() - IDLE_SECONDS
+        for connection in self._idle:
+            if connection.idle_since <= since:
+                connection.close()
+        self._idle = [connection for connection in self._idle if connection.idle_since > since]
+        self._sweeping = loop.call_later(IDLE_SECONDS, self._sweep) if self._idle else None
+
+
+def _context() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+__all__ = ["CONNECT_SECONDS", "IDLE_SECONDS", "MOST_CONNECTIONS", "Pool", "PoolFull"]

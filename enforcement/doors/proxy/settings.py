@@ -1,0 +1,204 @@
+"""Read the settings of the proxy from the environment."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, TypeVar
+from urllib.parse import urlsplit
+
+from enforcement.doors.proxy.credentials import Credentials, from_settings
+from enforcement.doors.proxy.fields import has_dot_segments
+from enforcement.http.messages import TrustedProxies, check_anonymous, check_preset
+
+PRIVATE: Final = "127.0.0.0/8,::1,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,fc00::/7,unix"
+"""The networks that may read ``/metrics`` if nothing else is set."""
+
+MOST_FILE_BYTES: Final = 1_000_000
+
+_KEYS: Final = {
+    "credential": "value",
+    "credential_file": "file",
+    "credential_folder": "folder",
+    "credential_field": "field",
+}
+"""Names of settings, and the names that :func:`from_settings` has for them."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamSettings:
+    """
+    Where the requests below one path go.
+
+    Attributes:
+        prefix: The path, without a slash at its end. Empty: all requests that no other prefix fits.
+        tls: Whether the upstream speaks TLS.
+        host: Its name or address.
+        port: Its port.
+        base: The path that replaces the prefix, without a slash at its end.
+        credentials: What it gets in place of the token.
+    """
+
+    prefix: str
+    tls: bool
+    host: str
+    port: int
+    base: str
+    credentials: Credentials = field(default_factory=Credentials, repr=False)
+
+    @property
+    def authority(self) -> bytes:
+        """The value of ``Host``."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return (host if self.port == (443 if self.tls else 80) else f"{host}:{self.port}").encode("ascii")
+
+
+@dataclass(frozen=True, slots=True)
+class ProxySettings:
+    """
+    The settings of the proxy, beside those of its limiter.
+
+    Attributes:
+        upstreams: Where requests go, the longest prefix first.
+        silence: Seconds that an upstream may be silent.
+        headers: Preset of the rate limit fields.
+        trusted: Networks whose forwarding fields are trusted.
+        anonymous: Slug of the project of requests without a token. None: they are refused.
+        metrics: The networks that may read ``/metrics``.
+    """
+
+    upstreams: tuple[UpstreamSettings, ...]
+    silence: float
+    headers: str
+    trusted: tuple[str, ...]
+    anonymous: str | None
+    metrics: TrustedProxies
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] = os.environ) -> ProxySettings:
+        """
+        Return new settings from environment variables.
+
+        Raises:
+            ValueError: A variable is missing or breaks a rule. The message names it.
+        """
+
+        def read(name: str, default: str, convert: Callable[[str], T]) -> T:
+            try:
+                return convert(environ.get(name) or default)
+            except ValueError as exc:
+                rule = str(exc).partition(": ")
+                raise ValueError(f"{name}: {rule[2] if rule[0].isidentifier() else exc}") from exc
+
+        trusted = tuple(name for name in environ.get("SLUICEGATE_TRUSTED_PROXIES", "").split(",") if name.strip())
+        read("SLUICEGATE_TRUSTED_PROXIES", "", lambda text: TrustedProxies(text.split(",")))
+        return cls(
+            upstreams=_upstreams(environ),
+            silence=read("SLUICEGATE_UPSTREAM_TIMEOUT", "60", _silence),
+            headers=read("SLUICEGATE_HEADERS", "ietf", check_preset),
+            trusted=trusted,
+            anonymous=read("SLUICEGATE_ANONYMOUS_PROJECT", "", _anonymous),
+            metrics=read("SLUICEGATE_METRICS_NETWORKS", PRIVATE, lambda text: TrustedProxies(text.split(","))),
+        )
+
+
+def _upstreams(environ: Mapping[str, str]) -> tuple[UpstreamSettings, ...]:
+    single = {key: environ.get(f"SLUICEGATE_UPSTREAM_{key.upper()}", "") for key in ("url", *_KEYS)}
+    file = environ.get("SLUICEGATE_UPSTREAMS_FILE", "")
+    if not file:
+        try:
+            return (_upstream("", single),)
+        except ValueError as exc:
+            name, _, rule = str(exc).partition(": ")
+            raise ValueError(f"SLUICEGATE_UPSTREAM_{name.upper()}: {rule}") from exc
+    used = next((key for key, value in single.items() if value), None)
+    if used is not None:
+        raise ValueError(f"SLUICEGATE_UPSTREAM_{used.upper()}: must not be set beside SLUICEGATE_UPSTREAMS_FILE.")
+    try:
+        return _from_file(Path(file), environ)
+    except ValueError as exc:
+        raise ValueError(f"SLUICEGATE_UPSTREAMS_FILE: {file}: {exc}") from exc
+
+
+def _from_file(path: Path, environ: Mapping[str, str]) -> tuple[UpstreamSettings, ...]:
+    try:
+        content = path.read_bytes()[: MOST_FILE_BYTES + 1]
+    except OSError as exc:
+        raise ValueError(f"cannot be read: {exc.strerror}.") from exc
+    if len(content) > MOST_FILE_BYTES:
+        raise ValueError(f"must have at most {MOST_FILE_BYTES} bytes.")
+    tables = tomllib.loads(content.decode())
+    if not tables:
+        raise ValueError("must have a table for each path, such as ['/'].")
+    found = [_from_table(prefix, table, environ) for prefix, table in tables.items()]
+    if len({upstream.prefix for upstream in found}) < len(found):
+        raise ValueError("must not have two tables for one path.")
+    return tuple(sorted(found, key=lambda upstream: -len(upstream.prefix)))
+
+
+def _from_table(prefix: str, table: Any, environ: Mapping[str, str]) -> UpstreamSettings:
+    try:
+        if not (prefix.startswith("/") and prefix.isascii() and prefix.isprintable()) or "%" in prefix or "?" in prefix:
+            raise ValueError("prefix: must be a path of printable ASCII characters, such as '/v1'.")
+        if has_dot_segments(prefix) or " " in prefix:
+            raise ValueError("prefix: must not have a space or a segment '.' or '..'.")
+        known = {"url", "credential_variable", *_KEYS}
+        if not isinstance(table, dict) or not all(isinstance(value, str) for value in table.values()):
+            raise ValueError(f"prefix: must be a table of strings, with {', '.join(sorted(known))}.")
+        if "credential" in table:
+            raise ValueError("credential: must not stand in this file. Name a file or a variable that holds it.")
+        if unknown := sorted(table.keys() - known):
+            raise ValueError(f"{unknown[0]}: must be one of {', '.join(sorted(known - {'credential'}))}.")
+        settings = dict(table)
+        if variable := settings.pop("credential_variable", ""):
+            if not environ.get(variable):
+                raise ValueError(f"credential_variable: must name a variable that is set, got {variable!r}.")
+            settings["credential"] = environ[variable]
+        return _upstream(prefix.rstrip("/"), settings)
+    except ValueError as exc:
+        raise ValueError(f"[{prefix!r}] {exc}") from exc
+
+
+def _upstream(prefix: str, settings: Mapping[str, str]) -> UpstreamSettings:
+    text = settings.get("url", "")
+    rule = f"url: must be an http or https URL without a query, a fragment or a user, got {text!r}."
+    try:
+        url = urlsplit(text)
+        port = url.port
+    except ValueError as exc:
+        raise ValueError(rule) from exc
+    host, base = url.hostname or "", url.path.rstrip("/")
+    odd = url.query or url.fragment or "?" in text or "@" in url.netloc or not text.isascii() or not text.isprintable()
+    if url.scheme not in ("http", "https") or not host or odd or " " in text or has_dot_segments(base) or port == 0:
+        raise ValueError(rule)
+    tls = url.scheme == "https"
+    try:
+        credentials = from_settings({name: settings.get(key, "") for key, name in _KEYS.items()})
+    except ValueError as exc:
+        name, _, reason = str(exc).partition(": ")
+        key = next(key for key, value in _KEYS.items() if value == name)
+        raise ValueError(f"{key}: {reason}") from exc
+    return UpstreamSettings(prefix, tls, host, port or (443 if tls else 80), base, credentials)
+
+
+def _anonymous(text: str) -> str | None:
+    check_anonymous(text or None)
+    return text or None
+
+
+def _silence(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < 86_400:
+        raise ValueError(f"must be seconds, more than 0 and less than 86400, got {text!r}.")
+    return seconds
+
+
+__all__ = ["ProxySettings", "UpstreamSettings"]

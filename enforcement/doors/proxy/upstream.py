@@ -1,0 +1,219 @@
+"""Choose the upstream of a request, and answer what asks about the proxy itself."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Final
+from urllib.parse import quote
+
+from enforcement.aio import Limiter
+from enforcement.doors.proxy.answers import PRESET, answer, problem, refuse
+from enforcement.doors.proxy.connection import RawHeaders
+from enforcement.doors.proxy.credentials import NoCredential
+from enforcement.doors.proxy.families import tighter
+from enforcement.doors.proxy.fields import BadRequest, forwarded_fields, has_dot_segments, request_fields, request_head
+from enforcement.doors.proxy.forwarding import Forwarding
+from enforcement.doors.proxy.pool import Pool
+from enforcement.doors.proxy.settings import ProxySettings, UpstreamSettings
+from enforcement.exporters.text import CONTENT_TYPE, exposition
+from enforcement.http.asgi import Receive, Scope, Send
+from enforcement.http.messages import PlainResponse, TrustedProxies
+from enforcement.logs import RateLimitedLogger
+from enforcement.plan.decision import Decision
+
+if TYPE_CHECKING:
+    from enforcement.doors.proxy.websocket import Tunnel
+
+logger = logging.getLogger("sluicegate.proxy")
+
+_SAY: Final = RateLimitedLogger(logger)
+
+
+class Proxy:
+    """
+    The ASGI application behind the middleware.
+
+    Args:
+        limiter: Decides. The middleware starts and closes it.
+        settings: Those of the proxy.
+    """
+
+    def __init__(self, limiter: Limiter, settings: ProxySettings) -> None:
+        self._limiter = limiter
+        self._settings = settings
+        self._proxies = TrustedProxies(settings.trusted)
+        self._upstreams = tuple(_Upstream(upstream) for upstream in settings.upstreams)
+        self.pages: Mapping[str, Callable[[Scope], PlainResponse]] = {
+            "/healthz": self._health,
+            "/readyz": self._readiness,
+            "/metrics": self._metrics,
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Forward one request that was admitted, answer one about the proxy itself, or refuse anything else."""
+        scope[PRESET] = self._settings.headers
+        if scope["type"] == "http":
+            page = self.pages.get(scope["path"])
+            if page is None:
+                await self._forward(scope, receive, send)
+            else:
+                await answer(scope, send, page(scope))
+        elif scope["type"] == "lifespan":
+            await self._live(receive, send)
+        else:
+            await self._tunnel(scope, receive, send)
+
+    async def _forward(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Forward one request."""
+        first = None
+        try:
+            upstream, target = self._choose(scope)
+            fields = request_fields(scope["headers"], upstream.replaced)
+            if fields.websocket:
+                raise BadRequest("The server of this proxy cannot open WebSocket connections", 501)
+            if scope["http_version"][0] != "1" and fields.length is None:
+                # HTTP/2 does not announce a body. Only its first message tells whether there is one.
+                first = await receive()
+                if first["type"] == "http.disconnect":
+                    return
+                fields.chunked = bool(first.get("body") or first.get("more_body"))
+            added = _credential(upstream, scope)
+            head = request_head(scope, target, upstream.authority, fields, self._proxies, added)
+        except BadRequest as exc:
+            await refuse(scope, send, exc.status, str(exc))
+            return
+        if self._settings.headers != "ietf":
+            send = tighter(send, scope["sluicegate.decision"], self._settings.headers)
+        await Forwarding(upstream.pool, self._settings.silence, scope, receive, send).run(head, fields, first)
+
+    async def _tunnel(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Forward one WebSocket connection."""
+        await receive()
+        try:
+            upstream, target = self._choose(scope)
+            fields = request_fields(scope["headers"], upstream.replaced)
+            headers = fields.passing + _credential(upstream, scope) + forwarded_fields(scope, fields, self._proxies)
+            tunnel = _tunnels()
+        except BadRequest as exc:
+            await refuse(scope, send, exc.status, str(exc))
+            return
+        connection = tunnel(upstream.pool, self._settings.silence, scope, receive, send)
+        await connection.run(upstream.authority, target, headers)
+
+    def _choose(self, scope: Scope) -> tuple[_Upstream, bytes]:
+        """
+        Return the upstream of a request, and the path and query that it gets.
+
+        Raises:
+            BadRequest: No upstream serves the path.
+        """
+        path, raw = scope["path"], scope.get("raw_path") or quote(scope["path"]).encode()
+        if not path.startswith("/"):
+            # For "OPTIONS *" and whole URLs, limits by path would not see the path that the upstream uses.
+            raise BadRequest("The request must name a path")
+        upstream = next((it for it in self._upstreams if it.serves(raw)), None)
+        if upstream is None:
+            raise BadRequest("No upstream serves this path", 404)
+        if upstream.confined and has_dot_segments(path):
+            # It might leave the part of the upstream that it was sent to, together with the credential.
+            raise BadRequest("The path must not have a segment '.' or '..'")
+        return upstream, upstream.target(raw, scope["query_string"])
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        """Close the connections with the server."""
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                logging.getLogger("uvicorn.error").addFilter(_is_of_this_proxy)
+                await send({"type": "lifespan.startup.complete"})
+            else:
+                for upstream in self._upstreams:
+                    upstream.pool.close()
+                await send({"type": "lifespan.shutdown.complete"})
+                return
+
+    def _health(self, scope: Scope) -> PlainResponse:
+        return _page(200, "text/plain; charset=utf-8", b"ok\n")
+
+    def _readiness(self, scope: Scope) -> PlainResponse:
+        """Respond whether policies are loaded, and which revision."""
+        revision = self._limiter.revision
+        state = {"ready": revision > 0, "revision": revision, "state": self._limiter.state}
+        return _page(
+            200 if revision > 0 else 503, "application/json", json.dumps(state, separators=(",", ":")).encode()
+        )
+
+    def _metrics(self, scope: Scope) -> PlainResponse:
+        peer = scope["client"][0] if scope.get("client") else None
+        forwarded = [value.decode("latin-1") for name, value in scope["headers"] if name == b"x-forwarded-for"]
+        # What came through a proxy that nobody declared may come from anywhere.
+        undeclared = bool(forwarded) and not self._proxies.trusts(peer)
+        if undeclared or not self._settings.metrics.trusts(self._proxies.client(peer, forwarded)):
+            return problem(scope, 403, "Metrics are not for this address")
+        return _page(200, CONTENT_TYPE, exposition(self._limiter.stats()))
+
+
+class _Upstream:
+    """One upstream, with its connections."""
+
+    def __init__(self, settings: UpstreamSettings) -> None:
+        self.settings = settings
+        self.pool = Pool(settings.host, settings.port, tls=settings.tls)
+        self.authority = settings.authority
+        self.replaced = settings.credentials.field if settings.credentials.configured else None
+        self.confined = bool(settings.prefix or settings.base)
+        self._prefix, self._base = settings.prefix.encode(), settings.base.encode()
+        self._below = self._prefix + b"/"
+
+    def serves(self, path: bytes) -> bool:
+        """Return whether a path, as the client has written it, is for this upstream."""
+        return path.startswith(self._below) or path == self._prefix
+
+    def target(self, path: bytes, query: bytes) -> bytes:
+        """
+        Return the path and query for the upstream.
+
+        They are as the client has written them, because another spelling might name another resource. Only the prefix
+        is replaced.
+        """
+        target = self._base + path[len(self._prefix) :]
+        return (target or b"/") + (b"?" + query if query else b"")
+
+
+def _is_of_this_proxy(record: logging.LogRecord) -> bool:
+    """
+    Return whether a line of uvicorn is about a fault of the proxy.
+
+    To leave a response incomplete is how the proxy tells the client that the upstream broke off, and it has logged that.
+    """
+    return record.msg != "ASGI callable returned without completing response."
+
+
+def _credential(upstream: _Upstream, scope: Scope) -> RawHeaders:
+    """Return the credential for a request in a list, which is empty if the upstream has none, or raise BadRequest."""
+    if upstream.replaced is None:
+        return []
+    decision: Decision = scope["sluicegate.decision"]
+    try:
+        return upstream.settings.credentials.of(decision.plan.subject[0])
+    except NoCredential as exc:
+        raise BadRequest("The proxy has no credential for the upstream", 503) from exc
+
+
+def _tunnels() -> type[Tunnel]:
+    """Return the class that forwards WebSocket connections, or raise BadRequest if what it needs is not installed."""
+    try:
+        from enforcement.doors.proxy.websocket import Tunnel
+    except ModuleNotFoundError as exc:
+        _SAY.warning("websocket", "%s", exc)
+        raise BadRequest("This proxy does not forward WebSocket connections", 501) from exc
+    return Tunnel
+
+
+def _page(status: int, kind: str, body: bytes) -> PlainResponse:
+    return PlainResponse(status, (("Content-Type", kind), ("Content-Length", str(len(body)))), body)
+
+
+__all__ = ["Proxy"]

@@ -1,0 +1,48 @@
+"""Write metrics as Prometheus reads them, for servers that have no exporter of their own."""
+
+from __future__ import annotations
+
+from itertools import accumulate
+from typing import Final
+
+from enforcement.exporters.metrics import METRICS, STORE_CALL, STORE_CALL_TEXT, Labels
+from enforcement.stats import Stats
+
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+_ESCAPED: Final = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
+
+
+def exposition(stats: Stats) -> bytes:
+    """Return the metrics of a limiter in Prometheus' text format, with the names that its exporter has for them."""
+    lines = [*_heading("sluicegate_enforcer_info", "gauge", "Always 1.")]
+    lines.append(_line("sluicegate_enforcer_info", {"version": stats.version}, 1))
+    for metric in METRICS:
+        name = prometheus_name(metric.name, metric.unit)
+        name += "_total" if metric.kind == "counter" else ""
+        lines += _heading(name, metric.kind, metric.text)
+        lines += [_line(name, labels, value) for labels, value in metric.read(stats)]
+    if (calls := stats.store_calls) is not None:
+        name = prometheus_name(STORE_CALL, "s")
+        lines += _heading(name, "histogram", STORE_CALL_TEXT)
+        bounds = [*map(str, calls.bounds_seconds), "+Inf"]
+        counts = list(accumulate(calls.counts))
+        lines += [_line(f"{name}_bucket", {"le": le}, count) for le, count in zip(bounds, counts, strict=True)]
+        lines += [f"{name}_count {counts[-1]}", f"{name}_sum {calls.total_seconds}"]
+    return ("\n".join(lines) + "\n").encode()
+
+
+def prometheus_name(dotted: str, unit: str) -> str:
+    """Return the name of a metric as Prometheus spells it, without the ``_total`` of a counter."""
+    return f"sluicegate_{dotted.replace('.', '_')}" + ("_seconds" if unit == "s" else "")
+
+
+def _heading(name: str, kind: str, text: str) -> list[str]:
+    return [f"# HELP {name} {text}", f"# TYPE {name} {kind}"]
+
+
+def _line(name: str, labels: Labels, value: float) -> str:
+    pairs = ",".join(f'{key}="{text.translate(_ESCAPED)}"' for key, text in labels.items())
+    return f"{name}{{{pairs}}} {value}" if pairs else f"{name} {value}"
+
+
+__all__ = ["CONTENT_TYPE", "exposition", "prometheus_name"]
