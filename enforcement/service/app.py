@@ -13,6 +13,7 @@ import hmac
 import json
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Final, Protocol
 
 from enforcement.aio import Limiter
@@ -88,6 +89,11 @@ class DecisionService:
             return
         try:
             await endpoint(scope, receive, send)
+        except OSError as exc:
+            # Servers raise it from send() if the caller has left. Should it come from elsewhere, the caller is waiting.
+            logger.debug("The caller left before its answer was sent: %s", exc)
+            with suppress(OSError):
+                await endpoint.refuse(_problem(503, "The decision failed", "internal_error"), send)
         except Exception:
             # A proxy takes no answer for permission. The decisions were all made before the first message was sent.
             logger.exception("A decision for %s failed.", scope["path"])

@@ -32,7 +32,7 @@ PATIENT = ("timeout: 0.5s", "timeout: 5s")
 
 @contextmanager
 def standing(
-    folder: Path, name: str, *replaced: tuple[str, str], slow: bool = False
+    folder: Path, name: str, *replaced: tuple[str, str], slow: bool = False, **environ: str
 ) -> Iterator[tuple[ValkeyServer, Gateway, Envoy]]:
     """Run a store, by *slow* behind a path that can delay it, the service with a deadline of 100 ms, and an Envoy."""
     (folder / "rls.toml").write_text((CONFIGURATIONS / "rls.toml").read_text() + '[projects]\nwebsite = "shop"\n')
@@ -40,7 +40,7 @@ def standing(
     with ExitStack() as running:
         store = running.enter_context(ValkeyServer(persistent=False))
         path = FaultyPath(urlsplit(store.url).port or 0) if slow else None
-        service = running.enter_context(gateway(store, folder, path=path, **options))
+        service = running.enter_context(gateway(store, folder, path=path, **options, **environ))
         yield store, service, running.enter_context(envoy(name, service.service.port, folder, *replaced))
         if store.running:
             store.thaw()
@@ -148,9 +148,10 @@ def test_limits_see_method_and_path(stand: tuple[str, Gateway, Envoy]) -> None:
     assert [proxy.get(path, token).status_code for path in paths] == [200, 200, 429, 200, 200]
 
 
-def test_requests_without_a_token_count_for_their_address(tmp_path: Path) -> None:
-    """The rate limit filter asks about requests that show no token as well."""
-    with standing(tmp_path, "rls") as (_, service, proxy):
+@pytest.mark.parametrize("name", FILTERS)
+def test_requests_without_a_token_count_for_their_address(tmp_path: Path, name: str) -> None:
+    """A client cannot choose the address that it is counted by, and each filter asks about it."""
+    with standing(tmp_path, name, anonymous_project="shop") as (_, service, proxy):
         service.published.policy("visitors", hourly(2, partition_by=("ip",)))
         service.published.project("shop", anonymous_policy="visitors")
         service.follow()
@@ -158,6 +159,34 @@ def test_requests_without_a_token_count_for_their_address(tmp_path: Path) -> Non
         forged = [proxy.get("/", X_Forwarded_For=f"192.0.2.{number}").status_code for number in range(4)]
 
     assert forged == [200, 200, 429, 429]
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        b"GET /../../healthz",
+        b"GET /../healthz",
+        b"GET //healthz",
+        b"GET /%2e%2e/%2e%2e/readyz",
+        b"GET /..%2f..%2freadyz",
+        b"GET /\\..\\..\\healthz",
+        b"GET ?/healthz",
+        b"GET http://a/../../healthz",
+        b"OPTIONS *",
+        b"POST /../../envoy.service.auth.v3.Authorization/Check",
+    ],
+)
+def test_no_path_is_that_of_another_page_of_the_service(stand: tuple[str, Gateway, Envoy], target: bytes) -> None:
+    """Envoy puts the path of the client behind that of the service, whose other pages answer 200 to everybody."""
+    _, _, proxy = stand
+    before = len(proxy.upstream.seen)
+
+    with socket.create_connection(("127.0.0.1", proxy.port), 10) as client:
+        client.sendall(target + b" HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        answer = b"".join(iter(lambda: client.recv(65_536), b""))
+
+    assert answer.split(b" ", 2)[1][:1] == b"4", answer[:200]
+    assert len(proxy.upstream.seen) == before
 
 
 @pytest.mark.parametrize(

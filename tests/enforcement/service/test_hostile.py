@@ -1,4 +1,4 @@
-"""Callers of ill will, all at once and for a while. The service stays as large and as quick as it was, open to none."""
+"""Callers of ill will, all at once and for a while: the service stays as small, as quick and as strict as it was."""
 
 from __future__ import annotations
 
@@ -79,8 +79,9 @@ def slow_callers(served: Gateway, chance: random.Random, token: str) -> None:
 def broken_connections(served: Gateway, chance: random.Random, token: str) -> None:
     clients = [socket.create_connection(("127.0.0.1", served.service.port)) for _ in range(20)]
     for client in clients:
-        beginnings = (b"", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0", b"GET /v1/check HTTP/1.1\r\n", b"\xff" * 99)
-        client.sendall(chance.choice(beginnings))
+        client.sendall(
+            chance.choice((b"", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0", b"GET /v1/check HTTP/1.1\r\n", b"\xff" * 99))
+        )
         if chance.random() < 0.5:
             client.shutdown(socket.SHUT_WR)
     time.sleep(0.1)
