@@ -150,7 +150,8 @@ def forwarded_fields(scope: Scope, fields: RequestFields, proxies: TrustedProxie
     sender = (peer or "unknown").encode()
     if fields.forwarded and proxies.trusts(peer):
         sender = b", ".join([*fields.forwarded, sender])
-    scheme = _SCHEMES.get(scope["scheme"], scope["scheme"])
+    scheme: str = scope["scheme"]
+    scheme = _SCHEMES.get(scheme, scheme)
     found = [(b"x-forwarded-for", sender), (b"x-forwarded-proto", scheme.encode())]
     if fields.host is not None:
         found.append((b"x-forwarded-host", fields.host))
@@ -185,4 +186,12 @@ def _without_token(credentials: RawHeaders) -> RawHeaders:
     return [item for item in credentials if not item[1].decode("latin-1").strip().endswith(token)]
 
 
-__all__ = ["BadRequest", "RequestFields", "forwarded_fields", "has_dot_segments", "request_fields", "request_head", "response_fields"]
+__all__ = [
+    "BadRequest",
+    "RequestFields",
+    "forwarded_fields",
+    "has_dot_segments",
+    "request_fields",
+    "request_head",
+    "response_fields",
+]

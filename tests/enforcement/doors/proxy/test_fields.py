@@ -93,7 +93,13 @@ def test_a_handshake_is_recognised() -> None:
 
 def test_fields_that_connection_names_stay() -> None:
     """Several of them, in several fields, in both directions."""
-    fields = [(b"connection", b"keep-alive, X-A"), (b"x-a", b"1"), (b"connection", b"x-b"), (b"x-b", b"2"), (b"x-c", b"3")]
+    fields = [
+        (b"connection", b"keep-alive, X-A"),
+        (b"x-a", b"1"),
+        (b"connection", b"x-b"),
+        (b"x-b", b"2"),
+        (b"x-c", b"3"),
+    ]
 
     assert request_fields(fields, None).passing == [(b"x-c", b"3")]
     assert response_fields(fields) == [(b"x-c", b"3")]
