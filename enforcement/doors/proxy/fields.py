@@ -151,7 +151,8 @@ def forwarded_fields(scope: Scope, fields: RequestFields, proxies: TrustedProxie
     sender = (peer or "unknown").encode()
     if fields.forwarded and proxies.trusts(peer):
         sender = b", ".join([*fields.forwarded, sender])
-    scheme = _SCHEMES.get(scope["scheme"], scope["scheme"])
+    scheme: str = scope["scheme"]
+    scheme = _SCHEMES.get(scheme, scheme)
     found = [(b"x-forwarded-for", sender), (b"x-forwarded-proto", scheme.encode())]
     if fields.host is not None:
         found.append((b"x-forwarded-host", fields.host))

@@ -186,7 +186,7 @@ def _is_of_this_proxy(record: logging.LogRecord) -> bool:
     """
     Return whether a line of uvicorn is about a fault of the proxy.
 
-    To leave a response incomplete is how the proxy tells the client that the upstream broke off, and it has logged that.
+    To leave a response incomplete is how the proxy tells the client that the upstream broke off. It has logged that.
     """
     return record.msg != "ASGI callable returned without completing response."
 

@@ -101,23 +101,27 @@ class Tunnel:
 
     async def _talk(self) -> None:
         """Wait until the upstream accepts the connection, and pass messages on then."""
-        leaving = asyncio.ensure_future(self._receive())
-        opening = asyncio.ensure_future(self._open())
-        tasks: list[asyncio.Future[None]] = []
+        leaving = asyncio.create_task(self._next())
+        opening = asyncio.create_task(self._open())
+        tasks: list[asyncio.Task[None]] = []
         try:
             await asyncio.wait([leaving, opening], return_when=asyncio.FIRST_COMPLETED)
             if not opening.done() or not opening.result():
                 return
-            tasks = [asyncio.ensure_future(self._to_upstream(leaving)), asyncio.ensure_future(self._to_client())]
+            tasks = [asyncio.create_task(self._to_upstream(leaving)), asyncio.create_task(self._to_client())]
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in tasks:
                 if task.done():
                     with contextlib.suppress(OSError):  # what servers raise if the client has left
                         task.result()
         finally:
-            for task in (leaving, opening, *tasks):
-                task.cancel()
-            await asyncio.gather(leaving, opening, *tasks, return_exceptions=True)
+            ending: list[asyncio.Task[Any]] = [leaving, opening, *tasks]
+            for each in ending:
+                each.cancel()
+            await asyncio.gather(*ending, return_exceptions=True)
+
+    async def _next(self) -> Message:
+        return await self._receive()  # what servers return is awaitable, and not always a coroutine
 
     async def _open(self) -> bool:
         """Return whether the upstream has accepted the connection. If it has not, the client gets its response."""
@@ -197,7 +201,7 @@ class Tunnel:
         except (OSError, ProtocolError, UpstreamError):
             await self._close(_BROKEN, "The upstream broke off")
 
-    async def _to_upstream(self, first: asyncio.Future[Message]) -> None:
+    async def _to_upstream(self, first: asyncio.Task[Message]) -> None:
         """Pass on what the client sends, until it leaves."""
         message = await first
         try:

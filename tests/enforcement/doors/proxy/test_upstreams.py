@@ -244,7 +244,7 @@ def test_metrics_are_for_listed_networks(start, noting, token_of) -> None:
 
 
 def test_tls_proves_who_the_upstream_is(start, token_of, published: Published, tmp_path: Path) -> None:
-    """With the file of its authority it is trusted, and its connections are used again. Without, the client gets 502."""
+    """With the file of its authority it is trusted, and its connections are used again. Without, there is a 502."""
     made, key = certificate(tmp_path)
     plain = Noting()
     with terminator(plain.port, made, key) as port:
