@@ -93,7 +93,7 @@ class DecisionService:
             # Servers raise it from send() if the caller has left. Should it come from elsewhere, the caller is waiting.
             logger.debug("The caller left before its answer was sent: %s", exc)
             with suppress(OSError):
-                await endpoint.refuse(_problem(503, "The decision failed", "internal_error"), send)
+                await endpoint.refuse(self._error(503, "The decision failed", "internal_error"), send)
         except Exception:
             # A proxy takes no answer for permission. The decisions were all made before the first message was sent.
             logger.exception("A decision for %s failed.", scope["path"])
