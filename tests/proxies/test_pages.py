@@ -4,7 +4,6 @@ import re
 
 import pytest
 
-from enforcement.service.rls_mapping import RlsMapping
 from enforcement.service.settings import ServiceSettings
 from tests.proxies.recipes import RECIPES
 from tests.proxies.running import CONFIGURATIONS
@@ -25,16 +24,6 @@ def test_each_proxy_has_a_section():
     sections = {name.lower() for name in re.findall(r"^## (\w+)$", PAGE, re.MULTILINE)}
 
     assert sections == {path.name for path in CONFIGURATIONS.iterdir()}
-
-
-def test_the_mapping_file_that_is_shown_can_be_read():
-    """And it changes what its comments say."""
-    (shown,) = re.findall(r"^```toml\n(.*?)^```$", SERVICE, re.MULTILINE | re.DOTALL)
-
-    mapping = RlsMapping.parse(shown)
-
-    assert (mapping.unit, mapping.after) == ("unit", "after")
-    assert (mapping.costs, mapping.projects) == ({"prompt_tokens": "input_tokens"}, {"edge_gateway": "website"})
 
 
 def test_every_variable_of_the_service_is_listed():
