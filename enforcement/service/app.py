@@ -74,7 +74,7 @@ class DecisionService:
             path = scope["path"]
             endpoint = self._endpoints.get(path) or next((it for at, it in self._below if path.startswith(at)), None)
             if endpoint is None:
-                await self._show(scope, send)
+                await self._show(scope, receive, send)
             else:
                 await self._decide(endpoint, scope, receive, send)
         elif scope["type"] == "lifespan":
@@ -99,13 +99,13 @@ class DecisionService:
             logger.exception("A decision for %s failed.", scope["path"])
             await endpoint.refuse(self._error(503, "The decision failed", "internal_error"), send)
 
-    async def _show(self, scope: Scope, send: Send) -> None:
+    async def _show(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request that asks for no decision."""
         page = self._pages.get(scope["path"])
         if page is not None:
             await _send(send, page())
         elif sends_trailers(scope) and (header_of(scope, b"content-type") or "").startswith("application/grpc"):
-            await end(send, UNIMPLEMENTED, f"The decision service has no method {scope['path']}.")
+            await end(receive, send, UNIMPLEMENTED, f"The decision service has no method {scope['path']}.")
         else:
             await _send(send, self._error(404, "The decision service has no such path", "not_found"))
 

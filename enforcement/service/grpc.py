@@ -11,6 +11,7 @@ that is too large. So a call that cannot be read is answered with OK and a messa
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Final
 from urllib.parse import quote
 
@@ -72,8 +73,14 @@ def sends_trailers(scope: Scope) -> bool:
     return "http.response.trailers" in (scope.get("extensions") or ())
 
 
-async def end(send: Send, status: int, detail: str) -> None:
-    """End a call without a message."""
+async def end(receive: Receive, send: Send, status: int, detail: str) -> None:
+    """
+    End a call without a message, after its own was read.
+
+    A server may close the connection of all calls if one is answered before it has arrived.
+    """
+    with suppress(Malformed, Refusal):
+        await _message(receive)
     await _send(
         send, b"", [(b"grpc-status", str(status).encode()), (b"grpc-message", quote(detail, safe=" ").encode())]
     )
