@@ -193,7 +193,7 @@ def test_a_misspelt_address_is_named_when_there_is_no_store(monkeypatch, capsys)
 def test_every_setting_is_known():
     """Those that the documentation lists, and those that the code reads."""
     known = {*variables.LIBRARY, *variables.CONTROL_PLANE}
-    listed = (ROOT / "templates/docs/settings.md").read_text()
+    listed = "".join((ROOT / f"templates/docs/{page}.md").read_text() for page in ("settings", "service"))
     code = [path for tree in ("enforcement", "controlplane") for path in (ROOT / tree).rglob("*.py")]
     read = "".join(path.read_text() for path in code if path.name != "variables.py")
 
