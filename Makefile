@@ -55,9 +55,9 @@ env:
 up: install
 	@$(BIN)/python manage.py up
 
-# Three workers on two cores, because tests mostly wait for servers. Each takes whole files, because the tests of a file
+# Four workers on two cores, because tests mostly wait for servers. Each takes whole files, because the tests of a file
 # share servers, and the longest files come first.
-PYTEST := $(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest -q -n 4 --dist loadfile --no-loadscope-reorder
 
 # The list of fast files is tests/fast.txt; `make test` keeps it up to date.
 check: lint
