@@ -58,8 +58,6 @@ up: install
 # Three workers on two cores, because tests mostly wait for servers. Each takes whole files, because the tests of a file
 # share servers, and the longest files come first.
 PYTEST := $(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder
-# Many tests freeze and kill servers in real time, three at once. What fails there gets one more try alone, and is named.
-ALONE := $(BIN)/python -m pytest -v -x -n 0 --last-failed --last-failed-no-failures none
 
 # The list of fast files is tests/fast.txt; `make test` keeps it up to date.
 check: lint
@@ -67,9 +65,8 @@ check: lint
 
 # Tests in tests/controlplane/stack create databases of their own, so they do not run on PostgreSQL again.
 test: install
-	env -u DATABASE_URL $(PYTEST) --update-tiers || env -u DATABASE_URL $(ALONE)
-	$(BIN)/python -m tests.postgres $(PYTEST) tests/controlplane --ignore=tests/controlplane/stack || \
-		$(BIN)/python -m tests.postgres $(ALONE) tests/controlplane --ignore=tests/controlplane/stack
+	env -u DATABASE_URL $(PYTEST) --update-tiers
+	$(BIN)/python -m tests.postgres $(PYTEST) tests/controlplane --ignore=tests/controlplane/stack
 
 proof: install
 	env -u DATABASE_URL $(PYTEST) --proof -m proof

@@ -72,7 +72,7 @@ def test_freezes_of_any_length_cost_a_few_time_budgets(own_server):
             own_server.freeze()
             since = time.time()
             time.sleep(seconds)
-            frozen.append((since + 0.1, time.time()))  # a reply from before may be read a little later
+            frozen.append((since + 0.05, time.time()))
             own_server.thaw()
             time.sleep(0.1)
             load.await_back()

@@ -184,11 +184,11 @@ def test_a_refusal_degrades_and_heals(store, caplog, how, cause):
     before = store.admin.info("stats")["total_connections_received"]
 
     store.spoil(how)
-    spans, decisions, end = [], [], time.monotonic() + OUTAGE_SECONDS
+    slowest, decisions, end = 0.0, [], time.monotonic() + OUTAGE_SECONDS
     while time.monotonic() < end:
         began = time.monotonic()
         decisions.append(limiter.hit(LIMITS, "k"))
-        spans.append(time.monotonic() - began)
+        slowest = max(slowest, time.monotonic() - began)
         time.sleep(0.005)
     during = limiter.stats()
     after = None if how in MUTE else store.admin.info("stats")["total_connections_received"]
@@ -200,7 +200,7 @@ def test_a_refusal_degrades_and_heals(store, caplog, how, cause):
     assert during.store_failures.get(cause, 0) >= 1, during.store_failures
     assert {decision.cause for decision in degraded} <= {"", "connection", cause}
     assert sum(bool(decision.cause) for decision in degraded) <= 5
-    assert sorted(spans)[-3] < 0.1 + 0.2  # on a busy machine a thread may wait for the processor, too
+    assert slowest < 0.1 + 0.2
     assert during.servers_away == 1
     assert during.outages == 1
     assert after is None or after - before <= 40 + 12
