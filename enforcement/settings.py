@@ -8,11 +8,13 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from enforcement.model.checks import check_secret, is_integer, shown
 from enforcement.model.keys import DEFAULT_PREFIX
 from enforcement.model.sizes import MAX_FLEET_SIZE, MAX_INSTANCE_LENGTH
+
+T = TypeVar("T")
 
 # The build reads the version from this line. A container that has the code without its installation knows it too.
 VERSION: Final = "0.2.0"
@@ -161,6 +163,20 @@ def named_as(names: Mapping[str, str]) -> Iterator[None]:
         if name is None:
             raise
         raise ValueError(renamed(exc, name)) from exc
+
+
+def read_variable(environ: Mapping[str, str], name: str, default: str, convert: Callable[[str], T]) -> T:
+    """
+    Return what *convert* makes of a variable, or of its default if it is unset or empty.
+
+    Raises:
+        ValueError: *convert* raised it. The message names the variable in place of the setting.
+    """
+    try:
+        return convert(environ.get(name) or default)
+    except ValueError as exc:
+        setting = str(exc).partition(": ")[0]
+        raise ValueError(renamed(exc, name) if setting.isidentifier() else f"{name}: {exc}") from exc
 
 
 def renamed(error: ValueError, name: str) -> str:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Final, TypeVar
+from typing import Final
 
 from enforcement.http.messages import TrustedProxies, check_anonymous, check_preset
 from enforcement.model.checks import check_secret, shown
 from enforcement.model.tokens import Anonymous
 from enforcement.service.rls_mapping import RlsMapping
-from enforcement.settings import LEAST_TIMEOUT, Settings
+from enforcement.settings import LEAST_TIMEOUT, Settings, read_variable
 
 LOCAL: Final = "127.0.0.0/8, ::1, unix"
 """The networks of a proxy on this host."""
@@ -20,8 +20,6 @@ LOCAL: Final = "127.0.0.0/8, ::1, unix"
 MOST_DEADLINE_MS: Final = 20_000
 
 _FIELD_NAME: Final = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]{1,64}")
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,22 +58,25 @@ class ServiceSettings:
             ValueError: A variable breaks a rule. The message names it.
         """
 
-        def read(name: str, default: str, convert: Callable[[str], T]) -> T:
-            try:
-                return convert(environ.get(name) or default)
-            except ValueError as exc:
-                rule = str(exc).partition(": ")
-                raise ValueError(f"{name}: {rule[2] if rule[0].isidentifier() else exc}") from exc
-
+        for name in ("SLUICEGATE_SERVICE_CALLERS", "SLUICEGATE_SERVICE_SECRET"):
+            # Elsewhere an empty variable counts as not set. Here everybody might ask, because a secret was not found.
+            if environ.get(name, "-").strip(", ") == "":
+                raise ValueError(f"{name}: must not be empty. Remove the variable if everybody may ask.")
         return cls(
-            headers=read("SLUICEGATE_HEADERS", "ietf", check_preset),
-            trusted=read("SLUICEGATE_TRUSTED_PROXIES", LOCAL, _networks),
-            callers=read("SLUICEGATE_SERVICE_CALLERS", "", lambda text: _networks(text) if text else None),
-            secret=read("SLUICEGATE_SERVICE_SECRET", "", _secret),
-            anonymous=read("SLUICEGATE_ANONYMOUS_PROJECT", "", lambda text: check_anonymous(text or None)),
-            costs_field=read("SLUICEGATE_COSTS_HEADER", "", _field_name),
-            attributes_field=read("SLUICEGATE_ATTRIBUTES_HEADER", "", _field_name),
-            rls=read("SLUICEGATE_RLS_MAPPING", "", lambda path: RlsMapping.read(path) if path else RlsMapping()),
+            headers=read_variable(environ, "SLUICEGATE_HEADERS", "ietf", check_preset),
+            trusted=read_variable(environ, "SLUICEGATE_TRUSTED_PROXIES", LOCAL, _networks),
+            callers=read_variable(
+                environ, "SLUICEGATE_SERVICE_CALLERS", "", lambda text: _networks(text) if text else None
+            ),
+            secret=read_variable(environ, "SLUICEGATE_SERVICE_SECRET", "", _secret),
+            anonymous=read_variable(
+                environ, "SLUICEGATE_ANONYMOUS_PROJECT", "", lambda text: check_anonymous(text or None)
+            ),
+            costs_field=read_variable(environ, "SLUICEGATE_COSTS_HEADER", "", _field_name),
+            attributes_field=read_variable(environ, "SLUICEGATE_ATTRIBUTES_HEADER", "", _field_name),
+            rls=read_variable(
+                environ, "SLUICEGATE_RLS_MAPPING", "", lambda path: RlsMapping.read(path) if path else RlsMapping()
+            ),
         )
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from enforcement.doors.proxy.credentials import Credentials, from_settings
 from enforcement.doors.proxy.fields import has_dot_segments
 from enforcement.http.messages import TrustedProxies, check_anonymous, check_preset
+from enforcement.settings import read_variable
 
 PRIVATE: Final = "127.0.0.0/8,::1,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,fc00::/7,unix"
 """The networks that may read ``/metrics`` if nothing else is set."""
@@ -26,8 +27,6 @@ _KEYS: Final = {
     "credential_field": "field",
 }
 """Names of settings, and the names that :func:`from_settings` has for them."""
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,22 +87,17 @@ class ProxySettings:
             ValueError: A variable is missing or breaks a rule. The message names it.
         """
 
-        def read(name: str, default: str, convert: Callable[[str], T]) -> T:
-            try:
-                return convert(environ.get(name) or default)
-            except ValueError as exc:
-                rule = str(exc).partition(": ")
-                raise ValueError(f"{name}: {rule[2] if rule[0].isidentifier() else exc}") from exc
-
         trusted = tuple(name for name in environ.get("SLUICEGATE_TRUSTED_PROXIES", "").split(",") if name.strip())
-        read("SLUICEGATE_TRUSTED_PROXIES", "", lambda text: TrustedProxies(text.split(",")))
+        read_variable(environ, "SLUICEGATE_TRUSTED_PROXIES", "", lambda text: TrustedProxies(text.split(",")))
         return cls(
             upstreams=_upstreams(environ),
-            silence=read("SLUICEGATE_UPSTREAM_TIMEOUT", "60", _silence),
-            headers=read("SLUICEGATE_HEADERS", "ietf", check_preset),
+            silence=read_variable(environ, "SLUICEGATE_UPSTREAM_TIMEOUT", "60", _silence),
+            headers=read_variable(environ, "SLUICEGATE_HEADERS", "ietf", check_preset),
             trusted=trusted,
-            anonymous=read("SLUICEGATE_ANONYMOUS_PROJECT", "", _anonymous),
-            metrics=read("SLUICEGATE_METRICS_NETWORKS", PRIVATE, lambda text: TrustedProxies(text.split(","))),
+            anonymous=read_variable(environ, "SLUICEGATE_ANONYMOUS_PROJECT", "", _anonymous),
+            metrics=read_variable(
+                environ, "SLUICEGATE_METRICS_NETWORKS", PRIVATE, lambda text: TrustedProxies(text.split(","))
+            ),
         )
 
 

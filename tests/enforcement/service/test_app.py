@@ -73,6 +73,9 @@ async def test_an_unexpected_error_is_a_denial(world, server, monkeypatch, caplo
     [
         ("SLUICEGATE_TRUSTED_PROXIES", "nonsense", "does not appear to be an IPv4 or IPv6 network"),
         ("SLUICEGATE_SERVICE_CALLERS", "1.2.3.4/99", "does not appear to be an IPv4 or IPv6 network"),
+        ("SLUICEGATE_SERVICE_CALLERS", "", "must not be empty"),
+        ("SLUICEGATE_SERVICE_CALLERS", " , ", "must not be empty"),
+        ("SLUICEGATE_SERVICE_SECRET", "", "must not be empty"),
         ("SLUICEGATE_SERVICE_SECRET", "short", "must have 16 to 256 characters, got 5"),
         ("SLUICEGATE_HEADERS", "itef", "must be one of ietf"),
         ("SLUICEGATE_ANONYMOUS_PROJECT", "No Slug", "must be 1 to 63"),
