@@ -65,11 +65,6 @@ class BoundedProtocol(HttpToolsProtocol):
         self._dry = 0
         super().on_body(body)
 
-    def on_message_complete(self) -> None:
-        """Note the end of the body."""
-        self._dry = 0
-        super().on_message_complete()
-
     def _is_idle(self) -> bool:
         return self.cycle is None or self.cycle.response_complete
 

@@ -16,9 +16,6 @@ from enforcement.logs import RateLimitedLogger
 
 logger = logging.getLogger("sluicegate.proxy")
 
-WATCH_SECONDS: Final = 0.01
-"""After which a request is watched for its client to leave. Most have ended by then, and cost no task."""
-
 # A request with one of these methods may be sent twice (RFC 9110, 9.2.2).
 _IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 
@@ -52,6 +49,7 @@ class Forwarding:
         self._connecting: asyncio.Task[Connection] | None = None
         self._listening: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._ended = False
         self._with_body = False
         self._waits_for_client = False
         self._gone = False
@@ -68,9 +66,10 @@ class Forwarding:
         """
         entered = False
         self._with_body = fields.chunked or bool(fields.length)
-        self._timer = self._loop.call_later(WATCH_SECONDS, self._tick)
+        self._pool.call_soon_enough(self._tick)
         try:
-            await self._pool.enter()
+            if not self._pool.enter():
+                await self._pool.enter_later()
             entered = True
             await self._exchange(head, fields, first)
         except ClientGone:
@@ -85,7 +84,9 @@ class Forwarding:
                 self._log(str(error))
                 await self._fail(502, "The upstream could not be reached or broke off")
         finally:
-            self._timer.cancel()
+            self._ended = True
+            if self._timer is not None:
+                self._timer.cancel()
             if self._listening is not None:
                 self._listening.cancel()
             if entered:
@@ -208,6 +209,8 @@ class Forwarding:
 
     def _tick(self) -> None:
         """Begin to watch the client, and find out whether the upstream has been silent for too long."""
+        if self._ended:
+            return
         if self._listening is None and not self._with_body:  # a body is read by the one that sends it
             self._listen(self._watch())
         now, connection = self._loop.time(), self._connection
@@ -236,4 +239,4 @@ def _discard(connecting: asyncio.Task[Connection]) -> None:
         connecting.result().close()
 
 
-__all__ = ["WATCH_SECONDS", "Forwarding", "UpstreamSilent"]
+__all__ = ["Forwarding", "UpstreamSilent"]

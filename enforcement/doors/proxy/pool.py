@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+from collections import deque
 from collections.abc import Callable
 from ipaddress import ip_address
 from typing import Final, TypeVar
@@ -17,6 +18,9 @@ MOST_CONNECTIONS: Final = 1000
 IDLE_SECONDS: Final = 2.0
 AVOID_SECONDS: Final = 30.0
 """How long an address of an upstream that has several comes last after it could not be reached."""
+
+WATCH_SECONDS: Final = 0.01
+"""After which a request is watched for its client to leave. Most have ended by then, and cost nothing."""
 
 _Protocol = TypeVar("_Protocol", bound=asyncio.Protocol)
 
@@ -42,24 +46,62 @@ class Pool:
         self._is_address = _is_address(host)
         self._failed: dict[str, float] = {}  # when an address could last not be reached
         self._idle: list[Connection] = []
-        self._places = asyncio.Semaphore(MOST_CONNECTIONS)
+        self._places = MOST_CONNECTIONS
+        self._waiting: deque[asyncio.Future[None]] = deque()
         self._sweeping: asyncio.TimerHandle | None = None
+        self._young: list[Callable[[], None]] = []
+        self._older: list[Callable[[], None]] = []
+        self._watching = False
 
-    async def enter(self) -> None:
+    def enter(self) -> bool:
+        """Return whether another request may be under way, which must :meth:`leave` then."""
+        if self._places <= 0:
+            return False
+        self._places -= 1
+        return True
+
+    async def enter_later(self) -> None:
         """
-        Wait until another request may be under way.
+        Wait until another request may be under way, which must :meth:`leave` then.
 
         Raises:
             PoolFull: None has ended in time.
         """
-        if not self._places.locked():
-            await self._places.acquire()  # does not wait
-            return
+        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(place)
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
-                await self._places.acquire()
-        except TimeoutError as exc:
-            raise PoolFull from exc
+                await place
+        except BaseException as exc:
+            if place.done() and not place.cancelled():
+                self._release()  # it came just as nobody waited for it any more
+            if isinstance(exc, TimeoutError):
+                raise PoolFull from exc
+            raise
+
+    def _release(self) -> None:
+        """Give the place of a request that has ended to the one that waits longest, if any."""
+        while self._waiting:
+            place = self._waiting.popleft()
+            if not place.done():
+                place.set_result(None)
+                return
+        self._places += 1
+
+    def call_soon_enough(self, call: Callable[[], None]) -> None:
+        """Call a function once, after one to two times WATCH_SECONDS. All of them share a timer."""
+        self._young.append(call)
+        if not self._watching:
+            self._watching = True
+            asyncio.get_running_loop().call_later(WATCH_SECONDS, self._watch)
+
+    def _watch(self) -> None:
+        due, self._older, self._young = self._older, self._young, []
+        self._watching = bool(self._older)
+        if self._watching:
+            asyncio.get_running_loop().call_later(WATCH_SECONDS, self._watch)
+        for call in due:
+            call()
 
     def take(self) -> Connection | None:
         """Return an idle connection, or None if there is none."""
@@ -134,7 +176,7 @@ class Pool:
 
     def leave(self, connection: Connection | None) -> None:
         """Keep the connection of a request that has ended if it can be used again, and let another request enter."""
-        self._places.release()
+        self._release()
         if connection is None:
             return
         if not connection.reusable:
