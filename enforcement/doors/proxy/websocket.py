@@ -41,6 +41,8 @@ MOST_REFUSAL: Final = 65_536
 """Bytes that the client gets of the body of a response that refuses the connection."""
 
 _READ: Final = 65_536
+# What a part of a message costs beside its bytes. It may have none, and a message may have any number of parts.
+_OF_A_PART: Final = 64
 # What the two ends of each connection agree on by themselves.
 _OF_ONE_HOP: Final = b"sec-websocket-"
 # Codes that stand for a connection that ended without one, and cannot be sent.
@@ -183,7 +185,7 @@ class Tunnel:
                 for event in self._events():
                     if isinstance(event, (TextMessage, BytesMessage)):
                         parts.append(event.data)
-                        size += len(event.data)
+                        size += len(event.data) + _OF_A_PART
                         if size > MOST_MESSAGE:
                             await self._close(_TOO_BIG, "The message is too long")
                             return

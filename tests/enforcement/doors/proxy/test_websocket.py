@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import re
 import socket
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -23,7 +26,7 @@ from wsproto.events import (
 
 from enforcement.model.limits import Limit
 from tests.enforcement.doors.conftest import Serve, eventually
-from tests.enforcement.doors.proxy.conftest import Running
+from tests.enforcement.doors.proxy.conftest import Peer, Running
 
 PLENTY = Limit(name="per-hour", algorithm="fixed_window", quota=100_000, window_seconds=3600)
 ONE_SLOT = Limit(name="slots", algorithm="concurrency", quota=1, window_seconds=60)
@@ -155,6 +158,29 @@ def test_an_upstream_that_breaks_off_closes_with_an_error(door: Running, token_o
     closed = client.next()
     assert isinstance(closed, CloseConnection)
     assert closed.code == 1011
+
+
+@pytest.mark.proof
+def test_a_message_in_endless_parts_is_too_long(start, scripted, token_of) -> None:
+    """Each of them is empty, and has to be kept all the same."""
+
+    def script(peer: Peer) -> None:
+        key = re.search(rb"Sec-WebSocket-Key: (\S+)", peer.head())
+        assert key is not None
+        proof = base64.b64encode(
+            hashlib.sha1(key[1] + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11", usedforsecurity=False).digest()
+        )
+        accepted = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        peer.send(accepted + b"Sec-WebSocket-Accept: " + proof + b"\r\n\r\n\x01\x00")
+        while True:
+            peer.send(b"\x00\x00" * 10_000)
+
+    client = Client(start(scripted(script)), token_of(PLENTY))
+    assert isinstance(client.next(), AcceptConnection)
+
+    closed = client.next()
+    assert isinstance(closed, CloseConnection)
+    assert closed.code == 1009
 
 
 def test_a_refusal_of_the_upstream_passes(door: Running, token_of) -> None:
