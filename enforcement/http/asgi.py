@@ -106,6 +106,12 @@ def header_of(scope: Scope, name: bytes) -> str | None:
     return b", ".join(values).decode("latin-1") if values else None
 
 
+def peer_of(scope: Scope) -> str | None:
+    """Return the address of the peer that sends a request, or None over a Unix socket, which has no addresses."""
+    client = scope.get("client")
+    return client[0] if client else None
+
+
 def encoded(headers: Iterable[Header]) -> list[tuple[bytes, bytes]]:
     """Return header fields as ASGI spells them, with names in lower case."""
     return [(_name(name), value.encode("latin-1")) for name, value in headers]
@@ -129,4 +135,5 @@ __all__ = [
     "encoded",
     "header_of",
     "only_value",
+    "peer_of",
 ]

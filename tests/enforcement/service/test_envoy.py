@@ -161,6 +161,19 @@ def test_requests_without_a_token_count_for_their_address(tmp_path: Path, name: 
     assert forged == [200, 200, 429, 429]
 
 
+@pytest.mark.parametrize("name", ["ext-authz-grpc", "rls"])
+def test_an_envoy_that_is_not_trusted_opens_nothing(tmp_path: Path, name: str) -> None:
+    """Its calls are denied, however many it makes at once, and no answer is a failure that it could take for one."""
+    with standing(tmp_path, name, PATIENT, trusted_proxies="192.0.2.1") as (_, service, proxy):
+        token = service.token(hourly(1_000))
+        with ThreadPoolExecutor(16) as pool:
+            answers = list(pool.map(lambda _: proxy.get("/", token), range(200)))
+
+    assert {it.status_code for it in answers} == {seen_from(name, 403)}
+    assert {it.json()["code"] for it in answers} == {"untrusted_proxy"}
+    assert proxy.upstream.seen == []
+
+
 @pytest.mark.parametrize(
     "target",
     [
