@@ -9,6 +9,7 @@ proxy takes none for permission to pass the request on.
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import json
 import logging
@@ -97,6 +98,12 @@ class DecisionService:
             logger.debug("The caller left before its answer was sent: %s", exc)
             with suppress(OSError):
                 await endpoint.refuse(self._error(503, "The decision failed", "internal_error"), send)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise  # the caller left
+            logger.warning("What the decision for %s waited for was cancelled.", scope["path"])
+            await endpoint.refuse(self._error(503, "The decision failed", "internal_error"), send)
         except Exception:
             # A proxy takes no answer for permission. The decisions were all made before the first message was sent.
             logger.exception("A decision for %s failed.", scope["path"])
