@@ -57,12 +57,13 @@ class MessageReader:
     """
 
     def __init__(self, seconds: float = READ_SECONDS) -> None:
-        self._seconds = seconds
-        self._since: dict[asyncio.Task[Any], float] = {}
-        self._late: set[asyncio.Task[Any]] = set()
+        self._pause = seconds / 2
+        self._now = 0  # counts the pauses of the timer
+        self._since: dict[asyncio.Task[Any] | None, int] = {}
+        self._late: set[asyncio.Task[Any] | None] = set()
         self._timer: asyncio.TimerHandle | None = None
 
-    async def read(self, receive: Receive) -> bytes | None:
+    def read(self, receive: Receive) -> Coroutine[Any, Any, bytes | None]:
         """
         Return the message of a call, or None if the caller left before its end.
 
@@ -70,7 +71,7 @@ class MessageReader:
             Malformed: The body is no frame of a message.
             Refusal: The message is too large or compressed, or has not arrived in time.
         """
-        return await self._in_time(_message(receive))
+        return self._in_time(_message(receive))
 
     async def drain(self, receive: Receive) -> None:
         """
@@ -82,30 +83,34 @@ class MessageReader:
             await self._in_time(_drained(receive))
 
     async def _in_time(self, reading: Coroutine[Any, Any, T]) -> T:
-        loop, task = asyncio.get_running_loop(), asyncio.current_task()
-        if task is None:  # nothing could be cancelled
-            return await reading
-        self._since[task] = loop.time()
+        task = asyncio.current_task()
+        self._since[task] = self._now
         if self._timer is None:
-            self._timer = loop.call_later(self._seconds / 2, self._sweep, loop)
+            self._wait()
         try:
             return await reading
         except asyncio.CancelledError:
-            if task not in self._late or task.uncancel():
+            if task is None or task not in self._late or task.uncancel():
                 raise  # somebody else has cancelled the call
             raise _unreadable(408, "The message of the call did not arrive in time.") from None
         finally:
-            del self._since[task]
-            self._late.discard(task)
+            self._since.pop(task, None)
+            if self._late:
+                self._late.discard(task)
 
-    def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
-        """End the calls whose time is over, and look again later if others are being read."""
-        latest = loop.time() - self._seconds
+    def _wait(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(self._pause, self._sweep)
+
+    def _sweep(self) -> None:
+        """End the calls that have waited for two whole pauses, and look again later if others are being read."""
+        self._timer = None
+        self._now += 1
         for task, began in self._since.items():
-            if began <= latest and task not in self._late:
+            if task is not None and self._now - began > 2 and task not in self._late:
                 self._late.add(task)
                 task.cancel()
-        self._timer = loop.call_later(self._seconds / 2, self._sweep, loop) if self._since else None
+        if self._since:
+            self._wait()
 
 
 class UnaryCall:
