@@ -89,6 +89,12 @@ class Exchange:
         return False
 
 
+def peer_of(scope: Scope) -> str | None:
+    """Return the address of the peer that sends a request, or None over a Unix socket, which has no addresses."""
+    client = scope.get("client")
+    return client[0] if client else None
+
+
 def only_value(scope: Scope, name: bytes) -> bytes | None:
     """Return the raw value of a header field if the request has it exactly once, else None."""
     found = None
@@ -104,12 +110,6 @@ def header_of(scope: Scope, name: bytes) -> str | None:
     """Return the value of a header field, with repeated fields joined by commas, or None if there is none."""
     values = [value for key, value in scope["headers"] if key == name]
     return b", ".join(values).decode("latin-1") if values else None
-
-
-def peer_of(scope: Scope) -> str | None:
-    """Return the address of the peer that sends a request, or None over a Unix socket, which has no addresses."""
-    client = scope.get("client")
-    return client[0] if client else None
 
 
 def encoded(headers: Iterable[Header]) -> list[tuple[bytes, bytes]]:

@@ -18,7 +18,7 @@ from contextlib import suppress
 from typing import Final, Protocol
 
 from enforcement.aio import Limiter
-from enforcement.http.asgi import Receive, Scope, Send, encoded, header_of, peer_of
+from enforcement.http.asgi import Receive, Scope, Send, encoded, header_of
 from enforcement.http.messages import DENIAL_FIELD, PlainResponse, error_answer
 from enforcement.service import ext_authz, rls
 from enforcement.service.forward_auth import ForwardAuth
@@ -121,8 +121,8 @@ class DecisionService:
             await _send(send, self._error(404, "The decision service has no such path", "not_found"))
 
     def _may_ask(self, scope: Scope) -> bool:
-        settings = self._settings
-        if settings.callers is not None and settings.callers.trusts(peer_of(scope)):
+        settings, client = self._settings, scope.get("client")
+        if settings.callers is not None and settings.callers.trusts(client[0] if client else None):
             return True
         secret = header_of(scope, SECRET_FIELD)
         return bool(settings.secret) and secret is not None and hmac.compare_digest(secret.encode(), settings.secret)

@@ -17,7 +17,7 @@ from collections.abc import Container
 from typing import Final
 from urllib.parse import parse_qsl, unquote
 
-from enforcement.http.asgi import Receive, Scope, Send, encoded, header_of, only_value, peer_of
+from enforcement.http.asgi import Receive, Scope, Send, encoded, header_of, only_value
 from enforcement.http.messages import (
     PlainResponse,
     Refusal,
@@ -104,7 +104,7 @@ class ForwardAuth:
 
     async def _decide(self, scope: Scope) -> Decision:
         shown = find_token(header_of(scope, b"authorization"), header_of(scope, b"x-api-key"))
-        trusted = self._trusted.trusts(peer_of(scope))
+        trusted = self._trusted.trusts(_peer(scope))
         try:
             costs = self._costs(scope) if trusted else 1
             decision = await self._judge.decide(shown, costs, self._attributes(scope, trusted))
@@ -123,9 +123,9 @@ class ForwardAuth:
             # A path after that of this endpoint is the proxy's own word. The header field may be its client's.
             path = path or path_of(header_of(scope, b"x-forwarded-uri") or "")
         elif header_of(scope, b"x-forwarded-uri"):
-            self._say.warning("untrusted", _UNTRUSTED, peer_of(scope))
+            self._say.warning("untrusted", _UNTRUSTED, _peer(scope))
         values: dict[str, str | None] = dict(self._further(scope)) if trusted else {}
-        values |= {"method": method, "path": path or "/", "ip": self._trusted.client(peer_of(scope), forwarded)}
+        values |= {"method": method, "path": path or "/", "ip": self._trusted.client(_peer(scope), forwarded)}
         return RequestAttributes(values, lambda name: header_of(scope, name.encode("latin-1", "replace")))
 
     def _costs(self, scope: Scope) -> Costs:
@@ -160,6 +160,11 @@ def path_of(target: str) -> str:
     if not path.startswith("/") and "://" in path:
         path = "/" + path.partition("://")[2].partition("/")[2]
     return unquote(path)
+
+
+def _peer(scope: Scope) -> str | None:
+    client = scope.get("client")
+    return client[0] if client else None
 
 
 __all__ = ["PROBLEM_FIELD", "STATUS_FIELD", "ForwardAuth", "path_of"]

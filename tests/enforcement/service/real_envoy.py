@@ -58,24 +58,24 @@ class Envoy:
     """A running Envoy, a client of it, and the upstream behind it."""
 
     def __init__(self, port: int, admin: int, upstream: Upstream) -> None:
-        self.port, self.admin, self.upstream = port, admin, upstream
+        self.port, self.upstream, self._admin = port, upstream, admin
         self.client = httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=10.0)
 
     def get(self, path: str = "/", token: str | None = None, **headers: str) -> httpx2.Response:
         shown = {} if token is None else {"X-API-Key": token}
         return self.client.get(path, headers={**shown, **{n.replace("_", "-"): v for n, v in headers.items()}})
 
-    def count(self, name: str) -> int:
-        """Return a counter of Envoy about its connections to the service."""
-        text = httpx2.get(
-            f"http://127.0.0.1:{self.admin}/stats", params={"filter": f"^cluster.sluicegate.{name}$"}
-        ).text
-        return int(text.rpartition(":")[2])
-
     def timed(self, path: str = "/", token: str | None = None) -> tuple[float, httpx2.Response]:
         began = time.monotonic()
         answer = self.get(path, token)
         return time.monotonic() - began, answer
+
+    def count(self, name: str) -> int:
+        """Return a counter of Envoy about its connections to the service."""
+        text = httpx2.get(
+            f"http://127.0.0.1:{self._admin}/stats", params={"filter": f"^cluster.sluicegate.{name}$"}
+        ).text
+        return int(text.rpartition(":")[2])
 
 
 @contextmanager
