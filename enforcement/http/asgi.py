@@ -89,6 +89,12 @@ class Exchange:
         return False
 
 
+def peer_of(scope: Scope) -> str | None:
+    """Return the address of the peer that sends a request, or None over a Unix socket, which has no addresses."""
+    client = scope.get("client")
+    return client[0] if client else None
+
+
 def only_value(scope: Scope, name: bytes) -> bytes | None:
     """Return the raw value of a header field if the request has it exactly once, else None."""
     found = None
@@ -129,4 +135,5 @@ __all__ = [
     "encoded",
     "header_of",
     "only_value",
+    "peer_of",
 ]

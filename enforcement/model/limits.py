@@ -16,7 +16,13 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from enforcement.model.calendars import CALENDARS, Anchor, is_host_zone, read_anchor
 from enforcement.model.checks import integer_rule, is_integer, shown
 from enforcement.model.instants import DAY_SECONDS, SECOND_US
-from enforcement.model.matching import AttributeRule, InvalidMatch, Match
+from enforcement.model.matching import (
+    ATTRIBUTE_NAME_RULE,
+    AttributeRule,
+    InvalidMatch,
+    Match,
+    is_attribute_name,
+)
 from enforcement.model.rates import parse_rate, rate_name, split_rates
 from enforcement.model.sizes import (
     MAX_LIMITS_PER_POLICY,
@@ -42,7 +48,6 @@ DURABLE_CALENDARS: Final = ("day", "week", "month", "year", "lifetime")
 _NAME: Final = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._:/-]{{0,{MAX_NAME_LENGTH - 1}}}", re.ASCII)
 _UNIT: Final = re.compile(rf"[a-z][a-z0-9_-]{{0,{MAX_UNIT_LENGTH - 1}}}", re.ASCII)
 UNIT_RULE: Final = f"1 to {MAX_UNIT_LENGTH} of the characters a-z 0-9 _ - and begin with a letter"
-_ATTRIBUTE: Final = re.compile(r"[a-z][a-z0-9._-]{0,63}", re.ASCII)
 _RESPONSES: Final = re.compile(r"[1-5](xx|\d\d)", re.ASCII)
 
 
@@ -310,11 +315,8 @@ class Limit:
         if len(self.partition_by) > MAX_PARTITIONS or len(set(self.partition_by)) < len(self.partition_by):
             raise InvalidLimit("partition_by", f"Must name at most {MAX_PARTITIONS} attributes, each once.")
         for name in self.partition_by:
-            if not _ATTRIBUTE.fullmatch(name):
-                raise InvalidLimit(
-                    "partition_by",
-                    f"An attribute must be 1 to 64 of a-z 0-9 . _ - and begin with a letter, got {shown(name)}.",
-                )
+            if not is_attribute_name(name):
+                raise InvalidLimit("partition_by", f"An attribute must be {ATTRIBUTE_NAME_RULE}, got {shown(name)}.")
         if any(not _RESPONSES.fullmatch(name) for name in self.charge_on):
             raise InvalidLimit("charge_on", 'Must list response classes or codes, like "2xx" or "404".')
 

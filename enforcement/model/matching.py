@@ -23,6 +23,7 @@ from enforcement.model.sizes import (
 AttributeRule = str | tuple[str, ...]
 Attributes = Mapping[str, str]
 
+ATTRIBUTE_NAME_RULE: Final = "1 to 64 of a-z 0-9 . _ - and begin with a letter"
 _NAME: Final = re.compile(r"[a-z][a-z0-9._-]{0,63}", re.ASCII)
 _METHOD: Final = re.compile(r"[A-Z]{1,16}", re.ASCII)
 _WILD: Final = frozenset("*?[")
@@ -75,11 +76,8 @@ class Match:
         if len(self.attributes) > MAX_MATCH_RULES:
             raise InvalidMatch("attributes", f"Must have at most {MAX_MATCH_RULES} rules, got {len(self.attributes)}.")
         for name, rule in self.attributes.items():
-            if not _is(_NAME, name):
-                raise InvalidMatch(
-                    "attributes",
-                    f"A name must be 1 to 64 of a-z 0-9 . _ - and begin with a letter, got {shown(name)}.",
-                )
+            if not is_attribute_name(name):
+                raise InvalidMatch("attributes", f"A name must be {ATTRIBUTE_NAME_RULE}, got {shown(name)}.")
             options = rule if isinstance(rule, tuple) else (rule,)
             if not 0 < len(options) <= MAX_PATTERNS_PER_RULE or any(not _short(option) for option in options):
                 raise InvalidMatch(
@@ -143,6 +141,11 @@ class Match:
             raise InvalidMatch("attributes", "Must be an object of names and rules.")
         rules = {name: tuple(rule) if isinstance(rule, list) else rule for name, rule in attributes.items()}
         return cls(tuple(methods), data.get("path", ""), rules, published)
+
+
+def is_attribute_name(name: object) -> bool:
+    """Return whether limits can name an attribute so, see :data:`ATTRIBUTE_NAME_RULE`."""
+    return _is(_NAME, name)
 
 
 def check_attributes(attributes: object) -> Attributes:

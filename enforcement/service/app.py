@@ -9,6 +9,7 @@ proxy takes none for permission to pass the request on.
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import json
 import logging
@@ -21,7 +22,7 @@ from enforcement.http.asgi import Receive, Scope, Send, encoded, header_of
 from enforcement.http.messages import DENIAL_FIELD, PlainResponse, error_answer
 from enforcement.service import ext_authz, rls
 from enforcement.service.forward_auth import ForwardAuth
-from enforcement.service.grpc import UNIMPLEMENTED, UnaryCall, end, sends_trailers
+from enforcement.service.grpc import UNIMPLEMENTED, MessageReader, UnaryCall, end, is_call
 from enforcement.service.judge import Judge
 from enforcement.service.settings import ServiceSettings, limiter_settings
 
@@ -54,6 +55,7 @@ class DecisionService:
         self._limiter = limiter
         self._settings = settings
         self._restricted = settings.callers is not None or bool(settings.secret)
+        self._reader = MessageReader()
         judge = Judge(limiter, settings.anonymous)
         checks = (
             ForwardAuth(judge, settings, "/v1/check"),
@@ -62,8 +64,8 @@ class DecisionService:
         )
         self._endpoints: Mapping[str, Endpoint] = {
             **{check.path: check for check in checks},
-            ext_authz.PATH: UnaryCall(ext_authz.ExtAuthz(judge, settings), ext_authz.denied, settings.headers),
-            rls.PATH: UnaryCall(rls.RateLimitService(judge, settings), rls.denied, settings.headers),
+            ext_authz.PATH: UnaryCall(ext_authz.ExtAuthz(judge, settings), ext_authz.denied, self._reader, settings),
+            rls.PATH: UnaryCall(rls.RateLimitService(judge, settings), rls.denied, self._reader, settings),
         }
         self._below: tuple[tuple[str, Endpoint], ...] = tuple((f"{check.path}/", check) for check in checks)
         self._pages = {"/healthz": self._health, "/readyz": self._readiness}
@@ -85,6 +87,8 @@ class DecisionService:
 
     async def _decide(self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send) -> None:
         if self._restricted and not self._may_ask(scope):
+            if is_call(scope):
+                await self._reader.drain(receive)
             await endpoint.refuse(self._error(403, "This caller may not ask", "caller_refused"), send)
             return
         try:
@@ -94,6 +98,12 @@ class DecisionService:
             logger.debug("The caller left before its answer was sent: %s", exc)
             with suppress(OSError):
                 await endpoint.refuse(self._error(503, "The decision failed", "internal_error"), send)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise  # the caller left
+            logger.warning("What the decision for %s waited for was cancelled.", scope["path"])
+            await endpoint.refuse(self._error(503, "The decision failed", "internal_error"), send)
         except Exception:
             # A proxy takes no answer for permission. The decisions were all made before the first message was sent.
             logger.exception("A decision for %s failed.", scope["path"])
@@ -104,8 +114,9 @@ class DecisionService:
         page = self._pages.get(scope["path"])
         if page is not None:
             await _send(send, page())
-        elif sends_trailers(scope) and (header_of(scope, b"content-type") or "").startswith("application/grpc"):
-            await end(receive, send, UNIMPLEMENTED, f"The decision service has no method {scope['path']}.")
+        elif is_call(scope):
+            await self._reader.drain(receive)
+            await end(send, UNIMPLEMENTED, f"The decision service has no method {scope['path']}.")
         else:
             await _send(send, self._error(404, "The decision service has no such path", "not_found"))
 

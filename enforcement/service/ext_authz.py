@@ -88,10 +88,15 @@ def _headers(http: bytes) -> dict[str, str]:
 
     Values are read as Latin-1, as every integration reads header fields, so that all count them alike.
     """
+    # Of the entries of a map with one key, protobuf takes the last.
+    rows = {text(entry, _KEY): parts(entry, _VALUE) for entry in parts(http, _HEADERS)}
+    listed = parts(part(http, _HEADER_MAP), _LISTED)
     found: dict[str, str] = {}
-    for entry in (*parts(http, _HEADERS), *parts(part(http, _HEADER_MAP), _LISTED)):
-        value = (parts(entry, _RAW_VALUE) or parts(entry, _VALUE) or [b""])[-1].decode("latin-1")
-        name = text(entry, _KEY).lower()
+    for key, values in (
+        *rows.items(),
+        *((text(entry, _KEY), parts(entry, _RAW_VALUE) or parts(entry, _VALUE)) for entry in listed),
+    ):
+        name, value = key.lower(), (values or [b""])[-1].decode("latin-1")
         found[name] = f"{found[name]}, {value}" if name in found else value
     return found
 

@@ -19,7 +19,7 @@ Field numbers are those of ``envoy/service/ratelimit/v3/rls.proto`` and
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from typing import Final
@@ -42,7 +42,7 @@ PATH: Final = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit"
 
 # RateLimitRequest
 _DOMAIN, _DESCRIPTORS, _HITS = 1, 2, 3
-_ENTRIES, _OWN_HITS, _NEGATIVE = 1, 3, 4
+_ENTRIES, _OWN_LIMIT, _OWN_HITS, _NEGATIVE = 1, 2, 3, 4
 _KEY, _VALUE = 1, 2
 # RateLimitResponse
 _OVERALL, _STATUSES, _TO_CLIENT, _BODY = 1, 2, 3, 5
@@ -54,6 +54,8 @@ _ALLOWED_STATUS: Final = write(_STATUSES, write_integer(_CODE, _OK))
 _UNITS: Final = {1: 1, 60: 2, 3_600: 3, 86_400: 4}
 """The numbers of RateLimit.Unit by the seconds of a window. Windows of another length have no unit."""
 _MOST: Final = 2**32 - 1
+MAX_ENTRIES: Final = 512
+"""Entries in all descriptors of a call. To read more would keep everybody else waiting."""
 
 
 @dataclass(slots=True)
@@ -144,7 +146,8 @@ class RateLimitService:
             return _denied(refusal.answer(self._settings.headers), len(descriptors))
 
     async def _answer(self, message: bytes, descriptors: list[bytes]) -> bytes:
-        call = _call(descriptors, integer(message, _HITS) or 0, self._mapping)
+        # The number has 32 bits, and protobuf drops those beyond.
+        call = _call(descriptors, (integer(message, _HITS) or 0) & _MOST, self._mapping)
         token = _token(call.shown)
         anonymous = None if token is not None else self._mapping.project(text(message, _DOMAIN))
         attributes = RequestAttributes(call.attributes, lambda _: None)
@@ -195,49 +198,61 @@ def denied(answer: PlainResponse) -> bytes:
     return _denied(answer, 1)
 
 
-def _call(descriptors: Iterable[bytes], hits: int, mapping: RlsMapping) -> _Call:
+def _call(descriptors: Sequence[bytes], hits: int, mapping: RlsMapping) -> _Call:
     """
     Return what the descriptors of a call say.
 
     Args:
         hits: The ``hits_addend`` of the call. 0: it has none.
     Raises:
-        Malformed, ValueError: They cannot be read, or contradict each other.
+        Malformed, ValueError: They cannot be read, contradict each other, or say what has no meaning here.
     """
-    call = _Call()
+    if not descriptors:
+        raise ValueError("descriptors: a call must have at least one.")
+    call, left = _Call(), MAX_ENTRIES
     for descriptor in descriptors:
-        costs, unit, after = dict[str, int](), REQUESTS, False
-        for entry in parts(descriptor, _ENTRIES):
-            key, value = text(entry, _KEY), text(entry, _VALUE)
-            if key in mapping.token:
-                call.shown.append(find_token(value, None) or value.strip())
-            elif key == mapping.unit and key:
-                unit = value
-            elif key == mapping.after and key:
-                after = _true(key, value)
-            elif key in mapping.costs:
-                costs |= costs_of({mapping.costs[key]: value})
-            else:
-                _add_attribute(call.attributes, mapping.attributes.get(key, key), value)
+        entries = parts(descriptor, _ENTRIES)
+        left -= len(entries)
+        if left < 0:
+            raise ValueError(f"descriptors: a call must have at most {MAX_ENTRIES} entries.")
+        if parts(descriptor, _OWN_LIMIT):
+            raise ValueError("descriptors: a descriptor must have no limit, because policies set the limits.")
+        said = _read_entries(call, entries, mapping)
+        costs = costs_of({unit: said[key] for key, unit in mapping.costs.items() if key in said})
+        unit = said.get(mapping.unit, REQUESTS)
         own = parts(descriptor, _OWN_HITS)
         if own or unit not in costs:
-            costs[unit] = (integer(own[-1], 1) or 0) if own else hits or 1
+            costs[unit] = (integer(b"".join(own), 1) or 0) if own else hits or 1
         given = call.refunds if integer(descriptor, _NEGATIVE) else call.costs
         for name, cost in costs.items():
             given[name] = max(cost, given.get(name, 0))
-        call.after.add(after)
+        call.after.add(_is_after(mapping.after, said.get(mapping.after, "false")))
     return call
 
 
-def _add_attribute(attributes: dict[str, str], name: str, value: str) -> None:
-    """Add an attribute, or raise ValueError if it has another value already."""
-    if name == "path":  # Envoy's own :path has a query, and is encoded
-        value = unquote(value.partition("?")[0])
-    if attributes.setdefault(name, value) != value:
+def _read_entries(call: _Call, entries: Iterable[bytes], mapping: RlsMapping) -> dict[str, str]:
+    """Add the tokens and attributes of a descriptor to a call, and return the values of its other entries by key."""
+    said: dict[str, str] = {}
+    for entry in entries:
+        key, value = text(entry, _KEY), text(entry, _VALUE)
+        if key in mapping.token:
+            call.shown.append(find_token(value, None) or value.strip())
+        elif key and (key in (mapping.unit, mapping.after) or key in mapping.costs):
+            _add(said, key, value)
+        else:
+            name = mapping.attributes.get(key, key)
+            # Envoy's own :path has a query, and is encoded
+            _add(call.attributes, name, unquote(value.partition("?")[0]) if name == "path" else value)
+    return said
+
+
+def _add(values: dict[str, str], name: str, value: str) -> None:
+    """Add a value under a name, or raise ValueError if the name has another value already."""
+    if values.setdefault(name, value) != value:
         raise ValueError(f"descriptors: {name!r:.80} must have one value in a call, got two.")
 
 
-def _true(key: str, value: str) -> bool:
+def _is_after(key: str, value: str) -> bool:
     if value not in ("true", "false"):
         raise ValueError(f"descriptors: {key!r:.80} must be 'true' or 'false', got {value!r:.80}.")
     return value == "true"

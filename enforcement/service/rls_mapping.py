@@ -26,6 +26,7 @@ from typing import Any, Final
 
 from enforcement.model.checks import shown
 from enforcement.model.limits import UNIT_RULE, is_unit
+from enforcement.model.matching import ATTRIBUTE_NAME_RULE, is_attribute_name
 from enforcement.model.tokens import Anonymous
 
 MAX_FILE_BYTES: Final = 65_536
@@ -110,6 +111,13 @@ class RlsMapping:
                 Anonymous(slug)
             except ValueError as exc:
                 raise ValueError(f"projects.{domain}: {str(exc).removeprefix('project: ')}") from exc
+        units = list(self.costs.values())
+        for key, unit in self.costs.items():
+            if units.count(unit) > 1:
+                raise ValueError(f"costs.{key}: must be the only key of its unit, got two for {shown(unit)}.")
+        for key, name in self.attributes.items():
+            if not is_attribute_name(name):
+                raise ValueError(f"attributes.{key}: must be {ATTRIBUTE_NAME_RULE}, got {shown(name)}.")
         roles = [*self.token, *filter(None, (self.unit, self.after)), *self.costs, *self.attributes]
         twice = next((key for key in roles if roles.count(key) > 1), None)
         if twice is not None:
@@ -117,8 +125,9 @@ class RlsMapping:
 
 
 def _keys(name: str, value: object) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(key, str) and key for key in value):
-        raise ValueError(f"{name}: must be a list of keys, got {shown(value)}.")
+    # Without a key, no request would ever show a token, and each would count as anonymous.
+    if not isinstance(value, list) or not value or not all(isinstance(key, str) and key for key in value):
+        raise ValueError(f"{name}: must be a list of at least one key, got {shown(value)}.")
     return tuple(value)
 
 
@@ -129,8 +138,8 @@ def _key(name: str, value: object) -> str:
 
 
 def _table(name: str, value: object) -> dict[str, str]:
-    if not isinstance(value, dict) or not all(isinstance(text, str) and text for text in value.values()):
-        raise ValueError(f"{name}: must be a table of keys and strings, got {shown(value)}.")
+    if not isinstance(value, dict) or not all(key and isinstance(text, str) and text for key, text in value.items()):
+        raise ValueError(f"{name}: must be a table of keys and strings, none of them empty, got {shown(value)}.")
     return value
 
 

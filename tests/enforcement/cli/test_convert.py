@@ -13,6 +13,7 @@ import yaml
 from enforcement import Anonymous, Limit, Limiter
 from enforcement.cli import main
 from enforcement.embedded import ValkeyServer
+from enforcement.service.rls_mapping import RlsMapping
 from enforcement.testing import Published, Store
 
 # Everything that the configuration of envoyproxy/ratelimit says about which limit a descriptor has.
@@ -31,6 +32,10 @@ descriptors:
   - key: remote_address
     value: 192.0.2.66
     rate_limit: {unit: minute, requests_per_unit: 1}
+    descriptors:
+      - key: PATH
+        value: /login
+        rate_limit: {unit: day, requests_per_unit: 1}
   - key: tier
     value: gold*
     rate_limit: {unit: hour, requests_per_unit: 1}
@@ -153,6 +158,12 @@ def test_names_that_differ_are_told_as_a_mapping_file(capsys: pytest.CaptureFixt
         ("{key: a, value: b, rate_limit: {unit: hour, requests_per_unit: 9}}", "the tighter decides"),
         ("{key: a, value: b, rate_limit: {unit: minute, requests_per_unit: 1}}", "the tighter decides"),
         ("{key: a, value: b, rate_limit: {unlimited: true}}", "unlimited has no counterpart"),
+        ("{key: a, value: b}", "a=b: has no limit there"),
+        (
+            "{key: a, value: b, shadow_mode: true, rate_limit: {unit: hour, requests_per_unit: 1}}",
+            "the tighter decides",
+        ),
+        ("{key: path, value: '/c?d=%65', rate_limit: {unit: hour, requests_per_unit: 1}}", "without their query"),
         ("{key: b, rate_limit: {unit: fortnight, requests_per_unit: 1}}", "the unit 'fortnight' is not known"),
         ("{key: b, rate_limit: {unit: day, requests_per_unit: 1, replaces: [{name: c}]}}", "replaces is not"),
         ("{key: b, share_threshold: true, rate_limit: {unit: day, requests_per_unit: 1}}", "share_threshold is not"),
@@ -174,6 +185,66 @@ def test_what_has_no_counterpart_is_listed(
     assert document["policies"][0]["limits"][0]["quota"] == 5
 
 
+def test_rules_below_a_value_are_compared_with_those_of_other_values(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """That service takes the rules below a value alone, and here both apply."""
+    source = """
+    domain: d
+    descriptors:
+    - {key: a, descriptors: [{key: b, rate_limit: {unit: hour, requests_per_unit: 5}}]}
+    - {key: a, value: same, descriptors: [{key: b, rate_limit: {unit: hour, requests_per_unit: 5}}]}
+    - {key: a, value: more, descriptors: [{key: b, rate_limit: {unit: hour, requests_per_unit: 9}}]}
+    - {key: a, value: none, descriptors: [{key: c, rate_limit: {unit: hour, requests_per_unit: 1}}]}
+    """
+
+    _, _, said = converted(capsys, "envoy", source, tmp_path)
+
+    assert said.splitlines() == [
+        "d: a=more > b: the limit of other values of a applies too, and the tighter decides.",
+        "d: a=none > b: has no limit there. The limit of other values of a applies here too.",
+    ]
+
+
+def test_scalars_are_what_that_service_reads(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Its values are strings, which a parser of YAML would take for numbers, dates or booleans."""
+    values = ["010", "yes", "22:22", "1.0", "1_0", "0x1f", "2020-01-01", "True"]
+    rows = [f"- {{key: a, value: {value}, rate_limit: {{unit: day, requests_per_unit: 1}}}}" for value in values]
+    source = "\n".join(["domain: 2020", "descriptors:", *rows])
+
+    status, document, _ = converted(capsys, "envoy", source, tmp_path)
+
+    assert status == 0
+    assert document["policies"][0]["slug"] == "2020"
+    assert [it["match"]["attributes"]["a"] for it in document["policies"][0]["limits"]] == values
+
+
+def test_anchors_and_merges_are_followed(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Files of many rules share them."""
+    source = """
+    domain: d
+    common: &common {unit: minute, requests_per_unit: 9}
+    descriptors:
+    - {key: a, rate_limit: *common}
+    - {key: b, rate_limit: {<<: *common, requests_per_unit: 3}}
+    """
+
+    status, document, said = converted(capsys, "envoy", source, tmp_path)
+
+    assert (status, said) == (1, "d: common: is not supported.\n")
+    assert [it["quota"] for it in document["policies"][0]["limits"]] == [9, 3]
+
+
+def test_keys_that_hold_tokens_are_told(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """By default the service would take such an entry for a token, and refuse it."""
+    source = "domain: d\ndescriptors: [{key: api_key, rate_limit: {unit: day, requests_per_unit: 1}}]"
+
+    _, _, said = converted(capsys, "envoy", source, tmp_path)
+
+    (line,) = [line for line in said.splitlines() if line.startswith("token = ")]
+    assert RlsMapping.parse(line).token == ("token", "authorization", "x-api-key")
+
+
 @pytest.mark.parametrize("condition", ["req.method != 'GET'", "size(x) > 3", "a == 'b' && c == 'd'", "a == b"])
 def test_conditions_that_are_not_understood_leave_the_limit_out(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, condition: str
@@ -188,10 +259,35 @@ def test_conditions_that_are_not_understood_leave_the_limit_out(
     assert document["policies"][0]["limits"] == []
 
 
+LAUGHS = "\n".join(
+    [
+        "domain: d",
+        "l0: &l0 [{key: k0, value: v}, {key: k0}]",
+        *(
+            f"l{n}: &l{n} [{', '.join(f'{{key: k{n}, value: v{i}, descriptors: *l{n - 1}}}' for i in range(9))}]"
+            for n in range(1, 9)
+        ),
+        "descriptors: *l8",
+    ]
+)
+"""A few hundred bytes for 86 million descriptors."""
+
+
 @pytest.mark.parametrize(
     ("kind", "source"),
     [
         ("envoy", ""),
+        ("envoy", LAUGHS),
+        ("envoy", "domain: d\ndescriptors: " + "{a: " * 5_000),
+        ("envoy", "domain: d\ndomain: e"),
+        ("envoy", "domain: d\ndescriptors: [{key: a, value: b}, {key: a, value: b}]"),
+        ("envoy", "domain: d\ndescriptors: [{key: ''}]"),
+        ("envoy", "domain: d\ndescriptors: [{key: a, shadow_mode: maybe, rate_limit: {unit: day}}]"),
+        ("envoy", "domain: d\ndescriptors: [{key: a, rate_limit: {unit: day}}, {key: A, rate_limit: {unit: day}}]"),
+        ("envoy", "domain: a_b\n---\ndomain: a-b"),
+        ("limitador", "[{namespace: n, max_value: 1, seconds: 1, variables: user_id}]"),
+        ("limitador", "[{namespace: n, max_value: 1, seconds: 1, conditions: a == 'b'}]"),
+        ("limitador", "[{namespace: [n], max_value: 1, seconds: 1}]"),
         ("envoy", "- a"),
         ("envoy", "domain: [1]"),
         ("envoy", "domain: '___'"),
@@ -205,6 +301,7 @@ def test_conditions_that_are_not_understood_leave_the_limit_out(
         ("limitador", "[1]"),
         ("limitador", "[{max_value: 1}]"),
     ],
+    ids=lambda value: value[:60],
 )
 def test_another_document_is_refused(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, kind: str, source: str

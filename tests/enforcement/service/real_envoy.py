@@ -57,8 +57,8 @@ class Upstream:
 class Envoy:
     """A running Envoy, a client of it, and the upstream behind it."""
 
-    def __init__(self, port: int, upstream: Upstream) -> None:
-        self.port, self.upstream = port, upstream
+    def __init__(self, port: int, admin: int, upstream: Upstream) -> None:
+        self.port, self.upstream, self._admin = port, upstream, admin
         self.client = httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=10.0)
 
     def get(self, path: str = "/", token: str | None = None, **headers: str) -> httpx2.Response:
@@ -69,6 +69,13 @@ class Envoy:
         began = time.monotonic()
         answer = self.get(path, token)
         return time.monotonic() - began, answer
+
+    def count(self, name: str) -> int:
+        """Return a counter of Envoy about its connections to the service."""
+        text = httpx2.get(
+            f"http://127.0.0.1:{self._admin}/stats", params={"filter": f"^cluster.sluicegate.{name}$"}
+        ).text
+        return int(text.rpartition(":")[2])
 
 
 @contextmanager
@@ -91,7 +98,7 @@ def envoy(name: str, service: int, folder: Path, *replaced: tuple[str, str]) -> 
     # Without --disable-hot-restart an Envoy ends with the thread that started it.
     command = [program("envoy", "envoy"), "-c", folder / f"{name}.yaml", "--disable-hot-restart", "--concurrency", "1"]
     with (folder / "envoy.log").open("ab") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
-        running = Envoy(port, upstream)
+        running = Envoy(port, admin, upstream)
         try:
             _wait(admin, process, folder / "envoy.log")
             yield running

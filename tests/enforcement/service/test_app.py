@@ -68,6 +68,37 @@ async def test_an_unexpected_error_is_a_denial(world, server, monkeypatch, caplo
     await limiter.close()
 
 
+async def test_a_cancelled_look_up_is_a_denial_and_a_cancelled_call_is_none(world, server, monkeypatch):
+    """Only the server knows that a caller has left, and cancels its call. All other callers wait for an answer."""
+    limiter, sent = aio.Limiter(server.url, timeout=1.0), []
+    app = DecisionService(limiter, ServiceSettings())
+    scope = {"type": "http", "method": "GET", "path": "/v1/check", "client": None}
+    scope["headers"] = [(b"authorization", f"Bearer {world.everything(fixed(5))}".encode())]
+
+    async def cancelled(*_):
+        raise asyncio.CancelledError
+
+    async def stuck(*_):
+        await asyncio.Event().wait()
+
+    async def send(message):
+        sent.append(message)
+
+    monkeypatch.setattr(limiter, "find_plan", cancelled)
+    await app(scope, asyncio.Event().wait, send)
+    statuses = [it.get("status") for it in sent]
+    monkeypatch.setattr(limiter, "find_plan", stuck)
+    call = asyncio.ensure_future(app(scope, asyncio.Event().wait, send))
+    await asyncio.sleep(0)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+
+    assert statuses == [503, None]
+    assert len(sent) == 2
+    await limiter.close()
+
+
 @pytest.mark.parametrize(
     ("name", "value", "rule"),
     [

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 import socket
+import struct
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -159,6 +161,47 @@ def test_requests_without_a_token_count_for_their_address(tmp_path: Path, name: 
         forged = [proxy.get("/", X_Forwarded_For=f"192.0.2.{number}").status_code for number in range(4)]
 
     assert forged == [200, 200, 429, 429]
+
+
+@pytest.mark.parametrize("name", ["ext-authz-grpc", "rls"])
+def test_an_envoy_that_is_not_trusted_opens_nothing(tmp_path: Path, name: str) -> None:
+    """Its calls are denied, however many it makes at once, and no answer is a failure that it could take for one."""
+    with standing(tmp_path, name, PATIENT, trusted_proxies="192.0.2.1") as (_, service, proxy):
+        token = service.token(hourly(1_000))
+        with ThreadPoolExecutor(16) as pool:
+            answers = list(pool.map(lambda _: proxy.get("/", token), range(200)))
+
+    assert {it.status_code for it in answers} == {seen_from(name, 403)}
+    assert {it.json()["code"] for it in answers} == {"untrusted_proxy"}
+    assert proxy.upstream.seen == []
+
+
+@pytest.mark.parametrize("name", ["ext-authz-grpc", "rls"])
+def test_clients_that_leave_open_nothing_to_others(tmp_path: Path, name: str) -> None:
+    """Envoy resets their calls, and a service that ended the connection for that would end the calls of all."""
+    with standing(tmp_path, name, PATIENT) as (_, service, proxy):
+        token = service.token(hourly(0))
+        request = f"GET / HTTP/1.1\r\nHost: a\r\nX-API-Key: {token}\r\n\r\n".encode()
+        statuses, deadline = set(), time.monotonic() + 20
+        while proxy.count("upstream_rq_tx_reset") < 300 and time.monotonic() < deadline:
+            for _ in range(5):
+                _leave(proxy.port, request)
+            statuses.add(proxy.get("/", token).status_code)
+
+        assert proxy.count("upstream_rq_tx_reset") >= 300
+        assert proxy.count("upstream_cx_close_notify") == 0
+        assert statuses == {429}
+    assert proxy.upstream.seen == []
+
+
+def _leave(port: int, request: bytes) -> None:
+    """Send the same request on 20 connections, and reset them all."""
+    clients = [socket.create_connection(("127.0.0.1", port), 10) for _ in range(20)]
+    for client in clients:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.sendall(request)
+    for client in clients:
+        client.close()
 
 
 @pytest.mark.parametrize(

@@ -175,6 +175,14 @@ def test_parts_of_a_message_are_merged(served: Gateway, ask: Asking, reader: Ora
     assert left(ask.message(b"".join(parts))) == 4
 
 
+def test_of_a_field_that_comes_twice_the_last_counts(served: Gateway, ask: Asking, reader: Oracle) -> None:
+    """It is an entry of a map, as which protobuf reads it."""
+    tokens = [served.token(hourly(5)), served.token(hourly(7))]
+    parts = [{"attributes": {"request": {"http": {"headers": {"x-api-key": token}}}}} for token in tokens]
+
+    assert left(ask.message(b"".join(reader.encode(CHECK, it) for it in parts))) == 6
+
+
 def test_too_long_a_path_is_refused(served: Gateway, ask: Asking) -> None:
     """It is not cut, as it might then be another one."""
     answer = ask({"x-api-key": served.token(hourly(5))}, path="/" + "x" * 2_000)

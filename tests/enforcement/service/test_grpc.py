@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +18,8 @@ from hypothesis import strategies as st
 
 from enforcement import Limit
 from enforcement.embedded import ValkeyServer
-from enforcement.service.grpc import MAX_MESSAGE
+from enforcement.http.messages import Refusal
+from enforcement.service.grpc import MAX_MESSAGE, READ_SECONDS, MessageReader
 from enforcement.service.wire import fields, integer, part, parts, text, write, write_integer
 from tests.enforcement.service.grpc_client import EXT_AUTHZ, RLS, Answer, Channel, framed
 from tests.enforcement.service.running import Gateway, gateway
@@ -272,6 +275,49 @@ def test_connections_that_stop_in_the_middle(served: Gateway, legal: bytes) -> N
         client.close()
 
     assert answered
+
+
+async def test_a_message_that_does_not_arrive_ends_its_call_alone() -> None:
+    """The caller is denied, and a call that somebody else cancels stays cancelled."""
+    reader, never = MessageReader(0.02), asyncio.Event()
+
+    async def receive() -> dict[str, object]:
+        await never.wait()
+        return {}
+
+    async def in_time() -> dict[str, object]:
+        return {"type": "http.request", "body": framed(b"abc")}
+
+    cancelled = asyncio.ensure_future(reader.read(receive))
+    await asyncio.sleep(0)
+    cancelled.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await cancelled
+    for _ in range(2):
+        with pytest.raises(Refusal, match="did not arrive in time"):
+            await reader.read(receive)
+        assert await reader.read(in_time) == b"abc"
+    await reader.drain(receive)
+
+
+@pytest.mark.proof
+def test_streams_that_never_end_are_ended(served: Gateway, legal: bytes) -> None:
+    """Each is denied, and those whose message comes in drops are no exception."""
+    with served.channel() as channel:
+        channel.socket.settimeout(2 * READ_SECONDS)
+        streams = [channel.begin(path) for path in (*METHODS, "/unknown/Method") for _ in range(10)]
+        began = time.monotonic()
+        while time.monotonic() - began < READ_SECONDS / 2:
+            channel.send(streams[0], b"\0", ends=False)
+            time.sleep(0.5)
+        answers = [channel.wait(stream) for stream in streams]
+        after = channel.ask(RLS, legal)
+
+    assert [it.status for it in answers] == ["0"] * 20 + ["12"] * 10
+    assert {problem(RLS, it)["status"] for it in answers[:10]} == {408}
+    assert {problem(EXT_AUTHZ, it)["status"] for it in answers[10:20]} == {408}
+    assert allows(RLS, after)
+    assert "A decision for" not in served.service.log.read_text()
 
 
 def test_half_closed_connection_is_no_failure(served: Gateway, legal: bytes, request: pytest.FixtureRequest) -> None:

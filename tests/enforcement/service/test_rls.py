@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from enforcement import Limit, Match
 from enforcement.embedded import ValkeyServer
+from enforcement.service.wire import write_integer
 from tests.enforcement.service import oracle
 from tests.enforcement.service.grpc_client import RLS, Channel
 from tests.enforcement.service.oracle import REQUEST, RESPONSE, Oracle
@@ -65,7 +67,10 @@ class Asking:
 
     def __call__(self, *descriptors: dict[str, Any], domain: str = "shop", **more: Any) -> dict[str, Any]:
         request = {"domain": domain, "descriptors": list(descriptors), **more}
-        return self._reader.decode(RESPONSE, self._channel.ask(RLS, self._reader.encode(f"{REQUEST}+", request)))
+        return self.message(self._reader.encode(f"{REQUEST}+", request))
+
+    def message(self, message: bytes) -> dict[str, Any]:
+        return self._reader.decode(RESPONSE, self._channel.ask(RLS, message))
 
 
 @pytest.fixture
@@ -90,6 +95,10 @@ def hourly(quota: int, **more: Any) -> Limit:
 
 def headers(answer: dict[str, Any]) -> dict[str, str]:
     return {it["key"].lower(): it["value"] for it in answer.get("response_headers_to_add", [])}
+
+
+def body(answer: dict[str, Any]) -> str:
+    return base64.b64decode(answer["raw_body"]).decode()
 
 
 def left(answer: dict[str, Any]) -> int:
@@ -229,6 +238,48 @@ def test_hits_are_the_cost(
     ask(descriptor({"token": token}, **own), **more)
 
     assert left(ask(descriptor({"token": token}, hitsAddend=0))) == 10 - charged
+
+
+def test_hits_of_a_call_have_32_bits(plain: Gateway, ask: Asking, reader: Oracle) -> None:
+    """Other bits of the number are dropped, as protobuf has it."""
+    token = plain.token(hourly(10))
+    message = reader.encode(REQUEST, {"domain": "shop", "descriptors": [descriptor({"token": token})]})
+
+    answers = [ask.message(message + write_integer(3, hits)) for hits in (2**32 + 4, 2**32)]
+
+    assert [left(it) for it in answers] == [6, 5]
+
+
+def test_a_call_without_descriptors_is_refused(plain: Gateway, ask: Asking) -> None:
+    """It describes no request, so it is none of those without a token."""
+    slug = plain.anonymous(hourly(10))
+
+    answer = ask(domain=slug)
+
+    assert answer["overall_code"] == "OVER_LIMIT"
+    assert "descriptors: a call must have at least one." in body(answer)
+
+
+def test_a_limit_of_a_descriptor_is_refused(plain: Gateway, ask: Asking, reader: Oracle) -> None:
+    """An operator who sets one would believe that it holds."""
+    token = plain.token(hourly(10))
+    limit = {"requests_per_unit": 1, "unit": "HOUR"}
+    request = {"domain": "shop", "descriptors": [descriptor({"token": token}, limit=limit)]}
+
+    answer = ask.message(reader.encode(REQUEST, request))
+
+    assert answer["overall_code"] == "OVER_LIMIT"
+    assert "because policies set the limits" in body(answer)
+    assert left(ask(descriptor({"token": token}, hitsAddend=0))) == 10
+
+
+def test_more_entries_than_a_request_has_are_refused(plain: Gateway, ask: Asking) -> None:
+    """Reading them would keep all other calls waiting."""
+    token = plain.token(hourly(10))
+
+    answer = ask(*[descriptor({"token": token, **{f"k{at}": "v" for at in range(20)}})] * 30)
+
+    assert "descriptors: a call must have at most 512 entries." in body(answer)
 
 
 def test_the_largest_cost_of_the_descriptors_counts(plain: Gateway, ask: Asking) -> None:
@@ -442,6 +493,19 @@ def test_an_estimate_is_replaced_afterwards(mapped: Gateway, ask_mapped: Asking)
     )
 
     assert left(ask_mapped(descriptor(entries, hitsAddend=0))) == 75
+
+
+@pytest.mark.parametrize("key", ["unit", "after", "prompt"])
+def test_two_values_of_what_is_no_attribute_are_refused(mapped: Gateway, ask_mapped: Asking, key: str) -> None:
+    """The last of two costs or units would hide the first."""
+    token = mapped.token(hourly(10))
+    values = {"unit": ("requests", "tokens"), "after": ("true", "false"), "prompt": ("90", "1")}[key]
+    entries = [{"key": "token", "value": token}, *({"key": key, "value": value} for value in values)]
+
+    answer = ask_mapped({"entries": entries})
+
+    assert answer["overall_code"] == "OVER_LIMIT"
+    assert f"'{key}' must have one value" in body(answer)
 
 
 @pytest.mark.parametrize("value", ["", "yes", "TRUE", "1"])
