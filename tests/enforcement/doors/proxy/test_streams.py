@@ -59,7 +59,7 @@ def test_a_response_that_breaks_off_never_looks_whole(proxy, token_of, response:
     answer = proxy.request("GET /", token).rest()
 
     assert b"half" in answer
-    assert not answer.endswith(b"0\r\n\r\n")
+    assert not answer.endswith(b"\r\n0\r\n\r\n")
     assert b"content-length: 4\r\n" not in answer.lower()
     proxy.upstream.script = always(OK)
     assert eventually(lambda: proxy.request("GET /", token).status == 200)
@@ -74,7 +74,7 @@ def test_a_response_that_ends_with_its_connection_is_whole(proxy, token_of) -> N
     assert whole.until(b"0\r\n\r\n").endswith(b"all of it\r\n0\r\n\r\n")
 
     proxy.upstream.script = once(b"HTTP/1.0 200 OK\r\n\r\nall of it", reset=True)
-    assert not proxy.request("GET /", token).rest().endswith(b"0\r\n\r\n")
+    assert not proxy.request("GET /", token).rest().endswith(b"\r\n0\r\n\r\n")
 
 
 @pytest.mark.parametrize(
@@ -269,7 +269,7 @@ def test_an_upload_that_breaks_off_never_looks_whole(proxy, token_of, framing: s
     answer.close()
 
     assert eventually(lambda: seen)
-    assert not seen[0].endswith(b"0\r\n\r\n")
+    assert not seen[0].endswith(b"\r\n0\r\n\r\n")
     assert len(seen[0]) < 1000
     proxy.upstream.script = always(OK)
     assert eventually(lambda: proxy.request("GET /", token).status == 200)
