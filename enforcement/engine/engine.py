@@ -6,12 +6,14 @@ import os
 import socket
 import threading
 import uuid
+from functools import cached_property
 from time import monotonic
 from typing import Final
 
 from enforcement.engine.agent import Agent
 from enforcement.engine.decide import Decider
 from enforcement.engine.heartbeat import Identity
+from enforcement.engine.own_limit_reader import OwnLimitReader
 from enforcement.engine.slot_renewal import SlotKeeper
 from enforcement.engine.token_lookup import TokenLookup
 from enforcement.failover.fallback import Fallback
@@ -100,6 +102,11 @@ class Engine:
             self.counts,
             unconfirmed_for=self.agent.unconfirmed_for,
         )
+
+    @cached_property
+    def own_limits(self) -> OwnLimitReader:
+        """What reads the limits of a consumer, for the consumer."""
+        return OwnLimitReader(self.keys, self.planner, self.health, fleet=self._fleet)
 
     def _make_agent(self, connector: StoreConnector) -> tuple[Agent, UsageLog]:
         """Return a new agent, which is not started yet, and the log of the usage that it delivers."""
