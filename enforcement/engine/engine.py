@@ -124,8 +124,11 @@ class Engine:
             look=connector.look,
             duty_failures=connector.duty_failures,
             fallbacks=lambda: self.decider.fallbacks,
-            overflowing=lambda: self.planner.plan_cache.full.at(monotonic()),
-            unmetered=lambda: self.planner.unmetered.now(),
+            limits={
+                "overflowing": lambda: self.planner.plan_cache.full.at(monotonic()),
+                "unmetered": lambda: self.planner.unmetered.now(),
+                "unsupported": lambda: self.planner.unsupported.at(monotonic()),
+            },
             failed=self.counts.failed,
             copy=self.outage_copy,
         )

@@ -20,5 +20,15 @@ PROBLEMS: Final = {
 }
 """A description of each problem."""
 
+SLOTS: Final = "slots"
+"""The reason of a limit that an instance cannot enforce because it never learns when a request has ended."""
+CHARGE_ON: Final = "charge_on"
+"""The reason of one that it cannot enforce because it never learns the status of a response."""
+UNSUPPORTED_REASONS: Final = {
+    SLOTS: "counts slots",
+    CHARGE_ON: "is charged by the status of the response",
+}
+"""What a limit does that an instance without sight of the response cannot do."""
+
 HEARTBEAT_LIFETIME_MS: Final = 15_000
 """An instance whose last heartbeat is older counts as gone."""

@@ -32,6 +32,7 @@ from enforcement.state.lease import Lease
 from enforcement.state.live_plan import LivePlan
 from enforcement.state.plan_cache import PlanCache
 from enforcement.state.published import DerivedPlans, PublishedState, TokenEntry
+from enforcement.state.recent_limits import RecentLimits
 from enforcement.state.token_cache import AnonymousEntry
 from enforcement.state.unmetered import UnmeteredLimits
 from enforcement.state.usage import TokenUsage, UsageLog
@@ -121,6 +122,7 @@ class Planner:
         in_code: Plans of limits in code, by key and limits.
         plan_cache: Plans of requests with attributes.
         unmetered: Limits that requests give no cost for.
+        unsupported: Limits that this process cannot enforce, so that it refuses requests under them.
     """
 
     def __init__(
@@ -136,6 +138,7 @@ class Planner:
         self.in_code: OrderedDict[Any, LivePlan] = OrderedDict()
         self.plan_cache = PlanCache()
         self.unmetered = UnmeteredLimits()
+        self.unsupported = RecentLimits()
         self._keys = keys
         self._documents = documents
         self._usage = usage
@@ -150,6 +153,7 @@ class Planner:
         self.in_code.clear()
         self.plan_cache.clear()
         self.unmetered.clear()
+        self.unsupported.clear()
 
     def plan_in_code(self, limits: Limits, key: str | None) -> LivePlan:
         """

@@ -7,7 +7,7 @@ import pytest
 from controlplane.fleet import heartbeats, tasks
 from controlplane.fleet.models import Instance
 from enforcement.store.client import STORE_ERRORS
-from tests.factories import InstanceFactory
+from tests.factories import InstanceFactory, PolicyFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -77,6 +77,36 @@ def test_limits_that_count_nothing_are_marked_everywhere(beat, api, admin_client
     assert "gold/tpm: requests give no cost in their unit" in page
 
 
+def test_limits_that_an_instance_cannot_enforce_are_marked_everywhere(beat, api, admin_client):
+    """In the list of instances, at the instance, at the policy, on the first page and over REST."""
+    policy = PolicyFactory(slug="gold")
+    report = [
+        ["proj_2", "gold", "slots", "slots"],
+        ["proj_1", "gold", "slots", "slots"],
+        ["p", "gold", "ok", "charge_on"],
+    ]
+    beat(seen_at_us=time.time_ns() // 1_000, unsupported=[*report, ["p", "other", "new", "a <reason>"]])
+    heartbeats.collect(datetime.now(UTC))
+
+    (row,) = api("GET", "instances").json()["results"]
+    listed, first = [admin_client.get(f"/admin/{path}").content.decode() for path in ("fleet/instance/", "")]
+    page = admin_client.get("/admin/fleet/instance/proxy-1/change/").content.decode()
+    of_policy = admin_client.get(f"/admin/policies/policy/{policy.pk}/change/").content.decode()
+
+    assert row["unsupported"] == [
+        {"limit": "gold/ok", "reason": "charge_on"},
+        {"limit": "gold/slots", "reason": "slots"},
+        {"limit": "other/new", "reason": "a <reason>"},
+    ]
+    assert "unsupported limits" in listed
+    assert "3 unsupported" in first
+    assert "gold/ok is charged by the status of the response, gold/slots counts slots" in page
+    assert "a &lt;reason&gt;" in page
+    assert "slots counts slots. Requests under it are refused by" in of_policy
+    assert "/admin/fleet/instance/proxy-1/change/" in of_policy
+    assert "reason&gt;" not in of_policy
+
+
 def test_an_instance_that_counts_everything_has_no_mark(beat, api, admin_client):
     """A heartbeat of 0.2.0 says nothing of it."""
     beat(seen_at_us=time.time_ns() // 1_000)
@@ -85,6 +115,8 @@ def test_an_instance_that_counts_everything_has_no_mark(beat, api, admin_client)
     assert [row["unmetered"] for row in api("GET", "instances").json()["results"]] == [[]]
     assert "unmetered" not in admin_client.get("/admin/fleet/instance/").content.decode()
     assert "unmetered" not in admin_client.get("/admin/").content.decode()
+    assert "unsupported" not in admin_client.get("/admin/").content.decode()
+    assert [row["unsupported"] for row in api("GET", "instances").json()["results"]] == [[]]
 
 
 def test_an_expired_heartbeat_is_no_instance(beat, client_of_store):
@@ -111,6 +143,9 @@ def test_an_expired_heartbeat_is_no_instance(beat, client_of_store):
         {"pid": "many"},
         {"unmetered": "all"},
         {"unmetered": [["p", "api"]]},
+        {"unsupported": "all"},
+        {"unsupported": [["p", "api", "slots"]]},
+        {"unsupported": [["p", "api", "slots", 5]]},
     ],
     ids=str,
 )
