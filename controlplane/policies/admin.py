@@ -37,7 +37,7 @@ from controlplane.policies.models import AuditEntry, Limit, Override, Policy
 from controlplane.projects.models import Project, Token
 from controlplane.publishing.changes import Change
 from controlplane.publishing.models import OutboxEntry
-from enforcement.model.instances import UNSUPPORTED_REASONS
+from enforcement.model.instances import UNSUPPORTED_REASONS, reasons_against
 from enforcement.model.limits import MAX_LIMITS_PER_POLICY, InvalidLimit
 
 ROWS_OF_LIMITS_SHOWN = 4
@@ -121,6 +121,13 @@ class PolicyAdmin(RecordedAdmin):
     def get_queryset(self, request: HttpRequest) -> QuerySet[Policy]:
         return super().get_queryset(request).select_related("project").prefetch_related("limits")
 
+    def get_fieldsets(self, request: HttpRequest, obj: Policy | None = None) -> list[Any]:
+        fieldsets = super().get_fieldsets(request, obj)
+        if request.user.has_perm("fleet.view_instance"):
+            return fieldsets
+        hidden = "refused_by"
+        return [(name, {**it, "fields": [one for one in it["fields"] if one != hidden]}) for name, it in fieldsets]
+
     def get_urls(self) -> list[URLPattern]:
         own = path("sentence/", self.admin_site.admin_view(self.sentence_view), name="policies_policy_sentence")
         return [own, *super().get_urls()]
@@ -179,9 +186,12 @@ class PolicyAdmin(RecordedAdmin):
     @display(description="Refused by")
     def refused_by(self, policy: Policy) -> str:
         """Return for each limit of the policy that instances cannot enforce why, and which instances these are."""
+        # An instance goes on reporting for some minutes after the limit was changed or deleted.
+        present = {(limit.name, reason) for limit in policy.limits.all() for reason in reasons_against(limit)}
         rows = [
             (name, UNSUPPORTED_REASONS.get(reason, reason), _linked(instances))
             for name, reason, instances in heartbeats.refused(policy.slug)
+            if reason not in UNSUPPORTED_REASONS or (name, reason) in present
         ]
         text = "<li>{} {}. Requests under it are refused by {}</li>"
         return format_html('<ul class="sg-limits">{}</ul>', format_html_join("", text, rows)) if rows else "no instance"

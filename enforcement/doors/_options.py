@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from pkgutil import resolve_name
@@ -68,21 +68,24 @@ class Options:
         )
 
 
-def read_options(data: object, name: str, environ: Mapping[str, str] = os.environ) -> Options:
+def read_options(
+    data: object, name: str, environ: Mapping[str, str] = os.environ, *, names: Sequence[str] = NAMES
+) -> Options:
     """
     Return the options of an integration, read from a mapping and from environment variables.
 
     Args:
-        data: A mapping of :data:`NAMES`. What it leaves out is read from the environment, or has its default.
+        data: A mapping. What it leaves out is read from the environment, or has its default.
         name: Name of the mapping, for error messages.
+        names: The options that the integration has.
     Raises:
         ValueError: A name is unknown or a value is not valid. The message names the option.
     """
     if not isinstance(data, Mapping):
         raise ValueError(f"{name}: must be a dictionary, got {type(data).__name__}.")
-    unknown = sorted(str(key) for key in set(data) - set(NAMES))
+    unknown = sorted(str(key) for key in set(data) - set(names))
     if unknown:
-        raise ValueError(f"{name}[{unknown[0]!r}]: unknown option, must be one of {', '.join(NAMES)}.")
+        raise ValueError(f"{name}[{unknown[0]!r}]: unknown option, must be one of {', '.join(names)}.")
     read = _OptionReader(data, name)
     options = Options(
         store=read.store(Settings.from_env(environ)),

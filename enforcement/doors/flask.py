@@ -35,7 +35,7 @@ from enforcement.doors._in_code import (
     name_at,
     name_of,
 )
-from enforcement.doors._options import Options, read_options
+from enforcement.doors._options import NAMES, Options, read_options
 from enforcement.doors._sync_visit import SyncBody, SyncVisit, usual_token
 from enforcement.http.messages import PlainResponse, Refusal, RequestAttributes, without_token
 from enforcement.http.usage import USAGE_PATH
@@ -45,6 +45,7 @@ from enforcement.plan.costs import Costs, check_costs
 from enforcement.plan.decision import Decision, Denied
 
 SETTING: Final = "SLUICEGATE"
+_OPTIONS: Final = [name for name in NAMES if name != "USAGE_ENDPOINT"]  # the page is a view of the application
 _EXTENSION: Final = "sluicegate"
 _VISIT: Final = "sluicegate.visit"
 
@@ -242,7 +243,7 @@ def install(app: Flask, limiter: Limiter | None = None, *, default: ViewRule | N
         raise TypeError(f"default: must be what limited() or check() returns, got {default!r}.")
     if _EXTENSION in app.extensions:
         raise ValueError("app: Sluicegate is already installed.")
-    options = read_options(app.config.get(SETTING, {}), f"app.config[{SETTING!r}]")
+    options = read_options(app.config.get(SETTING, {}), f"app.config[{SETTING!r}]", names=_OPTIONS)
     installed = app.extensions[_EXTENSION] = _Extension(options, limiter, default)
     app.before_request(installed.before)
     app.after_request(installed.after)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Iterator
+from typing import Any, Final
 
 STARTING: Final = "starting"
 OK: Final = "ok"
@@ -32,3 +33,16 @@ UNSUPPORTED_REASONS: Final = {
 
 HEARTBEAT_LIFETIME_MS: Final = 15_000
 """An instance whose last heartbeat is older counts as gone."""
+
+
+def reasons_against(limit: Any) -> Iterator[str]:
+    """
+    Yield the reasons for which an instance that never sees the response cannot enforce a limit.
+
+    Args:
+        limit: A limit, or its row in SQL.
+    """
+    if limit.algorithm == "concurrency":
+        yield SLOTS
+    if limit.charge_on:
+        yield CHARGE_ON

@@ -10,8 +10,7 @@ from enforcement.aio import Limiter
 from enforcement.async_tasks import seen_through
 from enforcement.http.messages import Refusal, without_token
 from enforcement.logs import RateLimitedLogger
-from enforcement.model.instances import CHARGE_ON, SLOTS, UNSUPPORTED_REASONS
-from enforcement.model.limits import Limit
+from enforcement.model.instances import UNSUPPORTED_REASONS, reasons_against
 from enforcement.model.matching import Attributes
 from enforcement.model.tokens import Anonymous
 from enforcement.plan.binding import Costs
@@ -101,7 +100,7 @@ class Judge:
 
     def _unsupported(self, plan: LivePlan) -> Refusal:
         """Return the refusal of a request under a limit whose charge would have to be given back later."""
-        found = [(bound, reason) for bound in plan.bounds if (reason := _reason(bound.limit))]
+        found = [(bound, reason) for bound in plan.bounds for reason in reasons_against(bound.limit)]
         for bound, reason in found:
             self.limiter.note_unsupported(plan, bound, reason)
         bound, reason = found[0]
@@ -112,11 +111,6 @@ class Judge:
         )
         self.warn(name, detail)
         return Refusal(503, "The limit is not supported here", detail, UNSUPPORTED)
-
-
-def _reason(limit: Limit) -> str:
-    """Return why the service cannot enforce a limit, or an empty string if it can."""
-    return SLOTS if limit.algorithm == "concurrency" else CHARGE_ON if limit.charge_on else ""
 
 
 def costs_of(fields: Mapping[str, str]) -> dict[str, int]:

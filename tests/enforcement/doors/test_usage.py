@@ -7,15 +7,18 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from flask import Flask
 
 from enforcement import Limit
+from enforcement.doors import asgi, flask
+from enforcement.doors._options import read_options
 from enforcement.embedded import ValkeyServer
 from enforcement.http.usage import USAGE_PATH
 from enforcement.model.matching import Match
 from enforcement.model.tokens import mint
 from enforcement.testing import Published, Store
 from tests.enforcement.doors.conftest import Serve, bearer
-from tests.enforcement.doors.test_anonymous import Doors
+from tests.enforcement.doors.test_anonymous import Doors, hello
 
 HOUR = Limit(name="hourly", quota=2, window_seconds=3600)
 SWITCHED = ["asgi", "wsgi", "django", "django_async", "proxy"]
@@ -98,6 +101,19 @@ def test_the_page_is_read_by_get_and_head(door: Any, published: Published) -> No
     assert [answer.status_code for answer in others] == [405] * 4
     assert all("GET" in answer.headers["Allow"] for answer in others)
     assert client.get(USAGE_PATH, headers=headers).json()["limits"][0]["used"] == 0
+
+
+@pytest.mark.parametrize("value", ["", "false", 0, None])
+def test_the_switch_is_a_boolean(value: Any) -> None:
+    """Nobody can tell what anything else should mean. Flask has no such switch, as the page is a view there."""
+    with pytest.raises(ValueError, match="usage_endpoint: must be True or False"):
+        asgi.LimitMiddleware(hello, usage_endpoint=value)
+    with pytest.raises(ValueError, match=r"SLUICEGATE\['USAGE_ENDPOINT'\]: must be True or False"):
+        read_options({"USAGE_ENDPOINT": value}, "SLUICEGATE")
+    app = Flask(__name__)
+    app.config["SLUICEGATE"] = {"USAGE_ENDPOINT": False}
+    with pytest.raises(ValueError, match=r"USAGE_ENDPOINT.*unknown option"):
+        flask.install(app)
 
 
 @pytest.mark.parametrize("door", SWITCHED, indirect=True)
