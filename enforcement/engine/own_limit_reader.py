@@ -1,4 +1,9 @@
-"""Read the counters of all limits of one consumer, for the consumer. Nothing is charged."""
+"""
+Read the counters of all limits of one consumer, for the consumer. Nothing is charged.
+
+It takes the road of look-ups, which have more time than decisions and connections of their own. So neither a flood of
+such reads nor their failures change how requests are decided.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +18,7 @@ from enforcement.model.lease_bounds import unused_max
 from enforcement.model.matching import Attributes, check_attributes
 from enforcement.model.sizes import MAX_NUMBER
 from enforcement.plan.commands import Steps
-from enforcement.plan.own_limits import OwnLimits, Reading, own_limits
+from enforcement.plan.own_limits import OwnLimit, OwnLimits, Reading, own_limits
 from enforcement.plan.plan import Plan
 from enforcement.plan.request import Request
 from enforcement.state.planner import Planner, TokenPlans
@@ -24,6 +29,9 @@ HOPELESS_COST: Final = MAX_NUMBER + 1
 A cost that every limit denies. The store then charges nothing, registers no value of a partition, and still tells what
 is left. It looks up which values have a counter of their own.
 """
+
+Parts = tuple[list[OwnLimit], list[tuple[list[int], Plan]]]
+"""The limits of a token, and for each hash slot their indices and the plan of their counters."""
 
 
 class OwnLimitReader:
@@ -42,7 +50,8 @@ class OwnLimitReader:
         self._planner = planner
         self._health = health
         self._fleet = fleet
-        self._asker = Asker(health)
+        # A page that is slow says nothing about decisions, which have less time and other connections.
+        self._asker = Asker(health, health.failed_beside)
 
     def reading(self, token: object, attributes: Attributes) -> Steps | None:
         """
@@ -62,12 +71,10 @@ class OwnLimitReader:
         return self._reading(plans, check_attributes(attributes)) if isinstance(plans, TokenPlans) else None
 
     def _reading(self, plans: TokenPlans, attributes: Attributes) -> Steps:
-        limits = own_limits(plans.rules, plans.indexes, self._keys, attributes)
+        limits, parts = self._parts(plans, attributes)
         seen: dict[int, Reading] = {}
         at_us, fleet = 0, self._fleet()
-        bounds = {i: own.bound for i, own in enumerate(limits) if own.bound is not None}
-        for indexes in self._health.connector.groups(list(bounds), lambda i: bounds[i].tag) if bounds else ():
-            plan = Plan(tuple(bounds[i] for i in indexes))
+        for indexes, plan in parts:
             answer = yield from self._asking(plan)
             if answer.reply is None:
                 return None
@@ -77,6 +84,18 @@ class OwnLimitReader:
             replace(it, reading=seen.get(i), unused_max=unused_max(it.rule.limit, fleet)) for i, it in enumerate(limits)
         ]
         return OwnLimits(at_us or self._health.now_us(), plans.revision, found)
+
+    def _parts(self, plans: TokenPlans, attributes: Attributes) -> Parts:
+        """Return the limits of a token and a plan for each hash slot, kept in *plans* if no attribute selects one."""
+        if plans.own is not None:
+            return plans.own  # type: ignore[no-any-return]
+        limits = own_limits(plans.rules, plans.indexes, self._keys, attributes)
+        bounds = {i: own.bound for i, own in enumerate(limits) if own.bound is not None}
+        groups = self._health.connector.groups(list(bounds), lambda i: bounds[i].tag) if bounds else ()
+        parts = limits, [(indexes, Plan(tuple(bounds[i] for i in indexes))) for indexes in groups]
+        if not any(plans.indexes):
+            plans.own = parts
+        return parts
 
     def _asking(self, plan: Plan) -> Steps:
         """Yield the commands that read the counters of one slot, and return an :class:`Answer`."""

@@ -37,7 +37,8 @@ class SyncReader(LimitReader, Protocol):
     def find_plan(self, token: object, attributes: None) -> object:
         """Return the plan of a token, or the decision that refuses it."""
 
-    def _run(self, steps: Steps) -> Any: ...
+    def run_reading(self, steps: Steps) -> Any:
+        """Have the store read, and return the result of the steps."""
 
 
 class AwaitedReader(LimitReader, Protocol):
@@ -46,7 +47,8 @@ class AwaitedReader(LimitReader, Protocol):
     def find_plan(self, token: object, attributes: None) -> Awaitable[object]:
         """Return the plan of a token, or the decision that refuses it."""
 
-    def _run(self, steps: Steps) -> Awaitable[Any]: ...
+    def run_reading(self, steps: Steps) -> Awaitable[Any]:
+        """Have the store read, and return the result of the steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +97,7 @@ def usage_answer(limiter: SyncReader, request: UsageRequest) -> PlainResponse:
             elif (steps := request.reading(limiter, token)) is None:
                 continue
             else:
-                own = limiter._run(steps)
+                own = limiter.run_reading(steps)
             break
         answer = _answer(own, request.preset)
     except Refusal as refusal:
@@ -115,7 +117,7 @@ async def usage_answer_awaited(limiter: AwaitedReader, request: UsageRequest) ->
             elif (steps := request.reading(limiter, token)) is None:
                 continue
             else:
-                own = await limiter._run(steps)
+                own = await limiter.run_reading(steps)
             break
         answer = _answer(own, request.preset)
     except Refusal as refusal:

@@ -63,6 +63,7 @@ class TokenPlans:
         fleet: Returns how many processes share the limits. None if no permits may be leased.
         ids: Makes the ids of decisions.
         serial: Begins the name of each of these plans in the plan cache, so that no two tokens use the same name.
+        own: What :mod:`enforcement.engine.own_limit_reader` keeps for the consumer's page. None: nothing.
     """
 
     rules: tuple[Rule, ...]
@@ -76,6 +77,7 @@ class TokenPlans:
     fleet: Callable[[], int] | None = None
     ids: DecisionIds | None = None
     serial: int = field(default_factory=_serials.__next__)
+    own: Any = None
 
     def plan(self, attributes: Attributes, keys: Keys, plan_cache: PlanCache) -> LivePlan:
         """
