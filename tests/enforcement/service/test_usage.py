@@ -7,10 +7,13 @@ import time
 import httpx2
 import pytest
 
-from enforcement import Limit
+from enforcement import Limit, aio
 from enforcement.http.usage import USAGE_PATH
+from enforcement.http.usage_request import UsageRequest, usage_answer_awaited
 from enforcement.service.settings import ServiceSettings
+from enforcement.testing import Published
 from tests.enforcement.doors.conftest import bearer
+from tests.enforcement.faults import FaultyPath
 from tests.enforcement.service.running import gateway
 from tests.enforcement.world import fixed
 
@@ -105,3 +108,24 @@ def test_an_outage_is_said_and_ends_by_itself(own_server, tmp_path):
 
     assert codes == {"usage_unavailable"}
     assert page.json()["limits"][0]["used"] == 0
+
+
+async def test_a_store_that_is_too_slow_for_decisions_still_shows_the_page(own_server):
+    """The page has the time of a look-up, and what it waits for says nothing about decisions."""
+    published = Published(own_server.url)
+    published.project("shop")
+    published.policy("own", Limit(name="hourly", quota=5, window_seconds=3600))
+    token = published.token(project="shop", policy="own")
+    asked = UsageRequest("GET", lambda: token, dict, "ietf")
+    path = FaultyPath(own_server.port)
+    async with aio.Limiter(path.url, timeout=0.02, lookup=1.0) as limiter:
+        await limiter.check(token)
+        path.mode, path.delay = "delay", 0.1
+        pages = [await usage_answer_awaited(limiter, asked) for _ in range(5)]
+        failures = dict(limiter.stats().store_failures)
+        path.mode = "pass"
+    path.close()
+    published.close()
+
+    assert [page.status for page in pages] == [200] * 5
+    assert failures.get("timeout", 0) == 0
