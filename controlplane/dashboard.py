@@ -263,9 +263,19 @@ def meter_health(fleet: list[Instance]) -> Iterable[dict[str, Any]]:
         yield _fact("Limits", badge(f"{len(names)} unmetered", "warn"), detail, list_url(Instance))
 
 
+def support_health(fleet: list[Instance]) -> Iterable[dict[str, Any]]:
+    """Yield one row on the limits for which instances refuse requests, because they cannot enforce them, if any."""
+    names = sorted({row["limit"] for instance in fleet for row in instance.unsupported})
+    if names:
+        shown = ", ".join(names[:TOP]) + (f" and {len(names) - TOP} more" if len(names) > TOP else "")
+        detail = f"{shown}: some instances cannot enforce them, so they refuse requests."
+        yield _fact("Limits", badge(f"{len(names)} unsupported", "warn"), detail, list_url(Instance))
+
+
 def limit_health(fleet: list[Instance]) -> Iterable[dict[str, Any]]:
-    """Yield the rows of :func:`meter_health` and :func:`cap_health`."""
+    """Yield the rows of :func:`meter_health`, :func:`support_health` and :func:`cap_health`."""
     yield from meter_health(fleet)
+    yield from support_health(fleet)
     yield from cap_health(fleet)
 
 

@@ -61,6 +61,8 @@ class Limiter(BaseLimiter):
         connector = self._engine.health.connector
         self._pipe = connector.async_pipe(settings.timeout)
         self._lookup_pipe = connector.async_pipe(settings.lookup_seconds, respects_breakers=False)
+        span, pipe = settings.lookup_seconds, self._lookup_pipe
+        self.run_reading = lambda steps: run_awaited_within(steps, pipe, monotonic() + span)
         self._starts: SharedTasks[bool] = SharedTasks()
         self._look_ups: SharedTasks[Found] = SharedTasks()
         self._engine.health.on_recovery = partial(_renew, (self._pipe, self._lookup_pipe))

@@ -18,7 +18,8 @@ from enforcement.latency import Listener, Timing
 from enforcement.model.keys import DEFAULT_PREFIX
 from enforcement.model.matching import Attributes
 from enforcement.model.tokens import Anonymous
-from enforcement.plan.binding import Limits
+from enforcement.plan.binding import BoundLimit, Limits
+from enforcement.plan.commands import Steps
 from enforcement.plan.decision import Decision
 from enforcement.settings import DEFAULT_LOOKUP, DEFAULT_TIMEOUT, DEFAULT_URL, Settings, named_as, variables
 from enforcement.state.live_plan import LivePlan
@@ -174,6 +175,28 @@ class BaseLimiter:
         if attributes and not decision.allowed:
             self._engine.usage.sample.describe(decision, attributes)
         return decision
+
+    def note_unsupported(self, plan: LivePlan, bound: BoundLimit, reason: str) -> None:
+        """
+        Report in the next heartbeats that this process refuses requests under a limit, because it cannot enforce it.
+
+        Args:
+            reason: A key of :data:`~enforcement.model.instances.UNSUPPORTED_REASONS`.
+        """
+        name = plan.subject[0], bound.policy_slug, bound.limit.name, reason
+        self._engine.planner.unsupported.note(name, monotonic())
+
+    def reading_own_limits(self, token: object, attributes: Attributes) -> Steps | None:
+        """
+        Return steps whose result is the limits of a token, or None if the document of the token must be read again.
+
+        Args:
+            token: A token that :meth:`find_plan` has just found.
+            attributes: Those of the request, which select the counters of partitioned limits.
+        Raises:
+            ValueError: The attributes are not a small mapping of strings.
+        """
+        return self._engine.own_limits.reading(token, attributes)
 
     def _time_calls(self, timing: Timing) -> None:
         raise NotImplementedError

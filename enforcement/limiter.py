@@ -51,6 +51,7 @@ class Limiter(BaseLimiter):
         connector = self._engine.health.connector
         self._pipe = connector.pipe(settings.timeout)
         self._lookup_pipe = connector.pipe(settings.lookup_seconds, respects_breakers=False)
+        self.run_reading = lambda steps: run_within(steps, self._lookup_pipe, monotonic() + settings.lookup_seconds)
         self._engine.health.on_recovery = self._hang_up  # connections from before the outage are dead
 
     def _hang_up(self) -> None:

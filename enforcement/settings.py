@@ -179,6 +179,22 @@ def read_variable(environ: Mapping[str, str], name: str, default: str, convert: 
         raise ValueError(renamed(exc, name) if setting.isidentifier() else f"{name}: {exc}") from exc
 
 
+def read_switch(environ: Mapping[str, str], name: str, *, default: bool) -> bool:
+    """
+    Return whether a variable is ``true``, or the default if it is not set.
+
+    Raises:
+        ValueError: It is neither ``true`` nor ``false``. An empty one is refused as well, because nobody can tell which
+            of the two it should be.
+    """
+    text = environ.get(name)
+    if text is None:
+        return default
+    if text not in ("true", "false"):
+        raise ValueError(f"{name}: must be true or false, got {shown(text)}.")
+    return text == "true"
+
+
 def renamed(error: ValueError, name: str) -> str:
     """Return the message of an error, in which *name* replaces the name of the setting."""
     return f"{name}: {str(error).partition(': ')[2]}"
@@ -191,6 +207,7 @@ __all__ = [
     "VERSION",
     "Settings",
     "named_as",
+    "read_switch",
     "renamed",
     "url_variable",
     "variables",

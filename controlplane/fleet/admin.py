@@ -4,7 +4,7 @@ from django.contrib import admin, messages
 from django.contrib.admin.views.main import ChangeList
 from django.http import HttpRequest
 from django.utils import timezone
-from django.utils.html import format_html
+from django.utils.html import format_html_join
 from unfold.contrib.filters.admin import ChoicesDropdownFilter
 from unfold.decorators import display
 
@@ -12,7 +12,7 @@ from controlplane.adminkit.site import ReadOnlyAdmin, badge, instant
 from controlplane.fleet import heartbeats
 from controlplane.fleet.models import DEGRADED, OK, STARTING, Instance
 from controlplane.publishing import publisher
-from enforcement.model.instances import PROBLEMS
+from enforcement.model.instances import PROBLEMS, UNSUPPORTED_REASONS
 
 STATES = {OK: "good", DEGRADED: "bad", STARTING: "warn"}
 
@@ -35,6 +35,7 @@ class InstanceAdmin(ReadOnlyAdmin):
         "seen",
         "decided",
         "counts_nothing",
+        "refuses",
     ]
     empty = ("Each process that uses the enforcement library appears here some seconds after it starts.", "")
 
@@ -73,13 +74,23 @@ class InstanceAdmin(ReadOnlyAdmin):
     @display(description="State", ordering="state")
     def condition(self, instance: Instance) -> str:
         state = state_of(instance, instance.runs_now)
-        return format_html("{} {}", state, badge("unmetered limits", "warn")) if instance.unmetered else state
+        marks = {"unmetered limits": instance.unmetered, "unsupported limits": instance.unsupported}
+        return format_html_join(
+            " ", "{}", [(state,), *((badge(text, "warn"),) for text, found in marks.items() if found)]
+        )
 
     @display(description="Unmetered limits")
     def counts_nothing(self, instance: Instance) -> str:
         if not instance.unmetered:
             return "none"
         return f"{', '.join(instance.unmetered)}: requests give no cost in their unit, so they admit everything."
+
+    @display(description="Unsupported limits")
+    def refuses(self, instance: Instance) -> str:
+        if not instance.unsupported:
+            return "none"
+        rows = [f"{it['limit']} {UNSUPPORTED_REASONS.get(it['reason'], it['reason'])}" for it in instance.unsupported]
+        return f"{', '.join(rows)}. This instance never sees the response, so it refuses requests under these limits."
 
     @display(description="Degraded since")
     def since(self, instance: Instance) -> str:

@@ -9,7 +9,7 @@ from controlplane.api.serializers import ListQuery
 from controlplane.api.views import ApiView, Listed
 from controlplane.fleet import heartbeats
 from controlplane.fleet.models import HEARTBEAT_LIFETIME, Instance
-from enforcement.model.instances import PROBLEMS
+from enforcement.model.instances import PROBLEMS, UNSUPPORTED_REASONS
 
 LIFETIME = f"{HEARTBEAT_LIFETIME.seconds} seconds"
 
@@ -18,6 +18,13 @@ class DecisionsSerializer(serializers.Serializer):
     allowed = serializers.IntegerField(default=0)
     denied = serializers.IntegerField(default=0)
     fallback = serializers.IntegerField(default=0)
+
+
+class UnsupportedSerializer(serializers.Serializer):
+    limit = serializers.CharField(help_text="policy/limit")
+    reason = serializers.CharField(
+        help_text="; ".join(f"{name}: the limit {text}" for name, text in UNSUPPORTED_REASONS.items()) + "."
+    )
 
 
 class InstanceSerializer(serializers.ModelSerializer):
@@ -38,12 +45,18 @@ class InstanceSerializer(serializers.ModelSerializer):
         read_only=True,
         help_text="Limits (policy/limit) that count nothing here, because requests give no cost in their unit.",
     )
+    unsupported = UnsupportedSerializer(
+        many=True,
+        read_only=True,
+        help_text="Limits that this instance cannot enforce, so that it refuses requests under them.",
+    )
 
     class Meta:
         model = Instance
         fields = [
             *("id", "host", "pid", "version", "revision", "state"),
             *("started_at", "seen_at", "degraded_since", "problems", "decisions", "unmetered"),
+            "unsupported",
         ]
 
     def get_state(self, instance: Instance) -> str:

@@ -96,6 +96,24 @@ def fleet_now() -> Fleet:
         return fleet
 
 
+def refused(slug: str) -> list[tuple[str, str, list[Instance]]]:
+    """
+    Return name and reason of each limit of a policy that instances cannot enforce, with these instances.
+
+    They are read from the saved rows, so that a page of a policy needs no store.
+
+    Args:
+        slug: That of the policy.
+    """
+    found: dict[tuple[str, str], list[Instance]] = {}
+    for instance in Instance.objects.last_known():
+        for row in instance.unsupported:
+            policy, _, name = row["limit"].partition("/")
+            if policy == slug:
+                found.setdefault((name, row["reason"]), []).append(instance)
+    return [(*limit, instances) for limit, instances in sorted(found.items())]
+
+
 def is_live(instance: Instance, now: datetime) -> bool:
     """Return whether the last heartbeat of the instance is still valid."""
     return instance.seen_at > now - HEARTBEAT_LIFETIME
@@ -168,12 +186,14 @@ def _parse(instance_id: str, fields: dict[str, Any]) -> Instance:
     instance.clean_fields(exclude=_maybe_empty(instance))
     instance.overflowing = _limits(fields, "overflowing")
     instance.unmetered = sorted({f"{policy}/{name}" for _, policy, name in _limits(fields, "unmetered")})
+    unsupported = {(f"{policy}/{name}", reason) for _, policy, name, reason in _limits(fields, "unsupported", size=4)}
+    instance.unsupported = [{"limit": limit, "reason": reason} for limit, reason in sorted(unsupported)]
     return instance
 
 
 def _maybe_empty(instance: Instance) -> list[str]:
     # A heartbeat may leave these fields empty, although their columns have no blank=True. seen_at is required.
-    optional = ("pid", "started_at", "degraded_since", "decisions", "store_id", "unmetered", "problems")
+    optional = ("pid", "started_at", "degraded_since", "decisions", "store_id", "unmetered", "unsupported", "problems")
     return [name for name in optional if getattr(instance, name) in (None, {}, [], "")]
 
 
@@ -187,10 +207,12 @@ def _instant(fields: dict[str, Any], name: str) -> datetime | None:
         raise InvalidDocument(f"{name}: must be microseconds since the epoch") from exc
 
 
-def _limits(fields: dict[str, Any], name: str) -> list[tuple[str, str, str]]:
+def _limits(fields: dict[str, Any], name: str, size: int = 3) -> list[tuple[str, ...]]:
     value = fields.get(name, [])
     rows = value if isinstance(value, list) else [None]
-    if not all(isinstance(row, list) and len(row) == 3 and all(isinstance(part, str) for part in row) for row in rows):
+    if not all(
+        isinstance(row, list) and len(row) == size and all(isinstance(part, str) for part in row) for row in rows
+    ):
         raise InvalidDocument(f"{name}: must be a list of limits")
     return [tuple(row) for row in rows]
 

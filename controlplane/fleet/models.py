@@ -25,7 +25,8 @@ class Instance(models.Model):
 
     ``overflowing`` is not saved. It has the project id, the policy id and the name of each limit that recently had more
     values than the project's cap allows. ``unmetered`` has ``policy/limit`` for each limit that counts nothing, because
-    the instance charges no cost in its unit.
+    the instance charges no cost in its unit. ``unsupported`` has a dictionary of ``limit`` and ``reason`` for each
+    limit that the instance cannot enforce, so that it refuses requests under it.
     """
 
     overflowing: Sequence[tuple[str, str, str]] = ()
@@ -44,6 +45,7 @@ class Instance(models.Model):
     store_id = models.CharField(max_length=64, blank=True)
     decisions = models.JSONField(default=dict)
     unmetered = models.JSONField(default=list)
+    unsupported = models.JSONField(default=list)
     problems = models.JSONField(default=list)
 
     objects = InstanceQuerySet.as_manager()

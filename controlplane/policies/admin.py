@@ -27,6 +27,8 @@ from controlplane.adminkit.site import (
     list_url,
     table,
 )
+from controlplane.fleet import heartbeats
+from controlplane.fleet.models import Instance
 from controlplane.policies.actions import remove_limit, save_override, set_global_policy
 from controlplane.policies.describe import sentence
 from controlplane.policies.differences import differences
@@ -35,9 +37,11 @@ from controlplane.policies.models import AuditEntry, Limit, Override, Policy
 from controlplane.projects.models import Project, Token
 from controlplane.publishing.changes import Change
 from controlplane.publishing.models import OutboxEntry
+from enforcement.model.instances import UNSUPPORTED_REASONS, reasons_against
 from enforcement.model.limits import MAX_LIMITS_PER_POLICY, InvalidLimit
 
 ROWS_OF_LIMITS_SHOWN = 4
+INSTANCES_SHOWN = 5
 
 
 def describe(limit: Limit, holder: str) -> str:
@@ -46,6 +50,13 @@ def describe(limit: Limit, holder: str) -> str:
         return sentence(limit.as_value(), holder)
     except InvalidLimit as exc:  # another program has written to the table
         return f"{limit.name} cannot be enforced: {exc}"
+
+
+def _linked(instances: list[Instance]) -> str:
+    """Return links to the first of some instances, and the number of the others."""
+    shown = links([(instance.pk, change_url(instance)) for instance in instances[:INSTANCES_SHOWN]])
+    more = len(instances) - INSTANCES_SHOWN
+    return format_html("{} and {} more", shown, more) if more > 0 else shown
 
 
 class LimitInline(StackedInline):
@@ -90,11 +101,11 @@ class PolicyAdmin(RecordedAdmin):
     list_filter = [("project", AutocompleteSelectFilter)]
     search_fields = ["slug", "name"]
     autocomplete_fields = ["project"]
-    readonly_fields = ["reach", "holders", "version", "changed"]
+    readonly_fields = ["reach", "holders", "refused_by", "version", "changed"]
     # Its project is shown by "reach". It does not change, because tokens of other projects may use the policy already.
     fieldsets = [
         (None, {"fields": ["slug", "name", "description"]}),
-        ("Use", {"fields": ["reach", "holders", "version", "changed"]}),
+        ("Use", {"fields": ["reach", "holders", "refused_by", "version", "changed"]}),
     ]
     add_fieldsets = [(None, {"fields": ["slug", "name", "description", "project"]})]
     inlines = [LimitInline]
@@ -109,6 +120,13 @@ class PolicyAdmin(RecordedAdmin):
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Policy]:
         return super().get_queryset(request).select_related("project").prefetch_related("limits")
+
+    def get_fieldsets(self, request: HttpRequest, obj: Policy | None = None) -> list[Any]:
+        fieldsets = super().get_fieldsets(request, obj)
+        if request.user.has_perm("fleet.view_instance"):
+            return fieldsets
+        hidden = "refused_by"
+        return [(name, {**it, "fields": [one for one in it["fields"] if one != hidden]}) for name, it in fieldsets]
 
     def get_urls(self) -> list[URLPattern]:
         own = path("sentence/", self.admin_site.admin_view(self.sentence_view), name="policies_policy_sentence")
@@ -164,6 +182,19 @@ class PolicyAdmin(RecordedAdmin):
             text = f"requests without a token of {anonymous} project{'' if anonymous == 1 else 's'}"
             found.append((text, list_url(Project, f"?anonymous_policy__id__exact={policy.pk}")))
         return links(found)
+
+    @display(description="Refused by")
+    def refused_by(self, policy: Policy) -> str:
+        """Return for each limit of the policy that instances cannot enforce why, and which instances these are."""
+        # An instance goes on reporting for some minutes after the limit was changed or deleted.
+        present = {(limit.name, reason) for limit in policy.limits.all() for reason in reasons_against(limit)}
+        rows = [
+            (name, UNSUPPORTED_REASONS.get(reason, reason), _linked(instances))
+            for name, reason, instances in heartbeats.refused(policy.slug)
+            if reason not in UNSUPPORTED_REASONS or (name, reason) in present
+        ]
+        text = "<li>{} {}. Requests under it are refused by {}</li>"
+        return format_html('<ul class="sg-limits">{}</ul>', format_html_join("", text, rows)) if rows else "no instance"
 
     @display(description="Changed", ordering="updated_at")
     def changed(self, policy: Policy) -> str:

@@ -15,7 +15,14 @@ from enforcement.doctor.findings import Finding, pairs
 from enforcement.lua import LIBRARY_NAME, library_source
 from enforcement.model.calendars import is_host_zone
 from enforcement.model.documents import InvalidDocument, loads, parse_policy
-from enforcement.model.instances import DEGRADED, EVICTING, HEARTBEAT_LIFETIME_MS, PROBLEMS, SET_BACK
+from enforcement.model.instances import (
+    DEGRADED,
+    EVICTING,
+    HEARTBEAT_LIFETIME_MS,
+    PROBLEMS,
+    SET_BACK,
+    UNSUPPORTED_REASONS,
+)
 from enforcement.model.keys import Keys
 from enforcement.store.client import load_library
 
@@ -89,7 +96,8 @@ def _host_zones(found: Mapping[str, str]) -> Iterator[Finding]:
 
 def instances(client: Redis, keys: Keys) -> Iterator[Finding]:
     """
-    Yield a finding on the live instances, or on their number if the account may not read more, and on unmetered limits.
+    Yield a finding on the live instances, or on their number if the account may not read more, and on limits that they
+    report.
     """
     try:
         ids = cast("list[str]", client.zrevrange(keys.instances, 0, _READ_AT_ONCE - 1))
@@ -125,21 +133,44 @@ def instances(client: Redis, keys: Keys) -> Iterator[Finding]:
     else:
         yield Finding("instances", "ok", value)
     yield from _unmetered(live)
+    yield from _unsupported(live)
 
 
 def _unmetered(live: Iterable[Mapping[str, Any]]) -> Iterator[Finding]:
     """Yield a finding on each limit that counts nothing, because the instances charge no cost in its unit."""
-    found: dict[str, list[str]] = {}
+    advice = "Requests give no cost in the unit of this limit, so it admits everything. Pass costs, or remove it."
+    for (policy, limit), where in _reported(live, "unmetered", 3):
+        yield Finding("unmetered", "warning", f"{policy}/{limit} counts nothing at {where}", advice)
+
+
+def _unsupported(live: Iterable[Mapping[str, Any]]) -> Iterator[Finding]:
+    """Yield a finding on each limit for which instances refuse requests, because they cannot enforce it."""
+    advice = (
+        "These instances never see the response, so they refuse each request under this limit. Send such requests "
+        "through the Sluicegate proxy or an integration in the application, or take the limit out of their policies."
+    )
+    for (policy, limit, reason), where in _reported(live, "unsupported", 4):
+        why = UNSUPPORTED_REASONS.get(reason, reason)
+        yield Finding("unsupported", "warning", f"{policy}/{limit} {why}, which {where} cannot enforce", advice)
+
+
+def _reported(live: Iterable[Mapping[str, Any]], member: str, size: int) -> Iterator[tuple[tuple[str, ...], str]]:
+    """
+    Yield each limit that heartbeats report in a member, without its project, and a phrase that names the instances.
+
+    Args:
+        size: How many strings name a limit there. The first is the project.
+    """
+    found: dict[tuple[str, ...], list[str]] = {}
     for row in live:
-        limits = row.get("unmetered")
+        limits = row.get(member)
         for name in limits if isinstance(limits, list) else ():
-            if isinstance(name, list) and len(name) == 3:
-                found.setdefault(f"{name[1]}/{name[2]}", []).append(str(row.get("id")))
-    for name, ids in sorted(found.items())[:MOST_SHOWN]:
-        more = f" and {len(ids) - 1} more" if len(ids) > 1 else ""
-        value = f"{name} counts nothing at {ids[0]}{more}"
-        advice = "Requests give no cost in the unit of this limit, so it admits everything. Pass costs, or remove it."
-        yield Finding("unmetered", "warning", value, advice)
+            if isinstance(name, list) and len(name) == size and all(isinstance(part, str) for part in name):
+                ids = found.setdefault(tuple(name[1:]), [])
+                if row.get("id") not in ids:
+                    ids.append(str(row.get("id")))
+    for limit, ids in sorted(found.items())[:MOST_SHOWN]:
+        yield limit, f"{ids[0]} and {len(ids) - 1} more" if len(ids) > 1 else ids[0]
 
 
 def _instant(microseconds: str) -> str:

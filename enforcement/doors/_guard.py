@@ -7,6 +7,8 @@ from typing import Any, Generic, TypeVar
 
 from enforcement.base import BaseLimiter
 from enforcement.http.messages import TrustedProxies, check_anonymous, check_preset
+from enforcement.http.usage import USAGE_PATH
+from enforcement.model.checks import check_switch
 from enforcement.plan.binding import Costs
 
 GuardedApp = TypeVar("GuardedApp")
@@ -39,8 +41,9 @@ class Guard(Generic[GuardedApp, AnyLimiter, Request]):
         exempt: Iterable[str] = ("/healthz",),
         trusted_proxies: Iterable[str] = (),
         anonymous: str | None = None,
+        usage_endpoint: bool = True,
     ) -> None:
-        """Set the attributes from the arguments, or raise ValueError if preset, network or project is not valid."""
+        """Set the attributes from the arguments, or raise ValueError if one is not valid."""
         self.app = app
         self.limiter = limiter
         self._token: Callable[[Request], str | None] = token or self.usual_token
@@ -49,6 +52,9 @@ class Guard(Generic[GuardedApp, AnyLimiter, Request]):
         self._attributes = attributes
         self._headers = check_preset(headers)
         self._exempt = frozenset(exempt)
+        self._shows_usage = check_switch("usage_endpoint", usage_endpoint)
+        # One look-up tells the usual request from all others.
+        self._unlimited = self._exempt | {USAGE_PATH} if usage_endpoint else self._exempt
         self._proxies = TrustedProxies(trusted_proxies)
         self._anonymous = check_anonymous(anonymous)
         self._started = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from pkgutil import resolve_name
@@ -23,7 +23,7 @@ _STRINGS: Final = {
 }
 _SPANS: Final = {"TIMEOUT_MS": "timeout", "LOOKUP_MS": "lookup"}
 _CALLABLES: Final = ("TOKEN", "COSTS", "ATTRIBUTES")
-NAMES: Final = (*_STRINGS, *_SPANS, "HEADERS", "TRUSTED_PROXIES", "EXEMPT", "ANONYMOUS", *_CALLABLES)
+NAMES: Final = (*_STRINGS, *_SPANS, "HEADERS", "TRUSTED_PROXIES", "EXEMPT", "ANONYMOUS", "USAGE_ENDPOINT", *_CALLABLES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,7 @@ class Options:
         proxies: The proxies whose forwarding headers are trusted.
         exempt: Paths that are never limited.
         anonymous: Stands for requests without a token. None: they are refused.
+        usage_endpoint: Whether the middleware shows each token its own limits.
         token, costs, attributes: Functions of a request, or None.
     """
 
@@ -45,6 +46,7 @@ class Options:
     proxies: TrustedProxies
     exempt: frozenset[str]
     anonymous: Anonymous | None
+    usage_endpoint: bool
     token: Callable[[Any], str | None] | None
     costs: Callable[[Any], Any] | None
     attributes: Callable[[Any], Mapping[str, str]] | None
@@ -66,21 +68,24 @@ class Options:
         )
 
 
-def read_options(data: object, name: str, environ: Mapping[str, str] = os.environ) -> Options:
+def read_options(
+    data: object, name: str, environ: Mapping[str, str] = os.environ, *, names: Sequence[str] = NAMES
+) -> Options:
     """
     Return the options of an integration, read from a mapping and from environment variables.
 
     Args:
-        data: A mapping of :data:`NAMES`. What it leaves out is read from the environment, or has its default.
+        data: A mapping. What it leaves out is read from the environment, or has its default.
         name: Name of the mapping, for error messages.
+        names: The options that the integration has.
     Raises:
         ValueError: A name is unknown or a value is not valid. The message names the option.
     """
     if not isinstance(data, Mapping):
         raise ValueError(f"{name}: must be a dictionary, got {type(data).__name__}.")
-    unknown = sorted(str(key) for key in set(data) - set(NAMES))
+    unknown = sorted(str(key) for key in set(data) - set(names))
     if unknown:
-        raise ValueError(f"{name}[{unknown[0]!r}]: unknown option, must be one of {', '.join(NAMES)}.")
+        raise ValueError(f"{name}[{unknown[0]!r}]: unknown option, must be one of {', '.join(names)}.")
     read = _OptionReader(data, name)
     options = Options(
         store=read.store(Settings.from_env(environ)),
@@ -88,6 +93,7 @@ def read_options(data: object, name: str, environ: Mapping[str, str] = os.enviro
         proxies=read.checked("TRUSTED_PROXIES", (), lambda value: TrustedProxies(_strings(value))),
         exempt=read.checked("EXEMPT", ("/healthz",), lambda value: frozenset(_strings(value))),
         anonymous=read.checked("ANONYMOUS", None, _anonymous),
+        usage_endpoint=read.checked("USAGE_ENDPOINT", True, _switch),
         token=read.function("TOKEN"),
         costs=read.function("COSTS"),
         attributes=read.function("ATTRIBUTES"),
@@ -137,6 +143,12 @@ def _string(value: object) -> str:
 
 def _anonymous(value: object) -> Anonymous | None:
     return None if value is None else Anonymous(_string(value))
+
+
+def _switch(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"must be True or False, got {value!r}.")
+    return value
 
 
 def _path(value: object) -> Path:

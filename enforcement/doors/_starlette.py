@@ -15,7 +15,7 @@ from typing import Any, Final, cast
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import HTTPConnection
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
@@ -23,6 +23,7 @@ from starlette.websockets import WebSocket
 from enforcement import aio
 from enforcement.async_tasks import begun
 from enforcement.doors._in_code import (
+    EXEMPT,
     Group,
     Pairs,
     as_call,
@@ -41,6 +42,7 @@ from enforcement.http.messages import (
     joining,
     without_token,
 )
+from enforcement.http.usage_request import UsageRequest, usage_answer_awaited
 from enforcement.model.tokens import Anonymous
 from enforcement.plan.binding import Costs
 from enforcement.plan.decision import Decision, Denied
@@ -208,6 +210,18 @@ class StarletteVisit:
         with refusing():
             return RequestAttributes(values, lambda name: _header(self._connection, name))
 
+    async def usage(self) -> PlainResponse:
+        """Return the response to a request for the page of own limits."""
+        gate, connection = self.gate, self._connection
+        asked = UsageRequest(
+            connection.scope["method"],
+            lambda: gate.token(connection),
+            lambda: self.describe(None),
+            gate.preset,
+            gate.anonymous,
+        )
+        return await usage_answer_awaited(self.limiter, asked)
+
     async def decide(self, pairs: Pairs, costs: Costs) -> Decision:
         """
         Charge the request to limits in code, hold its slots until the response is complete, and return the decision, or
@@ -294,6 +308,19 @@ def visit_of(connection: HTTPConnection) -> StarletteVisit:
             " enforcement.doors.starlette."
         )
     return visit
+
+
+async def usage(request: Request) -> Response:
+    """
+    Return the page on which a token sees its own limits. It is charged to none of them.
+
+    >>> app.add_route(USAGE_PATH, usage)
+    """
+    answer = await visit_of(request).usage()
+    return Response(answer.body, answer.status, dict(answer.headers))
+
+
+setattr(usage, EXEMPT, True)
 
 
 async def answer_denied(connection: Any, exc: Exception) -> Response | None:

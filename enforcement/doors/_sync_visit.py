@@ -13,7 +13,15 @@ from typing import Any, Final, Protocol
 
 from enforcement.doors._in_code import Pairs, as_call, limit_headers, outlives_decision
 from enforcement.doors._options import Options
-from enforcement.http.messages import Progress, RequestAttributes, find_token, joining, without_token
+from enforcement.http.messages import (
+    PlainResponse,
+    Progress,
+    RequestAttributes,
+    find_token,
+    joining,
+    without_token,
+)
+from enforcement.http.usage_request import UsageRequest, usage_answer
 from enforcement.limiter import Admission, Limiter
 from enforcement.model.tokens import Anonymous
 from enforcement.plan.binding import Costs
@@ -145,6 +153,18 @@ class DjangoVisit(SyncVisit):
         token = shown or without_token(shown, options.anonymous)
         costs = options.costs(self.request) if options.costs else 1
         return self.charge_policies(token, self._describe(options), costs)
+
+    def usage(self) -> PlainResponse:
+        """Return the response to a request for the page of own limits."""
+        options = self.installed.options()
+        asked = UsageRequest(
+            self.request.method,
+            lambda: (options.token or usual_token)(self.request),
+            lambda: self._describe(options),
+            options.headers,
+            options.anonymous,
+        )
+        return usage_answer(self.installed.limiter(), asked)
 
     def note(self, decision: Decision) -> None:
         """Add a decision to those shown in the response, once, and set it as ``request.sluicegate`` for the view."""

@@ -40,6 +40,8 @@ from enforcement.http.messages import (
     shows,
     without_token,
 )
+from enforcement.http.usage import USAGE_PATH
+from enforcement.http.usage_request import UsageRequest, usage_answer_awaited
 from enforcement.plan.decision import Decision, Denied
 from enforcement.plan.headers import draft_lines
 
@@ -64,6 +66,8 @@ class LimitMiddleware(Guard[App, Limiter, Scope]):
             addresses itself (uvicorn: ``--no-proxy-headers``).
         anonymous: Slug of the project that requests without a token count for. Its anonymous policy decides on them.
             None: they are refused with 401. The answer to a token that is not valid is always 401.
+        usage_endpoint: Whether ``/.well-known/sluicegate/usage`` shows each token its own limits. A request for it is
+            charged to none of them.
     Raises:
         ValueError: The preset, a network or the project is not valid.
 
@@ -86,8 +90,8 @@ class LimitMiddleware(Guard[App, Limiter, Scope]):
         """Pass one ASGI connection to the application if its limits admit it, or send a denial."""
         if scope["type"] == "lifespan":
             await _Lifespan(self, receive, send).run(scope)
-        elif scope["type"] not in ("http", "websocket") or scope["path"] in self._exempt:
-            await self.app(scope, receive, send)
+        elif scope["type"] not in ("http", "websocket") or scope["path"] in self._unlimited:
+            await self._pass_unlimited(scope, receive, send)
         else:
             limiter = self.limiter if self._started and self.limiter else await self.start()
             plan = limiter.by_fields(scope["headers"]) if self._by_usual_fields else None
@@ -102,6 +106,18 @@ class LimitMiddleware(Guard[App, Limiter, Scope]):
                 await self._pass(decision, scope, receive, send)
             else:
                 await _answer(scope, receive, send, denial(decision, self._headers))
+
+    async def _pass_unlimited(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request for the page of own limits, or pass one that is never limited to the application."""
+        if not self._shows_usage or scope.get("path") != USAGE_PATH:
+            await self.app(scope, receive, send)
+            return
+        limiter = self.limiter if self._started and self.limiter else await self.start()
+        method = scope["method"] if scope["type"] == "http" else "CONNECT"  # which opens websockets over HTTP/2
+        asked = UsageRequest(
+            method, lambda: self._token(scope), lambda: self._describe(scope), self._headers, self._anonymous
+        )
+        await _answer(scope, receive, send, await usage_answer_awaited(limiter, asked))
 
     async def start(self) -> Limiter:
         """Start the limiter, once, and return it. Without lifespan events, the first request calls this."""

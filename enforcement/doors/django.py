@@ -29,16 +29,11 @@ with Requirement("The Django integration", "Django"):
     from django.http import HttpResponse
 
 from enforcement.decorator import Declared, chosen, declared
-from enforcement.doors._in_code import (
-    EXEMPT,
-    check_methods,
-    denial_without_limits,
-    groups_of,
-    name_at,
-)
+from enforcement.doors._in_code import EXEMPT, check_methods, denial_without_limits, groups_of, name_at
 from enforcement.doors._options import Options, read_options
 from enforcement.doors._sync_visit import DjangoVisit, in_thread
 from enforcement.http.messages import PlainResponse, Refusal
+from enforcement.http.usage import USAGE_PATH
 from enforcement.limiter import Limiter
 from enforcement.plan.costs import Costs
 from enforcement.plan.decision import Denied
@@ -161,12 +156,19 @@ class LimitMiddleware(DecisionMiddleware):
     Pass a request to its view if every policy of its token admits it, and answer it with the denial otherwise.
 
     Paths in ``SLUICEGATE["EXEMPT"]`` and views under :func:`exempt` need no token. A request that reaches no view,
-    because its path does not exist for instance, is checked before it is answered.
+    because its path does not exist for instance, is checked before it is answered. Unless
+    ``SLUICEGATE["USAGE_ENDPOINT"]`` is False, ``/.well-known/sluicegate/usage`` shows each token its own limits.
     """
 
     def __init__(self, get_response: Callable[[Any], Any]) -> None:
         super().__init__(get_response)
         self.process_view = self._check_awaited if iscoroutinefunction(self) else self._check
+
+    def __call__(self, request: Any) -> Any:
+        """Return the response, or an awaitable of it in an async stack. A path of ours has the page of own limits."""
+        if request.path == USAGE_PATH and get_options().usage_endpoint:
+            return in_thread(usage, request) if iscoroutinefunction(self) else usage(request)
+        return super().__call__(request)
 
     def _check(self, request: Any, view: Any, args: Any, kwargs: Any) -> Any:
         visit = visit_of(request)
@@ -190,6 +192,12 @@ def exempt(view: View) -> View:
     """Mark a view as exempt from :class:`LimitMiddleware`, and return the view. In a class, decorate ``dispatch``."""
     setattr(view, EXEMPT, True)
     return view
+
+
+@exempt
+def usage(request: Any) -> Any:
+    """Return the page on which a token sees its own limits. This view is for sites without :class:`LimitMiddleware`."""
+    return _response(visit_of(request).usage())
 
 
 def limited(
@@ -381,10 +389,6 @@ def _check_throttles(options: Mapping[str, Any]) -> Iterator[Any]:
 
 
 __all__ = [
-    "DecisionMiddleware",
-    "LimitMiddleware",
-    "SluicegateConfig",
-    "exempt",
-    "get_limiter",
-    "limited",
+    "USAGE_PATH",
+    *("DecisionMiddleware", "LimitMiddleware", "SluicegateConfig", "exempt", "get_limiter", "limited", "usage"),
 ]

@@ -27,8 +27,9 @@ with Requirement("The FastAPI integration", "sluicegate[fastapi]"):
 from enforcement import aio
 from enforcement.decorator import Declared, chosen
 from enforcement.doors._in_code import Group, Pairs, as_call, groups_of
-from enforcement.doors._starlette import Gate, StarletteVisit, token_of, visit_of
+from enforcement.doors._starlette import Gate, StarletteVisit, token_of, usage, visit_of
 from enforcement.http.messages import TrustedProxies, check_anonymous, check_preset
+from enforcement.http.usage import USAGE_PATH
 from enforcement.plan.costs import Costs, check_costs
 from enforcement.plan.decision import Decision
 
@@ -381,4 +382,4 @@ def _tokens(dependant: Any) -> Iterator[bool]:
         yield from _tokens(child)
 
 
-__all__ = ["Admission", "admit", "check", "get_limiter", "install", "limited"]
+__all__ = ["USAGE_PATH", "Admission", "admit", "check", "get_limiter", "install", "limited", "usage"]

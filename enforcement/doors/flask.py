@@ -35,14 +35,17 @@ from enforcement.doors._in_code import (
     name_at,
     name_of,
 )
-from enforcement.doors._options import Options, read_options
+from enforcement.doors._options import NAMES, Options, read_options
 from enforcement.doors._sync_visit import SyncBody, SyncVisit, usual_token
 from enforcement.http.messages import PlainResponse, Refusal, RequestAttributes, without_token
+from enforcement.http.usage import USAGE_PATH
+from enforcement.http.usage_request import UsageRequest, usage_answer
 from enforcement.limiter import Limiter
 from enforcement.plan.costs import Costs, check_costs
 from enforcement.plan.decision import Decision, Denied
 
 SETTING: Final = "SLUICEGATE"
+_OPTIONS: Final = [name for name in NAMES if name != "USAGE_ENDPOINT"]  # the page is a view of the application
 _EXTENSION: Final = "sluicegate"
 _VISIT: Final = "sluicegate.visit"
 
@@ -79,6 +82,18 @@ class FlaskVisit(SyncVisit):
             if found is not None:
                 values.update(found(request))
         return RequestAttributes(values, request.headers.get)
+
+    def usage(self) -> PlainResponse:
+        """Return the response to a request for the page of own limits."""
+        options = self.installed.options()
+        asked = UsageRequest(
+            "GET" if request.method == "HEAD" else request.method,  # Werkzeug leaves the body out by itself
+            lambda: (options.token or usual_token)(request),
+            lambda: self.describe(None),
+            options.headers,
+            options.anonymous,
+        )
+        return usage_answer(self.installed.limiter(), asked)
 
     def denied(self, decision: Decision) -> Denied:
         """Return the exception that answers a denial."""
@@ -228,7 +243,7 @@ def install(app: Flask, limiter: Limiter | None = None, *, default: ViewRule | N
         raise TypeError(f"default: must be what limited() or check() returns, got {default!r}.")
     if _EXTENSION in app.extensions:
         raise ValueError("app: Sluicegate is already installed.")
-    options = read_options(app.config.get(SETTING, {}), f"app.config[{SETTING!r}]")
+    options = read_options(app.config.get(SETTING, {}), f"app.config[{SETTING!r}]", names=_OPTIONS)
     installed = app.extensions[_EXTENSION] = _Extension(options, limiter, default)
     app.before_request(installed.before)
     app.after_request(installed.after)
@@ -330,6 +345,16 @@ def _check_view(view: Any) -> None:
         raise TypeError(f"view: must be a function or class, got {view!r}. {hint}.")
 
 
+@exempt
+def usage() -> Response:
+    """
+    Return the page on which a token sees its own limits. It is charged to none of them.
+
+    >>> app.add_url_rule(USAGE_PATH, view_func=usage)
+    """
+    return _response(_visit().usage())
+
+
 def _counted_as(view: Any, name: str) -> str:
     """Return the name of the counters of a function with this full name, which is called in the present request."""
     if "<" not in name:
@@ -370,4 +395,4 @@ def _nothing() -> None:
     """Do nothing."""
 
 
-__all__ = ["ViewRule", "check", "exempt", "get_limiter", "install", "limited"]
+__all__ = ["USAGE_PATH", "ViewRule", "check", "exempt", "get_limiter", "install", "limited", "usage"]

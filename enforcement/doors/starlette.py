@@ -30,8 +30,9 @@ with Requirement("The Starlette integration", "sluicegate[starlette]"):
 from enforcement import aio
 from enforcement.decorator import Declared, chosen
 from enforcement.doors._in_code import EXEMPT, LIMITED, groups_of, name_at, name_of
-from enforcement.doors._starlette import Gate, token_of, visit_of
+from enforcement.doors._starlette import Gate, token_of, usage, visit_of
 from enforcement.http.messages import TrustedProxies, check_anonymous, check_preset
+from enforcement.http.usage import USAGE_PATH
 from enforcement.plan.costs import Costs, check_costs
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
@@ -268,4 +269,4 @@ def _connection(arguments: Iterable[Any]) -> HTTPConnection:
     raise TypeError("A limited endpoint must be called with its request or websocket.")
 
 
-__all__ = ["EndpointRule", "check", "exempt", "get_limiter", "install", "limited"]
+__all__ = ["USAGE_PATH", "EndpointRule", "check", "exempt", "get_limiter", "install", "limited", "usage"]

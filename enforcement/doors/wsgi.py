@@ -25,6 +25,8 @@ from enforcement.http.messages import (
     joining,
     without_token,
 )
+from enforcement.http.usage import USAGE_PATH
+from enforcement.http.usage_request import UsageRequest, usage_answer
 from enforcement.limiter import Admission, Limiter
 from enforcement.plan.decision import Decision, Denied
 
@@ -50,6 +52,8 @@ class LimitMiddleware(Guard[App, Limiter, Environ]):
         trusted_proxies: Networks whose ``X-Forwarded-For`` is trusted.
         anonymous: Slug of the project that requests without a token count for. Its anonymous policy decides on them.
             None: they are refused with 401. The answer to a token that is not valid is always 401.
+        usage_endpoint: Whether ``/.well-known/sluicegate/usage`` shows each token its own limits. A request for it is
+            charged to none of them.
     Raises:
         ValueError: The preset, a network or the project is not valid.
 
@@ -69,7 +73,9 @@ class LimitMiddleware(Guard[App, Limiter, Environ]):
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Return the body of the application's response, or of a denial in its place."""
-        if _path(environ) in self._exempt:
+        if (path := _path(environ)) in self._unlimited:
+            if path == USAGE_PATH and self._shows_usage:
+                return self._show_usage(environ, start_response)
             return self.app(environ, start_response)
         try:
             admitted = self._admit(self.limiter if self._started and self.limiter else self.start(), environ)
@@ -83,6 +89,15 @@ class LimitMiddleware(Guard[App, Limiter, Environ]):
         if isinstance(admitted, Decision):
             return self.app(environ, _adding(headers, start_response))
         return _run_admitted(self.app, environ, _adding(headers, start_response), admitted)
+
+    def _show_usage(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        """Answer a request for the page of own limits."""
+        limiter = self.limiter if self._started and self.limiter else self.start()
+        method = environ["REQUEST_METHOD"]
+        asked = UsageRequest(
+            method, lambda: self._token(environ), lambda: self._describe(environ), self._headers, self._anonymous
+        )
+        return _answer(environ, start_response, usage_answer(limiter, asked))
 
     def start(self) -> Limiter:
         """Start the limiter, once, and return it. The first request calls this."""

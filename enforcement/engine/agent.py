@@ -15,8 +15,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, Protocol
 
 from redis.exceptions import NoPermissionError, ResponseError
@@ -24,7 +25,7 @@ from redis.exceptions import NoPermissionError, ResponseError
 from enforcement.engine.change_log import ChangeLogReader
 from enforcement.engine.duties import DiskCopy, DocumentLoader, Duty, OnceLogger, UsageDelivery, read_clock, read_key
 from enforcement.engine.evictions import EVICTION_SECONDS, EvictionWatch
-from enforcement.engine.heartbeat import Heartbeat, Identity
+from enforcement.engine.heartbeat import Heartbeat, Identity, LimitReports
 from enforcement.engine.store_clock import StoreClock
 from enforcement.engine.store_warnings import StoreWarnings
 from enforcement.failover.lost_counters import LOOK_SECONDS
@@ -86,8 +87,7 @@ class Agent:
         look: Called every two seconds. It checks whether the store is still where it was.
         duty_failures: Decides whether a duty may fail alone, because a part of the store is unavailable.
         fallbacks: See :class:`Heartbeat`.
-        overflowing: See :class:`Heartbeat`.
-        unmetered: See :class:`Heartbeat`.
+        limits: See :class:`Heartbeat`.
         failed: Called with the cause of each failed call of this thread.
         copy: Saved in each turn, also while the store is unavailable. None: nothing is kept of an outage.
 
@@ -109,8 +109,7 @@ class Agent:
         look: Callable[[], None] = lambda: None,
         duty_failures: DutyFailures | None = None,
         fallbacks: Callable[[], int] = lambda: 0,
-        overflowing: Callable[[], Sequence[Sequence[str]]] = list,
-        unmetered: Callable[[], Sequence[Sequence[str]]] = list,
+        limits: LimitReports = MappingProxyType({}),
         failed: Callable[[str], None] = lambda cause: None,
         copy: OutageCopy | None = None,
     ) -> None:
@@ -133,8 +132,7 @@ class Agent:
             usage,
             self.clock,
             fallbacks=fallbacks,
-            overflowing=overflowing,
-            unmetered=unmetered,
+            limits=limits,
             problems=lambda: self._warnings.problems,
             remembered=lambda: self._copy.fleet_size if self._copy else 0,
         )

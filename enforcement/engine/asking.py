@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -45,11 +45,13 @@ class Asker:
     Asks the store to decide on counters that one call can reach.
 
     Args:
-        health: Records failed calls, and durable counters that the store has lost.
+        health: Knows durable counters that the store has lost.
+        failed: Records a failed call. None: as a failed decision.
     """
 
-    def __init__(self, health: Health) -> None:
+    def __init__(self, health: Health, failed: Callable[[StoreError], None] | None = None) -> None:
         self._health = health
+        self._failed = failed or health.failed
         self._clock = health.clock is not None
 
     def asking(self, request: Request[Plan], *, registers: bool, result: object = None) -> Steps:
@@ -69,7 +71,7 @@ class Asker:
                 raw = yield from self.calling(encode(request, now_us, clock=self._clock), result)
                 reply, overflowed = reads(raw, request.plan, request.width)
             except StoreError as exc:
-                health.failed(exc)
+                self._failed(exc)
                 return Answer(cause=exc.cause, error=exc)
             if reply.decided:
                 return Answer(reply, overflowed)

@@ -6,12 +6,14 @@ import os
 import socket
 import threading
 import uuid
+from functools import cached_property
 from time import monotonic
 from typing import Final
 
 from enforcement.engine.agent import Agent
 from enforcement.engine.decide import Decider
 from enforcement.engine.heartbeat import Identity
+from enforcement.engine.own_limit_reader import OwnLimitReader
 from enforcement.engine.slot_renewal import SlotKeeper
 from enforcement.engine.token_lookup import TokenLookup
 from enforcement.failover.fallback import Fallback
@@ -101,6 +103,11 @@ class Engine:
             unconfirmed_for=self.agent.unconfirmed_for,
         )
 
+    @cached_property
+    def own_limits(self) -> OwnLimitReader:
+        """What reads the limits of a consumer, for the consumer."""
+        return OwnLimitReader(self.keys, self.planner, self.health, fleet=self._fleet)
+
     def _make_agent(self, connector: StoreConnector) -> tuple[Agent, UsageLog]:
         """Return a new agent, which is not started yet, and the log of the usage that it delivers."""
         settings = self.settings
@@ -117,8 +124,11 @@ class Engine:
             look=connector.look,
             duty_failures=connector.duty_failures,
             fallbacks=lambda: self.decider.fallbacks,
-            overflowing=lambda: self.planner.plan_cache.full.at(monotonic()),
-            unmetered=lambda: self.planner.unmetered.now(),
+            limits={
+                "overflowing": lambda: self.planner.plan_cache.full.at(monotonic()),
+                "unmetered": lambda: self.planner.unmetered.now(),
+                "unsupported": lambda: self.planner.unsupported.at(monotonic()),
+            },
             failed=self.counts.failed,
             copy=self.outage_copy,
         )

@@ -22,6 +22,9 @@ from enforcement.store.client import call_function
 
 FLEET_SECONDS: Final = 600.0
 
+LimitReports = Mapping[str, Callable[[], Sequence[Sequence[str]]]]
+"""See :class:`Heartbeat`."""
+
 logger = logging.getLogger("sluicegate.agent")
 
 
@@ -51,8 +54,10 @@ class Heartbeat:
         usage: Its totals are reported.
         clock: Adopts the time in each reply.
         fallbacks: Returns how many decisions were made without the store.
-        overflowing: Returns project id, policy id and name of each limit that lately had no room for a value.
-        unmetered: Returns project id, policy slug and name of each limit that requests lately gave no cost for.
+        limits: Functions by member of the heartbeat. Each returns the limits of which something was lately noticed. For
+            ``overflowing``, which had no room for a value, that is project id, policy id and name. For ``unmetered``,
+            which requests gave no cost for, it is project id, policy slug and name. For ``unsupported``, which this
+            process cannot enforce, a key of ``UNSUPPORTED_REASONS`` follows.
         problems: Returns what is wrong with a store that answers.
         remembered: Returns the fleet size before this process began, or 0 if it is unknown.
 
@@ -70,8 +75,7 @@ class Heartbeat:
         clock: StoreClock,
         *,
         fallbacks: Callable[[], int],
-        overflowing: Callable[[], Sequence[Sequence[str]]],
-        unmetered: Callable[[], Sequence[Sequence[str]]],
+        limits: LimitReports,
         problems: Callable[[], Sequence[str]],
         remembered: Callable[[], int],
     ) -> None:
@@ -84,8 +88,7 @@ class Heartbeat:
         self._usage = usage
         self._clock = clock
         self._fallbacks = fallbacks
-        self._overflowing = overflowing
-        self._unmetered = unmetered
+        self._limits = limits
         self._problems = problems
         self._remembered = remembered
         self._started_at_us = clock.wall_us()
@@ -147,8 +150,7 @@ class Heartbeat:
                 "fallback": self._fallbacks(),
             },
             "degraded_since_us": degraded_since_us,
-            "overflowing": self._overflowing(),
-            "unmetered": self._unmetered(),
+            **{name: report() for name, report in self._limits.items()},
             "problems": self._problems(),
         }
 
@@ -167,4 +169,4 @@ def _log_load() -> None:
     logger.warning("The store had no function library, so it was loaded.")
 
 
-__all__ = ["FLEET_SECONDS", "Heartbeat", "Identity"]
+__all__ = ["FLEET_SECONDS", "Heartbeat", "Identity", "LimitReports"]

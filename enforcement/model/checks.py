@@ -32,6 +32,13 @@ def check_secret(name: str, value: object) -> None:
         raise ValueError(f"{name}: must have {LEAST_SECRET_LENGTH} to {MOST_SECRET_LENGTH} characters, got {size}.")
 
 
+def check_switch(name: str, value: object) -> bool:
+    """Return *value* if it is a boolean, or raise ValueError with the name of the setting."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name}: must be True or False, got {shown(value)}.")
+    return value
+
+
 def shown(value: object) -> str:
     """Return the ``repr()`` of a value for an error message, cut to 64 characters."""
     try:
@@ -41,4 +48,4 @@ def shown(value: object) -> str:
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
-__all__ = ["check_secret", "integer_rule", "is_integer", "is_secret", "shown"]
+__all__ = ["check_secret", "check_switch", "integer_rule", "is_integer", "is_secret", "shown"]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Iterator
+from typing import Any, Final
 
 STARTING: Final = "starting"
 OK: Final = "ok"
@@ -20,5 +21,28 @@ PROBLEMS: Final = {
 }
 """A description of each problem."""
 
+SLOTS: Final = "slots"
+"""The reason of a limit that an instance cannot enforce because it never learns when a request has ended."""
+CHARGE_ON: Final = "charge_on"
+"""The reason of one that it cannot enforce because it never learns the status of a response."""
+UNSUPPORTED_REASONS: Final = {
+    SLOTS: "counts slots",
+    CHARGE_ON: "is charged by the status of the response",
+}
+"""What a limit does that an instance without sight of the response cannot do."""
+
 HEARTBEAT_LIFETIME_MS: Final = 15_000
 """An instance whose last heartbeat is older counts as gone."""
+
+
+def reasons_against(limit: Any) -> Iterator[str]:
+    """
+    Yield the reasons for which an instance that never sees the response cannot enforce a limit.
+
+    Args:
+        limit: A limit, or its row in SQL.
+    """
+    if limit.algorithm == "concurrency":
+        yield SLOTS
+    if limit.charge_on:
+        yield CHARGE_ON

@@ -13,18 +13,19 @@ import asyncio
 import hmac
 import json
 import logging
-from collections.abc import Mapping
 from contextlib import suppress
 from typing import Final, Protocol
 
 from enforcement.aio import Limiter
 from enforcement.http.asgi import Receive, Scope, Send, encoded, header_of
 from enforcement.http.messages import DENIAL_FIELD, PlainResponse, error_answer
+from enforcement.http.usage import USAGE_PATH
 from enforcement.service import ext_authz, rls
 from enforcement.service.forward_auth import ForwardAuth
 from enforcement.service.grpc import UNIMPLEMENTED, MessageReader, UnaryCall, end, is_call
 from enforcement.service.judge import Judge
 from enforcement.service.settings import ServiceSettings, limiter_settings
+from enforcement.service.usage import UsagePage
 
 logger = logging.getLogger("sluicegate.service")
 
@@ -62,11 +63,13 @@ class DecisionService:
             ForwardAuth(judge, settings, "/v1/check403", denials=(401, 403), repeats_body=True),
             ForwardAuth(judge, settings, "/v1/envoy", denials=range(400, 500)),
         )
-        self._endpoints: Mapping[str, Endpoint] = {
+        self._endpoints: dict[str, Endpoint] = {
             **{check.path: check for check in checks},
             ext_authz.PATH: UnaryCall(ext_authz.ExtAuthz(judge, settings), ext_authz.denied, self._reader, settings),
             rls.PATH: UnaryCall(rls.RateLimitService(judge, settings), rls.denied, self._reader, settings),
         }
+        if settings.usage_endpoint:
+            self._endpoints[USAGE_PATH] = UsagePage(limiter, settings)
         self._below: tuple[tuple[str, Endpoint], ...] = tuple((f"{check.path}/", check) for check in checks)
         self._pages = {"/healthz": self._health, "/readyz": self._readiness}
 

@@ -10,6 +10,7 @@ from enforcement.aio import Limiter
 from enforcement.async_tasks import seen_through
 from enforcement.http.messages import Refusal, without_token
 from enforcement.logs import RateLimitedLogger
+from enforcement.model.instances import UNSUPPORTED_REASONS, reasons_against
 from enforcement.model.matching import Attributes
 from enforcement.model.tokens import Anonymous
 from enforcement.plan.binding import Costs
@@ -99,12 +100,14 @@ class Judge:
 
     def _unsupported(self, plan: LivePlan) -> Refusal:
         """Return the refusal of a request under a limit whose charge would have to be given back later."""
-        bound = next(bound for bound in plan.bounds if bound.limit.algorithm == "concurrency" or bound.limit.charge_on)
+        found = [(bound, reason) for bound in plan.bounds for reason in reasons_against(bound.limit)]
+        for bound, reason in found:
+            self.limiter.note_unsupported(plan, bound, reason)
+        bound, reason = found[0]
         name = f"{bound.policy_slug}/{bound.limit.name}" if bound.policy_slug else bound.limit.name
-        why = "counts slots" if bound.limit.algorithm == "concurrency" else "is charged by the status of the response"
         detail = (
-            f"The limit {name} {why}. The decision service never sees the response, so it cannot enforce this limit. "
-            "Use the Sluicegate proxy or an integration in the application."
+            f"The limit {name} {UNSUPPORTED_REASONS[reason]}. The decision service never sees the response, so it "
+            "cannot enforce this limit. Use the Sluicegate proxy or an integration in the application."
         )
         self.warn(name, detail)
         return Refusal(503, "The limit is not supported here", detail, UNSUPPORTED)

@@ -12,7 +12,7 @@ from enforcement.http.messages import TrustedProxies, check_anonymous, check_pre
 from enforcement.model.checks import check_secret, shown
 from enforcement.model.tokens import Anonymous
 from enforcement.service.rls_mapping import RlsMapping
-from enforcement.settings import LEAST_TIMEOUT, Settings, read_variable
+from enforcement.settings import LEAST_TIMEOUT, Settings, read_switch, read_variable
 
 LOCAL: Final = "127.0.0.0/8, ::1, unix"
 """The networks of a proxy on this host."""
@@ -36,6 +36,7 @@ class ServiceSettings:
         costs_field: Lower-case name of the header field from which costs are read. Empty: every request costs 1.
         attributes_field: Lower-case name of the header field from which further attributes are read. Empty: none are.
         rls: What the entries of rate limit descriptors stand for.
+        usage_endpoint: Whether each token can see its own limits.
     """
 
     headers: str = "ietf"
@@ -46,6 +47,7 @@ class ServiceSettings:
     costs_field: bytes = b""
     attributes_field: bytes = b""
     rls: RlsMapping = field(default_factory=RlsMapping)
+    usage_endpoint: bool = True
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> ServiceSettings:
@@ -77,6 +79,7 @@ class ServiceSettings:
             rls=read_variable(
                 environ, "SLUICEGATE_RLS_MAPPING", "", lambda path: RlsMapping.read(path) if path else RlsMapping()
             ),
+            usage_endpoint=read_switch(environ, "SLUICEGATE_USAGE_ENDPOINT", default=True),
         )
 
 

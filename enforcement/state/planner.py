@@ -32,6 +32,7 @@ from enforcement.state.lease import Lease
 from enforcement.state.live_plan import LivePlan
 from enforcement.state.plan_cache import PlanCache
 from enforcement.state.published import DerivedPlans, PublishedState, TokenEntry
+from enforcement.state.recent_limits import RecentLimits
 from enforcement.state.token_cache import AnonymousEntry
 from enforcement.state.unmetered import UnmeteredLimits
 from enforcement.state.usage import TokenUsage, UsageLog
@@ -62,6 +63,7 @@ class TokenPlans:
         fleet: Returns how many processes share the limits. None if no permits may be leased.
         ids: Makes the ids of decisions.
         serial: Begins the name of each of these plans in the plan cache, so that no two tokens use the same name.
+        own: What :mod:`enforcement.engine.own_limit_reader` keeps for the consumer's page. None: nothing.
     """
 
     rules: tuple[Rule, ...]
@@ -75,6 +77,7 @@ class TokenPlans:
     fleet: Callable[[], int] | None = None
     ids: DecisionIds | None = None
     serial: int = field(default_factory=_serials.__next__)
+    own: Any = None
 
     def plan(self, attributes: Attributes, keys: Keys, plan_cache: PlanCache) -> LivePlan:
         """
@@ -121,6 +124,7 @@ class Planner:
         in_code: Plans of limits in code, by key and limits.
         plan_cache: Plans of requests with attributes.
         unmetered: Limits that requests give no cost for.
+        unsupported: Limits that this process cannot enforce, so that it refuses requests under them.
     """
 
     def __init__(
@@ -136,6 +140,7 @@ class Planner:
         self.in_code: OrderedDict[Any, LivePlan] = OrderedDict()
         self.plan_cache = PlanCache()
         self.unmetered = UnmeteredLimits()
+        self.unsupported = RecentLimits()
         self._keys = keys
         self._documents = documents
         self._usage = usage
@@ -150,6 +155,7 @@ class Planner:
         self.in_code.clear()
         self.plan_cache.clear()
         self.unmetered.clear()
+        self.unsupported.clear()
 
     def plan_in_code(self, limits: Limits, key: str | None) -> LivePlan:
         """

@@ -10,8 +10,8 @@ MAX_LIMITS: Final = 20
 RECENT_SECONDS: Final = 600.0
 """How long a limit is reported after it was seen last."""
 
-LimitName = tuple[str, str, str]
-"""Project id, policy id or slug, name of the limit."""
+LimitName = tuple[str, ...]
+"""Project id, policy id or slug, name of the limit, and for a limit that is not supported the reason."""
 
 
 class RecentLimits:

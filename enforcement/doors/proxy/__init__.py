@@ -18,6 +18,7 @@ environment sets:
 - ``SLUICEGATE_ANONYMOUS_PROJECT``: slug of the project that requests without a token count for. If it is not set, they
   are refused with 401.
 - ``SLUICEGATE_METRICS_NETWORKS``: networks that may read ``/metrics``, private ones by default.
+- ``SLUICEGATE_USAGE_ENDPOINT``: ``false`` hides the page on which each token sees its own limits.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ def create_app() -> LimitMiddleware:
         exempt=proxy.pages,
         trusted_proxies=settings.trusted,
         anonymous=settings.anonymous,
+        usage_endpoint=settings.usage_endpoint,
     )
 
 

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from enforcement.doors.proxy.credentials import Credentials, from_settings
 from enforcement.doors.proxy.fields import has_dot_segments
 from enforcement.http.messages import TrustedProxies, check_anonymous, check_preset
-from enforcement.settings import read_variable
+from enforcement.settings import read_switch, read_variable
 
 PRIVATE: Final = "127.0.0.0/8,::1,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,fc00::/7,unix"
 """The networks that may read ``/metrics`` if nothing else is set."""
@@ -72,6 +72,7 @@ class ProxySettings:
         trusted: Networks whose forwarding fields are trusted.
         anonymous: Slug of the project of requests without a token. None: they are refused.
         metrics: The networks that may read ``/metrics``.
+        usage_endpoint: Whether each token can see its own limits.
     """
 
     upstreams: tuple[UpstreamSettings, ...]
@@ -80,6 +81,7 @@ class ProxySettings:
     trusted: tuple[str, ...]
     anonymous: str | None
     metrics: TrustedProxies
+    usage_endpoint: bool = True
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> ProxySettings:
@@ -101,6 +103,7 @@ class ProxySettings:
             metrics=read_variable(
                 environ, "SLUICEGATE_METRICS_NETWORKS", PRIVATE, lambda text: TrustedProxies(text.split(","))
             ),
+            usage_endpoint=read_switch(environ, "SLUICEGATE_USAGE_ENDPOINT", default=True),
         )
 
 

@@ -3,11 +3,12 @@ import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from django.contrib.auth.models import Permission
 
 from controlplane.fleet import heartbeats, tasks
 from controlplane.fleet.models import Instance
 from enforcement.store.client import STORE_ERRORS
-from tests.factories import InstanceFactory
+from tests.factories import InstanceFactory, LimitFactory, PolicyFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -77,6 +78,55 @@ def test_limits_that_count_nothing_are_marked_everywhere(beat, api, admin_client
     assert "gold/tpm: requests give no cost in their unit" in page
 
 
+def test_limits_that_an_instance_cannot_enforce_are_marked_everywhere(beat, api, admin_client):
+    """In the list of instances, at the instance, at the policy, on the first page and over REST."""
+    policy = PolicyFactory(slug="gold")
+    LimitFactory(policy=policy, name="slots", algorithm="concurrency")
+    LimitFactory(policy=policy, name="ok")  # was changed since
+    report = [
+        ["proj_2", "gold", "slots", "slots"],
+        ["proj_1", "gold", "slots", "slots"],
+        ["p", "gold", "ok", "charge_on"],
+    ]
+    beat(seen_at_us=time.time_ns() // 1_000, unsupported=[*report, ["p", "other", "new", "a <reason>"]])
+    heartbeats.collect(datetime.now(UTC))
+
+    (row,) = api("GET", "instances").json()["results"]
+    listed, first = [admin_client.get(f"/admin/{path}").content.decode() for path in ("fleet/instance/", "")]
+    page = admin_client.get("/admin/fleet/instance/proxy-1/change/").content.decode()
+    of_policy = admin_client.get(f"/admin/policies/policy/{policy.pk}/change/").content.decode()
+
+    assert row["unsupported"] == [
+        {"limit": "gold/ok", "reason": "charge_on"},
+        {"limit": "gold/slots", "reason": "slots"},
+        {"limit": "other/new", "reason": "a <reason>"},
+    ]
+    assert "unsupported limits" in listed
+    assert "3 unsupported" in first
+    assert "gold/ok is charged by the status of the response, gold/slots counts slots" in page
+    assert "a &lt;reason&gt;" in page
+    assert "slots counts slots. Requests under it are refused by" in of_policy
+    assert "/admin/fleet/instance/proxy-1/change/" in of_policy
+    assert "reason&gt;" not in of_policy
+    assert "charged by the status" not in of_policy
+
+
+def test_who_may_not_see_instances_sees_none_at_a_policy(beat, client, django_user_model):
+    """The page of a policy names them only to people who may open their pages."""
+    policy = PolicyFactory(slug="gold")
+    LimitFactory(policy=policy, name="slots", algorithm="concurrency")
+    beat(seen_at_us=time.time_ns() // 1_000, unsupported=[["proj_1", "gold", "slots", "slots"]])
+    heartbeats.collect(datetime.now(UTC))
+    bob = django_user_model.objects.create_user("bob", is_staff=True)
+    bob.user_permissions.add(Permission.objects.get(codename="view_policy"))
+    client.force_login(bob)
+
+    page = client.get(f"/admin/policies/policy/{policy.pk}/change/")
+
+    assert page.status_code == 200
+    assert "proxy-1" not in page.content.decode()
+
+
 def test_an_instance_that_counts_everything_has_no_mark(beat, api, admin_client):
     """A heartbeat of 0.2.0 says nothing of it."""
     beat(seen_at_us=time.time_ns() // 1_000)
@@ -85,6 +135,8 @@ def test_an_instance_that_counts_everything_has_no_mark(beat, api, admin_client)
     assert [row["unmetered"] for row in api("GET", "instances").json()["results"]] == [[]]
     assert "unmetered" not in admin_client.get("/admin/fleet/instance/").content.decode()
     assert "unmetered" not in admin_client.get("/admin/").content.decode()
+    assert "unsupported" not in admin_client.get("/admin/").content.decode()
+    assert [row["unsupported"] for row in api("GET", "instances").json()["results"]] == [[]]
 
 
 def test_an_expired_heartbeat_is_no_instance(beat, client_of_store):
@@ -111,6 +163,9 @@ def test_an_expired_heartbeat_is_no_instance(beat, client_of_store):
         {"pid": "many"},
         {"unmetered": "all"},
         {"unmetered": [["p", "api"]]},
+        {"unsupported": "all"},
+        {"unsupported": [["p", "api", "slots"]]},
+        {"unsupported": [["p", "api", "slots", 5]]},
     ],
     ids=str,
 )

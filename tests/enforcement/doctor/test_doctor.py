@@ -235,6 +235,24 @@ def test_limits_that_count_nothing_are_a_warning(server, world, doctor):
     assert "unmetered" not in doctor(server.url)[1]
 
 
+def test_limits_that_an_instance_cannot_enforce_are_a_warning(server, world, capsys):
+    """With the reason, and the instances that refuse requests under them; what makes no sense is left out."""
+    world.everything(fixed(10))
+    report = [["proj_1", "api", "slots", "slots"], ["proj_1", "api", "good", "charge_on"], ["p", "api"], "x", 5]
+    for name in ("serve-1", "serve-2"):
+        beat = {"id": name, "revision": 1, "state": "ok", "unsupported": report}
+        world.client.set(KEYS.instance(name), json.dumps(beat), px=15_000)
+        world.client.zadd(KEYS.instances, {name: time.time_ns() // 1_000})
+
+    assert main(["doctor", "--redis", server.url, "--json"]) == 0
+    rows = [row for row in json.loads(capsys.readouterr().out)["findings"] if row["name"] == "unsupported"]
+
+    assert [(row["level"], row["value"]) for row in rows] == [
+        ("warning", "api/good is charged by the status of the response, which serve-1 and 1 more cannot enforce"),
+        ("warning", "api/slots counts slots, which serve-1 and 1 more cannot enforce"),
+    ]
+
+
 def test_instances_are_listed_with_what_they_run(server, world, doctor):
     """One that is behind, or decides without the store, is a warning."""
     world.everything(fixed(5))

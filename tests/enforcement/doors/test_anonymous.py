@@ -20,9 +20,10 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from enforcement import Limit, Limiter, aio
-from enforcement.doors import asgi, drf, flask, proxy, starlette, wsgi
+from enforcement.doors import asgi, django, drf, fastapi, flask, proxy, starlette, wsgi
 from enforcement.doors.fastapi import admit, check, install
 from enforcement.embedded import ValkeyServer
+from enforcement.http.usage import USAGE_PATH
 from enforcement.model.tokens import mint
 from enforcement.testing import Published, Store
 from tests.enforcement.doors.conftest import Serve, bearer
@@ -64,6 +65,7 @@ class Doors:
     def fastapi(self, dependency: Any = check, **options: Any) -> Any:
         app = FastAPI()
         install(app, aio.Limiter(self.url, timeout=1.0), **options)
+        app.add_route(USAGE_PATH, fastapi.usage)
         app.get("/{name}", dependencies=[Depends(dependency())])(lambda name: "hello")
         return self.serve(app)
 
@@ -72,6 +74,7 @@ class Doors:
 
     def starlette(self, **options: Any) -> Any:
         app = Starlette(routes=[Route("/{name}", starlette.check()(lambda request: PlainTextResponse("hello")))])
+        app.add_route(USAGE_PATH, starlette.usage)
         starlette.install(app, aio.Limiter(self.url, timeout=1.0), **options)
         return self.serve(app)
 
@@ -81,6 +84,7 @@ class Doors:
         limiter = Limiter(self.url, timeout=1.0)
         self.closing.callback(limiter.close)
         flask.install(app, limiter, default=flask.check())
+        app.add_url_rule(USAGE_PATH, view_func=flask.usage)
         app.get("/<name>")(lambda name: "hello")
         return self.serve_wsgi(app)
 
@@ -100,6 +104,7 @@ class Doors:
         fields["get"] = lambda self, request, name: Response("hello")
         view = type("Hello", (APIView,), fields).as_view()
         self._site("enforcement.doors.django.DecisionMiddleware", view, options)
+        self.settings.ROOT_URLCONF += (path(USAGE_PATH[1:], django.usage),)
         return self.serve_wsgi(get_wsgi_application())
 
     def proxy(self, **options: Any) -> Any:
@@ -107,6 +112,8 @@ class Doors:
         self.monkeypatch.setenv("SLUICEGATE_UPSTREAM_URL", str(self.serve(hello).base_url))
         self.monkeypatch.setenv("SLUICEGATE_ANONYMOUS_PROJECT", options.get("anonymous", ""))
         self.monkeypatch.setenv("SLUICEGATE_HEADERS", options.get("headers", ""))
+        self.monkeypatch.setenv("SLUICEGATE_USAGE_ENDPOINT", str(options.get("usage_endpoint", True)).lower())
+        self.monkeypatch.setenv("SLUICEGATE_TRUSTED_PROXIES", ",".join(options.get("trusted_proxies", ())))
         return self.serve(proxy.create_app())
 
     def _site(self, middleware: str, view: Any, options: dict[str, Any]) -> None:

@@ -314,7 +314,7 @@ def test_heartbeat_reports_the_instance_and_its_revision(make: Make, client: Red
 
     assert set(heartbeat) == {
         "id", "host", "pid", "version", "revision", "state", "started_at_us", "seen_at_us", "store_id", "decisions",
-        "degraded_since_us", "overflowing", "unmetered", "problems",
+        "degraded_since_us", "problems",
     }  # fmt: skip
     assert (heartbeat["id"], heartbeat["version"], heartbeat["store_id"]) == ("proxy-1", "1.2.3", "store-1")
     assert heartbeat["decisions"] == {"allowed": 0, "denied": 0, "fallback": 0}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import pytest
 
@@ -11,7 +12,7 @@ from enforcement.http.messages import TrustedProxies
 from enforcement.service.app import DecisionService
 from enforcement.service.settings import ServiceSettings
 from tests.enforcement.doors.conftest import bearer
-from tests.enforcement.world import fixed
+from tests.enforcement.world import eventually, fixed
 
 SERVERS = ["h2corn", "uvicorn"]
 
@@ -164,6 +165,23 @@ def test_what_cannot_be_given_back_is_refused(world, start, limit, why):
     assert (answer.status_code, answer.json()["code"]) == (503, "limit_not_supported")
     assert f"api/{limit['name']} {why}" in answer.json()["detail"]
     assert list(world.client.scan_iter("sg:*c:*")) == []
+
+
+def test_what_is_refused_is_reported(world, start):
+    """The heartbeat names each limit that cannot be enforced, with the reason; one that can is not named."""
+    slots = {"name": "slots", "algorithm": "concurrency", "quota": 5, "window_seconds": 60}
+    secret = world.everything(slots, fixed(5), fixed(5, name="good", charge_on=["2xx"]))
+    client = start(SLUICEGATE_INSTANCE="serve-1")
+    for _ in range(3):
+        client.get("/v1/check", headers=bearer(secret))
+    world.publish()  # acknowledged at once, by a heartbeat
+
+    def reported():
+        beat = world.client.get(world.keys.instance("serve-1"))
+        return [] if beat is None else json.loads(beat)["unsupported"]
+
+    assert eventually(lambda: len(reported()) == 2)
+    assert reported() == [["proj_1", "api", "slots", "slots"], ["proj_1", "api", "good", "charge_on"]]
 
 
 def test_too_long_attributes_and_token(world, start):

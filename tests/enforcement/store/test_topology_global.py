@@ -1,12 +1,14 @@
 """Global limits of a cluster at the worst moments: between its two calls, and while nodes change their roles."""
 
 import asyncio
+import json
 import time
 from collections import Counter
 
 import pytest
 
 from enforcement import Denied, Limit, Limiter, aio
+from enforcement.http.usage_request import UsageRequest, usage_answer
 from enforcement.store.cluster.slot_map import slot_of
 from tests.enforcement.clustered import PROJECTS, keys_of_thirds, spread, used
 from tests.enforcement.crowd import crowd
@@ -33,6 +35,23 @@ def apart(cluster):
     """Return a project whose counters are neither where the global ones are, nor where heartbeats are written."""
     taken = (cluster.owner("{global}"), cluster.owner("{fleet}"))
     return next(i for i in range(PROJECTS) if cluster.owner(f"{{proj_{i}}}") not in taken)
+
+
+def test_own_limits_are_read_from_every_slot_or_not_at_all(cluster, world):
+    """Those of the project and the global ones lie on different nodes; a page without one of them would mislead."""
+    everyone = [fixed(100, name="all"), fixed(50, name="all-ip", partition_by=["ip"])]
+    secrets, number = spread(world, everyone=everyone, project=[fixed(10)]), apart(cluster)
+    asked = UsageRequest("GET", lambda: secrets[number], lambda: {"ip": "192.0.2.1"}, "ietf")
+    with Limiter(cluster.url, timeout=1.0) as limiter:
+        assert limiter.check(secrets[number], attributes={"ip": "192.0.2.1"}).allowed
+        page = json.loads(usage_answer(limiter, asked).body)
+        cluster.owner("{global}").freeze()
+        without = usage_answer(limiter, asked)
+        cluster.owner("{global}").thaw()
+
+    rows = [(row["limit"], row["used"], row["left"]) for row in page["limits"]]
+    assert rows == [("all", 1, 99), ("all-ip", 1, 49), ("rpm", 1, 9)]
+    assert (without.status, b'"limits"' in without.body) == (503, False)
 
 
 @pytest.mark.parametrize(
