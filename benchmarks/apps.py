@@ -12,6 +12,7 @@ import uvicorn
 from benchmarks.peers import MINUTE, AsyncFixedWindow, async_storage
 from benchmarks.threads import PATIENCE
 from enforcement.aio import Limiter
+from enforcement.cli.uvicorn_protocol import BoundedProtocol
 from enforcement.doors.asgi import LimitMiddleware
 
 App = Callable[[Any, Any, Any], Awaitable[None]]
@@ -72,4 +73,7 @@ def application(name: str, url: str) -> App:
 
 if __name__ == "__main__":
     name, url, port = sys.argv[1:]
-    uvicorn.run(application(name, url), host="127.0.0.1", port=int(port), log_level="warning", access_log=False)
+    # As `sluicegate proxy` runs it.
+    protocol: Any = BoundedProtocol if name == "proxy" else "auto"
+    options: dict[str, Any] = {"http": protocol, "log_level": "warning", "access_log": False}
+    uvicorn.run(application(name, url), host="127.0.0.1", port=int(port), **options)

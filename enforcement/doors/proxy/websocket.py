@@ -42,7 +42,7 @@ MOST_REFUSAL: Final = 65_536
 
 _READ: Final = 65_536
 # What a part of a message costs beside its bytes. It may have none, and a message may have any number of parts.
-_OF_A_PART: Final = 64
+_OF_A_PART: Final = 256
 # What the two ends of each connection agree on by themselves.
 _OF_ONE_HOP: Final = b"sec-websocket-"
 # Codes that stand for a connection that ended without one, and cannot be sent.

@@ -160,7 +160,7 @@ def test_an_upstream_that_breaks_off_closes_with_an_error(door: Running, token_o
     assert closed.code == 1011
 
 
-@pytest.mark.proof
+@pytest.mark.parametrize("kind", ["uvicorn"], indirect=True)
 def test_a_message_in_endless_parts_is_too_long(start, scripted, token_of) -> None:
     """Each of them is empty, and has to be kept all the same."""
 
