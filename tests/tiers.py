@@ -87,7 +87,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     starts a loop of its own could not run after it.
     """
     seconds = read_slow() if hasattr(config, "workerinput") else {}
-    browsing = {item.path for item in items if "page" in getattr(item, "fixturenames", ())}
+    browsing = {item.path for item in items if "browser" in getattr(item, "fixturenames", ())}
     items.sort(key=lambda item: (item.path in browsing, -seconds.get(_name(item.path), 0.0)))
 
 
