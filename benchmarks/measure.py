@@ -146,4 +146,7 @@ def pin() -> str:
         return "Not pinned: this system cannot bind a process to a core, so the figures mix two modes of scheduling."
     core = max(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {core})
-    return f"Clients, peers, servers and store are pinned to one core (number {core})."
+    return (
+        f"Clients, peers, servers and store are pinned to one core (number {core}). The reverse proxy and the decision "
+        "service have another one."
+    )
