@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -16,8 +15,6 @@ from enforcement.cli.uvicorn_protocol import BoundedProtocol
 from enforcement.doors.asgi import LimitMiddleware
 
 App = Callable[[Any, Any, Any], Awaitable[None]]
-UPSTREAM, CORE = "SLUICEGATE_UPSTREAM_URL", "BENCHMARK_CORE"
-"""Variables of the proxy: its upstream, and the core that it is bound to."""
 START = {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]}
 
 
@@ -30,6 +27,18 @@ async def bare(scope: Any, receive: Any, send: Any) -> None:
         for step in ("startup", "shutdown"):
             await receive()
             await send({"type": f"lifespan.{step}.complete"})
+
+
+async def silent(scope: Any, receive: Any, send: Any) -> None:
+    """Answer ``/within`` with the first byte of two, and others with nothing, until the client leaves."""
+    if scope["type"] != "http":
+        await bare(scope, receive, send)
+        return
+    if scope["path"] == "/within":
+        await send(START)
+        await send({"type": "http.response.body", "body": b"o", "more_body": True})
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 class WithLimits:
@@ -58,14 +67,8 @@ class WithLimits:
 
 def application(name: str, url: str) -> App:
     """Return the application of a name."""
-    if name == "bare":
-        return bare
-    if name == "proxy":
-        from enforcement.doors.proxy import create_app
-
-        os.environ |= {"SLUICEGATE_REDIS_URL": url, "SLUICEGATE_TIMEOUT_MS": str(int(PATIENCE * 1_000))}
-        os.sched_setaffinity(0, {int(os.environ[CORE])})
-        return create_app()
+    if name in ("bare", "silent"):
+        return bare if name == "bare" else silent
     if name.startswith("limits.aio"):
         return WithLimits(url, headers=name.endswith("headers"))
     return LimitMiddleware(bare, Limiter(url, timeout=PATIENCE))

@@ -1,4 +1,4 @@
-"""``make bench``, or ``python -m benchmarks [--quick] [--output FILE]``."""
+"""``make bench``, or ``python -m benchmarks [--quick] [--doors] [--output FILE]``."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks import pictures, proxy, report, tasks, threads, web
-from benchmarks.figures import MISSED
+from benchmarks import pictures, report, tasks, threads, web
+from benchmarks.doors import asking, changes, proxy, service
+from benchmarks.figures import MISSED, Row
 from benchmarks.measure import Effort, Series, pin
 from benchmarks.world import World, world
 
@@ -22,21 +23,35 @@ def main(arguments: Sequence[str]) -> int:
     effort = Effort.quick() if options.quick else Effort()
     pinned, start = pin(), time.monotonic()
     with world() as store:
-        found = measure(store, effort, pinned, start)
+        found = measure(store, effort, pinned, start, only_doors=options.doors)
     print(report.plain(found.rows))
     print(f"\n{found.pinned} Noise: {found.noise_told}. {found.seconds:.0f} s.")
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(found.to_json(), indent=1) + "\n")
-    if not options.quick:
+    if not (options.quick or options.doors):
         (HERE / "RESULTS.md").write_text(found.markdown("make bench"))
         pictures.draw(HERE, found.series["threads"], found.series["tasks"])
     missed = [row.figure for row in found.rows if row.mark == MISSED]
     return 1 if missed and not options.quick else 0
 
 
-def measure(store: World, effort: Effort, pinned: str, start: float) -> report.Report:
-    """Run every comparison."""
+def measure(store: World, effort: Effort, pinned: str, start: float, *, only_doors: bool) -> report.Report:
+    """Run every comparison, or only those of the doors for other proxies."""
     series: dict[str, Series] = {}
+    rows = [] if only_doors else _limiters(store, effort, series)
+    rows += _doors(store, effort, series)
+    if not only_doors:
+        rows += threads.sizes(store)
+        more, series["tokens"] = threads.many_tokens(store, effort)
+        rows += more
+    info = store.client.info("server")
+    name = f"{info.get('server_name', 'redis')} {info.get('valkey_version', info['redis_version'])}"
+    noise = {} if only_doors else _noise(series)
+    return report.Report(effort, pinned, name, rows, series, noise, time.monotonic() - start)
+
+
+def _limiters(store: World, effort: Effort, series: dict[str, Series]) -> list[Row]:
+    """Compare decisions in a process with those of other limiters. Add what was measured to *series*."""
     rows, series["threads"] = threads.compare(store, effort)
     more, series["tasks"] = tasks.compare(store, effort)
     rows += more
@@ -47,16 +62,20 @@ def measure(store: World, effort: Effort, pinned: str, start: float) -> report.R
     more, series["denials"] = threads.denials(store, effort)
     rows += more
     more, series["web"] = web.compare(store, effort, leased=leases is not None)
-    rows += more
-    more, passed = proxy.compare(store, effort, leased=leases is not None)
-    if passed is not None:
-        series["proxy"] = passed
-    rows += [*more, *threads.sizes(store)]
-    more, series["tokens"] = threads.many_tokens(store, effort)
-    rows += more
-    info = store.client.info("server")
-    name = f"{info.get('server_name', 'redis')} {info.get('valkey_version', info['redis_version'])}"
-    return report.Report(effort, pinned, name, rows, series, _noise(series), time.monotonic() - start)
+    return rows + more
+
+
+def _doors(store: World, effort: Effort, series: dict[str, Series]) -> list[Row]:
+    """Compare proxies with what they are without us. Add what was measured to *series*."""
+    rows: list[Row] = []
+    parts = {"proxy": proxy.compare, "service": service.compare}
+    parts |= {"asking": asking.throughput, "auth_request": asking.latency}
+    for name, compare in parts.items():
+        more, measured = compare(store, effort)
+        rows += more
+        if measured is not None:
+            series[name] = measured
+    return rows + changes.compare(effort)
 
 
 def _noise(series: Mapping[str, Series]) -> dict[str, float]:
@@ -71,5 +90,6 @@ def _noise(series: Mapping[str, Series]) -> dict[str, float]:
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure decisions beside their peers.")
     parser.add_argument("--quick", action="store_true", help="see that everything runs; keeps no results")
+    parser.add_argument("--doors", action="store_true", help="measure only proxies and service; keeps no results")
     parser.add_argument("--output", type=Path, default=HERE.parent / "var" / "benchmarks.json", help="where JSON goes")
     return parser.parse_args(arguments)

@@ -82,6 +82,11 @@ KNOWN_DENIAL = Bar(1 / 40, 1 / 100, inverse=True)
 DOOR = Bar(0.60, 0.30)
 DOOR_LEASED = Bar(0.85, 0.92, at_least=True)
 PROXY = Bar(0.22, 0.30, at_least=True)
+RLS = Bar(1 / 3, 1 / 6)
+AUTH_REQUEST = Bar(6, 4)
+AUTH_REQUEST_LEASED = Bar(4, 2.5)
+CHANGE = Bar(2.5, 1.0)
+SLOTS = Bar(1.0, 0.5)
 BYTES = Bar(1.5, 1.0)
 MANY_TOKENS = Bar(1.10, 1.00)
 
@@ -96,6 +101,6 @@ def rate(value: float) -> str:
     return f"{value / 1e6:.2f} M/s" if value >= 1e6 else f"{value / 1e3:.1f} k/s"
 
 
-def absent(figure: str, bar: Bar) -> Row:
+def absent(figure: str, bar: Bar | None) -> Row:
     """Return the row of what does not exist yet."""
     return Row(figure, "-", "-", None, bar)

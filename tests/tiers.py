@@ -7,6 +7,7 @@ that a run on two workers can begin with the longest. ``make test`` brings both 
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections import Counter
@@ -81,14 +82,20 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """
-    Put the longest files first where two workers share them, and files with browser tests last.
+    Put new and long files first where workers share them, and files with browser tests last.
 
     Playwright's event loop runs in the thread of the tests from the first of them to the end of the run; a test that
     starts a loop of its own could not run after it.
     """
-    seconds = read_slow() if hasattr(config, "workerinput") else {}
-    browsing = {item.path for item in items if "page" in getattr(item, "fixturenames", ())}
+    seconds = _expected() if hasattr(config, "workerinput") else {}
+    browsing = {item.path for item in items if "browser" in getattr(item, "fixturenames", ())}
     items.sort(key=lambda item: (item.path in browsing, -seconds.get(_name(item.path), 0.0)))
+
+
+def _expected() -> dict[str, float]:
+    """Return the seconds of all files. One that is in no list may be long, and would keep a worker after the others."""
+    slow, fast = read_slow(), read_fast()
+    return {file: slow.get(file, 0.0 if file in fast else math.inf) for file in test_files()}
 
 
 class SharedTime:

@@ -7,6 +7,7 @@ import logging
 import threading
 from collections.abc import Iterator, Sequence
 from time import monotonic
+from typing import Final
 
 from enforcement.logs import RateLimitedLogger
 from enforcement.model.keys import marker_beside, together
@@ -20,6 +21,8 @@ from enforcement.store.connector import Pipe
 from enforcement.store.errors import StoreError
 
 logger = logging.getLogger("sluicegate.slots")
+
+LONGEST_CALL_SECONDS: Final = 1.0
 
 
 class SlotKeeper:
@@ -97,23 +100,27 @@ class SlotKeeper:
                 if not self._open:
                     self._thread = None  # the next reservation with slots starts another thread
                     return
-            for reservation in self._due():
-                self._renew(reservation)
+            for interval, reservation in self._due():
+                self._renew(reservation, interval)
 
-    def _due(self) -> list[Reservation]:
-        """Return the reservations to renew now, and set the time of their next renewal."""
+    def _due(self) -> list[tuple[float, Reservation]]:
+        """Return the reservations to renew now, each after its interval, and set the time of their next renewal."""
         now, due = monotonic(), []
         with self._wake:
             for ident, (at, interval, reservation) in self._open.items():
                 if at <= now:
                     self._open[ident] = now + interval, interval, reservation
-                    due.append(reservation)
+                    due.append((interval, reservation))
         return due
 
-    def _renew(self, reservation: Reservation) -> None:
+    def _renew(self, reservation: Reservation, interval: float) -> None:
         slots, ident = reservation.renewing(), reservation.ident
+        # A store that does not answer must not hold up the next renewal, which this process makes by itself if the
+        # store is away by then. Else the slots would end here, and others would take them.
+        deadline = monotonic() + min(interval, LONGEST_CALL_SECONDS)
         try:
-            renewed = sum(read_corrected(self._pipe.call(command), None)[0] for command in _renewals(slots, ident))
+            replies = [self._pipe.call_again(command, deadline) for command in _renewals(slots, ident)]
+            renewed = sum(read_corrected(reply, None)[0] for reply in replies)
         except StoreError as exc:
             self._log.warning(exc.cause, "Slots were not renewed (%s).", exc.cause)
         else:

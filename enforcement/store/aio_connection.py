@@ -288,8 +288,13 @@ class _Link(asyncio.Protocol):
             self.hang_up()
 
     def hang_up(self) -> None:
-        """Close the connection, in its own loop. Any thread may call this."""
-        reason = StoreError("connection", "closed", executed=False)
+        """
+        Close the connection, in its own loop. Any thread may call this.
+
+        The store may have executed the calls in flight, so they are not sent again. Nor is a connection opened for the
+        others, because nobody would close it.
+        """
+        reason = StoreError("connection", "closed")
         if self.loop.is_running() and self.loop is not asyncio._get_running_loop():
             with contextlib.suppress(RuntimeError):  # the loop is closed, and the connection with it
                 self.loop.call_soon_threadsafe(self.drop, reason)

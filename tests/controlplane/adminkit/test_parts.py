@@ -11,8 +11,8 @@ from controlplane.policies.models import Override
 from controlplane.publishing import publisher
 from controlplane.publishing.changes import Actor, change
 from controlplane.usage.periods import start_of
+from tests.accessibility import graves
 from tests.controlplane.adminkit.conftest import PASSWORD
-from tests.controlplane.adminkit.walking import graves
 from tests.factories import LimitFactory, ManagementKeyFactory, TokenFactory, UsageRowFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -29,7 +29,7 @@ from tests.factories import (
     UsageRowFactory,
 )
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.proof]
 
 
 def make_project(walker: Walker) -> None:

@@ -158,6 +158,21 @@ def test_slots_of_the_store_are_held_through_an_outage_longer_than_their_life(ow
     assert limiter.peek(short, "k").allowed
 
 
+def test_a_renewal_without_a_reply_does_not_hold_up_the_next(own_server):
+    """Both come within the life of the slot, which else would end here before the store is known to be away."""
+    path = FaultyPath(own_server.port)
+    short = Limit(name="short", algorithm="concurrency", quota=1, window_seconds=1)
+    with Limiter(path.url, timeout=1.0) as limiter, limiter.admit(short, "k"):
+        path.only, path.mode = b"_renew", "swallow"
+        assert eventually(lambda: path.hit == 1)
+        began = time.monotonic()
+        assert eventually(lambda: path.hit == 2)
+        between = time.monotonic() - began
+    path.close()
+
+    assert between < 0.8
+
+
 def test_a_slot_freed_while_it_is_renewed_here_is_not_reported(own_server, limiter):
     """The thread that renews comes a moment too late."""
     with limiter.admit(SLOTS, "k") as admission:

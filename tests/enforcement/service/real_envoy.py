@@ -30,6 +30,7 @@ class Upstream:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True  # the body is written after the header
 
             def do_GET(self) -> None:
                 upstream.seen.append((self.path, {name.lower(): value for name, value in self.headers.items()}))

@@ -15,6 +15,7 @@ from enforcement.store.connection import _TICK_US, SyncPipe, _in_ticks
 from enforcement.store.errors import StoreError, trouble
 from enforcement.store.resp import pack
 from tests.enforcement.faults import FaultyPath
+from tests.enforcement.world import eventually
 
 WIDE = Limit(name="wide", quota=1_000_000, window_seconds=3_600)
 
@@ -63,6 +64,24 @@ async def test_asyncio_falls_back_in_time_too(path, mode, delay):
     assert {decision.source for decision in decisions} == {"fallback"}
     assert took < 0.05 * 3 + 0.1
     await limiter.close()
+
+
+async def test_calls_in_flight_are_not_sent_again_by_a_limiter_that_is_closed(path, world):
+    """The store may have executed them. And a connection that is opened for them is one that nobody closes."""
+    limiter = aio.Limiter(path.url, timeout=3.0)
+    await limiter.hit(WIDE, "closed")
+    path.mode = "swallow"
+    calls = [asyncio.create_task(limiter.hit(WIDE, "closed")) for _ in range(5)]
+    await asyncio.to_thread(eventually, lambda: path.hit)
+    path.mode = "pass"
+
+    await limiter.close()
+    decisions = await asyncio.gather(*calls)
+
+    assert {decision.source for decision in decisions} == {"fallback"}
+    assert not limiter._pipe._links
+    with Limiter(path.url, timeout=1.0) as other:
+        assert other.peek(WIDE, "closed").remaining == WIDE.quota - 6
 
 
 def decide_in(limiter):
