@@ -198,7 +198,9 @@ def _pairs(scope: Scope, name: bytes) -> dict[str, str]:
     except UnicodeDecodeError as exc:
         raise ValueError(f"{field}: must be UTF-8.") from exc
     except ValueError as exc:
-        raise ValueError(f"{field}: must be at most {MAX_ATTRIBUTES} pairs as in 'a=1&b=2': {exc}.") from exc
+        raise ValueError(
+            f"{field}: must be at most {MAX_ATTRIBUTES} pairs as in 'a=1&b=2', got {quoted(text)}."
+        ) from exc
     found = dict(pairs)
     if "" in found or len(found) < len(pairs):
         raise ValueError(f"{field}: must have a name before each '=', and no name twice.")

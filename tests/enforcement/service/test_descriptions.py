@@ -12,7 +12,7 @@ from tests.enforcement.doors.conftest import bearer
 from tests.enforcement.service.conftest import running
 from tests.enforcement.world import World, fixed
 
-Asked = Callable[[Any], httpx2.Response]
+Asked = Callable[..., httpx2.Response]
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,11 @@ def asked(server) -> Iterator[Asked]:
     fields = {"SLUICEGATE_COSTS_HEADER": "X-Costs", "SLUICEGATE_ATTRIBUTES_HEADER": "X-Attributes"}
     secret = World(server.url).everything(fixed(0, match={"methods": ["POST"]}))
     with running(server.url, "--server", "uvicorn", **fields) as client:
-        yield lambda more: client.get("/v1/check", headers=httpx2.Headers([*bearer(secret).items(), *more]))
+
+        def ask(more: Any, path: str = "/v1/check") -> httpx2.Response:
+            return client.get(path, headers=httpx2.Headers([*bearer(secret).items(), *more]))
+
+        yield ask
 
 
 @pytest.mark.parametrize(
@@ -60,6 +64,17 @@ def test_a_proxy_that_adds_fields_to_those_of_its_client_is_noticed(asked, field
 
     assert (answer.status_code, answer.json()["code"]) == (400, "bad_request")
     assert rule in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    "costs", [f"{'u' * 30_000}=x", "=" + "x" * 30_000, "u" * 30_000, f"{'U' * 30_000}=1", "a=b=" * 7_000]
+)
+def test_a_refusal_does_not_repeat_all_that_it_refuses(asked, costs):
+    """nginx gets it in a header field, and takes a field that is too long for a service that is gone."""
+    answer = asked([("X-Costs", costs)], "/v1/check403")
+
+    assert (answer.status_code, answer.headers["Sluicegate-Status"]) == (403, "400")
+    assert len(answer.headers["Sluicegate-Problem"]) < 500
 
 
 @pytest.mark.parametrize("method", ["post", "Post"])
