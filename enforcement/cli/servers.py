@@ -21,7 +21,7 @@ MOST_FILES: Final = 65_536
 
 _FILES_BESIDE_CONNECTIONS: Final = 128
 
-_EXTRAS: Final = {"h2corn": "service", "uvicorn": "proxy"}
+_EXTRAS: Final = {"h2corn": "service", "uvicorn": "proxy", "httptools": "proxy"}
 
 
 def add_options(parser: argparse.ArgumentParser, *, port: int, server: str) -> None:
@@ -30,10 +30,10 @@ def add_options(parser: argparse.ArgumentParser, *, port: int, server: str) -> N
     parser.add_argument("--port", type=_port, default=port, help="port to listen on; default: %(default)s")
     parser.add_argument("--workers", type=_workers, default=1, help="number of processes; default: %(default)s")
     parser.add_argument("--certfile", metavar="FILE", help="certificate chain for TLS, as PEM")
-    parser.add_argument("--keyfile", metavar="FILE", help="private key for TLS, as PEM")
+    parser.add_argument("--keyfile", metavar="FILE", help="private key for TLS, as PEM and not encrypted")
     parser.add_argument(
         "--server",
-        choices=sorted(_EXTRAS),
+        choices=sorted(_RUN),
         default=server,
         help="h2corn speaks HTTP/1.1 and HTTP/2, uvicorn HTTP/1.1; default: %(default)s",
     )
@@ -50,7 +50,8 @@ def serve(command: str, app: str, options: argparse.Namespace, *, grace: int) ->
         grace: Seconds that requests have to end once the server is told to stop.
     """
     try:
-        import_module(options.server)
+        for name in _NEEDED[options.server]:
+            import_module(name)
     except ModuleNotFoundError as exc:
         if exc.name not in _EXTRAS:
             raise
@@ -71,7 +72,7 @@ def serve(command: str, app: str, options: argparse.Namespace, *, grace: int) ->
 def _uvicorn(app: str, options: argparse.Namespace, grace: int) -> None:
     import uvicorn
 
-    from enforcement.cli.uvicorn_protocol import TimedProtocol
+    from enforcement.cli.uvicorn_protocol import BoundedProtocol
 
     _raise_most_files()
     # uvicorn stops as it should and then sends itself the signal again, which would end this process by the signal.
@@ -86,7 +87,7 @@ def _uvicorn(app: str, options: argparse.Namespace, grace: int) -> None:
         ssl_keyfile=options.keyfile,
         access_log=False,
         proxy_headers=False,
-        http=TimedProtocol,
+        http=BoundedProtocol,
         timeout_keep_alive=IDLE_SECONDS,
         timeout_graceful_shutdown=grace,
     )
@@ -120,6 +121,7 @@ def _h2corn(app: str, options: argparse.Namespace, grace: int) -> None:
 
 
 _RUN: Final = {"h2corn": _h2corn, "uvicorn": _uvicorn}
+_NEEDED: Final = {"h2corn": ("h2corn",), "uvicorn": ("uvicorn", "httptools")}
 
 
 def _check_certificate(certificate: str | None, key: str | None) -> None:

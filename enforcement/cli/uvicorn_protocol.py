@@ -1,54 +1,92 @@
-"""HTTP/1.1 of uvicorn, with a time within which the head of a request must arrive."""
+"""
+Bound what a client may send to uvicorn before anybody has decided on its request.
+
+uvicorn itself collects the header fields of a request without end, waits for them for ever, and takes the fields of a
+trailer for header fields.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, Final
 
-from uvicorn.protocols.http.auto import AutoHTTPProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-# The type of the class is not known before the import, as uvicorn has two parsers.
-_Protocol: Any = AutoHTTPProtocol
+MOST_HEAD: Final = 1_048_576
+"""Bytes that a client may send without a part of a body: the head of a request, the size of a chunk, a trailer."""
+
+HEAD_SECONDS: Final = 30.0
+"""How long the head of a request may take."""
+
+_TOO_LARGE: Final = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"  # no decision
+)
 
 
-class TimedProtocol(_Protocol):  # type: ignore[misc]
-    """
-    The protocol of uvicorn, which closes connections whose client does not complete the head of a request.
+class BoundedProtocol(HttpToolsProtocol):
+    """The protocol of uvicorn with these bounds."""
 
-    uvicorn itself closes only connections on which nothing came since the last response. Clients could hold all others
-    open for ever, until the process may open no more files.
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._dry = 0  # bytes since the last head was complete, or the last part of a body
+        self._headless: asyncio.TimerHandle | None = None
 
-    Attributes:
-        head_seconds: Time for the head of a request. Connections are looked at so often, so it may be twice that.
-    """
-
-    head_seconds: float = 10.0
-    _timer: asyncio.TimerHandle | None = None
-    _last: object = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:
-        """Begin to look at a new connection."""
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for the first request."""
         super().connection_made(transport)
-        self._timer = self.loop.call_later(self.head_seconds, self._look)
+        self._headless = self.loop.call_later(HEAD_SECONDS, self._give_up)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End to look at a connection."""
-        if self._timer is not None:
-            self._timer.cancel()
+        """Stop to wait."""
+        self._has_head()
         super().connection_lost(exc)
 
-    def _look(self) -> None:
-        """Close the connection if it waits for the head of the same request as at the last look."""
-        if self.transport.is_closing() or self.transport.get_protocol() is not self:
-            return  # or it is a WebSocket now
-        latest = self.cycle
-        # uvicorn ends the idle time at the first byte of the next request.
-        is_waiting = (latest is None or latest.response_complete) and self.timeout_keep_alive_task is None
-        if is_waiting and latest is self._last:
+    def data_received(self, data: bytes) -> None:
+        """Parse what the client sent, and close the connection if its bounds are exceeded."""
+        self._dry += len(data)
+        super().data_received(data)
+        if not self._dry:
+            return  # the usual case
+        if self._dry > MOST_HEAD and not self.transport.is_closing():
+            self._refuse()
+        elif self._headless is None and self._is_idle() and not self.transport.is_closing():
+            self._headless = self.loop.call_later(HEAD_SECONDS, self._give_up)
+
+    def on_headers_complete(self) -> None:
+        """Begin the request with these header fields, and drop those that come later."""
+        self._dry = 0
+        self._has_head()
+        super().on_headers_complete()
+        if not self.parser.should_upgrade():
+            self.headers = []  # the scope keeps the list that there was
+
+    def on_body(self, body: bytes) -> None:
+        """Keep a part of the body."""
+        self._dry = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """Note the end of the body."""
+        self._dry = 0
+        super().on_message_complete()
+
+    def _is_idle(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def _has_head(self) -> None:
+        if self._headless is not None:
+            self._headless.cancel()
+            self._headless = None
+
+    def _give_up(self) -> None:
+        self._headless = None
+        if not self.transport.is_closing():
             self.transport.close()
-            return
-        self._last = latest if is_waiting else self
-        self._timer = self.loop.call_later(self.head_seconds, self._look)
+
+    def _refuse(self) -> None:
+        if self._is_idle():
+            self.transport.write(_TOO_LARGE)
+        self.transport.close()
 
 
-__all__ = ["TimedProtocol"]
+__all__ = ["HEAD_SECONDS", "MOST_HEAD", "BoundedProtocol"]

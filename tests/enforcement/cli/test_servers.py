@@ -7,7 +7,6 @@ import resource
 import signal
 import socket
 import ssl
-import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -16,10 +15,8 @@ from http.client import HTTPException
 from pathlib import Path
 
 import pytest
-import uvicorn
 
 from enforcement.cli import serve
-from enforcement.cli.uvicorn_protocol import TimedProtocol
 from enforcement.embedded import ValkeyServer
 from enforcement.testing import Published
 from tests.docs.tls import certificate
@@ -137,49 +134,6 @@ def test_more_connections_than_files_end_no_worker(server, tmp_path, kind):
             assert running.processes() == before
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, most)
-
-
-def test_the_head_of_a_request_has_to_arrive():
-    """uvicorn waited for ever, so that a few thousand callers could keep everybody else out."""
-
-    class Quick(TimedProtocol):
-        head_seconds = 0.2
-
-    with closing(_Server(Quick)) as quick:
-        silent, slow, second, patient = (_connect(quick.port) for _ in range(4))
-        slow.sendall(HEAD)
-        for caller in (second, patient):
-            caller.sendall(HEAD + b"\r\n")
-            assert caller.recv(65_536).startswith(b"HTTP/1.1 204")
-        second.sendall(HEAD)
-        for caller in (silent, slow, second):
-            assert caller.recv(1) == b""
-        # Between two requests a connection may be idle for longer.
-        patient.sendall(HEAD + b"\r\n")
-        assert patient.recv(65_536).startswith(b"HTTP/1.1 204")
-        for caller in (silent, slow, second, patient):
-            caller.close()
-
-
-class _Server:
-    """uvicorn in a thread of its own, with a protocol to test."""
-
-    def __init__(self, protocol: type) -> None:
-        config = uvicorn.Config(_no_content, http=protocol, port=0, lifespan="off", log_level="error")
-        self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self._server.run)
-        self._thread.start()
-        assert eventually(lambda: self._server.started, 10)
-        self.port = self._server.servers[0].sockets[0].getsockname()[1]
-
-    def close(self) -> None:
-        self._server.should_exit = True
-        self._thread.join()
-
-
-async def _no_content(scope, receive, send) -> None:
-    await send({"type": "http.response.start", "status": 204, "headers": []})
-    await send({"type": "http.response.body", "body": b""})
 
 
 @pytest.mark.parametrize("kind", SERVERS)
