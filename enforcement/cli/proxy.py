@@ -10,6 +10,9 @@ from typing import Final
 from enforcement.cli import servers
 from enforcement.doors.proxy import create_app
 
+STOP_SECONDS: Final = 30
+"""How long requests may go on once the proxy is told to stop. Some stream long answers."""
+
 _EPILOG: Final = """\
 The store, the upstream, the trusted proxies and everything else are set by environment variables; the page "The
 ready-made proxy" of the documentation lists them.
@@ -35,4 +38,4 @@ def main(arguments: Sequence[str]) -> int:
     except ValueError as exc:
         print(f"sluicegate proxy: {exc}", file=sys.stderr)
         return servers.REFUSED
-    return servers.serve("proxy", "enforcement.doors.proxy:create_app", options)
+    return servers.serve("proxy", "enforcement.doors.proxy:create_app", options, grace=STOP_SECONDS)

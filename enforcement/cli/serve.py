@@ -6,11 +6,15 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from math import ceil
 from typing import Final
 
 from enforcement.cli import servers
 from enforcement.service.app import create_app
-from enforcement.service.settings import MOST_DEADLINE_MS
+from enforcement.service.settings import MOST_DEADLINE_MS, limiter_settings
+
+LEAST_STOP_SECONDS: Final = 5
+"""How long calls may go on at least once the service is told to stop. A call of gRPC may still be arriving."""
 
 _EPILOG: Final = """\
 The store, the trusted proxies and everything else are set by environment variables; the page "Decision service" of the
@@ -29,10 +33,12 @@ def main(arguments: Sequence[str]) -> int:
         os.environ["SLUICEGATE_DEADLINE_MS"] = str(options.deadline)
     try:
         create_app()  # does no I/O, and tells at once what is wrong
+        limiter = limiter_settings()
     except ValueError as exc:
         print(f"sluicegate serve: {exc}", file=sys.stderr)
         return servers.REFUSED
-    return servers.serve("serve", "enforcement.service.app:create_app", options)
+    grace = max(LEAST_STOP_SECONDS, ceil(limiter.lookup_seconds + limiter.timeout))
+    return servers.serve("serve", "enforcement.service.app:create_app", options, grace=grace)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import argparse
-import ssl
+import os
+import signal
+import socket
 import sys
 from importlib import import_module
 from typing import Final
 
-REFUSED: Final = 2
+from enforcement.exporters.text import WORKERS_VARIABLE
 
-SHUTDOWN_SECONDS: Final = 30
-"""How long requests may go on when the server is stopped. Some responses never end."""
+REFUSED: Final = 2
+IDLE_SECONDS: Final = 120
+"""How long an idle connection stays open. Proxies should close theirs earlier, or a request may meet a closed one."""
+
+MOST_FILES: Final = 65_536
+"""Files that a process may have open at once, if the operating system lets it."""
+
+_FILES_BESIDE_CONNECTIONS: Final = 128
 
 _EXTRAS: Final = {"h2corn": "service", "uvicorn": "proxy", "httptools": "proxy"}
 
 
 def add_options(parser: argparse.ArgumentParser, *, port: int, server: str) -> None:
     """Add the options of a server, with its default port and the server that runs by default."""
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; default: %(default)s")
+    parser.add_argument("--host", type=_host, default="127.0.0.1", help="address to listen on; default: %(default)s")
     parser.add_argument("--port", type=_port, default=port, help="port to listen on; default: %(default)s")
     parser.add_argument("--workers", type=_workers, default=1, help="number of processes; default: %(default)s")
     parser.add_argument("--certfile", metavar="FILE", help="certificate chain for TLS, as PEM")
@@ -31,7 +39,7 @@ def add_options(parser: argparse.ArgumentParser, *, port: int, server: str) -> N
     )
 
 
-def serve(command: str, app: str, options: argparse.Namespace) -> int:
+def serve(command: str, app: str, options: argparse.Namespace, *, grace: int) -> int:
     """
     Run an application until it is stopped, and return the exit status.
 
@@ -39,49 +47,39 @@ def serve(command: str, app: str, options: argparse.Namespace) -> int:
         command: Name of the command, for messages.
         app: Module and function that make it, as in ``package.module:create_app``.
         options: Those of :func:`add_options`.
+        grace: Seconds that requests have to end once the server is told to stop.
     """
     try:
-        _check_tls(options)
-        _RUN[options.server](app, options)
-    except (_Unusable, OSError) as exc:
-        print(f"sluicegate {command}: {exc}", file=sys.stderr)
-        return REFUSED
+        for name in _NEEDED[options.server]:
+            import_module(name)
     except ModuleNotFoundError as exc:
         if exc.name not in _EXTRAS:
             raise
         extra = _EXTRAS[exc.name]
         print(f"sluicegate {command} needs the extra '{extra}': pip install 'sluicegate[{extra}]'", file=sys.stderr)
         return REFUSED
+    try:
+        _check_certificate(options.certfile, options.keyfile)
+        _check_address(options.host, options.port)
+    except ValueError as exc:
+        print(f"sluicegate {command}: {exc}", file=sys.stderr)
+        return REFUSED
+    os.environ[WORKERS_VARIABLE] = str(options.workers)
+    _RUN[options.server](app, options, grace)
     return 0
 
 
-class _Unusable(Exception):
-    """An option cannot be used. The message names it."""
-
-
-def _check_tls(options: argparse.Namespace) -> None:
-    """Raise _Unusable if the certificate and its key cannot be used. What servers say of that names no option."""
-    certificate, key = options.certfile, options.keyfile
-    if certificate is None and key is None:
-        return
-    if certificate is None or key is None:
-        raise _Unusable("--certfile and --keyfile: must be set together.")
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, "")
-    except (OSError, ValueError) as exc:
-        rule = "must name a certificate and its key, as PEM and not encrypted"
-        raise _Unusable(f"--certfile and --keyfile: {rule}, got {certificate!r} and {key!r}: {exc}.") from exc
-
-
-def _uvicorn(app: str, options: argparse.Namespace) -> None:
+def _uvicorn(app: str, options: argparse.Namespace, grace: int) -> None:
     import uvicorn
 
     from enforcement.cli.uvicorn_protocol import BoundedProtocol
 
+    _raise_most_files()
+    # uvicorn stops as it should and then sends itself the signal again, which would end this process by the signal.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     uvicorn.run(
         app,
         factory=True,
-        http=BoundedProtocol,
         host=options.host,
         port=options.port,
         workers=options.workers,
@@ -89,37 +87,103 @@ def _uvicorn(app: str, options: argparse.Namespace) -> None:
         ssl_keyfile=options.keyfile,
         access_log=False,
         proxy_headers=False,
-        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+        http=BoundedProtocol,
+        timeout_keep_alive=IDLE_SECONDS,
+        timeout_graceful_shutdown=grace,
     )
 
 
-def _h2corn(app: str, options: argparse.Namespace) -> None:
+def _h2corn(app: str, options: argparse.Namespace, grace: int) -> None:
     import h2corn
 
     config = h2corn.Config(
-        bind=(f"[{options.host}]:{options.port}" if ":" in options.host else f"{options.host}:{options.port}",),
+        host=options.host,
+        port=options.port,
         workers=options.workers,
         certfile=options.certfile,
         keyfile=options.keyfile,
         grpc=True,
         access_log=False,
-        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
         max_request_body_size=0,  # what an upload may have is for the application or the upstream to say
         # So is how many and how long the fields of a client may be. A proxy in front of the decision service adds its
         # own to them, and a request that is refused here gets no decision.
         limit_request_fields=1_000,
         limit_request_field_size=262_144,
+        limit_request_line=262_144,
+        # A worker of h2corn ends if it may open no more files. It has to refuse connections before.
+        limit_connections=max(1, _raise_most_files() - _FILES_BESIDE_CONNECTIONS),
+        timeout_keep_alive=IDLE_SECONDS,
+        timeout_request_header=IDLE_SECONDS,  # the smaller one of both counts for idle connections of HTTP/1.1
+        timeout_graceful_shutdown=float(grace),
     )
     module, _, factory = app.partition(":")
     h2corn.serve(getattr(import_module(module), factory), config, factory=True)
 
 
 _RUN: Final = {"h2corn": _h2corn, "uvicorn": _uvicorn}
+_NEEDED: Final = {"h2corn": ("h2corn",), "uvicorn": ("uvicorn", "httptools")}
+
+
+def _check_certificate(certificate: str | None, key: str | None) -> None:
+    """Raise ValueError if a server could not use the files of a certificate and its key, or has only one of them."""
+    if certificate is None and key is None:
+        return
+    if not certificate or not key:
+        raise ValueError("--certfile and --keyfile: must be given together.")
+    for option, path in (("--certfile", certificate), ("--keyfile", key)):
+        try:
+            with open(path, "rb"):
+                pass
+        except OSError as exc:
+            raise ValueError(f"{option}: cannot be read: {exc.strerror}: {path}") from exc
+    import ssl
+
+    try:
+        # No server asks for a password, because none has a terminal.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password=lambda: "")
+    except (OSError, ValueError) as exc:
+        reason = getattr(exc, "reason", None) or exc
+        raise ValueError(
+            f"--certfile and --keyfile: must be PEM files of one key without a password: {reason}"
+        ) from exc
+
+
+def _check_address(host: str, port: int) -> None:
+    """Raise ValueError if no server could listen on an address."""
+    try:
+        for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+            with socket.socket(family, kind, protocol) as listener:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                listener.bind(address)
+    except OSError as exc:
+        raise ValueError(f"--host, --port: cannot listen on {host}, port {port}: {exc.strerror}") from exc
+
+
+def _raise_most_files() -> int:
+    """Let this process and its workers open as many files as they may, and return how many that is."""
+    try:
+        import resource
+    except ModuleNotFoundError:
+        return MOST_FILES  # Windows has no such limit
+    least, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if least == resource.RLIM_INFINITY:
+        return MOST_FILES
+    files = MOST_FILES if most == resource.RLIM_INFINITY else min(MOST_FILES, most)
+    if files > least:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files, most))
+    return max(files, least)
+
+
+def _host(text: str) -> str:
+    # Some servers take an empty name for all addresses of the machine.
+    if not text.strip():
+        raise argparse.ArgumentTypeError("must not be empty")
+    return text.removeprefix("[").removesuffix("]")
 
 
 def _port(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text[:6]) <= 65_535):
-        raise argparse.ArgumentTypeError(f"must be an integer from 0 to 65535, got {text!r}")
+    if not (text.isascii() and text.isdigit() and 1 <= int(text[:6]) <= 65_535):
+        raise argparse.ArgumentTypeError(f"must be an integer from 1 to 65535, got {text!r}")
     return int(text)
 
 
@@ -129,4 +193,4 @@ def _workers(text: str) -> int:
     return int(text)
 
 
-__all__ = ["REFUSED", "add_options", "serve"]
+__all__ = ["IDLE_SECONDS", "REFUSED", "add_options", "serve"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from itertools import accumulate
 from typing import Final
 
@@ -9,25 +10,35 @@ from enforcement.exporters.metrics import METRICS, STORE_CALL, STORE_CALL_TEXT, 
 from enforcement.stats import Stats
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+WORKERS_VARIABLE: Final = "_SLUICEGATE_WORKERS"
+"""The number of processes that share a port. ``sluicegate serve`` and ``sluicegate proxy`` set it for their workers."""
+
 _ESCAPED: Final = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 
 
 def exposition(stats: Stats) -> bytes:
-    """Return the metrics of a limiter in Prometheus' text format, with the names that its exporter has for them."""
+    """
+    Return the metrics of a limiter in Prometheus' text format, with the names that its exporter has for them.
+
+    If several processes share a port, each scrape is answered by one of them. Their counters must not become one
+    series, so each process then adds the label ``worker`` with its id.
+    """
+    worker = {"worker": str(os.getpid())} if os.environ.get(WORKERS_VARIABLE, "1") != "1" else {}
     lines = [*_heading("sluicegate_enforcer_info", "gauge", "Always 1.")]
-    lines.append(_line("sluicegate_enforcer_info", {"version": stats.version}, 1))
+    lines.append(_line("sluicegate_enforcer_info", {"version": stats.version, **worker}, 1))
     for metric in METRICS:
         name = prometheus_name(metric.name, metric.unit)
         name += "_total" if metric.kind == "counter" else ""
         lines += _heading(name, metric.kind, metric.text)
-        lines += [_line(name, labels, value) for labels, value in metric.read(stats)]
+        lines += [_line(name, {**labels, **worker}, value) for labels, value in metric.read(stats)]
     if (calls := stats.store_calls) is not None:
         name = prometheus_name(STORE_CALL, "s")
         lines += _heading(name, "histogram", STORE_CALL_TEXT)
         bounds = [*map(str, calls.bounds_seconds), "+Inf"]
         counts = list(accumulate(calls.counts))
-        lines += [_line(f"{name}_bucket", {"le": le}, count) for le, count in zip(bounds, counts, strict=True)]
-        lines += [f"{name}_count {counts[-1]}", f"{name}_sum {calls.total_seconds}"]
+        pairs = zip(bounds, counts, strict=True)
+        lines += [_line(f"{name}_bucket", {"le": le, **worker}, count) for le, count in pairs]
+        lines += [_line(f"{name}_count", worker, counts[-1]), _line(f"{name}_sum", worker, calls.total_seconds)]
     return ("\n".join(lines) + "\n").encode()
 
 
@@ -45,4 +56,4 @@ def _line(name: str, labels: Labels, value: float) -> str:
     return f"{name}{{{pairs}}} {value}" if pairs else f"{name} {value}"
 
 
-__all__ = ["CONTENT_TYPE", "exposition", "prometheus_name"]
+__all__ = ["CONTENT_TYPE", "WORKERS_VARIABLE", "exposition", "prometheus_name"]

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from functools import cache
 from typing import Any, Final
 
-from enforcement.http.messages import CLIENT_GONE, Header, Progress
+from enforcement.http.messages import CLIENT_GONE, Header, Progress, TrustedProxies
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -21,6 +21,8 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 POLICY_VIOLATION: Final = 1008
 """Close code of a websocket if the server cannot send a response instead."""
+PRIVATE_NETWORKS: Final = "127.0.0.0/8,::1,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,fc00::/7,unix"
+"""The networks that may read ``/metrics`` if nothing else is set."""
 STARTS: Final = frozenset({"http.response.start", "websocket.http.response.start", "websocket.accept"})
 _BODIES: Final = frozenset({"http.response.body", "websocket.http.response.body"})
 _GONE: Final = frozenset({"http.disconnect", "websocket.disconnect"})
@@ -112,6 +114,18 @@ def header_of(scope: Scope, name: bytes) -> str | None:
     return b", ".join(values).decode("latin-1") if values else None
 
 
+def comes_from(scope: Scope, networks: TrustedProxies, proxies: TrustedProxies) -> bool:
+    """
+    Return whether the client of a request is in certain networks.
+
+    What came through a proxy that is not one of *proxies* may come from anywhere.
+    """
+    peer = scope["client"][0] if scope.get("client") else None
+    forwarded = [value.decode("latin-1") for name, value in scope["headers"] if name == b"x-forwarded-for"]
+    undeclared = bool(forwarded) and not proxies.trusts(peer)
+    return not undeclared and networks.trusts(proxies.client(peer, forwarded))
+
+
 def encoded(headers: Iterable[Header]) -> list[tuple[bytes, bytes]]:
     """Return header fields as ASGI spells them, with names in lower case."""
     return [(_name(name), value.encode("latin-1")) for name, value in headers]
@@ -125,6 +139,7 @@ def _name(name: str) -> bytes:
 
 __all__ = [
     "POLICY_VIOLATION",
+    "PRIVATE_NETWORKS",
     "STARTS",
     "App",
     "Exchange",
@@ -132,6 +147,7 @@ __all__ = [
     "Receive",
     "Scope",
     "Send",
+    "comes_from",
     "encoded",
     "header_of",
     "only_value",

@@ -241,7 +241,8 @@ class RequestAttributes(Mapping[str, str]):
 
     They are ``method``, ``path``, ``ip``, what the application adds, and others on demand. ``header.x-team`` is looked
     up when a limit needs it, so headers are not listed or counted here. Headers that hold credentials are never
-    attributes. ``ip.net`` is derived from ``ip``, see :func:`network_of`.
+    attributes. ``ip.net`` is derived from ``ip``, see :func:`network_of`. ``method`` is in capitals, because Django and
+    Flask take ``post`` for ``POST``.
 
     Raises:
         Refusal: A value is too long. It is not shortened, because it might then name another request.
@@ -252,6 +253,9 @@ class RequestAttributes(Mapping[str, str]):
     def __init__(self, values: Mapping[str, str | None], header: Callable[[str], str | None]) -> None:
         self._values = {name: value for name, value in values.items() if value is not None}
         self._header = header
+        method = self._values.get("method")
+        if method is not None and not method.isupper():
+            self._values["method"] = method.upper()
         for name, status in _TOO_LONG.items():
             _check_length(name, self._values.get(name, ""), status)
 

@@ -13,11 +13,13 @@ import asyncio
 import hmac
 import json
 import logging
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Final, Protocol
 
 from enforcement.aio import Limiter
-from enforcement.http.asgi import Receive, Scope, Send, encoded, header_of
+from enforcement.exporters.text import CONTENT_TYPE, exposition
+from enforcement.http.asgi import Receive, Scope, Send, comes_from, encoded, header_of
 from enforcement.http.messages import DENIAL_FIELD, PlainResponse, error_answer
 from enforcement.http.usage import USAGE_PATH
 from enforcement.service import ext_authz, rls
@@ -71,7 +73,11 @@ class DecisionService:
         if settings.usage_endpoint:
             self._endpoints[USAGE_PATH] = UsagePage(limiter, settings)
         self._below: tuple[tuple[str, Endpoint], ...] = tuple((f"{check.path}/", check) for check in checks)
-        self._pages = {"/healthz": self._health, "/readyz": self._readiness}
+        self._pages: Mapping[str, Callable[[Scope], PlainResponse]] = {
+            "/healthz": self._health,
+            "/readyz": self._readiness,
+            "/metrics": self._metrics,
+        }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or run the life of the service."""
@@ -99,24 +105,26 @@ class DecisionService:
         except OSError as exc:
             # Servers raise it from send() if the caller has left. Should it come from elsewhere, the caller is waiting.
             logger.debug("The caller left before its answer was sent: %s", exc)
-            with suppress(OSError):
+            with suppress(Exception):
                 await endpoint.refuse(self._error(503, "The decision failed", "internal_error"), send)
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise  # the caller left
             logger.warning("What the decision for %s waited for was cancelled.", scope["path"])
-            await endpoint.refuse(self._error(503, "The decision failed", "internal_error"), send)
+            with suppress(Exception):
+                await endpoint.refuse(self._error(503, "The decision failed", "internal_error"), send)
         except Exception:
             # A proxy takes no answer for permission. The decisions were all made before the first message was sent.
             logger.exception("A decision for %s failed.", scope["path"])
-            await endpoint.refuse(self._error(503, "The decision failed", "internal_error"), send)
+            with suppress(Exception):  # which servers raise if the failed answer has begun
+                await endpoint.refuse(self._error(503, "The decision failed", "internal_error"), send)
 
     async def _show(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request that asks for no decision."""
         page = self._pages.get(scope["path"])
         if page is not None:
-            await _send(send, page())
+            await _send(send, page(scope))
         elif is_call(scope):
             await self._reader.drain(receive)
             await end(send, UNIMPLEMENTED, f"The decision service has no method {scope['path']}.")
@@ -148,15 +156,18 @@ class DecisionService:
     def _error(self, status: int, title: str, code: str) -> PlainResponse:
         return error_answer(self._settings.headers, status, title, code, headers=((DENIAL_FIELD, code),))
 
-    def _health(self) -> PlainResponse:
-        return PlainResponse(200, (("Content-Type", "text/plain"), ("Content-Length", "3")), b"ok\n")
+    def _health(self, scope: Scope) -> PlainResponse:
+        return _page(200, "text/plain", b"ok\n")
 
-    def _readiness(self) -> PlainResponse:
+    def _readiness(self, scope: Scope) -> PlainResponse:
         revision = self._limiter.revision
         state = {"ready": revision > 0, "revision": revision, "state": self._limiter.state}
-        body = json.dumps(state).encode()
-        headers = (("Content-Type", "application/json"), ("Content-Length", str(len(body))))
-        return PlainResponse(200 if revision > 0 else 503, headers, body)
+        return _page(200 if revision > 0 else 503, "application/json", json.dumps(state).encode())
+
+    def _metrics(self, scope: Scope) -> PlainResponse:
+        if not comes_from(scope, self._settings.metrics, self._settings.trusted):
+            return self._error(403, "Metrics are not for this address", "metrics_refused")
+        return _page(200, CONTENT_TYPE, exposition(self._limiter.stats()))
 
 
 def create_app() -> DecisionService:
@@ -167,6 +178,10 @@ def create_app() -> DecisionService:
 async def _send(send: Send, answer: PlainResponse) -> None:
     await send({"type": "http.response.start", "status": answer.status, "headers": encoded(answer.headers)})
     await send({"type": "http.response.body", "body": answer.body})
+
+
+def _page(status: int, kind: str, body: bytes) -> PlainResponse:
+    return PlainResponse(status, (("Content-Type", kind), ("Content-Length", str(len(body)))), body)
 
 
 __all__ = ["SECRET_FIELD", "DecisionService", "create_app"]

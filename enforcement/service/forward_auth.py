@@ -13,6 +13,7 @@ The real status is then in ``Sluicegate-Status``.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Container
 from typing import Final
 from urllib.parse import parse_qsl, unquote
@@ -28,6 +29,8 @@ from enforcement.http.messages import (
     shows,
 )
 from enforcement.logs import RateLimitedLogger
+from enforcement.model.checks import shown as quoted
+from enforcement.model.sizes import MAX_ATTRIBUTES
 from enforcement.plan.binding import Costs
 from enforcement.plan.decision import Decision
 from enforcement.plan.headers import draft_lines
@@ -47,6 +50,9 @@ _UNTRUSTED: Final = (
     "requests, and all clients have its address. Name it in SLUICEGATE_TRUSTED_PROXIES."
 )
 _LENGTH: Final = (b"content-length", b"0")
+_METHOD: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_TARGET: Final = re.compile(r"/\S*|\*|[A-Za-z][A-Za-z0-9+.-]*://\S*")
+_OWN_ATTRIBUTES: Final = frozenset({"method", "path", "ip", "ip.net"})
 
 
 class ForwardAuth:
@@ -118,25 +124,26 @@ class ForwardAuth:
     def _attributes(self, scope: Scope, trusted: bool) -> RequestAttributes:
         forwarded = [value.decode("latin-1") for name, value in scope["headers"] if name == b"x-forwarded-for"]
         method, path = scope["method"], scope["path"].removeprefix(self.path)
+        values: dict[str, str | None] = {}
         if trusted:
-            method = header_of(scope, b"x-forwarded-method") or method
+            method = _described(scope, b"x-forwarded-method", _METHOD, "a method") or method
             # A path after that of this endpoint is the proxy's own word. The header field may be its client's.
-            path = path or path_of(header_of(scope, b"x-forwarded-uri") or "")
+            path = path or path_of(_described(scope, b"x-forwarded-uri", _TARGET, "a path or a URL without blanks"))
+            values |= self._further(scope)
         elif header_of(scope, b"x-forwarded-uri"):
             self._say.warning("untrusted", _UNTRUSTED, _peer(scope))
-        values: dict[str, str | None] = dict(self._further(scope)) if trusted else {}
         values |= {"method": method, "path": path or "/", "ip": self._trusted.client(_peer(scope), forwarded)}
         return RequestAttributes(values, lambda name: header_of(scope, name.encode("latin-1", "replace")))
 
     def _costs(self, scope: Scope) -> Costs:
-        field = self._settings.costs_field
-        text = header_of(scope, field) if field else None
-        return 1 if text is None else costs_of(dict(parse_qsl(text, keep_blank_values=True, strict_parsing=True)))
+        return costs_of(_pairs(scope, field)) if (field := self._settings.costs_field) else 1
 
-    def _further(self, scope: Scope) -> list[tuple[str, str]]:
-        field = self._settings.attributes_field
-        text = header_of(scope, field) if field else None
-        return parse_qsl(text, keep_blank_values=True, strict_parsing=True) if text else []
+    def _further(self, scope: Scope) -> dict[str, str]:
+        further = _pairs(scope, field) if (field := self._settings.attributes_field) else {}
+        for name in further:
+            if name in _OWN_ATTRIBUTES or name.startswith("header."):
+                raise ValueError(f"attributes: must not name {quoted(name)}, which the request itself has.")
+        return further
 
     async def refuse(self, answer: PlainResponse, send: Send) -> None:
         """Answer a subrequest with the response that denies the request."""
@@ -148,6 +155,56 @@ class ForwardAuth:
             headers = (*headers, (PROBLEM_FIELD, answer.body.decode("ascii")))
         await send({"type": "http.response.start", "status": status, "headers": encoded(headers)})
         await send({"type": "http.response.body", "body": answer.body})
+
+
+def _only(scope: Scope, name: bytes) -> str:
+    """
+    Return the value of a header field, or an empty string if there is none.
+
+    Raises:
+        ValueError: There are several. One may be the proxy's and another its client's.
+    """
+    values = [value for key, value in scope["headers"] if key == name]
+    if len(values) > 1:
+        raise ValueError(f"{name.decode()}: must be sent once, got {len(values)} fields.")
+    # Not all servers remove the blanks around a value, which do not belong to it (RFC 9110, 5.5).
+    return values[0].decode("latin-1").strip(" \t") if values else ""
+
+
+def _described(scope: Scope, name: bytes, form: re.Pattern[str], rule: str) -> str:
+    """Return what a proxy says of a request in a field, or an empty string. Raises ValueError if it breaks the rule."""
+    text = _only(scope, name)
+    if text and not form.fullmatch(text):
+        raise ValueError(f"{name.decode()}: must be {rule}, got {quoted(text)}.")
+    return text
+
+
+def _pairs(scope: Scope, name: bytes) -> dict[str, str]:
+    """
+    Return the names and values in a field such as ``tokens=812&requests=1``.
+
+    Raises:
+        ValueError: It has another form, names something twice, or is no UTF-8.
+    """
+    text, field = _only(scope, name), name.decode()
+    if not text:
+        return {}
+    try:
+        # Bytes that are not percent-encoded mean the same as those that are.
+        text = text.encode("latin-1").decode()
+        pairs = parse_qsl(
+            text, keep_blank_values=True, strict_parsing=True, errors="strict", max_num_fields=MAX_ATTRIBUTES
+        )
+    except UnicodeDecodeError as exc:
+        raise ValueError(f"{field}: must be UTF-8.") from exc
+    except ValueError as exc:
+        raise ValueError(
+            f"{field}: must be at most {MAX_ATTRIBUTES} pairs as in 'a=1&b=2', got {quoted(text)}."
+        ) from exc
+    found = dict(pairs)
+    if "" in found or len(found) < len(pairs):
+        raise ValueError(f"{field}: must have a name before each '=', and no name twice.")
+    return found
 
 
 def path_of(target: str) -> str:

@@ -10,6 +10,7 @@ from enforcement.aio import Limiter
 from enforcement.async_tasks import seen_through
 from enforcement.http.messages import Refusal, without_token
 from enforcement.logs import RateLimitedLogger
+from enforcement.model.checks import shown as quoted
 from enforcement.model.instances import UNSUPPORTED_REASONS, reasons_against
 from enforcement.model.matching import Attributes
 from enforcement.model.tokens import Anonymous
@@ -123,7 +124,9 @@ def costs_of(fields: Mapping[str, str]) -> dict[str, int]:
     costs = {}
     for unit, text in fields.items():
         if not (text.isascii() and text.isdigit() and len(text) <= 16):
-            raise ValueError(f"costs: the cost in {unit!r} must be an integer of at least 0, got {text!r:.40}.")
+            # The message may become a header field, and a proxy takes one that is too long for a service that is gone.
+            name, got = quoted(unit), quoted(text)
+            raise ValueError(f"costs: the cost in {name} must be an integer of at least 0, got {got}.")
         costs[unit] = int(text)
     return costs
 

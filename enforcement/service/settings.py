@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from enforcement.http.asgi import PRIVATE_NETWORKS
 from enforcement.http.messages import TrustedProxies, check_anonymous, check_preset
 from enforcement.model.checks import check_secret, shown
 from enforcement.model.tokens import Anonymous
@@ -32,6 +33,7 @@ class ServiceSettings:
         trusted: The proxies that may say which request they ask for.
         callers: The peers that may ask. None: every peer may.
         secret: What a caller must send as ``Sluicegate-Secret``. Empty: nothing.
+        metrics: The networks that may read ``/metrics``.
         anonymous: Stands for requests without a token. None: they are refused.
         costs_field: Lower-case name of the header field from which costs are read. Empty: every request costs 1.
         attributes_field: Lower-case name of the header field from which further attributes are read. Empty: none are.
@@ -43,6 +45,7 @@ class ServiceSettings:
     trusted: TrustedProxies = field(default_factory=lambda: TrustedProxies(LOCAL.split(",")))
     callers: TrustedProxies | None = None
     secret: bytes = field(default=b"", repr=False)
+    metrics: TrustedProxies = field(default_factory=lambda: TrustedProxies(PRIVATE_NETWORKS.split(",")))
     anonymous: Anonymous | None = None
     costs_field: bytes = b""
     attributes_field: bytes = b""
@@ -71,6 +74,7 @@ class ServiceSettings:
                 environ, "SLUICEGATE_SERVICE_CALLERS", "", lambda text: _networks(text) if text else None
             ),
             secret=read_variable(environ, "SLUICEGATE_SERVICE_SECRET", "", _secret),
+            metrics=read_variable(environ, "SLUICEGATE_METRICS_NETWORKS", PRIVATE_NETWORKS, _networks),
             anonymous=read_variable(
                 environ, "SLUICEGATE_ANONYMOUS_PROJECT", "", lambda text: check_anonymous(text or None)
             ),
@@ -128,6 +132,9 @@ def _networks(text: str) -> TrustedProxies:
 def _secret(text: str) -> bytes:
     if text:
         check_secret("secret", text)
+        if not (text.isascii() and text.isprintable()) or text != text.strip():
+            # Such as the line break at the end of a file. No caller could ever show it.
+            raise ValueError("must be printable ASCII without blanks at its ends, as it is sent in a header field.")
     return text.encode()
 
 

@@ -13,11 +13,9 @@ from urllib.parse import urlsplit
 
 from enforcement.doors.proxy.credentials import Credentials, from_settings
 from enforcement.doors.proxy.fields import has_dot_segments
+from enforcement.http.asgi import PRIVATE_NETWORKS
 from enforcement.http.messages import TrustedProxies, check_anonymous, check_preset
 from enforcement.settings import read_switch, read_variable
-
-PRIVATE: Final = "127.0.0.0/8,::1,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,fc00::/7,unix"
-"""The networks that may read ``/metrics`` if nothing else is set."""
 
 MOST_FILE_BYTES: Final = 1_000_000
 
@@ -101,7 +99,7 @@ class ProxySettings:
             trusted=trusted,
             anonymous=read_variable(environ, "SLUICEGATE_ANONYMOUS_PROJECT", "", _anonymous),
             metrics=read_variable(
-                environ, "SLUICEGATE_METRICS_NETWORKS", PRIVATE, lambda text: TrustedProxies(text.split(","))
+                environ, "SLUICEGATE_METRICS_NETWORKS", PRIVATE_NETWORKS, lambda text: TrustedProxies(text.split(","))
             ),
             usage_endpoint=read_switch(environ, "SLUICEGATE_USAGE_ENDPOINT", default=True),
         )

@@ -25,7 +25,7 @@ from enforcement.doors.proxy.forwarding import Forwarding
 from enforcement.doors.proxy.pool import Pool
 from enforcement.doors.proxy.settings import ProxySettings, UpstreamSettings
 from enforcement.exporters.text import CONTENT_TYPE, exposition
-from enforcement.http.asgi import Receive, Scope, Send
+from enforcement.http.asgi import Receive, Scope, Send, comes_from
 from enforcement.http.messages import PlainResponse, TrustedProxies
 from enforcement.logs import RateLimitedLogger
 from enforcement.plan.decision import Decision
@@ -159,11 +159,7 @@ class Proxy:
         )
 
     def _metrics(self, scope: Scope) -> PlainResponse:
-        peer = scope["client"][0] if scope.get("client") else None
-        forwarded = [value.decode("latin-1") for name, value in scope["headers"] if name == b"x-forwarded-for"]
-        # What came through a proxy that nobody declared may come from anywhere.
-        undeclared = bool(forwarded) and not self._proxies.trusts(peer)
-        if undeclared or not self._settings.metrics.trusts(self._proxies.client(peer, forwarded)):
+        if not comes_from(scope, self._settings.metrics, self._proxies):
             return problem(scope, 403, "Metrics are not for this address")
         return _page(200, CONTENT_TYPE, exposition(self._limiter.stats()))
 

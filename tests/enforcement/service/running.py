@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -29,9 +30,21 @@ HYPERCORN = "from hypercorn.__main__ import main; import sys; sys.exit(main())"
 class Service:
     """A decision service that listens on *port*."""
 
-    def __init__(self, url: str, log: Path, *, server: str, arguments: Sequence[str], environ: dict[str, str]) -> None:
+    def __init__(
+        self,
+        url: str,
+        log: Path,
+        *,
+        server: str,
+        arguments: Sequence[str],
+        environ: dict[str, str],
+        prefix: Sequence[str] = (),
+        context: ssl.SSLContext | None = None,
+    ) -> None:
         self.port, self.log = free_port(), log
-        self._command = _command(server, self.port, arguments)
+        self.address = f"{'http' if context is None else 'https'}://127.0.0.1:{self.port}"
+        self._context = context
+        self._command = [*prefix, *_command(server, self.port, arguments)]
         self._environ = {**os.environ, "SLUICEGATE_REDIS_URL": url, **environ}
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -46,7 +59,7 @@ class Service:
 
     def ready(self) -> bool:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/readyz", timeout=2) as answer:
+            with urllib.request.urlopen(f"{self.address}/readyz", timeout=2, context=self._context) as answer:
                 return answer.status == 200
         except (urllib.error.URLError, OSError):
             return False
@@ -67,6 +80,21 @@ class Service:
             finally:
                 self._process = None
 
+    def end(self, number: int = signal.SIGTERM) -> int:
+        """Send a signal that ends it, and return its exit status."""
+        assert self._process is not None
+        process, self._process = self._process, None
+        process.send_signal(number)
+        try:
+            return process.wait(40)
+        finally:
+            process.kill()
+
+    def processes(self) -> list[int]:
+        """Return the process and all that descend from it."""
+        assert self._process is not None
+        return list(_family(self._process.pid))
+
     def memory(self) -> int:
         """Return the bytes of memory that the process and its workers have in use."""
         assert self._process is not None
@@ -79,11 +107,26 @@ class Service:
 
 @contextmanager
 def service(
-    url: str, folder: Path, *, server: str = "h2corn", arguments: Sequence[str] = (), **environ: str
+    url: str,
+    folder: Path,
+    *,
+    server: str = "h2corn",
+    arguments: Sequence[str] = (),
+    prefix: Sequence[str] = (),
+    context: ssl.SSLContext | None = None,
+    **environ: str,
 ) -> Iterator[Service]:
-    """Run a service before the store at *url* while the block runs. *environ* are variables without ``SLUICEGATE_``."""
+    """
+    Run a service before the store at *url* while the block runs.
+
+    Args:
+        prefix: A command that runs the service as another process.
+        context: Trusts the certificate of a service with TLS. None: it has none.
+        environ: Variables without ``SLUICEGATE_``.
+    """
     named = {f"SLUICEGATE_{name.upper()}": value for name, value in environ.items()}
-    started = Service(url, folder / "service.log", server=server, arguments=arguments, environ=named)
+    more: dict[str, Any] = {"prefix": prefix, "context": context}
+    started = Service(url, folder / "service.log", server=server, arguments=arguments, environ=named, **more)
     try:
         started.start()
         yield started

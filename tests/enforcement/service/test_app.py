@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import subprocess
 import sys
 
@@ -42,6 +43,48 @@ def test_a_caller_shows_the_secret_or_stands_in_a_network(world, start):
     assert closed.get("/healthz").status_code == 200
     assert closed.get("/v1/check", headers={**bearer(secret), **shared}).status_code == 200
     assert local.get("/v1/check", headers=bearer(secret)).headers["RateLimit"].startswith('"rpm";r=3')
+
+
+def test_metrics_are_for_listed_networks(world, start):
+    """Private ones by default. They tell nothing of a project, token or limit, and each worker tells of itself."""
+    secret = world.everything(fixed(1))
+    client = start("--workers", "2", SLUICEGATE_TRUSTED_PROXIES="192.0.2.1")
+    strict = start("--server", "uvicorn", SLUICEGATE_METRICS_NETWORKS="10.0.0.0/8", SLUICEGATE_SERVICE_CALLERS="::1")
+    for _ in range(2):
+        client.get("/v1/check", headers=bearer(secret))
+
+    shown = client.get("/metrics")
+    assert shown.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+    samples = [line for line in shown.text.splitlines() if not line.startswith("#")]
+    assert all(re.search(r'[{,]worker="\d+"}', line) for line in samples), samples
+    assert not any(word in shown.text for word in (secret, "rpm", "api", "shop", "tok_"))
+    # A client of a proxy that nobody declared.
+    assert client.get("/metrics", headers={"X-Forwarded-For": "10.0.0.1"}).status_code == 403
+    refused = strict.get("/metrics")
+    assert (refused.status_code, refused.json()["code"]) == (403, "metrics_refused")
+    inside = strict.get("/metrics", headers={"X-Forwarded-For": "10.0.0.1"})
+    assert inside.status_code == 200
+    assert 'sluicegate_state{state="ok"} 1.0' in inside.text
+
+
+async def test_an_answer_that_has_begun_is_not_begun_again(world, server, caplog):
+    """Some servers raise while they send. A second answer raised again, and nobody caught it."""
+    secret = world.everything(fixed(5))
+    limiter = aio.Limiter(server.url, timeout=1.0)
+    sent = []
+
+    async def send(message):
+        if message["type"] == "http.response.body" or sent:
+            raise RuntimeError("Unexpected message")
+        sent.append(message)
+
+    scope = {"type": "http", "method": "GET", "path": "/v1/check", "client": None}
+    scope["headers"] = [(b"authorization", f"Bearer {secret}".encode())]
+    await DecisionService(limiter, ServiceSettings())(scope, asyncio.Event().wait, send)
+
+    assert [message["status"] for message in sent] == [200]
+    assert "Unexpected message" in caplog.text
+    await limiter.close()
 
 
 async def test_an_unexpected_error_is_a_denial(world, server, monkeypatch, caplog):
@@ -108,6 +151,9 @@ async def test_a_cancelled_look_up_is_a_denial_and_a_cancelled_call_is_none(worl
         ("SLUICEGATE_SERVICE_CALLERS", " , ", "must not be empty"),
         ("SLUICEGATE_SERVICE_SECRET", "", "must not be empty"),
         ("SLUICEGATE_SERVICE_SECRET", "short", "must have 16 to 256 characters, got 5"),
+        ("SLUICEGATE_SERVICE_SECRET", "read-from-a-file-of-one-line\n", "must be printable ASCII without blanks"),
+        ("SLUICEGATE_SERVICE_SECRET", "ein-schönes-geheimnis", "must be printable ASCII without blanks"),
+        ("SLUICEGATE_METRICS_NETWORKS", "nonsense", "does not appear to be an IPv4 or IPv6 network"),
         ("SLUICEGATE_HEADERS", "itef", "must be one of ietf"),
         ("SLUICEGATE_ANONYMOUS_PROJECT", "No Slug", "must be 1 to 63"),
         ("SLUICEGATE_COSTS_HEADER", "two words", "must be the name of a header field, got 'two words'"),

@@ -131,10 +131,12 @@ def test_costs_and_attributes_come_by_the_fields_that_are_named(world, start):
         429,
         200,
     ]
-    for wrong in ("tokens=-1", "tokens=1.5", "tokens", "tokens=99999999999999999999", "Tokens=1"):
+    for wrong in ("tokens=-1", "tokens=1.5", "tokens", "tokens=99999999999999999999", "Tokens=1", "tokens=1&tokens=0"):
         answer = ask(wrong)
         assert (answer.status_code, answer.json()["code"]) == (400, "bad_request"), wrong
-        assert "costs" in answer.json()["detail"] or "query" in answer.json()["detail"], answer.text
+        assert "costs" in answer.json()["detail"], answer.text
+    # What is not percent-encoded means the same, as UTF-8.
+    assert [ask("tokens=6", model).status_code for model in ("model=%C3%A9", "model=é".encode())] == [200, 429]
 
 
 def test_requests_without_a_token(world, start):
