@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from enforcement.cli import servers
+from enforcement.cli.draining import run_draining
 from enforcement.service.app import create_app
 from enforcement.service.settings import MOST_DEADLINE_MS
 
@@ -21,6 +22,8 @@ exit status:
   2  an option or variable is wrong, or the server is not installed
 """
 
+_MOST_DRAIN_SECONDS: Final = 300
+
 
 def main(arguments: Sequence[str]) -> int:
     """Run the service until it is stopped, and return the exit status."""
@@ -32,6 +35,8 @@ def main(arguments: Sequence[str]) -> int:
     except ValueError as exc:
         print(f"sluicegate serve: {exc}", file=sys.stderr)
         return servers.REFUSED
+    if options.drain:
+        return run_draining(["serve", *arguments, "--drain", "0"], options.drain)
     return servers.serve("serve", "enforcement.service.app:create_app", options)
 
 
@@ -50,4 +55,18 @@ def _parser() -> argparse.ArgumentParser:
         help="milliseconds that the proxy waits for an answer, so that each answer comes before; "
         f"at most {MOST_DEADLINE_MS}; default: SLUICEGATE_DEADLINE_MS",
     )
+    parser.add_argument(
+        "--drain",
+        metavar="SECONDS",
+        type=_seconds,
+        default=0,
+        help="after SIGTERM, answer for so long while /readyz says 503, so that proxies choose another instance; "
+        f"at most {_MOST_DRAIN_SECONDS}; default: %(default)s",
+    )
     return parser
+
+
+def _seconds(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 3 and int(text) <= _MOST_DRAIN_SECONDS):
+        raise argparse.ArgumentTypeError(f"must be an integer from 0 to {_MOST_DRAIN_SECONDS}, got {text!r}")
+    return int(text)

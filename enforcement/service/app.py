@@ -12,6 +12,7 @@ from __future__ import annotations
 import hmac
 import json
 import logging
+import os
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Final, Protocol
@@ -138,11 +139,13 @@ class DecisionService:
         return PlainResponse(200, (("Content-Type", "text/plain"), ("Content-Length", "3")), b"ok\n")
 
     def _readiness(self) -> PlainResponse:
-        revision = self._limiter.revision
-        state = {"ready": revision > 0, "revision": revision, "state": self._limiter.state}
+        revision, mark = self._limiter.revision, self._settings.draining_file
+        draining = bool(mark) and os.path.exists(mark)
+        ready = revision > 0 and not draining
+        state = {"ready": ready, "revision": revision, "state": "draining" if draining else self._limiter.state}
         body = json.dumps(state).encode()
         headers = (("Content-Type", "application/json"), ("Content-Length", str(len(body))))
-        return PlainResponse(200 if revision > 0 else 503, headers, body)
+        return PlainResponse(200 if ready else 503, headers, body)
 
 
 def create_app() -> DecisionService:

@@ -19,6 +19,9 @@ LOCAL: Final = "127.0.0.0/8, ::1, unix"
 
 MOST_DEADLINE_MS: Final = 20_000
 
+DRAINING_FILE: Final = "SLUICEGATE_DRAINING_FILE"
+"""The variable that names the file of :attr:`ServiceSettings.draining_file`."""
+
 _FIELD_NAME: Final = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]{1,64}")
 
 
@@ -36,6 +39,7 @@ class ServiceSettings:
         costs_field: Lower-case name of the header field from which costs are read. Empty: every request costs 1.
         attributes_field: Lower-case name of the header field from which further attributes are read. Empty: none are.
         rls: What the entries of rate limit descriptors stand for.
+        draining_file: While this file exists, the service says that it is not ready. Empty: there is none.
     """
 
     headers: str = "ietf"
@@ -46,6 +50,7 @@ class ServiceSettings:
     costs_field: bytes = b""
     attributes_field: bytes = b""
     rls: RlsMapping = field(default_factory=RlsMapping)
+    draining_file: str = ""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> ServiceSettings:
@@ -77,6 +82,7 @@ class ServiceSettings:
             rls=read_variable(
                 environ, "SLUICEGATE_RLS_MAPPING", "", lambda path: RlsMapping.read(path) if path else RlsMapping()
             ),
+            draining_file=environ.get(DRAINING_FILE, ""),
         )
 
 
@@ -135,4 +141,4 @@ def _field_name(text: str) -> bytes:
     return name.encode()
 
 
-__all__ = ["LOCAL", "MOST_DEADLINE_MS", "ServiceSettings", "limiter_settings", "within"]
+__all__ = ["DRAINING_FILE", "LOCAL", "MOST_DEADLINE_MS", "ServiceSettings", "limiter_settings", "within"]
