@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -47,10 +48,15 @@ class Service:
 
     def _is_ready(self) -> bool:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/readyz", timeout=5) as answer:
-                return bool(answer.status == 200)
+            return self.revision > 0
         except OSError:
             return False
+
+    @property
+    def revision(self) -> int:
+        """The revision that it enforces."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/readyz", timeout=5) as answer:
+            return int(json.load(answer)["revision"])
 
     def freeze(self) -> None:
         """Suspend all its processes."""
