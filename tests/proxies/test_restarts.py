@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import re
-import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from enforcement import Limiter
 from tests.enforcement.service.running import Service, service
+from tests.enforcement.traffic import traffic
 from tests.enforcement.world import World, eventually, fixed
 from tests.proxies.conftest import WITH_ROOM
 from tests.proxies.recipes import CADDY, HAPROXY, NGINX, TRAEFIK
@@ -25,7 +22,7 @@ from tests.scale import scale
 
 PAGE = (ROOT / "templates" / "docs" / "proxies.md").read_text()
 SECTION = PAGE.partition("\n## More than one instance\n")[2].partition("\n## ")[0]
-QUOTA, CLIENTS = 1_000_000, 4
+QUOTA = 1_000_000
 
 
 def shown(language: str) -> str:
@@ -46,26 +43,6 @@ ADDED: dict[Recipe, Callable[[str], str]] = {
     TRAEFIK: lambda text: text.replace("        servers:\n          - url: http://127.0.0.1:9000\n", shown("yaml")),
 }
 """How an operator adds a second instance. Requests without a decision are refused, so that they are seen."""
-
-
-@contextmanager
-def traffic(port: int, secret: str) -> Iterator[Counter[int]]:
-    """Send requests while the block runs, and count the statuses of the responses."""
-    statuses: Counter[int] = Counter()
-    stop = threading.Event()
-
-    def send() -> None:
-        while not stop.wait(0.005):
-            statuses[ask(port, "/", shows(secret)).status] += 1
-
-    with ThreadPoolExecutor(CLIENTS) as clients:
-        sent = [clients.submit(send) for _ in range(CLIENTS)]
-        try:
-            yield statuses
-        finally:
-            stop.set()
-            for each in sent:
-                each.result()
 
 
 def restart(one: Service) -> None:
@@ -99,7 +76,7 @@ def test_a_rolling_restart_leaves_no_request_undecided(
             )
 
         with running(recipe, service=one.port, application=application.port, change=change) as proxy:
-            with traffic(proxy.port, secret) as statuses:
+            with traffic(lambda: ask(proxy.port, "/", shows(secret)).status) as statuses:
                 restart(one)
                 restart(two)
 

@@ -57,13 +57,18 @@ class Upstream:
 class Envoy:
     """A running Envoy, a client of it, and the upstream behind it."""
 
-    def __init__(self, port: int, upstream: Upstream) -> None:
-        self.port, self.upstream = port, upstream
+    def __init__(self, port: int, admin: int, upstream: Upstream) -> None:
+        self.port, self.upstream, self._admin = port, upstream, admin
         self.client = httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=10.0)
 
     def get(self, path: str = "/", token: str | None = None, **headers: str) -> httpx2.Response:
         shown = {} if token is None else {"X-API-Key": token}
         return self.client.get(path, headers={**shown, **{n.replace("_", "-"): v for n, v in headers.items()}})
+
+    def asks(self, port: int) -> bool:
+        """Return whether it sends requests to the instance of the service that listens on a port."""
+        clusters = httpx2.get(f"http://127.0.0.1:{self._admin}/clusters", timeout=5).text
+        return f"sluicegate::127.0.0.1:{port}::health_flags::healthy" in clusters
 
     def timed(self, path: str = "/", token: str | None = None) -> tuple[float, httpx2.Response]:
         began = time.monotonic()
@@ -91,7 +96,7 @@ def envoy(name: str, service: int, folder: Path, *replaced: tuple[str, str]) -> 
     # Without --disable-hot-restart an Envoy ends with the thread that started it.
     command = [program("envoy", "envoy"), "-c", folder / f"{name}.yaml", "--disable-hot-restart", "--concurrency", "1"]
     with (folder / "envoy.log").open("ab") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
-        running = Envoy(port, upstream)
+        running = Envoy(port, admin, upstream)
         try:
             _wait(admin, process, folder / "envoy.log")
             yield running
