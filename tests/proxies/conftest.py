@@ -30,12 +30,14 @@ WITH_ROOM = {"SLUICEGATE_TIMEOUT_MS": "200", "SLUICEGATE_COSTS_HEADER": "X-Sluic
 class Service:
     """``sluicegate serve`` with its workers, which are one process group."""
 
+    command = "serve"
+
     def __init__(self, store: str, log: Path, *options: str, **environment: str) -> None:
         self.port, self._log = free_port(), log
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("SLUICEGATE_")}
         with log.open("wb") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "enforcement", "serve", "--port", str(self.port), *options],
+                [sys.executable, "-m", "enforcement", self.command, "--port", str(self.port), *options],
                 env=inherited | {"SLUICEGATE_REDIS_URL": store, **environment},
                 stdout=output,
                 stderr=output,
@@ -67,6 +69,12 @@ class Service:
         if self._process.poll() is None:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
+
+
+class OwnProxy(Service):
+    """``sluicegate proxy`` with its workers."""
+
+    command = "proxy"
 
 
 Serve = Callable[..., Service]
