@@ -77,7 +77,12 @@ def test_files_may_be_named_in_any_order(tmp_path: Path) -> None:
     for name in "below/test_a.py", "below/test_b.py":
         (tmp_path / name).write_text("def test(given):\n    assert given == 1\n")
     (tmp_path / "test_above.py").write_text("def test():\n    pass\n")
-    command = [sys.executable, "-m", "pytest", "-q", "-c", os.devnull, "--rootdir", ".", "-p", "tests.tiers"]
+    (tmp_path / "conftest.py").write_text(
+        "from tests.tiers import by_folder\n"
+        "def pytest_configure(config):\n"
+        "    config.args[:] = by_folder(config.args)\n"
+    )
+    command = [sys.executable, "-m", "pytest", "-q", "-c", os.devnull, "--rootdir", "."]
     files = ["below/test_a.py", "test_above.py", "below/test_b.py"]
     environ = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": str(ROOT)}
 
