@@ -1,7 +1,7 @@
 """
-Stop a server in two steps, so that what sends it requests can choose another one before it ends.
+Stop a server in two steps, so that proxies choose another instance before it ends.
 
-The server runs in a process of its own. A signal to stop first makes a file, at whose sight ``/readyz`` answers 503, and
+The server runs in a process of its own. SIGTERM first makes a file, and ``/readyz`` answers 503 from then on. The signal
 reaches the server some seconds later.
 """
 
