@@ -1,8 +1,8 @@
 """
 Stop a server in two steps, so that proxies choose another instance before it ends.
 
-The server runs in a process of its own. SIGTERM first makes a file, and ``/readyz`` answers 503 from then on. The signal
-reaches the server some seconds later.
+The server runs in a process of its own. SIGTERM first makes a file, and ``/readyz`` answers 503 from then on. Some
+seconds later, the server gets the signal.
 """
 
 from __future__ import annotations
