@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from tests import tiers
+from tests.repository import ROOT
 
 
 @pytest.fixture
@@ -77,3 +81,24 @@ def test_whatever_has_full_numbers_is_a_proof() -> None:
 
     assert scaled
     assert [path.name for path in scaled if "pytest.mark.proof" not in path.read_text()] == []
+
+
+def test_files_may_be_named_in_any_order(tmp_path: Path) -> None:
+    """A file of a folder above, named between two files of a folder, does not part the second from its fixtures."""
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "conftest.py").write_text("import pytest\n@pytest.fixture\ndef given():\n    return 1\n")
+    for name in "below/test_a.py", "below/test_b.py":
+        (tmp_path / name).write_text("def test(given):\n    assert given == 1\n")
+    (tmp_path / "test_above.py").write_text("def test():\n    pass\n")
+    (tmp_path / "conftest.py").write_text(
+        "from tests.tiers import by_folder\n"
+        "def pytest_configure(config):\n"
+        "    config.args[:] = by_folder(config.args)\n"
+    )
+    command = [sys.executable, "-m", "pytest", "-q", "-c", os.devnull, "--rootdir", "."]
+    files = ["below/test_a.py", "test_above.py", "below/test_b.py"]
+    environ = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": str(ROOT)}
+
+    done = subprocess.run([*command, *files], cwd=tmp_path, env=environ, capture_output=True, text=True, check=False)
+
+    assert "3 passed" in done.stdout, done.stdout

@@ -10,6 +10,7 @@ from math import ceil
 from typing import Final
 
 from enforcement.cli import servers
+from enforcement.cli.draining import run_draining
 from enforcement.service.app import create_app
 from enforcement.service.settings import MOST_DEADLINE_MS, limiter_settings
 
@@ -25,6 +26,8 @@ exit status:
   2  an option or variable is wrong, or the server is not installed
 """
 
+_MOST_DRAIN_SECONDS: Final = 300
+
 
 def main(arguments: Sequence[str]) -> int:
     """Run the service until it is stopped, and return the exit status."""
@@ -37,6 +40,8 @@ def main(arguments: Sequence[str]) -> int:
     except ValueError as exc:
         print(f"sluicegate serve: {exc}", file=sys.stderr)
         return servers.REFUSED
+    if options.drain:
+        return run_draining(["serve", *arguments, "--drain", "0"], options.drain)
     grace = max(LEAST_STOP_SECONDS, ceil(limiter.lookup_seconds + limiter.timeout))
     return servers.serve("serve", "enforcement.service.app:create_app", options, grace=grace)
 
@@ -56,4 +61,18 @@ def _parser() -> argparse.ArgumentParser:
         help="milliseconds that the proxy waits for an answer, so that each answer comes before; "
         f"at most {MOST_DEADLINE_MS}; default: SLUICEGATE_DEADLINE_MS",
     )
+    parser.add_argument(
+        "--drain",
+        metavar="SECONDS",
+        type=_seconds,
+        default=0,
+        help="after SIGTERM, answer for so long while /readyz says 503, so that proxies choose another instance; "
+        f"at most {_MOST_DRAIN_SECONDS}; default: %(default)s",
+    )
     return parser
+
+
+def _seconds(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 3 and int(text) <= _MOST_DRAIN_SECONDS):
+        raise argparse.ArgumentTypeError(f"must be an integer from 0 to {_MOST_DRAIN_SECONDS}, got {text!r}")
+    return int(text)

@@ -13,6 +13,7 @@ import asyncio
 import hmac
 import json
 import logging
+import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Final, Protocol
@@ -160,9 +161,11 @@ class DecisionService:
         return _page(200, "text/plain", b"ok\n")
 
     def _readiness(self, scope: Scope) -> PlainResponse:
-        revision = self._limiter.revision
-        state = {"ready": revision > 0, "revision": revision, "state": self._limiter.state}
-        return _page(200 if revision > 0 else 503, "application/json", json.dumps(state).encode())
+        revision, mark = self._limiter.revision, self._settings.draining_file
+        draining = bool(mark) and os.path.exists(mark)
+        ready = revision > 0 and not draining
+        state = {"ready": ready, "revision": revision, "state": "draining" if draining else self._limiter.state}
+        return _page(200 if ready else 503, "application/json", json.dumps(state).encode())
 
     def _metrics(self, scope: Scope) -> PlainResponse:
         if not comes_from(scope, self._settings.metrics, self._settings.trusted):

@@ -20,6 +20,9 @@ LOCAL: Final = "127.0.0.0/8, ::1, unix"
 
 MOST_DEADLINE_MS: Final = 20_000
 
+DRAINING_FILE: Final = "SLUICEGATE_DRAINING_FILE"
+"""The variable that names the file of :attr:`ServiceSettings.draining_file`."""
+
 _FIELD_NAME: Final = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]{1,64}")
 
 
@@ -39,6 +42,7 @@ class ServiceSettings:
         attributes_field: Lower-case name of the header field from which further attributes are read. Empty: none are.
         rls: What the entries of rate limit descriptors stand for.
         usage_endpoint: Whether each token can see its own limits.
+        draining_file: While this file exists, the service says that it is not ready. Empty: there is none.
     """
 
     headers: str = "ietf"
@@ -51,6 +55,7 @@ class ServiceSettings:
     attributes_field: bytes = b""
     rls: RlsMapping = field(default_factory=RlsMapping)
     usage_endpoint: bool = True
+    draining_file: str = ""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> ServiceSettings:
@@ -84,6 +89,7 @@ class ServiceSettings:
                 environ, "SLUICEGATE_RLS_MAPPING", "", lambda path: RlsMapping.read(path) if path else RlsMapping()
             ),
             usage_endpoint=read_switch(environ, "SLUICEGATE_USAGE_ENDPOINT", default=True),
+            draining_file=environ.get(DRAINING_FILE, ""),
         )
 
 
@@ -145,4 +151,4 @@ def _field_name(text: str) -> bytes:
     return name.encode()
 
 
-__all__ = ["LOCAL", "MOST_DEADLINE_MS", "ServiceSettings", "limiter_settings", "within"]
+__all__ = ["DRAINING_FILE", "LOCAL", "MOST_DEADLINE_MS", "ServiceSettings", "limiter_settings", "within"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -29,12 +30,14 @@ WITH_ROOM = {"SLUICEGATE_TIMEOUT_MS": "200", "SLUICEGATE_COSTS_HEADER": "X-Sluic
 class Service:
     """``sluicegate serve`` with its workers, which are one process group."""
 
+    command = "serve"
+
     def __init__(self, store: str, log: Path, *options: str, **environment: str) -> None:
         self.port, self._log = free_port(), log
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("SLUICEGATE_")}
         with log.open("wb") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "enforcement", "serve", "--port", str(self.port), *options],
+                [sys.executable, "-m", "enforcement", self.command, "--port", str(self.port), *options],
                 env=inherited | {"SLUICEGATE_REDIS_URL": store, **environment},
                 stdout=output,
                 stderr=output,
@@ -47,10 +50,15 @@ class Service:
 
     def _is_ready(self) -> bool:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/readyz", timeout=5) as answer:
-                return bool(answer.status == 200)
+            return self.revision > 0
         except OSError:
             return False
+
+    @property
+    def revision(self) -> int:
+        """The revision that it enforces."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/readyz", timeout=5) as answer:
+            return int(json.load(answer)["revision"])
 
     def freeze(self) -> None:
         """Suspend all its processes."""
@@ -61,6 +69,12 @@ class Service:
         if self._process.poll() is None:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
+
+
+class OwnProxy(Service):
+    """``sluicegate proxy`` with its workers."""
+
+    command = "proxy"
 
 
 Serve = Callable[..., Service]

@@ -27,5 +27,5 @@ def _traefik(folder: Path) -> list[str]:
 NGINX = Recipe("nginx", _nginx, opens=True)
 HAPROXY = Recipe("haproxy", _haproxy, opens=True)
 CADDY = Recipe("caddy", _caddy, gone=502)
-TRAEFIK = Recipe("traefik", _traefik, shows_limits=False, gone=500, waits=False)
+TRAEFIK = Recipe("traefik", _traefik, shows_limits=False, gone=502)
 RECIPES = (NGINX, CADDY, HAPROXY, TRAEFIK)

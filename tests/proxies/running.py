@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
 import threading
 import time
+from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from hashlib import sha1
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -20,8 +24,8 @@ from tests.repository import ROOT
 from tests.requires import require
 
 CONFIGURATIONS = ROOT / "docker" / "proxies"
-LISTENS, SERVICE, APPLICATION = 8080, 9000, 8000
-"""The ports in every committed configuration."""
+LISTENS, SERVICE, APPLICATION, INTERNAL = 8080, 9000, 8000, 9001
+"""The ports in the committed configurations."""
 
 
 def installed(program: str, package: str) -> str:
@@ -41,7 +45,6 @@ class Recipe:
         opens: Whether requests pass while the service is gone.
         shows_limits: Whether our header fields are on responses that were allowed.
         gone: The status of a request while the service is gone, if requests do not pass.
-        waits: Whether the time for which it waits for the service can be set.
     """
 
     name: str
@@ -49,7 +52,6 @@ class Recipe:
     opens: bool = False
     shows_limits: bool = True
     gone: int = 200
-    waits: bool = True
 
 
 @dataclass(slots=True)
@@ -81,7 +83,7 @@ def running(
         change: Changes the text of each configuration file as an operator would. Ports are replaced in any case.
     """
     port = free_port()
-    ports = {LISTENS: port, SERVICE: service, APPLICATION: application}
+    ports = {LISTENS: port, SERVICE: service, APPLICATION: application, INTERNAL: free_port()}
     with tempfile.TemporaryDirectory(prefix=f"sluicegate-{recipe.name}-") as name:
         folder = Path(name)
         folder.chmod(0o755)  # nginx gives up root's rights
@@ -97,18 +99,21 @@ def running(
             "XDG_CONFIG_HOME": name,
         }
         with (folder / "log").open("wb") as log:
-            process = subprocess.Popen(recipe.command(folder), cwd=folder, env=environ, stdout=log, stderr=log)
+            process = subprocess.Popen(
+                recipe.command(folder), cwd=folder, env=environ, stdout=log, stderr=log, start_new_session=True
+            )
         proxy = Running(port, service, folder, process)
         try:
             _wait_until_ready(proxy)
             yield proxy
         finally:
-            process.terminate()
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a proxy and its workers at once. Some take seconds to end by themselves, and no test looks at their end."""
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def _wait_until_ready(proxy: Running) -> None:
@@ -139,7 +144,11 @@ class Application:
 
 @contextmanager
 def serving() -> Iterator[Application]:
-    """Serve an application that answers with 200, or with the status that the path names, such as ``/status/404``."""
+    """
+    Serve an application that answers with 200, or with the status that the path names, such as ``/status/404``.
+
+    It agrees to every protocol that a request wants to change to, and then ends the connection.
+    """
     application = Application(0)
 
     class Handler(BaseHTTPRequestHandler):
@@ -151,6 +160,14 @@ def serving() -> Iterator[Application]:
             fields = {name.lower(): value for name, value in self.headers.items()}
             target = self.requestline.split()[1]  # self.path has no second slash at its beginning
             application.seen.append((self.command, target, fields, body))
+            if protocol := fields.get("upgrade"):
+                self.send_response(101)
+                self.send_header("Upgrade", protocol)
+                self.send_header("Connection", "Upgrade")
+                self.send_header("Sec-WebSocket-Accept", _accepted(fields.get("sec-websocket-key", "")))
+                self.end_headers()
+                self.close_connection = True
+                return
             given = self.path.removeprefix("/status/")
             data = json.dumps({"path": self.path}).encode()
             self.send_response(int(given) if given.isdigit() else 200)
@@ -160,7 +177,7 @@ def serving() -> Iterator[Application]:
             if self.command != "HEAD":
                 self.wfile.write(data)
 
-        do_GET = do_POST = do_PUT = do_DELETE = do_HEAD = do_PATCH = do_OPTIONS = answer
+        do_GET = do_POST = do_PUT = do_DELETE = do_HEAD = do_PATCH = do_OPTIONS = do_CONNECT = answer
 
         def log_message(self, *_: object) -> None:
             pass
@@ -179,6 +196,11 @@ def serving() -> Iterator[Application]:
             yield application
         finally:
             server.shutdown()
+
+
+def _accepted(key: str) -> str:
+    """Return what a server of WebSockets answers to a key (RFC 6455, 4.2.2)."""
+    return b64encode(sha1(f"{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11".encode()).digest()).decode()
 
 
 @dataclass(frozen=True, slots=True)

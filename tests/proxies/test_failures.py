@@ -73,9 +73,8 @@ def test_a_line_makes_it_refuse(world, recipe, committed, changed, status, serve
         assert application.seen == []
 
 
-@pytest.mark.parametrize("recipe", [it for it in RECIPES if it.waits], ids=lambda recipe: recipe.name)
 def test_the_service_hangs(world, recipe, serve, application):
-    """The proxy waits for its timeout and no longer. Traefik cannot be told how long: it waits for 30 s."""
+    """The proxy waits for its timeout and no longer."""
     secret = world.everything(fixed(100))
     service = serve("--deadline", "300")
     with before(recipe, service, application) as proxy:

@@ -3,42 +3,61 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 
 import pytest
 
 from enforcement.model.tokens import mint
-from tests.enforcement.world import fixed
-from tests.proxies.conftest import WITH_ROOM
+from enforcement.testing import Store
+from tests.enforcement.world import World, eventually, fixed
+from tests.proxies.conftest import WITH_ROOM, Service
 from tests.proxies.recipes import CADDY, HAPROXY, NGINX, RECIPES
 from tests.proxies.running import Answer, Recipe, Running, ask, running
 
 CHAT = {"methods": ["POST"], "path": "/v1/chat*"}
 
 
-@pytest.fixture(params=RECIPES, ids=lambda recipe: recipe.name)
+@pytest.fixture(scope="module", params=RECIPES, ids=lambda recipe: recipe.name)
 def recipe(request) -> Recipe:
     """Give each proxy in turn."""
     return request.param
 
 
+@pytest.fixture(scope="module")
+def world(server) -> World:
+    """Give one publisher a module. Each test publishes a token of its own."""
+    Store(server).clear()
+    return World(server.url)
+
+
+@pytest.fixture(scope="module")
+def service(world, server, tmp_path_factory) -> Iterator[Service]:
+    """Give one decision service a module. It has so much time that a decision does not fail on a busy machine."""
+    world.publish(world.project())
+    service = Service(server.url, tmp_path_factory.mktemp("service") / "log", "--deadline", "400", **WITH_ROOM)
+    yield service
+    service.kill()
+
+
+@pytest.fixture(scope="module")
+def running_proxy(recipe, service, application) -> Iterator[Running]:
+    """Run the proxy with exactly the configuration that the repository ships, but for the ports."""
+    with running(recipe, service=service.port, application=application.port) as proxy:
+        yield proxy
+
+
 @pytest.fixture
-def start(recipe, world, serve, application) -> Iterator[Callable[[], Running]]:
-    """
-    Start the proxy with exactly the configuration that the repository ships, but for the ports.
+def start(world, service, running_proxy, application) -> Callable[[], Running]:
+    """Give a function that returns the proxy as soon as the service has what the test published."""
 
-    The store needs documents before. The service has so much time that a decision does not fail on a busy machine.
-    """
-    with ExitStack() as proxies:
+    def start() -> Running:
+        assert eventually(lambda: service.revision == world.revision)
+        application.seen.clear()
+        return running_proxy
 
-        def start() -> Running:
-            service = serve("--deadline", "400", **WITH_ROOM)
-            proxy = proxies.enter_context(running(recipe, service=service.port, application=application.port))
-            application.seen.clear()
-            return proxy
-
-        yield start
+    return start
 
 
 def shows(secret: str) -> str:
@@ -158,8 +177,35 @@ def test_a_websocket_is_one_request(world, start, application):
 
     statuses = [ask(proxy.port, "/socket", shows(secret), *fields).status for _ in range(2)]
 
-    assert statuses == [200, 429], proxy.log  # an application without WebSockets answers 200
+    assert statuses == [101, 429], proxy.log
     assert len(application.seen) == 1
+
+
+@pytest.mark.parametrize("protocols", [["h2c"], ["other/2"], ["h2c, other/2"], ["other/2", "websocket"]], ids=str)
+def test_no_other_protocol_opens_a_tunnel(world, start, application, protocols):
+    """A client could send any number of requests through it, and only one would be counted."""
+    secret = world.everything(fixed(1))
+    proxy = start()
+
+    ask(proxy.port, "/", shows(secret), "Connection: Upgrade", *(f"Upgrade: {protocol}" for protocol in protocols))
+
+    assert [fields["upgrade"] for _, _, fields, _ in application.seen if "upgrade" in fields] == [], proxy.log
+
+
+def test_no_method_opens_a_tunnel(world, start, application):
+    """An application that answers CONNECT as any other method reads on from the same connection."""
+    secret = world.everything(fixed(9))
+    proxy = start()
+
+    with socket.create_connection(("127.0.0.1", proxy.port), 10) as connection:
+        connection.sendall(f"CONNECT shop.test:80 HTTP/1.1\r\nHost: shop.test:80\r\n{shows(secret)}\r\n\r\n".encode())
+        connection.recv(65_536)
+        with suppress(OSError):
+            connection.sendall(b"GET /second HTTP/1.1\r\nHost: shop.test\r\nConnection: close\r\n\r\n")
+            while connection.recv(65_536):
+                pass
+
+    assert "/second" not in [target for _, target, _, _ in application.seen], proxy.log
 
 
 def test_costs_and_attributes_cannot_be_forged(world, start, application):
@@ -230,13 +276,13 @@ def test_the_application_is_as_without_us(world, start, application):
         assert (answer.status, json.loads(answer.body)) == (status, {"path": f"/status/{status}"})
 
 
-def test_a_request_with_as_many_limits_as_it_can_have(world, start):
+def test_a_request_with_as_many_limits_as_it_can_have(world, start, recipe):
     """Their fields are longer than the usual buffers. A proxy might take a response that does not fit for none."""
-    secret = mint("live")
-    documents = {"global": {"schema": 1, "policy": "pol_all"}, **world.project("pol_shop")}
-    for slug in ("all", "shop", "api"):
-        documents |= world.policy(slug, *(fixed(2, name=f"{slug}-{n}-".ljust(64, "x")) for n in range(32)))
-    world.publish(documents, {secret: world.token("pol_api")})
+    secret, kinds = mint("live"), [f"{recipe.name}-{kind}" for kind in ("all", "shop", "api")]
+    documents = {"global": {"schema": 1, "policy": f"pol_{kinds[0]}"}, **world.project(f"pol_{kinds[1]}")}
+    for kind in kinds:
+        documents |= world.policy(kind, *(fixed(2, name=f"{kind}-{n}-".ljust(64, "x")) for n in range(32)))
+    world.publish(documents, {secret: world.token(f"pol_{kinds[2]}")})
     proxy = start()
 
     answers = [ask(proxy.port, "/", shows(secret)) for _ in range(3)]
@@ -282,15 +328,18 @@ def test_the_service_keeps_its_connections(world, start):
     """A connection for each request would cost more than the decision."""
     secret = world.everything(fixed(1_000))
     proxy = start()
+    before = connections(proxy.service)
     for _ in range(20):
         assert ask(proxy.port, "/", shows(secret)).status == 200
 
-    assert 1 <= connections(proxy.service) <= 4  # nginx has as many as workers
+    after = connections(proxy.service)
+    assert after
+    assert len(after - before) <= 4  # nginx has as many as workers
 
 
-def connections(port: int) -> int:
-    """Return how many connections there are to a port of this host, also those that ended recently."""
+def connections(port: int) -> set[str]:
+    """Return where the connections to a port of this host come from, also of those that ended recently."""
     with open("/proc/net/tcp") as table:
         rows = [line.split() for line in table.readlines()[1:]]
     # Their last fields are hexadecimal; 0A is listening.
-    return sum(row[2].endswith(f":{port:04X}") and row[3] != "0A" for row in rows)
+    return {row[1] for row in rows if row[2].endswith(f":{port:04X}") and row[3] != "0A"}

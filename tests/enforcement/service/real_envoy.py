@@ -43,8 +43,11 @@ class Upstream:
             def log_message(self, format: str, *args: Any) -> None:
                 """Say nothing."""
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
+        class Server(ThreadingHTTPServer):
+            daemon_threads = True
+            request_queue_size = 1_024
+
+        self.server = Server(("127.0.0.1", 0), Handler)
         self.port = self.server.server_address[1]
         self._thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02})
         self._thread.start()
@@ -65,6 +68,11 @@ class Envoy:
     def get(self, path: str = "/", token: str | None = None, **headers: str) -> httpx2.Response:
         shown = {} if token is None else {"X-API-Key": token}
         return self.client.get(path, headers={**shown, **{n.replace("_", "-"): v for n, v in headers.items()}})
+
+    def asks(self, port: int) -> bool:
+        """Return whether it sends requests to the instance of the service that listens on a port."""
+        clusters = httpx2.get(f"http://127.0.0.1:{self._admin}/clusters", timeout=5).text
+        return f"sluicegate::127.0.0.1:{port}::health_flags::healthy" in clusters
 
     def timed(self, path: str = "/", token: str | None = None) -> tuple[float, httpx2.Response]:
         began = time.monotonic()

@@ -68,6 +68,11 @@ class Service:
         assert self._process is not None
         self._process.send_signal(number)
 
+    def wait(self) -> int:
+        """Wait until the process has ended, and return its exit status."""
+        assert self._process is not None
+        return self._process.wait(20)
+
     def stop(self, number: int = signal.SIGTERM) -> None:
         if self._process is not None:
             self._process.send_signal(number)
@@ -94,6 +99,13 @@ class Service:
         """Return the process and all that descend from it."""
         assert self._process is not None
         return list(_family(self._process.pid))
+
+    def kill(self) -> None:
+        """End it at once, although it may be drained for a long time."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
 
     def memory(self) -> int:
         """Return the bytes of memory that the process and its workers have in use."""

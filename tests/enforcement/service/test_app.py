@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import re
+import signal
 import subprocess
 import sys
 
+import httpx2
 import pytest
 
 from enforcement import aio
@@ -14,7 +16,8 @@ from enforcement.service.app import DecisionService
 from enforcement.service.settings import ServiceSettings, limiter_settings
 from enforcement.settings import Settings
 from tests.enforcement.doors.conftest import bearer
-from tests.enforcement.world import fixed
+from tests.enforcement.service.running import service
+from tests.enforcement.world import eventually, fixed
 
 
 def test_probes_and_unknown_paths(world, start):
@@ -26,6 +29,34 @@ def test_probes_and_unknown_paths(world, start):
     assert client.get("/readyz").json() == {"ready": True, "revision": world.revision, "state": "ok"}
     for path in ("/", "/v1/checks", "/v1/check404", "/v1/check403x"):
         assert client.get(path).status_code == 404, path
+
+
+def test_a_service_that_is_drained_says_so_and_still_answers(world, server, tmp_path):
+    """A proxy has time to choose another instance: the service ends some seconds later, or at the second signal."""
+    secret = world.everything(fixed(5))
+    with service(server.url, tmp_path, arguments=["--drain", "60"], timeout_ms="1000") as drained:
+        client = httpx2.Client(base_url=f"http://127.0.0.1:{drained.port}", timeout=10.0)
+        drained.send(signal.SIGTERM)
+
+        assert eventually(lambda: client.get("/readyz").status_code == 503)
+        assert client.get("/readyz").json() == {"ready": False, "revision": world.revision, "state": "draining"}
+        assert client.get("/v1/check", headers=bearer(secret)).status_code == 200
+        assert drained.running
+        drained.send(signal.SIGTERM)
+        assert drained.wait() == 0
+        with pytest.raises(httpx2.TransportError):
+            client.get("/healthz")
+
+
+@pytest.mark.parametrize("seconds", ["-1", "301", "1.5", "", "x", "0000"])
+def test_how_long_to_drain_is_checked(seconds):
+    """It is a number of seconds, and the message says which."""
+    command = [sys.executable, "-m", "enforcement", "serve", "--drain", seconds]
+
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 2
+    assert "--drain: must be an integer from 0 to 300" in done.stderr
 
 
 def test_a_caller_shows_the_secret_or_stands_in_a_network(world, start):

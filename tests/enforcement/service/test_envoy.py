@@ -19,8 +19,10 @@ from enforcement.embedded import ValkeyServer
 from enforcement.model.tokens import mint
 from tests.enforcement.faults import FaultyPath
 from tests.enforcement.service.real_envoy import CONFIGURATIONS, Envoy, envoy
-from tests.enforcement.service.running import Gateway, gateway
+from tests.enforcement.service.running import Gateway, gateway, service
+from tests.enforcement.traffic import traffic
 from tests.enforcement.world import eventually
+from tests.scale import scale
 
 FILTERS = ["ext-authz-http", "ext-authz-grpc", "rls"]
 OPENS = {"rls": "failure_mode_deny: false", "ext-authz-http": "failure_mode_allow: true"}
@@ -284,6 +286,49 @@ def test_tokens_that_were_never_met_do_not_pass_before_a_slow_store(tmp_path: Pa
 
         assert {it.status_code for it in answers} <= {401, 403, 429, 503}
         assert proxy.upstream.seen == []
+
+
+@pytest.mark.proof
+@pytest.mark.parametrize("name", scale(FILTERS[1:2], FILTERS))
+def test_a_rolling_restart_leaves_no_request_undecided(tmp_path: Path, name: str) -> None:
+    """An instance that is about to end says so, Envoy asks the other one, and each request is charged once."""
+    quota, drain = 100_000, scale(60, 3)  # seconds; the small form waits for Envoy, and then ends the service
+    with ExitStack() as running:
+        store = running.enter_context(ValkeyServer(persistent=False))
+        options = {"arguments": ["--deadline", "400", "--drain", str(drain)], "timeout_ms": "200"}
+        (tmp_path / "two").mkdir()
+        first = running.enter_context(gateway(store, tmp_path, **options))
+        one, two = first.service, running.enter_context(service(store.url, tmp_path / "two", **options))
+        token = first.token(hourly(quota))
+        replaced = [_second(one.port, two.port), (OPENS[name], CLOSES[name]), PATIENT, *scale([OFTEN], [])]
+        proxy = running.enter_context(envoy(name, one.port, tmp_path, *replaced))
+        running.callback(two.kill)
+        running.callback(one.kill)
+
+        with traffic(lambda: proxy.get("/", token).status_code) as statuses:
+            for instance in one, two:
+                if drain == 60:
+                    instance.send(signal.SIGTERM)
+                    assert eventually(lambda port=instance.port: not proxy.asks(port), 20)
+                instance.stop()
+                instance.start()
+                assert eventually(lambda port=instance.port: proxy.asks(port), 20)
+
+        assert set(statuses) == {200}, statuses
+        assert eventually(lambda: quota - _left(store.url, token)["hourly"] == statuses[200])
+
+
+OFTEN = ("interval: 1s", "interval: 0.1s")
+"""How often the shipped configurations look at ``/readyz``, and a shorter time."""
+
+
+def _second(first: int, second: int) -> tuple[str, str]:
+    """Return an endpoint of a configuration, and what takes its place to have two."""
+    one, two = (
+        f"{{endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}}}}}"
+        for port in (first, second)
+    )
+    return one, f"{one}, {two}"
 
 
 def _left(url: str, token: str) -> dict[str, int]:
