@@ -17,7 +17,6 @@ from enforcement.failover.probe import probe_command
 from enforcement.latency import Listener, Timing
 from enforcement.model.keys import DEFAULT_PREFIX
 from enforcement.model.matching import Attributes
-from enforcement.model.tokens import Anonymous
 from enforcement.plan.binding import Limits
 from enforcement.plan.decision import Decision
 from enforcement.settings import DEFAULT_LOOKUP, DEFAULT_TIMEOUT, DEFAULT_URL, Settings, named_as, variables
@@ -190,15 +189,6 @@ class BaseLimiter:
             self._started = True
             self._engine.start_quietly()
         return self._engine.planner.plan_in_code(limits, key)
-
-
-def check_subject(subject: object, key: str | None, attributes: Attributes | None) -> None:
-    """Raise TypeError for a token with a key, and for limits in code with attributes."""
-    if isinstance(subject, (str, Anonymous)):
-        if key is not None:
-            raise TypeError("key: must be None for a token. Limit.parse() makes a limit from a string.")
-    elif attributes is not None:
-        raise TypeError("attributes: must be None for limits in code, which do not use them.")
 
 
 _limiters: weakref.WeakSet[BaseLimiter] = weakref.WeakSet()

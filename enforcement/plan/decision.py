@@ -9,7 +9,7 @@ from operator import attrgetter
 from typing import Any, Final
 
 from enforcement.plan.binding import BoundLimit
-from enforcement.plan.costs import Costs
+from enforcement.plan.costs import Costs, CostsByLimit
 from enforcement.plan.error_shapes import error_body
 from enforcement.plan.headers import labels, presets
 from enforcement.plan.limit_state import LimitState, seconds, state_of
@@ -24,6 +24,7 @@ STATUSES: Final = {
     "ok": 200,
     "limited": 429,
     "cost_exceeds_capacity": 429,
+    "too_many_reservations": 429,
     "unknown_token": 401,
     "revoked": 401,
     "expired": 401,
@@ -34,7 +35,7 @@ STATUSES: Final = {
 }
 """The HTTP status that belongs to each reason."""
 
-_DEGRADED_RETRY_MS: Final = 1_000
+_REFUSED_RETRY_MS: Final = 1_000
 _UNKNOWN: Final = "not computed yet"
 _NO_TROUBLE: Final = ("", False)
 
@@ -98,7 +99,8 @@ class Decision:
         Keep the units that the costs of the request name, from which :attr:`unmetered` follows, and return this
         decision.
         """
-        self._costs = costs if isinstance(costs, int) else frozenset(costs)  # the caller may change its mapping
+        # The caller may change its mapping, but not costs by limit.
+        self._costs = costs if isinstance(costs, (int, CostsByLimit)) else frozenset(costs)
         return self
 
     def after(self, cause: str, *, ambiguous: bool) -> Decision:
@@ -219,8 +221,8 @@ class Decision:
     @property
     def retry_after_ms(self) -> int | None:
         """Milliseconds until the same request is worth another try, or None if it is allowed, or if no wait helps."""
-        if self.reason == "degraded_denied":
-            return _DEGRADED_RETRY_MS
+        if self.reason in ("degraded_denied", "too_many_reservations"):
+            return _REFUSED_RETRY_MS
         return None if self.allowed or self.limit is None or self.limit.hopeless else self.limit.retry_after_ms
 
     def headers(self, preset: str = "ietf") -> dict[str, str]:

@@ -32,6 +32,7 @@ REASONS: Final = (
     "degraded_denied",
     "token_required",
     "unknown_project",
+    "too_many_reservations",
 )
 SOURCES: Final = ("store", "lease", "denial_cache", "fallback", "documents")
 _OTHER: Final = 255
