@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from enforcement.model.limits import ALGORITHMS, CALENDARS, CONSISTENCIES, MAX_LIMITS_PER_POLICY, MODES, STORE_FAILURES
-from enforcement.model.sizes import MAX_NUMBER
+from enforcement.model.limits import ALGORITHMS, CALENDARS, CONSISTENCIES, MODES, STORE_FAILURES
+from enforcement.model.sizes import MAX_LIMITS_PER_POLICY, MAX_NUMBER
 
 NAME = "Limit"
 REFERENCE = {"$ref": f"#/components/schemas/{NAME}"}

@@ -35,7 +35,8 @@ from controlplane.policies.models import AuditEntry, Limit, Override, Policy
 from controlplane.projects.models import Project, Token
 from controlplane.publishing.changes import Change
 from controlplane.publishing.models import OutboxEntry
-from enforcement.model.limits import MAX_LIMITS_PER_POLICY, InvalidLimit
+from enforcement.model.limits import InvalidLimit
+from enforcement.model.sizes import MAX_LIMITS_PER_POLICY
 
 ROWS_OF_LIMITS_SHOWN = 4
 

@@ -24,8 +24,9 @@ from controlplane.policies.actions import lock_global_policy, replace_limits, sa
 from controlplane.policies.models import AuditEntry, Limit, Override, Policy
 from controlplane.projects.models import SLUG_PATTERN, Project
 from controlplane.publishing.changes import Change
-from enforcement.model.limits import MAX_LIMITS_PER_POLICY, InvalidLimit
+from enforcement.model.limits import InvalidLimit
 from enforcement.model.limits import Limit as LimitValue
+from enforcement.model.sizes import MAX_LIMITS_PER_POLICY
 
 OVERRIDE_ID = "ovr_[0-9a-z]{1,36}"
 # Fields of a limit that may be null, which is the same as leaving them out.

@@ -17,12 +17,12 @@ from enforcement.model.limits import (
     ALGORITHMS,
     CALENDARS,
     CONSISTENCIES,
-    MAX_LIMITS_PER_POLICY,
     MODES,
     STORE_FAILURES,
     InvalidLimit,
 )
 from enforcement.model.limits import Limit as LimitValue
+from enforcement.model.sizes import MAX_LIMITS_PER_POLICY
 
 # Leaves room in the document for the fields of the policy itself, such as its name.
 MAX_POLICY_BYTES = MAX_DOCUMENT_BYTES - 4096
