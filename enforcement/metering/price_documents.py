@@ -7,9 +7,9 @@ A document is refused as a whole if any part of it breaks a rule. The reader the
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from enforcement.metering.prices import Price, Prices, Rates
 from enforcement.model.checks import shown
@@ -24,6 +24,8 @@ MAX_PRICES: Final = 20_000
 MAX_TIERS: Final = 16
 MAX_RATE: Final = 10**12
 """The highest price, in micros per million tokens, which is one unit of the currency for each token."""
+
+T = TypeVar("T")
 
 _RATES: Final = frozenset({"cached_input", "cache_write"})
 _INSTANT: Final = re.compile(
@@ -75,15 +77,13 @@ def prices_to_json(prices: Prices) -> dict[str, Any]:
     }
 
 
-def parse_price(item: object) -> Price:
+def parse_price(item: Mapping[str, Any]) -> Price:
     """
     Return the price that one entry of a document describes.
 
     Raises:
         InvalidDocument: It breaks a rule. The message names the field and the rule.
     """
-    if not isinstance(item, Mapping):
-        raise InvalidDocument(f"must be an object, got {shown(item)}")
     names, optional = {"model", "input", "output"}, _RATES | {"from", "until", "tiers"}
     data = DocumentReader(item, names, optional=optional, nested=True)
     price = Price(_pattern(data), _rates(data), _instant(item, "from"), _instant(item, "until"), _tiers(data))
@@ -93,18 +93,28 @@ def parse_price(item: object) -> Price:
 
 
 def _prices(data: DocumentReader, name: str) -> tuple[Price, ...]:
-    found: list[Price] = []
     places: dict[tuple[str, int | None], int] = {}
-    for i, item in enumerate(data.items(name, MAX_PRICES) if name in data.data else ()):
+
+    def parse(item: Mapping[str, Any]) -> Price:
+        price = parse_price(item)
+        key = price.pattern, price.from_us
+        if key in places:
+            raise InvalidDocument(f"model: must not have the model and from of {name}[{places[key]}]")
+        places[key] = len(places)
+        return price
+
+    return tuple(_each(data, name, MAX_PRICES, parse))
+
+
+def _each(data: DocumentReader, name: str, most: int, parse: Callable[[Mapping[str, Any]], T]) -> Iterator[T]:
+    """Yield what *parse* makes of each object of a list, which may be missing. Errors name the list and the place."""
+    for i, item in enumerate(data.items(name, most) if name in data.data else ()):
+        if not isinstance(item, Mapping):
+            raise InvalidDocument(f"{name}[{i}]: must be an object, got {shown(item)}")
         try:
-            price = parse_price(item)
-            first = places.setdefault((price.pattern, price.from_us), i)
-            if first < i:
-                raise InvalidDocument(f"model: must not have the model and from of {name}[{first}]")
+            yield parse(item)
         except InvalidDocument as exc:
             raise InvalidDocument(f"{name}[{i}].{exc}") from exc
-        found.append(price)
-    return tuple(found)
 
 
 def _pattern(data: DocumentReader) -> str:
@@ -121,23 +131,15 @@ def _rates(data: DocumentReader) -> Rates:
 
 
 def _tiers(data: DocumentReader) -> tuple[tuple[int, Rates], ...]:
-    tiers: list[tuple[int, Rates]] = []
-    for i, item in enumerate(data.items("tiers", MAX_TIERS) if "tiers" in data.data else ()):
-        try:
-            tiers.append(_tier(item, tiers))
-        except InvalidDocument as exc:
-            raise InvalidDocument(f"tiers[{i}].{exc}") from exc
-    return tuple(tiers)
+    lower = 0
 
+    def parse(item: Mapping[str, Any]) -> tuple[int, Rates]:
+        nonlocal lower
+        tier = DocumentReader(item, {"above_input", "input", "output"}, optional=_RATES, nested=True)
+        lower = tier.integer("above_input", least=lower + 1)
+        return lower, _rates(tier)
 
-def _tier(item: object, lower: Sequence[tuple[int, Rates]]) -> tuple[int, Rates]:
-    if not isinstance(item, Mapping):
-        raise InvalidDocument(f"must be an object, got {shown(item)}")
-    data = DocumentReader(item, {"above_input", "input", "output"}, optional=_RATES, nested=True)
-    above = data.integer("above_input", least=1)
-    if lower and above <= lower[-1][0]:
-        raise InvalidDocument(f"above_input: must be above that of the tier before, which is {lower[-1][0]}")
-    return above, _rates(data)
+    return tuple(_each(data, "tiers", MAX_TIERS, parse))
 
 
 def _instant(item: Mapping[str, Any], name: str) -> int | None:
