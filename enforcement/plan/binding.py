@@ -9,9 +9,9 @@ from typing import Any, Final
 
 from enforcement.model.algorithms import Spec
 from enforcement.model.calendars import boundaries, window
-from enforcement.model.documents import Override, Project, Token
+from enforcement.model.documents import Override, Policy, Project, Token
 from enforcement.model.keys import GLOBAL_TAG, Keys, name_of, tag_of_key
-from enforcement.model.limits import Limit, Policy
+from enforcement.model.limits import Limit
 from enforcement.model.matching import Attributes
 from enforcement.model.partitions import PartitionIndex, life_us
 from enforcement.model.sizes import MAX_CODE_KEY_LENGTH, MAX_LIMITS_PER_REQUEST
