@@ -15,7 +15,7 @@ from enforcement.model.limits import Limit
 from enforcement.model.matching import Attributes
 from enforcement.model.partitions import PartitionIndex, life_us
 from enforcement.model.sizes import MAX_CODE_KEY_LENGTH, MAX_LIMITS_PER_REQUEST
-from enforcement.plan.costs import Costs, CostsByLimit, check_costs
+from enforcement.plan.costs import Costs, check_costs
 from enforcement.plan.names import Identity, counter_name, earlier_name
 
 LETTERS: Final = {
@@ -95,15 +95,10 @@ class BoundLimit:
         unit = self.limit.unit
         if isinstance(costs, int):
             return costs if unit == "requests" else 0
-        if type(costs) is not dict and isinstance(costs, CostsByLimit):
-            return costs.of(self.limit) or 0
         return costs.get(unit, 1 if unit == "requests" else 0)
 
     def settled_cost(self, costs: Mapping[str, int], estimate: int) -> int:
         """Return how many permits of this limit the real costs are. A unit that they leave out keeps its *estimate*."""
-        if isinstance(costs, CostsByLimit):
-            cost = costs.of(self.limit)
-            return estimate if cost is None else cost
         return costs.get(self.limit.unit, estimate)
 
     def spec(self, now_us: int) -> Spec:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Mapping
 from functools import lru_cache
 from typing import Final
 
@@ -14,32 +14,6 @@ Costs = int | Mapping[str, int]
 """A number of requests, or permits by unit. A unit that is left out costs 0, but ``requests`` cost 1 then."""
 
 REQUESTS: Final = "requests"
-
-
-class CostsByLimit(Mapping[str, int]):
-    """
-    Costs that differ between limits of one unit, as limits weigh or price differently what a request uses.
-
-    As a mapping they are permits by unit, before any weight.
-    """
-
-    def __init__(self, units: Mapping[str, int]) -> None:
-        self._units = units
-
-    def __getitem__(self, unit: str) -> int:
-        return self._units[unit]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._units)
-
-    def __len__(self) -> int:
-        return len(self._units)
-
-    def of(self, limit: Limit) -> int | None:
-        """Return the permits that a request costs one limit, or None if the limit counts nothing of it."""
-        raise NotImplementedError
-
-
 _known_unit = lru_cache(256)(is_unit)
 
 
@@ -96,4 +70,4 @@ def _listed(units: Iterable[str]) -> str:
     return ", ".join(map(repr, sorted(units)))
 
 
-__all__ = ["REQUESTS", "Costs", "CostsByLimit", "check_costs", "check_units", "names"]
+__all__ = ["REQUESTS", "Costs", "check_costs", "check_units", "names"]

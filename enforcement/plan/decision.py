@@ -9,7 +9,7 @@ from operator import attrgetter
 from typing import Any, Final
 
 from enforcement.plan.binding import BoundLimit
-from enforcement.plan.costs import Costs, CostsByLimit
+from enforcement.plan.costs import Costs
 from enforcement.plan.error_shapes import error_body
 from enforcement.plan.headers import labels, presets
 from enforcement.plan.limit_state import LimitState, seconds, state_of
@@ -99,8 +99,7 @@ class Decision:
         Keep the units that the costs of the request name, from which :attr:`unmetered` follows, and return this
         decision.
         """
-        # The caller may change its mapping, but not costs by limit.
-        self._costs = costs if isinstance(costs, (int, CostsByLimit)) else frozenset(costs)
+        self._costs = costs if isinstance(costs, int) else frozenset(costs)  # the caller may change its mapping
         return self
 
     def after(self, cause: str, *, ambiguous: bool) -> Decision:

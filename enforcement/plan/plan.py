@@ -8,7 +8,7 @@ from typing import Any, Final
 from enforcement.model.algorithms import Spec
 from enforcement.model.keys import dirty_beside
 from enforcement.plan.binding import BoundLimit
-from enforcement.plan.costs import REQUESTS, Costs, CostsByLimit, names
+from enforcement.plan.costs import REQUESTS, Costs, names
 from enforcement.plan.decision_ids import DecisionIds
 
 
@@ -144,8 +144,6 @@ class Plan:
         Args:
             costs: A number of requests, or the units that are named.
         """
-        if isinstance(costs, CostsByLimit):
-            return tuple(i for i, bound in enumerate(self.bounds) if costs.of(bound.limit) is None)
         if not isinstance(costs, int) or costs == 0:
             return tuple(i for i, bound in enumerate(self.bounds) if not names(bound.limit.unit, costs))
         if self._unmetered is None:  # it is the same for every number of requests
