@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from enforcement.metering.prices import DENIED, Prices, Quote, TokenCounts
 from enforcement.model.limits import Limit
-from enforcement.model.metered import DENY, FULL_WEIGHT, METERED_UNITS, MONEY, TOKEN_UNITS
+from enforcement.model.metered import DENY, FULL_WEIGHT, METERED_UNITS, MONEY, TOKEN_UNITS, cost_name
 from enforcement.model.sizes import MAX_NUMBER
 
 REQUESTS: Final = "requests"
@@ -67,6 +67,15 @@ class Terms:
     def unmetered(self) -> tuple[int, ...]:
         """Return the indices of the limits that get no cost."""
         return tuple(i for i, cost in enumerate(self.costs(NO_TOKENS)) if cost is None)
+
+    def named(self, costs: Costs) -> dict[str, int]:
+        """
+        Return costs by the names that a limiter knows.
+
+        Args:
+            costs: The costs of these limits, from here or of a settlement.
+        """
+        return {cost_name(limit): cost for limit, cost in zip(self.limits, costs, strict=True) if cost is not None}
 
     def approximates(self, counts: TokenCounts) -> bool:
         """Return whether a class of these tokens has no price of its own for a limit of money."""

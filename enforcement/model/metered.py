@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Final, Self, TypeVar
+from hashlib import blake2s
+from typing import Any, Final, Protocol, Self, TypeVar
 
 from enforcement.model.checks import integer_rule, is_integer, shown
 from enforcement.model.sizes import MAX_PATTERN_LENGTH
+from enforcement.model.strict_json import dumps
 
 MONEY: Final = "micros"
 """The unit of money, which is millionths of the currency."""
@@ -143,6 +145,36 @@ class Metering:
         return cls(**data)
 
 
+class LimitRules(Protocol):
+    """The fields of a limit that decide what a metered request costs it."""
+
+    @property
+    def unit(self) -> str: ...
+    @property
+    def weights(self) -> Mapping[str, int]: ...
+    @property
+    def unpriced(self) -> str | Mapping[str, str]: ...
+    @property
+    def charge_on(self) -> tuple[str, ...]: ...
+
+
+def cost_name(limit: LimitRules) -> str:
+    """
+    Return the name under which a meter gives the cost of a limit.
+
+    Limits of one unit may cost the same request differently, by their weights, by the model that an unpriced one is
+    charged as, or by the responses that they are charged for. Limits with the same name always cost the same.
+
+    Returns:
+        The unit, or for a limit with such rules the unit and a digest of the rules.
+    """
+    if not limit.weights and not limit.charge_on and isinstance(limit.unpriced, str):
+        return limit.unit
+    unpriced = "" if isinstance(limit.unpriced, str) else dict(limit.unpriced)
+    rules = dumps([dict(limit.weights), unpriced, sorted(limit.charge_on)])
+    return f"{limit.unit}:{blake2s(rules.encode(), digest_size=8).hexdigest()}"
+
+
 def check_limit(
     unit: str, weights: object, unpriced: object, unmetered: object
 ) -> tuple[FrozenMapping[int], str | FrozenMapping[str]]:
@@ -220,6 +252,8 @@ __all__ = [
     "UNMETERED",
     "FrozenMapping",
     "InvalidMetering",
+    "LimitRules",
     "Metering",
     "check_limit",
+    "cost_name",
 ]

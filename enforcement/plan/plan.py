@@ -8,7 +8,7 @@ from typing import Any, Final
 from enforcement.model.algorithms import Spec
 from enforcement.model.keys import dirty_beside
 from enforcement.plan.binding import BoundLimit
-from enforcement.plan.costs import REQUESTS, Costs, names
+from enforcement.plan.costs import REQUESTS, Costs
 from enforcement.plan.decision_ids import DecisionIds
 
 
@@ -145,7 +145,9 @@ class Plan:
             costs: A number of requests, or the units that are named.
         """
         if not isinstance(costs, int) or costs == 0:
-            return tuple(i for i, bound in enumerate(self.bounds) if not names(bound.limit.unit, costs))
+            if isinstance(costs, int):
+                return ()
+            return tuple(i for i, bound in enumerate(self.bounds) if not bound.names_cost(costs))
         if self._unmetered is None:  # it is the same for every number of requests
             self._unmetered = tuple(i for i, bound in enumerate(self.bounds) if bound.limit.unit != REQUESTS)
         return self._unmetered

@@ -10,7 +10,7 @@ from enforcement.metering.prices import Price, Prices, Rates
 from enforcement.metering.settlement import DrainBounds, MeteredReservation
 from enforcement.metering.usage import Usage
 from enforcement.model.limits import Limit
-from tests.enforcement.metering.vectors import Fleet
+from tests.enforcement.metering.fleet import Fleet
 
 PRICES = Prices(1, prices=(Price("m", Rates(2_000_000, 10_000_000, 200_000)),))
 UNITS = ("requests", "input_tokens", "output_tokens", "tokens", "micros")

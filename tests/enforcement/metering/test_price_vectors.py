@@ -6,7 +6,7 @@ import pytest
 
 from enforcement.metering.price_documents import parse_prices, prices_to_json
 from enforcement.model.documents import InvalidDocument
-from tests.enforcement.metering.vectors import Fleet, instant_us, load, usage_of
+from tests.enforcement.metering.fleet import Fleet, instant_us, load, usage_of
 
 
 @pytest.mark.parametrize("vector", load("price"), ids=lambda vector: vector["id"])
