@@ -14,6 +14,12 @@ from typing import Final
 _MARK: Final = b"\xef\xbb\xbf"
 _BLANKS: Final = b" \t\r\n"
 _LINE_ENDS: Final = b"\r\n"
+# Between strings, whatever opens or closes; and all of a string up to its end. Nothing is tried twice.
+_STRUCTURE: Final = re.compile(rb'["\[\]{}]')
+_STRING: Final = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
+_MAX_DEPTH: Final = 1_000
+"""Levels of nesting of an array at which the reading ends. No JSON reader would read its elements."""
+
 _STEP: Final = 64 * 1024
 """Bytes that are split into lines at a time. Each line costs an object."""
 
@@ -247,9 +253,6 @@ class ArrayReader:
         limit: Bytes of the longest element that is read.
     """
 
-    _OUTSIDE: Final = re.compile(rb'["\[\]{}]')
-    _INSIDE: Final = re.compile(rb'["\\]')
-
     def __init__(self, on_element: Callable[[bytes], object], *, limit: int) -> None:
         self._on_element = on_element
         self._limit = limit
@@ -262,20 +265,18 @@ class ArrayReader:
 
     def feed(self, chunk: bytes) -> bytes:
         """Read a chunk, and return it."""
-        at = 1 if self._is_escaped and chunk else 0
-        begin = 0
-        self._is_escaped = self._is_escaped and not chunk
+        at = begin = 0
+        if self._is_escaped and chunk:
+            at, self._is_escaped = 1, False
         while not self.is_done:
-            found = (self._INSIDE if self._in_string else self._OUTSIDE).search(chunk, at)
+            if self._in_string:
+                at = self._end_string(chunk, at)
+            found = _STRUCTURE.search(chunk, at)
             if found is None:
                 break
-            at = found.end()
-            byte = chunk[at - 1 : at]
-            if byte == b"\\":
-                self._is_escaped = at == len(chunk)
-                at += 1
-            elif byte == b'"':
-                self._in_string = not self._in_string
+            at, byte = found.end(), found.group()
+            if byte == b'"':
+                self._in_string = True
             elif byte in b"[{":
                 begin = self._open(byte, at - 1, begin)
             else:
@@ -284,12 +285,21 @@ class ArrayReader:
             self._keep(chunk[begin:])
         return chunk
 
+    def _end_string(self, chunk: bytes, at: int) -> int:
+        """Return where the string ends that a chunk begins in, or the end of the chunk if it does not end."""
+        inside = _STRING.match(chunk, at)
+        end = at if inside is None else inside.end()
+        self._in_string = chunk[end : end + 1] != b'"'
+        self._is_escaped = chunk[end : end + 1] == b"\\"
+        return len(chunk) if self._in_string else end + 1
+
     def finish(self) -> bytes:
         """Return no bytes, since none are held back. An element that is not complete is not read."""
         return b""
 
     def _open(self, byte: bytes, at: int, begin: int) -> int:
         self._depth += 1
+        self.is_done = self._depth > _MAX_DEPTH
         if self._depth == 2 and byte == b"{":
             self._is_skipped = False
             return at
