@@ -147,6 +147,10 @@ class BaseLimiter:
         """What integrations keep for as long as the present documents are in use. See :class:`DerivedPlans`."""
         return self._documents.derived
 
+    def now_us(self) -> int:
+        """Return the time of the store in microseconds since the epoch, as far as it is known."""
+        return self._engine.health.now_us()
+
     def stats(self) -> Stats:
         """
         Return a new record of this limiter's decisions and failures so far, and of its present state. Any thread may

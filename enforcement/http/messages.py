@@ -131,13 +131,18 @@ def _json_answer(status: int, body: Mapping[str, object], headers: Iterable[Head
     return PlainResponse(status, (*fixed, *headers), data)
 
 
-def denial(decision: Decision, preset: str) -> PlainResponse:
-    """Log a denial, and return a new response with the decision in its JSON body and header fields."""
+def denial(decision: Decision, preset: str, shape: str = "") -> PlainResponse:
+    """
+    Log a denial, and return a new response with the decision in its JSON body and header fields.
+
+    Args:
+        shape: The provider whose errors the body resembles, if the preset names none. Empty: none.
+    """
     log_denial(decision)
     headers = added_headers(decision, preset)
     if decision.status == 401:
         headers.append(("WWW-Authenticate", challenge(decision.reason)))
-    return _json_answer(decision.status, decision.problem(preset), headers)
+    return _json_answer(decision.status, decision.problem(f"{preset}+{shape}" if shape else preset), headers)
 
 
 def log_denial(decision: Decision) -> None:
@@ -254,6 +259,12 @@ class RequestAttributes(Mapping[str, str]):
         self._header = header
         for name, status in _TOO_LONG.items():
             _check_length(name, self._values.get(name, ""), status)
+
+    def beside(self, values: Mapping[str, str]) -> RequestAttributes:
+        """Return a copy with further values, of names that it does not have yet. Raises Refusal if one is too long."""
+        for name, value in values.items():
+            _check_length(name, value, 400)
+        return RequestAttributes({**values, **self._values}, self._header)
 
     def __getitem__(self, name: str) -> str:
         if name in self._values:

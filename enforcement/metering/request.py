@@ -80,6 +80,7 @@ class MeteredRequest:
         is_kept: The model also reads what the provider keeps, and the request does not say how much that is.
         is_background: The provider answers at once and goes on generating, so its answer does not say the usage.
         cap_fields: JSON pointers of all caps in *body*.
+        default_field: JSON pointer of the field for a default cap. None: the request has a cap, or nothing to cap.
     """
 
     format: str
@@ -94,11 +95,27 @@ class MeteredRequest:
     is_kept: bool = False
     is_background: bool = False
     cap_fields: Sequence[str] = ()
+    default_field: str | None = None
 
     @property
     def has_tokens(self) -> bool:
         """Return whether the request has tokens to count. If not, limits on tokens or money cannot meter it."""
         return self.format != MCP
+
+    def with_default_cap(self, cap: int) -> MeteredRequest:
+        """Return this request with a cap in its body, if it has none and its answer needs one."""
+        if self.cap is not None or self.default_field is None:
+            return self
+        changes = {self.default_field: cap}
+        body = json_body.write_values(self.body, json_body.parse(self.body).value, changes)
+        return replace(
+            self,
+            body=body,
+            cap=cap,
+            changes={**self.changes, **changes},
+            cap_fields=(self.default_field,),
+            default_field=None,
+        )
 
     def lower_cap(self, cap: int) -> MeteredRequest:
         """
@@ -238,6 +255,7 @@ def _read_metered(
         content.is_kept,
         asked.is_background,
         cap_fields,
+        asked.default_field if cap is None else None,
     )
 
 

@@ -25,6 +25,8 @@ STATUSES: Final = {
     "limited": 429,
     "cost_exceeds_capacity": 429,
     "too_many_reservations": 429,
+    "unpriced_model": 403,
+    "unmetered": 403,
     "unknown_token": 401,
     "revoked": 401,
     "expired": 401,
@@ -58,6 +60,7 @@ class Decision:
 
     __slots__ = (
         "_costs",
+        "_detail",
         "_id",
         "_limit",
         "_states",
@@ -100,6 +103,11 @@ class Decision:
         decision.
         """
         self._costs = costs if isinstance(costs, int) else frozenset(costs)  # the caller may change its mapping
+        return self
+
+    def because(self, detail: str) -> Decision:
+        """Set the sentence that says to the client why the request is denied, and return the decision."""
+        self._detail = detail
         return self
 
     def after(self, cause: str, *, ambiguous: bool) -> Decision:
@@ -274,7 +282,7 @@ class Decision:
             "status": self.status,
             "code": self.reason,
         }
-        if self.status == 429:
+        if self.status == 429 or hasattr(self, "_detail"):
             body["detail"] = said
         if kind != "about:blank":
             rows = zip(labels(self.plan), self.limits, strict=True)
@@ -326,7 +334,9 @@ copyreg.pickle(Decision, _reduced)
 
 
 def _said(decision: Decision) -> str:
-    return sentence(decision.status, decision.reason, decision.limit, decision.retry_after_ms)
+    # Only the few denials of metered requests have this attribute.
+    detail: str = getattr(decision, "_detail", "")
+    return detail or sentence(decision.status, decision.reason, decision.limit, decision.retry_after_ms)
 
 
 def _deciding(decision: Decision) -> LimitState | None:

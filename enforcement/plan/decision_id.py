@@ -33,6 +33,8 @@ REASONS: Final = (
     "token_required",
     "unknown_project",
     "too_many_reservations",
+    "unpriced_model",
+    "unmetered",
 )
 SOURCES: Final = ("store", "lease", "denial_cache", "fallback", "documents")
 _OTHER: Final = 255

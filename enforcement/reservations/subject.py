@@ -29,6 +29,11 @@ class Reserving:
 
         def _plan_in_code(self, limits: Limits, key: str | None) -> LivePlan: ...
 
+    def refuse(self, plan: LivePlan, reason: str, detail: str) -> Decision:
+        """Return a new denial of a request for which no counter is asked, and count it."""
+        planner, decider = self._engine.planner, self._engine.decider
+        return decider.refused(planner.refusal(reason, plan.subject).because(detail))
+
     @cached_property
     def _book(self) -> ReservationBook:
         from enforcement.reservations.book import ReservationBook  # most processes record nothing

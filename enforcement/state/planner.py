@@ -21,6 +21,7 @@ from typing import Any, Final
 from enforcement.model.keys import Keys, fingerprint
 from enforcement.model.limits import Limit
 from enforcement.model.matching import Attributes, check_attributes
+from enforcement.model.metered import Metering
 from enforcement.model.partitions import RETRY_SECONDS, PartitionIndex
 from enforcement.model.sizes import MAX_TOKEN_LENGTH
 from enforcement.model.tokens import Anonymous, digest, is_well_formed
@@ -91,6 +92,7 @@ class TokenPlans:
             plan = _with_lease(
                 LivePlan(bounds, revision=self.revision, usage=self.usage, fleet=self.fleet, name=name, ids=self.ids)
             )
+            plan.metering = metering_of(self.rules)
             plan.registered_until = plan_cache.trusted(plan)
             if not plan.unregistered or plan.registered_until > monotonic():
                 plan_cache.put(name, plan)  # any other plan is kept once the store has registered its values
@@ -284,6 +286,7 @@ class Planner:
                 LivePlan(bounds, revision=plan.revision, usage=plan.usage, fleet=self._fleet, name=name, ids=self._ids)
             )
             self.plan_cache.put(name, shared)
+        shared.metering = plan.metering
         shared.retry_at = monotonic() + RETRY_SECONDS
         self.plan_cache.divert(plan.name, shared)
         self.plan_cache.overflowed += 1
@@ -326,12 +329,18 @@ class Planner:
         if not any(testers):
             bounds = tuple(rule.bind(self._keys, _NOTHING) for rule in rules)
             always = _with_lease(LivePlan(bounds, revision=revision, usage=usage, fleet=self._fleet, ids=self._ids))
+            always.metering = metering_of(rules)
         never_expires = entry.token.expires_at_us is None
         indexes = tuple(rule.partitions(self._keys) for rule in rules)
         until_us = min(ends, default=None)
         return TokenPlans(
             rules, revision, usage, until_us, never_expires, always, testers, indexes, self._fleet, self._ids
         )
+
+
+def metering_of(rules: Sequence[Rule]) -> tuple[Metering, ...]:
+    """Return the rules for metered requests of the policies that these limits belong to, each once."""
+    return tuple(dict.fromkeys(rule.policy.metering for rule in rules))
 
 
 def _with_lease(plan: LivePlan) -> LivePlan:
