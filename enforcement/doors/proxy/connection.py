@@ -8,7 +8,7 @@ them again may change what they name.
 from __future__ import annotations
 
 import asyncio
-import re
+import ssl
 from typing import Final, cast
 
 from enforcement.extras import Requirement
@@ -26,7 +26,8 @@ MOST_HEAD: Final = 131_072
 
 _CONTENT_LENGTH: Final = b"content-length"
 _CODINGS: Final = b"transfer-encoding"
-_CHUNKED: Final = re.compile(rb"(?:.*,)?[ \t]*chunked[ \t]*", re.IGNORECASE | re.DOTALL)
+_CHUNKED: Final = b"chunked"
+_WITHOUT_BODY: Final = frozenset({204, 304})
 
 
 class UpstreamError(Exception):
@@ -126,7 +127,8 @@ class Connection(asyncio.Protocol):
         """
         if self._error is not None:
             raise self._error
-        assert self._transport is not None
+        if self._transport is None:
+            raise UpstreamError("the upstream closed the connection")
         self._transport.write(data)
         if self._full:
             self._room = self._loop.create_future()
@@ -145,6 +147,8 @@ class Connection(asyncio.Protocol):
         """
         while not self.headed:
             await self._wait()
+        if self._error is not None and not self._chunks:
+            raise self._error  # it broke off behind its head, and can still be answered in its place
 
     async def chunk(self) -> bytes:
         """
@@ -170,6 +174,11 @@ class Connection(asyncio.Protocol):
     def drained(self) -> bool:
         """Whether the response is complete and nothing of it waits in :meth:`chunk`."""
         return self.complete and not self._chunks
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing waits in :meth:`chunk` although the response is not complete."""
+        return not (self._chunks or self.complete)
 
     def abort(self, error: Exception) -> None:
         """End the connection at once. Whoever waits for it gets the error."""
@@ -237,7 +246,8 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Complete a response that ends with its connection, and break off any other one."""
         self._keep_alive = False
-        if self.headed and self._until_close and exc is None and self._error is None:
+        ended = exc is None and self._error is None and self._until_close and self.headed
+        if ended and _has_ended(self._transport):
             self.complete = True
         elif self._error is None and not self.complete:
             self._error = UpstreamError(f"the upstream closed the connection: {exc or 'before the end'}")
@@ -264,7 +274,8 @@ class Connection(asyncio.Protocol):
         """Keep a header field, or a field of the trailer."""
         if self.complete:
             return  # of a second response, which nobody asked for
-        (self.trailers if self.headed else self.fields).append((name.lower(), value))
+        # The parser leaves white space behind a value, which is no part of it (RFC 9112, 5).
+        (self.trailers if self.headed else self.fields).append((name.lower(), value.rstrip(b" \t")))
 
     def on_headers_complete(self) -> None:
         """Note how the response ends, unless it is an interim one."""
@@ -274,21 +285,29 @@ class Connection(asyncio.Protocol):
         if 100 <= status < 200:
             self.fields = []
             return
+        codings = [value.lower() for name, value in self.fields if name == _CODINGS]
+        if codings not in ([], [_CHUNKED]):
+            # Nobody has asked for another coding, and the client would not learn that the body has it.
+            self.abort(UpstreamError("the upstream sent a transfer coding other than chunked"))
+            return
+        if not 200 <= status < 600:
+            self.abort(UpstreamError(f"the upstream sent the status {status}"))
+            return
         self.status, self.headed = status, True
         self._keep_alive = self._parser.should_keep_alive()
-        if self._without_body or status in (204, 304):
+        if status in _WITHOUT_BODY:
+            # Servers would wait for a body of this length.
+            self.fields = [item for item in self.fields if item[0] != _CONTENT_LENGTH]
             self.complete = True
-            return
-        codings = [value for name, value in self.fields if name == _CODINGS]
-        if codings:
-            self._until_close = not _CHUNKED.fullmatch(codings[-1])
-        else:
+        elif self._without_body:
+            self.complete = True
+        elif not codings:
             self._until_close = not any(name == _CONTENT_LENGTH for name, _ in self.fields)
 
     def on_body(self, data: bytes) -> None:
         """Keep a part of the body."""
-        if self.complete:
-            self._keep_alive = False  # of a response that must not have one
+        if self.complete or not self.headed:
+            self._keep_alive = False  # of a response that must not have one, or that was refused
             return
         self._chunks.append(data)
         self._buffered += len(data)
@@ -296,6 +315,21 @@ class Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         """Note that the response is complete, unless it is an interim one."""
         self.complete = self.headed
+
+
+def _has_ended(transport: asyncio.Transport | None) -> bool:
+    """
+    Return whether the end of a connection is that of its last response.
+
+    With TLS the upstream has to say so. Otherwise anybody between could end a response early.
+    """
+    tls = None if transport is None else transport.get_extra_info("ssl_object")
+    try:
+        return tls is None or tls.read(1) == b""
+    except ssl.SSLZeroReturnError:
+        return True
+    except ssl.SSLError:
+        return False
 
 
 __all__ = ["ClientGone", "Connection", "RawHeaders", "UpstreamError"]

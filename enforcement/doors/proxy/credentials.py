@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import stat
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from enforcement.doors.proxy.connection import RawHeaders
+from enforcement.doors.proxy.fields import CREDENTIALS, OWN_REQUEST
 from enforcement.logs import RateLimitedLogger
 
 logger = logging.getLogger("sluicegate.proxy")
@@ -56,6 +58,8 @@ class Credentials:
     ) -> None:
         if not _FIELD.fullmatch(field.lower()):
             raise ValueError(f"field: must be the name of a header field, got {field!r}.")
+        if field.lower().encode() in OWN_REQUEST - CREDENTIALS:
+            raise ValueError(f"field: must not be a field that the proxy itself sets or drops, got {field!r}.")
         if value and file is not None:
             raise ValueError("file: must not be set beside the value itself.")
         if folder is not None and not folder.is_dir():
@@ -98,8 +102,10 @@ class Credentials:
             return None
         path = self._folder / project
         value = self._read(path)
-        if value is None and self._files[path].state is not None:
-            raise NoCredential  # a broken file does not make another credential right
+        if value is None and (self._files[path].state is not None or not self._folder.is_dir()):
+            # A file that is broken, or gone with its folder, does not make another credential right.
+            _SAY.warning(project, "the credential of the project %s cannot be read", project)
+            raise NoCredential
         return value
 
     def _read(self, path: Path) -> bytes | None:
@@ -109,6 +115,8 @@ class Credentials:
             return read.value
         try:
             found = path.stat()
+            if not stat.S_ISREG(found.st_mode):
+                raise ValueError("must be a regular file")  # to read a pipe could take for ever
             state = found.st_ino, found.st_size, found.st_mtime_ns
             if read is None or read.state != state:
                 read = _Read(now, state, self._checked(path.read_text("latin-1").strip(), "file"))

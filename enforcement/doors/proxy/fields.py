@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Final
 
 from enforcement.doors.proxy.connection import RawHeaders
@@ -27,16 +28,34 @@ _HOP_BY_HOP: Final = frozenset(
     }
 )
 _FORWARDED: Final = frozenset({b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"forwarded"})
-_CREDENTIALS: Final = frozenset({b"authorization", b"x-api-key"})
-# Fields that this proxy sets itself. It has no use for Expect, because it sends a body without waiting.
-_OWN_REQUEST: Final = _HOP_BY_HOP | _FORWARDED | _CREDENTIALS | {b"host", b"expect", b"content-length"}
+CREDENTIALS: Final = frozenset({b"authorization", b"x-api-key"})
+# Fields that this proxy sets itself, or drops. It has no use for Expect, because it sends a body without waiting.
+OWN_REQUEST: Final = _HOP_BY_HOP | _FORWARDED | CREDENTIALS | {b"host", b"expect", b"content-length"}
+
+
+def spellings(names: Iterable[bytes]) -> frozenset[bytes]:
+    """
+    Return all names that some applications take for one of *names*.
+
+    CGI and WSGI know no difference between ``X-Forwarded-For`` and ``X_Forwarded_For``, so that a client could set the
+    first by the second.
+    """
+    return frozenset(
+        b"".join(part)
+        for name in names
+        for part in product(*([b"-", b"_"] if byte == 0x2D else [bytes((byte,))] for byte in name))
+    )
+
+
+_NOT_PASSING: Final = spellings(OWN_REQUEST)
 # The server in front of this application adds its own.
 _OWN_RESPONSE: Final = _HOP_BY_HOP | {b"date", b"server"}
 _ONE_CONNECTION: Final = frozenset({b"keep-alive", b"close", b"Keep-Alive", b"Close"})
 
 _SCHEMES: Final = {"ws": "http", "wss": "https"}
 
-_METHOD: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}")
+# Methods are case-sensitive. An application that knows better would take a method for another than limits by method do.
+_METHOD: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Z-]{1,64}")
 _NAME: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _NO_TARGET: Final = re.compile(rb"[\x00-\x20\x7f]")
 _NO_VALUE: Final = re.compile(rb"[\x00\r\n]")
@@ -60,6 +79,8 @@ class RequestFields:
         length: The announced length of the body. None if there is none.
         chunked: Whether the body is sent in chunks, so that its length is not known.
         forwarded: The values of ``X-Forwarded-For``.
+        forwarded_proto: The last value of ``X-Forwarded-Proto``. None if there is none.
+        forwarded_host: The last value of ``X-Forwarded-Host``. None if there is none.
         host: The value of ``Host``. None if there is none.
         websocket: Whether the request begins a WebSocket connection.
     """
@@ -68,44 +89,65 @@ class RequestFields:
     length: int | None = None
     chunked: bool = False
     forwarded: list[bytes] = field(default_factory=list)
+    forwarded_proto: bytes | None = None
+    forwarded_host: bytes | None = None
     host: bytes | None = None
     websocket: bool = False
 
+    def note(self, name: bytes, value: bytes) -> None:
+        """
+        Keep what a field says that does not pass.
 
-def request_fields(headers: Sequence[tuple[bytes, bytes]], replaced: bytes | None) -> RequestFields:
+        Raises:
+            BadRequest: It cannot be believed, or not be done.
+        """
+        if name == b"host":
+            if self.host not in (None, value):
+                raise BadRequest("The request must have one Host")
+            self.host = value
+        elif name == b"content-length":
+            if not (value.isdigit() and len(value) < 20):
+                raise BadRequest("The length of the body is not an integer")
+            self.length = int(value)
+        elif name == b"transfer-encoding":
+            if value.strip().lower() != b"chunked":
+                raise BadRequest("The body must have no transfer coding but chunked", 501)
+            self.chunked = True
+        elif name == b"upgrade":
+            self.websocket |= value.lower() == b"websocket"
+        elif name == b"x-forwarded-for":
+            self.forwarded.append(value)
+        elif name == b"x-forwarded-proto":
+            self.forwarded_proto = value
+        elif name == b"x-forwarded-host":
+            self.forwarded_host = value
+
+
+def request_fields(headers: Sequence[tuple[bytes, bytes]], replaced: frozenset[bytes]) -> RequestFields:
     """
     Return the fields of a request, without those of this hop, those that held the token, and *replaced*.
 
     Raises:
-        BadRequest: The length of the body is not an integer.
+        BadRequest: The length of the body is not an integer, there are two hosts, or the body has an unknown coding.
     """
     found = RequestFields()
     passing, credentials, named = found.passing, [], None
     for name, value in headers:
-        if name not in _OWN_REQUEST:
+        if name not in _NOT_PASSING:
             passing.append((name, value))
-        elif name == b"host":
-            found.host = value
-        elif name in _CREDENTIALS:
+        elif name in CREDENTIALS:
             credentials.append((name, value))
-        elif name == b"content-length":
-            if not (value.isdigit() and len(value) < 20):
-                raise BadRequest("The length of the body is not an integer")
-            found.length = int(value)
-        elif name == b"transfer-encoding":
-            found.chunked = True
-        elif name == b"upgrade":
-            found.websocket |= value.lower() == b"websocket"
-        elif name == b"x-forwarded-for":
-            found.forwarded.append(value)
         elif name == b"connection" and value not in _ONE_CONNECTION:
             named = _options(value) | (named or frozenset())
+        else:
+            found.note(name, value)
     if credentials:
         passing += _without_token(credentials)
     if found.chunked:
         found.length = None
     if named or replaced:
-        found.passing = [item for item in passing if item[0] != replaced and not (named and item[0] in named)]
+        dropped = replaced | (named or frozenset())
+        found.passing = [item for item in passing if item[0] not in dropped]
     return found
 
 
@@ -149,13 +191,15 @@ def forwarded_fields(scope: Scope, fields: RequestFields, proxies: TrustedProxie
     """Return the fields that tell the upstream who has sent a request, and where to."""
     peer = scope["client"][0] if scope.get("client") else None
     sender = (peer or "unknown").encode()
-    if fields.forwarded and proxies.trusts(peer):
-        sender = b", ".join([*fields.forwarded, sender])
     scheme: str = scope["scheme"]
-    scheme = _SCHEMES.get(scheme, scheme)
-    found = [(b"x-forwarded-for", sender), (b"x-forwarded-proto", scheme.encode())]
-    if fields.host is not None:
-        found.append((b"x-forwarded-host", fields.host))
+    proto, host = _SCHEMES.get(scheme, scheme).encode(), fields.host
+    if (fields.forwarded or fields.forwarded_proto or fields.forwarded_host) and proxies.trusts(peer):
+        # A proxy in front of this one has seen the request of the client itself, perhaps over TLS.
+        sender = b", ".join([*fields.forwarded, sender])
+        proto, host = fields.forwarded_proto or proto, fields.forwarded_host or host
+    found = [(b"x-forwarded-for", sender), (b"x-forwarded-proto", proto)]
+    if host is not None:
+        found.append((b"x-forwarded-host", host))
     return found
 
 
@@ -169,8 +213,13 @@ def response_fields(headers: RawHeaders) -> RawHeaders:
 
 
 def has_dot_segments(path: str) -> bool:
-    """Return whether a path has segments that mean another path, as in ``/a/../b``."""
-    return "/." in path.replace("\\", "/") and any(part in (".", "..") for part in path.replace("\\", "/").split("/"))
+    """
+    Return whether a path has segments that mean another path, as in ``/a/../b``.
+
+    Some servers take a backslash for a slash, and drop what follows a semicolon in a segment.
+    """
+    path = path.replace("\\", "/")
+    return "/." in path and any(part.partition(";")[0] in (".", "..") for part in path.split("/"))
 
 
 def _options(value: bytes) -> frozenset[bytes]:
@@ -194,6 +243,8 @@ def _without_token(credentials: RawHeaders) -> RawHeaders:
 
 
 __all__ = [
+    "CREDENTIALS",
+    "OWN_REQUEST",
     "BadRequest",
     "RequestFields",
     "forwarded_fields",
@@ -201,4 +252,5 @@ __all__ = [
     "request_fields",
     "request_head",
     "response_fields",
+    "spellings",
 ]

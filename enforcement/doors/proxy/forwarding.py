@@ -152,6 +152,10 @@ class Forwarding:
         self._begun = True
         start = {"type": "http.response.start", "status": connection.status, "headers": headers}
         await self._send({**start, "trailers": True} if trailing else start)
+        if connection.empty:
+            # Some servers send the status with the first part of the body, and an empty response in its place if there
+            # is none. The client would take that for whole.
+            await self._send({"type": "http.response.body", "body": b"", "more_body": True})
         more = True
         while more:
             data = await connection.chunk()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections.abc import Callable
-from typing import Final
+from ipaddress import ip_address
+from typing import Final, TypeVar
 
 from enforcement.doors.proxy.connection import MOST_BUFFERED, Connection, UpstreamError
 
@@ -13,6 +15,10 @@ CONNECT_SECONDS: Final = 5.0
 MOST_CONNECTIONS: Final = 1000
 # Shorter than upstreams keep idle connections (uvicorn: 5 s), or one would close just as it is used again.
 IDLE_SECONDS: Final = 2.0
+AVOID_SECONDS: Final = 30.0
+"""How long an address of an upstream that has several comes last after it could not be reached."""
+
+_Protocol = TypeVar("_Protocol", bound=asyncio.Protocol)
 
 
 class PoolFull(Exception):
@@ -33,6 +39,8 @@ class Pool:
         self._host, self._port = host, port
         self.name: Final = f"{host}:{port}"
         self._tls = _context() if tls else None
+        self._is_address = _is_address(host)
+        self._failed: dict[str, float] = {}  # when an address could last not be reached
         self._idle: list[Connection] = []
         self._places = asyncio.Semaphore(MOST_CONNECTIONS)
         self._sweeping: asyncio.TimerHandle | None = None
@@ -72,9 +80,7 @@ class Pool:
             UpstreamError: It could not be reached.
         """
         loop = asyncio.get_running_loop()
-        connection = Connection(loop)
-        await self._open(lambda: connection)
-        return connection
+        return (await self._open(lambda: Connection(loop)))[1]
 
     async def stream(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """
@@ -86,22 +92,45 @@ class Pool:
         """
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader(MOST_BUFFERED, loop)
-        protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
-        transport = await self._open(lambda: protocol)
+        transport, protocol = await self._open(lambda: asyncio.StreamReaderProtocol(reader, loop=loop))
         return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
 
-    async def _open(self, protocol: Callable[[], asyncio.Protocol]) -> asyncio.WriteTransport:
+    async def _open(self, protocol: Callable[[], _Protocol]) -> tuple[asyncio.Transport, _Protocol]:
         loop, name = asyncio.get_running_loop(), self._host if self._tls else None
+        failure: Exception = TimeoutError()
         try:
-            async with asyncio.timeout(CONNECT_SECONDS):
-                transport, _ = await loop.create_connection(
-                    protocol, self._host, self._port, ssl=self._tls, server_hostname=name
-                )
+            async with asyncio.timeout(CONNECT_SECONDS) as whole:
+                addresses = await self._addresses()
+                for position, address in enumerate(addresses):
+                    # An address that is silent must leave time for the others.
+                    share = ((whole.when() or 0.0) - loop.time()) / (len(addresses) - position)
+                    try:
+                        async with asyncio.timeout(share):
+                            return await loop.create_connection(
+                                protocol, address, self._port, ssl=self._tls, server_hostname=name
+                            )
+                    except OSError as exc:  # TimeoutError and ssl.SSLError are, too
+                        failure = exc
+                        self._avoid(address)
+            raise failure
         except TimeoutError:
             raise
-        except (OSError, UnicodeError) as exc:  # ssl.SSLError is an OSError, UnicodeError a name that DNS cannot have
+        except (OSError, UnicodeError) as exc:  # UnicodeError: DNS cannot have that name
             raise UpstreamError(str(exc)) from exc
-        return transport
+
+    async def _addresses(self) -> list[str]:
+        """Return the addresses of the upstream, those that could not be reached of late at the end."""
+        if self._is_address:
+            return [self._host]
+        loop = asyncio.get_running_loop()
+        found = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+        since = loop.time() - AVOID_SECONDS
+        addresses = dict.fromkeys(str(address[0]) for *_, address in found)
+        return sorted(addresses, key=lambda address: self._failed.get(address, since) > since)
+
+    def _avoid(self, address: str) -> None:
+        now = asyncio.get_running_loop().time()
+        self._failed = {other: at for other, at in self._failed.items() if now - at < AVOID_SECONDS} | {address: now}
 
     def leave(self, connection: Connection | None) -> None:
         """Keep the connection of a request that has ended if it can be used again, and let another request enter."""
@@ -134,6 +163,14 @@ class Pool:
                 connection.close()
         self._idle = [connection for connection in self._idle if connection.idle_since > since]
         self._sweeping = loop.call_later(IDLE_SECONDS, self._sweep) if self._idle else None
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _context() -> ssl.SSLContext:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ PRIVATE: Final = "127.0.0.0/8,::1,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,fc00::
 """The networks that may read ``/metrics`` if nothing else is set."""
 
 MOST_FILE_BYTES: Final = 1_000_000
+
+_HOST: Final = re.compile(r"[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*\.?|[0-9a-f:.]+(?:%[a-z0-9._-]+)?")
 
 _KEYS: Final = {
     "credential": "value",
@@ -168,7 +171,14 @@ def _upstream(prefix: str, settings: Mapping[str, str]) -> UpstreamSettings:
         raise ValueError(rule) from exc
     host, base = url.hostname or "", url.path.rstrip("/")
     odd = url.query or url.fragment or "?" in text or "@" in url.netloc or not text.isascii() or not text.isprintable()
-    if url.scheme not in ("http", "https") or not host or odd or " " in text or has_dot_segments(base) or port == 0:
+    if (
+        url.scheme not in ("http", "https")
+        or not _HOST.fullmatch(host)
+        or odd
+        or " " in text
+        or has_dot_segments(base)
+        or port == 0
+    ):
         raise ValueError(rule)
     tls = url.scheme == "https"
     try:

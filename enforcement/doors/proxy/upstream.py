@@ -13,7 +13,14 @@ from enforcement.doors.proxy.answers import PRESET, answer, problem, refuse
 from enforcement.doors.proxy.connection import RawHeaders
 from enforcement.doors.proxy.credentials import NoCredential
 from enforcement.doors.proxy.families import tighter
-from enforcement.doors.proxy.fields import BadRequest, forwarded_fields, has_dot_segments, request_fields, request_head
+from enforcement.doors.proxy.fields import (
+    BadRequest,
+    forwarded_fields,
+    has_dot_segments,
+    request_fields,
+    request_head,
+    spellings,
+)
 from enforcement.doors.proxy.forwarding import Forwarding
 from enforcement.doors.proxy.pool import Pool
 from enforcement.doors.proxy.settings import ProxySettings, UpstreamSettings
@@ -71,6 +78,9 @@ class Proxy:
         try:
             upstream, target = self._choose(scope)
             fields = request_fields(scope["headers"], upstream.replaced)
+            if scope["method"] == "TRACE":
+                # The upstream would show its credential, and the fields of proxies before this one.
+                raise BadRequest("The proxy does not forward TRACE", 501)
             if fields.websocket:
                 raise BadRequest("The server of this proxy cannot open WebSocket connections", 501)
             if scope["http_version"][0] != "1" and fields.length is None:
@@ -92,6 +102,9 @@ class Proxy:
         """Forward one WebSocket connection."""
         await receive()
         try:
+            if scope["path"] in self.pages:
+                # The middleware admits whatever asks for these paths, and none of it is for an upstream.
+                raise BadRequest("This path belongs to the proxy", 404)
             upstream, target = self._choose(scope)
             fields = request_fields(scope["headers"], upstream.replaced)
             headers = fields.passing + _credential(upstream, scope) + forwarded_fields(scope, fields, self._proxies)
@@ -162,7 +175,8 @@ class _Upstream:
         self.settings = settings
         self.pool = Pool(settings.host, settings.port, tls=settings.tls)
         self.authority = settings.authority
-        self.replaced = settings.credentials.field if settings.credentials.configured else None
+        self.has_credential = settings.credentials.configured
+        self.replaced = spellings([settings.credentials.field] if self.has_credential else [])
         self.confined = bool(settings.prefix or settings.base)
         self._prefix, self._base = settings.prefix.encode(), settings.base.encode()
         self._below = self._prefix + b"/"
@@ -193,7 +207,7 @@ def _is_of_this_proxy(record: logging.LogRecord) -> bool:
 
 def _credential(upstream: _Upstream, scope: Scope) -> RawHeaders:
     """Return the credential for a request in a list, which is empty if the upstream has none, or raise BadRequest."""
-    if upstream.replaced is None:
+    if not upstream.has_credential:
         return []
     decision: Decision = scope["sluicegate.decision"]
     try:

@@ -76,9 +76,10 @@ class _Uvicorn(uvicorn.Server):
 
 
 @contextmanager
-def serving(app: Any) -> Iterator[httpx2.Client]:
+def serving(app: Any, **options: Any) -> Iterator[httpx2.Client]:
     """Serve an ASGI application while the block runs; give a client of it."""
-    config = uvicorn.Config(app, port=0, log_level="critical", proxy_headers=False, timeout_graceful_shutdown=5)
+    usual: dict[str, Any] = {"log_level": "critical", "proxy_headers": False, "timeout_graceful_shutdown": 5}
+    config = uvicorn.Config(app, port=0, **usual | options)
     server = _Uvicorn(config)
     thread = threading.Thread(target=server.run)
     thread.start()

@@ -151,14 +151,14 @@ class Peer:
 class Scripted:
     """A server that runs a script on each connection, in a thread."""
 
-    def __init__(self, script: Script) -> None:
+    def __init__(self, script: Script, host: str = "127.0.0.1", port: int = 0) -> None:
         self.script = script
         self.heads: list[bytes] = []
         self.connections = 0
         self.failures: list[BaseException] = []
-        self._listening = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listening.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
+        self._listening = socket.create_server((host, port))
+        self.host, self.port = self._listening.getsockname()
+        self.url = f"http://{self.host}:{self.port}"
         self._open: list[Peer] = []
         self._held = threading.Event()
         self._held.set()
@@ -173,7 +173,7 @@ class Scripted:
         for _ in range(4):
             waiting = socket.socket()
             waiting.setblocking(False)
-            waiting.connect_ex(("127.0.0.1", self.port))
+            waiting.connect_ex((self.host, self.port))
             self._waiting.append(waiting)
         time.sleep(0.1)
 

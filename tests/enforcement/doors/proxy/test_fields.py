@@ -8,6 +8,7 @@ import pytest
 
 from enforcement.doors.proxy.fields import (
     BadRequest,
+    forwarded_fields,
     has_dot_segments,
     request_fields,
     request_head,
@@ -21,7 +22,7 @@ NOBODY = TrustedProxies()
 def head(*headers: tuple[bytes, bytes], target: bytes = b"/", **changes: Any) -> bytes:
     """Return the head of a request with these fields."""
     scope = {"method": "GET", "scheme": "http", "client": ("192.0.2.1", 1), "http_version": "2", **changes}
-    return request_head(scope, target, b"upstream", request_fields(list(headers), None), NOBODY, [])
+    return request_head(scope, target, b"upstream", request_fields(list(headers), frozenset()), NOBODY, [])
 
 
 def test_a_request_has_its_own_fields_and_those_of_the_proxy() -> None:
@@ -53,6 +54,7 @@ def test_a_request_has_its_own_fields_and_those_of_the_proxy() -> None:
         (b"content-length", b"+5"),
         (b"content-length", b"5, 5"),
         (b"content-length", "٥".encode()),
+        (b"transfer-encoding", b"gzip, chunked"),
     ],
 )
 def test_a_field_is_one_field(field: tuple[bytes, bytes]) -> None:
@@ -68,9 +70,9 @@ def test_a_target_is_one_word(target: bytes) -> None:
         head(target=target)
 
 
-@pytest.mark.parametrize("method", ["GET /x HTTP/1.1\r\n\r\nGET", "GE T", "", "GÉT"])
+@pytest.mark.parametrize("method", ["GET /x HTTP/1.1\r\n\r\nGET", "GE T", "", "GÉT", "get"])
 def test_a_method_is_one_word(method: str) -> None:
-    """Any token may be one, and nothing else."""
+    """In capitals, as limits and most applications know it."""
     with pytest.raises(BadRequest):
         head(method=method)
 
@@ -87,8 +89,8 @@ def test_a_handshake_is_recognised() -> None:
     """Where the server takes it for a request."""
     handshake = [(b"connection", b"Upgrade"), (b"upgrade", b"WebSocket")]
 
-    assert request_fields(handshake, None).websocket
-    assert not request_fields([(b"upgrade", b"h2c")], None).websocket
+    assert request_fields(handshake, frozenset()).websocket
+    assert not request_fields([(b"upgrade", b"h2c")], frozenset()).websocket
 
 
 def test_fields_that_connection_names_stay() -> None:
@@ -101,13 +103,13 @@ def test_fields_that_connection_names_stay() -> None:
         (b"x-c", b"3"),
     ]
 
-    assert request_fields(fields, None).passing == [(b"x-c", b"3")]
+    assert request_fields(fields, frozenset()).passing == [(b"x-c", b"3")]
     assert response_fields(fields) == [(b"x-c", b"3")]
 
 
-@pytest.mark.parametrize("path", ["/.", "/..", "/a/../b", "/a/./b", "/a/..", "/..\\a", "/a\\..\\b"])
+@pytest.mark.parametrize("path", ["/.", "/..", "/a/../b", "/a/./b", "/a/..", "/..\\a", "/a\\..\\b", "/a/..;x=1/b"])
 def test_segments_that_mean_another_path(path: str) -> None:
-    """By slash or backslash, which some servers take for one."""
+    """By slash, or as some servers understand backslash and semicolon."""
     assert has_dot_segments(path)
 
 
@@ -115,3 +117,28 @@ def test_segments_that_mean_another_path(path: str) -> None:
 def test_control_dots_within_a_name_are_names(path: str) -> None:
     """They mean nothing."""
     assert not has_dot_segments(path)
+
+
+def test_a_second_host_is_refused() -> None:
+    """One of the two would decide, and the other would be logged."""
+    with pytest.raises(BadRequest):
+        head((b"host", b"door"), (b"host", b"other"))
+
+
+@pytest.mark.parametrize("name", [b"x_forwarded_for", b"x-forwarded_proto", b"x_api_key", b"transfer_encoding"])
+def test_no_field_of_the_proxy_has_another_spelling(name: bytes) -> None:
+    """Applications behind CGI or WSGI would take it for the field of the proxy."""
+    assert name not in head((name, b"forged"))
+    assert b"x_team: 1" in head((b"x_team", b"1"))
+
+
+def test_a_trusted_proxy_says_what_the_client_has_asked() -> None:
+    """It may speak TLS to clients. Anybody else is not believed."""
+    fields = [(b"host", b"inner"), (b"x-forwarded-proto", b"https"), (b"x-forwarded-host", b"shop.example")]
+    scope = {"method": "GET", "scheme": "http", "client": ("192.0.2.1", 1)}
+
+    def told(*trusted: str) -> list[tuple[bytes, bytes]]:
+        return forwarded_fields(scope, request_fields(fields, frozenset()), TrustedProxies(trusted))[1:]
+
+    assert told("192.0.2.0/24") == [(b"x-forwarded-proto", b"https"), (b"x-forwarded-host", b"shop.example")]
+    assert told("198.51.100.0/24") == [(b"x-forwarded-proto", b"http"), (b"x-forwarded-host", b"inner")]

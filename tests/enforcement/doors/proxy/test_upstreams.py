@@ -174,7 +174,7 @@ def test_no_project_gets_the_credential_of_another(
 def test_a_project_without_a_file_gets_the_shared_credential(
     start, noting, token_of, published: Published, tmp_path: Path
 ) -> None:
-    """If there is one. A file that is empty is an error, and not the same as none."""
+    """If there is one. A file that is empty, or gone with its folder, is an error, and not the same as none."""
     upstream = noting()
     for name in ("own", "shared", "broken"):
         published.project(name)
@@ -187,6 +187,8 @@ def test_a_project_without_a_file_gets_the_shared_credential(
         assert get(proxy, "/", token_of(PLENTY, project=name)).status_code == 200
         assert upstream.field(b"authorization") == [value]
     assert get(proxy, "/", token_of(PLENTY, project="broken")).status_code == 503
+    tmp_path.rename(tmp_path.with_suffix(".gone"))
+    assert eventually(lambda: get(proxy, "/", token_of(PLENTY, project="own")).status_code == 503)
 
 
 def test_each_upstream_has_credentials_of_its_own(start, noting, token_of, tmp_path: Path) -> None:
@@ -288,6 +290,8 @@ def test_a_request_waits_for_a_place(start, noting, token_of, monkeypatch: pytes
         ({"URL": "http://x", "CREDENTIAL_FOLDER": "/nowhere"}, "CREDENTIAL_FOLDER: must be a folder"),
         ({"URL": "http://x", "CREDENTIAL": "a\nb"}, "CREDENTIAL: must have"),
         ({"URL": "http://x", "CREDENTIAL": "a", "CREDENTIAL_FIELD": "a b"}, "CREDENTIAL_FIELD: must be"),
+        ({"URL": "http://x", "CREDENTIAL": "a", "CREDENTIAL_FIELD": "Host"}, "CREDENTIAL_FIELD: must not be a field"),
+        ({"URL": "http://x..y"}, "SLUICEGATE_UPSTREAM_URL: must be"),
         ({"URL": "http://user:password@x"}, "SLUICEGATE_UPSTREAM_URL: must be"),
         ({"URL": "http://x/a/../b"}, "SLUICEGATE_UPSTREAM_URL: must be"),
     ],

@@ -173,6 +173,16 @@ def test_a_refusal_of_the_upstream_passes(door: Running, token_of) -> None:
     assert body == b"short and stout"
 
 
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics", "/%6detrics"])
+def test_the_pages_of_the_proxy_open_no_upstream(door: Running, echo: Echo, path: str) -> None:
+    """They need no token. A connection that needs none must not lead anywhere."""
+    refused = Client(door, "no-token", path).next()
+
+    assert isinstance(refused, RejectConnection)
+    assert refused.status_code == 404
+    assert echo.scopes == []
+
+
 def test_an_upstream_that_is_away_is_a_bad_gateway(start, token_of) -> None:
     """As for a request."""
     refused = Client(start(SLUICEGATE_UPSTREAM_URL="http://127.0.0.1:1"), token_of(PLENTY)).next()
