@@ -198,14 +198,15 @@ class Limiter(AwaitedAdmitting, BaseLimiter):
 
     def keep_field(self, field: bytes, token: str | Anonymous) -> None:
         """
-        Cache the plan of *token* for :meth:`by_fields`, if it needs neither slots nor the status of the response.
+        Cache the plan of *token* for :meth:`by_fields`, if it needs no slots, no meter, and not the status of the
+        response.
 
         Args:
             field: The value of an ``Authorization`` field that itself shows the token.
         """
         derived = self._engine.documents.derived
         plan: LivePlan | None = derived.plans.get(token)
-        if plan is not None and not (plan.has_slots or plan.has_charge_on):
+        if plan is not None and not (plan.has_slots or plan.has_charge_on or plan.metering):
             derived.keep(field, plan, header=True)
 
     async def decide(self, plan: LivePlan, costs: Costs, *, charge: bool = True, ident: str = "") -> Decision:

@@ -81,8 +81,7 @@ class LimitMiddleware(Guard[App, Limiter, Scope]):
         if metered:
             from enforcement.doors.metered.asgi import MeteredGuard  # most applications meter nothing
 
-            self._guard = MeteredGuard(self, _answer)  # type: ignore[method-assign]
-            self._by_usual_fields = False  # what a request costs is in its body
+            self._guard = MeteredGuard(self, self._guard, _answer)  # type: ignore[method-assign]
 
     @staticmethod
     def usual_token(request: Scope) -> str | None:

@@ -21,6 +21,8 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 POLICY_VIOLATION: Final = 1008
 """Close code of a websocket if the server cannot send a response instead."""
+METERED: Final = "sluicegate.metered"
+"""Where the scope of a metered request has its :class:`~enforcement.doors.metered.visit.MeteredVisit`."""
 STARTS: Final = frozenset({"http.response.start", "websocket.http.response.start", "websocket.accept"})
 _BODIES: Final = frozenset({"http.response.body", "websocket.http.response.body"})
 _GONE: Final = frozenset({"http.disconnect", "websocket.disconnect"})
@@ -118,6 +120,7 @@ def _name(name: str) -> bytes:
 
 
 __all__ = [
+    "METERED",
     "POLICY_VIOLATION",
     "STARTS",
     "App",

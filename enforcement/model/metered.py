@@ -27,6 +27,9 @@ TOKEN_UNITS: Final = {
 """The units of tokens, each with the usage classes that it counts."""
 METERED_UNITS: Final = frozenset({MONEY, *TOKEN_UNITS})
 
+BODY_ATTRIBUTES: Final = frozenset({"model", "stream", "session", "tool"})
+"""The attributes of a request that a meter reads from its body."""
+
 FULL_WEIGHT: Final = 1_000
 """The weight of a class that counts as it is. Weights are per mille."""
 MAX_WEIGHT: Final = 1_000_000
@@ -234,6 +237,7 @@ DEFAULT_METERING: Final = Metering()
 """The rules of a policy that has none of its own."""
 
 __all__ = [
+    "BODY_ATTRIBUTES",
     "CHARGE_AS",
     "COUNT_ONLY",
     "DEFAULT_METERING",

@@ -25,7 +25,8 @@ class LivePlan(Plan):
     Attributes:
         name: Its name in the cache of plans with attributes. None if it is not in the cache.
         usage: Where its decisions are counted. None for limits in code.
-        metering: The rules of its policies for metered requests. Only doors that meter read them.
+        metering: The rules of its policies for metered requests. Only doors that meter read them. None if no limit of
+            the token counts tokens or money, or looks at an attribute that only a meter reads.
         lease: Its lease (:class:`~enforcement.state.lease.Lease`). None if its permits may not be leased.
         denied: Its cached denial (:class:`~enforcement.state.denial_cache.Denial`). None if there is none.
         last: The latest reply of the store, from which a fallback starts. None if there is none.
@@ -62,7 +63,7 @@ class LivePlan(Plan):
         super().__init__(bounds, revision=revision, fleet=fleet, ids=ids)
         self.name = name
         self.usage = usage
-        self.metering: tuple[Metering, ...] = ()
+        self.metering: tuple[Metering, ...] | None = None
         self.lease: Any = None
         self.denied: Any = None
         self.last: Reply | None = None

@@ -21,7 +21,7 @@ from typing import Any, Final
 from enforcement.model.keys import Keys, fingerprint
 from enforcement.model.limits import Limit
 from enforcement.model.matching import Attributes, check_attributes
-from enforcement.model.metered import Metering
+from enforcement.model.metered import BODY_ATTRIBUTES, METERED_UNITS, Metering
 from enforcement.model.partitions import RETRY_SECONDS, PartitionIndex
 from enforcement.model.sizes import MAX_TOKEN_LENGTH
 from enforcement.model.tokens import Anonymous, digest, is_well_formed
@@ -338,9 +338,20 @@ class Planner:
         )
 
 
-def metering_of(rules: Sequence[Rule]) -> tuple[Metering, ...]:
-    """Return the rules for metered requests of the policies that these limits belong to, each once."""
+def metering_of(rules: Sequence[Rule]) -> tuple[Metering, ...] | None:
+    """
+    Return the rules for metered requests of the policies that these limits belong to, each once, or None if no limit
+    needs a meter.
+    """
+    if not any(_needs_meter(rule.limit) for rule in rules):
+        return None
     return tuple(dict.fromkeys(rule.policy.metering for rule in rules))
+
+
+def _needs_meter(limit: Limit) -> bool:
+    """Return whether a limit counts tokens or money, or looks at an attribute that only a meter reads."""
+    looked_at = {*limit.partition_by, *limit.match.attributes}
+    return limit.unit in METERED_UNITS or not BODY_ATTRIBUTES.isdisjoint(looked_at)
 
 
 def _with_lease(plan: LivePlan) -> LivePlan:

@@ -26,7 +26,14 @@ if TYPE_CHECKING:
 DRAIN: Final = DrainBounds()
 """How much of an answer is read after its client left, if the policy says so."""
 
+Guarding = Callable[[Limiter, Scope, Receive, Send], Awaitable[None]]
+"""Passes a request to the application, or sends a denial."""
+
 _rules_of = lru_cache(1_024)(strictest)
+
+
+class _NotMetered(Exception):
+    """No limit of the token needs a meter, so the request is guarded as any other."""
 
 
 class MeteredGuard:
@@ -35,6 +42,7 @@ class MeteredGuard:
 
     Args:
         door: The middleware.
+        plain: Guards a request whose token has no limit that needs a meter.
         answer: Sends a response in place of the application.
         prices: Returns the published prices.
         max_body: Bytes of the longest body that is read. A longer request cannot be metered.
@@ -43,12 +51,14 @@ class MeteredGuard:
     def __init__(
         self,
         door: LimitMiddleware,
+        plain: Guarding,
         answer: Callable[[Scope, Receive, Send, PlainResponse], Awaitable[None]],
         *,
         prices: Callable[[], Prices] = lambda: NO_PRICES,
         max_body: int = MAX_BODY,
     ) -> None:
         self._door = door
+        self._plain = plain
         self._answer = answer
         self._prices = prices
         self._max_body = max_body
@@ -61,6 +71,9 @@ class MeteredGuard:
             opened = await self._open(limiter, scope, receive)
         except ClientLeft:
             return
+        except _NotMetered:
+            await self._plain(limiter, scope, receive, send)
+            return
         except Refusal as refusal:
             await self._answer(scope, receive, send, refusal.answer(f"{preset}+{shape}" if shape else preset))
             return
@@ -72,7 +85,7 @@ class MeteredGuard:
             await self._door._pass_held(admission, scope, receive, send)
             return
         exchange = MeteredExchange(opening, now_us())
-        visit = MeteredVisit(exchange, admission, drains, lambda settlement: None)
+        visit = MeteredVisit(exchange, admission, drains, lambda settlement: None, shape)
         if isinstance(opening.asked, MeteredRequest):
             body = ReadBody(opening.asked.body, whole=True)
             scope = sent_on(scope, body.data)
@@ -89,6 +102,7 @@ class MeteredGuard:
         Charge what a request may cost, and return that, the admission, its body and what may be read on of its answer.
 
         Raises:
+            _NotMetered: No limit of the token needs a meter.
             Refusal, Denied: The request may not pass.
             ClientLeft: The client left before its request had come whole.
         """
@@ -97,12 +111,13 @@ class MeteredGuard:
         token = shown or without_token(shown, door._anonymous)
         attributes = door._describe(scope)
         # Nobody without a valid token makes us read a body.
-        _admissible(await limiter.find_plan(token, attributes))
+        if _admissible(await limiter.find_plan(token, attributes)).metering is None:
+            raise _NotMetered
         asked, body = await self._read(scope, receive)
         if isinstance(asked, MeteredRequest):
             attributes = attributes.beside(asked.attributes)
         plan = _admissible(await limiter.find_plan(token, attributes))
-        rules = _rules_of(plan.metering)
+        rules = _rules_of(plan.metering or ())
         opening = open_request(asked, [bound.limit for bound in plan.bounds], rules, self._prices(), limiter.now_us())
         if isinstance(opening, Refused):
             raise Denied(limiter.noted(limiter.refuse(plan, opening.reason, opening.detail), attributes))

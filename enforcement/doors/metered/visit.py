@@ -9,12 +9,9 @@ from typing import Final
 
 from enforcement.aio import Admission
 from enforcement.doors.metered.bodies import ReadBody
-from enforcement.http.asgi import App, Message, Receive, Scope, Send
+from enforcement.http.asgi import METERED, App, Message, Receive, Scope, Send
 from enforcement.metering.exchange import MeteredExchange
 from enforcement.metering.settlement import DrainBounds, Settlement
-
-VISIT: Final = "sluicegate.metered"
-"""The name under which a scope has the :class:`MeteredVisit` of its request."""
 
 _LENGTH: Final = b"content-length"
 _ENCODING: Final = b"content-encoding"
@@ -56,6 +53,7 @@ class MeteredVisit:
         admission: The charges and slots.
         drains: Reads answers on after their clients left. None: they are not read on.
         report: Called with the settlement.
+        shape: The provider whose errors those of the application should resemble. Empty: none.
     """
 
     def __init__(
@@ -64,7 +62,9 @@ class MeteredVisit:
         admission: Admission,
         drains: Drains | None,
         report: Callable[[Settlement], None],
+        shape: str = "",
     ) -> None:
+        self.shape = shape
         self._exchange = exchange
         self._admission = admission
         self._drains = drains
@@ -93,7 +93,7 @@ class MeteredVisit:
     async def run(self, app: App, scope: Scope, receive: Receive, send: Send, body: ReadBody) -> None:
         """Call the application with the body that was read, and settle the request."""
         self._body, self._receive, self._send = body, receive, send
-        scope[VISIT] = self
+        scope[METERED] = self
         try:
             await app(scope, self._received, self._passed_on)
         finally:
@@ -196,4 +196,4 @@ def now_us() -> int:
     return time_ns() // 1_000
 
 
-__all__ = ["VISIT", "Drains", "MeteredVisit", "now_us"]
+__all__ = ["Drains", "MeteredVisit", "now_us"]
