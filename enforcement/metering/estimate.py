@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Final
 
-from enforcement.metering.charges import Terms
+from enforcement.metering.charges import ChargeTerms
 from enforcement.model.metered import DEFAULT_METERING, FrozenMapping, Metering
 
 DEFAULT_CAP: Final = 4_096
@@ -105,7 +105,7 @@ def text_tokens(text_bytes: int, factor: int = FACTOR) -> int:
     return -(-text_bytes * factor // (BYTES_PER_TOKEN * PER_MILLE))
 
 
-def clamp(estimate: Estimate, terms: Terms, room: Sequence[int | None], least: int) -> Estimate | None:
+def clamp(estimate: Estimate, terms: ChargeTerms, room: Sequence[int | None], least: int) -> Estimate | None:
     """
     Return an estimate with the greatest lower cap whose costs fit into what all limits have left.
 
@@ -154,7 +154,7 @@ def strictest(rules: Iterable[Metering]) -> Metering:
     )
 
 
-def _fits(estimate: Estimate, terms: Terms, room: Sequence[int | None]) -> bool:
+def _fits(estimate: Estimate, terms: ChargeTerms, room: Sequence[int | None]) -> bool:
     costs = terms.costs(estimate)
     return all(cost is None or left is None or cost <= left for cost, left in zip(costs, room, strict=True))
 

@@ -5,7 +5,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from enforcement.metering.charges import Refusal, terms_of, unmetered_terms
+from enforcement.metering.charges import ReservationDenial, terms_of, unmetered_terms
 from enforcement.metering.estimate import clamp, estimate_request
 from enforcement.metering.price_documents import parse_prices
 from enforcement.metering.settlement import DrainBounds, MeteredReservation, Settlement
@@ -78,7 +78,7 @@ class Fleet:
             if "unmetered" in request
             else terms_of(self.limits, self.prices, request["model"], self.now)
         )
-        if isinstance(terms, Refusal):
+        if isinstance(terms, ReservationDenial):
             self._deny(ref, terms.reason, [self.names[i] for i in terms.denied_by])
             return
         estimate = None

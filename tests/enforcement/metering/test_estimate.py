@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from enforcement.metering.charges import Counts, Refusal, terms_of, unmetered_terms, weighed
+from enforcement.metering.charges import Counts, ReservationDenial, terms_of, unmetered_terms, weighed
 from enforcement.metering.estimate import (
     DEFAULT_CAP,
     Estimate,
@@ -106,7 +106,7 @@ def test_money_without_a_price_is_denied_by_each_limit_that_says_so():
         limit("micros", unpriced={"charge_as": "m"}),
         limit("micros", unpriced={"charge_as": "other"}),
     ]
-    assert terms_of(limits, PRICES, "new", 0) == Refusal("unpriced_model", (1, 5))
+    assert terms_of(limits, PRICES, "new", 0) == ReservationDenial("unpriced_model", (1, 5))
     terms = terms_of([limits[i] for i in (0, 2, 3, 4)], PRICES, "new", 0)
     assert terms.costs(Usage(3, output=1)) == (1, None, None, 16)
     assert terms.unmetered() == (1, 2)
@@ -115,7 +115,7 @@ def test_money_without_a_price_is_denied_by_each_limit_that_says_so():
 def test_a_request_that_no_meter_reads_is_denied_only_where_tokens_or_money_are_limited():
     """Requests and slots are counted, all others are named."""
     free = limit("tokens", unmetered="count_only")
-    assert unmetered_terms([free, limit("micros")]) == Refusal("unmetered")
+    assert unmetered_terms([free, limit("micros")]) == ReservationDenial("unmetered")
     for limits in ([free, limit("requests")], [limit("micros", mode="shadow"), limit("requests")]):
         terms = unmetered_terms(limits)
         assert terms.costs(Counts(5)) == (None, 1)

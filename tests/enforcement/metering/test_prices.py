@@ -15,6 +15,7 @@ from enforcement.metering.prices import MAX_CACHED, NO_PRICES, Price, Prices, Ra
 from enforcement.metering.usage import MAX_TOKENS, Usage
 from enforcement.model.documents import InvalidDocument
 from enforcement.model.sizes import MAX_NUMBER
+from tests.repository import ROOT
 
 COUNT = st.integers(0, MAX_TOKENS)
 USAGE = st.builds(Usage, COUNT, COUNT, COUNT, COUNT)
@@ -169,7 +170,7 @@ PRICES = st.lists(
 ).map(tuple)
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(PRICES, PRICES, st.lists(st.tuples(st.text("ab", max_size=4), st.integers(-4, 4)), min_size=1, max_size=8))
 def test_the_first_choice_is_found_whatever_was_asked_before(overrides, listed, questions):
     """The oracle compares every entry by the rules, one after the other, and remembers nothing."""
@@ -222,3 +223,17 @@ def test_the_tier_of_the_whole_input_decides_and_takes_nothing_from_the_base():
     assert price.approximates(Usage(4, 4, 3, 1))
     assert not price.approximates(Usage(11, 0, 0, 1))
     assert not price.approximates(Usage(10, 10, 1, 1))
+
+
+def test_the_document_that_the_documentation_shows_is_read():
+    """A reader may begin with it."""
+    page = (ROOT / "templates" / "docs" / "tokens-and-money.md").read_text()
+    (shown,) = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+
+    prices = parse_prices(shown)
+
+    assert [prices.find(model, 0).pattern for model in ("gpt-4o", "gpt-4o-mini", "gemini-2.5-pro")] == [
+        "gpt-4o",
+        "gpt-4o*",
+        "gemini-2.5-pro*",
+    ]
