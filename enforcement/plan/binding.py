@@ -107,6 +107,11 @@ class BoundLimit:
         unit = self.limit.unit
         return costs.get(unit, 1 if unit == "requests" else 0)
 
+    def settled_cost(self, costs: Mapping[str, int], estimate: int) -> int:
+        """Return how many permits of this limit the real costs are. A unit that they leave out keeps its *estimate*."""
+        cost = costs.get(self.cost_name)
+        return costs.get(self.limit.unit, estimate) if cost is None else cost
+
     def names_cost(self, costs: Container[str]) -> bool:
         """Return whether *costs* give a cost for this limit, by its own name or by its unit."""
         return self.cost_name in costs or names(self.limit.unit, costs)

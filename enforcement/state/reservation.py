@@ -67,7 +67,7 @@ class Reservation:
         if costs == 0:
             return self._correcting([(b, -cost, mark) for b, cost, mark in self._charged()])
         real = {REQUESTS: costs} if isinstance(costs, int) else costs
-        return self._correcting([(b, _real(b, real, cost) - cost, mark) for b, cost, mark in self._charged()])
+        return self._correcting([(b, b.settled_cost(real, cost) - cost, mark) for b, cost, mark in self._charged()])
 
     def amending(self, deltas: Mapping[str, int]) -> Steps:
         """
@@ -179,12 +179,6 @@ class Reservation:
             minute = self.decision.reply.minute
             for bound, delta, _ in rows:
                 self._plan.usage.amend(minute, bound.index, delta)
-
-
-def _real(bound: BoundLimit, costs: Mapping[str, int], estimated: int) -> int:
-    """Return the real cost of a limit, by its own name or by its unit, or its estimate if *costs* name neither."""
-    own = costs.get(bound.cost_name)
-    return costs.get(bound.limit.unit, estimated) if own is None else own
 
 
 def _spares(bound: BoundLimit, classes: set[str]) -> bool:
