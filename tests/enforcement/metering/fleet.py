@@ -5,6 +5,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from hypothesis import HealthCheck, settings
+
 from enforcement.metering.charges import ReservationDenial, terms_of, unmetered_terms
 from enforcement.metering.estimate import clamp, estimate_request
 from enforcement.metering.price_documents import parse_prices
@@ -23,6 +25,11 @@ def load(kind: str) -> list[dict[str, Any]]:
     """Return the scenarios of one kind, those of the other file of this kind too."""
     paths = sorted(FOLDER.glob(f"{kind}*.json"))
     return [vector for path in paths for vector in json.loads(path.read_text())["vectors"]]
+
+
+def examples(count: int) -> settings:
+    """Return the settings of a property; a busy machine takes longer for an example than Hypothesis expects."""
+    return settings(max_examples=count, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def instant_us(text: str) -> int:

@@ -21,6 +21,7 @@ from enforcement.metering.usage import CLASSES, Usage
 from enforcement.model.limits import Limit
 from enforcement.model.metered import TOKEN_UNITS, Metering
 from enforcement.model.sizes import MAX_NUMBER
+from tests.enforcement.metering.fleet import examples
 
 COUNT = st.integers(0, 10**12)
 COUNTS = st.builds(Counts, COUNT, COUNT, COUNT, COUNT)
@@ -39,6 +40,7 @@ def test_text_is_counted_by_its_bytes_and_parts_by_their_kind():
     assert (found.input, found.output) == (4 + 2 * 765, 150)
 
 
+@examples(50)
 @given(st.integers(0, 10**9), st.integers(500, 2000))
 def test_the_input_is_rounded_up_once(text_bytes, factor):
     """The oracle computes with fractions."""
@@ -75,6 +77,7 @@ def test_a_bound_refuses_what_has_none(request_of, message):
     assert estimate_request(Metering(), text_bytes=1, **request_of).input == 1
 
 
+@examples(50)
 @given(COUNTS, st.sampled_from(sorted(TOKEN_UNITS)), st.data())
 def test_weights_are_summed_exactly_and_rounded_up_once_a_limit(counts, unit, data):
     """The oracle computes with fractions, and a class without a weight counts as it is."""
@@ -129,6 +132,7 @@ def test_a_unit_that_no_meter_counts_is_left_to_the_caller():
     assert (terms.costs(Usage(1)), terms.unmetered()) == ((None,), (0,))
 
 
+@examples(50)
 @given(st.integers(0, 50), st.integers(0, 60), st.integers(1, 4), st.integers(1, 30), st.lists(st.integers(0, 400)))
 def test_the_clamped_cap_is_the_greatest_that_fits(text, cap, n, least, rooms):
     """The oracle tries every cap."""
