@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from enforcement.metering.charges import Counts, ReservationDenial, terms_of, unmetered_terms, weighed
 from enforcement.metering.estimate import (
     DEFAULT_CAP,
+    MESSAGE_TOKENS,
     Estimate,
     NoBound,
     clamp,
@@ -60,6 +61,12 @@ def test_a_bound_takes_one_token_a_byte_whatever_was_learned():
     found = estimate_request(BOUND, text_bytes=10, parts={"image": 2, "file": 0}, cap=50, n=2, factor=500)
     assert found.input == 10 + 2 * 1_500
     assert [found.seen(n) for n in (0, 7, 100, 101)] == [0, 7, 100, 100]
+
+
+def test_a_bound_counts_messages_without_text():
+    """A provider puts tokens of its own around each message, so a thousand empty ones cost something."""
+    assert estimate_request(BOUND, text_bytes=0, messages=1_000).input == 1_000 * MESSAGE_TOKENS
+    assert estimate_request(Metering(), text_bytes=0, messages=1_000).input == 0
 
 
 @pytest.mark.parametrize(
