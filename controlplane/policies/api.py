@@ -98,9 +98,11 @@ class MeteringField(serializers.Field):
                 raise ValidationError([ErrorDetail(exc.reason, code="invalid")]) from exc
             raise ValidationError({exc.field: [ErrorDetail(exc.reason, code="invalid_metering")]}) from exc
 
-    def to_representation(self, value: dict[str, Any]) -> dict[str, Any]:
+    def get_attribute(self, instance: Policy) -> Metering:
+        return instance.rules
+
+    def to_representation(self, rules: Metering) -> dict[str, Any]:
         """Return every rule as a new dictionary, those with a default too."""
-        rules = Metering.from_json(value)
         parts = {"part_tokens": dict(rules.part_tokens)}
         return {name: parts.get(name, getattr(rules, name)) for name in METERING["properties"]}
 

@@ -23,7 +23,7 @@ from enforcement.model.limits import (
     InvalidLimit,
 )
 from enforcement.model.limits import Limit as LimitValue
-from enforcement.model.metered import CHARGE_AS, DENY, UNMETERED, InvalidMetering, Metering
+from enforcement.model.metered import CHARGE_AS, DEFAULT_METERING, DENY, UNMETERED, InvalidMetering, Metering
 from enforcement.model.sizes import MAX_LIMITS_PER_POLICY
 
 # Leaves room in the document for the fields of the policy itself, such as its name.
@@ -83,6 +83,14 @@ class Policy(Versioned):
             self.metering = Metering.from_json(self.metering).to_json()
         except InvalidMetering as exc:
             raise ValidationError({"metering": str(exc)}) from exc
+
+    @property
+    def rules(self) -> Metering:
+        """How its requests are metered. The defaults if another program has written what enforcers refuse."""
+        try:
+            return Metering.from_json(self.metering)
+        except InvalidMetering:
+            return DEFAULT_METERING
 
     def as_record(self) -> dict[str, Any]:
         fields = {"slug": self.slug, "name": self.name, "description": self.description, "project": self.project_id}

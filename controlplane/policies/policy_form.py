@@ -57,9 +57,8 @@ class PolicyForm(RecordedForm):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        rules = Metering.from_json(self.instance.metering)
         for name in METERING_FIELDS:
-            value = getattr(rules, name)
+            value = getattr(self.instance.rules, name)
             self.fields[name].initial = dict(value) if name == "part_tokens" else value
 
     def clean(self) -> dict[str, Any] | None:

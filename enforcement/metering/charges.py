@@ -32,7 +32,7 @@ class Counts(NamedTuple):
 NO_TOKENS: Final = Counts()
 
 
-class Refusal(NamedTuple):
+class ReservationDenial(NamedTuple):
     """
     Why a request is denied before its limits are asked.
 
@@ -46,7 +46,7 @@ class Refusal(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class ChargeTerms:
     """
     What a request is charged by, from its reservation to its end.
 
@@ -91,7 +91,7 @@ class Terms:
         return quote.price.micros(counts) if quote and quote.price else None
 
 
-def terms_of(limits: Sequence[Limit], prices: Prices, model: str, at_us: int) -> Terms | Refusal:
+def terms_of(limits: Sequence[Limit], prices: Prices, model: str, at_us: int) -> ChargeTerms | ReservationDenial:
     """
     Return what a request is charged by, or why it is denied.
 
@@ -106,10 +106,10 @@ def terms_of(limits: Sequence[Limit], prices: Prices, model: str, at_us: int) ->
     denied = tuple(
         i for i, (limit, quote) in enumerate(zip(limits, quotes, strict=True)) if quote is DENIED and not limit.shadow
     )
-    return Refusal("unpriced_model", denied) if denied else Terms(tuple(limits), tuple(quotes))
+    return ReservationDenial("unpriced_model", denied) if denied else ChargeTerms(tuple(limits), tuple(quotes))
 
 
-def unmetered_terms(limits: Sequence[Limit]) -> Terms | Refusal:
+def unmetered_terms(limits: Sequence[Limit]) -> ChargeTerms | ReservationDenial:
     """
     Return what a request that no meter can read is charged by, or why it is denied.
 
@@ -117,8 +117,8 @@ def unmetered_terms(limits: Sequence[Limit]) -> Terms | Refusal:
         A refusal if a limit of tokens or money asks for a meter. Otherwise terms that count requests and slots only.
     """
     if any(limit.unit in METERED_UNITS and limit.unmetered == DENY and not limit.shadow for limit in limits):
-        return Refusal("unmetered")
-    return Terms(tuple(limits), (None,) * len(limits), metered=False)
+        return ReservationDenial("unmetered")
+    return ChargeTerms(tuple(limits), (None,) * len(limits), metered=False)
 
 
 def weighed(limit: Limit, counts: TokenCounts) -> int:
@@ -129,4 +129,4 @@ def weighed(limit: Limit, counts: TokenCounts) -> int:
     return min(-(-total // FULL_WEIGHT), MAX_NUMBER)
 
 
-__all__ = ["NO_TOKENS", "Costs", "Counts", "Refusal", "Terms", "terms_of", "unmetered_terms", "weighed"]
+__all__ = ["NO_TOKENS", "ChargeTerms", "Costs", "Counts", "ReservationDenial", "terms_of", "unmetered_terms", "weighed"]

@@ -10,13 +10,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Final
 
-from enforcement.metering.charges import Terms
+from enforcement.metering.charges import ChargeTerms
 from enforcement.model.metered import DEFAULT_METERING, FrozenMapping, Metering
 
 DEFAULT_CAP: Final = 4_096
 """Output tokens of a request that names no cap, under policies that name none either."""
 BYTES_PER_TOKEN: Final = 4
 PER_MILLE: Final = 1_000
+MESSAGE_TOKENS: Final = 16
+"""The most tokens that a provider puts around one message, such as those of its role."""
 FACTOR: Final = PER_MILLE
 """The factor of a model of which nothing was learned, per mille."""
 
@@ -69,6 +71,7 @@ def estimate_request(
     cap: int | None = None,
     n: int = 1,
     factor: int = FACTOR,
+    messages: int = 0,
     keeps_context: bool = False,
 ) -> Estimate:
     """
@@ -82,6 +85,8 @@ def estimate_request(
         cap: Output tokens that each choice may have, as the request says. None: the default of the policy.
         n: Choices that it asks for.
         factor: What was learned of the model, per mille, 500 to 2000.
+        messages: How many messages it has. In a bound each of them has :data:`MESSAGE_TOKENS` beside its text, because
+            a request of many empty messages has no text, and costs.
         keeps_context: Whether it refers to text that the provider keeps, such as an earlier answer or a file.
     Raises:
         NoBound: The policy asks for a bound, and the request has parts or context of unknown size.
@@ -93,7 +98,7 @@ def estimate_request(
             raise NoBound("the request refers to context that the provider keeps, whose tokens have no bound")
         if unknown := sorted(present.keys() - tokens.keys()):
             raise NoBound(f"part_tokens: must have a number for {unknown[0]}, because the request has such a part")
-    text = text_bytes if bound else text_tokens(text_bytes, factor)
+    text = text_bytes + messages * MESSAGE_TOKENS if bound else text_tokens(text_bytes, factor)
     others = sum(tokens.get(kind, 0) * count for kind, count in present.items())
     if cap is None:
         cap = DEFAULT_CAP if metering.default_cap is None else metering.default_cap
@@ -105,7 +110,7 @@ def text_tokens(text_bytes: int, factor: int = FACTOR) -> int:
     return -(-text_bytes * factor // (BYTES_PER_TOKEN * PER_MILLE))
 
 
-def clamp(estimate: Estimate, terms: Terms, room: Sequence[int | None], least: int) -> Estimate | None:
+def clamp(estimate: Estimate, terms: ChargeTerms, room: Sequence[int | None], least: int) -> Estimate | None:
     """
     Return an estimate with the greatest lower cap whose costs fit into what all limits have left.
 
@@ -154,9 +159,19 @@ def strictest(rules: Iterable[Metering]) -> Metering:
     )
 
 
-def _fits(estimate: Estimate, terms: Terms, room: Sequence[int | None]) -> bool:
+def _fits(estimate: Estimate, terms: ChargeTerms, room: Sequence[int | None]) -> bool:
     costs = terms.costs(estimate)
     return all(cost is None or left is None or cost <= left for cost, left in zip(costs, room, strict=True))
 
 
-__all__ = ["DEFAULT_CAP", "FACTOR", "Estimate", "NoBound", "clamp", "estimate_request", "strictest", "text_tokens"]
+__all__ = [
+    "DEFAULT_CAP",
+    "FACTOR",
+    "MESSAGE_TOKENS",
+    "Estimate",
+    "NoBound",
+    "clamp",
+    "estimate_request",
+    "strictest",
+    "text_tokens",
+]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from enforcement.metering.charges import NO_TOKENS, Costs, Counts, Terms
+from enforcement.metering.charges import NO_TOKENS, ChargeTerms, Costs, Counts
 from enforcement.metering.estimate import Estimate
 from enforcement.metering.prices import TokenCounts
 from enforcement.model.instants import DAY_SECONDS, SECOND_US
@@ -79,7 +79,7 @@ class MeteredReservation:
         status: HTTP status of the answer. None if there was none so far.
     """
 
-    def __init__(self, terms: Terms, estimate: Estimate | None, reserved_at_us: int) -> None:
+    def __init__(self, terms: ChargeTerms, estimate: Estimate | None, reserved_at_us: int) -> None:
         self.terms = terms
         self.estimate = estimate
         self.reserved_at_us = reserved_at_us

@@ -101,9 +101,8 @@ class BoundLimit:
         if isinstance(costs, int):
             return costs if self.limit.unit == "requests" else 0
         cost = costs.get(self.cost_name)
-        return self._usual_cost(costs) if cost is None else cost
-
-    def _usual_cost(self, costs: Mapping[str, int]) -> int:
+        if cost is not None:
+            return cost
         unit = self.limit.unit
         return costs.get(unit, 1 if unit == "requests" else 0)
 

@@ -116,6 +116,15 @@ def test_rules_of_metering_are_read_strictly_and_kept_short():
     assert refused.value.message_dict == {"metering": ["estimates: Unknown field."]}
 
 
+def test_a_section_that_another_program_wrote_is_shown_as_the_default(admin_client):
+    """Enforcers refuse it, and whoever saves the policy mends it."""
+    policy = LimitFactory().policy
+    Policy.objects.update(metering={"estimates": 5})
+
+    assert Policy.objects.get().rules == Metering()
+    assert admin_client.get(f"/admin/policies/policy/{policy.pk}/change/").status_code == 200
+
+
 def test_metering_is_published_only_where_it_is_set():
     """Earlier enforcers refuse a document with a field that they do not know."""
     plain, own = LimitFactory().policy, LimitFactory(unit="tokens", weights={"input": 5}).policy

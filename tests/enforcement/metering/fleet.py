@@ -5,7 +5,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from enforcement.metering.charges import Refusal, terms_of, unmetered_terms
+from hypothesis import HealthCheck, settings
+
+from enforcement.metering.charges import ReservationDenial, terms_of, unmetered_terms
 from enforcement.metering.estimate import clamp, estimate_request
 from enforcement.metering.price_documents import parse_prices
 from enforcement.metering.settlement import DrainBounds, MeteredReservation, Settlement
@@ -23,6 +25,11 @@ def load(kind: str) -> list[dict[str, Any]]:
     """Return the scenarios of one kind, those of the other file of this kind too."""
     paths = sorted(FOLDER.glob(f"{kind}*.json"))
     return [vector for path in paths for vector in json.loads(path.read_text())["vectors"]]
+
+
+def examples(count: int) -> settings:
+    """Return the settings of a property; a busy machine takes longer for an example than Hypothesis expects."""
+    return settings(max_examples=count, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def instant_us(text: str) -> int:
@@ -78,7 +85,7 @@ class Fleet:
             if "unmetered" in request
             else terms_of(self.limits, self.prices, request["model"], self.now)
         )
-        if isinstance(terms, Refusal):
+        if isinstance(terms, ReservationDenial):
             self._deny(ref, terms.reason, [self.names[i] for i in terms.denied_by])
             return
         estimate = None

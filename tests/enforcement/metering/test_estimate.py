@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from enforcement.metering.charges import Counts, Refusal, terms_of, unmetered_terms, weighed
+from enforcement.metering.charges import Counts, ReservationDenial, terms_of, unmetered_terms, weighed
 from enforcement.metering.estimate import (
     DEFAULT_CAP,
+    MESSAGE_TOKENS,
     Estimate,
     NoBound,
     clamp,
@@ -21,6 +22,7 @@ from enforcement.metering.usage import CLASSES, Usage
 from enforcement.model.limits import Limit
 from enforcement.model.metered import TOKEN_UNITS, Metering
 from enforcement.model.sizes import MAX_NUMBER
+from tests.enforcement.metering.fleet import examples
 
 COUNT = st.integers(0, 10**12)
 COUNTS = st.builds(Counts, COUNT, COUNT, COUNT, COUNT)
@@ -39,6 +41,7 @@ def test_text_is_counted_by_its_bytes_and_parts_by_their_kind():
     assert (found.input, found.output) == (4 + 2 * 765, 150)
 
 
+@examples(50)
 @given(st.integers(0, 10**9), st.integers(500, 2000))
 def test_the_input_is_rounded_up_once(text_bytes, factor):
     """The oracle computes with fractions."""
@@ -60,6 +63,12 @@ def test_a_bound_takes_one_token_a_byte_whatever_was_learned():
     assert [found.seen(n) for n in (0, 7, 100, 101)] == [0, 7, 100, 100]
 
 
+def test_a_bound_counts_messages_without_text():
+    """A provider puts tokens of its own around each message, so a thousand empty ones cost something."""
+    assert estimate_request(BOUND, text_bytes=0, messages=1_000).input == 1_000 * MESSAGE_TOKENS
+    assert estimate_request(Metering(), text_bytes=0, messages=1_000).input == 0
+
+
 @pytest.mark.parametrize(
     ("request_of", "message"),
     [
@@ -75,6 +84,7 @@ def test_a_bound_refuses_what_has_none(request_of, message):
     assert estimate_request(Metering(), text_bytes=1, **request_of).input == 1
 
 
+@examples(50)
 @given(COUNTS, st.sampled_from(sorted(TOKEN_UNITS)), st.data())
 def test_weights_are_summed_exactly_and_rounded_up_once_a_limit(counts, unit, data):
     """The oracle computes with fractions, and a class without a weight counts as it is."""
@@ -106,7 +116,7 @@ def test_money_without_a_price_is_denied_by_each_limit_that_says_so():
         limit("micros", unpriced={"charge_as": "m"}),
         limit("micros", unpriced={"charge_as": "other"}),
     ]
-    assert terms_of(limits, PRICES, "new", 0) == Refusal("unpriced_model", (1, 5))
+    assert terms_of(limits, PRICES, "new", 0) == ReservationDenial("unpriced_model", (1, 5))
     terms = terms_of([limits[i] for i in (0, 2, 3, 4)], PRICES, "new", 0)
     assert terms.costs(Usage(3, output=1)) == (1, None, None, 16)
     assert terms.unmetered() == (1, 2)
@@ -115,7 +125,7 @@ def test_money_without_a_price_is_denied_by_each_limit_that_says_so():
 def test_a_request_that_no_meter_reads_is_denied_only_where_tokens_or_money_are_limited():
     """Requests and slots are counted, all others are named."""
     free = limit("tokens", unmetered="count_only")
-    assert unmetered_terms([free, limit("micros")]) == Refusal("unmetered")
+    assert unmetered_terms([free, limit("micros")]) == ReservationDenial("unmetered")
     for limits in ([free, limit("requests")], [limit("micros", mode="shadow"), limit("requests")]):
         terms = unmetered_terms(limits)
         assert terms.costs(Counts(5)) == (None, 1)
@@ -129,6 +139,7 @@ def test_a_unit_that_no_meter_counts_is_left_to_the_caller():
     assert (terms.costs(Usage(1)), terms.unmetered()) == ((None,), (0,))
 
 
+@examples(50)
 @given(st.integers(0, 50), st.integers(0, 60), st.integers(1, 4), st.integers(1, 30), st.lists(st.integers(0, 400)))
 def test_the_clamped_cap_is_the_greatest_that_fits(text, cap, n, least, rooms):
     """The oracle tries every cap."""

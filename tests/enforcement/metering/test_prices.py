@@ -7,7 +7,7 @@ import re
 from fractions import Fraction
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from enforcement.metering.price_documents import MAX_PRICES_BYTES, parse_prices, prices_to_json
@@ -15,6 +15,9 @@ from enforcement.metering.prices import MAX_CACHED, NO_PRICES, Price, Prices, Ra
 from enforcement.metering.usage import MAX_TOKENS, Usage
 from enforcement.model.documents import InvalidDocument
 from enforcement.model.sizes import MAX_NUMBER
+from tests.enforcement.metering.fleet import examples
+from tests.repository import ROOT
+from tests.scale import scale
 
 COUNT = st.integers(0, MAX_TOKENS)
 USAGE = st.builds(Usage, COUNT, COUNT, COUNT, COUNT)
@@ -121,6 +124,7 @@ def test_lists_that_are_missing_are_empty():
     assert both.find("m", 0).rates.input == 1
 
 
+@examples(50)
 @given(st.builds(Prices, st.integers(1, 9), st.lists(st.builds(Price, NAME, RATES)).map(tuple)))
 def test_a_document_is_read_back_as_it_was_written(prices):
     """Nothing is lost between two programs, nor between two processes."""
@@ -130,6 +134,7 @@ def test_a_document_is_read_back_as_it_was_written(prices):
     assert parse_prices(json.dumps(prices_to_json(prices))) == prices
 
 
+@examples(50)
 @given(USAGE, RATES)
 def test_money_is_summed_exactly_and_rounded_up_once(usage, rates):
     """The oracle computes with fractions."""
@@ -142,6 +147,7 @@ def test_money_is_summed_exactly_and_rounded_up_once(usage, rates):
     )
 
 
+@examples(50)
 @given(USAGE, RATES, st.sampled_from(["input", "cached_input", "cache_write", "output"]), st.integers(0, 1000))
 def test_one_more_token_never_costs_less(usage, rates, name, more):
     """Within one tier, money rises with each class."""
@@ -150,6 +156,7 @@ def test_one_more_token_never_costs_less(usage, rates, name, more):
     assert 0 <= rates.micros(usage) <= rates.micros(Usage(**counts)) <= MAX_NUMBER
 
 
+@examples(50)
 @given(NAME, st.text("ab*", max_size=8))
 def test_a_star_stands_for_any_characters(pattern, model):
     """The oracle is a regular expression."""
@@ -169,7 +176,8 @@ PRICES = st.lists(
 ).map(tuple)
 
 
-@settings(max_examples=300)
+@pytest.mark.proof
+@examples(scale(50, 2_000))
 @given(PRICES, PRICES, st.lists(st.tuples(st.text("ab", max_size=4), st.integers(-4, 4)), min_size=1, max_size=8))
 def test_the_first_choice_is_found_whatever_was_asked_before(overrides, listed, questions):
     """The oracle compares every entry by the rules, one after the other, and remembers nothing."""
@@ -222,3 +230,17 @@ def test_the_tier_of_the_whole_input_decides_and_takes_nothing_from_the_base():
     assert price.approximates(Usage(4, 4, 3, 1))
     assert not price.approximates(Usage(11, 0, 0, 1))
     assert not price.approximates(Usage(10, 10, 1, 1))
+
+
+def test_the_document_that_the_documentation_shows_is_read():
+    """A reader may begin with it."""
+    page = (ROOT / "templates" / "docs" / "tokens-and-money.md").read_text()
+    (shown,) = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+
+    prices = parse_prices(shown)
+
+    assert [prices.find(model, 0).pattern for model in ("gpt-4o", "gpt-4o-mini", "gemini-2.5-pro")] == [
+        "gpt-4o",
+        "gpt-4o*",
+        "gemini-2.5-pro*",
+    ]

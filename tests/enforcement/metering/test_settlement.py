@@ -1,7 +1,7 @@
 """Whatever happens to requests in whatever order, each is settled once, and no charge is lost."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from enforcement.metering.charges import Counts, terms_of
@@ -10,7 +10,8 @@ from enforcement.metering.prices import Price, Prices, Rates
 from enforcement.metering.settlement import DrainBounds, MeteredReservation
 from enforcement.metering.usage import Usage
 from enforcement.model.limits import Limit
-from tests.enforcement.metering.fleet import Fleet
+from tests.enforcement.metering.fleet import Fleet, examples
+from tests.scale import scale
 
 PRICES = Prices(1, prices=(Price("m", Rates(2_000_000, 10_000_000, 200_000)),))
 UNITS = ("requests", "input_tokens", "output_tokens", "tokens", "micros")
@@ -44,25 +45,11 @@ REF = st.sampled_from("abc")
 WAIT = st.sampled_from([0, 0, 1, 30, 51, 604_800_001])
 
 
-HISTORY = st.lists(st.tuples(REF, WAIT, STEP), max_size=25), st.lists(st.tuples(SMALL, SMALL), min_size=3, max_size=3)
-
-
-@settings(max_examples=50)
-@given(*HISTORY)
+@pytest.mark.proof
+@examples(scale(50, 3_000))
+@given(st.lists(st.tuples(REF, WAIT, STEP), max_size=25), st.lists(st.tuples(SMALL, SMALL), min_size=3, max_size=3))
 def test_the_counters_hold_what_the_reservations_are_charged(steps, sizes):
     """The player refuses a second settlement; here the sums of all counters are compared after each step."""
-    _play_and_compare(steps, sizes)
-
-
-@pytest.mark.proof
-@settings(max_examples=3_000, deadline=None)
-@given(*HISTORY)
-def test_the_counters_hold_what_many_reservations_are_charged(steps, sizes):
-    """The same for many more histories."""
-    _play_and_compare(steps, sizes)
-
-
-def _play_and_compare(steps, sizes):
     fleet, at_ms = Fleet(VECTOR), 0
     for ref, (text_bytes, cap) in zip("abc", sizes, strict=True):
         request = {"model": "m", "text_bytes": text_bytes, "cap": cap}
@@ -87,6 +74,7 @@ def _check_sums(fleet):
             assert reservation.costs == reservation.estimated_costs
 
 
+@examples(50)
 @given(st.lists(st.integers(0, 9), max_size=30), st.integers(500, 2000))
 def test_pieces_of_a_stream_are_summed_before_they_are_rounded(pieces, factor):
     """However an answer is cut, the same text costs the same."""
@@ -99,6 +87,7 @@ def test_pieces_of_a_stream_are_summed_before_they_are_rounded(pieces, factor):
     assert found[0] == found[1]
 
 
+@examples(50)
 @given(st.integers(0, 10**6), st.integers(0, 500), st.integers(1, 4), st.integers(0, 10**6), st.booleans())
 def test_with_a_bound_nothing_but_a_report_costs_more_than_the_estimate(text, cap, n, seen, reports):
     """A budget of bounds is never exceeded by what was only observed."""
