@@ -161,10 +161,9 @@ class AnswerMeter:
         if not self.is_readable:
             return b""
         held = self._reader.finish()
-        is_done = self._reader.is_done
         if isinstance(self._reader, _BodyReader):
             self._read_body(self._reader.value())
-        elif is_done or (whole and (self._decoder is None or self._decoder.is_complete)):
+        elif self._events.is_done or (whole and (self._decoder is None or self._decoder.is_complete)):
             self._read_so_far.end()
         return held
 
@@ -256,8 +255,6 @@ class AnswerMeter:
 
 class _BodyReader:
     """Keep an answer that is one JSON body, up to a limit."""
-
-    is_done = False
 
     def __init__(self, limit: int) -> None:
         self._limit = limit

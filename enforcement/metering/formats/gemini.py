@@ -85,6 +85,7 @@ def _add_field(content: Content, name: str, value: Any) -> None:
         content.add_within(call.get("args"))
     elif name in ("functionResponse", "function_response"):
         content.add_within(as_object(value).get("response"))
+        _add_parts(content, as_object(value))
     elif name in ("inlineData", "inline_data", "fileData", "file_data"):
         content.add_part(_kind_of(as_object(value)))
     elif name in ("executableCode", "executable_code"):
