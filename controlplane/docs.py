@@ -33,6 +33,7 @@ SLUGS = (
     "testing",
     "observing",
     "decision-ids",
+    "provider-formats",
     "rest-by-example",
     "connecting-redis",
     "when-redis-is-away",

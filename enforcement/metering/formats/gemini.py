@@ -52,7 +52,7 @@ def ask_gemini(body: dict[str, Any]) -> Asked:
         content.add_text(said)
         _add_parts(content, as_object(said))
     content.add_within(body.get("tools"))
-    content.is_kept = any(body.get(name) is not None for name in ("cachedContent", "cached_content"))
+    content.keeps_context = any(body.get(name) is not None for name in ("cachedContent", "cached_content"))
     only_snake = body.get("generationConfig") is None and body.get("generation_config") is not None
     asked.default_field = f"/{'generation_config' if only_snake else 'generationConfig'}/maxOutputTokens"
     return asked

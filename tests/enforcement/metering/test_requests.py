@@ -236,7 +236,7 @@ def test_a_session_has_1_to_128_characters(header, metadata, session):
 def test_a_cap_is_lowered_wherever_it_is_greater(fields, path, cap, expected):
     """Caps that are lower already stay, and so does the request itself."""
     found = read(chat(**fields), path, default_cap=100)
-    lowered = found.lower_cap(cap)
+    lowered = found.with_cap(cap)
 
     value = json.loads(lowered.body)
     assert {pointer: value_at(value, pointer) for pointer in expected} == expected
@@ -245,15 +245,33 @@ def test_a_cap_is_lowered_wherever_it_is_greater(fields, path, cap, expected):
 
 
 def test_a_cap_is_never_raised():
-    """A cap above that of the request is an error of the program, and so is one for a request without any."""
+    """A cap above that of the request is an error of the program."""
     with pytest.raises(ValueError, match="from 0 to the cap of the request, 5, got 6"):
-        read(chat(max_tokens=5)).lower_cap(6)
-    with pytest.raises(ValueError, match="cap"):
-        read(chat()).lower_cap(6)
+        read(chat(max_tokens=5)).with_cap(6)
 
 
 @pytest.mark.parametrize(
-    ("body", "path", "is_kept", "is_background"),
+    ("path", "pointer"),
+    [
+        (CHAT, "/max_completion_tokens"),
+        ("/v1/completions", "/max_tokens"),
+        ("/v1/responses", "/max_output_tokens"),
+        ("/v1/messages", "/max_tokens"),
+        ("/models/m:generateContent", "/generationConfig/maxOutputTokens"),
+    ],
+)
+def test_a_default_cap_can_be_written_once_the_model_is_known(path, pointer):
+    """As it is if the default is known from the beginning; and it can be lowered afterwards."""
+    found = read(chat(), path)
+
+    assert found.cap is None
+    assert found.with_cap(9) == read(chat(), path, default_cap=9)
+    assert found.with_cap(9).with_cap(3).changes == {pointer: 3}
+    assert read(chat(), "/v1/embeddings").with_cap(0).changes == {}
+
+
+@pytest.mark.parametrize(
+    ("body", "path", "keeps_context", "is_background"),
     [
         ({"input": "Hi"}, "/v1/responses", False, False),
         ({"previous_response_id": "resp_1"}, "/v1/responses", True, False),
@@ -264,11 +282,11 @@ def test_a_cap_is_never_raised():
         ({"messages": [{"role": "assistant", "audio": {"id": "a"}}]}, CHAT, True, False),
     ],
 )
-def test_what_the_estimate_cannot_know_is_said(body, path, is_kept, is_background):
+def test_what_the_estimate_cannot_know_is_said(body, path, keeps_context, is_background):
     """The provider keeps some of the context, or goes on after its answer."""
     found = read({"model": "m", **body}, path)
 
-    assert (found.is_kept, found.is_background) == (is_kept, is_background)
+    assert (found.keeps_context, found.is_background) == (keeps_context, is_background)
 
 
 @pytest.mark.parametrize(
