@@ -93,7 +93,9 @@ class AnswerMeter:
         self._limits = (line_bytes, body_bytes)
         self._hides = hide_usage and self._decoder is None
         self._reader: EventReader | ArrayReader | _BodyReader
-        self._reader = self._events = EventReader(self._read_event, limit=line_bytes, hides=self._hides)
+        self._reader = self._events = EventReader(
+            self._read_event, limit=line_bytes, hides=self._hides, on_done=self._read_so_far.end
+        )
         self._is_decided = False
         self._events_read = 0
         self._shapes_left = _SHAPES
@@ -163,7 +165,7 @@ class AnswerMeter:
         held = self._reader.finish()
         if isinstance(self._reader, _BodyReader):
             self._read_body(self._reader.value())
-        elif self._events.is_done or (whole and (self._decoder is None or self._decoder.is_complete)):
+        elif whole and (self._decoder is None or self._decoder.is_complete):
             self._read_so_far.end()
         return held
 

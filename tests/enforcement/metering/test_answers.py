@@ -318,6 +318,17 @@ def test_nothing_counts_after_the_end_of_the_stream():
     assert read(chunks)[0]["text_bytes"] == 3
 
 
+def test_usage_is_final_as_soon_as_the_stream_says_that_it_ends():
+    """Also if the connection breaks then: a running report has become the last word."""
+    meter = AnswerMeter("openai-chat")
+
+    meter.feed(stream(chat("a") | {"usage": USAGE}))
+    assert (meter.is_final, meter.settled_as) == (False, "observed")
+    meter.feed(stream("[DONE]"))
+
+    assert (meter.is_final, meter.settled_as) == (True, "exact")
+
+
 @pytest.mark.parametrize("notes", [450, 700])
 def test_an_event_of_many_lines_passes_if_it_is_too_long_to_be_held(notes):
     """Up to twice the limit it is hidden, whatever its lines; above it passes, in one chunk or in many."""
