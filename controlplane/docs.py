@@ -34,6 +34,7 @@ SLUGS = (
     "observing",
     "decision-ids",
     "tokens-and-money",
+    "provider-formats",
     "rest-by-example",
     "connecting-redis",
     "when-redis-is-away",

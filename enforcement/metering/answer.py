@@ -93,7 +93,9 @@ class AnswerMeter:
         self._limits = (line_bytes, body_bytes)
         self._hides = hide_usage and self._decoder is None
         self._reader: EventReader | ArrayReader | _BodyReader
-        self._reader = self._events = EventReader(self._read_event, limit=line_bytes, hides=self._hides)
+        self._reader = self._events = EventReader(
+            self._read_event, limit=line_bytes, hides=self._hides, on_done=self._read_so_far.end
+        )
         self._is_decided = False
         self._events_read = 0
         self._shapes_left = _SHAPES
@@ -161,10 +163,9 @@ class AnswerMeter:
         if not self.is_readable:
             return b""
         held = self._reader.finish()
-        is_done = self._reader.is_done
         if isinstance(self._reader, _BodyReader):
             self._read_body(self._reader.value())
-        elif is_done or (whole and (self._decoder is None or self._decoder.is_complete)):
+        elif whole and (self._decoder is None or self._decoder.is_complete):
             self._read_so_far.end()
         return held
 
@@ -256,8 +257,6 @@ class AnswerMeter:
 
 class _BodyReader:
     """Keep an answer that is one JSON body, up to a limit."""
-
-    is_done = False
 
     def __init__(self, limit: int) -> None:
         self._limit = limit

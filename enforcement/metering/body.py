@@ -135,21 +135,21 @@ def write_values(body: bytes, value: Mapping[str, Any], changes: Mapping[str, in
     Args:
         body: A JSON object for which :func:`parse` found no fault.
         value: That object.
-        changes: Each value and where it belongs: a JSON pointer of keys without ``~``. Objects on the way that are
-            missing or null are made. A new key becomes the last one of its object.
+        changes: Each value and where it belongs: a JSON pointer whose keys are letters and underscores. Objects on
+            the way that are missing or null are made. A new key becomes the last one of its object.
     Raises:
         ValueError: What is on the way is neither an object nor null.
     """
     known = set(value)
     for pointer, new in changes.items():
-        keys, literal = pointer.split("/")[1:], json.dumps(new)
+        keys, literal = pointer.split("/")[1:], str(new).lower()
         if keys[0] in known:
             text = body.decode()
             body = _written(text, text.index("{"), keys, literal).encode()
         else:
             end = body.rindex(b"}")
-            member = f"{',' if known else ''}{json.dumps(keys[0])}:{_nested(keys[1:], literal)}"
-            body = b"".join((body[:end], member.encode(), body[end:]))
+            member = _nested(keys, literal)[1:-1]
+            body = b"".join((body[:end], b"," if known else b"", member.encode(), body[end:]))
             known.add(keys[0])
     return body
 
@@ -169,7 +169,7 @@ def _written(text: str, begin: int, keys: list[str], literal: str) -> str:
             return _replaced(text, member, keys[1:], literal)
         after = member.end
     comma = "," if after > begin + 1 else ""
-    return f"{text[:after]}{comma}{json.dumps(keys[0])}:{_nested(keys[1:], literal)}{text[after:]}"
+    return f"{text[:after]}{comma}{_nested(keys, literal)[1:-1]}{text[after:]}"
 
 
 def _replaced(text: str, member: _Member, keys: list[str], literal: str) -> str:
@@ -183,7 +183,7 @@ def _replaced(text: str, member: _Member, keys: list[str], literal: str) -> str:
 
 def _nested(keys: list[str], literal: str) -> str:
     for key in reversed(keys):
-        literal = f"{{{json.dumps(key)}:{literal}}}"
+        literal = f'{{"{key}":{literal}}}'
     return literal
 
 

@@ -15,8 +15,8 @@ ALL_ENCODINGS: Final = frozenset({"gzip", "deflate", "br", "zstd"})
 MAX_RATIO: Final = 256
 """How many bytes may come out for each byte that went in."""
 
-FREE_BYTES: Final = 1024 * 1024
-"""Bytes that may come out whatever went in. Short answers may be compressed more than long ones."""
+FREE_BYTES: Final = 16 * 1024 * 1024
+"""Bytes that may come out whatever went in: what a processor decodes in some 50 ms."""
 
 _STEP: Final = 64 * 1024
 _GZIP: Final = 31

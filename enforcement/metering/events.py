@@ -35,10 +35,19 @@ class EventReader:
         limit: Bytes of the longest line that is read, without its end, and of the longest data of one event.
         hides: Hold the bytes of each event back until it is complete, so that it can be hidden. An event is hidden
             with its blank line. Of an event with more than twice *limit* bytes in all, the bytes pass at once.
+        on_done: Called when the stream says that it ends.
     """
 
-    def __init__(self, on_event: Callable[[bytes], bool], *, limit: int, hides: bool = False) -> None:
+    def __init__(
+        self,
+        on_event: Callable[[bytes], bool],
+        *,
+        limit: int,
+        hides: bool = False,
+        on_done: Callable[[], None] = lambda: None,
+    ) -> None:
         self._on_event = on_event
+        self._on_done = on_done
         self._limit = limit
         self._hides = hides
         self._partial = bytearray()  # a line whose end has not come
@@ -198,6 +207,7 @@ class EventReader:
             return False
         if data.lstrip(_BLANKS).startswith(b"[DONE]"):
             self.is_done = True
+            self._on_done()
             return False
         return self._on_event(bytes(data))
 

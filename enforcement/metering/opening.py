@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from enforcement.metering.charges import NO_TOKENS, Refusal, Terms, terms_of, unmetered_terms
+from enforcement.metering.charges import NO_TOKENS, ChargeTerms, ReservationDenial, terms_of, unmetered_terms
 from enforcement.metering.estimate import (
     DEFAULT_CAP,
     FACTOR,
@@ -66,7 +66,7 @@ class Opening:
     """
 
     asked: MeteredRequest | Unmetered
-    terms: Terms
+    terms: ChargeTerms
     estimate: Estimate | None
     price_revision: int
     clamp_at_least: int | None = None
@@ -104,7 +104,7 @@ class Opening:
         lower = clamp(self.estimate, self.terms, room, self.clamp_at_least)
         if lower is None:
             return None
-        return replace(self, asked=self.asked.lower_cap(lower.cap), estimate=lower, clamp_at_least=None)
+        return replace(self, asked=self.asked.with_cap(lower.cap), estimate=lower, clamp_at_least=None)
 
 
 def open_request(
@@ -128,17 +128,17 @@ def open_request(
     """
     if isinstance(asked, Unmetered) or not asked.has_tokens:
         terms = unmetered_terms(limits)
-        if isinstance(terms, Refusal):
+        if isinstance(terms, ReservationDenial):
             why = WHY_UNMETERED.get(asked.reason if isinstance(asked, Unmetered) else "format", "")
             return Refused(terms.reason, f"The cost of this request cannot be read: {why}.")
         return Opening(asked, terms, None, prices.revision)
     model = asked.attributes["model"]
     found = terms_of(limits, prices, model, at_us)
-    if isinstance(found, Refusal):
+    if isinstance(found, ReservationDenial):
         names = ", ".join(limits[index].name for index in found.denied_by)
         return Refused(found.reason, f"The model {model} has no price, which {names} asks for.")
-    default = DEFAULT_CAP if rules.default_cap is None else rules.default_cap
-    asked = asked.with_default_cap(default)
+    if asked.cap is None:
+        asked = asked.with_cap(DEFAULT_CAP if rules.default_cap is None else rules.default_cap)
     try:
         estimate = estimate_request(
             rules,
@@ -147,7 +147,7 @@ def open_request(
             cap=asked.cap,
             n=asked.n,
             factor=factor,
-            keeps_context=asked.is_kept,
+            keeps_context=asked.keeps_context,
         )
     except NoBound as exc:
         return Refused("unmetered", f"The cost of this request has no bound: {exc}.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 from urllib.parse import unquote
@@ -71,16 +71,16 @@ class MeteredRequest:
             limits on tokens or money it is unmetered.
         body: The body to send on: the one that came, with *changes*.
         attributes: What limits may match: ``model``, ``stream`` ("true" or "false"), ``session``, ``tool``.
-        cap: Most tokens of each answer; None if neither the request nor the policy has a cap.
+        cap: Most tokens of each answer; None if neither the request nor the caller names one.
         n: How many answers are generated. Output is reserved for *cap* times *n*.
         text_bytes: Bytes of UTF-8 of all text that the model has to read.
         parts: The number of parts that are no text, by kind: image, audio, video, file, other.
         changes: What was written into the body, by JSON pointer.
         hide_usage: The stream was asked for usage only by us: its event is to be hidden from the client.
-        is_kept: The model also reads what the provider keeps, and the request does not say how much that is.
+        keeps_context: The model also reads what the provider keeps, and the request does not say how much that is.
         is_background: The provider answers at once and goes on generating, so its answer does not say the usage.
         cap_fields: JSON pointers of all caps in *body*.
-        default_field: JSON pointer of the field for a default cap. None: the request has a cap, or nothing to cap.
+        default_field: JSON pointer of the field for a cap; None if nothing is generated that a cap could bound.
     """
 
     format: str
@@ -92,9 +92,9 @@ class MeteredRequest:
     parts: Mapping[str, int] = field(default_factory=dict)
     changes: Mapping[str, int | bool] = field(default_factory=dict)
     hide_usage: bool = False
-    is_kept: bool = False
+    keeps_context: bool = False
     is_background: bool = False
-    cap_fields: Sequence[str] = ()
+    cap_fields: tuple[str, ...] = ()
     default_field: str | None = None
 
     @property
@@ -102,37 +102,27 @@ class MeteredRequest:
         """Return whether the request has tokens to count. If not, limits on tokens or money cannot meter it."""
         return self.format != MCP
 
-    def with_default_cap(self, cap: int) -> MeteredRequest:
-        """Return this request with a cap in its body, if it has none and its answer needs one."""
-        if self.cap is not None or self.default_field is None:
-            return self
-        changes = {self.default_field: cap}
-        body = json_body.write_values(self.body, json_body.parse(self.body).value, changes)
-        return replace(
-            self,
-            body=body,
-            cap=cap,
-            changes={**self.changes, **changes},
-            cap_fields=(self.default_field,),
-            default_field=None,
-        )
-
-    def lower_cap(self, cap: int) -> MeteredRequest:
+    def with_cap(self, cap: int) -> MeteredRequest:
         """
-        Return this request with a lower cap in its body.
+        Return this request with a cap in its body: the default of a policy, or a lower one than the request has.
 
         Args:
-            cap: Replaces each cap in the body that is greater.
+            cap: Tokens of each answer. Each cap in the body that is greater becomes this one.
         Raises:
-            ValueError: The request has no cap, or a lower one.
+            ValueError: The request has a lower cap already.
         """
-        if self.cap is None or not self.cap_fields or not 0 <= cap <= self.cap:
+        if cap == self.cap:
+            return self
+        if cap < 0 or (self.cap is not None and cap > self.cap):
             raise ValueError(f"cap: must be an integer from 0 to the cap of the request, {self.cap}, got {cap}")
         value = json_body.parse(self.body).value
-        greater = [pointer for pointer in self.cap_fields if json_body.value_at(value, pointer) > cap]
+        greater = tuple(pointer for pointer in self.cap_fields if json_body.value_at(value, pointer) > cap)
+        if self.cap is None and self.default_field is not None:
+            greater = (self.default_field,)
         changes: dict[str, int | bool] = dict.fromkeys(greater, cap)
         body = json_body.write_values(self.body, value, changes)
-        return replace(self, body=body, cap=cap, changes={**self.changes, **changes})
+        fields = self.cap_fields or greater
+        return replace(self, body=body, cap=cap, changes={**self.changes, **changes}, cap_fields=fields)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +151,8 @@ def read_request(
         target: The path, with percent escapes, and perhaps a query.
         header: Return the value of the header field with a name in lower case, or None.
         body: The body. Of a longer one than *max_body*, its first bytes do, if there is one byte too many.
-        default_cap: A cap in tokens for requests that have none. It is written into the body.
+        default_cap: A cap in tokens for requests that have none. It is written into the body. A caller that knows
+            it only once the model is known uses :meth:`MeteredRequest.with_cap`.
         max_body: Bytes of the longest body that is read.
     """
     route = find_route(target)
@@ -252,10 +243,10 @@ def _read_metered(
         content.parts,
         changes,
         hide_usage,
-        content.is_kept,
+        content.keeps_context,
         asked.is_background,
         cap_fields,
-        asked.default_field if cap is None else None,
+        asked.default_field,
     )
 
 

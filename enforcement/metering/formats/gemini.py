@@ -52,7 +52,7 @@ def ask_gemini(body: dict[str, Any]) -> Asked:
         content.add_text(said)
         _add_parts(content, as_object(said))
     content.add_within(body.get("tools"))
-    content.is_kept = any(body.get(name) is not None for name in ("cachedContent", "cached_content"))
+    content.keeps_context = any(body.get(name) is not None for name in ("cachedContent", "cached_content"))
     only_snake = body.get("generationConfig") is None and body.get("generation_config") is not None
     asked.default_field = f"/{'generation_config' if only_snake else 'generationConfig'}/maxOutputTokens"
     return asked
@@ -85,6 +85,7 @@ def _add_field(content: Content, name: str, value: Any) -> None:
         content.add_within(call.get("args"))
     elif name in ("functionResponse", "function_response"):
         content.add_within(as_object(value).get("response"))
+        _add_parts(content, as_object(value))
     elif name in ("inlineData", "inline_data", "fileData", "file_data"):
         content.add_part(_kind_of(as_object(value)))
     elif name in ("executableCode", "executable_code"):

@@ -38,7 +38,7 @@ def _add_message(content: Content, message: dict[str, Any]) -> None:
         add_call(content, as_object(call.get("custom")))
     add_call(content, as_object(message.get("function_call")))
     if message.get("audio") is not None:
-        content.is_kept = True  # the sound of an earlier answer, by its id
+        content.keeps_context = True  # the sound of an earlier answer, by its id
 
 
 def add_call(content: Content, call: dict[str, Any]) -> None:

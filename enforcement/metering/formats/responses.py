@@ -29,7 +29,7 @@ def ask_response(body: dict[str, Any]) -> Asked:
     content.add_within(body.get("tools"))
     content.add_within(as_object(as_object(body.get("text")).get("format")).get("schema"))
     if any(body.get(name) is not None for name in _KEPT) or type(body.get("prompt")) is dict:
-        content.is_kept = True
+        content.keeps_context = True
     return asked
 
 
@@ -39,7 +39,7 @@ def _add_item(content: Content, item: dict[str, Any]) -> None:
     if type(kind) is str and kind in PART_TYPES:
         content.add_block(item)
     elif kind == "item_reference":
-        content.is_kept = True
+        content.keeps_context = True
     elif kind == "image_generation_call":
         content.add_part("image")
     elif not item.keys() & _READ:

@@ -102,15 +102,15 @@ class Content:
     Attributes:
         text_bytes: Bytes of UTF-8 of all text.
         parts: The number of parts that are no text, by kind: image, audio, video, file, other.
-        is_kept: The request refers to content that the provider keeps, whose size it does not say.
+        keeps_context: The request refers to content that the provider keeps, whose size it does not say.
     """
 
-    __slots__ = ("is_kept", "parts", "text_bytes")
+    __slots__ = ("keeps_context", "parts", "text_bytes")
 
     def __init__(self) -> None:
         self.text_bytes = 0
         self.parts: dict[str, int] = {}
-        self.is_kept = False
+        self.keeps_context = False
 
     def add_text(self, value: Any) -> None:
         """Count a string. Any other value counts nothing."""

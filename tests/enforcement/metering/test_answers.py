@@ -87,7 +87,7 @@ def read(chunks, format="openai-chat", whole=True, **options):
 
 
 @pytest.mark.proof
-@settings(max_examples=scale(150, 5000), deadline=None)
+@settings(max_examples=scale(80, 5000), deadline=None)
 @given(data=streams(), at=st.lists(st.integers(0, 10_000), max_size=12), hides=st.booleans())
 def test_a_stream_means_the_same_however_it_is_cut(data, at, hides):
     """Usage, text and the client's bytes depend on the bytes alone, not on the chunks that they come in."""
@@ -100,7 +100,7 @@ def test_a_stream_means_the_same_however_it_is_cut(data, at, hides):
 
 
 @pytest.mark.proof
-@settings(max_examples=scale(100, 3000), deadline=None)
+@settings(max_examples=scale(60, 3000), deadline=None)
 @given(
     texts=st.lists(TEXT, max_size=5),
     between=st.sampled_from([",", " ,\r\n", ',1,"]{",[{}],']),
@@ -126,7 +126,7 @@ def read_alone(chunks, format):
 
 
 @pytest.mark.proof
-@settings(max_examples=scale(100, 3000), deadline=None)
+@settings(max_examples=scale(60, 3000), deadline=None)
 @given(data=st.data(), format=st.sampled_from(sorted(DELTAS)))
 def test_text_of_a_stream_is_the_sum_of_that_of_its_events(data, format):
     """Events that repeat the shape of others count as they do alone, where no shape is known."""
@@ -143,7 +143,7 @@ def test_text_of_a_stream_is_the_sum_of_that_of_its_events(data, format):
 
 
 @pytest.mark.proof
-@settings(max_examples=scale(150, 5000), deadline=None)
+@settings(max_examples=scale(80, 5000), deadline=None)
 @given(kept=st.lists(st.tuples(TEXT, ENDS), max_size=5), hidden=st.lists(st.integers(0, 5), max_size=3), at=st.data())
 def test_hidden_bytes_are_exactly_the_events_that_report_usage(kept, hidden, at):
     """The client gets all other bytes, and the line ends of a hidden event go with it."""
@@ -172,7 +172,7 @@ SEEDS = (
 
 
 @pytest.mark.proof
-@settings(max_examples=scale(300, 20_000), deadline=None)
+@settings(max_examples=scale(150, 20_000), deadline=None)
 @given(
     parts=st.lists(st.one_of(st.sampled_from(SEEDS), st.binary(max_size=8)), max_size=6),
     format=st.sampled_from(FORMATS),
@@ -296,3 +296,46 @@ def test_a_meter_that_cannot_be_is_refused(arguments, sentence):
     """An unknown format and limits that hold nothing are errors of the program."""
     with pytest.raises(ValueError, match=sentence):
         AnswerMeter(**arguments)
+
+
+def stream(*events):
+    """Return the bytes of events; a string stands for its own data."""
+    texts = [event if isinstance(event, str) else json.dumps(event) for event in events]
+    return "".join(f"data: {text}\n\n" for text in texts).encode()
+
+
+def test_chunks_of_two_events_count_both():
+    """A shape is that of one event, also where each chunk brings the same two."""
+    chunks = [stream(chat("a"), chat(text)) for text in ("b", "c", "d", "ef")]
+
+    assert read(chunks)[0]["text_bytes"] == 9
+
+
+def test_nothing_counts_after_the_end_of_the_stream():
+    """Events of a known shape neither, each in a chunk of its own."""
+    chunks = [stream(event) for event in (chat("a"), chat("b"), chat("c"), "[DONE]", chat("d"), chat("e"))]
+
+    assert read(chunks)[0]["text_bytes"] == 3
+
+
+def test_usage_is_final_as_soon_as_the_stream_says_that_it_ends():
+    """Also if the connection breaks then: a running report has become the last word."""
+    meter = AnswerMeter("openai-chat")
+
+    meter.feed(stream(chat("a") | {"usage": USAGE}))
+    assert (meter.is_final, meter.settled_as) == (False, "observed")
+    meter.feed(stream("[DONE]"))
+
+    assert (meter.is_final, meter.settled_as) == (True, "exact")
+
+
+@pytest.mark.parametrize("notes", [450, 700])
+def test_an_event_of_many_lines_passes_if_it_is_too_long_to_be_held(notes):
+    """Up to twice the limit it is hidden, whatever its lines; above it passes, in one chunk or in many."""
+    event = b": x\n" * notes + stream({"choices": [], "usage": USAGE})
+    expected = b"" if len(event) - 1 <= 2 * MIN_LIMIT else event
+    options = {"hide_usage": True, "line_bytes": MIN_LIMIT}
+
+    assert read([event], **options)[1] == expected
+    assert read([event[at : at + 1] for at in range(len(event))], **options)[1] == expected
+    assert (notes == 450) == (expected == b"")
