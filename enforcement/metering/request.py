@@ -186,7 +186,7 @@ def find_route(target: str) -> _Route | None:
     """
     path = target.partition("?")[0]
     segments = [segment for segment in unquote(path).split("/") if segment]
-    # A provider may resolve "..", and some take "Chat" for "chat". Both would be another format or model than read here.
+    # A provider may resolve "..", and some take "Chat" for "chat". They would find another format or model.
     if not segments or not _DOTS.isdisjoint(segments):
         return None
     last, before = segments[-1], segments[-2] if len(segments) > 1 else ""
