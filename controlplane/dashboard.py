@@ -28,7 +28,7 @@ from controlplane.publishing.models import OutboxEntry
 from controlplane.usage import checkpoints
 from controlplane.usage.models import UsageRow
 from controlplane.usage.periods import start_of
-from enforcement.model.instances import PROBLEMS
+from enforcement.control.instances import PROBLEMS
 from enforcement.store.client import STORE_ERRORS
 
 TOP = 5

@@ -34,6 +34,8 @@ SLUGS = (
     "observing",
     "decision-ids",
     "usage",
+    "tokens-and-money",
+    "provider-formats",
     "rest-by-example",
     "connecting-redis",
     "when-redis-is-away",

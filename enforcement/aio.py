@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterable
 from functools import partial, wraps
 from time import monotonic
 from types import TracebackType
@@ -17,8 +16,8 @@ from typing import Any, Self
 
 from hiredis import ReplyError
 
-from enforcement.async_tasks import SharedTasks, begun, seen_through
-from enforcement.base import START_SECONDS, BaseLimiter, check_subject
+from enforcement.async_tasks import SharedTasks, seen_through
+from enforcement.base import START_SECONDS, BaseLimiter
 from enforcement.decorator import (
     CoroutineFunction,
     Declaration,
@@ -37,16 +36,16 @@ from enforcement.model.matching import Attributes
 from enforcement.model.tokens import Anonymous
 from enforcement.plan.binding import Costs, Limits
 from enforcement.plan.commands import Steps
-from enforcement.plan.decision import Decision, Denied
+from enforcement.plan.decision import Decision
 from enforcement.plan.request import Request
+from enforcement.reservations.aio_admitting import Admission, AwaitedAdmitting
 from enforcement.settings import Settings
 from enforcement.state.live_plan import LivePlan
-from enforcement.state.reservation import Reservation, new_ident
 from enforcement.store.connector import AwaitedPipe
 from enforcement.store.errors import StoreError
 
 
-class Limiter(BaseLimiter):
+class Limiter(AwaitedAdmitting, BaseLimiter):
     """
     Decide requests for the tasks of one event loop, with the names of :class:`enforcement.Limiter`.
 
@@ -158,48 +157,6 @@ class Limiter(BaseLimiter):
         check_declared(limits, key)
         return lambda function: _limit_awaited(self, function, Declaration(function, limits, key, costs, max_wait))
 
-    @asynccontextmanager
-    async def admit(
-        self,
-        token: str | Anonymous | Limits,
-        key: str | None = None,
-        costs: Costs = 1,
-        attributes: Attributes | None = None,
-    ) -> AsyncGenerator[Admission]:
-        """
-        Charge an estimate, yield the admission, and hold its slots while a block runs, as the sync limiter does.
-
-        If the task is cancelled inside the block, everything is given back before the cancellation goes on.
-        """
-        admission = await self.open_admission(token, key, costs, attributes)
-        try:
-            yield admission
-        except BaseException:
-            await admission.finish(None)
-            raise
-        else:
-            await admission.free_slots()
-
-    async def open_admission(
-        self,
-        token: str | Anonymous | Limits,
-        key: str | None = None,
-        costs: Costs = 1,
-        attributes: Attributes | None = None,
-    ) -> Admission:
-        """
-        Charge an estimate, and return a new admission, which holds slots until :meth:`Admission.finish`, or raise
-        Denied. See the sync limiter.
-        """
-        check_subject(token, key, attributes)
-        if isinstance(token, (str, Anonymous)):
-            plan = await self.find_plan(token, attributes)
-        else:
-            plan = self._plan_in_code(token, key)
-        if isinstance(plan, Decision):
-            raise Denied(plan)
-        return await self.admit_plan(plan, costs, attributes)
-
     async def reset(self, limits: Limits, key: str | None = None) -> None:
         """
         Delete the counters of limits in code for a key, or for their own keys. Raises StoreError if the store did not
@@ -243,43 +200,16 @@ class Limiter(BaseLimiter):
 
     def keep_field(self, field: bytes, token: str | Anonymous) -> None:
         """
-        Cache the plan of *token* for :meth:`by_fields`, if it needs neither slots nor the status of the response.
+        Cache the plan of *token* for :meth:`by_fields`, if it needs no slots, no meter, and not the status of the
+        response.
 
         Args:
             field: The value of an ``Authorization`` field that itself shows the token.
         """
         derived = self._engine.documents.derived
         plan: LivePlan | None = derived.plans.get(token)
-        if plan is not None and not (plan.has_slots or plan.has_charge_on):
+        if plan is not None and not (plan.has_slots or plan.has_charge_on or plan.metering):
             derived.keep(field, plan, header=True)
-
-    async def admit_plan(self, plan: LivePlan, costs: Costs, attributes: Attributes | None) -> Admission:
-        """Charge a plan that :meth:`find_plan` returned, and return a new admission, or raise Denied."""
-        admission = await self._reserve(plan, costs, attributes)
-        self._engine.slots.keep(admission.reservation)
-        return admission
-
-    async def _reserve(self, plan: LivePlan, costs: Costs, attributes: Attributes | None) -> Admission:
-        """
-        Charge a request, and return a new admission for it, or raise Denied. If the task is cancelled meanwhile, give
-        back what the store may have charged.
-        """
-        ident = new_ident()
-        deciding = asyncio.ensure_future(self.decide(plan, costs, ident=ident))
-        try:
-            decision = await asyncio.shield(deciding)
-        except asyncio.CancelledError:
-            await seen_through(self._give_back(deciding, plan, costs, ident))
-            raise
-        if not decision.allowed:
-            raise Denied(self.noted(decision, attributes))
-        return Admission(self, self._engine.reservation(plan, costs, decision, ident))
-
-    async def _give_back(self, deciding: Awaitable[Decision], plan: LivePlan, costs: Costs, ident: str) -> None:
-        """Wait for a decision whose caller was cancelled, and give back the permits that it charged."""
-        decision = await deciding
-        if decision.allowed:
-            await self._run(self._engine.reservation(plan, costs, decision, ident).cancelling())
 
     async def decide(self, plan: LivePlan, costs: Costs, *, charge: bool = True, ident: str = "") -> Decision:
         """Decide a request by the counters of a plan, charge it unless *charge* is False, and return the decision."""
@@ -346,53 +276,4 @@ def _limit_awaited(limiter: Limiter, function: CoroutineFunction[P, R], rule: De
     return limited
 
 
-class Admission:
-    """An admitted request, with the charges and slots that it holds. See :class:`enforcement.limiter.Admission`."""
-
-    def __init__(self, limiter: Limiter, reservation: Reservation) -> None:
-        self.decision = reservation.decision
-        self.reservation = reservation
-        self._limiter = limiter
-        # A second call waits for the task of the first one.
-        self._finishing: asyncio.Task[None] | None = None
-        self._freeing: asyncio.Task[None] | None = None
-
-    async def settle(self, costs: Costs) -> None:
-        """Replace the charged estimate by the real cost, once. Later calls change nothing."""
-        await seen_through(self._limiter._run(self.reservation.settling(costs)))
-
-    async def amend(self, deltas: Mapping[str, int]) -> None:
-        """Add permits to the charges by unit, or give some back below 0, whether that fits or not, once."""
-        await seen_through(self._limiter._run(self.reservation.amending(deltas)))
-
-    async def charge_for(self, status: int) -> None:
-        """Give back the permits of limits whose ``charge_on`` does not contain the HTTP status of the response."""
-        await seen_through(self._limiter._run(self.reservation.charging_for(status)))
-
-    async def cancel(self) -> None:
-        """Give back all charges, unless they are settled, and free the slots."""
-        await seen_through(self._limiter._run(self.reservation.cancelling()))
-
-    async def finish(self, status: int | None) -> None:
-        """
-        Correct the charges by the status of the response, or give back all for None, and free the slots, once.
-
-        The work runs to its end even if the task that awaits it is cancelled.
-        """
-        self._finishing = self._finishing or begun(self._finish(status))
-        await asyncio.shield(self._finishing)
-
-    async def free_slots(self) -> None:
-        """Free the slots. What was charged can still be settled."""
-        self._freeing = self._freeing or begun(self._free_slots())
-        await asyncio.shield(self._freeing)
-
-    async def _finish(self, status: int | None) -> None:
-        try:
-            await self._limiter._run(self.reservation.finishing(status))
-        finally:
-            await self.free_slots()
-
-    async def _free_slots(self) -> None:
-        self._limiter._engine.slots.drop(self.reservation)
-        await self._limiter._run(self.reservation.leaving())
+__all__ = ["Admission", "Limiter"]

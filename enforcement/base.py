@@ -17,7 +17,6 @@ from enforcement.failover.probe import probe_command
 from enforcement.latency import Listener, Timing
 from enforcement.model.keys import DEFAULT_PREFIX
 from enforcement.model.matching import Attributes
-from enforcement.model.tokens import Anonymous
 from enforcement.plan.binding import BoundLimit, Limits
 from enforcement.plan.commands import Steps
 from enforcement.plan.decision import Decision
@@ -149,6 +148,10 @@ class BaseLimiter:
         """What integrations keep for as long as the present documents are in use. See :class:`DerivedPlans`."""
         return self._documents.derived
 
+    def now_us(self) -> int:
+        """Return the time of the store in microseconds since the epoch, as far as it is known."""
+        return self._engine.health.now_us()
+
     def stats(self) -> Stats:
         """
         Return a new record of this limiter's decisions and failures so far, and of its present state. Any thread may
@@ -181,7 +184,7 @@ class BaseLimiter:
         Report in the next heartbeats that this process refuses requests under a limit, because it cannot enforce it.
 
         Args:
-            reason: A key of :data:`~enforcement.model.instances.UNSUPPORTED_REASONS`.
+            reason: A key of :data:`~enforcement.control.instances.UNSUPPORTED_REASONS`.
         """
         name = plan.subject[0], bound.policy_slug, bound.limit.name, reason
         self._engine.planner.unsupported.note(name, monotonic())
@@ -213,15 +216,6 @@ class BaseLimiter:
             self._started = True
             self._engine.start_quietly()
         return self._engine.planner.plan_in_code(limits, key)
-
-
-def check_subject(subject: object, key: str | None, attributes: Attributes | None) -> None:
-    """Raise TypeError for a token with a key, and for limits in code with attributes."""
-    if isinstance(subject, (str, Anonymous)):
-        if key is not None:
-            raise TypeError("key: must be None for a token. Limit.parse() makes a limit from a string.")
-    elif attributes is not None:
-        raise TypeError("attributes: must be None for limits in code, which do not use them.")
 
 
 _limiters: weakref.WeakSet[BaseLimiter] = weakref.WeakSet()

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import wraps
 from time import monotonic
 from types import TracebackType
 from typing import Any, Self
 
-from enforcement.base import START_SECONDS, BaseLimiter, check_subject
+from enforcement.base import START_SECONDS, BaseLimiter
 from enforcement.decorator import (
     Declaration,
     FunctionCosts,
@@ -28,15 +27,15 @@ from enforcement.model.matching import Attributes
 from enforcement.model.tokens import Anonymous
 from enforcement.plan.binding import Costs, Limits
 from enforcement.plan.commands import Steps
-from enforcement.plan.decision import Decision, Denied
+from enforcement.plan.decision import Decision
 from enforcement.plan.request import Request
+from enforcement.reservations.admitting import Admission, Admitting
 from enforcement.settings import Settings
 from enforcement.state.live_plan import LivePlan
-from enforcement.state.reservation import Reservation, new_ident
 from enforcement.store.errors import StoreError
 
 
-class Limiter(BaseLimiter):
+class Limiter(Admitting, BaseLimiter):
     """
     Decide requests, from any number of threads.
 
@@ -206,60 +205,6 @@ class Limiter(BaseLimiter):
         check_declared(limits, key)
         return lambda function: _limit_calls(self, function, Declaration(function, limits, key, costs, max_wait))
 
-    @contextmanager
-    def admit(
-        self,
-        token: str | Anonymous | Limits,
-        key: str | None = None,
-        costs: Costs = 1,
-        attributes: Attributes | None = None,
-    ) -> Generator[Admission]:
-        """
-        Charge an estimate, yield the admission, and hold its slots while a block runs.
-
-        The slots are freed when the block ends. If it ends with an exception before :meth:`Admission.settle`, the
-        estimate is given back too.
-
-        Args:
-            token: As in :meth:`check`, or limits in code together with *key*.
-            key: As in :meth:`hit`. None with a token.
-            costs: The estimate, as in :meth:`check`.
-            attributes: As in :meth:`check`. None with limits in code.
-        Raises:
-            Denied: The request does not pass. The block is not entered and nothing was charged.
-            ValueError: As in :meth:`check` and :meth:`hit`.
-            TypeError: A token is given with a *key*, or limits in code are given with *attributes*.
-        """
-        admission = self.open_admission(token, key, costs, attributes)
-        try:
-            yield admission
-        except BaseException:
-            admission.finish(None)
-            raise
-        else:
-            admission.free_slots()
-
-    def open_admission(
-        self,
-        token: str | Anonymous | Limits,
-        key: str | None = None,
-        costs: Costs = 1,
-        attributes: Attributes | None = None,
-    ) -> Admission:
-        """
-        Charge an estimate, and return an admission that holds slots until :meth:`Admission.finish`, or raise Denied.
-
-        Use this if a ``with`` block cannot span the request. Arguments and errors are those of :meth:`admit`.
-        """
-        check_subject(token, key, attributes)
-        if isinstance(token, (str, Anonymous)):
-            plan = self.find_plan(token, attributes)
-        else:
-            plan = self._plan_in_code(token, key)
-        if isinstance(plan, Decision):
-            raise Denied(plan)
-        return self.admit_plan(plan, costs, attributes)
-
     def reset(self, limits: Limits, key: str | None = None) -> None:
         """
         Delete the counters of limits in code for a key, or for their own keys.
@@ -280,16 +225,6 @@ class Limiter(BaseLimiter):
         if isinstance(found, str):
             found = lookup.once(found, self._lookup_pipe, self._engine.settings.lookup_seconds)
         return lookup.plan(derived, token, found, attributes)
-
-    def admit_plan(self, plan: LivePlan, costs: Costs, attributes: Attributes | None) -> Admission:
-        """Charge a plan that :meth:`find_plan` returned, and return a new admission, or raise Denied."""
-        ident = new_ident()
-        decision = self.decide(plan, costs, ident=ident)
-        if not decision.allowed:
-            raise Denied(self.noted(decision, attributes))
-        admission = Admission(self, self._engine.reservation(plan, costs, decision, ident))
-        self._engine.slots.keep(admission.reservation)
-        return admission
 
     def decide(self, plan: LivePlan, costs: Costs, *, charge: bool = True, ident: str = "") -> Decision:
         """Decide a request by the counters of a plan, charge it unless *charge* is False, and return the decision."""
@@ -341,60 +276,4 @@ def _limit_calls(limiter: Limiter, function: Callable[P, R], rule: Declaration) 
     return limited
 
 
-class Admission:
-    """
-    An admitted request, with the charges and slots that it holds until it ends.
-
-    Attributes:
-        decision: The decision that admitted it.
-        reservation: The charges and slots.
-    """
-
-    def __init__(self, limiter: Limiter, reservation: Reservation) -> None:
-        self.decision = reservation.decision
-        self.reservation = reservation
-        self._limiter = limiter
-        self._finished = False
-
-    def settle(self, costs: Costs | Mapping[str, int]) -> None:
-        """
-        Replace the charged estimate by the real cost, which may be higher or lower, once. Later calls change nothing.
-
-        Args:
-            costs: A number of requests, or a mapping of units to permits. A unit that is not in it keeps its estimate.
-                0 is 0 of every unit.
-        Raises:
-            ValueError: The costs are not valid; the estimate is kept.
-        """
-        self._limiter._run(self.reservation.settling(costs))
-
-    def charge_for(self, status: int) -> None:
-        """Give back the permits of limits whose ``charge_on`` does not contain the HTTP status of the response."""
-        self._limiter._run(self.reservation.charging_for(status))
-
-    def cancel(self) -> None:
-        """Give back all charges, unless they are settled, and free the slots."""
-        self._limiter._run(self.reservation.cancelling())
-
-    def finish(self, status: int | None) -> None:
-        """
-        Correct the charges by the status of the response, or give back all for None, and free the slots, once.
-
-        If the request was settled before, only the slots are freed. An unavailable store raises no error, because the
-        changes are sent to it later.
-
-        Args:
-            status: The HTTP status. None if there is no response. Everything is then given back, as by :meth:`cancel`.
-        """
-        if self._finished:
-            return
-        self._finished = True
-        try:
-            self._limiter._run(self.reservation.finishing(status))
-        finally:
-            self.free_slots()
-
-    def free_slots(self) -> None:
-        """Free the slots. What was charged can still be settled."""
-        self._limiter._engine.slots.drop(self.reservation)
-        self._limiter._run(self.reservation.leaving())
+__all__ = ["Admission", "Limiter"]

@@ -69,6 +69,7 @@ class RulesField(forms.CharField):
     """Rules for attributes, one on each line, such as ``model = gpt-*`` or ``tier = free | trial``."""
 
     widget = UnfoldAdminTextareaWidget
+    line = "model = gpt-*"
 
     def __init__(self, **options: Any) -> None:
         super().__init__(widget=self.widget(attrs={"rows": 3}), **options)
@@ -85,7 +86,7 @@ class RulesField(forms.CharField):
                 continue
             name, equals, rule = (part.strip() for part in line.partition("="))
             if not equals or not rule or name in rules:
-                message = f'Each line must hold one rule such as "model = gpt-*", each name once, got {line.strip()!r}.'
+                message = f'Each line must hold one rule such as "{self.line}", each name once, got {line.strip()!r}.'
                 raise ValidationError(message)
             options = [option.strip() for option in rule.split("|")]
             rules[name] = options if len(options) > 1 else rule
@@ -96,6 +97,20 @@ class RulesField(forms.CharField):
             return self.to_python(data) != (initial or {})
         except ValidationError:
             return True
+
+
+class NumbersField(RulesField):
+    """Integers by name, one on each line, such as ``cached_input = 100``."""
+
+    line = "cached_input = 100"
+
+    def to_python(self, value: Any) -> dict[str, Any]:
+        numbers: dict[str, Any] = {}
+        for name, number in super().to_python(value).items():
+            if not isinstance(number, str) or not (number.isascii() and number.isdigit() and len(number) <= 16):
+                raise ValidationError(f'Each line must hold a name and an integer such as "{name} = 100".')
+            numbers[name] = int(number)
+        return numbers
 
 
 class InstantInput(forms.DateTimeInput):

@@ -1,14 +1,35 @@
 """The schema of a limit in the OpenAPI document, with the rules that a JSON schema can express."""
 
+from collections.abc import Iterable
 from typing import Any
 
-from enforcement.model.limits import ALGORITHMS, CALENDARS, CONSISTENCIES, MAX_LIMITS_PER_POLICY, MODES, STORE_FAILURES
-from enforcement.model.sizes import MAX_NUMBER
+from enforcement.model.limits import ALGORITHMS, CALENDARS, CONSISTENCIES, MODES, STORE_FAILURES
+from enforcement.model.metered import (
+    CHARGE_AS,
+    DENY,
+    DISCONNECTS,
+    ESTIMATES,
+    FULL_WEIGHT,
+    MAX_OUTPUT_CAP,
+    MAX_PART_TOKENS,
+    MAX_WEIGHT,
+    PARTS,
+    TOKEN_UNITS,
+    UNMETERED,
+)
+from enforcement.model.sizes import MAX_LIMITS_PER_POLICY, MAX_NUMBER
 
 NAME = "Limit"
 REFERENCE = {"$ref": f"#/components/schemas/{NAME}"}
 _NUMBER = {"type": "integer", "minimum": 0, "maximum": MAX_NUMBER}
 _PATTERN = {"type": "string", "maxLength": 256}
+_OUTPUT_CAP = {"type": ["integer", "null"], "minimum": 1, "maximum": MAX_OUTPUT_CAP}
+
+
+def _integers(names: Iterable[str], most: int) -> dict[str, Any]:
+    properties = {name: {"type": "integer", "minimum": 0, "maximum": most} for name in names}
+    return {"type": "object", "additionalProperties": False, "properties": properties}
+
 
 LIMIT: dict[str, Any] = {
     "type": "object",
@@ -95,6 +116,61 @@ LIMIT: dict[str, Any] = {
             "type": "array",
             "items": {"type": "string", "pattern": "^[1-5](xx|[0-9]{2})$"},
             "description": "Response classes or codes that are charged. If empty, each request is charged at once.",
+        },
+        "weights": {
+            **_integers(TOKEN_UNITS["tokens"], MAX_WEIGHT),
+            "description": f"For a unit of tokens, what a token of each class counts, per mille. If a class is left "
+            f"out, {FULL_WEIGHT}.",
+            "example": {"cached_input": 100},
+        },
+        "unpriced": {
+            "oneOf": [
+                {"type": "string", "enum": list(UNMETERED)},
+                {
+                    "type": "object",
+                    "additionalProperties": False,
+                    "required": [CHARGE_AS],
+                    "properties": {CHARGE_AS: {**_PATTERN, "minLength": 1}},
+                },
+            ],
+            "default": DENY,
+            "description": "For micros, what happens to a request for a model that has no price.",
+        },
+        "unmetered": {
+            "type": "string",
+            "enum": list(UNMETERED),
+            "default": DENY,
+            "description": "For tokens and micros, what happens to a request that no meter can read.",
+        },
+    },
+}
+METERING: dict[str, Any] = {
+    "type": "object",
+    "description": "How requests are metered that a limit of tokens or money counts.",
+    "additionalProperties": False,
+    "properties": {
+        "estimate": {
+            "type": "string",
+            "enum": list(ESTIMATES),
+            "default": ESTIMATES[0],
+            "description": "With bound, the most that the input can be is reserved, and what has no bound is denied.",
+        },
+        "default_cap": {**_OUTPUT_CAP, "description": "Output tokens of a request that names no cap."},
+        "part_tokens": {
+            **_integers(PARTS, MAX_PART_TOKENS),
+            "description": "Tokens of a part of a request that is not text, by its kind.",
+            "example": {"image": 1000},
+        },
+        "on_disconnect": {
+            "type": "string",
+            "enum": list(DISCONNECTS),
+            "default": DISCONNECTS[0],
+            "description": "What happens to an answer whose client left. With drain, it is read to its end, within "
+            "bounds, for the usage that the provider reports.",
+        },
+        "clamp_at_least": {
+            **_OUTPUT_CAP,
+            "description": "Lower the cap of a request to what its limits have left, but not below this number.",
         },
     },
 }

@@ -12,7 +12,7 @@ from controlplane.adminkit.site import ReadOnlyAdmin, badge, instant
 from controlplane.fleet import heartbeats
 from controlplane.fleet.models import DEGRADED, OK, STARTING, Instance
 from controlplane.publishing import publisher
-from enforcement.model.instances import PROBLEMS, UNSUPPORTED_REASONS
+from enforcement.control.instances import PROBLEMS, UNSUPPORTED_REASONS
 
 STATES = {OK: "good", DEGRADED: "bad", STARTING: "warn"}
 

@@ -9,7 +9,7 @@ from controlplane.api.serializers import ListQuery
 from controlplane.api.views import ApiView, Listed
 from controlplane.fleet import heartbeats
 from controlplane.fleet.models import HEARTBEAT_LIFETIME, Instance
-from enforcement.model.instances import PROBLEMS, UNSUPPORTED_REASONS
+from enforcement.control.instances import PROBLEMS, UNSUPPORTED_REASONS
 
 LIFETIME = f"{HEARTBEAT_LIFETIME.seconds} seconds"
 

@@ -14,8 +14,8 @@ from controlplane.core import store
 from controlplane.core.instants import microseconds
 from controlplane.fleet import outages
 from controlplane.fleet.models import HEARTBEAT_LIFETIME, Instance
+from enforcement.control.instances import PROBLEMS
 from enforcement.model.documents import InvalidDocument, StateName, epoch_of, loads
-from enforcement.model.instances import PROBLEMS
 from enforcement.model.instants import from_us
 from enforcement.store.client import STORE_ERRORS
 

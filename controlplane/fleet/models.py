@@ -3,7 +3,7 @@ from datetime import datetime, timedelta
 
 from django.db import models
 
-from enforcement.model.instances import DEGRADED, HEARTBEAT_LIFETIME_MS, OK, STARTING
+from enforcement.control.instances import DEGRADED, HEARTBEAT_LIFETIME_MS, OK, STARTING
 
 HEARTBEAT_LIFETIME = timedelta(milliseconds=HEARTBEAT_LIFETIME_MS)
 

@@ -8,9 +8,9 @@ from django.core.exceptions import ValidationError
 from controlplane.core.turns import take_turn
 from controlplane.policies.models import Limit, Override, Policy
 from controlplane.publishing.changes import Change
+from enforcement.model.documents import Policy as PolicyValue
 from enforcement.model.limits import InvalidLimit
 from enforcement.model.limits import Limit as LimitValue
-from enforcement.model.limits import Policy as PolicyValue
 
 
 def lock_global_policy() -> None:

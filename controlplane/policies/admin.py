@@ -34,11 +34,13 @@ from controlplane.policies.describe import sentence
 from controlplane.policies.differences import differences
 from controlplane.policies.limit_form import LimitForm, LimitFormSet, explain, holder_of
 from controlplane.policies.models import AuditEntry, Limit, Override, Policy
+from controlplane.policies.policy_form import METERED_REQUESTS, PolicyForm
 from controlplane.projects.models import Project, Token
 from controlplane.publishing.changes import Change
 from controlplane.publishing.models import OutboxEntry
-from enforcement.model.instances import UNSUPPORTED_REASONS, reasons_against
-from enforcement.model.limits import MAX_LIMITS_PER_POLICY, InvalidLimit
+from enforcement.control.instances import UNSUPPORTED_REASONS, reasons_against
+from enforcement.model.limits import InvalidLimit
+from enforcement.model.sizes import MAX_LIMITS_PER_POLICY
 
 ROWS_OF_LIMITS_SHOWN = 4
 INSTANCES_SHOWN = 5
@@ -88,6 +90,10 @@ class LimitInline(StackedInline):
             "Enforcement",
             {"fields": ["consistency", "on_store_failure", "charge_on"], "classes": ["collapse"]},
         ),
+        (
+            "Tokens and money",
+            {"fields": ["weights", ("unpriced", "charge_as"), "unmetered"], "classes": ["collapse"]},
+        ),
     ]
 
     def get_formset(self, request: HttpRequest, obj: Policy | None = None, **options: Any) -> type[LimitFormSet]:
@@ -105,9 +111,11 @@ class PolicyAdmin(RecordedAdmin):
     # Its project is shown by "reach". It does not change, because tokens of other projects may use the policy already.
     fieldsets = [
         (None, {"fields": ["slug", "name", "description"]}),
+        METERED_REQUESTS,
         ("Use", {"fields": ["reach", "holders", "refused_by", "version", "changed"]}),
     ]
-    add_fieldsets = [(None, {"fields": ["slug", "name", "description", "project"]})]
+    add_fieldsets = [(None, {"fields": ["slug", "name", "description", "project"]}), METERED_REQUESTS]
+    form = PolicyForm
     inlines = [LimitInline]
     actions_detail = ["apply_everywhere", "apply_where_attached"]
     empty = (

@@ -11,7 +11,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from controlplane.api.fields import InstantField, LimitReferenceField, ReferenceField
-from controlplane.api.limit_schema import LIMIT, REFERENCE
+from controlplane.api.limit_schema import LIMIT, METERING, REFERENCE
 from controlplane.api.schema import example
 from controlplane.api.serializers import (
     CleanModelSerializer,
@@ -24,8 +24,10 @@ from controlplane.policies.actions import lock_global_policy, replace_limits, sa
 from controlplane.policies.models import AuditEntry, Limit, Override, Policy
 from controlplane.projects.models import SLUG_PATTERN, Project
 from controlplane.publishing.changes import Change
-from enforcement.model.limits import MAX_LIMITS_PER_POLICY, InvalidLimit
+from enforcement.model.limits import InvalidLimit
 from enforcement.model.limits import Limit as LimitValue
+from enforcement.model.metered import InvalidMetering, Metering
+from enforcement.model.sizes import MAX_LIMITS_PER_POLICY
 
 OVERRIDE_ID = "ovr_[0-9a-z]{1,36}"
 # Fields of a limit that may be null, which is the same as leaving them out.
@@ -59,8 +61,15 @@ class LimitField(serializers.Field):
         """Return every field of the limit as a new dictionary, those with a default too."""
         limit = value.as_value()
         rules = {"methods": [], "path": "", "attributes": {}, **limit.match.to_json()}
-        lists = {"match": rules, "partition_by": list(limit.partition_by), "charge_on": list(limit.charge_on)}
-        return {name: lists.get(name, getattr(limit, name)) for name in LIMIT["properties"]}
+        unpriced = limit.unpriced if isinstance(limit.unpriced, str) else dict(limit.unpriced)
+        values = {
+            "match": rules,
+            "partition_by": list(limit.partition_by),
+            "charge_on": list(limit.charge_on),
+            "weights": dict(limit.weights),
+            "unpriced": unpriced,
+        }
+        return {name: values.get(name, getattr(limit, name)) for name in LIMIT["properties"]}
 
 
 def _at(path: list[str], exc: InvalidLimit) -> dict[str, Any]:
@@ -77,6 +86,27 @@ class LimitsField(serializers.ListField):
         return [self.child.to_representation(limit) for limit in data.all()]
 
 
+@extend_schema_field(METERING)
+class MeteringField(serializers.Field):
+    """How requests under a policy are metered, read and checked by its value type in the library."""
+
+    def to_internal_value(self, data: Any) -> dict[str, Any]:
+        try:
+            return Metering.from_json(data).to_json()
+        except InvalidMetering as exc:
+            if exc.field == "metering":
+                raise ValidationError([ErrorDetail(exc.reason, code="invalid")]) from exc
+            raise ValidationError({exc.field: [ErrorDetail(exc.reason, code="invalid_metering")]}) from exc
+
+    def get_attribute(self, instance: Policy) -> Metering:
+        return instance.rules
+
+    def to_representation(self, rules: Metering) -> dict[str, Any]:
+        """Return every rule as a new dictionary, those with a default too."""
+        parts = {"part_tokens": dict(rules.part_tokens)}
+        return {name: parts.get(name, getattr(rules, name)) for name in METERING["properties"]}
+
+
 @example(slug="free", name="Free", limits=[PER_MINUTE])
 class PolicySerializer(CleanModelSerializer):
     project = ReferenceField(
@@ -90,11 +120,13 @@ class PolicySerializer(CleanModelSerializer):
         help_text="All limits, in order. A limit that keeps its name keeps its usage.",
     )
 
+    metering = MeteringField(default=dict)
+
     class Meta:
         model = Policy
         fields = [
             *("id", "slug", "name", "description", "project", "is_global"),
-            *("version", "created_at", "updated_at", "limits"),
+            *("version", "created_at", "updated_at", "limits", "metering"),
         ]
         extra_kwargs = {"description": {"default": ""}}
         read_only_fields = ["is_global", "version"]

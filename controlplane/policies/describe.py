@@ -5,6 +5,7 @@ from itertools import pairwise
 
 from enforcement.model.instants import PERIOD_SECONDS
 from enforcement.model.limits import Limit
+from enforcement.model.metered import CHARGE_AS, COUNT_ONLY, FULL_WEIGHT
 
 _SPELLINGS = {"w": "week", "d": "day", "h": "hour", "m": "minute", "min": "minute", "s": "second", "sec": "second"}
 _SECONDS = PERIOD_SECONDS | {spelling: PERIOD_SECONDS[name] for spelling, name in _SPELLINGS.items()}
@@ -108,6 +109,13 @@ def _behaviour(limit: Limit) -> list[str]:
     parts = []
     if limit.charge_on:
         parts.append(f"charged for {' and '.join(limit.charge_on)} responses only")
+    parts += [f"{name} tokens weighed {weight / FULL_WEIGHT:g}" for name, weight in limit.weights.items()]
+    if limit.unpriced == COUNT_ONLY:
+        parts.append("models without a price pass and cost nothing")
+    elif not isinstance(limit.unpriced, str):
+        parts.append(f"models without a price charged as {limit.unpriced[CHARGE_AS]}")
+    if limit.unmetered == COUNT_ONLY:
+        parts.append("requests that no meter can read pass uncounted")
     if limit.mode == "shadow":
         parts.append("counted but never denied (shadow)")
     return parts

@@ -9,10 +9,12 @@ from django.http import QueryDict
 from unfold.forms import PaginationInlineFormSet
 from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 
-from controlplane.adminkit.forms import DurationField, OneErrorForm, RulesField, WordsField
+from controlplane.adminkit.forms import DurationField, NumbersField, OneErrorForm, RulesField, WordsField
 from controlplane.policies.describe import sentence
-from controlplane.policies.models import Limit, Policy, choices
+from controlplane.policies.limit_columns import choices
+from controlplane.policies.models import Limit, Policy
 from enforcement.model.limits import CALENDARS, InvalidLimit
+from enforcement.model.metered import DENY
 
 ALGORITHMS = {
     "fixed_window": "Fixed window — the full quota when each window starts, also by the calendar",
@@ -32,8 +34,17 @@ STORE_FAILURES = {
     "deny": "Deny every request until the store is back",
 }
 
+UNPRICED = {
+    "deny": "Deny the request",
+    "count_only": "Let it pass, and charge nothing",
+    "charge_as": "Charge it as another model",
+}
+UNMETERED = {"deny": "Deny the request", "count_only": "Let it pass, and count it as a request only"}
 
-def explained(field: str, words: dict[str, str], label: str | None = None) -> forms.ChoiceField:
+
+def explained(
+    field: str, words: dict[str, str], label: str | None = None, *, required: bool = True
+) -> forms.ChoiceField:
     """Return the form field of a column with choices, each explained by *words*. Without a label, its name is shown."""
     names = [name for name, _ in Limit._meta.get_field(field).choices]
     return forms.ChoiceField(
@@ -41,6 +52,7 @@ def explained(field: str, words: dict[str, str], label: str | None = None) -> fo
         widget=UnfoldAdminSelectWidget,
         initial=Limit._meta.get_field(field).get_default(),
         label=label,
+        required=required,
     )
 
 
@@ -85,12 +97,21 @@ class LimitForm(OneErrorForm):
         label="Charged responses",
         help_text="Status codes or classes such as 2xx or 404. If empty, each request is charged at once.",
     )
+    weights = NumbersField(
+        required=False,
+        label="Weights of tokens",
+        help_text="For tokens. One class on each line, such as cached_input = 100, which counts a tenth. A class that "
+        "is left out counts 1000.",
+    )
+    # A page does not send what the unit does not use.
+    unpriced = explained("unpriced", UNPRICED, "If the model has no price", required=False)
+    unmetered = explained("unmetered", UNMETERED, "If no meter can read the request", required=False)
 
     class Meta:
         model = Limit
         exclude = ["position"]
         # Only of columns without a field above, which has its own label.
-        labels = {"match_path": "Path"}
+        labels = {"match_path": "Path", "charge_as": "Charged as"}
         help_texts = {
             "name": "The limit's name in headers, usage and overrides.",
             "quota": "How many units are allowed in a window. 0 denies every request.",
@@ -98,11 +119,25 @@ class LimitForm(OneErrorForm):
             "burst": "How many units are allowed at once. If empty, the quota.",
             "anchor": "When a window starts. For month, day 1 to 31. For week, 1 (Monday) to 7. For day, HH:MM. For "
             "year, MM-DD.",
+            "charge_as": "The model whose price is taken, such as gpt-4o.",
             "match_path": "A pattern such as /v1/chat/*. It begins with / or a wildcard. If empty, every path.",
         }
 
     def clean_time_zone(self) -> str:
         return self.cleaned_data["time_zone"] or "UTC"
+
+    def clean_unpriced(self) -> str:
+        return self.cleaned_data["unpriced"] or DENY
+
+    def clean_unmetered(self) -> str:
+        return self.cleaned_data["unmetered"] or DENY
+
+    def clean(self) -> dict[str, Any] | None:
+        # Django would keep the former values of fields that are not sent.
+        for name in ("weights", "charge_as"):
+            if self.add_prefix(name) not in self.data:
+                setattr(self.instance, name, Limit._meta.get_field(name).get_default())
+        return super().clean()
 
 
 class LoneLimitForm(LimitForm):

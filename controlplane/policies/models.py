@@ -11,31 +11,25 @@ from django.utils.functional import cached_property
 
 from controlplane.core.ids import new_id
 from controlplane.core.text import PRINTABLE, PRINTABLE_LINES
+from controlplane.policies.limit_columns import LIMIT_COLUMNS, MATCH_FIELDS, UNPRICED, choices, column_of
 from controlplane.projects.models import SLUG_RULE, Project, Token, Versioned, check_is_future, isoformat
 from enforcement.model.documents import MAX_DOCUMENT_BYTES
 from enforcement.model.limits import (
     ALGORITHMS,
     CALENDARS,
     CONSISTENCIES,
-    MAX_LIMITS_PER_POLICY,
     MODES,
     STORE_FAILURES,
     InvalidLimit,
 )
 from enforcement.model.limits import Limit as LimitValue
+from enforcement.model.metered import CHARGE_AS, DEFAULT_METERING, DENY, UNMETERED, InvalidMetering, Metering
+from enforcement.model.sizes import MAX_LIMITS_PER_POLICY
 
 # Leaves room in the document for the fields of the policy itself, such as its name.
 MAX_POLICY_BYTES = MAX_DOCUMENT_BYTES - 4096
 # For one token or project. With 250 bytes for each, all of them fit into its document.
 MAX_OVERRIDES = 200
-
-# The names in the JSON of a limit's match, and the columns that hold them.
-MATCH_FIELDS = {"methods": "match_methods", "path": "match_path", "attributes": "match_attributes"}
-
-
-def choices(names: tuple[str, ...]) -> list[tuple[str, str]]:
-    """Return pairs of each name and its label, for the choices of a field."""
-    return [(name, name.replace("_", " ")) for name in names]
 
 
 class Policy(Versioned):
@@ -52,6 +46,7 @@ class Policy(Versioned):
         help_text="The project that owns the policy. If empty, all projects share it.",
     )
     is_global = models.BooleanField(default=False, editable=False)
+    metering = models.JSONField(default=dict, blank=True, db_default={})
     created_at = models.DateTimeField(default=timezone.now, editable=False)
     updated_at = models.DateTimeField(auto_now=True)
 
@@ -84,11 +79,24 @@ class Policy(Versioned):
             raise ValidationError({"project": ValidationError(message, code="immutable")})
         if self.is_global and self.project_id:
             raise ValidationError({"project": "Must be empty, because the global policy applies to every project."})
+        try:
+            self.metering = Metering.from_json(self.metering).to_json()
+        except InvalidMetering as exc:
+            raise ValidationError({"metering": str(exc)}) from exc
+
+    @property
+    def rules(self) -> Metering:
+        """How its requests are metered. The defaults if another program has written what enforcers refuse."""
+        try:
+            return Metering.from_json(self.metering)
+        except InvalidMetering:
+            return DEFAULT_METERING
 
     def as_record(self) -> dict[str, Any]:
         fields = {"slug": self.slug, "name": self.name, "description": self.description, "project": self.project_id}
         limits = [limit.as_value().to_json() for limit in self.limits.all()]
-        return {"id": self.pk, **fields, "is_global": self.is_global, "version": self.version, "limits": limits}
+        more = {"metering": self.metering} if self.metering else {}
+        return {"id": self.pk, **fields, **more, "is_global": self.is_global, "version": self.version, "limits": limits}
 
     def touches(self) -> Iterator[tuple[str, str]]:
         """Yield one pair, "policy" and this row's id, for the outbox entry that a change of this row needs."""
@@ -125,6 +133,11 @@ class Limit(models.Model):
     consistency = models.CharField(max_length=10, choices=choices(CONSISTENCIES), default="strict")
     on_store_failure = models.CharField(max_length=10, choices=choices(STORE_FAILURES), default="local")
     charge_on = models.JSONField(default=list, blank=True)
+    # Defaults of the database too, because an earlier version may still write rows during an upgrade.
+    weights = models.JSONField(default=dict, blank=True, db_default={})
+    unpriced = models.CharField(max_length=10, choices=choices(UNPRICED), default=DENY, db_default=DENY)
+    charge_as = models.CharField(max_length=256, blank=True, default="", db_default="", validators=[PRINTABLE])
+    unmetered = models.CharField(max_length=10, choices=choices(UNMETERED), default=DENY, db_default=DENY)
 
     # Set while a roll-back restores the limit from a document, which may be one that only an earlier version accepts.
     restored = False
@@ -142,6 +155,8 @@ class Limit(models.Model):
             LimitValue.from_json(self.as_json(), published=self.restored)
         except InvalidLimit as exc:
             raise ValidationError({column_of(exc.field): exc.reason}) from exc
+        if self.charge_as and self.unpriced != CHARGE_AS:
+            raise ValidationError({"charge_as": "Must be empty, unless unpriced models are charged as another one."})
         self._check_policy()
 
     def _check_policy(self) -> None:
@@ -171,8 +186,15 @@ class Limit(models.Model):
             "consistency": self.consistency,
             "on_store_failure": self.on_store_failure,
             "charge_on": self.charge_on,
+            "weights": self.weights,
+            # Left out if they are the default, because older enforcers refuse a document with these fields.
+            "unpriced": "" if self.unpriced == DENY else self._unpriced(),
+            "unmetered": "" if self.unmetered == DENY else self.unmetered,
         }
         return {name: value for name, value in fields.items() if value not in (None, "", [], {})}
+
+    def _unpriced(self) -> Any:
+        return {CHARGE_AS: self.charge_as} if self.unpriced == CHARGE_AS else self.unpriced
 
     def as_value(self, **changed: Any) -> LimitValue:
         """
@@ -192,6 +214,9 @@ class Limit(models.Model):
             default = self._meta.get_field(field).get_default()
             setattr(self, field, fields.get(field, default))
         self.anchor = str(fields.get("anchor", ""))
+        unpriced = fields.get("unpriced", DENY)
+        self.charge_as = "" if isinstance(unpriced, str) else unpriced[CHARGE_AS]
+        self.unpriced = unpriced if isinstance(unpriced, str) else CHARGE_AS
         for name, column in MATCH_FIELDS.items():
             setattr(self, column, match.get(name, self._meta.get_field(column).get_default()))
 
@@ -208,33 +233,6 @@ class Limit(models.Model):
     def whole(self) -> Policy:
         """The policy of this limit, whose version also counts changes of its limits."""
         return self.policy
-
-
-LIMIT_COLUMNS = (
-    "name",
-    "algorithm",
-    "quota",
-    "window_seconds",
-    "calendar",
-    "time_zone",
-    "burst",
-    "unit",
-    "partition_by",
-    "mode",
-    "consistency",
-    "on_store_failure",
-    "charge_on",
-)
-
-
-def column_of(field: str) -> str:
-    """
-    Return the column that holds *field* of the value, such as ``match_path`` for ``match.path``, else ``__all__``.
-    """
-    head, _, rest = field.partition(".")
-    if head == "match":
-        return MATCH_FIELDS.get(rest.partition(".")[0], "match_attributes")
-    return head if head in {*LIMIT_COLUMNS, "anchor"} else "__all__"
 
 
 class Override(models.Model):

@@ -83,14 +83,15 @@ def _policies(policies: QuerySet[Policy]) -> dict[str, Document]:
 def _policy(policy: Policy) -> Document | None:
     limits = [limit.as_json() for limit in policy.limits.all()]
     fields = {"id": policy.pk, "slug": policy.slug, "name": policy.name, "version": policy.version}
-    document = {"schema": SCHEMA, **fields, "limits": limits}
+    # Left out if empty, for the reason given in _project().
+    metering = {"metering": policy.metering} if policy.metering else {}
+    document = {"schema": SCHEMA, **fields, **metering, "limits": limits}
     try:
         read = parse_policy(dumps(document))
     except InvalidDocument as exc:
         # Admin and REST refuse such a limit, so another program has written to the table. Enforcers keep the old state.
         logger.error("The policy %s cannot be published, so its last valid state stays: %s", policy.slug, exc)
         return _last_published(f"policy:{policy.pk}")
-    # Left out if empty, for the reason given in _project().
     bounds = published_bounds(read.limits)
     return {
         **document,

@@ -63,7 +63,7 @@ def _restore_policy(tx: Change, document: dict[str, Any]) -> None:
         return
     if before and _as_published(before) == _as_published(document):
         return
-    policy.slug, policy.name = document["slug"], document["name"]
+    policy.slug, policy.name, policy.metering = document["slug"], document["name"], document.get("metering", {})
     policy.full_clean(exclude=["name", "description"])  # an old text may break a younger rule
     policy.save()
     limits = [LimitValue.from_json(limit, published=True) for limit in document["limits"]]
@@ -90,7 +90,7 @@ def _deleted_policy(document: dict[str, Any]) -> Policy | None:
 
 
 def _as_published(record: dict[str, Any]) -> tuple[Any, ...]:
-    return record["slug"], record["name"], record["limits"]
+    return record["slug"], record["name"], record["limits"], record.get("metering", {})
 
 
 def _restore_project(tx: Change, document: dict[str, Any]) -> None:

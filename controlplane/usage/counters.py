@@ -22,7 +22,7 @@ from controlplane.publishing.changes import Change
 from controlplane.usage import checkpoints
 from enforcement.control import inspection
 from enforcement.model import documents
-from enforcement.model.limits import Policy
+from enforcement.model.documents import Policy
 from enforcement.plan import binding
 from enforcement.store.client import STORE_ERRORS, with_library
 

@@ -11,11 +11,7 @@ from typing import Any, Final, cast
 from redis import Redis
 from redis.exceptions import NoPermissionError, ResponseError
 
-from enforcement.doctor.findings import Finding, pairs
-from enforcement.lua import LIBRARY_NAME, library_source
-from enforcement.model.calendars import is_host_zone
-from enforcement.model.documents import InvalidDocument, loads, parse_policy
-from enforcement.model.instances import (
+from enforcement.control.instances import (
     DEGRADED,
     EVICTING,
     HEARTBEAT_LIFETIME_MS,
@@ -23,6 +19,10 @@ from enforcement.model.instances import (
     SET_BACK,
     UNSUPPORTED_REASONS,
 )
+from enforcement.doctor.findings import Finding, pairs
+from enforcement.lua import LIBRARY_NAME, library_source
+from enforcement.model.calendars import is_host_zone
+from enforcement.model.documents import InvalidDocument, loads, parse_policy
 from enforcement.model.keys import Keys
 from enforcement.store.client import load_library
 

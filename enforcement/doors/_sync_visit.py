@@ -15,12 +15,12 @@ from enforcement.doors._in_code import Pairs, as_call, limit_headers, outlives_d
 from enforcement.doors._options import Options
 from enforcement.http.messages import (
     PlainResponse,
-    Progress,
     RequestAttributes,
     find_token,
     joining,
     without_token,
 )
+from enforcement.http.progress import Progress
 from enforcement.http.usage_request import UsageRequest, usage_answer
 from enforcement.limiter import Admission, Limiter
 from enforcement.model.tokens import Anonymous

@@ -13,6 +13,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Sequence
 from functools import partial
+from typing import Any
 
 from enforcement.aio import Admission, Limiter
 from enforcement.doors._guard import Guard
@@ -68,6 +69,9 @@ class LimitMiddleware(Guard[App, Limiter, Scope]):
             None: they are refused with 401. The answer to a token that is not valid is always 401.
         usage_endpoint: Whether ``/.well-known/sluicegate/usage`` shows each token its own limits. A request for it is
             charged to none of them.
+        metered: Whether the application passes requests on to a provider of models. What a request may cost is then
+            read from its body and charged, and corrected by what the answer reports. Requests whose cost cannot be read
+            are denied by limits of tokens and money. *costs* must be None.
     Raises:
         ValueError: The preset, a network or the project is not valid.
 
@@ -75,6 +79,13 @@ class LimitMiddleware(Guard[App, Limiter, Scope]):
     the response is complete or the application ends. When the client leaves, the application is notified but not
     stopped; it holds its slot until it ends, because the limit bounds its work.
     """
+
+    def __init__(self, *arguments: Any, metered: bool = False, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        if metered:
+            from enforcement.doors.metered.asgi import MeteredGuard  # most applications meter nothing
+
+            self._guard = MeteredGuard(self, self._guard, _answer)  # type: ignore[method-assign]
 
     @staticmethod
     def usual_token(request: Scope) -> str | None:

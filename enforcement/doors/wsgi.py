@@ -16,7 +16,6 @@ from enforcement.doors._guard import Guard
 from enforcement.http.messages import (
     Header,
     PlainResponse,
-    Progress,
     Refusal,
     RequestAttributes,
     added_headers,
@@ -25,6 +24,7 @@ from enforcement.http.messages import (
     joining,
     without_token,
 )
+from enforcement.http.progress import Progress
 from enforcement.http.usage import USAGE_PATH
 from enforcement.http.usage_request import UsageRequest, usage_answer
 from enforcement.limiter import Admission, Limiter

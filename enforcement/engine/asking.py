@@ -8,10 +8,9 @@ from typing import Final
 
 from enforcement.failover.health import Health
 from enforcement.lua import load_command
-from enforcement.plan import commands
 from enforcement.plan.commands import Steps
 from enforcement.plan.plan import Plan
-from enforcement.plan.reply import Reply, read_enrolled, read_plain
+from enforcement.plan.reply import Reply
 from enforcement.plan.request import Request
 from enforcement.store import resp
 from enforcement.store.errors import LibraryMissing, StoreError
@@ -65,11 +64,10 @@ class Asker:
                 not sent.
         """
         health, now_us = self._health, self._health.now_us()
-        encode, reads = (commands.register, read_enrolled) if registers else (commands.decide, read_plain)
         for _ in range(2):  # again with the store's time, if that lies in another calendar window
             try:
-                raw = yield from self.calling(encode(request, now_us, clock=self._clock), result)
-                reply, overflowed = reads(raw, request.plan, request.width)
+                command = request.encode(now_us, clock=self._clock, registers=registers)
+                reply, overflowed = request.read((yield from self.calling(command, result)), registers=registers)
             except StoreError as exc:
                 self._failed(exc)
                 return Answer(cause=exc.cause, error=exc)

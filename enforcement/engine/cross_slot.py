@@ -24,7 +24,7 @@ from enforcement.plan.reply import MARKED, Reply
 from enforcement.plan.request import Request
 from enforcement.state.live_plan import LivePlan
 from enforcement.state.reservation import new_ident
-from enforcement.state.settlement import correcting
+from enforcement.state.settlement import concluding, correcting
 from enforcement.store.errors import StoreError
 
 UNDONE_MS: Final = 60_000
@@ -148,7 +148,7 @@ class CrossSlot:
         for part in plan.parts:
             # After a denial the other parts are only read, so that the reply still shows what all limits have left.
             charge = request.charge and all(outcome.passed for outcome in outcomes)
-            of_part = Request(part.plan, request.costs, charge, ident)
+            of_part = request.of_part(part.plan, ident, charge=charge)
             outcomes.append((yield from self._asking(part, of_part, registers=registers)))
         errors = [outcome.answer.error for outcome in outcomes if outcome.answer.error is not None]
         if not all(outcome.passed for outcome in outcomes):
@@ -191,13 +191,16 @@ class CrossSlot:
         after = []
         for outcome in outcomes:
             if outcome.charged:
-                rows, ident = list(outcome.refunds()), outcome.request.ident
-                if outcome.by_store:
-                    yield from correcting(self._health, rows, ident, once_for_ms=UNDONE_MS)
+                rows, request = list(outcome.refunds()), outcome.request
+                if outcome.by_store and request.where is not None:
+                    yield from concluding(self._health, rows, request.where)
+                elif outcome.by_store:
+                    yield from correcting(self._health, rows, request.ident, once_for_ms=UNDONE_MS)
                 else:
                     self._undo_here(rows, outcome)
-                part = Part(outcome.request.plan, outcome.part.indexes)
-                peeked = yield from self._asking(part, replace(outcome.request, charge=False), registers=False)
+                part = Part(request.plan, outcome.part.indexes)
+                peek = request.of_part(request.plan, request.ident, charge=False)
+                peeked = yield from self._asking(part, peek, registers=False)
                 outcome = replace(peeked, part=outcome.part, overflowed=outcome.overflowed)
             after.append(outcome)
         return after

@@ -235,7 +235,7 @@ class Decider:
             self._leases.ask(lease)
         return None if left < 0 else Decision(True, "ok", "lease", plan, lease.reply, left)
 
-    def _refused(self, decision: Decision) -> Decision:
+    def refused(self, decision: Decision) -> Decision:
         """Count and return a denial for which no counter was read."""
         self._denials.count(decision)
         return decision
@@ -246,7 +246,7 @@ class Decider:
         too old.
         """
         if self._health.connector.is_open() and self._distrusts(plan):
-            return self._refused(self._planner.refusal("degraded_denied"))
+            return self.refused(self._planner.refusal("degraded_denied"))
         reply = Reply((1, self._health.now_us()))
         self._counts.count("documents", "ok")
         if plan.usage is not None:
@@ -267,6 +267,30 @@ class Decider:
         plan.last = None
         self._health.fallback.forget(plan.keys)
         self._denials.forget()
+
+    def decided_here(self, request: Request[LivePlan]) -> Decision | None:
+        """
+        Return the decision on a request that must not use a lease, if no call to the store is needed or possible.
+
+        Returns:
+            None if :meth:`deciding` must be run.
+        Raises:
+            ValueError: As for :meth:`begin`.
+        """
+        plan, costs = request.plan, request.costs
+        plan.check(costs)
+        if not plan.bounds:
+            return self._unlimited(plan, costs)
+        if (denial := plan.denied) is not None and (known := self._known(plan, denial, costs)) is not None:
+            return known
+        if self._gate.open:
+            if not self._parts_calls:
+                return self._fall_back(request)
+            if not plan.spread and self._health.is_away(plan.keys[0]):
+                return self._fall_back(request, AWAY)
+        if self._lost.sets and plan.lies_in(self._lost.sets):
+            return self._fall_back(request, NOT_RESTORED)
+        return None
 
     # Decisions that take several calls.
 
@@ -331,7 +355,7 @@ class Decider:
         plan, error = request.plan, answer.error
         if self._distrusts(plan):
             self.fallbacks += 1
-            decision = self._refused(self._planner.refusal("degraded_denied"))
+            decision = self.refused(self._planner.refusal("degraded_denied"))
         else:
             if plan.unregistered and not plan.registered_until:
                 plan = self._planner.registered(plan, self._health.fallback.overflowed(plan))

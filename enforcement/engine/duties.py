@@ -13,12 +13,12 @@ from typing import Any, Final
 
 from redis.exceptions import NoPermissionError
 
+from enforcement.control.instances import SET_BACK
 from enforcement.engine.change_log import ChangeLogReader, LogChange
 from enforcement.engine.store_clock import StoreClock
 from enforcement.engine.store_warnings import StoreWarnings
 from enforcement.model.checks import is_secret
 from enforcement.model.documents import StateName
-from enforcement.model.instances import SET_BACK
 from enforcement.model.keys import Keys
 from enforcement.state.disk import restore, save
 from enforcement.state.published import PublishedState, name_of

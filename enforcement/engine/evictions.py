@@ -7,9 +7,9 @@ from typing import Final
 from redis import Redis
 from redis.exceptions import InvalidResponse, NoPermissionError
 
+from enforcement.control.instances import EVICTING
 from enforcement.engine.store_clock import StoreClock
 from enforcement.engine.store_warnings import StoreWarnings
-from enforcement.model.instances import EVICTING
 from enforcement.store.base_client import StoreClient
 
 EVICTION_SECONDS: Final = 5.0

@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from enforcement.control.instances import HEARTBEAT_LIFETIME_MS
 from enforcement.engine.store_clock import StoreClock
 from enforcement.lua import function
-from enforcement.model.instances import HEARTBEAT_LIFETIME_MS
 from enforcement.model.keys import Keys
 from enforcement.state.published import PublishedState
 from enforcement.state.usage import UsageLog

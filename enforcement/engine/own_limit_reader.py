@@ -13,12 +13,12 @@ from typing import Final
 
 from enforcement.engine.asking import AWAY, NOT_RESTORED, Answer, Asker
 from enforcement.failover.health import Health
+from enforcement.http.own_limits import OwnLimit, OwnLimits, Reading, own_limits
 from enforcement.model.keys import Keys
 from enforcement.model.lease_bounds import unused_max
 from enforcement.model.matching import Attributes, check_attributes
 from enforcement.model.sizes import MAX_NUMBER
 from enforcement.plan.commands import Steps
-from enforcement.plan.own_limits import OwnLimit, OwnLimits, Reading, own_limits
 from enforcement.plan.plan import Plan
 from enforcement.plan.request import Request
 from enforcement.state.planner import Planner, TokenPlans

@@ -53,11 +53,15 @@ class SlotKeeper:
         self._begin()
 
     def keep(self, reservation: Reservation) -> None:
-        """Add a reservation, if it has slots, which are renewed in the background until it is dropped."""
-        slots = reservation.slots()
-        if not slots:
+        """
+        Add a reservation, if it has slots or a record that ends, which are renewed in the background until it is
+        dropped.
+        """
+        slots, life = reservation.slots(), reservation.life_seconds
+        if not slots and not life:
             return
-        interval = min(bound.limit.window_seconds or 1 for bound, _ in slots) / 3
+        lives = [bound.limit.window_seconds or 1 for bound, _ in slots]
+        interval = min([*lives, life] if life else lives) / 3
         with self._wake:
             for bound, count in slots:
                 self._held.setdefault(bound.key, {})[reservation.ident] = count
@@ -70,15 +74,23 @@ class SlotKeeper:
             self._wake.notify()
 
     def drop(self, reservation: Reservation) -> None:
-        """Stop renewing the slots of a reservation, and remove it."""
+        """Stop renewing the slots of a reservation, and remove it unless its record must not end yet."""
         with self._wake:
-            if self._open.pop(reservation.ident, None) is None:
+            if reservation.ident not in self._open:
                 return
+            if reservation.concluded or not reservation.life_seconds:
+                del self._open[reservation.ident]
             for bound, _ in reservation.slots():
-                of_key = self._held[bound.key]
-                del of_key[reservation.ident]
+                of_key = self._held.get(bound.key, {})
+                of_key.pop(reservation.ident, None)
                 if not of_key:
-                    del self._held[bound.key]
+                    self._held.pop(bound.key, None)
+
+    def concluded(self, reservation: Reservation) -> None:
+        """Remove a reservation that was settled, unless its slots are still to be renewed."""
+        with self._wake:
+            if reservation.left or not reservation.slots():
+                self._open.pop(reservation.ident, None)
 
     def renew_soon(self) -> None:
         """Have all slots renewed now. Any thread may call this."""
@@ -114,19 +126,24 @@ class SlotKeeper:
         return due
 
     def _renew(self, reservation: Reservation, interval: float) -> None:
-        slots, ident = reservation.renewing(), reservation.ident
+        slots, ident = [] if reservation.left else reservation.renewing(), reservation.ident
         # A store that does not answer must not hold up the next renewal, which this process makes by itself if the
         # store is away by then. Else the slots would end here, and others would take them.
         deadline = monotonic() + min(interval, LONGEST_CALL_SECONDS)
         try:
             replies = [self._pipe.call_again(command, deadline) for command in _renewals(slots, ident)]
             renewed = sum(read_corrected(reply, None)[0] for reply in replies)
+            if reservation.where is not None and reservation.life_seconds and not reservation.concluded:
+                from enforcement.plan.records import prolong  # most processes record nothing
+
+                command = resp.pack(prolong(reservation.where, reservation.life_seconds, None))
+                self._pipe.call_again(command, deadline)
         except StoreError as exc:
-            self._log.warning(exc.cause, "Slots were not renewed (%s).", exc.cause)
+            self._log.warning(exc.cause, "Slots or reservations were not renewed (%s).", exc.cause)
         else:
             if renewed < sum(count for _, count in slots):
                 self._log.warning("lost", "Slots expired in the store, and others have taken their place.")
-        if reservation.left:
+        if slots and reservation.left:
             # The slots were freed meanwhile, perhaps before the renewal came, which has taken them again then.
             with contextlib.suppress(StoreError):
                 for command in _releases(slots, ident):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from enforcement.model.instances import STATES
+from enforcement.control.instances import STATES
 from enforcement.stats import Stats
 
 Labels = dict[str, str]

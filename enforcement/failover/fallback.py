@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from enforcement.failover.in_doubt import InDoubtCalls
 from enforcement.failover.journal import Journal, JournalCharge, Ready, ReplayBatch
@@ -23,6 +24,9 @@ from enforcement.plan.plan import Plan
 from enforcement.plan.reply import MARKED, Reply
 from enforcement.plan.request import Request
 from enforcement.store.errors import StoreError
+
+if TYPE_CHECKING:
+    from enforcement.plan.records import RecordKeys
 
 
 class Fallback:
@@ -101,11 +105,12 @@ class Fallback:
         with self._lock:
             return [self._values.register(plan.bounds[i]) for i in plan.unregistered]
 
-    def amend(self, bound: BoundLimit, delta: int, mark: int, now_us: int) -> None:
-        """Correct a charge in this process now, and in the store when it is back."""
+    def amend(self, bound: BoundLimit, delta: int, mark: int, now_us: int, *, owed: bool = True) -> None:
+        """Correct a charge in this process now, and if it is *owed*, in the store when it is back."""
         with self._lock:
             self._shares.amend(bound, delta, mark, now_us)
-            self.journal.add(JournalCharge(bound.key, bound, mark, delta))
+            if owed:
+                self.journal.add(JournalCharge(bound.key, bound, mark, delta))
 
     def owes_to(self, bound: BoundLimit) -> bool:
         """
@@ -183,7 +188,14 @@ class Fallback:
         """Return whether there is anything to replay or to report to the store."""
         return bool(self.journal or self.in_doubt or self._slots)
 
-    def owe(self, ident: str, rows: Iterable[tuple[BoundLimit, int, int]], *, once: bool) -> None:
+    def owe(
+        self,
+        ident: str,
+        rows: Iterable[tuple[BoundLimit, int, int]],
+        *,
+        once: bool,
+        where: RecordKeys | None = None,
+    ) -> None:
         """
         Add to the journal, as one batch, a correction that could not be sent.
 
@@ -191,10 +203,11 @@ class Fallback:
             ident: The id of the correction.
             rows: For each counter its bound, the mark of the charge and the permits to add.
             once: Whether the store has to remember the id, so that a second call changes nothing.
+            where: Where the reservation that is settled is recorded. None: nowhere.
         """
         charges = tuple(JournalCharge(bound.key, bound, mark, permits) for bound, mark, permits in rows)
         with self._lock:
-            self.journal.add_batch(ReplayBatch(ident, charges, once))
+            self.journal.add_batch(ReplayBatch(ident, charges, once, where))
 
     def batches(
         self, ready: Ready = lambda charge: True, most: int | None = None, *, together: bool = False

@@ -11,10 +11,13 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from enforcement.plan.binding import BoundLimit
 from enforcement.plan.commands import Correction
+
+if TYPE_CHECKING:
+    from enforcement.plan.records import RecordKeys
 
 MAX_CHARGES: Final = 50_000
 MAX_CHARGES_PER_BATCH: Final = 100
@@ -41,12 +44,15 @@ class ReplayBatch:
 
     Attributes:
         ident: The id of the batch. Slots are taken and freed under it.
-        once: Whether the store remembers the id, so that a second call changes nothing. Slots do not need that.
+        once: Whether the store remembers the id, so that a second call changes nothing. Slots do not need that, and
+            neither does a reservation that the store has recorded.
+        where: Where the store has recorded the reservation that is settled. None: nowhere.
     """
 
     ident: str
     charges: tuple[JournalCharge, ...]
     once: bool = True
+    where: RecordKeys | None = None
 
     @property
     def reports_slots(self) -> bool:
@@ -55,7 +61,10 @@ class ReplayBatch:
 
     def apart(self) -> list[ReplayBatch]:
         """Return one new batch for each charge of this batch, which the store must not have executed."""
-        return [replace(self, ident=self._part(i), charges=(charge,)) for i, charge in enumerate(self.charges)]
+        parts = [replace(self, ident=self._part(i), charges=(charge,)) for i, charge in enumerate(self.charges)]
+        if self.where is not None:  # the first call removes the record, so the others are remembered by their ids
+            parts[1:] = [ReplayBatch(f"{self.ident}.{i}", part.charges) for i, part in enumerate(parts[1:], 1)]
+        return parts
 
     def _part(self, number: int) -> str:
         # The store remembers each part by an id of its own, but it knows slots by the id that took them.

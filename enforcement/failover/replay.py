@@ -113,7 +113,11 @@ class JournalReplay:
             ident=batch.ident,
             once_for_ms=REMEMBERED_MS if batch.once else None,
         )
-        if registered:
+        if batch.where is not None:
+            from enforcement.plan.records import conclude  # most processes record nothing
+
+            arguments = conclude(batch.where, arguments)
+        elif registered:
             arguments = commands.register_settle(arguments, bounds)
         return resp.pack(arguments)
 
@@ -180,6 +184,8 @@ class ReplayPace:
 
 
 def _registered(batch: ReplayBatch) -> int | None:
+    if batch.where is not None:  # it was registered when it was charged
+        return None
     return sum(charge.bound.partitions is not None for charge in batch.charges) or None
 
 

@@ -11,7 +11,8 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from functools import cache
 from typing import Any, Final
 
-from enforcement.http.messages import CLIENT_GONE, Header, Progress, TrustedProxies
+from enforcement.http.messages import CLIENT_GONE, Header, TrustedProxies
+from enforcement.http.progress import Progress
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -23,6 +24,8 @@ POLICY_VIOLATION: Final = 1008
 """Close code of a websocket if the server cannot send a response instead."""
 PRIVATE_NETWORKS: Final = "127.0.0.0/8,::1,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,fc00::/7,unix"
 """The networks that may read ``/metrics`` if nothing else is set."""
+METERED: Final = "sluicegate.metered"
+"""Where the scope of a metered request has its :class:`~enforcement.doors.metered.visit.MeteredVisit`."""
 STARTS: Final = frozenset({"http.response.start", "websocket.http.response.start", "websocket.accept"})
 _BODIES: Final = frozenset({"http.response.body", "websocket.http.response.body"})
 _GONE: Final = frozenset({"http.disconnect", "websocket.disconnect"})
@@ -138,6 +141,7 @@ def _name(name: str) -> bytes:
 
 
 __all__ = [
+    "METERED",
     "POLICY_VIOLATION",
     "PRIVATE_NETWORKS",
     "STARTS",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from http import HTTPStatus
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Final
@@ -131,13 +131,18 @@ def _json_answer(status: int, body: Mapping[str, object], headers: Iterable[Head
     return PlainResponse(status, (*fixed, *headers), data)
 
 
-def denial(decision: Decision, preset: str) -> PlainResponse:
-    """Log a denial, and return a new response with the decision in its JSON body and header fields."""
+def denial(decision: Decision, preset: str, shape: str = "") -> PlainResponse:
+    """
+    Log a denial, and return a new response with the decision in its JSON body and header fields.
+
+    Args:
+        shape: The provider whose errors the body resembles, if the preset names none. Empty: none.
+    """
     log_denial(decision)
     headers = added_headers(decision, preset)
     if decision.status == 401:
         headers.append(("WWW-Authenticate", challenge(decision.reason)))
-    return _json_answer(decision.status, decision.problem(preset), headers)
+    return _json_answer(decision.status, decision.problem(f"{preset}+{shape}" if shape else preset), headers)
 
 
 def log_denial(decision: Decision) -> None:
@@ -259,6 +264,12 @@ class RequestAttributes(Mapping[str, str]):
         for name, status in _TOO_LONG.items():
             _check_length(name, self._values.get(name, ""), status)
 
+    def beside(self, values: Mapping[str, str]) -> RequestAttributes:
+        """Return a copy with further values, of names that it does not have yet. Raises Refusal if one is too long."""
+        for name, value in values.items():
+            _check_length(name, value, 400)
+        return RequestAttributes({**values, **self._values}, self._header)
+
     def __getitem__(self, name: str) -> str:
         if name in self._values:
             return self._values[name]
@@ -366,28 +377,3 @@ def _address(text: str) -> Address | None:
     except ValueError:
         return None
     return getattr(address, "ipv4_mapped", None) or address
-
-
-@dataclass(slots=True)
-class Progress:
-    """
-    The progress of a response.
-
-    Its slot must be free before the client can know that the response is complete. Otherwise a client that sends one
-    request after the other could be denied because of its own slot.
-    """
-
-    status: int | None = None
-    _left: int | None = field(default=None)
-
-    def begin(self, status: int, content_length: str | None) -> None:
-        """Keep the status and the announced length of a response that begins."""
-        self.status = status
-        self._left = int(content_length) if content_length and content_length.isdecimal() else None
-
-    def ends_with(self, size: int) -> bool:
-        """Subtract *size* sent bytes from the announced length, and return whether the body is complete by it."""
-        if self._left is None:
-            return False
-        self._left -= size
-        return self._left <= 0 and size > 0

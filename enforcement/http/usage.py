@@ -11,10 +11,10 @@ from dataclasses import replace
 from typing import Any, Final
 
 from enforcement.http.messages import PlainResponse, Refusal
+from enforcement.http.own_limits import OwnLimit, OwnLimits
 from enforcement.model.calendars import window
 from enforcement.model.instants import from_us
 from enforcement.model.limits import Limit
-from enforcement.plan.own_limits import OwnLimit, OwnLimits
 
 USAGE_PATH: Final = "/.well-known/sluicegate/usage"
 """The path of the page, at every integration."""

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from enforcement.http.messages import PlainResponse, Refusal, denial, without_token
+from enforcement.http.own_limits import OwnLimits
 from enforcement.http.usage import as_page, check_method, unreadable, usage_page
 from enforcement.model.matching import Attributes
 from enforcement.model.tokens import Anonymous
 from enforcement.plan.commands import Steps
 from enforcement.plan.decision import Decision
-from enforcement.plan.own_limits import OwnLimits
 
 TRIES: Final = 3
 """How often a token is found whose documents change at the same time."""

@@ -19,6 +19,7 @@ _PARTS: Final = (
     "decide.lua",
     "enrol.lua",
     "slots.lua",
+    "reservations.lua",
     "lease.lua",
     "checkpoint.lua",
     "publish.lua",

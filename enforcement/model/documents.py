@@ -15,9 +15,16 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
 
 from enforcement.model.checks import integer_rule, is_integer, shown
-from enforcement.model.limits import InvalidLimit, Limit, Policy
+from enforcement.model.limits import InvalidLimit, Limit
+from enforcement.model.metered import DEFAULT_METERING, InvalidMetering, Metering
 from enforcement.model.partitions import DEFAULT_CAP, MAX_CAP
-from enforcement.model.sizes import MAX_DOCUMENT_BYTES, MAX_ITEMS_PER_LIST, MAX_NUMBER, MAX_STRING_LENGTH
+from enforcement.model.sizes import (
+    MAX_DOCUMENT_BYTES,
+    MAX_ITEMS_PER_LIST,
+    MAX_LIMITS_PER_POLICY,
+    MAX_NUMBER,
+    MAX_STRING_LENGTH,
+)
 from enforcement.model.strict_json import InvalidJSON, check_strings, dumps, loads_object
 
 SCHEMA: Final = 1
@@ -71,6 +78,25 @@ def parse_identity(text: str) -> str:
     if not (0 < len(text) <= 64 and text.isascii() and text.isprintable()):
         raise InvalidDocument(f"store_id: must be 1 to 64 printable ASCII characters, got {shown(text)}")
     return text
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """A named list of limits, attached to tokens, to projects, or to all requests."""
+
+    id: str
+    slug: str
+    limits: tuple[Limit, ...]
+    name: str = ""
+    version: int = 1
+    metering: Metering = DEFAULT_METERING
+
+    def __post_init__(self) -> None:
+        if len(self.limits) > MAX_LIMITS_PER_POLICY:
+            raise InvalidLimit("limits", f"Must be at most {MAX_LIMITS_PER_POLICY}, got {len(self.limits)}.")
+        names = [limit.name for limit in self.limits]
+        if len(set(names)) < len(names):
+            raise InvalidLimit("limits", "Each limit of a policy must have a name of its own.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,13 +199,17 @@ def parse_policy(text: str | bytes) -> Policy:
     Raises:
         InvalidDocument: It breaks a rule.
     """
-    data = _Reader(text, {"id", "slug", "name", "version", "limits"}, optional={"unused_max"})
+    data = DocumentReader(text, {"id", "slug", "name", "version", "limits"}, optional={"unused_max", "metering"})
     data.check_integers("unused_max")
+    fields = data.string("name"), data.integer("version")
     try:
         limits = tuple(Limit.from_json(limit, published=True) for limit in data.items("limits"))
-        return Policy(data.string("id"), data.string("slug"), limits, data.string("name"), data.integer("version"))
+        metering = Metering.from_json(data.data.get("metering", {}))
+        return Policy(data.string("id"), data.string("slug"), limits, *fields, metering)
     except InvalidLimit as exc:
         raise InvalidDocument(f"limit {exc}") from exc
+    except InvalidMetering as exc:
+        raise InvalidDocument(f"metering {exc}") from exc
 
 
 def parse_project(text: str | bytes) -> Project:
@@ -188,7 +218,7 @@ def parse_project(text: str | bytes) -> Project:
     InvalidDocument.
     """
     optional = {"partition_cap", "anonymous_policy"}
-    data = _Reader(text, {"id", "slug", "active", "policy", "overrides"}, optional=optional)
+    data = DocumentReader(text, {"id", "slug", "active", "policy", "overrides"}, optional=optional)
     return Project(
         data.project_id("id"),
         data.string("slug"),
@@ -202,7 +232,7 @@ def parse_project(text: str | bytes) -> Project:
 
 def parse_token(text: str | bytes) -> Token:
     """Return the token that a JSON document describes. Raises InvalidDocument."""
-    data = _Reader(text, {"id", "project", "name", "policy", "revoked", "expires_at_us", "overrides"})
+    data = DocumentReader(text, {"id", "project", "name", "policy", "revoked", "expires_at_us", "overrides"})
     return Token(
         id=data.string("id"),
         project=data.string("project"),
@@ -216,12 +246,12 @@ def parse_token(text: str | bytes) -> Token:
 
 def parse_global(text: str | bytes) -> str | None:
     """Return the id of the policy that applies to every request, or None. Raises InvalidDocument."""
-    return _Reader(text, {"policy"}).maybe_string("policy")
+    return DocumentReader(text, {"policy"}).maybe_string("policy")
 
 
-class _Reader:
+class DocumentReader:
     """
-    The fields of one object, read by type.
+    The fields of one object, read by type. All methods raise InvalidDocument for a field that breaks a rule.
 
     Args:
         names: Fields that the object must have.
@@ -272,7 +302,7 @@ class _Reader:
         values = self.data.get(name, {})
         if not isinstance(values, Mapping):
             raise InvalidDocument(f"{name}: must be an object")
-        integers = _Reader(values, set(values), nested=True)
+        integers = DocumentReader(values, set(values), nested=True)
         for key in values:
             integers.integer(key)
 
@@ -294,10 +324,10 @@ class _Reader:
             raise InvalidDocument(f"{name}: must be true or false")
         return value
 
-    def items(self, name: str) -> list[Any]:
+    def items(self, name: str, most: int = MAX_ITEMS_PER_LIST) -> list[Any]:
         value = self.data[name]
-        if not isinstance(value, list) or len(value) > MAX_ITEMS_PER_LIST:
-            raise InvalidDocument(f"{name}: must be a list of at most {MAX_ITEMS_PER_LIST} items")
+        if not isinstance(value, list) or len(value) > most:
+            raise InvalidDocument(f"{name}: must be a list of at most {most} items")
         return value
 
     def overrides(self) -> tuple[Override, ...]:
@@ -307,7 +337,7 @@ class _Reader:
 def _override(item: object) -> Override:
     if not isinstance(item, Mapping):
         raise InvalidDocument("overrides: must be a list of objects")
-    data = _Reader(item, {"id", "policy", "limit", "quota", "burst", "ends_at_us"}, nested=True)
+    data = DocumentReader(item, {"id", "policy", "limit", "quota", "burst", "ends_at_us"}, nested=True)
     return Override(
         id=data.string("id"),
         policy=data.string("policy"),
@@ -322,8 +352,10 @@ __all__ = [
     "MAX_DOCUMENT_BYTES",
     "MAX_EPOCH",
     "SCHEMA",
+    "DocumentReader",
     "InvalidDocument",
     "Override",
+    "Policy",
     "Project",
     "StateName",
     "Token",

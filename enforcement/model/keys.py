@@ -83,6 +83,14 @@ class Keys:
         """Return the beginning of all keys of counters with a hash tag, which is a project id or a fingerprint."""
         return f"{self.prefix}{{{tag}}}:"
 
+    def reservations(self, tag: str) -> str:
+        """Return the key of the set of a tag's open reservations, by the instant at which each is lost."""
+        return f"{self.scope(tag)}reservations"
+
+    def reservation(self, tag: str, ident: str) -> str:
+        """Return the key of the record of a reservation."""
+        return f"{self.scope(tag)}r:{ident}"
+
     def earlier_dirty(self, tag: str) -> str:
         """Return the key of the set that the functions of 0.2 use in the place of :meth:`dirty`."""
         return f"{self.scope(tag)}dirty"

@@ -1,5 +1,5 @@
 """
-Define limits and policies as frozen values that check themselves when they are built.
+Define limits as frozen values that check themselves when they are built.
 
 The rules of a valid limit are written only here. The control plane's models, forms and API and every enforcer build
 these values, so none of them accepts a limit that another refuses.
@@ -23,9 +23,9 @@ from enforcement.model.matching import (
     Match,
     is_attribute_name,
 )
+from enforcement.model.metered import DENY, FrozenMapping, InvalidMetering, check_limit
 from enforcement.model.rates import parse_rate, rate_name, split_rates
 from enforcement.model.sizes import (
-    MAX_LIMITS_PER_POLICY,
     MAX_NAME_LENGTH,
     MAX_NUMBER,
     MAX_PARTITIONS,
@@ -89,6 +89,12 @@ class Limit:
         on_store_failure: ``local``, ``allow`` or ``deny``. Decides while the store is unavailable.
         charge_on: Classes or codes of responses (``"2xx"``, ``"404"``) that are charged, at settlement. Empty: every
             request is charged at once.
+        weights: For a unit of tokens, what a token of each usage class counts, per mille, such as
+            ``{"cached_input": 100}``. A class that is left out counts 1000.
+        unpriced: For ``micros``, what happens to a request for a model without a price. ``deny``, ``count_only``, or
+            ``{"charge_as": model}``, which takes the price of another model.
+        unmetered: For tokens and ``micros``, what happens to a request that no meter can read, ``deny`` or
+            ``count_only``.
         published: Whether the limit is part of a published document or saved row. Version 0.2.0 accepted a time zone
             such as ``localtime`` there. An enforcer must go on with it.
     Raises:
@@ -110,6 +116,9 @@ class Limit:
     consistency: str = "strict"
     on_store_failure: str = "local"
     charge_on: tuple[str, ...] = ()
+    weights: Mapping[str, int] = field(default_factory=FrozenMapping)
+    unpriced: str | Mapping[str, str] = DENY
+    unmetered: str = DENY
     published: InitVar[bool] = False
 
     FIELDS: ClassVar[frozenset[str]]
@@ -123,6 +132,7 @@ class Limit:
             raise InvalidLimit("time_zone", f"{reason} {self.time_zone}.")
         self._check_bucket()
         self._check_names()
+        self._check_metering()
         _one_of("mode", self.mode, MODES)
         _one_of("consistency", self.consistency, CONSISTENCIES)
         _one_of("on_store_failure", self.on_store_failure, STORE_FAILURES)
@@ -237,8 +247,10 @@ class Limit:
             value = getattr(self, spec.name)
             if spec.name in data or value == _default(spec):
                 continue
-            if spec.name == "match":
+            if isinstance(value, Match):
                 value = value.to_json()
+            elif isinstance(value, FrozenMapping):
+                value = dict(value)
             data[spec.name] = list(value) if isinstance(value, tuple) else value
         return data
 
@@ -320,26 +332,16 @@ class Limit:
         if any(not _RESPONSES.fullmatch(name) for name in self.charge_on):
             raise InvalidLimit("charge_on", 'Must list response classes or codes, like "2xx" or "404".')
 
+    def _check_metering(self) -> None:
+        try:
+            weights, unpriced = check_limit(self.unit, self.weights, self.unpriced, self.unmetered)
+        except InvalidMetering as exc:
+            raise InvalidLimit(exc.field, exc.reason) from exc
+        object.__setattr__(self, "weights", weights)
+        object.__setattr__(self, "unpriced", unpriced)
+
 
 Limit.FIELDS = frozenset(spec.name for spec in fields(Limit))
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """A named list of limits, attached to tokens, to projects, or to all requests."""
-
-    id: str
-    slug: str
-    limits: tuple[Limit, ...]
-    name: str = ""
-    version: int = 1
-
-    def __post_init__(self) -> None:
-        if len(self.limits) > MAX_LIMITS_PER_POLICY:
-            raise InvalidLimit("limits", f"Must be at most {MAX_LIMITS_PER_POLICY}, got {len(self.limits)}.")
-        names = [limit.name for limit in self.limits]
-        if len(set(names)) < len(names):
-            raise InvalidLimit("limits", "Each limit of a policy must have a name of its own.")
 
 
 def is_unit(name: str) -> bool:
@@ -382,7 +384,6 @@ __all__ = [
     "ALGORITHMS",
     "CALENDARS",
     "CONSISTENCIES",
-    "MAX_LIMITS_PER_POLICY",
     "MAX_NUMBER",
     "MODES",
     "STORE_FAILURES",
@@ -391,6 +392,5 @@ __all__ = [
     "InvalidLimit",
     "Limit",
     "Match",
-    "Policy",
     "is_unit",
 ]

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from math import gcd
 from typing import Any, Final
 
 from enforcement.model.algorithms import Spec
 from enforcement.model.calendars import boundaries, window
-from enforcement.model.documents import Override, Project, Token
+from enforcement.model.documents import Override, Policy, Project, Token
 from enforcement.model.keys import GLOBAL_TAG, Keys, name_of, tag_of_key
-from enforcement.model.limits import Limit, Policy
+from enforcement.model.limits import Limit
 from enforcement.model.matching import Attributes
+from enforcement.model.metered import cost_name
 from enforcement.model.partitions import PartitionIndex, life_us
 from enforcement.model.sizes import MAX_CODE_KEY_LENGTH, MAX_LIMITS_PER_REQUEST
-from enforcement.plan.costs import Costs, check_costs
+from enforcement.plan.costs import Costs, check_costs, names
 from enforcement.plan.names import Identity, counter_name, earlier_name
 
 LETTERS: Final = {
@@ -53,6 +54,7 @@ class BoundLimit:
         value: The name of this counter's value in *partitions*. Empty if that is None.
         overflow: Whether this is the overflow counter, which all values beyond the project's cap share.
         earlier: The key that 0.2 gave to the counter, if it is durable and of a partition. Else empty.
+        cost_name: The name under which a meter gives the cost of the limit.
     """
 
     limit: Limit
@@ -66,6 +68,10 @@ class BoundLimit:
     value: str = ""
     overflow: bool = False
     earlier: str = ""
+    cost_name: str = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "cost_name", cost_name(self.limit))
 
     @property
     def tag(self) -> str:
@@ -92,10 +98,22 @@ class BoundLimit:
             Permits. 0 if *costs* does not contain the unit of the limit, but 1 if it is a mapping without
                 ``requests``, and that is the unit.
         """
-        unit = self.limit.unit
         if isinstance(costs, int):
-            return costs if unit == "requests" else 0
+            return costs if self.limit.unit == "requests" else 0
+        cost = costs.get(self.cost_name)
+        if cost is not None:
+            return cost
+        unit = self.limit.unit
         return costs.get(unit, 1 if unit == "requests" else 0)
+
+    def settled_cost(self, costs: Mapping[str, int], estimate: int) -> int:
+        """Return how many permits of this limit the real costs are. What they do not name keeps its *estimate*."""
+        cost = costs.get(self.cost_name)
+        return costs.get(self.limit.unit, estimate) if cost is None else cost
+
+    def names_cost(self, costs: Container[str]) -> bool:
+        """Return whether *costs* give a cost for this limit, by its own name or by its unit."""
+        return self.cost_name in costs or names(self.limit.unit, costs)
 
     def spec(self, now_us: int) -> Spec:
         """

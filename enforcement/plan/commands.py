@@ -13,17 +13,15 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
 from enforcement.lua import function
 from enforcement.model.algorithms import Spec
 from enforcement.model.keys import dirty_beside
 from enforcement.plan.binding import BoundLimit
+from enforcement.plan.costs import Costs
 from enforcement.plan.plan import Plan
 from enforcement.store.resp import pack
-
-if TYPE_CHECKING:
-    from enforcement.plan.request import Request
 
 DECIDE: Final = function("decide")
 LEASE: Final = function("lease")
@@ -33,6 +31,27 @@ SETTLE: Final = function("settle")
 RENEW: Final = function("renew")
 RESET: Final = function("reset")
 
+
+class Decidable(Protocol):
+    """A request that is to be decided. See :class:`~enforcement.plan.request.Request`."""
+
+    @property
+    def plan(self) -> Plan:
+        """The counters of the request."""
+
+    @property
+    def costs(self) -> Costs:
+        """A number of requests, or permits by unit."""
+
+    @property
+    def charge(self) -> bool:
+        """Whether the counters are charged."""
+
+    @property
+    def ident(self) -> str:
+        """The id of the reservation that takes slots, or empty."""
+
+
 Steps = Generator[bytes, Any, Any]
 """A generator that yields encoded commands, is sent a reply or thrown a StoreError for each, and returns the result."""
 
@@ -40,7 +59,7 @@ REMEMBERED_MS: Final = 3_600_000
 """How long the store remembers that a reservation was settled."""
 
 
-def decide_arguments(request: Request[Plan], now_us: int, *, clock: bool) -> list[str | int]:
+def decide_arguments(request: Decidable, now_us: int, *, clock: bool) -> list[str | int]:
     """
     Return the arguments of the call that decides a request.
 
@@ -56,21 +75,21 @@ def decide_arguments(request: Request[Plan], now_us: int, *, clock: bool) -> lis
     return arguments
 
 
-def decide(request: Request[Plan], now_us: int, *, clock: bool) -> bytes:
+def decide(request: Decidable, now_us: int, *, clock: bool) -> bytes:
     """Return the call of :func:`decide_arguments`, encoded for the store."""
     return pack(decide_arguments(request, now_us, clock=clock))
 
 
-def register(request: Request[Plan], now_us: int, *, clock: bool) -> bytes:
+def register_arguments(request: Decidable, now_us: int, *, clock: bool) -> list[str | int]:
     """
-    Return the call that decides a request and registers its partition values, encoded for the store.
+    Return the arguments of the call that decides a request and registers its partition values.
 
     The reply is a list. Its first item is the reply of :func:`decide`. One item for each unregistered value of the plan
     follows: 1 if there was no room and the overflow counter decided, else 0.
     """
     plan = request.plan
     unregistered = [(i + 1, plan.bounds[i]) for i in plan.unregistered]
-    return pack(_registering(ENROL, decide_arguments(request, now_us, clock=clock), unregistered))
+    return _registering(ENROL, decide_arguments(request, now_us, clock=clock), unregistered)
 
 
 def _registering(

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Container, Iterable, Mapping
 from functools import lru_cache
 from typing import Final
 
 from enforcement.model.checks import shown
 from enforcement.model.limits import UNIT_RULE, Limit, is_unit
+from enforcement.model.metered import cost_name
 from enforcement.model.sizes import MAX_NUMBER
 
 Costs = int | Mapping[str, int]
-"""A number of requests, or permits by unit. A unit that is left out costs 0, but ``requests`` cost 1 then."""
+"""
+A number of requests, or permits by unit. A unit that is left out costs 0, but ``requests`` cost 1 then.
+
+A meter names a limit that has rules of its own by :func:`~enforcement.model.metered.cost_name`, not by its unit.
+"""
 
 REQUESTS: Final = "requests"
-_known_unit = lru_cache(256)(is_unit)
+_RULES: Final = re.compile(r"(.*):[0-9a-f]{16}", re.ASCII)
+
+
+@lru_cache(256)
+def _is_name(name: str) -> bool:
+    """Return whether costs may have this name, which is a unit or begins with one."""
+    own = _RULES.fullmatch(name)
+    return is_unit(own[1] if own else name)
 
 
 def check_costs(costs: Costs) -> Costs:
@@ -26,7 +39,7 @@ def check_costs(costs: Costs) -> Costs:
     """
     if isinstance(costs, Mapping):
         for unit, cost in costs.items():
-            if not isinstance(unit, str) or not _known_unit(unit):
+            if not isinstance(unit, str) or not _is_name(unit):
                 raise ValueError(f"costs: each unit must be {UNIT_RULE}, got {shown(unit)}.")
             _check_cost(f"costs[{unit!r}]", cost)
     else:
@@ -43,13 +56,15 @@ def check_units(limits: Iterable[Limit], costs: Costs) -> None:
     Raises:
         ValueError: A cost above 0 has a unit other than ``requests`` that no limit counts, or no limit gets a cost.
     """
+    limits = tuple(limits)
     units = {limit.unit for limit in limits}
     if isinstance(costs, Mapping):
+        own = {cost_name(limit) for limit in limits}
         for unit, cost in costs.items():
-            if cost and unit not in units and unit != REQUESTS:
+            if cost and unit not in units and unit != REQUESTS and unit not in own:
                 rule = f"must be 0, because no limit of this call counts {unit!r}"
                 raise ValueError(f"costs[{unit!r}]: {rule}, got {cost}. The limits count {_listed(units)}.")
-    if not any(names(unit, costs) for unit in units):
+    if not any(names(limit.unit, costs) or names(cost_name(limit), costs) for limit in limits):
         rule = f"must name a unit of the limits, which count {_listed(units)}"
         raise ValueError(f"costs: {rule}, got {shown(costs)}. 0 is a cost too.")
 

@@ -24,6 +24,9 @@ STATUSES: Final = {
     "ok": 200,
     "limited": 429,
     "cost_exceeds_capacity": 429,
+    "too_many_reservations": 429,
+    "unpriced_model": 403,
+    "unmetered": 403,
     "unknown_token": 401,
     "revoked": 401,
     "expired": 401,
@@ -34,7 +37,7 @@ STATUSES: Final = {
 }
 """The HTTP status that belongs to each reason."""
 
-_DEGRADED_RETRY_MS: Final = 1_000
+_REFUSED_RETRY_MS: Final = 1_000
 _UNKNOWN: Final = "not computed yet"
 _NO_TROUBLE: Final = ("", False)
 
@@ -57,6 +60,7 @@ class Decision:
 
     __slots__ = (
         "_costs",
+        "_detail",
         "_id",
         "_limit",
         "_states",
@@ -219,8 +223,8 @@ class Decision:
     @property
     def retry_after_ms(self) -> int | None:
         """Milliseconds until the same request is worth another try, or None if it is allowed, or if no wait helps."""
-        if self.reason == "degraded_denied":
-            return _DEGRADED_RETRY_MS
+        if self.reason in ("degraded_denied", "too_many_reservations"):
+            return _REFUSED_RETRY_MS
         return None if self.allowed or self.limit is None or self.limit.hopeless else self.limit.retry_after_ms
 
     def headers(self, preset: str = "ietf") -> dict[str, str]:
@@ -273,7 +277,7 @@ class Decision:
             "status": self.status,
             "code": self.reason,
         }
-        if self.status == 429:
+        if self.status == 429 or hasattr(self, "_detail"):
             body["detail"] = said
         if kind != "about:blank":
             rows = zip(labels(self.plan), self.limits, strict=True)
@@ -324,8 +328,16 @@ def _reduced(decision: Decision) -> str | tuple[Any, ...]:
 copyreg.pickle(Decision, _reduced)
 
 
+def because(decision: Decision, detail: str) -> Decision:
+    """Set the sentence that says to the client why a request is denied, and return the decision."""
+    decision._detail = detail  # type: ignore[attr-defined]
+    return decision
+
+
 def _said(decision: Decision) -> str:
-    return sentence(decision.status, decision.reason, decision.limit, decision.retry_after_ms)
+    # Only the few denials of metered requests have this attribute.
+    detail: str = getattr(decision, "_detail", "")
+    return detail or sentence(decision.status, decision.reason, decision.limit, decision.retry_after_ms)
 
 
 def _deciding(decision: Decision) -> LimitState | None:

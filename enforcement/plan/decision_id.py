@@ -32,6 +32,9 @@ REASONS: Final = (
     "degraded_denied",
     "token_required",
     "unknown_project",
+    "too_many_reservations",
+    "unpriced_model",
+    "unmetered",
 )
 SOURCES: Final = ("store", "lease", "denial_cache", "fallback", "documents")
 _OTHER: Final = 255

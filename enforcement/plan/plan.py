@@ -8,7 +8,7 @@ from typing import Any, Final
 from enforcement.model.algorithms import Spec
 from enforcement.model.keys import dirty_beside
 from enforcement.plan.binding import BoundLimit
-from enforcement.plan.costs import REQUESTS, Costs, names
+from enforcement.plan.costs import REQUESTS, Costs
 from enforcement.plan.decision_ids import DecisionIds
 
 
@@ -37,6 +37,8 @@ class Plan:
         unregistered: The indices of the bounds whose partition values may not be registered in the store.
         overflows: Whether a limit is bound to its overflow counter.
         ids: Makes the ids of its decisions. None: they have none.
+        fragments: What records of reservations have of its limits. Only :mod:`enforcement.plan.records` reads and sets
+            it.
         header_cache: What the header fields of all decisions have in common. Only :mod:`enforcement.plan.headers` reads
             and sets it.
     """
@@ -53,6 +55,7 @@ class Plan:
         "enforces",
         "fleet",
         "follows_calendar",
+        "fragments",
         "has_charge_on",
         "has_shadows",
         "has_slots",
@@ -94,6 +97,7 @@ class Plan:
         self.unregistered = tuple(i for i, bound in enumerate(bounds) if bound.partitions is not None)
         self.overflows = any(bound.overflow for bound in bounds)
         self.header_cache: Any = None
+        self.fragments: Any = None
         self._unmetered: tuple[int, ...] | None = None
         self._specs: tuple[Spec, ...] = ()
         self._texts: tuple[str, ...] = ()
@@ -141,7 +145,9 @@ class Plan:
             costs: A number of requests, or the units that are named.
         """
         if not isinstance(costs, int) or costs == 0:
-            return tuple(i for i, bound in enumerate(self.bounds) if not names(bound.limit.unit, costs))
+            if isinstance(costs, int):
+                return ()
+            return tuple(i for i, bound in enumerate(self.bounds) if not bound.names_cost(costs))
         if self._unmetered is None:  # it is the same for every number of requests
             self._unmetered = tuple(i for i, bound in enumerate(self.bounds) if bound.limit.unit != REQUESTS)
         return self._unmetered

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
+from enforcement.plan import commands
 from enforcement.plan.binding import Costs
 from enforcement.plan.plan import Plan
-from enforcement.plan.reply import MARKED, PLAIN
+from enforcement.plan.reply import MARKED, PLAIN, Reply, read_enrolled, read_plain
+from enforcement.store.resp import pack
 
 PlanT = TypeVar("PlanT", bound=Plan, covariant=True)
 OtherT = TypeVar("OtherT", bound=Plan)
@@ -38,6 +41,37 @@ class Request(Generic[PlanT]):
     def width(self) -> int:
         """How many numbers each limit has in the reply."""
         return MARKED if self.ident else PLAIN
+
+    @property
+    def where(self) -> Any:
+        """Where the store records what is charged, a :class:`~enforcement.plan.records.RecordKeys`. None: nowhere."""
+        return None
+
+    def encode(self, now_us: int, *, clock: bool, registers: bool) -> bytes:
+        """
+        Return the encoded call that decides the request.
+
+        Args:
+            now_us: The time in this process, in microseconds since the epoch. It selects the calendar windows.
+            clock: Whether the store uses *now_us* instead of its own clock, as in tests.
+            registers: Whether the call also registers the partition values that may be new to the store.
+        """
+        if registers:
+            return pack(commands.register_arguments(self, now_us, clock=clock))
+        return commands.decide(self, now_us, clock=clock)
+
+    def read(self, raw: object, *, registers: bool) -> tuple[Reply, Sequence[int]]:
+        """
+        Return the reply to the call, and for each value that it registered 1 if its overflow counter decided, else 0.
+
+        Raises:
+            StoreError: The reply has another form or length.
+        """
+        return (read_enrolled if registers else read_plain)(raw, self.plan, self.width)
+
+    def of_part(self, plan: OtherT, ident: str, *, charge: bool) -> Request[OtherT]:
+        """Return the request for the counters of one hash tag, which is decided by a call of its own."""
+        return Request(plan, self.costs, charge, ident)
 
     def over(self, plan: OtherT) -> Request[OtherT]:
         """Return a copy of the request for the counters of another plan."""

@@ -10,6 +10,9 @@ from enforcement.plan.limit_state import LimitState, seconds
 _TITLES: Final = {
     "limited": "Too many requests",
     "cost_exceeds_capacity": "The request costs more than the limit can ever admit",
+    "too_many_reservations": "Too many reservations of the project are open",
+    "unpriced_model": "The model has no price",
+    "unmetered": "The cost of the request cannot be read",
     "unknown_token": "The token is not known",
     "revoked": "The token was revoked",
     "expired": "The token has expired",

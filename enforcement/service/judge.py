@@ -8,10 +8,10 @@ from typing import Final
 
 from enforcement.aio import Limiter
 from enforcement.async_tasks import seen_through
+from enforcement.control.instances import UNSUPPORTED_REASONS, reasons_against
 from enforcement.http.messages import Refusal, without_token
 from enforcement.logs import RateLimitedLogger
 from enforcement.model.checks import shown as quoted
-from enforcement.model.instances import UNSUPPORTED_REASONS, reasons_against
 from enforcement.model.matching import Attributes
 from enforcement.model.tokens import Anonymous
 from enforcement.plan.binding import Costs

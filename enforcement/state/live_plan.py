@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable
 from typing import Any
 
 from enforcement.model.algorithms import Spec
+from enforcement.model.metered import Metering
 from enforcement.plan.binding import BoundLimit
 from enforcement.plan.costs import Costs, check_costs, check_units
 from enforcement.plan.decision_ids import DecisionIds
@@ -24,6 +25,8 @@ class LivePlan(Plan):
     Attributes:
         name: Its name in the cache of plans with attributes. None if it is not in the cache.
         usage: Where its decisions are counted. None for limits in code.
+        metering: The rules of its policies for metered requests. Only doors that meter read them. None if no limit of
+            the token counts tokens or money, or looks at an attribute that only a meter reads.
         lease: Its lease (:class:`~enforcement.state.lease.Lease`). None if its permits may not be leased.
         denied: Its cached denial (:class:`~enforcement.state.denial_cache.Denial`). None if there is none.
         last: The latest reply of the store, from which a fallback starts. None if there is none.
@@ -39,6 +42,7 @@ class LivePlan(Plan):
         "denied",
         "last",
         "lease",
+        "metering",
         "name",
         "parts",
         "registered_until",
@@ -59,6 +63,7 @@ class LivePlan(Plan):
         super().__init__(bounds, revision=revision, fleet=fleet, ids=ids)
         self.name = name
         self.usage = usage
+        self.metering: tuple[Metering, ...] | None = None
         self.lease: Any = None
         self.denied: Any = None
         self.last: Reply | None = None

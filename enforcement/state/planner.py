@@ -21,6 +21,7 @@ from typing import Any, Final
 from enforcement.model.keys import Keys, fingerprint
 from enforcement.model.limits import Limit
 from enforcement.model.matching import Attributes, check_attributes
+from enforcement.model.metered import BODY_ATTRIBUTES, METERED_UNITS, Metering
 from enforcement.model.partitions import RETRY_SECONDS, PartitionIndex
 from enforcement.model.sizes import MAX_TOKEN_LENGTH
 from enforcement.model.tokens import Anonymous, digest, is_well_formed
@@ -94,6 +95,7 @@ class TokenPlans:
             plan = _with_lease(
                 LivePlan(bounds, revision=self.revision, usage=self.usage, fleet=self.fleet, name=name, ids=self.ids)
             )
+            plan.metering = metering_of(self.rules)
             plan.registered_until = plan_cache.trusted(plan)
             if not plan.unregistered or plan.registered_until > monotonic():
                 plan_cache.put(name, plan)  # any other plan is kept once the store has registered its values
@@ -290,6 +292,7 @@ class Planner:
                 LivePlan(bounds, revision=plan.revision, usage=plan.usage, fleet=self._fleet, name=name, ids=self._ids)
             )
             self.plan_cache.put(name, shared)
+        shared.metering = plan.metering
         shared.retry_at = monotonic() + RETRY_SECONDS
         self.plan_cache.divert(plan.name, shared)
         self.plan_cache.overflowed += 1
@@ -332,12 +335,29 @@ class Planner:
         if not any(testers):
             bounds = tuple(rule.bind(self._keys, _NOTHING) for rule in rules)
             always = _with_lease(LivePlan(bounds, revision=revision, usage=usage, fleet=self._fleet, ids=self._ids))
+            always.metering = metering_of(rules)
         never_expires = entry.token.expires_at_us is None
         indexes = tuple(rule.partitions(self._keys) for rule in rules)
         until_us = min(ends, default=None)
         return TokenPlans(
             rules, revision, usage, until_us, never_expires, always, testers, indexes, self._fleet, self._ids
         )
+
+
+def metering_of(rules: Sequence[Rule]) -> tuple[Metering, ...] | None:
+    """
+    Return the rules for metered requests of the policies that these limits belong to, each once, or None if no limit
+    needs a meter.
+    """
+    if not any(_needs_meter(rule.limit) for rule in rules):
+        return None
+    return tuple(dict.fromkeys(rule.policy.metering for rule in rules))
+
+
+def _needs_meter(limit: Limit) -> bool:
+    """Return whether a limit counts tokens or money, or looks at an attribute that only a meter reads."""
+    looked_at = {*limit.partition_by, *limit.match.attributes}
+    return limit.unit in METERED_UNITS or not BODY_ATTRIBUTES.isdisjoint(looked_at)
 
 
 def _with_lease(plan: LivePlan) -> LivePlan:

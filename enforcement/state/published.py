@@ -18,6 +18,7 @@ from enforcement.model.checks import is_integer, shown
 from enforcement.model.documents import (
     SCHEMA,
     InvalidDocument,
+    Policy,
     Project,
     StateName,
     dumps,
@@ -28,7 +29,6 @@ from enforcement.model.documents import (
     parse_project,
     parse_revision,
 )
-from enforcement.model.limits import Policy
 from enforcement.model.strict_json import InvalidJSON, loads_canonical
 from enforcement.state.token_cache import DocumentProblem, Text, TokenCache, TokenEntry, as_string, read_entry
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from enforcement.failover.health import Health
 from enforcement.model.lease_bounds import unused_max
@@ -24,6 +25,9 @@ from enforcement.state.denial_cache import Denials
 from enforcement.state.live_plan import LivePlan
 from enforcement.state.settlement import correcting
 
+if TYPE_CHECKING:
+    from enforcement.plan.records import RecordKeys
+
 
 class Reservation:
     """
@@ -34,7 +38,14 @@ class Reservation:
         decision: The decision that admitted the request. It was made with *ident*, so that its reply has the mark of
             the window of each charge.
         ident: Id of the reservation in the store.
+
+    Attributes:
+        where: Where the store has its record. None: nowhere.
+        life_seconds: How long its record stays open after it was prolonged last. 0: nothing is to be prolonged.
     """
+
+    where: RecordKeys | None = None
+    life_seconds: float = 0.0
 
     def __init__(
         self, health: Health, denials: Denials, plan: LivePlan, costs: Costs, decision: Decision, ident: str
@@ -47,6 +58,16 @@ class Reservation:
         self._costs = costs
         self._corrected = False
         self._left = False
+
+    @property
+    def id(self) -> str:
+        """The id by which any process can settle it. Empty: the store has no record of it."""
+        return ""
+
+    @property
+    def concluded(self) -> bool:
+        """Whether its charges are final, as it was settled or cancelled."""
+        return self._corrected
 
     @property
     def left(self) -> bool:
@@ -63,11 +84,28 @@ class Reservation:
         Raises:
             ValueError: As for the estimate, see :meth:`LivePlan.check <enforcement.state.live_plan.LivePlan.check>`.
         """
+        return self._correcting(self._differences(costs))
+
+    def concluding(self, costs: Costs | None) -> Steps:
+        """
+        Yield the commands that settle the reservation and free its slots.
+
+        Args:
+            costs: As for :meth:`settling`. None: the estimate is kept.
+        Raises:
+            ValueError: As :meth:`settling` does.
+        """
+        if costs is not None:
+            yield from self.settling(costs)
+        yield from self.leaving()
+
+    def _differences(self, costs: Costs) -> list[tuple[BoundLimit, int, int]]:
+        """Return for each limit the permits by which the real cost is higher, below 0 if it is lower, and its mark."""
         self._plan.check(costs)
         if costs == 0:
-            return self._correcting([(b, -cost, mark) for b, cost, mark in self._charged()])
+            return [(b, -cost, mark) for b, cost, mark in self._charged()]
         real = {REQUESTS: costs} if isinstance(costs, int) else costs
-        return self._correcting([(b, real.get(b.limit.unit, cost) - cost, mark) for b, cost, mark in self._charged()])
+        return [(b, b.settled_cost(real, cost) - cost, mark) for b, cost, mark in self._charged()]
 
     def amending(self, deltas: Mapping[str, int]) -> Steps:
         """
@@ -171,14 +209,18 @@ class Reservation:
         if not rows:
             return
         self._count(rows)
-        yield from correcting(self._health, rows, self.ident, once_for_ms=REMEMBERED_MS)
+        yield from self._sending(rows)
         self._denials.forget()
+
+    def _sending(self, rows: Sequence[tuple[BoundLimit, int, int]]) -> Steps:
+        return correcting(self._health, rows, self.ident, once_for_ms=REMEMBERED_MS)
 
     def _count(self, rows: Sequence[tuple[BoundLimit, int, int]]) -> None:
         if self._plan.usage is not None:
             minute = self.decision.reply.minute
             for bound, delta, _ in rows:
-                self._plan.usage.amend(minute, bound.index, delta)
+                if bound.letter != "c":
+                    self._plan.usage.amend(minute, bound.index, delta)
 
 
 def _spares(bound: BoundLimit, classes: set[str]) -> bool:

@@ -7,15 +7,19 @@ A correction goes to the store if it can. Otherwise this process records it, and
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from enforcement.failover.health import Health
 from enforcement.model.keys import marker_beside
 from enforcement.plan import commands
 from enforcement.plan.binding import BoundLimit
-from enforcement.plan.commands import Correction, Steps
+from enforcement.plan.commands import REMEMBERED_MS, Correction, Steps
 from enforcement.plan.reply import NOT_RESTORED
 from enforcement.store import resp
 from enforcement.store.errors import StoreError
+
+if TYPE_CHECKING:
+    from enforcement.plan.records import RecordKeys
 
 
 def correcting(
@@ -60,4 +64,43 @@ def correcting(
                 health.fallback.owe(ident, owed, once=once_for_ms is not None)
 
 
-__all__ = ["correcting"]
+def concluding(health: Health, rows: Sequence[tuple[BoundLimit, int, int]], where: RecordKeys) -> Steps:
+    """
+    Yield the commands that correct the charges of a recorded reservation and remove its record, as :func:`correcting`
+    does.
+
+    Nothing is done if the record is gone, since the reservation was settled before.
+
+    Args:
+        rows: As for :func:`correcting`, at least one.
+        where: Where the reservation is recorded.
+    """
+    from enforcement.plan.records import conclude  # most processes record nothing
+
+    now_us = health.now_us()
+    for group in health.together(rows):
+        key = group[0][0].key
+        if len(group) < len(rows) and not where.lies_beside(key):  # the other slots of a cluster know no record
+            yield from correcting(health, group, where.ident, once_for_ms=REMEMBERED_MS)
+            continue
+        owed = [(bound, mark, delta) for bound, delta, mark in group]
+        if health.is_away(key):
+            for bound, delta, mark in group:
+                health.fallback.amend(bound, delta, mark, now_us, owed=False)
+            health.fallback.owe(where.ident, owed, once=False, where=where)
+            continue
+        corrections = [Correction(b.key, b.spec(now_us), delta, mark) for b, delta, mark in group]
+        marker, clock = marker_beside(corrections[0].key, where.ident), health.clock and health.clock()
+        command = commands.settle(corrections, marker, clock, ident=where.ident, once_for_ms=None)
+        try:
+            reply = yield resp.pack(conclude(where, command))
+        except StoreError as exc:
+            health.failed(exc)
+            health.fallback.owe(where.ident, owed, once=False, where=where)
+            health.wake()
+        else:
+            if reply == NOT_RESTORED:
+                health.fallback.owe(where.ident, owed, once=False, where=where)
+
+
+__all__ = ["concluding", "correcting"]

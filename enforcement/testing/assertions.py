@@ -6,12 +6,12 @@ from collections.abc import Generator
 from contextlib import AsyncExitStack, ExitStack
 from typing import TYPE_CHECKING
 
-from enforcement.base import check_subject
 from enforcement.model.matching import Attributes
 from enforcement.plan.binding import Costs, Limits, pairs_of
 from enforcement.plan.decision import Decision, Denied
 from enforcement.plan.limit_state import LimitState
 from enforcement.plan.plan import Plan
+from enforcement.reservations.subject import check_subject
 
 if TYPE_CHECKING:
     from enforcement import aio

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from typing import Final, Literal
 
 from enforcement.base import BaseLimiter
+from enforcement.control.instances import DEGRADED
 from enforcement.embedded import ValkeyServer
-from enforcement.model.instances import DEGRADED
 from enforcement.store.client import connect, load_library
 
 RETURN_SECONDS: Final = 10.0

@@ -10,12 +10,19 @@
     const algorithm = field(row, "algorithm").value;
     const fixed = algorithm === "fixed_window";
     const calendar = fixed ? field(row, "calendar").value : "";
+    const unit = field(row, "unit").value.trim();
+    const tokens = ["tokens", "input_tokens", "output_tokens"].includes(unit);
+    const money = unit === "micros";
     return {
       calendar: fixed,
       window_seconds: !calendar,
       time_zone: Boolean(calendar) && calendar !== "lifetime",
       anchor: ["day", "week", "month", "year"].includes(calendar),
       burst: algorithm === "token_bucket",
+      weights: tokens,
+      unpriced: money,
+      charge_as: money && field(row, "unpriced").value === "charge_as",
+      unmetered: tokens || money,
     };
   };
   const show = (row) => {

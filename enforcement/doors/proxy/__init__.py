@@ -17,6 +17,8 @@ environment sets:
   with ``--no-proxy-headers``, because it would rewrite addresses by a list of its own.
 - ``SLUICEGATE_ANONYMOUS_PROJECT``: slug of the project that requests without a token count for. If it is not set, they
   are refused with 401.
+- ``SLUICEGATE_METER``: ``auto`` reads what requests to providers of models cost, if a limit of their token needs it.
+  ``off`` reads no body.
 - ``SLUICEGATE_METRICS_NETWORKS``: networks that may read ``/metrics``, private ones by default.
 - ``SLUICEGATE_USAGE_ENDPOINT``: ``false`` hides the page on which each token sees its own limits.
 """
@@ -48,6 +50,7 @@ def create_app() -> LimitMiddleware:
         trusted_proxies=settings.trusted,
         anonymous=settings.anonymous,
         usage_endpoint=settings.usage_endpoint,
+        metered=settings.meters,
     )
 
 

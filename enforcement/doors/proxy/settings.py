@@ -69,6 +69,7 @@ class ProxySettings:
         headers: Preset of the rate limit fields.
         trusted: Networks whose forwarding fields are trusted.
         anonymous: Slug of the project of requests without a token. None: they are refused.
+        meters: Whether requests to providers of models are metered, if a limit of their token needs it.
         metrics: The networks that may read ``/metrics``.
         usage_endpoint: Whether each token can see its own limits.
     """
@@ -80,6 +81,7 @@ class ProxySettings:
     anonymous: str | None
     metrics: TrustedProxies
     usage_endpoint: bool = True
+    meters: bool = True
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> ProxySettings:
@@ -98,6 +100,7 @@ class ProxySettings:
             headers=read_variable(environ, "SLUICEGATE_HEADERS", "ietf", check_preset),
             trusted=trusted,
             anonymous=read_variable(environ, "SLUICEGATE_ANONYMOUS_PROJECT", "", _anonymous),
+            meters=read_variable(environ, "SLUICEGATE_METER", "auto", _meters),
             metrics=read_variable(
                 environ, "SLUICEGATE_METRICS_NETWORKS", PRIVATE_NETWORKS, lambda text: TrustedProxies(text.split(","))
             ),
@@ -189,6 +192,12 @@ def _upstream(prefix: str, settings: Mapping[str, str]) -> UpstreamSettings:
         key = next(key for key, value in _KEYS.items() if value == name)
         raise ValueError(f"{key}: {reason}") from exc
     return UpstreamSettings(prefix, tls, host, port or (443 if tls else 80), base, credentials)
+
+
+def _meters(text: str) -> bool:
+    if text not in ("auto", "off"):
+        raise ValueError(f"must be auto or off, got {text!r}.")
+    return text == "auto"
 
 
 def _anonymous(text: str) -> str | None:

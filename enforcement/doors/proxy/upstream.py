@@ -25,7 +25,7 @@ from enforcement.doors.proxy.forwarding import Forwarding
 from enforcement.doors.proxy.pool import Pool
 from enforcement.doors.proxy.settings import ProxySettings, UpstreamSettings
 from enforcement.exporters.text import CONTENT_TYPE, exposition
-from enforcement.http.asgi import Receive, Scope, Send, comes_from
+from enforcement.http.asgi import METERED, Receive, Scope, Send, comes_from
 from enforcement.http.messages import PlainResponse, TrustedProxies
 from enforcement.logs import RateLimitedLogger
 from enforcement.plan.decision import Decision
@@ -96,7 +96,8 @@ class Proxy:
             return
         if self._settings.headers != "ietf":
             send = tighter(send, scope["sluicegate.decision"], self._settings.headers)
-        await Forwarding(upstream.pool, self._settings.silence, scope, receive, send).run(head, fields, first)
+        forwarding = _metered_forwarding() if METERED in scope else Forwarding
+        await forwarding(upstream.pool, self._settings.silence, scope, receive, send).run(head, fields, first)
 
     async def _tunnel(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Forward one WebSocket connection."""
@@ -210,6 +211,13 @@ def _credential(upstream: _Upstream, scope: Scope) -> RawHeaders:
         return upstream.settings.credentials.of(decision.plan.subject[0])
     except NoCredential as exc:
         raise BadRequest("The proxy has no credential for the upstream", 503) from exc
+
+
+def _metered_forwarding() -> type[Forwarding]:
+    """Return the class that forwards metered requests, which most proxies never need."""
+    from enforcement.doors.proxy.metered import MeteredForwarding
+
+    return MeteredForwarding
 
 
 def _tunnels() -> type[Tunnel]:

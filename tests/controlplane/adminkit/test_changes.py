@@ -148,6 +148,18 @@ def test_a_policy_and_its_limits_are_one_revision(as_ann, store):
         ({"match_path": "v1/*"}, "match_path", "Must begin with / or a wildcard, because every path"),
         ({"match_attributes": "model"}, "match_attributes", "Each line must hold one rule"),
         ({"charge_on": "9xx"}, "charge_on", "Must list response classes"),
+        ({"weights": "input = 5"}, "weights", "Only a limit of input_tokens, output_tokens, tokens has weights."),
+        (
+            {"unit": "tokens", "weights": "input"},
+            "weights",
+            'Each line must hold one rule such as "cached_input = 100"',
+        ),
+        ({"unit": "tokens", "weights": "input = x"}, "weights", "Each line must hold a name and an integer"),
+        ({"unit": "tokens", "weights": "calls = 5"}, "weights", "Must name only input, cached_input"),
+        ({"unpriced": "count_only"}, "unpriced", "Only a limit of micros asks for a price."),
+        ({"unit": "micros", "unpriced": "charge_as"}, "unpriced", "The model to charge as must be a string"),
+        ({"unit": "micros", "charge_as": "gpt-4o"}, "charge_as", "Must be empty, unless unpriced models"),
+        ({"unmetered": "count_only"}, "unmetered", "Only a limit of input_tokens"),
         ({"quota": ""}, "quota", "This field is required."),
         ({"time_zone": "Mars/Base"}, "time_zone", "Must be the IANA name of a time zone"),
         ({"unit": "Requests"}, "unit", "Must be 1 to 32"),
@@ -161,6 +173,55 @@ def test_a_rule_of_enforcement_is_told_at_its_field(as_ann, limit, field, messag
 
     (form,) = response.context["inline_admin_formsets"][0].formset.forms
     assert [text[: len(message)] for text in form.errors[field]] == [message]
+    assert not Policy.objects.exists()
+
+
+def test_rules_for_tokens_and_money_are_saved_and_shown_again(as_ann, store):
+    """A form that is sent back as it was shown changes nothing."""
+    tokens = {"unit": "tokens", "weights": "cached_input = 100\noutput = 1500", "unmetered": "count_only"}
+    money = {"unit": "micros", "unpriced": "charge_as", "charge_as": "gpt-4o"}
+    rules = {"estimate": "bound", "default_cap": 500, "part_tokens": "image = 1000", "on_disconnect": "drain"}
+    policy = Policy(slug="starter", name="Starter")
+
+    as_ann.post(f"{POLICIES}add/", policy_fields(policy, {"name": "t", **tokens}, {"name": "m", **money}, **rules))
+
+    policy = Policy.objects.get()
+    assert policy.metering == {**rules, "part_tokens": {"image": 1000}}
+    first, second = (limit.as_value() for limit in policy.limits.all())
+    assert (first.weights, first.unmetered) == ({"cached_input": 100, "output": 1500}, "count_only")
+    assert second.unpriced == {"charge_as": "gpt-4o"}
+    page = as_ann.get(f"{POLICIES}{policy.pk}/change/").content.decode()
+    assert all(text in page for text in ("cached_input = 100", "output = 1500", "image = 1000", "gpt-4o"))
+
+
+def test_a_limit_of_another_unit_loses_the_rules_that_its_page_does_not_send(as_ann, store):
+    """The page hides them, so nobody could correct them."""
+    charged = {"unpriced": "charge_as", "charge_as": "gpt-4o", "unmetered": "count_only"}
+    money = LimitFactory(unit="micros", name="m", **charged)
+    tokens = LimitFactory(unit="tokens", name="t", policy=money.policy, weights={"input": 5})
+    fields = policy_fields(money.policy, fields_of(money), fields_of(tokens), initial=2)
+
+    as_ann.post(f"{POLICIES}{money.policy.pk}/change/", fields)
+
+    for limit in Limit.objects.all():
+        assert (limit.unit, limit.weights, limit.unpriced) == ("requests", {}, "deny")
+        assert (limit.charge_as, limit.unmetered) == ("", "deny")
+
+
+@pytest.mark.parametrize(
+    ("rules", "field"),
+    [
+        ({"default_cap": "0"}, "default_cap"),
+        ({"clamp_at_least": "many"}, "clamp_at_least"),
+        ({"part_tokens": "smell = 5"}, "part_tokens"),
+        ({"estimate": "exact"}, "estimate"),
+    ],
+)
+def test_a_wrong_rule_for_metered_requests_is_told_at_its_field(as_ann, rules, field):
+    """Nothing is saved."""
+    response = as_ann.post(f"{POLICIES}add/", policy_fields(Policy(slug="starter", name="Starter"), **rules))
+
+    assert list(errors_of(response)) == [field]
     assert not Policy.objects.exists()
 
 

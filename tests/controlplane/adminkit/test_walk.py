@@ -212,6 +212,38 @@ def test_the_form_of_a_limit_asks_only_what_means_something(walker, store):
     ]
 
 
+def test_the_form_of_a_limit_asks_for_tokens_and_money_what_its_unit_has(walker, store):
+    """Fields follow the unit and the rule, and what is hidden is not sent."""
+    rules = {"charge_as": "gpt-4o", "unpriced": "charge_as"}
+    policy = LimitFactory(name="usd", unit="micros", policy__slug="starter", **rules).policy
+    walker.log_in("ann", PASSWORD)
+    walker.open(f"/admin/policies/policy/{policy.pk}/change/")
+    page, first = walker.page, "#id_limits-0-"
+    names = ("weights", "unpriced", "charge_as", "unmetered")
+
+    def asked():
+        return [name for name in names if page.locator(f"{first}{name}").is_enabled()]
+
+    assert asked() == ["unpriced", "charge_as", "unmetered"]
+    page.get_by_text("Tokens and money").first.click()
+    expect(page.locator(f"{first}weights")).to_be_hidden()
+    expect(page.locator(f"{first}charge_as")).to_be_visible()
+    page.locator(f"{first}unpriced").select_option("count_only")
+    expect(page.locator(f"{first}charge_as")).to_be_hidden()
+    page.locator(f"{first}unit").fill("tokens")
+    page.locator(f"{first}unit").blur()
+    expect(page.locator(f"{first}weights")).to_be_visible()
+    assert asked() == ["weights", "unmetered"]
+    page.locator(f"{first}weights").fill("cached_input = 100")
+    walker.reads("cached_input tokens weighed 0.1.")
+    walker.press("Save")
+    walker.reads("was changed successfully. Published as revision 1.")
+
+    limit = Limit.objects.get()
+    assert (limit.unit, limit.weights) == ("tokens", {"cached_input": 100})
+    assert (limit.unpriced, limit.charge_as) == ("deny", "")
+
+
 def test_an_error_is_told_at_its_field(walker, store):
     """Also to those who do not see where it stands."""
     limit = LimitFactory(name="per-minute", policy__slug="starter")

@@ -186,13 +186,71 @@ def test_every_field_of_a_limit_comes_back_as_it_was_sent(api):
         "consistency": "leased",
         "on_store_failure": "deny",
         "charge_on": ["2xx", "404"],
+        "weights": {"cached_input": 100},
+        "unpriced": "deny",
+        "unmetered": "count_only",
     }
+    money = {"unit": "micros", "weights": {}, "unpriced": {"charge_as": "gpt-4o"}}
+    limits = [limit, {**limit, **money, "name": "money"}, {**limit, **money, "name": "free", "unpriced": "count_only"}]
 
-    api("POST", "policies", {"slug": "free", "name": "Free", "limits": [limit]})
+    api("POST", "policies", {"slug": "free", "name": "Free", "limits": limits})
 
     read = api("GET", "policies/free").json()
-    assert read["limits"] == [limit]
+    assert read["limits"] == limits
     assert api("PUT", "policies/free", read).json() == read
+
+
+def test_the_rules_for_metered_requests_come_back_as_they_were_sent(api):
+    """A patch without them leaves them, and a PUT without them sets the defaults."""
+    metering = {
+        "estimate": "bound",
+        "default_cap": 500,
+        "part_tokens": {"image": 1000},
+        "on_disconnect": "drain",
+        "clamp_at_least": 16,
+    }
+    usual = {
+        "estimate": "typical",
+        "default_cap": None,
+        "part_tokens": {},
+        "on_disconnect": "free",
+        "clamp_at_least": None,
+    }
+    body = {"slug": "free", "name": "Free", "limits": []}
+
+    assert api("POST", "policies", {**body, "metering": metering}).json()["metering"] == metering
+    assert api("PATCH", "policies/free", {"name": "Gratis"}).json()["metering"] == metering
+    assert api("PATCH", "policies/free", {"metering": {"estimate": "bound"}}).json()["metering"] == {
+        **usual,
+        "estimate": "bound",
+    }
+    assert api("PUT", "policies/free", body).json()["metering"] == usual
+    assert [entry.after.get("metering") for entry in AuditEntry.objects.order_by("id")] == [
+        metering,
+        metering,
+        {"estimate": "bound"},
+        None,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("metering", "pointer", "detail"),
+    [
+        ([], "#/metering", "Must be an object."),
+        ({"cap": 5}, "#/metering/cap", "Unknown field."),
+        ({"default_cap": 0}, "#/metering/default_cap", "Must be an integer from 1 to 2147483647, got 0."),
+        ({"on_disconnect": None}, "#/metering/on_disconnect", "Must be one of free, drain, got None."),
+        ({"part_tokens": {"smell": 1}}, "#/metering/part_tokens", "Must name only image, audio, video, file, other,"),
+    ],
+)
+def test_a_wrong_rule_for_metered_requests_is_told_by_its_pointer(api, metering, pointer, detail):
+    """Nothing is saved."""
+    response = api("POST", "policies", {"slug": "free", "name": "Free", "limits": [], "metering": metering})
+
+    (error,) = response.json()["errors"]
+    assert (response.status_code, error["pointer"]) == (400, pointer)
+    assert error["detail"].startswith(detail)
+    assert not Policy.objects.exists()
 
 
 def test_a_policy_stays_with_its_project(api):

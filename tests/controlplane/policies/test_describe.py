@@ -4,6 +4,8 @@ from controlplane.policies.describe import in_words, seconds_of, sentence
 from controlplane.policies.differences import differences
 from enforcement.model.limits import Limit, Match
 
+DAILY = {"quota": 7, "window_seconds": 86_400}
+
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
@@ -68,6 +70,19 @@ def test_a_duration_is_written_in_words(seconds, words):
             {"quota": 7, "window_seconds": 60, "mode": "shadow", "charge_on": ("2xx",)},
             "7 requests per minute for each token, counted in fixed windows, charged for 2xx responses only, "
             "counted but never denied (shadow)",
+        ),
+        (
+            {**DAILY, "unit": "tokens", "weights": {"cached_input": 100, "output": 2000}, "unmetered": "count_only"},
+            "7 tokens per day for each token, counted in fixed windows, cached_input tokens weighed 0.1, output tokens "
+            "weighed 2, requests that no meter can read pass uncounted",
+        ),
+        (
+            {**DAILY, "unit": "micros", "unpriced": "count_only"},
+            "7 micros per day for each token, counted in fixed windows, models without a price pass and cost nothing",
+        ),
+        (
+            {**DAILY, "unit": "micros", "unpriced": {"charge_as": "gpt-4o"}},
+            "7 micros per day for each token, counted in fixed windows, models without a price charged as gpt-4o",
         ),
         (
             {"quota": 7, "window_seconds": 60, "match": Match(attributes={"tier": ("free", "trial")})},

@@ -1,10 +1,14 @@
+import json
+
 import pytest
 from django.core.exceptions import ValidationError
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError, connection, transaction
 
 from controlplane.policies.models import AppendOnly, AuditEntry, Limit, Override, Policy
 from controlplane.publishing import compile
+from enforcement.model.documents import parse_policy
 from enforcement.model.limits import Limit as LimitValue
+from enforcement.model.metered import Metering
 from tests.factories import LimitFactory, OverrideFactory, PolicyFactory, ProjectFactory, TokenFactory
 
 pytestmark = pytest.mark.django_db
@@ -26,6 +30,19 @@ VALUES = [
         "on_store_failure": "deny",
     },
     {"name": "e", "algorithm": "fixed_window", "quota": 5, "calendar": "day", "anchor": "06:30"},
+    {
+        "name": "f",
+        "algorithm": "fixed_window",
+        "quota": 5,
+        "calendar": "month",
+        "unit": "tokens",
+        "weights": {"cached_input": 0, "output": 1500},
+        "unmetered": "count_only",
+    },
+    *(
+        {"name": "g", "algorithm": "fixed_window", "quota": 5, "calendar": "month", "unit": "micros", **rule}
+        for rule in ({}, {"unpriced": "count_only"}, {"unpriced": {"charge_as": "gpt-4o"}})
+    ),
 ]
 
 
@@ -44,12 +61,83 @@ def test_a_row_holds_every_limit_that_can_be_enforced(fields):
 
 def test_assigning_a_value_leaves_nothing_of_the_former():
     """A limit that is replaced keeps no field of the one before."""
-    row = LimitFactory(name="x", match_path="/v1/*", partition_by=["ip"], unit="tokens", window_seconds=60)
+    money = {"unit": "micros", "unpriced": "charge_as", "charge_as": "gpt-4o", "unmetered": "count_only"}
+    row = LimitFactory(name="x", match_path="/v1/*", partition_by=["ip"], window_seconds=60, **money)
     value = LimitValue.from_json({"name": "x", "algorithm": "fixed_window", "quota": 5, "calendar": "day"})
 
     row.assign(value)
 
     assert row.as_value() == value
+
+
+@pytest.mark.parametrize(
+    ("fields", "column"),
+    [
+        ({"unit": "requests", "weights": {"input": 1}}, "weights"),
+        ({"unit": "tokens", "unpriced": "count_only"}, "unpriced"),
+        ({"unit": "micros", "unpriced": "charge_as"}, "unpriced"),
+        ({"unit": "micros", "charge_as": "gpt-4o"}, "charge_as"),
+        ({"unit": "requests", "unmetered": "count_only"}, "unmetered"),
+    ],
+)
+def test_a_rule_for_metered_requests_is_refused_by_its_column(fields, column):
+    """No row says what its unit cannot do, and no model is named in vain."""
+    with pytest.raises(ValidationError) as refused:
+        LimitFactory(**fields)
+
+    assert list(refused.value.message_dict) == [column]
+
+
+def test_rows_of_an_earlier_version_have_the_default_rules():
+    """Its processes may still write some during an upgrade, without the new columns."""
+    limit = LimitFactory(unit="micros")
+    new = {"weights", "unpriced", "charge_as", "unmetered"}
+    names = [field.column for field in Limit._meta.concrete_fields if field.column not in new]
+    copied = [{"id": "'lim_old'", "name": "'old'"}.get(name, name) for name in names]
+    insert = f"INSERT INTO policies_limit ({', '.join(names)}) SELECT {', '.join(copied)} FROM policies_limit"
+    with connection.cursor() as cursor:
+        cursor.execute(insert)
+
+    old = Limit.objects.get(pk="lim_old")
+
+    assert old.as_value() == LimitValue.from_json({**limit.as_value().to_json(), "name": "old"})
+    assert (old.weights, old.unpriced, old.charge_as, old.unmetered) == ({}, "deny", "", "deny")
+
+
+def test_rules_of_metering_are_read_strictly_and_kept_short():
+    """A policy holds what differs from the defaults, and its record names nothing else."""
+    policy = PolicyFactory(metering={"estimate": "bound", "on_disconnect": "free", "default_cap": None})
+
+    assert policy.metering == {"estimate": "bound"}
+    assert policy.as_record()["metering"] == {"estimate": "bound"}
+    assert "metering" not in PolicyFactory().as_record()
+    with pytest.raises(ValidationError) as refused:
+        PolicyFactory(metering={"estimates": "bound"})
+    assert refused.value.message_dict == {"metering": ["estimates: Unknown field."]}
+
+
+def test_a_section_that_another_program_wrote_is_shown_as_the_default(admin_client):
+    """Enforcers refuse it, and whoever saves the policy mends it."""
+    policy = LimitFactory().policy
+    Policy.objects.update(metering={"estimates": 5})
+
+    assert Policy.objects.get().rules == Metering()
+    assert admin_client.get(f"/admin/policies/policy/{policy.pk}/change/").status_code == 200
+
+
+def test_metering_is_published_only_where_it_is_set():
+    """Earlier enforcers refuse a document with a field that they do not know."""
+    plain, own = LimitFactory().policy, LimitFactory(unit="tokens", weights={"input": 5}).policy
+    own.metering = {"default_cap": 500}
+    own.save()
+
+    documents = compile.all_documents()
+
+    assert "metering" not in documents[f"policy:{plain.pk}"]
+    assert not documents[f"policy:{plain.pk}"]["limits"][0].keys() & {"weights", "unpriced", "unmetered"}
+    published = parse_policy(json.dumps(documents[f"policy:{own.pk}"]))
+    assert published.metering == Metering(default_cap=500)
+    assert published.limits[0].weights == {"input": 5}
 
 
 def test_a_window_of_zero_is_refused_by_its_field():

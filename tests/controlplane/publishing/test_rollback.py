@@ -56,6 +56,24 @@ def test_a_policy_is_restored_with_its_limits(published, actor, document):
     assert document(f"policy:{policy.pk}")["version"] == 4
 
 
+def test_a_policy_is_restored_with_its_rules_for_metered_requests(published, actor, document):
+    """What was added since is gone again, also if nothing else was changed."""
+    policy = Policy.objects.get()
+    for metering in ({"default_cap": 500}, {}):
+        before = policy.as_record()
+        with change(actor=actor) as tx:
+            policy.metering = metering
+            policy.save()
+            tx.updated(policy, before)
+
+    roll_back(actor, 2)
+    assert Policy.objects.get().metering == document(f"policy:{policy.pk}")["metering"] == {"default_cap": 500}
+
+    roll_back(actor, 1)
+    assert Policy.objects.get().metering == {}
+    assert "metering" not in document(f"policy:{policy.pk}")
+
+
 def test_a_project_gets_its_policy_and_state_back(published, actor):
     """Detached and switched off since, it is attached and active again."""
     before = published.as_record()

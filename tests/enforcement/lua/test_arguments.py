@@ -185,3 +185,34 @@ def test_a_lease_of_no_permits_is_refused(client, counter, wrong):
         refused(client, "lease", [key], NOW, wrong, 2, SPECS["fixed"])
     if wrong not in ("1e308", "inf"):
         refused(client, "lease", [key], NOW, 3, wrong, SPECS["fixed"])
+
+
+RESERVATION = [f"{SCOPE}reservations", f"{SCOPE}r:1"]
+
+
+@pytest.mark.parametrize("wrong", ["", "abc", "nan", "inf", "-inf", "1e308", "0", "-5", "604800000001"])
+def test_a_reservation_without_a_life_is_refused(client, counter, wrong):
+    keys, decision = [*RESERVATION, counter("fixed")], ["", NOW, "1", "1", SPECS["fixed"], 1]
+    assert "life" in refused(client, "reserve", keys, "1", wrong, 10, "{}", *decision)
+    assert "life" in refused(client, "prolong", keys[:1], NOW, "1", wrong)
+
+
+@pytest.mark.parametrize("wrong", ["", "abc", "nan", "-5"])
+def test_a_reservation_without_a_bound_is_refused(client, counter, wrong):
+    keys, decision = [*RESERVATION, counter("fixed")], ["", NOW, "1", "1", SPECS["fixed"], 1]
+    assert "most" in refused(client, "reserve", keys, "1", 1_000, wrong, "{}", *decision)
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_a_reservation_with_a_wrong_cost_is_refused_and_leaves_no_record(client, counter, name):
+    keys = [*RESERVATION, counter("fixed"), counter(name), CHANGED]
+    refused(client, "reserve", keys, "1", 1_000, 10, "{}", "", NOW, "1", "1", SPECS["fixed"], 1, SPECS[name], "-1")
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_a_wrong_settlement_leaves_the_reservation_open(client, counter, name):
+    key = counter(name)
+    call(client, "reserve", [*RESERVATION, key, CHANGED], "1", 1_000, 10, "{}", "", NOW, "1", "1", SPECS[name], 1)
+    for wrong in ["", "abc", "nan", "0.5"]:
+        refused(client, "conclude", [*RESERVATION, MARKER, key, CHANGED], "1", NOW, "", "1", SPECS[name], wrong, NOW)
+    assert client.exists(RESERVATION[1])

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enforcement.engine.heartbeat import Identity
-from enforcement.model.documents import Project, Token
+from enforcement.model.documents import Policy, Project, Token
 from enforcement.model.keys import Keys
-from enforcement.model.limits import Limit, Policy
+from enforcement.model.limits import Limit
 from enforcement.model.partitions import life_us
 from enforcement.model.sizes import MAX_INSTANCE_LENGTH, MAX_KEY_BYTES
 from enforcement.model.tokens import digest, mint

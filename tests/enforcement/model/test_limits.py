@@ -1,13 +1,15 @@
 """The only rules of a valid limit: what is refused, by which field, and that JSON is read back as it was."""
 
+import json
 import pickle
 import re
 
 import pytest
 
 from enforcement import InvalidLimit, Limit, Match
-from enforcement.model.documents import Override, dumps, parse_policy
+from enforcement.model.documents import InvalidDocument, Override, dumps, parse_policy
 from enforcement.model.matching import InvalidMatch
+from enforcement.model.metered import Metering
 
 
 @pytest.mark.parametrize(
@@ -42,6 +44,27 @@ from enforcement.model.matching import InvalidMatch
         ({"partition_by": ("a", "a")}, "partition_by"),
         ({"partition_by": "ip"}, "partition_by"),
         ({"charge_on": ("6xx",)}, "charge_on"),
+        ({"weights": {"input": 5}}, "weights"),
+        ({"unit": "micros", "weights": {"input": 5}}, "weights"),
+        ({"unit": "tokens", "weights": {"calls": 5}}, "weights"),
+        ({"unit": "input_tokens", "weights": {"output": 5}}, "weights"),
+        ({"unit": "tokens", "weights": {"input": -1}}, "weights"),
+        ({"unit": "tokens", "weights": {"input": True}}, "weights"),
+        ({"unit": "tokens", "weights": {"input": 0.5}}, "weights"),
+        ({"unit": "tokens", "weights": {"input": 1_000_001}}, "weights"),
+        ({"unit": "tokens", "weights": ["input"]}, "weights"),
+        ({"unit": "tokens", "weights": None}, "weights"),
+        ({"unpriced": "count_only"}, "unpriced"),
+        ({"unit": "tokens", "unpriced": {"charge_as": "m"}}, "unpriced"),
+        ({"unit": "micros", "unpriced": "allow"}, "unpriced"),
+        ({"unit": "micros", "unpriced": None}, "unpriced"),
+        ({"unit": "micros", "unpriced": {}}, "unpriced"),
+        ({"unit": "micros", "unpriced": {"charge_as": ""}}, "unpriced"),
+        ({"unit": "micros", "unpriced": {"charge_as": "m" * 257}}, "unpriced"),
+        ({"unit": "micros", "unpriced": {"charge_as": "m", "at": 1}}, "unpriced"),
+        ({"unmetered": "count_only"}, "unmetered"),
+        ({"unit": "tokens", "unmetered": "allow"}, "unmetered"),
+        ({"unit": "tokens", "unmetered": None}, "unmetered"),
     ],
 )
 def test_what_no_enforcer_could_enforce_is_refused_by_its_field(keywords, field):
@@ -137,12 +160,69 @@ def test_a_notation_that_others_read_is_refused_with_what_to_write(text, write):
             on_store_failure="deny",
             charge_on=("2xx", "404"),
         ),
+        Limit(name="weighed", quota=5, window_seconds=60, unit="tokens", weights={"input": 0}, unmetered="count_only"),
+        Limit(name="free", quota=5, window_seconds=60, unit="micros", unpriced="count_only"),
+        Limit(name="as", quota=5, window_seconds=60, unit="micros", unpriced={"charge_as": "gpt-4o"}),
     ],
     ids=lambda limit: limit.name,
 )
 def test_json_is_read_back_as_it_was(limit):
-    """Nothing is lost and nothing is added."""
-    assert Limit.from_json(limit.to_json()) == limit
+    """Nothing is lost and nothing is added, neither by JSON nor between processes."""
+    assert Limit.from_json(json.loads(dumps(limit.to_json()))) == limit
+    assert pickle.loads(pickle.dumps(limit)) == limit
+    assert len({limit, Limit.from_json(limit.to_json())}) == 1
+
+
+def test_rules_for_metered_requests_are_written_only_where_they_are_set():
+    """Earlier enforcers refuse a document with a field that they do not know."""
+    for unit in ("requests", "tokens", "micros"):
+        plain = Limit(name="plain", quota=5, window_seconds=60, unit=unit, weights={}, unpriced="deny")
+        assert plain.to_json().keys() <= {"name", "algorithm", "quota", "window_seconds", "unit"}
+
+
+def test_a_limit_keeps_its_weights_when_the_callers_change():
+    """The value is frozen, down to its mappings."""
+    weights = {"input": 5}
+    limit = Limit(name="tokens", quota=5, window_seconds=60, unit="tokens", weights=weights)
+    weights["input"] = 9
+    assert limit.weights == {"input": 5}
+    with pytest.raises(TypeError):
+        limit.weights["input"] = 9
+
+
+POLICY = {"schema": 1, "id": "pol_1", "slug": "p", "name": "P", "version": 1, "limits": []}
+
+
+def test_a_policy_may_say_how_its_requests_are_metered():
+    """The section is read back as it was written. A policy without it has the default rules."""
+    rules = Metering("bound", 500, {"image": 1_000}, "drain", 16)
+    assert parse_policy(dumps({**POLICY, "metering": rules.to_json()})).metering == rules
+    assert parse_policy(dumps({**POLICY, "metering": {}})).metering == Metering()
+    assert parse_policy(dumps(POLICY)).metering == Metering()
+    assert Metering().to_json() == {}
+    assert pickle.loads(pickle.dumps(rules)) == rules
+
+
+@pytest.mark.parametrize(
+    ("metering", "message"),
+    [
+        (None, "metering metering: Must be an object."),
+        ({"estimates": "bound"}, "metering estimates: Unknown field."),
+        ({"estimate": "exact"}, "metering estimate: Must be one of typical, bound, got 'exact'."),
+        ({"estimate": None}, "metering estimate: Must be one of"),
+        ({"default_cap": 0}, "metering default_cap: Must be an integer from 1 to 2147483647, got 0."),
+        ({"default_cap": True}, "metering default_cap: Must be an integer"),
+        ({"clamp_at_least": 2**31}, "metering clamp_at_least: Must be an integer"),
+        ({"part_tokens": []}, "metering part_tokens: Must be an object of integers, got []."),
+        ({"part_tokens": {"text": 1}}, "metering part_tokens: Must name only image, audio, video, file, other"),
+        ({"part_tokens": {"image": -1}}, "metering part_tokens: image must be an integer from 0 to"),
+        ({"on_disconnect": "wait"}, "metering on_disconnect: Must be one of free, drain, got 'wait'."),
+    ],
+)
+def test_a_wrong_section_refuses_the_policy(metering, message):
+    """The sentence names the section, the field and the rule."""
+    with pytest.raises(InvalidDocument, match=re.escape(message)):
+        parse_policy(dumps({**POLICY, "metering": metering}))
 
 
 @pytest.mark.parametrize(

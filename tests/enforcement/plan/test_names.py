@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from enforcement.model.documents import Project, Token
+from enforcement.model.documents import Policy, Project, Token
 from enforcement.model.keys import Keys
-from enforcement.model.limits import Limit, Policy
+from enforcement.model.limits import Limit
 from enforcement.plan.binding import Subject, bind_in_code, rules_of
 
 FILE = Path(__file__).parents[2] / "vectors" / "names" / "names.json"

@@ -1,0 +1,71 @@
+"""The form of a policy, with the rules for metered requests as fields of their own."""
+
+from typing import Any
+
+from django import forms
+from unfold.widgets import UnfoldAdminIntegerFieldWidget, UnfoldAdminSelectWidget
+
+from controlplane.adminkit.forms import NumbersField, RecordedForm
+from controlplane.policies.models import Policy
+from enforcement.model.metered import MAX_OUTPUT_CAP, PARTS, InvalidMetering, Metering
+
+ESTIMATES = {
+    "typical": "Typical — by the length of the text",
+    "bound": "Bound — the most that it can be, and deny what has no bound",
+}
+DISCONNECTS = {
+    "free": "Cancel the call to the provider",
+    "drain": "Read the answer to its end, within bounds, for the reported usage",
+}
+METERING_FIELDS = ("estimate", "default_cap", "part_tokens", "on_disconnect", "clamp_at_least")
+METERED_REQUESTS = ("Metered requests", {"fields": list(METERING_FIELDS), "classes": ["collapse"]})
+
+
+def _choice(label: str, words: dict[str, str]) -> forms.ChoiceField:
+    return forms.ChoiceField(label=label, choices=list(words.items()), widget=UnfoldAdminSelectWidget, required=False)
+
+
+def _cap(label: str, help_text: str) -> forms.IntegerField:
+    return forms.IntegerField(
+        label=label,
+        help_text=help_text,
+        required=False,
+        min_value=1,
+        max_value=MAX_OUTPUT_CAP,
+        widget=UnfoldAdminIntegerFieldWidget,
+    )
+
+
+class PolicyForm(RecordedForm):
+    estimate = _choice("Input is estimated as", ESTIMATES)
+    default_cap = _cap("Default cap", "Output tokens of a request that names no cap. It is written into the request.")
+    part_tokens = NumbersField(
+        required=False,
+        label="Tokens of other parts",
+        help_text=f"Of parts that are not text, one kind on each line, such as image = 1000. Kinds are "
+        f"{', '.join(PARTS)}.",
+    )
+    on_disconnect = _choice("If the client leaves", DISCONNECTS)
+    clamp_at_least = _cap(
+        "Lower caps down to",
+        "Lower the cap of a request to what its limits have left, but not below this number. If empty, deny it.",
+    )
+
+    class Meta:
+        model = Policy
+        exclude = ["metering"]
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        for name in METERING_FIELDS:
+            value = getattr(self.instance.rules, name)
+            self.fields[name].initial = dict(value) if name == "part_tokens" else value
+
+    def clean(self) -> dict[str, Any] | None:
+        cleaned = super().clean() or self.cleaned_data
+        rules = {name: cleaned[name] for name in METERING_FIELDS if cleaned.get(name) not in (None, "", {})}
+        try:
+            self.instance.metering = Metering.from_json(rules).to_json()
+        except InvalidMetering as exc:
+            self.add_error(exc.field, exc.reason)
+        return cleaned

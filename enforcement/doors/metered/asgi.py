@@ -1,0 +1,195 @@
+"""Guard an ASGI application whose requests go to a provider of models, and charge what they cost."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import lru_cache
+from typing import Final, Protocol
+
+from enforcement.aio import Admission, Limiter
+from enforcement.doors.metered.bodies import ClientLeft, ReadBody, is_too_long, read_body, sent_on
+from enforcement.doors.metered.visit import Drains, MeteredVisit, now_us
+from enforcement.http.asgi import Receive, Scope, Send, header_of
+from enforcement.http.messages import PlainResponse, Refusal, RequestAttributes, denial, without_token
+from enforcement.metering.encodings import ALL_ENCODINGS
+from enforcement.metering.estimate import strictest
+from enforcement.metering.exchange import MeteredExchange
+from enforcement.metering.opening import Opening, Refused, open_request
+from enforcement.metering.prices import NO_PRICES, Prices
+from enforcement.metering.request import MAX_BODY, MeteredRequest, Unmetered, find_route, read_request
+from enforcement.metering.settlement import DrainBounds
+from enforcement.model.tokens import Anonymous
+from enforcement.plan.decision import Decision, Denied
+from enforcement.state.live_plan import LivePlan
+
+DRAIN: Final = DrainBounds()
+"""How much of an answer is read after its client left, if the policy says so."""
+
+Guarding = Callable[[Limiter, Scope, Receive, Send], Awaitable[None]]
+"""Passes a request to the application, or sends a denial."""
+
+_rules_of = lru_cache(1_024)(strictest)
+
+
+class Door(Protocol):
+    """The parts of :class:`~enforcement.doors.asgi.LimitMiddleware` that are used here."""
+
+    _headers: str
+    _anonymous: Anonymous | None
+    _token: Callable[[Scope], str | None]
+
+    def _describe(self, scope: Scope) -> RequestAttributes: ...
+
+    def _pass(self, decision: Decision, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]: ...
+
+    async def _pass_held(self, admission: Admission, scope: Scope, receive: Receive, send: Send) -> None: ...
+
+
+class _NotMetered(Exception):
+    """No limit of the token needs a meter, so the request is guarded as any other."""
+
+
+class MeteredGuard:
+    """
+    Admits requests in the place of the middleware, with what they may cost, and settles them with what they did cost.
+
+    Args:
+        door: The middleware.
+        plain: Guards a request whose token has no limit that needs a meter.
+        answer: Sends a response in place of the application.
+        prices: Returns the published prices.
+        max_body: Bytes of the longest body that is read. A longer request cannot be metered.
+    """
+
+    def __init__(
+        self,
+        door: Door,
+        plain: Guarding,
+        answer: Callable[[Scope, Receive, Send, PlainResponse], Awaitable[None]],
+        *,
+        prices: Callable[[], Prices] = lambda: NO_PRICES,
+        max_body: int = MAX_BODY,
+    ) -> None:
+        self._door = door
+        self._plain = plain
+        self._answer = answer
+        self._prices = prices
+        self._max_body = max_body
+        self._drains = Drains(DRAIN)
+
+    async def __call__(self, limiter: Limiter, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request to the application, or send a denial."""
+        preset, shape = self._door._headers, _shape_of(scope)
+        try:
+            opened = await self._open(limiter, scope, receive)
+        except ClientLeft:
+            return
+        except _NotMetered:
+            await self._plain(limiter, scope, receive, send)
+            return
+        except Refusal as refusal:
+            await self._answer(scope, receive, send, refusal.answer(f"{preset}+{shape}" if shape else preset))
+            return
+        except Denied as denied:
+            await self._answer(scope, receive, send, denial(denied.decision, preset, shape))
+            return
+        opening, admission, body, drains = opened
+        if scope["type"] == "websocket":
+            await self._door._pass_held(admission, scope, receive, send)
+            return
+        exchange = MeteredExchange(opening, now_us(), encodings=ALL_ENCODINGS)
+        visit = MeteredVisit(exchange, admission, drains, lambda settlement: None, shape)
+        if isinstance(opening.asked, MeteredRequest):
+            body = ReadBody(opening.asked.body, whole=True)
+            scope = sent_on(scope, body.data)
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await self._door._pass(admission.decision, scope, receive, send)
+
+        await visit.run(app, scope, receive, send, body)
+
+    async def _open(
+        self, limiter: Limiter, scope: Scope, receive: Receive
+    ) -> tuple[Opening, Admission, ReadBody, Drains | None]:
+        """
+        Charge what a request may cost, and return that, the admission, its body and what may be read on of its answer.
+
+        Raises:
+            _NotMetered: No limit of the token needs a meter.
+            Refusal, Denied: The request may not pass.
+            ClientLeft: The client left before its request had come whole.
+        """
+        door = self._door
+        shown = door._token(scope)
+        token = shown or without_token(shown, door._anonymous)
+        attributes = door._describe(scope)
+        # Nobody without a valid token makes us read a body.
+        if _admissible(await limiter.find_plan(token, attributes)).metering is None:
+            raise _NotMetered
+        asked, body = await self._read(scope, receive)
+        if isinstance(asked, MeteredRequest):
+            attributes = attributes.beside(asked.attributes)
+        plan = _admissible(await limiter.find_plan(token, attributes))
+        rules = _rules_of(plan.metering or ())
+        opening = open_request(asked, [bound.limit for bound in plan.bounds], rules, self._prices(), limiter.now_us())
+        if isinstance(opening, Refused):
+            raise Denied(limiter.noted(limiter.refuse(plan, opening.reason, opening.detail), attributes))
+        opening, admission = await _admit(limiter, plan, opening, attributes)
+        return opening, admission, body, self._drains if rules.on_disconnect == "drain" else None
+
+    async def _read(self, scope: Scope, receive: Receive) -> tuple[MeteredRequest | Unmetered, ReadBody]:
+        """Return what a request may cost, and its body or the beginning of it."""
+        if scope["type"] == "websocket":
+            return Unmetered("websocket"), ReadBody(b"", whole=True)
+        method, target = scope["method"], _target(scope)
+        if method != "POST":
+            return Unmetered("method"), ReadBody(b"", whole=False)
+        body = await read_body(scope, receive, self._max_body)
+        if is_too_long(scope, body, self._max_body):
+            route = find_route(target)
+            return Unmetered("too_large", None if route is None else route.format), body
+
+        def header(name: str) -> str | None:
+            return header_of(scope, name.encode("latin-1"))
+
+        return read_request(method, target, header, body.data, max_body=self._max_body), body
+
+
+async def _admit(
+    limiter: Limiter, plan: LivePlan, opening: Opening, attributes: RequestAttributes
+) -> tuple[Opening, Admission]:
+    """Charge a request, with a lower cap if it is denied otherwise and its policies allow that, or raise Denied."""
+    try:
+        return opening, await limiter.admit_plan(plan, opening.costs, attributes, opening.about)
+    except Denied as denied:
+        lower = opening.clamped(_room(denied.decision))
+        if lower is None:
+            raise
+        try:
+            return lower, await limiter.admit_plan(plan, lower.costs, attributes, lower.about)
+        except Denied:
+            raise denied from None  # the denial is that of the request as it came
+
+
+def _room(decision: Decision) -> list[int | None]:
+    return [state.remaining if state.mode == "enforce" else None for state in decision.limits]
+
+
+def _admissible(plan: LivePlan | Decision) -> LivePlan:
+    if isinstance(plan, Decision):
+        raise Denied(plan)
+    return plan
+
+
+def _target(scope: Scope) -> str:
+    raw = scope.get("raw_path")
+    return str(raw.decode("latin-1") if raw else scope["path"])
+
+
+def _shape_of(scope: Scope) -> str:
+    """Return the provider whose SDK has sent a request, by the path, or an empty string."""
+    route = find_route(_target(scope)) if scope["type"] == "http" else None
+    return "" if route is None else route.format.partition("-")[0]
+
+
+__all__ = ["DRAIN", "MeteredGuard"]

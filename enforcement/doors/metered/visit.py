@@ -1,0 +1,199 @@
+"""One metered request on its way through an ASGI application to the provider, and its answer on the way back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from time import time_ns
+from typing import Final
+
+from enforcement.aio import Admission
+from enforcement.doors.metered.bodies import ReadBody
+from enforcement.http.asgi import METERED, App, Message, Receive, Scope, Send
+from enforcement.metering.exchange import MeteredExchange
+from enforcement.metering.settlement import DrainBounds, Settlement
+
+_LENGTH: Final = b"content-length"
+_ENCODING: Final = b"content-encoding"
+
+
+class Drains:
+    """
+    Bounds how many answers of a process are read although their clients left.
+
+    Args:
+        bounds: How much of each is read.
+    """
+
+    def __init__(self, bounds: DrainBounds) -> None:
+        self.bounds = bounds
+        self._number = 0
+
+    def take(self) -> DrainBounds | None:
+        """Return how much of an answer may be read, or None if too many are read already."""
+        if self._number >= self.bounds.at_once:
+            return None
+        self._number += 1
+        return self.bounds
+
+    def give_back(self) -> None:
+        """Note that an answer is no longer read."""
+        self._number -= 1
+
+
+class MeteredVisit:
+    """
+    One admitted request.
+
+    It is settled once: before the last message of the answer is sent, or when the client has left, or when the
+    application ends without an answer.
+
+    Args:
+        exchange: What is charged for it.
+        admission: The charges and slots.
+        drains: Reads answers on after their clients left. None: they are not read on.
+        report: Called with the settlement.
+        shape: The provider whose errors those of the application should resemble. Empty: none.
+    """
+
+    def __init__(
+        self,
+        exchange: MeteredExchange,
+        admission: Admission,
+        drains: Drains | None,
+        report: Callable[[Settlement], None],
+        shape: str = "",
+    ) -> None:
+        self.shape = shape
+        self._exchange = exchange
+        self._admission = admission
+        self._drains = drains
+        self._report = report
+        self._body: ReadBody | None = None
+        self._receive: Receive
+        self._send: Send
+        self._sent = False
+        self._broke = False
+        self._left = False
+        self._draining = False
+        self._over = asyncio.Event()
+
+    def is_sent(self) -> None:
+        """Note that the request goes to the provider now. Without that, it does when its body is read."""
+        self._sent = True
+
+    def not_sent(self) -> None:
+        """Note that the request does not go to the provider before :meth:`is_sent` says so."""
+        self._sent = False
+
+    def broke(self) -> None:
+        """Note that the connection to the provider broke before an answer, so that what is sent is not its answer."""
+        self._broke = True
+
+    async def run(self, app: App, scope: Scope, receive: Receive, send: Send, body: ReadBody) -> None:
+        """Call the application with the body that was read, and settle the request."""
+        self._body, self._receive, self._send = body, receive, send
+        scope[METERED] = self
+        try:
+            await app(scope, self._received, self._passed_on)
+        finally:
+            _, settlement = self._exchange.ended(now_us(), whole=False)
+            await self._settle(settlement)
+            self._stop_draining()
+
+    async def _received(self) -> Message:
+        """Give the application what the client sends."""
+        body, self._body = self._body, None
+        if body is not None:
+            self._sent = True
+            return body.first_message()
+        message = await self._receive()
+        if message["type"] == "http.disconnect" and not self._left:
+            await self._leave()
+            if self._draining:
+                # The application goes on as if the client were there, until enough was read.
+                await self._until_drained()
+        return message
+
+    async def _leave(self) -> None:
+        self._left = True
+        bounds = self._drains.take() if self._drains is not None and not self._exchange.is_settled else None
+        settlement = self._exchange.client_left(now_us(), sent=self._sent, drain=bounds)
+        self._draining = self._exchange.is_drained
+        if bounds is not None and not self._draining and self._drains is not None:
+            self._drains.give_back()
+        if settlement is None:
+            await self._admission.free_slots()
+        await self._settle(settlement)
+
+    async def _until_drained(self) -> None:
+        assert self._drains is not None
+        try:
+            async with asyncio.timeout(self._drains.bounds.ms / 1_000):
+                await self._over.wait()
+        except TimeoutError:
+            await self._settle(self._exchange.passed(now_us() + 1_000))
+
+    def _stop_draining(self) -> None:
+        self._over.set()
+        if self._draining and self._drains is not None:
+            self._draining = False
+            self._drains.give_back()
+
+    async def _passed_on(self, message: Message) -> None:
+        """Read a message of the answer, and send it to the client."""
+        if message["type"] == "http.response.start" and not self._broke:
+            message = await self._head(message)
+        elif message["type"] == "http.response.body" and not self._broke:
+            passed = await self._part(message)
+            if passed is None:
+                return
+            message = passed
+        elif self._broke:
+            await self._end(whole=False)
+        if not self._left:
+            await self._send(message)
+
+    async def _head(self, message: Message) -> Message:
+        headers = list(message.get("headers", ()))
+        encoding = b", ".join(value for name, value in headers if name.lower() == _ENCODING).decode("latin-1")
+        await self._settle(self._exchange.answered(message["status"], encoding or None, now_us()))
+        if self._exchange.hides_usage:
+            headers = [header for header in headers if header[0].lower() != _LENGTH]
+        return {**message, "headers": headers}
+
+    async def _part(self, message: Message) -> Message | None:
+        data = self._exchange.feed(message.get("body", b""))
+        if message.get("more_body", False):
+            if self._draining:
+                await self._read_on()
+            return {**message, "body": data} if data else None
+        rest = await self._end(whole=True)
+        return {**message, "body": data + rest if rest else data}
+
+    async def _read_on(self) -> None:
+        settlement = self._exchange.read_on(now_us())
+        await self._settle(settlement)
+        if settlement is not None:
+            self._over.set()
+
+    async def _end(self, *, whole: bool) -> bytes:
+        rest, settlement = self._exchange.ended(now_us(), whole=whole)
+        await self._settle(settlement)
+        self._over.set()
+        return rest
+
+    async def _settle(self, settlement: Settlement | None) -> None:
+        """Charge what the request did cost, and free its slots."""
+        if settlement is None:
+            return
+        self._report(settlement)
+        await self._admission.conclude(self._exchange.opening.terms.named(settlement.costs))
+
+
+def now_us() -> int:
+    """Return the time of this host, in microseconds since the epoch."""
+    return time_ns() // 1_000
+
+
+__all__ = ["Drains", "MeteredVisit", "now_us"]

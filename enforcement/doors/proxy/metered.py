@@ -1,0 +1,42 @@
+"""Forward a metered request, and tell its meter what became of it at the upstream."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from enforcement.doors.metered.visit import MeteredVisit
+from enforcement.doors.proxy.answers import PRESET
+from enforcement.doors.proxy.connection import Connection
+from enforcement.doors.proxy.fields import RequestFields
+from enforcement.doors.proxy.forwarding import Forwarding
+from enforcement.http.asgi import METERED, Message
+
+
+class MeteredForwarding(Forwarding):
+    """
+    One metered request to the upstream.
+
+    A request that no connection was found for costs nothing. One that was sent, and whose connection broke before an
+    answer, costs its input, as the provider may have read it.
+    """
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._visit: MeteredVisit = self._scope[METERED]
+        self._was_sent = False
+        if self._visit.shape:
+            self._scope[PRESET] = f"{self._scope[PRESET]}+{self._visit.shape}"
+        self._visit.not_sent()
+
+    def _begin(self, connection: Connection, head: bytes, fields: RequestFields, first: Message | None) -> None:
+        self._was_sent = True
+        self._visit.is_sent()
+        super()._begin(connection, head, fields, first)
+
+    async def _fail(self, status: int, title: str) -> None:
+        if self._was_sent and not self._begun:
+            self._visit.broke()
+        await super()._fail(status, title)
+
+
+__all__ = ["MeteredForwarding"]

@@ -1,0 +1,90 @@
+-- Reservations that any process can settle. A record of each, with what was charged, lies beside the counters until it is settled. It
+-- is open until the time in the index that its process prolongs, and lost after that, with its charge.
+
+local TOO_MANY = -4 -- instead of a decision: the index has no room
+local KEPT_MS = 604800000 -- a reservation can be settled for 7 days
+local DROPPED_AT_ONCE = 100
+
+-- Return whether an index has room for one more id. Lost ones make room, the oldest first: their records can still be settled.
+local function has_room(index, most, now)
+  if call('ZCARD', index) < most then return true end
+  local lost = call('ZRANGEBYSCORE', index, '-inf', format('%.0f', now), 'LIMIT', 0, DROPPED_AT_ONCE)
+  if lost[1] then call('ZREM', index, spread(lost)) end
+  return call('ZCARD', index) < most
+end
+
+-- Return what a settlement needs of a decision's reply, as text: the time, the mark of each limit ('-': it was not charged), and for
+-- each new value whether its overflow counter was charged.
+local function charges_of(decided, overflowed)
+  local marks, n = {}, (#decided - 2) / 5
+  for i = 1, n do
+    marks[i] = decided[5 * i] == 0 and format('%.0f', decided[5 * i + 2]) or '-'
+  end
+  return format('%.0f', decided[2]) .. '|' .. table.concat(marks, ',') .. '|' .. table.concat(overflowed, ',')
+end
+
+-- Charge a request as `decide` or `enrol` does, and keep a record of it if it passed.
+-- KEYS[1]    the index: ids by the instant at which they are lost.
+-- KEYS[2]    the record. Then the keys of the decision.
+-- ARGV[1]    id of the reservation, as in the decision.
+-- ARGV[2]    microseconds until it is lost, unless it is prolonged.
+-- ARGV[3]    how many may be open or lost.
+-- ARGV[4]    what the record says besides, a text.
+-- ARGV[5]    '1' for `enrol`, '' for `decide`. Then the arguments of the decision.
+-- Returns    what the decision returns, or {TOO_MANY, time} in its place.
+local function reserve(keys, args)
+  if not call then bind() end
+  local index, record, life, most, registers = keys[1], keys[2], to_number(args[2]), to_number(args[3]), args[5] == '1'
+  if not life or not (life > 0 and life <= KEPT_MS * 1000) then refuse('life', 'must be at most 7 days', args[2]) end
+  if not most or not (most >= 0) then refuse('most', 'must be a number from 0', args[3]) end
+  local rest_keys, rest = part(keys, 3), part(args, 6)
+  local values = registers and count_of_values(rest_keys, rest) or 0
+  local now, slack = instant(registers and rest[5 * values + 2] or rest[1])
+  if not has_room(index, most, now) then
+    local reply = {{TOO_MANY, now}}
+    for i = 1, values do reply[i + 1] = 0 end
+    return registers and reply or reply[1]
+  end
+  local reply = registers and enrol(rest_keys, rest) or decide(rest_keys, rest)
+  local decided = registers and reply[1] or reply
+  if decided[1] ~= 1 then return reply end
+  call('SET', record, charges_of(decided, registers and part(reply, 2) or NONE) .. '\n' .. args[4], 'PX', KEPT_MS + slack)
+  call('ZADD', index, format('%.0f', now + life), args[1])
+  call('PEXPIRE', index, KEPT_MS + slack)
+  return reply
+end
+
+-- Correct the charges of a reservation as `settle` does, and forget it.
+-- KEYS[1..2] index and record, as above. Then the keys of the correction.
+-- ARGV[1]    id of the reservation. Then the arguments of the correction, without a life of the marker: the record is the marker.
+-- Returns    what `settle` returns; -1 also if there is no record.
+local function conclude(keys, args)
+  if not call then bind() end
+  if not call('GET', keys[2]) then return -1 end
+  local changed = settle(part(keys, 3), part(args, 2))
+  if changed >= 0 then
+    call('UNLINK', keys[2])
+    call('ZREM', keys[1], args[1])
+  end
+  return changed
+end
+
+-- Prolong open reservations. KEYS[1] the index. ARGV[1] time; then for each its id and the microseconds until it is lost.
+-- Returns how many there were.
+local function prolong(keys, args)
+  local now, prolonged = instant(args[1]), 0
+  for at = 2, #args, 2 do
+    local life = to_number(args[at + 1])
+    if not life or not (life > 0 and life <= KEPT_MS * 1000) then refuse('life', 'must be at most 7 days', args[at + 1]) end
+  end
+  for at = 2, #args, 2 do
+    if call('ZSCORE', keys[1], args[at]) then
+      call('ZADD', keys[1], format('%.0f', now + to_number(args[at + 1])), args[at])
+      prolonged = prolonged + 1
+    end
+  end
+  return prolonged
+end
+
+-- Return a record, or nothing. KEYS[1] the record.
+local function recorded(keys) return redis.call('GET', keys[1]) end

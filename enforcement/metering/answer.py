@@ -1,0 +1,299 @@
+"""Read from an answer of a provider what it cost, while its bytes pass on to the client."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NoReturn
+
+from enforcement.metering.encodings import READ_ALWAYS, Decoder, UndecodableAnswer, decoder_for
+from enforcement.metering.events import ArrayReader, EventReader
+from enforcement.metering.formats.anthropic import MessagesAnswer
+from enforcement.metering.formats.gemini import GeminiAnswer
+from enforcement.metering.formats.openai import ChatAnswer, CompletionsAnswer, EmbeddingsAnswer
+from enforcement.metering.formats.reading import AnswerReader
+from enforcement.metering.formats.responses import ResponsesAnswer
+from enforcement.metering.repeats import Shape, learn
+from enforcement.metering.usage import Usage
+
+MAX_LINE: Final = 1024 * 1024
+"""Bytes of the longest line, event or array element of a stream that is read."""
+
+MAX_BODY: Final = 8 * 1024 * 1024
+"""Bytes of the longest answer that is one JSON body and is read."""
+
+MIN_LIMIT: Final = 1024
+"""Least value of both limits."""
+
+_READERS: Final[Mapping[str, Callable[[], AnswerReader]]] = {
+    "openai-chat": ChatAnswer,
+    "openai-responses": ResponsesAnswer,
+    "openai-completions": CompletionsAnswer,
+    "openai-embeddings": EmbeddingsAnswer,
+    "anthropic-messages": MessagesAnswer,
+    "gemini": GeminiAnswer,
+}
+FORMATS: Final = tuple(_READERS)
+"""Names of the API formats whose answers can be read."""
+
+# Blanks and the bytes of a byte order mark, before the byte that says what an answer is.
+_LEAD: Final = b" \t\r\n\xef\xbb\xbf"
+_EVENT_ENDS: Final = (b"\n\n", b"\r\n\r\n")
+# Longest event, in bytes, whose shape is learned.
+_MAX_SHAPE: Final = 4096
+# How many shapes of events are learned of one answer. Each costs as much as two events.
+_SHAPES: Final = 8
+
+
+class AnswerMeter:
+    """
+    Read one answer of a provider while it passes.
+
+    Feed it every chunk of the body, send on what it returns, and say how the body ended. Nothing that an answer may
+    contain raises an error, keeps bytes from passing, or makes the meter keep more than its limits. The attributes say
+    at any time what was read so far.
+
+    Args:
+        format: One of :data:`FORMATS`.
+        status: The HTTP status of the answer.
+        content_encoding: Value of its field ``Content-Encoding``; None if it has none.
+        hide_usage: Hide the event that reports usage alone, because the client did not ask for it. An answer that is
+            compressed passes whole.
+        encodings: Which encodings are decoded for reading, of
+            :data:`~enforcement.metering.encodings.ALL_ENCODINGS`.
+        line_bytes: Longest line, event or array element that is read. Longer ones are skipped.
+        body_bytes: Longest JSON body that is read.
+    Raises:
+        ValueError: There is no such format, or a limit is below 1024.
+    """
+
+    def __init__(
+        self,
+        format: str,
+        status: int = 200,
+        content_encoding: str | None = None,
+        *,
+        hide_usage: bool = False,
+        encodings: frozenset[str] = READ_ALWAYS,
+        line_bytes: int = MAX_LINE,
+        body_bytes: int = MAX_BODY,
+    ) -> None:
+        if format not in _READERS:
+            raise ValueError(f"format: must be one of {', '.join(FORMATS)}, got {format!r}")
+        if min(line_bytes, body_bytes) < MIN_LIMIT:
+            raise ValueError(f"line_bytes, body_bytes: must be at least {MIN_LIMIT}")
+        self.status = status
+        self.is_readable = True
+        self._read_so_far = _READERS[format]()
+        self._decoder: Decoder | None = None
+        try:
+            self._decoder = decoder_for(content_encoding, encodings)
+        except UndecodableAnswer:
+            self.is_readable = False
+        self._limits = (line_bytes, body_bytes)
+        self._hides = hide_usage and self._decoder is None
+        self._reader: EventReader | ArrayReader | _BodyReader
+        self._reader = self._events = EventReader(
+            self._read_event, limit=line_bytes, hides=self._hides, on_done=self._read_so_far.end
+        )
+        self._is_decided = False
+        self._events_read = 0
+        self._shapes_left = _SHAPES
+        self._repeated = b""  # the data of an event that had the shape of the one before
+        self._shape: Shape | None = None  # of the data of an event
+        self._chunk_shape: Shape | None = None  # of a chunk that is one event
+        self._shape_model: str | None = None
+
+    @property
+    def usage(self) -> Usage | None:
+        """The usage that was reported last; None if none was."""
+        return self._read_so_far.usage
+
+    @property
+    def is_final(self) -> bool:
+        """Whether that report is the last word of the provider."""
+        return self._read_so_far.is_final
+
+    @property
+    def model(self) -> str | None:
+        """The name that the answer gives the model; None if it gives none."""
+        return self._read_so_far.model
+
+    @property
+    def text_bytes(self) -> int | None:
+        """Bytes of generated text that were seen, in UTF-8; None if the answer cannot be read."""
+        return self._read_so_far.text_bytes if self.is_readable else None
+
+    @property
+    def settled_as(self) -> str:
+        """
+        How a request with this answer is settled if the client stayed to its end.
+
+        Returns:
+            ``exact``, ``nothing``, ``estimated`` or ``observed``.
+        """
+        if self.is_final:
+            return "exact"
+        if self.status >= 400:
+            return "nothing"
+        return "observed" if self.is_readable else "estimated"
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Read a chunk of the body, and return the bytes to send on. They may be none, until the next chunk."""
+        shape = self._chunk_shape
+        if shape is not None and self._events.is_between_events():
+            found = shape.text_bytes(chunk)
+            if found >= 0:
+                self._repeat(found)
+                return chunk
+        if not self.is_readable:
+            return chunk
+        if self._decoder is not None:
+            self._decode(self._decoder, chunk)
+            return chunk
+        return self._read(chunk)
+
+    def finish(self, whole: bool = True) -> bytes:
+        """
+        Note that the body has ended, and return the bytes that are still to be sent on.
+
+        Args:
+            whole: The body came to its end. False: the connection broke, or nobody reads on.
+        """
+        if not self.is_readable:
+            return b""
+        held = self._reader.finish()
+        if isinstance(self._reader, _BodyReader):
+            self._read_body(self._reader.value())
+        elif whole and (self._decoder is None or self._decoder.is_complete):
+            self._read_so_far.end()
+        return held
+
+    def _decode(self, decoder: Decoder, chunk: bytes) -> None:
+        try:
+            for piece in decoder.feed(chunk):
+                self._read(piece)
+        except UndecodableAnswer:
+            self.is_readable = False
+
+    def _read(self, chunk: bytes) -> bytes:
+        if self._is_decided:
+            return self._read_decided(chunk)
+        body = chunk.lstrip(_LEAD)
+        self._is_decided = bool(body)
+        if body[:1] not in (b"{", b"["):
+            return self._reader.feed(chunk)
+        held = self._events.release()
+        line_bytes, body_bytes = self._limits
+        is_array = body.startswith(b"[")
+        self._reader = ArrayReader(self._read_event, limit=line_bytes) if is_array else _BodyReader(body_bytes)
+        self._reader.feed(body)
+        return held + chunk if held else chunk
+
+    def _read_decided(self, chunk: bytes) -> bytes:
+        is_plain = self._decoder is None and self._events.is_between_events()
+        if self._shape is None or self._chunk_shape is not None or not is_plain:
+            return self._reader.feed(chunk)
+        before, self._repeated = self._events_read, b""
+        passed = self._reader.feed(chunk)
+        if self._events_read == before + 1 and self._events.is_between_events():
+            self._learn_chunk(chunk)
+        return passed
+
+    def _read_body(self, body: dict[str, Any] | None) -> None:
+        if body is None:
+            self.is_readable = False
+        else:
+            self._read_so_far.read_body(body)
+
+    def _read_event(self, data: bytes) -> bool:
+        """Read the JSON of an event, and return whether the event is to be hidden."""
+        self._events_read += 1
+        if self._shape is not None:
+            found = self._shape.text_bytes(data)
+            if found >= 0:
+                self._repeat(found)
+                self._repeated = data
+                return False
+        event = _object_in(data)
+        if event is None:
+            return False
+        before = self._read_so_far.text_bytes
+        self._read_so_far.read_event(event)
+        if self._shapes_left and self._read_so_far.text_bytes > before and len(data) <= _MAX_SHAPE:
+            self._learn(data)
+        return self._hides and event.get("choices") == [] and type(event.get("usage")) is dict
+
+    def _repeat(self, text_bytes: int) -> None:
+        self._read_so_far.text_bytes += text_bytes
+        if self._shape_model is not None:
+            self._read_so_far.model = self._shape_model
+
+    def _learn(self, data: bytes) -> None:
+        """Learn the shape of an event that has added text."""
+        self._shapes_left -= 1
+        self._shape_model = None
+        self._chunk_shape = None
+        self._shape = learn(data, self._probe)
+
+    def _learn_chunk(self, chunk: bytes) -> None:
+        """Learn the shape of a chunk that was one event, if that event had the shape of the one before."""
+        data = self._repeated
+        at = chunk.find(data)
+        head, tail = chunk[:at], chunk[at + len(data) :]
+        if self._shape is not None and data and head.endswith((b"data: ", b"data:")) and tail in _EVENT_ENDS:
+            self._chunk_shape = self._shape.within(head, tail)
+
+    def _probe(self, data: bytes) -> int | None:
+        """Read an event apart from all others, and return the bytes of its text if it does nothing but add them."""
+        event = _object_in(data)
+        if event is None:
+            return None
+        reader = type(self._read_so_far)()
+        reader.read_event(event)
+        self._shape_model = reader.model
+        return reader.text_bytes if reader.only_added_text() else None
+
+
+class _BodyReader:
+    """Keep an answer that is one JSON body, up to a limit."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._body = bytearray()
+        self._is_long = False
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Keep a chunk, and return it."""
+        if not self._is_long:
+            self._body += chunk
+            if len(self._body) > self._limit:
+                self._is_long, self._body = True, bytearray()
+        return chunk
+
+    def finish(self) -> bytes:
+        """Return no bytes, since none are held back."""
+        return b""
+
+    def value(self) -> dict[str, Any] | None:
+        """Return the JSON object of the body, or None if it is none or was too long."""
+        return None if self._is_long else _object_in(self._body)
+
+
+def _refuse(text: str) -> NoReturn:
+    raise ValueError(f"{text} is not JSON")
+
+
+_DECODER: Final = json.JSONDecoder(parse_constant=_refuse)
+
+
+def _object_in(data: bytes | bytearray) -> dict[str, Any] | None:
+    """Return the JSON object of an event or a body, or None if it is none or is nested too deeply."""
+    try:
+        value = _DECODER.decode(data.decode("utf-8", "replace"))
+    except (ValueError, RecursionError):
+        return None
+    return value if type(value) is dict else None
+
+
+__all__ = ["FORMATS", "MAX_BODY", "MAX_LINE", "MIN_LIMIT", "AnswerMeter"]

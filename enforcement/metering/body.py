@@ -1,0 +1,218 @@
+"""
+Read the JSON body of a request strictly, and write single values into it.
+
+Two JSON readers may disagree about a key that occurs twice, about NaN, and about what follows a value. A request is
+therefore read strictly, so that the model that is charged is the model that answers. A change is written into the text
+of the body, so that all other values stay as they came: numbers keep their digits, and keys their order.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, NoReturn
+
+MAX_DEPTH: Final = 128
+"""Levels of nesting that the body of a request may have."""
+
+DUPLICATE_KEY: Final = "duplicate_key"
+INVALID_JSON: Final = "invalid_json"
+
+_MARK: Final = b"\xef\xbb\xbf"
+_BLANK: Final = re.compile(r"[ \t\n\r]*")
+_NO_BRACKETS: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[^][{}"]+', re.DOTALL)
+
+
+class DuplicateKey(ValueError):
+    """An object in which a key occurs twice."""
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedBody:
+    """
+    The body of a request, as JSON.
+
+    Attributes:
+        value: The value; None if there is a fault.
+        fault: ``duplicate_key`` or ``invalid_json``; empty if the body is strict JSON.
+    """
+
+    value: Any = None
+    fault: str = ""
+
+
+def parse(body: bytes) -> ParsedBody:
+    """
+    Return the value of a body that is strict JSON in UTF-8, else its fault.
+
+    A byte order mark before the value is skipped. A key that occurs twice is the fault even if there are others.
+    """
+    try:
+        text = body.removeprefix(_MARK).decode()
+    except UnicodeDecodeError:
+        return ParsedBody(fault=_fault_of(body.decode(errors="replace")))
+    try:
+        value = _STRICT.decode(text)
+    except DuplicateKey:
+        return ParsedBody(fault=DUPLICATE_KEY)
+    except (ValueError, RecursionError):
+        return ParsedBody(fault=_fault_of(text))
+    if _is_too_deep(body):
+        return ParsedBody(fault=INVALID_JSON)
+    return ParsedBody(value)
+
+
+def parse_leniently(body: bytes) -> Any:
+    """Return the value of a body that other programs may take for JSON, or None if it is none at all."""
+    try:
+        return _PLAIN.decode(body.removeprefix(_MARK).decode(errors="replace"))
+    except (ValueError, RecursionError):
+        return None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise DuplicateKey
+    return found
+
+
+def _refuse(text: str) -> NoReturn:
+    raise ValueError(f"numbers must be finite, got {text[:40]}")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if number in (float("inf"), float("-inf")):
+        _refuse(text)
+    return number
+
+
+_STRICT: Final = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite)
+_LENIENT: Final = json.JSONDecoder(object_pairs_hook=_unique)
+_PLAIN: Final = json.JSONDecoder()
+
+
+def _fault_of(text: str) -> str:
+    """Return the fault of a text that is not JSON: a key that occurs twice before the place where it breaks, first."""
+    try:
+        _LENIENT.raw_decode(text, _after_blanks(text, 0))
+    except DuplicateKey:
+        return DUPLICATE_KEY
+    except (ValueError, RecursionError):
+        pass
+    return INVALID_JSON
+
+
+def _is_too_deep(body: bytes) -> bool:
+    """Return whether valid JSON has more levels of nesting than allowed."""
+    # Most bodies have too few brackets for that.
+    if body.count(b"{") + body.count(b"[") <= MAX_DEPTH:
+        return False
+    depth = 0
+    for bracket in _NO_BRACKETS.sub(b"", body):
+        depth += 1 if bracket in b"{[" else -1
+        if depth > MAX_DEPTH:
+            return True
+    return False
+
+
+@dataclass(frozen=True, slots=True)
+class _Member:
+    """A member of an object in a text: its key, and where its value begins and ends."""
+
+    key: str
+    begin: int
+    end: int
+
+
+def write_values(body: bytes, value: Mapping[str, Any], changes: Mapping[str, int | bool]) -> bytes:
+    """
+    Return a body with values written into it.
+
+    Args:
+        body: A JSON object for which :func:`parse` found no fault.
+        value: That object.
+        changes: Each value and where it belongs: a JSON pointer whose keys are letters and underscores. Objects on
+            the way that are missing or null are made. A new key becomes the last one of its object.
+    Raises:
+        ValueError: What is on the way is neither an object nor null.
+    """
+    known = set(value)
+    for pointer, new in changes.items():
+        keys, literal = pointer.split("/")[1:], str(new).lower()
+        if keys[0] in known:
+            text = body.decode()
+            body = _written(text, text.index("{"), keys, literal).encode()
+        else:
+            end = body.rindex(b"}")
+            member = _nested(keys, literal)[1:-1]
+            body = b"".join((body[:end], b"," if known else b"", member.encode(), body[end:]))
+            known.add(keys[0])
+    return body
+
+
+def value_at(value: Any, pointer: str) -> Any:
+    """Return what stands at a JSON pointer of keys without ``~``, or raise KeyError."""
+    for key in pointer.split("/")[1:]:
+        value = value[key]
+    return value
+
+
+def _written(text: str, begin: int, keys: list[str], literal: str) -> str:
+    """Return *text* with a value written into the object that begins at *begin*."""
+    after = begin + 1
+    for member in _members(text, begin):
+        if member.key == keys[0]:
+            return _replaced(text, member, keys[1:], literal)
+        after = member.end
+    comma = "," if after > begin + 1 else ""
+    return f"{text[:after]}{comma}{_nested(keys, literal)[1:-1]}{text[after:]}"
+
+
+def _replaced(text: str, member: _Member, keys: list[str], literal: str) -> str:
+    old = text[member.begin : member.end]
+    if keys and old.startswith("{"):
+        return _written(text, member.begin, keys, literal)
+    if keys and old != "null":
+        raise ValueError(f"{member.key}: must be an object")
+    return f"{text[: member.begin]}{_nested(keys, literal)}{text[member.end :]}"
+
+
+def _nested(keys: list[str], literal: str) -> str:
+    for key in reversed(keys):
+        literal = f'{{"{key}":{literal}}}'
+    return literal
+
+
+def _members(text: str, begin: int) -> Iterator[_Member]:
+    """Yield the members of the object that begins at *begin*."""
+    at = _after_blanks(text, begin + 1)
+    while text[at] != "}":
+        if text[at] == ",":
+            at = _after_blanks(text, at + 1)
+        key, at = _PLAIN.raw_decode(text, at)
+        at = _after_blanks(text, _after_blanks(text, at) + 1)
+        _, end = _PLAIN.raw_decode(text, at)
+        yield _Member(key, at, end)
+        at = _after_blanks(text, end)
+
+
+def _after_blanks(text: str, at: int) -> int:
+    match = _BLANK.match(text, at)
+    return match.end() if match else at
+
+
+__all__ = [
+    "DUPLICATE_KEY",
+    "INVALID_JSON",
+    "MAX_DEPTH",
+    "DuplicateKey",
+    "ParsedBody",
+    "parse",
+    "parse_leniently",
+    "value_at",
+    "write_values",
+]

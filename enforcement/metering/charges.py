@@ -1,0 +1,132 @@
+"""
+Compute what tokens cost each limit of a request, by the limit's unit, its weights, and the price of the model.
+
+The price is found once, when the request is reserved, and stays with the reservation to its end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from enforcement.metering.prices import DENIED, Prices, Quote, TokenCounts
+from enforcement.model.limits import Limit
+from enforcement.model.metered import DENY, FULL_WEIGHT, METERED_UNITS, MONEY, TOKEN_UNITS, cost_name
+from enforcement.model.sizes import MAX_NUMBER
+
+REQUESTS: Final = "requests"
+Costs = tuple[int | None, ...]
+"""The cost for each limit of a request, in their order. None for a limit that does not count the request."""
+
+
+class Counts(NamedTuple):
+    """Numbers of tokens by usage class, of any size."""
+
+    input: int = 0
+    cached_input: int = 0
+    cache_write: int = 0
+    output: int = 0
+
+
+NO_TOKENS: Final = Counts()
+
+
+class ReservationDenial(NamedTuple):
+    """
+    Why a request is denied before its limits are asked.
+
+    Attributes:
+        reason: ``unmetered``, or ``unpriced_model``.
+        denied_by: The indices of the limits of money that have no price. Empty for ``unmetered``.
+    """
+
+    reason: str
+    denied_by: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ChargeTerms:
+    """
+    What a request is charged by, from its reservation to its end.
+
+    Attributes:
+        limits: The limits that apply to the request.
+        quotes: The price for each limit of money, None for each other limit.
+        metered: Whether a meter can read the request. Otherwise only requests are counted.
+    """
+
+    limits: tuple[Limit, ...]
+    quotes: tuple[Quote | None, ...]
+    metered: bool = True
+
+    def costs(self, counts: TokenCounts) -> Costs:
+        """Return what these tokens cost each limit, rounded up once for each. At most 2**53 - 1."""
+        return tuple(self._cost(limit, quote, counts) for limit, quote in zip(self.limits, self.quotes, strict=True))
+
+    def unmetered(self) -> tuple[int, ...]:
+        """Return the indices of the limits that get no cost."""
+        return tuple(i for i, cost in enumerate(self.costs(NO_TOKENS)) if cost is None)
+
+    def named(self, costs: Costs) -> dict[str, int]:
+        """
+        Return costs by the names that a limiter knows.
+
+        Args:
+            costs: The costs of these limits, from here or of a settlement.
+        """
+        return {cost_name(limit): cost for limit, cost in zip(self.limits, costs, strict=True) if cost is not None}
+
+    def approximates(self, counts: TokenCounts) -> bool:
+        """Return whether a class of these tokens has no price of its own for a limit of money."""
+        return any(quote.price.approximates(counts) for quote in self.quotes if quote and quote.price)
+
+    def _cost(self, limit: Limit, quote: Quote | None, counts: TokenCounts) -> int | None:
+        if limit.unit == REQUESTS:
+            return 1
+        if not self.metered:
+            return None
+        if limit.unit in TOKEN_UNITS:
+            return weighed(limit, counts)
+        return quote.price.micros(counts) if quote and quote.price else None
+
+
+def terms_of(limits: Sequence[Limit], prices: Prices, model: str, at_us: int) -> ChargeTerms | ReservationDenial:
+    """
+    Return what a request is charged by, or why it is denied.
+
+    Args:
+        limits: The limits that apply to the request.
+        model: The model that the request asks for.
+        at_us: The instant of the reservation, in microseconds since the epoch.
+    Returns:
+        A refusal if a limit of money has no price for the model. A shadow limit never denies.
+    """
+    quotes = [prices.quote(model, at_us, limit.unpriced) if limit.unit == MONEY else None for limit in limits]
+    denied = tuple(
+        i for i, (limit, quote) in enumerate(zip(limits, quotes, strict=True)) if quote is DENIED and not limit.shadow
+    )
+    return ReservationDenial("unpriced_model", denied) if denied else ChargeTerms(tuple(limits), tuple(quotes))
+
+
+def unmetered_terms(limits: Sequence[Limit]) -> ChargeTerms | ReservationDenial:
+    """
+    Return what a request that no meter can read is charged by, or why it is denied.
+
+    Returns:
+        A refusal if a limit of tokens or money asks for a meter. Otherwise terms that count requests and slots only.
+    """
+    if any(limit.unit in METERED_UNITS and limit.unmetered == DENY and not limit.shadow for limit in limits):
+        return ReservationDenial("unmetered")
+    return ChargeTerms(tuple(limits), (None,) * len(limits), metered=False)
+
+
+def weighed(limit: Limit, counts: TokenCounts) -> int:
+    """Return how many tokens a limit of tokens counts, by its weights, rounded up once. At most 2**53 - 1."""
+    weights, total = limit.weights, 0
+    for name in TOKEN_UNITS[limit.unit]:
+        total += getattr(counts, name) * weights.get(name, FULL_WEIGHT)
+    return min(-(-total // FULL_WEIGHT), MAX_NUMBER)
+
+
+__all__ = ["NO_TOKENS", "ChargeTerms", "Costs", "Counts", "ReservationDenial", "terms_of", "unmetered_terms", "weighed"]

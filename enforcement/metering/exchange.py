@@ -1,0 +1,124 @@
+"""Follow one metered request from its admission to its settlement, while its answer passes to the client."""
+
+from __future__ import annotations
+
+from enforcement.metering.answer import AnswerMeter
+from enforcement.metering.encodings import READ_ALWAYS
+from enforcement.metering.opening import Opening
+from enforcement.metering.request import MeteredRequest
+from enforcement.metering.settlement import DrainBounds, MeteredReservation, Settlement
+from enforcement.metering.usage import Usage
+
+
+class MeteredExchange:
+    """
+    One admitted request and its answer.
+
+    Each method that says what happened returns the settlement if the request is settled by it, which happens once.
+    All instants are microseconds since the epoch, by any clock that does not go backwards.
+
+    Args:
+        opening: What was charged.
+        at_us: The instant of the charge.
+        encodings: See :class:`~enforcement.metering.answer.AnswerMeter`.
+    """
+
+    def __init__(
+        self,
+        opening: Opening,
+        at_us: int,
+        *,
+        encodings: frozenset[str] = READ_ALWAYS,
+    ) -> None:
+        self.opening = opening
+        self.reservation = MeteredReservation(opening.terms, opening.estimate, at_us)
+        self._encodings = encodings
+        self._meter: AnswerMeter | None = None
+        self._told_text = 0
+        self._raw_bytes = self._told_bytes = 0
+        self._told_usage: Usage | None = None
+        self._told_final = False
+        asked = opening.asked
+        if isinstance(asked, MeteredRequest) and asked.is_background:
+            self.reservation.unreadable()  # the provider goes on after its answer, which says nothing of that
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the request is settled."""
+        return self.reservation.state == "settled"
+
+    @property
+    def is_drained(self) -> bool:
+        """Whether the answer is read although its client left."""
+        return self.reservation.draining
+
+    @property
+    def hides_usage(self) -> bool:
+        """Whether bytes of the answer may be kept from the client, so that its length is not known before its end."""
+        asked = self.opening.asked
+        return isinstance(asked, MeteredRequest) and asked.hide_usage
+
+    def answered(self, status: int, content_encoding: str | None, at_us: int) -> Settlement | None:
+        """Note the head of the answer."""
+        asked = self.opening.asked
+        if isinstance(asked, MeteredRequest) and asked.has_tokens and not asked.is_background:
+            self._meter = AnswerMeter(
+                asked.format, status, content_encoding, hide_usage=asked.hide_usage, encodings=self._encodings
+            )
+        return self.reservation.answered(status, at_us)
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Read a chunk of the answer, and return the bytes for the client."""
+        self._raw_bytes += len(chunk)
+        return chunk if self._meter is None else self._meter.feed(chunk)
+
+    def read_on(self, at_us: int) -> Settlement | None:
+        """Take what was read since the last call into account. Needed while the answer is drained."""
+        return self._tell(at_us)
+
+    def ended(self, at_us: int, *, whole: bool) -> tuple[bytes, Settlement | None]:
+        """
+        Note the end of the answer, or that it will never come, and return the last bytes for the client beside the
+        settlement.
+
+        Args:
+            whole: The answer came to its end. False: its connection broke.
+        """
+        rest = b"" if self._meter is None else self._meter.finish(whole)
+        return rest, self._tell(at_us) or self.reservation.ended(at_us)
+
+    def refused(self, status: int | None, at_us: int) -> Settlement | None:
+        """Note that the provider did not take the request. *status* is None if there was no connection."""
+        return self.reservation.refused(status, at_us)
+
+    def client_left(self, at_us: int, *, sent: bool, drain: DrainBounds | None = None) -> Settlement | None:
+        """
+        Note that the client left.
+
+        Args:
+            sent: Whether the request was sent to the provider before.
+            drain: How much of the answer is read on. None: nothing.
+        """
+        return self._tell(at_us) or self.reservation.client_left(at_us, sent=sent, drain=drain)
+
+    def passed(self, at_us: int) -> Settlement | None:
+        """Settle the request if its answer was drained for as long as it may be."""
+        return self.reservation.passed(at_us)
+
+    def _tell(self, at_us: int) -> Settlement | None:
+        """Tell the reservation what the meter has read since the last time."""
+        meter, reservation = self._meter, self.reservation
+        if meter is None:
+            return None
+        if not meter.is_readable:
+            reservation.unreadable()
+        usage, final, over = meter.usage, meter.is_final, None
+        if usage is not None and (usage is not self._told_usage or final != self._told_final):
+            self._told_usage, self._told_final = usage, final
+            over = reservation.reported(usage, at_us, final=final)
+        text, told = meter.text_bytes or 0, self._told_text
+        raw, self._told_text, self._told_bytes = self._raw_bytes - self._told_bytes, text, self._raw_bytes
+        return over or reservation.streamed(max(0, text - told), raw, at_us)
+
+
+__all__ = ["MeteredExchange"]

@@ -1,0 +1,157 @@
+"""Anthropic's messages."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from enforcement.metering.formats.reading import AnswerReader, Asked, NotBelieved, count_in, details_in
+from enforcement.metering.formats.text import Content, as_object, objects_in, utf8_length
+from enforcement.metering.usage import Usage
+
+_COUNTS: Final = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens", "output_tokens")
+_LIFETIMES: Final = ("ephemeral_5m_input_tokens", "ephemeral_1h_input_tokens")
+_SAID: Final = ("text", "thinking", "partial_json", "name")
+
+
+def ask_message(body: dict[str, Any]) -> Asked:
+    """Return what a request for a message asks for."""
+    asked = Asked(default_field="/max_tokens")
+    asked.read_caps(body, "", "max_tokens")
+    content = asked.content
+    _add_blocks(content, body.get("system"))
+    for message in objects_in(body.get("messages")):
+        _add_blocks(content, message.get("content"))
+    content.add_within(body.get("tools"))
+    return asked
+
+
+def _add_blocks(content: Content, value: Any) -> None:
+    """Count a string or an array of blocks, and the blocks inside the results of tools and documents."""
+    waiting = [value]
+    while waiting:
+        blocks = waiting.pop()
+        if type(blocks) is str:
+            content.add_text(blocks)
+        elif type(blocks) is list:
+            waiting.extend(_inner(content, block) for block in blocks)
+
+
+def _inner(content: Content, block: Any) -> Any:
+    """Count one block, and return the blocks inside it, or None."""
+    kind = block.get("type") if type(block) is dict else None
+    if type(kind) is not str:
+        content.add_block(block)
+    elif kind.endswith("tool_use"):
+        content.add_text(block.get("name"))
+        content.add_within(block.get("input"))
+    elif kind.endswith("tool_result"):
+        inner = block.get("content")
+        if type(inner) is not dict:
+            return inner
+        content.add_within(inner)  # what a program printed, and an error
+    elif kind == "search_result":
+        return block.get("content")
+    elif kind == "document":
+        return _document(content, as_object(block.get("source")))
+    else:
+        content.add_block(block)
+    return None
+
+
+def _document(content: Content, source: dict[str, Any]) -> Any:
+    kind = source.get("type")
+    if kind == "text":
+        return source.get("data")
+    if kind == "content":
+        return source.get("content")
+    content.add_part("file")
+    return None
+
+
+class MessagesAnswer(AnswerReader):
+    """
+    An answer with a message.
+
+    ``message_start`` has the first counts, and each ``message_delta`` the last ones of what it counts again.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: dict[str, int] = {}
+        self.has_delta = False
+        self.has_stopped = False
+
+    def read_body(self, body: dict[str, Any]) -> None:
+        self.take_model(body.get("model"))
+        for block in objects_in(body.get("content")):
+            self._read_block(block)
+        self._take_usage(body.get("usage"))
+        self.is_final = self.usage is not None
+
+    def read_event(self, event: dict[str, Any]) -> None:
+        kind = event.get("type")
+        if kind == "content_block_delta":
+            self._read_block(event.get("delta"))
+        elif kind == "content_block_start":
+            self._read_block(event.get("content_block"))
+        elif kind == "message_start":
+            self._read_start(as_object(event.get("message")))
+        elif kind == "message_delta":
+            self._read_delta(event)
+        elif kind == "message_stop":
+            self.has_stopped = True
+        else:
+            return
+        self.is_final = self.has_stopped and self.has_delta and self.usage is not None
+
+    def end(self) -> None:
+        """Do nothing, since the end of the body is not the last word of this format."""
+
+    def _read_block(self, block: Any) -> None:
+        if type(block) is dict:
+            for name in _SAID:
+                if name in block:
+                    self.text_bytes += utf8_length(block[name])
+
+    def _read_start(self, message: dict[str, Any]) -> None:
+        self.take_model(message.get("model"))
+        for block in objects_in(message.get("content")):
+            self._read_block(block)
+        self._take_usage(message.get("usage"))
+
+    def _read_delta(self, event: dict[str, Any]) -> None:
+        if self._take_usage(event.get("usage")):
+            self.has_delta = True
+        if as_object(event.get("delta")).get("stop_reason") is not None:
+            self.has_stopped = True
+
+    def _take_usage(self, report: Any) -> bool:
+        """Merge a report into the counts, and return whether it was believed and had a count."""
+        try:
+            counts = _counts_of(report)
+        except NotBelieved:
+            return False
+        self.counts |= counts
+        self.usage = _usage_of(self.counts)
+        return bool(counts)
+
+
+def _counts_of(report: Any) -> dict[str, int]:
+    if type(report) is not dict:
+        return {}
+    details_in(report, "output_tokens_details")
+    found = {name: count_in(report, name) for name in _COUNTS}
+    written = details_in(report, "cache_creation")
+    found |= {name: count_in(written, name) for name in _LIFETIMES}
+    return {name: count for name, count in found.items() if count is not None}
+
+
+def _usage_of(counts: dict[str, int]) -> Usage | None:
+    if "input_tokens" not in counts or "output_tokens" not in counts:
+        return None
+    by_lifetime = sum(counts.get(name, 0) for name in _LIFETIMES)
+    written = counts.get("cache_creation_input_tokens", by_lifetime)
+    return Usage(counts["input_tokens"], counts.get("cache_read_input_tokens", 0), written, counts["output_tokens"])
+
+
+__all__ = ["MessagesAnswer", "ask_message"]

@@ -1,0 +1,205 @@
+"""OpenAI's chat completions, legacy completions and embeddings. Azure and many other servers have the same formats."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from enforcement.metering.formats.reading import AnswerReader, Asked, NotBelieved, count_in, details_in
+from enforcement.metering.formats.text import Content, as_list, as_object, objects_in, utf8_length
+from enforcement.metering.usage import Usage
+
+_SAID: Final = ("content", "refusal", "reasoning_content", "reasoning")
+
+
+def ask_chat(body: dict[str, Any]) -> Asked:
+    """Return what a request for a chat completion asks for."""
+    asked = Asked(default_field="/max_completion_tokens")
+    asked.read_caps(body, "", "max_tokens", "max_completion_tokens")
+    asked.read_choices(body, "n")
+    content = asked.content
+    for message in objects_in(body.get("messages")):
+        _add_message(content, message)
+    content.add_within(body.get("tools"))
+    content.add_within(body.get("functions"))
+    content.add_within(as_object(body.get("response_format")).get("json_schema"))
+    return asked
+
+
+def _add_message(content: Content, message: dict[str, Any]) -> None:
+    content.add_blocks(message.get("content"))
+    if len(message) == 2 and "role" in message and "content" in message:
+        return  # as most messages are
+    content.add_text(message.get("refusal"))
+    content.add_text(message.get("reasoning_content"))
+    content.add_text(message.get("reasoning"))
+    for call in objects_in(message.get("tool_calls")):
+        add_call(content, as_object(call.get("function")))
+        add_call(content, as_object(call.get("custom")))
+    add_call(content, as_object(message.get("function_call")))
+    if message.get("audio") is not None:
+        content.keeps_context = True  # the sound of an earlier answer, by its id
+
+
+def add_call(content: Content, call: dict[str, Any]) -> None:
+    """Count the name and the arguments of a call of a tool, which are text or a JSON value."""
+    if call:
+        content.add_text(call.get("name"))
+        content.add_within(call.get("arguments"))
+        content.add_within(call.get("input"))
+
+
+def ask_completion(body: dict[str, Any]) -> Asked:
+    """Return what a request for legacy completions asks for. Each prompt of a list is answered *n* times."""
+    asked = Asked(default_field="/max_tokens")
+    asked.read_caps(body, "", "max_tokens")
+    asked.read_choices(body, "n", "best_of")
+    prompt = body.get("prompt")
+    asked.n *= max(1, sum(1 for item in as_list(prompt) if type(item) is not int))
+    asked.content.add_tokens_or_text(prompt)
+    asked.content.add_text(body.get("suffix"))
+    return asked
+
+
+def ask_embedding(body: dict[str, Any]) -> Asked:
+    """Return what a request for embeddings asks for. Nothing is generated."""
+    asked = Asked(cap=0)
+    asked.content.add_tokens_or_text(body.get("input"))
+    return asked
+
+
+def usage_of(report: Any, input_name: str, output_name: str) -> Usage | None:
+    """
+    Return the usage that a report of OpenAI's formats says.
+
+    Args:
+        report: What stands under ``usage``.
+        input_name: Name of the count of all input; those of its details derive from it.
+        output_name: Name of the count of output.
+    Returns:
+        The usage. None if the report is missing, lacks one of the two counts, or is not believed.
+    """
+    if type(report) is not dict:
+        return None
+    try:
+        total, output = count_in(report, input_name), count_in(report, output_name)
+        if total is None or output is None:
+            return None
+        details_in(report, f"{output_name}_details")
+        return _split(report, input_name, total, output)
+    except NotBelieved:
+        return None
+
+
+def _split(report: Mapping[str, Any], input_name: str, total: int, output: int) -> Usage:
+    details = details_in(report, f"{input_name}_details")
+    cached = min(count_in(details, "cached_tokens") or 0, total)
+    written = min(count_in(details, "cache_write_tokens") or 0, total - cached)
+    return Usage(total - cached - written, cached, written, output)
+
+
+class CompletionsAnswer(AnswerReader):
+    """An answer with legacy completions."""
+
+    def read_body(self, body: dict[str, Any]) -> None:
+        self.read_event(body)
+        self.is_final = self.usage is not None
+
+    def read_event(self, event: dict[str, Any]) -> None:
+        self.take_model(event.get("model"))
+        choices = event.get("choices")
+        if choices:
+            self.read_choices(choices)
+        report = event.get("usage")
+        if report is not None:
+            self._take_usage(report, choices == [])
+
+    def read_choices(self, choices: Any) -> None:
+        """Count the text of all choices of a body or an event."""
+        for choice in objects_in(choices):
+            self.text_bytes += utf8_length(choice.get("text"))
+
+    def _take_usage(self, report: Any, is_last: bool) -> None:
+        usage = self.usage_in(report)
+        if usage is not None:
+            self.usage = usage
+            self.is_final = self.is_final or is_last
+
+    def usage_in(self, report: Any) -> Usage | None:
+        """Return what a report says, or None if it is missing or not believed."""
+        return usage_of(report, "prompt_tokens", "completion_tokens")
+
+    def end(self) -> None:
+        self.is_final = self.usage is not None
+
+
+class ChatAnswer(CompletionsAnswer):
+    """An answer with chat completions."""
+
+    def read_choices(self, choices: Any) -> None:
+        if type(choices) is not list:
+            return
+        for choice in choices:
+            if type(choice) is dict:
+                delta = choice.get("delta")
+                if delta:
+                    self._read_message(delta)
+                message = choice.get("message")
+                if message:
+                    self._read_message(message)
+
+    def _read_message(self, message: Any) -> None:
+        if type(message) is not dict:
+            return
+        total = 0
+        for name, value in message.items():
+            if type(value) is str:
+                if name in _SAID:
+                    total += len(value) if value.isascii() else utf8_length(value)
+            elif value:
+                total += _length_of_call(name, value)
+        self.text_bytes += total
+
+
+def _length_of_call(name: str, value: Any) -> int:
+    if name == "tool_calls":
+        calls = objects_in(value)
+        return sum(_called(call.get("function")) + _called(call.get("custom")) for call in calls)
+    if name == "function_call":
+        return _called(value)
+    if name == "audio":
+        return utf8_length(as_object(value).get("transcript"))
+    return 0
+
+
+def _called(call: Any) -> int:
+    return sum(utf8_length(as_object(call).get(name)) for name in ("name", "arguments", "input"))
+
+
+class EmbeddingsAnswer(CompletionsAnswer):
+    """An answer with embeddings, which has no output."""
+
+    def read_choices(self, choices: Any) -> None:
+        """Do nothing, since no text is generated."""
+
+    def usage_in(self, report: Any) -> Usage | None:
+        if type(report) is not dict:
+            return None
+        try:
+            total = count_in(report, "prompt_tokens")
+            details_in(report, "prompt_tokens_details")
+        except NotBelieved:
+            return None
+        return None if total is None else Usage(input=total)
+
+
+__all__ = [
+    "ChatAnswer",
+    "CompletionsAnswer",
+    "EmbeddingsAnswer",
+    "add_call",
+    "ask_chat",
+    "ask_completion",
+    "ask_embedding",
+    "usage_of",
+]

@@ -1,0 +1,104 @@
+"""OpenAI's responses."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from enforcement.metering.formats.openai import add_call, usage_of
+from enforcement.metering.formats.reading import AnswerReader, Asked
+from enforcement.metering.formats.text import PART_TYPES, Content, as_object, objects_in, utf8_length
+
+_LAST_EVENTS: Final = frozenset({"response.completed", "response.incomplete", "response.failed"})
+_SOUND: Final = "audio.delta"
+_KEPT: Final = ("previous_response_id", "conversation")
+_USED: Final = ("action", "code", "queries", "results", "outputs", "tools")
+# An item without any of these fields is of an unknown kind.
+_READ: Final = frozenset((*_USED, "content", "summary", "arguments", "input", "output", "encrypted_content"))
+
+
+def ask_response(body: dict[str, Any]) -> Asked:
+    """Return what a request for a response asks for."""
+    asked = Asked(default_field="/max_output_tokens", is_background=body.get("background") is True)
+    asked.read_caps(body, "", "max_output_tokens")
+    content = asked.content
+    content.add_text(body.get("instructions"))
+    given = body.get("input")
+    content.add_text(given)
+    for item in objects_in(given):
+        _add_item(content, item)
+    content.add_within(body.get("tools"))
+    content.add_within(as_object(as_object(body.get("text")).get("format")).get("schema"))
+    if any(body.get(name) is not None for name in _KEPT) or type(body.get("prompt")) is dict:
+        content.keeps_context = True
+    return asked
+
+
+def _add_item(content: Content, item: dict[str, Any]) -> None:
+    """Count a message, a call of a tool, its result, or reasoning of an earlier turn."""
+    kind = item.get("type")
+    if type(kind) is str and kind in PART_TYPES:
+        content.add_block(item)
+    elif kind == "item_reference":
+        content.keeps_context = True
+    elif kind == "image_generation_call":
+        content.add_part("image")
+    elif not item.keys() & _READ:
+        content.add_part("other")
+    else:
+        content.add_blocks(item.get("content"))
+        content.add_blocks(item.get("summary"))
+        if kind not in (None, "message"):
+            _add_call(content, item)
+
+
+def _add_call(content: Content, item: dict[str, Any]) -> None:
+    add_call(content, item)
+    for name in _USED:
+        content.add_within(item.get(name))
+    output = item.get("output")
+    if type(output) is dict:
+        content.add_block(output)
+    else:
+        content.add_blocks(output)
+
+
+class ResponsesAnswer(AnswerReader):
+    """An answer with a response."""
+
+    def read_body(self, body: dict[str, Any]) -> None:
+        self.take_model(body.get("model"))
+        for item in objects_in(body.get("output")):
+            self.text_bytes += _length_of(item)
+        self._take_last(body.get("usage"))
+
+    def read_event(self, event: dict[str, Any]) -> None:
+        kind = event.get("type")
+        if type(kind) is not str:
+            return
+        if kind.endswith(".delta"):
+            if not kind.endswith(_SOUND):
+                self.text_bytes += utf8_length(event.get("delta"))
+            return
+        response = event.get("response")
+        if type(response) is dict:
+            self.take_model(response.get("model"))
+            if kind in _LAST_EVENTS:
+                self._take_last(response.get("usage"))
+
+    def _take_last(self, report: Any) -> None:
+        usage = usage_of(report, "input_tokens", "output_tokens")
+        if usage is not None:
+            self.usage, self.is_final = usage, True
+
+    def end(self) -> None:
+        """Do nothing, since only three events have the last word."""
+
+
+def _length_of(item: dict[str, Any]) -> int:
+    """Return the bytes of texts, refusals, summaries, names and arguments of one output."""
+    parts = objects_in(item.get("content")) + objects_in(item.get("summary"))
+    said = sum(utf8_length(part.get("text")) + utf8_length(part.get("refusal")) for part in parts)
+    return said + sum(utf8_length(item.get(name)) for name in ("name", "arguments", "input"))
+
+
+__all__ = ["ResponsesAnswer", "ask_response"]

@@ -1,0 +1,157 @@
+"""Decide what a metered request is charged before it is sent to the provider, or why it is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from enforcement.metering.charges import NO_TOKENS, ChargeTerms, ReservationDenial, terms_of, unmetered_terms
+from enforcement.metering.estimate import (
+    DEFAULT_CAP,
+    FACTOR,
+    Estimate,
+    NoBound,
+    clamp,
+    estimate_request,
+)
+from enforcement.metering.prices import Prices
+from enforcement.metering.request import MeteredRequest, Unmetered
+from enforcement.model.limits import Limit
+from enforcement.model.metered import METERED_UNITS, Metering
+
+WHY_UNMETERED: Mapping[str, str] = {
+    "method": "only a POST to a provider has a cost that can be read",
+    "encoding": "its body is compressed",
+    "too_large": "its body is too long to be read",
+    "format": "its path belongs to no known API of a provider",
+    "duplicate_key": "a key occurs twice in an object of its body",
+    "invalid_json": "its body is not JSON",
+    "not_an_object": "its body is not a JSON object",
+    "no_model": "it names no model",
+    "bad_stream": "stream or stream_options is not what the API expects",
+    "bad_cap": "its bound on output tokens is not an integer in range",
+    "bad_n": "its number of answers is not an integer in range",
+    "batch": "it is a batch of calls",
+    "websocket": "what passes through a WebSocket connection cannot be read",
+}
+"""For people: why a request cannot be metered, by the reason of :class:`~enforcement.metering.request.Unmetered`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """
+    Why a request is denied before its limits are asked.
+
+    Attributes:
+        reason: ``unmetered`` or ``unpriced_model``.
+        detail: A sentence for the client.
+    """
+
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """
+    What a request is charged before it is answered, and what is sent to the provider.
+
+    Attributes:
+        asked: The request as it is sent on. Its caps are written into the body.
+        terms: What it is charged by.
+        estimate: Its tokens. None if no meter can read it.
+        price_revision: The revision of the prices.
+        clamp_at_least: The lowest cap to which it may be lowered if it is denied. None: it may not.
+    """
+
+    asked: MeteredRequest | Unmetered
+    terms: ChargeTerms
+    estimate: Estimate | None
+    price_revision: int
+    clamp_at_least: int | None = None
+
+    @property
+    def costs(self) -> dict[str, int]:
+        """What it costs each limit, by the names that a limiter knows."""
+        return self.terms.named(self.terms.costs(self.estimate or NO_TOKENS))
+
+    @property
+    def about(self) -> dict[str, Any] | None:
+        """
+        What an operator needs to know of its reservation, as JSON values. None if no limit counts tokens or money, or
+        no meter can read the request.
+        """
+        counts = any(limit.unit in METERED_UNITS for limit in self.terms.limits)
+        if not counts or self.estimate is None or isinstance(self.asked, Unmetered):
+            return None
+        return {
+            "model": self.asked.attributes.get("model", ""),
+            "price_revision": self.price_revision,
+            "input": self.estimate.input,
+            "output": self.estimate.output,
+        }
+
+    def clamped(self, room: Sequence[int | None]) -> Opening | None:
+        """
+        Return the same request with the greatest lower cap that its limits would admit, or None if there is none.
+
+        Args:
+            room: The greatest cost that each limit would admit now. None for a limit that does not deny.
+        """
+        if self.clamp_at_least is None or self.estimate is None or isinstance(self.asked, Unmetered):
+            return None
+        lower = clamp(self.estimate, self.terms, room, self.clamp_at_least)
+        if lower is None:
+            return None
+        return replace(self, asked=self.asked.with_cap(lower.cap), estimate=lower, clamp_at_least=None)
+
+
+def open_request(
+    asked: MeteredRequest | Unmetered,
+    limits: Sequence[Limit],
+    rules: Metering,
+    prices: Prices,
+    at_us: int,
+    factor: int = FACTOR,
+) -> Opening | Refused:
+    """
+    Return what a request is charged before it is answered, or why it is denied.
+
+    Args:
+        asked: The request, as it was read.
+        limits: The limits that apply to it.
+        rules: The rules of its policies, see :func:`~enforcement.metering.estimate.strictest`.
+        prices: The published prices.
+        at_us: The present instant, in microseconds since the epoch.
+        factor: What was learned of the tokens of the model, per mille.
+    """
+    if isinstance(asked, Unmetered) or not asked.has_tokens:
+        terms = unmetered_terms(limits)
+        if isinstance(terms, ReservationDenial):
+            why = WHY_UNMETERED.get(asked.reason if isinstance(asked, Unmetered) else "format", "")
+            return Refused(terms.reason, f"The cost of this request cannot be read: {why}.")
+        return Opening(asked, terms, None, prices.revision)
+    model = asked.attributes["model"]
+    found = terms_of(limits, prices, model, at_us)
+    if isinstance(found, ReservationDenial):
+        names = ", ".join(limits[index].name for index in found.denied_by)
+        return Refused(found.reason, f"The model {model} has no price, which {names} asks for.")
+    if asked.cap is None:
+        asked = asked.with_cap(DEFAULT_CAP if rules.default_cap is None else rules.default_cap)
+    try:
+        estimate = estimate_request(
+            rules,
+            text_bytes=asked.text_bytes,
+            parts=asked.parts,
+            cap=asked.cap,
+            n=asked.n,
+            factor=factor,
+            keeps_context=asked.keeps_context,
+        )
+    except NoBound as exc:
+        return Refused("unmetered", f"The cost of this request has no bound: {exc}.")
+    return Opening(asked, found, estimate, prices.revision, rules.clamp_at_least)
+
+
+__all__ = ["WHY_UNMETERED", "Opening", "Refused", "open_request"]

@@ -1,0 +1,186 @@
+"""
+Read the document of prices that the control plane publishes.
+
+A document is refused as a whole if any part of it breaks a rule. The reader then keeps the prices that it had.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any, Final, TypeVar
+
+from enforcement.metering.prices import Price, Prices, Rates
+from enforcement.model.checks import shown
+from enforcement.model.documents import SCHEMA, DocumentReader, InvalidDocument
+from enforcement.model.instants import from_us, to_us
+from enforcement.model.sizes import MAX_PATTERN_LENGTH
+from enforcement.model.strict_json import InvalidJSON, check_strings, loads_object
+
+MAX_PRICES_BYTES: Final = 4 * 1024 * 1024
+MAX_PRICES: Final = 20_000
+"""Entries of one list of prices."""
+MAX_TIERS: Final = 16
+MAX_RATE: Final = 10**12
+"""The highest price, in micros per million tokens, which is one unit of the currency for each token."""
+
+T = TypeVar("T")
+
+_RATES: Final = frozenset({"cached_input", "cache_write"})
+_INSTANT: Final = re.compile(
+    r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)(?:\.(\d{1,6}))?Z",
+    re.ASCII,
+)
+_CURRENCY: Final = re.compile(r"[A-Z]{3}", re.ASCII)
+
+
+def parse_prices(text: str | bytes) -> Prices:
+    """
+    Return the prices that a document describes.
+
+    Args:
+        text: JSON with ``schema``, ``revision`` and perhaps ``currency``, and the lists ``overrides`` and ``prices``.
+    Raises:
+        InvalidDocument: It breaks a rule. The message names the field, such as ``prices[3].input``, and the rule.
+    """
+    try:
+        value = loads_object(text, max_length=MAX_PRICES_BYTES)
+        check_strings(value)
+    except InvalidJSON as exc:
+        raise InvalidDocument(str(exc)) from exc
+    data = DocumentReader(value, {"revision"}, optional={"currency", "overrides", "prices"})
+    revision = data.integer("revision", least=1)
+    return Prices(revision, _prices(data, "overrides"), _prices(data, "prices"), _currency(value))
+
+
+def price_to_json(price: Price) -> dict[str, Any]:
+    """Return an entry of a document, as JSON values that :func:`parse_prices` reads back."""
+    dates = {"from": price.from_us, "until": price.until_us}
+    tiers = [{"above_input": above, **_rates_to_json(rates)} for above, rates in price.tiers]
+    return {
+        "model": price.pattern,
+        **{name: _instant_text(at_us) for name, at_us in dates.items() if at_us is not None},
+        **_rates_to_json(price.rates),
+        **({"tiers": tiers} if tiers else {}),
+    }
+
+
+def prices_to_json(prices: Prices) -> dict[str, Any]:
+    """Return a document as JSON values that :func:`parse_prices` reads back."""
+    lists = {"overrides": prices.overrides, "prices": prices.prices}
+    return {
+        "schema": SCHEMA,
+        "revision": prices.revision,
+        **({"currency": prices.currency} if prices.currency else {}),
+        **{name: [price_to_json(price) for price in entries] for name, entries in lists.items() if entries},
+    }
+
+
+def parse_price(item: Mapping[str, Any]) -> Price:
+    """
+    Return the price that one entry of a document describes.
+
+    Raises:
+        InvalidDocument: It breaks a rule. The message names the field and the rule.
+    """
+    names, optional = {"model", "input", "output"}, _RATES | {"from", "until", "tiers"}
+    data = DocumentReader(item, names, optional=optional, nested=True)
+    price = Price(_pattern(data), _rates(data), _instant(item, "from"), _instant(item, "until"), _tiers(data))
+    if price.until_us is not None and price.from_us is not None and price.until_us <= price.from_us:
+        raise InvalidDocument(f"until: must be after from, got {item['until']!r} and {item['from']!r}")
+    return price
+
+
+def _prices(data: DocumentReader, name: str) -> tuple[Price, ...]:
+    places: dict[tuple[str, int | None], int] = {}
+
+    def parse(item: Mapping[str, Any]) -> Price:
+        price = parse_price(item)
+        key = price.pattern, price.from_us
+        if key in places:
+            raise InvalidDocument(f"model: must not have the model and from of {name}[{places[key]}]")
+        places[key] = len(places)
+        return price
+
+    return tuple(_each(data, name, MAX_PRICES, parse))
+
+
+def _each(data: DocumentReader, name: str, most: int, parse: Callable[[Mapping[str, Any]], T]) -> Iterator[T]:
+    """Yield what *parse* makes of each object of a list, which may be missing. Errors name the list and the place."""
+    for i, item in enumerate(data.items(name, most) if name in data.data else ()):
+        if not isinstance(item, Mapping):
+            raise InvalidDocument(f"{name}[{i}]: must be an object, got {shown(item)}")
+        try:
+            yield parse(item)
+        except InvalidDocument as exc:
+            raise InvalidDocument(f"{name}[{i}].{exc}") from exc
+
+
+def _pattern(data: DocumentReader) -> str:
+    value = data.data["model"]
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_PATTERN_LENGTH:
+        rule = f"must be a string of 1 to {MAX_PATTERN_LENGTH} characters"
+        raise InvalidDocument(f"model: {rule}, got {shown(value)}")
+    return value
+
+
+def _rates(data: DocumentReader) -> Rates:
+    own = (None if data.data.get(name) is None else data.integer(name, 0, MAX_RATE) for name in Rates._fields[2:])
+    return Rates(data.integer("input", 0, MAX_RATE), data.integer("output", 0, MAX_RATE), *own)
+
+
+def _tiers(data: DocumentReader) -> tuple[tuple[int, Rates], ...]:
+    lower = 0
+
+    def parse(item: Mapping[str, Any]) -> tuple[int, Rates]:
+        nonlocal lower
+        tier = DocumentReader(item, {"above_input", "input", "output"}, optional=_RATES, nested=True)
+        lower = tier.integer("above_input", least=lower + 1)
+        return lower, _rates(tier)
+
+    return tuple(_each(data, "tiers", MAX_TIERS, parse))
+
+
+def _instant(item: Mapping[str, Any], name: str) -> int | None:
+    if name not in item:
+        return None
+    value = item[name]
+    found = _INSTANT.fullmatch(value) if isinstance(value, str) else None
+    try:
+        if found:
+            *parts, fraction = found.groups(default="")
+            return to_us(datetime(*map(int, parts), int(fraction.ljust(6, "0")), tzinfo=UTC))  # type: ignore[misc,arg-type]
+    except ValueError:
+        pass
+    rule = "must be an instant in UTC such as 2026-01-31T00:00:00Z, with at most six decimals"
+    raise InvalidDocument(f"{name}: {rule}, got {shown(value)}")
+
+
+def _currency(value: Mapping[str, Any]) -> str:
+    if "currency" not in value:
+        return ""
+    currency = value["currency"]
+    if not isinstance(currency, str) or not _CURRENCY.fullmatch(currency):
+        raise InvalidDocument(f"currency: must be three capital letters such as USD, got {shown(currency)}")
+    return currency
+
+
+def _rates_to_json(rates: Rates) -> dict[str, int]:
+    return {name: value for name, value in rates._asdict().items() if value is not None}
+
+
+def _instant_text(at_us: int) -> str:
+    return from_us(at_us).isoformat().replace("+00:00", "Z")
+
+
+__all__ = [
+    "MAX_PRICES",
+    "MAX_PRICES_BYTES",
+    "MAX_RATE",
+    "MAX_TIERS",
+    "parse_price",
+    "parse_prices",
+    "price_to_json",
+    "prices_to_json",
+]

@@ -1,0 +1,127 @@
+"""
+Recognise events that differ from the one before in their text alone.
+
+Most events of a stream are the same JSON with another piece of text in it. Reading such JSON each time costs several
+times what all other work on the event costs. A shape is learned from one event: the bytes around its text, and around
+the few values that change besides and that no meter reads. That the bytes between them are text, and that nothing
+else depends on them, is not assumed: two probes with other values in these places are read as any event, and compared.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import Final
+
+_TEXT: Final = re.compile(
+    rb'"(?:content|reasoning_content|reasoning|refusal|text|thinking|partial_json|delta|arguments)"\s*:\s*'
+    rb'"((?:[^"\\\x00-\x1f]|\\.)+)"'
+)
+_NOISE: Final = re.compile(rb'"obfuscation"\s*:\s*"([^"\\\x00-\x1f]*)"|"sequence_number"\s*:\s*([0-9]+)')
+_PLAIN: Final = re.compile(rb'[^"\\\x00-\x1f\x80-\xff]*')
+_PROBE: Final = b"0000000"
+_MAX_CANDIDATES: Final = 4
+_MAX_NUMBER: Final = 18
+_STRINGS: Final = json.JSONDecoder()
+
+Probe = Callable[[bytes], int | None]
+"""Read one event. Return the bytes of its text, or None if it does more than add text."""
+
+
+class Shape:
+    """
+    The bytes of an event around what changes.
+
+    Attributes:
+        constant: Bytes of text that such an event has beside the one that changes.
+    """
+
+    __slots__ = ("_around", "_kinds", "constant")
+
+    def __init__(self, around: tuple[bytes, ...], kinds: tuple[str, ...], constant: int) -> None:
+        self._around = around
+        self._kinds = kinds
+        self.constant = constant
+
+    def within(self, head: bytes, tail: bytes) -> Shape:
+        """Return the shape of such events with bytes before and after each."""
+        first, *middle, last = self._around
+        return Shape((head + first, *middle, last + tail), self._kinds, self.constant)
+
+    def text_bytes(self, event: bytes) -> int:
+        """Return the bytes of the text of an event of this shape, or -1 if it may have another one."""
+        around = self._around
+        tail = around[-1]
+        at, end = len(around[0]), len(event) - len(tail)
+        if end < at or not event.startswith(around[0]) or not event.endswith(tail):
+            return -1
+        total, last = self.constant, len(self._kinds) - 1
+        for index, kind in enumerate(self._kinds):
+            stop = end if index == last else event.find(around[index + 1], at, end)
+            if stop < 0:
+                return -1
+            value = event[at:stop]
+            if kind == "text":
+                found = _length_of_string(value)
+                if found < 0:
+                    return -1
+                total += found
+            elif not (_is_number(value) if kind == "number" else _PLAIN.fullmatch(value)):
+                return -1
+            at = stop + len(around[index + 1])
+        return total
+
+
+def learn(event: bytes, probe: Probe) -> Shape | None:
+    """Return the shape of an event that does nothing but add text, or None if it has none."""
+    noise = [(match.start(match.lastindex or 0), match) for match in _NOISE.finditer(event)]
+    for _, candidate in zip(range(_MAX_CANDIDATES), _TEXT.finditer(event), strict=False):
+        shape = _proven(event, candidate.span(1), [match for _, match in noise], probe)
+        if shape is not None:
+            return shape
+    return None
+
+
+def _proven(event: bytes, text: tuple[int, int], noise: list[re.Match[bytes]], probe: Probe) -> Shape | None:
+    """Return the shape with the text at one place, if both probes say that it is one."""
+    places = [(*text, "text")]
+    for match in noise:
+        begin, end = match.span(1 if match.group(1) is not None else 2)
+        if end <= text[0] or begin >= text[1]:
+            places.append((begin, end, "string" if match.group(1) is not None else "number"))
+    places.sort()
+    kinds = tuple(kind for _, _, kind in places)
+    ends = (0, *(end for _, end, _ in places))
+    begins = (*(begin for begin, _, _ in places), len(event))
+    around = tuple(event[end:begin] for end, begin in zip(ends, begins, strict=True))
+    short, long = (_filled(around, kinds, times) for times in (1, 2))
+    shorter, longer = probe(short), probe(long)
+    if shorter is None or longer is None or longer - shorter != len(_PROBE):
+        return None
+    return Shape(around, kinds, shorter - len(_PROBE))
+
+
+def _filled(around: tuple[bytes, ...], kinds: tuple[str, ...], times: int) -> bytes:
+    values = {"text": _PROBE * times, "string": _PROBE * (3 - times), "number": b"%d" % times}
+    pairs = zip(around, (*(values[kind] for kind in kinds), b""), strict=True)
+    return b"".join(before + value for before, value in pairs)
+
+
+def _length_of_string(value: bytes) -> int:
+    """Return the bytes in UTF-8 of what is inside the quotes of a JSON string, or -1 if no string has this inside."""
+    if _PLAIN.fullmatch(value):
+        return len(value)
+    try:
+        text = f'"{value.decode()}"'
+        found, end = _STRINGS.raw_decode(text)
+    except ValueError:
+        return -1
+    return len(found.encode("utf-8", "surrogatepass")) if end == len(text) else -1
+
+
+def _is_number(value: bytes) -> bool:
+    return value.isdigit() and len(value) <= _MAX_NUMBER and (value == b"0" or value[:1] != b"0")
+
+
+__all__ = ["Probe", "Shape", "learn"]

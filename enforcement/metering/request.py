@@ -1,0 +1,302 @@
+"""Read from a request to a provider what it may cost, and prepare the body that is sent on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+from urllib.parse import unquote
+
+from enforcement.metering import body as json_body
+from enforcement.metering.formats.anthropic import ask_message
+from enforcement.metering.formats.gemini import ask_gemini
+from enforcement.metering.formats.openai import ask_chat, ask_completion, ask_embedding
+from enforcement.metering.formats.reading import Asked, UnreadableRequest
+from enforcement.metering.formats.responses import ask_response
+from enforcement.metering.formats.text import as_object, is_encodable, model_name
+
+MAX_BODY: Final = 8 * 1024 * 1024
+"""Bytes of the longest body of a request that is read, unless a caller says otherwise."""
+
+MAX_SESSION_LENGTH: Final = 128
+"""Longest name of a session, in characters."""
+
+MCP: Final = "mcp"
+"""Format of a call of the Model Context Protocol. It has no tokens."""
+
+_ASK: Final[Mapping[str, Callable[[dict[str, Any]], Asked]]] = {
+    "openai-chat": ask_chat,
+    "openai-responses": ask_response,
+    "openai-completions": ask_completion,
+    "openai-embeddings": ask_embedding,
+    "anthropic-messages": ask_message,
+    "gemini": ask_gemini,
+}
+_LAST_SEGMENTS: Final = {
+    "responses": "openai-responses",
+    "completions": "openai-completions",
+    "embeddings": "openai-embeddings",
+}
+_DOTS: Final = frozenset({".", ".."})
+_GEMINI_METHODS: Final = {"generateContent": "false", "streamGenerateContent": "true"}
+# Formats whose streams report usage only if they are asked to.
+_REPORT_ON_REQUEST: Final = frozenset({"openai-chat", "openai-completions"})
+_INCLUDE_USAGE: Final = "/stream_options/include_usage"
+_SESSION_FIELDS: Final = ("sluicegate-session", "mcp-session-id")
+
+Header = Callable[[str], str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Unmetered:
+    """
+    A request that no meter can read. What it gets is for the policy to say.
+
+    Attributes:
+        reason: The first that holds of ``method``, ``encoding``, ``too_large``, ``format``, ``duplicate_key``,
+            ``invalid_json``, ``not_an_object``, ``no_model``, ``bad_stream``, ``bad_cap``, ``bad_n`` and ``batch``.
+        format: The format that its path names; None if it names none.
+    """
+
+    reason: str
+    format: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MeteredRequest:
+    """
+    A request whose cost can be estimated.
+
+    Attributes:
+        format: The API format, such as ``openai-chat``. A request of the format ``mcp`` has no tokens at all: for
+            limits on tokens or money it is unmetered.
+        body: The body to send on: the one that came, with *changes*.
+        attributes: What limits may match: ``model``, ``stream`` ("true" or "false"), ``session``, ``tool``.
+        cap: Most tokens of each answer; None if neither the request nor the caller names one.
+        n: How many answers are generated. Output is reserved for *cap* times *n*.
+        text_bytes: Bytes of UTF-8 of all text that the model has to read.
+        parts: The number of parts that are no text, by kind: image, audio, video, file, other.
+        changes: What was written into the body, by JSON pointer.
+        hide_usage: The stream was asked for usage only by us: its event is to be hidden from the client.
+        keeps_context: The model also reads what the provider keeps, and the request does not say how much that is.
+        is_background: The provider answers at once and goes on generating, so its answer does not say the usage.
+        cap_fields: JSON pointers of all caps in *body*.
+        default_field: JSON pointer of the field for a cap; None if nothing is generated that a cap could bound.
+    """
+
+    format: str
+    body: bytes
+    attributes: Mapping[str, str]
+    cap: int | None = 0
+    n: int = 1
+    text_bytes: int = 0
+    parts: Mapping[str, int] = field(default_factory=dict)
+    changes: Mapping[str, int | bool] = field(default_factory=dict)
+    hide_usage: bool = False
+    keeps_context: bool = False
+    is_background: bool = False
+    cap_fields: tuple[str, ...] = ()
+    default_field: str | None = None
+
+    @property
+    def has_tokens(self) -> bool:
+        """Return whether the request has tokens to count. If not, limits on tokens or money cannot meter it."""
+        return self.format != MCP
+
+    def with_cap(self, cap: int) -> MeteredRequest:
+        """
+        Return this request with a cap in its body: the default of a policy, or a lower one than the request has.
+
+        Args:
+            cap: Tokens of each answer. Each cap in the body that is greater becomes this one.
+        Raises:
+            ValueError: The request has a lower cap already.
+        """
+        if cap == self.cap:
+            return self
+        if cap < 0 or (self.cap is not None and cap > self.cap):
+            raise ValueError(f"cap: must be an integer from 0 to the cap of the request, {self.cap}, got {cap}")
+        value = json_body.parse(self.body).value
+        greater = tuple(pointer for pointer in self.cap_fields if json_body.value_at(value, pointer) > cap)
+        if self.cap is None and self.default_field is not None:
+            greater = (self.default_field,)
+        changes: dict[str, int | bool] = dict.fromkeys(greater, cap)
+        body = json_body.write_values(self.body, value, changes)
+        fields = self.cap_fields or greater
+        return replace(self, body=body, cap=cap, changes={**self.changes, **changes}, cap_fields=fields)
+
+
+@dataclass(frozen=True, slots=True)
+class _Route:
+    """What a path says: the format, and perhaps the model and whether the answer is streamed."""
+
+    format: str
+    model: str | None = None
+    stream: str | None = None
+
+
+def read_request(
+    method: str,
+    target: str,
+    header: Header,
+    body: bytes,
+    *,
+    default_cap: int | None = None,
+    max_body: int = MAX_BODY,
+) -> MeteredRequest | Unmetered:
+    """
+    Read a request, and return what it may cost and the body to send on, or why it cannot be metered.
+
+    Args:
+        method: The HTTP method.
+        target: The path, with percent escapes, and perhaps a query.
+        header: Return the value of the header field with a name in lower case, or None.
+        body: The body. Of a longer one than *max_body*, its first bytes do, if there is one byte too many.
+        default_cap: A cap in tokens for requests that have none. It is written into the body. A caller that knows
+            it only once the model is known uses :meth:`MeteredRequest.with_cap`.
+        max_body: Bytes of the longest body that is read.
+    """
+    route = find_route(target)
+    name = None if route is None else route.format
+    if method != "POST":
+        return Unmetered("method", name)
+    if not _is_identity(header("content-encoding")):
+        return Unmetered("encoding", name)
+    if len(body) > max_body:
+        return Unmetered("too_large", name)
+    parsed = json_body.parse(body)
+    if route is None:
+        return _read_call(parsed, header, body)
+    if parsed.fault:
+        return Unmetered(parsed.fault, name)
+    if type(parsed.value) is not dict:
+        return Unmetered("not_an_object", name)
+    try:
+        return _read_metered(route, parsed.value, header, body, default_cap)
+    except UnreadableRequest as exc:
+        return Unmetered(str(exc), name)
+
+
+def find_route(target: str) -> _Route | None:
+    """
+    Return what the end of a path says about the format of a request, or None if no format has such a path.
+
+    Any prefix may stand before it. Percent escapes are read once. The query, empty segments and a trailing slash do
+    not count. A path with ``.`` or ``..`` as a segment has no format.
+    """
+    path = target.partition("?")[0]
+    segments = [segment for segment in unquote(path).split("/") if segment]
+    # A provider may resolve "..", and some take "Chat" for "chat". They would find another format or model.
+    if not segments or not _DOTS.isdisjoint(segments):
+        return None
+    last, before = segments[-1], segments[-2] if len(segments) > 1 else ""
+    if before == "models":
+        model, _, call = last.rpartition(":")
+        if call in _GEMINI_METHODS:
+            return _Route("gemini", model, _GEMINI_METHODS[call])
+    if last == "messages":
+        return _Route("anthropic-messages") if before == "v1" else None
+    if last == "completions" and before == "chat":
+        return _Route("openai-chat", _deployment_in(segments[:-2]))
+    name = None if before.lower() == "chat" else _LAST_SEGMENTS.get(last)
+    return None if name is None else _Route(name, _deployment_in(segments[:-1]))
+
+
+def _deployment_in(segments: list[str]) -> str | None:
+    """Return the name of the deployment in the segments that stand before a format of Azure, or None."""
+    if "deployments" not in segments:
+        return None
+    for at in range(len(segments) - 2, 0, -1):
+        if segments[at] == "deployments" and segments[at - 1] == "openai":
+            return segments[at + 1]
+    return None
+
+
+def _is_identity(encoding: str | None) -> bool:
+    return not encoding or all(name.strip().lower() in ("", "identity") for name in encoding.split(","))
+
+
+def _read_metered(
+    route: _Route, body: dict[str, Any], header: Header, data: bytes, default_cap: int | None
+) -> MeteredRequest:
+    attributes = {"model": _model(route, body), "stream": route.stream or _stream(body)}
+    changes: dict[str, int | bool] = {}
+    if route.format in _REPORT_ON_REQUEST and attributes["stream"] == "true":
+        options = body.get("stream_options")
+        if options is None or options.get("include_usage") is not True:
+            changes[_INCLUDE_USAGE] = True
+    hide_usage = bool(changes)
+    asked = _ASK[route.format](body)
+    cap, cap_fields = asked.cap, asked.cap_fields
+    if cap is None and default_cap is not None and asked.default_field is not None:
+        cap, cap_fields = default_cap, (asked.default_field,)
+        changes[asked.default_field] = default_cap
+    if changes:
+        data = json_body.write_values(data, body, changes)
+    _add_session(attributes, body, header)
+    content = asked.content
+    return MeteredRequest(
+        route.format,
+        data,
+        attributes,
+        cap,
+        asked.n,
+        content.text_bytes,
+        content.parts,
+        changes,
+        hide_usage,
+        content.keeps_context,
+        asked.is_background,
+        cap_fields,
+        asked.default_field,
+    )
+
+
+def _model(route: _Route, body: dict[str, Any]) -> str:
+    name = model_name(body.get("model") if route.model is None else route.model)
+    if name is None:
+        raise UnreadableRequest("no_model")
+    return name
+
+
+def _stream(body: dict[str, Any]) -> str:
+    options = body.get("stream_options")
+    if options is not None and type(options) is not dict:
+        raise UnreadableRequest("bad_stream")
+    for value in (body.get("stream"), None if options is None else options.get("include_usage")):
+        if value is not None and type(value) is not bool:
+            raise UnreadableRequest("bad_stream")
+    return "true" if body.get("stream") else "false"
+
+
+def _add_session(attributes: dict[str, str], body: dict[str, Any], header: Header) -> None:
+    session: Any = None
+    for name in _SESSION_FIELDS:
+        session = session or header(name)
+    if not session:
+        session = as_object(body.get("metadata")).get("session_id")
+    if type(session) is str and 0 < len(session) <= MAX_SESSION_LENGTH and is_encodable(session):
+        attributes["session"] = session
+
+
+def _read_call(parsed: json_body.ParsedBody, header: Header, body: bytes) -> MeteredRequest | Unmetered:
+    """Return what a request to an unknown path is: a call of the Model Context Protocol, or unmetered."""
+    value = json_body.parse_leniently(body) if parsed.fault else parsed.value
+    is_batch = type(value) is list and any(_is_call(item) for item in value)
+    if not is_batch and not _is_call(value):
+        return Unmetered("format")
+    if parsed.fault or is_batch:
+        return Unmetered(parsed.fault or "batch", MCP)
+    attributes: dict[str, str] = {}
+    tool = as_object(value.get("params")).get("name")
+    if value.get("method") == "tools/call" and type(tool) is str and is_encodable(tool):
+        attributes["tool"] = tool
+    _add_session(attributes, value, header)
+    return MeteredRequest(MCP, body, attributes)
+
+
+def _is_call(value: Any) -> bool:
+    return type(value) is dict and value.get("jsonrpc") == "2.0"
+
+
+__all__ = ["MAX_BODY", "MAX_SESSION_LENGTH", "MCP", "MeteredRequest", "Unmetered", "find_route", "read_request"]

@@ -1,0 +1,297 @@
+"""
+Decide what a reservation for a metered request is charged in the end, from all that happens to the request.
+
+Nothing here charges a counter. The caller charges the estimate, tells what happens, and charges each
+:class:`Settlement` that it gets, through the limiter that made the reservation.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from enforcement.metering.charges import NO_TOKENS, ChargeTerms, Costs, Counts
+from enforcement.metering.estimate import Estimate
+from enforcement.metering.prices import TokenCounts
+from enforcement.model.instants import DAY_SECONDS, SECOND_US
+from enforcement.model.limits import Limit
+
+SETTLED_WITHIN_US: Final = 7 * DAY_SECONDS * SECOND_US
+"""How long after its reservation a lost request can still be settled."""
+
+OPEN: Final = "open"
+SETTLED: Final = "settled"
+LOST: Final = "lost"
+
+EXACT: Final = "exact"
+DRAINED: Final = "drained"
+OBSERVED: Final = "observed"
+ESTIMATED: Final = "estimated"
+NOTHING: Final = "nothing"
+
+
+class DrainBounds(NamedTuple):
+    """
+    How much of an answer is read after its client left.
+
+    Attributes:
+        ms: Milliseconds after the client left.
+        bytes: Bytes that are read after the client left.
+        at_once: Answers that a process reads so at the same time.
+    """
+
+    ms: int = 5_000
+    bytes: int = 1_048_576
+    at_once: int = 32
+
+
+class Settlement(NamedTuple):
+    """
+    What a reservation is charged in the end.
+
+    Attributes:
+        settled_as: ``exact``, ``drained``, ``observed``, ``estimated`` or ``nothing``.
+        costs: The cost for each limit in place of its estimate. Slots are not part of it.
+        counts: The tokens that are charged. None for ``nothing``, and for a request that no meter can read.
+        approximate: Whether a class of tokens was charged without a price of its own.
+    """
+
+    settled_as: str
+    costs: Costs
+    counts: TokenCounts | None = None
+    approximate: bool = False
+
+
+class MeteredReservation:
+    """
+    One reservation, from its estimate to its end.
+
+    Each method that says what happened returns the settlement if the reservation is settled by it, else None. This
+    happens once at most. All instants are microseconds since the epoch, and do not go backwards.
+
+    Args:
+        terms: What the request is charged by.
+        estimate: What was charged for it. None if no meter can read the request.
+        reserved_at_us: The instant of the reservation.
+
+    Attributes:
+        state: ``open``, ``settled`` or ``lost``.
+        settled_as: How it was settled, ``estimated`` if it is lost. None while it is open.
+        status: HTTP status of the answer. None if there was none so far.
+    """
+
+    def __init__(self, terms: ChargeTerms, estimate: Estimate | None, reserved_at_us: int) -> None:
+        self.terms = terms
+        self.estimate = estimate
+        self.reserved_at_us = reserved_at_us
+        self.estimated_costs = terms.costs(estimate or NO_TOKENS)
+        self.costs = self.estimated_costs
+        self.state = OPEN
+        self.settled_as: str | None = None
+        self.status: int | None = None
+        self._readable = estimate is not None
+        self._text_bytes = 0
+        self._report: TokenCounts | None = None
+        self._last_word: str | None = None
+        self._left_at_us: int | None = None
+        self._drain: DrainBounds | None = None
+        self._drained_bytes = 0
+        self._alive = True
+
+    @property
+    def holds_slots(self) -> bool:
+        """Whether the request still occupies its slots, which end with its client."""
+        return self.state == OPEN and self._left_at_us is None
+
+    @property
+    def draining(self) -> bool:
+        """Whether the answer is read although its client left."""
+        return self.state == OPEN and self._drain is not None
+
+    def answered(self, status: int, at_us: int) -> Settlement | None:
+        """Note the status of the answer, whose body is still to come."""
+        over = self.passed(at_us)
+        if self.state != SETTLED:
+            self.status = status
+        return over
+
+    def streamed(self, text_bytes: int, raw_bytes: int, at_us: int) -> Settlement | None:
+        """
+        Note a part of the answer that was read.
+
+        Args:
+            text_bytes: Length of the generated text in it, in UTF-8.
+            raw_bytes: All of its bytes.
+        """
+        if (over := self.passed(at_us)) or self.state != OPEN:
+            return over
+        self._text_bytes += text_bytes
+        if self._drain is None:
+            return None
+        self._drained_bytes += raw_bytes
+        return self._finish() if self._drained_bytes > self._drain.bytes else None
+
+    def reported(self, usage: TokenCounts, at_us: int, *, final: bool) -> Settlement | None:
+        """
+        Note what the provider reports. A report replaces the one before, but not its last word.
+
+        Args:
+            final: Whether this is the provider's last word. It settles a lost reservation, too.
+        """
+        over = self.passed(at_us)
+        if over or self.state == SETTLED or (self._last_word and not final) or self._too_late(at_us):
+            return over
+        self._report = usage
+        if final:
+            self._last_word = EXACT if self._left_at_us is None else DRAINED
+        return self._finish() if final and (self._left_at_us is not None or self.state == LOST) else None
+
+    def unreadable(self) -> None:
+        """Note that the answer cannot be read, so that nothing in it can be counted."""
+        self._readable = False
+
+    def ended(self, at_us: int) -> Settlement | None:
+        """Settle a request whose answer is over, whole or broken, or whose connection broke before an answer."""
+        if (over := self.passed(at_us)) or self._too_late(at_us):
+            return over
+        return self._finish()
+
+    def refused(self, status: int | None, at_us: int) -> Settlement | None:
+        """
+        Settle a request that the provider did not take.
+
+        Args:
+            status: Its HTTP status, 400 or more. None if there was no connection.
+        """
+        if over := self.passed(at_us):
+            return over
+        if self.state != OPEN:
+            return None
+        self.status = status
+        return self._settle(NOTHING, None)
+
+    def client_left(self, at_us: int, *, sent: bool = True, drain: DrainBounds | None = None) -> Settlement | None:
+        """
+        Note that the client left, which frees the slots, and settle the request unless its answer is still read.
+
+        Args:
+            sent: Whether the request was sent to the provider.
+            drain: How much of the answer may be read. None: nothing.
+        """
+        if over := self.passed(at_us):
+            return over
+        if self.state != OPEN or self._left_at_us is not None:
+            return None
+        self._left_at_us = at_us
+        if not sent:
+            return self._settle(NOTHING, None)
+        if drain is None or self._last_word or not self._readable:
+            return self._finish()
+        self._drain = drain
+        return None
+
+    def passed(self, at_us: int) -> Settlement | None:
+        """Settle a request whose answer has been read for as long as it may be after its client left."""
+        if not self.draining or not self._alive:
+            return None
+        since_us = at_us - (self._left_at_us or 0)
+        return self._finish() if self._drain and since_us > self._drain.ms * 1_000 else None
+
+    def died(self) -> None:
+        """Note that the process that serves the request died, so that it reads no more of the answer."""
+        self._alive = False
+
+    def expired(self, at_us: int) -> Settlement | None:
+        """Note that nobody has renewed the reservation in time. It is lost, and keeps the charge of its estimate."""
+        if over := self.passed(at_us):
+            return over
+        if self.state == OPEN:
+            self.state, self.settled_as = LOST, ESTIMATED
+        return None
+
+    def settled_by_hand(self, usage: TokenCounts | None, at_us: int) -> Settlement | None:
+        """
+        Settle an open or lost reservation by order of an operator or a late job.
+
+        Args:
+            usage: The tokens to charge. None gives everything back.
+        Returns:
+            The settlement. None if it was settled before, or was reserved more than seven days ago.
+        """
+        if over := self.passed(at_us):
+            return over
+        if self.state == SETTLED or at_us - self.reserved_at_us > SETTLED_WITHIN_US:
+            return None
+        return self._settle(NOTHING if usage is None else EXACT, usage)
+
+    def debt(self) -> Costs:
+        """Return for each limit how much more than its estimate was charged."""
+        return self._beyond(1)
+
+    def given_back(self) -> Costs:
+        """Return for each limit how much less than its estimate was charged."""
+        return self._beyond(-1)
+
+    def _beyond(self, sign: int) -> Costs:
+        pairs = zip(self.costs, self.estimated_costs, strict=True)
+        return tuple(None if a is None or b is None else max(0, sign * (a - b)) for a, b in pairs)
+
+    def _too_late(self, at_us: int) -> bool:
+        return self.state == LOST and at_us - self.reserved_at_us > SETTLED_WITHIN_US
+
+    def _finish(self) -> Settlement | None:
+        """Settle the request by what is known of it, unless it is settled. Only a last word settles a lost one."""
+        if self.state == SETTLED or (self.state == LOST and not self._last_word):
+            return None
+        if self._last_word:
+            return self._settle(self._last_word, self._report)
+        if self.status is not None and self.status >= 400:
+            return self._settle(NOTHING, None)
+        if self.estimate is None or not self._readable:
+            return self._settle(ESTIMATED, self.estimate)
+        return self._settle(OBSERVED, self._observed(self.estimate))
+
+    def _observed(self, estimate: Estimate) -> Counts:
+        seen, report = estimate.seen(self._text_bytes), self._report
+        if report is None:
+            return Counts(estimate.input, output=seen)
+        return Counts(report.input, report.cached_input, report.cache_write, max(report.output, seen))
+
+    def _settle(self, word: str, counts: TokenCounts | None) -> Settlement:
+        costs = self.terms.costs(counts or NO_TOKENS)
+        self.costs = tuple(
+            0 if cost and _spared(limit, self.status) else cost
+            for cost, limit in zip(costs, self.terms.limits, strict=True)
+        )
+        self.state, self.settled_as = SETTLED, word
+        approximate = counts is not None and self.terms.approximates(counts)
+        return Settlement(word, self.costs, counts, approximate)
+
+
+def _spared(limit: Limit, status: int | None) -> bool:
+    """
+    Return whether a limit does not count answers with this status.
+
+    Without a status no class holds. Tokens and money stay charged then, because a client could otherwise leave before
+    the answer and pay nothing.
+    """
+    if not limit.charge_on:
+        return False
+    if status is None:
+        return limit.unit == "requests"
+    return f"{status // 100}xx" not in limit.charge_on and str(status) not in limit.charge_on
+
+
+__all__ = [
+    "DRAINED",
+    "ESTIMATED",
+    "EXACT",
+    "LOST",
+    "NOTHING",
+    "OBSERVED",
+    "OPEN",
+    "SETTLED",
+    "SETTLED_WITHIN_US",
+    "DrainBounds",
+    "MeteredReservation",
+    "Settlement",
+]

@@ -1,0 +1,339 @@
+"""
+Reserve permits in such a way that any process can settle them, and read what was reserved.
+
+The store keeps a record of such a reservation beside its counters until it is settled. The id of the reservation
+contains the hash tag of these counters, so whoever knows the id finds the record. No I/O.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Self
+
+from enforcement.lua import function
+from enforcement.model.checks import shown
+from enforcement.model.instants import DAY_SECONDS
+from enforcement.model.keys import Keys, marker_beside
+from enforcement.model.limits import Limit
+from enforcement.plan import commands
+from enforcement.plan.binding import BoundLimit
+from enforcement.plan.costs import REQUESTS, Costs
+from enforcement.plan.reply import NOT_RESTORED, Reply
+from enforcement.plan.request import OtherT, PlanT, Request
+from enforcement.store.errors import StoreError
+from enforcement.store.resp import pack
+
+RESERVE: Final = function("reserve")
+CONCLUDE: Final = function("conclude")
+PROLONG: Final = function("prolong")
+RECORDED: Final = function("recorded")
+
+MAX_RESERVATIONS: Final = 10_000
+"""Reservations of one project that may be open or lost. Lost ones make room for new ones."""
+MAX_LIFE_SECONDS: Final = 7 * DAY_SECONDS
+"""How long a reservation can be settled."""
+TOO_MANY: Final = -4
+"""The head of a reply while the index of reservations has no room. The call wrote nothing."""
+
+_NOT_NOW: Final[Mapping[object, str]] = {NOT_RESTORED: "not_restored", -2: "calendar"}
+"""Why a settlement was not executed, by its reply."""
+_VERSION: Final = 1
+_ID: Final = re.compile(r"([A-Za-z0-9_-]{1,64})\.([0-9a-f]{32})", re.ASCII)
+_UNUSED: Final = ("partition_by", "match", "on_store_failure")
+"""Fields of a limit that a settlement does not need."""
+
+
+class TooManyReservations(Exception):
+    """The project has as many open reservations as it may have, and nothing was charged."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordKeys:
+    """
+    Where the store keeps one reservation.
+
+    Attributes:
+        id: The id of the reservation, by which any process can settle it.
+        ident: Its last part, under which the store knows its slots.
+        index: The key that has the ids of the open reservations of a hash tag.
+        record: The key of the record.
+    """
+
+    id: str
+    ident: str
+    index: str
+    record: str
+
+    @classmethod
+    def of(cls, keys: Keys, tag: str, ident: str) -> Self:
+        """Return the keys of the reservation *ident* whose counters have a hash tag."""
+        return cls(f"{tag}.{ident}", ident, keys.reservations(tag), keys.reservation(tag, ident))
+
+    def lies_beside(self, counter: str) -> bool:
+        """Return whether one call reaches the record and a counter on a cluster, as they have one hash tag."""
+        return self.record.startswith(counter[: counter.index("}") + 1])
+
+    @classmethod
+    def from_id(cls, keys: Keys, reservation_id: object) -> Self:
+        """
+        Return the keys of a reservation.
+
+        Raises:
+            ValueError: It is not the id of a reservation.
+        """
+        found = _ID.fullmatch(reservation_id) if isinstance(reservation_id, str) else None
+        if found is None:
+            raise ValueError(f"id: must be the id of a reservation, got {shown(reservation_id)}.")
+        return cls.of(keys, found[1], found[2])
+
+
+class RecordedRequest(Request[PlanT]):
+    """
+    A request whose charges the store records until they are settled.
+
+    Args:
+        where: Where they are recorded. Its ``ident`` is the id of the request.
+        life_seconds: After this time the reservation is lost, unless it is prolonged.
+        head: JSON values that say whose reservation it is and what for.
+    """
+
+    __slots__ = ("_head", "_life_seconds", "_where")
+
+    def __init__(
+        self, plan: PlanT, costs: Costs, where: RecordKeys, *, life_seconds: float, head: Mapping[str, Any]
+    ) -> None:
+        super().__init__(plan, costs, True, where.ident)
+        self._where = where
+        self._life_seconds = life_seconds
+        self._head = head
+
+    @property
+    def where(self) -> RecordKeys:
+        """Where the store records what is charged."""
+        return self._where
+
+    def encode(self, now_us: int, *, clock: bool, registers: bool) -> bytes:
+        """Return the encoded call that decides the request and records what it charges."""
+        encode = commands.register_arguments if registers else commands.decide_arguments
+        arguments = encode(self, now_us, clock=clock)
+        count = int(arguments[2])
+        keys, numbers = arguments[3 : 3 + count], arguments[3 + count :]
+        where, life_us = self._where, int(self._life_seconds * 1_000_000)
+        head: list[str | int] = ["FCALL", RESERVE, 2 + count, where.index, where.record, *keys]
+        return pack([*head, where.ident, life_us, MAX_RESERVATIONS, self._text(), "1" if registers else "", *numbers])
+
+    def read(self, raw: object, *, registers: bool) -> tuple[Reply, Sequence[int]]:
+        """
+        Return the reply to the call, and for each value that it registered 1 if its overflow counter was charged.
+
+        Raises:
+            TooManyReservations: Nothing was decided, as no further reservation may be open.
+        """
+        found = super().read(raw, registers=registers)
+        if found[0].numbers[0] == TOO_MANY:
+            raise TooManyReservations
+        return found
+
+    def over(self, plan: OtherT) -> RecordedRequest[OtherT]:
+        """Return a copy of the request for the counters of another plan."""
+        return RecordedRequest(plan, self.costs, self._where, life_seconds=self._life_seconds, head=self._head)
+
+    def of_part(self, plan: OtherT, ident: str, *, charge: bool) -> Request[OtherT]:
+        """Return the request for the counters of one hash tag. The record has those beside which it lies."""
+        if charge and self._where.lies_beside(plan.keys[0]):
+            return self.over(plan)
+        return super().of_part(plan, ident, charge=charge)
+
+    def _text(self) -> str:
+        """Return what the record has besides what was charged."""
+        plan = self.plan
+        if plan.fragments is None:
+            plan.fragments = ",".join(map(_fragment, plan.bounds))
+        head = json.dumps({"v": _VERSION, **self._head}, separators=(",", ":"))
+        costs = ",".join([str(bound.cost_of(self.costs)) for bound in plan.bounds])
+        return f'{head[:-1]},"costs":[{costs}],"limits":[{plan.fragments}]}}'
+
+
+def _fragment(bound: BoundLimit) -> str:
+    """Return what a record has of one limit, as JSON."""
+    limit = {name: value for name, value in bound.limit.to_json().items() if name not in _UNUSED}
+    row = {"key": bound.key, "scope": bound.scope, "policy_id": bound.policy_id, "policy": bound.policy_slug}
+    if bound.partitions is not None:
+        row["overflow"] = bound.partitions.overflow
+    return json.dumps({**row, "limit": limit}, separators=(",", ":"))
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedCharge:
+    """
+    What a reservation charged to one counter.
+
+    Attributes:
+        bound: The limit, bound to its counter.
+        permits: Permits that were charged, or slots.
+        mark: The window that was charged. None: the limit did not admit the request, as only a shadow may.
+    """
+
+    bound: BoundLimit
+    permits: int
+    mark: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ReservationRecord:
+    """
+    A reservation as the store has recorded it.
+
+    Attributes:
+        at_us: When it was charged, by the store's clock, microseconds since the epoch.
+        head: JSON values that say whose it is and what for: ``project``, ``token``, ``instance``, ``revision`` ...
+        charges: One for each limit of the request.
+    """
+
+    at_us: int
+    head: Mapping[str, Any]
+    charges: tuple[RecordedCharge, ...]
+
+    @classmethod
+    def read(cls, raw: object) -> ReservationRecord | None:
+        """
+        Return the record that the store has, or None if it has none, as it was settled or never made.
+
+        Raises:
+            StoreError: What the store has is not a record.
+        """
+        if raw is None:
+            return None
+        try:
+            text = raw.decode() if isinstance(raw, bytes) else str(raw)
+            charged, _, said = text.partition("\n")
+            at, marks, overflowed = charged.split("|")
+            head = json.loads(said)
+            if head.pop("v") != _VERSION:
+                raise ValueError("an unknown version")
+            costs, limits = head.pop("costs"), head.pop("limits")
+            diverted = iter(overflowed.split(",") if overflowed else ())
+            bounds = [_bound(row, diverted) for row in limits]
+            rows = zip(bounds, costs, marks.split(",") if marks else (), strict=True)
+            charges = tuple(RecordedCharge(b, int(cost), None if m == "-" else int(m)) for b, cost, m in rows)
+            return cls(int(at), head, charges)
+        except (ValueError, KeyError, TypeError, AttributeError) as exc:
+            raise StoreError("protocol", f"a reservation cannot be read: {exc}") from exc
+
+
+def _bound(row: Mapping[str, Any], diverted: Any) -> BoundLimit:
+    key = row["key"]
+    if "overflow" in row and next(diverted, "0") == "1":
+        key = row["overflow"]
+    limit = Limit.from_json(row["limit"], published=True)
+    return BoundLimit(limit, key, row["scope"], row["policy_id"], row["policy"])
+
+
+@dataclass(frozen=True, slots=True)
+class Conclusion:
+    """
+    How a reservation is settled by its record.
+
+    Attributes:
+        record: The reservation.
+        deltas: For each of its charges, the permits to add. Below 0: to give back.
+    """
+
+    record: ReservationRecord
+    deltas: tuple[int, ...]
+
+    @classmethod
+    def of(cls, record: ReservationRecord, costs: Costs | None) -> Conclusion:
+        """
+        Return how a reservation is settled with the real cost.
+
+        Args:
+            costs: A number of requests, or permits by unit. A unit that is not included keeps its estimate. 0 is 0 of
+                every unit. None: all is given back.
+        """
+        real = {REQUESTS: costs} if isinstance(costs, int) else costs or {}
+        keeps = costs is not None and costs != 0
+        return cls(
+            record,
+            tuple(
+                (bound.settled_cost(real, permits) if keeps and bound.letter != "c" else 0) - permits
+                for bound, permits in ((charge.bound, charge.permits) for charge in record.charges)
+            ),
+        )
+
+    def command(self, where: RecordKeys, now_us: int, clock: int | None) -> list[str | int]:
+        """
+        Return the arguments of the call that settles the reservation and frees its slots.
+
+        Args:
+            now_us: The time in this process, in microseconds since the epoch. It selects the calendar windows.
+            clock: The time of a test's clock. None: the store uses its own clock.
+        """
+        corrections = [
+            commands.Correction(charge.bound.key, charge.bound.spec(now_us), delta, charge.mark)
+            for charge, delta in self.charged()
+            if charge.mark is not None
+        ]
+        marker = marker_beside(where.record, where.ident)
+        return conclude(where, commands.settle(corrections, marker, clock, ident=where.ident, once_for_ms=None))
+
+    def charged(self) -> list[tuple[RecordedCharge, int]]:
+        """Return the charges that were made, each with the permits to add."""
+        rows = zip(self.record.charges, self.deltas, strict=True)
+        return [(charge, delta) for charge, delta in rows if charge.mark is not None]
+
+
+def was_open(changed: object) -> bool:
+    """
+    Return whether a reservation was open, by the reply to the call that settles it.
+
+    Raises:
+        StoreError: The store has not settled it. The call may be repeated.
+    """
+    if changed in _NOT_NOW:
+        raise StoreError(_NOT_NOW[changed], "the charges cannot be corrected now", executed=False, away=False)
+    if type(changed) is not int:
+        raise StoreError("protocol", f"a reply is not what the function returns: {changed!r:.80}")
+    return changed >= 0
+
+
+def conclude(where: RecordKeys, settling: Sequence[str | int]) -> list[str | int]:
+    """
+    Return the arguments of the call that settles a reservation and removes its record.
+
+    Args:
+        settling: The arguments of :func:`enforcement.plan.commands.settle`, without ``once_for_ms``. If the record is
+            gone, nothing happens, as the reservation was settled before.
+    """
+    count = int(settling[2])
+    keys, numbers = settling[3 : 3 + count], settling[3 + count :]
+    return ["FCALL", CONCLUDE, 2 + count, where.index, where.record, *keys, where.ident, *numbers]
+
+
+def prolong(where: RecordKeys, life_seconds: float, now_us: int | None) -> list[str | int]:
+    """Return the arguments of the call that prolongs an open reservation. The reply is how many there were."""
+    return ["FCALL", PROLONG, 1, where.index, "" if now_us is None else now_us, where.ident, int(life_seconds * 1e6)]
+
+
+def recorded(where: RecordKeys) -> list[str | int]:
+    """Return the arguments of the call that reads a record, see :meth:`ReservationRecord.read`."""
+    return ["FCALL", RECORDED, 1, where.record]
+
+
+__all__ = [
+    "MAX_LIFE_SECONDS",
+    "MAX_RESERVATIONS",
+    "Conclusion",
+    "RecordKeys",
+    "RecordedCharge",
+    "RecordedRequest",
+    "ReservationRecord",
+    "TooManyReservations",
+    "conclude",
+    "prolong",
+    "recorded",
+    "was_open",
+]

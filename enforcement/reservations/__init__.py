@@ -1,0 +1,1 @@
+"""Reservations that the store records, so that any process can settle them."""

@@ -1,0 +1,277 @@
+"""Admit requests that hold slots, or whose cost is known only later. The threads' limiter inherits this."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from time import monotonic
+from typing import Any
+
+from enforcement.engine.driving import run_within
+from enforcement.model.matching import Attributes
+from enforcement.model.tokens import Anonymous
+from enforcement.plan.binding import Costs, Limits
+from enforcement.plan.commands import Steps
+from enforcement.plan.decision import Decision, Denied
+from enforcement.reservations.subject import Reserving, check_life, check_subject
+from enforcement.state.live_plan import LivePlan
+from enforcement.state.reservation import Reservation, new_ident
+from enforcement.store.connector import Pipe
+
+
+class Admitting(Reserving):
+    """Admits requests. :class:`enforcement.Limiter` decides them and looks up tokens."""
+
+    _pipe: Pipe
+    _lookup_pipe: Pipe
+
+    def find_plan(self, token: object, attributes: Attributes | None) -> LivePlan | Decision:
+        """Return the plan of a request with this token or without one, or the decision that refuses it."""
+        raise NotImplementedError
+
+    def decide(self, plan: LivePlan, costs: Costs, *, charge: bool = True, ident: str = "") -> Decision:
+        """Decide a request by the counters of a plan, charge it unless *charge* is False, and return the decision."""
+        raise NotImplementedError
+
+    def _run(self, steps: Steps) -> Any:
+        raise NotImplementedError
+
+    @contextmanager
+    def admit(
+        self,
+        token: str | Anonymous | Limits,
+        key: str | None = None,
+        costs: Costs = 1,
+        attributes: Attributes | None = None,
+    ) -> Generator[Admission]:
+        """
+        Charge an estimate, yield the admission, and hold its slots while a block runs.
+
+        The slots are freed when the block ends. If it ends with an exception before :meth:`Admission.settle`, the
+        estimate is given back too.
+
+        Args:
+            token: As in :meth:`check`, or limits in code together with *key*.
+            key: As in :meth:`hit`. None with a token.
+            costs: The estimate, as in :meth:`check`.
+            attributes: As in :meth:`check`. None with limits in code.
+        Raises:
+            Denied: The request does not pass. The block is not entered and nothing was charged.
+            ValueError: As in :meth:`check` and :meth:`hit`.
+            TypeError: A token is given with a *key*, or limits in code are given with *attributes*.
+        """
+        admission = self.open_admission(token, key, costs, attributes)
+        try:
+            yield admission
+        except BaseException:
+            admission.finish(None)
+            raise
+        else:
+            admission.free_slots()
+
+    def open_admission(
+        self,
+        token: str | Anonymous | Limits,
+        key: str | None = None,
+        costs: Costs = 1,
+        attributes: Attributes | None = None,
+    ) -> Admission:
+        """
+        Charge an estimate, and return an admission that holds slots until :meth:`Admission.finish`, or raise Denied.
+
+        Use this if a ``with`` block cannot span the request. Arguments and errors are those of :meth:`admit`.
+        """
+        return self.admit_plan(self._plan_of(token, key, attributes), costs, attributes)
+
+    def reserve(
+        self,
+        token: str | Anonymous | Limits,
+        key: str | None = None,
+        costs: Costs = 1,
+        attributes: Attributes | None = None,
+        *,
+        life: float,
+    ) -> Admission:
+        """
+        Charge an estimate, and return an admission that any process can :meth:`settle` by its id, or raise Denied.
+
+        For work that outlives a request or a process, such as a batch job. The store keeps the reservation, with its
+        slots, until it is settled. After *life* it counts as lost: its slots are free, its charge stays, and it can
+        still be settled until 7 days after it was made.
+
+        Args:
+            token: As in :meth:`admit`, which has the arguments up to *attributes*.
+            life: Seconds until the reservation is lost, above 0 and at most 604,800.
+        Returns:
+            The admission. Its ``id`` is empty if no limit applies, as there is nothing to settle then.
+        Raises:
+            Denied: The request does not pass, or the store is unavailable (``degraded_denied``), or too many
+                reservations of the project are open (``too_many_reservations``). Nothing was charged.
+            ValueError, TypeError: As in :meth:`admit`, or *life* is not such a number.
+        """
+        plan = self._book.lasting(self._plan_of(token, key, attributes), check_life(life))
+        admission = self._recorded(plan, costs, attributes, life, {})
+        if plan.bounds and not admission.id:
+            admission.cancel()
+            raise Denied(self._engine.planner.refusal("degraded_denied", plan.subject))
+        return admission
+
+    def settle(self, reservation_id: str, costs: Costs) -> bool:
+        """
+        Replace the estimate of a reservation by the real cost, and free its slots, and return whether it was open.
+
+        Args:
+            reservation_id: The id of an admission, perhaps of another process.
+            costs: As in :meth:`Admission.settle`.
+        Returns:
+            False if it was settled or released before, or was made more than 7 days ago. Nothing is changed then.
+        Raises:
+            ValueError: The id or the costs are not valid.
+            enforcement.StoreError: The store is unavailable. The call may be repeated.
+        """
+        return bool(self._run(self._book.settling(reservation_id, costs)))
+
+    def release(self, reservation_id: str) -> bool:
+        """
+        Give back all that a reservation has charged, and free its slots, and return whether it was open. Arguments and
+        errors are those of :meth:`settle`.
+        """
+        return bool(self._run(self._book.releasing(reservation_id)))
+
+    # Used by the integrations, which need the plan to choose between a hit and an admission.
+
+    def admit_plan(
+        self,
+        plan: LivePlan,
+        costs: Costs,
+        attributes: Attributes | None,
+        about: Mapping[str, Any] | None = None,
+    ) -> Admission:
+        """
+        Charge a plan that :meth:`find_plan` returned, and return a new admission, or raise Denied.
+
+        Args:
+            about: JSON values for a record in the store, so that an operator can see and settle the reservation if this
+                process dies. None: no record is made.
+        """
+        if about is not None:
+            return self._recorded(plan, costs, attributes, None, about)
+        ident = new_ident()
+        decision = self.decide(plan, costs, ident=ident)
+        if not decision.allowed:
+            raise Denied(self.noted(decision, attributes))
+        admission = Admission(self, self._engine.reservation(plan, costs, decision, ident))
+        self._engine.slots.keep(admission.reservation)
+        return admission
+
+    def _recorded(
+        self,
+        plan: LivePlan,
+        costs: Costs,
+        attributes: Attributes | None,
+        life: float | None,
+        about: Mapping[str, Any],
+    ) -> Admission:
+        request = self._book.request(plan, costs, life, about)
+        pipe, budget = self._pipe, self._budget
+        if life is not None:  # what is reserved for long may take as long as a look-up
+            pipe, budget = self._lookup_pipe, self._engine.settings.lookup_seconds
+        decision = run_within(self._book.deciding(request), pipe, monotonic() + budget)
+        if not decision.allowed:
+            raise Denied(self.noted(decision, attributes))
+        admission = Admission(self, self._book.made(request, decision, prolongs=life is None))
+        if life is None:
+            self._engine.slots.keep(admission.reservation)
+        return admission
+
+    def _plan_of(self, token: str | Anonymous | Limits, key: str | None, attributes: Attributes | None) -> LivePlan:
+        """Return the plan of a request, or raise Denied if its token is refused."""
+        check_subject(token, key, attributes)
+        if not isinstance(token, (str, Anonymous)):
+            return self._plan_in_code(token, key)
+        plan = self.find_plan(token, attributes)
+        if isinstance(plan, Decision):
+            raise Denied(plan)
+        return plan
+
+
+class Admission:
+    """
+    An admitted request, with the charges and slots that it holds until it ends.
+
+    Attributes:
+        decision: The decision that admitted it.
+        reservation: The charges and slots.
+    """
+
+    def __init__(self, limiter: Admitting, reservation: Reservation) -> None:
+        self.decision = reservation.decision
+        self.reservation = reservation
+        self._limiter = limiter
+        self._finished = False
+
+    @property
+    def id(self) -> str:
+        """The id by which any process can settle it, or empty if the store has no record of it."""
+        return self.reservation.id
+
+    def settle(self, costs: Costs | Mapping[str, int]) -> None:
+        """
+        Replace the charged estimate by the real cost, which may be higher or lower, once. Later calls change nothing.
+
+        Args:
+            costs: A number of requests, or a mapping of units to permits. A unit that is not in it keeps its estimate.
+                0 is 0 of every unit.
+        Raises:
+            ValueError: The costs are not valid; the estimate is kept.
+        """
+        self._conclude(self.reservation.settling(costs))
+
+    def charge_for(self, status: int) -> None:
+        """Give back the permits of limits whose ``charge_on`` does not contain the HTTP status of the response."""
+        self._conclude(self.reservation.charging_for(status))
+
+    def cancel(self) -> None:
+        """Give back all charges, unless they are settled, and free the slots."""
+        self._conclude(self.reservation.cancelling())
+
+    def finish(self, status: int | None) -> None:
+        """
+        Correct the charges by the status of the response, or give back all for None, and free the slots, once.
+
+        If the request was settled before, only the slots are freed. An unavailable store raises no error, because the
+        changes are sent to it later.
+
+        Args:
+            status: The HTTP status. None if there is no response. Everything is then given back, as by :meth:`cancel`.
+        """
+        if self._finished:
+            return
+        self._finished = True
+        try:
+            self._conclude(self.reservation.finishing(status))
+        finally:
+            self.free_slots()
+
+    def conclude(self, costs: Costs | None = None) -> None:
+        """
+        Settle the request and free its slots, in one call to the store if it has recorded the reservation.
+
+        Args:
+            costs: As in :meth:`settle`. None: the estimate is kept.
+        Raises:
+            ValueError: The costs are not valid. Nothing is changed.
+        """
+        self._conclude(self.reservation.concluding(costs))
+
+    def _conclude(self, steps: Steps) -> None:
+        self._limiter._run(steps)
+        self._limiter._engine.slots.concluded(self.reservation)
+
+    def free_slots(self) -> None:
+        """Free the slots. What was charged can still be settled."""
+        self._limiter._engine.slots.drop(self.reservation)
+        self._limiter._run(self.reservation.leaving())
+
+
+__all__ = ["Admission", "Admitting"]

@@ -1,0 +1,261 @@
+"""Admit requests that hold slots, or whose cost is known only later. The limiter for asyncio inherits this."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from time import monotonic
+from typing import Any
+
+from enforcement.async_tasks import begun, seen_through
+from enforcement.engine.driving import run_awaited_within
+from enforcement.model.matching import Attributes
+from enforcement.model.tokens import Anonymous
+from enforcement.plan.binding import Costs, Limits
+from enforcement.plan.commands import Steps
+from enforcement.plan.decision import Decision, Denied
+from enforcement.reservations.subject import Reserving, check_life, check_subject
+from enforcement.state.live_plan import LivePlan
+from enforcement.state.reservation import Reservation, new_ident
+from enforcement.store.connector import AwaitedPipe
+
+
+class AwaitedAdmitting(Reserving):
+    """Admits requests. :class:`enforcement.aio.Limiter` decides them and looks up tokens."""
+
+    _pipe: AwaitedPipe
+    _lookup_pipe: AwaitedPipe
+
+    async def find_plan(self, token: object, attributes: Attributes | None) -> LivePlan | Decision:
+        """Return the plan of a request with this token, or the decision that refuses the token."""
+        raise NotImplementedError
+
+    async def decide(self, plan: LivePlan, costs: Costs, *, charge: bool = True, ident: str = "") -> Decision:
+        """Decide a request by the counters of a plan, charge it unless *charge* is False, and return the decision."""
+        raise NotImplementedError
+
+    async def _run(self, steps: Steps) -> Any:
+        raise NotImplementedError
+
+    @asynccontextmanager
+    async def admit(
+        self,
+        token: str | Anonymous | Limits,
+        key: str | None = None,
+        costs: Costs = 1,
+        attributes: Attributes | None = None,
+    ) -> AsyncGenerator[Admission]:
+        """
+        Charge an estimate, yield the admission, and hold its slots while a block runs, as the sync limiter does.
+
+        If the task is cancelled inside the block, everything is given back before the cancellation goes on.
+        """
+        admission = await self.open_admission(token, key, costs, attributes)
+        try:
+            yield admission
+        except BaseException:
+            await admission.finish(None)
+            raise
+        else:
+            await admission.free_slots()
+
+    async def open_admission(
+        self,
+        token: str | Anonymous | Limits,
+        key: str | None = None,
+        costs: Costs = 1,
+        attributes: Attributes | None = None,
+    ) -> Admission:
+        """
+        Charge an estimate, and return a new admission, which holds slots until :meth:`Admission.finish`, or raise
+        Denied. See the sync limiter.
+        """
+        return await self.admit_plan(await self._plan_of(token, key, attributes), costs, attributes)
+
+    async def reserve(
+        self,
+        token: str | Anonymous | Limits,
+        key: str | None = None,
+        costs: Costs = 1,
+        attributes: Attributes | None = None,
+        *,
+        life: float,
+    ) -> Admission:
+        """
+        Charge an estimate, and return an admission that any process can :meth:`settle` by its id, or raise Denied. See
+        the sync limiter.
+        """
+        plan = self._book.lasting(await self._plan_of(token, key, attributes), check_life(life))
+        admission = await self._recorded(plan, costs, attributes, life, {})
+        if plan.bounds and not admission.id:
+            await admission.cancel()
+            raise Denied(self._engine.planner.refusal("degraded_denied", plan.subject))
+        return admission
+
+    async def settle(self, reservation_id: str, costs: Costs) -> bool:
+        """
+        Replace the estimate of a reservation by the real cost, and free its slots, and return whether it was open. See
+        the sync limiter.
+        """
+        return bool(await seen_through(self._run(self._book.settling(reservation_id, costs))))
+
+    async def release(self, reservation_id: str) -> bool:
+        """
+        Give back all that a reservation has charged, and free its slots, and return whether it was open. See the sync
+        limiter.
+        """
+        return bool(await seen_through(self._run(self._book.releasing(reservation_id))))
+
+    # Used by the integrations, which need the plan to choose between a hit and an admission.
+
+    async def admit_plan(
+        self,
+        plan: LivePlan,
+        costs: Costs,
+        attributes: Attributes | None,
+        about: Mapping[str, Any] | None = None,
+    ) -> Admission:
+        """
+        Charge a plan that :meth:`find_plan` returned, and return a new admission, or raise Denied. See the sync
+        limiter.
+        """
+        if about is not None:
+            return await self._recorded(plan, costs, attributes, None, about)
+        ident = new_ident()
+
+        def reserved(decision: Decision) -> Reservation:
+            return self._engine.reservation(plan, costs, decision, ident)
+
+        admission = await self._admitted(self.decide(plan, costs, ident=ident), reserved, attributes)
+        self._engine.slots.keep(admission.reservation)
+        return admission
+
+    async def _recorded(
+        self,
+        plan: LivePlan,
+        costs: Costs,
+        attributes: Attributes | None,
+        life: float | None,
+        about: Mapping[str, Any],
+    ) -> Admission:
+        book = self._book
+        prolongs = life is None
+        request = book.request(plan, costs, life, about)
+        pipe, budget = self._pipe, self._budget
+        if not prolongs:  # what is reserved for long may take as long as a look-up
+            pipe, budget = self._lookup_pipe, self._engine.settings.lookup_seconds
+        deciding = run_awaited_within(book.deciding(request), pipe, monotonic() + budget)
+        admission = await self._admitted(deciding, lambda it: book.made(request, it, prolongs=prolongs), attributes)
+        if prolongs:
+            self._engine.slots.keep(admission.reservation)
+        return admission
+
+    async def _admitted(
+        self,
+        deciding: Awaitable[Decision],
+        reserved: Callable[[Decision], Reservation],
+        attributes: Attributes | None,
+    ) -> Admission:
+        """
+        Return a new admission for a decision, or raise Denied. If the task is cancelled meanwhile, give back what the
+        store may have charged.
+        """
+        deciding = asyncio.ensure_future(deciding)
+        try:
+            decision = await asyncio.shield(deciding)
+        except asyncio.CancelledError:
+            await seen_through(self._give_back(deciding, reserved))
+            raise
+        if not decision.allowed:
+            raise Denied(self.noted(decision, attributes))
+        return Admission(self, reserved(decision))
+
+    async def _give_back(self, deciding: Awaitable[Decision], reserved: Callable[[Decision], Reservation]) -> None:
+        """Wait for a decision whose caller was cancelled, and give back the permits that it charged."""
+        decision = await deciding
+        if decision.allowed:
+            await self._run(reserved(decision).cancelling())
+
+    async def _plan_of(
+        self, token: str | Anonymous | Limits, key: str | None, attributes: Attributes | None
+    ) -> LivePlan:
+        """Return the plan of a request, or raise Denied if its token is refused."""
+        check_subject(token, key, attributes)
+        if not isinstance(token, (str, Anonymous)):
+            return self._plan_in_code(token, key)
+        plan = await self.find_plan(token, attributes)
+        if isinstance(plan, Decision):
+            raise Denied(plan)
+        return plan
+
+
+class Admission:
+    """An admitted request, with the charges and slots that it holds. See :class:`enforcement.limiter.Admission`."""
+
+    def __init__(self, limiter: AwaitedAdmitting, reservation: Reservation) -> None:
+        self.decision = reservation.decision
+        self.reservation = reservation
+        self._limiter = limiter
+        # A second call waits for the task of the first one.
+        self._finishing: asyncio.Task[None] | None = None
+        self._freeing: asyncio.Task[None] | None = None
+
+    @property
+    def id(self) -> str:
+        """The id by which any process can settle it, or empty if the store has no record of it."""
+        return self.reservation.id
+
+    async def settle(self, costs: Costs) -> None:
+        """Replace the charged estimate by the real cost, once. Later calls change nothing."""
+        await seen_through(self._conclude(self.reservation.settling(costs)))
+
+    async def amend(self, deltas: Mapping[str, int]) -> None:
+        """Add permits to the charges by unit, or give some back below 0, whether that fits or not, once."""
+        await seen_through(self._conclude(self.reservation.amending(deltas)))
+
+    async def charge_for(self, status: int) -> None:
+        """Give back the permits of limits whose ``charge_on`` does not contain the HTTP status of the response."""
+        await seen_through(self._conclude(self.reservation.charging_for(status)))
+
+    async def cancel(self) -> None:
+        """Give back all charges, unless they are settled, and free the slots."""
+        await seen_through(self._conclude(self.reservation.cancelling()))
+
+    async def conclude(self, costs: Costs | None = None) -> None:
+        """
+        Settle the request, or keep the estimate for None, and free its slots, in one call to the store if it has
+        recorded the reservation.
+        """
+        await seen_through(self._conclude(self.reservation.concluding(costs)))
+
+    async def _conclude(self, steps: Steps) -> None:
+        await self._limiter._run(steps)
+        self._limiter._engine.slots.concluded(self.reservation)
+
+    async def finish(self, status: int | None) -> None:
+        """
+        Correct the charges by the status of the response, or give back all for None, and free the slots, once.
+
+        The work runs to its end even if the task that awaits it is cancelled.
+        """
+        self._finishing = self._finishing or begun(self._finish(status))
+        await asyncio.shield(self._finishing)
+
+    async def free_slots(self) -> None:
+        """Free the slots. What was charged can still be settled."""
+        self._freeing = self._freeing or begun(self._free_slots())
+        await asyncio.shield(self._freeing)
+
+    async def _finish(self, status: int | None) -> None:
+        try:
+            await self._conclude(self.reservation.finishing(status))
+        finally:
+            await self.free_slots()
+
+    async def _free_slots(self) -> None:
+        self._limiter._engine.slots.drop(self.reservation)
+        await self._limiter._run(self.reservation.leaving())
+
+
+__all__ = ["Admission", "AwaitedAdmitting"]

@@ -1,0 +1,165 @@
+"""
+Reserve permits with a record in the store, and settle them by their id from any process.
+
+There is no I/O here. Flows are generators of steps, which both limiters run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Final
+
+from enforcement.engine.asking import Asker
+from enforcement.engine.engine import Engine
+from enforcement.plan.commands import Steps
+from enforcement.plan.costs import Costs, check_costs
+from enforcement.plan.decision import Decision
+from enforcement.plan.records import (
+    Conclusion,
+    RecordedRequest,
+    RecordKeys,
+    ReservationRecord,
+    TooManyReservations,
+    recorded,
+    was_open,
+)
+from enforcement.reservations.recorded import RecordedReservation, UncertainReservation
+from enforcement.state.live_plan import LivePlan
+from enforcement.state.reservation import Reservation, new_ident
+from enforcement.state.usage import TokenUsage
+from enforcement.store import resp
+
+PROLONGED_SECONDS: Final = 60.0
+"""How long a reservation outlives the process that prolongs it."""
+
+
+class ReservationBook:
+    """
+    Makes and settles the reservations of one process that the store records.
+
+    Args:
+        engine: The parts that enforce limits in this process.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._keys = engine.keys
+        self._health = engine.health
+        self._denials = engine.denials
+        self._asker = Asker(engine.health)
+
+    def request(
+        self, plan: LivePlan, costs: Costs, life_seconds: float | None, about: Mapping[str, Any]
+    ) -> RecordedRequest[LivePlan]:
+        """
+        Return a new request that is recorded when it is charged.
+
+        Args:
+            life_seconds: After this time it is lost. None: this process prolongs it until it is settled.
+            about: JSON values for the record besides whose it is.
+        """
+        project, token = plan.subject
+        tag = project if not plan.bounds or any(bound.tag == project for bound in plan.bounds) else plan.bounds[0].tag
+        head = {
+            "project": project,
+            "token": token,
+            "instance": self._engine.agent.identity.id,
+            "revision": plan.revision,
+            **about,
+        }
+        where = RecordKeys.of(self._keys, tag, new_ident())
+        return RecordedRequest(plan, costs, where, life_seconds=life_seconds or PROLONGED_SECONDS, head=head)
+
+    def deciding(self, request: RecordedRequest[LivePlan]) -> Steps:
+        """
+        Yield the commands that decide a request and record what they charge, and return the decision.
+
+        While the store is away, this process decides, and nothing is recorded.
+
+        Raises:
+            ValueError: The costs are not valid, or limits in code would not count them.
+        """
+        decider = self._engine.decider
+        decision = decider.decided_here(request)
+        if decision is not None:
+            return decision
+        try:
+            return (yield from decider.deciding(request))
+        except TooManyReservations:
+            return decider.refused(self._engine.planner.refusal("too_many_reservations", request.plan.subject))
+
+    def lasting(self, plan: LivePlan, life_seconds: float) -> LivePlan:
+        """Return a plan whose slots live as long as a reservation, or *plan* itself if it has none."""
+        if not plan.has_slots:
+            return plan
+        seconds = math.ceil(life_seconds)
+        bounds = [
+            replace(bound, limit=replace(bound.limit, window_seconds=seconds)) if bound.letter == "c" else bound
+            for bound in plan.bounds
+        ]
+        return LivePlan(tuple(bounds), revision=plan.revision, usage=plan.usage, ids=plan.ids)
+
+    def made(self, request: RecordedRequest[LivePlan], decision: Decision, *, prolongs: bool) -> Reservation:
+        """
+        Return the reservation of a request that was admitted.
+
+        Args:
+            prolongs: Whether this process prolongs it until it is settled.
+        """
+        arguments = self._health, self._denials, request.plan, request.costs, decision, request.ident
+        life = PROLONGED_SECONDS if prolongs else 0.0
+        if decision.source == "store":
+            return RecordedReservation(*arguments, where=request.where, life_seconds=life)
+        # A part of a cluster may have recorded it although another part could not be asked.
+        if decision.bounds and (decision.ambiguous or request.plan.parts is not None):
+            return UncertainReservation(*arguments, where=request.where)
+        return Reservation(*arguments)
+
+    def settling(self, reservation_id: str, costs: Costs) -> Steps:
+        """
+        Yield the commands that settle a reservation of any process, and return whether it was open.
+
+        Args:
+            costs: A number of requests, or permits by unit. A unit that is not included keeps its estimate. 0 is 0 of
+                every unit.
+        Raises:
+            ValueError: The id or the costs are not valid.
+            StoreError: The store is unavailable, or the record cannot be read.
+        """
+        check_costs(costs)
+        return self._concluding(reservation_id, costs)
+
+    def releasing(self, reservation_id: str) -> Steps:
+        """
+        Yield the commands that give back all that a reservation of any process has charged, and return whether it was
+        open. Raises as :meth:`settling` does.
+        """
+        return self._concluding(reservation_id, None)
+
+    def _concluding(self, reservation_id: str, costs: Costs | None) -> Steps:
+        where = RecordKeys.from_id(self._keys, reservation_id)
+        record = ReservationRecord.read((yield from self._asker.calling(resp.pack(recorded(where)))))
+        if record is None:
+            return False
+        health, conclusion = self._health, Conclusion.of(record, costs)
+        command = conclusion.command(where, health.now_us(), health.clock and health.clock())
+        found = was_open((yield from self._asker.calling(resp.pack(command))))
+        if found:
+            self._count(conclusion)
+            self._denials.forget()
+        return found
+
+    def _count(self, conclusion: Conclusion) -> None:
+        head, rows = conclusion.record.head, conclusion.charged()
+        if not head.get("project"):  # limits in code are not reported
+            return
+        units = [(charge.bound.policy_id, charge.bound.limit.name, charge.bound.limit.unit) for charge, _ in rows]
+        usage = TokenUsage(self._engine.usage, head["project"], head.get("token", ""), units)
+        for index, (charge, delta) in enumerate(rows):
+            if delta and charge.bound.letter != "c":
+                usage.amend(conclusion.record.at_us // 60_000_000, index, delta)
+
+
+__all__ = ["PROLONGED_SECONDS", "ReservationBook"]

@@ -1,0 +1,99 @@
+"""Reservations of this process that the store has recorded, or may have recorded, until they are settled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from enforcement.plan.binding import BoundLimit
+from enforcement.plan.commands import Steps
+from enforcement.plan.costs import Costs
+from enforcement.plan.records import RecordKeys
+from enforcement.state.reservation import Reservation
+from enforcement.state.settlement import concluding
+
+Rows = Sequence[tuple[BoundLimit, int, int]]
+
+
+class _WithRecord(Reservation):
+    """
+    A reservation whose record has to be removed when it is settled or cancelled.
+
+    Args:
+        where: Where the store keeps the record.
+    """
+
+    where: RecordKeys
+
+    def __init__(self, *arguments: Any, where: RecordKeys) -> None:
+        super().__init__(*arguments)
+        self.where = where
+
+    def _correcting(self, rows: Rows) -> Steps:
+        if self._corrected:
+            return
+        self._corrected = True
+        rows = [row for row in rows if row[1]]
+        self._count(rows)
+        yield from self._sending(rows)
+        self._denials.forget()
+
+    def _concluding(self, rows: Rows) -> Steps:
+        """Yield the commands that correct charges in the store and remove the record, even if no charge is wrong."""
+        beside = (bound for bound in self.decision.bounds if self.where.lies_beside(bound.key))
+        yield from concluding(self._health, rows or [(next(beside, self.decision.bounds[0]), 0, 0)], self.where)
+
+
+class RecordedReservation(_WithRecord):
+    """
+    The charges and slots of one admitted request, with a record in the store.
+
+    Whatever settles or cancels it removes the record in the same call. Once the record is gone, as another process or
+    an operator has settled it, no charge is changed any more.
+
+    Args:
+        life_seconds: After this time it is lost, unless it is prolonged. 0: this process does not prolong it.
+    """
+
+    def __init__(self, *arguments: Any, where: RecordKeys, life_seconds: float = 0.0) -> None:
+        super().__init__(*arguments, where=where)
+        self.life_seconds = life_seconds
+
+    @property
+    def id(self) -> str:
+        """The id by which any process can settle it."""
+        return self.where.id
+
+    def concluding(self, costs: Costs | None) -> Steps:
+        """Yield the command that settles the reservation and frees its slots. See :meth:`Reservation.concluding`."""
+        rows = [] if costs is None else self._differences(costs)
+        if not self._corrected and not self._left and self._slots_are_in_the_store():
+            self._left = True
+            rows += [(bound, -count, 0) for bound, count in self.slots()]
+        yield from self._correcting(rows)
+        yield from self.leaving()
+
+    def _slots_are_in_the_store(self) -> bool:
+        """Return whether the store can free the slots now, and this process has given none."""
+        health = self._health
+        held = any(health.fallback.holds(self.ident, bound.key) for bound, _ in self.slots())
+        return not held and not any(health.is_away(bound.key) for bound in self.decision.bounds)
+
+    def _sending(self, rows: Rows) -> Steps:
+        return self._concluding(rows)
+
+
+class UncertainReservation(_WithRecord):
+    """
+    A reservation that this process has made, of which the store may have a record, because only its reply was lost.
+
+    Its charges are corrected as if there were none, and the record is removed after that.
+    """
+
+    def _sending(self, rows: Rows) -> Steps:
+        if rows:
+            yield from super()._sending(rows)
+        yield from self._concluding(())
+
+
+__all__ = ["RecordedReservation", "UncertainReservation"]

@@ -1,0 +1,63 @@
+"""What both limiters need to admit requests and to reserve for them."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from enforcement.engine.engine import Engine
+from enforcement.model.matching import Attributes
+from enforcement.model.tokens import Anonymous
+from enforcement.plan.decision import because
+
+if TYPE_CHECKING:
+    from enforcement.plan.binding import Limits
+    from enforcement.plan.decision import Decision
+    from enforcement.reservations.book import ReservationBook
+    from enforcement.state.live_plan import LivePlan
+
+
+class Reserving:
+    """The parts of a limiter that admissions use. :class:`~enforcement.base.BaseLimiter` has them."""
+
+    _engine: Engine
+    _budget: float
+
+    if TYPE_CHECKING:
+
+        def noted(self, decision: Decision, attributes: Attributes | None) -> Decision:
+            """Return the decision, after adding these attributes to it in the sample of denials."""
+
+        def _plan_in_code(self, limits: Limits, key: str | None) -> LivePlan: ...
+
+    def refuse(self, plan: LivePlan, reason: str, detail: str) -> Decision:
+        """Return a new denial of a request for which no counter is asked, and count it."""
+        planner, decider = self._engine.planner, self._engine.decider
+        return decider.refused(because(planner.refusal(reason, plan.subject), detail))
+
+    @cached_property
+    def _book(self) -> ReservationBook:
+        from enforcement.reservations.book import ReservationBook  # most processes record nothing
+
+        return ReservationBook(self._engine)
+
+
+def check_subject(subject: object, key: str | None, attributes: Attributes | None) -> None:
+    """Raise TypeError for a token with a key, and for limits in code with attributes."""
+    if isinstance(subject, (str, Anonymous)):
+        if key is not None:
+            raise TypeError("key: must be None for a token. Limit.parse() makes a limit from a string.")
+    elif attributes is not None:
+        raise TypeError("attributes: must be None for limits in code, which do not use them.")
+
+
+def check_life(seconds: float) -> float:
+    """Return for how many seconds a reservation is to be kept, or raise ValueError."""
+    from enforcement.plan.records import MAX_LIFE_SECONDS  # most processes record nothing
+
+    if type(seconds) not in (int, float) or not 0 < seconds <= MAX_LIFE_SECONDS:
+        raise ValueError(f"life: must be a number of seconds above 0 and at most {MAX_LIFE_SECONDS}, got {seconds!r}.")
+    return seconds
+
+
+__all__ = ["Reserving", "check_life", "check_subject"]

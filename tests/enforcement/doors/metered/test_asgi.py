@@ -1,0 +1,346 @@
+"""The metered ASGI door: what may be charged is charged before, what was used is charged after, and nothing leaks."""
+
+import asyncio
+import json
+
+import pytest
+
+from enforcement import aio
+from enforcement.control.reservations import open_reservations
+from enforcement.doors.asgi import LimitMiddleware
+from enforcement.metering.price_documents import parse_prices
+from tests.enforcement.doors.metered.provider import CHAT, Provider, Visit, ask, event, whole
+from tests.enforcement.world import PROJECT, fixed
+
+PRICES = json.dumps(
+    {"schema": 1, "revision": 7, "prices": [{"model": "gpt-*", "input": 1_000_000, "output": 4_000_000}]}
+)
+TPM, USD = fixed(100_000, name="tpm", unit="tokens"), fixed(10_000_000, name="usd", unit="micros")
+RPM = fixed(1_000, name="rpm")
+SLOTS = {"name": "slots", "algorithm": "concurrency", "quota": 4, "window_seconds": 60}
+HELLO = {"model": "gpt-x", "max_tokens": 500, "messages": [{"role": "user", "content": "x" * 400}]}
+STREAM = {**HELLO, "stream": True}
+
+
+@pytest.fixture
+async def limiter(server, world):
+    limiter = aio.Limiter(server.url, timeout=1.0, lookup=1.0)
+    yield limiter
+    await limiter.close()
+
+
+@pytest.fixture
+def provider():
+    return Provider()
+
+
+@pytest.fixture
+def door(limiter, provider):
+    door = LimitMiddleware(provider, limiter, metered=True)
+    door._guard._prices = lambda: parse_prices(PRICES)
+    return door
+
+
+def published(world, *limits, **metering):
+    secret = world.everything(*limits)
+    if metering:
+        policy = world.policy("api", *limits)
+        policy["policy:pol_api"]["metering"] = metering
+        world.publish(policy)
+    return secret
+
+
+async def used(limiter, secret):
+    decision = await limiter.check(secret, {"requests": 0, "tokens": 0, "micros": 0})
+    return {state.name: state.quota - state.remaining for state in decision.limits}
+
+
+def records(world):
+    return open_reservations(world.client, world.keys, PROJECT)
+
+
+async def test_a_request_is_charged_what_the_provider_reports(world, limiter, door):
+    """130 tokens for 220 micros, and not the 600 that it might have used."""
+    secret = published(world, TPM, USD, RPM, SLOTS)
+    answer = await ask(door, secret, HELLO)
+
+    assert answer.status == 200
+    assert await used(limiter, secret) == {"tpm": 130, "usd": 220, "rpm": 1, "slots": 0}
+    assert records(world) == []
+
+
+async def test_a_stream_is_charged_and_its_added_event_hidden(world, limiter, door, provider):
+    secret = published(world, TPM, USD)
+    answer = await ask(door, secret, STREAM)
+
+    assert json.loads(provider.seen[0])["stream_options"] == {"include_usage": True}
+    assert b"usage" not in answer.body
+    assert answer.body.endswith(b"data: [DONE]\n\n")
+    assert await used(limiter, secret) == {"tpm": 130, "usd": 220}
+
+
+async def test_a_client_that_asked_for_the_usage_gets_it(world, door):
+    secret = published(world, TPM)
+    answer = await ask(door, secret, {**STREAM, "stream_options": {"include_usage": True}})
+    assert b'"usage"' in answer.body
+
+
+async def test_while_it_runs_the_most_it_may_cost_is_charged(world, limiter, door, provider):
+    """100 tokens of text and 500 of output; an operator sees who has reserved them and for which model."""
+    secret = published(world, TPM, USD)
+    provider.pause, provider.words = 0.05, 100
+    visit = Visit(door, secret, STREAM)
+    while not visit.answer.chunks:
+        await asyncio.sleep(0.01)
+
+    assert await used(limiter, secret) == {"tpm": 600, "usd": 2_100}
+    (row,) = records(world)
+    assert (row.about["model"], row.about["price_revision"]) == ("gpt-x", 7)
+    visit.leave()
+    await visit.task
+
+
+async def test_fifty_at_once_and_room_for_one(world, limiter, door, provider):
+    """Those that charge afterwards let all fifty pass."""
+    secret = published(world, fixed(700, name="tpm", unit="tokens"))
+    provider.pause = 0.02
+    answers = await asyncio.gather(*(ask(door, secret, STREAM) for _ in range(50)))
+
+    assert sorted(answer.status for answer in answers) == [200] + [429] * 49
+    assert len(provider.seen) == 1
+    assert await used(limiter, secret) == {"tpm": 130}
+
+
+async def test_a_client_that_leaves_pays_what_was_seen(world, limiter, door, provider):
+    """The provider is told to stop, the slot is free, and input and what was streamed are charged."""
+    secret = published(world, TPM, SLOTS)
+    provider.pause, provider.words = 0.02, 1_000
+    visit = Visit(door, secret, STREAM)
+    while len(visit.answer.chunks) < 5:
+        await asyncio.sleep(0.005)
+    visit.leave()
+    await asyncio.wait_for(visit.task, 2.0)
+
+    assert provider.told_to_stop.is_set()
+    spent = await used(limiter, secret)
+    assert spent["slots"] == 0
+    assert 105 <= spent["tpm"] <= 130
+    assert records(world) == []
+
+
+async def test_a_policy_may_read_the_answer_to_its_end(world, limiter, door, provider):
+    """The slot is free at once, and the charge is what the provider reports."""
+    secret = published(world, TPM, SLOTS, on_disconnect="drain")
+    provider.pause, provider.words = 0.02, 20
+    visit = Visit(door, secret, STREAM)
+    while not visit.answer.chunks:
+        await asyncio.sleep(0.005)
+    visit.leave()
+    await asyncio.sleep(0.1)
+    assert (await used(limiter, secret))["slots"] == 0
+    assert not visit.task.done()
+
+    await asyncio.wait_for(visit.task, 5.0)
+    assert not provider.told_to_stop.is_set()
+    assert await used(limiter, secret) == {"tpm": 130, "slots": 0}
+
+
+async def test_an_answer_is_not_read_for_ever(world, limiter, door, provider, monkeypatch):
+    """After the bound the provider is told to stop, and what was seen is charged."""
+    from enforcement.metering.settlement import DrainBounds
+
+    secret = published(world, TPM, on_disconnect="drain")
+    door._guard._drains.bounds = DrainBounds(ms=200, at_once=1)
+    provider.pause, provider.words = 0.02, 10_000
+    visit = Visit(door, secret, STREAM)
+    while not visit.answer.chunks:
+        await asyncio.sleep(0.005)
+    visit.leave()
+    await asyncio.wait_for(visit.task, 3.0)
+    assert 100 < (await used(limiter, secret))["tpm"] < 200
+    assert door._guard._drains.take() is not None
+
+
+@pytest.mark.parametrize("status", [400, 401, 429, 500, 529])
+async def test_what_the_provider_refuses_costs_no_tokens(world, limiter, door, provider, status):
+    secret = published(world, TPM, USD, RPM)
+
+    async def refuse(scope, body, receive, send):
+        await whole(send, {"error": {"message": "no"}}, status)
+
+    provider.answer = refuse
+    answer = await ask(door, secret, HELLO)
+    assert answer.status == status
+    assert await used(limiter, secret) == {"tpm": 0, "usd": 0, "rpm": 1}
+
+
+async def test_an_application_that_fails_is_charged_the_input(world, limiter, door, provider):
+    """The request may have reached the provider."""
+    secret = published(world, TPM, SLOTS)
+
+    async def fail(scope, body, receive, send):
+        raise RuntimeError("broken")
+
+    provider.answer = fail
+    with pytest.raises(RuntimeError, match="broken"):
+        await ask(door, secret, HELLO)
+    assert await used(limiter, secret) == {"tpm": 100, "slots": 0}
+
+
+async def test_an_answer_that_breaks_off_is_charged_what_was_seen(world, limiter, door, provider):
+    secret = published(world, TPM)
+
+    async def break_off(scope, body, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": event({"choices": [{"delta": {"content": "x" * 40}}]}),
+                    "more_body": True})  # fmt: skip
+        raise RuntimeError("broken")
+
+    provider.answer = break_off
+    with pytest.raises(RuntimeError, match="broken"):
+        await ask(door, secret, STREAM)
+    assert await used(limiter, secret) == {"tpm": 110}
+
+
+async def test_an_answer_nobody_can_read_keeps_its_estimate(world, limiter, door, provider):
+    secret = published(world, TPM)
+
+    async def gibberish(scope, body, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-encoding", b"unknown")]})
+        await send({"type": "http.response.body", "body": b"\x00\x01"})
+
+    provider.answer = gibberish
+    assert (await ask(door, secret, HELLO)).body == b"\x00\x01"
+    assert await used(limiter, secret) == {"tpm": 600}
+
+
+async def test_the_provider_is_asked_for_an_answer_that_can_be_read(world, door, provider):
+    secret = published(world, TPM)
+    await ask(door, secret, HELLO, headers=[(b"accept-encoding", b"gzip, br")])
+    headers = dict(provider.scopes[0]["headers"])
+    assert headers[b"accept-encoding"] == b"identity"
+    assert headers[b"content-length"] == b"%d" % len(provider.seen[0])
+
+
+async def test_a_request_without_a_cap_gets_that_of_the_policy(world, limiter, door, provider):
+    secret = published(world, TPM, default_cap=50)
+    await ask(door, secret, {"model": "gpt-x", "messages": []})
+    assert json.loads(provider.seen[0])["max_completion_tokens"] == 50
+
+
+async def test_a_cap_is_lowered_to_what_is_left(world, limiter, door, provider):
+    secret = published(world, fixed(400, name="tpm", unit="tokens"), clamp_at_least=100)
+    assert (await ask(door, secret, HELLO)).status == 200
+    assert json.loads(provider.seen[0])["max_tokens"] == 300
+    assert (await ask(door, secret, HELLO)).status == 200  # 270 are left: 100 of input, 170 of output
+    assert json.loads(provider.seen[1])["max_tokens"] == 170
+    assert (await ask(door, secret, HELLO)).status == 429
+    assert len(provider.seen) == 2
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "scope", "why"),
+    [
+        ("/v1/models", b"", {"method": "GET"}, "only a POST"),
+        ("/v1/images/generations", HELLO, {}, "no known API"),
+        (CHAT, b'{"model":"gpt-x","model":"gpt-y"}', {}, "twice"),
+        (CHAT, b'{"model":"gpt-x",}', {}, "not JSON"),
+        (CHAT, {"messages": []}, {}, "names no model"),
+        (CHAT, HELLO, {"headers": [(b"content-encoding", b"gzip")]}, "compressed"),
+        (CHAT + "/x", HELLO, {}, "no known API"),
+    ],
+)
+async def test_what_cannot_be_metered_is_denied(world, limiter, door, provider, path, body, scope, why):
+    secret = published(world, USD, RPM)
+    answer = await ask(door, secret, body, path, **scope)
+    said = answer.json()
+    assert answer.status == 403
+    assert answer.headers["sluicegate-denial"] == "unmetered"
+    assert why in (said.get("detail") or said["error"]["message"])
+    assert provider.seen == []
+    assert await used(limiter, secret) == {"usd": 0, "rpm": 0}
+
+
+async def test_a_body_that_is_too_long_is_denied_or_counted(world, limiter, door, provider):
+    """Counted, it passes as it comes, and costs a request."""
+    door._guard._max_body = 1_000
+    long = {**HELLO, "padding": "x" * 2_000}
+    raw = json.dumps(long).encode()
+    parts = [{"type": "http.request", "body": raw[i : i + 300], "more_body": i + 300 < len(raw)}
+             for i in range(0, len(raw), 300)]  # fmt: skip
+    secret = published(world, USD, RPM)
+    assert (await ask(door, secret, long)).status == 403
+
+    secret = published(world, {**USD, "unmetered": "count_only"}, RPM)
+    for messages in (list(parts), None):
+        more = {} if messages is None else {"messages": messages, "headers": []}
+        answer = await ask(door, secret, raw, **more)
+        assert answer.status == 200
+        assert provider.seen.pop() == raw
+    assert await used(limiter, secret) == {"usd": 0, "rpm": 2}
+
+
+async def test_a_model_without_a_price_is_denied_by_a_limit_of_money(world, limiter, door, provider):
+    secret = published(world, USD, TPM)
+    answer = await ask(door, secret, {**HELLO, "model": "secret-model"})
+    assert answer.status == 403
+    assert answer.headers["sluicegate-denial"] == "unpriced_model"
+    assert answer.json()["error"]["message"] == "The model secret-model has no price, which usd asks for."
+    assert await used(limiter, secret) == {"usd": 0, "tpm": 0}
+
+
+async def test_a_denial_has_the_shape_of_the_providers_errors(world, door, provider):
+    """Its SDK shows the sentence then."""
+    secret = published(world, fixed(10, name="tpm", unit="tokens"))
+    openai = await ask(door, secret, HELLO)
+    assert openai.json()["error"]["message"] == "tpm can admit 10 tokens at once, but the request costs more."
+    anthropic = await ask(door, secret, {**HELLO, "model": "claude"}, "/v1/messages")
+    assert anthropic.json()["type"] == "error"
+    assert anthropic.json()["error"]["type"] == "rate_limit_error"
+    unknown = await ask(door, "sg_live_nobody", HELLO)
+    assert (unknown.status, unknown.json()["error"]["code"]) == (401, "invalid_api_key")
+
+
+async def test_nobody_without_a_token_makes_the_door_read_a_body(world, door, provider):
+    published(world, TPM)
+    unread = [{"type": "http.request", "body": b"x", "more_body": True}]
+    answer = await ask(door, None, b"", messages=unread)
+    assert (answer.status, len(unread)) == (401, 1)
+
+
+async def test_a_client_that_leaves_before_its_body_came_is_charged_nothing(world, limiter, door, provider):
+    secret = published(world, TPM, RPM)
+    parts = [{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}]
+    await ask(door, secret, HELLO, messages=parts)
+    assert await used(limiter, secret) == {"tpm": 0, "rpm": 0}
+    assert provider.seen == []
+
+
+async def test_limits_match_the_model_and_are_partitioned_by_it(world, limiter, door):
+    """Names of models come from the body, so limits can tell them apart."""
+    secret = published(world, fixed(1_000, name="each", unit="tokens", partition_by=["model"]))
+    for model in ("gpt-a", "gpt-b"):
+        assert (await ask(door, secret, {**HELLO, "model": model})).status == 200
+    decision = await limiter.check(secret, {"tokens": 0}, {"model": "gpt-a"})
+    assert decision.limits[0].remaining == 870
+
+
+async def test_a_websocket_is_denied_where_its_cost_counts(world, door, provider):
+    secret = published(world, TPM)
+    visit = Visit(door, secret, b"", messages=[{"type": "websocket.connect"}], type="websocket",
+                  extensions={"websocket.http.response": {}})  # fmt: skip
+    await visit.task
+    assert provider.seen == []
+
+
+async def test_a_background_answer_keeps_its_estimate(world, limiter, door, provider):
+    """The provider answers at once and goes on generating."""
+    secret = published(world, TPM)
+
+    async def queued(scope, body, receive, send):
+        await whole(send, {"id": "r", "status": "queued", "model": "gpt-x", "usage": None})
+
+    provider.answer = queued
+    asked = {"model": "gpt-x", "background": True, "input": "x" * 400, "max_output_tokens": 500}
+    assert (await ask(door, secret, asked, "/v1/responses")).status == 200
+    assert await used(limiter, secret) == {"tpm": 600}
