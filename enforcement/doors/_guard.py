@@ -42,6 +42,7 @@ class Guard(Generic[GuardedApp, AnyLimiter, Request]):
         trusted_proxies: Iterable[str] = (),
         anonymous: str | None = None,
         usage_endpoint: bool = True,
+        metered: bool = False,
     ) -> None:
         """Set the attributes from the arguments, or raise ValueError if one is not valid."""
         self.app = app
@@ -59,6 +60,12 @@ class Guard(Generic[GuardedApp, AnyLimiter, Request]):
         self._anonymous = check_anonymous(anonymous)
         self._started = False
         self._starting = self.make_lock()
+        if check_switch("metered", metered):
+            self._meter()
+
+    def _meter(self) -> None:
+        """Begin to meter requests, as the middleware for ASGI does."""
+        raise ValueError("metered: must be False, as only the middleware for ASGI can read what answers cost.")
 
 
 __all__ = ["Guard"]

@@ -13,7 +13,6 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Sequence
 from functools import partial
-from typing import Any
 
 from enforcement.aio import Admission, Limiter
 from enforcement.doors._guard import Guard
@@ -80,13 +79,6 @@ class LimitMiddleware(Guard[App, Limiter, Scope]):
     stopped; it holds its slot until it ends, because the limit bounds its work.
     """
 
-    def __init__(self, *arguments: Any, metered: bool = False, **keywords: Any) -> None:
-        super().__init__(*arguments, **keywords)
-        if metered:
-            from enforcement.doors.metered.asgi import MeteredGuard  # most applications meter nothing
-
-            self._guard = MeteredGuard(self, self._guard, _answer)  # type: ignore[method-assign]
-
     @staticmethod
     def usual_token(request: Scope) -> str | None:
         """Return the bearer token or the API key of a request, see :func:`find_token`."""
@@ -96,6 +88,13 @@ class LimitMiddleware(Guard[App, Limiter, Scope]):
     def make_lock() -> asyncio.Lock:
         """Return a new lock for asyncio, which allows the limiter to be started only once."""
         return asyncio.Lock()
+
+    def _meter(self) -> None:
+        if self._costs is not None:
+            raise ValueError("costs: must be None with metered, which reads what a request costs.")
+        from enforcement.doors.metered.asgi import MeteredGuard  # most applications meter nothing
+
+        self._guard = MeteredGuard(self, self._guard, _answer)  # type: ignore[method-assign]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass one ASGI connection to the application if its limits admit it, or send a denial."""

@@ -8,6 +8,7 @@ import pytest
 from enforcement import aio
 from enforcement.control.reservations import open_reservations
 from enforcement.doors.asgi import LimitMiddleware
+from enforcement.doors.wsgi import LimitMiddleware as WsgiMiddleware
 from enforcement.metering.price_documents import parse_prices
 from tests.enforcement.doors.metered.provider import CHAT, Provider, Visit, ask, event, whole
 from tests.enforcement.world import PROJECT, fixed
@@ -344,3 +345,13 @@ async def test_a_background_answer_keeps_its_estimate(world, limiter, door, prov
     asked = {"model": "gpt-x", "background": True, "input": "x" * 400, "max_output_tokens": 500}
     assert (await ask(door, secret, asked, "/v1/responses")).status == 200
     assert await used(limiter, secret) == {"tpm": 600}
+
+
+def test_only_an_asgi_application_is_metered():
+    """And a meter alone says what a request costs."""
+    with pytest.raises(ValueError, match="metered: must be False, as only the middleware for ASGI"):
+        WsgiMiddleware(lambda environ, start: [], metered=True)
+    with pytest.raises(ValueError, match="costs: must be None with metered"):
+        LimitMiddleware(Provider(), costs=lambda scope: 1, metered=True)
+    with pytest.raises(ValueError, match="metered: must be"):
+        LimitMiddleware(Provider(), metered="yes")
