@@ -22,13 +22,13 @@ from enforcement.http.messages import (
 )
 from enforcement.service.judge import Judge
 from enforcement.service.settings import ServiceSettings
-from enforcement.service.wire import part, parts, text, write, write_integer
+from enforcement.service.wire import Fields, part, parts, text, write, write_integer
 
 PATH: Final = "/envoy.service.auth.v3.Authorization/Check"
 
 _PERMISSION_DENIED: Final = 7
 # CheckRequest.attributes, and below it source.address.socket_address and request.http
-_ATTRIBUTES, _SOCKET, _HTTP = 1, (1, 1, 1), (4, 2)
+_ATTRIBUTES, _SOURCE, _SOCKET, _REQUEST, _HTTP = 1, 1, (1, 1), 4, 2
 _ADDRESS, _METHOD, _PATH = 2, 2, 4
 # Header fields: a map of strings, or with encode_raw_headers a list of HeaderValue
 _HEADERS, _HEADER_MAP, _LISTED = 3, 13, 1
@@ -53,14 +53,14 @@ class ExtAuthz:
 
     async def __call__(self, scope: Scope, message: bytes) -> bytes:
         """Return a CheckResponse to a CheckRequest. Raises Malformed or Refusal."""
-        attributes = part(message, _ATTRIBUTES)
-        http = part(attributes, *_HTTP)
+        attributes = Fields(part(message, _ATTRIBUTES))
+        http = Fields(part(attributes.part(_REQUEST), _HTTP))
         headers = _headers(http)
         shown = find_token(headers.get("authorization"), headers.get("x-api-key"))
-        peer, forwarded = text(part(attributes, *_SOCKET), _ADDRESS), headers.get("x-forwarded-for")
+        peer, forwarded = text(part(attributes.part(_SOURCE), *_SOCKET), _ADDRESS), headers.get("x-forwarded-for")
         values: dict[str, str | None] = {
-            "method": text(http, _METHOD),
-            "path": unquote(text(http, _PATH).partition("?")[0]),
+            "method": http.text(_METHOD),
+            "path": unquote(http.text(_PATH).partition("?")[0]),
             "ip": self._settings.trusted.client(peer or None, [forwarded] if forwarded else []),
         }
         try:
@@ -82,21 +82,23 @@ def denied(answer: PlainResponse) -> bytes:
     return write(_STATUS, write_integer(_CODE, _PERMISSION_DENIED)) + write(_DENIED, status + headers + body)
 
 
-def _headers(http: bytes) -> dict[str, str]:
+def _headers(http: Fields) -> dict[str, str]:
     """
     Return the header fields of a request by lower-case name, with repeated fields joined by commas.
 
     Values are read as Latin-1, as every integration reads header fields, so that all count them alike.
     """
     # Of the entries of a map with one key, protobuf takes the last.
-    rows = {text(entry, _KEY): parts(entry, _VALUE) for entry in parts(http, _HEADERS)}
-    listed = parts(part(http, _HEADER_MAP), _LISTED)
+    rows: dict[str, list[bytes]] = {}
+    for entry in map(Fields, http.parts(_HEADERS)):
+        rows[entry.text(_KEY)] = entry.parts(_VALUE)
+    listed = map(Fields, parts(http.part(_HEADER_MAP), _LISTED))
     found: dict[str, str] = {}
     for key, values in (
         *rows.items(),
-        *((text(entry, _KEY), parts(entry, _RAW_VALUE) or parts(entry, _VALUE)) for entry in listed),
+        *((entry.text(_KEY), entry.parts(_RAW_VALUE) or entry.parts(_VALUE)) for entry in listed),
     ):
-        name, value = key.lower(), (values or [b""])[-1].decode("latin-1")
+        name, value = key.lower(), values[-1].decode("latin-1") if values else ""
         found[name] = f"{found[name]}, {value}" if name in found else value
     return found
 

@@ -34,16 +34,24 @@ def fields(message: bytes) -> Iterator[tuple[int, int, int | bytes]]:
         if not left:
             raise Malformed(f"it has more than {MAX_FIELDS} fields")
         left -= 1
-        key, at = _varint(message, at)
+        # Nearly all of these numbers have one byte. To call a function for each takes as long as all the rest.
+        key = message[at]
+        if key < 0x80:
+            at += 1
+        else:
+            key, at = _varint(message, at)
         number, kind = key >> 3, key & 7
         if number == 0:
             raise Malformed("a field has the number 0")
         value: int | bytes
-        if kind == VARINT:
-            value, at = _varint(message, at)
-        elif kind == BYTES:
-            length, at = _varint(message, at)
+        if kind == BYTES:
+            if at < end and message[at] < 0x80:
+                length, at = message[at], at + 1
+            else:
+                length, at = _varint(message, at)
             value, at = message[at : at + length], at + length
+        elif kind == VARINT:
+            value, at = _varint(message, at)
         elif kind in _FIXED:
             value, at = message[at : at + _FIXED[kind]], at + _FIXED[kind]
         else:
@@ -51,6 +59,40 @@ def fields(message: bytes) -> Iterator[tuple[int, int, int | bytes]]:
         if at > end:
             raise Malformed(f"field {number} breaks off")
         yield number, kind, value
+
+
+class Fields:
+    """
+    The fields of a message by their number, read once.
+
+    Raises:
+        Malformed: See :func:`fields`. The methods raise it if a field that is asked for has another wire type.
+    """
+
+    __slots__ = ("_found",)
+
+    def __init__(self, message: bytes) -> None:
+        self._found: dict[int, list[int | bytes]] = {}
+        for number, kind, value in fields(message):
+            self._found.setdefault(number, []).append(value if kind == BYTES else kind)
+
+    def parts(self, number: int) -> list[bytes]:
+        """Return what :func:`parts` returns."""
+        found = self._found.get(number, [])
+        for value in found:
+            if type(value) is not bytes:
+                raise Malformed(f"field {number} has the wire type {value!r}")
+        return found  # type: ignore[return-value]
+
+    def part(self, number: int) -> bytes:
+        """Return what :func:`part` returns for one number."""
+        found = self.parts(number)
+        return found[0] if len(found) == 1 else b"".join(found)
+
+    def text(self, number: int) -> str:
+        """Return what :func:`text` returns."""
+        found = self.parts(number)
+        return decoded(found[-1]) if found else ""
 
 
 def parts(message: bytes, number: int) -> list[bytes]:
@@ -143,4 +185,4 @@ def _encoded(value: int) -> bytes:
     return bytes(out)
 
 
-__all__ = ["Malformed", "decoded", "fields", "integer", "part", "parts", "text", "write", "write_integer"]
+__all__ = ["Fields", "Malformed", "decoded", "fields", "integer", "part", "parts", "text", "write", "write_integer"]

@@ -158,12 +158,12 @@ def test_a_holder_whose_place_was_taken_does_not_come_back(clock, shifted, limit
         limiter._engine.slots.drop(first.reservation)  # from here on it is renewed when the test says so
         shift_store(clock, shifted, HOUR)
         with limiter.admit(slots, "taken"):
-            limiter._engine.slots._renew(first.reservation)
+            limiter._engine.slots._renew(first.reservation, 1.0)
             assert limiter.peek(slots, "taken").remaining == 0
         assert limiter.peek(slots, "taken").remaining == 1
-        limiter._engine.slots._renew(first.reservation)
+        limiter._engine.slots._renew(first.reservation, 1.0)
         assert limiter.peek(slots, "taken").remaining == 0
-    limiter._engine.slots._renew(first.reservation)  # a renewal that comes after the release
+    limiter._engine.slots._renew(first.reservation, 1.0)  # a renewal that comes after the release
 
     assert limiter.peek(slots, "taken").remaining == 1
 

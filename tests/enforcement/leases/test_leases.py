@@ -29,7 +29,7 @@ ALGORITHMS = ["fixed_window", "sliding_window", "sliding_log", "token_bucket"]
 # 1,000 a lease that is counted twice.
 PROCESSES, QUOTAS = scale((3, (10, 1_000)), (8, (10, 100, 1_000, 10_000, 100_000)))
 # A lease is filled about ten times a second, so that one which never lasts shows within a second.
-STEADY_SECONDS = scale(1.0, 20.0)
+STEADY_SECONDS = scale(2.0, 20.0)
 # Three windows of a second, of which two are whole; more of them meet more ends under load.
 ROLLING_SECONDS = scale(3, 30)
 

@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
@@ -169,13 +168,15 @@ class Scripted:
         """Take no connection: fill the queue of those that wait."""
         self._held.clear()
         self._listening.listen(0)
-        time.sleep(0.1)
-        for _ in range(4):
+        unanswered = 0
+        while unanswered < 2:
             waiting = socket.socket()
-            waiting.setblocking(False)
-            waiting.connect_ex((self.host, self.port))
+            waiting.settimeout(0.3)
+            try:
+                waiting.connect((self.host, self.port))
+            except TimeoutError:
+                unanswered += 1
             self._waiting.append(waiting)
-        time.sleep(0.1)
 
     def release(self) -> None:
         """Take connections again."""
