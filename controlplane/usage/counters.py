@@ -23,7 +23,7 @@ from controlplane.usage import checkpoints
 from enforcement.control import inspection
 from enforcement.model import documents
 from enforcement.model.documents import Policy
-from enforcement.plan import binding
+from enforcement.plan import rules
 from enforcement.store.client import STORE_ERRORS, with_library
 
 
@@ -61,7 +61,7 @@ class HolderDocuments:
             raise Forgotten
         project = documents.parse_project(documents.dumps(compiled[name]))
         everywhere = compiled["global"]["policy"]
-        subject = binding.Subject(project, token, {}, everywhere)
+        subject = rules.Subject(project, token, {}, everywhere)
         attached = {policy for *_, policy in subject.attached() if policy}
         found = compile.documents(("policy", pk) for pk in attached).values()
         policies = [documents.parse_policy(documents.dumps(document)) for document in found if document]
@@ -106,8 +106,8 @@ class HolderDocuments:
             client, partial(inspection.reset_counters, client, store.keys(), value, now_us=now_us, limit=name)
         )
 
-    def _as_value(self) -> binding.Subject:
-        return binding.Subject(self.project, self.token, self.policies, self.global_policy)
+    def _as_value(self) -> rules.Subject:
+        return rules.Subject(self.project, self.token, self.policies, self.global_policy)
 
     def _now_us(self) -> int:
         return microseconds(self.now) or 0
