@@ -85,6 +85,12 @@ class HolderDocuments:
         places = [scope for scope, *_, policy in self._as_value().attached() if policy == policy_id]
         return next((scope for scope in ("token", "project", "anonymous", "global") if scope in places), None)
 
+    def has_one_counter(self, limit: Limit) -> bool | None:
+        """Return whether a limit has one counter for all requests of the holder, or None if it does not apply."""
+        found = rules.rules_of(self._as_value(), self._now_us())
+        named = [rule for rule in found if (rule.policy.id, rule.limit.name) == (limit.policy_id, limit.name)]
+        return named[0].has_one_counter if named else None
+
     def narrowed(self, policy_id: str) -> "HolderDocuments":
         """
         Return a copy without any policy of the places after ``scope_of()``, so that this one is attached only once.

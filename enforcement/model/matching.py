@@ -206,11 +206,11 @@ def check_labels(labels: object) -> FrozenMapping[str]:
         if not _is(_LABEL, name):
             raise ValueError(f"a name must be {LABEL_NAME_RULE}, got {shown(name)}")
         if not isinstance(value, str):
-            raise ValueError(f"{name} must be a string, got {shown(value)}")
+            raise ValueError(f"the value of {name} must be a string, got {shown(value)}")
         if not 0 < len(value) <= MAX_LABEL_LENGTH:
-            raise ValueError(f"{name} must have 1 to {MAX_LABEL_LENGTH} characters, got {len(value)}")
+            raise ValueError(f"the value of {name} must have 1 to {MAX_LABEL_LENGTH} characters, got {len(value)}")
         if not value.isprintable() or value != value.strip():
-            raise ValueError(f"{name} must have printable characters only, and no space at either end")
+            raise ValueError(f"the value of {name} must have printable characters only, and no space at either end")
     return FrozenMapping(labels)
 
 
