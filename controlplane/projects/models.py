@@ -7,7 +7,7 @@ from typing import Any
 from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator, RegexValidator
 from django.db import models
-from django.db.models.fields.json import HasKey, KeyTextTransform
+from django.db.models.fields.json import KeyTextTransform
 from django.db.models.lookups import Exact
 from django.utils import timezone
 
@@ -217,7 +217,7 @@ class TokenQuerySet(CredentialQuerySet):
     def with_label(self, name: str, value: str | None = None) -> "TokenQuerySet":
         """Return a query of the tokens that have this label, for None with any value."""
         if value is None:
-            return self.filter(HasKey("labels", name))
+            return self.filter(labels__has_key=name)
         # Not by a keyword, because the name of a label may have two underscores.
         return self.filter(Exact(KeyTextTransform(name, "labels"), value))
 
