@@ -159,6 +159,8 @@ def test_the_pages_in_a_browser(walker, store):
     walker.reads("team=red")
     walker.look("tokens")
     walker.open(f"{TOKENS}?label=Team")
+    walker.page.get_by_role("button", name="Filters").first.click()
+    walker.reads("Must be a label such as team=red: ")
     walker.look("wrong-label")
     walker.open(f"{PROJECTS}{project.pk}/change/")
     walker.reads("A counter for each value of the label.")
