@@ -1,4 +1,3 @@
-import json
 from collections.abc import Collection, Iterable, Iterator
 from datetime import datetime, timedelta
 from functools import partial
@@ -12,7 +11,7 @@ from django.db.models.lookups import Exact
 from django.utils import timezone
 
 from controlplane.core.ids import new_id
-from controlplane.core.text import PRINTABLE, escaped
+from controlplane.core.text import PRINTABLE, ReadableEncoder, escaped, unprintable
 from enforcement.model import tokens
 from enforcement.model.limits import DAY_SECONDS
 from enforcement.model.matching import check_labels
@@ -206,13 +205,6 @@ class Credential(models.Model):
         return secret
 
 
-class LabelEncoder(json.JSONEncoder):
-    """An encoder that keeps other characters than ASCII, so that a search finds them."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**{**options, "ensure_ascii": False})
-
-
 class TokenQuerySet(CredentialQuerySet):
     def with_label(self, name: str, value: str | None = None) -> "TokenQuerySet":
         """Return a query of the tokens that have this label, for None with any value."""
@@ -276,7 +268,7 @@ class Token(Credential):
         related_name="+",
         help_text="If empty, a new token gets the policy of new tokens of its project, if there is one.",
     )
-    labels = models.JSONField(default=dict, blank=True, db_default={}, encoder=LabelEncoder)
+    labels = models.JSONField(default=dict, blank=True, db_default={}, encoder=ReadableEncoder)
 
     objects = TokenManager()
 
@@ -287,10 +279,18 @@ class Token(Credential):
         super().clean()
         if self.policy and self.policy.project_id not in (None, self.project_id):
             raise ValidationError({"policy": "Must not be a policy of another project."})
+        self._check_labels()
+
+    def _check_labels(self) -> None:
+        """Raise ValidationError for labels that enforcers refuse, or that look different from what they are."""
         try:
             self.labels = dict(check_labels(self.labels))
         except ValueError as exc:
             raise ValidationError({"labels": f"{str(exc)[0].upper()}{str(exc)[1:]}."}) from exc
+        for name, value in self.labels.items():
+            if found := unprintable(value):
+                message = f"The value of {name} must have printable characters only, but contains {found}."
+                raise ValidationError({"labels": message})
 
     def retire(self, now: datetime, end: datetime) -> None:
         """Revoke this token if *end* is not after *now*, else save the earlier of *end* and its own end as its end."""

@@ -38,6 +38,8 @@ LABEL_NAME_RULE: Final = f"1 to {MAX_LABEL_NAME_LENGTH} of a-z 0-9 . _ - and beg
 
 _NAME: Final = re.compile(r"[a-z][a-z0-9._-]{0,63}", re.ASCII)
 _LABEL: Final = re.compile(rf"[a-z][a-z0-9._-]{{0,{MAX_LABEL_NAME_LENGTH - 1}}}", re.ASCII)
+# Not str.isprintable(), which differs between versions of Python, and so between a publisher and its readers.
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _METHOD: Final = re.compile(r"[A-Z]{1,16}", re.ASCII)
 _WILD: Final = frozenset("*?[")
 _PATH_BEGINS: Final = ("/", *_WILD)
@@ -195,8 +197,8 @@ def check_labels(labels: object) -> FrozenMapping[str]:
     Return the labels of a token as an unchangeable mapping, or raise ValueError if they break a rule.
 
     Raises:
-        ValueError: They are not a mapping of at most 16 valid names to strings of 1 to 128 printable characters without
-            a space at either end.
+        ValueError: They are not a mapping of at most 16 valid names to strings of 1 to 128 characters, without control
+            characters and without a space at either end.
     """
     if not isinstance(labels, Mapping):
         raise ValueError(f"must be an object of names and strings, got {shown(labels)}")
@@ -209,8 +211,8 @@ def check_labels(labels: object) -> FrozenMapping[str]:
             raise ValueError(f"the value of {name} must be a string, got {shown(value)}")
         if not 0 < len(value) <= MAX_LABEL_LENGTH:
             raise ValueError(f"the value of {name} must have 1 to {MAX_LABEL_LENGTH} characters, got {len(value)}")
-        if not value.isprintable() or value != value.strip():
-            raise ValueError(f"the value of {name} must have printable characters only, and no space at either end")
+        if _CONTROL.search(value) or value != value.strip():
+            raise ValueError(f"the value of {name} must not have control characters, or a space at either end")
     return FrozenMapping(labels)
 
 

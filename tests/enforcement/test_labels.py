@@ -206,7 +206,7 @@ def test_two_tokens_share_a_counter_exactly_if_the_label_is_equal(server, limite
         ({"label.": "red", "a": 1}, "the value of a must be a string, got 1"),
         ({"team": True}, "must be a string"),
         ({"team": ""}, "must have 1 to 128 characters, got 0"),
-        ({"team": "a\x7f"}, "printable characters"),
+        ({"team": "a\x7f"}, "control characters"),
         ({f"n{i}": "v" for i in range(17)}, "must be at most 16, got 17"),
     ],
 )

@@ -3,7 +3,7 @@
 import django.db.models.deletion
 from django.db import migrations, models
 
-import controlplane.projects.models
+import controlplane.core.text
 
 
 class Migration(migrations.Migration):
@@ -30,7 +30,7 @@ class Migration(migrations.Migration):
             model_name="token",
             name="labels",
             field=models.JSONField(
-                blank=True, db_default={}, default=dict, encoder=controlplane.projects.models.LabelEncoder
+                blank=True, db_default={}, default=dict, encoder=controlplane.core.text.ReadableEncoder
             ),
         ),
         migrations.AlterField(
