@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from operator import attrgetter
 
 from redis import Redis
@@ -12,7 +12,6 @@ from redis.exceptions import BusyLoadingError
 from enforcement.model.instants import time_reply_us
 from enforcement.model.keys import NAME_LENGTH, Keys, together
 from enforcement.model.lease_bounds import unused_max
-from enforcement.model.matching import NO_LABELS
 from enforcement.plan import commands
 from enforcement.plan.binding import BoundLimit
 from enforcement.plan.decision import Decision
@@ -80,7 +79,7 @@ class LiveCounter:
     override: str | None
     unused_max: int
     values: Values | None = None
-    labels: Mapping[str, str] = NO_LABELS
+    labels: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,5 +244,5 @@ def _counter(rule: Rule, fleet: int, values: Values | None, state: LimitState | 
         override=rule.override_id,
         unused_max=unused_max(limit, fleet),
         values=values,
-        labels=rule.labels,
+        labels=dict(rule.labels),
     )
