@@ -152,6 +152,7 @@ class BoundLimit:
 
     def origin(self) -> dict[str, Any]:
         """Return the dictionary of this limit in :meth:`~enforcement.plan.decision.Decision.explain`."""
+        labels = {"labels": dict(self.labels)} if self.labels else {}
         return {
             "limit": self.limit.name,
             "policy": self.policy_slug,
@@ -161,6 +162,7 @@ class BoundLimit:
             "quota": self.limit.quota,
             "counter": self.key,
             "overflow": self.overflow,
+            **labels,
         }
 
     def overflowing(self) -> BoundLimit:
