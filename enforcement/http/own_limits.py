@@ -9,7 +9,8 @@ from typing import Final
 from enforcement.model.keys import Keys
 from enforcement.model.matching import Attributes
 from enforcement.model.partitions import PartitionIndex
-from enforcement.plan.binding import BoundLimit, Rule
+from enforcement.plan.binding import BoundLimit
+from enforcement.plan.rules import Rule
 
 OF_ONE_REQUEST: Final = frozenset({"method", "path"})
 """Attributes that say nothing about the other requests of a consumer."""

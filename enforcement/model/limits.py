@@ -22,6 +22,8 @@ from enforcement.model.matching import (
     InvalidMatch,
     Match,
     is_attribute_name,
+    may_exist,
+    no_label,
 )
 from enforcement.model.metered import DENY, FrozenMapping, InvalidMetering, check_limit
 from enforcement.model.rates import parse_rate, rate_name, split_rates
@@ -82,7 +84,8 @@ class Limit:
         anchor: Where a calendar window begins: month 1-31, week 1-7 (Monday 1), day ``"HH:MM"``, year ``"MM-DD"``.
         burst: Capacity of a ``token_bucket``. None: the quota.
         unit: What is counted, such as ``requests``, ``tokens`` or ``micros``.
-        partition_by: At most 4 attributes. Each of their values has a counter of its own.
+        partition_by: At most 4 attributes, or labels of the token such as ``label.team``. Each of their values has a
+            counter of its own.
         match: Which requests it applies to.
         mode: ``enforce``, or ``shadow``, which counts and reports but never denies.
         consistency: ``strict``, or ``leased``, which charges permits in advance and uses them without a round trip.
@@ -131,7 +134,7 @@ class Limit:
             reason = "Must be the IANA name of a time zone, like Europe/Berlin, because each host has its own"
             raise InvalidLimit("time_zone", f"{reason} {self.time_zone}.")
         self._check_bucket()
-        self._check_names()
+        self._check_names(published)
         self._check_metering()
         _one_of("mode", self.mode, MODES)
         _one_of("consistency", self.consistency, CONSISTENCIES)
@@ -313,7 +316,7 @@ class Limit:
             raise InvalidLimit("burst", "Only a token_bucket has a burst.")
         _integer("burst", self.burst, 1, MAX_NUMBER)
 
-    def _check_names(self) -> None:
+    def _check_names(self, published: bool) -> None:
         if not isinstance(self.name, str) or (self.name and not _NAME.fullmatch(self.name)):
             raise InvalidLimit(
                 "name",
@@ -329,6 +332,8 @@ class Limit:
         for name in self.partition_by:
             if not is_attribute_name(name):
                 raise InvalidLimit("partition_by", f"An attribute must be {ATTRIBUTE_NAME_RULE}, got {shown(name)}.")
+            if not published and not may_exist(name):
+                raise InvalidLimit("partition_by", no_label(name))
         if any(not _RESPONSES.fullmatch(name) for name in self.charge_on):
             raise InvalidLimit("charge_on", 'Must list response classes or codes, like "2xx" or "404".')
 

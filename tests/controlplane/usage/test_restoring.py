@@ -8,11 +8,12 @@ from django.utils import timezone
 
 from controlplane.projects.models import Project, Token
 from controlplane.publishing import publisher
+from controlplane.publishing.changes import Actor, change
 from controlplane.usage import checkpoints, counters
 from controlplane.usage.models import Checkpoint
 from enforcement import Limiter
 from enforcement.control.checkpoints import new_mark
-from tests.factories import LimitFactory, TokenFactory
+from tests.factories import LimitFactory, ProjectFactory, TokenFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -132,3 +133,26 @@ def test_the_mark_of_a_restore_that_was_killed_is_struck_out(tokens, client_of_s
     assert checkpoint().restored == 2
 
     assert client_of_store.smembers(key) == {"whole"}
+
+
+def test_the_budget_of_a_team_is_given_back_and_reset(store, client_of_store):
+    """The counter of a label is durable as any other, and a reset for one token of the team is remembered."""
+    limit = LimitFactory(quota=QUOTA, window_seconds=None, calendar="month", partition_by=["label.team"])
+    project = ProjectFactory(policy=limit.policy)
+    one, two = TokenFactory.create_batch(2, project=project, labels={"team": "red"})
+    publisher.publish_all()
+    with Limiter(store.url, timeout=1.0) as limiter:
+        limiter.check(one.secret, costs=6)
+    checkpoint()
+
+    def lose_and_restore() -> None:
+        client_of_store.flushall()
+        publisher.publish_all()
+        checkpoint()
+
+    lose_and_restore()
+    assert remaining(two) == [4]
+    with change(actor=Actor("ann", "admin"), reason="a test") as tx:
+        counters.reset(tx, two, limit)
+    lose_and_restore()
+    assert [remaining(token) for token in (one, two)] == [[QUOTA], [QUOTA]]

@@ -76,6 +76,19 @@ def test_looking_charges_nothing(server, published, explain):
     assert {row["limit"]: row["remaining"] for row in reported["limits"]}["per-hour"] == 2
 
 
+def test_the_counter_of_a_label_has_its_numbers(server, published, explain, capsys):
+    """Used up by another token of the team, it is the verdict."""
+    published.policy("teams", Limit(name="team", quota=1, window_seconds=3_600, partition_by=("label.team",)))
+    published.project("shop", policy="teams")
+    one, two = (published.token(project="shop", labels={"team": "red"}) for _ in range(2))
+    charge(server, one, 1)
+
+    status, reported = explain(two)
+    assert (status, reported["verdict"], reported["limits"][-1]["labels"]) == (1, "limited", {"label.team": "red"})
+    assert main(["explain", two, "--redis", server.url]) == 1
+    assert "the project, label.team red" in capsys.readouterr().out
+
+
 def test_a_limit_that_is_used_up_is_the_verdict(server, published, explain):
     """The exit status is for programs."""
     token = published.token(policy="api", project="shop")

@@ -74,6 +74,10 @@ def test_the_page_shows_what_the_configuration_has() -> None:
             "[projects]\n'' = 'shop'",
             "projects: must be a table of keys and strings, none of them empty, got {'': 'shop'}",
         ),
+        (
+            "[attributes]\na = 'label.team'",
+            "attributes.a: must not be a label, which only a token has, got 'label.team'.",
+        ),
         ("[costs]\na = 'Tokens'", "costs.a: must be 1 to 32 of the characters a-z 0-9 _ - and begin with a letter, "),
         ("[projects]\na = 'A B'", "projects.a: must be 1 to 63 lower-case letters, digits and hyphens, "),
         ("unit = 'a'\nafter = 'a'", "a: must stand for one thing, but is named twice."),
