@@ -67,6 +67,7 @@ class LimitInline(StackedInline):
                     ("calendar", "window_seconds"),
                     ("time_zone", "anchor"),
                     "burst",
+                    "rollover",
                     "mode",
                 ]
             },

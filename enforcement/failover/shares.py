@@ -146,9 +146,12 @@ class LocalShares:
             for ident, count in self._held(bound.key).items():
                 self._local.amend(now_us, bound.key, spec, count, 0, ident)
         elif known:
-            left = max(0, known[1]) // fleet
-            if left < share:
-                self._local.decide(known[0], [(bound.key, local, share - left)], ident="known")
+            left, first = max(0, known[1]) // fleet, local.a if local.letter == "r" else share
+            if left < first:
+                self._local.decide(known[0], [(bound.key, local, first - left)], ident="known")
+            elif left > first and bound.window_end(known[0]) > now_us:
+                # What is carried is not known for a later window, since others may have used this one.
+                self._local.carry(known[0], bound.key, local, left - first)
         return local
 
     def _begins(self, key: str, replied_at_us: int) -> bool:
@@ -170,11 +173,13 @@ class LocalShares:
 
 def with_share(spec: Spec, share: int) -> Spec:
     """
-    Return *spec* if *share* is its capacity, else a copy with *share* as its capacity. The refill of a bucket shrinks
-    with it.
+    Return *spec* if *share* is its capacity, else a copy with *share* as its capacity. The refill of a bucket and the
+    quota beside a rollover shrink with it.
     """
     if share == spec.capacity:
         return spec
+    if spec.letter == "r":
+        return replace(spec, capacity=share, a=min(share, max(1, spec.a * share // spec.capacity)))
     if spec.letter != "b":
         return replace(spec, capacity=share)
     return replace(spec, capacity=share, a=spec.a * share, b=(spec.b[0] * spec.capacity,))

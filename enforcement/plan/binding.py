@@ -8,13 +8,13 @@ from math import gcd
 from typing import Any, Final
 
 from enforcement.model.algorithms import Spec
-from enforcement.model.calendars import boundaries, window
+from enforcement.model.calendars import boundaries_around, number_of
 from enforcement.model.documents import Override, Policy, Project, Token
 from enforcement.model.keys import GLOBAL_TAG, Keys, name_of, tag_of_key
 from enforcement.model.limits import Limit
 from enforcement.model.matching import Attributes
 from enforcement.model.metered import cost_name
-from enforcement.model.partitions import PartitionIndex, life_us
+from enforcement.model.partitions import PartitionIndex, carried_us, life_us
 from enforcement.model.sizes import MAX_CODE_KEY_LENGTH, MAX_LIMITS_PER_REQUEST
 from enforcement.plan.costs import Costs, check_costs, names
 from enforcement.plan.names import Identity, counter_name, earlier_name
@@ -29,10 +29,7 @@ LETTERS: Final = {
 
 
 def _length(key: object) -> str:
-    """
-    Return the length of a string as text, or the name of another value's type. Messages do not show keys, which may be
-    secret.
-    """
+    """Return the length of a string as text, or the name of another value's type, because a key may be secret."""
     return str(len(key)) if isinstance(key, str) else type(key).__name__
 
 
@@ -135,9 +132,11 @@ class BoundLimit:
             length += limit.held_us
         if limit.calendar is None or limit.calendar == "lifetime":
             return Spec(letter, limit.capacity, length, (), limit.shadow, self.durable)
-        present = window(now_us, limit.calendar, limit.time_zone, limit.anchor)
-        around = boundaries(present, limit.calendar, limit.time_zone, limit.anchor)
-        return Spec(letter, limit.capacity, 0, around, limit.shadow, self.durable)
+        place = limit.calendar, limit.time_zone, limit.anchor
+        windows = boundaries_around(now_us, *place)
+        if limit.rollover:
+            letter, length, windows = "r", limit.quota, (*windows, number_of(windows[1], *place), carried_us(limit))
+        return Spec(letter, limit.capacity, length, windows, limit.shadow, self.durable)
 
     def window_end(self, now_us: int) -> int:
         """
@@ -378,12 +377,8 @@ def rules_of(subject: Subject, now_us: int) -> tuple[Rule, ...]:
 
 def _override_for(overrides: Sequence[Override], policy: Policy, limit: Limit, now_us: int) -> Override | None:
     """Return the first override of a limit that has not ended, or None. *overrides* starts with those of the token."""
-    for override in overrides:
-        if (override.policy, override.limit) != (policy.id, limit.name):
-            continue
-        if override.ends_at_us is None or now_us < override.ends_at_us:
-            return override
-    return None
+    own = (it for it in overrides if (it.policy, it.limit) == (policy.id, limit.name))
+    return next((it for it in own if it.ends_at_us is None or now_us < it.ends_at_us), None)
 
 
 __all__ = [
