@@ -175,7 +175,7 @@ function rolling.read(s, spec, key, now, value)
     s.used, s.ends, s.stamp, s.number, s.before, s.had, s.spent = used, ends, stamp, own, before or own, had, spent
   elseif own and now - ends < b[6] then
     s.before, s.had, s.spent = before, had, spent
-    s.had, s.spent, s.before = quota + carried(s, own), used, own
+    if used > 0 or before == own then s.had, s.spent, s.before = quota + carried(s, own), used, own end
     s.used, s.ends, s.stamp, s.number = 0, present, stamp, max(number, own + 1)
   else
     s.used, s.ends, s.stamp, s.number, s.before, s.had, s.spent, s.known = 0, present, 0, number, number, 0, 0, false

@@ -174,8 +174,9 @@ class RollingWindow:
             if self.number < 0:
                 self.number = self.before = number
         elif self.number >= 0 and now - self.ends < spec.b[5]:
-            had = self.quota + self._carried(self.number)
-            self.before, self.had, self.spent = self.number, had, self.used
+            if self.used or self.before == self.number:
+                had = self.quota + self._carried(self.number)
+                self.before, self.had, self.spent = self.number, had, self.used
             self.used, self.ends, self.number = 0, end, max(number, self.number + 1)
         else:
             self.used, self.ends, self.number, self.before, self.had, self.spent = 0, end, number, number, 0, 0
