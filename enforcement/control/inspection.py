@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter
+from struct import unpack_from
 
 from redis import Redis
 from redis.exceptions import BusyLoadingError
@@ -220,7 +221,18 @@ def look(client: Redis, bounds: Sequence[BoundLimit], now_us: int) -> tuple[int,
             break
         now_us = reply.now_us
     states = Decision(True, "ok", "store", plan, reply).limits
-    return reply.now_us, [(state, state.capacity - reply.remaining(i)) for i, state in enumerate(states)]
+    used = [
+        _used_of(client, bound, reply.now_us) if bound.limit.rollover else state.capacity - reply.remaining(i)
+        for i, (bound, state) in enumerate(zip(plan.bounds, states, strict=True))
+    ]
+    return reply.now_us, list(zip(states, used, strict=True))
+
+
+def _used_of(client: Redis, bound: BoundLimit, now_us: int) -> int:
+    """Return the used permits of a limit with a rollover, of which a reply only tells what remains."""
+    value = client.execute_command("GET", bound.key, NEVER_DECODE=True)  # type: ignore[no-untyped-call]
+    used, ends_us = unpack_from(">dd", value) if value and len(value) >= 16 else (0, 0)
+    return int(used) if now_us < ends_us else 0
 
 
 def _counter(rule: Rule, fleet: int, values: Values | None, state: LimitState | None, used: int | None) -> LiveCounter:

@@ -146,12 +146,13 @@ class LocalShares:
             for ident, count in self._held(bound.key).items():
                 self._local.amend(now_us, bound.key, spec, count, 0, ident)
         elif known:
-            left, first = max(0, known[1]) // fleet, local.a if local.letter == "r" else share
-            if left < first:
-                self._local.decide(known[0], [(bound.key, local, first - left)], ident="known")
-            elif left > first and bound.window_end(known[0]) > now_us:
-                # What is carried is not known for a later window, since others may have used this one.
-                self._local.carry(known[0], bound.key, local, left - first)
+            left = max(0, known[1]) // fleet
+            if local.letter == "r":
+                # What was left of an earlier window is not carried, since others may have used it.
+                if bound.window_end(known[0]) > now_us:
+                    self._local.begin(known[0], bound.key, local, left)
+            elif left < share:
+                self._local.decide(known[0], [(bound.key, local, share - left)], ident="known")
         return local
 
     def _begins(self, key: str, replied_at_us: int) -> bool:

@@ -523,11 +523,12 @@ class Reference:
             self._write(key, counter)
         return changed
 
-    def carry(self, now: int, key: str, spec: Spec, permits: int) -> None:
-        """Begin a counter whose window has *permits* beside its quota, which were carried into it."""
+    def begin(self, now: int, key: str, spec: Spec, left: int) -> None:
+        """Begin a counter with a rollover, which has *left* permits. More than its quota were carried into its window."""
         counter = RollingWindow()
         counter.read(now, spec)
-        counter.before, counter.had, counter.last = counter.number - 1, permits, now
+        counter.before, counter.had = counter.number - 1, max(0, left - spec.a)
+        counter.add(max(0, spec.a - left), "")
         self._write(key, counter)
 
     def forget(self, keys: Sequence[str]) -> None:
