@@ -59,6 +59,8 @@ class LiveCounter:
         remaining: The greatest cost that would be admitted now. None: partitioned.
         reset_ms: As in a decision. None: partitioned, or it never resets.
         override: Id of the override that sets the quota, or None.
+        rollover: How many unspent permits at most a window leaves to the next. They remain beside the quota. None:
+            none.
         unused_max: Permits that may lie unused in the leases of all instances. 0: not leased.
         values: The values of a partitioned limit. None: not partitioned, or not requested.
     """
@@ -77,6 +79,7 @@ class LiveCounter:
     override: str | None
     unused_max: int
     values: Values | None = None
+    rollover: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,4 +255,5 @@ def _counter(rule: Rule, fleet: int, values: Values | None, state: LimitState | 
         override=rule.override_id,
         unused_max=unused_max(limit, fleet),
         values=values,
+        rollover=limit.rollover,
     )

@@ -524,7 +524,7 @@ class Reference:
         return changed
 
     def begin(self, now: int, key: str, spec: Spec, left: int) -> None:
-        """Begin a counter with a rollover, which has *left* permits. More than its quota were carried into its window."""
+        """Begin a counter with a rollover that has *left* permits, of which those above its quota were carried."""
         counter = RollingWindow()
         counter.read(now, spec)
         counter.before, counter.had = counter.number - 1, max(0, left - spec.a)

@@ -132,8 +132,8 @@ class Limit:
         _one_of("consistency", self.consistency, CONSISTENCIES)
         _one_of("on_store_failure", self.on_store_failure, STORE_FAILURES)
         if self.consistency == "leased" and (self.algorithm == "concurrency" or self.rollover):
-            kind = "a limit with a rollover." if self.rollover else "a concurrency limit. Its slots are held, not spent."
-            raise InvalidLimit("consistency", f"Must be strict for {kind}")
+            kind = "limit with a rollover." if self.rollover else "concurrency limit. Its slots are held, not spent."
+            raise InvalidLimit("consistency", f"Must be strict for a {kind}")
         if not isinstance(self.match, Match):
             raise InvalidLimit("match", "Must be a mapping of methods, path and attributes.")
         if not self.name:

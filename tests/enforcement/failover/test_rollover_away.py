@@ -88,9 +88,7 @@ def test_a_process_without_a_reply_of_this_day_carries_nothing(own_server, limit
     assert admitted(limiter) == 10
 
 
-@pytest.mark.parametrize(
-    ("fleet", "quota", "carried"), [(1, 10, 20), (2, 5, 10), (3, 3, 7), (20, 1, 0), (1_000, 1, 0)]
-)
+@pytest.mark.parametrize(("fleet", "quota", "carried"), [(1, 10, 20), (2, 5, 10), (3, 3, 7), (20, 1, 0), (1_000, 1, 0)])
 def test_the_share_of_a_process_is_a_part_of_both(fleet, quota, carried):
     """At least one permit of the quota, as of other limits."""
     spec = BoundLimit(LIMIT, "sg:{t}:c:1", "key").spec(START_US)
