@@ -87,6 +87,7 @@ steps = st.lists(
 )
 
 
+@pytest.mark.proof
 @given(quota=st.integers(1, 10), rollover=st.sampled_from([1, 4, 10, 25, 2**53 - 1]), steps=steps)
 @settings(max_examples=EXAMPLES, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 def test_what_is_left_is_what_a_walk_through_every_month_leaves(limiter, clock, quota, rollover, steps):
