@@ -72,6 +72,13 @@ LIMIT: dict[str, Any] = {
             "maximum": MAX_NUMBER,
             "description": "Capacity of a token_bucket. If null, the quota.",
         },
+        "rollover": {
+            "type": ["integer", "null"],
+            "minimum": 1,
+            "maximum": MAX_NUMBER,
+            "description": "With a calendar other than lifetime, how many unspent permits at most a window leaves to "
+            "the next. If null, none.",
+        },
         "unit": {"type": "string", "pattern": "^[a-z][a-z0-9_-]{0,31}$", "default": "requests"},
         "partition_by": {
             "type": "array",

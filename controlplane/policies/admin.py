@@ -78,6 +78,7 @@ class LimitInline(StackedInline):
                     ("calendar", "window_seconds"),
                     ("time_zone", "anchor"),
                     "burst",
+                    "rollover",
                     "mode",
                 ]
             },

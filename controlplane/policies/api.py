@@ -31,7 +31,7 @@ from enforcement.model.sizes import MAX_LIMITS_PER_POLICY
 
 OVERRIDE_ID = "ovr_[0-9a-z]{1,36}"
 # Fields of a limit that may be null, which is the same as leaving them out.
-NULLABLE = ("window_seconds", "calendar", "anchor", "burst")
+NULLABLE = ("window_seconds", "calendar", "anchor", "burst", "rollover")
 
 
 # Who may not change a limit for all projects may not change it for one of them.

@@ -108,7 +108,8 @@ def _manner(limit: Limit) -> list[str]:
         return [f"{COUNTED[limit.algorithm]}, with bursts of up to {limit.capacity:,}"]
     if limit.calendar and limit.calendar != "lifetime":
         begins = f", starting at {limit.anchor}" if limit.anchor is not None else ""
-        return [f"in the time zone {limit.time_zone}{begins}"]
+        left = [f"and up to {limit.rollover:,} that the windows before left"] if limit.rollover else []
+        return [*left, f"in the time zone {limit.time_zone}{begins}"]
     return [] if limit.calendar else [COUNTED.get(limit.algorithm, ALIGNED)]
 
 

@@ -22,6 +22,7 @@ LIMIT_COLUMNS = (
     "calendar",
     "time_zone",
     "burst",
+    "rollover",
     "unit",
     "partition_by",
     "mode",

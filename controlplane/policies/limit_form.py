@@ -117,6 +117,7 @@ class LimitForm(OneErrorForm):
             "quota": "How many units are allowed in a window. 0 denies every request.",
             "unit": "What is counted, such as requests, tokens or micros. The caller reports it.",
             "burst": "How many units are allowed at once. If empty, the quota.",
+            "rollover": "How many unspent units at most a window leaves to the next one. If empty, none.",
             "anchor": "When a window starts. For month, day 1 to 31. For week, 1 (Monday) to 7. For day, HH:MM. For "
             "year, MM-DD.",
             "charge_as": "The model whose price is taken, such as gpt-4o.",
@@ -134,7 +135,7 @@ class LimitForm(OneErrorForm):
 
     def clean(self) -> dict[str, Any] | None:
         # Django would keep the former values of fields that are not sent.
-        for name in ("weights", "charge_as"):
+        for name in ("weights", "charge_as", "rollover"):
             if self.add_prefix(name) not in self.data:
                 setattr(self.instance, name, Limit._meta.get_field(name).get_default())
         return super().clean()

@@ -124,6 +124,7 @@ class Limit(models.Model):
     time_zone = models.CharField(max_length=64, default="UTC")
     anchor = models.CharField(max_length=10, blank=True)
     burst = models.BigIntegerField(null=True, blank=True)
+    rollover = models.BigIntegerField(null=True, blank=True)
     unit = models.CharField(max_length=64, default="requests")
     partition_by = models.JSONField(default=list, blank=True)
     match_methods = models.JSONField(default=list, blank=True)
@@ -179,6 +180,7 @@ class Limit(models.Model):
             "time_zone": self.time_zone,
             "anchor": self.anchor,
             "burst": self.burst,
+            "rollover": self.rollover,
             "unit": self.unit,
             "partition_by": self.partition_by,
             "match": {name: value for name, value in match.items() if value not in ("", [], {})},

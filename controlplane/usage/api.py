@@ -249,6 +249,7 @@ class CounterSerializer(serializers.Serializer):
     reset_ms = serializers.IntegerField(
         allow_null=True, help_text="Time until the full quota is available. If null, it never is."
     )
+    rollover = serializers.IntegerField(allow_null=True, help_text="Largest number of permits that are carried over.")
     override = serializers.CharField(allow_null=True, help_text="Id of the override that sets the quota.")
     unused_max = serializers.IntegerField(
         help_text="Largest number of permits that running instances may hold unused. 0 for a strict limit."

@@ -196,15 +196,15 @@ def _carry_over(client: redis.Redis, tags: Iterable[str]) -> None:
             (reply,) = _run(client, [protocol.read_call(store.keys(), tag, names)])
             keep([(tag, list(protocol.readings(names, reply)))])
             rows = Checkpoint.objects.filter(tag=tag, counter__in=present.keys() & names).order_by("counter")
-            copies = [_row(tag, replace(kept_of(row), counter=present[row.counter])) for row in rows]
+            copies = [Checkpoint.of(tag, replace(row.as_kept(), counter=present[row.counter])) for row in rows]
             Checkpoint.objects.bulk_create(copies, ignore_conflicts=True)
 
 
 def _restore_calls(tags: Iterable[str]) -> Iterator[protocol.Call]:
     rows = Checkpoint.objects.filter(_not_over(), tag__in=tags).order_by("tag").iterator(chunk_size=2000)
     for tag, of_tag in groupby(rows, key=lambda row: row.tag):
-        for kept in batched(map(kept_of, of_tag), COUNTERS_AT_ONCE):
-            yield protocol.restore_call(store.keys(), tag, kept)
+        for kept in batched((row.as_kept() for row in of_tag), COUNTERS_AT_ONCE):
+            yield from protocol.restore_calls(store.keys(), tag, kept)
 
 
 def number(tags: Iterable[str]) -> int:
@@ -229,7 +229,7 @@ def reset(done: Reset) -> None:
     at_us = done.at_us
     _write(
         [
-            Checkpoint(tag=tag, counter=counter, used=0, ends_us=ends_us, last_us=at_us, stamp=at_us)
+            Checkpoint.of(tag, Kept(counter, used=0, ends_us=ends_us, last_us=at_us, stamp=at_us))
             for tag, counter, ends_us in done.durable
         ]
     )
@@ -238,24 +238,21 @@ def reset(done: Reset) -> None:
 def prune(now: datetime) -> int:
     """Delete the checkpoints of ended windows and deleted projects, and return the number of deleted rows."""
     now_us, oldest_us = microseconds(now) or 0, microseconds(now - LIFETIME_KEPT) or 0
-    over = models.Q(ends_us__gt=0, ends_us__lt=now_us) | models.Q(ends_us=0, last_us__lt=oldest_us)
+    over = models.Q(ends_us__gt=0, ends_us__lt=now_us, kept_until_us=None) | models.Q(kept_until_us__lt=now_us)
+    over |= models.Q(ends_us=0, last_us__lt=oldest_us)
     known = Project.objects.filter(pk=models.OuterRef("tag"))
     orphan = ~models.Q(tag=GLOBAL_TAG) & ~models.Exists(known)
     return Checkpoint.objects.filter(over | orphan).delete()[0]
 
 
-def kept_of(row: Checkpoint) -> Kept:
-    """Return a checkpoint row as a new ``Kept`` of the library."""
-    return Kept(row.counter, *(getattr(row, name) for name in Checkpoint.VALUES))
-
-
 def _not_over() -> models.Q:
     """
-    Return the query condition for windows that have not ended, or that ended less than an hour ago.
+    Return the query condition for counters that are still needed, or that were less than an hour ago.
 
     The store's clock decides.
     """
-    return models.Q(ends_us=0) | models.Q(ends_us__gt=microseconds(timezone.now() - timedelta(hours=1)))
+    hour_ago_us = microseconds(timezone.now() - timedelta(hours=1))
+    return models.Q(ends_us=0) | models.Q(ends_us__gt=hour_ago_us) | models.Q(kept_until_us__gt=hour_ago_us)
 
 
 def _ask(
@@ -311,7 +308,8 @@ def keep_present(client: redis.Redis, some: list[Names], done: CheckpointResult)
     lost = _keep_present(client, some, done)
     if lost:
         keys = store.keys()
-        done.restored += sum(_run(client, [protocol.restore_call(keys, tag, kept) for tag, kept in lost]))
+        calls = [call for tag, kept in lost for call in protocol.restore_calls(keys, tag, kept)]
+        done.restored += sum(_run(client, calls))
         # Now these counters know their checkpoint, and their values are later than it.
         _keep_present(client, [(tag, [one.counter for one in kept]) for tag, kept in lost], done)
 
@@ -353,14 +351,14 @@ def _keep(read: list[tuple[str, list[CheckpointReading]]]) -> tuple[int, list[tu
     names = [reading.kept.counter for _, readings in read for reading in readings]
     rows = Checkpoint.objects.filter(tag__in=[tag for tag, _ in read], counter__in=names)
     # Locked in one order, so two runs at the same time wait for each other, and the later one sees the saved rows.
-    before = {(row.tag, row.counter): kept_of(row) for row in rows.select_for_update().order_by("tag", "counter")}
+    before = {(row.tag, row.counter): row.as_kept() for row in rows.select_for_update().order_by("tag", "counter")}
     new, changed, lost = [], [], []
     for tag, readings in read:
         forgotten = []
         for reading in readings:
             known = before.get((tag, reading.kept.counter))
             if reading.follows(known):
-                (changed if known else new).append(_row(tag, reading.kept))
+                (changed if known else new).append(Checkpoint.of(tag, reading.kept))
             elif reading.forgot(known):
                 forgotten.append(known)
         if forgotten:
@@ -368,10 +366,6 @@ def _keep(read: list[tuple[str, list[CheckpointReading]]]) -> tuple[int, list[tu
     Checkpoint.objects.bulk_create(sorted(new, key=lambda row: (row.tag, row.counter)))
     _write(changed)
     return len(new) + len(changed), lost
-
-
-def _row(tag: str, kept: Kept) -> Checkpoint:
-    return Checkpoint(tag=tag, counter=kept.counter, **{name: getattr(kept, name) for name in Checkpoint.VALUES})
 
 
 def _write(rows: list[Checkpoint]) -> None:

@@ -1,7 +1,11 @@
+from dataclasses import astuple
+from typing import Self
+
 from django.db import models
 from django.utils import timezone
 
 from controlplane.usage.periods import PERIODS
+from enforcement.control.checkpoints import Carried, Kept
 
 
 class UsageBatch(models.Model):
@@ -92,7 +96,7 @@ class Checkpoint(models.Model):
     documents of a policy show to whom it belongs.
     """
 
-    VALUES = ("used", "ends_us", "last_us", "stamp")
+    VALUES = ("used", "ends_us", "last_us", "stamp", "carried", "kept_until_us")
 
     tag = models.CharField(max_length=40)  # a project's id, or "global"
     counter = models.CharField(max_length=40)
@@ -100,12 +104,27 @@ class Checkpoint(models.Model):
     ends_us = models.BigIntegerField(db_index=True)
     last_us = models.BigIntegerField()
     stamp = models.BigIntegerField()
+    # Only of a counter with a rollover, carried has the fields of Carried as a list.
+    carried = models.JSONField(null=True)
+    kept_until_us = models.BigIntegerField(null=True, db_index=True)
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["tag", "counter"], name="usage_checkpoint_once_a_counter")]
 
     def __str__(self) -> str:
         return f"{self.counter} of {self.tag}"
+
+    @classmethod
+    def of(cls, tag: str, kept: Kept) -> Self:
+        """Return a new row, which is not saved, for a counter with this hash tag."""
+        carried = None if kept.carried is None else astuple(kept.carried)
+        values = {name: getattr(kept, name) for name in cls.VALUES}
+        return cls(tag=tag, counter=kept.counter, **{**values, "carried": carried})
+
+    def as_kept(self) -> Kept:
+        """Return the row as a new ``Kept`` of the library."""
+        carried = None if self.carried is None else Carried(*self.carried)
+        return Kept(self.counter, self.used, self.ends_us, self.last_us, self.stamp, carried)
 
 
 class CheckpointRun(models.Model):

@@ -208,6 +208,8 @@ def _lines(explanation: Explanation) -> Iterator[str]:
 def _row(counter: LiveCounter) -> tuple[str, ...]:
     mode = " (shadow)" if counter.mode == "shadow" else ""
     quota = f"{counter.quota} {counter.unit}{' by override' if counter.override else ''}"
+    if counter.rollover:
+        quota += f", and up to {counter.rollover} carried"
     left = str(counter.remaining)
     scope = f"the {counter.scope}{mode}" + "".join(f", {name} {value}" for name, value in counter.labels.items())
     if counter.partition_by and counter.used is None:

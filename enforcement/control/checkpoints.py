@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Final
 
 from enforcement.lua import function
@@ -22,6 +22,7 @@ from enforcement.model.sizes import MAX_NUMBER
 CHECKPOINT: Final = function("checkpoint")
 CHECKPOINTED: Final = function("checkpointed")
 RESTORE: Final = function("restore")
+RESTORE_CARRIED: Final = function("restore_carried")
 SAY_WHOLE: Final = function("whole")
 
 SET_BACK_US: Final = HOUR_SECONDS * SECOND_US
@@ -29,6 +30,26 @@ SET_BACK_US: Final = HOUR_SECONDS * SECOND_US
 
 Call = tuple[str, list[str], list[str | int]]
 """Function, keys and arguments for ``FCALL``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """
+    What a counter with a rollover holds beside the usage of its window.
+
+    Attributes:
+        number: The number of its window.
+        before: The number of the last earlier window that was charged. It is *number* if there is none.
+        had: Permits that this earlier window had.
+        spent: Permits that were used of them.
+        life_us: How long the counter is kept after the end of its window, in microseconds.
+    """
+
+    number: int
+    before: int
+    had: int
+    spent: int
+    life_us: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +63,7 @@ class Kept:
         ends_us: End of the window, microseconds since the epoch. 0: it never ends.
         last_us: Instant of its last charge, microseconds since the epoch.
         stamp: Increases with each checkpoint of the counter. It is 0 for a counter that was lost and began anew.
+        carried: None for a counter without a rollover.
     """
 
     counter: str
@@ -49,6 +71,12 @@ class Kept:
     ends_us: int
     last_us: int
     stamp: int
+    carried: Carried | None = None
+
+    @property
+    def kept_until_us(self) -> int | None:
+        """When a counter with a rollover may be forgotten, microseconds since the epoch. None: it has none."""
+        return self.ends_us + self.carried.life_us if self.carried else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +115,9 @@ def readings(counters: Sequence[str], reply: Sequence[Sequence[int]]) -> Iterato
     """Yield a reading of each counter, except of those that are gone or have impossible numbers."""
     for counter, found in zip(counters, reply, strict=True):
         if found and all(0 <= number <= MAX_NUMBER for number in found):
-            used, ends_us, last_us, before, stamp = found
-            yield CheckpointReading(Kept(counter, used, ends_us, last_us, stamp), before)
+            used, ends_us, last_us, before, stamp, *carried = found
+            kept = Kept(counter, used, ends_us, last_us, stamp, Carried(*carried) if carried else None)
+            yield CheckpointReading(kept, before)
 
 
 def strike_call(keys: Keys, tag: str, counters: Sequence[str], read: Sequence[CheckpointReading]) -> Call:
@@ -105,17 +134,22 @@ def strike_call(keys: Keys, tag: str, counters: Sequence[str], read: Sequence[Ch
     return CHECKPOINTED, [keys.dirty(tag), *_keys(keys, tag, counters)], arguments
 
 
-def restore_call(keys: Keys, tag: str, kept: Sequence[Kept]) -> Call:
+def restore_calls(keys: Keys, tag: str, kept: Sequence[Kept]) -> Iterator[Call]:
     """
-    Return the function, keys and arguments of a call that raises counters of one tag to their kept states. Its reply is
-    how many were written.
+    Yield the function, keys and arguments of each call that raises counters of one tag to their kept states. The reply
+    is how many were written.
 
     Once all counters of a tag are restored, :func:`whole_call` lets enforcers use the store again.
     """
-    arguments: list[str | int] = [""]
-    for one in kept:
-        arguments += [one.used, one.ends_us, one.last_us, one.stamp]
-    return RESTORE, _keys(keys, tag, [one.counter for one in kept]), arguments
+    plain = [one for one in kept if one.carried is None]
+    carrying = [one for one in kept if one.carried is not None]
+    for function_, some in ((RESTORE, plain), (RESTORE_CARRIED, carrying)):
+        arguments: list[str | int] = [""]
+        for one in some:
+            arguments += [one.used, one.ends_us, one.last_us, one.stamp]
+            arguments += astuple(one.carried) if one.carried else ()
+        if some:
+            yield function_, _keys(keys, tag, [one.counter for one in some]), arguments
 
 
 def new_mark() -> str:
@@ -139,12 +173,13 @@ def _keys(keys: Keys, tag: str, counters: Sequence[str]) -> list[str]:
 
 
 __all__ = [
+    "Carried",
     "CheckpointReading",
     "Kept",
     "new_mark",
     "read_call",
     "readings",
-    "restore_call",
+    "restore_calls",
     "strike_call",
     "whole_call",
 ]

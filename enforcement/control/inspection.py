@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
+from struct import unpack_from
 
 from redis import Redis
 from redis.exceptions import BusyLoadingError
@@ -60,6 +61,8 @@ class LiveCounter:
         remaining: The greatest cost that would be admitted now. None: partitioned.
         reset_ms: As in a decision. None: partitioned, or it never resets.
         override: Id of the override that sets the quota, or None.
+        rollover: How many unspent permits at most a window leaves to the next. They remain beside the quota. None:
+            none.
         unused_max: Permits that may lie unused in the leases of all instances. 0: not leased.
         values: The values of a partitioned limit. None: not partitioned, only by labels, or not requested.
         labels: The labels of the token that the limit looks at, by their names as attributes.
@@ -79,6 +82,7 @@ class LiveCounter:
     override: str | None
     unused_max: int
     values: Values | None = None
+    rollover: int | None = None
     labels: dict[str, str] = field(default_factory=dict)
 
 
@@ -224,7 +228,18 @@ def look(client: Redis, bounds: Sequence[BoundLimit], now_us: int) -> tuple[int,
             break
         now_us = reply.now_us
     states = Decision(True, "ok", "store", plan, reply).limits
-    return reply.now_us, [(state, state.capacity - reply.remaining(i)) for i, state in enumerate(states)]
+    used = [
+        _used_of(client, bound, reply.now_us) if bound.limit.rollover else state.capacity - reply.remaining(i)
+        for i, (bound, state) in enumerate(zip(plan.bounds, states, strict=True))
+    ]
+    return reply.now_us, list(zip(states, used, strict=True))
+
+
+def _used_of(client: Redis, bound: BoundLimit, now_us: int) -> int:
+    """Return the used permits of a limit with a rollover, of which a reply only tells what remains."""
+    value = client.execute_command("GET", bound.key, NEVER_DECODE=True)  # type: ignore[no-untyped-call]
+    used, ends_us = unpack_from(">dd", value) if value and len(value) >= 16 else (0, 0)
+    return int(used) if now_us < ends_us else 0
 
 
 def _counter(rule: Rule, fleet: int, values: Values | None, state: LimitState | None, used: int | None) -> LiveCounter:
@@ -245,4 +260,5 @@ def _counter(rule: Rule, fleet: int, values: Values | None, state: LimitState | 
         unused_max=unused_max(limit, fleet),
         values=values,
         labels=dict(rule.labels),
+        rollover=limit.rollover,
     )

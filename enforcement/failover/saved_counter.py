@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
-from enforcement.model.algorithms import Counter, FixedWindow, SlidingLog, SlidingWindow, TokenBucket
+from enforcement.model.algorithms import Counter, FixedWindow, RollingWindow, SlidingLog, SlidingWindow, TokenBucket
 
 MAX_ENTRIES: Final = 1_000
 """A longer log is saved as one charge at its last instant, which ends no earlier than the charges themselves."""
 
 _FIELDS: Final[Mapping[str, tuple[type[Counter], tuple[str, ...]]]] = {
     "f": (FixedWindow, ("used", "ends", "last")),
+    "r": (RollingWindow, ("used", "ends", "last", "number", "before", "had", "spent")),
     "s": (SlidingWindow, ("current", "previous", "last")),
     "l": (SlidingLog, ("instants", "totals")),
     "b": (TokenBucket, ("level", "unit", "last", "since", "idle")),

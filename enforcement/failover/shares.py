@@ -147,7 +147,11 @@ class LocalShares:
                 self._local.amend(now_us, bound.key, spec, count, 0, ident)
         elif known:
             left = max(0, known[1]) // fleet
-            if left < share:
+            if local.letter == "r":
+                # What was left of an earlier window is not carried, since others may have used it.
+                if bound.window_end(known[0]) > now_us:
+                    self._local.begin(known[0], bound.key, local, left)
+            elif left < share:
                 self._local.decide(known[0], [(bound.key, local, share - left)], ident="known")
         return local
 
@@ -170,11 +174,13 @@ class LocalShares:
 
 def with_share(spec: Spec, share: int) -> Spec:
     """
-    Return *spec* if *share* is its capacity, else a copy with *share* as its capacity. The refill of a bucket shrinks
-    with it.
+    Return *spec* if *share* is its capacity, else a copy with *share* as its capacity. The refill of a bucket and the
+    quota beside a rollover shrink with it.
     """
     if share == spec.capacity:
         return spec
+    if spec.letter == "r":
+        return replace(spec, capacity=share, a=min(share, max(1, spec.a * share // spec.capacity)))
     if spec.letter != "b":
         return replace(spec, capacity=share)
     return replace(spec, capacity=share, a=spec.a * share, b=(spec.b[0] * spec.capacity,))

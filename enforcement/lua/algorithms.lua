@@ -129,14 +129,117 @@ function durable.write(key, s, slack)
   call('SADD', dirty_beside(key), sub(key, -NAME_LENGTH))
 end
 
--- Return used, end, last and stamp (0: none) of a durable counter; nil if there is none, or something else in its place.
+-- A fixed_window of the calendar that carries what it leaves into the next one. cap: the quota and the most that is carried. a: the
+-- quota. b: four boundaries, the number of the window between the second and the third, and how long a counter is kept after the end of
+-- its window, in us. Value: used, end, last and stamp as of a durable counter; then the number of the window; the number of the last
+-- one before it that was charged (its own if none is known), what that one had and what was used of it; and how long it is kept.
+local rolling = {}
+
+-- Return the end, the length and the number of the window that holds `now`; false: it lies outside.
+local function numbered_window(now, b)
+  if now < b[1] then return false end
+  for i = 2, 4 do
+    if now < b[i] then return b[i], b[i] - b[i - 1], b[5] + i - 3 end
+  end
+  return false
+end
+
+-- Return what is carried into the window of this number. A window that was not charged adds its quota.
+local function carried(s, number)
+  return min(s.cap - s.quota, max(0, s.had - s.spent) + max(0, number - s.before - 1) * s.quota)
+end
+
+function rolling.read(s, spec, key, now, value)
+  local b, quota = spec.b, spec.a
+  local present, length, number = numbered_window(now, b)
+  if not present then return false end
+  local used, ends, last, stamp, own, before, had, spent = 0, 0, now, 0, nil, nil, 0, 0
+  value = value or call('GET', key)
+  s.behind = false
+  if value then
+    used, ends, last = unpack_doubles('>ddd', value)
+    if #value >= 32 then stamp = unpack_doubles('>d', value, 25) end
+    if #value >= 72 then own, before, had, spent = unpack_doubles('>dddd', value, 33) end
+    if last - now > length then -- the clock was set back: what was charged counts as charged now
+      if own then own, before = number, number - (own - before) end
+      ends, s.behind = present, true
+    elseif now < last then
+      now = last
+      present, length, number = numbered_window(now, b)
+      if not present then return false end
+    end
+  end
+  s.cap, s.quota, s.now, s.life, s.known = spec.cap, quota, now, b[6], true
+  if now < ends then -- a counter of a limit that had no rollover carries nothing
+    own = own or number
+    s.used, s.ends, s.stamp, s.number, s.before, s.had, s.spent = used, ends, stamp, own, before or own, had, spent
+  elseif own and now - ends < b[6] then
+    s.before, s.had, s.spent = before, had, spent
+    if used > 0 or before == own then s.had, s.spent, s.before = quota + carried(s, own), used, own end
+    s.used, s.ends, s.stamp, s.number = 0, present, stamp, max(number, own + 1)
+  else
+    s.used, s.ends, s.stamp, s.number, s.before, s.had, s.spent, s.known = 0, present, 0, number, number, 0, 0, false
+  end
+  s.room = quota + carried(s, s.number) - s.used
+  return true
+end
+
+rolling.reset = fixed.reset
+rolling.wait = fixed.reset
+
+function rolling.mark(s) return s.number end
+
+function rolling.add(s, cost)
+  s.used = s.used + cost
+  s.room = s.room - cost
+end
+
+-- A charge of an earlier window changes what was carried since, unless a later one was charged before the present.
+function rolling.amend(s, delta, mark)
+  if mark == s.number or mark == s.ends then -- the end names it for what was charged before the limit had a rollover
+    s.used = max(0, s.used + delta)
+  elseif mark == s.before then
+    s.spent = max(0, s.spent + delta)
+  elseif delta > 0 and mark > s.before and mark < s.number then -- it was charged elsewhere, and the store did not know
+    s.had, s.spent, s.before = s.quota + carried(s, mark), delta, mark
+  else
+    return false
+  end
+  s.room = s.quota + carried(s, s.number) - s.used
+  return true
+end
+
+function rolling.write(key, s, slack)
+  local packed = pack('>ddddddddd', s.used, s.ends, s.now, s.stamp, s.number, s.before, s.had, s.spent, s.life)
+  put(key, packed, s.ends - s.now + s.life, slack)
+end
+
+-- The same whose counters outlive the store.
+local durable_rolling = {
+  reset = fixed.reset, wait = fixed.reset, mark = rolling.mark, add = rolling.add, amend = rolling.amend,
+}
+
+function durable_rolling.read(s, spec, key, now, value)
+  local known = rolling.read(s, spec, key, now, value)
+  if known and not s.known and call('SISMEMBER', dirty_beside(key), WHOLE) == 0 then return nil end
+  return known
+end
+
+function durable_rolling.write(key, s, slack)
+  rolling.write(key, s, slack)
+  call('SADD', dirty_beside(key), sub(key, -NAME_LENGTH))
+end
+
+-- Return used, end, last and stamp (0: none) of a durable counter, and of one that carries the other numbers, too; nil if there is none,
+-- or something else in its place.
 local function durable_state(key)
   local value = redis.pcall('GET', key)
   if type(value) ~= 'string' or #value < 24 then return nil end
   local used, ends, last = unpack_doubles('>ddd', value)
   local stamp = 0
   if #value >= 32 then stamp = unpack_doubles('>d', value, 25) end
-  return used, ends, last, stamp
+  if #value < 72 then return used, ends, last, stamp end
+  return used, ends, last, stamp, unpack_doubles('>ddddd', value, 33)
 end
 
 -- sliding_window. a: length in us. Value: current, previous, last.
@@ -486,24 +589,27 @@ function slots.write(key, s, slack)
   call('PEXPIRE', key, ceil((s.last - s.now) / 1000) + slack)
 end
 
-local ALGORITHMS = {f = fixed, d = durable, s = sliding, l = log, b = bucket, c = slots}
+local ALGORITHMS = {f = fixed, d = durable, r = rolling, k = durable_rolling, s = sliding, l = log, b = bucket, c = slots}
 local MAX_NUMBER = 9007199254740991 -- 2^53 - 1
 
 -- Refuse what a call says. Every argument of a call is looked at before its first write.
 local function refuse(name, rule, value) error({err = format('ERR sg3: %s: %s, got %s', name, rule, tostring(value))}) end
 
--- Return whether the boundaries of a calendar go up.
-local function ascend(b)
-  for i = 2, #b do
+-- Return whether the boundaries of a calendar go up, which are the first `count` of b.
+local function ascend(b, count)
+  for i = 2, count do
     if b[i] <= b[i - 1] then return false end
   end
   return true
 end
 
 -- Return whether an algorithm can count with a and b. A length of 0 would never limit anything.
-local function fits(algorithm, a, b)
+local function fits(algorithm, cap, a, b)
   if algorithm == bucket then return #b == 1 and b[1] > 0 end
-  if algorithm == fixed or algorithm == durable then return #b == 0 or a == 0 and ascend(b) end
+  if algorithm == fixed or algorithm == durable then return #b == 0 or a == 0 and ascend(b, #b) end
+  if algorithm == rolling or algorithm == durable_rolling then
+    return a <= cap and #b == 6 and ascend(b, 4) and max(b[4], b[5], b[6]) <= MAX_NUMBER
+  end
   return algorithm and a > 0 and #b == 0
 end
 
@@ -517,7 +623,7 @@ local function spec_of(text)
   local algorithm, b = ALGORITHMS[letter], {}
   cap, a = to_number(cap or ''), to_number(a or '')
   for number in string.gmatch(list or '', '%d+') do b[#b + 1] = to_number(number) end
-  if not (letter and fits(algorithm, a, b)) or max(cap, a, b[1] or 0) > MAX_NUMBER then
+  if not (letter and fits(algorithm, cap, a, b)) or max(cap, a, b[1] or 0) > MAX_NUMBER then
     refuse('limit', "must be 'letter|capacity|a|b|flags'", text)
   end
   local spec = {algorithm = algorithm, cap = cap, a = a, b = b, shadow = flags == 's'}

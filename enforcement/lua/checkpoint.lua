@@ -11,16 +11,17 @@
 -- Read counters and stamp them.
 -- KEYS[i]    counter, of one hash tag.
 -- ARGV[1]    time, as in decide.lua.
--- Returns    for each counter {used, end in us (0: never), last in us, the stamp that it had, the one that it has now}, or {}: it is
---            no more.
+-- Returns    for each counter {used, end in us (0: never), last in us, the stamp that it had, the one that it has now, and of one that
+--            carries the number of its window, the number of the one before it, what that had, what was used of it, and how long it
+--            is kept after its end in us}, or {}: it is no more.
 local function checkpoint(keys, args)
   local now, reply = instant(args[1]), {}
   for i, key in ipairs(keys) do
-    local used, ends, last, before = durable_state(key)
+    local used, ends, last, stamped, number, before, had, spent, life = durable_state(key)
     if used then
-      local stamp = max(now, before + 1)
+      local stamp = max(now, stamped + 1)
       call('SETRANGE', key, 24, pack('>d', stamp))
-      reply[i] = {used, ends, last, before, stamp}
+      reply[i] = {used, ends, last, stamped, stamp, number, before, had, spent, life}
     else
       reply[i] = {}
     end
@@ -56,11 +57,45 @@ local function restore(keys, args)
     local at = 4 * i - 2
     local used, ends = to_number(args[at]), to_number(args[at + 1])
     local last, stamp = to_number(args[at + 2]), to_number(args[at + 3])
-    local present, until_us, touched, stamped = durable_state(key)
+    local present, until_us, touched, stamped, number = durable_state(key)
     if present and until_us ~= 0 and max(now, touched) >= until_us then present = nil end
     if (ends == 0 or now < ends) and (present and until_us == ends or not present and used > 0) then
       if present then used, last, stamp = max(used, present), max(last, touched), max(stamp, stamped) end
-      put(key, pack('>dddd', used, ends, last, stamp), ends == 0 and TEN_YEARS_MS * 1000 or ends - now, slack)
+      local packed = pack('>dddd', used, ends, last, stamp)
+      if present and number then
+        call('SETRANGE', key, 0, packed) -- what it carries stays
+      else
+        put(key, packed, ends == 0 and TEN_YEARS_MS * 1000 or ends - now, slack)
+      end
+      written = written + 1
+    end
+  end
+  return written
+end
+
+-- Give counters that carry back what they had. What they carry lasts longer than their window.
+-- KEYS[i]    counter, of one hash tag.
+-- ARGV[1]    time, as in decide.lua.
+-- ARGV[2..]  nine for each counter: used, end, last, stamp, number, before, had, spent, life, as `checkpoint` returns them.
+-- Returns    how many were written. One that is forgotten by now, or that counts a later window, stays as it is. If one began the same
+--            window anew, it gets back what it carried.
+local function restore_carried(keys, args)
+  local now, slack = instant(args[1])
+  local written = 0
+  for i, key in ipairs(keys) do
+    local at, kept = 9 * i - 7, {}
+    for n = 1, 9 do kept[n] = to_number(args[at + n - 1]) end
+    local used, ends, last, stamp, number, before, had, spent, life = spread(kept)
+    local present, until_us, touched, stamped, own, known, given, gone = durable_state(key)
+    if now < ends + life and (not present or until_us <= ends) then
+      if until_us == ends then
+        used, last, stamp = max(used, present), max(last, touched), max(stamp, stamped)
+        if own and known < own then
+          spent = known == before and max(spent, gone) or gone
+          before, had = known, given
+        end
+      end
+      put(key, pack('>ddddddddd', used, ends, last, stamp, number, before, had, spent, life), ends - now + life, slack)
       written = written + 1
     end
   end

@@ -26,6 +26,9 @@ NEVER: Final = -2
 SLOT_WAIT_US: Final = 1_000_000
 """The wait for a slot. A slot may be free at any moment, and nobody knows which, because its owner renews it."""
 
+_DURABLE_LETTERS: Final = {"f": "d", "r": "k"}
+_BOUNDARIES: Final = 4
+
 
 @dataclass(frozen=True, slots=True)
 class Spec:
@@ -36,6 +39,8 @@ class Spec:
     letter algorithm          a                                  b
     ====== ================== ================================== =====================================
     f      fixed_window       length, us; 0 with a calendar      boundaries of a calendar, us, or ()
+    r      fixed_window that  the quota, of which the capacity   boundaries of a calendar, us; the number of
+           has a rollover     is the sum with the rollover       the second window; how long it is kept, us
     s, l   sliding_*          length, us
     b      token_bucket       units that come back each us       units of a permit, as a tuple of one
     c      concurrency        lifetime of a slot, us
@@ -53,7 +58,13 @@ class Spec:
     def text(self) -> str:
         """The limit as a string, which is an argument of calls. See ``spec_of`` in ``lua/algorithms.lua``."""
         b = ",".join(map(str, self.b))
-        return f"{'d' if self.durable else self.letter}|{self.capacity}|{self.a}|{b}|{'s' if self.shadow else ''}"
+        letter = _DURABLE_LETTERS[self.letter] if self.durable else self.letter
+        return f"{letter}|{self.capacity}|{self.a}|{b}|{'s' if self.shadow else ''}"
+
+    @property
+    def windows(self) -> tuple[int, ...]:
+        """The boundaries of the calendar, microseconds since the epoch. Empty without a calendar."""
+        return self.b[:_BOUNDARIES] if self.letter in _DURABLE_LETTERS else ()
 
 
 class OutOfCalendar(Exception):
@@ -130,6 +141,86 @@ def _window(now: int, spec: Spec) -> tuple[int, int]:
     if not 0 < found < len(spec.b):
         raise OutOfCalendar
     return spec.b[found - 1], spec.b[found]
+
+
+class RollingWindow:
+    """
+    Permits used in a window of the calendar, and what an earlier one left, which is carried into the next up to a cap.
+
+    Attributes:
+        number: The number of the window that ends at ``ends``. -1: unknown, as it began without a rollover.
+        before: The number of the last earlier window that was charged. It is ``number`` if there is none.
+        had: Permits that the window ``before`` had.
+        spent: Permits that were used of them.
+    """
+
+    def __init__(self) -> None:
+        self.used, self.ends, self.last = 0, -1, 0
+        self.number, self.before, self.had, self.spent = -1, -1, 0, 0
+        self.behind = False
+
+    def read(self, now: int, spec: Spec) -> None:
+        self.cap, self.quota, self.behind = spec.capacity, spec.a, False
+        start, end, number = _numbered_window(now, spec)
+        if self.last - now > end - start:
+            if self.number >= 0:
+                self.number, self.before = number, number - (self.number - self.before)
+            self.ends, self.last, self.behind = end, now, True
+        elif now < self.last:
+            now = self.last
+            start, end, number = _numbered_window(now, spec)
+        self.now = now
+        if now < self.ends:
+            if self.number < 0:
+                self.number = self.before = number
+        elif self.number >= 0 and now - self.ends < spec.b[5]:
+            if self.used or self.before == self.number:
+                had = self.quota + self._carried(self.number)
+                self.before, self.had, self.spent = self.number, had, self.used
+            self.used, self.ends, self.number = 0, end, max(number, self.number + 1)
+        else:
+            self.used, self.ends, self.number, self.before, self.had, self.spent = 0, end, number, number, 0, 0
+
+    def _carried(self, number: int) -> int:
+        """Return what is carried into the window of this number. A window that was not charged adds its quota."""
+        idle = max(0, number - self.before - 1)
+        return min(self.cap - self.quota, max(0, self.had - self.spent) + idle * self.quota)
+
+    def room(self) -> float:
+        return self.quota + self._carried(self.number) - self.used
+
+    def reset(self) -> int:
+        return self.ends - self.now
+
+    def wait(self, cost: int) -> int:
+        return self.reset()
+
+    def mark(self) -> int:
+        return self.number
+
+    def add(self, cost: int, ident: str) -> None:
+        self.used += cost
+        self.last = self.now
+
+    def amend(self, delta: int, mark: int, ident: str) -> bool:
+        if mark in (self.number, self.ends):
+            self.used = max(0, self.used + delta)
+        elif mark == self.before:
+            self.spent = max(0, self.spent + delta)
+        elif delta > 0 and self.before < mark < self.number:
+            self.had, self.spent, self.before = self.quota + self._carried(mark), delta, mark
+        else:
+            return False
+        self.last = self.now
+        return True
+
+
+def _numbered_window(now: int, spec: Spec) -> tuple[int, int, int]:
+    """Return the start and end of the window that contains *now*, in microseconds since the epoch, and its number."""
+    found = bisect_right(spec.windows, now)
+    if not 0 < found < _BOUNDARIES:
+        raise OutOfCalendar
+    return spec.b[found - 1], spec.b[found], spec.b[4] + found - 2
 
 
 class SlidingWindow:
@@ -379,6 +470,7 @@ def _member(slot: tuple[str, int, int]) -> str:
 
 ALGORITHMS: Final[dict[str, type[Counter]]] = {
     "f": FixedWindow,
+    "r": RollingWindow,
     "s": SlidingWindow,
     "l": SlidingLog,
     "b": TokenBucket,
@@ -431,6 +523,14 @@ class Reference:
             self._write(key, counter)
         return changed
 
+    def begin(self, now: int, key: str, spec: Spec, left: int) -> None:
+        """Begin a counter with a rollover that has *left* permits, of which those above its quota were carried."""
+        counter = RollingWindow()
+        counter.read(now, spec)
+        counter.before, counter.had = counter.number - 1, max(0, left - spec.a)
+        counter.add(max(0, spec.a - left), "")
+        self._write(key, counter)
+
     def forget(self, keys: Sequence[str]) -> None:
         """Delete counters as ``sg3_reset`` does."""
         for key in keys:
@@ -439,7 +539,8 @@ class Reference:
     def _read(self, key: str, now: int, spec: Spec) -> Counter:
         """Return a copy of a counter, brought forward to *now*. Only a charge may change the counter itself."""
         kept = self.counters.get(key)
-        counter = ALGORITHMS[spec.letter]() if kept is None else copy(kept)
+        kind = ALGORITHMS[spec.letter]
+        counter = copy(kept) if isinstance(kept, kind) else _begun_as(kind, kept)
         counter.read(now, spec)
         return counter
 
@@ -448,6 +549,14 @@ class Reference:
         self.counters.move_to_end(key)
         if len(self.counters) > self.max_counters:
             self.counters.popitem(last=False)
+
+
+def _begun_as(kind: type[Counter], kept: Counter | None) -> Counter:
+    """Return a new counter. A fixed window that got a rollover, or lost it, keeps its usage."""
+    counter = kind()
+    if isinstance(kept, (FixedWindow, RollingWindow)) and isinstance(counter, (FixedWindow, RollingWindow)):
+        counter.used, counter.ends, counter.last = kept.used, kept.ends, kept.last
+    return counter
 
 
 def _more(counter: Counter, spec: Spec, remaining: int) -> int:

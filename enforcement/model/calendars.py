@@ -17,6 +17,7 @@ from zoneinfo import ZoneInfo
 
 from enforcement.model.checks import integer_rule, is_integer, shown
 from enforcement.model.instants import MICROSECOND, from_us, to_us
+from enforcement.model.sizes import MAX_NUMBER
 
 CALENDARS: Final = ("minute", "hour", "day", "week", "month", "year", "lifetime")
 
@@ -69,6 +70,29 @@ def boundaries(within: Window, calendar: str, zone: str, anchor: Anchor) -> tupl
     return before[0], within[0], within[1], after[1]
 
 
+def boundaries_around(now_us: int, calendar: str, zone: str, anchor: Anchor) -> tuple[int, ...]:
+    """Return the :func:`boundaries` of three windows in a row, of which the second contains *now_us*."""
+    return boundaries(window(now_us, calendar, zone, anchor), calendar, zone, anchor)
+
+
+@lru_cache(maxsize=1024)
+def number_of(start_us: int, calendar: str, zone: str, anchor: Anchor) -> int:
+    """
+    Return the number of the calendar window that begins at *start_us*. The next window has the next number.
+
+    Minutes and hours are numbered by UTC. If a time zone changes its offset by half an hour, the parts of a divided
+    hour may have the same number.
+    """
+    if calendar in _SHORT:
+        return start_us // (_SHORT[calendar] // MICROSECOND)
+    tz = ZoneInfo(zone)
+    day = from_us(start_us).astimezone(tz).date()
+    step = max(step for step in (-1, 0, 1) if to_us(_start(day, step, tz, calendar, anchor)) <= start_us)
+    first = _first_day(day, step, calendar, anchor)
+    numbers = {"week": first.toordinal() // 7, "month": first.year * 12 + first.month, "year": first.year}
+    return numbers.get(calendar, first.toordinal())
+
+
 def _short_window(instant: datetime, tz: ZoneInfo, length: timedelta) -> Window:
     """
     Return the start and the end of the local clock's minute or hour around *instant*, in microseconds since the epoch.
@@ -112,20 +136,21 @@ def _start(day: date, step: int, tz: ZoneInfo, calendar: str, anchor: Anchor) ->
     Return the start, in UTC, of the window that begins in the day, week, month or year of *day*, or *step* of these
     later.
     """
-    at = time()
+    at = time.fromisoformat(anchor) if calendar == "day" and isinstance(anchor, str) else time()
+    return datetime.combine(_first_day(day, step, calendar, anchor), at, tz).astimezone(UTC)
+
+
+def _first_day(day: date, step: int, calendar: str, anchor: Anchor) -> date:
+    """Return the date on which a window begins, as for :func:`_start`."""
     if calendar == "day":
-        if isinstance(anchor, str):
-            at = time.fromisoformat(anchor)
-        first = day + timedelta(days=step)
-    elif calendar == "week":
-        first = day - timedelta(days=(day.isoweekday() - int(anchor or 1)) % 7) + timedelta(weeks=step)
-    elif calendar == "month":
+        return day + timedelta(days=step)
+    if calendar == "week":
+        return day - timedelta(days=(day.isoweekday() - int(anchor or 1)) % 7) + timedelta(weeks=step)
+    if calendar == "month":
         months = day.year * 12 + day.month - 1 + step
-        first = _clamped(months // 12, months % 12 + 1, int(anchor or 1))
-    else:
-        month, number = str(anchor or "01-01").split("-")
-        first = _clamped(day.year + step, int(month), int(number))
-    return datetime.combine(first, at, tz).astimezone(UTC)
+        return _clamped(months // 12, months % 12 + 1, int(anchor or 1))
+    month, number = str(anchor or "01-01").split("-")
+    return _clamped(day.year + step, int(month), int(number))
 
 
 def _clamped(year: int, month: int, day: int) -> date:
@@ -160,6 +185,16 @@ def read_anchor(calendar: str | None, value: object) -> Anchor:
     if format_ is None:
         raise ValueError("only days, weeks, months and years have an anchor")
     raise ValueError(f"must be {format_}, got {shown(value)}")
+
+
+def check_rollover(calendar: str | None, value: object) -> None:
+    """Raise ValueError if *value* is neither None nor the number of permits that a window can carry over."""
+    if value is None:
+        return
+    if calendar is None or calendar == "lifetime":
+        raise ValueError("only a fixed_window of the calendar that ends, such as month, has a rollover")
+    if not is_integer(value, 1, MAX_NUMBER):
+        raise ValueError(integer_rule(value, 1, MAX_NUMBER))
 
 
 def _is_clock(value: object) -> bool:

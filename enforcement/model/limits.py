@@ -8,12 +8,12 @@ these values, so none of them accepts a limit that another refuses.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, InitVar, dataclass, field, fields
 from typing import Any, ClassVar, Final, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from enforcement.model.calendars import CALENDARS, Anchor, is_host_zone, read_anchor
+from enforcement.model.calendars import CALENDARS, Anchor, check_rollover, is_host_zone, read_anchor
 from enforcement.model.checks import integer_rule, is_integer, shown
 from enforcement.model.instants import DAY_SECONDS, SECOND_US
 from enforcement.model.matching import (
@@ -83,6 +83,7 @@ class Limit:
         time_zone: IANA name of the calendar's time zone.
         anchor: Where a calendar window begins: month 1-31, week 1-7 (Monday 1), day ``"HH:MM"``, year ``"MM-DD"``.
         burst: Capacity of a ``token_bucket``. None: the quota.
+        rollover: With a calendar, how many unspent permits at most a window leaves to the next. None: none.
         unit: What is counted, such as ``requests``, ``tokens`` or ``micros``.
         partition_by: At most 4 attributes, or labels of the token such as ``label.team``. Each of their values has a
             counter of its own.
@@ -96,10 +97,8 @@ class Limit:
             ``{"cached_input": 100}``. A class that is left out counts 1000.
         unpriced: For ``micros``, what happens to a request for a model without a price. ``deny``, ``count_only``, or
             ``{"charge_as": model}``, which takes the price of another model.
-        unmetered: For tokens and ``micros``, what happens to a request that no meter can read, ``deny`` or
-            ``count_only``.
-        published: Whether the limit is part of a published document or saved row. Version 0.2.0 accepted a time zone
-            such as ``localtime`` there. An enforcer must go on with it.
+        unmetered: For tokens and ``micros``, what happens if no meter can read a request. ``deny`` or ``count_only``.
+        published: Whether it is part of a published document or saved row, in which 0.2.0 accepted ``localtime``.
     Raises:
         InvalidLimit: A field breaks a rule.
     """
@@ -112,6 +111,7 @@ class Limit:
     time_zone: str = "UTC"
     anchor: Anchor = None
     burst: int | None = None
+    rollover: int | None = None
     unit: str = "requests"
     partition_by: tuple[str, ...] = ()
     match: Match = field(default_factory=Match)
@@ -139,8 +139,9 @@ class Limit:
         _one_of("mode", self.mode, MODES)
         _one_of("consistency", self.consistency, CONSISTENCIES)
         _one_of("on_store_failure", self.on_store_failure, STORE_FAILURES)
-        if self.consistency == "leased" and self.algorithm == "concurrency":
-            raise InvalidLimit("consistency", "Must be strict for a concurrency limit. Its slots are held, not spent.")
+        if self.consistency == "leased" and (self.algorithm == "concurrency" or self.rollover):
+            kind = "limit with a rollover." if self.rollover else "concurrency limit. Its slots are held, not spent."
+            raise InvalidLimit("consistency", f"Must be strict for a {kind}")
         if not isinstance(self.match, Match):
             raise InvalidLimit("match", "Must be a mapping of methods, path and attributes.")
         if not self.name:
@@ -149,14 +150,14 @@ class Limit:
     @property
     def capacity(self) -> int:
         """
-        The greatest cost that can ever be admitted, which is the quota, or of a bucket its burst, less a part if
-        leasable.
+        The greatest cost that can ever be admitted, which is the quota, with a rollover their sum, or of a bucket its
+        burst, less a part if leasable.
 
         A leased bucket admits less than its burst. Permits flow back into it while others are held, and all of them
         could be used in one moment.
         """
         if self.algorithm != "token_bucket" or self.quota == 0:
-            return self.quota
+            return min(self.quota + self.rollover, MAX_NUMBER) if self.rollover and self.quota else self.quota
         return self._burst - (-(-self.quota * self.held_us // self._length_us) if self.leasable else 0)
 
     @property
@@ -304,10 +305,8 @@ class Limit:
         _zone(self.time_zone)
         if self.calendar is None and self.time_zone != "UTC":
             raise InvalidLimit("time_zone", "Only a calendar window has a time zone.")
-        try:
-            object.__setattr__(self, "anchor", read_anchor(self.calendar, self.anchor))
-        except ValueError as exc:
-            raise InvalidLimit("anchor", _sentence(str(exc))) from exc
+        object.__setattr__(self, "anchor", _checked("anchor", read_anchor, self.calendar, self.anchor))
+        _checked("rollover", check_rollover, self.calendar, self.rollover)
 
     def _check_bucket(self) -> None:
         if self.burst is None:
@@ -362,6 +361,13 @@ def _one_of(name: str, value: object, choices: Sequence[str]) -> None:
 def _integer(name: str, value: object, least: int, most: int) -> None:
     if not is_integer(value, least, most):
         raise InvalidLimit(name, _sentence(integer_rule(value, least, most)))
+
+
+def _checked(name: str, check: Callable[[Any, Any], Any], calendar: str | None, value: object) -> Any:
+    try:
+        return check(calendar, value)
+    except ValueError as exc:
+        raise InvalidLimit(name, _sentence(str(exc))) from exc
 
 
 def _sentence(rule: str) -> str:

@@ -22,6 +22,8 @@ TRUST_SECONDS: Final = 300.0
 """How long a process relies on a value being registered, before it registers the value again."""
 RETRY_SECONDS: Final = 5.0
 """How long a process charges a value to the overflow counter before it tries to register the value again."""
+SPARE_WINDOWS: Final = 100
+"""Windows after which an idle counter with a rollover is forgotten, besides those that fill the rollover."""
 
 _GRACE_US: Final = 2 * int(TRUST_SECONDS) * SECOND_US  # TRUST_SECONDS, and late charges of leases and settlements
 _TEN_YEARS: Final = 315_360_000
@@ -62,9 +64,19 @@ def life_us(limit: Limit) -> int:
     return min(_longest_seconds(limit), _TEN_YEARS) * SECOND_US + _GRACE_US
 
 
+def carried_us(limit: Limit) -> int:
+    """
+    Return how long after the end of its window a counter with a rollover is kept, in microseconds.
+
+    That is as many windows as fill the rollover, and 100 more, but at most ten years.
+    """
+    windows = -(-(limit.rollover or 0) // max(1, limit.quota)) + SPARE_WINDOWS
+    return min(windows * _CALENDAR_SECONDS[limit.calendar or "lifetime"], _TEN_YEARS) * SECOND_US
+
+
 def _longest_seconds(limit: Limit) -> int:
     if limit.calendar is not None:
-        return _CALENDAR_SECONDS[limit.calendar]
+        return _CALENDAR_SECONDS[limit.calendar] + (carried_us(limit) // SECOND_US if limit.rollover else 0)
     length = limit.window_seconds or 0
     if limit.algorithm == "sliding_window":
         return 2 * length

@@ -8,12 +8,12 @@ from math import gcd
 from typing import Any, Final
 
 from enforcement.model.algorithms import Spec
-from enforcement.model.calendars import boundaries, window
+from enforcement.model.calendars import boundaries_around, number_of
 from enforcement.model.keys import Keys, counter_name, tag_of_key
 from enforcement.model.limits import Limit
 from enforcement.model.matching import NO_LABELS
 from enforcement.model.metered import FrozenMapping, cost_name
-from enforcement.model.partitions import PartitionIndex
+from enforcement.model.partitions import PartitionIndex, carried_us
 from enforcement.model.sizes import MAX_CODE_KEY_LENGTH, MAX_LIMITS_PER_REQUEST
 from enforcement.plan.costs import Costs, check_costs, names
 
@@ -27,10 +27,7 @@ LETTERS: Final = {
 
 
 def _length(key: object) -> str:
-    """
-    Return the length of a string as text, or the name of another value's type. Messages do not show keys, which may be
-    secret.
-    """
+    """Return the length of a string as text, or the name of another value's type, because a key may be secret."""
     return str(len(key)) if isinstance(key, str) else type(key).__name__
 
 
@@ -129,9 +126,11 @@ class BoundLimit:
             length += limit.held_us
         if limit.calendar is None or limit.calendar == "lifetime":
             return Spec(letter, limit.capacity, length, (), limit.shadow, self.durable)
-        present = window(now_us, limit.calendar, limit.time_zone, limit.anchor)
-        around = boundaries(present, limit.calendar, limit.time_zone, limit.anchor)
-        return Spec(letter, limit.capacity, 0, around, limit.shadow, self.durable)
+        place = limit.calendar, limit.time_zone, limit.anchor
+        windows = boundaries_around(now_us, *place)
+        if limit.rollover:
+            letter, length, windows = "r", limit.quota, (*windows, number_of(windows[1], *place), carried_us(limit))
+        return Spec(letter, limit.capacity, length, windows, limit.shadow, self.durable)
 
     def window_end(self, now_us: int) -> int:
         """

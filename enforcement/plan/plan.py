@@ -157,7 +157,7 @@ class Plan:
         if not self._specs or self.expired(now_us):
             self._specs = tuple(bound.spec(now_us) for bound in self.bounds)
             self._texts = tuple(spec.text for spec in self._specs)
-            windows = [spec.b for spec in self._specs if spec.letter == "f" and spec.b]
+            windows = [spec.windows for spec in self._specs if spec.windows]
             self._specs_from_us = max((window[1] for window in windows), default=0)
             self._specs_until_us = min((window[2] for window in windows), default=0)
         return self._specs

@@ -19,6 +19,7 @@
       time_zone: Boolean(calendar) && calendar !== "lifetime",
       anchor: ["day", "week", "month", "year"].includes(calendar),
       burst: algorithm === "token_bucket",
+      rollover: Boolean(calendar) && calendar !== "lifetime",
       weights: tokens,
       unpriced: money,
       charge_as: money && field(row, "unpriced").value === "charge_as",

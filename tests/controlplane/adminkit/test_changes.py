@@ -142,6 +142,7 @@ def test_a_policy_and_its_limits_are_one_revision(as_ann, store):
         ({"window_seconds": "0"}, "window_seconds", "Must last between a second and a year."),
         ({"window_seconds": "soon"}, "window_seconds", "Must be a duration such as 30 seconds"),
         ({"burst": "5"}, "burst", "Only a token_bucket has a burst."),
+        ({"rollover": "5"}, "rollover", "Only a fixed_window of the calendar that ends"),
         ({"calendar": "month"}, "calendar", "Only a fixed_window follows the calendar."),
         ({"partition_by": "UPPER"}, "partition_by", "An attribute must be"),
         ({"match_methods": "get"}, "match_methods", "Must list HTTP methods in capitals."),
@@ -192,6 +193,19 @@ def test_rules_for_tokens_and_money_are_saved_and_shown_again(as_ann, store):
     assert second.unpriced == {"charge_as": "gpt-4o"}
     page = as_ann.get(f"{POLICIES}{policy.pk}/change/").content.decode()
     assert all(text in page for text in ("cached_input = 100", "output = 1500", "image = 1000", "gpt-4o"))
+
+
+def test_a_rollover_is_saved_and_goes_with_its_calendar(as_ann, store):
+    """The page does not send it for a window that cannot have one."""
+    month = {"name": "m", "algorithm": "fixed_window", "window_seconds": "", "calendar": "month", "rollover": "9"}
+    as_ann.post(f"{POLICIES}add/", policy_fields(Policy(slug="starter", name="Starter"), month))
+
+    limit = Limit.objects.get()
+    assert limit.as_value().rollover == 9
+    plain = {**fields_of(limit), "algorithm": "fixed_window", "calendar": "lifetime", "window_seconds": ""}
+    as_ann.post(f"{POLICIES}{limit.policy_id}/change/", policy_fields(limit.policy, plain, initial=1))
+
+    assert Limit.objects.get().as_value().rollover is None
 
 
 def test_a_limit_of_another_unit_loses_the_rules_that_its_page_does_not_send(as_ann, store):

@@ -153,6 +153,8 @@ LIMIT = {"name": "per-minute", "quota": 100, "window_seconds": 60}
         ({"match": {"header": "x"}}, "#/limits/0/match/match"),
         ({"match": {"attributes": {"UPPER": "x"}}}, "#/limits/0/match/attributes"),
         ({"burst": 10}, "#/limits/0/burst"),
+        ({"rollover": 10}, "#/limits/0/rollover"),
+        ({"window_seconds": None, "calendar": "month", "rollover": "10"}, "#/limits/0/rollover"),
         ({"window_seconds": None, "calendar": "month", "anchor": "15"}, "#/limits/0/anchor"),
         ({"window_seconds": None, "calendar": "day", "time_zone": "Mars/Olympus"}, "#/limits/0/time_zone"),
         ({"qota": 1}, "#/limits/0/qota"),

@@ -179,6 +179,7 @@ def test_every_field_of_a_limit_comes_back_as_it_was_sent(api):
         "time_zone": "Europe/Berlin",
         "anchor": 15,
         "burst": None,
+        "rollover": None,
         "unit": "tokens",
         "partition_by": ["ip", "model"],
         "match": {"methods": ["POST"], "path": "/v1/*", "attributes": {"model": ["a", "b"], "header.x-team": "ops-*"}},
@@ -192,6 +193,7 @@ def test_every_field_of_a_limit_comes_back_as_it_was_sent(api):
     }
     money = {"unit": "micros", "weights": {}, "unpriced": {"charge_as": "gpt-4o"}}
     limits = [limit, {**limit, **money, "name": "money"}, {**limit, **money, "name": "free", "unpriced": "count_only"}]
+    limits.append({**limit, "name": "rolling", "consistency": "strict", "rollover": 9007199254740991})
 
     api("POST", "policies", {"slug": "free", "name": "Free", "limits": limits})
 

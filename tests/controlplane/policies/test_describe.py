@@ -53,6 +53,11 @@ def test_a_duration_is_written_in_words(seconds, words):
             {"quota": 1, "calendar": "month", "time_zone": "Europe/Berlin", "anchor": 15},
             "1 request per calendar month for each token, in the time zone Europe/Berlin, starting at 15",
         ),
+        (
+            {"quota": 100, "calendar": "month", "rollover": 1_500},
+            "100 requests per calendar month for each token, and up to 1,500 that the windows before left, in the time "
+            "zone UTC",
+        ),
         ({"quota": 10, "calendar": "lifetime"}, "10 requests in total for each token"),
         (
             {"quota": 10, "algorithm": "token_bucket", "window_seconds": 1, "burst": 50},

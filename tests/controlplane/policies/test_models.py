@@ -39,6 +39,7 @@ VALUES = [
         "weights": {"cached_input": 0, "output": 1500},
         "unmetered": "count_only",
     },
+    {"name": "h", "algorithm": "fixed_window", "quota": 5, "calendar": "month", "rollover": 9},
     *(
         {"name": "g", "algorithm": "fixed_window", "quota": 5, "calendar": "month", "unit": "micros", **rule}
         for rule in ({}, {"unpriced": "count_only"}, {"unpriced": {"charge_as": "gpt-4o"}})
@@ -62,7 +63,8 @@ def test_a_row_holds_every_limit_that_can_be_enforced(fields):
 def test_assigning_a_value_leaves_nothing_of_the_former():
     """A limit that is replaced keeps no field of the one before."""
     money = {"unit": "micros", "unpriced": "charge_as", "charge_as": "gpt-4o", "unmetered": "count_only"}
-    row = LimitFactory(name="x", match_path="/v1/*", partition_by=["ip"], window_seconds=60, **money)
+    window = {"window_seconds": None, "calendar": "month", "rollover": 9}
+    row = LimitFactory(name="x", match_path="/v1/*", partition_by=["ip"], **window, **money)
     value = LimitValue.from_json({"name": "x", "algorithm": "fixed_window", "quota": 5, "calendar": "day"})
 
     row.assign(value)
@@ -78,10 +80,13 @@ def test_assigning_a_value_leaves_nothing_of_the_former():
         ({"unit": "micros", "unpriced": "charge_as"}, "unpriced"),
         ({"unit": "micros", "charge_as": "gpt-4o"}, "charge_as"),
         ({"unit": "requests", "unmetered": "count_only"}, "unmetered"),
+        ({"rollover": 5}, "rollover"),
+        ({"window_seconds": None, "calendar": "month", "rollover": 0}, "rollover"),
+        ({"window_seconds": None, "calendar": "month", "rollover": 2**53}, "rollover"),
     ],
 )
-def test_a_rule_for_metered_requests_is_refused_by_its_column(fields, column):
-    """No row says what its unit cannot do, and no model is named in vain."""
+def test_a_rule_that_a_limit_cannot_follow_is_refused_by_its_column(fields, column):
+    """No row says what its unit or window cannot do, and no model is named in vain."""
     with pytest.raises(ValidationError) as refused:
         LimitFactory(**fields)
 
@@ -91,7 +96,7 @@ def test_a_rule_for_metered_requests_is_refused_by_its_column(fields, column):
 def test_rows_of_an_earlier_version_have_the_default_rules():
     """Its processes may still write some during an upgrade, without the new columns."""
     limit = LimitFactory(unit="micros")
-    new = {"weights", "unpriced", "charge_as", "unmetered"}
+    new = {"weights", "unpriced", "charge_as", "unmetered", "rollover"}
     names = [field.column for field in Limit._meta.concrete_fields if field.column not in new]
     copied = [{"id": "'lim_old'", "name": "'old'"}.get(name, name) for name in names]
     insert = f"INSERT INTO policies_limit ({', '.join(names)}) SELECT {', '.join(copied)} FROM policies_limit"
@@ -134,7 +139,7 @@ def test_metering_is_published_only_where_it_is_set():
     documents = compile.all_documents()
 
     assert "metering" not in documents[f"policy:{plain.pk}"]
-    assert not documents[f"policy:{plain.pk}"]["limits"][0].keys() & {"weights", "unpriced", "unmetered"}
+    assert not documents[f"policy:{plain.pk}"]["limits"][0].keys() & {"weights", "unpriced", "unmetered", "rollover"}
     published = parse_policy(json.dumps(documents[f"policy:{own.pk}"]))
     assert published.metering == Metering(default_cap=500)
     assert published.limits[0].weights == {"input": 5}

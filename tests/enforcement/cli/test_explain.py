@@ -65,6 +65,22 @@ def test_each_limit_of_a_token_is_shown_with_what_is_left(server, published, cap
     assert "9 requests              by ip: 1 value" in lines[6]
 
 
+def test_what_a_limit_carries_is_named_beside_its_quota(server, published, explain, capsys):
+    """More than the quota may be left. What is used is that of this day."""
+    published.policy("budget", Limit(name="rolling", quota=10, calendar="day", rollover=5, unit="requests"))
+    token = published.token(policy="budget", project="shop", name="ci")
+    today = int(datetime.now(UTC).timestamp()) * 1_000_000
+    with Limiter(server.url, timeout=1.0, clock=lambda: today - 86_400_000_000) as limiter:
+        limiter.check(token, costs=7)
+
+    _, found = explain(token)
+    assert main(["explain", token, "--redis", server.url]) == 0
+
+    (counter,) = [counter for counter in found["limits"] if counter["limit"] == "rolling"]
+    assert (counter["used"], counter["remaining"], counter["rollover"]) == (0, 13, 5)
+    assert "10 requests, and up to 5 carried  13" in capsys.readouterr().out
+
+
 def test_looking_charges_nothing(server, published, explain):
     """However often the command is run."""
     token = published.token(policy="api", project="shop")

@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from enforcement import Limiter, aio
-from enforcement.control.checkpoints import CheckpointReading, Kept, read_call, readings, restore_call, strike_call
+from enforcement.control.checkpoints import CheckpointReading, Kept, read_call, readings, restore_calls, strike_call
 from enforcement.model.keys import WHOLE
 from enforcement.model.tokens import mint
 from tests.enforcement.world import PROJECT, World, eventually, fixed
@@ -48,7 +48,8 @@ def checkpoint(world):
 
 def restore(world, read):
     """Do what a control plane does: raise the counters, then say that nothing is missing."""
-    run(world, restore_call(world.keys, PROJECT, [reading.kept for reading in read]))
+    for call in restore_calls(world.keys, PROJECT, [reading.kept for reading in read]):
+        run(world, call)
     world.client.sadd(DIRTY, WHOLE)
 
 

@@ -230,11 +230,15 @@ def test_a_folder_that_cannot_be_written_costs_no_decision(tmp_path, caplog):
     assert caplog.text.count("Cannot keep the local counters in") == 1
 
 
-@pytest.mark.parametrize("letter", ["f", "s", "l", "b"])
+@pytest.mark.parametrize("letter", ["f", "r", "s", "l", "b"])
 def test_a_saved_counter_decides_as_before(letter):
     """For each algorithm, at any later instant; slots are not saved, as they end with the process that holds them."""
     second = 1_000_000
-    spec = Spec(letter, 10, 2 if letter == "b" else 60 * second, (30 * second,) if letter == "b" else ())
+    days = *(100 * second * day for day in range(4)), 1, 1_000 * second
+    spec = {
+        "r": Spec("r", 15, 10, days),
+        "b": Spec("b", 10, 2, (30 * second,)),
+    }.get(letter, Spec(letter, 10, 60 * second))
     kept, restored = Reference(), Reference()
     for at in range(0, 50, 7):
         kept.decide(at * second, [("k", spec, 1)])

@@ -24,6 +24,7 @@ STEPS, EXAMPLES = 100, scale(300, 6_000)
 AT_LEAST = scale(5_000, 100_000)
 START_US = 1_767_225_600_000_000
 CALENDAR = {"calendar": "hour", "time_zone": "Australia/Lord_Howe"}
+CALENDARS = {"calendar": CALENDAR, "rollover": CALENDAR}
 SET_BACK_US = 1_775_314_200_000_000  # ten minutes before the clocks of Lord Howe are set back, by half an hour
 KEEPING = ("sliding_log", "token_bucket", "concurrency")  # what they hold outlives a change of their window
 SECOND = 1_000_000
@@ -59,20 +60,25 @@ class Agreement(RuleBasedStateMachine):
     @initialize(quota=quotas, window=windows, burst=st.one_of(st.none(), st.integers(1, 50)))
     def begin(self, quota, window, burst):
         self.key = f"agree:{next(names)}"
-        self.now = SET_BACK_US if self.algorithm == "calendar" else START_US
+        self.now = SET_BACK_US if self.algorithm in CALENDARS else START_US
         self.reference = Reference()
         self.charged = []
         self.idents = itertools.count()
         self.burst = burst if self.algorithm == "token_bucket" else None
+        self.rollover = 5
         self.spec = self.compile(quota, window)
 
     @classmethod
     def count(cls):
         cls.steps += 1
 
-    def compile(self, quota, window) -> Spec:
-        self.window = window
-        calendar = CALENDAR if self.algorithm == "calendar" else {}
+    def compile(self, quota, window, rollover=None) -> Spec:
+        self.quota, self.window = quota, window
+        if rollover is not None:
+            self.rollover = rollover
+        calendar = CALENDARS.get(self.algorithm, {})
+        if self.algorithm == "rollover" and self.rollover:
+            calendar = {**calendar, "rollover": self.rollover}
         algorithm = "fixed_window" if calendar else self.algorithm
         shape = calendar or {"window_seconds": window}
         limit = Limit(name="x", algorithm=algorithm, quota=quota, burst=self.burst, **shape)
@@ -88,11 +94,24 @@ class Agreement(RuleBasedStateMachine):
         self.count()
         self.spec = self.compile(quota, self.window)
 
+    @precondition(lambda self: self.algorithm == "rollover")
+    @rule(rollover=st.one_of(st.integers(0, 30), st.sampled_from([10_000, 2**53 - 1])))
+    def change_rollover(self, rollover):
+        """A rollover of 0 stands for none, with which the counter is that of a plain window."""
+        self.count()
+        self.spec = self.compile(self.quota, self.window, rollover)
+
+    @precondition(lambda self: self.algorithm == "rollover")
+    @rule(hours=st.integers(1, 400))
+    def pass_windows(self, hours):
+        self.count()
+        self.now += hours * 3_600 * SECOND
+
     @precondition(lambda self: self.algorithm in KEEPING)
     @rule(window=windows)
     def change_window(self, window):
         self.count()
-        self.spec = self.compile(self.spec.capacity, window)
+        self.spec = self.compile(self.quota, window)
 
     @rule()
     def forget(self):
@@ -105,8 +124,8 @@ class Agreement(RuleBasedStateMachine):
         self.count()
         if self.algorithm == "concurrency":
             cost = min(cost, 20)
-        if self.algorithm == "calendar":
-            self.spec = self.compile(self.spec.capacity, self.window)
+        if self.algorithm in CALENDARS:
+            self.spec = self.compile(self.quota, self.window)
         ident = f"i{next(self.idents)}"
         arguments = [self.spec.text, cost]
         call = ("FCALL", DECIDE, 1, self.key, self.now, int(charge), ident, *arguments)
@@ -122,8 +141,8 @@ class Agreement(RuleBasedStateMachine):
             return
         self.count()
         mark, cost, ident = self.charged.pop(data.draw(st.integers(0, len(self.charged) - 1)))
-        if self.algorithm == "calendar":
-            self.spec = self.compile(self.spec.capacity, self.window)
+        if self.algorithm in CALENDARS:
+            self.spec = self.compile(self.quota, self.window)
         delta = data.draw(st.integers(-cost, 50))
         if self.algorithm == "concurrency":
             # All are given back, or as many are taken that were given elsewhere.
@@ -135,7 +154,7 @@ class Agreement(RuleBasedStateMachine):
         assert bool(theirs) == self.reference.amend(self.now, self.key, self.spec, delta, mark, ident)
 
 
-ALGORITHMS = ["fixed_window", "calendar", "sliding_window", "sliding_log", "token_bucket", "concurrency"]
+ALGORITHMS = ["fixed_window", "calendar", "rollover", "sliding_window", "sliding_log", "token_bucket", "concurrency"]
 
 
 @pytest.mark.proof

@@ -1,0 +1,122 @@
+"""What is carried into a window outlives the store, as the usage of a window does."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from django.utils import timezone
+
+from controlplane.projects.models import Token
+from controlplane.publishing import publisher
+from controlplane.publishing.changes import change
+from controlplane.usage import checkpoints, counters
+from controlplane.usage.models import Checkpoint
+from enforcement import Limiter
+from enforcement.model.calendars import window
+from tests.factories import LimitFactory, TokenFactory
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+NOW_US = int(datetime.now(UTC).timestamp() * 1_000_000)
+LAST_MONTH_US = window(window(NOW_US, "month")[0] - 1, "month")[0]
+
+
+@pytest.fixture
+def token(store) -> Token:
+    """A token that used 6 of 10 requests last month."""
+    limit = LimitFactory(quota=10, window_seconds=None, calendar="month", rollover=20)
+    token = TokenFactory(policy=limit.policy)
+    publisher.publish_all()
+    with Limiter(store.url, timeout=1.0, clock=lambda: LAST_MONTH_US) as limiter:
+        assert limiter.check(token.secret, costs=6).source == "store"
+    return token
+
+
+def checkpoint() -> checkpoints.CheckpointResult:
+    return checkpoints.checkpoint(timezone.now())
+
+
+def check(store, token: Token, cost: int) -> None:
+    with Limiter(store.url, timeout=1.0) as limiter:
+        decision = limiter.check(token.secret, costs=cost)
+        assert (decision.source, decision.allowed) == ("store", True)
+
+
+def seen(token: Token) -> tuple[int | None, int | None]:
+    (counter,) = counters.counters_of(token)
+    return counter.used, counter.remaining
+
+
+def test_what_last_month_left_is_seen_and_is_not_used(token):
+    """14 remain of a quota of 10, and none is used."""
+    assert seen(token) == (0, 14)
+
+
+def test_a_month_that_is_over_is_restored_for_what_it_left(token, client_of_store):
+    """The store lost it before anything was charged in this month."""
+    assert checkpoint().kept == 1
+    client_of_store.flushall()
+
+    assert checkpoint().restored == 1
+    assert seen(token) == (0, 14)
+
+
+def test_what_was_carried_is_restored_with_the_usage(token, store, client_of_store):
+    """The counter of this month, which began with what the last one left."""
+    check(store, token, 11)
+    assert checkpoint().kept == 1
+    client_of_store.flushall()
+
+    assert checkpoint().restored == 1
+    assert seen(token) == (11, 3)
+
+
+def test_a_counter_that_was_lost_alone_gets_back_what_it_carried(token, store, client_of_store):
+    """It began anew in the same month, and its usage is the greater of both."""
+    check(store, token, 11)
+    checkpoint()
+    (key,) = client_of_store.keys(f"sg:{{{token.project_id}}}:c:*")
+    client_of_store.delete(key)
+    check(store, token, 1)
+    assert seen(token) == (1, 9)
+
+    assert checkpoint().restored == 1
+    assert seen(token) == (11, 3)
+
+
+def test_a_store_that_is_set_back_to_last_month_is_raised_to_this_one(token, store, client_of_store):
+    """A copy of the store is older than the checkpoint."""
+    (key,) = client_of_store.keys(f"sg:{{{token.project_id}}}:c:*")
+    older = client_of_store.dump(key)
+    check(store, token, 11)
+    checkpoint()
+    client_of_store.flushall()
+    client_of_store.restore(key, 3_600_000, older)
+
+    assert checkpoint().restored == 1
+    assert seen(token) == (11, 3)
+
+
+def test_a_checkpoint_is_kept_as_long_as_it_carries(token):
+    """Not only to the end of its month."""
+    checkpoint()
+    kept_until = datetime.fromtimestamp(Checkpoint.objects.get().kept_until_us / 1_000_000, UTC)
+    assert kept_until > timezone.now() + timedelta(days=8 * 365)
+
+    assert checkpoints.prune(timezone.now()) == 0
+    assert checkpoints.prune(kept_until + timedelta(seconds=1)) == 1
+
+
+def test_a_reset_forgets_what_was_carried_too(token, store, client_of_store, actor):
+    """The counter is new, and so nothing of it is restored."""
+    check(store, token, 11)
+    checkpoint()
+    with change(actor=actor) as tx:
+        counters.reset(tx, token)
+
+    assert seen(token) == (0, 10)
+    check(store, token, 1)
+    checkpoint()
+    assert seen(token) == (1, 9)
+    client_of_store.flushall()
+    checkpoint()
+    assert seen(token) == (1, 9)
