@@ -13,7 +13,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
 from itertools import pairwise
 from typing import Final
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from enforcement.model.checks import integer_rule, is_integer, shown
 from enforcement.model.instants import MICROSECOND, from_us, to_us
@@ -36,6 +36,15 @@ def is_host_zone(zone: str) -> bool:
     These are files that lie beside the IANA zones on many hosts. Enforcers with different files have different windows.
     """
     return zone in _HOST_ZONES or zone.startswith(_HOST_ZONE_FOLDERS)
+
+
+def is_zone(name: object) -> bool:
+    """Return whether this is the name of a time zone that this host knows."""
+    try:
+        ZoneInfo(name if isinstance(name, str) else "")
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        return False
+    return True
 
 
 def window(now_us: int, calendar: str, zone: str = "UTC", anchor: Anchor = None) -> Window:

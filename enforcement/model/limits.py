@@ -11,9 +11,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, InitVar, dataclass, field, fields
 from typing import Any, ClassVar, Final, Self
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from enforcement.model.calendars import CALENDARS, Anchor, check_rollover, is_host_zone, read_anchor
+from enforcement.model.calendars import CALENDARS, Anchor, check_rollover, is_host_zone, is_zone, read_anchor
 from enforcement.model.checks import integer_rule, is_integer, shown
 from enforcement.model.instants import DAY_SECONDS, SECOND_US
 from enforcement.model.matching import (
@@ -302,7 +301,8 @@ class Limit:
                 )
             if not is_integer(self.window_seconds, 1, MAX_WINDOW_SECONDS):
                 raise InvalidLimit("window_seconds", "Must last between a second and a year.")
-        _zone(self.time_zone)
+        if not is_zone(self.time_zone):
+            raise InvalidLimit("time_zone", "Must be the IANA name of a time zone, like Europe/Berlin.")
         if self.calendar is None and self.time_zone != "UTC":
             raise InvalidLimit("time_zone", "Only a calendar window has a time zone.")
         object.__setattr__(self, "anchor", _checked("anchor", read_anchor, self.calendar, self.anchor))
@@ -378,13 +378,6 @@ def _strings(name: str, value: object) -> tuple[str, ...]:
     if isinstance(value, str) or not isinstance(value, Sequence) or any(not isinstance(item, str) for item in value):
         raise InvalidLimit(name, "Must be a list of strings.")
     return tuple(value)
-
-
-def _zone(name: object) -> None:
-    try:
-        ZoneInfo(name if isinstance(name, str) else "")
-    except (ZoneInfoNotFoundError, ValueError, OSError) as exc:
-        raise InvalidLimit("time_zone", "Must be the IANA name of a time zone, like Europe/Berlin.") from exc
 
 
 def _default(spec: Any) -> object:
