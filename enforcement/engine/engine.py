@@ -7,7 +7,7 @@ import socket
 import threading
 import uuid
 from time import monotonic
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from enforcement.engine.agent import Agent
 from enforcement.engine.decide import Decider
@@ -33,6 +33,9 @@ from enforcement.state.reservation import Reservation
 from enforcement.state.usage import UsageLog
 from enforcement.stats import DecisionCount, Stats
 from enforcement.store.connector import StoreConnector, connector_of
+
+if TYPE_CHECKING:
+    from enforcement.engine.prices import PriceLoader
 
 STOP_SECONDS: Final = 2.0
 
@@ -153,6 +156,14 @@ class Engine:
             self.outage_copy.open()
             self.health.start()
             self.agent.start()
+
+    def prices(self) -> PriceLoader:
+        """Return what loads the published prices. The first call begins to."""
+        found = self.agent.prices
+        if found is None:
+            with self._beginning:  # the first requests may come at the same time
+                found = self.agent.prices or self.agent.follow_prices()
+        return found
 
     def stop(self) -> None:
         """Return leased permits, replay recorded charges, deliver usage and stop the background threads."""
