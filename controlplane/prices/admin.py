@@ -14,7 +14,7 @@ from controlplane.fleet import heartbeats
 from controlplane.prices.actions import delete_price, save_price
 from controlplane.prices.differences import amount
 from controlplane.prices.models import ModelPrice
-from controlplane.prices.price_form import PriceForm
+from controlplane.prices.price_form import PriceForm, line_of
 from controlplane.prices.seen import MOST_SHOWN, SeenModel, seen_lately, usage_table
 from controlplane.publishing.changes import Change
 from controlplane.publishing.models import OutboxEntry
@@ -25,7 +25,7 @@ class ModelPriceAdmin(RecordedAdmin):
     list_display = ["pattern", "origin", "input_rate", "cached_rate", "output_rate", "begins", "ends", "changed"]
     list_filter = [("source", ChoicesDropdownFilter)]
     search_fields = ["pattern"]
-    readonly_fields = ["origin", "changed"]
+    readonly_fields = ["origin", "changed", "input_rate", "output_rate", "cached_rate", "write_rate", "long_requests"]
     form = PriceForm
     fieldsets = [
         (None, {"fields": ["pattern", ("valid_from", "valid_until")]}),
@@ -33,10 +33,21 @@ class ModelPriceAdmin(RecordedAdmin):
         ("Origin", {"fields": ["origin", "changed"]}),
     ]
     add_fieldsets = fieldsets[:2]
+    # Of a price that cannot be edited. Its columns hold millionths.
+    shown_fieldsets = [
+        fieldsets[0],
+        (
+            "Price of a million tokens",
+            {"fields": [("input_rate", "output_rate"), ("cached_rate", "write_rate"), "long_requests"]},
+        ),
+        fieldsets[2],
+    ]
     list_before_template = "admin/sluicegate/models.html"
     empty = ("A price says what a million tokens of a model cost. Limits of money need the price of each model.", "")
 
     def get_fieldsets(self, request: HttpRequest, obj: ModelPrice | None = None) -> list[Any]:
+        if obj is not None and not self.has_change_permission(request, obj):
+            return self.shown_fieldsets
         fieldsets = super().get_fieldsets(request, obj)
         return fieldsets if obj else [part for part in fieldsets if part[0] != "Origin"]
 
@@ -71,6 +82,14 @@ class ModelPriceAdmin(RecordedAdmin):
     def cached_rate(self, price: ModelPrice) -> str:
         return rate(price.cached_input)
 
+    @display(description="Cache write")
+    def write_rate(self, price: ModelPrice) -> str:
+        return rate(price.cache_write)
+
+    @display(description="Long requests")
+    def long_requests(self, price: ModelPrice) -> str:
+        return "; ".join(line_of(tier) for tier in price.tiers) or "—"
+
     @display(description="Output", ordering="output")
     def output_rate(self, price: ModelPrice) -> str:
         return rate(price.output)
@@ -103,13 +122,19 @@ class ModelPriceAdmin(RecordedAdmin):
 
 def rate(micros: int | None) -> str:
     """Return the price of a million tokens with its currency, or a dash without one."""
-    return "—" if micros is None else f"{amount(micros)} {settings.CURRENCY}"
+    return "—" if micros is None else f"{_decimal(micros)} {settings.CURRENCY}"
 
 
 def money(micros: int) -> str:
     """Return a sum of money with its currency, with cents, or all decimals if it is less than a cent."""
     text = amount(micros) if 0 < micros < 10_000 else f"{micros / 1_000_000:,.2f}"
     return f"{text} {settings.CURRENCY}"
+
+
+def _decimal(micros: int) -> str:
+    """Return millionths as a number with at least two decimals, so that a column of them is easy to compare."""
+    whole, _, decimals = amount(micros).partition(".")
+    return f"{int(whole):,}.{decimals:0<2}"
 
 
 def _shown(seen: list[SeenModel]) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from controlplane.prices.differences import amount
 from controlplane.prices.models import RATES, ModelPrice
 from enforcement.metering.price_documents import MAX_RATE
 
-PER_MILLION = "For a million tokens."
 _TIER = re.compile(r"above\s+([\d,_]+)\s*:(.*)", re.ASCII)
 
 
@@ -52,7 +51,7 @@ class TiersField(forms.CharField):
         super().__init__(widget=UnfoldAdminTextareaWidget(attrs={"rows": 3}), **options)
 
     def prepare_value(self, value: Any) -> Any:
-        return "\n".join(map(_line, value)) if isinstance(value, list) else value
+        return "\n".join(map(line_of, value)) if isinstance(value, list) else value
 
     def to_python(self, value: Any) -> list[dict[str, int]]:
         return [self._tier(line.strip()) for line in (value or "").splitlines() if line.strip()]
@@ -118,7 +117,8 @@ def _integer(text: str) -> int:
     return int(digits)
 
 
-def _line(tier: Any) -> str:
+def line_of(tier: Any) -> str:
+    """Return a tier as a line of the form."""
     if not isinstance(tier, dict):
         return str(tier)
     rates = [f"{name} {amount(tier[name])}" for name in RATES if isinstance(tier.get(name), int)]
