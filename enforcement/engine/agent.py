@@ -189,11 +189,6 @@ class Agent:
         return self._absence.since_us or self._partly_lost_since_us or self._warnings.since_us
 
     @property
-    def clock_offset_us(self) -> int:
-        """The store's time minus this host's, in microseconds."""
-        return self.clock.offset_us()
-
-    @property
     def confirmed_at(self) -> float | None:
         """When the store last had the same documents, in monotonic seconds, or None if it never had."""
         return self._loader.confirmed_at

@@ -204,7 +204,7 @@ class Engine:
             store_id=self.documents.current.store_id,
             documents_age_seconds=None if confirmed_at is None else monotonic() - confirmed_at,
             fleet_size=agent.fleet_size,
-            clock_offset_us=agent.clock_offset_us,
+            clock_offset_us=agent.clock.offset_us(),
             decisions=tuple(DecisionCount(*name, count) for name, count in rows if count),
             would_deny=self.usage.would_deny,
             store_failures=dict(self.counts.failures),
