@@ -9,10 +9,10 @@ from unfold.contrib.filters.admin import ChoicesDropdownFilter
 from unfold.decorators import display
 
 from controlplane.adminkit.site import RecordedAdmin, badge, instant
+from controlplane.core.money import exact, rounded
 from controlplane.core.snapshots import snapshot
 from controlplane.fleet import heartbeats
 from controlplane.prices.actions import delete_price, save_price
-from controlplane.prices.differences import amount
 from controlplane.prices.models import ModelPrice
 from controlplane.prices.price_form import PriceForm, line_of
 from controlplane.prices.seen import MOST_SHOWN, SeenModel, seen_lately, usage_table
@@ -122,19 +122,7 @@ class ModelPriceAdmin(RecordedAdmin):
 
 def rate(micros: int | None) -> str:
     """Return the price of a million tokens with its currency, or a dash without one."""
-    return "—" if micros is None else f"{_decimal(micros)} {settings.CURRENCY}"
-
-
-def money(micros: int) -> str:
-    """Return a sum of money with its currency, with cents, or all decimals if it is less than a cent."""
-    text = amount(micros) if 0 < micros < 10_000 else f"{micros / 1_000_000:,.2f}"
-    return f"{text} {settings.CURRENCY}"
-
-
-def _decimal(micros: int) -> str:
-    """Return millionths as a number with at least two decimals, so that a column of them is easy to compare."""
-    whole, _, decimals = amount(micros).partition(".")
-    return f"{int(whole):,}.{decimals:0<2}"
+    return "—" if micros is None else exact(micros)
 
 
 def _shown(seen: list[SeenModel]) -> dict[str, Any]:
@@ -147,7 +135,7 @@ def _shown(seen: list[SeenModel]) -> dict[str, Any]:
         "with_price": [row for row in rows if not row["is_unpriced"]],
         "unpriced_requests": sum(row["seen"].requests for row in without),
         "most_shown": MOST_SHOWN if len(rows) == MOST_SHOWN else 0,
-        "total": money(sum(model.micros for model in seen)),
+        "total": rounded(sum(model.micros for model in seen)),
         "currency": settings.CURRENCY,
         "publication": _publication(),
     }
@@ -163,7 +151,7 @@ def _row(seen: SeenModel) -> dict[str, Any]:
         "input": rate(rates.input) if rates else "—",
         "cached": rate(rates.cached_input) if rates else "—",
         "output": rate(rates.output) if rates else "—",
-        "money": money(seen.micros) if rates or seen.micros else "unknown",
+        "money": rounded(seen.micros) if rates or seen.micros else "unknown",
     }
 
 

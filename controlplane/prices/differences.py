@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
+from controlplane.core.money import amount
 from controlplane.prices.models import RATES, ModelPrice
 
 Place = tuple[str, datetime | None]
@@ -59,12 +60,6 @@ def in_words(price: ModelPrice) -> str:
     rates = {name: getattr(price, name) for name in RATES}
     words = [f"{name} {amount(rate)}" for name, rate in rates.items() if rate is not None]
     return ", ".join(words + [f"from {tier['above_input']:,} {_tier(tier)}" for tier in price.tiers])
-
-
-def amount(micros: int) -> str:
-    """Return millionths as a decimal number of whole units, such as ``2.5`` for 2,500,000."""
-    whole, rest = divmod(micros, 1_000_000)
-    return f"{whole}.{rest:06d}".rstrip("0").rstrip(".")
 
 
 def _tier(tier: dict[str, int]) -> str:

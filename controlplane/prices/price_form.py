@@ -10,7 +10,7 @@ from django.core.exceptions import ValidationError
 from unfold.widgets import UnfoldAdminTextareaWidget, UnfoldAdminTextInputWidget
 
 from controlplane.adminkit.forms import RecordedForm
-from controlplane.prices.differences import amount
+from controlplane.core.money import amount
 from controlplane.prices.models import RATES, ModelPrice
 from enforcement.metering.price_documents import MAX_RATE
 

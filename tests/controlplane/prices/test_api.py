@@ -1,9 +1,12 @@
 """The REST resource of prices."""
 
+from functools import partial
+
 import pytest
 
 from controlplane.policies.models import AuditEntry
 from controlplane.prices.models import ModelPrice
+from tests.controlplane.conftest import at_once
 from tests.factories import ManagementKeyFactory, ModelPriceFactory, ProjectFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -130,3 +133,15 @@ def test_each_scope_opens_its_own_door(store, call):
     assert call("GET", "prices", key=limited).status_code == 200
     assert call("PUT", "prices", PRICE, key=limited).status_code == 403
     assert call("POST", "prices", PRICE, key=limited).status_code == 405
+
+
+def test_of_two_who_set_one_price_at_once_both_succeed_and_one_row_is_left(store, web):
+    """The second waits for the first, and replaces its price."""
+    key = ManagementKeyFactory(scopes=["prices:write"])
+    calls = [partial(web, "PUT", "prices", {**PRICE, "input": number}, key=key) for number in range(4)]
+    answers = at_once(calls)
+
+    assert sorted(answer.status_code for answer in answers) == [200, 200, 200, 201]
+    assert len({answer.body["id"] for answer in answers}) == 1
+    assert ModelPrice.objects.get().input in range(4)
+    assert AuditEntry.objects.count() == 4
