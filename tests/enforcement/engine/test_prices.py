@@ -5,11 +5,13 @@ import os
 import time
 
 import pytest
+from redis.exceptions import NoPermissionError
 
 from enforcement import Limiter
 from enforcement.control.acl import enforcer
 from enforcement.embedded import ValkeyServer
 from enforcement.model.documents import InvalidDocument
+from enforcement.store.client import connect
 from enforcement.testing import Published
 from tests.enforcement.world import eventually, fixed
 
@@ -179,7 +181,7 @@ def test_a_limiter_that_was_closed_follows_again(world, limiter):
 
 
 def test_an_account_without_the_right_gets_no_prices_and_says_so(server, world, caplog):
-    """As an account that an earlier release has made. Everything else goes on."""
+    """As an account that an earlier release has made. Everything else goes on, and the right suffices to read them."""
     secret = world.everything(fixed(10))
     world.published.prices(PRICE)
     earlier = [rule.replace(f" %R~{world.keys.prices}", "") for rule in enforcer(world.keys)]
@@ -189,7 +191,12 @@ def test_an_account_without_the_right_gets_no_prices_and_says_so(server, world, 
     with Limiter(server.url.replace("redis://", "redis://old:secret@")) as limiter:
         assert limiter.find_prices() is None
         assert limiter.check(secret).allowed
-    assert "The store refused the prices" in caplog.text
+        assert "The store refused the prices" in caplog.text
+
+        world.client.execute_command("ACL", "SETUSER", "old", *enforcer(world.keys))
+        assert eventually(lambda: rate_of(limiter) == PRICE["input"])
+    with pytest.raises(NoPermissionError):
+        connect(server.url.replace("redis://", "redis://old:secret@")).set(world.keys.prices, "{}")
     world.client.acl_deluser("old")
 
 
