@@ -17,7 +17,7 @@ from controlplane.prices.models import ModelPrice
 from controlplane.prices.price_form import PriceForm, line_of
 from controlplane.prices.seen import MOST_SHOWN, SeenModel, seen_lately, usage_table
 from controlplane.publishing.changes import Change
-from controlplane.publishing.models import OutboxEntry
+from controlplane.publishing.models import Revision
 
 
 @admin.register(ModelPrice)
@@ -157,8 +157,8 @@ def _row(seen: SeenModel) -> dict[str, Any]:
 
 def _publication() -> str:
     """Return a sentence that says which revision of the prices is published, and how many instances use it."""
-    last = OutboxEntry.objects.filter(kind__in=("prices", "all", "epoch")).exclude(revision=None)
-    revision = last.order_by("-revision").values_list("revision", flat=True).first()
+    last = Revision.objects.filter(changes__prices=True).order_by("-number")
+    revision = last.values_list("number", flat=True).first()
     if not ModelPrice.objects.exists() or revision is None:
         return "No prices are published."
     fleet = heartbeats.fleet_now()

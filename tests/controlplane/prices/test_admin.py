@@ -1,5 +1,6 @@
 """The page of models and prices, and the form of a price."""
 
+import json
 import re
 from datetime import UTC, datetime
 
@@ -9,6 +10,7 @@ from django.contrib.auth.models import Permission, User
 from controlplane.adminkit.forms import version_of
 from controlplane.policies.models import AuditEntry
 from controlplane.prices.models import ModelPrice
+from controlplane.publishing.models import OutboxEntry
 from tests.factories import ModelPriceFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -140,3 +142,18 @@ def test_who_may_only_look_sets_no_price(store, client):
     assert client.get(f"{LIST}{price.pk}/change/").status_code == 200
     assert client.get(f"{LIST}add/").status_code == 403
     assert client.post(f"{LIST}{price.pk}/change/", {"input": "9"}).status_code == 403
+
+
+def test_the_page_says_which_revision_is_in_use(store, as_ann, client_of_store):
+    """Also when the outbox is pruned."""
+    assert "No prices are published." in text_of(as_ann.get(LIST))
+    sent(as_ann)
+    OutboxEntry.objects.all().delete()
+    heartbeat = {"id": "one", "state": "ok", "seen_at_us": 1, "price_revision": 1}
+    client_of_store.zadd("sg:{fleet}:instances", {"one": 1, "two": 1})
+    client_of_store.set("sg:{fleet}:instance:one", json.dumps(heartbeat))
+    client_of_store.set("sg:{fleet}:instance:two", json.dumps({**heartbeat, "id": "two", "price_revision": None}))
+
+    assert "Published as revision 1, in use on 1 of 1 instances that meter requests." in text_of(as_ann.get(LIST))
+    store.freeze()
+    assert "Published as revision 1. The store did not answer in time." in text_of(as_ann.get(LIST))
