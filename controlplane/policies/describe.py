@@ -3,10 +3,11 @@
 import re
 from itertools import pairwise
 
+from controlplane.core.money import exact
 from enforcement.model.instants import PERIOD_SECONDS
 from enforcement.model.limits import Limit
 from enforcement.model.matching import LABEL_PREFIX, is_label
-from enforcement.model.metered import CHARGE_AS, COUNT_ONLY, FULL_WEIGHT
+from enforcement.model.metered import CHARGE_AS, COUNT_ONLY, FULL_WEIGHT, MONEY
 
 _SPELLINGS = {"w": "week", "d": "day", "h": "hour", "m": "minute", "min": "minute", "s": "second", "sec": "second"}
 _SECONDS = PERIOD_SECONDS | {spelling: PERIOD_SECONDS[name] for spelling, name in _SPELLINGS.items()}
@@ -67,6 +68,8 @@ def sentence(limit: Limit, holder: str = "each token or project") -> str:
 def _amount(limit: Limit) -> str:
     unit = limit.unit.removesuffix("s") if limit.quota == 1 else limit.unit
     number = f"{limit.quota:,}" if limit.quota else "No"
+    if limit.unit == MONEY and limit.quota:
+        return f"{exact(limit.quota)} ({number} {unit}) {_period(limit)}"
     if limit.algorithm == "concurrency":
         return f"{number} {unit} at a time"
     return f"{number} {unit} {_period(limit)}"

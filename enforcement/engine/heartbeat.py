@@ -133,7 +133,7 @@ class Heartbeat:
         client.zrem(self._keys.instances, self.identity.id)
 
     def _document(self, state: str, degraded_since_us: int | None) -> Mapping[str, Any]:
-        current = self._documents.current
+        current, revision = self._documents.current, self._documents.price_revision
         return {
             "id": self.identity.id,
             "host": self.identity.host,
@@ -152,6 +152,8 @@ class Heartbeat:
             "degraded_since_us": degraded_since_us,
             **{name: report() for name, report in self._limits.items()},
             "problems": self._problems(),
+            # Only of instances that use prices, so that a heartbeat of the others is as it was.
+            **({} if revision is None else {"price_revision": revision}),
         }
 
     def _count_fleet(self, alive: int) -> None:

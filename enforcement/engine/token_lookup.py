@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from time import monotonic
 
-from enforcement.engine.driving import run_within
+from enforcement.driving import run_within
 from enforcement.failover.health import Health
 from enforcement.model.keys import Keys
 from enforcement.model.matching import Attributes

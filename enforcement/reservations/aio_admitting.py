@@ -9,7 +9,7 @@ from time import monotonic
 from typing import Any
 
 from enforcement.async_tasks import begun, seen_through
-from enforcement.engine.driving import run_awaited_within
+from enforcement.driving import run_awaited_within
 from enforcement.model.matching import Attributes
 from enforcement.model.tokens import Anonymous
 from enforcement.plan.binding import Costs, Limits
