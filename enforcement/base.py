@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Callable
 from pathlib import Path
 from time import monotonic
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from enforcement.engine.asking import Asker
 from enforcement.engine.driving import run
@@ -24,6 +24,9 @@ from enforcement.state.live_plan import LivePlan
 from enforcement.state.published import DerivedPlans
 from enforcement.stats import Stats
 from enforcement.store.credentials import Credentials, from_client
+
+if TYPE_CHECKING:
+    from enforcement.metering.tally import MeteredTally
 
 START_SECONDS = 1.0
 """How long ``start()`` waits for the documents of a store that replies."""
@@ -177,6 +180,10 @@ class BaseLimiter:
         if attributes and not decision.allowed:
             self._engine.usage.sample.describe(decision, attributes)
         return decision
+
+    def metered_tally(self) -> MeteredTally:
+        """Return where this process counts how metered requests were settled. Its usage then reports them."""
+        return self._engine.usage.metering()
 
     def _time_calls(self, timing: Timing) -> None:
         raise NotImplementedError

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Final
 
 from enforcement.aio import Admission, Limiter
@@ -16,7 +16,8 @@ from enforcement.metering.exchange import MeteredExchange
 from enforcement.metering.opening import Opening, Refused, open_request
 from enforcement.metering.prices import NO_PRICES, Prices
 from enforcement.metering.request import MAX_BODY, MeteredRequest, Unmetered, find_route, read_request
-from enforcement.metering.settlement import DrainBounds
+from enforcement.metering.settlement import DrainBounds, Settlement
+from enforcement.metering.tally import UNMETERED
 from enforcement.plan.decision import Decision, Denied
 from enforcement.state.live_plan import LivePlan
 
@@ -28,6 +29,8 @@ DRAIN: Final = DrainBounds()
 
 Guarding = Callable[[Limiter, Scope, Receive, Send], Awaitable[None]]
 """Passes a request to the application, or sends a denial."""
+
+Report = Callable[[Settlement], None]
 
 _rules_of = lru_cache(1_024)(strictest)
 
@@ -80,12 +83,13 @@ class MeteredGuard:
         except Denied as denied:
             await self._answer(scope, receive, send, denial(denied.decision, preset, shape))
             return
-        opening, admission, body, drains = opened
+        opening, admission, body, drains, report = opened
         if scope["type"] == "websocket":
+            report(Settlement(UNMETERED, ()))
             await self._door._pass_held(admission, scope, receive, send)
             return
         exchange = MeteredExchange(opening, now_us())
-        visit = MeteredVisit(exchange, admission, drains, lambda settlement: None, shape)
+        visit = MeteredVisit(exchange, admission, drains, report, shape)
         if isinstance(opening.asked, MeteredRequest):
             body = ReadBody(opening.asked.body, whole=True)
             scope = sent_on(scope, body.data)
@@ -97,9 +101,10 @@ class MeteredGuard:
 
     async def _open(
         self, limiter: Limiter, scope: Scope, receive: Receive
-    ) -> tuple[Opening, Admission, ReadBody, Drains | None]:
+    ) -> tuple[Opening, Admission, ReadBody, Drains | None, Report]:
         """
-        Charge what a request may cost, and return that, the admission, its body and what may be read on of its answer.
+        Charge what a request may cost, and return that, the admission, its body, what may be read on of its answer, and
+        what is called with its settlement.
 
         Raises:
             _NotMetered: No limit of the token needs a meter.
@@ -118,11 +123,13 @@ class MeteredGuard:
             attributes = attributes.beside(asked.attributes)
         plan = _admissible(await limiter.find_plan(token, attributes))
         rules = _rules_of(plan.metering or ())
-        opening = open_request(asked, [bound.limit for bound in plan.bounds], rules, self._prices(), limiter.now_us())
+        now_us = limiter.now_us()
+        opening = open_request(asked, [bound.limit for bound in plan.bounds], rules, self._prices(), now_us)
         if isinstance(opening, Refused):
             raise Denied(limiter.noted(limiter.refuse(plan, opening.reason, opening.detail), attributes))
         opening, admission = await _admit(limiter, plan, opening, attributes)
-        return opening, admission, body, self._drains if rules.on_disconnect == "drain" else None
+        report = partial(limiter.metered_tally().settled, plan.subject, now_us, opening)
+        return opening, admission, body, self._drains if rules.on_disconnect == "drain" else None, report
 
     async def _read(self, scope: Scope, receive: Receive) -> tuple[MeteredRequest | Unmetered, ReadBody]:
         """Return what a request may cost, and its body or the beginning of it."""
