@@ -32,6 +32,8 @@ SCOPES = (
     "overrides:write",
     "counters:read",
     "counters:reset",
+    "reservations:read",
+    "reservations:settle",
     "usage:read",
     "audit:read",
     "instances:read",

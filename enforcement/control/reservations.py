@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from redis import Redis
@@ -15,7 +15,14 @@ from enforcement.model.instants import time_reply_us
 from enforcement.model.keys import Keys
 from enforcement.model.metered import MONEY, TOKEN_UNITS, cost_name
 from enforcement.plan.costs import Costs, check_costs
-from enforcement.plan.records import Conclusion, RecordKeys, ReservationRecord, recorded, was_open
+from enforcement.plan.records import (
+    MAX_RESERVATIONS,
+    Conclusion,
+    RecordKeys,
+    ReservationRecord,
+    recorded,
+    was_open,
+)
 from enforcement.store.errors import StoreError
 
 MAX_LISTED: Final = 1_000
@@ -46,6 +53,7 @@ class OpenReservation:
         instance: Name of the instance that has made it.
         amounts: What it has charged, one for each limit.
         about: What the record says besides, such as the model of a metered request.
+        record: What the store has recorded.
     """
 
     id: str
@@ -56,10 +64,17 @@ class OpenReservation:
     instance: str
     amounts: tuple[Amount, ...]
     about: Mapping[str, Any]
+    record: ReservationRecord = field(repr=False, compare=False)
 
 
 def open_reservations(
-    client: Redis, keys: Keys, tag: str, *, lost_only: bool = False, at_most: int = MAX_LISTED
+    client: Redis,
+    keys: Keys,
+    tag: str,
+    *,
+    lost_only: bool = False,
+    open_only: bool = False,
+    at_most: int = MAX_LISTED,
 ) -> list[OpenReservation]:
     """
     Return the reservations of a project that were not settled yet, as a new list, those first that are lost longest.
@@ -67,15 +82,43 @@ def open_reservations(
     Args:
         tag: Id of the project. ``global``: those of requests that fall under limits of the global policy alone.
         lost_only: Leave out those that their process still prolongs.
+        open_only: Leave out those that are lost.
         at_most: How many are read. One whose record cannot be read is left out.
     Raises:
         redis.RedisError: The store does not reply.
     """
     now_us = time_reply_us(client.time())
     index = keys.reservations(tag)
-    most = now_us if lost_only else "+inf"
-    rows: Any = client.zrange(index, "-inf", most, byscore=True, offset=0, num=at_most, withscores=True)
-    ends = {_text(ident): int(score) for ident, score in rows}
+    least, most = f"({now_us}" if open_only else "-inf", now_us if lost_only else "+inf"
+    rows: Any = client.zrange(index, least, most, byscore=True, offset=0, num=at_most, withscores=True)
+    return _listed(client, keys, tag, {_text(ident): int(score) for ident, score in rows}, now_us)
+
+
+def lost_reservations(client: Redis, keys: Keys, tag: str) -> dict[str, int]:
+    """
+    Return the ids of all lost reservations of a project, each with the instant since when it is lost, in microseconds
+    since the epoch, as a new dictionary. Raises redis-py's errors.
+    """
+    index, now_us = keys.reservations(tag), time_reply_us(client.time())
+    rows: Any = client.zrange(index, "-inf", now_us, byscore=True, offset=0, num=MAX_RESERVATIONS, withscores=True)
+    return {f"{tag}.{_text(ident)}": int(score) for ident, score in rows}
+
+
+def read_reservations(client: Redis, keys: Keys, lost: Mapping[str, int]) -> list[OpenReservation]:
+    """
+    Return some lost reservations of one project, as a new list. One whose record cannot be read is left out.
+
+    Args:
+        lost: Some of what :func:`lost_reservations` returns.
+    Raises:
+        redis.RedisError: The store does not reply.
+    """
+    tag = next(iter(lost), "").partition(".")[0]
+    ends = {one.partition(".")[2]: since for one, since in lost.items()}
+    return _listed(client, keys, tag, ends, max(ends.values(), default=0))
+
+
+def _listed(client: Redis, keys: Keys, tag: str, ends: Mapping[str, int], now_us: int) -> list[OpenReservation]:
     if not ends:
         return []
     raw = client.mget([keys.reservation(tag, ident) for ident in ends])
@@ -99,7 +142,9 @@ def _described(reservation_id: str, record: ReservationRecord, ends_us: int, now
         for c in record.charges
         if c.mark is not None
     )
-    return OpenReservation(reservation_id, ends_us <= now_us, record.at_us, ends_us, token, instance, amounts, about)
+    return OpenReservation(
+        reservation_id, ends_us <= now_us, record.at_us, ends_us, token, instance, amounts, about, record
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,18 +221,6 @@ def present_ids(client: Redis, keys: Keys, ids: Iterable[str]) -> set[str]:
     return found
 
 
-def read_record(client: Redis, keys: Keys, reservation_id: str) -> ReservationRecord | None:
-    """
-    Return what the store has recorded of a reservation, or None if it was settled, or never made.
-
-    Raises:
-        ValueError: The id is not valid.
-        enforcement.StoreError: The record cannot be read.
-        redis.RedisError: The store does not reply.
-    """
-    return ReservationRecord.read(client.get(RecordKeys.from_id(keys, reservation_id).record))
-
-
 def costs_of_usage(record: ReservationRecord, counts: Counts) -> dict[str, int]:
     """
     Return what tokens cost the limits of a metered reservation, by the names of the costs, for
@@ -255,8 +288,9 @@ __all__ = [
     "costs_of_usage",
     "count_reservations",
     "find_reservation",
+    "lost_reservations",
     "open_reservations",
     "present_ids",
-    "read_record",
+    "read_reservations",
     "settle_reservation",
 ]
