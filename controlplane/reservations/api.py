@@ -170,11 +170,6 @@ class ReservationView(Listed, ApiView):
         return rows
 
     def list(self, request: Request, *args: Any, **kwargs: Any) -> Response:
-        """
-        List the open and lost reservations, the oldest first, or the settled ones, the newest first.
-
-        At most 1,000 of those that are open or lost are listed. If there are more, `truncated` is true.
-        """
         if self.query.get("state") in (SETTLED, RELEASED):
             response = super().list(request)
             response.data["truncated"] = False

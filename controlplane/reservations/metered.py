@@ -101,7 +101,6 @@ class ModelView(ApiView):
 
     @extend_schema(responses=ModelUsageListSerializer)
     def list(self, request: Request, *args: Any, **kwargs: Any) -> Response:
-        """List each model with its requests, tokens and money."""
         return page_of_range(self.query, Response({"results": totals_by_model(self.get_queryset())}))
 
 

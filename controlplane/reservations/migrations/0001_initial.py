@@ -5,45 +5,56 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
-    dependencies = [
-    ]
+    dependencies = []
 
     operations = [
         migrations.CreateModel(
-            name='ReservationCount',
+            name="ReservationCount",
             fields=[
-                ('project_id', models.CharField(max_length=40, primary_key=True, serialize=False)),
-                ('open', models.PositiveIntegerField(default=0)),
-                ('lost', models.PositiveIntegerField(default=0)),
-                ('lost_since', models.DateTimeField(blank=True, null=True)),
-                ('at', models.DateTimeField(default=django.utils.timezone.now)),
+                ("project_id", models.CharField(max_length=40, primary_key=True, serialize=False)),
+                ("open", models.PositiveIntegerField(default=0)),
+                ("lost", models.PositiveIntegerField(default=0)),
+                ("lost_since", models.DateTimeField(blank=True, null=True)),
+                ("at", models.DateTimeField(default=django.utils.timezone.now)),
             ],
         ),
         migrations.CreateModel(
-            name='Reservation',
+            name="Reservation",
             fields=[
-                ('id', models.CharField(editable=False, max_length=64, primary_key=True, serialize=False)),
-                ('project_id', models.CharField(blank=True, db_index=True, max_length=40)),
-                ('token_id', models.CharField(blank=True, db_index=True, max_length=40)),
-                ('instance', models.CharField(blank=True, max_length=128)),
-                ('model', models.CharField(blank=True, max_length=128)),
-                ('at', models.DateTimeField()),
-                ('expires_at', models.DateTimeField()),
-                ('amounts', models.JSONField(default=list)),
-                ('estimate', models.JSONField(default=dict)),
-                ('state', models.CharField(choices=[('open', 'open'), ('lost', 'lost'), ('settling', 'settling'), ('settled', 'settled'), ('released', 'released')], default='lost', max_length=8)),
-                ('settled_as', models.CharField(blank=True, max_length=16)),
-                ('settled_at', models.DateTimeField(blank=True, null=True)),
-                ('settled_by', models.CharField(blank=True, max_length=200)),
-                ('reason', models.CharField(blank=True, max_length=500)),
-                ('order', models.JSONField(default=dict)),
+                ("id", models.CharField(editable=False, max_length=64, primary_key=True, serialize=False)),
+                ("project_id", models.CharField(blank=True, db_index=True, max_length=40)),
+                ("token_id", models.CharField(blank=True, db_index=True, max_length=40)),
+                ("instance", models.CharField(blank=True, max_length=128)),
+                ("model", models.CharField(blank=True, max_length=128)),
+                ("at", models.DateTimeField()),
+                ("expires_at", models.DateTimeField()),
+                ("amounts", models.JSONField(default=list)),
+                ("estimate", models.JSONField(default=dict)),
+                (
+                    "state",
+                    models.CharField(
+                        choices=[
+                            ("open", "open"),
+                            ("lost", "lost"),
+                            ("settling", "settling"),
+                            ("settled", "settled"),
+                            ("released", "released"),
+                        ],
+                        default="lost",
+                        max_length=8,
+                    ),
+                ),
+                ("settled_as", models.CharField(blank=True, max_length=16)),
+                ("settled_at", models.DateTimeField(blank=True, null=True)),
+                ("settled_by", models.CharField(blank=True, max_length=200)),
+                ("reason", models.CharField(blank=True, max_length=500)),
+                ("order", models.JSONField(default=dict)),
             ],
             options={
-                'ordering': ['-at', '-id'],
-                'indexes': [models.Index(fields=['state', '-at', '-id'], name='reservations_state')],
+                "ordering": ["-at", "-id"],
+                "indexes": [models.Index(fields=["state", "-at", "-id"], name="reservations_state")],
             },
         ),
     ]

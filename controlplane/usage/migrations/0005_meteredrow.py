@@ -4,38 +4,58 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('usage', '0004_denial_index'),
+        ("usage", "0004_denial_index"),
     ]
 
     operations = [
         migrations.CreateModel(
-            name='MeteredRow',
+            name="MeteredRow",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('period', models.CharField(choices=[('minute', 'minute'), ('hour', 'hour'), ('day', 'day')], max_length=6)),
-                ('at', models.DateTimeField()),
-                ('project_id', models.CharField(max_length=40)),
-                ('token_id', models.CharField(blank=True, max_length=40)),
-                ('model', models.CharField(blank=True, max_length=128)),
-                ('settled_as', models.CharField(max_length=16)),
-                ('approximate', models.BooleanField(default=False)),
-                ('price_revision', models.BigIntegerField(default=0)),
-                ('requests', models.BigIntegerField(default=0)),
-                ('input', models.BigIntegerField(default=0)),
-                ('cached_input', models.BigIntegerField(default=0)),
-                ('cache_write', models.BigIntegerField(default=0)),
-                ('output', models.BigIntegerField(default=0)),
-                ('micros', models.BigIntegerField(default=0)),
-                ('estimated_input', models.BigIntegerField(default=0)),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                (
+                    "period",
+                    models.CharField(choices=[("minute", "minute"), ("hour", "hour"), ("day", "day")], max_length=6),
+                ),
+                ("at", models.DateTimeField()),
+                ("project_id", models.CharField(max_length=40)),
+                ("token_id", models.CharField(blank=True, max_length=40)),
+                ("model", models.CharField(blank=True, max_length=128)),
+                ("settled_as", models.CharField(max_length=16)),
+                ("approximate", models.BooleanField(default=False)),
+                ("price_revision", models.BigIntegerField(default=0)),
+                ("requests", models.BigIntegerField(default=0)),
+                ("input", models.BigIntegerField(default=0)),
+                ("cached_input", models.BigIntegerField(default=0)),
+                ("cache_write", models.BigIntegerField(default=0)),
+                ("output", models.BigIntegerField(default=0)),
+                ("micros", models.BigIntegerField(default=0)),
+                ("estimated_input", models.BigIntegerField(default=0)),
             ],
             options={
-                'verbose_name': 'metered usage',
-                'verbose_name_plural': 'metered usage',
-                'ordering': ['at', 'id'],
-                'indexes': [models.Index(fields=['period', 'at'], name='usage_metered_period'), models.Index(fields=['project_id', 'period', 'at'], name='usage_metered_project'), models.Index(fields=['model', 'period', 'at'], name='usage_metered_model')],
-                'constraints': [models.UniqueConstraint(fields=('period', 'at', 'project_id', 'token_id', 'model', 'settled_as', 'approximate', 'price_revision'), name='usage_metered_once_a_key')],
+                "verbose_name": "metered usage",
+                "verbose_name_plural": "metered usage",
+                "ordering": ["at", "id"],
+                "indexes": [
+                    models.Index(fields=["period", "at"], name="usage_metered_period"),
+                    models.Index(fields=["project_id", "period", "at"], name="usage_metered_project"),
+                    models.Index(fields=["model", "period", "at"], name="usage_metered_model"),
+                ],
+                "constraints": [
+                    models.UniqueConstraint(
+                        fields=(
+                            "period",
+                            "at",
+                            "project_id",
+                            "token_id",
+                            "model",
+                            "settled_as",
+                            "approximate",
+                            "price_revision",
+                        ),
+                        name="usage_metered_once_a_key",
+                    )
+                ],
             },
         ),
     ]
