@@ -146,7 +146,7 @@ class Collected(Collector):
         return family
 
     def _reservations(self) -> Iterator[Metric]:
-        """Yield metrics of the reservations when the store was last asked, of the busiest projects and of the others."""
+        """Yield metrics of the reservations that the store had lately, of some projects and of all others together."""
         number = GaugeMetricFamily(
             "sluicegate_reservations", "Reservations that are not settled.", labels=["project", "state"]
         )

@@ -50,8 +50,8 @@ SUMMARIES = {
 }
 DESCRIPTIONS = {
     "global_update": "Choose the policy, or null for none.",
-    "reservations_list": "List the open and lost reservations, the oldest first, or the settled ones, the newest first. Of "
-    "those that are open or lost, at most 1,000 are read. If there are more, `truncated` is true.",
+    "reservations_list": "List the open and lost reservations, the oldest first, or the settled ones, the newest "
+    "first. Of those that are open or lost, at most 1,000 are read. If there are more, `truncated` is true.",
     "reservations_retrieve": "Return the reservation, if it can be settled, or was lost or settled by hand lately.",
     "usage_metered_list": "Return a page of metered usage.",
     "usage_models_list": "Return the totals of each model.",

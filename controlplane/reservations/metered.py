@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from django.db.models import QuerySet, Sum
+from django.db.models import QuerySet
 from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
 from rest_framework.request import Request
@@ -13,8 +13,10 @@ from controlplane.api.ranges import PROJECT, ProjectField, RangePage, RangeQuery
 from controlplane.api.views import ApiView, Listed
 from controlplane.projects.models import Project
 from controlplane.usage.models import MeteredRow
+from controlplane.usage.report import totals_by_model
 from enforcement.metering.tally import COUNT_NAMES
 
+MOST_MODELS = 1_000
 SETTLED_AS = "exact, drained, observed, estimated, nothing, unmetered, or by_hand."
 
 
@@ -101,22 +103,5 @@ class ModelView(ApiView):
 
     @extend_schema(responses=ModelUsageListSerializer)
     def list(self, request: Request, *args: Any, **kwargs: Any) -> Response:
-        return page_of_range(self.query, Response({"results": totals_by_model(self.get_queryset())}))
-
-
-def totals_by_model(rows: QuerySet[MeteredRow], at_most: int = 1_000) -> list[dict[str, Any]]:
-    """Return the totals of each model, the dearest first, as new dictionaries."""
-    sums = {f"sum_{name}": Sum(name) for name in COUNT_NAMES}
-    found: dict[str, dict[str, Any]] = {}
-    for row in rows.order_by().values("model", "settled_as", "approximate").annotate(**sums):
-        model = found.setdefault(
-            row["model"],
-            {"model": row["model"], **dict.fromkeys(COUNT_NAMES, 0), "approximate": 0, "settled_as": {}},
-        )
-        for name in COUNT_NAMES:
-            model[name] += row[f"sum_{name}"]
-        requests, ways = row["sum_requests"], model["settled_as"]
-        model["approximate"] += requests if row["approximate"] else 0
-        ways[row["settled_as"]] = ways.get(row["settled_as"], 0) + requests
-    dearest = sorted(found.values(), key=lambda one: (-one["micros"], -one["requests"], one["model"]))
-    return dearest[:at_most]
+        lines = totals_by_model(self.get_queryset())[:MOST_MODELS]
+        return page_of_range(self.query, Response({"results": ModelUsageSerializer(lines, many=True).data}))
