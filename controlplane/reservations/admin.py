@@ -69,7 +69,6 @@ class SettleForm(forms.Form):
     TOKENS = ("input", "cached_input", "cache_write", "output")
 
     way = forms.ChoiceField(choices=WAYS, widget=forms.RadioSelect, label="Settlement")
-    costs = NumbersField(required=False, label="Costs by unit")
     reason = forms.CharField(max_length=500, validators=[PRINTABLE], widget=UnfoldAdminTextInputWidget)
 
     def __init__(self, *args: Any, reservation: Reservation, **options: Any) -> None:
@@ -82,6 +81,7 @@ class SettleForm(forms.Form):
                 widget=UnfoldAdminIntegerFieldWidget,
                 label=f"{name.replace('_', ' ').capitalize()} tokens",
             )
+        self.fields["costs"] = NumbersField(required=False, label="Costs by unit")
         ways = self.WAYS if reservation.model else self.WAYS[1:]
         self.fields["way"].choices = ways
         self.fields["way"].initial = ways[0][0]
@@ -226,8 +226,9 @@ def _amount(one: dict[str, Any], *, signed: bool = False) -> dict[str, str]:
     """Return the name of a limit and the permits as people read them. Money has six decimals."""
     permits, sign = one["permits"], "+" if signed else ""
     number = f"{permits / 1_000_000:{sign},.6f}" if one["unit"] == MONEY else f"{permits:{sign},}"
-    return {"limit": f"{one['policy']}/{one['limit']}", "number": number, "unit": _unit(one["unit"])}
+    return {"limit": f"{one['policy']}/{one['limit']}", "number": number, "unit": _unit(one["unit"], permits)}
 
 
-def _unit(unit: str) -> str:
-    return "money" if unit == MONEY else unit.replace("_", " ")
+def _unit(unit: str, permits: int) -> str:
+    name = "money" if unit == MONEY else unit.replace("_", " ")
+    return name.removesuffix("s") if abs(permits) == 1 else name
