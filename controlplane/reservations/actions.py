@@ -19,7 +19,7 @@ from controlplane.usage import rollup
 from controlplane.usage.batches import Row, SettledRow
 from enforcement.control.reservations import OpenReservation, costs_of_usage, settle_reservation
 from enforcement.metering.charges import Counts
-from enforcement.metering.tally import BY_HAND
+from enforcement.metering.settlement import EXACT, NOTHING
 from enforcement.model.metered import MONEY
 from enforcement.plan.costs import check_costs
 from enforcement.plan.records import Conclusion, ReservationRecord
@@ -149,9 +149,10 @@ def _counted(order: SettlementOrder, found: OpenReservation, costs: Mapping[str,
     if "model" not in found.about:
         return []
     used = order.usage or Counts()
+    # Costs by unit say nothing of the tokens, so they must not be compared with the estimate.
+    estimated = found.about.get("input", 0) if order.usage else 0
     units = {charge.bound.cost_name: charge.bound.limit.unit for charge in found.record.charges}
     money = [cost for name, cost in (costs or {}).items() if units.get(name, name) == MONEY]
-    estimated = found.about.get("input", 0)
     return [1, used.input, used.cached_input, used.cache_write, used.output, max(money, default=0), estimated]
 
 
@@ -159,7 +160,7 @@ def _take(row: Reservation, tx: Change, order: dict[str, Any]) -> Reservation:
     """Return the saved row of a reservation that is being settled, or raise AlreadySettled."""
     fields = {
         "state": SETTLING,
-        "settled_as": "nothing" if order["costs"] is None else BY_HAND,
+        "settled_as": NOTHING if order["costs"] is None else EXACT,
         "settled_at": timezone.now(),
         "settled_by": tx.actor.name[:200],
         "reason": tx.reason[:500],

@@ -78,7 +78,7 @@ class ReservationSerializer(serializers.ModelSerializer):
     settled_until = InstantField(read_only=True, help_text="Until when it can be settled.")
     settled_as = serializers.CharField(
         read_only=True,
-        help_text="by_hand, nothing (given back), estimated (nobody has settled it in time), or empty.",
+        help_text="exact, nothing (given back), estimated (settled by nobody in time), or empty if its process has.",
     )
     settled_at = InstantField(read_only=True, allow_null=True)
     changes = serializers.SerializerMethodField(help_text="What the settlement has added to each limit.")

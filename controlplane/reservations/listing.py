@@ -144,11 +144,19 @@ def read(reservation_id: str) -> tuple[Reservation, OpenReservation | None]:
         Unreadable: Its record cannot be read.
         One of STORE_ERRORS: The store is unavailable.
     """
-    kept = Reservation.objects.filter(pk=reservation_id[:100]).first()
+    kept = _kept(reservation_id)
     found = None if kept and not kept.may_settle else in_store(reservation_id)
-    if found is None and kept is None:
-        raise Unknown
+    if found is None:
+        # Whoever settles one by hand saves its row before the store removes the record.
+        kept = _kept(reservation_id)
+        if kept is None:
+            raise Unknown
+        return kept, None
     return kept or Reservation.of(found), found
+
+
+def _kept(reservation_id: str) -> Reservation | None:
+    return Reservation.objects.filter(pk=reservation_id).first()
 
 
 def in_store(reservation_id: str) -> OpenReservation | None:

@@ -17,7 +17,7 @@ from controlplane.usage.report import totals_by_model
 from enforcement.metering.tally import COUNT_NAMES
 
 MOST_MODELS = 1_000
-SETTLED_AS = "exact, drained, observed, estimated, nothing, unmetered, or by_hand."
+SETTLED_AS = "exact, drained, observed, estimated, nothing, or unmetered."
 
 
 class MeteredQuery(RangeQuery):

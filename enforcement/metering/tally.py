@@ -16,8 +16,6 @@ from enforcement.metering.settlement import Settlement
 
 UNMETERED: Final = "unmetered"
 """How a request was settled that no meter can read."""
-BY_HAND: Final = "by_hand"
-"""How a request was settled that an operator has settled in place of its process."""
 MAX_MODEL_LENGTH: Final = 128
 MAX_MODELS: Final = 200
 """Models of one project that a process tells apart within a day. Clients choose the names."""
@@ -106,4 +104,4 @@ class MeteredTally:
         return len(self._rows)
 
 
-__all__ = ["BY_HAND", "COUNT_NAMES", "MAX_MODEL_LENGTH", "ROW_NAMES", "UNMETERED", "MeteredTally", "Row"]
+__all__ = ["COUNT_NAMES", "MAX_MODEL_LENGTH", "ROW_NAMES", "UNMETERED", "MeteredTally", "Row"]
