@@ -29,6 +29,7 @@ EXCEPTIONS = {
     "doors/proxy/websocket.py": {"wsproto"},
     "exporters/opentelemetry.py": {"opentelemetry"},
     "exporters/prometheus.py": {"prometheus_client"},
+    "metering/encodings.py": {"brotli", "compression", "backports"},
     "testing/fixtures.py": {"pytest", "pytest_asyncio"},
 }
 

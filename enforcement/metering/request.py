@@ -37,6 +37,7 @@ _LAST_SEGMENTS: Final = {
     "completions": "openai-completions",
     "embeddings": "openai-embeddings",
 }
+_DOTS: Final = frozenset({".", ".."})
 _GEMINI_METHODS: Final = {"generateContent": "false", "streamGenerateContent": "true"}
 # Formats whose streams report usage only if they are asked to.
 _REPORT_ON_REQUEST: Final = frozenset({"openai-chat", "openai-completions"})
@@ -181,11 +182,12 @@ def find_route(target: str) -> _Route | None:
     Return what the end of a path says about the format of a request, or None if no format has such a path.
 
     Any prefix may stand before it. Percent escapes are read once. The query, empty segments and a trailing slash do
-    not count.
+    not count. A path with ``.`` or ``..`` as a segment has no format.
     """
     path = target.partition("?")[0]
     segments = [segment for segment in unquote(path).split("/") if segment]
-    if not segments:
+    # A provider may resolve "..", and some take "Chat" for "chat". They would find another format or model.
+    if not segments or not _DOTS.isdisjoint(segments):
         return None
     last, before = segments[-1], segments[-2] if len(segments) > 1 else ""
     if before == "models":
@@ -196,7 +198,7 @@ def find_route(target: str) -> _Route | None:
         return _Route("anthropic-messages") if before == "v1" else None
     if last == "completions" and before == "chat":
         return _Route("openai-chat", _deployment_in(segments[:-2]))
-    name = _LAST_SEGMENTS.get(last)
+    name = None if before.lower() == "chat" else _LAST_SEGMENTS.get(last)
     return None if name is None else _Route(name, _deployment_in(segments[:-1]))
 
 

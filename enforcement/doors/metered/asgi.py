@@ -11,6 +11,7 @@ from enforcement.doors.metered.bodies import ClientLeft, ReadBody, is_too_long, 
 from enforcement.doors.metered.visit import Drains, MeteredVisit, now_us
 from enforcement.http.asgi import Receive, Scope, Send, header_of
 from enforcement.http.messages import PlainResponse, Refusal, RequestAttributes, denial, without_token
+from enforcement.metering.encodings import ALL_ENCODINGS
 from enforcement.metering.estimate import strictest
 from enforcement.metering.exchange import MeteredExchange
 from enforcement.metering.opening import Opening, Refused, open_request
@@ -88,7 +89,7 @@ class MeteredGuard:
             report(Settlement(UNMETERED, ()))
             await self._door._pass_held(admission, scope, receive, send)
             return
-        exchange = MeteredExchange(opening, now_us())
+        exchange = MeteredExchange(opening, now_us(), encodings=ALL_ENCODINGS)
         visit = MeteredVisit(exchange, admission, drains, report, shape)
         if isinstance(opening.asked, MeteredRequest):
             body = ReadBody(opening.asked.body, whole=True)

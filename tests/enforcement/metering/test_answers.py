@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import sys
 import tracemalloc
 import zlib
 from itertools import pairwise
@@ -339,3 +340,14 @@ def test_an_event_of_many_lines_passes_if_it_is_too_long_to_be_held(notes):
     assert read([event], **options)[1] == expected
     assert read([event[at : at + 1] for at in range(len(event))], **options)[1] == expected
     assert (notes == 450) == (expected == b"")
+
+
+@pytest.mark.parametrize(("encoding", "package"), [("br", "brotli"), ("zstd", "backports")])
+def test_an_encoding_without_its_package_is_unreadable(encoding, package, monkeypatch):
+    """The answer passes, and is settled by its estimate."""
+    for name in (package, "compression"):
+        monkeypatch.setitem(sys.modules, name, None)
+
+    seen, passed = read([b"\x28\xb5"], content_encoding=encoding, encodings=ALL_ENCODINGS)
+
+    assert (seen["settled_as"], passed) == ("estimated", b"\x28\xb5")
