@@ -10,6 +10,8 @@ from controlplane.prices.api import PRICE_ID, PriceView
 from controlplane.projects.api import ProjectTokenView, ProjectView, SingleTokenView
 from controlplane.projects.models import SLUG_PATTERN
 from controlplane.publishing.api import RevisionView
+from controlplane.reservations.api import ReservationView
+from controlplane.reservations.metered import MeteredView, ModelView
 from controlplane.usage.api import CounterView, DenialView, UsageView
 
 router = SimpleRouter(trailing_slash=False)
@@ -20,7 +22,10 @@ router.register("policies", PolicyView, "policy")
 router.register("overrides", OverrideView, "override")
 router.register("revisions", RevisionView, "revision")
 router.register("instances", InstanceView, "instance")
+router.register("usage/metered", MeteredView, "metered-usage")
+router.register("usage/models", ModelView, "model-usage")
 router.register("usage", UsageView, "usage")
+router.register("reservations", ReservationView, "reservation")
 router.register("denials", DenialView, "denial")
 router.register("audit", AuditView, "audit")
 

@@ -19,11 +19,15 @@ from controlplane.core import store
 from controlplane.core.requests import came_through_unknown_proxy, client_address
 from controlplane.fleet.models import Instance
 from controlplane.publishing.models import OutboxEntry, Revision
+from controlplane.reservations.listing import reservation_counts
 from controlplane.usage import checkpoints
 from enforcement.http.messages import TrustedProxies
 from enforcement.store.client import STORE_ERRORS
 
 logger = logging.getLogger(__name__)
+
+# Projects with series of their own. All others share those with an empty label.
+PROJECTS_SHOWN = 20
 
 NO_METRICS = (
     "Metrics are for the networks in SLUICEGATE_METRICS_NETWORKS. If a proxy forwarded this request, its network must "
@@ -96,7 +100,7 @@ def _json(document: dict[str, str], code: int = 200) -> HttpResponse:
 
 
 class Collected(Collector):
-    """The metrics of the control plane. No label is a key or a token, so the number of series does not grow."""
+    """The metrics of the control plane. No label is a key or a token, so the number of series is bounded."""
 
     def __init__(self, now: datetime) -> None:
         self.now = now
@@ -107,7 +111,7 @@ class Collected(Collector):
         yield build
         yield _gauge("sluicegate_store_reachable", "1 if the control plane reaches the store.", store_answers())
         try:
-            yield from [*self._publishing(), *self._checkpoints(), self._fleet()]
+            yield from [*self._publishing(), *self._checkpoints(), self._fleet(), *self._reservations()]
             database = True
         except DatabaseError as exc:
             logger.warning("The database is unavailable: %s", exc)
@@ -140,6 +144,23 @@ class Collected(Collector):
         for state, number in (("current", current), ("behind", seen - current), ("lost", total - seen)):
             family.add_metric([state], number)
         return family
+
+    def _reservations(self) -> Iterator[Metric]:
+        """Yield metrics of the reservations that the store had lately, of some projects and of all others together."""
+        number = GaugeMetricFamily(
+            "sluicegate_reservations", "Reservations that are not settled.", labels=["project", "state"]
+        )
+        oldest = GaugeMetricFamily(
+            "sluicegate_reservations_oldest_lost_seconds",
+            "Time since the oldest lost reservation was lost, 0 without any.",
+            labels=["project"],
+        )
+        for project, count in reservation_counts(PROJECTS_SHOWN):
+            number.add_metric([project, "open"], count.open)
+            number.add_metric([project, "lost"], count.lost)
+            age = (self.now - count.lost_since).total_seconds() if count.lost_since else 0
+            oldest.add_metric([project], max(0, age))
+        yield from (number, oldest)
 
 
 def _version() -> str:

@@ -66,6 +66,7 @@ INSTALLED_APPS = [
     "controlplane.publishing",
     "controlplane.fleet",
     "controlplane.usage",
+    "controlplane.reservations",
     "controlplane.stack",
     "controlplane.demo",
 ]
@@ -235,6 +236,16 @@ CELERY_BEAT_SCHEDULE = {
     },
     "prune-usage": {
         "task": "controlplane.usage.tasks.prune",
+        "schedule": timedelta(hours=1),
+        "options": {"expires": 3600},
+    },
+    "record-lost-reservations": {
+        "task": "controlplane.reservations.tasks.record_lost",
+        "schedule": timedelta(seconds=30),
+        "options": {"expires": 30},
+    },
+    "prune-reservations": {
+        "task": "controlplane.reservations.tasks.prune",
         "schedule": timedelta(hours=1),
         "options": {"expires": 3600},
     },

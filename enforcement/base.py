@@ -28,6 +28,7 @@ from enforcement.store.credentials import Credentials, from_client
 
 if TYPE_CHECKING:
     from enforcement.metering.prices import Prices
+    from enforcement.metering.tally import MeteredTally
 
 START_SECONDS = 1.0
 """How long ``start()`` waits for the documents of a store that replies."""
@@ -212,6 +213,10 @@ class BaseLimiter:
             ValueError: The attributes are not a small mapping of strings.
         """
         return self._engine.own_limits.reading(token, attributes)
+
+    def metered_tally(self) -> MeteredTally:
+        """Return where this process counts how metered requests were settled. Its usage then reports them."""
+        return self._engine.usage.metering()
 
     def _time_calls(self, timing: Timing) -> None:
         raise NotImplementedError

@@ -50,6 +50,7 @@ class Stats:
         lease_permits_held: Permits charged in advance and not used yet.
         lease_permits_used: Permits charged in advance and used.
         overflow_decisions: Decisions by counters that values beyond a project's cap share.
+        reservations_open: Reservations of metered requests that this process has not settled yet.
         usage_dropped: Decisions missing in every report, because the reports could not be delivered in time.
         disk_failures: How often the last good documents could not be written or read.
         store_calls: How long calls to the store took. None: not measured, see ``time_store_calls()``.
@@ -73,6 +74,7 @@ class Stats:
     lease_permits_held: int
     lease_permits_used: int
     overflow_decisions: int
+    reservations_open: int
     usage_dropped: int
     disk_failures: int
     store_calls: Histogram | None

@@ -31,6 +31,8 @@ def _operation() -> list[dict[str, Any]]:
     outbox, badge = "publishing_outboxentry_changelist", "controlplane.publishing.admin.pending_badge"
     return [
         _menu("Usage", "bar_chart", "usage_usagerow_changelist", "usage.view_usagerow"),
+        _menu("Metered usage", "token", "usage_meteredrow_changelist", "usage.view_meteredrow"),
+        _menu("Reservations", "pending", "reservations_reservation_changelist", "reservations.view_reservation"),
         _menu("Sampled denials", "block", "usage_deniedrequest_changelist", "usage.view_deniedrequest"),
         _menu("Daily reports", "summarize", "usage_dailyreport_changelist", "usage.view_dailyreport"),
         _menu("Instances", "dns", "fleet_instance_changelist", "fleet.view_instance"),

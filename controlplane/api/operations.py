@@ -18,6 +18,7 @@ RESOURCES = {
     "prices": Words("price", "prices"),
     "revisions": Words("revision", "revisions"),
     "instances": Words("instance", "instances"),
+    "reservations": Words("reservation", "reservations"),
     "usage": Words("usage", "usage"),
     "denials": Words("sampled denial", "sampled denials"),
     "audit": Words("audit entry", "audit entries"),
@@ -43,12 +44,21 @@ SUMMARIES = {
     "revisions_rollback": "Roll back to a revision",
     "tokens_revoke": "Revoke a token",
     "tokens_rotate": "Rotate a token",
+    "reservations_settle": "Settle a reservation by hand",
+    "reservations_release": "Give back a reservation",
     "usage_list": "List usage",
+    "usage_metered_list": "List metered usage",
+    "usage_models_list": "List the usage of each model",
 }
 DESCRIPTIONS = {
     "prices_update": "Set the price of an operator for a model from a date on. It replaces the operator's price with "
     "the same model and beginning, if there is one. Otherwise it is new, and `Location` has its address.",
     "global_update": "Choose the policy, or null for none.",
+    "reservations_list": "List the open and lost reservations, the oldest first, or the settled ones, the newest "
+    "first. Of those that are open or lost, at most 1,000 are read. If there are more, `truncated` is true.",
+    "reservations_retrieve": "Return the reservation, if it can be settled, or was lost or settled by hand lately.",
+    "usage_metered_list": "Return a page of metered usage.",
+    "usage_models_list": "Return the totals of each model.",
     "revisions_retrieve": "Return the revision with its documents, and the instances that do not run it yet.",
 }
 

@@ -37,6 +37,8 @@ SCOPES = (
     "prices:write",
     "counters:read",
     "counters:reset",
+    "reservations:read",
+    "reservations:settle",
     "usage:read",
     "audit:read",
     "instances:read",

@@ -1,6 +1,6 @@
 import csv
 import io
-from typing import Any
+from typing import Any, ClassVar
 
 from django.contrib import admin
 from django.contrib.admin.options import IncorrectLookupParameters
@@ -18,9 +18,10 @@ from controlplane.adminkit.site import ReadOnlyAdmin, link_to
 from controlplane.core.csp import HEADER
 from controlplane.policies.models import Policy
 from controlplane.projects.models import Project, Token
-from controlplane.usage.models import DailyReport, DeniedRequest, UsageRow
+from controlplane.usage.models import DailyReport, DeniedRequest, MeteredRow, UsageRow
 from controlplane.usage.periods import PERIODS
 from controlplane.usage.report_render import cell
+from enforcement.metering.tally import COUNT_NAMES
 
 # A report is a page without scripts, which contains its style.
 REPORT_POLICY = (
@@ -99,6 +100,8 @@ class NamedRowsAdmin(ReadOnlyAdmin):
         changelist = super().get_changelist_instance(request)
         rows = list(changelist.result_list)
         for name, model in (("project", Project), ("token", Token), ("policy", Policy)):
+            if rows and not hasattr(rows[0], f"{name}_id"):
+                continue
             known = model.objects.in_bulk({getattr(row, f"{name}_id") for row in rows})
             for row in rows:
                 setattr(row, f"{name}_row", known.get(getattr(row, f"{name}_id")))
@@ -118,8 +121,53 @@ class NamedRowsAdmin(ReadOnlyAdmin):
         return format_html("{}/{}", link_to(row.policy_row) if row.policy_row else row.policy_id, row.limit_name)
 
 
+class SumsAdmin(NamedRowsAdmin):
+    """
+    The base class of lists of sums by minute, hour and day, which can be downloaded.
+
+    Attributes:
+        columns: Those of the downloaded file. The first is the time.
+    """
+
+    ordering = ["-at", "id"]
+    list_display_links = None
+    show_full_result_count = False
+    list_before_template = "admin/sluicegate/usage_export.html"
+    columns: ClassVar[tuple[str, ...]] = ()
+
+    @display(description="From (UTC)", ordering="at")
+    def begins(self, row: UsageRow | MeteredRow) -> str:
+        return row.at.strftime("%Y-%m-%d" if row.period == "day" else "%Y-%m-%d %H:%M")
+
+    def get_urls(self) -> list[URLPattern]:
+        own = path("export.csv", self.admin_site.admin_view(self.export_view), name=self._export_name())
+        return [own, *super().get_urls()]
+
+    def _export_name(self) -> str:
+        return f"usage_{self.opts.model_name}_csv"
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        url = reverse(f"admin:{self._export_name()}") + f"?{request.GET.urlencode()}"
+        return super().changelist_view(request, {"export_url": url, **(extra_context or {})})
+
+    def export_view(self, request: HttpRequest) -> HttpResponse:
+        """Return a CSV file with the rows of the list, with the same filters."""
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        text = io.StringIO()
+        writer = csv.writer(text)
+        writer.writerow(self.columns)
+        try:
+            rows = self.get_changelist_instance(request).queryset[:MOST_ROWS]
+        except IncorrectLookupParameters as exc:
+            raise BadRequest from exc  # the list itself then shows all rows, which a file must not pass for
+        for row in rows.values_list(*self.columns).iterator(chunk_size=2000):
+            writer.writerow([row[0].isoformat(), *map(cell, row[1:])])
+        return attachment(text.getvalue(), "usage.csv")
+
+
 @admin.register(UsageRow)
-class UsageAdmin(NamedRowsAdmin):
+class UsageAdmin(SumsAdmin):
     list_display = ["begins", "project", "token", "limit", "unit", "allowed", "denied", "would_deny", "cost"]
     list_filter = [
         PeriodFilter,
@@ -130,42 +178,38 @@ class UsageAdmin(NamedRowsAdmin):
         ("unit", FieldTextFilter),
         ("at", InstantRangeFilter),
     ]
-    ordering = ["-at", "id"]
-    list_display_links = None
-    show_full_result_count = False
-    list_before_template = "admin/sluicegate/usage_export.html"
+    columns = COLUMNS
     empty = ("The decisions of proxies are counted here by the minute, about half a minute later.", "")
-
-    @display(description="From (UTC)", ordering="at")
-    def begins(self, row: UsageRow) -> str:
-        return row.at.strftime("%Y-%m-%d" if row.period == "day" else "%Y-%m-%d %H:%M")
 
     @display(description="Limit", ordering="limit_name")
     def limit(self, row: UsageRow) -> str:
         return self.name_of_limit(row) if row.limit_name else "all decisions"
 
-    def get_urls(self) -> list[URLPattern]:
-        own = path("export.csv", self.admin_site.admin_view(self.export_view), name="usage_usagerow_csv")
-        return [own, *super().get_urls()]
 
-    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
-        url = reverse("admin:usage_usagerow_csv") + f"?{request.GET.urlencode()}"
-        return super().changelist_view(request, {"export_url": url, **(extra_context or {})})
+@admin.register(MeteredRow)
+class MeteredAdmin(SumsAdmin):
+    list_display = [
+        *("begins", "project", "token", "model_name", "settled", "requests"),
+        *("input", "cached_input", "cache_write", "output", "micros"),
+    ]
+    list_filter = [
+        PeriodFilter,
+        ("project_id", ProjectFilter),
+        ("token_id", TokenFilter),
+        ("model", FieldTextFilter),
+        ("settled_as", FieldTextFilter),
+        ("at", InstantRangeFilter),
+    ]
+    columns = ("at", *MeteredRow.KEY[2:], *COUNT_NAMES)
+    empty = ("The tokens of metered requests are counted here by model and minute, once they are settled.", "")
 
-    def export_view(self, request: HttpRequest) -> HttpResponse:
-        """Return a CSV file with the rows of the list, with the same filters."""
-        if not self.has_view_permission(request):
-            raise PermissionDenied
-        text = io.StringIO()
-        writer = csv.writer(text)
-        writer.writerow(COLUMNS)
-        try:
-            rows = self.get_changelist_instance(request).queryset[:MOST_ROWS]
-        except IncorrectLookupParameters as exc:
-            raise BadRequest from exc  # the list itself then shows all rows, which a file must not pass for
-        for row in rows.values_list(*COLUMNS).iterator(chunk_size=2000):
-            writer.writerow([row[0].isoformat(), *map(cell, row[1:])])
-        return attachment(text.getvalue(), "usage.csv")
+    @display(description="Model", ordering="model")
+    def model_name(self, row: MeteredRow) -> str:
+        return row.model or "—"
+
+    @display(description="Settled as", ordering="settled_as")
+    def settled(self, row: MeteredRow) -> str:
+        return f"{row.settled_as}, approximate" if row.approximate else row.settled_as
 
 
 @admin.register(DeniedRequest)

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime, timedelta
 from typing import Any
 
 from django.db.models import QuerySet
@@ -24,31 +23,23 @@ from controlplane.api.fields import (
     UsageLimitField,
     with_labels,
 )
-from controlplane.api.pagination import CursorPage
 from controlplane.api.problems import StoreUnavailable
+from controlplane.api.ranges import PROJECT, RangePage, RangeQuery, page_of_range
 from controlplane.api.serializers import ListQuery, QuerySerializer, StrictSerializer
 from controlplane.api.views import ApiView, Listed
 from controlplane.policies.models import Limit, Policy
 from controlplane.projects.models import Project, Token
 from controlplane.usage import counters
 from controlplane.usage.models import DeniedRequest, UsageRow
-from controlplane.usage.periods import KEPT, PERIODS, start_of
 from enforcement.control.inspection import LiveCounter
 from enforcement.model.limits import ALGORITHMS, MODES
 from enforcement.store.client import STORE_ERRORS
 
-PROJECT = "Slug or id of a project."
-# The default step of a range, chosen so that a token has at most a few hundred rows.
-FINEST = (("minute", timedelta(hours=6)), ("hour", timedelta(days=14)))
-# The default range of each step.
-LAST = {"minute": timedelta(hours=1), "hour": timedelta(days=1), "day": timedelta(days=30)}
 # Parameters and the columns that must equal them.
 TEXTS = {"token": "token_id", "unit": "unit"}
-# No row is older: a range that begins earlier is cut.
-OLDEST = max(KEPT.values()) + timedelta(days=70)
 
 
-class UsageQuery(ListQuery):
+class UsageQuery(RangeQuery):
     project = ProjectField(help_text=PROJECT)
     token = serializers.CharField(required=False, max_length=40, help_text="Id of a token.")
     labels = LabelQueryField()
@@ -57,39 +48,13 @@ class UsageQuery(ListQuery):
         help_text='policy-slug/limit-name, or "*" for each limit. If left out, the totals of all decisions.',
     )
     unit = serializers.CharField(required=False, max_length=64, help_text="Totals have the unit requests only.")
-    to = InstantField(required=False, help_text="End of the range, which is not included. If left out, now.")
-    step = serializers.ChoiceField(
-        PERIODS,
-        required=False,
-        help_text="If left out, minute for up to 6 hours, hour for up to 14 days, else day. "
-        "Minutes are kept for 48 hours, hours for 90 days, days for 730.",
-    )
-
-    def get_fields(self) -> dict[str, serializers.Field]:
-        beginning = InstantField(
-            required=False,
-            help_text="Start of the range, rounded down to a full step. "
-            "If left out, an hour before the end for minutes, a day for hours, 30 days for days.",
-        )
-        return {**super().get_fields(), "from": beginning}
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
-        attrs["to"] = attrs.get("to") or timezone.now()
-        attrs["step"] = attrs.get("step") or _finest(attrs)
-        beginning = attrs.get("from") or attrs["to"] - LAST[attrs["step"]]
-        if beginning >= attrs["to"]:
-            raise ValidationError({"from": [ErrorDetail("Must be before the end of the range.", code="range")]})
-        attrs["from"] = start_of(attrs["step"], max(beginning, attrs["to"] - OLDEST))
+        attrs = super().validate(attrs)
         if "limit" not in attrs and attrs.get("unit", "requests") != "requests":
             message = 'Must be "requests" for totals. For another unit, name a limit, or "*" for each limit.'
             raise ValidationError({"unit": [ErrorDetail(message, code="needs_limit")]})
         return attrs
-
-
-def _finest(attrs: dict[str, Any]) -> str:
-    if "from" not in attrs:
-        return "minute"
-    return next((step for step, most in FINEST if attrs["to"] - attrs["from"] <= most), "day")
 
 
 class UsageSerializer(serializers.ModelSerializer):
@@ -117,20 +82,11 @@ class UsageSerializer(serializers.ModelSerializer):
         return f"{policy}/{row.limit_name}" if row.limit_name else None
 
 
-class UsagePage(CursorPage):
-    def get_paginated_response_schema(self, schema: dict[str, Any]) -> dict[str, Any]:
-        page = super().get_paginated_response_schema(schema)
-        instant = {"type": "string", "format": "date-time"}
-        step = {"type": "string", "enum": list(PERIODS)}
-        page["properties"] |= {"step": step, "from": instant, "to": instant}
-        return {**page, "required": [*page["required"], "step", "from", "to"]}
-
-
 class UsageView(Listed, ApiView):
     """Decisions and permits by minute, hour or day, oldest first."""
 
     serializer_class = UsageSerializer
-    pagination_class = UsagePage
+    pagination_class = RangePage
     ordering = ("at", "id")
     queries = {"list": UsageQuery}
     scopes = {"list": "usage:read"}
@@ -150,10 +106,7 @@ class UsageView(Listed, ApiView):
         return rows.filter(**query["limit"]).exclude(limit_name="")
 
     def _page(self) -> Response:
-        response = _named_page(self)
-        limits = {name: _text(self.query[name]) for name in ("from", "to")}
-        response.data |= {"step": self.query["step"], **limits}
-        return response
+        return page_of_range(self.query, _named_page(self))
 
 
 class DenialQuery(ListQuery):
@@ -380,7 +333,3 @@ def _slugs(page: list[UsageRow | DeniedRequest]) -> dict[str, str]:
     projects = Project.objects.filter(pk__in={row.project_id for row in page})
     policies = Policy.objects.filter(pk__in={row.policy_id for row in page})
     return dict([*projects.values_list("pk", "slug"), *policies.values_list("pk", "slug")])
-
-
-def _text(instant: datetime) -> str:
-    return InstantField().to_representation(instant)

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 
-from controlplane.usage.models import DeniedRequest, UsageBatch, UsageRow
+from controlplane.usage.models import DeniedRequest, MeteredRow, UsageBatch, UsageRow
 from controlplane.usage.periods import KEPT
+from enforcement.metering.tally import COUNT_NAMES
 from enforcement.model import strict_json
 from enforcement.state.denial_sample import MOST_ATTRIBUTES
 
@@ -23,7 +24,8 @@ NAMES = ("project_id", "token_id", "policy_id", "limit_name", "unit")
 COUNTS = ("allowed", "denied", "would_deny", "cost")
 # A cost may be negative, because a settlement returns permits that an earlier batch counted.
 LEAST = {"allowed": 0, "denied": 0, "would_deny": 0, "cost": -MAX_COUNT}
-MAY_BE_EMPTY = {"token_id", "policy_id", "limit_name"}
+MAY_BE_EMPTY = {"token_id", "policy_id", "limit_name", "model"}
+METERED_NAMES = ("project_id", "token_id", "model", "settled_as")
 
 
 class InvalidBatch(ValueError):
@@ -48,6 +50,26 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
+class SettledRow:
+    """
+    How metered requests of one token for one model were settled in one minute.
+
+    ``names`` is in the order of METERED_NAMES, and ``counts`` in that of ``COUNT_NAMES`` of the library.
+    """
+
+    at: datetime
+    names: tuple[str, ...]
+    approximate: bool
+    price_revision: int
+    counts: tuple[int, ...]
+
+    @property
+    def key(self) -> tuple[str | bool | int, ...]:
+        """Its columns in the order of ``MeteredRow.KEY``, without the period and the time."""
+        return *self.names, self.approximate, self.price_revision
+
+
+@dataclass(frozen=True, slots=True)
 class StreamBatch:
     """
     One entry of the stream.
@@ -59,6 +81,7 @@ class StreamBatch:
     id: str
     instance: str
     rows: tuple[Row, ...]
+    metered: tuple[SettledRow, ...] = ()
 
     @classmethod
     def parse(cls, entry: str, fields: Mapping[str, str], now: datetime) -> Self:
@@ -70,8 +93,10 @@ class StreamBatch:
         """
         batch_id = _text(fields.get("id"), "id", _width(UsageBatch, "batch_id"))
         instance = _text(fields.get("instance", ""), "instance", _width(UsageBatch, "instance"), may_be_empty=True)
-        rows = _load(fields.get("rows"))
-        return cls(entry, batch_id, instance, tuple(_row(number, row, now) for number, row in enumerate(rows)))
+        rows = [_row(number, row, now) for number, row in enumerate(_load(fields.get("rows"), "rows"))]
+        settled = _load(fields.get("metered", "[]"), "metered")
+        metered = [_settled(f"metered[{number}]", row, now) for number, row in enumerate(settled)]
+        return cls(entry, batch_id, instance, tuple(rows), tuple(metered))
 
 
 MAX_DENIALS = 1_000
@@ -88,7 +113,7 @@ def parse_denials(fields: Mapping[str, str], now: datetime) -> list[DeniedReques
         InvalidBatch: A row has a field that no enforcer would send.
     """
     instance = _text(fields.get("instance", ""), "instance", _width(DeniedRequest, "instance"), may_be_empty=True)
-    rows = _load(fields.get("rows"))
+    rows = _load(fields.get("rows"), "rows")
     if len(rows) > MAX_DENIALS:
         raise InvalidBatch(f"rows: must be a list of at most {MAX_DENIALS} rows.")
     return [_denial(number, row, instance, now) for number, row in enumerate(rows)]
@@ -120,16 +145,36 @@ def _denial(number: int, row: Any, instance: str, now: datetime) -> DeniedReques
     )
 
 
-def _load(text: str | None) -> list[Any]:
+def _load(text: str | None, name: str) -> list[Any]:
     if text is None or len(text) > MAX_BYTES:
-        raise InvalidBatch(f"rows: must be present and have at most {MAX_BYTES} bytes.")
+        raise InvalidBatch(f"{name}: must be present and have at most {MAX_BYTES} bytes.")
     try:
         rows = strict_json.loads(text)
     except strict_json.InvalidJSON as exc:
-        raise InvalidBatch(f"rows: {exc}.") from exc
+        raise InvalidBatch(f"{name}: {exc}.") from exc
     if not isinstance(rows, list) or len(rows) > MAX_ROWS:
-        raise InvalidBatch(f"rows: must be a list of at most {MAX_ROWS} rows.")
+        raise InvalidBatch(f"{name}: must be a list of at most {MAX_ROWS} rows.")
     return rows
+
+
+def _settled(where: str, row: Any, now: datetime) -> SettledRow:
+    width = 3 + len(METERED_NAMES) + len(COUNT_NAMES)
+    if not isinstance(row, list) or len(row) != width:
+        raise InvalidBatch(f"{where}: must be a list of {width} fields.")
+    minute, *rest = row
+    texts, (approximate, revision, *counts) = rest[: len(METERED_NAMES)], rest[len(METERED_NAMES) :]
+    if type(approximate) is not int or approximate not in (0, 1):
+        raise InvalidBatch(f"{where}.approximate: must be 0 or 1, got {approximate!r:.40}.")
+    return SettledRow(
+        _minute(minute, f"{where}.minute", now),
+        tuple(
+            _text(value, f"{where}.{name}", _width(MeteredRow, name), may_be_empty=name in MAY_BE_EMPTY)
+            for name, value in zip(METERED_NAMES, texts, strict=True)
+        ),
+        bool(approximate),
+        _count(revision, f"{where}.price_revision", 0),
+        tuple(_count(value, f"{where}.{name}", 0) for name, value in zip(COUNT_NAMES, counts, strict=True)),
+    )
 
 
 def _row(number: int, row: Any, now: datetime) -> Row:

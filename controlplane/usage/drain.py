@@ -164,6 +164,7 @@ def _count_new(batches: list[StreamBatch], now: datetime) -> list[StreamBatch]:
         UsageBatch(batch_id=batch.id, instance=batch.instance, received_at=now) for batch in new
     )
     rollup.add((row for batch in new for row in batch.rows), now)
+    rollup.add_metered((row for batch in new for row in batch.metered), now)
     return new
 
 

@@ -6,6 +6,7 @@ from django.utils import timezone
 
 from controlplane.usage.periods import PERIODS
 from enforcement.control.checkpoints import Carried, Kept
+from enforcement.metering.tally import MAX_MODEL_LENGTH
 
 
 class UsageBatch(models.Model):
@@ -59,6 +60,55 @@ class UsageRow(models.Model):
 
     def __str__(self) -> str:
         return f"{self.period} {self.at:%Y-%m-%d %H:%M} {self.token_id or self.project_id}"
+
+
+class MeteredRow(models.Model):
+    """
+    The metered requests of one token for one model in one period, by how they were settled.
+
+    The fields are those of `enforcement.metering.tally`. The row has plain ids and no foreign keys, because it is kept
+    after the objects are deleted.
+    """
+
+    KEY = ("period", "at", "project_id", "token_id", "model", "settled_as", "approximate", "price_revision")
+
+    period = models.CharField(max_length=6, choices=[(period, period) for period in PERIODS])
+    at = models.DateTimeField()
+    project_id = models.CharField(max_length=40)
+    token_id = models.CharField(max_length=40, blank=True)
+    model = models.CharField(max_length=MAX_MODEL_LENGTH, blank=True)
+    settled_as = models.CharField(max_length=16)
+    approximate = models.BooleanField(default=False)
+    price_revision = models.BigIntegerField(default=0)
+    requests = models.BigIntegerField(default=0)
+    input = models.BigIntegerField(default=0)
+    cached_input = models.BigIntegerField(default=0)
+    cache_write = models.BigIntegerField(default=0)
+    output = models.BigIntegerField(default=0)
+    micros = models.BigIntegerField(default=0)
+    estimated_input = models.BigIntegerField(default=0)
+
+    class Meta:
+        ordering = ["at", "id"]
+        verbose_name = "metered usage"
+        verbose_name_plural = "metered usage"
+        constraints = [
+            models.UniqueConstraint(
+                fields=[
+                    *("period", "at", "project_id", "token_id"),
+                    *("model", "settled_as", "approximate", "price_revision"),
+                ],
+                name="usage_metered_once_a_key",
+            )
+        ]
+        indexes = [
+            models.Index(fields=["period", "at"], name="usage_metered_period"),
+            models.Index(fields=["project_id", "period", "at"], name="usage_metered_project"),
+            models.Index(fields=["model", "period", "at"], name="usage_metered_model"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.period} {self.at:%Y-%m-%d %H:%M} {self.model or '(unknown model)'}"
 
 
 class DeniedRequest(models.Model):

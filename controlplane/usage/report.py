@@ -8,15 +8,17 @@ from heapq import nlargest
 from itertools import batched
 from typing import Any
 
-from django.db.models import Model, QuerySet
+from django.db.models import F, Model, Q, QuerySet, Sum
 
 from controlplane.core.text import escaped
 from controlplane.fleet import outages
 from controlplane.fleet.outages import Outage
 from controlplane.policies.models import Policy
 from controlplane.projects.models import Project, Token
+from controlplane.reservations.models import LOST, Reservation
 from controlplane.usage.batches import COUNTS
-from controlplane.usage.models import UsageRow
+from controlplane.usage.models import MeteredRow, UsageRow
+from enforcement.metering.tally import COUNT_NAMES
 
 TOP = 10
 NO_TOKEN = "(no token)"
@@ -42,6 +44,39 @@ class ReportLine:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
 
+@dataclass(slots=True)
+class ModelLine:
+    """The metered requests for one model, which is empty for those that no meter could read."""
+
+    model: str
+    requests: int = 0
+    input: int = 0
+    cached_input: int = 0
+    cache_write: int = 0
+    output: int = 0
+    micros: int = 0
+    estimated_input: int = 0
+    approximate: int = 0
+    settled_as: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def all_input(self) -> int:
+        return self.input + self.cached_input + self.cache_write
+
+    @property
+    def money(self) -> str:
+        """The money in units of the currency, with six decimals."""
+        return f"{self.micros / 1_000_000:,.6f}"
+
+
+@dataclass(frozen=True, slots=True)
+class LostReservations:
+    """How many reservations were lost on a day, and how many of them nobody has settled yet."""
+
+    lost: int
+    unsettled: int
+
+
 @dataclass(frozen=True, slots=True)
 class Report:
     """
@@ -57,6 +92,8 @@ class Report:
     projects: list[ReportLine] = field(default_factory=list)
     tokens: list[ReportLine] = field(default_factory=list)
     limits: list[ReportLine] = field(default_factory=list)
+    models: list[ModelLine] = field(default_factory=list)
+    reservations: LostReservations = LostReservations(0, 0)
 
     @property
     def top_denied_tokens(self) -> list[ReportLine]:
@@ -75,7 +112,8 @@ class Report:
         totals = {name: getattr(self.totals, name) for name in COUNTS}
         alone = {"decisions": self.outage.decisions, "at_most_ms": self.outage.at_most // timedelta(milliseconds=1)}
         counted = {"projects": len(self.projects), "tokens": sum(bool(line.token_id) for line in self.tokens)}
-        return {**totals, **counted, "without_store": alone}
+        lost = {"lost": self.reservations.lost, "unsettled": self.reservations.unsettled}
+        return {**totals, **counted, "without_store": alone, "reservations": lost}
 
 
 def build(day: date, now: datetime) -> Report:
@@ -98,11 +136,39 @@ def build(day: date, now: datetime) -> Report:
         projects=sorted(projects.values(), key=_busiest),
         tokens=sorted(tokens, key=_busiest),
         limits=[line for line in lines if line.limit],
+        models=totals_by_model(MeteredRow.objects.filter(period="day", at=_start_of(day)))[:TOP],
+        reservations=lost_reservations(day),
     )
 
 
+def totals_by_model(rows: QuerySet[MeteredRow]) -> list[ModelLine]:
+    """Return the sums of each model, the dearest first, as a new list."""
+    found: dict[str, ModelLine] = {}
+    sums = {f"sum_{name}": Sum(name) for name in COUNT_NAMES}
+    for row in rows.order_by().values("model", "settled_as", "approximate").annotate(**sums):
+        line = found.setdefault(row["model"], ModelLine(escaped(row["model"])))
+        for name in COUNT_NAMES:
+            setattr(line, name, getattr(line, name) + row[f"sum_{name}"])
+        requests = row["sum_requests"]
+        line.approximate += requests if row["approximate"] else 0
+        line.settled_as[row["settled_as"]] = line.settled_as.get(row["settled_as"], 0) + requests
+    return sorted(found.values(), key=lambda line: (-line.micros, -line.requests, line.model))
+
+
+def lost_reservations(day: date) -> LostReservations:
+    """Return how many reservations were lost on a day."""
+    start = _start_of(day)
+    was_lost = Q(state=LOST) | Q(settled_at__gt=F("expires_at"))
+    rows = Reservation.objects.filter(was_lost, expires_at__gte=start, expires_at__lt=start + timedelta(days=1))
+    return LostReservations(rows.count(), rows.filter(state=LOST).count())
+
+
 def day_rows(day: date) -> QuerySet[UsageRow]:
-    return UsageRow.objects.filter(period="day", at=datetime(day.year, day.month, day.day, tzinfo=UTC))
+    return UsageRow.objects.filter(period="day", at=_start_of(day))
+
+
+def _start_of(day: date) -> datetime:
+    return datetime(day.year, day.month, day.day, tzinfo=UTC)
 
 
 def _is_over(day: date, now: datetime) -> bool:

@@ -8,7 +8,7 @@ from unicodedata import normalize
 from django.template.loader import render_to_string
 
 from controlplane.core.text import escaped, visible
-from controlplane.usage.report import Report, ReportLine
+from controlplane.usage.report import ModelLine, Report, ReportLine
 
 CSV_COLUMNS = ("project", "token", "token_id", "limit", "unit", "allowed", "denied", "would_deny", "cost")
 # A spreadsheet takes a cell that starts so for a formula, and users choose the names of tokens.
@@ -44,6 +44,8 @@ def as_text(report: Report) -> str:
     ):
         if lines:
             sections.append("\n".join(_table(title, name, lines)))
+    if report.models:
+        sections.append("\n".join(_models(report.models)))
     return "\n\n".join(sections) + "\n"
 
 
@@ -56,7 +58,18 @@ def _head(report: Report) -> str:
     if outage.decisions:
         seconds = outage.at_most.total_seconds()
         lines.append(f"{outage.decisions:,} decided without the store, during at most {seconds:,.0f} s")
+    lost = report.reservations
+    if lost.lost:
+        lines.append(f"{lost.lost:,} reservations lost by their process, {lost.unsettled:,} of them not settled yet")
     return "\n".join(lines)
+
+
+def _models(lines: Sequence[ModelLine]) -> Iterator[str]:
+    names = [line.model or "(not metered)" for line in lines]
+    width = max(map(len, ("Models", *names)))
+    yield f"{'Models':<{width}}  {'requests':>12}  {'input tokens':>16}  {'output tokens':>16}  {'money':>18}"
+    for name, line in zip(names, lines, strict=True):
+        yield f"{name:<{width}}  {line.requests:>12,}  {line.all_input:>16,}  {line.output:>16,}  {line.money:>18}"
 
 
 def _table(title: str, name: str, lines: Sequence[ReportLine]) -> Iterator[str]:

@@ -7,37 +7,54 @@ each other's sums, and a row whose minutes are already pruned still counts for i
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from itertools import batched
+from typing import Any
 
 from django.db import connection
 from django.db.models import QuerySet
 
-from controlplane.usage.batches import COUNTS, Row
-from controlplane.usage.models import DeniedRequest, UsageBatch, UsageRow
+from controlplane.usage.batches import COUNTS, Row, SettledRow
+from controlplane.usage.models import DeniedRequest, MeteredRow, UsageBatch, UsageRow
 from controlplane.usage.periods import KEPT, start_of
+from enforcement.metering.tally import COUNT_NAMES
 
 # An instance repeats a batch until it knows that the batch has arrived, which takes minutes, or as long as an outage.
 BATCHES_KEPT = timedelta(days=7)
 DENIALS_KEPT = timedelta(days=8)
-# A statement has at most 32766 parameters in SQLite and 65535 in PostgreSQL, and a row has eleven.
+# A statement has at most 32766 parameters in SQLite and 65535 in PostgreSQL, and a row has at most fifteen.
 ROWS_A_STATEMENT = 1000
 DELETED_AT_ONCE = 5000
 
-Key = tuple[str, datetime, str, str, str, str, str]  # in the order of UsageRow.KEY
+Sums = dict[tuple[Any, ...], list[int]]
+"""Sums by the key of their row, which is the period, its start and the other columns of the model's ``KEY``."""
 
 
 def add(rows: Iterable[Row], now: datetime) -> None:
     """Add *rows* to the sums of every period. The caller's transaction ensures that this happens once."""
-    sums: dict[Key, list[int]] = defaultdict(lambda: [0] * len(COUNTS))
-    for row in rows:
-        for period in _open_periods(row.at, now):
-            held = sums[(period, start_of(period, row.at), *row.names)]
-            held[:] = map(sum, zip(held, row.counts, strict=True))
+    _add(UsageRow, COUNTS, ((row.at, row.names, row.counts) for row in rows), now)
+
+
+def add_metered(rows: Iterable[SettledRow], now: datetime) -> None:
+    """Add *rows* to the sums of metered requests. The caller's transaction ensures that this happens once."""
+    _add(MeteredRow, COUNT_NAMES, ((row.at, row.key, row.counts) for row in rows), now)
+
+
+def _add(
+    model: type[UsageRow | MeteredRow],
+    names: Sequence[str],
+    rows: Iterable[tuple[datetime, tuple[Any, ...], Sequence[int]]],
+    now: datetime,
+) -> None:
+    sums: Sums = defaultdict(lambda: [0] * len(names))
+    for at, key, counts in rows:
+        for period in _open_periods(at, now):
+            held = sums[(period, start_of(period, at), *key)]
+            held[:] = map(sum, zip(held, counts, strict=True))
     # Sorted, so that two drains at the same time lock common rows in the same order.
     for some in batched(sorted(sums.items()), ROWS_A_STATEMENT):
-        _raise(some)
+        _raise(model, names, some)
 
 
 def _open_periods(at: datetime, now: datetime) -> list[str]:
@@ -49,15 +66,17 @@ def _open_periods(at: datetime, now: datetime) -> list[str]:
     return [period for period, kept in KEPT.items() if start_of(period, at) >= now - kept]
 
 
-def _raise(sums: Iterable[tuple[Key, list[int]]]) -> None:
+def _raise(
+    model: type[UsageRow | MeteredRow], names: Sequence[str], sums: Iterable[tuple[tuple[Any, ...], list[int]]]
+) -> None:
     # The upsert of Django's ORM can replace a value but not add to it.
-    table, columns = UsageRow._meta.db_table, (*UsageRow.KEY, *COUNTS)
-    rows = [(period, connection.ops.adapt_datetimefield_value(at), *names, *n) for (period, at, *names), n in sums]
+    table, columns = model._meta.db_table, (*model.KEY, *names)
+    rows = [(period, connection.ops.adapt_datetimefield_value(at), *key, *n) for (period, at, *key), n in sums]
     one_row = f"({', '.join(['%s'] * len(columns))})"
-    added = ", ".join(f"{name} = {table}.{name} + excluded.{name}" for name in COUNTS)
+    added = ", ".join(f"{name} = {table}.{name} + excluded.{name}" for name in names)
     statement = (
         f"INSERT INTO {table} ({', '.join(columns)}) VALUES {', '.join([one_row] * len(rows))} "
-        f"ON CONFLICT ({', '.join(UsageRow.KEY)}) DO UPDATE SET {added}"
+        f"ON CONFLICT ({', '.join(model.KEY)}) DO UPDATE SET {added}"
     )
     with connection.cursor() as cursor:
         cursor.execute(statement, [value for row in rows for value in row])
@@ -65,7 +84,11 @@ def _raise(sums: Iterable[tuple[Key, list[int]]]) -> None:
 
 def prune(now: datetime) -> int:
     """Delete the usage rows, sampled denials and batch ids that are no longer kept, and return their number."""
-    old = [UsageRow.objects.filter(period=period, at__lt=now - kept) for period, kept in KEPT.items()]
+    old = [
+        model.objects.filter(period=period, at__lt=now - kept)
+        for model in (UsageRow, MeteredRow)
+        for period, kept in KEPT.items()
+    ]
     old.append(DeniedRequest.objects.filter(at__lt=now - DENIALS_KEPT))
     old.append(UsageBatch.objects.filter(received_at__lt=now - BATCHES_KEPT))
     return sum(_delete(rows) for rows in old)

@@ -28,6 +28,8 @@ _READ_COUNTERS: Final = "time get mget sismember zcard zcount zrange zrangebysco
 _WRITE_COUNTERS: Final = "set setrange pexpire pfadd sadd unlink zadd zrem zremrangebyscore"
 _HEARTBEAT: Final = "fcall set unlink zadd zcount zrem zremrangebyscore"
 _PUBLISH: Final = "fcall del get hdel hget hgetall hlen hmget hset set type unlink xadd"
+# The functions that settle a reservation send these besides those that read.
+_SETTLE: Final = "pexpire set setrange zadd zrem zremrangebyscore"
 _CHECKPOINT: Final = "fcall get sadd scard set setrange srem sscan"
 _LOCK: Final = "del eval get incr set"
 _CACHE: Final = "del exists expire get mget persist pexpire pttl set ttl unlink"
@@ -70,7 +72,8 @@ def enforcer(keys: Keys, projects: Sequence[str] = ()) -> Rules:
 
 def publisher(keys: Keys) -> Rules:
     """
-    Return the ACL rules of the control plane's web processes, which publish, read counters and reset them.
+    Return the ACL rules of the control plane's web processes, which publish, read counters, reset them, and settle
+    reservations.
 
     They may load functions, which run with the rights of their callers. They may SCAN the names of all keys, to find
     tokens that SQL does not know.
@@ -80,8 +83,11 @@ def publisher(keys: Keys) -> Rules:
         *_may(f"{_CONNECT} {_CLUSTER} discard exec function|list function|load info multi scan"),
         _selector(_PUBLISH, *_below(keys, "doc")),
         _selector(_LOCK, *_below(keys, "lock")),
-        # SADD and SREM record that a new project lacks no counters. There is no right to write a counter.
+        # SADD and SREM record that a new project lacks no counters.
         _selector(f"fcall {_READ_COUNTERS} pfcount sadd srem unlink", *_counters(keys)),
+        # An operator who settles a reservation corrects counters. This account may reset counters and publish other
+        # limits, so it could admit or deny anything before. Limits in code are not settled here.
+        _selector(_SETTLE, *_below(keys, "proj_*"), *_below(keys, "global")),
         _selector("mget zrevrange", f"%R~{_literal(keys.instance(''))}*", f"%R~{_literal(keys.instances)}"),
         _selector(_CACHE, f"~{_literal(keys.prefix)}cache:*"),
     ]

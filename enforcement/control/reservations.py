@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from redis import Redis
 
+from enforcement.metering.charges import Counts, weighed
+from enforcement.metering.price_documents import parse_price
+from enforcement.model.documents import InvalidDocument
 from enforcement.model.instants import time_reply_us
 from enforcement.model.keys import Keys
+from enforcement.model.metered import MONEY, TOKEN_UNITS, cost_name
 from enforcement.plan.costs import Costs, check_costs
-from enforcement.plan.records import Conclusion, RecordKeys, ReservationRecord, recorded, was_open
+from enforcement.plan.records import (
+    MAX_RESERVATIONS,
+    Conclusion,
+    RecordKeys,
+    ReservationRecord,
+    recorded,
+    was_open,
+)
 from enforcement.store.errors import StoreError
 
 MAX_LISTED: Final = 1_000
+TAGS_AT_ONCE: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +53,7 @@ class OpenReservation:
         instance: Name of the instance that has made it.
         amounts: What it has charged, one for each limit.
         about: What the record says besides, such as the model of a metered request.
+        record: What the store has recorded.
     """
 
     id: str
@@ -51,10 +64,17 @@ class OpenReservation:
     instance: str
     amounts: tuple[Amount, ...]
     about: Mapping[str, Any]
+    record: ReservationRecord = field(repr=False, compare=False)
 
 
 def open_reservations(
-    client: Redis, keys: Keys, tag: str, *, lost_only: bool = False, at_most: int = MAX_LISTED
+    client: Redis,
+    keys: Keys,
+    tag: str,
+    *,
+    lost_only: bool = False,
+    open_only: bool = False,
+    at_most: int = MAX_LISTED,
 ) -> list[OpenReservation]:
     """
     Return the reservations of a project that were not settled yet, as a new list, those first that are lost longest.
@@ -62,15 +82,43 @@ def open_reservations(
     Args:
         tag: Id of the project. ``global``: those of requests that fall under limits of the global policy alone.
         lost_only: Leave out those that their process still prolongs.
+        open_only: Leave out those that are lost.
         at_most: How many are read. One whose record cannot be read is left out.
     Raises:
         redis.RedisError: The store does not reply.
     """
     now_us = time_reply_us(client.time())
     index = keys.reservations(tag)
-    most = now_us if lost_only else "+inf"
-    rows: Any = client.zrange(index, "-inf", most, byscore=True, offset=0, num=at_most, withscores=True)
-    ends = {_text(ident): int(score) for ident, score in rows}
+    least, most = f"({now_us}" if open_only else "-inf", now_us if lost_only else "+inf"
+    rows: Any = client.zrange(index, least, most, byscore=True, offset=0, num=at_most, withscores=True)
+    return _listed(client, keys, tag, {_text(ident): int(score) for ident, score in rows}, now_us)
+
+
+def lost_reservations(client: Redis, keys: Keys, tag: str) -> dict[str, int]:
+    """
+    Return the ids of all lost reservations of a project, each with the instant since when it is lost, in microseconds
+    since the epoch, as a new dictionary. Raises redis-py's errors.
+    """
+    index, now_us = keys.reservations(tag), time_reply_us(client.time())
+    rows: Any = client.zrange(index, "-inf", now_us, byscore=True, offset=0, num=MAX_RESERVATIONS, withscores=True)
+    return {f"{tag}.{_text(ident)}": int(score) for ident, score in rows}
+
+
+def read_reservations(client: Redis, keys: Keys, lost: Mapping[str, int]) -> list[OpenReservation]:
+    """
+    Return some lost reservations of one project, as a new list. One whose record cannot be read is left out.
+
+    Args:
+        lost: Some of what :func:`lost_reservations` returns.
+    Raises:
+        redis.RedisError: The store does not reply.
+    """
+    tag = next(iter(lost), "").partition(".")[0]
+    ends = {one.partition(".")[2]: since for one, since in lost.items()}
+    return _listed(client, keys, tag, ends, max(ends.values(), default=0))
+
+
+def _listed(client: Redis, keys: Keys, tag: str, ends: Mapping[str, int], now_us: int) -> list[OpenReservation]:
     if not ends:
         return []
     raw = client.mget([keys.reservation(tag, ident) for ident in ends])
@@ -83,8 +131,10 @@ def _open(reservation_id: str, raw: object, ends_us: int, now_us: int) -> OpenRe
         record = ReservationRecord.read(raw)
     except StoreError:
         return None
-    if record is None:
-        return None
+    return None if record is None else _described(reservation_id, record, ends_us, now_us)
+
+
+def _described(reservation_id: str, record: ReservationRecord, ends_us: int, now_us: int) -> OpenReservation:
     about = dict(record.head)
     token, instance = about.pop("token", ""), about.pop("instance", "")
     amounts = tuple(
@@ -92,7 +142,109 @@ def _open(reservation_id: str, raw: object, ends_us: int, now_us: int) -> OpenRe
         for c in record.charges
         if c.mark is not None
     )
-    return OpenReservation(reservation_id, ends_us <= now_us, record.at_us, ends_us, token, instance, amounts, about)
+    return OpenReservation(
+        reservation_id, ends_us <= now_us, record.at_us, ends_us, token, instance, amounts, about, record
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ReservationCounts:
+    """
+    How many reservations one hash tag has.
+
+    Attributes:
+        open: Those that their process still prolongs.
+        lost: Those that it did not prolong in time.
+        lost_since_us: Since when the first of them is lost, microseconds since the epoch. None if none is lost.
+    """
+
+    open: int
+    lost: int
+    lost_since_us: int | None
+
+
+def count_reservations(client: Redis, keys: Keys, tags: Iterable[str]) -> dict[str, ReservationCounts]:
+    """
+    Return how many reservations were not settled yet, as a new dictionary by project id, without those that have none.
+
+    Args:
+        tags: Ids of projects, and perhaps ``global``.
+    Raises:
+        redis.RedisError: The store does not reply.
+    """
+    now_us = time_reply_us(client.time())
+    found: dict[str, ReservationCounts] = {}
+    for some in _batches(tags):
+        with client.pipeline(transaction=False) as pipe:
+            for tag in some:
+                pipe.zcard(keys.reservations(tag))
+            sizes = pipe.execute()
+        for tag in [tag for tag, size in zip(some, sizes, strict=True) if size]:
+            found[tag] = _counts(client, keys.reservations(tag), now_us)
+    return found
+
+
+def _counts(client: Redis, index: str, now_us: int) -> ReservationCounts:
+    lost = int(client.zcount(index, "-inf", now_us))
+    first: Any = client.zrange(index, 0, 0, withscores=True) if lost else ()
+    since = int(first[0][1]) if first else None
+    return ReservationCounts(max(0, int(client.zcard(index)) - lost), lost, since)
+
+
+def find_reservation(client: Redis, keys: Keys, reservation_id: str) -> OpenReservation | None:
+    """
+    Return one reservation, or None if it was settled, or never made.
+
+    Raises:
+        ValueError: The id is not valid.
+        enforcement.StoreError: The record cannot be read.
+        redis.RedisError: The store does not reply.
+    """
+    where = RecordKeys.from_id(keys, reservation_id)
+    record = ReservationRecord.read(client.get(where.record))
+    if record is None:
+        return None
+    now_us = time_reply_us(client.time())
+    score: Any = client.zscore(where.index, where.ident)
+    # A project with very many reservations drops lost ones from its index.
+    return _described(reservation_id, record, record.at_us if score is None else int(score), now_us)
+
+
+def present_ids(client: Redis, keys: Keys, ids: Iterable[str]) -> set[str]:
+    """Return those of some reservations that can still be settled, as a new set. Raises redis-py's errors."""
+    found: set[str] = set()
+    for some in _batches(ids):
+        with client.pipeline(transaction=False) as pipe:
+            for one in some:
+                pipe.mget([RecordKeys.from_id(keys, one).record])
+            found.update(one for one, reply in zip(some, pipe.execute(), strict=True) if reply[0] is not None)
+    return found
+
+
+def costs_of_usage(record: ReservationRecord, counts: Counts) -> dict[str, int]:
+    """
+    Return what tokens cost the limits of a metered reservation, by the names of the costs, for
+    :func:`settle_reservation`. Requests, and money without a price, are left out, so they keep their estimate.
+
+    Raises:
+        ValueError: No meter has read the request, so that its tokens have no known cost.
+    """
+    if "model" not in record.head:
+        raise ValueError("usage: must be given for a metered reservation only. Settle this one by its costs.")
+    return dict(_costs(record, counts))
+
+
+def _costs(record: ReservationRecord, counts: Counts) -> Iterator[tuple[str, int]]:
+    prices = record.head.get("prices", {})
+    for limit in (charge.bound.limit for charge in record.charges):
+        name = cost_name(limit)
+        if limit.unit in TOKEN_UNITS:
+            yield name, weighed(limit, counts)
+        elif limit.unit == MONEY and name in prices:
+            try:
+                yield name, parse_price(prices[name]).micros(counts)
+            except InvalidDocument as exc:
+                raise StoreError("protocol", f"the price of a reservation cannot be read: {exc}") from exc
 
 
 def settle_reservation(client: Redis, keys: Keys, reservation_id: str, costs: Costs | None) -> Conclusion | None:
@@ -119,8 +271,26 @@ def settle_reservation(client: Redis, keys: Keys, reservation_id: str, costs: Co
     return conclusion if was_open(changed) else None
 
 
+def _batches(values: Iterable[str]) -> Iterator[Sequence[str]]:
+    rows = list(values)
+    return (rows[start : start + TAGS_AT_ONCE] for start in range(0, len(rows), TAGS_AT_ONCE))
+
+
 def _text(value: object) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-__all__ = ["Amount", "OpenReservation", "open_reservations", "settle_reservation"]
+__all__ = [
+    "MAX_LISTED",
+    "Amount",
+    "OpenReservation",
+    "ReservationCounts",
+    "costs_of_usage",
+    "count_reservations",
+    "find_reservation",
+    "lost_reservations",
+    "open_reservations",
+    "present_ids",
+    "read_reservations",
+    "settle_reservation",
+]

@@ -73,6 +73,7 @@ def _checks(client: StoreClient, keys: Keys, settings: Settings) -> Iterator[Fin
     yield from checked("rights", lambda: fleet.rights(client, keys))
     yield from checked("documents", lambda: fleet.documents(client, keys))
     yield from checked("instances", lambda: fleet.instances(client, keys))
+    yield from checked("reservations", lambda: fleet.reservations(client, keys))
 
 
 def _every_server(client: StoreClient) -> Iterator[Finding]:

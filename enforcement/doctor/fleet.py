@@ -19,11 +19,12 @@ from enforcement.control.instances import (
     SET_BACK,
     UNSUPPORTED_REASONS,
 )
+from enforcement.control.reservations import count_reservations
 from enforcement.doctor.findings import Finding, pairs
 from enforcement.lua import LIBRARY_NAME, library_source
 from enforcement.model.calendars import is_host_zone
 from enforcement.model.documents import InvalidDocument, loads, parse_policy
-from enforcement.model.keys import Keys
+from enforcement.model.keys import GLOBAL_TAG, Keys
 from enforcement.store.client import load_library
 
 MOST_SHOWN: Final = 20
@@ -134,6 +135,25 @@ def instances(client: Redis, keys: Keys) -> Iterator[Finding]:
         yield Finding("instances", "ok", value)
     yield from _unmetered(live)
     yield from _unsupported(live)
+
+
+def reservations(client: Redis, keys: Keys) -> Iterator[Finding]:
+    """Yield a finding on the reservations that were not settled, if there are any published projects."""
+    names = cast("list[str]", list(client.hgetall(keys.documents)))
+    projects = [name.partition(":")[2] for name in names if name.startswith("project:")]
+    if not projects:
+        return
+    found = count_reservations(client, keys, [*projects, GLOBAL_TAG]).values()
+    lost, since = sum(it.lost for it in found), [it.lost_since_us for it in found if it.lost_since_us is not None]
+    value = f"{sum(it.open for it in found)} open, {lost} lost"
+    if not lost:
+        yield Finding("reservations", "ok", value)
+        return
+    advice = (
+        "Their processes ended before they settled them, and their estimates stay charged. List them in the admin or "
+        "over REST, and settle them within 7 days."
+    )
+    yield Finding("reservations", "warning", f"{value}, the oldest since {_instant(str(min(since)))}", advice)
 
 
 def _unmetered(live: Iterable[Mapping[str, Any]]) -> Iterator[Finding]:

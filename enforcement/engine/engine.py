@@ -225,6 +225,7 @@ class Engine:
             lease_permits_held=held,
             lease_permits_used=used,
             overflow_decisions=self.planner.plan_cache.overflowed,
+            reservations_open=self.slots.recorded(),
             usage_dropped=self.usage.dropped,
             disk_failures=self.documents.disk_failures + self.outage_copy.failures,
             store_calls=None if timing is None else timing.histogram(),

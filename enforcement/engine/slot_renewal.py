@@ -104,6 +104,11 @@ class SlotKeeper:
         with self._wake:
             return dict(self._held.get(key, ()))
 
+    def recorded(self) -> int:
+        """Return how many open reservations have a record in the store, which this process prolongs."""
+        with self._wake:
+            return sum(bool(reservation.life_seconds) for _, _, reservation in self._open.values())
+
     def _run(self) -> None:
         while True:
             with self._wake:

@@ -107,6 +107,12 @@ METRICS: Final = (
     _gauge("lease.permits.held", "{permit}", "Permits of leases that are not used yet.", "lease_permits_held"),
     _counter("lease.permits.used", "{permit}", "Permits of leases that were used.", "lease_permits_used"),
     _counter("overflow.decisions", "{request}", "Decisions by an overflow counter.", "overflow_decisions"),
+    _gauge(
+        "reservations.open",
+        "{reservation}",
+        "Metered requests that this process has not settled yet.",
+        "reservations_open",
+    ),
     _counter("usage.dropped", "{request}", "Decisions missing from usage reports.", "usage_dropped"),
     _counter("disk.failures", "{failure}", "Failures to write or read the documents on disk.", "disk_failures"),
     _gauge("clock.offset", "s", "The time of the store minus that of this host.", "clock_offset_seconds"),

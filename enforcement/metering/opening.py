@@ -15,10 +15,11 @@ from enforcement.metering.estimate import (
     clamp,
     estimate_request,
 )
-from enforcement.metering.prices import Prices
+from enforcement.metering.price_documents import price_to_json
+from enforcement.metering.prices import Price, Prices
 from enforcement.metering.request import MeteredRequest, Unmetered
 from enforcement.model.limits import Limit
-from enforcement.model.metered import METERED_UNITS, Metering
+from enforcement.model.metered import METERED_UNITS, Metering, cost_name
 
 WHY_UNMETERED: Mapping[str, str] = {
     "method": "only a POST to a provider has a cost that can be read",
@@ -63,6 +64,7 @@ class Opening:
         estimate: Its tokens. None if no meter can read it.
         price_revision: The revision of the prices.
         clamp_at_least: The lowest cap to which it may be lowered if it is denied. None: it may not.
+        price: What its tokens cost, for reports. None if the model has no price.
     """
 
     asked: MeteredRequest | Unmetered
@@ -70,6 +72,7 @@ class Opening:
     estimate: Estimate | None
     price_revision: int
     clamp_at_least: int | None = None
+    price: Price | None = None
 
     @property
     def costs(self) -> dict[str, int]:
@@ -80,7 +83,7 @@ class Opening:
     def about(self) -> dict[str, Any] | None:
         """
         What an operator needs to know of its reservation, as JSON values. None if no limit counts tokens or money, or
-        no meter can read the request.
+        no meter can read the request. ``prices`` has the price by the name of the cost, for limits of money.
         """
         counts = any(limit.unit in METERED_UNITS for limit in self.terms.limits)
         if not counts or self.estimate is None or isinstance(self.asked, Unmetered):
@@ -90,7 +93,14 @@ class Opening:
             "price_revision": self.price_revision,
             "input": self.estimate.input,
             "output": self.estimate.output,
+            **({"prices": prices} if (prices := self._prices_by_cost()) else {}),
         }
+
+    def _prices_by_cost(self) -> dict[str, Any]:
+        """Return the price of each limit of money that has one, by the name of its cost."""
+        rows = zip(self.terms.limits, self.terms.quotes, strict=True)
+        found = {cost_name(limit): quote.price for limit, quote in rows if quote and quote.price}
+        return {name: price_to_json(price) for name, price in found.items()}
 
     def clamped(self, room: Sequence[int | None]) -> Opening | None:
         """
@@ -151,7 +161,9 @@ def open_request(
         )
     except NoBound as exc:
         return Refused("unmetered", f"The cost of this request has no bound: {exc}.")
-    return Opening(asked, found, estimate, prices.revision, rules.clamp_at_least)
+    charged = next((quote.price for quote in found.quotes if quote and quote.price), None)
+    price = charged or prices.find(model, at_us)
+    return Opening(asked, found, estimate, prices.revision, rules.clamp_at_least, price)
 
 
 __all__ = ["WHY_UNMETERED", "Opening", "Refused", "open_request"]

@@ -99,7 +99,9 @@ class ReservationBook:
             replace(bound, limit=replace(bound.limit, window_seconds=seconds)) if bound.letter == "c" else bound
             for bound in plan.bounds
         ]
-        return LivePlan(tuple(bounds), revision=plan.revision, usage=plan.usage, ids=plan.ids)
+        # A name of its own, as values of partitions are registered by the name of their plan.
+        name = None if plan.name is None else (*plan.name, "lasting", seconds)
+        return LivePlan(tuple(bounds), revision=plan.revision, usage=plan.usage, name=name, ids=plan.ids)
 
     def made(self, request: RecordedRequest[LivePlan], decision: Decision, *, prolongs: bool) -> Reservation:
         """

@@ -34,14 +34,19 @@ class _WithRecord(Reservation):
             return
         self._corrected = True
         rows = [row for row in rows if row[1]]
-        self._count(rows)
-        yield from self._sending(rows)
+        self.settled_elsewhere = bool((yield from self._sending(rows)))
+        if not self.settled_elsewhere:
+            self._count(rows)
         self._denials.forget()
 
     def _concluding(self, rows: Rows) -> Steps:
-        """Yield the commands that correct charges in the store and remove the record, even if no charge is wrong."""
+        """
+        Yield the commands that correct charges in the store and remove the record, even if no charge is wrong, and
+        return whether there was no record.
+        """
         beside = (bound for bound in self.decision.bounds if self.where.lies_beside(bound.key))
-        yield from concluding(self._health, rows or [(next(beside, self.decision.bounds[0]), 0, 0)], self.where)
+        rows = rows or [(next(beside, self.decision.bounds[0]), 0, 0)]
+        return (yield from concluding(self._health, rows, self.where))
 
 
 class RecordedReservation(_WithRecord):
@@ -94,6 +99,7 @@ class UncertainReservation(_WithRecord):
         if rows:
             yield from super()._sending(rows)
         yield from self._concluding(())
+        return False  # its record may never have been made
 
 
 __all__ = ["RecordedReservation", "UncertainReservation"]

@@ -42,10 +42,12 @@ class Reservation:
     Attributes:
         where: Where the store has its record. None: nowhere.
         life_seconds: How long its record stays open after it was prolonged last. 0: nothing is to be prolonged.
+        settled_elsewhere: Whether an operator or another process had settled it before this one did.
     """
 
     where: RecordKeys | None = None
     life_seconds: float = 0.0
+    settled_elsewhere = False
 
     def __init__(
         self, health: Health, denials: Denials, plan: LivePlan, costs: Costs, decision: Decision, ident: str

@@ -7,7 +7,7 @@ A correction goes to the store if it can. Otherwise this process records it, and
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from enforcement.failover.health import Health
 from enforcement.model.keys import marker_beside
@@ -20,6 +20,9 @@ from enforcement.store.errors import StoreError
 
 if TYPE_CHECKING:
     from enforcement.plan.records import RecordKeys
+
+ALREADY_SETTLED: Final = -1
+"""The reply to a correction that was made before."""
 
 
 def correcting(
@@ -74,10 +77,12 @@ def concluding(health: Health, rows: Sequence[tuple[BoundLimit, int, int]], wher
     Args:
         rows: As for :func:`correcting`, at least one.
         where: Where the reservation is recorded.
+    Returns:
+        Whether the record was gone.
     """
     from enforcement.plan.records import conclude  # most processes record nothing
 
-    now_us = health.now_us()
+    now_us, gone = health.now_us(), False
     for group in health.together(rows):
         key = group[0][0].key
         if len(group) < len(rows) and not where.lies_beside(key):  # the other slots of a cluster know no record
@@ -99,8 +104,10 @@ def concluding(health: Health, rows: Sequence[tuple[BoundLimit, int, int]], wher
             health.fallback.owe(where.ident, owed, once=False, where=where)
             health.wake()
         else:
+            gone = gone or reply == ALREADY_SETTLED
             if reply == NOT_RESTORED:
                 health.fallback.owe(where.ident, owed, once=False, where=where)
+    return gone
 
 
 __all__ = ["concluding", "correcting"]

@@ -12,17 +12,21 @@ import secrets
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from enforcement.model.documents import Token
 from enforcement.plan.binding import BoundLimit, Costs
 from enforcement.plan.reply import Reply
 from enforcement.state.denial_sample import DenialSample
 
+if TYPE_CHECKING:
+    from enforcement.metering.tally import MeteredTally
+
 MAX_ROWS_PER_BATCH: Final = 1_000
 MAX_UNDELIVERED: Final = 8
 """Batches that are not yet delivered. If there are more, rows wait, and those with one key are added up."""
 MAX_WAITING_ROWS: Final = 50_000
+MAX_METERED_ROWS_PER_BATCH: Final = 1_000
 
 Unit = tuple[str, str, str]
 """Policy id, limit name, unit."""
@@ -49,11 +53,13 @@ class UsageBatch:
             would_deny, cost]. The token of requests without one is "". The cost is negative if a settlement gave back
             what an earlier batch had counted. In a row without a limit, would_deny counts each admitted request once
             that a shadow limit would have denied.
+        metered: A JSON list of the rows of a :class:`~enforcement.metering.tally.MeteredTally`. Empty: there are none.
     """
 
     id: str
     instance: str
     rows: str
+    metered: str = ""
 
 
 class TokenUsage:
@@ -216,11 +222,13 @@ class UsageLog:
         late: Called before counts are drained. It counts decisions that were not counted one by one.
 
     Attributes:
-        dropped: Decisions that are missing in every batch, because too many rows were waiting.
+        dropped: Decisions that are missing in every batch, because too many rows were waiting. Settlements of metered
+            requests are not part of it.
         allowed: Admitted requests that were drained so far.
         denied: Denied requests that were drained so far.
         would_deny: Admitted requests that a shadow limit would have denied, drained or not.
         sample: Some of the denials, which are delivered with the usage.
+        metered: What metered requests were charged. None until :meth:`metering` is called.
     """
 
     def __init__(self, instance: str, late: Callable[[], None] = lambda: None) -> None:
@@ -233,7 +241,16 @@ class UsageLog:
         self.allowed = 0
         self.denied = 0
         self.would_deny = 0
+        self.metered: MeteredTally | None = None
         self._begin()
+
+    def metering(self) -> MeteredTally:
+        """Return the counts of metered requests, which are delivered with the usage from the first call on."""
+        if self.metered is None:
+            from enforcement.metering.tally import MeteredTally  # most processes meter nothing
+
+            self.metered = MeteredTally()
+        return self.metered
 
     def _begin(self) -> None:
         # A process that restarts with its old name must not use the ids of earlier batches again.
@@ -261,7 +278,7 @@ class UsageLog:
         """
         self._late()
         self._collect()
-        while self._waiting and len(self._undelivered) < MAX_UNDELIVERED:
+        while (self._waiting or self.metered) and len(self._undelivered) < MAX_UNDELIVERED:
             self._undelivered.append(self._batch())
         return list(self._undelivered)
 
@@ -275,7 +292,7 @@ class UsageLog:
         self.sample.after_fork()
         for usage in self.listed:
             usage.take()
-        self.instance, self.listed = instance, []
+        self.instance, self.listed, self.metered = instance, [], None
         self.dropped = self.allowed = self.denied = self.would_deny = 0
         self._begin()
 
@@ -309,7 +326,12 @@ class UsageLog:
         rows = [[*key, *self._waiting.pop(key)] for key in keys]
         self._made += 1
         name = f"{self.instance}-{self._life}-{self._made}"
-        return UsageBatch(name, self.instance, json.dumps(rows, separators=(",", ":")))
+        metered = self.metered.take(MAX_METERED_ROWS_PER_BATCH) if self.metered else None
+        return UsageBatch(name, self.instance, _json(rows), _json(metered) if metered else "")
+
+
+def _json(rows: Sequence[object]) -> str:
+    return json.dumps(rows, separators=(",", ":"))
 
 
 def _add(row: Counts, allowed: int, denied: int, would_deny: int, cost: int) -> None:

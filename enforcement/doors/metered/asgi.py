@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Final, Protocol
 
 from enforcement.aio import Admission, Limiter
@@ -17,7 +17,8 @@ from enforcement.metering.exchange import MeteredExchange
 from enforcement.metering.opening import Opening, Refused, open_request
 from enforcement.metering.prices import Prices
 from enforcement.metering.request import MAX_BODY, MeteredRequest, Unmetered, find_route, read_request
-from enforcement.metering.settlement import DrainBounds
+from enforcement.metering.settlement import DrainBounds, Settlement
+from enforcement.metering.tally import UNMETERED
 from enforcement.model.limits import Limit
 from enforcement.model.metered import MONEY
 from enforcement.model.tokens import Anonymous
@@ -31,6 +32,8 @@ NO_PRICES_YET: Final = "The published prices could not be loaded."
 
 Guarding = Callable[[Limiter, Scope, Receive, Send], Awaitable[None]]
 """Passes a request to the application, or sends a denial."""
+
+Report = Callable[[Settlement], None]
 
 _rules_of = lru_cache(1_024)(strictest)
 
@@ -94,12 +97,13 @@ class MeteredGuard:
         except Denied as denied:
             await self._answer(scope, receive, send, denial(denied.decision, preset, shape))
             return
-        opening, admission, body, drains = opened
+        opening, admission, body, drains, report = opened
         if scope["type"] == "websocket":
+            report(Settlement(UNMETERED, ()))
             await self._door._pass_held(admission, scope, receive, send)
             return
         exchange = MeteredExchange(opening, now_us(), encodings=ALL_ENCODINGS)
-        visit = MeteredVisit(exchange, admission, drains, lambda settlement: None, shape)
+        visit = MeteredVisit(exchange, admission, drains, report, shape)
         if isinstance(opening.asked, MeteredRequest):
             body = ReadBody(opening.asked.body, whole=True)
             scope = sent_on(scope, body.data)
@@ -111,9 +115,10 @@ class MeteredGuard:
 
     async def _open(
         self, limiter: Limiter, scope: Scope, receive: Receive
-    ) -> tuple[Opening, Admission, ReadBody, Drains | None]:
+    ) -> tuple[Opening, Admission, ReadBody, Drains | None, Report]:
         """
-        Charge what a request may cost, and return that, the admission, its body and what may be read on of its answer.
+        Charge what a request may cost, and return that, the admission, its body, what may be read on of its answer, and
+        what is called with its settlement.
 
         Raises:
             _NotMetered: No limit of the token needs a meter.
@@ -136,11 +141,13 @@ class MeteredGuard:
         prices = await _prices_for(limits, limiter)
         if prices is None:
             raise Denied(limiter.noted(limiter.refuse(plan, "degraded_denied", NO_PRICES_YET), attributes))
-        opening = open_request(asked, limits, rules, prices, limiter.now_us())
+        now_us = limiter.now_us()
+        opening = open_request(asked, limits, rules, prices, now_us)
         if isinstance(opening, Refused):
             raise Denied(limiter.noted(limiter.refuse(plan, opening.reason, opening.detail), attributes))
         opening, admission = await _admit(limiter, plan, opening, attributes)
-        return opening, admission, body, self._drains if rules.on_disconnect == "drain" else None
+        report = partial(limiter.metered_tally().settled, plan.subject, now_us, opening)
+        return opening, admission, body, self._drains if rules.on_disconnect == "drain" else None, report
 
     async def _read(self, scope: Scope, receive: Receive) -> tuple[MeteredRequest | Unmetered, ReadBody]:
         """Return what a request may cost, and its body or the beginning of it."""

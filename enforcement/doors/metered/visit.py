@@ -52,7 +52,7 @@ class MeteredVisit:
         exchange: What is charged for it.
         admission: The charges and slots.
         drains: Reads answers on after their clients left. None: they are not read on.
-        report: Called with the settlement.
+        report: Called with the settlement, unless an operator has settled the request before.
         shape: The provider whose errors those of the application should resemble. Empty: none.
     """
 
@@ -187,8 +187,11 @@ class MeteredVisit:
         """Charge what the request did cost, and free its slots."""
         if settlement is None:
             return
-        self._report(settlement)
-        await self._admission.conclude(self._exchange.opening.terms.named(settlement.costs))
+        try:
+            await self._admission.conclude(self._exchange.opening.terms.named(settlement.costs))
+        finally:
+            if not self._admission.reservation.settled_elsewhere:
+                self._report(settlement)
 
 
 def now_us() -> int:

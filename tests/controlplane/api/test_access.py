@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 from django.urls import URLPattern, URLResolver
+from django.utils import timezone
 
 from controlplane import api_urls
 from controlplane.projects.models import SCOPES, ManagementKey
 from controlplane.publishing.models import Revision
+from controlplane.reservations.models import Reservation
 from tests.factories import (
     LimitFactory,
     ManagementKeyFactory,
@@ -53,6 +55,7 @@ class Rule:
 
 POLICY = {**NAMED, "limits": []}
 OWN_POLICY = {**POLICY, "slug": "theirs--new", "project": "theirs"}
+COSTS = {"costs": {"requests": 1}, **REASON}
 OVERRIDE = {"limit": "theirs--used/per-minute", "project": "theirs", "quota": 1, **REASON}
 PRICE = {"model": "new", "input": 1, "output": 1}
 RULES = {
@@ -92,6 +95,13 @@ RULES = {
     ("revisions/1/rollback", "POST"): Rule("revisions:write", 200, FORBIDDEN, FORBIDDEN, REASON),
     ("instances", "GET"): Rule("instances:read", 200, FORBIDDEN, FORBIDDEN),
     ("usage", "GET"): Rule("usage:read", 200, 400, 200, query="?project=theirs"),
+    ("usage/metered", "GET"): Rule("usage:read", 200, 400, 200, query="?project=theirs"),
+    ("usage/models", "GET"): Rule("usage:read", 200, 400, 200, query="?project=theirs"),
+    ("reservations", "GET"): Rule("reservations:read", 200, 400, 200, query="?project=theirs"),
+    ("reservations/{reservation}", "GET"): Rule("reservations:read", 200, MISSING, 200),
+    # The store has no record of it any more, so nobody can settle it.
+    ("reservations/{reservation}/settle", "POST"): Rule("reservations:settle", 409, MISSING, 409, COSTS),
+    ("reservations/{reservation}/release", "POST"): Rule("reservations:settle", 409, MISSING, 409, REASON),
     ("counters", "GET"): Rule("counters:read", 200, MISSING, 200, query="?token={token}"),
     ("counters/reset", "POST"): Rule("counters:reset", 200, MISSING, 200, REASON, "?token={token}"),
     ("denials", "GET"): Rule("usage:read", 200, 400, 200, query="?project=theirs"),
@@ -106,6 +116,7 @@ EXAMPLES = {
     "overrides": {"id": "{override}"},
     "prices": {"id": "{price}"},
     "revisions": {"number": "1"},
+    "reservations": {"pk": "{reservation}"},
 }
 
 
@@ -156,8 +167,10 @@ def ids(store) -> dict[str, str]:
     project.save()
     token = TokenFactory(project=project)
     Revision.objects.create(number=1, changes={"full": True, "documents": {}})
+    now = timezone.now()
+    lost = Reservation.objects.create(pk=f"{project.pk}.{'a' * 32}", project_id=project.pk, at=now, expires_at=now)
     override = OverrideFactory(limit=limit, token=token, quota=3)
-    return {"token": token.pk, "override": override.pk, "price": ModelPriceFactory().pk}
+    return {"token": token.pk, "override": override.pk, "price": ModelPriceFactory().pk, "reservation": lost.pk}
 
 
 def key_of(*scopes: str, project: str = "") -> ManagementKey:

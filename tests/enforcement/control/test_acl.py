@@ -12,13 +12,21 @@ from redis.exceptions import AuthenticationError, NoPermissionError, ResponseErr
 from enforcement import Denied, Limit, Limiter, aio
 from enforcement.control.acl import ACCOUNTS, acl_line, enforcer
 from enforcement.control.publication import Publication, publish_call
+from enforcement.control.reservations import (
+    count_reservations,
+    find_reservation,
+    lost_reservations,
+    open_reservations,
+    present_ids,
+    settle_reservation,
+)
 from enforcement.embedded import ValkeyServer
 from enforcement.lua import function, library_source
 from enforcement.model.keys import Keys
 from enforcement.model.tokens import digest, mint
 from enforcement.store.client import connect, load_library
 from tests.enforcement.command_table import CommandTable
-from tests.enforcement.world import World, eventually, fixed
+from tests.enforcement.world import PROJECT, World, eventually, fixed
 
 KEYS = Keys()
 DIGEST = "a" * 64
@@ -394,12 +402,47 @@ def test_a_publisher_and_an_enforcer_share_a_store(server, accounts, limiter):
     assert refused(accounts) == []
 
 
-def test_a_publisher_does_not_count(server, accounts):
-    """It may look at counters and forget them, and charge none."""
+def test_a_publisher_writes_no_counter_of_limits_in_code(server, accounts):
+    """It may look at them and forget them, and charge none."""
     with connect(url_of(server, "publisher")) as publisher, pytest.raises(ResponseError, match="permissions"):
-        publisher.fcall(function("decide"), 1, COUNTER, "", "1", "", "f|10|3600000000||", 1)
+        publisher.fcall(function("decide"), 1, IN_CODE, "", "1", "", "f|10|3600000000||", 1)
 
-    assert accounts.client.exists(COUNTER) == 0
+    assert accounts.client.exists(IN_CODE) == 0
+
+
+def test_what_a_publisher_may_write_of_a_project(accounts):
+    """It settles reservations: it writes counters of projects and the global policy, and no more than that needs."""
+    table = CommandTable(accounts.client, "publisher")
+    looking = {"get", "mget", "sismember", "zcard", "zcount", "zrange", "zrangebyscore"}
+    looking |= {"zrevrange", "zrevrangebyscore", "zscore"}
+    keeping = {"fcall", "pfcount", "sadd", "srem", "unlink"}
+    settling = {"pexpire", "set", "setrange", "zadd", "zrem", "zremrangebyscore"}
+
+    assert table.passing(COUNTER) == looking | keeping | settling
+    assert table.passing("sg:{global}:f-counter") == looking | keeping | settling
+    assert table.passing(IN_CODE) == looking | keeping
+
+
+@pytest.mark.parametrize("account", ["publisher", "worker"])
+def test_the_control_plane_settles_reservations(server, accounts, limiter, account):
+    """Of every algorithm, the census and slots, it gives back what was charged too much, and is refused nothing."""
+    slots = Limit(name="slots", algorithm="concurrency", quota=9, window_seconds=60)
+    by_user = fixed(9, name="user", partition_by=["u"])
+    secret = accounts.everything(*(limit.to_json() for limit in (*LIMITS, slots)), by_user)
+    made = limiter.reserve(secret, costs=5, attributes={"u": "ann"}, life=60)
+
+    with connect(url_of(server, account)) as client:
+        (row,) = open_reservations(client, KEYS, PROJECT)
+        counts = count_reservations(client, KEYS, [PROJECT, "global"])
+        lost = lost_reservations(client, KEYS, PROJECT)
+        found, present = find_reservation(client, KEYS, made.id), present_ids(client, KEYS, [made.id])
+        changed = settle_reservation(client, KEYS, made.id, 2)
+
+    assert (row.id, counts[PROJECT].open, lost, present) == (made.id, 1, {}, {made.id})
+    assert (found.id, [delta for _, delta in changed.charged()]) == (made.id, [-3] * 5 + [-5, -3])
+    states = limiter.check(secret, 0, {"u": "ann"}).limits
+    assert [state.remaining for state in states] == [7] * 5 + [9, 7]
+    assert refused(accounts) == []
 
 
 @pytest.mark.parametrize("account", ["publisher", "worker"])

@@ -78,6 +78,7 @@ def test_a_good_store_is_reported_as_good(server, world, doctor):
         "rights": "warning",
         "documents": "ok",
         "instances": "ok",
+        "reservations": "ok",
     }
     assert all(bool(finding["advice"]) is (finding["level"] == "warning") for finding in found.values())
 
@@ -270,6 +271,20 @@ def test_instances_are_listed_with_what_they_run(server, world, doctor):
     assert (good["level"], good["value"]) == ("ok", "1 alive: proxy-1 at 1 (ok)")
     assert (behind["level"], behind["value"]) == ("warning", "2 alive: proxy-1 at 1 (ok), proxy-2 at 0 (ok)")
     assert behind["advice"].startswith("1 not at revision 1")
+
+
+def test_lost_reservations_are_counted_with_the_oldest(server, world, doctor):
+    """One of a process that has forgotten it, beside one that is open."""
+    secret = world.everything(fixed(5))
+    with Limiter(server.url, timeout=1.0) as limiter:
+        limiter.reserve(secret, life=3_600)
+        lost = limiter.reserve(secret, life=0.05)
+        assert eventually(lambda: doctor(server.url)[1]["reservations"]["level"] == "warning")
+        found = doctor(server.url)[1]["reservations"]
+        assert re.fullmatch(r"1 open, 1 lost, the oldest since \S+ \S+ UTC", found["value"])
+        assert "settle them within 7 days" in found["advice"]
+        limiter.release(lost.id)
+        assert doctor(server.url)[1]["reservations"]["value"] == "1 open, 0 lost"
 
 
 @pytest.mark.parametrize(

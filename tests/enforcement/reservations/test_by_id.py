@@ -337,3 +337,16 @@ def test_a_killed_process_leaves_a_reservation_that_can_be_settled(server, world
     assert limiter.check(secret, {"tokens": 0}).limits[0].remaining == 600
     assert limiter.settle(reserved, {"tokens": 50}) is True
     assert limiter.check(secret, {"tokens": 0}).limits[0].remaining == 950
+
+
+def test_slots_beside_a_limit_of_each_value(world, server):
+    """The value is registered with the charge, and the slot lives as long as the reservation."""
+    slots = {"name": "slots", "algorithm": "concurrency", "quota": 4, "window_seconds": 60}
+    secret = world.everything(fixed(9, name="user", partition_by=["user"]), slots)
+    user = {"user": "ann"}
+
+    with Limiter(server.url, timeout=1.0, lookup=1.0) as limiter:
+        made = limiter.reserve(secret, costs=3, attributes=user, life=3_600)
+        assert [state.remaining for state in limiter.check(secret, 0, user).limits] == [6, 1]
+        assert limiter.release(made.id)
+        assert [state.remaining for state in limiter.check(secret, 0, user).limits] == [9, 4]

@@ -5,7 +5,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("fleet", "0003_problems"),
+        ("fleet", "0004_instance_unsupported"),
     ]
 
     operations = [

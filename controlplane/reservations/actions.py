@@ -1,0 +1,270 @@
+"""Settle reservations by hand, in place of the processes that have lost them. Admin, REST and a task use this."""
+
+import logging
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import redis
+from django.db import DatabaseError, IntegrityError, transaction
+from django.utils import timezone
+
+from controlplane.core import store
+from controlplane.publishing.changes import Change
+from controlplane.reservations import listing
+from controlplane.reservations.models import RELEASED, SETTLED, SETTLING, Reservation
+from controlplane.usage import rollup
+from controlplane.usage.batches import Row, SettledRow
+from enforcement.control.reservations import OpenReservation, costs_of_usage, settle_reservation
+from enforcement.metering.charges import Counts
+from enforcement.metering.settlement import EXACT, NOTHING
+from enforcement.model.metered import MONEY
+from enforcement.plan.costs import check_costs
+from enforcement.plan.records import Conclusion, ReservationRecord
+from enforcement.store.client import STORE_ERRORS, with_library
+from enforcement.store.errors import StoreError
+
+logger = logging.getLogger(__name__)
+
+# The process that began a settlement is dead or has given up by then.
+RETRIED_AFTER = timedelta(seconds=10)
+COUNTERS_AWAY = (*STORE_ERRORS, StoreError)
+
+
+class AlreadySettled(Exception):
+    """Raised for a reservation that somebody else has settled. Nothing was changed."""
+
+
+class SettlementUnfinished(Exception):
+    """Raised after a settlement was recorded, if the store became unavailable then. The worker finishes it."""
+
+
+class InvalidOrder(ValueError):
+    """Raised for costs or tokens that this reservation cannot be settled by. ``field`` names the wrong one."""
+
+    def __init__(self, field: str, rule: str) -> None:
+        super().__init__(rule)
+        self.field = field
+
+
+class AddsToGlobal(Exception):
+    """Raised for a settlement that would charge more to a counter of all projects than was charged before."""
+
+
+@dataclass(frozen=True, slots=True)
+class SettlementOrder:
+    """
+    What an operator charges for a reservation.
+
+    Attributes:
+        costs: Permits by unit. A unit that is left out keeps its estimate.
+        usage: The tokens that the provider has reported, in place of *costs*.
+
+    Without either, everything is given back.
+    """
+
+    costs: Mapping[str, int] | None = None
+    usage: Counts | None = None
+
+    @property
+    def is_release(self) -> bool:
+        return self.costs is None and self.usage is None
+
+    def costs_for(self, record: ReservationRecord) -> dict[str, int] | None:
+        """
+        Return what the reservation costs, by unit or by the names of its limits, or None if all is given back.
+
+        Raises:
+            InvalidOrder: The order does not suit the reservation.
+        """
+        if self.usage is not None:
+            try:
+                return costs_of_usage(record, self.usage)
+            except ValueError as exc:
+                raise InvalidOrder("usage", str(exc).partition(": ")[2]) from exc
+        if self.costs is None:
+            return None
+        units = {charge.bound.limit.unit for charge in record.charges if charge.bound.letter != "c"}
+        try:
+            check_costs(self.costs)
+        except ValueError as exc:
+            raise InvalidOrder("costs", str(exc).partition(": ")[2]) from exc
+        for unit in self.costs:
+            if unit not in units:
+                rule = (
+                    f"No limit of this reservation counts {unit!r}. It counts {', '.join(sorted(units)) or 'nothing'}."
+                )
+                raise InvalidOrder("costs", rule)
+        return dict(self.costs)
+
+
+def settle(tx: Change, reservation_id: str, order: SettlementOrder, *, charges_global: bool = True) -> Reservation:
+    """
+    Record the settlement of a reservation, and correct its counters right after the commit.
+
+    The row is the turn: of two operators, the second finds it taken. The counters follow once, as the store removes the
+    record in the call that corrects them. If that call fails, the worker repeats it.
+
+    Args:
+        charges_global: Whether counters that all projects share may be charged more than the estimate.
+    Returns:
+        The row, whose state is ``settled`` or ``released`` after the change.
+    Raises:
+        listing.Unknown: There is no such reservation.
+        AlreadySettled: It was settled. Also raised by the end of the change if a process settles it at that moment.
+        InvalidOrder: The order does not suit the reservation.
+        AddsToGlobal: See *charges_global*.
+        SettlementUnfinished: Raised by the end of the change.
+        One of STORE_ERRORS: The store is unavailable. Nothing was changed.
+    """
+    row, found = listing.read(reservation_id)
+    if found is None:
+        raise AlreadySettled
+    costs = order.costs_for(found.record)
+    charged = [(c, delta) for c, delta in Conclusion.of(found.record, costs).charged() if c.bound.letter != "c"]
+    if not charges_global and any(delta > 0 and charge.bound.scope == "global" for charge, delta in charged):
+        raise AddsToGlobal
+    changes = [
+        {
+            "policy_id": charge.bound.policy_id,
+            "policy": charge.bound.policy_slug,
+            "limit": charge.bound.limit.name,
+            "unit": charge.bound.limit.unit,
+            "permits": delta,
+        }
+        for charge, delta in charged
+        if delta
+    ]
+    taken = _take(row, tx, {"costs": costs, "counts": _counted(order, found, costs), "changes": changes})
+    action = "release" if order.is_release else "settle"
+    tx.record(f"reservation.{action}", taken, before=row.as_record(), after=taken.as_record())
+    transaction.on_commit(lambda: _finish_now(taken, tx))
+    return taken
+
+
+def _counted(order: SettlementOrder, found: OpenReservation, costs: Mapping[str, int] | None) -> list[int]:
+    """Return the counts of the metered row of a settlement, or an empty list if the request was not metered."""
+    if "model" not in found.about:
+        return []
+    used = order.usage or Counts()
+    # Costs by unit say nothing of the tokens, so they must not be compared with the estimate.
+    estimated = found.about.get("input", 0) if order.usage else 0
+    units = {charge.bound.cost_name: charge.bound.limit.unit for charge in found.record.charges}
+    money = [cost for name, cost in (costs or {}).items() if units.get(name, name) == MONEY]
+    return [1, used.input, used.cached_input, used.cache_write, used.output, max(money, default=0), estimated]
+
+
+def _take(row: Reservation, tx: Change, order: dict[str, Any]) -> Reservation:
+    """Return the saved row of a reservation that is being settled, or raise AlreadySettled."""
+    fields = {
+        "state": SETTLING,
+        "settled_as": NOTHING if order["costs"] is None else EXACT,
+        "settled_at": timezone.now(),
+        "settled_by": tx.actor.name[:200],
+        "reason": tx.reason[:500],
+        "order": order,
+    }
+    taken = Reservation(**{field.attname: getattr(row, field.attname) for field in Reservation._meta.concrete_fields})
+    for name, value in fields.items():
+        setattr(taken, name, value)
+    try:
+        with transaction.atomic():
+            taken.save(force_insert=True)
+    except IntegrityError:
+        # The row is there. Of several at once, the condition lets one pass.
+        if not Reservation.objects.filter(pk=row.pk, state="lost").update(**fields):
+            raise AlreadySettled from None
+    return taken
+
+
+def _finish_now(row: Reservation, tx: Change) -> None:
+    try:
+        changed = _correct(row, listing.client())
+    except COUNTERS_AWAY as exc:
+        logger.warning("The settlement of %s is not finished: %s", row.pk, exc)
+        raise SettlementUnfinished from exc
+    try:
+        finish(row, timezone.now(), by_us=changed)
+    except DatabaseError as exc:
+        raise SettlementUnfinished from exc
+    if not changed:
+        with suppress(DatabaseError):
+            tx.record("reservation.settled_elsewhere", row, before=None, after=row.as_record())
+        raise AlreadySettled
+
+
+def _correct(row: Reservation, client: redis.Redis) -> bool:
+    """Correct the counters of a reservation, and return whether it was open. Raises one of COUNTERS_AWAY."""
+    done = with_library(client, lambda: settle_reservation(client, store.keys(), row.pk, row.order["costs"]))
+    return done is not None
+
+
+def finish(row: Reservation, now: datetime, *, by_us: bool) -> None:
+    """
+    Save that the counters of a reservation are corrected, and add the corrections to the usage, once.
+
+    Args:
+        by_us: Whether the order was executed. Otherwise its process has settled it at the same moment.
+    """
+    state = (RELEASED if row.order["costs"] is None else SETTLED) if by_us else SETTLED
+    fields: dict[str, Any] = {"state": state} if by_us else {"state": state, **_elsewhere()}
+    with transaction.atomic():
+        if not Reservation.objects.filter(pk=row.pk, state=SETTLING).update(**fields):
+            return  # the worker was faster
+        if by_us:
+            add_usage(row, now)
+    for name, value in fields.items():
+        setattr(row, name, value)
+
+
+def _elsewhere() -> dict[str, Any]:
+    return {"settled_as": "", "settled_by": "", "reason": "", "order": {}}
+
+
+def add_usage(row: Reservation, now: datetime) -> None:
+    """Add what a settlement has changed to the usage of the minute of the reservation."""
+    minute = row.at.replace(second=0, microsecond=0)
+    rollup.add(
+        (
+            Row(
+                minute,
+                (row.project_id, row.token_id, one["policy_id"], one["limit"], one["unit"]),
+                (0, 0, 0, one["permits"]),
+            )
+            for one in row.order["changes"]
+        ),
+        now,
+    )
+    if row.order["counts"]:
+        add_metered(row, row.settled_as, row.order["counts"], now)
+
+
+def add_metered(row: Reservation, settled_as: str, counts: list[int], now: datetime) -> None:
+    """Add one metered request to the usage of the minute of its reservation."""
+    names = (row.project_id, row.token_id, row.model, settled_as)
+    revision = row.estimate.get("price_revision", 0)
+    minute = row.at.replace(second=0, microsecond=0)
+    rollup.add_metered([SettledRow(minute, names, False, revision, tuple(counts))], now)
+
+
+def finish_pending(now: datetime, client: redis.Redis) -> int:
+    """
+    Finish the settlements whose process has died or could not reach the store, and return their number.
+
+    If the record of one is gone, the call of that process has reached the store, and only its reply was lost.
+
+    Raises:
+        One of STORE_ERRORS: The store is unavailable.
+    """
+    done = 0
+    for row in Reservation.objects.filter(state=SETTLING, settled_at__lt=now - RETRIED_AFTER).order_by("settled_at"):
+        try:
+            _correct(row, client)
+        except StoreError as exc:
+            logger.warning("The settlement of %s is not finished: %s", row.pk, exc)
+            continue
+        finish(row, now, by_us=True)
+        done += 1
+    return done

@@ -1,0 +1,176 @@
+"""The reservations that the store and SQL know, as one list."""
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import redis
+from django.conf import settings
+
+from controlplane.core import store
+from controlplane.projects.models import Project
+from controlplane.reservations.models import LOST, OPEN, SETTLING, UNSETTLED, Reservation, ReservationCount
+from enforcement.control.reservations import (
+    MAX_LISTED,
+    OpenReservation,
+    count_reservations,
+    find_reservation,
+    open_reservations,
+)
+from enforcement.model.keys import GLOBAL_TAG
+from enforcement.plan.records import RecordKeys
+from enforcement.store.errors import StoreError
+
+
+class Unknown(LookupError):
+    """Raised for an id that no reservation has, or has any more."""
+
+
+class Unreadable(Exception):
+    """Raised for a reservation whose record the store has in a form that this release cannot read."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReservationQuery:
+    """
+    What a list is narrowed to.
+
+    Attributes:
+        states: Some of ``open`` and ``lost``.
+        projects: Ids. None: those of every project.
+        token: Id, or empty for every token.
+        older_than: The least age. None: any.
+    """
+
+    states: Collection[str] = UNSETTLED
+    projects: Collection[str] | None = None
+    token: str = ""
+    older_than: timedelta | None = None
+
+    def accepts(self, row: Reservation, now: datetime) -> bool:
+        """Return whether a reservation is in the list."""
+        return (
+            (row.state in self.states or row.state == SETTLING)
+            and (self.projects is None or row.project_id in self.projects)
+            and self.token in ("", row.token_id)
+            and (self.older_than is None or row.at <= now - self.older_than)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class UnsettledList:
+    """
+    Reservations that can be settled, the oldest first.
+
+    Attributes:
+        truncated: Whether there are more than could be read.
+    """
+
+    rows: list[Reservation]
+    truncated: bool
+
+
+def client() -> redis.Redis:
+    """Return the shared client for requests, with a short timeout because a person waits."""
+    return store.connection(settings.PUBLISH_TIMEOUT_SECONDS)
+
+
+def unsettled(query: ReservationQuery, now: datetime) -> UnsettledList:
+    """
+    Return the open and lost reservations, of which at most MAX_LISTED are read.
+
+    Raises:
+        One of STORE_ERRORS: The store is unavailable.
+    """
+    found: dict[str, Reservation] = {}
+    truncated = False
+    for tag in _tags(query.projects):
+        room = MAX_LISTED - len(found)
+        of_tag = _read(tag, query.states, room + 1)
+        truncated = truncated or len(of_tag) > room
+        found |= {one.id: Reservation.of(one) for one in of_tag[:room]}
+        if truncated:
+            break
+    kept = Reservation.objects.filter(state__in=(LOST, SETTLING))
+    if query.projects is not None:
+        kept = kept.filter(project_id__in=query.projects)
+    for row in kept.order_by("at", "pk")[:MAX_LISTED]:
+        if row.state == SETTLING or row.pk not in found:
+            found[row.pk] = row
+    rows = sorted((row for row in found.values() if query.accepts(row, now)), key=lambda row: (row.at, row.pk))
+    return UnsettledList(rows, truncated)
+
+
+def _tags(projects: Collection[str] | None) -> list[str]:
+    """Return the hash tags that have reservations of some projects, of which None means all."""
+    tags: Iterable[str] = Project.objects.values_list("pk", flat=True) if projects is None else projects
+    return sorted(count_reservations(client(), store.keys(), [*tags, GLOBAL_TAG]))
+
+
+def _read(tag: str, states: Collection[str], at_most: int) -> list[OpenReservation]:
+    rows = open_reservations(
+        client(),
+        store.keys(),
+        tag,
+        lost_only=OPEN not in states,
+        open_only=LOST not in states,
+        at_most=at_most,
+    )
+    return [row for row in rows if row.about.get("project")]
+
+
+def reservation_counts(at_most: int) -> list[tuple[str, ReservationCount]]:
+    """
+    Return the slugs of the projects with most lost and open reservations, each with its numbers, and at the end those
+    of all others together, with an empty slug. The numbers are those of the last run of the task.
+    """
+    rows = list(ReservationCount.objects.order_by("-lost", "-open", "project_id"))
+    slugs = dict(Project.objects.filter(pk__in=[row.pk for row in rows[:at_most]]).values_list("pk", "slug"))
+    rest = rows[at_most:]
+    others = ReservationCount(
+        open=sum(row.open for row in rest),
+        lost=sum(row.lost for row in rest),
+        lost_since=min((row.lost_since for row in rest if row.lost_since), default=None),
+    )
+    return [*((slugs.get(row.pk, row.pk), row) for row in rows[:at_most]), ("", others)]
+
+
+def read(reservation_id: str) -> tuple[Reservation, OpenReservation | None]:
+    """
+    Return a reservation, and what the store has of it, or None if it was settled.
+
+    Raises:
+        Unknown: There is none with this id.
+        Unreadable: Its record cannot be read.
+        One of STORE_ERRORS: The store is unavailable.
+    """
+    kept = _kept(reservation_id)
+    found = None if kept and not kept.may_settle else in_store(reservation_id)
+    if found is None:
+        # Whoever settles one by hand saves its row before the store removes the record.
+        kept = _kept(reservation_id)
+        if kept is None:
+            raise Unknown
+        return kept, None
+    return kept or Reservation.of(found), found
+
+
+def _kept(reservation_id: str) -> Reservation | None:
+    return Reservation.objects.filter(pk=reservation_id).first()
+
+
+def in_store(reservation_id: str) -> OpenReservation | None:
+    """Return what the store has of a reservation of a project, or None. Raises as :func:`read` does."""
+    try:
+        tag = RecordKeys.from_id(store.keys(), reservation_id).id.partition(".")[0]
+        # Those of limits in code belong to no project, and nobody can settle them here.
+        found = find_reservation(client(), store.keys(), reservation_id) if _is_ours(tag) else None
+    except ValueError:
+        return None
+    except StoreError as exc:
+        raise Unreadable(str(exc)) from exc
+    return found if found and found.about.get("project") else None
+
+
+def _is_ours(tag: str) -> bool:
+    return tag == GLOBAL_TAG or tag.startswith("proj_")

@@ -1,0 +1,107 @@
+"""The REST resources of metered usage: tokens and money by model, and how requests were settled."""
+
+from typing import Any
+
+from django.db.models import QuerySet
+from drf_spectacular.utils import extend_schema
+from rest_framework import serializers
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from controlplane.api.fields import InstantField, ProjectField
+from controlplane.api.ranges import PROJECT, RangePage, RangeQuery, page_of_range
+from controlplane.api.views import ApiView, Listed
+from controlplane.projects.models import Project
+from controlplane.usage.models import MeteredRow
+from controlplane.usage.report import totals_by_model
+from enforcement.metering.tally import COUNT_NAMES
+
+MOST_MODELS = 1_000
+SETTLED_AS = "exact, drained, observed, estimated, nothing, or unmetered."
+
+
+class MeteredQuery(RangeQuery):
+    project = ProjectField(help_text=PROJECT)
+    token = serializers.CharField(required=False, max_length=40, help_text="Id of a token.")
+    model = serializers.CharField(required=False, max_length=128, help_text="The name that requests ask for.")
+    settled_as = serializers.CharField(required=False, max_length=16, help_text=SETTLED_AS)
+
+
+class MeteredSerializer(serializers.ModelSerializer):
+    at = InstantField(read_only=True, help_text="Start of the minute, hour or day.")
+    project = serializers.SerializerMethodField(help_text="Slug, or the id of a deleted project.")
+    token = serializers.CharField(source="token_id", read_only=True, help_text="Id, or empty for requests without one.")
+    model = serializers.CharField(read_only=True, help_text="Empty if no meter could read the request.")
+    settled_as = serializers.CharField(read_only=True, help_text=SETTLED_AS)
+    approximate = serializers.BooleanField(
+        read_only=True, help_text="Whether a class of tokens was charged without a price of its own."
+    )
+    price_revision = serializers.IntegerField(read_only=True, help_text="Revision of the prices, 0 without any.")
+    micros = serializers.IntegerField(read_only=True, help_text="Millionths of the currency.")
+    estimated_input = serializers.IntegerField(read_only=True, help_text="What was estimated for all input tokens.")
+
+    class Meta:
+        model = MeteredRow
+        fields = ["at", "project", "token", "model", "settled_as", "approximate", "price_revision", *COUNT_NAMES]
+
+    def get_project(self, row: MeteredRow) -> str:
+        return self.context["slugs"].get(row.project_id, row.project_id)
+
+
+class MeteredView(Listed, ApiView):
+    """Settled requests with their tokens and money by minute, hour or day, oldest first."""
+
+    serializer_class = MeteredSerializer
+    pagination_class = RangePage
+    ordering = ("at", "id")
+    queries = {"list": MeteredQuery}
+    scopes = {"list": "usage:read"}
+
+    FILTERS = {"project": "project_id", "token": "token_id", "model": "model", "settled_as": "settled_as"}
+
+    def get_queryset(self) -> QuerySet[MeteredRow]:
+        query = self.query
+        rows = MeteredRow.objects.filter(period=query["step"], at__gte=query["from"], at__lt=query["to"])
+        rows = self.access.within(rows, "project_id")
+        return rows.filter(**{column: query[name] for name, column in self.FILTERS.items() if name in query})
+
+    def _page(self) -> Response:
+        page = self.paginate_queryset(self.get_queryset())
+        projects = Project.objects.filter(pk__in={row.project_id for row in page})
+        context = {**self.get_serializer_context(), "slugs": dict(projects.values_list("pk", "slug"))}
+        response = self.get_paginated_response(MeteredSerializer(page, many=True, context=context).data)
+        return page_of_range(self.query, response)
+
+
+class ModelUsageSerializer(serializers.Serializer):
+    model = serializers.CharField(help_text="Empty for requests that no meter could read.")
+    requests = serializers.IntegerField()
+    input = serializers.IntegerField()
+    cached_input = serializers.IntegerField()
+    cache_write = serializers.IntegerField()
+    output = serializers.IntegerField()
+    micros = serializers.IntegerField(help_text="Millionths of the currency.")
+    estimated_input = serializers.IntegerField()
+    approximate = serializers.IntegerField(help_text="Requests with a class of tokens that has no price of its own.")
+    settled_as = serializers.DictField(child=serializers.IntegerField(), help_text=f"Requests by: {SETTLED_AS}")
+
+
+class ModelUsageListSerializer(serializers.Serializer):
+    results = ModelUsageSerializer(many=True)
+
+
+class ModelView(ApiView):
+    """The totals of each model in a range of time, the dearest first, at most 1,000 models."""
+
+    serializer_class = ModelUsageListSerializer
+    queries = {"list": MeteredQuery}
+    scopes = {"list": "usage:read"}
+    pagination_class = None
+
+    get_queryset = MeteredView.get_queryset
+    FILTERS = MeteredView.FILTERS
+
+    @extend_schema(responses=ModelUsageListSerializer)
+    def list(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        lines = totals_by_model(self.get_queryset())[:MOST_MODELS]
+        return page_of_range(self.query, Response({"results": ModelUsageSerializer(lines, many=True).data}))

@@ -1,0 +1,146 @@
+"""
+Keep the lost reservations in SQL, and count those that are open or lost.
+
+The store forgets a record after seven days, and drops a lost one from its list once a project has very many. SQL has
+each of them once, by its unique id, until some weeks after it was settled.
+"""
+
+import logging
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from itertools import batched
+
+import redis
+from django.db import transaction
+
+from controlplane.core import store
+from controlplane.core.locks import hold
+from controlplane.projects.models import Project
+from controlplane.reservations import actions
+from controlplane.reservations.models import LOST, SETTLED, SETTLED_WITHIN, SETTLING, Reservation, ReservationCount
+from enforcement.control.reservations import (
+    ReservationCounts,
+    count_reservations,
+    find_reservation,
+    lost_reservations,
+    present_ids,
+    read_reservations,
+)
+from enforcement.metering.settlement import ESTIMATED
+from enforcement.model.instants import from_us
+from enforcement.model.keys import GLOBAL_TAG
+from enforcement.model.metered import MONEY
+from enforcement.store.errors import StoreError
+
+logger = logging.getLogger(__name__)
+
+LOCK = "reservations"
+# The time for which a killed run blocks the next one. It is longer than a run.
+LOCK_TTL_MS = 55_000
+IDS_AT_ONCE = 500
+# How long those that were settled stay in the list.
+SETTLED_KEPT = timedelta(days=30)
+
+
+def record(now: datetime, client: redis.Redis | None = None) -> int:
+    """
+    Save the lost reservations that SQL does not have, mark those as settled whose record is gone, finish what operators
+    have ordered, and return the number of new ones.
+
+    Raises:
+        One of STORE_ERRORS: The store is unavailable. The next run is the retry.
+    """
+    client = client or store.connection()
+    with hold(client, LOCK, ttl_ms=LOCK_TTL_MS) as fence:
+        if fence is None:
+            return 0
+        actions.finish_pending(now, client)
+        tags = [*Project.objects.values_list("pk", flat=True), GLOBAL_TAG]
+        counts = count_reservations(client, store.keys(), tags)
+        _save_counts(counts, now)
+        lost: dict[str, int] = {}
+        for tag in [tag for tag, count in counts.items() if count.lost]:
+            lost |= lost_reservations(client, store.keys(), tag)
+        new = _save_lost(client, lost)
+        _mark_settled(client, lost.keys(), now)
+    if new:
+        logger.warning("%d reservations were lost by their process. Their estimates stay charged", new)
+    return new
+
+
+def prune(now: datetime) -> int:
+    """Delete the settled reservations that are no longer kept, and return their number."""
+    old = Reservation.objects.exclude(state__in=(LOST, SETTLING)).filter(settled_at__lt=now - SETTLED_KEPT)
+    return old.delete()[0]
+
+
+def _save_counts(counts: dict[str, ReservationCounts], now: datetime) -> None:
+    rows = [
+        ReservationCount(
+            project_id=tag,
+            open=count.open,
+            lost=count.lost,
+            lost_since=None if count.lost_since_us is None else from_us(count.lost_since_us),
+            at=now,
+        )
+        for tag, count in counts.items()
+    ]
+    with transaction.atomic():
+        ReservationCount.objects.all().delete()
+        ReservationCount.objects.bulk_create(rows, batch_size=IDS_AT_ONCE)
+
+
+def _save_lost(client: redis.Redis, lost: dict[str, int]) -> int:
+    """Save those that SQL does not have, and return their number."""
+    saved = 0
+    for ids in batched(lost, IDS_AT_ONCE):
+        known = set(Reservation.objects.filter(pk__in=ids).values_list("pk", flat=True))
+        by_tag: dict[str, dict[str, int]] = {}
+        for one in ids:
+            if one not in known and len(one) <= Reservation._meta.pk.max_length:
+                by_tag.setdefault(one.partition(".")[0], {})[one] = lost[one]
+        for some in by_tag.values():
+            found = [Reservation.of(one) for one in read_reservations(client, store.keys(), some)]
+            rows = [row for row in found if row.project_id]
+            # An operator may settle one at this moment, whose row then stays.
+            Reservation.objects.bulk_create(rows, ignore_conflicts=True)
+            saved += len(rows)
+    return saved
+
+
+def _mark_settled(client: redis.Redis, lost: Iterable[str], now: datetime) -> None:
+    """Mark the lost ones whose record is gone as settled, and forget those that their process prolongs again."""
+    listed = set(lost)
+    rows = Reservation.objects.filter(state=LOST).values_list("pk", flat=True)
+    for ids in batched([pk for pk in rows if pk not in listed], IDS_AT_ONCE):
+        present = present_ids(client, store.keys(), ids)
+        for pk in ids:
+            if pk not in present:
+                _settled(pk, now)
+            elif _is_open(client, pk):
+                Reservation.objects.filter(pk=pk, state=LOST).delete()
+
+
+def _is_open(client: redis.Redis, pk: str) -> bool:
+    try:
+        found = find_reservation(client, store.keys(), pk)
+    except StoreError:
+        return False
+    return found is not None and not found.lost
+
+
+def _settled(pk: str, now: datetime) -> None:
+    """Mark a lost reservation as settled, by its estimate if nobody could settle it any more."""
+    row = Reservation.objects.filter(pk=pk, state=LOST).first()
+    if row is None:
+        return
+    kept = now >= row.at + SETTLED_WITHIN
+    with transaction.atomic():
+        changed = Reservation.objects.filter(pk=pk, state=LOST).update(
+            state=SETTLED, settled_at=now, settled_as=ESTIMATED if kept else ""
+        )
+        if changed and kept and row.model:
+            money = max((one["permits"] for one in row.amounts if one["unit"] == MONEY), default=0)
+            tokens = row.estimate.get("input", 0), row.estimate.get("output", 0)
+            counts = [1, tokens[0], 0, 0, tokens[1], money, tokens[0]]
+            actions.add_metered(row, ESTIMATED, counts, now)

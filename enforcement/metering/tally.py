@@ -1,0 +1,107 @@
+"""
+Count how metered requests were settled, by minute, token and model, until the counts are delivered.
+
+One lock guards the counts. A settlement adds seven numbers under it.
+"""
+
+from __future__ import annotations
+
+import threading
+from itertools import islice
+from typing import Final
+
+from enforcement.metering.opening import Opening
+from enforcement.metering.request import MeteredRequest
+from enforcement.metering.settlement import Settlement
+
+UNMETERED: Final = "unmetered"
+"""How a request was settled that no meter can read."""
+MAX_MODEL_LENGTH: Final = 128
+MAX_MODELS: Final = 200
+"""Models of one project that a process tells apart within a day. Clients choose the names."""
+MAX_ROWS: Final = 10_000
+MINUTES_PER_DAY: Final = 1_440
+
+Key = tuple[int, str, str, str, str, int, int]
+"""Minute since the epoch, project, token, model, settled as, 1 if the price is approximate, revision of the prices."""
+ROW_NAMES: Final = ("minute", "project", "token", "model", "settled_as", "approximate", "price_revision")
+COUNT_NAMES: Final = (
+    "requests",
+    "input",
+    "cached_input",
+    "cache_write",
+    "output",
+    "micros",
+    "estimated_input",
+)
+Row = list[int | str]
+
+
+class MeteredTally:
+    """
+    What the metered requests of one process were charged. Any thread may count.
+
+    A row has the fields of ``ROW_NAMES`` and then those of ``COUNT_NAMES``. Its model is empty if no meter can read the
+    requests, or if the project has asked for too many models.
+
+    Attributes:
+        dropped: Settlements that are in no row, because too many rows were waiting.
+    """
+
+    def __init__(self) -> None:
+        self.dropped = 0
+        self._lock = threading.Lock()
+        self._rows: dict[Key, list[int]] = {}
+        self._models: dict[str, set[str]] = {}
+        self._day = -1
+
+    def settled(self, subject: tuple[str, str], at_us: int, opening: Opening, settlement: Settlement) -> None:
+        """
+        Add one settled request.
+
+        Args:
+            subject: Ids of the project and of the token.
+            at_us: The instant of its reservation, in microseconds since the epoch.
+        """
+        minute, counts = at_us // 60_000_000, settlement.counts
+        asked, estimate = opening.asked, opening.estimate
+        model = asked.attributes["model"] if estimate and isinstance(asked, MeteredRequest) else ""
+        word = settlement.settled_as if estimate else UNMETERED
+        added = [1, 0, 0, 0, 0, 0, estimate.input if estimate else 0]
+        if estimate and counts is not None:
+            added[1:5] = counts.input, counts.cached_input, counts.cache_write, counts.output
+            added[5] = opening.price.micros(counts) if opening.price else 0
+        with self._lock:
+            named = self._named(subject[0], minute, model)
+            key = (minute, *subject, named, word, int(settlement.approximate), opening.price_revision)
+            row = self._rows.get(key)
+            if row is not None:
+                row[:] = map(sum, zip(row, added, strict=True))
+            elif len(self._rows) < MAX_ROWS:
+                self._rows[key] = added
+            else:
+                self.dropped += 1
+
+    def _named(self, project: str, minute: int, model: str) -> str:
+        """Return the model as rows name it. The caller holds the lock."""
+        day = minute // MINUTES_PER_DAY
+        if day > self._day:
+            self._day, self._models = day, {}
+        name = "".join(char if char.isprintable() else "?" for char in model[:MAX_MODEL_LENGTH])
+        known = self._models.setdefault(project, set())
+        if name not in known and len(known) >= MAX_MODELS:
+            return ""
+        known.add(name)
+        return name
+
+    def take(self, at_most: int) -> list[Row]:
+        """Return the oldest rows, and forget them. A new list, empty if nothing was counted."""
+        with self._lock:
+            keys = list(islice(self._rows, at_most))
+            return [[*key, *self._rows.pop(key)] for key in keys]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+
+__all__ = ["COUNT_NAMES", "MAX_MODEL_LENGTH", "ROW_NAMES", "UNMETERED", "MeteredTally", "Row"]

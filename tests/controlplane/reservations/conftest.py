@@ -1,0 +1,177 @@
+"""A project with budgets, and a proxy that meters its requests until it is killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from django.db.models import Sum
+from django.utils import timezone
+
+from controlplane.reservations import recording
+from controlplane.usage import drain as drainer
+from controlplane.usage.models import UsageRow
+from enforcement import Limiter
+from enforcement.control.reservations import open_reservations
+from enforcement.model.keys import Keys
+from enforcement.model.metered import cost_name
+
+# The browser and the operator of the admin's tests.
+from tests.controlplane.adminkit.conftest import ann, as_ann, browser_type_launch_args, told, walker  # noqa: F401
+
+HELLO = {"model": "gpt-x", "max_tokens": 500, "messages": [{"role": "user", "content": "x" * 400}]}
+"""A chat request of 100 tokens whose answer may have 500. At the prices below it may cost 2,100 micros."""
+
+PROXY = """
+import asyncio, json, sys
+from enforcement import aio
+from enforcement.doors.asgi import LimitMiddleware
+from enforcement.metering.price_documents import parse_prices
+from enforcement.reservations import book
+from tests.enforcement.doors.metered.provider import Provider, Visit
+
+url, secret, number, life, hello = sys.argv[1:]
+book.PROLONGED_SECONDS = float(life)
+prices = {"schema": 1, "revision": 7, "prices": [{"model": "gpt-*", "input": 1_000_000, "output": 4_000_000}]}
+
+async def main():
+    limiter, provider = aio.Limiter(url, timeout=2.0, lookup=2.0, instance="proxy-1"), Provider()
+    provider.pause, provider.words = 0.1, 100_000
+    door = LimitMiddleware(provider, limiter, metered=True)
+    door._guard._prices = lambda: parse_prices(json.dumps(prices))
+    answers = []
+    done = Visit(door, secret, json.loads(hello))
+    await done.task
+    visits = [Visit(door, secret, {**json.loads(hello), "stream": True}) for _ in range(int(number))]
+    while not all(visit.answer.chunks for visit in visits):
+        await asyncio.sleep(0.01)
+    print(json.dumps([done.answer.status, *(visit.answer.status for visit in visits)]), flush=True)
+    for line in sys.stdin:
+        if line == "leave\\n":
+            for visit in visits:
+                visit.leave()
+            await asyncio.gather(*(visit.task for visit in visits))
+            await limiter.close()
+            print("left", flush=True)
+
+asyncio.run(main())
+"""
+
+
+@dataclass
+class Proxy:
+    """A process with open requests, besides one that it has settled."""
+
+    process: subprocess.Popen
+
+    def kill(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+    def leave(self) -> None:
+        """All clients leave, and the process ends in order."""
+        assert self.process.stdin
+        assert self.process.stdout
+        self.process.stdin.write("leave\n")
+        self.process.stdin.flush()
+        assert self.process.stdout.readline() == "left\n"
+
+
+@pytest.fixture
+def secret(api, store) -> str:
+    """The secret of the token "ci" of "chat", with limits of tokens, money, slots and requests."""
+    limits = [
+        {"name": "tpm", "quota": 100_000, "window_seconds": 3600, "unit": "tokens"},
+        {"name": "usd", "quota": 10_000_000, "window_seconds": 3600, "unit": "micros"},
+        {"name": "slots", "algorithm": "concurrency", "quota": 10, "window_seconds": 3600},
+        {"name": "rpm", "quota": 1_000, "window_seconds": 3600},
+    ]
+    made = api("POST", "policies", {"slug": "budget", "name": "Budget", "limits": limits})
+    assert made.status_code == 201, made.content
+    api("POST", "projects", {"slug": "chat", "name": "Chat"})
+    return api("POST", "projects/chat/tokens", {"name": "ci", "policy": "budget"}).json()["secret"]
+
+
+@pytest.fixture
+def project_id(api, secret) -> str:
+    return api("GET", "projects/chat").json()["id"]
+
+
+@pytest.fixture
+def proxy(store, secret) -> Iterator[Callable[..., Proxy]]:
+    """``proxy(3)``: a process with three requests that have begun to be answered, and one that was."""
+    started: list[Proxy] = []
+
+    def start(number: int, life: float = 0.5) -> Proxy:
+        arguments = [sys.executable, "-c", PROXY, store.url, secret, str(number), str(life), json.dumps(HELLO)]
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        one = Proxy(subprocess.Popen(arguments, env=os.environ, text=True, **pipes))
+        started.append(one)
+        assert one.process.stdout
+        assert json.loads(one.process.stdout.readline()) == [200] * (number + 1)
+        return one
+
+    yield start
+    for one in started:
+        one.kill()
+        for pipe in (one.process.stdin, one.process.stdout):
+            pipe.close()
+
+
+@pytest.fixture
+def lost(proxy, client_of_store, project_id) -> Callable[[int], list[str]]:
+    """``lost(3)``: the ids of the reservations of a killed process, once their life is over and the worker has run."""
+
+    def make(number: int) -> list[str]:
+        running = proxy(number)
+        while UsageRow.objects.filter(period="day", limit_name="").aggregate(n=Sum("allowed"))["n"] != number + 1:
+            drainer.drain(timezone.now(), client_of_store)  # a killed process takes its last second of usage with it
+        running.kill()
+        found: list[Any] = []
+        while len(found) < number:
+            found = open_reservations(client_of_store, Keys(), project_id, lost_only=True)
+        recording.record(timezone.now(), client_of_store)
+        drainer.drain(timezone.now(), client_of_store)
+        return [one.id for one in found]
+
+    return make
+
+
+@pytest.fixture
+def reserved(store, secret) -> Iterator[str]:
+    """The id of an open reservation of this process, as a metered door makes it."""
+    usd, prices = {"model": "gpt-*", "input": 1_000_000, "output": 4_000_000}, {}
+    with Limiter(store.url, timeout=2.0, instance="proxy-2") as limiter:
+        plan = limiter.find_plan(secret, None)
+        prices = {cost_name(bound.limit): usd for bound in plan.bounds if bound.limit.unit == "micros"}
+        about = {"model": "gpt-x", "price_revision": 7, "input": 100, "output": 500, "prices": prices}
+        yield limiter.admit_plan(plan, {"tokens": 600, "micros": 2_100}, None, about).id
+
+
+@pytest.fixture
+def used(api, secret) -> Callable[[], dict[str, int]]:
+    """What the counters of the token have charged, by limit."""
+    token = api("GET", "projects/chat/tokens").json()["results"][0]["id"]
+
+    def read() -> dict[str, int]:
+        rows = api("GET", f"counters?token={token}").json()["results"]
+        return {row["limit"].partition("/")[2]: row["used"] for row in rows}
+
+    return read
+
+
+@pytest.fixture
+def reported(api, client_of_store) -> Callable[[], dict[str, int]]:
+    """The cost in the usage of the token, by limit."""
+
+    def read() -> dict[str, int]:
+        drainer.drain(timezone.now(), client_of_store)
+        rows = api("GET", "usage?project=chat&limit=*&step=hour").json()["results"]
+        return {row["limit"].partition("/")[2]: row["cost"] for row in rows}
+
+    return read

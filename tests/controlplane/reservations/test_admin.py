@@ -1,0 +1,170 @@
+"""Reservations in the admin: an operator sees what runs and what is lost, and settles it once, with a reason."""
+
+import pytest
+from django.contrib.auth.models import Permission, User
+from django.utils import timezone
+
+from controlplane.policies.models import AuditEntry
+from controlplane.reservations import recording
+from controlplane.reservations.models import Reservation
+from enforcement.control.reservations import settle_reservation
+from enforcement.model.keys import Keys
+from enforcement.plan.records import RecordKeys
+from tests.controlplane.adminkit.conftest import PASSWORD
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+LIST = "/admin/reservations/reservation/"
+TOKENS = {"way": "usage", "input": "90", "output": "40", "reason": "The proxy was killed."}
+
+
+def page_of(pk: str) -> str:
+    return f"{LIST}{pk}/settle/"
+
+
+def test_the_list_shows_whose_it_is_and_what_it_holds(as_ann, reserved):
+    text = as_ann.get(LIST).content.decode()
+
+    for shown in (f'data-id="{reserved}"', 'data-state="open"', "gpt-x", "proxy-2", "chat", "600 tokens", "0.002100"):
+        assert shown in text
+
+
+@pytest.mark.parametrize(
+    ("query", "shown"),
+    [
+        ("state=open", True),
+        ("state=lost", False),
+        ("state=settled", False),
+        ("project=chat", True),
+        ("token=ci", True),
+        ("older=1+hour", False),
+        ("older=0+seconds", True),
+    ],
+)
+def test_filters(as_ann, reserved, query, shown):
+    assert (f'data-id="{reserved}"' in as_ann.get(f"{LIST}?{query}").content.decode()) is shown
+
+
+@pytest.mark.parametrize(
+    ("query", "text"),
+    [
+        ("state=any", "Select a valid choice"),
+        ("project=none", "There is no project &#x27;none&#x27;."),
+        ("token=none", "Must be an id: no token has this name."),
+        ("older=soon", "Must be a duration"),
+    ],
+)
+def test_a_wrong_filter_lists_nothing_and_says_why(as_ann, reserved, query, text):
+    shown = as_ann.get(f"{LIST}?{query}").content.decode()
+    assert text in shown
+    assert reserved not in shown
+
+
+def test_settled_by_tokens_with_the_audit(as_ann, reserved, used):
+    answer = as_ann.post(page_of(reserved), TOKENS, follow=True)
+
+    assert "The reservation is settled, and its counters are corrected." in answer.content.decode()
+    assert (used()["tpm"], used()["usd"]) == (130, 250)
+    entry = AuditEntry.objects.get(object_type="reservation")
+    assert (entry.actor, entry.channel, entry.reason) == ("ann", "admin", "The proxy was killed.")
+    assert "+" not in (page := as_ann.get(page_of(reserved)).content.decode()).partition("Corrected by")[2][:400]
+    assert "-470" in page
+    assert "Settle by hand" not in page
+
+
+@pytest.mark.parametrize(
+    ("changed", "text"),
+    [
+        ({"reason": ""}, "This field is required."),
+        ({"reason": "a\u0007b"}, "Must have printable characters only"),
+        ({"way": "guess"}, "Select a valid choice"),
+        ({"input": ""}, "0 is a number, too."),
+        ({"output": "-1"}, "greater than or equal to 0"),
+        ({"way": "costs"}, "Name at least one unit"),
+        ({"way": "costs", "costs": "images = 3"}, "No limit of this reservation counts"),
+        ({"way": "costs", "costs": "tokens = 1.5"}, "Each line must hold a name and an integer"),
+    ],
+)
+def test_a_wrong_form_changes_nothing(as_ann, reserved, used, changed, text):
+    answer = as_ann.post(page_of(reserved), {**TOKENS, **changed})
+
+    assert text in answer.content.decode()
+    assert used()["tpm"] == 600
+    assert not Reservation.objects.exists()
+
+
+def test_one_that_was_settled_meanwhile_is_not_settled_again(as_ann, told, reserved, client_of_store):
+    where = RecordKeys.from_id(Keys(), reserved)
+    client_of_store.zadd(where.index, {where.ident: 1})
+    recording.record(timezone.now(), client_of_store)
+    settle_reservation(client_of_store, Keys(), reserved, {"tokens": 5})
+
+    answer = as_ann.post(page_of(reserved), TOKENS, follow=True)
+
+    assert told(answer) == ["The reservation is settled already. Nothing was changed."]
+    assert not AuditEntry.objects.filter(object_type="reservation").exists()
+
+
+def test_who_may_only_look_settles_nothing(client, reserved, used):
+    looks = User.objects.create_user("looks", password=PASSWORD, is_staff=True)
+    client.force_login(looks)
+    assert client.get(LIST).status_code == 403
+    assert client.get(page_of(reserved)).status_code == 403
+
+    looks.user_permissions.add(Permission.objects.get(codename="view_reservation"))
+    assert "Settle by hand" not in client.get(page_of(reserved)).content.decode()
+    assert client.post(page_of(reserved), TOKENS).status_code == 403
+    assert used()["tpm"] == 600
+
+
+@pytest.mark.parametrize("pk", ["x", "proj_x.0", "proj_1." + "0" * 32, "%2e%2e"])
+def test_an_id_that_is_none_is_not_found(as_ann, store, pk):
+    assert as_ann.get(page_of(pk)).status_code == 404
+
+
+def test_without_the_store_the_settled_ones_are_still_listed(as_ann, reserved, store):
+    as_ann.post(page_of(reserved), TOKENS)
+    store.kill()
+    try:
+        away = as_ann.get(LIST).content.decode()
+        kept = as_ann.get(f"{LIST}?state=settled").content.decode()
+    finally:
+        store.start()
+
+    assert "The store is not reachable" in away
+    assert f'data-id="{reserved}"' in kept
+
+
+def test_metered_usage_is_listed_and_downloaded(as_ann, reserved):
+    as_ann.post(page_of(reserved), TOKENS)
+
+    listed = as_ann.get("/admin/usage/meteredrow/").content.decode()
+    file = as_ann.get("/admin/usage/meteredrow/export.csv").content.decode().splitlines()
+
+    assert "exact" in listed
+    assert file[0].endswith("requests,input,cached_input,cache_write,output,micros,estimated_input")
+    assert file[1].endswith(",gpt-x,exact,False,7,1,90,0,0,40,250,100")
+
+
+def test_in_a_browser(walker, reserved, client_of_store):
+    """From the list to a lost one, which is settled by what the provider's bill says, and given a reason."""
+    walker.log_in("ann", PASSWORD)
+    walker.open(LIST)
+    where = RecordKeys.from_id(Keys(), reserved)
+    client_of_store.zadd(where.index, {where.ident: int(timezone.now().timestamp() - 3_600) * 1_000_000})
+    recording.record(timezone.now(), client_of_store)
+    walker.page.get_by_label("State").select_option("lost")
+    walker.press("Filter")
+    walker.look("lost")
+    walker.page.get_by_role("link", name="Settle").click()
+    walker.page.get_by_label("Reason").fill("The proxy was killed.")
+    walker.press("Settle this reservation")
+    walker.reads("0 is a number, too.")
+    walker.look("reservation")
+    walker.page.get_by_label("Input tokens", exact=True).fill("90")
+    walker.page.get_by_label("Output tokens", exact=True).fill("40")
+    walker.press("Settle this reservation")
+    walker.reads("The reservation is settled, and its counters are corrected.")
+    walker.open(f"{LIST}?state=settled")
+    walker.page.get_by_role("link", name="Show").click()
+    walker.reads("Corrected by the settlement")

@@ -1,0 +1,217 @@
+"""The worker keeps lost reservations in SQL, each once, and finishes what operators have begun."""
+
+from datetime import timedelta
+
+import pytest
+from django.utils import timezone
+
+from controlplane.policies.models import AuditEntry
+from controlplane.publishing.changes import Actor, change
+from controlplane.reservations import actions, listing, recording
+from controlplane.reservations.models import Reservation, ReservationCount
+from controlplane.usage import daily_reports, report, report_render
+from controlplane.usage.models import MeteredRow
+from enforcement import Limit, Limiter
+from enforcement.control.reservations import settle_reservation
+from enforcement.metering.charges import Counts
+from enforcement.model.keys import Keys
+from enforcement.plan.records import RecordKeys
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+ANN = Actor("ann", "admin", "req-1")
+
+
+def record(client_of_store, **later) -> int:
+    return recording.record(timezone.now() + timedelta(**later), client_of_store)
+
+
+def lose(client_of_store, pk: str) -> None:
+    """End the life of a reservation, as if its process had not prolonged it."""
+    where = RecordKeys.from_id(Keys(), pk)
+    client_of_store.zadd(where.index, {where.ident: 1})
+
+
+def test_each_is_saved_once_and_counted(reserved, client_of_store):
+    assert (record(client_of_store), Reservation.objects.count()) == (0, 0)
+    count = ReservationCount.objects.get()
+    assert (count.open, count.lost, count.lost_since) == (1, 0, None)
+
+    lose(client_of_store, reserved)
+
+    assert [record(client_of_store) for _ in range(3)] == [1, 0, 0]
+    row = Reservation.objects.get()
+    assert (row.pk, row.state, row.model, row.instance) == (reserved, "lost", "gpt-x", "proxy-2")
+    count = ReservationCount.objects.get()
+    assert (count.open, count.lost, count.lost_since.year) == (0, 1, 1970)
+
+
+def test_one_that_its_process_prolongs_again_is_not_lost(reserved, client_of_store):
+    """The process was only stopped for a while."""
+    where = RecordKeys.from_id(Keys(), reserved)
+    lose(client_of_store, reserved)
+    record(client_of_store)
+    client_of_store.zadd(where.index, {where.ident: 2**52})
+
+    record(client_of_store)
+
+    assert not Reservation.objects.exists()
+
+
+def test_one_that_the_store_dropped_from_its_list_can_still_be_settled(api, reserved, client_of_store, used):
+    """A project with ten thousand of them has no room for more in its index."""
+    where = RecordKeys.from_id(Keys(), reserved)
+    lose(client_of_store, reserved)
+    record(client_of_store)
+    client_of_store.zrem(where.index, where.ident)
+    record(client_of_store)
+
+    assert [row["id"] for row in api("GET", "reservations?state=lost").json()["results"]] == [reserved]
+    assert api("POST", f"reservations/{reserved}/release", {"reason": "x"}).status_code == 200
+    assert used()["tpm"] == 0
+
+
+def test_one_that_was_settled_elsewhere_is_marked(api, reserved, client_of_store):
+    lose(client_of_store, reserved)
+    record(client_of_store)
+    settle_reservation(client_of_store, Keys(), reserved, {"tokens": 1})
+
+    record(client_of_store)
+
+    (row,) = api("GET", "reservations?state=settled").json()["results"]
+    assert (row["settled_as"], row["settled_by"], row["changes"]) == ("", "", [])
+    answer = api("POST", f"reservations/{reserved}/release", {"reason": "x"})
+    assert (answer.status_code, answer.json()["code"]) == (409, "already_settled")
+
+
+def test_after_seven_days_its_estimate_counts(reserved, client_of_store):
+    """The store has forgotten the record, so nobody can settle it any more."""
+    lose(client_of_store, reserved)
+    record(client_of_store)
+    Reservation.objects.update(at=timezone.now() - timedelta(days=7))
+    where = RecordKeys.from_id(Keys(), reserved)
+    client_of_store.unlink(where.index, where.record)
+
+    record(client_of_store)
+    record(client_of_store)
+
+    row = Reservation.objects.get()
+    assert (row.state, row.settled_as) == ("settled", "estimated")
+    counted = MeteredRow.objects.get(period="day")
+    assert (counted.settled_as, counted.requests, counted.input, counted.output, counted.micros) == (
+        *("estimated", 1, 100, 500, 2_100),
+    )
+
+
+def test_settled_ones_are_forgotten_after_thirty_days(api, reserved, client_of_store):
+    api("POST", f"reservations/{reserved}/release", {"reason": "x"})
+    now = timezone.now()
+
+    assert recording.prune(now + timedelta(days=29)) == 0
+    assert recording.prune(now + timedelta(days=31)) == 1
+
+
+def order(reserved: str) -> None:
+    with change(actor=ANN, reason="stuck") as tx:
+        actions.settle(tx, reserved, actions.SettlementOrder(usage=Counts(90, 0, 0, 40)))
+
+
+def test_the_worker_finishes_what_the_store_could_not(reserved, client_of_store, monkeypatch, used):
+    """The store stops between the audit and the correction. The worker makes it once, however often it runs."""
+
+    def away(*_):
+        raise ConnectionError("gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(actions, "_correct", away)
+        with pytest.raises(actions.SettlementUnfinished):
+            order(reserved)
+    assert Reservation.objects.get().state == "settling"
+    assert used()["tpm"] == 600
+    with pytest.raises(actions.AlreadySettled):
+        order(reserved)
+
+    record(client_of_store)
+    assert Reservation.objects.get().state == "settling"
+    record(client_of_store, seconds=11)
+    record(client_of_store, seconds=30)
+
+    row = Reservation.objects.get()
+    assert (row.state, row.settled_as, row.settled_by, used()["tpm"]) == ("settled", "exact", "ann", 130)
+    assert AuditEntry.objects.filter(object_type="reservation").count() == 1
+    assert MeteredRow.objects.get(period="day").requests == 1
+
+
+def test_a_lost_reply_does_not_lose_the_usage(reserved, client_of_store, monkeypatch, used):
+    """The store has corrected the counters, and its reply was lost."""
+    really = actions._correct
+
+    def reply_lost(row, client):
+        really(row, client)
+        raise ConnectionError("reset")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(actions, "_correct", reply_lost)
+        with pytest.raises(actions.SettlementUnfinished):
+            order(reserved)
+    record(client_of_store, seconds=11)
+
+    assert Reservation.objects.get().state == "settled"
+    assert used()["tpm"] == 130
+    assert MeteredRow.objects.get(period="day").settled_as == "exact"
+
+
+def test_an_operator_who_comes_with_the_process_is_told(reserved, client_of_store, monkeypatch):
+    """Between reading the record and correcting it, the process settles. Its settlement counts, and no other."""
+    really = actions._correct
+
+    def too_late(row, client):
+        settle_reservation(client_of_store, Keys(), reserved, {"tokens": 5})
+        return really(row, client)
+
+    monkeypatch.setattr(actions, "_correct", too_late)
+    with pytest.raises(actions.AlreadySettled):
+        order(reserved)
+
+    row = Reservation.objects.get()
+    assert (row.state, row.settled_by, row.order) == ("settled", "", {})
+    assert not MeteredRow.objects.exists()
+    entries = AuditEntry.objects.filter(object_type="reservation").order_by("id")
+    assert [entry.action for entry in entries] == ["reservation.settle", "reservation.settled_elsewhere"]
+
+
+def test_metrics_have_the_numbers_of_each_project(client, reserved, client_of_store, settings):
+    settings.METRICS_NETWORKS = ["127.0.0.0/8"]
+    lose(client_of_store, reserved)
+    record(client_of_store)
+
+    text = client.get("/metrics").content.decode()
+
+    assert 'sluicegate_reservations{project="chat",state="lost"} 1.0' in text
+    assert 'sluicegate_reservations{project="chat",state="open"} 0.0' in text
+    assert 'sluicegate_reservations{project="",state="lost"} 0.0' in text
+    assert 'sluicegate_reservations_oldest_lost_seconds{project="chat"}' in text
+
+
+def test_the_report_of_the_day_has_models_and_lost_ones(lost):
+    """Two requests of a killed process, and one that it had settled."""
+    lost(2)
+    today = timezone.now().date()
+    built = report.build(today, timezone.now())
+
+    text = report_render.as_text(built)
+    assert "2 reservations lost by their process, 2 of them not settled yet" in text
+    assert [line.split() for line in text.splitlines() if line.startswith("gpt-x")] == [
+        ["gpt-x", "1", "100", "30", "0.000220"]
+    ]
+    html = report_render.as_html(built)
+    assert "2 reservations lost their process" in html
+    assert '<th scope="row">gpt-x</th>' in html
+    assert daily_reports.write(today, timezone.now()).summary["reservations"] == {"lost": 2, "unsettled": 2}
+
+
+def test_those_of_limits_in_code_belong_to_nobody_here(store, client_of_store):
+    with Limiter(store.url, timeout=2.0) as limiter:
+        made = limiter.reserve(Limit(name="x", quota=5, window_seconds=60), "user:1", life=60)
+        with pytest.raises(listing.Unknown):
+            listing.read(made.id)

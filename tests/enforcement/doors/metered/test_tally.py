@@ -1,0 +1,146 @@
+"""What a metered door reports of its settlements: each once, by token and model, and only what is metered."""
+
+import asyncio
+import json
+
+import pytest
+
+from enforcement import aio
+from enforcement.control.reservations import open_reservations, settle_reservation
+from enforcement.doors.asgi import LimitMiddleware
+from enforcement.metering import tally
+from enforcement.metering.price_documents import parse_prices
+from tests.enforcement.doors.metered.provider import Provider, Visit, ask, whole
+from tests.enforcement.doors.metered.test_asgi import HELLO, PRICES, STREAM, TPM, USD, published, used
+from tests.enforcement.world import PROJECT
+
+NAMES = (*tally.ROW_NAMES, *tally.COUNT_NAMES)
+
+
+@pytest.fixture
+async def limiter(server, world):
+    limiter = aio.Limiter(server.url, timeout=1.0, lookup=1.0, instance="proxy-1")
+    yield limiter
+    await limiter.close()
+
+
+@pytest.fixture
+def provider():
+    return Provider()
+
+
+@pytest.fixture
+def door(limiter, provider):
+    door = LimitMiddleware(provider, limiter, metered=True)
+    door._guard._prices = lambda: parse_prices(PRICES)
+    return door
+
+
+@pytest.fixture
+def delivered(world, limiter):
+    """End the limiter, and return the rows in the stream, the batches of which have no id twice."""
+
+    async def read():
+        await limiter.close()
+        entries = [fields for _, fields in world.client.xrange(world.keys.usage)]
+        assert len({fields["id"] for fields in entries}) == len(entries)
+        return [dict(zip(NAMES, row, strict=True)) for it in entries for row in json.loads(it.get("metered", "[]"))]
+
+    return read
+
+
+async def test_a_row_says_how_requests_were_settled(world, door, provider, delivered):
+    """Two reported, one refused by the provider before it cost anything."""
+    secret = published(world, TPM, USD)
+    await ask(door, secret, HELLO)
+    await ask(door, secret, STREAM)
+    provider.answer = lambda scope, body, receive, send: whole(send, {"error": {}}, 500)
+    await ask(door, secret, HELLO)
+
+    rows = await delivered()
+    by_way = {row["settled_as"]: row for row in rows}
+    assert set(by_way) == {"exact", "nothing"}
+    sums = {name: sum(row[name] for row in rows if row["settled_as"] == "exact") for name in tally.COUNT_NAMES}
+    assert sums == {
+        "requests": 2,
+        "input": 200,
+        "cached_input": 0,
+        "cache_write": 0,
+        "output": 60,
+        "micros": 440,
+        "estimated_input": 200,
+    }
+    exact = by_way["exact"]
+    assert (exact["project"], exact["model"], exact["approximate"], exact["price_revision"]) == (PROJECT, "gpt-x", 0, 7)
+    assert exact["token"].startswith("tok_")
+    assert [by_way["nothing"][name] for name in ("requests", "output", "micros")] == [1, 0, 0]
+
+
+async def test_money_is_reported_also_where_no_limit_counts_it(world, door, delivered):
+    secret = published(world, TPM)
+    await ask(door, secret, HELLO)
+
+    (row,) = await delivered()
+    assert (row["input"], row["output"], row["micros"]) == (100, 30, 220)
+
+
+async def test_what_no_meter_reads_is_counted_as_such(world, door, provider, delivered):
+    provider.answer = lambda scope, body, receive, send: whole(send, {})
+    secret = published(world, {**TPM, "unmetered": "count_only"})
+    await ask(door, secret, b"{", path="/v1/unknown")
+
+    (row,) = await delivered()
+    assert (row["settled_as"], row["model"], row["requests"], row["micros"]) == ("unmetered", "", 1, 0)
+
+
+async def test_one_that_an_operator_has_settled_is_not_reported(world, limiter, door, provider, delivered):
+    """Neither its tokens nor the correction of its charges: those of the operator stand."""
+    secret = published(world, TPM)
+    provider.pause, provider.words = 0.02, 1_000
+    visit = Visit(door, secret, STREAM)
+    while not visit.answer.chunks:
+        await asyncio.sleep(0.01)
+    (row,) = open_reservations(world.client, world.keys, PROJECT)
+    assert settle_reservation(world.client, world.keys, row.id, {"tokens": 7})
+    visit.leave()
+    await visit.task
+
+    assert await used(limiter, secret) == {"tpm": 7}
+    assert await delivered() == []
+    entries = [json.loads(fields["rows"]) for _, fields in world.client.xrange(world.keys.usage)]
+    assert sum(row[9] for rows in entries for row in rows if row[4] == "tpm") == 600
+
+
+async def test_a_process_that_meters_nothing_sends_no_more(world, server, delivered):
+    """The door is not even told to count."""
+    async with aio.Limiter(server.url, timeout=1.0, lookup=1.0) as limiter:
+        secret = world.everything(TPM)
+        await limiter.check(secret, {"tokens": 1})
+        assert limiter._engine.usage.metered is None
+
+    assert await delivered() == []
+    assert all("metered" not in fields for _, fields in world.client.xrange(world.keys.usage))
+
+
+async def test_names_of_models_are_bounded(world, door, delivered, monkeypatch):
+    """A client that makes up names gets one row for all that are too many, and none can spoil a batch."""
+    monkeypatch.setattr(tally, "MAX_MODELS", 3)
+    secret = published(world, TPM)
+    for name in ("gpt-a", "gpt-\u2028", "gpt-" + "x" * 100, "gpt-c", "gpt-d", "gpt-a"):
+        assert (await ask(door, secret, {**HELLO, "model": name})).status == 200
+
+    rows = await delivered()
+    assert {row["model"]: row["requests"] for row in rows} == {"gpt-a": 2, "gpt-?": 1, "gpt-" + "x" * 100: 1, "": 2}
+
+
+async def test_rows_that_wait_are_bounded(world, door, limiter, delivered, monkeypatch):
+    monkeypatch.setattr(tally, "MAX_ROWS", 2)
+    secret = published(world, TPM)
+    limiter.metered_tally().take = lambda at_most: []  # as while nothing can be delivered
+    for name in ("gpt-a", "gpt-b", "gpt-c", "gpt-b"):
+        await ask(door, secret, {**HELLO, "model": name})
+
+    counts = limiter.metered_tally()
+    assert (len(counts), counts.dropped) == (2, 1)
+    del counts.take
+    assert {row["model"]: row["requests"] for row in await delivered()} == {"gpt-a": 1, "gpt-b": 2}
