@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -55,8 +55,9 @@ class LimitMiddleware(Guard[App, Limiter, Scope]):
         app: Any ASGI application.
         limiter: An :class:`enforcement.aio.Limiter`. None: one is made from the environment when the server starts.
             The limiter is started and closed with the server in both cases.
-        token: Returns the token of a request, or None. By default ``Authorization: Bearer``, then ``X-API-Key``.
-            An empty string is a token that is not valid.
+        token: Returns the token of a request, or None. By default ``Authorization: Bearer``, then ``X-API-Key``, and
+            with *metered* also the fields of the providers' SDKs, ``x-goog-api-key`` and ``api-key``. An empty string
+            is a token that is not valid.
         costs: Returns the costs of a request. By default one request.
         attributes: Returns attributes to add to ``method``, ``path``, ``ip`` and ``header.<name>``, or to replace them.
         headers: Preset of :meth:`Decision.headers <enforcement.plan.decision.Decision.headers>`.
@@ -78,10 +79,15 @@ class LimitMiddleware(Guard[App, Limiter, Scope]):
 
     def __init__(self, *arguments: Any, metered: bool = False, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
+        self._shape: Callable[[Scope], str] = _no_shape
         if metered:
             from enforcement.doors.metered.asgi import MeteredGuard  # most applications meter nothing
+            from enforcement.doors.metered.sdks import shape_of, token_of
 
             self._guard = MeteredGuard(self, self._guard, _answer)  # type: ignore[method-assign]
+            self._shape = shape_of
+            if self._by_usual_fields:
+                self._token = token_of
 
     @staticmethod
     def usual_token(request: Scope) -> str | None:
@@ -112,7 +118,7 @@ class LimitMiddleware(Guard[App, Limiter, Scope]):
             if decision.allowed:
                 await self._pass(decision, scope, receive, send)
             else:
-                await _answer(scope, receive, send, denial(decision, self._headers))
+                await _answer(scope, receive, send, denial(decision, self._headers, self._shape(scope)))
 
     async def start(self) -> Limiter:
         """Start the limiter, once, and return it. Without lifespan events, the first request calls this."""
@@ -135,9 +141,10 @@ class LimitMiddleware(Guard[App, Limiter, Scope]):
         try:
             admitted = await self._admit(limiter, scope)
         except Refusal as refusal:
-            await _answer(scope, receive, send, refusal.answer(self._headers))
+            shape = self._shape(scope)
+            await _answer(scope, receive, send, refusal.answer(f"{self._headers}+{shape}" if shape else self._headers))
         except Denied as denied:
-            await _answer(scope, receive, send, denial(denied.decision, self._headers))
+            await _answer(scope, receive, send, denial(denied.decision, self._headers, self._shape(scope)))
         else:
             if isinstance(admitted, Decision):
                 await self._pass(admitted, scope, receive, send)
@@ -206,6 +213,11 @@ class LimitMiddleware(Guard[App, Limiter, Scope]):
         if self._attributes:
             values.update(self._attributes(scope))
         return RequestAttributes(values, lambda name: header_of(scope, name.encode("latin-1", "replace")))
+
+
+def _no_shape(scope: Scope) -> str:
+    """Return an empty string, since denials of an application that meters nothing are problems (RFC 9457)."""
+    return ""
 
 
 class _Lifespan:

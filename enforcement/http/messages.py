@@ -20,7 +20,7 @@ from enforcement.model.sizes import MAX_ATTRIBUTE_LENGTH
 from enforcement.model.tokens import Anonymous, is_well_formed
 from enforcement.plan.decision import Decision
 from enforcement.plan.decision_ids import label_of
-from enforcement.plan.error_shapes import error_body
+from enforcement.plan.error_shapes import error_body, retry_fields
 from enforcement.plan.headers import LIST_FIELDS, presets
 
 DEGRADED_FIELD: Final = "Sluicegate-Degraded"
@@ -35,7 +35,10 @@ DENIAL_FIELD: Final = "Sluicegate-Denial"
 CLIENT_GONE: Final = 499
 """Status for ``charge_on`` if the client left before a response began. nginx uses the same number."""
 
-_CREDENTIALS: Final = frozenset({"authorization", "proxy-authorization", "cookie", "x-api-key"})
+PROVIDER_KEYS: Final = ("x-goog-api-key", "api-key")
+"""Header fields in which the SDKs of Gemini and of Azure OpenAI show what they were given as the key of an API."""
+
+_CREDENTIALS: Final = frozenset({"authorization", "proxy-authorization", "cookie", "x-api-key", *PROVIDER_KEYS})
 _TOO_LONG: Final = {"path": 414, "method": 400}
 _CHALLENGE: Final = 'Bearer realm="sluicegate"'
 _WITHOUT_TOKEN: Final = frozenset({"token_required", "unknown_project"})
@@ -139,10 +142,12 @@ def denial(decision: Decision, preset: str, shape: str = "") -> PlainResponse:
         shape: The provider whose errors the body resembles, if the preset names none. Empty: none.
     """
     log_denial(decision)
-    headers = added_headers(decision, preset)
+    headers, named = added_headers(decision, preset), f"{preset}+{shape}" if shape else preset
     if decision.status == 401:
         headers.append(("WWW-Authenticate", challenge(decision.reason)))
-    return _json_answer(decision.status, decision.problem(f"{preset}+{shape}" if shape else preset), headers)
+    elif decision.status != 403:
+        headers += retry_fields(named, decision.retry_after_ms)
+    return _json_answer(decision.status, decision.problem(named), headers)
 
 
 def log_denial(decision: Decision) -> None:
@@ -211,23 +216,25 @@ def check_anonymous(project: str | None) -> Anonymous | None:
         raise ValueError(f"anonymous: {str(exc).removeprefix('project: ')}") from exc
 
 
-def find_token(authorization: str | None, api_key: str | None) -> str | None:
+def find_token(authorization: str | None, *keys: str | None) -> str | None:
     """
     Return the bearer token or the API key of a request.
 
-    If it has both, return the one that is well-formed. The other may be a credential for the upstream.
+    If it has several, return the first that is well-formed. Others may be credentials for the upstream.
 
+    Args:
+        keys: Values of the header fields for keys, such as ``X-API-Key``.
     Returns:
-        An empty string if the request has one of the two header fields, but no token in it. None if it has neither
-        field. Only such a request can be anonymous.
+        An empty string if the request has one of the header fields, but no token in it. None if it has none of them.
+        Only such a request can be anonymous.
     """
-    if authorization is None and api_key is None:
+    if authorization is None and all(key is None for key in keys):
         return None
     scheme, _, bearer = (authorization or "").partition(" ")
-    candidates = [bearer.strip() if scheme.lower() == "bearer" else "", (api_key or "").strip()]
+    candidates = [bearer.strip() if scheme.lower() == "bearer" else "", *((key or "").strip() for key in keys)]
     found = [candidate for candidate in candidates if candidate]
-    if len(found) > 1 and not is_well_formed(found[0]) and is_well_formed(found[1]):
-        return found[1]
+    if len(found) > 1:
+        return next((candidate for candidate in found if is_well_formed(candidate)), found[0])
     return found[0] if found else ""
 
 

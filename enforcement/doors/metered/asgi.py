@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from enforcement.aio import Admission, Limiter
 from enforcement.doors.metered.bodies import ClientLeft, ReadBody, is_too_long, read_body, sent_on
+from enforcement.doors.metered.sdks import shape_of, target_of
 from enforcement.doors.metered.visit import Drains, MeteredVisit, now_us
 from enforcement.http.asgi import Receive, Scope, Send, header_of
 from enforcement.http.messages import PlainResponse, Refusal, RequestAttributes, denial, without_token
@@ -67,7 +68,7 @@ class MeteredGuard:
 
     async def __call__(self, limiter: Limiter, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request to the application, or send a denial."""
-        preset, shape = self._door._headers, _shape_of(scope)
+        preset, shape = self._door._headers, shape_of(scope)
         try:
             opened = await self._open(limiter, scope, receive)
         except ClientLeft:
@@ -129,7 +130,7 @@ class MeteredGuard:
         """Return what a request may cost, and its body or the beginning of it."""
         if scope["type"] == "websocket":
             return Unmetered("websocket"), ReadBody(b"", whole=True)
-        method, target = scope["method"], _target(scope)
+        method, target = scope["method"], target_of(scope)
         if method != "POST":
             return Unmetered("method"), ReadBody(b"", whole=False)
         body = await read_body(scope, receive, self._max_body)
@@ -167,17 +168,6 @@ def _admissible(plan: LivePlan | Decision) -> LivePlan:
     if isinstance(plan, Decision):
         raise Denied(plan)
     return plan
-
-
-def _target(scope: Scope) -> str:
-    raw = scope.get("raw_path")
-    return str(raw.decode("latin-1") if raw else scope["path"])
-
-
-def _shape_of(scope: Scope) -> str:
-    """Return the provider whose SDK has sent a request, by the path, or an empty string."""
-    route = find_route(_target(scope)) if scope["type"] == "http" else None
-    return "" if route is None else route.format.partition("-")[0]
 
 
 __all__ = ["DRAIN", "MeteredGuard"]
