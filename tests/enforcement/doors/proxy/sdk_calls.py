@@ -19,6 +19,7 @@ from typing import Any
 from tests.repository import ROOT
 
 ASKED = [{"role": "user", "content": "How is the weather in Paris?"}]
+CLASSES = ("input", "cached_input", "cache_write", "output")
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 
 
@@ -191,6 +192,61 @@ def _content_structured(client: Any) -> str:
     return client.models.generate_content(model="gemini-x", contents="Where is it?", config=config).text
 
 
+def _reported(answer: Any) -> list[Any]:
+    from enforcement.metering.reported import read_report
+
+    report = read_report(answer)
+    return [report.model, sum(getattr(report.usage, name) for name in CLASSES)]
+
+
+def _streamed(events: Any) -> list[Any]:
+    from enforcement.metering.reported import StreamReport
+
+    seen = StreamReport()
+    for event in events:
+        seen.add(event)
+    seen.end()
+    report = seen.report()
+    return [report.model, sum(getattr(report.usage, name) for name in CLASSES)] if report else [None, 0]
+
+
+def _openai_reports(client: Any) -> list[Any]:
+    chat: dict[str, Any] = {"model": "gpt-x", "messages": ASKED}
+    response: dict[str, Any] = {"model": "gpt-x", "input": "How is the weather?"}
+    options = {"include_usage": True}
+    with client.responses.stream(**response) as stream:
+        events = _streamed(stream)
+    return [
+        _reported(client.chat.completions.create(**chat)),
+        _streamed(client.chat.completions.create(**chat, stream=True, stream_options=options)),
+        _reported(client.embeddings.create(model="gpt-x", input=["How is the weather?"])),
+        _reported(client.responses.create(**response)),
+        _streamed(client.responses.create(**response, stream=True)),
+        events,
+    ]
+
+
+def _anthropic_reports(client: Any) -> list[Any]:
+    asked: dict[str, Any] = {"model": "claude-x", "messages": ASKED, "max_tokens": 20}
+    with client.messages.stream(**asked) as stream:
+        events = _streamed(stream)
+    return [
+        _reported(client.messages.create(**asked)),
+        _streamed(client.messages.create(**asked, stream=True)),
+        events,
+    ]
+
+
+def _gemini_reports(client: Any) -> list[Any]:
+    asked: dict[str, Any] = {"model": "gemini-x", "contents": "How is the weather?"}
+    answer = client.models.generate_content(**asked)
+    return [
+        _reported(answer),
+        _reported(answer.model_dump()),
+        _streamed(client.models.generate_content_stream(**asked)),
+    ]
+
+
 CLIENTS: dict[str, Callable[[str, str, int], Any]] = {
     "openai": _openai,
     "azure": _azure,
@@ -218,6 +274,9 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "gemini-content-stream": _content_stream,
     "gemini-content-tools": _content_tools,
     "gemini-content-structured": _content_structured,
+    "openai-reports": _openai_reports,
+    "anthropic-reports": _anthropic_reports,
+    "gemini-reports": _gemini_reports,
 }
 
 if __name__ == "__main__":

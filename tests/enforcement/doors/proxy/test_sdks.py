@@ -158,3 +158,22 @@ def test_an_sdk_reads_the_shape_without_a_metered_limit(call, token_of):
     _, error, status, said, _ = call("gemini-content", token)
     assert (error, status) == ("ClientError", 429)
     assert said.startswith("hourly has 0 of 1 requests left.")
+
+
+@pytest.mark.parametrize("name", ["openai-reports", "anthropic-reports", "gemini-reports"])
+def test_the_objects_of_an_sdk_report_what_was_invoiced(call, token_of, provider, name):
+    """``settle_from`` and ``metered`` read them, whole responses and events of streams, and find their format."""
+    provider.invoice.clear()
+    _, reports = call(name, token_of(TOKENS))
+
+    assert [tokens for _, tokens in reports] == as_called(name, [sum(row) for row in provider.invoice])
+    assert {model for model, _ in reports} == {
+        {"openai": "gpt-x", "anthropic": "claude-x"}.get(name.partition("-")[0], "gemini-x")
+    }
+
+
+def as_called(name, invoiced):
+    """Return the invoice in the order of the reports: helpers for streams are called first, a dump calls nothing."""
+    if name == "gemini-reports":
+        return [invoiced[0], *invoiced]
+    return [*invoiced[1:], invoiced[0]]
