@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -17,11 +18,15 @@ class InvoicingProvider:
     Attributes:
         invoice: Input and output tokens of each request that was answered.
         heads: The header fields of each request.
+        pause: Seconds before each part of an answer.
+        refuses: Answer with status 500 and write no invoice.
     """
 
     def __init__(self) -> None:
         self.invoice: list[tuple[int, int]] = []
         self.heads: list[dict[str, str]] = []
+        self.pause = 0.0
+        self.refuses = False
 
     @property
     def tokens(self) -> int:
@@ -40,24 +45,28 @@ class InvoicingProvider:
         path = scope["path"]
         asked = json.loads(body) if body.startswith(b"{") else {}
         found = next((self._tokens(asked, answer) for end, answer in _ANSWERS.items() if path.endswith(end)), None)
+        if self.refuses:
+            await _send(send, {"error": {"message": "not now", "type": "server_error"}}, 0.0, 500)
+            return
         if found is not None:
             self.invoice.append((found["input"], found["output"]))
             value = found["answer"](asked, found)
         else:
             value = _UNPRICED.get(path, {"error": {"message": f"no such path: {path}"}})
-        await _send(send, value)
+        await _send(send, value, self.pause)
 
     def _tokens(self, asked: Any, answer: Any) -> dict[str, Any]:
         output = 0 if answer is _embeddings else OUTPUT
         return {"input": len(json.dumps(asked).split()), "output": output, "answer": answer}
 
 
-async def _send(send: Any, value: Any) -> None:
+async def _send(send: Any, value: Any, pause: float, status: int = 200) -> None:
     """Send a JSON value, or a stream of events."""
     is_stream = not isinstance(value, dict)
     kind = b"text/event-stream" if is_stream else b"application/json"
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", kind)]})
+    await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", kind)]})
     for event in value if is_stream else ():
+        await asyncio.sleep(pause)
         await send({"type": "http.response.body", "body": event, "more_body": True})
     await send({"type": "http.response.body", "body": b"" if is_stream else json.dumps(value).encode()})
 
