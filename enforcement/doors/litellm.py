@@ -65,7 +65,7 @@ _SAY: Final = RateLimitedLogger(logging.getLogger("sluicegate.doors"))
 
 
 @dataclass(slots=True)
-class _Call:
+class _OpenCall:
     """One admitted call, until it is settled."""
 
     admission: Admission
@@ -105,7 +105,7 @@ class SluicegateHooks(CustomLogger):  # type: ignore[misc]
         self._prices = prices
         self._started = False
         self._starting = asyncio.Lock()
-        self._calls: OrderedDict[str, deque[_Call]] = OrderedDict()
+        self._calls: OrderedDict[str, deque[_OpenCall]] = OrderedDict()
         self._open = 0
 
     async def async_pre_call_hook(
@@ -120,7 +120,7 @@ class SluicegateHooks(CustomLogger):  # type: ignore[misc]
         except Denied as denied:
             raise self._denial(denied.decision) from None
         data.setdefault("litellm_call_id", admission.reservation.ident)
-        self._keep(data["litellm_call_id"], _Call(admission, _reservation_of(opening, limiter.now_us())))
+        self._keep(data["litellm_call_id"], _OpenCall(admission, _reservation_of(opening, limiter.now_us())))
         if isinstance(opening.asked, MeteredRequest):
             _write(data, opening.asked.changes)
         return data
@@ -192,7 +192,7 @@ class SluicegateHooks(CustomLogger):  # type: ignore[misc]
         headers = dict([*added_headers(decision, self._preset), *retry_fields("openai", decision.retry_after_ms)])
         return HTTPException(decision.status, str(Denied(decision)), headers)
 
-    def _keep(self, ident: str, call: _Call) -> None:
+    def _keep(self, ident: str, call: _OpenCall) -> None:
         """Keep a call until it is settled. A client may name two calls alike, so that each name has a list of them."""
         self._calls.setdefault(ident, deque()).append(call)
         self._open += 1
@@ -200,7 +200,7 @@ class SluicegateHooks(CustomLogger):  # type: ignore[misc]
         if self._open > MAX_OPEN:
             self._expire(next(iter(self._calls)))
 
-    def _take(self, ident: str | None) -> _Call | None:
+    def _take(self, ident: str | None) -> _OpenCall | None:
         calls = self._calls.get(ident or "")
         if not calls:
             return None
@@ -225,7 +225,7 @@ class SluicegateHooks(CustomLogger):  # type: ignore[misc]
 _ENDING: Final[set[asyncio.Future[None]]] = set()
 
 
-async def _settle(call: _Call, settlement: Settlement | None) -> None:
+async def _settle(call: _OpenCall, settlement: Settlement | None) -> None:
     if settlement is not None:
         await call.admission.conclude(call.reservation.terms.named(settlement.costs))
 

@@ -203,7 +203,7 @@ def joining(present: Iterable[str | bytes], added: Sequence[Header]) -> Sequence
 
 
 def check_preset(preset: str) -> str:
-    """Return *preset*, or raise ValueError if there is no such preset, at the start instead of at the first request."""
+    """Return *preset*, or raise ValueError if there is no such preset."""
     presets(preset)
     return preset
 
@@ -218,23 +218,20 @@ def check_anonymous(project: str | None) -> Anonymous | None:
 
 def find_token(authorization: str | None, *keys: str | None) -> str | None:
     """
-    Return the bearer token or the API key of a request.
-
-    If it has several, return the first that is well-formed. Others may be credentials for the upstream.
+    Return the bearer token or the API key of a request, the first that is well-formed if it has several.
 
     Args:
         keys: Values of the header fields for keys, such as ``X-API-Key``.
     Returns:
-        An empty string if the request has one of the header fields, but no token in it. None if it has none of them.
-        Only such a request can be anonymous.
+        An empty string if its fields hold no token. None if it has none of them: only then can it be anonymous.
     """
     if authorization is None and all(key is None for key in keys):
         return None
     scheme, _, bearer = (authorization or "").partition(" ")
-    candidates = [bearer.strip() if scheme.lower() == "bearer" else "", *((key or "").strip() for key in keys)]
-    found = [candidate for candidate in candidates if candidate]
-    if len(found) > 1:
-        return next((candidate for candidate in found if is_well_formed(candidate)), found[0])
+    shown = [bearer if scheme.lower() == "bearer" else "", *(key or "" for key in keys)]
+    found = [value.strip() for value in shown if value.strip()]
+    if len(found) > 1:  # the others may be credentials for the upstream
+        return next((value for value in found if is_well_formed(value)), found[0])
     return found[0] if found else ""
 
 
@@ -295,9 +292,7 @@ def network_of(ip: str) -> str:
     """
     Return an IPv4 address itself, the /64 network of an IPv6 address, or any other string unchanged.
 
-    Returns:
-        An IPv4 address itself. The /64 of an IPv6 address, because a client has all of it and may use another address
-        of it for each request. Any other string unchanged.
+    A client has all of its /64, and may use another address of it for each request.
     """
     address = _address(ip)
     if address is None:
@@ -331,15 +326,13 @@ class TrustedProxies:
 
     def client(self, peer: str | None, forwarded: Sequence[str]) -> str | None:
         """
-        Return the address of the client, which is the right-most one that is not a trusted proxy's, or None.
+        Return the address of the client, the right-most that is not a trusted proxy's, or None if it is not known.
 
         Everything to the left of an untrusted address, or of a string that is not an address, may be forged.
 
         Args:
             peer: Address of the peer; None over a Unix socket, which has no addresses.
             forwarded: Values of all ``X-Forwarded-For`` fields, in order.
-        Returns:
-            The address; None if it is not known.
         """
         if not self.trusts(peer):
             return peer if peer is None or ":" not in peer else str(_address(peer) or peer)
