@@ -5,10 +5,14 @@ from typing import Any
 
 from django import forms
 from django.contrib import admin
+from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
 from django.http import HttpRequest
+from unfold.widgets import UnfoldAdminTextInputWidget
 
 from controlplane.adminkit.forms import InstantInput
+from controlplane.projects.models import Token
+from enforcement.model.matching import check_labels
 
 
 class InstantRangeFilter(admin.FieldListFilter):
@@ -18,7 +22,7 @@ class InstantRangeFilter(admin.FieldListFilter):
     The theme's filter has four inputs, and warns in each of them if the browser has another time zone.
     """
 
-    template = "admin/sluicegate/instant_range.html"
+    template = "admin/sluicegate/form_filter.html"
 
     def __init__(
         self, field: Any, request: HttpRequest, params: dict[str, Any], model: Any, model_admin: Any, field_path: str
@@ -53,3 +57,62 @@ class InstantRangeForm(forms.Form):
         super().__init__(values)
         for label, name in zip(("From", "To"), names.values(), strict=True):
             self.fields[name] = forms.DateTimeField(label=label, required=False, widget=InstantInput)
+
+
+class LabelFilter(admin.SimpleListFilter):
+    """A filter by a label of the token, as a name and a value, or as a name for any value."""
+
+    template = "admin/sluicegate/form_filter.html"
+    title = "label of the token"
+    parameter_name = "label"
+    # The column that has the id of the token.
+    column = "pk"
+
+    def __init__(self, request: HttpRequest, params: dict[str, Any], model: Any, model_admin: Any) -> None:
+        super().__init__(request, params, model, model_admin)
+        self.form = LabelForm({self.parameter_name: self.value() or ""})
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> tuple[()]:
+        return ()
+
+    def has_output(self) -> bool:
+        return True
+
+    def choices(self, changelist: Any) -> Iterator[dict[str, Any]]:
+        yield {"form": self.form}
+
+    def queryset(self, request: HttpRequest, rows: QuerySet) -> QuerySet:
+        """Return the rows of tokens with the label. What is no label gives none of them, and an error at the filter."""
+        if not self.form.is_valid():
+            return rows.none()
+        if not (label := self.form.cleaned_data["label"]):
+            return rows
+        return rows.filter(**{f"{self.column}__in": Token.objects.with_label(*label).values("pk")})
+
+
+class LabelForm(forms.Form):
+    label = forms.CharField(
+        required=False,
+        label="Such as team=red, or team for any value",
+        widget=UnfoldAdminTextInputWidget(attrs={"placeholder": "team=red"}),
+    )
+
+    def clean_label(self) -> tuple[str, str | None] | None:
+        """Return the name of a label with its value or with None, or None if the field is empty."""
+        text = self.cleaned_data["label"]
+        try:
+            return label_of(text) if text else None
+        except ValueError as exc:
+            raise ValidationError(f"Must be a label such as team=red: {exc}.") from exc
+
+
+def label_of(text: str) -> tuple[str, str | None]:
+    """
+    Return the name and the value in a text such as "team=red", or the name and None for "team".
+
+    Raises:
+        ValueError: No token can have such a label.
+    """
+    name, equals, value = (part.strip() for part in text.partition("="))
+    check_labels({name: value if equals else "any"})
+    return name, value if equals else None

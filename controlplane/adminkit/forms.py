@@ -69,6 +69,7 @@ class RulesField(forms.CharField):
     """Rules for attributes, one on each line, such as ``model = gpt-*`` or ``tier = free | trial``."""
 
     widget = UnfoldAdminTextareaWidget
+    kind = "rule"
     line = "model = gpt-*"
 
     def __init__(self, **options: Any) -> None:
@@ -86,11 +87,15 @@ class RulesField(forms.CharField):
                 continue
             name, equals, rule = (part.strip() for part in line.partition("="))
             if not equals or not rule or name in rules:
-                message = f'Each line must hold one rule such as "{self.line}", each name once, got {line.strip()!r}.'
-                raise ValidationError(message)
-            options = [option.strip() for option in rule.split("|")]
-            rules[name] = options if len(options) > 1 else rule
+                one = f'one {self.kind} such as "{self.line}"'
+                raise ValidationError(f"Each line must hold {one}, each name once, got {line.strip()!r}.")
+            rules[name] = self.read(rule)
         return rules
+
+    def read(self, rule: str) -> Any:
+        """Return the value of what a line has after the name."""
+        options = [option.strip() for option in rule.split("|")]
+        return options if len(options) > 1 else rule
 
     def has_changed(self, initial: Any, data: Any) -> bool:
         try:
@@ -111,6 +116,16 @@ class NumbersField(RulesField):
                 raise ValidationError(f'Each line must hold a name and an integer such as "{name} = 100".')
             numbers[name] = int(number)
         return numbers
+
+
+class LabelsField(RulesField):
+    """Labels by name, one on each line, such as ``team = red``."""
+
+    kind = "label"
+    line = "team = red"
+
+    def read(self, rule: str) -> str:
+        return rule
 
 
 class InstantInput(forms.DateTimeInput):

@@ -4,16 +4,20 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from django.db.models import Model, QuerySet
+from django.db.models import Model, Q, QuerySet
 from django.utils.dateparse import parse_datetime
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
+from rest_framework.exceptions import ErrorDetail, ValidationError
 
 from controlplane.api.requests import MAX_REASON
 from controlplane.core.text import PRINTABLE
 from controlplane.policies.models import Limit
-from enforcement.model.sizes import MAX_NUMBER
+from controlplane.projects.models import Token
+from enforcement.model.matching import LABEL_PREFIX, check_labels
+from enforcement.model.sizes import MAX_LABEL_LENGTH, MAX_LABEL_NAME_LENGTH, MAX_LABELS, MAX_NUMBER
 
+EVERY_LIMIT = "*"
 # Instants are published in microseconds, and enforcers read integers up to 2**53.
 LATEST = datetime(2255, 1, 1, tzinfo=UTC)
 
@@ -139,3 +143,85 @@ class LimitReferenceField(ReferenceField):
 
     def to_representation(self, value: Limit) -> str:
         return str(value)
+
+
+class ProjectField(ReferenceField):
+    """A project by its slug or id, as its id. For a key of all projects that may be the id of a deleted one."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__("projects", required=False, **options)
+
+    def to_internal_value(self, data: str) -> str:
+        access = self.context["access"]
+        found = access.projects().filter(Q(slug=data) | Q(pk=data)).first()
+        if found is None and not (access.all_projects and data.startswith("proj_")):
+            self.fail("does_not_exist", kind="project", value=data)
+        return found.pk if found else data
+
+
+@extend_schema_field({"type": "string", "example": "free/per-minute"})
+class PastLimitField(serializers.Field):
+    """A limit as policy-slug/limit-name. The id of a policy, deleted or not, works in place of its slug."""
+
+    def to_internal_value(self, data: str) -> dict[str, str]:
+        head, _, name = data.partition("/")
+        policy = self.context["access"].policies().filter(Q(slug=head) | Q(pk=head)).first()
+        if not name or (policy is None and not head.startswith("pol_")):
+            raise ValidationError([ErrorDetail(f"There is no limit {data!r}.", code="does_not_exist")])
+        return {"policy_id": policy.pk if policy else head, "limit_name": name}
+
+
+class UsageLimitField(PastLimitField):
+    """A limit, or "*" for each of them."""
+
+    def to_internal_value(self, data: str) -> dict[str, str]:
+        return {} if data == EVERY_LIMIT else super().to_internal_value(data)
+
+
+_LABEL_NAMES = {"pattern": "^[a-z][a-z0-9._-]*$", "maxLength": MAX_LABEL_NAME_LENGTH}
+_LABEL_VALUE = {"type": "string", "minLength": 1, "maxLength": MAX_LABEL_LENGTH}
+_LABELS = {"type": "object", "maxProperties": MAX_LABELS, "additionalProperties": _LABEL_VALUE}
+
+
+@extend_schema_field({**_LABELS, "propertyNames": _LABEL_NAMES, "example": {"team": "red"}})
+class LabelsField(serializers.JSONField):
+    """The labels of a token by name. The model knows the rules."""
+
+
+@extend_schema_field({**_LABELS, "propertyNames": {"pattern": r"^label\.[a-z][a-z0-9._-]{0,57}$"}})
+class LabelQueryField(serializers.Field):
+    """
+    Labels of tokens, each as a parameter of a query such as label.team=red.
+
+    By the rules of OpenAPI for objects in a query, the names of the properties are those of the parameters.
+    """
+
+    def __init__(self) -> None:
+        text = "Labels that the token must have, each as a parameter such as label.team=red."
+        super().__init__(required=False, help_text=text)
+
+    def to_internal_value(self, data: Any) -> dict[str, str]:
+        """Return the values by name. The errors of ValidationError have the names of the parameters."""
+        if isinstance(data, str):
+            message = "Must be given as a parameter for each label, such as label.team=red."
+            raise ValidationError([ErrorDetail(message, code="invalid_label")])
+        labels = {name.removeprefix(LABEL_PREFIX): value for name, value in data.items()}
+        errors = {LABEL_PREFIX + name: found for name in labels if (found := _label_errors({name: labels[name]}))}
+        if errors:
+            raise ValidationError(errors)
+        return labels
+
+
+def _label_errors(label: dict[str, str]) -> list[ErrorDetail]:
+    try:
+        check_labels(label)
+    except ValueError as exc:
+        return [ErrorDetail(f"Must be a label that a token can have: {exc}.", code="invalid_label")]
+    return []
+
+
+def with_labels(tokens: QuerySet[Token], query: dict[str, Any]) -> QuerySet[Token]:
+    """Return the tokens that have all labels in a query, if it has any."""
+    for name, value in query.get("labels", {}).items():
+        tokens = tokens.with_label(name, value)
+    return tokens

@@ -78,7 +78,8 @@ LIMIT: dict[str, Any] = {
             "items": {"type": "string", "pattern": "^[a-z][a-z0-9._-]{0,63}$"},
             "maxItems": 4,
             "uniqueItems": True,
-            "description": "Attributes of a request. Each of their values has a counter of its own.",
+            "description": "Attributes of a request, or labels of its token such as label.team. Each of their values "
+            "has a counter of its own.",
             "example": ["ip"],
         },
         "match": {

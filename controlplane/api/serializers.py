@@ -13,6 +13,7 @@ from rest_framework.exceptions import ErrorDetail, ValidationError
 
 from controlplane.api import fields
 from controlplane.api.problems import InvalidQuery, model_errors
+from enforcement.model.matching import is_label
 
 
 def unknown_field(name: str, known: list[str]) -> list[ErrorDetail]:
@@ -66,9 +67,15 @@ class QuerySerializer(StrictSerializer):
         errors = {name: found for name, values in query.lists() if (found := _errors_of(values))}
         if errors:
             raise InvalidQuery(errors)
-        serializer = cls(data=query.dict(), context=context)
+        parameters: dict[str, Any] = query.dict()
+        if "labels" in cls._declared_fields:
+            labels = {name: parameters.pop(name) for name in list(parameters) if is_label(name)}
+            parameters |= {"labels": labels} if labels else {}
+        serializer = cls(data=parameters, context=context)
         if not serializer.is_valid():
-            raise InvalidQuery(serializer.errors)
+            errors = dict(serializer.errors)
+            of_labels = errors.pop("labels", {})
+            raise InvalidQuery(errors | (of_labels if isinstance(of_labels, dict) else {"labels": of_labels}))
         return serializer.validated_data
 
 

@@ -1,6 +1,8 @@
 """The one rule of which characters a name, a description or a reason may have."""
 
+import json
 import re
+from typing import Any
 from unicodedata import name
 
 from django.core.exceptions import ValidationError
@@ -66,3 +68,10 @@ def visible(text: str) -> str:
 
 PRINTABLE = Printable()
 PRINTABLE_LINES = Printable(lines=True)
+
+
+class ReadableEncoder(json.JSONEncoder):
+    """An encoder of JSON columns that keeps other characters than ASCII, so that a search in the text finds them."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{**options, "ensure_ascii": False})

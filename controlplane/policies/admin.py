@@ -171,6 +171,9 @@ class PolicyAdmin(RecordedAdmin):
         if anonymous:
             text = f"requests without a token of {anonymous} project{'' if anonymous == 1 else 's'}"
             found.append((text, list_url(Project, f"?anonymous_policy__id__exact={policy.pk}")))
+        if default := Project.objects.filter(token_policy=policy.pk).count():
+            text = f"new tokens of {default} project{'' if default == 1 else 's'}"
+            found.append((text, list_url(Project, f"?token_policy__id__exact={policy.pk}")))
         return links(found)
 
     @display(description="Changed", ordering="updated_at")

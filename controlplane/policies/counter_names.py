@@ -4,9 +4,8 @@ from collections.abc import Iterator
 
 from controlplane.policies.models import Limit, Policy
 from controlplane.projects.models import Project, Token
-from enforcement.model.keys import GLOBAL_TAG
+from enforcement.model.keys import GLOBAL_TAG, Identity, counter_name, earlier_name
 from enforcement.model.limits import Limit as LimitValue
-from enforcement.plan.names import Identity, counter_name, earlier_name
 
 
 def present_names(tag: str) -> dict[str, str]:

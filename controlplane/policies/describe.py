@@ -5,6 +5,7 @@ from itertools import pairwise
 
 from enforcement.model.instants import PERIOD_SECONDS
 from enforcement.model.limits import Limit
+from enforcement.model.matching import LABEL_PREFIX, is_label
 from enforcement.model.metered import CHARGE_AS, COUNT_ONLY, FULL_WEIGHT
 
 _SPELLINGS = {"w": "week", "d": "day", "h": "hour", "m": "minute", "min": "minute", "s": "second", "sec": "second"}
@@ -81,15 +82,21 @@ def _period(limit: Limit) -> str:
 
 
 def _whom(limit: Limit, holder: str) -> str:
-    return " and ".join([holder, *(f"each {name}" for name in limit.partition_by)])
+    return " and ".join([holder, *(f"each {attribute(name)}" for name in limit.partition_by)])
 
 
 def _which(limit: Limit) -> str:
     match = limit.match
-    rules = [f"{name} is {' or '.join(r) if isinstance(r, tuple) else r}" for name, r in match.attributes.items()]
+    attributes = ((attribute(name), rule) for name, rule in match.attributes.items())
+    rules = [f"{name} is {' or '.join(r) if isinstance(r, tuple) else r}" for name, r in attributes]
     parts = [*([" or ".join(match.methods)] if match.methods else []), *([match.path] if match.path else [])]
     requests = f" on {' '.join(parts)}" if parts else ""
     return requests + (f" where {' and '.join(rules)}" if rules else "")
+
+
+def attribute(name: str) -> str:
+    """Return an attribute in words, such as "team of the token" for the label ``label.team``."""
+    return f"{name.removeprefix(LABEL_PREFIX)} of the token" if is_label(name) else name
 
 
 def _manner(limit: Limit) -> list[str]:

@@ -80,14 +80,14 @@ class LimitForm(OneErrorForm):
     partition_by = WordsField(
         required=False,
         label="Partition by",
-        help_text="Attributes such as ip or model. Each value has a counter of its own. If empty, there is one counter "
-        "for each token or project.",
+        help_text="Attributes such as ip or model, or labels of the token such as label.team. Each value has a counter "
+        "of its own. If empty, there is one counter for each token or project.",
     )
     match_methods = WordsField(required=False, label="Methods", help_text="Such as POST, PUT. If empty, every method.")
     match_attributes = RulesField(
         required=False,
         label="Attributes",
-        help_text="One rule on each line, such as model = gpt-* or tier = free | trial. If empty, every request.",
+        help_text="One rule on each line, such as model = gpt-* or label.tier = free | trial. If empty, every request.",
     )
     mode = explained("mode", MODES)
     consistency = explained("consistency", CONSISTENCIES)

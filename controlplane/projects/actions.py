@@ -21,7 +21,8 @@ def issue_token(tx: Change, **fields: Any) -> tuple[Token, str]:
     Save a new token with its audit entry, and return it with its secret.
 
     Args:
-        fields: project, name, policy and expires_at of the token.
+        fields: project, name, policy, labels and expires_at of the token. Without a policy, it gets that of the new
+            tokens of the project.
     Raises:
         ValidationError: A field breaks a rule of the model.
     """

@@ -7,12 +7,13 @@ from django.core.exceptions import ValidationError
 from django.db.models import Count, Q, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.utils import timezone
-from unfold.contrib.filters.admin import AutocompleteSelectFilter, DropdownFilter
+from unfold.contrib.filters.admin import AutocompleteSelectFilter
 from unfold.decorators import display
 from unfold.enums import ActionVariant
 from unfold.widgets import UnfoldAdminCheckboxSelectMultipleWidget, UnfoldAdminRadioSelectWidget
 
 from controlplane.adminkit.dialogs import action
+from controlplane.adminkit.filters import LabelFilter
 from controlplane.adminkit.forms import ReasonDialog, RecordedForm
 from controlplane.adminkit.site import (
     RecordedAdmin,
@@ -39,6 +40,7 @@ from controlplane.projects.actions import (
     revoke_tokens,
     rotate_token,
 )
+from controlplane.projects.credential_lists import LabelledRows, StatusFilter, TokenForm
 from controlplane.projects.models import SCOPES, Credential, ManagementKey, Project, Token
 from controlplane.projects.secret_search import SecretSearch
 from controlplane.publishing.changes import Change
@@ -55,11 +57,12 @@ class ProjectAdmin(LiveCounters, RecordedAdmin):
     ordering = ["slug"]
     list_filter = ["active"]
     search_fields = ["slug", "name"]
-    autocomplete_fields = ["policy", "anonymous_policy"]
+    autocomplete_fields = ["policy", "anonymous_policy", "token_policy"]
     readonly_fields = ["related"]
     actions_detail = ["reset_counters"]
     reset_counters = resetting(ResetProjectDialog)
-    add_fieldsets = [(None, {"fields": ["slug", "name", "policy", "anonymous_policy", "active", "partition_cap"]})]
+    policies = ("policy", "anonymous_policy", "token_policy")
+    add_fieldsets = [(None, {"fields": ["slug", "name", *policies, "active", "partition_cap"]})]
     fieldsets = [*add_fieldsets, ("Related objects", {"fields": ["related"]})]
     empty = ("A project is a tenant. It owns tokens, and limits that all of them share.", "Add the first project")
 
@@ -92,28 +95,6 @@ class ProjectAdmin(LiveCounters, RecordedAdmin):
                 ("overrides", list_url(Override, f"?project__id__exact={project.pk}")),
             ]
         )
-
-
-class StatusFilter(DropdownFilter):
-    """A filter by status. It shows the active credentials unless another status is chosen."""
-
-    title = "status"
-    parameter_name = "status"
-    all_option = None
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [("active", "active"), ("revoked", "revoked"), ("expired", "expired"), ("all", "all")]
-
-    def value(self) -> str:
-        return super().value() or "active"
-
-    def queryset(self, request: HttpRequest, rows: QuerySet) -> QuerySet:
-        now = timezone.now()
-        if self.value() == "active":
-            return rows.live(now)
-        if self.value() == "revoked":
-            return rows.exclude(revoked_at=None)
-        return rows.filter(revoked_at=None, expires_at__lte=now) if self.value() == "expired" else rows
 
 
 class RotateDialog(ReasonDialog):
@@ -207,6 +188,11 @@ def without_policy(token: Token) -> str:
     return "No limit applies to this token, so every request with it passes. Choose a policy for it or for its project."
 
 
+def issue_from_form(tx: Change, policy: Policy | None, **fields: Any) -> tuple[Token, str]:
+    """Issue a token. If no policy is chosen, it gets that of the new tokens of its project."""
+    return issue_token(tx, **fields, **({"policy": policy} if policy else {}))
+
+
 def token_snippets(request: HttpRequest, secret: str) -> list[tuple[str, str, str]]:
     """Return examples of how to use a token, each with its id, title and code."""
     return [
@@ -227,27 +213,36 @@ def key_snippets(request: HttpRequest, secret: str) -> list[tuple[str, str, str]
 
 
 @admin.register(Token)
-class TokenAdmin(LiveCounters, CredentialAdmin):
-    list_display = ["name", "shown_prefix", "project_link", "state", "policy_link", "last_used", "ends", "created"]
-    list_filter = [StatusFilter, ("project", AutocompleteSelectFilter), ("policy", AutocompleteSelectFilter)]
+class TokenAdmin(LiveCounters, LabelledRows, CredentialAdmin):
+    form = TokenForm
+    list_display = [
+        *("name", "shown_prefix", "project_link", "state", "policy_link", "label_list"),
+        *("last_used", "ends", "created"),
+    ]
+    list_filter = [
+        StatusFilter,
+        ("project", AutocompleteSelectFilter),
+        ("policy", AutocompleteSelectFilter),
+        LabelFilter,
+    ]
     list_select_related = ["project", "policy"]
-    search_fields = ["name", "prefix", "id", "project__slug"]
+    search_fields = ["name", "prefix", "id", "project__slug", "labels"]
     autocomplete_fields = ["project", "policy"]
     readonly_fields = ["project_link", "shown_prefix", "state", "last_used", "created", "related"]
-    add_fieldsets = [(None, {"fields": ["project", "name", "policy", "expires_at"]})]
+    add_fieldsets = [(None, {"fields": ["project", "name", "policy", "labels", "expires_at"]})]
     fieldsets = [
-        (None, {"fields": ["project_link", "name", "policy", "expires_at"]}),
+        (None, {"fields": ["project_link", "name", "policy", "labels", "expires_at"]}),
         ("Details", {"fields": ["state", "shown_prefix", "last_used", "created", "related"]}),
     ]
     actions = ["revoke_selected"]
     actions_detail = ["reset_counters", "rotate", "revoke"]
     reset_counters = resetting(ResetTokenDialog)
-    issued = ("project", "name", "policy", "expires_at")
+    issued = ("project", "name", "policy", "labels", "expires_at")
     empty = (
         "A token is the credential of a client. Its secret is shown once, when it is created. Proxies know its digest.",
         "Create the first token",
     )
-    issue, revoking = staticmethod(issue_token), staticmethod(revoke_token)
+    issue, revoking = staticmethod(issue_from_form), staticmethod(revoke_token)
     snippets = staticmethod(token_snippets)
 
     @display(description="Project", ordering="project__slug")
@@ -288,7 +283,7 @@ class TokenAdmin(LiveCounters, CredentialAdmin):
         icon="autorenew",
         dialog={
             "title": "Rotate this token",
-            "description": "A new token with a new secret gets the same name, policy, overrides and life span.",
+            "description": "A new token with a new secret gets the same name, policy, labels, overrides and life span.",
             "form_class": RotateDialog,
             "form_submit_text": "Create the new secret",
         },
@@ -320,6 +315,9 @@ class TokenAdmin(LiveCounters, CredentialAdmin):
     def response_add(self, request: HttpRequest, obj: Token, post_url_continue: str | None = None) -> HttpResponse:
         if obj.policy_id is None:
             self.message_user(request, without_policy(obj), messages.WARNING)
+        elif not request.POST.get("policy"):
+            text = f"It has the policy of new tokens of {obj.project}, which is {obj.policy}."
+            self.message_user(request, text, messages.INFO)
         return super().response_add(request, obj, post_url_continue)
 
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Token]) -> None:

@@ -12,7 +12,7 @@ from rest_framework.exceptions import ErrorDetail, NotFound, ValidationError
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from controlplane.api.fields import ReferenceField, StrictIntegerField
+from controlplane.api.fields import LabelQueryField, LabelsField, ReferenceField, StrictIntegerField, with_labels
 from controlplane.api.problems import Conflict
 from controlplane.api.schema import example
 from controlplane.api.serializers import CleanModelSerializer, ListQuery, NoBody, StrictSerializer
@@ -34,11 +34,17 @@ class ProjectSerializer(CleanModelSerializer):
         default=None,
         help_text="Slug of the policy of requests without a token. If null, they are refused.",
     )
+    token_policy = ReferenceField(
+        "policies",
+        allow_null=True,
+        default=None,
+        help_text="Slug of the policy of each new token that is created without one. Existing tokens stay as they are.",
+    )
 
     class Meta:
         model = Project
         fields = [
-            *("id", "slug", "name", "policy", "anonymous_policy"),
+            *("id", "slug", "name", "policy", "anonymous_policy", "token_policy"),
             *("active", "partition_cap", "version", "created_at"),
         ]
         extra_kwargs = {
@@ -73,20 +79,27 @@ class ProjectView(Listed, Created, Retrieved, Replaced, Deleted, ApiView):
     }
 
     def get_queryset(self) -> QuerySet[Project]:
-        return self.access.projects().select_related("policy", "anonymous_policy")
+        return self.access.projects().select_related("policy", "anonymous_policy", "token_policy")
 
 
-@example(name="ci", expires_at="2027-12-31T00:00:00Z")
+@example(name="ci", labels={"team": "red"}, expires_at="2027-12-31T00:00:00Z")
 class TokenSerializer(CleanModelSerializer):
     project = serializers.SlugField(source="project.slug", read_only=True)
-    policy = ReferenceField("policies", allow_null=True, default=None, help_text="Slug of the token's policy.")
+    policy = ReferenceField(
+        "policies",
+        allow_null=True,
+        required=False,
+        help_text="Slug of the token's policy. If left out, a new token gets the token_policy of its project. If null, "
+        "it has none.",
+    )
+    labels = LabelsField(required=False, help_text="All labels of the token. A change replaces them.")
     status = serializers.ChoiceField(["active", "revoked", "expired"], read_only=True)
     clean_exclude = ("digest", "prefix")
 
     class Meta:
         model = Token
         fields = [
-            *("id", "project", "name", "prefix", "policy", "status"),
+            *("id", "project", "name", "prefix", "policy", "labels", "status"),
             *("expires_at", "revoked_at", "last_used_at", "created_at"),
         ]
         extra_kwargs = {"expires_at": {"default": None}}
@@ -113,6 +126,7 @@ class RotationSerializer(StrictSerializer):
 
 
 class TokenQuery(ListQuery):
+    labels = LabelQueryField()
     status = serializers.ChoiceField(["active", "revoked", "expired"], required=False)
 
 
@@ -137,7 +151,7 @@ class ProjectTokenView(Listed, TokenView):
     queries = {"list": TokenQuery}
 
     def get_queryset(self) -> QuerySet[Token]:
-        found = super().get_queryset().filter(project=self.project())
+        found = with_labels(super().get_queryset().filter(project=self.project()), self.query)
         match self.query.get("status"):
             case "active":
                 return found.live(timezone.now())
@@ -166,7 +180,7 @@ class ProjectTokenView(Listed, TokenView):
 
 
 class SingleTokenView(Retrieved, Updated, Deleted, TokenView):
-    """A token, which can be renamed, given another policy or end, revoked, and replaced."""
+    """A token, which can be renamed, given another policy, labels or end, revoked, and replaced."""
 
     lookup_field = "id"
     lookup_value_regex = TOKEN_ID
@@ -191,7 +205,7 @@ class SingleTokenView(Retrieved, Updated, Deleted, TokenView):
     @extend_schema(request=RotationSerializer, responses={201: IssuedTokenSerializer})
     @action(detail=True, methods=["post"])
     def rotate(self, request: Request, *args: Any, **kwargs: Any) -> Response:
-        """Replace the token by one with the same name, policy, overrides and life span."""
+        """Replace the token by one with the same name, policy, labels, overrides and life span."""
         serializer = RotationSerializer(data=request.data)
         serializer.is_valid(raise_exception=True)
         with self.change() as tx:

@@ -6,12 +6,15 @@ from typing import Any
 from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator, RegexValidator
 from django.db import models
+from django.db.models.fields.json import KeyTextTransform
+from django.db.models.lookups import Exact
 from django.utils import timezone
 
 from controlplane.core.ids import new_id
-from controlplane.core.text import PRINTABLE, escaped
+from controlplane.core.text import PRINTABLE, ReadableEncoder, escaped, unprintable
 from enforcement.model import tokens
 from enforcement.model.limits import DAY_SECONDS
+from enforcement.model.matching import check_labels
 from enforcement.model.partitions import DEFAULT_CAP, MAX_CAP
 
 SLUG_PATTERN = "[a-z0-9][a-z0-9-]{0,62}"
@@ -83,6 +86,15 @@ class Project(Versioned):
         help_text="The policy of requests without a token, where a proxy admits them for this project. The policy of "
         "the project does not apply to them. If empty, they are refused.",
     )
+    token_policy = models.ForeignKey(
+        "policies.Policy",
+        models.RESTRICT,
+        null=True,
+        blank=True,
+        related_name="+",
+        verbose_name="policy of new tokens",
+        help_text="The policy of each new token that is created without one. Existing tokens stay as they are.",
+    )
     active = models.BooleanField(default=True, help_text="The tokens of an inactive project are refused everywhere.")
     partition_cap = models.PositiveIntegerField(
         "values for each limit",
@@ -103,7 +115,8 @@ class Project(Versioned):
     def clean(self) -> None:
         if self.partition_cap is None:
             self.partition_cap = DEFAULT_CAP
-        attached = {"policy": self.policy, "anonymous_policy": self.anonymous_policy}
+        names = ("policy", "anonymous_policy", "token_policy")
+        attached = {name: getattr(self, name) for name in names}
         foreign = [name for name, policy in attached.items() if policy and policy.project_id not in (None, self.pk)]
         if foreign:
             raise ValidationError(dict.fromkeys(foreign, "Must not be a policy of another project."))
@@ -111,7 +124,8 @@ class Project(Versioned):
     def as_record(self) -> dict[str, Any]:
         """Return the fields of this row that an audit entry keeps, as a new dictionary."""
         fields = {"slug": self.slug, "name": self.name, "policy": self.policy_id, "active": self.active}
-        more = {"anonymous_policy": self.anonymous_policy_id, "partition_cap": self.partition_cap}
+        policies = {"anonymous_policy": self.anonymous_policy_id, "token_policy": self.token_policy_id}
+        more = {**policies, "partition_cap": self.partition_cap}
         return {"id": self.pk, **fields, **more, "version": self.version}
 
     def touches(self) -> Iterator[tuple[str, str]]:
@@ -193,15 +207,26 @@ class Credential(models.Model):
         return secret
 
 
-class TokenManager(models.Manager.from_queryset(CredentialQuerySet)):
-    def issue(self, **fields: Any) -> tuple["Token", str]:
+class TokenQuerySet(CredentialQuerySet):
+    def with_label(self, name: str, value: str | None = None) -> "TokenQuerySet":
+        """Return a query of the tokens that have this label, for None with any value."""
+        if value is None:
+            return self.filter(labels__has_key=name)
+        # Not by a keyword, because the name of a label may have two underscores.
+        return self.filter(Exact(KeyTextTransform(name, "labels"), value))
+
+
+class TokenManager(models.Manager.from_queryset(TokenQuerySet)):
+    def issue(self, project: Project, **fields: Any) -> tuple["Token", str]:
         """
-        Save a new token with the given project, name, policy and expires_at, and return it with its secret.
+        Save a new token with the given project, name, policy, labels and expires_at, and return it with its secret.
+
+        Without a policy, it gets that of the new tokens of the project. With the policy None, it gets none.
 
         Raises:
             ValidationError: A field breaks a rule of the model. Nothing is saved.
         """
-        token = self.model(**fields)
+        token = self.model(project=project, **{"policy": project.token_policy, **fields})
         secret = token.set_secret("live")
         token.full_clean()
         token.save(force_insert=True)
@@ -211,8 +236,8 @@ class TokenManager(models.Manager.from_queryset(CredentialQuerySet)):
         """
         Save a new token, which replaces *token* after *overlap_seconds*, and return it with its secret.
 
-        The new token has the same name, policy, overrides and life span. With an overlap of 0, the old token is revoked
-        at once.
+        The new token has the same name, policy, labels, overrides and life span. With an overlap of 0, the old token is
+        revoked at once.
 
         Raises:
             ValidationError: The token is revoked or expired, or the overlap is not from 0 to 30 days.
@@ -226,7 +251,8 @@ class TokenManager(models.Manager.from_queryset(CredentialQuerySet)):
         expires_at = token.expires_at and now + (token.expires_at - token.created_at)
         # The name of an old token may break the present rule, which is no reason to keep its secret in use.
         name = escaped(token.name)[:200]
-        issued = self.issue(project=token.project, name=name, policy=token.policy, expires_at=expires_at)
+        kept = {"policy": token.policy, "labels": token.labels}
+        issued = self.issue(token.project, name=name, expires_at=expires_at, **kept)
         for override in token.overrides.all():
             override.copy_to(issued[0])
         token.retire(now, now + timedelta(seconds=overlap_seconds))
@@ -236,7 +262,15 @@ class TokenManager(models.Manager.from_queryset(CredentialQuerySet)):
 class Token(Credential):
     id = models.CharField(primary_key=True, max_length=40, default=partial(new_id, "tok"), editable=False)
     project = models.ForeignKey(Project, models.CASCADE, related_name="tokens")
-    policy = models.ForeignKey("policies.Policy", models.RESTRICT, null=True, blank=True, related_name="+")
+    policy = models.ForeignKey(
+        "policies.Policy",
+        models.RESTRICT,
+        null=True,
+        blank=True,
+        related_name="+",
+        help_text="If empty, a new token gets the policy of new tokens of its project, if there is one.",
+    )
+    labels = models.JSONField(default=dict, blank=True, db_default={}, encoder=ReadableEncoder)
 
     objects = TokenManager()
 
@@ -247,6 +281,18 @@ class Token(Credential):
         super().clean()
         if self.policy and self.policy.project_id not in (None, self.project_id):
             raise ValidationError({"policy": "Must not be a policy of another project."})
+        self._check_labels()
+
+    def _check_labels(self) -> None:
+        """Raise ValidationError for labels that enforcers refuse, or that look different from what they are."""
+        try:
+            self.labels = dict(check_labels(self.labels))
+        except ValueError as exc:
+            raise ValidationError({"labels": f"{str(exc)[0].upper()}{str(exc)[1:]}."}) from exc
+        for name, value in self.labels.items():
+            if found := unprintable(value):
+                message = f"The value of {name} must have printable characters only, but contains {found}."
+                raise ValidationError({"labels": message})
 
     def retire(self, now: datetime, end: datetime) -> None:
         """Revoke this token if *end* is not after *now*, else save the earlier of *end* and its own end as its end."""
@@ -258,8 +304,9 @@ class Token(Credential):
 
     def as_record(self) -> dict[str, Any]:
         fields = {"project": self.project_id, "name": self.name, "prefix": self.prefix, "policy": self.policy_id}
+        labels = {"labels": self.labels} if self.labels else {}
         ends = {"expires_at": isoformat(self.expires_at), "revoked_at": isoformat(self.revoked_at)}
-        return {"id": self.pk, **fields, **ends}
+        return {"id": self.pk, **fields, **labels, **ends}
 
     def touches(self) -> Iterator[tuple[str, str]]:
         # The digest names the key in the store, and after a deletion the id does not lead to it.

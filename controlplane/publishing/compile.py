@@ -156,7 +156,8 @@ def _published(rows: QuerySet[Token], now: datetime) -> QuerySet[Token]:
 def _token(token: Token) -> Document:
     fields = {"id": token.pk, "project": token.project_id, "name": token.name, "policy": token.policy_id}
     ends = {"revoked": token.revoked_at is not None, "expires_at_us": microseconds(token.expires_at)}
-    return {"schema": SCHEMA, **fields, **ends, "overrides": _overrides(token)}
+    labels = {"labels": token.labels} if token.labels else {}  # left out for the reason given in _project()
+    return {"schema": SCHEMA, **fields, **ends, **labels, "overrides": _overrides(token)}
 
 
 def _with_limits() -> Prefetch:

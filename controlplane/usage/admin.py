@@ -13,7 +13,7 @@ from django.utils.html import format_html
 from unfold.contrib.filters.admin import DropdownFilter, FieldTextFilter
 from unfold.decorators import display
 
-from controlplane.adminkit.filters import InstantRangeFilter
+from controlplane.adminkit.filters import InstantRangeFilter, LabelFilter
 from controlplane.adminkit.site import ReadOnlyAdmin, link_to
 from controlplane.core.csp import HEADER
 from controlplane.policies.models import Policy
@@ -84,6 +84,10 @@ class TokenFilter(NamedFilter):
     model, column = Token, "name"
 
 
+class TokenLabelFilter(LabelFilter):
+    column = "token_id"
+
+
 class NamedRowsAdmin(ReadOnlyAdmin):
     """
     The base class of lists whose rows have the ids of a project, a token and a policy, and show their names.
@@ -122,6 +126,7 @@ class UsageAdmin(NamedRowsAdmin):
         ScopeFilter,
         ("project_id", ProjectFilter),
         ("token_id", TokenFilter),
+        TokenLabelFilter,
         ("unit", FieldTextFilter),
         ("at", InstantRangeFilter),
     ]

@@ -5,16 +5,25 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.db.models import Q, QuerySet
+from django.db.models import QuerySet
 from django.utils import timezone
-from drf_spectacular.utils import extend_schema, extend_schema_field
+from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
 from rest_framework.exceptions import ErrorDetail, NotFound, ValidationError
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from controlplane.api.authentication import LimitedKey
-from controlplane.api.fields import InstantField, LimitReferenceField, ReasonField, ReferenceField
+from controlplane.api.fields import (
+    InstantField,
+    LabelQueryField,
+    LimitReferenceField,
+    PastLimitField,
+    ProjectField,
+    ReasonField,
+    UsageLimitField,
+    with_labels,
+)
 from controlplane.api.pagination import CursorPage
 from controlplane.api.problems import StoreUnavailable
 from controlplane.api.serializers import ListQuery, QuerySerializer, StrictSerializer
@@ -28,7 +37,6 @@ from enforcement.control.inspection import LiveCounter
 from enforcement.model.limits import ALGORITHMS, MODES
 from enforcement.store.client import STORE_ERRORS
 
-EVERY_LIMIT = "*"
 PROJECT = "Slug or id of a project."
 # The default step of a range, chosen so that a token has at most a few hundred rows.
 FINEST = (("minute", timedelta(hours=6)), ("hour", timedelta(days=14)))
@@ -40,42 +48,10 @@ TEXTS = {"token": "token_id", "unit": "unit"}
 OLDEST = max(KEPT.values()) + timedelta(days=70)
 
 
-class ProjectField(ReferenceField):
-    """A project by its slug or id, as its id. For a key of all projects that may be the id of a deleted one."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__("projects", required=False, **options)
-
-    def to_internal_value(self, data: str) -> str:
-        access = self.context["access"]
-        found = access.projects().filter(Q(slug=data) | Q(pk=data)).first()
-        if found is None and not (access.all_projects and data.startswith("proj_")):
-            self.fail("does_not_exist", kind="project", value=data)
-        return found.pk if found else data
-
-
-@extend_schema_field({"type": "string", "example": "free/per-minute"})
-class PastLimitField(serializers.Field):
-    """A limit as policy-slug/limit-name. The id of a policy, deleted or not, works in place of its slug."""
-
-    def to_internal_value(self, data: str) -> dict[str, str]:
-        head, _, name = data.partition("/")
-        policy = self.context["access"].policies().filter(Q(slug=head) | Q(pk=head)).first()
-        if not name or (policy is None and not head.startswith("pol_")):
-            raise ValidationError([ErrorDetail(f"There is no limit {data!r}.", code="does_not_exist")])
-        return {"policy_id": policy.pk if policy else head, "limit_name": name}
-
-
-class UsageLimitField(PastLimitField):
-    """A limit, or "*" for each of them."""
-
-    def to_internal_value(self, data: str) -> dict[str, str]:
-        return {} if data == EVERY_LIMIT else super().to_internal_value(data)
-
-
 class UsageQuery(ListQuery):
     project = ProjectField(help_text=PROJECT)
     token = serializers.CharField(required=False, max_length=40, help_text="Id of a token.")
+    labels = LabelQueryField()
     limit = UsageLimitField(
         required=False,
         help_text='policy-slug/limit-name, or "*" for each limit. If left out, the totals of all decisions.',
@@ -166,6 +142,9 @@ class UsageView(Listed, ApiView):
         if "project" in query:
             rows = rows.filter(project_id=query["project"])
         rows = rows.filter(**{column: query[name] for name, column in TEXTS.items() if name in query})
+        if "labels" in query:
+            # The present labels, because a row has the id of its token only.
+            rows = rows.filter(token_id__in=with_labels(self.access.tokens(), query).values("pk"))
         if "limit" not in query:
             return rows.filter(limit_name="")
         return rows.filter(**query["limit"]).exclude(limit_name="")
@@ -251,7 +230,10 @@ class ValuesSerializer(serializers.Serializer):
 
 
 class CounterSerializer(serializers.Serializer):
-    """The counter of one limit. A partitioned limit has many counters, so its numbers are null."""
+    """
+    The counter of one limit. A partitioned limit has many counters, so its numbers are null, unless only labels of the
+    token partition it.
+    """
 
     limit = serializers.SerializerMethodField(help_text="policy-slug/limit-name")
     scope = serializers.ChoiceField(
@@ -271,7 +253,11 @@ class CounterSerializer(serializers.Serializer):
     unused_max = serializers.IntegerField(
         help_text="Largest number of permits that running instances may hold unused. 0 for a strict limit."
     )
-    values = ValuesSerializer(allow_null=True, help_text="Only for a partitioned limit.")
+    values = ValuesSerializer(allow_null=True, help_text="Only for a limit that attributes of requests partition.")
+    labels = serializers.DictField(
+        child=serializers.CharField(),
+        help_text="The labels of the token that the limit looks at, such as label.team.",
+    )
 
     def get_limit(self, counter: LiveCounter) -> str:
         return f"{counter.policy}/{counter.limit}"
@@ -343,12 +329,11 @@ class CounterView(ApiView):
         with _as_problems(), self.change(body.validated_data["reason"]) as tx:
             holder = self.holder()
             if limit:
-                subject = counters.HolderDocuments.of(holder, timezone.now())
-                self.check_resettable(limit, subject.scope_of(limit.policy_id))
+                self.check_resettable(limit, counters.HolderDocuments.of(holder, timezone.now()))
             done = counters.reset(tx, holder, limit)
         return Response({"reset": done.count})
 
-    def check_resettable(self, limit: Limit, scope: str | None) -> None:
+    def check_resettable(self, limit: Limit, subject: counters.HolderDocuments) -> None:
         """
         Raise an exception if the limit cannot be reset with this request.
 
@@ -356,9 +341,10 @@ class CounterView(ApiView):
             ValidationError: The limit does not apply to the holder, or its counters cannot be named.
             LimitedKey: The key is limited to projects, and all projects share the counter.
         """
-        if scope is None:
+        scope, has_one_counter = subject.scope_of(limit.policy_id), subject.has_one_counter(limit)
+        if scope is None or has_one_counter is None:
             raise ValidationError({"limit": [ErrorDetail("Must apply to this token or project.", code="rule")]})
-        if limit.partition_by:
+        if not has_one_counter:
             message = "Must not be partitioned, because its counters cannot be named. They end with their window."
             raise ValidationError({"limit": [ErrorDetail(message, code="partitioned")]})
         if scope == "global" and not self.access.all_projects:

@@ -23,7 +23,7 @@ from controlplane.usage import checkpoints
 from enforcement.control import inspection
 from enforcement.model import documents
 from enforcement.model.documents import Policy
-from enforcement.plan import binding
+from enforcement.plan import rules
 from enforcement.store.client import STORE_ERRORS, with_library
 
 
@@ -61,7 +61,7 @@ class HolderDocuments:
             raise Forgotten
         project = documents.parse_project(documents.dumps(compiled[name]))
         everywhere = compiled["global"]["policy"]
-        subject = binding.Subject(project, token, {}, everywhere)
+        subject = rules.Subject(project, token, {}, everywhere)
         attached = {policy for *_, policy in subject.attached() if policy}
         found = compile.documents(("policy", pk) for pk in attached).values()
         policies = [documents.parse_policy(documents.dumps(document)) for document in found if document]
@@ -85,6 +85,12 @@ class HolderDocuments:
         places = [scope for scope, *_, policy in self._as_value().attached() if policy == policy_id]
         return next((scope for scope in ("token", "project", "anonymous", "global") if scope in places), None)
 
+    def has_one_counter(self, limit: Limit) -> bool | None:
+        """Return whether a limit has one counter for all requests of the holder, or None if it does not apply."""
+        found = rules.rules_of(self._as_value(), self._now_us())
+        named = [rule for rule in found if (rule.policy.id, rule.limit.name) == (limit.policy_id, limit.name)]
+        return named[0].has_one_counter if named else None
+
     def narrowed(self, policy_id: str) -> "HolderDocuments":
         """
         Return a copy without any policy of the places after ``scope_of()``, so that this one is attached only once.
@@ -106,8 +112,8 @@ class HolderDocuments:
             client, partial(inspection.reset_counters, client, store.keys(), value, now_us=now_us, limit=name)
         )
 
-    def _as_value(self) -> binding.Subject:
-        return binding.Subject(self.project, self.token, self.policies, self.global_policy)
+    def _as_value(self) -> rules.Subject:
+        return rules.Subject(self.project, self.token, self.policies, self.global_policy)
 
     def _now_us(self) -> int:
         return microseconds(self.now) or 0

@@ -15,7 +15,7 @@ from unfold.widgets import UnfoldAdminSelectWidget
 from controlplane.adminkit.dialogs import action
 from controlplane.adminkit.forms import ReasonDialog
 from controlplane.adminkit.site import change_url, done
-from controlplane.policies.describe import in_words
+from controlplane.policies.describe import attribute, in_words
 from controlplane.policies.models import Limit, Policy
 from controlplane.projects.models import Project, Token
 from controlplane.usage import counters
@@ -61,8 +61,8 @@ def resetting(form: type[ResetDialog]) -> Any:
         icon="restart_alt",
         dialog={
             "title": "Reset counters",
-            "description": "The full quota is available again at once, on every proxy. Counters of partitioned limits "
-            "are not reset. They end with their window.",
+            "description": "The full quota is available again at once, on every proxy. Counters of limits that are "
+            "partitioned by attributes of requests are not reset. They end with their window.",
             "form_class": form,
             "form_submit_text": "Reset counters",
         },
@@ -129,6 +129,7 @@ def row_of(counter: LiveCounter) -> dict[str, Any]:
         "counter": counter,
         "policy": Policy.objects.filter(slug=counter.policy).first(),
         "share": share,
+        "partitions": [attribute(name) for name in counter.partition_by if name not in counter.labels],
         "reset": in_words(-(-counter.reset_ms // 1000)) if counter.reset_ms else "—",
         "full": counter.remaining == 0,
     }

@@ -25,8 +25,8 @@ from enforcement.model.documents import Project, Token
 from enforcement.model.instants import time_reply_us
 from enforcement.model.keys import Keys
 from enforcement.model.tokens import digest, is_well_formed
-from enforcement.plan.binding import Subject
 from enforcement.plan.decision_id import PREFIX, InvalidDecisionId
+from enforcement.plan.rules import Subject
 from enforcement.settings import named_as
 from enforcement.state.published import PublishedState, Snapshot
 from enforcement.store.client import connect
@@ -209,7 +209,8 @@ def _row(counter: LiveCounter) -> tuple[str, ...]:
     mode = " (shadow)" if counter.mode == "shadow" else ""
     quota = f"{counter.quota} {counter.unit}{' by override' if counter.override else ''}"
     left = str(counter.remaining)
-    if counter.partition_by:
+    scope = f"the {counter.scope}{mode}" + "".join(f", {name} {value}" for name, value in counter.labels.items())
+    if counter.partition_by and counter.used is None:
         values = (
             ""
             if counter.values is None
@@ -217,4 +218,4 @@ def _row(counter: LiveCounter) -> tuple[str, ...]:
         )
         left = f"by {', '.join(counter.partition_by)}{values}"
     reset = "" if counter.reset_ms is None else f"{counter.reset_ms / 1_000:g} s"
-    return f"{counter.policy}/{counter.limit}", f"the {counter.scope}{mode}", counter.algorithm, quota, left, reset
+    return f"{counter.policy}/{counter.limit}", scope, counter.algorithm, quota, left, reset

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 
@@ -12,13 +12,15 @@ from redis.exceptions import BusyLoadingError
 from enforcement.model.instants import time_reply_us
 from enforcement.model.keys import NAME_LENGTH, Keys, together
 from enforcement.model.lease_bounds import unused_max
+from enforcement.model.matching import NO_LABELS
 from enforcement.plan import commands
-from enforcement.plan.binding import BoundLimit, Rule, Subject, rules_of
+from enforcement.plan.binding import BoundLimit
 from enforcement.plan.decision import Decision
 from enforcement.plan.limit_state import LimitState
 from enforcement.plan.plan import Plan
 from enforcement.plan.reply import read
 from enforcement.plan.request import Request
+from enforcement.plan.rules import Rule, Subject, rules_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +55,15 @@ class LiveCounter:
         policy: Slug of the policy.
         limit: Name of the limit in the policy.
         scope: What the policy is attached to: ``global``, ``project``, ``anonymous`` or ``token``.
-        partition_by: Attributes whose values have counters of their own. Such a limit is partitioned.
+        partition_by: Attributes and labels whose values have counters of their own. Such a limit is partitioned, unless
+            the labels of the token name one of its counters.
         used: Permits that are charged now, which may be more than the quota. None: partitioned.
         remaining: The greatest cost that would be admitted now. None: partitioned.
         reset_ms: As in a decision. None: partitioned, or it never resets.
         override: Id of the override that sets the quota, or None.
         unused_max: Permits that may lie unused in the leases of all instances. 0: not leased.
-        values: The values of a partitioned limit. None: not partitioned, or not requested.
+        values: The values of a partitioned limit. None: not partitioned, only by labels, or not requested.
+        labels: The labels of the token that the limit looks at, by their names as attributes.
     """
 
     policy: str
@@ -76,6 +80,7 @@ class LiveCounter:
     override: str | None
     unused_max: int
     values: Values | None = None
+    labels: Mapping[str, str] = NO_LABELS
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +122,9 @@ def live_counters(
         redis.RedisError: The store does not reply, or lacks the function library.
     """
     rules = rules_of(subject, now_us)
-    single = [rule for rule in rules if not rule.limit.partition_by]
+    single = [rule for rule in rules if rule.has_one_counter]
     seen = dict(zip((rule.index for rule in single), _look(client, keys, single, now_us), strict=True))
-    partitioned = [rule for rule in rules if rule.limit.partition_by] if with_values else []
+    partitioned = [rule for rule in rules if rule.varies_by] if with_values else []
     values = _values(client, keys, partitioned, now_us)
     return [_counter(rule, fleet, values.get(rule.index), *seen.get(rule.index, (None, None))) for rule in rules]
 
@@ -148,7 +153,7 @@ def reset_counters(
     wanted = [
         rule
         for rule in rules
-        if not rule.limit.partition_by
+        if rule.has_one_counter
         and (rule.scope in scopes if limit is None else f"{rule.policy.slug}/{rule.limit.name}" == limit)
     ]
     if not wanted:
@@ -240,4 +245,5 @@ def _counter(rule: Rule, fleet: int, values: Values | None, state: LimitState | 
         override=rule.override_id,
         unused_max=unused_max(limit, fleet),
         values=values,
+        labels=rule.labels,
     )

@@ -16,7 +16,8 @@ from typing import Any, Final, NamedTuple
 
 from enforcement.model.checks import integer_rule, is_integer, shown
 from enforcement.model.limits import InvalidLimit, Limit
-from enforcement.model.metered import DEFAULT_METERING, InvalidMetering, Metering
+from enforcement.model.matching import NO_LABELS, check_labels
+from enforcement.model.metered import DEFAULT_METERING, FrozenMapping, InvalidMetering, Metering
 from enforcement.model.partitions import DEFAULT_CAP, MAX_CAP
 from enforcement.model.sizes import (
     MAX_DOCUMENT_BYTES,
@@ -163,6 +164,7 @@ class Token:
         policy: Id of its policy. None: it has none.
         expires_at_us: When it expires, microseconds since the epoch. None: never.
         overrides: Other quotas for limits that apply to it.
+        labels: Its labels by name, such as ``{"team": "red"}``.
     """
 
     id: str
@@ -172,6 +174,7 @@ class Token:
     revoked: bool
     expires_at_us: int | None
     overrides: tuple[Override, ...] = ()
+    labels: FrozenMapping[str] = NO_LABELS
 
 
 def loads(text: str | bytes) -> dict[str, Any]:
@@ -231,8 +234,9 @@ def parse_project(text: str | bytes) -> Project:
 
 
 def parse_token(text: str | bytes) -> Token:
-    """Return the token that a JSON document describes. Raises InvalidDocument."""
-    data = DocumentReader(text, {"id", "project", "name", "policy", "revoked", "expires_at_us", "overrides"})
+    """Return the token that a JSON document describes, which may lack the labels. Raises InvalidDocument."""
+    names = {"id", "project", "name", "policy", "revoked", "expires_at_us", "overrides"}
+    data = DocumentReader(text, names, optional={"labels"})
     return Token(
         id=data.string("id"),
         project=data.string("project"),
@@ -241,6 +245,7 @@ def parse_token(text: str | bytes) -> Token:
         revoked=data.boolean("revoked"),
         expires_at_us=data.maybe_integer("expires_at_us"),
         overrides=data.overrides(),
+        labels=data.labels(),
     )
 
 
@@ -332,6 +337,12 @@ class DocumentReader:
 
     def overrides(self) -> tuple[Override, ...]:
         return tuple(map(_override, self.items("overrides")))
+
+    def labels(self) -> FrozenMapping[str]:
+        try:
+            return check_labels(self.data["labels"]) if "labels" in self.data else NO_LABELS
+        except ValueError as exc:
+            raise InvalidDocument(f"labels: {exc}") from exc
 
 
 def _override(item: object) -> Override:

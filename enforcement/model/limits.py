@@ -16,7 +16,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from enforcement.model.calendars import CALENDARS, Anchor, is_host_zone, read_anchor
 from enforcement.model.checks import integer_rule, is_integer, shown
 from enforcement.model.instants import DAY_SECONDS, SECOND_US
-from enforcement.model.matching import AttributeRule, InvalidMatch, Match
+from enforcement.model.matching import AttributeRule, InvalidMatch, Match, may_exist, no_label
 from enforcement.model.metered import DENY, FrozenMapping, InvalidMetering, check_limit
 from enforcement.model.rates import parse_rate, rate_name, split_rates
 from enforcement.model.sizes import (
@@ -77,7 +77,8 @@ class Limit:
         anchor: Where a calendar window begins: month 1-31, week 1-7 (Monday 1), day ``"HH:MM"``, year ``"MM-DD"``.
         burst: Capacity of a ``token_bucket``. None: the quota.
         unit: What is counted, such as ``requests``, ``tokens`` or ``micros``.
-        partition_by: At most 4 attributes. Each of their values has a counter of its own.
+        partition_by: At most 4 attributes, or labels of the token such as ``label.team``. Each of their values has a
+            counter of its own.
         match: Which requests it applies to.
         mode: ``enforce``, or ``shadow``, which counts and reports but never denies.
         consistency: ``strict``, or ``leased``, which charges permits in advance and uses them without a round trip.
@@ -126,7 +127,7 @@ class Limit:
             reason = "Must be the IANA name of a time zone, like Europe/Berlin, because each host has its own"
             raise InvalidLimit("time_zone", f"{reason} {self.time_zone}.")
         self._check_bucket()
-        self._check_names()
+        self._check_names(published)
         self._check_metering()
         _one_of("mode", self.mode, MODES)
         _one_of("consistency", self.consistency, CONSISTENCIES)
@@ -308,7 +309,7 @@ class Limit:
             raise InvalidLimit("burst", "Only a token_bucket has a burst.")
         _integer("burst", self.burst, 1, MAX_NUMBER)
 
-    def _check_names(self) -> None:
+    def _check_names(self, published: bool) -> None:
         if not isinstance(self.name, str) or (self.name and not _NAME.fullmatch(self.name)):
             raise InvalidLimit(
                 "name",
@@ -327,6 +328,8 @@ class Limit:
                     "partition_by",
                     f"An attribute must be 1 to 64 of a-z 0-9 . _ - and begin with a letter, got {shown(name)}.",
                 )
+            if not published and not may_exist(name):
+                raise InvalidLimit("partition_by", no_label(name))
         if any(not _RESPONSES.fullmatch(name) for name in self.charge_on):
             raise InvalidLimit("charge_on", 'Must list response classes or codes, like "2xx" or "404".')
 

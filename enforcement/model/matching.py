@@ -1,4 +1,9 @@
-"""Decide which requests a limit applies to, by their method, path and attributes."""
+"""
+Decide which requests a limit applies to, by their method, path and attributes.
+
+Labels of tokens are attributes with the prefix ``label.``. They come from the document of the token only. An attribute
+of a request with such a name is never read, so that no client can choose the labels of its token.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +16,14 @@ from types import MappingProxyType
 from typing import Any, Final, Self
 
 from enforcement.model.checks import shown
+from enforcement.model.metered import FrozenMapping
 from enforcement.model.sizes import (
     MAX_ATTRIBUTE_LENGTH,
     MAX_ATTRIBUTE_NAME_LENGTH,
     MAX_ATTRIBUTES,
+    MAX_LABEL_LENGTH,
+    MAX_LABEL_NAME_LENGTH,
+    MAX_LABELS,
     MAX_MATCH_RULES,
     MAX_PATTERN_LENGTH,
     MAX_PATTERNS_PER_RULE,
@@ -23,7 +32,14 @@ from enforcement.model.sizes import (
 AttributeRule = str | tuple[str, ...]
 Attributes = Mapping[str, str]
 
+LABEL_PREFIX: Final = "label."
+NO_LABELS: Final[FrozenMapping[str]] = FrozenMapping()
+LABEL_NAME_RULE: Final = f"1 to {MAX_LABEL_NAME_LENGTH} of a-z 0-9 . _ - and begin with a letter"
+
 _NAME: Final = re.compile(r"[a-z][a-z0-9._-]{0,63}", re.ASCII)
+_LABEL: Final = re.compile(rf"[a-z][a-z0-9._-]{{0,{MAX_LABEL_NAME_LENGTH - 1}}}", re.ASCII)
+# Not str.isprintable(), which differs between versions of Python, and so between a publisher and its readers.
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _METHOD: Final = re.compile(r"[A-Z]{1,16}", re.ASCII)
 _WILD: Final = frozenset("*?[")
 _PATH_BEGINS: Final = ("/", *_WILD)
@@ -56,7 +72,8 @@ class Match:
         attributes: Name to rule. The request must fit all rules. A rule is a string, a glob, or a tuple of strings of
             which the attribute must equal one.
         published: Whether the match is part of a published document or saved row. Version 0.2.0 accepted a path such as
-            ``v1/*`` there, which matches no request. An enforcer must go on with it.
+            ``v1/*`` there, or an attribute that no label can have, which match no request. An enforcer must go on with
+            them.
     """
 
     methods: tuple[str, ...] = ()
@@ -80,6 +97,8 @@ class Match:
                     "attributes",
                     f"A name must be 1 to 64 of a-z 0-9 . _ - and begin with a letter, got {shown(name)}.",
                 )
+            if not published and not may_exist(name):
+                raise InvalidMatch("attributes", no_label(name))
             options = rule if isinstance(rule, tuple) else (rule,)
             if not 0 < len(options) <= MAX_PATTERNS_PER_RULE or any(not _short(option) for option in options):
                 raise InvalidMatch(
@@ -99,10 +118,13 @@ class Match:
         """
         Return a function that returns whether given attributes match, or None if every request matches.
 
+        Labels are left out. They are the same for every request of a token, see :meth:`fits`.
+
         Args:
             partition_by: Attributes that the request must have as well, with any value.
         """
-        rules = [(name, _tester(rule)) for name, rule in self.attributes.items()]
+        partition_by = without_labels(partition_by)
+        rules = [(name, _tester(rule)) for name, rule in self.attributes.items() if not is_label(name)]
         if self.methods:
             rules.append(("method", frozenset(self.methods).__contains__))
         if self.path:
@@ -117,6 +139,11 @@ class Match:
             return all(name in attributes and test(attributes[name]) for name, test in rules)
 
         return matches
+
+    def fits(self, labels: Attributes) -> bool:
+        """Return whether the labels of a token, named as attributes, fit all rules about labels."""
+        rules = [(name, rule) for name, rule in self.attributes.items() if is_label(name)]
+        return all(name in labels and _tester(rule)(labels[name]) for name, rule in rules)
 
     def to_json(self) -> dict[str, Any]:
         """Return the rules as JSON values, without those that are empty."""
@@ -143,6 +170,50 @@ class Match:
             raise InvalidMatch("attributes", "Must be an object of names and rules.")
         rules = {name: tuple(rule) if isinstance(rule, list) else rule for name, rule in attributes.items()}
         return cls(tuple(methods), data.get("path", ""), rules, published)
+
+
+def is_label(name: str) -> bool:
+    """Return whether an attribute is a label of the token."""
+    return name.startswith(LABEL_PREFIX)
+
+
+def may_exist(name: str) -> bool:
+    """Return whether an attribute is either no label, or one that a token can have."""
+    return not is_label(name) or _is(_LABEL, name.removeprefix(LABEL_PREFIX))
+
+
+def no_label(name: str) -> str:
+    """Return a sentence about the name of an attribute that cannot be a label."""
+    return f"A label is label. and a name, which must be {LABEL_NAME_RULE}, got {shown(name)}."
+
+
+def without_labels(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the names of attributes that a request has, without the labels of its token."""
+    return tuple(name for name in names if not is_label(name))
+
+
+def check_labels(labels: object) -> FrozenMapping[str]:
+    """
+    Return the labels of a token as an unchangeable mapping, or raise ValueError if they break a rule.
+
+    Raises:
+        ValueError: They are not a mapping of at most 16 valid names to strings of 1 to 128 characters, without control
+            characters and without a space at either end.
+    """
+    if not isinstance(labels, Mapping):
+        raise ValueError(f"must be an object of names and strings, got {shown(labels)}")
+    if len(labels) > MAX_LABELS:
+        raise ValueError(f"must be at most {MAX_LABELS}, got {len(labels)}")
+    for name, value in labels.items():
+        if not _is(_LABEL, name):
+            raise ValueError(f"a name must be {LABEL_NAME_RULE}, got {shown(name)}")
+        if not isinstance(value, str):
+            raise ValueError(f"the value of {name} must be a string, got {shown(value)}")
+        if not 0 < len(value) <= MAX_LABEL_LENGTH:
+            raise ValueError(f"the value of {name} must have 1 to {MAX_LABEL_LENGTH} characters, got {len(value)}")
+        if _CONTROL.search(value) or value != value.strip():
+            raise ValueError(f"the value of {name} must not have control characters, or a space at either end")
+    return FrozenMapping(labels)
 
 
 def check_attributes(attributes: object) -> Attributes:

@@ -19,6 +19,12 @@ MAX_ATTRIBUTE_NAME_LENGTH: Final = 64
 """Characters of an attribute's name."""
 MAX_ATTRIBUTE_LENGTH: Final = 1_024
 """Characters of an attribute's value."""
+MAX_LABELS: Final = 16
+"""Labels of a token."""
+MAX_LABEL_NAME_LENGTH: Final = MAX_ATTRIBUTE_NAME_LENGTH - len("label.")
+"""Characters of a label's name. Limits name a label by ``label.`` and its name."""
+MAX_LABEL_LENGTH: Final = 128
+"""Characters of a label's value."""
 MAX_CODE_KEY_LENGTH: Final = 1_024
 """Characters of the key that limits in code count by."""
 MAX_LIMITS_PER_REQUEST: Final = 64

@@ -9,15 +9,13 @@ from typing import Any, Final
 
 from enforcement.model.algorithms import Spec
 from enforcement.model.calendars import boundaries, window
-from enforcement.model.documents import Override, Policy, Project, Token
-from enforcement.model.keys import GLOBAL_TAG, Keys, name_of, tag_of_key
+from enforcement.model.keys import Keys, counter_name, tag_of_key
 from enforcement.model.limits import Limit
-from enforcement.model.matching import Attributes
-from enforcement.model.metered import cost_name
-from enforcement.model.partitions import PartitionIndex, life_us
+from enforcement.model.matching import NO_LABELS
+from enforcement.model.metered import FrozenMapping, cost_name
+from enforcement.model.partitions import PartitionIndex
 from enforcement.model.sizes import MAX_CODE_KEY_LENGTH, MAX_LIMITS_PER_REQUEST
 from enforcement.plan.costs import Costs, check_costs, names
-from enforcement.plan.names import Identity, counter_name, earlier_name
 
 LETTERS: Final = {
     "fixed_window": "f",
@@ -54,6 +52,7 @@ class BoundLimit:
         value: The name of this counter's value in *partitions*. Empty if that is None.
         overflow: Whether this is the overflow counter, which all values beyond the project's cap share.
         earlier: The key that 0.2 gave to the counter, if it is durable and of a partition. Else empty.
+        labels: The labels of the token that the limit looks at, named as attributes.
         cost_name: The name under which a meter gives the cost of the limit.
     """
 
@@ -68,6 +67,7 @@ class BoundLimit:
     value: str = ""
     overflow: bool = False
     earlier: str = ""
+    labels: FrozenMapping[str] = NO_LABELS
     cost_name: str = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -254,137 +254,6 @@ def bind_pairs(pairs: Pairs, keys: Keys) -> tuple[BoundLimit, ...]:
     return tuple(BoundLimit(limit, counter, "key", index=i) for i, (limit, counter) in rows)
 
 
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """
-    The documents that apply to one token at one revision.
-
-    Attributes:
-        token: None for requests without a token, and for the project as a whole.
-        anonymous: Whether they are those of requests without a token.
-    """
-
-    project: Project
-    token: Token | None
-    policies: Mapping[str, Policy]
-    global_policy: str | None
-    anonymous: bool = False
-
-    def attached(self) -> list[tuple[str, str, str, str | None]]:
-        """Return the scope, hash tag and holder of each place where a policy may be attached, and its policy's id."""
-        project, token = self.project, self.token
-        found: list[tuple[str, str, str, str | None]] = [("global", GLOBAL_TAG, "", self.global_policy)]
-        if not self.anonymous:
-            found.append(("project", project.id, project.id, project.policy))
-        if token is None:
-            found.append(("anonymous", project.id, project.id, project.anonymous_policy))
-        else:
-            found.append(("token", project.id, token.id, token.policy))
-        return found
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """One limit that may apply to a token, before the attributes of a request are known."""
-
-    limit: Limit
-    scope: str
-    tag: str
-    identity: Identity
-    policy: Policy
-    override_id: str | None
-    ends_at_us: int | None
-    index: int
-    project: Project
-
-    def bind(self, keys: Keys, attributes: Attributes, partitions: PartitionIndex | None = None) -> BoundLimit:
-        """
-        Return a new :class:`BoundLimit`, the limit with its counter for these attributes.
-
-        Args:
-            attributes: Those of the request. They include each attribute that the limit is partitioned by.
-            partitions: The result of :meth:`partitions`. None leaves the value out of the store's register.
-        """
-        limit, identity, value, earlier = self.limit, self.identity, "", ""
-        if limit.partition_by:
-            # Names are part of the key. Otherwise another attribute with equal values would continue the old counters.
-            identity = (*identity, *(text for name in limit.partition_by for text in (name, attributes[name])))
-            if partitions:
-                value = name_of(identity)
-                earlier = keys.scope(self.tag) + earlier_name(limit, identity) if limit.durable else ""
-        key = keys.scope(self.tag) + counter_name(limit, identity)
-        origin = (self.scope, self.policy.id, self.policy.slug, self.override_id, self.index)
-        return BoundLimit(limit, key, *origin, partitions, value, earlier=earlier)
-
-    def overflow(self, partitions: PartitionIndex) -> BoundLimit:
-        """Return a new :class:`BoundLimit`, the limit with its overflow counter."""
-        origin = (self.scope, self.policy.id, self.policy.slug, self.override_id, self.index)
-        return BoundLimit(self.limit, partitions.overflow, *origin, overflow=True)
-
-    def partitions(self, keys: Keys) -> PartitionIndex | None:
-        """
-        Return the index in which the store registers the values of this limit's partition, or None if it has none.
-
-        Each project has a register of its own, even for a global limit. So a client that invents values can only fill
-        the register of its own project.
-
-        Returns:
-            None if the limit is not partitioned.
-        """
-        if not self.limit.partition_by:
-            return None
-        key, overflowed = keys.census(self.tag, ("census", self.project.id, self.policy.id, self.limit.name))
-        shared = counter_name(self.limit, ("overflow", self.project.id, *self.identity))
-        return PartitionIndex(
-            key, overflowed, keys.scope(self.tag) + shared, self.project.partition_cap, life_us(self.limit)
-        )
-
-
-def rules_of(subject: Subject, now_us: int) -> tuple[Rule, ...]:
-    """
-    Return a rule for each limit that applies to a subject, with its override applied.
-
-    Those of a token come from the global policy, the policy of its project and its own policy, in this order. Requests
-    without a token have the global policy and the anonymous policy of the project, and a project as a whole has all
-    three. A policy that is not published adds no limits. The reader of the documents reports it. Overrides that have
-    ended by *now_us* are ignored.
-    """
-    project, token = subject.project, subject.token
-    overrides = [*(token.overrides if token else ()), *project.overrides]
-    rules: list[Rule] = []
-    for scope, tag, holder, policy_id in subject.attached():
-        policy = subject.policies.get(policy_id or "")
-        for limit in policy.limits if policy else ():
-            assert policy is not None
-            override = _override_for(overrides, policy, limit, now_us)
-            if override is not None:
-                limit = override.apply(limit)
-            rules.append(
-                Rule(
-                    limit,
-                    scope,
-                    tag,
-                    (scope, holder, policy.id, limit.name),
-                    policy,
-                    override.id if override else None,
-                    override.ends_at_us if override else None,
-                    len(rules),
-                    project,
-                )
-            )
-    return tuple(rules)
-
-
-def _override_for(overrides: Sequence[Override], policy: Policy, limit: Limit, now_us: int) -> Override | None:
-    """Return the first override of a limit that has not ended, or None. *overrides* starts with those of the token."""
-    for override in overrides:
-        if (override.policy, override.limit) != (policy.id, limit.name):
-            continue
-        if override.ends_at_us is None or now_us < override.ends_at_us:
-            return override
-    return None
-
-
 __all__ = [
     "LETTERS",
     "MAX_LIMITS_PER_REQUEST",
@@ -392,11 +261,8 @@ __all__ = [
     "Costs",
     "KeyedLimits",
     "Limits",
-    "Rule",
-    "Subject",
     "bind_in_code",
     "bind_pairs",
     "check_costs",
     "pairs_of",
-    "rules_of",
 ]

@@ -26,6 +26,7 @@ from typing import Any, Final
 
 from enforcement.model.checks import shown
 from enforcement.model.limits import UNIT_RULE, is_unit
+from enforcement.model.matching import is_label
 from enforcement.model.tokens import Anonymous
 
 MAX_FILE_BYTES: Final = 65_536
@@ -102,6 +103,9 @@ class RlsMapping:
             raise ValueError(f"domain: {str(exc).removeprefix('project: ')}") from exc
 
     def _check(self) -> None:
+        for key, name in self.attributes.items():
+            if is_label(name):
+                raise ValueError(f"attributes.{key}: must not be a label, which only a token has, got {shown(name)}.")
         for key, unit in self.costs.items():
             if not is_unit(unit):
                 raise ValueError(f"costs.{key}: must be {UNIT_RULE}, got {shown(unit)}.")

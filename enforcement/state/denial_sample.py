@@ -12,7 +12,7 @@ import time
 from typing import Any, Final
 
 from enforcement.model.limits import Limit
-from enforcement.model.matching import Attributes
+from enforcement.model.matching import Attributes, is_label
 from enforcement.plan.decision import Decision
 
 MOST_A_SECOND: Final = 20
@@ -69,10 +69,14 @@ class DenialSample:
         """
         found = self._waiting.get(id(decision))
         limit = decision.limit
-        if found is None or limit is None or found[1][-1]:
+        if found is None or limit is None or not all(map(is_label, found[1][-1])):
             return
         deciding = next(it for it, state in zip(decision.bounds, decision.limits, strict=True) if state is limit)
-        found[1][-1] = {name: _shown(attributes[name]) for name in _names(deciding.limit) if name in attributes}
+        found[1][-1] = {
+            name: _shown(source[name])
+            for name in _names(deciding.limit)
+            if name in (source := deciding.labels if is_label(name) else attributes)
+        }
 
     def take(self) -> str | None:
         """Return the waiting denials as JSON and forget them, or return None if there are none."""
@@ -83,11 +87,12 @@ class DenialSample:
 
 def _row(decision: Decision, project: str, token: str, at: int) -> list[Any]:
     at_ms = (decision.decided_at_us or time.time_ns() // 1_000) // 1_000
-    policy, limit = "", ""
+    policy, limit, labels = "", "", {}
     if at >= 0:
         bound = decision.plan.bounds[at]
         policy, limit = bound.policy_id, bound.limit.name
-    return [decision.id, at_ms, decision.reason, project, token, policy, limit, {}]
+        labels = {name: _shown(bound.labels[name]) for name in _names(bound.limit) if name in bound.labels}
+    return [decision.id, at_ms, decision.reason, project, token, policy, limit, labels]
 
 
 def _names(limit: Limit) -> list[str]:

@@ -5,8 +5,8 @@ Limits in code are found by their key, published policies by the token of the re
 they are admitted, are found by the project that they count for. A plan is compiled once and kept until the documents
 change.
 
-A token whose limits look at no attributes has one plan for all its requests. Any other token has a plan for each set of
-attribute values, in a cache that all tokens share (:mod:`enforcement.state.plan_cache`).
+A token whose limits look at no attributes, or only at its labels, has one plan for all its requests. Any other token
+has a plan for each set of attribute values, in a cache that all tokens share (:mod:`enforcement.state.plan_cache`).
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ from enforcement.model.metered import BODY_ATTRIBUTES, METERED_UNITS, Metering
 from enforcement.model.partitions import RETRY_SECONDS, PartitionIndex
 from enforcement.model.sizes import MAX_TOKEN_LENGTH
 from enforcement.model.tokens import Anonymous, digest, is_well_formed
-from enforcement.plan.binding import Limits, Rule, Subject, bind_pairs, pairs_of, rules_of, several_of
+from enforcement.plan.binding import Limits, bind_pairs, pairs_of, several_of
 from enforcement.plan.decision import Decision
 from enforcement.plan.decision_ids import DecisionIds
 from enforcement.plan.plan import RefusedPlan
+from enforcement.plan.rules import Rule, Subject, rules_of
 from enforcement.state.lease import Lease
 from enforcement.state.live_plan import LivePlan
 from enforcement.state.plan_cache import PlanCache
@@ -84,7 +85,7 @@ class TokenPlans:
         A value that the store could not register, because its limit is full, is counted by the overflow counter.
         """
         matched = [r for r, test in zip(self.rules, self.testers, strict=True) if test is None or test(attributes)]
-        values = [(r.index, *(_short(attributes[part]) for part in r.limit.partition_by)) for r in matched]
+        values = [(r.index, *(_short(attributes[part]) for part in r.varies_by)) for r in matched]
         name = (self.serial, *values)
         plan = plan_cache.get(name)
         if plan is None or (plan.overflows and monotonic() >= plan.retry_at):

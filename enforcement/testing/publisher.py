@@ -94,6 +94,7 @@ class Published:
         name: str = "test",
         expires_at: datetime | None = None,
         revoked: bool = False,
+        labels: Mapping[str, str] | None = None,
     ) -> str:
         """
         Publish a token and return its secret.
@@ -101,6 +102,7 @@ class Published:
         Args:
             policy: Slug of its own policy, which applies in addition to the policy of the project and the global one.
             expires_at: With a time zone, by the clock of the limiter.
+            labels: Its labels by name, which limits name as ``label.NAME``.
         Raises:
             ValueError: The policy or project is unknown, or the expiry has no time zone or is more than a day ago. By
                 then the store has deleted the token.
@@ -111,6 +113,7 @@ class Published:
         ident = self._projects[project]["id"]
         document = {"id": f"tok_{self._made}", "project": ident, "name": name, "revoked": revoked}
         document |= {"policy": self._known(policy), "expires_at_us": _expiry(expires_at), "overrides": []}
+        document |= {"labels": dict(labels)} if labels else {}
         secret = mint("live")
         self._publish_token(secret, {"schema": SCHEMA, **document})
         return secret

@@ -35,7 +35,8 @@ SEEDS, EXAMPLES = scale(((20261124,), 3), ((20261124, 1, 2), 20))
 RULES = {
     *("does_not_exist", "unique", "unique_together", "immutable", "invalid_limit", "range", "needs_limit", "blank"),
     *("rule", "fraction", "parse_error", "invalid_cursor", "null_characters_not_allowed", "one_of_two"),
-    *("does_not_apply", "past", "ended", "currency"),
+    *("does_not_apply", "past", "ended", "currency", "invalid_metering"),
+    "invalid_label",  # of spaces at either end and of characters that are not printable
     "unprintable",  # of the tag characters beyond the Basic Multilingual Plane, which the pattern leaves out
 }
 

@@ -14,7 +14,8 @@ from enforcement.model.limits import Limit
 from enforcement.model.partitions import life_us
 from enforcement.model.sizes import MAX_INSTANCE_LENGTH, MAX_KEY_BYTES
 from enforcement.model.tokens import digest, mint
-from enforcement.plan.binding import Subject, bind_in_code, rules_of
+from enforcement.plan.binding import bind_in_code
+from enforcement.plan.rules import Subject, rules_of
 from enforcement.settings import Settings
 from tests.scale import scale
 

@@ -8,7 +8,8 @@ import pytest
 from enforcement.model.documents import Policy, Project, Token
 from enforcement.model.keys import Keys
 from enforcement.model.limits import Limit
-from enforcement.plan.binding import Subject, bind_in_code, rules_of
+from enforcement.plan.binding import bind_in_code
+from enforcement.plan.rules import Subject, rules_of
 
 FILE = Path(__file__).parents[2] / "vectors" / "names" / "names.json"
 VECTORS = json.loads(FILE.read_text(encoding="utf-8"))["vectors"]

@@ -180,3 +180,14 @@ def test_too_long_a_path_is_refused(served: Gateway, ask: Asking) -> None:
     answer = ask({"x-api-key": served.token(hourly(5))}, path="/" + "x" * 2_000)
 
     assert answer["denied_response"]["status"] == {"code": "URITooLong"}
+
+
+def test_no_label_is_taken_from_fields(served: Gateway, ask: Asking) -> None:
+    """Nor from anything else that a message of Envoy has of a request. Labels are those of the token's document."""
+    blue = Limit(name="blue", quota=0, window_seconds=60, match=Match(attributes={"label.team": "blue"}))
+    secret = served.token(hourly(2, partition_by=("label.team",)), blue, labels={"team": "red"})
+    claims = {"x-api-key": secret, "label.team": "blue", "header.label.team": "blue"}
+    answers = [ask(claims, path="/?label.team=blue") for _ in range(3)]
+
+    assert [code(answer) for answer in answers] == [OK, OK, PERMISSION_DENIED]
+    assert fields(answers[2]["denied_response"]["headers"])["sluicegate-denial"] == "limited"

@@ -173,3 +173,15 @@ def test_too_long_attributes_and_token(world, start):
 
     assert client.get("/v1/check", headers={**bearer(secret), "X-Forwarded-Uri": "/" + "a" * 3_000}).status_code == 414
     assert client.get("/v1/check", headers=bearer("x" * 5_000)).status_code == 401
+
+
+def test_no_label_is_taken_from_fields(world, start):
+    """Not even from the field from which it reads attributes."""
+    claim = {"attributes": {"label.team": "blue"}}
+    limits = fixed(2, partition_by=["label.team", "path"]), fixed(0, name="blue", match=claim)
+    secret = world.everything(*limits, labels={"team": "red"})
+    client = start(SLUICEGATE_COSTS_HEADER="X-Costs", SLUICEGATE_ATTRIBUTES_HEADER="X-Attributes")
+    claims = {"X-Attributes": "label.team=blue", "label.team": "blue", "X-Costs": "requests=1"}
+    answers = [client.get("/v1/check", headers={**bearer(secret), **claims}) for _ in range(3)]
+
+    assert [answer.status_code for answer in answers] == [200, 200, 429]

@@ -61,6 +61,10 @@ def test_the_page_shows_what_the_configuration_has() -> None:
         ("after = []", "after: must be the key of an entry, got []."),
         ("attributes = []", "attributes: must be a table of keys and strings, got []."),
         ("[attributes]\na = 1", "attributes: must be a table of keys and strings, got {'a': 1}."),
+        (
+            "[attributes]\na = 'label.team'",
+            "attributes.a: must not be a label, which only a token has, got 'label.team'.",
+        ),
         ("[attributes]\na = ''", "attributes: must be a table of keys and strings, got {'a': ''}."),
         ("[costs]\na = 'Tokens'", "costs.a: must be 1 to 32 of the characters a-z 0-9 _ - and begin with a letter, "),
         ("[projects]\na = 'A B'", "projects.a: must be 1 to 63 lower-case letters, digits and hyphens, "),

@@ -1,0 +1,170 @@
+"""Labels of tokens and the policy of new tokens in the admin."""
+
+import html
+
+import pytest
+
+from controlplane.adminkit.forms import version_of
+from controlplane.policies.models import AuditEntry
+from controlplane.projects.models import Project, Token
+from controlplane.publishing import publisher
+from enforcement import Limiter
+from tests.controlplane.adminkit.conftest import PASSWORD
+from tests.factories import LimitFactory, PolicyFactory, ProjectFactory, TokenFactory, UsageRowFactory
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+TOKENS, PROJECTS = "/admin/projects/token/", "/admin/projects/project/"
+
+
+def add(as_ann, project, labels="", **fields):
+    """Send the form that creates a token."""
+    return as_ann.post(f"{TOKENS}add/", {"project": project.pk, "name": "ci", "labels": labels, **fields}, follow=True)
+
+
+def shown(response):
+    return html.unescape(response.content.decode())
+
+
+def rows(as_ann, path):
+    """Return the primary keys of the rows in a list."""
+    return {row.pk for row in as_ann.get(path).context["cl"].result_list}
+
+
+def test_labels_are_typed_one_on_each_line(as_ann, store):
+    """And shown the same way, audited by name, and changed with the others kept."""
+    add(as_ann, ProjectFactory(), "team = red\r\n\r\n owner=Ann = Lee | co ")
+    token = Token.objects.get()
+    assert token.labels == {"team": "red", "owner": "Ann = Lee | co"}
+    page = f"{TOKENS}{token.pk}/change/"
+    assert "team = red\nowner = Ann = Lee | co</textarea>" in shown(as_ann.get(page))
+
+    fields = {"name": "ci", "seen_version": version_of(token), "labels": "team = blue\nowner = Ann = Lee | co"}
+    as_ann.post(page, fields)
+    entry = AuditEntry.objects.get(action="token.update")
+    assert "labels.team" in shown(as_ann.get(f"/admin/policies/auditentry/{entry.pk}/change/"))
+    assert Token.objects.get().labels == {"team": "blue", "owner": "Ann = Lee | co"}
+
+
+@pytest.mark.parametrize(
+    ("labels", "error"),
+    [
+        ("team", 'Each line must hold one label such as "team = red"'),
+        ("team =", 'Each line must hold one label such as "team = red"'),
+        ("team = red\nteam = blue", "each name once"),
+        ("Team = red", "A name must be 1 to 58 of a-z 0-9 . _ - and begin with a letter, got 'Team'."),
+        (f"team = {'x' * 129}", "The value of team must have 1 to 128 characters, got 129."),
+        ("\n".join(f"n{i} = v" for i in range(17)), "Must be at most 16, got 17."),
+    ],
+)
+def test_what_is_no_label_is_refused_at_the_field(as_ann, store, labels, error):
+    """By the rule of the library, once, and nothing is saved."""
+    errors = add(as_ann, ProjectFactory(), labels).context["adminform"].form.errors
+
+    assert list(errors) == ["labels"]
+    assert [error in text for text in errors["labels"]] == [True]
+    assert not Token.objects.exists()
+
+
+def test_lists_and_the_palette_find_tokens_by_label(as_ann, store):
+    """By name and value, by name, and by a part of a text."""
+    red = TokenFactory(labels={"team": "red", "a__b": "Müller"})
+    blue = TokenFactory(labels={"team": "blue"})
+    TokenFactory()
+
+    assert rows(as_ann, f"{TOKENS}?label=team%3Dred") == rows(as_ann, f"{TOKENS}?label=a__b") == {red.pk}
+    assert rows(as_ann, f"{TOKENS}?label=team") == {red.pk, blue.pk}
+    assert rows(as_ann, f"{TOKENS}?q=team%3Dred") == rows(as_ann, f"{TOKENS}?q=M%C3%BCll") == {red.pk}
+    assert rows(as_ann, f"{TOKENS}?q=team%3Dre") == set()
+    assert 'class="sg-badge ">team=red<' in shown(as_ann.get(TOKENS))
+    palette = shown(as_ann.get("/admin/search/?s=team%3Dred&extended=1"))
+    assert red.name in palette
+    assert blue.name not in palette
+
+
+def test_usage_is_filtered_by_the_label_of_its_tokens(as_ann, store):
+    """In the list and in the file of the same rows."""
+    red, blue = TokenFactory(labels={"team": "red"}), TokenFactory(labels={"team": "blue"})
+    row, _ = (UsageRowFactory(token_id=token.pk, period="hour", limit_name="") for token in (red, blue))
+
+    assert rows(as_ann, "/admin/usage/usagerow/?label=team%3Dred") == {row.pk}
+    assert blue.pk not in as_ann.get("/admin/usage/usagerow/export.csv?label=team%3Dred").content.decode()
+
+
+@pytest.mark.parametrize("value", ["=red", "Team=red", "team=", "%3D"])
+@pytest.mark.parametrize("path", [TOKENS, "/admin/usage/usagerow/"])
+def test_a_filter_that_names_no_label_shows_no_row_and_an_error(as_ann, path, value):
+    """It would otherwise show those of everybody."""
+    UsageRowFactory(token_id=TokenFactory(labels={"team": "red"}).pk, period="hour", limit_name="")
+
+    assert rows(as_ann, f"{path}?label={value}") == set()
+    assert "Must be a label such as team=red: " in shown(as_ann.get(f"{path}?label={value}"))
+
+
+def test_a_new_token_gets_the_policy_of_new_tokens_of_its_project(as_ann, store, told):
+    """If none is chosen. The page says so, and the policy's page says who uses it."""
+    default, other = PolicyFactory(slug="starter"), PolicyFactory()
+    project = ProjectFactory(slug="shop")
+    fields = {"slug": "shop", "name": "S", "active": "on", "partition_cap": 9, "token_policy": default.pk}
+    as_ann.post(f"{PROJECTS}{project.pk}/change/", {**fields, "seen_version": version_of(project)})
+    assert Project.objects.get().token_policy == default
+
+    messages = told(add(as_ann, project))
+    add(as_ann, project, policy=other.pk)
+    assert [token.policy for token in Token.objects.order_by("created_at")] == [default, other]
+    assert any("It has the policy of new tokens of shop, which is starter." in message for message in messages)
+    assert "new tokens of 1 project" in shown(as_ann.get(f"/admin/policies/policy/{default.pk}/change/"))
+    assert as_ann.get(f"{PROJECTS}?token_policy__id__exact={default.pk}").status_code == 200
+
+
+def test_a_policy_of_another_project_cannot_be_that_of_new_tokens(as_ann, store):
+    """By the rule of the model."""
+    project, policy = ProjectFactory(), PolicyFactory(project=ProjectFactory())
+    fields = {"slug": "a", "name": "A", "active": "on", "token_policy": policy.pk, "seen_version": version_of(project)}
+    response = as_ann.post(f"{PROJECTS}{project.pk}/change/", fields)
+
+    errors = response.context["adminform"].form.errors
+    assert errors["token_policy"] == ["Must not be a policy of another project."]
+
+
+def test_the_sentence_of_a_limit_names_the_label(as_ann):
+    """In words, and not by the prefix of its attribute."""
+    LimitFactory(quota=5, partition_by=["label.team"], match_attributes={"label.tier": "gold"})
+
+    text = shown(as_ann.get("/admin/policies/policy/"))
+    assert (
+        "for each token or project with this policy and each team of the token where tier of the token is gold" in text
+    )
+
+
+def test_the_pages_in_a_browser(walker, store):
+    """Form, list with filter, and live counters of a label, in both lights and on a narrow screen."""
+    policy = PolicyFactory(slug="teams")
+    LimitFactory(policy=policy, name="per-team", quota=5, window_seconds=86_400, partition_by=["label.team"])
+    LimitFactory(policy=policy, name="per-ip", quota=5, partition_by=["label.team", "ip"])
+    project = ProjectFactory(slug="shop", policy=policy)
+    token = TokenFactory(project=project, labels={"team": "red", "owner": "ann"})
+    TokenFactory(project=project, labels={"team": "blue"})
+    publisher.publish_all()
+    with Limiter(store.url, timeout=1.0) as limiter:
+        limiter.check(token.secret)
+    walker.log_in("ann", PASSWORD)
+    walker.page.wait_for_url("**/admin/")
+
+    walker.open(f"{TOKENS}{token.pk}/change/")
+    walker.reads("1 of 5 requests (20 %)")
+    walker.reads("label.team=red")
+    walker.look("token")
+    walker.open(f"{TOKENS}?label=team%3Dred")
+    walker.reads("team=red")
+    walker.look("tokens")
+    walker.open(f"{TOKENS}?label=Team")
+    walker.page.get_by_role("button", name="Filters").first.click()
+    walker.reads("Must be a label such as team=red: ")
+    walker.look("wrong-label")
+    walker.open(f"{PROJECTS}{project.pk}/change/")
+    walker.reads("A counter for each value of the label.")
+    walker.look("project")
+    walker.open("/admin/usage/usagerow/")
+    walker.look("usage")
+    assert not walker.faults
