@@ -18,7 +18,7 @@ import asyncio
 import json
 import logging
 from collections import OrderedDict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -29,6 +29,7 @@ with Requirement("The LiteLLM integration", "litellm[proxy]"):
     from litellm.integrations.custom_logger import CustomLogger
 
 from enforcement.aio import Admission, Limiter
+from enforcement.doors.metered.asgi import NO_PRICES_YET, prices_for
 from enforcement.http.messages import (
     Refusal,
     RequestAttributes,
@@ -41,7 +42,6 @@ from enforcement.http.messages import (
 from enforcement.logs import RateLimitedLogger
 from enforcement.metering.estimate import strictest
 from enforcement.metering.opening import Opening, Refused, open_request
-from enforcement.metering.prices import NO_PRICES, Prices
 from enforcement.metering.reported import read_report
 from enforcement.metering.request import MeteredRequest, Unmetered, read_request
 from enforcement.metering.settlement import MeteredReservation, Settlement
@@ -85,7 +85,6 @@ class SluicegateHooks(CustomLogger):  # type: ignore[misc]
         limiter: None: one is made from the environment at the first call.
         headers: Preset of the header fields of responses.
         anonymous: Slug of the project that calls without a token count for. None: they are refused with 401.
-        prices: Returns the published prices.
     Raises:
         ValueError: The preset or the project is not valid.
     """
@@ -96,13 +95,11 @@ class SluicegateHooks(CustomLogger):  # type: ignore[misc]
         *,
         headers: str = "ietf+openai",
         anonymous: str | None = None,
-        prices: Callable[[], Prices] = lambda: NO_PRICES,
     ) -> None:
         super().__init__()
         self._limiter = limiter
         self._preset = check_preset(headers)
         self._anonymous = check_anonymous(anonymous)
-        self._prices = prices
         self._started = False
         self._starting = asyncio.Lock()
         self._calls: OrderedDict[str, deque[_OpenCall]] = OrderedDict()
@@ -182,7 +179,10 @@ class SluicegateHooks(CustomLogger):  # type: ignore[misc]
         if isinstance(plan, Decision):
             raise Denied(plan)
         limits = [bound.limit for bound in plan.bounds]
-        opening = open_request(asked, limits, strictest(plan.metering or ()), self._prices(), limiter.now_us())
+        prices = await prices_for(limits, limiter)
+        if prices is None:
+            raise Denied(limiter.noted(limiter.refuse(plan, "degraded_denied", NO_PRICES_YET), attributes))
+        opening = open_request(asked, limits, strictest(plan.metering or ()), prices, limiter.now_us())
         if isinstance(opening, Refused):
             raise Denied(limiter.noted(limiter.refuse(plan, opening.reason, opening.detail), attributes))
         return opening, await limiter.admit_plan(plan, opening.costs, attributes, opening.about)

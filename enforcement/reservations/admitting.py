@@ -42,6 +42,10 @@ class Admitting(Reserving):
     def _run(self, steps: Steps) -> Any:
         raise NotImplementedError
 
+    def find_prices(self) -> Prices | None:
+        """Return the published prices, or None if they cannot be had now."""
+        raise NotImplementedError
+
     @contextmanager
     def admit(
         self,
@@ -246,7 +250,7 @@ class Admission:
             response: An object of the SDK of OpenAI, Anthropic or Google, or its JSON object as a mapping. It must be
                 whole. Streams pass through :meth:`metered`.
             model: The model whose price counts. None: the one that the response names.
-            prices: The prices, such as :func:`~enforcement.metering.price_documents.parse_prices` returns.
+            prices: The prices. None: those that the control plane has published, which the first call waits for.
         Raises:
             ValueError: It is no such response, or reports no usage. The estimate is kept.
         """
@@ -303,8 +307,10 @@ class Admission:
             self.settle(self.reservation.estimate)  # it may have cost as much, so it is not given back
 
     def _settle_by(self, report: Report, model: str | None, prices: Prices | None) -> None:
-        from enforcement.reservations.reported import reported_costs
+        from enforcement.reservations.reported import counts_money, reported_costs
 
+        if prices is None and counts_money(self.decision):
+            prices = self._limiter.find_prices()
         costs = reported_costs(self.decision, report, model, prices)
         if costs:
             self.settle(costs)

@@ -44,6 +44,10 @@ class AwaitedAdmitting(Reserving):
     async def _run(self, steps: Steps) -> Any:
         raise NotImplementedError
 
+    async def find_prices(self) -> Prices | None:
+        """Return the published prices, or None if they cannot be had now."""
+        raise NotImplementedError
+
     @asynccontextmanager
     async def admit(
         self,
@@ -267,8 +271,10 @@ class Admission:
             await self.settle(self.reservation.estimate)  # it may have cost as much, so it is not given back
 
     async def _settle_by(self, report: Report, model: str | None, prices: Prices | None) -> None:
-        from enforcement.reservations.reported import reported_costs
+        from enforcement.reservations.reported import counts_money, reported_costs
 
+        if prices is None and counts_money(self.decision):
+            prices = await self._limiter.find_prices()
         costs = reported_costs(self.decision, report, model, prices)
         if costs:
             await self.settle(costs)

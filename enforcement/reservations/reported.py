@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from enforcement.logs import RateLimitedLogger
+from enforcement.model.metered import MONEY
 from enforcement.plan.decision import Decision
 
 if TYPE_CHECKING:
@@ -13,6 +14,11 @@ if TYPE_CHECKING:
     from enforcement.metering.reported import Report
 
 _SAY: Final = RateLimitedLogger(logging.getLogger("sluicegate.reservations"))
+
+
+def counts_money(decision: Decision) -> bool:
+    """Return whether a limit of a decision asks for prices."""
+    return any(bound.limit.unit == MONEY for bound in decision.plan.bounds)
 
 
 def reported_costs(decision: Decision, report: Report, model: str | None, prices: Prices | None) -> dict[str, int]:
@@ -35,4 +41,4 @@ def without_report() -> None:
     )
 
 
-__all__ = ["reported_costs", "without_report"]
+__all__ = ["counts_money", "reported_costs", "without_report"]

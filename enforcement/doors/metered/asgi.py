@@ -122,7 +122,7 @@ class MeteredGuard:
         plan = _admissible(await limiter.find_plan(token, attributes))
         rules = _rules_of(plan.metering or ())
         limits = [bound.limit for bound in plan.bounds]
-        prices = await _prices_for(limits, limiter)
+        prices = await prices_for(limits, limiter)
         if prices is None:
             raise Denied(limiter.noted(limiter.refuse(plan, "degraded_denied", NO_PRICES_YET), attributes))
         opening = open_request(asked, limits, rules, prices, limiter.now_us())
@@ -165,7 +165,7 @@ async def _admit(
             raise denied from None  # the denial is that of the request as it came
 
 
-async def _prices_for(limits: Sequence[Limit], limiter: Limiter) -> Prices | None:
+async def prices_for(limits: Sequence[Limit], limiter: Limiter) -> Prices | None:
     """
     Return the published prices, or None if a limit counts money and they cannot be had.
 
@@ -186,4 +186,4 @@ def _admissible(plan: LivePlan | Decision) -> LivePlan:
     return plan
 
 
-__all__ = ["DRAIN", "MeteredGuard"]
+__all__ = ["DRAIN", "NO_PRICES_YET", "MeteredGuard", "prices_for"]

@@ -100,6 +100,15 @@ def test_money_without_a_price_keeps_its_estimate(limiter):
     assert used(limiter, "unpriced") == [130, 160, 9_000, 1]
 
 
+def test_the_published_prices_are_used(limiter, world):
+    """Without further arguments, as soon as an operator has published some."""
+    world.published.prices({"model": "gpt-*", "input": 1_000_000, "output": 4_000_000})
+    with limiter.admit(ALL, "published", costs=ESTIMATE) as admission:
+        admission.settle_from(CHAT)
+
+    assert used(limiter, "published")[2] == 220
+
+
 def test_the_model_of_the_request_can_be_named(limiter):
     """An answer may have a longer name, or none."""
     with limiter.admit(ALL, "named", costs=ESTIMATE) as admission:
