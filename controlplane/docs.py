@@ -33,6 +33,7 @@ SLUGS = (
     "testing",
     "observing",
     "decision-ids",
+    "llm-budgets",
     "tokens-and-money",
     "provider-formats",
     "rest-by-example",
