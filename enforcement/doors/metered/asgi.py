@@ -177,7 +177,8 @@ def _target(scope: Scope) -> str:
 def _shape_of(scope: Scope) -> str:
     """Return the provider whose SDK has sent a request, by the path, or an empty string."""
     route = find_route(_target(scope)) if scope["type"] == "http" else None
-    return "" if route is None else route.format.partition("-")[0]
+    provider = "" if route is None else route.format.partition("-")[0]
+    return provider if provider in ("openai", "anthropic") else ""
 
 
 __all__ = ["DRAIN", "MeteredGuard"]

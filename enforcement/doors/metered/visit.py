@@ -52,7 +52,7 @@ class MeteredVisit:
         exchange: What is charged for it.
         admission: The charges and slots.
         drains: Reads answers on after their clients left. None: they are not read on.
-        report: Called with the settlement.
+        report: Called with the settlement. An application may replace the attribute.
         shape: The provider whose errors those of the application should resemble. Empty: none.
     """
 
@@ -65,10 +65,10 @@ class MeteredVisit:
         shape: str = "",
     ) -> None:
         self.shape = shape
-        self._exchange = exchange
-        self._admission = admission
+        self.exchange = exchange
+        self.admission = admission
+        self.report = report
         self._drains = drains
-        self._report = report
         self._body: ReadBody | None = None
         self._receive: Receive
         self._send: Send
@@ -97,7 +97,7 @@ class MeteredVisit:
         try:
             await app(scope, self._received, self._passed_on)
         finally:
-            _, settlement = self._exchange.ended(now_us(), whole=False)
+            _, settlement = self.exchange.ended(now_us(), whole=False)
             await self._settle(settlement)
             self._stop_draining()
 
@@ -117,13 +117,13 @@ class MeteredVisit:
 
     async def _leave(self) -> None:
         self._left = True
-        bounds = self._drains.take() if self._drains is not None and not self._exchange.is_settled else None
-        settlement = self._exchange.client_left(now_us(), sent=self._sent, drain=bounds)
-        self._draining = self._exchange.is_drained
+        bounds = self._drains.take() if self._drains is not None and not self.exchange.is_settled else None
+        settlement = self.exchange.client_left(now_us(), sent=self._sent, drain=bounds)
+        self._draining = self.exchange.is_drained
         if bounds is not None and not self._draining and self._drains is not None:
             self._drains.give_back()
         if settlement is None:
-            await self._admission.free_slots()
+            await self.admission.free_slots()
         await self._settle(settlement)
 
     async def _until_drained(self) -> None:
@@ -132,7 +132,7 @@ class MeteredVisit:
             async with asyncio.timeout(self._drains.bounds.ms / 1_000):
                 await self._over.wait()
         except TimeoutError:
-            await self._settle(self._exchange.passed(now_us() + 1_000))
+            await self._settle(self.exchange.passed(now_us() + 1_000))
 
     def _stop_draining(self) -> None:
         self._over.set()
@@ -157,13 +157,13 @@ class MeteredVisit:
     async def _head(self, message: Message) -> Message:
         headers = list(message.get("headers", ()))
         encoding = b", ".join(value for name, value in headers if name.lower() == _ENCODING).decode("latin-1")
-        await self._settle(self._exchange.answered(message["status"], encoding or None, now_us()))
-        if self._exchange.hides_usage:
+        await self._settle(self.exchange.answered(message["status"], encoding or None, now_us()))
+        if self.exchange.hides_usage:
             headers = [header for header in headers if header[0].lower() != _LENGTH]
         return {**message, "headers": headers}
 
     async def _part(self, message: Message) -> Message | None:
-        data = self._exchange.feed(message.get("body", b""))
+        data = self.exchange.feed(message.get("body", b""))
         if message.get("more_body", False):
             if self._draining:
                 await self._read_on()
@@ -172,13 +172,13 @@ class MeteredVisit:
         return {**message, "body": data + rest if rest else data}
 
     async def _read_on(self) -> None:
-        settlement = self._exchange.read_on(now_us())
+        settlement = self.exchange.read_on(now_us())
         await self._settle(settlement)
         if settlement is not None:
             self._over.set()
 
     async def _end(self, *, whole: bool) -> bytes:
-        rest, settlement = self._exchange.ended(now_us(), whole=whole)
+        rest, settlement = self.exchange.ended(now_us(), whole=whole)
         await self._settle(settlement)
         self._over.set()
         return rest
@@ -187,8 +187,8 @@ class MeteredVisit:
         """Charge what the request did cost, and free its slots."""
         if settlement is None:
             return
-        self._report(settlement)
-        await self._admission.conclude(self._exchange.opening.terms.named(settlement.costs))
+        self.report(settlement)
+        await self.admission.conclude(self.exchange.opening.terms.named(settlement.costs))
 
 
 def now_us() -> int:
