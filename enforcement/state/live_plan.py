@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable
 from typing import Any
 
 from enforcement.model.algorithms import Spec
+from enforcement.model.matching import Attributes
 from enforcement.model.metered import Metering
 from enforcement.plan.binding import BoundLimit
 from enforcement.plan.costs import Costs, check_costs, check_units
@@ -27,6 +28,9 @@ class LivePlan(Plan):
         usage: Where its decisions are counted. None for limits in code.
         metering: The rules of its policies for metered requests. Only doors that meter read them. None if no limit of
             the token counts tokens or money, or looks at an attribute that only a meter reads.
+        hidden: For each limit of tokens or money that looks at an attribute in the body, and that denies a request whose
+            body cannot be read: a function that returns whether it may apply to a request by its other attributes. Only
+            doors that meter call them.
         lease: Its lease (:class:`~enforcement.state.lease.Lease`). None if its permits may not be leased.
         denied: Its cached denial (:class:`~enforcement.state.denial_cache.Denial`). None if there is none.
         last: The latest reply of the store, from which a fallback starts. None if there is none.
@@ -40,6 +44,7 @@ class LivePlan(Plan):
         "_once",
         "command",
         "denied",
+        "hidden",
         "last",
         "lease",
         "metering",
@@ -64,6 +69,7 @@ class LivePlan(Plan):
         self.name = name
         self.usage = usage
         self.metering: tuple[Metering, ...] | None = None
+        self.hidden: tuple[Callable[[Attributes], bool], ...] = ()
         self.lease: Any = None
         self.denied: Any = None
         self.last: Reply | None = None

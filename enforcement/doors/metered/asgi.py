@@ -14,7 +14,7 @@ from enforcement.http.messages import PlainResponse, Refusal, RequestAttributes,
 from enforcement.metering.encodings import ALL_ENCODINGS
 from enforcement.metering.estimate import strictest
 from enforcement.metering.exchange import MeteredExchange
-from enforcement.metering.opening import Opening, Refused, open_request
+from enforcement.metering.opening import Opening, Refused, has_tokens, open_request, unmetered
 from enforcement.metering.prices import NO_PRICES, Prices
 from enforcement.metering.request import MAX_BODY, MeteredRequest, Unmetered, find_route, read_request
 from enforcement.metering.settlement import DrainBounds
@@ -119,7 +119,12 @@ class MeteredGuard:
             attributes = attributes.beside(asked.attributes)
         plan = _admissible(await limiter.find_plan(token, attributes))
         rules = _rules_of(plan.metering or ())
-        opening = open_request(asked, [bound.limit for bound in plan.bounds], rules, self._prices(), limiter.now_us())
+        opening: Opening | Refused
+        if not has_tokens(asked) and any(may_apply(attributes) for may_apply in plan.hidden):
+            opening = unmetered(asked)
+        else:
+            limits = [bound.limit for bound in plan.bounds]
+            opening = open_request(asked, limits, rules, self._prices(), limiter.now_us())
         if isinstance(opening, Refused):
             raise Denied(limiter.noted(limiter.refuse(plan, opening.reason, opening.detail), attributes))
         opening, admission = await _admit(limiter, plan, opening, attributes)

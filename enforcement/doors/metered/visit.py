@@ -163,10 +163,13 @@ class MeteredVisit:
         return {**message, "headers": headers}
 
     async def _part(self, message: Message) -> Message | None:
-        data = self.exchange.feed(message.get("body", b""))
+        body = message.get("body", b"")
+        data = self.exchange.feed(body)
         if message.get("more_body", False):
             if self._draining:
                 await self._read_on()
+            if data is body:
+                return message  # an empty one, too, with which an application sends the head of its answer
             return {**message, "body": data} if data else None
         rest = await self._end(whole=True)
         return {**message, "body": data + rest if rest else data}

@@ -1,0 +1,97 @@
+"""Ways around a budget at the metered ASGI door. None of them lets a request pass uncharged."""
+
+import pytest
+
+from enforcement import aio
+from enforcement.doors.asgi import LimitMiddleware
+from enforcement.metering.estimate import MESSAGE_TOKENS
+from enforcement.metering.price_documents import parse_prices
+from tests.enforcement.doors.metered.provider import CHAT, Provider, Visit, ask, whole
+from tests.enforcement.doors.metered.test_asgi import HELLO, PRICES, TPM, USD, published, records, used
+from tests.enforcement.world import fixed
+
+BY_MODEL = {"partition_by": ["model"]}
+OF_MODELS = {"match": {"attributes": {"model": "gpt-*"}}}
+TWICE = b'{"model":"gpt-x","model":"gpt-y","messages":[]}'
+
+
+@pytest.fixture
+async def limiter(server, world):
+    limiter = aio.Limiter(server.url, timeout=1.0, lookup=1.0)
+    yield limiter
+    await limiter.close()
+
+
+@pytest.fixture
+def provider():
+    return Provider()
+
+
+@pytest.fixture
+def door(limiter, provider):
+    door = LimitMiddleware(provider, limiter, metered=True)
+    door._guard._prices = lambda: parse_prices(PRICES)
+    return door
+
+
+@pytest.mark.parametrize("rule", [BY_MODEL, OF_MODELS, {"partition_by": ["session"]}, {"partition_by": ["stream"]}])
+@pytest.mark.parametrize(
+    ("path", "body"), [(CHAT, TWICE), ("/v1/images", HELLO), (CHAT, b"--x"), ("/rpc", {"jsonrpc": "2.0"})]
+)
+async def test_a_limit_of_some_models_denies_a_body_that_hides_its_model(world, door, provider, rule, path, body):
+    """The limit does not match, because the body cannot be read, and so it would not count what the provider reads."""
+    secret = published(world, {**USD, **rule})
+    answer = await ask(door, secret, body, path)
+    assert (answer.status, answer.headers.get("sluicegate-denial")) == (403, "unmetered")
+    assert provider.seen == []
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {**BY_MODEL, "unmetered": "count_only"},
+        {**BY_MODEL, "mode": "shadow"},
+        {"match": {"attributes": {"model": "gpt-*"}, "path": "/v2/*"}},
+        {"match": {"attributes": {"model": "gpt-*", "ip": "10.0.0.1"}}},
+    ],
+)
+async def test_a_limit_that_cannot_apply_denies_no_unreadable_body(world, door, provider, rule):
+    secret = published(world, {**USD, **rule})
+    assert (await ask(door, secret, TWICE)).status == 200
+    assert len(provider.seen) == 1
+
+
+async def test_a_bound_counts_what_stands_around_texts(world, limiter, door, provider):
+    """A provider has tokens for each message, and for numbers in a schema, although they are no text."""
+    secret = published(world, fixed(10**9, name="tpm", unit="tokens"), estimate="bound")
+    schema = {"type": "integer", "enum": list(range(10_000, 11_000))}
+    bare = {"model": "gpt-x", "max_tokens": 1}
+    asked = {**bare, "messages": [{"role": "user", "content": ""}] * 1_000, "tools": [{"function": schema}]}
+    held = {}
+
+    async def look(scope, body, receive, send):
+        held.update(await used(limiter, secret))
+        await whole(send, {"model": "gpt-x", "choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 1}})
+
+    provider.answer = look
+    assert (await ask(door, secret, asked)).status == 200
+    assert held["tpm"] >= 1_000 * MESSAGE_TOKENS + 6 * 1_000
+    assert await used(limiter, secret) == {"tpm": 2}
+
+
+async def test_the_head_of_an_answer_does_not_wait_for_its_body(world, door, provider):
+    """Servers send the head with the first part of the body, so an application sends an empty one to begin."""
+    secret = published(world, TPM)
+    sent = []
+
+    async def begin(scope, body, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"", "more_body": True})
+        sent.append(list(visit.answer.chunks))
+        await send({"type": "http.response.body", "body": b"{}"})
+
+    provider.answer = begin
+    visit = Visit(door, secret, HELLO)
+    await visit.task
+    assert sent == [[b""]]
+    assert records(world) == []
