@@ -28,8 +28,8 @@ class LivePlan(Plan):
         usage: Where its decisions are counted. None for limits in code.
         metering: The rules of its policies for metered requests. Only doors that meter read them. None if no limit of
             the token counts tokens or money, or looks at an attribute that only a meter reads.
-        hidden: For each limit of tokens or money that looks at an attribute in the body, and that denies a request whose
-            body cannot be read: a function that returns whether it may apply to a request by its other attributes. Only
+        hidden: For each limit of tokens or money that looks at an attribute in the body, and that denies a body that
+            cannot be read: a function that returns whether it may apply to a request by its other attributes. Only
             doors that meter call them.
         lease: Its lease (:class:`~enforcement.state.lease.Lease`). None if its permits may not be leased.
         denied: Its cached denial (:class:`~enforcement.state.denial_cache.Denial`). None if there is none.
