@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -78,10 +78,12 @@ class LimitMiddleware(Guard[App, Limiter, Scope]):
 
     def __init__(self, *arguments: Any, metered: bool = False, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
+        self._settled: Callable[[], Awaitable[None]] | None = None
         if metered:
             from enforcement.doors.metered.asgi import MeteredGuard  # most applications meter nothing
 
-            self._guard = MeteredGuard(self, self._guard, _answer)  # type: ignore[method-assign]
+            guard = MeteredGuard(self, self._guard, _answer)
+            self._guard, self._settled = guard, guard.settled  # type: ignore[method-assign]
 
     @staticmethod
     def usual_token(request: Scope) -> str | None:
@@ -128,6 +130,8 @@ class LimitMiddleware(Guard[App, Limiter, Scope]):
         """Close the limiter, if it was started."""
         if self._started and self.limiter is not None:
             self._started = False
+            if self._settled is not None:
+                await self._settled()
             await self.limiter.close()
 
     async def _guard(self, limiter: Limiter, scope: Scope, receive: Receive, send: Send) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from enforcement.aio import Admission, Limiter
 from enforcement.doors.metered.bodies import ClientLeft, ReadBody, is_too_long, read_body, sent_on
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 DRAIN: Final = DrainBounds()
 """How much of an answer is read after its client left, if the policy says so."""
+
+SETTLE_SECONDS: Final = 5.0
+"""How long the end of a server waits for the settlements of its last requests."""
 
 Guarding = Callable[[Limiter, Scope, Receive, Send], Awaitable[None]]
 """Passes a request to the application, or sends a denial."""
@@ -64,6 +68,17 @@ class MeteredGuard:
         self._prices = prices
         self._max_body = max_body
         self._drains = Drains(DRAIN)
+        self._visiting: set[asyncio.Task[Any] | None] = set()
+
+    async def settled(self) -> None:
+        """
+        Wait until the requests are settled that a server has cancelled before it shuts down, but not for long.
+
+        Afterwards the limiter may be closed, and what was not settled by then stays charged as it was estimated.
+        """
+        others = [task for task in self._visiting if task is not None and task is not asyncio.current_task()]
+        if others:
+            await asyncio.wait(others, timeout=SETTLE_SECONDS)
 
     async def __call__(self, limiter: Limiter, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request to the application, or send a denial."""
@@ -94,7 +109,12 @@ class MeteredGuard:
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
             await self._door._pass(admission.decision, scope, receive, send)
 
-        await visit.run(app, scope, receive, send, body)
+        task = asyncio.current_task()
+        self._visiting.add(task)
+        try:
+            await visit.run(app, scope, receive, send, body)
+        finally:
+            self._visiting.discard(task)
 
     async def _open(
         self, limiter: Limiter, scope: Scope, receive: Receive

@@ -142,7 +142,7 @@ class MeteringFleet:
         log = (self._folder / f"{name}.log").open("wb")
         with log:
             process = self._proxies[at] = subprocess.Popen(
-                [sys.executable, "-m", "enforcement.proof.metering.recorder", str(self._ports[at])],
+                [sys.executable, "-m", "enforcement.proof.metering.recorder", "--port", str(self._ports[at])],
                 env=inherited | own,
                 stdout=log,
                 stderr=log,

@@ -1,7 +1,7 @@
 """
 The proxy of the proof: the real one, which also writes its admissions and settlements to a ledger.
 
-It runs under the server of ``sluicegate proxy``: ``python -m enforcement.proof.metering.recorder PORT``. Two lines of
+It runs under the server of ``sluicegate proxy``: ``python -m enforcement.proof.metering.recorder``. Two lines of
 the ledger belong to a request: it was admitted, and it is settled.
 """
 
@@ -88,14 +88,14 @@ def create_recorded_app() -> LimitMiddleware:
     return app
 
 
-def main(port: str) -> int:
-    """Run the proxy on a port until it is stopped, and return the exit status."""
+def main() -> int:
+    """Run the proxy until it is stopped, and return the exit status."""
     parser = argparse.ArgumentParser()
-    servers.add_options(parser, port=int(port), server="uvicorn")
-    return servers.serve("proof", _APP, parser.parse_args([]))
+    servers.add_options(parser, port=8080, server="uvicorn")
+    return servers.serve("proof", _APP, parser.parse_args())
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main())
 
 __all__ = ["LEDGER", "LIFE", "PRICES", "Recorder", "create_recorded_app"]

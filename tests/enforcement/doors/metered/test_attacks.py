@@ -1,12 +1,14 @@
 """Ways around a budget at the metered ASGI door. None of them lets a request pass uncharged."""
 
+import asyncio
+
 import pytest
 
 from enforcement import aio
 from enforcement.doors.asgi import LimitMiddleware
 from enforcement.metering.estimate import MESSAGE_TOKENS
 from enforcement.metering.price_documents import parse_prices
-from tests.enforcement.doors.metered.provider import CHAT, Provider, Visit, ask, whole
+from tests.enforcement.doors.metered.provider import CHAT, WORD, Provider, Visit, ask, event, whole
 from tests.enforcement.doors.metered.test_asgi import HELLO, PRICES, TPM, USD, published, records, used
 from tests.enforcement.world import fixed
 
@@ -95,3 +97,29 @@ async def test_the_head_of_an_answer_does_not_wait_for_its_body(world, door, pro
     await visit.task
     assert sent == [[b""]]
     assert records(world) == []
+
+
+async def test_a_server_that_shuts_down_settles_what_it_has_cancelled(server, world, door, provider):
+    """An application that was cancelled may need a moment, to close its connection to the provider for instance."""
+    secret = published(world, TPM)
+    await door.start()
+
+    async def slow_to_end(scope, body, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        try:
+            await send({"type": "http.response.body", "body": event(WORD), "more_body": True})
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(0.3)
+
+    provider.answer = slow_to_end
+    visit = Visit(door, secret, {**HELLO, "stream": True})
+    while not visit.answer.chunks:
+        await asyncio.sleep(0.01)
+    visit.task.cancel()
+    await door.close()
+
+    assert visit.task.done()
+    assert records(world) == []
+    async with aio.Limiter(server.url, timeout=1.0, lookup=1.0) as other:
+        assert 100 < (await used(other, secret))["tpm"] < 110
