@@ -76,7 +76,8 @@ class MeteredGuard:
 
         Afterwards the limiter may be closed, and what was not settled by then stays charged as it was estimated.
         """
-        others = [task for task in self._visiting if task is not None and task is not asyncio.current_task()]
+        ours = asyncio.current_task()
+        others = [task for task in {*self._visiting, *self._drains.going} if task is not None and task is not ours]
         if others:
             await asyncio.wait(others, timeout=SETTLE_SECONDS)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from time import time_ns
 from typing import Final
 
@@ -23,11 +23,21 @@ class Drains:
 
     Args:
         bounds: How much of each is read.
+    Attributes:
+        going: The requests under way whose answers may be read on.
     """
 
     def __init__(self, bounds: DrainBounds) -> None:
         self.bounds = bounds
+        self.going: set[asyncio.Task[None]] = set()
         self._number = 0
+
+    def began(self, visit: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        """Return a new task for a request whose answer may be read on, and keep it among those that are *going*."""
+        task = asyncio.ensure_future(visit)
+        self.going.add(task)
+        task.add_done_callback(self.going.discard)
+        return task
 
     def take(self) -> DrainBounds | None:
         """Return how much of an answer may be read, or None if too many are read already."""
@@ -94,6 +104,20 @@ class MeteredVisit:
         """Call the application with the body that was read, and settle the request."""
         self._body, self._receive, self._send = body, receive, send
         scope[METERED] = self
+        if self._drains is None:
+            await self._visit(app, scope)
+            return
+        # Some servers cancel the application when a client leaves. It has to go on then if its answer is drained.
+        going = self._drains.began(self._visit(app, scope))
+        try:
+            await asyncio.shield(going)
+        except asyncio.CancelledError:
+            if not self._draining:
+                going.cancel()
+                await asyncio.wait({going})
+            raise
+
+    async def _visit(self, app: App, scope: Scope) -> None:
         try:
             await app(scope, self._received, self._passed_on)
         finally:
@@ -190,8 +214,10 @@ class MeteredVisit:
         """Charge what the request did cost, and free its slots."""
         if settlement is None:
             return
-        self.report(settlement)
-        await self.admission.conclude(self.exchange.opening.terms.named(settlement.costs))
+        try:
+            self.report(settlement)
+        finally:
+            await self.admission.conclude(self.exchange.opening.terms.named(settlement.costs))
 
 
 def now_us() -> int:

@@ -123,3 +123,42 @@ async def test_a_server_that_shuts_down_settles_what_it_has_cancelled(server, wo
     assert records(world) == []
     async with aio.Limiter(server.url, timeout=1.0, lookup=1.0) as other:
         assert 100 < (await used(other, secret))["tpm"] < 110
+
+
+async def test_an_answer_is_read_on_although_the_server_cancels_its_request(world, limiter, door, provider):
+    """Some servers do that when a client leaves. Without a client that left, a request that is cancelled ends."""
+    secret = published(world, TPM, on_disconnect="drain")
+    provider.pause, provider.words = 0.01, 20
+    visit = Visit(door, secret, {**HELLO, "stream": True})
+    while not visit.answer.chunks:
+        await asyncio.sleep(0.005)
+    visit.leave()
+    await asyncio.sleep(0.02)
+    visit.task.cancel()
+    await asyncio.wait({visit.task})
+    assert visit.task.cancelled()
+    await door._guard.settled()
+
+    assert await used(limiter, secret) == {"tpm": 130}
+    assert records(world) == []
+    other = Visit(door, secret, {**HELLO, "stream": True})
+    while not other.answer.chunks:
+        await asyncio.sleep(0.005)
+    other.task.cancel()
+    await asyncio.wait({other.task})
+    assert records(world) == []
+    assert 230 < (await used(limiter, secret))["tpm"] < 260
+
+
+async def test_a_report_that_fails_keeps_no_charge_open(world, limiter, door, provider):
+    secret = published(world, TPM)
+
+    async def fail(scope, body, receive, send):
+        scope["sluicegate.metered"].report = lambda settlement: 1 / 0
+        await whole(send, {"model": "gpt-x", "choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 1}})
+
+    provider.answer = fail
+    with pytest.raises(ZeroDivisionError):
+        await ask(door, secret, HELLO)
+    assert records(world) == []
+    assert await used(limiter, secret) == {"tpm": 2}
